@@ -1,0 +1,37 @@
+"""Layer 0: strict settings objects and the errors a user sees. Imports neither torch nor transformers."""
+
+from coterie.config.base import Settings, apply_overrides, suggest
+from coterie.config.errors import CheckpointError, ConfigError, CoterieError, DataError, TrainingError
+from coterie.config.model import (
+    AttentionConfig,
+    BalanceConfig,
+    BlockConfig,
+    FeedForwardConfig,
+    ModelConfig,
+    MoEConfig,
+    RopeConfig,
+    RopeScaling,
+    RouterConfig,
+    TemperatureConfig,
+)
+
+__all__ = [
+    "AttentionConfig",
+    "BalanceConfig",
+    "BlockConfig",
+    "CheckpointError",
+    "ConfigError",
+    "CoterieError",
+    "DataError",
+    "FeedForwardConfig",
+    "MoEConfig",
+    "ModelConfig",
+    "RopeConfig",
+    "RopeScaling",
+    "RouterConfig",
+    "Settings",
+    "TemperatureConfig",
+    "TrainingError",
+    "apply_overrides",
+    "suggest",
+]

@@ -1,0 +1,146 @@
+"""Strict settings objects: unknown keys are errors with a suggestion, dotted overrides, YAML in and out."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from coterie.config.errors import ConfigError
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+class Settings(BaseModel):
+    """Base of every settings object: frozen, strict about keys, readable from a mapping, YAML or dotted overrides."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=False)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "settings") -> Self:
+        """Validate a mapping.
+
+        Errors: `ConfigError`, one line naming the key, what was expected and the closest known key.
+        """
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            raise ConfigError(_first_problem(cls, error, where)) from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """Read a YAML file, apply `a.b=value` overrides (values are YAML too), validate."""
+        path = Path(path)
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+        if data is None:
+            data = {}
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}: holds a {type(data).__name__}; a mapping of settings was expected")
+        return cls.from_dict(apply_overrides(data, overrides), where=str(path))
+
+    def with_overrides(self, overrides: Iterable[str]) -> Self:
+        """A copy with `a.b=value` overrides applied and validated."""
+        return type(self).from_dict(apply_overrides(self.to_dict(), overrides), where="override")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write the settings as YAML (temporary name, then rename)."""
+        path = Path(path)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Apply `a.b=value` strings to a nested mapping; the value is parsed as YAML.
+
+    Errors: `ConfigError` for text without `=` or a path through something that is not a mapping.
+    """
+    result = _copy(data)
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"override '{text}': write it as key=value, for example optimiser.lr=0.001")
+        node = result
+        *parents, last = name.split(".")
+        for part in parents:
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+            if not isinstance(node, dict):
+                raise ConfigError(f"override '{text}': '{part}' is a single value and has no keys below it")
+        try:
+            node[last] = yaml.safe_load(value) if value else None
+        except yaml.YAMLError:
+            raise ConfigError(f"override '{text}': the value is not valid YAML") from None
+        if isinstance(node[last], str):
+            node[last] = _number_or_text(node[last])
+    return result
+
+
+def _number_or_text(text: str) -> Any:
+    """YAML reads `3e-4` as text; people mean a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return list(value) if isinstance(value, list) else value
+
+
+def _first_problem(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+    problems = error.errors()
+    # A key that is not known explains most; show it before what follows from it.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    location = [str(part) for part in problem["loc"]]
+    dotted = ".".join(location) or cls.__name__
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(cls, location[:-1])
+        hint = suggest(location[-1], known) or (f"; known keys: {', '.join(sorted(known))}" if known else "")
+        return f"{where}: unknown key '{dotted}'{hint}"
+    if problem["type"] == "missing":
+        return f"{where}: '{dotted}' is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where}: '{dotted}': {message}, got {problem.get('input')!r}{more}"
+
+
+def _known_keys(cls: type[BaseModel], location: list[str]) -> list[str]:
+    """Field names of the settings object at `location` below `cls` (empty when it cannot be told)."""
+    current: Any = cls
+    for part in location:
+        fields = getattr(current, "model_fields", {})
+        if part in fields:
+            current = _settings_in(fields[part].annotation)
+    return list(getattr(current, "model_fields", {}))
+
+
+def _settings_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _settings_in(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,25 @@
+"""Errors a user can act on. Each message is one line: what is wrong, where, and what to do."""
+
+
+class CoterieError(Exception):
+    """Base of every error meant for a user; the command line prints it as one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(CoterieError):
+    """A setting is unknown, missing, contradictory or out of range."""
+
+    exit_code = 2
+
+
+class DataError(CoterieError):
+    """A source, document, row or token shard cannot be used as it is."""
+
+
+class CheckpointError(CoterieError):
+    """A checkpoint directory is missing, incomplete, damaged or of another shape than asked for."""
+
+
+class TrainingError(CoterieError):
+    """Training cannot go on: a loss that is not finite, a full disk, an interrupted run."""

@@ -1,0 +1,168 @@
+"""What a Transformer is, as data: every difference between families is a field here, never a branch on a name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from coterie.config.base import Settings
+
+
+class RopeScaling(Settings):
+    """Frequency scaling for long contexts (`llama3`: architectures.md 0.2; `linear`: divide all by `factor`)."""
+
+    kind: Literal["llama3", "linear"]
+    factor: float = Field(gt=0)
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = Field(8192, gt=0)
+
+
+class RopeConfig(Settings):
+    """Rotary positions. `half` rotates (x[j], x[j + D/2]); `pairs` rotates (x[2j], x[2j + 1]) in fp32."""
+
+    theta: float = Field(10000.0, gt=0)
+    style: Literal["half", "pairs"] = "half"
+    scaling: RopeScaling | None = None
+
+
+class TemperatureConfig(Settings):
+    """Queries times `log1p(floor((position + 1) / floor_scale)) * scale + 1` (Llama 4, layers without positions)."""
+
+    floor_scale: float = Field(8192, gt=0)
+    scale: float = 0.1
+
+
+class AttentionConfig(Settings):
+    """Grouped-query attention of one layer.
+
+    `rope=None` is a layer without positions. `mask`: `causal` j <= i; `sliding` i - window < j <= i; `chunked` j <= i in
+    the same chunk of `window` positions. `qk_norm`: `head` is an RMSNorm with weight per head before rope, `full` an
+    RMSNorm over the whole projection before the split, `weightless` an RMS per head after rope.
+    """
+
+    num_heads: int = Field(gt=0)
+    num_kv_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    rope: RopeConfig | None = RopeConfig()
+    mask: Literal["causal", "sliding", "chunked"] = "causal"
+    window: int | None = Field(None, gt=0)
+    qk_norm: Literal["none", "head", "full", "weightless"] = "none"
+    qkv_clip: float | None = Field(None, gt=0)
+    qkv_bias: bool = False
+    output_bias: bool = False
+    temperature: TemperatureConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.rope is not None and self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} must be even for rotary positions")
+        if (self.mask != "causal") != (self.window is not None):
+            raise ValueError("sliding and chunked masks need 'window', causal ones take none")
+        return self
+
+
+class FeedForwardConfig(Settings):
+    """SwiGLU `down(silu(gate x) * up x)` of inner size `width`."""
+
+    kind: Literal["dense"] = "dense"
+    width: int = Field(gt=0)
+    bias: bool = False
+
+
+class RouterConfig(Settings):
+    """How tokens choose experts (architectures.md section 9).
+
+    `score`: function of the logits. `score_after_topk`: choose on raw logits, score only the chosen. `select_bias`: a
+    buffer added to scores for selection alone. `num_groups`/`top_groups`: choose groups first, by `group_score`; the
+    others are filled with `group_fill`. `renormalize`: weights divided by their sum. `scale`: weights times this.
+    `apply_to`: the weight multiplies the expert's `input` or its `output`.
+    """
+
+    num_experts: int = Field(gt=0)
+    top_k: int = Field(gt=0)
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    score_after_topk: bool = False
+    renormalize: bool = False
+    scale: float = 1.0
+    bias: bool = False
+    select_bias: bool = False
+    num_groups: int = Field(1, gt=0)
+    top_groups: int = Field(1, gt=0)
+    group_score: Literal["max", "top2sum"] = "max"
+    group_fill: Literal["zero", "minus_infinity"] = "minus_infinity"
+    apply_to: Literal["input", "output"] = "output"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.top_k > self.num_experts:
+            raise ValueError(f"top_k {self.top_k} is larger than num_experts {self.num_experts}")
+        if self.num_experts % self.num_groups:
+            raise ValueError(f"num_experts {self.num_experts} must be a multiple of num_groups {self.num_groups}")
+        if self.top_groups > self.num_groups:
+            raise ValueError(f"top_groups {self.top_groups} is larger than num_groups {self.num_groups}")
+        if self.top_k > self.top_groups * (self.num_experts // self.num_groups):
+            raise ValueError(f"top_k {self.top_k} experts do not fit in {self.top_groups} group(s)")
+        if self.group_score == "top2sum" and self.num_groups > 1 and self.num_experts // self.num_groups < 2:
+            raise ValueError("group_score 'top2sum' needs at least two experts per group")
+        return self
+
+
+class BalanceConfig(Settings):
+    """What keeps experts evenly used in training.
+
+    `loss_coef`: global-batch load-balancing loss E * sum_e f_e P_e (1 when uniform) per layer. `z_loss_coef`:
+    mean(logsumexp(logits)^2). `bias_rate`: step of the loss-free selection bias (needs `select_bias`).
+    """
+
+    loss_coef: float = Field(0.0, ge=0)
+    z_loss_coef: float = Field(0.0, ge=0)
+    bias_rate: float = Field(0.0, ge=0)
+
+
+class MoEConfig(Settings):
+    """Routed SwiGLU experts of inner size `expert_width`, plus one always-on SwiGLU of size `shared_width`."""
+
+    kind: Literal["moe"] = "moe"
+    expert_width: int = Field(gt=0)
+    router: RouterConfig
+    shared_width: int | None = Field(None, gt=0)
+    balance: BalanceConfig = BalanceConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.balance.bias_rate and not self.router.select_bias:
+            raise ValueError("balance.bias_rate needs router.select_bias")
+        return self
+
+
+class BlockConfig(Settings):
+    """One pre-norm residual block: attention, then a dense or a routed feed-forward."""
+
+    attention: AttentionConfig
+    ffn: FeedForwardConfig | MoEConfig = Field(discriminator="kind")
+
+
+class ModelConfig(Settings):
+    """A whole model. `family` is the Hugging Face `model_type`; `extra` holds its unknown `config.json` keys."""
+
+    family: str
+    vocab_size: int = Field(gt=0)
+    width: int = Field(gt=0)
+    blocks: tuple[BlockConfig, ...] = Field(min_length=1)
+    max_positions: int = Field(gt=0)
+    norm_eps: float = Field(1e-6, gt=0)
+    tie_embeddings: bool = False
+    init_std: float = Field(0.02, gt=0)
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def is_moe(self) -> bool:
+        return any(isinstance(block.ffn, MoEConfig) for block in self.blocks)
