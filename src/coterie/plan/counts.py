@@ -1,0 +1,194 @@
+"""Parameters, FLOPs, KV cache and memory of a `ModelConfig`, by arithmetic alone.
+
+"Active" has no common definition, so `Counts` gives three. Llama 4, Mixtral, OLMoE and Qwen publish `active_all`,
+gpt-oss and DeepSeek sit at `active_head`, papers on scaling mostly use `active_core`. Buffers (the routers' selection
+bias and balance statistics) are not parameters and are not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from coterie.config import AttentionConfig, BlockConfig, ConfigError, ModelConfig, MoEConfig
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of parameters. The parts sum to `total`; a tied head holds nothing of its own (`head` is 0)."""
+
+    embedding: int
+    head: int
+    attention: int
+    dense: int
+    router: int
+    shared: int
+    experts: int
+    experts_active: int
+    norms: int
+
+    @property
+    def total(self) -> int:
+        """Every parameter once."""
+        return self.embedding + self.head + self._always + self.experts
+
+    @property
+    def active_all(self) -> int:
+        """What one token uses, embedding and head counted."""
+        return self.embedding + self.head + self.active_core
+
+    @property
+    def active_head(self) -> int:
+        """What one token uses, head counted, embedding not. A tied matrix is the embedding's, so it is not counted."""
+        return self.head + self.active_core
+
+    @property
+    def active_core(self) -> int:
+        """What one token uses, neither embedding nor head counted."""
+        return self._always + self.experts_active
+
+    @property
+    def _always(self) -> int:
+        return self.attention + self.dense + self.router + self.shared + self.norms
+
+    def to_dict(self) -> dict[str, int]:
+        """Parts and sums by name."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        sums = {name: getattr(self, name) for name in ("total", "active_all", "active_head", "active_core")}
+        return sums | parts
+
+
+def count_parameters(config: ModelConfig) -> Counts:
+    """Count the parameters of the model that `config` describes (equal to the built model's: tests/plan)."""
+    matrix = config.vocab_size * config.width
+    sums = dict.fromkeys(("attention", "dense", "router", "shared", "experts", "experts_active", "norms"), 0)
+    for block in config.blocks:
+        for name, value in _block_counts(block, config.width).items():
+            sums[name] += value
+    sums["norms"] += config.width
+    return Counts(embedding=matrix, head=0 if config.tie_embeddings else matrix, **sums)
+
+
+def flops_per_token(config: ModelConfig, context: int, training: bool = False) -> float:
+    """Floating-point operations per token, averaged over a sequence of `context` tokens.
+
+    A product with a matrix of n parameters is 2n operations; attention does 4 * heads * head_dim per visible key.
+    Norms, activations, rotations and softmaxes are left out, as usual. Training costs three times the forward pass (one
+    more for the gradient of the input, one for that of the weight). The head's product counts, tied or not.
+    """
+    _positive("context", context)
+    matrices = config.vocab_size * config.width
+    attention = 0.0
+    for block in config.blocks:
+        matrices += _active_matrices(block, config.width)
+        a = block.attention
+        attention += 4 * a.num_heads * a.head_dim * visible_keys(a, context)
+    return (2 * matrices + attention) * (3 if training else 1)
+
+
+def visible_keys(attention: AttentionConfig, context: int) -> float:
+    """Keys a query sees, its own included: the mean over the positions of a sequence of `context` tokens."""
+    _positive("context", context)
+    window = min(attention.window or context, context)
+    triangle = window * (window + 1) // 2
+    if attention.mask == "chunked":
+        chunks, rest = divmod(context, window)
+        return (chunks * triangle + rest * (rest + 1) // 2) / context
+    return (triangle + (context - window) * window) / context
+
+
+def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2, beyond: int = 0) -> int:
+    """Bytes of keys and values that the token at position `beyond` adds to one sequence's cache.
+
+    A sliding or chunked layer stops growing after `window` tokens; `beyond=0` is the first one, kept by every layer.
+    """
+    growing = (b.attention for b in config.blocks if b.attention.window is None or b.attention.window > beyond)
+    return sum(_kv_values(attention) for attention in growing) * bytes_per_value
+
+
+def kv_bytes(config: ModelConfig, context: int, bytes_per_value: int = 2) -> int:
+    """Bytes of keys and values kept for one sequence of `context` tokens, windowed layers bounded by their window."""
+    _positive("context", context)
+    attentions = [block.attention for block in config.blocks]
+    return sum(_kv_values(a) * min(a.window or context, context) for a in attentions) * bytes_per_value
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes held at once, temporary activations excluded."""
+
+    weights: int
+    gradients: int
+    optimiser: int
+    cache: int
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts, bytes."""
+        return self.weights + self.gradients + self.optimiser + self.cache
+
+
+def memory(
+    config: ModelConfig,
+    phase: Literal["training", "inference"],
+    bytes_per_value: int | None = None,
+    context: int = 0,
+    sequences: int = 1,
+) -> Memory:
+    """Bytes for weights and what goes with them.
+
+    `training`: fp32 weights (`bytes_per_value` 4), as many bytes of gradients, and AdamW's two fp32 moments; it keeps
+    no KV cache, so `context` must be 0. `inference`: weights and the KV cache of `sequences` sequences of `context`
+    tokens, both at `bytes_per_value` (default 2). Every expert is held, chosen or not: memory follows `total`.
+    """
+    if phase not in ("training", "inference"):
+        raise ConfigError(f"memory: unknown phase '{phase}'; choose training or inference")
+    total = count_parameters(config).total
+    if phase == "training":
+        if context:
+            raise ConfigError("memory: training keeps no KV cache; leave 'context' at 0")
+        size = 4 if bytes_per_value is None else bytes_per_value
+        return Memory(weights=total * size, gradients=total * size, optimiser=total * 8, cache=0)
+    size = 2 if bytes_per_value is None else bytes_per_value
+    cache = sequences * kv_bytes(config, context, size) if context else 0
+    return Memory(weights=total * size, gradients=0, optimiser=0, cache=cache)
+
+
+def _block_counts(block: BlockConfig, width: int) -> dict[str, int]:
+    a, ffn = block.attention, block.ffn
+    queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
+    qk_norm = {"head": 2 * a.head_dim, "full": queries + keys}.get(a.qk_norm, 0)
+    biases = (queries + 2 * keys if a.qkv_bias else 0) + (width if a.output_bias else 0)
+    counts = {"attention": _attention_matrices(a, width) + biases + qk_norm, "norms": 2 * width}
+    if not isinstance(ffn, MoEConfig):
+        return counts | {"dense": 3 * width * ffn.width + (2 * ffn.width + width if ffn.bias else 0)}
+    expert, num = 3 * width * ffn.expert_width, ffn.router.num_experts
+    return counts | {
+        "router": num * width + (num if ffn.router.bias else 0),
+        "shared": 3 * width * (ffn.shared_width or 0),
+        "experts": num * expert,
+        "experts_active": ffn.router.top_k * expert,
+    }
+
+
+def _attention_matrices(attention: AttentionConfig, width: int) -> int:
+    return 2 * width * attention.head_dim * (attention.num_heads + attention.num_kv_heads)
+
+
+def _active_matrices(block: BlockConfig, width: int) -> int:
+    """Parameters of one block that stand in a matrix product with each token."""
+    ffn = block.ffn
+    if isinstance(ffn, MoEConfig):
+        inner = 3 * (ffn.router.top_k * ffn.expert_width + (ffn.shared_width or 0)) + ffn.router.num_experts
+    else:
+        inner = 3 * ffn.width
+    return _attention_matrices(block.attention, width) + inner * width
+
+
+def _kv_values(attention: AttentionConfig) -> int:
+    return 2 * attention.num_kv_heads * attention.head_dim
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"{name} is {value}; give a number of tokens of at least 1")
