@@ -1,0 +1,88 @@
+"""The one dense linear product.
+
+On CPU, PyTorch's float32 product (MKL) takes a slow path on AMD processors; oneDNN's does not. The product is one
+`torch.library` operator, so that autograd and `torch.compile` see a single opaque node.
+
+T tokens, I input features, O output features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Read once: torch.compile does not trace through the question.
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
+
+
+def uses_onednn(x_TI: Tensor, weight_OI: Tensor) -> bool:
+    """Whether the product of these two goes through oneDNN: float32 on CPU, and not tiny."""
+    return (
+        x_TI.dtype == torch.float32
+        and weight_OI.dtype == torch.float32
+        and x_TI.device.type == "cpu"
+        and HAS_ONEDNN
+        and x_TI.numel() > 0
+        and x_TI.shape[0] >= 16
+    )
+
+
+def product(x_TI: Tensor, weight_OI: Tensor) -> Tensor:
+    """`x @ weight.T` without autograd; either matrix may be a transposed view."""
+    if uses_onednn(x_TI, weight_OI):
+        return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, None, "none", [], "")
+    return torch.mm(x_TI, weight_OI.t())
+
+
+@torch.library.custom_op("coterie::linear", mutates_args=())
+def _linear(x_TI: Tensor, weight_OI: Tensor) -> Tensor:
+    return product(x_TI, weight_OI)
+
+
+@_linear.register_fake
+def _(x_TI: Tensor, weight_OI: Tensor) -> Tensor:
+    return x_TI.new_empty(x_TI.shape[0], weight_OI.shape[0])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    x_TI, weight_OI = ctx.saved_tensors
+    grad_x_TI = _linear(grad_TO, weight_OI.t()) if ctx.needs_input_grad[0] else None
+    grad_weight_OI = _linear(grad_TO.t(), x_TI.t()) if ctx.needs_input_grad[1] else None
+    return grad_x_TI, grad_weight_OI
+
+
+_linear.register_autograd(_backward, setup_context=_setup_context)
+
+
+def linear(x_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias` as `(T, O)`, in `x_TI`'s dtype."""
+    weight_OI = weight_OI.to(x_TI.dtype)
+    if not uses_onednn(x_TI, weight_OI):
+        return F.linear(x_TI, weight_OI, None if bias is None else bias.to(x_TI.dtype))
+    y_TO = _linear(x_TI, weight_OI)
+    return y_TO if bias is None else y_TO + bias
+
+
+class Linear(nn.Module):
+    """A dense linear layer; the weight `(out, in)` is cast to the input's dtype at each call."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        return linear(x_TI, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
