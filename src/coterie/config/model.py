@@ -37,8 +37,8 @@ class TemperatureConfig(Settings):
 class AttentionConfig(Settings):
     """Grouped-query attention of one layer.
 
-    `rope=None` is a layer without positions. `mask`: `causal` j <= i; `sliding` i - window < j <= i; `chunked` j <= i in
-    the same chunk of `window` positions. `qk_norm`: `head` is an RMSNorm with weight per head before rope, `full` an
+    `rope=None` is a layer without positions. `mask`: `causal` j <= i; `sliding` i - window < j <= i; `chunked` j <= i
+    in the same chunk of `window` positions. `qk_norm`: `head` is an RMSNorm with weight per head before rope, `full` an
     RMSNorm over the whole projection before the split, `weightless` an RMS per head after rope.
     """
 

@@ -1,0 +1,100 @@
+"""What a training run is, as data: model, text, budget, optimiser, schedule and where it writes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from coterie.config.base import Settings
+from coterie.config.data import DataConfig
+
+
+class OptimiserConfig(Settings):
+    """AdamW for everything, or Muon for the matrices and AdamW for the rest.
+
+    One `lr` serves both: Muon's update is scaled to the root mean square of AdamW's. Matrices, the head and the router
+    decay by `lr * weight_decay` per step; norms and biases never do; the embedding where `decay_embeddings`.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    decay_embeddings: bool = False
+    momentum: float = Field(0.95, ge=0, lt=1)
+    newton_schulz_steps: int = Field(5, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must each be at least 0 and below 1")
+        return self
+
+
+class ScheduleConfig(Settings):
+    """Learning rate over the run, as a factor of the optimiser's `lr`.
+
+    `wsd`: linear warmup, flat, then linear decay over the last `decay_fraction` of the steps. `cosine`: warmup, then a
+    half cosine. `constant`: warmup, then flat. Both decays end at `final_ratio`. `warmup_steps` replaces the fraction.
+    """
+
+    kind: Literal["wsd", "cosine", "constant"] = "wsd"
+    warmup_fraction: float = Field(0.02, ge=0, le=1)
+    warmup_steps: int | None = Field(None, ge=0)
+    decay_fraction: float = Field(0.2, ge=0, le=1)
+    final_ratio: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "wsd" and self.warmup_steps is None and self.warmup_fraction + self.decay_fraction > 1:
+            raise ValueError("warmup_fraction + decay_fraction must not be more than 1")
+        return self
+
+
+class TrainConfig(Settings):
+    """One training run.
+
+    `model`: keys of a Hugging Face `config.json` with its `model_type`, or `from: PATH` to go on from a checkpoint's
+    weights. The budget is `tokens` or `steps`. One optimiser step sees `batch_rows * accumulate` rows. `save_every`
+    and `eval_every` count steps (0: only at the end); `keep` is the number of checkpoints kept. `threads`: None leaves
+    PyTorch's own choice.
+    """
+
+    model: dict[str, Any]
+    data: DataConfig
+    tokens: int | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    batch_rows: int = Field(8, gt=0)
+    accumulate: int = Field(1, gt=0)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    clip_norm: float | None = Field(1.0, gt=0)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    seed: int = Field(0, ge=0)
+    save_every: int = Field(200, ge=0)
+    eval_every: int = Field(200, ge=0)
+    keep: int = Field(2, gt=0)
+    log_every: int = Field(1, gt=0)
+    out: str = "runs/train"
+    threads: int | None = Field(None, gt=0)
+    track: Literal["none", "tensorboard", "wandb"] = "none"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.tokens is None) == (self.steps is None):
+            raise ValueError("give the budget as 'tokens' or as 'steps', and not both")
+        if ("from" in self.model) == ("model_type" in self.model):
+            raise ValueError("'model' needs either 'model_type' (with config.json keys) or 'from' (a checkpoint)")
+        if "from" in self.model and len(self.model) > 1:
+            raise ValueError("'model.from' takes its settings from the checkpoint; remove the other model keys")
+        return self
+
+    def num_steps(self, row_tokens: int) -> int:
+        """Optimiser steps of the budget, for rows of `row_tokens` tokens (at least one)."""
+        if self.steps is not None:
+            return self.steps
+        assert self.tokens is not None
+        return max(1, round(self.tokens / (row_tokens * self.batch_rows * self.accumulate)))

@@ -1,0 +1,100 @@
+"""What a family is, and what most of them share: the Llama names of the decoder's tensors and config keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from coterie.config import AttentionConfig, ModelConfig
+from coterie.families.mapping import Slot
+from coterie.families.reader import Reader, rope_to_hf
+
+
+@dataclass(frozen=True)
+class Family:
+    """`model_type` with its config both ways and its tensor mapping. `keys`: config keys a new model may set."""
+
+    model_type: str
+    architecture: str
+    read: Callable[[Mapping[str, Any], str], ModelConfig]
+    write: Callable[[ModelConfig], dict[str, Any]]
+    slots: Callable[[ModelConfig], list[Slot]]
+    keys: frozenset[str]
+
+
+COMMON_KEYS = frozenset(
+    "model_type vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+    "max_position_embeddings rms_norm_eps tie_word_embeddings initializer_range rope_theta rope_scaling "
+    "rope_parameters hidden_act intermediate_size".split()
+)
+
+
+def read_attention(reader: Reader, **variation: Any) -> dict[str, Any]:
+    """Head counts and width of `AttentionConfig` from the common keys, as keyword arguments."""
+    num_heads = reader.get("num_attention_heads")
+    head_dim = reader.get("head_dim", default=None) or reader.get("hidden_size") // num_heads
+    num_kv_heads = reader.get("num_key_value_heads", default=num_heads)
+    return {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim} | variation
+
+
+def read_model(reader: Reader, blocks: list[dict[str, Any]], default_eps: float, default_tie: bool) -> ModelConfig:
+    """The whole `ModelConfig` from the common keys and the blocks; unknown keys go to `extra`."""
+    reader.expect("hidden_act", "silu")
+    data = {
+        "family": reader.data["model_type"],
+        "vocab_size": reader.get("vocab_size"),
+        "width": reader.get("hidden_size"),
+        "blocks": blocks,
+        "max_positions": reader.get("max_position_embeddings"),
+        "norm_eps": reader.get("rms_norm_eps", default=default_eps),
+        "tie_embeddings": reader.get("tie_word_embeddings", default=default_tie),
+        "init_std": reader.get("initializer_range", default=0.02),
+    }
+    return ModelConfig.from_dict(data | {"extra": reader.rest()}, reader.where)
+
+
+def write_model(config: ModelConfig, attention: AttentionConfig) -> dict[str, Any]:
+    """The common keys of `config.json`."""
+    data = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
+        "head_dim": attention.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        "initializer_range": config.init_std,
+    }
+    return data | (rope_to_hf(attention.rope) if attention.rope else {})
+
+
+def decoder_slots(config: ModelConfig) -> list[Slot]:
+    """Everything outside the feed-forward: embedding, attention, norms and head under Llama's names."""
+    slots = [Slot("model.embed_tokens.weight", "embed.weight")]
+    for index, block in enumerate(config.blocks):
+        disk, ours, attention = f"model.layers.{index}", f"blocks.{index}", block.attention
+        for part in "qkvo":
+            slots.append(Slot(f"{disk}.self_attn.{part}_proj.weight", f"{ours}.attention.{part}.weight"))
+            if attention.output_bias if part == "o" else attention.qkv_bias:
+                slots.append(Slot(f"{disk}.self_attn.{part}_proj.bias", f"{ours}.attention.{part}.bias"))
+        if attention.qk_norm in ("head", "full"):
+            for part in "qk":
+                slots.append(Slot(f"{disk}.self_attn.{part}_norm.weight", f"{ours}.attention.{part}_norm.weight"))
+        slots.append(Slot(f"{disk}.input_layernorm.weight", f"{ours}.attention_norm.weight"))
+        slots.append(Slot(f"{disk}.post_attention_layernorm.weight", f"{ours}.ffn_norm.weight"))
+    slots.append(Slot("model.norm.weight", "norm.weight"))
+    if not config.tie_embeddings:
+        slots.append(Slot("lm_head.weight", "head.weight"))
+    return slots
+
+
+def dense_slots(disk: str, ours: str, bias: bool = False) -> list[Slot]:
+    """A SwiGLU's gate, up and down."""
+    kinds = ("weight", "bias") if bias else ("weight",)
+    return [
+        Slot(f"{disk}.{part}_proj.{kind}", f"{ours}.{part}.{kind}") for part in ("gate", "up", "down") for kind in kinds
+    ]

@@ -1,0 +1,52 @@
+"""Llama 3.x, dense (`llama`). architectures.md section 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.config import FeedForwardConfig, ModelConfig
+from coterie.families.base import (
+    COMMON_KEYS,
+    Family,
+    decoder_slots,
+    dense_slots,
+    read_attention,
+    read_model,
+    write_model,
+)
+from coterie.families.mapping import Slot
+from coterie.families.reader import Reader
+
+
+def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader(data, where)
+    bias = bool(reader.get("attention_bias", default=False))
+    attention = read_attention(reader, rope=reader.rope(10000.0), qkv_bias=bias, output_bias=bias)
+    mlp_bias = bool(reader.get("mlp_bias", default=False))
+    block = {
+        "attention": attention,
+        "ffn": {"kind": "dense", "width": reader.get("intermediate_size"), "bias": mlp_bias},
+    }
+    return read_model(reader, [block] * reader.get("num_hidden_layers"), 1e-6, False)
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    block = config.blocks[0]
+    assert isinstance(block.ffn, FeedForwardConfig)
+    return write_model(config, block.attention) | {
+        "intermediate_size": block.ffn.width,
+        "attention_bias": block.attention.qkv_bias,
+        "mlp_bias": block.ffn.bias,
+    }
+
+
+def _slots(config: ModelConfig) -> list[Slot]:
+    slots = decoder_slots(config)
+    for index, block in enumerate(config.blocks):
+        assert isinstance(block.ffn, FeedForwardConfig)
+        slots += dense_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", block.ffn.bias)
+    return slots
+
+
+LLAMA = Family("llama", "LlamaForCausalLM", _read, _write, _slots, COMMON_KEYS | {"attention_bias", "mlp_bias"})

@@ -1,0 +1,126 @@
+"""Llama 4, text (`llama4_text`): chunked layers with rope, full layers without, scores on the expert's input.
+
+architectures.md section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
+from coterie.families.base import (
+    COMMON_KEYS,
+    Family,
+    decoder_slots,
+    dense_slots,
+    read_attention,
+    read_model,
+    write_model,
+)
+from coterie.families.mapping import Slot, transposed
+from coterie.families.reader import Reader
+
+_KEYS = frozenset(
+    "num_local_experts num_experts_per_tok intermediate_size_mlp interleave_moe_layer_step moe_layers no_rope_layers "
+    "no_rope_layer_interval attention_chunk_size use_qk_norm attn_temperature_tuning floor_scale attn_scale "
+    "router_aux_loss_coef".split()
+)
+
+
+def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader(data, where)
+    reader.expect("attention_bias", False, None)
+    num_layers = reader.get("num_hidden_layers")
+    interval = reader.get("no_rope_layer_interval", default=4)
+    uses_rope = reader.get("no_rope_layers", default=None) or [int((i + 1) % interval != 0) for i in range(num_layers)]
+    step = reader.get("interleave_moe_layer_step", default=1)
+    moe_layers = reader.get("moe_layers", default=None)
+    moe_layers = list(range(step - 1, num_layers, step)) if moe_layers is None else moe_layers
+    reader.used.update(("layer_types", "no_rope_layer_interval"))
+    local = _local_attention(reader)
+    full = read_attention(reader, rope=None, temperature=_temperature(reader))
+    width = reader.get("intermediate_size")
+    moe = {
+        "kind": "moe",
+        "expert_width": width,
+        "shared_width": width,
+        "router": {
+            "num_experts": reader.get("num_local_experts"),
+            "top_k": reader.get("num_experts_per_tok"),
+            "score": "sigmoid",
+            "score_after_topk": True,
+            "apply_to": "input",
+        },
+        "balance": {"loss_coef": reader.get("router_aux_loss_coef", default=0.0)},
+    }
+    dense = {"kind": "dense", "width": reader.get("intermediate_size_mlp", default=width)}
+    blocks = [
+        {"attention": local if uses_rope[i] else full, "ffn": moe if i in moe_layers else dense}
+        for i in range(num_layers)
+    ]
+    if len(moe_layers) == num_layers:
+        reader.used.discard("intermediate_size_mlp")
+    return read_model(reader, blocks, 1e-5, False)
+
+
+def _local_attention(reader: Reader) -> dict[str, Any]:
+    rope = reader.rope(500000.0, style="pairs")
+    chunk = reader.get("attention_chunk_size", default=8192)
+    qk_norm = "weightless" if reader.get("use_qk_norm", default=True) else "none"
+    return read_attention(reader, rope=rope, mask="chunked", window=chunk, qk_norm=qk_norm)
+
+
+def _temperature(reader: Reader) -> dict[str, Any] | None:
+    scale = {
+        "floor_scale": reader.get("floor_scale", default=8192),
+        "scale": reader.get("attn_scale", default=0.1),
+    }
+    return scale if bool(reader.get("attn_temperature_tuning", default=True)) else None
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    blocks = config.blocks
+    local = next((b.attention for b in blocks if b.attention.rope is not None), None)
+    full = next((b.attention for b in blocks if b.attention.rope is None), None)
+    moe = next((b.ffn for b in blocks if isinstance(b.ffn, MoEConfig)), None)
+    dense = next((b.ffn for b in blocks if isinstance(b.ffn, FeedForwardConfig)), None)
+    if moe is None or local is None:
+        raise ConfigError("llama4_text needs at least one MoE layer and one layer with rotary positions")
+    temperature = full.temperature if full else None
+    return write_model(config, local) | {
+        "intermediate_size": moe.expert_width,
+        "intermediate_size_mlp": (
+            dense.width if dense else config.extra.get("intermediate_size_mlp", 2 * moe.expert_width)
+        ),
+        "num_local_experts": moe.router.num_experts,
+        "num_experts_per_tok": moe.router.top_k,
+        "interleave_moe_layer_step": 1,
+        "moe_layers": [i for i, b in enumerate(blocks) if isinstance(b.ffn, MoEConfig)],
+        "no_rope_layers": [int(b.attention.rope is not None) for b in blocks],
+        "layer_types": ["chunked_attention" if b.attention.mask == "chunked" else "full_attention" for b in blocks],
+        "attention_chunk_size": local.window,
+        "use_qk_norm": local.qk_norm == "weightless",
+        "attn_temperature_tuning": temperature is not None,
+        "floor_scale": temperature.floor_scale if temperature else 8192,
+        "attn_scale": temperature.scale if temperature else 0.1,
+        "attention_bias": False,
+        "router_aux_loss_coef": moe.balance.loss_coef,
+    }
+
+
+def _slots(config: ModelConfig) -> list[Slot]:
+    slots = decoder_slots(config)
+    for index, block in enumerate(config.blocks):
+        disk, ours = f"model.layers.{index}.feed_forward", f"blocks.{index}.ffn"
+        if isinstance(block.ffn, FeedForwardConfig):
+            slots += dense_slots(disk, ours)
+            continue
+        slots.append(Slot(f"{disk}.router.weight", f"{ours}.router.weight"))
+        slots.append(Slot(f"{disk}.experts.gate_up_proj", f"{ours}.experts.gate_up.weight", transposed))
+        slots.append(Slot(f"{disk}.experts.down_proj", f"{ours}.experts.down.weight", transposed))
+        slots += dense_slots(f"{disk}.shared_expert", f"{ours}.shared")
+    return slots
+
+
+LLAMA4_TEXT = Family("llama4_text", "Llama4ForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS)

@@ -1,0 +1,156 @@
+"""Qwen3, dense (`qwen3`) and mixture of experts (`qwen3_moe`); OLMoE (`olmoe`) differs in norms and renormalisation.
+
+architectures.md sections 5 and 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
+from coterie.families.base import (
+    COMMON_KEYS,
+    Family,
+    decoder_slots,
+    dense_slots,
+    read_attention,
+    read_model,
+    write_model,
+)
+from coterie.families.mapping import Slot, expert, expert_half
+from coterie.families.reader import Reader
+
+_ROUTER_KEYS = {"num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob"}
+_BALANCE_KEYS = {"router_aux_loss_coef", "router_z_loss_coef", "output_router_logits"}
+
+
+def _read_dense(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader(data, where)
+    reader.expect("use_sliding_window", False, None)
+    reader.expect("attention_bias", False, None)
+    attention = read_attention(reader, rope=reader.rope(10000.0), qk_norm="head")
+    block = {"attention": attention, "ffn": {"kind": "dense", "width": reader.get("intermediate_size")}}
+    return read_model(reader, [block] * reader.get("num_hidden_layers"), 1e-6, False)
+
+
+def _write_dense(config: ModelConfig) -> dict[str, Any]:
+    ffn = config.blocks[0].ffn
+    assert isinstance(ffn, FeedForwardConfig)
+    return write_model(config, config.blocks[0].attention) | {"intermediate_size": ffn.width, "attention_bias": False}
+
+
+def _read_moe_ffn(reader: Reader, width_key: str, renormalize_default: bool) -> dict[str, Any]:
+    router = {
+        "num_experts": reader.get("num_experts", "num_local_experts"),
+        "top_k": reader.get("num_experts_per_tok"),
+        "renormalize": bool(reader.get("norm_topk_prob", default=renormalize_default)),
+    }
+    balance = {
+        "loss_coef": reader.get("router_aux_loss_coef", default=0.0),
+        "z_loss_coef": reader.get("router_z_loss_coef", default=0.0),
+    }
+    reader.used.update(_BALANCE_KEYS - {"output_router_logits"})
+    return {"kind": "moe", "expert_width": reader.get(width_key), "router": router, "balance": balance}
+
+
+def _write_moe_ffn(ffn: MoEConfig, width_key: str) -> dict[str, Any]:
+    data = {
+        # transformers 5 writes num_local_experts and 4.x readers look for num_experts: give both the same value.
+        "num_experts": ffn.router.num_experts,
+        "num_local_experts": ffn.router.num_experts,
+        "num_experts_per_tok": ffn.router.top_k,
+        "norm_topk_prob": ffn.router.renormalize,
+        width_key: ffn.expert_width,
+        "router_aux_loss_coef": ffn.balance.loss_coef,
+    }
+    return data | ({"router_z_loss_coef": ffn.balance.z_loss_coef} if ffn.balance.z_loss_coef else {})
+
+
+def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader(data, where)
+    reader.expect("use_sliding_window", False, None)
+    reader.expect("attention_bias", False, None)
+    attention = read_attention(reader, rope=reader.rope(10000.0), qk_norm="head")
+    moe = _read_moe_ffn(reader, "moe_intermediate_size", renormalize_default=False)
+    num_layers = reader.get("num_hidden_layers")
+    dense_layers = set(reader.get("mlp_only_layers", default=()))
+    step = reader.get("decoder_sparse_step", default=1)
+    blocks = []
+    for index in range(num_layers):
+        sparse = index not in dense_layers and (index + 1) % step == 0
+        ffn = moe if sparse else {"kind": "dense", "width": reader.get("intermediate_size")}
+        blocks.append({"attention": attention, "ffn": ffn})
+    if all(block["ffn"] is moe for block in blocks):
+        reader.used.discard("intermediate_size")  # not part of the model: kept as it is for the round trip
+    return read_model(reader, blocks, 1e-6, False)
+
+
+def _write_moe(config: ModelConfig) -> dict[str, Any]:
+    dense = [index for index, block in enumerate(config.blocks) if isinstance(block.ffn, FeedForwardConfig)]
+    moe = next(block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig))
+    data = write_model(config, config.blocks[0].attention) | _write_moe_ffn(moe, "moe_intermediate_size")
+    data |= {"decoder_sparse_step": 1, "mlp_only_layers": dense, "attention_bias": False, "use_sliding_window": False}
+    if dense:
+        ffn = config.blocks[dense[0]].ffn
+        assert isinstance(ffn, FeedForwardConfig)
+        return data | {"intermediate_size": ffn.width}
+    return data | {"intermediate_size": config.extra.get("intermediate_size", moe.expert_width * moe.router.top_k)}
+
+
+def moe_slots(config: ModelConfig) -> list[Slot]:
+    """Router as `mlp.gate`, experts one by one as `mlp.experts.{e}`, dense layers as `mlp`."""
+    slots = decoder_slots(config)
+    for index, block in enumerate(config.blocks):
+        disk, ours = f"model.layers.{index}.mlp", f"blocks.{index}.ffn"
+        if isinstance(block.ffn, FeedForwardConfig):
+            slots += dense_slots(disk, ours)
+            continue
+        slots.append(Slot(f"{disk}.gate.weight", f"{ours}.router.weight"))
+        for e in range(block.ffn.router.num_experts):
+            slots.append(
+                Slot(f"{disk}.experts.{e}.gate_proj.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 0))
+            )
+            slots.append(
+                Slot(f"{disk}.experts.{e}.up_proj.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 1))
+            )
+            slots.append(Slot(f"{disk}.experts.{e}.down_proj.weight", f"{ours}.experts.down.weight", expert(e)))
+    return slots
+
+
+def _dense_slots(config: ModelConfig) -> list[Slot]:
+    slots = decoder_slots(config)
+    for index in range(config.num_layers):
+        slots += dense_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn")
+    return slots
+
+
+def _read_olmoe(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader(data, where)
+    reader.expect("attention_bias", False, None)
+    clip = reader.get("clip_qkv", default=None)
+    attention = read_attention(reader, rope=reader.rope(10000.0), qk_norm="full", qkv_clip=clip)
+    if attention["head_dim"] * attention["num_heads"] != reader.get("hidden_size"):
+        raise ConfigError(f"{where}: olmoe needs head_dim * num_attention_heads equal to hidden_size")
+    ffn = _read_moe_ffn(reader, "intermediate_size", renormalize_default=False)
+    return read_model(reader, [{"attention": attention, "ffn": ffn}] * reader.get("num_hidden_layers"), 1e-5, False)
+
+
+def _write_olmoe(config: ModelConfig) -> dict[str, Any]:
+    block = config.blocks[0]
+    assert isinstance(block.ffn, MoEConfig)
+    data = write_model(config, block.attention) | _write_moe_ffn(block.ffn, "intermediate_size")
+    return data | {"clip_qkv": block.attention.qkv_clip, "attention_bias": False}
+
+
+_MOE_KEYS = COMMON_KEYS | _ROUTER_KEYS | _BALANCE_KEYS
+QWEN3 = Family("qwen3", "Qwen3ForCausalLM", _read_dense, _write_dense, _dense_slots, COMMON_KEYS)
+QWEN3_MOE = Family(
+    "qwen3_moe",
+    "Qwen3MoeForCausalLM",
+    _read_moe,
+    _write_moe,
+    moe_slots,
+    _MOE_KEYS | {"moe_intermediate_size", "mlp_only_layers", "decoder_sparse_step"},
+)
+OLMOE = Family("olmoe", "OlmoeForCausalLM", _read_olmoe, _write_olmoe, moe_slots, _MOE_KEYS | {"clip_qkv"})

@@ -1,0 +1,71 @@
+"""All families by `model_type`, and the two conversions everybody calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.config import ConfigError, ModelConfig, suggest
+from coterie.families.base import Family
+from coterie.families.llama import LLAMA
+from coterie.families.llama4 import LLAMA4_TEXT
+from coterie.families.mixtral import MIXTRAL
+from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (LLAMA, QWEN3, QWEN3_MOE, MIXTRAL, OLMOE, LLAMA4_TEXT)
+}
+
+
+def family(model_type: str, where: str = "model") -> Family:
+    """The family of a `model_type`; `ConfigError` names the known ones."""
+    if model_type not in FAMILIES:
+        hint = suggest(model_type, FAMILIES) or f"; known: {', '.join(sorted(FAMILIES))}"
+        raise ConfigError(f"{where}: model_type '{model_type}' is not supported{hint}")
+    return FAMILIES[model_type]
+
+
+def config_from_hf(data: Mapping[str, Any], where: str = "config.json", strict: bool = False) -> ModelConfig:
+    """`ModelConfig` from Hugging Face keys.
+
+    Unknown keys are kept in `extra` for the round trip, or (`strict`, for models described by hand) are errors.
+    """
+    model_type = data.get("model_type")
+    if not isinstance(model_type, str):
+        raise ConfigError(f"{where}: 'model_type' is missing; known: {', '.join(sorted(FAMILIES))}")
+    chosen = family(model_type, where)
+    if strict:
+        for key in data:
+            if key not in chosen.keys:
+                hint = suggest(key, chosen.keys) or f"; {model_type} takes: {', '.join(sorted(chosen.keys))}"
+                raise ConfigError(f"{where}: unknown key '{key}'{hint}")
+    return chosen.read(data, where)
+
+
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """`config.json` of the model, unknown keys of its origin included.
+
+    Errors: `ConfigError` when the family's published form cannot carry the model (reading it back gives another one).
+    """
+    chosen = family(config.family)
+    data = config.extra | {"architectures": [chosen.architecture], "model_type": chosen.model_type}
+    data |= chosen.write(config)
+    back = chosen.read(data, "config.json")
+    if back.model_copy(update={"extra": {}}) != config.model_copy(update={"extra": {}}):
+        field = _first_difference(config.to_dict(), back.to_dict(), "")
+        raise ConfigError(
+            f"a {config.family} checkpoint cannot carry this model: '{field}' would be lost on reading back"
+        )
+    return data
+
+
+def _first_difference(ours: Any, back: Any, path: str) -> str:
+    if isinstance(ours, dict) and isinstance(back, dict):
+        for key in ours:
+            if key != "extra" and ours[key] != back.get(key):
+                return _first_difference(ours[key], back.get(key), f"{path}.{key}".lstrip("."))
+    if isinstance(ours, list) and isinstance(back, list) and len(ours) == len(back):
+        for index, (a, b) in enumerate(zip(ours, back, strict=True)):
+            if a != b:
+                return _first_difference(a, b, f"{path}.{index}")
+    return path

@@ -1,0 +1,96 @@
+"""Grouped-query attention of one layer, every family's variation as data.
+
+T tokens, H query heads, G key/value heads, D head width, S kept keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from coterie.config.model import AttentionConfig
+from coterie.nn.layout import Layout
+from coterie.nn.linear import Linear
+from coterie.nn.norm import RMSNorm, rms
+from coterie.nn.rope import rotate
+from coterie.nn.sdpa import attend, attend_cached
+
+
+class LayerCache(Protocol):
+    """What attention asks of a key/value cache for one layer of one sequence."""
+
+    def append(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Add new keys and values; all kept ones (S, G, D), new ones last, and the position of the first kept key."""
+        ...
+
+
+class SequenceCache(Protocol):
+    """One sequence's cache: one `LayerCache` per layer; `advance` is called once per forward pass."""
+
+    def layer(self, index: int) -> LayerCache: ...
+
+    def advance(self, num_tokens: int) -> None: ...
+
+
+class Attention(nn.Module):
+    """`o(softmax(q k^T / sqrt(D) + mask) v)` over packed tokens (T, width); variations: `AttentionConfig`."""
+
+    def __init__(self, width: int, config: AttentionConfig, norm_eps: float) -> None:
+        super().__init__()
+        self.config = config
+        self.norm_eps = norm_eps
+        q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q = Linear(width, q_width, bias=config.qkv_bias)
+        self.k = Linear(width, kv_width, bias=config.qkv_bias)
+        self.v = Linear(width, kv_width, bias=config.qkv_bias)
+        self.o = Linear(q_width, width, bias=config.output_bias)
+        if config.qk_norm in ("head", "full"):
+            per_head = config.qk_norm == "head"
+            self.q_norm = RMSNorm(config.head_dim if per_head else q_width, norm_eps)
+            self.k_norm = RMSNorm(config.head_dim if per_head else kv_width, norm_eps)
+
+    def forward(
+        self, x_TD: Tensor, layout: Layout, caches: Sequence[SequenceCache] | None = None, layer: int = 0
+    ) -> Tensor:
+        q_THD, k_TGD, v_TGD = self._project(x_TD, layout)
+        config = self.config
+        scale = config.head_dim**-0.5
+        if caches is None:
+            y_THD = attend(q_THD, k_TGD, v_TGD, layout, config.mask, config.window, scale)
+        else:
+            parts, start = [], 0
+            for cache, length in zip(caches, layout.lengths, strict=True):
+                new = slice(start, start + length)
+                k_SGD, v_SGD, first = cache.layer(layer).append(k_TGD[new], v_TGD[new])
+                positions = layout.positions_T[new]
+                parts.append(
+                    attend_cached(q_THD[new], k_SGD, v_SGD, positions, first, config.mask, config.window, scale)
+                )
+                start += length
+            y_THD = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return self.o(y_THD.flatten(1))
+
+    def _project(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        config = self.config
+        q, k, v = self.q(x_TD), self.k(x_TD), self.v(x_TD)
+        if config.qk_norm == "full":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if config.qkv_clip is not None:
+            q, k, v = (part.clamp(-config.qkv_clip, config.qkv_clip) for part in (q, k, v))
+        q = q.unflatten(-1, (config.num_heads, config.head_dim))
+        k = k.unflatten(-1, (config.num_kv_heads, config.head_dim))
+        v = v.unflatten(-1, (config.num_kv_heads, config.head_dim))
+        if config.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if config.rope is not None:
+            q, k = rotate(q, layout, config.rope), rotate(k, layout, config.rope)
+        if config.qk_norm == "weightless":
+            q, k = rms(q, self.norm_eps), rms(k, self.norm_eps)
+        if config.temperature is not None:
+            temperature = config.temperature
+            steps_T = torch.floor((layout.positions_T.float() + 1.0) / temperature.floor_scale)
+            q = q * (torch.log1p(steps_T) * temperature.scale + 1.0)[:, None, None].to(q.dtype)
+        return q, k, v

@@ -1,0 +1,55 @@
+"""The dense feed-forward and its routed counterpart.
+
+T tokens, D width, F inner width, E experts, K chosen, R = T * K rows.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coterie.config.model import FeedForwardConfig, MoEConfig
+from coterie.nn.dispatch import LocalDispatcher
+from coterie.nn.experts import Experts
+from coterie.nn.layout import Layout
+from coterie.nn.linear import Linear
+from coterie.nn.router import Router
+
+
+class FeedForward(nn.Module):
+    """SwiGLU `down(silu(gate x) * up x)` on (T, D)."""
+
+    def __init__(self, width: int, config: FeedForwardConfig) -> None:
+        super().__init__()
+        self.gate = Linear(width, config.width, bias=config.bias)
+        self.up = Linear(width, config.width, bias=config.bias)
+        self.down = Linear(config.width, width, bias=config.bias)
+
+    def forward(self, x_TD: Tensor, layout: Layout, balance_tokens: float | None = None) -> Tensor:
+        return self.down(F.silu(self.gate(x_TD)) * self.up(x_TD))
+
+
+class MoE(nn.Module):
+    """Router, dispatcher, experts and the optional shared expert: `sum_k w_k expert_k(x) + shared(x)` on (T, D).
+
+    No token is dropped. Where `router.apply_to` is `input` (Llama 4) the weight multiplies what the expert reads.
+    """
+
+    def __init__(self, width: int, config: MoEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.router = Router(width, config.router, config.balance)
+        self.experts = Experts(config.router.num_experts, width, config.expert_width)
+        self.shared = FeedForward(width, FeedForwardConfig(width=config.shared_width)) if config.shared_width else None
+        self.dispatcher = LocalDispatcher()
+
+    def forward(self, x_TD: Tensor, layout: Layout, balance_tokens: float | None = None) -> Tensor:
+        routing = self.router(x_TD, layout.valid_T, balance_tokens)
+        weights_TK = routing.weights_TK.to(x_TD.dtype)
+        on_input = self.config.router.apply_to == "input"
+        x_RD, counts, meta = self.dispatcher.dispatch(
+            x_TD, routing.ids_TK, self.config.router.num_experts, weights_TK if on_input else None
+        )
+        y_RD = self.experts(x_RD, counts)
+        y_TD = self.dispatcher.combine(y_RD, None if on_input else weights_TK, meta)
+        return y_TD if self.shared is None else y_TD + self.shared(x_TD, layout)

@@ -1,0 +1,76 @@
+"""Rotary position embedding (architectures.md 0.2). T tokens, H heads, D head width."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.config.model import RopeConfig, RopeScaling
+from coterie.nn.layout import Layout
+
+
+def inverse_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
+    """(D/2,) fp32 angles per position, `theta^(-2j/D)`, scaled for long contexts where the config says so."""
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    inverse = 1.0 / (config.theta**exponent)
+    return inverse if config.scaling is None else _scaled(inverse, config.scaling)
+
+
+def _scaled(inverse: Tensor, scaling: RopeScaling) -> Tensor:
+    if scaling.kind == "linear":
+        return inverse / scaling.factor
+    wavelength = 2 * math.pi / inverse
+    low = scaling.original_max_positions / scaling.low_freq_factor
+    high = scaling.original_max_positions / scaling.high_freq_factor
+    divided = torch.where(wavelength > low, inverse / scaling.factor, inverse)
+    if scaling.high_freq_factor == scaling.low_freq_factor:
+        return divided  # Scout: both factors are 1, the middle band is empty
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    smooth = (scaling.original_max_positions / wavelength - scaling.low_freq_factor) / span
+    blended = (1 - smooth) * inverse / scaling.factor + smooth * inverse
+    in_band = (wavelength <= low) & (wavelength >= high)
+    return torch.where(in_band, blended, divided)
+
+
+def cos_sin(layout: Layout, config: RopeConfig, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin (T, 1, D/2) of every token's angles, made once per layout and shared between layers."""
+    key = ("rope", config, head_dim, dtype)
+    if key not in layout.memo:
+        inverse = inverse_frequencies(config, head_dim).to(layout.positions_T.device)
+        angles = layout.positions_T.float()[:, None] * inverse
+        layout.memo[key] = (angles.cos()[:, None].to(dtype), angles.sin()[:, None].to(dtype))
+    return layout.memo[key]
+
+
+class _Rotate(torch.autograd.Function):
+    """A rotation of pairs; its gradient is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x_THD: Tensor, cos: Tensor, sin: Tensor, style: str) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.style = style
+        return _rotate(x_THD, cos, sin, style)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(grads[0], cos, -sin, ctx.style), None, None, None
+
+
+def _rotate(x_THD: Tensor, cos: Tensor, sin: Tensor, style: str) -> Tensor:
+    if style == "half":
+        first, second = x_THD.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    first, second = x_THD[..., 0::2], x_THD[..., 1::2]
+    rotated = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    return rotated.flatten(-2).to(x_THD.dtype)
+
+
+def rotate(x_THD: Tensor, layout: Layout, config: RopeConfig) -> Tensor:
+    """Queries or keys (T, H, D) rotated by their positions; `pairs` in fp32, `half` in the input's dtype."""
+    dtype = torch.float32 if config.style == "pairs" else x_THD.dtype
+    cos, sin = cos_sin(layout, config, x_THD.shape[-1], dtype)
+    return _Rotate.apply(x_THD, cos, sin, config.style)

@@ -1,0 +1,128 @@
+"""The one Transformer for dense and mixture-of-experts models, on packed tokens. T tokens, D width, V vocabulary."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coterie.config.model import BlockConfig, ModelConfig, MoEConfig
+from coterie.nn.attention import Attention, SequenceCache
+from coterie.nn.layout import Layout
+from coterie.nn.linear import Linear, linear
+from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.norm import RMSNorm
+from coterie.nn.router import Router
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: `h += attention(norm h); h += ffn(norm h)`."""
+
+    def __init__(self, width: int, config: BlockConfig, norm_eps: float) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(width, norm_eps)
+        self.attention = Attention(width, config.attention, norm_eps)
+        self.ffn_norm = RMSNorm(width, norm_eps)
+        self.ffn = MoE(width, config.ffn) if isinstance(config.ffn, MoEConfig) else FeedForward(width, config.ffn)
+
+    def forward(
+        self,
+        h_TD: Tensor,
+        layout: Layout,
+        caches: Sequence[SequenceCache] | None,
+        layer: int,
+        balance_tokens: float | None,
+    ) -> Tensor:
+        h_TD = h_TD + self.attention(self.attention_norm(h_TD), layout, caches, layer)
+        return h_TD + self.ffn(self.ffn_norm(h_TD), layout, balance_tokens)
+
+
+class Transformer(nn.Module):
+    """A decoder built from `ModelConfig`; parameters keep their dtype, activations run in `compute_dtype`."""
+
+    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = compute_dtype
+        self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.blocks = nn.ModuleList(Block(config.width, block, config.norm_eps) for block in config.blocks)
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
+
+    def forward(
+        self,
+        ids_T: Tensor,
+        layout: Layout,
+        caches: Sequence[SequenceCache] | None = None,
+        balance_tokens: float | None = None,
+    ) -> Tensor:
+        """Hidden states (T, D) after the final norm.
+
+        `caches`: one per segment of `layout`; the new tokens are appended. `balance_tokens`: the number of valid tokens
+        of the global batch; given in training, it switches routing statistics and balance losses on.
+        """
+        h_TD = F.embedding(ids_T, self.embed.weight).to(self.compute_dtype)
+        for layer, block in enumerate(self.blocks):
+            h_TD = block(h_TD, layout, caches, layer, balance_tokens)
+        if caches is not None:
+            for cache, length in zip(caches, layout.lengths, strict=True):
+                cache.advance(length)
+        return self.norm(h_TD)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(V, D), the output matrix (the embedding itself when tied)."""
+        return self.embed.weight if self.head is None else self.head.weight
+
+    def logits(self, h_TD: Tensor) -> Tensor:
+        """Scores (T, V), float32, of hidden states (T, D)."""
+        return linear(h_TD, self.head_weight.to(h_TD.dtype)).float()
+
+    def routers(self) -> list[tuple[int, Router]]:
+        """(layer index, router) of every MoE layer."""
+        return [(layer, block.ffn.router) for layer, block in enumerate(self.blocks) if isinstance(block.ffn, MoE)]
+
+    def after_step(self) -> dict[str, float]:
+        """End of an optimiser step: every router's `Balance.commit`.
+
+        Returns over all layers: `dead_experts` (sum), `worst_overload` (max), and the means of `balance_loss`,
+        `z_loss` and `load_entropy`; empty for a dense model.
+        """
+        stats = [router.balance.commit(router.select_bias) for _, router in self.routers()]
+        stats = [entry for entry in stats if entry]
+        if not stats:
+            return {}
+        merged = {name: sum(entry[name] for entry in stats) / len(stats) for name in stats[0]}
+        merged["dead_experts"] = sum(entry["dead_experts"] for entry in stats)
+        merged["worst_overload"] = max(entry["worst_overload"] for entry in stats)
+        return merged
+
+    def training_buffers(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside parameters and saved buffers: each router's fractions of the last step."""
+        return {f"blocks.{layer}.ffn.router.balance.fraction_E": r.balance.fraction_E for layer, r in self.routers()}
+
+    @torch.no_grad()
+    def initialise(self, seed: int = 0) -> None:
+        """Fresh weights: normal(0, init_std), residual outputs scaled by 1/sqrt(2 L), norms 1, biases 0.
+
+        Each parameter draws from its own generator, seeded by (seed, name), so that its values do not depend on which
+        other parameters exist or on which process holds them.
+        """
+        residual_std = self.config.init_std / (2 * self.config.num_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+                std = residual_std if name.endswith(("attention.o.weight", "down.weight")) else self.config.init_std
+                parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(std))
+        for _, router in self.routers():
+            router.balance.reset()
+            if router.select_bias is not None:
+                router.select_bias.zero_()
