@@ -30,7 +30,7 @@ class RopeConfig(Settings):
 class TemperatureConfig(Settings):
     """Queries times `log1p(floor((position + 1) / floor_scale)) * scale + 1` (Llama 4, layers without positions)."""
 
-    floor_scale: float = Field(8192, gt=0)
+    floor_scale: int = Field(8192, gt=0)
     scale: float = 0.1
 
 

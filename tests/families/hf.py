@@ -1,0 +1,117 @@
+"""Small transformers models of every family, all parameters randomised: the oracle of the parity tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VOCAB = 97
+_BASE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+_SCOUT_ROPE = _LLAMA3_ROPE | {"factor": 16.0, "high_freq_factor": 1.0}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama", "intermediate_size": 48, "rope_parameters": _LLAMA3_ROPE},
+    "llama_tied_bias": {
+        "model_type": "llama",
+        "intermediate_size": 48,
+        "tie_word_embeddings": True,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "head_dim": 12,
+    },
+    "qwen3": {"model_type": "qwen3", "intermediate_size": 48, "head_dim": 16},
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        "moe_intermediate_size": 24,
+        "intermediate_size": 40,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+        "head_dim": 16,
+        "mlp_only_layers": [1],
+    },
+    "mixtral": {
+        "model_type": "mixtral",
+        "intermediate_size": 24,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+        "sliding_window": 6,
+        "head_dim": 8,
+    },
+    "olmoe": {
+        "model_type": "olmoe",
+        "intermediate_size": 24,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "clip_qkv": 0.8,
+        "num_key_value_heads": 4,
+    },
+    "llama4_scout": {
+        "model_type": "llama4_text",
+        "intermediate_size": 24,
+        "intermediate_size_mlp": 40,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "head_dim": 8,
+        "attention_chunk_size": 5,
+        "floor_scale": 4,
+        "attn_scale": 0.3,
+        "attn_temperature_tuning": True,
+        "rope_parameters": _SCOUT_ROPE,
+    },
+    "llama4_maverick": {
+        "model_type": "llama4_text",
+        "intermediate_size": 24,
+        "intermediate_size_mlp": 40,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "interleave_moe_layer_step": 2,
+        "use_qk_norm": False,
+        "head_dim": 8,
+        "attention_chunk_size": 7,
+        "floor_scale": 4,
+    },
+}
+
+
+def randomise(model: torch.nn.Module, seed: int = 0) -> None:
+    """Every parameter random and not at its usual default: norms around 1, biases and matrices around 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.data = 1 + 0.3 * noise if "norm" in _name(model, parameter) else noise * 0.25
+
+
+def _name(model: torch.nn.Module, parameter: torch.nn.Parameter) -> str:
+    return next(name for name, other in model.named_parameters() if other is parameter)
+
+
+def tiny(name: str, seed: int = 0, **changes: Any) -> Any:
+    """A randomised transformers model of `CONFIGS[name]`, fp32, eager attention and experts."""
+    data = _BASE | CONFIGS[name] | changes
+    config = AutoConfig.for_model(**data)
+    config._attn_implementation = "eager"
+    config._experts_implementation = "eager"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    randomise(model, seed)
+    return model
