@@ -1,0 +1,148 @@
+"""What one sequence remembers between forward passes: the keys and values each layer may still need.
+
+Legend: T new tokens, S kept positions (old and new), G key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from coterie.config import AttentionConfig, CoterieError, ModelConfig
+
+_FIRST_CAPACITY = 64
+
+
+class LayerCache:
+    """Keys and values of one layer, position order, in two growable buffers.
+
+    The kept entries are the slice `[low, high)` of the buffers and belong to consecutive positions. What no later query
+    can see is only skipped (`low` moves); it is overwritten when the buffer is full, so that one decoded token costs one
+    row written whatever the length, apart from a move or a doubling every so often.
+    """
+
+    def __init__(self, attention: AttentionConfig, owner: SequenceCache) -> None:
+        self._mask = attention.mask
+        self._window = attention.window or 0
+        self._owner = owner
+        self._keys = torch.empty(0)
+        self._values = self._keys
+        self._low = 0
+        self._high = 0
+        self._end = 0  # position after the last kept one
+
+    @property
+    def num_kept(self) -> int:
+        """Positions held, each one row of keys and one of values."""
+        return self._high - self._low
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the two buffers, spare capacity included."""
+        return self._keys.nbytes + self._values.nbytes
+
+    def append(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Store the new tokens' keys and values; return (k_SGD, v_SGD, position of the first kept key).
+
+        The new tokens stand at positions `owner.length ...`; the owner moves on with `advance` after the last layer. The
+        results are views, good until the next append. Use under `torch.inference_mode` or `torch.no_grad`.
+        """
+        position = self._owner.length
+        num_new = k_TGD.shape[0]
+        if self._end != position:  # a forward pass was interrupted before `advance`: its rows do not count
+            self.truncate(position)
+        if self._mask != "causal":
+            self._low += max(0, self.first_needed(position) - (position - self.num_kept))
+        high = self._high + num_new
+        if high > self._keys.shape[0]:
+            self._make_room(num_new, k_TGD, v_TGD)
+            high = self._high + num_new
+        low = self._low
+        self._keys[self._high : high] = k_TGD
+        self._values[self._high : high] = v_TGD
+        self._high = high
+        self._end = end = position + num_new
+        return self._keys[low:high], self._values[low:high], end - (high - low)
+
+    def first_needed(self, position: int) -> int:
+        """The earliest position that a query at `position` or later can see."""
+        if self._mask == "sliding":
+            return max(0, position - self._window + 1)
+        if self._mask == "chunked":
+            return position - position % self._window
+        return 0
+
+    def truncate(self, length: int) -> None:
+        """Forget positions from `length` on. Errors: `CoterieError` when what remains is not enough."""
+        first = self._end - self.num_kept
+        if first > self.first_needed(length):
+            raise CoterieError(
+                f"cache: cannot go back to length {length}: a layer with window {self._window} has dropped positions "
+                f"before {first}; run the prompt again"
+            )
+        self._high -= max(0, self._end - length)
+        self._end = min(self._end, length)
+
+    def copy_from(self, other: LayerCache) -> None:
+        """Take a copy of what `other` keeps (of the same settings), without its spare capacity."""
+        self._keys = other._keys[other._low : other._high].clone()
+        self._values = other._values[other._low : other._high].clone()
+        self._low, self._high, self._end = 0, other.num_kept, other._end
+
+    def _make_room(self, num_new: int, k_TGD: Tensor, v_TGD: Tensor) -> None:
+        """Move the kept rows to the front of the same buffers when at most half is in use, else of larger ones."""
+        kept = self.num_kept
+        capacity = self._keys.shape[0]
+        keys, values = self._keys[self._low : self._high], self._values[self._low : self._high]
+        # Moving pays for itself: at least half the buffer is written before the next move, and `kept <= low` means that
+        # the two ranges do not overlap.
+        if kept + num_new > capacity or 2 * kept > capacity or kept > self._low:
+            capacity = max(_FIRST_CAPACITY, 2 * capacity, kept + num_new)
+            self._keys = k_TGD.new_empty((capacity, *k_TGD.shape[1:]))
+            self._values = v_TGD.new_empty((capacity, *v_TGD.shape[1:]))
+        if kept:
+            self._keys[:kept] = keys
+            self._values[:kept] = values
+        self._low, self._high = 0, kept
+
+
+class SequenceCache:
+    """All layers' caches of one sequence. `length` tokens have been seen; the next one stands at that position."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.length = 0
+        self._layers = [LayerCache(block.attention, self) for block in config.blocks]
+
+    def layer(self, index: int) -> LayerCache:
+        """The cache of block `index`."""
+        return self._layers[index]
+
+    def advance(self, num_tokens: int) -> None:
+        """Count `num_tokens` as seen. Called once per forward pass, after every layer has appended them."""
+        self.length += num_tokens
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from `length` on.
+
+        Errors: `CoterieError` when `length` is not in 0..`self.length`, or a layer with a window has already dropped
+        what a query at `length` would see.
+        """
+        if not 0 <= length <= self.length:
+            raise CoterieError(f"cache: cannot go back to length {length}; it holds {self.length} tokens")
+        for layer in self._layers:
+            layer.truncate(length)
+        self.length = length
+
+    def fork(self) -> SequenceCache:
+        """An independent copy: two sequences may share a prefix and then differ."""
+        copy = SequenceCache(self.config)
+        copy.length = self.length
+        for mine, theirs in zip(copy._layers, self._layers, strict=True):
+            mine.copy_from(theirs)
+        return copy
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all buffers, spare capacity included."""
+        return sum(layer.num_bytes for layer in self._layers)

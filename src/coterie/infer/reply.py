@@ -1,0 +1,68 @@
+"""The text of one reply as its tokens come: whole characters only, and never a part of a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coterie.text.tokenizer import StreamDecoder, Tokenizer
+
+
+class StopStrings:
+    """Passes text through until the first stop string is complete; what may be the start of one is held back.
+
+    The outcome does not depend on how the text is cut into pieces: the stop string that ends first wins, the longest of
+    several that end together.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._longest = max(map(len, stops), default=0)
+        self._held = ""
+
+    def push(self, piece: str) -> tuple[str, bool]:
+        """(text that is certain, whether a stop string was found: it and what follows are gone)."""
+        if not self._stops:
+            return piece, False
+        text = self._held + piece
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)[1]], True
+        keep = next(
+            (n for n in range(min(self._longest - 1, len(text)), 0, -1) if self._may_begin(text[-n:])),
+            0,
+        )
+        cut = len(text) - keep
+        self._held = text[cut:]
+        return text[:cut], False
+
+    def finish(self) -> str:
+        """The text held back, once no more can follow."""
+        held, self._held = self._held, ""
+        return held
+
+    def _may_begin(self, end: str) -> bool:
+        return any(stop.startswith(end) for stop in self._stops)
+
+
+class ReplyText:
+    """Token ids in, certain text out. Without a tokenizer there is no text."""
+
+    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
+        self._decoder = StreamDecoder(tokenizer) if tokenizer is not None else None
+        # A model may have more rows than the tokenizer has tokens; such a row stands for no text.
+        self._num_known = tokenizer.vocab_size if tokenizer is not None else 0
+        self._stops = StopStrings(stops)
+
+    def push(self, token: int) -> tuple[str, bool]:
+        """(text that became certain, whether a stop string was completed)."""
+        if self._decoder is None or token >= self._num_known:
+            return "", False
+        return self._stops.push(self._decoder.feed(token))
+
+    def finish(self) -> str:
+        """What is left at the end of a reply that no stop string ended (U+FFFD for half a character)."""
+        if self._decoder is None:
+            return ""
+        text, stopped = self._stops.push(self._decoder.finish())
+        return text if stopped else text + self._stops.finish()

@@ -1,0 +1,218 @@
+"""From logits to tokens: filters, one random stream per sequence, and log-probabilities of the unmodified distribution.
+
+Legend: B sequences, V vocabulary, N candidates left after the first cut (best first where sorted).
+
+A sequence's n-th token depends on its logits, its settings and (seed, n) alone, never on its neighbours or on the order
+of the batch: the random number is a hash of (seed, n), and rows with the same filters are treated together by
+operations that work row by row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from coterie.config import ConfigError
+
+# Candidates looked at before top-p falls back to sorting the whole vocabulary.
+_TOP_P_CANDIDATES = 256
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one reply is drawn. The order is: repetition penalty, temperature, top-k, top-p, min-p (as in transformers).
+
+    `temperature` 0 takes the most likely token. `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 do nothing.
+    `top_p` keeps the fewest best tokens that hold this share of what top-k left; `min_p` keeps tokens with at least this
+    share of the best one's probability. `seed` None: a fresh one for each reply. `stop`: strings that end the reply
+    and are not part of its text. `stop_ids`: tokens that end it (kept in its ids, not in its text); None means the
+    tokenizer's own. `logprobs`: how many of the most likely tokens are reported at each step.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] | None = None
+    logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        if self.stop_ids is not None:
+            object.__setattr__(self, "stop_ids", tuple(int(i) for i in self.stop_ids))
+        _number(self.temperature, "temperature", 0.0, math.inf, "0 takes the most likely token")
+        _number(self.top_p, "top_p", 0.0, 1.0, "1 keeps all tokens", low_allowed=False)
+        _number(self.min_p, "min_p", 0.0, 1.0, "0 keeps all tokens")
+        _number(self.repetition_penalty, "repetition_penalty", 0.0, math.inf, "1 is none", low_allowed=False)
+        _whole(self.top_k, "top_k", 0, "0 keeps all tokens")
+        _whole(self.max_tokens, "max_tokens", 1, "a reply has at least one token")
+        _whole(self.logprobs, "logprobs", 0, "the number of likely tokens to report")
+        if self.seed is not None:
+            _whole(self.seed, "seed", 0, "or None for a fresh one")
+            if self.seed >= 2**64:
+                raise ConfigError(f"sampling: seed {self.seed} is too large; give one below 2**64")
+        if "" in self.stop:
+            raise ConfigError("sampling: an empty stop string would end every reply at once; leave it out")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    def with_seed(self) -> SamplingParams:
+        """The same settings with a definite seed: a fresh random one where it was None."""
+        return self if self.seed is not None else replace(self, seed=secrets.randbits(63))
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One step of B sequences. `top[i]`: (token id, log-probability) of the most likely tokens, best first."""
+
+    ids: list[int]
+    logprobs: list[float]
+    top: list[tuple[tuple[int, float], ...]]
+
+
+def uniform(seed: int, step: int) -> float:
+    """The random number in [0, 1) of step `step` of stream `seed`: a hash, so any step can be had without the others.
+
+    It has 52 bits, which keeps `u * total` below `total` in float64 whatever the total.
+    """
+    digest = hashlib.blake2b(struct.pack("<QQ", seed, step), digest_size=8).digest()
+    bits: int = struct.unpack("<Q", digest)[0]
+    return (bits >> 12) * 2.0**-52
+
+
+@torch.inference_mode()
+def sample(
+    logits_BV: Tensor,
+    params: Sequence[SamplingParams],
+    steps: Sequence[int],
+    histories: Sequence[Sequence[int]] | None = None,
+) -> Sampled:
+    """Draw one token per row.
+
+    `logits_BV` float32; `params[i]` has a seed (see `with_seed`) unless greedy; `steps[i]` counts the tokens row i has
+    drawn so far; `histories[i]`, its prompt and reply so far, is read only under a repetition penalty.
+
+    Log-probabilities are those of the model: log-softmax of the raw logits, before any penalty, temperature or filter.
+    Errors: `ConfigError` when the logits are not finite, or a repetition penalty comes without histories.
+    """
+    logprobs_BV = logits_BV.log_softmax(-1)
+    scores_BV = _penalised(logits_BV, params, histories)
+    groups: dict[tuple[float, int, float, float], list[int]] = {}
+    for row, p in enumerate(params):
+        groups.setdefault((0.0, 0, 1.0, 0.0) if p.greedy else (p.temperature, p.top_k, p.top_p, p.min_p), []).append(row)
+    ids_B = torch.empty(len(params), dtype=torch.int64, device=logits_BV.device)
+    for (temperature, top_k, top_p, min_p), rows in groups.items():
+        whole = len(rows) == len(params)
+        scores_bV = scores_BV if whole else scores_BV[rows]
+        if temperature == 0:
+            drawn_b = scores_bV.argmax(-1)
+        else:
+            draws = [uniform(_seed_of(params[row]), steps[row]) for row in rows]
+            u_b = torch.tensor(draws, dtype=torch.float64, device=logits_BV.device)
+            drawn_b = draw(scores_bV, u_b, temperature, top_k, top_p, min_p)
+        if whole:
+            ids_B = drawn_b
+        else:
+            ids_B[rows] = drawn_b
+    chosen = logprobs_BV.gather(1, ids_B[:, None])[:, 0].tolist()
+    if any(math.isnan(value) for value in chosen):
+        raise ConfigError("sampling: the model's logits are not finite; its weights are damaged or overflow this dtype")
+    return Sampled(ids_B.tolist(), chosen, _top(logprobs_BV, [p.logprobs for p in params]))
+
+
+def draw(scores_BV: Tensor, u_B: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> Tensor:
+    """Token ids (B,) by inverse cumulative distribution of the filtered scores at `u_B` (float64 in [0, 1)).
+
+    Ties at the edge of top-k are broken by `torch.topk`, so exactly k stay.
+    """
+    # Shifting by the maximum before dividing keeps tiny temperatures finite.
+    scaled_BV = (scores_BV - scores_BV.amax(-1, keepdim=True)).double() / temperature
+    vocabulary = scores_BV.shape[1]
+    if 0 < top_k < vocabulary:
+        scaled_BN, ids_BN = scaled_BV.topk(top_k, dim=-1)
+        return _pick(scaled_BN.softmax(-1), ids_BN, u_B, top_p, min_p)
+    probs_BV = scaled_BV.softmax(-1)
+    if top_p == 1:
+        return _pick(probs_BV, None, u_B, top_p, min_p)
+    # A few candidates nearly always hold top_p; only the rows where they do not are sorted whole. Each row decides for
+    # itself, so that the order of equal probabilities cannot depend on its neighbours.
+    probs_BN, ids_BN = probs_BV.topk(min(_TOP_P_CANDIDATES, vocabulary), dim=-1)
+    drawn_B = _pick(probs_BN, ids_BN, u_B, top_p, min_p)
+    short_B = probs_BN.sum(-1) < top_p
+    if probs_BN.shape[1] < vocabulary and bool(short_B.any()):
+        drawn_B[short_B] = _pick(*probs_BV[short_B].sort(dim=-1, descending=True), u_B[short_B], top_p, min_p)
+    return drawn_B
+
+
+def _pick(probs_BN: Tensor, ids_BN: Tensor | None, u_B: Tensor, top_p: float, min_p: float) -> Tensor:
+    """Apply top-p (needs best-first candidates) and min-p, then draw; `ids_BN` None: candidate n is token n."""
+    if top_p < 1:
+        before_BN = probs_BN.cumsum(-1) - probs_BN
+        probs_BN = probs_BN.masked_fill(before_BN >= top_p, 0.0)
+    if min_p > 0:
+        probs_BN = probs_BN.masked_fill(probs_BN < min_p * probs_BN.amax(-1, keepdim=True), 0.0)
+    cumulative_BN = probs_BN.cumsum(-1)
+    target_B1 = u_B[:, None] * cumulative_BN[:, -1:]
+    # The first entry whose cumulative share exceeds the target, hence never one of share 0. The clamp is for shares that
+    # are not finite, which `sample` reports.
+    index_B1 = torch.searchsorted(cumulative_BN, target_B1, right=True).clamp_(max=cumulative_BN.shape[1] - 1)
+    return (index_B1 if ids_BN is None else ids_BN.gather(1, index_B1))[:, 0]
+
+
+def _penalised(
+    logits_BV: Tensor, params: Sequence[SamplingParams], histories: Sequence[Sequence[int]] | None
+) -> Tensor:
+    """Scores of tokens already seen, divided by the penalty when positive and multiplied by it when negative."""
+    if all(p.repetition_penalty == 1 for p in params):
+        return logits_BV
+    if histories is None:
+        raise ConfigError("sampling: a repetition penalty needs the tokens so far; pass histories")
+    scores_BV = logits_BV.clone()
+    for row, p in enumerate(params):
+        if p.repetition_penalty == 1:
+            continue
+        seen = torch.tensor(histories[row], dtype=torch.int64, device=scores_BV.device)
+        values = scores_BV[row, seen]
+        scores_BV[row, seen] = torch.where(values > 0, values / p.repetition_penalty, values * p.repetition_penalty)
+    return scores_BV
+
+
+def _top(logprobs_BV: Tensor, counts: Sequence[int]) -> list[tuple[tuple[int, float], ...]]:
+    most = min(max(counts, default=0), logprobs_BV.shape[1])
+    if most == 0:
+        return [()] * len(counts)
+    values, ids = (part.tolist() for part in logprobs_BV.topk(most, dim=-1))
+    return [tuple(zip(ids[row][:n], values[row][:n], strict=True)) for row, n in enumerate(counts)]
+
+
+def _seed_of(params: SamplingParams) -> int:
+    if params.seed is None:
+        raise ConfigError("sampling: these settings have no seed; use with_seed() first")
+    return params.seed
+
+
+def _number(value: object, name: str, low: float, high: float, hint: str, low_allowed: bool = True) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not (low <= value <= high) or (value == low and not low_allowed):  # type: ignore[operator]
+        top = "up" if math.isinf(high) else f"to {high:g}"
+        raise ConfigError(
+            f"sampling: {name} must be a number from {low:g}{'' if low_allowed else ' (excluded)'} {top} ({hint}), got {value!r}"
+        )
+
+
+def _whole(value: object, name: str, low: int, hint: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ConfigError(f"sampling: {name} must be a whole number from {low} up ({hint}), got {value!r}")

@@ -1,0 +1,66 @@
+"""Tiny random models of every kind of layer, and the training forward as the thing to agree with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from coterie.config import (
+    AttentionConfig,
+    BlockConfig,
+    FeedForwardConfig,
+    ModelConfig,
+    MoEConfig,
+    RopeConfig,
+    RouterConfig,
+    TemperatureConfig,
+)
+from coterie.nn.layout import Layout
+from coterie.nn.transformer import Transformer
+
+DENSE = FeedForwardConfig(width=40)
+MOE = MoEConfig(expert_width=24, router=RouterConfig(num_experts=6, top_k=2, renormalize=True), shared_width=16)
+ON_INPUT = MoEConfig(
+    expert_width=24, router=RouterConfig(num_experts=4, top_k=1, score="sigmoid", score_after_topk=True, apply_to="input")
+)
+CAUSAL = AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=8, qk_norm="head")
+SLIDING = CAUSAL.model_copy(update={"mask": "sliding", "window": 7})
+CHUNKED = CAUSAL.model_copy(update={"mask": "chunked", "window": 8, "qk_norm": "weightless"})
+NO_POSITIONS = CAUSAL.model_copy(
+    update={"rope": None, "qk_norm": "none", "temperature": TemperatureConfig(floor_scale=6, scale=0.5)}
+)
+
+KINDS: dict[str, list[BlockConfig]] = {
+    "dense": [BlockConfig(attention=CAUSAL, ffn=DENSE)] * 2,
+    "moe": [BlockConfig(attention=CAUSAL, ffn=MOE)] * 2,
+    "sliding": [BlockConfig(attention=SLIDING, ffn=DENSE), BlockConfig(attention=CAUSAL, ffn=MOE)],
+    "chunked": [
+        BlockConfig(attention=CHUNKED, ffn=ON_INPUT),
+        BlockConfig(attention=NO_POSITIONS, ffn=DENSE),
+        BlockConfig(
+            attention=CHUNKED.model_copy(update={"rope": RopeConfig(theta=500.0, style="pairs")}), ffn=ON_INPUT
+        ),
+    ],
+}
+
+
+def tiny_model(kind: str, seed: int = 0, vocab_size: int = 61, max_positions: int = 96) -> Transformer:
+    """A model of one of `KINDS`, with weights large enough that its predictions are far from uniform."""
+    config = ModelConfig(
+        family="test", vocab_size=vocab_size, width=32, blocks=tuple(KINDS[kind]), max_positions=max_positions
+    )
+    model = Transformer(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            if name.endswith("norm.weight"):
+                parameter.add_(1.0)
+    return model
+
+
+@torch.no_grad()
+def training_logprobs(model: Transformer, ids: list[int]) -> Tensor:
+    """(T, V): log-softmax after each token of one whole sequence, by the forward pass without a cache."""
+    h_TD = model(torch.tensor(ids), Layout.packed([len(ids)]))
+    return model.logits(h_TD).log_softmax(-1)

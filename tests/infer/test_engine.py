@@ -1,0 +1,198 @@
+"""The engine against the training forward, against itself alone, and its contract at the edges."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from coterie.config import ConfigError, CoterieError
+from coterie.infer.cache import SequenceCache
+from coterie.infer.engine import Completion, Engine, Event
+from coterie.infer.sampling import SamplingParams
+from coterie.nn.layout import Layout
+from tests.infer.models import KINDS, tiny_model, training_logprobs
+
+
+def prompts_of(lengths: list[int], seed: int = 0, vocab_size: int = 61) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[rng.randrange(vocab_size) for _ in range(length)] for length in lengths]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("prefill_chunk", [5, 512])
+def test_logprobs_equal_the_training_forward(kind: str, prefill_chunk: int) -> None:
+    """Prompts and replies well beyond the windows of 7 and 8; read in one piece and in small ones."""
+    model = tiny_model(kind, seed=prefill_chunk)
+    engine = Engine(model, prefill_chunk=prefill_chunk)
+    prompts = prompts_of([1, 3, 30, 17], seed=len(kind))
+    params = [SamplingParams(temperature=t, seed=9, max_tokens=24, logprobs=3) for t in (0, 1.0, 0.7, 1.5)]
+    for prompt, reply in zip(prompts, engine.generate(prompts, params), strict=True):
+        assert len(reply.ids) == 24 and reply.finish == "length"
+        expected_TV = training_logprobs(model, prompt + reply.ids)[len(prompt) - 1 : -1]
+        expected = expected_TV[torch.arange(24), torch.tensor(reply.ids)]
+        torch.testing.assert_close(torch.tensor(reply.logprobs), expected, atol=1e-4, rtol=0)
+        top = torch.tensor([[value for _, value in row] for row in reply.top])
+        torch.testing.assert_close(top, expected_TV.topk(3).values, atol=1e-4, rtol=0)
+    greedy_prompt, greedy = prompts[0], engine.generate(prompts[:1], params[0])[0]
+    assert greedy.ids == training_logprobs(model, greedy_prompt + greedy.ids)[:-1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_equals_each_alone(kind: str) -> None:
+    model = tiny_model(kind)
+    prompts = prompts_of([1, 2, 40, 9, 16, 8, 23, 5], seed=3)
+    params = [
+        SamplingParams(
+            temperature=(0.0, 0.8)[i % 2], top_p=(1.0, 0.9, 0.7)[i % 3], seed=i, max_tokens=4 + 5 * i % 23,
+            repetition_penalty=(1.0, 1.2)[i // 4],
+        )
+        for i in range(8)
+    ]
+    together = Engine(model, max_batch=5, prefill_chunk=11).generate(prompts, params)
+    order = [3, 7, 0, 5, 1, 6, 2, 4]
+    shuffled = Engine(model).generate([prompts[i] for i in order], [params[i] for i in order])
+    for i in range(8):
+        alone = Engine(model).generate([prompts[i]], params[i])[0]
+        for other in (together[i], shuffled[order.index(i)]):
+            assert other.ids == alone.ids
+            torch.testing.assert_close(torch.tensor(other.logprobs), torch.tensor(alone.logprobs), atol=1e-5, rtol=0)
+
+
+def test_requests_join_and_leave_a_running_batch() -> None:
+    model = tiny_model("moe")
+    engine = Engine(model, max_batch=2, prefill_chunk=4)
+    prompts = prompts_of([6, 3, 10], seed=1)
+    params = [SamplingParams(seed=i, max_tokens=n) for i, n in enumerate((12, 3, 5))]
+    replies: dict[int, Completion] = {}
+
+    def step() -> list[Event]:
+        events = engine.step()
+        for event in events:
+            replies[event.request].add(event)
+        return events
+
+    first = engine.add(prompts[0], params[0])
+    replies[first] = Completion()
+    assert step() == []  # 4 of 6 prompt tokens
+    assert [event.request for event in step()] == [first]
+    for prompt, its_params in zip(prompts[1:], params[1:], strict=True):
+        replies[engine.add(prompt, its_params)] = Completion()
+    while engine.busy:
+        assert engine.cache_bytes > 0 or not replies[first].ids
+        events = step()
+        assert len(events) <= 2
+        assert len({event.request for event in events}) == len(events)
+    assert engine.step() == [] and engine.cache_bytes == 0
+    alone = [Engine(model).generate([p], s)[0].ids for p, s in zip(prompts, params, strict=True)]
+    assert [reply.ids for reply in replies.values()] == alone
+    assert [reply.finish for reply in replies.values()] == ["length"] * 3
+
+
+def test_a_long_prompt_does_not_hold_up_a_running_reply() -> None:
+    engine = Engine(tiny_model("dense"), prefill_chunk=8)
+    talking = engine.add([1, 2], SamplingParams(temperature=0, max_tokens=40))
+    engine.step()
+    reading = engine.add(list(range(33)), SamplingParams(temperature=0, max_tokens=2))
+    steps = [[event.request for event in engine.step()] for _ in range(5)]
+    assert steps == [[talking]] * 4 + [[talking, reading]]
+
+
+def test_only_the_last_tokens_become_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("dense")
+    rows: list[int] = []
+    original = model.logits
+    monkeypatch.setattr(model, "logits", lambda h_TD: (rows.append(h_TD.shape[0]), original(h_TD))[1])
+    Engine(model).generate(prompts_of([20, 7]), SamplingParams(temperature=0, max_tokens=3))
+    assert rows == [2, 2, 2]
+
+
+def test_cancel() -> None:
+    engine = Engine(tiny_model("dense"), max_batch=1)
+    first, second = (engine.add([1, 2], SamplingParams(seed=1, max_tokens=9)) for _ in range(2))
+    engine.step()
+    assert engine.cancel(first) and not engine.cancel(first) and not engine.cancel(99)
+    assert [event.request for event in engine.step()] == [second]
+    assert engine.cancel(second) and not engine.busy
+
+
+def test_stop_ids_end_a_reply_and_stay_in_its_ids() -> None:
+    model = tiny_model("dense")
+    free = Engine(model).generate([[5]], SamplingParams(temperature=0, max_tokens=20))[0]
+    stop = free.ids[6]
+    reply = Engine(model).generate([[5]], SamplingParams(temperature=0, max_tokens=20, stop_ids=(stop,)))[0]
+    assert reply.ids == free.ids[: free.ids.index(stop) + 1]
+    assert reply.finish == "stop" and len(reply.logprobs) == len(reply.ids)
+
+
+def test_prompt_and_reply_fill_the_positions_and_no_more() -> None:
+    model = tiny_model("chunked", max_positions=20)
+    reply = Engine(model).generate([[3] * 12], SamplingParams(temperature=0, max_tokens=500))[0]
+    assert len(reply.ids) == 8 and reply.finish == "length"
+
+
+def test_a_stream_gives_the_events_of_generate_and_frees_the_engine_when_closed() -> None:
+    engine = Engine(tiny_model("dense"))
+    params = SamplingParams(seed=4, max_tokens=6)
+    whole = engine.generate([[1, 2, 3]], params)[0]
+    assert [event.token for event in engine.stream([1, 2, 3], params)] == whole.ids
+    stream = engine.stream([1, 2, 3], params)
+    next(stream)
+    with pytest.raises(CoterieError, match="under way"):
+        engine.generate([[1]])
+    stream.close()
+    assert not engine.busy
+
+
+def test_a_failed_pass_drops_its_requests_and_only_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("dense")
+    engine = Engine(model, max_batch=1)
+    engine.add([1, 2], SamplingParams(seed=1, max_tokens=4))
+    waiting = engine.add([1, 2], SamplingParams(seed=1, max_tokens=4))
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "logits", lambda h_TD: h_TD.new_full((h_TD.shape[0], 61), float("nan")))
+        with pytest.raises(ConfigError, match="not finite"):
+            engine.step()
+    assert [event.request for event in engine.step()] == [waiting]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ([], "it is empty"),
+        ([1] * 96, "it has 96 tokens and the model takes 95"),
+        ([1, 61], "token id 61 is outside the model's vocabulary of 61"),
+        ([-1], "token id -1"),
+    ],
+)
+def test_wrong_prompts_give_one_line(prompt: list[int], words: str) -> None:
+    engine = Engine(tiny_model("dense"))
+    for ask in (engine.add, engine.stream, lambda ids: engine.generate([[1], ids])):
+        with pytest.raises(CoterieError, match=words) as caught:
+            ask(prompt)
+        assert "\n" not in str(caught.value) and not engine.busy
+
+
+def test_wrong_requests_give_one_line() -> None:
+    engine = Engine(tiny_model("dense"))
+    with pytest.raises(ConfigError, match="stop strings need a tokenizer"):
+        engine.add([1], SamplingParams(stop=("x",)))
+    with pytest.raises(ConfigError, match="2 prompts but 1 settings"):
+        engine.generate([[1], [2]], [SamplingParams()])
+    with pytest.raises(ConfigError, match="max_batch"):
+        Engine(engine.model, max_batch=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forked_cache_continues_like_the_whole_sequence(kind: str) -> None:
+    model = tiny_model(kind)
+    (prefix, one, two) = prompts_of([13, 6, 9], seed=8)
+    with torch.inference_mode():
+        cache = SequenceCache(model.config)
+        model(torch.tensor(prefix), Layout.packed([13]), [cache])
+        caches = [cache, cache.fork()]
+        h_TD = model(torch.tensor(one + two), Layout.packed([6, 9], [13, 13]), caches)
+        result = model.logits(h_TD).log_softmax(-1)
+    expected = torch.cat([training_logprobs(model, prefix + more)[13:] for more in (one, two)])
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
