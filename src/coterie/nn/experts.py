@@ -1,6 +1,7 @@
 """Expert weights and their products: one product per expert that has rows, weights viewed in place.
 
-R routed rows sorted by expert, E experts, I input features, O output features, D width, F expert width.
+R routed rows sorted by expert, N rows of one expert, E experts, I input features, O output features, D width, F expert
+width.
 """
 
 from __future__ import annotations
@@ -20,39 +21,101 @@ Counts = tuple[int, ...]
 def grouped_linear(x_RI: Tensor, weight_EOI: Tensor, counts: Counts) -> Tensor:
     """`(R, O)`: each expert's rows times its own `weight[e].T`; `counts` are the rows per expert and sum to R."""
     weight_EOI = weight_EOI.to(x_RI.dtype)
+    if x_RI.is_cuda and x_RI.dtype == torch.bfloat16:
+        ends_E = torch.tensor(counts, device=x_RI.device).cumsum(0).to(torch.int32)
+        return F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=ends_E)
     return _GroupedLinear.apply(x_RI, weight_EOI, counts)
 
 
 class _GroupedLinear(torch.autograd.Function):
+    """The loop over experts. An expert without rows gets a zero gradient."""
+
     @staticmethod
     def forward(ctx: Any, x_RI: Tensor, weight_EOI: Tensor, counts: Counts) -> Tensor:
         ctx.save_for_backward(x_RI, weight_EOI)
         ctx.counts = counts
         y_RO = x_RI.new_empty(x_RI.shape[0], weight_EOI.shape[1])
-        for expert, start, end in _segments(counts):
-            y_RO[start:end] = product(x_RI[start:end], weight_EOI[expert])
+        for expert, rows in _segments(counts):
+            product(x_RI[rows], weight_EOI[expert], out=y_RO[rows])
         return y_RO
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_RO = grads[0]
         x_RI, weight_EOI = ctx.saved_tensors
-        grad_x_RI = torch.empty_like(x_RI)
-        grad_weight_EOI = torch.zeros_like(weight_EOI)
-        for expert, start, end in _segments(ctx.counts):
-            grad_x_RI[start:end] = product(grad_RO[start:end], weight_EOI[expert].t())
-            grad_weight_EOI[expert] = product(grad_RO[start:end].t(), x_RI[start:end].t())
+        grad_RO = grads[0]
+        grad_x_RI = torch.empty_like(x_RI) if ctx.needs_input_grad[0] else None
+        grad_weight_EOI = _empty_gradient(weight_EOI, ctx.counts) if ctx.needs_input_grad[1] else None
+        for expert, rows in _segments(ctx.counts):
+            if grad_x_RI is not None:
+                product(grad_RO[rows], weight_EOI[expert].t(), out=grad_x_RI[rows])
+            if grad_weight_EOI is not None:
+                torch.mm(grad_RO[rows].t(), x_RI[rows], out=grad_weight_EOI[expert])
         return grad_x_RI, grad_weight_EOI, None
 
 
-def _segments(counts: Counts) -> list[tuple[int, int, int]]:
-    """(expert, first row, end row) of each expert that has rows."""
+class _SwiGLU(torch.autograd.Function):
+    """A whole layer of plain experts, one expert at a time so that its rows stay in cache between the products."""
+
+    @staticmethod
+    def forward(ctx: Any, x_RD: Tensor, gate_up_EOD: Tensor, down_EDF: Tensor, counts: Counts) -> Tensor:
+        gate_up_RO = x_RD.new_empty(x_RD.shape[0], gate_up_EOD.shape[1])
+        y_RD = torch.empty_like(x_RD)
+        for expert, rows in _segments(counts):
+            product(x_RD[rows], gate_up_EOD[expert], out=gate_up_RO[rows])
+            gate_NF, up_NF = gate_up_RO[rows].chunk(2, dim=1)
+            product(F.silu(gate_NF).mul_(up_NF), down_EDF[expert], out=y_RD[rows])
+        ctx.save_for_backward(x_RD, gate_up_RO, gate_up_EOD, down_EDF)
+        ctx.counts = counts
+        return y_RD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_RD, gate_up_RO, gate_up_EOD, down_EDF = ctx.saved_tensors
+        grad_y_RD = grads[0]
+        grad_x_RD = torch.empty_like(x_RD) if ctx.needs_input_grad[0] else None
+        grad_gate_up_EOD = _empty_gradient(gate_up_EOD, ctx.counts)
+        grad_down_EDF = _empty_gradient(down_EDF, ctx.counts)
+        for expert, rows in _segments(ctx.counts):
+            gate_up_NO = gate_up_RO[rows]
+            grad_y_ND = grad_y_RD[rows]
+            grad_hidden_NF = product(grad_y_ND, down_EDF[expert].t())
+            hidden_NF, grad_gate_up_NO = _swiglu_gradient(gate_up_NO, grad_hidden_NF)
+            torch.mm(grad_y_ND.t(), hidden_NF, out=grad_down_EDF[expert])
+            torch.mm(grad_gate_up_NO.t(), x_RD[rows], out=grad_gate_up_EOD[expert])
+            if grad_x_RD is not None:
+                product(grad_gate_up_NO, gate_up_EOD[expert].t(), out=grad_x_RD[rows])
+        return grad_x_RD, grad_gate_up_EOD, grad_down_EDF, None
+
+
+def _swiglu_gradient(gate_up_NO: Tensor, grad_hidden_NF: Tensor) -> tuple[Tensor, Tensor]:
+    """`silu(gate) * up` again, and the gradient of (gate, up)."""
+    gate_NF, up_NF = gate_up_NO.chunk(2, dim=1)
+    silu_NF = F.silu(gate_NF)
+    grad_gate_up_NO = torch.empty_like(gate_up_NO)
+    grad_gate_NF, grad_up_NF = grad_gate_up_NO.chunk(2, dim=1)
+    torch.mul(grad_hidden_NF, silu_NF, out=grad_up_NF)
+    torch.ops.aten.silu_backward.grad_input(grad_hidden_NF.mul_(up_NF), gate_NF, grad_input=grad_gate_NF)
+    return silu_NF.mul_(up_NF), grad_gate_up_NO
+
+
+def _empty_gradient(weight_EOI: Tensor, counts: Counts) -> Tensor:
+    """Memory for the gradient; only experts without rows need zeros, the others are written whole."""
+    gradient_EOI = torch.empty_like(weight_EOI)
+    for expert, count in enumerate(counts):
+        if count == 0:
+            gradient_EOI[expert].zero_()
+    return gradient_EOI
+
+
+def _segments(counts: Counts) -> list[tuple[int, slice]]:
+    """(expert, its rows) of each expert that has rows."""
     segments = []
     start = 0
     for expert, count in enumerate(counts):
         if count:
-            segments.append((expert, start, start + count))
+            segments.append((expert, slice(start, start + count)))
         start += count
     return segments
 
@@ -81,6 +144,9 @@ class ExpertLinear(nn.Module):
         counts_E = torch.tensor(counts, device=x_RI.device)
         return y_RO + self.bias.to(x_RI.dtype).repeat_interleave(counts_E, dim=0, output_size=x_RI.shape[0])
 
+    def extra_repr(self) -> str:
+        return f"{self.num_experts} experts, in_features={self.in_features}, out_features={self.out_features}"
+
 
 class Experts(nn.Module):
     """SwiGLU experts: `down(silu(gate(x)) * up(x))`, with gate and up in one product (gate rows first)."""
@@ -92,5 +158,9 @@ class Experts(nn.Module):
 
     def forward(self, x_RD: Tensor, counts: Counts) -> Tensor:
         """`(R, D)` for rows sorted by expert."""
+        plain = all(type(layer) is ExpertLinear and layer.bias is None for layer in (self.gate_up, self.down))
+        if plain and x_RD.device.type == "cpu":
+            weights = (self.gate_up.weight.to(x_RD.dtype), self.down.weight.to(x_RD.dtype))
+            return _SwiGLU.apply(x_RD, *weights, counts)
         gate_RF, up_RF = self.gate_up(x_RD, counts).chunk(2, dim=-1)
         return self.down(F.silu(gate_RF) * up_RF, counts)

@@ -30,11 +30,12 @@ def uses_onednn(x_TI: Tensor, weight_OI: Tensor) -> bool:
     )
 
 
-def product(x_TI: Tensor, weight_OI: Tensor) -> Tensor:
-    """`x @ weight.T` without autograd; either matrix may be a transposed view."""
-    if uses_onednn(x_TI, weight_OI):
-        return torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, None, "none", [], "")
-    return torch.mm(x_TI, weight_OI.t())
+def product(x_TI: Tensor, weight_OI: Tensor, out: Tensor | None = None) -> Tensor:
+    """`x @ weight.T` without autograd, into `out` where given; either matrix may be a transposed view."""
+    if not uses_onednn(x_TI, weight_OI):
+        return torch.mm(x_TI, weight_OI.t()) if out is None else torch.mm(x_TI, weight_OI.t(), out=out)
+    y_TO = torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, None, "none", [], "")
+    return y_TO if out is None else out.copy_(y_TO)
 
 
 @torch.library.custom_op("coterie::linear", mutates_args=())
