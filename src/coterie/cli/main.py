@@ -1,0 +1,166 @@
+"""The command line: what each verb takes. A verb's module is imported only when the verb is called."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="coterie",
+    help="Train, compare, inspect and talk to dense and mixture-of-experts language models.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at training text before using it.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+Model = Annotated[str, typer.Argument(help="A checkpoint directory or a hub id (owner/name).")]
+Sources = Annotated[list[str], typer.Argument(help="Files, directories, 'primer' or hf://owner/name.")]
+Temperature = Annotated[float, typer.Option(help="0 always takes the most likely token.", min=0)]
+MaxTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.", min=1)]
+TopP = Annotated[float, typer.Option(help="Keep the fewest tokens that hold this share of probability.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same reply.")]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+
+
+@app.command()
+def quickstart(
+    minutes: Annotated[float, typer.Option(help="Time the whole run may take.", min=0.5)] = 8.0,
+    data: Annotated[str | None, typer.Option(help="Your own text instead of the embedded corpus.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, data order and generated text.", min=0)] = 0,
+    out: Annotated[str, typer.Option(help="Where to write.")] = "runs/quickstart",
+    threads: Annotated[int | None, typer.Option(help="Processor threads (default: PyTorch's choice).", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a mixture of experts and its dense twin on the same text, compare them, write a report."""
+    from coterie.cli.quickstart import run
+
+    run(minutes, data, seed, out, threads, as_json)
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file with the settings of the run (see configs/).")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example optimiser.lr=0.001")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model, dense or mixture of experts; run it again to go on where it stopped."""
+    from coterie.cli.train import run
+
+    run(config, overrides or [], as_json)
+
+
+@app.command()
+def chat(
+    model: Model,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    max_tokens: MaxTokens = 256,
+    seed: Seed = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Talk to a model in the terminal; an empty line or Ctrl-D ends."""
+    from coterie.cli.talk import chat as run
+
+    run(model, system, {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}, dtype)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="Text to go on from; '-' reads standard input.")],
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.", min=0)] = 0,
+    min_p: Annotated[float, typer.Option(help="Drop tokens below this share of the best one's probability.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes repeated tokens less likely.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this string (may be given again).")] = None,
+    max_tokens: MaxTokens = 128,
+    seed: Seed = None,
+    dtype: Dtype = "float32",
+    as_json: Json = False,
+) -> None:
+    """Continue a text."""
+    from coterie.cli.talk import generate as run
+
+    sampling = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": tuple(stop or ()),
+        "max_tokens": max_tokens,
+        "seed": seed,
+    }
+    run(model, prompt, sampling, dtype, as_json)
+
+
+@app.command()
+def inspect(model: Model, as_json: Json = False) -> None:
+    """What a model is: architecture, parameters, operations, memory. Reads config.json alone."""
+    from coterie.cli.show import inspect as run
+
+    run(model, as_json)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[str, typer.Argument(help="A quickstart's directory.")] = "runs/quickstart",
+    as_json: Json = False,
+) -> None:
+    """Draw a quickstart's report again from its records."""
+    from coterie.cli.show import report as run
+
+    run(run_dir, as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine offers: processor, precision, memory, libraries."""
+    from coterie.cli.show import doctor as run
+
+    run(as_json)
+
+
+@data_app.command("card")
+def data_card(sources: Sources, as_json: Json = False) -> None:
+    """Count documents, bytes and slices, and what would be dropped and why."""
+    from coterie.cli.data import card
+
+    card(sources, as_json)
+
+
+@data_app.command("lint")
+def data_lint(sources: Sources, as_json: Json = False) -> None:
+    """Find what is wrong in training text, with file and line."""
+    from coterie.cli.data import lint
+
+    lint(sources, as_json)
+
+
+def main() -> None:
+    """Run the command line; errors meant for users are one line on standard error and a non-zero exit."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()
+    except Exception as error:
+        # Imported here: the settings behind it would double the start-up time of --help.
+        from coterie.config.errors import CoterieError
+
+        if not isinstance(error, CoterieError):
+            raise
+        print(f"coterie: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Bits per byte of held-out documents: one record per document, so that models are compared on the same texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from coterie.config import DataError
+from coterie.nn.layout import Layout
+from coterie.nn.logprobs import token_logprobs
+from coterie.nn.transformer import Transformer
+
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class HeldoutDocument:
+    """A document of the held-out side: its slice (kind of text), token ids (separator first) and bytes of text."""
+
+    slice: str
+    ids: np.ndarray
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class DocumentScore:
+    """What one document cost: `nats` summed over its tokens, the separator after it included."""
+
+    slice: str
+    nats: float
+    num_bytes: int
+    num_tokens: int
+
+
+@torch.inference_mode()
+def score_documents(
+    model: Transformer,
+    documents: Sequence[HeldoutDocument],
+    end_id: int,
+    row_length: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[DocumentScore]:
+    """Score every token of every document, `end_id` after it included.
+
+    A document longer than `row_length` tokens is read in pieces of that length, each without sight of the one before,
+    as in training. Errors: `DataError` for a document with a token the model does not have.
+    """
+    pieces: list[tuple[int, np.ndarray]] = []
+    for index, document in enumerate(documents):
+        ids = np.append(document.ids, end_id).astype(np.int64)
+        if ids.max() >= model.config.vocab_size:
+            raise DataError(
+                f"held-out document {index}: token {ids.max()} is outside the model's vocabulary of "
+                f"{model.config.vocab_size}; the tokenizer and the model do not belong together"
+            )
+        pieces += [(index, ids[at : at + row_length + 1]) for at in range(0, len(ids) - 1, row_length)]
+    nats = np.zeros(len(documents))
+    # Neighbours of like length share a batch without waste.
+    pieces.sort(key=lambda piece: len(piece[1]))
+    done = 0
+    while done < len(pieces):
+        batch, size = [], 0
+        while done < len(pieces) and (not batch or size + len(pieces[done][1]) <= BATCH_TOKENS):
+            batch.append(pieces[done])
+            size += len(pieces[done][1])
+            done += 1
+        lengths = [len(ids) - 1 for _, ids in batch]
+        logprobs = _logprobs(model, [ids for _, ids in batch], lengths)
+        for (index, _), part in zip(batch, logprobs.split(lengths), strict=True):
+            nats[index] -= float(part.double().sum())
+        if progress is not None:
+            progress(done, len(pieces))
+    return [
+        DocumentScore(document.slice, float(cost), document.num_bytes, len(document.ids))
+        for document, cost in zip(documents, nats, strict=True)
+    ]
+
+
+def _logprobs(model: Transformer, pieces: list[np.ndarray], lengths: list[int]) -> torch.Tensor:
+    device = model.embed.weight.device
+    inputs = torch.from_numpy(np.concatenate([ids[:-1] for ids in pieces])).to(device)
+    targets = torch.from_numpy(np.concatenate([ids[1:] for ids in pieces])).to(device)
+    h_TD = model(inputs, Layout.packed(lengths, device=device))
+    return token_logprobs(h_TD, model.head_weight, targets)
+
+
+def bits_per_byte(scores: Sequence[DocumentScore]) -> float:
+    """Total bits over total bytes."""
+    return sum(s.nats for s in scores) / math.log(2) / sum(s.num_bytes for s in scores)

@@ -1,0 +1,58 @@
+"""Intervals over documents: a bootstrap that resamples whole documents, paired when two models read the same ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from coterie.config import DataError
+from coterie.evaluate.bits import DocumentScore
+
+RESAMPLES = 2000
+
+
+def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> dict[str, float]:
+    """Ratio of sums with its 95 % percentile interval over resampled documents."""
+    generator = np.random.default_rng(seed)
+    n = len(bits)
+    value = float(bits.sum() / num_bytes.sum())
+    values = np.empty(RESAMPLES)
+    for start in range(0, RESAMPLES, 100):  # in blocks: 2000 x documents would be large
+        weights = generator.multinomial(n, np.full(n, 1 / n), size=min(100, RESAMPLES - start))
+        values[start : start + 100] = (weights @ bits) / (weights @ num_bytes)
+    low, high = np.quantile(values, (0.025, 0.975))
+    return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
+
+
+def score_intervals(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, object]:
+    """Bits per byte with a 95 % interval, over all documents and per slice: `{value, low, high, per_slice}`."""
+    return _intervals([s.nats / math.log(2) for s in scores], scores, seed)
+
+
+def difference_intervals(
+    first: Sequence[DocumentScore], second: Sequence[DocumentScore], seed: int = 0
+) -> dict[str, object]:
+    """Bits per byte of `first` minus `second`, paired by document, in the form of `score_intervals`.
+
+    Errors: `DataError` when the two did not read the same documents.
+    """
+    key = [(s.slice, s.num_bytes) for s in first]
+    if key != [(s.slice, s.num_bytes) for s in second]:
+        raise DataError("the two models were not scored on the same documents, so they cannot be compared in pairs")
+    bits = [(a.nats - b.nats) / math.log(2) for a, b in zip(first, second, strict=True)]
+    return _intervals(bits, first, seed)
+
+
+def _intervals(bits: Sequence[float], scores: Sequence[DocumentScore], seed: int) -> dict[str, object]:
+    if not scores:
+        raise DataError("no held-out document to score; raise data.heldout_fraction or give more text")
+    bits_array, bytes_array = np.asarray(bits), np.asarray([s.num_bytes for s in scores], dtype=float)
+    names = np.asarray([s.slice for s in scores])
+    result: dict[str, object] = dict(_ratio_interval(bits_array, bytes_array, seed))
+    result["per_slice"] = {
+        str(name): _ratio_interval(bits_array[names == name], bytes_array[names == name], seed)
+        for name in sorted(set(names))
+    }
+    return result
