@@ -1,0 +1,138 @@
+"""The comparison as one self-contained HTML page: inline SVG, no script, nothing fetched. Drawn from records only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from coterie.report import words
+from coterie.report.plots import (
+    Axis,
+    Records,
+    curves,
+    expert_map,
+    has_load,
+    learning_rates,
+    load,
+    slice_differences,
+    slice_order,
+    slice_scores,
+)
+from coterie.report.routing import specialisation, specialists
+from coterie.report.schema import QuickstartResults, write_text
+from coterie.report.table import cost_rows
+
+
+def write_report(results: QuickstartResults, metrics: Mapping[str, Records], path: str | Path) -> None:
+    """Write the page to `path`, whole or not at all.
+
+    `metrics` holds the records of `metrics.jsonl` under `moe` and `dense`; of each record `tokens`, `seconds`, `flops`,
+    `bits_per_byte`, `dead_experts` and `worst_overload` are read, and what is missing is left out of the drawings.
+    """
+    write_text(path, render(results, metrics))
+
+
+def render(results: QuickstartResults, metrics: Mapping[str, Records]) -> str:
+    """The page as text."""
+    import jinja2
+    from markupsafe import Markup
+
+    here = resources.files("coterie.report")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string((here / "page.html.jinja").read_text(encoding="utf-8"))
+    routed = metrics.get("moe", ())
+    drawings = {
+        "curves": [(Markup(curves(results, metrics, x)), caption) for x, caption in _CURVES.items()],
+        "slice_scores": Markup(slice_scores(results)),
+        "slice_differences": Markup(slice_differences(results)),
+        "layers": [
+            {"svg": Markup(expert_map(results.routing, i)), "value": f"{specialisation(share):.2f}"}
+            for i, share in enumerate(results.routing.share)
+        ],
+        "loads": [Markup(load(routed, key)) for key in ("dead_experts", "worst_overload") if has_load(routed, key)],
+        "rates": Markup(learning_rates(results)) if results.moe.lr_sweep and results.dense.lr_sweep else None,
+    }
+    return template.render(
+        r=results,
+        css=Markup((here / "page.css").read_text(encoding="utf-8")),
+        verdict=words.verdict(results),
+        cards=_cards(results),
+        slices=_slices(results),
+        specialists=specialists(results.routing),
+        costs=cost_rows(results),
+        probes=_probes(results),
+        count=words.count,
+        size=words.size,
+        duration=words.duration,
+        **drawings,
+    )
+
+
+_CURVES: dict[Axis, str] = {
+    "tokens": "The same text in the same order: what one token teaches.",
+    "seconds": "The same clock on this machine: what a minute of training buys.",
+    "flops": "The same arithmetic: what an operation buys when each is equally fast.",
+}
+
+
+def _cards(results: QuickstartResults) -> list[dict[str, str]]:
+    moe, dense, same = results.moe, results.dense, results.equal_time
+    who = {"moe": "the MoE is better", "dense": "the dense model is better", None: "no difference shown"}
+    cards = [
+        {
+            "title": "Held-out bits per byte, equal tokens",
+            "moe": f"{moe.bits_per_byte.value:.3f}",
+            "dense": f"{dense.bits_per_byte.value:.3f}",
+            "note": f"difference {words.signed(results.difference.value)} ({words.interval(results.difference)}): "
+            + who[words.winner(results.difference)],
+        }
+    ]
+    if same is not None:
+        note = f"after {words.duration(same.seconds)} of training: {who[words.equal_time_winner(results)]}"
+        title = "Held-out bits per byte, equal time"
+        cards.append({"title": title, "moe": f"{same.moe:.3f}", "dense": f"{same.dense:.3f}", "note": note})
+    ratio = moe.decode_tokens_per_second / dense.decode_tokens_per_second
+    memory = moe.peak_memory_bytes / dense.peak_memory_bytes
+    cards.append(
+        {
+            "title": "Writing, tokens per second",
+            "moe": words.count(moe.decode_tokens_per_second),
+            "dense": words.count(dense.decode_tokens_per_second),
+            "note": f"the MoE writes {ratio:.2f} times as fast",
+        }
+    )
+    cards.append(
+        {
+            "title": "Parameters held",
+            "moe": words.count(moe.total_parameters),
+            "dense": words.count(dense.total_parameters),
+            "note": f"peak memory of the MoE is {memory:.2f} times the dense one's",
+        }
+    )
+    return cards
+
+
+def _slices(results: QuickstartResults) -> list[dict[str, str]]:
+    moe, dense, difference = results.moe.bits_per_byte, results.dense.bits_per_byte, results.difference
+    rows = [("all", moe, dense, difference)]
+    names = reversed(slice_order(results))
+    rows += [(n, moe.per_slice[n], dense.per_slice[n], difference.per_slice[n]) for n in names]  # type: ignore[misc]
+    return [
+        {
+            "name": name,
+            "moe": f"{m.value:.3f}",
+            "dense": f"{d.value:.3f}",
+            "difference": words.signed(both.value),
+            "interval": words.interval(both),
+        }
+        for name, m, d, both in rows
+    ]
+
+
+def _probes(results: QuickstartResults) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "moe": f"{100 * value:.0f} %", "dense": f"{100 * results.dense.probes[name]:.0f} %"}
+        for name, value in results.moe.probes.items()
+    ]

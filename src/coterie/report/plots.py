@@ -1,0 +1,212 @@
+"""The report's figures, each a function from records to one inline SVG; matplotlib is imported on first use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from coterie.report.routing import order_experts
+from coterie.report.schema import CurvePoint, Interval, ModelResults, QuickstartResults, RoutingResults
+from coterie.report.svg import DENSE, GRID, INK, MOE, PAPER, SOFT, axes, inline, styled
+from coterie.report.words import count, duration, winner
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Axis = Literal["tokens", "seconds", "flops"]
+Records = Sequence[Mapping[str, Any]]
+COLOURS = {"moe": MOE, "dense": DENSE}
+LABELS = {"moe": "MoE", "dense": "dense"}
+_MAX_POINTS = 100
+
+
+@styled
+def curves(results: QuickstartResults, metrics: Mapping[str, Records], x: Axis) -> str:
+    """Held-out bits per byte against tokens, training seconds or FLOPs; training text, smoothed, as a faint line."""
+    figure, ax = axes(4.6, 3.1)
+    both: dict[str, ModelResults] = {"moe": results.moe, "dense": results.dense}
+    for name, model in both.items():
+        faint = smooth([(r[x], r["bits_per_byte"]) for r in metrics.get(name, ()) if _has(r, x, "bits_per_byte")])
+        ax.plot(*_columns(faint), color=COLOURS[name], linewidth=0.9, alpha=0.35)
+        points = [(getattr(p, x), p.bits_per_byte) for p in model.curve]
+        ax.plot(*_columns(points), color=COLOURS[name], marker="o", markersize=3.6, markeredgecolor=PAPER)
+    _end_labels(ax, {name: (getattr(m.curve[-1], x), m.curve[-1].bits_per_byte) for name, m in both.items()})
+    _limits(ax, [m.curve for m in both.values()])
+    labels = {"tokens": "training tokens", "seconds": "training time", "flops": "training FLOPs"}
+    _format_x(ax, duration if x == "seconds" else count)
+    ax.set(xlabel=labels[x], title=f"Held-out bits per byte against {labels[x].removeprefix('training ')}")
+    ax.set_xlim(left=0, right=max(getattr(m.curve[-1], x) for m in both.values()) * 1.22)
+    ends = ", ".join(f"{LABELS[name]} {m.curve[-1].bits_per_byte:.3f}" for name, m in both.items())
+    return inline(figure, f"curve-{x}", f"Held-out bits per byte against {labels[x]}; at the end: {ends}.")
+
+
+@styled
+def slice_scores(results: QuickstartResults) -> str:
+    """Bits per byte of both models on each kind of text, with 95 % intervals."""
+    names = slice_order(results)
+    figure, ax = axes(4.6, 0.42 * len(names) + 1.0)
+    for shift, name, model in ((0.13, "moe", results.moe), (-0.13, "dense", results.dense)):
+        for row, part in enumerate(names):
+            _dot(ax, row + shift, model.bits_per_byte.per_slice[part], COLOURS[name])
+    _rows(ax, names)
+    ax.set(xlabel="bits per byte (less is better)", title="Bits per byte by kind of text")
+    _key(ax)
+    return inline(
+        figure, "slices", "Held-out bits per byte of both models by kind of text; the table below has figures."
+    )
+
+
+@styled
+def slice_differences(results: QuickstartResults) -> str:
+    """MoE minus dense on each kind of text, paired by document; hollow where the interval reaches zero."""
+    names = slice_order(results)
+    figure, ax = axes(4.6, 0.42 * len(names) + 1.0)
+    colours = {"moe": MOE, "dense": DENSE, None: SOFT}
+    for row, part in enumerate(names):
+        difference = results.difference.per_slice[part]
+        who = winner(difference)
+        _dot(ax, row, difference, colours[who], hollow=who is None)
+    ax.axvline(0, color=INK, linewidth=1.0)
+    _rows(ax, names)
+    reach = 1.15 * max(max(abs(p.low), abs(p.high), 1e-4) for p in results.difference.per_slice.values())
+    ax.set(xlim=(-reach, reach), xlabel="← MoE better\u2003|\u2003dense better →")
+    ax.set_title("MoE minus dense, bits per byte")
+    return inline(figure, "differences", "MoE minus dense bits per byte by kind of text; the table below has figures.")
+
+
+@styled
+def learning_rates(results: QuickstartResults) -> str:
+    """The learning rates tried for each model, the chosen one ringed."""
+    figure, ax = axes(4.6, 3.1)
+    for name, model in (("moe", results.moe), ("dense", results.dense)):
+        points = sorted((p.lr, p.bits_per_byte) for p in model.lr_sweep)
+        ax.plot(*_columns(points), color=COLOURS[name], marker="o", markersize=4)
+        chosen = [point for point in points if point[0] == model.lr]
+        ax.plot(*_columns(chosen), "o", markersize=11, markerfacecolor="none", markeredgecolor=COLOURS[name])
+    ax.set_xscale("log")
+    tried = sorted({p.lr for m in (results.moe, results.dense) for p in m.lr_sweep})
+    ax.set_xticks(tried, [f"{lr:g}" for lr in tried])
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel="learning rate (log scale)", title="Bits per byte of short trial runs; ringed: chosen")
+    _key(ax)
+    return inline(figure, "rates", f"Trial runs; chosen rates: MoE {results.moe.lr:g}, dense {results.dense.lr:g}.")
+
+
+@styled
+def expert_map(routing: RoutingResults, index: int) -> str:
+    """Share of each kind of text (rows) that each expert (columns) serves in layer `routing.layers[index]`.
+
+    Experts are ordered by the kind of text they lean to, so that specialists form blocks.
+    """
+    import matplotlib.colors
+
+    share, order = routing.share[index], order_experts(routing.share[index])
+    top = max(max(row) for row in share)
+    figure, ax = axes(4.6, 0.27 * len(routing.slices) + 0.85)
+    # One hue whose opacity is the share: an image cannot follow the page's colours, and this reads on light and dark.
+    hue = matplotlib.colors.to_rgb("#2f86d6")
+    ax.imshow([[(*hue, row[e] / top) for e in order] for row in share], aspect="auto", interpolation="nearest")
+    ax.set_yticks(range(len(routing.slices)), routing.slices)
+    step = max(1, math.ceil(len(order) / 16))
+    ax.set_xticks(range(0, len(order), step), [str(e) for e in order[::step]])
+    ax.tick_params(length=0, labelsize=8.5)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel=f"expert (strongest: {100 * top:.0f} % of a row; even: {100 / len(order):.1f} %)")
+    ax.set_title(f"Layer {routing.layers[index]}")
+    return inline(figure, f"map-{index}", f"Layer {routing.layers[index]}: share of each kind of text per expert.")
+
+
+@styled
+def load(metrics: Records, key: Literal["dead_experts", "worst_overload"]) -> str:
+    """Expert load over training: dead experts (all layers), or the busiest expert's load over an even one."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, ax = axes(4.6, 2.6)
+    points = smooth([(r["tokens"], r[key]) for r in metrics if _has(r, "tokens", key)])
+    ax.plot(*_columns(points), color=MOE, clip_on=False)
+    ax.set_ylim(bottom=0)
+    even = key == "worst_overload"
+    if even:
+        ax.axhline(1, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        ax.annotate("perfectly even", (0, 1), xytext=(4, -11), textcoords="offset points", fontsize=9, color=SOFT)
+    else:
+        ax.set_ylim(top=max(1.0, 1.1 * max(y for _, y in points)))
+        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _format_x(ax, count)
+    title = "Load of the busiest expert, times an even share" if even else "Dead experts (chosen by no token of a step)"
+    ax.set(xlabel="training tokens", title=title)
+    return inline(figure, key.replace("_", "-"), f"{title}; at the end {points[-1][1]:.2f}.")
+
+
+def has_load(metrics: Records, key: str) -> bool:
+    """Whether the records hold at least one point of `key`."""
+    return any(_has(r, "tokens", key) for r in metrics)
+
+
+def slice_order(results: QuickstartResults) -> list[str]:
+    """Slices from the easiest text to the hardest, by the dense model's bits per byte (first is drawn lowest)."""
+    scores = results.dense.bits_per_byte.per_slice
+    return sorted(scores, key=lambda name: scores[name].value)
+
+
+def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most 100 points, each the mean of the equally many neighbours it stands for; x is that of the last of them."""
+    width = max(1, math.ceil(len(points) / _MAX_POINTS))
+    groups = [points[i : i + width] for i in range(0, len(points), width)]
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _has(record: Mapping[str, Any], *keys: str) -> bool:
+    return all(isinstance(record.get(key), (int, float)) and math.isfinite(record[key]) for key in keys)
+
+
+def _columns(points: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    pairs = list(points)
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def _format_x(ax: Axes, form: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: form(value) if value else "0"))
+
+
+def _limits(ax: Axes, both: Sequence[Sequence[CurvePoint]]) -> None:
+    """Leave out the first steep fall: the axis starts where the slower model stands after a quarter of its tokens."""
+    lowest = min(p.bits_per_byte for curve in both for p in curve)
+    late = [p.bits_per_byte for curve in both for p in curve if p.tokens >= 0.25 * curve[-1].tokens]
+    room = max(max(late) - lowest, 0.02)
+    ax.set_ylim(lowest - 0.08 * room, max(late) + 0.08 * room)
+
+
+def _end_labels(ax: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Name each line at its end, the higher label above and the lower below so that they never meet."""
+    high = max(ends, key=lambda name: ends[name][1])
+    for name, (x, y) in ends.items():
+        shift = 5 if name == high else -5
+        text = f"{LABELS[name]} {y:.3f}"
+        place: dict[str, Any] = {"xytext": (5, shift), "textcoords": "offset points", "va": "center"}
+        ax.annotate(text, (x, y), color=COLOURS[name], fontsize=9.5, fontweight="bold", annotation_clip=False, **place)
+
+
+def _dot(ax: Axes, row: float, part: Interval, colour: str, hollow: bool = False) -> None:
+    ax.plot([part.low, part.high], [row, row], color=colour, linewidth=1.8)
+    face = PAPER if hollow else colour
+    ax.plot([part.value], [row], "o", markersize=6, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.4)
+
+
+def _rows(ax: Axes, names: Sequence[str]) -> None:
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(-0.6, len(names) - 0.4)
+    ax.tick_params(axis="y", length=0, labelcolor=INK)
+    ax.spines["left"].set_visible(False)
+
+
+def _key(ax: Axes) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=COLOURS[name], marker="o", markersize=5, label=LABELS[name]) for name in COLOURS]
+    ax.legend(handles=handles, loc="best", fontsize=9, frameon=True, facecolor=PAPER, edgecolor=GRID, framealpha=0.85)

@@ -1,0 +1,179 @@
+"""What a comparison of a mixture of experts with its dense twin measured: the schema of `results.json`.
+
+The report, the terminal summary and the verdict are drawn from this record and from the metrics stream, from nothing
+else. Bits per byte are of held-out documents; every interval is a 95 % interval over documents.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from coterie.config import ConfigError, Settings
+
+
+class Interval(Settings):
+    """An estimate and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"value {self.value} lies outside its interval {self.low} .. {self.high}")
+        return self
+
+
+class Score(Interval):
+    """An estimate over all held-out documents, and the same per slice (kind of text)."""
+
+    per_slice: dict[str, Interval]
+
+
+class SweepPoint(Settings):
+    """Held-out bits per byte reached by a short run with learning rate `lr`."""
+
+    lr: float = Field(gt=0)
+    bits_per_byte: float
+
+
+class CurvePoint(Settings):
+    """Held-out bits per byte after `tokens` training tokens, `seconds` of training and `flops` operations."""
+
+    tokens: int
+    seconds: float
+    flops: float
+    bits_per_byte: float
+
+
+class ModelResults(Settings):
+    """One trained model. `active_parameters` counts neither embedding nor head; `step_ms` is the median step."""
+
+    path: str
+    total_parameters: int
+    active_parameters: int
+    tokens: int
+    bits_per_byte: Score
+    lr: float
+    lr_sweep: list[SweepPoint]
+    step_ms: float
+    tokens_per_second: float
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    peak_memory_bytes: int
+    train_seconds: float
+    flops: float
+    checkpoint_bytes: int
+    curve: list[CurvePoint] = Field(min_length=1)
+    probes: dict[str, float] = Field(default_factory=dict)
+
+
+class EqualTime(Settings):
+    """Held-out bits per byte of both when each has trained for the same `seconds` (read off the curves)."""
+
+    seconds: float
+    moe: float
+    dense: float
+
+
+class Sample(Settings):
+    """The same prompt continued by both models."""
+
+    slice: str
+    prompt: str
+    moe: str
+    dense: str
+
+
+class RoutingResults(Settings):
+    """`share[l][s][e]`: part of the chosen experts that is expert e, for held-out text of slice s in layer `layers[l]`.
+
+    Each `share[l][s]` sums to 1.
+    """
+
+    layers: list[int]
+    num_experts: int = Field(gt=0)
+    top_k: int = Field(gt=0)
+    slices: list[str]
+    share: list[list[list[float]]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        shape = (len(self.layers), len(self.slices), self.num_experts)
+        if len(self.share) != shape[0] or any(len(layer) != shape[1] for layer in self.share):
+            raise ValueError(f"share must be layers x slices x experts = {shape}")
+        for layer in self.share:
+            for row in layer:
+                if len(row) != shape[2] or abs(sum(row) - 1) > 1e-3:
+                    raise ValueError(f"each share[l][s] must hold {shape[2]} numbers that sum to 1")
+        return self
+
+
+class DataSummary(Settings):
+    """What the models were trained on, and what was held out."""
+
+    name: str
+    documents: int
+    bytes: int
+    tokens: int
+    vocab_size: int
+    held_out_documents: int
+    held_out_bytes: int
+    dropped: dict[str, int] = Field(default_factory=dict)
+
+
+class QuickstartResults(Settings):
+    """`runs/quickstart/results.json`. `difference` is MoE minus dense, paired by document (MoE better: below 0)."""
+
+    seed: int
+    minutes: float
+    machine: str
+    versions: dict[str, str]
+    data: DataSummary
+    moe: ModelResults
+    dense: ModelResults
+    difference: Score
+    equal_time: EqualTime | None = None
+    routing: RoutingResults
+    samples: list[Sample] = Field(default_factory=list)
+    total_seconds: float
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [set(part.per_slice) for part in (self.moe.bits_per_byte, self.dense.bits_per_byte, self.difference)]
+        if not names[0] == names[1] == names[2]:
+            raise ValueError("moe, dense and difference must have the same slices")
+        if set(self.moe.probes) != set(self.dense.probes):
+            raise ValueError("moe and dense must have the same probes")
+        return self
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read `results.json`. Errors: `ConfigError` when it is missing, not JSON, or of another shape."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the results.json of a run") from None
+        except ValueError as error:
+            raise ConfigError(f"{path}: is not JSON ({error})") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}: holds a {type(data).__name__}; the results of a run were expected")
+        return cls.from_dict(data, where=str(path))
+
+    def write(self, path: str | Path) -> None:
+        """Write as JSON (temporary name, then rename)."""
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` under a temporary name, then rename, so that a reader never sees half a file."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,47 @@
+"""The same summary for a terminal: plain text, wrapped, no colour."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from coterie.report.schema import QuickstartResults
+from coterie.report.table import cost_rows
+from coterie.report.words import interval, signed, verdict
+
+
+def summary(results: QuickstartResults, width: int = 96) -> str:
+    """Quality, cost table and verdict as text of at most `width` columns where the table allows it."""
+    moe, dense, difference = results.moe.bits_per_byte, results.dense.bits_per_byte, results.difference
+    lines = ["held-out bits per byte (less is better)"]
+    rows = [("kind of text", "MoE", "dense", "difference", "95 % interval")]
+    rows.append(("all", f"{moe.value:.3f}", f"{dense.value:.3f}", signed(difference.value), interval(difference)))
+    for name, part in difference.per_slice.items():
+        scores = (f"{moe.per_slice[name].value:.3f}", f"{dense.per_slice[name].value:.3f}")
+        rows.append((name, *scores, signed(part.value), interval(part)))
+    lines += _aligned(rows)
+    lines += ["", "cost"]
+    lines += _aligned(
+        [("", "MoE", "dense", "MoE / dense")]
+        + [(row.name, row.moe, row.dense, row.ratio) for row in cost_rows(results)]
+    )
+    if results.moe.probes:
+        lines += ["", "exact answers on small tests"]
+        probes = [
+            (n, f"{100 * v:.0f} %", f"{100 * results.dense.probes[n]:.0f} %") for n, v in results.moe.probes.items()
+        ]
+        lines += _aligned([("", "MoE", "dense"), *probes])
+    lines += [""]
+    for sentence in verdict(results):
+        lines += textwrap.wrap(sentence, width, initial_indent="* ", subsequent_indent="  ")
+    return "\n".join(lines) + "\n"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns padded to their widest entry, the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    first, *others = widths
+    return [
+        ("  " + row[0].ljust(first) + "".join("  " + cell.rjust(w) for cell, w in zip(row[1:], others, strict=True)))
+        for row in rows
+    ]

@@ -1,0 +1,179 @@
+"""Numbers as people read them, and the verdict: sentences computed from the figures, never stronger than they allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coterie.report.schema import Interval, QuickstartResults
+
+# Timings of one and the same program differ by about this much between runs on a shared machine.
+TIMING_NOISE = 0.05
+
+
+def count(value: float) -> str:
+    """`4.19 M`: three digits with a decimal prefix."""
+    for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * size:
+            return f"{_three_digits(value / size)} {unit}"
+    return _three_digits(value)
+
+
+def size(num_bytes: float) -> str:
+    """`3.2 MB`, decimal units."""
+    return count(num_bytes) + ("B" if abs(num_bytes) >= 999.5 else " B")
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def signed(value: float) -> str:
+    """`−0.0213`, `+0.0040`, with a real minus sign."""
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def interval(part: Interval) -> str:
+    """`−0.021 to −0.013`."""
+    return f"{signed(part.low)} to {signed(part.high)}"
+
+
+def winner(difference: Interval) -> str | None:
+    """`moe`, `dense`, or None where the interval of MoE minus dense reaches zero: no difference shown."""
+    if difference.high < 0:
+        return "moe"
+    return "dense" if difference.low > 0 else None
+
+
+def verdict(results: QuickstartResults) -> list[str]:
+    """Plain sentences on quality, kinds of text, equal time and cost, ending with what to choose."""
+    return [_quality(results), *_slices(results), *_equal_time(results), _cost(results), _choice(results)]
+
+
+def equal_time_winner(results: QuickstartResults) -> str | None:
+    """Who is better after equal training time; None when not compared or not told apart.
+
+    The curves carry no interval of their own, so a gap counts only if it is wider than half the interval of the
+    difference at equal tokens.
+    """
+    if results.equal_time is None:
+        return None
+    gap = results.equal_time.moe - results.equal_time.dense
+    if abs(gap) <= (results.difference.high - results.difference.low) / 2:
+        return None
+    return "moe" if gap < 0 else "dense"
+
+
+def faster(moe: float, dense: float, larger_is_better: bool) -> str | None:
+    """Who wins a timing or a size; None within `TIMING_NOISE` of each other."""
+    ratio = moe / dense if larger_is_better else dense / moe
+    if abs(ratio - 1) <= TIMING_NOISE:
+        return None
+    return "moe" if ratio > 1 else "dense"
+
+
+def _quality(results: QuickstartResults) -> str:
+    moe, dense, difference = results.moe.bits_per_byte.value, results.dense.bits_per_byte.value, results.difference
+    tokens = (
+        f"after the same {count(results.moe.tokens)} tokens"
+        if results.moe.tokens == results.dense.tokens
+        else f"after {count(results.moe.tokens)} (MoE) and {count(results.dense.tokens)} (dense) tokens"
+    )
+    figures = (
+        f"{moe:.3f} against {dense:.3f} bits per byte on held-out text {tokens}; "
+        f"MoE minus dense {signed(difference.value)}, 95 % interval {interval(difference)}"
+    )
+    who = winner(difference)
+    if who is None:
+        return f"No difference in quality is shown: {figures}, which includes zero."
+    better, percent = ("mixture of experts", dense / moe - 1) if who == "moe" else ("dense model", moe / dense - 1)
+    return (
+        f"The {better} predicts held-out text better, by {100 * percent:.1f} %: {figures}. "
+        "The interval covers the choice of documents, not the luck of the seed: this is one run."
+    )
+
+
+def _slices(results: QuickstartResults) -> list[str]:
+    parts = results.difference.per_slice
+    if len(parts) < 2:
+        return []
+    groups = {who: [n for n, part in parts.items() if winner(part) == who] for who in ("moe", "dense", None)}
+    sentences = []
+    for who, text in (("moe", "the MoE is better on"), ("dense", "the dense model is better on")):
+        if groups[who]:
+            sentences.append(f"{text} {_listing(groups[who])}")
+    if groups[None]:
+        sentences.append(f"no difference is shown on {_listing(groups[None])}")
+    return [f"By kind of text, each interval taken alone: {'; '.join(sentences)}."]
+
+
+def _equal_time(results: QuickstartResults) -> list[str]:
+    same = results.equal_time
+    if same is None:
+        return []
+    who = equal_time_winner(results)
+    figures = f"{same.moe:.3f} (MoE) against {same.dense:.3f} (dense) bits per byte"
+    start = f"After an equal {duration(same.seconds)} of training on this machine"
+    if who is None:
+        return [f"{start} no difference is shown: {figures}, closer than the measurement can tell apart."]
+    return [f"{start} the {'MoE' if who == 'moe' else 'dense model'} is ahead: {figures}."]
+
+
+def _cost(results: QuickstartResults) -> str:
+    moe, dense = results.moe, results.dense
+    items = (
+        ("trains {} per step", _times(dense.step_ms, moe.step_ms)),
+        ("writes text {}", _times(moe.decode_tokens_per_second, dense.decode_tokens_per_second)),
+    )
+    clauses = [text.format(times) for text, times in items]
+    clauses.append(f"holds {moe.total_parameters / dense.total_parameters:.1f} times the parameters")
+    clauses.append(f"its process peaks at {moe.peak_memory_bytes / dense.peak_memory_bytes:.2f} times the memory")
+    return f"Cost of the MoE against the dense model: it {_listing(clauses)}."
+
+
+def _times(ratio: float, against: float) -> str:
+    """How fast, as words; `ratio / against` above 1 is faster."""
+    value = ratio / against
+    if abs(value - 1) <= TIMING_NOISE:
+        return "about as fast"
+    return f"{value:.2f} times as fast"
+
+
+def _choice(results: QuickstartResults) -> str:
+    moe, dense = results.moe, results.dense
+    reasons: dict[str, list[str]] = {"moe": [], "dense": []}
+    for who, reason in (
+        (winner(results.difference), "quality from a given amount of text and compute"),
+        (equal_time_winner(results), "quality from a given training time"),
+        (faster(moe.decode_tokens_per_second, dense.decode_tokens_per_second, True), "speed of writing"),
+        (faster(moe.peak_memory_bytes, dense.peak_memory_bytes, False), "memory"),
+        (faster(moe.checkpoint_bytes, dense.checkpoint_bytes, False), "size on disk"),
+    ):
+        if who:
+            reasons[who].append(reason)
+    if not reasons["moe"] and not reasons["dense"]:
+        return "These figures give no reason to prefer either."
+    if not reasons["moe"]:
+        return f"Choose the dense model: it wins on {_listing(reasons['dense'])}, the MoE on nothing measured here."
+    if not reasons["dense"]:
+        return f"Choose the MoE: it wins on {_listing(reasons['moe'])}, the dense model on nothing measured here."
+    return f"Choose the MoE for {_listing(reasons['moe'])}; choose the dense model for {_listing(reasons['dense'])}."
+
+
+def _listing(items: Sequence[str]) -> str:
+    if len(items) == 1:
+        return items[0]
+    return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _three_digits(value: float) -> str:
+    if value == int(value) and abs(value) < 1000:
+        return f"{int(value)}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"

@@ -1,0 +1,59 @@
+"""results.json: written and read back, and every mistake is one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from coterie.config import ConfigError
+from coterie.report import QuickstartResults
+from tests.report.fake import fake_dict, fake_results
+
+
+def test_round_trip(tmp_path):
+    results = fake_results(seed=3)
+    results.write(tmp_path / "results.json")
+    assert QuickstartResults.read(tmp_path / "results.json") == results
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_an_estimate_lies_in_its_interval():
+    data = fake_dict()
+    data["difference"]["high"] = data["difference"]["value"] - 0.001
+    with pytest.raises(ConfigError, match="outside its interval"):
+        QuickstartResults.from_dict(data)
+
+
+def test_shares_sum_to_one_and_have_the_shape():
+    data = fake_dict()
+    data["routing"]["share"][1][2][0] += 0.1
+    with pytest.raises(ConfigError, match="sum to 1"):
+        QuickstartResults.from_dict(data)
+    data["routing"]["share"].pop()
+    with pytest.raises(ConfigError, match="layers x slices x experts"):
+        QuickstartResults.from_dict(data)
+
+
+@pytest.mark.parametrize(("where", "message"), [("slices", "same slices"), ("probes", "same probes")])
+def test_both_models_have_the_same_parts(where, message):
+    data = fake_dict()
+    part = data["moe"]["bits_per_byte"]["per_slice"] if where == "slices" else data["moe"]["probes"]
+    part.popitem()
+    with pytest.raises(ConfigError, match=message):
+        QuickstartResults.from_dict(data)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    path = tmp_path / "results.json"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        QuickstartResults.read(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        QuickstartResults.read(path)
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match="holds a list"):
+        QuickstartResults.read(path)
+    path.write_text(json.dumps(fake_dict() | {"sampels": []}))
+    with pytest.raises(ConfigError, match="did you mean 'samples'"):
+        QuickstartResults.read(path)
