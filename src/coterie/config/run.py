@@ -59,10 +59,12 @@ class TrainConfig(Settings):
     `model`: keys of a Hugging Face `config.json` with its `model_type`, or `from: PATH` to go on from a checkpoint's
     weights. The budget is `tokens` or `steps`. One optimiser step sees `batch_rows * accumulate` rows. `save_every`
     and `eval_every` count steps (0: only at the end); `keep` is the number of checkpoints kept. `threads`: None leaves
-    PyTorch's own choice.
+    PyTorch's own choice. `balance` replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared data
+    is kept (default: `data` in `out`).
     """
 
     model: dict[str, Any]
+    balance: dict[str, float] = Field(default_factory=dict)
     data: DataConfig
     tokens: int | None = Field(None, gt=0)
     steps: int | None = Field(None, gt=0)
@@ -79,6 +81,7 @@ class TrainConfig(Settings):
     keep: int = Field(2, gt=0)
     log_every: int = Field(1, gt=0)
     out: str = "runs/train"
+    data_dir: str | None = None
     threads: int | None = Field(None, gt=0)
     track: Literal["none", "tensorboard", "wandb"] = "none"
 
