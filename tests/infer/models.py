@@ -21,7 +21,8 @@ from coterie.nn.transformer import Transformer
 DENSE = FeedForwardConfig(width=40)
 MOE = MoEConfig(expert_width=24, router=RouterConfig(num_experts=6, top_k=2, renormalize=True), shared_width=16)
 ON_INPUT = MoEConfig(
-    expert_width=24, router=RouterConfig(num_experts=4, top_k=1, score="sigmoid", score_after_topk=True, apply_to="input")
+    expert_width=24,
+    router=RouterConfig(num_experts=4, top_k=1, score="sigmoid", score_after_topk=True, apply_to="input"),
 )
 CAUSAL = AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=8, qk_norm="head")
 SLIDING = CAUSAL.model_copy(update={"mask": "sliding", "window": 7})

@@ -9,7 +9,7 @@ import torch
 
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
-from coterie.infer.engine import Completion, Engine, Event
+from coterie.infer.engine import Engine, Event, Reply
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.layout import Layout
 from tests.infer.models import KINDS, tiny_model, training_logprobs
@@ -29,7 +29,7 @@ def test_logprobs_equal_the_training_forward(kind: str, prefill_chunk: int) -> N
     prompts = prompts_of([1, 3, 30, 17], seed=len(kind))
     params = [SamplingParams(temperature=t, seed=9, max_tokens=24, logprobs=3) for t in (0, 1.0, 0.7, 1.5)]
     for prompt, reply in zip(prompts, engine.generate(prompts, params), strict=True):
-        assert len(reply.ids) == 24 and reply.finish == "length"
+        assert len(reply.ids) == 24 and reply.finish_reason == "length"
         expected_TV = training_logprobs(model, prompt + reply.ids)[len(prompt) - 1 : -1]
         expected = expected_TV[torch.arange(24), torch.tensor(reply.ids)]
         torch.testing.assert_close(torch.tensor(reply.logprobs), expected, atol=1e-4, rtol=0)
@@ -65,7 +65,7 @@ def test_requests_join_and_leave_a_running_batch() -> None:
     engine = Engine(model, max_batch=2, prefill_chunk=4)
     prompts = prompts_of([6, 3, 10], seed=1)
     params = [SamplingParams(seed=i, max_tokens=n) for i, n in enumerate((12, 3, 5))]
-    replies: dict[int, Completion] = {}
+    replies: dict[int, Reply] = {}
 
     def step() -> list[Event]:
         events = engine.step()
@@ -74,11 +74,11 @@ def test_requests_join_and_leave_a_running_batch() -> None:
         return events
 
     first = engine.add(prompts[0], params[0])
-    replies[first] = Completion()
+    replies[first] = Reply()
     assert step() == []  # 4 of 6 prompt tokens
     assert [event.request for event in step()] == [first]
     for prompt, its_params in zip(prompts[1:], params[1:], strict=True):
-        replies[engine.add(prompt, its_params)] = Completion()
+        replies[engine.add(prompt, its_params)] = Reply()
     while engine.busy:
         assert engine.cache_bytes > 0 or not replies[first].ids
         events = step()
@@ -87,7 +87,7 @@ def test_requests_join_and_leave_a_running_batch() -> None:
     assert engine.step() == [] and engine.cache_bytes == 0
     alone = [Engine(model).generate([p], s)[0].ids for p, s in zip(prompts, params, strict=True)]
     assert [reply.ids for reply in replies.values()] == alone
-    assert [reply.finish for reply in replies.values()] == ["length"] * 3
+    assert [reply.finish_reason for reply in replies.values()] == ["length"] * 3
 
 
 def test_a_long_prompt_does_not_hold_up_a_running_reply() -> None:
@@ -123,13 +123,13 @@ def test_stop_ids_end_a_reply_and_stay_in_its_ids() -> None:
     stop = free.ids[6]
     reply = Engine(model).generate([[5]], SamplingParams(temperature=0, max_tokens=20, stop_ids=(stop,)))[0]
     assert reply.ids == free.ids[: free.ids.index(stop) + 1]
-    assert reply.finish == "stop" and len(reply.logprobs) == len(reply.ids)
+    assert reply.finish_reason == "stop" and len(reply.logprobs) == len(reply.ids)
 
 
 def test_prompt_and_reply_fill_the_positions_and_no_more() -> None:
     model = tiny_model("chunked", max_positions=20)
     reply = Engine(model).generate([[3] * 12], SamplingParams(temperature=0, max_tokens=500))[0]
-    assert len(reply.ids) == 8 and reply.finish == "length"
+    assert len(reply.ids) == 8 and reply.finish_reason == "length"
 
 
 def test_a_stream_gives_the_events_of_generate_and_frees_the_engine_when_closed() -> None:

@@ -16,9 +16,9 @@ _FIRST_CAPACITY = 64
 class LayerCache:
     """Keys and values of one layer, position order, in two growable buffers.
 
-    The kept entries are the slice `[low, high)` of the buffers and belong to consecutive positions. What no later query
-    can see is only skipped (`low` moves); it is overwritten when the buffer is full, so that one decoded token costs one
-    row written whatever the length, apart from a move or a doubling every so often.
+    The kept entries are the slice `[low, high)` of the buffers and belong to consecutive positions. What no later
+    query can see is only skipped (`low` moves); it is overwritten when the buffer is full, so that one decoded token
+    costs one row written whatever the length, apart from a move or a doubling every so often.
     """
 
     def __init__(self, attention: AttentionConfig, owner: SequenceCache) -> None:
@@ -44,8 +44,8 @@ class LayerCache:
     def append(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[Tensor, Tensor, int]:
         """Store the new tokens' keys and values; return (k_SGD, v_SGD, position of the first kept key).
 
-        The new tokens stand at positions `owner.length ...`; the owner moves on with `advance` after the last layer. The
-        results are views, good until the next append. Use under `torch.inference_mode` or `torch.no_grad`.
+        The new tokens stand at positions `owner.length ...`; the owner moves on with `advance` after the last layer.
+        The results are views, good until the next append. Use under `torch.inference_mode` or `torch.no_grad`.
         """
         position = self._owner.length
         num_new = k_TGD.shape[0]

@@ -17,8 +17,8 @@ import torch
 
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
-from coterie.infer.sampling import SamplingParams, sample
 from coterie.infer.reply import ReplyText
+from coterie.infer.sampling import SamplingParams, sample
 from coterie.nn.layout import Layout
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
@@ -31,7 +31,7 @@ TopLogprobs = tuple[tuple[int, float], ...]
 class Event:
     """One token of one reply. `text`: what became certain by it (may be empty, or end before the token's own text).
 
-    `logprob` is the model's own, before any penalty, temperature or filter. `finish` is set on the last event.
+    `logprob` is the model's own, before any penalty, temperature or filter. `finish_reason` is set on the last event.
     """
 
     request: int
@@ -39,18 +39,18 @@ class Event:
     logprob: float
     top: TopLogprobs
     text: str
-    finish: FinishReason | None
+    finish_reason: FinishReason | None
 
 
 @dataclass(slots=True)
-class Completion:
+class Reply:
     """A whole reply. `ids` and `logprobs` include the token that stopped it, `text` does not."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top: list[TopLogprobs] = field(default_factory=list)
     text: str = ""
-    finish: FinishReason | None = None
+    finish_reason: FinishReason | None = None
 
     def add(self, event: Event) -> None:
         """Take in the next event."""
@@ -58,7 +58,7 @@ class Completion:
         self.logprobs.append(event.logprob)
         self.top.append(event.top)
         self.text += event.text
-        self.finish = event.finish
+        self.finish_reason = event.finish_reason
 
 
 class _Request:
@@ -119,7 +119,7 @@ class Engine:
         params = params or SamplingParams()
         config = self.model.config
         prompt = [int(i) for i in prompt_ids]
-        check_prompt(prompt, config.vocab_size, config.max_positions - 1, "a prompt must leave room for a reply")
+        check_prompt(prompt, config.vocab_size, config.max_positions - 1, " (a prompt must leave room for a reply)")
         if params.stop and self.tokenizer is None:
             raise ConfigError("engine: stop strings need a tokenizer; give the engine one, or use stop_ids")
         stop_ids = params.stop_ids
@@ -162,7 +162,7 @@ class Engine:
 
     def generate(
         self, prompts: Sequence[Iterable[int]], params: SamplingParams | Sequence[SamplingParams] | None = None
-    ) -> list[Completion]:
+    ) -> list[Reply]:
         """Whole replies, in the order of the prompts. `params`: one for all, or one each.
 
         Equal prompts with one seed give equal replies: pass settings with different seeds, or none, for a variety.
@@ -171,10 +171,10 @@ class Engine:
         if len(each) != len(prompts):
             raise ConfigError(f"engine: {len(prompts)} prompts but {len(each)} settings; give one, or one for each")
         self._check_idle()
-        replies: dict[int, Completion] = {}
+        replies: dict[int, Reply] = {}
         try:
             for prompt, its_params in zip(prompts, each, strict=True):
-                replies[self.add(prompt, its_params)] = Completion()
+                replies[self.add(prompt, its_params)] = Reply()
             while self.busy:
                 for event in self.step():
                     replies[event.request].add(event)
@@ -268,10 +268,10 @@ def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") 
     if not ids:
         raise CoterieError("prompt: it is empty; give at least one token")
     if len(ids) > most:
-        raise CoterieError(f"prompt: it has {len(ids)} tokens and the model takes {most}; shorten it" + (f" ({why})" if why else ""))
+        raise CoterieError(f"prompt: it has {len(ids)} tokens and the model takes {most}; shorten it{why}")
     low, high = min(ids), max(ids)
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
         raise CoterieError(
-            f"prompt: token id {wrong} is outside the model's vocabulary of {vocab_size}; does the tokenizer belong to it?"
+            f"prompt: token id {wrong} is outside the model's vocabulary of {vocab_size}; use the model's own tokenizer"
         )

@@ -30,10 +30,10 @@ class SamplingParams:
     """How one reply is drawn. The order is: repetition penalty, temperature, top-k, top-p, min-p (as in transformers).
 
     `temperature` 0 takes the most likely token. `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 do nothing.
-    `top_p` keeps the fewest best tokens that hold this share of what top-k left; `min_p` keeps tokens with at least this
-    share of the best one's probability. `seed` None: a fresh one for each reply. `stop`: strings that end the reply
-    and are not part of its text. `stop_ids`: tokens that end it (kept in its ids, not in its text); None means the
-    tokenizer's own. `logprobs`: how many of the most likely tokens are reported at each step.
+    `top_p` keeps the fewest best tokens that hold this share of what top-k left; `min_p` keeps tokens with at least
+    this share of the best one's probability. `seed` None: a fresh one for each reply. `stop`: strings that end the
+    reply and are not part of its text. `stop_ids`: tokens that end it (kept in its ids, not in its text); None means
+    the tokenizer's own. `logprobs`: how many of the most likely tokens are reported at each step.
     """
 
     temperature: float = 1.0
@@ -112,7 +112,8 @@ def sample(
     scores_BV = _penalised(logits_BV, params, histories)
     groups: dict[tuple[float, int, float, float], list[int]] = {}
     for row, p in enumerate(params):
-        groups.setdefault((0.0, 0, 1.0, 0.0) if p.greedy else (p.temperature, p.top_k, p.top_p, p.min_p), []).append(row)
+        key = (0.0, 0, 1.0, 0.0) if p.greedy else (p.temperature, p.top_k, p.top_p, p.min_p)
+        groups.setdefault(key, []).append(row)
     ids_B = torch.empty(len(params), dtype=torch.int64, device=logits_BV.device)
     for (temperature, top_k, top_p, min_p), rows in groups.items():
         whole = len(rows) == len(params)
@@ -166,8 +167,8 @@ def _pick(probs_BN: Tensor, ids_BN: Tensor | None, u_B: Tensor, top_p: float, mi
         probs_BN = probs_BN.masked_fill(probs_BN < min_p * probs_BN.amax(-1, keepdim=True), 0.0)
     cumulative_BN = probs_BN.cumsum(-1)
     target_B1 = u_B[:, None] * cumulative_BN[:, -1:]
-    # The first entry whose cumulative share exceeds the target, hence never one of share 0. The clamp is for shares that
-    # are not finite, which `sample` reports.
+    # The first entry whose cumulative share exceeds the target, hence never one of share 0. The clamp is for shares
+    # that are not finite, which `sample` reports.
     index_B1 = torch.searchsorted(cumulative_BN, target_B1, right=True).clamp_(max=cumulative_BN.shape[1] - 1)
     return (index_B1 if ids_BN is None else ids_BN.gather(1, index_B1))[:, 0]
 
@@ -205,12 +206,12 @@ def _seed_of(params: SamplingParams) -> int:
 
 
 def _number(value: object, name: str, low: float, high: float, hint: str, low_allowed: bool = True) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not (low <= value <= high) or (value == low and not low_allowed):  # type: ignore[operator]
-        top = "up" if math.isinf(high) else f"to {high:g}"
-        raise ConfigError(
-            f"sampling: {name} must be a number from {low:g}{'' if low_allowed else ' (excluded)'} {top} ({hint}), got {value!r}"
-        )
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if low < value <= high or (value == low and low_allowed):
+            return
+    start = f"{low:g}" if low_allowed else f"{low:g} (excluded)"
+    end = "up" if math.isinf(high) else f"to {high:g}"
+    raise ConfigError(f"sampling: {name} must be a number from {start} {end} ({hint}), got {value!r}")
 
 
 def _whole(value: object, name: str, low: int, hint: str) -> None:

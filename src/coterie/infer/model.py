@@ -1,0 +1,219 @@
+"""The Python face: a checkpoint as one object that scores, generates and talks.
+
+    import coterie
+    m = coterie.load("runs/quickstart/moe")
+    print(m.generate("Once upon a time", max_tokens=60).text)
+    for piece in m.stream("def add(a, b):", temperature=0):
+        print(piece, end="")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from coterie.config import ConfigError, CoterieError, ModelConfig, suggest
+from coterie.infer.engine import Engine, Reply, check_prompt
+from coterie.infer.sampling import SamplingParams
+from coterie.nn.layout import Layout
+from coterie.nn.logprobs import token_logprobs
+from coterie.nn.transformer import Transformer
+from coterie.text.chat import Message, render_ids
+from coterie.text.tokenizer import Tokenizer
+from coterie.weights.checkpoint import load_model, read_json, save_model
+
+Ids = Sequence[int] | Tensor
+Conversation = Sequence[Message | Mapping[str, Any]]
+Prompt = str | Ids | Conversation
+
+# Written anew for every directory; the rest of a manifest travels with the model.
+_MANIFEST_OF_DIRECTORY = ("format", "files", "sha256")
+
+
+class LanguageModel:
+    """A Transformer with its tokenizer. Build one with `coterie.load`, or from parts.
+
+    `bos_id`: put before a text prompt (documents were trained to start with it); None puts nothing; "auto" is the
+    tokenizer's end of text, as for every tokenizer trained here. `stop_ids`: what ends a reply, unless a call says
+    otherwise; None means the tokenizer's. `manifest`: `coterie.json` of the directory it came from.
+
+    Keyword settings of `generate`, `stream` and `chat` are the fields of `SamplingParams`: `max_tokens`, `temperature`,
+    `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `logprobs`.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer | None = None,
+        *,
+        bos_id: int | Literal["auto"] | None = "auto",
+        stop_ids: Iterable[int] | None = None,
+        manifest: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        if bos_id == "auto":
+            bos_id = tokenizer.eos_id if tokenizer is not None else None
+        self.bos_id: int | None = bos_id
+        if stop_ids is None:
+            stop_ids = tokenizer.stop_ids if tokenizer is not None else ()
+        self.stop_ids = tuple(sorted(stop_ids))
+        self.manifest = dict(manifest or {})
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed.weight.device
+
+    @property
+    def num_parameters(self) -> int:
+        """All parameters, each counted once (a tied head is the embedding)."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def __repr__(self) -> str:
+        c = self.config
+        return f"LanguageModel({c.family}, {self.num_parameters:,} parameters, {c.num_layers} layers, width {c.width})"
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text prompt, `bos_id` first. Special tokens written in the text stay text."""
+        ids = self._needs_tokenizer("a text prompt").encode(text)
+        return ids if self.bos_id is None else [self.bos_id, *ids]
+
+    @torch.inference_mode()
+    def logits(self, ids: Ids) -> Tensor:
+        """(T, V) float32: the scores of every next token after each of the T given ones. Errors: `CoterieError`."""
+        return self.model.logits(self._hidden(ids)[0])
+
+    @torch.inference_mode()
+    def logprobs(self, ids: Ids) -> Tensor:
+        """(T - 1,) float32: the log-probability of each given token but the first, after those before it.
+
+        Errors: `CoterieError`, one line, for no ids, too many, or one outside the vocabulary.
+        """
+        h_TD, ids_T = self._hidden(ids)
+        return token_logprobs(h_TD[:-1], self.model.head_weight, ids_T[1:])
+
+    def generate(self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any) -> Reply:
+        """One reply to a text, to token ids or to a conversation (messages in the OpenAI form).
+
+        Errors: `CoterieError`, one line, for a prompt or a setting that cannot be used.
+        """
+        return self.generate_many([prompt], params, **settings)[0]
+
+    def generate_many(
+        self, prompts: Sequence[Prompt], params: SamplingParams | None = None, max_batch: int = 32, **settings: Any
+    ) -> list[Reply]:
+        """Replies to many prompts at once, in their order; each is what it would be alone."""
+        its_params = self._params(params, settings)
+        ids = [self._prompt_ids(prompt) for prompt in prompts]
+        return Engine(self.model, self.tokenizer, max_batch=max_batch).generate(ids, its_params)
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any) -> Iterator[str]:
+        """The same reply as `generate` in pieces of text, as they become certain."""
+        self._needs_tokenizer("a stream of text")
+        events = Engine(self.model, self.tokenizer).stream(self._prompt_ids(prompt), self._params(params, settings))
+        return (event.text for event in events if event.text)
+
+    def chat(
+        self,
+        messages: Conversation,
+        params: SamplingParams | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **settings: Any,
+    ) -> Reply:
+        """The assistant's next turn; `coterie.text.chat.parse_reply(reply.text)` splits reasoning and tool calls."""
+        return self.generate(self.render(messages, tools), params, **settings)
+
+    def render(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        """Token ids of a conversation, up to where the assistant begins to write."""
+        turns = [message if isinstance(message, Message) else Message.from_dict(message) for message in messages]
+        tokenizer = self._needs_tokenizer("a conversation")
+        return render_ids(tokenizer, turns, add_generation_prompt=True, tools=tools)[0]
+
+    def _hidden(self, ids: Ids) -> tuple[Tensor, Tensor]:
+        """Hidden states (T, D) of one sequence, and its ids as a tensor on the model's device."""
+        given = _id_list(ids)
+        check_prompt(given, self.config.vocab_size, self.config.max_positions)
+        ids_T = torch.tensor(given, device=self.device)
+        return self.model(ids_T, Layout.packed([len(given)], device=self.device)), ids_T
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.encode(prompt)
+        if isinstance(prompt, Tensor) or all(isinstance(item, int) for item in prompt):
+            return _id_list(prompt)  # type: ignore[arg-type]
+        if all(isinstance(item, Message | Mapping) for item in prompt):
+            return self.render(prompt)  # type: ignore[arg-type]
+        raise CoterieError("prompt: give a text, a list of token ids, or a list of messages (role and content)")
+
+    def _params(self, params: SamplingParams | None, settings: Mapping[str, Any]) -> SamplingParams:
+        known = [field.name for field in fields(SamplingParams)]
+        for name in settings:
+            if name not in known:
+                hint = suggest(name, known) or f"; known settings: {', '.join(known)}"
+                raise ConfigError(f"sampling: unknown setting '{name}'{hint}")
+        merged = replace(params or SamplingParams(), **settings)
+        return merged if merged.stop_ids is not None else replace(merged, stop_ids=self.stop_ids)
+
+    def _needs_tokenizer(self, what: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise CoterieError(f"model: {what} needs a tokenizer, and its directory holds none; give token ids instead")
+        return self.tokenizer
+
+
+def load(path: str | Path, dtype: str = "float32", device: str = "auto") -> LanguageModel:
+    """Read a checkpoint directory (or hub id). `device` auto: the GPU if there is one.
+
+    A reply ends with the tokenizer's stop tokens and those of generation_config.json.
+    Errors: `CheckpointError` for a directory that is not a whole checkpoint, `ConfigError` for the device.
+    """
+    loaded = load_model(path, dtype=dtype, device=_device(device))
+    stop_ids = set(loaded.tokenizer.stop_ids) if loaded.tokenizer is not None else set()
+    ends = _optional_json(loaded.path / "generation_config.json").get("eos_token_id")
+    stop_ids |= {ends} if isinstance(ends, int) else set(ends or ())
+    bos = _optional_json(loaded.path / "tokenizer_config.json").get("bos_token")
+    name = bos.get("content") if isinstance(bos, dict) else bos
+    bos_id = loaded.tokenizer.token_id(name) if loaded.tokenizer is not None and name else None
+    return LanguageModel(loaded.model, loaded.tokenizer, bos_id=bos_id, stop_ids=stop_ids, manifest=loaded.manifest)
+
+
+def save(model: LanguageModel, path: str | Path, dtype: str | None = None) -> None:
+    """Write a checkpoint directory that `load` and transformers read; `dtype` None keeps the parameters' own.
+
+    What the manifest of its origin says (parent, data card, metrics) is kept. Errors: `CheckpointError`.
+    """
+    kept = {key: value for key, value in model.manifest.items() if key not in _MANIFEST_OF_DIRECTORY}
+    save_model(path, model.model, model.tokenizer, dtype=dtype, extra=kept)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device '{name}': cannot be used here ({reason}); give auto, cpu or cuda") from None
+    return device
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _id_list(ids: Ids) -> list[int]:
+    if isinstance(ids, Tensor):
+        if ids.dim() != 1 or ids.is_floating_point():
+            shape = tuple(ids.shape)
+            raise CoterieError(f"prompt: token ids must be one row of whole numbers, got {ids.dtype} of shape {shape}")
+        return [int(i) for i in ids.tolist()]
+    return [int(i) for i in ids]

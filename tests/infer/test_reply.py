@@ -1,0 +1,102 @@
+"""Stop strings and text pieces, against a reference that looks at one character at a time."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coterie.infer.engine import Engine, Reply
+from coterie.infer.reply import ReplyText, StopStrings
+from coterie.infer.sampling import SamplingParams
+from coterie.text.tokenizer import StreamDecoder, Tokenizer
+from tests.infer.models import tiny_model
+
+TEXTS = ["the cat sat on the mat. naïve café 北京 🙂🙃 1234\n"] * 3
+TOKENIZER = Tokenizer.train(TEXTS, vocab_size=300)
+
+
+def cut_at_first_stop(text: str, stops: list[str]) -> tuple[str, bool]:
+    for end in range(1, len(text) + 1):
+        ending = [stop for stop in stops if text[:end].endswith(stop)]
+        if ending:
+            return text[: end - max(map(len, ending))], True
+    return text, False
+
+
+@given(
+    st.lists(st.text("ab", max_size=5), max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
+)
+@settings(max_examples=400, deadline=None)
+def test_stop_strings_over_any_cutting(pieces: list[str], stops: list[str]) -> None:
+    filter_ = StopStrings(stops)
+    said = ""
+    stopped = False
+    for piece in pieces:
+        text, stopped = filter_.push(piece)
+        said += text
+        if stopped:
+            break
+    if not stopped:
+        said += filter_.finish()
+    assert (said, stopped) == cut_at_first_stop("".join(pieces), stops)
+
+
+@given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_what_is_said_is_never_taken_back(text: str, stop: str) -> None:
+    """At every moment the text out so far is a beginning of the final text, in whole characters."""
+    reply = ReplyText(TOKENIZER, (stop,))
+    final, stopped_at_all = cut_at_first_stop(text, [stop])
+    said = ""
+    stopped = False
+    for token in TOKENIZER.encode(text):
+        piece, stopped = reply.push(token)
+        said += piece
+        assert final.startswith(said)
+        if stopped:
+            break
+    if not stopped:
+        said += reply.finish()
+    assert (said, stopped) == (final, stopped_at_all)
+
+
+def test_half_a_character_at_the_end_and_rows_without_a_token() -> None:
+    reply = ReplyText(TOKENIZER, ())
+    smile = TOKENIZER.encode("😀")
+    assert len(smile) > 1
+    assert [reply.push(token)[0] for token in smile[:-1]] == [""] * (len(smile) - 1)
+    assert reply.finish() == "\ufffd"
+    assert reply.push(TOKENIZER.vocab_size + 7) == ("", False)
+    assert ReplyText(None, ()).push(3) == ("", False) and ReplyText(None, ()).finish() == ""
+
+
+def test_engine_text_and_stop_strings() -> None:
+    """A stop string chosen from the middle of a free reply cuts its text there, wherever its tokens end."""
+    model = tiny_model("moe", vocab_size=TOKENIZER.vocab_size)
+    for seed in range(6):
+        params = SamplingParams(seed=seed, max_tokens=30, stop_ids=())
+        free = Engine(model, TOKENIZER).generate([[5, 6]], params)[0]
+        assert free.text == TOKENIZER.decode(free.ids)
+        stop = free.text[9:12]
+        stopping = SamplingParams(seed=seed, max_tokens=30, stop=stop, stop_ids=())
+        reply = Reply()
+        for event in Engine(model, TOKENIZER).stream([5, 6], stopping):
+            reply.add(event)
+        assert reply.text == free.text[: free.text.index(stop)]
+        assert reply.finish_reason == "stop" and reply.ids == free.ids[: len(reply.ids)]
+        decoder = StreamDecoder(TOKENIZER)
+        pieces = [decoder.feed(token) for token in reply.ids]
+        assert stop in "".join(pieces) and stop not in "".join(pieces[:-1])
+
+
+def test_the_tokenizer_own_stop_ids_are_the_default() -> None:
+    model = tiny_model("dense", vocab_size=TOKENIZER.vocab_size)
+    replies = [
+        Engine(model, TOKENIZER).generate([[9]], SamplingParams(seed=seed, max_tokens=90, temperature=3.0))[0]
+        for seed in range(12)
+    ]
+    ended = [reply for reply in replies if reply.finish_reason == "stop"]
+    assert ended
+    for reply in ended:
+        assert reply.ids[-1] in TOKENIZER.stop_ids
+        assert reply.text == TOKENIZER.decode(reply.ids[:-1])
