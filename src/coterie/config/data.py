@@ -1,0 +1,50 @@
+"""What a corpus is made of and how it becomes rows of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from coterie.config.base import Settings
+
+
+class SourceConfig(Settings):
+    """One source: a file, a directory, `primer[@version]` or `hf://owner/name[:split]`.
+
+    `weight`: how often each of its training documents is seen in one epoch (2: twice; 0.5: half of them). `name`: the
+    slice its documents are counted under (default: told from the file). `max_bytes`: reading stops there.
+    """
+
+    path: str = Field(min_length=1)
+    weight: float = Field(1.0, gt=0)
+    name: str | None = None
+    max_bytes: int | None = Field(None, gt=0)
+
+
+class DataConfig(Settings):
+    """Sources to token shards. A source may be written as its path alone.
+
+    `tokenizer`: a directory with tokenizer.json; None trains one of `vocab_size` on the training side.
+    `heldout_fraction`: share of documents kept for evaluation, chosen by their content.
+    """
+
+    sources: tuple[SourceConfig, ...] = Field((SourceConfig(path="primer"),), min_length=1)
+    text_field: str = "text"
+    tokenizer: str | None = None
+    vocab_size: int = Field(4096, ge=265)
+    row_length: int = Field(512, ge=2)
+    heldout_fraction: float = Field(0.05, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+    dedup_exact: bool = True
+    dedup_near: bool = True
+    near_threshold: float = Field(0.8, gt=0, le=1)
+    max_bytes: int | None = Field(None, gt=0)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _paths(cls, value: Any) -> Any:
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            return items
+        return tuple({"path": item} if isinstance(item, str) else item for item in items)

@@ -1,0 +1,179 @@
+"""`prepare`: sources to deduplicated, split, tokenised shards with a data card, done once and found again.
+
+The result is one directory named by a hash of everything that decides it. It is written under a temporary name and
+renamed when complete, so a directory that has its final name is whole; reuse still checks every file's hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from coterie.config.data import DataConfig
+from coterie.config.errors import DataError
+from coterie.data.card import DataCard, count_slices
+from coterie.data.dedup import deduplicate
+from coterie.data.rows import PackedRows
+from coterie.data.shards import Shards, file_sha256, open_shards, write_shards
+from coterie.data.sources import Document, Report, fingerprint, read_sources
+from coterie.data.split import place, split
+from coterie.text.tokenizer import Tokenizer
+
+_FORMAT = 1  # raise when the same settings and sources would give other tokens
+_TRAIN_SAMPLE_BYTES = 4_000_000  # of text for the tokenizer: more changes few merges and costs time
+_TRAIN_DOCUMENT_CHARS = 65536
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus ready for training: tokenizer, shards of both sides and the card."""
+
+    directory: Path
+    tokenizer: Tokenizer
+    train: Shards
+    heldout: Shards
+    card: DataCard
+    row_length: int
+    reused: bool
+
+    def train_rows(self, row_length: int | None = None) -> PackedRows:
+        """Training rows of `row_length` tokens (default: the settings')."""
+        return PackedRows(self.train, row_length or self.row_length)
+
+    def heldout_documents(self) -> list[tuple[str, np.ndarray, int]]:
+        """(slice, token ids with their leading end-of-text, UTF-8 bytes of the text) of every held-out document."""
+        shards = self.heldout
+        return [
+            (shards.slice_names[shards.slices[index]], shards.document(index), int(shards.num_bytes[index]))
+            for index in range(shards.num_documents)
+        ]
+
+
+def prepare(config: DataConfig, out_dir: str | Path, progress: Progress | None = None) -> Prepared:
+    """Read, deduplicate, split, train or load the tokenizer, write shards and `card.json` below `out_dir`.
+
+    `progress` is called with one line per stage. A complete, undamaged result for the same settings and unchanged
+    sources is reused. Errors: `DataError`.
+    """
+    tell = progress or (lambda line: None)
+    final = Path(out_dir) / f"data-{_key(config)}"
+    if final.exists():
+        try:
+            prepared = _open(final, config)
+            tell(f"data: reusing {final}")
+            return prepared
+        except DataError as error:
+            tell(f"data: {error}; building it anew")
+            shutil.rmtree(final)
+    temporary = final.with_name(f"{final.name}.tmp-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _build(config, temporary, tell)
+        os.replace(temporary, final)
+    except OSError as error:
+        if not final.is_dir():  # another process may have finished the same work first
+            raise DataError(
+                f"{final}: cannot be written ({error.strerror}); free space or choose another place"
+            ) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    prepared = _open(final, config)
+    return Prepared(**{**prepared.__dict__, "reused": False})
+
+
+def _key(config: DataConfig) -> str:
+    """Names the result: settings, sources' names, sizes and times, and for the primer the interpreter it reads."""
+    import platform
+
+    settings = config.to_dict()
+    del settings["row_length"]  # rows are cut when read
+    tokenizer = None
+    if config.tokenizer is not None:
+        file = Path(config.tokenizer) / "tokenizer.json"
+        tokenizer = file_sha256(file) if file.is_file() else None
+    about = [_FORMAT, settings, fingerprint(config.sources), tokenizer]
+    if any(source.path.startswith("primer") for source in config.sources):
+        about.append(platform.python_version())
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _build(config: DataConfig, directory: Path, tell: Progress) -> None:
+    report = Report()
+    documents = list(read_sources(config.sources, config.text_field, report, config.max_bytes, config.seed))
+    tell(f"data: read {report.documents:,} documents, {report.num_bytes:,} bytes")
+    kept, dropped = deduplicate(documents, config.dedup_exact, config.dedup_near, config.near_threshold)
+    tell(f"data: {len(kept):,} documents after removing {sum(dropped.values()):,} repeated ones")
+    train, heldout, forced = split(kept, config.heldout_fraction)
+    train = _mixed(train, config.seed)
+    if not train:
+        raise DataError("the mixture weights leave no training document; raise them or give more text")
+    tokenizer = _tokenizer(config, train, tell)
+    tokenizer.save(directory / "tokenizer")
+    shards = {
+        "train": write_shards(train, tokenizer, directory / "train"),
+        "heldout": write_shards(heldout, tokenizer, directory / "heldout"),
+    }
+    notes = ("so few documents that one was moved to fill an empty side of the split",) if forced else ()
+    card = DataCard(
+        read_documents=report.documents,
+        read_bytes=report.num_bytes,
+        dropped={**report.skipped, **dropped},
+        train=count_slices(shards["train"]),
+        heldout=count_slices(shards["heldout"]),
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_sha256=tokenizer.sha256,
+        notes=notes,
+        settings=config.to_dict(),
+    )
+    tell(f"data: {shards['train'].num_tokens:,} training and {shards['heldout'].num_tokens:,} held-out tokens")
+    (directory / "card.json").write_text(json.dumps(card.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+def _open(directory: Path, config: DataConfig) -> Prepared:
+    """Check and map a finished directory."""
+    tokenizer = Tokenizer.load(directory / "tokenizer")
+    train = open_shards(directory / "train", tokenizer, verify=True)
+    heldout = open_shards(directory / "heldout", tokenizer, verify=True)
+    try:
+        card = DataCard.from_dict(json.loads((directory / "card.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{directory / 'card.json'}: is missing or damaged ({error!r})") from None
+    return Prepared(directory, tokenizer, train, heldout, card, config.row_length, reused=True)
+
+
+def _mixed(documents: Sequence[Document], seed: int) -> list[Document]:
+    """Each document as often as its weight says (a fraction by content), in a seeded order that mixes the slices."""
+    copies = [
+        document
+        for document in documents
+        for _ in range(int(document.weight) + (place("weight " + document.text) < document.weight % 1))
+    ]
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(copies))
+    return [copies[index] for index in order]
+
+
+def _tokenizer(config: DataConfig, train: Sequence[Document], tell: Progress) -> Tokenizer:
+    if config.tokenizer is not None:
+        return Tokenizer.load(config.tokenizer)
+
+    def sample() -> Iterator[str]:
+        left = _TRAIN_SAMPLE_BYTES
+        for document in train:
+            if left <= 0:
+                return
+            text = document.text[:_TRAIN_DOCUMENT_CHARS]
+            left -= len(text.encode())
+            yield text
+
+    tokenizer = Tokenizer.train(sample(), config.vocab_size)
+    tell(f"data: trained a tokenizer of {tokenizer.vocab_size:,} ids")
+    return tokenizer

@@ -1,0 +1,119 @@
+"""Rows: fixed-length training examples cut from the token stream, or packed from whole conversations."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from coterie.config.errors import DataError
+from coterie.data.shards import Shards
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One training example of S positions.
+
+    `ids` (S,) int32; `targets` (S,) int32, the token that follows each; `weights` (S,) float32, 0 where not learnt.
+    `lengths`: the segments in order, which sum to S; when `num_padding` > 0 the last segment is that padding. Attention
+    stays inside a segment, and positions begin again at 0 in each.
+    """
+
+    ids: npt.NDArray[np.int32]
+    targets: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+    lengths: tuple[int, ...]
+    num_padding: int = 0
+
+
+class PackedRows(Sequence[Row]):
+    """The token stream of `shards` cut every `row_length` tokens; row i is a pure function of i.
+
+    A segment begins at each document's leading end-of-text and at the row's start. The target of a document's last
+    token is the next end-of-text, the stream's own end included, so every token has one. Only the last row may be
+    padded.
+    """
+
+    def __init__(self, shards: Shards, row_length: int) -> None:
+        if row_length < 1:
+            raise DataError(f"row_length {row_length} must be at least 1")
+        if not shards.num_tokens:
+            raise DataError(f"{shards.directory}: holds no tokens; give more text")
+        self.shards, self.row_length = shards, row_length
+
+    def __len__(self) -> int:
+        return -(-self.shards.num_tokens // self.row_length)
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # rows are taken one at a time
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        shards, size = self.shards, self.row_length
+        begin = index * size
+        end = min(begin + size, shards.num_tokens)
+        known = shards.read(begin, min(end + 1, shards.num_tokens))
+        stream = np.full(size + 1, shards.eos_id, dtype=np.int32)
+        stream[: len(known)] = known
+        weights = np.zeros(size, dtype=np.float32)
+        weights[: end - begin] = 1
+        first, last = np.searchsorted(shards.starts, [begin, end])  # documents that begin in [begin, end)
+        edges = sorted({begin, *shards.starts[first:last].tolist(), end, begin + size})
+        lengths = tuple(int(high - low) for low, high in pairwise(edges))
+        return Row(stream[:-1], stream[1:], weights, lengths, begin + size - end)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[index] for index in range(len(self)))
+
+
+def pack_conversations(
+    conversations: Sequence[tuple[Sequence[int], Sequence[bool]]], row_length: int, padding_id: int = 0
+) -> list[Row]:
+    """Pack (ids, mask) pairs whole into rows: longest first, each into the fullest row that has room (best fit).
+
+    A conversation of n tokens takes n - 1 positions, because its last token is only ever a target; position t is learnt
+    when token t + 1 is marked. Errors: `DataError` for one that is too long, too short or has nothing marked.
+    """
+    for number, (ids, mask) in enumerate(conversations, 1):
+        if len(ids) != len(mask):
+            raise DataError(f"conversation {number}: {len(ids)} tokens but {len(mask)} marks")
+        if len(ids) - 1 > row_length:
+            raise DataError(
+                f"conversation {number}: {len(ids)} tokens do not fit a row of {row_length}; raise row_length"
+            )
+        if not any(mask[1:]):
+            raise DataError(f"conversation {number}: no token of an assistant, so nothing to learn; leave it out")
+    order = sorted(range(len(conversations)), key=lambda index: (-len(conversations[index][0]), index))
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (free positions, bin), sorted
+    for index in order:
+        need = len(conversations[index][0]) - 1
+        at = bisect_left(room, (need, -1))
+        if at < len(room):
+            free, target = room.pop(at)
+        else:
+            free, target = row_length, len(bins)
+            bins.append([])
+        bins[target].append(index)
+        insort(room, (free - need, target))
+    return [_row([conversations[index] for index in members], row_length, padding_id) for members in bins]
+
+
+def _row(members: Sequence[tuple[Sequence[int], Sequence[bool]]], row_length: int, padding_id: int) -> Row:
+    ids = np.full(row_length, padding_id, dtype=np.int32)
+    targets = np.full(row_length, padding_id, dtype=np.int32)
+    weights = np.zeros(row_length, dtype=np.float32)
+    lengths: list[int] = []
+    used = 0
+    for tokens, mask in members:
+        end = used + len(tokens) - 1
+        ids[used:end], targets[used:end], weights[used:end] = tokens[:-1], tokens[1:], mask[1:]
+        lengths.append(end - used)
+        used = end
+    padding = row_length - used
+    return Row(ids, targets, weights, (*lengths, padding) if padding else tuple(lengths), padding)

@@ -1,0 +1,150 @@
+"""Rendering equals transformers, the mask is the assistant's tokens, user text never becomes a special token."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coterie.config.errors import DataError
+from coterie.text import SPECIALS, Message, Tokenizer, ToolCall, parse_reply, render, render_ids
+from coterie.text.tokenizer import CHATML
+
+TEMPLATE = CHATML.read_text()
+TOOLS = [{"type": "function", "function": {"name": "add", "description": "é <b>", "parameters": {"type": "object"}}}]
+CALL = ToolCall("add", {"a": 1, "b": "é"})
+TALK = [
+    Message("system", "Be brief."),
+    Message("user", "1+1?"),
+    Message("assistant", "", "use the tool", (CALL, CALL)),
+    Message("tool", "2", name="add"),
+    Message("assistant", "It is 2."),
+    Message("user", "Thanks"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["system user assistant It is brief. use the tool"] * 5, 330)
+
+
+def test_hand_written_rendering():
+    expected = (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+        '<think>\nuse the tool\n</think>\n\n<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "é"}}\n</tool_call>'
+        '\n<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "é"}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>tool\n<tool_response>\n2\n</tool_response><|im_end|>\n<|im_start|>assistant\nIt is 2.<|im_end|>\n"
+        "<|im_start|>user\nThanks<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert render(TALK, TEMPLATE, add_generation_prompt=True) == expected
+
+
+@pytest.mark.parametrize("tools", [None, TOOLS])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("prompt", [False, True])
+def test_rendering_and_ids_equal_transformers(tokenizer, tmp_path, tools, first, prompt):
+    transformers = pytest.importorskip("transformers")
+    tokenizer.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    messages = [message.to_dict() for message in TALK[first:]]
+    text = theirs.apply_chat_template(messages, tools=tools, add_generation_prompt=prompt, tokenize=False)
+    assert render(TALK[first:], TEMPLATE, prompt, tools) == text
+    ids, mask = render_ids(tokenizer, TALK[first:], add_generation_prompt=prompt, tools=tools)
+    assert ids == theirs(text).input_ids and len(mask) == len(ids)
+
+
+def learnt_texts(tokenizer, ids, mask):
+    """The maximal learnt runs, decoded."""
+    runs, current = [], []
+    for token, learnt in [*zip(ids, mask, strict=True), (0, False)]:
+        if learnt:
+            current.append(token)
+        elif current:
+            runs.append(tokenizer.decode(current))
+            current = []
+    return runs
+
+
+def test_mask_covers_replies_and_their_end(tokenizer):
+    ids, mask = render_ids(tokenizer, TALK)
+    first, second = learnt_texts(tokenizer, ids, mask)
+    assert first.startswith("<think>\nuse the tool\n</think>") and first.endswith("</tool_call><|im_end|>")
+    assert second == "It is 2.<|im_end|>"
+    prompt, unmarked = render_ids(tokenizer, TALK[:2], add_generation_prompt=True)
+    assert ids[: len(prompt)] == prompt and not any(unmarked) and mask[len(prompt)]
+
+
+nasty = st.lists(st.one_of(st.text(max_size=6), st.sampled_from([*SPECIALS, "\U000f0000"])), max_size=5).map("".join)
+
+
+@given(question=nasty, answer=nasty)
+@settings(max_examples=150, deadline=None)
+def test_special_tokens_people_write_stay_text(tokenizer, question, answer):
+    ids, mask = render_ids(tokenizer, [Message("user", question), Message("assistant", answer)])
+    im_start, im_end = tokenizer.token_id("<|im_start|>"), tokenizer.token_id("<|im_end|>")
+    assert [token for token in ids if token in tokenizer.special_ids] == [im_start, im_end] * 2
+    assert learnt_texts(tokenizer, ids, mask) == [answer + "<|im_end|>"]
+    assert tokenizer.decode(ids) == render([Message("user", question), Message("assistant", answer)], TEMPLATE)
+
+
+word = st.text(alphabet="abé .,\n", max_size=12).map(str.strip)
+calls = st.lists(st.builds(ToolCall, st.sampled_from(["f", "g_1"]), st.dictionaries(word, st.integers())), max_size=2)
+
+
+@given(content=word, reasoning=st.none() | word.filter(bool), tool_calls=calls)
+@settings(max_examples=150, deadline=None)
+def test_parse_inverts_render(content, reasoning, tool_calls):
+    message = Message("assistant", content, reasoning, tuple(tool_calls))
+    text = render([message], TEMPLATE).removeprefix("<|im_start|>assistant\n").removesuffix("<|im_end|>\n")
+    assert parse_reply(text) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "reasoning", "num_calls"),
+    [
+        ("plain", "plain", None, 0),
+        ("<think>never closed", "", "never closed", 0),
+        ("opened by the prompt</think>\nanswer", "answer", "opened by the prompt", 0),
+        ("<tool_call>{bad}</tool_call>", "<tool_call>{bad}</tool_call>", None, 0),
+        ('<tool_call>{"name": "f"}</tool_call> then <tool_call>{"name"', 'then <tool_call>{"name"', None, 1),
+        ('<tool_call>{"name": "f", "arguments": [1]}</tool_call>', None, None, 0),
+    ],
+)
+def test_parse_of_replies_that_are_not_well_formed(text, content, reasoning, num_calls):
+    message = parse_reply(text)
+    assert (message.content, message.reasoning) == (text if content is None else content, reasoning)
+    assert len(message.tool_calls) == num_calls
+
+
+def test_messages_round_trip_through_dicts():
+    assert [Message.from_dict(message.to_dict()) for message in TALK] == TALK
+    openai = {"role": "assistant", "content": None}
+    openai["tool_calls"] = [
+        {"type": "function", "function": {"name": "add", "arguments": json.dumps({"a": 1, "b": "é"})}}
+    ]
+    assert Message.from_dict(openai) == Message("assistant", tool_calls=(CALL,))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"role": "bot", "content": "x"}, "role 'bot' is not one of"),
+        ({"role": "user"}, "neither content nor tool calls"),
+        ({"role": "user", "content": 3}, "content is int"),
+        ({"role": "user", "content": "x", "reasoning": "y"}, "only an assistant"),
+        ({"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}, "not valid JSON"),
+        ({"role": "assistant", "tool_calls": ["f"]}, "'name' and 'arguments'"),
+    ],
+)
+def test_bad_messages(data, message):
+    with pytest.raises(DataError, match=message):
+        Message.from_dict(data)
+
+
+def test_templates_are_sandboxed_and_may_refuse(tokenizer):
+    for source in ["{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}", "{{ raise_exception('no') }}", "{% if"]:
+        with pytest.raises(DataError, match="chat template"):
+            render(TALK, source)
+    forgetful = "{% for m in messages %}[{{ m.role }}]{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
+    with pytest.raises(DataError, match="rewrites turn 2"):
+        render_ids(tokenizer, [TALK[1], TALK[4], TALK[5]], forgetful)
