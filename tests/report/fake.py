@@ -22,40 +22,7 @@ def fake_dict(
     base = {name: 0.5 + 2.2 * rng.random() for name in slices}
     gap = {name: difference * (0.2 + 2 * rng.random()) for name in slices}
     mean = sum(base.values()) / len(base)
-    models = {}
-    for who, step_ms, total in (("dense", 410.0, 3_420_000), ("moe", 560.0, 9_870_000)):
-        shift = difference if who == "moe" else 0.0
-        scores = {n: interval(base[n] + (gap[n] if who == "moe" else 0), 0.03) for n in slices}
-        curve = [
-            {
-                "tokens": step * 8192,
-                "seconds": step * step_ms / 1000,
-                "flops": step * 8192 * 2.3e7,
-                "bits_per_byte": mean + shift * (1 - math.exp(-step / 60)) + 2.5 * math.exp(-step / 40),
-            }
-            for step in range(1, 321, 20)
-        ]
-        models[who] = {
-            "path": f"runs/quickstart/{who}",
-            "total_parameters": total,
-            "active_parameters": 2_310_000,
-            "tokens": 320 * 8192,
-            "bits_per_byte": interval(mean + shift, 0.02) | {"per_slice": scores},
-            "lr": 2e-3,
-            "lr_sweep": [
-                {"lr": lr, "bits_per_byte": 2.2 + shift + abs(math.log2(lr / 2e-3)) * 0.1} for lr in (1e-3, 2e-3, 4e-3)
-            ],
-            "step_ms": step_ms,
-            "tokens_per_second": 8192 / step_ms * 1000,
-            "prefill_tokens_per_second": 9000 if who == "dense" else 6100,
-            "decode_tokens_per_second": 310 if who == "dense" else 214,
-            "peak_memory_bytes": 720_000_000 if who == "dense" else 910_000_000,
-            "train_seconds": 320 * step_ms / 1000,
-            "flops": 320 * 8192 * 2.3e7,
-            "checkpoint_bytes": total * 4,
-            "curve": curve,
-            "probes": {"arithmetic": 0.42 if who == "moe" else 0.35, "lists": 0.61, "facts": 0.2},
-        }
+    models = fake_models(base, gap, difference)
     share = [[row(rng, experts, s, layer) for s in range(len(slices))] for layer in range(layers)]
     return {
         "seed": seed,
@@ -98,6 +65,46 @@ def fake_dict(
         ],
         "total_seconds": 571.0,
     }
+
+
+def fake_models(base: dict[str, float], gap: dict[str, float], difference: float) -> dict[str, dict]:
+    """Both models' results; `base` is the dense one's bits per byte per slice, `gap` MoE minus dense."""
+    mean = sum(base.values()) / len(base)
+    models = {}
+    for who, step_ms, total in (("dense", 410.0, 3_420_000), ("moe", 560.0, 9_870_000)):
+        shift = difference if who == "moe" else 0.0
+        scores = {n: interval(base[n] + (gap[n] if who == "moe" else 0), 0.03) for n in base}
+        curve = [
+            {
+                "tokens": step * 8192,
+                "seconds": step * step_ms / 1000,
+                "flops": step * 8192 * 2.3e7,
+                "bits_per_byte": mean + shift * (1 - math.exp(-step / 60)) + 2.5 * math.exp(-step / 40),
+            }
+            for step in range(1, 321, 20)
+        ]
+        models[who] = {
+            "path": f"runs/quickstart/{who}",
+            "total_parameters": total,
+            "active_parameters": 2_310_000,
+            "tokens": 320 * 8192,
+            "bits_per_byte": interval(mean + shift, 0.02) | {"per_slice": scores},
+            "lr": 2e-3,
+            "lr_sweep": [
+                {"lr": lr, "bits_per_byte": 2.2 + shift + abs(math.log2(lr / 2e-3)) * 0.1} for lr in (1e-3, 2e-3, 4e-3)
+            ],
+            "step_ms": step_ms,
+            "tokens_per_second": 8192 / step_ms * 1000,
+            "prefill_tokens_per_second": 9000 if who == "dense" else 6100,
+            "decode_tokens_per_second": 310 if who == "dense" else 214,
+            "peak_memory_bytes": 720_000_000 if who == "dense" else 910_000_000,
+            "train_seconds": 320 * step_ms / 1000,
+            "flops": 320 * 8192 * 2.3e7,
+            "checkpoint_bytes": total * 4,
+            "curve": curve,
+            "probes": {"arithmetic": 0.42 if who == "moe" else 0.35, "lists": 0.61, "facts": 0.2},
+        }
+    return models
 
 
 def row(rng: random.Random, experts: int, s: int, layer: int) -> list[float]:

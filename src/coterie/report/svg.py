@@ -87,7 +87,7 @@ def inline(figure: Figure, name: str, alt: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
-    text = re.sub(r"font: ([^']*)'[^\"]*(\"|;)", r"font: \1var(--sans)\2", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'((?:url\(|href=")#)', rf"\1{name}-", text)
     width, height = (72 * inches for inches in figure.get_size_inches())

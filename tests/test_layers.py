@@ -1,0 +1,140 @@
+"""The layer table of docs/architecture.md, enforced by reading every import; light layers must stay light."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "coterie"
+LAYERS = {
+    "config": 0,
+    "text": 1,
+    "plan": 1,
+    "data": 2,
+    "report": 2,
+    "nn": 3,
+    "families": 4,
+    "weights": 5,
+    "train": 6,
+    "infer": 6,
+    "evaluate": 7,
+    "recipes": 8,
+    "cli": 9,
+}
+LIGHT = [name for name, layer in LAYERS.items() if layer <= 2]
+HEAVY = {"torch", "transformers"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Dotted name below `coterie` and path of every module."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every imported dotted name (`from a import b` is `a.b`), and whether it runs when the module is imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    lazy = {
+        id(inner)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_typing_only(outer)
+        for inner in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) not in lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports absolutely"
+            yield from ((f"{node.module}.{alias.name}", id(node) not in lazy) for alias in node.names)
+
+
+def is_typing_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def package_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+def upward(module: str, imported: str) -> bool:
+    """Whether `module` (below coterie) may not import `coterie.<imported>`: a sibling or a higher layer."""
+    here, there = package_of(module), package_of(imported)
+    return here != there and LAYERS[there] >= LAYERS[here]
+
+
+def test_every_package_is_in_the_table():
+    found = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert found == set(LAYERS)
+
+
+def test_the_table_is_the_documented_one():
+    rows = re.findall(r"^\| (\d+)(\*?) \| `(\w+)` \|", (ROOT / "docs/architecture.md").read_text(), flags=re.MULTILINE)
+    assert {name: int(layer) for layer, _, name in rows} == LAYERS
+    assert [name for _, star, name in rows if star] == LIGHT
+
+
+def test_imports_go_down():
+    wrong = []
+    for module, path in modules():
+        if module in ("", "__main__"):  # the package's own face: names its members lazily (checked below)
+            continue
+        for name, _ in imports(path):
+            if name.startswith("coterie."):
+                target = name.removeprefix("coterie.")
+                if package_of(target) in LAYERS and upward(module, target):
+                    wrong.append(f"{module} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_rule_itself():
+    assert upward("plan.counts", "text.tokenizer")  # a sibling
+    assert upward("nn.moe", "train.loop")  # a higher layer
+    assert not upward("nn.moe", "nn.router") and not upward("nn.moe", "config.model")
+
+
+def test_light_layers_never_name_a_heavy_library():
+    wrong = [
+        f"{module} imports {name}"
+        for module, path in modules()
+        if package_of(module) in LIGHT
+        for name, _ in imports(path)
+        if package_of(name) in HEAVY
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_import_cycle():
+    """Among imports that run when a module is imported; a cycle through a function body cannot hang an import."""
+    paths = {f"coterie.{module}".rstrip("."): path for module, path in modules()}
+    graph = {}
+    for module, path in paths.items():
+        named = {name if name in paths else name.rpartition(".")[0] for name, now in imports(path) if now}
+        graph[module] = sorted(named & set(paths))
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"import cycle: {' -> '.join([*trail[trail.index(name) :], name])}"
+        if name not in done:
+            for target in graph[name]:
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("package", LIGHT)
+def test_importing_a_light_layer_loads_nothing_heavy(package):
+    heavy = [*HEAVY, "matplotlib", "datasets", "scipy"]
+    code = f"import sys, coterie.{package}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,51 @@
+"""The command line answers `--help` at once: neither torch nor transformers is loaded for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "src/coterie/cli/main.py").exists(), reason="src/coterie/cli/main.py is missing: no command line yet"
+)
+
+HELP = """
+import sys
+sys.argv = ["coterie", "--help"]
+from coterie.cli.main import main
+try:
+    main()
+except SystemExit as done:
+    assert not done.code, done.code
+print([m for m in ("torch", "transformers", "matplotlib", "datasets") if m in sys.modules], file=sys.stderr)
+"""
+
+
+def run_help() -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=False)
+
+
+def test_help_loads_nothing_heavy():
+    done = run_help()
+    assert done.returncode == 0, done.stderr
+    assert "quickstart" in done.stdout
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_help_is_fast():
+    command = Path(sys.executable).with_name("coterie")
+    assert os.access(command, os.X_OK), f"{command} is missing: install the package with pip install -e ."
+    times = []
+    for _ in range(15):  # the best of several: other programs share the machine
+        start = time.perf_counter()
+        subprocess.run([command, "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+        if min(times) < 0.3:
+            return
+    raise AssertionError(f"coterie --help takes {min(times):.2f} s at best; 0.3 s is the limit")
