@@ -22,8 +22,8 @@ JSONL = frozenset({".jsonl", ".ndjson"})
 PARQUET = frozenset({".parquet"})
 PROSE = frozenset({"", ".txt", ".md", ".markdown", ".rst"})
 CODE = frozenset(
-    ".py .pyi .c .h .cc .cpp .hpp .cu .rs .go .java .kt .js .ts .jsx .tsx .rb .php .sh .sql .html .css .json .yaml .toml "
-    ".xml .tex .lua .r .jl .hs .ml .scala .swift .cs .pl .f90 .ipynb".split()
+    ".py .pyi .c .h .cc .cpp .hpp .cu .rs .go .java .kt .js .ts .jsx .tsx .rb .php .sh .sql .html .css .json .yaml "
+    ".toml .xml .tex .lua .r .jl .hs .ml .scala .swift .cs .pl .f90 .ipynb".split()
 )
 PRIMER_BYTES = 14_000_000  # the generated slices have no end, so the primer always has a limit
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "CVS"})
