@@ -1,4 +1,4 @@
-"""What every test shares: no network, no writes beside the temporary directory, one hypothesis profile."""
+"""What every test shares: Hugging Face libraries offline, and one hypothesis profile."""
 
 from __future__ import annotations
 

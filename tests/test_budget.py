@@ -176,6 +176,17 @@ def test_nothing_unsafe_is_reachable():
     assert not found, "\n".join(found)
 
 
+def test_documents_name_files_that_exist():
+    missing = []
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        text = document.read_text(encoding="utf-8")
+        links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text)
+        missing += [f"{document.name}: {t}" for t in links if not (document.parent / t).exists()]
+        named = re.findall(r"`((?:src|tests|docs|bench|configs|\.ci)/[\w./-]*)`", text)
+        missing += [f"{document.name}: {t}" for t in named if not (ROOT / t).exists()]
+    assert not missing, "\n".join(missing)
+
+
 def test_shipped_configurations_parse():
     paths = sorted((ROOT / "configs").glob("**/*.yaml"))
     assert paths, "configs/ holds no YAML file"

@@ -1,0 +1,69 @@
+# make demo: set up .venv and compare a mixture of experts with its dense twin. make test: set up and test.
+# MINUTES=N scales the demo, ARGS="..." passes options on, PYTHON=python3.12 chooses the interpreter.
+# PIP_TORCH is what pip installs as torch: another version, "torch==2.13.0 --index-url URL" for another build
+# (https://download.pytorch.org/whl/cpu is the small one for Linux without a GPU), or empty to use the interpreter's own.
+
+PYTHON ?= python3
+PIP_TORCH ?= torch==2.13.0
+MINUTES ?=
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TYPED := config text plan data report nn families weights
+SOURCES := src tests bench
+GPU_BENCHES := $(wildcard bench/gpu_*.py)
+BENCHES := $(filter-out bench/common.py $(GPU_BENCHES),$(wildcard bench/*.py))
+
+.PHONY: demo test test-all test-gpu bench bench-gpu check clean
+
+demo: .venv/installed
+	$(BIN)/coterie quickstart $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest -m "not slow and not gpu and not net" $(ARGS)
+
+test-all: .venv/installed-test
+	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+test-gpu: .venv/installed-test
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench: .venv/installed-test
+	set -e; for file in $(BENCHES); do $(BIN)/python $$file $(ARGS); done
+
+bench-gpu: .venv/installed-test
+	@test -n "$(GPU_BENCHES)" || { echo "make bench-gpu: there is no bench/gpu_*.py yet" >&2; exit 1; }
+	set -e; for file in $(GPU_BENCHES); do $(BIN)/python $$file $(ARGS); done
+
+check: .venv/installed-dev
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(TYPED:%=src/coterie/%)
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_budget.py
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Each stamp is one pip call: with the stamps in place and nothing changed, no target installs anything.
+# torch is named before the rest and left out of the constraints, so that PIP_TORCH alone decides it.
+.venv/torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is missing or older than Python 3.11; name a newer one with PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(if $(strip $(PIP_TORCH)),,--system-site-packages) .venv
+	$(if $(strip $(PIP_TORCH)),$(PIP) $(PIP_TORCH),$(BIN)/python -c "import torch")
+	@touch $@
+
+.venv/constraints.txt: constraints.txt .venv/torch
+	@grep -v '^torch==' $< > $@
+
+.venv/installed: .venv/constraints.txt pyproject.toml
+	$(PIP) -c $< -e .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(PIP) -c .venv/constraints.txt -e ".[test]"
+	@touch $@
+
+.venv/installed-dev: .venv/installed-test
+	$(PIP) -c .venv/constraints.txt -e ".[test,dev]"
+	@touch $@
