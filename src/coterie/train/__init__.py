@@ -1,1 +1,38 @@
+"""Layer 6: one training loop for every objective, its optimisers, schedules and callbacks."""
 
+from coterie.train.batch import Batch, collate
+from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress, Record, StopAfter, read_records
+from coterie.train.loop import Batches, Trainer
+from coterie.train.objectives import Objective, cross_entropy
+from coterie.train.optim import Muon, Optimiser, build_optimiser, parameter_roles
+from coterie.train.precision import choose_device, choose_dtype
+from coterie.train.saving import SaveCheckpoint, resume
+from coterie.train.schedule import multiplier
+from coterie.train.track import Track
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "Callback",
+    "Evaluate",
+    "Interrupts",
+    "JsonlLog",
+    "Muon",
+    "Objective",
+    "Optimiser",
+    "Progress",
+    "Record",
+    "SaveCheckpoint",
+    "StopAfter",
+    "Track",
+    "Trainer",
+    "build_optimiser",
+    "choose_device",
+    "choose_dtype",
+    "collate",
+    "cross_entropy",
+    "multiplier",
+    "parameter_roles",
+    "read_records",
+    "resume",
+]

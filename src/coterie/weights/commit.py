@@ -133,7 +133,7 @@ def remove_directory(path: Path) -> None:
 
 
 def clean_stale(parent: Path) -> None:
-    """Remove what killed processes left in `parent`; a directory set aside for a replacement that never came returns."""
+    """Remove what killed processes left in `parent`; one set aside for a replacement that never came returns."""
     for path in sorted(Path(parent).iterdir()):
         match = _LEFTOVER.fullmatch(path.name)
         if match is None or not path.is_dir() or psutil.pid_exists(int(match["pid"])):

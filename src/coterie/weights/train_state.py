@@ -47,7 +47,9 @@ def read_train_state(directory: Path) -> TrainState:
     """
     folder = Path(directory) / FOLDER
     if not folder.is_dir():
-        raise CheckpointError(f"{directory}: has no '{FOLDER}' folder, so training cannot go on from it; start a new run")
+        raise CheckpointError(
+            f"{directory}: has no '{FOLDER}' folder, so training cannot go on from it; start a new run"
+        )
     try:
         content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         progress, callbacks = content["progress"], content["callbacks"]

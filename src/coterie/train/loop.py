@@ -1,0 +1,278 @@
+"""The one training loop. It knows neither the method (an objective) nor what happens around it (callbacks).
+
+Sums, then one division: every micro-batch contributes `objective sum / weight of the whole step`, so that gradient
+accumulation, padding and the number of processes cannot change a step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coterie.config.errors import CheckpointError, TrainingError
+from coterie.data.rows import Row
+from coterie.nn.logprobs import token_logprobs
+from coterie.train.batch import Batch, collate
+from coterie.train.callbacks import Callback, Record
+from coterie.train.objectives import Objective
+from coterie.train.optim import Optimiser
+from coterie.weights.train_state import TrainState
+
+Batches = Callable[[int], Iterator[list[Row]]]
+"""Given a sample number: the rows of each micro-batch from there on (`data.order.read_batches`). Called again on
+resume, so that one integer is the run's place in its data."""
+
+
+def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
+    """Sum each tensor over all processes in place; with one process, nothing."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+
+
+class Trainer:
+    """Steps a model over rows.
+
+    `model(ids_T, layout, balance_tokens=n) -> h_TD` with `head_weight`; its `after_step()` and `training_buffers()` are
+    used where it has them. `schedule(step)` is the factor on `lr` of step 0, 1, ... One step takes `accumulate`
+    micro-batches. `bytes_per_token` turns nats per token into bits per byte; `flops_per_token` is forward and backward.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        objective: Objective,
+        optimiser: Optimiser,
+        schedule: Callable[[int], float],
+        callbacks: Sequence[Callback] = (),
+        *,
+        steps: int,
+        lr: float,
+        accumulate: int = 1,
+        clip_norm: float | None = 1.0,
+        seed: int = 0,
+        bytes_per_token: float | None = None,
+        flops_per_token: float = 0.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.model = model
+        self.batches = batches
+        self.objective = objective
+        self.optimiser = optimiser
+        self.schedule = schedule
+        self.callbacks = list(callbacks)
+        self.steps = steps
+        self.lr = lr
+        self.accumulate = accumulate
+        self.clip_norm = clip_norm
+        self.seed = seed
+        self.bytes_per_token = bytes_per_token
+        self.flops_per_token = flops_per_token
+        self.device = torch.device(device)
+        self.step_count = 0
+        self.tokens = 0
+        self.next_sample = 0
+        self.seconds = 0.0
+        self.stop_reason: str | None = None
+        self.last_checkpoint: str | None = None
+        self._reader: Iterator[list[Row]] | None = None
+        torch.manual_seed(seed)
+
+    def stop(self, reason: str) -> None:
+        """Ask `run` to end after the current step."""
+        self.stop_reason = self.stop_reason or reason
+
+    def publish(self, record: Record) -> None:
+        """Hand a record of measurements to every callback."""
+        for callback in self.callbacks:
+            callback.on_record(self, record)
+
+    def run(self) -> str:
+        """Step until the budget or a `stop`; returns why it ended (`finished` or the reason given)."""
+        error: BaseException | None = None
+        try:
+            for callback in self.callbacks:
+                callback.on_start(self)
+            while self.step_count < self.steps and self.stop_reason is None:
+                self.publish(self.step())
+                for callback in self.callbacks:
+                    callback.after_step(self)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._end(error)
+        return self.stop_reason or "finished"
+
+    def step(self) -> Record:
+        """One optimiser step; returns its record (`train.callbacks.TRAIN_FIELDS`).
+
+        Errors: `TrainingError` when the loss or a gradient is not finite; the weights are then as before the step.
+        """
+        started = time.perf_counter()
+        batches = self._fetch()
+        weight, num_valid, num_rows = self._global_counts(batches)
+        loss, metrics = self._accumulate(batches, weight, num_valid)
+        norm = self._reduce_and_clip()
+        self._require_finite(loss, norm)
+        lr = self.lr * self.schedule(self.step_count)
+        self.optimiser.step(lr)
+        after_step = getattr(self.model, "after_step", None)
+        balance = after_step() if after_step else {}
+        self.step_count += 1
+        self.tokens += num_valid
+        self.next_sample += num_rows
+        took = time.perf_counter() - started
+        self.seconds += took
+        return self._record(float(loss), float(norm), lr, num_valid / took, {**balance, **metrics})
+
+    def state(self) -> TrainState:
+        """Everything a resumed run needs beside the model's own files."""
+        tensors = {f"optimiser.{name}": value for name, value in self.optimiser.state_tensors().items()}
+        tensors |= {f"buffer.{name}": value for name, value in self._buffers().items()}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        progress = {
+            "step": self.step_count,
+            "tokens": self.tokens,
+            "next_sample": self.next_sample,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+        states = {type(callback).__name__: callback.state_dict() for callback in self.callbacks}
+        return TrainState(progress, tensors, {name: state for name, state in states.items() if state})
+
+    def load_state(self, state: TrainState) -> None:
+        """Take over `state`; the model's own weights are loaded by the caller.
+
+        Errors: `CheckpointError` for the state of another seed, model or optimiser.
+        """
+        progress = state.progress
+        if progress["seed"] != self.seed:
+            raise CheckpointError(
+                f"the checkpoint was trained with seed {progress['seed']}, this run has {self.seed}; use the same seed"
+            )
+        groups: dict[str, dict[str, Tensor]] = {"optimiser": {}, "buffer": {}, "rng": {}}
+        for name, value in state.tensors.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = value
+        self.optimiser.load_state_tensors(groups["optimiser"])
+        buffers = self._buffers()
+        if buffers.keys() != groups["buffer"].keys():
+            odd = sorted(buffers.keys() ^ groups["buffer"].keys())[0]
+            raise CheckpointError(f"the checkpoint and the model differ in the buffer '{odd}'; resume the same model")
+        for name, buffer in buffers.items():
+            buffer.copy_(groups["buffer"][name])
+        torch.set_rng_state(groups["rng"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in groups["rng"]:
+            torch.cuda.set_rng_state(groups["rng"]["cuda"], self.device)
+        self._reader = None
+        self.step_count, self.tokens = progress["step"], progress["tokens"]
+        self.next_sample, self.seconds = progress["next_sample"], progress["seconds"]
+        for callback in self.callbacks:
+            if type(callback).__name__ in state.callbacks:
+                callback.load_state_dict(state.callbacks[type(callback).__name__])
+
+    def _end(self, error: BaseException | None) -> None:
+        """Tell every callback; the first that fails is raised after all were told, unless an error is under way."""
+        first: Exception | None = None
+        for callback in self.callbacks:
+            try:
+                callback.on_end(self, error)
+            except Exception as raised:
+                first = first or raised
+        if first is not None and error is None:
+            raise first
+
+    def _buffers(self) -> dict[str, Tensor]:
+        training_buffers = getattr(self.model, "training_buffers", None)
+        return training_buffers() if training_buffers else {}
+
+    def _fetch(self) -> list[Batch]:
+        """All micro-batches of the step, so that its tokens are counted before any of it runs."""
+        if self._reader is None:
+            self._reader = self.batches(self.next_sample)
+        batches = [collate(rows, self.device) for rows in itertools.islice(self._reader, self.accumulate)]
+        if len(batches) < self.accumulate:
+            raise TrainingError(
+                f"step {self.step_count + 1}: the data ends at sample {self.next_sample}; give more data or fewer steps"
+            )
+        return batches
+
+    def _global_counts(self, batches: list[Batch]) -> tuple[float, int, int]:
+        """Token weight, valid tokens and rows of the step over all processes."""
+        mine = [(batch.weight, batch.num_valid, batch.num_rows) for batch in batches]
+        counts = torch.tensor(mine, dtype=torch.float64).sum(0)
+        all_reduce_sum([counts])
+        weight, num_valid, num_rows = counts.tolist()
+        if weight <= 0:
+            raise TrainingError(
+                f"step {self.step_count + 1}: no token has a positive weight (samples {self.next_sample} on); "
+                "look at the rows with `coterie data lint`"
+            )
+        return weight, int(num_valid), int(num_rows)
+
+    def _accumulate(self, batches: list[Batch], weight: float, num_valid: int) -> tuple[Tensor, dict[str, float]]:
+        """Forward and backward of each micro-batch; the mean loss and metrics of the step."""
+        self.model.train()
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        sums: dict[str, Tensor] = {}
+        for batch in batches:
+            h_TD = self.model(batch.ids_T, batch.layout, balance_tokens=float(num_valid))
+            logp_T = token_logprobs(h_TD, self.model.head_weight, batch.targets_T)  # type: ignore[arg-type]
+            total, metrics = self.objective(logp_T, batch)
+            (total / weight).backward()
+            loss += total.detach()
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value.detach()
+        all_reduce_sum([loss, *sums.values()])
+        return loss / weight, {name: float(value) / weight for name, value in sums.items()}
+
+    def _reduce_and_clip(self) -> Tensor:
+        """Global gradient norm before clipping."""
+        parameters = list(self.optimiser.parameters.values())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        all_reduce_sum(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        return norm
+
+    def _require_finite(self, loss: Tensor, norm: Tensor) -> None:
+        """One look at the device for both; a NaN in any gradient makes the norm NaN."""
+        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            return
+        self.optimiser.zero_grad()
+        what = "loss" if not math.isfinite(float(loss)) else "gradient"
+        last = f"; the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else ""
+        raise TrainingError(
+            f"step {self.step_count + 1}: the {what} is not finite, so no update was made; "
+            f"try a smaller optimiser.lr or a longer warmup{last}"
+        )
+
+    def _record(self, loss: float, norm: float, lr: float, speed: float, more: dict[str, float]) -> Record:
+        per_byte = loss / math.log(2) / self.bytes_per_token if self.bytes_per_token else None
+        record: dict[str, Any] = {
+            "kind": "train",
+            "step": self.step_count,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "flops": self.flops_per_token * self.tokens,
+            "loss": loss,
+            "bits_per_byte": per_byte,
+            "lr": lr,
+            "grad_norm": norm,
+            "tokens_per_second": speed,
+            "eta_s": self.seconds / self.step_count * (self.steps - self.step_count),
+        }
+        return record | more

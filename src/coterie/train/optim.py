@@ -1,0 +1,219 @@
+"""Optimisers: parameters grouped by role, AdamW from PyTorch, Muon of our own, state as a flat dictionary of tensors.
+
+E experts, M and N the sides of a matrix, B matrices orthogonalised together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from coterie.config.errors import CheckpointError
+from coterie.config.run import OptimiserConfig
+from coterie.nn.experts import ExpertLinear
+from coterie.nn.router import Router
+
+Role = Literal["matrix", "embedding", "head", "router", "vector"]
+
+# Quintic of Keller Jordan's Muon: drives all singular values towards 1 in five steps, to within about 0.3.
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+
+
+def parameter_roles(model: nn.Module) -> dict[str, Role]:
+    """Role of every trainable parameter by its module: expert weights are `matrix`, norms and all biases `vector`.
+
+    A tied embedding is `embedding`.
+    """
+    head = getattr(model, "head_weight", None)
+    roles: dict[str, Role] = {}
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for local, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                name = f"{prefix}.{local}" if prefix else local
+                roles[name] = _role(module, local, parameter, head)
+    return roles
+
+
+def _role(module: nn.Module, local: str, parameter: Tensor, head: Tensor | None) -> Role:
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if local == "bias" or parameter.ndim < 2:
+        return "vector"
+    if isinstance(module, Router):
+        return "router"
+    return "head" if parameter is head else "matrix"
+
+
+class Optimiser:
+    """One or two PyTorch optimisers over a model's named parameters, stepped together at one learning rate."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer], names: Mapping[str, nn.Parameter]) -> None:
+        self.parts = parts
+        self.parameters = dict(names)
+        self._part_of = {id(p): part for part in parts for group in part.param_groups for p in group["params"]}
+
+    def step(self, lr: float) -> None:
+        """Apply the gradients at learning rate `lr`, then drop them."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """`{"exp_avg.blocks.0...": tensor}`: every state tensor under its kind and its parameter's name."""
+        return {
+            f"{kind}.{name}": value
+            for name, parameter in self.parameters.items()
+            for kind, value in self._state_of(parameter).items()
+        }
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state_tensors` gave.
+
+        Errors: `CheckpointError` naming a state of an unknown parameter, of another shape or of another optimiser.
+        """
+        for key, value in tensors.items():
+            kind, _, name = key.partition(".")
+            parameter = self.parameters.get(name)
+            if parameter is None:
+                raise CheckpointError(
+                    f"optimiser state '{key}': the model has no such parameter; resume the same model"
+                )
+            if kind not in _STATE_KINDS[type(self._part_of[id(parameter)])]:
+                raise CheckpointError(
+                    f"optimiser state '{key}': comes from another optimiser; resume with the same one"
+                )
+            if kind != "step" and value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"optimiser state '{key}': shape {tuple(value.shape)}, the model has {tuple(parameter.shape)}"
+                )
+            # A copy, because the optimiser updates its state in place and the caller's tensors are not ours.
+            self._state_of(parameter)[kind] = value.to(parameter.device, copy=True)
+
+    def _state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
+        return self._part_of[id(parameter)].state[parameter]
+
+
+def build_optimiser(model: nn.Module, config: OptimiserConfig, muon_dtype: torch.dtype = torch.float32) -> Optimiser:
+    """The optimiser of `config` over the trainable parameters of `model`.
+
+    `muon_dtype` is the dtype of Newton-Schulz products (bfloat16 where products in it are fast). AdamW runs fused: on
+    CPU that is four to six times faster than the other two forms (10 ms against 40 for 15 M parameters).
+    """
+    roles = parameter_roles(model)
+    parameters = {name: p for name, p in model.named_parameters() if name in roles}
+    decaying = {"matrix", "head", "router"} | ({"embedding"} if config.decay_embeddings else set())
+    by_muon = [name for name in parameters if config.name == "muon" and roles[name] == "matrix"]
+    by_adam = [name for name in parameters if name not in set(by_muon)]
+    groups = [
+        {"params": [parameters[n] for n in by_adam if (roles[n] in decaying) == decays], "weight_decay": decay}
+        for decays, decay in ((True, config.weight_decay), (False, 0.0))
+    ]
+    groups = [group for group in groups if group["params"]]
+    parts: list[torch.optim.Optimizer] = []
+    if groups:
+        parts.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True))
+    if by_muon:
+        fused = {
+            id(m.weight) for n, m in model.named_modules() if isinstance(m, ExpertLinear) and n.endswith("gate_up")
+        }
+        halves = [
+            {"params": [parameters[n] for n in by_muon if (id(parameters[n]) in fused) == split], "pieces": 1 + split}
+            for split in (False, True)
+        ]
+        parts.append(
+            Muon(
+                [group for group in halves if group["params"]],
+                lr=config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                steps=config.newton_schulz_steps,
+                dtype=muon_dtype,
+            )
+        )
+    return Optimiser(parts, parameters)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised per matrix; decoupled weight decay. Takes `(M, N)` and `(E, M, N)` parameters.
+
+    `pieces` of a group: matrices stacked along M in one parameter (gate and up), each orthogonalised on its own. The
+    update has the root mean square of AdamW's (0.2, Moonlight, arXiv 2502.16982), so AdamW's learning rate serves.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+        steps: int = 5,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "steps": steps,
+            "dtype": dtype,
+            "pieces": 1,
+        }
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.ndim not in (2, 3) or parameter.shape[-2] % group["pieces"]:
+                    raise ValueError(
+                        f"Muon takes (M, N) or (E, M, N) in {group['pieces']} piece(s), got {parameter.shape}"
+                    )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        if closure is not None:
+            raise ValueError("Muon takes no closure")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+
+    def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].lerp_(grad, 1 - group["momentum"])
+        direction = grad.lerp(momentum, group["momentum"])  # Nesterov
+        rows, columns = parameter.shape[-2] // group["pieces"], parameter.shape[-1]
+        matrices_BMN = direction.reshape(-1, rows, columns)  # (E, 2F, D) in two pieces is (2E, F, D): halves stay whole
+        update_BMN = orthogonalise(matrices_BMN, group["steps"], group["dtype"])
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        scale = 0.2 * math.sqrt(max(rows, columns))
+        parameter.add_(update_BMN.reshape(parameter.shape).to(parameter.dtype), alpha=-group["lr"] * scale)
+
+
+def orthogonalise(x_BMN: Tensor, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Each matrix with its singular values moved near 1 (Newton-Schulz); a zero matrix stays zero."""
+    wide = x_BMN.shape[1] <= x_BMN.shape[2]
+    x = x_BMN if wide else x_BMN.mT
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-20)).to(dtype)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
+    return x if wide else x.mT
+
+
+_STATE_KINDS: dict[type, frozenset[str]] = {
+    torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    Muon: frozenset({"momentum"}),
+}

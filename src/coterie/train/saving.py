@@ -1,0 +1,130 @@
+"""Checkpoints of a run: when they are written, what survives, and how a run goes on from one."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from coterie.config.errors import CheckpointError, TrainingError
+from coterie.train.callbacks import Callback
+from coterie.weights.commit import (
+    clean_stale,
+    commit_directory,
+    newest_valid,
+    remove_directory,
+    step_directories,
+    step_path,
+)
+from coterie.weights.train_state import read_train_state, state_bytes, write_train_state
+
+if TYPE_CHECKING:
+    from coterie.train.loop import Trainer
+
+_log = logging.getLogger("coterie")
+_SPARE_BYTES = 1 << 20  # tokenizer, config, manifest and file system overhead
+
+
+class SaveCheckpoint(Callback):
+    """Commits `run_dir/step-NNNNNN` every `every` steps (0: only at the end) and at a clean end; keeps `keep`.
+
+    `write_model(directory)` writes the model's files; `extra(trainer)` gives manifest entries. A save that fails is
+    reported in one line and the run goes on with the last good checkpoint whole; if the save at the end fails, the run
+    ends with `TrainingError`.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        write_model: Callable[[Path], None],
+        every: int,
+        keep: int = 2,
+        extra: Callable[[Trainer], Mapping[str, Any]] | None = None,
+    ) -> None:
+        if keep < 1:
+            raise ValueError(f"keep {keep}: at least one checkpoint must be kept")
+        self.run_dir = Path(run_dir)
+        self.write_model = write_model
+        self.every = every
+        self.keep = keep
+        self.extra = extra
+        self._saved_at = -1
+
+    def on_start(self, trainer: Trainer) -> None:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        clean_stale(self.run_dir)
+        self._saved_at = trainer.step_count if trainer.last_checkpoint else -1
+
+    def after_step(self, trainer: Trainer) -> None:
+        if self.every > 0 and trainer.step_count % self.every == 0:
+            problem = self._save(trainer)
+            if problem:
+                _log.warning("WARNING: %s; training goes on", problem)
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        if error is not None or self._saved_at == trainer.step_count:
+            return
+        problem = self._save(trainer)
+        if problem:
+            raise TrainingError(problem)
+
+    def _save(self, trainer: Trainer) -> str | None:
+        """Commit a checkpoint; what went wrong in one line, or None."""
+        path = step_path(self.run_dir, trainer.step_count)
+        state = trainer.state()
+        needed = state_bytes(state.tensors) + state_bytes(dict(trainer.model.named_parameters())) + _SPARE_BYTES
+
+        def write(directory: Path) -> None:
+            self.write_model(directory)
+            write_train_state(directory, state)
+
+        manifest = {"step": trainer.step_count, "tokens": trainer.tokens, **(self.extra(trainer) if self.extra else {})}
+        last = f"the last good checkpoint: {trainer.last_checkpoint or 'none yet'}"
+        free = shutil.disk_usage(self.run_dir).free
+        if free < needed:
+            return f"{path}: not saved, {needed >> 20} MiB are needed and {free >> 20} MiB free; make room; {last}"
+        try:
+            commit_directory(path, write, manifest)
+        except CheckpointError as error:
+            return f"{error}; {last}"
+        self._saved_at = trainer.step_count
+        trainer.last_checkpoint = str(path)
+        for _, old in step_directories(self.run_dir)[: -self.keep]:
+            if old != path:
+                remove_directory(old)
+        for callback in trainer.callbacks:
+            callback.on_save(trainer, path)
+        return None
+
+
+def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) -> Path | None:
+    """Set `trainer` to the newest checkpoint of `run_dir` that verifies; its path, or None for a fresh start.
+
+    `load_model(directory)` loads the weights into the trainer's model. Bit-exact on CPU at the same thread count and
+    PyTorch version; a warning says when they differ. Checkpoints that do not verify are set aside for good: the run
+    writes those steps again.
+    """
+    run_dir = Path(run_dir)
+    if run_dir.is_dir():
+        clean_stale(run_dir)
+    path = newest_valid(run_dir)
+    if path is None:
+        return None
+    state = read_train_state(path)
+    load_model(path)
+    trainer.load_state(state)
+    trainer.last_checkpoint = str(path)
+    for step, damaged in step_directories(run_dir):
+        if step > trainer.step_count:
+            remove_directory(damaged)
+    for name, now in (("threads", torch.get_num_threads()), ("torch", torch.__version__)):
+        if state.progress[name] != now:
+            _log.warning(
+                "WARNING: %s was trained with %s %s, now %s: results may differ in the last digits",
+                path, name, state.progress[name], now,
+            )  # fmt: skip
+    return path

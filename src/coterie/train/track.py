@@ -1,0 +1,58 @@
+"""Optional mirrors of the record stream: TensorBoard and Weights & Biases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from coterie.config.errors import ConfigError
+from coterie.train.callbacks import Callback, Record
+
+if TYPE_CHECKING:
+    from coterie.train.loop import Trainer
+
+
+class Track(Callback):
+    """Sends every numeric field of every record, by step, to `kind`, with files below `run_dir`.
+
+    Errors: `ConfigError` at once when the package is not installed.
+    """
+
+    def __init__(self, kind: Literal["tensorboard", "wandb"], run_dir: Path) -> None:
+        self.kind = kind
+        self.run_dir = Path(run_dir)
+        self._writer: Any = None
+        try:
+            if kind == "tensorboard":
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._open = lambda step: SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=step + 1)
+            else:
+                import wandb
+
+                self._open = lambda step: wandb.init(
+                    project="coterie", dir=str(self.run_dir), id=self.run_dir.name, resume="allow"
+                )
+        except ImportError:
+            raise ConfigError(
+                f"track={kind}: the package is not installed; run `pip install 'coterie[track]'` or use track=none"
+            ) from None
+
+    def on_start(self, trainer: Trainer) -> None:
+        self._writer = self._open(trainer.step_count)
+
+    def on_record(self, trainer: Trainer, record: Record) -> None:
+        values = {
+            f"{record['kind']}/{name}": value
+            for name, value in record.items()
+            if name != "step" and isinstance(value, int | float)
+        }
+        if self.kind == "wandb":
+            self._writer.log(values, step=record["step"])
+            return
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, record["step"])
+
+    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        if self._writer is not None:
+            (self._writer.finish if self.kind == "wandb" else self._writer.close)()

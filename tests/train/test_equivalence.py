@@ -1,0 +1,253 @@
+"""Runs that must agree, compared step by step: accumulated, resumed, killed, packed and padded."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from coterie.data.rows import Row
+from coterie.families import config_from_hf
+from coterie.nn.transformer import Transformer
+from coterie.train import Callback, Interrupts, JsonlLog, SaveCheckpoint, Trainer, read_records, resume
+from coterie.weights.checkpoint import load_state_into, write_model_files
+from coterie.weights.commit import RunLock, step_path
+from tests.train.support import STEPS, VOCAB, Keep, load_model, make_row, make_trainer, write_model
+
+REPO = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_same_run(first: Keep, second: Keep, tolerance: float) -> None:
+    assert len(first.losses) == len(second.losses) == len(first.weights) == STEPS
+    for step, (a, b) in enumerate(zip(first.weights, second.weights, strict=True)):
+        assert abs(first.losses[step] - second.losses[step]) <= tolerance, f"loss of step {step}"
+        for name in a:
+            gap = (a[name] - b[name]).abs().max().item()
+            assert gap <= tolerance, f"{name} after step {step}: {gap}"
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.parametrize(("batch_rows", "accumulate"), [(1, 4), (2, 2)])
+def test_accumulation_does_not_change_a_step(optimiser, batch_rows, accumulate):
+    whole, parts = Keep(), Keep()
+    make_trainer(whole, batch_rows=4, optimiser=optimiser).run()
+    make_trainer(parts, batch_rows=batch_rows, accumulate=accumulate, optimiser=optimiser).run()
+    assert_same_run(whole, parts, 1e-5)
+    for a, b in zip(whole.records, parts.records, strict=True):
+        for name in ("tokens", "dead_experts", "worst_overload"):
+            assert a[name] == b[name]
+    assert whole.losses[0] - whole.losses[-1] > 0.2  # it learns, so agreement is not that of a standstill
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_resumed_run_is_bit_exact(tmp_path, optimiser):
+    whole = Keep()
+    trainer = make_trainer(whole, optimiser=optimiser)
+    trainer.run()
+
+    first = make_trainer(optimiser=optimiser)
+    first.callbacks = [SaveCheckpoint(tmp_path, write_model(first.model), every=6)]
+    while first.step_count < 6:
+        first.step()
+    first.callbacks[0].after_step(first)
+
+    rest = Keep()
+    second = make_trainer(rest, optimiser=optimiser)
+    for parameter in second.model.parameters():
+        parameter.data.fill_(9.0)  # nothing may survive from the fresh model
+    assert resume(second, tmp_path, load_model(second.model)) == step_path(tmp_path, 6)
+    assert (second.step_count, second.next_sample) == (6, 24)
+    second.run()
+    assert rest.losses == whole.losses[6:]
+    for ours, theirs in zip(rest.weights, whole.weights[6:], strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, theirs = second.state(), trainer.state()
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    assert all(torch.equal(ours.tensors[name], value) for name, value in theirs.tensors.items())
+    assert {**ours.progress, "seconds": 0} == {**theirs.progress, "seconds": 0}
+
+
+def test_leaving_any_group_of_the_state_out_would_be_seen(tmp_path):
+    """The proof that the test above can fail: a resume without optimiser, or without router statistics, diverges."""
+    for group in ("optimiser.", "buffer."):
+        whole = Keep()
+        make_trainer(whole).run()
+        first = make_trainer()
+        while first.step_count < 6:
+            first.step()
+        state = first.state()
+        for name in state.tensors:
+            if name.startswith("buffer.") and group == "buffer.":
+                state.tensors[name] = torch.full_like(state.tensors[name], 1 / 6)
+        if group == "optimiser.":
+            state.tensors = {name: value for name, value in state.tensors.items() if not name.startswith(group)}
+        rest = Keep()
+        second = make_trainer(rest)
+        second.model.load_state_dict(first.model.state_dict())
+        second.load_state(state)
+        second.run()
+        assert rest.losses != whole.losses[6:], group
+
+
+def test_a_resume_from_the_published_layout_is_bit_exact(tmp_path):
+    """The same through the Hugging Face directory of a mixture-of-experts family."""
+    config = config_from_hf(
+        {
+            "model_type": "qwen3_moe",
+            "vocab_size": VOCAB,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "moe_intermediate_size": 8,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "router_aux_loss_coef": 0.02,
+            "max_position_embeddings": 64,
+            "initializer_range": 0.2,
+        }
+    )
+
+    def model_of(seed: int) -> Transformer:
+        model = Transformer(config)
+        model.initialise(seed)
+        return model
+
+    whole, rest = Keep(), Keep()
+    make_trainer(whole, model=model_of(0)).run()
+    first = make_trainer(model=model_of(0))
+    first.callbacks = [SaveCheckpoint(tmp_path, lambda path: write_model_files(path, first.model), every=6)]
+    while first.step_count < 6:
+        first.step()
+    first.callbacks[0].after_step(first)
+    second = make_trainer(rest, model=model_of(1))
+    resume(second, tmp_path, lambda path: load_state_into(second.model, path))
+    second.run()
+    assert rest.losses == whole.losses[6:]
+    assert all(torch.equal(value, whole.weights[-1][name]) for name, value in rest.weights[-1].items())
+
+
+def one_document_rows(sample: int) -> list[Row]:
+    """The documents of `make_row(sample)`, each as a row of its own."""
+    row = make_row(sample)
+    rows, start = [], 0
+    for length in row.lengths[:-1] if row.num_padding else row.lengths:
+        part = slice(start, start + length)
+        rows.append(Row(row.ids[part], row.targets[part], row.weights[part], (length,), 0))
+        start += length
+    return rows
+
+
+def test_packed_documents_train_like_separate_ones():
+    packed, apart = Keep(), Keep()
+    make_trainer(packed).run()
+    trainer = make_trainer(apart, accumulate=4)
+    rows = (one_document_rows(sample) for sample in range(4 * STEPS))
+    trainer.batches = lambda start: rows
+    trainer.run()
+    assert_same_run(packed, apart, 1e-5)
+
+
+def test_padding_changes_nothing():
+    plain, padded = Keep(), Keep()
+    make_trainer(plain, row=lambda i: make_row(i, padding=0)).run()
+
+    def with_padding(sample: int) -> Row:
+        row = make_row(sample, padding=0)
+        junk = np.full(7, sample % 31, dtype=np.int32)
+        weights = np.concatenate([row.weights, np.zeros(7, dtype=np.float32)])
+        return Row(np.append(row.ids, junk), np.append(row.targets, junk), weights, (*row.lengths, 7), 7)
+
+    make_trainer(padded, row=with_padding).run()
+    assert_same_run(plain, padded, 1e-5)
+    assert [r["tokens"] for r in plain.records] == [r["tokens"] for r in padded.records]
+
+
+class Slow(Callback):
+    """Says each step and waits, so that a signal can be sent in between."""
+
+    def __init__(self, pause: float) -> None:
+        self.pause = pause
+
+    def after_step(self, trainer: Trainer) -> None:
+        if self.pause:
+            print(trainer.step_count, flush=True)
+            time.sleep(self.pause)
+
+
+def run_in(out: Path, pause: float = 0.0) -> str:
+    """A whole run of 20 steps in `out`, from wherever it stands."""
+    with RunLock(out):
+        trainer = make_trainer(steps=20)
+        save = SaveCheckpoint(out, write_model(trainer.model), every=3, keep=2)
+        trainer.callbacks = [save, JsonlLog(out / "metrics.jsonl"), Slow(pause), Interrupts("run it again")]
+        resume(trainer, out, load_model(trainer.model))
+        return trainer.run()
+
+
+def start(out: Path, pause: float) -> subprocess.Popen:
+    """The same in another process."""
+    call = f"torch.set_num_threads(1); print(run_in(Path({str(out)!r}), {pause}))"
+    code = f"from tests.train.test_equivalence import *; {call}"
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=REPO)
+
+
+def assert_same_outcome(first: Path, second: Path) -> None:
+    """Same final weights, optimiser state and loss curve, bit for bit."""
+    for name in ("model.safetensors", "train/optimizer.safetensors"):
+        ours, theirs = load_file(step_path(first, 20) / name), load_file(step_path(second, 20) / name)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+    timing = ("seconds", "tokens_per_second", "eta_s")
+    runs = [read_records(path / "metrics.jsonl") for path in (first, second)]
+    plain = [[{key: value for key, value in r.items() if key not in timing} for r in records] for records in runs]
+    assert plain[0] == plain[1] and [r["step"] for r in plain[0]] == list(range(1, 21))
+
+
+def test_kill_and_interrupt_then_go_on_gives_the_uninterrupted_weights(tmp_path):
+    rng = random.Random()
+    whole, killed, stopped = tmp_path / "whole", tmp_path / "killed", tmp_path / "stopped"
+    assert run_in(whole) == "finished"
+
+    process = start(killed, 0.02)
+    step, moment = rng.randrange(1, 18), rng.random() * 0.06  # between or inside steps and saves
+    while int(process.stdout.readline()) < step:
+        pass
+    time.sleep(moment)
+    process.kill()
+    process.communicate()
+    assert run_in(killed) == "finished"
+    assert_same_outcome(whole, killed)
+
+    process = start(stopped, 0.05)
+    while int(process.stdout.readline()) < 4:
+        pass
+    process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and output.splitlines()[-1] == "interrupted"
+    line = errors.strip().splitlines()[-1]
+    step = json.loads((sorted(stopped.glob("step-*"))[-1] / "coterie.json").read_text())["step"]
+    assert 4 <= step < 20 and line.startswith(f"stopped after step {step}, saved as ")
+    assert line.endswith("to go on: run it again")
+    assert run_in(stopped) == "finished"
+    assert_same_outcome(whole, stopped)

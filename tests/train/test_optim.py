@@ -1,0 +1,141 @@
+"""Roles, groups, Muon against a slow reference, and state as plain tensors."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coterie.config import CheckpointError
+from coterie.config.run import OptimiserConfig
+from coterie.nn.experts import Experts
+from coterie.train import Muon, build_optimiser, parameter_roles
+from coterie.train.optim import orthogonalise
+from tests.train.support import tiny_model
+
+
+def test_roles_of_a_small_model():
+    roles = parameter_roles(tiny_model())
+    assert roles["embed.weight"] == "embedding" and roles["head.weight"] == "head"
+    assert roles["blocks.1.ffn.router.weight"] == "router"
+    assert roles["blocks.1.ffn.experts.gate_up.weight"] == roles["blocks.0.attention.q.weight"] == "matrix"
+    assert roles["norm.weight"] == roles["blocks.0.ffn_norm.weight"] == "vector"
+    assert set(roles) == {name for name, _ in tiny_model().named_parameters()}
+
+
+@pytest.mark.parametrize("decay_embeddings", [False, True])
+def test_only_matrices_head_router_and_chosen_embeddings_decay(decay_embeddings):
+    model = tiny_model()
+    model.norm.weight.requires_grad_(False)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for name in ("adamw", "muon"):
+        optimiser = build_optimiser(
+            model, OptimiserConfig(name=name, weight_decay=0.5, decay_embeddings=decay_embeddings)
+        )
+        for parameter in optimiser.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step(0.1)
+        roles = parameter_roles(model)
+        for key, parameter in model.named_parameters():
+            decays = roles.get(key) in ("matrix", "head", "router") or (decay_embeddings and key == "embed.weight")
+            torch.testing.assert_close(parameter.detach(), before[key] * (0.95 if decays else 1.0))
+            assert parameter.grad is None
+            parameter.data.copy_(before[key])
+
+
+def newton_schulz_by_singular_values(matrix: torch.Tensor, steps: int) -> torch.Tensor:
+    """The same quintic applied to each singular value: x -> 3.4445 x - 4.775 x^3 + 2.0315 x^5."""
+    if not matrix.any():
+        return matrix
+    u, s, vt = torch.linalg.svd(matrix.double() / matrix.double().norm(), full_matrices=False)
+    for _ in range(steps):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return (u * s) @ vt
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.integers(0, 5), st.integers(0, 10**6))
+def test_newton_schulz_moves_singular_values_only(batch, rows, columns, steps, seed):
+    x = torch.randn(batch, rows, columns, generator=torch.Generator().manual_seed(seed))
+    x[0] = 0
+    got = orthogonalise(x, steps)
+    assert got.shape == x.shape and not got[0].any()
+    for index in range(batch):
+        expected = newton_schulz_by_singular_values(x[index], steps).float()
+        torch.testing.assert_close(got[index], expected, rtol=2e-3, atol=2e-4)
+
+
+def slow_muon(weight, grads, pieces, lr, momentum=0.95, decay=0.1):
+    """Every expert and every half on its own, step by step in float64."""
+    weight, buffer = weight.double(), torch.zeros_like(weight.double())
+    for grad in grads:
+        buffer = momentum * buffer + (1 - momentum) * grad.double()
+        direction = (1 - momentum) * grad.double() + momentum * buffer
+        update = torch.empty_like(weight)
+        for expert in range(weight.shape[0]):
+            for target, part in zip(update[expert].chunk(pieces), direction[expert].chunk(pieces), strict=True):
+                target.copy_(newton_schulz_by_singular_values(part, 5) * 0.2 * math.sqrt(max(part.shape)))
+        weight = weight * (1 - lr * decay) - lr * update
+    return weight
+
+
+def test_muon_treats_each_expert_and_each_half_as_its_own_matrix():
+    torch.manual_seed(3)
+    experts = Experts(4, 6, 5)
+    start = {name: p.detach().clone() for name, p in experts.named_parameters()}
+    optimiser = build_optimiser(experts, OptimiserConfig(name="muon"))
+    grads = {name: [torch.randn_like(p) for _ in range(3)] for name, p in experts.named_parameters()}
+    for value in grads.values():
+        for grad in value:
+            grad[2] = 0  # an expert that never got a token
+    for step in range(3):
+        for name, parameter in experts.named_parameters():
+            parameter.grad = grads[name][step].clone()
+        optimiser.step(0.01)
+    for name, pieces in (("gate_up.weight", 2), ("down.weight", 1)):
+        expected = slow_muon(start[name], grads[name], pieces, 0.01)
+        torch.testing.assert_close(
+            dict(experts.named_parameters())[name].detach().double(), expected, rtol=0, atol=2e-5
+        )
+        assert (expected - slow_muon(start[name], grads[name], 3 - pieces, 0.01)).abs().max() > 1e-3
+
+
+def test_muon_update_has_the_size_of_adamw():
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(96, 48))
+    weight.grad = torch.randn_like(weight)
+    Muon([weight], lr=1.0, weight_decay=0.0).step()
+    assert 0.14 < float(weight.detach().square().mean().sqrt()) < 0.26
+
+
+def test_muon_refuses_what_is_no_matrix():
+    for shape, pieces in (((3,), 1), ((3, 2), 2), ((2, 2, 2, 2), 1)):
+        with pytest.raises(ValueError, match="Muon takes"):
+            Muon([{"params": [torch.nn.Parameter(torch.zeros(shape))], "pieces": pieces}], lr=1.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_state_round_trip_continues_bit_for_bit(name):
+    def advance(model, optimiser, first, steps):
+        for step in range(first, first + steps):
+            torch.manual_seed(step)
+            for parameter in optimiser.parameters.values():
+                parameter.grad = torch.randn_like(parameter)
+            optimiser.step(0.01)
+
+    model = tiny_model()
+    optimiser = build_optimiser(model, OptimiserConfig(name=name))
+    advance(model, optimiser, 0, 2)
+    state = {key: value.clone() for key, value in optimiser.state_tensors().items()}
+    copy = tiny_model(seed=1)
+    copy.load_state_dict(model.state_dict())
+    other = build_optimiser(copy, OptimiserConfig(name=name))
+    other.load_state_tensors(state)
+    advance(model, optimiser, 2, 2)
+    advance(copy, other, 2, 2)
+    for a, b in zip(model.parameters(), copy.parameters(), strict=True):
+        assert torch.equal(a, b)
+    key = next(key for key in state if not key.startswith("step"))
+    with pytest.raises(CheckpointError, match="shape"):
+        other.load_state_tensors({key: torch.zeros(1, 2, 3, 4)})
