@@ -1,6 +1,7 @@
 """Every kind of source, what is skipped and counted, and one line for everything that cannot be used."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -102,7 +103,8 @@ def test_primer_documents_carry_their_slices_and_version():
     spec = SourceConfig(path="primer@1", max_bytes=100_000)
     found, _ = read(spec, seed=3)
     assert len({d.slice for d in found}) > 2 and {d.source for d in found} == {"primer"}
-    assert [d.text for d in found] == [d.text for d in read(spec, seed=3)[0]]
+    assert 90_000 < sum(len(d.text) for d in found) < 200_000 and any(d.messages for d in found)
+    assert [d.text for d in found] == [d.text for d in read(spec, seed=3)[0]] != [d.text for d in read(spec, seed=4)[0]]
     with pytest.raises(DataError, match="primer@99: this coterie holds primer@1"):
         read("primer@99")
 
@@ -141,6 +143,8 @@ def test_hub_is_streamed_and_offline_is_one_line(monkeypatch):
         ("t.jsonl", b'{"text": 3}', r"t.jsonl:1: field 'text' is int"),
         ("m.jsonl", b'{"messages": [{"role": "x"}]}', r"m.jsonl:1: message: role 'x' is not one of"),
         ("l.jsonl", b"[1]", r"l.jsonl:1: holds a list"),
+        ("s.jsonl", b'{"text": "a\\ud800"}', r"s.jsonl:1: has half a surrogate pair at character 1"),
+        ("n.jsonl", b"[" * 200_000, r"n.jsonl:1: is not valid JSON"),
         ("z.jsonl", b"", r"z.jsonl: holds no text"),
     ],
 )
@@ -197,3 +201,21 @@ def test_lint_lists_every_problem_with_its_line(tmp_path):
         "none: no such file or directory",
     ]
     assert report.to_text().endswith("5 files, 4 documents, 9 problems")
+
+
+def test_unreadable_files_are_one_line_and_do_not_end_the_lint(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "b.txt").write_text("y")
+    plain = Path.open
+
+    def deny(path, *args, **kwargs):
+        if path.name == "a.txt":
+            raise PermissionError(13, "Permission denied")
+        return plain(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", deny)
+    with pytest.raises(DataError, match=r"a.txt: cannot be read \(Permission denied\)"):
+        read(str(tmp_path / "a.txt"))
+    report = lint([str(tmp_path)])
+    assert report.documents == 1
+    assert [problem.message for problem in report.problems] == ["cannot be read (Permission denied)"]

@@ -139,3 +139,15 @@ def test_errors_are_one_line(make, message, tmp_path):
     with pytest.raises(DataError, match=message) as caught:
         make(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_gaps_in_a_vocabulary_stand_for_nothing(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    data = json.loads(path.read_text())
+    top = {"id": 1000, "content": "<top>", "special": True}
+    data["added_tokens"].append({**data["added_tokens"][0], **top})
+    path.write_text(json.dumps(data))
+    again = Tokenizer.load(tmp_path)
+    gap = next(n for n in range(tokenizer.vocab_size, again.vocab_size) if n not in again.added_tokens.values())
+    assert again.decode([gap, *tokenizer.encode("a")]) == "a"

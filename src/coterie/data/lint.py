@@ -47,6 +47,9 @@ class LintReport:
         return "\n".join([*map(str, self.problems), end])
 
 
+Item = tuple[int, str | Problem]
+
+
 def lint(specs: Sequence[str | SourceConfig], text_field: str = "text") -> LintReport:
     """Read every document of every source and list what is wrong; nothing raises but a bug."""
     problems: list[Problem] = []
@@ -55,7 +58,7 @@ def lint(specs: Sequence[str | SourceConfig], text_field: str = "text") -> LintR
     for spec in map(as_source, specs):
         for path, items in _files(spec, text_field):
             files += 1
-            for line, text in items:
+            for line, text in _guarded(path, items):
                 if isinstance(text, Problem):
                     problems.append(text)
                     continue
@@ -64,7 +67,12 @@ def lint(specs: Sequence[str | SourceConfig], text_field: str = "text") -> LintR
     return LintReport(files, documents, tuple(problems))
 
 
-Item = tuple[int, str | Problem]
+def _guarded(path: str, items: Iterator[Item]) -> Iterator[Item]:
+    """The items; a file that cannot be read is a problem, not the end of the lint."""
+    try:
+        yield from items
+    except (OSError, DataError) as error:
+        yield 0, Problem(path, 0, str(error).removeprefix(f"{path}: "))
 
 
 def _files(spec: SourceConfig, text_field: str) -> Iterator[tuple[str, Iterator[Item]]]:
@@ -83,11 +91,8 @@ def _files(spec: SourceConfig, text_field: str) -> Iterator[tuple[str, Iterator[
 
 def _stream(spec: SourceConfig, text_field: str) -> Iterator[Item]:
     """Sources that are read record by record; they end at their first fault."""
-    try:
-        for document in read_sources([spec], text_field):
-            yield document.number, document.text
-    except DataError as error:
-        yield 0, Problem(spec.path, 0, str(error).removeprefix(f"{spec.path}: "))
+    for document in read_sources([spec], text_field):
+        yield document.number, document.text
 
 
 def _lines(path: Path, text_field: str) -> Iterator[Item]:
@@ -99,7 +104,7 @@ def _lines(path: Path, text_field: str) -> Iterator[Item]:
                 yield number, parse_record(json.loads(raw.decode("utf-8-sig")), text_field)[0]
             except UnicodeDecodeError as error:
                 yield number, Problem(str(path), number, f"not UTF-8 at byte {error.start} of the line")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield number, Problem(str(path), number, f"not valid JSON ({error})")
             except DataError as error:
                 yield number, Problem(str(path), number, str(error))

@@ -25,7 +25,7 @@ CODE = frozenset(
     ".py .pyi .c .h .cc .cpp .hpp .cu .rs .go .java .kt .js .ts .jsx .tsx .rb .php .sh .sql .html .css .json .yaml "
     ".toml .xml .tex .lua .r .jl .hs .ml .scala .swift .cs .pl .f90 .ipynb".split()
 )
-PRIMER_BYTES = 14_000_000  # the generated slices have no end, so the primer always has a limit
+PRIMER_BYTES = 14_000_000  # the generated slices have no end, so the primer is always asked for an amount
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "CVS"})
 _SNIFF_BYTES = 8192
 
@@ -70,14 +70,13 @@ def read_sources(
     report = Report() if report is None else report
     for spec in map(as_source, specs):
         found, used = False, 0
-        for document in _read_one(spec, text_field, report, seed):
+        for document in _read_one(spec, text_field, report, seed, max_bytes):
             if not document.text.strip():
                 report.skipped["empty document"] += 1
                 continue
             size = len(document.text.encode())
-            limit = spec.max_bytes or (PRIMER_BYTES if _is_primer(spec) and max_bytes is None else None)
-            if limit is not None and used + size > limit and found:
-                report.skipped[f"rest of {spec.path} (its limit of {limit} bytes)"] += 1
+            if spec.max_bytes is not None and used + size > spec.max_bytes and found and not _is_primer(spec):
+                report.skipped[f"rest of {spec.path} (its limit of {spec.max_bytes} bytes)"] += 1
                 break
             if max_bytes is not None and report.num_bytes + size > max_bytes and report.documents:
                 report.skipped[f"everything from {spec.path} on (max_bytes {max_bytes})"] += 1
@@ -113,8 +112,11 @@ def text_files(root: Path, skipped: Counter[str]) -> Iterator[Path]:
 
 def is_binary(path: Path) -> bool:
     """Whether the first bytes hold a NUL: no text format does, UTF-16 apart (which is not read either)."""
-    with path.open("rb") as stream:
-        return b"\0" in stream.read(_SNIFF_BYTES)
+    try:
+        with path.open("rb") as stream:
+            return b"\0" in stream.read(_SNIFF_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def parse_record(record: Any, text_field: str) -> tuple[str, tuple[Message, ...]]:
@@ -125,6 +127,7 @@ def parse_record(record: Any, text_field: str) -> tuple[str, tuple[Message, ...]
         text = record[text_field]
         if not isinstance(text, str):
             raise DataError(f"field '{text_field}' is {type(text).__name__}; text was expected")
+        _check_utf8(text)
         return text, ()
     turns = record.get("messages")
     if turns is None:
@@ -132,18 +135,30 @@ def parse_record(record: Any, text_field: str) -> tuple[str, tuple[Message, ...]
     if not isinstance(turns, list | tuple) or not all(isinstance(turn, dict) for turn in turns):
         raise DataError("field 'messages' is not a list of objects")
     messages = tuple(Message.from_dict(turn) for turn in turns)
-    return render(messages, CHATML.read_text(encoding="utf-8")), messages
+    text = render(messages, CHATML.read_text(encoding="utf-8"))
+    _check_utf8(text)
+    return text, messages
+
+
+def _check_utf8(text: str) -> None:
+    """JSON can write half a surrogate pair, which no UTF-8 text can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"has half a surrogate pair at character {error.start}") from None
 
 
 def _is_primer(spec: SourceConfig) -> bool:
     return spec.path == "primer" or spec.path.startswith("primer@")
 
 
-def _read_one(spec: SourceConfig, text_field: str, report: Report, seed: int) -> Iterator[Document]:
+def _read_one(
+    spec: SourceConfig, text_field: str, report: Report, seed: int, max_bytes: int | None
+) -> Iterator[Document]:
     if spec.path.startswith("hf://"):
         return _read_hub(spec, text_field)
     if _is_primer(spec):
-        return _read_primer(spec, seed)
+        return _read_primer(spec, seed, spec.max_bytes or max_bytes or PRIMER_BYTES)
     path = Path(spec.path).expanduser()
     if not path.exists():
         hint = "; the embedded corpus is called 'primer'" if "/" not in spec.path else ""
@@ -228,7 +243,7 @@ def _read_jsonl(path: Path, spec: SourceConfig, text_field: str, kind: str) -> I
                     text, messages = parse_record(json.loads(raw.decode("utf-8-sig")), text_field)
                 except UnicodeDecodeError as error:
                     raise DataError(f"{path}:{number}: is not UTF-8 at byte {error.start} of the line") from None
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{path}:{number}: is not valid JSON ({error})") from None
                 except DataError as error:
                     raise DataError(f"{path}:{number}: {error}") from None
@@ -260,14 +275,14 @@ def _read_parquet(path: Path, spec: SourceConfig, text_field: str, kind: str) ->
         raise DataError(f"{path}: is not a readable Parquet file ({' '.join(str(error).split())})") from None
 
 
-def _read_primer(spec: SourceConfig, seed: int) -> Iterator[Document]:
+def _read_primer(spec: SourceConfig, seed: int, num_bytes: int) -> Iterator[Document]:
     from coterie.data import primer
     from coterie.data.primer.base import VERSION
 
     version = spec.path.partition("@")[2]
     if version and version != str(VERSION):
         raise DataError(f"{spec.path}: this coterie holds primer@{VERSION}; use that or plain 'primer'")
-    for number, document in enumerate(primer.documents(seed), 1):
+    for number, document in enumerate(primer.documents(seed, num_bytes), 1):
         turns = tuple(Message.from_dict(turn) for turn in document.messages or ())
         yield Document(document.text, "primer", spec.name or document.slice, number, turns, spec.weight)
 

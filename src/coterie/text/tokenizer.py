@@ -217,7 +217,10 @@ class Tokenizer:
     def _bytes(self) -> dict[int, bytes]:
         vocabulary = self._full.get_vocab(with_added_tokens=False)
         spell = _spell_byte_level if self._byte_level else _spell_sentencepiece
-        table = {number: spell(piece) for piece, number in vocabulary.items()}
+        table = dict.fromkeys(
+            range(self.vocab_size), b""
+        )  # some published vocabularies have gaps; models can emit them
+        table.update({number: spell(piece) for piece, number in vocabulary.items()})
         table.update({number: name.encode() for name, number in self._added.items()})
         return table
 
