@@ -106,7 +106,7 @@ def test_rows_without_a_learnable_token_and_an_end_of_data_are_said():
         trainer.run()
 
 
-def test_every_callback_hears_of_the_end_and_the_first_error_wins():
+def test_every_callback_hears_of_the_end_and_the_first_error_wins(caplog):
     heard = []
 
     class Listener(Callback):
@@ -128,6 +128,7 @@ def test_every_callback_hears_of_the_end_and_the_first_error_wins():
     with pytest.raises(ZeroDivisionError):
         trainer.run()
     assert heard == [("a", "ZeroDivisionError"), ("b", "ZeroDivisionError")]
+    assert "a failed" in caplog.text
 
 
 def test_stop_ends_after_the_step_and_the_first_reason_stays():

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import torch
 
-from coterie.config import TrainingError
+from coterie.config import CheckpointError, TrainingError
 from coterie.train import Callback, SaveCheckpoint, resume
 from coterie.weights.commit import step_path, verify_directory
 from tests.train.support import load_model, make_trainer, write_model
@@ -117,6 +117,15 @@ def test_resume_falls_back_to_the_newest_that_verifies(tmp_path, caplog):
     assert steps_in(tmp_path) == [2, 4, 6]
     for ours, theirs in zip(trainer.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):
+    saving_trainer(tmp_path, 2).run()
+    (tmp_path / "step-000002" / "train" / "state.json").unlink()
+    trainer = saving_trainer(tmp_path, 2)
+    with pytest.raises(CheckpointError, match="none of its checkpoints is whole"):
+        resume(trainer, tmp_path, load_model(trainer.model))
+    assert steps_in(tmp_path) == [2]
 
 
 def test_a_fresh_directory_is_a_fresh_start_and_a_finished_one_runs_no_step(tmp_path):

@@ -7,6 +7,7 @@ accumulation, padding and the number of processes cannot change a step.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ from coterie.train.callbacks import Callback, Record
 from coterie.train.objectives import Objective
 from coterie.train.optim import Optimiser
 from coterie.weights.train_state import TrainState
+
+_log = logging.getLogger("coterie")
 
 Batches = Callable[[int], Iterator[list[Row]]]
 """Given a sample number: the rows of each micro-batch from there on (`data.order.read_batches`). Called again on
@@ -42,6 +45,7 @@ class Trainer:
     `model(ids_T, layout, balance_tokens=n) -> h_TD` with `head_weight`; its `after_step()` and `training_buffers()` are
     used where it has them. `schedule(step)` is the factor on `lr` of step 0, 1, ... One step takes `accumulate`
     micro-batches. `bytes_per_token` turns nats per token into bits per byte; `flops_per_token` is forward and backward.
+    Building one seeds PyTorch with `seed`.
     """
 
     def __init__(
@@ -191,8 +195,11 @@ class Trainer:
                 callback.on_end(self, error)
             except Exception as raised:
                 first = first or raised
-        if first is not None and error is None:
+        if first is None:
+            return
+        if error is None:
             raise first
+        _log.warning("WARNING: at the end of the failed run: %s", first)
 
     def _buffers(self) -> dict[str, Tensor]:
         training_buffers = getattr(self.model, "training_buffers", None)

@@ -105,14 +105,18 @@ def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) 
     """Set `trainer` to the newest checkpoint of `run_dir` that verifies; its path, or None for a fresh start.
 
     `load_model(directory)` loads the weights into the trainer's model. Bit-exact on CPU at the same thread count and
-    PyTorch version; a warning says when they differ. Checkpoints that do not verify are set aside for good: the run
-    writes those steps again.
+    PyTorch version; a warning says when they differ. Newer checkpoints that do not verify are removed: the run writes
+    those steps again. Errors: `CheckpointError` when there are checkpoints and none verifies.
     """
     run_dir = Path(run_dir)
     if run_dir.is_dir():
         clean_stale(run_dir)
     path = newest_valid(run_dir)
     if path is None:
+        if step_directories(run_dir):
+            raise CheckpointError(
+                f"{run_dir}: none of its checkpoints is whole; move them away or choose another 'out'"
+            )
         return None
     state = read_train_state(path)
     load_model(path)
