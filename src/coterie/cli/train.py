@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 from coterie.config.run import TrainConfig
 from coterie.recipes.pretrain import pretrain
@@ -14,7 +15,9 @@ def run(config: str, overrides: list[str], as_json: bool) -> None:
     result = pretrain(settings, resume_hint=" ".join(["coterie train", config, *overrides]))
     if as_json:
         print(json.dumps(result.to_dict()))
-    elif result.model is not None:
+    if result.reason == "interrupted":
+        sys.exit(130)
+    if result.model is not None and not as_json:
         bits = f", {result.bits_per_byte:.4f} bits per byte on held-out text" if result.bits_per_byte else ""
         print(f"trained {result.tokens:,} tokens in {result.seconds:.0f} s{bits}")
         print(f"the model is in {result.model}; talk to it: coterie generate {result.model} 'Once upon a time'")

@@ -101,8 +101,13 @@ class Transformer(nn.Module):
         return merged
 
     def training_buffers(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside parameters and saved buffers: each router's fractions of the last step."""
-        return {f"blocks.{layer}.ffn.router.balance.fraction_E": r.balance.fraction_E for layer, r in self.routers()}
+        """What a resumed run needs beside the parameters: each router's fractions of the last step and selection bias."""
+        buffers = {}
+        for layer, router in self.routers():
+            buffers[f"blocks.{layer}.ffn.router.balance.fraction_E"] = router.balance.fraction_E
+            if router.select_bias is not None:
+                buffers[f"blocks.{layer}.ffn.router.select_bias"] = router.select_bias
+        return buffers
 
     @torch.no_grad()
     def initialise(self, seed: int = 0) -> None:

@@ -162,12 +162,13 @@ def _callbacks(config: TrainConfig, prepared: Prepared, trainer: Trainer, resume
     def write(directory: Path) -> None:
         write_model_files(directory, _model(trainer), prepared.tokenizer)
 
+    # Evaluation before saving, so that its record is older than the checkpoint; interrupts last, for the last word.
     return [
+        Evaluate(config.eval_every, lambda t: {"heldout_bits_per_byte": heldout_bits(_model(t), prepared, documents)}),
+        SaveCheckpoint(out / "checkpoints", write, config.save_every, config.keep),
         JsonlLog(out / "metrics.jsonl", config.log_every),
         Progress(out.name),
-        Evaluate(config.eval_every, lambda t: {"heldout_bits_per_byte": heldout_bits(_model(t), prepared, documents)}),
         *tracked,
-        SaveCheckpoint(out / "checkpoints", write, config.save_every, config.keep),
         Interrupts(resume_hint),
     ]
 
