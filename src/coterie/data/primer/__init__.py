@@ -1,4 +1,4 @@
-"""The embedded corpus: the interpreter's own standard library and six generated slices, nothing downloaded.
+"""The embedded corpus: the interpreter's own standard library and five generated slices, nothing downloaded.
 
 The same (name, version, seed, index) gives the same generated document for ever, on every machine and Python; golden
 hashes in the tests hold it to that. The standard library slices depend on the interpreter that is running.
