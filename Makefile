@@ -9,7 +9,7 @@ MINUTES ?=
 ARGS ?=
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
 TYPED := config text plan data report nn families weights
 SOURCES := src tests bench
 GPU_BENCHES := $(wildcard bench/gpu_*.py)

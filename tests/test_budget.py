@@ -17,6 +17,8 @@ FILE_LINES, FUNCTION_LINES = 400, 60
 DUPLICATE_RUN, DUPLICATE_SHARE = 6, 0.03
 # "path" or "path::name" -> why it may exceed a limit.
 EXCEPTIONS: dict[str, str] = {}
+# Files that may evaluate code -> why that code can be trusted.
+EVALUATES = {"src/coterie/data/primer/programs.py": "runs only expressions it has written itself, to trace them"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -103,7 +105,7 @@ def duplicated(paths: list[Path], run: int = DUPLICATE_RUN) -> tuple[dict[tuple[
 
 
 def test_exceptions_are_needed_and_reasoned():
-    for name, reason in EXCEPTIONS.items():
+    for name, reason in (EXCEPTIONS | EVALUATES).items():
         assert (ROOT / name.split("::")[0]).exists(), f"{name} is gone: delete its exception"
         assert len(reason) > 10
 
@@ -166,12 +168,12 @@ def test_the_duplicate_finder_itself(tmp_path):
 
 
 def test_nothing_unsafe_is_reachable():
-    pattern = re.compile(r"\btorch\.load\(|\b(import|from) (pickle|dill|joblib)\b|\beval\(|except:")
+    pattern = re.compile(r"\btorch\.load\(|\b(import|from) (pickle|dill|joblib)\b|(?<!\.)\b(eval|exec)\(|except:")
     found = [
         f"{name_of(path)}:{i}: {line.strip()}"
         for path in sources("src")
         for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
-        if pattern.search(line) and ".eval(" not in line
+        if pattern.search(line) and not ("eval(" in line and name_of(path) in EVALUATES)
     ]
     assert not found, "\n".join(found)
 
