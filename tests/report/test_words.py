@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.report import Interval, verdict
-from coterie.report.words import count, duration, equal_time_winner, faster, signed, size, winner
+from coterie.report.words import count, duration, equal_time_winner, fairness, faster, signed, size, winner
 from tests.report.fake import fake_results
 
 
@@ -92,6 +92,14 @@ def test_slices_are_sorted_into_three_groups():
     difference = results.difference.model_copy(update={"per_slice": parts})
     sentence = verdict(results.model_copy(update={"difference": difference}))[1]
     assert "the MoE is better on a; the dense model is better on b; no difference is shown on c." in sentence
+
+
+def test_fairness_is_read_off_the_record():
+    results = fake_results()
+    assert fairness(results) == "with equal active parameters and the same search for the learning rate"
+    moe = results.moe.model_copy(update={"active_parameters": 3_465_000, "lr_sweep": results.moe.lr_sweep[:2]})
+    text = fairness(results.model_copy(update={"moe": moe}))
+    assert text == "with 1.50 times the active parameters in the MoE and a different search for the learning rate"
 
 
 def test_one_slice_is_not_broken_down():

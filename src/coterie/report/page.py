@@ -58,6 +58,7 @@ def render(results: QuickstartResults, metrics: Mapping[str, Records]) -> str:
         r=results,
         css=Markup((here / "page.css").read_text(encoding="utf-8")),
         verdict=words.verdict(results),
+        fairness=words.fairness(results),
         cards=_cards(results),
         slices=_slices(results),
         specialists=specialists(results.routing),

@@ -57,6 +57,20 @@ def verdict(results: QuickstartResults) -> list[str]:
     return [_quality(results), *_slices(results), *_equal_time(results), _cost(results), _choice(results)]
 
 
+def fairness(results: QuickstartResults) -> str:
+    """What was equal in the comparison, and what was not: active parameters, and the learning rates tried."""
+    moe, dense = results.moe, results.dense
+    ratio = moe.active_parameters / dense.active_parameters
+    active = (
+        "equal active parameters" if abs(ratio - 1) < 0.01 else f"{ratio:.2f} times the active parameters in the MoE"
+    )
+    rates = [sorted(point.lr for point in model.lr_sweep) for model in (moe, dense)]
+    if not rates[0] and not rates[1]:
+        return f"with {active} and learning rates that were not searched for"
+    search = "the same" if rates[0] == rates[1] else "a different"
+    return f"with {active} and {search} search for the learning rate"
+
+
 def equal_time_winner(results: QuickstartResults) -> str | None:
     """Who is better after equal training time; None when not compared or not told apart.
 
