@@ -99,6 +99,21 @@ def test_a_long_prompt_does_not_hold_up_a_running_reply() -> None:
     assert steps == [[talking]] * 4 + [[talking, reading]]
 
 
+def test_a_pass_reads_no_more_prompt_tokens_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("dense")
+    lengths: list[tuple[int, ...]] = []
+    original = model.forward
+
+    def watched(ids_T: torch.Tensor, layout: Layout, caches: list[SequenceCache]) -> torch.Tensor:
+        lengths.append(layout.lengths)
+        return original(ids_T, layout, caches)
+
+    monkeypatch.setattr(model, "forward", watched)
+    Engine(model, prefill_chunk=10).generate(prompts_of([6, 7, 9, 5]), SamplingParams(temperature=0, max_tokens=3))
+    # 10 prompt tokens a pass, first come first served; whoever has been read to the end gets one token a pass
+    assert lengths == [(6, 4), (1, 3, 7), (1, 1, 2, 5), (1, 1, 1), (1, 1)]
+
+
 def test_only_the_last_tokens_become_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("dense")
     rows: list[int] = []

@@ -70,6 +70,15 @@ def test_half_a_character_at_the_end_and_rows_without_a_token() -> None:
     assert ReplyText(None, ()).push(3) == ("", False) and ReplyText(None, ()).finish() == ""
 
 
+def test_half_a_character_behind_a_stop_string_is_gone_too() -> None:
+    tokenizer = Tokenizer.train(["aé aè aê aë aà aâ "] * 9, vocab_size=266)
+    token = tokenizer.encode("aé")[0]
+    assert tokenizer.token_bytes([token]) == [b"a\xc3"]
+    reply = ReplyText(tokenizer, ("a",))
+    assert reply.push(token) == ("", True)
+    assert reply.finish() == ""
+
+
 def test_engine_text_and_stop_strings() -> None:
     """A stop string chosen from the middle of a free reply cuts its text there, wherever its tokens end."""
     model = tiny_model("moe", vocab_size=TOKENIZER.vocab_size)

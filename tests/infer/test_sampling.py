@@ -132,6 +132,18 @@ def test_values_by_hand() -> None:
     assert drawn == {2, 3}
 
 
+def test_top_p_of_a_flat_distribution_needs_more_than_a_few_candidates() -> None:
+    logits = torch.zeros(1000)
+    logits[::2] = 0.01
+    counts = empirical(logits, SamplingParams(top_p=0.9), [], 6000)
+    expected = np.array(slow_distribution(logits.double().tolist(), SamplingParams(top_p=0.9), []))
+    assert (expected > 0).sum() == 900  # 500 * 0.001005 + 400 * 0.000995 is the first sum to reach 0.9
+    # which of the equal tokens stay is open; the larger ones all do, each as often as the others
+    assert stats.chisquare(counts[::2], np.full(500, counts[::2].sum() / 500)).pvalue > 1e-4
+    assert counts[::2].sum() == pytest.approx(6000 * expected[::2].sum(), abs=5 * 40)
+    assert 380 < (counts[1::2] > 0).sum() <= 400
+
+
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**40))
 def test_uniform_is_a_function_into_the_unit_interval(seed: int, step: int) -> None:
     u = uniform(seed, step)

@@ -258,7 +258,6 @@ class Engine:
             finish = "length"
         if finish is not None:
             self._running.remove(request)
-        if finish is not None and not by_string:
             text += request.text.finish()
         return Event(request.id, token, logprob, top, text, finish)
 

@@ -53,16 +53,18 @@ class ReplyText:
         # A model may have more rows than the tokenizer has tokens; such a row stands for no text.
         self._num_known = tokenizer.vocab_size if tokenizer is not None else 0
         self._stops = StopStrings(stops)
+        self._stopped = False
 
     def push(self, token: int) -> tuple[str, bool]:
         """(text that became certain, whether a stop string was completed)."""
         if self._decoder is None or token >= self._num_known:
             return "", False
-        return self._stops.push(self._decoder.feed(token))
+        text, self._stopped = self._stops.push(self._decoder.feed(token))
+        return text, self._stopped
 
     def finish(self) -> str:
-        """What is left at the end of a reply that no stop string ended (U+FFFD for half a character)."""
-        if self._decoder is None:
+        """What is left at the end of the reply (U+FFFD for half a character): nothing after a stop string."""
+        if self._decoder is None or self._stopped:
             return ""
         text, stopped = self._stops.push(self._decoder.finish())
         return text if stopped else text + self._stops.finish()
