@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens without the whole (T, V) matrix.
+"""Log-probabilities of given tokens, a chunk of tokens at a time.
 
 T tokens, D width, V vocabulary, C tokens of one chunk.
 """
@@ -13,42 +13,75 @@ from torch.autograd.function import once_differentiable
 
 from coterie.nn.linear import product
 
-CHUNK = 512
+# float32 scores of one chunk: on CPU they stay in cache, on CUDA a product must be large to be fast.
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+# Probabilities kept for the backward pass; tokens beyond this are computed again (a fourth product instead of three).
+KEEP_BYTES = 64 << 20
 
 
-def token_logprobs(h_TD: Tensor, head_weight_VD: Tensor, targets_T: Tensor, chunk: int = CHUNK) -> Tensor:
-    """`(T,)` float32: log softmax of `h @ head_weight.T` at `targets_T`, `chunk` tokens at a time."""
-    return _TokenLogprobs.apply(h_TD, head_weight_VD.to(h_TD.dtype), targets_T, chunk)
+def token_logprobs(
+    h_TD: Tensor, head_weight_VD: Tensor, targets_T: Tensor, chunk: int | None = None, keep_bytes: int = KEEP_BYTES
+) -> Tensor:
+    """`(T,)` float32: log softmax of `h @ head_weight.T` at `targets_T`.
+
+    Products run in `h_TD`'s dtype, the softmax in float32. `chunk`: tokens at a time (default: by memory).
+    `keep_bytes`: at most this much is saved for the backward pass, whatever T and V.
+    """
+    if chunk is None:
+        chunk = max(16, CHUNK_BYTES.get(h_TD.device.type, CHUNK_BYTES["cpu"]) // (4 * head_weight_VD.shape[0]))
+    return _TokenLogprobs.apply(h_TD, head_weight_VD, targets_T, chunk, keep_bytes)
 
 
 class _TokenLogprobs(torch.autograd.Function):
+    """With error = softmax - onehot: grad h = -g (error W), grad W = -error^T (g h); V-wide work happens once."""
+
     @staticmethod
-    def forward(ctx: Any, h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, chunk: int) -> Tensor:
-        logp_T = torch.empty(h_TD.shape[0], dtype=torch.float32, device=h_TD.device)
-        norm_T = torch.empty_like(logp_T)
-        for start in range(0, h_TD.shape[0], chunk):
-            part = slice(start, start + chunk)
-            logits_CV = product(h_TD[part], weight_VD).float()
-            norm_T[part] = torch.logsumexp(logits_CV, dim=1)
-            logp_T[part] = logits_CV.gather(1, targets_T[part].unsqueeze(1)).squeeze(1) - norm_T[part]
-        ctx.save_for_backward(h_TD, weight_VD, targets_T, norm_T)
+    def forward(
+        ctx: Any, h_TD: Tensor, head_weight_VD: Tensor, targets_T: Tensor, chunk: int, keep_bytes: int
+    ) -> Tensor:
+        weight_VD = head_weight_VD.to(h_TD.dtype)
+        wants_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        ctx.kept = []
+        parts = []
+        for h_CD, targets_C in zip(h_TD.split(chunk), targets_T.split(chunk), strict=True):
+            logits_CV = product(h_CD, weight_VD).float()
+            target_C = logits_CV.gather(1, targets_C[:, None])[:, 0]
+            top_C = logits_CV.amax(1)
+            softmax_CV = torch.softmax(logits_CV, 1, out=logits_CV)
+            # The largest probability is 1 / sum exp(logit - top): never small, so its log is exact.
+            parts.append(target_C - top_C + softmax_CV.amax(1).log())
+            size = softmax_CV.numel() * h_TD.element_size()
+            # Kept chunks are the first ones; a last short chunk must not slip in behind one that did not fit.
+            keep_bytes = keep_bytes - size if wants_gradient and size <= keep_bytes else -1
+            if keep_bytes >= 0:
+                ctx.kept.append(_error(softmax_CV, targets_C).to(h_TD.dtype))
+        ctx.save_for_backward(h_TD, head_weight_VD, targets_T)
         ctx.chunk = chunk
-        return logp_T
+        return torch.cat(parts) if parts else h_TD.new_zeros(0, dtype=torch.float32)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        h_TD, weight_VD, targets_T, norm_T = ctx.saved_tensors
+        h_TD, head_weight_VD, targets_T = ctx.saved_tensors
+        weight_VD = head_weight_VD.to(h_TD.dtype)
         grad_h_TD = torch.empty_like(h_TD)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
-        for start in range(0, h_TD.shape[0], ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            # minus the gradient of the logits: softmax - onehot, scaled by what comes from above
-            error_CV = (product(h_TD[part], weight_VD).float() - norm_T[part, None]).exp_()
-            target_C1 = targets_T[part].unsqueeze(1)
-            error_CV.scatter_add_(1, target_C1, error_CV.new_full((1, 1), -1.0).expand_as(target_C1))
-            error_CV *= -grads[0][part, None]
-            error_CV = error_CV.to(h_TD.dtype)
-            grad_h_TD[part] = product(error_CV, weight_VD.t())
-            grad_weight_VD += product(error_CV.t(), h_TD[part].t())
-        return grad_h_TD, grad_weight_VD.to(weight_VD.dtype), None, None
+        grad_weight_VD = torch.zeros_like(head_weight_VD, dtype=torch.float32)
+        minus_g_TD = (h_TD.float() * -grads[0][:, None]).to(h_TD.dtype)
+        for number, h_CD in enumerate(h_TD.split(ctx.chunk)):
+            part = slice(number * ctx.chunk, number * ctx.chunk + h_CD.shape[0])
+            if number < len(ctx.kept):
+                error_CV = ctx.kept[number]
+            else:
+                softmax_CV = product(h_CD, weight_VD).float().softmax(1)
+                error_CV = _error(softmax_CV, targets_T[part]).to(h_TD.dtype)
+            if ctx.needs_input_grad[0]:
+                torch.mul(product(error_CV, weight_VD.t()), -grads[0][part, None].to(h_TD.dtype), out=grad_h_TD[part])
+            if ctx.needs_input_grad[1]:
+                grad_weight_VD += product(minus_g_TD[part].t(), error_CV.t()).t()
+        return grad_h_TD, grad_weight_VD.to(head_weight_VD.dtype), None, None, None
+
+
+def _error(softmax_CV: Tensor, targets_C: Tensor) -> Tensor:
+    """Softmax minus one at the target, in place (before any rounding: near 1 the difference is what matters)."""
+    target_C1 = targets_C[:, None]
+    return softmax_CV.scatter_add_(1, target_C1, softmax_CV.new_full((1, 1), -1.0).expand_as(target_C1))

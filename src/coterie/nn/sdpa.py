@@ -35,11 +35,10 @@ def attend(
     `position // window`. Query head h reads key head `h // (H // G)`.
     """
     plan = _plan(layout, mask, window, q_THD.device)
-    num_groups = q_THD.shape[1] // k_TGD.shape[1]
-    causal_THD = _causal(q_THD, k_TGD, v_TGD, plan, num_groups, scale)
+    causal_THD = _causal(q_THD, k_TGD, v_TGD, plan, scale)
     if plan.band is None:
         return causal_THD
-    return causal_THD + _banded(q_THD, k_TGD, v_TGD, plan.band, num_groups, scale)
+    return causal_THD + _banded(q_THD, k_TGD, v_TGD, plan.band, scale)
 
 
 def attend_cached(
@@ -52,16 +51,26 @@ def attend_cached(
     window: int | None,
     scale: float,
 ) -> Tensor:
-    """Attention `(T, H, D)` of one sequence's new tokens over its kept keys, at consecutive positions."""
-    num_tokens, num_keys = q_THD.shape[0], k_SGD.shape[0]
-    key_positions_S = torch.arange(first_key_position, first_key_position + num_keys, device=q_THD.device)
-    seen_TS = visible(query_positions_T[:, None], key_positions_S[None, :], mask, window)
-    num_groups = q_THD.shape[1] // k_SGD.shape[1]
-    q_1HTD, k_1HSD, v_1HSD = (
-        _heads(x.unsqueeze(0), n) for x, n in ((q_THD, 1), (k_SGD, num_groups), (v_SGD, num_groups))
-    )
-    y_1HTD = F.scaled_dot_product_attention(q_1HTD, k_1HSD, v_1HSD, attn_mask=seen_TS, scale=scale)
-    return y_1HTD[0].transpose(0, 1).reshape(num_tokens, q_THD.shape[1], -1)
+    """Attention `(T, H, D)` of one sequence's new tokens over its kept keys.
+
+    The keys stand at consecutive positions from `first_key_position`; the last T of them are the new tokens' own.
+    """
+    num_tokens, num_heads, _ = q_THD.shape
+    num_keys, num_groups, _ = k_SGD.shape
+    k_1GSD, v_1GSD = k_SGD.transpose(0, 1).unsqueeze(0), v_SGD.transpose(0, 1).unsqueeze(0)
+    if num_tokens == num_keys and mask == "causal":
+        q_1HTD, k_1HTD, v_1HTD = (_heads(x.unsqueeze(0), num_heads) for x in (q_THD, k_SGD, v_SGD))
+        y_1HTD = F.scaled_dot_product_attention(q_1HTD, k_1HTD, v_1HTD, is_causal=True, scale=scale)
+        return y_1HTD[0].transpose(0, 1)
+    # The query heads that share a key head stand as more queries of it: kept keys are never copied per query head.
+    q_1GQD = q_THD.unflatten(1, (num_groups, -1)).permute(1, 2, 0, 3).flatten(1, 2).unsqueeze(0)
+    seen_QS = None
+    if num_tokens > 1 or mask != "causal":
+        key_positions_S = torch.arange(first_key_position, first_key_position + num_keys, device=q_THD.device)
+        seen_TS = visible(query_positions_T[:, None], key_positions_S, mask, window)
+        seen_QS = seen_TS.repeat(num_heads // num_groups, 1)
+    y_1GQD = F.scaled_dot_product_attention(q_1GQD, k_1GSD, v_1GSD, attn_mask=seen_QS, scale=scale)
+    return y_1GQD[0].unflatten(1, (-1, num_tokens)).permute(2, 0, 1, 3).flatten(1, 2)
 
 
 def visible(query_positions: Tensor, key_positions: Tensor, mask: Mask, window: int | None) -> Tensor:
@@ -86,13 +95,24 @@ class _Band:
 
 
 @dataclass(frozen=True, eq=False)
+class _Move:
+    """`gather_P`: the token at each place. `place_T`: the place of each token.
+
+    `padding_N`: places of no token. `elsewhere_N`: tokens of no place. Both None when there are none; their index is 0.
+    """
+
+    gather_P: Tensor
+    place_T: Tensor
+    padding_N: Tensor | None
+    elsewhere_N: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
 class _Plan:
-    """Buckets `(B, L)` of causal segments; `gather_P` None when they already lie in order, unpadded."""
+    """Buckets `(B, L)` of causal segments, and how tokens get into them and back (None: they lie there already)."""
 
     buckets: tuple[tuple[int, int], ...]
-    gather_P: Tensor | None
-    place_T: Tensor | None
-    padding_N: Tensor | None
+    move: _Move | None
     band: _Band | None
 
 
@@ -126,12 +146,10 @@ def _make_plan(layout: Layout, mask: Mask, window: int | None, device: torch.dev
     return _make_buckets(pieces, layout.num_tokens, band, device)
 
 
-def _make_buckets(
-    pieces: list[tuple[int, int]], num_tokens: int, band: _Band | None, device: torch.device
-) -> _Plan:
+def _make_buckets(pieces: list[tuple[int, int]], num_tokens: int, band: _Band | None, device: torch.device) -> _Plan:
     lengths = {end - start for start, end in pieces}
     if len(lengths) == 1 and band is None:
-        return _Plan(((len(pieces), lengths.pop()),), None, None, None, None)
+        return _Plan(((len(pieces), lengths.pop()),), None, None)
     groups: list[list[tuple[int, int]]] = []
     for piece in sorted(pieces, key=lambda p: p[1] - p[0], reverse=True):
         longest = groups[-1][0][1] - groups[-1][0][0] if groups else 0
@@ -140,17 +158,24 @@ def _make_buckets(
         else:
             groups.append([piece])
     buckets, gather, padding, offset = [], [], [], 0
-    place_T = torch.full((num_tokens,), -1, dtype=torch.int64)
+    place_T = torch.zeros(num_tokens, dtype=torch.int64)
+    elsewhere_T = torch.ones(num_tokens, dtype=torch.bool)
     for group in groups:
         padded = group[0][1] - group[0][0]
         buckets.append((len(group), padded))
         for start, end in group:
             place_T[start:end] = torch.arange(offset, offset + end - start)
+            elsewhere_T[start:end] = False
             gather += list(range(start, end)) + [start] * (padded - (end - start))
             padding += list(range(offset + end - start, offset + padded))
             offset += padded
-    padding_N = torch.tensor(padding, device=device) if padding else None
-    return _Plan(tuple(buckets), torch.tensor(gather, device=device), place_T.to(device), padding_N, band)
+    move = _Move(
+        torch.tensor(gather, dtype=torch.int64, device=device),
+        place_T.to(device),
+        torch.tensor(padding, device=device) if padding else None,
+        elsewhere_T.nonzero().squeeze(1).to(device) if band is not None else None,
+    )
+    return _Plan(tuple(buckets), move, band)
 
 
 def _make_band(rest: list[tuple[int, int]], window: int, device: torch.device) -> _Band:
@@ -167,67 +192,62 @@ def _make_band(rest: list[tuple[int, int]], window: int, device: torch.device) -
     return _Band(queries_P, keys_P, rows_N, tokens_N, seen_LS.to(device))
 
 
-def _causal(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: _Plan, num_groups: int, scale: float) -> Tensor:
-    if plan.gather_P is not None:
-        q_THD, k_TGD, v_TGD = (_Rows.apply(x, plan.gather_P, plan.place_T, None) for x in (q_THD, k_TGD, v_TGD))
+def _causal(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: _Plan, scale: float) -> Tensor:
+    num_heads = q_THD.shape[1]
+    move = plan.move
+    if move is not None:
+        q_THD, k_TGD, v_TGD = (
+            _Rows.apply(x, move.gather_P, move.place_T, None, move.elsewhere_N) for x in (q_THD, k_TGD, v_TGD)
+        )
     outputs, offset = [], 0
     for num_segments, length in plan.buckets:
         part = slice(offset, offset + num_segments * length)
-        q, k, v = (
-            _heads(x[part].unflatten(0, (num_segments, length)), n)
-            for x, n in ((q_THD, 1), (k_TGD, num_groups), (v_TGD, num_groups))
-        )
+        q, k, v = (_heads(x[part].unflatten(0, (num_segments, length)), num_heads) for x in (q_THD, k_TGD, v_TGD))
         y_BHLD = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
         outputs.append(y_BHLD.transpose(1, 2).flatten(0, 1))
         offset = part.stop
     y_PHD = torch.cat(outputs) if len(outputs) != 1 else outputs[0]
-    if plan.gather_P is None:
+    if move is None:
         return y_PHD
-    return _Rows.apply(y_PHD, plan.place_T, plan.gather_P, plan.padding_N)
+    return _Rows.apply(y_PHD, move.place_T, move.gather_P, move.elsewhere_N, move.padding_N)
 
 
-def _banded(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, band: _Band, num_groups: int, scale: float) -> Tensor:
-    window = band.seen_LS.shape[0]
-    q = _heads(q_THD.index_select(0, band.queries_P).unflatten(0, (-1, window)), 1)
-    k, v = (
-        _heads(x.index_select(0, band.keys_P).unflatten(0, (-1, 2 * window)), num_groups) for x in (k_TGD, v_TGD)
-    )
+def _banded(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, band: _Band, scale: float) -> Tensor:
+    window, num_heads = band.seen_LS.shape[0], q_THD.shape[1]
+    q = _heads(q_THD.index_select(0, band.queries_P).unflatten(0, (-1, window)), num_heads)
+    k, v = (_heads(x.index_select(0, band.keys_P).unflatten(0, (-1, 2 * window)), num_heads) for x in (k_TGD, v_TGD))
     y_BHLD = F.scaled_dot_product_attention(q, k, v, attn_mask=band.seen_LS, scale=scale)
     y_PHD = y_BHLD.transpose(1, 2).flatten(0, 1)
     y_THD = torch.zeros_like(q_THD[..., :1].expand(-1, -1, v_TGD.shape[-1]))
     return y_THD.index_copy(0, band.tokens_N, y_PHD.index_select(0, band.rows_N))
 
 
-def _heads(x_BLGD: Tensor, num_groups: int) -> Tensor:
+def _heads(x_BLGD: Tensor, num_heads: int) -> Tensor:
     """`(B, H, L, D)`: each key head repeated for the query heads that read it."""
     x_BGLD = x_BLGD.transpose(1, 2)
-    if num_groups == 1:
-        return x_BGLD
-    return x_BGLD.repeat_interleave(num_groups, dim=1)
+    copies = num_heads // x_BGLD.shape[1]
+    return x_BGLD if copies == 1 else x_BGLD.repeat_interleave(copies, dim=1)
 
 
 class _Rows(torch.autograd.Function):
-    """`x[index]` whose gradient is another gather: `inverse` says where each row of x went.
+    """`x[index]`, whose gradient is another gather: `inverse` says which row of the result each row of x became.
 
-    A negative place yields zeros (forward), and `unused` names the rows of x that nothing reads (backward).
+    `zero_result`: rows of the result that hold nothing. `zero_gradient`: rows of x that nothing reads.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, unused: Tensor | None) -> Tensor:
-        ctx.inverse, ctx.index, ctx.unused = inverse, index, unused
-        return _take(x, index)
+    def forward(
+        ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, zero_result: Tensor | None, zero_gradient: Tensor | None
+    ) -> Tensor:
+        ctx.inverse, ctx.zero_gradient = inverse, zero_gradient
+        return _take(x, index, zero_result)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad = _take(grads[0], ctx.inverse)
-        if ctx.unused is not None:
-            grad.index_fill_(0, ctx.unused, 0)
-        return grad, None, None, None
+        return _take(grads[0], ctx.inverse, ctx.zero_gradient), None, None, None, None
 
 
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    taken = x.index_select(0, index.clamp_min(0))
-    if bool((index < 0).any()):
-        taken.masked_fill_((index < 0).view(-1, *[1] * (x.dim() - 1)), 0)
-    return taken
+def _take(x: Tensor, index: Tensor, zero: Tensor | None) -> Tensor:
+    taken = x.index_select(0, index)
+    return taken if zero is None else taken.index_fill_(0, zero, 0)

@@ -1,0 +1,127 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coterie.nn.experts import ExpertLinear, Experts, grouped_linear
+
+COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=7)
+
+
+def by_expert(x, weight, counts):
+    return torch.cat([part @ weight[e].t() for e, part in enumerate(x.split(list(counts)))])
+
+
+def gradients(y, leaves, upstream):
+    return torch.autograd.grad(y, leaves, upstream)
+
+
+def draw(seed, *shapes):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator, requires_grad=True) for shape in shapes]
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=COUNTS, inputs=st.integers(1, 24), outputs=st.integers(1, 24), seed=st.integers(0, 999))
+def test_grouped_linear_equals_one_product_per_expert(counts, inputs, outputs, seed):
+    rows = sum(counts)
+    x, weight, upstream = draw(seed, (rows, inputs), (len(counts), outputs, inputs), (rows, outputs))
+    ours, slow = grouped_linear(x, weight, tuple(counts)), by_expert(x, weight, counts)
+    torch.testing.assert_close(ours, slow, rtol=1e-5, atol=1e-5)
+    upstream = upstream.detach()
+    for a, b in zip(gradients(ours, (x, weight), upstream), gradients(slow, (x, weight), upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
+
+
+def test_hand_computed():
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    weight = torch.tensor([[[1.0, 1.0]], [[9.0, 9.0]], [[1.0, -1.0]]])
+    assert grouped_linear(x, weight, (1, 0, 2)).tolist() == [[3.0], [-1.0], [-1.0]]
+
+
+def test_expert_without_rows_gets_a_zero_gradient():
+    experts = Experts(3, 8, 4)
+    experts(torch.randn(30, 8), (18, 0, 12)).sum().backward()
+    for layer in (experts.gate_up, experts.down):
+        assert bool((layer.weight.grad[1] == 0).all())
+        assert bool((layer.weight.grad[[0, 2]] != 0).any(dim=(1, 2)).all())
+
+
+class OtherLinear(ExpertLinear):
+    """A subclass, which must take the composable path."""
+
+    calls = 0
+
+    def effective_weight(self):
+        self.calls += 1
+        return 2 * self.weight
+
+
+def other_experts(plain):
+    other = Experts(plain.gate_up.num_experts, plain.gate_up.in_features, plain.down.in_features)
+    for name in ("gate_up", "down"):
+        source = getattr(plain, name)
+        layer = OtherLinear(source.num_experts, source.in_features, source.out_features)
+        layer.weight = torch.nn.Parameter(source.weight.detach() / 2)
+        setattr(other, name, layer)
+    return other
+
+
+@settings(max_examples=20, deadline=None)
+@given(counts=COUNTS, width=st.integers(1, 12), expert_width=st.integers(1, 12), seed=st.integers(0, 999))
+def test_fused_layer_equals_the_composable_path_and_the_formula(counts, width, expert_width, seed):
+    torch.manual_seed(seed)
+    plain = Experts(len(counts), width, expert_width)
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter)
+    other = other_experts(plain)
+    x = torch.randn(sum(counts), width, requires_grad=True)
+    upstream = torch.randn(sum(counts), width)
+    fused, composed = plain(x, tuple(counts)), other(x, tuple(counts))
+    hidden = by_expert(x, plain.gate_up.weight, counts)
+    formula = by_expert(F.silu(hidden[:, :expert_width]) * hidden[:, expert_width:], plain.down.weight, counts)
+    torch.testing.assert_close(fused, formula, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(composed, formula, rtol=1e-4, atol=1e-4)
+    leaves = (x, plain.gate_up.weight, plain.down.weight)
+    exact = gradients(formula, leaves, upstream)
+    for a, b in zip(gradients(fused, leaves, upstream), exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-4)
+    halves = gradients(composed, (x, other.gate_up.weight, other.down.weight), upstream)
+    for a, b, factor in zip(halves, exact, (1, 2, 2), strict=True):
+        torch.testing.assert_close(a, factor * b, rtol=1e-4, atol=4e-4)
+    assert other.gate_up.calls == other.down.calls == 1
+
+
+def test_bias_is_added_to_each_experts_own_rows():
+    layer = ExpertLinear(3, 4, 2, bias=True)
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    y = layer(torch.randn(3, 4), (2, 0, 1))
+    assert y.tolist() == [[1.0, 2.0], [1.0, 2.0], [5.0, 6.0]]
+    y.sum().backward()
+    assert layer.bias.grad.tolist() == [[2.0, 2.0], [0.0, 0.0], [1.0, 1.0]]
+
+
+@pytest.mark.parametrize("path", ["fused", "composed"])
+def test_bfloat16_is_near_float32_and_gradients_are_float32(path):
+    torch.manual_seed(1)
+    experts = Experts(4, 32, 16)
+    counts, x = (70, 3, 0, 55), torch.randn(128, 32)
+    exact = experts(x, counts).detach()
+    if path == "composed":
+        experts = other_experts(experts)
+    y = experts(x.bfloat16(), counts)
+    assert y.dtype == torch.bfloat16
+    assert float((y.detach().float() - exact).norm() / exact.norm()) < 2e-2
+    y.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in experts.parameters())
+
+
+def test_no_expert_weight_is_copied_in_float32():
+    experts = Experts(4, 32, 16)
+    x = torch.randn(16, 32, requires_grad=True)
+    saved = experts(x, (4, 4, 4, 4)).grad_fn.saved_tensors
+    pointers = {tensor.data_ptr() for tensor in saved}
+    assert {experts.gate_up.weight.data_ptr(), experts.down.weight.data_ptr()} <= pointers

@@ -1,0 +1,112 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coterie.nn.linear import HAS_ONEDNN, Linear, linear, product, uses_onednn
+
+needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("rows", "dtype", "device", "expected"),
+    [
+        (64, torch.float32, "cpu", True),
+        (1, torch.float32, "cpu", False),
+        (0, torch.float32, "cpu", False),
+        (64, torch.bfloat16, "cpu", False),
+        (64, torch.float64, "cpu", False),
+        (64, torch.float32, "meta", False),
+    ],
+)
+def test_only_large_float32_products_on_cpu_use_onednn(rows, dtype, device, expected):
+    x, weight = torch.empty(rows, 32, dtype=dtype, device=device), torch.empty(48, 32, dtype=dtype, device=device)
+    assert uses_onednn(x, weight) is expected
+    assert linear(x, weight).shape == (rows, 48)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 70), st.integers(1, 40), st.integers(1, 40), st.booleans(), st.integers(0, 999))
+def test_value_and_gradients_equal_float64(rows, inputs, outputs, bias, seed):
+    torch.manual_seed(seed)
+    x, weight, b = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    upstream = torch.randn(rows, outputs)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [t.to(dtype).requires_grad_() for t in ((x, weight, b) if bias else (x, weight))]
+        y = linear(*leaves) if dtype == torch.float32 else F.linear(*leaves)
+        results.append([y, *torch.autograd.grad(y, leaves, upstream.to(dtype))])
+    for ours, exact in zip(*results, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=2e-5)
+
+
+def test_gradients_equal_finite_differences():
+    torch.manual_seed(3)
+    x, weight = torch.randn(20, 7), torch.randn(9, 7)
+    upstream = torch.randn(20, 9)
+
+    def loss(x, weight):
+        return (linear(x, weight) * upstream).sum()
+
+    leaves = (x.clone().requires_grad_(), weight.clone().requires_grad_())
+    for index, gradient in enumerate(torch.autograd.grad(loss(*leaves), leaves)):
+        for row, column in ((0, 0), (4, 6), (8, 3)):
+            up, down = [x.clone(), weight.clone()], [x.clone(), weight.clone()]
+            up[index][row, column] += 0.5
+            down[index][row, column] -= 0.5
+            # The loss is linear in each leaf: a central difference is exact but for rounding.
+            difference = loss(*up) - loss(*down)
+            torch.testing.assert_close(gradient[row, column], difference, rtol=1e-3, atol=1e-3)
+
+
+def test_only_wanted_gradients_are_computed():
+    weight = torch.randn(8, 4, requires_grad=True)
+    linear(torch.randn(32, 4), weight).sum().backward()
+    assert weight.grad is not None
+    x = torch.randn(32, 4, requires_grad=True)
+    linear(x, weight.detach()).sum().backward()
+    torch.testing.assert_close(x.grad, weight.detach().sum(0).expand(32, 4))
+
+
+def test_product_reads_transposed_views_and_writes_in_place():
+    x, weight = torch.randn(24, 40), torch.randn(40, 33)
+    out = torch.full((50, 33), 7.0)
+    product(x, weight.t(), out=out[10:34])
+    torch.testing.assert_close(out[10:34], x @ weight)
+    assert bool((out[:10] == 7).all()) and bool((out[34:] == 7).all())
+    torch.testing.assert_close(product(x.t(), torch.ones(33, 24)), x.sum(0)[:, None].expand(40, 33))
+
+
+def test_bfloat16_input_casts_the_float32_weight_and_its_gradient_stays_float32():
+    layer = Linear(16, 24, bias=True)
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(40, 16).bfloat16()
+    y = layer(x)
+    assert y.dtype == torch.bfloat16
+    exact = x.double() @ layer.weight.double().t() + layer.bias.double()
+    torch.testing.assert_close(y.double(), exact, rtol=2e-2, atol=5e-3)
+    y.float().sum().backward()
+    assert layer.weight.grad.dtype == layer.bias.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("rows", [4, 64])
+def test_survives_compile_as_one_graph(rows):
+    layer = Linear(16, 24, bias=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(rows, 16)
+    expected = layer(x)
+    expected.square().sum().backward()
+    gradient = layer.weight.grad.clone()
+    layer.zero_grad()
+    y = compiled(x)
+    y.square().sum().backward()
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(layer.weight.grad, gradient)
+
+
+@needs_onednn
+def test_operator_passes_pytorchs_own_checks():
+    args = (torch.randn(32, 8, requires_grad=True), torch.randn(16, 8, requires_grad=True))
+    torch.library.opcheck(torch.ops.coterie.linear.default, args)
