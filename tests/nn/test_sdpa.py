@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coterie.nn import sdpa
 from coterie.nn.layout import Layout
 from coterie.nn.sdpa import attend, attend_cached
 
@@ -153,3 +154,27 @@ def test_bfloat16_is_near_float32(kind):
         results.append([x.float() for x in (y, *torch.autograd.grad(y, cast, upstream.to(dtype)))])
     for half, full in zip(*results, strict=True):
         assert float((half - full).detach().norm() / full.detach().norm()) < 1e-2
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 200), min_size=1, max_size=3),
+    heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
+    block=st.sampled_from([1, 7, 64]),
+    num_bytes=st.sampled_from([1, 1 << 14, 1 << 20]),
+    seed=st.integers(0, 999),
+)
+def test_blocks_equal_one_softmax(lengths, heads, block, num_bytes, seed):
+    layout = Layout.packed(lengths)
+    leaves = [x.requires_grad_() for x in tensors(seed, sum(lengths), *heads)]
+    upstream = tensors(seed + 1, sum(lengths), *heads)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        # Blocks are meant for bfloat16; in float32 their arithmetic can be compared closely.
+        patch.setattr(sdpa, "_uses_blocks", lambda q: True)
+        patch.setattr(sdpa, "BLOCK_QUERIES", block)
+        patch.setattr(sdpa, "BLOCK_BYTES", num_bytes)
+        y = attend(*leaves, layout, "causal", None, 0.35)
+    exact = dense_reference(*leaves, layout, "causal", None, 0.35)
+    ours = [y, *torch.autograd.grad(y, leaves, upstream)]
+    for a, b in zip(ours, [exact, *torch.autograd.grad(exact, leaves, upstream)], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
