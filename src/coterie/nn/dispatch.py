@@ -88,11 +88,15 @@ def _sort(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[int, ...]]
 
 def _gather(x_TD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
     rows_RD = x_TD.index_select(0, meta.token_R)
-    if weights_TK is not None:
-        rows_RD *= weights_TK.reshape(-1).index_select(0, meta.slot_R).unsqueeze(1).to(rows_RD.dtype)
     if meta.padding_N is not None:
         rows_RD.index_fill_(0, meta.padding_N, 0)
-    return rows_RD
+    return rows_RD if weights_TK is None else _scale(rows_RD, weights_TK, meta)
+
+
+def _scale(rows_RD: Tensor, weights_TK: Tensor, meta: LocalMeta) -> Tensor:
+    """Each row times its weight, in place."""
+    weights_R = weights_TK.reshape(-1).index_select(0, meta.slot_R)
+    return rows_RD.mul_(weights_R.unsqueeze(1).to(rows_RD.dtype))
 
 
 def _gather_sum(y_RD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
@@ -103,7 +107,8 @@ def _gather_sum(y_RD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Ten
 
 
 def _weight_gradient(a_RD: Tensor, b_RD: Tensor, weights_TK: Tensor, meta: LocalMeta) -> Tensor:
-    dots_R = (a_RD * b_RD).sum(1, dtype=torch.float32)
+    # The sum adds up in float32 whatever its dtype; asking for float32 would first copy the product.
+    dots_R = (a_RD * b_RD).sum(1)
     return dots_R.index_select(0, meta.row_TK.reshape(-1)).view_as(meta.row_TK).to(weights_TK.dtype)
 
 
@@ -136,9 +141,10 @@ class _Combine(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y_RD, weights_TK = ctx.saved_tensors
+        rows_RD = _gather(grads[0], None, ctx.meta)
         grad_weights_TK = None
         if ctx.needs_input_grad[1]:
-            rows_RD = _gather(grads[0], None, ctx.meta)
             grad_weights_TK = _weight_gradient(rows_RD, y_RD, weights_TK, ctx.meta)
-        grad_y_RD = _gather(grads[0], weights_TK, ctx.meta) if ctx.needs_input_grad[0] else None
-        return grad_y_RD, grad_weights_TK, None
+        if weights_TK is not None:
+            rows_RD = _scale(rows_RD, weights_TK, ctx.meta)
+        return rows_RD, grad_weights_TK, None
