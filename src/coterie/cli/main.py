@@ -29,7 +29,7 @@ Seed = Annotated[int | None, typer.Option(help="Same seed, same reply.")]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
 
 
-@app.command()
+@app.command(short_help="Train an MoE and its dense twin, compare them, write a report.")
 def quickstart(
     minutes: Annotated[float, typer.Option(help="Time the whole run may take.", min=0.5)] = 8.0,
     data: Annotated[str | None, typer.Option(help="Your own text instead of the embedded corpus.")] = None,
@@ -44,7 +44,7 @@ def quickstart(
     run(minutes, data, seed, out, threads, as_json)
 
 
-@app.command()
+@app.command(short_help="Train a model, dense or mixture of experts; resumable.")
 def train(
     config: Annotated[str, typer.Argument(help="A YAML file with the settings of the run (see configs/).")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example optimiser.lr=0.001")] = None,
@@ -56,7 +56,7 @@ def train(
     run(config, overrides or [], as_json)
 
 
-@app.command()
+@app.command(short_help="Talk to a model in the terminal.")
 def chat(
     model: Model,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
@@ -103,7 +103,7 @@ def generate(
     run(model, prompt, sampling, dtype, as_json)
 
 
-@app.command()
+@app.command(short_help="Architecture, parameters, operations and memory of a model.")
 def inspect(model: Model, as_json: Json = False) -> None:
     """What a model is: architecture, parameters, operations, memory. Reads config.json alone."""
     from coterie.cli.show import inspect as run
@@ -111,7 +111,7 @@ def inspect(model: Model, as_json: Json = False) -> None:
     run(model, as_json)
 
 
-@app.command()
+@app.command(short_help="Draw a quickstart's report again from its records.")
 def report(
     run_dir: Annotated[str, typer.Argument(help="A quickstart's directory.")] = "runs/quickstart",
     as_json: Json = False,
@@ -122,7 +122,7 @@ def report(
     run(run_dir, as_json)
 
 
-@app.command()
+@app.command(short_help="What this machine offers.")
 def doctor(as_json: Json = False) -> None:
     """What this machine offers: processor, precision, memory, libraries."""
     from coterie.cli.show import doctor as run
@@ -130,7 +130,7 @@ def doctor(as_json: Json = False) -> None:
     run(as_json)
 
 
-@data_app.command("card")
+@data_app.command("card", short_help="Count documents, bytes and slices, and what would be dropped.")
 def data_card(sources: Sources, as_json: Json = False) -> None:
     """Count documents, bytes and slices, and what would be dropped and why."""
     from coterie.cli.data import card
@@ -138,7 +138,7 @@ def data_card(sources: Sources, as_json: Json = False) -> None:
     card(sources, as_json)
 
 
-@data_app.command("lint")
+@data_app.command("lint", short_help="Find what is wrong in training text, with file and line.")
 def data_lint(sources: Sources, as_json: Json = False) -> None:
     """Find what is wrong in training text, with file and line."""
     from coterie.cli.data import lint
