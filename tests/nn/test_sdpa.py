@@ -162,17 +162,19 @@ def test_bfloat16_is_near_float32(kind):
     heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
     block=st.sampled_from([1, 7, 64]),
     num_bytes=st.sampled_from([1, 1 << 14, 1 << 20]),
+    keep=st.sampled_from([0, 30000, 1 << 24]),
     seed=st.integers(0, 999),
 )
-def test_blocks_equal_one_softmax(lengths, heads, block, num_bytes, seed):
+def test_blocks_equal_one_softmax(lengths, heads, block, num_bytes, keep, seed):
     layout = Layout.packed(lengths)
     leaves = [x.requires_grad_() for x in tensors(seed, sum(lengths), *heads)]
     upstream = tensors(seed + 1, sum(lengths), *heads)[0]
     with pytest.MonkeyPatch.context() as patch:
-        # Blocks are meant for bfloat16; in float32 their arithmetic can be compared closely.
+        # Short segments too: in float32 the arithmetic of blocks can be compared closely.
         patch.setattr(sdpa, "_uses_blocks", lambda q: True)
         patch.setattr(sdpa, "BLOCK_QUERIES", block)
         patch.setattr(sdpa, "BLOCK_BYTES", num_bytes)
+        patch.setattr(sdpa, "KEEP_BYTES", keep)
         y = attend(*leaves, layout, "causal", None, 0.35)
     exact = dense_reference(*leaves, layout, "causal", None, 0.35)
     ours = [y, *torch.autograd.grad(y, leaves, upstream)]

@@ -258,23 +258,28 @@ def _take(x: Tensor, index: Tensor, zero: Tensor | None) -> Tensor:
     return taken if zero is None else taken.index_fill_(0, zero, 0)
 
 
-# bfloat16 on CPU: queries of one block, and bytes of scores worked on at once (they should stay in cache).
+# Queries of one block, bytes of scores worked on at once (they stay in cache), and bytes of probabilities that one call
+# keeps for its backward pass; what is beyond is computed again.
 BLOCK_QUERIES = 64
 BLOCK_BYTES = 1 << 20
+KEEP_BYTES = 48 << 20
+# float32 segments shorter than this are faster in PyTorch's own kernel.
+BLOCK_LENGTH = 192
 
 
-def _uses_blocks(q: Tensor) -> bool:
-    """PyTorch's own bfloat16 kernel for CPU is slower than its float32 one; plain products of blocks are twice as fast.
+def _uses_blocks(q_BLHD: Tensor) -> bool:
+    """Whether plain products of blocks are faster than PyTorch's kernel: on CPU, and by far in bfloat16.
 
-    The price: scores are rounded to bfloat16 before the softmax, as in every `eager` attention.
+    The price in bfloat16: scores are rounded before the softmax, as in every `eager` attention.
     """
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16
+    long = q_BLHD.shape[1] >= BLOCK_LENGTH
+    return q_BLHD.device.type == "cpu" and (q_BLHD.dtype == torch.bfloat16 or (q_BLHD.dtype == torch.float32 and long))
 
 
 class _CausalBlocks(torch.autograd.Function):
     """Causal attention of q (B, L, H, D) over k, v (B, L, G, D) by blocks of queries; keys after a block are skipped.
 
-    Saves only its inputs. M = H / G query heads share a key head and stand as more rows of one product.
+    M = H / G query heads share a key head and stand as more rows of one product.
     """
 
     @staticmethod
@@ -283,8 +288,13 @@ class _CausalBlocks(torch.autograd.Function):
         ctx.scale = scale
         q, k, v = _grouped(q_BLHD * scale, k_BLGD), _keys(k_BLGD), _keys(v_BLGD)
         y = q.new_empty(*q.shape[:3], v.shape[-1])
-        for pairs, start, end in _blocks(q):
+        ctx.blocks, ctx.kept = list(_blocks(q)), []
+        room = KEEP_BYTES if any(ctx.needs_input_grad) else -1
+        for pairs, start, end in ctx.blocks:
             probabilities = _probabilities(q[pairs, :, start:end], k[pairs, :end], start)
+            room = room - probabilities.nbytes if probabilities.nbytes <= room else -1
+            if room >= 0:
+                ctx.kept.append(probabilities)
             y[pairs, :, start:end] = torch.bmm(probabilities, v[pairs, :end]).view_as(y[pairs, :, start:end])
         return _ungrouped(y, q_BLHD)
 
@@ -296,9 +306,10 @@ class _CausalBlocks(torch.autograd.Function):
         grad_y = _grouped(grads[0], k_BLGD)
         grad_q = torch.empty_like(q)
         grad_k, grad_v = torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
-        for pairs, start, end in _blocks(q):
+        for number, (pairs, start, end) in enumerate(ctx.blocks):
             k_block, v_block = k[pairs, :end], v[pairs, :end]
-            probabilities = _probabilities(q[pairs, :, start:end], k_block, start)
+            is_kept = number < len(ctx.kept)
+            probabilities = ctx.kept[number] if is_kept else _probabilities(q[pairs, :, start:end], k_block, start)
             q_block, grad_block = q[pairs, :, start:end].flatten(1, 2), grad_y[pairs, :, start:end].flatten(1, 2)
             grad_v[pairs, :end] += torch.bmm(probabilities.transpose(1, 2), grad_block)
             grad_probabilities = torch.bmm(grad_block, v_block.transpose(1, 2))
