@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.nn.experts import ExpertLinear, Experts, grouped_linear
+from coterie.nn import experts as experts_module
+from coterie.nn.experts import ExpertLinear, Experts, grouped_linear, swiglu
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=7)
 
@@ -125,3 +126,20 @@ def test_no_expert_weight_is_copied_in_float32():
     saved = experts(x, (4, 4, 4, 4)).grad_fn.saved_tensors
     pointers = {tensor.data_ptr() for tensor in saved}
     assert {experts.gate_up.weight.data_ptr(), experts.down.weight.data_ptr()} <= pointers
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(0, 20), width=st.integers(1, 20), tile=st.sampled_from([1, 30, 1 << 16]), seed=st.integers(0, 99)
+)
+def test_swiglu_equals_the_formula_whatever_the_tile(rows, width, tile, seed):
+    both, upstream = draw(seed, (rows, 2 * width), (rows, width))
+    gate, up = both.chunk(2, dim=1)  # views with a stride, as in the experts
+    upstream = upstream.detach()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experts_module, "TILE", tile)
+        ours = swiglu(gate, up)
+        gradient = gradients(ours, (both,), upstream)[0]
+    slow = F.silu(gate) * up
+    torch.testing.assert_close(ours, slow)
+    torch.testing.assert_close(gradient, gradients(slow, (both,), upstream)[0])

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from coterie.nn.linear import product
 
 Counts = tuple[int, ...]
+TILE = 1 << 18
 
 
 def grouped_linear(x_RI: Tensor, weight_EOI: Tensor, counts: Counts) -> Tensor:
@@ -52,6 +53,42 @@ class _GroupedLinear(torch.autograd.Function):
             if grad_weight_EOI is not None:
                 torch.mm(grad_RO[rows].t(), x_RI[rows], out=grad_weight_EOI[expert])
         return grad_x_RI, grad_weight_EOI, None
+
+
+def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+    """`silu(gate) * up`. In float32 on CPU twice as fast as the two operations; in bfloat16 it is the slower way."""
+    if gate_TF.device.type != "cpu" or gate_TF.dtype != torch.float32:
+        return F.silu(gate_TF) * up_TF
+    return _SiluMul.apply(gate_TF, up_TF)
+
+
+class _SiluMul(torch.autograd.Function):
+    """Rows are taken a tile at a time, which stays in cache between the steps; only the inputs are saved."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_TF, up_TF)
+        hidden_TF = torch.empty_like(up_TF)
+        for rows in _tiles(gate_TF):
+            torch.mul(F.silu(gate_TF[rows]), up_TF[rows], out=hidden_TF[rows])
+        return hidden_TF
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate_TF, up_TF = ctx.saved_tensors
+        grad_gate_TF, grad_up_TF = torch.empty_like(gate_TF), torch.empty_like(up_TF)
+        for rows in _tiles(gate_TF):
+            grad, gate = grads[0][rows], gate_TF[rows]
+            torch.mul(grad, F.silu(gate), out=grad_up_TF[rows])
+            torch.ops.aten.silu_backward.grad_input(grad * up_TF[rows], gate, grad_input=grad_gate_TF[rows])
+        return grad_gate_TF, grad_up_TF
+
+
+def _tiles(x_TF: Tensor) -> list[slice]:
+    """Slices of rows, TILE numbers each."""
+    size = max(1, TILE // x_TF.shape[1])
+    return [slice(start, start + size) for start in range(0, x_TF.shape[0], size)]
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -163,4 +200,4 @@ class Experts(nn.Module):
             weights = (self.gate_up.weight.to(x_RD.dtype), self.down.weight.to(x_RD.dtype))
             return _SwiGLU.apply(x_RD, *weights, counts)
         gate_RF, up_RF = self.gate_up(x_RD, counts).chunk(2, dim=-1)
-        return self.down(F.silu(gate_RF) * up_RF, counts)
+        return self.down(swiglu(gate_RF, up_RF), counts)
