@@ -28,6 +28,14 @@ _LLAMA3_ROPE = {
     "original_max_position_embeddings": 16,
 }
 _SCOUT_ROPE = _LLAMA3_ROPE | {"factor": 16.0, "high_freq_factor": 1.0}
+_YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+    "beta_fast": 4.0,
+    "beta_slow": 1.0,
+}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "intermediate_size": 48, "rope_parameters": _LLAMA3_ROPE},
@@ -38,6 +46,28 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "mlp_bias": True,
         "head_dim": 12,
+    },
+    "llama_yarn": {
+        "model_type": "llama",
+        "intermediate_size": 48,
+        "head_dim": 16,
+        "rope_parameters": _YARN_ROPE | {"truncate": False},
+    },
+    "qwen3_yarn_mscale": {
+        "model_type": "qwen3",
+        "intermediate_size": 48,
+        "head_dim": 16,
+        "rope_parameters": _YARN_ROPE | {"mscale": 1.3, "mscale_all_dim": 0.6},
+    },
+    "llama4_yarn": {
+        "model_type": "llama4_text",
+        "intermediate_size": 24,
+        "intermediate_size_mlp": 40,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "head_dim": 8,
+        "attention_chunk_size": 9,
+        "rope_parameters": _YARN_ROPE | {"attention_factor": 1.4},
     },
     "qwen3": {"model_type": "qwen3", "intermediate_size": 48, "head_dim": 16},
     "qwen3_moe": {
@@ -93,6 +123,63 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
+_DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "intermediate_size": 40,
+    "moe_intermediate_size": 12,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 1,
+}
+CONFIGS |= {
+    "deepseek_v3": _DEEPSEEK
+    | {
+        "model_type": "deepseek_v3",
+        "n_routed_experts": 12,
+        "n_shared_experts": 1,
+        "n_group": 4,
+        "topk_group": 2,
+        "routed_scaling_factor": 2.5,
+        "rope_parameters": _YARN_ROPE | {"mscale": 1.0, "mscale_all_dim": 1.0},
+    },
+    "deepseek_v3_half_full_query": _DEEPSEEK
+    | {
+        "model_type": "deepseek_v3",
+        "n_routed_experts": 6,
+        "n_shared_experts": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "q_lora_rank": None,
+        "norm_topk_prob": False,
+        "rope_interleave": False,
+        "v_head_dim": 14,
+        "first_k_dense_replace": 0,
+    },
+    "deepseek_v2_lite": _DEEPSEEK
+    | {
+        "model_type": "deepseek_v2",
+        "n_routed_experts": 6,
+        "n_shared_experts": 2,
+        "q_lora_rank": None,
+        "rope_parameters": _YARN_ROPE | {"mscale": 0.707, "mscale_all_dim": 0.707},
+    },
+    "deepseek_v2": _DEEPSEEK
+    | {
+        "model_type": "deepseek_v2",
+        "n_routed_experts": 12,
+        "n_shared_experts": 2,
+        "n_group": 4,
+        "topk_group": 2,
+        "topk_method": "group_limited_greedy",
+        "routed_scaling_factor": 16.0,
+        "rope_parameters": _YARN_ROPE | {"mscale": 1.2, "mscale_all_dim": 0.7},
+    },
+}
+
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     """Every parameter random and not at its usual default: norms around 1, biases and matrices around 0."""
@@ -100,6 +187,9 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.data = 1 + 0.3 * noise if "norm" in _name(model, parameter) else noise * 0.25
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.5 - 0.6)
 
 
 def _name(model: torch.nn.Module, parameter: torch.nn.Parameter) -> str:

@@ -11,6 +11,7 @@ from coterie.config import (
     BlockConfig,
     ConfigError,
     FeedForwardConfig,
+    MLAConfig,
     ModelConfig,
     MoEConfig,
     RouterConfig,
@@ -53,6 +54,14 @@ def llama4(experts, step, qk_norm):
         ffn = moe(experts, 1, 8192, shared=8192, score="sigmoid") if routed else FeedForwardConfig(width=16384)
         blocks.append(BlockConfig(attention=attn, ffn=ffn))
     return ModelConfig(family="llama4_text", vocab_size=202048, width=5120, blocks=tuple(blocks), max_positions=262144)
+
+
+def deepseek(width, layers, heads, q_rank, dense_width, expert_width, num_experts, shared, top_k, vocab, first_dense):
+    attn = MLAConfig(num_heads=heads, q_rank=q_rank, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128)
+    routed = moe(num_experts, top_k, expert_width, shared=shared * expert_width, select_bias=True)
+    ffns = [FeedForwardConfig(width=dense_width)] * first_dense + [routed] * (layers - first_dense)
+    blocks = tuple(BlockConfig(attention=attn, ffn=ffn) for ffn in ffns)
+    return ModelConfig(family="any", vocab_size=vocab, width=width, blocks=blocks, max_positions=163840)
 
 
 MODELS = {
@@ -100,6 +109,19 @@ MODELS = {
     "OLMoE": (
         uniform(2048, 16, attention(16, 16, 128, qk_norm="full"), moe(64, 8, 1024), 50304),
         (6919161856, 1282017280, 1178994688, 1075972096, 131072),
+    ),
+    "DeepSeek-V2-Lite": (
+        deepseek(2048, 27, 16, None, 10944, 1408, 64, 2, 6, 102400, 1),
+        (15706484224, 2661150208, 2451435008, 2241719808, 31104),
+    ),
+    "DeepSeek-V2": (
+        deepseek(5120, 60, 128, 1536, 12288, 1536, 160, 2, 6, 102400, 1),
+        (235741434880, 21375800320, 20851512320, 20327224320, 69120),
+    ),
+    "DeepSeek-V3": (
+        deepseek(7168, 61, 128, 1536, 18432, 2048, 256, 1, 8, 129280, 3),
+        # the published sums count the 58 * 256 selection biases as parameters; here they are buffers
+        (*(n - 58 * 256 for n in (671026419200, 37552297472, 36625618432, 35698939392)), 70272),
     ),
     "Llama 4 Scout text": (
         llama4(16, 1, "weightless"),
@@ -166,6 +188,9 @@ def test_published_cache_and_training_flops():
     llama = MODELS["Llama 3.1 405B"][0]
     assert flops_per_token(llama, 4096, training=True) == pytest.approx(2473e9, rel=1e-3)
     assert flops_per_token(llama, 4096, training=True) == 3 * flops_per_token(llama, 4096)
+    # The same table: 250 for DeepSeek-V3 and 155 for V2.
+    for name, published in (("DeepSeek-V3", 250e9), ("DeepSeek-V2", 155e9)):
+        assert flops_per_token(MODELS[name][0], 4096, training=True) == pytest.approx(published, rel=5e-3)
 
 
 def test_flops_by_hand_and_a_tied_head_still_multiplies():

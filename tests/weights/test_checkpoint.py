@@ -112,7 +112,7 @@ def test_pickle_is_refused(saved: Path) -> None:
         ({"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
         ({"num_experts_per_tok": 5}, "top_k 5 is larger"),
         ({"use_sliding_window": True}, "use_sliding_window"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type 'yarn'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1.0}}, "rope_type 'dynamic'"),
         ({"hidden_size": None}, "'hidden_size' is missing"),
     ],
 )

@@ -10,13 +10,34 @@ from coterie.config.base import Settings
 
 
 class RopeScaling(Settings):
-    """Frequency scaling for long contexts (`llama3`: architectures.md 0.2; `linear`: divide all by `factor`)."""
+    """Frequency scaling for long contexts (architectures.md 0.2).
 
-    kind: Literal["llama3", "linear"]
+    `linear`: divide all by `factor`. `llama3`: by wavelength, `low_freq_factor` and `high_freq_factor`. `yarn`: a ramp
+    between the dimensions that turn `beta_fast` and `beta_slow` times in the original context, rounded outwards where
+    `truncate`; cos and sin are multiplied by `attention_factor`, by default g(mscale) / g(mscale_all_dim) where both are
+    given and else g(1), with g(m) = 0.1 m ln(factor) + 1. `MLAConfig` also multiplies its softmax scale by
+    g(mscale_all_dim)^2.
+    """
+
+    kind: Literal["llama3", "linear", "yarn"]
     factor: float = Field(gt=0)
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_positions: int = Field(8192, gt=0)
+    beta_fast: float = Field(32.0, gt=0)
+    beta_slow: float = Field(1.0, gt=0)
+    truncate: bool = True
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    attention_factor: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        only_yarn = ("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim", "attention_factor")
+        foreign = [name for name in only_yarn if getattr(self, name) != type(self).model_fields[name].default]
+        if self.kind != "yarn" and foreign:
+            raise ValueError(f"'{foreign[0]}' belongs to kind 'yarn', not to '{self.kind}'")
+        return self
 
 
 class RopeConfig(Settings):
@@ -25,6 +46,12 @@ class RopeConfig(Settings):
     theta: float = Field(10000.0, gt=0)
     style: Literal["half", "pairs"] = "half"
     scaling: RopeScaling | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.scaling is not None and self.scaling.kind == "yarn" and self.theta <= 1:
+            raise ValueError("yarn scaling needs theta above 1")
+        return self
 
 
 class TemperatureConfig(Settings):
@@ -42,6 +69,7 @@ class AttentionConfig(Settings):
     RMSNorm over the whole projection before the split, `weightless` an RMS per head after rope.
     """
 
+    kind: Literal["gqa"] = "gqa"
     num_heads: int = Field(gt=0)
     num_kv_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
@@ -63,6 +91,38 @@ class AttentionConfig(Settings):
         if (self.mask != "causal") != (self.window is not None):
             raise ValueError("sliding and chunked masks need 'window', causal ones take none")
         return self
+
+
+class MLAConfig(Settings):
+    """Multi-head latent attention of one layer (DeepSeek; architectures.md section 3).
+
+    Keys and values of all heads come from one normed latent of `kv_rank` numbers and one rotated key of `rope_dim`
+    shared by the heads; only these are cached. A query or key head is `nope_dim` plain numbers, then `rope_dim` rotated
+    ones. `q_rank`: width of the queries' own normed latent (None: one full matrix). `latent_eps`: of the two norms.
+    """
+
+    kind: Literal["mla"] = "mla"
+    num_heads: int = Field(gt=0)
+    q_rank: int | None = Field(None, gt=0)
+    kv_rank: int = Field(gt=0)
+    nope_dim: int = Field(gt=0)
+    rope_dim: int = Field(gt=0, multiple_of=2)
+    value_dim: int = Field(gt=0)
+    rope: RopeConfig = RopeConfig(style="pairs")
+    latent_eps: float = Field(1e-6, gt=0)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one query or key head."""
+        return self.nope_dim + self.rope_dim
+
+    @property
+    def mask(self) -> Literal["causal"]:
+        return "causal"
+
+    @property
+    def window(self) -> None:
+        return None
 
 
 class FeedForwardConfig(Settings):
@@ -142,8 +202,16 @@ class MoEConfig(Settings):
 class BlockConfig(Settings):
     """One pre-norm residual block: attention, then a dense or a routed feed-forward."""
 
-    attention: AttentionConfig
+    attention: AttentionConfig | MLAConfig = Field(discriminator="kind")
     ffn: FeedForwardConfig | MoEConfig = Field(discriminator="kind")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grouped_query_by_default(cls, data: Any) -> Any:
+        attention = data.get("attention") if isinstance(data, dict) else None
+        if isinstance(attention, dict) and "kind" not in attention:
+            return data | {"attention": {"kind": "gqa"} | attention}
+        return data
 
 
 class ModelConfig(Settings):

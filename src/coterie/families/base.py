@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.config import AttentionConfig, ModelConfig
+from coterie.config import AttentionConfig, BlockConfig, ConfigError, MLAConfig, ModelConfig
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader, rope_to_hf
 
@@ -54,15 +54,19 @@ def read_model(reader: Reader, blocks: list[dict[str, Any]], default_eps: float,
     return ModelConfig.from_dict(data | {"extra": reader.rest()}, reader.where)
 
 
-def write_model(config: ModelConfig, attention: AttentionConfig) -> dict[str, Any]:
-    """The common keys of `config.json`."""
+def write_model(config: ModelConfig, attention: AttentionConfig | MLAConfig) -> dict[str, Any]:
+    """The common keys of `config.json`. `head_dim` of latent attention is its rotated part (transformers)."""
+    if isinstance(attention, MLAConfig):
+        num_kv_heads, head_dim = attention.num_heads, attention.rope_dim
+    else:
+        num_kv_heads, head_dim = attention.num_kv_heads, attention.head_dim
     data = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": attention.num_heads,
-        "num_key_value_heads": attention.num_kv_heads,
-        "head_dim": attention.head_dim,
+        "num_key_value_heads": num_kv_heads,
+        "head_dim": head_dim,
         "hidden_act": "silu",
         "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_eps,
@@ -72,23 +76,42 @@ def write_model(config: ModelConfig, attention: AttentionConfig) -> dict[str, An
     return data | (rope_to_hf(attention.rope) if attention.rope else {})
 
 
+def grouped_query(config: ModelConfig, block: BlockConfig) -> AttentionConfig:
+    """The block's attention, for families that have no other kind (`ConfigError` otherwise)."""
+    if not isinstance(block.attention, AttentionConfig):
+        raise ConfigError(f"a {config.family} checkpoint has no latent attention; use deepseek_v3 or deepseek_v2")
+    return block.attention
+
+
 def decoder_slots(config: ModelConfig) -> list[Slot]:
     """Everything outside the feed-forward: embedding, attention, norms and head under Llama's names."""
     slots = [Slot("model.embed_tokens.weight", "embed.weight")]
     for index, block in enumerate(config.blocks):
-        disk, ours, attention = f"model.layers.{index}", f"blocks.{index}", block.attention
-        for part in "qkvo":
-            slots.append(Slot(f"{disk}.self_attn.{part}_proj.weight", f"{ours}.attention.{part}.weight"))
-            if attention.output_bias if part == "o" else attention.qkv_bias:
-                slots.append(Slot(f"{disk}.self_attn.{part}_proj.bias", f"{ours}.attention.{part}.bias"))
-        if attention.qk_norm in ("head", "full"):
-            for part in "qk":
-                slots.append(Slot(f"{disk}.self_attn.{part}_norm.weight", f"{ours}.attention.{part}_norm.weight"))
+        disk, ours = f"model.layers.{index}", f"blocks.{index}"
+        slots += _attention_slots(f"{disk}.self_attn", f"{ours}.attention", block.attention)
         slots.append(Slot(f"{disk}.input_layernorm.weight", f"{ours}.attention_norm.weight"))
         slots.append(Slot(f"{disk}.post_attention_layernorm.weight", f"{ours}.ffn_norm.weight"))
     slots.append(Slot("model.norm.weight", "norm.weight"))
     if not config.tie_embeddings:
         slots.append(Slot("lm_head.weight", "head.weight"))
+    return slots
+
+
+_LATENT = {"kv_a": "kv_a_proj_with_mqa", "kv_a_norm": "kv_a_layernorm", "kv_b": "kv_b_proj", "o": "o_proj"}
+_LATENT_QUERY = {"q_a": "q_a_proj", "q_a_norm": "q_a_layernorm", "q_b": "q_b_proj"}
+
+
+def _attention_slots(disk: str, ours: str, attention: AttentionConfig | MLAConfig) -> list[Slot]:
+    if isinstance(attention, MLAConfig):
+        names = ({"q": "q_proj"} if attention.q_rank is None else _LATENT_QUERY) | _LATENT
+        return [Slot(f"{disk}.{theirs}.weight", f"{ours}.{part}.weight") for part, theirs in names.items()]
+    slots = []
+    for part in "qkvo":
+        slots.append(Slot(f"{disk}.{part}_proj.weight", f"{ours}.{part}.weight"))
+        if attention.output_bias if part == "o" else attention.qkv_bias:
+            slots.append(Slot(f"{disk}.{part}_proj.bias", f"{ours}.{part}.bias"))
+    if attention.qk_norm in ("head", "full"):
+        slots += [Slot(f"{disk}.{part}_norm.weight", f"{ours}.{part}_norm.weight") for part in "qk"]
     return slots
 
 

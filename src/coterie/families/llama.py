@@ -11,6 +11,7 @@ from coterie.families.base import (
     Family,
     decoder_slots,
     dense_slots,
+    grouped_query,
     read_attention,
     read_model,
     write_model,
@@ -34,9 +35,10 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
 def _write(config: ModelConfig) -> dict[str, Any]:
     block = config.blocks[0]
     assert isinstance(block.ffn, FeedForwardConfig)
-    return write_model(config, block.attention) | {
+    attention = grouped_query(config, block)
+    return write_model(config, attention) | {
         "intermediate_size": block.ffn.width,
-        "attention_bias": block.attention.qkv_bias,
+        "attention_bias": attention.qkv_bias,
         "mlp_bias": block.ffn.bias,
     }
 

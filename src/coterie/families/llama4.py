@@ -14,6 +14,7 @@ from coterie.families.base import (
     Family,
     decoder_slots,
     dense_slots,
+    grouped_query,
     read_attention,
     read_model,
     write_model,
@@ -81,8 +82,9 @@ def _temperature(reader: Reader) -> dict[str, Any] | None:
 
 def _write(config: ModelConfig) -> dict[str, Any]:
     blocks = config.blocks
-    local = next((b.attention for b in blocks if b.attention.rope is not None), None)
-    full = next((b.attention for b in blocks if b.attention.rope is None), None)
+    attentions = [grouped_query(config, block) for block in blocks]
+    local = next((attention for attention in attentions if attention.rope is not None), None)
+    full = next((attention for attention in attentions if attention.rope is None), None)
     moe = next((b.ffn for b in blocks if isinstance(b.ffn, MoEConfig)), None)
     dense = next((b.ffn for b in blocks if isinstance(b.ffn, FeedForwardConfig)), None)
     if moe is None or local is None:

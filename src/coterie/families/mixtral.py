@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config import ModelConfig, MoEConfig
-from coterie.families.base import COMMON_KEYS, Family, decoder_slots, read_attention, read_model, write_model
+from coterie.families.base import (
+    COMMON_KEYS,
+    Family,
+    decoder_slots,
+    grouped_query,
+    read_attention,
+    read_model,
+    write_model,
+)
 from coterie.families.mapping import Slot, expert, expert_half
 from coterie.families.reader import Reader
 
@@ -34,7 +42,7 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
 def _write(config: ModelConfig) -> dict[str, Any]:
     block = config.blocks[0]
     assert isinstance(block.ffn, MoEConfig)
-    return write_model(config, block.attention) | {
+    return write_model(config, grouped_query(config, block)) | {
         "intermediate_size": block.ffn.expert_width,
         "num_local_experts": block.ffn.router.num_experts,
         "num_experts_per_tok": block.ffn.router.top_k,

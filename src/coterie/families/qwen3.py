@@ -14,6 +14,7 @@ from coterie.families.base import (
     Family,
     decoder_slots,
     dense_slots,
+    grouped_query,
     read_attention,
     read_model,
     write_model,
@@ -37,7 +38,8 @@ def _read_dense(data: Mapping[str, Any], where: str) -> ModelConfig:
 def _write_dense(config: ModelConfig) -> dict[str, Any]:
     ffn = config.blocks[0].ffn
     assert isinstance(ffn, FeedForwardConfig)
-    return write_model(config, config.blocks[0].attention) | {"intermediate_size": ffn.width, "attention_bias": False}
+    data = write_model(config, grouped_query(config, config.blocks[0]))
+    return data | {"intermediate_size": ffn.width, "attention_bias": False}
 
 
 def _read_moe_ffn(reader: Reader, width_key: str, renormalize_default: bool) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
 def _write_moe(config: ModelConfig) -> dict[str, Any]:
     dense = [index for index, block in enumerate(config.blocks) if isinstance(block.ffn, FeedForwardConfig)]
     moe = next(block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig))
-    data = write_model(config, config.blocks[0].attention) | _write_moe_ffn(moe, "moe_intermediate_size")
+    data = write_model(config, grouped_query(config, config.blocks[0])) | _write_moe_ffn(moe, "moe_intermediate_size")
     data |= {"decoder_sparse_step": 1, "mlp_only_layers": dense, "attention_bias": False, "use_sliding_window": False}
     if dense:
         ffn = config.blocks[dense[0]].ffn
@@ -99,7 +101,7 @@ def _write_moe(config: ModelConfig) -> dict[str, Any]:
 
 
 def moe_slots(config: ModelConfig) -> list[Slot]:
-    """Router as `mlp.gate`, experts one by one as `mlp.experts.{e}`, dense layers as `mlp`."""
+    """Router as `mlp.gate`, experts one by one as `mlp.experts.{e}`, dense layers as `mlp`; DeepSeek's additions."""
     slots = decoder_slots(config)
     for index, block in enumerate(config.blocks):
         disk, ours = f"model.layers.{index}.mlp", f"blocks.{index}.ffn"
@@ -107,6 +109,8 @@ def moe_slots(config: ModelConfig) -> list[Slot]:
             slots += dense_slots(disk, ours)
             continue
         slots.append(Slot(f"{disk}.gate.weight", f"{ours}.router.weight"))
+        if block.ffn.router.select_bias:
+            slots.append(Slot(f"{disk}.gate.e_score_correction_bias", f"{ours}.router.select_bias"))
         for e in range(block.ffn.router.num_experts):
             slots.append(
                 Slot(f"{disk}.experts.{e}.gate_proj.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 0))
@@ -115,6 +119,8 @@ def moe_slots(config: ModelConfig) -> list[Slot]:
                 Slot(f"{disk}.experts.{e}.up_proj.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 1))
             )
             slots.append(Slot(f"{disk}.experts.{e}.down_proj.weight", f"{ours}.experts.down.weight", expert(e)))
+        if block.ffn.shared_width:
+            slots += dense_slots(f"{disk}.shared_experts", f"{ours}.shared")
     return slots
 
 
@@ -139,8 +145,9 @@ def _read_olmoe(data: Mapping[str, Any], where: str) -> ModelConfig:
 def _write_olmoe(config: ModelConfig) -> dict[str, Any]:
     block = config.blocks[0]
     assert isinstance(block.ffn, MoEConfig)
-    data = write_model(config, block.attention) | _write_moe_ffn(block.ffn, "intermediate_size")
-    return data | {"clip_qkv": block.attention.qkv_clip, "attention_bias": False}
+    attention = grouped_query(config, block)
+    data = write_model(config, attention) | _write_moe_ffn(block.ffn, "intermediate_size")
+    return data | {"clip_qkv": attention.qkv_clip, "attention_bias": False}
 
 
 _MOE_KEYS = COMMON_KEYS | _ROUTER_KEYS | _BALANCE_KEYS

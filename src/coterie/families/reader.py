@@ -50,8 +50,15 @@ class Reader:
         parameters.pop("type", None)
         if kind == "default":
             return RopeConfig.from_dict({"theta": theta, "style": style}, self.where)
-        if kind not in ("llama3", "linear"):
-            raise ConfigError(f"{self.where}: rope_type '{kind}' is not supported here; use default, llama3 or linear")
+        if kind not in ("llama3", "linear", "yarn"):
+            raise ConfigError(
+                f"{self.where}: rope_type '{kind}' is not supported here; use default, llama3, linear or yarn"
+            )
+        parameters = {key: value for key, value in parameters.items() if value is not None}
+        if kind == "yarn":  # as transformers fills in what is left out
+            longest = self.get("max_position_embeddings")
+            original = parameters.setdefault("original_max_position_embeddings", longest)
+            parameters.setdefault("factor", longest / original)
         names = {"original_max_position_embeddings": "original_max_positions"}
         scaling = {"kind": kind} | {names.get(key, key): value for key, value in parameters.items()}
         return RopeConfig.from_dict({"theta": theta, "style": style, "scaling": scaling}, f"{self.where}: rope")
@@ -67,6 +74,16 @@ def rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
 def _scaling_to_hf(scaling: RopeScaling) -> dict[str, Any]:
     if scaling.kind == "linear":
         return {"rope_type": "linear", "factor": scaling.factor}
+    if scaling.kind == "yarn":
+        gains = {name: getattr(scaling, name) for name in ("mscale", "mscale_all_dim", "attention_factor")}
+        return {
+            "rope_type": "yarn",
+            "factor": scaling.factor,
+            "original_max_position_embeddings": scaling.original_max_positions,
+            "beta_fast": scaling.beta_fast,
+            "beta_slow": scaling.beta_slow,
+            "truncate": scaling.truncate,
+        } | {name: value for name, value in gains.items() if value is not None}
     return {
         "rope_type": "llama3",
         "factor": scaling.factor,

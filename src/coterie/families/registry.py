@@ -7,13 +7,15 @@ from typing import Any
 
 from coterie.config import ConfigError, ModelConfig, suggest
 from coterie.families.base import Family
+from coterie.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from coterie.families.llama import LLAMA
 from coterie.families.llama4 import LLAMA4_TEXT
 from coterie.families.mixtral import MIXTRAL
 from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (LLAMA, QWEN3, QWEN3_MOE, MIXTRAL, OLMOE, LLAMA4_TEXT)
+    family.model_type: family
+    for family in (LLAMA, QWEN3, QWEN3_MOE, MIXTRAL, OLMOE, LLAMA4_TEXT, DEEPSEEK_V2, DEEPSEEK_V3)
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from coterie.config import AttentionConfig, CoterieError, ModelConfig
+from coterie.config import AttentionConfig, CoterieError, MLAConfig, ModelConfig
 
 _FIRST_CAPACITY = 64
 
@@ -18,10 +18,11 @@ class LayerCache:
 
     The kept entries are the slice `[low, high)` of the buffers and belong to consecutive positions. What no later
     query can see is only skipped (`low` moves); it is overwritten when the buffer is full, so that one decoded token
-    costs one row written whatever the length, apart from a move or a doubling every so often.
+    costs one row written whatever the length, apart from a move or a doubling every so often. Latent attention keeps
+    its latent as the one head of the keys and its rotated key as the one of the values: their widths may differ.
     """
 
-    def __init__(self, attention: AttentionConfig, owner: SequenceCache) -> None:
+    def __init__(self, attention: AttentionConfig | MLAConfig, owner: SequenceCache) -> None:
         self._mask = attention.mask
         self._window = attention.window or 0
         self._owner = owner

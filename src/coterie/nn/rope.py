@@ -16,12 +16,48 @@ def inverse_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
     """(D/2,) fp32 angles per position, `theta^(-2j/D)`, scaled for long contexts where the config says so."""
     exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     inverse = 1.0 / (config.theta**exponent)
-    return inverse if config.scaling is None else _scaled(inverse, config.scaling)
+    if config.scaling is None:
+        return inverse
+    if config.scaling.kind == "linear":
+        return inverse / config.scaling.factor
+    if config.scaling.kind == "yarn":
+        return _yarn(inverse, config.theta, head_dim, config.scaling)
+    return _llama3(inverse, config.scaling)
 
 
-def _scaled(inverse: Tensor, scaling: RopeScaling) -> Tensor:
-    if scaling.kind == "linear":
-        return inverse / scaling.factor
+def _yarn(inverse: Tensor, theta: float, head_dim: int, scaling: RopeScaling) -> Tensor:
+    """Dimensions that turn often in the original context keep their frequency, slow ones are divided by the factor."""
+
+    def dimension(turns: float) -> float:
+        return head_dim * math.log(scaling.original_max_positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    if low == high:
+        high += 0.001
+    ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    return inverse / scaling.factor * ramp + inverse * (1 - ramp)
+
+
+def yarn_gain(factor: float, mscale: float = 1.0) -> float:
+    """YaRN's g(m) = 0.1 m ln(factor) + 1 (1 where nothing is stretched)."""
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def rotation_gain(scaling: RopeScaling | None) -> float:
+    """What cos and sin are multiplied by: 1 except for YaRN."""
+    if scaling is None or scaling.kind != "yarn":
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.mscale and scaling.mscale_all_dim:
+        return yarn_gain(scaling.factor, scaling.mscale) / yarn_gain(scaling.factor, scaling.mscale_all_dim)
+    return yarn_gain(scaling.factor)
+
+
+def _llama3(inverse: Tensor, scaling: RopeScaling) -> Tensor:
     wavelength = 2 * math.pi / inverse
     low = scaling.original_max_positions / scaling.low_freq_factor
     high = scaling.original_max_positions / scaling.high_freq_factor
@@ -41,12 +77,13 @@ def cos_sin(layout: Layout, config: RopeConfig, head_dim: int, dtype: torch.dtyp
     if key not in layout.memo:
         inverse = inverse_frequencies(config, head_dim).to(layout.positions_T.device)
         angles = layout.positions_T.float()[:, None] * inverse
-        layout.memo[key] = (angles.cos()[:, None].to(dtype), angles.sin()[:, None].to(dtype))
+        gain = rotation_gain(config.scaling)
+        layout.memo[key] = ((angles.cos() * gain)[:, None].to(dtype), (angles.sin() * gain)[:, None].to(dtype))
     return layout.memo[key]
 
 
 class _Rotate(torch.autograd.Function):
-    """A rotation of pairs; its gradient is the rotation back."""
+    """A rotation of pairs (times YaRN's gain); its gradient is the rotation back, with the same gain."""
 
     @staticmethod
     def forward(ctx: Any, x_THD: Tensor, cos: Tensor, sin: Tensor, style: str) -> Tensor:

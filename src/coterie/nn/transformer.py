@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coterie.config.model import BlockConfig, ModelConfig, MoEConfig
+from coterie.config.model import BlockConfig, MLAConfig, ModelConfig, MoEConfig
 from coterie.nn.attention import Attention, SequenceCache
 from coterie.nn.layout import Layout
 from coterie.nn.linear import Linear, linear
+from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.norm import RMSNorm
 from coterie.nn.router import Router
@@ -24,7 +25,10 @@ class Block(nn.Module):
     def __init__(self, width: int, config: BlockConfig, norm_eps: float) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(width, norm_eps)
-        self.attention = Attention(width, config.attention, norm_eps)
+        if isinstance(config.attention, MLAConfig):
+            self.attention: Attention | LatentAttention = LatentAttention(width, config.attention)
+        else:
+            self.attention = Attention(width, config.attention, norm_eps)
         self.ffn_norm = RMSNorm(width, norm_eps)
         self.ffn = MoE(width, config.ffn) if isinstance(config.ffn, MoEConfig) else FeedForward(width, config.ffn)
 
@@ -101,7 +105,7 @@ class Transformer(nn.Module):
         return merged
 
     def training_buffers(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside the parameters: each router's fractions of the last step and selection bias."""
+        """What a resumed run needs beside parameters: each router's fractions of the last step and selection bias."""
         buffers = {}
         for layer, router in self.routers():
             buffers[f"blocks.{layer}.ffn.router.balance.fraction_E"] = router.balance.fraction_E

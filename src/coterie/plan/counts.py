@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from coterie.config import AttentionConfig, BlockConfig, ConfigError, ModelConfig, MoEConfig
+from coterie.config import AttentionConfig, BlockConfig, ConfigError, MLAConfig, ModelConfig, MoEConfig
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def count_parameters(config: ModelConfig) -> Counts:
 def flops_per_token(config: ModelConfig, context: int, training: bool = False) -> float:
     """Floating-point operations per token, averaged over a sequence of `context` tokens.
 
-    A product with a matrix of n parameters is 2n operations; attention does 4 * heads * head_dim per visible key.
+    A product with a matrix of n parameters is 2n operations; attention does 2 * heads * (key width + value width) per
+    visible key (latent attention is counted in its expanded form, the one training runs).
     Norms, activations, rotations and softmaxes are left out, as usual. Training costs three times the forward pass (one
     more for the gradient of the input, one for that of the weight). The head's product counts, tied or not.
     """
@@ -82,11 +83,12 @@ def flops_per_token(config: ModelConfig, context: int, training: bool = False) -
     for block in config.blocks:
         matrices += _active_matrices(block, config.width)
         a = block.attention
-        attention += 4 * a.num_heads * a.head_dim * visible_keys(a, context)
+        value_dim = a.value_dim if isinstance(a, MLAConfig) else a.head_dim
+        attention += 2 * a.num_heads * (a.head_dim + value_dim) * visible_keys(a, context)
     return (2 * matrices + attention) * (3 if training else 1)
 
 
-def visible_keys(attention: AttentionConfig, context: int) -> float:
+def visible_keys(attention: AttentionConfig | MLAConfig, context: int) -> float:
     """Keys a query sees, its own included: the mean over the positions of a sequence of `context` tokens."""
     _positive("context", context)
     window = min(attention.window or context, context)
@@ -155,11 +157,9 @@ def memory(
 
 
 def _block_counts(block: BlockConfig, width: int) -> dict[str, int]:
-    a, ffn = block.attention, block.ffn
-    queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
-    qk_norm = {"head": 2 * a.head_dim, "full": queries + keys}.get(a.qk_norm, 0)
-    biases = (queries + 2 * keys if a.qkv_bias else 0) + (width if a.output_bias else 0)
-    counts = {"attention": _attention_matrices(a, width) + biases + qk_norm, "norms": 2 * width}
+    ffn = block.ffn
+    attention = _attention_matrices(block.attention, width) + _attention_vectors(block.attention, width)
+    counts = {"attention": attention, "norms": 2 * width}
     if not isinstance(ffn, MoEConfig):
         return counts | {"dense": 3 * width * ffn.width + (2 * ffn.width + width if ffn.bias else 0)}
     expert, num = 3 * width * ffn.expert_width, ffn.router.num_experts
@@ -171,8 +171,22 @@ def _block_counts(block: BlockConfig, width: int) -> dict[str, int]:
     }
 
 
-def _attention_matrices(attention: AttentionConfig, width: int) -> int:
-    return 2 * width * attention.head_dim * (attention.num_heads + attention.num_kv_heads)
+def _attention_matrices(a: AttentionConfig | MLAConfig, width: int) -> int:
+    if not isinstance(a, MLAConfig):
+        return 2 * width * a.head_dim * (a.num_heads + a.num_kv_heads)
+    queries = a.num_heads * a.head_dim
+    query = width * queries if a.q_rank is None else a.q_rank * (width + queries)
+    latent = width * (a.kv_rank + a.rope_dim) + a.kv_rank * a.num_heads * (a.nope_dim + a.value_dim)
+    return query + latent + a.num_heads * a.value_dim * width
+
+
+def _attention_vectors(a: AttentionConfig | MLAConfig, width: int) -> int:
+    """Biases and the weights of norms inside attention."""
+    if isinstance(a, MLAConfig):
+        return (a.q_rank or 0) + a.kv_rank
+    queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
+    qk_norm = {"head": 2 * a.head_dim, "full": queries + keys}.get(a.qk_norm, 0)
+    return qk_norm + (queries + 2 * keys if a.qkv_bias else 0) + (width if a.output_bias else 0)
 
 
 def _active_matrices(block: BlockConfig, width: int) -> int:
@@ -185,7 +199,9 @@ def _active_matrices(block: BlockConfig, width: int) -> int:
     return _attention_matrices(block.attention, width) + inner * width
 
 
-def _kv_values(attention: AttentionConfig) -> int:
+def _kv_values(attention: AttentionConfig | MLAConfig) -> int:
+    if isinstance(attention, MLAConfig):
+        return attention.kv_rank + attention.rope_dim
     return 2 * attention.num_kv_heads * attention.head_dim
 
 
