@@ -179,6 +179,30 @@ CONFIGS |= {
         "rope_parameters": _YARN_ROPE | {"mscale": 1.2, "mscale_all_dim": 0.7},
     },
 }
+CONFIGS |= {
+    "gpt_oss": {
+        "model_type": "gpt_oss",
+        "intermediate_size": 20,
+        "head_dim": 16,
+        "num_local_experts": 6,
+        "num_experts_per_tok": 3,
+        "sliding_window": 5,
+        "swiglu_limit": 0.6,
+        "rope_parameters": _YARN_ROPE | {"truncate": False},
+    },
+    "gpt_oss_no_bias": {
+        "model_type": "gpt_oss",
+        "intermediate_size": 20,
+        "head_dim": 8,
+        "num_key_value_heads": 4,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "sliding_window": 3,
+        "swiglu_alpha": 1.1,
+        "attention_bias": False,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    },
+}
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coterie.config import (
     AttentionConfig,
     BlockConfig,
+    ClampedConfig,
     FeedForwardConfig,
     MLAConfig,
     ModelConfig,
@@ -56,6 +57,7 @@ def grouped_attentions(draw):
         qk_norm=draw(st.sampled_from(["none", "head", "full", "weightless"])),
         qkv_bias=draw(st.booleans()),
         output_bias=draw(st.booleans()),
+        sinks=mask != "chunked" and draw(st.booleans()),
     )
 
 
@@ -71,7 +73,9 @@ def feed_forwards(draw):
         bias=draw(st.booleans()),
         select_bias=draw(st.booleans()),
     )
-    return MoEConfig(expert_width=width, router=router, shared_width=draw(st.none() | st.integers(1, 12)))
+    clamped = draw(st.none() | st.just(ClampedConfig()))
+    shared_width = draw(st.none() | st.integers(1, 12))
+    return MoEConfig(expert_width=width, router=router, shared_width=shared_width, clamped=clamped)
 
 
 @st.composite

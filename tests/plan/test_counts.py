@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from coterie.config import (
     AttentionConfig,
     BlockConfig,
+    ClampedConfig,
     ConfigError,
     FeedForwardConfig,
     MLAConfig,
@@ -62,6 +63,17 @@ def deepseek(width, layers, heads, q_rank, dense_width, expert_width, num_expert
     ffns = [FeedForwardConfig(width=dense_width)] * first_dense + [routed] * (layers - first_dense)
     blocks = tuple(BlockConfig(attention=attn, ffn=ffn) for ffn in ffns)
     return ModelConfig(family="any", vocab_size=vocab, width=width, blocks=blocks, max_positions=163840)
+
+
+def gpt_oss(layers, experts):
+    attn = {"qkv_bias": True, "output_bias": True, "sinks": True}
+    router = RouterConfig(num_experts=experts, top_k=4, bias=True)
+    ffn = MoEConfig(expert_width=2880, router=router, clamped=ClampedConfig())
+    blocks = []
+    for layer in range(layers):
+        window = {} if layer % 2 else {"mask": "sliding", "window": 128}
+        blocks.append(BlockConfig(attention=attention(64, 8, 64, **attn, **window), ffn=ffn))
+    return ModelConfig(family="any", vocab_size=201088, width=2880, blocks=tuple(blocks), max_positions=131072)
 
 
 MODELS = {
@@ -122,6 +134,14 @@ MODELS = {
         deepseek(7168, 61, 128, 1536, 18432, 2048, 256, 1, 8, 129280, 3),
         # the published sums count the 58 * 256 selection biases as parameters; here they are buffers
         (*(n - 58 * 256 for n in (671026419200, 37552297472, 36625618432, 35698939392)), 70272),
+    ),
+    "gpt-oss-20b": (
+        gpt_oss(24, 32),
+        (20914757184, 4187440704, 3608307264, 3029173824, 49152),
+    ),
+    "gpt-oss-120b": (
+        gpt_oss(36, 128),
+        (116829156672, 5711982912, 5132849472, 4553716032, 73728),
     ),
     "Llama 4 Scout text": (
         llama4(16, 1, "weightless"),

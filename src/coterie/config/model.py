@@ -14,8 +14,8 @@ class RopeScaling(Settings):
 
     `linear`: divide all by `factor`. `llama3`: by wavelength, `low_freq_factor` and `high_freq_factor`. `yarn`: a ramp
     between the dimensions that turn `beta_fast` and `beta_slow` times in the original context, rounded outwards where
-    `truncate`; cos and sin are multiplied by `attention_factor`, by default g(mscale) / g(mscale_all_dim) where both are
-    given and else g(1), with g(m) = 0.1 m ln(factor) + 1. `MLAConfig` also multiplies its softmax scale by
+    `truncate`; cos and sin are multiplied by `attention_factor`, by default g(mscale) / g(mscale_all_dim) where both
+    are given and else g(1), with g(m) = 0.1 m ln(factor) + 1. `MLAConfig` also multiplies its softmax scale by
     g(mscale_all_dim)^2.
     """
 
@@ -67,6 +67,7 @@ class AttentionConfig(Settings):
     `rope=None` is a layer without positions. `mask`: `causal` j <= i; `sliding` i - window < j <= i; `chunked` j <= i
     in the same chunk of `window` positions. `qk_norm`: `head` is an RMSNorm with weight per head before rope, `full` an
     RMSNorm over the whole projection before the split, `weightless` an RMS per head after rope.
+    `sinks`: one learnt score per query head joins the softmax without a value.
     """
 
     kind: Literal["gqa"] = "gqa"
@@ -81,6 +82,7 @@ class AttentionConfig(Settings):
     qkv_bias: bool = False
     output_bias: bool = False
     temperature: TemperatureConfig | None = None
+    sinks: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -90,6 +92,8 @@ class AttentionConfig(Settings):
             raise ValueError(f"head_dim {self.head_dim} must be even for rotary positions")
         if (self.mask != "causal") != (self.window is not None):
             raise ValueError("sliding and chunked masks need 'window', causal ones take none")
+        if self.sinks and self.mask == "chunked":
+            raise ValueError("sinks go with causal and sliding masks only")
         return self
 
 
@@ -183,13 +187,24 @@ class BalanceConfig(Settings):
     bias_rate: float = Field(0.0, ge=0)
 
 
+class ClampedConfig(Settings):
+    """Experts with biases and `(up + 1) * gate * sigmoid(alpha * gate)`, gate <= limit, |up| <= limit (gpt-oss)."""
+
+    alpha: float = 1.702
+    limit: float = Field(7.0, gt=0)
+
+
 class MoEConfig(Settings):
-    """Routed SwiGLU experts of inner size `expert_width`, plus one always-on SwiGLU of size `shared_width`."""
+    """Routed SwiGLU experts of inner size `expert_width`, plus one always-on SwiGLU of size `shared_width`.
+
+    `clamped`: the routed experts are of gpt-oss's kind instead.
+    """
 
     kind: Literal["moe"] = "moe"
     expert_width: int = Field(gt=0)
     router: RouterConfig
     shared_width: int | None = Field(None, gt=0)
+    clamped: ClampedConfig | None = None
     balance: BalanceConfig = BalanceConfig()
 
     @model_validator(mode="after")
@@ -215,7 +230,10 @@ class BlockConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """A whole model. `family` is the Hugging Face `model_type`; `extra` holds its unknown `config.json` keys."""
+    """A whole model. `family` is the Hugging Face `model_type`; `extra` holds its unknown `config.json` keys.
+
+    `norm_rounding`: RMSNorm rounds to the activations' dtype before or after its weight (architectures.md 0.1).
+    """
 
     family: str
     vocab_size: int = Field(gt=0)
@@ -223,6 +241,7 @@ class ModelConfig(Settings):
     blocks: tuple[BlockConfig, ...] = Field(min_length=1)
     max_positions: int = Field(gt=0)
     norm_eps: float = Field(1e-6, gt=0)
+    norm_rounding: Literal["before_weight", "after_weight"] = "before_weight"
     tie_embeddings: bool = False
     init_std: float = Field(0.02, gt=0)
     extra: dict[str, Any] = Field(default_factory=dict)

@@ -38,7 +38,9 @@ def read_attention(reader: Reader, **variation: Any) -> dict[str, Any]:
     return {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim} | variation
 
 
-def read_model(reader: Reader, blocks: list[dict[str, Any]], default_eps: float, default_tie: bool) -> ModelConfig:
+def read_model(
+    reader: Reader, blocks: list[dict[str, Any]], default_eps: float, default_tie: bool, **variation: Any
+) -> ModelConfig:
     """The whole `ModelConfig` from the common keys and the blocks; unknown keys go to `extra`."""
     reader.expect("hidden_act", "silu")
     data = {
@@ -51,7 +53,7 @@ def read_model(reader: Reader, blocks: list[dict[str, Any]], default_eps: float,
         "tie_embeddings": reader.get("tie_word_embeddings", default=default_tie),
         "init_std": reader.get("initializer_range", default=0.02),
     }
-    return ModelConfig.from_dict(data | {"extra": reader.rest()}, reader.where)
+    return ModelConfig.from_dict(data | variation | {"extra": reader.rest()}, reader.where)
 
 
 def write_model(config: ModelConfig, attention: AttentionConfig | MLAConfig) -> dict[str, Any]:
@@ -112,6 +114,8 @@ def _attention_slots(disk: str, ours: str, attention: AttentionConfig | MLAConfi
             slots.append(Slot(f"{disk}.{part}_proj.bias", f"{ours}.{part}.bias"))
     if attention.qk_norm in ("head", "full"):
         slots += [Slot(f"{disk}.{part}_norm.weight", f"{ours}.{part}_norm.weight") for part in "qk"]
+    if attention.sinks:
+        slots.append(Slot(f"{disk}.sinks", f"{ours}.sinks"))
     return slots
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from coterie.config import ConfigError, ModelConfig, suggest
 from coterie.families.base import Family
 from coterie.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from coterie.families.gpt_oss import GPT_OSS
 from coterie.families.llama import LLAMA
 from coterie.families.llama4 import LLAMA4_TEXT
 from coterie.families.mixtral import MIXTRAL
@@ -15,7 +16,7 @@ from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (LLAMA, QWEN3, QWEN3_MOE, MIXTRAL, OLMOE, LLAMA4_TEXT, DEEPSEEK_V2, DEEPSEEK_V3)
+    for family in (LLAMA, QWEN3, QWEN3_MOE, MIXTRAL, OLMOE, LLAMA4_TEXT, DEEPSEEK_V2, DEEPSEEK_V3, GPT_OSS)
 }
 
 

@@ -17,6 +17,7 @@ from coterie.nn.linear import Linear
 from coterie.nn.norm import RMSNorm, rms
 from coterie.nn.rope import rotate
 from coterie.nn.sdpa import attend, attend_cached
+from coterie.nn.sinks import attend_kept_with_sinks, attend_with_sinks
 
 
 class LayerCache(Protocol):
@@ -47,6 +48,7 @@ class Attention(nn.Module):
         self.k = Linear(width, kv_width, bias=config.qkv_bias)
         self.v = Linear(width, kv_width, bias=config.qkv_bias)
         self.o = Linear(q_width, width, bias=config.output_bias)
+        self.sinks = nn.Parameter(torch.zeros(config.num_heads)) if config.sinks else None
         if config.qk_norm in ("head", "full"):
             per_head = config.qk_norm == "head"
             self.q_norm = RMSNorm(config.head_dim if per_head else q_width, norm_eps)
@@ -59,16 +61,21 @@ class Attention(nn.Module):
         config = self.config
         scale = config.head_dim**-0.5
         if caches is None:
-            y_THD = attend(q_THD, k_TGD, v_TGD, layout, config.mask, config.window, scale)
+            if self.sinks is not None:
+                y_THD = attend_with_sinks(q_THD, k_TGD, v_TGD, self.sinks, layout, config.window, scale)
+            else:
+                y_THD = attend(q_THD, k_TGD, v_TGD, layout, config.mask, config.window, scale)
         else:
             parts, start = [], 0
             for cache, length in zip(caches, layout.lengths, strict=True):
                 new = slice(start, start + length)
                 k_SGD, v_SGD, first = cache.layer(layer).append(k_TGD[new], v_TGD[new])
-                positions = layout.positions_T[new]
-                parts.append(
-                    attend_cached(q_THD[new], k_SGD, v_SGD, positions, first, config.mask, config.window, scale)
-                )
+                if self.sinks is not None:
+                    part = attend_kept_with_sinks(q_THD[new], k_SGD, v_SGD, self.sinks, config.window, scale)
+                else:
+                    positions = layout.positions_T[new]
+                    part = attend_cached(q_THD[new], k_SGD, v_SGD, positions, first, config.mask, config.window, scale)
+                parts.append(part)
                 start += length
             y_THD = torch.cat(parts) if len(parts) > 1 else parts[0]
         return self.o(y_THD.flatten(1))

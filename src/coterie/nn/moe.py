@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coterie.config.model import FeedForwardConfig, MoEConfig
+from coterie.nn.clamped import ClampedExperts
 from coterie.nn.dispatch import LocalDispatcher
 from coterie.nn.experts import Experts
 from coterie.nn.layout import Layout
@@ -39,7 +40,13 @@ class MoE(nn.Module):
         super().__init__()
         self.config = config
         self.router = Router(width, config.router, config.balance)
-        self.experts = Experts(config.router.num_experts, width, config.expert_width)
+        num_experts = config.router.num_experts
+        if config.clamped is not None:
+            self.experts: Experts | ClampedExperts = ClampedExperts(
+                num_experts, width, config.expert_width, config.clamped
+            )
+        else:
+            self.experts = Experts(num_experts, width, config.expert_width)
         self.shared = FeedForward(width, FeedForwardConfig(width=config.shared_width)) if config.shared_width else None
         self.dispatcher = LocalDispatcher()
 

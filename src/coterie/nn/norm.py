@@ -11,18 +11,21 @@ from torch import Tensor, nn
 class _RMSNormFunction(torch.autograd.Function):
     """`weight * (x * rsqrt(mean(x^2) + eps)).to(dtype)` with statistics in fp32 (llama order, architectures.md 0.1).
 
+    `late`: rounds to the input's dtype after the weight (gpt-oss order).
     Saves the input and one number per row instead of the five intermediates that autograd would keep.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, eps: float, late: bool) -> Tensor:
         x32_TD = x_TD.float()
         scale_T1 = torch.rsqrt(x32_TD.square().mean(-1, keepdim=True).add_(eps))
         ctx.save_for_backward(x_TD, weight_D, scale_T1)
+        if late:
+            return (x32_TD * scale_T1 * weight_D.float()).to(x_TD.dtype)
         return (x32_TD * scale_T1).to(x_TD.dtype) * weight_D.to(x_TD.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad_TD,) = grads
         x_TD, weight_D, scale_T1 = ctx.saved_tensors
         normed_TD = x_TD.float() * scale_T1
@@ -31,19 +34,23 @@ class _RMSNormFunction(torch.autograd.Function):
         grad_normed_TD = grad32_TD * weight_D.float()
         inner_T1 = (grad_normed_TD * normed_TD).mean(-1, keepdim=True)
         grad_x_TD = grad_normed_TD.addcmul_(normed_TD, inner_T1, value=-1).mul_(scale_T1)
-        return grad_x_TD.to(x_TD.dtype), grad_weight_D, None
+        return grad_x_TD.to(x_TD.dtype), grad_weight_D, None, None
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm with a weight (D,) over the last dimension; output in the input's dtype."""
+    """RMSNorm with a weight (D,) over the last dimension; output in the input's dtype, rounded before the weight.
 
-    def __init__(self, width: int, eps: float) -> None:
+    `late`: rounded after it.
+    """
+
+    def __init__(self, width: int, eps: float, late: bool = False) -> None:
         super().__init__()
+        self.late = late
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return _RMSNormFunction.apply(x_TD, self.weight, self.eps)
+        return _RMSNormFunction.apply(x_TD, self.weight, self.eps, self.late)
 
 
 def rms(x_TD: Tensor, eps: float) -> Tensor:

@@ -22,14 +22,14 @@ from coterie.nn.router import Router
 class Block(nn.Module):
     """Pre-norm residual block: `h += attention(norm h); h += ffn(norm h)`."""
 
-    def __init__(self, width: int, config: BlockConfig, norm_eps: float) -> None:
+    def __init__(self, width: int, config: BlockConfig, norm_eps: float, late_rounding: bool) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(width, norm_eps)
+        self.attention_norm = RMSNorm(width, norm_eps, late_rounding)
         if isinstance(config.attention, MLAConfig):
             self.attention: Attention | LatentAttention = LatentAttention(width, config.attention)
         else:
             self.attention = Attention(width, config.attention, norm_eps)
-        self.ffn_norm = RMSNorm(width, norm_eps)
+        self.ffn_norm = RMSNorm(width, norm_eps, late_rounding)
         self.ffn = MoE(width, config.ffn) if isinstance(config.ffn, MoEConfig) else FeedForward(width, config.ffn)
 
     def forward(
@@ -52,8 +52,9 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype = compute_dtype
         self.embed = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, block, config.norm_eps) for block in config.blocks)
-        self.norm = RMSNorm(config.width, config.norm_eps)
+        late = config.norm_rounding == "after_weight"
+        self.blocks = nn.ModuleList(Block(config.width, block, config.norm_eps, late) for block in config.blocks)
+        self.norm = RMSNorm(config.width, config.norm_eps, late)
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
 
     def forward(

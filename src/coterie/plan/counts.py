@@ -163,6 +163,7 @@ def _block_counts(block: BlockConfig, width: int) -> dict[str, int]:
     if not isinstance(ffn, MoEConfig):
         return counts | {"dense": 3 * width * ffn.width + (2 * ffn.width + width if ffn.bias else 0)}
     expert, num = 3 * width * ffn.expert_width, ffn.router.num_experts
+    expert += 2 * ffn.expert_width + width if ffn.clamped else 0  # biases
     return counts | {
         "router": num * width + (num if ffn.router.bias else 0),
         "shared": 3 * width * (ffn.shared_width or 0),
@@ -181,12 +182,13 @@ def _attention_matrices(a: AttentionConfig | MLAConfig, width: int) -> int:
 
 
 def _attention_vectors(a: AttentionConfig | MLAConfig, width: int) -> int:
-    """Biases and the weights of norms inside attention."""
+    """Biases, sinks and the weights of norms inside attention."""
     if isinstance(a, MLAConfig):
         return (a.q_rank or 0) + a.kv_rank
     queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
     qk_norm = {"head": 2 * a.head_dim, "full": queries + keys}.get(a.qk_norm, 0)
-    return qk_norm + (queries + 2 * keys if a.qkv_bias else 0) + (width if a.output_bias else 0)
+    sinks = a.num_heads if a.sinks else 0
+    return sinks + qk_norm + (queries + 2 * keys if a.qkv_bias else 0) + (width if a.output_bias else 0)
 
 
 def _active_matrices(block: BlockConfig, width: int) -> int:

@@ -1,0 +1,97 @@
+"""gpt-oss (`gpt_oss`) with bfloat16 or float32 weights: sinks, biases everywhere, sliding and full layers in turn.
+
+architectures.md section 8. The released files pack the experts as MXFP4, which is refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.config import ConfigError, ModelConfig, MoEConfig
+from coterie.families.base import (
+    COMMON_KEYS,
+    Family,
+    decoder_slots,
+    grouped_query,
+    read_attention,
+    read_model,
+    write_model,
+)
+from coterie.families.mapping import Slot, transposed
+from coterie.families.reader import Reader
+
+_KEYS = frozenset(
+    "num_local_experts num_experts_per_tok sliding_window layer_types attention_bias swiglu_alpha swiglu_limit "
+    "router_aux_loss_coef".split()
+)
+_MASKS = {"sliding_attention": "sliding", "full_attention": "causal"}
+
+
+def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader(data, where)
+    if reader.get("quantization_config", default=None) is not None:
+        raise ConfigError(f"{where}: the weights are quantised (quantization_config); save them as bfloat16 first")
+    num_layers = reader.get("num_hidden_layers")
+    types = reader.get("layer_types", default=None)
+    types = types or ["full_attention" if index % 2 else "sliding_attention" for index in range(num_layers)]
+    unknown = set(types) - set(_MASKS)
+    if unknown or len(types) != num_layers:
+        raise ConfigError(f"{where}: 'layer_types' needs {num_layers} entries out of {', '.join(_MASKS)}")
+    bias = bool(reader.get("attention_bias", default=True))
+    attention = read_attention(
+        reader, rope=reader.rope(150000.0), sinks=True, qkv_bias=bias, output_bias=bias, mask="causal"
+    )
+    sliding = attention
+    if "sliding_attention" in types:
+        sliding = attention | {"mask": "sliding", "window": reader.get("sliding_window")}
+    moe = {
+        "kind": "moe",
+        "expert_width": reader.get("intermediate_size"),
+        "clamped": {
+            "alpha": reader.get("swiglu_alpha", default=1.702),
+            "limit": reader.get("swiglu_limit", default=7.0),
+        },
+        "router": {
+            "num_experts": reader.get("num_local_experts", "num_experts"),
+            "top_k": reader.get("num_experts_per_tok"),
+            "score_after_topk": True,
+            "bias": True,
+        },
+        "balance": {"loss_coef": reader.get("router_aux_loss_coef", default=0.0)},
+    }
+    blocks = [{"attention": sliding if _MASKS[kind] == "sliding" else attention, "ffn": moe} for kind in types]
+    return read_model(reader, blocks, 1e-5, False, norm_rounding="after_weight")
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    attentions = [grouped_query(config, block) for block in config.blocks]
+    moe = config.blocks[0].ffn
+    if not isinstance(moe, MoEConfig) or moe.clamped is None:
+        raise ConfigError("gpt_oss needs MoE layers with the clamped activation")
+    window = next((a.window for a in attentions if a.window is not None), config.extra.get("sliding_window"))
+    return write_model(config, attentions[0]) | {
+        "intermediate_size": moe.expert_width,
+        "num_local_experts": moe.router.num_experts,
+        "num_experts_per_tok": moe.router.top_k,
+        "swiglu_alpha": moe.clamped.alpha,
+        "swiglu_limit": moe.clamped.limit,
+        "router_aux_loss_coef": moe.balance.loss_coef,
+        "attention_bias": attentions[0].qkv_bias,
+        "sliding_window": window,
+        "layer_types": ["sliding_attention" if a.mask == "sliding" else "full_attention" for a in attentions],
+    }
+
+
+def _slots(config: ModelConfig) -> list[Slot]:
+    slots = decoder_slots(config)
+    for index in range(config.num_layers):
+        disk, ours = f"model.layers.{index}.mlp", f"blocks.{index}.ffn"
+        slots += [Slot(f"{disk}.router.{kind}", f"{ours}.router.{kind}") for kind in ("weight", "bias")]
+        for part in ("gate_up", "down"):
+            slots.append(Slot(f"{disk}.experts.{part}_proj", f"{ours}.experts.{part}.weight", transposed))
+            slots.append(Slot(f"{disk}.experts.{part}_proj_bias", f"{ours}.experts.{part}.bias"))
+    return slots
+
+
+GPT_OSS = Family("gpt_oss", "GptOssForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS)
