@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from coterie.config import CheckpointError
 from coterie.config.run import OptimiserConfig
+from coterie.families import config_from_hf
 from coterie.nn.experts import Experts
+from coterie.nn.transformer import Transformer
 from coterie.train import Muon, build_optimiser, parameter_roles
 from coterie.train.optim import orthogonalise
 from tests.train.support import tiny_model
@@ -139,3 +141,35 @@ def test_state_round_trip_continues_bit_for_bit(name):
     key = next(key for key in state if not key.startswith("step"))
     with pytest.raises(CheckpointError, match="shape"):
         other.load_state_tensors({key: torch.zeros(1, 2, 3, 4)})
+
+
+EXPERT_MODEL = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 4,
+    "max_position_embeddings": 16,
+    "moe_intermediate_size": 4,
+    "num_experts": 3,
+    "num_experts_per_tok": 1,
+}
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_expert_lr_moves_experts_alone_further(name: str) -> None:
+    moved = {}
+    for factor in (1.0, 3.0):
+        model = Transformer(config_from_hf(EXPERT_MODEL))
+        model.initialise(0)
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        optimiser = build_optimiser(model, OptimiserConfig(name=name, weight_decay=0.0, expert_lr=factor))
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimiser.step(1e-3)
+        moved[factor] = {n: (p.detach() - before[n]).norm() for n, p in model.named_parameters()}
+    for parameter, distance in moved[1.0].items():
+        expected = 3.0 if ".experts." in parameter else 1.0
+        assert float(moved[3.0][parameter] / distance) == pytest.approx(expected, rel=1e-3), parameter

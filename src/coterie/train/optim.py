@@ -59,10 +59,10 @@ class Optimiser:
         self._part_of = {id(p): part for part in parts for group in part.param_groups for p in group["params"]}
 
     def step(self, lr: float) -> None:
-        """Apply the gradients at learning rate `lr`, then drop them."""
+        """Apply the gradients at learning rate `lr` (times each group's own factor), then drop them."""
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_factor"]
             part.step()
         self.zero_grad()
 
@@ -117,25 +117,26 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig, muon_dtype: torch
     decaying = {"matrix", "head", "router"} | ({"embedding"} if config.decay_embeddings else set())
     by_muon = [name for name in parameters if config.name == "muon" and roles[name] == "matrix"]
     by_adam = [name for name in parameters if name not in set(by_muon)]
-    groups = [
-        {"params": [parameters[n] for n in by_adam if (roles[n] in decaying) == decays], "weight_decay": decay}
-        for decays, decay in ((True, config.weight_decay), (False, 0.0))
-    ]
-    groups = [group for group in groups if group["params"]]
+    experts = {name for name, m in model.named_modules() if isinstance(m, ExpertLinear)}
+
+    def factor(name: str) -> float:
+        return config.expert_lr if name.rpartition(".")[0] in experts else 1.0
+
+    def for_adam(name: str) -> dict[str, Any]:
+        return {"weight_decay": config.weight_decay if roles[name] in decaying else 0.0, "lr_factor": factor(name)}
+
+    def for_muon(name: str) -> dict[str, Any]:
+        module = name.rpartition(".")[0]
+        return {"pieces": 1 + (module in experts and module.endswith("gate_up")), "lr_factor": factor(name)}
+
     parts: list[torch.optim.Optimizer] = []
-    if groups:
+    if by_adam:
+        groups = _groups(parameters, by_adam, for_adam)
         parts.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True))
     if by_muon:
-        fused = {
-            id(m.weight) for n, m in model.named_modules() if isinstance(m, ExpertLinear) and n.endswith("gate_up")
-        }
-        halves = [
-            {"params": [parameters[n] for n in by_muon if (id(parameters[n]) in fused) == split], "pieces": 1 + split}
-            for split in (False, True)
-        ]
         parts.append(
             Muon(
-                [group for group in halves if group["params"]],
+                _groups(parameters, by_muon, for_muon),
                 lr=config.lr,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
@@ -144,6 +145,17 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig, muon_dtype: torch
             )
         )
     return Optimiser(parts, parameters)
+
+
+def _groups(
+    parameters: Mapping[str, nn.Parameter], names: list[str], settings: Callable[[str], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Parameters with equal settings together, in order of first appearance."""
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for name in names:
+        own = settings(name)
+        groups.setdefault(tuple(own.values()), own | {"params": []})["params"].append(parameters[name])
+    return list(groups.values())
 
 
 class Muon(torch.optim.Optimizer):
