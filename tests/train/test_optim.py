@@ -159,17 +159,19 @@ EXPERT_MODEL = {
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_expert_lr_moves_experts_alone_further(name: str) -> None:
+def test_experts_and_routers_have_their_own_rates(name: str) -> None:
     moved = {}
     for factor in (1.0, 3.0):
         model = Transformer(config_from_hf(EXPERT_MODEL))
         model.initialise(0)
         before = {n: p.detach().clone() for n, p in model.named_parameters()}
-        optimiser = build_optimiser(model, OptimiserConfig(name=name, weight_decay=0.0, expert_lr=factor))
+        optimiser = build_optimiser(
+            model, OptimiserConfig(name=name, weight_decay=0.0, expert_lr=factor, router_lr=1 / factor)
+        )
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimiser.step(1e-3)
         moved[factor] = {n: (p.detach() - before[n]).norm() for n, p in model.named_parameters()}
     for parameter, distance in moved[1.0].items():
-        expected = 3.0 if ".experts." in parameter else 1.0
+        expected = 3.0 if ".experts." in parameter else 1 / 3 if ".router." in parameter else 1.0
         assert float(moved[3.0][parameter] / distance) == pytest.approx(expected, rel=1e-3), parameter

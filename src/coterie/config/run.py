@@ -16,7 +16,8 @@ class OptimiserConfig(Settings):
     One `lr` serves both: Muon's update is scaled to the root mean square of AdamW's. Matrices, the head and the router
     decay by `lr * weight_decay` per step; norms and biases never do; the embedding where `decay_embeddings`.
     `expert_lr` is a factor on `lr` for routed experts: where their weights sum to 1, each of K experts moves the output
-    by only 1/K of its own change, and K makes up for it.
+    by only 1/K of its own change, and K makes up for it. `router_lr` is a factor for routers: a step of AdamW moves a
+    router's scores by about `lr` times the width, and a large move sends tokens to experts that have not seen them.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -26,6 +27,7 @@ class OptimiserConfig(Settings):
     weight_decay: float = Field(0.1, ge=0)
     decay_embeddings: bool = False
     expert_lr: float = Field(1.0, gt=0)
+    router_lr: float = Field(1.0, gt=0)
     momentum: float = Field(0.95, ge=0, lt=1)
     newton_schulz_steps: int = Field(5, gt=0)
 

@@ -120,6 +120,8 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig, muon_dtype: torch
     experts = {name for name, m in model.named_modules() if isinstance(m, ExpertLinear)}
 
     def factor(name: str) -> float:
+        if roles[name] == "router":
+            return config.router_lr
         return config.expert_lr if name.rpartition(".")[0] in experts else 1.0
 
     def for_adam(name: str) -> dict[str, Any]:
