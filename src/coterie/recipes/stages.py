@@ -21,7 +21,7 @@ from coterie.recipes.sweep import Sweep
 from coterie.recipes.twins import ROW_LENGTH, VOCAB_SIZE
 
 TWINS = ("moe", "dense")
-BATCH_ROWS = 16
+BATCH_ROWS = 8
 NUM_EVALUATIONS = 12
 HELDOUT_TOKENS = 120_000
 _PROBES_PER_SLICE = 50
@@ -82,6 +82,8 @@ def twin_config(model: Mapping[str, Any], plan: Plan, out: Path, data_dir: Path)
             },
             "steps": 1,
             "batch_rows": BATCH_ROWS,
+            # The same for both; the factors for experts and routers find nothing to act on in the dense twin.
+            "optimiser": {"expert_lr": 2.0, "router_lr": 0.2},
             "schedule": {"kind": "wsd", "warmup_fraction": 0.03, "decay_fraction": 0.3},
             "seed": plan.seed,
             "threads": plan.threads,

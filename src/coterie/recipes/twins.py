@@ -18,7 +18,7 @@ def twins(minutes: float) -> tuple[dict[str, Any], dict[str, Any]]:
     The dense feed-forward is as wide as the chosen experts together plus the router's parameters, so that the dense
     twin never has fewer active parameters.
     """
-    width, layers = (192, 4) if minutes < 30 else (256, 6)
+    width, layers = (128, 4) if minutes < 30 else (256, 6)
     num_experts, top_k, expert_width = 16, 2, width
     common = {
         "hidden_size": width,
