@@ -130,7 +130,7 @@ _DEEPSEEK = {
     "kv_lora_rank": 16,
     "q_lora_rank": 12,
     "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 4,
+    "qk_rope_head_dim": 8,
     "v_head_dim": 6,
     "num_experts_per_tok": 3,
     "first_k_dense_replace": 1,
@@ -156,7 +156,7 @@ CONFIGS |= {
         "q_lora_rank": None,
         "norm_topk_prob": False,
         "rope_interleave": False,
-        "v_head_dim": 14,
+        "v_head_dim": 18,
         "first_k_dense_replace": 0,
     },
     "deepseek_v2_lite": _DEEPSEEK

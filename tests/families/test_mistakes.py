@@ -1,0 +1,163 @@
+"""Deliberate mistakes: each changes one setting of a model that equals transformers, and must move its logits.
+
+A mistake that moved nothing would mean that the parity tests cannot see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from coterie.config import ModelConfig
+from coterie.nn.layout import Layout
+from coterie.nn.router import Router, Routing
+from coterie.nn.transformer import Transformer
+from coterie.weights.checkpoint import load_model
+from tests.families.hf import CONFIGS, VOCAB, tiny
+
+LENGTHS = (23, 17)
+ENOUGH = 0.05
+
+
+def edited(config: ModelConfig, path: str, value: Any) -> ModelConfig:
+    """Set `path` (below a block) in every block that has it with another value (windows: where there is one)."""
+    data, hits = config.to_dict(), 0
+    *parents, last = path.split(".")
+    for block in data["blocks"]:
+        node: Any = block
+        for part in parents:
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or last not in node or node[last] == value:
+            continue
+        if last in ("mask", "window") and node["window"] is None:
+            continue
+        node[last] = value
+        hits += 1
+        if last == "select_bias":  # nothing left to adjust
+            block["ffn"]["balance"]["bias_rate"] = 0.0
+    assert hits, f"{path} is {value!r} or absent in every block"
+    return ModelConfig.from_dict(data)
+
+
+def logits(model: Transformer) -> Tensor:
+    ids = torch.randint(0, VOCAB, (sum(LENGTHS),), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model.logits(model(ids, Layout.packed(LENGTHS)))
+
+
+def rebuilt(model: Transformer, config: ModelConfig) -> Transformer:
+    """The same weights under another config (parameters that the mistake has no place for are left out)."""
+    other = Transformer(config)
+    missing, _ = other.load_state_dict(model.state_dict(), strict=False)
+    assert not missing
+    return other
+
+
+_YARN = "attention.rope.scaling"
+MISTAKES: list[tuple[str, str, Any]] = [
+    ("llama", "attention.rope.style", "pairs"),
+    ("llama", "attention.rope.scaling", None),
+    ("llama", "attention.rope.theta", 10000.0),
+    ("llama4_maverick", "attention.rope.style", "half"),
+    ("deepseek_v3", "attention.rope.style", "half"),
+    ("deepseek_v2", "attention.rope.style", "half"),
+    ("gpt_oss", "attention.rope.style", "pairs"),
+    ("llama4_scout", "ffn.router.apply_to", "output"),
+    ("mixtral", "ffn.router.apply_to", "input"),
+    ("llama4_maverick", "ffn.router.score", "softmax"),
+    ("qwen3_moe", "ffn.router.renormalize", False),
+    ("olmoe", "ffn.router.renormalize", True),
+    ("deepseek_v3", "ffn.router.renormalize", False),
+    ("deepseek_v3", "ffn.router.scale", 1.0),
+    ("deepseek_v3", "ffn.router.score", "softmax"),
+    ("deepseek_v3", "ffn.router.select_bias", False),
+    ("deepseek_v3", "ffn.router.group_fill", "zero"),
+    ("deepseek_v3", "ffn.router.group_score", "max"),
+    ("deepseek_v3", "ffn.router.top_groups", 4),
+    ("deepseek_v2", "ffn.router.group_score", "top2sum"),
+    ("deepseek_v2", "ffn.router.num_groups", 2),
+    ("deepseek_v2", "ffn.shared_width", None),
+    ("gpt_oss", "ffn.router.score_after_topk", False),
+    ("qwen3", "attention.qk_norm", "none"),
+    ("olmoe", "attention.qk_norm", "none"),
+    ("olmoe", "attention.qkv_clip", None),
+    ("llama4_scout", "attention.qk_norm", "none"),
+    ("llama4_scout", "attention.mask", "sliding"),
+    ("gpt_oss", "attention.window", 4),
+    ("mixtral", "attention.window", 7),
+    ("llama4_scout", "attention.window", 6),
+    ("llama4_scout", "attention.temperature", None),
+    ("deepseek_v3", f"{_YARN}.truncate", False),
+    ("gpt_oss", f"{_YARN}.truncate", True),
+    ("gpt_oss", f"{_YARN}.attention_factor", 1.0),
+    ("deepseek_v3", f"{_YARN}.mscale_all_dim", None),
+    ("deepseek_v2", f"{_YARN}.mscale", None),
+    ("gpt_oss", "attention.sinks", False),
+    ("gpt_oss", "ffn.clamped.limit", 7.0),
+    ("gpt_oss", "ffn.clamped.alpha", 1.0),
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Transformer]:
+    """Our models of transformers' saved directories, each made once."""
+    made: dict[str, Transformer] = {}
+
+    def get(name: str) -> Transformer:
+        if name not in made:
+            path: Path = tmp_path_factory.mktemp(name)
+            tiny(name).save_pretrained(path)
+            made[name] = load_model(path).model
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize(("name", "path", "value"), MISTAKES, ids=lambda value: str(value))
+def test_a_wrong_setting_moves_the_logits(
+    models: Callable[[str], Transformer], name: str, path: str, value: Any
+) -> None:
+    model = models(name)
+    wrong = rebuilt(model, edited(model.config, path, value))
+    assert (logits(wrong) - logits(model)).abs().max() > ENOUGH
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_the_same_settings_move_nothing(models: Callable[[str], Transformer], name: str) -> None:
+    model = models(name)
+    torch.testing.assert_close(logits(rebuilt(model, model.config)), logits(model), atol=1e-6, rtol=0)
+
+
+def test_the_selection_bias_used_as_a_weight(
+    models: Callable[[str], Transformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models("deepseek_v3")
+    right = logits(model)
+    original = Router.route
+
+    def biased(self: Router, logits_TE: Tensor) -> Routing:
+        routing = original(self, logits_TE)
+        assert self.select_bias is not None
+        weights_TK = (routing.scores_TE + self.select_bias).gather(-1, routing.ids_TK)
+        return routing._replace(weights_TK=weights_TK / weights_TK.sum(-1, keepdim=True) * self.config.scale)
+
+    monkeypatch.setattr(Router, "route", biased)
+    assert (logits(model) - right).abs().max() > ENOUGH
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "qwen3_moe", "llama4_scout"])
+def test_gate_and_up_in_the_wrong_order(models: Callable[[str], Transformer], name: str) -> None:
+    model = models(name)
+    wrong = rebuilt(model, model.config)
+    with torch.no_grad():
+        for parameter in (p for n, p in wrong.named_parameters() if ".experts.gate_up." in n):
+            if name == "gpt_oss":  # alternating rows read as halves
+                parameter.copy_(parameter.unflatten(1, (-1, 2)).transpose(1, 2).flatten(1, 2).clone())
+            else:
+                parameter.copy_(parameter.unflatten(1, (2, -1)).flip(1).flatten(1, 2).clone())
+    assert (logits(wrong) - logits(model)).abs().max() > ENOUGH
