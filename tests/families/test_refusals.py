@@ -1,0 +1,86 @@
+"""What the families must refuse in one line, and what of them survives another dtype or another balance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from coterie.config import ConfigError, CoterieError, MLAConfig, ModelConfig
+from coterie.families import config_from_hf, config_to_hf
+from coterie.weights.checkpoint import load_model, save_model
+from tests.families.hf import CONFIGS, tiny
+
+
+def hf_config(name: str, **changes: Any) -> dict[str, Any]:
+    return tiny(name).config.to_dict() | changes
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("deepseek_v3", {"scoring_func": "softmax"}, "'scoring_func' is 'softmax'"),
+        ("deepseek_v3", {"topk_method": "greedy"}, "'topk_method' is 'greedy'"),
+        ("deepseek_v3", {"attention_bias": True}, "'attention_bias' is True"),
+        ("deepseek_v3", {"num_key_value_heads": 2}, "'num_key_value_heads' is 2"),
+        ("deepseek_v3", {"moe_layer_freq": 2}, "'moe_layer_freq' is 2"),
+        ("deepseek_v3", {"n_shared_experts": 0}, "'n_shared_experts' is 0"),
+        ("deepseek_v3", {"topk_group": 5}, "top_groups 5 is larger"),
+        ("deepseek_v2", {"norm_topk_prob": True}, "'norm_topk_prob' is True"),
+        ("deepseek_v2", {"topk_method": "noaux_tc"}, "topk_method 'noaux_tc' is not known"),
+        ("gpt_oss", {"quantization_config": {"quant_method": "mxfp4"}}, "weights are quantised"),
+        ("gpt_oss", {"layer_types": ["full_attention"]}, "'layer_types' needs 4 entries"),
+        ("gpt_oss", {"layer_types": ["chunked_attention"] * 4}, "'layer_types' needs 4 entries"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0, "factor": 2.0}}, "theta above 1"),
+    ],
+)
+def test_settings_of_another_model_are_refused(name: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        config_from_hf(hf_config(name, **changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"deepseek_v2", "deepseek_v2_lite"}))
+def test_a_family_refuses_the_other_kind_of_attention(name: str) -> None:
+    config = config_from_hf(hf_config(name))
+    other = "llama" if isinstance(config.blocks[0].attention, MLAConfig) else "deepseek_v3"
+    blocks = [
+        block | {"attention": config_from_hf(hf_config(other)).blocks[0].attention.model_dump()}
+        for block in config.to_dict()["blocks"]
+    ]
+    with pytest.raises(ConfigError, match="latent attention"):
+        config_to_hf(ModelConfig.from_dict(config.to_dict() | {"blocks": blocks}))
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "deepseek_v2", "gpt_oss"])
+def test_the_balance_of_a_training_run_survives_saving(name: str) -> None:
+    data = config_from_hf(hf_config(name)).to_dict()
+    for block in data["blocks"]:
+        if block["ffn"]["kind"] == "moe":
+            block["ffn"]["balance"]["loss_coef"] = 0.02
+            if block["ffn"]["router"]["select_bias"]:
+                block["ffn"]["balance"]["bias_rate"] = 0.005
+    config = ModelConfig.from_dict(data)
+    assert config_from_hf(config_to_hf(config)).blocks == config.blocks
+
+
+def test_selection_bias_stays_fp32_in_a_bfloat16_model(tmp_path: Path) -> None:
+    tiny("deepseek_v3").save_pretrained(tmp_path / "a")
+    loaded = load_model(tmp_path / "a", dtype="bfloat16")
+    save_model(tmp_path / "b", loaded.model)
+    before, after = (load_file(tmp_path / side / "model.safetensors") for side in "ab")
+    key = "model.layers.1.mlp.gate.e_score_correction_bias"
+    assert torch.equal(before[key], after[key]) and after[key].dtype == torch.float32
+    assert after["model.layers.1.mlp.gate.weight"].dtype == torch.bfloat16
+    assert before[key].min() < 0
+
+
+def test_a_layer_for_multi_token_prediction_is_refused_by_name(tmp_path: Path) -> None:
+    tiny("deepseek_v3").save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | {"model.layers.4.eh_proj.weight": torch.zeros(32, 64)}, file, {"format": "pt"})
+    with pytest.raises(CoterieError, match=r"unexpected tensor 'model\.layers\.4\.eh_proj\.weight'"):
+        load_model(tmp_path)
