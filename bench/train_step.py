@@ -208,8 +208,9 @@ def main() -> None:
             for name, ratio in run["ratios"].items():
                 print(f"{name:60s} {ratio:6.3f}", flush=True)
             gc.collect()
+            if not options.quick:
+                write_json(options.out, record)  # after each part: a run cut short keeps what it measured
     if not options.quick:
-        write_json(options.out, record)
         print(f"wrote {options.out}")
 
 
