@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from coterie.config import AttentionConfig, ConfigError, ModelConfig, MoEConfig
+from coterie.config import AttentionConfig, ConfigError, MLAConfig, ModelConfig, MoEConfig
 from coterie.plan.counts import count_parameters, flops_per_token, kv_bytes_per_token, memory
 
 
@@ -75,7 +75,10 @@ def _layer_lines(config: ModelConfig) -> list[str]:
     return lines
 
 
-def _attention_words(attention: AttentionConfig) -> str:
+def _attention_words(attention: AttentionConfig | MLAConfig) -> str:
+    if isinstance(attention, MLAConfig):
+        heads = f"{attention.num_heads} heads of {attention.head_dim}"
+        return f"latent attention, {heads}, latent {attention.kv_rank} + {attention.rope_dim} for positions"
     words = [f"attention {attention.num_heads}/{attention.num_kv_heads} heads of {attention.head_dim}"]
     words.append(attention.mask if attention.window is None else f"{attention.mask} {attention.window}")
     words.append("no positions" if attention.rope is None else f"rope theta {attention.rope.theta:g}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from coterie.config.errors import CheckpointError
 from coterie.config.run import OptimiserConfig
-from coterie.nn.experts import ExpertLinear
+from coterie.nn.experts import ExpertLinear, Experts
 from coterie.nn.router import Router
 
 Role = Literal["matrix", "embedding", "head", "router", "vector"]
@@ -118,6 +118,7 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig, muon_dtype: torch
     by_muon = [name for name in parameters if config.name == "muon" and roles[name] == "matrix"]
     by_adam = [name for name in parameters if name not in set(by_muon)]
     experts = {name for name, m in model.named_modules() if isinstance(m, ExpertLinear)}
+    halved = {f"{name}.gate_up" for name, m in model.named_modules() if isinstance(m, Experts)}
 
     def factor(name: str) -> float:
         if roles[name] == "router":
@@ -128,8 +129,7 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig, muon_dtype: torch
         return {"weight_decay": config.weight_decay if roles[name] in decaying else 0.0, "lr_factor": factor(name)}
 
     def for_muon(name: str) -> dict[str, Any]:
-        module = name.rpartition(".")[0]
-        return {"pieces": 1 + (module in experts and module.endswith("gate_up")), "lr_factor": factor(name)}
+        return {"pieces": 1 + (name.rpartition(".")[0] in halved), "lr_factor": factor(name)}
 
     parts: list[torch.optim.Optimizer] = []
     if by_adam:
