@@ -118,7 +118,7 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig, muon_dtype: torch
     by_muon = [name for name in parameters if config.name == "muon" and roles[name] == "matrix"]
     by_adam = [name for name in parameters if name not in set(by_muon)]
     experts = {name for name, m in model.named_modules() if isinstance(m, ExpertLinear)}
-    halved = {f"{name}.gate_up" for name, m in model.named_modules() if isinstance(m, Experts)}
+    halved = {id(m.gate_up.weight) for m in model.modules() if isinstance(m, Experts)}
 
     def factor(name: str) -> float:
         if roles[name] == "router":
@@ -129,7 +129,7 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig, muon_dtype: torch
         return {"weight_decay": config.weight_decay if roles[name] in decaying else 0.0, "lr_factor": factor(name)}
 
     def for_muon(name: str) -> dict[str, Any]:
-        return {"pieces": 1 + (name.rpartition(".")[0] in halved), "lr_factor": factor(name)}
+        return {"pieces": 1 + (id(parameters[name]) in halved), "lr_factor": factor(name)}
 
     parts: list[torch.optim.Optimizer] = []
     if by_adam:
