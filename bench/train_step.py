@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, environment, median, median_ratio, timed, write_json
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from common import RESULTS, environment, median, median_ratio, timed, write_json
 from coterie.families.registry import config_from_hf, family
 from coterie.nn.layout import Layout
 from coterie.nn.logprobs import token_logprobs
