@@ -45,7 +45,10 @@ def test_a_batch_equals_each_alone(kind: str) -> None:
     prompts = prompts_of([1, 2, 40, 9, 16, 8, 23, 5], seed=3)
     params = [
         SamplingParams(
-            temperature=(0.0, 0.8)[i % 2], top_p=(1.0, 0.9, 0.7)[i % 3], seed=i, max_tokens=4 + 5 * i % 23,
+            temperature=(0.0, 0.8)[i % 2],
+            top_p=(1.0, 0.9, 0.7)[i % 3],
+            seed=i,
+            max_tokens=4 + 5 * i % 23,
             repetition_penalty=(1.0, 1.2)[i // 4],
         )
         for i in range(8)

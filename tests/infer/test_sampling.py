@@ -15,9 +15,7 @@ from coterie.config import ConfigError
 from coterie.infer.sampling import SamplingParams, sample, uniform
 
 
-def slow_distribution(
-    logits: list[float], params: SamplingParams, history: list[int]
-) -> list[float]:
+def slow_distribution(logits: list[float], params: SamplingParams, history: list[int]) -> list[float]:
     """Probability of every token, by the definitions, one plain loop at a time (float64)."""
     scores = list(logits)
     for token in set(history):

@@ -67,11 +67,11 @@ def test_gradients_equal_finite_differences() -> None:
         values = []
         for sign in (1, -1):
             with torch.no_grad():
-                parameter += sign * 1e-5 * direction
+                parameter += sign * 1e-3 * direction
                 values.append(float(loss()))
-                parameter -= sign * 1e-5 * direction
+                parameter -= sign * 1e-3 * direction
         # Norms and the router compute in fp32 by design, so the difference quotient has their noise.
-        assert analytic == pytest.approx((values[0] - values[1]) / 2e-5, rel=2e-2, abs=2e-2), name
+        assert analytic == pytest.approx((values[0] - values[1]) / 2e-3, rel=1e-2), name
 
 
 def test_initial_values_depend_on_seed_and_name_alone() -> None:

@@ -243,9 +243,7 @@ class Engine:
             [len(request.tokens) - request.num_prompt for request in talking],
             [request.tokens for request in talking],
         )
-        return [
-            self._take(*row) for row in zip(talking, sampled.ids, sampled.logprobs, sampled.top, strict=True)
-        ]
+        return [self._take(*row) for row in zip(talking, sampled.ids, sampled.logprobs, sampled.top, strict=True)]
 
     def _take(self, request: _Request, token: int, logprob: float, top: TopLogprobs) -> Event:
         """Add a token to its reply; a finished request leaves the engine."""

@@ -1,10 +1,10 @@
 """The Python face: a checkpoint as one object that scores, generates and talks.
 
-    import coterie
-    m = coterie.load("runs/quickstart/moe")
-    print(m.generate("Once upon a time", max_tokens=60).text)
-    for piece in m.stream("def add(a, b):", temperature=0):
-        print(piece, end="")
+import coterie
+m = coterie.load("runs/quickstart/moe")
+print(m.generate("Once upon a time", max_tokens=60).text)
+for piece in m.stream("def add(a, b):", temperature=0):
+    print(piece, end="")
 """
 
 from __future__ import annotations

@@ -6,12 +6,11 @@ T tokens, D width, F inner width, E experts, K chosen, R = T * K rows.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from coterie.config.model import FeedForwardConfig, MoEConfig
 from coterie.nn.clamped import ClampedExperts
 from coterie.nn.dispatch import LocalDispatcher
-from coterie.nn.experts import Experts
+from coterie.nn.experts import Experts, swiglu
 from coterie.nn.layout import Layout
 from coterie.nn.linear import Linear
 from coterie.nn.router import Router
@@ -27,7 +26,7 @@ class FeedForward(nn.Module):
         self.down = Linear(config.width, width, bias=config.bias)
 
     def forward(self, x_TD: Tensor, layout: Layout, balance_tokens: float | None = None) -> Tensor:
-        return self.down(F.silu(self.gate(x_TD)) * self.up(x_TD))
+        return self.down(swiglu(self.gate(x_TD), self.up(x_TD)))
 
 
 class MoE(nn.Module):

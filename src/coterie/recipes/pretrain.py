@@ -20,6 +20,7 @@ from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import flops_per_token
 from coterie.text.tokenizer import Tokenizer
+from coterie.train.allocator import keep_freed_memory
 from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress, read_records
 from coterie.train.loop import Trainer
 from coterie.train.objectives import cross_entropy
@@ -63,6 +64,7 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
         _check_same_run(config, out / "config.yaml")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        keep_freed_memory()
         prepared = prepare(config.data, config.data_dir or out / "data", lambda line: print(line, file=sys.stderr))
         trainer = build_trainer(config, prepared)
         trainer.callbacks = _callbacks(config, prepared, trainer, resume_hint)

@@ -29,9 +29,10 @@ from coterie.recipes.sweep import sweep
 from coterie.recipes.twins import twins
 from coterie.report.page import write_report
 from coterie.report.schema import QuickstartResults, write_text
+from coterie.train.allocator import keep_freed_memory
 from coterie.train.callbacks import read_records
 
-_COMPARE_SHARE = 0.14  # of the whole time: scoring, speed, report
+_COMPARE_SHARE = 0.1  # of the whole time: scoring, speed, report
 _SWEEP_SHARE = 0.2  # of what is left after the text is prepared
 _SLACK = 0.9  # of the training time: evaluations, saving, and a machine that slows down
 
@@ -46,6 +47,7 @@ def quickstart(
     started = time.monotonic()
     if threads is not None:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     plan = take_up(Plan(minutes=minutes, data=data, seed=seed, threads=threads), out, tell)
     pair = dict(zip(TWINS, twins(minutes), strict=True))
     configs = {name: twin_config(pair[name], plan, out / name, out / "data") for name in TWINS}

@@ -13,7 +13,7 @@ from coterie.nn.transformer import Transformer
 from coterie.recipes.pretrain import build_trainer, heldout_bits
 from coterie.report.schema import SweepPoint
 
-GRID = (1.5e-3, 3e-3, 6e-3)
+GRID = (1e-3, 2e-3, 4e-3)
 _WARM_STEPS = 6
 
 
