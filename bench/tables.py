@@ -72,8 +72,8 @@ def train_step(record: dict[str, Any]) -> str:
     return (
         "## One training step\n\n"
         "Time of coterie's step over the other's (below 1 is faster): forward, backward and AdamW, a fresh random "
-        f"batch and so a fresh routing every step, medians of {record['repeats']} rounds. One thread by processor time, "
-        f"two by wall time. Machine: {environment['processor']}; torch {environment['torch']}, transformers "
+        f"batch and so a fresh routing every step, medians of {record['repeats']} rounds. One thread by processor "
+        f"time, two by wall time. Machine: {environment['processor']}; torch {environment['torch']}, transformers "
         f"{environment['transformers']}. Command: `python bench/{environment['command']}`.\n\n"
         + table(["step : against", *runs], rows)
     )

@@ -1,8 +1,9 @@
 """One training step (forward, backward, AdamW): coterie against its dense twin and against transformers.
 
 Four layers of width 256, vocabulary 4096, 8 sequences of 512 tokens, 1024 active feed-forward columns per token in
-every model. All contenders stand in one process with the same weights and take turns; every round has a new random
-batch, so that routing is fresh as in training. Figures are medians over rounds, ratios are taken within a round.
+every model; Llama 4 with Scout's 16 experts, and with 8. All contenders stand in one process with the same weights and
+take turns; every round has a new random batch, so that routing is fresh as in training. Figures are medians over
+rounds, ratios are taken within a round.
 
     python bench/train_step.py [--quick] [--only NAME ...] [--threads 1 2] [--dtype float32 bfloat16] [--repeats N]
 """
@@ -27,6 +28,7 @@ from coterie.families.registry import config_from_hf, family
 from coterie.nn.layout import Layout
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
+from coterie.train.allocator import keep_freed_memory
 
 SEQUENCES, LENGTH, VOCABULARY = 8, 512, 4096
 SHAPE = {
@@ -60,13 +62,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "model_type": "llama4_text",
         "intermediate_size": 512,
         "intermediate_size_mlp": 1024,
-        "num_local_experts": 8,
+        "num_local_experts": 16,
         "num_experts_per_tok": 1,
         "attention_chunk_size": 1024,
         "pad_token_id": 0,
     },
 }
-IMPLEMENTATIONS = {"dense": (None,), "llama4": (None,), "mixtral": ("eager", "grouped_mm")}
+MODELS["llama4_8"] = MODELS["llama4"] | {"num_local_experts": 8}
+IMPLEMENTATIONS = {"dense": (None,), "llama4": (None,), "llama4_8": (None,), "mixtral": ("eager", "grouped_mm")}
 IMPLEMENTATIONS["qwen3_moe"] = IMPLEMENTATIONS["mixtral"]
 
 
@@ -189,6 +192,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS / "train_step.json")
     options = parser.parse_args()
+    keep_freed_memory()  # as in training; it serves all contenders
     repeats, threads = (3, [1]) if options.quick else (options.repeats, options.threads)
     record: dict[str, Any] = {
         "what": " ".join((__doc__ or "").split("\n\n    ")[0].split()),
