@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 TYPED := config text plan data report nn families weights
 SOURCES := src tests bench
 GPU_BENCHES := $(wildcard bench/gpu_*.py)
-BENCHES := $(filter-out bench/common.py $(GPU_BENCHES),$(wildcard bench/*.py))
+BENCHES := bench/train_step.py
 
 .PHONY: demo test test-all test-gpu bench bench-gpu check clean
 
@@ -31,6 +31,7 @@ test-gpu: .venv/installed-test
 
 bench: .venv/installed-test
 	set -e; for file in $(BENCHES); do $(BIN)/python $$file $(ARGS); done
+	$(BIN)/python bench/tables.py
 
 bench-gpu: .venv/installed-test
 	@test -n "$(GPU_BENCHES)" || { echo "make bench-gpu: there is no bench/gpu_*.py yet" >&2; exit 1; }

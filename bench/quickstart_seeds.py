@@ -41,6 +41,9 @@ def main() -> None:
         if not (out / "results.json").is_file():
             command = [sys.executable, "-m", "coterie.cli.main", "quickstart", "--seed", str(seed), "--out", str(out)]
             subprocess.run([*command, "--minutes", str(options.minutes)], check=True)
+        before = json.loads((out / "results.json").read_text())["minutes"]
+        if before != options.minutes:
+            sys.exit(f"{out}: was run with --minutes {before:g}; remove it, or ask for as many")
         runs.append(figures(json.loads((out / "results.json").read_text())))
         difference = runs[-1]["difference"]
         print(f"seed {seed}: {difference['value']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,9 @@ def test_data_commands(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ("device=gpu", "device 'gpu'"),
         ("model.num_experts_per_tok=9", "top_k 9 is larger than num_experts 4"),
         ("steps=7", "holds a run with another 'steps'"),
+        ("balance.los_coef=1", "unknown key 'los_coef' (did you mean 'loss_coef'?)"),
+        ("model.num_hidden_layers=six", "cannot be used"),
+        ("out=/dev/null/x", "/dev/null"),
     ],
 )
 def test_bad_settings(
@@ -147,6 +152,55 @@ def test_bad_settings(
 ) -> None:
     out = run_dir if override == "steps=7" else tmp_path / "out"
     assert message in fails(capsys, "train", str(write_config(tmp_path, text, out)), override)
+
+
+def test_going_on_from_a_model_needs_its_tokenizer(
+    run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = run_dir / "model"
+    path = str(write_config(tmp_path, text, tmp_path / "out", model={"from": str(model)}, steps=2))
+    call("train", path)  # the same text trains the same tokenizer
+    other = ["data.vocab_size=290", f"out={tmp_path / 'other'}"]
+    assert "prepared with another tokenizer; set data.tokenizer=" in fails(capsys, "train", path, *other)
+    call("train", path, *other, f"data.tokenizer={model}")
+    assert "'balance' does not change" in fails(capsys, "train", path, "balance.loss_coef=1", f"out={tmp_path / 'b'}")
+
+
+def test_output_inside_the_text_is_refused(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path, text, text / "runs")
+    assert "choose an 'out' outside the text" in fails(capsys, "train", str(path))
+
+
+def test_text_that_changed_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for index in range(12):
+        words = [f"word{(index * 31 + j * j) % 97}" for j in range(120)]
+        (folder / f"{index}.txt").write_text(" ".join(words))
+    path = str(write_config(tmp_path, folder, tmp_path / "out"))
+    call("train", path)
+    (folder / "3.txt").write_text("quite another text " * 30)
+    assert "was trained on other text" in fails(capsys, "train", path)
+
+
+def test_a_killed_command_goes_on_to_the_same_weights(text: Path, tmp_path: Path) -> None:
+    """kill -9 at some moment of the run, the same command again: bit for bit the uninterrupted weights."""
+    weights = {}
+    for name in ("whole", "killed"):
+        out = tmp_path / name
+        (tmp_path / f"c-{name}").mkdir()
+        config = write_config(tmp_path / f"c-{name}", text, out, steps=60, save_every=7)
+        command = [sys.executable, "-m", "coterie.cli.main", "train", str(config)]
+        if name == "killed":
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while not list(out.glob("checkpoints/step-*")) and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(random.random() * 0.3)
+            process.kill()
+            assert process.wait() == -9, "it had ended before it was killed"
+        subprocess.run(command, check=True, capture_output=True)
+        weights[name] = (out / "model" / "model.safetensors").read_bytes()
+    assert weights["whole"] == weights["killed"]
 
 
 def test_bad_sources(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.config import DataError
-from coterie.data.dedup import content_digest, deduplicate, shingle_hashes
+from coterie.data.dedup import NUM_HASHES, band_width, content_digest, deduplicate, shingle_hashes
 from coterie.data.sources import Document
 from coterie.data.split import place, split
 from tests.data.conftest import documents, sentences
@@ -101,3 +101,9 @@ def test_split_never_leaves_a_side_empty(fraction):
     assert forced and sorted([len(train), len(heldout)]) == [1, 4]
     with pytest.raises(DataError, match="one document cannot be split"):
         split(documents(1) * 3, fraction)
+
+
+@pytest.mark.parametrize(("threshold", "width"), [(0.8, 8), (0.5, 2), (0.95, 16)])
+def test_bands_follow_the_threshold(threshold, width):
+    assert band_width(threshold) == width
+    assert 1 - (1 - threshold**width) ** (NUM_HASHES // width) >= 0.94

@@ -15,6 +15,8 @@ from coterie.evaluate.stats import difference_intervals, score_intervals
 from coterie.families import config_from_hf
 from coterie.nn.layout import Layout
 from coterie.nn.transformer import Transformer
+from coterie.report.schema import Interval
+from coterie.report.words import winner
 from tests.cli.test_commands import MODEL
 
 
@@ -94,3 +96,14 @@ def test_routing_shares_count_the_choices() -> None:
         model(ids, Layout.packed(lengths))
     counts = np.bincount(seen[0].flatten().numpy(), minlength=4)
     np.testing.assert_allclose(array[0, 1], counts / counts.sum())
+
+
+def test_few_documents_never_make_a_winner() -> None:
+    for num in (1, 7, 8):
+        first = [DocumentScore("a", 9.0 + i, 50, 5) for i in range(num)]
+        second = [DocumentScore("a", 10.0 + i, 50, 5) for i in range(num)]
+        interval = Interval.from_dict(
+            {k: v for k, v in difference_intervals(first, second).items() if k != "per_slice"}
+        )
+        assert interval.documents == num
+        assert winner(interval) == ("moe" if num >= 8 else None)

@@ -1,4 +1,4 @@
-"""Runs that must agree, compared step by step: accumulated, resumed, killed, packed and padded."""
+"""Runs that must agree, compared step by step: accumulated, resumed, killed, packed, padded, sparse, decoded."""
 
 import json
 import os
@@ -16,10 +16,16 @@ from safetensors.torch import load_file
 
 from coterie.data.rows import Row
 from coterie.families import config_from_hf
+from coterie.infer.engine import Engine
+from coterie.infer.sampling import SamplingParams
+from coterie.nn.layout import Layout
+from coterie.nn.logprobs import token_logprobs
+from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
 from coterie.train import Callback, Interrupts, JsonlLog, SaveCheckpoint, Trainer, read_records, resume
 from coterie.weights.checkpoint import load_state_into, write_model_files
 from coterie.weights.commit import RunLock, step_path
+from tests.nn.test_moe import reference as run_every_expert
 from tests.train.support import STEPS, VOCAB, Keep, load_model, make_row, make_trainer, write_model
 
 REPO = Path(__file__).parents[2]
@@ -53,6 +59,29 @@ def test_accumulation_does_not_change_a_step(optimiser, batch_rows, accumulate):
         for name in ("tokens", "dead_experts", "worst_overload"):
             assert a[name] == b[name]
     assert whole.losses[0] - whole.losses[-1] > 0.2  # it learns, so agreement is not that of a standstill
+
+
+def test_sparse_experts_train_like_running_every_expert(monkeypatch):
+    sparse, every = Keep(), Keep()
+    make_trainer(sparse).run()
+    monkeypatch.setattr(MoE, "forward", run_every_expert)
+    make_trainer(every).run()
+    assert_same_run(sparse, every, 1e-5)
+
+
+def test_the_engine_says_after_every_step_what_training_says():
+    trainer = make_trainer()
+    worst = 0.0
+    for step in range(STEPS):
+        trainer.step()
+        trainer.model.eval()
+        reply = Engine(trainer.model).generate([[step + 1, 3, 5]], SamplingParams(max_tokens=8, seed=step))[0]
+        ids = torch.tensor([step + 1, 3, 5, *reply.ids])
+        with torch.no_grad():
+            h_TD = trainer.model(ids[:-1], Layout.packed([len(ids) - 1]))
+            expected = token_logprobs(h_TD, trainer.model.head_weight, ids[1:])[2:]
+        worst = max(worst, (torch.tensor(reply.logprobs) - expected).abs().max().item())
+    assert worst <= 1e-4
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "muon"])

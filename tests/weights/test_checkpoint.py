@@ -47,7 +47,9 @@ def make() -> Transformer:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
+    """A saved model without its manifest, so that tests may edit its files."""
     save_model(tmp_path / "model", make())
+    (tmp_path / "model" / "coterie.json").unlink()
     return tmp_path / "model"
 
 
@@ -70,8 +72,16 @@ def test_shards_hold_the_same_tensors_and_load(tmp_path: Path) -> None:
         assert torch.equal(before, after), name
 
 
-def test_manifest_verifies_and_bfloat16_is_half_the_size(saved: Path, tmp_path: Path) -> None:
-    verify_directory(saved)
+def test_manifest_verifies_and_a_cut_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    save_model(path, make())
+    verify_directory(path)
+    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_model(path)
+
+
+def test_bfloat16_is_half_the_size(saved: Path, tmp_path: Path) -> None:
     save_model(tmp_path / "half", load_model(saved).model, dtype="bfloat16")
     assert (tmp_path / "half" / "model.safetensors").stat().st_size < 0.6 * (saved / "model.safetensors").stat().st_size
     model = load_model(tmp_path / "half", dtype="bfloat16").model
@@ -141,6 +151,17 @@ def test_a_model_its_family_cannot_carry_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CoterieError, match=r"cannot carry.*router\.(select_bias|score)"):
         save_model(tmp_path / "model", model)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_of_something_else_is_never_replaced(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("years of work")
+    with pytest.raises(CheckpointError, match="no checkpoint of coterie"):
+        save_model(folder, make())
+    assert (folder / "notes.txt").read_text() == "years of work"
+    save_model(tmp_path / "mine", make())
+    save_model(tmp_path / "mine", make())  # a checkpoint may be replaced
 
 
 @pytest.mark.parametrize("path", ["nowhere", "/no/such/directory", "a/b/c"])

@@ -156,10 +156,14 @@ def main() -> None:
         # Imported here: the settings behind it would double the start-up time of --help.
         from coterie.config.errors import CoterieError
 
-        if not isinstance(error, CoterieError):
+        if isinstance(error, CoterieError):
+            message, code = " ".join(str(error).split()), error.exit_code
+        elif isinstance(error, OSError) and error.strerror:
+            message, code = f"{error.filename or 'system'}: {error.strerror}", 1
+        else:
             raise
-        print(f"coterie: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        print(f"coterie: {message}", file=sys.stderr)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

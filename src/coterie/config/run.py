@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from coterie.config.base import Settings
 from coterie.config.data import DataConfig
+from coterie.config.model import BalanceConfig
 
 
 class OptimiserConfig(Settings):
@@ -96,6 +97,7 @@ class TrainConfig(Settings):
             raise ValueError("give the budget as 'tokens' or as 'steps', and not both")
         if ("from" in self.model) == ("model_type" in self.model):
             raise ValueError("'model' needs either 'model_type' (with config.json keys) or 'from' (a checkpoint)")
+        BalanceConfig.from_dict(self.balance, "balance")
         if "from" in self.model and len(self.model) > 1:
             raise ValueError("'model.from' takes its settings from the checkpoint; remove the other model keys")
         return self

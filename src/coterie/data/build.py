@@ -20,6 +20,7 @@ from coterie.config.data import DataConfig
 from coterie.config.errors import DataError
 from coterie.data.card import DataCard, count_slices
 from coterie.data.dedup import deduplicate
+from coterie.data.primer import VERSION as PRIMER_VERSION
 from coterie.data.rows import PackedRows
 from coterie.data.shards import Shards, file_sha256, open_shards, write_shards
 from coterie.data.sources import Document, Report, fingerprint, read_sources
@@ -27,6 +28,7 @@ from coterie.data.split import place, split
 from coterie.text.tokenizer import Tokenizer
 
 _FORMAT = 1  # raise when the same settings and sources would give other tokens
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _TRAIN_SAMPLE_BYTES = 4_000_000  # of text for the tokenizer: more changes few merges and costs time
 _TRAIN_DOCUMENT_CHARS = 65536
 
@@ -65,6 +67,10 @@ def prepare(config: DataConfig, out_dir: str | Path, progress: Progress | None =
     sources is reused. Errors: `DataError`.
     """
     tell = progress or (lambda line: None)
+    for source in config.sources:
+        root = Path(source.path).expanduser()
+        if root.is_dir() and Path(out_dir).resolve().is_relative_to(root.resolve()):
+            raise DataError(f"{source.path}: holds {out_dir}, where the result goes; choose an 'out' outside the text")
     final = Path(out_dir) / f"data-{_key(config)}"
     if final.exists():
         try:
@@ -98,11 +104,11 @@ def _key(config: DataConfig) -> str:
     del settings["row_length"]  # rows are cut when read
     tokenizer = None
     if config.tokenizer is not None:
-        file = Path(config.tokenizer) / "tokenizer.json"
-        tokenizer = file_sha256(file) if file.is_file() else None
+        files = [Path(config.tokenizer) / name for name in _TOKENIZER_FILES]
+        tokenizer = [file_sha256(file) if file.is_file() else None for file in files]
     about = [_FORMAT, settings, fingerprint(config.sources), tokenizer]
     if any(source.path.startswith("primer") for source in config.sources):
-        about.append(platform.python_version())
+        about += [platform.python_version(), PRIMER_VERSION]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 

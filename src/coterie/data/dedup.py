@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 NUM_HASHES = 128
-NUM_BANDS = 16  # bands of 8: a pair at Jaccard 0.8 meets in some band with probability 0.95
+_WIDTHS = (32, 16, 8, 4, 2, 1)
+_FOUND = 0.94  # of the pairs just at the threshold; it gives bands of 8 at a threshold of 0.8
 SHINGLE_WORDS = 5
 _SEED = 42
 _BATCH_BYTES = 4_000_000
@@ -50,21 +51,27 @@ def deduplicate(
     return kept, counts
 
 
+def band_width(threshold: float) -> int:
+    """Values per band: the widest with which a pair at `threshold` meets in some band often enough."""
+    return next((w for w in _WIDTHS if 1 - (1 - threshold**w) ** (NUM_HASHES // w) >= _FOUND), 1)
+
+
 def _near_duplicates(texts: Sequence[str], threshold: float) -> npt.NDArray[np.bool_]:
     """For each text whether a text before it, itself kept, resembles it."""
     import rensa
 
     hashes, offsets = shingle_hashes(texts)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, NUM_HASHES, _SEED)
-    index = rensa.RMinHashLSH(threshold, NUM_HASHES, NUM_BANDS)
+    width = band_width(threshold)
+    num_bands = NUM_HASHES // width
+    index = rensa.RMinHashLSH(threshold, NUM_HASHES, num_bands)
     # The index says quickly which few rows meet any other in a band; only those are compared one by one.
     suspects = np.flatnonzero(np.array(index.query_duplicate_flags_matrix_one_shot(matrix), dtype=bool))
     drop = np.zeros(len(texts), dtype=bool)
     seen: dict[tuple[int, bytes], list[int]] = {}
     digests = {int(row): _digest(hashes[offsets[row] : offsets[row + 1]]) for row in suspects}
-    width = NUM_HASHES // NUM_BANDS
     for row, digest in digests.items():
-        keys = [(band, digest[band * width : (band + 1) * width].tobytes()) for band in range(NUM_BANDS)]
+        keys = [(band, digest[band * width : (band + 1) * width].tobytes()) for band in range(num_bands)]
         others = {other for key in keys for other in seen.get(key, ())}
         if any(np.mean(digests[other] == digest) >= threshold for other in others):
             drop[row] = True

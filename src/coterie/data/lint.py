@@ -56,6 +56,7 @@ def lint(specs: Sequence[str | SourceConfig], text_field: str = "text") -> LintR
     first: dict[bytes, str] = {}
     files = documents = 0
     for spec in map(as_source, specs):
+        before = documents + len(problems)
         for path, items in _files(spec, text_field):
             files += 1
             for line, text in _guarded(path, items):
@@ -64,6 +65,8 @@ def lint(specs: Sequence[str | SourceConfig], text_field: str = "text") -> LintR
                     continue
                 documents += 1
                 problems.extend(_look(path, line, text, first))
+        if documents + len(problems) == before:
+            problems.append(Problem(spec.path, 0, "holds no text"))
     return LintReport(files, documents, tuple(problems))
 
 

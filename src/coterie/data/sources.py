@@ -94,9 +94,13 @@ def as_source(spec: str | SourceConfig) -> SourceConfig:
     return SourceConfig(path=spec) if isinstance(spec, str) else spec
 
 
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+
 def text_files(root: Path, skipped: Counter[str]) -> Iterator[Path]:
     """Files below `root` in sorted order; hidden entries, version control and caches are counted, not entered."""
-    for folder, names, files in os.walk(root):
+    for folder, names, files in os.walk(root, onerror=_unreadable):
         hidden = [name for name in names if name.startswith(".") or name in _SKIPPED_FOLDERS]
         skipped["hidden or cache folder"] += len(hidden)
         names[:] = sorted(set(names) - set(hidden))

@@ -63,7 +63,8 @@ def score_documents(
     pieces.sort(key=lambda piece: len(piece[1]))
     done = 0
     while done < len(pieces):
-        batch, size = [], 0
+        batch: list[tuple[int, np.ndarray]] = []
+        size = 0
         while done < len(pieces) and (not batch or size + len(pieces[done][1]) <= BATCH_TOKENS):
             batch.append(pieces[done])
             size += len(pieces[done][1])

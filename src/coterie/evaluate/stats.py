@@ -13,8 +13,8 @@ from coterie.evaluate.bits import DocumentScore
 RESAMPLES = 2000
 
 
-def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> dict[str, float]:
-    """Ratio of sums with its 95 % percentile interval over resampled documents."""
+def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> dict[str, float | int]:
+    """Ratio of sums with its 95 % percentile interval over resampled documents, and how many there are."""
     generator = np.random.default_rng(seed)
     n = len(bits)
     value = float(bits.sum() / num_bytes.sum())
@@ -23,11 +23,11 @@ def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> dict[
         weights = generator.multinomial(n, np.full(n, 1 / n), size=min(100, RESAMPLES - start))
         values[start : start + 100] = (weights @ bits) / (weights @ num_bytes)
     low, high = np.quantile(values, (0.025, 0.975))
-    return {"value": value, "low": min(float(low), value), "high": max(float(high), value)}
+    return {"value": value, "low": min(float(low), value), "high": max(float(high), value), "documents": n}
 
 
 def score_intervals(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, object]:
-    """Bits per byte with a 95 % interval, over all documents and per slice: `{value, low, high, per_slice}`."""
+    """Bits per byte with its interval, over all documents and per slice: `{value, low, high, documents, per_slice}`."""
     return _intervals([s.nats / math.log(2) for s in scores], scores, seed)
 
 

@@ -164,7 +164,12 @@ def _write_v2(config: ModelConfig) -> dict[str, Any]:
 
 
 DEEPSEEK_V2 = Family(
-    "deepseek_v2", "DeepseekV2ForCausalLM", _read_v2, _write_v2, moe_slots, COMMON_KEYS | _KEYS | {"topk_method"}
+    "deepseek_v2",
+    "DeepseekV2ForCausalLM",
+    _read_v2,
+    _write_v2,
+    moe_slots,
+    (COMMON_KEYS - {"head_dim"}) | _KEYS | {"topk_method"},
 )
 DEEPSEEK_V3 = Family(
     "deepseek_v3",
@@ -172,5 +177,5 @@ DEEPSEEK_V3 = Family(
     _read_v3,
     _write_v3,
     moe_slots,
-    COMMON_KEYS | _KEYS | {"norm_topk_prob", "rope_interleave", "router_bias_rate"},
+    (COMMON_KEYS - {"head_dim"}) | _KEYS | {"norm_topk_prob", "rope_interleave", "router_bias_rate"},
 )

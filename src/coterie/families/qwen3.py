@@ -90,7 +90,9 @@ def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 def _write_moe(config: ModelConfig) -> dict[str, Any]:
     dense = [index for index, block in enumerate(config.blocks) if isinstance(block.ffn, FeedForwardConfig)]
-    moe = next(block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig))
+    moe = next((block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig)), None)
+    if moe is None:
+        raise ConfigError("qwen3_moe needs at least one MoE layer; for none, use qwen3")
     data = write_model(config, grouped_query(config, config.blocks[0])) | _write_moe_ffn(moe, "moe_intermediate_size")
     data |= {"decoder_sparse_step": 1, "mlp_only_layers": dense, "attention_bias": False, "use_sliding_window": False}
     if dense:

@@ -42,7 +42,11 @@ def config_from_hf(data: Mapping[str, Any], where: str = "config.json", strict: 
             if key not in chosen.keys:
                 hint = suggest(key, chosen.keys) or f"; {model_type} takes: {', '.join(sorted(chosen.keys))}"
                 raise ConfigError(f"{where}: unknown key '{key}'{hint}")
-    return chosen.read(data, where)
+    try:
+        return chosen.read(data, where)
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        # Readers count with the values before they are checked.
+        raise ConfigError(f"{where}: a value of this {model_type} config cannot be used ({error})") from None
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The Python face: a checkpoint as one object that scores, generates and talks.
 
 import coterie
-m = coterie.load("runs/quickstart/moe")
+m = coterie.load("runs/quickstart/moe/model")
 print(m.generate("Once upon a time", max_tokens=60).text)
 for piece in m.stream("def add(a, b):", temperature=0):
     print(piece, end="")
@@ -112,6 +112,8 @@ class LanguageModel:
         self, prompts: Sequence[Prompt], params: SamplingParams | None = None, max_batch: int = 32, **settings: Any
     ) -> list[Reply]:
         """Replies to many prompts at once, in their order; each is what it would be alone."""
+        if isinstance(prompts, str):
+            raise CoterieError("prompts: give a list of prompts; for a single text use generate")
         its_params = self._params(params, settings)
         ids = [self._prompt_ids(prompt) for prompt in prompts]
         return Engine(self.model, self.tokenizer, max_batch=max_batch).generate(ids, its_params)
@@ -191,7 +193,7 @@ def save(model: LanguageModel, path: str | Path, dtype: str | None = None) -> No
     What the manifest of its origin says (parent, data card, metrics) is kept. Errors: `CheckpointError`.
     """
     kept = {key: value for key, value in model.manifest.items() if key not in _MANIFEST_OF_DIRECTORY}
-    save_model(path, model.model, model.tokenizer, dtype=dtype, extra=kept)
+    save_model(path, model.model, model.tokenizer, dtype=dtype, extra=kept, stop_ids=model.stop_ids)
 
 
 def _device(name: str) -> torch.device:
@@ -216,4 +218,6 @@ def _id_list(ids: Ids) -> list[int]:
             shape = tuple(ids.shape)
             raise CoterieError(f"prompt: token ids must be one row of whole numbers, got {ids.dtype} of shape {shape}")
         return [int(i) for i in ids.tolist()]
+    if isinstance(ids, str) or not all(hasattr(i, "__index__") for i in ids):
+        raise CoterieError("prompt: give token ids (whole numbers); model.encode(text) makes them from a text")
     return [int(i) for i in ids]

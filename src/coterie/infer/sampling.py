@@ -48,9 +48,12 @@ class SamplingParams:
     logprobs: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.stop, str | tuple | list):
+            raise ConfigError("sampling: stop must be a string or a list of strings")
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         if self.stop_ids is not None:
-            object.__setattr__(self, "stop_ids", tuple(int(i) for i in self.stop_ids))
+            ids = (self.stop_ids,) if isinstance(self.stop_ids, int) else self.stop_ids
+            object.__setattr__(self, "stop_ids", tuple(int(i) for i in ids))
         _number(self.temperature, "temperature", 0.0, math.inf, "0 takes the most likely token")
         _number(self.top_p, "top_p", 0.0, 1.0, "1 keeps all tokens", low_allowed=False)
         _number(self.min_p, "min_p", 0.0, 1.0, "0 keeps all tokens")

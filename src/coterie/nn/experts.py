@@ -22,7 +22,9 @@ TILE = 1 << 18
 def grouped_linear(x_RI: Tensor, weight_EOI: Tensor, counts: Counts) -> Tensor:
     """`(R, O)`: each expert's rows times its own `weight[e].T`; `counts` are the rows per expert and sum to R."""
     weight_EOI = weight_EOI.to(x_RI.dtype)
-    if x_RI.is_cuda and x_RI.dtype == torch.bfloat16:
+    # grouped_mm wants rows of whole 16 bytes, and came with torch 2.10.
+    whole = all(size % 8 == 0 for size in weight_EOI.shape[1:])
+    if x_RI.is_cuda and x_RI.dtype == torch.bfloat16 and whole and hasattr(F, "grouped_mm"):
         ends_E = torch.tensor(counts, device=x_RI.device).cumsum(0).to(torch.int32)
         return F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=ends_E)
     return _GroupedLinear.apply(x_RI, weight_EOI, counts)

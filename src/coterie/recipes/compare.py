@@ -64,7 +64,7 @@ def _trained(records: Sequence[Record], path: Path) -> dict[str, Any]:
     last = steps[-1]
     step_tokens = last["tokens"] / last["step"]
     step_seconds = median(step_tokens / r["tokens_per_second"] for r in steps)
-    end = next(r for r in reversed(records) if r["kind"] == "end")
+    peak = max(r["peak_memory_bytes"] for r in records if r["kind"] == "end")
     return {
         "path": str(path),
         "tokens": last["tokens"],
@@ -72,7 +72,7 @@ def _trained(records: Sequence[Record], path: Path) -> dict[str, Any]:
         "flops": last["flops"],
         "step_ms": 1000 * step_seconds,
         "tokens_per_second": step_tokens / step_seconds,
-        "peak_memory_bytes": end["peak_memory_bytes"],
+        "peak_memory_bytes": peak,
         "checkpoint_bytes": sum(file.stat().st_size for file in path.iterdir()),
         "curve": [
             {key: r[key] for key in ("tokens", "seconds", "flops")} | {"bits_per_byte": r["heldout_bits_per_byte"]}

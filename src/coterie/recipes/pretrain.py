@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,7 +16,7 @@ from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared, prepare
 from coterie.data.order import Order, read_batches
 from coterie.evaluate.bits import HeldoutDocument, bits_per_byte, score_documents
-from coterie.families import config_from_hf
+from coterie.families import config_from_hf, config_to_hf
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import flops_per_token
 from coterie.text.tokenizer import Tokenizer
@@ -30,11 +30,11 @@ from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
 from coterie.train.track import Track
 from coterie.weights.checkpoint import load_model, load_state_into, save_model, write_model_files
-from coterie.weights.commit import RunLock
+from coterie.weights.commit import RunLock, read_manifest
 
 EVAL_TOKENS = 32768
 # Settings that may differ when a run is taken up again: they do not change what is computed.
-_FREE_TO_CHANGE = {"save_every", "eval_every", "keep", "log_every", "threads", "track"}
+_FREE_TO_CHANGE = {"save_every", "eval_every", "keep", "log_every", "threads", "track", "out", "data_dir"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,12 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
         prepared = prepare(config.data, config.data_dir or out / "data", lambda line: print(line, file=sys.stderr))
         trainer = build_trainer(config, prepared)
         trainer.callbacks = _callbacks(config, prepared, trainer, resume_hint)
-        path = resume(trainer, out / "checkpoints", lambda directory: load_state_into(_model(trainer), directory))
+
+        def load(checkpoint: Path) -> None:
+            _check_same_text(checkpoint, prepared)
+            load_state_into(_model(trainer), checkpoint)
+
+        path = resume(trainer, out / "checkpoints", load)
         if path is not None:
             print(f"going on from {path}", file=sys.stderr)
         config.to_yaml(out / "config.yaml")
@@ -115,17 +120,33 @@ def build_model(
     `vocab_size` defaults to the tokenizer's. `balance` replaces fields of every MoE layer's `BalanceConfig`.
     """
     if "from" in settings:
-        return load_model(settings["from"], "float32", compute_dtype=dtype).model
+        return _given_model(settings["from"], tokenizer, dtype, balance)
     config = config_from_hf({"vocab_size": tokenizer.vocab_size} | dict(settings), "model", strict=True)
     if balance:
+        if not config.is_moe:
+            raise ConfigError("'balance' is for mixtures of experts and this model is dense; remove it")
         data = config.to_dict()
         for block in data["blocks"]:
             if block["ffn"]["kind"] == "moe":
                 block["ffn"]["balance"] |= dict(balance)
         config = ModelConfig.from_dict(data, "balance")
+    config_to_hf(config)  # raises where the family's published form could not store what is about to be trained
     model = Transformer(config, dtype)
     model.initialise(seed)
     return model
+
+
+def _given_model(
+    path: str, tokenizer: Tokenizer, dtype: torch.dtype, balance: Mapping[str, float] | None
+) -> Transformer:
+    loaded = load_model(path, "float32", compute_dtype=dtype)
+    if loaded.tokenizer is not None and loaded.tokenizer.sha256 != tokenizer.sha256:
+        raise ConfigError(
+            f"model.from {path}: the text was prepared with another tokenizer; set data.tokenizer={loaded.path}"
+        )
+    if balance:
+        raise ConfigError("'balance' does not change a model taken with 'model.from'; remove it")
+    return loaded.model
 
 
 def check_fit(config: ModelConfig, tokenizer: Tokenizer, row_length: int) -> None:
@@ -142,13 +163,18 @@ def check_fit(config: ModelConfig, tokenizer: Tokenizer, row_length: int) -> Non
         )
 
 
-def evaluation_documents(prepared: Prepared, max_tokens: int | None = None) -> list[HeldoutDocument]:
-    """Held-out documents; with `max_tokens`, every n-th so that about this many tokens are read."""
-    documents = [HeldoutDocument(*document) for document in prepared.heldout_documents()]
+def evaluation_documents(
+    prepared: Prepared, max_tokens: int, part: Literal["search", "final"] = "search"
+) -> list[HeldoutDocument]:
+    """Some of the held-out documents, spread evenly, of about `max_tokens` tokens.
+
+    `search` and `final` share no document (unless there is only one): what chose a setting does not judge its result.
+    """
+    everything = [HeldoutDocument(*document) for document in prepared.heldout_documents()]
+    documents = everything[1::2] if part == "search" else everything[::2]
+    documents = documents or everything
     total = sum(len(document.ids) for document in documents)
-    if max_tokens is None or total <= max_tokens:
-        return documents
-    return documents[:: -(-total // max_tokens)]
+    return documents[:: max(1, -(-total // max_tokens))]
 
 
 def heldout_bits(model: Transformer, prepared: Prepared, documents: Sequence[HeldoutDocument]) -> float:
@@ -167,7 +193,9 @@ def _callbacks(config: TrainConfig, prepared: Prepared, trainer: Trainer, resume
     # Evaluation before saving, so that its record is older than the checkpoint; interrupts last, for the last word.
     return [
         Evaluate(config.eval_every, lambda t: {"heldout_bits_per_byte": heldout_bits(_model(t), prepared, documents)}),
-        SaveCheckpoint(out / "checkpoints", write, config.save_every, config.keep),
+        SaveCheckpoint(
+            out / "checkpoints", write, config.save_every, config.keep, lambda t: {"data": prepared.directory.name}
+        ),
         JsonlLog(out / "metrics.jsonl", config.log_every),
         Progress(out.name),
         *tracked,
@@ -180,6 +208,8 @@ def _finish(config: TrainConfig, prepared: Prepared, trainer: Trainer, reason: s
     out, final = Path(config.out), None
     evals = [r for r in read_records(out / "metrics.jsonl") if r["kind"] == "eval"]
     bits = evals[-1]["heldout_bits_per_byte"] if evals else None
+    place = {"step": trainer.step_count, "tokens": trainer.tokens, "seconds": trainer.seconds}
+    trainer.publish({"kind": "end", "reason": reason, **place, "peak_memory_bytes": peak_memory_bytes()})
     if reason == "finished":
         final = out / "model"
         manifest = {
@@ -189,10 +219,29 @@ def _finish(config: TrainConfig, prepared: Prepared, trainer: Trainer, reason: s
             "metrics": {"tokens": trainer.tokens, "steps": trainer.step_count, "heldout_bits_per_byte": bits},
         }
         save_model(final, _model(trainer), prepared.tokenizer, extra=manifest)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    place = {"step": trainer.step_count, "tokens": trainer.tokens, "seconds": trainer.seconds}
-    trainer.publish({"kind": "end", "reason": reason, **place, "peak_memory_bytes": peak})
     return TrainResult(final, trainer.step_count, trainer.tokens, trainer.seconds, reason, bits)
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this program has held at once.
+
+    Linux's `VmHWM`; `ru_maxrss` would also count what the process was before it became this program.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _check_same_text(checkpoint: Path, prepared: Prepared) -> None:
+    """The place in the data is a number: with other text it would be another place."""
+    before = read_manifest(checkpoint).get("data")
+    if before != prepared.directory.name:
+        raise ConfigError(
+            f"{checkpoint}: was trained on other text (the sources have changed since); choose another 'out'"
+        )
 
 
 def _model(trainer: Trainer) -> Transformer:

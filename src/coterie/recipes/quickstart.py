@@ -17,6 +17,7 @@ from coterie.recipes.stages import (
     TWINS,
     Plan,
     Tell,
+    check_budget,
     check_enough,
     data_summary,
     questions,
@@ -78,6 +79,7 @@ def _decide(plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, 
     sweeps = sweep(configs, prepared, documents, _SWEEP_SHARE * (end - time.monotonic()), tell)
     per_token = sum(part.seconds_per_token for part in sweeps.values())
     tokens = int(max(0.0, end - time.monotonic()) * _SLACK / per_token)
+    check_budget(tokens, plan)
     tell(f"both will see {tokens:,} tokens")
     return plan.model_copy(update={"sweeps": sweeps, "tokens": tokens, "seconds_before": time.monotonic() - started})
 

@@ -23,6 +23,8 @@ from coterie.recipes.twins import ROW_LENGTH, VOCAB_SIZE
 TWINS = ("moe", "dense")
 BATCH_ROWS = 8
 NUM_EVALUATIONS = 12
+MIN_STEPS = 10
+BYTES_PER_MINUTE = 2_000_000
 HELDOUT_TOKENS = 120_000
 _PROBES_PER_SLICE = 50
 _PROMPT_CHARACTERS = 120
@@ -54,6 +56,8 @@ def take_up(plan: Plan, out: Path, tell: Tell) -> Plan:
     """
     path = out / "plan.json"
     if not path.is_file():
+        if any((out / name).exists() for name in TWINS):
+            raise ConfigError(f"{out}: holds trained models but no plan.json; choose another --out, or remove it")
         return plan
     before = Plan.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
     if (out / "results.json").is_file():
@@ -79,6 +83,8 @@ def twin_config(model: Mapping[str, Any], plan: Plan, out: Path, data_dir: Path)
                 "vocab_size": VOCAB_SIZE,
                 "row_length": ROW_LENGTH,
                 "seed": plan.seed,
+                # More than the time allows to train on would only be read, not used.
+                "max_bytes": int(max(1.0, plan.minutes) * BYTES_PER_MINUTE) if plan.data else None,
             },
             "steps": 1,
             "batch_rows": BATCH_ROWS,
@@ -109,6 +115,14 @@ def with_budget(config: TrainConfig, plan: Plan, name: str) -> TrainConfig:
     )
 
 
+def check_budget(tokens: int, plan: Plan) -> None:
+    """`TrainingError` when the time is too short for a comparison that means anything."""
+    if tokens < MIN_STEPS * BATCH_ROWS * ROW_LENGTH:
+        raise TrainingError(
+            f"only {max(tokens, 0):,} tokens fit into what is left of {plan.minutes:g} minutes; give more --minutes"
+        )
+
+
 def train_twin(config: TrainConfig, path: Path, tell: Tell) -> None:
     """Train in a process of its own, by the command a user would type, so that its memory is measured alone.
 
@@ -120,14 +134,17 @@ def train_twin(config: TrainConfig, path: Path, tell: Tell) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     config.to_yaml(path)
     tell(f"training: coterie train {path}")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coterie.cli.main", "train", str(path)], stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "coterie.cli.main", "train", str(path)]
+    # In a session of its own, so that Ctrl-C reaches it once, from here: the first one saves, a second one does not.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         code = process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)  # a terminal has sent it already; a supervisor may not have
-        process.wait()
+    except BaseException:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.kill()
         raise
     if code != 0 or not model.is_dir():
         raise TrainingError(f"{path}: training ended before its budget; run the same command again to go on")
@@ -144,7 +161,7 @@ def check_enough(prepared: Prepared, config: TrainConfig) -> None:
 
 def questions(prepared: Prepared, plan: Plan) -> tuple[list[HeldoutDocument], Probes, list[tuple[str, str]]]:
     """Held-out documents to score, questions with one answer (embedded corpus only), prompts to continue."""
-    documents = evaluation_documents(prepared, HELDOUT_TOKENS)
+    documents = evaluation_documents(prepared, HELDOUT_TOKENS, "final")
     probes: Probes = {}
     if plan.data is None:
         names = ("arithmetic", "functions", "stories")

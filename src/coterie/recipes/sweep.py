@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from coterie.config import Settings
+from coterie.config import Settings, TrainingError
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared
 from coterie.evaluate.bits import HeldoutDocument
@@ -44,13 +44,19 @@ def sweep(
         for lr in GRID:
             short = config.with_overrides([f"optimiser.lr={lr}", f"steps={steps}", "tokens=null"])
             trainer = build_trainer(short, prepared)
-            trainer.run()
+            try:
+                trainer.run()
+            except TrainingError as error:
+                tell(f"learning rate {lr:g}, {name}: left out ({error})")
+                continue
             assert isinstance(trainer.model, Transformer)
             bits = heldout_bits(trainer.model.eval(), prepared, documents)
             took += trainer.seconds / trainer.tokens
             points.append(SweepPoint(lr=lr, bits_per_byte=bits))
             tell(f"learning rate {lr:g}, {name}: {bits:.3f} bits per byte after {trainer.tokens:,} tokens")
-        sweeps[name] = Sweep(points=tuple(points), seconds_per_token=took / len(GRID))
+        if not points:
+            raise TrainingError(f"{name}: every learning rate of {GRID} ends in numbers that are not finite")
+        sweeps[name] = Sweep(points=tuple(points), seconds_per_token=took / len(points))
     return sweeps
 
 

@@ -17,11 +17,12 @@ from coterie.config import ConfigError, Settings
 
 
 class Interval(Settings):
-    """An estimate and the ends of its 95 % interval."""
+    """An estimate, the ends of its 95 % interval, and the number of documents behind it (None: not known)."""
 
     value: float
     low: float
     high: float
+    documents: int | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

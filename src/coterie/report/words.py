@@ -10,6 +10,9 @@ from coterie.report.schema import Interval, QuickstartResults
 TIMING_NOISE = 0.05
 
 
+MIN_DOCUMENTS = 8  # resampling fewer says too little about other documents
+
+
 def count(value: float) -> str:
     """`4.19 M`: three digits with a decimal prefix."""
     for size, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -46,7 +49,9 @@ def interval(part: Interval) -> str:
 
 
 def winner(difference: Interval) -> str | None:
-    """`moe`, `dense`, or None where the interval of MoE minus dense reaches zero: no difference shown."""
+    """`moe`, `dense`, or None where no difference is shown: the interval reaches zero, or too few documents make it."""
+    if difference.documents is not None and difference.documents < MIN_DOCUMENTS:
+        return None
     if difference.high < 0:
         return "moe"
     return "dense" if difference.low > 0 else None
@@ -106,7 +111,9 @@ def _quality(results: QuickstartResults) -> str:
     )
     who = winner(difference)
     if who is None:
-        return f"No difference in quality is shown: {figures}, which includes zero."
+        few = difference.documents is not None and difference.documents < MIN_DOCUMENTS
+        why = f"and {difference.documents} held-out document(s) are too few to tell" if few else "which includes zero"
+        return f"No difference in quality is shown: {figures}, {why}."
     better, percent = ("mixture of experts", dense / moe - 1) if who == "moe" else ("dense model", moe / dense - 1)
     return (
         f"The {better} predicts held-out text better, by {100 * percent:.1f} %: {figures}. "

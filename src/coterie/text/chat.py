@@ -64,7 +64,10 @@ class Message:
         reasoning = data.get("reasoning_content", data.get("reasoning"))
         if reasoning is not None and not isinstance(reasoning, str):
             raise DataError(f"message: reasoning is {type(reasoning).__name__}; text was expected")
-        calls = tuple(_read_call(call) for call in data.get("tool_calls") or ())
+        given = data.get("tool_calls") or ()
+        if not isinstance(given, list | tuple):
+            raise DataError(f"message: tool_calls is {type(given).__name__}; a list was expected")
+        calls = tuple(_read_call(call) for call in given)
         if role != "assistant" and (calls or reasoning is not None):
             raise DataError(f"message: only an assistant has reasoning or tool calls, not role '{role}'")
         if not content and not calls and content is None:

@@ -2,7 +2,7 @@
 
 `metrics.jsonl` holds one JSON object per line, in order of `step`. `kind: train` has `TRAIN_FIELDS`, for MoE models
 `MOE_FIELDS` too, and the objective's own metrics. `kind: eval` has step, tokens, seconds, flops and what the evaluation
-function returned.
+function returned. `kind: end` closes each time the run was worked on: reason, step, tokens, seconds, peak_memory_bytes.
 """
 
 from __future__ import annotations

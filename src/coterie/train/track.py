@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,8 +31,10 @@ class Track(Callback):
             else:
                 import wandb
 
+                name = self.run_dir.name
+                run = hashlib.sha256(str(self.run_dir.resolve()).encode()).hexdigest()[:16]
                 self._open = lambda step: wandb.init(
-                    project="coterie", dir=str(self.run_dir), id=self.run_dir.name, resume="allow"
+                    project="coterie", dir=str(self.run_dir), id=run, name=name, resume="allow"
                 )
         except ImportError:
             raise ConfigError(
@@ -42,6 +45,8 @@ class Track(Callback):
         self._writer = self._open(trainer.step_count)
 
     def on_record(self, trainer: Trainer, record: Record) -> None:
+        if self._writer is None:
+            return  # the record that closes the run comes after the tracker's own end
         values = {
             f"{record['kind']}/{name}": value
             for name, value in record.items()
@@ -56,3 +61,4 @@ class Track(Callback):
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         if self._writer is not None:
             (self._writer.finish if self.kind == "wandb" else self._writer.close)()
+            self._writer = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, config_from_hf, config_to_hf, family
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.commit import commit_directory
+from coterie.weights.commit import MANIFEST, commit_directory, verify_directory
 
 SHARD_BYTES = 5 * 1024**3
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -90,7 +90,8 @@ def load_model(
     """Build the model of a directory and fill it, one tensor in memory at a time beside the model.
 
     `dtype`: of the parameters ("float32", "bfloat16"); activations run in it too unless `compute_dtype` says otherwise.
-    Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, damaged files, pickle files.
+    Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, pickle files, and files that are not
+    as long as the manifest says (its hashes are checked when training goes on, and by `verify_directory`).
     """
     directory = locate(path)
     config = read_config(directory)
@@ -98,6 +99,8 @@ def load_model(
     with torch.device("meta"):
         model = Transformer(config, compute_dtype or parameter_dtype)
     materialise(model, parameter_dtype, device)
+    if (directory / MANIFEST).is_file():
+        verify_directory(directory, full=False)
     load_state_into(model, directory)
     tokenizer = Tokenizer.load(directory) if (directory / "tokenizer.json").is_file() else None
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
@@ -105,7 +108,7 @@ def load_model(
             f"{directory}: tokenizer.json has {tokenizer.vocab_size} tokens but the model only {config.vocab_size}; "
             "they do not belong together"
         )
-    manifest_path = directory / "coterie.json"
+    manifest_path = directory / MANIFEST
     return Loaded(model, tokenizer, read_json(manifest_path) if manifest_path.is_file() else {}, directory)
 
 
@@ -157,10 +160,13 @@ def _accept_tied_head(model: Transformer, name: str, handle: Any, file: Path) ->
     if name.endswith("rotary_emb.inv_freq"):
         return
     if name == "lm_head.weight" and model.config.tie_embeddings:
-        with safe_open(file, "pt") as again:
-            embedding = "model.embed_tokens.weight"
-            if embedding in again.keys() and torch.equal(again.get_tensor(embedding), handle.get_tensor(name)):  # noqa: SIM118
-                return
+        for candidate in _weight_files(file.parent):
+            with safe_open(candidate, "pt") as other:
+                embedding = "model.embed_tokens.weight"
+                if embedding not in other.keys():  # noqa: SIM118
+                    continue
+                if torch.equal(other.get_tensor(embedding), handle.get_tensor(name)):
+                    return
         raise CheckpointError(
             f"{file}: config.json ties the embeddings, but 'lm_head.weight' differs from the embedding"
         )
@@ -193,7 +199,9 @@ def _tensors(directory: Path, stack: ExitStack) -> Iterator[tuple[str, Any, Path
 def _weight_files(directory: Path) -> list[Path]:
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        weight_map = read_json(index).get("weight_map", {})
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{index}: has no 'weight_map'")
         files = sorted({directory / str(name) for name in weight_map.values()})
         for file in files:
             if file.parent != directory or not file.is_file():
@@ -216,6 +224,7 @@ def write_model_files(
     tokenizer: Tokenizer | None = None,
     dtype: str | torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
+    stop_ids: Iterable[int] | None = None,
 ) -> None:
     """Write config, safetensors (sharded with an index beyond `shard_bytes`), tokenizer and generation config."""
     parameters = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -223,9 +232,11 @@ def write_model_files(
     config = config_to_hf(model.config) | {"dtype": str(stored).removeprefix("torch.")}
     config |= {"torch_dtype": config["dtype"]}
     if tokenizer is not None:
-        config |= {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            config[name] = tokenizer.eos_id if config.get(name) is None else config[name]
         tokenizer.save(directory)
-        _write_json(directory / "generation_config.json", {"eos_token_id": sorted(tokenizer.stop_ids)})
+        stops = sorted(tokenizer.stop_ids if stop_ids is None else stop_ids)
+        _write_json(directory / "generation_config.json", {"eos_token_id": stops})
     _write_json(directory / "config.json", config)
     slots = family(model.config.family).slots(model.config)
     shards = _plan_shards(slots, parameters, stored, shard_bytes)
@@ -251,9 +262,17 @@ def save_model(
     tokenizer: Tokenizer | None = None,
     dtype: str | torch.dtype | None = None,
     extra: Mapping[str, Any] | None = None,
+    stop_ids: Iterable[int] | None = None,
 ) -> None:
-    """Write a complete checkpoint directory, committed by rename after its manifest is on disk."""
-    commit_directory(Path(path), lambda target: write_model_files(target, model, tokenizer, dtype), dict(extra or {}))
+    """Write a complete checkpoint directory, committed by rename after its manifest is on disk.
+
+    `stop_ids`: the tokens of `generation_config.json` that end a reply (default: the tokenizer's).
+    """
+
+    def write(target: Path) -> None:
+        write_model_files(target, model, tokenizer, dtype, stop_ids=stop_ids)
+
+    commit_directory(Path(path), write, dict(extra or {}))
 
 
 def _plan_shards(
