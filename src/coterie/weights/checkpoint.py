@@ -272,7 +272,11 @@ def save_model(
     def write(target: Path) -> None:
         write_model_files(target, model, tokenizer, dtype, stop_ids=stop_ids)
 
-    commit_directory(Path(path), write, dict(extra or {}))
+    final = Path(path)
+    occupied = final.exists() and not (final.is_dir() and not any(final.iterdir()))
+    if occupied and not (final / MANIFEST).is_file():
+        raise CheckpointError(f"{final}: exists and is no checkpoint of coterie; remove it or choose another path")
+    commit_directory(final, write, dict(extra or {}))
 
 
 def _plan_shards(

@@ -37,12 +37,9 @@ def commit_directory(final: Path, write: Callable[[Path], None], extra: Mapping[
 
     `extra` joins the manifest (step, parent, data card, metrics, ...; JSON types, finite numbers). After an error in
     `write`, or a full disk, the partial directory is gone and an existing `final` is untouched.
-    Errors: `CheckpointError` in one line when the system refuses to write, or `final` holds anything but a checkpoint.
+    Errors: `CheckpointError` in one line when the system refuses to write.
     """
     final = Path(os.path.abspath(final))
-    occupied = final.exists() and not (final.is_dir() and not any(final.iterdir()))
-    if occupied and not (final / MANIFEST).is_file():
-        raise CheckpointError(f"{final}: exists and is no checkpoint of coterie; remove it or choose another path")
     reserved = {"format", "files", "sha256"} & set(extra or {})
     if reserved:
         raise CheckpointError(f"{final}: the manifest keys {sorted(reserved)} are reserved; rename them")
