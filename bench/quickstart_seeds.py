@@ -19,7 +19,7 @@ from common import RESULTS, environment, write_json
 
 KEPT = (
     "path total_parameters active_parameters tokens bits_per_byte lr step_ms tokens_per_second "
-    "prefill_tokens_per_second decode_tokens_per_second peak_memory_bytes train_seconds flops checkpoint_bytes probes"
+    "prefill_tokens_per_second decode_tokens_per_second train_seconds flops checkpoint_bytes probes"
 ).split()
 
 

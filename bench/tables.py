@@ -42,7 +42,6 @@ def quickstart(record: dict[str, Any]) -> str:
                 f"{same['moe']:.3f} / {same['dense']:.3f}" if same else "not measured",
                 f"{moe['step_ms'] / dense['step_ms']:.2f}",
                 f"{moe['decode_tokens_per_second'] / dense['decode_tokens_per_second']:.2f}",
-                f"{moe['peak_memory_bytes'] / dense['peak_memory_bytes']:.2f}",
                 f"{run['total_seconds']:.0f} s",
             ]
         )
