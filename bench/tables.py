@@ -48,7 +48,7 @@ def quickstart(record: dict[str, Any]) -> str:
     head = (
         "seed, tokens, MoE, dense, MoE minus dense, at equal time (MoE / dense), step time ratio, decode speed ratio, "
     )
-    head += "memory ratio, whole run"
+    head += "whole run"
     first = record["runs"][0]
     active = f"{first['moe']['active_parameters']:,} and {first['dense']['active_parameters']:,} active parameters"
     total = f"{first['moe']['total_parameters']:,} and {first['dense']['total_parameters']:,} in all"
