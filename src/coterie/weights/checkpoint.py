@@ -90,8 +90,8 @@ def load_model(
     """Build the model of a directory and fill it, one tensor in memory at a time beside the model.
 
     `dtype`: of the parameters ("float32", "bfloat16"); activations run in it too unless `compute_dtype` says otherwise.
-    Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, pickle files, and files that are not
-    as long as the manifest says (its hashes are checked when training goes on, and by `verify_directory`).
+    Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, pickle files, and weights that are
+    not as long as the manifest says (its hashes are checked when training goes on, and by `verify_directory`).
     """
     directory = locate(path)
     config = read_config(directory)
@@ -100,7 +100,7 @@ def load_model(
         model = Transformer(config, compute_dtype or parameter_dtype)
     materialise(model, parameter_dtype, device)
     if (directory / MANIFEST).is_file():
-        verify_directory(directory, full=False)
+        verify_directory(directory, full=False, suffix=".safetensors")  # the rest is for people to edit
     load_state_into(model, directory)
     tokenizer = Tokenizer.load(directory) if (directory / "tokenizer.json").is_file() else None
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
