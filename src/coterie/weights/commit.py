@@ -85,8 +85,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def verify_directory(path: Path, full: bool = True, suffix: str = "") -> None:
     """Check every listed file of a checkpoint directory: present, of its size and, when `full`, of its SHA-256.
 
-    `suffix`: only files whose names end so. Errors: `CheckpointError` naming the first file that differs. Files that are
-    not listed are ignored.
+    `suffix`: only files whose names end so. Errors: `CheckpointError` naming the first file that differs. Files that
+    are not listed are ignored.
     """
     path = Path(path)
     for name, (size, digest) in read_manifest(path)["files"].items():
