@@ -19,22 +19,9 @@ from coterie.nn.transformer import Transformer
 from coterie.weights import checkpoint
 from coterie.weights.checkpoint import load_model, save_model, write_model_files
 from coterie.weights.commit import verify_directory
+from tests.nn.test_transformer import SMALL
 
-SETTINGS = {
-    "model_type": "qwen3_moe",
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "max_position_embeddings": 64,
-    "moe_intermediate_size": 8,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "norm_topk_prob": True,
-    "tie_word_embeddings": True,
-}
+SETTINGS = SMALL | {"vocab_size": 40, "tie_word_embeddings": True}
 
 
 def make() -> Transformer:
