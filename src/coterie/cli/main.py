@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from coterie.cli.options import Dtype, Json, MaxTokens, Model, Seed, Sources, Temperature, TopP
+
 app = typer.Typer(
     name="coterie",
     help="Train, compare, inspect and talk to dense and mixture-of-experts language models.",
@@ -18,15 +20,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at training text before using it.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
-Model = Annotated[str, typer.Argument(help="A checkpoint directory or a hub id (owner/name).")]
-Sources = Annotated[list[str], typer.Argument(help="Files, directories, 'primer' or hf://owner/name.")]
-Temperature = Annotated[float, typer.Option(help="0 always takes the most likely token.", min=0)]
-MaxTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.", min=1)]
-TopP = Annotated[float, typer.Option(help="Keep the fewest tokens that hold this share of probability.")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same reply.")]
-Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
 
 
 @app.command(short_help="Train an MoE and its dense twin, compare them, write a report.")
