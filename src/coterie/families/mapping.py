@@ -23,12 +23,14 @@ def whole(parameter: Tensor) -> Tensor:
 class Slot:
     """Disk tensor `disk` is `view(parameter)` where `parameter` is our tensor named `name`.
 
-    The view must have the shape of the tensor on disk and share memory with the parameter.
+    The view must have the shape of the tensor on disk and share memory with the parameter. `copy`: the file repeats
+    what another slot defines; it is written, and checked when read.
     """
 
     disk: str
     name: str
     view: View = whole
+    copy: bool = False
 
 
 def expert_half(index: int, half: int) -> View:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from coterie.config import CheckpointError, ModelConfig
-from coterie.families import Slot, config_from_hf, config_to_hf, family
+from coterie.families import Slot, config_from_hf, family
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.commit import MANIFEST, commit_directory, verify_directory
+from coterie.weights.stored import StoredTensors
+from coterie.weights.write import as_dtype, write_model_files
 
-SHARD_BYTES = 5 * 1024**3
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_log = logging.getLogger("coterie")
 
 
 @dataclass(frozen=True)
@@ -94,14 +92,19 @@ def load_model(
     not as long as the manifest says (its hashes are checked when training goes on, and by `verify_directory`).
     """
     directory = locate(path)
-    config = read_config(directory)
     parameter_dtype = as_dtype(dtype)
+    stored = open_tensors(directory)
+    config = _without_absent_layers(read_config(directory), stored)
+    if stored.quantised:
+        _log.warning(
+            "NOTE: %s is stored quantised; read as %s, and saved so", directory, str(parameter_dtype).split(".")[-1]
+        )
     with torch.device("meta"):
         model = Transformer(config, compute_dtype or parameter_dtype)
     materialise(model, parameter_dtype, device)
     if (directory / MANIFEST).is_file():
         verify_directory(directory, full=False, suffix=".safetensors")  # the rest is for people to edit
-    load_state_into(model, directory)
+    _fill(model, directory, stored)
     tokenizer = Tokenizer.load(directory) if (directory / "tokenizer.json").is_file() else None
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
@@ -110,15 +113,6 @@ def load_model(
         )
     manifest_path = directory / MANIFEST
     return Loaded(model, tokenizer, read_json(manifest_path) if manifest_path.is_file() else {}, directory)
-
-
-def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """A torch dtype from its name; `CheckpointError` names the known ones."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise CheckpointError(f"dtype '{dtype}' is not known; use one of {', '.join(DTYPES)}")
-    return DTYPES[dtype]
 
 
 def materialise(model: Transformer, dtype: torch.dtype, device: str | torch.device) -> None:
@@ -132,45 +126,76 @@ def materialise(model: Transformer, dtype: torch.dtype, device: str | torch.devi
             router.select_bias.data = torch.zeros_like(router.select_bias, dtype=torch.float32)
 
 
-@torch.no_grad()
 def load_state_into(model: Transformer, directory: Path) -> None:
     """Copy a directory's safetensors into an existing model of the same config; every tensor must match."""
     directory = Path(directory)
+    _fill(model, directory, open_tensors(directory))
+
+
+def open_tensors(directory: Path) -> StoredTensors:
+    """The tensors of a checkpoint directory, headers checked, nothing read yet."""
+    config = directory / "config.json"
+    quantisation = read_json(config).get("quantization_config") if config.is_file() else None
+    return StoredTensors(_weight_files(directory), quantisation)
+
+
+@torch.no_grad()
+def _fill(model: Transformer, directory: Path, stored: StoredTensors) -> None:
     own = dict(model.named_parameters()) | dict(model.named_buffers())
-    slots = {slot.disk: slot for slot in family(model.config.family).slots(model.config)}
-    missing = set(slots)
-    with ExitStack() as stack:
-        for name, handle, file in _tensors(directory, stack):
-            if name not in slots:
-                _accept_tied_head(model, name, handle, file)
-                continue
-            target = slots[name].view(own[slots[name].name])
-            shape = tuple(handle.get_slice(name).get_shape())
-            if shape != tuple(target.shape):
-                raise CheckpointError(f"{file}: '{name}' has shape {shape}, the config asks for {tuple(target.shape)}")
-            target.copy_(handle.get_tensor(name))
-            missing.discard(name)
+    chosen = family(model.config.family)
+    slots = {slot.disk: slot for slot in chosen.slots(model.config)}
+    missing = {slot.disk for slot in slots.values() if not slot.copy}
+    for name in stored:
+        if name.startswith(chosen.carried):
+            model.carried[name] = stored.read(name)
+            continue
+        if name not in slots:
+            _accept_tied_head(model, name, stored)
+            continue
+        slot = slots[name]
+        target = slot.view(own[slot.name])
+        if stored.shape(name) != tuple(target.shape):
+            raise CheckpointError(
+                f"{stored.file(name)}: '{name}' has shape {stored.shape(name)}, the config asks for "
+                f"{tuple(target.shape)}"
+            )
+        if not slot.copy:
+            stored.read_into(name, target)
+        missing.discard(name)
     if missing:
         raise CheckpointError(f"{directory}: {len(missing)} tensor(s) missing, the first is '{min(missing)}'")
+    for slot in (slot for slot in slots.values() if slot.copy and slot.disk in stored):
+        if not torch.equal(slot.view(own[slot.name]), stored.read(slot.disk).to(own[slot.name].dtype)):
+            raise CheckpointError(
+                f"{stored.file(slot.disk)}: '{slot.disk}' differs from the tensor it is a copy of, and only one is used"
+            )
+    if chosen.carried and not model.carried:
+        raise CheckpointError(f"{directory}: has no tensor beginning with {' or '.join(chosen.carried)}")
     _check_complete(model, list(slots.values()))
 
 
-def _accept_tied_head(model: Transformer, name: str, handle: Any, file: Path) -> None:
+def _without_absent_layers(config: ModelConfig, stored: StoredTensors) -> ModelConfig:
+    """The config without layers for multi-token prediction where the files hold none (transformers leaves them out)."""
+    prefix = f"model.layers.{config.num_layers}."
+    if config.num_mtp_layers and not any(name.startswith(prefix) for name in stored):
+        return config.model_copy(update={"num_mtp_layers": 0})
+    return config
+
+
+def _accept_tied_head(model: Transformer, name: str, stored: StoredTensors) -> None:
     """Tied checkpoints sometimes repeat the embedding as `lm_head.weight`; it must really be the same."""
     if name.endswith("rotary_emb.inv_freq"):
         return
-    if name == "lm_head.weight" and model.config.tie_embeddings:
-        for candidate in _weight_files(file.parent):
-            with safe_open(candidate, "pt") as other:
-                embedding = "model.embed_tokens.weight"
-                if embedding not in other.keys():  # noqa: SIM118
-                    continue
-                if torch.equal(other.get_tensor(embedding), handle.get_tensor(name)):
-                    return
+    if name.endswith("lm_head.weight") and model.config.tie_embeddings:
+        embedding = "model.embed_tokens.weight"
+        if embedding in stored and torch.equal(stored.read(embedding), stored.read(name)):
+            return
         raise CheckpointError(
-            f"{file}: config.json ties the embeddings, but 'lm_head.weight' differs from the embedding"
+            f"{stored.file(name)}: config.json ties the embeddings, but 'lm_head.weight' differs from the embedding"
         )
-    raise CheckpointError(f"{file}: unexpected tensor '{name}'; it is no part of a {model.config.family} model")
+    raise CheckpointError(
+        f"{stored.file(name)}: unexpected tensor '{name}'; it is no part of a {model.config.family} model"
+    )
 
 
 def _check_complete(model: Transformer, slots: list[Slot]) -> None:
@@ -178,22 +203,6 @@ def _check_complete(model: Transformer, slots: list[Slot]) -> None:
     for name, _ in model.named_parameters():
         if name not in covered:
             raise CheckpointError(f"parameter '{name}' is stored nowhere in the {model.config.family} layout")
-
-
-def _tensors(directory: Path, stack: ExitStack) -> Iterator[tuple[str, Any, Path]]:
-    """(name, open file, path) of every tensor on disk, file by file."""
-    seen: set[str] = set()
-    for file in _weight_files(directory):
-        try:
-            handle = stack.enter_context(safe_open(file, "pt"))
-            names = list(handle.keys())
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: is not a readable safetensors file ({error})") from None
-        for name in names:
-            if name in seen:
-                raise CheckpointError(f"{file}: tensor '{name}' stands in another shard too")
-            seen.add(name)
-            yield name, handle, file
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -204,6 +213,8 @@ def _weight_files(directory: Path) -> list[Path]:
             raise CheckpointError(f"{index}: has no 'weight_map'")
         files = sorted({directory / str(name) for name in weight_map.values()})
         for file in files:
+            if file.suffix != ".safetensors":
+                raise CheckpointError(f"{index}: names '{file.name}'; only safetensors files are read")
             if file.parent != directory or not file.is_file():
                 raise CheckpointError(f"{index}: names '{file.name}', which is not in the directory")
         return files
@@ -216,44 +227,6 @@ def _weight_files(directory: Path) -> list[Path]:
             f"{directory}: only pickle weights ({pickles[0]}); they can run code and are refused; convert them"
         )
     raise CheckpointError(f"{directory}: has no model.safetensors and no index of shards")
-
-
-def write_model_files(
-    directory: Path,
-    model: Transformer,
-    tokenizer: Tokenizer | None = None,
-    dtype: str | torch.dtype | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    stop_ids: Iterable[int] | None = None,
-) -> None:
-    """Write config, safetensors (sharded with an index beyond `shard_bytes`), tokenizer and generation config."""
-    parameters = dict(model.named_parameters()) | dict(model.named_buffers())
-    stored = as_dtype(dtype) if dtype is not None else next(model.parameters()).dtype
-    config = config_to_hf(model.config) | {"dtype": str(stored).removeprefix("torch.")}
-    config |= {"torch_dtype": config["dtype"]}
-    if tokenizer is not None:
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            config[name] = tokenizer.eos_id if config.get(name) is None else config[name]
-        tokenizer.save(directory)
-        stops = sorted(tokenizer.stop_ids if stop_ids is None else stop_ids)
-        _write_json(directory / "generation_config.json", {"eos_token_id": stops})
-    _write_json(directory / "config.json", config)
-    slots = family(model.config.family).slots(model.config)
-    shards = _plan_shards(slots, parameters, stored, shard_bytes)
-    names = [
-        "model.safetensors" if len(shards) == 1 else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        for i in range(len(shards))
-    ]
-    for name, shard in zip(names, shards, strict=True):
-        tensors = {slot.disk: _disk_tensor(slot, parameters, stored) for slot in shard}
-        save_file(tensors, directory / name, metadata={"format": "pt"})
-    if len(shards) > 1:
-        weight_map = {slot.disk: name for name, shard in zip(names, shards, strict=True) for slot in shard}
-        total = sum(_disk_bytes(slot, parameters, stored) for slot in slots)
-        _write_json(
-            directory / "model.safetensors.index.json",
-            {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
-        )
 
 
 def save_model(
@@ -277,37 +250,3 @@ def save_model(
     if occupied and not (final / MANIFEST).is_file():
         raise CheckpointError(f"{final}: exists and is no checkpoint of coterie; remove it or choose another path")
     commit_directory(final, write, dict(extra or {}))
-
-
-def _plan_shards(
-    slots: list[Slot], parameters: Mapping[str, Tensor], stored: torch.dtype, limit: int
-) -> list[list[Slot]]:
-    shards: list[list[Slot]] = [[]]
-    size = 0
-    for slot in slots:
-        nbytes = _disk_bytes(slot, parameters, stored)
-        if shards[-1] and size + nbytes > limit:
-            shards.append([])
-            size = 0
-        shards[-1].append(slot)
-        size += nbytes
-    return shards
-
-
-def _stored_dtype(tensor: Tensor, stored: torch.dtype) -> torch.dtype:
-    """Buffers (the selection bias) stay fp32 whatever the weights are stored in."""
-    return stored if isinstance(tensor, torch.nn.Parameter) else tensor.dtype
-
-
-def _disk_bytes(slot: Slot, parameters: Mapping[str, Tensor], stored: torch.dtype) -> int:
-    tensor = parameters[slot.name]
-    return slot.view(tensor).numel() * _stored_dtype(tensor, stored).itemsize
-
-
-def _disk_tensor(slot: Slot, parameters: Mapping[str, Tensor], stored: torch.dtype) -> Tensor:
-    tensor = parameters[slot.name]
-    return slot.view(tensor.detach()).to("cpu", _stored_dtype(tensor, stored)).contiguous()
-
-
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
