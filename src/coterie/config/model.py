@@ -232,6 +232,8 @@ class BlockConfig(Settings):
 class ModelConfig(Settings):
     """A whole model. `family` is the Hugging Face `model_type`; `extra` holds its unknown `config.json` keys.
 
+    `num_mtp_layers`: layers for multi-token prediction after the last block, each with the last block's settings.
+
     `norm_rounding`: RMSNorm rounds to the activations' dtype before or after its weight (architectures.md 0.1).
     """
 
@@ -244,6 +246,7 @@ class ModelConfig(Settings):
     norm_rounding: Literal["before_weight", "after_weight"] = "before_weight"
     tie_embeddings: bool = False
     init_std: float = Field(0.02, gt=0)
+    num_mtp_layers: int = Field(0, ge=0)
     extra: dict[str, Any] = Field(default_factory=dict)
 
     @property

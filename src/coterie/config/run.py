@@ -66,7 +66,8 @@ class TrainConfig(Settings):
     weights. The budget is `tokens` or `steps`. One optimiser step sees `batch_rows * accumulate` rows. `save_every`
     and `eval_every` count steps (0: only at the end); `keep` is the number of checkpoints kept. `threads`: None leaves
     PyTorch's own choice. `balance` replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared data
-    is kept (default: `data` in `out`).
+    is kept (default: `data` in `out`). `mtp_weight`: of the loss of layers for multi-token prediction
+    (`num_nextn_predict_layers` of deepseek_v3; DeepSeek used 0.3, later 0.1).
     """
 
     model: dict[str, Any]
@@ -79,6 +80,7 @@ class TrainConfig(Settings):
     optimiser: OptimiserConfig = OptimiserConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     clip_norm: float | None = Field(1.0, gt=0)
+    mtp_weight: float = Field(0.0, ge=0)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     seed: int = Field(0, ge=0)

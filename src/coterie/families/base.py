@@ -13,7 +13,11 @@ from coterie.families.reader import Reader, rope_to_hf
 
 @dataclass(frozen=True)
 class Family:
-    """`model_type` with its config both ways and its tensor mapping. `keys`: config keys a new model may set."""
+    """`model_type` with its config both ways and its tensor mapping.
+
+    `keys`: config keys a new model may set. `carried`: beginnings of the names of tensors that are no part of the
+    Transformer and are kept as they are.
+    """
 
     model_type: str
     architecture: str
@@ -21,6 +25,7 @@ class Family:
     write: Callable[[ModelConfig], dict[str, Any]]
     slots: Callable[[ModelConfig], list[Slot]]
     keys: frozenset[str]
+    carried: tuple[str, ...] = ()
 
 
 COMMON_KEYS = frozenset(
@@ -89,13 +94,18 @@ def decoder_slots(config: ModelConfig) -> list[Slot]:
     """Everything outside the feed-forward: embedding, attention, norms and head under Llama's names."""
     slots = [Slot("model.embed_tokens.weight", "embed.weight")]
     for index, block in enumerate(config.blocks):
-        disk, ours = f"model.layers.{index}", f"blocks.{index}"
-        slots += _attention_slots(f"{disk}.self_attn", f"{ours}.attention", block.attention)
-        slots.append(Slot(f"{disk}.input_layernorm.weight", f"{ours}.attention_norm.weight"))
-        slots.append(Slot(f"{disk}.post_attention_layernorm.weight", f"{ours}.ffn_norm.weight"))
+        slots += block_slots(f"model.layers.{index}", f"blocks.{index}", block)
     slots.append(Slot("model.norm.weight", "norm.weight"))
     if not config.tie_embeddings:
         slots.append(Slot("lm_head.weight", "head.weight"))
+    return slots
+
+
+def block_slots(disk: str, ours: str, block: BlockConfig) -> list[Slot]:
+    """One block's attention and its two norms."""
+    slots = _attention_slots(f"{disk}.self_attn", f"{ours}.attention", block.attention)
+    slots.append(Slot(f"{disk}.input_layernorm.weight", f"{ours}.attention_norm.weight"))
+    slots.append(Slot(f"{disk}.post_attention_layernorm.weight", f"{ours}.ffn_norm.weight"))
     return slots
 
 

@@ -1,7 +1,7 @@
 """DeepSeek-V2 and V2-Lite (`deepseek_v2`), V3 and R1 (`deepseek_v3`): latent attention, groups of experts, shared ones.
 
-architectures.md sections 3 and 4. The two differ in the router alone. A checkpoint's layer for multi-token prediction
-(`model.layers.{L}.*`, one past the last) is no part of the model: its tensors are refused by name when loading.
+architectures.md sections 3 and 4. The two differ in the router alone, and V3 may have layers for multi-token prediction
+(`model.layers.{L}.*`, past the last), which store copies of the embedding and of the head.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config import ConfigError, FeedForwardConfig, MLAConfig, ModelConfig, MoEConfig
-from coterie.families.base import COMMON_KEYS, Family, read_model, write_model
-from coterie.families.qwen3 import moe_slots
+from coterie.families.base import COMMON_KEYS, Family, block_slots, read_model, write_model
+from coterie.families.mapping import Slot
+from coterie.families.qwen3 import ffn_slots, moe_slots
 from coterie.families.reader import Reader
 
 _KEYS = frozenset(
@@ -39,7 +40,7 @@ def _read_attention(reader: Reader, style: str) -> dict[str, Any]:
     }
 
 
-def _read(reader: Reader, style: str, router: dict[str, Any], bias_rate: float) -> ModelConfig:
+def _read(reader: Reader, style: str, router: dict[str, Any], bias_rate: float, **variation: Any) -> ModelConfig:
     reader.expect("moe_layer_freq", 1, None)
     reader.used.discard("moe_layer_freq")  # read by the original code only: goes back as it came
     expert_width, num_shared = reader.get("moe_intermediate_size"), reader.get("n_shared_experts")
@@ -70,7 +71,7 @@ def _read(reader: Reader, style: str, router: dict[str, Any], bias_rate: float) 
     ]
     if num_dense == 0:
         reader.used.discard("intermediate_size")  # not part of the model
-    return read_model(reader, blocks, 1e-6, False)
+    return read_model(reader, blocks, 1e-6, False, **variation)
 
 
 def _read_v3(data: Mapping[str, Any], where: str) -> ModelConfig:
@@ -88,7 +89,9 @@ def _read_v3(data: Mapping[str, Any], where: str) -> ModelConfig:
         "group_fill": "minus_infinity",
     }
     style = "pairs" if reader.get("rope_interleave", default=True) else "half"
-    return _read(reader, style, router, reader.get("router_bias_rate", default=0.001))
+    num_mtp_layers = reader.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
+    bias_rate = reader.get("router_bias_rate", default=0.001)
+    return _read(reader, style, router, bias_rate, num_mtp_layers=num_mtp_layers)
 
 
 def _read_v2(data: Mapping[str, Any], where: str) -> ModelConfig:
@@ -151,6 +154,7 @@ def _write_v3(config: ModelConfig) -> dict[str, Any]:
         "topk_group": moe.router.top_groups,
         "rope_interleave": _latent(config).rope.style == "pairs",
         "router_bias_rate": moe.balance.bias_rate,
+        "num_nextn_predict_layers": config.num_mtp_layers,
     }
 
 
@@ -161,6 +165,20 @@ def _write_v2(config: ModelConfig) -> dict[str, Any]:
         return data
     groups = {"n_group": router.num_groups, "topk_group": router.top_groups}
     return data | groups | {"topk_method": "group_limited_greedy"}
+
+
+def _slots_v3(config: ModelConfig) -> list[Slot]:
+    slots = moe_slots(config)
+    for depth in range(config.num_mtp_layers):
+        disk, ours = f"model.layers.{config.num_layers + depth}", f"mtp.{depth}"
+        head = "embed.weight" if config.tie_embeddings else "head.weight"
+        slots.append(Slot(f"{disk}.embed_tokens.weight", "embed.weight", copy=True))
+        slots.append(Slot(f"{disk}.shared_head.head.weight", head, copy=True))
+        for theirs, part in (("enorm", "enorm"), ("hnorm", "hnorm"), ("eh_proj", "proj"), ("shared_head.norm", "norm")):
+            slots.append(Slot(f"{disk}.{theirs}.weight", f"{ours}.{part}.weight"))
+        slots += block_slots(disk, f"{ours}.block", config.blocks[-1])
+        slots += ffn_slots(f"{disk}.mlp", f"{ours}.block.ffn", config.blocks[-1].ffn)
+    return slots
 
 
 DEEPSEEK_V2 = Family(
@@ -176,6 +194,8 @@ DEEPSEEK_V3 = Family(
     "DeepseekV3ForCausalLM",
     _read_v3,
     _write_v3,
-    moe_slots,
-    (COMMON_KEYS - {"head_dim"}) | _KEYS | {"norm_topk_prob", "rope_interleave", "router_bias_rate"},
+    _slots_v3,
+    (COMMON_KEYS - {"head_dim"})
+    | _KEYS
+    | {"norm_topk_prob", "rope_interleave", "router_bias_rate", "num_nextn_predict_layers"},
 )

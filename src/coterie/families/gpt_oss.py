@@ -30,8 +30,6 @@ _MASKS = {"sliding_attention": "sliding", "full_attention": "causal"}
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
-    if reader.get("quantization_config", default=None) is not None:
-        raise ConfigError(f"{where}: the weights are quantised (quantization_config); save them as bfloat16 first")
     num_layers = reader.get("num_hidden_layers")
     types = reader.get("layer_types", default=None)
     types = types or ["full_attention" if index % 2 else "sliding_attention" for index in range(num_layers)]

@@ -106,23 +106,24 @@ def moe_slots(config: ModelConfig) -> list[Slot]:
     """Router as `mlp.gate`, experts one by one as `mlp.experts.{e}`, dense layers as `mlp`; DeepSeek's additions."""
     slots = decoder_slots(config)
     for index, block in enumerate(config.blocks):
-        disk, ours = f"model.layers.{index}.mlp", f"blocks.{index}.ffn"
-        if isinstance(block.ffn, FeedForwardConfig):
-            slots += dense_slots(disk, ours)
-            continue
-        slots.append(Slot(f"{disk}.gate.weight", f"{ours}.router.weight"))
-        if block.ffn.router.select_bias:
-            slots.append(Slot(f"{disk}.gate.e_score_correction_bias", f"{ours}.router.select_bias"))
-        for e in range(block.ffn.router.num_experts):
-            slots.append(
-                Slot(f"{disk}.experts.{e}.gate_proj.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 0))
-            )
-            slots.append(
-                Slot(f"{disk}.experts.{e}.up_proj.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 1))
-            )
-            slots.append(Slot(f"{disk}.experts.{e}.down_proj.weight", f"{ours}.experts.down.weight", expert(e)))
-        if block.ffn.shared_width:
-            slots += dense_slots(f"{disk}.shared_experts", f"{ours}.shared")
+        slots += ffn_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", block.ffn)
+    return slots
+
+
+def ffn_slots(disk: str, ours: str, ffn: FeedForwardConfig | MoEConfig) -> list[Slot]:
+    """One layer's feed-forward, dense or routed."""
+    if isinstance(ffn, FeedForwardConfig):
+        return dense_slots(disk, ours)
+    slots = [Slot(f"{disk}.gate.weight", f"{ours}.router.weight")]
+    if ffn.router.select_bias:
+        slots.append(Slot(f"{disk}.gate.e_score_correction_bias", f"{ours}.router.select_bias"))
+    for e in range(ffn.router.num_experts):
+        for half, part in enumerate(("gate", "up")):
+            view = expert_half(e, half)
+            slots.append(Slot(f"{disk}.experts.{e}.{part}_proj.weight", f"{ours}.experts.gate_up.weight", view))
+        slots.append(Slot(f"{disk}.experts.{e}.down_proj.weight", f"{ours}.experts.down.weight", expert(e)))
+    if ffn.shared_width:
+        slots += dense_slots(f"{disk}.shared_experts", f"{ours}.shared")
     return slots
 
 

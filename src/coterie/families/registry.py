@@ -10,13 +10,13 @@ from coterie.families.base import Family
 from coterie.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from coterie.families.gpt_oss import GPT_OSS
 from coterie.families.llama import LLAMA
-from coterie.families.llama4 import LLAMA4_TEXT
+from coterie.families.llama4 import LLAMA4, LLAMA4_TEXT
 from coterie.families.mixtral import MIXTRAL
 from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (LLAMA, QWEN3, QWEN3_MOE, MIXTRAL, OLMOE, LLAMA4_TEXT, DEEPSEEK_V2, DEEPSEEK_V3, GPT_OSS)
+    for family in (LLAMA, QWEN3, QWEN3_MOE, MIXTRAL, OLMOE, LLAMA4, LLAMA4_TEXT, DEEPSEEK_V2, DEEPSEEK_V3, GPT_OSS)
 }
 
 
@@ -42,6 +42,8 @@ def config_from_hf(data: Mapping[str, Any], where: str = "config.json", strict: 
             if key not in chosen.keys:
                 hint = suggest(key, chosen.keys) or f"; {model_type} takes: {', '.join(sorted(chosen.keys))}"
                 raise ConfigError(f"{where}: unknown key '{key}'{hint}")
+    # Says how the weights lie on disk; they are never quantised in the model that is built.
+    data = {key: value for key, value in data.items() if key != "quantization_config"}
     try:
         return chosen.read(data, where)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:

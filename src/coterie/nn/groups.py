@@ -9,10 +9,11 @@ from torch import nn
 from coterie.nn.attention import Attention
 from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.mtp import MTPLayer
 from coterie.nn.norm import RMSNorm
 from coterie.nn.router import Router
 
-Group = Literal["attention", "experts", "shared", "dense", "router", "norm", "embedding", "head", "extra"]
+Group = Literal["attention", "experts", "shared", "dense", "router", "norm", "embedding", "head", "mtp", "extra"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 
 
@@ -21,8 +22,8 @@ def parameter_groups(model: nn.Module) -> dict[str, Group]:
 
     `attention`: projections, sinks and the norms inside (query, key and latent ones). `experts`: routed experts.
     `shared`: the always-on expert and its gate. `dense`: the feed-forward of layers without experts. `norm`: the norms
-    between blocks. `head`: the output matrix where it is not tied to `embedding`. `extra`: everything else, such as a
-    layer for multi-token prediction.
+    between blocks. `head`: the output matrix where it is not tied to `embedding`. `mtp`: layers for multi-token
+    prediction, whole. `extra`: everything else.
     """
     found: dict[str, Group] = {}
     _walk(model, "", "extra", found)
@@ -38,6 +39,8 @@ def _walk(module: nn.Module, prefix: str, group: Group, found: dict[str, Group])
 
 def _group_of(parent: nn.Module, name: str, child: nn.Module, group: Group) -> Group:
     """Group of what `child` holds; a group once entered is kept, except inside an `MoE`."""
+    if isinstance(parent, MTPLayer) or group == "mtp":
+        return "mtp"
     if isinstance(child, Attention | LatentAttention):
         return "attention"
     if isinstance(child, Router):

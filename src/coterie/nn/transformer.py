@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coterie.config.model import BlockConfig, MLAConfig, ModelConfig, MoEConfig
-from coterie.nn.attention import Attention, SequenceCache
+from coterie.config.model import ModelConfig
+from coterie.nn.attention import SequenceCache
+from coterie.nn.block import Block
 from coterie.nn.layout import Layout
 from coterie.nn.linear import Linear, linear
-from coterie.nn.mla import LatentAttention
-from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.moe import MoE
+from coterie.nn.mtp import MTPLayer
 from coterie.nn.norm import RMSNorm
 from coterie.nn.router import Router
 
 
-class Block(nn.Module):
-    """Pre-norm residual block: `h += attention(norm h); h += ffn(norm h)`."""
-
-    def __init__(self, width: int, config: BlockConfig, norm_eps: float, late_rounding: bool) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(width, norm_eps, late_rounding)
-        if isinstance(config.attention, MLAConfig):
-            self.attention: Attention | LatentAttention = LatentAttention(width, config.attention)
-        else:
-            self.attention = Attention(width, config.attention, norm_eps)
-        self.ffn_norm = RMSNorm(width, norm_eps, late_rounding)
-        self.ffn = MoE(width, config.ffn) if isinstance(config.ffn, MoEConfig) else FeedForward(width, config.ffn)
-
-    def forward(
-        self,
-        h_TD: Tensor,
-        layout: Layout,
-        caches: Sequence[SequenceCache] | None,
-        layer: int,
-        balance_tokens: float | None,
-    ) -> Tensor:
-        h_TD = h_TD + self.attention(self.attention_norm(h_TD), layout, caches, layer)
-        return h_TD + self.ffn(self.ffn_norm(h_TD), layout, balance_tokens)
-
-
 class Transformer(nn.Module):
-    """A decoder built from `ModelConfig`; parameters keep their dtype, activations run in `compute_dtype`."""
+    """A decoder built from `ModelConfig`; parameters keep their dtype, activations run in `compute_dtype`.
+
+    `carried`: tensors of the checkpoint that are no part of the decoder (an image encoder), by their names on disk.
+    """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -56,6 +35,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config.width, block, config.norm_eps, late) for block in config.blocks)
         self.norm = RMSNorm(config.width, config.norm_eps, late)
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
+        self.mtp = nn.ModuleList(MTPLayer(config) for _ in range(config.num_mtp_layers))
+        self.carried: dict[str, Tensor] = {}
 
     def forward(
         self,
@@ -86,9 +67,23 @@ class Transformer(nn.Module):
         """Scores (T, V), float32, of hidden states (T, D)."""
         return linear(h_TD, self.head_weight.to(h_TD.dtype)).float()
 
+    def predict_further(
+        self, h_TD: Tensor, targets_T: Tensor, layout: Layout, balance_tokens: float | None = None
+    ) -> Iterator[Tensor]:
+        """Hidden states (T, D) of each layer for multi-token prediction, for the head.
+
+        `h_TD`: this model's result for the tokens before `targets_T`. The k-th result predicts the targets moved k
+        tokens on (`nn.mtp.shifted_targets`); a segment's last k tokens have none.
+        """
+        for depth, layer in enumerate(self.mtp):
+            next_TD = F.embedding(targets_T.roll(-depth), self.embed.weight).to(self.compute_dtype)
+            h_TD = layer(h_TD, next_TD, layout, self.config.num_layers + depth, balance_tokens)
+            yield h_TD
+
     def routers(self) -> list[tuple[int, Router]]:
-        """(layer index, router) of every MoE layer."""
-        return [(layer, block.ffn.router) for layer, block in enumerate(self.blocks) if isinstance(block.ffn, MoE)]
+        """(layer index, router) of every MoE layer; layers for multi-token prediction count on after the last."""
+        layers = [*self.blocks, *(layer.block for layer in self.mtp)]
+        return [(index, block.ffn.router) for index, block in enumerate(layers) if isinstance(block.ffn, MoE)]
 
     def after_step(self) -> dict[str, float]:
         """End of an optimiser step: every router's `Balance.commit`.

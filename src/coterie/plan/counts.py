@@ -15,7 +15,10 @@ from coterie.config import AttentionConfig, BlockConfig, ConfigError, MLAConfig,
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of parameters. The parts sum to `total`; a tied head holds nothing of its own (`head` is 0)."""
+    """Numbers of parameters. The parts sum to `total`; a tied head holds nothing of its own (`head` is 0).
+
+    Layers for multi-token prediction (`mtp`) are left out of every sum, as in published totals.
+    """
 
     embedding: int
     head: int
@@ -26,10 +29,11 @@ class Counts:
     experts: int
     experts_active: int
     norms: int
+    mtp: int
 
     @property
     def total(self) -> int:
-        """Every parameter once."""
+        """Every parameter once, those of `mtp` aside."""
         return self.embedding + self.head + self._always + self.experts
 
     @property
@@ -66,7 +70,10 @@ def count_parameters(config: ModelConfig) -> Counts:
         for name, value in _block_counts(block, config.width).items():
             sums[name] += value
     sums["norms"] += config.width
-    return Counts(embedding=matrix, head=0 if config.tie_embeddings else matrix, **sums)
+    last = _block_counts(config.blocks[-1], config.width)
+    one_further = sum(last.values()) - last.get("experts_active", 0) + 2 * config.width**2 + 3 * config.width
+    mtp = config.num_mtp_layers * one_further
+    return Counts(embedding=matrix, head=0 if config.tie_embeddings else matrix, mtp=mtp, **sums)
 
 
 def flops_per_token(config: ModelConfig, context: int, training: bool = False) -> float:

@@ -29,8 +29,9 @@ from coterie.train.precision import choose_device, choose_dtype
 from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
 from coterie.train.track import Track
-from coterie.weights.checkpoint import load_model, load_state_into, save_model, write_model_files
+from coterie.weights.checkpoint import load_model, load_state_into, save_model
 from coterie.weights.commit import RunLock, read_manifest
+from coterie.weights.write import write_model_files
 
 EVAL_TOKENS = 32768
 # Settings that may differ when a run is taken up again: they do not change what is computed.
@@ -87,6 +88,8 @@ def build_trainer(config: TrainConfig, prepared: Prepared) -> Trainer:
     dtype = choose_dtype(config.dtype, device)
     model = build_model(config.model, prepared.tokenizer, dtype, config.seed, config.balance)
     check_fit(model.config, prepared.tokenizer, prepared.row_length)
+    if config.mtp_weight and not model.config.num_mtp_layers:
+        raise ConfigError("mtp_weight: the model has no layer for multi-token prediction; leave it at 0")
     model.to(device)
     rows = prepared.train_rows()
     order = Order(len(rows), config.seed)
@@ -102,6 +105,7 @@ def build_trainer(config: TrainConfig, prepared: Prepared) -> Trainer:
         accumulate=config.accumulate,
         clip_norm=config.clip_norm,
         seed=config.seed,
+        mtp_weight=config.mtp_weight,
         bytes_per_token=prepared.card.bytes_per_token,
         flops_per_token=flops_per_token(model.config, prepared.row_length, training=True),
         device=device,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from coterie.config.errors import CheckpointError, TrainingError
 from coterie.data.rows import Row
 from coterie.nn.logprobs import token_logprobs
+from coterie.nn.mtp import shifted_targets
 from coterie.train.batch import Batch, collate
 from coterie.train.callbacks import Callback, Record
 from coterie.train.objectives import Objective
@@ -44,7 +45,8 @@ class Trainer:
 
     `model(ids_T, layout, balance_tokens=n) -> h_TD` with `head_weight`; its `after_step()` and `training_buffers()` are
     used where it has them. `schedule(step)` is the factor on `lr` of step 0, 1, ... One step takes `accumulate`
-    micro-batches. `bytes_per_token` turns nats per token into bits per byte; `flops_per_token` is forward and backward.
+    micro-batches. `mtp_weight`: of the loss of the model's layers for multi-token prediction, beside the objective.
+    `bytes_per_token` turns nats per token into bits per byte; `flops_per_token` is forward and backward.
     Building one seeds PyTorch with `seed`.
     """
 
@@ -62,6 +64,7 @@ class Trainer:
         accumulate: int = 1,
         clip_norm: float | None = 1.0,
         seed: int = 0,
+        mtp_weight: float = 0.0,
         bytes_per_token: float | None = None,
         flops_per_token: float = 0.0,
         device: torch.device | str = "cpu",
@@ -77,6 +80,7 @@ class Trainer:
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.seed = seed
+        self.mtp_weight = mtp_weight
         self.bytes_per_token = bytes_per_token
         self.flops_per_token = flops_per_token
         self.device = torch.device(device)
@@ -238,12 +242,26 @@ class Trainer:
             h_TD = self.model(batch.ids_T, batch.layout, balance_tokens=float(num_valid))
             logp_T = token_logprobs(h_TD, self.model.head_weight, batch.targets_T)  # type: ignore[arg-type]
             total, metrics = self.objective(logp_T, batch)
+            if self.mtp_weight:
+                further = self._predict_further(h_TD, batch, float(num_valid))
+                total, metrics = total + self.mtp_weight * further, metrics | {"mtp_loss": further}
             (total / weight).backward()
             loss += total.detach()
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
         all_reduce_sum([loss, *sums.values()])
         return loss / weight, {name: float(value) / weight for name, value in sums.items()}
+
+    def _predict_further(self, h_TD: Tensor, batch: Batch, num_valid: float) -> Tensor:
+        """Sum of -log p over the targets one and more tokens further on, averaged over the layers that predict them."""
+        sums = []
+        targets_T, weights_T = batch.targets_T, batch.weights_T
+        layers = self.model.predict_further(h_TD, batch.targets_T, batch.layout, num_valid)  # type: ignore[operator]
+        for further_TD in layers:
+            targets_T, weights_T = shifted_targets(targets_T, weights_T, batch.layout)
+            logp_T = token_logprobs(further_TD, self.model.head_weight, targets_T)  # type: ignore[arg-type]
+            sums.append(-(logp_T * weights_T).sum())
+        return torch.stack(sums).mean()
 
     def _reduce_and_clip(self) -> Tensor:
         """Global gradient norm before clipping."""

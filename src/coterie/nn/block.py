@@ -1,0 +1,39 @@
+"""One block of the decoder. T tokens, D width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from coterie.config.model import BlockConfig, MLAConfig, MoEConfig
+from coterie.nn.attention import Attention, SequenceCache
+from coterie.nn.layout import Layout
+from coterie.nn.mla import LatentAttention
+from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.norm import RMSNorm
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: `h += attention(norm h); h += ffn(norm h)`."""
+
+    def __init__(self, width: int, config: BlockConfig, norm_eps: float, late_rounding: bool) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(width, norm_eps, late_rounding)
+        if isinstance(config.attention, MLAConfig):
+            self.attention: Attention | LatentAttention = LatentAttention(width, config.attention)
+        else:
+            self.attention = Attention(width, config.attention, norm_eps)
+        self.ffn_norm = RMSNorm(width, norm_eps, late_rounding)
+        self.ffn = MoE(width, config.ffn) if isinstance(config.ffn, MoEConfig) else FeedForward(width, config.ffn)
+
+    def forward(
+        self,
+        h_TD: Tensor,
+        layout: Layout,
+        caches: Sequence[SequenceCache] | None,
+        layer: int,
+        balance_tokens: float | None,
+    ) -> Tensor:
+        h_TD = h_TD + self.attention(self.attention_norm(h_TD), layout, caches, layer)
+        return h_TD + self.ffn(self.ffn_norm(h_TD), layout, balance_tokens)

@@ -1,0 +1,48 @@
+"""Multi-token prediction (DeepSeek-V3; architectures.md section 4): one more block predicts the token after the next.
+
+T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from coterie.config.model import ModelConfig
+from coterie.nn.block import Block
+from coterie.nn.layout import Layout
+from coterie.nn.linear import Linear
+from coterie.nn.norm import RMSNorm
+
+
+class MTPLayer(nn.Module):
+    """`norm(block(proj([enorm(embedding of the next token); hnorm(h)])))`; embedding and head are the model's own."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        late = config.norm_rounding == "after_weight"
+        self.enorm = RMSNorm(config.width, config.norm_eps, late)
+        self.hnorm = RMSNorm(config.width, config.norm_eps, late)
+        self.proj = Linear(2 * config.width, config.width)
+        self.block = Block(config.width, config.blocks[-1], config.norm_eps, late)
+        self.norm = RMSNorm(config.width, config.norm_eps, late)
+
+    def forward(
+        self, h_TD: Tensor, next_TD: Tensor, layout: Layout, layer: int, balance_tokens: float | None = None
+    ) -> Tensor:
+        """(T, D), ready for the head: what follows the tokens whose embeddings are `next_TD`.
+
+        `h_TD`: the model's hidden states after its final norm, or the layer before's result.
+        """
+        both_TD = torch.cat((self.enorm(next_TD), self.hnorm(h_TD)), dim=-1)
+        return self.norm(self.block(self.proj(both_TD), layout, None, layer, balance_tokens))
+
+
+def shifted_targets(targets_T: Tensor, weights_T: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Targets and weights one token further on; a segment's last token has none and gets weight 0."""
+    last = torch.tensor([end - 1 for end in accumulate(layout.lengths)], device=targets_T.device)
+    weights_T = weights_T.roll(-1)
+    weights_T[last] = 0.0
+    return targets_T.roll(-1), weights_T
