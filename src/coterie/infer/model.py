@@ -171,13 +171,13 @@ class LanguageModel:
         return self.tokenizer
 
 
-def load(path: str | Path, dtype: str = "float32", device: str = "auto") -> LanguageModel:
-    """Read a checkpoint directory (or hub id). `device` auto: the GPU if there is one.
+def load(path: str | Path, dtype: str = "float32", device: str = "auto", check: bool = False) -> LanguageModel:
+    """Read a checkpoint directory (or hub id). `device` auto: the GPU if there is one. `check`: run its stored probes.
 
     A reply ends with the tokenizer's stop tokens and those of generation_config.json.
     Errors: `CheckpointError` for a directory that is not a whole checkpoint, `ConfigError` for the device.
     """
-    loaded = load_model(path, dtype=dtype, device=_device(device))
+    loaded = load_model(path, dtype=dtype, device=_device(device), check=check)
     stop_ids = set(loaded.tokenizer.stop_ids) if loaded.tokenizer is not None else set()
     ends = _optional_json(loaded.path / "generation_config.json").get("eos_token_id")
     stop_ids |= {ends} if isinstance(ends, int) else set(ends or ())
@@ -187,13 +187,14 @@ def load(path: str | Path, dtype: str = "float32", device: str = "auto") -> Lang
     return LanguageModel(loaded.model, loaded.tokenizer, bos_id=bos_id, stop_ids=stop_ids, manifest=loaded.manifest)
 
 
-def save(model: LanguageModel, path: str | Path, dtype: str | None = None) -> None:
+def save(model: LanguageModel, path: str | Path, dtype: str | None = None, probes: bool = False) -> None:
     """Write a checkpoint directory that `load` and transformers read; `dtype` None keeps the parameters' own.
 
+    `probes`: store what the model says to a few texts, so that `load(path, check=True)` can prove it is the same model.
     What the manifest of its origin says (parent, data card, metrics) is kept. Errors: `CheckpointError`.
     """
     kept = {key: value for key, value in model.manifest.items() if key not in _MANIFEST_OF_DIRECTORY}
-    save_model(path, model.model, model.tokenizer, dtype=dtype, extra=kept, stop_ids=model.stop_ids)
+    save_model(path, model.model, model.tokenizer, dtype=dtype, extra=kept, stop_ids=model.stop_ids, probes=probes)
 
 
 def _device(name: str) -> torch.device:

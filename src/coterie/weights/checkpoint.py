@@ -16,6 +16,7 @@ from coterie.families import Slot, config_from_hf, family
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.commit import MANIFEST, commit_directory, verify_directory
+from coterie.weights.probes import check_probes, default_sequences, record, rounded, save_probes
 from coterie.weights.stored import StoredTensors
 from coterie.weights.write import as_dtype, write_model_files
 
@@ -84,10 +85,12 @@ def load_model(
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
     compute_dtype: torch.dtype | None = None,
+    check: bool = False,
 ) -> Loaded:
     """Build the model of a directory and fill it, one tensor in memory at a time beside the model.
 
     `dtype`: of the parameters ("float32", "bfloat16"); activations run in it too unless `compute_dtype` says otherwise.
+    `check`: run the probes that the directory holds, and fail unless the model answers as recorded.
     Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, pickle files, and weights that are
     not as long as the manifest says (its hashes are checked when training goes on, and by `verify_directory`).
     """
@@ -111,6 +114,8 @@ def load_model(
             f"{directory}: tokenizer.json has {tokenizer.vocab_size} tokens but the model only {config.vocab_size}; "
             "they do not belong together"
         )
+    if check:
+        check_probes(directory, model, tokenizer)
     manifest_path = directory / MANIFEST
     return Loaded(model, tokenizer, read_json(manifest_path) if manifest_path.is_file() else {}, directory)
 
@@ -236,14 +241,20 @@ def save_model(
     dtype: str | torch.dtype | None = None,
     extra: Mapping[str, Any] | None = None,
     stop_ids: Iterable[int] | None = None,
+    probes: bool = False,
 ) -> None:
     """Write a complete checkpoint directory, committed by rename after its manifest is on disk.
 
-    `stop_ids`: the tokens of `generation_config.json` that end a reply (default: the tokenizer's).
+    `stop_ids`: the tokens of `generation_config.json` that end a reply (default: the tokenizer's). `probes`: record
+    what the model says to the default probes, weights rounded as they are stored, for `load_model(check=True)`.
     """
 
     def write(target: Path) -> None:
         write_model_files(target, model, tokenizer, dtype, stop_ids=stop_ids)
+        if probes:
+            sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
+            with rounded(model, as_dtype(dtype) if dtype is not None else next(model.parameters()).dtype):
+                save_probes(target, record(model, sequences, tokenizer))
 
     final = Path(path)
     occupied = final.exists() and not (final.is_dir() and not any(final.iterdir()))
