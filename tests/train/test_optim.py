@@ -7,13 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.config import CheckpointError
+from coterie.config import AdapterConfig, CheckpointError
 from coterie.config.run import OptimiserConfig
 from coterie.families import config_from_hf
 from coterie.nn.experts import Experts
 from coterie.nn.transformer import Transformer
 from coterie.train import Muon, build_optimiser, parameter_roles
 from coterie.train.optim import orthogonalise
+from coterie.weights.adapter import attach
 from tests.train.support import tiny_model
 
 
@@ -24,6 +25,30 @@ def test_roles_of_a_small_model():
     assert roles["blocks.1.ffn.experts.gate_up.weight"] == roles["blocks.0.attention.q.weight"] == "matrix"
     assert roles["norm.weight"] == roles["blocks.0.ffn_norm.weight"] == "vector"
     assert set(roles) == {name for name, _ in tiny_model().named_parameters()}
+
+
+def test_roles_and_rates_of_an_adapter():
+    model = tiny_model()
+    attach(model, AdapterConfig(dora=True, train={"router": "lora", "norm": "full"}))
+    roles = parameter_roles(model)
+    assert not any(name.endswith("q.weight") for name in roles) and roles["norm.weight"] == "vector"
+    assert roles["blocks.1.ffn.router.lora_A"] == roles["blocks.1.ffn.router.lora_B"] == "router"
+    for layer in ("attention.q", "ffn.experts.gate_up"):
+        assert roles[f"blocks.1.{layer}.lora_A"] == roles[f"blocks.1.{layer}.lora_B"] == "matrix"
+        assert roles[f"blocks.1.{layer}.lora_magnitude"] == "vector"
+    for name in ("adamw", "muon"):
+        optimiser = build_optimiser(model, OptimiserConfig(name=name, expert_lr=3.0, router_lr=0.1, weight_decay=0.5))
+        groups = {id(p): group for part in optimiser.parts for group in part.param_groups for p in group["params"]}
+        rates = {n: groups[id(p)]["lr_factor"] for n, p in optimiser.parameters.items()}
+        assert {n for n, rate in rates.items() if rate == 3.0} == {n for n in rates if ".experts." in n}
+        assert {n for n, rate in rates.items() if rate == 0.1} == {
+            n for n in rates if ".router." in n and roles[n] == "router"
+        }
+        decays = {n: groups[id(p)]["weight_decay"] for n, p in optimiser.parameters.items()}
+        assert {n for n, decay in decays.items() if decay == 0} == {n for n in roles if roles[n] == "vector"}
+        for parameter in optimiser.parameters.values():
+            parameter.grad = torch.ones_like(parameter)
+        optimiser.step(0.01)
 
 
 @pytest.mark.parametrize("decay_embeddings", [False, True])

@@ -1,5 +1,6 @@
 """Layer 0: strict settings objects and the errors a user sees. Imports neither torch nor transformers."""
 
+from coterie.config.adapter import ADAPTED_GROUPS, AdaptedGroup, AdapterConfig, RankRule, Treatment, effective_rank
 from coterie.config.base import Settings, apply_overrides, suggest
 from coterie.config.errors import CheckpointError, ConfigError, CoterieError, DataError, TrainingError
 from coterie.config.model import (
@@ -18,6 +19,9 @@ from coterie.config.model import (
 )
 
 __all__ = [
+    "ADAPTED_GROUPS",
+    "AdaptedGroup",
+    "AdapterConfig",
     "AttentionConfig",
     "BalanceConfig",
     "BlockConfig",
@@ -30,12 +34,15 @@ __all__ = [
     "MLAConfig",
     "MoEConfig",
     "ModelConfig",
+    "RankRule",
     "RopeConfig",
     "RopeScaling",
     "RouterConfig",
     "Settings",
     "TemperatureConfig",
     "TrainingError",
+    "Treatment",
     "apply_overrides",
+    "effective_rank",
     "suggest",
 ]

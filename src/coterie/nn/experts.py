@@ -38,7 +38,7 @@ class _GroupedLinear(torch.autograd.Function):
         ctx.save_for_backward(x_RI, weight_EOI)
         ctx.counts = counts
         y_RO = x_RI.new_empty(x_RI.shape[0], weight_EOI.shape[1])
-        for expert, rows in _segments(counts):
+        for expert, rows in segments(counts):
             product(x_RI[rows], weight_EOI[expert], out=y_RO[rows])
         return y_RO
 
@@ -49,7 +49,7 @@ class _GroupedLinear(torch.autograd.Function):
         grad_RO = grads[0]
         grad_x_RI = torch.empty_like(x_RI) if ctx.needs_input_grad[0] else None
         grad_weight_EOI = _empty_gradient(weight_EOI, ctx.counts) if ctx.needs_input_grad[1] else None
-        for expert, rows in _segments(ctx.counts):
+        for expert, rows in segments(ctx.counts):
             if grad_x_RI is not None:
                 product(grad_RO[rows], weight_EOI[expert].t(), out=grad_x_RI[rows])
             if grad_weight_EOI is not None:
@@ -100,7 +100,7 @@ class _SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, x_RD: Tensor, gate_up_EOD: Tensor, down_EDF: Tensor, counts: Counts) -> Tensor:
         gate_up_RO = x_RD.new_empty(x_RD.shape[0], gate_up_EOD.shape[1])
         y_RD = torch.empty_like(x_RD)
-        for expert, rows in _segments(counts):
+        for expert, rows in segments(counts):
             product(x_RD[rows], gate_up_EOD[expert], out=gate_up_RO[rows])
             gate_NF, up_NF = gate_up_RO[rows].chunk(2, dim=1)
             product(F.silu(gate_NF).mul_(up_NF), down_EDF[expert], out=y_RD[rows])
@@ -114,15 +114,17 @@ class _SwiGLU(torch.autograd.Function):
         x_RD, gate_up_RO, gate_up_EOD, down_EDF = ctx.saved_tensors
         grad_y_RD = grads[0]
         grad_x_RD = torch.empty_like(x_RD) if ctx.needs_input_grad[0] else None
-        grad_gate_up_EOD = _empty_gradient(gate_up_EOD, ctx.counts)
-        grad_down_EDF = _empty_gradient(down_EDF, ctx.counts)
-        for expert, rows in _segments(ctx.counts):
+        grad_gate_up_EOD = _empty_gradient(gate_up_EOD, ctx.counts) if ctx.needs_input_grad[1] else None
+        grad_down_EDF = _empty_gradient(down_EDF, ctx.counts) if ctx.needs_input_grad[2] else None
+        for expert, rows in segments(ctx.counts):
             gate_up_NO = gate_up_RO[rows]
             grad_y_ND = grad_y_RD[rows]
             grad_hidden_NF = product(grad_y_ND, down_EDF[expert].t())
             hidden_NF, grad_gate_up_NO = _swiglu_gradient(gate_up_NO, grad_hidden_NF)
-            torch.mm(grad_y_ND.t(), hidden_NF, out=grad_down_EDF[expert])
-            torch.mm(grad_gate_up_NO.t(), x_RD[rows], out=grad_gate_up_EOD[expert])
+            if grad_down_EDF is not None:
+                torch.mm(grad_y_ND.t(), hidden_NF, out=grad_down_EDF[expert])
+            if grad_gate_up_EOD is not None:
+                torch.mm(grad_gate_up_NO.t(), x_RD[rows], out=grad_gate_up_EOD[expert])
             if grad_x_RD is not None:
                 product(grad_gate_up_NO, gate_up_EOD[expert].t(), out=grad_x_RD[rows])
         return grad_x_RD, grad_gate_up_EOD, grad_down_EDF, None
@@ -148,7 +150,7 @@ def _empty_gradient(weight_EOI: Tensor, counts: Counts) -> Tensor:
     return gradient_EOI
 
 
-def _segments(counts: Counts) -> list[tuple[int, slice]]:
+def segments(counts: Counts) -> list[tuple[int, slice]]:
     """(expert, its rows) of each expert that has rows."""
     segments = []
     start = 0
@@ -178,10 +180,12 @@ class ExpertLinear(nn.Module):
     def forward(self, x_RI: Tensor, counts: Counts) -> Tensor:
         """`(R, out)` for rows sorted by expert."""
         y_RO = grouped_linear(x_RI, self.effective_weight(), counts)
-        if self.bias is None:
-            return y_RO
-        counts_E = torch.tensor(counts, device=x_RI.device)
-        return y_RO + self.bias.to(x_RI.dtype).repeat_interleave(counts_E, dim=0, output_size=x_RI.shape[0])
+        return y_RO if self.bias is None else y_RO + self.per_row(self.bias, counts).to(x_RI.dtype)
+
+    def per_row(self, values_EO: Tensor, counts: Counts) -> Tensor:
+        """`(R, out)`: to each row what its expert has in `values_EO`."""
+        counts_E = torch.tensor(counts, device=values_EO.device)
+        return values_EO.repeat_interleave(counts_E, dim=0, output_size=sum(counts))
 
     def extra_repr(self) -> str:
         return f"{self.num_experts} experts, in_features={self.in_features}, out_features={self.out_features}"

@@ -88,6 +88,10 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
         nn.init.normal_(self.weight, std=0.02)
 
+    def effective_weight(self) -> Tensor:
+        """The `(out, in)` weight the forward pass is equal to; adapted and quantised forms override it."""
+        return self.weight
+
     def forward(self, x_TI: Tensor) -> Tensor:
         return linear(x_TI, self.weight, self.bias)
 

@@ -65,7 +65,8 @@ class _TokenLogprobs(torch.autograd.Function):
         h_TD, head_weight_VD, targets_T = ctx.saved_tensors
         weight_VD = head_weight_VD.to(h_TD.dtype)
         grad_h_TD = torch.empty_like(h_TD)
-        grad_weight_VD = torch.zeros_like(head_weight_VD, dtype=torch.float32)
+        learns = ctx.needs_input_grad[1]  # a frozen head costs neither time nor a second matrix
+        grad_weight_VD = torch.zeros_like(head_weight_VD, dtype=torch.float32) if learns else None
         minus_g_TD = (h_TD.float() * -grads[0][:, None]).to(h_TD.dtype)
         for number, h_CD in enumerate(h_TD.split(ctx.chunk)):
             part = slice(number * ctx.chunk, number * ctx.chunk + h_CD.shape[0])
@@ -76,9 +77,11 @@ class _TokenLogprobs(torch.autograd.Function):
                 error_CV = _error(softmax_CV, targets_T[part]).to(h_TD.dtype)
             if ctx.needs_input_grad[0]:
                 torch.mul(product(error_CV, weight_VD.t()), -grads[0][part, None].to(h_TD.dtype), out=grad_h_TD[part])
-            if ctx.needs_input_grad[1]:
+            if grad_weight_VD is not None:
                 grad_weight_VD += product(minus_g_TD[part].t(), error_CV.t()).t()
-        return grad_h_TD, grad_weight_VD.to(head_weight_VD.dtype), None, None, None
+        if grad_weight_VD is not None:
+            grad_weight_VD = grad_weight_VD.to(head_weight_VD.dtype)
+        return grad_h_TD, grad_weight_VD, None, None, None
 
 
 def _error(softmax_CV: Tensor, targets_C: Tensor) -> Tensor:

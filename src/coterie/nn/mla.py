@@ -109,7 +109,7 @@ class LatentAttention(nn.Module):
     ) -> Tensor:
         """All heads read the latents as one key head: q k = (W_k^T q) c, and W_v is applied to the sum over c."""
         config = self.config
-        weight_HC = self.kv_b.weight.to(q_THN.dtype).unflatten(0, (config.num_heads, -1))
+        weight_HC = self.kv_b.effective_weight().to(q_THN.dtype).unflatten(0, (config.num_heads, -1))
         k_HNC, v_HVC = weight_HC.split((config.nope_dim, config.value_dim), dim=1)
         q_THC = torch.einsum("thn,hnc->thc", q_THN, k_HNC)
         q = torch.cat((q_THC, q_THR), dim=-1)

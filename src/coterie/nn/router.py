@@ -145,14 +145,22 @@ class Router(nn.Module):
         self.balance = Balance(config.num_experts, balance)
 
     def forward(self, x_TD: Tensor, valid_T: Tensor | None = None, balance_tokens: float | None = None) -> Routing:
-        bias_E = self.bias.float() if self.bias is not None else None
-        logits_TE = linear(x_TD.float(), self.weight.float(), bias_E)
+        logits_TE = self.logits(x_TD)
         routing = self.route(logits_TE)
         if balance_tokens is not None:
             loss = self.balance.observe(routing, logits_TE, valid_T, balance_tokens)
             if loss is not None and torch.is_grad_enabled():
                 routing = routing._replace(weights_TK=_AttachLoss.apply(routing.weights_TK, loss))
         return routing
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """(T, E) in fp32: the scores before softmax or sigmoid; adapted forms override it."""
+        bias_E = self.bias.float() if self.bias is not None else None
+        return linear(x_TD.float(), self.weight.float(), bias_E)
+
+    def effective_weight(self) -> Tensor:
+        """The `(E, D)` weight that `logits` is equal to."""
+        return self.weight
 
     def route(self, logits_TE: Tensor) -> Routing:
         """Selection and weights from fp32 logits (T, E)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coterie.config.adapter import AdapterConfig
 from coterie.config.model import ModelConfig
 from coterie.nn.attention import SequenceCache
 from coterie.nn.block import Block
@@ -24,6 +25,7 @@ class Transformer(nn.Module):
     """A decoder built from `ModelConfig`; parameters keep their dtype, activations run in `compute_dtype`.
 
     `carried`: tensors of the checkpoint that are no part of the decoder (an image encoder), by their names on disk.
+    `adapter`: what has been attached (`weights.adapter`); None for a plain model.
     """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -37,6 +39,7 @@ class Transformer(nn.Module):
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
         self.mtp = nn.ModuleList(MTPLayer(config) for _ in range(config.num_mtp_layers))
         self.carried: dict[str, Tensor] = {}
+        self.adapter: AdapterConfig | None = None
 
     def forward(
         self,
@@ -61,7 +64,7 @@ class Transformer(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """(V, D), the output matrix (the embedding itself when tied)."""
-        return self.embed.weight if self.head is None else self.head.weight
+        return self.embed.weight if self.head is None else self.head.effective_weight()
 
     def logits(self, h_TD: Tensor) -> Tensor:
         """Scores (T, V), float32, of hidden states (T, D)."""

@@ -26,7 +26,8 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 def parameter_roles(model: nn.Module) -> dict[str, Role]:
     """Role of every trainable parameter by its module: expert weights are `matrix`, norms and all biases `vector`.
 
-    A tied embedding is `embedding`.
+    A tied embedding is `embedding`. An adapter's factors have the role of a matrix in their place (`router` in a
+    router), DoRA's row lengths are `vector`.
     """
     head = getattr(model, "head_weight", None)
     roles: dict[str, Role] = {}
@@ -43,7 +44,7 @@ def parameter_roles(model: nn.Module) -> dict[str, Role]:
 def _role(module: nn.Module, local: str, parameter: Tensor, head: Tensor | None) -> Role:
     if isinstance(module, nn.Embedding):
         return "embedding"
-    if local == "bias" or parameter.ndim < 2:
+    if local in ("bias", "lora_magnitude") or parameter.ndim < 2:
         return "vector"
     if isinstance(module, Router):
         return "router"

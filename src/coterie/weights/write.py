@@ -39,6 +39,8 @@ def write_model_files(
     stop_ids: Iterable[int] | None = None,
 ) -> None:
     """Write config, safetensors (sharded with an index beyond `shard_bytes`), tokenizer and generation config."""
+    if model.adapter is not None:
+        raise CheckpointError(f"{directory.name}: the model has an adapter; save the adapter, or merge it first")
     stored = as_dtype(dtype) if dtype is not None else next(model.parameters()).dtype
     config = config_to_hf(model.config) | {"dtype": str(stored).removeprefix("torch.")}
     config |= {"torch_dtype": config["dtype"]}

@@ -1,0 +1,281 @@
+"""Low-rank factors beside frozen weights: `y = x W^T + scale (x A^T) B^T`, for linear layers, experts and routers.
+
+The factors work on activations: the difference `scale B A` is never formed in a forward or backward pass, so that an
+expert costs what its own rows cost. With `B = 0`, the start, every output is that of the layer without factors, bit for
+bit. The factors are fp32 and are cast to the input's dtype like the weights.
+
+DoRA (arXiv 2402.09353) writes the adapted weight as `m (W + scale B A) / |W + scale B A|`, the length of each output
+row learnt in `m` and the norm a constant in the gradient; on experts each expert has its own rows.
+
+R routed rows sorted by expert, N rows of one expert, E experts, S of them adapted, I input and O output features, r
+rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from coterie.nn.experts import Counts, ExpertLinear, grouped_linear, segments
+from coterie.nn.linear import Linear, linear, product
+from coterie.nn.router import Router
+
+
+class LowRank(nn.Module):
+    """What every adapted layer holds: `lora_A (*, r, I)`, `lora_B (*, O, r)` and with DoRA `lora_magnitude (*, O)`.
+
+    `*` is nothing, or S for experts. `scale` is alpha over rank.
+    """
+
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+    lora_magnitude: nn.Parameter | None
+    base_square: Tensor | None
+
+    def add_factors(self, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> None:
+        """Make the factors: A uniform within 1/sqrt(I), B zero, lengths those of the rows as they are."""
+        matrices = list(self.adapted_weights())
+        (out_features, in_features), device = matrices[0].shape, matrices[0].device
+        several = [len(matrices)] if isinstance(self, ExpertLinear) else []
+        self.rank, self.alpha, self.dropout = rank, alpha, dropout
+        self.lora_A = nn.Parameter(torch.empty(*several, rank, in_features, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(*several, out_features, rank, device=device))
+        nn.init.uniform_(self.lora_A, -(in_features**-0.5), in_features**-0.5)
+        self.register_buffer("base_square", None, persistent=False)
+        self.lora_magnitude = None
+        if dora:
+            square = torch.stack([w.detach().float().square().sum(-1) for w in matrices])
+            self.base_square = square.reshape(*several, out_features)
+            self.lora_magnitude = nn.Parameter(self.row_norms())
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def adapted_weights(self) -> Iterator[Tensor]:
+        """The frozen `(O, I)` matrix of each pair of factors, in their order."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def row_norms(self) -> Tensor:
+        """`(*, O)`: length of each row of `W + scale B A`, from products with the factors alone."""
+        assert self.base_square is not None
+        a, b = self.lora_A.float(), self.lora_B.float()
+        cross = torch.stack([w.float() @ a_rI.mT for w, a_rI in zip(self.adapted_weights(), _each(a), strict=True)])
+        inner = 2 * self.scale * cross.reshape(b.shape) + self.scale**2 * (b @ (a @ a.mT))
+        return (self.base_square + (inner * b).sum(-1)).clamp_min(1e-30).sqrt()
+
+    def row_factors(self) -> Tensor | None:
+        """`(*, O)`: what DoRA multiplies each output row by; None without it."""
+        return None if self.lora_magnitude is None else self.lora_magnitude / self.row_norms()
+
+    def delta(self) -> Tensor:
+        """`(*, O, I)`: `scale B A`, for merging and tests."""
+        return self.scale * (self.lora_B @ self.lora_A)
+
+    def adapted(self, weight: Tensor) -> Tensor:
+        """`weight (*, O, I)` with the factors folded in, in its dtype."""
+        factors = self.row_factors()
+        result = weight.float() + self.delta()
+        return (result if factors is None else factors[..., None] * result).to(weight.dtype)
+
+    def extra_repr(self) -> str:
+        kind = "DoRA" if self.lora_magnitude is not None else "LoRA"
+        return f"{kind} rank={self.rank}, alpha={self.alpha:g}, dropout={self.dropout:g}"
+
+
+def _each(factor: Tensor) -> Sequence[Tensor]:
+    return factor.unbind(0) if factor.dim() == 3 else (factor,)
+
+
+class LoRALinear(LowRank, Linear):
+    """A `Linear` with factors; it takes over the weight and bias of `base` as they are."""
+
+    def __init__(self, base: Linear, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.add_factors(rank, alpha, dropout, dora)
+
+    def adapted_weights(self) -> Iterator[Tensor]:
+        yield self.weight
+
+    def effective_weight(self) -> Tensor:
+        return self.adapted(self.weight)
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        y_TO = linear(x_TI, self.weight)
+        read_TI = F.dropout(x_TI, self.dropout, self.training)
+        y_TO = y_TO + self.scale * linear(linear(read_TI, self.lora_A), self.lora_B)
+        factors_O = self.row_factors()
+        if factors_O is not None:
+            y_TO = y_TO * factors_O.to(y_TO.dtype)
+        return y_TO if self.bias is None else y_TO + self.bias.to(y_TO.dtype)
+
+    def merged(self) -> Linear:
+        """A plain layer with the factors folded into the same weight."""
+        with torch.device("meta"):
+            plain = Linear(self.in_features, self.out_features)
+        return _hand_over(self, plain)  # type: ignore[return-value]
+
+
+class LoRARouter(LowRank, Router):
+    """A `Router` with factors on its weight; it takes over everything of `base`, statistics too."""
+
+    def __init__(self, base: Router, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> None:
+        nn.Module.__init__(self)
+        _take_over(base, self)
+        self.add_factors(rank, alpha, dropout, dora)
+
+    def adapted_weights(self) -> Iterator[Tensor]:
+        yield self.weight
+
+    def effective_weight(self) -> Tensor:
+        return self.adapted(self.weight)
+
+    def logits(self, x_TD: Tensor) -> Tensor:
+        x_TD = x_TD.float()
+        logits_TE = linear(x_TD, self.weight.float())
+        read_TD = F.dropout(x_TD, self.dropout, self.training)
+        logits_TE = logits_TE + self.scale * linear(linear(read_TD, self.lora_A), self.lora_B)
+        factors_E = self.row_factors()
+        if factors_E is not None:
+            logits_TE = logits_TE * factors_E
+        return logits_TE if self.bias is None else logits_TE + self.bias.float()
+
+    def merged(self) -> Router:
+        """A plain router with the factors folded into the same weight."""
+        with torch.device("meta"):
+            plain = Router(self.weight.shape[1], self.config, self.balance.config)
+        _take_over(self, plain)
+        return _hand_over(self, plain)  # type: ignore[return-value]
+
+
+def _take_over(source: Router, target: Router) -> None:
+    target.config, target.weight, target.bias = source.config, source.weight, source.bias
+    target.register_buffer("select_bias", source.select_bias)
+    target.balance = source.balance
+
+
+@torch.no_grad()
+def _hand_over(adapted: Any, plain: Any) -> nn.Module:
+    adapted.weight.copy_(adapted.effective_weight())
+    plain.weight, plain.bias = adapted.weight, adapted.bias
+    return plain
+
+
+class LoRAExpertLinear(LowRank, ExpertLinear):
+    """An `ExpertLinear` with factors for all experts, or for `chosen` alone; it takes over `base`'s weight and bias."""
+
+    def __init__(
+        self,
+        base: ExpertLinear,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        dora: bool = False,
+        chosen: Sequence[int] | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.num_experts = base.num_experts
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+        self.chosen = tuple(range(base.num_experts)) if chosen is None else tuple(chosen)
+        self.add_factors(rank, alpha, dropout, dora)
+
+    def adapted_weights(self) -> Iterator[Tensor]:
+        yield from (self.weight[expert] for expert in self.chosen)
+
+    def effective_weight(self) -> Tensor:
+        if len(self.chosen) == self.num_experts:
+            return self.adapted(self.weight)
+        index = torch.tensor(self.chosen, device=self.weight.device)
+        return self.weight.index_copy(0, index, self.adapted(self.weight[index]))
+
+    def forward(self, x_RI: Tensor, counts: Counts) -> Tensor:
+        factors_SO = self.row_factors()
+        drops = self.training and self.dropout > 0
+        if x_RI.device.type == "cpu" and not drops and not self.weight.requires_grad:
+            a_SrI, b_SOr = self.lora_A.to(x_RI.dtype), self.lora_B.to(x_RI.dtype)
+            weight_EOI = self.weight.to(x_RI.dtype)
+            y_RO = _Adapted.apply(x_RI, weight_EOI, a_SrI, b_SOr, self.scale, counts, self.chosen)
+        else:
+            y_RO = self._composed(x_RI, counts)
+        if factors_SO is not None:
+            factors_EO = torch.ones(self.num_experts, self.out_features, device=x_RI.device)
+            factors_EO = factors_EO.index_copy(0, torch.tensor(self.chosen, device=x_RI.device), factors_SO)
+            y_RO = y_RO * self.per_row(factors_EO, counts).to(y_RO.dtype)
+        return y_RO if self.bias is None else y_RO + self.per_row(self.bias, counts).to(x_RI.dtype)
+
+    def _composed(self, x_RI: Tensor, counts: Counts) -> Tensor:
+        """The same from separate products: with dropout, on a GPU, or where the weight is trained too."""
+        y_RO = grouped_linear(x_RI, self.weight, counts)
+        rows = None
+        if len(self.chosen) < self.num_experts:
+            found = dict(segments(counts))
+            parts = [torch.arange(found[e].start, found[e].stop) for e in self.chosen if e in found]
+            rows = (torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)).to(x_RI.device)
+            x_RI, counts = x_RI[rows], tuple(counts[expert] for expert in self.chosen)
+        read_RI = F.dropout(x_RI, self.dropout, self.training)
+        added_RO = self.scale * grouped_linear(grouped_linear(read_RI, self.lora_A, counts), self.lora_B, counts)
+        return y_RO + added_RO if rows is None else y_RO.index_add(0, rows, added_RO)
+
+    def merged(self) -> ExpertLinear:
+        """A plain layer with the factors folded into the same weight."""
+        with torch.device("meta"):
+            plain = ExpertLinear(self.num_experts, self.in_features, self.out_features)
+        return _hand_over(self, plain)  # type: ignore[return-value]
+
+
+class _Adapted(torch.autograd.Function):
+    """A frozen grouped product and its factors, one expert at a time while its rows are in cache."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_RI: Tensor,
+        weight_EOI: Tensor,
+        a_SrI: Tensor,
+        b_SOr: Tensor,
+        scale: float,
+        counts: Counts,
+        chosen: tuple[int, ...],
+    ) -> Tensor:
+        slots = {expert: slot for slot, expert in enumerate(chosen)}
+        y_RO = x_RI.new_empty(x_RI.shape[0], weight_EOI.shape[1])
+        for expert, rows in segments(counts):
+            x_NI, y_NO = x_RI[rows], y_RO[rows]
+            product(x_NI, weight_EOI[expert], out=y_NO)
+            if expert in slots:
+                slot = slots[expert]
+                y_NO.addmm_(product(x_NI, a_SrI[slot]), b_SOr[slot].t(), alpha=scale)
+        ctx.save_for_backward(x_RI, weight_EOI, a_SrI, b_SOr)
+        ctx.scale, ctx.counts, ctx.slots = scale, counts, slots
+        return y_RO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_RI, weight_EOI, a_SrI, b_SOr = ctx.saved_tensors
+        grad_RO = grads[0]
+        grad_x_RI = torch.empty_like(x_RI) if ctx.needs_input_grad[0] else None
+        grad_a_SrI, grad_b_SOr = torch.zeros_like(a_SrI), torch.zeros_like(b_SOr)
+        for expert, rows in segments(ctx.counts):
+            x_NI, grad_NO = x_RI[rows], grad_RO[rows]
+            if grad_x_RI is not None:
+                product(grad_NO, weight_EOI[expert].t(), out=grad_x_RI[rows])
+            if expert not in ctx.slots:
+                continue
+            slot = ctx.slots[expert]
+            grad_hidden_Nr = product(grad_NO, b_SOr[slot].t()).mul_(ctx.scale)
+            torch.mm(grad_hidden_Nr.t(), x_NI, out=grad_a_SrI[slot])
+            hidden_Nr = product(x_NI, a_SrI[slot]).mul_(ctx.scale)
+            torch.mm(grad_NO.t(), hidden_Nr, out=grad_b_SOr[slot])
+            if grad_x_RI is not None:
+                grad_x_RI[rows].addmm_(grad_hidden_Nr, a_SrI[slot])
+        return grad_x_RI, None, grad_a_SrI, grad_b_SOr, None, None, None
