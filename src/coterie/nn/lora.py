@@ -85,6 +85,7 @@ class LowRank(nn.Module):
         return (result if factors is None else factors[..., None] * result).to(weight.dtype)
 
     def extra_repr(self) -> str:
+        """Kind, rank, alpha and dropout."""
         kind = "DoRA" if self.lora_magnitude is not None else "LoRA"
         return f"{kind} rank={self.rank}, alpha={self.alpha:g}, dropout={self.dropout:g}"
 
