@@ -60,7 +60,7 @@ def test_a_batch_equals_each_alone(kind: str) -> None:
         alone = Engine(model).generate([prompts[i]], params[i])[0]
         for other in (together[i], shuffled[order.index(i)]):
             assert other.ids == alone.ids
-            torch.testing.assert_close(torch.tensor(other.logprobs), torch.tensor(alone.logprobs), atol=1e-5, rtol=0)
+            torch.testing.assert_close(torch.tensor(other.logprobs), torch.tensor(alone.logprobs), atol=2e-5, rtol=0)
 
 
 def test_requests_join_and_leave_a_running_batch() -> None:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from coterie.nn.function import Function
 from coterie.nn.linear import product
 
 Counts = tuple[int, ...]
@@ -27,10 +28,11 @@ def grouped_linear(x_RI: Tensor, weight_EOI: Tensor, counts: Counts) -> Tensor:
     if x_RI.is_cuda and x_RI.dtype == torch.bfloat16 and whole and hasattr(F, "grouped_mm"):
         ends_E = torch.tensor(counts, device=x_RI.device).cumsum(0).to(torch.int32)
         return F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=ends_E)
-    return _GroupedLinear.apply(x_RI, weight_EOI, counts)
+    y_RO: Tensor = _GroupedLinear.call(x_RI, weight_EOI, counts)
+    return y_RO
 
 
-class _GroupedLinear(torch.autograd.Function):
+class _GroupedLinear(Function):
     """The loop over experts. An expert without rows gets a zero gradient."""
 
     @staticmethod
@@ -61,10 +63,11 @@ def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     """`silu(gate) * up`. In float32 on CPU twice as fast as the two operations; in bfloat16 it is the slower way."""
     if gate_TF.device.type != "cpu" or gate_TF.dtype != torch.float32:
         return F.silu(gate_TF) * up_TF
-    return _SiluMul.apply(gate_TF, up_TF)
+    hidden_TF: Tensor = _SiluMul.call(gate_TF, up_TF)
+    return hidden_TF
 
 
-class _SiluMul(torch.autograd.Function):
+class _SiluMul(Function):
     """Rows are taken a tile at a time, which stays in cache between the steps; only the inputs are saved."""
 
     @staticmethod
@@ -93,7 +96,7 @@ def _tiles(x_TF: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, x_TF.shape[0], size)]
 
 
-class _SwiGLU(torch.autograd.Function):
+class _SwiGLU(Function):
     """A whole layer of plain experts, one expert at a time so that its rows stay in cache between the products."""
 
     @staticmethod
@@ -204,6 +207,7 @@ class Experts(nn.Module):
         plain = all(type(layer) is ExpertLinear and layer.bias is None for layer in (self.gate_up, self.down))
         if plain and x_RD.device.type == "cpu":
             weights = (self.gate_up.weight.to(x_RD.dtype), self.down.weight.to(x_RD.dtype))
-            return _SwiGLU.apply(x_RD, *weights, counts)
+            y_RD: Tensor = _SwiGLU.call(x_RD, *weights, counts)
+            return y_RD
         gate_RF, up_RF = self.gate_up(x_RD, counts).chunk(2, dim=-1)
         return self.down(swiglu(gate_RF, up_RF), counts)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 # Read once: torch.compile does not trace through the question.
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
+# For a few rows oneDNN pays from this size of the weight on: 1.3 times faster for one row, up to twice for several.
+_LARGE = 1 << 18
 
 
 def uses_onednn(x_TI: Tensor, weight_OI: Tensor) -> bool:
@@ -26,7 +28,7 @@ def uses_onednn(x_TI: Tensor, weight_OI: Tensor) -> bool:
         and x_TI.device.type == "cpu"
         and HAS_ONEDNN
         and x_TI.numel() > 0
-        and x_TI.shape[0] >= 16
+        and (x_TI.shape[0] >= 16 or weight_OI.numel() >= _LARGE)
     )
 
 
@@ -73,7 +75,10 @@ def linear(x_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tenso
     weight_OI = weight_OI.to(x_TI.dtype)
     if not uses_onednn(x_TI, weight_OI):
         return F.linear(x_TI, weight_OI, None if bias is None else bias.to(x_TI.dtype))
-    y_TO = _linear(x_TI, weight_OI)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        y_TO = _linear(x_TI, weight_OI)
+    else:
+        y_TO = product(x_TI, weight_OI)  # without the way through the dispatcher, about 15 us
     return y_TO if bias is None else y_TO + bias
 
 

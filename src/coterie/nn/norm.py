@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coterie.nn.function import Function
 
-class _RMSNormFunction(torch.autograd.Function):
+
+class _RMSNormFunction(Function):
     """`weight * (x * rsqrt(mean(x^2) + eps)).to(dtype)` with statistics in fp32 (llama order, architectures.md 0.1).
 
     `late`: rounds to the input's dtype after the weight (gpt-oss order).
@@ -50,7 +52,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return _RMSNormFunction.apply(x_TD, self.weight, self.eps, self.late)
+        normed_TD: Tensor = _RMSNormFunction.call(x_TD, self.weight, self.eps, self.late)
+        return normed_TD
 
 
 def rms(x_TD: Tensor, eps: float) -> Tensor:

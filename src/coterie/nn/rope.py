@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie.config.model import RopeConfig, RopeScaling
+from coterie.nn.function import Function
 from coterie.nn.layout import Layout
 
 
@@ -82,7 +83,7 @@ def cos_sin(layout: Layout, config: RopeConfig, head_dim: int, dtype: torch.dtyp
     return layout.memo[key]
 
 
-class _Rotate(torch.autograd.Function):
+class _Rotate(Function):
     """A rotation of pairs (times YaRN's gain); its gradient is the rotation back, with the same gain."""
 
     @staticmethod
@@ -110,4 +111,5 @@ def rotate(x_THD: Tensor, layout: Layout, config: RopeConfig) -> Tensor:
     """Queries or keys (T, H, D) rotated by their positions; `pairs` in fp32, `half` in the input's dtype."""
     dtype = torch.float32 if config.style == "pairs" else x_THD.dtype
     cos, sin = cos_sin(layout, config, x_THD.shape[-1], dtype)
-    return _Rotate.apply(x_THD, cos, sin, config.style)
+    rotated_THD: Tensor = _Rotate.call(x_THD, cos, sin, config.style)
+    return rotated_THD
