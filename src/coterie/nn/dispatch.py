@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from coterie.nn.function import Function
+from coterie.nn.function import GradFunction
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def _weight_gradient(a_RD: Tensor, b_RD: Tensor, weights_TK: Tensor, meta: Local
     return dots_R.index_select(0, meta.row_TK.reshape(-1)).view_as(meta.row_TK).to(weights_TK.dtype)
 
 
-class _Dispatch(Function):
+class _Dispatch(GradFunction):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
         ctx.meta = meta
@@ -155,7 +155,7 @@ class _Dispatch(Function):
         return grad_x_TD, grad_weights_TK, None
 
 
-class _Combine(Function):
+class _Combine(GradFunction):
     @staticmethod
     def forward(ctx: Any, y_RD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
         ctx.meta = meta

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from coterie.nn.function import Function
+from coterie.nn.function import GradFunction
 from coterie.nn.linear import product
 
 Counts = tuple[int, ...]
@@ -32,7 +32,7 @@ def grouped_linear(x_RI: Tensor, weight_EOI: Tensor, counts: Counts) -> Tensor:
     return y_RO
 
 
-class _GroupedLinear(Function):
+class _GroupedLinear(GradFunction):
     """The loop over experts. An expert without rows gets a zero gradient."""
 
     @staticmethod
@@ -67,7 +67,7 @@ def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
     return hidden_TF
 
 
-class _SiluMul(Function):
+class _SiluMul(GradFunction):
     """Rows are taken a tile at a time, which stays in cache between the steps; only the inputs are saved."""
 
     @staticmethod
@@ -96,7 +96,7 @@ def _tiles(x_TF: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, x_TF.shape[0], size)]
 
 
-class _SwiGLU(Function):
+class _SwiGLU(GradFunction):
     """A whole layer of plain experts, one expert at a time so that its rows stay in cache between the products."""
 
     @staticmethod

@@ -20,7 +20,7 @@ class _NoContext:
 _NO_CONTEXT = _NoContext()
 
 
-class Function(torch.autograd.Function):
+class GradFunction(torch.autograd.Function):
     """An autograd function called by `call`: while gradients are off its `forward` is called directly.
 
     The way through `apply` costs about 10 us, which is much beside the work of one decoded token.

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coterie.nn.function import Function
+from coterie.nn.function import GradFunction
 
 
-class _RMSNormFunction(Function):
+class _RMSNormFunction(GradFunction):
     """`weight * (x * rsqrt(mean(x^2) + eps)).to(dtype)` with statistics in fp32 (llama order, architectures.md 0.1).
 
     `late`: rounds to the input's dtype after the weight (gpt-oss order).

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie.config.model import RopeConfig, RopeScaling
-from coterie.nn.function import Function
+from coterie.nn.function import GradFunction
 from coterie.nn.layout import Layout
 
 
@@ -83,7 +83,7 @@ def cos_sin(layout: Layout, config: RopeConfig, head_dim: int, dtype: torch.dtyp
     return layout.memo[key]
 
 
-class _Rotate(Function):
+class _Rotate(GradFunction):
     """A rotation of pairs (times YaRN's gain); its gradient is the rotation back, with the same gain."""
 
     @staticmethod
