@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from coterie.cli import model_verbs
 from coterie.cli.options import Dtype, Json, MaxTokens, Model, Seed, Sources, Temperature, TopP
 
 app = typer.Typer(
@@ -137,6 +138,9 @@ def data_lint(sources: Sources, as_json: Json = False) -> None:
     from coterie.cli.data import lint
 
     lint(sources, as_json)
+
+
+model_verbs.register(app)
 
 
 def main() -> None:

@@ -61,20 +61,21 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     data |= chosen.write(config)
     back = chosen.read(data, "config.json")
     if back.model_copy(update={"extra": {}}) != config.model_copy(update={"extra": {}}):
-        field = _first_difference(config.to_dict(), back.to_dict(), "")
+        field = first_difference(config.to_dict(), back.to_dict())
         raise ConfigError(
             f"a {config.family} checkpoint cannot carry this model: '{field}' would be lost on reading back"
         )
     return data
 
 
-def _first_difference(ours: Any, back: Any, path: str) -> str:
+def first_difference(ours: Any, back: Any, path: str = "") -> str:
+    """Dotted path of the first setting in which two configs (`to_dict`) differ, `extra` aside; "" when none does."""
     if isinstance(ours, dict) and isinstance(back, dict):
         for key in ours:
             if key != "extra" and ours[key] != back.get(key):
-                return _first_difference(ours[key], back.get(key), f"{path}.{key}".lstrip("."))
+                return first_difference(ours[key], back.get(key), f"{path}.{key}".lstrip("."))
     if isinstance(ours, list) and isinstance(back, list) and len(ours) == len(back):
         for index, (a, b) in enumerate(zip(ours, back, strict=True)):
             if a != b:
-                return _first_difference(a, b, f"{path}.{index}")
+                return first_difference(a, b, f"{path}.{index}")
     return path

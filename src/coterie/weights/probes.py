@@ -43,7 +43,8 @@ class ProbeRecord:
     """What one model says at every position of `sequences` but the last of each; position i predicts token i + 1.
 
     `next_T`: float32 log-probability of the token that follows. `top_ids_TK`, `top_TK`: the most likely tokens, best
-    first, and their log-probabilities (K may be 0 where an endpoint gives none; id -1 and -inf fill short lists).
+    first, and their log-probabilities (K may be 0 where an endpoint gives none, and a row -1 where it names them
+    unclearly).
     `routing`: layer -> (T, k) ids of the chosen experts, each row ascending. `tokenizer`: hash, "" when not known.
     `dtype`: what the weights were stored in ("float32", ...; "" when not known).
     """
@@ -76,6 +77,7 @@ class Difference:
     `max_logprob`, `mean_logprob`: of |difference| over the tokens that follow and those in both lists of likely ones.
     `kl`: mean Kullback-Leibler divergence of the second from the first, over the union of their likely tokens with one
     bucket for all others (an estimate where a list lacks a token). `top1`: share of positions with the same best token.
+    Both are None where one side does not name its likely tokens.
     `routing`: layer -> share of chosen experts that both chose. `worst`: (sequence, token) of the largest difference.
     """
 
@@ -165,13 +167,17 @@ def difference(a: ProbeRecord, b: ProbeRecord) -> Difference:
     deltas_T = (a.next_T - b.next_T).abs()
     total, count, largest_T = float(deltas_T.double().sum()), deltas_T.numel(), deltas_T.clone()
     kl = top1 = None
-    if a.top_ids_TK.shape[1] and b.top_ids_TK.shape[1]:
-        same_TKK = (a.top_ids_TK[:, :, None] == b.top_ids_TK[:, None, :]) & (a.top_ids_TK >= 0)[:, :, None]
-        pairs_TKK = (a.top_TK[:, :, None] - b.top_TK[:, None, :]).abs().masked_fill(~same_TKK, 0.0)
+    kept = min(a.top_ids_TK.shape[1], b.top_ids_TK.shape[1])
+    whole_T = (a.top_ids_TK[:, :kept] >= 0).all(1) & (b.top_ids_TK[:, :kept] >= 0).all(1)
+    if kept and bool(whole_T.any()):
+        a_ids, a_TK = a.top_ids_TK[whole_T, :kept], a.top_TK[whole_T, :kept]
+        b_ids, b_TK = b.top_ids_TK[whole_T, :kept], b.top_TK[whole_T, :kept]
+        same_TKK = a_ids[:, :, None] == b_ids[:, None, :]
+        pairs_TKK = (a_TK[:, :, None] - b_TK[:, None, :]).abs().masked_fill(~same_TKK, 0.0)
         total, count = total + float(pairs_TKK.double().sum()), count + int(same_TKK.sum())
-        largest_T = torch.maximum(largest_T, pairs_TKK.amax((1, 2)))
-        kl = _divergence(a, b, same_TKK)
-        top1 = float((a.top_ids_TK[:, 0] == b.top_ids_TK[:, 0]).float().mean())
+        largest_T[whole_T] = torch.maximum(largest_T[whole_T], pairs_TKK.amax((1, 2)))
+        kl = _divergence(a_TK.double(), b_TK.double(), same_TKK)
+        top1 = float((a_ids[:, 0] == b_ids[:, 0]).float().mean())
     worst = int(largest_T.argmax())
     return Difference(
         positions=a.num_positions,
@@ -340,30 +346,30 @@ def _overlap(a_TK: Tensor, b_TK: Tensor) -> float:
     return float(common) / (a_TK.shape[0] * max(a_TK.shape[1], b_TK.shape[1]))
 
 
-def _divergence(a: ProbeRecord, b: ProbeRecord, same_TKK: Tensor) -> float:
+def _divergence(a_TK: Tensor, b_TK: Tensor, same_TKK: Tensor) -> float:
     """Mean over positions of KL(a || b) on the union of both lists plus one bucket for the rest, never negative.
 
     A token missing from a list has at most that list's smallest probability; it gets that, or an even share of what
     the list leaves over, whichever is less.
     """
-    only_a_TK, only_b_TK = ~same_TKK.any(2) & (a.top_ids_TK >= 0), ~same_TKK.any(1) & (b.top_ids_TK >= 0)
-    a_fill_T1, a_rest_T = _left_over(a.top_TK, only_b_TK.sum(1))
-    b_fill_T1, b_rest_T = _left_over(b.top_TK, only_a_TK.sum(1))
-    a_TK, b_TK = a.top_TK.double().exp(), b.top_TK.double().exp()
-    tiny = 1e-12
-    paired_TKK = a_TK[:, :, None] * (a_TK[:, :, None].clamp_min(tiny) / b_TK[:, None, :].clamp_min(tiny)).log()
-    result_T = paired_TKK.masked_fill(~same_TKK, 0.0).sum((1, 2))
-    from_a_TK = a_TK * (a_TK.clamp_min(tiny) / b_fill_T1.clamp_min(tiny)).log()
-    from_b_TK = a_fill_T1 * (a_fill_T1.clamp_min(tiny) / b_TK.clamp_min(tiny)).log()
-    result_T += from_a_TK.masked_fill(~only_a_TK, 0.0).sum(1) + from_b_TK.masked_fill(~only_b_TK, 0.0).sum(1)
-    result_T += a_rest_T * (a_rest_T.clamp_min(tiny) / b_rest_T.clamp_min(tiny)).log()
+    only_a_TK, only_b_TK = ~same_TKK.any(2), ~same_TKK.any(1)
+    a_TK, b_TK = a_TK.exp(), b_TK.exp()
+    a_fill_T1, a_rest_T = _left_over(a_TK, only_b_TK.sum(1))
+    b_fill_T1, b_rest_T = _left_over(b_TK, only_a_TK.sum(1))
+    result_T = _terms(a_TK[:, :, None], b_TK[:, None, :]).masked_fill(~same_TKK, 0.0).sum((1, 2))
+    result_T += _terms(a_TK, b_fill_T1).masked_fill(~only_a_TK, 0.0).sum(1)
+    result_T += _terms(a_fill_T1, b_TK).masked_fill(~only_b_TK, 0.0).sum(1)
+    result_T += _terms(a_rest_T, b_rest_T)
     return max(0.0, float(result_T.mean()))
 
 
-def _left_over(top_TK: Tensor, missing_T: Tensor) -> tuple[Tensor, Tensor]:
+def _terms(p: Tensor, q: Tensor) -> Tensor:
+    """`p log(p / q)`, 0 where p is."""
+    return p * (p.clamp_min(1e-12) / q.clamp_min(1e-12)).log()
+
+
+def _left_over(listed_TK: Tensor, missing_T: Tensor) -> tuple[Tensor, Tensor]:
     """Probability of each token of the other list that this one lacks (T, 1), and of all the rest (T,)."""
-    listed_TK = top_TK.double().exp()
     left_T = (1 - listed_TK.sum(1)).clamp_min(0)
-    smallest_T = top_TK.double().masked_fill(top_TK.isinf(), 0.0).amin(1).exp()
-    fill_T = torch.minimum(smallest_T, left_T / (missing_T + 1))
+    fill_T = torch.minimum(listed_TK.amin(1), left_T / (missing_T + 1))
     return fill_T[:, None], left_T - fill_T * missing_T

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -26,6 +27,7 @@ _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _LONGEST_HEADER = 100_000_000
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -161,6 +163,10 @@ class StoredTensors:
             return shape
         experts, rows, blocks, half = shape
         return (experts, blocks * half * 2, rows)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """What `read` gives: the type on disk, float32 for a quantised tensor."""
+        return torch.float32 if name in self._parts else _TYPES.get(self._where[name][1].dtype, torch.float32)
 
     def read(self, name: str) -> Tensor:
         """The tensor; a plain one is a view of the mapped file, a quantised one is float32."""

@@ -1,0 +1,40 @@
+"""Verbs on whole models: what one is, whether two are the same. Imports nothing heavy: `--help` stays fast."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from coterie.cli.options import Json
+
+Either = "A checkpoint directory, a hub id (owner/name) or the address of an OpenAI-compatible server."
+
+
+def verify(
+    a: Annotated[str, typer.Argument(help=Either)],
+    b: Annotated[str | None, typer.Argument(help=f"{Either} Without it, A's stored probes are checked.")] = None,
+    base: Annotated[str | None, typer.Option(help="What B was tuned from: A must be B, not this.")] = None,
+    data: Annotated[str | None, typer.Option(help="Texts to compare on instead of the built-in probes.")] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Mean log-probability difference allowed (nats); given, it decides alone.", min=0),
+    ] = None,
+    model_name: Annotated[str | None, typer.Option(help="The model's name at the server.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar=["COTERIE_API_KEY", "OPENAI_API_KEY"], help="The server's key.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check that two models are the same to their users: outputs, routing, tensors, tokenizers.
+
+    Exits with 0 when they are the same, 1 when they differ, 2 when they could not be compared.
+    """
+    from coterie.cli.verify import verify as run
+
+    run(a, b, base, data, tolerance, model_name, api_key, as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command line."""
+    app.command(short_help="Check that two models are the same to their users.")(verify)

@@ -1,0 +1,103 @@
+"""`coterie verify`: the work behind the verb, and how its verdict reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from coterie.config import CoterieError
+from coterie.evaluate.identity import Verdict, compare, open_side
+from coterie.weights.checkpoint import load_model, locate
+from coterie.weights.commit import MANIFEST, verify_directory
+from coterie.weights.probes import Difference, check_probes, load_probes
+
+
+def verify(
+    a: str,
+    b: str | None,
+    base: str | None,
+    data: str | None,
+    tolerance: float | None,
+    model_name: str | None,
+    api_key: str | None,
+    as_json: bool,
+) -> None:
+    """Print whether A and B are one model; exit with 0 (same), 1 (different) or 2 (could not be compared)."""
+    if b is None:
+        _verify_stored(a, as_json)
+        return
+    try:
+        one, other = open_side(a, model_name, api_key), open_side(b, model_name, api_key)
+        origin = open_side(base, model_name, api_key) if base is not None else None
+        verdict = compare(one, other, origin, data, tolerance, _tell)
+    except CoterieError as error:
+        error.exit_code = 2
+        raise
+    print(json.dumps(verdict.to_dict()) if as_json else "\n".join(verdict_lines(verdict)))
+    if not verdict.same:
+        raise SystemExit(1)
+
+
+def _verify_stored(path: str, as_json: bool) -> None:
+    """Check a directory against its own manifest and stored probes."""
+    try:
+        directory = locate(path)
+        if load_probes(directory) is None:
+            raise CoterieError(
+                f"{path}: holds no probes; give a second model to compare with, or save this one with probes"
+            )
+        loaded = load_model(directory)
+    except CoterieError as error:
+        error.exit_code = 2
+        raise
+    if (directory / MANIFEST).is_file():
+        _tell("hashing files")
+        verify_directory(directory)
+    found = check_probes(directory, loaded.model, loaded.tokenizer)
+    if as_json:
+        print(json.dumps({"a": path, "same": True, "difference": found.to_dict()}))
+    else:
+        print(f"same: {path} answers its probes as when it was saved")
+        print("\n".join(difference_lines(found)))
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """The verdict in words, reasons first."""
+    lines = ["same: A and B are one model to their users" if verdict.same else "DIFFERENT"]
+    lines += [f"  because {reason}" for reason in verdict.reasons]
+    lines += [f"A                 {verdict.a}", f"B                 {verdict.b}"]
+    lines += difference_lines(verdict.difference, verdict.tolerance)
+    if verdict.gravity is not None:
+        lines.append(f"base gravity      {verdict.gravity:.3f} (1: A is the tuned model B, 0: A is the base)")
+    if verdict.tensors is not None:
+        walk = verdict.tensors
+        first = f", the first is '{walk.first}': {walk.what}" if walk.first is not None else ""
+        rounded = f", {walk.rounded} compared after rounding" if walk.rounded else ""
+        lines.append(f"tensors           {walk.differing} of {walk.compared} differ{first}{rounded}")
+    if verdict.unreached:
+        listed = ", ".join(f"{count} in layer {layer}" for layer, count in verdict.unreached.items())
+        lines.append(f"not probed        experts that no probe reached: {listed}")
+    return lines + [f"note              {note}" for note in verdict.notes]
+
+
+def difference_lines(found: Difference, tolerance: float | None = None) -> list[str]:
+    """The figures of a comparison of outputs, one a line."""
+    allowed = "" if tolerance is None else f", tolerance {tolerance:g}"
+    lines = [
+        f"log-probability   {found.mean_logprob:.3g} mean difference, {found.max_logprob:.3g} largest "
+        f"({found.positions:,} positions{allowed})"
+    ]
+    if found.kl is not None:
+        lines.append(f"KL                {found.kl:.3g} nats per position")
+    if found.top1 is not None:
+        lines.append(f"top-1 agreement   {found.top1:.2%}")
+    if found.routing:
+        shares = list(found.routing.items())
+        lowest = min(shares, key=lambda pair: pair[1])
+        listed = ", ".join(f"{layer}: {share:.1%}" for layer, share in shares)
+        lines.append(f"routing           lowest {lowest[1]:.2%} in layer {lowest[0]}; by layer {listed}")
+    return lines
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
