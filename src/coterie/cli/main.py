@@ -97,14 +97,6 @@ def generate(
     run(model, prompt, sampling, dtype, as_json)
 
 
-@app.command(short_help="Architecture, parameters, operations and memory of a model.")
-def inspect(model: Model, as_json: Json = False) -> None:
-    """What a model is: architecture, parameters, operations, memory. Reads config.json alone."""
-    from coterie.cli.show import inspect as run
-
-    run(model, as_json)
-
-
 @app.command(short_help="Draw a quickstart's report again from its records.")
 def report(
     run_dir: Annotated[str, typer.Argument(help="A quickstart's directory.")] = "runs/quickstart",

@@ -11,6 +11,21 @@ from coterie.cli.options import Json
 Either = "A checkpoint directory, a hub id (owner/name) or the address of an OpenAI-compatible server."
 
 
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="A directory, a hub id (owner/name) or a published name such as llama-4-scout.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """What a model is: architecture, parameters, operations, cache, memory, tokenizer, oddities.
+
+    A config.json is enough; the weights, where they are there, are not read (their headers are).
+    """
+    from coterie.cli.inspect import inspect as run
+
+    run(model, as_json)
+
+
 def verify(
     a: Annotated[str, typer.Argument(help=Either)],
     b: Annotated[str | None, typer.Argument(help=f"{Either} Without it, A's stored probes are checked.")] = None,
@@ -37,4 +52,5 @@ def verify(
 
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command line."""
+    app.command(short_help="Architecture, parameters, memory and oddities of a model.")(inspect)
     app.command(short_help="Check that two models are the same to their users.")(verify)

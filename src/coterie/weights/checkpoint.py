@@ -46,8 +46,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def locate(path: str | Path) -> Path:
-    """The directory of a checkpoint: a local path, or a hub id `owner/name`, which is downloaded.
+def locate(path: str | Path, weights: bool = True) -> Path:
+    """The directory of a checkpoint: a local path, or a hub id `owner/name`, which is downloaded (without `weights`:
+    the small files alone).
 
     Errors: `CheckpointError` when it is neither, or the hub cannot be reached.
     """
@@ -61,7 +62,7 @@ def locate(path: str | Path) -> Path:
         raise CheckpointError(f"{path}: no such directory; give a checkpoint directory or a hub id such as owner/name")
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    patterns = ["*.json", "*.jinja", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
     try:
         return Path(snapshot_download(text, allow_patterns=patterns))
     except Exception as error:  # the hub client raises many kinds; all of them mean "not to be had"

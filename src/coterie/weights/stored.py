@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,14 @@ class StoredTensors:
     def quantised(self) -> bool:
         """Whether any tensor is stored in another form than it is used."""
         return bool(self._parts)
+
+    @property
+    def bytes_by_type(self) -> dict[str, int]:
+        """Bytes on disk of each type, as safetensors names it."""
+        total: Counter[str] = Counter()
+        for _, entry in self._where.values():
+            total[entry.dtype] += entry.end - entry.start
+        return dict(total)
 
     def file(self, name: str) -> Path:
         """The file that holds a tensor (the larger part of a quantised one)."""

@@ -1,0 +1,200 @@
+"""What a model is, in words and numbers, from its config alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from coterie.config import AttentionConfig, BlockConfig, ConfigError, MLAConfig, ModelConfig, MoEConfig
+from coterie.plan.counts import count_parameters, flops_per_token, kv_bytes, kv_bytes_per_token, memory
+
+# Bits per weight of each way to hold a model; 4-bit: blocks of 32 with one 16-bit scale, as in Q4_0.
+PRECISIONS = {"float32": 32.0, "bfloat16": 16.0, "8 bits": 8.5, "4 bits": 4.5}
+_ENDINGS = {2: "nd", 3: "rd"}
+_CONTEXTS = (4096, 32768, 131072, 1048576)
+
+
+def describe(config: ModelConfig) -> dict[str, Any]:
+    """Architecture, parameters, operations, cache and memory as JSON types."""
+    context = min(config.max_positions, 4096)
+    counts = count_parameters(config)
+    biases, vision = selection_biases(config), vision_parameters(config)
+    everything = counts.total + counts.mtp + biases + vision
+    contexts = [length for length in _CONTEXTS if length < config.max_positions] + [config.max_positions]
+    windows = {block.attention.window or 0 for block in config.blocks}
+    return {
+        "architecture": architecture(config),
+        "layers": layer_lines(config),
+        "parameters": counts.to_dict() | {"selection_bias": biases, "vision": vision, "everything": everything},
+        "experts_share": counts.experts / counts.total,
+        "context": context,
+        "flops_per_token": flops_per_token(config, context),
+        "kv_bytes_per_token": kv_bytes_per_token(config),
+        "kv_bytes_per_token_beyond_windows": kv_bytes_per_token(config, beyond=max(windows)),
+        "kv_bytes": {str(length): kv_bytes(config, length) for length in contexts},
+        "memory_bytes": {
+            "to train with AdamW, activations aside": memory(config, "training").total,
+        }
+        | {f"to hold in {name}": int(everything * bits / 8) for name, bits in PRECISIONS.items()},
+        "oddities": oddities(config),
+    }
+
+
+def architecture(config: ModelConfig) -> str:
+    """One line: family, depth, width, vocabulary, kind, longest context."""
+    return (
+        f"{config.family}, {config.num_layers} layers, width {config.width}, vocabulary {config.vocab_size:,}, "
+        f"{'mixture of experts' if config.is_moe else 'dense'}, up to {config.max_positions:,} positions"
+        + (", tied embeddings" if config.tie_embeddings else "")
+    )
+
+
+def layer_lines(config: ModelConfig) -> list[str]:
+    """Each kind of layer in words, with the layers that are of it: `layers 0-2, 4: ...`."""
+    kinds: dict[BlockConfig, list[int]] = {}
+    for index, block in enumerate(config.blocks):
+        kinds.setdefault(block, []).append(index)
+    return [
+        f"{_which(layers, config.num_layers)}: {_attention_words(block.attention)}; {_ffn_words(block.ffn)}"
+        for block, layers in kinds.items()
+    ]
+
+
+def _which(layers: list[int], total: int) -> str:
+    """Some of `total` layers by number, the shorter way around."""
+    if len(layers) == total:
+        return "all layers" if total > 1 else "its layer"
+    listed = f"{'layer' if len(layers) == 1 else 'layers'} {ranges(layers)}"
+    others = f"all layers but {ranges([index for index in range(total) if index not in layers])}"
+    return others if len(listed) > 40 and len(others) < len(listed) else listed
+
+
+def ranges(numbers: list[int]) -> str:
+    """Ascending numbers, runs joined, a constant step named: `0-2, 4`, `3-47 every 4th`."""
+    steps = {b - a for a, b in pairwise(numbers)}
+    if len(numbers) > 2 and len(steps) == 1 and (step := steps.pop()) > 1:
+        return f"{numbers[0]}-{numbers[-1]} every {step}{_ENDINGS.get(step, 'th')}"
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def oddities(config: ModelConfig) -> list[str]:
+    """What is unlike a plain decoder (rotary, causal, grouped queries, SwiGLU), one line each."""
+    attentions = [block.attention for block in config.blocks]
+    plain = [a for a in attentions if isinstance(a, AttentionConfig)]
+    found = []
+
+    def layers(what: str, wanted: Callable[[BlockConfig], bool]) -> None:
+        indices = [index for index, block in enumerate(config.blocks) if wanted(block)]
+        if indices:
+            found.append(f"{what}: {_which(indices, config.num_layers)}")
+
+    layers("no positions", lambda block: isinstance(block.attention, AttentionConfig) and block.attention.rope is None)
+    for mask, words in (("chunked", "attention within chunks of"), ("sliding", "attention within a window of")):
+        for window in sorted({a.window or 0 for a in plain if a.mask == mask}):
+            layers(f"{words} {window:,}", lambda b, m=mask, w=window: b.attention.mask == m and b.attention.window == w)  # type: ignore[misc]
+    layers(
+        "latent attention (one compressed cache for all heads)", lambda block: isinstance(block.attention, MLAConfig)
+    )
+    if any(a.temperature for a in plain):
+        found.append("queries grow with their position where there is no rotation")
+    if any(a.sinks for a in plain):
+        found.append("attention sinks: a learnt score that takes attention and gives nothing")
+    if any(a.qkv_clip for a in plain):
+        found.append(f"queries, keys and values clipped to {max(a.qkv_clip or 0 for a in plain):g}")
+    if any(a.qkv_bias or a.output_bias for a in plain):
+        found.append("biases in attention")
+    found += _rope_words(config) + _moe_words(config)
+    if config.is_moe:
+        layers("dense feed-forward", lambda block: not isinstance(block.ffn, MoEConfig))
+    if config.tie_embeddings:
+        found.append("the head is the embedding (tied)")
+    if config.norm_rounding == "after_weight":
+        found.append("norms round after their weight")
+    if config.num_mtp_layers:
+        found.append(f"{config.num_mtp_layers} further layer(s) for multi-token prediction, not counted in the total")
+    if vision_parameters(config):
+        found.append("an image encoder that is carried through and not run")
+    return found
+
+
+def vision_parameters(config: ModelConfig) -> int:
+    """Parameters of Llama 4's image encoder and projector (architectures.md 2.1); 0 for a model without one."""
+    vision = config.extra.get("vision_config")
+    if not isinstance(vision, Mapping):
+        return 0
+    try:
+        width, inner, layers = (int(vision[key]) for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+        patch = int(vision["num_channels"]) * int(vision["patch_size"]) ** 2
+        positions = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2 + 1
+        middle, last = int(vision["projector_input_dim"]), int(vision["projector_output_dim"])
+        output = int(vision["vision_output_dim"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"vision_config: {error} is missing or no number; give the config of the whole model"
+        ) from None
+    layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
+    encoder = patch * width + width + positions * width + 4 * width + layers * layer
+    return encoder + inner * middle + middle * last + output * config.width
+
+
+def selection_biases(config: ModelConfig) -> int:
+    """Numbers in the routers' selection biases: on disk, moved by a rule in training, and no parameters."""
+    routers = [block.ffn.router for block in config.blocks if isinstance(block.ffn, MoEConfig)]
+    if config.num_mtp_layers and isinstance(config.blocks[-1].ffn, MoEConfig):
+        routers += [config.blocks[-1].ffn.router] * config.num_mtp_layers
+    return sum(router.num_experts for router in routers if router.select_bias)
+
+
+def _attention_words(attention: AttentionConfig | MLAConfig) -> str:
+    if isinstance(attention, MLAConfig):
+        heads = f"{attention.num_heads} heads of {attention.head_dim}"
+        return f"latent attention, {heads}, latent {attention.kv_rank} + {attention.rope_dim} for positions"
+    words = [f"attention {attention.num_heads}/{attention.num_kv_heads} heads of {attention.head_dim}"]
+    words.append(attention.mask if attention.window is None else f"{attention.mask} {attention.window}")
+    words.append("no positions" if attention.rope is None else f"rope theta {attention.rope.theta:g}")
+    if attention.qk_norm != "none":
+        words.append(f"{attention.qk_norm} query/key norm")
+    return ", ".join(words)
+
+
+def _ffn_words(ffn: Any) -> str:
+    if not isinstance(ffn, MoEConfig):
+        return f"dense feed-forward of {ffn.width}"
+    router = ffn.router
+    shared = f" and a shared one of {ffn.shared_width}" if ffn.shared_width else ""
+    on = " on the expert's input" if router.apply_to == "input" else ""
+    return f"{router.num_experts} experts of {ffn.expert_width}, {router.top_k} per token ({router.score}{on}){shared}"
+
+
+def _rope_words(config: ModelConfig) -> list[str]:
+    ropes = [block.attention.rope for block in config.blocks if block.attention.rope is not None]
+    scalings = {rope.scaling.kind: rope.scaling for rope in ropes if rope.scaling is not None}
+    words = [f"positions stretched by {kind} rope scaling, factor {s.factor:g}" for kind, s in scalings.items()]
+    return words + (["rope turns neighbouring pairs of numbers"] if any(r.style == "pairs" for r in ropes) else [])
+
+
+def _moe_words(config: ModelConfig) -> list[str]:
+    moes = [block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig)]
+    if not moes:
+        return []
+    router, words = moes[0].router, []
+    if router.apply_to == "input":
+        words.append("router scores multiply the expert's input, not its output")
+    if router.select_bias:
+        words.append("a bias moves the choice of experts and not their weights")
+    if router.num_groups > 1:
+        words.append(f"experts chosen within the best {router.top_groups} of {router.num_groups} groups")
+    if router.score == "softmax" and not router.score_after_topk and not router.renormalize and router.top_k > 1:
+        words.append("the chosen experts' weights do not sum to 1")
+    if router.scale != 1:
+        words.append(f"expert weights times {router.scale:g}")
+    if moes[0].clamped is not None:
+        words.append(f"experts with biases and an activation clamped at {moes[0].clamped.limit:g}")
+    return words
