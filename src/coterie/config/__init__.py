@@ -17,6 +17,7 @@ from coterie.config.model import (
     RouterConfig,
     TemperatureConfig,
 )
+from coterie.config.selection import ExpertSelection
 
 __all__ = [
     "ADAPTED_GROUPS",
@@ -30,6 +31,7 @@ __all__ = [
     "ConfigError",
     "CoterieError",
     "DataError",
+    "ExpertSelection",
     "FeedForwardConfig",
     "MLAConfig",
     "MoEConfig",

@@ -44,7 +44,7 @@ def parameter_roles(model: nn.Module) -> dict[str, Role]:
 def _role(module: nn.Module, local: str, parameter: Tensor, head: Tensor | None) -> Role:
     if isinstance(module, nn.Embedding):
         return "embedding"
-    if local in ("bias", "lora_magnitude") or parameter.ndim < 2:
+    if local in ("bias", "subset_bias", "lora_magnitude") or parameter.ndim < 2:
         return "vector"
     if isinstance(module, Router):
         return "router"
@@ -119,7 +119,8 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig) -> Optimiser:
     by_muon = [name for name in parameters if config.name == "muon" and roles[name] == "matrix"]
     by_adam = [name for name in parameters if name not in set(by_muon)]
     experts = {name for name, m in model.named_modules() if isinstance(m, ExpertLinear)}
-    halved = {id(m.gate_up.weight) for m in model.modules() if isinstance(m, Experts)}
+    gates = [m.gate_up for m in model.modules() if isinstance(m, Experts)]
+    halved = {id(getattr(gate_up, "subset_weight", gate_up.weight)) for gate_up in gates}
 
     def factor(name: str) -> float:
         if roles[name] == "router":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from coterie.config import CheckpointError
 from coterie.families import Slot, config_to_hf, family
+from coterie.nn.subset import SubsetExpertLinear
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 
@@ -41,6 +42,8 @@ def write_model_files(
     """Write config, safetensors (sharded with an index beyond `shard_bytes`), tokenizer and generation config."""
     if model.adapter is not None:
         raise CheckpointError(f"{directory.name}: the model has an adapter; save the adapter, or merge it first")
+    if any(isinstance(module, SubsetExpertLinear) for module in model.modules()):
+        raise CheckpointError(f"{directory.name}: chosen experts are in training; save the patch, or merge it first")
     stored = as_dtype(dtype) if dtype is not None else next(model.parameters()).dtype
     config = config_to_hf(model.config) | {"dtype": str(stored).removeprefix("torch.")}
     config |= {"torch_dtype": config["dtype"]}

@@ -1,0 +1,74 @@
+"""Which experts are meant, layer by layer: the file that `coterie select` writes and tuning reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator
+
+from coterie.config.base import Settings
+from coterie.config.errors import ConfigError
+from coterie.config.model import ModelConfig, MoEConfig
+
+
+class ExpertSelection(Settings):
+    """Chosen experts by layer, in the schema of ESFT's files: `{"experts": {"1": [3, 5]}, ...}`.
+
+    `shared_experts`: the always-on experts are meant too; `non_expert_modules`: and everything that is no expert.
+    Layers are numbered as in the checkpoint; layers that are not named have no expert chosen.
+    """
+
+    experts: dict[int, tuple[int, ...]] = Field(min_length=1)
+    shared_experts: bool = False
+    non_expert_modules: bool = False
+
+    @field_validator("experts")
+    @classmethod
+    def _in_order(cls, experts: dict[int, tuple[int, ...]]) -> dict[int, tuple[int, ...]]:
+        for layer, chosen in experts.items():
+            if len(set(chosen)) != len(chosen):
+                raise ValueError(f"layer {layer} names an expert twice")
+        return {layer: tuple(sorted(experts[layer])) for layer in sorted(experts) if experts[layer]}
+
+    @property
+    def count(self) -> int:
+        """Chosen experts over all layers."""
+        return sum(map(len, self.experts.values()))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Read a JSON file. Errors: `ConfigError`, one line."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file of coterie select") from None
+        except ValueError as error:
+            raise ConfigError(f"{path}: is not valid JSON ({error}); give a file of coterie select") from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"{path}: holds a {type(data).__name__}; an object with 'experts' was expected")
+        return cls.from_dict(data, str(path))
+
+    def to_file(self, path: str | Path) -> None:
+        """Write the JSON file (temporary name, then rename)."""
+        path = Path(path)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+    def check(self, config: ModelConfig) -> None:
+        """Errors: `ConfigError` when a layer of this model has no experts, or not the chosen ones, or none is left."""
+        for layer, chosen in self.experts.items():
+            ffn = config.blocks[layer].ffn if 0 <= layer < config.num_layers else None
+            if not isinstance(ffn, MoEConfig):
+                raise ConfigError(f"experts: layer {layer} of this {config.family} model has none; select again for it")
+            wrong = [expert for expert in chosen if not 0 <= expert < ffn.router.num_experts]
+            if wrong:
+                raise ConfigError(
+                    f"experts: layer {layer} has experts 0 to {ffn.router.num_experts - 1}, not {wrong[0]}; "
+                    "select again for this model"
+                )
+        if not self.experts:
+            raise ConfigError("experts: the selection is empty; choose one expert at least")
