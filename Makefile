@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 TYPED := config text plan data report nn families weights
 SOURCES := src tests bench
 GPU_BENCHES := $(wildcard bench/gpu_*.py)
-BENCHES := bench/train_step.py
+BENCHES := bench/train_step.py bench/forward.py bench/load.py
 
 .PHONY: demo test test-all test-gpu bench bench-gpu check clean
 

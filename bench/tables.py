@@ -78,10 +78,49 @@ def train_step(record: dict[str, Any]) -> str:
     )
 
 
+def forward(record: dict[str, Any]) -> str:
+    """Ratios of prompts and of replies, a pair of columns per precision and thread count."""
+    runs = record["runs"]
+    names = list(dict.fromkeys(name for run in runs.values() for name in run["ratios"]))
+    rows = [
+        [f"`{name}`", *(f"{run['ratios'][name][part]:.2f}" for run in runs.values() for part in ("prefill", "decode"))]
+        for name in names
+    ]
+    head = ["reply : against", *(f"{part}, {key}" for key in runs for part in ("prompt", "reply"))]
+    environment = record["environment"]
+    return (
+        "## A prompt of 512 tokens and a reply of 64\n\n"
+        "Time of coterie's engine over a loop of transformers' forward passes (below 1 is faster), medians of "
+        f"{record['repeats']} rounds. Machine: {environment['processor']}; transformers "
+        f"{environment['transformers']}. Command: `python bench/{environment['command']}`.\n\n" + table(head, rows)
+    )
+
+
+def load_time(record: dict[str, Any]) -> str:
+    """One row per side and one of ratios."""
+    rows = [
+        [side, f"{found['seconds']:.2f} s", f"{found['peak_bytes'] / 1e9:.2f} GB"]
+        for side, found in record["sides"].items()
+    ]
+    ratios = record["ratios"]
+    rows.append(["coterie : transformers", f"{ratios['seconds']:.2f}", f"{ratios['peak_bytes']:.2f}"])
+    return (
+        "## Loading\n\n"
+        f"A mixture of experts of {record['parameters']:,} parameters in {record['file_bytes'] / 1e9:.2f} GB of "
+        f"bfloat16 shards, fresh processes, files in page cache, medians of {record['repeats']} rounds. Command: "
+        f"`python bench/{record['environment']['command']}`.\n\n" + table(["", "time", "peak memory"], rows)
+    )
+
+
 def render() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
-    for name, draw in (("quickstart.json", quickstart), ("train_step.json", train_step)):
+    for name, draw in (
+        ("quickstart.json", quickstart),
+        ("train_step.json", train_step),
+        ("forward.json", forward),
+        ("load.json", load_time),
+    ):
         record = load(name)
         if record is not None:
             parts.append(draw(record) + "\n")

@@ -49,3 +49,26 @@ def test_help_is_fast():
         if min(times) < 0.3:
             return
     raise AssertionError(f"coterie --help takes {min(times):.2f} s at best; 0.3 s is the limit")
+
+
+LOAD = """
+import sys
+from coterie.weights.checkpoint import load_model
+load_model(sys.argv[1], dtype="bfloat16")
+print([name for name in ("torch._dynamo", "sympy", "transformers") if name in sys.modules])
+"""
+
+
+def test_loading_a_model_imports_no_compiler(tmp_path):
+    """Building on the meta device can pull in torch's compiler and its algebra system: seconds on a first start."""
+    from coterie.families import config_from_hf
+    from coterie.nn.transformer import Transformer
+    from coterie.weights.checkpoint import save_model
+
+    shape = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "intermediate_size": 16}
+    config = config_from_hf({"model_type": "qwen3_moe", "head_dim": 8, "max_position_embeddings": 64} | shape | experts)
+    save_model(tmp_path / "model", Transformer(config))
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from coterie.nn.function import GradFunction
-from coterie.nn.linear import product
+from coterie.nn.linear import drawn, product
 
 Counts = tuple[int, ...]
 TILE = 1 << 18
@@ -172,9 +172,8 @@ class ExpertLinear(nn.Module):
         self.num_experts = num_experts
         self.in_features = in_features
         self.out_features = out_features
-        self.weight = nn.Parameter(torch.empty(num_experts, out_features, in_features))
+        self.weight = drawn(num_experts, out_features, in_features)
         self.bias = nn.Parameter(torch.zeros(num_experts, out_features)) if bias else None
-        nn.init.normal_(self.weight, std=0.02)
 
     def effective_weight(self) -> Tensor:
         """The `(E, out, in)` weight the forward pass is equal to; adapted and quantised forms override it."""

@@ -82,6 +82,23 @@ def linear(x_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tenso
     return y_TO if bias is None else y_TO + bias
 
 
+def drawn(*shape: int) -> nn.Parameter:
+    """A parameter of normal(0, 0.02) numbers. On the meta device nothing is drawn: that would import the compiler."""
+    parameter = nn.Parameter(torch.empty(*shape))
+    if not parameter.is_meta:
+        nn.init.normal_(parameter, std=0.02)
+    return parameter
+
+
+class Embedding(nn.Embedding):
+    """One vector per token, `(V, D)`."""
+
+    def reset_parameters(self) -> None:
+        """Draw normal(0, 1) numbers, except on the meta device (see `drawn`)."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Linear(nn.Module):
     """A dense linear layer; the weight `(out, in)` is cast to the input's dtype at each call."""
 
@@ -89,9 +106,8 @@ class Linear(nn.Module):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.weight = drawn(out_features, in_features)
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
-        nn.init.normal_(self.weight, std=0.02)
 
     def effective_weight(self) -> Tensor:
         """The `(out, in)` weight the forward pass is equal to; adapted and quantised forms override it."""

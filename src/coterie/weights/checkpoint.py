@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, config_from_hf, family
@@ -123,9 +124,12 @@ def load_model(
 
 def materialise(model: Transformer, dtype: torch.dtype, device: str | torch.device) -> None:
     """Turn a model built on the meta device into one with (uninitialised) memory; `Balance` and biases start fresh."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    model.to_empty(device=device)
+    for module in model.modules():  # `to_empty` would do, but imports a symbolic algebra system on its way
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            empty = torch.empty(parameter.shape, dtype=dtype, device=device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
     for _, router in model.routers():
         router.balance.reset()
         if router.select_bias is not None:

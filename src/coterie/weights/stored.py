@@ -1,4 +1,4 @@
-"""Tensors as they lie on disk: safetensors headers checked before anything is read, files mapped one at a time.
+"""Tensors as they lie on disk: safetensors headers checked before anything is read, then one tensor at a time.
 
 A header is believed only as far as the file goes: its length, every offset, shape and type must agree with each other
 and with the file's size. Quantised forms (DeepSeek's block-scaled FP8, gpt-oss's MXFP4) are read as the tensors they
@@ -7,6 +7,7 @@ stand for.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import struct
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from coterie.config import CheckpointError
@@ -29,7 +29,14 @@ _BITS = {
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
 _TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
+    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F32": torch.float32, "F64": torch.float64, "C64": torch.complex64, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+}  # fmt: skip
 _LONGEST_HEADER = 100_000_000
+_READ = 1 << 22
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -113,9 +120,8 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 class StoredTensors:
     """All tensors of a checkpoint's safetensors files under the names and shapes they stand for.
 
-    `quantisation`: `quantization_config` of config.json (None: plain). Only one file is mapped at a time besides the
-    rare one that holds a scale. Errors: `CheckpointError` for damaged files, a tensor in two files, a quantised tensor
-    without its scale, and quantisation of another kind.
+    `quantisation`: `quantization_config` of config.json (None: plain). Errors: `CheckpointError` for damaged
+    files, a tensor in two files, a quantised tensor without its scale, and quantisation of another kind.
     """
 
     def __init__(self, files: list[Path], quantisation: Mapping[str, Any] | None = None) -> None:
@@ -133,7 +139,8 @@ class StoredTensors:
                 "read here, save others in bfloat16 first"
             )
         self._parts = self._quantised_parts(method)
-        self._open: tuple[Path, Any] | None = None
+        self._open: tuple[Path, io.FileIO] | None = None
+        self._scratch = torch.empty(0, dtype=torch.uint8)
 
     def __iter__(self) -> Iterator[str]:
         """Logical names, file by file in the order of their bytes."""
@@ -178,7 +185,7 @@ class StoredTensors:
         return torch.float32 if name in self._parts else _TYPES.get(self._where[name][1].dtype, torch.float32)
 
     def read(self, name: str) -> Tensor:
-        """The tensor; a plain one is a view of the mapped file, a quantised one is float32."""
+        """The tensor, in memory of its own; a quantised one is float32."""
         if name not in self._parts:
             return self._raw(name)
         first, second = (self._raw(part) for part in self._parts[name])
@@ -194,7 +201,19 @@ class StoredTensors:
 
     def read_into(self, name: str, target: Tensor) -> None:
         """Copy a tensor into `target` of its shape; MXFP4 expert by expert, so that no whole layer is held twice."""
-        if name not in self._parts or self._quantisation["quant_method"] != "mxfp4":
+        if name not in self._parts:
+            entry = self._where[name][1]
+            dtype = self._dtype(name)
+            if target.dtype == dtype and target.is_contiguous() and target.device.type == "cpu":
+                self._read_bytes(name, _bytes_of(target))
+                return
+            size = entry.end - entry.start
+            if self._scratch.numel() < size:
+                self._scratch = torch.empty(size, dtype=torch.uint8)
+            self._read_bytes(name, _bytes_of(self._scratch[:size]))
+            target.copy_(self._scratch[:size].view(dtype).view(entry.shape))
+            return
+        if self._quantisation["quant_method"] != "mxfp4":
             target.copy_(self.read(name))
             return
         blocks, scales = (self._raw(part) for part in self._parts[name])
@@ -222,12 +241,36 @@ class StoredTensors:
         return parts
 
     def _raw(self, name: str) -> Tensor:
-        file = self._where[name][0]
+        entry = self._where[name][1]
+        tensor = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+        self._read_bytes(name, _bytes_of(tensor))
+        return tensor.view(self._dtype(name)).view(entry.shape)
+
+    def _dtype(self, name: str) -> torch.dtype:
+        file, entry = self._where[name]
+        if entry.dtype not in _DTYPES:
+            raise CheckpointError(f"{file}: '{name}' is stored as {entry.dtype}, which cannot be read here")
+        return _DTYPES[entry.dtype]
+
+    def _read_bytes(self, name: str, memory: memoryview) -> None:
+        """Read a tensor's bytes straight into `memory`: faulting in a mapped file page by page is many times slower."""
+        file, entry = self._where[name]
         try:
             if self._open is None or self._open[0] != file:
-                self._open = None  # unmaps the file before the next one is mapped
-                self._open = (file, safe_open(file, "pt"))
-            tensor: Tensor = self._open[1].get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: '{name}' cannot be read ({' '.join(str(error).split())})") from None
-        return tensor
+                self._open = (file, open(file, "rb", buffering=0))  # noqa: SIM115 (closed with the last reference)
+            handle = self._open[1]
+            handle.seek(entry.start)
+            at = 0
+            while at < len(memory):
+                count = handle.readinto(memory[at : at + _READ])
+                if not count:
+                    raise _damaged(file, f"'{name}' ends early")
+                at += count
+        except OSError as error:
+            raise CheckpointError(f"{file}: '{name}' cannot be read ({error.strerror})") from None
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor, for writing."""
+    array: Any = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
