@@ -90,7 +90,7 @@ def drawn(*shape: int) -> nn.Parameter:
     return parameter
 
 
-class Embedding(nn.Embedding):
+class TokenEmbedding(nn.Embedding):
     """One vector per token, `(V, D)`."""
 
     def reset_parameters(self) -> None:

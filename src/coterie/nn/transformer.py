@@ -14,7 +14,7 @@ from coterie.config.model import ModelConfig
 from coterie.nn.attention import SequenceCache
 from coterie.nn.block import Block
 from coterie.nn.layout import Layout
-from coterie.nn.linear import Embedding, Linear, linear
+from coterie.nn.linear import Linear, TokenEmbedding, linear
 from coterie.nn.moe import MoE
 from coterie.nn.mtp import MTPLayer
 from coterie.nn.norm import RMSNorm
@@ -32,7 +32,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = compute_dtype
-        self.embed = Embedding(config.vocab_size, config.width)
+        self.embed = TokenEmbedding(config.vocab_size, config.width)
         late = config.norm_rounding == "after_weight"
         self.blocks = nn.ModuleList(Block(config.width, block, config.norm_eps, late) for block in config.blocks)
         self.norm = RMSNorm(config.width, config.norm_eps, late)
