@@ -216,10 +216,16 @@ class StoredTensors:
         if self._quantisation["quant_method"] != "mxfp4":
             target.copy_(self.read(name))
             return
+        for expert in range(self.shape(name)[0]):
+            target[expert].copy_(self.read_part(name, expert))
+
+    def read_part(self, name: str, index: int) -> Tensor:
+        """`read(name)[index]`, and no more of a tensor in MXFP4 than that is unpacked."""
+        if name not in self._parts or self._quantisation["quant_method"] != "mxfp4":
+            return self.read(name)[index]
+        one = slice(index, index + 1)
         blocks, scales = (self._raw(part) for part in self._parts[name])
-        for expert in range(blocks.shape[0]):
-            one = slice(expert, expert + 1)
-            target[one].copy_(mxfp4(blocks[one], scales[one]).transpose(1, 2))
+        return mxfp4(blocks[one], scales[one])[0].T
 
     def _quantised_parts(self, method: str | None) -> dict[str, tuple[str, str]]:
         """Logical name -> the two tensors on disk that make it."""

@@ -1,0 +1,237 @@
+"""A checkpoint as one GGUF file for llama.cpp and Ollama, written tensor by tensor, read back and compared.
+
+Nothing is lost silently: what llama.cpp cannot run is refused before a byte is written, and what was stored in another
+type than asked for, left out, or is computed a little otherwise stands in the receipt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coterie.config import CheckpointError
+
+from coterie.weights.gguf_model import Description, describe
+from coterie.weights.gguf_source import ParameterSource
+from coterie.weights.gguf_tensors import Mapped, map_tensors
+from coterie.weights.gguf_types import FILE_TYPES, Choice, allowed_error, choose, pack, row_bytes, unpack
+from coterie.weights.gguf_vocab import vocabulary
+
+_Plan = list[tuple[Mapped, Choice]]
+
+
+@dataclass(frozen=True)
+class GgufReceipt:
+    """What was written and how it was checked.
+
+    `tensors`: number by type. `mapped`: tensor in the file -> the parameter it holds and how it was changed. `kept`:
+    groups of tensors in another type than `quant`, with the reason. `errors`: by type, the largest absolute error and
+    the root mean square error relative to the numbers', found on reading the file back (`checked` tensors).
+    `left_out`: beginnings of names that are not in the file. `differences`: what llama.cpp computes or tokenises
+    otherwise.
+    """
+
+    file: str
+    bytes: int
+    architecture: str
+    quant: str
+    pre_tokenizer: str
+    tensors: dict[str, int]
+    mapped: dict[str, str]
+    kept: tuple[dict[str, Any], ...]
+    errors: dict[str, dict[str, float]]
+    checked: int
+    left_out: tuple[str, ...]
+    differences: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The receipt as JSON types."""
+        return asdict(self)
+
+
+def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], None]) -> GgufReceipt:
+    """Write the checkpoint `directory` to the file `out` in `quant` (f16, bf16, q8_0, q4_0 or mxfp4) and check it.
+
+    `tell` is given lines for people as the work goes on. The file appears under its name when it is whole and right.
+    Errors: `ConfigError` for models that llama.cpp cannot run, `CheckpointError` for tensors, tokenizers and numbers
+    that the file cannot carry, and when the file that was read back is not what was to be written.
+    """
+    _package()
+    if quant not in FILE_TYPES:
+        raise CheckpointError(f"quant '{quant}' is not known; use one of {', '.join(FILE_TYPES)}")
+    directory, out = Path(directory), Path(out)
+    if out.is_dir():
+        raise CheckpointError(f"{out}: is a directory; give the name of the file to write, such as model.gguf")
+    source = ParameterSource(directory)
+    described = describe(source.config)
+    if quant == "mxfp4" and not source.config.is_moe:
+        raise CheckpointError(f"{directory}: mxfp4 is a format for experts and this model has none; use q4_0 or q8_0")
+    tokens = vocabulary(directory, source.config.vocab_size)
+    plan: _Plan = [(tensor, choose(tensor.name, tensor.shape, quant)) for tensor in map_tensors(source, described.target)]
+    differences = described.differences + tokens.differences
+    for line in (*(f"left out: {name}" for name in source.left_out), *(f"differs: {line}" for line in differences)):
+        tell(line)
+    keys = _general(directory, quant) | {f"{described.target.name}.{key}": value for key, value in described.keys.items()}
+    keys |= tokens.keys
+    temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write(temporary, described, keys, plan, tell)
+        tell(f"reading {len(plan)} tensors back")
+        errors = _check(temporary, keys, plan)
+        size = temporary.stat().st_size
+        os.replace(temporary, out)
+    except OSError as error:
+        raise CheckpointError(f"{out}: was not written ({error.strerror}); make room or choose another place") from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    return GgufReceipt(
+        file=str(out),
+        bytes=size,
+        architecture=described.target.name,
+        quant=quant,
+        pre_tokenizer=tokens.pre,
+        tensors=_count(choice.type for _, choice in plan),
+        mapped={tensor.name: tensor.origin + (f" ({tensor.note})" if tensor.note else "") for tensor, _ in plan},
+        kept=_kept(plan),
+        errors=errors,
+        checked=len(plan),
+        left_out=tuple(source.left_out),
+        differences=differences,
+    )
+
+
+def _package() -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise CheckpointError("writing GGUF needs the package 'gguf'; install it with: pip install 'coterie[gguf]'") from None
+
+
+def _general(directory: Path, quant: str) -> dict[str, Any]:
+    return {
+        "general.type": "model",
+        "general.name": directory.resolve().name,
+        "general.file_type": FILE_TYPES[quant],
+        "general.quantization_version": 2,
+    }
+
+
+def _count(types: Iterator[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for kind in types:
+        counts[kind] = counts.get(kind, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _kept(plan: _Plan) -> tuple[dict[str, Any], ...]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for tensor, choice in plan:
+        if choice.reason:
+            groups.setdefault((choice.type, choice.reason), []).append(tensor.name)
+    return tuple({"type": kind, "reason": reason, "tensors": names} for (kind, reason), names in groups.items())
+
+
+def _write(
+    path: Path, described: Description, keys: dict[str, Any], plan: _Plan, tell: Callable[[str], None]
+) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, described.target.name)
+    for key, value in keys.items():
+        if isinstance(value, list):
+            kind = gguf.GGUFValueType.INT32 if type(value[0]) is int else _value_type(value[0])
+            writer.add_key_value(key, value, gguf.GGUFValueType.ARRAY, sub_type=kind)
+        else:
+            writer.add_key_value(key, value, _value_type(value))
+    for tensor, choice in plan:
+        rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+        nbytes = rows * row_bytes(tensor.shape[-1], choice.type)
+        kind = gguf.GGMLQuantizationType[choice.type]
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        (file,) = writer.fout or ()
+        writer.write_padding(file, file.tell())
+        for number, (tensor, choice) in enumerate(plan, 1):
+            written = 0
+            for rows_RI in tensor.rows():
+                written += file.write(pack(rows_RI, choice.type, tensor.name).data)
+            writer.write_padding(file, written)
+            if number % 100 == 0 or number == len(plan):
+                tell(f"wrote {number} of {len(plan)} tensors")
+        file.flush()
+        os.fsync(file.fileno())
+    finally:
+        writer.close()
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value[0] if isinstance(value, list) else value, float)
+
+
+def _value_type(value: Any) -> Any:
+    import gguf
+
+    kinds = gguf.GGUFValueType
+    if isinstance(value, bool):
+        return kinds.BOOL
+    if isinstance(value, int):
+        return kinds.UINT32
+    return kinds.FLOAT32 if isinstance(value, float) else kinds.STRING
+
+
+def _check(path: Path, keys: dict[str, Any], plan: _Plan) -> dict[str, dict[str, float]]:
+    """Every key and every number of the file against what was meant; the errors found by type."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    for key, value in keys.items():
+        field = reader.get_field(key)
+        found = None if field is None else field.contents()
+        same = found is not None and np.array_equal(found, np.asarray(value, np.float32)) if _is_real(value) else found == value
+        if not same:
+            raise CheckpointError(f"{path}: key '{key}' reads back as {str(found)[:60]} instead of {str(value)[:60]}")
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    sums: dict[str, list[float]] = {}
+    for tensor, choice in plan:
+        found = stored.pop(tensor.name, None)
+        if found is None or tuple(reversed(found.shape.tolist())) != tensor.shape or found.tensor_type.name != choice.type:
+            raise CheckpointError(f"{path}: tensor '{tensor.name}' reads back in another shape or type")
+        _compare(path, tensor, choice, found.data, sums.setdefault(choice.type, [0.0, 0.0, 0.0]))
+    if stored:
+        raise CheckpointError(f"{path}: holds the tensor '{min(stored)}', which was not written")
+    return {
+        kind: {"largest": worst, "relative_rms": (error / max(size, 1e-300)) ** 0.5}
+        for kind, (worst, error, size) in sorted(sums.items())
+    }
+
+
+def _compare(path: Path, tensor: Mapped, choice: Choice, data: Any, sums: list[float]) -> None:
+    """One tensor's numbers against the source's; adds to (largest error, squared errors, squares)."""
+    packed = data.reshape(-1, data.shape[-1])
+    at = 0
+    for wanted_RI in tensor.rows():
+        found_RI = unpack(np.ascontiguousarray(packed[at : at + len(wanted_RI)]), choice.type)
+        at += len(wanted_RI)
+        if found_RI.shape != wanted_RI.shape:
+            raise CheckpointError(f"{path}: tensor '{tensor.name}' is shorter than it should be")
+        error_RI = np.abs(found_RI.astype(np.float64) - wanted_RI)
+        if not (error_RI <= allowed_error(wanted_RI, choice.type)).all():
+            raise CheckpointError(
+                f"'{tensor.name}' lies outside what {choice.type} can hold (off by {error_RI.max():.3g}); use bf16"
+            )
+        sums[0] = max(sums[0], float(error_RI.max(initial=0.0)))
+        sums[1] += float((error_RI**2).sum())
+        sums[2] += float((wanted_RI.astype(np.float64) ** 2).sum())
+    if at != len(packed):
+        raise CheckpointError(f"{path}: tensor '{tensor.name}' is longer than it should be")
