@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from coterie.config import CheckpointError
-
 from coterie.weights.gguf_model import Description, describe
 from coterie.weights.gguf_source import ParameterSource
 from coterie.weights.gguf_tensors import Mapped, map_tensors
@@ -56,7 +55,7 @@ class GgufReceipt:
 
 
 def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], None]) -> GgufReceipt:
-    """Write the checkpoint `directory` to the file `out` in `quant` (f16, bf16, q8_0, q4_0 or mxfp4) and check it.
+    """Write the checkpoint `directory` to the file `out` in `quant` (a key of `FILE_TYPES`) and check it.
 
     `tell` is given lines for people as the work goes on. The file appears under its name when it is whole and right.
     Errors: `ConfigError` for models that llama.cpp cannot run, `CheckpointError` for tensors, tokenizers and numbers
@@ -73,11 +72,15 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
     if quant == "mxfp4" and not source.config.is_moe:
         raise CheckpointError(f"{directory}: mxfp4 is a format for experts and this model has none; use q4_0 or q8_0")
     tokens = vocabulary(directory, source.config.vocab_size)
-    plan: _Plan = [(tensor, choose(tensor.name, tensor.shape, quant)) for tensor in map_tensors(source, described.target)]
+    plan: _Plan = [
+        (tensor, choose(tensor.name, tensor.shape, quant)) for tensor in map_tensors(source, described.target)
+    ]
     differences = described.differences + tokens.differences
     for line in (*(f"left out: {name}" for name in source.left_out), *(f"differs: {line}" for line in differences)):
         tell(line)
-    keys = _general(directory, quant) | {f"{described.target.name}.{key}": value for key, value in described.keys.items()}
+    keys = _general(directory, quant) | {
+        f"{described.target.name}.{key}": value for key, value in described.keys.items()
+    }
     keys |= tokens.keys
     temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
@@ -112,7 +115,9 @@ def _package() -> None:
     try:
         import gguf  # noqa: F401
     except ImportError:
-        raise CheckpointError("writing GGUF needs the package 'gguf'; install it with: pip install 'coterie[gguf]'") from None
+        raise CheckpointError(
+            "writing GGUF needs the package 'gguf'; install it with: pip install 'coterie[gguf]'"
+        ) from None
 
 
 def _general(directory: Path, quant: str) -> dict[str, Any]:
@@ -139,9 +144,7 @@ def _kept(plan: _Plan) -> tuple[dict[str, Any], ...]:
     return tuple({"type": kind, "reason": reason, "tensors": names} for (kind, reason), names in groups.items())
 
 
-def _write(
-    path: Path, described: Description, keys: dict[str, Any], plan: _Plan, tell: Callable[[str], None]
-) -> None:
+def _write(path: Path, described: Description, keys: dict[str, Any], plan: _Plan, tell: Callable[[str], None]) -> None:
     import gguf
 
     writer = gguf.GGUFWriter(path, described.target.name)
@@ -160,7 +163,7 @@ def _write(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        (file,) = writer.fout or ()
+        file = (writer.fout or [])[0]
         writer.write_padding(file, file.tell())
         for number, (tensor, choice) in enumerate(plan, 1):
             written = 0
@@ -198,14 +201,22 @@ def _check(path: Path, keys: dict[str, Any], plan: _Plan) -> dict[str, dict[str,
     for key, value in keys.items():
         field = reader.get_field(key)
         found = None if field is None else field.contents()
-        same = found is not None and np.array_equal(found, np.asarray(value, np.float32)) if _is_real(value) else found == value
+        same = (
+            found is not None and np.array_equal(found, np.asarray(value, np.float32))
+            if _is_real(value)
+            else found == value
+        )
         if not same:
             raise CheckpointError(f"{path}: key '{key}' reads back as {str(found)[:60]} instead of {str(value)[:60]}")
     stored = {tensor.name: tensor for tensor in reader.tensors}
     sums: dict[str, list[float]] = {}
     for tensor, choice in plan:
         found = stored.pop(tensor.name, None)
-        if found is None or tuple(reversed(found.shape.tolist())) != tensor.shape or found.tensor_type.name != choice.type:
+        if (
+            found is None
+            or tuple(reversed(found.shape.tolist())) != tensor.shape
+            or found.tensor_type.name != choice.type
+        ):
             raise CheckpointError(f"{path}: tensor '{tensor.name}' reads back in another shape or type")
         _compare(path, tensor, choice, found.data, sums.setdefault(choice.type, [0.0, 0.0, 0.0]))
     if stored:

@@ -39,9 +39,9 @@ class ParameterSource:
             self.left_out.append(f"{self._beyond[0]}* (layers that predict further tokens)")
         with torch.device("meta"):
             model = Transformer(self.config)
-        own = dict(model.named_parameters())
+        own: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
         own |= {name: buffer for name, buffer in model.named_buffers() if name.endswith("select_bias")}
-        self._parameters: dict[str, Tensor] = {name: tensor.detach() for name, tensor in own.items()}
+        self._parameters = own
         self.shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
         self._slots: dict[str, list[Slot]] = {name: [] for name in own}
         self._check(family(self.config.family).slots(self.config))

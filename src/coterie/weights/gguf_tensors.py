@@ -21,7 +21,7 @@ from coterie.weights.gguf_types import CHUNK, Array
 
 @dataclass(frozen=True)
 class Mapped:
-    """One tensor of the file. `origin`: our parameter; `rows()`: (R, I) fp32 pieces in order; `note`: how it changed."""
+    """One tensor of the file: our parameter `origin`, changed as `note` says; `rows()`: its (R, I) fp32 in pieces."""
 
     name: str
     shape: tuple[int, ...]

@@ -16,7 +16,7 @@ from coterie.config import CheckpointError
 Array = npt.NDArray[Any]
 
 # What `quant` may be, with the number that llama.cpp knows the file by (`general.file_type`).
-FILE_TYPES = {"f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "mxfp4": 38}
+FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "mxfp4": 38}
 _BLOCK = 32
 _BLOCKED = ("Q8_0", "Q4_0", "MXFP4")
 # Numbers packed at a time: what a packer needs beside its input stays small whatever the tensor.

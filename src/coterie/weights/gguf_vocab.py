@@ -45,11 +45,14 @@ _SPLITS: dict[tuple[str, ...], dict[bool, str]] = {
     (_GPT2,): {False: "gpt-2"},
     (_DIGITS, _GPT2): {False: "smollm"},
     (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", _PUNCTUATED): {False: "deepseek-v3"},
-    (r"[\r\n]", _LETTERS, r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", "[一-龥ࠀ-一가-퟿]+", _DIGITS): {False: "deepseek-llm"},
+    (r"[\r\n]", _LETTERS, r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", "[一-龥ࠀ-一가-퟿]+", _DIGITS): {
+        False: "deepseek-llm"
+    },
 }
 # Tokens at which llama.cpp stops whatever the file says.
 _KNOWN_ENDS = frozenset(
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> <|end_of_text|>".split()
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> "
+    "<|end_of_text|>".split()
 )
 
 
