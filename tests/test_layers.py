@@ -26,6 +26,7 @@ LAYERS = {
     "infer": 6,
     "evaluate": 7,
     "recipes": 8,
+    "serve": 8,
     "cli": 9,
 }
 LIGHT = [name for name, layer in LAYERS.items() if layer <= 2]

@@ -11,9 +11,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load": "coterie.infer.model",
     "save": "coterie.infer.model",
+    "serve_in_thread": "coterie.serve.server",
     "CoterieError": "coterie.config",
 }
-__all__ = ["CoterieError", "__version__", "load", "save"]
+__all__ = ["CoterieError", "__version__", "load", "save", "serve_in_thread"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli import expert_verbs, model_verbs
+from coterie.cli import expert_verbs, model_verbs, serve_verbs
 from coterie.cli.options import Dtype, Json, MaxTokens, Model, Seed, Sources, Temperature, TopP
 
 app = typer.Typer(
@@ -134,6 +134,7 @@ def data_lint(sources: Sources, as_json: Json = False) -> None:
 
 model_verbs.register(app)
 expert_verbs.register(app)
+serve_verbs.register(app)
 
 
 def main() -> None:

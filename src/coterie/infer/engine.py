@@ -10,73 +10,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
+from torch import Tensor
 
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
 from coterie.infer.reply import ReplyText
-from coterie.infer.sampling import SamplingParams, sample
+from coterie.infer.request import (
+    Event,
+    FinishReason,
+    Reply,
+    Request,
+    TopLogprobs,
+    Wishes,
+    check_prompt,
+)
+from coterie.infer.sampling import SamplingParams, sample, score
 from coterie.nn.layout import Layout
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 
-FinishReason = Literal["stop", "length"]
-TopLogprobs = tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One token of one reply. `text`: what became certain by it (may be empty, or end before the token's own text).
-
-    `logprob` is the model's own, before any penalty, temperature or filter. `finish_reason` is set on the last event.
-    """
-
-    request: int
-    token: int
-    logprob: float
-    top: TopLogprobs
-    text: str
-    finish_reason: FinishReason | None
-
-
-@dataclass(slots=True)
-class Reply:
-    """A whole reply. `ids` and `logprobs` include the token that stopped it, `text` does not."""
-
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    top: list[TopLogprobs] = field(default_factory=list)
-    text: str = ""
-    finish_reason: FinishReason | None = None
-
-    def add(self, event: Event) -> None:
-        """Take in the next event."""
-        self.ids.append(event.token)
-        self.logprobs.append(event.logprob)
-        self.top.append(event.top)
-        self.text += event.text
-        self.finish_reason = event.finish_reason
-
-
-class _Request:
-    """A sequence in the engine. `tokens` is prompt and reply; those from `cache.length` on wait to be fed."""
-
-    __slots__ = ("cache", "id", "limit", "num_prompt", "params", "stop_ids", "text", "tokens")
-
-    def __init__(
-        self, id: int, prompt: list[int], params: SamplingParams, limit: int, stop_ids: frozenset[int], text: ReplyText
-    ) -> None:
-        self.id = id
-        self.tokens = prompt
-        self.num_prompt = len(prompt)
-        self.params = params
-        self.limit = limit
-        self.stop_ids = stop_ids
-        self.text = text
-        self.cache: SequenceCache
+# Prompt positions whose log-probabilities are worked out at once.
+_SCORED_ROWS = 64
 
 
 class Engine:
@@ -84,10 +40,19 @@ class Engine:
 
     `max_batch`: sequences in one forward pass; more wait. `prefill_chunk`: prompt tokens in one forward pass, so that
     long prompts do not hold up the sequences already talking. Without a tokenizer, events carry no text.
+
+    `deterministic`: a seeded reply is the same to the last bit whatever else is running. Products over more rows may
+    round differently, so each sequence goes through the model by itself, in chunks that start at fixed positions; that
+    costs what batching gains. Without it a reply depends on its neighbours by rounding alone.
     """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer | None = None, max_batch: int = 32, prefill_chunk: int = 512
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer | None = None,
+        max_batch: int = 32,
+        prefill_chunk: int = 512,
+        deterministic: bool = False,
     ) -> None:
         if max_batch < 1 or prefill_chunk < 1:
             raise ConfigError(f"engine: max_batch {max_batch} and prefill_chunk {prefill_chunk} must be at least 1")
@@ -95,8 +60,9 @@ class Engine:
         self.tokenizer = tokenizer
         self.max_batch = max_batch
         self.prefill_chunk = prefill_chunk
-        self._waiting: deque[_Request] = deque()
-        self._running: list[_Request] = []
+        self.deterministic = deterministic
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
         self._next_id = 0
 
     @property
@@ -104,12 +70,34 @@ class Engine:
         """Whether a request is running or waiting."""
         return bool(self._running or self._waiting)
 
+    def __contains__(self, request_id: int) -> bool:
+        return any(request.id == request_id for queue in (self._running, self._waiting) for request in queue)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that take part in the next step."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have no place in the batch yet."""
+        return len(self._waiting)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of the requests that wait."""
+        return sum(request.num_prompt for request in list(self._waiting))
+
+    def progress(self) -> list[tuple[int, int, int]]:
+        """(request, tokens read, prompt tokens) of each running sequence."""
+        return [(request.id, request.cache.length, request.num_prompt) for request in list(self._running)]
+
     @property
     def cache_bytes(self) -> int:
         """Bytes held by the key/value caches of the running sequences."""
         return sum(request.cache.num_bytes for request in self._running)
 
-    def add(self, prompt_ids: Iterable[int], params: SamplingParams | None = None) -> int:
+    def add(self, prompt_ids: Iterable[int], params: SamplingParams | None = None, wishes: Wishes | None = None) -> int:
         """Queue a prompt; returns the request's id.
 
         The reply ends with a stop token or string, after `max_tokens`, or when prompt and reply fill the model's
@@ -127,7 +115,8 @@ class Engine:
             stop_ids = tuple(self.tokenizer.stop_ids) if self.tokenizer is not None else ()
         limit = min(params.max_tokens, config.max_positions - len(prompt))
         text = ReplyText(self.tokenizer, params.stop)
-        request = _Request(self._next_id, prompt, params.with_seed(), limit, frozenset(stop_ids), text)
+        stops = frozenset(stop_ids)
+        request = Request(self._next_id, prompt, params.with_seed(), limit, stops, text, wishes or Wishes())
         self._next_id += 1
         self._waiting.append(request)
         return request.id
@@ -203,72 +192,90 @@ class Engine:
             count = len(self._running) + len(self._waiting)
             raise CoterieError(f"engine: {count} other request(s) are under way; use add and step, or another engine")
 
-    def _plan(self) -> list[tuple[_Request, int]]:
+    def _plan(self) -> list[tuple[Request, int]]:
         """Who is fed how many tokens: one for each that is talking, prompts first come first served."""
         plan = []
         budget = self.prefill_chunk
         for request in self._running:
             pending = len(request.tokens) - request.cache.length
             if pending > 1:
-                pending = min(pending, budget)
+                if self.deterministic:  # whole chunks from fixed positions, or nothing
+                    pending = min(pending, self.prefill_chunk - request.cache.length % self.prefill_chunk)
+                    pending = pending if budget == self.prefill_chunk or pending <= budget else 0
+                else:
+                    pending = min(pending, budget)
                 budget -= pending
             if pending:
                 plan.append((request, pending))
         return plan
 
     @torch.inference_mode()
-    def _forward(self, plan: list[tuple[_Request, int]]) -> list[Event]:
-        device = self.model.embed.weight.device
-        ids: list[int] = []
-        starts: list[int] = []
-        lengths: list[int] = []
-        last_rows: list[int] = []
-        talking: list[_Request] = []
-        for request, count in plan:
-            start = request.cache.length
-            ids += request.tokens[start : start + count]
-            starts.append(start)
-            lengths.append(count)
-            if start + count == len(request.tokens):
-                talking.append(request)
-                last_rows.append(len(ids) - 1)
-        layout = Layout.packed(lengths, starts, device=device)
-        h_TD = self.model(torch.tensor(ids, device=device), layout, caches=[request.cache for request, _ in plan])
+    def _forward(self, plan: list[tuple[Request, int]]) -> list[Event]:
+        talking: list[Request] = []
+        parts: list[Tensor] = []
+        for group in self._groups(plan):
+            h_TD = self._hidden(group)
+            last_rows, start = [], 0
+            for request, count in group:
+                end = request.cache.length
+                if request.prompt is not None and end - count < request.num_prompt - 1:
+                    self._score_prompt(request, h_TD[start : start + count], end - count)
+                start += count
+                if end == len(request.tokens):
+                    talking.append(request)
+                    last_rows.append(start - 1)
+            if last_rows:
+                parts.append(self.model.logits(h_TD if len(last_rows) == h_TD.shape[0] else h_TD[last_rows]))
         if not talking:
             return []
-        h_BD = h_TD if len(talking) == len(ids) else h_TD[last_rows]
         sampled = sample(
-            self.model.logits(h_BD),
+            torch.cat(parts) if len(parts) > 1 else parts[0],
             [request.params for request in talking],
-            [len(request.tokens) - request.num_prompt for request in talking],
+            [request.num_drawn for request in talking],
             [request.tokens for request in talking],
+            [request.wishes.filter and request.wishes.filter.allowed() for request in talking],
         )
         return [self._take(*row) for row in zip(talking, sampled.ids, sampled.logprobs, sampled.top, strict=True)]
 
-    def _take(self, request: _Request, token: int, logprob: float, top: TopLogprobs) -> Event:
+    def _groups(self, plan: list[tuple[Request, int]]) -> list[list[tuple[Request, int]]]:
+        """What is run as one packed batch: everything, or when deterministic each sequence by itself."""
+        return [[entry] for entry in plan] if self.deterministic else [plan]
+
+    def _hidden(self, group: list[tuple[Request, int]]) -> Tensor:
+        """(T, D): the next tokens of a group through the model, and into their caches."""
+        device = self.model.embed.weight.device
+        ids: list[int] = []
+        starts = [request.cache.length for request, _ in group]
+        for (request, count), start in zip(group, starts, strict=True):
+            ids += request.tokens[start : start + count]
+        layout = Layout.packed([count for _, count in group], starts, device=device)
+        return self.model(torch.tensor(ids, device=device), layout, caches=[request.cache for request, _ in group])
+
+    def _score_prompt(self, request: Request, h_TD: Tensor, start: int) -> None:
+        """Log-probabilities of the prompt tokens that follow positions `start ...`, a slice at a time."""
+        assert request.prompt is not None
+        following = request.tokens[start + 1 : min(start + 1 + h_TD.shape[0], request.num_prompt)]
+        for first in range(0, len(following), _SCORED_ROWS):
+            ids = following[first : first + _SCORED_ROWS]
+            logits_TV = self.model.logits(h_TD[first : first + len(ids)])
+            logprobs, top = score(logits_TV, ids, request.wishes.prompt_logprobs or 0)
+            request.prompt.logprobs.extend(logprobs)
+            request.prompt.top.extend(top)
+
+    def _take(self, request: Request, token: int, logprob: float, top: TopLogprobs) -> Event:
         """Add a token to its reply; a finished request leaves the engine."""
+        first = request.num_drawn == 0
         request.tokens.append(token)
+        if request.wishes.filter is not None:
+            request.wishes.filter.accept(token)
         text, by_string = ("", False) if token in request.stop_ids else request.text.push(token)
         finish: FinishReason | None = None
         if by_string or token in request.stop_ids:
             finish = "stop"
-        elif len(request.tokens) - request.num_prompt >= request.limit:
+        elif request.num_drawn >= request.limit:
             finish = "length"
         if finish is not None:
             self._running.remove(request)
             text += request.text.finish()
-        return Event(request.id, token, logprob, top, text, finish)
-
-
-def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") -> None:
-    """Errors: `CoterieError`, one line, for token ids that are none, more than `most`, or not below `vocab_size`."""
-    if not ids:
-        raise CoterieError("prompt: it is empty; give at least one token")
-    if len(ids) > most:
-        raise CoterieError(f"prompt: it has {len(ids)} tokens and the model takes {most}; shorten it{why}")
-    low, high = min(ids), max(ids)
-    if low < 0 or high >= vocab_size:
-        wrong = low if low < 0 else high
-        raise CoterieError(
-            f"prompt: token id {wrong} is outside the model's vocabulary of {vocab_size}; use the model's own tokenizer"
-        )
+        scores = request.prompt if first else None
+        return Event(request.id, token, logprob, top, text, finish, request.cached if first else 0, scores)

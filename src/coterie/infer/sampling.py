@@ -27,13 +27,15 @@ _TOP_P_CANDIDATES = 256
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one reply is drawn. The order is: repetition penalty, temperature, top-k, top-p, min-p (as in transformers).
+    """How one reply is drawn. The order is: penalties and bias, temperature, top-k, top-p, min-p (as in transformers).
 
     `temperature` 0 takes the most likely token. `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 do nothing.
     `top_p` keeps the fewest best tokens that hold this share of what top-k left; `min_p` keeps tokens with at least
     this share of the best one's probability. `seed` None: a fresh one for each reply. `stop`: strings that end the
     reply and are not part of its text. `stop_ids`: tokens that end it (kept in its ids, not in its text); None means
-    the tokenizer's own. `logprobs`: how many of the most likely tokens are reported at each step.
+    the tokenizer's own. `logprobs`: how many of the most likely tokens are reported at each step. `presence_penalty` is
+    taken off the score of each token of the reply so far, `frequency_penalty` as often as it came. `logit_bias`: pairs
+    of a token and a number added to its score.
     """
 
     temperature: float = 1.0
@@ -46,6 +48,9 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] | None = None
     logprobs: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.stop, str | tuple | list):
@@ -58,6 +63,8 @@ class SamplingParams:
         _number(self.top_p, "top_p", 0.0, 1.0, "1 keeps all tokens", low_allowed=False)
         _number(self.min_p, "min_p", 0.0, 1.0, "0 keeps all tokens")
         _number(self.repetition_penalty, "repetition_penalty", 0.0, math.inf, "1 is none", low_allowed=False)
+        _number(self.presence_penalty, "presence_penalty", -2.0, 2.0, "0 is none")
+        _number(self.frequency_penalty, "frequency_penalty", -2.0, 2.0, "0 is none")
         _whole(self.top_k, "top_k", 0, "0 keeps all tokens")
         _whole(self.max_tokens, "max_tokens", 1, "a reply has at least one token")
         _whole(self.logprobs, "logprobs", 0, "the number of likely tokens to report")
@@ -71,6 +78,12 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def changes_scores(self) -> bool:
+        """Whether a penalty or bias moves single tokens."""
+        counted = self.presence_penalty or self.frequency_penalty or self.logit_bias
+        return self.repetition_penalty != 1 or bool(counted)
 
     def with_seed(self) -> SamplingParams:
         """The same settings with a definite seed: a fresh random one where it was None."""
@@ -102,17 +115,19 @@ def sample(
     params: Sequence[SamplingParams],
     steps: Sequence[int],
     histories: Sequence[Sequence[int]] | None = None,
+    allowed: Sequence[Tensor | None] | None = None,
 ) -> Sampled:
     """Draw one token per row.
 
     `logits_BV` float32; `params[i]` has a seed (see `with_seed`) unless greedy; `steps[i]` counts the tokens row i has
-    drawn so far; `histories[i]`, its prompt and reply so far, is read only under a repetition penalty.
+    drawn so far; `histories[i]`, its prompt and reply so far, is read only under a penalty. `allowed[i]`: bool (V,),
+    the only tokens row i may draw.
 
     Log-probabilities are those of the model: log-softmax of the raw logits, before any penalty, temperature or filter.
-    Errors: `ConfigError` when the logits are not finite, or a repetition penalty comes without histories.
+    Errors: `ConfigError` when the logits are not finite, or a penalty comes without histories.
     """
     logprobs_BV = logits_BV.log_softmax(-1)
-    scores_BV = _penalised(logits_BV, params, histories)
+    scores_BV = _changed(logits_BV, params, steps, histories, allowed or [None] * len(params))
     groups: dict[tuple[float, int, float, float], list[int]] = {}
     for row, p in enumerate(params):
         key = (0.0, 0, 1.0, 0.0) if p.greedy else (p.temperature, p.top_k, p.top_p, p.min_p)
@@ -176,22 +191,53 @@ def _pick(probs_BN: Tensor, ids_BN: Tensor | None, u_B: Tensor, top_p: float, mi
     return (index_B1 if ids_BN is None else ids_BN.gather(1, index_B1))[:, 0]
 
 
-def _penalised(
-    logits_BV: Tensor, params: Sequence[SamplingParams], histories: Sequence[Sequence[int]] | None
+def _changed(
+    logits_BV: Tensor,
+    params: Sequence[SamplingParams],
+    steps: Sequence[int],
+    histories: Sequence[Sequence[int]] | None,
+    allowed: Sequence[Tensor | None],
 ) -> Tensor:
-    """Scores of tokens already seen, divided by the penalty when positive and multiplied by it when negative."""
-    if all(p.repetition_penalty == 1 for p in params):
+    """The scores after each row's penalties, bias and allowed tokens; the logits themselves where there are none."""
+    rows = [row for row, p in enumerate(params) if p.changes_scores or allowed[row] is not None]
+    if not rows:
         return logits_BV
-    if histories is None:
-        raise ConfigError("sampling: a repetition penalty needs the tokens so far; pass histories")
+    if histories is None and any(p.changes_scores for p in params):
+        raise ConfigError("sampling: a penalty needs the tokens so far; pass histories")
     scores_BV = logits_BV.clone()
-    for row, p in enumerate(params):
-        if p.repetition_penalty == 1:
-            continue
-        seen = torch.tensor(histories[row], dtype=torch.int64, device=scores_BV.device)
-        values = scores_BV[row, seen]
-        scores_BV[row, seen] = torch.where(values > 0, values / p.repetition_penalty, values * p.repetition_penalty)
+    for row in rows:
+        if histories is not None and params[row].changes_scores:
+            _penalise(scores_BV[row], params[row], histories[row], steps[row])
+        mask_V = allowed[row]
+        if mask_V is not None:
+            scores_BV[row].masked_fill_(~mask_V.to(scores_BV.device), float("-inf"))
     return scores_BV
+
+
+def _penalise(scores_V: Tensor, p: SamplingParams, history: Sequence[int], step: int) -> None:
+    """In place: seen tokens divided by the repetition penalty when positive and multiplied by it when negative; then
+    the penalties on the reply's own tokens (the last `step` of the history), then the bias."""
+    device = scores_V.device
+    if p.repetition_penalty != 1:
+        seen = torch.tensor(history, dtype=torch.int64, device=device)
+        values = scores_V[seen]
+        scores_V[seen] = torch.where(values > 0, values / p.repetition_penalty, values * p.repetition_penalty)
+    if step and (p.presence_penalty or p.frequency_penalty):
+        drawn = torch.tensor(history[len(history) - step :], dtype=torch.int64, device=device)
+        ids, counts = drawn.unique(return_counts=True)
+        scores_V[ids] -= p.presence_penalty + p.frequency_penalty * counts.to(scores_V.dtype)
+    if p.logit_bias:
+        ids = torch.tensor([token for token, _ in p.logit_bias], dtype=torch.int64, device=device)
+        scores_V[ids] += torch.tensor([value for _, value in p.logit_bias], dtype=scores_V.dtype, device=device)
+
+
+def score(
+    logits_TV: Tensor, ids: Sequence[int], num_top: int
+) -> tuple[list[float], list[tuple[tuple[int, float], ...]]]:
+    """The log-probability of each row's given token, and its `num_top` most likely ones."""
+    logprobs_TV = logits_TV.log_softmax(-1)
+    ids_T = torch.tensor(ids, dtype=torch.int64, device=logits_TV.device)
+    return logprobs_TV.gather(1, ids_T[:, None])[:, 0].tolist(), _top(logprobs_TV, [num_top] * len(ids))
 
 
 def _top(logprobs_BV: Tensor, counts: Sequence[int]) -> list[tuple[tuple[int, float], ...]]:

@@ -91,7 +91,7 @@ def render(
 
     try:
         return _compiled(template).render(
-            messages=[message.to_dict() for message in messages],
+            messages=[_for_template(message) for message in messages],
             tools=list(tools) if tools else None,
             add_generation_prompt=add_generation_prompt,
             **(variables or {}),
@@ -100,24 +100,32 @@ def render(
         raise DataError(f"chat template: {' '.join(str(error).split())}") from None
 
 
+def _for_template(message: Message) -> dict[str, Any]:
+    """Templates read reasoning under either of two names; each finds its own."""
+    data = message.to_dict()
+    return data if message.reasoning is None else {**data, "reasoning": message.reasoning}
+
+
 def render_ids(
     tokenizer: Tokenizer,
     messages: Sequence[Message],
     template: str | None = None,
     add_generation_prompt: bool = False,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> tuple[list[int], list[bool]]:
     """Token ids of a conversation and, for each, whether an assistant wrote it (its end-of-turn token included).
 
     A reply's tokens are exactly those that follow its prompt: prompt and reply are encoded apart. `template=None` is
-    the tokenizer's own. Errors: `DataError` for no template, or one that changes earlier turns later on.
+    the tokenizer's own; `variables`: more names for it.
+    Errors: `DataError` for no template, or one that changes earlier turns later on.
     """
     template = tokenizer.chat_template if template is None else template
     if template is None:
         raise DataError("this tokenizer has no chat template; save a chat_template.jinja beside it or give one")
     hidden, names = _hide(messages, tools or (), sorted(tokenizer.added_tokens, key=len, reverse=True))
     safe_messages, safe_tools = hidden
-    variables = tokenizer.named_tokens
+    variables = {**tokenizer.named_tokens, **(variables or {})}
 
     def text_of(count: int, prompt: bool) -> str:
         return render(safe_messages[:count], template, prompt, safe_tools, variables)

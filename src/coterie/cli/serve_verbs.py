@@ -1,0 +1,56 @@
+"""`coterie serve`. Imports nothing heavy: `--help` stays fast."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from coterie.cli.options import Dtype, Model
+
+
+def serve(
+    model: Model,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that others can reach needs a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    name: Annotated[str | None, typer.Option(help="What requests call the model (default: its directory).")] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="A further name for it (may be given again).")] = None,
+    api_key_file: Annotated[str | None, typer.Option(help="A file whose first line is the key to ask for.")] = None,
+    insecure_no_auth: Annotated[bool, typer.Option(help="Let everyone in, on any address.")] = False,
+    allowed_host: Annotated[list[str] | None, typer.Option(help="A further name in Host headers to accept.")] = None,
+    allowed_origin: Annotated[list[str] | None, typer.Option(help="A web origin whose pages may call.")] = None,
+    slots: Annotated[int, typer.Option(help="Replies generated at once; more wait.", min=1)] = 16,
+    max_queue: Annotated[int | None, typer.Option(help="Requests that may wait (default: 4 x slots).", min=0)] = None,
+    request_timeout: Annotated[float, typer.Option(help="Seconds that a request may take in all.", min=1)] = 600,
+    drain: Annotated[float, typer.Option(help="Seconds that replies may go on after SIGTERM.", min=0)] = 30,
+    deterministic: Annotated[bool, typer.Option(help="Same seed, same bytes, whatever else runs (slower).")] = False,
+    page: Annotated[bool, typer.Option(help="Serve the chat page at /.")] = True,
+    log_requests: Annotated[str, typer.Option(help="off, meta (no text) or full.")] = "meta",
+    dtype: Dtype = "float32",
+) -> None:
+    """Serve a model over an OpenAI-compatible HTTP API. Ctrl-C or SIGTERM drains and ends."""
+    from coterie.cli.serve import run
+
+    settings = {
+        "host": host,
+        "port": port,
+        "insecure_no_auth": insecure_no_auth,
+        "allowed_hosts": tuple(allowed_host or ()),
+        "allowed_origins": tuple(allowed_origin or ()),
+        "slots": slots,
+        "max_queue": max_queue,
+        "request_timeout": request_timeout,
+        "drain": drain,
+        "deterministic": deterministic,
+        "page": page,
+        "log_requests": log_requests,
+    }
+    sys.exit(run(model, name, tuple(alias or ()), api_key_file, dtype, settings))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file to the command line."""
+    app.command(short_help="Serve a model over an OpenAI-compatible HTTP API.")(serve)

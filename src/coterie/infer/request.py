@@ -1,0 +1,139 @@
+"""What goes into the engine and what comes out: one request, its events, its whole reply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from coterie.config import CoterieError
+from coterie.infer.cache import SequenceCache
+from coterie.infer.reply import ReplyText
+from coterie.infer.sampling import SamplingParams
+
+FinishReason = Literal["stop", "length"]
+TopLogprobs = tuple[tuple[int, float], ...]
+
+
+class TokenFilter(Protocol):
+    """Says which tokens may come next in one reply: a grammar."""
+
+    def allowed(self) -> Tensor | None:
+        """bool (V,), or None when every token may come."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Take in the token that was drawn."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """For each prompt token but the first, the model's log-probability and the most likely tokens instead of it."""
+
+    logprobs: list[float]
+    top: list[TopLogprobs]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One token of one reply. `text`: what became certain by it (may be empty, or end before the token's own text).
+
+    `logprob` is the model's own, before any penalty, temperature or filter. `finish_reason` is set on the last event.
+    `cached` (prompt tokens that were not read again) and `prompt` (where asked for) come with the first event.
+    """
+
+    request: int
+    token: int
+    logprob: float
+    top: TopLogprobs
+    text: str
+    finish_reason: FinishReason | None
+    cached: int = 0
+    prompt: PromptScores | None = None
+
+
+@dataclass(slots=True)
+class Reply:
+    """A whole reply. `ids` and `logprobs` include the token that stopped it, `text` does not."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    top: list[TopLogprobs] = field(default_factory=list)
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    cached: int = 0
+    prompt: PromptScores | None = None
+
+    def add(self, event: Event) -> None:
+        """Take in the next event."""
+        if not self.ids:
+            self.cached, self.prompt = event.cached, event.prompt
+        self.ids.append(event.token)
+        self.logprobs.append(event.logprob)
+        self.top.append(event.top)
+        self.text += event.text
+        self.finish_reason = event.finish_reason
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a request wants beside sampling.
+
+    `prompt_logprobs`: score the prompt and report so many likely tokens at each place (None: do not). `filter`: a
+    grammar for the reply.
+    """
+
+    prompt_logprobs: int | None = None
+    filter: TokenFilter | None = None
+
+
+class Request:
+    """A sequence in the engine. `tokens` is prompt and reply; those from `cache.length` on wait to be fed."""
+
+    __slots__ = (
+        "cache", "cached", "id", "limit", "num_prompt", "params", "prompt", "stop_ids", "text", "tokens", "wishes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: int,
+        prompt: list[int],
+        params: SamplingParams,
+        limit: int,
+        stop_ids: frozenset[int],
+        text: ReplyText,
+        wishes: Wishes,
+    ) -> None:
+        self.id = id
+        self.tokens = prompt
+        self.num_prompt = len(prompt)
+        self.params = params
+        self.limit = limit
+        self.stop_ids = stop_ids
+        self.text = text
+        self.wishes = wishes
+        self.cached = 0
+        self.prompt = PromptScores([], []) if wishes.prompt_logprobs is not None else None
+        self.cache: SequenceCache
+
+    @property
+    def num_drawn(self) -> int:
+        """Tokens of the reply so far."""
+        return len(self.tokens) - self.num_prompt
+
+
+def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") -> None:
+    """Errors: `CoterieError`, one line, for token ids that are none, more than `most`, or not below `vocab_size`."""
+    if not ids:
+        raise CoterieError("prompt: it is empty; give at least one token")
+    if len(ids) > most:
+        raise CoterieError(f"prompt: it has {len(ids)} tokens and the model takes {most}; shorten it{why}")
+    low, high = min(ids), max(ids)
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise CoterieError(
+            f"prompt: token id {wrong} is outside the model's vocabulary of {vocab_size}; use the model's own tokenizer"
+        )

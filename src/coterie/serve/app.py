@@ -1,0 +1,55 @@
+"""The application: routes, guarded by one middleware."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from coterie.serve import chat, completions, embeddings, status, tokens
+from coterie.serve.guard import Guard
+from coterie.serve.service import Service
+
+PAGE = Path(__file__).parent / "page"
+
+
+def routes(page: bool = True) -> list[BaseRoute]:
+    """Every endpoint; the page last, as it takes what is left."""
+    listed: list[BaseRoute] = [
+        Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
+        Route("/v1/completions", completions.completions, methods=["POST"]),
+        Route("/v1/embeddings", embeddings.embeddings, methods=["POST"]),
+        Route("/v1/models", status.models, methods=["GET"]),
+        Route("/v1/models/{name:path}", status.model, methods=["GET"]),
+        Route("/health", status.health, methods=["GET"]),
+        Route("/ready", status.ready, methods=["GET"]),
+        Route("/metrics", status.metrics, methods=["GET"]),
+    ]
+    for prefix in ("", "/v1"):
+        listed += [
+            Route(f"{prefix}/tokenize", tokens.tokenize, methods=["POST"]),
+            Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),
+            Route(f"{prefix}/tokenizer_info", tokens.tokenizer_info, methods=["GET"]),
+        ]
+    if page and PAGE.is_dir():
+        listed.append(Mount("/", StaticFiles(directory=PAGE, html=True), name="page"))
+    return listed
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The ASGI application of a service. Its engine starts with it and ends with it."""
+
+    @asynccontextmanager
+    async def lifespan(app: object) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            service.thread.stop()
+
+    # The bare router: Starlette's own application would answer failures before the guard sees them.
+    return Guard(Router(routes(service.settings.page), lifespan=lifespan), service)

@@ -1,0 +1,219 @@
+"""Running the application under uvicorn: slow clients, signals, draining, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from coterie.config import ConfigError, CoterieError
+from coterie.serve.app import create_app
+from coterie.serve.errors import draining
+from coterie.serve.guard import is_loopback
+from coterie.serve.service import ServeSettings, Service
+
+log = logging.getLogger("coterie.serve")
+_KEEP_ALIVE = 30
+
+
+class SlowHeaderProtocol(H11Protocol):
+    """HTTP/1.1 that hangs up on who does not finish a request's headers in time (uvicorn waits for ever)."""
+
+    header_timeout = 10.0
+    _alarm: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has connected."""
+        super().connection_made(transport)
+        self._arm()
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes came; those of a header do not extend its time."""
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._arm()
+        else:
+            self._disarm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _arm(self) -> None:
+        if self._alarm is None:
+            self._alarm = self.loop.call_later(self.header_timeout, self.transport.close)
+
+    def _disarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+
+class Server(uvicorn.Server):
+    """Drains on the first SIGTERM or SIGINT, leaves at once on the second, and when the engine has died."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self.exit_code = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening."""
+        self._loop = asyncio.get_running_loop()
+        self.service.thread.on_failure = self._engine_died
+        await super().startup(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+        """Our own handlers, in the main thread only; the signals are not raised again afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """A signal: drain, or at the second one leave."""
+        if self.service.draining or self._loop is None:
+            self.exit_code = self.exit_code or 1
+            self.should_exit = self.force_exit = True
+            return
+        self.service.draining = True
+        self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def stop(self) -> None:
+        """From another thread: drain and end."""
+        self.handle_exit(signal.SIGTERM, None)
+
+    def _begin_drain(self) -> None:
+        self._drain = asyncio.get_running_loop().create_task(self._finish())
+
+    async def _finish(self) -> None:
+        thread, seconds = self.service.thread, self.service.settings.drain
+        thread.refusing = True
+        log.info("draining: %d replies under way, at most %.0f s", thread.engine.num_running, seconds)
+        end = time.monotonic() + seconds
+        while not thread.idle and thread.alive and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        if not thread.idle:
+            thread.abort(draining())
+            await asyncio.sleep(0.2)  # the error events go out
+        self.should_exit = True
+
+    def _engine_died(self) -> None:
+        self.exit_code = 1
+        if self._loop is not None:
+            # A moment, so that everyone who waits is told.
+            self._loop.call_soon_threadsafe(self._loop.call_later, 0.5, self._leave)
+
+    def _leave(self) -> None:
+        self.should_exit = True
+
+
+def check_binding(settings: ServeSettings) -> None:
+    """Errors: `ConfigError` for an address that others can reach, without a key."""
+    if settings.api_key is None and not settings.insecure_no_auth and not is_loopback(settings.host):
+        raise ConfigError(
+            f"serve: {settings.host} can be reached from other machines, and there is no key; give --api-key-file, or "
+            "--insecure-no-auth to let everyone in"
+        )
+
+
+def make_server(service: Service) -> tuple[Server, socket.socket]:
+    """A server and the socket it will listen on. Errors: `ConfigError` for an address that cannot be had."""
+    settings = service.settings
+    check_binding(settings)
+    protocol = type("Protocol", (SlowHeaderProtocol,), {"header_timeout": settings.header_timeout})
+    config = uvicorn.Config(
+        create_app(service),
+        http=protocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=2,
+        limit_concurrency=settings.max_connections,
+    )
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"serve: cannot listen on {settings.host}:{settings.port} ({error.strerror})") from None
+    return Server(config, service), listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """The address of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(service: Service, announce: Any = None) -> int:
+    """Serve until a signal or the engine's death; the exit code. `announce(url)` is called when listening."""
+    server, listener = make_server(service)
+    if announce is not None:
+        announce(url_of(listener))
+    asyncio.run(server.serve([listener]))
+    return server.exit_code
+
+
+class ServerThread:
+    """A server in a thread of this process. Use as a context manager, or call `stop`."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._server, listener = make_server(service)
+        self.url = url_of(listener)
+        self._thread = threading.Thread(
+            target=asyncio.run, args=(self._server.serve([listener]),), name="coterie-server", daemon=True
+        )
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise CoterieError("serve: the server did not start")
+            time.sleep(0.005)
+
+    def stop(self) -> int:
+        """Drain and end; the exit code."""
+        if self._thread.is_alive():
+            self._server.stop()
+            self._thread.join(timeout=self.service.settings.drain + 30)
+        return self._server.exit_code
+
+    def __enter__(self) -> ServerThread:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+
+def serve_in_thread(model: Any, name: str = "model", **settings: Any) -> ServerThread:
+    """Serve a model (`coterie.load`'s) from a thread, by default on a free port of this machine.
+
+    `settings`: fields of `ServeSettings`. Returns a handle with `url` and `stop`.
+    """
+    return ServerThread(Service(model, name, ServeSettings.from_dict({"port": 0, **settings}, where="serve")))

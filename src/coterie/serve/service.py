@@ -1,0 +1,158 @@
+"""What the endpoints share: the model, its names, the engine's thread, the settings, the counters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr
+
+from coterie import __version__
+from coterie.config import CoterieError, Settings
+from coterie.infer.engine import Engine
+from coterie.infer.model import LanguageModel
+from coterie.serve.engine_thread import EngineThread
+from coterie.serve.errors import ApiError
+from coterie.serve.metrics import Metrics
+from coterie.serve.wire import as_api_error
+from coterie.text.tokenizer import Tokenizer
+
+log = logging.getLogger("coterie.serve")
+
+
+class ServeSettings(Settings):
+    """How a server behaves. Sizes in bytes, times in seconds; `max_queue` None is four times `slots`."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_key: SecretStr | None = None
+    insecure_no_auth: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    slots: int = Field(16, ge=1, le=1024)
+    max_queue: int | None = Field(None, ge=0)
+    prefill_chunk: int = Field(128, ge=1)
+    deterministic: bool = False
+    max_body: int = Field(32 * 2**20, ge=1024)
+    request_timeout: float = Field(600.0, gt=0)
+    ping: float = Field(5.0, gt=0)
+    drain: float = Field(30.0, ge=0)
+    header_timeout: float = Field(10.0, gt=0)
+    max_connections: int = Field(1000, ge=1)
+    page: bool = True
+    log_requests: Literal["off", "meta", "full"] = "meta"
+
+
+class Service:
+    """A model being served. `name` is what requests call it; `aliases` are further names."""
+
+    def __init__(
+        self, model: LanguageModel, name: str, settings: ServeSettings | None = None, aliases: tuple[str, ...] = ()
+    ) -> None:
+        self.model = model
+        self.name = name
+        self.aliases = aliases
+        self.settings = settings or ServeSettings()
+        self.metrics = Metrics()
+        self.started = int(time.time())
+        s = self.settings
+        self.engine = Engine(
+            model.model,
+            model.tokenizer,
+            max_batch=s.slots,
+            prefill_chunk=s.prefill_chunk,
+            deterministic=s.deterministic,
+        )
+        queue = 4 * s.slots if s.max_queue is None else s.max_queue
+        positions = model.config.max_positions
+        self.thread = EngineThread(self.engine, queue, max_queued_tokens=max(1, queue) * positions)
+        self.draining = False
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of prompt and reply together."""
+        return self.model.config.max_positions
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Errors: `ApiError` 400 for a model without one."""
+        if self.model.tokenizer is None:
+            raise ApiError(400, "the model has no tokenizer; send token ids", "no_tokenizer")
+        return self.model.tokenizer
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests are served."""
+        return self.thread.alive and not self.draining
+
+    def start(self) -> None:
+        """Start the engine's thread, once."""
+        if not self.thread.started:
+            self.thread.start()
+
+    def resolve(self, name: str) -> str:
+        """The name of a served model. Errors: `ApiError` 404. Only names known at the start are compared with."""
+        if name in (self.name, *self.aliases):
+            return self.name
+        shown = json.dumps(name[:80])
+        raise ApiError(404, f"the model {shown} does not exist here; GET /v1/models lists them", "model_not_found",
+                       "/model")  # fmt: skip
+
+    def listing(self) -> list[dict[str, Any]]:
+        """The entries of `/v1/models`."""
+        return [self._entry(name, None if name == self.name else self.name) for name in (self.name, *self.aliases)]
+
+    def deadline(self) -> float:
+        """The moment (monotonic) at which a request that comes now has taken too long."""
+        return time.monotonic() + self.settings.request_timeout
+
+    def explain(self, error: Exception) -> ApiError:
+        """What a client is told of a failure: no paths, no traces."""
+        if isinstance(error, CoterieError):
+            return as_api_error(error)
+        log.error("request failed: %s", type(error).__name__, exc_info=error)
+        return ApiError(500, "the server failed to answer this request", "server_error")
+
+    def _entry(self, name: str, parent: str | None) -> dict[str, Any]:
+        tokenizer = self.model.tokenizer
+        template = tokenizer.chat_template if tokenizer is not None else None
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.started,
+            "owned_by": "coterie",
+            "root": self.name,
+            "parent": parent,
+            "max_model_len": self.max_length,
+            "capabilities": {
+                "chat": template is not None,
+                "tools": "tools" in (template or ""),
+                "reasoning": "reasoning" in (template or "") or "<think>" in (template or ""),
+                "embeddings": True,
+                "vision": False,
+                "moe": bool(self.model.model.routers()),
+            },
+        }
+
+    def _fingerprint(self) -> str:
+        """Of the weights (by the manifest where there is one), their form and this program."""
+        files = self.model.manifest.get("files") or self.model.manifest.get("sha256")
+        weight = self.model.model.embed.weight
+        parts: list[Any] = [__version__, str(weight.dtype), self.model.config.to_dict(), files]
+        if files is None:
+            parts += [float(p.detach().double().sum()) for p in self.model.model.parameters()]
+        return "fp_" + hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def default_name(path: str) -> str:
+    """What a checkpoint is called when nobody says: its directory, or the hub's owner/name as it is."""
+    local = Path(path).expanduser()
+    if not local.is_dir():
+        return path
+    parts = [part for part in local.resolve().parts if part not in ("/", "model", "checkpoints", "latest")]
+    return parts[-1] if parts else "model"
