@@ -60,7 +60,7 @@ class SlowHeaderProtocol(H11Protocol):
             self._alarm = None
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """Drains on the first SIGTERM or SIGINT, leaves at once on the second, and when the engine has died."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -136,7 +136,7 @@ def check_binding(settings: ServeSettings) -> None:
         )
 
 
-def make_server(service: Service) -> tuple[Server, socket.socket]:
+def make_server(service: Service) -> tuple[DrainingServer, socket.socket]:
     """A server and the socket it will listen on. Errors: `ConfigError` for an address that cannot be had."""
     settings = service.settings
     check_binding(settings)
@@ -163,7 +163,7 @@ def make_server(service: Service) -> tuple[Server, socket.socket]:
     except OSError as error:
         listener.close()
         raise ConfigError(f"serve: cannot listen on {settings.host}:{settings.port} ({error.strerror})") from None
-    return Server(config, service), listener
+    return DrainingServer(config, service), listener
 
 
 def url_of(listener: socket.socket) -> str:
