@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli.options import Json
+from coterie.cli.options import Json, Model
 
 Out = Annotated[str, typer.Option("--out", "-o", help="Where to write.")]
 PatchPath = Annotated[str, typer.Argument(help="The directory of an expert patch.")]
@@ -65,6 +65,58 @@ def patch_remove(
     run(model, patch, base, out, as_json)
 
 
+MaxTokens = Annotated[int, typer.Option(help="Tokens read of each source.", min=2)]
+
+
+def profile(
+    model: Model,
+    data: Annotated[list[str], typer.Argument(help="Texts or conversations of the task.")],
+    out: Out = "profile.json",
+    max_tokens: MaxTokens = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Count which experts a task's texts use, layer by layer, and with how much gate weight."""
+    from coterie.cli.experts import profile as run
+
+    run(model, data, out, max_tokens, as_json)
+
+
+def select(
+    profile: Annotated[str, typer.Argument(help="A file of `coterie profile`.")],
+    method: Annotated[str, typer.Option(help="esft-gate, esft-token (with --p), hot or random (with --top).")],
+    p: Annotated[float | None, typer.Option(help="Share of the layer's scores that the chosen ones make up.")] = None,
+    top: Annotated[float | None, typer.Option(help="Share of each layer's experts.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random choice.")] = 0,
+    out: Out = "experts.json",
+    as_json: Json = False,
+) -> None:
+    """Choose the experts that matter for a task; `coterie tune --experts` trains these alone."""
+    from coterie.cli.experts import select as run
+
+    run(profile, method, p, top, seed, out, as_json)  # type: ignore[arg-type]
+
+
+def routing(
+    base: Model,
+    tuned: Annotated[str | None, typer.Argument(help="The same model after tuning, on the same tokens.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="A source of text, one kind each (give it again).")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="A report, .html or .json.")] = None,
+    max_tokens: MaxTokens = 20_000,
+    max_overload: Annotated[float | None, typer.Option(help="Fail above this worst overload.")] = None,
+    max_dead: Annotated[float | None, typer.Option(help="Fail above this share of dead experts.")] = None,
+    min_overlap: Annotated[float | None, typer.Option(help="Fail below this overlap with the base.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How a model routes: use of experts, specialisation, and what tuning moved, token by token."""
+    from coterie.cli.experts import routing as run
+
+    limits = {"overload": max_overload, "dead": max_dead, "overlap": min_overlap}
+    run(base, tuned, data or [], out, max_tokens, limits, as_json)
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command line."""
+    app.command(short_help="Count which experts a task's texts use.")(profile)
+    app.command(short_help="Choose the experts that matter for a task.")(select)
+    app.command(short_help="How a model routes, before and after tuning.")(routing)
     app.add_typer(patch_app, name="patch")
