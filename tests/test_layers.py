@@ -27,6 +27,7 @@ LAYERS = {
     "evaluate": 7,
     "recipes": 8,
     "serve": 8,
+    "agents": 8,
     "cli": 9,
 }
 LIGHT = [name for name, layer in LAYERS.items() if layer <= 2]

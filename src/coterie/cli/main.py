@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli import expert_verbs, model_verbs, serve_verbs
+from coterie.cli import agent_verbs, expert_verbs, model_verbs, serve_verbs
 from coterie.cli.options import Dtype, Json, MaxTokens, Model, Seed, Sources, Temperature, TopP
 
 app = typer.Typer(
@@ -48,22 +48,6 @@ def train(
     from coterie.cli.train import run
 
     run(config, overrides or [], as_json)
-
-
-@app.command(short_help="Talk to a model in the terminal.")
-def chat(
-    model: Model,
-    system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.95,
-    max_tokens: MaxTokens = 256,
-    seed: Seed = None,
-    dtype: Dtype = "float32",
-) -> None:
-    """Talk to a model in the terminal; an empty line or Ctrl-D ends."""
-    from coterie.cli.talk import chat as run
-
-    run(model, system, {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}, dtype)
 
 
 @app.command()
@@ -135,6 +119,7 @@ def data_lint(sources: Sources, as_json: Json = False) -> None:
 model_verbs.register(app)
 expert_verbs.register(app)
 serve_verbs.register(app)
+agent_verbs.register(app)
 
 
 def main() -> None:

@@ -14,3 +14,11 @@ MaxTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.", min=1)
 TopP = Annotated[float, typer.Option(help="Keep the fewest tokens that hold this share of probability.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same reply.")]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Target = Annotated[
+    str, typer.Argument(help="A checkpoint directory, a hub id (owner/name) or a server's http address.")
+]
+KeyFile = Annotated[
+    str | None, typer.Option("--api-key-file", help="File with the server's key (default: COTERIE_API_KEY, or no key).")
+]
+Served = Annotated[str | None, typer.Option(help="Which of a server's models (default: its first).")]
+System = Annotated[str | None, typer.Option(help="System message.")]

@@ -1,21 +1,23 @@
-"""`coterie chat` and `coterie generate`."""
+"""`coterie chat`, `coterie run` and `coterie generate`."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from coterie.config import DataError
-from coterie.infer.model import LanguageModel, load
-from coterie.infer.sampling import SamplingParams
-from coterie.text.chat import Message, parse_reply
+from coterie.config.errors import CoterieError, DataError
 
 
 def generate(path: str, prompt: str, sampling: dict[str, Any], dtype: str, as_json: bool) -> None:
     """Print the continuation as it comes, or one JSON object."""
+    from coterie.infer.model import load
+    from coterie.infer.sampling import SamplingParams
+
     params = SamplingParams(**sampling)
-    text = _standard_input() if prompt == "-" else prompt
+    text = _text_of(prompt)
     model = load(path, dtype=dtype)
     if as_json:
         reply = model.generate(text, params)
@@ -35,39 +37,58 @@ def generate(path: str, prompt: str, sampling: dict[str, Any], dtype: str, as_js
     print()
 
 
-def chat(path: str, system: str | None, sampling: dict[str, Any], dtype: str) -> None:
-    """Read a line, print the reply, until an empty line or the end of input."""
-    params = SamplingParams(**sampling)
-    model = load(path, dtype=dtype)
-    messages = [Message("system", system)] if system else []
+def chat(target: str, system: str | None, sampling: dict[str, Any], opening: dict[str, Any]) -> None:
+    """Read a line, print the reply, until an empty line or the end of input. `opening`: how to open the model."""
+    from coterie.agents.speaker import Sampling, open_speaker
+    from coterie.agents.terminal import Terminal
+
+    speaker = open_speaker(target, **opening)
     interactive = sys.stdin.isatty()
     if interactive:
-        print(f"{path}: {model.num_parameters:,} parameters. An empty line or Ctrl-D ends.", file=sys.stderr)
-    while True:
-        line = _ask(interactive)
-        if not line:
-            return
-        messages.append(Message("user", line))
-        messages.append(parse_reply(_answer(model, messages, params)))
+        print(f"{speaker.name}. /help lists the commands; an empty line or Ctrl-D ends.", file=sys.stderr)
+    Terminal(speaker, system, Sampling(**sampling), interactive).run()
 
 
-def _answer(model: LanguageModel, messages: list[Message], params: SamplingParams) -> str:
-    pieces = []
-    for piece in model.stream(model.render(messages), params):
-        pieces.append(piece)
-        print(piece, end="", flush=True)
-    print()
-    return "".join(pieces)
+def run(
+    target: str,
+    prompt: str,
+    system: str | None,
+    sampling: dict[str, Any],
+    opening: dict[str, Any],
+    schema_file: str | None,
+    as_json: bool,
+) -> None:
+    """One answer to one message, streamed, or as one JSON object. With a schema, the answer is proved to keep it."""
+    from coterie.agents.schemas import check_text, read_schema
+    from coterie.agents.speaker import Kind, Sampling, open_speaker
+    from coterie.text.chat import Message
+
+    schema = read_schema(Path(schema_file)) if schema_file else None
+    text = _text_of(prompt)
+    speaker = open_speaker(target, **opening)
+
+    def show(kind: Kind, piece: str) -> None:
+        if kind == "text":
+            print(piece, end="", flush=True)
+
+    messages = [Message("system", system)] if system else []
+    messages.append(Message("user", text))
+    turn = speaker.say(messages, sampling=Sampling(**sampling), schema=schema, on_piece=None if as_json else show)
+    if not as_json:
+        print()
+    if schema is not None:
+        if turn.finish_reason == "length":
+            raise CoterieError("the reply was cut off inside the JSON: give --max-tokens more")
+        check_text(turn.message.content, schema)
+    if as_json:
+        facts = {key: value for key, value in asdict(turn).items() if key not in ("message", "broken")}
+        print(json.dumps({"message": turn.message.to_dict()} | facts, ensure_ascii=False))
 
 
-def _ask(interactive: bool) -> str:
-    try:
-        return input("> " if interactive else "").strip()
-    except EOFError:
-        return ""
-
-
-def _standard_input() -> str:
+def _text_of(prompt: str) -> str:
+    """The prompt itself, or standard input for '-'."""
+    if prompt != "-":
+        return prompt
     try:
         text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError:

@@ -1,0 +1,295 @@
+"""One way to ask for the next turn of a conversation: a model in this process, or a server (OpenAI API)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from coterie.agents.client import Endpoint, EndpointError, is_url, read_key
+from coterie.config.errors import ConfigError
+from coterie.text.chat import Message, ToolCall, parse_reply
+
+if TYPE_CHECKING:
+    from coterie.infer.model import LanguageModel
+
+Kind = Literal["text", "reasoning"]
+OnPiece = Callable[[Kind, str], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a reply is drawn; None leaves it to the server (`max_tokens` None: as much as fits)."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One reply. Token counts are None when a server does not tell. `broken`: number of a tool call -> its arguments as
+    they came, where they are no JSON object (the call in `message` then has none). Seconds: until the first piece, and
+    in all."""
+
+    message: Message
+    finish_reason: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    first_seconds: float
+    seconds: float
+    broken: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Speed after the first token; None when it cannot be told."""
+        rest = self.seconds - self.first_seconds
+        return (self.completion_tokens - 1) / rest if self.completion_tokens and rest > 1e-6 else None
+
+
+class Speaker(Protocol):
+    """Something that gives the assistant's next turn. `name` is what people call it."""
+
+    name: str
+
+    def say(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        sampling: Sampling = Sampling(),
+        schema: Mapping[str, Any] | None = None,
+        on_piece: OnPiece | None = None,
+    ) -> Turn:
+        """The next turn; `on_piece` is called with every piece as it comes. `schema`: JSON schema the text must keep.
+
+        Errors: `CoterieError`, one line.
+        """
+        ...
+
+
+def open_speaker(
+    target: str, dtype: str = "float32", key_file: str | None = None, served: str | None = None
+) -> Speaker:
+    """A checkpoint (directory or hub id) or a server's address. `served`: which of a server's models (None: its first).
+
+    Errors: `CoterieError` for what cannot be loaded or reached.
+    """
+    if is_url(target):
+        return RemoteSpeaker(Endpoint(target, read_key(key_file)), served)
+    if key_file is not None or served is not None:
+        raise ConfigError(
+            f"{target}: a key or a served name goes with a server's address (http://...), not with a model"
+        )
+    from coterie.infer.model import load
+
+    return LocalSpeaker(load(target, dtype=dtype), target)
+
+
+class LocalSpeaker(Speaker):
+    """A model in this process."""
+
+    def __init__(self, model: LanguageModel, name: str = "model") -> None:
+        self.model = model
+        self.name = name
+
+    def say(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        sampling: Sampling = Sampling(),
+        schema: Mapping[str, Any] | None = None,
+        on_piece: OnPiece | None = None,
+    ) -> Turn:
+        from coterie.infer.engine import Engine
+
+        if schema is not None:
+            raise ConfigError("a JSON schema needs a server: start `coterie serve`, and give its address as the model")
+        prompt = self.model.render(messages, tools or None)
+        params = self.model._params(None, _local_settings(sampling, self.model.config.max_positions))
+        started = time.perf_counter()
+        first, pieces, count, finish = 0.0, _Pieces(on_piece), 0, "stop"
+        for event in Engine(self.model.model, self.model.tokenizer).stream(prompt, params):
+            first = first or time.perf_counter() - started
+            count += 1
+            pieces.feed(event.text)
+            finish = event.finish_reason or finish
+        message = parse_reply(pieces.finish())
+        finish = "tool_calls" if message.tool_calls else finish
+        return Turn(message, finish, len(prompt), count, first, time.perf_counter() - started)
+
+
+class RemoteSpeaker(Speaker):
+    """A server that speaks the OpenAI API, always asked for a stream: silence would look like a broken line."""
+
+    def __init__(self, endpoint: Endpoint, model: str | None = None) -> None:
+        self.endpoint = endpoint
+        names = endpoint.models()
+        if model is not None and model not in names:
+            raise ConfigError(f"{endpoint.root}: serves no '{model}'; it has {', '.join(names)}")
+        self.model = model or names[0]
+        self.name = f"{self.model} at {endpoint.root}"
+
+    def say(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        sampling: Sampling = Sampling(),
+        schema: Mapping[str, Any] | None = None,
+        on_piece: OnPiece | None = None,
+    ) -> Turn:
+        body = {"model": self.model, "messages": wire_messages(messages), "stream": True}
+        body |= {"stream_options": {"include_usage": True}} | _set(sampling)
+        if tools:
+            body["tools"] = list(tools)
+        if schema is not None:
+            named = {"name": "reply", "schema": dict(schema), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        reply = Assembly(on_piece)
+        for event in self.endpoint.events("/v1/chat/completions", body):
+            reply.feed(event)
+        if reply.finish_reason is None:
+            raise EndpointError(f"{self.endpoint.root}: the stream ended before the reply was complete")
+        return reply.turn()
+
+
+class Assembly:
+    """Puts a reply together from the chunks of a chat completion's stream."""
+
+    def __init__(self, on_piece: OnPiece | None = None) -> None:
+        self.finish_reason: str | None = None
+        self.first_seconds = 0.0
+        self._on_piece = on_piece
+        self._started = time.perf_counter()
+        self._texts: dict[Kind, list[str]] = {"text": [], "reasoning": []}
+        self._calls: dict[int, dict[str, str]] = {}
+        self._usage: Mapping[str, Any] = {}
+
+    def feed(self, event: Any) -> None:
+        """Take in one chunk. Errors: `EndpointError` for one that is no chunk."""
+        if not isinstance(event, Mapping) or not isinstance(event.get("choices"), list):
+            raise EndpointError(f"a chunk of the stream has no list of choices: {json.dumps(event)[:200]}")
+        self._usage = event.get("usage") or self._usage
+        for choice in event["choices"]:
+            delta = choice.get("delta") or {}
+            # Servers name reasoning in one of two ways; one that sends both means it once.
+            self._piece("reasoning", delta.get("reasoning_content") or delta.get("reasoning"))
+            self._piece("text", delta.get("content"))
+            for call in delta.get("tool_calls") or ():
+                self._call(call)
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+
+    def turn(self) -> Turn:
+        """The whole reply."""
+        calls, broken = [], {}
+        for number, index in enumerate(sorted(self._calls)):
+            call = self._calls[index]
+            try:
+                arguments = json.loads(call["arguments"] or "{}")
+            except ValueError:
+                arguments = None
+            if not isinstance(arguments, dict):
+                broken[number], arguments = call["arguments"], {}
+            calls.append(ToolCall(call["name"], arguments))
+        text, reasoning = "".join(self._texts["text"]), "".join(self._texts["reasoning"])
+        message = Message("assistant", text, reasoning or None, tuple(calls))
+        counts = [self._usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+        seconds = time.perf_counter() - self._started
+        return Turn(message, self.finish_reason or "stop", counts[0], counts[1], self.first_seconds, seconds, broken)
+
+    def _piece(self, kind: Kind, text: Any) -> None:
+        if not isinstance(text, str) or not text:
+            return
+        self._tick()
+        self._texts[kind].append(text)
+        if self._on_piece is not None:
+            self._on_piece(kind, text)
+
+    def _call(self, delta: Mapping[str, Any]) -> None:
+        self._tick()
+        index = delta.get("index")
+        if not isinstance(index, int):
+            raise EndpointError("a tool call in the stream has no index, so its pieces cannot be told apart")
+        call = self._calls.setdefault(index, {"name": "", "arguments": ""})
+        function = delta.get("function") or {}
+        call["name"] = call["name"] or function.get("name") or ""
+        call["arguments"] += function.get("arguments") or ""
+
+    def _tick(self) -> None:
+        self.first_seconds = self.first_seconds or time.perf_counter() - self._started
+
+
+def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as the OpenAI API takes them: arguments as JSON text, each tool result tied to its call by an id.
+
+    Results belong to the calls before them in order. Errors: `ConfigError` for a result without a call.
+    """
+    wired: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    for number, message in enumerate(messages):
+        data = message.to_dict()
+        if message.role == "assistant":
+            waiting = [f"call_{number}_{index}" for index in range(len(message.tool_calls))]
+            for id, call in zip(waiting, data.get("tool_calls", ()), strict=True):
+                call["id"] = id
+                call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        elif message.role == "tool":
+            if not waiting:
+                raise ConfigError(f"message {number + 1}: a tool's result without a call before it")
+            data["tool_call_id"] = waiting.pop(0)
+        wired.append(data)
+    return wired
+
+
+class _Pieces:
+    """The text of a local reply: tells reasoning in `<think>` from the rest while it comes."""
+
+    def __init__(self, on_piece: OnPiece | None) -> None:
+        self._on_piece = on_piece
+        self._text = ""
+        self._shown = 0
+
+    def feed(self, piece: str) -> None:
+        self._text += piece
+        self._show(final=False)
+
+    def finish(self) -> str:
+        self._show(final=True)
+        return self._text
+
+    def _show(self, final: bool) -> None:
+        if self._on_piece is None:
+            return
+        body = self._text.lstrip()
+        lead = len(self._text) - len(body)
+        opened = body.startswith("<think>")
+        if not final and not opened and "<think>".startswith(body):
+            return
+        end = self._text.find("</think>") if opened else -1
+        start = lead + len("<think>") if opened else 0
+        if opened and end < 0:
+            # What may be the beginning of the closing mark is held back.
+            limit = len(self._text) if final else len(self._text) - len("</think>")
+            self._emit("reasoning", max(start, self._shown), limit)
+            return
+        if opened:
+            self._emit("reasoning", max(start, self._shown), end)
+            start = end + len("</think>")
+        self._emit("text", max(start, self._shown), len(self._text))
+
+    def _emit(self, kind: Kind, start: int, end: int) -> None:
+        if end > start and self._on_piece is not None:
+            self._on_piece(kind, self._text[start:end])
+            self._shown = end
+
+
+def _set(sampling: Sampling) -> dict[str, Any]:
+    fields = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    fields |= {"max_tokens": sampling.max_tokens, "seed": sampling.seed}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _local_settings(sampling: Sampling, longest: int) -> dict[str, Any]:
+    return {"max_tokens": longest} | _set(sampling)

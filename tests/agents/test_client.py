@@ -1,0 +1,124 @@
+"""The client of the OpenAI API against a scripted server on a real socket: whatever goes wrong is one clear line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coterie.agents.client import Endpoint, EndpointError, read_key, sse_data
+from coterie.agents.speaker import RemoteSpeaker, Sampling, open_speaker, wire_messages
+from coterie.config.errors import ConfigError
+from coterie.text.chat import Message, ToolCall
+from tests.agents.fake import USAGE, FakeServer, call_chunks, chunk
+
+ASK = [Message("user", "hello")]
+
+
+@given(st.lists(st.text(alphabet=st.characters(blacklist_categories=["Cs"]), min_size=1), min_size=1), st.data())
+def test_events_do_not_depend_on_how_the_bytes_are_cut(texts: list[str], data: st.DataObject) -> None:
+    """Line separators inside JSON, line feeds in two fashions, comments, and cuts inside a character."""
+    sent = [json.dumps({"t": text}, ensure_ascii=False) for text in texts]
+    wire = b""
+    for text in sent:
+        end = data.draw(st.sampled_from(["\n", "\r\n"]))
+        wire += f": ping{end}{end}event: x{end}data: {text}{end}{end}".encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=6)))
+    pieces = [wire[a:b] for a, b in zip([0, *cuts], [*cuts, len(wire)], strict=True)]
+    assert [json.loads(event)["t"] for event in sse_data(iter(pieces))] == texts
+
+
+def test_a_whole_reply() -> None:
+    pieces: list[tuple[str, str]] = []
+    events = [
+        ": ping prefill=1/2\n\n",
+        chunk({"role": "assistant", "content": ""}),
+        chunk({"reasoning_content": "hm", "reasoning": "hm"}),
+        chunk({"content": "one\u2028two"}),
+        *call_chunks("add", '{"a": 1}'),
+        *call_chunks("add", "[oops", 1),
+        chunk({}, "tool_calls"),
+        USAGE,
+    ]
+    with FakeServer(lambda path, body: events) as server:
+        speaker = open_speaker(server.url + "/v1/")
+        tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+        turn = speaker.say(ASK, tools, Sampling(0.5, None, 9, 3), on_piece=lambda *piece: pieces.append(piece))
+    assert turn.message == Message("assistant", "one\u2028two", "hm", (ToolCall("add", {"a": 1}), ToolCall("add", {})))
+    assert (turn.prompt_tokens, turn.completion_tokens, turn.finish_reason) == (5, 2, "tool_calls")
+    assert turn.broken == {1: "[oops"}
+    assert pieces == [("reasoning", "hm"), ("text", "one\u2028two")]
+    path, body, _ = server.seen[0]
+    assert path == "/v1/chat/completions"
+    assert {"model": "tiny", "temperature": 0.5, "max_tokens": 9, "seed": 3, "stream": True}.items() <= body.items()
+    assert "top_p" not in body and body["tools"] == tools and body["messages"] == [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ([chunk({"content": "half"})], "ended before the reply was complete"),
+        ([chunk({"content": "a"}), {"error": {"message": "engine died", "code": "dead"}}], "dead: engine died"),
+        ([chunk({"content": "a"}), {"error": "just text"}], "just text"),
+        (["data: {broken\n\n"], "not JSON"),
+        ([{"object": "nonsense"}], "no list of choices"),
+        ([chunk({"tool_calls": [{"function": {"name": "f"}}]})], "no index"),
+        ((429, {"error": {"message": "busy", "code": "queue_full"}}), "429 queue_full: busy"),
+        ((422, {"detail": [{"msg": "bad"}]}), "422"),
+    ],
+)
+def test_failures_are_one_line(reply: object, said: str) -> None:
+    with (
+        FakeServer(lambda path, body: reply, done=False) as server,
+        pytest.raises(EndpointError, match=said) as failure,
+    ):  # type: ignore[arg-type, return-value]
+        RemoteSpeaker(Endpoint(server.url)).say(ASK)
+    assert "\n" not in str(failure.value)
+
+
+def test_nobody_listens() -> None:
+    with FakeServer(lambda path, body: []) as server:
+        url = server.url
+    with pytest.raises(EndpointError, match="is the server running"):
+        open_speaker(url)
+
+
+def test_keys_go_only_where_they_were_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "of-another-service")
+    monkeypatch.delenv("COTERIE_API_KEY", raising=False)
+    (tmp_path / "key").write_text("from-file\n")
+    (tmp_path / "empty").write_text("\n")
+    events = [chunk({"content": "x"}, "stop")]
+    with FakeServer(lambda path, body: events) as server:
+        for key in (read_key(None), read_key(str(tmp_path / "key"))):
+            RemoteSpeaker(Endpoint(server.url, key)).say(ASK)
+        monkeypatch.setenv("COTERIE_API_KEY", "from-environment")
+        RemoteSpeaker(Endpoint(server.url, read_key(None)), "other").say(ASK)
+        with pytest.raises(ConfigError, match="serves no 'gone'; it has tiny, other"):
+            RemoteSpeaker(Endpoint(server.url), "gone")
+    sent = [headers.get("authorization") for _, _, headers in server.seen]
+    assert sent == [None, "Bearer from-file", "Bearer from-environment"]
+    assert server.seen[2][1]["model"] == "other"
+    for name in ("empty", "missing"):
+        with pytest.raises(ConfigError, match="key file"):
+            read_key(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("url", ["http://", "ftp://x", "http://x/?a=1", "http://me:secret@x/"])
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(ConfigError, match="address"):
+        Endpoint(url)
+
+
+def test_results_are_tied_to_their_calls() -> None:
+    call = ToolCall("add", {"a": "é"})
+    messages = [*ASK, Message("assistant", "", None, (call, call)), Message("tool", "1"), Message("tool", "2")]
+    wired = wire_messages(messages)
+    ids = [c["id"] for c in wired[1]["tool_calls"]]
+    assert len(set(ids)) == 2 and [m["tool_call_id"] for m in wired[2:]] == ids
+    assert wired[1]["tool_calls"][0]["function"]["arguments"] == '{"a": "é"}'
+    with pytest.raises(ConfigError, match="without a call"):
+        wire_messages([*ASK, Message("tool", "1")])

@@ -1,0 +1,104 @@
+"""`coterie run` and `coterie chat` as a user types them, against a scripted server and in a real terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.agents.fake import USAGE, FakeServer, chunk
+from tests.agents.models import chat_model
+from tests.cli.test_commands import call, fails
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def test_run_streams_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = [chunk({"content": '{"a"'}), chunk({"content": ": 1}"}), chunk({}, "stop"), USAGE]
+    (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
+    with FakeServer(lambda path, body: events) as server:
+        call("run", server.url, "hi", "--system", "be brief", "--json-schema", str(tmp_path / "s.json"))
+        assert capsys.readouterr().out == '{"a": 1}\n'
+        call("run", server.url, "hi", "--json", "--served", "other")
+        facts = json.loads(capsys.readouterr().out)
+    assert facts["message"] == {"role": "assistant", "content": '{"a": 1}'}
+    assert (facts["prompt_tokens"], facts["completion_tokens"], facts["finish_reason"]) == (5, 2, "stop")
+    body = server.seen[0][1]
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert [m["role"] for m in body["messages"]] == ["system", "user"]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "said"), [("sure!", "stop", "not JSON"), ('{"a": 1', "length", "cut off"), ("{}", "stop", "'a'")]
+)
+def test_a_server_that_ignores_the_schema_is_caught(
+    text: str, finish: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
+    with FakeServer(lambda path, body: [chunk({"content": text}, finish)]) as server:
+        assert said in fails(capsys, "run", server.url, "hi", "--json-schema", str(tmp_path / "s.json"))
+
+
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is the server running" in fails(capsys, "chat", "http://127.0.0.1:9")
+    assert "goes with a server's address" in fails(capsys, "run", str(tmp_path), "x", "--served", "y")
+    assert "key file" in fails(capsys, "run", "http://127.0.0.1:9", "x", "--api-key-file", str(tmp_path / "no"))
+
+
+def test_a_model_here_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import coterie
+
+    coterie.save(chat_model(), tmp_path / "model")
+    call("run", str(tmp_path / "model"), "the quick", "--seed", "1", "--max-tokens", "5", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["completion_tokens"] <= 5 and facts["message"]["role"] == "assistant"
+
+
+def test_ctrl_c_in_a_real_terminal() -> None:
+    """A slow server is interrupted; the program goes on, and an empty line ends it with success."""
+
+    def answer(path: str, body: object) -> Iterator[dict[str, Any]]:
+        yield chunk({"content": "slow..."})
+        time.sleep(5)
+        yield chunk({"content": "late"}, "stop")
+
+    with FakeServer(answer) as server:
+        parent, child = pty.openpty()
+        command = [sys.executable, "-m", "coterie.cli.main", "chat", server.url]
+        process = subprocess.Popen(
+            command, stdin=child, stdout=child, stderr=child, start_new_session=True, preexec_fn=heed_ctrl_c
+        )
+        os.close(child)
+        read_until(parent, "> ")
+        os.write(parent, b"hello\n")
+        read_until(parent, "slow...")
+        process.send_signal(signal.SIGINT)
+        read_until(parent, "(stopped)")
+        os.write(parent, b"/help\n")
+        read_until(parent, "/retry")
+        os.write(parent, b"\n")
+        assert process.wait(20) == 0
+        os.close(parent)
+
+
+def heed_ctrl_c() -> None:
+    """A program that a script starts in the background ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def read_until(terminal: int, mark: str, seconds: float = 30.0) -> str:
+    text, end = "", time.monotonic() + seconds
+    while mark not in text:
+        assert select.select([terminal], [], [], max(0.0, end - time.monotonic()))[0], f"no {mark!r} in {text!r}"
+        text += os.read(terminal, 4096).decode()
+    return text
