@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,12 +23,14 @@ from coterie.infer.request import (
     FinishReason,
     Reply,
     Request,
+    TokenRouting,
     TopLogprobs,
     Wishes,
     check_prompt,
 )
 from coterie.infer.sampling import SamplingParams, sample, score
 from coterie.nn.layout import Layout
+from coterie.nn.steering import Steering, check_control, make_steers
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 
@@ -61,6 +64,8 @@ class Engine:
         self.max_batch = max_batch
         self.prefill_chunk = prefill_chunk
         self.deterministic = deterministic
+        self.expert_counts: dict[int, Tensor] | None = None
+        self._routers = model.routers()
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._next_id = 0
@@ -69,6 +74,10 @@ class Engine:
     def busy(self) -> bool:
         """Whether a request is running or waiting."""
         return bool(self._running or self._waiting)
+
+    def count_experts(self) -> None:
+        """From now on count in `expert_counts` how often each expert of each layer is chosen (E,) int64."""
+        self.expert_counts = {layer: torch.zeros(r.config.num_experts, dtype=torch.int64) for layer, r in self._routers}
 
     def __contains__(self, request_id: int) -> bool:
         return any(request.id == request_id for queue in (self._running, self._waiting) for request in queue)
@@ -114,9 +123,11 @@ class Engine:
         if stop_ids is None:
             stop_ids = tuple(self.tokenizer.stop_ids) if self.tokenizer is not None else ()
         limit = min(params.max_tokens, config.max_positions - len(prompt))
+        wishes = wishes or Wishes()
+        check_control(wishes.control, self._routers)
         text = ReplyText(self.tokenizer, params.stop)
         stops = frozenset(stop_ids)
-        request = Request(self._next_id, prompt, params.with_seed(), limit, stops, text, wishes or Wishes())
+        request = Request(self._next_id, prompt, params.with_seed(), limit, stops, text, wishes)
         self._next_id += 1
         self._waiting.append(request)
         return request.id
@@ -136,7 +147,8 @@ class Engine:
         A failure (also Ctrl-C) drops the requests that were in the pass and goes up; the others stay usable.
         """
         while self._waiting and len(self._running) < self.max_batch:
-            request = self._waiting.popleft()
+            request = min(self._waiting, key=lambda waiting: (waiting.wishes.priority, waiting.id))
+            self._waiting.remove(request)
             request.cache = SequenceCache(self.model.config)
             self._running.append(request)
         plan = self._plan()
@@ -213,8 +225,10 @@ class Engine:
     def _forward(self, plan: list[tuple[Request, int]]) -> list[Event]:
         talking: list[Request] = []
         parts: list[Tensor] = []
+        routings: list[TokenRouting | None] = []
         for group in self._groups(plan):
-            h_TD = self._hidden(group)
+            steering = self._steering(group)
+            h_TD = self._hidden(group, steering)
             last_rows, start = [], 0
             for request, count in group:
                 end = request.cache.length
@@ -224,6 +238,7 @@ class Engine:
                 if end == len(request.tokens):
                     talking.append(request)
                     last_rows.append(start - 1)
+                    routings.append(_routing_of(steering, start - 1) if request.wishes.routing else None)
             if last_rows:
                 parts.append(self.model.logits(h_TD if len(last_rows) == h_TD.shape[0] else h_TD[last_rows]))
         if not talking:
@@ -235,13 +250,23 @@ class Engine:
             [request.tokens for request in talking],
             [request.wishes.filter and request.wishes.filter.allowed() for request in talking],
         )
-        return [self._take(*row) for row in zip(talking, sampled.ids, sampled.logprobs, sampled.top, strict=True)]
+        drawn = zip(talking, sampled.ids, sampled.logprobs, sampled.top, routings, strict=True)
+        return [self._take(*row) for row in drawn]
 
     def _groups(self, plan: list[tuple[Request, int]]) -> list[list[tuple[Request, int]]]:
         """What is run as one packed batch: everything, or when deterministic each sequence by itself."""
         return [[entry] for entry in plan] if self.deterministic else [plan]
 
-    def _hidden(self, group: list[tuple[Request, int]]) -> Tensor:
+    def _steering(self, group: list[tuple[Request, int]]) -> Steering | None:
+        """What this pass asks of the routers; None when nothing."""
+        controls = [(request.wishes.control, count) for request, count in group]
+        record = self.expert_counts is not None or any(request.wishes.routing for request, _ in group)
+        if not self._routers or not (record or any(control for control, _ in controls)):
+            return None
+        steers = make_steers(self._routers, controls, self.model.embed.weight.device)
+        return Steering({router: layer for layer, router in self._routers}, steers, record)
+
+    def _hidden(self, group: list[tuple[Request, int]], steering: Steering | None) -> Tensor:
         """(T, D): the next tokens of a group through the model, and into their caches."""
         device = self.model.embed.weight.device
         ids: list[int] = []
@@ -249,7 +274,15 @@ class Engine:
         for (request, count), start in zip(group, starts, strict=True):
             ids += request.tokens[start : start + count]
         layout = Layout.packed([count for _, count in group], starts, device=device)
-        return self.model(torch.tensor(ids, device=device), layout, caches=[request.cache for request, _ in group])
+        if steering is not None:
+            layout = replace(layout, steering=steering)
+        caches = [request.cache for request, _ in group]
+        h_TD: Tensor = self.model(torch.tensor(ids, device=device), layout, caches=caches)
+        if steering is not None and self.expert_counts is not None:
+            for layer, routing in steering.records.items():
+                chosen = routing.ids_TK[routing.weights_TK != 0]
+                self.expert_counts[layer] += torch.bincount(chosen, minlength=len(self.expert_counts[layer])).cpu()
+        return h_TD
 
     def _score_prompt(self, request: Request, h_TD: Tensor, start: int) -> None:
         """Log-probabilities of the prompt tokens that follow positions `start ...`, a slice at a time."""
@@ -262,7 +295,9 @@ class Engine:
             request.prompt.logprobs.extend(logprobs)
             request.prompt.top.extend(top)
 
-    def _take(self, request: Request, token: int, logprob: float, top: TopLogprobs) -> Event:
+    def _take(
+        self, request: Request, token: int, logprob: float, top: TopLogprobs, routing: TokenRouting | None
+    ) -> Event:
         """Add a token to its reply; a finished request leaves the engine."""
         first = request.num_drawn == 0
         request.tokens.append(token)
@@ -278,4 +313,14 @@ class Engine:
             self._running.remove(request)
             text += request.text.finish()
         scores = request.prompt if first else None
-        return Event(request.id, token, logprob, top, text, finish, request.cached if first else 0, scores)
+        return Event(request.id, token, logprob, top, text, finish, request.cached if first else 0, scores, routing)
+
+
+def _routing_of(steering: Steering | None, row: int) -> TokenRouting:
+    """What every layer chose for one token of the pass."""
+    layers = []
+    for layer, routing in steering.records.items() if steering is not None else ():
+        pairs = zip(routing.ids_TK[row].tolist(), routing.weights_TK[row].tolist(), strict=True)
+        kept = sorted(((expert, weight) for expert, weight in pairs if weight), key=lambda pair: -pair[1])
+        layers.append((layer, [expert for expert, _ in kept], [weight for _, weight in kept]))
+    return TokenRouting(tuple(layers))

@@ -12,6 +12,7 @@ from coterie.config import CoterieError
 from coterie.infer.cache import SequenceCache
 from coterie.infer.reply import ReplyText
 from coterie.infer.sampling import SamplingParams
+from coterie.nn.steering import RouterControl
 
 FinishReason = Literal["stop", "length"]
 TopLogprobs = tuple[tuple[int, float], ...]
@@ -38,6 +39,14 @@ class PromptScores:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenRouting:
+    """The experts at the position that a token was drawn from: for each MoE layer its number, the chosen experts, best
+    first, and their weights (an expert that was switched off is left out)."""
+
+    layers: tuple[tuple[int, list[int], list[float]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One token of one reply. `text`: what became certain by it (may be empty, or end before the token's own text).
 
@@ -53,6 +62,7 @@ class Event:
     finish_reason: FinishReason | None
     cached: int = 0
     prompt: PromptScores | None = None
+    routing: TokenRouting | None = None
 
 
 @dataclass(slots=True)
@@ -83,11 +93,16 @@ class Wishes:
     """What a request wants beside sampling.
 
     `prompt_logprobs`: score the prompt and report so many likely tokens at each place (None: do not). `filter`: a
-    grammar for the reply.
+    grammar for the reply. `control`: which experts its tokens may use. `routing`: report which they used. `priority`:
+    of those that wait the lowest number comes first. `salt`: prompts are shared in the prefix cache among equal salts.
     """
 
     prompt_logprobs: int | None = None
     filter: TokenFilter | None = None
+    control: RouterControl = field(default_factory=RouterControl)
+    routing: bool = False
+    priority: int = 0
+    salt: str = ""
 
 
 class Request:

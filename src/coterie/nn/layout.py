@@ -19,12 +19,14 @@ class Layout:
 
     `positions_T`: int64, the position of each token in its own sequence. `lengths`: host integers summing to T.
     `valid_T`: bool, False where a token is padding (None: all valid). `memo` holds index tables that attention
-    derives from the lengths once per batch and shares between layers.
+    derives from the lengths once per batch and shares between layers. `steering`: `nn.steering.Steering`, what single
+    tokens ask of the routers, or None.
     """
 
     positions_T: Tensor
     lengths: tuple[int, ...]
     valid_T: Tensor | None = None
+    steering: Any = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod

@@ -50,7 +50,12 @@ class MoE(nn.Module):
         self.dispatcher = LocalDispatcher()
 
     def forward(self, x_TD: Tensor, layout: Layout, balance_tokens: float | None = None) -> Tensor:
-        routing = self.router(x_TD, layout.valid_T, balance_tokens)
+        steering = layout.steering
+        if steering is None:
+            routing = self.router(x_TD, layout.valid_T, balance_tokens)
+        else:
+            routing = self.router(x_TD, layout.valid_T, balance_tokens, steering.of(self.router))
+            steering.note(self.router, routing)
         weights_TK = routing.weights_TK.to(x_TD.dtype)
         on_input = self.config.router.apply_to == "input"
         x_RD, counts, meta = self.dispatcher.dispatch(

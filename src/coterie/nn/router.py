@@ -26,6 +26,18 @@ class Routing(NamedTuple):
     scores_TE: Tensor
 
 
+class Steer(NamedTuple):
+    """How single tokens differ from the trained routing.
+
+    `add_TE` is added to the logits; -inf there: never chosen. `top_k_T`: experts per token, the rest of `most` chosen
+    ones get weight 0.
+    """
+
+    add_TE: Tensor | None
+    top_k_T: Tensor
+    most: int
+
+
 class _AttachLoss(torch.autograd.Function):
     """Passes `x` through; in the backward pass `loss` gets gradient 1, as if it had been added to the total."""
 
@@ -144,9 +156,15 @@ class Router(nn.Module):
         self.register_buffer("select_bias", torch.zeros(config.num_experts) if config.select_bias else None)
         self.balance = Balance(config.num_experts, balance)
 
-    def forward(self, x_TD: Tensor, valid_T: Tensor | None = None, balance_tokens: float | None = None) -> Routing:
+    def forward(
+        self,
+        x_TD: Tensor,
+        valid_T: Tensor | None = None,
+        balance_tokens: float | None = None,
+        steer: Steer | None = None,
+    ) -> Routing:
         logits_TE = self.logits(x_TD)
-        routing = self.route(logits_TE)
+        routing = self.route(logits_TE, steer)
         if balance_tokens is not None:
             loss = self.balance.observe(routing, logits_TE, valid_T, balance_tokens)
             if loss is not None and torch.is_grad_enabled():
@@ -162,16 +180,28 @@ class Router(nn.Module):
         """The `(E, D)` weight that `logits` is equal to."""
         return self.weight
 
-    def route(self, logits_TE: Tensor) -> Routing:
+    def route(self, logits_TE: Tensor, steer: Steer | None = None) -> Routing:
         """Selection and weights from fp32 logits (T, E)."""
         config = self.config
+        never_TE, top_k = None, config.top_k
+        if steer is not None:
+            top_k = steer.most
+            if steer.add_TE is not None:
+                logits_TE = logits_TE + steer.add_TE
+                never_TE = steer.add_TE == float("-inf")
         scores_TE = logits_TE.softmax(-1) if config.score == "softmax" else logits_TE.sigmoid()
         basis_TE = logits_TE if config.score_after_topk else scores_TE
         selection_TE = basis_TE.detach()
         if self.select_bias is not None:
             selection_TE = selection_TE + self.select_bias.float()
-        ids_TK = self._keep_groups(selection_TE).topk(config.top_k, dim=-1).indices
+        if never_TE is not None:
+            selection_TE = selection_TE.masked_fill(never_TE, float("-inf"))
+        ids_TK = self._keep_groups(selection_TE).topk(top_k, dim=-1).indices
         weights_TK = basis_TE.gather(-1, ids_TK)
+        off_TK = None if steer is None else _off(steer, never_TE, ids_TK)
+        if off_TK is not None:
+            # A score that no softmax or sigmoid has seen yet is switched off before it, the others after.
+            weights_TK = weights_TK.masked_fill(off_TK, float("-inf") if config.score_after_topk else 0.0)
         if config.score_after_topk:
             weights_TK = weights_TK.softmax(-1) if config.score == "softmax" else weights_TK.sigmoid()
         if config.renormalize:
@@ -194,3 +224,9 @@ class Router(nn.Module):
         drop_TN = torch.ones_like(group_TN, dtype=torch.bool).scatter_(-1, kept, False)
         fill = 0.0 if config.group_fill == "zero" else float("-inf")
         return grouped_TNE.masked_fill(drop_TN[..., None], fill).flatten(-2)
+
+
+def _off(steer: Steer, never_TE: Tensor | None, ids_TK: Tensor) -> Tensor:
+    """bool (T, K): choices beyond a token's own number, and experts that must not be used (where too few were left)."""
+    off_TK = torch.arange(ids_TK.shape[1], device=ids_TK.device) >= steer.top_k_T[:, None]
+    return off_TK if never_TE is None else off_TK | never_TE.gather(-1, ids_TK)

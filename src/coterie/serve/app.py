@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from coterie.serve import chat, completions, embeddings, status, tokens
+from coterie.serve import chat, completions, embeddings, moe, status, tokens
 from coterie.serve.guard import Guard
 from coterie.serve.service import Service
 
@@ -25,6 +25,7 @@ def routes(page: bool = True) -> list[BaseRoute]:
         Route("/v1/embeddings", embeddings.embeddings, methods=["POST"]),
         Route("/v1/models", status.models, methods=["GET"]),
         Route("/v1/models/{name:path}", status.model, methods=["GET"]),
+        Route("/v1/moe/stats", moe.stats, methods=["GET"]),
         Route("/health", status.health, methods=["GET"]),
         Route("/ready", status.ready, methods=["GET"]),
         Route("/metrics", status.metrics, methods=["GET"]),

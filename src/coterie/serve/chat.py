@@ -88,12 +88,14 @@ def _chunks(delta: Delta, first: bool, with_ids: bool, talk: Conversation) -> li
         added["content"] = delta.piece.content
     if delta.piece.calls:
         added["tool_calls"] = delta.piece.calls
-    if added or delta.logprobs or with_ids:
+    if added or delta.logprobs or with_ids or delta.moe:
         choice: dict[str, Any] = {"index": delta.index, "delta": added, "logprobs": None, "finish_reason": None}
         if delta.logprobs is not None:
             choice["logprobs"] = {"content": delta.logprobs, "refusal": None}
         if with_ids:
             choice["token_ids"] = delta.ids
+        if delta.moe:
+            choice["moe"] = delta.moe
         choices.append(choice)
     if delta.finish is not None:
         choices.append({"index": delta.index, "delta": {}, "logprobs": None, "finish_reason": delta.finish})
@@ -103,7 +105,7 @@ def _chunks(delta: Delta, first: bool, with_ids: bool, talk: Conversation) -> li
 async def collect(replies: Replies) -> list[dict[str, Any]]:
     """The whole choices."""
     whole: list[dict[str, Any]] = [
-        {"content": "", "reasoning": "", "calls": [], "ids": [], "logprobs": [], "finish": None}
+        {"content": "", "reasoning": "", "calls": [], "ids": [], "logprobs": [], "finish": None, "moe": None}
         for _ in replies.talk.jobs
     ]
     async for batch in replies.deltas():
@@ -115,6 +117,10 @@ async def collect(replies: Replies) -> list[dict[str, Any]]:
             choice["ids"] += delta.ids
             choice["logprobs"] += delta.logprobs or []
             choice["finish"] = delta.finish or choice["finish"]
+            if choice["moe"] is None:
+                choice["moe"] = delta.moe
+            elif delta.moe is not None:
+                choice["moe"]["tokens"] += delta.moe["tokens"]
     return whole
 
 
@@ -129,6 +135,8 @@ async def _whole(replies: Replies, head: dict[str, Any], with_ids: bool) -> dict
             message["content"] = part["content"] or None
         logprobs = {"content": part["logprobs"], "refusal": None} if replies.talk.num_logprobs is not None else None
         choice = {"index": index, "message": message, "logprobs": logprobs, "finish_reason": part["finish"]}
+        if part["moe"] is not None:
+            choice["moe"] = part["moe"]
         if with_ids:
             choice |= {"token_ids": part["ids"], "prompt_token_ids": replies.talk.prompt}
         choices.append(choice)

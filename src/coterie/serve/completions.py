@@ -12,10 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie.config import CoterieError
-from coterie.infer.request import Event, PromptScores, TopLogprobs, Wishes, check_prompt
+from coterie.infer.request import Event, PromptScores, TopLogprobs, check_prompt
 from coterie.serve.chat import ignored_header
 from coterie.serve.engine_thread import Call, Job
 from coterie.serve.errors import ApiError, invalid
+from coterie.serve.moe import routing_of, wishes_of
 from coterie.serve.protocol import CompletionRequest, choose_tokens, read
 from coterie.serve.replies import Timer, Usage, finite
 from coterie.serve.service import Service
@@ -148,7 +149,7 @@ def prepare(service: Service, body: CompletionRequest) -> list[Continuation]:
         limit = choose_tokens(given or None, len(ids), service.max_length, default=_DEFAULT_TOKENS)
         params = body.sampling(limit, body.logprobs or 0, service.model.config.vocab_size)
         params = replace(params, stop_ids=service.model.stop_ids, max_tokens=1 if given == 0 else limit)
-        wishes = Wishes(prompt_logprobs=body.logprobs if body.echo else None)
+        wishes = replace(wishes_of(service, body), prompt_logprobs=body.logprobs if body.echo else None)
         for choice in range(body.n or 1):
             seed = None if params.seed is None else (params.seed + choice) % 2**64
             job = Job(list(ids), replace(params, seed=seed), wishes)
@@ -229,6 +230,9 @@ class Completions:
             for choice, text in zip(merged, self.texts, strict=True):
                 choice["token_ids"] = [event.token for event in text.events]
                 choice["prompt_token_ids"] = text.job.prompt
+        if self.body.routing != "off":
+            for choice, text in zip(merged, self.texts, strict=True):
+                choice["moe"] = routing_of(self.body.routing, text.events)
         return {**self.head, "choices": merged, "usage": self.usage.to_dict()}
 
     async def _choices(self) -> AsyncGenerator[dict[str, Any] | None, None]:
@@ -246,6 +250,10 @@ class Completions:
                     choice = text.take(event)
                     if text.limit == 0:
                         self.usage.completion -= 1
+                    moe = routing_of(self.body.routing, [event])
+                    if moe is not None and self.body.stream:
+                        choice = choice or {"index": index, "text": "", "logprobs": None, "finish_reason": None}
+                        choice["moe"] = moe
                     if choice is not None:
                         if self.body.return_token_ids and self.body.stream:
                             choice["token_ids"] = [event.token]

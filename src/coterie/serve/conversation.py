@@ -10,6 +10,7 @@ from coterie.config import CoterieError
 from coterie.serve.assemble import Assembler
 from coterie.serve.engine_thread import Job
 from coterie.serve.errors import ApiError, invalid
+from coterie.serve.moe import wishes_of
 from coterie.serve.protocol import ChatMessage, ChatRequest, NamedChoice, TextPart, choose_tokens
 from coterie.serve.service import Service
 from coterie.text.chat import Message, render_ids
@@ -28,6 +29,7 @@ class Conversation:
     has_tools: bool
     hide_calls: bool
     one_call: bool
+    routing: str = "off"
     ignored: tuple[str, ...] = ()
 
     def assembler(self) -> Assembler:
@@ -52,10 +54,11 @@ def prepare(service: Service, body: ChatRequest) -> Conversation:
         raise invalid("/max_tokens: a reply has at least one token", "/max_tokens")
     params = body.sampling(limit, num_logprobs or 0, service.model.config.vocab_size)
     params = replace(params, stop_ids=service.model.stop_ids)
+    wishes = wishes_of(service, body)
     jobs = []
     for index in range(body.n or 1):
         seed = None if params.seed is None else (params.seed + index) % 2**64
-        jobs.append(Job(prompt, replace(params, seed=seed)))
+        jobs.append(Job(prompt, replace(params, seed=seed), wishes))
     tail = service.tokenizer.decode(prompt[-16:])
     return Conversation(
         prompt=prompt,
@@ -65,6 +68,7 @@ def prepare(service: Service, body: ChatRequest) -> Conversation:
         has_tools=bool(tools),
         hide_calls=hide,
         one_call=body.parallel_tool_calls is False,
+        routing=body.routing,
         ignored=ignored,
     )
 

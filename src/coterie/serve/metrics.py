@@ -61,8 +61,11 @@ class Metrics:
                     lines += [f"{name}{{{k}}} {v:g}" if k else f"{name} {v:g}" for k, v in values.items()]
                 else:
                     lines += self._histogram(name)
-        for name, value in gauges.items():
-            lines += [f"# TYPE {name.partition('{')[0]} gauge", f"{name} {value:g}"]
+        last = ""
+        for name, value in sorted(gauges.items()):
+            bare = name.partition("{")[0]
+            lines += [f"# TYPE {bare} gauge"] * (bare != last) + [f"{name} {value:g}"]
+            last = bare
         return "\n".join(lines) + "\n"
 
     def _histogram(self, name: str) -> list[str]:

@@ -80,6 +80,11 @@ class Generation(Body):
     return_token_ids: bool | None = None
     moe: MoeOptions | None = None
 
+    @property
+    def routing(self) -> str:
+        """`off`, `summary` or `full`."""
+        return "off" if self.moe is None else self.moe.routing
+
     def sampling(self, default_tokens: int, logprobs: int, vocab_size: int) -> SamplingParams:
         """The engine's settings. Errors: `ApiError` for a bias on a token that does not exist."""
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())

@@ -11,6 +11,7 @@ from coterie.infer.request import Event
 from coterie.serve.assemble import Piece
 from coterie.serve.conversation import Conversation
 from coterie.serve.engine_thread import Call
+from coterie.serve.moe import routing_of
 from coterie.serve.service import Service
 from coterie.text.tokenizer import Tokenizer
 
@@ -24,6 +25,7 @@ class Delta:
     ids: list[int]
     logprobs: list[dict[str, Any]] | None
     finish: str | None = None
+    moe: dict[str, Any] | None = None
 
 
 @dataclass
@@ -113,7 +115,7 @@ class Replies:
         entries = None
         if self.talk.num_logprobs is not None:
             entries = [] if event.token in self._stop_ids else [logprob_entry(self.service.tokenizer, event)]
-        return Delta(index, piece, [event.token], entries, finish)
+        return Delta(index, piece, [event.token], entries, finish, routing_of(self.talk.routing, [event]))
 
     @property
     def _stop_ids(self) -> tuple[int, ...]:

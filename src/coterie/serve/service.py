@@ -18,6 +18,7 @@ from coterie.infer.model import LanguageModel
 from coterie.serve.engine_thread import EngineThread
 from coterie.serve.errors import ApiError
 from coterie.serve.metrics import Metrics
+from coterie.serve.protocol import MoeOptions
 from coterie.serve.wire import as_api_error
 from coterie.text.tokenizer import Tokenizer
 
@@ -71,6 +72,9 @@ class Service:
         positions = model.config.max_positions
         self.thread = EngineThread(self.engine, queue, max_queued_tokens=max(1, queue) * positions)
         self.draining = False
+        self.profiles: dict[str, MoeOptions] = {}
+        if model.model.routers():
+            self.engine.count_experts()
         self.fingerprint = self._fingerprint()
 
     @property

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from coterie.serve.errors import ApiError, draining, engine_dead
+from coterie.serve.moe import load
 from coterie.serve.service import Service
 from coterie.serve.wire import JsonAnswer
 
@@ -53,4 +54,8 @@ async def metrics(request: Request) -> Response:
         "coterie_kv_bytes": float(engine.cache_bytes),
         "coterie_step_seconds": thread.step_seconds,
     }
+    for layer, counts_E in (engine.expert_counts or {}).items():
+        balance = load(counts_E.tolist())
+        gauges[f'coterie_expert_load_imbalance{{layer="{layer}"}}'] = balance["imbalance"]
+        gauges[f'coterie_expert_load_entropy{{layer="{layer}"}}'] = balance["entropy"]
     return PlainTextResponse(service.metrics.text(gauges))
