@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli.options import Json
+from coterie.cli.options import Json, Model
 
 Either = "A checkpoint directory, a hub id (owner/name) or the address of an OpenAI-compatible server."
 
@@ -50,7 +50,30 @@ def verify(
     run(a, b, base, data, tolerance, model_name, api_key, as_json)
 
 
+def convert(
+    model: Model,
+    to: Annotated[str, typer.Option(help="hf (its own family's layout) or another family, such as mixtral.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The directory to write; it must not exist.")],
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16 (default: as stored; bfloat16 for quantised).")
+    ] = None,
+    shard_size: Annotated[str | None, typer.Option(help="Largest file, such as 5GB.")] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Leave 'vision' or 'mtp' behind where the form cannot carry it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model in another layout, type or sharding, with a receipt; refuse what would lose anything.
+
+    The result is read back before it appears: every tensor bit for bit, and the answers to the probes.
+    """
+    from coterie.cli.convert import convert as run
+
+    run(model, to, out, dtype, shard_size, drop or [], as_json)
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs of this file to the command line."""
     app.command(short_help="Architecture, parameters, memory and oddities of a model.")(inspect)
+    app.command(short_help="Write a model in another layout or type, with a receipt.")(convert)
     app.command(short_help="Check that two models are the same to their users.")(verify)

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from coterie.config import CheckpointError
-from coterie.evaluate.identity import stored_dtype
-from coterie.weights.checkpoint import Loaded, load_model, locate, read_config, save_model
+from coterie.weights.checkpoint import Loaded, load_model, locate, read_config, save_model, stored_dtype
 from coterie.weights.patch import Patch, apply_patches, check_base, read_patch
 
 

@@ -13,10 +13,9 @@ from coterie.config import CoterieError, ModelConfig
 from coterie.config.model import MoEConfig
 from coterie.data.sources import read_sources
 from coterie.evaluate.endpoint import Endpoint
-from coterie.families import family
 from coterie.families.registry import first_difference
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.checkpoint import load_model, locate, open_tensors, read_config
+from coterie.weights.checkpoint import load_model, locate, read_config, stored_dtype
 from coterie.weights.compare import TensorWalk, compare_tensors
 from coterie.weights.probe_texts import TEXTS
 from coterie.weights.probes import (
@@ -85,15 +84,6 @@ def open_side(name: str, model_name: str | None = None, key: str | None = None) 
     return Side(name, directory, None, config, tokenizer, stored_dtype(directory, config))
 
 
-def stored_dtype(directory: Path, config: ModelConfig) -> torch.dtype:
-    """The type all weights of a directory are stored in; float32 where they are mixed or quantised."""
-    stored = open_tensors(directory)
-    names = [slot.disk for slot in family(config.family).slots(config) if slot.disk in stored]
-    weights = {stored.dtype(name) for name in names if not name.endswith("e_score_correction_bias")}
-    only = weights.pop() if len(weights) == 1 else torch.float32
-    return only if only in (torch.bfloat16, torch.float16) else torch.float32
-
-
 def compare(
     a: Side,
     b: Side,
@@ -131,7 +121,7 @@ def compare(
         (reasons if tolerance is None else notes).append(line)
     reasons += _tokenizers(a, b, notes)
     _config_note(a, b, notes)
-    unreached = _unreached(a.config or b.config, records[0] if records[0].routing else records[1])
+    unreached = _unreached(a.config, records[0]) or _unreached(b.config, records[1])
     return Verdict(a.name, b.name, not reasons, reasons, notes, limit, found, tensors, gravity, unreached)
 
 
@@ -247,10 +237,9 @@ def _config_note(a: Side, b: Side, notes: list[str]) -> None:
 
 def _unreached(config: ModelConfig | None, found: ProbeRecord) -> dict[int, int]:
     """Layer -> number of experts that no compared token was routed to, where there are any."""
-    if config is None:
-        return {}
     result = {}
     for layer, ids_TK in found.routing.items():
+        assert config is not None  # an endpoint tells no routing
         ffn = config.blocks[layer].ffn
         assert isinstance(ffn, MoEConfig)
         missing = ffn.router.num_experts - int(ids_TK.unique().numel())

@@ -149,6 +149,15 @@ def open_tensors(directory: Path) -> StoredTensors:
     return StoredTensors(_weight_files(directory), quantisation)
 
 
+def stored_dtype(directory: Path, config: ModelConfig) -> torch.dtype:
+    """The type all weights of a directory are stored in; float32 where they are mixed or quantised."""
+    stored = open_tensors(directory)
+    names = [slot.disk for slot in family(config.family).slots(config) if slot.disk in stored]
+    weights = {stored.dtype(name) for name in names if not name.endswith("e_score_correction_bias")}
+    only = weights.pop() if len(weights) == 1 else torch.float32
+    return only if only in (torch.bfloat16, torch.float16) else torch.float32
+
+
 @torch.no_grad()
 def _fill(model: Transformer, directory: Path, stored: StoredTensors) -> None:
     own = dict(model.named_parameters()) | dict(model.named_buffers())

@@ -1,0 +1,48 @@
+"""`coterie convert` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coterie.weights.checkpoint import save_model
+from tests.cli.test_commands import call, fails
+from tests.weights.test_convert import make
+
+
+def test_receipt_in_words_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "a"
+    save_model(source, make("qwen3"))
+    call("convert", str(source), "--to", "qwen3_moe", "-o", str(tmp_path / "b"))
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{tmp_path / 'b'}: qwen3_moe in float32, from qwen3 in float32; lossless\n")
+    assert "mapped            nothing -> model.layers.*.mlp.gate.weight (x4)" in out and "reading the result" in err
+    assert f"receipt           {tmp_path / 'b' / 'receipt.json'}" in out
+    command = ["convert", str(source), "--to", "hf", "--dtype", "bfloat16", "--shard-size", "20kb", "--json"]
+    call(*command, "-o", str(tmp_path / "c"))
+    receipt = json.loads(capsys.readouterr().out)
+    assert receipt == json.loads((tmp_path / "c" / "receipt.json").read_text())
+    assert not receipt["lossless"] and receipt["rounding"]["tensors"] > 10
+    call("verify", str(source), str(tmp_path / "b"))
+    assert capsys.readouterr().out.startswith("same: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--to", "qwen33"], "--to qwen33 is not known (did you mean 'qwen3'?)"),
+        (["--to", "llama"], "'blocks.0.attention.qk_norm' would be lost"),
+        (["--to", "hf", "--dtype", "int8"], "dtype 'int8' is not known"),
+        (["--to", "hf", "--shard-size", "many"], "'many' is no size"),
+        (["--to", "hf", "--drop", "mtp"], "this has none"),
+    ],
+)
+def test_refusals_are_one_line(
+    options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "a", make("qwen3"))
+    capsys.readouterr()
+    assert words in fails(capsys, "convert", str(tmp_path / "a"), "-o", str(tmp_path / "b"), *options)
+    assert not (tmp_path / "b").exists()
