@@ -112,39 +112,31 @@ def convert_directory(
     chosen = as_dtype(dtype) if dtype is not None else torch.bfloat16 if stored.quantised else kept
     if stored.quantised:
         changes.append("widened from the quantised form on disk")
-    rounding = _rounding(model, chosen)
-    changes += _lost_copies(directory, model)
-    companions, left_out = _companions(directory)
+    facts: dict[str, Any] = {
+        "source": str(source),
+        "out": str(out),
+        "family": (origin, goal),
+        "dtype": ("quantised" if stored.quantised else _name(kept), _name(chosen)),
+        "mapped": _mapping(loaded.model, model),
+        "changes": changes + _lost_copies(directory, model),
+    }
+    facts["copied"], facts["left_out"] = _companions(directory)
+    facts["rounding"] = rounding = _rounding(model, chosen)
+    facts["lossless"] = not rounding.tensors and not any(change.startswith("dropped") for change in changes)
+    made: list[Receipt] = []
 
     def write(folder: Path) -> None:
         write_model_files(folder, model, None, chosen, shard_bytes)
-        for name in companions:
+        for name in facts["copied"]:
             shutil.copyfile(directory / name, folder / name)
         tell("reading the result back")
-        _same_tensors(folder, model, chosen)
-        exact, apart = _same_answers(folder, loaded.model, model, loaded.tokenizer, chosen)
-        made.append(
-            Receipt(
-                str(source),
-                str(out),
-                (origin, goal),
-                (_name(kept) if not stored.quantised else "quantised", _name(chosen)),
-                len(family(goal).slots(model.config)) + len(model.carried),
-                _mapping(loaded.model, model),
-                changes,
-                companions,
-                left_out,
-                rounding,
-                rounding.tensors == 0 and not any(change.startswith("dropped") for change in changes),
-                apart,
-                exact,
-            )
-        )
-        (folder / RECEIPT).write_text(json.dumps(made[-1].to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        tensors = _same_tensors(folder, model, chosen)
+        exact, apart = _same_answers(folder, loaded.model, loaded.tokenizer, chosen)
+        made.append(Receipt(**facts, tensors=tensors, difference=apart, exact=exact))
+        (folder / RECEIPT).write_text(json.dumps(made[0].to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
-    made: list[Receipt] = []
     commit_directory(out, write, _parent(directory))
-    return made[-1]
+    return made[0]
 
 
 def _parent(directory: Path) -> dict[str, Any]:
@@ -204,8 +196,8 @@ def _rounding(model: Transformer, dtype: torch.dtype) -> Rounding:
     return Rounding(tensors, numbers, relative, vanished)
 
 
-def _same_tensors(folder: Path, model: Transformer, dtype: torch.dtype) -> None:
-    """Every tensor of the written files is the model's, bit for bit after rounding; one at a time."""
+def _same_tensors(folder: Path, model: Transformer, dtype: torch.dtype) -> int:
+    """Every tensor of the written files is the model's, bit for bit after rounding, one at a time; their number."""
     stored = open_tensors(folder)
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     expected: dict[str, Slot | None] = {slot.disk: slot for slot in family(model.config.family).slots(model.config)}
@@ -222,10 +214,11 @@ def _same_tensors(folder: Path, model: Transformer, dtype: torch.dtype) -> None:
         found = stored.read(name)
         if found.dtype != wanted.dtype or not torch.equal(found, wanted):
             raise CheckpointError(f"convert: '{name}' was not written as it is in memory; nothing was kept")
+    return len(expected)
 
 
 def _same_answers(
-    folder: Path, before: Transformer, model: Transformer, tokenizer: Tokenizer | None, dtype: torch.dtype
+    folder: Path, before: Transformer, tokenizer: Tokenizer | None, dtype: torch.dtype
 ) -> tuple[Difference, Difference]:
     """(from the rounded model, from the source) of what the written directory answers; the first must be nothing."""
     config = before.config
