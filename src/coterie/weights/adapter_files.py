@@ -60,7 +60,8 @@ class AdapterFiles:
         """
         stamped = self.stamp.get("layout")
         if stamped is not None and (stamped not in LAYOUTS or assume not in (None, stamped)):
-            raise CheckpointError(f"{self.path}: its stamp says layout '{stamped}'; known: {', '.join(LAYOUTS)}")
+            wrong = f"not '{assume}'" if stamped in LAYOUTS else f"which is none of {', '.join(LAYOUTS)}"
+            raise CheckpointError(f"{self.path}: its stamp says layout '{stamped}', {wrong}; believe the stamp")
         if stamped is not None or assume is not None:
             return stamped or assume
         if not holds_fused_experts(list(self.tensors)):
@@ -203,12 +204,16 @@ def load_adapter(
         check_base(files, Path(base), model.config)
     known = files.layout(layout)
     if known is None:
-        known = _layout_by_probes(model, files, tokenizer)
+        known = layout_by_probes(model, files, tokenizer)
     put_adapter(model, files.adapter(model.config, known), files.settings)
     return files
 
 
-def _layout_by_probes(model: Transformer, files: AdapterFiles, tokenizer: Tokenizer | None) -> Layout:
+def layout_by_probes(model: Transformer, files: AdapterFiles, tokenizer: Tokenizer | None) -> Layout:
+    """The layout in which the adapter answers as it recorded; `model` is plain before and after.
+
+    Errors: `CheckpointError` when no layout does, or nothing was recorded.
+    """
     fitting: list[Layout] = []
     if load_probes(files.path) is not None:
         for layout in ("peft", "peft019", "peft018"):
