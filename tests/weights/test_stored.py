@@ -236,3 +236,10 @@ def test_a_quantised_tensor_needs_its_scale(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(4, 4).to(torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="'w_scale_inv' is missing"):
         StoredTensors([tmp_path / "model.safetensors"], {"quant_method": "fp8"})
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480, 0x10580])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(length: int, tmp_path: Path) -> None:
+    text = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", length) + text.ljust(length) + struct.pack("<f", 2.5))
+    assert list(read_header(tmp_path / "a.safetensors")) == ["a"]

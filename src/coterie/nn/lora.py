@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from coterie.nn.experts import Counts, ExpertLinear, grouped_linear, segments
+from coterie.nn.function import GradFunction
 from coterie.nn.linear import Linear, linear, product
 from coterie.nn.router import Router
 
@@ -32,6 +33,7 @@ class LowRank(nn.Module):
     `*` is nothing, or S for experts. `scale` is alpha over rank.
     """
 
+    weight: nn.Parameter
     lora_A: nn.Parameter
     lora_B: nn.Parameter
     lora_magnitude: nn.Parameter | None
@@ -52,6 +54,10 @@ class LowRank(nn.Module):
             square = torch.stack([w.detach().float().square().sum(-1) for w in matrices])
             self.base_square = square.reshape(*several, out_features)
             self.lora_magnitude = nn.Parameter(self.row_norms())
+
+    def effective_weight(self) -> Tensor:
+        """The weight that the forward pass is equal to."""
+        raise NotImplementedError
 
     @property
     def scale(self) -> float:
@@ -77,6 +83,16 @@ class LowRank(nn.Module):
     def delta(self) -> Tensor:
         """`(*, O, I)`: `scale B A`, for merging and tests."""
         return self.scale * (self.lora_B @ self.lora_A)
+
+    def plain(self) -> nn.Module:
+        """The layer without its factors, sharing the weight as it is."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def merged(self) -> nn.Module:
+        """A plain layer with the factors folded into the same weight."""
+        self.weight.copy_(self.effective_weight())
+        return self.plain()
 
     def adapted(self, weight: Tensor) -> Tensor:
         """`weight (*, O, I)` with the factors folded in, in its dtype."""
@@ -118,11 +134,11 @@ class LoRALinear(LowRank, Linear):
             y_TO = y_TO * factors_O.to(y_TO.dtype)
         return y_TO if self.bias is None else y_TO + self.bias.to(y_TO.dtype)
 
-    def merged(self) -> Linear:
-        """A plain layer with the factors folded into the same weight."""
+    def plain(self) -> Linear:
         with torch.device("meta"):
             plain = Linear(self.in_features, self.out_features)
-        return _hand_over(self, plain)  # type: ignore[return-value]
+        plain.weight, plain.bias = self.weight, self.bias
+        return plain
 
 
 class LoRARouter(LowRank, Router):
@@ -149,25 +165,17 @@ class LoRARouter(LowRank, Router):
             logits_TE = logits_TE * factors_E
         return logits_TE if self.bias is None else logits_TE + self.bias.float()
 
-    def merged(self) -> Router:
-        """A plain router with the factors folded into the same weight."""
+    def plain(self) -> Router:
         with torch.device("meta"):
             plain = Router(self.weight.shape[1], self.config, self.balance.config)
         _take_over(self, plain)
-        return _hand_over(self, plain)  # type: ignore[return-value]
+        return plain
 
 
 def _take_over(source: Router, target: Router) -> None:
     target.config, target.weight, target.bias = source.config, source.weight, source.bias
     target.register_buffer("select_bias", source.select_bias)
     target.balance = source.balance
-
-
-@torch.no_grad()
-def _hand_over(adapted: Any, plain: Any) -> nn.Module:
-    adapted.weight.copy_(adapted.effective_weight())
-    plain.weight, plain.bias = adapted.weight, adapted.bias
-    return plain
 
 
 class LoRAExpertLinear(LowRank, ExpertLinear):
@@ -204,7 +212,7 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         if x_RI.device.type == "cpu" and not drops and not self.weight.requires_grad:
             a_SrI, b_SOr = self.lora_A.to(x_RI.dtype), self.lora_B.to(x_RI.dtype)
             weight_EOI = self.weight.to(x_RI.dtype)
-            y_RO = _Adapted.apply(x_RI, weight_EOI, a_SrI, b_SOr, self.scale, counts, self.chosen)
+            y_RO = _Adapted.call(x_RI, weight_EOI, a_SrI, b_SOr, self.scale, counts, self.chosen)
         else:
             y_RO = self._composed(x_RI, counts)
         if factors_SO is not None:
@@ -226,14 +234,14 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         added_RO = self.scale * grouped_linear(grouped_linear(read_RI, self.lora_A, counts), self.lora_B, counts)
         return y_RO + added_RO if rows is None else y_RO.index_add(0, rows, added_RO)
 
-    def merged(self) -> ExpertLinear:
-        """A plain layer with the factors folded into the same weight."""
+    def plain(self) -> ExpertLinear:
         with torch.device("meta"):
             plain = ExpertLinear(self.num_experts, self.in_features, self.out_features)
-        return _hand_over(self, plain)  # type: ignore[return-value]
+        plain.weight, plain.bias = self.weight, self.bias
+        return plain
 
 
-class _Adapted(torch.autograd.Function):
+class _Adapted(GradFunction):
     """A frozen grouped product and its factors, one expert at a time while its rows are in cache."""
 
     @staticmethod

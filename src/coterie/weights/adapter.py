@@ -235,10 +235,7 @@ def merge_adapter(model: Transformer) -> None:
 def drop_adapter(model: Transformer, full: Mapping[str, Tensor] | None = None) -> None:
     """Restore the plain layers without their factors; `full`: the base's values of weights that had been replaced."""
     for name, layer in list(adapted_layers(model)):
-        layer.lora_B.zero_()
-        if layer.lora_magnitude is not None:
-            layer.lora_magnitude.copy_(layer.row_norms())
-        model.set_submodule(name, layer.merged())
+        model.set_submodule(name, layer.plain())
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, tensor in (full or {}).items():
         own[name].copy_(tensor)

@@ -14,8 +14,7 @@ from torch import Tensor
 from coterie.config import CheckpointError, ModelConfig
 from coterie.weights.adapter import Adapter, Factors
 from coterie.weights.adapter_names import Names
-from coterie.weights.checkpoint import load_model
-from coterie.weights.merge import stored_dtype
+from coterie.weights.checkpoint import load_model, stored_dtype
 
 
 @torch.no_grad()
@@ -29,7 +28,7 @@ def extract_adapter(merged: str | Path, base: str | Path, max_rank: int) -> tupl
     config = before.model.config
     if tuned.model.config.blocks != config.blocks or tuned.model.config.vocab_size != config.vocab_size:
         raise CheckpointError(f"{merged}: has another shape than {base}; give the base it was made from")
-    epsilon = torch.finfo(stored_dtype(tuned.path)).eps
+    epsilon = torch.finfo(stored_dtype(tuned.path, config)).eps
     names = Names(config)
     old = dict(before.model.named_parameters()) | dict(before.model.named_buffers())
     new = dict(tuned.model.named_parameters()) | dict(tuned.model.named_buffers())

@@ -95,7 +95,7 @@ def convert_adapter(
 
 
 def inspect_adapter(path: str | Path, base: str | Path | None = None, layout: Layout | None = None) -> dict[str, Any]:
-    """What an adapter is: layout, base, settings, and per group its layers, ranks, size and how far it moves weights."""
+    """What an adapter is: layout, base, settings, and per group its layers, ranks, size and length of its change."""
     opened = open_adapter(path, base, layout)
     files, adapter, config = opened.files, opened.adapter, opened.config
     with torch.device("meta"):

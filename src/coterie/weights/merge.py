@@ -21,7 +21,7 @@ from coterie.text.tokenizer import Tokenizer
 from coterie.weights.adapter import merge_adapter
 from coterie.weights.adapter_files import AdapterFiles, load_adapter
 from coterie.weights.adapter_layouts import Layout
-from coterie.weights.checkpoint import load_model, locate, open_tensors, read_json
+from coterie.weights.checkpoint import load_model, locate, open_tensors, read_config, stored_dtype
 from coterie.weights.commit import MANIFEST, commit_directory
 from coterie.weights.probes import (
     FAITHFUL,
@@ -37,7 +37,7 @@ from coterie.weights.probes import (
     record,
     save_probes,
 )
-from coterie.weights.write import DTYPES, as_dtype, write_model_files
+from coterie.weights.write import as_dtype, write_model_files
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")
 _log = logging.getLogger("coterie")
@@ -91,7 +91,8 @@ def merge_checkpoint(
     if final.exists() and not (final.is_dir() and not any(final.iterdir())):
         raise CheckpointError(f"{final}: exists already; remove it or choose another path")
     dequantised = open_tensors(directory).quantised
-    stored = as_dtype(dtype) if dtype is not None else stored_dtype(directory, dequantised)
+    own = torch.bfloat16 if dequantised else stored_dtype(directory, read_config(directory))
+    stored = own if dtype is None else as_dtype(dtype)
     loaded = load_model(directory, dtype=stored)
     if dequantised:
         _log.warning("NOTE: the base %s is quantised; the merged weights are written as %s", directory, _name(stored))
@@ -137,13 +138,6 @@ def verify_merge(
     if not apart.within(SAME if stored == torch.float32 else ROUNDED):
         raise CheckpointError(f"{where}: the merged model is not base with adapter ({figures}); nothing was written")
     return apart, gravity
-
-
-def stored_dtype(directory: Path, quantised: bool = False) -> torch.dtype:
-    """What a checkpoint's weights are stored in: `dtype` of config.json; bfloat16 for quantised ones."""
-    data = read_json(directory / "config.json")
-    stated = data.get("dtype") or data.get("torch_dtype") or (data.get("text_config") or {}).get("dtype")
-    return torch.bfloat16 if quantised else DTYPES.get(str(stated).removeprefix("torch."), torch.float32)
 
 
 def _name(dtype: torch.dtype) -> str:

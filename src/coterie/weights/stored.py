@@ -60,13 +60,14 @@ def read_header(path: Path) -> dict[str, Entry]:
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            start = file.read(8)
-            if any(start.startswith(magic) for magic in _PICKLE_STARTS):
+            start, first = file.read(8), file.read(1)
+            # A header of 640 bytes begins like a pickle too; what follows its length is a brace.
+            if first != b"{" and any(start.startswith(magic) for magic in _PICKLE_STARTS):
                 raise CheckpointError(f"{path}: is a pickle under another name; it can run code and is refused")
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
             if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
                 raise _damaged(path, f"its header claims {length:,} bytes in a file of {size:,}")
-            text = file.read(length)
+            text = first + file.read(length - 1)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     try:
