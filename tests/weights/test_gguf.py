@@ -21,7 +21,7 @@ def export(directory: Path, quant: str = "f32") -> tuple[GgufReceipt, gguf.GGUFR
     lines: list[str] = []
     receipt = export_gguf(directory, directory / "out" / "model.gguf", quant, lines.append)
     assert receipt.bytes == Path(receipt.file).stat().st_size and lines
-    assert [path.name for path in (directory / "out").iterdir()] == ["model.gguf"]
+    assert {path.name for path in (directory / "out").iterdir()} == {"model.gguf", "model.Modelfile"}
     return receipt, gguf.GGUFReader(receipt.file)
 
 

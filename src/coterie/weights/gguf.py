@@ -21,6 +21,7 @@ from coterie.weights.gguf_source import ParameterSource
 from coterie.weights.gguf_tensors import Mapped, map_tensors
 from coterie.weights.gguf_types import FILE_TYPES, Choice, allowed_error, choose, pack, row_bytes, unpack
 from coterie.weights.gguf_vocab import vocabulary
+from coterie.weights.modelfile import modelfile
 
 _Plan = list[tuple[Mapped, Choice]]
 
@@ -29,7 +30,7 @@ _Plan = list[tuple[Mapped, Choice]]
 class GgufReceipt:
     """What was written and how it was checked.
 
-    `tensors`: number by type. `mapped`: tensor in the file -> the parameter it holds and how it was changed. `kept`:
+    `modelfile`: for Ollama, beside `file`. `tensors`: number by type. `mapped`: tensor in the file -> the parameter it holds and how it was changed. `kept`:
     groups of tensors in another type than `quant`, with the reason. `errors`: by type, the largest absolute error and
     the root mean square error relative to the numbers', found on reading the file back (`checked` tensors).
     `left_out`: beginnings of names that are not in the file. `differences`: what llama.cpp computes or tokenises
@@ -37,6 +38,7 @@ class GgufReceipt:
     """
 
     file: str
+    modelfile: str
     bytes: int
     architecture: str
     quant: str
@@ -82,6 +84,7 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
         f"{described.target.name}.{key}": value for key, value in described.keys.items()
     }
     keys |= tokens.keys
+    beside = out.with_suffix(".Modelfile")
     temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +92,7 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
         tell(f"reading {len(plan)} tensors back")
         errors = _check(temporary, keys, plan)
         size = temporary.stat().st_size
+        beside.write_text(modelfile(directory, out.name, source.config.max_positions), encoding="utf-8")
         os.replace(temporary, out)
     except OSError as error:
         raise CheckpointError(f"{out}: was not written ({error.strerror}); make room or choose another place") from None
@@ -97,6 +101,7 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
             temporary.unlink()
     return GgufReceipt(
         file=str(out),
+        modelfile=str(beside),
         bytes=size,
         architecture=described.target.name,
         quant=quant,

@@ -1,7 +1,8 @@
 """SentencePiece-like tokenizers (Llama 1 and 2, Mixtral) in a GGUF file: each piece's score decides what merges first.
 
 `tokenizer.json` lists merges in order; llama.cpp merges the pair whose result has the highest score, whatever the pair.
-The two agree where the merges stand grouped by their result and every way to cut a piece into two is among them.
+The two agree where the merges stand grouped by their result, every way to cut a piece into two is among them, and all
+characters of the pieces are pieces too.
 """
 
 from __future__ import annotations
@@ -33,16 +34,25 @@ def sentencepiece_scores(
             raise _unordered(path, result)
         rank.setdefault(result, len(rank))
         last = result
-    listed = set(merges)
-    vocab = model["vocab"]
-    for piece in rank:
-        for cut in range(1, len(piece)):
-            pair = (piece[:cut], piece[cut:])
-            if pair not in listed and pair[0] in vocab and pair[1] in vocab:
-                raise _unordered(path, piece)
+    _check_cuts(path, content, set(merges), rank)
     scores = [-float(rank[token]) if token in rank else 0.0 for token in tokens]
     prefix = _space_before(path, content, differences)
     return {"tokenizer.ggml.scores": scores, "tokenizer.ggml.add_space_prefix": prefix}
+
+
+def _check_cuts(path: Path, content: Mapping[str, Any], merges: set[Any], rank: Mapping[str, int]) -> None:
+    """llama.cpp starts from characters, in the vocabulary or not, and joins any two whose whole is a piece."""
+    vocab = content["model"]["vocab"]
+    added = {token["content"] for token in content.get("added_tokens") or []}
+    for piece in vocab:
+        if piece in added or (len(piece) == 6 and piece.startswith("<0x")):
+            continue
+        if piece in rank and not all(char in vocab for char in piece):
+            raise _unordered(path, piece)
+        for cut in range(1, len(piece)):
+            pair = (piece[:cut], piece[cut:])
+            if pair not in merges and pair[0] in vocab and pair[1] in vocab:
+                raise _unordered(path, piece)
 
 
 def _unordered(path: Path, piece: str) -> CheckpointError:

@@ -148,6 +148,8 @@ def _split_name(path: Path, content: Mapping[str, Any], differences: list[str]) 
     names = _SPLITS.get(tuple(rules))
     if names is None:
         raise _refuse(path, f"splits text by rules that llama.cpp does not have ({' '.join(rules)[:60]})")
+    if rules[-1:] in ([_GPT4O], [_TEKKEN]):
+        differences.append("when splitting, llama.cpp knows capitals of ASCII only and takes separate accents from letters")
     whole_first = bool(content["model"].get("ignore_merges"))
     if whole_first not in names:
         _check_reachable(path, content)
