@@ -10,7 +10,7 @@ from coterie.text.tokenizer import Tokenizer
 from tests.families.hf import tiny
 
 VOCAB = 320
-_YARN = {
+YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
     "factor": 8.0,
@@ -24,26 +24,26 @@ _LLAMA4 = {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1}
 KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "llama": ("llama", {"intermediate_size": 64}, "llama"),
     "llama_tied_bias": ("llama_tied_bias", {"head_dim": 16}, "llama"),
-    "llama_yarn": ("llama_yarn", {"rope_parameters": _YARN | {"attention_factor": 1.4}}, "llama"),
+    "llama_yarn": ("llama_yarn", {"rope_parameters": YARN | {"attention_factor": 1.4}}, "llama"),
     "llama_linear": (
         "llama",
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 900.0, "factor": 3.0}},
         "llama",
     ),
-    "qwen3": ("qwen3", {"rope_parameters": _YARN | {"mscale": 1.3, "mscale_all_dim": 0.6}}, "qwen3"),
+    "qwen3": ("qwen3", {"rope_parameters": YARN | {"mscale": 1.3, "mscale_all_dim": 0.6}}, "qwen3"),
     "qwen3_moe": ("qwen3_moe", {"mlp_only_layers": [], "moe_intermediate_size": 32}, "qwen3moe"),
     "mixtral": ("mixtral", {"sliding_window": None, "intermediate_size": 32}, "llama"),
     "olmoe": ("olmoe", {"clip_qkv": None, "intermediate_size": 32}, "olmoe"),
     "deepseek_v3": (
         "deepseek_v3",
-        {"rope_parameters": _YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}, "rms_norm_eps": 1e-6},
+        {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}, "rms_norm_eps": 1e-6},
         "deepseek2",
     ),
-    "deepseek_v3_plain_yarn": ("deepseek_v3", {"rope_parameters": _YARN, "n_group": 1, "topk_group": 1}, "deepseek2"),
+    "deepseek_v3_plain_yarn": ("deepseek_v3", {"rope_parameters": YARN, "n_group": 1, "topk_group": 1}, "deepseek2"),
     "deepseek_v3_half": ("deepseek_v3_half_full_query", {}, "deepseek2"),
     "deepseek_v2": (
         "deepseek_v2_lite",
-        {"rope_parameters": _YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}},
+        {"rope_parameters": YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}},
         "deepseek2",
     ),
     "gpt_oss": (
@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
             "swiglu_limit": 7.0,
             "intermediate_size": 32,
             "hidden_size": 64,
-            "rope_parameters": _YARN,
+            "rope_parameters": YARN,
             "max_position_embeddings": 2048,
         },
         "gpt-oss",

@@ -17,6 +17,8 @@ TEXT = (
     "x = [1, 2.5e-3];\r\n\tif (x > 10)  {\n\n        return x/3;   }\n \n  end \t\n#include <stdio.h>//comment\n"
     "emoji 😀👍🏽 ½ ² Ⅷ ١٢٣ naïve  double  spaces   three    four a\u0301 \u00a0nbsp Σίσυφος ДЕРЕВО 'tis 'S"
 )
+
+
 def random_texts(count: int, seed: int = 0) -> list[str]:
     """Pieces of `TEXT` in any order, cut anywhere."""
     rng = random.Random(seed)
@@ -54,8 +56,8 @@ def byte_level(rules: tuple[str, ...], whole_first: bool = False, size: int = 42
 
 def pieces(prefix: bool = True) -> Tokenizer:
     """A tokenizer as `transformers` converts SentencePiece's: pieces with bytes to fall back to, merges by rank."""
-    from tokenizers import models, trainers
     from tokenizers import Tokenizer as Rust
+    from tokenizers import models, trainers
 
     trained = Rust(models.BPE())
     text = "▁" + TEXT.replace(" ", "▁")
@@ -75,7 +77,13 @@ def pieces(prefix: bool = True) -> Tokenizer:
         for cut in range(1, len(piece))
         if piece[:cut] in vocab and piece[cut:] in vocab
     ]
-    content["model"] |= {"vocab": vocab, "merges": merges, "byte_fallback": True, "fuse_unk": True, "unk_token": "<unk>"}
+    content["model"] |= {
+        "vocab": vocab,
+        "merges": merges,
+        "byte_fallback": True,
+        "fuse_unk": True,
+        "unk_token": "<unk>",
+    }
     content["normalizer"] = {
         "type": "Sequence",
         "normalizers": ([{"type": "Prepend", "prepend": "▁"}] if prefix else [])

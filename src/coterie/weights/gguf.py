@@ -23,18 +23,16 @@ from coterie.weights.gguf_types import FILE_TYPES, Choice, allowed_error, choose
 from coterie.weights.gguf_vocab import vocabulary
 from coterie.weights.modelfile import modelfile
 
-_Plan = list[tuple[Mapped, Choice]]
-
 
 @dataclass(frozen=True)
 class GgufReceipt:
     """What was written and how it was checked.
 
-    `modelfile`: for Ollama, beside `file`. `tensors`: number by type. `mapped`: tensor in the file -> the parameter it holds and how it was changed. `kept`:
-    groups of tensors in another type than `quant`, with the reason. `errors`: by type, the largest absolute error and
-    the root mean square error relative to the numbers', found on reading the file back (`checked` tensors).
-    `left_out`: beginnings of names that are not in the file. `differences`: what llama.cpp computes or tokenises
-    otherwise.
+    `modelfile`: for Ollama, beside `file`. `tensors`: number by type. `mapped`: tensor in the file -> the parameter it
+    holds and how it was changed. `kept`: groups of tensors in another type than `quant`, with the reason. `errors`: by
+    type, the largest absolute error and the root mean square error relative to the numbers', found on reading the file
+    back (`checked` tensors). `left_out`: beginnings of names that are not in the file. `differences`: what llama.cpp
+    computes or tokenises otherwise.
     """
 
     file: str
@@ -56,6 +54,18 @@ class GgufReceipt:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class _File:
+    """What is to be written: its architecture, every key, every tensor with its type."""
+
+    source: ParameterSource
+    described: Description
+    pre_tokenizer: str
+    differences: tuple[str, ...]
+    keys: dict[str, Any]
+    plan: list[tuple[Mapped, Choice]]
+
+
 def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], None]) -> GgufReceipt:
     """Write the checkpoint `directory` to the file `out` in `quant` (a key of `FILE_TYPES`) and check it.
 
@@ -63,57 +73,66 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
     Errors: `ConfigError` for models that llama.cpp cannot run, `CheckpointError` for tensors, tokenizers and numbers
     that the file cannot carry, and when the file that was read back is not what was to be written.
     """
-    _package()
-    if quant not in FILE_TYPES:
-        raise CheckpointError(f"quant '{quant}' is not known; use one of {', '.join(FILE_TYPES)}")
     directory, out = Path(directory), Path(out)
     if out.is_dir():
         raise CheckpointError(f"{out}: is a directory; give the name of the file to write, such as model.gguf")
+    file = _prepare(directory, quant)
+    for name in file.source.left_out:
+        tell(f"left out: {name}")
+    for line in file.differences:
+        tell(f"differs: {line}")
+    beside = out.with_suffix(".Modelfile")
+    temporaries = [path.with_name(f"{path.name}.tmp-{os.getpid()}") for path in (out, beside)]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write(temporaries[0], file, tell)
+        tell(f"reading {len(file.plan)} tensors back")
+        errors = _check(temporaries[0], file)
+        temporaries[1].write_text(modelfile(directory, out.name, file.source.config.max_positions), encoding="utf-8")
+        size = temporaries[0].stat().st_size
+        for temporary, final in zip(temporaries, (out, beside), strict=True):
+            os.replace(temporary, final)
+    except OSError as error:
+        raise CheckpointError(f"{out}: was not written ({error.strerror}); make room or choose another place") from None
+    finally:
+        for temporary in temporaries:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+    return GgufReceipt(
+        file=str(out),
+        modelfile=str(beside),
+        bytes=size,
+        architecture=file.described.target.name,
+        quant=quant,
+        pre_tokenizer=file.pre_tokenizer,
+        tensors=_count(choice.type for _, choice in file.plan),
+        mapped={tensor.name: tensor.origin + (f" ({tensor.note})" if tensor.note else "") for tensor, _ in file.plan},
+        kept=_kept(file.plan),
+        errors=errors,
+        checked=len(file.plan),
+        left_out=tuple(file.source.left_out),
+        differences=file.differences,
+    )
+
+
+def _prepare(directory: Path, quant: str) -> _File:
+    _package()
+    if quant not in FILE_TYPES:
+        raise CheckpointError(f"quant '{quant}' is not known; use one of {', '.join(FILE_TYPES)}")
     source = ParameterSource(directory)
     described = describe(source.config)
     if quant == "mxfp4" and not source.config.is_moe:
         raise CheckpointError(f"{directory}: mxfp4 is a format for experts and this model has none; use q4_0 or q8_0")
     tokens = vocabulary(directory, source.config.vocab_size)
-    plan: _Plan = [
-        (tensor, choose(tensor.name, tensor.shape, quant)) for tensor in map_tensors(source, described.target)
-    ]
-    differences = described.differences + tokens.differences
-    for line in (*(f"left out: {name}" for name in source.left_out), *(f"differs: {line}" for line in differences)):
-        tell(line)
-    keys = _general(directory, quant) | {
-        f"{described.target.name}.{key}": value for key, value in described.keys.items()
+    plan = [(tensor, choose(tensor.name, tensor.shape, quant)) for tensor in map_tensors(source, described.target)]
+    keys = {
+        "general.type": "model",
+        "general.name": directory.resolve().name,
+        "general.file_type": FILE_TYPES[quant],
+        "general.quantization_version": 2,
     }
-    keys |= tokens.keys
-    beside = out.with_suffix(".Modelfile")
-    temporary = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _write(temporary, described, keys, plan, tell)
-        tell(f"reading {len(plan)} tensors back")
-        errors = _check(temporary, keys, plan)
-        size = temporary.stat().st_size
-        beside.write_text(modelfile(directory, out.name, source.config.max_positions), encoding="utf-8")
-        os.replace(temporary, out)
-    except OSError as error:
-        raise CheckpointError(f"{out}: was not written ({error.strerror}); make room or choose another place") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    return GgufReceipt(
-        file=str(out),
-        modelfile=str(beside),
-        bytes=size,
-        architecture=described.target.name,
-        quant=quant,
-        pre_tokenizer=tokens.pre,
-        tensors=_count(choice.type for _, choice in plan),
-        mapped={tensor.name: tensor.origin + (f" ({tensor.note})" if tensor.note else "") for tensor, _ in plan},
-        kept=_kept(plan),
-        errors=errors,
-        checked=len(plan),
-        left_out=tuple(source.left_out),
-        differences=differences,
-    )
+    keys |= {f"{described.target.name}.{key}": value for key, value in described.keys.items()}
+    return _File(source, described, tokens.pre, described.differences + tokens.differences, keys | tokens.keys, plan)
 
 
 def _package() -> None:
@@ -125,15 +144,6 @@ def _package() -> None:
         ) from None
 
 
-def _general(directory: Path, quant: str) -> dict[str, Any]:
-    return {
-        "general.type": "model",
-        "general.name": directory.resolve().name,
-        "general.file_type": FILE_TYPES[quant],
-        "general.quantization_version": 2,
-    }
-
-
 def _count(types: Iterator[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for kind in types:
@@ -141,7 +151,7 @@ def _count(types: Iterator[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _kept(plan: _Plan) -> tuple[dict[str, Any], ...]:
+def _kept(plan: list[tuple[Mapped, Choice]]) -> tuple[dict[str, Any], ...]:
     groups: dict[tuple[str, str], list[str]] = {}
     for tensor, choice in plan:
         if choice.reason:
@@ -149,11 +159,12 @@ def _kept(plan: _Plan) -> tuple[dict[str, Any], ...]:
     return tuple({"type": kind, "reason": reason, "tensors": names} for (kind, reason), names in groups.items())
 
 
-def _write(path: Path, described: Description, keys: dict[str, Any], plan: _Plan, tell: Callable[[str], None]) -> None:
+def _write(path: Path, to_write: _File, tell: Callable[[str], None]) -> None:
     import gguf
 
-    writer = gguf.GGUFWriter(path, described.target.name)
-    for key, value in keys.items():
+    plan = to_write.plan
+    writer = gguf.GGUFWriter(path, to_write.described.target.name)
+    for key, value in to_write.keys.items():
         if isinstance(value, list):
             kind = gguf.GGUFValueType.INT32 if type(value[0]) is int else _value_type(value[0])
             writer.add_key_value(key, value, gguf.GGUFValueType.ARRAY, sub_type=kind)
@@ -198,12 +209,12 @@ def _value_type(value: Any) -> Any:
     return kinds.FLOAT32 if isinstance(value, float) else kinds.STRING
 
 
-def _check(path: Path, keys: dict[str, Any], plan: _Plan) -> dict[str, dict[str, float]]:
+def _check(path: Path, written: _File) -> dict[str, dict[str, float]]:
     """Every key and every number of the file against what was meant; the errors found by type."""
     import gguf
 
     reader = gguf.GGUFReader(path)
-    for key, value in keys.items():
+    for key, value in written.keys.items():
         field = reader.get_field(key)
         found = None if field is None else field.contents()
         same = (
@@ -215,7 +226,7 @@ def _check(path: Path, keys: dict[str, Any], plan: _Plan) -> dict[str, dict[str,
             raise CheckpointError(f"{path}: key '{key}' reads back as {str(found)[:60]} instead of {str(value)[:60]}")
     stored = {tensor.name: tensor for tensor in reader.tensors}
     sums: dict[str, list[float]] = {}
-    for tensor, choice in plan:
+    for tensor, choice in written.plan:
         found = stored.pop(tensor.name, None)
         if (
             found is None

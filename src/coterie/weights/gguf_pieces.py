@@ -34,20 +34,20 @@ def sentencepiece_scores(
             raise _unordered(path, result)
         rank.setdefault(result, len(rank))
         last = result
-    _check_cuts(path, content, set(merges), rank)
+    _check_cuts(path, content, set(merges))
     scores = [-float(rank[token]) if token in rank else 0.0 for token in tokens]
     prefix = _space_before(path, content, differences)
     return {"tokenizer.ggml.scores": scores, "tokenizer.ggml.add_space_prefix": prefix}
 
 
-def _check_cuts(path: Path, content: Mapping[str, Any], merges: set[Any], rank: Mapping[str, int]) -> None:
+def _check_cuts(path: Path, content: Mapping[str, Any], merges: set[Any]) -> None:
     """llama.cpp starts from characters, in the vocabulary or not, and joins any two whose whole is a piece."""
     vocab = content["model"]["vocab"]
     added = {token["content"] for token in content.get("added_tokens") or []}
     for piece in vocab:
         if piece in added or (len(piece) == 6 and piece.startswith("<0x")):
             continue
-        if piece in rank and not all(char in vocab for char in piece):
+        if len(piece) > 1 and not all(char in vocab for char in piece):
             raise _unordered(path, piece)
         for cut in range(1, len(piece)):
             pair = (piece[:cut], piece[cut:])

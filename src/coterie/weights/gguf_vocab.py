@@ -88,6 +88,8 @@ def vocabulary(directory: Path, vocab_size: int) -> Vocabulary:
     else:
         pre = _split_name(path, content, differences)
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        if not merges:
+            raise CheckpointError(f"{path}: has no merges, and llama.cpp reads no such tokenizer")
         keys |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges}
     keys |= _special(directory, tokenizer, content, differences)
     if tokenizer.chat_template is not None:
@@ -149,7 +151,9 @@ def _split_name(path: Path, content: Mapping[str, Any], differences: list[str]) 
     if names is None:
         raise _refuse(path, f"splits text by rules that llama.cpp does not have ({' '.join(rules)[:60]})")
     if rules[-1:] in ([_GPT4O], [_TEKKEN]):
-        differences.append("when splitting, llama.cpp knows capitals of ASCII only and takes separate accents from letters")
+        differences.append(
+            "when splitting, llama.cpp knows capitals of ASCII only and takes separate accents from letters"
+        )
     whole_first = bool(content["model"].get("ignore_merges"))
     if whole_first not in names:
         _check_reachable(path, content)

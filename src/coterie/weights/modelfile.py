@@ -36,13 +36,17 @@ def modelfile(directory: Path, gguf_name: str, max_positions: int) -> str:
         lines.append(f"# The model goes up to {max_positions}; more context takes more memory.")
     lines.append(f"PARAMETER num_ctx {context}")
     names = {number: text for text, number in tokenizer.added_tokens.items()}
-    lines += [f"PARAMETER stop {_quoted(names[number])}" for number in stop_ids(directory, tokenizer) if number in names]
+    lines += [
+        f"PARAMETER stop {_quoted(names[number])}" for number in stop_ids(directory, tokenizer) if number in names
+    ]
     lines += [f"PARAMETER {theirs} {value}" for theirs, value in _sampling(directory).items()]
     if tokenizer.chat_template == CHATML.read_text(encoding="utf-8"):
         lines.append("# Without tools: Ollama writes them in another way than the model was taught.")
         lines.append(f'TEMPLATE """{_CHATML}"""')
     else:
-        lines.append("# The chat template is inside the file; see with `ollama show --template` whether Ollama knows it.")
+        lines.append(
+            "# The chat template is inside the file; see with `ollama show --template` whether Ollama knows it."
+        )
     return "\n".join(lines) + "\n"
 
 
