@@ -5,6 +5,7 @@ Needs `llama-cpp-python` (it compiles llama.cpp; version 0.3.36 was used): witho
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +23,16 @@ from coterie.weights.gguf_types import pack, unpack
 from tests.weights.gguf_models import KINDS, VOCAB, tokenizer, write
 from tests.weights.gguf_tokenizers import every_kind, random_texts
 
-pytestmark = pytest.mark.slow
+MISSING = importlib.util.find_spec("llama_cpp") is None
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING, reason="llama-cpp-python is not installed")]
 LENGTH, REPLY = 60, 24
 
 
 @contextmanager
 def llama(path: Path, **settings: Any) -> Iterator[Any]:
     """The file opened by llama.cpp on one CPU core, keys and values kept in fp32."""
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    import llama_cpp
+
     fixed = {"n_ctx": 256, "n_threads": 1, "n_gpu_layers": 0, "type_k": 0, "type_v": 0, "verbose": False}
     model = llama_cpp.Llama(str(path), **(fixed | settings))
     try:
