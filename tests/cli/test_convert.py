@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from coterie.weights.checkpoint import save_model
 from tests.cli.test_commands import call, fails
+from tests.weights.gguf_models import write
 from tests.weights.test_convert import make
 
 
@@ -37,6 +39,9 @@ def test_receipt_in_words_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--to", "hf", "--dtype", "int8"], "dtype 'int8' is not known"),
         (["--to", "hf", "--shard-size", "many"], "'many' is no size"),
         (["--to", "hf", "--drop", "mtp"], "this has none"),
+        (["--to", "hf", "--quant", "q8_0"], "--quant has no meaning with --to hf"),
+        (["--to", "gguf", "--dtype", "float16"], "--dtype has no meaning with --to gguf"),
+        (["--to", "gguf"], "must be the name of the file to write, such as model.gguf"),
     ],
 )
 def test_refusals_are_one_line(
@@ -46,3 +51,28 @@ def test_refusals_are_one_line(
     capsys.readouterr()
     assert words in fails(capsys, "convert", str(tmp_path / "a"), "-o", str(tmp_path / "b"), *options)
     assert not (tmp_path / "b").exists()
+
+
+def test_gguf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, file = write("qwen3_moe", tmp_path / "a"), tmp_path / "m.gguf"
+    capsys.readouterr()
+    call("convert", str(source), "--to", "gguf", "-o", str(file))
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{file}: qwen3moe in q8_0, ") and "read back and compared" in out and "KL " in out
+    assert "routing           lowest" in out and "comparing answers" in err and file.is_file()
+    receipt = json.loads((tmp_path / "m.receipt.json").read_text())
+    assert receipt["source"] == str(source) and receipt["difference"]["kl"] > 0
+    assert "exists already" in fails(capsys, "convert", str(source), "--to", "gguf", "-o", str(file))
+    call("convert", str(source), "--to", "gguf", "-o", str(tmp_path / "n.gguf"), "--no-outputs", "--json")
+    receipt = json.loads(capsys.readouterr().out)
+    assert receipt["difference"] is None and receipt["quant"] == "q8_0"
+
+
+def test_a_source_that_fails_its_probes_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_model(tmp_path / "a", make("qwen3"), probes=True)
+    file = tmp_path / "a" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.norm.weight"] *= 1.5
+    save_file(tensors, file, {"format": "pt"})
+    words = fails(capsys, "convert", str(tmp_path / "a"), "--to", "gguf", "-o", str(tmp_path / "m.gguf"))
+    assert "is not the model its probes were recorded from" in words and not (tmp_path / "m.gguf").exists()

@@ -14,7 +14,7 @@ import torch
 
 import coterie
 from coterie.config import ConfigError, CoterieError
-from coterie.evaluate.endpoint import Endpoint, EndpointError
+from coterie.evaluate.endpoint import Endpoint, EndpointError, _spelt
 from coterie.evaluate.identity import Verdict, compare, open_side
 from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
@@ -171,6 +171,23 @@ def test_other_tokenisation_of_text(server: Server, folder: Path) -> None:
     server.bad = "adds a token to text"
     (reason,) = against(server, folder).reasons
     assert reason.startswith("the endpoint tokenises differently: text 0 becomes")
+
+
+def test_the_real_server(folder: Path) -> None:
+    """`coterie serve` over HTTP: the same model is the same to within rounding, another one is not."""
+    with coterie.serve_in_thread(coterie.load(folder / "0", device="cpu"), name="mine", page=False) as server:
+        side = open_side(server.url + "/v1")
+        found = compare(open_side(str(folder / "0")), side, tolerance=1e-4)
+        assert found.same and not found.notes and found.difference.top1 == 1.0
+        assert found.difference.kl is not None and found.difference.kl < 1e-6
+        assert not compare(open_side(str(folder / "1")), side).same
+        with pytest.raises(EndpointError, match="answered 404"):
+            compare(open_side(str(folder / "0")), open_side(server.url, model_name="other"))
+
+
+def test_names_of_tokens() -> None:
+    assert _spelt(" Zug") == b" Zug" and _spelt("bytes:\\xe5\\xad") == b"\xe5\xad"
+    assert _spelt("bytes: are units") == b"bytes: are units"
 
 
 def test_names_addresses_and_silence(server: Server, folder: Path) -> None:

@@ -52,24 +52,38 @@ def verify(
 
 def convert(
     model: Model,
-    to: Annotated[str, typer.Option(help="hf (its own family's layout) or another family, such as mixtral.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="The directory to write; it must not exist.")],
+    to: Annotated[str, typer.Option(help="hf (its own layout), another family such as mixtral, or gguf.")],
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="What to write: a directory, or a file such as model.gguf. Must be new.")
+    ],
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16 (default: as stored; bfloat16 for quantised).")
     ] = None,
-    shard_size: Annotated[str | None, typer.Option(help="Largest file, such as 5GB.")] = None,
+    quant: Annotated[
+        str | None, typer.Option(help="Of a GGUF file: f32, f16, bf16, q8_0, q4_0 or mxfp4 (default: q8_0).")
+    ] = None,
+    shard_size: Annotated[str | None, typer.Option(help="Largest file of a directory, such as 5GB.")] = None,
     drop: Annotated[
         list[str] | None, typer.Option(help="Leave 'vision' or 'mtp' behind where the form cannot carry it.")
     ] = None,
+    outputs: Annotated[
+        bool, typer.Option(help="Compare the answers of a GGUF file's numbers (needs memory for the model).")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Write a model in another layout, type or sharding, with a receipt; refuse what would lose anything.
+    """Write a model in another layout, type, sharding or format, with a receipt; refuse what would lose anything.
 
-    The result is read back before it appears: every tensor bit for bit, and the answers to the probes.
+    The result is read back: every tensor, and the answers to the probes.
     """
-    from coterie.cli.convert import convert as run
+    from coterie.cli import convert as verb
 
-    run(model, to, out, dtype, shard_size, drop or [], as_json)
+    directory_only = {"--dtype": dtype, "--shard-size": shard_size, "--drop": drop}
+    gguf_only = {"--quant": quant, "--no-outputs": None if outputs else True}
+    verb.refuse_options(gguf_only if to != "gguf" else directory_only, to)
+    if to == "gguf":
+        verb.convert_gguf(model, out, quant or "q8_0", outputs, as_json)
+    else:
+        verb.convert(model, to, out, dtype, shard_size, drop or [], as_json)
 
 
 def register(app: typer.Typer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -77,7 +78,7 @@ class Endpoint:
 
         Likely tokens come by name; names are told apart through `tokenizer`, or as `token_id:N` where the server can.
         """
-        names = _ids_by_text(tokenizer) if tokenizer is not None else {}
+        names = _ids_by_bytes(tokenizer) if tokenizer is not None else {}
         following: list[float] = []
         likely: list[dict[int, float]] = []
         forms = list(_FORMS)
@@ -174,14 +175,14 @@ class _Refused(EndpointError):
         self.code = code
 
 
-def _by_id(top: Any, names: Mapping[str, int]) -> dict[int, float]:
+def _by_id(top: Any, names: Mapping[bytes, int]) -> dict[int, float]:
     """token id -> log-probability of one position's likely tokens; names that fit no one token get ids below 0."""
     result: dict[int, float] = {}
     for number, (name, value) in enumerate(top.items() if isinstance(top, Mapping) else ()):
         if not isinstance(value, int | float):
             continue
         rest = name.removeprefix(_TOKEN_ID)
-        token = int(rest) if rest != name and rest.isdigit() else names.get(name, -1 - number)
+        token = int(rest) if rest != name and rest.isdigit() else names.get(_spelt(name), -1 - number)
         result[token] = float(value)
     return result
 
@@ -199,15 +200,14 @@ def _lists(likely: list[dict[int, float]], asked: int) -> tuple[Tensor, Tensor]:
     return ids_TK, top_TK
 
 
-def _ids_by_text(tokenizer: Tokenizer) -> dict[str, int]:
-    """The one id of every text that exactly one token stands for."""
-    texts: dict[str, int] = {}
-    seen: Counter[str] = Counter()
-    for token, spelt in enumerate(tokenizer.token_bytes(range(tokenizer.vocab_size))):
-        try:
-            text = spelt.decode()
-        except UnicodeDecodeError:
-            continue
-        seen[text] += 1
-        texts[text] = token
-    return {text: token for text, token in texts.items() if seen[text] == 1}
+def _spelt(name: str) -> bytes:
+    """The bytes of a token's name: its text, or `bytes:\\xe5\\xad` for a part of a character."""
+    parts = re.fullmatch(r"bytes:((?:\\x[0-9a-fA-F]{2})+)", name)
+    return name.encode() if parts is None else bytes.fromhex(parts[1].replace("\\x", ""))
+
+
+def _ids_by_bytes(tokenizer: Tokenizer) -> dict[bytes, int]:
+    """The id of every spelling that exactly one token has."""
+    spellings = tokenizer.token_bytes(range(tokenizer.vocab_size))
+    seen = Counter(spellings)
+    return {spelt: token for token, spelt in enumerate(spellings) if seen[spelt] == 1}
