@@ -10,6 +10,7 @@ from coterie.config import CoterieError
 from coterie.serve.assemble import Assembler
 from coterie.serve.engine_thread import Job
 from coterie.serve.errors import ApiError, invalid
+from coterie.serve.grammar import GrammarFilter
 from coterie.serve.moe import wishes_of
 from coterie.serve.protocol import ChatMessage, ChatRequest, NamedChoice, TextPart, choose_tokens
 from coterie.serve.service import Service
@@ -55,16 +56,17 @@ def prepare(service: Service, body: ChatRequest) -> Conversation:
     params = body.sampling(limit, num_logprobs or 0, service.model.config.vocab_size)
     params = replace(params, stop_ids=service.model.stop_ids)
     wishes = wishes_of(service, body)
+    opened = service.tokenizer.decode(prompt[-16:]).rstrip().endswith("<think>")
     jobs = []
     for index in range(body.n or 1):
         seed = None if params.seed is None else (params.seed + index) % 2**64
-        jobs.append(Job(prompt, replace(params, seed=seed), wishes))
-    tail = service.tokenizer.decode(prompt[-16:])
+        filtered = replace(wishes, filter=_filter(service, body, opened))
+        jobs.append(Job(prompt, replace(params, seed=seed), filtered))
     return Conversation(
         prompt=prompt,
         jobs=jobs,
         num_logprobs=num_logprobs,
-        opened=tail.rstrip().endswith("<think>"),
+        opened=opened,
         has_tools=bool(tools),
         hide_calls=hide,
         one_call=body.parallel_tool_calls is False,
@@ -86,6 +88,38 @@ def _check_tools(body: ChatRequest) -> None:
         if body.response_format.json_schema is None:
             raise invalid("/response_format/json_schema: is missing", "/response_format/json_schema",
                           "missing_required_parameter")  # fmt: skip
+
+
+def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter | None:
+    """The grammar that the reply must keep to. Errors: `ApiError` 400 when it cannot be kept to."""
+    choice, form = body.tool_choice, body.response_format
+    tools = [tool.function.model_dump(exclude_none=True) for tool in body.tools or ()]
+    if choice == "required" or isinstance(choice, NamedChoice):
+        if form is not None and form.type != "text":
+            raise invalid("/response_format: cannot go with a tool that must be called", "/response_format")
+        _check_calls(service)
+        if isinstance(choice, NamedChoice):
+            tools = [tool for tool in tools if tool["name"] == choice.function.name]
+        return service.grammars.of_calls(tools, body.parallel_tool_calls is not False, opened)
+    if form is not None and form.type != "text":
+        callable_tools = tools if choice != "none" else []
+        if callable_tools:
+            _check_calls(service)
+        if form.json_schema is None:
+            return service.grammars.of_schema({"type": "object"}, "/response_format", opened, callable_tools)
+        pointer = "/response_format/json_schema/schema"
+        return service.grammars.of_schema(form.json_schema.schema_, pointer, opened, callable_tools)
+    if choice != "none" and any(tool.get("strict") for tool in tools):
+        _check_calls(service)
+        plain = [tool if tool.get("strict") else {"name": tool["name"]} for tool in tools]
+        return service.grammars.of_strict_calls(plain)
+    return None
+
+
+def _check_calls(service: Service) -> None:
+    if "<tool_call>" not in (service.tokenizer.chat_template or ""):
+        raise ApiError(400, "the form in which this model calls tools cannot be enforced; use 'auto' without 'strict'",
+                       "unsupported_parameter", "/tool_choice")  # fmt: skip
 
 
 def _template_settings(service: Service, body: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from coterie.infer.engine import Engine
 from coterie.infer.model import LanguageModel
 from coterie.serve.engine_thread import EngineThread
 from coterie.serve.errors import ApiError
+from coterie.serve.grammar import Grammars
 from coterie.serve.metrics import Metrics
 from coterie.serve.protocol import MoeOptions
 from coterie.serve.wire import as_api_error
@@ -88,6 +90,11 @@ class Service:
         if self.model.tokenizer is None:
             raise ApiError(400, "the model has no tokenizer; send token ids", "no_tokenizer")
         return self.model.tokenizer
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What constrains replies. Errors: `ApiError` 400 for a model without a tokenizer."""
+        return Grammars(self.tokenizer, self.model.config.vocab_size, self.model.stop_ids)
 
     @property
     def ready(self) -> bool:

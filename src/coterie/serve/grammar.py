@@ -1,0 +1,275 @@
+"""Replies that must have a form: JSON schemas and tool calls, through llguidance. What cannot be kept is refused.
+
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coterie.serve.errors import ApiError, invalid
+from coterie.text.tokenizer import StreamDecoder, Tokenizer
+
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_BOUND = 10_000  # of lengths and counts in a schema
+MAX_REPEAT = 1000  # {n,m} in a pattern
+_CACHED = 64
+# llguidance takes these and does not keep to them, or reads them as comments.
+_REFUSED_KEYS = ("patternProperties", "x-guidance", "$dynamicRef", "$recursiveRef", "unevaluatedProperties",
+                 "unevaluatedItems", "propertyNames", "dependentSchemas")  # fmt: skip
+_BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_VALUES = ("enum", "const", "default", "examples")
+_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class GrammarFilter:
+    """Keeps one reply to a grammar (`infer.request.TokenFilter`).
+
+    `trigger`: the grammar begins after this text has been written; None: at once. `repeat`: when the grammar has been
+    satisfied the reply is free again until the next trigger; otherwise it must end. `think`: tokens that open and close
+    a reasoning block, which may come first. A grammar that breaks off sets `failure`, and the reply ends.
+    """
+
+    def __init__(
+        self,
+        prototype: Any,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        stop_ids: Sequence[int],
+        trigger: str | None = None,
+        repeat: bool = False,
+        think: tuple[int, int] | None = None,
+    ) -> None:
+        self.failure: str | None = None
+        self._prototype, self._matcher = prototype, prototype.deep_copy()
+        self._decoder = StreamDecoder(tokenizer)
+        self._known, self._vocab_size = tokenizer.vocab_size, vocab_size
+        self._stops = torch.tensor(list(stop_ids), dtype=torch.int64)
+        self._trigger, self._repeat, self._think = trigger, repeat, think
+        self._active = trigger is None
+        self._tail = ""
+        self._fresh = True
+
+    def allowed(self) -> Tensor | None:
+        """bool (V,): the tokens that keep to the grammar; None while it has not begun."""
+        if not self._active:
+            return None
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        mask_V = torch.zeros(self._vocab_size, dtype=torch.bool)
+        known = torch.from_numpy(np.unpackbits(bits, bitorder="little")).bool()[: self._vocab_size]
+        mask_V[: known.shape[0]] = known
+        mask_V[self._stops] = bool(self._matcher.is_accepting()) and not self._repeat
+        if self._fresh and self._think is not None:
+            mask_V[self._think[0]] = True
+        if self._matcher.is_error() or not bool(mask_V.any()):
+            self.failure = self._matcher.get_error().splitlines()[0][:200] if self._matcher.is_error() else "stuck"
+            mask_V[self._stops] = True
+        return mask_V
+
+    def accept(self, token: int) -> None:
+        """Take in the token that was drawn."""
+        first, self._fresh = self._fresh, False
+        if not self._active:
+            self._watch(token)
+            return
+        if first and self._think is not None and token == self._think[0]:
+            self._active, self._trigger = False, "</think>"
+            return
+        if token in self._stops or self.failure is not None:
+            return
+        if not self._matcher.consume_token(token):
+            self.failure = "a token outside the grammar was drawn"
+        elif self._repeat and self._matcher.is_stopped():
+            self._active, self._matcher = False, self._prototype.deep_copy()
+
+    def _watch(self, token: int) -> None:
+        """Look for the trigger at the end of the text."""
+        assert self._trigger is not None
+        if token < self._known:
+            self._tail = (self._tail + self._decoder.feed(token))[-len(self._trigger) - 32 :]
+        if self._trigger in self._tail:
+            self._active, self._tail = True, ""
+
+
+class Grammars:
+    """Makes filters for one tokenizer; compiled grammars are kept."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: Sequence[int]) -> None:
+        self._tokenizer, self._vocab_size, self._stop_ids = tokenizer, vocab_size, tuple(stop_ids)
+        self._cache: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self._ll: Any = None
+        added = tokenizer.added_tokens
+        pair = added.get("<think>"), added.get("</think>")
+        self._think = (pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else None
+        self._marks = all(mark in added for mark in ("<tool_call>", "</tool_call>"))
+
+    def of_schema(
+        self, schema: Mapping[str, Any], pointer: str, opened: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> GrammarFilter:
+        """For a reply that must be JSON of this schema, or a call of one of `tools`.
+
+        Errors: `ApiError` 400 `invalid_schema`.
+        """
+        check_schema(schema, pointer)
+        grammar = f"answer: %json {_json(schema, False)}"
+        if tools:
+            return self._filter(f"start: answer | call\n{grammar}\n{self._call_rule(tools)}", pointer, opened)
+        return self._filter(f"start: answer\n{grammar}", pointer, opened)
+
+    def of_calls(self, tools: Sequence[Mapping[str, Any]], several: bool, opened: bool) -> GrammarFilter:
+        """For a reply that must be one call (or `several`) of these tools."""
+        start = 'call ("\\n" call)*' if several else "call"
+        return self._filter(f"start: {start}\n{self._call_rule(tools)}", "/tools", opened)
+
+    def of_strict_calls(self, tools: Sequence[Mapping[str, Any]]) -> GrammarFilter:
+        """For a free reply whose calls, if it makes any, must be of these tools and their schemas."""
+        grammar = f'start: "\\n" tool "\\n" {self._mark("</tool_call>")}\n{self._call_rules(tools)}'
+        prototype = self._compiled(grammar, "/tools")
+        return GrammarFilter(prototype, self._tokenizer, self._vocab_size, self._stop_ids, "<tool_call>", True)
+
+    def _mark(self, mark: str) -> str:
+        return mark if self._marks else json.dumps(mark)
+
+    def _call_rule(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        body = f'call: {self._mark("<tool_call>")} "\\n" tool "\\n" {self._mark("</tool_call>")}'
+        return f"{body}\n{self._call_rules(tools)}"
+
+    def _call_rules(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        names = " | ".join(f"tool_{index}" for index in range(len(tools)))
+        lines = [f"tool: {names}"]
+        for index, tool in enumerate(tools):
+            lines.append(f"tool_{index}: %json {_json(_call_schema(tool, index), True)}")
+        return "\n".join(lines)
+
+    def _filter(self, grammar: str, pointer: str, opened: bool) -> GrammarFilter:
+        prototype = self._compiled(grammar, pointer)
+        trigger = "</think>" if opened else None
+        think = None if opened else self._think
+        return GrammarFilter(prototype, self._tokenizer, self._vocab_size, self._stop_ids, trigger, think=think)
+
+    def _compiled(self, grammar: str, pointer: str) -> Any:
+        from llguidance import LLMatcher, LLParserLimits
+
+        with self._lock:
+            if grammar in self._cache:
+                self._cache.move_to_end(grammar)
+                return self._cache[grammar]
+            limits = LLParserLimits(initial_lexer_fuel=1_000_000, max_lexer_states=50_000, max_grammar_size=100_000)
+            wrapped = LLMatcher.grammar_from_lark(grammar)
+            wrong, notes = LLMatcher.validate_grammar_with_warnings(wrapped, self._tokens(), limits=limits)
+            if wrong or notes:
+                reason = " ".join(" ".join(notes).split())[:300]
+                raise _bad(pointer, f"this schema cannot be kept to ({reason})")
+            matcher = LLMatcher(self._tokens(), wrapped, log_level=0, limits=limits)
+            if matcher.is_error():
+                raise _bad(pointer, matcher.get_error()[:200])
+            self._cache[grammar] = matcher
+            if len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+            return matcher
+
+    def _tokens(self) -> Any:
+        if self._ll is None:
+            from llguidance import LLTokenizer, TokenizerWrapper
+
+            self._ll = LLTokenizer(TokenizerWrapper(_Vocabulary(self._tokenizer)), n_vocab=None)
+        return self._ll
+
+
+class _Vocabulary:
+    """What llguidance asks of a tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = tokenizer.eos_id
+        self.bos_token_id = None
+        self.tokens = tokenizer.token_bytes(range(tokenizer.vocab_size))
+        self.special_token_ids = sorted(set(tokenizer.added_tokens.values()))
+
+    def __call__(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise TypeError("text was expected")
+        return self._tokenizer.encode(text)
+
+
+def _json(schema: Mapping[str, Any], spaced: bool) -> str:
+    """A schema as llguidance reads it: without free white space, which a model may spend a whole reply on."""
+    options = dict(_COMPACT) if spaced else {**_COMPACT, "item_separator": ",", "key_separator": ":"}
+    return json.dumps({**schema, "x-guidance": options})
+
+
+def _call_schema(tool: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The object that a call of this tool is. Definitions of its parameters move to the top, where `#/$defs` points."""
+    parameters = dict(tool.get("parameters") or {"type": "object"})
+    pointer = f"/tools/{index}/function/parameters"
+    check_schema(parameters, pointer)
+    if parameters.get("type", "object") != "object":
+        raise invalid(f"{pointer}/type: parameters are an object", pointer, "invalid_schema")
+    moved = {key: parameters.pop(key) for key in ("$defs", "definitions") if key in parameters}
+    parameters.pop("$schema", None)
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool["name"]}, "arguments": {"type": "object", **parameters}},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+        **moved,
+    }
+
+
+def check_schema(schema: Any, pointer: str) -> None:
+    """Errors: `ApiError` 400 `invalid_schema` for what the compiler would take too long for, or not keep to."""
+    if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
+        raise _bad(pointer, f"the schema is larger than {MAX_SCHEMA_BYTES} bytes")
+    for place, node in _objects(schema, pointer):
+        for key in _REFUSED_KEYS:
+            if key in node and not place.endswith("/properties"):
+                raise _bad(f"{place}/{key}", "is not supported")
+        for key in _BOUNDS:
+            value = node.get(key)
+            if isinstance(value, int) and value > MAX_BOUND:
+                raise _bad(f"{place}/{key}", f"at most {MAX_BOUND}")
+        reference = node.get("$ref")
+        if (
+            isinstance(reference, str)
+            and not reference.startswith("#/$defs/")
+            and not reference.startswith("#/definitions/")
+        ):
+            raise ApiError(
+                400, f"{place}/$ref: only '#/$defs/...' is followed", "invalid_schema", f"{place}/$ref"[:200]
+            )
+        pattern = node.get("pattern")
+        if isinstance(pattern, str):
+            _check_pattern(pattern, f"{place}/pattern")
+
+
+def _check_pattern(pattern: str, pointer: str) -> None:
+    counts = [int(number[:9]) for number in re.findall(r"\d+", " ".join(re.findall(r"\{([\d,]*)\}", pattern)))]
+    if len(pattern) > 1000 or any(count > MAX_REPEAT for count in counts):
+        raise _bad(pointer, f"is too large (repeats up to {MAX_REPEAT})")
+
+
+def _bad(pointer: str, why: str) -> ApiError:
+    return ApiError(400, f"{pointer[:200]}: {why}", "invalid_schema", pointer[:200])
+
+
+def _objects(value: Any, pointer: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    pending = [(pointer, value)]
+    while pending:
+        place, node = pending.pop()
+        if isinstance(node, Mapping):
+            yield place, node
+            pending += [
+                (f"{place}/{key}", item) for key, item in node.items() if key not in ("enum", "const", "default")
+            ]
+        elif isinstance(node, list):
+            pending += [(f"{place}/{index}", item) for index, item in enumerate(node)]
