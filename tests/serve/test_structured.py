@@ -183,7 +183,7 @@ def test_contradictions(client, more):
 def test_json_or_a_call(client, wanted):
     mark = str(tokenizer().token_id("<tool_call>"))
     answer = client.chat.completions.create(
-        model="tiny", messages=ASK, seed=0, tools=TOOLS, response_format=response_format(SCHEMA), max_tokens=200,
+        model="tiny", messages=ASK, seed=0, tools=TOOLS, response_format=response_format(SCHEMA), max_tokens=150,
         logit_bias={**NO_REASONING, mark: 100 if wanted == "call" else -100},
     )  # fmt: skip
     message = answer.choices[0].message

@@ -75,8 +75,8 @@ class LayerCache:
 
     def truncate(self, length: int) -> None:
         """Forget positions from `length` on. Errors: `CoterieError` when what remains is not enough."""
-        first = self._end - self.num_kept
-        if first > self.first_needed(length):
+        if not self.can_go_back(length):
+            first = self._end - self.num_kept
             raise CoterieError(
                 f"cache: cannot go back to length {length}: a layer with window {self._window} has dropped positions "
                 f"before {first}; run the prompt again"
@@ -84,11 +84,16 @@ class LayerCache:
         self._high -= max(0, self._end - length)
         self._end = min(self._end, length)
 
-    def copy_from(self, other: LayerCache) -> None:
-        """Take a copy of what `other` keeps (of the same settings), without its spare capacity."""
-        self._keys = other._keys[other._low : other._high].clone()
-        self._values = other._values[other._low : other._high].clone()
-        self._low, self._high, self._end = 0, other.num_kept, other._end
+    def can_go_back(self, length: int) -> bool:
+        """Whether everything that a query at `length` would see is still here."""
+        return self._end - self.num_kept <= self.first_needed(length)
+
+    def copy_from(self, other: LayerCache, length: int) -> None:
+        """Take a copy of what `other` (of the same settings) keeps before `length`, without its spare capacity."""
+        high = other._high - max(0, other._end - length)
+        self._keys = other._keys[other._low : high].clone()
+        self._values = other._values[other._low : high].clone()
+        self._low, self._high, self._end = 0, high - other._low, min(other._end, length)
 
     def _make_room(self, num_new: int, k_TGD: Tensor, v_TGD: Tensor) -> None:
         """Move the kept rows to the front of the same buffers when at most half is in use, else of larger ones."""
@@ -135,12 +140,24 @@ class SequenceCache:
             layer.truncate(length)
         self.length = length
 
-    def fork(self) -> SequenceCache:
-        """An independent copy: two sequences may share a prefix and then differ."""
+    def can_go_back(self, length: int) -> bool:
+        """Whether `truncate(length)` or `fork(length)` would succeed."""
+        return 0 <= length <= self.length and all(layer.can_go_back(length) for layer in self._layers)
+
+    def fork(self, length: int | None = None) -> SequenceCache:
+        """An independent copy of the first `length` positions (None: all): two sequences may share a prefix.
+
+        Errors: `CoterieError` as for `truncate`.
+        """
+        length = self.length if length is None else length
+        if not self.can_go_back(length):
+            raise CoterieError(
+                f"cache: cannot copy the first {length} of {self.length} tokens; a window has dropped some"
+            )
         copy = SequenceCache(self.config)
-        copy.length = self.length
+        copy.length = length
         for mine, theirs in zip(copy._layers, self._layers, strict=True):
-            mine.copy_from(theirs)
+            mine.copy_from(theirs, length)
         return copy
 
     @property

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
+from coterie.infer.prefix import BLOCK as MIN_SHARED
+from coterie.infer.prefix import PrefixCache, usable
 from coterie.infer.reply import ReplyText
 from coterie.infer.request import (
     Event,
@@ -47,6 +49,8 @@ class Engine:
     `deterministic`: a seeded reply is the same to the last bit whatever else is running. Products over more rows may
     round differently, so each sequence goes through the model by itself, in chunks that start at fixed positions; that
     costs what batching gains. Without it a reply depends on its neighbours by rounding alone.
+
+    `prefix_bytes`: keys and values of finished sequences kept for prompts that begin alike (0: none).
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Engine:
         max_batch: int = 32,
         prefill_chunk: int = 512,
         deterministic: bool = False,
+        prefix_bytes: int = 0,
     ) -> None:
         if max_batch < 1 or prefill_chunk < 1:
             raise ConfigError(f"engine: max_batch {max_batch} and prefill_chunk {prefill_chunk} must be at least 1")
@@ -64,6 +69,7 @@ class Engine:
         self.max_batch = max_batch
         self.prefill_chunk = prefill_chunk
         self.deterministic = deterministic
+        self.prefixes = PrefixCache(prefix_bytes)
         self.expert_counts: dict[int, Tensor] | None = None
         self._routers = model.routers()
         self._waiting: deque[Request] = deque()
@@ -209,6 +215,8 @@ class Engine:
         plan = []
         budget = self.prefill_chunk
         for request in self._running:
+            if self.prefixes.max_bytes and request.num_drawn == 0:
+                self._reuse(request)
             pending = len(request.tokens) - request.cache.length
             if pending > 1:
                 if self.deterministic:  # whole chunks from fixed positions, or nothing
@@ -220,6 +228,48 @@ class Engine:
             if pending:
                 plan.append((request, pending))
         return plan
+
+    @torch.inference_mode()
+    def _reuse(self, request: Request) -> None:
+        """Start from what a finished or a running sequence has read already, where that is further on.
+
+        Asked again until the prompt is read: a prompt that begins alike may be under way. The last prompt token is
+        always read, for the reply's first token comes from it; a prompt whose tokens are scored is read whole. When
+        deterministic only whole chunks of prompts are shared, as reading them anew would give the same bytes.
+        """
+        most = request.num_prompt - 1
+        done = request.cache.length
+        if request.prompt is not None or most - done < MIN_SHARED:
+            return
+        multiple = self.prefill_chunk if self.deterministic else 1
+        best, source = done + MIN_SHARED - 1, None
+        for other in self._running:
+            if other is not request and other.cache.length > best and other.tokens[best] == request.tokens[best]:
+                whole = other.tokens[: other.num_prompt] if self.deterministic else other.tokens
+                length = usable(other.salt, whole, other.cache, request.salt, request.tokens, most, multiple)
+                if length > best:
+                    best, source = length, other
+        kept = self.prefixes.find(request.salt, request.tokens, most, multiple)
+        if kept is not None and kept.length > best:
+            request.cache = kept
+        elif source is not None:
+            request.cache = source.cache.fork(best)
+        else:
+            return
+        request.cached = request.cache.length
+
+    def _leave(self, request: Request) -> None:
+        """A finished request goes; its keys and values may stay."""
+        self._running.remove(request)
+        if not self.prefixes.max_bytes:
+            return
+        tokens = request.tokens
+        if self.deterministic:
+            whole = request.num_prompt - request.num_prompt % self.prefill_chunk
+            if not request.cache.can_go_back(whole):
+                return
+            request.cache.truncate(whole)
+        self.prefixes.keep(request.salt, tokens, request.cache)
 
     @torch.inference_mode()
     def _forward(self, plan: list[tuple[Request, int]]) -> list[Event]:
@@ -310,7 +360,7 @@ class Engine:
         elif request.num_drawn >= request.limit:
             finish = "length"
         if finish is not None:
-            self._running.remove(request)
+            self._leave(request)
             text += request.text.finish()
         scores = request.prompt if first else None
         return Event(request.id, token, logprob, top, text, finish, request.cached if first else 0, scores, routing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -133,6 +133,11 @@ class Request:
         self.cached = 0
         self.prompt = PromptScores([], []) if wishes.prompt_logprobs is not None else None
         self.cache: SequenceCache
+
+    @property
+    def salt(self) -> tuple[Any, ...]:
+        """Sequences of one salt may share what they have read."""
+        return self.wishes.salt, self.wishes.control
 
     @property
     def num_drawn(self) -> int:

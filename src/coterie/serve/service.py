@@ -40,6 +40,7 @@ class ServeSettings(Settings):
     max_queue: int | None = Field(None, ge=0)
     prefill_chunk: int = Field(128, ge=1)
     deterministic: bool = False
+    prefix_bytes: int = Field(256 * 2**20, ge=0)
     max_body: int = Field(32 * 2**20, ge=1024)
     request_timeout: float = Field(600.0, gt=0)
     ping: float = Field(5.0, gt=0)
@@ -69,6 +70,7 @@ class Service:
             max_batch=s.slots,
             prefill_chunk=s.prefill_chunk,
             deterministic=s.deterministic,
+            prefix_bytes=s.prefix_bytes,
         )
         queue = 4 * s.slots if s.max_queue is None else s.max_queue
         positions = model.config.max_positions

@@ -52,6 +52,7 @@ async def metrics(request: Request) -> Response:
         "coterie_running": float(engine.num_running),
         "coterie_slots": float(engine.max_batch),
         "coterie_kv_bytes": float(engine.cache_bytes),
+        "coterie_prefix_cache_bytes": float(engine.prefixes.num_bytes),
         "coterie_step_seconds": thread.step_seconds,
     }
     for layer, counts_E in (engine.expert_counts or {}).items():

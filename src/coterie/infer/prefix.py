@@ -1,0 +1,130 @@
+"""Prompts that begin alike are read once: finished sequences keep their keys and values for the next ones.
+
+A sequence is found by the hashes of its whole blocks of tokens and then compared token by token, so a collision costs
+time and never a wrong reply. Sequences of different salts (adapter, expert control, the caller's own) never share.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from coterie.infer.cache import SequenceCache
+
+BLOCK = 16
+
+
+@dataclass(eq=False)
+class Entry:
+    """One kept sequence: `cache` holds keys and values of `tokens[: cache.length]`."""
+
+    salt: Hashable
+    tokens: list[int]
+    cache: SequenceCache
+    blocks: list[int]
+    num_bytes: int
+
+
+def block_hashes(salt: Hashable, tokens: Sequence[int]) -> list[int]:
+    """One hash for each whole block, of everything up to its end."""
+    hashes, value = [], hash(salt)
+    for end in range(BLOCK, len(tokens) + 1, BLOCK):
+        value = hash((value, tuple(tokens[end - BLOCK : end])))
+        hashes.append(value)
+    return hashes
+
+
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Tokens at the start that are equal."""
+    most = min(len(a), len(b))
+    if a[:most] == b[:most]:
+        return most
+    low, high = 0, most  # a[:low] == b[:low], a[:high] != b[:high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+class PrefixCache:
+    """Least recently used sequences go first when `max_bytes` is reached; 0 keeps none."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.num_bytes = 0
+        self._entries: OrderedDict[int, Entry] = OrderedDict()
+        self._by_block: dict[int, list[Entry]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def keep(self, salt: Hashable, tokens: Sequence[int], cache: SequenceCache) -> None:
+        """Take over the cache of a sequence that is no longer used. An older one that it begins with goes."""
+        kept = list(tokens[: cache.length])
+        blocks = block_hashes(salt, kept)
+        size = cache.num_bytes
+        if not blocks or size > self.max_bytes:
+            return
+        for old in list(self._by_block.get(blocks[0], ())):
+            if old.salt == salt and len(old.tokens) <= len(kept) and kept[: len(old.tokens)] == old.tokens:
+                self._remove(old)
+        entry = Entry(salt, kept, cache, blocks, size)
+        self._entries[id(entry)] = entry
+        self.num_bytes += size
+        for block in blocks:
+            self._by_block.setdefault(block, []).append(entry)
+        while self.num_bytes > self.max_bytes:
+            self._remove(next(iter(self._entries.values())))
+
+    def find(self, salt: Hashable, tokens: Sequence[int], most: int, multiple: int = 1) -> SequenceCache | None:
+        """A copy of the longest kept start of `tokens`, of at most `most` tokens and a multiple of `multiple`."""
+        found: tuple[int, Entry] | None = None
+        for block in reversed(block_hashes(salt, tokens[:most])):
+            for entry in self._by_block.get(block, ()):
+                length = usable(entry.salt, entry.tokens, entry.cache, salt, tokens, most, multiple)
+                if length and (found is None or length > found[0]):
+                    found = length, entry
+            if found is not None:
+                break
+        if found is None:
+            return None
+        length, entry = found
+        self._entries.move_to_end(id(entry))
+        return entry.cache.fork(length)
+
+    def drop(self, salts: Iterable[Hashable] | None = None) -> None:
+        """Forget everything, or what has one of these salts."""
+        wanted = None if salts is None else set(salts)
+        for entry in list(self._entries.values()):
+            if wanted is None or entry.salt in wanted:
+                self._remove(entry)
+
+    def _remove(self, entry: Entry) -> None:
+        del self._entries[id(entry)]
+        self.num_bytes -= entry.num_bytes
+        for block in entry.blocks:
+            others = self._by_block[block]
+            others.remove(entry)
+            if not others:
+                del self._by_block[block]
+
+
+def usable(
+    salt: Hashable,
+    tokens: Sequence[int],
+    cache: SequenceCache,
+    wanted_salt: Hashable,
+    wanted: Sequence[int],
+    most: int,
+    multiple: int,
+) -> int:
+    """How many tokens of `wanted` a cache of `tokens` can serve; windows may have dropped what fewer need."""
+    if salt != wanted_salt:
+        return 0
+    length = min(common_length(tokens[: cache.length], wanted), most)
+    length -= length % multiple
+    return length if length and cache.can_go_back(length) else 0
