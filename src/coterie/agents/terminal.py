@@ -95,6 +95,7 @@ class Terminal:
 
         def show(kind: Kind, piece: str) -> None:
             said[kind].append(piece)
+            piece = printable(piece) if self.interactive else piece
             if kind == "text":
                 sys.stdout.write(
                     ("\n" if said["reasoning"] and len(said["text"]) == 1 and self.interactive else "") + piece
@@ -164,6 +165,11 @@ class Terminal:
         if not places:
             raise CoterieError(f"{command}: you have not said anything yet")
         return places[-1]
+
+
+def printable(text: str) -> str:
+    """A text whose control characters are spelt out, but for line ends and tabs: they could fake what is shown."""
+    return "".join(char if char in "\n\t" or char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _speed(turn: Turn) -> str:

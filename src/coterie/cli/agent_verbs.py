@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
-from coterie.cli.options import Dtype, Json, KeyFile, MaxTokens, Seed, Served, System, Target, Temperature, TopP
+from coterie.cli.options import Dtype, Json, KeyFile, MaxTokens, Model, Seed, Served, System, Target, Temperature, TopP
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command(short_help="Talk to a model or a server in the terminal.")(chat)
     app.command(short_help="One answer to one message, from a model or a server.")(run)
+    app.command(short_help="Let a model do a task step by step with tools.")(agent)
+    app.command(short_help="Offer a model as an MCP server on standard input and output.")(mcp)
 
 
 def chat(
@@ -53,3 +56,54 @@ def run(
     sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     opening = {"dtype": dtype, "key_file": api_key_file, "served": served}
     answer(model, prompt, system, sampling, opening, json_schema, as_json)
+
+
+def agent(
+    model: Target,
+    task: Annotated[str | None, typer.Argument(help="What is to be done.")] = None,
+    folder: Annotated[str | None, typer.Option("--dir", help="Folder whose files it may read, list and write.")] = None,
+    python: Annotated[bool, typer.Option("--python/--no-python", help="Python in the sandbox.")] = True,
+    allow_http: Annotated[
+        list[str] | None, typer.Option(help="Host it may fetch pages of (may be given again).")
+    ] = None,
+    mcp: Annotated[str | None, typer.Option(help="File with MCP servers (mcpServers) whose tools it may use.")] = None,
+    approve: Annotated[
+        str, typer.Option(help="Calls that write: ask, all or none; without a terminal ask is none.")
+    ] = "ask",
+    max_steps: Annotated[int, typer.Option(help="Replies it may give.", min=1)] = 20,
+    budget_tokens: Annotated[int, typer.Option(help="Tokens read and written in all.", min=1)] = 200_000,
+    budget_seconds: Annotated[float, typer.Option(help="Seconds in all.", min=1)] = 900,
+    tool_seconds: Annotated[float, typer.Option(help="Seconds for one call of a tool.", min=0.1)] = 30,
+    transcript: Annotated[
+        str | None, typer.Option(help="File for the conversation: tuning data, and to resume.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with a transcript (TASK, if given, is said next).")] = None,
+    system: System = None,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    max_tokens: MaxTokens = 1024,
+    seed: Seed = None,
+    dtype: Dtype = "float32",
+    api_key_file: KeyFile = None,
+    served: Served = None,
+    as_json: Json = False,
+) -> None:
+    """Let a model do a task step by step with tools.
+
+    The exit status is 0 for an answer, 3 when a budget ended it, 4 for a loop, 5 when it said nothing, 130 for Ctrl-C.
+    """
+    from coterie.cli.agent import agent as work
+
+    opening = {"dtype": dtype, "key_file": api_key_file, "served": served}
+    sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    budget = {"steps": max_steps, "tokens": budget_tokens, "seconds": budget_seconds, "tool_seconds": tool_seconds}
+    offered = {"folder": folder, "python": python, "hosts": allow_http or [], "mcp": mcp}
+    files = {"transcript": transcript, "resume": resume, "system": system}
+    sys.exit(work(model, task, opening, sampling, budget, offered, approve, files, as_json))
+
+
+def mcp(model: Model, dtype: Dtype = "float32") -> None:
+    """Offer a model as an MCP server on standard input and output: tools chat, score and route_explain."""
+    from coterie.cli.agent import mcp as serve
+
+    serve(model, dtype)

@@ -1,0 +1,53 @@
+"""Who may let a tool write: everybody, nobody, or the person at the terminal, asked each time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.agents.loop import Approve
+from coterie.agents.tools import Tool
+from coterie.config.errors import ConfigError
+
+CHOICES = ("ask", "all", "none")
+
+
+def approver(choice: str) -> Approve:
+    """`ask` needs a terminal, and is `none` without one. Errors: `ConfigError` for another word."""
+    if choice not in CHOICES:
+        raise ConfigError(f"--approve {choice}: choose among {', '.join(CHOICES)}")
+    if choice == "all":
+        return lambda tool, arguments: True
+    if choice == "none" or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return lambda tool, arguments: False
+    return _Asker()
+
+
+class _Asker:
+    """Asks on standard error; what the model wrote is shown with its control characters spelt out."""
+
+    def __init__(self) -> None:
+        self._always: set[str] = set()
+
+    def __call__(self, tool: Tool, arguments: Mapping[str, Any]) -> bool:
+        if tool.name in self._always:
+            return True
+        print(f"\n{tool.name} wants to go ahead with:", file=sys.stderr)
+        for name, value in arguments.items():
+            text = json.dumps(value)
+            print(
+                f"  {json.dumps(name)}: {text[:4000]}{f'... ({len(text)} characters)' * (len(text) > 4000)}",
+                file=sys.stderr,
+            )
+        while True:
+            print("allow? y(es), n(o), a(lways for this tool): ", end="", file=sys.stderr, flush=True)
+            answer = sys.stdin.readline()
+            word = answer.strip().lower()
+            if not answer or word in ("n", "no"):
+                return False
+            if word in ("a", "always"):
+                self._always.add(tool.name)
+            if word in ("y", "yes", "a", "always"):
+                return True

@@ -1,0 +1,151 @@
+"""Tools of MCP servers, through the official client (extra `mcp`).
+
+What such a server does is out of our hands, so every call must be approved, whatever the server says about itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coterie.agents.tools import Tool, ToolError
+from coterie.config.errors import ConfigError, CoterieError
+
+START_SECONDS = 30.0
+
+
+class McpTool(Tool):
+    """A tool of a server, called `server__tool`."""
+
+    writes = True
+    _servers: McpServers
+
+    def __init__(self, servers: McpServers, server: str, tool: Any) -> None:
+        self.name = f"{server}__{tool.name}"
+        self.description = tool.description or tool.name
+        self.parameters = tool.input_schema
+        self._servers, self._server, self._tool = servers, server, tool.name
+
+    def call(self, arguments: Mapping[str, Any], seconds: float) -> str:
+        return self._servers.call(self._server, self._tool, dict(arguments), seconds)
+
+    def close(self) -> None:
+        self._servers.close()
+
+
+class McpServers:
+    """The servers of a configuration file in the usual form, running until `close`.
+
+    {"mcpServers": {NAME: {"command", "args", "env", "cwd"} or {"url", "headers"}}}. Errors: `ConfigError` for the file,
+    `CoterieError` for a server that does not start in time, each one line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        require_mcp()
+        self._wanted = read_config(path)
+        self._clients: dict[str, Any] = {}
+        self.tools: list[Tool] = []
+        self._loop = asyncio.new_event_loop()
+        self._closing = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            self._thread.join(5)
+            raise self._failure
+
+    def call(self, server: str, tool: str, arguments: dict[str, Any], seconds: float) -> str:
+        """The text of a tool's result. Errors: `ToolError` when the tool or the server fails or is too slow."""
+        from mcp import MCPError
+
+        try:
+            result = self._wait(
+                self._clients[server].call_tool(tool, arguments, read_timeout_seconds=seconds), seconds + 5
+            )
+        except (MCPError, TimeoutError, RuntimeError) as error:
+            raise ToolError(f"{server}: {_line(error)}") from None
+        parts = [getattr(part, "text", None) or f"({part.type} left out)" for part in result.content]
+        text = "\n".join(parts) or json.dumps(result.structured_content)
+        if result.is_error:
+            raise ToolError(f"{server}: {text}")
+        return text
+
+    def close(self) -> None:
+        """End the servers."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._closing.set)
+            self._thread.join(10)
+
+    def _wait(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
+
+    async def _serve(self) -> None:
+        """Open every server in the one task that also closes them, as the client asks for."""
+        server = ""
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                for server, settings in self._wanted.items():
+                    async with asyncio.timeout(START_SECONDS):
+                        self._clients[server] = client = await stack.enter_async_context(_client(settings))
+                        listed = await client.list_tools()
+                    self.tools += [McpTool(self, server, tool) for tool in listed.tools]
+                self._ready.set()
+                await self._closing.wait()
+        except Exception as error:
+            if not self._ready.is_set():
+                self._failure = CoterieError(f"MCP server {server}: did not start: {_line(error)}")
+        finally:
+            self._ready.set()
+
+
+def require_mcp() -> None:
+    """Errors: `ConfigError` when the extra is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("mcp") is None:
+        raise ConfigError("MCP needs its client: pip install 'coterie[mcp]'")
+
+
+def read_config(path: Path) -> dict[str, dict[str, Any]]:
+    """The servers of a configuration file. Errors: `ConfigError`, one line, naming what is wrong."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or f'not JSON ({error})'}") from None
+    servers = data.get("mcpServers") if isinstance(data, dict) else None
+    if not isinstance(servers, dict) or not servers:
+        raise ConfigError(f"{path}: has no 'mcpServers', an object of servers by name")
+    for name, settings in servers.items():
+        if not isinstance(settings, dict) or ("command" in settings) == ("url" in settings):
+            raise ConfigError(f"{path}: {name}: give either 'command' or 'url'")
+        known: Sequence[str] = ("command", "args", "env", "cwd") if "command" in settings else ("url", "headers")
+        unknown = sorted(set(settings) - set(known) - {"type"})
+        if unknown:
+            raise ConfigError(f"{path}: {name}: '{unknown[0]}' is not known; known: {', '.join(known)}")
+    return servers
+
+
+def _client(settings: Mapping[str, Any]) -> Any:
+    from mcp import Client, StdioServerParameters
+
+    if "command" in settings:
+        return Client(StdioServerParameters(**{key: value for key, value in settings.items() if key != "type"}))
+    if not settings.get("headers"):
+        return Client(settings["url"])
+    import httpx2
+    from mcp.client.streamable_http import streamable_http_client
+
+    return Client(streamable_http_client(settings["url"], http_client=httpx2.AsyncClient(headers=settings["headers"])))
+
+
+def _line(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return " ".join(str(error).split()) or type(error).__name__
