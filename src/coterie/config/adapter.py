@@ -43,8 +43,9 @@ class AdapterConfig(Settings):
     `train` says for each group `lora` (low-rank factors beside frozen weights), `full` (the weights themselves) or
     `freeze`; groups that are not named keep the default: LoRA on attention, experts, shared and dense feed-forwards.
     The factors' product is multiplied by `alpha` over their rank. `dropout` acts on what the factors read. `dora`
-    learns the length of each output row beside its direction. `quant`: the frozen matrices of `lora` groups are kept
-    in 8 or 4 bits, each `quant_block` numbers of a row with a scale of their own. `seed`: of the factors' start.
+    learns the length of each output row beside its direction. `quant`: the frozen matrices of attention, experts,
+    shared and dense feed-forwards are kept in 8 or 4 bits, each `quant_block` numbers of a row with a scale of their
+    own. `seed`: of the factors' start.
     """
 
     rank: int = Field(16, gt=0)

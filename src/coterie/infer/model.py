@@ -25,9 +25,8 @@ from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.text.chat import Message, render_ids
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.adapter_files import base_of, is_adapter, load_adapter
+from coterie.weights.adapter_files import base_of, check_adapter, is_adapter, load_adapter
 from coterie.weights.checkpoint import load_model, read_json, save_model
-from coterie.weights.probes import check_probes
 
 Ids = Sequence[int] | Tensor
 Conversation = Sequence[Message | Mapping[str, Any]]
@@ -193,7 +192,7 @@ def load(
     if adapter is not None:
         load_adapter(loaded.model, adapter, loaded.path, tokenizer=loaded.tokenizer)
         if check:
-            check_probes(Path(adapter), loaded.model, loaded.tokenizer)
+            check_adapter(adapter, loaded.model, loaded.path, loaded.tokenizer)
     stop_ids = set(loaded.tokenizer.stop_ids) if loaded.tokenizer is not None else set()
     ends = _optional_json(loaded.path / "generation_config.json").get("eos_token_id")
     stop_ids |= {ends} if isinstance(ends, int) else set(ends or ())

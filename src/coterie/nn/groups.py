@@ -25,16 +25,25 @@ def parameter_groups(model: nn.Module) -> dict[str, Group]:
     between blocks. `head`: the output matrix where it is not tied to `embedding`. `mtp`: layers for multi-token
     prediction, whole. `extra`: everything else.
     """
+    modules = module_groups(model)
+    return {
+        f"{prefix}.{name}" if prefix else name: modules[prefix]
+        for prefix, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+    }
+
+
+def module_groups(model: nn.Module) -> dict[str, Group]:
+    """Group of what each module holds itself, by the module's name."""
     found: dict[str, Group] = {}
     _walk(model, "", "extra", found)
     return found
 
 
-def _walk(module: nn.Module, prefix: str, group: Group, found: dict[str, Group]) -> None:
-    for name, _ in module.named_parameters(recurse=False):
-        found[prefix + name] = group
-    for name, child in module.named_children():
-        _walk(child, f"{prefix}{name}.", _group_of(module, name, child, group), found)
+def _walk(module: nn.Module, name: str, group: Group, found: dict[str, Group]) -> None:
+    found[name] = group
+    for part, child in module.named_children():
+        _walk(child, f"{name}.{part}" if name else part, _group_of(module, part, child, group), found)
 
 
 def _group_of(parent: nn.Module, name: str, child: nn.Module, group: Group) -> Group:

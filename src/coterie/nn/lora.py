@@ -21,19 +21,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from coterie.nn.blockwise import QuantizedTensor
 from coterie.nn.experts import Counts, ExpertLinear, grouped_linear, segments
 from coterie.nn.function import GradFunction
 from coterie.nn.linear import Linear, linear, product
+from coterie.nn.quantized import (
+    QuantizedExpertLinear,
+    QuantizedLinear,
+    matrix_of,
+    plain_with,
+    quantised_of,
+    quantized_grouped,
+    quantized_linear,
+)
 from coterie.nn.router import Router
 
 
 class LowRank(nn.Module):
     """What every adapted layer holds: `lora_A (*, r, I)`, `lora_B (*, O, r)` and with DoRA `lora_magnitude (*, O)`.
 
-    `*` is nothing, or S for experts. `scale` is alpha over rank.
+    `*` is nothing, or S for experts. `scale` is alpha over rank. The frozen weight is `weight`, or `quantised`.
     """
 
     weight: nn.Parameter
+    quantised: QuantizedTensor | None
     lora_A: nn.Parameter
     lora_B: nn.Parameter
     lora_magnitude: nn.Parameter | None
@@ -41,9 +52,10 @@ class LowRank(nn.Module):
 
     def add_factors(self, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> None:
         """Make the factors: A uniform within 1/sqrt(I), B zero, lengths those of the rows as they are."""
-        matrices = list(self.adapted_weights())
-        (out_features, in_features), device = matrices[0].shape, matrices[0].device
-        several = [len(matrices)] if isinstance(self, ExpertLinear) else []
+        frozen = self.weight if self.quantised is None else self.quantised
+        out_features, in_features = frozen.shape[-2:]
+        device = self.weight.device if self.quantised is None else self.quantised.codes.device
+        several = [len(self.chosen)] if isinstance(self, LoRAExpertLinear) else []
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
         self.lora_A = nn.Parameter(torch.empty(*several, rank, in_features, device=device))
         self.lora_B = nn.Parameter(torch.zeros(*several, out_features, rank, device=device))
@@ -51,7 +63,7 @@ class LowRank(nn.Module):
         self.register_buffer("base_square", None, persistent=False)
         self.lora_magnitude = None
         if dora:
-            square = torch.stack([w.detach().float().square().sum(-1) for w in matrices])
+            square = torch.stack([w.detach().float().square().sum(-1) for w in self.adapted_weights()])
             self.base_square = square.reshape(*several, out_features)
             self.lora_magnitude = nn.Parameter(self.row_norms())
 
@@ -90,7 +102,10 @@ class LowRank(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
-        """A plain layer with the factors folded into the same weight."""
+        """A plain layer with the factors folded into the same weight; a quantised one is widened to float32."""
+        if self.quantised is not None:
+            assert isinstance(self, Linear | ExpertLinear)
+            return plain_with(self, self.effective_weight())
         self.weight.copy_(self.effective_weight())
         return self.plain()
 
@@ -116,17 +131,17 @@ class LoRALinear(LowRank, Linear):
     def __init__(self, base: Linear, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
+        self.weight, self.bias, self.quantised = base.weight, base.bias, quantised_of(base)
         self.add_factors(rank, alpha, dropout, dora)
 
     def adapted_weights(self) -> Iterator[Tensor]:
-        yield self.weight
+        yield self.weight if self.quantised is None else self.quantised.dequantise()
 
     def effective_weight(self) -> Tensor:
-        return self.adapted(self.weight)
+        return self.adapted(next(self.adapted_weights()))
 
     def forward(self, x_TI: Tensor) -> Tensor:
-        y_TO = linear(x_TI, self.weight)
+        y_TO = linear(x_TI, self.weight) if self.quantised is None else quantized_linear(x_TI, self.quantised)
         read_TI = F.dropout(x_TI, self.dropout, self.training)
         y_TO = y_TO + self.scale * linear(linear(read_TI, self.lora_A), self.lora_B)
         factors_O = self.row_factors()
@@ -135,6 +150,8 @@ class LoRALinear(LowRank, Linear):
         return y_TO if self.bias is None else y_TO + self.bias.to(y_TO.dtype)
 
     def plain(self) -> Linear:
+        if self.quantised is not None:
+            return QuantizedLinear(self, self.quantised)
         with torch.device("meta"):
             plain = Linear(self.in_features, self.out_features)
         plain.weight, plain.bias = self.weight, self.bias
@@ -147,6 +164,7 @@ class LoRARouter(LowRank, Router):
     def __init__(self, base: Router, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> None:
         nn.Module.__init__(self)
         _take_over(base, self)
+        self.quantised = None
         self.add_factors(rank, alpha, dropout, dora)
 
     def adapted_weights(self) -> Iterator[Tensor]:
@@ -193,26 +211,29 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         nn.Module.__init__(self)
         self.num_experts = base.num_experts
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
+        self.weight, self.bias, self.quantised = base.weight, base.bias, quantised_of(base)
         self.chosen = tuple(range(base.num_experts)) if chosen is None else tuple(chosen)
         self.add_factors(rank, alpha, dropout, dora)
 
     def adapted_weights(self) -> Iterator[Tensor]:
-        yield from (self.weight[expert] for expert in self.chosen)
+        weight = self.weight if self.quantised is None else self.quantised
+        yield from (matrix_of(weight, expert, torch.float32) for expert in self.chosen)
 
     def effective_weight(self) -> Tensor:
+        weight = self.weight if self.quantised is None else self.quantised.dequantise()
         if len(self.chosen) == self.num_experts:
-            return self.adapted(self.weight)
-        index = torch.tensor(self.chosen, device=self.weight.device)
-        return self.weight.index_copy(0, index, self.adapted(self.weight[index]))
+            return self.adapted(weight)
+        index = torch.tensor(self.chosen, device=weight.device)
+        return weight.index_copy(0, index, self.adapted(weight[index]))
 
     def forward(self, x_RI: Tensor, counts: Counts) -> Tensor:
         factors_SO = self.row_factors()
         drops = self.training and self.dropout > 0
-        if x_RI.device.type == "cpu" and not drops and not self.weight.requires_grad:
+        frozen = self.quantised is not None or not self.weight.requires_grad
+        if x_RI.device.type == "cpu" and not drops and frozen:
             a_SrI, b_SOr = self.lora_A.to(x_RI.dtype), self.lora_B.to(x_RI.dtype)
-            weight_EOI = self.weight.to(x_RI.dtype)
-            y_RO = _Adapted.call(x_RI, weight_EOI, a_SrI, b_SOr, self.scale, counts, self.chosen)
+            weight = self.weight.to(x_RI.dtype) if self.quantised is None else self.quantised
+            y_RO = _Adapted.call(x_RI, weight, a_SrI, b_SOr, self.scale, counts, self.chosen)
         else:
             y_RO = self._composed(x_RI, counts)
         if factors_SO is not None:
@@ -223,7 +244,10 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
 
     def _composed(self, x_RI: Tensor, counts: Counts) -> Tensor:
         """The same from separate products: with dropout, on a GPU, or where the weight is trained too."""
-        y_RO = grouped_linear(x_RI, self.weight, counts)
+        if self.quantised is None:
+            y_RO = grouped_linear(x_RI, self.weight, counts)
+        else:
+            y_RO = quantized_grouped(x_RI, self.quantised, counts)
         rows = None
         if len(self.chosen) < self.num_experts:
             found = dict(segments(counts))
@@ -235,6 +259,8 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         return y_RO + added_RO if rows is None else y_RO.index_add(0, rows, added_RO)
 
     def plain(self) -> ExpertLinear:
+        if self.quantised is not None:
+            return QuantizedExpertLinear(self, self.quantised)
         with torch.device("meta"):
             plain = ExpertLinear(self.num_experts, self.in_features, self.out_features)
         plain.weight, plain.bias = self.weight, self.bias
@@ -248,7 +274,7 @@ class _Adapted(GradFunction):
     def forward(
         ctx: Any,
         x_RI: Tensor,
-        weight_EOI: Tensor,
+        weight: Tensor | QuantizedTensor,
         a_SrI: Tensor,
         b_SOr: Tensor,
         scale: float,
@@ -256,28 +282,30 @@ class _Adapted(GradFunction):
         chosen: tuple[int, ...],
     ) -> Tensor:
         slots = {expert: slot for slot, expert in enumerate(chosen)}
-        y_RO = x_RI.new_empty(x_RI.shape[0], weight_EOI.shape[1])
+        y_RO = x_RI.new_empty(x_RI.shape[0], weight.shape[1])
         for expert, rows in segments(counts):
             x_NI, y_NO = x_RI[rows], y_RO[rows]
-            product(x_NI, weight_EOI[expert], out=y_NO)
+            product(x_NI, matrix_of(weight, expert, x_RI.dtype), out=y_NO)
             if expert in slots:
                 slot = slots[expert]
                 y_NO.addmm_(product(x_NI, a_SrI[slot]), b_SOr[slot].t(), alpha=scale)
-        ctx.save_for_backward(x_RI, weight_EOI, a_SrI, b_SOr)
+        plain = weight if isinstance(weight, Tensor) else None
+        ctx.save_for_backward(x_RI, plain, a_SrI, b_SOr)
+        ctx.quantised = weight if plain is None else None
         ctx.scale, ctx.counts, ctx.slots = scale, counts, slots
         return y_RO
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_RI, weight_EOI, a_SrI, b_SOr = ctx.saved_tensors
-        grad_RO = grads[0]
+        x_RI, plain, a_SrI, b_SOr = ctx.saved_tensors
+        weight, grad_RO = plain if ctx.quantised is None else ctx.quantised, grads[0]
         grad_x_RI = torch.empty_like(x_RI) if ctx.needs_input_grad[0] else None
         grad_a_SrI, grad_b_SOr = torch.zeros_like(a_SrI), torch.zeros_like(b_SOr)
         for expert, rows in segments(ctx.counts):
             x_NI, grad_NO = x_RI[rows], grad_RO[rows]
             if grad_x_RI is not None:
-                product(grad_NO, weight_EOI[expert].t(), out=grad_x_RI[rows])
+                product(grad_NO, matrix_of(weight, expert, grad_RO.dtype).t(), out=grad_x_RI[rows])
             if expert not in ctx.slots:
                 continue
             slot = ctx.slots[expert]

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from coterie.config import AdapterConfig, ConfigError
 from coterie.config.model import MoEConfig
 from coterie.nn.experts import ExpertLinear
-from coterie.nn.groups import Group, parameter_groups
+from coterie.nn.groups import Group, module_groups, parameter_groups
 from coterie.nn.linear import Linear
 from coterie.nn.lora import LoRAExpertLinear, LoRALinear, LoRARouter
 from coterie.nn.router import Router
 from coterie.nn.transformer import Transformer
+from coterie.weights.quantise import quantise_model
 
 Selection = Mapping[int, Sequence[int]]
 
@@ -64,16 +65,18 @@ def attach(model: Transformer, config: AdapterConfig, experts: Selection | None 
     """Replace layers and set `requires_grad` of every parameter to exactly what `config.train` says.
 
     `experts`: layer -> experts that get factors; other experts of those and all experts of other layers get none.
-    Groups outside the config (multi-token prediction) are frozen.
+    Groups outside the config (multi-token prediction) are frozen. With `config.quant` the base is quantised first.
     Errors: `ConfigError` for a model that has an adapter, a wrong selection, or an intent that reaches no parameter.
     """
     if model.adapter is not None or any(True for _ in adapted_layers(model)):
         raise ConfigError("adapter: the model has one already; merge it or load the base again")
     _check_selection(model, config, experts)
+    if config.quant != "none":
+        quantise_model(model, config)
     treatments: dict[Group, str] = {**config.train}  # type: ignore[dict-item]
-    groups = parameter_groups(model)
+    modules = module_groups(model)
     for name, layer in list(_adaptable(model)):
-        if treatments.get(groups[f"{name}.weight"]) == "lora":
+        if treatments.get(modules[name]) == "lora":
             _attach_one(model, name, layer, config, experts)
     groups = parameter_groups(model)
     for name, parameter in model.named_parameters():
@@ -224,7 +227,10 @@ def _check_fits(name: str, layer: nn.Module | None, factors: Factors) -> None:
 
 
 def merge_adapter(model: Transformer) -> None:
-    """Fold every factor into its weight and restore the plain layers; all parameters are frozen afterwards."""
+    """Fold every factor into its weight and restore the plain layers; all parameters are frozen afterwards.
+
+    Quantised weights with factors are widened to float32, those without stay as they are.
+    """
     for name, layer in list(adapted_layers(model)):
         model.set_submodule(name, layer.merged())
     model.requires_grad_(False)

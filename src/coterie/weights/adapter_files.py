@@ -27,7 +27,7 @@ from coterie.weights.adapter import Adapter, drop_adapter, put_adapter, take_ada
 from coterie.weights.adapter_codec import decode, encode, holds_fused_experts, holds_single_experts
 from coterie.weights.adapter_layouts import LAYOUTS, Layout
 from coterie.weights.adapter_names import Names
-from coterie.weights.checkpoint import open_tensors, read_json
+from coterie.weights.checkpoint import load_model, open_tensors, read_json
 from coterie.weights.commit import MANIFEST, commit_directory, read_manifest, verify_directory
 from coterie.weights.probes import check_probes, default_sequences, load_probes, record, save_probes
 from coterie.weights.stored import read_header
@@ -207,6 +207,20 @@ def load_adapter(
         known = layout_by_probes(model, files, tokenizer)
     put_adapter(model, files.adapter(model.config, known), files.settings)
     return files
+
+
+def check_adapter(path: str | Path, model: Transformer, base: str | Path, tokenizer: Tokenizer | None = None) -> None:
+    """Base with adapter must answer as the adapter recorded when it was saved.
+
+    An adapter of a quantised base is asked on the base rounded in the same way, not on `model`.
+    Errors: `CheckpointError` when it answers otherwise or recorded nothing.
+    """
+    files = read_adapter(path)
+    if files.settings.quant != "none":
+        model = load_model(base, quantise=files.settings).model
+        known = files.layout() or layout_by_probes(model, files, tokenizer)
+        put_adapter(model, files.adapter(model.config, known), files.settings)
+    check_probes(files.path, model, tokenizer)
 
 
 def layout_by_probes(model: Transformer, files: AdapterFiles, tokenizer: Tokenizer | None) -> Layout:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from coterie.config import CheckpointError, ModelConfig
+from coterie.config import AdapterConfig, CheckpointError, ModelConfig
 from coterie.families import Slot, config_from_hf, family
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.commit import MANIFEST, commit_directory, verify_directory
 from coterie.weights.probes import check_probes, default_sequences, record, rounded, save_probes
+from coterie.weights.quantise import quantise_model, quantised_parts, read_quantised
 from coterie.weights.stored import StoredTensors
 from coterie.weights.write import as_dtype, write_model_files
 
@@ -88,11 +89,13 @@ def load_model(
     device: str | torch.device = "cpu",
     compute_dtype: torch.dtype | None = None,
     check: bool = False,
+    quantise: AdapterConfig | None = None,
 ) -> Loaded:
     """Build the model of a directory and fill it, one tensor in memory at a time beside the model.
 
     `dtype`: of the parameters ("float32", "bfloat16"); activations run in it too unless `compute_dtype` says otherwise.
-    `check`: run the probes that the directory holds, and fail unless the model answers as recorded.
+    `check`: run the probes that the directory holds, and fail unless the model answers as recorded. `quantise`: round
+    the matrices that its `quant` names while they are read, so that the wide model is never in memory.
     Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, pickle files, and weights that are
     not as long as the manifest says (its hashes are checked when training goes on, and by `verify_directory`).
     """
@@ -106,6 +109,8 @@ def load_model(
         )
     with torch.device("meta"):
         model = Transformer(config, compute_dtype or parameter_dtype)
+        if quantise is not None:
+            quantise_model(model, quantise)
     materialise(model, parameter_dtype, device)
     if (directory / MANIFEST).is_file():
         verify_directory(directory, full=False, suffix=".safetensors")  # the rest is for people to edit
@@ -162,6 +167,7 @@ def stored_dtype(directory: Path, config: ModelConfig) -> torch.dtype:
 def _fill(model: Transformer, directory: Path, stored: StoredTensors) -> None:
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     chosen = family(model.config.family)
+    quantised = quantised_parts(model)
     slots = {slot.disk: slot for slot in chosen.slots(model.config)}
     missing = {slot.disk for slot in slots.values() if not slot.copy}
     for name in stored:
@@ -172,13 +178,16 @@ def _fill(model: Transformer, directory: Path, stored: StoredTensors) -> None:
             _accept_tied_head(model, name, stored)
             continue
         slot = slots[name]
-        target = slot.view(own[slot.name])
+        codes = quantised.get(slot.name)
+        target = slot.view(own[slot.name] if codes is None else torch.empty(codes.shape, device="meta"))
         if stored.shape(name) != tuple(target.shape):
             raise CheckpointError(
                 f"{stored.file(name)}: '{name}' has shape {stored.shape(name)}, the config asks for "
                 f"{tuple(target.shape)}"
             )
-        if not slot.copy:
+        if codes is not None:
+            read_quantised(stored, slot, codes)
+        elif not slot.copy:
             stored.read_into(name, target)
         missing.discard(name)
     if missing:

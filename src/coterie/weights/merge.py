@@ -19,7 +19,7 @@ from coterie.config import AdapterConfig, CheckpointError
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.adapter import merge_adapter
-from coterie.weights.adapter_files import AdapterFiles, load_adapter
+from coterie.weights.adapter_files import AdapterFiles, check_adapter, load_adapter
 from coterie.weights.adapter_layouts import Layout
 from coterie.weights.checkpoint import load_model, locate, open_tensors, read_config, stored_dtype
 from coterie.weights.commit import MANIFEST, commit_directory
@@ -30,7 +30,6 @@ from coterie.weights.probes import (
     Difference,
     ProbeRecord,
     base_gravity,
-    check_probes,
     default_sequences,
     difference,
     load_probes,
@@ -100,7 +99,7 @@ def merge_checkpoint(
     sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
     untouched = record(model, sequences, tokenizer)
     files = load_adapter(model, adapter, directory, layout, tokenizer)
-    probed = _check_adapter(files, model, tokenizer)
+    probed = _check_adapter(files, model, directory, tokenizer)
     tuned = record(model, sequences, tokenizer)
     change = difference(untouched, tuned).mean_logprob
     if change == 0.0:
@@ -144,12 +143,15 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check_adapter(files: AdapterFiles, model: Transformer, tokenizer: Tokenizer | None) -> bool | None:
+def _check_adapter(files: AdapterFiles, model: Transformer, base: Path, tokenizer: Tokenizer | None) -> bool | None:
     """Base with adapter must answer as the adapter recorded; None where it recorded nothing."""
     if load_probes(files.path) is None:
         _log.warning("NOTE: %s holds no probes; that it is read as it was trained cannot be shown", files.path)
         return None
-    check_probes(files.path, model, tokenizer)
+    quant = files.settings.quant
+    if quant != "none":
+        _log.warning("NOTE: %s was trained on %s weights; it is merged into the unrounded ones", files.path, quant)
+    check_adapter(files.path, model, base, tokenizer)
     return True
 
 

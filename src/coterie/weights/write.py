@@ -17,6 +17,7 @@ from coterie.families import Slot, config_to_hf, family
 from coterie.nn.subset import SubsetExpertLinear
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
+from coterie.weights.quantise import is_quantised
 
 SHARD_BYTES = 5 * 1024**3
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,6 +45,8 @@ def write_model_files(
         raise CheckpointError(f"{directory.name}: the model has an adapter; save the adapter, or merge it first")
     if any(isinstance(module, SubsetExpertLinear) for module in model.modules()):
         raise CheckpointError(f"{directory.name}: chosen experts are in training; save the patch, or merge it first")
+    if is_quantised(model):
+        raise CheckpointError(f"{directory.name}: the weights are kept in fewer bits; load the base again to save it")
     stored = as_dtype(dtype) if dtype is not None else next(model.parameters()).dtype
     config = config_to_hf(model.config) | {"dtype": str(stored).removeprefix("torch.")}
     config |= {"torch_dtype": config["dtype"]}
