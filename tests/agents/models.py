@@ -15,10 +15,17 @@ from tests.infer.models import CAUSAL
 MOE = MoEConfig(expert_width=24, router=RouterConfig(num_experts=6, top_k=2, renormalize=True))
 
 
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
 @functools.cache
-def chat_model() -> LanguageModel:
-    """A random mixture of experts that babbles; it can be saved."""
-    tokenizer = Tokenizer.train(["the quick brown fox jumps over the lazy dog, 0123456789 " * 3], vocab_size=300)
+def chat_model(template: str | None = None) -> LanguageModel:
+    """A random mixture of experts that babbles; it can be saved. `PLAIN` knows neither reasoning nor tools."""
+    text = "the quick brown fox jumps over the lazy dog, 0123456789 " * 3
+    tokenizer = Tokenizer.train([text], vocab_size=300, chat_template=template)
     blocks = (BlockConfig(attention=CAUSAL, ffn=MOE),) * 2
     vocab = tokenizer.vocab_size
     model = Transformer(ModelConfig(family="qwen3_moe", vocab_size=vocab, width=32, blocks=blocks, max_positions=256))

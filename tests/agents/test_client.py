@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.agents.client import Endpoint, EndpointError, read_key, sse_data
-from coterie.agents.speaker import RemoteSpeaker, Sampling, open_speaker, wire_messages
+from coterie.agents.speaker import RemoteSpeaker, Sampling, wire_messages
 from coterie.config.errors import ConfigError
 from coterie.text.chat import Message, ToolCall
 from tests.agents.fake import USAGE, FakeServer, call_chunks, chunk
@@ -44,7 +44,7 @@ def test_a_whole_reply() -> None:
         USAGE,
     ]
     with FakeServer(lambda path, body: events) as server:
-        speaker = open_speaker(server.url + "/v1/")
+        speaker = RemoteSpeaker(Endpoint(server.url + "/v1/"))
         tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
         turn = speaker.say(ASK, tools, Sampling(0.5, None, 9, 3), on_piece=lambda *piece: pieces.append(piece))
     assert turn.message == Message("assistant", "one\u2028two", "hm", (ToolCall("add", {"a": 1}), ToolCall("add", {})))
@@ -83,7 +83,7 @@ def test_nobody_listens() -> None:
     with FakeServer(lambda path, body: []) as server:
         url = server.url
     with pytest.raises(EndpointError, match="is the server running"):
-        open_speaker(url)
+        RemoteSpeaker(Endpoint(url))
 
 
 def test_keys_go_only_where_they_were_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from coterie.agents.folder import Folder
 from coterie.agents.loop import Agent, Budget, resume, unanswered
-from coterie.agents.speaker import Turn
+from coterie.agents.speaker import Sampling, Turn
 from coterie.agents.tools import Calculator, ReadFile, Tool, WriteFile
 from coterie.agents.transcript import read_conversation
 from coterie.config.errors import CoterieError, DataError
@@ -132,6 +132,19 @@ def test_time_is_kept_while_the_model_writes() -> None:
     ).run(TASK)
     assert outcome.status == "seconds" and outcome.seconds < 2
     assert tool.seen[0][1] <= 0.4, "a tool gets no more than what is left"
+
+
+def test_a_reply_that_never_ends_spends_the_tokens() -> None:
+    def endless(messages: Any, on_piece: Any) -> None:
+        while True:
+            on_piece("text", "x")
+
+    script = Script(endless)
+    assert Agent(script, [Calculator()], Budget(tokens=50)).run(TASK).status == "tokens"
+    assert script.sampling[0].max_tokens is None
+    script = Script(ADD, "done")
+    Agent(script, [Calculator()], Budget(tokens=50), sampling=Sampling(max_tokens=40)).run(TASK)
+    assert [sampling.max_tokens for sampling in script.sampling] == [40, 35], "what is left of the budget"
 
 
 def test_long_results_are_cut_in_the_middle() -> None:

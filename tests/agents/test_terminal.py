@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from coterie.agents.speaker import LocalSpeaker, Sampling
+from coterie.agents.speaker import Sampling
 from coterie.agents.terminal import Terminal
-from coterie.config.errors import ConfigError, CoterieError
-from coterie.text.chat import Message, parse_reply
+from coterie.config.errors import CoterieError
+from coterie.text.chat import Message
 from tests.agents.fake import Script, calls
-from tests.agents.models import chat_model
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
@@ -121,17 +120,3 @@ def test_a_pipe_gets_the_answers_alone(monkeypatch: pytest.MonkeyPatch, capsys: 
 
     with pytest.raises(CoterieError):
         Terminal(Script(fails), None, Sampling(), interactive=False).run()
-
-
-def test_a_model_here_says_what_chat_says() -> None:
-    model = chat_model()
-    messages = [Message("user", "the quick brown fox")]
-    pieces: list[tuple[str, str]] = []
-    speaker = LocalSpeaker(model, "tiny")
-    turn = speaker.say(messages, sampling=Sampling(1.0, 0.9, 20, 7), on_piece=lambda *piece: pieces.append(piece))
-    reply = model.chat(messages, temperature=1.0, top_p=0.9, max_tokens=20, seed=7)
-    assert turn.message == parse_reply(reply.text) and turn.completion_tokens == len(reply.ids)
-    assert turn.prompt_tokens == len(model.render(messages))
-    assert "".join(text for _, text in pieces).strip() == turn.message.content
-    with pytest.raises(ConfigError, match="coterie serve"):
-        speaker.say(messages, schema={"type": "object"})

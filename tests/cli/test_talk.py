@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -16,8 +17,10 @@ from typing import Any
 
 import pytest
 
+import coterie
+from coterie.text.chat import parse_reply
 from tests.agents.fake import USAGE, FakeServer, chunk
-from tests.agents.models import chat_model
+from tests.agents.models import PLAIN, chat_model
 from tests.cli.test_commands import call, fails
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -56,12 +59,31 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_model_here_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import coterie
-
-    coterie.save(chat_model(), tmp_path / "model")
-    call("run", str(tmp_path / "model"), "the quick", "--seed", "1", "--max-tokens", "5", "--json")
+    """As `coterie.load(...).chat` does, and with a schema as the schema wants."""
+    coterie.save(chat_model(PLAIN), tmp_path / "model")
+    here = str(tmp_path / "model")
+    call("run", here, "the quick", "--seed", "1", "--max-tokens", "5", "--json")
     facts = json.loads(capsys.readouterr().out)
-    assert facts["completion_tokens"] <= 5 and facts["message"]["role"] == "assistant"
+    reply = coterie.load(here).chat(
+        [{"role": "user", "content": "the quick"}], seed=1, max_tokens=5, temperature=0.7, top_p=0.95
+    )
+    assert facts["completion_tokens"] == len(reply.ids)
+    assert facts["message"]["content"].strip() == parse_reply(reply.text).content
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": ["x", "y"]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    (tmp_path / "s.json").write_text(json.dumps(schema))
+    answers = []
+    for seed in range(8):  # a random model may also think, for ever, before its first brace: that is an error then
+        with contextlib.suppress(SystemExit):
+            call("run", here, "go", "--json-schema", str(tmp_path / "s.json"), "--seed", str(seed))
+            answers.append(json.loads(capsys.readouterr().out)["a"])
+    assert answers and set(answers) <= {"x", "y"}
+    long = fails(capsys, "run", here, "fox " * 300)
+    assert "maximum context length" in long and here in long and "127.0.0.1" not in long
 
 
 def test_ctrl_c_in_a_real_terminal() -> None:

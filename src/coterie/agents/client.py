@@ -60,10 +60,11 @@ def read_key(path: str | None) -> str | None:
 class Endpoint:
     """A server's address and key. `timeout`: seconds of silence borne (a slow machine reads long prompts long).
 
-    The address may end in `/v1` or not. Nothing is sent before the first call. Usable from several threads.
+    `label`: what errors call it instead of its address. The address may end in `/v1` or not. Nothing is sent before the
+    first call. Usable from several threads.
     """
 
-    def __init__(self, url: str, key: str | None = None, timeout: float = 600.0) -> None:
+    def __init__(self, url: str, key: str | None = None, timeout: float = 600.0, label: str | None = None) -> None:
         import httpx2
 
         parts = urlsplit(url)
@@ -72,6 +73,7 @@ class Endpoint:
         if parts.query or parts.fragment or parts.username:
             raise ConfigError(f"address '{url}': leave out what follows '?' or '#', and user names")
         self.root = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/v1')}"
+        self.label = label or self.root
         headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {key}"} if key else {})
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
         waits = httpx2.Timeout(timeout, connect=min(timeout, 10.0))
@@ -113,7 +115,7 @@ class Endpoint:
                     return
                 event = _json(data)
                 if event is None:
-                    raise EndpointError(f"{self.root}{path}: an event of the stream is not JSON: {_short(data)}")
+                    raise EndpointError(f"{self._where(path)}: an event of the stream is not JSON: {_short(data)}")
                 if isinstance(event, Mapping) and event.get("error"):
                     raise self._error(path, None, event, data)
                 yield event
@@ -124,8 +126,11 @@ class Endpoint:
         data = listed.get("data") if isinstance(listed, Mapping) else None
         names = [m["id"] for m in data or () if isinstance(m, Mapping) and isinstance(m.get("id"), str)]
         if not names:
-            raise EndpointError(f"{self.root}/v1/models: lists no model")
+            raise EndpointError(f"{self._where('/v1/models')}: lists no model")
         return names
+
+    def _where(self, path: str) -> str:
+        return self.root + path if self.label == self.root else self.label
 
     def _open(self, method: str, path: str, sent: bytes | None) -> Any:
         return _Opened(self, method, path, sent)
@@ -143,7 +148,7 @@ class Endpoint:
         for chunk in self._chunks(response, path):
             size += len(chunk)
             if size > MAX_ANSWER:
-                raise EndpointError(f"{self.root}{path}: the answer is longer than {MAX_ANSWER >> 20} MiB")
+                raise EndpointError(f"{self._where(path)}: the answer is longer than {MAX_ANSWER >> 20} MiB")
             parts.append(chunk)
         return b"".join(parts).decode("utf-8", "replace")
 
@@ -151,7 +156,7 @@ class Endpoint:
         if not 200 <= answer.status < 300:
             raise self._error(path, answer.status, answer.data, answer.text)
         if answer.data is None:
-            raise EndpointError(f"{self.root}{path}: the answer is not JSON: {_short(answer.text)}", answer.status)
+            raise EndpointError(f"{self._where(path)}: the answer is not JSON: {_short(answer.text)}", answer.status)
         return answer.data
 
     def _error(self, path: str, status: int | None, data: Any, text: str) -> EndpointError:
@@ -160,12 +165,12 @@ class Endpoint:
         message, code = fields.get("message") or _short(text) or "no reason given", fields.get("code")
         said = " ".join(str(part) for part in (status, code) if part)
         return EndpointError(
-            f"{self.root}{path}: {said}: {message}" if said else f"{self.root}{path}: {message}", status, code
+            f"{self._where(path)}: {said}: {message}" if said else f"{self._where(path)}: {message}", status, code
         )
 
     def _unreachable(self, path: str, error: Exception) -> EndpointError:
         reason = " ".join(str(error).split()) or type(error).__name__
-        return EndpointError(f"{self.root}{path}: {reason}; is the server running, and the address right?")
+        return EndpointError(f"{self._where(path)}: {reason}; is the server running, and the address right?")
 
 
 class _Opened:

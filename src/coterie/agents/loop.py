@@ -61,8 +61,12 @@ class Outcome:
         return EXIT_CODES[self.status]
 
 
-class _OutOfTime(Exception):
-    """The time was up while the model was writing."""
+class _OutOf(Exception):
+    """A budget was spent while the model was writing; its name is the argument."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status)
+        self.status: Status = status
 
 
 class Agent:
@@ -109,8 +113,8 @@ class Agent:
         status: Status = "failed"
         try:
             status = self._loop()
-        except _OutOfTime:
-            status = "seconds"
+        except _OutOf as spent:
+            status = spent.status
         except KeyboardInterrupt:
             status = "interrupted"
         finally:
@@ -148,13 +152,17 @@ class Agent:
     def _ask(self) -> Turn:
         """One reply, added to the conversation; what it took is counted."""
 
-        def on_piece(kind: Kind, text: str) -> None:
-            self.show(kind, text)
-            if self._left() <= 0:
-                raise _OutOfTime
+        room, pieces = self.budget.tokens - self._tokens, 0
 
-        room = self.budget.tokens - self._tokens
-        sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens or room, room))
+        def on_piece(kind: Kind, text: str) -> None:
+            nonlocal pieces
+            self.show(kind, text)
+            pieces += 1
+            if self._left() <= 0 or pieces > room:  # a piece is at least a token
+                raise _OutOf("seconds" if self._left() <= 0 else "tokens")
+
+        most = self.sampling.max_tokens
+        sampling = self.sampling if most is None else replace(self.sampling, max_tokens=min(most, room))
         specs = [tool.spec() for tool in self.tools.values()]
         turn = self.speaker.say(self.messages, specs, sampling, on_piece=on_piece)
         if turn.prompt_tokens is None or turn.completion_tokens is None:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from coterie.agents.mcp_tools import require_mcp
-from coterie.agents.speaker import LocalSpeaker, Sampling
 from coterie.config.errors import CoterieError
-from coterie.text.chat import Message
+from coterie.text.chat import Message, parse_reply
 
 if TYPE_CHECKING:
     from coterie.infer.model import LanguageModel
@@ -23,7 +22,6 @@ def build(model: LanguageModel, name: str) -> Any:
     from mcp.server.mcpserver.exceptions import ToolError
 
     server = MCPServer("coterie", instructions=f"The language model {name}.", log_level="ERROR")
-    speaker = LocalSpeaker(model, name)
 
     def tell(work: Callable[[], T]) -> T:
         """Our errors are one line for people; others stay hidden."""
@@ -36,9 +34,9 @@ def build(model: LanguageModel, name: str) -> Any:
     def chat(message: str, system: str = "", max_tokens: int = 512, temperature: float = 0.7) -> str:
         """Ask the model: one message, one answer."""
         before = [Message("system", system)] if system else []
-        sampling = Sampling(temperature, None, max_tokens)
         messages = [*before, Message("user", message)]
-        return tell(lambda: speaker.say(messages, sampling=sampling)).message.content
+        reply = tell(lambda: model.chat(messages, max_tokens=max_tokens, temperature=temperature))
+        return parse_reply(reply.text).content
 
     @server.tool()
     def score(text: str) -> dict[str, Any]:

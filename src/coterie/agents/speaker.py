@@ -1,4 +1,4 @@
-"""One way to ask for the next turn of a conversation: a model in this process, or a server (OpenAI API)."""
+"""One way to ask for the next turn of a conversation: of a server that speaks the OpenAI API."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from coterie.agents.client import Endpoint, EndpointError, is_url, read_key
+from coterie.agents.client import Endpoint, EndpointError
 from coterie.config.errors import ConfigError
-from coterie.text.chat import Message, ToolCall, parse_reply
-
-if TYPE_CHECKING:
-    from coterie.infer.model import LanguageModel
+from coterie.text.chat import Message, ToolCall
 
 Kind = Literal["text", "reasoning"]
 OnPiece = Callable[[Kind, str], None]
@@ -70,57 +67,6 @@ class Speaker(Protocol):
         ...
 
 
-def open_speaker(
-    target: str, dtype: str = "float32", key_file: str | None = None, served: str | None = None
-) -> Speaker:
-    """A checkpoint (directory or hub id) or a server's address. `served`: which of a server's models (None: its first).
-
-    Errors: `CoterieError` for what cannot be loaded or reached.
-    """
-    if is_url(target):
-        return RemoteSpeaker(Endpoint(target, read_key(key_file)), served)
-    if key_file is not None or served is not None:
-        raise ConfigError(
-            f"{target}: a key or a served name goes with a server's address (http://...), not with a model"
-        )
-    from coterie.infer.model import load
-
-    return LocalSpeaker(load(target, dtype=dtype), target)
-
-
-class LocalSpeaker(Speaker):
-    """A model in this process."""
-
-    def __init__(self, model: LanguageModel, name: str = "model") -> None:
-        self.model = model
-        self.name = name
-
-    def say(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] = (),
-        sampling: Sampling = Sampling(),
-        schema: Mapping[str, Any] | None = None,
-        on_piece: OnPiece | None = None,
-    ) -> Turn:
-        from coterie.infer.engine import Engine
-
-        if schema is not None:
-            raise ConfigError("a JSON schema needs a server: start `coterie serve`, and give its address as the model")
-        prompt = self.model.render(messages, tools or None)
-        params = self.model._params(None, _local_settings(sampling, self.model.config.max_positions))
-        started = time.perf_counter()
-        first, pieces, count, finish = 0.0, _Pieces(on_piece), 0, "stop"
-        for event in Engine(self.model.model, self.model.tokenizer).stream(prompt, params):
-            first = first or time.perf_counter() - started
-            count += 1
-            pieces.feed(event.text)
-            finish = event.finish_reason or finish
-        message = parse_reply(pieces.finish())
-        finish = "tool_calls" if message.tool_calls else finish
-        return Turn(message, finish, len(prompt), count, first, time.perf_counter() - started)
-
-
 class RemoteSpeaker(Speaker):
     """A server that speaks the OpenAI API, always asked for a stream: silence would look like a broken line."""
 
@@ -128,9 +74,9 @@ class RemoteSpeaker(Speaker):
         self.endpoint = endpoint
         names = endpoint.models()
         if model is not None and model not in names:
-            raise ConfigError(f"{endpoint.root}: serves no '{model}'; it has {', '.join(names)}")
+            raise ConfigError(f"{endpoint.label}: serves no '{model}'; it has {', '.join(names)}")
         self.model = model or names[0]
-        self.name = f"{self.model} at {endpoint.root}"
+        self.name = endpoint.label if endpoint.label != endpoint.root else f"{self.model} at {endpoint.root}"
 
     def say(
         self,
@@ -151,7 +97,7 @@ class RemoteSpeaker(Speaker):
         for event in self.endpoint.events("/v1/chat/completions", body):
             reply.feed(event)
         if reply.finish_reason is None:
-            raise EndpointError(f"{self.endpoint.root}: the stream ended before the reply was complete")
+            raise EndpointError(f"{self.endpoint.label}: the stream ended before the reply was complete")
         return reply.turn()
 
 
@@ -243,53 +189,7 @@ def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return wired
 
 
-class _Pieces:
-    """The text of a local reply: tells reasoning in `<think>` from the rest while it comes."""
-
-    def __init__(self, on_piece: OnPiece | None) -> None:
-        self._on_piece = on_piece
-        self._text = ""
-        self._shown = 0
-
-    def feed(self, piece: str) -> None:
-        self._text += piece
-        self._show(final=False)
-
-    def finish(self) -> str:
-        self._show(final=True)
-        return self._text
-
-    def _show(self, final: bool) -> None:
-        if self._on_piece is None:
-            return
-        body = self._text.lstrip()
-        lead = len(self._text) - len(body)
-        opened = body.startswith("<think>")
-        if not final and not opened and "<think>".startswith(body):
-            return
-        end = self._text.find("</think>") if opened else -1
-        start = lead + len("<think>") if opened else 0
-        if opened and end < 0:
-            # What may be the beginning of the closing mark is held back.
-            limit = len(self._text) if final else len(self._text) - len("</think>")
-            self._emit("reasoning", max(start, self._shown), limit)
-            return
-        if opened:
-            self._emit("reasoning", max(start, self._shown), end)
-            start = end + len("</think>")
-        self._emit("text", max(start, self._shown), len(self._text))
-
-    def _emit(self, kind: Kind, start: int, end: int) -> None:
-        if end > start and self._on_piece is not None:
-            self._on_piece(kind, self._text[start:end])
-            self._shown = end
-
-
 def _set(sampling: Sampling) -> dict[str, Any]:
     fields = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     fields |= {"max_tokens": sampling.max_tokens, "seed": sampling.seed}
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _local_settings(sampling: Sampling, longest: int) -> dict[str, Any]:
-    return {"max_tokens": longest} | _set(sampling)

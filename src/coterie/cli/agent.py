@@ -13,9 +13,10 @@ from coterie.agents.approval import approver
 from coterie.agents.loop import Agent, Budget, resume
 from coterie.agents.mcp_tools import McpServers
 from coterie.agents.sandbox import Limits, Sandbox, SandboxError
-from coterie.agents.speaker import Sampling, open_speaker
+from coterie.agents.speaker import Sampling
 from coterie.agents.terminal import printable
 from coterie.agents.tools import Calculator, HttpGet, ListFiles, Python, ReadFile, Tool, WriteFile
+from coterie.cli.opening import speaking
 from coterie.config.errors import ConfigError
 from coterie.text.chat import Message
 
@@ -52,10 +53,10 @@ def agent(
             messages = resume(Path(files["resume"]), tools, task)
         else:
             messages = [Message("system", files["system"] or SYSTEM), Message("user", str(task))]
-        speaker = open_speaker(target, **opening)
         show = _Show()
-        worker = Agent(speaker, tools, limits, may, Sampling(**sampling), Path(path) if path else None, show, facts)
-        outcome = worker.run(messages)
+        with speaking(target, **opening) as speaker:
+            worker = Agent(speaker, tools, limits, may, Sampling(**sampling), Path(path) if path else None, show, facts)
+            outcome = worker.run(messages)
     finally:
         for tool in tools:
             tool.close()

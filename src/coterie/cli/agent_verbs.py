@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli.options import Dtype, Json, KeyFile, MaxTokens, Model, Seed, Served, System, Target, Temperature, TopP
+from coterie.cli.options import Dtype, Json, KeyFile, Longest, Model, Seed, Served, System, Target, Temperature, TopP
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def chat(
     system: System = None,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
-    max_tokens: MaxTokens = 256,
+    max_tokens: Longest = None,
     seed: Seed = None,
     dtype: Dtype = "float32",
     api_key_file: KeyFile = None,
@@ -43,7 +43,7 @@ def run(
     json_schema: Annotated[str | None, typer.Option(help="File with a JSON schema that the answer must keep.")] = None,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
-    max_tokens: MaxTokens = 512,
+    max_tokens: Longest = None,
     seed: Seed = None,
     dtype: Dtype = "float32",
     api_key_file: KeyFile = None,
@@ -81,7 +81,7 @@ def agent(
     system: System = None,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
-    max_tokens: MaxTokens = 1024,
+    max_tokens: Longest = None,
     seed: Seed = None,
     dtype: Dtype = "float32",
     api_key_file: KeyFile = None,

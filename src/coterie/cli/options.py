@@ -11,6 +11,9 @@ Model = Annotated[str, typer.Argument(help="A checkpoint directory or a hub id (
 Sources = Annotated[list[str], typer.Argument(help="Files, directories, 'primer' or hf://owner/name.")]
 Temperature = Annotated[float, typer.Option(help="0 always takes the most likely token.", min=0)]
 MaxTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.", min=1)]
+Longest = Annotated[
+    int | None, typer.Option("--max-tokens", help="Longest reply, in tokens (default: what fits).", min=1)
+]
 TopP = Annotated[float, typer.Option(help="Keep the fewest tokens that hold this share of probability.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same reply.")]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]

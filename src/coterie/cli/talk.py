@@ -39,14 +39,15 @@ def generate(path: str, prompt: str, sampling: dict[str, Any], dtype: str, as_js
 
 def chat(target: str, system: str | None, sampling: dict[str, Any], opening: dict[str, Any]) -> None:
     """Read a line, print the reply, until an empty line or the end of input. `opening`: how to open the model."""
-    from coterie.agents.speaker import Sampling, open_speaker
+    from coterie.agents.speaker import Sampling
     from coterie.agents.terminal import Terminal
+    from coterie.cli.opening import speaking
 
-    speaker = open_speaker(target, **opening)
-    interactive = sys.stdin.isatty()
-    if interactive:
-        print(f"{speaker.name}. /help lists the commands; an empty line or Ctrl-D ends.", file=sys.stderr)
-    Terminal(speaker, system, Sampling(**sampling), interactive).run()
+    with speaking(target, **opening) as speaker:
+        interactive = sys.stdin.isatty()
+        if interactive:
+            print(f"{speaker.name}. /help lists the commands; an empty line or Ctrl-D ends.", file=sys.stderr)
+        Terminal(speaker, system, Sampling(**sampling), interactive).run()
 
 
 def run(
@@ -60,12 +61,12 @@ def run(
 ) -> None:
     """One answer to one message, streamed, or as one JSON object. With a schema, the answer is proved to keep it."""
     from coterie.agents.schemas import check_text, read_schema
-    from coterie.agents.speaker import Kind, Sampling, open_speaker
+    from coterie.agents.speaker import Kind, Sampling
+    from coterie.cli.opening import speaking
     from coterie.text.chat import Message
 
     schema = read_schema(Path(schema_file)) if schema_file else None
     text = _text_of(prompt)
-    speaker = open_speaker(target, **opening)
 
     def show(kind: Kind, piece: str) -> None:
         if kind == "text":
@@ -73,7 +74,8 @@ def run(
 
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", text))
-    turn = speaker.say(messages, sampling=Sampling(**sampling), schema=schema, on_piece=None if as_json else show)
+    with speaking(target, **opening) as speaker:
+        turn = speaker.say(messages, sampling=Sampling(**sampling), schema=schema, on_piece=None if as_json else show)
     if not as_json:
         print()
     if schema is not None:
