@@ -43,8 +43,8 @@ def _words(receipt: Mapping[str, Any], out: str) -> str:
     for name, found in receipt["function"].items():
         top1 = "" if found["top1"] is None else f", same best token {found['top1']:.1%}"
         lines.append(
-            f"function     {name.replace('_', ' ')}: log-probabilities differ by {found['mean_logprob']:.2g} on average, "
-            f"{found['max_logprob']:.2g} at most{top1}"
+            f"function     {name.replace('_', ' ')}: log-probabilities differ by {found['mean_logprob']:.2g} "
+            f"on average, {found['max_logprob']:.2g} at most{top1}"
         )
     perplexity = receipt["perplexity"]
     if perplexity["before"] is not None:

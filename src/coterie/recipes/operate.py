@@ -73,7 +73,9 @@ def operate(operation: Operation, tell: Tell = lambda line: None) -> dict[str, A
     }
     if operation.healing is not None:
         tell(f"healing: {operation.healing.steps} steps")
-        documents = read_domains(operation.heal_data, loaded.tokenizer, _heal_tokens(operation.healing), operation.model)
+        documents = read_domains(
+            operation.heal_data, loaded.tokenizer, _heal_tokens(operation.healing), operation.model
+        )
         teacher = loaded.model if operation.distil else None
         receipt["healing"] = heal(result, teacher, [document.ids for document in documents], operation.healing)
         receipt["function"]["after_healing"] = _function(before, record(result, sequences))
