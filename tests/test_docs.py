@@ -30,10 +30,13 @@ def test_commands_in_the_documents_exist(page: str) -> None:
     from coterie.cli.main import app
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    known = dict(commands) | {f"data {name}": command for name, command in commands["data"].commands.items()}
+    known = dict(commands)
+    for group, command in commands.items():
+        known |= {f"{group} {name}": inner for name, inner in getattr(command, "commands", {}).items()}
+    groups = "|".join(name for name, command in commands.items() if hasattr(command, "commands"))
     text = (ROOT / "docs" / page).read_text()
     for line in _code(text):
-        match = re.match(r"coterie ((?:data )?[a-z]+)(.*)", line)
+        match = re.match(rf"coterie ((?:(?:{groups}) (?=[a-z]))?[a-z-]+)(.*)", line)
         if match is None:
             continue  # a general form such as `coterie VERB`
         verb, rest = match.groups()
