@@ -8,7 +8,7 @@ import typer
 
 from coterie.cli.options import Json, Model
 
-Either = "A checkpoint directory, a hub id (owner/name) or the address of an OpenAI-compatible server."
+Either = "A directory (model or adapter), hub id (owner/name), GGUF file or address of an OpenAI-compatible server."
 
 
 def inspect(

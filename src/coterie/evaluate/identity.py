@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from coterie.config import CoterieError, ModelConfig
+from coterie.config import CheckpointError, CoterieError, ModelConfig
 from coterie.config.model import MoEConfig
 from coterie.data.sources import read_sources
 from coterie.evaluate.endpoint import Endpoint
 from coterie.families.registry import first_difference
 from coterie.text.tokenizer import Tokenizer
+from coterie.weights.adapter_files import base_of, is_adapter, load_adapter
 from coterie.weights.checkpoint import load_model, locate, read_config, stored_dtype
 from coterie.weights.compare import TensorWalk, compare_tensors
+from coterie.weights.gguf_outputs import put_back
 from coterie.weights.probe_texts import TEXTS
 from coterie.weights.probes import (
     FAITHFUL,
@@ -37,7 +39,10 @@ _DATA_PROBES = 64
 
 @dataclass(frozen=True)
 class Side:
-    """A model to compare: a checkpoint directory or an endpoint."""
+    """A model to compare: a checkpoint directory, an adapter on its base, a GGUF file or an endpoint.
+
+    `directory`: of the checkpoint, or of an adapter's base. `dtype`: the type all its weights are stored in, if one.
+    """
 
     name: str
     directory: Path | None = None
@@ -45,6 +50,13 @@ class Side:
     config: ModelConfig | None = None
     tokenizer: Tokenizer | None = None
     dtype: torch.dtype | None = None
+    adapter: Path | None = None
+    gguf: Path | None = None
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether its tensors stand in a directory as they are used."""
+        return self.directory is not None and self.adapter is None
 
 
 @dataclass(frozen=True)
@@ -75,9 +87,21 @@ class Verdict:
 
 
 def open_side(name: str, model_name: str | None = None, key: str | None = None) -> Side:
-    """A side from a directory, a hub id, or the address of a server. Errors: `CoterieError`, one line."""
+    """A side from a directory (a model's or an adapter's), a hub id, a GGUF file or the address of a server.
+
+    Errors: `CoterieError`, one line.
+    """
     if name.startswith(("http://", "https://")):
         return Side(name, endpoint=Endpoint(name, model_name, key))
+    if name.endswith(".gguf"):
+        if not Path(name).expanduser().is_file():
+            raise CheckpointError(f"{name}: no such file")
+        return Side(name, gguf=Path(name).expanduser())
+    if is_adapter(name):
+        base = open_side(base_of(name))
+        # Factors are float32 whatever the base is stored in: only a float32 base gives one type.
+        only = base.dtype if base.dtype == torch.float32 else None
+        return replace(base, name=name, dtype=only, adapter=Path(name).expanduser())
     directory = locate(name)
     tokenizer = Tokenizer.load(directory) if (directory / "tokenizer.json").is_file() else None
     config = read_config(directory)
@@ -102,9 +126,10 @@ def compare(
     sides = [a, b] + ([base] if base is not None else [])
     tokenizer = next((side.tokenizer for side in sides if side.tokenizer is not None), None)
     sequences = choose_sequences(sides, tokenizer, data)
-    records = [side_record(side, sequences, tokenizer, tell) for side in sides]
+    written_from = next((side.directory for side in sides if side.is_checkpoint), None)
+    records = [side_record(side, sequences, tokenizer, written_from, tell) for side in sides]
     found = difference(records[0], records[1])
-    loose = a.endpoint is not None or b.endpoint is not None or a.dtype != b.dtype
+    loose = a.dtype != b.dtype or None in (a.dtype, b.dtype)
     limit = tolerance if tolerance is not None else (ROUNDED if loose else SAME)
     reasons = _outputs(found, limit)
     notes: list[str] = []
@@ -150,14 +175,25 @@ def choose_sequences(sides: Sequence[Side], tokenizer: Tokenizer | None, data: s
     return sequences
 
 
-def side_record(side: Side, sequences: list[list[int]], tokenizer: Tokenizer | None, tell: Tell) -> ProbeRecord:
-    """What one side says to the sequences. A directory's model is let go again."""
+def side_record(
+    side: Side, sequences: list[list[int]], tokenizer: Tokenizer | None, written_from: Path | None, tell: Tell
+) -> ProbeRecord:
+    """What one side says to the sequences. A directory's model is let go again.
+
+    `written_from`: the checkpoint that a GGUF file was made of; its numbers are put back into that model.
+    """
     tell(f"{side.name}: {len(sequences)} probes")
     if side.endpoint is not None:
         return side.endpoint.record(sequences, tokenizer)
-    assert side.directory is not None
+    directory = side.directory if side.gguf is None else written_from
+    if directory is None:
+        raise CoterieError(f"{side.name}: compare a GGUF file with the checkpoint directory it was written from")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model(side.directory, dtype=side.dtype or torch.float32, device=device)
+    loaded = load_model(directory, dtype=side.dtype or torch.float32, device=device)
+    if side.gguf is not None:
+        put_back(loaded.model, directory, side.gguf)
+    if side.adapter is not None:
+        load_adapter(loaded.model, side.adapter, directory, tokenizer=loaded.tokenizer)
     result = record(loaded.model, sequences, tokenizer)
     del loaded
     return result
@@ -174,8 +210,11 @@ def _outputs(found: Difference, limit: float) -> list[str]:
 
 
 def _tensors(a: Side, b: Side, notes: list[str], tell: Tell) -> TensorWalk | None:
-    if a.directory is None or b.directory is None or a.config is None or b.config is None:
+    if a.adapter is not None or b.adapter is not None:
+        notes.append("tensors not compared: an adapter's change has none of its own")
+    if not (a.is_checkpoint and b.is_checkpoint):
         return None
+    assert a.directory and b.directory and a.config and b.config
     if a.config.family != b.config.family:
         notes.append(f"tensors not compared: A is {a.config.family} and B is {b.config.family}")
         return None
@@ -189,6 +228,9 @@ def _tokenizers(a: Side, b: Side, notes: list[str]) -> list[str]:
     if a.endpoint is not None or b.endpoint is not None:
         endpoint, known = (a.endpoint, other) if a.endpoint is not None else (b.endpoint, one)
         return _served_tokenizer(endpoint, known, notes) if endpoint is not None and known is not None else []
+    if a.gguf is not None or b.gguf is not None:
+        notes.append("tokenizer of the GGUF file not compared; what llama.cpp computes otherwise is no part of this")
+        return []
     if one is None or other is None:
         if one is not other:
             notes.append(f"tokenizers not compared: {'A' if one is None else 'B'} holds no tokenizer.json")
@@ -237,9 +279,10 @@ def _config_note(a: Side, b: Side, notes: list[str]) -> None:
 
 def _unreached(config: ModelConfig | None, found: ProbeRecord) -> dict[int, int]:
     """Layer -> number of experts that no compared token was routed to, where there are any."""
+    if config is None:  # an endpoint, or a GGUF file: the other side tells
+        return {}
     result = {}
     for layer, ids_TK in found.routing.items():
-        assert config is not None  # an endpoint tells no routing
         ffn = config.blocks[layer].ffn
         assert isinstance(ffn, MoEConfig)
         missing = ffn.router.num_experts - int(ids_TK.unique().numel())

@@ -222,7 +222,7 @@ def _finish(config: TrainConfig, prepared: Prepared, trainer: Trainer, reason: s
             "data_card": prepared.card.to_dict(),
             "metrics": {"tokens": trainer.tokens, "steps": trainer.step_count, "heldout_bits_per_byte": bits},
         }
-        save_model(final, _model(trainer), prepared.tokenizer, extra=manifest)
+        save_model(final, _model(trainer), prepared.tokenizer, extra=manifest, probes=True)
     return TrainResult(final, trainer.step_count, trainer.tokens, trainer.seconds, reason, bits)
 
 
