@@ -6,73 +6,19 @@ What people write stays text: a user who types `<|im_end|>` does not end the tur
 
 from __future__ import annotations
 
-import datetime
-import functools
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from coterie.config.errors import DataError
+from coterie.text.messages import Message, ToolCall
+from coterie.text.replies import parse_reply
 from coterie.text.tokenizer import Tokenizer
 
-ROLES = ("system", "user", "assistant", "tool")
+__all__ = ["Message", "ToolCall", "parse_reply", "render", "render_ids"]
+
 _PRIVATE = 0xF0000  # supplementary private-use plane: stands for special tokens inside people's text while rendering
-
-
-@dataclass(frozen=True)
-class ToolCall:
-    """One call of a tool by the assistant; `arguments` is a JSON object."""
-
-    name: str
-    arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn. `reasoning` and `tool_calls` belong to assistants; `name` is the tool's for role `tool`."""
-
-    role: str
-    content: str = ""
-    reasoning: str | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-    name: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The form that Hugging Face chat templates read."""
-        data: dict[str, Any] = {"role": self.role, "content": self.content}
-        if self.reasoning is not None:
-            data["reasoning_content"] = self.reasoning
-        if self.tool_calls:
-            data["tool_calls"] = [
-                {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
-                for call in self.tool_calls
-            ]
-        if self.name is not None:
-            data["name"] = self.name
-        return data
-
-    @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Message:
-        """Read the OpenAI / Hugging Face form. Errors: `DataError` naming the field."""
-        role, content = data.get("role"), data.get("content")
-        if role not in ROLES:
-            raise DataError(f"message: role {role!r} is not one of {', '.join(ROLES)}")
-        if content is not None and not isinstance(content, str):
-            raise DataError(f"message: content is {type(content).__name__}; text was expected")
-        reasoning = data.get("reasoning_content", data.get("reasoning"))
-        if reasoning is not None and not isinstance(reasoning, str):
-            raise DataError(f"message: reasoning is {type(reasoning).__name__}; text was expected")
-        given = data.get("tool_calls") or ()
-        if not isinstance(given, list | tuple):
-            raise DataError(f"message: tool_calls is {type(given).__name__}; a list was expected")
-        calls = tuple(_read_call(call) for call in given)
-        if role != "assistant" and (calls or reasoning is not None):
-            raise DataError(f"message: only an assistant has reasoning or tool calls, not role '{role}'")
-        if not content and not calls and content is None:
-            raise DataError(f"message: role '{role}' has neither content nor tool calls")
-        return Message(role, content or "", reasoning, calls, data.get("name"))
 
 
 def render(
@@ -87,17 +33,14 @@ def render(
     `template`: jinja source, run in a sandbox. `variables`: more names for the template (`bos_token`...).
     Errors: `DataError` when the template refuses the conversation or is broken.
     """
-    import jinja2
+    from coterie.text.sandbox import run  # jinja2 is slow to import
 
-    try:
-        return _compiled(template).render(
-            messages=[_for_template(message) for message in messages],
-            tools=list(tools) if tools else None,
-            add_generation_prompt=add_generation_prompt,
-            **(variables or {}),
-        )
-    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise DataError(f"chat template: {' '.join(str(error).split())}") from None
+    given = {
+        "messages": [_for_template(message) for message in messages],
+        "tools": list(tools) if tools else None,
+        "add_generation_prompt": add_generation_prompt,
+    }
+    return run(template, {**(variables or {}), **given})
 
 
 def _for_template(message: Message) -> dict[str, Any]:
@@ -145,47 +88,6 @@ def render_ids(
         done = len(turn)
     _append(ids, mask, _encode(tokenizer, whole[done:], names), False, tokenizer)
     return ids, mask
-
-
-def parse_reply(text: str) -> Message:
-    """Split what a model wrote into reasoning, tool calls and content; whatever is not well-formed stays in content.
-
-    Reasoning ends at `</think>` (its `<think>` may have been part of the prompt); reasoning that was never closed is
-    all reasoning.
-    """
-    reasoning: str | None = None
-    before, closed, after = text.partition("</think>")
-    if closed:
-        reasoning, text = before.strip().removeprefix("<think>").strip(), after
-    elif text.lstrip().startswith("<think>"):
-        reasoning, text = text.lstrip().removeprefix("<think>").strip(), ""
-    calls: list[ToolCall] = []
-
-    def take(match: re.Match[str]) -> str:
-        try:
-            calls.append(_read_call(json.loads(match[1])))
-        except (ValueError, DataError):
-            return match[0]
-        return ""
-
-    content = re.sub(r"<tool_call>(.*?)</tool_call>", take, text, flags=re.DOTALL)
-    return Message("assistant", content.strip(), reasoning, tuple(calls))
-
-
-def _read_call(data: Any) -> ToolCall:
-    inner = data.get("function", data) if isinstance(data, Mapping) else None
-    name = inner.get("name") if isinstance(inner, Mapping) else None
-    if not isinstance(inner, Mapping) or not isinstance(name, str) or not name:
-        raise DataError("tool call: an object with 'name' and 'arguments' was expected")
-    arguments = inner.get("arguments", {})
-    if isinstance(arguments, str):  # OpenAI sends arguments as JSON text
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            raise DataError(f"tool call '{name}': arguments are not valid JSON") from None
-    if not isinstance(arguments, Mapping):
-        raise DataError(f"tool call '{name}': arguments must be an object")
-    return ToolCall(name, dict(arguments))
 
 
 def _append(ids: list[int], mask: list[bool], new: list[int], learnt: bool, tokenizer: Tokenizer) -> None:
@@ -249,26 +151,3 @@ def _encode(tokenizer: Tokenizer, text: str, names: Mapping[str, str]) -> list[i
         elif piece:
             ids.extend(tokenizer.encode("".join(names.get(char, char) for char in piece)))
     return ids
-
-
-@functools.lru_cache(maxsize=16)
-def _compiled(template: str) -> Any:
-    """The template in the environment that transformers uses: sandboxed, blocks trimmed, plain JSON."""
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def to_json(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return environment.from_string(template)

@@ -1,0 +1,366 @@
+"""What a model wrote, taken apart as it comes: reasoning, content, tool calls.
+
+One engine for every family; how a family writes is data: `templates/NAME.reply.json`, beside the templates.
+A format is a list of regions, each with the marks that open and close it:
+
+`kind`: `reasoning`, `calls`, or `message` (a head such as `analysis to=functions.f` says which of the two, or content).
+`open`, `close`: marks; no `close` means the end of the reply. `ends`: the end of the reply closes it as well.
+`at_start`: only before any content. `keep`: the opening mark is part of what is read. `while`: a pattern, true of every
+beginning of a call, without which the mark is text. `read`: how calls are written, tried in turn (see `_READERS`).
+
+Whatever is not well-formed stays content, marks and all.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coterie.config.errors import DataError
+from coterie.text.messages import Message, ToolCall, read_call
+
+TEMPLATES = Path(__file__).parent / "templates"
+_PEEK = 200  # characters within which `while` decides
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a reply between two marks; see the module's description."""
+
+    kind: str
+    open: tuple[str, ...]
+    close: tuple[str, ...] = ()
+    ends: bool = False
+    at_start: bool = False
+    keep: bool = False
+    viable: str = ""
+    read: tuple[str, ...] = ()
+    head_end: str = ""
+
+
+@dataclass(frozen=True)
+class ReplyFormat:
+    """How one family writes. `recognise`: a template that holds one of these belongs to it."""
+
+    name: str
+    recognise: tuple[str, ...]
+    regions: tuple[Region, ...]
+
+
+@dataclass
+class Delta:
+    """What became certain with the last text: text to add, whole calls."""
+
+    reasoning: str = ""
+    content: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.reasoning or self.content or self.calls)
+
+
+@functools.cache
+def formats() -> dict[str, ReplyFormat]:
+    """Every declared format by name; the one that recognises everything comes last."""
+    found = [_load(path) for path in sorted(TEMPLATES.glob("*.reply.json"))]
+    return {form.name: form for form in sorted(found, key=lambda form: not form.recognise)}
+
+
+def format_of(template: str | None) -> ReplyFormat:
+    """The format that a chat template is written for, told by its marks; Hermes' (also Qwen's) when none shows."""
+    marks = template or ""
+    return next(form for form in formats().values() if not form.recognise or any(m in marks for m in form.recognise))
+
+
+def _load(path: Path) -> ReplyFormat:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    regions = [
+        Region(
+            kind=one["kind"],
+            open=tuple(one["open"]),
+            close=tuple(one.get("close", ())),
+            ends=one.get("ends", not one.get("close")),
+            at_start=one.get("at_start", False),
+            keep=one.get("keep", False),
+            viable=one.get("while", ""),
+            read=tuple(one.get("read", ())),
+            head_end=one.get("head_end", ""),
+        )
+        for one in data["regions"]
+    ]
+    return ReplyFormat(path.name.removesuffix(".reply.json"), tuple(data["recognise"]), tuple(regions))
+
+
+class ReplyParser:
+    """Takes the text of a reply in any pieces; the same text in other pieces gives the same message.
+
+    `opened`: the prompt ended inside a reasoning block. `tools`: whether calls are looked for, or are text.
+    """
+
+    def __init__(self, form: ReplyFormat | None = None, opened: bool = False, tools: bool = True) -> None:
+        regions = (form or format_of(None)).regions
+        self._regions = tuple(region for region in regions if tools or region.kind != "calls")
+        self._tools = tools
+        thought = next((region for region in regions if region.kind == "reasoning"), None)
+        self._region = thought if opened else None
+        self._mark = ""  # that opened the region
+        self._part = "reasoning"  # where text of the region goes; "" while its head is read
+        self._text = ""  # not yet decided
+        self._space = {"reasoning": "", "content": ""}
+        self._whole = Delta()
+        self._thought = False
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether the reply is inside reasoning."""
+        return self._region is not None and self._region.kind != "calls" and self._part == "reasoning"
+
+    def feed(self, text: str) -> Delta:
+        """The next text of the reply; what it made certain."""
+        self._text += text
+        return self._run(last=False)
+
+    def finish(self) -> Message:
+        """The message, once no more text can come: a mark that was never completed is text."""
+        self.flush()
+        whole = self._whole
+        return Message("assistant", whole.content, whole.reasoning if self._thought else None, tuple(whole.calls))
+
+    def flush(self) -> Delta:
+        """What was held back until the end of the reply."""
+        return self._run(last=True)
+
+    def _run(self, last: bool) -> Delta:
+        new = Delta()
+        while self._advance(new, last):
+            pass
+        return new
+
+    def _advance(self, new: Delta, last: bool) -> bool:
+        """One step; False when more text is needed."""
+        region = self._region
+        if region is None:
+            return self._outside(new, last)
+        if region.kind == "calls":
+            return self._calls(new, region, last)
+        if region.kind == "message" and self._part == "":
+            return self._head(new, region, last)
+        if region.kind == "message" and self._part.startswith("to="):
+            return self._calls(new, region, last)
+        self._thought = self._thought or self._part == "reasoning"
+        at, mark = _first(self._text, region.close)
+        if mark:
+            self._add(new, self._part, self._text[:at])
+            self._text = self._text[at + len(mark) :]
+            self._leave()
+            return True
+        keep = 0 if last else _held(self._text, region.close)
+        self._add(new, self._part, self._text[: len(self._text) - keep])
+        self._text = self._text[len(self._text) - keep :]
+        return False
+
+    def _outside(self, new: Delta, last: bool) -> bool:
+        """Content up to the next mark that opens a region."""
+        started = bool(self._whole.content or self._whole.calls)
+        if not started:
+            bare = self._text.lstrip()
+            starts = [r for r in self._regions if r.at_start and not (r.kind == "reasoning" and self._thought)]
+            for region in starts:
+                for mark in region.open:
+                    if bare.startswith(mark):
+                        return self._enter(region, mark, bare)
+            if not last and any(mark.startswith(bare) for region in starts for mark in region.open):
+                return False
+        anywhere = [region for region in self._regions if not region.at_start]
+        marks = tuple(mark for region in anywhere for mark in region.open)
+        at, mark = _first(self._text, marks)
+        if mark:
+            self._add(new, "content", self._text[:at])
+            return self._enter(next(r for r in anywhere if mark in r.open), mark, self._text[at:])
+        keep = 0 if last else _held(self._text, marks)
+        self._add(new, "content", self._text[: len(self._text) - keep])
+        self._text = self._text[len(self._text) - keep :]
+        return False
+
+    def _enter(self, region: Region, mark: str, text: str) -> bool:
+        self._region, self._mark = region, "" if region.keep else mark
+        self._text = text if region.keep else text[len(mark) :]
+        self._part = "" if region.kind == "message" else "reasoning"
+        return True
+
+    def _leave(self) -> None:
+        if self._region is not None and self._region.kind == "message" and self._part in self._space:
+            self._space[self._part] += "\n"  # a further message of the same kind begins on a line of its own
+        self._region, self._mark = None, ""
+
+    def _head(self, new: Delta, region: Region, last: bool) -> bool:
+        """Whom a message is for: its head ends at a mark of its own."""
+        head, found, rest = self._text.partition(region.head_end)
+        if not found:
+            if last:
+                self._stays(new, self._mark + self._text, "")
+            return last
+        receiver = re.search(r"\bto=(?:functions\.)?([\w.-]+)", head)
+        self._mark += head + found
+        self._text = rest
+        thinks = re.search(r"\banalysis\b", head) is not None
+        self._part = f"to={receiver[1]}" if receiver and self._tools else "reasoning" if thinks else "content"
+        return True
+
+    def _calls(self, new: Delta, region: Region, last: bool) -> bool:
+        """The inside of a region of calls, whole, or not at all."""
+        at, mark = _first(self._text, region.close)
+        if not mark:
+            beginning = self._text[:_PEEK]
+            if region.viable and not re.fullmatch(region.viable, beginning, re.DOTALL):
+                self._stays(new, self._text[:1], self._text[1:])
+                return True
+            if not last:
+                return False
+            at = len(self._text)
+        inside, rest = self._text[:at], self._text[at + len(mark) :]
+        calls = _read(self._part, region.read, inside) if mark or region.ends else []
+        if calls:
+            new.calls += calls
+            self._whole.calls += calls
+            self._text = rest
+            self._leave()
+            return True
+        self._stays(new, self._mark + inside + mark, rest)
+        return True
+
+    def _stays(self, new: Delta, text: str, rest: str) -> None:
+        """What is no call is content; what follows it is looked at again."""
+        self._add(new, "content", text)
+        self._text = rest
+        self._region, self._mark = None, ""
+
+    def _add(self, new: Delta, part: str, text: str) -> None:
+        """Add text without white space at the start and, until more follows, at the end."""
+        text = self._space[part] + text
+        begun = getattr(self._whole, part)
+        if not begun:
+            text = text.lstrip()
+        kept = text.rstrip()
+        self._space[part] = text[len(kept) :]
+        setattr(new, part, getattr(new, part) + kept)
+        setattr(self._whole, part, begun + kept)
+
+
+def parse_reply(text: str, form: ReplyFormat | None = None, opened: bool | None = None) -> Message:
+    """Split what a model wrote into reasoning, tool calls and content; whatever is not well-formed stays in content.
+
+    `opened`: the prompt ended inside reasoning; None looks for an end of reasoning that has no beginning. Reasoning
+    that was never closed is all reasoning.
+    """
+    form = form or format_of(None)
+    if opened is None:
+        thought = next((region for region in form.regions if region.kind == "reasoning"), None)
+        at, end = _first(text, thought.close if thought else ())
+        opened = bool(thought and end and _first(text[:at], thought.open)[1] == "")
+    parser = ReplyParser(form, opened)
+    parser.feed(text)
+    return parser.finish()
+
+
+def _first(text: str, marks: tuple[str, ...]) -> tuple[int, str]:
+    """Where the earliest mark stands, and which it is (the longest of those that begin there); "" for none."""
+    found = [(text.find(mark), -len(mark), mark) for mark in marks if mark in text]
+    at, _, mark = min(found, default=(-1, 0, ""))
+    return at, mark
+
+
+def _held(text: str, marks: tuple[str, ...]) -> int:
+    """How many characters at the end of `text` may be the beginning of a mark."""
+    longest = max(map(len, marks), default=1) - 1
+    ends = range(min(longest, len(text)), 0, -1)
+    return next((n for n in ends if any(mark.startswith(text[-n:]) for mark in marks)), 0)
+
+
+def _read(part: str, ways: tuple[str, ...], text: str) -> list[ToolCall]:
+    """The calls in a region by the first way that reads it; none when no way does."""
+    name = part.removeprefix("to=") if part.startswith("to=") else ""
+    for way in ways:
+        try:
+            calls = [read_call({"name": name, "arguments": text})] if way == "named" else _READERS[way](text)
+        except (ValueError, SyntaxError, DataError, RecursionError, MemoryError):
+            continue
+        if calls:
+            return calls
+    return []
+
+
+def _read_json(text: str) -> list[ToolCall]:
+    """One object or several (as a list, or one after another), each with a name and perhaps arguments."""
+    return [read_call(value) for value in _values(text)]
+
+
+def _read_bare(text: str) -> list[ToolCall]:
+    """As `json`, but an answer may be JSON too: a call is an object with a name and with arguments."""
+    values = _values(text)
+    for value in values:
+        if not isinstance(value, Mapping) or not value.keys() & {"arguments", "parameters", "function"}:
+            raise DataError("no call")
+    return [read_call(value) for value in values]
+
+
+def _values(text: str) -> list[Any]:
+    decoder, at, found = json.JSONDecoder(), 0, []
+    text = text.strip()
+    while at < len(text):
+        value, at = decoder.raw_decode(text, at)
+        found += value if isinstance(value, list) else [value]
+        while at < len(text) and text[at] in "; ,\n\r\t":
+            at += 1
+    return found
+
+
+def _read_pythonic(text: str) -> list[ToolCall]:
+    """`[f(a=1), g(b="x")]`, values as literals (also true, false and null)."""
+    tree = ast.parse(text.strip(), mode="eval").body
+    calls = tree.elts if isinstance(tree, ast.List) else [tree]
+    return [_pythonic_call(call) for call in calls]
+
+
+def _pythonic_call(call: ast.expr) -> ToolCall:
+    if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
+        raise DataError("no call")
+    arguments = {str(word.arg): ast.literal_eval(_Constants().visit(word.value)) for word in call.keywords}
+    return ToolCall(ast.unparse(call.func), json.loads(json.dumps(arguments)))
+
+
+class _Constants(ast.NodeTransformer):
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        names = {"true": True, "false": False, "null": None}
+        return ast.Constant(names[node.id]) if node.id in names else node
+
+
+def _read_separated(mark: str, begin: str, end: str) -> Callable[[str], list[ToolCall]]:
+    """Calls as NAME `mark` ARGUMENTS, each between `begin` and `end` (or nothing), the JSON perhaps fenced."""
+
+    def read(text: str) -> list[ToolCall]:
+        calls = []
+        for piece in filter(str.strip, re.split("|".join(map(re.escape, filter(None, (begin, end)))), text)):
+            name, found, arguments = piece.strip().removeprefix("function" + mark).partition(mark)
+            if not found:
+                name, found, arguments = name.partition("\n")
+            arguments = re.sub(r"^\s*```(?:json)?\s*\n(.*)\n\s*```\s*$", r"\1", arguments, flags=re.DOTALL)
+            calls.append(read_call({"name": name.strip() if found else "", "arguments": arguments}))
+        return calls
+
+    return read
+
+
+_READERS: dict[str, Callable[[str], list[ToolCall]]] = {
+    "json": _read_json,
+    "bare": _read_bare,
+    "pythonic": _read_pythonic,
+    "args": _read_separated("[ARGS]", "[TOOL_CALLS]", ""),
+    "sep": _read_separated("<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"),
+}
