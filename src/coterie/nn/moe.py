@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from coterie.config.model import FeedForwardConfig, MoEConfig
 from coterie.nn.clamped import ClampedExperts
+from coterie.nn.dense_gradient import with_dense_gradient
 from coterie.nn.dispatch import LocalDispatcher
 from coterie.nn.experts import Experts, swiglu
 from coterie.nn.layout import Layout
@@ -33,6 +34,8 @@ class MoE(nn.Module):
     """Router, dispatcher, experts and the optional shared expert: `sum_k w_k expert_k(x) + shared(x)` on (T, D).
 
     No token is dropped. Where `router.apply_to` is `input` (Llama 4) the weight multiplies what the expert reads.
+    `dense_gradient`: the router also learns from the experts that it did not choose (`nn.dense_gradient`); it has no
+    meaning where the weight multiplies the input.
     """
 
     def __init__(self, width: int, config: MoEConfig) -> None:
@@ -48,6 +51,7 @@ class MoE(nn.Module):
             self.experts = Experts(num_experts, width, config.expert_width)
         self.shared = FeedForward(width, FeedForwardConfig(width=config.shared_width)) if config.shared_width else None
         self.dispatcher = LocalDispatcher()
+        self.dense_gradient = False
 
     def forward(self, x_TD: Tensor, layout: Layout, balance_tokens: float | None = None) -> Tensor:
         steering = layout.steering
@@ -63,4 +67,6 @@ class MoE(nn.Module):
         )
         y_RD = self.experts(x_RD, counts)
         y_TD = self.dispatcher.combine(y_RD, None if on_input else weights_TK, meta)
+        if self.dense_gradient and not on_input and routing.scores_TE.requires_grad:
+            y_TD = with_dense_gradient(y_TD, x_TD, routing, self.experts, self.config.router)
         return y_TD if self.shared is None else y_TD + self.shared(x_TD, layout)

@@ -1,0 +1,65 @@
+"""Gradients for a router from the experts that it did not choose (DenseMixer's idea: forward sparse, backward dense).
+
+Only chosen experts are run in the forward pass, and a router hears nothing of what the others would have said. Here the
+backward pass runs them too, without training them: each weight that was not given gets the gradient it would have had.
+
+T tokens, D width, E experts, K chosen experts per token, N tokens that did not choose one expert.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from coterie.config.model import RouterConfig
+from coterie.nn.function import GradFunction
+from coterie.nn.router import Routing
+
+
+def dense_weights(routing: Routing, config: RouterConfig) -> Tensor:
+    """`(T, E)`: the weight that each expert would have beside the chosen ones; theirs are `routing.weights_TK`."""
+    weights_TE = routing.scores_TE
+    if config.renormalize or (config.score_after_topk and config.score == "softmax"):
+        weights_TE = weights_TE / (weights_TE.gather(-1, routing.ids_TK).sum(-1, keepdim=True) + 1e-20)
+    return weights_TE if config.scale == 1.0 else weights_TE * config.scale
+
+
+def with_dense_gradient(
+    y_TD: Tensor, x_TD: Tensor, routing: Routing, experts: nn.Module, config: RouterConfig
+) -> Tensor:
+    """`y_TD` as it is; in the backward pass the experts of `routing` that were not chosen add to the router's gradient.
+
+    `experts(x_RD, counts)` is what has made `y_TD` from `x_TD`, weighted on the output (`apply_to` output).
+    """
+    result: Tensor = _Unchosen.call(y_TD, dense_weights(routing, config), x_TD, routing.ids_TK, experts)
+    return result
+
+
+class _Unchosen(GradFunction):
+    @staticmethod
+    def forward(ctx: Any, y_TD: Tensor, weights_TE: Tensor, x_TD: Tensor, ids_TK: Tensor, experts: nn.Module) -> Tensor:
+        ctx.save_for_backward(x_TD, ids_TK)
+        ctx.experts, ctx.shape = experts, weights_TE.shape
+        return y_TD.view_as(y_TD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, ids_TK = ctx.saved_tensors
+        grad_TD = grads[0]
+        if not ctx.needs_input_grad[1]:
+            return grad_TD, None, None, None, None
+        num_experts = ctx.shape[1]
+        grad_weights_TE = torch.zeros(ctx.shape, dtype=torch.float32, device=grad_TD.device)
+        unchosen_TE = torch.ones(ctx.shape, dtype=torch.bool, device=grad_TD.device).scatter_(-1, ids_TK, False)
+        for expert in range(num_experts):
+            tokens_N = unchosen_TE[:, expert].nonzero().squeeze(1)
+            if not tokens_N.numel():
+                continue
+            counts = tuple(tokens_N.numel() if other == expert else 0 for other in range(num_experts))
+            said_ND = ctx.experts(x_TD[tokens_N], counts)
+            grad_weights_TE[tokens_N, expert] = (said_ND * grad_TD[tokens_N]).sum(-1).float()
+        return grad_TD, grad_weights_TE, None, None, None
