@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from coterie.serve import chat, completions, embeddings, moe, status, tokens
+from coterie.serve import chat, completions, embeddings, moe, responses, status, tokens
 from coterie.serve.guard import Guard
 from coterie.serve.service import Service
 
@@ -22,6 +22,7 @@ def routes(page: bool = True) -> list[BaseRoute]:
     listed: list[BaseRoute] = [
         Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
         Route("/v1/completions", completions.completions, methods=["POST"]),
+        Route("/v1/responses", responses.responses, methods=["POST"]),
         Route("/v1/embeddings", embeddings.embeddings, methods=["POST"]),
         Route("/v1/models", status.models, methods=["GET"]),
         Route("/v1/models/{name:path}", status.model, methods=["GET"]),
