@@ -151,16 +151,14 @@ class EngineThread:
             raise draining()
         tokens = sum(len(job.prompt) for job in jobs)
         waiting = self.num_waiting
-        free = max(0, self.engine.max_batch - self.engine.num_running - waiting)
-        room = free + self.max_queue - waiting
+        room = self.engine.max_batch + self.max_queue - self.engine.num_running - waiting
         # A request larger than the whole queue is taken when nothing else waits: it could never come in otherwise.
         queued = self._queued_tokens + self.engine.waiting_tokens
         crowded = len(jobs) > room or queued + tokens > self.max_queued_tokens
         if crowded and (waiting or room <= 0):
-            wait = self.seconds_per_request * (1 + waiting / self.engine.max_batch)
             raise ApiError(
                 429, f"the queue is full ({waiting} requests wait); try again later", "queue_full",
-                retry_after=min(wait, 120.0),
+                retry_after=min(self.seconds_per_request, 120.0),
             )  # fmt: skip
         call = Call(self, jobs)
         self._num_submitted += len(call.jobs)

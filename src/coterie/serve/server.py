@@ -24,6 +24,7 @@ from coterie.serve.service import ServeSettings, Service
 
 log = logging.getLogger("coterie.serve")
 _KEEP_ALIVE = 30
+_SEND_BUFFER = 128 * 1024  # of each connection: what a reader that reads nothing can make us hold
 
 
 class SlowHeaderProtocol(H11Protocol):
@@ -157,6 +158,7 @@ def make_server(service: Service) -> tuple[DrainingServer, socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     try:
         listener.bind((settings.host, settings.port))
         listener.listen(512)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from coterie.serve.strict_json import parse
 T = TypeVar("T")
 BODY_IDLE = 30.0  # seconds without a byte of the body
 SEND_IDLE = 60.0  # seconds in which a reader takes nothing
+log = logging.getLogger("coterie.serve")
 DONE = b"data: [DONE]\n\n"
 
 
@@ -55,7 +57,10 @@ async def read_object(request: Request, cap: int) -> dict[str, Any]:
     declared = request.headers.get("content-length", "")
     if declared and (not declared.isdigit() or int(declared[:20]) > cap):
         raise _too_large(cap)
-    return parse(await _read(request, cap))
+    body = await _read(request, cap)
+    if request.app.state.service.settings.log_requests == "full":
+        log.info("%s body: %s", request.url.path, body.decode("utf-8", "replace"))
+    return parse(body)
 
 
 async def _read(request: Request, cap: int) -> bytes:

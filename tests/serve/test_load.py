@@ -1,0 +1,314 @@
+"""Clients that vanish, crowd, dawdle; an engine that dies; a server that is told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+
+from coterie.serve import wire
+from tests.serve.support import ASK, call, eventually, language_model, serving
+
+CHAT = "/v1/chat/completions"
+LONG = {"model": "tiny", "messages": ASK, "max_tokens": 450, "logit_bias": {"0": -100, "2": -100}}
+
+
+def open_request(url: str, body: dict, path: str = CHAT, buffer: int | None = None) -> socket.socket:
+    """A connection that has sent a request and not read anything."""
+    parts = urlsplit(url)
+    connection = socket.socket()
+    connection.settimeout(20)
+    if buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    connection.connect((parts.hostname, parts.port))
+    sent = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\ncontent-length: {len(sent)}"
+    )
+    connection.sendall(head.encode() + b"\r\n\r\n" + sent)
+    return connection
+
+
+def hang_up(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    connection.close()
+
+
+def slowed(service, seconds: float = 0.02):
+    """Make every step take at least so long, so that requests are still under way when the test looks."""
+    step = service.engine.step
+    service.engine.step = lambda: (time.sleep(seconds), step())[1]
+    return service
+
+
+def idle(service) -> bool:
+    engine = service.engine
+    return service.thread.idle and engine.cache_bytes == 0 and not service.thread._calls and not service.thread._started
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_fifty_clients_that_vanish_leave_nothing(stream):
+    with serving(slots=16, max_queue=64, prefix_bytes=0) as server:
+        service = slowed(server.service)
+        connections = [open_request(server.url, {**LONG, "stream": stream}) for _ in range(50)]
+        if stream:
+            for connection in connections[:16]:
+                assert b"200 OK" in connection.recv(100)
+        eventually(lambda: service.engine.num_running == 16 and service.thread.num_waiting == 34)
+        for connection in connections:
+            hang_up(connection)
+        gone = time.monotonic()
+        eventually(lambda: idle(service))
+        assert time.monotonic() - gone < 2
+        assert service.thread.num_cancelled == 50
+        assert call(server.url, "GET", "/metrics")[2].count("coterie_cancelled_total 50") == 1
+        assert call(server.url, "POST", CHAT, {**LONG, "max_tokens": 3})[0] == 200
+
+
+def test_a_client_that_vanishes_while_its_prompt_is_read():
+    with serving(language_model(max_positions=4096), slots=2, prefill_chunk=16, prefix_bytes=0) as server:
+        service = slowed(server.service)
+        body = {"model": "tiny", "prompt": [7] * 3000, "max_tokens": 5, "stream": True}
+        connection = open_request(server.url, body, "/v1/completions")
+        eventually(lambda: service.engine.cache_bytes > 0)
+        hang_up(connection)
+        eventually(lambda: idle(service), 3)
+        assert service.thread.num_cancelled == 1
+
+
+def test_pings_while_a_prompt_is_read():
+    with serving(language_model(max_positions=4096), prefill_chunk=16, ping=0.05) as server:
+        slowed(server.service)
+        text = "fox " * 400
+        connection = open_request(server.url, {"model": "tiny", "messages": [{"role": "user", "content": text}],
+                                               "max_tokens": 1, "stream": True})  # fmt: skip
+        received = b""
+        while b"[DONE]" not in received:
+            received += connection.recv(65536)
+        pings = [line for line in received.split(b"\n") if line.startswith(b": ping prefill=")]
+        assert len(pings) >= 2
+        read = [int(line.split(b"=")[1].split(b"/")[0]) for line in pings]
+        assert read == sorted(read) and read[-1] > 0
+
+
+def test_a_burst_is_taken_up_to_the_cap_and_the_rest_told_when_to_come_back():
+    with serving(slots=2, max_queue=3) as server:
+        slowed(server.service)
+        body = {**LONG, "max_tokens": 40}
+        with ThreadPoolExecutor(30) as pool:
+            answers = list(pool.map(lambda _: call(server.url, "POST", CHAT, body), range(30)))
+        statuses = [status for status, _, _ in answers]
+        assert statuses.count(200) >= 5 and set(statuses) == {200, 429}
+        for status, headers, answer in answers:
+            if status == 429:
+                assert answer["error"]["code"] == "queue_full" and 1 <= int(headers["retry-after"]) <= 120
+        assert "coterie_rejected_total" in call(server.url, "GET", "/metrics")[2]
+        # The real client waits as told and succeeds.
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=8)
+        few = {**body, "max_tokens": 15}
+        with ThreadPoolExecutor(7) as pool:
+            replies = list(pool.map(lambda i: client.chat.completions.create(**{**few, "seed": i}), range(7)))
+        assert len({reply.choices[0].message.content for reply in replies}) == 7
+
+
+def test_one_request_larger_than_the_queue_is_taken_alone():
+    with serving(slots=2, max_queue=2) as server:
+        answer = call(server.url, "POST", "/v1/completions", {"model": "tiny", "prompt": ["a"] * 20, "max_tokens": 1})
+        assert answer[0] == 200 and len(answer[2]["choices"]) == 20
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_requests_that_take_too_long(stream):
+    with serving(request_timeout=0.5, prefix_bytes=0) as server:
+        service = slowed(server.service)
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
+        with pytest.raises(openai.APIError) as caught:
+            answer = client.chat.completions.create(**LONG, stream=stream)
+            list(answer)
+        assert caught.value.code == "timeout"
+        eventually(lambda: idle(service))
+
+
+def test_slow_headers_and_slow_bodies_are_hung_up_on(monkeypatch):
+    monkeypatch.setattr(wire, "BODY_IDLE", 0.4)
+    with serving(header_timeout=0.4) as server:
+        parts = urlsplit(server.url)
+        silent, partial, keeps = (socket.create_connection((parts.hostname, parts.port), timeout=5) for _ in range(3))
+        begun = time.monotonic()
+        partial.sendall(b"GET /health HTTP/1.1\r\nhost: x")
+        # A first request in time does not give the second one's headers for ever.
+        keeps.sendall(f"GET /health HTTP/1.1\r\nhost: {parts.netloc}\r\n\r\n".encode())
+        answer = b""
+        while b'{"status":"ok"}' not in answer:
+            answer += keeps.recv(4096)
+        keeps.sendall(b"GET /hea")
+        for connection in (silent, partial, keeps):
+            assert connection.recv(100) == b""
+        assert time.monotonic() - begun < 3
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
+        head += "content-length: 50\r\n\r\n{"
+        with socket.create_connection((parts.hostname, parts.port), timeout=5) as body:
+            body.sendall(head.encode())
+            assert b" 408 " in body.recv(100)
+
+
+def test_a_reader_that_never_reads_is_dropped(monkeypatch):
+    monkeypatch.setattr(wire, "SEND_IDLE", 0.3)
+    with serving(language_model(max_positions=60_000), prefix_bytes=0) as server:
+        service = server.service
+        body = {**LONG, "max_tokens": 50_000, "stream": True, "logprobs": True, "top_logprobs": 20}
+        connection = open_request(server.url, body, buffer=4096)
+        eventually(lambda: service.engine.num_running == 1)
+        eventually(lambda: idle(service), 30)
+        assert service.thread.num_cancelled == 1
+        connection.close()
+
+
+def test_more_connections_than_allowed():
+    with serving(max_connections=8) as server:
+        parts = urlsplit(server.url)
+        held = [socket.create_connection((parts.hostname, parts.port)) for _ in range(12)]
+        time.sleep(0.1)
+        with socket.create_connection((parts.hostname, parts.port), timeout=5) as late:
+            late.sendall(f"GET /health HTTP/1.1\r\nhost: {parts.netloc}\r\n\r\n".encode())
+            assert b" 503 " in late.recv(100)
+        for connection in held:
+            connection.close()
+        eventually(lambda: call(server.url, "GET", "/health")[0] == 200)
+
+
+def test_a_failing_engine_is_seen_by_everyone():
+    server = serving(slots=2, max_queue=8)
+    service = slowed(server.service)
+    streams = [open_request(server.url, {**LONG, "stream": True}) for _ in range(4)]
+    for stream in streams[:2]:
+        assert b"200 OK" in stream.recv(200)
+
+    def broken():
+        raise RuntimeError("/secret/path: out of memory")
+
+    service.engine.step = broken
+    for stream in streams:
+        received = b""
+        while chunk := stream.recv(65536):
+            received += chunk
+            if b'"error"' in received:
+                break
+        event = received[received.rindex(b"data: {") + 6 :].split(b"\n")[0] if b"data: {" in received else received
+        assert b"engine_dead" in event and b"secret" not in received and b"[DONE]" not in received
+    assert call(server.url, "GET", "/ready")[0] == 503 and call(server.url, "GET", "/health")[0] == 200
+    assert call(server.url, "POST", CHAT, LONG)[2]["error"]["code"] == "engine_dead"
+    assert server.stop() == 1
+
+
+def test_a_sequence_the_model_cannot_continue_fails_alone():
+    """Logits that are not finite end the requests of that step; the server goes on."""
+    with serving() as server:
+        weight = server.service.model.model.norm.weight
+        kept = weight.detach().clone()
+        weight.data.fill_(float("nan"))
+        status, _, answer = call(server.url, "POST", CHAT, {**LONG, "max_tokens": 2})
+        assert status >= 400 and "not finite" in answer["error"]["message"]
+        weight.data.copy_(kept)
+        assert call(server.url, "POST", CHAT, {**LONG, "max_tokens": 2})[0] == 200
+
+
+def test_draining_lets_replies_end_and_takes_no_more():
+    server = serving(slots=4, drain=20)
+    slowed(server.service, 0.01)
+    streams = [open_request(server.url, {**LONG, "max_tokens": 60, "stream": True}) for _ in range(4)]
+    eventually(lambda: server.service.engine.num_running == 4)
+    stopper = threading.Thread(target=server.stop)
+    stopper.start()
+    eventually(lambda: server.service.draining)
+    assert call(server.url, "GET", "/ready")[2]["error"]["code"] == "draining"
+    assert call(server.url, "POST", CHAT, LONG)[0] == 503
+    for stream in streams:
+        received = b""
+        while chunk := stream.recv(65536):
+            received += chunk
+        assert b"data: [DONE]" in received
+    stopper.join(timeout=20)
+    assert not stopper.is_alive()
+
+
+SCRIPT = """
+import sys
+from tests.serve.support import language_model, service
+from coterie.serve.server import serve
+s = service(drain=float(sys.argv[1]))
+step = s.engine.step
+import time
+s.engine.step = lambda: (time.sleep(0.05), step())[1]
+sys.exit(serve(s, lambda url: print(url, flush=True)))
+"""
+
+
+@pytest.mark.parametrize(("drain", "signals", "code"), [(0.3, 1, 0), pytest.param(60, 2, 1, marks=pytest.mark.slow)])
+def test_signals(drain, signals, code):
+    """SIGTERM: what is under way after the time to drain gets an error event; a second one ends at once."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(drain)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        url = process.stdout.readline().strip()
+        stream = open_request(url, {**LONG, "stream": True})
+        assert b"200 OK" in stream.recv(200)
+        begun = time.monotonic()
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        received = b""
+        while chunk := stream.recv(65536):
+            received += chunk
+        if signals == 1:
+            assert b'"code":"draining"' in received and b"[DONE]" not in received
+        assert process.wait(timeout=20) == code
+        assert time.monotonic() - begun < 10
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_mixed_batch_is_each_request_alone():
+    """Text, JSON, tools, log-probabilities and expert control side by side, in deterministic mode."""
+    from tests.serve.test_structured import NO_REASONING, SCHEMA, TOOLS, response_format
+
+    base = {"model": "tiny", "messages": ASK, "logit_bias": NO_REASONING, "max_tokens": 48}
+    bodies = []
+    for seed in range(12):
+        more = [
+            {"response_format": response_format(SCHEMA)},
+            {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False},
+            {"logprobs": True, "top_logprobs": 3, "temperature": 0.7},
+            {"moe": {"routing": "full", "mask": {"0": [seed % 6]}}},
+            {"stop": ["e", "th"], "n": 2},
+        ][seed % 5]
+        bodies.append({**base, "seed": seed, **more})
+
+    def shape(answer):
+        status, _, data = answer
+        assert status == 200, data
+        text = json.dumps(data["choices"])
+        for choice in data["choices"]:
+            for made in choice["message"].get("tool_calls") or []:
+                text = text.replace(made["id"], "")
+        return text
+
+    with serving(deterministic=True, prefill_chunk=16) as server:
+        alone = [shape(call(server.url, "POST", CHAT, body)) for body in bodies]
+        with ThreadPoolExecutor(12) as pool:
+            together = list(pool.map(lambda body: shape(call(server.url, "POST", CHAT, body)), bodies))
+    assert together == alone
