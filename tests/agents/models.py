@@ -22,14 +22,15 @@ PLAIN = (
 
 
 @functools.cache
-def chat_model(template: str | None = None) -> LanguageModel:
+def chat_model(template: str | None = None, positions: int = 256, seed: int = 3) -> LanguageModel:
     """A random mixture of experts that babbles; it can be saved. `PLAIN` knows neither reasoning nor tools."""
     text = "the quick brown fox jumps over the lazy dog, 0123456789 " * 3
     tokenizer = Tokenizer.train([text], vocab_size=300, chat_template=template)
     blocks = (BlockConfig(attention=CAUSAL, ffn=MOE),) * 2
     vocab = tokenizer.vocab_size
-    model = Transformer(ModelConfig(family="qwen3_moe", vocab_size=vocab, width=32, blocks=blocks, max_positions=256))
-    generator = torch.Generator().manual_seed(3)
+    shape = {"vocab_size": vocab, "width": 32, "blocks": blocks, "max_positions": positions}
+    model = Transformer(ModelConfig(family="qwen3_moe", **shape))
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -106,19 +107,30 @@ class Endpoint:
 
         Errors: `EndpointError` for another status than 2xx, an error event, an event that is no JSON, a broken line.
         """
-        with self._open("POST", path, json.dumps(body).encode()) as response:
-            if not response.is_success:
-                text = self._read(response, path)
-                raise self._error(path, response.status_code, _json(text), text)
-            for data in sse_data(self._chunks(response, path)):
-                if data == "[DONE]":
+        with self.streaming(path, body) as (status, _, data):
+            if status >= 300:
+                text = "".join(data)
+                raise self._error(path, status, _json(text), text)
+            for item in data:
+                if item == "[DONE]":
                     return
-                event = _json(data)
+                event = _json(item)
                 if event is None:
-                    raise EndpointError(f"{self._where(path)}: an event of the stream is not JSON: {_short(data)}")
+                    raise EndpointError(f"{self._where(path)}: an event of the stream is not JSON: {_short(item)}")
                 if isinstance(event, Mapping) and event.get("error"):
-                    raise self._error(path, None, event, data)
+                    raise self._error(path, None, event, item)
                 yield event
+
+    @contextlib.contextmanager
+    def streaming(self, path: str, body: Any) -> Iterator[tuple[int, Mapping[str, str], Iterator[str]]]:
+        """A POST answered by a stream: status, headers, and the data of each event as text, `[DONE]` included.
+
+        With another status than 2xx the data is the whole text. Leaving the block hangs up. Errors: `EndpointError`.
+        """
+        with self._open("POST", path, json.dumps(body).encode()) as response:
+            good = response.is_success
+            data = sse_data(self._chunks(response, path)) if good else iter([self._read(response, path)])
+            yield response.status_code, dict(response.headers), data
 
     def models(self) -> list[str]:
         """Names of the models served, in the server's order. Errors: `EndpointError`."""

@@ -16,6 +16,8 @@ def register(app: typer.Typer) -> None:
     app.command(short_help="One answer to one message, from a model or a server.")(run)
     app.command(short_help="Let a model do a task step by step with tools.")(agent)
     app.command(short_help="Offer a model as an MCP server on standard input and output.")(mcp)
+    app.command(short_help="Put load on a server and time its replies.")(bench)
+    app.command(short_help="What this machine offers; or, with a URL, what a server keeps to.")(doctor)
 
 
 def chat(
@@ -107,3 +109,48 @@ def mcp(model: Model, dtype: Dtype = "float32") -> None:
     from coterie.cli.agent import mcp as serve
 
     serve(model, dtype)
+
+
+def bench(
+    url: Annotated[str, typer.Argument(help="A server's http address.")],
+    clients: Annotated[int, typer.Option(help="Requests at once.", min=1)] = 8,
+    requests: Annotated[int, typer.Option(help="Requests in all.", min=1)] = 32,
+    prompt_words: Annotated[int, typer.Option(help="Words of each prompt.", min=1)] = 64,
+    max_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.", min=1)] = 64,
+    shared: Annotated[bool, typer.Option(help="Let all prompts begin alike.")] = False,
+    ttft: Annotated[float, typer.Option(help="Seconds to the first token of a good reply.", min=0)] = 2.0,
+    tpot: Annotated[float, typer.Option(help="Seconds for each further token of a good reply.", min=0)] = 0.2,
+    api_key_file: KeyFile = None,
+    served: Served = None,
+    as_json: Json = False,
+) -> None:
+    """Put load on any OpenAI-compatible server: time to first token, time per token, goodput.
+
+    The exit status is 1 when a request failed.
+    """
+    from coterie.cli.servers import bench as run
+
+    load = {"clients": clients, "requests": requests, "prompt_words": prompt_words, "max_tokens": max_tokens}
+    sys.exit(run(url, load | {"shared": shared, "ttft": ttft, "tpot": tpot}, api_key_file, served, as_json))
+
+
+def doctor(
+    url: Annotated[str | None, typer.Argument(help="A server's http address; none: this machine.")] = None,
+    only: Annotated[str | None, typer.Option(help="Only checks whose area or name holds this.")] = None,
+    api_key_file: KeyFile = None,
+    served: Served = None,
+    as_json: Json = False,
+) -> None:
+    """What this machine offers: processor, precision, memory, libraries. With a URL, grade that server.
+
+    Any OpenAI-compatible server can be graded: fields honoured or refused, errors, streams, tools, JSON, limits,
+    hanging up. The exit status is 1 when a promise is broken.
+    """
+    if url is None:
+        from coterie.cli.show import doctor as machine
+
+        machine(as_json)
+        return
+    from coterie.cli.servers import doctor as server
+
+    sys.exit(server(url, only, api_key_file, served, as_json))

@@ -92,14 +92,6 @@ def report(
     run(run_dir, as_json)
 
 
-@app.command(short_help="What this machine offers.")
-def doctor(as_json: Json = False) -> None:
-    """What this machine offers: processor, precision, memory, libraries."""
-    from coterie.cli.show import doctor as run
-
-    run(as_json)
-
-
 @data_app.command("card", short_help="Count documents, bytes and slices, and what would be dropped.")
 def data_card(sources: Sources, as_json: Json = False) -> None:
     """Count documents, bytes and slices, and what would be dropped and why."""

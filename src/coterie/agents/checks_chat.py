@@ -1,0 +1,258 @@
+"""Checks of chat completions: what is asked for is done, in one piece and streamed; tools; JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.agents.grading import Absent, Failed, Probe, check, expect, ok, refused
+from coterie.agents.schemas import problem
+
+REASONS = ("stop", "length", "tool_calls", "content_filter")
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 20}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Weather.", "parameters": WEATHER}}
+SCHEMA = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "green"]}, "sure": {"type": "boolean"}},
+    "required": ["colour", "sure"],
+    "additionalProperties": False,
+}
+
+
+def choice(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The first choice of a chat completion; its form is checked."""
+    found = data["choices"][0]
+    expect(found["message"]["role"] == "assistant", f"the role is {found['message'].get('role')!r}")
+    expect(found["finish_reason"] in REASONS, f"finish_reason is {found['finish_reason']!r}")
+    return dict(found)
+
+
+def said(data: Mapping[str, Any]) -> str:
+    """All that a reply says, reasoning too: a model may think as long as it likes."""
+    message = choice(data)["message"]
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+    return str(reasoning) + str(message.get("content") or "")
+
+
+@check("chat", "form of an answer")
+def form(probe: Probe) -> None:
+    """Object, id, time, model, one choice."""
+    data = ok(probe.chat(), "chat")
+    expect(data["object"] == "chat.completion", f"object is {data['object']!r}")
+    expect(isinstance(data["id"], str) and isinstance(data["created"], int), "id or created is missing")
+    choice(data)
+
+
+@check("chat", "usage")
+def usage(probe: Probe) -> None:
+    """Counts that add up."""
+    used = ok(probe.chat(), "chat")["usage"]
+    whole = used["prompt_tokens"] + used["completion_tokens"]
+    expect(used["prompt_tokens"] > 0 and used["total_tokens"] == whole, f"usage does not add up: {used}")
+    expect(used["completion_tokens"] <= 8, f"{used['completion_tokens']} tokens for max_tokens 8")
+
+
+@check("chat", "max_tokens and max_completion_tokens")
+def longest(probe: Probe) -> None:
+    """Both names bound the reply, and `length` tells so."""
+    for fields in ({"max_tokens": 2}, {"max_tokens": None, "max_completion_tokens": 2}):
+        data = ok(probe.chat(**fields), str(fields))
+        count = data["usage"]["completion_tokens"]
+        expect(count <= 2, f"{fields}: {count} tokens")
+        expect(count < 2 or choice(data)["finish_reason"] in ("length", "stop"), f"{fields}: finish_reason")
+
+
+@check("chat", "greedy replies repeat")
+def greedy(probe: Probe) -> None:
+    """Temperature 0 gives the same reply twice."""
+    first, second = (said(ok(probe.chat(max_tokens=16), "temperature 0")) for _ in range(2))
+    expect(first == second, f"two replies at temperature 0 differ: {first[:60]!r}, {second[:60]!r}")
+
+
+@check("chat", "seeds repeat")
+def seeds(probe: Probe) -> None:
+    """A seed gives the same reply twice, also among other requests."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    asked = {"temperature": 1.0, "seed": 7, "max_tokens": 16}
+    alone = said(ok(probe.chat(**asked), "seed"))
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(probe.chat, f"Count to {n}", temperature=1.0, max_tokens=16) for n in range(3)]
+        again = said(ok(pool.submit(probe.chat, **asked).result(), "seed"))
+        for other in others:
+            other.result()
+    expect(alone == again, f"two replies to one seed differ: {alone[:60]!r}, {again[:60]!r}")
+
+
+@check("chat", "stop")
+def stop(probe: Probe) -> str | None:
+    """The reply ends before the text that is to stop it."""
+    data = ok(probe.chat(max_tokens=24), "chat")
+    whole = choice(data)["message"].get("content") or ""
+    if len(whole) < 4:
+        return "the reply was too short to try"
+    mark = whole[len(whole) // 2 : len(whole) // 2 + 2]
+    short = choice(ok(probe.chat(max_tokens=24, stop=[mark]), "stop"))
+    expect(mark not in short["message"]["content"], f"the reply goes on past {mark!r}")
+    expect(short["message"]["content"] == whole[: whole.index(mark)], "the reply was changed, not stopped")
+    expect(short["finish_reason"] == "stop", f"finish_reason is {short['finish_reason']!r}")
+    return None
+
+
+@check("chat", "n")
+def several(probe: Probe) -> None:
+    """As many choices as asked for, or a refusal."""
+    answer = probe.chat(n=2, temperature=1.0)
+    if answer.status == 400:
+        raise Absent(f"refused: {refused(answer, 'n 2')['message']}")
+    numbers = sorted(c["index"] for c in ok(answer, "n 2")["choices"])
+    expect(numbers == [0, 1], f"n 2 gave choices {numbers}")
+
+
+@check("chat", "logprobs")
+def logprobs(probe: Probe) -> None:
+    """One entry for each token, with as many of the likeliest as asked for, the greedy one at the top."""
+    answer = probe.chat(logprobs=True, top_logprobs=2, max_tokens=4)
+    if answer.status == 400:
+        raise Absent(f"refused: {refused(answer, 'logprobs')['message']}")
+    data = ok(answer, "logprobs")
+    found = choice(data).get("logprobs")
+    expect(found, "logprobs was accepted and left out")
+    for entry in found["content"]:
+        expect(entry["logprob"] <= 0 and len(entry["top_logprobs"]) == 2, f"an entry of another form: {entry}")
+        best = max(other["logprob"] for other in entry["top_logprobs"])
+        expect(abs(best - entry["logprob"]) < 1e-4, "a greedy token is not the likeliest")
+
+
+@check("stream", "form of a stream")
+def stream_form(probe: Probe) -> None:
+    """Chunks of one id, the role first, one finish_reason, `[DONE]` last."""
+    got = probe.stream(probe.chat_body())
+    expect(got.done, "the stream does not end with [DONE]")
+    expect({e["object"] for e in got.events} == {"chat.completion.chunk"}, "an event is no chat.completion.chunk")
+    expect(len({e["id"] for e in got.events}) == 1, "the id changes within a stream")
+    expect(got.deltas[0].get("role") == "assistant", "the first delta has no role")
+    reasons = [c["finish_reason"] for e in got.events for c in e["choices"] if c.get("finish_reason")]
+    expect(len(reasons) == 1 and reasons[0] in REASONS, f"finish reasons {reasons}")
+
+
+@check("stream", "same reply as without")
+def stream_same(probe: Probe) -> None:
+    """Put together, the pieces are the whole reply."""
+    whole = choice(ok(probe.chat(max_tokens=24), "chat"))["message"].get("content") or ""
+    streamed = probe.stream(probe.chat_body(max_tokens=24)).text
+    expect(streamed.strip() == whole.strip(), f"streamed {streamed[:60]!r}, whole {whole[:60]!r}")
+
+
+@check("stream", "usage when asked for")
+def stream_usage(probe: Probe) -> None:
+    """`include_usage` gives one last chunk without choices; otherwise no chunk has one."""
+    got = probe.stream(probe.chat_body(stream_options={"include_usage": True}))
+    counted = [e for e in got.events if e.get("usage")]
+    expect(counted and counted[-1] is got.events[-1], "include_usage gives no usage at the end")
+    expect(counted[-1]["choices"] == [], "the chunk with usage has choices")
+    expect(counted[-1]["usage"]["total_tokens"] > 0, "usage is empty")
+    plain = probe.stream(probe.chat_body())
+    expect(not any(e.get("usage") for e in plain.events), "usage comes unasked, which old clients trip over")
+
+
+@check("stream", "one name for reasoning")
+def stream_reasoning(probe: Probe) -> None:
+    """Both names at once make agents record reasoning twice."""
+    for delta in probe.stream(probe.chat_body(max_tokens=24)).deltas:
+        expect(not (delta.get("reasoning") and delta.get("reasoning_content")), "reasoning comes under two names")
+
+
+@check("tools", "a call that must be made")
+def tool_required(probe: Probe) -> None:
+    """`required` and a name give a call whose arguments keep the schema."""
+    for wanted in ("required", {"type": "function", "function": {"name": "get_weather"}}):
+        answer = probe.chat("Weather in Rome?", tools=[TOOL], tool_choice=wanted, max_tokens=200)
+        if answer.status == 400:
+            raise Absent(f"tool_choice is refused: {refused(answer, 'tools')['message']}")
+        found = choice(ok(answer, "tools"))
+        if found["finish_reason"] == "length":
+            raise Failed("no whole call in 200 tokens")
+        calls = found["message"].get("tool_calls") or []
+        expect(calls, "tool_choice was accepted, and no whole call made")
+        expect(found["finish_reason"] == "tool_calls", f"finish_reason is {found['finish_reason']!r}")
+        call = calls[0]
+        expect(call["type"] == "function" and isinstance(call["id"], str), f"a call of another form: {call}")
+        expect(call["function"]["name"] == "get_weather", f"a call of {call['function']['name']!r}")
+        wrong = problem(json.loads(call["function"]["arguments"]), WEATHER)
+        expect(wrong is None, f"arguments break the schema: {wrong}")
+
+
+@check("tools", "calls in a stream")
+def tool_stream(probe: Probe) -> None:
+    """The first piece of a call has index, id, type and name."""
+    body = probe.chat_body("Weather in Rome?", tools=[TOOL], tool_choice="required", max_tokens=200)
+    answer = probe.post("/v1/chat/completions", body)
+    if answer.status == 400:
+        raise Absent(f"tool_choice is refused: {refused(answer, 'tools')['message']}")
+    pieces = [call for delta in probe.stream(body).deltas for call in delta.get("tool_calls") or ()]
+    expect(pieces, "no call in the stream")
+    expect(all(isinstance(piece.get("index"), int) for piece in pieces), "a piece of a call has no index")
+    first = pieces[0]
+    known = first.get("id") and first.get("type") == "function" and first["function"].get("name")
+    expect(known, f"the first piece lacks id, type or name: {first}")
+    text = "".join(piece["function"].get("arguments") or "" for piece in pieces if piece["index"] == first["index"])
+    expect(problem(json.loads(text), WEATHER) is None, f"arguments break the schema: {text[:80]}")
+
+
+@check("tools", "no call when none is wanted")
+def tool_none(probe: Probe) -> None:
+    """`none` gives text."""
+    data = ok(probe.chat("Weather in Rome?", tools=[TOOL], tool_choice="none"), "tool_choice none")
+    expect(not choice(data)["message"].get("tool_calls"), "tool_choice none gave a call")
+
+
+@check("tools", "results in the history")
+def tool_history(probe: Probe) -> None:
+    """A call, its result, and reasoning under either name are taken back."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
+    for name in ("reasoning_content", "reasoning"):
+        history = [
+            {"role": "user", "content": "Weather in Rome?"},
+            {"role": "assistant", "content": None, "tool_calls": [call], name: "I should look."},
+            {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
+        ]
+        ok(probe.chat(messages=history, tools=[TOOL]), f"a history with a call and {name}")
+
+
+@check("json", "json_schema")
+def json_schema(probe: Probe) -> None:
+    """The reply keeps the schema, whatever it is asked."""
+    named = {"type": "json_schema", "json_schema": {"name": "reply", "schema": SCHEMA, "strict": True}}
+    answer = probe.chat("Write a poem without any JSON.", response_format=named, max_tokens=200)
+    if answer.status == 400:
+        raise Absent(f"refused: {refused(answer, 'json_schema')['message']}")
+    found = choice(ok(answer, "json_schema"))
+    expect(found["finish_reason"] != "length", "the JSON did not fit in 200 tokens")
+    wrong = problem(json.loads(found["message"]["content"]), SCHEMA)
+    expect(wrong is None, f"the reply breaks the schema: {wrong}")
+
+
+@check("json", "json_object")
+def json_object(probe: Probe) -> None:
+    """The reply is a JSON object, or is cut and says so."""
+    answer = probe.chat("Say JSON: anything", response_format={"type": "json_object"}, max_tokens=100)
+    if answer.status == 400:
+        raise Absent(f"refused: {refused(answer, 'json_object')['message']}")
+    found = choice(ok(answer, "json_object"))
+    if found["finish_reason"] != "length":
+        expect(isinstance(json.loads(found["message"]["content"]), dict), "the reply is no JSON object")
+
+
+@check("json", "broken schemas are refused")
+def json_broken(probe: Probe) -> None:
+    """What is no schema, or cannot be kept, is a 400 and not a free text."""
+    for schema in ({"type": "objekt"}, {"type": "string", "pattern": "(["}):
+        named = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": True}}
+        refused(probe.chat(response_format=named), f"schema {json.dumps(schema)}", 400, 422)

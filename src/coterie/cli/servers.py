@@ -1,0 +1,56 @@
+"""`coterie doctor URL` and `coterie bench URL`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import Any
+
+from coterie.agents import grading
+from coterie.agents.client import Endpoint, is_url, read_key
+from coterie.agents.load import Load, measure, words_of
+from coterie.config.errors import ConfigError
+
+
+def doctor(url: str, only: str | None, key_file: str | None, served: str | None, as_json: bool) -> int:
+    """Grade a server: findings as they come, a count at the end. Returns the exit status, 1 for a broken promise."""
+    with contextlib.closing(_endpoint(url, key_file)) as endpoint:
+        findings = []
+        for finding in grading.grade(endpoint, _model(endpoint, served), only):
+            findings.append(finding)
+            if sys.stderr.isatty():
+                print(f"\r\033[K{finding.area}: {finding.name}", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr)
+    if not findings:
+        raise ConfigError(f"--only {only}: no check is called that; without --only all are run and named")
+    result = grading.as_json(findings)
+    print(json.dumps({"url": url} | result) if as_json else grading.table(findings))
+    return 0 if result["passed"] else 1
+
+
+def bench(url: str, load: dict[str, Any], key_file: str | None, served: str | None, as_json: bool) -> int:
+    """Measure a server under load. Returns the exit status, 1 when a request failed."""
+    wanted = Load(**load)
+
+    def done(count: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{count}/{wanted.requests}", end="", file=sys.stderr, flush=True)
+
+    with contextlib.closing(_endpoint(url, key_file)) as endpoint:
+        measured = measure(endpoint, _model(endpoint, served), wanted, done)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(json.dumps({"url": url} | measured) if as_json else words_of(measured))
+    return 1 if measured["failures"] else 0
+
+
+def _endpoint(url: str, key_file: str | None) -> Endpoint:
+    if not is_url(url):
+        raise ConfigError(f"{url}: give a server's address (http://HOST:PORT); `coterie serve` starts one")
+    return Endpoint(url, read_key(key_file))
+
+
+def _model(endpoint: Endpoint, served: str | None) -> str:
+    return served or endpoint.models()[0]
