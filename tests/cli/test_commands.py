@@ -104,6 +104,8 @@ def test_a_finished_run_can_be_used(run_dir: Path, capsys: pytest.CaptureFixture
     assert facts["parameters"]["experts"] == 2 * 4 * 3 * 32 * 16
     call("inspect", model)
     assert "4 experts of 16, 2 per token" in capsys.readouterr().out
+    call("verify", model)
+    assert "answers its probes as when it was saved" in capsys.readouterr().out
     call("doctor", "--json")
     assert json.loads(capsys.readouterr().out)["threads"] >= 1
 

@@ -68,6 +68,13 @@ def test_gguf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert receipt["difference"] is None and receipt["quant"] == "q8_0"
 
 
+@pytest.mark.parametrize("verb", [["inspect"], ["convert", "--to", "hf", "-o", "out"], ["verify"]])
+def test_an_adapter_is_called_so(verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    words = fails(capsys, verb[0], str(tmp_path), *verb[1:])
+    assert ("is an adapter" if verb != ["verify"] else "holds no probes") in words
+
+
 def test_a_source_that_fails_its_probes_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_model(tmp_path / "a", make("qwen3"), probes=True)
     file = tmp_path / "a" / "model.safetensors"

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from coterie.weights.checkpoint import save_model
 from tests.cli.test_commands import call
+from tests.weights.test_merge import made
 from tests.weights.test_probes import make
 
 
@@ -60,6 +61,16 @@ def test_stored_probes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert code(tmp_path / "three") == 1 and "its SHA-256 differs" in capsys.readouterr().err
     (tmp_path / "three" / "coterie.json").unlink()
     assert code(tmp_path / "three") == 1 and "is not the model its probes were recorded" in capsys.readouterr().err
+
+
+def test_an_adapter_against_its_own_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(tmp_path)
+    assert code(tmp_path / "adapter") == 0 and "answers its probes" in capsys.readouterr().out
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({name: 2 * value if "lora_B" in name else value for name, value in tensors.items()}, file)
+    (tmp_path / "adapter" / "coterie.json").unlink()
+    assert code(tmp_path / "adapter") != 0
 
 
 @pytest.mark.parametrize("second", ["/no/such", "http://127.0.0.1:9", "http://"])

@@ -157,6 +157,17 @@ def test_difference_by_hand() -> None:
         difference(a, dataclasses.replace(a, sequences=((5, 6, 8),)))
 
 
+def test_a_tie_moves_one_token_and_no_mean() -> None:
+    a = given_record(torch.zeros(400, 30), 1)
+    for moved, same in ((0.03, True), (0.06, False)):
+        next_T = a.next_T.clone()
+        next_T[7] += moved
+        found = difference(a, dataclasses.replace(a, next_T=next_T))
+        assert found.within(probes.SAME) is same and found.worst == (0, 8)
+    shifted = dataclasses.replace(a, next_T=a.next_T + 0.001)
+    assert not difference(a, shifted).within(probes.SAME)
+
+
 def test_base_gravity() -> None:
     base, tuned = make(0), make(0)
     change = {name: 0.02 * torch.randn_like(p) for name, p in tuned.named_parameters() if "experts" in name}

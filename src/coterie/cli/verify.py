@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 from coterie.config import CoterieError
 from coterie.evaluate.identity import Verdict, compare, open_side
+from coterie.weights.adapter_files import base_of, is_adapter, load_adapter
 from coterie.weights.checkpoint import load_model, locate
 from coterie.weights.commit import MANIFEST, verify_directory
 from coterie.weights.probes import Difference, check_probes, load_probes
@@ -39,14 +41,17 @@ def verify(
 
 
 def _verify_stored(path: str, as_json: bool) -> None:
-    """Check a directory against its own manifest and stored probes."""
+    """Check a directory, a model's or an adapter's, against its own manifest and stored probes."""
     try:
-        directory = locate(path)
+        adapter = is_adapter(path)
+        directory = Path(path).expanduser() if adapter else locate(path)
         if load_probes(directory) is None:
             raise CoterieError(
                 f"{path}: holds no probes; give a second model to compare with, or save this one with probes"
             )
-        loaded = load_model(directory)
+        loaded = load_model(locate(base_of(path)) if adapter else directory)
+        if adapter:
+            load_adapter(loaded.model, directory, loaded.path, tokenizer=loaded.tokenizer)
     except CoterieError as error:
         error.exit_code = 2
         raise

@@ -119,9 +119,9 @@ def compare(
     """Compare A with B, one model in memory at a time.
 
     `data`: a source of texts instead of the built-in probes. `tolerance`: of the mean log-probability difference in
-    nats (20 times that for a single one); given, it decides alone and differing tensors are only reported. Default:
-    0.0001, or 0.05 where the sides are stored in different types or one is an endpoint. `base`: B was tuned from it,
-    and A must not be closer to it than to B.
+    nats (20 times that, or 0.05, for a single one); given, it decides alone and differing tensors are only reported.
+    Default: 0.0001, or 0.05 where the sides are stored in different types or one is an endpoint. `base`: B was tuned
+    from it, and A must not be closer to it than to B.
     """
     sides = [a, b] + ([base] if base is not None else [])
     tokenizer = next((side.tokenizer for side in sides if side.tokenizer is not None), None)

@@ -79,6 +79,8 @@ def read_config(path: str | Path) -> ModelConfig:
     """The `ModelConfig` of a checkpoint directory."""
     directory = Path(path)
     if not (directory / "config.json").is_file():
+        if (directory / "adapter_config.json").is_file():
+            raise CheckpointError(f"{directory}: is an adapter; merge it with its base first, or name the base")
         raise CheckpointError(f"{directory}: has no config.json; give a checkpoint directory")
     return config_from_hf(read_json(directory / "config.json"), where=str(directory / "config.json"))
 

@@ -32,8 +32,9 @@ FILE = "probes/probes.safetensors"
 NUM_PROBES = 16
 LONGEST = 384  # tokens of one probe: beyond the small windows of published models
 FAITHFUL = 0.8  # base gravity below this: the artifact is not the tuned model
-# Mean |difference| of log-probabilities allowed, and how many times that for a single one.
-SAME, ROUNDED, SPIKE = 1e-4, 0.05, 20
+# Mean |difference| of log-probabilities allowed, how many times that for a single one, and what is always allowed
+# there: two experts in a tie change places with the order of a sum, which moves a token or two and no mean.
+SAME, ROUNDED, SPIKE, TIE = 1e-4, 0.05, 20, 0.05
 _KEPT = 20
 _CHUNK_TOKENS, _CHUNK_BYTES = 2048, 64 << 20
 
@@ -97,8 +98,8 @@ class Difference:
         }
 
     def within(self, tolerance: float) -> bool:
-        """Whether the mean is at most `tolerance` (nats) and no single difference more than 20 times that."""
-        return self.mean_logprob <= tolerance and self.max_logprob <= SPIKE * tolerance
+        """Whether the mean is at most `tolerance` (nats), and no single difference more than 20 times that or 0.05."""
+        return self.mean_logprob <= tolerance and self.max_logprob <= max(SPIKE * tolerance, TIE)
 
 
 def default_sequences(tokenizer: Tokenizer | None, vocab_size: int, max_positions: int) -> list[list[int]]:
