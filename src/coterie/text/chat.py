@@ -13,12 +13,21 @@ from typing import Any
 
 from coterie.config.errors import DataError
 from coterie.text.messages import Message, ToolCall
-from coterie.text.replies import parse_reply
+from coterie.text.replies import TEMPLATES, parse_reply
 from coterie.text.tokenizer import Tokenizer
 
-__all__ = ["Message", "ToolCall", "parse_reply", "render", "render_ids"]
+__all__ = ["Message", "ToolCall", "parse_reply", "render", "render_ids", "shipped_template"]
 
 _PRIVATE = 0xF0000  # supplementary private-use plane: stands for special tokens inside people's text while rendering
+
+
+def shipped_template(name: str) -> str:
+    """A chat template that comes with coterie. Errors: `DataError` with their names."""
+    path = TEMPLATES / f"{name}.jinja"
+    known = sorted(found.stem for found in TEMPLATES.glob("*.jinja"))
+    if name not in known:
+        raise DataError(f"chat template '{name}': coterie has none of that name; it has {', '.join(known)}")
+    return path.read_text(encoding="utf-8")
 
 
 def render(

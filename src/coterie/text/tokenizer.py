@@ -39,7 +39,7 @@ SPLIT = (
 )
 CHATML = Path(__file__).parent / "templates" / "chatml.jinja"
 # Turn ends that published chat models generate; whichever of them a vocabulary holds stops a reply.
-_TURN_ENDS = (END_OF_TURN, "<|eot_id|>", "<|eot|>", "<|eom_id|>", "<end_of_turn>")
+_TURN_ENDS = (END_OF_TURN, "<|eot_id|>", "<|eot|>", "<|eom_id|>", "<end_of_turn>", "<|call|>")
 
 
 class Tokenizer:
