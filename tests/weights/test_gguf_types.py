@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -43,6 +44,15 @@ def test_mxfp4_by_hand() -> None:
     assert packed.shape == (1, 17) and packed[0, 0] == 127
     assert unpack(packed, "MXFP4")[0, :4].tolist() == [6, -3, 0.5, 0]
     assert (packed[0, 1:4] & 15).tolist() == [7, 13, 1]
+
+
+def test_mxfp4_is_what_the_format_s_own_package_packs() -> None:
+    rng = np.random.default_rng(0)
+    rows_RI = (rng.standard_normal((2000, 64)) * np.exp2(rng.integers(-60, 60, (2000, 1)))).astype(np.float32)
+    rows_RI[::7] = np.round(rows_RI[::7] * 4 / np.abs(rows_RI[::7]).max(-1, keepdims=True)) / 4  # middles and ties
+    rows_RI[::11] = 0
+    wanted = gguf.quants.quantize(rows_RI, gguf.GGMLQuantizationType.MXFP4)
+    np.testing.assert_array_equal(pack(rows_RI, "MXFP4", "x"), wanted)
 
 
 def test_halves_by_hand() -> None:

@@ -20,7 +20,9 @@ FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "mxfp4": 38}
 _BLOCK = 32
 _BLOCKED = ("Q8_0", "Q4_0", "MXFP4")
 # Numbers packed at a time: what a packer needs beside its input stays small whatever the tensor.
-CHUNK = 1 << 22
+CHUNK = 1 << 20
+# Between the magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 of a four-bit float; a number in the middle goes down.
+_MIDDLES = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], np.float32)
 _SMALLEST_HALF = 2.0**-24
 
 
@@ -60,8 +62,25 @@ def pack(rows_RI: Array, kind: str, name: str) -> Array:
         raise CheckpointError(f"'{name}' holds numbers that are not finite; such a model cannot be exported")
     if kind == "F16" and largest >= 65520:
         raise CheckpointError(f"'{name}' reaches {largest:.3g}, more than F16 holds; export with --quant bf16")
-    packed = gguf.quants.quantize(np.ascontiguousarray(rows_RI, np.float32), gguf.GGMLQuantizationType[kind])
-    return np.ascontiguousarray(packed)
+    rows_RI = np.ascontiguousarray(rows_RI, np.float32)
+    if kind == "MXFP4":
+        return _mxfp4(rows_RI)
+    return np.ascontiguousarray(gguf.quants.quantize(rows_RI, gguf.GGMLQuantizationType[kind]))
+
+
+def _mxfp4(rows_RI: Array) -> Array:
+    """What `gguf.quants.quantize` gives for MXFP4, many times faster: compare with the middles between the steps.
+
+    A block is the exponent of its scale, then 16 bytes: numbers 0-15 in the low halves, 16-31 in the high ones.
+    """
+    blocks = rows_RI.reshape(-1, _BLOCK)
+    size = np.abs(blocks)
+    largest = size.max(-1, keepdims=True)
+    exponent = np.where(largest > 0, np.frexp(largest)[1] - 3, -127).clip(-127, 127)
+    codes = np.searchsorted(_MIDDLES, np.ldexp(size, -exponent)).astype(np.uint8)
+    codes |= np.where((blocks < 0) & (codes > 0), np.uint8(8), np.uint8(0))
+    halves = codes[:, : _BLOCK // 2] | (codes[:, _BLOCK // 2 :] << np.uint8(4))
+    return np.concatenate(((exponent + 127).astype(np.uint8), halves), axis=-1).reshape(len(rows_RI), -1)
 
 
 def unpack(packed: Array, kind: str) -> Array:
