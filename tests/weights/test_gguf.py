@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from coterie.config import CheckpointError, ConfigError
 from coterie.weights import gguf as module
+from coterie.weights import stored
 from coterie.weights.checkpoint import load_model, save_model
 from coterie.weights.dequantise import mxfp4
 from coterie.weights.gguf import GgufReceipt, export_gguf
@@ -268,7 +269,7 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         export_gguf(tmp_path, tmp_path / "x.gguf", "f16", lambda _: None)
 
 
-def test_shards_and_experts_in_mxfp4_on_disk(tmp_path: Path) -> None:
+def test_experts_in_mxfp4_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four-bit experts come through to the last bit, and only one of them is unpacked at a time."""
     directory = write("gpt_oss", tmp_path / "m", num_local_experts=3)
     state = load_file(directory / "model.safetensors")
@@ -282,7 +283,10 @@ def test_shards_and_experts_in_mxfp4_on_disk(tmp_path: Path) -> None:
         wanted[name] = mxfp4(blocks, scales).numpy()
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
     change_json(directory / "config.json", quantization_config={"quant_method": "mxfp4"})
+    unpacked: list[int] = []
+    monkeypatch.setattr(stored, "mxfp4", lambda blocks, scales: unpacked.append(len(blocks)) or mxfp4(blocks, scales))
     receipt, reader = export(directory, "mxfp4")
+    assert set(unpacked) == {1}
     found = {tensor.name: tensor for tensor in reader.tensors}
     for layer in range(4):
         both = wanted[f"model.layers.{layer}.mlp.experts.gate_up_proj"]
@@ -306,24 +310,3 @@ def test_a_directory_that_coterie_wrote_in_shards(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["blk.1.ffn_gate_exps.weight"], gate_up[:, :32])
     np.testing.assert_array_equal(found["blk.1.ffn_up_exps.weight"], gate_up[:, 32:])
     assert receipt.errors["BF16"]["largest"] == 0
-
-
-def test_the_modelfile_for_ollama(tmp_path: Path) -> None:
-    directory = write("qwen3", tmp_path / "m")
-    change_json(directory / "generation_config.json", eos_token_id=[0, 2, 3], temperature=0.6)
-    receipt, _ = export(directory)
-    lines = Path(receipt.modelfile).read_text().splitlines()
-    assert lines[1:7] == [
-        "FROM ./model.gguf",
-        "PARAMETER num_ctx 256",
-        'PARAMETER stop "<|endoftext|>"',
-        'PARAMETER stop "<|im_end|>"',
-        'PARAMETER stop "<think>"',
-        "PARAMETER temperature 0.6",
-    ]
-    text = Path(receipt.modelfile).read_text()
-    assert 'TEMPLATE """{{- range .Messages }}<|im_start|>{{ .Role }}\n' in text and text.count('"""') == 2
-    (directory / "chat_template.jinja").write_text("{{ messages }}")
-    change_json(directory / "config.json", max_position_embeddings=100_000)
-    text = Path(export(directory)[0].modelfile).read_text()
-    assert "TEMPLATE" not in text and "PARAMETER num_ctx 32768" in text and "up to 100000" in text

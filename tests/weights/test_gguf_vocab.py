@@ -34,8 +34,11 @@ def changed(result: Tokenizer, directory: Path, change: Any = None, **config: An
 def test_the_tokenizer_of_every_new_model(tmp_path: Path) -> None:
     found = vocabulary(changed(tokenizer(), tmp_path), VOCAB + 2)
     tokens, types = found.keys["tokenizer.ggml.tokens"], found.keys["tokenizer.ggml.token_type"]
-    assert found.pre == found.keys["tokenizer.ggml.pre"] == "qwen2" and found.differences == ()
-    assert tokens[:3] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] and types[:9] == [known.CONTROL] * 9
+    assert found.pre == found.keys["tokenizer.ggml.pre"] == "qwen2"
+    assert tokens[:4] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>"]
+    assert types[:9] == [known.CONTROL] * 3 + [known.USER_DEFINED] * 6
+    (line,) = found.differences
+    assert line.startswith("llama.cpp shows <think> </think> <tool_call>")
     assert set(types[9:VOCAB]) == {known.NORMAL} and len(set(tokens)) == VOCAB + 2
     assert tokens[VOCAB:] == ["[PAD320]", "[PAD321]"] and types[VOCAB:] == [known.UNUSED] * 2
     content = json.loads((tmp_path / "tokenizer.json").read_text())

@@ -6,7 +6,6 @@ second table of names. E experts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,19 +76,25 @@ class ParameterSource:
         (slot,) = self._slots[name]
         return slot.view(self.stored.read(slot.disk))
 
-    def experts(self, name: str) -> Iterator[Tensor]:
-        """The parts of a parameter (E, ...) along its first dimension, one in memory at a time."""
-        count, *shape = self.shapes[name]
-        numel = math.prod(shape)
+    def experts(self, name: str, rows: slice = slice(None)) -> Iterator[Tensor]:
+        """Rows `rows` of the parts of a parameter (E, out, in) along its first dimension, one in memory at a time."""
+        count, height, width = self.shapes[name]
+        wanted = range(*rows.indices(height))
         parts: list[list[tuple[Slot, bool, Tensor]]] = [[] for _ in range(count)]
         for slot in self._slots[name]:
             view = slot.view(self._parameters[name])
-            fused = view.numel() == count * numel
-            for index in range(count) if fused else (int(view.storage_offset()) // numel,):
-                parts[index].append((slot, fused, view[index] if fused else view))
+            if view.numel() == count * height * width:
+                for index in range(count):
+                    parts[index].append((slot, True, view[index]))
+                continue
+            index, inside = divmod(int(view.storage_offset()), height * width)
+            first = inside // width
+            if first < wanted.stop and first + view.shape[0] > wanted.start:
+                parts[index].append((slot, False, view))
         for index, places in enumerate(parts):
-            buffer = torch.empty(shape, dtype=torch.float32)
+            buffer = torch.empty((height, width), dtype=torch.float32)
             for slot, fused, view in places:
-                target = buffer.as_strided(view.shape, view.stride(), view.storage_offset() - index * numel)
+                offset = view.storage_offset() - index * height * width
+                target = buffer.as_strided(view.shape, view.stride(), offset)
                 target.copy_(self.stored.read_part(slot.disk, index) if fused else self.stored.read(slot.disk))
-            yield buffer
+            yield buffer[rows]

@@ -123,8 +123,8 @@ def _experts(source: ParameterSource, name: str, theirs: str, chosen: slice) -> 
         if len(inner) == 1:
             yield from _pieces(source.read(name)[:, chosen])
             return
-        for expert in source.experts(name):
-            yield from _pieces(expert[chosen])
+        for expert in source.experts(name, chosen):
+            yield from _pieces(expert)
 
     return Mapped(theirs, (count, *inner), name, rows)
 

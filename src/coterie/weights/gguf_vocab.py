@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config import CheckpointError
-from coterie.text.tokenizer import SPLIT, Tokenizer
+from coterie.text.tokenizer import SPECIALS, SPLIT, Tokenizer
 from coterie.weights.checkpoint import read_json
 from coterie.weights.gguf_pieces import sentencepiece_scores
 
@@ -49,6 +49,9 @@ _SPLITS: dict[tuple[str, ...], dict[bool, str]] = {
         False: "deepseek-llm"
     },
 }
+# Marks of reasoning and tool calls. Programs around llama.cpp look for them in the reply's text, which has no control
+# tokens in it, so they go as ordinary tokens with a fixed name (as in the files of Qwen3).
+_TAGS = tuple(text for text in SPECIALS if not text.startswith("<|"))
 # Tokens at which llama.cpp stops whatever the file says.
 _KNOWN_ENDS = frozenset(
     "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> "
@@ -94,7 +97,11 @@ def vocabulary(directory: Path, vocab_size: int) -> Vocabulary:
     keys |= _special(directory, tokenizer, content, differences)
     if tokenizer.chat_template is not None:
         keys["tokenizer.chat_template"] = tokenizer.chat_template
-    for token in content.get("added_tokens") or []:
+    added = content.get("added_tokens") or []
+    tags = [token["content"] for token in added if token["special"] and token["content"] in _TAGS]
+    if tags:
+        differences.append(f"llama.cpp shows {' '.join(tags)} in replies, and reads them as tokens wherever they stand")
+    for token in added:
         if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
             differences.append(f"llama.cpp leaves the white space around '{token['content']}' as it is")
     return Vocabulary(keys, pre, tuple(differences))
@@ -126,7 +133,8 @@ def _tokens(
     for token in content.get("added_tokens") or []:
         number = int(token["id"])
         tokens[number] = token["content"]
-        types[number] = UNKNOWN if token["content"] == unknown else CONTROL if token["special"] else USER_DEFINED
+        control = token["special"] and token["content"] not in _TAGS
+        types[number] = UNKNOWN if token["content"] == unknown else CONTROL if control else USER_DEFINED
     texts = [f"[PAD{number}]" if text is None else text for number, text in enumerate(tokens)]
     if len(set(texts)) != len(texts):
         double = next(text for text in texts if texts.count(text) > 1)
