@@ -33,15 +33,16 @@ func main() {
 	if err := json.NewDecoder(os.Stdin).Decode(&conversation); err != nil {
 		panic(err)
 	}
-	if err := template.Must(template.New("").Parse(conversation.Template)).Execute(os.Stdout, conversation); err != nil {
+	parsed := template.Must(template.New("").Parse(conversation.Template))
+	if err := parsed.Execute(os.Stdout, conversation); err != nil {
 		panic(err)
 	}
 }
 """
 CONVERSATIONS = {
     "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n": [Message("user", "hi")],
-    "<|im_start|>system\nbe good<|im_end|>\n<|im_start|>user\na\n b <|im_end|>\n<|im_start|>assistant\n<think>\nhm\nso\n"
-    "</think>\n\nx {{ y }}<|im_end|>\n<|im_start|>user\nz<|im_end|>\n<|im_start|>assistant\n": [
+    "<|im_start|>system\nbe good<|im_end|>\n<|im_start|>user\na\n b <|im_end|>\n<|im_start|>assistant\n<think>\nhm\nso"
+    "\n</think>\n\nx {{ y }}<|im_end|>\n<|im_start|>user\nz<|im_end|>\n<|im_start|>assistant\n": [
         Message("system", "be good"),
         Message("user", "a\n b "),
         Message("assistant", "x {{ y }}", reasoning="hm\nso"),

@@ -37,12 +37,12 @@ class _Places(ParameterSource):
         count = int(np.prod(self.shapes[name]))
         return self._digits(0, count).reshape(self.shapes[name])
 
-    def experts(self, name: str) -> Iterator[Tensor]:
-        """The digits expert by expert."""
+    def experts(self, name: str, rows: slice = slice(None)) -> Iterator[Tensor]:
+        """The digits of some rows, expert by expert."""
         count, *shape = self.shapes[name]
         size = int(np.prod(shape))
         for expert in range(count):
-            yield self._digits(expert * size, size).reshape(shape)
+            yield self._digits(expert * size, size).reshape(shape)[rows]
 
     def _digits(self, start: int, count: int) -> Tensor:
         places = torch.arange(start, start + count)
