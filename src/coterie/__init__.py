@@ -12,9 +12,10 @@ _PUBLIC = {
     "load": "coterie.infer.model",
     "save": "coterie.infer.model",
     "serve_in_thread": "coterie.serve.server",
+    "openai_client": "coterie.serve.inprocess",
     "CoterieError": "coterie.config",
 }
-__all__ = ["CoterieError", "__version__", "load", "save", "serve_in_thread"]
+__all__ = ["CoterieError", "__version__", "load", "openai_client", "save", "serve_in_thread"]
 
 
 def __getattr__(name: str) -> Any:

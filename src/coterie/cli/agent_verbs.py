@@ -16,6 +16,9 @@ def register(app: typer.Typer) -> None:
     app.command(short_help="One answer to one message, from a model or a server.")(run)
     app.command(short_help="Let a model do a task step by step with tools.")(agent)
     app.command(short_help="Offer a model as an MCP server on standard input and output.")(mcp)
+    app.command("export-serve", short_help="Write what vLLM, SGLang, llama.cpp or Ollama need to serve a model.")(
+        export_serve
+    )
     app.command(short_help="Put load on a server and time its replies.")(bench)
     app.command(short_help="What this machine offers; or, with a URL, what a server keeps to.")(doctor)
 
@@ -154,3 +157,25 @@ def doctor(
     from coterie.cli.servers import doctor as server
 
     sys.exit(server(url, only, api_key_file, served, as_json))
+
+
+def export_serve(
+    model: Model,
+    out: Annotated[str, typer.Option("--out", "-o", help="Directory to write; must not exist.")],
+    engine: Annotated[str, typer.Option("--for", help="vllm, sglang, llama.cpp or ollama.")],
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH of an adapter to serve beside it (may be given again).")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What requests call the model (default: its directory).")] = None,
+    quant: Annotated[
+        str | None, typer.Option(help="Of a GGUF file: f32, f16, bf16, q8_0, q4_0 or mxfp4 (default: q8_0).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write what another server needs: weights, template, adapters, a command to start it and one to prove it.
+
+    What the server cannot take as it is, is refused.
+    """
+    from coterie.cli.servers import export_serve as run
+
+    run(model, out, engine, adapter or [], name, quant, as_json)

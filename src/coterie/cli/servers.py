@@ -1,10 +1,11 @@
-"""`coterie doctor URL` and `coterie bench URL`."""
+"""`coterie doctor URL`, `coterie bench URL` and `coterie export-serve`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from coterie.agents import grading
@@ -44,6 +45,39 @@ def bench(url: str, load: dict[str, Any], key_file: str | None, served: str | No
         print(file=sys.stderr)
     print(json.dumps({"url": url} | measured) if as_json else words_of(measured))
     return 1 if measured["failures"] else 0
+
+
+def export_serve(
+    model: str, out: str, engine: str, adapters: list[str], name: str | None, quant: str | None, as_json: bool
+) -> None:
+    """Write the directory and print what is in it and what to run. Errors: `CoterieError`; nothing is written then."""
+    from coterie.recipes.export_serve import export_serve as write
+
+    pairs = [given.partition("=") for given in adapters]
+    for given, (key, _, path) in zip(adapters, pairs, strict=True):
+        if not key or not path:
+            raise ConfigError(f"--adapter {given}: give NAME=PATH")
+    if quant is not None and engine in ("vllm", "sglang"):
+        raise ConfigError(f"--quant has no meaning for {engine}, which is given the weights as they are; leave it out")
+    chosen = {key: path for key, _, path in pairs}
+    if len(chosen) < len(pairs):
+        raise ConfigError("--adapter: two have the same name")
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    facts = write(model, Path(out), engine, chosen, name, quant or "q8_0", tell)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    print(f"{out}: {facts['name']} for {engine}")
+    print(f"tool calls     {facts['tool_parser'] or 'no parser'} (replies in the {facts['format']} form)")
+    print(f"reasoning      {facts['reasoning_parser'] or 'no parser'}")
+    for line in [f"adapter        {key}" for key in facts["adapters"]] + [
+        f"note           {n}" for n in facts["notes"]
+    ]:
+        print(line)
+    print(f"start          {Path(out) / 'start.sh'}\nprove          {Path(out) / 'verify.sh'}")
 
 
 def _endpoint(url: str, key_file: str | None) -> Endpoint:
