@@ -188,15 +188,13 @@ def side_record(
     directory = side.directory if side.gguf is None else written_from
     if directory is None:
         raise CoterieError(f"{side.name}: compare a GGUF file with the checkpoint directory it was written from")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch.cuda.is_available() and side.is_checkpoint else "cpu"
     loaded = load_model(directory, dtype=side.dtype or torch.float32, device=device)
     if side.gguf is not None:
         put_back(loaded.model, directory, side.gguf)
     if side.adapter is not None:
         load_adapter(loaded.model, side.adapter, directory, tokenizer=loaded.tokenizer)
-    result = record(loaded.model, sequences, tokenizer)
-    del loaded
-    return result
+    return record(loaded.model, sequences, tokenizer)
 
 
 def _outputs(found: Difference, limit: float) -> list[str]:

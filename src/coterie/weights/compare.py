@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.config import CheckpointError
+from coterie.config import CheckpointError, ModelConfig
 from coterie.families import family
 from coterie.weights.checkpoint import open_tensors, read_config
 from coterie.weights.stored import StoredTensors
@@ -46,18 +46,27 @@ def compare_tensors(a: Path, b: Path) -> TensorWalk:
             f"{a} is {config.family} and {b} is {other.family}: their tensors have no common names; compare outputs"
         )
     ours, theirs = open_tensors(a), open_tensors(b)
-    slots = [slot.disk for slot in family(config.family).slots(config)]
-    known = [name for name in slots if name in ours or name in theirs]
-    names = sorted(dict.fromkeys([*known, *ours, *theirs]), key=_depth)
-    differing = rounded = 0
+    slots = family(config.family).slots(config)
+    needed = {slot.disk for slot in slots if not slot.copy}
+    in_order = [slot.disk for slot in slots if slot.disk in ours or slot.disk in theirs]
+    compared = differing = rounded = 0
     first, what = None, ""
-    for name in names:
-        found, coarser = _compare(name, ours, theirs)
-        rounded += coarser
-        differing += bool(found)
-        if found and first is None:
-            first, what = name, found
-    return TensorWalk(len(names), differing, rounded, first, what)
+    for name in sorted(dict.fromkeys([*in_order, *ours, *theirs]), key=_depth):
+        if not (name in ours and name in theirs) and name not in needed and not name.startswith(_carried(config)):
+            continue  # a copy that one side repeats; loading has shown that it is one
+        compared += 1
+        pair = _pair(name, ours, theirs)
+        rounded += pair is not None and ours.dtype(name) != theirs.dtype(name)
+        if pair is not None and torch.equal(*pair):
+            continue
+        differing += 1
+        if first is None:
+            first, what = name, _explain(name, pair, ours, theirs)
+    return TensorWalk(compared, differing, rounded, first, what)
+
+
+def _carried(config: ModelConfig) -> tuple[str, ...]:
+    return family(config.family).carried or ("\0",)
 
 
 def _depth(name: str) -> int:
@@ -66,27 +75,27 @@ def _depth(name: str) -> int:
     return int(layer[1]) if layer else -1 if "embed" in name else 1 << 30
 
 
-def _compare(name: str, ours: StoredTensors, theirs: StoredTensors) -> tuple[str, bool]:
-    """(how the two differ, or ""; whether one was rounded for it)."""
-    for side, absent in (("A", name not in ours), ("B", name not in theirs)):
-        if absent:
-            return f"is missing in {side}", False
+def _pair(name: str, ours: StoredTensors, theirs: StoredTensors) -> tuple[Tensor, Tensor] | None:
+    """Both tensors in the coarser of their types, or None where one is missing or of another shape."""
+    if name not in ours or name not in theirs or ours.shape(name) != theirs.shape(name):
+        return None
     a, b = ours.read(name), theirs.read(name)
-    if a.shape != b.shape:
-        return f"has shape {tuple(a.shape)} in A and {tuple(b.shape)} in B", False
     coarser = min(a.dtype, b.dtype, key=_precision)
-    x, y = a.to(coarser), b.to(coarser)
-    if torch.equal(x, y):
-        return "", a.dtype != b.dtype
-    return _explain(name, x.float(), y.float(), ours), a.dtype != b.dtype
+    return a.to(coarser), b.to(coarser)
 
 
 def _precision(dtype: torch.dtype) -> float:
     return -torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
 
 
-def _explain(name: str, a: Tensor, b: Tensor, ours: StoredTensors) -> str:
+def _explain(name: str, pair: tuple[Tensor, Tensor] | None, ours: StoredTensors, theirs: StoredTensors) -> str:
     """What would turn A's tensor into B's; its relative difference when nothing simple would."""
+    if pair is None:
+        for side, stored in (("A", ours), ("B", theirs)):
+            if name not in stored:
+                return f"is missing in {side}"
+        return f"has shape {ours.shape(name)} in A and {theirs.shape(name)} in B"
+    a, b = (tensor.float() for tensor in pair)
     for side, tensor in (("A", a), ("B", b)):
         if not bool(tensor.any()):
             return f"is all zeros in {side}"
@@ -99,7 +108,7 @@ def _explain(name: str, a: Tensor, b: Tensor, ours: StoredTensors) -> str:
     if a.dim() == 3 and (found := _experts(a, b)):
         return found
     scale = float((a * b).double().sum() / (a * a).double().sum())
-    if scale and torch.allclose(a * scale, b, rtol=1e-2, atol=1e-6 * float(b.abs().max())):
+    if abs(scale - 1) > 0.01 and torch.allclose(a * scale, b, rtol=1e-2, atol=1e-6 * float(b.abs().max())):
         return f"is A's times {scale:.4g}"
     share = float((a - b).double().norm() / a.double().norm())
     return f"differs by {share:.2g} of its size, {float((a - b).abs().max()):.3g} at most"

@@ -92,5 +92,5 @@ def _scatter(parameter: Tensor, high: Mapped, low: Mapped, packed: np.ndarray, k
         rows = unpack(np.ascontiguousarray(packed[at : at + len(high_RI)]), kind)
         at += len(high_RI)
         places = torch.from_numpy(high_RI.astype(np.int64) * _DIGIT + low_RI.astype(np.int64))
-        flat[places.flatten()] = torch.tensor(rows).flatten().to(flat.dtype)
+        flat[places.flatten().to(flat.device)] = torch.tensor(rows).flatten().to(flat)
     parameter.data.copy_(flat.view(parameter.shape))
