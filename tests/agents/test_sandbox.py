@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -162,6 +163,21 @@ def test_without_namespaces_it_still_holds(box: Sandbox, tmp_path: Path, monkeyp
     assert bare.probe() == ("landlock", "seccomp")
     assert bare.run("print(1)").stdout == "1\n"
     assert "PermissionError" in bare.run("open('a', 'w')").stderr
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_bubblewrap_stands_in_for_landlock(box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path(jail.__file__).read_text().replace("if version < 1:", "if True:")
+    (tmp_path / "jail.py").write_text(text)
+    monkeypatch.setattr(sandbox, "JAIL", tmp_path / "jail.py")
+    monkeypatch.setattr(sandbox, "_landlock_version", lambda: 0)
+    wrapped = Sandbox(box.limits)
+    assert wrapped.probe() == ("bwrap", "tmpfs", "seccomp")
+    for way in ("passwd", "environment of the parent", "disk", "link out", "mount"):
+        assert wrapped.run(ESCAPES[way]).ending == "failed", way
+    for place in ("/x", "/tmp/x", "/dev/x", "/usr/lib/x"):
+        assert wrapped.run(f"open({place!r}, 'w')").ending == "failed", place
+    assert wrapped.run("open('a', 'w').write('x'); print(open('a').read())").stdout == "x\n"
 
 
 def test_the_filter_knows_its_machine() -> None:

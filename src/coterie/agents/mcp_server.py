@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from coterie.agents.mcp_tools import require_mcp
 from coterie.config.errors import CoterieError
-from coterie.text.chat import Message, parse_reply
+from coterie.text.messages import Message
+from coterie.text.replies import format_of, parse_reply
 
 if TYPE_CHECKING:
     from coterie.infer.model import LanguageModel
@@ -21,6 +22,7 @@ def build(model: LanguageModel, name: str) -> Any:
     from mcp.server import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
 
+    form = format_of(model.tokenizer.chat_template) if model.tokenizer is not None else None
     server = MCPServer("coterie", instructions=f"The language model {name}.", log_level="ERROR")
 
     def tell(work: Callable[[], T]) -> T:
@@ -36,7 +38,7 @@ def build(model: LanguageModel, name: str) -> Any:
         before = [Message("system", system)] if system else []
         messages = [*before, Message("user", message)]
         reply = tell(lambda: model.chat(messages, max_tokens=max_tokens, temperature=temperature))
-        return parse_reply(reply.text).content
+        return parse_reply(reply.text, form).content
 
     @server.tool()
     def score(text: str) -> dict[str, Any]:

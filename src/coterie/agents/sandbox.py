@@ -126,7 +126,7 @@ class Sandbox:
         paths = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), sysconfig.get_config_var("LIBDIR")]
         readable = sorted({str(Path(path).resolve()) for path in (*SYSTEM, *paths, source) if path})
         python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-        prefix, layers = _bubblewrap(readable, python, work)
+        prefix, layers = _bubblewrap(readable, python, work, self.limits.disk)
         settings = {
             "program": str(source),
             "work": str(work),
@@ -183,24 +183,18 @@ class Sandbox:
             raise SandboxError(f"sandbox: this machine lacks {missing}; programs are not run")
 
 
-def _bubblewrap(readable: list[str], python: str, work: Path) -> tuple[list[str], list[str]]:
-    """A command to put before Python, and its layer, where the kernel has no Landlock but bubblewrap is installed."""
+def _bubblewrap(readable: list[str], python: str, work: Path, disk: int) -> tuple[list[str], list[str]]:
+    """A command to put before Python, and its layer, where the kernel has no Landlock but bubblewrap is installed.
+
+    What Python needs is there to read, `work` is the one place to write, of `disk` bytes.
+    """
     program = shutil.which("bwrap")
     if program is None or _landlock_version() >= 1:
         return [], []
-    binds = [part for path in [*readable, python, str(JAIL)] for part in ("--ro-bind-try", path, path)]
-    lock = [
-        "--unshare-all",
-        "--die-with-parent",
-        "--clearenv",
-        "--dev",
-        "/dev",
-        "--tmpfs",
-        str(work),
-        "--chdir",
-        str(work),
-    ]
-    return [program, *binds, *lock, "--"], ["bwrap"]
+    binds = [part for path in [*SYSTEM, *readable, python, str(JAIL)] for part in ("--ro-bind-try", path, path)]
+    binds += [part for path in ("/dev/null", "/dev/urandom") for part in ("--dev-bind", path, path)]
+    place = ["--size", str(disk), "--tmpfs", str(work), "--chdir", str(work), "--remount-ro", "/"]
+    return [program, "--unshare-all", "--die-with-parent", "--clearenv", *binds, *place, "--"], ["bwrap"]
 
 
 def _landlock_version() -> int:

@@ -63,7 +63,7 @@ def agent(
     show.end()
     if as_json:
         print(json.dumps(asdict(outcome) | {"transcript": path}))
-    elif outcome.answer:
+    elif outcome.answer and not (sys.stdout.isatty() and sys.stderr.isatty()):  # there it has just been shown
         print(outcome.answer)
     where = f"; go on with --resume {path}" if path and outcome.exit_code else ""
     print(
