@@ -13,9 +13,10 @@ _PUBLIC = {
     "save": "coterie.infer.model",
     "serve_in_thread": "coterie.serve.server",
     "openai_client": "coterie.serve.inprocess",
+    "tune": "coterie.recipes.tune",
     "CoterieError": "coterie.config",
 }
-__all__ = ["CoterieError", "__version__", "load", "openai_client", "save", "serve_in_thread"]
+__all__ = ["CoterieError", "__version__", "load", "openai_client", "save", "serve_in_thread", "tune"]
 
 
 def __getattr__(name: str) -> Any:

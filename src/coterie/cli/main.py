@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli import adapter_verbs, agent_verbs, expert_verbs, model_verbs, serve_verbs, surgery_verbs
+from coterie.cli import (
+    adapter_verbs,
+    agent_verbs,
+    expert_verbs,
+    model_verbs,
+    serve_verbs,
+    surgery_verbs,
+    tune_verbs,
+)
 from coterie.cli.options import Dtype, Json, MaxTokens, Model, Seed, Sources, Temperature, TopP
 
 app = typer.Typer(
@@ -113,6 +121,7 @@ adapter_verbs.register(app)
 expert_verbs.register(app)
 surgery_verbs.register(app)
 serve_verbs.register(app)
+tune_verbs.register(app)
 agent_verbs.register(app)
 
 

@@ -39,18 +39,7 @@ class Settings(BaseModel):
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
         """Read a YAML file, apply `a.b=value` overrides (values are YAML too), validate."""
-        path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
-        if data is None:
-            data = {}
-        if not isinstance(data, dict):
-            raise ConfigError(f"{path}: holds a {type(data).__name__}; a mapping of settings was expected")
-        return cls.from_dict(apply_overrides(data, overrides), where=str(path))
+        return cls.from_dict(apply_overrides(read_yaml(path), overrides), where=str(path))
 
     def with_overrides(self, overrides: Iterable[str]) -> Self:
         """A copy with `a.b=value` overrides applied and validated."""
@@ -66,6 +55,22 @@ class Settings(BaseModel):
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
         os.replace(temporary, path)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Errors: `ConfigError`, one line."""
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: holds a {type(data).__name__}; a mapping of settings was expected")
+    return data
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

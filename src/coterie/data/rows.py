@@ -23,7 +23,7 @@ class Row:
 
     `ids` (S,) int32; `targets` (S,) int32, the token that follows each; `weights` (S,) float32, 0 where not learnt.
     `lengths`: the segments in order, which sum to S; when `num_padding` > 0 the last segment is that padding. Attention
-    stays inside a segment, and positions begin again at 0 in each.
+    stays inside a segment, and positions begin again at 0 in each. `judged`: what segments are to preference learning.
     """
 
     ids: npt.NDArray[np.int32]
@@ -31,6 +31,22 @@ class Row:
     weights: npt.NDArray[np.float32]
     lengths: tuple[int, ...]
     num_padding: int = 0
+    judged: tuple[Judged, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One preference or one labelled continuation of a row: the next `segments` segments, in order.
+
+    A preference has the chosen segment, then the rejected one. A labelled continuation has its own segment and one of a
+    prompt with another's continuation. `reference`: log-probability of what is learnt in each segment under the
+    reference model (empty: not known yet). `margin`: by how much the chosen one is better.
+    """
+
+    segments: int
+    wanted: bool = True
+    margin: float = 0.0
+    reference: tuple[float, ...] = ()
 
 
 class PackedRows(Sequence[Row]):
@@ -88,23 +104,33 @@ def pack_conversations(
             )
         if not any(mask[1:]):
             raise DataError(f"conversation {number}: no token of an assistant, so nothing to learn; leave it out")
-    order = sorted(range(len(conversations)), key=lambda index: (-len(conversations[index][0]), index))
+    bins = best_fit([len(ids) - 1 for ids, _ in conversations], row_length)
+    return [row_of([conversations[index] for index in members], row_length, padding_id) for members in bins]
+
+
+def best_fit(needs: Sequence[int], room: int) -> list[list[int]]:
+    """Items by number into bins of `room`: longest first, each into the fullest bin that has room."""
     bins: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free positions, bin), sorted
-    for index in order:
-        need = len(conversations[index][0]) - 1
-        at = bisect_left(room, (need, -1))
-        if at < len(room):
-            free, target = room.pop(at)
+    free_bins: list[tuple[int, int]] = []  # (free places, bin), sorted
+    for index in sorted(range(len(needs)), key=lambda index: (-needs[index], index)):
+        at = bisect_left(free_bins, (needs[index], -1))
+        if at < len(free_bins):
+            free, target = free_bins.pop(at)
         else:
-            free, target = row_length, len(bins)
+            free, target = room, len(bins)
             bins.append([])
         bins[target].append(index)
-        insort(room, (free - need, target))
-    return [_row([conversations[index] for index in members], row_length, padding_id) for members in bins]
+        insort(free_bins, (free - needs[index], target))
+    return bins
 
 
-def _row(members: Sequence[tuple[Sequence[int], Sequence[bool]]], row_length: int, padding_id: int) -> Row:
+def row_of(
+    members: Sequence[tuple[Sequence[int], Sequence[bool]]],
+    row_length: int,
+    padding_id: int,
+    judged: tuple[Judged, ...] = (),
+) -> Row:
+    """A row of whole (ids, mask) pairs, each a segment of its own, padded to `row_length`."""
     ids = np.full(row_length, padding_id, dtype=np.int32)
     targets = np.full(row_length, padding_id, dtype=np.int32)
     weights = np.zeros(row_length, dtype=np.float32)
@@ -116,4 +142,5 @@ def _row(members: Sequence[tuple[Sequence[int], Sequence[bool]]], row_length: in
         lengths.append(end - used)
         used = end
     padding = row_length - used
-    return Row(ids, targets, weights, (*lengths, padding) if padding else tuple(lengths), padding)
+    segments = (*lengths, padding) if padding else tuple(lengths)
+    return Row(ids, targets, weights, segments, padding, judged)

@@ -19,6 +19,7 @@ from coterie.evaluate.bits import HeldoutDocument, bits_per_byte, score_document
 from coterie.families import config_from_hf, config_to_hf
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import flops_per_token
+from coterie.recipes.same_run import check_same_run
 from coterie.text.tokenizer import Tokenizer
 from coterie.train.allocator import keep_freed_memory
 from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress, read_records
@@ -62,7 +63,7 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
     """
     out = Path(config.out)
     with RunLock(out):
-        _check_same_run(config, out / "config.yaml")
+        check_same_run(config, out / "config.yaml", _FREE_TO_CHANGE)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         keep_freed_memory()
@@ -251,15 +252,3 @@ def _check_same_text(checkpoint: Path, prepared: Prepared) -> None:
 def _model(trainer: Trainer) -> Transformer:
     assert isinstance(trainer.model, Transformer)
     return trainer.model
-
-
-def _check_same_run(config: TrainConfig, path: Path) -> None:
-    """A directory holds one run; other settings need another one."""
-    if not path.is_file():
-        return
-    before, now = TrainConfig.from_yaml(path).to_dict(), config.to_dict()
-    for key in now:
-        if key not in _FREE_TO_CHANGE and before[key] != now[key]:
-            raise ConfigError(
-                f"{path}: holds a run with another '{key}'; choose another 'out', or remove {path.parent} to start anew"
-            )

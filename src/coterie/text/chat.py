@@ -65,8 +65,11 @@ def render_ids(
     add_generation_prompt: bool = False,
     tools: Sequence[Mapping[str, Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
+    learn: Sequence[bool] | None = None,
 ) -> tuple[list[int], list[bool]]:
     """Token ids of a conversation and, for each, whether an assistant wrote it (its end-of-turn token included).
+
+    `learn`: for each message whether an assistant's words in it are marked at all (None: all of them).
 
     A reply's tokens are exactly those that follow its prompt: prompt and reply are encoded apart. `template=None` is
     the tokenizer's own; `variables`: more names for it.
@@ -93,7 +96,7 @@ def render_ids(
         if not (turn.startswith(prompt) and whole.startswith(turn) and len(prompt) >= done):
             raise DataError(f"chat template: it rewrites turn {index + 1} later on, so replies cannot be told apart")
         _append(ids, mask, _encode(tokenizer, whole[done : len(prompt)], names), False, tokenizer)
-        _append(ids, mask, _encode(tokenizer, turn[len(prompt) :], names), True, tokenizer)
+        _append(ids, mask, _encode(tokenizer, turn[len(prompt) :], names), learn is None or learn[index], tokenizer)
         done = len(turn)
     _append(ids, mask, _encode(tokenizer, whole[done:], names), False, tokenizer)
     return ids, mask

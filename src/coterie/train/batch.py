@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from coterie.config.errors import DataError
-from coterie.data.rows import Row
+from coterie.data.rows import Judged, Row
 from coterie.nn.layout import Layout
 
 
@@ -18,8 +18,9 @@ from coterie.nn.layout import Layout
 class Batch:
     """`ids_T`, `targets_T` int64 and `weights_T` float32 (0: not learnt), with the segments in `layout`.
 
-    `weight` is the sum of `weights_T` and `num_valid` the tokens that are not padding, known on the host so that the
-    loop can count a whole step before any of it runs.
+    `weight` is the sum of `weights_T` (of rows for preference learning: the number of preferences or labels) and
+    `num_valid` the tokens that are not padding, known on the host so that the loop can count a whole step before any of
+    it runs. `judged`: (its first segment, preference or label).
     """
 
     ids_T: Tensor
@@ -29,6 +30,7 @@ class Batch:
     weight: float
     num_valid: int
     num_rows: int
+    judged: tuple[tuple[int, Judged], ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -53,15 +55,27 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
         parts = [np.arange(len(row.ids)) < len(row.ids) - row.num_padding for row in rows]
         valid_T = torch.from_numpy(np.concatenate(parts)).to(device)
     lengths = [length for row in rows for length in row.lengths if length]
+    judged = tuple(_judged(rows))
     return Batch(
         ids_T=_to_tensor([row.ids for row in rows], device),
         targets_T=_to_tensor([row.targets for row in rows], device),
         weights_T=torch.from_numpy(weights_T).to(device),
         layout=Layout.packed(lengths, valid_T=valid_T, device=device),
-        weight=float(weights_T.sum(dtype=np.float64)),
+        weight=float(len(judged)) if judged else float(weights_T.sum(dtype=np.float64)),
         num_valid=num_tokens - num_padding,
         num_rows=len(rows),
+        judged=judged,
     )
+
+
+def _judged(rows: Sequence[Row]) -> Iterator[tuple[int, Judged]]:
+    first = 0
+    for row in rows:
+        at = first
+        for mark in row.judged:
+            yield at, mark
+            at += mark.segments
+        first += sum(length > 0 for length in row.lengths)
 
 
 def _to_tensor(arrays: Sequence[np.ndarray], device: torch.device | str) -> Tensor:

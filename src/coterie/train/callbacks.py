@@ -57,6 +57,9 @@ class Callback:
     def on_record(self, trainer: Trainer, record: Record) -> None:
         """A record was published (`Trainer.publish`)."""
 
+    def after_backward(self, trainer: Trainer) -> None:
+        """The gradients of a step are complete; the optimiser has not yet moved."""
+
     def after_step(self, trainer: Trainer) -> None:
         """A step and its record are done."""
 

@@ -128,6 +128,8 @@ class Trainer:
         batches = self._fetch()
         weight, num_valid, num_rows = self._global_counts(batches)
         loss, metrics = self._accumulate(batches, weight, num_valid)
+        for callback in self.callbacks:
+            callback.after_backward(self)
         norm = self._reduce_and_clip()
         self._require_finite(loss, norm)
         lr = self.lr * self.schedule(self.step_count)

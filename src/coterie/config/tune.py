@@ -1,0 +1,162 @@
+"""What a tuning run is, as data: model, examples, method, objective, budget, checks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from coterie.config.adapter import ADAPTED_GROUPS, AdapterConfig, RankRule, Treatment
+from coterie.config.base import Settings
+from coterie.config.errors import ConfigError
+
+Method = Literal["lora", "qlora", "dora", "full", "esft", "router"]
+TuneObjective = Literal["auto", "sft", "pretrain", "dpo", "ipo", "dpo-norm", "orpo", "kto"]
+
+# Names that other tools use for the same thing.
+ALIASES = {
+    "base_model": "model", "model_name_or_path": "model", "dataset": "data", "datasets": "data", "train_file": "data",
+    "seq_len": "row_length", "sequence_len": "row_length", "max_length": "row_length", "cutoff_len": "row_length",
+    "max_seq_length": "row_length", "lora_r": "rank", "r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout",
+    "learning_rate": "lr", "max_steps": "steps", "num_train_epochs": "epochs", "num_epochs": "epochs",
+    "gradient_accumulation_steps": "accumulate", "micro_batch_size": "batch_rows", "output_dir": "out",
+    "per_device_train_batch_size": "batch_rows", "warmup_ratio": "warmup", "max_grad_norm": "clip_norm",
+    "sample_packing": "packing", "save_steps": "save_every", "eval_steps": "eval_every", "adapter": "method",
+    "val_set_size": "eval", "router_policy": "router",
+}  # fmt: skip
+
+
+class TuneConfig(Settings):
+    """One tuning run; names of other tools (`ALIASES`) are understood.
+
+    `model`: a checkpoint directory, hub id, or an adapter's directory (whose factors are then trained further). `data`:
+    sources of examples; their kind chooses the objective where it is `auto`. `train`: what happens to each group, over
+    what `method` does by itself. `experts`: a file of chosen experts (of `coterie select`) that alone are trained.
+    `router`: policy for routers (freeze, full, lora, or bias: their biases alone); None is what the method does.
+    `balance`: the balance losses as the model declares them (arch), none, or a coefficient.
+
+    Budget: `steps`, else `epochs` over the data. `row_length` None: what the longest example needs, at most the model's
+    positions; `batch_rows` None: about 4096 tokens a step, fewer for few examples; `lr` None: by method and size.
+    `eval`: share of the examples held out (by content), or a file. `retention`: what must not be forgotten (`primer`, a
+    text source, or none); more than `max_forgetting` bits per byte lost ends the run without a result. `guard`: what
+    happens when routing goes astray. `on_bad`: whether examples that cannot be used stop the run.
+    """
+
+    model: str
+    data: list[str] = Field(min_length=1)
+    out: str = "runs/tune"
+    method: Method = "lora"
+    objective: TuneObjective = "auto"
+    train: dict[str, Treatment] = Field(default_factory=dict)
+    rank: int = Field(16, gt=0)
+    alpha: float | None = Field(None, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    rank_rule: RankRule = "per-expert"
+    bits: Literal[4, 8] = 4
+    experts: str | None = None
+    router: Literal["freeze", "full", "lora", "bias"] | None = None
+    balance: Literal["arch", "none"] | float = "arch"
+    beta: float = Field(0.1, gt=0)
+    orpo_weight: float = Field(0.1, gt=0)
+    epochs: float = Field(3.0, gt=0)
+    steps: int | None = Field(None, gt=0)
+    row_length: int | None = Field(None, gt=1)
+    batch_rows: int | None = Field(None, gt=0)
+    accumulate: int = Field(1, gt=0)
+    packing: bool = True
+    lr: float | None = Field(None, gt=0)
+    warmup: float = Field(0.05, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(1.0, gt=0)
+    eval: float | str = 0.05
+    retention: str = "primer"
+    max_forgetting: float | None = Field(None, ge=0)
+    guard: Literal["off", "warn", "stop", "rollback"] = "warn"
+    on_bad: Literal["stop", "skip"] = "stop"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    seed: int = Field(0, ge=0)
+    save_every: int = Field(200, ge=0)
+    eval_every: int = Field(0, ge=0)
+    keep: int = Field(2, gt=0)
+    log_every: int = Field(1, gt=0)
+    threads: int | None = Field(None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_names(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        result: dict[str, Any] = {}
+        for key, value in data.items():
+            name = str(ALIASES.get(key, key))
+            if name in result:
+                raise ValueError(f"'{key}' and another key both set '{name}'; keep one")
+            result[name] = value
+        if result.pop("load_in_4bit", False):
+            result.setdefault("method", "qlora")
+        if isinstance(result.get("data"), str):
+            result["data"] = [result["data"]]
+        return result
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.eval, float) and not 0 <= self.eval < 1:
+            raise ValueError(f"eval {self.eval} must be at least 0 and below 1, or a file")
+        if isinstance(self.balance, float) and self.balance < 0:
+            raise ValueError(f"balance {self.balance} must not be negative")
+        if self.method == "esft" and self.experts is None:
+            raise ValueError("method esft trains chosen experts; give their file (of coterie select) as 'experts'")
+        if self.router is not None and "router" in self.train:
+            raise ValueError("'router' and 'train.router' both say what happens to routers; keep one")
+        self.treatments()
+        return self
+
+    def treatments(self) -> dict[str, Treatment]:
+        """What happens to each group: the method's own way, then `router`, then `train`.
+
+        Errors: `ConfigError` for a group that does not exist.
+        """
+        adapted: dict[str, Treatment] = dict.fromkeys(ADAPTED_GROUPS, "freeze")
+        if self.method == "full":
+            adapted = dict.fromkeys(ADAPTED_GROUPS, "full")
+        elif self.method == "router":
+            adapted["router"] = "full"
+        elif self.method == "esft":
+            adapted["experts"] = "full"
+        else:
+            adapted |= dict.fromkeys(("attention", "experts", "shared", "dense"), "lora")
+        if self.router is not None:
+            adapted["router"] = "full" if self.router == "bias" else self.router
+        unknown = [group for group in self.train if group not in ADAPTED_GROUPS]
+        if unknown:
+            raise ConfigError(f"train: unknown group '{unknown[0]}'; groups: {', '.join(ADAPTED_GROUPS)}")
+        return adapted | self.train
+
+    def adapter(self) -> AdapterConfig:
+        """The adapter of this run. Errors: `ConfigError`."""
+        quantised: Literal["none", "int8", "int4"] = "none"
+        if self.method == "qlora":
+            quantised = "int4" if self.bits == 4 else "int8"
+        settings = {
+            "rank": self.rank,
+            "alpha": 2.0 * self.rank if self.alpha is None else self.alpha,
+            "dropout": self.dropout,
+            "dora": self.method == "dora",
+            "rank_rule": self.rank_rule,
+            "train": self.treatments(),
+            "quant": quantised,
+            "seed": self.seed,
+        }
+        return AdapterConfig.from_dict(settings, "train")
+
+
+def parse_train(text: str) -> dict[str, str]:
+    """`attention=lora,experts=lora,router=freeze` as a mapping. Errors: `ConfigError` for another form."""
+    result: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        group, equals, treatment = part.partition("=")
+        if not equals or not group or not treatment:
+            raise ConfigError(f"--train {part}: write group=lora, group=full or group=freeze, separated by commas")
+        result[group.strip()] = treatment.strip()
+    return result

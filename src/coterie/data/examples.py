@@ -1,0 +1,96 @@
+"""Tuning examples from files of every common format, with file and line.
+
+A file is of one kind, which its first record shows. A record that cannot be read is a `Problem` with its line; nothing
+is left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coterie.config.errors import DataError
+from coterie.data.formats import FORMATS, READERS, Example, LabelledExample, PreferenceExample, kind_of
+from coterie.data.lint import Problem
+from coterie.data.records import read_records
+
+
+@dataclass
+class ExampleSet:
+    """What was read. `format`: of its first file."""
+
+    format: str = ""
+    examples: list[Example] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_examples(source: str, limit: int | None = None) -> ExampleSet:
+    """All examples of one source: JSONL, JSON, Parquet, a directory of them, hf://owner/name, `starter`, or '-'.
+
+    `name:0.3` takes that share of it, `name#500` that many (evenly spread). `limit`: stop after so many.
+    Errors: `DataError` for a source that cannot be read, holds nothing, or mixes kinds.
+    """
+    path, share, count = _portion(source)
+    found = ExampleSet()
+    for origin, record in read_records(path):
+        if isinstance(record, Problem):
+            found.problems.append(record)
+            continue
+        if limit is not None and len(found.examples) >= limit:
+            break
+        try:
+            kind = kind_of(record)
+            if found.format and kind != found.format:
+                raise DataError(f"is of the kind '{kind}' in a source that began with '{found.format}'; separate them")
+            found.format = found.format or kind
+            found.examples.append(READERS[kind](record, origin))
+        except DataError as error:
+            found.problems.append(Problem(origin.file, origin.line, str(error)))
+    if not found.examples and not found.problems:
+        raise DataError(f"{path}: holds no example; give one of: {FORMATS}")
+    if share is not None:
+        count = max(1, round(share * len(found.examples)))
+    if count is not None and found.examples:
+        total = len(found.examples)
+        if count > total:
+            raise DataError(f"{source}: asks for {count} examples and there are {total}; ask for fewer")
+        found.examples = [found.examples[index * total // count] for index in range(count)]
+    return found
+
+
+def read_all(sources: Sequence[str]) -> ExampleSet:
+    """The examples of several sources in turn. Errors: `DataError`, also when their kinds do not go together."""
+    merged = ExampleSet()
+    for source in sources:
+        found = read_examples(source)
+        merged.format = merged.format or found.format
+        merged.examples += found.examples
+        merged.problems += found.problems
+    kinds = {_purpose(example) for example in merged.examples}
+    if len(kinds) > 1:
+        raise DataError(f"{', '.join(sources)}: hold {' and '.join(sorted(kinds))}; tune on one of them at a time")
+    return merged
+
+
+def _purpose(example: Example) -> str:
+    if isinstance(example, PreferenceExample):
+        return "preferences"
+    return "labelled examples" if isinstance(example, LabelledExample) else "examples to imitate"
+
+
+def _portion(source: str) -> tuple[str, float | None, int | None]:
+    """`path:0.3` and `path#500` in their parts."""
+    path, mark, number = source.rpartition("#")
+    if mark and number.isdigit() and int(number) > 0:
+        return path, None, int(number)
+    path, mark, number = source.rpartition(":")
+    if mark and not Path(source).exists():
+        try:
+            share = float(number)
+        except ValueError:
+            return source, None, None
+        if not 0 < share <= 1:
+            raise DataError(f"{source}: the share {number} is not above 0 and at most 1")
+        return path, share, None
+    return source, None, None

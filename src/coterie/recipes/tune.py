@@ -1,0 +1,315 @@
+"""Tuning: a `TuneConfig` wired into examples, model, loop and proof; run again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie.config import TrainingError
+from coterie.config.run import OptimiserConfig, ScheduleConfig
+from coterie.config.tune import TuneConfig
+from coterie.data.order import Order, read_batches
+from coterie.data.rows import Row
+from coterie.evaluate.bits import DocumentScore, HeldoutDocument, score_documents
+from coterie.nn.logprobs import token_logprobs
+from coterie.nn.transformer import Transformer
+from coterie.plan.counts import flops_per_token
+from coterie.recipes.same_run import check_same_run
+from coterie.recipes.tune_data import TuneData, prepare_examples, retention_documents
+from coterie.recipes.tune_model import (
+    Tuned,
+    prepare_model,
+    probe,
+    prove,
+    read_trainable,
+    reloader,
+    save_result,
+    write_trainable,
+)
+from coterie.recipes.tune_report import change, report_lines, write_report
+from coterie.train.allocator import keep_freed_memory
+from coterie.train.batch import collate
+from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress
+from coterie.train.coverage import Coverage, plan_lines, plan_table
+from coterie.train.guard import RouterGuard
+from coterie.train.loop import Trainer
+from coterie.train.objectives import Objective, cross_entropy
+from coterie.train.optim import build_optimiser
+from coterie.train.precision import choose_device, choose_dtype
+from coterie.train.preference import dpo, kto, orpo, segment_sums, with_reference
+from coterie.train.saving import SaveCheckpoint, resume
+from coterie.train.schedule import multiplier
+from coterie.weights.commit import RunLock
+from coterie.weights.probes import ProbeRecord, difference
+
+_FREE_TO_CHANGE = {"save_every", "eval_every", "keep", "log_every", "threads", "out", "max_forgetting"}
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """How a run ended. `path`: the adapter, patch or model (None for a run that was stopped, or a dry run)."""
+
+    path: Path | None
+    kind: str
+    reason: str
+    steps: int
+    tokens: int
+    seconds: float
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self) | {"path": str(self.path) if self.path else None}
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What the model did before it was trained."""
+
+    probes: ProbeRecord
+    examples: list[DocumentScore]
+    retention: list[DocumentScore]
+
+
+def tune(model: str, data: str | Sequence[str], **settings: Any) -> TuneResult:
+    """`coterie tune` from Python: the fields of `TuneConfig` by name. Errors: `CoterieError`, one line."""
+    sources = [data] if isinstance(data, str) else list(data)
+    return run_tune(TuneConfig.from_dict({"model": str(model), "data": sources} | settings, "tune"))
+
+
+def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run: bool = False) -> TuneResult:
+    """Run (or take up) the tuning that `config` describes.
+
+    Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints/step-NNNNNN`, `report.json`, and the result as
+    `adapter` (PEFT's form), `patch` or `model`, whichever the method makes. `dry_run`: says what would happen, and
+    writes nothing. Errors: `CoterieError` subclasses, one line each; nothing is left that could be taken for a result.
+    """
+    if dry_run:
+        return _plan_only(config)
+    out = Path(config.out)
+    with RunLock(out):
+        check_same_run(config, out / "config.yaml", _FREE_TO_CHANGE)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        keep_freed_memory()
+        tuned, data, trainer, coverage = _build(config)
+        documents = retention_documents(config.retention, tuned.tokenizer)
+        before = _measure(tuned, data, documents)
+        plan = _say_plan(config, tuned, data)
+        trainer.callbacks = _callbacks(config, tuned, data, trainer, coverage, before, resume_hint)
+        path = resume(trainer, out / "checkpoints", lambda directory: read_trainable(directory, tuned.model))
+        if path is not None:
+            print(f"going on from {path}", file=sys.stderr)
+        config.to_yaml(out / "config.yaml")
+        reason = trainer.run()
+        place = (trainer.step_count, trainer.tokens, trainer.seconds)
+        if reason == "interrupted":
+            return TuneResult(None, tuned.kind, reason, *place)
+        coverage.require_frozen(tuned.model)
+        report: dict[str, Any] = {
+            "config": config.to_dict(),
+            "data": data.summary(),
+            "skipped": data.skipped,
+            "plan": plan,
+            "coverage": [asdict(entry) for entry in coverage.found or []],
+            "ended": reason,
+            "warnings": [line for c in trainer.callbacks if isinstance(c, RouterGuard) for line in c.warnings],
+        }
+        return _finish(config, tuned, data, documents, before, report, TuneResult(None, tuned.kind, reason, *place))
+
+
+def _plan_only(config: TuneConfig) -> TuneResult:
+    tuned, data, _, _ = _build(config)
+    plan = _say_plan(config, tuned, data)
+    return TuneResult(None, tuned.kind, "dry run", 0, 0, 0.0, {"plan": plan, "data": data.summary()})
+
+
+def _build(config: TuneConfig) -> tuple[Tuned, TuneData, Trainer, Coverage]:
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    tuned = prepare_model(config, dtype, device)
+    tuned.model.to(device)
+    data = prepare_examples(config, tuned.tokenizer, tuned.model.config.max_positions)
+    objective, needs_reference = _objective(config, data.objective)
+    rows = data.rows
+    if needs_reference:
+        print(f"reference: log-probabilities of {len(rows)} rows", file=sys.stderr)
+        rows = with_reference(tuned.model, rows, device)
+        held_out = with_reference(tuned.model, data.held_out, device) if data.held_out else []
+        data = TuneData(**{**data.__dict__, "rows": rows, "held_out": held_out})
+    lr = config.lr or default_lr(config, sum(p.numel() for p in tuned.model.parameters()))
+    optimiser = OptimiserConfig(lr=lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+    schedule = ScheduleConfig(kind="cosine", warmup_fraction=config.warmup, final_ratio=0.1)
+    order = Order(len(rows), config.seed)
+    trainer = Trainer(
+        tuned.model,
+        lambda start: read_batches(rows, order, start, data.batch_rows),
+        objective,
+        build_optimiser(tuned.model, optimiser),
+        lambda step: multiplier(step, data.steps, schedule),
+        steps=data.steps,
+        lr=lr,
+        accumulate=config.accumulate,
+        clip_norm=config.clip_norm,
+        seed=config.seed,
+        flops_per_token=flops_per_token(tuned.model.config, data.row_length, training=True),
+        device=device,
+    )
+    return tuned, data, trainer, Coverage(tuned.asked)
+
+
+def default_lr(config: TuneConfig, parameters: int) -> float:
+    """The learning rate where none is given: smaller for larger models, for whole weights and for preferences."""
+    size = 0 if parameters < 5e7 else 1 if parameters < 1e9 else 2
+    whole = config.method in ("full", "esft", "router")
+    lr = (5e-4, 5e-5, 1e-5)[size] if whole else (3e-3, 5e-4, 2e-4)[size]
+    preferring = config.objective in ("dpo", "ipo", "dpo-norm", "orpo", "kto")
+    return lr / 4 if preferring else lr
+
+
+def _objective(config: TuneConfig, name: str) -> tuple[Objective, bool]:
+    """The objective, and whether it compares with the model as it was loaded."""
+    if name in ("sft", "pretrain"):
+        return cross_entropy, False
+    if name == "orpo":
+        return orpo(config.orpo_weight), False
+    if name == "kto":
+        return kto(config.beta), True
+    return dpo(config.beta, "ipo" if name == "ipo" else "sigmoid", normalise=name in ("ipo", "dpo-norm")), True
+
+
+def _say_plan(config: TuneConfig, tuned: Tuned, data: TuneData) -> list[dict[str, Any]]:
+    ranks = dict.fromkeys(tuned.treatments, config.rank)
+    adapter = tuned.model.adapter
+    moe = next((block.ffn for block in tuned.model.config.blocks if block.ffn.kind == "moe"), None)
+    if adapter is not None:
+        ranks = dict.fromkeys(tuned.treatments, adapter.rank)
+        if moe is not None:
+            ranks["experts"] = adapter.expert_rank(moe.router.num_experts, moe.router.top_k)
+    tokens = sum(len(piece.ids) for unit in data.units for piece in unit.pieces)
+    per_step = tokens * min(1.0, data.batch_rows * config.accumulate / len(data.rows))
+    plan = plan_table(tuned.model, tuned.treatments, ranks, per_step)
+    lines = [f"tune {config.model}: {config.method}, {data.objective}; {data.summary()}", *plan_lines(plan)]
+    if adapter is not None and moe is not None:
+        lines.append(f"rank rule: {adapter.rank_rule} ({adapter.rank} asked, {ranks['experts']} for each expert)")
+    print("\n".join(lines), file=sys.stderr)
+    return [asdict(entry) for entry in plan]
+
+
+def _callbacks(
+    config: TuneConfig,
+    tuned: Tuned,
+    data: TuneData,
+    trainer: Trainer,
+    coverage: Coverage,
+    before: _Before,
+    resume_hint: str,
+) -> list[Callback]:
+    out, model = Path(config.out), tuned.model
+    checkpoints = SaveCheckpoint(
+        out / "checkpoints", lambda directory: write_trainable(directory, model), config.save_every, config.keep
+    )
+    guards: list[Callback] = []
+    if model.config.is_moe and config.guard != "off":
+
+        def agreement() -> float:
+            shares = difference(probe(model, tuned.tokenizer), before.probes).routing.values()
+            return sum(shares) / len(shares)
+
+        def restore() -> None:
+            read_trainable(Path(trainer.last_checkpoint or ""), model)
+
+        num_experts = sum(router.config.num_experts for _, router in model.routers())
+        guards = [RouterGuard(config.guard, num_experts, agreement, restore)]
+    judge: list[Callback] = []
+    if data.held_out:
+        judge = [Evaluate(config.eval_every, lambda _: held_out_metrics(model, data.held_out, trainer.device))]
+    return [
+        coverage,
+        *judge,
+        checkpoints,
+        JsonlLog(out / "metrics.jsonl", config.log_every),
+        *guards,
+        Progress(out.name),
+        Interrupts(resume_hint),
+    ]
+
+
+@torch.no_grad()
+def unit_scores(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> list[DocumentScore]:
+    """Nats and learnt tokens of each segment of the rows, in their order."""
+    scores = []
+    for row in rows:
+        batch = collate([row], device)
+        logp_T = token_logprobs(model(batch.ids_T, batch.layout), model.head_weight, batch.targets_T)
+        sums_N, counts_N = segment_sums(logp_T, batch)
+        pairs = zip(sums_N.tolist(), counts_N.tolist(), strict=True)
+        scores += [DocumentScore("examples", -total, round(count), round(count)) for total, count in pairs if count]
+    return scores
+
+
+def held_out_metrics(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> dict[str, float]:
+    """`held_out_loss` (nats per learnt token), and for preferences the share that the model prefers rightly.
+
+    `held_out_preferred`: of the pairs, those where chosen gained more on rejected than in the reference.
+    """
+    scores = unit_scores(model, rows, device)
+    metrics = {"held_out_loss": sum(s.nats for s in scores) / max(1, sum(s.num_tokens for s in scores))}
+    marks = [mark for row in rows for mark in row.judged]
+    if marks and all(mark.reference for mark in marks):
+        gains = [-score.nats - ref for score, ref in zip(scores, (r for m in marks for r in m.reference), strict=True)]
+        metrics["held_out_preferred"] = sum(gains[at] > gains[at + 1] for at in range(0, len(gains), 2)) / len(marks)
+    return metrics
+
+
+def _measure(tuned: Tuned, data: TuneData, documents: list[HeldoutDocument]) -> _Before:
+    """The three measurements, on the model as it stands."""
+    model, device = tuned.model, tuned.model.embed.weight.device
+    training = model.training
+    model.eval()
+    retention = score_documents(model, documents, tuned.tokenizer.eos_id, 1024) if documents else []
+    result = _Before(probe(model, tuned.tokenizer), unit_scores(model, data.held_out, device), retention)
+    model.train(training)
+    return result
+
+
+def _finish(
+    config: TuneConfig,
+    tuned: Tuned,
+    data: TuneData,
+    documents: list[HeldoutDocument],
+    before: _Before,
+    report: dict[str, Any],
+    result: TuneResult,
+) -> TuneResult:
+    """Judge, write, read back, compare; the report is written whatever comes of it."""
+    out = Path(config.out)
+    after = _measure(tuned, data, documents)
+    if after.examples:
+        report["held_out"] = change(before.examples, after.examples)
+    if after.retention:
+        report["retention"] = change(before.retention, after.retention)
+    try:
+        lost = report.get("retention", {}).get("change", {}).get("value", 0.0)
+        if config.max_forgetting is not None and lost > config.max_forgetting:
+            raise TrainingError(
+                f"{config.retention}: {lost:+.3f} bits per byte after tuning, and max_forgetting is "
+                f"{config.max_forgetting}; no result was written (report.json says more)"
+            )
+        path = save_result(tuned, out, {"metrics": {"steps": result.steps, "tokens": result.tokens}})
+        reloaded = probe(reloader(config, tuned, path)(), tuned.tokenizer)
+        report["proof"] = prove(before.probes, after.probes, reloaded, path)
+    except Exception as error:
+        report["failed"] = str(error)
+        raise
+    finally:
+        write_report(out / "report.json", report)
+    report["path"] = str(path)
+    write_report(out / "report.json", report)
+    print("\n".join(report_lines(report)), file=sys.stderr)
+    return TuneResult(path, tuned.kind, result.reason, result.steps, result.tokens, result.seconds, report)

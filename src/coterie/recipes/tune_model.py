@@ -1,0 +1,228 @@
+"""The model of a tuning run: what is made trainable, how it is kept, and how it is proven from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from coterie.config import BalanceConfig, CheckpointError, ConfigError, ExpertSelection
+from coterie.config.tune import TuneConfig
+from coterie.nn.groups import parameter_groups
+from coterie.nn.transformer import Transformer
+from coterie.text.tokenizer import Tokenizer
+from coterie.weights.adapter import attach
+from coterie.weights.adapter_files import base_of, is_adapter, load_adapter, save_adapter
+from coterie.weights.checkpoint import load_model, locate, save_model
+from coterie.weights.patch import attach_subset, load_patch, save_patch
+from coterie.weights.probes import ProbeRecord, base_gravity, default_sequences, difference, record
+
+TRAINABLE = "trainable.safetensors"
+GRAVITY = 0.9  # of the written result: nearer to the tuned model than to its base by this much
+UNCHANGED = 1e-6  # nats: a tuned model that says the same as its base to this is the base
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A model made ready. `base`: its directory. `asked`: the groups that are to be trained. `kind`: of the result."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    base: Path
+    origin: str
+    kind: str
+    treatments: dict[str, str]
+    asked: set[str]
+
+
+def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) -> Tuned:
+    """Load the model and make exactly what `config` says trainable.
+
+    Errors: `ConfigError` for an intent that this model cannot follow, `CheckpointError`, `DataError`.
+    """
+    origin, further = config.model, None
+    if is_adapter(config.model):
+        origin, further = base_of(config.model), config.model
+    whole = config.method in ("full", "esft")
+    loaded = load_model(origin, "float32" if whole else dtype, device, compute_dtype=dtype)
+    model = loaded.model
+    if loaded.tokenizer is None:
+        raise ConfigError(f"{config.model}: has no tokenizer.json, so examples cannot be read; add the model's own")
+    treatments: dict[str, str] = {**config.treatments()}
+    _check_intent(config, model)
+    kind = "adapter"
+    if further is not None:
+        _check_further(config)
+        files = load_adapter(model, further, loaded.path, tokenizer=loaded.tokenizer)
+        treatments = {str(group): how for group, how in files.settings.train.items()}
+    elif config.method == "esft":
+        assert config.experts is not None
+        attach_subset(model, ExpertSelection.from_file(config.experts))
+        kind = "patch"
+    elif config.method == "full":
+        _make_whole(model, treatments)
+        kind = "model"
+    else:
+        chosen = ExpertSelection.from_file(config.experts) if config.experts else None
+        if chosen is not None:
+            chosen.check(model.config)
+        attach(model, config.adapter(), dict(chosen.experts) if chosen is not None else None)
+    if config.router == "bias":
+        _only_biases(model)
+    _set_balance(config, model, treatments)
+    groups = parameter_groups(model)
+    present = {groups[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    asked = {group for group, how in treatments.items() if how != "freeze" and group in set(groups.values())}
+    if config.experts and config.method != "esft":
+        asked |= {"experts"}
+    return Tuned(model, loaded.tokenizer, loaded.path, origin, kind, treatments, asked | present)
+
+
+def _check_intent(config: TuneConfig, model: Transformer) -> None:
+    """What was said in so many words must be possible; what a method does by itself applies where it can."""
+    groups = set(parameter_groups(model).values())
+    for group, how in config.train.items():
+        if how != "freeze" and group not in groups:
+            raise ConfigError(
+                f"train.{group}={how}: this {model.config.family} model has no '{group}'; its groups: "
+                f"{', '.join(sorted(groups))}"
+            )
+    if not model.config.is_moe:
+        for name, given in (("experts", config.experts), ("router", config.router)):
+            if given not in (None, "freeze"):
+                raise ConfigError(f"{name}: this {model.config.family} model is dense and has none; leave it out")
+        if config.method in ("esft", "router"):
+            raise ConfigError(f"method {config.method} is for mixtures of experts, and {config.model} is dense")
+
+
+def _check_further(config: TuneConfig) -> None:
+    if config.method not in ("lora", "dora") or config.train or config.experts or config.router:
+        raise ConfigError(
+            f"{config.model}: is an adapter, whose own factors are trained further; leave method, train, experts and "
+            "router out, or merge it first (coterie merge)"
+        )
+
+
+def _make_whole(model: Transformer, treatments: dict[str, str]) -> None:
+    if "lora" in treatments.values():
+        raise ConfigError("method full trains weights themselves; use method lora with train.GROUP=full to mix both")
+    groups = parameter_groups(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(treatments.get(groups[name], "freeze") == "full")
+
+
+def _only_biases(model: Transformer) -> None:
+    """Routers keep their weights; their biases move: by gradient, or by the rule of the loss-free selection bias."""
+    for layer, router in model.routers():
+        if router.bias is None and router.select_bias is None:
+            raise ConfigError(f"router=bias: the router of layer {layer} has no bias; use router=full or lora")
+        for name, parameter in router.named_parameters():
+            parameter.requires_grad_(name == "bias")
+
+
+def _set_balance(config: TuneConfig, model: Transformer, treatments: dict[str, str]) -> None:
+    """Balance losses as asked; the selection bias of a frozen router never moves."""
+    for _, router in model.routers():
+        own = router.balance.config
+        change: dict[str, Any] = {}
+        if config.balance == "none":
+            change = {"loss_coef": 0.0, "z_loss_coef": 0.0}
+        elif isinstance(config.balance, float):
+            change = {"loss_coef": config.balance}
+        if treatments.get("router", "freeze") == "freeze" and config.router != "bias":
+            change["bias_rate"] = 0.0
+        router.balance.config = BalanceConfig.from_dict(own.to_dict() | change, "balance")
+
+
+def trainable_tensors(model: Transformer) -> dict[str, Tensor]:
+    """Everything that training changes in the model's files: trainable parameters and selection biases."""
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for layer, router in model.routers():
+        if router.select_bias is not None:
+            tensors[f"blocks.{layer}.ffn.router.select_bias"] = router.select_bias
+    return tensors
+
+
+def write_trainable(directory: Path, model: Transformer) -> None:
+    """A run's own checkpoint: only what is trained."""
+    save_file({n: t.cpu().contiguous() for n, t in trainable_tensors(model).items()}, directory / TRAINABLE)
+
+
+@torch.no_grad()
+def read_trainable(directory: Path, model: Transformer) -> None:
+    """Take back what `write_trainable` wrote. Errors: `CheckpointError` for the checkpoint of another run."""
+    stored, own = load_file(directory / TRAINABLE), trainable_tensors(model)
+    if stored.keys() != own.keys() or any(stored[name].shape != own[name].shape for name in own):
+        raise CheckpointError(f"{directory}: was written by a run that trained other tensors; choose another 'out'")
+    for name, tensor in own.items():
+        tensor.copy_(stored[name])
+
+
+def probe(model: Transformer, tokenizer: Tokenizer) -> ProbeRecord:
+    """What the model says to the fixed texts, without dropout."""
+    training = model.training
+    model.eval()
+    try:
+        sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
+        return record(model, sequences, tokenizer)
+    finally:
+        model.train(training)
+
+
+def save_result(tuned: Tuned, out: Path, about: dict[str, Any]) -> Path:
+    """Write the adapter, patch or model of a finished run."""
+    path = out / tuned.kind
+    if tuned.kind == "adapter":
+        save_adapter(path, tuned.model, tuned.base, tuned.tokenizer)
+    elif tuned.kind == "patch":
+        save_patch(path, tuned.model, tuned.origin)
+    else:
+        save_model(path, tuned.model, tuned.tokenizer, extra={"recipe": "tune", "parent": tuned.origin, **about})
+    return path
+
+
+def reloader(config: TuneConfig, tuned: Tuned, path: Path) -> Callable[[], Transformer]:
+    """How a user gets the result: the base from its directory and the result on it, or the result itself."""
+
+    def load() -> Transformer:
+        dtype = tuned.model.compute_dtype
+        parameters = next(tuned.model.parameters()).dtype
+        if tuned.kind == "model":
+            return load_model(path, parameters, compute_dtype=dtype).model
+        base = load_model(locate(tuned.origin), parameters, compute_dtype=dtype).model
+        if tuned.kind == "adapter":
+            load_adapter(base, path, tuned.base, tokenizer=tuned.tokenizer)
+        else:
+            load_patch(base, path)
+        return base
+
+    return load
+
+
+def prove(base: ProbeRecord, tuned: ProbeRecord, reloaded: ProbeRecord, path: Path) -> dict[str, float]:
+    """What the files say against the model that was trained and against its base.
+
+    Errors: `CheckpointError` when training changed nothing, or the files are not the tuned model.
+    """
+    moved, lost = difference(tuned, base), difference(reloaded, tuned)
+    if moved.max_logprob <= UNCHANGED:
+        raise CheckpointError(
+            f"{path}: the tuned model says exactly what its base says, so nothing was learnt; more steps or a larger lr"
+        )
+    gravity = base_gravity(reloaded, tuned, base)
+    if gravity < GRAVITY:
+        raise CheckpointError(
+            f"{path}: read back, it is nearer to the base than to the tuned model (gravity {gravity:.2f} of at least "
+            f"{GRAVITY}); the result is not to be used"
+        )
+    return {
+        "gravity": gravity,
+        "moved_mean": moved.mean_logprob,
+        "reloaded_mean": lost.mean_logprob,
+        "reloaded_max": lost.max_logprob,
+    }

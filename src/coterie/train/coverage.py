@@ -1,0 +1,184 @@
+"""The coverage contract: what was asked to be trained gets gradients, and nothing else changes; or the run stops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from coterie.config.errors import TrainingError
+from coterie.config.model import ModelConfig, MoEConfig
+from coterie.nn.experts import ExpertLinear
+from coterie.nn.groups import parameter_groups
+from coterie.train.callbacks import Callback
+
+if TYPE_CHECKING:
+    from coterie.train.loop import Trainer
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What is to happen to a group. `bits`: per number of its frozen weights; `tokens`: per expert and step."""
+
+    group: str
+    parameters: int
+    trainable: int
+    treatment: str
+    rank: int | None = None
+    bits: float | None = None
+    tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class GroupReach:
+    """What the first backward pass reached: layers of the group, and experts (None: the group has none)."""
+
+    group: str
+    layers: int
+    reached: int
+    experts: int | None = None
+    experts_reached: int | None = None
+
+
+def plan_table(
+    model: nn.Module, treatments: Mapping[str, str], ranks: Mapping[str, int], tokens_per_step: float
+) -> list[GroupPlan]:
+    """One entry per group of the model. `treatments` and `ranks` by group; both may lack groups."""
+    groups = parameter_groups(model)
+    config: Any = getattr(model, "config", None)
+    sizes: dict[str, list[int]] = {}
+    frozen: dict[str, list[tuple[int, float]]] = {}
+    for name, parameter in model.named_parameters():
+        total, trainable = sizes.setdefault(groups[name], [0, 0])
+        own = parameter.numel()
+        sizes[groups[name]] = [total + own, trainable + own * parameter.requires_grad]
+        if not parameter.requires_grad:
+            frozen.setdefault(groups[name], []).append((own, 8.0 * parameter.element_size()))
+    plan = []
+    for group, (total, trainable) in sizes.items():
+        held = frozen.get(group)
+        bits = sum(number * width for number, width in held) / sum(n for n, _ in held) if held else None
+        tokens = _tokens_per_expert(config, tokens_per_step) if group == "experts" and config is not None else None
+        treatment = treatments.get(group, "full" if trainable else "freeze")
+        plan.append(GroupPlan(group, total, trainable, treatment, ranks.get(group), bits, tokens))
+    return plan
+
+
+def _tokens_per_expert(config: ModelConfig, tokens: float) -> float | None:
+    shares = [
+        block.ffn.router.top_k / block.ffn.router.num_experts
+        for block in config.blocks
+        if isinstance(block.ffn, MoEConfig)
+    ]
+    return tokens * sum(shares) / len(shares) if shares else None
+
+
+def plan_lines(plan: list[GroupPlan]) -> list[str]:
+    """The table as text."""
+    head = ("group", "parameters", "trainable", "how", "rank", "bits", "tokens per expert")
+    rows = [head] + [
+        (
+            entry.group,
+            f"{entry.parameters:,}",
+            f"{entry.trainable:,}",
+            entry.treatment,
+            "" if entry.rank is None or entry.treatment != "lora" else str(entry.rank),
+            "" if entry.bits is None else f"{entry.bits:.1f}",
+            "" if entry.tokens is None else f"{entry.tokens:,.1f}",
+        )
+        for entry in plan
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return ["  ".join(_padded(row, widths)).rstrip() for row in rows]
+
+
+def _padded(row: tuple[str, ...], widths: list[int]) -> list[str]:
+    """Words to the left, numbers to the right."""
+    cells = zip(row, widths, strict=True)
+    return [cell.ljust(width) if at in (0, 3) else cell.rjust(width) for at, (cell, width) in enumerate(cells)]
+
+
+def reach(model: nn.Module) -> list[GroupReach]:
+    """What gradients reach, from those that are there now. A layer is reached when one of its tensors has any."""
+    groups = parameter_groups(model)
+    layers: dict[str, dict[str, bool]] = {}
+    experts: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = name.rpartition(".")[0]
+        seen = parameter.grad is not None and bool((parameter.grad != 0).any())
+        found = layers.setdefault(groups[name], {})
+        found[layer] = found.get(layer, False) or seen
+        if isinstance(model.get_submodule(layer), ExpertLinear) and parameter.grad is not None:
+            experts.setdefault(groups[name], []).append((parameter.grad.flatten(1) != 0).any(1))
+    result = []
+    for group, found in layers.items():
+        busy = experts.get(group)
+        result.append(
+            GroupReach(
+                group,
+                len(found),
+                sum(found.values()),
+                sum(each.numel() for each in busy) if busy else None,
+                sum(int(each.sum()) for each in busy) if busy else None,
+            )
+        )
+    return result
+
+
+def require_reach(found: list[GroupReach], asked: set[str]) -> None:
+    """Errors: `TrainingError` naming a group that was to be trained and has no trainable tensor or no gradient."""
+    by_group = {entry.group: entry for entry in found}
+    for group in sorted(asked):
+        entry = by_group.get(group)
+        if entry is None:
+            raise TrainingError(f"'{group}' was to be trained and has no trainable tensor; the run stops")
+        if entry.reached == 0:
+            raise TrainingError(
+                f"'{group}' was to be trained and none of its {entry.layers} layers gets a gradient; the run stops"
+            )
+
+
+class Coverage(Callback):
+    """After the first backward pass, checks that every group in `asked` is reached; keeps the finding as `found`.
+
+    Frozen tensors are summed up bit by bit at the start; `require_frozen` compares.
+    """
+
+    def __init__(self, asked: set[str]) -> None:
+        self.asked = asked
+        self.found: list[GroupReach] | None = None
+        self._frozen: dict[str, int] = {}
+
+    def on_start(self, trainer: Trainer) -> None:
+        self._frozen = _frozen_marks(trainer.model)
+
+    def after_backward(self, trainer: Trainer) -> None:
+        if self.found is not None:
+            return
+        self.found = reach(trainer.model)
+        require_reach(self.found, self.asked)
+        place = {"step": trainer.step_count, "tokens": trainer.tokens, "seconds": trainer.seconds}
+        trainer.publish({"kind": "coverage", **place, "groups": [asdict(entry) for entry in self.found]})
+
+    def require_frozen(self, model: nn.Module) -> None:
+        """Errors: `TrainingError` naming a frozen tensor that is not as it was when the run began."""
+        now = _frozen_marks(model)
+        for name, mark in self._frozen.items():
+            if now.get(name) != mark:
+                raise TrainingError(f"'{name}' was to stay frozen and has changed; nothing is saved")
+
+
+def _frozen_marks(model: nn.Module) -> dict[str, int]:
+    """A sum over the bits of each frozen parameter: any change of a single number changes it."""
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    marks = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            bits = parameter.detach().contiguous().view(-1).view(kinds[parameter.element_size()])
+            marks[name] = int(bits.sum(dtype=torch.int64))
+    return marks
