@@ -195,7 +195,7 @@ def _say_plan(config: TuneConfig, tuned: Tuned, data: TuneData) -> list[dict[str
     per_step = tokens * min(1.0, data.batch_rows * config.accumulate / len(data.rows))
     plan = plan_table(tuned.model, tuned.treatments, ranks, per_step)
     lines = [f"tune {config.model}: {config.method}, {data.objective}; {data.summary()}", *plan_lines(plan)]
-    if adapter is not None and moe is not None:
+    if adapter is not None and moe is not None and adapter.train["experts"] == "lora":
         lines.append(f"rank rule: {adapter.rank_rule} ({adapter.rank} asked, {ranks['experts']} for each expert)")
     print("\n".join(lines), file=sys.stderr)
     return [asdict(entry) for entry in plan]

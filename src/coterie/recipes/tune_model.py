@@ -49,7 +49,8 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     if is_adapter(config.model):
         origin, further = base_of(config.model), config.model
     whole = config.method in ("full", "esft")
-    loaded = load_model(origin, "float32" if whole else dtype, device, compute_dtype=dtype)
+    quantise = config.adapter() if config.method == "qlora" else None
+    loaded = load_model(origin, "float32" if whole else dtype, device, compute_dtype=dtype, quantise=quantise)
     model = loaded.model
     if loaded.tokenizer is None:
         raise ConfigError(f"{config.model}: has no tokenizer.json, so examples cannot be read; add the model's own")
@@ -194,7 +195,8 @@ def reloader(config: TuneConfig, tuned: Tuned, path: Path) -> Callable[[], Trans
         parameters = next(tuned.model.parameters()).dtype
         if tuned.kind == "model":
             return load_model(path, parameters, compute_dtype=dtype).model
-        base = load_model(locate(tuned.origin), parameters, compute_dtype=dtype).model
+        quantise = config.adapter() if config.method == "qlora" else None
+        base = load_model(locate(tuned.origin), parameters, compute_dtype=dtype, quantise=quantise).model
         if tuned.kind == "adapter":
             load_adapter(base, path, tuned.base, tokenizer=tuned.tokenizer)
         else:

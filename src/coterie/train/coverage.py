@@ -13,7 +13,9 @@ from coterie.config.errors import TrainingError
 from coterie.config.model import ModelConfig, MoEConfig
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.groups import parameter_groups
+from coterie.nn.transformer import Transformer
 from coterie.train.callbacks import Callback
+from coterie.weights.quantise import bits_by_group
 
 if TYPE_CHECKING:
     from coterie.train.loop import Trainer
@@ -50,17 +52,17 @@ def plan_table(
     groups = parameter_groups(model)
     config: Any = getattr(model, "config", None)
     sizes: dict[str, list[int]] = {}
-    frozen: dict[str, list[tuple[int, float]]] = {}
     for name, parameter in model.named_parameters():
         total, trainable = sizes.setdefault(groups[name], [0, 0])
         own = parameter.numel()
         sizes[groups[name]] = [total + own, trainable + own * parameter.requires_grad]
-        if not parameter.requires_grad:
-            frozen.setdefault(groups[name], []).append((own, 8.0 * parameter.element_size()))
+    kept = bits_by_group(model) if isinstance(model, Transformer) else {}
     plan = []
     for group, (total, trainable) in sizes.items():
-        held = frozen.get(group)
-        bits = sum(number * width for number, width in held) / sum(n for n, _ in held) if held else None
+        bits = None
+        if group in kept:  # weights that are kept as codes are no parameters
+            bits = kept[group]["bits"]
+            total = max(total, kept[group]["numbers"])
         tokens = _tokens_per_expert(config, tokens_per_step) if group == "experts" and config is not None else None
         treatment = treatments.get(group, "full" if trainable else "freeze")
         plan.append(GroupPlan(group, total, trainable, treatment, ranks.get(group), bits, tokens))
@@ -105,28 +107,24 @@ def reach(model: nn.Module) -> list[GroupReach]:
     """What gradients reach, from those that are there now. A layer is reached when one of its tensors has any."""
     groups = parameter_groups(model)
     layers: dict[str, dict[str, bool]] = {}
-    experts: dict[str, list[Tensor]] = {}
+    experts: dict[str, dict[str, Tensor]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        layer = name.rpartition(".")[0]
+        group, layer = groups[name], name.rpartition(".")[0]
         seen = parameter.grad is not None and bool((parameter.grad != 0).any())
-        found = layers.setdefault(groups[name], {})
+        found = layers.setdefault(group, {})
         found[layer] = found.get(layer, False) or seen
         if isinstance(model.get_submodule(layer), ExpertLinear) and parameter.grad is not None:
-            experts.setdefault(groups[name], []).append((parameter.grad.flatten(1) != 0).any(1))
+            busy_E = (parameter.grad.flatten(1) != 0).any(1)
+            before_E = experts.setdefault(group, {}).get(layer)
+            experts[group][layer] = busy_E if before_E is None else busy_E | before_E
     result = []
     for group, found in layers.items():
-        busy = experts.get(group)
-        result.append(
-            GroupReach(
-                group,
-                len(found),
-                sum(found.values()),
-                sum(each.numel() for each in busy) if busy else None,
-                sum(int(each.sum()) for each in busy) if busy else None,
-            )
-        )
+        busy = experts.get(group, {}).values()
+        total = sum(each.numel() for each in busy) if busy else None
+        reached = sum(int(each.sum()) for each in busy) if busy else None
+        result.append(GroupReach(group, len(found), sum(found.values()), total, reached))
     return result
 
 
