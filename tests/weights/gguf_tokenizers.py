@@ -54,8 +54,11 @@ def byte_level(rules: tuple[str, ...], whole_first: bool = False, size: int = 42
     return Tokenizer(rust.to_str(), {"eos_token": SPECIALS[0], "bos_token": SPECIALS[0]})
 
 
-def pieces(prefix: bool = True) -> Tokenizer:
-    """A tokenizer as `transformers` converts SentencePiece's: pieces with bytes to fall back to, merges by rank."""
+def pieces(prefix: bool = True, runs: tuple[int, ...] = ()) -> Tokenizer:
+    """A tokenizer as `transformers` converts SentencePiece's: pieces with bytes to fall back to, merges by rank.
+
+    `runs`: lengths of runs of spaces that share the lowest score, as in Mixtral's.
+    """
     from tokenizers import Tokenizer as Rust
     from tokenizers import models, trainers
 
@@ -68,7 +71,7 @@ def pieces(prefix: bool = True) -> Tokenizer:
     found = sorted(content["model"]["vocab"], key=content["model"]["vocab"].__getitem__)
     single = [piece for piece in found if len(piece) == 1 and ord(piece) < 0x2600]  # the rest falls back to bytes
     results = list(dict.fromkeys("".join(merge) for merge in content["model"]["merges"]))
-    results = [piece for piece in results if set(piece) <= set(single)]
+    results = [piece for piece in results if set(piece) <= set(single) and not (runs and "▁▁" in piece)]
     for piece in single + results:
         vocab.setdefault(piece, len(vocab))
     merges = [
@@ -77,6 +80,10 @@ def pieces(prefix: bool = True) -> Tokenizer:
         for cut in range(1, len(piece))
         if piece[:cut] in vocab and piece[cut:] in vocab
     ]
+    lengths = {1, *runs}
+    vocab |= {"▁" * length: len(vocab) + at for at, length in enumerate(runs)}
+    cuts = [(cut, length - cut) for length in runs for cut in range(1, length) if {cut, length - cut} <= lengths]
+    merges += [("▁" * left, "▁" * right) for left, right in sorted(cuts, reverse=True)]
     content["model"] |= {
         "vocab": vocab,
         "merges": merges,
@@ -113,7 +120,7 @@ def every_kind() -> dict[str, Tokenizer]:
         if known._LETTERS not in rules
         for whole_first, name in names.items()
     }
-    return kinds | {"default": pieces()}
+    return kinds | {"default": pieces(), "runs": pieces(runs=(2, 4, 3, 8, 5, 6))}
 
 
 def save(tokenizer: Tokenizer, directory: Path) -> Path:

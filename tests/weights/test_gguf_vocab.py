@@ -164,3 +164,19 @@ def test_pieces_that_scores_cannot_order_are_refused(tmp_path: Path, change: str
     words = {"byte": "no piece '<0x41>'", "space": "marks spaces in a way"}
     with pytest.raises(CheckpointError, match=words.get(change, "cannot be told by scores")):
         vocabulary(changed(pieces(), tmp_path, apply), 600)
+
+
+def test_runs_of_spaces_that_share_a_score(tmp_path: Path) -> None:
+    """transformers lists their merges by length, in turn; merging from the left cuts them alike or is refused."""
+    found = vocabulary(changed(pieces(runs=(2, 4, 3)), tmp_path), 600).keys
+    tokens, scores = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.scores"]
+    assert len({scores[tokens.index("▁" * length)] for length in (2, 3, 4)}) == 1
+    assert min(scores) == scores[tokens.index("▁▁")]
+
+    def from_the_right(content: dict[str, Any]) -> None:
+        merges = content["model"]["merges"]
+        runs = [pair for pair in merges if set("".join(pair)) == {"▁"}]
+        content["model"]["merges"] = merges[: -len(runs)] + runs[::-1]
+
+    with pytest.raises(CheckpointError, match="cannot be told by scores"):
+        vocabulary(changed(pieces(runs=(2, 4, 3)), tmp_path, from_the_right), 600)

@@ -8,6 +8,7 @@ characters of the pieces are pieces too.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,68 @@ def sentencepiece_scores(
     if missing:
         raise CheckpointError(f"{path}: falls back to bytes but has no piece '<0x{missing[0]:02X}>'")
     merges = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    rank: dict[str, int] = {}
-    last = ""
-    for left, right in merges:
-        result = left + right
-        if result != last and result in rank:
-            raise _unordered(path, result)
-        rank.setdefault(result, len(rank))
-        last = result
+    together: set[str] = set()
+    rank, unordered = _ranks(merges, together)
+    while unordered and len(set(unordered)) == 1 and unordered[0] not in together:
+        together.add(unordered[0])
+        rank, unordered = _ranks(merges, together)
+    unordered = unordered or _run_that_differs(merges, together, model["vocab"])
+    if unordered:
+        raise _unordered(path, unordered)
     _check_cuts(path, content, set(merges))
     scores = [-float(rank[token]) if token in rank else 0.0 for token in tokens]
     prefix = _space_before(path, content, differences)
     return {"tokenizer.ggml.scores": scores, "tokenizer.ggml.add_space_prefix": prefix}
+
+
+def _ranks(merges: list[tuple[str, ...]], together: set[str]) -> tuple[dict[str, int], str]:
+    """Each result's place, and the first result whose merges do not stand together ("" if they all do).
+
+    All runs of a character in `together` count as one result.
+    """
+    rank: dict[str, int] = {}
+    place, last = -1, ""
+    seen: set[str] = set()
+    for left, right in merges:
+        result = left + right
+        key = result[:2] if result[0] in together and len(set(result)) == 1 else result
+        if key != last:
+            if key in seen:
+                return rank, result
+            place, last = place + 1, key
+            seen.add(key)
+        rank[result] = place
+    return rank, ""
+
+
+def _run_that_differs(merges: list[tuple[str, ...]], together: set[str], vocab: Mapping[str, int]) -> str:
+    """A run of a character in `together` that is cut otherwise from the left than by order ("" if there is none).
+
+    Equal scores leave llama.cpp to merge from the left. Runs of spaces come so in Mixtral's.
+    """
+    places: dict[str, dict[tuple[int, int], int]] = {}
+    for place, (left, right) in enumerate(merges):
+        if left[0] in together and len(set(left + right)) == 1:
+            places.setdefault(left[0], {})[len(left), len(right)] = place
+    for char, order in places.items():
+        mixed = [piece for piece in vocab if char * 2 in piece and len(set(piece)) > 1]
+        if mixed:
+            return mixed[0]
+        for length in range(2, 3 * max(sum(pair) for pair in order)):
+            if _merged(length, order) != _merged(length, dict.fromkeys(order, 0)):
+                return char * length
+    return ""
+
+
+def _merged(length: int, places: Mapping[tuple[int, int], int]) -> list[int]:
+    """Lengths of the pieces of a run: the pair with the lowest place is merged first, the leftmost of equal ones."""
+    parts = [1] * length
+    while True:
+        pairs = [(places[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in places]
+        if not pairs:
+            return parts
+        _, at = min(pairs)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
 
 
 def _check_cuts(path: Path, content: Mapping[str, Any], merges: set[Any]) -> None:
