@@ -1,4 +1,4 @@
-"""Any cutting of a reply's text gives the same message, and it is the one that the parser of whole replies gives."""
+"""Any cutting of a reply's text gives the same message, in every family's format, and calls are numbered."""
 
 from __future__ import annotations
 

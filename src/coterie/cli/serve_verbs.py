@@ -18,6 +18,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
     name: Annotated[str | None, typer.Option(help="What requests call the model (default: its directory).")] = None,
     alias: Annotated[list[str] | None, typer.Option(help="A further name for it (may be given again).")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="NAME=DIR of an adapter or patch to serve too.")] = None,
+    adapter_dir: Annotated[str | None, typer.Option(help="Whose adapters may be added while serving (by key).")] = None,
+    profile: Annotated[list[str] | None, typer.Option(help="NAME=FILE with a request's 'moe' object.")] = None,
     api_key_file: Annotated[str | None, typer.Option(help="A file whose first line is the key to ask for.")] = None,
     insecure_no_auth: Annotated[bool, typer.Option(help="Let everyone in, on any address.")] = False,
     allowed_host: Annotated[list[str] | None, typer.Option(help="A further name in Host headers to accept.")] = None,
@@ -48,7 +51,8 @@ def serve(
         "page": page,
         "log_requests": log_requests,
     }
-    sys.exit(run(model, name, tuple(alias or ()), api_key_file, dtype, settings))
+    settings["adapter_dir"] = adapter_dir
+    sys.exit(run(model, name, tuple(alias or ()), adapter or [], profile or [], api_key_file, dtype, settings))
 
 
 def register(app: typer.Typer) -> None:

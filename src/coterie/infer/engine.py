@@ -27,6 +27,7 @@ from coterie.infer.request import (
     Request,
     TokenRouting,
     TopLogprobs,
+    Variant,
     Wishes,
     check_prompt,
 )
@@ -71,7 +72,8 @@ class Engine:
         self.deterministic = deterministic
         self.prefixes = PrefixCache(prefix_bytes)
         self.expert_counts: dict[int, Tensor] | None = None
-        self._routers = model.routers()
+        self._variants = {"": Variant(model, 0)}
+        self._next_serial = 1
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._next_id = 0
@@ -81,9 +83,30 @@ class Engine:
         """Whether a request is running or waiting."""
         return bool(self._running or self._waiting)
 
+    def add_variant(self, name: str, model: Transformer) -> None:
+        """Let requests ask for another model of the same shape (`weights.variant`), replacing one of that name."""
+        self.remove_variant(name)
+        self._variants[name] = Variant(model, self._next_serial)
+        self._next_serial += 1
+
+    def variant(self, name: str) -> Transformer:
+        """The model of a name. Errors: `ConfigError`."""
+        if name not in self._variants:
+            raise ConfigError(f"engine: there is no variant '{name}'; it may just have been removed")
+        return self._variants[name].model
+
+    def remove_variant(self, name: str) -> None:
+        """No further request may ask for it; those under way go on with it."""
+        gone = self._variants.pop(name, None) if name else None
+        if gone is not None:
+            self.prefixes.drop(lambda salt: salt[0] == gone.serial)
+
     def count_experts(self) -> None:
         """From now on count in `expert_counts` how often each expert of each layer is chosen (E,) int64."""
-        self.expert_counts = {layer: torch.zeros(r.config.num_experts, dtype=torch.int64) for layer, r in self._routers}
+        self.expert_counts = {
+            layer: torch.zeros(router.config.num_experts, dtype=torch.int64)
+            for layer, router in self._variants[""].routers
+        }
 
     def __contains__(self, request_id: int) -> bool:
         return any(request.id == request_id for queue in (self._running, self._waiting) for request in queue)
@@ -130,10 +153,12 @@ class Engine:
             stop_ids = tuple(self.tokenizer.stop_ids) if self.tokenizer is not None else ()
         limit = min(params.max_tokens, config.max_positions - len(prompt))
         wishes = wishes or Wishes()
-        check_control(wishes.control, self._routers)
+        self.variant(wishes.variant)
+        variant = self._variants[wishes.variant]
+        check_control(wishes.control, variant.routers)
         text = ReplyText(self.tokenizer, params.stop)
         stops = frozenset(stop_ids)
-        request = Request(self._next_id, prompt, params.with_seed(), limit, stops, text, wishes)
+        request = Request(self._next_id, prompt, params.with_seed(), limit, stops, text, wishes, variant)
         self._next_id += 1
         self._waiting.append(request)
         return request.id
@@ -290,7 +315,9 @@ class Engine:
                     last_rows.append(start - 1)
                     routings.append(_routing_of(steering, start - 1) if request.wishes.routing else None)
             if last_rows:
-                parts.append(self.model.logits(h_TD if len(last_rows) == h_TD.shape[0] else h_TD[last_rows]))
+                parts.append(
+                    group[0][0].variant.model.logits(h_TD if len(last_rows) == h_TD.shape[0] else h_TD[last_rows])
+                )
         if not talking:
             return []
         sampled = sample(
@@ -304,17 +331,23 @@ class Engine:
         return [self._take(*row) for row in drawn]
 
     def _groups(self, plan: list[tuple[Request, int]]) -> list[list[tuple[Request, int]]]:
-        """What is run as one packed batch: everything, or when deterministic each sequence by itself."""
-        return [[entry] for entry in plan] if self.deterministic else [plan]
+        """What is run as one packed batch: all of one variant, or when deterministic each sequence by itself."""
+        if self.deterministic:
+            return [[entry] for entry in plan]
+        groups: dict[Variant, list[tuple[Request, int]]] = {}
+        for entry in plan:
+            groups.setdefault(entry[0].variant, []).append(entry)
+        return list(groups.values())
 
     def _steering(self, group: list[tuple[Request, int]]) -> Steering | None:
         """What this pass asks of the routers; None when nothing."""
         controls = [(request.wishes.control, count) for request, count in group]
         record = self.expert_counts is not None or any(request.wishes.routing for request, _ in group)
-        if not self._routers or not (record or any(control for control, _ in controls)):
+        variant = group[0][0].variant
+        if not variant.routers or not (record or any(control for control, _ in controls)):
             return None
-        steers = make_steers(self._routers, controls, self.model.embed.weight.device)
-        return Steering({router: layer for layer, router in self._routers}, steers, record)
+        steers = make_steers(variant.routers, controls, self.model.embed.weight.device)
+        return Steering(variant.layer_of, steers, record)
 
     def _hidden(self, group: list[tuple[Request, int]], steering: Steering | None) -> Tensor:
         """(T, D): the next tokens of a group through the model, and into their caches."""
@@ -327,7 +360,8 @@ class Engine:
         if steering is not None:
             layout = replace(layout, steering=steering)
         caches = [request.cache for request, _ in group]
-        h_TD: Tensor = self.model(torch.tensor(ids, device=device), layout, caches=caches)
+        model = group[0][0].variant.model
+        h_TD: Tensor = model(torch.tensor(ids, device=device), layout, caches=caches)
         if steering is not None and self.expert_counts is not None:
             for layer, routing in steering.records.items():
                 chosen = routing.ids_TK[routing.weights_TK != 0]
@@ -340,7 +374,7 @@ class Engine:
         following = request.tokens[start + 1 : min(start + 1 + h_TD.shape[0], request.num_prompt)]
         for first in range(0, len(following), _SCORED_ROWS):
             ids = following[first : first + _SCORED_ROWS]
-            logits_TV = self.model.logits(h_TD[first : first + len(ids)])
+            logits_TV = request.variant.model.logits(h_TD[first : first + len(ids)])
             logprobs, top = score(logits_TV, ids, request.wishes.prompt_logprobs or 0)
             request.prompt.logprobs.extend(logprobs)
             request.prompt.top.extend(top)

@@ -7,8 +7,9 @@ time and never a wrong reply. Sequences of different salts (adapter, expert cont
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from coterie.infer.cache import SequenceCache
 
@@ -96,11 +97,10 @@ class PrefixCache:
         self._entries.move_to_end(id(entry))
         return entry.cache.fork(length)
 
-    def drop(self, salts: Iterable[Hashable] | None = None) -> None:
-        """Forget everything, or what has one of these salts."""
-        wanted = None if salts is None else set(salts)
+    def drop(self, where: Callable[[Any], bool] = lambda salt: True) -> None:
+        """Forget what has a salt of this kind."""
         for entry in list(self._entries.values()):
-            if wanted is None or entry.salt in wanted:
+            if where(entry.salt):
                 self._remove(entry)
 
     def _remove(self, entry: Entry) -> None:

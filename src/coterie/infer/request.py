@@ -13,6 +13,7 @@ from coterie.infer.cache import SequenceCache
 from coterie.infer.reply import ReplyText
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.steering import RouterControl
+from coterie.nn.transformer import Transformer
 
 FinishReason = Literal["stop", "length"]
 TopLogprobs = tuple[tuple[int, float], ...]
@@ -95,6 +96,7 @@ class Wishes:
     `prompt_logprobs`: score the prompt and report so many likely tokens at each place (None: do not). `filter`: a
     grammar for the reply. `control`: which experts its tokens may use. `routing`: report which they used. `priority`:
     of those that wait the lowest number comes first. `salt`: prompts are shared in the prefix cache among equal salts.
+    `variant`: which of the engine's models answers.
     """
 
     prompt_logprobs: int | None = None
@@ -103,13 +105,25 @@ class Wishes:
     routing: bool = False
     priority: int = 0
     salt: str = ""
+    variant: str = ""
+
+
+class Variant:
+    """One of the models that an engine runs, on weights that they may share. `serial` tells those of one name apart."""
+
+    def __init__(self, model: Transformer, serial: int) -> None:
+        self.model = model
+        self.serial = serial
+        self.routers = model.routers()
+        self.layer_of = {router: layer for layer, router in self.routers}
 
 
 class Request:
     """A sequence in the engine. `tokens` is prompt and reply; those from `cache.length` on wait to be fed."""
 
     __slots__ = (
-        "cache", "cached", "id", "limit", "num_prompt", "params", "prompt", "stop_ids", "text", "tokens", "wishes",
+        "cache", "cached", "id", "limit", "num_prompt", "params", "prompt", "stop_ids", "text", "tokens", "variant",
+        "wishes",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +135,7 @@ class Request:
         stop_ids: frozenset[int],
         text: ReplyText,
         wishes: Wishes,
+        variant: Variant,
     ) -> None:
         self.id = id
         self.tokens = prompt
@@ -130,6 +145,7 @@ class Request:
         self.stop_ids = stop_ids
         self.text = text
         self.wishes = wishes
+        self.variant = variant
         self.cached = 0
         self.prompt = PromptScores([], []) if wishes.prompt_logprobs is not None else None
         self.cache: SequenceCache
@@ -137,7 +153,7 @@ class Request:
     @property
     def salt(self) -> tuple[Any, ...]:
         """Sequences of one salt may share what they have read."""
-        return self.wishes.salt, self.wishes.control
+        return self.variant.serial, self.wishes.salt, self.wishes.control
 
     @property
     def num_drawn(self) -> int:

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from coterie.serve import chat, completions, embeddings, moe, responses, status, tokens
+from coterie.serve import adapters, chat, completions, embeddings, moe, responses, status, tokens
 from coterie.serve.guard import Guard
 from coterie.serve.service import Service
 
@@ -27,6 +27,9 @@ def routes(page: bool = True) -> list[BaseRoute]:
         Route("/v1/models", status.models, methods=["GET"]),
         Route("/v1/models/{name:path}", status.model, methods=["GET"]),
         Route("/v1/moe/stats", moe.stats, methods=["GET"]),
+        Route("/v1/adapters", adapters.listing, methods=["GET"]),
+        Route("/v1/adapters/{name}", adapters.add, methods=["PUT"]),
+        Route("/v1/adapters/{name}", adapters.remove, methods=["DELETE"]),
         Route("/health", status.health, methods=["GET"]),
         Route("/ready", status.ready, methods=["GET"]),
         Route("/metrics", status.metrics, methods=["GET"]),

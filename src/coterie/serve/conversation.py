@@ -15,6 +15,7 @@ from coterie.serve.moe import wishes_of
 from coterie.serve.protocol import ChatMessage, ChatRequest, NamedChoice, TextPart, choose_tokens
 from coterie.serve.service import Service
 from coterie.text.chat import Message, render_ids
+from coterie.text.replies import ReplyFormat, format_of
 
 _TEMPLATE_SETTINGS = ("enable_thinking", "thinking", "reasoning_effort", "preserve_thinking")
 
@@ -26,6 +27,7 @@ class Conversation:
     prompt: list[int]
     jobs: list[Job]
     num_logprobs: int | None
+    form: ReplyFormat
     opened: bool
     has_tools: bool
     hide_calls: bool
@@ -35,7 +37,7 @@ class Conversation:
 
     def assembler(self) -> Assembler:
         """A reader for one reply."""
-        return Assembler(self.opened, self.has_tools, self.hide_calls)
+        return Assembler(self.form, self.opened, self.has_tools, self.hide_calls)
 
 
 def prepare(service: Service, body: ChatRequest) -> Conversation:
@@ -56,7 +58,8 @@ def prepare(service: Service, body: ChatRequest) -> Conversation:
     params = body.sampling(limit, num_logprobs or 0, service.model.config.vocab_size)
     params = replace(params, stop_ids=service.model.stop_ids)
     wishes = wishes_of(service, body)
-    opened = service.tokenizer.decode(prompt[-16:]).rstrip().endswith("<think>")
+    form = format_of(service.tokenizer.chat_template)
+    opened = _ends_in_reasoning(service, form, prompt)
     jobs = []
     for index in range(body.n or 1):
         seed = None if params.seed is None else (params.seed + index) % 2**64
@@ -66,6 +69,7 @@ def prepare(service: Service, body: ChatRequest) -> Conversation:
         prompt=prompt,
         jobs=jobs,
         num_logprobs=num_logprobs,
+        form=form,
         opened=opened,
         has_tools=bool(tools),
         hide_calls=hide,
@@ -73,6 +77,12 @@ def prepare(service: Service, body: ChatRequest) -> Conversation:
         routing=body.routing,
         ignored=ignored,
     )
+
+
+def _ends_in_reasoning(service: Service, form: ReplyFormat, prompt: list[int]) -> bool:
+    """Whether the template opened a reasoning block for the reply."""
+    tail = service.tokenizer.decode(prompt[-16:]).rstrip()
+    return any(tail.endswith(mark) for region in form.regions if region.kind == "reasoning" for mark in region.open)
 
 
 def _check_tools(body: ChatRequest) -> None:
@@ -117,7 +127,7 @@ def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter 
 
 
 def _check_calls(service: Service) -> None:
-    if "<tool_call>" not in (service.tokenizer.chat_template or ""):
+    if format_of(service.tokenizer.chat_template).name != "chatml":
         raise ApiError(400, "the form in which this model calls tools cannot be enforced; use 'auto' without 'strict'",
                        "unsupported_parameter", "/tool_choice")  # fmt: skip
 

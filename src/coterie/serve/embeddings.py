@@ -38,7 +38,7 @@ async def embeddings(request: Request) -> Response:
     """One vector for each input; a shorter one (`dimensions`) is the first numbers, of length one again."""
     service: Service = request.app.state.service
     body, ignored = read(EmbeddingRequest, await read_object(request, service.settings.max_body))
-    service.resolve(body.model)
+    variant = service.resolve(body.model)
     width = service.model.config.width
     if body.dimensions is not None and body.dimensions > width:
         raise invalid(f"/dimensions: the model's vectors have {width} numbers", "/dimensions")
@@ -47,7 +47,7 @@ async def embeddings(request: Request) -> Response:
     async def work() -> list[Tensor]:
         # One text at a time between two steps of the engine, so that running replies go on.
         run = service.thread.run
-        return [await asyncio.wrap_future(run(lambda ids=ids: _embed(service, ids))) for ids in inputs]  # type: ignore[misc]
+        return [await asyncio.wrap_future(run(lambda ids=ids: _embed(service, variant, ids))) for ids in inputs]  # type: ignore[misc]
 
     data = []
     for index, vector in enumerate(await unless_gone(request, work())):
@@ -85,8 +85,8 @@ def _inputs(service: Service, body: EmbeddingRequest) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def _embed(service: Service, ids: list[int]) -> Tensor:
+def _embed(service: Service, variant: str, ids: list[int]) -> Tensor:
     """(D,) float32 of length one."""
     device = service.model.device
-    h_TD = service.model.model(torch.tensor(ids, device=device), Layout.packed([len(ids)], device=device))
+    h_TD = service.engine.variant(variant)(torch.tensor(ids, device=device), Layout.packed([len(ids)], device=device))
     return torch.nn.functional.normalize(h_TD.float().mean(0), dim=0).cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -13,8 +14,9 @@ from coterie.config import ConfigError
 from coterie.infer.request import Event, Wishes
 from coterie.nn.steering import LayerControl, RouterControl, check_control
 from coterie.serve.errors import ApiError, invalid
-from coterie.serve.protocol import Generation, MoeOptions
+from coterie.serve.protocol import Generation, MoeOptions, read
 from coterie.serve.service import Service
+from coterie.serve.strict_json import parse
 from coterie.serve.wire import JsonAnswer
 
 _SUMMARY_LAYERS = 4
@@ -37,6 +39,7 @@ def wishes_of(service: Service, body: Generation) -> Wishes:
         routing=options.routing != "off",
         priority=body.priority or 0,
         salt=body.cache_salt or "",
+        variant=service.resolve(body.model),
     )
 
 
@@ -55,6 +58,18 @@ def control_of(service: Service, options: MoeOptions) -> RouterControl:
     except ConfigError as error:
         raise invalid(f"/moe: {error}", "/moe") from None
     return control
+
+
+def read_profile(service: Service, path: str) -> MoeOptions:
+    """A named `moe` object from a JSON file, checked against the model. Errors: `ConfigError`."""
+    try:
+        options, _ = read(MoeOptions, parse(Path(path).read_bytes()))
+        control_of(service, options)
+    except OSError as error:
+        raise ConfigError(f"profile {path}: cannot be read ({error.strerror})") from None
+    except ApiError as error:
+        raise ConfigError(f"profile {path}: {error}") from None
+    return options
 
 
 def _number(key: str, pointer: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import time
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 
 from coterie import __version__
-from coterie.config import CoterieError, Settings
+from coterie.config import ConfigError, CoterieError, Settings
 from coterie.infer.engine import Engine
 from coterie.infer.model import LanguageModel
 from coterie.serve.engine_thread import EngineThread
@@ -23,6 +24,7 @@ from coterie.serve.metrics import Metrics
 from coterie.serve.protocol import MoeOptions
 from coterie.serve.wire import as_api_error
 from coterie.text.tokenizer import Tokenizer
+from coterie.weights.variant import load_variant
 
 log = logging.getLogger("coterie.serve")
 
@@ -48,17 +50,29 @@ class ServeSettings(Settings):
     header_timeout: float = Field(10.0, gt=0)
     max_connections: int = Field(1000, ge=1)
     page: bool = True
+    adapter_dir: Path | None = None
     log_requests: Literal["off", "meta", "full"] = "meta"
 
 
 class Service:
-    """A model being served. `name` is what requests call it; `aliases` are further names."""
+    """A model being served.
+
+    `name` is what requests call it; `aliases` are further names. `directory`: where the model was read from; adapters
+    that were made for other weights are refused.
+    """
 
     def __init__(
-        self, model: LanguageModel, name: str, settings: ServeSettings | None = None, aliases: tuple[str, ...] = ()
+        self,
+        model: LanguageModel,
+        name: str,
+        settings: ServeSettings | None = None,
+        aliases: tuple[str, ...] = (),
+        directory: Path | None = None,
     ) -> None:
         self.model = model
         self.name = name
+        self.adapters: tuple[str, ...] = ()
+        self.directory = directory
         self.aliases = aliases
         self.settings = settings or ServeSettings()
         self.metrics = Metrics()
@@ -109,16 +123,41 @@ class Service:
             self.thread.start()
 
     def resolve(self, name: str) -> str:
-        """The name of a served model. Errors: `ApiError` 404. Only names known at the start are compared with."""
+        """The variant that a model's name stands for ("": the base). Errors: `ApiError` 404.
+
+        The name is only compared with those that are served, as `ADAPTER` or `BASE:ADAPTER`.
+        """
         if name in (self.name, *self.aliases):
-            return self.name
+            return ""
+        for adapter in self.adapters:
+            if name == adapter or name in (f"{base}:{adapter}" for base in (self.name, *self.aliases)):
+                return adapter
         shown = json.dumps(name[:80])
         raise ApiError(404, f"the model {shown} does not exist here; GET /v1/models lists them", "model_not_found",
                        "/model")  # fmt: skip
 
     def listing(self) -> list[dict[str, Any]]:
         """The entries of `/v1/models`."""
-        return [self._entry(name, None if name == self.name else self.name) for name in (self.name, *self.aliases)]
+        names = [self.name, *self.aliases, *(f"{self.name}:{adapter}" for adapter in self.adapters)]
+        return [self._entry(name, None if name == self.name else self.name) for name in names]
+
+    def add_adapter(self, name: str, path: str | Path) -> None:
+        """Serve an adapter or expert patch beside the base. Call before the start, or on the engine's thread.
+
+        Errors: `ConfigError` or `CheckpointError`, one line.
+        """
+        if not re.fullmatch(r"[\w.-]{1,128}", name) or name in (self.name, *self.aliases):
+            raise ConfigError(
+                f"adapter name '{name[:40]}': use letters, digits, '.', '-', '_', and no model's own name"
+            )
+        model = load_variant(self.model.model, path, self.directory, self.model.tokenizer)
+        self.engine.add_variant(name, model)
+        self.adapters = (*(other for other in self.adapters if other != name), name)
+
+    def remove_adapter(self, name: str) -> None:
+        """No longer serve it; replies under way end as they began. Call on the engine's thread."""
+        self.adapters = tuple(other for other in self.adapters if other != name)
+        self.engine.remove_variant(name)
 
     def deadline(self) -> float:
         """The moment (monotonic) at which a request that comes now has taken too long."""

@@ -1,0 +1,100 @@
+"""A second model on the weights of the first: with an adapter or an expert patch, and no copy of what they share."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from coterie.config import ConfigError
+from coterie.nn.experts import ExpertLinear
+from coterie.nn.subset import SubsetExpertLinear
+from coterie.nn.transformer import Transformer
+from coterie.text.tokenizer import Tokenizer
+from coterie.weights.adapter import put_adapter
+from coterie.weights.adapter_files import check_base as check_adapter_base
+from coterie.weights.adapter_files import is_adapter, layout_by_probes, read_adapter
+from coterie.weights.patch import Patch, check_base, read_patch
+from coterie.weights.probes import check_probes, load_probes
+
+
+def shadow(model: Transformer) -> Transformer:
+    """Another object of the same layers whose parameters and buffers are those of `model`, not copies."""
+    shared = [*model.parameters(), *model.buffers(), *model.carried.values()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+
+
+def load_variant(
+    model: Transformer, path: str | Path, base: str | Path | None = None, tokenizer: Tokenizer | None = None
+) -> Transformer:
+    """`model` with the adapter or expert patch of a directory; `model` itself stays as it is.
+
+    `base`: the directory that `model` was read from; an adapter made for other weights is refused, a patch always is.
+    Where an adapter has stored probes the result must answer as they say.
+    Errors: `CheckpointError` or `ConfigError`, one line.
+    """
+    if model.adapter is not None:
+        raise ConfigError("adapter: the model has one already; load the base alone")
+    return _with_adapter(model, path, base, tokenizer) if is_adapter(path) else _with_patch(model, read_patch(path))
+
+
+def _with_adapter(
+    model: Transformer, path: str | Path, base: str | Path | None, tokenizer: Tokenizer | None
+) -> Transformer:
+    files = read_adapter(path)
+    if files.settings.quant != "none":
+        raise ConfigError(f"{path}: was trained on a quantised base; merge it (coterie merge) and serve the result")
+    if base is not None:
+        check_adapter_base(files, Path(base), model.config)
+    known = files.layout()
+    if known is None:
+        # Trying layouts writes whole weights for a moment: on a copy of its own.
+        known = layout_by_probes(copy.deepcopy(model), files, tokenizer)
+    adapter = files.adapter(model.config, known)
+    result = shadow(model)
+    for name in adapter.full:
+        _unshare(result, name)
+    put_adapter(result, adapter, files.settings)
+    if load_probes(files.path) is not None:
+        check_probes(files.path, result, tokenizer)
+    return result.requires_grad_(False)
+
+
+@torch.no_grad()
+def _with_patch(model: Transformer, patch: Patch) -> Transformer:
+    check_base(model, patch)
+    result = shadow(model)
+    for name, tensor in patch.tensors.items():
+        chosen = patch.chosen(name)
+        if chosen is None:
+            _unshare(result, name)
+            own = dict(result.named_parameters()) | dict(result.named_buffers())
+            own[name].copy_(tensor)
+            continue
+        layer_name, _, what = name.rpartition(".")
+        layer = result.get_submodule(layer_name)
+        assert isinstance(layer, ExpertLinear)
+        if not isinstance(layer, SubsetExpertLinear):
+            layer = SubsetExpertLinear(layer, chosen)
+            result.set_submodule(layer_name, layer)
+        mine = layer.subset_weight if what == "weight" else layer.subset_bias
+        assert mine is not None
+        order = torch.tensor(sorted(range(len(chosen)), key=chosen.__getitem__))
+        mine.copy_(tensor[order])
+    return result.requires_grad_(False)
+
+
+def _unshare(model: Transformer, name: str) -> None:
+    """Give one parameter or buffer of the model memory of its own."""
+    owner, _, last = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if last in module._parameters:
+        parameter = module._parameters[last]
+        assert parameter is not None
+        module._parameters[last] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
+    elif last in module._buffers:
+        buffer = module._buffers[last]
+        assert buffer is not None
+        module._buffers[last] = buffer.clone()
