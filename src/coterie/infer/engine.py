@@ -313,7 +313,9 @@ class Engine:
                 if end == len(request.tokens):
                     talking.append(request)
                     last_rows.append(start - 1)
-                    routings.append(_routing_of(steering, start - 1) if request.wishes.routing else None)
+                    routings.append(
+                        TokenRouting(steering.chosen(start - 1)) if steering and request.wishes.routing else None
+                    )
             if last_rows:
                 parts.append(
                     group[0][0].variant.model.logits(h_TD if len(last_rows) == h_TD.shape[0] else h_TD[last_rows])
@@ -398,13 +400,3 @@ class Engine:
             text += request.text.finish()
         scores = request.prompt if first else None
         return Event(request.id, token, logprob, top, text, finish, request.cached if first else 0, scores, routing)
-
-
-def _routing_of(steering: Steering | None, row: int) -> TokenRouting:
-    """What every layer chose for one token of the pass."""
-    layers = []
-    for layer, routing in steering.records.items() if steering is not None else ():
-        pairs = zip(routing.ids_TK[row].tolist(), routing.weights_TK[row].tolist(), strict=True)
-        kept = sorted(((expert, weight) for expert, weight in pairs if weight), key=lambda pair: -pair[1])
-        layers.append((layer, [expert for expert, _ in kept], [weight for _, weight in kept]))
-    return TokenRouting(tuple(layers))

@@ -55,6 +55,15 @@ class Steering:
         if self.record:
             self.records[self.layer_of[router]] = routing
 
+    def chosen(self, row: int) -> tuple[tuple[int, list[int], list[float]], ...]:
+        """For one token (layer, its experts, best first, their weights); experts that were switched off are left out."""
+        layers = []
+        for layer, routing in self.records.items():
+            pairs = zip(routing.ids_TK[row].tolist(), routing.weights_TK[row].tolist(), strict=True)
+            kept = sorted(((expert, weight) for expert, weight in pairs if weight), key=lambda pair: -pair[1])
+            layers.append((layer, [expert for expert, _ in kept], [weight for _, weight in kept]))
+        return tuple(layers)
+
 
 def make_steers(
     routers: Sequence[tuple[int, Router]], controls: Sequence[tuple[RouterControl, int]], device: torch.device
