@@ -104,8 +104,7 @@ class Engine:
     def count_experts(self) -> None:
         """From now on count in `expert_counts` how often each expert of each layer is chosen (E,) int64."""
         self.expert_counts = {
-            layer: torch.zeros(router.config.num_experts, dtype=torch.int64)
-            for layer, router in self._variants[""].routers
+            layer: torch.zeros(router.config.num_experts, dtype=torch.int64) for layer, router in self.model.routers()
         }
 
     def __contains__(self, request_id: int) -> bool:

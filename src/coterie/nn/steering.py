@@ -56,7 +56,7 @@ class Steering:
             self.records[self.layer_of[router]] = routing
 
     def chosen(self, row: int) -> tuple[tuple[int, list[int], list[float]], ...]:
-        """For one token (layer, its experts, best first, their weights); experts that were switched off are left out."""
+        """For one token (layer, experts, best first, their weights) of each layer; those switched off are left out."""
         layers = []
         for layer, routing in self.records.items():
             pairs = zip(routing.ids_TK[row].tolist(), routing.weights_TK[row].tolist(), strict=True)
