@@ -31,14 +31,11 @@ from coterie.infer.request import (
     Wishes,
     check_prompt,
 )
-from coterie.infer.sampling import SamplingParams, sample, score
+from coterie.infer.sampling import SamplingParams, sample
 from coterie.nn.layout import Layout
 from coterie.nn.steering import Steering, check_control, make_steers
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
-
-# Prompt positions whose log-probabilities are worked out at once.
-_SCORED_ROWS = 64
 
 
 class Engine:
@@ -306,8 +303,7 @@ class Engine:
             last_rows, start = [], 0
             for request, count in group:
                 end = request.cache.length
-                if request.prompt is not None and end - count < request.num_prompt - 1:
-                    self._score_prompt(request, h_TD[start : start + count], end - count)
+                request.score_prompt(h_TD[start : start + count], end - count)
                 start += count
                 if end == len(request.tokens):
                     talking.append(request)
@@ -368,17 +364,6 @@ class Engine:
                 chosen = routing.ids_TK[routing.weights_TK != 0]
                 self.expert_counts[layer] += torch.bincount(chosen, minlength=len(self.expert_counts[layer])).cpu()
         return h_TD
-
-    def _score_prompt(self, request: Request, h_TD: Tensor, start: int) -> None:
-        """Log-probabilities of the prompt tokens that follow positions `start ...`, a slice at a time."""
-        assert request.prompt is not None
-        following = request.tokens[start + 1 : min(start + 1 + h_TD.shape[0], request.num_prompt)]
-        for first in range(0, len(following), _SCORED_ROWS):
-            ids = following[first : first + _SCORED_ROWS]
-            logits_TV = request.variant.model.logits(h_TD[first : first + len(ids)])
-            logprobs, top = score(logits_TV, ids, request.wishes.prompt_logprobs or 0)
-            request.prompt.logprobs.extend(logprobs)
-            request.prompt.top.extend(top)
 
     def _take(
         self, request: Request, token: int, logprob: float, top: TopLogprobs, routing: TokenRouting | None

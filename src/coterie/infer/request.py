@@ -11,12 +11,13 @@ from torch import Tensor
 from coterie.config import CoterieError
 from coterie.infer.cache import SequenceCache
 from coterie.infer.reply import ReplyText
-from coterie.infer.sampling import SamplingParams
+from coterie.infer.sampling import SamplingParams, score
 from coterie.nn.steering import RouterControl
 from coterie.nn.transformer import Transformer
 
 FinishReason = Literal["stop", "length"]
 TopLogprobs = tuple[tuple[int, float], ...]
+_SCORED_ROWS = 64  # prompt positions whose log-probabilities are worked out at once
 
 
 class TokenFilter(Protocol):
@@ -159,6 +160,18 @@ class Request:
     def num_drawn(self) -> int:
         """Tokens of the reply so far."""
         return len(self.tokens) - self.num_prompt
+
+    def score_prompt(self, h_TD: Tensor, start: int) -> None:
+        """Where asked for, log-probabilities of the prompt tokens that follow positions `start ...`."""
+        if self.prompt is None:
+            return
+        following = self.tokens[start + 1 : min(start + 1 + h_TD.shape[0], self.num_prompt)]
+        for first in range(0, len(following), _SCORED_ROWS):
+            ids = following[first : first + _SCORED_ROWS]
+            logits_TV = self.variant.model.logits(h_TD[first : first + len(ids)])
+            logprobs, top = score(logits_TV, ids, self.wishes.prompt_logprobs or 0)
+            self.prompt.logprobs.extend(logprobs)
+            self.prompt.top.extend(top)
 
 
 def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") -> None:
