@@ -1,0 +1,126 @@
+"""A server under mixed load for a long time: memory, threads and descriptors must stay where they were.
+
+python bench/soak.py [--minutes 20]
+Exits with 1 when one of them grew by more than 1 %, or a request was lost. Writes bench/results/soak.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from common import RESULTS, environment, write_json
+from server import coterie_server, make_checkpoint, request, stream
+
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["n"],
+          "additionalProperties": False}  # fmt: skip
+TOOL = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
+CHAT = "/v1/chat/completions"
+
+
+def one(url: str, rng: random.Random) -> str:
+    """A request of some kind; what came of it."""
+    kind = rng.choice(["stream", "plain", "json", "tool", "hang up", "echo", "embed", "wrong"])
+    text = " ".join(rng.choice(["fox", "river", "stone"]) for _ in range(rng.randrange(5, 120)))
+    body: dict[str, Any] = {"model": "bench", "messages": [{"role": "user", "content": text}], "max_tokens": 24,
+                            "logit_bias": {"3": -100}}  # fmt: skip
+    if kind == "stream":
+        stream(url, body)
+    elif kind == "hang up":
+        stream(url, {**body, "max_tokens": 200}, stop_after=2)
+    else:
+        more: dict[str, tuple[str, dict[str, Any], int]] = {
+            "plain": (CHAT, {**body, "logprobs": True, "top_logprobs": 2, "n": 2}, 200),
+            "json": (CHAT, {**body, "response_format": {"type": "json_schema",
+                                                        "json_schema": {"name": "x", "schema": SCHEMA}}}, 200),
+            "tool": (CHAT, {**body, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}, 200),
+            "echo": ("/v1/completions", {"model": "bench", "prompt": text, "echo": True, "logprobs": 1,
+                                         "max_tokens": 1}, 200),
+            "embed": ("/v1/embeddings", {"model": "bench", "input": [text, text]}, 200),
+            "wrong": (CHAT, {**body, "temprature": 1}, 400),
+        }  # fmt: skip
+        path, sent, expected = more[kind]
+        status, answer = request(url, "POST", path, sent)
+        if status not in (expected, 429):
+            raise RuntimeError(f"{kind}: {status} {answer[:200]!r}")
+    return kind
+
+
+def soak(minutes: float, clients: int) -> dict[str, Any]:
+    """Load a server and watch its process; the record."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        make_checkpoint(path, width=64, layers=3, experts=8, positions=1024)
+        server = coterie_server(path, "--slots", "8", "--prefix-cache-mb", "4")
+        process = psutil.Process(server.process.pid)
+        counts: Counter[str] = Counter()
+        failures: list[str] = []
+        end = time.monotonic() + 60 * minutes
+
+        def client(seed: int) -> None:
+            rng = random.Random(seed)
+            while time.monotonic() < end:
+                try:
+                    counts[one(server.url, rng)] += 1
+                except Exception as error:
+                    failures.append(f"{type(error).__name__}: {error}"[:200])
+
+        workers = [threading.Thread(target=client, args=(seed,)) for seed in range(clients)]
+        for worker in workers:
+            worker.start()
+        samples = []
+        while time.monotonic() < end:
+            time.sleep(min(1.0, 60 * minutes / 60))
+            samples.append((process.memory_info().rss, process.num_threads(), process.num_fds()))
+        for worker in workers:
+            worker.join(timeout=120)
+        time.sleep(1)
+        stats = json.loads(request(server.url, "GET", "/ready")[1])
+        metrics = request(server.url, "GET", "/metrics")[1].decode()
+        server.stop()
+    idle = all(f"{name} 0" in metrics for name in ("coterie_running", "coterie_queue_depth", "coterie_kv_bytes"))
+    return {"minutes": minutes, "clients": clients, "requests": dict(counts), "failures": failures[:20],
+            "num_failures": len(failures), "ready": stats, "idle_at_the_end": idle, **growth(samples)}  # fmt: skip
+
+
+def growth(samples: list[tuple[int, int, int]]) -> dict[str, Any]:
+    """Medians of the second and the last fifth of the samples: the first is warming up."""
+    fifth = max(1, len(samples) // 5)
+    record: dict[str, Any] = {}
+    for place, name in enumerate(("memory_bytes", "threads", "descriptors")):
+        early = statistics.median(sample[place] for sample in samples[2 * fifth : 3 * fifth] or samples)
+        late = statistics.median(sample[place] for sample in samples[-fifth:])
+        record[name] = {"early": early, "late": late, "growth": (late - early) / early}
+    return record
+
+
+def main() -> None:
+    """Run, write, judge."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
+    options = parser.parse_args()
+    record = soak(options.minutes, options.clients)
+    write_json(options.out, {"environment": environment(), **record})
+    print(json.dumps(record, indent=1))
+    grown = [name for name in ("memory_bytes", "threads", "descriptors") if record[name]["growth"] > 0.01]
+    if grown or record["num_failures"] or not record["idle_at_the_end"]:
+        sys.exit(f"soak: grew: {', '.join(grown) or 'nothing'}; failures: {record['num_failures']}")
+
+
+if __name__ == "__main__":
+    main()

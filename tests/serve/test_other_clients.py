@@ -1,0 +1,138 @@
+"""Clients with pins of their own, each in its own environment: lm-eval and openai-agents. Slow: they are installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.serve.support import language_model, serving
+
+pytestmark = pytest.mark.slow
+KEPT = Path(os.environ.get("COTERIE_CLIENT_ENVIRONMENTS", Path.home() / ".cache" / "coterie-test-clients"))
+
+
+def environment(name: str, *packages: str) -> Path:
+    """The interpreter of an environment with the packages; made once. Skips where it cannot be made."""
+    folder = KEPT / name
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        done = subprocess.run([python, "-m", "pip", "install", "-q", *packages], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"{name} cannot be installed here: {done.stderr.strip().splitlines()[-1][:200]}")
+        (folder / "ready").touch()
+    return python
+
+
+def run(python: Path, arguments: list[str], folder: Path, **more: str) -> str:
+    """What a client prints."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        [python, *arguments], capture_output=True, text=True, cwd=folder, timeout=300,
+        env={**clean, "OPENAI_API_KEY": "none", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), **more},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+DOCS = [{"question": f"{i} plus 1 is", "choices": [str(i + 1), str(i), "a little fox"], "gold": 0} for i in range(12)]
+TASK = """
+task: tiny_choice
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: gold
+metric_list: [{metric: acc}, {metric: acc_norm}]
+"""
+GENERATED = """
+task: tiny_words
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[0]}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 8, do_sample: false}
+metric_list: [{metric: exact_match}]
+"""
+
+
+def test_lm_eval_scores_are_those_of_the_model(tmp_path):
+    python = environment("lm-eval", "lm-eval[api]==0.4.13")
+    data = tmp_path / "docs.jsonl"
+    data.write_text("".join(json.dumps(doc) + "\n" for doc in DOCS))
+    for name, text in (("choice", TASK), ("words", GENERATED)):
+        (tmp_path / f"{name}.yaml").write_text(text.replace("DATA", str(data)))
+    model = language_model()
+    with serving(model) as server:
+        shared = "model=tiny,num_concurrent=4,max_retries=1,tokenized_requests=True"
+        run(python, ["-m", "lm_eval", "run", "--model", "local-completions", "--tasks", "tiny_choice,tiny_words",
+                     "--include_path", ".", "--output_path", "out", "--log_samples", "--batch_size", "4",
+                     "--model_args",
+                     f"base_url={server.url}/v1/completions,{shared},tokenizer_backend=remote"], tmp_path)  # fmt: skip
+        chat = shared.replace("tokenized_requests=True", "tokenized_requests=False")
+        run(python, ["-m", "lm_eval", "run", "--model", "local-chat-completions", "--tasks", "tiny_words",
+                     "--include_path", ".", "--output_path", "chat", "--apply_chat_template", "--model_args",
+                     f"base_url={server.url}/v1/chat/completions,{chat}"], tmp_path)  # fmt: skip
+    samples = next((tmp_path / "out").rglob("samples_tiny_choice_*.jsonl")).read_text().splitlines()
+    assert len(samples) == 12 and list((tmp_path / "chat").rglob("results_*.json"))
+    for line in samples:
+        sample = json.loads(line)
+        for choice, ((logprob, greedy),) in zip(sample["doc"]["choices"], sample["resps"], strict=True):
+            whole = model.tokenizer.encode(f"{sample['doc']['question']} {choice}")
+            start = model.tokenizer.encode(sample["doc"]["question"])
+            assert whole[: len(start)] == start
+            expected = model.logprobs(whole)[len(start) - 1 :]
+            assert float(logprob) == pytest.approx(float(expected.sum()), abs=1e-4)
+            best = model.logits(whole)[len(start) - 1 : -1].argmax(-1).tolist()
+            assert (str(greedy) == "True") == (best == whole[len(start) :])
+
+
+AGENT = """
+import asyncio, json, sys
+from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool, \\
+    set_tracing_disabled
+from openai import AsyncOpenAI
+
+set_tracing_disabled(True)
+called = []
+
+@function_tool
+def add(a: int, b: int) -> str:
+    called.append((a, b))
+    return str(a + b)
+
+async def main():
+    client = AsyncOpenAI(base_url=sys.argv[1], api_key="none", max_retries=0)
+    for kind in (OpenAIChatCompletionsModel, OpenAIResponsesModel):
+        called.clear()
+        settings = ModelSettings(tool_choice="required", max_tokens=120, parallel_tool_calls=False,
+                                 extra_body={"seed": 1, "logit_bias": {"3": -100}})
+        agent = Agent(name="a", instructions="Add.", tools=[add], model=kind(model="tiny", openai_client=client),
+                      model_settings=settings, reset_tool_choice=True)
+        result = await Runner.run(agent, "1+1?", max_turns=3)
+        streamed = Runner.run_streamed(agent, "1+1?", max_turns=3)
+        async for _ in streamed.stream_events():
+            pass
+        print(json.dumps([len(called), type(result.final_output).__name__, type(streamed.final_output).__name__]))
+
+asyncio.run(main())
+"""
+
+
+def test_openai_agents_call_tools_over_both_apis(tmp_path):
+    python = environment("openai-agents", "openai-agents==0.24.0")
+    with serving(language_model(max_positions=2048)) as server:
+        lines = run(python, ["-c", AGENT, server.url + "/v1"], tmp_path).splitlines()
+    for line in lines:
+        calls, plain, streamed = json.loads(line)
+        assert calls >= 2 and plain == streamed == "str"
+    assert len(lines) == 2
