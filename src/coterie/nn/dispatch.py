@@ -41,7 +41,7 @@ class LocalDispatcher:
         `weights_TK` scales each row (routers whose score multiplies the expert's input, as in Llama 4). On CPU each
         busy expert gets zero rows up to a round number (`row_multiple`).
         """
-        meta, counts = _sort(ids_TK, num_experts)
+        meta, counts = sort_by_expert(ids_TK, num_experts)
         return _Dispatch.call(x_TD, weights_TK, meta), counts, meta
 
     def combine(self, y_RD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
@@ -66,7 +66,7 @@ _FEW_ROWS = 64
 
 
 def _sort_few(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[int, ...]]:
-    """The same as `_sort` for a handful of rows, which Python's own sort beats many small operations at."""
+    """The same as `sort_by_expert` for a handful of rows, which Python's own sort beats many small operations at."""
     num_chosen = ids_TK.shape[1]
     flat: list[int] = ids_TK.reshape(-1).tolist()
     order = sorted(range(len(flat)), key=flat.__getitem__)
@@ -82,7 +82,8 @@ def _sort_few(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[int, .
     return LocalMeta(slot_R, token_R, row_N.view_as(ids_TK), None), tuple(counts)
 
 
-def _sort(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[int, ...]]:
+def sort_by_expert(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[int, ...]]:
+    """Where every (token, choice) goes, and the rows of each expert."""
     if ids_TK.numel() <= _FEW_ROWS and ids_TK.device.type == "cpu":
         return _sort_few(ids_TK, num_experts)
     device = ids_TK.device
@@ -111,7 +112,8 @@ def _sort(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[int, ...]]
     return LocalMeta(slot_R, token_R, row_TK, padding_N), tuple(padded)
 
 
-def _gather(x_TD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
+def gather_rows(x_TD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
+    """`(R, D)`: each row's token, times its weight where given; padding is zero."""
     rows_RD = x_TD.index_select(0, meta.token_R)
     if meta.padding_N is not None:
         rows_RD.index_fill_(0, meta.padding_N, 0)
@@ -124,7 +126,7 @@ def _scale(rows_RD: Tensor, weights_TK: Tensor, meta: LocalMeta) -> Tensor:
     return rows_RD.mul_(weights_R.unsqueeze(1).to(rows_RD.dtype))
 
 
-def _gather_sum(y_RD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
+def gather_sum(y_RD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
     """Sum over k of `weights[t, k] * y[row[t, k]]`: the one fused gather-and-sum that PyTorch has."""
     if weights_TK is not None:
         weights_TK = weights_TK.to(y_RD.dtype)
@@ -142,16 +144,16 @@ class _Dispatch(GradFunction):
     def forward(ctx: Any, x_TD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
         ctx.meta = meta
         ctx.save_for_backward(x_TD if weights_TK is not None else None, weights_TK)
-        return _gather(x_TD, weights_TK, meta)
+        return gather_rows(x_TD, weights_TK, meta)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weights_TK = ctx.saved_tensors
-        grad_x_TD = _gather_sum(grads[0], weights_TK, ctx.meta) if ctx.needs_input_grad[0] else None
+        grad_x_TD = gather_sum(grads[0], weights_TK, ctx.meta) if ctx.needs_input_grad[0] else None
         grad_weights_TK = None
         if ctx.needs_input_grad[1]:
-            grad_weights_TK = _weight_gradient(grads[0], _gather(x_TD, None, ctx.meta), weights_TK, ctx.meta)
+            grad_weights_TK = _weight_gradient(grads[0], gather_rows(x_TD, None, ctx.meta), weights_TK, ctx.meta)
         return grad_x_TD, grad_weights_TK, None
 
 
@@ -160,13 +162,13 @@ class _Combine(GradFunction):
     def forward(ctx: Any, y_RD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
         ctx.meta = meta
         ctx.save_for_backward(y_RD if weights_TK is not None else None, weights_TK)
-        return _gather_sum(y_RD, weights_TK, meta)
+        return gather_sum(y_RD, weights_TK, meta)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y_RD, weights_TK = ctx.saved_tensors
-        rows_RD = _gather(grads[0], None, ctx.meta)
+        rows_RD = gather_rows(grads[0], None, ctx.meta)
         grad_weights_TK = None
         if ctx.needs_input_grad[1]:
             grad_weights_TK = _weight_gradient(rows_RD, y_RD, weights_TK, ctx.meta)

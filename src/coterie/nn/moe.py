@@ -14,6 +14,7 @@ from coterie.nn.dispatch import LocalDispatcher
 from coterie.nn.experts import Experts, swiglu
 from coterie.nn.layout import Layout
 from coterie.nn.linear import Linear
+from coterie.nn.lora_moe import adapted_moe
 from coterie.nn.router import Router
 
 
@@ -62,11 +63,16 @@ class MoE(nn.Module):
             steering.note(self.router, routing)
         weights_TK = routing.weights_TK.to(x_TD.dtype)
         on_input = self.config.router.apply_to == "input"
-        x_RD, counts, meta = self.dispatcher.dispatch(
-            x_TD, routing.ids_TK, self.config.router.num_experts, weights_TK if on_input else None
-        )
-        y_RD = self.experts(x_RD, counts)
-        y_TD = self.dispatcher.combine(y_RD, None if on_input else weights_TK, meta)
+        y_TD = None if on_input else adapted_moe(x_TD, routing.ids_TK, weights_TK, self.experts)
+        if y_TD is None:
+            y_TD = self._composed(x_TD, routing.ids_TK, weights_TK, on_input)
         if self.dense_gradient and not on_input and routing.scores_TE.requires_grad:
             y_TD = with_dense_gradient(y_TD, x_TD, routing, self.experts, self.config.router)
         return y_TD if self.shared is None else y_TD + self.shared(x_TD, layout)
+
+    def _composed(self, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, on_input: bool) -> Tensor:
+        x_RD, counts, meta = self.dispatcher.dispatch(
+            x_TD, ids_TK, self.config.router.num_experts, weights_TK if on_input else None
+        )
+        y_RD = self.experts(x_RD, counts)
+        return self.dispatcher.combine(y_RD, None if on_input else weights_TK, meta)
