@@ -34,12 +34,12 @@ from coterie.weights.adapter import attach
 from coterie.weights.adapter_files import load_adapter, save_adapter
 from coterie.weights.checkpoint import load_model, save_model
 
-SEQUENCES, LENGTH, VOCABULARY, RANK = 4, 512, 4096, 16
+SEQUENCES, LENGTH, VOCABULARY, RANK = 2, 512, 4096, 16
 SHAPE = {
     "vocab_size": VOCABULARY,
-    "hidden_size": 512,
+    "hidden_size": 768,
     "num_hidden_layers": 4,
-    "num_attention_heads": 8,
+    "num_attention_heads": 12,
     "num_key_value_heads": 4,
     "head_dim": 64,
     "max_position_embeddings": 2048,
@@ -48,14 +48,14 @@ SHAPE = {
 MODELS: dict[str, dict[str, Any]] = {
     "moe": {
         "model_type": "qwen3_moe",
-        "moe_intermediate_size": 256,
+        "moe_intermediate_size": 384,
         "num_experts": 64,
         "num_experts_per_tok": 8,
         "norm_topk_prob": True,
     },
-    "dense": {"model_type": "qwen3", "intermediate_size": 2048},
+    "dense": {"model_type": "qwen3", "intermediate_size": 3072},
 }
-CONTENDERS = ["moe/coterie", "moe/peft-grouped_mm", "moe/peft-eager", "dense/coterie", "dense/peft-dense"]
+CONTENDERS = ["moe/coterie", "moe/peft-grouped_mm", "dense/coterie", "dense/peft-dense"]
 
 
 def prepare(folder: Path) -> None:
@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round of two steps; prints, writes nothing")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "tune.json")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
