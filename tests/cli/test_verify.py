@@ -34,6 +34,7 @@ def test_two_directories(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert code(folder / "one", folder / "one") == 0
     out, err = capsys.readouterr()
     assert out.startswith("same: ") and "top-1 agreement   100.00%" in out and "16 probes" in err
+    assert "the same experts in every layer" in out
     assert code(folder / "one", folder / "two") == 1
     out, _ = capsys.readouterr()
     assert out.startswith("DIFFERENT\n  because log-probabilities differ") and "routing           lowest" in out

@@ -43,6 +43,17 @@ class Server:
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.keys.add(self.headers["Authorization"])
+                if outer.bad == "moved":
+                    self.send_response(302)
+                    self.send_header("Location", "http://127.0.0.1:9/v1/completions")
+                    self.end_headers()
+                    return
+                if outer.bad == "cut off":
+                    self.send_response(200)
+                    self.send_header("Content-Length", "100")
+                    self.end_headers()
+                    self.wfile.write(b"{}")
+                    return
                 self.answer(*(outer.tokenize(request) if self.path == "/tokenize" else outer.complete(request)))
 
             def answer(self, code: int, body: Any) -> None:
@@ -83,12 +94,16 @@ class Server:
             "token_logprobs": [None, *logprobs_TV.gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()],
             "top_logprobs": [None, *({names[i]: float(v) for v, i in zip(*top, strict=True)} for top in tops)],
         }
+        if self.bad == "short lists":
+            echo["top_logprobs"] = echo["top_logprobs"][:1]
         if self.bad == "other names":
             echo["tokens"] = [f"token_id:{(i + 1) % 320}" for i in ids]
         if self.bad == "own tokens only":
             echo["token_logprobs"][:-1] = [None] * (len(ids) - 1)
         if self.bad == "no echo":
             echo = {key: value[-1:] for key, value in echo.items()}
+        if self.bad == "odd":
+            return 200, {"choices": ["none"]}
         choice = {"index": 0, "text": "", "logprobs": None if self.bad == "none" else echo}
         usage = {} if self.bad == "adds a token" else {"usage": {"prompt_tokens": len(request["prompt"])}}
         if self.bad == "counts":
@@ -126,12 +141,12 @@ def against(server: Server, folder: Path, number: int = 0, **options: Any) -> Ve
     return compare(open_side(str(folder / str(number))), open_side(server.url, **options))
 
 
-@pytest.mark.parametrize("bad", ["", "texts", "strict", "no tokenize"])
+@pytest.mark.parametrize("bad", ["", "texts", "strict", "no tokenize", "short lists"])
 def test_the_same_model_behind_a_server(server: Server, folder: Path, bad: str) -> None:
     server.bad = bad
     found = against(server, folder, key="secret")
     assert found.same and found.difference.mean_logprob < 1e-5 and found.tensors is None
-    if bad == "texts":  # half of this vocabulary are parts of characters, which have no name
+    if bad in ("texts", "short lists"):  # half of this vocabulary are parts of characters, which have no name
         assert found.difference.kl is None and found.difference.top1 is None
     else:
         assert found.difference.kl is not None and found.difference.kl < 1e-9 and found.difference.top1 == 1.0
@@ -159,6 +174,9 @@ def test_another_model_behind_a_server(server: Server, folder: Path) -> None:
         ("other names", "it uses another tokenizer"),
         ("key", "answered 401 .*no such key"),
         ("list", "answered with a list"),
+        ("moved", "answered 302"),
+        ("cut off", "did not answer"),
+        ("odd", "returns no log-probabilities"),
     ],
 )
 def test_what_cannot_be_compared(server: Server, folder: Path, bad: str, message: str) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coterie.cli.verify import difference_lines
+from coterie.cli.verify import difference_lines, tell
 from coterie.config import CheckpointError, ConfigError, suggest
 from coterie.families import FAMILIES
 from coterie.weights.checkpoint import load_model, locate, read_config, stored_dtype
@@ -29,7 +28,7 @@ def convert(
         known = ["hf", "gguf", *FAMILIES]
         raise ConfigError(f"convert: --to {to} is not known{suggest(to, known) or '; use ' + ', '.join(known)}")
     shard_bytes = SHARD_BYTES if shard_size is None else parse_size(shard_size)
-    receipt = convert_directory(model, Path(out), None if to == "hf" else to, dtype, shard_bytes, drop, _tell)
+    receipt = convert_directory(model, Path(out), None if to == "hf" else to, dtype, shard_bytes, drop, tell)
     print(json.dumps(receipt.to_dict()) if as_json else "\n".join(receipt_lines(receipt)))
 
 
@@ -56,12 +55,12 @@ def convert_gguf(model: str, out: str, quant: str, outputs: bool, as_json: bool)
     if load_probes(directory) is not None:
         loaded = load_model(directory, dtype=stored_dtype(directory, read_config(directory)), check=True)
         del loaded
-    written = export_gguf(directory, file, quant, _tell)
+    written = export_gguf(directory, file, quant, tell)
     found = None
     if outputs:
         from coterie.weights.gguf_outputs import gguf_difference
 
-        _tell("comparing answers")
+        tell("comparing answers")
         found = gguf_difference(directory, file)
     receipt = {"source": model, **written.to_dict(), "difference": None if found is None else found.to_dict()}
     beside = file.with_suffix(".receipt.json")
@@ -121,7 +120,3 @@ def receipt_lines(receipt: Receipt) -> list[str]:
 
 def _names(patterns: dict[str, int]) -> str:
     return ", ".join(f"{name} (x{count})" if count > 1 else name for name, count in patterns.items())
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr)

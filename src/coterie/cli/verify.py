@@ -31,7 +31,7 @@ def verify(
     try:
         one, other = open_side(a, model_name, api_key), open_side(b, model_name, api_key)
         origin = open_side(base, model_name, api_key) if base is not None else None
-        verdict = compare(one, other, origin, data, tolerance, _tell)
+        verdict = compare(one, other, origin, data, tolerance, tell)
     except CoterieError as error:
         error.exit_code = 2
         raise
@@ -56,7 +56,7 @@ def _verify_stored(path: str, as_json: bool) -> None:
         error.exit_code = 2
         raise
     if (directory / MANIFEST).is_file():
-        _tell("hashing files")
+        tell("hashing files")
         verify_directory(directory)
     found = check_probes(directory, loaded.model, loaded.tokenizer)
     if as_json:
@@ -97,12 +97,19 @@ def difference_lines(found: Difference, tolerance: float | None = None) -> list[
     if found.top1 is not None:
         lines.append(f"top-1 agreement   {found.top1:.2%}")
     if found.routing:
-        shares = list(found.routing.items())
-        lowest = min(shares, key=lambda pair: pair[1])
-        listed = ", ".join(f"{layer}: {share:.1%}" for layer, share in shares)
-        lines.append(f"routing           lowest {lowest[1]:.2%} in layer {lowest[0]}; by layer {listed}")
+        lines.append(f"routing           {_routing(found.routing)}")
     return lines
 
 
-def _tell(line: str) -> None:
+def _routing(shares: dict[int, float]) -> str:
+    """Agreement by layer: the lowest, and all of them where they are few."""
+    layer = min(shares, key=lambda index: shares[index])
+    if shares[layer] == 1:
+        return "the same experts in every layer"
+    listed = ", ".join(f"{index}: {share:.1%}" for index, share in shares.items())
+    return f"lowest {shares[layer]:.2%} in layer {layer}" + (f"; by layer {listed}" if len(shares) <= 12 else "")
+
+
+def tell(line: str) -> None:
+    """A line of progress."""
     print(line, file=sys.stderr)

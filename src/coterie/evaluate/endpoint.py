@@ -7,8 +7,9 @@ import re
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,12 +69,7 @@ class Endpoint:
         ids = answer.get("tokens")
         return [int(token) for token in ids] if isinstance(ids, list) and all(type(t) is int for t in ids) else None
 
-    def record(
-        self,
-        sequences: Sequence[Sequence[int]],
-        tokenizer: Tokenizer | None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> ProbeRecord:
+    def record(self, sequences: Sequence[Sequence[int]], tokenizer: Tokenizer | None) -> ProbeRecord:
         """What the served model says to the sequences, given as token ids.
 
         Likely tokens come by name; names are told apart through `tokenizer`, or as `token_id:N` where the server can.
@@ -85,10 +81,10 @@ class Endpoint:
         for number, sequence in enumerate(sequences):
             logprobs = self._echo(list(sequence), forms)
             following += self._following(logprobs, sequence, tokenizer, number)
-            tops = logprobs.get("top_logprobs") or [None] * len(sequence)
+            tops = logprobs.get("top_logprobs")
+            if not isinstance(tops, list) or len(tops) < len(sequence):
+                tops = [None] * len(sequence)  # not told
             likely += [_by_id(top, names) for top in tops[1 : len(sequence)]]
-            if progress is not None:
-                progress(number + 1, len(sequences))
         ids_TK, top_TK = _lists(likely, forms[0]["logprobs"])
         return ProbeRecord(tuple(map(tuple, sequences)), torch.tensor(following), ids_TK, top_TK)
 
@@ -104,17 +100,17 @@ class Endpoint:
                     raise
                 del forms[0]
         choices = answer.get("choices")
-        logprobs = choices[0].get("logprobs") if isinstance(choices, list) and choices else None
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        logprobs = choice.get("logprobs") if isinstance(choice, Mapping) else None
         if not isinstance(logprobs, Mapping) or not isinstance(logprobs.get("token_logprobs"), list):
             raise EndpointError(
                 f"{self.root}: returns no log-probabilities of the prompt (/v1/completions with echo and logprobs); "
                 "serve the model with 'coterie serve' or vLLM to compare it"
             )
-        usage = answer.get("usage") or {}
-        if usage.get("prompt_tokens", len(ids)) != len(ids):
-            raise EndpointError(
-                f"{self.root}: made {usage['prompt_tokens']} tokens of {len(ids)} given ids; it adds or splits tokens"
-            )
+        usage = answer.get("usage")
+        counted = usage.get("prompt_tokens", len(ids)) if isinstance(usage, Mapping) else len(ids)
+        if counted != len(ids):
+            raise EndpointError(f"{self.root}: made {counted} tokens of {len(ids)} given ids; it adds or splits tokens")
         return logprobs
 
     def _following(
@@ -156,17 +152,27 @@ class Endpoint:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.root + path, data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
+            with _OPENER.open(request, timeout=self._timeout) as response:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             reason = " ".join(error.read(2000).decode("utf-8", "replace").split())[:200]
             raise _Refused(f"{self.root}{path}: answered {error.code} ({reason or error.reason})", error.code) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             cause = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
             raise EndpointError(f"{self.root}{path}: did not answer ({cause})") from None
         if not isinstance(answer, dict):
             raise EndpointError(f"{self.root}{path}: answered with a {type(answer).__name__}, not with an object")
         return answer
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to another address: it is an answer like any other refusal."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 class _Refused(EndpointError):
