@@ -79,6 +79,13 @@ def test_failures_are_one_line(reply: object, said: str) -> None:
     assert "\n" not in str(failure.value)
 
 
+def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with FakeServer(lambda path, body: [chunk({"content": "x"}, "stop")]) as server:
+        assert RemoteSpeaker(Endpoint(server.url)).say(ASK).message.content == "x"
+
+
 def test_nobody_listens() -> None:
     with FakeServer(lambda path, body: []) as server:
         url = server.url

@@ -220,6 +220,11 @@ def test_what_is_not_there(url: str, capsys: pytest.CaptureFixture[str]) -> None
     gone = Liar(url)
     gone.post = lambda path, body: Answer(404, {}, "{}", {})  # type: ignore[method-assign]
     assert verdict(gone, "floats and base64").verdict == "absent"
+    error = {"error": {"message": "no tools here", "type": "invalid_request_error", "code": "unsupported"}}
+    gone.post = lambda path, body: Answer(400, {}, "{}", error)  # type: ignore[method-assign]
+    told = verdict(gone, "a call that must be made")
+    assert told.verdict == "absent" and "no tools here" in told.detail, "refused clearly is no broken promise"
+    gone.post = lambda path, body: Answer(404, {}, "{}", {})  # type: ignore[method-assign]
     assert verdict(gone, "form of an answer").verdict == "fail"
     assert "no check is called that" in fails(capsys, "doctor", url, "--only", "nonsense")
     assert "give a server's address" in fails(capsys, "doctor", "runs/model")

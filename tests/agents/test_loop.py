@@ -62,17 +62,19 @@ class Sleeper(Tool):
         return self.result
 
 
-def test_mistakes_are_told_to_the_model() -> None:
+def test_mistakes_are_told_to_the_model(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
     turn = calls(
         ("calculator", {"expression": "x"}), ("calculator", {}), ("fly", {}), ("calculator", {"expression": "1"})
     )
     broken = Turn(turn, "tool_calls", 1, 1, 0.1, 0.2, {3: "{not json"})
-    agent = Agent(Script(broken, "done"), [Calculator()])
+    agent = Agent(Script(broken, "done"), [Calculator()], transcript=path)
     assert agent.run(TASK).status == "done"
     results = [m.content for m in agent.messages if m.role == "tool"]
     assert "not arithmetic" in results[0] and "'expression' is a required" in results[1]
     assert "there is no tool 'fly'" in results[2] and "no JSON object: {not json" in results[3]
     assert all(result.startswith("error: ") for result in results)
+    assert json.loads(path.read_text())["agent"]["broken_calls"] == 1
 
 
 def test_writing_needs_approval(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,7 +46,8 @@ def sleep() -> str:
     time.sleep(30)
     return "late"
 
-server.run("stdio")
+import sys
+server.run(*sys.argv[1:2] or ["stdio"], **({"port": int(sys.argv[2])} if sys.argv[2:] else {}))
 """
 
 
@@ -79,6 +83,42 @@ def test_failures_of_a_server_are_told(servers: McpServers) -> None:
         servers.call("tiny", "sleep", {}, 0.5)
     assert servers.call("tiny", "add", {"a": 1, "b": 1}, 5) == "2", "it still answers"
     servers.close()
+
+
+def test_a_server_over_http(tmp_path: Path) -> None:
+    """By its address, with and without headers; when it goes away, calls are told so."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "tiny.py").write_text(TINY_SERVER)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "tiny.py"), "streamable-http", str(port)])
+    try:
+        url = f"http://127.0.0.1:{port}/mcp"
+        wait_for(port)
+        with_headers = {"url": url, "headers": {"x-test": "1"}}
+        running = McpServers(config(tmp_path, plain={"url": url}, headed=with_headers))
+        assert {tool.name for tool in running.tools} >= {"plain__add", "headed__add"}
+        assert running.call("plain", "add", {"a": 2, "b": 2}, 10) == "4"
+        assert running.call("headed", "add", {"a": 2, "b": 3}, 10) == "5"
+        process.kill()
+        process.wait()
+        with pytest.raises(ToolError, match="plain: "):
+            running.call("plain", "add", {"a": 2, "b": 2}, 3)
+        running.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(port: int, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert time.monotonic() < end, "the server did not start"
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def stop(probe: Probe) -> str | None:
     return None
 
 
-@check("chat", "n")
+@check("chat", "n", needed=False)
 def several(probe: Probe) -> None:
     """As many choices as asked for, or a refusal."""
     answer = probe.chat(n=2, temperature=1.0)
@@ -115,7 +115,7 @@ def several(probe: Probe) -> None:
     expect(numbers == [0, 1], f"n 2 gave choices {numbers}")
 
 
-@check("chat", "logprobs")
+@check("chat", "logprobs", needed=False)
 def logprobs(probe: Probe) -> None:
     """One entry for each token, with as many of the likeliest as asked for, the greedy one at the top."""
     answer = probe.chat(logprobs=True, top_logprobs=2, max_tokens=4)
@@ -169,7 +169,7 @@ def stream_reasoning(probe: Probe) -> None:
         expect(not (delta.get("reasoning") and delta.get("reasoning_content")), "reasoning comes under two names")
 
 
-@check("tools", "a call that must be made")
+@check("tools", "a call that must be made", needed=False)
 def tool_required(probe: Probe) -> None:
     """`required` and a name give a call whose arguments keep the schema."""
     for wanted in ("required", {"type": "function", "function": {"name": "get_weather"}}):
@@ -189,7 +189,7 @@ def tool_required(probe: Probe) -> None:
         expect(wrong is None, f"arguments break the schema: {wrong}")
 
 
-@check("tools", "calls in a stream")
+@check("tools", "calls in a stream", needed=False)
 def tool_stream(probe: Probe) -> None:
     """The first piece of a call has index, id, type and name."""
     body = probe.chat_body("Weather in Rome?", tools=[TOOL], tool_choice="required", max_tokens=200)
@@ -226,7 +226,7 @@ def tool_history(probe: Probe) -> None:
         ok(probe.chat(messages=history, tools=[TOOL]), f"a history with a call and {name}")
 
 
-@check("json", "json_schema")
+@check("json", "json_schema", needed=False)
 def json_schema(probe: Probe) -> None:
     """The reply keeps the schema, whatever it is asked."""
     named = {"type": "json_schema", "json_schema": {"name": "reply", "schema": SCHEMA, "strict": True}}
@@ -239,7 +239,7 @@ def json_schema(probe: Probe) -> None:
     expect(wrong is None, f"the reply breaks the schema: {wrong}")
 
 
-@check("json", "json_object")
+@check("json", "json_object", needed=False)
 def json_object(probe: Probe) -> None:
     """The reply is a JSON object, or is cut and says so."""
     answer = probe.chat("Say JSON: anything", response_format={"type": "json_object"}, max_tokens=100)

@@ -78,7 +78,11 @@ class Endpoint:
         headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {key}"} if key else {})
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
         waits = httpx2.Timeout(timeout, connect=min(timeout, 10.0))
-        self._http = httpx2.Client(headers=headers, timeout=waits, limits=limits, follow_redirects=False)
+        # A proxy named in the environment is for other machines: it cannot reach a server of this one.
+        here = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
+        self._http = httpx2.Client(
+            headers=headers, timeout=waits, limits=limits, follow_redirects=False, trust_env=not here
+        )
 
     def close(self) -> None:
         """Close the connections."""

@@ -20,7 +20,7 @@ class Failed(Exception):
 
 
 class Absent(Exception):
-    """Something optional that the server does not offer (and says so)."""
+    """Something that the server does not offer, and says so."""
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,9 @@ def measure(
             try:
                 timed: Timed | None = _one(endpoint, model, load, number)
                 reason = ""
-            except EndpointError as error:
-                timed, reason = None, str(error.code or error.status or "broken off")
+            except CoterieError as error:
+                known = getattr(error, "code", None) or getattr(error, "status", None)
+                timed, reason = None, str(known or "broken off")
             with lock:
                 if timed is not None:
                     replies.append(timed)

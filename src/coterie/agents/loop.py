@@ -99,7 +99,7 @@ class Agent:
         self.show = show
         self.facts = dict(facts or {})
         self.messages: list[Message] = []
-        self._steps = self._tokens = 0
+        self._steps = self._tokens = self._num_broken = 0
         self._started = time.monotonic()
         self._seen: Counter[str] = Counter()
         self._broken: Mapping[int, str] = {}
@@ -172,6 +172,7 @@ class Agent:
         self._steps += 1
         self._tokens += turn.prompt_tokens + turn.completion_tokens
         self._broken = turn.broken
+        self._num_broken += len(turn.broken)
         self._add(turn.message)
         return turn
 
@@ -201,7 +202,7 @@ class Agent:
                 raise ToolError("the user did not allow this call")
             seconds = min(self.budget.tool_seconds, max(self._left(), 0.1))
             return _capped(tool.call(call.arguments, seconds), self.budget.result)
-        except CoterieError as error:
+        except (CoterieError, OSError) as error:
             return _capped(f"error: {error}", self.budget.result)
 
     def _add(self, message: Message) -> None:
@@ -212,6 +213,7 @@ class Agent:
         if self.transcript is None:
             return
         facts = {"status": status, "steps": self._steps, "tokens": self._tokens, "model": self.speaker.name}
+        facts |= {"broken_calls": self._num_broken}
         facts |= {"seconds": round(time.monotonic() - self._started, 3)} | self.facts
         tools = [tool.spec() for tool in self.tools.values()]
         messages = [message.to_dict() for message in self.messages]

@@ -63,13 +63,11 @@ class McpServers:
 
     def call(self, server: str, tool: str, arguments: dict[str, Any], seconds: float) -> str:
         """The text of a tool's result. Errors: `ToolError` when the tool or the server fails or is too slow."""
-        from mcp import MCPError
-
         try:
             result = self._wait(
                 self._clients[server].call_tool(tool, arguments, read_timeout_seconds=seconds), seconds + 5
             )
-        except (MCPError, TimeoutError, RuntimeError) as error:
+        except Exception as error:  # whatever goes wrong in somebody else's server is told to the model
             raise ToolError(f"{server}: {_line(error)}") from None
         parts = [getattr(part, "text", None) or f"({part.type} left out)" for part in result.content]
         text = "\n".join(parts) or json.dumps(result.structured_content)
@@ -95,7 +93,11 @@ class McpServers:
                     async with asyncio.timeout(START_SECONDS):
                         self._clients[server] = client = await stack.enter_async_context(_client(settings))
                         listed = await client.list_tools()
-                    self.tools += [McpTool(self, server, tool) for tool in listed.tools]
+                        tools = list(listed.tools)
+                        while listed.next_cursor:
+                            listed = await client.list_tools(cursor=listed.next_cursor)
+                            tools += listed.tools
+                    self.tools += [McpTool(self, server, tool) for tool in tools]
                 self._ready.set()
                 await self._closing.wait()
         except Exception as error:

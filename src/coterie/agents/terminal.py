@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -54,6 +55,9 @@ class Terminal:
 
         Errors: `CoterieError` from a pipe; at a terminal it is shown, and one can go on.
         """
+        if self.interactive:
+            with contextlib.suppress(ImportError):
+                import readline  # noqa: F401 - lines can be edited and recalled
         interrupted = False
         while True:
             try:
