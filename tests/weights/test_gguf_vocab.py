@@ -128,6 +128,7 @@ def test_what_is_put_before_a_text(tmp_path: Path) -> None:
     ):
         found = vocabulary(changed(plain, tmp_path, change, **config), 500).keys
         assert found["tokenizer.ggml.add_bos_token"] is wanted and found["tokenizer.ggml.add_eos_token"] is False
+        assert found["tokenizer.ggml.bos_token_id"] == 0
         plain.save(tmp_path)
 
 

@@ -211,17 +211,17 @@ def _special(
 ) -> dict[str, Any]:
     named = {key: tokenizer.token_id(text) for key, text in tokenizer.named_tokens.items()}
     keys: dict[str, Any] = {"tokenizer.ggml.eos_token_id": tokenizer.eos_id}
-    for ours, theirs in (("bos", "bos"), ("pad_token", "padding"), ("unk", "unknown")):
-        number = named.get(ours if ours.endswith("_token") else f"{ours}_token")
-        if number is not None:
-            keys[f"tokenizer.ggml.{theirs}_token_id"] = number
+    for ours, theirs in (("bos_token", "bos"), ("pad_token", "padding"), ("unk_token", "unknown")):
+        if named.get(ours) is not None:
+            keys[f"tokenizer.ggml.{theirs}_token_id"] = named[ours]
     path = directory / "tokenizer_config.json"
     config = read_json(path) if path.is_file() else {}
     for end in ("bos", "eos"):
         adds = config.get(f"add_{end}_token")
         keys[f"tokenizer.ggml.add_{end}_token"] = _template_adds(content, end) if adds is None else bool(adds)
     if "tokenizer.ggml.bos_token_id" not in keys:
-        keys["tokenizer.ggml.add_bos_token"] = False
+        # llama.cpp would take token 11 for it.
+        keys |= {"tokenizer.ggml.bos_token_id": tokenizer.eos_id, "tokenizer.ggml.add_bos_token": False}
     return keys | _ends(stop_ids(directory, tokenizer), tokenizer, differences)
 
 
