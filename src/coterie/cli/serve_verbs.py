@@ -32,6 +32,9 @@ def serve(
     prefix_cache_mb: Annotated[int, typer.Option(help="Memory for starts of prompts read before.", min=0)] = 256,
     deterministic: Annotated[bool, typer.Option(help="Same seed, same bytes, whatever else runs (slower).")] = False,
     page: Annotated[bool, typer.Option(help="Serve the chat page at /.")] = True,
+    feedback: Annotated[
+        str, typer.Option(help="Where judgements of the page are written; 'off' keeps none.")
+    ] = "feedback",
     log_requests: Annotated[str, typer.Option(help="off, meta (no text) or full.")] = "meta",
     dtype: Dtype = "float32",
 ) -> None:
@@ -51,6 +54,7 @@ def serve(
         "prefix_bytes": prefix_cache_mb * 2**20,
         "deterministic": deterministic,
         "page": page,
+        "feedback": None if feedback == "off" else feedback,
         "log_requests": log_requests,
     }
     settings["adapter_dir"] = adapter_dir

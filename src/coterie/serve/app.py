@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from coterie.serve import adapters, chat, completions, embeddings, moe, responses, status, tokens
-from coterie.serve.guard import Guard
+from coterie.serve import adapters, chat, completions, embeddings, feedback, moe, responses, status, tokens
+from coterie.serve.guard import PAGE, Guard
 from coterie.serve.service import Service
-
-PAGE = Path(__file__).parent / "page"
 
 
 def routes(page: bool = True) -> list[BaseRoute]:
@@ -30,6 +27,7 @@ def routes(page: bool = True) -> list[BaseRoute]:
         Route("/v1/adapters", adapters.listing, methods=["GET"]),
         Route("/v1/adapters/{name}", adapters.add, methods=["PUT"]),
         Route("/v1/adapters/{name}", adapters.remove, methods=["DELETE"]),
+        Route("/v1/feedback", feedback.feedback, methods=["POST"]),
         Route("/health", status.health, methods=["GET"]),
         Route("/ready", status.ready, methods=["GET"]),
         Route("/metrics", status.metrics, methods=["GET"]),

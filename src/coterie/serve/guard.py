@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from ipaddress import ip_address
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -20,6 +21,9 @@ from coterie.serve.wire import Disconnected, error_answer
 
 log = logging.getLogger("coterie.serve")
 OPEN_PATHS = ("/health", "/ready")
+PAGE = Path(__file__).parent / "page"
+# The page itself holds no secret, and a browser asks for it without a key; what it asks for then needs one.
+PAGE_PATHS = frozenset({"/", *(f"/{file.name}" for file in PAGE.iterdir())})
 CSP = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 _SAFE_HEADERS = {
     "content-security-policy": CSP,
@@ -92,7 +96,7 @@ class Guard:
         if origin is not None and origin not in settings.allowed_origins:
             if urlsplit(origin).netloc != headers.get("host"):
                 raise ApiError(403, "other pages may not use this server", "origin_not_allowed")
-        if settings.api_key is None or path in OPEN_PATHS:
+        if settings.api_key is None or path in OPEN_PATHS or (settings.page and path in PAGE_PATHS):
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
         expected = settings.api_key.get_secret_value().encode()

@@ -30,7 +30,10 @@ log = logging.getLogger("coterie.serve")
 
 
 class ServeSettings(Settings):
-    """How a server behaves. Sizes in bytes, times in seconds; `max_queue` None is four times `slots`."""
+    """How a server behaves. Sizes in bytes, times in seconds; `max_queue` None is four times `slots`.
+
+    `feedback`: the directory that judgements of the page are written to (made at the first one); None keeps none.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
@@ -51,6 +54,7 @@ class ServeSettings(Settings):
     max_connections: int = Field(1000, ge=1)
     page: bool = True
     adapter_dir: Path | None = None
+    feedback: str | None = "feedback"
     log_requests: Literal["off", "meta", "full"] = "meta"
 
 
