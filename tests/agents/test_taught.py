@@ -16,6 +16,8 @@ from coterie.agents.tools import Calculator
 from coterie.agents.transcript import read_conversation
 from coterie.cli.agent import SYSTEM
 from coterie.config import BlockConfig, ModelConfig
+from coterie.data.examples import read_examples
+from coterie.data.formats import ChatExample
 from coterie.infer.model import LanguageModel
 from coterie.nn.layout import Layout
 from coterie.nn.logprobs import token_logprobs
@@ -96,9 +98,11 @@ def test_a_transcript_renders_as_what_was_learnt(taught: Path, tmp_path: Path) -
     """What the agent writes down is tuning data: the very tokens the model was taught."""
     transcript = tmp_path / "t.jsonl"
     call("agent", str(taught), "what is 2 + 3?", "--no-python", "--temperature", "0", "--transcript", str(transcript))
-    messages, row = read_conversation(transcript)
+    read = read_examples(str(transcript))
+    (example,) = read.examples
+    assert not read.problems and isinstance(example, ChatExample)
     tokenizer = Tokenizer.load(taught)
-    assert render_ids(tokenizer, messages, tools=row["tools"]) == render_ids(
+    assert render_ids(tokenizer, example.messages, tools=example.tools) == render_ids(
         tokenizer, lessons(SYSTEM)[0], tools=[Calculator().spec()]
     )
 
