@@ -112,6 +112,52 @@ def load_time(record: dict[str, Any]) -> str:
     )
 
 
+def tune(record: dict[str, Any]) -> str:
+    """One row per pair, time and memory per precision."""
+    runs = record["runs"]
+    names = list(dict.fromkeys(name for run in runs.values() for name in run["ratios"]))
+    rows = [
+        [f"`{name}`"] + [f"{run['ratios'][name][key]:.2f}" for run in runs.values() for key in ("cpu", "wall", "peak")]
+        for name in names
+    ]
+    head = [
+        "tuning : against",
+        *(f"{part}, {key}" for key in runs for part in ("processor time", "wall time", "memory")),
+    ]
+    moe = next(iter(runs.values()))["contenders"]["moe/coterie"]
+    commands = ", ".join(f"`python bench/{run['environment']['command']}`" for run in runs.values())
+    loads = ", ".join(f"{run['environment']['load_average']:.1f}" for run in runs.values())
+    rounds = ", ".join(f"{run['rounds']} ({key})" for key, run in runs.items())
+    return (
+        "## Tuning by LoRA\n\n"
+        f"A step on {record['tokens']} tokens with rank {record['rank']} on attention and all 64 experts "
+        f"({moe['trainable']:,} trainable parameters), against peft on transformers with the same base, factors, data "
+        "and losses, and against the dense twin of equal active parameters (below 1 is faster or smaller). Memory is "
+        f"the peak of the whole process. One thread, medians of rounds: {rounds}. The machine had other work beside "
+        f"(load average {loads} at the end), which wall times show more than processor times. Commands: "
+        f"{commands}.\n\n" + table(head, rows)
+    )
+
+
+def qlora(record: dict[str, Any]) -> str:
+    """One row: what was loaded, and the peaks."""
+    loading, bits = record["after_loading_mib"], record["bits"]
+    row = [
+        f"{record['parameters']:,}",
+        f"{bits['experts']:.2f} / {bits['attention']:.2f} / {bits['embedding']:.0f}",
+        f"{loading['peak']:.0f} MiB",
+        f"{record['peak_mib']} MiB",
+        f"{record['trainable']:,}",
+    ]
+    head = ["parameters", "bits of experts / attention / embedding", "peak of loading", "peak of tuning", "trainable"]
+    return (
+        "## A billion parameters by QLoRA\n\n"
+        f"Peak memory of the whole process, loading included: {record['quant']}, rank {record['rank']} on attention "
+        f"and all experts, steps of {record['tokens']} tokens. Command: "
+        f"`python bench/{record['environment']['command']}`.\n\n" + table(head, [row])
+    )
+
+
 def render() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
@@ -120,6 +166,8 @@ def render() -> str:
         ("train_step.json", train_step),
         ("forward.json", forward),
         ("load.json", load_time),
+        ("tune.json", tune),
+        ("qlora_memory.json", qlora),
     ):
         record = load(name)
         if record is not None:

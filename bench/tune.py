@@ -4,7 +4,7 @@ The mixture has 64 experts of which a token uses 8; the dense twin has as many a
 factors, data and optimiser are the same, so that losses must agree after every step. Each contender has a process of
 its own, which gives its peak memory; the processes take turns, and figures are medians over rounds.
 
-    python bench/tune.py [--quick] [--rounds N] [--steps N] [--threads N]
+    python bench/tune.py [--quick] [--dtype D] [--only NAME ...] [--rounds N] [--steps N] [--threads N]
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def prepare(folder: Path) -> None:
         save_adapter(folder / f"{name}-adapter", model, None, probes=False)
 
 
-def our_loss(base: Path, adapter: Path) -> tuple[torch.nn.Module, Callable[[Tensor], Tensor]]:
-    model = load_model(base).model
+def our_loss(base: Path, adapter: Path, dtype: str = "float32") -> tuple[torch.nn.Module, Callable[[Tensor], Tensor]]:
+    model = load_model(base, dtype=dtype).model
     load_adapter(model, adapter)
     learnt_T = torch.ones(SEQUENCES, LENGTH)
     learnt_T[:, -1] = 0
@@ -86,12 +86,14 @@ def our_loss(base: Path, adapter: Path) -> tuple[torch.nn.Module, Callable[[Tens
     return model.train(), loss
 
 
-def their_loss(base: Path, adapter: Path, experts: str) -> tuple[torch.nn.Module, Callable[[Tensor], Tensor]]:
+def their_loss(
+    base: Path, adapter: Path, dtype: str, experts: str
+) -> tuple[torch.nn.Module, Callable[[Tensor], Tensor]]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     options = {} if experts == "dense" else {"experts_implementation": experts}
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa", **options)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation="sdpa", **options)
     model = PeftModel.from_pretrained(plain, str(adapter), is_trainable=True).train()
 
     def loss(ids: Tensor) -> Tensor:
@@ -101,13 +103,16 @@ def their_loss(base: Path, adapter: Path, experts: str) -> tuple[torch.nn.Module
     return model, loss
 
 
-def work(contender: str, folder: Path, steps: int, threads: int) -> dict[str, Any]:
+def work(contender: str, folder: Path, dtype: str, steps: int, threads: int) -> dict[str, Any]:
     """One process: two steps to warm up, then `steps` measured ones. Memory in MiB."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     name, side = contender.split("/")
     base, adapter = folder / name, folder / f"{name}-adapter"
-    model, loss = our_loss(base, adapter) if side == "coterie" else their_loss(base, adapter, side.split("-")[1])
+    if side == "coterie":
+        model, loss = our_loss(base, adapter, dtype)
+    else:
+        model, loss = their_loss(base, adapter, dtype, side.split("-")[1])
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learnt, lr=1e-3, weight_decay=0.0, fused=True)
     generator = torch.Generator().manual_seed(2)
@@ -143,7 +148,7 @@ def resident(field: str) -> float:
 
 def run_worker(contender: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--worker", contender, "--folder", str(folder)]
-    command += ["--steps", str(options.steps), "--threads", str(options.threads)]
+    command += ["--steps", str(options.steps), "--threads", str(options.threads), "--dtype", options.dtype]
     environ = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if done.returncode:
@@ -170,7 +175,7 @@ def report(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     for name in found:
         kind, side = name.split("/")
         others = [other for other in found if other.startswith(f"{kind}/peft")] if side == "coterie" else []
-        if name == "moe/coterie":
+        if name == "moe/coterie" and "dense/coterie" in found:
             others.append("dense/coterie")
         for other in others:
             ratios[f"{name} : {other}"] = {
@@ -186,20 +191,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of base and activations")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--out", type=Path, default=RESULTS / "tune.json")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        print(json.dumps(work(options.worker, options.folder, options.steps, options.threads)))
+        print(json.dumps(work(options.worker, options.folder, options.dtype, options.steps, options.threads)))
         return
     if options.quick:
         options.rounds, options.steps = 1, 2
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.only}
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
         for _ in range(options.rounds):
-            for name in CONTENDERS:
+            for name in options.only:
                 found[name].append(run_worker(name, Path(folder), options))
                 print(
                     name,
@@ -209,10 +216,11 @@ def main() -> None:
     result = report(found)
     print(json.dumps(result, indent=1))
     if not options.quick:
-        record = {"what": " ".join((__doc__ or "").split("\n\n    ")[0].split()), "environment": environment()}
-        write_json(
-            options.out, record | {"shape": SHAPE, "models": MODELS, "rank": RANK, "rounds": options.rounds} | result
-        )
+        record = json.loads(options.out.read_text()) if options.out.is_file() else {"runs": {}}
+        record |= {"what": " ".join((__doc__ or "").split("\n\n    ")[0].split()), "rank": RANK}
+        record |= {"shape": SHAPE, "models": MODELS, "tokens": SEQUENCES * LENGTH}
+        record["runs"][options.dtype] = {"environment": environment(), "rounds": options.rounds} | result
+        write_json(options.out, record)
 
 
 if __name__ == "__main__":

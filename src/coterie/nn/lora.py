@@ -258,6 +258,17 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         added_RO = self.scale * grouped_linear(grouped_linear(read_RI, self.lora_A, counts), self.lora_B, counts)
         return y_RO + added_RO if rows is None else y_RO.index_add(0, rows, added_RO)
 
+    @torch.no_grad()
+    def merged(self) -> nn.Module:
+        """A plain layer, folded one expert at a time so that no second stack of them is in memory."""
+        if self.quantised is not None:
+            return super().merged()
+        factors_SO = self.row_factors()
+        for slot, expert in enumerate(self.chosen):
+            matrix_OI = self.weight[expert].float() + self.scale * (self.lora_B[slot] @ self.lora_A[slot])
+            self.weight[expert] = matrix_OI if factors_SO is None else factors_SO[slot][:, None] * matrix_OI
+        return self.plain()
+
     def plain(self) -> ExpertLinear:
         if self.quantised is not None:
             return QuantizedExpertLinear(self, self.quantised)

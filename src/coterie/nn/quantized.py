@@ -127,11 +127,6 @@ def quantise_layer(layer: Linear | ExpertLinear, bits: int, block: int) -> Quant
     return QuantizedLinear(layer, quantised)
 
 
-def dequantise_layer(layer: QuantizedLinear | QuantizedExpertLinear) -> Linear | ExpertLinear:
-    """A plain layer with the rounded weight, in float32."""
-    return plain_with(layer, layer.effective_weight())
-
-
 def plain_with(layer: Linear | ExpertLinear, weight: Tensor) -> Linear | ExpertLinear:
     """A plain layer of the same shape and bias with `weight` as a new frozen parameter."""
     with torch.device("meta"):

@@ -43,10 +43,6 @@ class Factors:
     def rank(self) -> int:
         return self.a.shape[-2]
 
-    def delta(self) -> Tensor:
-        """`(*, O, I)`: what they add to the weight (without DoRA's lengths)."""
-        return self.alpha / self.rank * (self.b.float() @ self.a.float())
-
 
 @dataclass(frozen=True)
 class Adapter:

@@ -25,7 +25,7 @@ _LAYER = re.compile(r"(?:.*\.)?layers\.\d+\.(.+)")
 
 @dataclass(frozen=True)
 class Place:
-    """One layer that can have factors. `path`: the module in transformers; `of`: what adapts there, for the config."""
+    """One layer that can have factors. `path`: its module in transformers (that of all experts for routed ones)."""
 
     name: str
     path: str
