@@ -104,7 +104,10 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--port", type=int, default=18731)
     options = parser.parse_args()
-    record: dict[str, Any] = {"environment": environment(), "settings": vars(options).copy(), "servers": {}}
+    settings = {name: getattr(options, name) for name in ("tokens", "prompt", "rounds", "clients")}
+    record: dict[str, Any] = {"environment": environment(), "settings": settings, "servers": {}}
+    if options.transformers:
+        record["environment"]["command"] = record["environment"]["command"].replace(options.transformers, "PYTHON")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         record["parameters"] = make_checkpoint(path)

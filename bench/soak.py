@@ -97,7 +97,7 @@ def soak(minutes: float, clients: int) -> dict[str, Any]:
 
 
 def growth(samples: list[tuple[int, int, int]]) -> dict[str, Any]:
-    """Medians of the second and the last fifth of the samples: the first is warming up."""
+    """Medians of the third and the last fifth of the samples: before it caches of compiled code still fill."""
     fifth = max(1, len(samples) // 5)
     record: dict[str, Any] = {}
     for place, name in enumerate(("memory_bytes", "threads", "descriptors")):

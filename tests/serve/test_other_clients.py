@@ -115,7 +115,7 @@ async def main():
     for kind in (OpenAIChatCompletionsModel, OpenAIResponsesModel):
         called.clear()
         settings = ModelSettings(tool_choice="required", max_tokens=120, parallel_tool_calls=False,
-                                 extra_body={"seed": 1, "logit_bias": {"3": -100}})
+                                 extra_body={"seed": 1, "logit_bias": {"3": -100, "2": 15}})
         agent = Agent(name="a", instructions="Add.", tools=[add], model=kind(model="tiny", openai_client=client),
                       model_settings=settings, reset_tool_choice=True)
         result = await Runner.run(agent, "1+1?", max_turns=3)

@@ -27,6 +27,9 @@ def run(
     settings: dict[str, Any],
 ) -> int:
     """Load and serve; the exit code."""
+    # Prompts come in every length, and oneDNN keeps compiled code for each number of rows it has met: by default a
+    # thousand of them, several hundred MB. Read by oneDNN at its first product.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     key = _key(api_key_file)

@@ -43,7 +43,7 @@ class ServeSettings(Settings):
     allowed_origins: tuple[str, ...] = ()
     slots: int = Field(16, ge=1, le=1024)
     max_queue: int | None = Field(None, ge=0)
-    prefill_chunk: int = Field(128, ge=1)
+    prefill_chunk: int = Field(256, ge=1)
     deterministic: bool = False
     prefix_bytes: int = Field(256 * 2**20, ge=0)
     max_body: int = Field(32 * 2**20, ge=1024)
