@@ -148,3 +148,37 @@ def test_templates_are_sandboxed_and_may_refuse(tokenizer):
     forgetful = "{% for m in messages %}[{{ m.role }}]{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
     with pytest.raises(DataError, match="rewrites turn 2"):
         render_ids(tokenizer, [TALK[1], TALK[4], TALK[5]], forgetful)
+
+
+FORGETS = (  # as Qwen3's own: the last reply alone shows a block of reasoning, even an empty one
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think>\n"
+    "{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_templates_that_show_earlier_replies_otherwise(tokenizer):
+    talk = [Message("user", "a"), Message("assistant", "one"), Message("user", "b"), Message("assistant", "two", "hm")]
+    ids, mask = render_ids(tokenizer, talk, FORGETS)
+    assert tokenizer.decode(ids) == render(talk, FORGETS)
+    assert learnt_texts(tokenizer, ids, mask) == ["one<|im_end|>", "<think>\nhm\n</think>\n\ntwo<|im_end|>"]
+    _, mask = render_ids(tokenizer, talk, FORGETS, learn=[False, False, False, True])
+    assert learnt_texts(tokenizer, ids, mask) == ["<think>\nhm\n</think>\n\ntwo<|im_end|>"]
+    thought = [talk[0], Message("assistant", "one", "hm"), *talk[2:]]
+    with pytest.raises(DataError, match="leaves out the reasoning of turn 2"):
+        render_ids(tokenizer, thought, FORGETS)
+    assert render_ids(tokenizer, thought, FORGETS, learn=[False, False, False, True])[0] == ids
+    prompt, _ = render_ids(tokenizer, thought[:3], FORGETS, add_generation_prompt=True)
+    assert tokenizer.decode(prompt) == render(thought[:3], FORGETS, add_generation_prompt=True)
+
+
+def test_a_prompt_that_opens_reasoning_which_is_not_shown_again(tokenizer):
+    opens = TEMPLATE.replace(
+        "assistant\\n' }}\n{%- endif %}", "assistant\\n<think>\\n\\n</think>\\n\\n' }}\n{%- endif %}"
+    )
+    assert opens != TEMPLATE
+    for reply in ("one", "<think", ""):
+        ids, mask = render_ids(tokenizer, [Message("user", "a"), Message("assistant", reply)], opens)
+        assert learnt_texts(tokenizer, ids, mask) == [reply + "<|im_end|>"]
+    ids, mask = render_ids(tokenizer, [Message("user", "a"), Message("assistant", "", None, (CALL,))], opens)
+    assert learnt_texts(tokenizer, ids, mask)[0].startswith("<tool_call>")

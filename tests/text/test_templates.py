@@ -2,10 +2,12 @@
 
 # ruff: noqa: E501  # texts written by hand
 
+import re
+
 import pytest
 
 from coterie.config.errors import DataError
-from coterie.text import Message, ToolCall, render
+from coterie.text import Message, Tokenizer, ToolCall, render, render_ids
 from coterie.text.chat import shipped_template
 from coterie.text.replies import TEMPLATES, format_of, parse_reply
 
@@ -162,3 +164,30 @@ def test_what_a_family_cannot_say_is_refused():
             shown(name, [ASK, SYSTEM])
     with pytest.raises(DataError, match="none of that name; it has chatml"):
         shipped_template("nothing")
+
+
+def vocabulary(name: str) -> Tokenizer:
+    bos, eos = MARKS.get(name, ("<|endoftext|>", "<|endoftext|>"))
+    marks = re.findall(r"<[|｜][^<>\s']+?[|｜]>|<think>|</think>|\[/?[A-Z_]+\]", shipped_template(name))
+    names = dict.fromkeys([eos, bos, "<|endoftext|>", *marks])
+    made = Tokenizer.train(["Be brief. 1+1? 2"] * 3, 256 + len(names), list(names), shipped_template(name))
+    made._config["bos_token"] = bos
+    return made
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("talk", ["system", "turns", "reasoning", "call", "calls"])
+def test_what_is_learnt_is_every_reply_and_its_end(name, talk):
+    tokenizer, messages = vocabulary(name), TALKS[talk][: -1 if talk == "calls" else None]
+    ids, mask = render_ids(tokenizer, messages, learn=None)
+    assert tokenizer.decode(ids) == shown(name, messages)
+    runs = "".join(tokenizer.decode([token]) if learnt else "\0" for token, learnt in zip(ids, mask, strict=True))
+    replies = [message for message in messages if message.role == "assistant"]
+    found = [run for run in runs.split("\0") if run]
+    assert len(found) == len(replies)
+    for message, run in zip(replies, found, strict=True):
+        opened = "</think>" in run and "<think>" not in run
+        end = next(i for i in range(len(ids)) if tokenizer.decode(ids[: i + 1]).endswith(run))
+        assert ids[end] in tokenizer.stop_ids or (name == "gpt_oss" and message.content)
+        text = run.removesuffix(tokenizer.decode([ids[end]])) if ids[end] in tokenizer.stop_ids else run
+        assert parse_reply(text, format_of(tokenizer.chat_template), opened) == message

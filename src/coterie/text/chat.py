@@ -19,6 +19,7 @@ from coterie.text.tokenizer import Tokenizer
 __all__ = ["Message", "ToolCall", "parse_reply", "render", "render_ids", "shipped_template"]
 
 _PRIVATE = 0xF0000  # supplementary private-use plane: stands for special tokens inside people's text while rendering
+_MESSAGE_ENDS = ("<|end|>",)  # end a message that is shown again, where the model itself ends its turn otherwise
 
 
 def shipped_template(name: str) -> str:
@@ -69,11 +70,11 @@ def render_ids(
 ) -> tuple[list[int], list[bool]]:
     """Token ids of a conversation and, for each, whether an assistant wrote it (its end-of-turn token included).
 
-    `learn`: for each message whether an assistant's words in it are marked at all (None: all of them).
-
-    A reply's tokens are exactly those that follow its prompt: prompt and reply are encoded apart. `template=None` is
-    the tokenizer's own; `variables`: more names for it.
-    Errors: `DataError` for no template, or one that changes earlier turns later on.
+    A reply's tokens are those that follow its prompt: prompt and reply are encoded apart. A template may show a reply
+    otherwise once the conversation goes on; then the reply is what it shows. `template=None` is the tokenizer's own;
+    `variables`: more names for it; `learn`: for each message whether an assistant's words in it are marked at all.
+    Errors: `DataError` for no template, and unless a prompt is asked for, for one that changes earlier turns so that a
+    reply cannot be found again, or that leaves out reasoning that is to be learnt.
     """
     template = tokenizer.chat_template if template is None else template
     if template is None:
@@ -89,25 +90,58 @@ def render_ids(
     ids: list[int] = []
     mask: list[bool] = []
     done = 0
+
+    def add(end: int, learnt: bool) -> None:
+        """Encode the text up to `end`."""
+        nonlocal done
+        new = _encode(tokenizer, whole[done:end], names)
+        ids.extend(new)
+        mask.extend([learnt] * len(new))
+        done = end
+
     for index, message in enumerate(safe_messages):
         if message.role != "assistant":
             continue
-        prompt, turn = text_of(index, True), text_of(index + 1, False)
-        if not (turn.startswith(prompt) and whole.startswith(turn) and len(prompt) >= done):
+        marked = learn is None or learn[index]
+        span = _reply_span(tokenizer, whole, *(text_of(index + n, p) for n, p in ((0, False), (0, True), (1, False))))
+        if span is None or span[0] < done:
+            if add_generation_prompt:
+                break  # nobody learns from a prompt: the rest is encoded as it stands
             raise DataError(f"chat template: it rewrites turn {index + 1} later on, so replies cannot be told apart")
-        _append(ids, mask, _encode(tokenizer, whole[done : len(prompt)], names), False, tokenizer)
-        _append(ids, mask, _encode(tokenizer, turn[len(prompt) :], names), learn is None or learn[index], tokenizer)
-        done = len(turn)
-    _append(ids, mask, _encode(tokenizer, whole[done:], names), False, tokenizer)
+        lost = message.reasoning is not None and message.reasoning.strip() not in whole[span[0] : span[1]]
+        if lost and marked and not add_generation_prompt:
+            raise DataError(
+                f"chat template: it leaves out the reasoning of turn {index + 1}; drop it, or learn no such turn"
+            )
+        add(span[0], False)
+        add(span[1], marked)
+    add(len(whole), False)
     return ids, mask
 
 
-def _append(ids: list[int], mask: list[bool], new: list[int], learnt: bool, tokenizer: Tokenizer) -> None:
-    """Add a piece; in a reply, what the template writes after the end of turn (a line break) is not the model's."""
-    ends = [index for index, token in enumerate(new) if token in tokenizer.stop_ids] if learnt else []
-    count = (ends[-1] + 1 if ends else len(new)) if learnt else 0
-    ids.extend(new)
-    mask.extend([True] * count + [False] * (len(new) - count))
+def _reply_span(tokenizer: Tokenizer, whole: str, before: str, prompt: str, turn: str) -> tuple[int, int] | None:
+    """Where a reply stands in the `whole` text, its end-of-turn token included; None when it cannot be told.
+
+    `before`, `prompt`, `turn`: the conversation before it, with the request for a reply, and with the reply.
+    """
+    stops = [name for name, number in tokenizer.added_tokens.items() if number in tokenizer.stop_ids]
+    if turn.startswith(prompt) and whole.startswith(turn):
+        # What the template writes after the end of turn (a line break) is not the model's.
+        ends = [turn.rfind(name, len(prompt)) + len(name) for name in stops if name in turn[len(prompt) :]]
+        return len(prompt), max(ends, default=len(turn))
+    start = next(
+        (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
+    )
+    for name in tokenizer.added_tokens:  # never from the middle of a token, such as the one that begins reasoning
+        at = prompt.rfind(name, 0, start + len(name))
+        start = at if at < start < at + len(name) and at >= 0 else start
+    if not whole.startswith(before) or start < len(before):
+        return None
+    found = [(whole.find(name, start), name) for name in (*stops, *_MESSAGE_ENDS) if name in whole[start:]]
+    if not found:
+        return start, len(whole)
+    at, name = min(found)
+    return start, at + (len(name) if name in stops else 0)
 
 
 def _hide(
