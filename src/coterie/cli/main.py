@@ -108,12 +108,23 @@ def data_card(sources: Sources, as_json: Json = False) -> None:
     card(sources, as_json)
 
 
-@data_app.command("lint", short_help="Find what is wrong in training text, with file and line.")
-def data_lint(sources: Sources, as_json: Json = False) -> None:
-    """Find what is wrong in training text, with file and line."""
+@data_app.command("lint", short_help="Find what is wrong in training text or tuning examples.")
+def data_lint(
+    sources: Sources,
+    model: Annotated[str | None, typer.Option(help="Its tokenizer and chat template check what is learnt.")] = None,
+    template: Annotated[str | None, typer.Option(help="Another chat template: a shipped one, or a file.")] = None,
+    row_length: Annotated[int, typer.Option(help="Most tokens that an example may take.", min=8)] = 4096,
+    show: Annotated[int, typer.Option(help="Show the tokens of the first examples.", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """Find what is wrong in training text or tuning examples, with file and line.
+
+    Conversations, preferences and other examples are recognised by their content. With --model: lengths, packing, the
+    share of tokens that are learnt, templates that change earlier turns, tool calls that cannot be read back.
+    """
     from coterie.cli.data import lint
 
-    lint(sources, as_json)
+    lint(sources, model, template, row_length, show, as_json)
 
 
 model_verbs.register(app)

@@ -31,7 +31,7 @@ def read_examples(source: str, limit: int | None = None) -> ExampleSet:
     `name:0.3` takes that share of it, `name#500` that many (evenly spread). `limit`: stop after so many.
     Errors: `DataError` for a source that cannot be read, holds nothing, or mixes kinds.
     """
-    path, share, count = _portion(source)
+    path, share, count = portion(source)
     found = ExampleSet()
     for origin, record in read_records(path):
         if isinstance(record, Problem):
@@ -79,7 +79,7 @@ def _purpose(example: Example) -> str:
     return "labelled examples" if isinstance(example, LabelledExample) else "examples to imitate"
 
 
-def _portion(source: str) -> tuple[str, float | None, int | None]:
+def portion(source: str) -> tuple[str, float | None, int | None]:
     """`path:0.3` and `path#500` in their parts."""
     path, mark, number = source.rpartition("#")
     if mark and number.isdigit() and int(number) > 0:

@@ -93,6 +93,8 @@ def kind_of(record: Mapping[str, Any]) -> str:
     has = {key for key, value in record.items() if value is not None}
     if "input_ids" in has:
         return "tokens"
+    if len(both := sorted(has & {"messages", "conversations", "text"})) > 1:
+        raise DataError(f"has {' and '.join(both)}, so it is not clear which is meant; keep one of them")
     if {"chosen", "rejected"} <= has or ("messages" in has and has & {"rejected_response", "rejected_messages"}):
         return "preference"
     if has & {"label", "kto_tag"} and (has & {"messages", "conversations"} or _pick(record, _ANSWER)):

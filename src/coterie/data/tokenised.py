@@ -104,6 +104,8 @@ def tokenise(example: ChatExample | PairExample | TokenExample, tokenizer: Token
     begin = tokenizer.named_tokens.get("bos_token")
     if begin is not None and list(ids[:2]) == [tokenizer.token_id(begin)] * 2:
         raise DataError(f"begins with {begin} twice; the template writes it already, so leave it out of the text")
+    if len(ids) > 1 and ids[-2:] == [tokenizer.eos_id] * 2:
+        raise DataError("ends with the end of text twice; the template writes it already, so leave it out of the text")
     if piece.num_learnt == 0:
         raise DataError("has nothing to learn: no token of an assistant is marked")
     return piece

@@ -1,0 +1,202 @@
+"""Lint of tuning examples: what would be learnt, token by token, and everything that is wrong, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coterie.config.errors import DataError
+from coterie.data.examples import ExampleSet, portion, read_all
+from coterie.data.formats import ChatExample, Example, LabelledExample, PreferenceExample, kind_of
+from coterie.data.lint import Problem
+from coterie.data.records import read_records
+from coterie.data.sources import JSONL, PARQUET
+from coterie.data.tokenised import Piece, Unit, pack, tokenise_all
+from coterie.text.chat import render
+from coterie.text.replies import format_of, parse_reply
+from coterie.text.tokenizer import Tokenizer
+
+_GREEN, _DIM, _PLAIN = "\033[32m", "\033[2m", "\033[0m"
+
+
+@dataclass
+class ExamplesReport:
+    """What a source of examples holds. What needs a tokenizer is None without one.
+
+    `tokens`: length of sequences at the percentiles 0, 50, 90, 99 and 100. `filled`: share of the positions of packed
+    rows that are used. `learnt`: share of tokens that are learnt. `notes` are no faults.
+    """
+
+    format: str
+    examples: int
+    problems: list[Problem]
+    notes: list[str]
+    sequences: int | None = None
+    tokens: dict[str, int] | None = None
+    rows: int | None = None
+    row_length: int | None = None
+    filled: float | None = None
+    learnt: float | None = None
+    preview: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    def to_text(self, colour: bool = False) -> str:
+        """Preview, problems and counts for people; learnt tokens in colour, or in brackets."""
+        lines = [line for shown in self.preview for line in (shown["origin"], _painted(shown["runs"], colour), "")]
+        lines += [*map(str, self.problems), *self.notes]
+        if self.tokens is not None:
+            spread = ", ".join(f"{name} {size:,}" for name, size in self.tokens.items())
+            lines.append(f"tokens: {spread}; {self.learnt or 0:.1%} are learnt")
+            lines.append(f"packed: {self.rows:,} rows of {self.row_length:,}, {self.filled or 0:.1%} full")
+        lines.append(
+            f"{self.examples:,} examples ({self.format or 'no known format'}), {len(self.problems):,} problems"
+        )
+        return "\n".join(lines)
+
+
+def holds_examples(source: str) -> bool:
+    """Whether a source holds examples to tune on, rather than plain text, by its first record that can be read."""
+    path = Path(portion(source)[0]).expanduser()
+    if source == "-" or source == "starter":
+        return True
+    records = JSONL | PARQUET | {".json"}
+    files = [path] if path.is_file() else list(path.rglob("*")) if path.is_dir() else []
+    if not files or any(file.suffix not in records for file in files if file.is_file() and file.name[0] != "."):
+        return False
+    try:
+        for _, record in read_records(str(path)):
+            if not isinstance(record, Problem):
+                return kind_of(record) != "text"
+    except DataError:
+        pass
+    return False
+
+
+def lint_examples(
+    sources: Sequence[str], tokenizer: Tokenizer | None = None, row_length: int = 4096, show: int = 0
+) -> ExamplesReport:
+    """Read every example; with a tokenizer also turn it into tokens, show the first ones and try its tool calls.
+
+    Errors: `DataError` for sources that cannot be read or do not go together; faults of examples are in the report.
+    """
+    found = read_all(sources)
+    report = ExamplesReport(found.format, len(found.examples), list(found.problems), list(_repeats(found)))
+    if tokenizer is None:
+        report.notes.append("note: tokens, what is learnt and the template are checked with --model")
+        return report
+    result = tokenise_all(found, tokenizer, row_length)
+    report.problems = [*result.problems, *_calls_that_change(found, tokenizer)]
+    report.problems.sort(key=lambda problem: (problem.path, problem.line))
+    pieces = [piece for unit in result.units for piece in unit.pieces]
+    if not pieces:
+        return report
+    rows = pack(result.units, row_length, tokenizer.eos_id, result.judged)
+    sizes = np.asarray([len(piece.ids) for piece in pieces])
+    report.sequences = len(pieces)
+    if found.format != "text":  # the parts of a long text have no end of their own
+        report.notes += _endless(result.units, tokenizer)
+    names = ("shortest", "median", "90 %", "99 %", "longest")
+    spread = np.percentile(sizes, [0, 50, 90, 99, 100], method="higher")
+    report.tokens = {name: int(size) for name, size in zip(names, spread, strict=True)}
+    report.rows, report.row_length = len(rows), row_length
+    report.filled = sum(unit.positions for unit in result.units) / (len(rows) * row_length)
+    report.learnt = result.num_learnt / result.num_tokens
+    report.preview = [_preview(unit, piece, tokenizer) for unit in result.units[:show] for piece in unit.pieces]
+    return report
+
+
+def _repeats(found: ExampleSet) -> Iterator[str]:
+    """Equal examples: counted, not a fault (a mixture may repeat on purpose)."""
+    first: dict[str, str] = {}
+    again = []
+    for example in found.examples:
+        content = repr([value for name, value in vars(example).items() if name != "origin"])
+        content = content.replace(repr(example.origin), "")
+        where = str(example.origin)
+        before = first.setdefault(content, where)
+        if before != where:
+            again.append(f"{where} repeats {before}")
+    if again:
+        yield f"note: {len(again):,} examples stand there twice, the first at {again[0]}"
+
+
+def _endless(units: Sequence[Unit], tokenizer: Tokenizer) -> Iterator[str]:
+    """Replies that end without a token that stops: the template's mark may be no token of this vocabulary."""
+    ends = [(unit, _last_learnt(unit.pieces[0])) for unit in units]
+    found = [unit for unit, last in ends if last is not None and last not in tokenizer.stop_ids]
+    if found:
+        yield (
+            f"note: {len(found):,} examples end with no token that stops a reply, the first at {found[0].origin}: "
+            "a model would not learn when to stop"
+        )
+
+
+def _last_learnt(piece: Piece) -> int | None:
+    pairs = zip(reversed(piece.ids), reversed(piece.learnt), strict=True)
+    return next((token for token, learnt in pairs if learnt), None)
+
+
+def _chats(example: Example) -> list[ChatExample]:
+    if isinstance(example, PreferenceExample):
+        parts: list[Any] = [example.chosen, example.rejected]
+    else:
+        parts = [example.example if isinstance(example, LabelledExample) else example]
+    return [part for part in parts if isinstance(part, ChatExample)]
+
+
+def _calls_that_change(found: ExampleSet, tokenizer: Tokenizer) -> Iterator[Problem]:
+    """Tool calls that the parser of replies would not give back: the model would learn what nobody can read."""
+    template = tokenizer.chat_template
+    for example in found.examples if template is not None else ():
+        for chat in _chats(example):
+            for index, message in enumerate(chat.messages):
+                if message.tool_calls:
+                    fault = _call_fault(chat, index, str(template), tokenizer)
+                    if fault:
+                        yield Problem(example.origin.file, example.origin.line, f"turn {index + 1}: {fault}")
+
+
+def _call_fault(chat: ChatExample, index: int, template: str, tokenizer: Tokenizer) -> str | None:
+    names = tokenizer.named_tokens
+    try:
+        prompt = render(chat.messages[:index], template, True, chat.tools, names)
+        turn = render(chat.messages[: index + 1], template, False, chat.tools, names)
+    except DataError:
+        return None  # told by the tokens' own check
+    if not turn.startswith(prompt):
+        return None
+    text = turn[len(prompt) :].rstrip()
+    for name, number in tokenizer.added_tokens.items():
+        if number in tokenizer.stop_ids:
+            text = text.removesuffix(name)
+    opened = prompt.rstrip().endswith(("<think>", "[THINK]"))
+    read = parse_reply(text, format_of(template), opened).tool_calls
+    if read == chat.messages[index].tool_calls:
+        return None
+    lost = next((call.name for call in chat.messages[index].tool_calls if call not in read), "?")
+    return f"the call of '{lost}' does not come back when the rendered reply is read; the template shows it otherwise"
+
+
+def _preview(unit: Unit, piece: Piece, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The text of a sequence in runs that are learnt or not."""
+    runs: list[tuple[bool, list[int]]] = []
+    for at, (token, learnt) in enumerate(zip(piece.ids, piece.learnt, strict=True)):
+        marked = learnt and at > 0  # nothing predicts the first token
+        if not runs or runs[-1][0] != marked:
+            runs.append((marked, []))
+        runs[-1][1].append(token)
+    shown = [{"text": tokenizer.decode(ids), "tokens": len(ids), "learnt": marked} for marked, ids in runs]
+    return {"origin": str(unit.origin), "runs": shown}
+
+
+def _painted(runs: Sequence[Mapping[str, Any]], colour: bool) -> str:
+    if colour:
+        return "".join(f"{_GREEN if run['learnt'] else _DIM}{run['text']}{_PLAIN}" for run in runs)
+    return "".join(f"[[{run['text']}]]" if run["learnt"] else run["text"] for run in runs)
