@@ -182,3 +182,13 @@ def test_a_prompt_that_opens_reasoning_which_is_not_shown_again(tokenizer):
         assert learnt_texts(tokenizer, ids, mask) == [reply + "<|im_end|>"]
     ids, mask = render_ids(tokenizer, [Message("user", "a"), Message("assistant", "", None, (CALL,))], opens)
     assert learnt_texts(tokenizer, ids, mask)[0].startswith("<tool_call>")
+
+
+def test_templates_that_join_arguments_as_text():
+    joins = (
+        "{% for m in messages %}{% for c in m.tool_calls %}"
+        "{{ c.function.name + ' ' + c.function.arguments }}{% endfor %}{% endfor %}"
+    )
+    assert render([Message("assistant", "", None, (CALL,))], joins) == 'add {"a": 1, "b": "é"}'
+    with pytest.raises(DataError, match="dict"):
+        render([Message("assistant", "", None, (CALL,))], joins + "{{ 1 + messages[0] }}")

@@ -6,6 +6,7 @@ What people write stays text: a user who types `<|im_end|>` does not end the tur
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -45,17 +46,25 @@ def render(
     """
     from coterie.text.sandbox import run  # jinja2 is slow to import
 
-    given = {
-        "messages": [_for_template(message) for message in messages],
-        "tools": list(tools) if tools else None,
-        "add_generation_prompt": add_generation_prompt,
-    }
-    return run(template, {**(variables or {}), **given})
+    given = {"tools": list(tools) if tools else None, "add_generation_prompt": add_generation_prompt}
+    names = {**(variables or {}), **given}
+    try:
+        return run(template, {**names, "messages": [_for_template(message) for message in messages]})
+    except DataError:
+        if not any(message.tool_calls for message in messages):
+            raise
+        try:  # some templates join the arguments of calls as text, as OpenAI sends them
+            return run(template, {**names, "messages": [_for_template(message, True) for message in messages]})
+        except DataError:
+            pass
+        raise
 
 
-def _for_template(message: Message) -> dict[str, Any]:
+def _for_template(message: Message, text_arguments: bool = False) -> dict[str, Any]:
     """Templates read reasoning under either of two names; each finds its own."""
     data = message.to_dict()
+    for call in data.get("tool_calls", ()) if text_arguments else ():
+        call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
     return data if message.reasoning is None else {**data, "reasoning": message.reasoning}
 
 
