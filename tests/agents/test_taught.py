@@ -109,7 +109,8 @@ def test_a_transcript_renders_as_what_was_learnt(taught: Path, tmp_path: Path) -
 
 AGENT = """
 import asyncio, json, sys
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
+from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool
+from agents import set_tracing_disabled
 from openai import AsyncOpenAI
 
 set_tracing_disabled(True)
@@ -121,10 +122,11 @@ def calculator(expression: str) -> str:
     return str(eval(expression))
 
 calculator.params_json_schema = PARAMETERS
+kind = {"chat": OpenAIChatCompletionsModel, "responses": OpenAIResponsesModel}[sys.argv[2]]
 client = AsyncOpenAI(base_url=sys.argv[1] + "/v1", api_key="x")
 agent = Agent(
     name="adder", instructions="You add.", tools=[calculator],
-    model=OpenAIChatCompletionsModel("model", client), model_settings=ModelSettings(temperature=0),
+    model=kind("model", client), model_settings=ModelSettings(temperature=0),
 )
 result = asyncio.run(Runner.run(agent, "what is 4 + 1?", max_turns=4))
 print(json.dumps({"called": called, "said": result.final_output}))
@@ -134,7 +136,7 @@ print(json.dumps({"called": called, "said": result.final_output}))
 @pytest.mark.slow
 @pytest.mark.net
 def test_openai_agents_calls_the_tool(taught: Path, tmp_path: Path) -> None:
-    """In an environment of its own, as its versions may clash with ours."""
+    """Through both APIs, in an environment of its own, as its versions may clash with ours."""
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     python = environment / "bin" / "python"
@@ -145,8 +147,9 @@ def test_openai_agents_calls_the_tool(taught: Path, tmp_path: Path) -> None:
     head = f"DESCRIPTION, PARAMETERS = {spec['description']!r}, {dict(spec['parameters'])!r}\n"
     (tmp_path / "agent.py").write_text(head + textwrap.dedent(AGENT))
     with coterie.serve_in_thread(coterie.load(taught), "model", page=False) as server:
-        command = [python, tmp_path / "agent.py", server.url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert found == {"called": ["4 + 1"], "said": "it is 5"}
+        for api in ("chat", "responses"):
+            command = [python, tmp_path / "agent.py", server.url, api]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr[-2000:]
+            found = json.loads(done.stdout.strip().splitlines()[-1])
+            assert found == {"called": ["4 + 1"], "said": "it is 5"}, api
