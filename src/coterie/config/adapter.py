@@ -10,7 +10,7 @@ from coterie.config.base import Settings, suggest
 
 AdaptedGroup = Literal["attention", "experts", "shared", "dense", "router", "norm", "embedding", "head"]
 ADAPTED_GROUPS: tuple[AdaptedGroup, ...] = get_args(AdaptedGroup)
-Treatment = Literal["lora", "full", "freeze"]
+Treatment = Literal["lora", "full", "freeze", "bias"]
 RankRule = Literal["per-expert", "active", "total"]
 
 # Groups without a matrix that is multiplied by activations: nothing for two factors to follow.
@@ -40,12 +40,12 @@ def effective_rank(rank: int, rule: RankRule, num_experts: int, top_k: int) -> i
 class AdapterConfig(Settings):
     """How a model is adapted.
 
-    `train` says for each group `lora` (low-rank factors beside frozen weights), `full` (the weights themselves) or
-    `freeze`; groups that are not named keep the default: LoRA on attention, experts, shared and dense feed-forwards.
-    The factors' product is multiplied by `alpha` over their rank. `dropout` acts on what the factors read. `dora`
-    learns the length of each output row beside its direction. `quant`: the frozen matrices of attention, experts,
-    shared and dense feed-forwards are kept in 8 or 4 bits, each `quant_block` numbers of a row with a scale of their
-    own. `seed`: of the factors' start.
+    `train` says for each group `lora` (low-rank factors beside frozen weights), `full` (the weights themselves),
+    `freeze`, or for routers `bias` (their biases alone, the selection bias too); groups that are not named keep the
+    default: LoRA on attention, experts, shared and dense feed-forwards. The factors' product is multiplied by `alpha`
+    over their rank. `dropout` acts on what the factors read. `dora` learns the length of each output row beside its
+    direction. `quant`: the frozen matrices of attention, experts, shared and dense feed-forwards are kept in 8 or 4
+    bits, each `quant_block` numbers of a row with a scale of their own. `seed`: of the factors' start.
     """
 
     rank: int = Field(16, gt=0)
@@ -75,6 +75,9 @@ class AdapterConfig(Settings):
         for group in _NO_LORA:
             if self.train[group] == "lora":  # type: ignore[index]
                 raise ValueError(f"'{group}' takes full or freeze: it has no matrix product to put factors beside")
+        for group, treatment in self.train.items():
+            if treatment == "bias" and group != "router":
+                raise ValueError(f"'{group}' takes lora, full or freeze: 'bias' is for routers")
         if all(treatment == "freeze" for treatment in self.train.values()):
             raise ValueError("every group is frozen, so nothing would be trained; give one of them lora or full")
         return self

@@ -32,8 +32,10 @@ class TuneConfig(Settings):
     `model`: a checkpoint directory, hub id, or an adapter's directory (whose factors are then trained further). `data`:
     sources of examples; their kind chooses the objective where it is `auto`. `train`: what happens to each group, over
     what `method` does by itself. `experts`: a file of chosen experts (of `coterie select`) that alone are trained.
-    `router`: policy for routers (freeze, full, lora, or bias: their biases alone); None is what the method does.
-    `balance`: the balance losses as the model declares them (arch), none, or a coefficient.
+    `router`: policy for routers (freeze, full, lora, bias: their biases alone, or dense-grad: in full, learning from
+    the experts that were not chosen too); None is what the method does. `balance`: the balance losses as the model
+    declares them (arch), none, or a coefficient; `balance_prompts`: whether tokens that are not learnt count in the
+    statistics.
 
     Budget: `steps`, else `epochs` over the data. `row_length` None: what the longest example needs, at most the model's
     positions; `batch_rows` None: about 4096 tokens a step, fewer for few examples; `lr` None: by method and size.
@@ -54,8 +56,9 @@ class TuneConfig(Settings):
     rank_rule: RankRule = "per-expert"
     bits: Literal[4, 8] = 4
     experts: str | None = None
-    router: Literal["freeze", "full", "lora", "bias"] | None = None
+    router: Literal["freeze", "full", "lora", "bias", "dense-grad"] | None = None
     balance: Literal["arch", "none"] | float = "arch"
+    balance_prompts: bool = True
     beta: float = Field(0.1, gt=0)
     orpo_weight: float = Field(0.1, gt=0)
     epochs: float = Field(3.0, gt=0)
@@ -127,7 +130,7 @@ class TuneConfig(Settings):
         else:
             adapted |= dict.fromkeys(("attention", "experts", "shared", "dense"), "lora")
         if self.router is not None:
-            adapted["router"] = "full" if self.router == "bias" else self.router
+            adapted["router"] = "full" if self.router == "dense-grad" else self.router
         unknown = [group for group in self.train if group not in ADAPTED_GROUPS]
         if unknown:
             raise ConfigError(f"train: unknown group '{unknown[0]}'; groups: {', '.join(ADAPTED_GROUPS)}")

@@ -18,15 +18,17 @@ class Layout:
     """Positions and segment lengths of T packed tokens. Attention never crosses a segment.
 
     `positions_T`: int64, the position of each token in its own sequence. `lengths`: host integers summing to T.
-    `valid_T`: bool, False where a token is padding (None: all valid). `memo` holds index tables that attention
-    derives from the lengths once per batch and shares between layers. `steering`: `nn.steering.Steering`, what single
-    tokens ask of the routers, or None.
+    `valid_T`: bool, False where a token is padding (None: all valid). `counted_T`: bool, the tokens that routers take
+    into their statistics (None: the valid ones). `memo` holds index tables that attention derives from the lengths once
+    per batch and shares between layers. `steering`: `nn.steering.Steering`, what single tokens ask of the routers, or
+    None.
     """
 
     positions_T: Tensor
     lengths: tuple[int, ...]
     valid_T: Tensor | None = None
     steering: Any = None
+    counted_T: Tensor | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod

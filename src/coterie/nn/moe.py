@@ -57,7 +57,8 @@ class MoE(nn.Module):
     def forward(self, x_TD: Tensor, layout: Layout, balance_tokens: float | None = None) -> Tensor:
         steering = layout.steering
         if steering is None:
-            routing = self.router(x_TD, layout.valid_T, balance_tokens)
+            counted_T = layout.valid_T if layout.counted_T is None else layout.counted_T
+            routing = self.router(x_TD, counted_T, balance_tokens)
         else:
             routing = self.router(x_TD, layout.valid_T, balance_tokens, steering.of(self.router))
             steering.note(self.router, routing)

@@ -41,10 +41,10 @@ from coterie.train.loop import Trainer
 from coterie.train.objectives import Objective, cross_entropy
 from coterie.train.optim import build_optimiser
 from coterie.train.precision import choose_device, choose_dtype
-from coterie.train.preference import dpo, kto, orpo, segment_sums, with_reference
+from coterie.train.preference import KTO, dpo, orpo, segment_sums, with_reference
 from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
-from coterie.weights.commit import RunLock
+from coterie.weights.commit import RunLock, remove_directory
 from coterie.weights.probes import ProbeRecord, difference
 
 _FREE_TO_CHANGE = {"save_every", "eval_every", "keep", "log_every", "threads", "out", "max_forgetting"}
@@ -156,6 +156,7 @@ def _build(config: TuneConfig) -> tuple[Tuned, TuneData, Trainer, Coverage]:
         lr=lr,
         accumulate=config.accumulate,
         clip_norm=config.clip_norm,
+        balance_prompts=config.balance_prompts,
         seed=config.seed,
         flops_per_token=flops_per_token(tuned.model.config, data.row_length, training=True),
         device=device,
@@ -179,7 +180,7 @@ def _objective(config: TuneConfig, name: str) -> tuple[Objective, bool]:
     if name == "orpo":
         return orpo(config.orpo_weight), False
     if name == "kto":
-        return kto(config.beta), True
+        return KTO(config.beta), True
     return dpo(config.beta, "ipo" if name == "ipo" else "sigmoid", normalise=name in ("ipo", "dpo-norm")), True
 
 
@@ -231,10 +232,11 @@ def _callbacks(
         judge = [Evaluate(config.eval_every, lambda _: held_out_metrics(model, data.held_out, trainer.device))]
     return [
         coverage,
+        *([trainer.objective] if isinstance(trainer.objective, Callback) else []),
         *judge,
+        *guards,
         checkpoints,
         JsonlLog(out / "metrics.jsonl", config.log_every),
-        *guards,
         Progress(out.name),
         Interrupts(resume_hint),
     ]
@@ -306,6 +308,8 @@ def _finish(
         report["proof"] = prove(before.probes, after.probes, reloaded, path)
     except Exception as error:
         report["failed"] = str(error)
+        if (out / tuned.kind).exists():
+            remove_directory(out / tuned.kind)
         raise
     finally:
         write_report(out / "report.json", report)

@@ -14,16 +14,18 @@ from torch import Tensor
 from coterie.config import BalanceConfig, CheckpointError, ConfigError, ExpertSelection
 from coterie.config.tune import TuneConfig
 from coterie.nn.groups import parameter_groups
+from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.adapter import attach
+from coterie.weights.adapter import attach, is_trained
 from coterie.weights.adapter_files import base_of, is_adapter, load_adapter, save_adapter
 from coterie.weights.checkpoint import load_model, locate, save_model
 from coterie.weights.patch import attach_subset, load_patch, save_patch
-from coterie.weights.probes import ProbeRecord, base_gravity, default_sequences, difference, record
+from coterie.weights.probes import SAME, ProbeRecord, base_gravity, default_sequences, difference, record
 
 TRAINABLE = "trainable.safetensors"
 GRAVITY = 0.9  # of the written result: nearer to the tuned model than to its base by this much
+BIAS_RATE = 1e-3  # step of the selection bias where the model names none: DeepSeek-V3's
 UNCHANGED = 1e-6  # nats: a tuned model that says the same as its base to this is the base
 
 
@@ -73,12 +75,12 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
         if chosen is not None:
             chosen.check(model.config)
         attach(model, config.adapter(), dict(chosen.experts) if chosen is not None else None)
-    if config.router == "bias":
-        _only_biases(model)
-    _set_balance(config, model, treatments)
+    if config.router == "dense-grad":
+        _hear_all_experts(model)
+    _set_balance(config, model, treatments.get("router", "freeze"))
     groups = parameter_groups(model)
     present = {groups[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
-    asked = {group for group, how in treatments.items() if how != "freeze" and group in set(groups.values())}
+    asked = {group for group, how in treatments.items() if how not in ("freeze", "bias") and group in groups.values()}
     if config.experts and config.method != "esft":
         asked |= {"experts"}
     return Tuned(model, loaded.tokenizer, loaded.path, origin, kind, treatments, asked | present)
@@ -114,29 +116,36 @@ def _make_whole(model: Transformer, treatments: dict[str, str]) -> None:
         raise ConfigError("method full trains weights themselves; use method lora with train.GROUP=full to mix both")
     groups = parameter_groups(model)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(treatments.get(groups[name], "freeze") == "full")
+        parameter.requires_grad_(is_trained(name, treatments.get(groups[name], "freeze")))
 
 
-def _only_biases(model: Transformer) -> None:
-    """Routers keep their weights; their biases move: by gradient, or by the rule of the loss-free selection bias."""
+def _hear_all_experts(model: Transformer) -> None:
+    """Routers also learn from the experts that they did not choose."""
+    for layer, block in enumerate(model.blocks):
+        if isinstance(block.ffn, MoE):
+            if block.ffn.config.router.apply_to == "input":
+                raise ConfigError(
+                    f"router=dense-grad: layer {layer} multiplies what experts read by the score, so one that is not "
+                    "chosen says nothing; use router=full"
+                )
+            block.ffn.dense_gradient = True
+
+
+def _set_balance(config: TuneConfig, model: Transformer, treatment: str) -> None:
+    """Balance losses as asked. The selection bias moves only where the result holds it: with full or bias."""
     for layer, router in model.routers():
-        if router.bias is None and router.select_bias is None:
-            raise ConfigError(f"router=bias: the router of layer {layer} has no bias; use router=full or lora")
-        for name, parameter in router.named_parameters():
-            parameter.requires_grad_(name == "bias")
-
-
-def _set_balance(config: TuneConfig, model: Transformer, treatments: dict[str, str]) -> None:
-    """Balance losses as asked; the selection bias of a frozen router never moves."""
-    for _, router in model.routers():
         own = router.balance.config
         change: dict[str, Any] = {}
         if config.balance == "none":
             change = {"loss_coef": 0.0, "z_loss_coef": 0.0}
         elif isinstance(config.balance, float):
             change = {"loss_coef": config.balance}
-        if treatments.get("router", "freeze") == "freeze" and config.router != "bias":
+        if treatment not in ("full", "bias"):
             change["bias_rate"] = 0.0
+        elif treatment == "bias" and router.bias is None:
+            if router.select_bias is None:
+                raise ConfigError(f"router=bias: the router of layer {layer} has no bias; use router=full or lora")
+            change["bias_rate"] = own.bias_rate or BIAS_RATE
         router.balance.config = BalanceConfig.from_dict(own.to_dict() | change, "balance")
 
 
@@ -221,6 +230,11 @@ def prove(base: ProbeRecord, tuned: ProbeRecord, reloaded: ProbeRecord, path: Pa
         raise CheckpointError(
             f"{path}: read back, it is nearer to the base than to the tuned model (gravity {gravity:.2f} of at least "
             f"{GRAVITY}); the result is not to be used"
+        )
+    if not lost.within(SAME):
+        raise CheckpointError(
+            f"{path}: read back, it is not the tuned model: log-probabilities differ by {lost.mean_logprob:.3g} on "
+            f"average and {lost.max_logprob:.3g} at most; the result is not to be used"
         )
     return {
         "gravity": gravity,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ class Batch:
 
     `weight` is the sum of `weights_T` (of rows for preference learning: the number of preferences or labels) and
     `num_valid` the tokens that are not padding, known on the host so that the loop can count a whole step before any of
-    it runs. `judged`: (its first segment, preference or label).
+    it runs. `judged`: (its first segment, preference or label). `num_counted`: tokens in the routers' statistics.
     """
 
     ids_T: Tensor
@@ -31,15 +31,17 @@ class Batch:
     num_valid: int
     num_rows: int
     judged: tuple[tuple[int, Judged], ...] = ()
+    num_counted: int = 0
 
     @property
     def num_tokens(self) -> int:
         return int(self.ids_T.shape[0])
 
 
-def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
+def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_prompts: bool = True) -> Batch:
     """Concatenate rows; `layout.valid_T` is False on padding and None when there is none.
 
+    `balance_prompts` False: routers count only the positions that are learnt.
     Errors: `DataError` for no rows, or a row whose segments do not sum to its length.
     """
     if not rows:
@@ -56,15 +58,19 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
         valid_T = torch.from_numpy(np.concatenate(parts)).to(device)
     lengths = [length for row in rows for length in row.lengths if length]
     judged = tuple(_judged(rows))
+    layout = Layout.packed(lengths, valid_T=valid_T, device=device)
+    if not balance_prompts:
+        layout = replace(layout, counted_T=torch.from_numpy(weights_T > 0).to(device))
     return Batch(
         ids_T=_to_tensor([row.ids for row in rows], device),
         targets_T=_to_tensor([row.targets for row in rows], device),
         weights_T=torch.from_numpy(weights_T).to(device),
-        layout=Layout.packed(lengths, valid_T=valid_T, device=device),
+        layout=layout,
         weight=float(len(judged)) if judged else float(weights_T.sum(dtype=np.float64)),
         num_valid=num_tokens - num_padding,
         num_rows=len(rows),
         judged=judged,
+        num_counted=num_tokens - num_padding if balance_prompts else int((weights_T > 0).sum()),
     )
 
 

@@ -20,6 +20,8 @@ from coterie.weights.quantise import bits_by_group
 if TYPE_CHECKING:
     from coterie.train.loop import Trainer
 
+_PIECE, _64 = 1 << 20, (1 << 64) - 1
+
 
 @dataclass(frozen=True)
 class GroupPlan:
@@ -144,7 +146,7 @@ def require_reach(found: list[GroupReach], asked: set[str]) -> None:
 class Coverage(Callback):
     """After the first backward pass, checks that every group in `asked` is reached; keeps the finding as `found`.
 
-    Frozen tensors are summed up bit by bit at the start; `require_frozen` compares.
+    Frozen tensors are summed up bit by bit at the start; `require_frozen` compares. A resumed run keeps its finding.
     """
 
     def __init__(self, asked: set[str]) -> None:
@@ -154,6 +156,12 @@ class Coverage(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         self._frozen = _frozen_marks(trainer.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"found": [asdict(entry) for entry in self.found]} if self.found is not None else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.found = [GroupReach(**entry) for entry in state["found"]]
 
     def after_backward(self, trainer: Trainer) -> None:
         if self.found is not None:
@@ -172,11 +180,18 @@ class Coverage(Callback):
 
 
 def _frozen_marks(model: nn.Module) -> dict[str, int]:
-    """A sum over the bits of each frozen parameter: any change of a single number changes it."""
+    """Of each frozen parameter a sum over its bits, each times an odd number of its place (modulo 2^64).
+
+    Any change of a single number changes it; so does nearly every other change, numbers that trade places included.
+    """
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     marks = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             bits = parameter.detach().contiguous().view(-1).view(kinds[parameter.element_size()])
-            marks[name] = int(bits.sum(dtype=torch.int64))
+            marks[name] = sum(int((part.long() * _odd(part)).sum()) for part in bits.split(_PIECE)) & _64
     return marks
+
+
+def _odd(part: Tensor) -> Tensor:
+    return torch.arange(1, 2 * part.numel(), 2, device=part.device)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from coterie.config.errors import TrainingError
 from coterie.train.callbacks import Callback, Record
@@ -16,14 +16,16 @@ _log = logging.getLogger("coterie")
 OVERLOAD = 3.0  # times the worst overload of the first steps
 DEAD = 0.25  # of all routed experts, beyond those of the first steps
 DRIFT = 0.5  # share of expert choices on fixed texts that are still those of the start
+LOOKS = 10  # at the agreement, in a run
 SETTLE = 3  # steps whose worst is the measure
 
 
 class RouterGuard(Callback):
-    """Watches the statistics of every step, and `agreement()` (share of choices as at the start) at every evaluation.
+    """Watches the statistics of every step, and `agreement()`, the share of expert choices that are as at the start.
 
     `warn` says it once per kind; `stop` ends the run after the step; `rollback` ends it too, and the result is what
-    `restore()` brings back (the last checkpoint). The first steps of a run are the measure of what is usual.
+    `restore()` brings back (the last checkpoint). The first steps of a run are the measure of what is usual. The
+    agreement is measured ten times in a run, and at its end.
     """
 
     def __init__(
@@ -42,12 +44,24 @@ class RouterGuard(Callback):
         self._seen = 0
         self._told: set[str] = set()
 
-    def on_record(self, trainer: Trainer, record: Record) -> None:
-        if record["kind"] == "eval":
+    def state_dict(self) -> dict[str, Any]:
+        return {"warnings": self.warnings, "usual": self._usual, "seen": self._seen, "told": sorted(self._told)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.warnings, self._usual = list(state["warnings"]), dict(state["usual"])
+        self._seen, self._told = int(state["seen"]), set(state["told"])
+
+    def on_start(self, trainer: Trainer) -> None:
+        if self.warnings and self.action != "warn":  # the run has been ended by this before
+            trainer.stop(f"routing: {self.warnings[0]}")
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.step_count % max(1, trainer.steps // LOOKS) == 0 or trainer.step_count >= trainer.steps:
             share = self.agreement()
             if share < DRIFT:
                 self._act(trainer, "drift", f"only {share:.0%} of expert choices on fixed texts are as at the start")
-            return
+
+    def on_record(self, trainer: Trainer, record: Record) -> None:
         if record["kind"] != "train" or "worst_overload" not in record:
             return
         if self._seen < SETTLE:

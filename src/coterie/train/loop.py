@@ -46,8 +46,8 @@ class Trainer:
     `model(ids_T, layout, balance_tokens=n) -> h_TD` with `head_weight`; its `after_step()` and `training_buffers()` are
     used where it has them. `schedule(step)` is the factor on `lr` of step 0, 1, ... One step takes `accumulate`
     micro-batches. `mtp_weight`: of the loss of the model's layers for multi-token prediction, beside the objective.
-    `bytes_per_token` turns nats per token into bits per byte; `flops_per_token` is forward and backward.
-    Building one seeds PyTorch with `seed`.
+    `balance_prompts` False: router statistics are of learnt positions alone. `bytes_per_token` turns nats per token
+    into bits per byte; `flops_per_token` is forward and backward. Building one seeds PyTorch with `seed`.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Trainer:
         clip_norm: float | None = 1.0,
         seed: int = 0,
         mtp_weight: float = 0.0,
+        balance_prompts: bool = True,
         bytes_per_token: float | None = None,
         flops_per_token: float = 0.0,
         device: torch.device | str = "cpu",
@@ -81,6 +82,7 @@ class Trainer:
         self.clip_norm = clip_norm
         self.seed = seed
         self.mtp_weight = mtp_weight
+        self.balance_prompts = balance_prompts
         self.bytes_per_token = bytes_per_token
         self.flops_per_token = flops_per_token
         self.device = torch.device(device)
@@ -126,8 +128,8 @@ class Trainer:
         """
         started = time.perf_counter()
         batches = self._fetch()
-        weight, num_valid, num_rows = self._global_counts(batches)
-        loss, metrics = self._accumulate(batches, weight, num_valid)
+        weight, num_valid, num_rows, num_counted = self._global_counts(batches)
+        loss, metrics = self._accumulate(batches, weight, num_counted)
         for callback in self.callbacks:
             callback.after_backward(self)
         norm = self._reduce_and_clip()
@@ -215,50 +217,53 @@ class Trainer:
         """All micro-batches of the step, so that its tokens are counted before any of it runs."""
         if self._reader is None:
             self._reader = self.batches(self.next_sample)
-        batches = [collate(rows, self.device) for rows in itertools.islice(self._reader, self.accumulate)]
+        batches = [
+            collate(rows, self.device, self.balance_prompts) for rows in itertools.islice(self._reader, self.accumulate)
+        ]
         if len(batches) < self.accumulate:
             raise TrainingError(
                 f"step {self.step_count + 1}: the data ends at sample {self.next_sample}; give more data or fewer steps"
             )
         return batches
 
-    def _global_counts(self, batches: list[Batch]) -> tuple[float, int, int]:
-        """Token weight, valid tokens and rows of the step over all processes."""
-        mine = [(batch.weight, batch.num_valid, batch.num_rows) for batch in batches]
+    def _global_counts(self, batches: list[Batch]) -> tuple[float, int, int, int]:
+        """Token weight, valid tokens, rows and counted tokens of the step over all processes."""
+        mine = [(batch.weight, batch.num_valid, batch.num_rows, batch.num_counted) for batch in batches]
         counts = torch.tensor(mine, dtype=torch.float64).sum(0)
         all_reduce_sum([counts])
-        weight, num_valid, num_rows = counts.tolist()
+        weight, num_valid, num_rows, num_counted = counts.tolist()
         if weight <= 0:
             raise TrainingError(
                 f"step {self.step_count + 1}: no token has a positive weight (samples {self.next_sample} on); "
                 "look at the rows with `coterie data lint`"
             )
-        return weight, int(num_valid), int(num_rows)
+        return weight, int(num_valid), int(num_rows), int(num_counted)
 
-    def _accumulate(self, batches: list[Batch], weight: float, num_valid: int) -> tuple[Tensor, dict[str, float]]:
+    def _accumulate(self, batches: list[Batch], weight: float, num_counted: int) -> tuple[Tensor, dict[str, float]]:
         """Forward and backward of each micro-batch; the mean loss and metrics of the step."""
         self.model.train()
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         sums: dict[str, Tensor] = {}
         for batch in batches:
-            h_TD = self.model(batch.ids_T, batch.layout, balance_tokens=float(num_valid))
+            h_TD = self.model(batch.ids_T, batch.layout, balance_tokens=float(num_counted))
             logp_T = token_logprobs(h_TD, self.model.head_weight, batch.targets_T)  # type: ignore[arg-type]
             total, metrics = self.objective(logp_T, batch)
             if self.mtp_weight:
-                further = self._predict_further(h_TD, batch, float(num_valid))
+                further = self._predict_further(h_TD, batch, float(num_counted))
                 total, metrics = total + self.mtp_weight * further, metrics | {"mtp_loss": further}
-            (total / weight).backward()
+            if total.requires_grad:  # not where biases that follow a rule are all that moves
+                (total / weight).backward()
             loss += total.detach()
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
         all_reduce_sum([loss, *sums.values()])
         return loss / weight, {name: float(value) / weight for name, value in sums.items()}
 
-    def _predict_further(self, h_TD: Tensor, batch: Batch, num_valid: float) -> Tensor:
+    def _predict_further(self, h_TD: Tensor, batch: Batch, num_counted: float) -> Tensor:
         """Sum of -log p over the targets one and more tokens further on, averaged over the layers that predict them."""
         sums = []
         targets_T, weights_T = batch.targets_T, batch.weights_T
-        layers = self.model.predict_further(h_TD, batch.targets_T, batch.layout, num_valid)  # type: ignore[operator]
+        layers = self.model.predict_further(h_TD, batch.targets_T, batch.layout, num_counted)  # type: ignore[operator]
         for further_TD in layers:
             targets_T, weights_T = shifted_targets(targets_T, weights_T, batch.layout)
             logp_T = token_logprobs(further_TD, self.model.head_weight, targets_T)  # type: ignore[arg-type]

@@ -1,16 +1,16 @@
 """Objectives that learn from preferences and labels (`Batch.judged`): DPO and its forms, ORPO, KTO.
 
 All are sums over the preferences or labels of a micro-batch; the loop divides by their number in the whole step, so
-that packing, padding and accumulation change nothing (KTO's baseline excepted, see `kto`). Notation: pi is the model, r
-the reference, c chosen, j rejected; log-probabilities are summed over the learnt tokens of a segment, or averaged over
-them where `normalise` says so. N segments.
+that packing, padding and accumulation change nothing. Notation: pi is the model, r the reference, c chosen, j rejected;
+log-probabilities are summed over the learnt tokens of a segment, or averaged over them where `normalise` says so. N
+segments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from coterie.data.rows import Row
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.train.batch import Batch, collate
+from coterie.train.callbacks import Callback
+from coterie.train.loop import Trainer, all_reduce_sum
 from coterie.train.objectives import Objective
 
 Metrics = dict[str, Tensor]
@@ -96,29 +98,45 @@ def _log_one_minus(logp: Tensor) -> Tensor:
     return torch.log(-torch.expm1(logp.clamp(max=-1e-6)))
 
 
-def kto(beta: float = 0.1, wanted_weight: float = 1.0, unwanted_weight: float = 1.0) -> Objective:
-    """Kahneman-Tversky optimisation from single labels (arXiv 2402.01306).
+class KTO(Callback):
+    """Kahneman-Tversky optimisation from single labels (arXiv 2402.01306): an objective, and a callback of its run.
 
     With h = pi - r: `1 - sigmoid(beta (h - z))` for a wanted continuation, `1 - sigmoid(beta (z - h))` for an unwanted
-    one. The baseline z is the mean of h over continuations of other prompts, not below 0 and without gradient, of the
-    micro-batch (as in the paper): the one place where the size of a micro-batch plays a part.
+    one. The baseline z is the mean of h over continuations of other prompts, not below 0. The paper takes it from the
+    micro-batch; here it is that of the whole step before (0 at first, where the model is the reference), so that
+    accumulation cannot change a step.
     """
 
-    def objective(logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+    def __init__(self, beta: float = 0.1, wanted_weight: float = 1.0, unwanted_weight: float = 1.0) -> None:
+        self.beta = beta
+        self.weights = (wanted_weight, unwanted_weight)
+        self.baseline = 0.0
+        self._seen = torch.zeros(2, dtype=torch.float64)  # sum of h over strangers, their number
+
+    def __call__(self, logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        """The sum over the labels of a micro-batch, and metrics."""
         own, strange, ref_own, ref_strange, _ = _pairs(logp_T, batch, normalise=False, reference=True)
         wanted = torch.tensor([mark.wanted for _, mark in batch.judged], device=logp_T.device)
-        h = own - ref_own
-        z = (strange - ref_strange).detach().mean().clamp_min(0)
-        sign = torch.where(wanted, 1.0, -1.0)
-        weight = torch.where(wanted, wanted_weight, unwanted_weight)
-        loss = weight * (1 - torch.sigmoid(beta * sign * (h - z)))
+        h, other = own - ref_own, (strange - ref_strange).detach()
+        self._seen += torch.tensor([float(other.sum()), len(other)], dtype=torch.float64)
+        weight = torch.where(wanted, *self.weights)
+        loss = weight * (1 - torch.sigmoid(self.beta * torch.where(wanted, 1.0, -1.0) * (h - self.baseline)))
         return loss.sum(), {
-            "reward_wanted": beta * (h * wanted).sum(),
-            "reward_unwanted": beta * (h * ~wanted).sum(),
-            "baseline": z * len(batch.judged),
+            "reward_wanted": self.beta * (h * wanted).sum(),
+            "reward_unwanted": self.beta * (h * ~wanted).sum(),
+            "baseline": torch.full_like(loss, self.baseline).sum(),
         }
 
-    return objective
+    def after_step(self, trainer: Trainer) -> None:
+        all_reduce_sum([self._seen])
+        self.baseline = max(0.0, float(self._seen[0] / self._seen[1].clamp_min(1)))
+        self._seen.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"baseline": self.baseline}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.baseline = float(state["baseline"])
 
 
 @torch.no_grad()

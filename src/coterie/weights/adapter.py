@@ -57,6 +57,13 @@ def is_factor(name: str) -> bool:
     return name.rpartition(".")[2].startswith("lora_")
 
 
+def is_trained(name: str, treatment: str) -> bool:
+    """Whether a parameter of a group with this treatment has a gradient."""
+    if treatment == "bias":
+        return name.endswith(".router.bias")
+    return treatment == "full" or (treatment == "lora" and is_factor(name))
+
+
 def attach(model: Transformer, config: AdapterConfig, experts: Selection | None = None) -> None:
     """Replace layers and set `requires_grad` of every parameter to exactly what `config.train` says.
 
@@ -77,9 +84,9 @@ def attach(model: Transformer, config: AdapterConfig, experts: Selection | None 
     groups = parameter_groups(model)
     for name, parameter in model.named_parameters():
         treatment = treatments.get(groups[name], "freeze")
-        factor = is_factor(name)
-        parameter.requires_grad_(treatment == "full" or (treatment == "lora" and factor))
-    if not any(parameter.requires_grad for parameter in model.parameters()):
+        parameter.requires_grad_(is_trained(name, treatment))
+    moved = config.train["router"] == "bias" and any(r.select_bias is not None for _, r in model.routers())
+    if not moved and not any(parameter.requires_grad for parameter in model.parameters()):
         wanted = ", ".join(f"{group}={how}" for group, how in config.train.items() if how != "freeze")
         raise ConfigError(f"adapter: {wanted} reaches no parameter of this {model.config.family} model")
     model.adapter = config
@@ -150,15 +157,16 @@ def _check_selection(model: Transformer, config: AdapterConfig, experts: Selecti
 def adapter_state(model: Transformer) -> dict[str, Tensor]:
     """What the adapter is made of, by our parameter names: factors, and weights that are trained in full.
 
-    With a router trained in full its selection bias (a buffer) belongs to it.
+    Where routers are trained in full, or their biases alone, the selection bias (a buffer) belongs to it.
     """
     state = {
         name: parameter.detach()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad or is_factor(name)
     }
+    biases = model.adapter is not None and model.adapter.train["router"] == "bias"
     for name, buffer in model.named_buffers():
-        if name.endswith(".router.select_bias") and f"{name.rpartition('.')[0]}.weight" in state:
+        if name.endswith(".router.select_bias") and (biases or f"{name.rpartition('.')[0]}.weight" in state):
             state[name] = buffer
     return state
 
