@@ -31,7 +31,8 @@ from coterie.recipes.tune_model import (
     save_result,
     write_trainable,
 )
-from coterie.recipes.tune_report import change, report_lines, write_report
+from coterie.recipes.tune_report import change, write_report
+from coterie.report.tuning_page import tuning_lines
 from coterie.train.allocator import keep_freed_memory
 from coterie.train.batch import collate
 from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress
@@ -274,7 +275,11 @@ def _measure(tuned: Tuned, data: TuneData, documents: list[HeldoutDocument]) -> 
     model, device = tuned.model, tuned.model.embed.weight.device
     training = model.training
     model.eval()
-    retention = score_documents(model, documents, tuned.tokenizer.eos_id, 1024) if documents else []
+    retention = (
+        score_documents(model, documents, tuned.tokenizer.eos_id, min(1024, model.config.max_positions))
+        if documents
+        else []
+    )
     result = _Before(probe(model, tuned.tokenizer), unit_scores(model, data.held_out, device), retention)
     model.train(training)
     return result
@@ -311,9 +316,9 @@ def _finish(
         if (out / tuned.kind).exists():
             remove_directory(out / tuned.kind)
         raise
+    else:
+        report["path"] = str(path)
     finally:
-        write_report(out / "report.json", report)
-    report["path"] = str(path)
-    write_report(out / "report.json", report)
-    print("\n".join(report_lines(report)), file=sys.stderr)
+        write_report(out, report, f"Tuning {config.model}")
+    print("\n".join(tuning_lines(report)), file=sys.stderr)
     return TuneResult(path, tuned.kind, result.reason, result.steps, result.tokens, result.seconds, report)

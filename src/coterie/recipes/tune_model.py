@@ -19,7 +19,7 @@ from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.adapter import attach, is_trained
 from coterie.weights.adapter_files import base_of, is_adapter, load_adapter, save_adapter
-from coterie.weights.checkpoint import load_model, locate, save_model
+from coterie.weights.checkpoint import kept_dtype, load_model, locate, save_model
 from coterie.weights.patch import attach_subset, load_patch, save_patch
 from coterie.weights.probes import SAME, ProbeRecord, base_gravity, default_sequences, difference, record
 
@@ -52,7 +52,10 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
         origin, further = base_of(config.model), config.model
     whole = config.method in ("full", "esft")
     quantise = config.adapter() if config.method == "qlora" else None
-    loaded = load_model(origin, "float32" if whole else dtype, device, compute_dtype=dtype, quantise=quantise)
+    held = (
+        torch.float32 if whole else kept_dtype(locate(origin))
+    )  # its own: the result belongs to it, not to a rounding
+    loaded = load_model(origin, held, device, compute_dtype=dtype, quantise=quantise)
     model = loaded.model
     if loaded.tokenizer is None:
         raise ConfigError(f"{config.model}: has no tokenizer.json, so examples cannot be read; add the model's own")

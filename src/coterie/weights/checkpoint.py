@@ -165,6 +165,11 @@ def stored_dtype(directory: Path, config: ModelConfig) -> torch.dtype:
     return only if only in (torch.bfloat16, torch.float16) else torch.float32
 
 
+def kept_dtype(directory: Path) -> torch.dtype:
+    """The type to hold and write a directory's weights in: its own, bfloat16 where they are quantised."""
+    return torch.bfloat16 if open_tensors(directory).quantised else stored_dtype(directory, read_config(directory))
+
+
 @torch.no_grad()
 def _fill(model: Transformer, directory: Path, stored: StoredTensors) -> None:
     own = dict(model.named_parameters()) | dict(model.named_buffers())

@@ -21,7 +21,7 @@ from coterie.text.tokenizer import Tokenizer
 from coterie.weights.adapter import merge_adapter
 from coterie.weights.adapter_files import AdapterFiles, check_adapter, load_adapter
 from coterie.weights.adapter_layouts import Layout
-from coterie.weights.checkpoint import load_model, locate, open_tensors, read_config, stored_dtype
+from coterie.weights.checkpoint import kept_dtype, load_model, locate, open_tensors
 from coterie.weights.commit import MANIFEST, commit_directory
 from coterie.weights.probes import (
     FAITHFUL,
@@ -90,8 +90,7 @@ def merge_checkpoint(
     if final.exists() and not (final.is_dir() and not any(final.iterdir())):
         raise CheckpointError(f"{final}: exists already; remove it or choose another path")
     dequantised = open_tensors(directory).quantised
-    own = torch.bfloat16 if dequantised else stored_dtype(directory, read_config(directory))
-    stored = own if dtype is None else as_dtype(dtype)
+    stored = kept_dtype(directory) if dtype is None else as_dtype(dtype)
     loaded = load_model(directory, dtype=stored)
     if dequantised:
         _log.warning("NOTE: the base %s is quantised; the merged weights are written as %s", directory, _name(stored))

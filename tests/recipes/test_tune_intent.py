@@ -1,0 +1,160 @@
+"""What is trained is exactly what was asked for, in every architecture, and whatever moves is in the result."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import coterie
+from coterie.config import CheckpointError, ConfigError
+from coterie.config.tune import TuneConfig
+from coterie.nn.experts import ExpertLinear
+from coterie.nn.linear import Linear
+from coterie.nn.moe import MoE
+from coterie.nn.router import Router
+from coterie.recipes.tune_model import prepare_model, probe, prove
+from tests.recipes.tuned import base, conversations, tuned
+
+FAMILIES = ["llama", "qwen3", "qwen3_moe", "mixtral", "olmoe", "llama4_maverick", "deepseek_v3", "gpt_oss"]
+FROZEN = dict.fromkeys(["attention", "experts", "shared", "dense"], "freeze")
+INTENTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "experts": {"train": FROZEN | {"dense": "lora", "experts": "lora"}},  # the feed-forwards, where they are
+    "attention in full, head": {"train": FROZEN | {"attention": "full", "head": "lora"}},
+    "norms, embedding, router": {"train": FROZEN | {"norm": "full", "embedding": "full", "router": "lora"}},
+    "full": {"method": "full"},
+}
+# Groups by name alone, apart from the module that says them in the code.
+NAMES = {
+    "attention": r"blocks\.\d+\.attention\..*",
+    "experts": r"blocks\.\d+\.ffn\.experts\..*",
+    "shared": r"blocks\.\d+\.ffn\.shared\..*",
+    "router": r"blocks\.\d+\.ffn\.router\..*",
+    "dense": r"blocks\.\d+\.ffn\.(gate|up|down)\..*",
+    "norm": r"(blocks\.\d+\.\w*norm|norm)\.weight",
+    "embedding": r"embed\..*",
+    "head": r"head\..*",
+}
+DEFAULT = FROZEN | dict.fromkeys(["attention", "experts", "shared", "dense"], "lora")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune")
+    conversations(folder / "data.jsonl")
+    return folder
+
+
+def group_of(name: str) -> str:
+    return next(group for group, pattern in NAMES.items() if re.fullmatch(pattern, name))
+
+
+def expected(plain: torch.nn.Module, intent: dict[str, Any]) -> set[str]:
+    names = dict(plain.named_parameters())
+    if intent.get("method") == "full":
+        return set(names)
+    wanted: set[str] = set()
+    treatments = DEFAULT | intent.get("train", {})
+    for name in names:
+        how = treatments.get(group_of(name), "freeze")
+        layer, _, kind = name.rpartition(".")
+        matrix = kind == "weight" and isinstance(plain.get_submodule(layer), Linear | ExpertLinear | Router)
+        if how == "full":
+            wanted.add(name)
+        elif how == "lora" and matrix:
+            wanted |= {f"{layer}.lora_A", f"{layer}.lora_B"}
+    return wanted
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trained_tensors_are_exactly_the_intent(family: str, folder: Path) -> None:
+    path = base(folder, family)
+    plain = coterie.load(path).model
+    for intent in INTENTS.values():
+        config = TuneConfig.from_dict({"model": str(path), "data": "x"} | intent)
+        wanted = expected(plain, intent)
+        present = {group_of(name) for name, _ in plain.named_parameters()}
+        absent = {group for group, how in intent.get("train", {}).items() if how != "freeze"} - present
+        if absent:
+            with pytest.raises(ConfigError, match=f"has no '({'|'.join(absent)})'"):
+                prepare_model(config, torch.float32, torch.device("cpu"))
+            allowed = {g: how for g, how in intent["train"].items() if g not in absent}
+            config = TuneConfig.from_dict({"model": str(path), "data": "x", "train": allowed})
+        made = prepare_model(config, torch.float32, torch.device("cpu"))
+        found = {name for name, parameter in made.model.named_parameters() if parameter.requires_grad}
+        assert found == wanted
+        assert made.asked == {group_of(name) for name in wanted}
+
+
+POLICIES: list[tuple[str, dict[str, Any]]] = [
+    ("deepseek_v3", {"router": "bias"}),
+    ("deepseek_v3", {"router": "bias", "train": FROZEN}),
+    ("deepseek_v3", {"router": "lora"}),
+    ("deepseek_v3", {"router": "full", "method": "dora"}),
+    ("deepseek_v3", {"method": "router"}),
+    ("deepseek_v3", {"method": "full", "router": "bias"}),
+    ("gpt_oss", {"router": "bias", "method": "qlora"}),
+    ("qwen3_moe", {"router": "dense-grad", "balance": 0.1, "balance_prompts": False}),
+    ("mixtral", {"balance": "none", "router": "full", "dropout": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("family", "how"), POLICIES, ids=lambda value: str(value)[:60])
+def test_whatever_a_router_policy_moves_is_in_the_result(family: str, how: dict[str, Any], folder: Path) -> None:
+    out = folder / f"out-{abs(hash(str((family, how))))}"
+    result = tuned(base(folder, family), folder / "data.jsonl", out, lr=0.02, **how)
+    assert result.path is not None and result.report["proof"]["reloaded_max"] < 1e-5
+    assert result.report["proof"]["moved_mean"] > 1e-3
+    start, end = (
+        coterie.load(base(folder, family)).model,
+        coterie.load(*([result.path] if result.kind == "model" else [base(folder, family), "float32", "cpu", False]),
+                     **({} if result.kind == "model" else {"adapter": result.path})).model,
+    )  # fmt: skip
+    moves = "full" in (how.get("router"), how.get("method")) or how.get("router") in ("bias", "dense-grad")
+    moves = moves or how.get("method") == "router"
+    for (_, before), (_, after) in zip(start.routers(), end.routers(), strict=True):
+        if before.select_bias is not None:
+            assert torch.equal(before.select_bias, after.select_bias) != moves
+        weight = how.get("router") in ("full", "dense-grad") or how.get("method") == "router"
+        assert torch.equal(before.weight, after.weight) != weight
+        if before.bias is not None and how.get("router") == "bias":
+            assert not torch.equal(before.bias, after.bias)
+
+
+def test_dense_gradients_are_switched_on_or_refused(folder: Path) -> None:
+    config = TuneConfig.from_dict({"model": str(base(folder, "olmoe")), "data": "x", "router": "dense-grad"})
+    model = prepare_model(config, torch.float32, torch.device("cpu")).model
+    layers = [block.ffn for block in model.blocks if isinstance(block.ffn, MoE)]
+    assert layers and all(layer.dense_gradient for layer in layers)
+    for family, router, message in (
+        ("llama4_maverick", "dense-grad", "says nothing"),
+        ("qwen3_moe", "bias", "has no bias"),
+        ("qwen3", "full", "dense"),
+    ):
+        config = TuneConfig.from_dict({"model": str(base(folder, family)), "data": "x", "router": router})
+        with pytest.raises(ConfigError, match=message):
+            prepare_model(config, torch.float32, torch.device("cpu"))
+
+
+def test_a_result_that_lost_part_of_the_tuning_is_no_result(folder: Path) -> None:
+    """Nearer to the tuned model than to the base is not enough: it must be the tuned model."""
+    model = coterie.load(base(folder, "qwen3_moe"))
+    assert model.tokenizer is not None
+    before = probe(model.model, model.tokenizer)
+    with torch.no_grad():
+        for block in model.model.blocks:
+            block.attention.v.weight += 0.3 * torch.randn_like(block.attention.v.weight)
+    after = probe(model.model, model.tokenizer)
+    assert prove(before, after, after, Path("x"))["gravity"] == 1.0
+    with torch.no_grad():
+        model.model.blocks[0].attention.v.weight *= 1.01
+    with pytest.raises(CheckpointError, match="is not the tuned model"):
+        prove(before, after, probe(model.model, model.tokenizer), Path("x"))
+    with pytest.raises(CheckpointError, match="nearer to the base"):
+        prove(before, after, before, Path("x"))
+    with pytest.raises(CheckpointError, match="exactly what its base says"):
+        prove(before, before, before, Path("x"))
