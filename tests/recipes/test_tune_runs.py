@@ -66,7 +66,7 @@ def test_the_same_three_commands_tune_merge_and_talk(
 def test_a_tiny_model_learns_a_small_set_of_conversations(family: str, tmp_path: Path) -> None:
     data = conversations(tmp_path / "data.jsonl", copies=1)
     model = base(tmp_path, family, calm=True)
-    result = tuned(model, data, tmp_path / "out", method="full", steps=80, lr=0.02, batch_rows=1, clip_norm=5.0)
+    result = tuned(model, data, tmp_path / "out", method="full", steps=80, lr=0.006, dtype="float32")
     assert result.path is not None and result.kind == "model" and result.reason == "finished"
     learned = coterie.load(result.path)
     for colour, answer in ANSWERS.items():
