@@ -22,7 +22,7 @@ def tune(
     objective: Annotated[
         str | None, typer.Option(help="sft, pretrain, dpo, ipo, dpo-norm, orpo or kto; by the data when left out.")
     ] = None,
-    router: Annotated[str | None, typer.Option(help="Routers: freeze, full, lora or bias.")] = None,
+    router: Annotated[str | None, typer.Option(help="Routers: freeze, full, lora, bias or dense-grad.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the factors.", min=1)] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the examples.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps instead of epochs.", min=1)] = None,
