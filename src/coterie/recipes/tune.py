@@ -244,13 +244,21 @@ def _callbacks(
 
 
 @torch.no_grad()
-def unit_scores(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> list[DocumentScore]:
-    """Nats and learnt tokens of each segment of the rows, in their order."""
+def unit_scores(
+    model: Transformer, rows: Sequence[Row], device: torch.device | str, wanted: bool = False
+) -> list[DocumentScore]:
+    """Nats and learnt tokens of each segment of the rows, in their order.
+
+    `wanted`: only of what is to become likelier (of preferences the chosen segment, of labels the wanted ones).
+    """
     scores = []
     for row in rows:
         batch = collate([row], device)
         logp_T = token_logprobs(model(batch.ids_T, batch.layout), model.head_weight, batch.targets_T)
         sums_N, counts_N = segment_sums(logp_T, batch)
+        if wanted and batch.judged:
+            first = torch.tensor([at for at, mark in batch.judged if mark.wanted], dtype=torch.int64, device=device)
+            sums_N, counts_N = sums_N[first], counts_N[first]
         pairs = zip(sums_N.tolist(), counts_N.tolist(), strict=True)
         scores += [DocumentScore("examples", -total, round(count), round(count)) for total, count in pairs if count]
     return scores
@@ -280,7 +288,7 @@ def _measure(tuned: Tuned, data: TuneData, documents: list[HeldoutDocument]) -> 
         if documents
         else []
     )
-    result = _Before(probe(model, tuned.tokenizer), unit_scores(model, data.held_out, device), retention)
+    result = _Before(probe(model, tuned.tokenizer), unit_scores(model, data.held_out, device, wanted=True), retention)
     model.train(training)
     return result
 
@@ -299,6 +307,8 @@ def _finish(
     after = _measure(tuned, data, documents)
     if after.examples:
         report["held_out"] = change(before.examples, after.examples)
+        trained = held_out_metrics(tuned.model, data.held_out, tuned.model.embed.weight.device)
+        report["preferred"] = trained.get("held_out_preferred")
     if after.retention:
         report["retention"] = change(before.retention, after.retention)
     try:

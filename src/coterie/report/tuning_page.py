@@ -50,6 +50,8 @@ def tuning_lines(record: Record) -> list[str]:
                 f"{words}: {found['before']:.3f} -> {found['after']:.3f} "
                 f"({moved['value']:+.3f}, 95% {moved['low']:+.3f} to {moved['high']:+.3f}: {_verdict(moved)})"
             )
+    if record.get("preferred") is not None:
+        lines.append(f"held-out pairs of which the better one gained more: {record['preferred']:.0%}")
     for entry in record["coverage"]:
         experts = "" if entry["experts"] is None else f", {entry['experts_reached']}/{entry['experts']} experts"
         lines.append(f"trained {entry['group']}: {entry['reached']}/{entry['layers']} layers got gradients{experts}")
