@@ -251,6 +251,15 @@ def test_every_objective_runs_from_its_data(objective: str, folder: Path) -> Non
     assert result.path is not None and result.report["proof"]["gravity"] == 1.0
 
 
+def test_preferences_are_judged_by_their_chosen_side(folder: Path) -> None:
+    pairs = folder / "prefer.jsonl"
+    lines = [{"prompt": c, "chosen": a, "rejected": "sing"} for c, a in ANSWERS.items()]
+    pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings: dict[str, Any] = {"eval": str(pairs), "steps": 12, "lr": 0.01}
+    report = tuned(base(folder, "llama"), pairs, folder / "prefer", **settings).report
+    assert report["preferred"] == 1.0 and report["held_out"]["change"]["num_documents"] == len(lines)
+
+
 def test_mistakes_are_one_line_each(folder: Path) -> None:
     model, data = base(folder, "qwen3_moe"), folder / "data.jsonl"
     wrong: list[tuple[type[CoterieError], str, dict[str, Any]]] = [

@@ -280,3 +280,25 @@ def test_kill_and_interrupt_then_go_on_gives_the_uninterrupted_weights(tmp_path)
     assert line.endswith("to go on: run it again")
     assert run_in(stopped) == "finished"
     assert_same_outcome(whole, stopped)
+
+
+def test_prompts_can_stay_out_of_the_statistics_of_routers() -> None:
+    """Only learnt positions count then, the balance loss is divided by them, and accumulation still changes nothing."""
+    found = []
+    for batch_rows, accumulate in ((4, 1), (1, 4)):
+        trainer = make_trainer(batch_rows=batch_rows, accumulate=accumulate, steps=1, balance_prompts=False)
+        counts: list[torch.Tensor] = []
+        router = trainer.model.routers()[0][1]  # type: ignore[operator]
+        commit = router.balance.commit
+        router.balance.commit = lambda bias: (counts.append(router.balance.counts_E.clone()), commit(bias))[1]  # noqa: B023
+        trainer.run()
+        rows = [make_row(sample) for sample in range(4)]
+        assert int(counts[0].sum()) == 2 * sum(int(row.weights.sum()) for row in rows)
+        found.append((counts[0], {name: p.detach().clone() for name, p in trainer.model.named_parameters()}))
+    assert torch.equal(found[0][0], found[1][0])
+    for name, value in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+    everything = make_trainer(batch_rows=4, steps=1)
+    everything.run()
+    differ = [n for n, p in everything.model.named_parameters() if not torch.allclose(p, found[0][1][n], atol=1e-6)]
+    assert any("router" in name for name in differ)

@@ -69,12 +69,13 @@ class TuneResult:
 
 
 @dataclass(frozen=True)
-class _Before:
-    """What the model did before it was trained."""
+class _Measured:
+    """What the model does: before it is trained, and after. `preferred`: share of pairs, see `held_out_metrics`."""
 
     probes: ProbeRecord
     examples: list[DocumentScore]
     retention: list[DocumentScore]
+    preferred: float | None
 
 
 def tune(model: str, data: str | Sequence[str], **settings: Any) -> TuneResult:
@@ -209,7 +210,7 @@ def _callbacks(
     data: TuneData,
     trainer: Trainer,
     coverage: Coverage,
-    before: _Before,
+    before: _Measured,
     resume_hint: str,
 ) -> list[Callback]:
     out, model = Path(config.out), tuned.model
@@ -267,28 +268,29 @@ def unit_scores(
 def held_out_metrics(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> dict[str, float]:
     """`held_out_loss` (nats per learnt token), and for preferences the share that the model prefers rightly.
 
-    `held_out_preferred`: of the pairs, those where chosen gained more on rejected than in the reference.
+    `held_out_preferred`: share of pairs whose chosen side gained more on the reference than the rejected one; of labels,
+    those that gained more than a stranger's words where wanted, and less where not.
     """
     scores = unit_scores(model, rows, device)
     metrics = {"held_out_loss": sum(s.nats for s in scores) / max(1, sum(s.num_tokens for s in scores))}
     marks = [mark for row in rows for mark in row.judged]
     if marks and all(mark.reference for mark in marks):
         gains = [-score.nats - ref for score, ref in zip(scores, (r for m in marks for r in m.reference), strict=True)]
-        metrics["held_out_preferred"] = sum(gains[at] > gains[at + 1] for at in range(0, len(gains), 2)) / len(marks)
+        right = [(gains[2 * at] > gains[2 * at + 1]) == mark.wanted for at, mark in enumerate(marks)]
+        metrics["held_out_preferred"] = sum(right) / len(marks)
     return metrics
 
 
-def _measure(tuned: Tuned, data: TuneData, documents: list[HeldoutDocument]) -> _Before:
+def _measure(tuned: Tuned, data: TuneData, documents: list[HeldoutDocument]) -> _Measured:
     """The three measurements, on the model as it stands."""
     model, device = tuned.model, tuned.model.embed.weight.device
     training = model.training
     model.eval()
-    retention = (
-        score_documents(model, documents, tuned.tokenizer.eos_id, min(1024, model.config.max_positions))
-        if documents
-        else []
-    )
-    result = _Before(probe(model, tuned.tokenizer), unit_scores(model, data.held_out, device, wanted=True), retention)
+    longest = min(1024, model.config.max_positions)
+    retention = score_documents(model, documents, tuned.tokenizer.eos_id, longest) if documents else []
+    preferred = held_out_metrics(model, data.held_out, device).get("held_out_preferred")
+    examples = unit_scores(model, data.held_out, device, wanted=True)
+    result = _Measured(probe(model, tuned.tokenizer), examples, retention, preferred)
     model.train(training)
     return result
 
@@ -298,7 +300,7 @@ def _finish(
     tuned: Tuned,
     data: TuneData,
     documents: list[HeldoutDocument],
-    before: _Before,
+    before: _Measured,
     report: dict[str, Any],
     result: TuneResult,
 ) -> TuneResult:
@@ -307,8 +309,7 @@ def _finish(
     after = _measure(tuned, data, documents)
     if after.examples:
         report["held_out"] = change(before.examples, after.examples)
-        trained = held_out_metrics(tuned.model, data.held_out, tuned.model.embed.weight.device)
-        report["preferred"] = trained.get("held_out_preferred")
+        report["preferred"] = after.preferred
     if after.retention:
         report["retention"] = change(before.retention, after.retention)
     try:
