@@ -257,7 +257,7 @@ def test_preferences_are_judged_by_their_chosen_side(folder: Path) -> None:
     pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings: dict[str, Any] = {"eval": str(pairs), "steps": 12, "lr": 0.01}
     report = tuned(base(folder, "llama"), pairs, folder / "prefer", **settings).report
-    assert report["preferred"] == 1.0 and report["held_out"]["change"]["num_documents"] == len(lines)
+    assert report["preferred"] == 1.0 and report["held_out"]["change"]["documents"] == len(lines)
 
 
 def test_mistakes_are_one_line_each(folder: Path) -> None:

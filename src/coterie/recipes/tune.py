@@ -268,7 +268,7 @@ def unit_scores(
 def held_out_metrics(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> dict[str, float]:
     """`held_out_loss` (nats per learnt token), and for preferences the share that the model prefers rightly.
 
-    `held_out_preferred`: share of pairs whose chosen side gained more on the reference than the rejected one; of labels,
+    `held_out_preferred`: share of pairs whose chosen side gained more on the reference than the rejected; of labels,
     those that gained more than a stranger's words where wanted, and less where not.
     """
     scores = unit_scores(model, rows, device)
