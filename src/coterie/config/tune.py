@@ -100,6 +100,8 @@ class TuneConfig(Settings):
             result.setdefault("method", "qlora")
         if isinstance(result.get("data"), str):
             result["data"] = [result["data"]]
+        if result.get("guard") is False:  # what YAML makes of `off`
+            result["guard"] = "off"
         return result
 
     @model_validator(mode="after")
