@@ -101,7 +101,7 @@ def test_a_run_that_broke_off_goes_on_to_the_same_result(folder: Path, monkeypat
 @pytest.mark.slow
 def test_a_killed_process_goes_on_with_the_same_command(folder: Path) -> None:
     model, data, out = base(folder, "qwen3_moe"), folder / "data.jsonl", folder / "killed"
-    words = f"tune {model} {data} -o {out} --steps 400 save_every=5 row_length=128 retention=none guard=off"
+    words = f"tune {model} {data} -o {out} --steps 40 save_every=5 row_length=128 retention=none guard=off"
     line = [sys.executable, "-m", "coterie.cli.main", *words.split()]
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ)
     deadline = time.monotonic() + 120
