@@ -105,7 +105,7 @@ def test_a_killed_process_goes_on_with_the_same_command(folder: Path) -> None:
     line = [sys.executable, "-m", "coterie.cli.main", *words.split()]
     process = subprocess.Popen(line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=os.environ)
     deadline = time.monotonic() + 120
-    while not list(out.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+    while not list(out.glob("checkpoints/step-??????")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
