@@ -80,7 +80,7 @@ def test_hostile_templates_stop_soon_with_one_line(name):
     with pytest.raises(DataError, match=r"^chat template: ") as caught:
         render([Message("user", "Hello")], HOSTILE[name])
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
-    assert time.process_time() - started < 8
+    assert time.process_time() - started < 12
 
 
 def test_the_limits_hold_in_any_thread():

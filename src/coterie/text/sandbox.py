@@ -86,6 +86,8 @@ class Budget:
         """About the characters of `value` written out, however often its parts repeat. Errors: beyond `MAX_TEXT`."""
         if isinstance(value, str):
             return len(value) + 2
+        if isinstance(value, int | float):
+            return 8
         if isinstance(value, Namespace):
             raise jinja2.TemplateError("puts a namespace into a text, list or namespace")
         if isinstance(value, range):
@@ -96,11 +98,11 @@ class Budget:
         if known is not None:
             return known[1]
         self.spend(1 + len(value))
-        parts = value.items() if isinstance(value, Mapping) else value
-        total = 2
-        for part in parts:
-            total += 2 + (sum(map(self.weigh, part)) if isinstance(value, Mapping) else self.weigh(part))
-            fits(total)
+        if isinstance(value, Mapping):
+            total = 2 + sum(2 + self.weigh(key) + self.weigh(part) for key, part in value.items())
+        else:
+            total = 2 + sum(2 + self.weigh(part) for part in value)
+        fits(total)
         self._weights[id(value)] = (value, total)
         return total
 
