@@ -19,6 +19,7 @@ HOSTILE = {
     "constant text": "{{ 'a' * 2000000000 }}",
     "constant text, other side": "{{ 2000000000 * 'a' }}",
     "list": "{{ [1] * 2000000000 }}",
+    "long numbers": "{{ [2 ** 4000] * 700000 }}",
     "power": "{{ 9 ** (9 ** 9) }}",
     "product": "{% set ns = namespace(x=3) %}{% for i in range(90) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
     "doubling by +": "{% set ns = namespace(x='a') %}{% for i in range(90) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",

@@ -86,8 +86,8 @@ class Budget:
         """About the characters of `value` written out, however often its parts repeat. Errors: beyond `MAX_TEXT`."""
         if isinstance(value, str):
             return len(value) + 2
-        if isinstance(value, int | float):
-            return 8
+        if isinstance(value, int):
+            return 8 + value.bit_length() // 3
         if isinstance(value, Namespace):
             raise jinja2.TemplateError("puts a namespace into a text, list or namespace")
         if isinstance(value, range):
