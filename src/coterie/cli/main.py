@@ -12,6 +12,7 @@ from coterie.cli import (
     agent_verbs,
     expert_verbs,
     model_verbs,
+    plan_verbs,
     serve_verbs,
     surgery_verbs,
     tune_verbs,
@@ -131,6 +132,7 @@ model_verbs.register(app)
 adapter_verbs.register(app)
 expert_verbs.register(app)
 surgery_verbs.register(app)
+plan_verbs.register(app)
 serve_verbs.register(app)
 tune_verbs.register(app)
 agent_verbs.register(app)

@@ -1,0 +1,67 @@
+"""Every weight matrix of a model, from its config alone: what an adapter, a patch or a quantised form acts on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from coterie.config import BlockConfig, MLAConfig, ModelConfig, MoEConfig
+
+MatrixGroup = Literal["attention", "experts", "shared", "dense", "router", "embedding", "head"]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """`count` matrices of `rows` x `columns` (out x in): 1, or one per expert. `layer` is None outside the blocks."""
+
+    group: MatrixGroup
+    rows: int
+    columns: int
+    count: int = 1
+    layer: int | None = None
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.columns * self.count
+
+
+def matrices(config: ModelConfig) -> Iterator[Matrix]:
+    """All matrices of the decoder; gate and up of an expert are one, as they are stored and adapted."""
+    yield Matrix("embedding", config.vocab_size, config.width)
+    for layer, block in enumerate(config.blocks):
+        for rows, columns in _attention(block, config.width):
+            yield Matrix("attention", rows, columns, layer=layer)
+        yield from _feed_forward(block, config.width, layer)
+    if not config.tie_embeddings:
+        yield Matrix("head", config.vocab_size, config.width)
+
+
+def _attention(block: BlockConfig, width: int) -> list[tuple[int, int]]:
+    a = block.attention
+    if not isinstance(a, MLAConfig):
+        queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
+        return [(queries, width), (keys, width), (keys, width), (width, queries)]
+    queries = a.num_heads * a.head_dim
+    q = [(queries, width)] if a.q_rank is None else [(a.q_rank, width), (queries, a.q_rank)]
+    kv = [(a.kv_rank + a.rope_dim, width), (a.num_heads * (a.nope_dim + a.value_dim), a.kv_rank)]
+    return [*q, *kv, (width, a.num_heads * a.value_dim)]
+
+
+def _feed_forward(block: BlockConfig, width: int, layer: int) -> Iterator[Matrix]:
+    ffn = block.ffn
+    if not isinstance(ffn, MoEConfig):
+        yield from _swiglu("dense", ffn.width, width, layer)
+        return
+    num = ffn.router.num_experts
+    yield Matrix("router", num, width, layer=layer)
+    yield Matrix("experts", 2 * ffn.expert_width, width, num, layer)
+    yield Matrix("experts", width, ffn.expert_width, num, layer)
+    if ffn.shared_width:
+        yield from _swiglu("shared", ffn.shared_width, width, layer)
+
+
+def _swiglu(group: Literal["dense", "shared"], inner: int, width: int, layer: int) -> Iterator[Matrix]:
+    yield Matrix(group, inner, width, layer=layer)
+    yield Matrix(group, inner, width, layer=layer)
+    yield Matrix(group, width, inner, layer=layer)

@@ -1,0 +1,242 @@
+"""What tuning costs, from the config alone: parameters trained, bytes held in each phase, what makes it fit.
+
+Bytes are of one process on a CPU or a GPU; activations are those that this implementation keeps for the backward pass
+(no recomputation). E experts, K chosen, T tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from coterie.config import AdapterConfig, ConfigError, MLAConfig, ModelConfig, MoEConfig
+from coterie.plan.counts import count_parameters, flops_per_token
+from coterie.plan.matrices import Matrix, matrices
+
+Method = Literal["lora", "qlora", "dora", "full", "esft", "router"]
+METHODS: tuple[Method, ...] = ("lora", "qlora", "dora", "full", "esft", "router")
+PROCESS_BYTES = 450_000_000  # Python, PyTorch, oneDNN's kernels and this package, without a model
+# Memory taken for the activations over their size: what the C library keeps of freed temporaries among them. Fitted
+# to the first six processes that bench/plan_accuracy.py measures, on a CPU with glibc.
+HELD = {"lora": 1.75, "qlora": 1.75, "dora": 1.75, "full": 1.0, "esft": 1.3, "router": 1.3}
+KEPT_LOGITS_BYTES = 64 * 1024**2
+LOGITS_CHUNK_BYTES = 3 * 8 * 1024**2
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """What is planned. `experts`: share of each layer's experts that `esft` trains, or their number by layer.
+
+    `dtype_bytes`: of parameters and activations (4 or 2). `row_length` and `batch_rows` make one micro-batch.
+    """
+
+    method: Method = "lora"
+    rank: int = 16
+    experts: float | Mapping[int, int] = 0.25
+    dtype_bytes: int = 4
+    quant: Literal["none", "int8", "int4"] = "none"
+    quant_block: int = 64
+    row_length: int = 1024
+    batch_rows: int = 4
+    accumulate: int = 1
+
+    def words(self) -> str:
+        """The settings that decide memory, in one line."""
+        precision = {"none": {4: "float32", 2: "bfloat16"}[self.dtype_bytes], "int8": "8 bit", "int4": "4 bit"}
+        rank = f", rank {self.rank}" if self.method in ("lora", "qlora", "dora") else ""
+        return (
+            f"{self.method}{rank}, {precision[self.quant]}, {self.batch_rows} x {self.row_length} tokens, "
+            f"accumulate {self.accumulate}"
+        )
+
+
+@dataclass(frozen=True)
+class TunePlan:
+    """Parameters by kind, bytes by part, bytes by phase (`load`, `step`, `save`, `merge`), operations per token."""
+
+    settings: TuneSettings
+    parameters: dict[str, int]
+    parts: dict[str, int]
+    phases: dict[str, int]
+    flops_per_token: float
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the largest phase of tuning; merging can be done elsewhere."""
+        return max(self.phases[name] for name in ("load", "step", "save"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        settings = {name: getattr(self.settings, name) for name in self.settings.__dataclass_fields__}
+        return {
+            "settings": settings,
+            "parameters": self.parameters,
+            "parts": self.parts,
+            "phases": self.phases,
+            "peak_bytes": self.peak,
+            "flops_per_token": self.flops_per_token,
+        }
+
+
+def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
+    """The plan of one set of settings. Errors: `ConfigError` for a method that the model has nothing for."""
+    if settings.method not in METHODS:
+        raise ConfigError(f"plan: unknown method '{settings.method}'; choose {', '.join(METHODS)}")
+    if settings.method in ("esft", "router") and not config.is_moe:
+        raise ConfigError(f"plan: {settings.method} trains parts of a mixture of experts, and this model is dense")
+    if settings.method == "qlora" and settings.quant == "none":
+        settings = replace(settings, quant="int4")
+    total = count_parameters(config).total
+    trained = trained_parameters(config, settings)
+    beside = trained if settings.method in ("lora", "qlora", "dora", "esft") else 0
+    weights = _weight_bytes(config, settings) + beside * 4
+    tokens = settings.row_length * settings.batch_rows
+    kept = activation_values(config, settings) * HELD[settings.method]
+    activations = int(kept * tokens * settings.dtype_bytes)
+    logits = min(KEPT_LOGITS_BYTES, tokens * config.vocab_size * settings.dtype_bytes) + LOGITS_CHUNK_BYTES
+    trained_bytes = settings.dtype_bytes if settings.method in ("full", "router") else 4
+    gradients, optimiser = trained * trained_bytes, trained * 2 * trained_bytes
+    working = int(max(_working_values(config, settings)) * tokens * settings.dtype_bytes)
+    step = weights + optimiser + activations + logits + gradients + working
+    largest = max(matrix.rows * matrix.columns for matrix in matrices(config)) * 4
+    whole = total * settings.dtype_bytes
+    phases = {
+        "load": PROCESS_BYTES + weights + (largest if settings.quant != "none" else 0),
+        "step": PROCESS_BYTES + step,
+        "save": PROCESS_BYTES + weights + optimiser + trained * 4,
+        "merge": PROCESS_BYTES + whole + beside * 4 + largest,
+    }
+    parts = {"process": PROCESS_BYTES, "weights": weights, "gradients": gradients, "optimiser": optimiser}
+    parts |= {"activations": activations, "logits": logits, "working": working}
+    return TunePlan(settings, {"total": total, "trained": trained}, parts, phases, _flops(config, settings))
+
+
+def trained_parameters(config: ModelConfig, settings: TuneSettings) -> int:
+    """Parameters that get gradients; for `full` all of them."""
+    counts = count_parameters(config)
+    if settings.method == "full":
+        return counts.total
+    if settings.method == "router":
+        return counts.router
+    if settings.method == "esft":
+        return sum(_chosen(config, settings, m) * m.rows * m.columns for m in matrices(config) if m.group == "experts")
+    train = AdapterConfig(rank=settings.rank).train
+    adapted = [m for m in matrices(config) if train[m.group] == "lora"]
+    factors = sum(settings.rank * (m.rows + m.columns) * m.count for m in adapted)
+    return factors + (sum(m.rows * m.count for m in adapted) if settings.method == "dora" else 0)
+
+
+def activation_values(config: ModelConfig, settings: TuneSettings) -> float:
+    """Numbers kept for the backward pass per token of a micro-batch, the head's logits aside."""
+    return sum(_block_values(config, layer, settings) for layer in range(config.num_layers)) + 2 * config.width
+
+
+def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> float:
+    block, width = config.blocks[layer], config.width
+    a = block.attention
+    factors = settings.rank if settings.method in ("lora", "qlora", "dora") else 0
+    if isinstance(a, MLAConfig):
+        heads = a.num_heads * (3 * a.head_dim + 3 * a.value_dim + a.nope_dim)
+        attention = heads + 2 * (a.q_rank or 0) + 3 * (a.kv_rank + a.rope_dim) + 6 * factors
+    else:
+        queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
+        normed = 1 if a.qk_norm in ("head", "full") else 0
+        attention = queries * (2 + normed) + keys * (2 + normed) + 4 * factors
+    ffn = block.ffn
+    if not isinstance(ffn, MoEConfig):
+        return 4 * width + attention + 3 * ffn.width + 3 * factors
+    inner = 2 if settings.method in ("full", "router") and not ffn.clamped else 3
+    if ffn.clamped:
+        inner = 7
+    rows = ffn.router.top_k * _padding(ffn, settings)
+    routed = rows * (2 * width + inner * ffn.expert_width) + 3 * ffn.router.num_experts + 20
+    shared = 3 * ffn.shared_width + 3 * factors if ffn.shared_width else 0
+    return 4 * width + attention + routed + shared
+
+
+def _padding(ffn: MoEConfig, settings: TuneSettings) -> float:
+    """Rows of the experts' products over assignments: busy experts' rows are rounded up (`nn.dispatch`)."""
+    rows = settings.row_length * settings.batch_rows * ffn.router.top_k
+    mean = rows / ffn.router.num_experts
+    multiple = 1 if mean < 64 else 16 if mean < 256 else 32 if mean < 1024 else 64
+    return 1.0 if multiple == 1 else 1 + ffn.router.num_experts * multiple / 2 / rows
+
+
+def _working_values(config: ModelConfig, settings: TuneSettings) -> Iterator[float]:
+    """Per token, what the backward pass of one block holds beside what was kept."""
+    for block in config.blocks:
+        ffn = block.ffn
+        if isinstance(ffn, MoEConfig):
+            yield ffn.router.top_k * _padding(ffn, settings) * 2 * config.width + 2 * config.width
+        else:
+            yield 2 * ffn.width + 2 * config.width
+
+
+def _weight_bytes(config: ModelConfig, settings: TuneSettings) -> int:
+    """Bytes of the base's weights; quantised are the matrices that the adapter's groups freeze."""
+    total = count_parameters(config).total
+    if settings.quant == "none":
+        return total * settings.dtype_bytes
+    train = AdapterConfig(rank=settings.rank).train
+    quantised = sum(m.size for m in matrices(config) if train[m.group] == "lora")
+    bits = {"int8": 8, "int4": 4}[settings.quant] + 16 / settings.quant_block * 2
+    return (total - quantised) * settings.dtype_bytes + int(quantised * bits / 8)
+
+
+def _chosen(config: ModelConfig, settings: TuneSettings, matrix: Matrix) -> int:
+    assert matrix.layer is not None
+    if isinstance(settings.experts, Mapping):
+        return settings.experts.get(matrix.layer, 0)
+    return -(-int(settings.experts * matrix.count * 1000) // 1000)
+
+
+def _flops(config: ModelConfig, settings: TuneSettings) -> float:
+    """Operations per token of a step: forward, gradients of inputs, and of the weights that are trained."""
+    forward = flops_per_token(config, settings.row_length)
+    share = 1.0 if settings.method == "full" else 0.0
+    if settings.method == "esft":
+        counts = count_parameters(config)
+        share = (
+            trained_parameters(config, settings) / max(1, counts.experts) * counts.experts_active / counts.active_all
+        )
+    return forward * (2 + share)
+
+
+def fitting(config: ModelConfig, settings: TuneSettings, limit: int) -> list[tuple[str, TunePlan]]:
+    """(what was changed, plan), one change added after another until the plan fits into `limit` bytes.
+
+    The first entry is the plan as it was asked for. Changes go from those that cost least to those that cost most; when
+    none suffices, the last entry still does not fit.
+    """
+    found = [("as asked", plan_tune(config, settings))]
+    for words, change in _changes(found[0][1].settings):
+        if found[-1][1].peak <= limit:
+            break
+        settings = replace(found[-1][1].settings, **change)
+        found.append((words, plan_tune(config, settings)))
+    return found
+
+
+def _changes(settings: TuneSettings) -> Sequence[tuple[str, dict[str, Any]]]:
+    changes: list[tuple[str, dict[str, Any]]] = []
+    rows, accumulate = settings.batch_rows, settings.accumulate
+    while rows > 1:
+        rows, accumulate = -(-rows // 2), accumulate * 2
+        changes.append((f"batch_rows={rows} accumulate={accumulate}", {"batch_rows": rows, "accumulate": accumulate}))
+    if settings.dtype_bytes == 4:
+        changes.append(("dtype=bfloat16", {"dtype_bytes": 2}))
+    if settings.method == "full":
+        changes.append(("method=lora", {"method": "lora"}))
+    changes += [("quant=int8", {"quant": "int8"}), ("method=qlora quant=int4", {"method": "qlora", "quant": "int4"})]
+    length = settings.row_length
+    while length > 256:
+        length //= 2
+        changes.append((f"row_length={length}", {"row_length": length}))
+    rank = settings.rank
+    while rank > 4:
+        rank //= 2
+        changes.append((f"rank={rank}", {"rank": rank}))
+    if settings.method in ("esft", "router"):
+        changes = [c for c in changes if "quant" not in c[1] and "method" not in c[1]]
+    return changes
