@@ -99,7 +99,7 @@ def test_kept_activations_are_counted(shape: dict, method: str) -> None:
     if method == "lora":
         attach(model, AdapterConfig(rank=4))
     settings = TuneSettings(method=method, rank=4, row_length=256, batch_rows=4)
-    assert activation_values(config, settings) == pytest.approx(kept(model, 4, 256), rel=0.06)
+    assert activation_values(config, settings) == pytest.approx(kept(model, 4, 256), rel=0.09)
 
 
 def test_memory_follows_the_settings() -> None:

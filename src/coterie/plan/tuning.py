@@ -19,6 +19,7 @@ METHODS: tuple[Method, ...] = ("lora", "qlora", "dora", "full", "esft", "router"
 PROCESS_BYTES = 450_000_000  # Python, PyTorch, oneDNN's kernels and this package, without a model
 # Memory taken for the activations over their size: what the C library keeps of freed temporaries among them. Fitted
 # to the first six processes that bench/plan_accuracy.py measures, on a CPU with glibc.
+HELD_IN_ONE = 2.25  # of mixtures with factors, whose layers keep little and free much
 HELD = {"lora": 1.75, "qlora": 1.75, "dora": 1.75, "full": 1.0, "esft": 1.3, "router": 1.3}
 KEPT_LOGITS_BYTES = 64 * 1024**2
 LOGITS_CHUNK_BYTES = 3 * 8 * 1024**2
@@ -92,7 +93,8 @@ def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
     beside = trained if settings.method in ("lora", "qlora", "dora", "esft") else 0
     weights = _weight_bytes(config, settings) + beside * 4
     tokens = settings.row_length * settings.batch_rows
-    kept = activation_values(config, settings) * HELD[settings.method]
+    in_one = any(isinstance(b.ffn, MoEConfig) and _in_one(b.ffn, settings) for b in config.blocks)
+    kept = activation_values(config, settings) * (HELD_IN_ONE if in_one else HELD[settings.method])
     activations = int(kept * tokens * settings.dtype_bytes)
     logits = min(KEPT_LOGITS_BYTES, tokens * config.vocab_size * settings.dtype_bytes) + LOGITS_CHUNK_BYTES
     trained_bytes = settings.dtype_bytes if settings.method in ("full", "router") else 4
@@ -150,9 +152,15 @@ def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> fl
     if ffn.clamped:
         inner = 7
     rows = ffn.router.top_k * _padding(ffn, settings)
-    routed = rows * (2 * width + inner * ffn.expert_width) + 3 * ffn.router.num_experts + 20
+    # With factors the whole layer is one operation that keeps gate and up alone (nn.lora_moe).
+    per_row = 2 * ffn.expert_width if _in_one(ffn, settings) else 2 * width + inner * ffn.expert_width
+    routed = rows * per_row + 3 * ffn.router.num_experts + 20
     shared = 3 * ffn.shared_width + 3 * factors if ffn.shared_width else 0
     return 4 * width + attention + routed + shared
+
+
+def _in_one(ffn: MoEConfig, settings: TuneSettings) -> bool:
+    return settings.method in ("lora", "qlora") and not ffn.clamped and ffn.router.apply_to == "output"
 
 
 def _padding(ffn: MoEConfig, settings: TuneSettings) -> float:
