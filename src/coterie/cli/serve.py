@@ -28,7 +28,7 @@ def run(
 ) -> int:
     """Load and serve; the exit code."""
     # Prompts come in every length, and oneDNN keeps compiled code for each number of rows it has met: by default a
-    # thousand of them, several hundred MB. Read by oneDNN at its first product.
+    # thousand of them, a few hundred MB. Read by oneDNN at its first product.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -21,9 +21,6 @@ class Piece:
     content: str = ""
     calls: list[dict[str, Any]] = field(default_factory=list)
 
-    def __bool__(self) -> bool:
-        return bool(self.reasoning or self.content or self.calls)
-
 
 class Assembler:
     """Takes the text of a reply in any pieces, by the family's format.

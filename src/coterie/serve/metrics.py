@@ -45,11 +45,6 @@ class Metrics:
         with self._lock:
             self._counts[name] = defaultdict(float, {"": total})
 
-    def value(self, name: str) -> float:
-        """A counter over all labels."""
-        with self._lock:
-            return sum(self._counts[name].values())
-
     def text(self, gauges: dict[str, float]) -> str:
         """The page for Prometheus; `gauges` are added as they are."""
         lines: list[str] = []

@@ -116,11 +116,6 @@ class Service:
         """What constrains replies. Errors: `ApiError` 400 for a model without a tokenizer."""
         return Grammars(self.tokenizer, self.model.config.vocab_size, self.model.stop_ids)
 
-    @property
-    def ready(self) -> bool:
-        """Whether new requests are served."""
-        return self.thread.alive and not self.draining
-
     def start(self) -> None:
         """Start the engine's thread, once."""
         if not self.thread.started:
