@@ -125,6 +125,15 @@ def test_whatever_a_router_policy_moves_is_in_the_result(family: str, how: dict[
             assert not torch.equal(before.bias, after.bias)
 
 
+def test_weights_trained_in_full_in_16_bits_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    coterie.save(coterie.load(base(folder, "qwen3_moe")), folder / "half", dtype="bfloat16")
+    for train, told in (({"norm": "full"}, True), ({}, False)):
+        caplog.clear()
+        config = TuneConfig.from_dict({"model": str(folder / "half"), "data": "x", "train": train})
+        prepare_model(config, torch.float32, torch.device("cpu"))
+        assert ("norm is trained in full in 16 bits" in caplog.text) == told
+
+
 def test_dense_gradients_are_switched_on_or_refused(folder: Path) -> None:
     config = TuneConfig.from_dict({"model": str(base(folder, "olmoe")), "data": "x", "router": "dense-grad"})
     model = prepare_model(config, torch.float32, torch.device("cpu")).model

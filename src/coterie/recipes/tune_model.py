@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from coterie.config import BalanceConfig, CheckpointError, ConfigError, ExpertSelection
 from coterie.config.tune import TuneConfig
-from coterie.nn.groups import parameter_groups
+from coterie.nn.groups import Group, parameter_groups
 from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
@@ -23,6 +24,7 @@ from coterie.weights.checkpoint import kept_dtype, load_model, locate, save_mode
 from coterie.weights.patch import attach_subset, load_patch, save_patch
 from coterie.weights.probes import SAME, ProbeRecord, base_gravity, default_sequences, difference, record
 
+_log = logging.getLogger("coterie")
 TRAINABLE = "trainable.safetensors"
 GRAVITY = 0.9  # of the written result: nearer to the tuned model than to its base by this much
 BIAS_RATE = 1e-3  # step of the selection bias where the model names none: DeepSeek-V3's
@@ -82,11 +84,23 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
         _hear_all_experts(model)
     _set_balance(config, model, treatments.get("router", "freeze"))
     groups = parameter_groups(model)
+    _say_coarse(model, groups)
     present = {groups[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
     asked = {group for group, how in treatments.items() if how not in ("freeze", "bias") and group in groups.values()}
     if config.experts and config.method != "esft":
         asked |= {"experts"}
     return Tuned(model, loaded.tokenizer, loaded.path, origin, kind, treatments, asked | present)
+
+
+def _say_coarse(model: Transformer, groups: Mapping[str, Group]) -> None:
+    """Weights trained in full keep the base's type: in 16 bits a step below 1/256 of a weight may be rounded away."""
+    trained = ((n, p) for n, p in model.named_parameters() if p.requires_grad)
+    coarse = sorted({groups[name] for name, parameter in trained if parameter.dtype != torch.float32})
+    if coarse:
+        _log.warning(
+            "NOTE: %s is trained in full in 16 bits, as the base is stored: small steps are rounded away; convert the "
+            "base with --dtype float32 first to keep them", ", ".join(coarse),
+        )  # fmt: skip
 
 
 def _check_intent(config: TuneConfig, model: Transformer) -> None:
