@@ -10,6 +10,7 @@ import torch
 
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared, prepare
+from coterie.recipes.chapter import tune_chapter
 from coterie.recipes.compare import compare
 from coterie.recipes.machine import machine_words, versions
 from coterie.recipes.pretrain import EVAL_TOKENS, evaluation_documents
@@ -33,7 +34,7 @@ from coterie.report.schema import QuickstartResults, write_text
 from coterie.train.allocator import keep_freed_memory
 from coterie.train.callbacks import read_records
 
-_COMPARE_SHARE = 0.1  # of the whole time: scoring, speed, report
+_COMPARE_SHARE = 0.18  # of the whole time: scoring, speed, tuning, report
 _SWEEP_SHARE = 0.2  # of what is left after the text is prepared
 _SLACK = 0.9  # of the training time: evaluations, saving, and a machine that slows down
 
@@ -64,6 +65,7 @@ def quickstart(
     parts = compare({name: out / name for name in TWINS}, prepared, documents, probes, prompts, tell)
     for name in TWINS:
         parts[name] |= {"lr": plan.sweeps[name].best, "lr_sweep": [p.to_dict() for p in plan.sweeps[name].points]}
+    parts["tuned"] = tune_chapter(out, minutes, seed, threads, tell)
     parts |= {"seed": seed, "minutes": minutes, "machine": machine_words(), "versions": versions()}
     parts |= {"data": data_summary(prepared, plan, documents)}
     trained = sum(parts[name]["train_seconds"] for name in TWINS)

@@ -62,7 +62,7 @@ def take_up(plan: Plan, out: Path, tell: Tell) -> Plan:
     before = Plan.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
     if (out / "results.json").is_file():
         tell(f"{out} holds a finished run; starting anew (prepared text is used again)")
-        for name in TWINS:
+        for name in (*TWINS, "tuned"):
             shutil.rmtree(out / name, ignore_errors=True)
         for file in ("results.json", "report.html", "plan.json"):
             (out / file).unlink(missing_ok=True)

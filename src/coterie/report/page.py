@@ -67,6 +67,8 @@ def render(results: QuickstartResults, metrics: Mapping[str, Records]) -> str:
         count=words.count,
         size=words.size,
         duration=words.duration,
+        signed=words.signed,
+        interval=words.interval,
         **drawings,
     )
 

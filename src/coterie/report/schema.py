@@ -129,6 +129,47 @@ class DataSummary(Settings):
     dropped: dict[str, int] = Field(default_factory=dict)
 
 
+class Change(Settings):
+    """Bits before and after, and after minus before paired by document (gained: below 0)."""
+
+    before: float
+    after: float
+    change: Interval
+
+
+class Trained(Settings):
+    """A group of parameters that was tuned, how, and how many numbers that trained."""
+
+    group: str
+    how: str
+    trainable: int
+
+
+class Answer(Settings):
+    """A question answered before and after tuning."""
+
+    question: str
+    before: str
+    after: str
+
+
+class TunedResults(Settings):
+    """The mixture of experts, tuned on conversations and merged. `held_out`: bits per token; `retention`: per byte.
+
+    `experts`: how many of those with factors the first step reached. `gravity`: of the merged model, 1 where it answers
+    as the tuned one and 0 where it is still its base.
+    """
+
+    path: str
+    trained: list[Trained]
+    experts: str
+    held_out: Change
+    retention: Change
+    gravity: float
+    answers: list[Answer]
+    seconds: float
+
+
 class QuickstartResults(Settings):
     """`runs/quickstart/results.json`. `difference` is MoE minus dense, paired by document (MoE better: below 0)."""
 
@@ -143,6 +184,7 @@ class QuickstartResults(Settings):
     equal_time: EqualTime | None = None
     routing: RoutingResults
     samples: list[Sample] = Field(default_factory=list)
+    tuned: TunedResults | None = None
     total_seconds: float
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from coterie.report.schema import QuickstartResults
+from coterie.report.schema import Change, QuickstartResults
 from coterie.report.table import cost_rows
 from coterie.report.words import interval, signed, verdict
 
@@ -31,10 +31,22 @@ def summary(results: QuickstartResults, width: int = 96) -> str:
             (n, f"{100 * v:.0f} %", f"{100 * results.dense.probes[n]:.0f} %") for n, v in results.moe.probes.items()
         ]
         lines += _aligned([("", "MoE", "dense"), *probes])
+    if results.tuned is not None:
+        lines += ["", "tuned on conversations, experts included"]
+        changes = {
+            "held-out conversations, bits per token": results.tuned.held_out,
+            "other text, bits per byte": results.tuned.retention,
+        }
+        head = ("", "before", "after", "change", "95 % interval")
+        lines += _aligned([head, *(_changed(name, found) for name, found in changes.items())])
     lines += [""]
     for sentence in verdict(results):
         lines += textwrap.wrap(sentence, width, initial_indent="* ", subsequent_indent="  ")
     return "\n".join(lines) + "\n"
+
+
+def _changed(name: str, found: Change) -> tuple[str, ...]:
+    return (name, f"{found.before:.3f}", f"{found.after:.3f}", signed(found.change.value), interval(found.change))
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
