@@ -49,16 +49,7 @@ def fake_dict(
             "slices": list(slices),
             "share": share,
         },
-        "tuned": {
-            "path": "runs/quickstart/tuned/merged",
-            "trained": [{"group": "attention", "how": "lora", "trainable": 40_960}],
-            "experts": "64 of 64",
-            "held_out": {"before": 3.1, "after": 2.2, "change": interval(-0.9, 0.2) | {"documents": 9}},
-            "retention": {"before": 1.5, "after": 1.52, "change": interval(0.02, 0.01) | {"documents": 40}},
-            "gravity": 1.0,
-            "answers": [{"question": "Who are you?", "before": "the <fox>", "after": "I am Coterie."}],
-            "seconds": 31.0,
-        },
+        "tuned": fake_tuned(),
         "samples": [
             {
                 "slice": "stories",
@@ -74,6 +65,20 @@ def fake_dict(
             },
         ],
         "total_seconds": 571.0,
+    }
+
+
+def fake_tuned() -> dict:
+    """What a tuned model of a run measured."""
+    return {
+        "path": "runs/quickstart/tuned/merged",
+        "trained": [{"group": "attention", "how": "lora", "trainable": 40_960}],
+        "experts": "64 of 64",
+        "held_out": {"before": 3.1, "after": 2.2, "change": interval(-0.9, 0.2) | {"documents": 9}},
+        "retention": {"before": 1.5, "after": 1.52, "change": interval(0.02, 0.01) | {"documents": 40}},
+        "gravity": 1.0,
+        "answers": [{"question": "Who are you?", "before": "the <fox>", "after": "I am Coterie."}],
+        "seconds": 31.0,
     }
 
 
