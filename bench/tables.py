@@ -158,6 +158,23 @@ def qlora(record: dict[str, Any]) -> str:
     )
 
 
+def bf16_agreement(record: dict[str, Any]) -> str:
+    """One row per small model."""
+    rows = []
+    for name, found in record["families"].items():
+        cells = [f"{100 * found[f'{side}_top1']:.1f} %" for side in ("coterie", "transformers")]
+        cells += [f"{found[f'{side}_kl']:.4f}" for side in ("coterie", "transformers")]
+        rows.append([f"`{name}`", *cells])
+    head = ["model", "best token, coterie", "best token, transformers", "KL, coterie", "KL, transformers"]
+    return (
+        "## bfloat16\n\n"
+        "How far logits in bfloat16 are from transformers' in float32 on the same small random models (a hard case: "
+        "their predictions are nearly level): share of positions with the same best token, and mean divergence in "
+        "nats. "
+        f"Command: `python bench/{record['environment']['command']}`.\n\n" + table(head, rows)
+    )
+
+
 def render() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
@@ -166,6 +183,7 @@ def render() -> str:
         ("train_step.json", train_step),
         ("forward.json", forward),
         ("load.json", load_time),
+        ("bf16_agreement.json", bf16_agreement),
         ("tune.json", tune),
         ("qlora_memory.json", qlora),
     ):

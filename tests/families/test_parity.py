@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from coterie.nn.layout import Layout
 from coterie.weights.checkpoint import load_model, save_model
+from coterie.weights.write import write_model_files
 from tests.families.hf import CONFIGS, VOCAB, tiny
 
 LENGTHS = (23, 17)
@@ -27,6 +28,24 @@ def test_logits_equal_transformers_on_packed_documents(name: str, tmp_path: Path
         theirs = torch.cat([reference(part[None]).logits[0] for part in ids.split(LENGTHS)])
     assert theirs.std() > 0.3
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_shards_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    reference = tiny(name)
+    reference.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+    model = load_model(tmp_path / "theirs").model
+    (tmp_path / "ours").mkdir()
+    write_model_files(tmp_path / "ours", model, shard_bytes=15_000)
+    found = []
+    for side in ("theirs", "ours"):
+        files = sorted((tmp_path / side).glob("*.safetensors"))
+        assert len(files) > 2 and (tmp_path / side / "model.safetensors.index.json").is_file()
+        found.append({key: tensor for file in files for key, tensor in load_file(file).items()})
+    theirs, ours = found
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[key], ours[key]) for key in theirs)
+    again = load_model(tmp_path / "ours").model
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
