@@ -128,6 +128,25 @@ def test_grammar_waits_for_the_end_of_reasoning(client):
     assert answer.usage.completion_tokens_details.reasoning_tokens >= 1
 
 
+@pytest.mark.parametrize("form", ["schema", "call"])
+def test_reasoning_that_wants_to_stop_goes_on_to_what_was_asked_for(client, form):
+    asked = (
+        {"response_format": response_format(SCHEMA)}
+        if form == "schema"
+        else {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False}
+    )
+    stops = {str(stop): 90 for stop in tokenizer().stop_ids}
+    answer = client.chat.completions.create(
+        model="tiny", messages=ASK, seed=0, max_tokens=120, logit_bias={**stops, OPENS: 60, CLOSES: 75}, **asked
+    )
+    (choice,) = answer.choices
+    assert answer.usage.completion_tokens_details.reasoning_tokens >= 1
+    if form == "schema":
+        assert choice.finish_reason == "stop" and set(json.loads(choice.message.content)) == {"n", "kind", "tags"}
+    else:
+        assert choice.finish_reason == "tool_calls" and len(choice.message.tool_calls) == 1
+
+
 def test_json_object(client):
     answer = client.chat.completions.create(
         model="tiny", messages=ASK, seed=0, max_tokens=300, response_format={"type": "json_object"},

@@ -36,7 +36,8 @@ class GrammarFilter:
 
     `trigger`: the grammar begins after this text has been written; None: at once. `repeat`: when the grammar has been
     satisfied the reply is free again until the next trigger; otherwise it must end. `think`: tokens that open and close
-    a reasoning block, which may come first. A grammar that breaks off sets `failure`, and the reply ends.
+    a reasoning block, which may come first. Without `repeat` a reply cannot stop before the grammar has begun: reasoning
+    goes on until it is closed. A grammar that breaks off sets `failure`, and the reply ends.
     """
 
     def __init__(
@@ -60,9 +61,9 @@ class GrammarFilter:
         self._fresh = True
 
     def allowed(self) -> Tensor | None:
-        """bool (V,): the tokens that keep to the grammar; None while it has not begun."""
+        """bool (V,): the tokens that keep to the grammar, or that wait for it; None while every token may come."""
         if not self._active:
-            return None
+            return None if self._repeat else self._waiting()
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         mask_V = torch.zeros(self._vocab_size, dtype=torch.bool)
         known = torch.from_numpy(np.unpackbits(bits, bitorder="little")).bool()[: self._vocab_size]
@@ -73,6 +74,12 @@ class GrammarFilter:
         if self._matcher.is_error() or not bool(mask_V.any()):
             self.failure = self._matcher.get_error().splitlines()[0][:200] if self._matcher.is_error() else "stuck"
             mask_V[self._stops] = True
+        return mask_V
+
+    def _waiting(self) -> Tensor:
+        """All tokens but those that would end the reply: it still owes what the grammar asks for."""
+        mask_V = torch.ones(self._vocab_size, dtype=torch.bool)
+        mask_V[self._stops] = False
         return mask_V
 
     def accept(self, token: int) -> None:
