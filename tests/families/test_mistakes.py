@@ -140,8 +140,8 @@ def test_the_selection_bias_used_as_a_weight(
     right = logits(model)
     original = Router.route
 
-    def biased(self: Router, logits_TE: Tensor) -> Routing:
-        routing = original(self, logits_TE)
+    def biased(self: Router, logits_TE: Tensor, steer: Any = None) -> Routing:
+        routing = original(self, logits_TE, steer)
         assert self.select_bias is not None
         weights_TK = (routing.scores_TE + self.select_bias).gather(-1, routing.ids_TK)
         return routing._replace(weights_TK=weights_TK / weights_TK.sum(-1, keepdim=True) * self.config.scale)
