@@ -33,6 +33,7 @@ def tune_chapter(out: Path, minutes: float, seed: int, threads: int | None, tell
             "model": str(base),
             "data": ["starter"],
             "out": str(folder),
+            "eval": 0.15,
             "epochs": min(_MOST_EPOCHS, _EPOCHS_PER_MINUTE * minutes),
             "seed": seed,
             "threads": threads,
