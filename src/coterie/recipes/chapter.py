@@ -14,8 +14,8 @@ from coterie.recipes.stages import Tell
 from coterie.recipes.tune import run_tune
 from coterie.weights.merge import merge_checkpoint
 
-_EPOCHS_PER_MINUTE = 2.0
-_MOST_EPOCHS = 16.0
+_EPOCHS_PER_MINUTE = 1.0
+_MOST_EPOCHS = 8.0
 _QUESTIONS = (
     "What is your name?",
     "What does a router do?",
