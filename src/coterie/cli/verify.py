@@ -8,10 +8,11 @@ from pathlib import Path
 
 from coterie.config import CoterieError
 from coterie.evaluate.identity import Verdict, compare, open_side
-from coterie.weights.adapter_files import base_of, is_adapter, load_adapter
 from coterie.weights.checkpoint import load_model, locate
 from coterie.weights.commit import MANIFEST, verify_directory
+from coterie.weights.patch import is_patch
 from coterie.weights.probes import Difference, check_probes, load_probes
+from coterie.weights.variant import base_of, is_variant, put_variant
 
 
 def verify(
@@ -41,20 +42,25 @@ def verify(
 
 
 def _verify_stored(path: str, as_json: bool) -> None:
-    """Check a directory, a model's or an adapter's, against its own manifest and stored probes."""
+    """Check a directory, a model's or an adapter's, against its own manifest and stored probes; a patch by its hashes,
+    of its files and of the base that it names."""
     try:
-        adapter = is_adapter(path)
-        directory = Path(path).expanduser() if adapter else locate(path)
-        if load_probes(directory) is None:
+        variant, patch = is_variant(path), is_patch(path)
+        directory = Path(path).expanduser() if variant else locate(path)
+        if not patch and load_probes(directory) is None:
             raise CoterieError(
                 f"{path}: holds no probes; give a second model to compare with, or save this one with probes"
             )
-        loaded = load_model(locate(base_of(path)) if adapter else directory)
-        if adapter:
-            load_adapter(loaded.model, directory, loaded.path, tokenizer=loaded.tokenizer)
+        loaded = load_model(locate(base_of(path)) if variant else directory)
+        if variant:
+            put_variant(loaded.model, directory, loaded.path, loaded.tokenizer)
     except CoterieError as error:
         error.exit_code = 2
         raise
+    if patch:
+        whole = f"same: {path} is whole, and {loaded.path} is the base that it was made for"
+        print(json.dumps({"a": path, "same": True, "base": str(loaded.path)}) if as_json else whole)
+        return
     if (directory / MANIFEST).is_file():
         tell("hashing files")
         verify_directory(directory)

@@ -15,10 +15,10 @@ from coterie.data.sources import read_sources
 from coterie.evaluate.endpoint import Endpoint
 from coterie.families.registry import first_difference
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.adapter_files import base_of, is_adapter, load_adapter
 from coterie.weights.checkpoint import load_model, locate, read_config, stored_dtype
 from coterie.weights.compare import TensorWalk, compare_tensors
 from coterie.weights.gguf_outputs import put_back
+from coterie.weights.patch import is_patch
 from coterie.weights.probe_texts import TEXTS
 from coterie.weights.probes import (
     FAITHFUL,
@@ -32,6 +32,7 @@ from coterie.weights.probes import (
     difference,
     record,
 )
+from coterie.weights.variant import base_of, is_variant, put_variant
 
 Tell = Callable[[str], None]
 _DATA_PROBES = 64
@@ -39,9 +40,9 @@ _DATA_PROBES = 64
 
 @dataclass(frozen=True)
 class Side:
-    """A model to compare: a checkpoint directory, an adapter on its base, a GGUF file or an endpoint.
+    """A model to compare: a checkpoint directory, an adapter or patch on its base, a GGUF file or an endpoint.
 
-    `directory`: of the checkpoint, or of an adapter's base. `dtype`: the type all its weights are stored in, if one.
+    `directory`: of the checkpoint, or of the base. `dtype`: the type all its weights are stored in, if one.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Verdict:
 
 
 def open_side(name: str, model_name: str | None = None, key: str | None = None) -> Side:
-    """A side from a directory (a model's or an adapter's), a hub id, a GGUF file or the address of a server.
+    """A side from a directory (a model's, an adapter's or a patch's), a hub id, a GGUF file or the address of a server.
 
     Errors: `CoterieError`, one line.
     """
@@ -97,10 +98,10 @@ def open_side(name: str, model_name: str | None = None, key: str | None = None) 
         if not Path(name).expanduser().is_file():
             raise CheckpointError(f"{name}: no such file")
         return Side(name, gguf=Path(name).expanduser())
-    if is_adapter(name):
+    if is_variant(name):
         base = open_side(base_of(name))
-        # Factors are float32 whatever the base is stored in: only a float32 base gives one type.
-        only = base.dtype if base.dtype == torch.float32 else None
+        # Factors are float32 whatever the base is stored in: only a float32 base gives one type. A patch takes its own.
+        only = base.dtype if base.dtype == torch.float32 or is_patch(name) else None
         return replace(base, name=name, dtype=only, adapter=Path(name).expanduser())
     directory = locate(name)
     tokenizer = Tokenizer.load(directory) if (directory / "tokenizer.json").is_file() else None
@@ -193,7 +194,7 @@ def side_record(
     if side.gguf is not None:
         put_back(loaded.model, directory, side.gguf)
     if side.adapter is not None:
-        load_adapter(loaded.model, side.adapter, directory, tokenizer=loaded.tokenizer)
+        put_variant(loaded.model, side.adapter, directory, loaded.tokenizer)
     return record(loaded.model, sequences, tokenizer)
 
 
@@ -209,7 +210,7 @@ def _outputs(found: Difference, limit: float) -> list[str]:
 
 def _tensors(a: Side, b: Side, notes: list[str], tell: Tell) -> TensorWalk | None:
     if a.adapter is not None or b.adapter is not None:
-        notes.append("tensors not compared: an adapter's change has none of its own")
+        notes.append("tensors not compared: an adapter's or a patch's change is no whole tensor")
     if not (a.is_checkpoint and b.is_checkpoint):
         return None
     assert a.directory and b.directory and a.config and b.config

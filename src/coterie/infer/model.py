@@ -25,8 +25,8 @@ from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.text.chat import Message, render_ids
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.adapter_files import base_of, check_adapter, is_adapter, load_adapter
 from coterie.weights.checkpoint import load_model, read_json, save_model
+from coterie.weights.variant import base_of, is_variant, put_variant
 
 Ids = Sequence[int] | Tensor
 Conversation = Sequence[Message | Mapping[str, Any]]
@@ -181,18 +181,16 @@ def load(
 ) -> LanguageModel:
     """Read a checkpoint directory (or hub id). `device` auto: the GPU if there is one. `check`: run its stored probes.
 
-    `adapter`: a directory of LoRA factors to put on it, ours or PEFT's; as `path`, such a directory brings the base
-    that it names. A reply ends with the tokenizer's stop tokens and those of generation_config.json.
-    Errors: `CheckpointError` for a directory that is not a whole checkpoint or an adapter made for other weights,
-    `ConfigError` for the device.
+    `adapter`: a directory of LoRA factors (ours or PEFT's) or an expert patch to put on it; as `path`, such a directory
+    brings the base that it names. A reply ends with the tokenizer's stop tokens and those of generation_config.json.
+    Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an adapter or patch made for other
+    weights, `ConfigError` for the device.
     """
-    if adapter is None and is_adapter(path):
+    if adapter is None and is_variant(path):
         path, adapter = base_of(path), path
     loaded = load_model(path, dtype=dtype, device=_device(device), check=check)
     if adapter is not None:
-        load_adapter(loaded.model, adapter, loaded.path, tokenizer=loaded.tokenizer)
-        if check:
-            check_adapter(adapter, loaded.model, loaded.path, loaded.tokenizer)
+        put_variant(loaded.model, adapter, loaded.path, loaded.tokenizer, check)
     stop_ids = set(loaded.tokenizer.stop_ids) if loaded.tokenizer is not None else set()
     ends = _optional_json(loaded.path / "generation_config.json").get("eos_token_id")
     stop_ids |= {ends} if isinstance(ends, int) else set(ends or ())

@@ -21,7 +21,7 @@ from coterie.text.tokenizer import Tokenizer
 from coterie.weights.adapter import attach, is_trained
 from coterie.weights.adapter_files import base_of, is_adapter, load_adapter, save_adapter
 from coterie.weights.checkpoint import kept_dtype, load_model, locate, save_model
-from coterie.weights.patch import attach_subset, load_patch, save_patch
+from coterie.weights.patch import attach_subset, is_patch, load_patch, save_patch
 from coterie.weights.probes import SAME, ProbeRecord, base_gravity, default_sequences, difference, record
 
 _log = logging.getLogger("coterie")
@@ -50,6 +50,10 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     Errors: `ConfigError` for an intent that this model cannot follow, `CheckpointError`, `DataError`.
     """
     origin, further = config.model, None
+    if is_patch(config.model):
+        raise ConfigError(
+            f"{config.model}: is an expert patch, which is not trained further; apply it first (coterie patch apply)"
+        )
     if is_adapter(config.model):
         origin, further = base_of(config.model), config.model
     whole = config.method in ("full", "esft")

@@ -188,9 +188,14 @@ def write_patch(path: Path, patch: Patch) -> None:
     commit_directory(path, write, {"kind": "patch"})
 
 
+def is_patch(path: str | Path) -> bool:
+    """Whether a path is an expert patch's directory."""
+    return (Path(path).expanduser() / ABOUT).is_file()
+
+
 def read_patch(path: str | Path) -> Patch:
     """A patch from its directory, every file checked against its hash. Errors: `CheckpointError`, one line."""
-    directory = Path(path)
+    directory = Path(path).expanduser()
     if not (directory / ABOUT).is_file():
         raise CheckpointError(f"{directory}: has no {ABOUT}; give the directory of an expert patch")
     verify_directory(directory)
@@ -236,7 +241,13 @@ def apply_patches(model: Transformer, patches: Sequence[Patch]) -> list[Applied]
 
 def check_base(model: Transformer, patch: Patch) -> None:
     """Errors: `CheckpointError` unless `model` is what the patch was made for."""
-    patch.selection.check(model.config)
+    try:
+        patch.selection.check(model.config)
+    except ConfigError as error:
+        why = str(error).split(";")[0]
+        raise CheckpointError(
+            f"this model is not the base of the patch (made for {patch.origin}; {why}); give that base"
+        ) from None
     own = dict(model.named_parameters())
     for name, tensor in patch.tensors.items():
         chosen = patch.chosen(name)

@@ -1,4 +1,5 @@
-"""A second model on the weights of the first: with an adapter or an expert patch, and no copy of what they share."""
+"""An adapter or an expert patch, whichever a directory holds, put on its base: in place, or as a second model that
+shares the first one's weights."""
 
 from __future__ import annotations
 
@@ -14,10 +15,44 @@ from coterie.nn.subset import SubsetExpertLinear
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.adapter import put_adapter
+from coterie.weights.adapter_files import base_of as base_of_adapter
+from coterie.weights.adapter_files import check_adapter, is_adapter, layout_by_probes, load_adapter, read_adapter
 from coterie.weights.adapter_files import check_base as check_adapter_base
-from coterie.weights.adapter_files import is_adapter, layout_by_probes, read_adapter
-from coterie.weights.patch import Patch, check_base, read_patch
+from coterie.weights.patch import Patch, check_base, is_patch, load_patch, read_patch
 from coterie.weights.probes import check_probes, load_probes
+
+
+def is_variant(path: str | Path) -> bool:
+    """Whether a path is the directory of an adapter or of an expert patch rather than a model's."""
+    return is_adapter(path) or is_patch(path)
+
+
+def base_of(path: str | Path) -> str:
+    """The base that the directory of an adapter or patch names. Errors: `CheckpointError` when it names none."""
+    return read_patch(path).origin if is_patch(path) else base_of_adapter(path)
+
+
+def put_variant(
+    model: Transformer,
+    path: str | Path,
+    base: str | Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    check: bool = False,
+) -> None:
+    """Put the adapter or expert patch of a directory on `model` itself.
+
+    `base`: the directory that `model` was read from; an adapter made for other weights is refused, a patch always is.
+    `check`: an adapter must also answer as it recorded; a patch has proved itself by the hashes of its base and files.
+    Errors: `CheckpointError` or `ConfigError`, one line.
+    """
+    if is_patch(path):
+        load_patch(model, path)
+        return
+    load_adapter(model, path, base, tokenizer=tokenizer)
+    if check:
+        if base is None:
+            raise ConfigError(f"{path}: to check an adapter, give the directory of its base")
+        check_adapter(path, model, base, tokenizer)
 
 
 def shadow(model: Transformer) -> Transformer:
@@ -37,7 +72,7 @@ def load_variant(
     """
     if model.adapter is not None:
         raise ConfigError("adapter: the model has one already; load the base alone")
-    return _with_adapter(model, path, base, tokenizer) if is_adapter(path) else _with_patch(model, read_patch(path))
+    return _with_patch(model, read_patch(path)) if is_patch(path) else _with_adapter(model, path, base, tokenizer)
 
 
 def _with_adapter(
