@@ -13,7 +13,7 @@ from coterie.evaluate.profile import Method, Profile, describe_selection
 from coterie.evaluate.profile import profile as run_profile
 from coterie.evaluate.profile import select as run_select
 from coterie.evaluate.routing_report import routing_report
-from coterie.evaluate.trace import read_domains
+from coterie.evaluate.trace import read_domains, require_experts
 from coterie.report.routing_page import summary_lines, write_routing_page
 from coterie.weights.checkpoint import load_model
 
@@ -67,6 +67,7 @@ def routing(
     if limits["overlap"] is not None and tuned is None:
         raise ConfigError("routing: --min-overlap compares two models; give the tuned one too")
     loaded = load_model(base)
+    require_experts(loaded.model, base)
     documents = read_domains(data, loaded.tokenizer, max_tokens, base)
     other = None if tuned is None else load_model(tuned).model
     record = routing_report(loaded.model, documents, other) | {"base": base, "tuned": tuned}

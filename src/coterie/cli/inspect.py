@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from coterie.config import CheckpointError, CoterieError, ModelConfig
+from coterie.config import CoterieError, ModelConfig
 from coterie.families import config_from_hf
 from coterie.plan.describe import describe
-from coterie.plan.published import find_published, suggest_published
+from coterie.plan.published import named_published
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.checkpoint import locate, open_tensors, read_config, read_json
 from coterie.weights.commit import MANIFEST
@@ -26,12 +26,7 @@ def inspect_facts(name: str) -> dict[str, Any]:
     """All facts as JSON types: of a directory, a hub id (its small files are fetched) or a published name."""
     local = Path(name).expanduser()
     if not local.exists() and "/" not in name:
-        published = find_published(name)
-        if published is None:
-            raise CheckpointError(
-                f"{name}: no such directory, and no published model of that name{suggest_published(name)}; give a "
-                "directory, a hub id such as owner/name, or a name such as llama-4-scout"
-            )
+        published = named_published(name)
         assert published.config is not None
         facts = describe(config_from_hf(published.config, published.name))
         stated = {key: getattr(published, key) for key in ("title", "total", "active", "source", "note")}

@@ -48,11 +48,12 @@ def tune(
 def _config(path: str) -> ModelConfig:
     """The config of a directory, a hub id or a published name."""
     from coterie.families import config_from_hf
-    from coterie.plan.published import find_published
+    from coterie.plan.published import named_published
     from coterie.weights.checkpoint import locate, read_config
 
-    published = find_published(path) if "/" not in path and not Path(path).exists() else None
-    if published is not None and published.config is not None:
+    if "/" not in path and not Path(path).exists():
+        published = named_published(path)
+        assert published.config is not None
         return config_from_hf(published.config, published.name)
     return read_config(locate(path, weights=False))
 

@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,6 +24,7 @@ class Settings(BaseModel):
     """Base of every settings object: frozen, strict about keys, readable from a mapping, YAML or dotted overrides."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=False)
+    other_names: ClassVar[Mapping[str, str]] = {}  # names of other tools -> ours
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "settings") -> Self:
@@ -114,20 +115,25 @@ def _copy(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def _first_problem(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+def _first_problem(cls: type[Settings], error: ValidationError, where: str) -> str:
     problems = error.errors()
     # A key that is not known explains most; show it before what follows from it.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     location = [str(part) for part in problem["loc"]]
-    dotted = ".".join(location) or cls.__name__
+    dotted = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(cls, location[:-1])
-        hint = suggest(location[-1], known) or (f"; known keys: {', '.join(sorted(known))}" if known else "")
+        others = [] if location[:-1] else list(cls.other_names)
+        hint = suggest(location[-1], [*known, *others])
+        if not hint and known:
+            hint = f"; known keys: {', '.join(sorted(known))}"
         return f"{where}: unknown key '{dotted}'{hint}"
     if problem["type"] == "missing":
         return f"{where}: '{dotted}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+    if not dotted:  # about several settings together: the message names them
+        return f"{where}: {message}{more}"
     return f"{where}: '{dotted}': {message}, got {problem.get('input')!r}{more}"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from coterie.config.adapter import ADAPTED_GROUPS, AdapterConfig, RankRule, Treatment
-from coterie.config.base import Settings
+from coterie.config.base import Settings, suggest
 from coterie.config.errors import ConfigError
 
 Method = Literal["lora", "qlora", "dora", "full", "esft", "router"]
@@ -43,6 +44,8 @@ class TuneConfig(Settings):
     text source, or none); more than `max_forgetting` bits per byte lost ends the run without a result. `guard`: what
     happens when routing goes astray. `on_bad`: whether examples that cannot be used stop the run.
     """
+
+    other_names: ClassVar[Mapping[str, str]] = ALIASES
 
     model: str
     data: list[str] = Field(min_length=1)
@@ -135,7 +138,8 @@ class TuneConfig(Settings):
             adapted["router"] = "full" if self.router == "dense-grad" else self.router
         unknown = [group for group in self.train if group not in ADAPTED_GROUPS]
         if unknown:
-            raise ConfigError(f"train: unknown group '{unknown[0]}'; groups: {', '.join(ADAPTED_GROUPS)}")
+            hint = suggest(unknown[0], ADAPTED_GROUPS)
+            raise ConfigError(f"train: unknown group '{unknown[0]}'{hint}; groups: {', '.join(ADAPTED_GROUPS)}")
         return adapted | self.train
 
     def adapter(self) -> AdapterConfig:

@@ -87,27 +87,6 @@ class PackedRows(Sequence[Row]):
         return (self[index] for index in range(len(self)))
 
 
-def pack_conversations(
-    conversations: Sequence[tuple[Sequence[int], Sequence[bool]]], row_length: int, padding_id: int = 0
-) -> list[Row]:
-    """Pack (ids, mask) pairs whole into rows: longest first, each into the fullest row that has room (best fit).
-
-    A conversation of n tokens takes n - 1 positions, because its last token is only ever a target; position t is learnt
-    when token t + 1 is marked. Errors: `DataError` for one that is too long, too short or has nothing marked.
-    """
-    for number, (ids, mask) in enumerate(conversations, 1):
-        if len(ids) != len(mask):
-            raise DataError(f"conversation {number}: {len(ids)} tokens but {len(mask)} marks")
-        if len(ids) - 1 > row_length:
-            raise DataError(
-                f"conversation {number}: {len(ids)} tokens do not fit a row of {row_length}; raise row_length"
-            )
-        if not any(mask[1:]):
-            raise DataError(f"conversation {number}: no token of an assistant, so nothing to learn; leave it out")
-    bins = best_fit([len(ids) - 1 for ids, _ in conversations], row_length)
-    return [row_of([conversations[index] for index in members], row_length, padding_id) for members in bins]
-
-
 def best_fit(needs: Sequence[int], room: int) -> list[list[int]]:
     """Items by number into bins of `room`: longest first, each into the fullest bin that has room."""
     bins: list[list[int]] = []

@@ -35,11 +35,6 @@ class QuantizedTensor(nn.Module):
         self.register_buffer("scales", torch.empty(*shape[:-1], num_blocks, dtype=torch.bfloat16, device=device))
 
     @property
-    def effective_bits(self) -> float:
-        """Bits per number of the weight, scales and filling included."""
-        return 8 * self.nbytes / torch.Size(self.shape).numel()
-
-    @property
     def nbytes(self) -> int:
         return self.codes.nbytes + self.scales.nbytes
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from coterie.config import ConfigError, suggest
+from coterie.config import CheckpointError, ConfigError, suggest
 
 _FILE = Path(__file__).parent / "published.json"
 
@@ -54,6 +54,17 @@ def find_published(name: str) -> Published | None:
     if found.config is None:
         raise ConfigError(f"{found.name}: was announced ({found.source}) and never released; its config is not known")
     return found
+
+
+def named_published(name: str) -> Published:
+    """As `find_published`, for a name that is no directory. Errors: also `CheckpointError` when it names none."""
+    published = find_published(name)
+    if published is None:
+        raise CheckpointError(
+            f"{name}: no such directory, and no published model of that name{suggest_published(name)}; give a "
+            "directory, a hub id such as owner/name, or a name such as llama-4-scout"
+        )
+    return published
 
 
 def suggest_published(name: str) -> str:

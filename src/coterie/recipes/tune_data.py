@@ -98,7 +98,7 @@ def _settle(units: UnitSet, config: TuneConfig, kind: str) -> list[str]:
     lines = [str(problem) for problem in units.problems]
     if lines and config.on_bad == "stop":
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-        raise DataError(f"{lines[0]}{more}; mend them, or set on_bad=skip; `coterie data lint` lists all")
+        raise DataError(f"{lines[0]}{more}; mend them, or set on_bad=skip; `coterie data lint --model` lists all")
     if not units.units:
         first = f": {lines[0]}" if lines else ""
         raise DataError(f"{', '.join(config.data)}: no example of {kind} can be used{first}")

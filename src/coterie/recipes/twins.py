@@ -6,7 +6,6 @@ from typing import Any
 
 from coterie.config import ModelConfig
 from coterie.families import config_from_hf
-from coterie.plan.counts import count_parameters
 
 ROW_LENGTH = 256
 VOCAB_SIZE = 2048
@@ -47,9 +46,3 @@ def twins(minutes: float) -> tuple[dict[str, Any], dict[str, Any]]:
 def read_twin(settings: dict[str, Any], vocab_size: int) -> ModelConfig:
     """The `ModelConfig` of one of `twins`."""
     return config_from_hf({"vocab_size": vocab_size} | settings, "twin", strict=True)
-
-
-def active_ratio(moe: dict[str, Any], dense: dict[str, Any], vocab_size: int) -> float:
-    """Active parameters (embedding and head aside) of the mixture over the dense twin's."""
-    counts = [count_parameters(read_twin(settings, vocab_size)).active_core for settings in (moe, dense)]
-    return counts[0] / counts[1]

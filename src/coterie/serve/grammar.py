@@ -27,7 +27,6 @@ _CACHED = 64
 _REFUSED_KEYS = ("patternProperties", "x-guidance", "$dynamicRef", "$recursiveRef", "unevaluatedProperties",
                  "unevaluatedItems", "propertyNames", "dependentSchemas")  # fmt: skip
 _BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
-_VALUES = ("enum", "const", "default", "examples")
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 

@@ -103,6 +103,10 @@ def read_adapter(path: str | Path) -> AdapterFiles:
     Errors: `CheckpointError` for a directory without the two files, a damaged one, or pickled weights.
     """
     directory = Path(path).expanduser()
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such directory; give the directory of a LoRA adapter")
+    if (directory / "adapter" / CONFIG).is_file():
+        raise CheckpointError(f"{directory}: is the directory of a run; give its adapter, {directory / 'adapter'}")
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
             pickled = (

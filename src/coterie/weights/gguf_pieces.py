@@ -14,8 +14,6 @@ from typing import Any
 
 from coterie.config import CheckpointError
 
-_SPACE = "\u2581"
-
 
 def sentencepiece_scores(
     path: Path, content: Mapping[str, Any], tokens: list[str], differences: list[str]

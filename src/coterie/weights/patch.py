@@ -119,13 +119,6 @@ def attached_selection(model: Transformer) -> ExpertSelection:
     )
 
 
-def merge_subset(model: Transformer) -> None:
-    """Write the trained slices into their weights and restore the plain layers; all parameters are frozen then."""
-    for name, layer in list(subset_layers(model)):
-        model.set_submodule(name, layer.merged())
-    model.requires_grad_(False)
-
-
 def patch_tensors(model: Transformer) -> dict[str, Tensor]:
     """What a patch of this model holds: trained slices under the name of the whole, then parameters trained whole."""
     tensors: dict[str, Tensor] = {}

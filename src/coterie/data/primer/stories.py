@@ -25,7 +25,6 @@ from coterie.data.primer.words import (
 )
 
 MAX_WORDS = 250
-NUMBERS = "zero one two three four five six seven eight nine ten".split()
 
 
 @dataclass
