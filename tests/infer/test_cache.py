@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -134,3 +137,20 @@ def test_an_interrupted_pass_leaves_no_trace(mask: str) -> None:
     results = [feed(cache, 2, layer) for layer in (0, 1)]
     assert results[0] == results[1]
     assert results[0][0] == [float(p) for p in range(results[0][1], 11)]
+
+
+def test_buffers_go_with_the_last_reference() -> None:
+    """A ring of references would keep them until Python's collector runs, a thousand requests later."""
+    gc.collect()
+    gc.disable()
+    try:
+        cache = make_cache("causal", 1, num_layers=2)
+        for layer in (0, 1):
+            feed(cache, 3, layer)
+        cache.advance(3)
+        copy = cache.fork(2)
+        gone = [weakref.ref(each) for cache_ in (cache, copy) for each in (cache_, cache_.layer(0), cache_.layer(1))]
+        del cache, copy
+        assert [each() for each in gone] == [None] * len(gone)
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 
 import pytest
@@ -214,3 +215,19 @@ def test_a_forked_cache_continues_like_the_whole_sequence(kind: str) -> None:
         result = model.logits(h_TD).log_softmax(-1)
     expected = torch.cat([training_logprobs(model, prefix + more)[13:] for more in (one, two)])
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("prefix_bytes", [0, 1 << 20])
+def test_a_finished_request_leaves_no_ring_of_references(prefix_bytes: int) -> None:
+    """Python's collector, the only one to find them, comes by too seldom for keys and values."""
+    engine = Engine(tiny_model("moe"), prefix_bytes=prefix_bytes)
+    prompts = prompts_of([20, 3, 40, 20])
+    params = SamplingParams(max_tokens=4, seed=1)
+    engine.generate(prompts, params)
+    gc.collect()
+    gc.disable()
+    try:
+        engine.generate(prompts, params)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -10,6 +10,7 @@ from typing import Any
 
 from coterie.config import ConfigError
 from coterie.infer.model import load
+from coterie.serve.kernels import keep_few_kernels
 from coterie.serve.moe import read_profile
 from coterie.serve.server import check_binding, serve
 from coterie.serve.service import ServeSettings, Service, default_name
@@ -27,9 +28,7 @@ def run(
     settings: dict[str, Any],
 ) -> int:
     """Load and serve; the exit code."""
-    # Prompts come in every length, and oneDNN keeps compiled code for each number of rows it has met: by default a
-    # thousand of them, a few hundred MB. Read by oneDNN at its first product.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    keep_few_kernels()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     key = _key(api_key_file)

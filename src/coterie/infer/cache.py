@@ -5,12 +5,25 @@ Legend: T new tokens, S kept positions (old and new), G key/value heads, D head 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from coterie.config import AttentionConfig, CoterieError, MLAConfig, ModelConfig
 
 _FIRST_CAPACITY = 64
+
+
+@dataclass
+class Progress:
+    """How many tokens of a sequence have been seen.
+
+    Its own object, so that layers need not point back at their sequence: in a ring of references buffers would live on
+    until Python's collector comes by, which in a process of many objects is after a thousand requests.
+    """
+
+    length: int = 0
 
 
 class LayerCache:
@@ -22,10 +35,10 @@ class LayerCache:
     its latent as the one head of the keys and its rotated key as the one of the values: their widths may differ.
     """
 
-    def __init__(self, attention: AttentionConfig | MLAConfig, owner: SequenceCache) -> None:
+    def __init__(self, attention: AttentionConfig | MLAConfig, progress: Progress) -> None:
         self._mask = attention.mask
         self._window = attention.window or 0
-        self._owner = owner
+        self._progress = progress
         self._keys = torch.empty(0)
         self._values = self._keys
         self._low = 0
@@ -45,10 +58,10 @@ class LayerCache:
     def append(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[Tensor, Tensor, int]:
         """Store the new tokens' keys and values; return (k_SGD, v_SGD, position of the first kept key).
 
-        The new tokens stand at positions `owner.length ...`; the owner moves on with `advance` after the last layer.
+        The new tokens stand at positions `progress.length ...`, which moves on with `advance` after the last layer.
         The results are views, good until the next append. Use under `torch.inference_mode` or `torch.no_grad`.
         """
-        position = self._owner.length
+        position = self._progress.length
         num_new = k_TGD.shape[0]
         if self._end != position:  # a forward pass was interrupted before `advance`: its rows do not count
             self.truncate(position)
@@ -117,8 +130,13 @@ class SequenceCache:
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
-        self.length = 0
-        self._layers = [LayerCache(block.attention, self) for block in config.blocks]
+        self._progress = Progress()
+        self._layers = [LayerCache(block.attention, self._progress) for block in config.blocks]
+
+    @property
+    def length(self) -> int:
+        """Tokens seen."""
+        return self._progress.length
 
     def layer(self, index: int) -> LayerCache:
         """The cache of block `index`."""
@@ -126,7 +144,7 @@ class SequenceCache:
 
     def advance(self, num_tokens: int) -> None:
         """Count `num_tokens` as seen. Called once per forward pass, after every layer has appended them."""
-        self.length += num_tokens
+        self._progress.length += num_tokens
 
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on.
@@ -138,7 +156,7 @@ class SequenceCache:
             raise CoterieError(f"cache: cannot go back to length {length}; it holds {self.length} tokens")
         for layer in self._layers:
             layer.truncate(length)
-        self.length = length
+        self._progress.length = length
 
     def can_go_back(self, length: int) -> bool:
         """Whether `truncate(length)` or `fork(length)` would succeed."""
@@ -155,7 +173,7 @@ class SequenceCache:
                 f"cache: cannot copy the first {length} of {self.length} tokens; a window has dropped some"
             )
         copy = SequenceCache(self.config)
-        copy.length = length
+        copy._progress.length = length
         for mine, theirs in zip(copy._layers, self._layers, strict=True):
             mine.copy_from(theirs, length)
         return copy
