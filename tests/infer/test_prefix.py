@@ -98,7 +98,7 @@ def test_a_hash_collision_is_no_wrong_prefix(monkeypatch):
     model = tiny_model("dense")
     prefixes = PrefixCache(1 << 20)
     cache = SequenceCache(model.config)
-    cache.length = 40
+    cache.advance(40)
     prefixes.keep("", list(range(40)), cache)
     found = prefixes.find("", [*range(20), 1, 1, 1], 22)
     assert found is not None and found.length == 20
