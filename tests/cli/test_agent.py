@@ -14,6 +14,8 @@ from coterie.agents.approval import approver
 from coterie.agents.sandbox import Sandbox, SandboxError
 from coterie.agents.tools import Calculator
 from coterie.config.errors import ConfigError
+from coterie.data.examples import read_examples
+from coterie.data.formats import ChatExample
 from tests.agents.fake import USAGE, FakeServer, call_chunks, chunk
 from tests.cli.test_commands import call, fails
 
@@ -69,6 +71,9 @@ def test_a_task_with_files_and_python(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "\x1b" not in out.err, "what a model writes cannot steer the terminal"
         assert "finished" in fails(capsys, "agent", server.url, "--resume", str(transcript), "--dir", str(tmp_path))
     row = json.loads(transcript.read_text())
+    (learnt,) = read_examples(str(transcript)).examples  # it is tuning data as it is
+    assert isinstance(learnt, ChatExample) and list(learnt.tools) == row["tools"]
+    assert [m.tool_calls[0].name for m in learnt.messages if m.tool_calls] == ["read_file", "python", "write_file"]
     assert [m["role"] for m in row["messages"]] == ["system", "user", *["assistant", "tool"] * 3, "assistant"]
     assert row["agent"]["sandbox"] and {t["function"]["name"] for t in row["tools"]} >= {
         "calculator",
