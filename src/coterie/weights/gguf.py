@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from coterie.config import CheckpointError
+from coterie.config import CheckpointError, ConfigError
 from coterie.weights.gguf_model import Description, describe
 from coterie.weights.gguf_source import ParameterSource
 from coterie.weights.gguf_tensors import Mapped, map_tensors
@@ -70,7 +70,7 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
     """Write the checkpoint `directory` to the file `out` in `quant` (a key of `FILE_TYPES`) and check it.
 
     `tell` is given lines for people as the work goes on. The file appears under its name when it is whole and right.
-    Errors: `ConfigError` for models that llama.cpp cannot run, `CheckpointError` for tensors, tokenizers and numbers
+    Errors: `ConfigError` for an unknown `quant` and for models that llama.cpp cannot run, `CheckpointError` for tensors, tokenizers and numbers
     that the file cannot carry, and when the file that was read back is not what was to be written.
     """
     directory, out = Path(directory), Path(out)
@@ -118,7 +118,7 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
 def _prepare(directory: Path, quant: str) -> _File:
     _package()
     if quant not in FILE_TYPES:
-        raise CheckpointError(f"quant '{quant}' is not known; use one of {', '.join(FILE_TYPES)}")
+        raise ConfigError(f"quant '{quant}' is not known; use one of {', '.join(FILE_TYPES)}")
     source = ParameterSource(directory)
     described = describe(source.config)
     if quant == "mxfp4" and not source.config.is_moe:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from coterie.config import CheckpointError
+from coterie.config import CheckpointError, ConfigError
 from coterie.families import Slot, config_to_hf, family
 from coterie.nn.subset import SubsetExpertLinear
 from coterie.nn.transformer import Transformer
@@ -24,11 +24,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """A torch dtype from its name; `CheckpointError` names the known ones."""
+    """A torch dtype from its name; `ConfigError` names the known ones."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
-        raise CheckpointError(f"dtype '{dtype}' is not known; use one of {', '.join(DTYPES)}")
+        raise ConfigError(f"dtype '{dtype}' is not known; use one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
 
 
