@@ -128,7 +128,7 @@ def test_loading_what_cannot_be_loaded(model: LanguageModel, tmp_path: Path) -> 
     coterie.save(model, tmp_path / "m")
     with pytest.raises(ConfigError, match="device 'warp'"):
         coterie.load(tmp_path / "m", device="warp")
-    with pytest.raises(CheckpointError, match="dtype 'float13'"):
+    with pytest.raises(ConfigError, match="dtype 'float13'"):
         coterie.load(tmp_path / "m", dtype="float13")
 
 

@@ -70,7 +70,8 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
     """Write the checkpoint `directory` to the file `out` in `quant` (a key of `FILE_TYPES`) and check it.
 
     `tell` is given lines for people as the work goes on. The file appears under its name when it is whole and right.
-    Errors: `ConfigError` for an unknown `quant` and for models that llama.cpp cannot run, `CheckpointError` for tensors, tokenizers and numbers
+    Errors: `ConfigError` for an unknown `quant` and for models that llama.cpp cannot run,
+    `CheckpointError` for tensors, tokenizers and numbers
     that the file cannot carry, and when the file that was read back is not what was to be written.
     """
     directory, out = Path(directory), Path(out)
