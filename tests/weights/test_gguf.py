@@ -254,7 +254,7 @@ def test_a_file_that_reads_back_otherwise_is_not_kept(tmp_path: Path, monkeypatc
 def test_an_existing_file_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
     directory, out = write("qwen3", tmp_path / "m"), tmp_path / "x.gguf"
     out.write_text("old")
-    with pytest.raises(CheckpointError, match="use one of f32, f16, bf16"):
+    with pytest.raises(ConfigError, match="use one of f32, f16, bf16"):
         export_gguf(directory, out, "q5_k", lambda _: None)
     assert out.read_text() == "old"
     with pytest.raises(CheckpointError, match="is a directory"):
