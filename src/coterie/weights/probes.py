@@ -354,19 +354,24 @@ def _divergence(a_TK: Tensor, b_TK: Tensor, same_TKK: Tensor) -> float:
     the list leaves over, whichever is less.
     """
     only_a_TK, only_b_TK = ~same_TKK.any(2), ~same_TKK.any(1)
-    a_TK, b_TK = a_TK.exp(), b_TK.exp()
-    a_fill_T1, a_rest_T = _left_over(a_TK, only_b_TK.sum(1))
-    b_fill_T1, b_rest_T = _left_over(b_TK, only_a_TK.sum(1))
+    a_TK, b_TK = a_TK.double(), b_TK.double()
+    a_fill_T1, a_rest_T = _left_over(a_TK.exp(), only_b_TK.sum(1))
+    b_fill_T1, b_rest_T = _left_over(b_TK.exp(), only_a_TK.sum(1))
     result_T = _terms(a_TK[:, :, None], b_TK[:, None, :]).masked_fill(~same_TKK, 0.0).sum((1, 2))
-    result_T += _terms(a_TK, b_fill_T1).masked_fill(~only_a_TK, 0.0).sum(1)
-    result_T += _terms(a_fill_T1, b_TK).masked_fill(~only_b_TK, 0.0).sum(1)
-    result_T += _terms(a_rest_T, b_rest_T)
+    result_T += _terms(a_TK, _log(b_fill_T1)).masked_fill(~only_a_TK, 0.0).sum(1)
+    result_T += _terms(_log(a_fill_T1), b_TK).masked_fill(~only_b_TK, 0.0).sum(1)
+    result_T += _terms(_log(a_rest_T), _log(b_rest_T))
     return max(0.0, float(result_T.mean()))
 
 
-def _terms(p: Tensor, q: Tensor) -> Tensor:
-    """`p log(p / q)`, 0 where p is."""
-    return p * (p.clamp_min(1e-12) / q.clamp_min(1e-12)).log()
+def _terms(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """`p log(p / q)` from logarithms: a token that one side holds to be all but impossible counts in full."""
+    return log_p.exp() * (log_p - log_q)
+
+
+def _log(p: Tensor) -> Tensor:
+    """Of what a list leaves over, which is known to rounding only: nothing left counts as 1e-12."""
+    return p.clamp_min(1e-12).log()
 
 
 def _left_over(listed_TK: Tensor, missing_T: Tensor) -> tuple[Tensor, Tensor]:
