@@ -49,7 +49,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         QuickstartResults.read(path)
     path.write_text("{")
-    with pytest.raises(ConfigError, match="is not JSON"):
+    with pytest.raises(ConfigError, match="is not valid JSON"):
         QuickstartResults.read(path)
     path.write_text("[]")
     with pytest.raises(ConfigError, match="holds a list"):

@@ -15,6 +15,7 @@ from typing import Any
 
 from coterie.agents.tools import Tool, ToolError
 from coterie.config.errors import ConfigError, CoterieError
+from coterie.config.files import read_json
 
 START_SECONDS = 30.0
 
@@ -117,11 +118,7 @@ def require_mcp() -> None:
 
 def read_config(path: Path) -> dict[str, dict[str, Any]]:
     """The servers of a configuration file. Errors: `ConfigError`, one line, naming what is wrong."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or f'not JSON ({error})'}") from None
-    servers = data.get("mcpServers") if isinstance(data, dict) else None
+    servers = read_json(path, "give a file with 'mcpServers'").get("mcpServers")
     if not isinstance(servers, dict) or not servers:
         raise ConfigError(f"{path}: has no 'mcpServers', an object of servers by name")
     for name, settings in servers.items():

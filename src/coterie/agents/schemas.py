@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import ConfigError, CoterieError
+from coterie.config.files import read_json
 
 
 def read_schema(path: Path) -> dict[str, Any]:
     """A schema from a file. Errors: `ConfigError`, one line, for no JSON object or no valid schema."""
-    try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or f'not JSON ({error})'}") from None
-    if not isinstance(schema, dict):
-        raise ConfigError(f"{path}: a JSON schema is an object")
+    schema = read_json(path, "give a JSON schema")
     check_schema(schema, str(path))
     return schema
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from coterie.cli.verify import difference_lines, tell
 from coterie.config import CheckpointError, ConfigError, suggest
+from coterie.config.files import write_json
 from coterie.families import FAMILIES
 from coterie.weights.checkpoint import load_model, locate, read_config, stored_dtype
 from coterie.weights.convert import RECEIPT, Receipt, convert_directory
@@ -64,9 +64,7 @@ def convert_gguf(model: str, out: str, quant: str, outputs: bool, as_json: bool)
         found = gguf_difference(directory, file)
     receipt = {"source": model, **written.to_dict(), "difference": None if found is None else found.to_dict()}
     beside = file.with_suffix(".receipt.json")
-    temporary = beside.with_name(beside.name + ".tmp")
-    temporary.write_text(json.dumps(receipt, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, beside)
+    write_json(beside, receipt, indent=2)
     print(json.dumps(receipt) if as_json else "\n".join([*_gguf_lines(receipt, found), f"receipt           {beside}"]))
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from coterie.config import ConfigError
+from coterie.config.files import write_json
 from coterie.evaluate.profile import Method, Profile, describe_selection
 from coterie.evaluate.profile import profile as run_profile
 from coterie.evaluate.profile import select as run_select
@@ -76,9 +76,7 @@ def routing(
     if out is not None and out.endswith(".html"):
         write_routing_page(record, out, f"Routing of {base}" + (f" and {tuned}" if tuned else ""))
     elif out is not None:
-        temporary = f"{out}.tmp"
-        Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, out)
+        write_json(out, record)
     if as_json:
         print(json.dumps(record))
     else:

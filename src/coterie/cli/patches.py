@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from coterie.config import CheckpointError
-from coterie.weights.checkpoint import Loaded, load_model, locate, read_config, save_model, stored_dtype
+from coterie.weights.checkpoint import Loaded, load_model, locate, read_config, read_json, save_model, stored_dtype
 from coterie.weights.patch import Patch, apply_patches, check_base, read_patch
 
 
@@ -139,7 +139,7 @@ def _save(loaded: Loaded, out: str, extra: dict[str, Any]) -> None:
     stops = None
     generation = loaded.path / "generation_config.json"
     if generation.is_file():
-        ends = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id")
+        ends = read_json(generation).get("eos_token_id")
         stops = None if ends is None else [ends] if isinstance(ends, int) else ends
     save_model(out, loaded.model, loaded.tokenizer, extra=kept | extra, stop_ids=stops)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from coterie.config.errors import ConfigError
+from coterie.config.files import write_text
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -52,10 +52,7 @@ class Settings(BaseModel):
 
     def to_yaml(self, path: str | Path) -> None:
         """Write the settings as YAML (temporary name, then rename)."""
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +9,7 @@ from pydantic import Field, field_validator
 
 from coterie.config.base import Settings
 from coterie.config.errors import ConfigError
+from coterie.config.files import read_json, write_json
 from coterie.config.model import ModelConfig, MoEConfig
 
 
@@ -41,22 +40,11 @@ class ExpertSelection(Settings):
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
         """Read a JSON file. Errors: `ConfigError`, one line."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file of coterie select") from None
-        except ValueError as error:
-            raise ConfigError(f"{path}: is not valid JSON ({error}); give a file of coterie select") from None
-        if not isinstance(data, dict):
-            raise ConfigError(f"{path}: holds a {type(data).__name__}; an object with 'experts' was expected")
-        return cls.from_dict(data, str(path))
+        return cls.from_dict(read_json(path, "give a file of coterie select"), str(path))
 
     def to_file(self, path: str | Path) -> None:
         """Write the JSON file (temporary name, then rename)."""
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, self.to_dict(), indent=None)
 
     def check(self, config: ModelConfig) -> None:
         """Errors: `ConfigError` when a layer of this model has no experts, or not the chosen ones, or none is left."""

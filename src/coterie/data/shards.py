@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coterie.config.errors import DataError
+from coterie.config.files import write_json
 from coterie.data.sources import Document
 from coterie.text.chat import render_ids
 from coterie.text.tokenizer import Tokenizer
@@ -109,9 +109,7 @@ def write_shards(
         "shards": [f"shard-{index:05d}" for index in range(number)],
         "files": files,
     }
-    temporary = directory / "shard.json.tmp"
-    temporary.write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, directory / "shard.json")
+    write_json(directory / "shard.json", sidecar)
     return open_shards(directory, tokenizer)
 
 

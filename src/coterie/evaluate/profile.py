@@ -6,9 +6,7 @@ its token score the share of the layer's assignments that went to it.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 from pydantic import model_validator
 
 from coterie.config import ConfigError, ExpertSelection, Settings
+from coterie.config.files import read_json, write_json
 from coterie.evaluate.bits import HeldoutDocument
 from coterie.evaluate.trace import require_experts, trace
 from coterie.nn.transformer import Transformer
@@ -46,21 +45,11 @@ class Profile(Settings):
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
         """Read a JSON file. Errors: `ConfigError`, one line."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ConfigError(f"{path}: cannot be read ({reason}); make it with coterie profile") from None
-        if not isinstance(data, dict):
-            raise ConfigError(f"{path}: holds a {type(data).__name__}; make it with coterie profile")
-        return cls.from_dict(data, str(path))
+        return cls.from_dict(read_json(path, "make it with coterie profile"), str(path))
 
     def to_file(self, path: str | Path) -> None:
         """Write the JSON file (temporary name, then rename)."""
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(self.to_dict()) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, self.to_dict(), indent=None)
 
 
 def profile(model: Transformer, documents: Sequence[HeldoutDocument], name: str = "model") -> Profile:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from coterie.config import CheckpointError, ConfigError, ModelConfig
+from coterie.config.files import write_json
 from coterie.evaluate.bits import HeldoutDocument, score_documents
-from coterie.evaluate.identity import stored_dtype
 from coterie.evaluate.trace import read_domains
 from coterie.families import family
 from coterie.nn.transformer import Transformer
@@ -160,9 +158,7 @@ def _write(operation: Operation, loaded: Loaded, result: Transformer, receipt: M
     except CheckpointError:
         shutil.rmtree(out)
         raise
-    temporary = out / f"{RECEIPT}.tmp"
-    temporary.write_text(json.dumps(receipt, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, out / RECEIPT)
+    write_json(out / RECEIPT, receipt)
 
 
 def _upcycle(model: Transformer, settings: Mapping[str, Any], sequences: Sequences) -> tuple[Transformer, Details]:

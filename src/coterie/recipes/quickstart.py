@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from coterie.config.files import write_text
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared, prepare
 from coterie.recipes.chapter import tune_chapter
@@ -30,7 +31,7 @@ from coterie.recipes.stages import (
 from coterie.recipes.sweep import sweep
 from coterie.recipes.twins import twins
 from coterie.report.page import write_report
-from coterie.report.schema import QuickstartResults, write_text
+from coterie.report.schema import QuickstartResults
 from coterie.train.allocator import keep_freed_memory
 from coterie.train.callbacks import read_records
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from coterie.config.files import write_json
 from coterie.evaluate.bits import DocumentScore
 from coterie.evaluate.stats import difference_intervals
-from coterie.report.schema import write_text
 from coterie.report.tuning_page import write_tuning_page
 from coterie.train.callbacks import read_records
 
@@ -24,7 +23,7 @@ def change(before: Sequence[DocumentScore], after: Sequence[DocumentScore]) -> d
 
 def write_report(out: Path, report: dict[str, Any], title: str) -> None:
     """`report.json` and `report.html` in the run's directory `out`, each whole or not at all."""
-    write_text(out / "report.json", json.dumps(report, indent=1) + "\n")
+    write_json(out / "report.json", report)
     metrics = out / "metrics.jsonl"
     records = read_records(metrics) if metrics.is_file() else []
     losses = [(record["step"], record["loss"]) for record in records if record["kind"] == "train"]

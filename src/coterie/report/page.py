@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from coterie.config.files import write_text
 from coterie.report import words
 from coterie.report.plots import (
     Axis,
@@ -21,7 +22,7 @@ from coterie.report.plots import (
     slice_scores,
 )
 from coterie.report.routing import specialisation, specialists
-from coterie.report.schema import QuickstartResults, write_text
+from coterie.report.schema import QuickstartResults
 from coterie.report.table import cost_rows
 
 

@@ -7,9 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from coterie.config.files import write_text
 from coterie.report import words
 from coterie.report.plots import expert_map
-from coterie.report.schema import RoutingResults, write_text
+from coterie.report.schema import RoutingResults
 from coterie.report.svg import INK, MOE, axes, inline, styled
 
 Record = Mapping[str, Any]

@@ -6,14 +6,13 @@ else. Bits per byte are of held-out documents; every interval is a 95 % interval
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from coterie.config import ConfigError, Settings
+from coterie.config import Settings
+from coterie.config.files import read_json, write_json
 
 
 class Interval(Settings):
@@ -199,24 +198,8 @@ class QuickstartResults(Settings):
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """Read `results.json`. Errors: `ConfigError` when it is missing, not JSON, or of another shape."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the results.json of a run") from None
-        except ValueError as error:
-            raise ConfigError(f"{path}: is not JSON ({error})") from None
-        if not isinstance(data, dict):
-            raise ConfigError(f"{path}: holds a {type(data).__name__}; the results of a run were expected")
-        return cls.from_dict(data, where=str(path))
+        return cls.from_dict(read_json(path, "give the results.json of a run"), where=str(path))
 
     def write(self, path: str | Path) -> None:
         """Write as JSON (temporary name, then rename)."""
-        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write `text` under a temporary name, then rename, so that a reader never sees half a file."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+        write_json(path, self.to_dict())

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from coterie.report.schema import write_text
+from coterie.config.files import write_text
 from coterie.report.svg import INK, MOE, SOFT, axes, inline, styled
 
 Record = Mapping[str, Any]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.config.errors import DataError
+from coterie.config.files import read_json, write_text
 
 if TYPE_CHECKING:
     import tokenizers
@@ -146,9 +146,7 @@ class Tokenizer:
         if self.chat_template is not None:
             files["chat_template.jinja"] = self.chat_template
         for name, text in files.items():
-            temporary = directory / (name + ".tmp")
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, directory / name)
+            write_text(directory / name, text)
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Token ids; special tokens written in `text` stay text unless `allow_special`. No bos or eos is added."""
@@ -270,15 +268,7 @@ def _content(token: Any) -> str | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: is not valid JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise DataError(f"{path}: holds a {type(data).__name__}; a JSON object was expected")
-    return data
+    return read_json(path, error=DataError) if path.is_file() else {}
 
 
 def _byte_of_char() -> dict[str, int]:

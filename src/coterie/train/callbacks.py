@@ -8,7 +8,6 @@ function returned. `kind: end` closes each time the run was worked on: reason, s
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 
 from coterie.config.errors import TrainingError
+from coterie.config.files import write_text
 
 if TYPE_CHECKING:
     from coterie.train.loop import Trainer
@@ -91,9 +91,7 @@ class JsonlLog(Callback):
     def on_start(self, trainer: Trainer) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [r for r in read_records(self.path) if r["step"] <= trainer.step_count] if self.path.exists() else []
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def on_record(self, trainer: Trainer, record: Record) -> None:
         if record["kind"] == "train" and record["step"] % self.every and record["step"] != trainer.steps:

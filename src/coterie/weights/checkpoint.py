@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from coterie.config import AdapterConfig, CheckpointError, ModelConfig
+from coterie.config import AdapterConfig, CheckpointError, ModelConfig, files
 from coterie.families import Slot, config_from_hf, family
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
@@ -37,15 +36,7 @@ class Loaded:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; `CheckpointError` in one line otherwise."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not valid JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: holds a {type(data).__name__}; an object was expected")
-    return data
+    return files.read_json(path, error=CheckpointError)
 
 
 def locate(path: str | Path, weights: bool = True) -> Path:
