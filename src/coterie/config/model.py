@@ -207,6 +207,11 @@ class MoEConfig(Settings):
     clamped: ClampedConfig | None = None
     balance: BalanceConfig = BalanceConfig()
 
+    @property
+    def gate_up_alternates(self) -> bool:
+        """Whether gate and up rows of the experts' first matrix alternate; else all gate rows stand first."""
+        return self.clamped is not None
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.balance.bias_rate and not self.router.select_bias:

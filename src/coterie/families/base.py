@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from coterie.config import AttentionConfig, BlockConfig, ConfigError, MLAConfig, ModelConfig
 from coterie.families.mapping import Slot
@@ -16,7 +16,8 @@ class Family:
     """`model_type` with its config both ways and its tensor mapping.
 
     `keys`: config keys a new model may set. `carried`: beginnings of the names of tensors that are no part of the
-    Transformer and are kept as they are.
+    Transformer and are kept as they are. `fused`: how transformers holds the experts of a layer as one tensor:
+    `(E, out, in)`, `(E, in, out)`, or the latter without the mark by which PEFT knows it.
     """
 
     model_type: str
@@ -26,6 +27,7 @@ class Family:
     slots: Callable[[ModelConfig], list[Slot]]
     keys: frozenset[str]
     carried: tuple[str, ...] = ()
+    fused: Literal["out-in", "in-out", "in-out unmarked"] = "out-in"
 
 
 COMMON_KEYS = frozenset(

@@ -1,6 +1,6 @@
 """gpt-oss (`gpt_oss`) with bfloat16 or float32 weights: sinks, biases everywhere, sliding and full layers in turn.
 
-architectures.md section 8. The released files pack the experts as MXFP4, which is refused here.
+architectures.md section 8. The released files pack the experts as MXFP4 (`weights.stored`).
 """
 
 from __future__ import annotations
@@ -92,4 +92,4 @@ def _slots(config: ModelConfig) -> list[Slot]:
     return slots
 
 
-GPT_OSS = Family("gpt_oss", "GptOssForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS)
+GPT_OSS = Family("gpt_oss", "GptOssForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS, fused="in-out")

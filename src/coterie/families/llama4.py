@@ -155,7 +155,9 @@ def _slots_whole(config: ModelConfig) -> list[Slot]:
     return [replace(slot, disk=_TEXT_PREFIX + slot.disk) for slot in _slots(config)]
 
 
-LLAMA4_TEXT = Family("llama4_text", "Llama4ForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS)
+LLAMA4_TEXT = Family(
+    "llama4_text", "Llama4ForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS, fused="in-out unmarked"
+)
 LLAMA4 = Family(
     "llama4",
     "Llama4ForConditionalGeneration",
@@ -164,4 +166,5 @@ LLAMA4 = Family(
     _slots_whole,
     frozenset(("model_type", "text_config", "vision_config")),
     _CARRIED,
+    "in-out unmarked",
 )

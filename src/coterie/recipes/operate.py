@@ -20,7 +20,7 @@ from coterie.families import family
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import count_parameters, memory
 from coterie.recipes.heal import Healing, heal
-from coterie.weights.checkpoint import Loaded, load_model, save_model
+from coterie.weights.checkpoint import Loaded, load_model, save_model, stored_dtype
 from coterie.weights.probes import ProbeRecord, default_sequences, difference, record
 from coterie.weights.surgery_dense import densify
 from coterie.weights.surgery_grow import add_experts, swap_expert

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coterie.config import AdapterConfig, CheckpointError, CoterieError, ModelConfig
+from coterie.config.model import MoEConfig
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.adapter import Adapter, drop_adapter, put_adapter, take_adapter
@@ -168,10 +169,11 @@ def write_adapter(
     if reasons:
         _log.warning("NOTE: %s: PEFT has no form for %s; it will refuse the directory", final, ", ".join(reasons))
     touched = [f"{name}.weight" for name in adapter.factors] + list(adapter.full)
+    alternate = any(isinstance(block.ffn, MoEConfig) and block.ffn.gate_up_alternates for block in config.blocks)
     about = {
         "layout": layout,
         "family": config.family,
-        "gate_up": "rows alternate, gate first" if config.family == "gpt_oss" else "gate rows first",
+        "gate_up": "rows alternate, gate first" if alternate else "gate rows first",
         "peft_cannot": reasons,
         "rank_rule": settings.rank_rule,
         "config": settings.to_dict(),

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from coterie.config import CheckpointError, ModelConfig
 from coterie.config.model import MoEConfig
+from coterie.families import family
 from coterie.weights.adapter import Factors
 from coterie.weights.adapter_names import Names, Place
 
@@ -31,13 +32,13 @@ Layout = Literal["peft", "peft019", "peft018", "vllm3d", "per-expert"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
-def is_swapped(family: str, layout: Layout) -> bool:
+def is_swapped(model_type: str, layout: Layout) -> bool:
     """Whether a fused layout calls the output side of this family's experts `in`."""
-    llama4 = family in ("llama4", "llama4_text")
+    fused = family(model_type).fused
     return {
-        "peft": llama4,
-        "peft019": not llama4,
-        "peft018": not llama4 and family != "gpt_oss",
+        "peft": fused == "in-out unmarked",
+        "peft019": fused != "in-out unmarked",
+        "peft018": fused == "out-in",
         "vllm3d": False,
         "per-expert": False,
     }[layout]

@@ -52,7 +52,7 @@ class Names:
         # Beside an image encoder a name like q_proj would reach its layers too.
         self.only_whole_names = bool(chosen.carried)
         self.is_moe = any(isinstance(block.ffn, MoEConfig) for block in config.blocks)
-        self.transposed = config.family in ("gpt_oss", "llama4", "llama4_text")
+        self.transposed = chosen.fused != "out-in"
 
     @cached_property
     def places(self) -> dict[str, Place]:
@@ -76,11 +76,19 @@ class Names:
         for layer, (name, path) in self._experts.items():
             ffn = self.config.blocks[layer].ffn
             assert isinstance(ffn, MoEConfig)
-            parts = ("w1", "w3", "w2") if self.config.family == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+            parts = self._parts(path)
             for expert in range(ffn.router.num_experts):
                 for half, part in enumerate(parts):
                     found[f"{path}.{expert}.{part}"] = (f"{name}.{'down' if half == 2 else 'gate_up'}", expert, half)
         return found
+
+    def _parts(self, path: str) -> tuple[str, ...]:
+        """Names of a single expert's gate, up and down: those on disk, where experts stand there one by one."""
+        first = f"{path}.0."
+        named = tuple(
+            slot.disk.removeprefix(first).removesuffix(".weight") for slot in self.slots if slot.disk.startswith(first)
+        )
+        return named or ("gate_proj", "up_proj", "down_proj")
 
     @cached_property
     def _experts(self) -> dict[int, tuple[str, str]]:

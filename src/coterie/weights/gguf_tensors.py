@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from coterie.config import CheckpointError, MLAConfig, ModelConfig, RopeConfig
+from coterie.config import CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
 from coterie.nn.rope import inverse_frequencies
 from coterie.weights.gguf_model import Target
 from coterie.weights.gguf_source import ParameterSource
@@ -95,8 +95,8 @@ def _block(source: ParameterSource, target: Target, name: str, index: int, part:
     if part == "attention.kv_b.weight" and isinstance(attention, MLAConfig):
         return _key_and_value(source, name, prefix, attention)
     if stem == "ffn.experts.gate_up":
-        # gpt-oss stores gate and up in alternating rows, all others gate first.
-        alternate = source.config.family == "gpt_oss"
+        ffn = source.config.blocks[index].ffn
+        alternate = isinstance(ffn, MoEConfig) and ffn.gate_up_alternates
         half = source.shapes[name][1] // 2
         rows = [slice(0, None, 2), slice(1, None, 2)] if alternate else [slice(0, half), slice(half, None)]
         pairs = zip(("gate", "up"), rows, strict=True)
