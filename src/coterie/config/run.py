@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -59,28 +59,21 @@ class ScheduleConfig(Settings):
         return self
 
 
-class TrainConfig(Settings):
-    """One training run.
+class RunSettings(Settings):
+    """What every run has, whatever it trains.
 
-    `model`: keys of a Hugging Face `config.json` with its `model_type`, or `from: PATH` to go on from a checkpoint's
-    weights. The budget is `tokens` or `steps`. One optimiser step sees `batch_rows * accumulate` rows. `save_every`
-    and `eval_every` count steps (0: only at the end); `keep` is the number of checkpoints kept. `threads`: None leaves
-    PyTorch's own choice. `balance` replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared data
-    is kept (default: `data` in `out`). `mtp_weight`: of the loss of layers for multi-token prediction
-    (`num_nextn_predict_layers` of deepseek_v3; DeepSeek used 0.3, later 0.1).
+    `accumulate`: micro-batches per optimiser step. `save_every` and `eval_every` count steps (0: only at the end);
+    `keep` is the number of checkpoints kept. `threads`: None leaves PyTorch's own choice. `free_to_change`: settings
+    that may differ when a run is taken up again, because they do not change what is computed.
     """
 
-    model: dict[str, Any]
-    balance: dict[str, float] = Field(default_factory=dict)
-    data: DataConfig
-    tokens: int | None = Field(None, gt=0)
-    steps: int | None = Field(None, gt=0)
-    batch_rows: int = Field(8, gt=0)
+    free_to_change: ClassVar[frozenset[str]] = frozenset(
+        ("out", "save_every", "eval_every", "keep", "log_every", "threads")
+    )
+
+    out: str
     accumulate: int = Field(1, gt=0)
-    optimiser: OptimiserConfig = OptimiserConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
     clip_norm: float | None = Field(1.0, gt=0)
-    mtp_weight: float = Field(0.0, ge=0)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     seed: int = Field(0, ge=0)
@@ -88,9 +81,32 @@ class TrainConfig(Settings):
     eval_every: int = Field(200, ge=0)
     keep: int = Field(2, gt=0)
     log_every: int = Field(1, gt=0)
+    threads: int | None = Field(None, gt=0)
+
+
+class TrainConfig(RunSettings):
+    """One training run.
+
+    `model`: keys of a Hugging Face `config.json` with its `model_type`, or `from: PATH` to go on from a checkpoint's
+    weights. The budget is `tokens` or `steps`. One optimiser step sees `batch_rows * accumulate` rows. `balance`
+    replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared data is kept (default: `data` in `out`).
+    `mtp_weight`: of the loss of layers for multi-token prediction (`num_nextn_predict_layers` of deepseek_v3; DeepSeek
+    used 0.3, later 0.1).
+    """
+
+    free_to_change: ClassVar[frozenset[str]] = RunSettings.free_to_change | {"track", "data_dir"}
+
+    model: dict[str, Any]
+    balance: dict[str, float] = Field(default_factory=dict)
+    data: DataConfig
+    tokens: int | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    batch_rows: int = Field(8, gt=0)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    mtp_weight: float = Field(0.0, ge=0)
     out: str = "runs/train"
     data_dir: str | None = None
-    threads: int | None = Field(None, gt=0)
     track: Literal["none", "tensorboard", "wandb"] = "none"
 
     @model_validator(mode="after")

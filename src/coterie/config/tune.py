@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from coterie.config.adapter import ADAPTED_GROUPS, AdapterConfig, RankRule, Treatment
-from coterie.config.base import Settings, suggest
+from coterie.config.base import suggest
 from coterie.config.errors import ConfigError
+from coterie.config.run import RunSettings
 
 Method = Literal["lora", "qlora", "dora", "full", "esft", "router"]
 TuneObjective = Literal["auto", "sft", "pretrain", "dpo", "ipo", "dpo-norm", "orpo", "kto"]
@@ -27,7 +28,7 @@ ALIASES = {
 }  # fmt: skip
 
 
-class TuneConfig(Settings):
+class TuneConfig(RunSettings):
     """One tuning run; names of other tools (`ALIASES`) are understood.
 
     `model`: a checkpoint directory, hub id, or an adapter's directory (whose factors are then trained further). `data`:
@@ -46,6 +47,7 @@ class TuneConfig(Settings):
     """
 
     other_names: ClassVar[Mapping[str, str]] = ALIASES
+    free_to_change: ClassVar[frozenset[str]] = RunSettings.free_to_change | {"max_forgetting"}
 
     model: str
     data: list[str] = Field(min_length=1)
@@ -68,25 +70,16 @@ class TuneConfig(Settings):
     steps: int | None = Field(None, gt=0)
     row_length: int | None = Field(None, gt=1)
     batch_rows: int | None = Field(None, gt=0)
-    accumulate: int = Field(1, gt=0)
     packing: bool = True
     lr: float | None = Field(None, gt=0)
     warmup: float = Field(0.05, ge=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float | None = Field(1.0, gt=0)
     eval: float | str = 0.05
     retention: str = "primer"
     max_forgetting: float | None = Field(None, ge=0)
     guard: Literal["off", "warn", "stop", "rollback"] = "warn"
     on_bad: Literal["stop", "skip"] = "stop"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: str = "auto"
-    seed: int = Field(0, ge=0)
-    save_every: int = Field(200, ge=0)
     eval_every: int = Field(0, ge=0)
-    keep: int = Field(2, gt=0)
-    log_every: int = Field(1, gt=0)
-    threads: int | None = Field(None, gt=0)
 
     @model_validator(mode="before")
     @classmethod

@@ -35,8 +35,6 @@ from coterie.weights.commit import RunLock, read_manifest
 from coterie.weights.write import write_model_files
 
 EVAL_TOKENS = 32768
-# Settings that may differ when a run is taken up again: they do not change what is computed.
-_FREE_TO_CHANGE = {"save_every", "eval_every", "keep", "log_every", "threads", "track", "out", "data_dir"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
     """
     out = Path(config.out)
     with RunLock(out):
-        check_same_run(config, out / "config.yaml", _FREE_TO_CHANGE)
+        check_same_run(config, out / "config.yaml")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         keep_freed_memory()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from coterie.config import ConfigError
-from coterie.config.base import Settings
+from coterie.config.run import RunSettings
 
 
-def check_same_run(config: Settings, path: Path, free: Collection[str]) -> None:
-    """Compare with the settings in `path`, where there are any; `free`: keys that do not change what is computed.
+def check_same_run(config: RunSettings, path: Path) -> None:
+    """Compare with the settings in `path`, where there are any.
 
     Errors: `ConfigError` naming the first key that differs.
     """
@@ -18,7 +17,7 @@ def check_same_run(config: Settings, path: Path, free: Collection[str]) -> None:
         return
     before, now = type(config).from_yaml(path).to_dict(), config.to_dict()
     for key in now:
-        if key not in free and before[key] != now[key]:
+        if key not in config.free_to_change and before[key] != now[key]:
             raise ConfigError(
                 f"{path}: holds a run with another '{key}'; choose another 'out', or remove {path.parent} to start anew"
             )

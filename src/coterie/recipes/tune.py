@@ -48,8 +48,6 @@ from coterie.train.schedule import multiplier
 from coterie.weights.commit import RunLock, remove_directory
 from coterie.weights.probes import ProbeRecord, difference
 
-_FREE_TO_CHANGE = {"save_every", "eval_every", "keep", "log_every", "threads", "out", "max_forgetting"}
-
 
 @dataclass(frozen=True)
 class TuneResult:
@@ -95,7 +93,7 @@ def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run:
         return _plan_only(config)
     out = Path(config.out)
     with RunLock(out):
-        check_same_run(config, out / "config.yaml", _FREE_TO_CHANGE)
+        check_same_run(config, out / "config.yaml")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         keep_freed_memory()
