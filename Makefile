@@ -10,7 +10,7 @@ ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
-TYPED := config text plan data report nn families weights
+TYPED := config text plan remote data report nn families weights
 SOURCES := src tests bench
 GPU_BENCHES := $(wildcard bench/gpu_*.py)
 BENCHES := bench/train_step.py bench/forward.py bench/load.py

@@ -17,6 +17,7 @@ LAYERS = {
     "config": 0,
     "text": 1,
     "plan": 1,
+    "remote": 1,
     "data": 2,
     "report": 2,
     "nn": 3,

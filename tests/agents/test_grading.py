@@ -12,8 +12,8 @@ import pytest
 
 import coterie
 from coterie.agents import checks_chat, checks_wire, grading
-from coterie.agents.client import Answer, Endpoint
 from coterie.agents.grading import CHECKS, Finding, Probe, Stream, run_check
+from coterie.remote.client import Answer, Endpoint
 from tests.agents.models import chat_model
 from tests.cli.test_commands import call, fails
 

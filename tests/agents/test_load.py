@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import coterie
-from coterie.agents.client import Endpoint
 from coterie.agents.load import Load, Timed, figures, measure, percentiles, prompt_of
 from coterie.config.errors import ConfigError, CoterieError
+from coterie.remote.client import Endpoint
 from tests.agents.fake import USAGE, FakeServer, chunk
 from tests.agents.models import PLAIN, chat_model
 from tests.cli.test_commands import call, fails

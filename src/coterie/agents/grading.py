@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from coterie.agents.client import Answer, Endpoint, EndpointError
+from coterie.remote.client import Answer, Endpoint, EndpointError
 
 Verdict = Literal["pass", "fail", "absent"]
 SIGNS = {"pass": "ok", "fail": "FAIL", "absent": "absent"}

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from coterie.agents.client import Endpoint, EndpointError
 from coterie.agents.speaker import Assembly
 from coterie.config.errors import ConfigError, CoterieError
+from coterie.remote.client import Endpoint, EndpointError
 
 _WORDS = "river stone light house garden winter paper music engine window market letter mountain silver table".split()
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from coterie.agents.client import Endpoint, EndpointError
 from coterie.config.errors import ConfigError
+from coterie.remote.client import Endpoint, EndpointError
 from coterie.text.chat import Message, ToolCall
 
 Kind = Literal["text", "reasoning"]

@@ -6,9 +6,9 @@ import contextlib
 import secrets
 from collections.abc import Iterator
 
-from coterie.agents.client import Endpoint, is_url, read_key
 from coterie.agents.speaker import RemoteSpeaker
 from coterie.config.errors import ConfigError
+from coterie.remote.client import Endpoint, is_url, read_key
 
 
 @contextlib.contextmanager

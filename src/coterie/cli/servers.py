@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from coterie.agents import grading
-from coterie.agents.client import Endpoint, is_url, read_key
 from coterie.agents.load import Load, measure, words_of
 from coterie.config.errors import ConfigError
+from coterie.remote.client import Endpoint, is_url, read_key
 
 
 def doctor(url: str, only: str | None, key_file: str | None, served: str | None, as_json: bool) -> int:

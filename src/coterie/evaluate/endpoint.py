@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor
 
-from coterie.config import ConfigError, CoterieError
+from coterie.remote.client import Endpoint, EndpointError
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.probes import ProbeRecord
 
@@ -30,41 +25,41 @@ _FORMS: tuple[dict[str, Any], ...] = (
 _TOKEN_ID = "token_id:"
 
 
-class EndpointError(CoterieError):
-    """A server cannot be reached, refuses, or gives what cannot be compared."""
-
-
-class Endpoint:
-    """One model of a server.
+class ScoredServer:
+    """One model of a server, as something that scores given tokens.
 
     `url`: with or without `/v1`. `model`: its name there (None: the only one that `/v1/models` lists). `key`: sent as a
-    bearer token. `timeout`: seconds per request. Errors: `EndpointError`, one line, from every method.
+    bearer token. `timeout`: seconds of silence borne. Errors: `EndpointError`, one line, from every method.
     """
 
     def __init__(self, url: str, model: str | None = None, key: str | None = None, timeout: float = 300.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ConfigError(f"{url}: is no address; give http://host:port or https://host/v1")
-        self.root = url.rstrip("/").removesuffix("/v1")
-        self._key, self._timeout, self._given = key, timeout, model
+        self._server = Endpoint(url, key, timeout)
+        self._given = model
+
+    @property
+    def root(self) -> str:
+        """The server's address."""
+        return self._server.root
 
     @cached_property
     def model(self) -> str:
         """The name to ask for."""
         if self._given is not None:
             return self._given
-        answer = self._call("/v1/models")
-        names = [str(entry.get("id")) for entry in answer.get("data") or [] if isinstance(entry, Mapping)]
+        names = self._server.models()
         if len(names) != 1:
-            listed = ", ".join(names[:8]) or "none"
-            raise EndpointError(f"{self.root}: serves several models or none ({listed}); choose with --model-name")
+            raise EndpointError(
+                f"{self.root}: serves several models ({', '.join(names[:8])}); choose with --model-name"
+            )
         return names[0]
 
     def tokenize(self, text: str) -> list[int] | None:
         """Its token ids of a text without added tokens, or None when it does not tell (`/tokenize`)."""
         try:
             answer = self._call("/tokenize", {"prompt": text, "add_special_tokens": False})
-        except _Refused:
+        except EndpointError as error:
+            if error.status is None:
+                raise
             return None
         ids = answer.get("tokens")
         return [int(token) for token in ids] if isinstance(ids, list) and all(type(t) is int for t in ids) else None
@@ -95,8 +90,8 @@ class Endpoint:
             try:
                 answer = self._call("/v1/completions", request | forms[0])
                 break
-            except _Refused as error:
-                if error.code not in (400, 422) or len(forms) == 1:
+            except EndpointError as error:
+                if error.status not in (400, 422) or len(forms) == 1:
                     raise
                 del forms[0]
         choices = answer.get("choices")
@@ -145,40 +140,11 @@ class Endpoint:
                     "it uses another tokenizer"
                 )
 
-    def _call(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.root + path, data, headers)
-        try:
-            with _OPENER.open(request, timeout=self._timeout) as response:
-                answer = json.load(response)
-        except urllib.error.HTTPError as error:
-            reason = " ".join(error.read(2000).decode("utf-8", "replace").split())[:200]
-            raise _Refused(f"{self.root}{path}: answered {error.code} ({reason or error.reason})", error.code) from None
-        except (OSError, ValueError, HTTPException) as error:
-            cause = " ".join(str(getattr(error, "reason", None) or error).split())[:200]
-            raise EndpointError(f"{self.root}{path}: did not answer ({cause})") from None
+    def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        answer = self._server.post(path, body)
         if not isinstance(answer, dict):
             raise EndpointError(f"{self.root}{path}: answered with a {type(answer).__name__}, not with an object")
         return answer
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another address: it is an answer like any other refusal."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
-
-
-class _Refused(EndpointError):
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def _by_id(top: Any, names: Mapping[bytes, int]) -> dict[int, float]:

@@ -12,7 +12,7 @@ import torch
 from coterie.config import CheckpointError, CoterieError, ModelConfig
 from coterie.config.model import MoEConfig
 from coterie.data.sources import read_sources
-from coterie.evaluate.endpoint import Endpoint
+from coterie.evaluate.endpoint import ScoredServer
 from coterie.families.registry import first_difference
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.checkpoint import load_model, locate, read_config, stored_dtype
@@ -47,7 +47,7 @@ class Side:
 
     name: str
     directory: Path | None = None
-    endpoint: Endpoint | None = None
+    endpoint: ScoredServer | None = None
     config: ModelConfig | None = None
     tokenizer: Tokenizer | None = None
     dtype: torch.dtype | None = None
@@ -93,7 +93,7 @@ def open_side(name: str, model_name: str | None = None, key: str | None = None) 
     Errors: `CoterieError`, one line.
     """
     if name.startswith(("http://", "https://")):
-        return Side(name, endpoint=Endpoint(name, model_name, key))
+        return Side(name, endpoint=ScoredServer(name, model_name, key))
     if name.endswith(".gguf"):
         if not Path(name).expanduser().is_file():
             raise CheckpointError(f"{name}: no such file")
@@ -248,7 +248,7 @@ def _tokenizers(a: Side, b: Side, notes: list[str]) -> list[str]:
     return reasons
 
 
-def _served_tokenizer(endpoint: Endpoint, tokenizer: Tokenizer, notes: list[str]) -> list[str]:
+def _served_tokenizer(endpoint: ScoredServer, tokenizer: Tokenizer, notes: list[str]) -> list[str]:
     theirs = [endpoint.tokenize(text) for text in TEXTS[:1]]
     if theirs[0] is None:
         notes.append("the endpoint does not tell how it tokenises text (/tokenize); token ids were given to it")

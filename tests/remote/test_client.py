@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.agents.client import Endpoint, EndpointError, read_key, sse_data
 from coterie.agents.speaker import RemoteSpeaker, Sampling, wire_messages
 from coterie.config.errors import ConfigError
+from coterie.remote.client import Endpoint, EndpointError, read_key, sse_data
 from coterie.text.chat import Message, ToolCall
 from tests.agents.fake import USAGE, FakeServer, call_chunks, chunk
 
