@@ -61,6 +61,14 @@ def _processor() -> str:
     return ", ".join(f"{key} {found[key]}" for key in wanted if key in found) or platform.processor()
 
 
+def resident(field: str) -> int:
+    """Bytes of this process, mapped pages that were touched included: `VmRSS` now, `VmHWM` at most."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit(f"/proc/self/status has no {field}: memory is measured on Linux only")
+
+
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,45 +26,11 @@ from common import RESULTS, environment, median, median_ratio, write_json
 from coterie.infer.engine import Engine
 from coterie.infer.sampling import SamplingParams
 from coterie.weights.checkpoint import load_model
+from shapes import models, shape
 
 PROMPT, NEW, VOCABULARY = 512, 64, 8192
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 768,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-}
-MODELS: dict[str, dict[str, Any]] = {
-    "dense": {"model_type": "llama", "intermediate_size": 1536},
-    "mixtral": {
-        "model_type": "mixtral",
-        "intermediate_size": 768,
-        "num_local_experts": 8,
-        "num_experts_per_tok": 2,
-        "sliding_window": None,
-    },
-    "qwen3_moe": {
-        "model_type": "qwen3_moe",
-        "moe_intermediate_size": 192,
-        "intermediate_size": 1536,
-        "num_experts": 64,
-        "num_experts_per_tok": 8,
-        "norm_topk_prob": True,
-    },
-    "llama4": {
-        "model_type": "llama4_text",
-        "intermediate_size": 768,
-        "intermediate_size_mlp": 1536,
-        "num_local_experts": 16,
-        "num_experts_per_tok": 1,
-        "attention_chunk_size": 1024,
-        "pad_token_id": 0,
-    },
-}
+SHAPE = shape(width=768, layers=6, heads=12, head_dim=64, vocabulary=VOCABULARY)
+MODELS = models(columns=1536)
 IMPLEMENTATIONS: dict[str, tuple[str | None, ...]] = {
     "dense": (None,),
     "llama4": (None,),

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, environment, median, median_ratio, write_json
+from common import RESULTS, environment, median, median_ratio, resident, write_json
 
 SIDES = ("coterie", "transformers")
 
@@ -67,22 +67,16 @@ def one(side: str, path: str) -> None:
         def load() -> Any:
             return AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
 
-    before = peak_bytes()
+    before = resident("VmHWM")
     start = time.perf_counter()
     model = load()
     total = sum(float(parameter.flatten()[-1]) for parameter in model.parameters())  # the last byte really came
     seconds = time.perf_counter() - start
     assert total == total
     parameter_bytes = sum(parameter.nbytes for parameter in model.parameters())
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes() - before, "parameter_bytes": parameter_bytes}))
-
-
-def peak_bytes() -> int:
-    """VmHWM of this process (mapped pages that were touched count)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("bench/load.py: needs /proc/self/status (Linux)")
+    print(
+        json.dumps({"seconds": seconds, "peak_bytes": resident("VmHWM") - before, "parameter_bytes": parameter_bytes})
+    )
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from common import RESULTS, environment, median, write_json
+from common import RESULTS, environment, median, resident, write_json
 from coterie.config import AdapterConfig
 from coterie.families.registry import config_from_hf
 from coterie.nn.layout import Layout
@@ -30,7 +30,6 @@ from coterie.nn.transformer import Transformer
 from coterie.weights.adapter import attach
 from coterie.weights.checkpoint import load_model, materialise, save_model
 from coterie.weights.quantise import bits_by_group
-from tune import resident
 
 LIMIT_MIB = 6 * 1024
 TOKENS, RANK = 512, 16
@@ -70,7 +69,11 @@ def tune(folder: Path, steps: int, quant: str) -> None:
     quantise = settings if quant != "none" else None
     loaded = load_model(folder, dtype="bfloat16", compute_dtype=torch.float32, quantise=quantise)
     model, seconds = loaded.model, time.perf_counter() - start
-    after_loading = {"resident": resident("VmRSS"), "peak": resident("VmHWM"), "seconds": round(seconds, 1)}
+    after_loading = {
+        "resident": resident("VmRSS") / 2**20,
+        "peak": resident("VmHWM") / 2**20,
+        "seconds": round(seconds, 1),
+    }
     attach(model, settings)
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learnt, lr=1e-3, weight_decay=0.0, fused=True)
@@ -87,7 +90,7 @@ def tune(folder: Path, steps: int, quant: str) -> None:
         times.append(time.perf_counter() - start)
     result = {
         "after_loading_mib": after_loading,
-        "peak_mib": round(resident("VmHWM")),
+        "peak_mib": round(resident("VmHWM") / 2**20),
         "trainable": sum(parameter.numel() for parameter in learnt),
         "losses": losses,
         "tokens_per_second": round(TOKENS / median(times), 1),

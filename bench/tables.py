@@ -175,6 +175,88 @@ def bf16_agreement(record: dict[str, Any]) -> str:
     )
 
 
+def serve(record: dict[str, Any]) -> str:
+    """One row per number of clients and kind of prompts: tokens per second of each server, waiting times of ours."""
+    rows = []
+    sides = record["servers"]
+    for index, own in enumerate(sides["coterie"]):
+        speeds = [f"{found[index]['tokens_per_second']:.0f}" for found in sides.values()]
+        first, gap = own["first_token_seconds"], own["gap_seconds"]
+        waits = [f"{first['p50']:.2f} / {first['p99']:.2f} s", f"{1000 * gap['p50']:.0f} / {1000 * gap['p99']:.0f} ms"]
+        rows.append([str(own["clients"]), "one beginning" if own["shared"] else "different", *speeds, *waits])
+    head = ["clients", "prompts", *(f"{side}, tokens/s" for side in sides)]
+    head += ["coterie: first token, median / p99", "between texts, median / p99"]
+    environment = record["environment"]
+    return (
+        "## Serving\n\n"
+        f"A mixture of experts of {record['parameters']:,} parameters behind coterie and behind `transformers serve`, "
+        f"{record['settings']['tokens']} tokens per reply, prompts of {record['prompt_tokens']} tokens, "
+        f"{record['settings']['rounds']} round(s), load average {environment['load_average']:.1f}. Command: "
+        f"`python bench/{environment['command']}`.\n\n" + table(head, rows)
+    )
+
+
+def subset(record: dict[str, Any]) -> str:
+    """One row per choice of experts."""
+    runs, peaks = record["runs"], record["peak_bytes_of_a_step"]
+    rows = []
+    for choice, accuracy in record["mean_accuracy"].items():
+        each = ", ".join(f"{run[choice]['accuracy']:.1f}" for run in runs)
+        patch = f"{runs[0][choice]['patch_bytes'] / 1e6:.2f} MB"
+        rows.append(
+            [choice, f"{accuracy:.2f} %", each, patch, f"{peaks[choice] / 1e9:.2f} GB" if choice in peaks else ""]
+        )
+    return (
+        "## Tuning a quarter of the experts\n\n"
+        "A domain of a small mixture gets a new table to learn: all experts are trained, the quarter that "
+        "`coterie select` finds, or a random quarter. Accuracy on the table, mean and by seed; size of the patch; peak "
+        f"memory of one step of a larger model. Command: `python bench/{record['environment']['command']}`.\n\n"
+        + table(["trained", "accuracy", "by seed", "patch", "peak of a step"], rows)
+    )
+
+
+def densify(record: dict[str, Any]) -> str:
+    """One row per model."""
+    steps, heal = record["steps"], record["heal_steps"]
+    words = {
+        "moe": f"the mixture, {steps} steps",
+        "densified": "densified, not healed",
+        "healed_by_distillation": f"densified, healed for {heal} steps by distillation",
+        "healed_by_text": f"densified, healed for {heal} steps on the text",
+        "dense_heal_steps": f"the same dense shape from nothing, {heal} steps",
+        "dense_all_steps": f"the same dense shape from nothing, {steps + heal} steps",
+    }
+    rows = [[text, f"{record[key]['bits_per_byte']:.2f}"] for key, text in words.items()]
+    return (
+        "## From a mixture to a dense model\n\n"
+        "Held-out bits per byte (less is better) of a small mixture and of dense models of its active size. Command: "
+        f"`python bench/{record['environment']['command']}`.\n\n" + table(["model", "bits per byte"], rows)
+    )
+
+
+def plan(record: dict[str, Any]) -> str:
+    """One row per configuration, predicted and measured."""
+    rows = []
+    for name, case in record["cases"].items():
+        peak, step = case["peak_bytes"], case["step_seconds"]
+        rows.append(
+            [
+                f"`{name}`",
+                f"{peak['predicted'] / 1e9:.2f} / {peak['measured'] / 1e9:.2f} GB",
+                f"{100 * case['memory_error']:+.1f} %",
+                f"{step['predicted']:.2f} / {step['measured']:.2f} s",
+                f"{100 * case['time_error']:+.1f} %",
+            ]
+        )
+    head = ["configuration", "peak memory, predicted / measured", "error", "step, predicted / measured", "error"]
+    return (
+        "## What `coterie plan tune` predicts\n\n"
+        "Peak memory and processor time of a step. What the C library holds beside the activations has no formula: one "
+        "factor per method was fitted to the six configurations, the two `other-` ones are not part of the fit. "
+        f"Command: `python bench/{record['environment']['command']}`.\n\n" + table(head, rows)
+    )
+
+
 def render() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
@@ -186,6 +268,10 @@ def render() -> str:
         ("bf16_agreement.json", bf16_agreement),
         ("tune.json", tune),
         ("qlora_memory.json", qlora),
+        ("subset.json", subset),
+        ("plan.json", plan),
+        ("densify.json", densify),
+        ("serve.json", serve),
     ):
         record = load(name)
         if record is not None:

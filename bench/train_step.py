@@ -29,45 +29,11 @@ from coterie.nn.layout import Layout
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.train.allocator import keep_freed_memory
+from shapes import models, shape
 
 SEQUENCES, LENGTH, VOCABULARY = 8, 512, 4096
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 32,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-}
-MODELS: dict[str, dict[str, Any]] = {
-    "dense": {"model_type": "llama", "intermediate_size": 1024},
-    "mixtral": {
-        "model_type": "mixtral",
-        "intermediate_size": 512,
-        "num_local_experts": 8,
-        "num_experts_per_tok": 2,
-        "sliding_window": None,
-    },
-    "qwen3_moe": {
-        "model_type": "qwen3_moe",
-        "moe_intermediate_size": 128,
-        "intermediate_size": 1024,
-        "num_experts": 64,
-        "num_experts_per_tok": 8,
-        "norm_topk_prob": True,
-    },
-    "llama4": {
-        "model_type": "llama4_text",
-        "intermediate_size": 512,
-        "intermediate_size_mlp": 1024,
-        "num_local_experts": 16,
-        "num_experts_per_tok": 1,
-        "attention_chunk_size": 1024,
-        "pad_token_id": 0,
-    },
-}
+SHAPE = shape(width=256, layers=4, heads=8, head_dim=32, vocabulary=VOCABULARY)
+MODELS = models(columns=1024)
 MODELS["llama4_8"] = MODELS["llama4"] | {"num_local_experts": 8}
 IMPLEMENTATIONS = {"dense": (None,), "llama4": (None,), "llama4_8": (None,), "mixtral": ("eager", "grouped_mm")}
 IMPLEMENTATIONS["qwen3_moe"] = IMPLEMENTATIONS["mixtral"]

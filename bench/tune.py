@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common import RESULTS, environment, median, median_ratio, write_json
+from common import RESULTS, environment, median, median_ratio, resident, write_json
 from coterie.config import AdapterConfig
 from coterie.families.registry import config_from_hf
 from coterie.nn.layout import Layout
@@ -33,18 +33,10 @@ from coterie.train.allocator import keep_freed_memory
 from coterie.weights.adapter import attach
 from coterie.weights.adapter_files import load_adapter, save_adapter
 from coterie.weights.checkpoint import load_model, save_model
+from shapes import shape
 
 SEQUENCES, LENGTH, VOCABULARY, RANK = 2, 512, 4096, 16
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 768,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 4,
-    "head_dim": 64,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-}
+SHAPE = shape(width=768, layers=4, heads=12, head_dim=64, vocabulary=VOCABULARY)
 MODELS: dict[str, dict[str, Any]] = {
     "moe": {
         "model_type": "qwen3_moe",
@@ -60,8 +52,8 @@ CONTENDERS = ["moe/coterie", "moe/peft-grouped_mm", "dense/coterie", "dense/peft
 
 def prepare(folder: Path) -> None:
     """A base of each shape and an adapter whose factors are all away from zero."""
-    for name, shape in MODELS.items():
-        model = Transformer(config_from_hf(SHAPE | shape))
+    for name, settings in MODELS.items():
+        model = Transformer(config_from_hf(SHAPE | settings))
         model.initialise(seed=0)
         save_model(folder / name, model)
         attach(model, AdapterConfig(rank=RANK, alpha=32))
@@ -116,7 +108,7 @@ def work(contender: str, folder: Path, dtype: str, steps: int, threads: int) -> 
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(learnt, lr=1e-3, weight_decay=0.0, fused=True)
     generator = torch.Generator().manual_seed(2)
-    loaded = resident("VmRSS")
+    loaded = resident("VmRSS") / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here: loading has its own
     wall, cpu, losses = [], [], []
     for step in range(steps + 2):
@@ -136,14 +128,8 @@ def work(contender: str, folder: Path, dtype: str, steps: int, threads: int) -> 
         "losses": losses,
         "trainable": sum(parameter.numel() for parameter in learnt),
         "loaded": loaded,
-        "peak": resident("VmHWM"),
+        "peak": resident("VmHWM") / 2**20,
     }
-
-
-def resident(field: str) -> float:
-    """A figure of /proc/self/status in MiB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 def run_worker(contender: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
