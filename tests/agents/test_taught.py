@@ -1,11 +1,8 @@
-"""A tiny model that was taught to call a tool does a task end to end: in `coterie agent`, and in openai-agents."""
+"""A tiny model that was taught to call a tool does a task end to end in `coterie agent`."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,6 @@ import torch
 import coterie
 from coterie.agents.tools import Calculator
 from coterie.agents.transcript import read_conversation
-from coterie.cli.agent import SYSTEM
 from coterie.config import BlockConfig, ModelConfig
 from coterie.data.examples import read_examples
 from coterie.data.formats import ChatExample
@@ -24,6 +20,7 @@ from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.text.chat import Message, ToolCall, render, render_ids
 from coterie.text.tokenizer import Tokenizer
+from coterie.text.tools import AGENT_SYSTEM
 from tests.agents.models import MOE
 from tests.cli.test_commands import call
 from tests.infer.models import CAUSAL
@@ -45,8 +42,7 @@ def lessons(system: str) -> list[list[Message]]:
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mixture of experts that has learnt the lessons by heart."""
     ours = Calculator().spec()
-    theirs = ours | {"function": ours["function"] | {"strict": False}}  # as openai-agents sends it
-    talks = [*((talk, [ours]) for talk in lessons(SYSTEM)), (lessons("You add.")[1], [theirs])]
+    talks = [(talk, [ours]) for talk in lessons(AGENT_SYSTEM)]
     template = Tokenizer.train(["x"], vocab_size=270).chat_template
     assert template is not None
     texts = [render(talk, template, tools=tools) for talk, tools in talks]
@@ -103,53 +99,5 @@ def test_a_transcript_renders_as_what_was_learnt(taught: Path, tmp_path: Path) -
     assert not read.problems and isinstance(example, ChatExample)
     tokenizer = Tokenizer.load(taught)
     assert render_ids(tokenizer, example.messages, tools=example.tools) == render_ids(
-        tokenizer, lessons(SYSTEM)[0], tools=[Calculator().spec()]
+        tokenizer, lessons(AGENT_SYSTEM)[0], tools=[Calculator().spec()]
     )
-
-
-AGENT = """
-import asyncio, json, sys
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool
-from agents import set_tracing_disabled
-from openai import AsyncOpenAI
-
-set_tracing_disabled(True)
-called = []
-
-@function_tool(name_override="calculator", strict_mode=False, description_override=DESCRIPTION)
-def calculator(expression: str) -> str:
-    called.append(expression)
-    return str(eval(expression))
-
-calculator.params_json_schema = PARAMETERS
-kind = {"chat": OpenAIChatCompletionsModel, "responses": OpenAIResponsesModel}[sys.argv[2]]
-client = AsyncOpenAI(base_url=sys.argv[1] + "/v1", api_key="x")
-agent = Agent(
-    name="adder", instructions="You add.", tools=[calculator],
-    model=kind("model", client), model_settings=ModelSettings(temperature=0),
-)
-result = asyncio.run(Runner.run(agent, "what is 4 + 1?", max_turns=4))
-print(json.dumps({"called": called, "said": result.final_output}))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.net
-def test_openai_agents_calls_the_tool(taught: Path, tmp_path: Path) -> None:
-    """Through both APIs, in an environment of its own, as its versions may clash with ours."""
-    environment = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    python = environment / "bin" / "python"
-    made = subprocess.run([python, "-m", "pip", "install", "-q", "openai-agents"], capture_output=True, text=True)
-    if made.returncode != 0:
-        pytest.skip(f"openai-agents cannot be installed here: {made.stderr.strip()[-200:]}")
-    spec = Calculator().spec()["function"]
-    head = f"DESCRIPTION, PARAMETERS = {spec['description']!r}, {dict(spec['parameters'])!r}\n"
-    (tmp_path / "agent.py").write_text(head + textwrap.dedent(AGENT))
-    with coterie.serve_in_thread(coterie.load(taught), "model", page=False) as server:
-        for api in ("chat", "responses"):
-            command = [python, tmp_path / "agent.py", server.url, api]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stderr[-2000:]
-            found = json.loads(done.stdout.strip().splitlines()[-1])
-            assert found == {"called": ["4 + 1"], "said": "it is 5"}, api

@@ -15,6 +15,7 @@ from coterie.agents.folder import Folder
 from coterie.agents.sandbox import Sandbox
 from coterie.agents.schemas import problem
 from coterie.config.errors import CoterieError
+from coterie.text.tools import CALCULATOR, LIST_FILES, PYTHON, READ_FILE, WRITE_FILE, function, texts
 
 
 class ToolError(CoterieError):
@@ -35,8 +36,7 @@ class Tool(ABC):
 
     def spec(self) -> dict[str, Any]:
         """The form in which the OpenAI API and chat templates take it."""
-        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
-        return {"type": "function", "function": function}
+        return function(self.name, self.description, dict(self.parameters))
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Errors: `ToolError` for arguments that break the tool's schema."""
@@ -48,18 +48,15 @@ class Tool(ABC):
         """Let go of what it holds."""
 
 
-def texts(required: Sequence[str], **described: str) -> dict[str, Any]:
-    """The schema of an object of texts."""
-    properties = {name: {"type": "string", "description": text} for name, text in described.items()}
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+def _described(spec: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
+    described = spec["function"]
+    return described["name"], described["description"], described["parameters"]
 
 
 class ListFiles(Tool):
     """Names in a folder."""
 
-    name = "list_files"
-    description = "List the files of a folder; names of folders end in a slash."
-    parameters: ClassVar = texts([], path="the folder, relative to the working folder (default: itself)")
+    name, description, parameters = _described(LIST_FILES)
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -71,9 +68,7 @@ class ListFiles(Tool):
 class ReadFile(Tool):
     """The text of a file."""
 
-    name = "read_file"
-    description = "Read a text file."
-    parameters: ClassVar = texts(["path"], path="the file, relative to the working folder")
+    name, description, parameters = _described(READ_FILE)
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -85,11 +80,7 @@ class ReadFile(Tool):
 class WriteFile(Tool):
     """A new or replaced file."""
 
-    name = "write_file"
-    description = "Write a text file, replacing it if it is there; missing folders are made."
-    parameters: ClassVar = texts(
-        ["path", "content"], path="the file, relative to the working folder", content="its whole text"
-    )
+    name, description, parameters = _described(WRITE_FILE)
     writes = True
 
     def __init__(self, folder: Folder) -> None:
@@ -102,11 +93,7 @@ class WriteFile(Tool):
 class Calculator(Tool):
     """Arithmetic, exact where it can be."""
 
-    name = "calculator"
-    description = (
-        "Work out an arithmetic expression such as (3 + 4) * 2 ** 0.5; sqrt, sin, log, round, min, max... are known."
-    )
-    parameters: ClassVar = texts(["expression"], expression="the expression")
+    name, description, parameters = _described(CALCULATOR)
 
     def call(self, arguments: Mapping[str, Any], seconds: float) -> str:
         return evaluate(arguments["expression"])
@@ -115,12 +102,7 @@ class Calculator(Tool):
 class Python(Tool):
     """A program in the sandbox."""
 
-    name = "python"
-    description = (
-        "Run a Python program (standard library, no network, no files but its own empty folder); what it prints comes "
-        "back. Every call starts anew."
-    )
-    parameters: ClassVar = texts(["code"], code="the program")
+    name, description, parameters = _described(PYTHON)
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox

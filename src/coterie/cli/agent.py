@@ -19,8 +19,7 @@ from coterie.agents.tools import Calculator, HttpGet, ListFiles, Python, ReadFil
 from coterie.cli.opening import speaking
 from coterie.config.errors import ConfigError
 from coterie.text.chat import Message
-
-SYSTEM = "You solve the user's task step by step with the tools you have, and then answer in a few plain words."
+from coterie.text.tools import AGENT_SYSTEM
 
 
 def agent(
@@ -52,7 +51,7 @@ def agent(
         if files["resume"] is not None:
             messages = resume(Path(files["resume"]), tools, task)
         else:
-            messages = [Message("system", files["system"] or SYSTEM), Message("user", str(task))]
+            messages = [Message("system", files["system"] or AGENT_SYSTEM), Message("user", str(task))]
         show = _Show()
         with speaking(target, **opening) as speaker:
             worker = Agent(speaker, tools, limits, may, Sampling(**sampling), Path(path) if path else None, show, facts)

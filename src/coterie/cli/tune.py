@@ -30,7 +30,7 @@ def run(
     if sources:
         given = given | {"data": sources}
     if "data" not in given and "data" not in settings:
-        raise ConfigError("tune: no examples given; name a file after the model, or 'starter'")
+        raise ConfigError("tune: no examples given; name a file after the model, 'starter' or 'tools'")
     if train is not None:
         given = given | {"train": parse_train(train)}
     if isinstance(given.get("eval"), str):

@@ -9,7 +9,7 @@ import typer
 from coterie.cli.options import Json
 
 Train = "What happens to each group: attention=lora,experts=lora,shared=lora,router=freeze,... (lora, full, freeze)."
-Data = "Files, directories, hf://owner/name, 'starter' or '-'; and settings as key=value."
+Data = "Files, directories, hf://owner/name, 'starter', 'tools' or '-'; and settings as key=value."
 
 
 def tune(

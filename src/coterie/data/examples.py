@@ -26,7 +26,7 @@ class ExampleSet:
 
 
 def read_examples(source: str, limit: int | None = None) -> ExampleSet:
-    """All examples of one source: JSONL, JSON, Parquet, a directory of them, hf://owner/name, `starter`, or '-'.
+    """All examples of one source: JSONL, JSON, Parquet, a directory of them, hf://owner/name, '-', `starter`, `tools`.
 
     `name:0.3` takes that share of it, `name#500` that many (evenly spread). `limit`: stop after so many.
     Errors: `DataError` for a source that cannot be read, holds nothing, or mixes kinds.

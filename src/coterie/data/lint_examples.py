@@ -13,7 +13,7 @@ from coterie.config.errors import DataError
 from coterie.data.examples import ExampleSet, portion, read_all
 from coterie.data.formats import ChatExample, Example, LabelledExample, PreferenceExample, kind_of
 from coterie.data.lint import Problem
-from coterie.data.records import read_records
+from coterie.data.records import EMBEDDED, read_records
 from coterie.data.sources import JSONL, PARQUET
 from coterie.data.tokenised import Piece, Unit, pack, tokenise_all
 from coterie.text.chat import render
@@ -63,9 +63,10 @@ class ExamplesReport:
 
 def holds_examples(source: str) -> bool:
     """Whether a source holds examples to tune on, rather than plain text, by its first record that can be read."""
-    path = Path(portion(source)[0]).expanduser()
-    if source == "-" or source == "starter":
+    name = portion(source)[0]
+    if name == "-" or name in EMBEDDED:
         return True
+    path = Path(name).expanduser()
     records = JSONL | PARQUET | {".json"}
     files = [path] if path.is_file() else list(path.rglob("*")) if path.is_dir() else []
     if not files or any(file.suffix not in records for file in files if file.is_file() and file.name[0] != "."):

@@ -11,9 +11,11 @@ from typing import Any
 
 from coterie.config.errors import CoterieError, DataError
 from coterie.data.lint import Problem
+from coterie.data.primer.lessons import lessons
 from coterie.data.sources import JSONL, PARQUET
 
-STARTER = Path(__file__).parent / "conversations" / "starter.jsonl"
+_STARTER = Path(__file__).parent / "conversations" / "starter.jsonl"
+EMBEDDED = ("starter", "tools")  # what comes with coterie: short conversations, and lessons in the use of tools
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,12 @@ def read_records(source: str) -> Records:
     if source.startswith("hf://"):
         yield from _hub(source)
         return
-    path = STARTER if source == "starter" else Path(source).expanduser()
+    if source in EMBEDDED and Path(source).exists():
+        raise DataError(f"{source}: comes with coterie and lies here too; write ./{source} for yours, or rename it")
+    if source == "tools":
+        yield from ((Origin(source, number), record) for number, record in enumerate(lessons(), 1))
+        return
+    path = _STARTER if source == "starter" else Path(source).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in JSONL | PARQUET | {".json"})
         if not files:
@@ -47,7 +54,9 @@ def read_records(source: str) -> Records:
             yield from _file(file)
         return
     if not path.is_file():
-        raise DataError(f"{source}: no such file or directory; the conversations that come with coterie are 'starter'")
+        raise DataError(
+            f"{source}: no such file or directory; the conversations that come with coterie are 'starter' and 'tools'"
+        )
     yield from _file(path)
 
 

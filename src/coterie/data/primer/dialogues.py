@@ -36,7 +36,8 @@ def _tool(name: str, content: str) -> Message:
     return {"role": "tool", "name": name, "content": content}
 
 
-def _exchange(rng: Rng, topics: tuple[Topic, ...]) -> list[Message]:
+def exchange(rng: Rng, topics: tuple[Topic, ...]) -> list[Message]:
+    """Something said and its answer."""
     asks, answers = rng.pick(topics)
     return [_user(rng.pick(asks)), _assistant(rng.pick(answers))]
 
@@ -46,17 +47,17 @@ def _meeting(rng: Rng) -> list[Message]:
     hello = rng.pick(("Hi, I am {}.", "Hello, my name is {}.", "I am {}."))
     reply = rng.pick(("Hello {}! How can I help you?", "Nice to meet you, {}."))
     talk = [_user(hello.format(name)), _assistant(reply.format(name))]
-    talk += [message for _ in range(rng.between(1, 2)) for message in _exchange(rng, TOPICS)]
+    talk += [message for _ in range(rng.between(1, 2)) for message in exchange(rng, TOPICS)]
     if rng.chance(0.4):
         talk += [_user(rng.pick(("What is my name?", "Do you remember my name?"))), _assistant(f"Your name is {name}.")]
     return talk
 
 
 def _chatting(rng: Rng) -> list[Message]:
-    talk = _exchange(rng, GREETINGS) if rng.chance(0.6) else []
+    talk = exchange(rng, GREETINGS) if rng.chance(0.6) else []
     asked = rng.sample(TOPICS, rng.between(2, 3))
-    talk += [message for topic in asked for message in _exchange(rng, (topic,))]
-    return talk + (_exchange(rng, FAREWELLS) if rng.chance(0.6) else [])
+    talk += [message for topic in asked for message in exchange(rng, (topic,))]
+    return talk + (exchange(rng, FAREWELLS) if rng.chance(0.6) else [])
 
 
 def _sum(rng: Rng, most: int) -> tuple[str, int]:
@@ -103,21 +104,23 @@ def _reading(rng: Rng) -> list[Message]:
 
 
 def _calculator(rng: Rng) -> list[Message]:
-    talk: list[Message] = []
-    for _ in range(rng.between(1, 2)):
-        expression, value = _sum(rng, 999)
-        talk.append(_user(_asked(rng, expression)))
-        if rng.chance(0.25):
-            first, sign, second = expression.split()
-            talk += [
-                _call("calculator", "", expression=f"{first} {_SIGNS[sign]} {second}"),
-                _tool("calculator", f"error: cannot read '{_SIGNS[sign]}', use + - * /"),
-                _call("calculator", f"I will write it with {sign}.", expression=expression),
-            ]
-        else:
-            talk.append(_call("calculator", "", expression=expression))
-        talk += [_tool("calculator", str(value)), _assistant(_told(rng, expression, value))]
-    return talk
+    return [message for _ in range(rng.between(1, 2)) for message in sum_with_calculator(rng, failing=0.25)]
+
+
+def sum_with_calculator(rng: Rng, failing: float = 0.0) -> list[Message]:
+    """A sum that is asked for, worked out by the calculator and told; `failing`: how often it goes wrong at first."""
+    expression, value = _sum(rng, 999)
+    talk = [_user(_asked(rng, expression))]
+    if rng.chance(failing):
+        first, sign, second = expression.split()
+        talk += [
+            _call("calculator", "", expression=f"{first} {_SIGNS[sign]} {second}"),
+            _tool("calculator", f"error: cannot read '{_SIGNS[sign]}', use + - * /"),
+            _call("calculator", f"I will write it with {sign}.", expression=expression),
+        ]
+    else:
+        talk.append(_call("calculator", "", expression=expression))
+    return [*talk, _tool("calculator", str(value)), _assistant(_told(rng, expression, value))]
 
 
 def _lookup(rng: Rng) -> list[Message]:
@@ -181,9 +184,14 @@ def _python_task(rng: Rng) -> tuple[str, str, str]:
 
 
 def _python(rng: Rng) -> list[Message]:
+    return program(rng, ("", "", "name", "syntax"))
+
+
+def program(rng: Rng, failures: tuple[str, ...] = ("",)) -> list[Message]:
+    """A task that a program of one expression does; `failures`: how the first try may go wrong, "" for not at all."""
     ask, expression, value = _python_task(rng)
     talk = [_user(rng.pick((ask, f"{ask} Use Python.")))]
-    failure = rng.pick(("", "", "name", "syntax"))
+    failure = rng.pick(failures)
     if failure == "name":
         talk += [_call("python", "", code=f"print(result)\nresult = {expression}")]
         talk += [_tool("python", "NameError: name 'result' is not defined")]
@@ -209,7 +217,7 @@ def messages(seed: int, index: int) -> list[Message]:
         system = [{"role": "system", "content": SYSTEM}] if rng.chance(0.3) else []
         return [*system, *rng.pick(_PLAIN)(rng)]
     talk = rng.pick(_WITH_TOOLS)(rng)
-    return [{"role": "system", "content": TOOLS}, *talk, *(_exchange(rng, FAREWELLS) if rng.chance(0.2) else [])]
+    return [{"role": "system", "content": TOOLS}, *talk, *(exchange(rng, FAREWELLS) if rng.chance(0.2) else [])]
 
 
 def render(talk: list[Message]) -> str:
