@@ -196,6 +196,23 @@ def serve(record: dict[str, Any]) -> str:
     )
 
 
+def soak(record: dict[str, Any]) -> str:
+    """One row per thing that must not grow."""
+    rows = []
+    for name, scale, unit in (("memory_bytes", 1e6, " MB"), ("threads", 1, ""), ("descriptors", 1, "")):
+        found = record[name]
+        early, late = (f"{found[when] / scale:.0f}{unit}" for when in ("early", "late"))
+        rows.append([name.partition("_")[0], early, late, f"{100 * found['growth']:+.2f} %"])
+    return (
+        "## A server over time\n\n"
+        f"{record['clients']} clients that ask for all kinds of replies without a pause for {record['minutes']:g} minutes, "
+        f"and hang up or ask wrongly in between: {sum(record['requests'].values()):,} requests, "
+        f"{record['num_failures']} lost. Medians of the third and the last fifth of the time. Command: "
+        f"`python bench/{record['environment']['command']}`.\n\n"
+        + table(["", "third fifth", "last fifth", "growth"], rows)
+    )
+
+
 def subset(record: dict[str, Any]) -> str:
     """One row per choice of experts."""
     runs, peaks = record["runs"], record["peak_bytes_of_a_step"]
@@ -272,6 +289,7 @@ def render() -> str:
         ("plan.json", plan),
         ("densify.json", densify),
         ("serve.json", serve),
+        ("soak.json", soak),
     ):
         record = load(name)
         if record is not None:

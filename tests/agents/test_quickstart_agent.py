@@ -1,5 +1,5 @@
-"""The quickstart's mixture of experts, tuned on the lessons that come with coterie, calls a tool: in `coterie agent`, and
-in openai-agents through both APIs. Its sums are among those that neither corpus nor lessons hold. About eight minutes."""
+"""The quickstart's mixture of experts, tuned on the lessons that come with coterie, calls a tool: in `coterie agent`,
+and in openai-agents through both APIs. Its sums stand neither in the corpus nor in the lessons. About eight minutes."""
 
 from __future__ import annotations
 
@@ -78,15 +78,19 @@ agent = Agent(
     name="adder", instructions="You are a helpful assistant.", tools=[calculator],
     model=kind("model", client), model_settings=ModelSettings(temperature=0),
 )
-said = [asyncio.run(Runner.run(agent, f"What is {text}?", max_turns=4)).final_output for text in sys.argv[3:]]
-print(json.dumps({"called": called, "said": said}))
+
+
+async def ask():
+    return [(await Runner.run(agent, f"What is {text}?", max_turns=4)).final_output for text in sys.argv[3:]]
+
+print(json.dumps({"said": asyncio.run(ask()), "called": called}))
 """
 
 
 @pytest.mark.net
 @pytest.mark.parametrize("api", ["chat", "responses"])
 def test_openai_agents_calls_a_tool(agent_model: Path, tmp_path: Path, api: str) -> None:
-    python = environment("openai-agents", "openai-agents")
+    python = environment("openai-agents", "openai-agents==0.24.0")
     (tmp_path / "agent.py").write_text(AGENT)
     with coterie.serve_in_thread(coterie.load(agent_model), "model", page=False) as server:
         found = json.loads(run(python, ["agent.py", server.url, api, *SUMS], tmp_path).splitlines()[-1])

@@ -93,7 +93,7 @@ def test_examples_are_told_from_plain_text(tmp_path):
     (tmp_path / "d").mkdir()
     write(tmp_path / "d" / "x.jsonl", {"prompt": "a", "completion": "b"})
     assert holds_examples(chats) and holds_examples(chats + "#1") and holds_examples(str(tmp_path / "d"))
-    assert holds_examples("starter") and holds_examples("-")
+    assert all(map(holds_examples, ("starter", "tools", "tools#3", "starter:0.5", "-")))
     for source in (texts, str(tmp_path / "c.txt"), str(tmp_path), "nothing", "primer"):
         assert not holds_examples(source)
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import venv
-from pathlib import Path
 
 import pytest
 

@@ -25,4 +25,6 @@ def run(minutes: float, data: str | None, seed: int, out: str, threads: int | No
     print(summary(results))
     print(f"\nreport: {Path(out) / 'report.html'}")
     print(f"talk to the mixture of experts: coterie chat {results.moe.path}")
+    if results.tuned is not None:
+        print(f"and after tuning:               coterie chat {results.tuned.path}")
     print(f"or let it go on with a text:    coterie generate {results.moe.path} 'Once upon a time'")
