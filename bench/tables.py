@@ -205,7 +205,7 @@ def soak(record: dict[str, Any]) -> str:
         rows.append([name.partition("_")[0], early, late, f"{100 * found['growth']:+.2f} %"])
     return (
         "## A server over time\n\n"
-        f"{record['clients']} clients that ask for all kinds of replies without a pause for {record['minutes']:g} minutes, "
+        f"{record['clients']} clients that ask for every kind of reply for {record['minutes']:g} minutes, "
         f"and hang up or ask wrongly in between: {sum(record['requests'].values()):,} requests, "
         f"{record['num_failures']} lost. Medians of the third and the last fifth of the time. Command: "
         f"`python bench/{record['environment']['command']}`.\n\n"
