@@ -1,7 +1,9 @@
-"""Our server against `transformers serve` on one checkpoint, in one run: throughput, first token, time per token.
+"""Our server against `transformers serve` and llama.cpp's on one checkpoint, in one run: throughput, first token, time
+per token.
 
-python bench/serve.py [--transformers PYTHON] [--tokens 32] [--prompt 200] [--rounds 2]
-`--transformers`: an interpreter with `transformers[serving]`; without one only our server is measured.
+python bench/serve.py [--transformers PYTHON] [--llama-server PROGRAM] [--tokens 32] [--prompt 200] [--rounds 2]
+`--transformers`: an interpreter with `transformers[serving]`; `--llama-server`: llama.cpp's program, which is given the
+checkpoint as GGUF in fp32. What is not given is not measured.
 Clients and server share the machine; each server has one thread for its arithmetic.
 """
 
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,6 +81,17 @@ def theirs(python: str, path: Path, port: int, batching: bool) -> ServerProcess:
     return ServerProcess(command, f"http://localhost:{port}")
 
 
+def llama(program: str, path: Path, port: int, slots: int) -> ServerProcess:
+    """llama.cpp's server with a slot for every client; its prompt cache is on, as it comes."""
+    from coterie.weights.gguf import export_gguf
+
+    file = path.with_suffix(".gguf")
+    export_gguf(path, file, "f32", tell=print)
+    command = [program, "-m", str(file), "--port", str(port), "--jinja", "--no-webui", "--threads", "1"]
+    command += ["--threads-batch", "1", "--parallel", str(slots), "--ctx-size", str(1024 * slots)]
+    return ServerProcess(command, f"http://localhost:{port}")
+
+
 def run(server: ServerProcess, model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every load on one server, which is then stopped."""
     rows = []
@@ -98,6 +112,7 @@ def main() -> None:
     """Measure and write bench/results/serve.json."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--transformers", default=None)
+    parser.add_argument("--llama-server", default=None)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--prompt", type=int, default=200, help="words")
     parser.add_argument("--rounds", type=int, default=2)
@@ -106,8 +121,9 @@ def main() -> None:
     options = parser.parse_args()
     settings = {name: getattr(options, name) for name in ("tokens", "prompt", "rounds", "clients")}
     record: dict[str, Any] = {"environment": environment(), "settings": settings, "servers": {}}
-    if options.transformers:
-        record["environment"]["command"] = record["environment"]["command"].replace(options.transformers, "PYTHON")
+    for given, word in ((options.transformers, "PYTHON"), (options.llama_server, "PROGRAM")):
+        if given:
+            record["environment"]["command"] = record["environment"]["command"].replace(given, word)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         record["parameters"] = make_checkpoint(path)
@@ -115,18 +131,27 @@ def main() -> None:
         server = coterie_server(path)
         record["prompt_tokens"] = _prompt_tokens(server.url, options)
         record["servers"]["coterie"] = run(server, "bench", options)
-        python = options.transformers or sys.executable
-        for name, batching in (("transformers", False), ("transformers, continuous batching", True)):
-            print(f"{name}", flush=True)
+        for name, start in others(path, options).items():
+            print(name, flush=True)
             try:
-                server = theirs(python, path, options.port + batching, batching)
-                record["servers"][name] = run(server, str(path), options)
+                record["servers"][name] = run(start(), str(path), options)
             except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                 record["servers"][name] = {"failed": str(error).replace(folder, "")[:300]}
                 print(f"  not measured: {error}", flush=True)
     record["ratios"] = ratios(record["servers"])
     print(record["ratios"])
     write_json(RESULTS / "serve.json", record)
+
+
+def others(path: Path, options: argparse.Namespace) -> dict[str, Callable[[], ServerProcess]]:
+    """How to start each of the other servers that was given."""
+    found: dict[str, Callable[[], ServerProcess]] = {}
+    if python := options.transformers:
+        found["transformers"] = lambda: theirs(python, path, options.port, batching=False)
+        found["transformers, continuous batching"] = lambda: theirs(python, path, options.port + 1, batching=True)
+    if program := options.llama_server:
+        found["llama.cpp"] = lambda: llama(program, path, options.port + 2, max(options.clients))
+    return found
 
 
 def _prompt_tokens(url: str, options: argparse.Namespace) -> int:
@@ -137,15 +162,16 @@ def _prompt_tokens(url: str, options: argparse.Namespace) -> int:
     return int(json.loads(request(url, "POST", "/tokenize", body)[1])["count"])
 
 
-def ratios(servers: dict[str, Any]) -> dict[str, float]:
-    """Our throughput over the best of theirs, for each load that both bore."""
-    found = {}
+def ratios(servers: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Our throughput over that of each other server, for each load that both bore."""
+    found: dict[str, dict[str, float]] = {}
     for index, row in enumerate(servers["coterie"]):
-        others = [rows[index]["tokens_per_second"] for name, rows in servers.items()
-                  if name != "coterie" and isinstance(rows, list)]  # fmt: skip
-        if others:
-            label = f"{row['clients']} clients, {'shared' if row['shared'] else 'different'} prompts"
-            found[label] = round(row["tokens_per_second"] / max(others), 2)
+        label = f"{row['clients']} clients, {'shared' if row['shared'] else 'different'} prompts"
+        found[label] = {
+            name: round(row["tokens_per_second"] / rows[index]["tokens_per_second"], 2)
+            for name, rows in servers.items()
+            if name != "coterie" and isinstance(rows, list)
+        }
     return found
 
 

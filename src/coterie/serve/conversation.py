@@ -107,29 +107,19 @@ def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter 
     if choice == "required" or isinstance(choice, NamedChoice):
         if form is not None and form.type != "text":
             raise invalid("/response_format: cannot go with a tool that must be called", "/response_format")
-        _check_calls(service)
         if isinstance(choice, NamedChoice):
             tools = [tool for tool in tools if tool["name"] == choice.function.name]
         return service.grammars.of_calls(tools, body.parallel_tool_calls is not False, opened)
     if form is not None and form.type != "text":
         callable_tools = tools if choice != "none" else []
-        if callable_tools:
-            _check_calls(service)
         if form.json_schema is None:
             return service.grammars.of_schema({"type": "object"}, "/response_format", opened, callable_tools)
         pointer = "/response_format/json_schema/schema"
         return service.grammars.of_schema(form.json_schema.schema_, pointer, opened, callable_tools)
     if choice != "none" and any(tool.get("strict") for tool in tools):
-        _check_calls(service)
         plain = [tool if tool.get("strict") else {"name": tool["name"]} for tool in tools]
-        return service.grammars.of_strict_calls(plain)
+        return service.grammars.of_strict_calls(plain, opened)
     return None
-
-
-def _check_calls(service: Service) -> None:
-    if format_of(service.tokenizer.chat_template).name != "chatml":
-        raise ApiError(400, "the form in which this model calls tools cannot be enforced; use 'auto' without 'strict'",
-                       "unsupported_parameter", "/tool_choice")  # fmt: skip
 
 
 def _template_settings(service: Service, body: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:

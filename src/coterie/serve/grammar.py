@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from coterie.serve.errors import ApiError, invalid
+from coterie.text.replies import ReplyFormat
 from coterie.text.tokenizer import StreamDecoder, Tokenizer
 
 MAX_SCHEMA_BYTES = 64 * 1024
@@ -34,9 +35,9 @@ class GrammarFilter:
     """Keeps one reply to a grammar (`infer.request.TokenFilter`).
 
     `trigger`: the grammar begins after this text has been written; None: at once. `repeat`: when the grammar has been
-    satisfied the reply is free again until the next trigger; otherwise it must end. `think`: tokens that open and close
-    a reasoning block, which may come first. Without `repeat` a reply cannot stop before the grammar has begun:
-    reasoning goes on until it is closed. A grammar that breaks off sets `failure`, and the reply ends.
+    satisfied the reply is free again until the next trigger; otherwise it must end. `think`: the token that opens and
+    the text that closes a reasoning block, which may come first. Without `repeat` a reply cannot stop before the grammar
+    has begun: reasoning goes on until it is closed. A grammar that breaks off sets `failure`, and the reply ends.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class GrammarFilter:
         stop_ids: Sequence[int],
         trigger: str | None = None,
         repeat: bool = False,
-        think: tuple[int, int] | None = None,
+        think: tuple[int, str] | None = None,
     ) -> None:
         self.failure: str | None = None
         self._prototype, self._matcher = prototype, prototype.deep_copy()
@@ -88,7 +89,7 @@ class GrammarFilter:
             self._watch(token)
             return
         if first and self._think is not None and token == self._think[0]:
-            self._active, self._trigger = False, "</think>"
+            self._active, self._trigger = False, self._think[1]
             return
         if token in self._stops or self.failure is not None:
             return
@@ -107,17 +108,15 @@ class GrammarFilter:
 
 
 class Grammars:
-    """Makes filters for one tokenizer; compiled grammars are kept."""
+    """Makes filters for one tokenizer and the form in which its model writes; compiled grammars are kept."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: Sequence[int], form: ReplyFormat) -> None:
         self._tokenizer, self._vocab_size, self._stop_ids = tokenizer, vocab_size, tuple(stop_ids)
         self._cache: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
         self._ll: Any = None
-        added = tokenizer.added_tokens
-        pair = added.get("<think>"), added.get("</think>")
-        self._think = (pair[0], pair[1]) if pair[0] is not None and pair[1] is not None else None
-        self._marks = all(mark in added for mark in ("<tool_call>", "</tool_call>"))
+        self._writing, self._thinks = form.writing, form.reasoning
+        self._marks = sorted(tokenizer.added_tokens, key=len, reverse=True)
 
     def of_schema(
         self, schema: Mapping[str, Any], pointer: str, opened: bool, tools: Sequence[Mapping[str, Any]] = ()
@@ -127,40 +126,69 @@ class Grammars:
         Errors: `ApiError` 400 `invalid_schema`.
         """
         check_schema(schema, pointer)
-        grammar = f"answer: %json {_json(schema, False)}"
+        rules = f"answer: {self._literal(self._writing.answer)} value\nvalue: %json {_json(schema, False)}"
         if tools:
-            return self._filter(f"start: answer | call\n{grammar}\n{self._call_rule(tools)}", pointer, opened)
-        return self._filter(f"start: answer\n{grammar}", pointer, opened)
+            return self._filter("answer | calls", f"{rules}\n{self._calls(tools, False)}", pointer, opened)
+        return self._filter("answer", rules, pointer, opened)
 
     def of_calls(self, tools: Sequence[Mapping[str, Any]], several: bool, opened: bool) -> GrammarFilter:
         """For a reply that must be one call (or `several`) of these tools."""
-        start = 'call ("\\n" call)*' if several else "call"
-        return self._filter(f"start: {start}\n{self._call_rule(tools)}", "/tools", opened)
+        return self._filter("calls", self._calls(tools, several), "/tools", opened)
 
-    def of_strict_calls(self, tools: Sequence[Mapping[str, Any]]) -> GrammarFilter:
+    def of_strict_calls(self, tools: Sequence[Mapping[str, Any]], opened: bool) -> GrammarFilter:
         """For a free reply whose calls, if it makes any, must be of these tools and their schemas."""
-        grammar = f'start: "\\n" tool "\\n" {self._mark("</tool_call>")}\n{self._call_rules(tools)}'
+        writing = self._writing
+        if not writing.trigger:
+            rules = f"{self._calls(tools, True)}\nTEXT: /[^\\s{{\\[](.|\\n)*/"
+            return self._filter("calls | TEXT", rules, "/tools", opened)
+        _, inside, rest = writing.call.partition(writing.trigger)
+        if inside:
+            grammar = f"start: tool\n{self._tools(tools, rest)}"
+        else:
+            opening = writing.open.partition(writing.trigger)[2]
+            grammar = self._calls(tools, True, opening).replace("calls:", "start:", 1)
         prototype = self._compiled(grammar, "/tools")
-        return GrammarFilter(prototype, self._tokenizer, self._vocab_size, self._stop_ids, "<tool_call>", True)
+        return GrammarFilter(prototype, self._tokenizer, self._vocab_size, self._stop_ids, writing.trigger, True)
 
-    def _mark(self, mark: str) -> str:
-        return mark if self._marks else json.dumps(mark)
+    def _literal(self, text: str) -> str:
+        """A text in a grammar; what is one token of the vocabulary stands by its number."""
+        pattern = "|".join(map(re.escape, self._marks)) or r"\b\B"
+        parts = re.split(f"({pattern})", text)
+        added = self._tokenizer.added_tokens
+        return " ".join(f"<[{added[part]}]>" if part in added else _quoted(part) for part in parts if part)
 
-    def _call_rule(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        body = f'call: {self._mark("<tool_call>")} "\\n" tool "\\n" {self._mark("</tool_call>")}'
-        return f"{body}\n{self._call_rules(tools)}"
+    def _calls(self, tools: Sequence[Mapping[str, Any]], several: bool, opening: str | None = None) -> str:
+        """Rules for `calls`; `opening` in place of what the family begins them with."""
+        writing = self._writing
+        more = f"({self._literal(writing.between)} tool)*" if several and writing.between else ""
+        begin = self._literal(writing.open if opening is None else opening)
+        return f"calls: {begin} tool {more} {self._literal(writing.close)}\n{self._tools(tools, writing.call)}"
 
-    def _call_rules(self, tools: Sequence[Mapping[str, Any]]) -> str:
-        names = " | ".join(f"tool_{index}" for index in range(len(tools)))
-        lines = [f"tool: {names}"]
+    def _tools(self, tools: Sequence[Mapping[str, Any]], pattern: str) -> str:
+        """Rules for `tool`: a call of any of them, as `pattern` has it."""
+        lines = ["tool: " + " | ".join(f"tool_{index}" for index in range(len(tools)))]
         for index, tool in enumerate(tools):
-            lines.append(f"tool_{index}: %json {_json(_call_schema(tool, index), True)}")
+            whole = "{object}" in pattern
+            schema = _call_schema(tool, index, self._writing.arguments if whole else None)
+            known = {"{object}": f"json_{index}", "{arguments}": f"json_{index}", "{name}": self._literal(tool["name"])}
+            parts = re.split(r"(\{object\}|\{arguments\}|\{name\})", pattern)
+            written = " ".join(known.get(part) or self._literal(part) for part in parts if part)
+            lines += [f"tool_{index}: {written}", f"json_{index}: %json {_json(schema, True)}"]
         return "\n".join(lines)
 
-    def _filter(self, grammar: str, pointer: str, opened: bool) -> GrammarFilter:
-        prototype = self._compiled(grammar, pointer)
-        trigger = "</think>" if opened else None
-        think = None if opened else self._think
+    def _filter(self, start: str, rules: str, pointer: str, opened: bool) -> GrammarFilter:
+        """Reasoning may come first: in a message of its own, or between marks that are tokens."""
+        thought = self._writing.thought
+        if thought is not None:
+            before, after = map(self._literal, thought)
+            start = f"thought? ({start})"
+            rules = f"{rules}\nthought: {before} THOUGHT {after}\nTHOUGHT: /(.|\\n)+/"
+        prototype = self._compiled(f"start: {start}\n{rules}", pointer)
+        trigger, think = None, None
+        if self._thinks is not None:
+            token, close = self._tokenizer.added_tokens.get(self._thinks.open[0]), self._thinks.close[0]
+            trigger = close if opened else None
+            think = None if opened or token is None else (token, close)
         return GrammarFilter(prototype, self._tokenizer, self._vocab_size, self._stop_ids, trigger, think=think)
 
     def _compiled(self, grammar: str, pointer: str) -> Any:
@@ -214,19 +242,29 @@ def _json(schema: Mapping[str, Any], spaced: bool) -> str:
     return json.dumps({**schema, "x-guidance": options})
 
 
-def _call_schema(tool: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """The object that a call of this tool is. Definitions of its parameters move to the top, where `#/$defs` points."""
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _call_schema(tool: Mapping[str, Any], index: int, key: str | None) -> dict[str, Any]:
+    """The arguments of this tool; with a `key` the object that a call is: its name, and the arguments under the key.
+
+    Definitions of its parameters then move to the top, where `#/$defs` points.
+    """
     parameters = dict(tool.get("parameters") or {"type": "object"})
     pointer = f"/tools/{index}/function/parameters"
     check_schema(parameters, pointer)
     if parameters.get("type", "object") != "object":
         raise invalid(f"{pointer}/type: parameters are an object", pointer, "invalid_schema")
-    moved = {key: parameters.pop(key) for key in ("$defs", "definitions") if key in parameters}
     parameters.pop("$schema", None)
+    arguments = {"type": "object", **parameters}
+    if key is None:
+        return arguments
+    moved = {word: arguments.pop(word) for word in ("$defs", "definitions") if word in arguments}
     return {
         "type": "object",
-        "properties": {"name": {"const": tool["name"]}, "arguments": {"type": "object", **parameters}},
-        "required": ["name", "arguments"],
+        "properties": {"name": {"const": tool["name"]}, key: arguments},
+        "required": ["name", key],
         "additionalProperties": False,
         **moved,
     }

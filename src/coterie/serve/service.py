@@ -23,6 +23,7 @@ from coterie.serve.grammar import Grammars
 from coterie.serve.metrics import Metrics
 from coterie.serve.protocol import MoeOptions
 from coterie.serve.wire import as_api_error
+from coterie.text.replies import format_of
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.variant import load_variant
 
@@ -114,7 +115,8 @@ class Service:
     @cached_property
     def grammars(self) -> Grammars:
         """What constrains replies. Errors: `ApiError` 400 for a model without a tokenizer."""
-        return Grammars(self.tokenizer, self.model.config.vocab_size, self.model.stop_ids)
+        form = format_of(self.tokenizer.chat_template)
+        return Grammars(self.tokenizer, self.model.config.vocab_size, self.model.stop_ids, form)
 
     def start(self) -> None:
         """Start the engine's thread, once."""

@@ -7,6 +7,7 @@ A format is a list of regions, each with the marks that open and close it:
 `open`, `close`: marks; no `close` means the end of the reply. `ends`: the end of the reply closes it as well.
 `at_start`: only before any content. `keep`: the opening mark is part of what is read. `while`: a pattern, true of every
 beginning of a call, without which the mark is text. `read`: how calls are written, tried in turn (see `_READERS`).
+`writing` says how a reply is written that must be a call or an answer (see `Writing`).
 
 Whatever is not well-formed stays content, marks and all.
 """
@@ -45,12 +46,38 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """The form of calls and answers, for replies that must keep to one.
+
+    `call`: one call, with `{object}` (its name and, under the key `arguments`, its arguments) or `{name}` and
+    `{arguments}` in it. `open`, `between`, `close`: around and between calls; `between` None: a reply has one call.
+    `trigger`: the text after which a free reply goes on with a call; "": a call can only begin the reply.
+    `thought`: what stands before and after reasoning that is a message of its own; `answer`: before an answer.
+    """
+
+    call: str
+    arguments: str = "arguments"
+    open: str = ""
+    between: str | None = None
+    close: str = ""
+    trigger: str = ""
+    thought: tuple[str, str] | None = None
+    answer: str = ""
+
+
+@dataclass(frozen=True)
 class ReplyFormat:
     """How one family writes. `recognise`: a template that holds one of these belongs to it."""
 
     name: str
     recognise: tuple[str, ...]
+    writing: Writing
     regions: tuple[Region, ...]
+
+    @property
+    def reasoning(self) -> Region | None:
+        """Where it thinks, if that is between marks of its own."""
+        return next((region for region in self.regions if region.kind == "reasoning"), None)
 
 
 @dataclass
@@ -94,7 +121,10 @@ def _load(path: Path) -> ReplyFormat:
         )
         for one in data["regions"]
     ]
-    return ReplyFormat(path.name.removesuffix(".reply.json"), tuple(data["recognise"]), tuple(regions))
+    written = data["writing"]
+    thought = written.pop("thought", None)
+    writing = Writing(**written, thought=None if thought is None else (thought[0], thought[1]))
+    return ReplyFormat(path.name.removesuffix(".reply.json"), tuple(data["recognise"]), writing, tuple(regions))
 
 
 class ReplyParser:
@@ -104,11 +134,11 @@ class ReplyParser:
     """
 
     def __init__(self, form: ReplyFormat | None = None, opened: bool = False, tools: bool = True) -> None:
-        regions = (form or format_of(None)).regions
+        form = form or format_of(None)
+        regions = form.regions
         self._regions = tuple(region for region in regions if tools or region.kind != "calls")
         self._tools = tools
-        thought = next((region for region in regions if region.kind == "reasoning"), None)
-        self._region = thought if opened else None
+        self._region = form.reasoning if opened else None
         self._mark = ""  # that opened the region
         self._part = "reasoning"  # where text of the region goes; "" while its head is read
         self._text = ""  # not yet decided
@@ -261,7 +291,7 @@ def parse_reply(text: str, form: ReplyFormat | None = None, opened: bool | None 
     """
     form = form or format_of(None)
     if opened is None:
-        thought = next((region for region in form.regions if region.kind == "reasoning"), None)
+        thought = form.reasoning
         at, end = _first(text, thought.close if thought else ())
         opened = bool(thought and end and _first(text[:at], thought.open)[1] == "")
     parser = ReplyParser(form, opened)
