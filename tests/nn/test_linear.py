@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.nn.linear import HAS_ONEDNN, Linear, linear, product, uses_onednn
+from coterie.nn.linear import HAS_ONEDNN, Linear, is_short, linear, product, uses_onednn
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
 
@@ -77,6 +77,24 @@ def test_product_reads_transposed_views_and_writes_in_place():
     torch.testing.assert_close(out[10:34], x @ weight)
     assert bool((out[:10] == 7).all()) and bool((out[34:] == 7).all())
     torch.testing.assert_close(product(x.t(), torch.ones(33, 24)), x.sum(0)[:, None].expand(40, 33))
+
+
+@pytest.mark.parametrize("rows", [*range(1, 20), 33, 65, 130])
+@pytest.mark.parametrize("inputs", [96, 256, 1024])
+def test_products_without_gradients_equal_float64(rows, inputs):
+    """Few rows are multiplied the other way round, many are rounded up: whatever the way, and into a part of `out`."""
+    torch.manual_seed(rows)
+    x, weight, bias = torch.randn(rows, inputs), torch.randn(512, inputs), torch.randn(512)
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    assert is_short(x, weight) is (max(2, rows) * inputs <= 3072)
+    with torch.inference_mode():
+        y, out = linear(x, weight, bias), torch.full((rows + 6, 512), 7.0)
+        product(x, weight, out=out[3:-3])
+        alone = product(x, weight)
+    torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=2e-4)
+    torch.testing.assert_close((out[3:-3] + bias).double(), exact, rtol=1e-5, atol=2e-4)
+    assert y.shape == (rows, 512) and alone.is_contiguous() and torch.equal(alone, out[3:-3])
+    assert bool((out[:3] == 7).all()) and bool((out[-3:] == 7).all())
 
 
 def test_bfloat16_input_casts_the_float32_weight_and_its_gradient_stays_float32():

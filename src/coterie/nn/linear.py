@@ -18,6 +18,8 @@ from torch import Tensor, nn
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 # For a few rows oneDNN pays from this size of the weight on: 1.3 times faster for one row, up to twice for several.
 _LARGE = 1 << 18
+# A product of few rows is up to twice as fast turned round, while all rows together are short.
+_SHORT, _NOT_TINY = 3072, 1 << 15
 
 
 def uses_onednn(x_TI: Tensor, weight_OI: Tensor) -> bool:
@@ -32,12 +34,46 @@ def uses_onednn(x_TI: Tensor, weight_OI: Tensor) -> bool:
     )
 
 
+def is_short(x_TI: Tensor, weight_OI: Tensor) -> bool:
+    """Whether `(weight @ x.T).T` is the faster way (see `_turned`): few float32 rows on CPU, and not a tiny weight."""
+    return (
+        0 < max(2, x_TI.shape[0]) * x_TI.shape[1] <= _SHORT
+        and x_TI.numel() > 0
+        and weight_OI.numel() >= _NOT_TINY
+        and x_TI.dtype == torch.float32
+        and weight_OI.dtype == torch.float32
+        and x_TI.device.type == "cpu"
+        and weight_OI.is_contiguous()
+    )
+
+
+def _turned(x_TI: Tensor, weight_OI: Tensor) -> Tensor:
+    """`x @ weight.T` as a transposed view. A single row is taken twice: the product with a vector has no fast path."""
+    rows = x_TI.shape[0]
+    return torch.mm(weight_OI, (torch.cat((x_TI, x_TI)) if rows == 1 else x_TI).t()).t()[:rows]
+
+
 def product(x_TI: Tensor, weight_OI: Tensor, out: Tensor | None = None) -> Tensor:
     """`x @ weight.T` without autograd, into `out` where given; either matrix may be a transposed view."""
+    if is_short(x_TI, weight_OI):
+        y_TO = _turned(x_TI, weight_OI)
+        return y_TO.contiguous() if out is None else out.copy_(y_TO)
     if not uses_onednn(x_TI, weight_OI):
         return torch.mm(x_TI, weight_OI.t()) if out is None else torch.mm(x_TI, weight_OI.t(), out=out)
-    y_TO = torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, None, "none", [], "")
+    rows = x_TI.shape[0]
+    if torch.is_inference_mode_enabled() and (missing := -rows % _step(rows)):
+        x_TI = F.pad(x_TI, (0, 0, 0, missing))
+    y_TO = torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, None, "none", [], "")[:rows]
     return y_TO if out is None else out.copy_(y_TO)
+
+
+def _step(rows: int) -> int:
+    """What a number of rows is rounded up to a multiple of, at most a sixteenth more from 64 rows on.
+
+    oneDNN compiles a product anew for each number of rows, which takes as long as several products of that size; while
+    prompts are read every expert has another number each time, and a server keeps few compiled products.
+    """
+    return max(4, 1 << max(0, rows.bit_length() - 5)) if rows >= 16 else 1
 
 
 @torch.library.custom_op("coterie::linear", mutates_args=())
@@ -73,9 +109,10 @@ _linear.register_autograd(_backward, setup_context=_setup_context)
 def linear(x_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` as `(T, O)`, in `x_TI`'s dtype."""
     weight_OI = weight_OI.to(x_TI.dtype)
-    if not uses_onednn(x_TI, weight_OI):
+    traced = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if not uses_onednn(x_TI, weight_OI) and (traced or not is_short(x_TI, weight_OI)):
         return F.linear(x_TI, weight_OI, None if bias is None else bias.to(x_TI.dtype))
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if traced:
         y_TO = _linear(x_TI, weight_OI)
     else:
         y_TO = product(x_TI, weight_OI)  # without the way through the dispatcher, about 15 us

@@ -36,8 +36,9 @@ class GrammarFilter:
 
     `trigger`: the grammar begins after this text has been written; None: at once. `repeat`: when the grammar has been
     satisfied the reply is free again until the next trigger; otherwise it must end. `think`: the token that opens and
-    the text that closes a reasoning block, which may come first. Without `repeat` a reply cannot stop before the grammar
-    has begun: reasoning goes on until it is closed. A grammar that breaks off sets `failure`, and the reply ends.
+    the text that closes a reasoning block, which may come first. Without `repeat` a reply cannot stop before the
+    grammar has begun: reasoning goes on until it is closed. A grammar that breaks off sets `failure`, and the reply
+    ends.
     """
 
     def __init__(
