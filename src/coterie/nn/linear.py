@@ -60,20 +60,8 @@ def product(x_TI: Tensor, weight_OI: Tensor, out: Tensor | None = None) -> Tenso
         return y_TO.contiguous() if out is None else out.copy_(y_TO)
     if not uses_onednn(x_TI, weight_OI):
         return torch.mm(x_TI, weight_OI.t()) if out is None else torch.mm(x_TI, weight_OI.t(), out=out)
-    rows = x_TI.shape[0]
-    if torch.is_inference_mode_enabled() and (missing := -rows % _step(rows)):
-        x_TI = F.pad(x_TI, (0, 0, 0, missing))
-    y_TO = torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, None, "none", [], "")[:rows]
+    y_TO = torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, None, "none", [], "")
     return y_TO if out is None else out.copy_(y_TO)
-
-
-def _step(rows: int) -> int:
-    """What a number of rows is rounded up to a multiple of, at most a sixteenth more from 64 rows on.
-
-    oneDNN compiles a product anew for each number of rows, which takes as long as several products of that size; while
-    prompts are read every expert has another number each time, and a server keeps few compiled products.
-    """
-    return max(4, 1 << max(0, rows.bit_length() - 5)) if rows >= 16 else 1
 
 
 @torch.library.custom_op("coterie::linear", mutates_args=())
