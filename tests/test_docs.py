@@ -59,7 +59,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert code is not None
     coterie = [sys.executable, "-m", "coterie.cli.main"]
-    subprocess.run([*coterie, "quickstart", "--minutes", "0.5", "--out", tmp_path / "q"], check=True)
+    subprocess.run([*coterie, "quickstart", "--minutes", "1.5", "--out", tmp_path / "q"], check=True)
     script = code.group(1).replace("runs/quickstart", str(tmp_path / "q"))
     assert len([line for line in script.splitlines() if line.strip()]) <= 5
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
