@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from openai import OpenAI
 
 import coterie
 from coterie.config import AdapterConfig, CheckpointError, ConfigError
@@ -102,7 +104,53 @@ def test_a_file(model: Path, tmp_path: Path) -> None:
         else:
             assert started[:6] == ["llama-server", "-m", f"{out}/model.gguf", "--alias", "mine", "--jinja"]
         verified = arguments_of(out / "verify.sh", tmp_path, "coterie")[0]
-        assert verified == ["coterie", "verify", str(model), f"{out}/model.gguf"]
+        assert verified[:-1] == ["coterie", "verify", str(model), f"{out}/model.gguf", "--tolerance"]
+        assert 0 < float(verified[-1]) < 1e-3 and facts["difference"]["mean_logprob"] < 1e-6
+
+
+@pytest.mark.parametrize("quant", ["q8_0", "q4_0"])
+def test_a_rounded_file_is_proved_by_what_its_rounding_costs(
+    quant: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tolerance is what was measured: the file passes, one of other numbers does not."""
+    pytest.importorskip("gguf")
+    facts = export_serve(str(model), tmp_path / "out", "llama.cpp", quant=quant)
+    proof = [part.replace("$here", str(tmp_path / "out")) for part in facts["verify"][0]]
+    assert float(proof[-1]) >= facts["difference"]["mean_logprob"] > 0
+    call(*proof[1:])
+    other = coterie.load(model)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.mul_(1.3)
+    coterie.save(other, tmp_path / "other")
+    with pytest.raises(SystemExit) as raised:
+        call("verify", str(tmp_path / "other"), *proof[3:])
+    assert raised.value.code == 1 and "DIFFERENT" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("llama-server") is None, reason="llama.cpp's llama-server is not on the PATH")
+def test_a_real_llama_server_answers_as_the_model(model: Path, tmp_path: Path) -> None:
+    """Started by the written command: next-token log-probabilities in fp32 and greedy tokens are coterie's."""
+    export_serve(str(model), tmp_path / "out", "llama.cpp", name="mine", quant="f32")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = subprocess.Popen([tmp_path / "out" / "start.sh", "--port", str(port)], stderr=subprocess.DEVNULL)
+    try:
+        with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x", max_retries=40) as client:
+            ours, prompt = coterie.load(model), [3, 40, 41, 50, 60]
+            given: Any = {"model": "mine", "prompt": prompt, "temperature": 0}
+            answer = client.completions.create(**given, max_tokens=8, logprobs=5).model_dump()["choices"][0]
+            told = answer["logprobs"]["content"]
+            logprobs_V = ours.logits(torch.tensor(prompt))[-1].log_softmax(-1)
+            for one in told[0]["top_logprobs"]:
+                assert abs(one["logprob"] - float(logprobs_V[one["id"]])) < 2e-3
+            greedy = ours.generate(prompt, temperature=0, max_tokens=8)
+            assert [one["id"] for one in told] == greedy.ids[: len(told)]
+    finally:
+        started.terminate()
+        started.wait()
 
 
 @pytest.mark.parametrize(

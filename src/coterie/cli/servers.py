@@ -77,6 +77,12 @@ def export_serve(
         f"note           {n}" for n in facts["notes"]
     ]:
         print(line)
+    if "difference" in facts:
+        found = facts["difference"]
+        top1 = "" if found["top1"] is None else f", the same best token at {found['top1']:.1%}"
+        print(
+            f"answers        {facts['quant']}: log-probabilities {found['mean_logprob']:.2g} nats off on average{top1}"
+        )
     print(f"start          {Path(out) / 'start.sh'}\nprove          {Path(out) / 'verify.sh'}")
 
 

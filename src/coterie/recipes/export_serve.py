@@ -21,6 +21,7 @@ from coterie.weights.adapter_tools import convert_adapter, inspect_adapter
 from coterie.weights.checkpoint import locate, read_config
 from coterie.weights.convert import convert_directory
 from coterie.weights.gguf import export_gguf
+from coterie.weights.gguf_outputs import gguf_difference
 
 Engine = Literal["vllm", "sglang", "llama.cpp", "ollama"]
 ENGINES: tuple[str, ...] = get_args(Engine)
@@ -91,9 +92,11 @@ def export_serve(
         else:
             receipt = export_gguf(directory, out / "model.gguf", quant, tell).to_dict()
             facts |= {"quant": quant, "architecture": receipt["architecture"], "left_out": list(receipt["left_out"])}
+            tell("comparing answers")
+            facts["difference"] = gguf_difference(directory, out / "model.gguf").to_dict()
             facts["start"] = _start_file(engine, called, read_config(directory).max_positions)
         facts["adapters"] = sorted(ranks)
-        facts["verify"] = _verify(engine, facts["source"], called)
+        facts["verify"] = _verify(engine, facts)
         _write(out, facts)
     except BaseException:
         shutil.rmtree(out)
@@ -188,23 +191,30 @@ def _start_file(engine: str, name: str, positions: int) -> list[str]:
     ]
 
 
-def _verify(engine: str, source: str, name: str) -> list[list[str]]:
-    """The commands that prove the result: the same log-probabilities where the server gives them, else the file's own
-    answers; and that the server keeps to the API."""
+def _verify(engine: str, facts: Mapping[str, Any]) -> list[list[str]]:
+    """The command that proves the result, and the one that grades the server.
+
+    Proof is the same log-probabilities where the server gives those of a prompt. llama.cpp and Ollama do not: there the
+    file must answer as it did when it was written.
+    """
     url = f"http://127.0.0.1:{PORTS[engine]}"
     if engine in ("vllm", "sglang"):
-        return [["coterie", "verify", source, url, "--model-name", name], ["coterie", "doctor", url]]
-    return [["coterie", "verify", source, "$here/model.gguf"], ["coterie", "doctor", url]]
+        proof = ["coterie", "verify", facts["source"], url, "--model-name", facts["name"]]
+    else:
+        found = facts["difference"]
+        rounded = ["--tolerance", f"{max(1.1 * found['mean_logprob'], 1.1 * found['max_logprob'] / 20, 1e-4):.4f}"]
+        proof = ["coterie", "verify", facts["source"], "$here/model.gguf", *rounded]
+    return [proof, ["coterie", "doctor", url]]
 
 
 def _write(out: Path, facts: Mapping[str, Any]) -> None:
     (out / "serve.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     head = '#!/bin/sh\nhere=$(cd "$(dirname "$0")" && pwd)\n'
     start = head + "exec " + _line(facts["start"]) + ' "$@"\n'
-    for name, text in (
-        ("start.sh", start),
-        ("verify.sh", head + "set -e\n" + "".join(_line(c) + "\n" for c in facts["verify"])),
-    ):
+    proof, grade = map(_line, facts["verify"])
+    apart = "proved above; what the server itself lacks of the API is listed here"
+    verify = f"{head}{proof} || exit\n{grade} || echo '{apart}'\n"
+    for name, text in (("start.sh", start), ("verify.sh", verify)):
         (out / name).write_text(text, encoding="utf-8")
         (out / name).chmod(0o755)
 
