@@ -128,6 +128,32 @@ def test_grammar_waits_for_the_end_of_reasoning(client):
     assert answer.usage.completion_tokens_details.reasoning_tokens >= 1
 
 
+@pytest.mark.parametrize("budget", [0, 1, 9])
+def test_a_budget_ends_reasoning_that_would_not_end(client, budget):
+    """The model opens reasoning and never closes it; the answer is whole all the same, with and without a grammar."""
+    given = {"model": "tiny", "messages": ASK, "seed": 0, "max_tokens": 120,
+             "logit_bias": {OPENS: 60, CLOSES: -100}}  # fmt: skip
+    endless = client.chat.completions.create(**given, response_format=response_format(SCHEMA)).choices[0]
+    assert endless.finish_reason == "length" and not endless.message.content
+    bounded = given | {"extra_body": {"thinking_token_budget": budget}}
+    answer = client.chat.completions.create(**bounded, response_format=response_format(SCHEMA))
+    assert answer.choices[0].finish_reason == "stop"
+    assert set(json.loads(answer.choices[0].message.content)) == {"n", "kind", "tags"}
+    assert budget <= answer.usage.completion_tokens_details.reasoning_tokens <= budget + 2  # its two marks
+    free = client.chat.completions.create(**bounded | {"logit_bias": {CLOSES: -100, OPENS: 60}}).choices[0].message
+    assert free.content and "</think>" not in free.content
+
+
+def test_a_budget_that_is_not_used_up_changes_nothing(client):
+    given = {"model": "tiny", "messages": ASK, "seed": 4, "max_tokens": 30}
+    plain = client.chat.completions.create(**given).choices[0].message
+    assert (
+        client.chat.completions.create(**given, extra_body={"thinking_token_budget": 500}).choices[0].message == plain
+    )
+    with pytest.raises(openai.BadRequestError, match="thinking_token_budget"):
+        client.chat.completions.create(**given, extra_body={"thinking_token_budget": -1})
+
+
 @pytest.mark.parametrize("form", ["schema", "call"])
 def test_reasoning_that_wants_to_stop_goes_on_to_what_was_asked_for(client, form):
     asked = (

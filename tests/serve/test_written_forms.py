@@ -14,6 +14,7 @@ from openai import OpenAI
 
 from coterie.infer.model import LanguageModel
 from coterie.serve.grammar import GrammarFilter, Grammars
+from coterie.serve.thinking import ThinkingBudget
 from coterie.text.chat import render_ids, shipped_template
 from coterie.text.messages import Message, ToolCall
 from coterie.text.replies import format_of, parse_reply
@@ -119,6 +120,32 @@ def test_reasoning_comes_first_and_then_the_call(name: str) -> None:
     message = parse_reply(begin + write(kept, words, 3), form, opened=form.reasoning is not None)
     assert message.reasoning == "Hm." and len(message.tool_calls) == 1
     check(message.tool_calls)
+
+
+@pytest.mark.parametrize("single", [True, False], ids=["tokens", "spelt"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_budget_ends_reasoning_in_every_form(name: str, single: bool) -> None:
+    words = tokenizer(name, single)
+    form = format_of(words.chat_template)
+    opening, closing = form.thinking
+    for opened in (False, True):
+        kept = ThinkingBudget(6, form, words, words.vocab_size, opened)
+        written = [] if opened else words.encode(opening, allow_special=True)
+        for token in written:
+            assert kept.allowed() is None
+            kept.accept(token)
+        marks = len(written)
+        while (mask_V := kept.allowed()) is None:
+            written += words.encode("a") if len(written) < 60 else pytest.fail("it is not ended")
+            kept.accept(written[-1])
+        assert len(written) - marks == 6
+        while (mask_V := kept.allowed()) is not None:
+            (token,) = mask_V.nonzero().flatten().tolist()
+            written.append(token)
+            kept.accept(token)
+        assert words.decode(written).endswith(closing)
+        message = parse_reply(words.decode(written), form, opened=opened and form.reasoning is not None)
+        assert opened or set(message.reasoning or "") == {"a"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,7 +21,12 @@ _SCORED_ROWS = 64  # prompt positions whose log-probabilities are worked out at 
 
 
 class TokenFilter(Protocol):
-    """Says which tokens may come next in one reply: a grammar."""
+    """Says which tokens may come next in one reply: a grammar, a bound on reasoning."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why the reply cannot be kept to it any more; None while it can."""
+        ...
 
     def allowed(self) -> Tensor | None:
         """bool (V,), or None when every token may come."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coterie.config import CoterieError
+from coterie.infer.request import TokenFilter
 from coterie.serve.assemble import Assembler
 from coterie.serve.engine_thread import Job
 from coterie.serve.errors import ApiError, invalid
@@ -14,6 +15,7 @@ from coterie.serve.grammar import GrammarFilter
 from coterie.serve.moe import wishes_of
 from coterie.serve.protocol import ChatMessage, ChatRequest, NamedChoice, TextPart, choose_tokens
 from coterie.serve.service import Service
+from coterie.serve.thinking import ThinkingBudget
 from coterie.text.chat import Message, render_ids
 from coterie.text.replies import ReplyFormat, format_of
 
@@ -63,7 +65,7 @@ def prepare(service: Service, body: ChatRequest) -> Conversation:
     jobs = []
     for index in range(body.n or 1):
         seed = None if params.seed is None else (params.seed + index) % 2**64
-        filtered = replace(wishes, filter=_filter(service, body, opened))
+        filtered = replace(wishes, filter=_bounded(service, body, form, opened))
         jobs.append(Job(prompt, replace(params, seed=seed), filtered))
     return Conversation(
         prompt=prompt,
@@ -98,6 +100,15 @@ def _check_tools(body: ChatRequest) -> None:
         if body.response_format.json_schema is None:
             raise invalid("/response_format/json_schema: is missing", "/response_format/json_schema",
                           "missing_required_parameter")  # fmt: skip
+
+
+def _bounded(service: Service, body: ChatRequest, form: ReplyFormat, opened: bool) -> TokenFilter | None:
+    """What the reply must keep to, its reasoning bounded where that was asked for."""
+    kept = _filter(service, body, opened)
+    if body.thinking_token_budget is None:
+        return kept
+    vocab_size = service.model.config.vocab_size
+    return ThinkingBudget(body.thinking_token_budget, form, service.tokenizer, vocab_size, opened, kept)
 
 
 def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter | None:

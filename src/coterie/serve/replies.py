@@ -12,7 +12,6 @@ from coterie.serve.assemble import Piece
 from coterie.serve.conversation import Conversation
 from coterie.serve.engine_thread import Call
 from coterie.serve.errors import ApiError
-from coterie.serve.grammar import GrammarFilter
 from coterie.serve.moe import routing_of
 from coterie.serve.service import Service
 from coterie.text.tokenizer import Tokenizer
@@ -101,7 +100,7 @@ class Replies:
     def _delta(self, index: int, event: Event) -> Delta:
         reader = self._readers[index]
         grammar = self.talk.jobs[index].wishes.filter
-        if isinstance(grammar, GrammarFilter) and grammar.failure is not None:
+        if grammar is not None and grammar.failure is not None:
             raise ApiError(500, f"the reply could not be kept to its grammar ({grammar.failure})", "grammar_failed")
         thinking = reader.reasoning
         piece = reader.feed(event.text)

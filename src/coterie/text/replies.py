@@ -79,6 +79,12 @@ class ReplyFormat:
         """Where it thinks, if that is between marks of its own."""
         return next((region for region in self.regions if region.kind == "reasoning"), None)
 
+    @property
+    def thinking(self) -> tuple[str, str]:
+        """What stands before and after reasoning."""
+        region = self.reasoning
+        return self.writing.thought or ((region.open[0], region.close[0]) if region else ("", ""))
+
 
 @dataclass
 class Delta:
