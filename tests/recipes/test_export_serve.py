@@ -17,7 +17,7 @@ from openai import OpenAI
 import coterie
 from coterie.config import AdapterConfig, CheckpointError, ConfigError
 from coterie.recipes.export_serve import ENGINES, PORTS, REASONING, TOOLS, export_serve, parsers
-from coterie.text.replies import formats
+from coterie.text.reply_formats import formats
 from coterie.weights.adapter import attach
 from coterie.weights.adapter_files import save_adapter
 from coterie.weights.checkpoint import load_model

@@ -17,7 +17,8 @@ from coterie.serve.grammar import GrammarFilter, Grammars
 from coterie.serve.thinking import ThinkingBudget
 from coterie.text.chat import render_ids, shipped_template
 from coterie.text.messages import Message, ToolCall
-from coterie.text.replies import format_of, parse_reply
+from coterie.text.replies import parse_reply
+from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer
 from tests.infer.models import tiny_model
 from tests.serve.support import serving

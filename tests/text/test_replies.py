@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coterie.text.messages import Message, ToolCall
-from coterie.text.replies import ReplyParser, format_of, formats, parse_reply
+from coterie.text.replies import ReplyParser, parse_reply
+from coterie.text.reply_formats import format_of, formats
 
 ADD = ToolCall("add", {"a": 1, "b": "x"})
 SUB = ToolCall("sub", {})

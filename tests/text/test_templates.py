@@ -9,7 +9,8 @@ import pytest
 from coterie.config.errors import DataError
 from coterie.text import Message, Tokenizer, ToolCall, render, render_ids
 from coterie.text.chat import shipped_template
-from coterie.text.replies import TEMPLATES, format_of, parse_reply
+from coterie.text.replies import parse_reply
+from coterie.text.reply_formats import TEMPLATES, format_of
 
 NAMES = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
 TOOLS = [

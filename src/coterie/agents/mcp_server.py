@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from coterie.agents.mcp_tools import require_mcp
 from coterie.config.errors import CoterieError
 from coterie.text.messages import Message
-from coterie.text.replies import format_of, parse_reply
+from coterie.text.replies import parse_reply
+from coterie.text.reply_formats import format_of
 
 if TYPE_CHECKING:
     from coterie.infer.model import LanguageModel

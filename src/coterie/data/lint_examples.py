@@ -17,7 +17,8 @@ from coterie.data.records import EMBEDDED, read_records
 from coterie.data.sources import JSONL, PARQUET
 from coterie.data.tokenised import Piece, Unit, pack, tokenise_all
 from coterie.text.chat import render
-from coterie.text.replies import format_of, parse_reply
+from coterie.text.replies import parse_reply
+from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer
 
 _GREEN, _DIM, _PLAIN = "\033[32m", "\033[2m", "\033[0m"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from coterie.config import CheckpointError, ConfigError, suggest
-from coterie.text.replies import format_of
+from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.adapter_tools import convert_adapter, inspect_adapter
 from coterie.weights.checkpoint import locate, read_config

@@ -10,7 +10,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
-from coterie.text.replies import Delta, ReplyFormat, ReplyParser
+from coterie.text.replies import Delta, ReplyParser
+from coterie.text.reply_formats import ReplyFormat
 
 
 @dataclass

@@ -17,7 +17,7 @@ from coterie.serve.protocol import ChatMessage, ChatRequest, NamedChoice, TextPa
 from coterie.serve.service import Service
 from coterie.serve.thinking import ThinkingBudget
 from coterie.text.chat import Message, render_ids
-from coterie.text.replies import ReplyFormat, format_of
+from coterie.text.reply_formats import ReplyFormat, format_of
 
 _TEMPLATE_SETTINGS = ("enable_thinking", "thinking", "reasoning_effort", "preserve_thinking")
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from coterie.serve.errors import ApiError, invalid
-from coterie.text.replies import ReplyFormat
+from coterie.text.reply_formats import ReplyFormat
 from coterie.text.tokenizer import StreamDecoder, Tokenizer
 
 MAX_SCHEMA_BYTES = 64 * 1024

@@ -23,7 +23,7 @@ from coterie.serve.grammar import Grammars
 from coterie.serve.metrics import Metrics
 from coterie.serve.protocol import MoeOptions
 from coterie.serve.wire import as_api_error
-from coterie.text.replies import format_of
+from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer
 from coterie.weights.variant import load_variant
 

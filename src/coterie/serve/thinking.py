@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie.infer.request import TokenFilter
-from coterie.text.replies import ReplyFormat
+from coterie.text.reply_formats import ReplyFormat
 from coterie.text.tokenizer import StreamDecoder, Tokenizer
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from coterie.config.errors import DataError
 from coterie.text.messages import Message, ToolCall
-from coterie.text.replies import TEMPLATES, parse_reply
+from coterie.text.replies import parse_reply
+from coterie.text.reply_formats import TEMPLATES
 from coterie.text.tokenizer import Tokenizer
 
 __all__ = ["Message", "ToolCall", "parse_reply", "render", "render_ids", "shipped_template"]

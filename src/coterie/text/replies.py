@@ -1,89 +1,23 @@
 """What a model wrote, taken apart as it comes: reasoning, content, tool calls.
 
-One engine for every family; how a family writes is data: `templates/NAME.reply.json`, beside the templates.
-A format is a list of regions, each with the marks that open and close it:
-
-`kind`: `reasoning`, `calls`, or `message` (a head such as `analysis to=functions.f` says which of the two, or content).
-`open`, `close`: marks; no `close` means the end of the reply. `ends`: the end of the reply closes it as well.
-`at_start`: only before any content. `keep`: the opening mark is part of what is read. `while`: a pattern, true of every
-beginning of a call, without which the mark is text. `read`: how calls are written, tried in turn (see `_READERS`).
-`writing` says how a reply is written that must be a call or an answer (see `Writing`).
-
-Whatever is not well-formed stays content, marks and all.
+One engine for every family (see `reply_formats` for how they are declared). Whatever is not well-formed stays content,
+marks and all.
 """
 
 from __future__ import annotations
 
 import ast
-import functools
 import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import DataError
 from coterie.text.messages import Message, ToolCall, read_call
+from coterie.text.reply_formats import Region, ReplyFormat, format_of
 
-TEMPLATES = Path(__file__).parent / "templates"
 _PEEK = 200  # characters within which `while` decides
-
-
-@dataclass(frozen=True)
-class Region:
-    """A part of a reply between two marks; see the module's description."""
-
-    kind: str
-    open: tuple[str, ...]
-    close: tuple[str, ...] = ()
-    ends: bool = False
-    at_start: bool = False
-    keep: bool = False
-    viable: str = ""
-    read: tuple[str, ...] = ()
-    head_end: str = ""
-
-
-@dataclass(frozen=True)
-class Writing:
-    """The form of calls and answers, for replies that must keep to one.
-
-    `call`: one call, with `{object}` (its name and, under the key `arguments`, its arguments) or `{name}` and
-    `{arguments}` in it. `open`, `between`, `close`: around and between calls; `between` None: a reply has one call.
-    `trigger`: the text after which a free reply goes on with a call; "": a call can only begin the reply.
-    `thought`: what stands before and after reasoning that is a message of its own; `answer`: before an answer.
-    """
-
-    call: str
-    arguments: str = "arguments"
-    open: str = ""
-    between: str | None = None
-    close: str = ""
-    trigger: str = ""
-    thought: tuple[str, str] | None = None
-    answer: str = ""
-
-
-@dataclass(frozen=True)
-class ReplyFormat:
-    """How one family writes. `recognise`: a template that holds one of these belongs to it."""
-
-    name: str
-    recognise: tuple[str, ...]
-    writing: Writing
-    regions: tuple[Region, ...]
-
-    @property
-    def reasoning(self) -> Region | None:
-        """Where it thinks, if that is between marks of its own."""
-        return next((region for region in self.regions if region.kind == "reasoning"), None)
-
-    @property
-    def thinking(self) -> tuple[str, str]:
-        """What stands before and after reasoning."""
-        region = self.reasoning
-        return self.writing.thought or ((region.open[0], region.close[0]) if region else ("", ""))
 
 
 @dataclass
@@ -96,41 +30,6 @@ class Delta:
 
     def __bool__(self) -> bool:
         return bool(self.reasoning or self.content or self.calls)
-
-
-@functools.cache
-def formats() -> dict[str, ReplyFormat]:
-    """Every declared format by name; the one that recognises everything comes last."""
-    found = [_load(path) for path in sorted(TEMPLATES.glob("*.reply.json"))]
-    return {form.name: form for form in sorted(found, key=lambda form: not form.recognise)}
-
-
-def format_of(template: str | None) -> ReplyFormat:
-    """The format that a chat template is written for, told by its marks; Hermes' (also Qwen's) when none shows."""
-    marks = template or ""
-    return next(form for form in formats().values() if not form.recognise or any(m in marks for m in form.recognise))
-
-
-def _load(path: Path) -> ReplyFormat:
-    data = json.loads(path.read_text(encoding="utf-8"))
-    regions = [
-        Region(
-            kind=one["kind"],
-            open=tuple(one["open"]),
-            close=tuple(one.get("close", ())),
-            ends=one.get("ends", not one.get("close")),
-            at_start=one.get("at_start", False),
-            keep=one.get("keep", False),
-            viable=one.get("while", ""),
-            read=tuple(one.get("read", ())),
-            head_end=one.get("head_end", ""),
-        )
-        for one in data["regions"]
-    ]
-    written = data["writing"]
-    thought = written.pop("thought", None)
-    writing = Writing(**written, thought=None if thought is None else (thought[0], thought[1]))
-    return ReplyFormat(path.name.removesuffix(".reply.json"), tuple(data["recognise"]), writing, tuple(regions))
 
 
 class ReplyParser:
