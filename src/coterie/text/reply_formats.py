@@ -5,7 +5,7 @@ A format is a list of regions, each with the marks that open and close it:
 `kind`: `reasoning`, `calls`, or `message` (a head such as `analysis to=functions.f` says which of the two, or content).
 `open`, `close`: marks; no `close` means the end of the reply. `ends`: the end of the reply closes it as well.
 `at_start`: only before any content. `keep`: the opening mark is part of what is read. `while`: a pattern, true of every
-beginning of a call, without which the mark is text. `read`: how calls are written, tried in turn (see `_READERS`).
+beginning of a call, without which the mark is text. `read`: how calls are written, tried in turn (`replies._READERS`).
 `writing` says how a reply is written that must be a call or an answer (see `Writing`).
 """
 
