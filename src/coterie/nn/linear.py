@@ -98,9 +98,11 @@ def linear(x_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tenso
     """`x @ weight.T + bias` as `(T, O)`, in `x_TI`'s dtype."""
     weight_OI = weight_OI.to(x_TI.dtype)
     traced = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    if not uses_onednn(x_TI, weight_OI) and (traced or not is_short(x_TI, weight_OI)):
+    if not traced and is_short(x_TI, weight_OI):
+        y_TO = _turned(x_TI, weight_OI).contiguous()
+    elif not uses_onednn(x_TI, weight_OI):
         return F.linear(x_TI, weight_OI, None if bias is None else bias.to(x_TI.dtype))
-    if traced:
+    elif traced:
         y_TO = _linear(x_TI, weight_OI)
     else:
         y_TO = product(x_TI, weight_OI)  # without the way through the dispatcher, about 15 us

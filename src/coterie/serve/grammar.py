@@ -117,6 +117,10 @@ class Grammars:
         self._lock = threading.Lock()
         self._ll: Any = None
         self._writing, self._thinks = form.writing, form.reasoning
+        bare = [
+            mark[0] for region in form.regions if region.kind == "calls" and region.at_start for mark in region.open
+        ]
+        self._begins = "".join(map(re.escape, bare))  # no free text begins like a call
         self._marks = sorted(tokenizer.added_tokens, key=len, reverse=True)
 
     def of_schema(
@@ -140,7 +144,7 @@ class Grammars:
         """For a free reply whose calls, if it makes any, must be of these tools and their schemas."""
         writing = self._writing
         if not writing.trigger:
-            rules = f"{self._calls(tools, True)}\nTEXT: /[^\\s{{\\[](.|\\n)*/"
+            rules = f"{self._calls(tools, True)}\nTEXT: /[^\\s{self._begins}](.|\\n)*/"
             return self._filter("calls | TEXT", rules, "/tools", opened)
         _, inside, rest = writing.call.partition(writing.trigger)
         if inside:

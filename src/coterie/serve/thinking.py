@@ -72,6 +72,8 @@ class ThinkingBudget:
             self._over = True
         elif self._inside and self._left <= 0:
             self._forced = list(self._end)
+        if self._inside:  # the mark may still be in the making
+            self._text = self._text[-len(self._close) :]
 
     def _begin(self) -> None:
         """Whether what is written so far opens reasoning, or cannot any more."""
