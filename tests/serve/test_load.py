@@ -52,8 +52,9 @@ def slowed(service, seconds: float = 0.02):
 
 
 def idle(service) -> bool:
-    engine = service.engine
-    return service.thread.idle and engine.cache_bytes == 0 and not service.thread._calls and not service.thread._started
+    engine, thread = service.engine, service.thread
+    nothing = not (engine.busy or engine.cache_bytes or service.num_open)
+    return nothing and not (thread.num_waiting or thread._calls or thread._started or thread.listening)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -240,6 +241,43 @@ def test_draining_lets_replies_end_and_takes_no_more():
         assert b"data: [DONE]" in received
     stopper.join(timeout=20)
     assert not stopper.is_alive()
+
+
+def test_draining_waits_for_a_request_on_its_way_into_the_engine():
+    """It is in no queue for a moment; a reply must not be broken off then."""
+    server = serving(drain=20)
+    slowed(server.service, 0.5)
+    add, met = server.service.engine.add, threading.Event()
+
+    def slow(*given):
+        met.set()
+        time.sleep(0.5)
+        return add(*given)
+
+    server.service.engine.add = slow
+    stream = open_request(server.url, {**LONG, "max_tokens": 6, "stream": True})
+    assert met.wait(20)
+    server.stop()
+    received = b""
+    while chunk := stream.recv(65536):
+        received += chunk
+    assert b"data: [DONE]" in received
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_after_the_time_to_drain_all_are_told_even_while_the_engine_is_in_a_long_step(stream):
+    server = serving(drain=0.1)
+    slowed(server.service, 3.0)
+    connection = open_request(server.url, {**LONG, "stream": stream})
+    eventually(lambda: server.service.engine.num_running + server.service.engine.num_waiting == 1)
+    begun = time.monotonic()
+    server.stop()
+    received = b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    assert (b"200 OK" if stream else b"503 Service Unavailable") in received
+    assert b'"code":"draining"' in received and b"[DONE]" not in received
+    assert time.monotonic() - begun < 10
 
 
 SCRIPT = """

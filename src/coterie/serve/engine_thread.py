@@ -55,6 +55,7 @@ class Call:
         (monotonic) has passed or the engine has failed.
         """
         open_jobs = set(range(len(self.jobs)))
+        self._owner.listen(self)
         try:
             while open_jobs := open_jobs - self._dropped:
                 left = deadline - time.monotonic()
@@ -71,6 +72,7 @@ class Call:
                 open_jobs -= {index for index, event in got if event.finish_reason is not None}
                 yield got
         finally:
+            self._owner.listening.discard(self)
             self.cancel()
 
     def cancel(self) -> None:
@@ -85,7 +87,7 @@ class Call:
         self._owner.cancel(self, index)
 
     def push(self, item: Batch | Exception) -> None:
-        """Called by the engine's thread."""
+        """From any thread: what `batches` yields or raises next."""
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
         except RuntimeError:  # the loop is closed: nobody is waiting any more
@@ -102,6 +104,7 @@ class EngineThread:
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self.refusing = False
+        self.listening: set[Call] = set()  # of the event loop: calls that somebody waits for
         self.num_cancelled = 0
         self.step_seconds = 0.05  # smoothed
         self.seconds_per_request = 1.0  # smoothed, from submission to the end
@@ -112,6 +115,7 @@ class EngineThread:
         self._num_submitted = 0  # jobs in the inbox
         self._queued_tokens = 0  # their prompts
         self._stop = False
+        self._aborted: ApiError | None = None
         self._thread = threading.Thread(target=self._run, name="coterie-engine", daemon=True)
 
     def start(self) -> None:
@@ -138,10 +142,6 @@ class EngineThread:
     def num_waiting(self) -> int:
         """Jobs that have no place in the batch yet."""
         return self._num_submitted + self.engine.num_waiting
-
-    @property
-    def idle(self) -> bool:
-        return not self._num_submitted and not self.engine.num_running and not self.engine.num_waiting
 
     def submit(self, jobs: Sequence[Job]) -> Call:
         """Queue the jobs of one request, all or none. Errors: `ApiError` 429 when the queue is full, 503."""
@@ -182,15 +182,24 @@ class EngineThread:
             except Exception as error:
                 future.set_exception(error)
 
-        if not self.alive:
-            future.set_exception(engine_dead())
+        error = self._aborted if self.alive else engine_dead()
+        if error is not None:
+            future.set_exception(error)
         else:
             self._post(work)
         return future
 
     def abort(self, error: ApiError) -> None:
-        """Give everyone who waits this error and drop all work."""
-        self._post(lambda: self._fail(list(set(self._calls.values())), error))
+        """Give this error to who waits and who comes, at once: not after the engine's step. In the event loop."""
+        self._aborted = error
+        for call in self.listening:
+            call.push(error)
+
+    def listen(self, call: Call) -> None:
+        """Somebody begins to wait for a call. In the event loop."""
+        self.listening.add(call)
+        if self._aborted is not None:
+            call.push(self._aborted)
 
     def _post(self, work: Callable[[], None]) -> None:
         with self._wake:

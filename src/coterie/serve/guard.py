@@ -72,6 +72,7 @@ class Guard:
                     out.setdefault(name, value)
             await send(message)
 
+        self.service.num_open += 1
         try:
             self._check(scope["path"], headers)
             await self.app(scope, receive, finish)
@@ -85,6 +86,7 @@ class Guard:
                 raise
             await error_answer(answer)(scope, receive, finish)
         finally:
+            self.service.num_open -= 1
             self._note(scope, status, request_id, time.monotonic() - begun)
 
     def _check(self, path: str, headers: Headers) -> None:

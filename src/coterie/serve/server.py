@@ -24,6 +24,7 @@ from coterie.serve.service import ServeSettings, Service
 
 log = logging.getLogger("coterie.serve")
 _KEEP_ALIVE = 30
+_LAST_WORDS = 5.0  # seconds in which those who wait are told that the server ends
 _SEND_BUFFER = 128 * 1024  # of each connection: what a reader that reads nothing can make us hold
 
 
@@ -69,7 +70,7 @@ class DrainingServer(uvicorn.Server):
         self.service = service
         self.exit_code = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._drain: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
@@ -104,27 +105,33 @@ class DrainingServer(uvicorn.Server):
         self.handle_exit(signal.SIGTERM, None)
 
     def _begin_drain(self) -> None:
-        self._drain = asyncio.get_running_loop().create_task(self._finish())
+        self._ending = asyncio.get_running_loop().create_task(self._finish())
 
     async def _finish(self) -> None:
         thread, seconds = self.service.thread, self.service.settings.drain
         thread.refusing = True
-        log.info("draining: %d replies under way, at most %.0f s", thread.engine.num_running, seconds)
-        end = time.monotonic() + seconds
-        while not thread.idle and thread.alive and time.monotonic() < end:
-            await asyncio.sleep(0.05)
-        if not thread.idle:
+        log.info("draining: %d requests under way, at most %.0f s", self.service.num_open, seconds)
+        if not await self._all_answered(seconds):
             thread.abort(draining())
-            await asyncio.sleep(0.2)  # the error events go out
-        self.should_exit = True
+        await self._leave()
+
+    async def _all_answered(self, seconds: float) -> bool:
+        """Waits, so long at most, until every answer is written: what the engine has done may not be sent yet."""
+        end = time.monotonic() + seconds
+        while self.service.num_open and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        return not self.service.num_open
 
     def _engine_died(self) -> None:
         self.exit_code = 1
         if self._loop is not None:
-            # A moment, so that everyone who waits is told.
-            self._loop.call_soon_threadsafe(self._loop.call_later, 0.5, self._leave)
+            self._loop.call_soon_threadsafe(self._begin_leaving)
 
-    def _leave(self) -> None:
+    def _begin_leaving(self) -> None:
+        self._ending = asyncio.get_running_loop().create_task(self._leave())
+
+    async def _leave(self) -> None:
+        await self._all_answered(_LAST_WORDS)
         self.should_exit = True
 
 

@@ -95,6 +95,7 @@ class Service:
         positions = model.config.max_positions
         self.thread = EngineThread(self.engine, queue, max_queued_tokens=max(1, queue) * positions)
         self.draining = False
+        self.num_open = 0  # requests whose answer is not written to its end
         self.profiles: dict[str, MoeOptions] = {}
         if model.model.routers():
             self.engine.count_experts()
