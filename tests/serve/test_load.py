@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,8 +17,10 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
+from coterie.infer.sampling import SamplingParams
 from coterie.serve import wire
-from tests.serve.support import ASK, call, eventually, language_model, serving
+from coterie.serve.engine_thread import Call, Job
+from tests.serve.support import ASK, call, eventually, language_model, service, serving
 
 CHAT = "/v1/chat/completions"
 LONG = {"model": "tiny", "messages": ASK, "max_tokens": 450, "logit_bias": {"0": -100, "2": -100}}
@@ -290,6 +293,27 @@ import time
 s.engine.step = lambda: (time.sleep(0.05), step())[1]
 sys.exit(serve(s, lambda url: print(url, flush=True)))
 """
+
+
+@pytest.mark.parametrize("ticks", range(5))
+def test_who_is_cancelled_while_a_token_comes_is_cancelled(ticks):
+    async def read(waiting: Call) -> None:
+        async for _ in waiting.batches(silence=20, deadline=time.monotonic() + 60):
+            pass
+
+    async def main() -> None:
+        owner = service().thread  # never started: nothing comes but what the test pushes
+        waiting = Call(owner, [Job([1], SamplingParams())])
+        reader = asyncio.create_task(read(waiting))
+        await asyncio.sleep(0.01)
+        waiting.push([])
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        reader.cancel()
+        done, _ = await asyncio.wait({reader}, timeout=5)
+        assert done and reader.cancelled() and waiting.cancelled and not owner.listening
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(("drain", "signals", "code"), [(0.3, 1, 0), pytest.param(60, 2, 1, marks=pytest.mark.slow)])

@@ -62,7 +62,9 @@ class Call:
                 if left <= 0:
                     raise ApiError(408, "the request took longer than the server allows", "timeout", kind="timeout")
                 try:
-                    got = await asyncio.wait_for(self._queue.get(), min(silence, left))
+                    # Not wait_for: in Python 3.11 it forgets that it was cancelled when an item comes at that moment.
+                    async with asyncio.timeout(min(silence, left)):
+                        got = await self._queue.get()
                 except TimeoutError:
                     yield []
                     continue

@@ -67,7 +67,8 @@ async def _read(request: Request, cap: int) -> bytes:
     chunks, size = [], 0
     while True:
         try:
-            message = await asyncio.wait_for(request.receive(), BODY_IDLE)
+            async with asyncio.timeout(BODY_IDLE):
+                message = await request.receive()
         except TimeoutError:
             raise ApiError(408, f"no byte of the body came for {BODY_IDLE:.0f} seconds", "timeout") from None
         if message["type"] == "http.disconnect":
@@ -146,7 +147,8 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         async def put(body: bytes, more: bool = True) -> None:
             message = {"type": "http.response.body", "body": body, "more_body": more}
-            await asyncio.wait_for(send(message), SEND_IDLE)
+            async with asyncio.timeout(SEND_IDLE):
+                await send(message)
 
         try:
             async for chunk in self._events:
