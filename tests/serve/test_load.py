@@ -237,6 +237,7 @@ def test_draining_lets_replies_end_and_takes_no_more():
     eventually(lambda: server.service.draining)
     assert call(server.url, "GET", "/ready")[2]["error"]["code"] == "draining"
     assert call(server.url, "POST", CHAT, LONG)[0] == 503
+    assert call(server.url, "POST", "/v1/embeddings", {"model": "tiny", "input": "Once"})[0] == 503
     for stream in streams:
         received = b""
         while chunk := stream.recv(65536):

@@ -6,7 +6,6 @@ compared, so that nothing a request says is opened. Adding and removing want a k
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -33,7 +32,7 @@ async def add(request: Request) -> Response:
     if path is None:
         raise ApiError(404, "the adapter directory has no entry of this name", "adapter_not_found")
     try:
-        await asyncio.wrap_future(service.thread.run(lambda: service.add_adapter(name, path)))
+        await service.thread.run(lambda: service.add_adapter(name, path))
     except ApiError:
         raise
     except CoterieError as error:
@@ -47,7 +46,7 @@ async def remove(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in service.adapters:
         raise ApiError(404, "no adapter of this name is served", "adapter_not_found")
-    await asyncio.wrap_future(service.thread.run(lambda: service.remove_adapter(name)))
+    await service.thread.run(lambda: service.remove_adapter(name))
     return JsonAnswer({"id": f"{service.name}:{name}", "object": "model", "deleted": True})
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -17,7 +17,7 @@ from coterie.infer.request import check_prompt
 from coterie.nn.layout import Layout
 from coterie.serve.chat import ignored_header
 from coterie.serve.completions import encode_text
-from coterie.serve.errors import invalid, too_long
+from coterie.serve.errors import draining, invalid, too_long
 from coterie.serve.protocol import Body, Ids, Name, Text, read
 from coterie.serve.service import Service
 from coterie.serve.wire import JsonAnswer, read_object, unless_gone
@@ -38,6 +38,8 @@ async def embeddings(request: Request) -> Response:
     """One vector for each input; a shorter one (`dimensions`) is the first numbers, of length one again."""
     service: Service = request.app.state.service
     body, ignored = read(EmbeddingRequest, await read_object(request, service.settings.max_body))
+    if service.thread.refusing:
+        raise draining()
     variant = service.resolve(body.model)
     width = service.model.config.width
     if body.dimensions is not None and body.dimensions > width:
@@ -46,8 +48,8 @@ async def embeddings(request: Request) -> Response:
 
     async def work() -> list[Tensor]:
         # One text at a time between two steps of the engine, so that running replies go on.
-        run = service.thread.run
-        return [await asyncio.wrap_future(run(lambda ids=ids: _embed(service, variant, ids))) for ids in inputs]  # type: ignore[misc]
+        deadline = service.deadline()
+        return [await service.thread.run(partial(_embed, service, variant, ids), deadline) for ids in inputs]
 
     data = []
     for index, vector in enumerate(await unless_gone(request, work())):

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from coterie.config import CoterieError
 from coterie.infer.engine import Engine
 from coterie.infer.request import Event, Wishes
 from coterie.infer.sampling import SamplingParams
-from coterie.serve.errors import ApiError, draining, engine_dead
+from coterie.serve.errors import ApiError, draining, engine_dead, too_slow
 
 T = TypeVar("T")
 Batch = list[tuple[int, Event]]
@@ -60,7 +60,7 @@ class Call:
             while open_jobs := open_jobs - self._dropped:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise ApiError(408, "the request took longer than the server allows", "timeout", kind="timeout")
+                    raise too_slow()
                 try:
                     # Not wait_for: in Python 3.11 it forgets that it was cancelled when an item comes at that moment.
                     async with asyncio.timeout(min(silence, left)):
@@ -96,6 +96,46 @@ class Call:
             pass
 
 
+class Errand(Generic[T]):
+    """Something to do on the engine's thread between two steps, and the coroutine that waits for its result."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._loop = asyncio.get_running_loop()
+        self._result: asyncio.Future[T] = self._loop.create_future()
+
+    async def result(self, deadline: float) -> T:
+        """Errors: what the function raises; `ApiError` when `deadline` (monotonic) has passed or nobody will do it."""
+        try:
+            await asyncio.wait({self._result}, timeout=deadline - time.monotonic())
+            if not self._result.done():
+                raise too_slow()
+            return self._result.result()
+        finally:
+            self._result.cancel()
+
+    def do(self) -> None:
+        """On the engine's thread, unless nobody waits any more."""
+        if self._result.done():
+            return
+        try:
+            value = self._function()
+        except Exception as error:
+            self.push(error)
+        else:
+            self._tell(lambda: self._result.set_result(value))
+
+    def push(self, error: Exception) -> None:
+        """From any thread: the error that `result` raises."""
+        self._tell(lambda: self._result.set_exception(error))
+
+    def _tell(self, settle: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(lambda: None if self._result.done() else settle())
+        except RuntimeError:  # the loop is closed: nobody is waiting any more
+            pass
+
+
 class EngineThread:
     """Runs an engine. `max_queue`: requests that may wait for a place; `max_queued_tokens`: their prompts together."""
 
@@ -106,7 +146,7 @@ class EngineThread:
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self.refusing = False
-        self.listening: set[Call] = set()  # of the event loop: calls that somebody waits for
+        self.listening: set[Call | Errand[Any]] = set()  # of the event loop: what somebody waits for
         self.num_cancelled = 0
         self.step_seconds = 0.05  # smoothed
         self.seconds_per_request = 1.0  # smoothed, from submission to the end
@@ -117,6 +157,7 @@ class EngineThread:
         self._num_submitted = 0  # jobs in the inbox
         self._queued_tokens = 0  # their prompts
         self._stop = False
+        self._closed = False  # what comes now is not done any more
         self._aborted: ApiError | None = None
         self._thread = threading.Thread(target=self._run, name="coterie-engine", daemon=True)
 
@@ -148,7 +189,7 @@ class EngineThread:
     def submit(self, jobs: Sequence[Job]) -> Call:
         """Queue the jobs of one request, all or none. Errors: `ApiError` 429 when the queue is full, 503."""
         if not self.alive:
-            raise engine_dead()
+            raise self._ended()
         if self.refusing:
             raise draining()
         tokens = sum(len(job.prompt) for job in jobs)
@@ -163,65 +204,73 @@ class EngineThread:
                 retry_after=min(self.seconds_per_request, 120.0),
             )  # fmt: skip
         call = Call(self, jobs)
-        self._num_submitted += len(call.jobs)
-        self._queued_tokens += tokens
-        self._post(lambda: self._add(call, tokens))
+        self._count(len(call.jobs), tokens)
+        if not self._post(lambda: self._add(call)):
+            raise self._ended()
         return call
 
     def cancel(self, call: Call, index: int | None) -> None:
         """Drop a call's jobs before the next step."""
         self._post(lambda: self._cancel(call, index))
 
-    def run(self, function: Callable[[], T]) -> Future[T]:
-        """Run something on the engine's thread between two steps."""
-        future: Future[T] = Future()
+    async def run(self, function: Callable[[], T], deadline: float = math.inf) -> T:
+        """Run something on the engine's thread between two steps.
 
-        def work() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function())
-            except Exception as error:
-                future.set_exception(error)
-
-        error = self._aborted if self.alive else engine_dead()
-        if error is not None:
-            future.set_exception(error)
-        else:
-            self._post(work)
-        return future
+        Errors: `ApiError` when `deadline` (monotonic) has passed, the engine has failed or the server ends.
+        """
+        errand = Errand(function)
+        self.listen(errand)
+        try:
+            if not self.alive or not self._post(errand.do):
+                errand.push(self._ended())
+            return await errand.result(deadline)
+        finally:
+            self.listening.discard(errand)
 
     def abort(self, error: ApiError) -> None:
         """Give this error to who waits and who comes, at once: not after the engine's step. In the event loop."""
         self._aborted = error
-        for call in self.listening:
-            call.push(error)
+        for waiting in self.listening:
+            waiting.push(error)
 
-    def listen(self, call: Call) -> None:
-        """Somebody begins to wait for a call. In the event loop."""
-        self.listening.add(call)
+    def listen(self, waiting: Call | Errand[Any]) -> None:
+        """Somebody begins to wait. In the event loop."""
+        self.listening.add(waiting)
         if self._aborted is not None:
-            call.push(self._aborted)
+            waiting.push(self._aborted)
 
-    def _post(self, work: Callable[[], None]) -> None:
+    def _post(self, work: Callable[[], None]) -> bool:
+        """False when the thread ends and will not do it."""
         with self._wake:
-            self._inbox.append(work)
-            self._wake.notify()
+            if not self._closed:
+                self._inbox.append(work)
+                self._wake.notify()
+            return not self._closed
 
-    def _add(self, call: Call, tokens: int) -> None:
-        self._num_submitted -= len(call.jobs)
-        self._queued_tokens -= tokens
-        if call.cancelled:
-            self.num_cancelled += 1
-            return
+    def _count(self, jobs: int, tokens: int) -> None:
+        with self._wake:  # two threads add to them
+            self._num_submitted += jobs
+            self._queued_tokens += tokens
+
+    def _add(self, call: Call) -> None:
+        left = deque(call.jobs)  # each counts as submitted until it counts as waiting
         try:
+            if call.cancelled:
+                self.num_cancelled += 1
+                return
             for index, job in enumerate(call.jobs):
                 request_id = self.engine.add(job.prompt, job.params, job.wishes)
                 call.ids[request_id] = index
                 self._calls[request_id] = call
                 self._started[request_id] = time.monotonic()
+                self._count(-1, -len(left.popleft().prompt))
         except CoterieError as error:
             self._fail([call], error)
+        except BaseException:  # the engine ends by it, and does not know this call yet
+            self._fail([call], engine_dead())
+            raise
+        finally:
+            self._count(-len(left), -sum(len(job.prompt) for job in left))
 
     def _cancel(self, call: Call, index: int | None) -> None:
         wanted = [i for i, job in call.ids.items() if index is None or job == index]
@@ -248,7 +297,7 @@ class EngineThread:
                 with self._wake:
                     while not (self._inbox or self._stop or self.engine.busy):
                         self._wake.wait()
-                while self._inbox:
+                for _ in range(len(self._inbox)):  # those alone: who comes again and again holds up no step
                     self._inbox.popleft()()
                 if self.engine.busy and not self._stop:
                     self._step()
@@ -258,15 +307,19 @@ class EngineThread:
         finally:
             self._end()
 
+    def _ended(self) -> ApiError:
+        return engine_dead() if self.failure is not None else draining()
+
     def _end(self) -> None:
-        error = engine_dead() if self.failure is not None else draining()
         self.refusing = True
+        with self._wake:
+            self._closed = True
         while self._inbox:  # jobs that came too late learn of it too
             try:
                 self._inbox.popleft()()
             except Exception as late:
                 log.warning("engine: %s", late)
-        self._fail(list(set(self._calls.values())), error)
+        self._fail(list(set(self._calls.values())), self._ended())
         if self.failure is not None:
             self.on_failure()
 

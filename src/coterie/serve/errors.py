@@ -65,6 +65,11 @@ def too_long(num_tokens: int, asked: int | None, most: int) -> ApiError:
     return ApiError(400, message, "context_length_exceeded", None)
 
 
+def too_slow() -> ApiError:
+    """408 or an error event: `--request-timeout` is over."""
+    return ApiError(408, "the request took longer than the server allows", "timeout", kind="timeout")
+
+
 def draining() -> ApiError:
     """503 while shutting down."""
     return ApiError(503, "the server is shutting down; try another or try again later", "draining", retry_after=5)

@@ -1,0 +1,146 @@
+"""Moments between two states: work on its way to an engine that ends, answers that nobody reads, clients that go."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+
+import pytest
+
+from coterie.infer.sampling import SamplingParams
+from coterie.serve.engine_thread import Job
+from coterie.serve.errors import ApiError
+from tests.serve.support import call, service, serving
+from tests.serve.test_load import CHAT, LONG, open_request
+
+EMBED = {"model": "tiny", "input": ["Once", "upon"]}
+
+
+def held(service) -> threading.Event:
+    """Keep the engine's thread busy until the event is set."""
+    met, go = threading.Event(), threading.Event()
+    service.thread._post(lambda: (met.set(), go.wait(20)))
+    assert met.wait(10)
+    return go
+
+
+def read_all(connection: socket.socket) -> bytes:
+    received = b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    return received
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_request_on_its_way_into_an_engine_that_dies_of_it_is_told(stream):
+    server = serving()
+
+    def broken(*given):
+        raise RuntimeError("/secret/path")
+
+    server.service.engine.add = broken
+    received = read_all(open_request(server.url, {**LONG, "stream": stream}))
+    assert b"engine_dead" in received and b"secret" not in received
+    assert server.stop() == 1
+
+
+def test_what_comes_while_the_thread_ends_is_told():
+    """It looks alive until it has ended, but takes nothing any more."""
+    thread = service().thread
+    at_end, go, fail = threading.Event(), threading.Event(), thread._fail
+
+    def late(*given):
+        at_end.set()
+        go.wait(20)
+        fail(*given)
+
+    async def main() -> None:
+        thread._fail = late
+        thread.start()
+        ending = asyncio.create_task(asyncio.to_thread(thread.stop))
+        await asyncio.to_thread(at_end.wait, 10)
+        assert thread.alive
+        try:
+            async with asyncio.timeout(5):
+                with pytest.raises(ApiError) as caught:
+                    await thread.run(lambda: 1)
+                assert caught.value.code == "draining"
+                thread.refusing = False  # who has looked at it just before
+                with pytest.raises(ApiError) as caught:
+                    thread.submit([Job([1], SamplingParams())])
+                assert caught.value.code == "draining"
+        finally:
+            go.set()
+            await ending
+
+    asyncio.run(main())
+
+
+def test_replies_go_on_while_others_have_the_thread_do_things_without_end():
+    thread = service().thread
+    over = threading.Event()
+
+    def again() -> None:
+        if not over.is_set():
+            thread._post(again)
+
+    async def main() -> None:
+        thread.start()
+        thread._post(again)
+        try:
+            waiting = thread.submit([Job([1, 2], SamplingParams(max_tokens=3))])
+            async with asyncio.timeout(10):
+                events = [batch async for batch in waiting.batches(silence=20, deadline=time.monotonic() + 60)]
+            assert events
+        finally:
+            over.set()
+            await asyncio.to_thread(thread.stop)
+
+    asyncio.run(main())
+
+
+def test_the_queue_is_as_full_while_the_engine_takes_a_request_in():
+    with serving(slots=1, max_queue=2) as server:
+        add, met, go = server.service.engine.add, threading.Event(), threading.Event()
+
+        def slow(*given):
+            met.set()
+            go.wait(20)
+            return add(*given)
+
+        server.service.engine.add = slow
+        first = open_request(server.url, {**LONG, "n": 3, "max_tokens": 2})
+        assert met.wait(10)
+        threading.Timer(10, go.set).start()  # so that a server that takes it answers too
+        assert call(server.url, "POST", CHAT, {**LONG, "max_tokens": 2})[0] == 429
+        go.set()
+        assert b"200 OK" in first.recv(100)
+
+
+def test_embeddings_that_take_too_long():
+    with serving(request_timeout=0.3) as server:
+        go = held(server.service)
+        threading.Timer(10, go.set).start()
+        status, _, answer = call(server.url, "POST", "/v1/embeddings", EMBED)
+        go.set()
+        assert status == 408 and answer["error"]["code"] == "timeout"
+
+
+def test_embeddings_that_the_end_of_the_server_meets_are_told():
+    server = serving(drain=0.1)
+    go = held(server.service)
+    connection = open_request(server.url, EMBED, "/v1/embeddings")
+    late = open_request(server.url, LONG)
+    stopper = threading.Thread(target=server.stop)
+    while server.service.num_open < 2:
+        time.sleep(0.01)
+    stopper.start()
+    try:
+        for waiting in (connection, late):
+            assert b'"code":"draining"' in read_all(waiting)
+    finally:
+        go.set()
+        stopper.join(20)
+    assert not stopper.is_alive()
