@@ -27,6 +27,10 @@ def serve(
     allowed_origin: Annotated[list[str] | None, typer.Option(help="A web origin whose pages may call.")] = None,
     slots: Annotated[int, typer.Option(help="Replies generated at once; more wait.", min=1)] = 16,
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait (default: 4 x slots).", min=0)] = None,
+    prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens read in one step at most.", min=1)] = 256,
+    max_stall: Annotated[
+        float, typer.Option(help="Seconds that reading prompts may hold up replies, where possible.", min=0)
+    ] = 0.1,
     request_timeout: Annotated[float, typer.Option(help="Seconds that a request may take in all.", min=1)] = 600,
     drain: Annotated[float, typer.Option(help="Seconds that replies may go on after SIGTERM.", min=0)] = 30,
     prefix_cache_mb: Annotated[int, typer.Option(help="Memory for starts of prompts read before.", min=0)] = 256,
@@ -49,6 +53,8 @@ def serve(
         "allowed_origins": tuple(allowed_origin or ()),
         "slots": slots,
         "max_queue": max_queue,
+        "prefill_chunk": prefill_chunk,
+        "max_stall": max_stall,
         "request_timeout": request_timeout,
         "drain": drain,
         "prefix_bytes": prefix_cache_mb * 2**20,

@@ -8,6 +8,7 @@ Legend: T packed tokens, B sequences that get a token in this step, D width, V v
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
+from coterie.infer.pace import Pace
 from coterie.infer.prefix import BLOCK as MIN_SHARED
 from coterie.infer.prefix import PrefixCache, usable
 from coterie.infer.reply import ReplyText
@@ -49,6 +51,9 @@ class Engine:
     costs what batching gains. Without it a reply depends on its neighbours by rounding alone.
 
     `prefix_bytes`: keys and values of finished sequences kept for prompts that begin alike (0: none).
+
+    `max_stall`: seconds that a step should take at most while replies are under way (`Pace`); then the chunks of
+    prompts, and so the rounding, depend on time. None, and always when `deterministic`: whole chunks.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Engine:
         prefill_chunk: int = 512,
         deterministic: bool = False,
         prefix_bytes: int = 0,
+        max_stall: float | None = None,
     ) -> None:
         if max_batch < 1 or prefill_chunk < 1:
             raise ConfigError(f"engine: max_batch {max_batch} and prefill_chunk {prefill_chunk} must be at least 1")
@@ -68,6 +74,7 @@ class Engine:
         self.prefill_chunk = prefill_chunk
         self.deterministic = deterministic
         self.prefixes = PrefixCache(prefix_bytes)
+        self._pace = None if deterministic or max_stall is None else Pace(max_stall)
         self.expert_counts: dict[int, Tensor] | None = None
         self._variants = {"": Variant(model, 0)}
         self._next_serial = 1
@@ -181,12 +188,17 @@ class Engine:
         plan = self._plan()
         if not plan:
             return []
+        begun = time.monotonic()
+        reading = [count for request, count in plan if not request.num_drawn]  # asked now: the pass changes it
         try:
-            return self._forward(plan)
+            events = self._forward(plan)
         except BaseException:
             for request, _ in plan:
                 self.cancel(request.id)
             raise
+        if self._pace is not None:
+            self._pace.note(time.monotonic() - begun, sum(reading), len(plan) - len(reading))
+        return events
 
     def generate(
         self, prompts: Sequence[Iterable[int]], params: SamplingParams | Sequence[SamplingParams] | None = None
@@ -235,6 +247,8 @@ class Engine:
         """Who is fed how many tokens: one for each that is talking, prompts first come first served."""
         plan = []
         budget = self.prefill_chunk
+        if self._pace is not None and any(request.num_drawn for request in self._running):
+            budget = self._pace.budget(budget)
         for request in self._running:
             if self.prefixes.max_bytes and request.num_drawn == 0:
                 self._reuse(request)

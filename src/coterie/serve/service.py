@@ -45,6 +45,7 @@ class ServeSettings(Settings):
     slots: int = Field(16, ge=1, le=1024)
     max_queue: int | None = Field(None, ge=0)
     prefill_chunk: int = Field(256, ge=1)
+    max_stall: float = Field(0.1, ge=0)
     deterministic: bool = False
     prefix_bytes: int = Field(256 * 2**20, ge=0)
     max_body: int = Field(32 * 2**20, ge=1024)
@@ -88,6 +89,7 @@ class Service:
             model.tokenizer,
             max_batch=s.slots,
             prefill_chunk=s.prefill_chunk,
+            max_stall=s.max_stall,
             deterministic=s.deterministic,
             prefix_bytes=s.prefix_bytes,
         )
