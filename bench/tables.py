@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,24 @@ def soak(record: dict[str, Any]) -> str:
     )
 
 
+def stall(record: dict[str, Any]) -> str:
+    """One row per way to read prompts."""
+    rows = []
+    for name, rounds in record["rounds"].items():
+        row = [statistics.median(turn[key] for turn in rounds) for key in ("gap_p50", "gap_p99", "gap_max")]
+        first = statistics.median(turn["first_token_of_long_prompts"] for turn in rounds)
+        rows.append([name, *(f"{1000 * value:.0f} ms" for value in row), f"{first:.1f} s"])
+    asked = record["settings"]
+    return (
+        "## Long prompts beside replies\n\n"
+        f"{asked['talkers']} clients get replies while another sends prompts of {asked['prompt']} words, one after the "
+        f"other; {record['parameters']:,} parameters. Time between two texts of a reply, and until a long prompt's "
+        f"first token. Medians of {asked['rounds']} rounds. Command: `python "
+        f"bench/{record['environment']['command']}`.\n\n"
+        + table(["`--max-stall`", "median gap", "p99", "longest", "first token of long prompts"], rows)
+    )
+
+
 def subset(record: dict[str, Any]) -> str:
     """One row per choice of experts."""
     runs, peaks = record["runs"], record["peak_bytes_of_a_step"]
@@ -290,6 +309,7 @@ def render() -> str:
         ("densify.json", densify),
         ("serve.json", serve),
         ("soak.json", soak),
+        ("stall.json", stall),
     ):
         record = load(name)
         if record is not None:

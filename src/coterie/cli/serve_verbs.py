@@ -30,7 +30,7 @@ def serve(
     prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens read in one step at most.", min=1)] = 256,
     max_stall: Annotated[
         float, typer.Option(help="Seconds that reading prompts may hold up replies, where possible.", min=0)
-    ] = 0.1,
+    ] = 0.2,
     request_timeout: Annotated[float, typer.Option(help="Seconds that a request may take in all.", min=1)] = 600,
     drain: Annotated[float, typer.Option(help="Seconds that replies may go on after SIGTERM.", min=0)] = 30,
     prefix_cache_mb: Annotated[int, typer.Option(help="Memory for starts of prompts read before.", min=0)] = 256,

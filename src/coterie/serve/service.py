@@ -45,7 +45,7 @@ class ServeSettings(Settings):
     slots: int = Field(16, ge=1, le=1024)
     max_queue: int | None = Field(None, ge=0)
     prefill_chunk: int = Field(256, ge=1)
-    max_stall: float = Field(0.1, ge=0)
+    max_stall: float = Field(0.2, ge=0)
     deterministic: bool = False
     prefix_bytes: int = Field(256 * 2**20, ge=0)
     max_body: int = Field(32 * 2**20, ge=1024)
