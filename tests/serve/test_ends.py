@@ -6,14 +6,16 @@ import asyncio
 import socket
 import threading
 import time
+from urllib.parse import urlsplit
 
 import pytest
 
 from coterie.infer.sampling import SamplingParams
+from coterie.serve import wire
 from coterie.serve.engine_thread import Job
 from coterie.serve.errors import ApiError
-from tests.serve.support import call, service, serving
-from tests.serve.test_load import CHAT, LONG, open_request
+from tests.serve.support import call, eventually, language_model, service, serving
+from tests.serve.test_load import CHAT, LONG, idle, open_request
 
 EMBED = {"model": "tiny", "input": ["Once", "upon"]}
 
@@ -144,3 +146,55 @@ def test_embeddings_that_the_end_of_the_server_meets_are_told():
         go.set()
         stopper.join(20)
     assert not stopper.is_alive()
+
+
+def connections(server) -> int:
+    return len(server._server.server_state.connections)
+
+
+def test_a_stream_that_nobody_reads_from_its_first_event_on_is_cancelled_and_hung_up_on(monkeypatch):
+    """The first event repeats the request's tools: it alone is more than a reader that reads nothing lets through."""
+    monkeypatch.setattr(wire, "SEND_IDLE", 0.3)
+    with serving(language_model(max_positions=60_000), prefix_bytes=0) as server:
+        tool = {"type": "function", "description": "x" * 9000, "parameters": {"type": "object"}}
+        tools = [{**tool, "name": f"t{i}"} for i in range(120)]
+        body = {"model": "tiny", "input": "Hello", "max_output_tokens": 50_000, "stream": True, "tools": tools,
+                "tool_choice": "none", "logit_bias": LONG["logit_bias"]}  # fmt: skip
+        unread = open_request(server.url, body, "/v1/responses", buffer=4096)
+        eventually(lambda: server.service.engine.num_running == 1)
+        eventually(lambda: idle(server.service) and connections(server) == 0)
+        assert server.service.thread.num_cancelled == 1
+        unread.close()
+
+
+def test_an_answer_that_nobody_reads_is_not_kept(monkeypatch):
+    monkeypatch.setattr(wire, "SEND_IDLE", 0.3)
+    with serving() as server:
+        body = {"prompt": "fox " * 50_000, "return_token_strs": True}
+        status, _, answer = call(server.url, "POST", "/tokenize", body)
+        assert status == 200 and len(answer["token_strs"]) == answer["count"], "who reads gets it"
+        unread = open_request(server.url, body, "/tokenize", buffer=4096)
+        eventually(lambda: connections(server) == 1)
+        eventually(lambda: connections(server) == 0)
+        unread.close()
+
+
+def test_the_rest_of_a_body_that_is_answered_already_must_come_in_time():
+    def ask(server, connection: socket.socket) -> None:
+        host = urlsplit(server.url).netloc
+        connection.sendall(f"GET /health HTTP/1.1\r\nhost: {host}\r\ncontent-length: 2\r\n\r\n".encode())
+        while not connection.recv(4096).endswith(b"}"):
+            pass
+
+    def connect(server) -> socket.socket:
+        where = urlsplit(server.url)
+        return socket.create_connection((where.hostname, where.port), timeout=10)
+
+    with serving(header_timeout=0.3) as server, connect(server) as slow:
+        ask(server, slow)
+        slow.sendall(b"x")
+        assert slow.recv(100) == b""
+    with serving() as server, connect(server) as good:
+        for _ in range(3):
+            ask(server, good)
+            good.sendall(b"xx")

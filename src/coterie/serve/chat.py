@@ -34,7 +34,8 @@ async def chat_completions(request: Request) -> Response:
     }
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return EventStream(_stream(replies, head, usage, bool(body.return_token_ids)), headers, service.explain)
+        events = _stream(replies, head, usage, bool(body.return_token_ids))
+        return EventStream(events, headers, service.explain, replies.call.cancel)
     answer = await unless_gone(request, _whole(replies, head, bool(body.return_token_ids)))
     return JsonAnswer(answer, headers=headers)
 

@@ -44,7 +44,7 @@ async def completions(request: Request) -> Response:
     run = Completions(service, body, texts, call, head)
     headers = ignored_header(ignored)
     if body.stream:
-        return EventStream(run.stream(), headers, service.explain)
+        return EventStream(run.stream(), headers, service.explain, call.cancel)
     return JsonAnswer(await unless_gone(request, run.whole()), headers=headers)
 
 

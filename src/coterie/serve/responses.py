@@ -94,7 +94,7 @@ async def responses(request: Request) -> Response:
     run = _Run(replies, body)
     headers = ignored_header([*ignored, *more, *talk.ignored])
     if body.stream:
-        return EventStream(run.stream(), headers, service.explain)
+        return EventStream(run.stream(), headers, service.explain, replies.call.cancel)
     return JsonAnswer(await unless_gone(request, run.whole()), headers=headers)
 
 

@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coterie.config import ConfigError, CoterieError
+from coterie.serve import wire
 from coterie.serve.app import create_app
 from coterie.serve.errors import draining
 from coterie.serve.guard import is_loopback
@@ -29,28 +30,59 @@ _SEND_BUFFER = 128 * 1024  # of each connection: what a reader that reads nothin
 
 
 class SlowHeaderProtocol(H11Protocol):
-    """HTTP/1.1 that hangs up on who does not finish a request's headers in time (uvicorn waits for ever)."""
+    """HTTP/1.1 that hangs up on who dawdles (uvicorn waits for ever): with a request's headers, with what is left of
+    its body when the answer is out already, or with reading.
+    """
 
     header_timeout = 10.0
     _alarm: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # `pause_writing` tells of every byte that is not taken
         self._arm()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came; those of a header do not extend its time."""
         super().data_received(data)
-        if self.conn.their_state is h11.IDLE:
+        if self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE:
             self._arm()
         else:
             self._disarm()
 
+    def pause_writing(self) -> None:
+        """The client does not take at once what is written."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """The client has taken it."""
+        self._unwatch()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone."""
         self._disarm()
+        self._unwatch()
         super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(wire.SEND_IDLE, self._look, left)
+
+    def _look(self, left: int) -> None:
+        """Closing would wait for the reader too."""
+        if self.transport.get_write_buffer_size() < left:
+            self._watch()
+        else:
+            self.transport.abort()
+
+    def _unwatch(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _arm(self) -> None:
         if self._alarm is None:

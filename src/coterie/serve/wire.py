@@ -114,8 +114,9 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 class EventStream(Response):
     """Server-sent events from a generator of bytes.
 
-    The generator is closed when the client hangs up or reads nothing for a minute. A failure inside it becomes a last
-    event with the error envelope: a stream never ends without `[DONE]` or an error.
+    The generator is closed when the client hangs up or reads nothing for a minute, and `leave` called however the
+    stream ends: a generator that has not come so far does not cancel its work itself. A failure inside it becomes a
+    last event with the error envelope: a stream never ends without `[DONE]` or an error.
     """
 
     media_type = "text/event-stream"
@@ -125,15 +126,24 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         headers: dict[str, str],
         explain: Callable[[Exception], ApiError],
+        leave: Callable[[], None],
     ) -> None:
         super().__init__(b"", 200, {"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         self._events = events
         self._explain = explain
+        self._leave = leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._write_unless_gone(receive, send)
+        finally:
+            self._leave()
+            await self._events.aclose()
+
+    async def _write_unless_gone(self, receive: Receive, send: Send) -> None:
         writer = asyncio.ensure_future(self._write(send))
         gone = asyncio.ensure_future(until_gone(receive))
         try:
@@ -142,7 +152,6 @@ class EventStream(Response):
             for task in (writer, gone):
                 task.cancel()
             await asyncio.gather(writer, gone, return_exceptions=True)
-            await self._events.aclose()
 
     async def _write(self, send: Send) -> None:
         async def put(body: bytes, more: bool = True) -> None:
