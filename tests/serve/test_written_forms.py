@@ -195,10 +195,49 @@ def test_a_strict_tool_binds_once_a_call_begins(name: str) -> None:
             assert message.tool_calls
         else:
             message = parse_reply(write(kept, words, seed), form)
-            assert message.tool_calls or not message.content.startswith(("{", "["))
+            assert message.tool_calls or form.writing.answer or not message.content.startswith(("{", "["))
         for call in message.tool_calls:
             if call.name == "add":
                 check((call,))
+
+
+CALLS = {  # of a tool that binds, wherever harmony lets the receiver stand
+    "in the channel": "<|channel|>commentary to=functions.add <|constrain|>json<|message|>",
+    "in the role": " to=functions.add<|channel|>commentary <|constrain|>json<|message|>",
+    "while thinking": "<|channel|>analysis to=functions.add <|message|>",
+    "after thinking": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.add<|channel|>commentary"
+    "<|message|>",
+    "without its space": "<|channel|>commentary to=add<|message|>",
+}
+
+
+@pytest.mark.parametrize("begin", CALLS.values(), ids=CALLS)
+def test_harmony_cannot_call_around_a_strict_tool(begin: str) -> None:
+    """What is read as a call is either kept to its schema or cannot be written."""
+    words = tokenizer("gpt_oss", True)
+    kept = grammars("gpt_oss", True).of_strict_calls([ADD, {"name": "now"}], False)
+    wrong = begin + '{"b": "no"}'
+    assert parse_reply(wrong, format_of(words.chat_template)).tool_calls, "it is read as a call"
+    for token in words.encode(wrong, allow_special=True):
+        mask_V = kept.allowed()
+        if mask_V is not None and not bool(mask_V[token]):
+            return
+        kept.accept(token)
+    pytest.fail("a call outside its schema was written")
+
+
+def test_harmony_may_think_and_speak_before_a_strict_call() -> None:
+    words = tokenizer("gpt_oss", True)
+    kept = grammars("gpt_oss", True).of_strict_calls([ADD], False)
+    thought, said = (
+        "<|channel|>" + name + "<|message|>Hm.<|end|><|start|>assistant" for name in ("analysis", "commentary")
+    )
+    text = f"{thought}{said}{thought}" + CALLS["in the channel"] + '{"a": 1, "how": "fast"}<|call|>'
+    for token in words.encode(text, allow_special=True):
+        assert bool(kept.allowed()[token]), words.decode([token])
+        kept.accept(token)
+    message = parse_reply(text, format_of(words.chat_template))
+    assert message.reasoning == "Hm.\nHm." and message.content == "Hm." and len(message.tool_calls) == 1
 
 
 @pytest.mark.parametrize("name", ["llama3", "gpt_oss", "mistral"])

@@ -43,6 +43,8 @@ WRITTEN = [
     ("gpt_oss", "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes", "yes", "hm", []),
     ("gpt_oss", f"<|channel|>commentary to=functions.add <|constrain|>json<|message|>{ARGS}<|call|>", "", None, [ADD]),
     ("gpt_oss", f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant to=functions.add<|channel|>commentary json<|message|>{ARGS}", "", "hm", [ADD]),
+    ("gpt_oss", f" to=functions.add<|channel|>commentary json<|message|>{ARGS}<|call|>", "", None, [ADD]),
+    ("gpt_oss", "to=5, then", "to=5, then", None, []),
     ("gpt_oss", "<|channel|>commentary<|message|>First.<|end|><|start|>assistant<|channel|>final<|message|>Then.", "First.\nThen.", None, []),
     ("gpt_oss", "<|channel|>anal", "<|channel|>anal", None, []),
     ("gpt_oss", "<|channel|>commentary to=functions.add<|message|>{", "<|channel|>commentary to=functions.add<|message|>{", None, []),

@@ -144,8 +144,9 @@ class Grammars:
         """For a free reply whose calls, if it makes any, must be of these tools and their schemas."""
         writing = self._writing
         if not writing.trigger:
-            rules = f"{self._calls(tools, True)}\nTEXT: /[^\\s{self._begins}](.|\\n)*/"
-            return self._filter("calls | TEXT", rules, "/tools", opened)
+            first = f"[^\\s{self._begins}]" if self._begins else ""
+            rules = f"{self._calls(tools, True)}\nfree: {self._literal(writing.answer)} TEXT\nTEXT: /{first}(.|\\n)*/"
+            return self._filter("calls | free", rules, "/tools", opened, writing.preamble)
         _, inside, rest = writing.call.partition(writing.trigger)
         if inside:
             grammar = f"start: tool\n{self._tools(tools, rest)}"
@@ -181,13 +182,16 @@ class Grammars:
             lines += [f"tool_{index}: {written}", f"json_{index}: %json {_json(schema, True)}"]
         return "\n".join(lines)
 
-    def _filter(self, start: str, rules: str, pointer: str, opened: bool) -> GrammarFilter:
-        """Reasoning may come first: in a message of its own, or between marks that are tokens."""
-        thought = self._writing.thought
-        if thought is not None:
-            before, after = map(self._literal, thought)
-            start = f"thought? ({start})"
-            rules = f"{rules}\nthought: {before} THOUGHT {after}\nTHOUGHT: /(.|\\n)+/"
+    def _filter(
+        self, start: str, rules: str, pointer: str, opened: bool, also: tuple[str, str] | None = None
+    ) -> GrammarFilter:
+        """Reasoning may come first: in messages of its own (and what stands between the marks of `also`), or between
+        marks that are tokens."""
+        messages = [marks for marks in (self._writing.thought, also) if marks is not None]
+        if messages:
+            each = " | ".join(f"{self._literal(before)} SAID {self._literal(after)}" for before, after in messages)
+            start = f"message* ({start})"
+            rules = f"{rules}\nmessage: {each}\nSAID: /(.|\\n)+/"
         prototype = self._compiled(f"start: {start}\n{rules}", pointer)
         trigger, think = None, None
         if self._thinks is not None:

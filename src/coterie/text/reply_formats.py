@@ -40,8 +40,9 @@ class Writing:
 
     `call`: one call, with `{object}` (its name and, under the key `arguments`, its arguments) or `{name}` and
     `{arguments}` in it. `open`, `between`, `close`: around and between calls; `between` None: a reply has one call.
-    `trigger`: the text after which a free reply goes on with a call; "": a call can only begin the reply.
-    `thought`: what stands before and after reasoning that is a message of its own; `answer`: before an answer.
+    `trigger`: the text after which a free reply goes on with a call; "": a call can only begin the reply, or its last
+    message. `thought`, `preamble`: what stands before and after reasoning, and words to the user before calls, that are
+    messages of their own; `answer`: before an answer.
     """
 
     call: str
@@ -51,6 +52,7 @@ class Writing:
     close: str = ""
     trigger: str = ""
     thought: tuple[str, str] | None = None
+    preamble: tuple[str, str] | None = None
     answer: str = ""
 
 
@@ -104,7 +106,6 @@ def _load(path: Path) -> ReplyFormat:
         )
         for one in data["regions"]
     ]
-    written = data["writing"]
-    thought = written.pop("thought", None)
-    writing = Writing(**written, thought=None if thought is None else (thought[0], thought[1]))
-    return ReplyFormat(path.name.removesuffix(".reply.json"), tuple(data["recognise"]), writing, tuple(regions))
+    written = {key: tuple(value) if isinstance(value, list) else value for key, value in data["writing"].items()}
+    name = path.name.removesuffix(".reply.json")
+    return ReplyFormat(name, tuple(data["recognise"]), Writing(**written), tuple(regions))
