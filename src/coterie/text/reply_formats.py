@@ -15,6 +15,7 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -106,6 +107,8 @@ def _load(path: Path) -> ReplyFormat:
         )
         for one in data["regions"]
     ]
-    written = {key: tuple(value) if isinstance(value, list) else value for key, value in data["writing"].items()}
+    written: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in data["writing"].items()
+    }
     name = path.name.removesuffix(".reply.json")
     return ReplyFormat(name, tuple(data["recognise"]), Writing(**written), tuple(regions))
