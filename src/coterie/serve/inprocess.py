@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import threading
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from coterie.config import ConfigError
 from coterie.serve.app import create_app
@@ -15,7 +19,9 @@ from coterie.serve.service import ServeSettings, Service
 if TYPE_CHECKING:
     import openai
 
+T = TypeVar("T")
 _ADDRESS = "http://localhost/v1"
+_LAST_WORDS = 1.0  # seconds
 
 
 def openai_client(model: Any, name: str = "model", **settings: Any) -> openai.OpenAI:
@@ -48,6 +54,8 @@ class Exchange:
     """One request to the application and its answer, piece by piece. Lives in the event loop it is made in."""
 
     def __init__(self, app: Any, request: Any, body: bytes) -> None:
+        self._request = request
+        self._silence: float | None = request.extensions.get("timeout", {}).get("read")
         self._pieces: asyncio.Queue[Any] = asyncio.Queue(maxsize=16)
         self._gone = asyncio.Event()
         self._body: bytes | None = body
@@ -69,12 +77,16 @@ class Exchange:
         self._task = asyncio.ensure_future(self._run(app, scope))
 
     async def start(self) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """Status and headers. Raises what the application raised."""
-        head = await self._next()
+        """Status and headers; hangs up when they do not come. Raises what the application raised, and `ReadTimeout`."""
+        try:
+            head = await self._next()
+        except BaseException:  # whoever asked has gone
+            await self.close()
+            raise
         return head["status"], list(head["headers"])
 
     async def piece(self) -> bytes | None:
-        """The next bytes of the body, None at its end. Raises what the application raised."""
+        """The next bytes of the body, None at its end. Raises as `start` does."""
         message = await self._next()
         return None if message is None else message.get("body", b"")
 
@@ -101,33 +113,96 @@ class Exchange:
         return {"type": "http.disconnect"}
 
     async def _next(self) -> Any:
-        message = await self._pieces.get()
+        import httpx2
+
+        try:
+            async with asyncio.timeout(self._silence):
+                message = await self._pieces.get()
+        except TimeoutError:
+            raise httpx2.ReadTimeout(f"nothing came for {self._silence:g} seconds", request=self._request) from None
         if isinstance(message, Exception):
             raise message
         return message
+
+
+class LoopThread:
+    """An event loop in a thread of its own, for callers in any thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="coterie-in-process", daemon=True)
+        self._lock = threading.Lock()
+        self.reading: WeakSet[Exchange] = WeakSet()  # of the loop: answers that are not closed
+        self._ending = self._closed = False
+        self._thread.start()
+
+    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, which is cancelled when the caller is interrupted. Errors: `ReadError` once closed."""
+        import httpx2
+
+        with self._lock:
+            if self._closed:
+                work.close()
+                raise httpx2.ReadError("the client has been closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except CancelledError:
+            raise httpx2.ReadError("the client has been closed") from None
+        finally:
+            future.cancel()  # Ctrl-C
+
+    def close(self) -> None:
+        """End it and what goes on in it; who has been told something has a moment to read it."""
+        with self._lock:
+            if self._ending:
+                return
+            self._ending = True
+            ending = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        ending.result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        end = time.monotonic() + _LAST_WORDS
+        while (self.reading or self._others()) and time.monotonic() < end:
+            await asyncio.sleep(0.005)
+        with self._lock:
+            self._closed = True
+        await asyncio.sleep(0)  # what was given to the loop just before becomes a task
+        for task in (left := self._others()):
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
+
+    def _others(self) -> set[asyncio.Task[Any]]:
+        return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
 
 
 def _sync_transport(service: Service) -> Any:
     """A transport whose event loop runs in a thread of its own."""
     import httpx2
 
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="coterie-in-process", daemon=True)
+    loop = LoopThread()
     app = create_app(service)
-
-    def wait(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
 
     class Body(httpx2.SyncByteStream):
         def __init__(self, exchange: Exchange) -> None:
             self._exchange = exchange
 
         def __iter__(self) -> Iterator[bytes]:
-            while (piece := wait(self._exchange.piece())) is not None:
+            while (piece := loop.wait(self._exchange.piece())) is not None:
                 yield piece
 
         def close(self) -> None:
-            wait(self._exchange.close())
+            async def end() -> None:
+                await self._exchange.close()
+                loop.reading.discard(self._exchange)
+
+            with contextlib.suppress(httpx2.ReadError):
+                loop.wait(end())
 
     class Transport(httpx2.BaseTransport):
         def handle_request(self, request: Any) -> Any:
@@ -135,20 +210,18 @@ def _sync_transport(service: Service) -> Any:
 
             async def begin() -> tuple[Exchange, int, list[tuple[bytes, bytes]]]:
                 exchange = Exchange(app, request, body)
-                return exchange, *(await exchange.start())
+                head = await exchange.start()
+                loop.reading.add(exchange)
+                return exchange, *head
 
-            exchange, status, headers = wait(begin())
+            exchange, status, headers = loop.wait(begin())
             return httpx2.Response(status, headers=headers, stream=Body(exchange), request=request)
 
         def close(self) -> None:
             service.thread.stop()
-            wait(loop.shutdown_default_executor())
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(10)
             loop.close()
 
     service.start()
-    thread.start()
     return Transport()
 
 
