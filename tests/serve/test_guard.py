@@ -62,6 +62,7 @@ def test_hosts_and_origins(server):
     own = server.url.removeprefix("http://")
     assert status(host=own, origin=f"http://{own}") == 200
     assert status(origin="https://evil.example") == status(origin="null") == 403
+    assert status(host="[") == status(origin="http://[") == 403
     with serving(allowed_origins=("https://good.example",), allowed_hosts=("box.lan",)) as open_server:
         answer = call(
             open_server.url, "GET", "/v1/models", headers={"origin": "https://good.example", "host": "box.lan"}

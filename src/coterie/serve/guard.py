@@ -9,7 +9,7 @@ import time
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -91,12 +91,12 @@ class Guard:
 
     def _check(self, path: str, headers: Headers) -> None:
         settings = self.service.settings
-        host = urlsplit("//" + headers.get("host", "")).hostname or ""
+        host = _split("//" + headers.get("host", "")).hostname or ""
         if is_loopback(settings.host) and not is_loopback(host) and host not in settings.allowed_hosts:
             raise ApiError(403, "this name is not one of the server's; see --allowed-host", "host_not_allowed")
         origin = headers.get("origin")
         if origin is not None and origin not in settings.allowed_origins:
-            if urlsplit(origin).netloc != headers.get("host"):
+            if _split(origin).netloc != headers.get("host"):
                 raise ApiError(403, "other pages may not use this server", "origin_not_allowed")
         if settings.api_key is None or path in OPEN_PATHS or (settings.page and path in PAGE_PATHS):
             return
@@ -112,6 +112,14 @@ class Guard:
         self.service.metrics.add("coterie_requests_total", endpoint=endpoint, status=str(status or 500))
         if self.service.settings.log_requests != "off":
             log.info("%s %s %s %d %.3fs", request_id, scope["method"], endpoint, status, seconds)
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; none of what is no address."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _of_routing(error: HTTPException) -> ApiError:
