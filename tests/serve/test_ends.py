@@ -15,7 +15,7 @@ from coterie.serve import wire
 from coterie.serve.engine_thread import Job
 from coterie.serve.errors import ApiError
 from tests.serve.support import call, eventually, language_model, service, serving
-from tests.serve.test_load import CHAT, LONG, idle, open_request
+from tests.serve.test_load import CHAT, LONG, idle, open_request, slowed
 
 EMBED = {"model": "tiny", "input": ["Once", "upon"]}
 
@@ -198,3 +198,41 @@ def test_the_rest_of_a_body_that_is_answered_already_must_come_in_time():
         for _ in range(3):
             ask(server, good)
             good.sendall(b"xx")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"model": "tiny", "prompt": "Once", "max_tokens": 1}),
+        ("/v1/embeddings", {"model": "tiny", "input": "Once"}),
+        ("/tokenize", {"prompt": "Once"}),
+        (CHAT, {**LONG, "max_tokens": 1}),
+    ],
+)
+def test_a_long_text_that_is_being_split_into_tokens_holds_up_nobody(monkeypatch, path, body):
+    with serving() as server:
+        encode, met, go, over = server.service.tokenizer.encode, threading.Event(), threading.Event(), threading.Event()
+
+        def slow(*given, **named):
+            met.set()
+            go.wait(10)
+            over.set()
+            return encode(*given, **named)
+
+        monkeypatch.setattr(server.service.tokenizer, "encode", slow)
+        long = open_request(server.url, body, path)
+        assert met.wait(10)
+        assert call(server.url, "GET", "/health")[0] == 200 and not over.is_set()
+        go.set()
+        assert b"200 OK" in long.recv(100)
+
+
+def test_who_goes_after_sending_a_second_request_too_is_missed():
+    with serving(language_model(max_positions=60_000), prefix_bytes=0) as server:
+        service = slowed(server.service)
+        connection = open_request(server.url, {**LONG, "max_tokens": 50_000})
+        eventually(lambda: service.engine.num_running == 1)
+        connection.sendall(f"GET /health HTTP/1.1\r\nhost: {urlsplit(server.url).netloc}\r\n\r\n".encode())
+        connection.close()
+        eventually(lambda: idle(service))
+        assert service.thread.num_cancelled == 1

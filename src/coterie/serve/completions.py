@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -32,7 +33,7 @@ async def completions(request: Request) -> Response:
     service: Service = request.app.state.service
     body, ignored = read(CompletionRequest, await read_object(request, service.settings.max_body))
     service.resolve(body.model)
-    texts = prepare(service, body)
+    texts = await asyncio.to_thread(prepare, service, body)
     call = service.thread.submit([text.job for text in texts])
     head = {
         "id": "cmpl-" + secrets.token_hex(12),

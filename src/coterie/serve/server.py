@@ -25,6 +25,7 @@ from coterie.serve.service import ServeSettings, Service
 
 log = logging.getLogger("coterie.serve")
 _KEEP_ALIVE = 30
+_AHEAD = 64 * 1024  # bytes of further requests that are read while one is answered
 _LAST_WORDS = 5.0  # seconds in which those who wait are told that the server ends
 _SEND_BUFFER = 128 * 1024  # of each connection: what a reader that reads nothing can make us hold
 
@@ -51,6 +52,8 @@ class SlowHeaderProtocol(H11Protocol):
             self._arm()
         else:
             self._disarm()
+        if self.conn.their_state is h11.DONE and len(self.conn.trailing_data[0]) <= _AHEAD:
+            self.flow.resume_reading()  # or nobody would see that a client has gone which sent its next request already
 
     def pause_writing(self) -> None:
         """The client does not take at once what is written."""

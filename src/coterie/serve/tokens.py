@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.requests import Request
@@ -43,6 +44,10 @@ async def tokenize(request: Request) -> Response:
         service.resolve(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise invalid("/prompt: give either a prompt or messages", "/prompt")
+    return JsonAnswer(await asyncio.to_thread(_tokens, service, body))
+
+
+def _tokens(service: Service, body: TokenizeRequest) -> dict[str, Any]:
     if body.prompt is not None:
         ids = encode_text(service, body.prompt, body.add_special_tokens)
     else:
@@ -53,10 +58,10 @@ async def tokenize(request: Request) -> Response:
             add_generation_prompt=body.add_generation_prompt,
         )
         ids = prepare(service, chat).prompt
-    answer = {"count": len(ids), "max_model_len": service.max_length, "tokens": ids}
+    answer: dict[str, Any] = {"count": len(ids), "max_model_len": service.max_length, "tokens": ids}
     if body.return_token_strs:
         answer["token_strs"] = [service.tokenizer.decode([token]) for token in ids]
-    return JsonAnswer(answer)
+    return answer
 
 
 async def detokenize(request: Request) -> Response:
