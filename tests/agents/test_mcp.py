@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import coterie
 from coterie.agents.loop import Agent
-from coterie.agents.mcp_server import explain_routes, score_text
+from coterie.agents.mcp_server import build, explain_routes, score_text
 from coterie.agents.mcp_tools import McpServers, read_config
 from coterie.agents.tools import ToolError
 from coterie.config.errors import ConfigError, CoterieError
@@ -47,6 +52,7 @@ def sleep() -> str:
     return "late"
 
 import sys
+import threading
 server.run(*sys.argv[1:2] or ["stdio"], **({"port": int(sys.argv[2])} if sys.argv[2:] else {}))
 """
 
@@ -166,6 +172,36 @@ def test_a_model_as_a_server(tmp_path: Path) -> None:
             running.call("model", "score", {"text": text * 100}, 60)
     finally:
         running.close()
+
+
+def test_calls_at_one_time_do_not_meet_in_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server runs tools in threads; what one is told must not be of the other's text."""
+    model, texts = chat_model(), ("the quick brown fox", "jumps over")
+    expected = [explain_routes(model, text) for text in texts]
+    logits, both = model.logits, threading.Barrier(2)
+
+    def together(ids: list[int]) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.3)
+        return logits(ids)
+
+    monkeypatch.setattr(model, "logits", together)
+    server = build(model, "tiny")
+
+    async def ask() -> list[Any]:
+        return list(await asyncio.gather(*(server.call_tool("route_explain", {"text": text}) for text in texts)))
+
+    answers = [json.loads(answer.content[0].text) for answer in asyncio.run(ask())]
+    assert answers == json.loads(json.dumps(expected))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts the open files of Linux")
+def test_closing_gives_back_what_it_opened(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        with pytest.raises(CoterieError, match="did not start"):
+            McpServers(config(tmp_path, broken={"command": "/bin/false"}))
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_routes_are_those_of_the_forward_pass() -> None:

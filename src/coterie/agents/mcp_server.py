@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,10 +27,13 @@ def build(model: LanguageModel, name: str) -> Any:
     form = format_of(model.tokenizer.chat_template) if model.tokenizer is not None else None
     server = MCPServer("coterie", instructions=f"The language model {name}.", log_level="ERROR")
 
+    alone = threading.Lock()
+
     def tell(work: Callable[[], T]) -> T:
-        """Our errors are one line for people; others stay hidden."""
+        """One at a time: tools run in threads. Our errors are one line for people; others stay hidden."""
         try:
-            return work()
+            with alone:
+                return work()
         except CoterieError as error:
             raise ToolError(str(error)) from None
 

@@ -55,7 +55,7 @@ class McpServers:
         self._closing = asyncio.Event()
         self._failure: BaseException | None = None
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self._ready.wait()
         if self._failure is not None:
@@ -79,11 +79,18 @@ class McpServers:
     def close(self) -> None:
         """End the servers."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._closing.set)
+            with contextlib.suppress(RuntimeError):  # the loop has just been closed
+                self._loop.call_soon_threadsafe(self._closing.set)
             self._thread.join(10)
 
     def _wait(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
 
     async def _serve(self) -> None:
         """Open every server in the one task that also closes them, as the client asks for."""
