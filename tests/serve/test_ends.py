@@ -236,3 +236,16 @@ def test_who_goes_after_sending_a_second_request_too_is_missed():
         connection.close()
         eventually(lambda: idle(service))
         assert service.thread.num_cancelled == 1
+
+
+def test_stopping_twice_cuts_nobody_off():
+    server = serving(drain=20)
+    slowed(server.service)
+    stream = open_request(server.url, {**LONG, "max_tokens": 20, "stream": True})
+    eventually(lambda: server.service.engine.num_running == 1)
+    first = threading.Thread(target=server.stop)
+    first.start()
+    eventually(lambda: server.service.draining)
+    assert server.stop() == 0
+    first.join(20)
+    assert b"data: [DONE]" in read_all(stream)

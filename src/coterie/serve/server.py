@@ -136,8 +136,9 @@ class DrainingServer(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._begin_drain)
 
     def stop(self) -> None:
-        """From another thread: drain and end."""
-        self.handle_exit(signal.SIGTERM, None)
+        """From another thread: drain and end. Asking again changes nothing; only a second signal hurries."""
+        if not self.service.draining:
+            self.handle_exit(signal.SIGTERM, None)
 
     def _begin_drain(self) -> None:
         self._ending = asyncio.get_running_loop().create_task(self._finish())
