@@ -249,3 +249,19 @@ def test_stopping_twice_cuts_nobody_off():
     assert server.stop() == 0
     first.join(20)
     assert b"data: [DONE]" in read_all(stream)
+
+
+def test_a_body_that_is_not_whole_when_the_server_ends_is_refused():
+    server = serving(drain=20)
+    parts = urlsplit(server.url)
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=20)
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n"
+    )
+    connection.sendall(head.encode() + b'{"model": ')
+    eventually(lambda: server.service.num_open == 1)
+    begun = time.monotonic()
+    server.stop()
+    received = read_all(connection)
+    assert b"503 Service Unavailable" in received and b'"code":"draining"' in received
+    assert time.monotonic() - begun < 15, "long before the time to drain is up"

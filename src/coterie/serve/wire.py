@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -13,11 +14,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from coterie.config import CoterieError
-from coterie.serve.errors import ApiError
+from coterie.serve.errors import ApiError, draining
 from coterie.serve.strict_json import parse
 
 T = TypeVar("T")
 BODY_IDLE = 30.0  # seconds without a byte of the body
+_LOOK = 0.5  # seconds after which who waits for a body looks whether the server ends
 SEND_IDLE = 60.0  # seconds in which a reader takes nothing
 log = logging.getLogger("coterie.serve")
 DONE = b"data: [DONE]\n\n"
@@ -65,21 +67,27 @@ async def read_object(request: Request, cap: int) -> dict[str, Any]:
 
 async def _read(request: Request, cap: int) -> bytes:
     chunks, size = [], 0
+    end = time.monotonic() + BODY_IDLE
     while True:
         try:
-            async with asyncio.timeout(BODY_IDLE):
+            async with asyncio.timeout(min(_LOOK, BODY_IDLE)):
                 message = await request.receive()
         except TimeoutError:
-            raise ApiError(408, f"no byte of the body came for {BODY_IDLE:.0f} seconds", "timeout") from None
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > cap:
-            raise _too_large(cap)
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
+            if time.monotonic() >= end:
+                raise ApiError(408, f"no byte of the body came for {BODY_IDLE:.0f} seconds", "timeout") from None
+        else:
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > cap:
+                raise _too_large(cap)
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+            end = time.monotonic() + BODY_IDLE
+        if request.app.state.service.thread.refusing:  # as it would be once it is whole
+            raise draining()
 
 
 def _too_large(cap: int) -> ApiError:
