@@ -35,6 +35,11 @@ def test_the_page_is_served_with_a_strict_policy_and_needs_no_key_itself() -> No
         for path in PAGE_PATHS:
             status, headers, _ = call(server.url, "GET", path)
             assert status == 200 and headers["content-security-policy"].startswith("default-src 'self'"), path
+        key = {"authorization": "Bearer secret-key-of-this-test"}
+        for method, path in (("GET", "/v1/chat/completions"), ("POST", "/"), ("POST", "/app.js")):
+            assert call(server.url, method, path, headers=key)[0] == 405, path
+        for method, path in (("POST", "/v1/audio/speech"), ("POST", "/nope"), ("GET", "/nope")):
+            assert call(server.url, method, path, headers=key)[0] == 404, path
         for path in ("/v1/models", "/v1/feedback", "/../guard.py", "/page", "/app.js/", "/style.css%00"):
             assert call(server.url, "GET", path)[0] == 401, path
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.routing import BaseRoute, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from coterie.serve import adapters, chat, completions, embeddings, feedback, moe, responses, status, tokens
-from coterie.serve.guard import PAGE, Guard
+from coterie.serve.guard import PAGE, PAGE_PATHS, Guard
 from coterie.serve.service import Service
 
 
 def routes(page: bool = True) -> list[BaseRoute]:
-    """Every endpoint; the page last, as it takes what is left."""
+    """Every endpoint; a path that is none of them is nothing, and one asked in another way says so."""
     listed: list[BaseRoute] = [
         Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
         Route("/v1/completions", completions.completions, methods=["POST"]),
@@ -38,8 +38,9 @@ def routes(page: bool = True) -> list[BaseRoute]:
             Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),
             Route(f"{prefix}/tokenizer_info", tokens.tokenizer_info, methods=["GET"]),
         ]
-    if page and PAGE.is_dir():
-        listed.append(Mount("/", StaticFiles(directory=PAGE, html=True), name="page"))
+    if page:
+        files = StaticFiles(directory=PAGE, html=True)
+        listed += [Route(path, files, methods=["GET"]) for path in sorted(PAGE_PATHS)]
     return listed
 
 
