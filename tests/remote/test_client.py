@@ -97,7 +97,8 @@ def test_keys_go_only_where_they_were_meant(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("OPENAI_API_KEY", "of-another-service")
     monkeypatch.delenv("COTERIE_API_KEY", raising=False)
     (tmp_path / "key").write_text("from-file\n")
-    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "empty").write_text("\nsecond-line")
+    (tmp_path / "words").write_text("two words\n")
     events = [chunk({"content": "x"}, "stop")]
     with FakeServer(lambda path, body: events) as server:
         for key in (read_key(None), read_key(str(tmp_path / "key"))):
@@ -109,7 +110,7 @@ def test_keys_go_only_where_they_were_meant(tmp_path: Path, monkeypatch: pytest.
     sent = [headers.get("authorization") for _, _, headers in server.seen]
     assert sent == [None, "Bearer from-file", "Bearer from-environment"]
     assert server.seen[2][1]["model"] == "other"
-    for name in ("empty", "missing"):
+    for name in ("empty", "words", "missing"):
         with pytest.raises(ConfigError, match="key file"):
             read_key(str(tmp_path / name))
 

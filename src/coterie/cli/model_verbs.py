@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli.options import Json, Model
+from coterie.cli.options import Json, KeyFile, Model
 
 Either = "A directory (model or adapter), hub id (owner/name), GGUF file or address of an OpenAI-compatible server."
 
@@ -36,9 +36,7 @@ def verify(
         typer.Option(help="Mean log-probability difference allowed (nats); given, it decides alone.", min=0),
     ] = None,
     model_name: Annotated[str | None, typer.Option(help="The model's name at the server.")] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar=["COTERIE_API_KEY", "OPENAI_API_KEY"], help="The server's key.")
-    ] = None,
+    api_key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Check that two models are the same to their users: outputs, routing, tensors, tokenizers.
@@ -47,7 +45,7 @@ def verify(
     """
     from coterie.cli.verify import verify as run
 
-    run(a, b, base, data, tolerance, model_name, api_key, as_json)
+    run(a, b, base, data, tolerance, model_name, api_key_file, as_json)
 
 
 def convert(

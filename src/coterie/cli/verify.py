@@ -8,6 +8,7 @@ from pathlib import Path
 
 from coterie.config import CoterieError
 from coterie.evaluate.identity import Verdict, compare, open_side
+from coterie.remote.client import read_key
 from coterie.weights.checkpoint import load_model, locate
 from coterie.weights.commit import MANIFEST, verify_directory
 from coterie.weights.patch import is_patch
@@ -22,7 +23,7 @@ def verify(
     data: str | None,
     tolerance: float | None,
     model_name: str | None,
-    api_key: str | None,
+    key_file: str | None,
     as_json: bool,
 ) -> None:
     """Print whether A and B are one model; exit with 0 (same), 1 (different) or 2 (could not be compared)."""
@@ -30,8 +31,9 @@ def verify(
         _verify_stored(a, as_json)
         return
     try:
-        one, other = open_side(a, model_name, api_key), open_side(b, model_name, api_key)
-        origin = open_side(base, model_name, api_key) if base is not None else None
+        key = read_key(key_file)
+        one, other = open_side(a, model_name, key), open_side(b, model_name, key)
+        origin = open_side(base, model_name, key) if base is not None else None
         verdict = compare(one, other, origin, data, tolerance, tell)
     except CoterieError as error:
         error.exit_code = 2

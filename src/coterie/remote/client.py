@@ -44,18 +44,20 @@ def is_url(target: str) -> bool:
 def read_key(path: str | None) -> str | None:
     """The key to send: the first line of the file, else the environment's COTERIE_API_KEY, else none.
 
-    Errors: `ConfigError` for a file that cannot be read or is empty. No other variable is looked at, so that a key for
-    one service never reaches another.
+    Errors: `ConfigError` for a file that cannot be read, or whose first line is no key. No other variable is looked at,
+    so that a key for one service never reaches another.
     """
     if path is None:
         return os.environ.get(KEY_VARIABLE) or None
     try:
-        lines = Path(path).read_text(encoding="utf-8").split()
+        key = Path(path).read_text(encoding="utf-8").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"key file {path}: {getattr(error, 'strerror', None) or 'not text'}") from None
-    if not lines:
-        raise ConfigError(f"key file {path}: it is empty; write the key on its first line")
-    return lines[0]
+    if not key:
+        raise ConfigError(f"key file {path}: its first line is empty; write the key on it")
+    if len(key.split()) > 1:
+        raise ConfigError(f"key file {path}: its first line holds spaces; write the key alone on it")
+    return key
 
 
 class Endpoint:
