@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from coterie import __version__
 from coterie.agents.mcp_tools import require_mcp
 from coterie.config.errors import CoterieError
 from coterie.text.messages import Message
@@ -25,7 +26,7 @@ def build(model: LanguageModel, name: str) -> Any:
     from mcp.server.mcpserver.exceptions import ToolError
 
     form = format_of(model.tokenizer.chat_template) if model.tokenizer is not None else None
-    server = MCPServer("coterie", instructions=f"The language model {name}.", log_level="ERROR")
+    server = MCPServer("coterie", version=__version__, instructions=f"The language model {name}.", log_level="ERROR")
 
     alone = threading.Lock()
 

@@ -16,7 +16,7 @@ Longest = Annotated[
 ]
 TopP = Annotated[float, typer.Option(help="Keep the fewest tokens that hold this share of probability.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same reply.")]
-Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Target = Annotated[
     str, typer.Argument(help="A checkpoint directory, a hub id (owner/name) or a server's http address.")
 ]

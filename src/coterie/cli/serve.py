@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from coterie.config import ConfigError
 from coterie.infer.model import load
+from coterie.remote.client import KEY_VARIABLE, read_key
 from coterie.serve.kernels import keep_few_kernels
 from coterie.serve.moe import read_profile
 from coterie.serve.server import check_binding, serve
@@ -34,11 +34,13 @@ def run(
     key = _key(api_key_file)
     wanted = ServeSettings.from_dict({**settings, "api_key": key}, where="serve")
     check_binding(wanted)
+    _check_adapter_dir(settings["adapter_dir"], key)
+    beside, wishes = _pairs(adapters, "adapter"), _pairs(profiles, "profile")
     model = load(path, dtype=dtype)
     service = Service(model, name or default_name(path), wanted, aliases, locate(path))
-    for adapter, directory in _pairs(adapters, "adapter"):
+    for adapter, directory in beside:
         service.add_adapter(adapter, directory)
-    for profile, file in _pairs(profiles, "profile"):
+    for profile, file in wishes:
         service.profiles[profile] = read_profile(service, file)
 
     def announce(url: str) -> None:
@@ -53,18 +55,25 @@ def _pairs(given: list[str], what: str) -> list[tuple[str, str]]:
     for (name, path), text in zip(pairs, given, strict=True):
         if not name or not path:
             raise ConfigError(f"serve: --{what} {text}: write NAME=PATH")
+        if sum(name == other for other, _ in pairs) > 1:
+            raise ConfigError(f"serve: --{what} {text}: the name {name} is given more than once")
     return pairs
 
 
 def _key(path: str | None) -> str | None:
     """The key from a file, or from COTERIE_API_KEY. Errors: `ConfigError`."""
+    key = read_key(path)
+    if key is not None and len(key) < 8:
+        raise ConfigError(f"serve: the key of {path or KEY_VARIABLE} is too short; take at least 8 characters")
+    return key
+
+
+def _check_adapter_dir(path: str | None, key: str | None) -> None:
     if path is None:
-        return os.environ.get("COTERIE_API_KEY") or None
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not text"
-        raise ConfigError(f"serve: the key file {path} cannot be read ({reason})") from None
-    if not lines or len(lines[0]) < 8:
-        raise ConfigError(f"serve: the first line of {path} must be a key of at least 8 characters")
-    return lines[0]
+        return
+    if key is None:
+        raise ConfigError(
+            "serve: --adapter-dir needs a key, as who has it may add and remove adapters; give --api-key-file"
+        )
+    if not Path(path).is_dir():
+        raise ConfigError(f"serve: --adapter-dir {path}: no such directory")

@@ -16,12 +16,17 @@ def serve(
         str, typer.Option(help="Address to listen on; one that others can reach needs a key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
-    name: Annotated[str | None, typer.Option(help="What requests call the model (default: its directory).")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What requests call the model (default: its directory; of .../NAME/model, NAME).")
+    ] = None,
     alias: Annotated[list[str] | None, typer.Option(help="A further name for it (may be given again).")] = None,
     adapter: Annotated[list[str] | None, typer.Option(help="NAME=DIR of an adapter or patch to serve too.")] = None,
     adapter_dir: Annotated[str | None, typer.Option(help="Whose adapters may be added while serving (by key).")] = None,
     profile: Annotated[list[str] | None, typer.Option(help="NAME=FILE with a request's 'moe' object.")] = None,
-    api_key_file: Annotated[str | None, typer.Option(help="A file whose first line is the key to ask for.")] = None,
+    api_key_file: Annotated[
+        str | None,
+        typer.Option(help="File whose first line is the key to ask for (default: COTERIE_API_KEY, or no key)."),
+    ] = None,
     insecure_no_auth: Annotated[bool, typer.Option(help="Let everyone in, on any address.")] = False,
     allowed_host: Annotated[list[str] | None, typer.Option(help="A further name in Host headers to accept.")] = None,
     allowed_origin: Annotated[list[str] | None, typer.Option(help="A web origin whose pages may call.")] = None,

@@ -211,7 +211,8 @@ class Grammars:
             wrapped = LLMatcher.grammar_from_lark(grammar)
             wrong, notes = LLMatcher.validate_grammar_with_warnings(wrapped, self._tokens(), limits=limits)
             if wrong or notes:
-                reason = " ".join(" ".join(notes).split())[:300]
+                told = (note.strip().partition("\n")[0] for note in notes)  # what follows shows our own grammar
+                reason = "; ".join(_PLACE.sub("", line) for line in told)[:300]
                 raise _bad(pointer, f"this schema cannot be kept to ({reason})")
             matcher = LLMatcher(self._tokens(), wrapped, log_level=0, limits=limits)
             if matcher.is_error():
@@ -309,6 +310,9 @@ def _check_pattern(pattern: str, pointer: str) -> None:
     counts = [int(number[:9]) for number in re.findall(r"\d+", " ".join(re.findall(r"\{([\d,]*)\}", pattern)))]
     if len(pattern) > 1000 or any(count > MAX_REPEAT for count in counts):
         raise _bad(pointer, f"is too large (repeats up to {MAX_REPEAT})")
+
+
+_PLACE = re.compile(r"^at \d+\(\d+\): ")
 
 
 def _bad(pointer: str, why: str) -> ApiError:

@@ -56,7 +56,7 @@ def control_of(service: Service, options: MoeOptions) -> RouterControl:
     try:
         check_control(control, service.model.model.routers())
     except ConfigError as error:
-        raise invalid(f"/moe: {error}", "/moe") from None
+        raise invalid(f"/moe: {str(error).removeprefix('moe: ')}", "/moe") from None
     return control
 
 
@@ -68,7 +68,7 @@ def read_profile(service: Service, path: str) -> MoeOptions:
     except OSError as error:
         raise ConfigError(f"profile {path}: cannot be read ({error.strerror})") from None
     except ApiError as error:
-        raise ConfigError(f"profile {path}: {error}") from None
+        raise ConfigError(f"profile {path}: {str(error).replace('the body', 'it')}") from None
     return options
 
 

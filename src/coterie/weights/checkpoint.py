@@ -252,7 +252,9 @@ def _weight_files(directory: Path) -> list[Path]:
         raise CheckpointError(
             f"{directory}: only pickle weights ({pickles[0]}); they can run code and are refused; convert them"
         )
-    raise CheckpointError(f"{directory}: has no model.safetensors and no index of shards")
+    inside = sorted(str(p.parent) for pattern in ("*", "*/*") for p in directory.glob(f"{pattern}/config.json"))
+    hint = f"; did you mean {inside[0]}?" if inside else "; give the directory that holds a model's weights"
+    raise CheckpointError(f"{directory}: has no model.safetensors and no index of shards{hint}")
 
 
 def save_model(
