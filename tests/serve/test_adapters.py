@@ -124,6 +124,9 @@ def test_served_by_name_added_and_removed(directory, tmp_path):
             expected = alone(directory, own).chat(ASK, PARAMS)
             assert status == 200 and answer["model"] == name
             assert answer["choices"][0]["message"]["content"] == expected.text.strip()
+        prints = {name: answer["system_fingerprint"] for name, (_, _, answer) in answers.items()}
+        assert prints["lora"] == prints["tiny:lora"] == prints["small:lora"] and prints["patch"] == prints["tiny:patch"]
+        assert len(set(prints.values())) == 3, "a fingerprint stands for other weights"
         assert call(url, "DELETE", "/v1/adapters/lora", headers=headers)[2]["deleted"]
         assert ask("tiny:lora")[0] == 404 and ask("tiny")[0] == 200
         assert call(url, "GET", "/v1/adapters", headers=headers)[2]["data"] == ["patch"]

@@ -80,7 +80,8 @@ def run(
         print()
     if schema is not None:
         if turn.finish_reason == "length":
-            raise CoterieError("the reply was cut off inside the JSON: give --max-tokens more")
+            more = "give --max-tokens more" if sampling.get("max_tokens") else "it filled what the model has room for"
+            raise CoterieError(f"the reply was cut off inside the JSON: {more}")
         check_text(turn.message.content, schema)
     if as_json:
         facts = {key: value for key, value in asdict(turn).items() if key not in ("message", "broken")}

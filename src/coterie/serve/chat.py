@@ -22,7 +22,7 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation, whole or streamed."""
     service: Service = request.app.state.service
     body, ignored = read(ChatRequest, await read_object(request, service.settings.max_body))
-    service.resolve(body.model)
+    variant = service.resolve(body.model)
     talk = await asyncio.to_thread(prepare, service, body)
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
     headers = ignored_header([*ignored, *talk.ignored])
@@ -30,7 +30,7 @@ async def chat_completions(request: Request) -> Response:
         "id": "chatcmpl-" + secrets.token_hex(12),
         "created": int(time.time()),
         "model": body.model,
-        "system_fingerprint": service.fingerprint,
+        "system_fingerprint": service.fingerprints[variant],
     }
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage

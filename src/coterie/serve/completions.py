@@ -32,7 +32,7 @@ async def completions(request: Request) -> Response:
     """Continue one or many prompts, whole or streamed."""
     service: Service = request.app.state.service
     body, ignored = read(CompletionRequest, await read_object(request, service.settings.max_body))
-    service.resolve(body.model)
+    variant = service.resolve(body.model)
     texts = await asyncio.to_thread(prepare, service, body)
     call = service.thread.submit([text.job for text in texts])
     head = {
@@ -40,7 +40,7 @@ async def completions(request: Request) -> Response:
         "object": "text_completion",
         "created": int(time.time()),
         "model": body.model,
-        "system_fingerprint": service.fingerprint,
+        "system_fingerprint": service.fingerprints[variant],
     }
     run = Completions(service, body, texts, call, head)
     headers = ignored_header(ignored)

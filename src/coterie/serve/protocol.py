@@ -219,6 +219,7 @@ class CompletionRequest(Generation):
 
 
 B = TypeVar("B", bound=Body)
+_MEDIA = ("image_url", "input_audio", "audio_url", "video_url", "file", "file_id", "file_data")  # of a message's parts
 
 
 def read(kind: type[B], data: Mapping[str, Any]) -> tuple[B, list[str]]:
@@ -231,6 +232,8 @@ def read(kind: type[B], data: Mapping[str, Any]) -> tuple[B, list[str]]:
     for name in data:
         if name in UNSUPPORTED and name not in known and data[name] is not None:
             raise unsupported(UNSUPPORTED[name], f"/{name}")
+    if data.get("stream_options") is not None and "stream" in known and not data.get("stream"):
+        raise invalid('/stream_options: goes with "stream": true only', "/stream_options")
     rest = {k: v for k, v in data.items() if k not in ignored and (k in known or k not in UNSUPPORTED)}
     try:
         return kind.model_validate(rest), [name for name in ignored if data[name] is not None]
@@ -244,6 +247,8 @@ def _problem(kind: type[Body], error: ValidationError, data: Mapping[str, Any]) 
     located = [(_path(problem["loc"], data), problem) for problem in problems]
     path, problem = max(located, key=lambda pair: (len(pair[0]), pair[1]["type"] == "extra_forbidden"))
     pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)[:200]
+    if problem["type"] == "extra_forbidden" and path[-1] in _MEDIA:
+        return unsupported(f"{pointer}: anything but text", pointer)
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(path[-1]), list(kind.model_fields), n=1) if len(path) == 1 else []
         hint = f" (did you mean '{close[0]}'?)" if close else ""

@@ -98,7 +98,7 @@ class SlowHeaderProtocol(H11Protocol):
 
 
 class DrainingServer(uvicorn.Server):
-    """Drains on the first SIGTERM or SIGINT, leaves at once on the second, and when the engine has died."""
+    """Drains on the first SIGTERM or SIGINT, cuts replies off on the second, and leaves when the engine has died."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -106,6 +106,7 @@ class DrainingServer(uvicorn.Server):
         self.exit_code = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._hurried = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
@@ -127,13 +128,15 @@ class DrainingServer(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """A signal: drain, or at the second one leave."""
-        if self.service.draining or self._loop is None:
+        """A signal: drain, at the second one leave, at the third drop everything."""
+        if self._loop is None or self._hurried:
             self.exit_code = self.exit_code or 1
             self.should_exit = self.force_exit = True
-            return
-        self.service.draining = True
-        self._loop.call_soon_threadsafe(self._begin_drain)
+        elif self.service.draining:
+            self.exit_code, self._hurried = self.exit_code or 1, True
+        else:
+            self.service.draining = True
+            self._loop.call_soon_threadsafe(self._begin_drain)
 
     def stop(self) -> None:
         """From another thread: drain and end. Asking again changes nothing; only a second signal hurries."""
@@ -146,15 +149,18 @@ class DrainingServer(uvicorn.Server):
     async def _finish(self) -> None:
         thread, seconds = self.service.thread, self.service.settings.drain
         thread.refusing = True
-        log.info("draining: %d requests under way, at most %.0f s", self.service.num_open, seconds)
+        log.info("draining: %d requests under way, at most %g s", self.service.num_open, seconds)
         if not await self._all_answered(seconds):
             thread.abort(draining())
         await self._leave()
 
     async def _all_answered(self, seconds: float) -> bool:
-        """Waits, so long at most, until every answer is written: what the engine has done may not be sent yet."""
+        """Waits, so long at most and until a signal hurries it, until every answer is written: what the engine has
+        done may not be sent yet.
+        """
         end = time.monotonic() + seconds
-        while self.service.num_open and time.monotonic() < end:
+        hurried = self._hurried
+        while self.service.num_open and time.monotonic() < end and self._hurried == hurried:
             await asyncio.sleep(0.02)
         return not self.service.num_open
 

@@ -101,7 +101,7 @@ class Service:
         self.profiles: dict[str, MoeOptions] = {}
         if model.model.routers():
             self.engine.count_experts()
-        self.fingerprint = self._fingerprint()
+        self.fingerprints = {"": self._fingerprint()}  # by adapter: what `system_fingerprint` says
 
     @property
     def max_length(self) -> int:
@@ -155,6 +155,7 @@ class Service:
                 f"adapter name '{name[:40]}': use letters, digits, '.', '-', '_', and no model's own name"
             )
         model = load_variant(self.model.model, path, self.directory, self.model.tokenizer)
+        self.fingerprints[name] = self._adapted(Path(path))
         self.engine.add_variant(name, model)
         self.adapters = (*(other for other in self.adapters if other != name), name)
 
@@ -203,6 +204,15 @@ class Service:
         if files is None:
             parts += [float(p.detach().double().sum()) for p in self.model.model.parameters()]
         return "fp_" + hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _adapted(self, path: Path) -> str:
+        """Of the base and the adapter's files."""
+        digest = hashlib.sha256(self.fingerprints[""].encode())
+        for file in sorted(path.iterdir()):
+            if file.suffix in (".safetensors", ".json") and file.is_file():
+                with file.open("rb") as content:
+                    digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+        return "fp_" + digest.hexdigest()[:16]
 
 
 def default_name(path: str) -> str:
