@@ -53,8 +53,10 @@ def tuning_lines(record: Record) -> list[str]:
     if record.get("preferred") is not None:
         lines.append(f"held-out pairs of which the better one gained more: {record['preferred']:.0%}")
     for entry in record["coverage"]:
-        experts = "" if entry["experts"] is None else f", {entry['experts_reached']}/{entry['experts']} experts"
-        lines.append(f"trained {entry['group']}: {entry['reached']}/{entry['layers']} layers got gradients{experts}")
+        experts = (
+            "" if entry["experts"] is None else f" (each expert apart: {entry['experts_reached']}/{entry['experts']})"
+        )
+        lines.append(f"trained {entry['group']}: {entry['reached']}/{entry['layers']} tensors got gradients{experts}")
     lines += [f"warning: {line}" for line in record["warnings"]]
     proof = record.get("proof")
     if proof is not None:
