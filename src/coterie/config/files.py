@@ -1,7 +1,8 @@
-"""Small files, whole or not at all: text written under another name first, JSON objects read with one clear line."""
+"""Files: their hash; small ones whole or not at all, text written under another name first, JSON objects read with one clear line."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -9,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import ConfigError, CoterieError
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -18,11 +18,12 @@ import numpy as np
 
 from coterie.config.data import DataConfig
 from coterie.config.errors import DataError
+from coterie.config.files import file_sha256
 from coterie.data.card import DataCard, count_slices
 from coterie.data.dedup import deduplicate
 from coterie.data.primer import VERSION as PRIMER_VERSION
 from coterie.data.rows import PackedRows
-from coterie.data.shards import Shards, file_sha256, open_shards, write_shards
+from coterie.data.shards import Shards, open_shards, write_shards
 from coterie.data.sources import Document, Report, fingerprint, read_sources
 from coterie.data.split import place, split
 from coterie.text.tokenizer import Tokenizer

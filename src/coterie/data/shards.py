@@ -7,7 +7,6 @@ the tokenizer's hash, and size and SHA-256 of every file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coterie.config.errors import DataError
-from coterie.config.files import write_json
+from coterie.config.files import file_sha256, write_json
 from coterie.data.sources import Document
 from coterie.text.chat import render_ids
 from coterie.text.tokenizer import Tokenizer
@@ -214,9 +213,3 @@ def _check_file(path: Path, expected: dict[str, Any], verify: bool) -> None:
         raise DataError(f"{path}: has {path.stat().st_size} bytes, {expected['bytes']} were written; prepare it again")
     if verify and file_sha256(path) != expected["sha256"]:
         raise DataError(f"{path}: its content has changed since it was written; prepare the data again")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

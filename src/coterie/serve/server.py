@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import h11
@@ -105,7 +106,7 @@ class DrainingServer(uvicorn.Server):
         self.service = service
         self.exit_code = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ending: asyncio.Task[None] | None = None
+        self._ending: Future[None] | None = None
         self._hurried = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -136,41 +137,35 @@ class DrainingServer(uvicorn.Server):
             self.exit_code, self._hurried = self.exit_code or 1, True
         else:
             self.service.draining = True
-            self._loop.call_soon_threadsafe(self._begin_drain)
+            self._ending = asyncio.run_coroutine_threadsafe(self._finish(), self._loop)
 
     def stop(self) -> None:
         """From another thread: drain and end. Asking again changes nothing; only a second signal hurries."""
         if not self.service.draining:
             self.handle_exit(signal.SIGTERM, None)
 
-    def _begin_drain(self) -> None:
-        self._ending = asyncio.get_running_loop().create_task(self._finish())
-
     async def _finish(self) -> None:
         thread, seconds = self.service.thread, self.service.settings.drain
         thread.refusing = True
         log.info("draining: %d requests under way, at most %g s", self.service.num_open, seconds)
-        if not await self._all_answered(seconds):
+        if not await self._all_answered(seconds, patient=False):
             thread.abort(draining())
         await self._leave()
 
-    async def _all_answered(self, seconds: float) -> bool:
-        """Waits, so long at most and until a signal hurries it, until every answer is written: what the engine has
-        done may not be sent yet.
+    async def _all_answered(self, seconds: float, patient: bool = True) -> bool:
+        """Waits, so long at most, until every answer is written: what the engine has done may not be sent yet.
+
+        Not `patient`: a second signal ends the wait.
         """
         end = time.monotonic() + seconds
-        hurried = self._hurried
-        while self.service.num_open and time.monotonic() < end and self._hurried == hurried:
+        while self.service.num_open and time.monotonic() < end and (patient or not self._hurried):
             await asyncio.sleep(0.02)
         return not self.service.num_open
 
     def _engine_died(self) -> None:
         self.exit_code = 1
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._begin_leaving)
-
-    def _begin_leaving(self) -> None:
-        self._ending = asyncio.get_running_loop().create_task(self._leave())
+            self._ending = asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
 
     async def _leave(self) -> None:
         await self._all_answered(_LAST_WORDS)

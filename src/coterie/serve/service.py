@@ -15,6 +15,7 @@ from pydantic import Field, SecretStr
 
 from coterie import __version__
 from coterie.config import ConfigError, CoterieError, Settings
+from coterie.config.files import file_sha256
 from coterie.infer.engine import Engine
 from coterie.infer.model import LanguageModel
 from coterie.serve.engine_thread import EngineThread
@@ -210,8 +211,7 @@ class Service:
         digest = hashlib.sha256(self.fingerprints[""].encode())
         for file in sorted(path.iterdir()):
             if file.suffix in (".safetensors", ".json") and file.is_file():
-                with file.open("rb") as content:
-                    digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
+                digest.update((file.name + file_sha256(file)).encode())
         return "fp_" + digest.hexdigest()[:16]
 
 

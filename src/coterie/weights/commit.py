@@ -22,6 +22,7 @@ import psutil
 from safetensors import SafetensorError
 
 from coterie.config.errors import CheckpointError, TrainingError
+from coterie.config.files import file_sha256
 
 MANIFEST = "coterie.json"
 FORMAT = 1
@@ -98,7 +99,7 @@ def verify_directory(path: Path, full: bool = True, suffix: str = "") -> None:
         found = file.stat().st_size
         if found != size:
             raise CheckpointError(f"{file}: holds {found} bytes instead of {size}; use another checkpoint")
-        if full and _hash_file(file) != digest:
+        if full and file_sha256(file) != digest:
             raise CheckpointError(f"{file}: is damaged (its SHA-256 differs); use another checkpoint")
 
 
@@ -188,7 +189,7 @@ class RunLock:
 
 def _write_manifest(directory: Path, extra: Mapping[str, Any]) -> None:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    listed = {path.relative_to(directory).as_posix(): [path.stat().st_size, _hash_file(path)] for path in files}
+    listed = {path.relative_to(directory).as_posix(): [path.stat().st_size, file_sha256(path)] for path in files}
     manifest: dict[str, Any] = {"format": FORMAT, **extra, "files": listed}
     manifest = json.loads(json.dumps(manifest, allow_nan=False))  # hash what a reader will see (tuples become lists)
     manifest["sha256"] = _own_hash(manifest)
@@ -198,11 +199,6 @@ def _write_manifest(directory: Path, extra: Mapping[str, Any]) -> None:
 def _own_hash(manifest: Mapping[str, Any]) -> str:
     content = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(directory: Path) -> None:
