@@ -1,4 +1,4 @@
-"""Files: their hash; small ones whole or not at all, text written under another name first, JSON objects read with one clear line."""
+"""Files: their hash; small ones whole or not at all, under another name first; JSON objects in one clear line."""
 
 from __future__ import annotations
 
