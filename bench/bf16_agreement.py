@@ -1,9 +1,10 @@
-"""bfloat16 against float32, family by family: how far coterie's and transformers' logits move, on the same weights.
+"""bfloat16 against float32, family by family: how far coterie's and transformers' logits move, on the same
+weights.
 
-The small random models of the parity tests (every parameter randomised), 40 prompts of 40 tokens. Reported against
-transformers in float32: share of positions with the same best token, and mean Kullback-Leibler divergence in nats, for
-coterie and for transformers in bfloat16. A router may choose another expert when its scores are nearly level: that is
-most of what is left.
+The small random models of the parity tests (every parameter randomised), 40 prompts of 40 tokens. Reported
+against transformers in float32: share of positions with the same best token, and mean Kullback-Leibler
+divergence in nats, for coterie and for transformers in bfloat16. A router may choose another expert when its
+scores are nearly level: that is most of what is left.
 
     python bench/bf16_agreement.py [--prompts N]
 """
@@ -21,8 +22,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from common import RESULTS, environment, write_json
-from coterie.nn.layout import Layout
-from coterie.weights.checkpoint import load_model
+from coterie.checkpoints.directory import load_model
+from coterie.nn.forward_context import ForwardContext
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.families.hf import CONFIGS, VOCAB, tiny
@@ -37,10 +38,12 @@ def measure(name: str, prompts: Tensor) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as path:
         reference.save_pretrained(path)
         ours = load_model(path, dtype="bfloat16").model.eval()
-        theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16, attn_implementation="eager").eval()
+        theirs = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.bfloat16, attn_implementation="eager"
+        ).eval()
     theirs.config._experts_implementation = "eager"  # grouped_mm wants wider rows in bfloat16
     exact = reference(prompts).logits.flatten(0, 1)
-    layout = Layout.packed([LENGTH] * len(prompts))
+    layout = ForwardContext.packed([LENGTH] * len(prompts))
     found = {
         "coterie": ours.logits(ours(prompts.flatten(), layout)),
         "transformers": theirs(prompts).logits.flatten(0, 1).float(),
@@ -54,7 +57,9 @@ def measure(name: str, prompts: Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--out", type=Path, default=RESULTS / "bf16_agreement.json")
     options = parser.parse_args()

@@ -29,7 +29,9 @@ def median(values: list[float]) -> float:
 
 
 def median_ratio(ours: list[float], theirs: list[float]) -> float:
-    """Median over rounds of ours / theirs: each ratio is taken within one round, so that a slow spell cancels."""
+    """Median over rounds of ours / theirs: each ratio is taken within one round, so that a slow spell
+    cancels.
+    """
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 

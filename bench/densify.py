@@ -2,9 +2,10 @@
 
     python bench/densify.py [--steps 500] [--heal 150]
 
-A small mixture is trained on the embedded corpus; `densify` makes a dense model of its active size from it and heals it
-by distillation. Beside it: the same dense shape trained from nothing for the healing's steps, and for all of them; rows
-in the same order, the same learning rate. Bits per byte on held-out text. Writes bench/results/densify.json.
+A small mixture is trained on the embedded corpus; `densify` makes a dense model of its active size from it
+and heals it by distillation. Beside it: the same dense shape trained from nothing for the healing's steps,
+and for all of them; rows in the same order, the same learning rate. Bits per byte on held-out text. Writes
+bench/results/densify.json.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from coterie.data.rows import Row
 from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import count_parameters
-from coterie.recipes.heal import Healing, heal
 from coterie.recipes.pretrain import evaluation_documents, heldout_bits
+from coterie.recipes.surgery_healing import Healing, heal
+from coterie.surgery.densify import densify
 from coterie.train import Trainer, build_optimiser, cross_entropy, multiplier
-from coterie.weights.surgery_dense import densify
 
 ROW, ROWS = 256, 8
 
@@ -75,7 +76,9 @@ def train(model: Transformer, prepared: Prepared, steps: int, lr: float) -> floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--heal", type=int, default=150)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -84,7 +87,11 @@ def main() -> None:
         data = DataConfig(sources=["primer"], vocab_size=1024, row_length=ROW, max_bytes=6_000_000)
         prepared = prepare(data, Path(folder) / "data", lambda line: print(line, file=sys.stderr))
         documents = evaluation_documents(prepared, 40_000)
-        record: dict[str, Any] = {"environment": environment(), "steps": options.steps, "heal_steps": options.heal}
+        record: dict[str, Any] = {
+            "environment": environment(),
+            "steps": options.steps,
+            "heal_steps": options.heal,
+        }
 
         def note(name: str, model: Transformer, seconds: float) -> None:
             bits = heldout_bits(model, prepared, documents)
@@ -97,19 +104,26 @@ def main() -> None:
         moe.initialise(0)
         note("moe", moe, train(moe, prepared, options.steps, options.lr))
         rows = prepared.train_rows()
-        looked_at = [np.asarray(rows[i].ids).tolist() for i in range(0, len(rows), max(1, len(rows) // 80))][:80]
+        looked_at = [np.asarray(rows[i].ids).tolist() for i in range(0, len(rows), max(1, len(rows) // 80))][
+            :80
+        ]
         start = time.perf_counter()
         dense = densify(moe, looked_at)
         note("densified", dense, time.perf_counter() - start)
         stream = [rows[i].ids for i in range(options.steps * ROWS, (options.steps + options.heal) * ROWS + 1)]
         from_nothing = Transformer(dense.config)
-        for name, steps in (("dense_heal_steps", options.heal), ("dense_all_steps", options.steps + options.heal)):
+        for name, steps in (
+            ("dense_heal_steps", options.heal),
+            ("dense_all_steps", options.steps + options.heal),
+        ):
             from_nothing.initialise(0)
             note(name, from_nothing, train(from_nothing.train(), prepared, steps, options.lr))
         for name, teacher in (("healed_by_text", None), ("healed_by_distillation", moe)):
             model = copy.deepcopy(dense)
             start = time.perf_counter()
-            heal(model, teacher, stream, Healing(options.heal, options.lr / 2, row_length=ROW, batch_rows=ROWS))
+            heal(
+                model, teacher, stream, Healing(options.heal, options.lr / 2, row_length=ROW, batch_rows=ROWS)
+            )
             note(name, model, time.perf_counter() - start)
     write_json(RESULTS / "densify.json", record)
 

@@ -1,11 +1,13 @@
 """Reading a prompt of 512 tokens and writing 64: coterie's engine against transformers, on the same weights.
 
-Six layers of width 768, vocabulary 8192, about 1536 active feed-forward columns per token; one dense model and three
-mixtures of experts. transformers runs each of its ways to multiply experts in a loop of forward passes with its own
-cache and arg-max (less work than its `generate`). All contenders stand in one process and take turns; every round has a
-new random prompt. Figures are medians over rounds, ratios are taken within a round.
+Six layers of width 768, vocabulary 8192, about 1536 active feed-forward columns per token; one dense model
+and three mixtures of experts. transformers runs each of its ways to multiply experts in a loop of forward
+passes with its own cache and arg-max (less work than its `generate`). All contenders stand in one process and
+take turns; every round has a new random prompt. Figures are medians over rounds, ratios are taken within a
+round.
 
-    python bench/forward.py [--quick] [--only NAME ...] [--threads 1 2] [--dtype float32 bfloat16] [--repeats N]
+    python bench/forward.py [--quick] [--only NAME ...] [--threads 1 2] [--dtype float32 bfloat16] [--repeats
+    N]
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from common import RESULTS, environment, median, median_ratio, write_json
+from coterie.checkpoints.directory import load_model
 from coterie.infer.engine import Engine
 from coterie.infer.sampling import SamplingParams
-from coterie.weights.checkpoint import load_model
 from shapes import models, shape
 
 PROMPT, NEW, VOCABULARY = 512, 64, 8192
@@ -41,7 +43,9 @@ IMPLEMENTATIONS: dict[str, tuple[str | None, ...]] = {
 
 @dataclass
 class Contender:
-    """`run(prompt) -> (reply ids, seconds of the prompt, seconds of the rest)`, wall time or CPU time by `clock`."""
+    """`run(prompt) -> (reply ids, seconds of the prompt, seconds of the rest)`, wall time or CPU time by
+    `clock`.
+    """
 
     name: str
     run: Callable[[list[int], Callable[[], float]], tuple[list[int], float, float]]
@@ -67,7 +71,9 @@ def ours(name: str, path: str, dtype: torch.dtype) -> Contender:
 
 def theirs(name: str, path: str, dtype: torch.dtype, implementation: str | None) -> Contender:
     options = {} if implementation is None else {"experts_implementation": implementation}
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa", **options).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation="sdpa", **options
+    ).eval()
 
     @torch.inference_mode()
     def run(prompt: list[int], clock: Callable[[], float]) -> tuple[list[int], float, float]:
@@ -116,7 +122,11 @@ def measure(name: str, dtype: torch.dtype, threads: int, repeats: int) -> dict[s
     mine, *others = field_of
     run: dict[str, Any] = {"times": {}, "ratios": {}}
     for contender in field_of:
-        same = [a == b for x, y in zip(contender.replies, mine.replies, strict=True) for a, b in zip(x, y, strict=True)]
+        same = [
+            a == b
+            for x, y in zip(contender.replies, mine.replies, strict=True)
+            for a, b in zip(x, y, strict=True)
+        ]
         run["times"][contender.name] = {
             "prefill_ms": round(1000 * median(contender.prefill), 2),
             "decode_ms_per_token": round(1000 * median(contender.decode) / (NEW - 1), 3),
@@ -131,11 +141,15 @@ def measure(name: str, dtype: torch.dtype, threads: int, repeats: int) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="two rounds, one thread; prints, writes nothing")
     parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument(
+        "--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"]
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS / "forward.json")
     options = parser.parse_args()
@@ -160,7 +174,9 @@ def main() -> None:
             for name, times in run["times"].items():
                 print(f"{name:34s} {times}")
             for name, ratio in run["ratios"].items():
-                print(f"{name:60s} prefill {ratio['prefill']:6.3f}  decode {ratio['decode']:6.3f}", flush=True)
+                print(
+                    f"{name:60s} prefill {ratio['prefill']:6.3f}  decode {ratio['decode']:6.3f}", flush=True
+                )
             if not options.quick:
                 write_json(options.out, record)  # after each part: a run cut short keeps what it measured
     if not options.quick:

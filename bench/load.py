@@ -1,7 +1,9 @@
-"""Loading a 2 GB mixture of experts: coterie against transformers, each in a fresh process, the files in page cache.
+"""Loading a 2 GB mixture of experts: coterie against transformers, each in a fresh process, the files in page
+cache.
 
-The checkpoint has the layout of Qwen3-MoE (one tensor per expert and matrix), bfloat16, in shards of 512 MB. Time is
-from the call to the last byte in memory; the peak is the process's largest resident size less what its imports took.
+The checkpoint has the layout of Qwen3-MoE (one tensor per expert and matrix), bfloat16, in shards of 512 MB.
+Time is from the call to the last byte in memory; the peak is the process's largest resident size less what
+its imports took.
 
     python bench/load.py [--gigabytes 2] [--repeats 5]
 """
@@ -53,7 +55,7 @@ def generate(path: Path, gigabytes: float) -> int:
 def one(side: str, path: str) -> None:
     """Load in this process; print the figures as JSON."""
     if side == "coterie":
-        from coterie.weights.checkpoint import load_model
+        from coterie.checkpoints.directory import load_model
 
         def load() -> Any:
             return load_model(path, dtype="bfloat16").model
@@ -70,17 +72,23 @@ def one(side: str, path: str) -> None:
     before = resident("VmHWM")
     start = time.perf_counter()
     model = load()
-    total = sum(float(parameter.flatten()[-1]) for parameter in model.parameters())  # the last byte really came
+    total = sum(
+        float(parameter.flatten()[-1]) for parameter in model.parameters()
+    )  # the last byte really came
     seconds = time.perf_counter() - start
     assert total == total
     parameter_bytes = sum(parameter.nbytes for parameter in model.parameters())
     print(
-        json.dumps({"seconds": seconds, "peak_bytes": resident("VmHWM") - before, "parameter_bytes": parameter_bytes})
+        json.dumps(
+            {"seconds": seconds, "peak_bytes": resident("VmHWM") - before, "parameter_bytes": parameter_bytes}
+        )
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "load.json")
@@ -100,14 +108,19 @@ def main() -> None:
                 if round_number:  # the first round fills the page cache
                     for name, values in figures[side].items():
                         values.append(found[name])
-                    print(f"{side:14s} {found['seconds']:6.2f} s  peak {found['peak_bytes'] / 1e9:5.2f} GB", flush=True)
+                    print(
+                        f"{side:14s} {found['seconds']:6.2f} s  peak {found['peak_bytes'] / 1e9:5.2f} GB",
+                        flush=True,
+                    )
     record = {
         "what": " ".join((__doc__ or "").split("\n\n    ")[0].split()),
         "environment": environment(),
         "repeats": options.repeats,
         "parameters": parameters,
         "file_bytes": size,
-        "sides": {side: {name: median(values) for name, values in found.items()} for side, found in figures.items()},
+        "sides": {
+            side: {name: median(values) for name, values in found.items()} for side, found in figures.items()
+        },
         "ratios": {
             name: round(median_ratio(figures["coterie"][name], figures["transformers"][name]), 3)
             for name in ("seconds", "peak_bytes")

@@ -2,11 +2,11 @@
 
     python bench/plan_accuracy.py
 
-Each configuration runs in a process of its own: the model is built, a few steps are taken, and the peak of the resident
-memory and the median of the steps after the first are read. Time is the process's own processor time, which other work
-on the machine does not enter. The prediction of memory uses the config alone, that of time the five-second measurement.
-What bench/results/plan.json holds is not measured
-again (unless --anew); predictions of memory are always new.
+Each configuration runs in a process of its own: the model is built, a few steps are taken, and the peak of
+the resident memory and the median of the steps after the first are read. Time is the process's own processor
+time, which other work on the machine does not enter. The prediction of memory uses the config alone, that of
+time the five-second measurement. What bench/results/plan.json holds is not measured again (unless --anew);
+predictions of memory are always new.
 """
 
 from __future__ import annotations
@@ -24,17 +24,32 @@ from typing import Any
 from common import RESULTS, environment, write_json
 from coterie.config import ModelConfig
 from coterie.families import config_from_hf
+from coterie.machine.glibc import keep_freed_memory
 from coterie.plan.tuning import TuneSettings, plan_tune
-from coterie.recipes.measure import step_seconds, step_trainer
-from coterie.train.allocator import keep_freed_memory
+from coterie.recipes.step_time import step_seconds, step_trainer
 
 RECORD = RESULTS / "plan.json"
-COMMON = {"vocab_size": 8192, "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 2048}
+COMMON = {
+    "vocab_size": 8192,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2048,
+}
 MOE = COMMON | {"model_type": "qwen3_moe", "hidden_size": 512, "head_dim": 64, "num_hidden_layers": 6}
 MOE |= {"num_experts": 32, "num_experts_per_tok": 4, "moe_intermediate_size": 384, "norm_topk_prob": True}
 MIXTRAL = COMMON | {"model_type": "mixtral", "hidden_size": 512, "num_hidden_layers": 4, "head_dim": 64}
-MIXTRAL |= {"intermediate_size": 1024, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None}
-DENSE = COMMON | {"model_type": "qwen3", "hidden_size": 768, "num_hidden_layers": 8, "intermediate_size": 2048}
+MIXTRAL |= {
+    "intermediate_size": 1024,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "sliding_window": None,
+}
+DENSE = COMMON | {
+    "model_type": "qwen3",
+    "hidden_size": 768,
+    "num_hidden_layers": 8,
+    "intermediate_size": 2048,
+}
 DENSE |= {"head_dim": 96}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "moe-full": (MOE, {"method": "full", "row_length": 512, "batch_rows": 2}),
@@ -83,7 +98,9 @@ def run(name: str, what: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--anew", action="store_true", help="measure again what is in the record")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--what", help=argparse.SUPPRESS)
@@ -111,7 +128,11 @@ def main() -> None:
             "step_seconds": {"predicted": predicted, "measured": measured["step_seconds"]},
             "time_error": predicted / measured["step_seconds"] - 1,
         }
-        print(name, {key: round(results[name][key], 3) for key in ("memory_error", "time_error")}, file=sys.stderr)
+        print(
+            name,
+            {key: round(results[name][key], 3) for key in ("memory_error", "time_error")},
+            file=sys.stderr,
+        )
     record = {
         "environment": environment(),
         "worst_memory_error": max(abs(results[name]["memory_error"]) for name in CASES),

@@ -1,8 +1,9 @@
-"""Peak memory of tuning a mixture of a billion parameters with QLoRA: base rounded to 4 bits while it is read.
+"""Peak memory of tuning a mixture of a billion parameters with QLoRA: base rounded to 4 bits while it is
+read.
 
-The base is generated (random bfloat16 weights, 64 experts, 8 chosen) by a process of its own; the one that is measured
-loads it, attaches factors of rank 16 to attention and all experts, and takes AdamW steps on one batch. The peak is that
-of the whole process, from its start: interpreter, libraries, loading, steps.
+The base is generated (random bfloat16 weights, 64 experts, 8 chosen) by a process of its own; the one that is
+measured loads it, attaches factors of rank 16 to attention and all experts, and takes AdamW steps on one
+batch. The peak is that of the whole process, from its start: interpreter, libraries, loading, steps.
 
     python bench/qlora_memory.py [--quick] [--steps N] [--quant int4|int8|none] [--threads N]
 """
@@ -22,14 +23,14 @@ from typing import Any
 import torch
 
 from common import RESULTS, environment, median, resident, write_json
+from coterie.adapters.attach import attach
+from coterie.checkpoints.directory import load_model, materialise, save_model
+from coterie.checkpoints.quantise import bits_by_group
 from coterie.config import AdapterConfig
 from coterie.families.registry import config_from_hf
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
-from coterie.weights.adapter import attach
-from coterie.weights.checkpoint import load_model, materialise, save_model
-from coterie.weights.quantise import bits_by_group
 
 LIMIT_MIB = 6 * 1024
 TOKENS, RANK = 512, 16
@@ -81,7 +82,7 @@ def tune(folder: Path, steps: int, quant: str) -> None:
     losses, times = [], []
     for _ in range(steps):
         start = time.perf_counter()
-        h_TD = model(ids, Layout.packed([TOKENS]))
+        h_TD = model(ids, ForwardContext.packed([TOKENS]))
         loss = -token_logprobs(h_TD[:-1], model.head_weight, ids[1:]).mean()
         loss.backward()
         optimiser.step()
@@ -100,7 +101,16 @@ def tune(folder: Path, steps: int, quant: str) -> None:
 
 
 def run(options: argparse.Namespace, phase: str, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--phase", phase, "--folder", str(folder), "--steps", str(options.steps)]
+    command = [
+        sys.executable,
+        __file__,
+        "--phase",
+        phase,
+        "--folder",
+        str(folder),
+        "--steps",
+        str(options.steps),
+    ]
     command += ["--quant", options.quant, *(["--quick"] if options.quick else [])]
     environ = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
@@ -111,7 +121,9 @@ def run(options: argparse.Namespace, phase: str, folder: Path) -> dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="a small base; prints, writes nothing")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--quant", choices=["int4", "int8", "none"], default="int4")
@@ -132,7 +144,13 @@ def main() -> None:
         print(json.dumps(result, indent=1))
         if not options.quick:
             what = " ".join((__doc__ or "").split("\n\n    ")[0].split())
-            record = {"what": what, "environment": environment(), "shape": SHAPE, "rank": RANK, "tokens": TOKENS}
+            record = {
+                "what": what,
+                "environment": environment(),
+                "shape": SHAPE,
+                "rank": RANK,
+                "tokens": TOKENS,
+            }
             write_json(options.out, record | result)
 
 

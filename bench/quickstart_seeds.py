@@ -31,7 +31,9 @@ def figures(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=8.0)
     options = parser.parse_args()
@@ -39,14 +41,25 @@ def main() -> None:
     for seed in options.seeds:
         out = Path("runs") / f"seed-{seed}"
         if not (out / "results.json").is_file():
-            command = [sys.executable, "-m", "coterie.cli.main", "quickstart", "--seed", str(seed), "--out", str(out)]
+            command = [
+                sys.executable,
+                "-m",
+                "coterie.cli.main",
+                "quickstart",
+                "--seed",
+                str(seed),
+                "--out",
+                str(out),
+            ]
             subprocess.run([*command, "--minutes", str(options.minutes)], check=True)
         before = json.loads((out / "results.json").read_text())["minutes"]
         if before != options.minutes:
             sys.exit(f"{out}: was run with --minutes {before:g}; remove it, or ask for as many")
         runs.append(figures(json.loads((out / "results.json").read_text())))
         difference = runs[-1]["difference"]
-        print(f"seed {seed}: {difference['value']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]")
+        print(
+            f"seed {seed}: {difference['value']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+        )
     write_json(RESULTS / "quickstart.json", {"environment": environment(), "runs": runs})
 
 

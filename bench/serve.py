@@ -1,10 +1,10 @@
-"""Our server against `transformers serve` and llama.cpp's on one checkpoint, in one run: throughput, first token, time
-per token.
+"""Our server against `transformers serve` and llama.cpp's on one checkpoint, in one run: throughput, first
+token, time per token.
 
-python bench/serve.py [--transformers PYTHON] [--llama-server PROGRAM] [--tokens 32] [--prompt 200] [--rounds 2]
-`--transformers`: an interpreter with `transformers[serving]`; `--llama-server`: llama.cpp's program, which is given the
-checkpoint as GGUF in fp32. What is not given is not measured.
-Clients and server share the machine; each server has one thread for its arithmetic.
+python bench/serve.py [--transformers PYTHON] [--llama-server PROGRAM] [--tokens 32] [--prompt 200] [--rounds
+2] `--transformers`: an interpreter with `transformers[serving]`; `--llama-server`: llama.cpp's program, which
+is given the checkpoint as GGUF in fp32. What is not given is not measured. Clients and server share the
+machine; each server has one thread for its arithmetic.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def theirs(python: str, path: Path, port: int, batching: bool) -> ServerProcess:
 
 def llama(program: str, path: Path, port: int, slots: int) -> ServerProcess:
     """llama.cpp's server with a slot for every client; its prompt cache is on, as it comes."""
-    from coterie.weights.gguf import export_gguf
+    from coterie.gguf.export import export_gguf
 
     file = path.with_suffix(".gguf")
     export_gguf(path, file, "f32", tell=print)
@@ -96,7 +96,10 @@ def run(server: ServerProcess, model: str, options: argparse.Namespace) -> list[
     """Every load on one server, which is then stopped."""
     rows = []
     try:
-        stream(server.url, {"model": model, "messages": [{"role": "user", "content": "warm up"}], "max_tokens": 4})
+        stream(
+            server.url,
+            {"model": model, "messages": [{"role": "user", "content": "warm up"}], "max_tokens": 4},
+        )
         for shared in (False, True):
             for clients in options.clients:
                 row = measure(server.url, model, clients, shared, options)
@@ -148,7 +151,9 @@ def others(path: Path, options: argparse.Namespace) -> dict[str, Callable[[], Se
     found: dict[str, Callable[[], ServerProcess]] = {}
     if python := options.transformers:
         found["transformers"] = lambda: theirs(python, path, options.port, batching=False)
-        found["transformers, continuous batching"] = lambda: theirs(python, path, options.port + 1, batching=True)
+        found["transformers, continuous batching"] = lambda: theirs(
+            python, path, options.port + 1, batching=True
+        )
     if program := options.llama_server:
         found["llama.cpp"] = lambda: llama(program, path, options.port + 2, max(options.clients))
     return found

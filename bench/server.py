@@ -1,4 +1,6 @@
-"""What the server benchmarks share: a checkpoint, a server in a process of its own, a client that times events."""
+"""What the server benchmarks share: a checkpoint, a server in a process of its own, a client that times
+events.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 
 
-def make_checkpoint(path: Path, width: int = 256, layers: int = 6, experts: int = 16, positions: int = 4096) -> int:
+def make_checkpoint(
+    path: Path, width: int = 256, layers: int = 6, experts: int = 16, positions: int = 4096
+) -> int:
     """A random Qwen3-MoE checkpoint that both programs read; the number of its parameters."""
     texts = [text for _, text in zip(range(400), (getattr(d, "text", d) for d in documents()), strict=False)]
     tokenizer = Tokenizer.train(map(str, texts), 4096)
@@ -50,7 +54,12 @@ class ServerProcess:
 
     def __init__(self, command: list[str], url: str | None = None, wait: float = 120.0) -> None:
         descriptor, self._log = tempfile.mkstemp(suffix=".log")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         self.process = subprocess.Popen(command, stdout=descriptor, stderr=descriptor, env=environment)
         os.close(descriptor)
         end = time.monotonic() + wait
@@ -78,7 +87,17 @@ class ServerProcess:
 
 def coterie_server(path: Path, *options: str) -> ServerProcess:
     """`coterie serve` on a free port."""
-    command = [sys.executable, "-m", "coterie.cli.main", "serve", str(path), "--port", "0", "--log-requests", "off"]
+    command = [
+        sys.executable,
+        "-m",
+        "coterie.cli.main",
+        "serve",
+        str(path),
+        "--port",
+        "0",
+        "--log-requests",
+        "off",
+    ]
     return ServerProcess([*command, "--name", "bench", *options])
 
 
@@ -113,7 +132,9 @@ class Timing:
 
 
 def stream(url: str, body: dict[str, Any], stop_after: int | None = None) -> Timing:
-    """Read a streamed chat reply; `stop_after` events hang up. Errors: `RuntimeError` when it breaks or is refused."""
+    """Read a streamed chat reply; `stop_after` events hang up. Errors: `RuntimeError` when it breaks or is
+    refused.
+    """
     connection = _connect(url, 600)
     timing, begun = Timing(), time.perf_counter()
     last = begun

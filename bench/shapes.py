@@ -1,4 +1,6 @@
-"""The models that benchmarks compare, as keys of config.json: one dense model and three mixtures of experts."""
+"""The models that benchmarks compare, as keys of config.json: one dense model and three mixtures of
+experts.
+"""
 
 from __future__ import annotations
 

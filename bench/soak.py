@@ -91,13 +91,17 @@ def soak(minutes: float, clients: int) -> dict[str, Any]:
         stats = json.loads(request(server.url, "GET", "/ready")[1])
         metrics = request(server.url, "GET", "/metrics")[1].decode()
         server.stop()
-    idle = all(f"{name} 0" in metrics for name in ("coterie_running", "coterie_queue_depth", "coterie_kv_bytes"))
+    idle = all(
+        f"{name} 0" in metrics for name in ("coterie_running", "coterie_queue_depth", "coterie_kv_bytes")
+    )
     return {"minutes": minutes, "clients": clients, "requests": dict(counts), "failures": failures[:20],
             "num_failures": len(failures), "ready": stats, "idle_at_the_end": idle, **growth(samples)}  # fmt: skip
 
 
 def growth(samples: list[tuple[int, int, int]]) -> dict[str, Any]:
-    """Medians of the third and the last fifth of the samples: before it caches of compiled code still fill."""
+    """Medians of the third and the last fifth of the samples: before it caches of compiled code still
+    fill.
+    """
     fifth = max(1, len(samples) // 5)
     record: dict[str, Any] = {}
     for place, name in enumerate(("memory_bytes", "threads", "descriptors")):

@@ -1,8 +1,8 @@
 """How long prompts of others hold up replies under way, with `coterie serve --max-stall` and without.
 
 python bench/stall.py [--width 768] [--layers 8] [--talkers 4] [--tokens 160] [--prompt 1500] [--rounds 2]
-Some clients get replies all the time; another sends long prompts, one after the other. Both servers are up, one at a
-time is asked; each has one thread for its arithmetic.
+Some clients get replies all the time; another sends long prompts, one after the other. Both servers are up,
+one at a time is asked; each has one thread for its arithmetic.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ NEVER = 1e6  # seconds: no step is as long, so prompts are read in whole chunks
 
 
 def measure(url: str, options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """One round: the talkers' gaps and the time that the readers of long prompts waited for their first token."""
+    """One round: the talkers' gaps and the time that the readers of long prompts waited for their first
+    token.
+    """
     short = prompts(options.talkers, 20, False, seed)
     long = iter(prompts(1000, options.prompt, False, seed + 1))
     done = threading.Event()
@@ -76,7 +78,10 @@ def main() -> None:
             for turn in range(options.rounds):
                 for name, server in servers.items():
                     row = measure(server.url, options, 10 * turn)
-                    print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()), flush=True)
+                    print(
+                        f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in row.items()),
+                        flush=True,
+                    )
                     record["rounds"].setdefault(name, []).append(row)
         finally:
             for server in servers.values():

@@ -2,10 +2,11 @@
 
     python bench/subset.py [--seeds 0 1 2]
 
-A model is pretrained on eight planted domains (each has tokens of its own and a table that says which token follows
-which two); then one domain gets a new table, and the experts alone learn it: all, the quarter that `coterie select`
-finds on the domain's text, or a random quarter. Accuracy is of the table's tokens in unseen rows, in percent. Memory is
-the process's peak over one step of a larger model, a process for each way. Writes bench/results/subset.json.
+A model is pretrained on eight planted domains (each has tokens of its own and a table that says which token
+follows which two); then one domain gets a new table, and the experts alone learn it: all, the quarter that
+`coterie select` finds on the domain's text, or a random quarter. Accuracy is of the table's tokens in unseen
+rows, in percent. Memory is the process's peak over one step of a larger model, a process for each way. Writes
+bench/results/subset.json.
 """
 
 from __future__ import annotations
@@ -25,24 +26,26 @@ import numpy as np
 import torch
 
 from common import RESULTS, environment, write_json
+from coterie.adapters.patch import attach_subset, save_patch
+from coterie.checkpoints.directory import save_model
 from coterie.config import ExpertSelection, ModelConfig
 from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.data.rows import Row
 from coterie.evaluate.bits import HeldoutDocument
-from coterie.evaluate.profile import profile, select
+from coterie.evaluate.routing.profile import profile, select
 from coterie.families import config_from_hf
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 from coterie.train import Trainer, build_optimiser, cross_entropy, multiplier
-from coterie.weights.checkpoint import save_model
-from coterie.weights.patch import attach_subset, save_patch
 
 DOMAINS, TOKENS, ROW = 8, 16, 64
 NOISE = 0.1
 
 
 class Planted:
-    """Rows of one domain: `x[t+1] = table[x[t-1], x[t]]`, a random token of the domain with probability `NOISE`."""
+    """Rows of one domain: `x[t+1] = table[x[t-1], x[t]]`, a random token of the domain with probability
+    `NOISE`.
+    """
 
     def __init__(self, seed: int) -> None:
         draw = np.random.default_rng(seed)
@@ -109,7 +112,7 @@ def accuracy(model: Transformer, planted: Planted, domain: int) -> float:
     for sample in range(10_000_000, 10_000_100):
         row = planted.row(domain, sample)
         ids_T = torch.from_numpy(row.ids.astype(np.int64))
-        best_T = model.logits(model(ids_T, Layout.packed([len(ids_T)]))).argmax(-1).numpy()
+        best_T = model.logits(model(ids_T, ForwardContext.packed([len(ids_T)]))).argmax(-1).numpy()
         right += float(((best_T == row.targets) * row.weights).sum())
         total += float(row.weights.sum())
     return 100 * right / total
@@ -172,7 +175,9 @@ def peak_of_a_step(share: float) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--pretrain-steps", type=int, default=500)
     parser.add_argument("--steps", type=int, default=200)
@@ -183,12 +188,17 @@ def main() -> None:
         return
     peaks = {
         name: json.loads(
-            subprocess.run([sys.executable, __file__, "--peak", str(share)], capture_output=True, check=True).stdout
+            subprocess.run(
+                [sys.executable, __file__, "--peak", str(share)], capture_output=True, check=True
+            ).stdout
         )
         for name, share in (("all", 1.0), ("selected", 0.25))
     }
     runs = [one_seed(seed, options.pretrain_steps, options.steps) for seed in options.seeds]
-    means = {name: float(np.mean([run[name]["accuracy"] for run in runs])) for name in ("all", "selected", "random")}
+    means = {
+        name: float(np.mean([run[name]["accuracy"] for run in runs]))
+        for name in ("all", "selected", "random")
+    }
     write_json(
         RESULTS / "subset.json",
         {

@@ -46,12 +46,12 @@ def quickstart(record: dict[str, Any]) -> str:
                 f"{run['total_seconds']:.0f} s",
             ]
         )
-    head = (
-        "seed, tokens, MoE, dense, MoE minus dense, at equal time (MoE / dense), step time ratio, decode speed ratio, "
-    )
+    head = "seed, tokens, MoE, dense, MoE minus dense, at equal time (MoE / dense), step time ratio, decode speed ratio, "
     head += "whole run"
     first = record["runs"][0]
-    active = f"{first['moe']['active_parameters']:,} and {first['dense']['active_parameters']:,} active parameters"
+    active = (
+        f"{first['moe']['active_parameters']:,} and {first['dense']['active_parameters']:,} active parameters"
+    )
     total = f"{first['moe']['total_parameters']:,} and {first['dense']['total_parameters']:,} in all"
     return (
         "## Mixture of experts against its dense twin\n\n"
@@ -67,7 +67,10 @@ def train_step(record: dict[str, Any]) -> str:
     """One table of ratios, a column per precision and thread count."""
     runs = record["runs"]
     names = list(dict.fromkeys(name for run in runs.values() for name in run["ratios"]))
-    rows = [[f"`{name}`", *(f"{run['ratios'].get(name, float('nan')):.2f}" for run in runs.values())] for name in names]
+    rows = [
+        [f"`{name}`", *(f"{run['ratios'].get(name, float('nan')):.2f}" for run in runs.values())]
+        for name in names
+    ]
     environment = record["environment"]
     return (
         "## One training step\n\n"
@@ -84,7 +87,10 @@ def forward(record: dict[str, Any]) -> str:
     runs = record["runs"]
     names = list(dict.fromkeys(name for run in runs.values() for name in run["ratios"]))
     rows = [
-        [f"`{name}`", *(f"{run['ratios'][name][part]:.2f}" for run in runs.values() for part in ("prefill", "decode"))]
+        [
+            f"`{name}`",
+            *(f"{run['ratios'][name][part]:.2f}" for run in runs.values() for part in ("prefill", "decode")),
+        ]
         for name in names
     ]
     head = ["reply : against", *(f"{part}, {key}" for key in runs for part in ("prompt", "reply"))]
@@ -93,7 +99,8 @@ def forward(record: dict[str, Any]) -> str:
         "## A prompt of 512 tokens and a reply of 64\n\n"
         "Time of coterie's engine over a loop of transformers' forward passes (below 1 is faster), medians of "
         f"{record['repeats']} rounds. Machine: {environment['processor']}; transformers "
-        f"{environment['transformers']}. Command: `python bench/{environment['command']}`.\n\n" + table(head, rows)
+        f"{environment['transformers']}. Command: `python bench/{environment['command']}`.\n\n"
+        + table(head, rows)
     )
 
 
@@ -118,7 +125,8 @@ def tune(record: dict[str, Any]) -> str:
     runs = record["runs"]
     names = list(dict.fromkeys(name for run in runs.values() for name in run["ratios"]))
     rows = [
-        [f"`{name}`"] + [f"{run['ratios'][name][key]:.2f}" for run in runs.values() for key in ("cpu", "wall", "peak")]
+        [f"`{name}`"]
+        + [f"{run['ratios'][name][key]:.2f}" for run in runs.values() for key in ("cpu", "wall", "peak")]
         for name in names
     ]
     head = [
@@ -150,7 +158,13 @@ def qlora(record: dict[str, Any]) -> str:
         f"{record['peak_mib']} MiB",
         f"{record['trainable']:,}",
     ]
-    head = ["parameters", "bits of experts / attention / embedding", "peak of loading", "peak of tuning", "trainable"]
+    head = [
+        "parameters",
+        "bits of experts / attention / embedding",
+        "peak of loading",
+        "peak of tuning",
+        "trainable",
+    ]
     return (
         "## A billion parameters by QLoRA\n\n"
         f"Peak memory of the whole process, loading included: {record['quant']}, rank {record['rank']} on attention "
@@ -177,13 +191,18 @@ def bf16_agreement(record: dict[str, Any]) -> str:
 
 
 def serve(record: dict[str, Any]) -> str:
-    """One row per number of clients and kind of prompts: tokens per second of each server, waiting times of ours."""
+    """One row per number of clients and kind of prompts: tokens per second of each server, waiting times of
+    ours.
+    """
     rows = []
     sides = record["servers"]
     for index, own in enumerate(sides["coterie"]):
         speeds = [f"{found[index]['tokens_per_second']:.0f}" for found in sides.values()]
         first, gap = own["first_token_seconds"], own["gap_seconds"]
-        waits = [f"{first['p50']:.2f} / {first['p99']:.2f} s", f"{1000 * gap['p50']:.0f} / {1000 * gap['p99']:.0f} ms"]
+        waits = [
+            f"{first['p50']:.2f} / {first['p99']:.2f} s",
+            f"{1000 * gap['p50']:.0f} / {1000 * gap['p99']:.0f} ms",
+        ]
         rows.append([str(own["clients"]), "one beginning" if own["shared"] else "different", *speeds, *waits])
     head = ["clients", "prompts", *(f"{side}, tokens/s" for side in sides)]
     head += ["coterie: first token, median / p99", "between texts, median / p99"]
@@ -240,7 +259,13 @@ def subset(record: dict[str, Any]) -> str:
         each = ", ".join(f"{run[choice]['accuracy']:.1f}" for run in runs)
         patch = f"{runs[0][choice]['patch_bytes'] / 1e6:.2f} MB"
         rows.append(
-            [choice, f"{accuracy:.2f} %", each, patch, f"{peaks[choice] / 1e9:.2f} GB" if choice in peaks else ""]
+            [
+                choice,
+                f"{accuracy:.2f} %",
+                each,
+                patch,
+                f"{peaks[choice] / 1e9:.2f} GB" if choice in peaks else "",
+            ]
         )
     return (
         "## Tuning a quarter of the experts\n\n"
@@ -284,7 +309,13 @@ def plan(record: dict[str, Any]) -> str:
                 f"{100 * case['time_error']:+.1f} %",
             ]
         )
-    head = ["configuration", "peak memory, predicted / measured", "error", "step, predicted / measured", "error"]
+    head = [
+        "configuration",
+        "peak memory, predicted / measured",
+        "error",
+        "step, predicted / measured",
+        "error",
+    ]
     return (
         "## What `coterie plan tune` predicts\n\n"
         "Peak memory and processor time of a step. What the C library holds beside the activations has no formula: one "

@@ -1,11 +1,12 @@
 """One training step (forward, backward, AdamW): coterie against its dense twin and against transformers.
 
-Four layers of width 256, vocabulary 4096, 8 sequences of 512 tokens, 1024 active feed-forward columns per token in
-every model; Llama 4 with Scout's 16 experts, and with 8. All contenders stand in one process with the same weights and
-take turns; every round has a new random batch, so that routing is fresh as in training. Figures are medians over
-rounds, ratios are taken within a round.
+Four layers of width 256, vocabulary 4096, 8 sequences of 512 tokens, 1024 active feed-forward columns per
+token in every model; Llama 4 with Scout's 16 experts, and with 8. All contenders stand in one process with
+the same weights and take turns; every round has a new random batch, so that routing is fresh as in training.
+Figures are medians over rounds, ratios are taken within a round.
 
-    python bench/train_step.py [--quick] [--only NAME ...] [--threads 1 2] [--dtype float32 bfloat16] [--repeats N]
+    python bench/train_step.py [--quick] [--only NAME ...] [--threads 1 2] [--dtype float32 bfloat16]
+    [--repeats N]
 """
 
 from __future__ import annotations
@@ -25,17 +26,22 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import RESULTS, environment, median, median_ratio, timed, write_json
 from coterie.families.registry import config_from_hf, family
-from coterie.nn.layout import Layout
+from coterie.machine.glibc import keep_freed_memory
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
-from coterie.train.allocator import keep_freed_memory
 from shapes import models, shape
 
 SEQUENCES, LENGTH, VOCABULARY = 8, 512, 4096
 SHAPE = shape(width=256, layers=4, heads=8, head_dim=32, vocabulary=VOCABULARY)
 MODELS = models(columns=1024)
 MODELS["llama4_8"] = MODELS["llama4"] | {"num_local_experts": 8}
-IMPLEMENTATIONS = {"dense": (None,), "llama4": (None,), "llama4_8": (None,), "mixtral": ("eager", "grouped_mm")}
+IMPLEMENTATIONS = {
+    "dense": (None,),
+    "llama4": (None,),
+    "llama4_8": (None,),
+    "mixtral": ("eager", "grouped_mm"),
+}
 IMPLEMENTATIONS["qwen3_moe"] = IMPLEMENTATIONS["mixtral"]
 
 
@@ -63,7 +69,9 @@ def optimiser_of(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def ours(name: str, hf_config: Any, weights: dict[str, Tensor], dtype: torch.dtype) -> Contender:
-    """Coterie's model with the weights transformers wrote; parameters in `dtype`, as transformers keeps them."""
+    """Coterie's model with the weights transformers wrote; parameters in `dtype`, as transformers keeps
+    them.
+    """
     config = config_from_hf(hf_config.to_dict())
     model = Transformer(config, compute_dtype=dtype)
     parameters = dict(model.named_parameters())
@@ -76,7 +84,7 @@ def ours(name: str, hf_config: Any, weights: dict[str, Tensor], dtype: torch.dty
     learnt_T[:, -1] = 0
 
     def loss(ids: Tensor) -> Tensor:
-        layout = Layout.packed([LENGTH] * SEQUENCES)
+        layout = ForwardContext.packed([LENGTH] * SEQUENCES)
         h_TD = model(ids.flatten(), layout, balance_tokens=float(ids.numel()))
         logp_T = token_logprobs(h_TD, model.head_weight, ids.roll(-1, 1).flatten())
         return -(logp_T * learnt_T.flatten()).sum() / num_tokens
@@ -150,11 +158,17 @@ def report(all_contenders: list[Contender], threads: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three rounds, one thread; prints, writes nothing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="three rounds, one thread; prints, writes nothing"
+    )
     parser.add_argument("--only", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument(
+        "--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"]
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path, default=RESULTS / "train_step.json")
     options = parser.parse_args()
@@ -174,7 +188,9 @@ def main() -> None:
             record["runs"][f"{dtype}, {count} thread{'s' if count > 1 else ''}"] = run
             print(f"== {dtype}, {count} thread(s), ratios by {run['clock_of_ratios']} time")
             for name, step in run["steps"].items():
-                print(f"{name:32s} wall {step['wall_ms']:8.1f} ms  cpu {step['cpu_ms']:8.1f} ms  {step['first_loss']}")
+                print(
+                    f"{name:32s} wall {step['wall_ms']:8.1f} ms  cpu {step['cpu_ms']:8.1f} ms  {step['first_loss']}"
+                )
             for name, ratio in run["ratios"].items():
                 print(f"{name:60s} {ratio:6.3f}", flush=True)
             gc.collect()

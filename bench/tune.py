@@ -1,8 +1,10 @@
-"""Tuning by LoRA (rank 16 on attention and experts): coterie against transformers with peft, and against a dense twin.
+"""Tuning by LoRA (rank 16 on attention and experts): coterie against transformers with peft, and against a
+dense twin.
 
-The mixture has 64 experts of which a token uses 8; the dense twin has as many active parameters. Base, rank, first
-factors, data and optimiser are the same, so that losses must agree after every step. Each contender has a process of
-its own, which gives its peak memory; the processes take turns, and figures are medians over rounds.
+The mixture has 64 experts of which a token uses 8; the dense twin has as many active parameters. Base, rank,
+first factors, data and optimiser are the same, so that losses must agree after every step. Each contender has
+a process of its own, which gives its peak memory; the processes take turns, and figures are medians over
+rounds.
 
     python bench/tune.py [--quick] [--dtype D] [--only NAME ...] [--rounds N] [--steps N] [--threads N]
 """
@@ -24,15 +26,15 @@ import torch
 from torch import Tensor
 
 from common import RESULTS, environment, median, median_ratio, resident, write_json
+from coterie.adapters.attach import attach
+from coterie.adapters.files import load_adapter, save_adapter
+from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import AdapterConfig
 from coterie.families.registry import config_from_hf
-from coterie.nn.layout import Layout
+from coterie.machine.glibc import keep_freed_memory
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
-from coterie.train.allocator import keep_freed_memory
-from coterie.weights.adapter import attach
-from coterie.weights.adapter_files import load_adapter, save_adapter
-from coterie.weights.checkpoint import load_model, save_model
 from shapes import shape
 
 SEQUENCES, LENGTH, VOCABULARY, RANK = 2, 512, 4096, 16
@@ -64,14 +66,16 @@ def prepare(folder: Path) -> None:
         save_adapter(folder / f"{name}-adapter", model, None, probes=False)
 
 
-def our_loss(base: Path, adapter: Path, dtype: str = "float32") -> tuple[torch.nn.Module, Callable[[Tensor], Tensor]]:
+def our_loss(
+    base: Path, adapter: Path, dtype: str = "float32"
+) -> tuple[torch.nn.Module, Callable[[Tensor], Tensor]]:
     model = load_model(base, dtype=dtype).model
     load_adapter(model, adapter)
     learnt_T = torch.ones(SEQUENCES, LENGTH)
     learnt_T[:, -1] = 0
 
     def loss(ids: Tensor) -> Tensor:
-        h_TD = model(ids.flatten(), Layout.packed([LENGTH] * SEQUENCES))
+        h_TD = model(ids.flatten(), ForwardContext.packed([LENGTH] * SEQUENCES))
         logp_T = token_logprobs(h_TD, model.head_weight, ids.roll(-1, 1).flatten())
         return -(logp_T * learnt_T.flatten()).sum() / learnt_T.sum()
 
@@ -172,12 +176,16 @@ def report(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="one round of two steps; prints, writes nothing")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of base and activations")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of base and activations"
+    )
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--out", type=Path, default=RESULTS / "tune.json")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)

@@ -1,4 +1,6 @@
-"""Limits that keep the code readable: sizes, annotations, docstrings, duplication, and configurations that parse."""
+"""Limits that keep the code readable: sizes, annotations, docstrings, duplication, and configurations that
+parse.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ DUPLICATE_RUN, DUPLICATE_SHARE = 6, 0.03
 # "path" or "path::name" -> why it may exceed a limit.
 EXCEPTIONS: dict[str, str] = {}
 # Files that may evaluate code -> why that code can be trusted.
-EVALUATES = {"src/coterie/data/primer/programs.py": "runs only expressions it has written itself, to trace them"}
+EVALUATES = {
+    "src/coterie/data/primer/programs.py": "runs only expressions it has written itself, to trace them"
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -44,7 +48,9 @@ def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]
 
 
 def public_functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]:
-    """Functions of a module and methods of its classes whose name, and class's name, has no leading underscore."""
+    """Functions of a module and methods of its classes whose name, and class's name, has no leading
+    underscore.
+    """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from public_functions(node, f"{prefix}{node.name}.")
@@ -86,7 +92,8 @@ def documented_methods(trees: list[ast.Module]) -> dict[str, set[str]]:
 
 
 def duplicated(paths: list[Path], run: int = DUPLICATE_RUN) -> tuple[dict[tuple[str, int], str], int]:
-    """Lines that stand in a repeated run of `run` lines, as (path, line number) -> text, and the number of all lines.
+    """Lines that stand in a repeated run of `run` lines, as (path, line number) -> text, and the number of
+    all lines.
 
     Blank lines, comments, imports and lines of brackets alone are no lines here.
     """
@@ -112,7 +119,9 @@ def test_exceptions_are_needed_and_reasoned():
 
 def test_file_sizes():
     long = {
-        name_of(p): n for p in sources("src", "tests", "bench") if (n := len(p.read_text().splitlines())) > FILE_LINES
+        name_of(p): n
+        for p in sources("src", "tests", "bench")
+        if (n := len(p.read_text().splitlines())) > FILE_LINES
     }
     assert not {name: n for name, n in long.items() if name not in EXCEPTIONS}, f"at most {FILE_LINES} lines"
 
@@ -155,7 +164,9 @@ def test_docstrings():
 def test_duplication(folder):
     repeated, total = duplicated(sources(folder))
     shown = "\n".join(f"{path}:{line}: {text}" for (path, line), text in list(repeated.items())[:60])
-    assert len(repeated) <= DUPLICATE_SHARE * total, f"{len(repeated)} of {total} lines are duplicated\n{shown}"
+    assert len(repeated) <= DUPLICATE_SHARE * total, (
+        f"{len(repeated)} of {total} lines are duplicated\n{shown}"
+    )
 
 
 def test_the_duplicate_finder_itself(tmp_path):
@@ -168,7 +179,9 @@ def test_the_duplicate_finder_itself(tmp_path):
 
 
 def test_nothing_unsafe_is_reachable():
-    pattern = re.compile(r"\btorch\.load\(|\b(import|from) (pickle|dill|joblib)\b|(?<!\.)\b(eval|exec)\(|except:")
+    pattern = re.compile(
+        r"\btorch\.load\(|\b(import|from) (pickle|dill|joblib)\b|(?<!\.)\b(eval|exec)\(|except:"
+    )
     found = [
         f"{name_of(path)}:{i}: {line.strip()}"
         for path in sources("src")

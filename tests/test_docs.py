@@ -13,12 +13,16 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_command_page_is_what_help_prints() -> None:
-    result = subprocess.run([sys.executable, ROOT / "docs" / "make_cli.py", "--check"], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, ROOT / "docs" / "make_cli.py", "--check"], capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr + "write it again with: python docs/make_cli.py"
 
 
 def test_the_results_page_is_drawn_from_the_records() -> None:
-    result = subprocess.run([sys.executable, ROOT / "bench" / "tables.py", "--check"], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, ROOT / "bench" / "tables.py", "--check"], capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr + "write it again with: python bench/tables.py"
 
 

@@ -18,18 +18,26 @@ LAYERS = {
     "text": 1,
     "plan": 1,
     "remote": 1,
+    "sandbox": 2,
     "data": 2,
     "report": 2,
     "nn": 3,
+    "machine": 3,
     "families": 4,
-    "weights": 5,
-    "train": 6,
-    "infer": 6,
-    "evaluate": 7,
-    "recipes": 8,
-    "serve": 8,
-    "agents": 8,
-    "cli": 9,
+    "proof": 5,
+    "surgery": 5,
+    "checkpoints": 6,
+    "adapters": 7,
+    "gguf": 7,
+    "train": 8,
+    "infer": 8,
+    "verify": 8,
+    "evaluate": 9,
+    "recipes": 10,
+    "serve": 10,
+    "agents": 10,
+    "release": 10,
+    "cli": 11,
 }
 LIGHT = [name for name, layer in LAYERS.items() if layer <= 2]
 HEAVY = {"torch", "transformers"}
@@ -43,7 +51,9 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Every imported dotted name (`from a import b` is `a.b`), and whether it runs when the module is imported."""
+    """Every imported dotted name (`from a import b` is `a.b`), and whether it runs when the module is
+    imported.
+    """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     lazy = {
         id(inner)
@@ -79,7 +89,9 @@ def test_every_package_is_in_the_table():
 
 
 def test_the_table_is_the_documented_one():
-    rows = re.findall(r"^\| (\d+)(\*?) \| `(\w+)` \|", (ROOT / "docs/architecture.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d+)(\*?) \| `(\w+)` \|", (ROOT / "docs/architecture.md").read_text(), flags=re.MULTILINE
+    )
     assert {name: int(layer) for layer, _, name in rows} == LAYERS
     assert [name for _, star, name in rows if star] == LIGHT
 
@@ -115,7 +127,9 @@ def test_light_layers_never_name_a_heavy_library():
 
 
 def test_no_import_cycle():
-    """Among imports that run when a module is imported; a cycle through a function body cannot hang an import."""
+    """Among imports that run when a module is imported; a cycle through a function body cannot hang an
+    import.
+    """
     paths = {f"coterie.{module}".rstrip("."): path for module, path in modules()}
     graph = {}
     for module, path in paths.items():

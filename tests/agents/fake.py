@@ -18,7 +18,13 @@ Body = dict[str, Any]
 def chunk(delta: Body | None = None, finish: str | None = None, **extra: Any) -> Body:
     """One chunk of a chat completion's stream."""
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
-    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": choices} | extra
+    return {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "tiny",
+        "choices": choices,
+    } | extra
 
 
 def call_chunks(name: str, arguments: str, index: int = 0) -> list[Body]:
@@ -40,7 +46,8 @@ Reply = Iterable[Body | str] | tuple[int, Body]
 
 
 class FakeServer:
-    """Answers POSTs by `answer(path, body)`: a list of events is streamed (a str as it is), (status, object) is JSON.
+    """Answers POSTs by `answer(path, body)`: a list of events is streamed (a str as it is), (status, object)
+    is JSON.
 
     `seen` holds (path, body, headers) of every POST.
     """
@@ -64,7 +71,11 @@ class FakeServer:
                 self.send_header("content-type", "text/event-stream")
                 self.end_headers()
                 for event in reply:
-                    text = event if isinstance(event, str) else f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+                    text = (
+                        event
+                        if isinstance(event, str)
+                        else f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+                    )
                     self._write(text.encode())
                 if done:
                     self._write(b"data: [DONE]\n\n")
@@ -98,7 +109,9 @@ class FakeServer:
 
 
 class Script:
-    """A speaker that says what it was given, one turn after the other; a callable is asked with the conversation."""
+    """A speaker that says what it was given, one turn after the other; a callable is asked with the
+    conversation.
+    """
 
     name = "script"
 

@@ -23,7 +23,9 @@ PLAIN = (
 
 @functools.cache
 def chat_model(template: str | None = None, positions: int = 256, seed: int = 3) -> LanguageModel:
-    """A random mixture of experts that babbles; it can be saved. `PLAIN` knows neither reasoning nor tools."""
+    """A random mixture of experts that babbles; it can be saved. `PLAIN` knows neither reasoning nor
+    tools.
+    """
     text = "the quick brown fox jumps over the lazy dog, 0123456789 " * 3
     tokenizer = Tokenizer.train([text], vocab_size=300, chat_template=template)
     blocks = (BlockConfig(attention=CAUSAL, ffn=MOE),) * 2

@@ -1,4 +1,6 @@
-"""The grader against our own server, which keeps every promise, and against liars, each of which it must catch."""
+"""The grader against our own server, which keeps every promise, and against liars, each of which it must
+catch.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,9 @@ COUNTER = iter(range(10**6))
         (changing("data", 0, "embedding", to=shifted), "floats and base64", "different numbers"),
     ],
 )  # fmt: skip
-def test_answers_that_are_wrong_are_caught(change: Callable[[Any], Any], name: str, said: str, url: str) -> None:
+def test_answers_that_are_wrong_are_caught(
+    change: Callable[[Any], Any], name: str, said: str, url: str
+) -> None:
     found = verdict(Liar(url, answer=change), name)
     assert found.verdict == "fail" and said in found.detail, found
 
@@ -193,7 +197,9 @@ def twice(event: dict[str, Any]) -> None:
         (each(no_index), "calls in a stream", "no index"),
     ],
 )
-def test_streams_that_are_wrong_are_caught(change: Callable[[Stream], Stream], name: str, said: str, url: str) -> None:
+def test_streams_that_are_wrong_are_caught(
+    change: Callable[[Stream], Stream], name: str, said: str, url: str
+) -> None:
     found = verdict(Liar(url, stream=change), name)
     assert found.verdict == "fail" and said in found.detail, found
 
@@ -234,7 +240,9 @@ def test_what_is_not_there(url: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_the_table(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     call("doctor", url, "--only", "usage")
     out = capsys.readouterr().out
-    assert out.splitlines()[0] == "chat" and "  ok     usage" in out and "2 kept, 0 broken, 0 not offered" in out
+    assert (
+        out.splitlines()[0] == "chat" and "  ok     usage" in out and "2 kept, 0 broken, 0 not offered" in out
+    )
     shown = grading.table([Finding("a", "x", "fail", "why"), Finding("a", "y", "absent")])
     assert shown == "a\n  FAIL   x  why\n  absent y\n0 kept, 1 broken, 1 not offered"
     assert not grading.as_json([Finding("a", "x", "fail")])["passed"]

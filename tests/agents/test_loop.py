@@ -1,4 +1,6 @@
-"""The loop with scripted models: every way to end, budgets, approval, transcripts that can be taken up again."""
+"""The loop with scripted models: every way to end, budgets, approval, transcripts that can be taken up
+again.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from coterie.agents.folder import Folder
 from coterie.agents.loop import Agent, Budget, resume, unanswered
 from coterie.agents.speaker import Sampling, Turn
-from coterie.agents.tools import Calculator, ReadFile, Tool, WriteFile
 from coterie.agents.transcript import read_conversation
 from coterie.config.errors import CoterieError, DataError
+from coterie.sandbox.folder import Folder
+from coterie.sandbox.tools import Calculator, ReadFile, Tool, WriteFile
 from coterie.text.chat import Message, ToolCall
 from tests.agents.fake import Script, calls
 
@@ -27,8 +29,12 @@ ADD = calls(("calculator", {"expression": "2 + 3"}))
 def test_a_task_is_done(tmp_path: Path) -> None:
     shown: list[tuple[str, str]] = []
     path = tmp_path / "t.jsonl"
-    two = calls(("calculator", {"expression": "2 + 3"}), ("calculator", {"expression": "5 * 5"}), content="let me see")
-    agent = Agent(Script(two, "it is 5"), [Calculator()], transcript=path, show=lambda *args: shown.append(args))
+    two = calls(
+        ("calculator", {"expression": "2 + 3"}), ("calculator", {"expression": "5 * 5"}), content="let me see"
+    )
+    agent = Agent(
+        Script(two, "it is 5"), [Calculator()], transcript=path, show=lambda *args: shown.append(args)
+    )
     outcome = agent.run(TASK)
     assert (outcome.status, outcome.answer, outcome.steps, outcome.tokens, outcome.exit_code) == (
         "done",
@@ -65,7 +71,10 @@ class Sleeper(Tool):
 def test_mistakes_are_told_to_the_model(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     turn = calls(
-        ("calculator", {"expression": "x"}), ("calculator", {}), ("fly", {}), ("calculator", {"expression": "1"})
+        ("calculator", {"expression": "x"}),
+        ("calculator", {}),
+        ("fly", {}),
+        ("calculator", {"expression": "1"}),
     )
     broken = Turn(turn, "tool_calls", 1, 1, 0.1, 0.2, {3: "{not json"})
     agent = Agent(Script(broken, "done"), [Calculator()], transcript=path)
@@ -83,7 +92,9 @@ def test_writing_needs_approval(tmp_path: Path) -> None:
     for answer in (False, True):
         tool = WriteFile(Folder(tmp_path))
         agent = Agent(
-            Script(write, "ok"), [tool], approve=lambda t, a, yes=answer: asked.append((t.name, dict(a))) or yes
+            Script(write, "ok"),
+            [tool],
+            approve=lambda t, a, yes=answer: asked.append((t.name, dict(a))) or yes,
         )  # type: ignore[misc]
         agent.run(TASK)
         assert (tmp_path / "a.txt").exists() is answer
@@ -92,7 +103,9 @@ def test_writing_needs_approval(tmp_path: Path) -> None:
     Agent(Script(write, "ok"), [WriteFile(Folder(tmp_path))]).run(TASK)
     assert not (tmp_path / "a.txt").exists(), "nobody is asked, nothing is allowed"
     bad = calls(("write_file", {"path": 3, "content": "x"}))
-    Agent(Script(bad, "ok"), [WriteFile(Folder(tmp_path))], approve=lambda t, a: asked.append("late") or True).run(TASK)  # type: ignore[func-returns-value]
+    Agent(
+        Script(bad, "ok"), [WriteFile(Folder(tmp_path))], approve=lambda t, a: asked.append("late") or True
+    ).run(TASK)  # type: ignore[func-returns-value]
     assert asked[-1] != "late", "nobody is asked about a call that cannot be made"
 
 
@@ -119,7 +132,10 @@ def test_the_same_call_with_another_result_is_no_loop() -> None:
             return super().call(arguments, seconds)
 
     same = calls(("act", {}))
-    assert Agent(Script(*[same] * 6, "there"), [Counting()], approve=lambda t, a: True).run(TASK).status == "done"
+    assert (
+        Agent(Script(*[same] * 6, "there"), [Counting()], approve=lambda t, a: True).run(TASK).status
+        == "done"
+    )
 
 
 def test_time_is_kept_while_the_model_writes() -> None:
@@ -165,7 +181,9 @@ def test_a_server_that_does_not_count_is_refused() -> None:
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """Ctrl-C after the first of two calls: the second is made when it is taken up again, the first is not repeated."""
+    """Ctrl-C after the first of two calls: the second is made when it is taken up again, the first is not
+    repeated.
+    """
     path = tmp_path / "t.jsonl"
     tool = Sleeper()
 
@@ -176,7 +194,11 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
             return super().call(arguments, seconds)
 
     first = Agent(
-        Script(calls(("act", {"n": 1}), ("act", {"n": 2}))), [Stopped()], None, lambda t, a: True, transcript=path
+        Script(calls(("act", {"n": 1}), ("act", {"n": 2}))),
+        [Stopped()],
+        None,
+        lambda t, a: True,
+        transcript=path,
     )
     outcome = first.run(TASK)
     assert (outcome.status, outcome.exit_code) == ("interrupted", 130)

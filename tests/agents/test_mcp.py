@@ -1,4 +1,6 @@
-"""MCP with the official client and server library, over real pipes: a model as a server, and tools in our loop."""
+"""MCP with the official client and server library, over real pipes: a model as a server, and tools in our
+loop.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ import coterie
 from coterie.agents.loop import Agent
 from coterie.agents.mcp_server import build, explain_routes, score_text
 from coterie.agents.mcp_tools import McpServers, read_config
-from coterie.agents.tools import ToolError
 from coterie.config.errors import ConfigError, CoterieError
+from coterie.sandbox.tools import ToolError
 from coterie.text.chat import Message
 from tests.agents.fake import Script, calls
 from tests.agents.models import chat_model
@@ -157,7 +159,11 @@ def test_a_model_as_a_server(tmp_path: Path) -> None:
     command["env"] = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}  # type: ignore[assignment]
     running = McpServers(config(tmp_path, model=command))
     try:
-        assert sorted(tool.name for tool in running.tools) == ["model__chat", "model__route_explain", "model__score"]
+        assert sorted(tool.name for tool in running.tools) == [
+            "model__chat",
+            "model__route_explain",
+            "model__score",
+        ]
         scored = json.loads(running.call("model", "score", {"text": text}, 60))
         ids = model.encode(text)
         expected = model.logprobs(ids).double().sum().item()
@@ -189,7 +195,9 @@ def test_calls_at_one_time_do_not_meet_in_the_model(monkeypatch: pytest.MonkeyPa
     server = build(model, "tiny")
 
     async def ask() -> list[Any]:
-        return list(await asyncio.gather(*(server.call_tool("route_explain", {"text": text}) for text in texts)))
+        return list(
+            await asyncio.gather(*(server.call_tool("route_explain", {"text": text}) for text in texts))
+        )
 
     answers = [json.loads(answer.content[0].text) for answer in asyncio.run(ask())]
     assert answers == json.loads(json.dumps(expected))

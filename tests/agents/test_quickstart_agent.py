@@ -1,6 +1,7 @@
-"""The quickstart's mixture of experts, tuned on the lessons that come with coterie, calls a tool: in `coterie agent`,
-and in openai-agents through both APIs. Its sums stand neither in the corpus nor in the lessons. About ten minutes on an
-idle machine; on a busy one the quickstart, whose time is given, learns too little for the answers.
+"""The quickstart's mixture of experts, tuned on the lessons that come with coterie, calls a tool: in `coterie
+agent`, and in openai-agents through both APIs. Its sums stand neither in the corpus nor in the lessons. About
+ten minutes on an idle machine; on a busy one the quickstart, whose time is given, learns too little for the
+answers.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import coterie
-from coterie.agents.tools import Calculator
 from coterie.agents.transcript import read_conversation
 from coterie.data.primer.arithmetic import reserved
+from coterie.sandbox.tools import Calculator
 from coterie.text.messages import ToolCall
 from tests.cli.test_commands import call
 from tests.clients import environment, run
@@ -49,7 +50,9 @@ def test_coterie_agent_calls_the_calculator(
         messages, row = read_conversation(transcript)
         assert [tool["function"]["name"] for tool in row["tools"]] == ["calculator", "python"]
         called += messages[2].tool_calls == (ToolCall("calculator", {"expression": text}),)
-        answered += outcome["status"] == "done" and Calculator().call({"expression": text}, 1) in outcome["answer"]
+        answered += (
+            outcome["status"] == "done" and Calculator().call({"expression": text}, 1) in outcome["answer"]
+        )
     assert called >= ENOUGH and answered >= ENOUGH
 
 

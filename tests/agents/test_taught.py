@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import coterie
-from coterie.agents.tools import Calculator
 from coterie.agents.transcript import read_conversation
 from coterie.config import BlockConfig, ModelConfig
 from coterie.data.examples import read_examples
 from coterie.data.formats import ChatExample
 from coterie.infer.model import LanguageModel
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
+from coterie.sandbox.tools import Calculator
 from coterie.text.chat import Message, ToolCall, render, render_ids
 from coterie.text.tokenizer import Tokenizer
 from coterie.text.tools import AGENT_SYSTEM
@@ -34,7 +34,9 @@ def lessons(system: str) -> list[list[Message]]:
     for a, b in SUMS:
         asked = [Message("system", system), Message("user", f"what is {a} + {b}?")]
         asked += [Message("assistant", "", None, (ToolCall("calculator", {"expression": f"{a} + {b}"}),))]
-        made.append([*asked, Message("tool", str(a + b), name="calculator"), Message("assistant", f"it is {a + b}")])
+        made.append(
+            [*asked, Message("tool", str(a + b), name="calculator"), Message("assistant", f"it is {a + b}")]
+        )
     return made
 
 
@@ -58,7 +60,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [render_ids(tokenizer, talk, tools=tools) for talk, tools in talks]
     ids_T = torch.tensor([token for ids, _ in rows for token in ids])
     learnt_T = torch.tensor([flag for _, mask in rows for flag in mask])
-    layout = Layout.packed([len(ids) for ids, _ in rows])
+    layout = ForwardContext.packed([len(ids) for ids, _ in rows])
     optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     for step in range(300):
         for group in optimiser.param_groups:
@@ -77,7 +79,9 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_coterie_agent_calls_the_tool(taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coterie_agent_calls_the_tool(
+    taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for a, b in SUMS:
         transcript = tmp_path / f"{a}.jsonl"
         options = ["--no-python", "--temperature", "0", "--transcript", str(transcript), "--json"]
@@ -93,7 +97,16 @@ def test_coterie_agent_calls_the_tool(taught: Path, tmp_path: Path, capsys: pyte
 def test_a_transcript_renders_as_what_was_learnt(taught: Path, tmp_path: Path) -> None:
     """What the agent writes down is tuning data: the very tokens the model was taught."""
     transcript = tmp_path / "t.jsonl"
-    call("agent", str(taught), "what is 2 + 3?", "--no-python", "--temperature", "0", "--transcript", str(transcript))
+    call(
+        "agent",
+        str(taught),
+        "what is 2 + 3?",
+        "--no-python",
+        "--temperature",
+        "0",
+        "--transcript",
+        str(transcript),
+    )
     read = read_examples(str(transcript))
     (example,) = read.examples
     assert not read.problems and isinstance(example, ChatExample)

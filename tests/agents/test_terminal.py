@@ -34,7 +34,9 @@ def texts(terminal: Terminal) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in terminal.messages]
 
 
-def test_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = Script("one", "two", "three", "four")
     saved = tmp_path / "talk.jsonl"
     typed(
@@ -67,7 +69,8 @@ def test_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    "line", ["/temp hot", "/temp -1", "/temp inf", "/save", "/load", "/load /nowhere", "/undo", "/retry", "/dance"]
+    "line",
+    ["/temp hot", "/temp -1", "/temp inf", "/save", "/load", "/load /nowhere", "/undo", "/retry", "/dance"],
 )
 def test_a_mistake_is_told_and_changes_nothing(
     line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -89,7 +92,12 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
     typed(monkeypatch, "go", "on", KeyboardInterrupt(), "", "never")
     terminal = Terminal(Script(stopped, "whole"), None, Sampling(), interactive=True, colour=False)
     terminal.run()
-    assert texts(terminal) == [("user", "go"), ("assistant", "half an ans"), ("user", "on"), ("assistant", "whole")]
+    assert texts(terminal) == [
+        ("user", "go"),
+        ("assistant", "half an ans"),
+        ("user", "on"),
+        ("assistant", "whole"),
+    ]
     assert "(stopped)" in capsys.readouterr().err
     typed(monkeypatch, KeyboardInterrupt(), KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -106,9 +114,13 @@ def test_reasoning_is_dimmed_and_calls_are_shown(capsys: pytest.CaptureFixture[s
     assert '[tool call] add({"a": 1})' in out
 
 
-def test_a_pipe_gets_the_answers_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_the_answers_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     typed(monkeypatch, "/temp 3", "b", "")
-    terminal = Terminal(Script(Message("assistant", "A", "think"), "B"), None, Sampling(0.5), interactive=False)
+    terminal = Terminal(
+        Script(Message("assistant", "A", "think"), "B"), None, Sampling(0.5), interactive=False
+    )
     terminal.run()
     captured = capsys.readouterr()
     assert captured.out == "A\nB\n" and captured.err == ""

@@ -1,4 +1,6 @@
-"""`coterie agent` as a user types it, against a scripted server: what is offered, done and printed, and exit codes."""
+"""`coterie agent` as a user types it, against a scripted server: what is offered, done and printed, and exit
+codes.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,21 @@ from typing import Any
 import pytest
 
 from coterie.agents.approval import approver
-from coterie.agents.sandbox import Sandbox, SandboxError
-from coterie.agents.tools import Calculator
 from coterie.config.errors import ConfigError
 from coterie.data.examples import read_examples
 from coterie.data.formats import ChatExample
+from coterie.sandbox.outside import Sandbox, SandboxError
+from coterie.sandbox.tools import Calculator
 from tests.agents.fake import USAGE, FakeServer, call_chunks, chunk
 from tests.cli.test_commands import call, fails
 
 
 def scripted(*turns: list[dict[str, Any]]) -> Callable[[str, dict[str, Any]], list[dict[str, Any]]]:
     """One turn for every tool result that has come so far."""
-    return lambda path, body: [*turns[min(sum(m["role"] == "tool" for m in body["messages"]), len(turns) - 1)], USAGE]
+    return lambda path, body: [
+        *turns[min(sum(m["role"] == "tool" for m in body["messages"]), len(turns) - 1)],
+        USAGE,
+    ]
 
 
 def calling(name: str, **arguments: Any) -> list[dict[str, Any]]:
@@ -69,11 +74,17 @@ def test_a_task_with_files_and_python(tmp_path: Path, capsys: pytest.CaptureFixt
         assert out.out == "It is \x1b[31m42.\n" and (tmp_path / "work/out.txt").read_text() == "42"
         assert "-> python" in out.err and "<- 42" in out.err and "done: 4 replies, 28 tokens" in out.err
         assert "\x1b" not in out.err, "what a model writes cannot steer the terminal"
-        assert "finished" in fails(capsys, "agent", server.url, "--resume", str(transcript), "--dir", str(tmp_path))
+        assert "finished" in fails(
+            capsys, "agent", server.url, "--resume", str(transcript), "--dir", str(tmp_path)
+        )
     row = json.loads(transcript.read_text())
     (learnt,) = read_examples(str(transcript)).examples  # it is tuning data as it is
     assert isinstance(learnt, ChatExample) and list(learnt.tools) == row["tools"]
-    assert [m.tool_calls[0].name for m in learnt.messages if m.tool_calls] == ["read_file", "python", "write_file"]
+    assert [m.tool_calls[0].name for m in learnt.messages if m.tool_calls] == [
+        "read_file",
+        "python",
+        "write_file",
+    ]
     assert [m["role"] for m in row["messages"]] == ["system", "user", *["assistant", "tool"] * 3, "assistant"]
     assert row["agent"]["sandbox"] and {t["function"]["name"] for t in row["tools"]} >= {
         "calculator",
@@ -90,7 +101,10 @@ def test_without_a_terminal_nothing_is_written(tmp_path: Path, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out)["answer"] == "could not"
     assert not (tmp_path / "a").exists()
     assert "did not allow" in server.seen[1][1]["messages"][-1]["content"]
-    assert [tool["function"]["name"] for tool in server.seen[0][1]["tools"]][0:2] == ["calculator", "list_files"]
+    assert [tool["function"]["name"] for tool in server.seen[0][1]["tools"]][0:2] == [
+        "calculator",
+        "list_files",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +121,9 @@ def test_exit_codes(turn: list[dict[str, Any]], options: list[str], code: int) -
         assert ended("agent", server.url, "x", "--no-python", *options) == code
 
 
-def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = "http://127.0.0.1:9"
     assert "give a task" in fails(capsys, "agent", url)
     assert "--approve maybe" in fails(capsys, "agent", url, "x", "--approve", "maybe")
@@ -143,7 +159,11 @@ def test_a_person_is_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     tool, other = Calculator(), Calculator()
     other.name = "other"
-    for lines, expected in ((["what?\n", "y\n", "n\n"], [True, False]), (["a\n"], [True, True]), ([], [False, False])):
+    for lines, expected in (
+        (["what?\n", "y\n", "n\n"], [True, False]),
+        (["a\n"], [True, True]),
+        ([], [False, False]),
+    ):
         monkeypatch.setattr(sys, "stdin", Terminal(*lines))
         ask = approver("ask")
         assert [ask(tool, {"expression": "\x1b[2Jfake\nallow?"}), ask(tool, {})] == expected

@@ -37,7 +37,10 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("text")
     words = "the a one some cat dog tree house runs sees finds makes red green small large of in under and then".split()
     for index in range(30):
-        lines = [" ".join(words[(index * 7 + i * i + j * (i + 3)) % len(words)] for j in range(12)) for i in range(20)]
+        lines = [
+            " ".join(words[(index * 7 + i * i + j * (i + 3)) % len(words)] for j in range(12))
+            for i in range(20)
+        ]
         (folder / f"{index}.txt").write_text(f"Text number {index}.\n" + "\n".join(lines))
     return folder
 
@@ -110,7 +113,9 @@ def test_a_finished_run_can_be_used(run_dir: Path, capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out)["threads"] >= 1
 
 
-def test_the_same_command_again_changes_nothing(run_dir: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_command_again_changes_nothing(
+    run_dir: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (run_dir / "model" / "model.safetensors").read_bytes()
     call("train", str(write_config(run_dir.parent, text, run_dir)))
     assert "going on from" in capsys.readouterr().err
@@ -165,10 +170,14 @@ def test_going_on_from_a_model_needs_its_tokenizer(
     other = ["data.vocab_size=290", f"out={tmp_path / 'other'}"]
     assert "prepared with another tokenizer; set data.tokenizer=" in fails(capsys, "train", path, *other)
     call("train", path, *other, f"data.tokenizer={model}")
-    assert "'balance' does not change" in fails(capsys, "train", path, "balance.loss_coef=1", f"out={tmp_path / 'b'}")
+    assert "'balance' does not change" in fails(
+        capsys, "train", path, "balance.loss_coef=1", f"out={tmp_path / 'b'}"
+    )
 
 
-def test_output_inside_the_text_is_refused(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_inside_the_text_is_refused(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_config(tmp_path, text, text / "runs")
     assert "choose an 'out' outside the text" in fails(capsys, "train", str(path))
 
@@ -225,13 +234,18 @@ def test_bad_sources(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["plan", "tune", "llama-4-scot"], "did you mean 'llama-4-scout'?"),
         (["adapter", "inspect", "/no/such"], "/no/such: no such directory"),
         (["tune", "m", "x", "lerning_rate=1"], "unknown key 'lerning_rate' (did you mean 'learning_rate'?)"),
-        (["tune", "m", "x", "--train", "atention=lora"], "unknown group 'atention' (did you mean 'attention'?)"),
+        (
+            ["tune", "m", "x", "--train", "atention=lora"],
+            "unknown group 'atention' (did you mean 'attention'?)",
+        ),
         (["tune", "m", "x", "--method", "esft"], "coterie: tune: method esft trains chosen experts;"),
         (["data", "card", "/no/such"], "/no/such: no such file or directory"),
         (["quickstart", "--data", "/no/such", "--out", "OUT"], "/no/such: no such file or directory"),
     ],
 )
-def test_missing_paths(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_paths(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments]
     assert message in fails(capsys, *arguments)
 
@@ -248,7 +262,9 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], capture_output=True
+    ).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
         config = write_config(tmp_path, text, small / "run", model=MODEL | {"moe_intermediate_size": 256})

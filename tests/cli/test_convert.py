@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from coterie.weights.checkpoint import save_model
+from coterie.checkpoints.directory import save_model
+from tests.checkpoints.test_convert import make
 from tests.cli.test_commands import call, fails
-from tests.weights.gguf_models import write
-from tests.weights.test_convert import make
+from tests.gguf.models import write
 
 
 def test_receipt_in_words_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,7 +20,10 @@ def test_receipt_in_words_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
     call("convert", str(source), "--to", "qwen3_moe", "-o", str(tmp_path / "b"))
     out, err = capsys.readouterr()
     assert out.startswith(f"{tmp_path / 'b'}: qwen3_moe in float32, from qwen3 in float32; lossless\n")
-    assert "mapped            nothing -> model.layers.*.mlp.gate.weight (x4)" in out and "reading the result" in err
+    assert (
+        "mapped            nothing -> model.layers.*.mlp.gate.weight (x4)" in out
+        and "reading the result" in err
+    )
     assert f"receipt           {tmp_path / 'b' / 'receipt.json'}" in out
     command = ["convert", str(source), "--to", "hf", "--dtype", "bfloat16", "--shard-size", "20kb", "--json"]
     call(*command, "-o", str(tmp_path / "c"))
@@ -75,7 +78,9 @@ def test_an_adapter_is_called_so(verb: list[str], tmp_path: Path, capsys: pytest
     assert ("is an adapter" if verb != ["verify"] else "holds no probes") in words
 
 
-def test_a_source_that_fails_its_probes_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_source_that_fails_its_probes_is_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_model(tmp_path / "a", make("qwen3"), probes=True)
     file = tmp_path / "a" / "model.safetensors"
     tensors = load_file(file)

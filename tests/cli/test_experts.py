@@ -1,4 +1,6 @@
-"""The way of docs/experts.md, command by command: profile, select, tune, and a patch that goes on and comes off."""
+"""The way of docs/experts.md, command by command: profile, select, tune, and a patch that goes on and comes
+off.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def test_from_profile_to_patch_and_back(
     chosen = json.loads((tmp_path / "experts.json").read_text())["experts"]
     inspected = run("patch", "inspect", patch)
     assert all(
-        f"layer {layer}: experts {', '.join(map(str, experts))}" in inspected for layer, experts in chosen.items()
+        f"layer {layer}: experts {', '.join(map(str, experts))}" in inspected
+        for layer, experts in chosen.items()
     )
 
     assert "patches: 1" in run("patch", "apply", model, patch, "-o", "applied")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
+from coterie.checkpoints.directory import save_model
 from coterie.families import config_from_hf
 from coterie.plan.describe import describe
+from coterie.proof.texts import TEXTS
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.checkpoint import save_model
-from coterie.weights.probe_texts import TEXTS
 from tests.cli.test_commands import call
 from tests.families import hf
-from tests.weights.test_probes import make
+from tests.proof.test_records import make
 
 
 @pytest.mark.parametrize("name", sorted(hf.CONFIGS))
@@ -34,7 +34,10 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_a_published_name(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "llama-4-scout")
     assert "total 107,769,861,120, in experts 96,636,764,160 (90%)" in text
-    assert "published    109B total, 17B active (nearest: with embedding and head); source: Llama 4 model card" in text
+    assert (
+        "published    109B total, 17B active (nearest: with embedding and head); source: Llama 4 model card"
+        in text
+    )
     assert "196,608 bytes per token in bfloat16, 49,152 beyond every window" in text
     facts = json.loads(shown(capsys, "deepseek-r1", "--json"))
     assert facts["name"] == "deepseek-r1" and facts["kv_bytes_per_token"] == 70272
@@ -46,7 +49,11 @@ def test_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     tokenizer = Tokenizer.train([TEXTS[0] * 3], 300)
     save_model(tmp_path / "m", make(vocab_size=320), tokenizer, dtype="bfloat16", probes=True)
     text = shown(capsys, tmp_path / "m")
-    assert "BF16; 16 probes" in text and "rows of the embedding unused" in text and "with a chat template" in text
+    assert (
+        "BF16; 16 probes" in text
+        and "rows of the embedding unused" in text
+        and "with a chat template" in text
+    )
     facts = json.loads(shown(capsys, tmp_path / "m", "--json"))
     assert facts["stored"]["bytes_by_type"] == {"BF16": 2 * facts["parameters"]["total"]}
     assert facts["tokenizer"]["end"] == "<|endoftext|>" and facts["quantised"] is None

@@ -20,7 +20,9 @@ def model(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str, code: int = 0
+) -> Any:
     monkeypatch.setattr("sys.argv", ["coterie", "plan", "tune", *words])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -29,7 +31,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *wo
     return json.loads(found.out) if "--json" in words else found.out + found.err
 
 
-def test_plans(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_plans(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     told = run(monkeypatch, capsys, model, "--method", "lora")
     assert "lora, rank 16, float32, 4 x 1024 tokens" in told and "phases" in told
     plan = run(monkeypatch, capsys, model, "--method", "full", "--memory", "600MB", "--json")

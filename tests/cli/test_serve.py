@@ -8,8 +8,8 @@ import pytest
 
 from coterie.infer.model import LanguageModel, save
 from tests.cli.test_commands import fails
+from tests.serve.endpoints.test_adapters import base_model
 from tests.serve.support import tokenizer
-from tests.serve.test_adapters import base_model
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,8 @@ def test_run_streams_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("text", "finish", "said"), [("sure!", "stop", "not JSON"), ('{"a": 1', "length", "cut off"), ("{}", "stop", "'a'")]
+    ("text", "finish", "said"),
+    [("sure!", "stop", "not JSON"), ('{"a": 1', "length", "cut off"), ("{}", "stop", "'a'")],
 )
 def test_a_server_that_ignores_the_schema_is_caught(
     text: str, finish: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -55,7 +56,9 @@ def test_a_server_that_ignores_the_schema_is_caught(
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is the server running" in fails(capsys, "chat", "http://127.0.0.1:9")
     assert "goes with a server's address" in fails(capsys, "run", str(tmp_path), "x", "--served", "y")
-    assert "key file" in fails(capsys, "run", "http://127.0.0.1:9", "x", "--api-key-file", str(tmp_path / "no"))
+    assert "key file" in fails(
+        capsys, "run", "http://127.0.0.1:9", "x", "--api-key-file", str(tmp_path / "no")
+    )
 
 
 def test_a_model_here_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +80,9 @@ def test_a_model_here_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     }
     (tmp_path / "s.json").write_text(json.dumps(schema))
     answers, schema_file = [], str(tmp_path / "s.json")
-    for seed in range(8):  # a random model may also think, for ever, before its first brace: that is an error then
+    for seed in range(
+        8
+    ):  # a random model may also think, for ever, before its first brace: that is an error then
         capsys.readouterr()  # what a reply that was cut short had printed
         with contextlib.suppress(SystemExit):
             call("run", here, "go", "--json-schema", schema_file, "--seed", str(seed), "--max-tokens", "40")
@@ -122,6 +127,8 @@ def heed_ctrl_c() -> None:
 def read_until(terminal: int, mark: str, seconds: float = 30.0) -> str:
     text, end = "", time.monotonic() + seconds
     while mark not in text:
-        assert select.select([terminal], [], [], max(0.0, end - time.monotonic()))[0], f"no {mark!r} in {text!r}"
+        assert select.select([terminal], [], [], max(0.0, end - time.monotonic()))[0], (
+            f"no {mark!r} in {text!r}"
+        )
         text += os.read(terminal, 4096).decode()
     return text

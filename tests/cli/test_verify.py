@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from coterie.weights.checkpoint import save_model
+from coterie.checkpoints.directory import save_model
+from tests.adapters.test_merge import made
 from tests.cli.test_commands import call
-from tests.weights.test_merge import made
-from tests.weights.test_probes import make
+from tests.proof.test_records import make
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ def test_two_directories(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "the same experts in every layer" in out
     assert code(folder / "one", folder / "two") == 1
     out, _ = capsys.readouterr()
-    assert out.startswith("DIFFERENT\n  because log-probabilities differ") and "routing           lowest" in out
+    assert (
+        out.startswith("DIFFERENT\n  because log-probabilities differ") and "routing           lowest" in out
+    )
     assert code(folder / "one", folder / "two", "--tolerance", "100") == 0
     assert code(folder / "one", folder / "two", "--tolerance", "100", "--base", folder / "one") == 1
     assert "A is the base" in capsys.readouterr().out
@@ -61,7 +63,10 @@ def test_stored_probes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     save_file(tensors, file, metadata={"format": "pt"})
     assert code(tmp_path / "three") == 1 and "its SHA-256 differs" in capsys.readouterr().err
     (tmp_path / "three" / "coterie.json").unlink()
-    assert code(tmp_path / "three") == 1 and "is not the model its probes were recorded" in capsys.readouterr().err
+    assert (
+        code(tmp_path / "three") == 1
+        and "is not the model its probes were recorded" in capsys.readouterr().err
+    )
 
 
 def test_an_adapter_against_its_own_probes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,9 @@ import pytest
 from coterie.data.sources import Document
 from coterie.text import Tokenizer
 
-WORDS = "tree house river stone light walk green quiet under seven paper bird cloud train morning letter".split()
+WORDS = (
+    "tree house river stone light walk green quiet under seven paper bird cloud train morning letter".split()
+)
 
 
 def sentences(seed: int, count: int) -> str:
@@ -19,7 +21,8 @@ def sentences(seed: int, count: int) -> str:
 def documents(count: int, seed: int = 0, slices: int = 2) -> list[Document]:
     """Different documents of 1 to 6 sentences over a few slices."""
     return [
-        Document(sentences(seed * 10_000 + n, 1 + n % 6), f"file{n}", f"slice{n % slices}", n) for n in range(count)
+        Document(sentences(seed * 10_000 + n, 1 + n % 6), f"file{n}", f"slice{n % slices}", n)
+        for n in range(count)
     ]
 
 

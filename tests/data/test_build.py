@@ -1,4 +1,6 @@
-"""The whole preparation: reuse, damage, interruption, mixture weights, the card's sums, held-out documents."""
+"""The whole preparation: reuse, damage, interruption, mixture weights, the card's sums, held-out
+documents.
+"""
 
 import json
 
@@ -71,7 +73,10 @@ def test_heldout_documents_are_the_ones_the_hash_chose(corpus, tmp_path):
 
 def test_weights_repeat_and_thin_out_training_only(corpus, tmp_path):
     plain = prepare(config(corpus), tmp_path).card
-    sources = [{"path": str(corpus / "a.jsonl"), "weight": 2.5}, {"path": str(corpus / "b.jsonl"), "weight": 0.25}]
+    sources = [
+        {"path": str(corpus / "a.jsonl"), "weight": 2.5},
+        {"path": str(corpus / "b.jsonl"), "weight": 0.25},
+    ]
     mixed = prepare(config(corpus, sources=sources), tmp_path).card
     assert mixed.heldout["a"].documents == plain.heldout["a"].documents
     assert 2.3 < mixed.train["a"].documents / plain.train["a"].documents < 2.7

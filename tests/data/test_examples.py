@@ -55,7 +55,9 @@ def write(path, *records):
     return str(path)
 
 
-@pytest.mark.parametrize(("record", "kind", "messages", "learn"), [c[1:] for c in CHATS], ids=[c[0] for c in CHATS])
+@pytest.mark.parametrize(
+    ("record", "kind", "messages", "learn"), [c[1:] for c in CHATS], ids=[c[0] for c in CHATS]
+)
 def test_conversations_of_every_form(tmp_path, record, kind, messages, learn):
     found = read_examples(write(tmp_path / "any.jsonl", {**record, "tools": [TOOL]}))
     assert found.problems == [] and found.format == kind
@@ -79,9 +81,14 @@ def test_other_kinds(tmp_path):
     for number, form in enumerate(forms):
         found = read_examples(write(tmp_path / f"{number}.jsonl", form))
         (example,) = found.examples
-        assert found.format == "preference" and isinstance(example, PreferenceExample) and example.margin == 0.5
+        assert (
+            found.format == "preference" and isinstance(example, PreferenceExample) and example.margin == 0.5
+        )
         assert example.chosen.messages == (U, A) and example.chosen.learn == (False, True)
-        assert example.rejected.messages == (U, Message("assistant", "3")) and example.rejected.learn == (False, True)
+        assert example.rejected.messages == (U, Message("assistant", "3")) and example.rejected.learn == (
+            False,
+            True,
+        )
 
     def only(record):
         return read_examples(write(tmp_path / "x.jsonl", record)).examples[0]
@@ -89,7 +96,11 @@ def test_other_kinds(tmp_path):
     plain = only({"prompt": "a", "completion": "b"})
     assert isinstance(plain, PairExample) and (plain.prompt, plain.completion) == ("a", "b")
     labelled = only({"prompt": "a", "completion": "b", "label": False})
-    assert isinstance(labelled, LabelledExample) and labelled.label is False and labelled.example.completion == "b"
+    assert (
+        isinstance(labelled, LabelledExample)
+        and labelled.label is False
+        and labelled.example.completion == "b"
+    )
     tagged = only({"messages": [*prompt, chosen], "kto_tag": True})
     assert isinstance(tagged, LabelledExample) and tagged.label and tagged.example.learn == (False, True)
     text, tokens = only({"text": "abc"}), only({"input_ids": [1, 2], "labels": [-100, 2]})
@@ -209,7 +220,9 @@ def test_packed_rows_hold_every_example_once(sizes, together, seed):
     units = []
     for number, size in enumerate(sizes):
         ids = tuple(int(token) for token in rng.integers(1, 1000, size))
-        units.append(Unit((Piece(ids, tuple(bool(mark) for mark in rng.integers(0, 2, size))),), Origin("f", number)))
+        units.append(
+            Unit((Piece(ids, tuple(bool(mark) for mark in rng.integers(0, 2, size))),), Origin("f", number))
+        )
     rows = pack(units, 16, 0, together=together)
     assert together or len(rows) == len(units)
     seen = []

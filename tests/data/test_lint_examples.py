@@ -43,7 +43,9 @@ def test_counts_lengths_and_preview(tmp_path, tokenizer):
     assert report.learnt == pytest.approx(learnt / sum(sizes))
     assert report.notes == [f"note: 1 examples stand there twice, the first at {path}:2 repeats {path}:1"]
     text = report.to_text()
-    assert "<|im_start|>assistant\n[[2<|im_end|>]]\n" in text and text.endswith("3 examples (messages), 0 problems")
+    assert "<|im_start|>assistant\n[[2<|im_end|>]]\n" in text and text.endswith(
+        "3 examples (messages), 0 problems"
+    )
     assert "\033[32m2<|im_end|>\033[0m" in report.to_text(colour=True)
     assert json.loads(json.dumps(report.to_dict()))["preview"][0]["origin"] == f"{path}:1"
 
@@ -57,7 +59,11 @@ def test_faults_and_notes(tmp_path, tokenizer):
     assert [problem.line for problem in report.problems] == [2, 3, 4]
     assert "nothing to learn" in report.problems[0].message and "positions" in report.problems[1].message
     bare = lint_examples([path])
-    assert [problem.line for problem in bare.problems] == [4] and "--model" in bare.notes[0] and bare.tokens is None
+    assert (
+        [problem.line for problem in bare.problems] == [4]
+        and "--model" in bare.notes[0]
+        and bare.tokens is None
+    )
 
 
 def test_calls_that_do_not_come_back(tmp_path, tokenizer):
@@ -75,13 +81,17 @@ def test_calls_that_do_not_come_back(tmp_path, tokenizer):
 
 
 def test_replies_without_an_end_are_noted(tmp_path, tokenizer):
-    foreign = Tokenizer(tokenizer._json, tokenizer._config, shipped_template("llama4"))  # its marks are no tokens here
+    foreign = Tokenizer(
+        tokenizer._json, tokenizer._config, shipped_template("llama4")
+    )  # its marks are no tokens here
     (note,) = lint_examples([write(tmp_path / "a.jsonl", GOOD)], foreign, 400).notes
     assert "1 examples end with no token that stops a reply" in note
 
 
 def test_templates_that_rewrite_are_told(tmp_path, tokenizer):
-    forgetful = "{% for m in messages %}[{{ m.role }}]{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
+    forgetful = (
+        "{% for m in messages %}[{{ m.role }}]{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
+    )
     path = write(tmp_path / "a.jsonl", {"messages": GOOD["messages"] * 2})
     report = lint_examples([path], Tokenizer(tokenizer._json, tokenizer._config, forgetful), 64)
     assert "rewrites turn 2" in report.problems[0].message

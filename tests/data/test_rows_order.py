@@ -57,7 +57,9 @@ def test_several_shards_read_as_one(tokenizer, tmp_path, monkeypatch):
 
 def test_conversations_are_rendered_with_special_tokens(tokenizer, tmp_path):
     turns = (Message("user", "a <|im_end|> b"), Message("assistant", "c"))
-    shards = write_shards([Document("rendered", "s", messages=turns), Document("plain", "s")], tokenizer, tmp_path)
+    shards = write_shards(
+        [Document("rendered", "s", messages=turns), Document("plain", "s")], tokenizer, tmp_path
+    )
     assert shards.document(0).tolist() == [tokenizer.eos_id, *render_ids(tokenizer, turns)[0]]
     assert shards.document(1).tolist() == [tokenizer.eos_id, *tokenizer.encode("plain")]
 
@@ -117,7 +119,8 @@ conversation = (
     st.integers(2, 12)
     .flatmap(
         lambda n: st.tuples(
-            st.lists(st.integers(1, 50), min_size=n, max_size=n), st.lists(st.booleans(), min_size=n, max_size=n)
+            st.lists(st.integers(1, 50), min_size=n, max_size=n),
+            st.lists(st.booleans(), min_size=n, max_size=n),
         )
     )
     .filter(lambda pair: any(pair[1][1:]))
@@ -162,7 +165,9 @@ def test_every_epoch_is_a_permutation(num_rows, seed, epoch):
 
 
 def test_epochs_and_seeds_differ_and_places_are_uniform():
-    first, second, other = ([Order(1000, s)[e * 1000 + n] for n in range(1000)] for s, e in [(1, 0), (1, 1), (2, 0)])
+    first, second, other = (
+        [Order(1000, s)[e * 1000 + n] for n in range(1000)] for s, e in [(1, 0), (1, 1), (2, 0)]
+    )
     for a, b in [(first, second), (first, other), (first, list(range(1000)))]:
         assert sum(x == y for x, y in zip(a, b, strict=True)) < 10  # about 1 is expected
         assert abs(np.corrcoef(a, b)[0, 1]) < 0.15

@@ -90,7 +90,9 @@ def test_directory_walk_counts_what_it_skips(tmp_path):
 
 def test_limits_stop_reading_and_are_reported(tmp_path):
     for name in "ab":
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": f"{name}{n:08}"}) + "\n" for n in range(9)))
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": f"{name}{n:08}"}) + "\n" for n in range(9))
+        )
     a, b = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
     found, skipped = read(SourceConfig(path=a, max_bytes=30), b)
     assert [d.text[0] for d in found] == ["a"] * 3 + ["b"] * 9 and len(skipped) == 1
@@ -104,7 +106,11 @@ def test_primer_documents_carry_their_slices_and_version():
     found, _ = read(spec, seed=3)
     assert len({d.slice for d in found}) > 2 and {d.source for d in found} == {"primer"}
     assert 90_000 < sum(len(d.text) for d in found) < 200_000 and any(d.messages for d in found)
-    assert [d.text for d in found] == [d.text for d in read(spec, seed=3)[0]] != [d.text for d in read(spec, seed=4)[0]]
+    assert (
+        [d.text for d in found]
+        == [d.text for d in read(spec, seed=3)[0]]
+        != [d.text for d in read(spec, seed=4)[0]]
+    )
     with pytest.raises(DataError, match="primer@99: this coterie holds primer@1"):
         read("primer@99")
 

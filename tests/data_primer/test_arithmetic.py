@@ -69,7 +69,10 @@ def test_worked_by_hand():
     assert arithmetic.multiply(23, 45).worked() == (
         "23 * 45: 23 * 5 = 115, 23 * 40 = 920, 115 + 920 = 1035, so 23 * 45 = 1035"
     )
-    assert arithmetic.remainder(97, 7).worked() == "97 mod 7: 97 div 7 = 13, 7 * 13 = 91, 97 - 91 = 6, so 97 mod 7 = 6"
+    assert (
+        arithmetic.remainder(97, 7).worked()
+        == "97 mod 7: 97 div 7 = 13, 7 * 13 = 91, 97 - 91 = 6, so 97 mod 7 = 6"
+    )
     assert arithmetic.arrange("sort", [5, 2, 9]).worked() == (
         "sort 5 2 9: min 5 2 9 = 2, min 5 9 = 5, so sort 5 2 9 = 2 5 9"
     )
@@ -77,7 +80,10 @@ def test_worked_by_hand():
         arithmetic.compare(482, 479).worked()
         == "compare 482 479: compare 4 4 = =, compare 8 7 = >, so compare 482 479 = >"
     )
-    assert arithmetic.chain([3, 14, 6], "+-").worked() == "3 + 14 - 6: 3 + 14 = 17, 17 - 6 = 11, so 3 + 14 - 6 = 11"
+    assert (
+        arithmetic.chain([3, 14, 6], "+-").worked()
+        == "3 + 14 - 6: 3 + 14 = 17, 17 - 6 = 11, so 3 + 14 - 6 = 11"
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -113,7 +119,9 @@ def test_probes_are_right_reserved_and_absent_from_training():
         assert value_of(expression) == answer
         assert arithmetic.reserved(expression)
     prompts = {prompt.removesuffix(" =") for prompt, _ in probes}
-    trained = {expression for index in range(1500) for expression, _ in facts(arithmetic.generate(4, index).text)}
+    trained = {
+        expression for index in range(1500) for expression, _ in facts(arithmetic.generate(4, index).text)
+    }
     assert not prompts & trained
     talk = "\n".join(dialogues.generate(4, index).text for index in range(1500))
     assert not prompts & set(re.findall(r"\d+ [-+*] \d+", talk))

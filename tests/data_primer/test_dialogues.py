@@ -1,4 +1,6 @@
-"""Conversations are well formed, their tools answer rightly, and their text is what the chat template gives."""
+"""Conversations are well formed, their tools answer rightly, and their text is what the chat template
+gives.
+"""
 
 import ast
 import contextlib
@@ -73,7 +75,9 @@ def test_turns_tools_and_answers(seed, index):
     # What the assistant says last repeats what the last tool said.
     results = [message["content"] for message in talk if message["role"] == "tool"]
     if results:
-        assert not results[-1].startswith("error") and any(results[-1] in said["content"] for said in talk[-3:])
+        assert not results[-1].startswith("error") and any(
+            results[-1] in said["content"] for said in talk[-3:]
+        )
 
 
 @settings(max_examples=150, deadline=None)

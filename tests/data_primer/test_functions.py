@@ -1,4 +1,6 @@
-"""Every call of every sheet is right, against definitions written a second time, and no probe is trained on."""
+"""Every call of every sheet is right, against definitions written a second time, and no probe is trained
+on.
+"""
 
 import ast
 
@@ -101,7 +103,9 @@ def test_every_call_is_right_and_none_is_a_probe(seed, index):
 
 def test_every_function_has_a_reference_and_is_met():
     assert set(REFERENCE) == {function.name for function in functions.FUNCTIONS}
-    met = {call.partition("(")[0] for index in range(400) for call, _ in facts(functions.generate(0, index).text)}
+    met = {
+        call.partition("(")[0] for index in range(400) for call, _ in facts(functions.generate(0, index).text)
+    }
     assert met == set(REFERENCE)
 
 

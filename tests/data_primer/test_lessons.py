@@ -9,12 +9,12 @@ import json
 import jsonschema
 import pytest
 
-from coterie.agents.tools import Calculator
 from coterie.config.errors import DataError
 from coterie.data.examples import read_examples
 from coterie.data.formats import ChatExample
 from coterie.data.primer.arithmetic import reserved
 from coterie.data.primer.lessons import COUNT, lessons
+from coterie.sandbox.tools import Calculator
 from coterie.text.tools import AGENT_SYSTEM
 
 
@@ -56,7 +56,9 @@ def test_it_is_a_source_of_examples(tmp_path, monkeypatch) -> None:
     examples = [example for example in found.examples if isinstance(example, ChatExample)]
     heard = [example.messages[0].content for example in examples if example.messages[0].role == "system"]
     assert heard.count(AGENT_SYSTEM) > COUNT / 3 and len(set(heard)) > 4 and len(heard) < COUNT
-    assert len({json.dumps(example.tools) for example in examples}) > 8  # as agents and as clients describe them
+    assert (
+        len({json.dumps(example.tools) for example in examples}) > 8
+    )  # as agents and as clients describe them
     assert str(examples[4].origin) == "tools:5"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tools").mkdir()

@@ -13,7 +13,8 @@ from coterie.data import primer
 from coterie.data.primer.base import Rng, held_out
 
 GENERATED = ("stories", "arithmetic", "functions", "programs", "dialogues")
-# SHA-256 of documents (seed, index) = (0, 0), (0, 1), (7, 12345) joined. A new value here is a new primer.VERSION.
+# SHA-256 of documents (seed, index) = (0, 0), (0, 1), (7, 12345) joined. A new value here is a new
+# primer.VERSION.
 GOLDEN = {
     "stories": "76b1f173601e355e",
     "arithmetic": "8b81bf72424cdb4d",

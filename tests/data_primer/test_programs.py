@@ -85,7 +85,10 @@ def test_assertions_can_fail():
     head, _, value = text.rstrip("\n").rpartition("== ")
     try:
         exec(
-            compile(f"{head}== {value} + [0]" if value.startswith("[") else f"{head}== {value} + 1", "<d>", "exec"), {}
+            compile(
+                f"{head}== {value} + [0]" if value.startswith("[") else f"{head}== {value} + 1", "<d>", "exec"
+            ),
+            {},
         )
     except AssertionError:
         return

@@ -1,4 +1,6 @@
-"""The standard library slices: read in place, cut without loss, each module in one slice, prose that is prose."""
+"""The standard library slices: read in place, cut without loss, each module in one slice, prose that is
+prose.
+"""
 
 import json
 from itertools import islice
@@ -47,7 +49,11 @@ def test_prose_by_hand():
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.sampled_from(["def f():", "    return 1", "", "class A:", "    def g(self):", "x = 1", "@d", "# c"]))
+    st.lists(
+        st.sampled_from(
+            ["def f():", "    return 1", "", "class A:", "    def g(self):", "x = 1", "@d", "# c"]
+        )
+    )
 )
 def test_split_loses_nothing(lines):
     source = "\n".join(lines * 60) + "\n"
@@ -70,7 +76,9 @@ def test_slices_never_share_a_module_and_hold_no_tests():
     everything = code | docs
     assert {"os", "json/decoder", "asyncio/tasks", "pydoc_data/topics"} <= everything
     for name in everything:
-        assert not {"test", "tests", "idle_test", "site-packages", "turtledemo", "__pycache__"} & set(name.split("/"))
+        assert not {"test", "tests", "idle_test", "site-packages", "turtledemo", "__pycache__"} & set(
+            name.split("/")
+        )
     assert stdlib.modules("code", 0) != stdlib.modules("code", 1)
     assert sorted(stdlib.modules("code", 0)) == sorted(stdlib.modules("code", 1))
 

@@ -36,9 +36,9 @@ def answer(text: str, question: str) -> str:
         thing = question.split()[3]
         return re.findall(rf"(\w+) (?:took it and )?(?:put|left) the {thing} ", text)[-1]
     if match := re.fullmatch(r"How did (\w+) feel\?", question):
-        return re.search(rf"{match[1]} was (\w+) because|, (?:so )?{match[1]} was (?P<mood>\w+)", text).expand(
-            r"\1\g<mood>"
-        )
+        return re.search(
+            rf"{match[1]} was (\w+) because|, (?:so )?{match[1]} was (?P<mood>\w+)", text
+        ).expand(r"\1\g<mood>")
     if match := re.fullmatch(r"Why was (\w+) (\w+)\?", question):
         who = f"{match[1]} was {match[2]}"
         found = re.search(
@@ -88,7 +88,17 @@ def test_every_answer_follows_and_none_is_a_probe(seed, index):
 
 
 def test_every_kind_of_question_is_asked():
-    kinds = ("How many", "Where is", "Who put", "How did", "Why was", "What colour", "Who got", "Where did", "What was")
+    kinds = (
+        "How many",
+        "Where is",
+        "Who put",
+        "How did",
+        "Why was",
+        "What colour",
+        "Who got",
+        "Where did",
+        "What was",
+    )
     text = "".join(stories.generate(0, index).text for index in range(300))
     assert all(f"Q: {kind} " in text for kind in kinds)
 

@@ -10,10 +10,10 @@ import torch
 
 from coterie.config import DataError
 from coterie.evaluate.bits import DocumentScore, HeldoutDocument, bits_per_byte, score_documents
-from coterie.evaluate.routing import routing_shares
+from coterie.evaluate.routing.shares import routing_shares
 from coterie.evaluate.stats import difference_intervals, score_intervals
 from coterie.families import config_from_hf
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 from coterie.report.schema import Interval
 from coterie.report.words import winner
@@ -31,7 +31,9 @@ def make() -> Transformer:
 def documents(num: int, seed: int = 0) -> list[HeldoutDocument]:
     random = np.random.default_rng(seed)
     return [
-        HeldoutDocument("ab"[i % 2], np.append(0, random.integers(1, 60, int(random.integers(1, 50)))), 10 + i)
+        HeldoutDocument(
+            "ab"[i % 2], np.append(0, random.integers(1, 60, int(random.integers(1, 50)))), 10 + i
+        )
         for i in range(num)
     ]
 
@@ -45,7 +47,9 @@ def test_every_token_is_scored_once_in_pieces() -> None:
         for at in range(0, len(document.ids), 16):
             piece = ids[at : at + 17]
             with torch.no_grad():
-                logp = model.logits(model(piece[:-1], Layout.packed([len(piece) - 1]))).log_softmax(-1)
+                logp = model.logits(model(piece[:-1], ForwardContext.packed([len(piece) - 1]))).log_softmax(
+                    -1
+                )
             nats -= float(logp.gather(-1, piece[1:, None]).sum())
         assert score.nats == pytest.approx(nats, rel=1e-5)
         assert score.num_tokens == len(document.ids)
@@ -93,7 +97,7 @@ def test_routing_shares_count_the_choices() -> None:
     seen = []
     model.routers()[0][1].register_forward_hook(lambda module, inputs, routing: seen.append(routing.ids_TK))
     with torch.no_grad():
-        model(ids, Layout.packed(lengths))
+        model(ids, ForwardContext.packed(lengths))
     counts = np.bincount(seen[0].flatten().numpy(), minlength=4)
     np.testing.assert_allclose(array[0, 1], counts / counts.sum())
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 
+from coterie.checkpoints.directory import load_model
 from coterie.families import family
-from coterie.nn.layout import Layout
-from coterie.weights.checkpoint import load_model
+from coterie.nn.forward_context import ForwardContext
 from tests.families.hf import VOCAB, tiny
 
 LENGTHS = (23, 17)
@@ -24,10 +24,12 @@ def test_gradients_equal_transformers(name: str, tmp_path: Path) -> None:
     # from 1: transformers keeps the padding token's embedding, token 0 here, out of the gradient
     ids = torch.randint(1, VOCAB, (sum(LENGTHS),), generator=torch.Generator().manual_seed(1))
     at = torch.arange(len(ids))
-    model.logits(model(ids, Layout.packed(LENGTHS))).log_softmax(-1)[at, ids].sum().backward()
+    model.logits(model(ids, ForwardContext.packed(LENGTHS))).log_softmax(-1)[at, ids].sum().backward()
     theirs = torch.cat([reference(part[None]).logits[0] for part in ids.split(LENGTHS)])
     theirs.log_softmax(-1)[at, ids].sum().backward()
-    gradients = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in reference.named_parameters()}
+    gradients = {
+        n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in reference.named_parameters()
+    }
     expected = revert_weight_conversion(reference, gradients)
     own = dict(model.named_parameters())
     slots = [slot for slot in family(model.config.family).slots(model.config) if slot.name in own]

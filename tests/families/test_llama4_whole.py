@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import Llama4Config, Llama4ForConditionalGeneration
 
+from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import CoterieError
-from coterie.nn.layout import Layout
-from coterie.weights.checkpoint import load_model, save_model
+from coterie.nn.forward_context import ForwardContext
 from tests.families.hf import CONFIGS, VOCAB, randomise
 
 _VISION = {
@@ -41,7 +41,7 @@ def test_the_text_model_inside_equals_transformers_and_images_travel(tmp_path: P
     model = load_model(tmp_path / "a").model
     ids = torch.randint(0, VOCAB, (23,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        ours = model.logits(model(ids, Layout.packed([23])))
+        ours = model.logits(model(ids, ForwardContext.packed([23])))
         theirs = reference(input_ids=ids[None]).logits[0]
     assert theirs.std() > 0.3
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
@@ -68,7 +68,9 @@ def test_a_directory_without_its_image_encoder_is_not_whole(tmp_path: Path) -> N
     from safetensors.torch import save_file
 
     whole(tmp_path)
-    tensors = {k: v for k, v in load_file(tmp_path / "model.safetensors").items() if k.startswith("language_model.")}
+    tensors = {
+        k: v for k, v in load_file(tmp_path / "model.safetensors").items() if k.startswith("language_model.")
+    }
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(CoterieError, match=r"no tensor beginning with vision_model\."):
         load_model(tmp_path)

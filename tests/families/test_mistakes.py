@@ -1,4 +1,5 @@
-"""Deliberate mistakes: each changes one setting of a model that equals transformers, and must move its logits.
+"""Deliberate mistakes: each changes one setting of a model that equals transformers, and must move its
+logits.
 
 A mistake that moved nothing would mean that the parity tests cannot see it.
 """
@@ -13,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from coterie.checkpoints.directory import load_model
 from coterie.config import ModelConfig
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.router import Router, Routing
 from coterie.nn.transformer import Transformer
-from coterie.weights.checkpoint import load_model
 from tests.families.hf import CONFIGS, VOCAB, tiny
 
 LENGTHS = (23, 17)
@@ -25,7 +26,9 @@ ENOUGH = 0.05
 
 
 def edited(config: ModelConfig, path: str, value: Any) -> ModelConfig:
-    """Set `path` (below a block) in every block that has it with another value (windows: where there is one)."""
+    """Set `path` (below a block) in every block that has it with another value (windows: where there is
+    one).
+    """
     data, hits = config.to_dict(), 0
     *parents, last = path.split(".")
     for block in data["blocks"]:
@@ -47,7 +50,7 @@ def edited(config: ModelConfig, path: str, value: Any) -> ModelConfig:
 def logits(model: Transformer) -> Tensor:
     ids = torch.randint(0, VOCAB, (sum(LENGTHS),), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        return model.logits(model(ids, Layout.packed(LENGTHS)))
+        return model.logits(model(ids, ForwardContext.packed(LENGTHS)))
 
 
 def rebuilt(model: Transformer, config: ModelConfig) -> Transformer:

@@ -1,4 +1,6 @@
-"""Multi-token prediction: transformers' own layer as the oracle, the loss against a slow reference, the way back."""
+"""Multi-token prediction: transformers' own layer as the oracle, the loss against a slow reference, the way
+back.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.modeling_layers import MtpModel
 
+from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import CoterieError
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.plan.counts import count_parameters
 from coterie.train.batch import collate
-from coterie.weights.checkpoint import load_model, save_model
 from tests.families.hf import VOCAB, randomise, tiny
 from tests.train.support import make_row, make_trainer
 
 
 def with_mtp(path: Path, layers: int = 2) -> tuple[torch.nn.Module, MtpModel]:
-    """A directory of DeepSeek-V3's layout with layers past the last one, and the modules it was written from."""
+    """A directory of DeepSeek-V3's layout with layers past the last one, and the modules it was written
+    from.
+    """
     main = tiny("deepseek_v3", num_nextn_predict_layers=layers)
     main.save_pretrained(path)
     further = MtpModel(main, layers).eval()
@@ -38,11 +42,15 @@ def with_mtp(path: Path, layers: int = 2) -> tuple[torch.nn.Module, MtpModel]:
                 tensors[f"{disk}mlp.experts.{expert}.gate_proj.weight"] = gate.contiguous()
                 tensors[f"{disk}mlp.experts.{expert}.up_proj.weight"] = up.contiguous()
         elif rest.endswith("experts.down_proj"):
-            tensors |= {f"{disk}mlp.experts.{e}.down_proj.weight": w.contiguous() for e, w in enumerate(value)}
+            tensors |= {
+                f"{disk}mlp.experts.{e}.down_proj.weight": w.contiguous() for e, w in enumerate(value)
+            }
         else:
             tensors[disk + rest] = value.contiguous()
     for depth in range(layers):
-        tensors[f"model.layers.{start + depth}.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].clone()
+        tensors[f"model.layers.{start + depth}.embed_tokens.weight"] = tensors[
+            "model.embed_tokens.weight"
+        ].clone()
         tensors[f"model.layers.{start + depth}.shared_head.head.weight"] = tensors["lm_head.weight"].clone()
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
     return main, further
@@ -53,7 +61,7 @@ def test_hidden_states_equal_those_of_transformers_layer(tmp_path: Path) -> None
     model = load_model(tmp_path).model
     ids = torch.randint(0, VOCAB, (14,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        layout = Layout.packed([12])
+        layout = ForwardContext.packed([12])
         h = model(ids[:12], layout)
         ours = list(model.predict_further(h, ids[1:13], layout))
         hidden = main.model(ids[None, :12]).last_hidden_state
@@ -91,13 +99,17 @@ def test_a_copy_of_the_embedding_that_differs_is_refused(tmp_path: Path) -> None
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["model.layers.4.embed_tokens.weight"][0] += 1
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CoterieError, match=r"'model\.layers\.4\.embed_tokens\.weight' differs from the tensor"):
+    with pytest.raises(
+        CoterieError, match=r"'model\.layers\.4\.embed_tokens\.weight' differs from the tensor"
+    ):
         load_model(tmp_path)
 
 
 def test_the_loss_is_that_of_a_slow_reference_and_reaches_the_layers(tmp_path: Path) -> None:
     with_mtp(tmp_path)
-    trainers = [make_trainer(model=load_model(tmp_path).model, batch_rows=2, mtp_weight=w) for w in (0.0, 0.3)]
+    trainers = [
+        make_trainer(model=load_model(tmp_path).model, batch_rows=2, mtp_weight=w) for w in (0.0, 0.3)
+    ]
     plain, extra = (trainer.step() for trainer in trainers)
     model, batch = load_model(tmp_path).model, collate([make_row(0), make_row(1)])
     expected, weight = 0.0, 0.0
@@ -106,7 +118,7 @@ def test_the_loss_is_that_of_a_slow_reference_and_reaches_the_layers(tmp_path: P
         for length in batch.layout.lengths:  # each document alone, each position by its index
             ids, targets = batch.ids_T[start : start + length], batch.targets_T[start : start + length]
             weights = batch.weights_T[start : start + length]
-            layout = Layout.packed([length])
+            layout = ForwardContext.packed([length])
             h = model(ids, layout)
             weight += float(weights.sum())
             for depth, further in enumerate(model.predict_further(h, targets, layout), 1):

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from coterie.nn.layout import Layout
-from coterie.weights.checkpoint import load_model, save_model
-from coterie.weights.write import write_model_files
+from coterie.checkpoints.directory import load_model, save_model
+from coterie.checkpoints.tensor_writer import write_model_files
+from coterie.nn.forward_context import ForwardContext
 from tests.families.hf import CONFIGS, VOCAB, tiny
 
 LENGTHS = (23, 17)
@@ -24,7 +24,7 @@ def test_logits_equal_transformers_on_packed_documents(name: str, tmp_path: Path
     model = load_model(tmp_path).model
     ids = torch.randint(0, VOCAB, (sum(LENGTHS),), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        ours = model.logits(model(ids, Layout.packed(LENGTHS)))
+        ours = model.logits(model(ids, ForwardContext.packed(LENGTHS)))
         theirs = torch.cat([reference(part[None]).logits[0] for part in ids.split(LENGTHS)])
     assert theirs.std() > 0.3
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
@@ -57,7 +57,9 @@ def test_what_we_save_is_what_transformers_saved(name: str, tmp_path: Path) -> N
     assert theirs.keys() == ours.keys()
     for key, tensor in theirs.items():
         assert torch.equal(tensor, ours[key]), key
-    back, info = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True, dtype=torch.float32)
+    back, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, dtype=torch.float32
+    )
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     for key, tensor in reference.state_dict().items():
         assert torch.equal(tensor, back.state_dict()[key]), key

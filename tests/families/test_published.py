@@ -1,4 +1,5 @@
-"""Published configurations at full size on the meta device: names and shapes are those that transformers would write.
+"""Published configurations at full size on the meta device: names and shapes are those that transformers
+would write.
 
 Totals are checked against the makers' own in `tests/plan/test_published.py`.
 """
@@ -21,7 +22,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     name: model.config for name, model in published_models().items() if model.config is not None
 }
 # Keys that say the same in another way in what we write.
-_OTHER_WAY = ("rope_scaling", "moe_layers", "interleave_moe_layer_step", "no_rope_layer_interval", "no_rope_layers")
+_OTHER_WAY = (
+    "rope_scaling",
+    "moe_layers",
+    "interleave_moe_layer_step",
+    "no_rope_layer_interval",
+    "no_rope_layers",
+)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -57,9 +64,12 @@ def test_names_and_shapes_are_those_transformers_writes(name: str) -> None:
     }
     if config.tie_embeddings:
         del theirs["lm_head.weight"]  # the embedding itself; not written
-    # transformers drops the layer for multi-token prediction: 20 tensors and three matrices for each of 256 experts.
+    # transformers drops the layer for multi-token prediction: 20 tensors and three matrices for each of 256
+    # experts.
     further = f"model.layers.{config.num_layers}."
-    assert len([key for key in ours if key.startswith(further)]) == (20 + 3 * 256 if config.num_mtp_layers else 0)
+    assert len([key for key in ours if key.startswith(further)]) == (
+        20 + 3 * 256 if config.num_mtp_layers else 0
+    )
     assert {key: shape for key, shape in ours.items() if not key.startswith(further)} == theirs
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB on Linux
     assert grown < 2_000_000, f"{grown} KiB"

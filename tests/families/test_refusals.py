@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import ConfigError, MLAConfig, ModelConfig
 from coterie.families import config_from_hf, config_to_hf
-from coterie.weights.checkpoint import load_model, save_model
 from tests.families.hf import CONFIGS, tiny
 
 
@@ -33,7 +33,11 @@ def hf_config(name: str, **changes: Any) -> dict[str, Any]:
         ("deepseek_v2", {"topk_method": "noaux_tc"}, "topk_method 'noaux_tc' is not known"),
         ("gpt_oss", {"layer_types": ["full_attention"]}, "'layer_types' needs 4 entries"),
         ("gpt_oss", {"layer_types": ["chunked_attention"] * 4}, "'layer_types' needs 4 entries"),
-        ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0, "factor": 2.0}}, "theta above 1"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0, "factor": 2.0}},
+            "theta above 1",
+        ),
     ],
 )
 def test_settings_of_another_model_are_refused(name: str, changes: dict[str, Any], message: str) -> None:

@@ -15,11 +15,13 @@ from coterie.config import (
     RouterConfig,
     TemperatureConfig,
 )
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 
 DENSE = FeedForwardConfig(width=40)
-MOE = MoEConfig(expert_width=24, router=RouterConfig(num_experts=6, top_k=2, renormalize=True), shared_width=16)
+MOE = MoEConfig(
+    expert_width=24, router=RouterConfig(num_experts=6, top_k=2, renormalize=True), shared_width=16
+)
 ON_INPUT = MoEConfig(
     expert_width=24,
     router=RouterConfig(num_experts=4, top_k=1, score="sigmoid", score_after_topk=True, apply_to="input"),
@@ -39,7 +41,8 @@ KINDS: dict[str, list[BlockConfig]] = {
         BlockConfig(attention=CHUNKED, ffn=ON_INPUT),
         BlockConfig(attention=NO_POSITIONS, ffn=DENSE),
         BlockConfig(
-            attention=CHUNKED.model_copy(update={"rope": RopeConfig(theta=500.0, style="pairs")}), ffn=ON_INPUT
+            attention=CHUNKED.model_copy(update={"rope": RopeConfig(theta=500.0, style="pairs")}),
+            ffn=ON_INPUT,
         ),
     ],
 }
@@ -63,5 +66,5 @@ def tiny_model(kind: str, seed: int = 0, vocab_size: int = 61, max_positions: in
 @torch.no_grad()
 def training_logprobs(model: Transformer, ids: list[int]) -> Tensor:
     """(T, V): log-softmax after each token of one whole sequence, by the forward pass without a cache."""
-    h_TD = model(torch.tensor(ids), Layout.packed([len(ids)]))
+    h_TD = model(torch.tensor(ids), ForwardContext.packed([len(ids)]))
     return model.logits(h_TD).log_softmax(-1)

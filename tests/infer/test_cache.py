@@ -18,7 +18,13 @@ MASKS = ["causal", "sliding", "chunked"]
 
 def make_cache(mask: str, window: int, num_layers: int = 1) -> SequenceCache:
     attention = AttentionConfig.from_dict(
-        {"num_heads": 2, "num_kv_heads": 2, "head_dim": 4, "mask": mask, "window": None if mask == "causal" else window}
+        {
+            "num_heads": 2,
+            "num_kv_heads": 2,
+            "head_dim": 4,
+            "mask": mask,
+            "window": None if mask == "causal" else window,
+        }
     )
     block = BlockConfig(attention=attention, ffn=FeedForwardConfig(width=4))
     return SequenceCache(
@@ -54,7 +60,9 @@ def expected_first(mask: str, window: int, position: int) -> int:
     st.integers(0, 150),
 )
 @settings(max_examples=150, deadline=None)
-def test_keeps_exactly_what_the_new_queries_see(mask: str, window: int, counts: list[int], decoded: int) -> None:
+def test_keeps_exactly_what_the_new_queries_see(
+    mask: str, window: int, counts: list[int], decoded: int
+) -> None:
     cache = make_cache(mask, window)
     for count in counts + [1] * decoded:
         first_seen = expected_first(mask, window, cache.length)
@@ -89,7 +97,9 @@ def test_memory_of_a_window_does_not_grow_with_the_sequence(mask: str) -> None:
         last = row[0]
         cache.advance(1)
     assert cache.num_bytes <= 2 * (4 * 100) * 2 * 4 * 4
-    assert moves <= 4000 / 100 + 3  # a move costs at most a window of rows and happens at most once per window
+    assert (
+        moves <= 4000 / 100 + 3
+    )  # a move costs at most a window of rows and happens at most once per window
 
 
 @given(st.sampled_from(MASKS), st.integers(1, 12), st.integers(1, 40), st.integers(0, 40), st.integers(1, 9))
@@ -149,7 +159,11 @@ def test_buffers_go_with_the_last_reference() -> None:
             feed(cache, 3, layer)
         cache.advance(3)
         copy = cache.fork(2)
-        gone = [weakref.ref(each) for cache_ in (cache, copy) for each in (cache_, cache_.layer(0), cache_.layer(1))]
+        gone = [
+            weakref.ref(each)
+            for cache_ in (cache, copy)
+            for each in (cache_, cache_.layer(0), cache_.layer(1))
+        ]
         del cache, copy
         assert [each() for each in gone] == [None] * len(gone)
     finally:

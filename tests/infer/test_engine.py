@@ -12,7 +12,7 @@ from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
 from coterie.infer.engine import Engine, Event, Reply
 from coterie.infer.sampling import SamplingParams
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from tests.infer.models import KINDS, tiny_model, training_logprobs
 
 
@@ -61,7 +61,9 @@ def test_a_batch_equals_each_alone(kind: str) -> None:
         alone = Engine(model).generate([prompts[i]], params[i])[0]
         for other in (together[i], shuffled[order.index(i)]):
             assert other.ids == alone.ids
-            torch.testing.assert_close(torch.tensor(other.logprobs), torch.tensor(alone.logprobs), atol=2e-5, rtol=0)
+            torch.testing.assert_close(
+                torch.tensor(other.logprobs), torch.tensor(alone.logprobs), atol=2e-5, rtol=0
+            )
 
 
 def test_requests_join_and_leave_a_running_batch() -> None:
@@ -108,12 +110,14 @@ def test_a_pass_reads_no_more_prompt_tokens_than_asked(monkeypatch: pytest.Monke
     lengths: list[tuple[int, ...]] = []
     original = model.forward
 
-    def watched(ids_T: torch.Tensor, layout: Layout, caches: list[SequenceCache]) -> torch.Tensor:
+    def watched(ids_T: torch.Tensor, layout: ForwardContext, caches: list[SequenceCache]) -> torch.Tensor:
         lengths.append(layout.lengths)
         return original(ids_T, layout, caches)
 
     monkeypatch.setattr(model, "forward", watched)
-    Engine(model, prefill_chunk=10).generate(prompts_of([6, 7, 9, 5]), SamplingParams(temperature=0, max_tokens=3))
+    Engine(model, prefill_chunk=10).generate(
+        prompts_of([6, 7, 9, 5]), SamplingParams(temperature=0, max_tokens=3)
+    )
     # 10 prompt tokens a pass, first come first served; whoever has been read to the end gets one token a pass
     assert lengths == [(6, 4), (1, 3, 7), (1, 1, 2, 5), (1, 1, 1), (1, 1)]
 
@@ -209,9 +213,9 @@ def test_a_forked_cache_continues_like_the_whole_sequence(kind: str) -> None:
     (prefix, one, two) = prompts_of([13, 6, 9], seed=8)
     with torch.inference_mode():
         cache = SequenceCache(model.config)
-        model(torch.tensor(prefix), Layout.packed([13]), [cache])
+        model(torch.tensor(prefix), ForwardContext.packed([13]), [cache])
         caches = [cache, cache.fork()]
-        h_TD = model(torch.tensor(one + two), Layout.packed([6, 9], [13, 13]), caches)
+        h_TD = model(torch.tensor(one + two), ForwardContext.packed([6, 9], [13, 13]), caches)
         result = model.logits(h_TD).log_softmax(-1)
     expected = torch.cat([training_logprobs(model, prefix + more)[13:] for more in (one, two)])
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)

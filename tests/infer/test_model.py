@@ -76,7 +76,10 @@ def test_conversations(model: LanguageModel) -> None:
     prompt = render_ids(TOKENIZER, messages, add_generation_prompt=True)[0]
     assert model.render(turns) == prompt
     expected = model.generate(prompt, temperature=0, max_tokens=6)
-    for reply in (model.chat(turns, temperature=0, max_tokens=6), model.generate(turns, temperature=0, max_tokens=6)):
+    for reply in (
+        model.chat(turns, temperature=0, max_tokens=6),
+        model.generate(turns, temperature=0, max_tokens=6),
+    ):
         assert reply == expected
     assert model.chat([Message("user", "hi")], temperature=0, max_tokens=6).ids
 
@@ -89,7 +92,9 @@ def test_settings(model: LanguageModel) -> None:
     assert [reply.ids for reply in many] == [model.generate(p, base).ids for p in ("a", "once upon", [4, 5])]
     free = model.generate([1, 2], temperature=0, max_tokens=8, stop_ids=())
     ender = LanguageModel(model.model, TOKENIZER, stop_ids=[free.ids[4]])
-    assert ender.generate([1, 2], temperature=0, max_tokens=8).ids == free.ids[: free.ids.index(free.ids[4]) + 1]
+    assert (
+        ender.generate([1, 2], temperature=0, max_tokens=8).ids == free.ids[: free.ids.index(free.ids[4]) + 1]
+    )
 
 
 def test_generation_config_adds_stop_ids(model: LanguageModel, tmp_path: Path) -> None:
@@ -155,8 +160,8 @@ def test_speed_counts_tokens_and_respects_the_room() -> None:
     model = tiny_model("sliding")
     result = measure_decode(model, [1] * 30, num_tokens=20, batch=3, repeats=2)
     assert result["tokens_per_second"] == pytest.approx(3 * 1000 / result["ms_per_token"])
-    # layer 0 keeps 6 + 1 positions in 64 rows (reading the prompt needed 30), layer 1 keeps 50: two buffers of 64 rows
-    # of 2 heads of 8 floats, in 3 sequences
+    # layer 0 keeps 6 + 1 positions in 64 rows (reading the prompt needed 30), layer 1 keeps 50: two buffers
+    # of 64 rows of 2 heads of 8 floats, in 3 sequences
     assert result["cache_bytes"] == 3 * 2 * 2 * 64 * 2 * 8 * 4
     prefill = measure_prefill(model, [1] * 30, repeats=2)
     assert prefill["tokens_per_second"] == pytest.approx(30 / (prefill["ms"] / 1000))

@@ -29,7 +29,9 @@ def test_steps_come_to_take_what_they_may(reply, fixed, token, max_stall, most):
     allowed = max(max_stall, 2.5 * reply)
     count = pace.budget(most)
     assert count <= 32 or reply + fixed + count * token <= 1.05 * allowed
-    assert count == most or reply + fixed + 2 * (count + 1) * token >= 0.95 * allowed, "not held back for nothing"
+    assert count == most or reply + fixed + 2 * (count + 1) * token >= 0.95 * allowed, (
+        "not held back for nothing"
+    )
 
 
 class Clock:
@@ -54,7 +56,9 @@ def crowd(monkeypatch, **settings):
     model = tiny_model("moe", seed=3)
     engine = Engine(model, prefill_chunk=70, **settings)
     clock = Clock(engine, monkeypatch)
-    prompts = torch.randint(model.config.vocab_size, (3, 80), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = torch.randint(
+        model.config.vocab_size, (3, 80), generator=torch.Generator().manual_seed(0)
+    ).tolist()
     events = []
     params = SamplingParams(temperature=0, max_tokens=12, stop_ids=())
     engine.add(prompts[0], params)

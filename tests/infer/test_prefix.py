@@ -1,4 +1,6 @@
-"""Shared prompts: the same replies, fewer tokens read, nothing shared across salts; and bytes in deterministic mode."""
+"""Shared prompts: the same replies, fewer tokens read, nothing shared across salts; and bytes in
+deterministic mode.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ import torch
 from coterie.infer.cache import SequenceCache
 from coterie.infer.engine import Engine, Reply
 from coterie.infer.prefix import BLOCK, PrefixCache
-from coterie.infer.request import Wishes
+from coterie.infer.request import RequestOptions
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.steering import LayerControl, RouterControl
 from tests.infer.models import KINDS, tiny_model
 from tests.infer.test_engine import prompts_of
 
 
-def run(engine: Engine, jobs: list[tuple[list[int], SamplingParams, Wishes]]) -> list[Reply]:
+def run(engine: Engine, jobs: list[tuple[list[int], SamplingParams, RequestOptions]]) -> list[Reply]:
     replies = {engine.add(prompt, params, wishes): Reply() for prompt, params, wishes in jobs}
     while engine.busy:
         for event in engine.step():
@@ -38,23 +40,23 @@ def test_a_shared_start_changes_nothing_but_the_work(kind):
     params = SamplingParams(temperature=0, max_tokens=6)
     engine = Engine(model, prefill_chunk=16, prefix_bytes=1 << 20)
     for prompt in prompts:
-        reply = run(engine, [(prompt, params, Wishes())])[0]
+        reply = run(engine, [(prompt, params, RequestOptions())])[0]
         alone = Engine(model).generate([prompt], params)[0]
         assert reply.ids == alone.ids
         assert reply.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
     if kind in ("dense", "moe"):  # without windows all that is common is found
-        again = run(engine, [(prompts[0], params, Wishes()), (prompts[3], params, Wishes())])
+        again = run(engine, [(prompts[0], params, RequestOptions()), (prompts[3], params, RequestOptions())])
         assert [r.cached for r in again] == [len(prompts[0]) - 1, len(prompts[3]) - 1]
     else:  # windows keep only the end of a sequence: it serves what begins with all of it
         longer = prompts[0] + Engine(model).generate(prompts[:1], params)[0].ids
-        assert run(engine, [(longer, params, Wishes())])[0].cached == len(longer) - 1
+        assert run(engine, [(longer, params, RequestOptions())])[0].cached == len(longer) - 1
 
 
 def test_prompts_that_arrive_together_are_read_once():
     model = tiny_model("moe", max_positions=400)
     start = prompts_of([120])[0]
     params = SamplingParams(temperature=0, max_tokens=4)
-    jobs = [([*start, i], params, Wishes()) for i in range(8)]
+    jobs = [([*start, i], params, RequestOptions()) for i in range(8)]
     engine = Engine(model, prefill_chunk=32, prefix_bytes=1 << 22)
     replies = run(engine, jobs)
     assert sum(reply.cached for reply in replies) >= 7 * 100
@@ -67,11 +69,16 @@ def test_salts_and_controls_do_not_share():
     prompt = prompts_of([50])[0]
     params = SamplingParams(temperature=0, max_tokens=3)
     control = RouterControl(((0, LayerControl(masked=(1,))),))
-    kinds = [Wishes(), Wishes(salt="a"), Wishes(control=control), Wishes(salt="a", control=control)]
+    kinds = [
+        RequestOptions(),
+        RequestOptions(salt="a"),
+        RequestOptions(control=control),
+        RequestOptions(salt="a", control=control),
+    ]
     engine = Engine(model, prefix_bytes=1 << 20)
     assert [run(engine, [(prompt, params, wishes)])[0].cached for wishes in kinds] == [0, 0, 0, 0]
     assert [run(engine, [(prompt, params, wishes)])[0].cached for wishes in kinds] == [49] * 4
-    scored = run(engine, [(prompt, params, Wishes(prompt_logprobs=0))])[0]
+    scored = run(engine, [(prompt, params, RequestOptions(prompt_logprobs=0))])[0]
     assert scored.cached == 0 and len(scored.prompt.logprobs) == 49
 
 
@@ -79,22 +86,26 @@ def test_memory_is_bounded_and_the_oldest_goes():
     model = tiny_model("dense")
     params = SamplingParams(temperature=0, max_tokens=2)
     one = Engine(model, prefix_bytes=1 << 30)
-    run(one, [(prompts_of([40])[0], params, Wishes())])
+    run(one, [(prompts_of([40])[0], params, RequestOptions())])
     size = one.prefixes.num_bytes
     engine = Engine(model, prefix_bytes=2 * size)
     prompts = prompts_of([40, 40, 40], seed=8)
     for prompt in prompts:
-        run(engine, [(prompt, params, Wishes())])
+        run(engine, [(prompt, params, RequestOptions())])
         assert engine.prefixes.num_bytes <= 2 * size
     assert len(engine.prefixes) == 2
-    cached = [run(engine, [(prompt, params, Wishes())])[0].cached for prompt in (prompts[2], prompts[0])]
+    cached = [
+        run(engine, [(prompt, params, RequestOptions())])[0].cached for prompt in (prompts[2], prompts[0])
+    ]
     assert cached == [39, 0]
     engine.prefixes.drop()
     assert engine.prefixes.num_bytes == 0 and not engine.prefixes._by_block
 
 
 def test_a_hash_collision_is_no_wrong_prefix(monkeypatch):
-    monkeypatch.setattr("coterie.infer.prefix.block_hashes", lambda salt, tokens: [7] * (len(tokens) // BLOCK))
+    monkeypatch.setattr(
+        "coterie.infer.prefix.block_hashes", lambda salt, tokens: [7] * (len(tokens) // BLOCK)
+    )
     model = tiny_model("dense")
     prefixes = PrefixCache(1 << 20)
     cache = SequenceCache(model.config)
@@ -108,7 +119,9 @@ def test_a_hash_collision_is_no_wrong_prefix(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["moe", "sliding", "chunked"])
 def test_deterministic_replies_have_the_same_bytes_alone_and_among_others(kind):
-    """Also when the start of the prompt comes from the prefix cache, or from a neighbour that is still reading."""
+    """Also when the start of the prompt comes from the prefix cache, or from a neighbour that is still
+    reading.
+    """
     torch.manual_seed(0)
     model = tiny_model(kind, max_positions=200)
     rng = random.Random(1)
@@ -116,7 +129,13 @@ def test_deterministic_replies_have_the_same_bytes_alone_and_among_others(kind):
     jobs = []
     for i in range(16):
         prompt = start[: rng.choice([0, 20, 50])] + prompts_of([rng.randrange(1, 60)], seed=i)[0]
-        jobs.append((prompt, SamplingParams(seed=i, max_tokens=rng.randrange(4, 16)), Wishes(routing=i % 3 == 0)))
+        jobs.append(
+            (
+                prompt,
+                SamplingParams(seed=i, max_tokens=rng.randrange(4, 16)),
+                RequestOptions(routing=i % 3 == 0),
+            )
+        )
 
     def engine() -> Engine:
         return Engine(model, max_batch=16, prefill_chunk=16, deterministic=True, prefix_bytes=1 << 22)

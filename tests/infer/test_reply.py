@@ -23,7 +23,10 @@ def cut_at_first_stop(text: str, stops: list[str]) -> tuple[str, bool]:
     return text, False
 
 
-@given(st.lists(st.text("ab", max_size=5), max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+@given(
+    st.lists(st.text("ab", max_size=5), max_size=12),
+    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+)
 @settings(max_examples=400, deadline=None)
 def test_stop_strings_over_any_cutting(pieces: list[str], stops: list[str]) -> None:
     filter_ = StopStrings(stops)

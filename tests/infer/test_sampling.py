@@ -89,7 +89,9 @@ def test_frequencies_follow_the_filtered_distribution(settings_: dict[str, float
 def test_filters_equal_the_slow_reference(
     vocabulary: int, seed: int, temperature: float, top_k: int, top_p: float, min_p: float, penalty: float
 ) -> None:
-    """Every token that can be drawn has positive probability there, and the inverse CDF lands where it should."""
+    """Every token that can be drawn has positive probability there, and the inverse CDF lands where it
+    should.
+    """
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(vocabulary, generator=generator) * 2
     history = torch.randint(vocabulary, (20,), generator=generator).tolist()
@@ -97,7 +99,8 @@ def test_filters_equal_the_slow_reference(
     expected = np.array(slow_distribution(logits.tolist(), params, history))
     draws = 64
     ids = sample(logits.expand(draws, -1), [params] * draws, list(range(draws)), [history] * draws).ids
-    # The reference cumulative distribution in the order the sampler uses: by id without a cut, best first with one.
+    # The reference cumulative distribution in the order the sampler uses: by id without a cut, best first
+    # with one.
     scores = logits.clone()
     seen = torch.tensor(sorted(set(history)))
     scores[seen] = torch.where(scores[seen] > 0, scores[seen] / penalty, scores[seen] * penalty)
@@ -119,7 +122,8 @@ def test_values_by_hand() -> None:
     assert result.logprobs[0] == pytest.approx(math.log(8 / 15), abs=1e-6)
     assert [token for token, _ in result.top[0]] == [3, 2]
     assert result.top[0][1][1] == pytest.approx(math.log(4 / 15), abs=1e-6)
-    # a penalty of 4 on the seen token 3: log 8 / 4 = 0.52 < log 4, so 2 wins; its log-probability stays the model's own
+    # a penalty of 4 on the seen token 3: log 8 / 4 = 0.52 < log 4, so 2 wins; its log-probability stays the
+    # model's own
     greedy = SamplingParams(temperature=0, repetition_penalty=4.0)
     result = sample(logits, [greedy], [0], [[3]])
     assert result.ids == [2] and result.logprobs[0] == pytest.approx(math.log(4 / 15), abs=1e-6)
@@ -169,7 +173,9 @@ MIXED = [
 
 @given(st.permutations(range(8)), st.integers(1, 8), st.integers(0, 1000), st.sampled_from([40, 600]))
 @settings(max_examples=60, deadline=None)
-def test_a_draw_does_not_depend_on_neighbours_or_order(order: list[int], size: int, seed: int, vocabulary: int) -> None:
+def test_a_draw_does_not_depend_on_neighbours_or_order(
+    order: list[int], size: int, seed: int, vocabulary: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(8, vocabulary, generator=generator)
     logits[:, 5:20] = 1.25  # equal scores, where the order of a sort could differ
@@ -193,7 +199,11 @@ def test_extreme_settings_stay_finite() -> None:
 
 def test_logits_that_are_not_finite_are_an_error() -> None:
     for bad in (math.nan, math.inf):
-        for params in (SamplingParams(temperature=0), SamplingParams(seed=1), SamplingParams(seed=1, top_p=0.5)):
+        for params in (
+            SamplingParams(temperature=0),
+            SamplingParams(seed=1),
+            SamplingParams(seed=1, top_p=0.5),
+        ):
             with pytest.raises(ConfigError, match="logits are not finite"):
                 sample(torch.tensor([[0.0, bad, 1.0]]), [params], [0])
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from coterie.config import MoEConfig, RouterConfig
 from coterie.nn.dense_gradient import dense_weights
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.moe import MoE
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -27,7 +27,10 @@ T, D, E = 23, 12, 6
 def make(kind: str, top_k: int = 2) -> MoE:
     torch.manual_seed(3)
     moe = MoE(D, MoEConfig(expert_width=10, router=RouterConfig(num_experts=E, top_k=top_k, **KINDS[kind])))
-    for tensor in [*moe.parameters(), *([moe.router.select_bias] if moe.router.select_bias is not None else [])]:
+    for tensor in [
+        *moe.parameters(),
+        *([moe.router.select_bias] if moe.router.select_bias is not None else []),
+    ]:
         tensor.data = torch.randn_like(tensor) * 0.5
     return moe
 
@@ -58,7 +61,7 @@ def test_weights_of_the_chosen_are_those_of_the_router(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_is_that_of_every_expert_with_the_unchosen_constant(kind: str) -> None:
-    moe, layout = make(kind), Layout.packed([T])
+    moe, layout = make(kind), ForwardContext.packed([T])
     x_TD, g_TD = torch.randn(T, D, requires_grad=True), torch.randn(T, D)
     sparse_TD = moe(x_TD, layout)
     sparse = gradients(moe, sparse_TD, x_TD, g_TD)
@@ -81,7 +84,7 @@ def test_gradient_is_that_of_every_expert_with_the_unchosen_constant(kind: str) 
 
 
 def test_with_every_expert_chosen_nothing_is_added() -> None:
-    moe, layout = make("renormalised", top_k=E), Layout.packed([T])
+    moe, layout = make("renormalised", top_k=E), ForwardContext.packed([T])
     x_TD, g_TD = torch.randn(T, D, requires_grad=True), torch.randn(T, D)
     plain = gradients(moe, moe(x_TD, layout), x_TD, g_TD)
     moe.dense_gradient = True
@@ -95,5 +98,5 @@ def test_a_frozen_router_before_a_frozen_input_costs_nothing() -> None:
     moe.dense_gradient = True
     moe.experts.register_forward_hook(lambda *_: calls.append(1))
     calls: list[int] = []
-    moe(torch.randn(T, D), Layout.packed([T])).sum().backward()
+    moe(torch.randn(T, D), ForwardContext.packed([T])).sum().backward()
     assert len(calls) == 1

@@ -45,7 +45,9 @@ def test_equals_run_every_expert(case, on_input, seed):
     dispatcher = LocalDispatcher()
     rows, counts, meta = dispatcher.dispatch(x, ids, num_experts, weights if on_input else None)
     assert sum(counts) == rows.shape[0]
-    y = dispatcher.combine(torch.tanh(grouped_linear(rows, weight, counts)), None if on_input else weights, meta)
+    y = dispatcher.combine(
+        torch.tanh(grouped_linear(rows, weight, counts)), None if on_input else weights, meta
+    )
     slow = run_every_expert(x, ids, weights, weight, on_input)
     torch.testing.assert_close(y, slow, rtol=1e-5, atol=1e-5)
     upstream = torch.randn_like(y)
@@ -105,7 +107,9 @@ def test_padding_changes_no_gradient_of_experts():
     flat = ids.flatten()
     order = flat.argsort(stable=True)
     true = tuple(torch.bincount(flat, minlength=4).tolist())
-    (experts(x.repeat_interleave(2, 0)[order], true) * upstream.repeat_interleave(2, 0)[order]).sum().backward()
+    (
+        experts(x.repeat_interleave(2, 0)[order], true) * upstream.repeat_interleave(2, 0)[order]
+    ).sum().backward()
     for a, p in zip(padded, experts.parameters(), strict=True):
         torch.testing.assert_close(a, p.grad, rtol=1e-4, atol=1e-5)
 

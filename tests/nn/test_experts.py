@@ -31,7 +31,9 @@ def test_grouped_linear_equals_one_product_per_expert(counts, inputs, outputs, s
     ours, slow = grouped_linear(x, weight, tuple(counts)), by_expert(x, weight, counts)
     torch.testing.assert_close(ours, slow, rtol=1e-5, atol=1e-5)
     upstream = upstream.detach()
-    for a, b in zip(gradients(ours, (x, weight), upstream), gradients(slow, (x, weight), upstream), strict=True):
+    for a, b in zip(
+        gradients(ours, (x, weight), upstream), gradients(slow, (x, weight), upstream), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
 
 
@@ -81,7 +83,9 @@ def test_fused_layer_equals_the_composable_path_and_the_formula(counts, width, e
     upstream = torch.randn(sum(counts), width)
     fused, composed = plain(x, tuple(counts)), other(x, tuple(counts))
     hidden = by_expert(x, plain.gate_up.weight, counts)
-    formula = by_expert(F.silu(hidden[:, :expert_width]) * hidden[:, expert_width:], plain.down.weight, counts)
+    formula = by_expert(
+        F.silu(hidden[:, :expert_width]) * hidden[:, expert_width:], plain.down.weight, counts
+    )
     torch.testing.assert_close(fused, formula, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(composed, formula, rtol=1e-4, atol=1e-4)
     leaves = (x, plain.gate_up.weight, plain.down.weight)
@@ -130,7 +134,10 @@ def test_no_expert_weight_is_copied_in_float32():
 
 @settings(max_examples=30, deadline=None)
 @given(
-    rows=st.integers(0, 20), width=st.integers(1, 20), tile=st.sampled_from([1, 30, 1 << 16]), seed=st.integers(0, 99)
+    rows=st.integers(0, 20),
+    width=st.integers(1, 20),
+    tile=st.sampled_from([1, 30, 1 << 16]),
+    seed=st.integers(0, 99),
 )
 def test_swiglu_equals_the_formula_whatever_the_tile(rows, width, tile, seed):
     both, upstream = draw(seed, (rows, 2 * width), (rows, width))

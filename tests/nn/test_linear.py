@@ -22,7 +22,10 @@ needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built with
     ],
 )
 def test_only_large_float32_products_on_cpu_use_onednn(rows, dtype, device, expected):
-    x, weight = torch.empty(rows, 32, dtype=dtype, device=device), torch.empty(48, 32, dtype=dtype, device=device)
+    x, weight = (
+        torch.empty(rows, 32, dtype=dtype, device=device),
+        torch.empty(48, 32, dtype=dtype, device=device),
+    )
     assert uses_onednn(x, weight) is expected
     assert linear(x, weight).shape == (rows, 48)
 
@@ -82,7 +85,9 @@ def test_product_reads_transposed_views_and_writes_in_place():
 @pytest.mark.parametrize("rows", [*range(1, 20), 33, 65, 130])
 @pytest.mark.parametrize("inputs", [96, 256, 1024])
 def test_products_without_gradients_equal_float64(rows, inputs):
-    """Few rows are multiplied the other way round, many are rounded up: whatever the way, and into a part of `out`."""
+    """Few rows are multiplied the other way round, many are rounded up: whatever the way, and into a part of
+    `out`.
+    """
     torch.manual_seed(rows)
     x, weight, bias = torch.randn(rows, inputs), torch.randn(512, inputs), torch.randn(512)
     exact = F.linear(x.double(), weight.double(), bias.double())

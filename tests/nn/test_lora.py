@@ -1,4 +1,6 @@
-"""Factors beside frozen weights: against the materialised weight, autograd, finite differences and peft's DoRA."""
+"""Factors beside frozen weights: against the materialised weight, autograd, finite differences and peft's
+DoRA.
+"""
 
 import copy
 
@@ -26,9 +28,9 @@ def randomised(layer, seed=0):
             if name == "lora_B":  # below the weight, as in use: DoRA's norm loses digits where the two cancel
                 parameter.mul_(0.2)
     if getattr(layer, "base_square", None) is not None:
-        layer.base_square = torch.stack([w.detach().square().sum(-1) for w in layer.adapted_weights()]).reshape(
-            layer.lora_magnitude.shape
-        )
+        layer.base_square = torch.stack(
+            [w.detach().square().sum(-1) for w in layer.adapted_weights()]
+        ).reshape(layer.lora_magnitude.shape)
     for name, parameter in layer.named_parameters():
         parameter.requires_grad_(name.startswith("lora_"))
     return layer
@@ -56,7 +58,13 @@ def by_hand(layer, x, counts):
 
 @pytest.mark.parametrize("dora", [False, True])
 @settings(max_examples=25, deadline=None)
-@given(counts=COUNTS, inputs=st.integers(4, 20), outputs=st.integers(1, 20), rank=st.integers(1, 8), data=st.data())
+@given(
+    counts=COUNTS,
+    inputs=st.integers(4, 20),
+    outputs=st.integers(1, 20),
+    rank=st.integers(1, 8),
+    data=st.data(),
+)
 def test_experts_equal_autograd_through_the_written_out_weight(dora, counts, inputs, outputs, rank, data):
     chosen = data.draw(st.lists(st.integers(0, len(counts) - 1), min_size=1, unique=True).map(sorted))
     layer = expert_layer(len(counts), inputs, outputs, rank, dora, chosen, bias=data.draw(st.booleans()))
@@ -72,7 +80,9 @@ def test_experts_equal_autograd_through_the_written_out_weight(dora, counts, inp
 
 
 def scaled_rows(layer, x, counts):
-    """The other way through the layer, the one for dropout and GPUs: chosen by a weight that could be trained."""
+    """The other way through the layer, the one for dropout and GPUs: chosen by a weight that could be
+    trained.
+    """
     layer.weight.requires_grad_(True)
     y = layer(x, counts)
     layer.weight.requires_grad_(False)

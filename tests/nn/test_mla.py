@@ -1,4 +1,6 @@
-"""Latent attention: against its definition written out, and decoding from the compressed cache in both forms."""
+"""Latent attention: against its definition written out, and decoding from the compressed cache in both
+forms.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from coterie.config import BlockConfig, FeedForwardConfig, MLAConfig, ModelConfig, RopeConfig, RopeScaling
 from coterie.infer.cache import SequenceCache
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.mla import LatentAttention, softmax_scale
 from coterie.nn.transformer import Transformer
 
@@ -50,12 +52,12 @@ latents = st.builds(
 def test_decoding_from_the_latents_equals_the_whole_forward(config: MLAConfig, pieces: list[int]) -> None:
     model = random_model(config)
     ids = torch.randint(0, 31, (2, sum(pieces)), generator=torch.Generator().manual_seed(1))
-    whole = model.logits(model(ids.flatten(), Layout.packed([sum(pieces)] * 2))).unflatten(0, (2, -1))
+    whole = model.logits(model(ids.flatten(), ForwardContext.packed([sum(pieces)] * 2))).unflatten(0, (2, -1))
     caches = [SequenceCache(model.config), SequenceCache(model.config)]
     start = 0
     for length in pieces:
         part = ids[:, start : start + length]
-        h = model(part.flatten(), Layout.packed([length] * 2, [start] * 2), caches=caches)
+        h = model(part.flatten(), ForwardContext.packed([length] * 2, [start] * 2), caches=caches)
         expected = whole[:, start : start + length].flatten(0, 1)
         torch.testing.assert_close(model.logits(h), expected, atol=1e-4, rtol=1e-4)
         start += length
@@ -63,7 +65,9 @@ def test_decoding_from_the_latents_equals_the_whole_forward(config: MLAConfig, p
     assert rest == 0 and start <= rows <= max(64, 2 * start)
 
 
-@pytest.mark.parametrize(("num_new", "num_kept", "absorbed"), [(1, 1000, True), (1, 2, True), (1000, 1000, False)])
+@pytest.mark.parametrize(
+    ("num_new", "num_kept", "absorbed"), [(1, 1000, True), (1, 2, True), (1000, 1000, False)]
+)
 def test_the_cheaper_form_is_chosen_for_deepseek_v3(num_new: int, num_kept: int, absorbed: bool) -> None:
     config = MLAConfig(num_heads=128, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128)
     with torch.device("meta"):
@@ -94,7 +98,9 @@ def test_both_forms_equal_the_definition_written_out() -> None:
 
 @pytest.mark.parametrize(("mscale", "published"), [(1.0, 0.1352338), (0.707, 0.1147214), (None, 192**-0.5)])
 def test_softmax_scale_of_the_published_models(mscale: float | None, published: float) -> None:
-    scaling = RopeScaling(kind="yarn", factor=40, original_max_positions=4096, mscale=mscale, mscale_all_dim=mscale)
+    scaling = RopeScaling(
+        kind="yarn", factor=40, original_max_positions=4096, mscale=mscale, mscale_all_dim=mscale
+    )
     rope = RopeConfig(style="pairs", scaling=scaling)
     config = MLAConfig(num_heads=128, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128, rope=rope)
     assert softmax_scale(config) == pytest.approx(published, rel=1e-6)

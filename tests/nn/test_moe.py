@@ -10,13 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.config import MoEConfig, RouterConfig
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.moe import MoE
 
 D, F_EXPERT = 12, 10
 
 
-def reference(moe: MoE, x_TD: Tensor, layout: Layout | None = None, balance_tokens: float | None = None) -> Tensor:
+def reference(
+    moe: MoE, x_TD: Tensor, layout: ForwardContext | None = None, balance_tokens: float | None = None
+) -> Tensor:
     """Every expert on every token, weighted by the routing (zero where not chosen)."""
     routing = moe.router(x_TD, layout.valid_T if layout is not None else None, balance_tokens)
     config = moe.config.router
@@ -32,7 +34,9 @@ def reference(moe: MoE, x_TD: Tensor, layout: Layout | None = None, balance_toke
         y_TD = y_TD + torch.where(chosen_T1, out if config.apply_to == "input" else out * weight_T1, 0.0)
     if moe.shared is not None:
         shared = moe.shared
-        y_TD = y_TD + (F.silu(x_TD @ shared.gate.weight.T) * (x_TD @ shared.up.weight.T)) @ shared.down.weight.T
+        y_TD = (
+            y_TD + (F.silu(x_TD @ shared.gate.weight.T) * (x_TD @ shared.up.weight.T)) @ shared.down.weight.T
+        )
     return y_TD
 
 
@@ -65,11 +69,16 @@ def test_equals_running_every_expert(
     tokens: int, num_experts: int, chosen: int, apply_to: str, score: str, after: bool, seed: int
 ) -> None:
     moe = make(
-        num_experts, seed, top_k=min(chosen, num_experts), apply_to=apply_to, score=score, score_after_topk=after
+        num_experts,
+        seed,
+        top_k=min(chosen, num_experts),
+        apply_to=apply_to,
+        score=score,
+        score_after_topk=after,
     )
     x = torch.randn(tokens, D)
     grads = []
-    for run in (lambda v: moe(v, Layout.packed([tokens])), lambda v: reference(moe, v)):
+    for run in (lambda v: moe(v, ForwardContext.packed([tokens])), lambda v: reference(moe, v)):
         leaf = x.clone().requires_grad_()
         moe.zero_grad(set_to_none=True)
         out = run(leaf)
@@ -87,10 +96,10 @@ def test_all_tokens_on_one_expert_are_all_served() -> None:
     moe.router.weight.data[3] = 1.0
     x = torch.rand(50, D) + 0.1
     assert set(moe.router(x).ids_TK.flatten().tolist()) == {3}
-    torch.testing.assert_close(moe(x, Layout.packed([50])), reference(moe, x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(moe(x, ForwardContext.packed([50])), reference(moe, x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_output_has_the_input_dtype(dtype: torch.dtype) -> None:
     moe = make(4, 1, top_k=2)
-    assert moe(torch.randn(5, D).to(dtype), Layout.packed([5])).dtype == dtype
+    assert moe(torch.randn(5, D).to(dtype), ForwardContext.packed([5])).dtype == dtype

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.config import ConfigError, RopeConfig, RopeScaling
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.rope import inverse_frequencies, rotate, rotation_gain
 
 
@@ -36,8 +36,10 @@ def test_yarn_ramp_by_hand() -> None:
 
 @given(st.sampled_from(["half", "pairs"]), st.sampled_from([4, 8]), st.integers(0, 50))
 def test_gradient_of_a_stretched_rotation(style: str, width: int, position: int) -> None:
-    config = RopeConfig(theta=50.0, style=style, scaling=yarn(original_max_positions=16, attention_factor=1.6))
-    layout = Layout.packed([2], [position])
+    config = RopeConfig(
+        theta=50.0, style=style, scaling=yarn(original_max_positions=16, attention_factor=1.6)
+    )
+    layout = ForwardContext.packed([2], [position])
     x, gradient = torch.randn(2, 3, width, requires_grad=True), torch.randn(2, 3, width)
     (actual,) = torch.autograd.grad(rotate(x, layout, config), x, gradient)
     # The rotation is linear in x: <gradient, R e_i> column by column.

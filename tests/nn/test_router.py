@@ -14,11 +14,15 @@ T, D, E = 64, 16, 8
 
 def make(balance: BalanceConfig | None = None, **settings: object) -> Router:
     torch.manual_seed(0)
-    router = Router(D, RouterConfig(**({"num_experts": E, "top_k": 2} | settings)), balance or BalanceConfig())
+    router = Router(
+        D, RouterConfig(**({"num_experts": E, "top_k": 2} | settings)), balance or BalanceConfig()
+    )
     for parameter in router.parameters():
         parameter.data = torch.randn_like(parameter)
     if router.select_bias is not None:
-        router.select_bias.copy_(torch.randn(E) - 1.0)  # negative too: the fill value of dropped groups must matter
+        router.select_bias.copy_(
+            torch.randn(E) - 1.0
+        )  # negative too: the fill value of dropped groups must matter
     return router
 
 
@@ -44,14 +48,18 @@ def test_sigmoid_after_topk_is_independent_per_expert() -> None:
     logits = x @ router.weight.T + router.bias
     best = logits.topk(2, -1)
     routing = router(x)
-    torch.testing.assert_close(dense(routing.ids_TK, routing.weights_TK), dense(best.indices, best.values.sigmoid()))
+    torch.testing.assert_close(
+        dense(routing.ids_TK, routing.weights_TK), dense(best.indices, best.values.sigmoid())
+    )
 
 
 def test_softmax_after_topk_sums_to_one() -> None:
     router = make(score_after_topk=True)
     routing = router(x := torch.randn(T, D))
     best = (x @ router.weight.T).topk(2, -1)
-    torch.testing.assert_close(dense(routing.ids_TK, routing.weights_TK), dense(best.indices, best.values.softmax(-1)))
+    torch.testing.assert_close(
+        dense(routing.ids_TK, routing.weights_TK), dense(best.indices, best.values.softmax(-1))
+    )
 
 
 def test_selection_bias_chooses_but_does_not_weigh() -> None:
@@ -70,7 +78,13 @@ def test_selection_bias_chooses_but_does_not_weigh() -> None:
 @pytest.mark.parametrize("group_score", ["max", "top2sum"])
 def test_groups_are_chosen_first(fill: str, group_score: str) -> None:
     router = make(
-        score="sigmoid", select_bias=True, num_groups=4, top_groups=2, group_score=group_score, group_fill=fill, top_k=3
+        score="sigmoid",
+        select_bias=True,
+        num_groups=4,
+        top_groups=2,
+        group_score=group_score,
+        group_fill=fill,
+        top_k=3,
     )
     x = torch.randn(T, D)
     choice = (x @ router.weight.T).sigmoid().detach() + router.select_bias
@@ -80,7 +94,10 @@ def test_groups_are_chosen_first(fill: str, group_score: str) -> None:
         value = groups.max(-1).values if group_score == "max" else groups.sum(-1)
         kept = set(value.topk(2).indices.tolist())
         masked = torch.tensor(
-            [float(choice[t, e]) if e // 2 in kept else (0.0 if fill == "zero" else float("-inf")) for e in range(E)]
+            [
+                float(choice[t, e]) if e // 2 in kept else (0.0 if fill == "zero" else float("-inf"))
+                for e in range(E)
+            ]
         )
         expected[t, masked.topk(3).indices] = 1
     got = torch.zeros(T, E).scatter(-1, router(x).ids_TK, 1.0)
@@ -107,7 +124,9 @@ def test_balance_loss_gradient_is_that_of_the_written_formula() -> None:
     (router(x, None, float(T)).weights_TK * 0).sum().backward()
     weight = router.weight.detach().clone().requires_grad_()
     logits = x @ weight.T
-    loss = 0.3 * E * (fraction * logits.softmax(-1).mean(0)).sum() + 0.07 * logits.logsumexp(-1).square().mean()
+    loss = (
+        0.3 * E * (fraction * logits.softmax(-1).mean(0)).sum() + 0.07 * logits.logsumexp(-1).square().mean()
+    )
     loss.backward()
     torch.testing.assert_close(router.weight.grad, weight.grad, rtol=1e-5, atol=1e-7)
 

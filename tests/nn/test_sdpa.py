@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.nn import sdpa
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.sdpa import attend, attend_cached
 
 MASKS = st.one_of(
@@ -54,12 +54,14 @@ def tensors(seed, num_tokens, num_heads, num_groups, dim=8):
 @settings(max_examples=12, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
-    kind=st.one_of(st.just(("causal", None)), st.tuples(st.sampled_from(["sliding", "chunked"]), st.integers(1, 7))),
+    kind=st.one_of(
+        st.just(("causal", None)), st.tuples(st.sampled_from(["sliding", "chunked"]), st.integers(1, 7))
+    ),
     start=st.integers(0, 9),
     seed=st.integers(0, 999),
 )
 def test_equals_the_definition_token_by_token(lengths, kind, start, seed):
-    layout = Layout.packed(lengths, [start] * len(lengths))
+    layout = ForwardContext.packed(lengths, [start] * len(lengths))
     segments = [n for n, length in enumerate(lengths) for _ in range(length)]
     q, k, v = tensors(seed, sum(lengths), 4, 2)
     slow = naive(q, k, v, layout.positions_T, segments, *kind, 0.4)
@@ -79,7 +81,7 @@ def test_equals_the_definition_token_by_token(lengths, kind, start, seed):
     seed=st.integers(0, 999),
 )
 def test_packed_values_and_gradients(lengths, kind, heads, starts, seed):
-    layout = Layout.packed(lengths, [starts * n for n in range(len(lengths))])
+    layout = ForwardContext.packed(lengths, [starts * n for n in range(len(lengths))])
     leaves = [x.requires_grad_() for x in tensors(seed, sum(lengths), *heads)]
     upstream = tensors(seed + 1, sum(lengths), *heads)[0]
     results = []
@@ -102,7 +104,7 @@ def test_packed_values_and_gradients(lengths, kind, heads, starts, seed):
 def test_cached_equals_the_last_rows_of_the_whole(kept, new, first, kind, heads, seed):
     total = kept + new
     q, k, v = tensors(seed, total, *heads)
-    layout = Layout.packed([total], [first])
+    layout = ForwardContext.packed([total], [first])
     whole = dense_reference(q, k, v, layout, *kind, 0.35)
     y = attend_cached(q[kept:], k, v, layout.positions_T[kept:], first, *kind, 0.35)
     torch.testing.assert_close(y, whole[kept:], rtol=1e-4, atol=2e-5)
@@ -119,7 +121,7 @@ def test_cached_needs_only_the_keys_that_the_mask_shows(mask, window, needed):
 
 def test_a_segment_never_reads_another():
     torch.manual_seed(0)
-    layout = Layout.packed([30, 50, 30, 7])
+    layout = ForwardContext.packed([30, 50, 30, 7])
     q, k, v = tensors(1, 117, 2, 1)
     before = attend(q, k, v, layout, "causal", None, 0.3)
     k[30:80] += 100
@@ -131,7 +133,7 @@ def test_a_segment_never_reads_another():
 
 
 def test_index_tables_are_made_once_per_layout():
-    layout = Layout.packed([5, 40, 9])
+    layout = ForwardContext.packed([5, 40, 9])
     q, k, v = tensors(0, 54, 2, 2)
     attend(q, k, v, layout, "sliding", 8, 0.3)
     made = dict(layout.memo)
@@ -143,7 +145,7 @@ def test_index_tables_are_made_once_per_layout():
 
 @pytest.mark.parametrize("kind", [("causal", None), ("sliding", 20), ("chunked", 20)])
 def test_bfloat16_is_near_float32(kind):
-    layout = Layout.packed([64, 33, 90])
+    layout = ForwardContext.packed([64, 33, 90])
     leaves = tensors(3, 187, 4, 2, dim=16)
     upstream = tensors(4, 187, 4, 2, dim=16)[0]
     results = []
@@ -166,7 +168,7 @@ def test_bfloat16_is_near_float32(kind):
     seed=st.integers(0, 999),
 )
 def test_blocks_equal_one_softmax(lengths, heads, block, num_bytes, keep, seed):
-    layout = Layout.packed(lengths)
+    layout = ForwardContext.packed(lengths)
     leaves = [x.requires_grad_() for x in tensors(seed, sum(lengths), *heads)]
     upstream = tensors(seed + 1, sum(lengths), *heads)[0]
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,6 @@
-"""gpt-oss's own parts: sinks against softmax written out, clamped experts one row at a time, the norm's rounding."""
+"""gpt-oss's own parts: sinks against softmax written out, clamped experts one row at a time, the norm's
+rounding.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from coterie.config import AttentionConfig, BlockConfig, ClampedConfig, ModelCon
 from coterie.infer.cache import SequenceCache
 from coterie.nn import sinks as sinks_module
 from coterie.nn.clamped import ClampedExperts
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.norm import RMSNorm
 from coterie.nn.sinks import attend_with_sinks
 from coterie.nn.transformer import Transformer
@@ -50,7 +52,7 @@ def test_sinks_equal_the_definition_forward_and_backward(lengths, window, copies
     sinks = torch.randn(2 * copies, requires_grad=True)
     weight = torch.randn(total, 2 * copies, 4)
     results = []
-    for function, where in ((attend_with_sinks, Layout.packed(lengths)), (slow, lengths)):
+    for function, where in ((attend_with_sinks, ForwardContext.packed(lengths)), (slow, lengths)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sinks_module, "BLOCK_QUERIES", block)
             y = function(q, k, v, sinks, where, window, 0.7)
@@ -71,10 +73,10 @@ def test_decoding_equals_the_whole_forward(pieces: tuple[int, ...]) -> None:
     for parameter in model.parameters():
         parameter.copy_(torch.randn(parameter.shape) * 0.5)
     ids = torch.randint(0, 19, (sum(pieces),))
-    whole = model.logits(model(ids, Layout.packed([sum(pieces)])))
+    whole = model.logits(model(ids, ForwardContext.packed([sum(pieces)])))
     cache, start, parts = SequenceCache(model.config), 0, []
     for length in pieces:
-        h = model(ids[start : start + length], Layout.packed([length], [start]), caches=[cache])
+        h = model(ids[start : start + length], ForwardContext.packed([length], [start]), caches=[cache])
         parts.append(model.logits(h))
         start += length
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-4, rtol=1e-4)

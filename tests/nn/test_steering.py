@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from coterie.config import ConfigError
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.router import Steer
 from coterie.nn.steering import LayerControl, RouterControl, Steering, check_control, make_steers
 from tests.infer.models import tiny_model
@@ -31,7 +31,9 @@ def test_a_steer_that_asks_for_nothing_changes_nothing(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_bias_and_mask_equal_other_logits(form):
-    """Bias on all tokens is the router with that bias; a masked expert is one whose logit is far below all others."""
+    """Bias on all tokens is the router with that bias; a masked expert is one whose logit is far below all
+    others.
+    """
     router, x = make(**form), torch.randn(T, D)
     add_E = torch.randn(E)
     add_E[3] = float("-inf")
@@ -63,8 +65,10 @@ def test_tokens_of_one_batch_are_steered_apart():
 
     def run(chosen, parts):
         steering = Steering({router: layer for layer, router in model.routers()}, record=True)
-        steering.steers = make_steers(model.routers(), list(zip(chosen, parts, strict=True)), torch.device("cpu"))
-        layout = Layout.packed(parts)
+        steering.steers = make_steers(
+            model.routers(), list(zip(chosen, parts, strict=True)), torch.device("cpu")
+        )
+        layout = ForwardContext.packed(parts)
         object.__setattr__(layout, "steering", steering)
         return steering, layout
 
@@ -74,9 +78,11 @@ def test_tokens_of_one_batch_are_steered_apart():
         start = 0
         for control, length in zip(controls, lengths, strict=True):
             _, alone = run([control], [length])
-            torch.testing.assert_close(model(ids[start : start + length], alone), whole[start : start + length])
+            torch.testing.assert_close(
+                model(ids[start : start + length], alone), whole[start : start + length]
+            )
             start += length
-        plain = model(ids[7:12], Layout.packed([5]))
+        plain = model(ids[7:12], ForwardContext.packed([5]))
     torch.testing.assert_close(plain, whole[7:12])
     used = steering.records[0]
     assert not ({1, 4} & set(used.ids_TK[:7][used.weights_TK[:7] != 0].tolist()))

@@ -7,7 +7,7 @@ import torch
 
 from coterie.config import ModelConfig
 from coterie.families import config_from_hf
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.norm import RMSNorm
 from coterie.nn.rope import rotate
 from coterie.nn.transformer import Transformer
@@ -38,7 +38,7 @@ def small(**changes: object) -> Transformer:
 def test_tokens_never_see_the_future_or_another_document() -> None:
     model = small()
     ids = torch.arange(20) % 50
-    layout = Layout.packed([8, 12])
+    layout = ForwardContext.packed([8, 12])
     with torch.no_grad():
         before = model(ids, layout)
         changed = ids.clone()
@@ -54,13 +54,17 @@ def test_gradients_equal_finite_differences() -> None:
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     ids = torch.randint(0, 50, (9,))
-    layout = Layout.packed([4, 5])
+    layout = ForwardContext.packed([4, 5])
 
     def loss() -> torch.Tensor:
         return model(ids, layout).square().mean() + model(ids, layout).sin().sum()
 
     loss().backward()
-    for name in ("blocks.0.attention.q.weight", "blocks.1.ffn_norm.weight", "blocks.0.ffn.experts.down.weight"):
+    for name in (
+        "blocks.0.attention.q.weight",
+        "blocks.1.ffn_norm.weight",
+        "blocks.0.ffn.experts.down.weight",
+    ):
         parameter = dict(model.named_parameters())[name]
         direction = torch.randn_like(parameter)
         analytic = float((parameter.grad * direction).sum())
@@ -108,10 +112,12 @@ def test_rotation_keeps_length_depends_on_distance_and_turns_back(style: str) ->
     q, k = torch.randn(1, 2, 8), torch.randn(1, 2, 8)
 
     def at(x: torch.Tensor, position: int) -> torch.Tensor:
-        return rotate(x, Layout.packed([1], starts=[position]), rope)
+        return rotate(x, ForwardContext.packed([1], starts=[position]), rope)
 
     torch.testing.assert_close(at(q, 7).norm(dim=-1), q.norm(dim=-1))
-    torch.testing.assert_close((at(q, 9) * at(k, 4)).sum(-1), (at(q, 25) * at(k, 20)).sum(-1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        (at(q, 9) * at(k, 4)).sum(-1), (at(q, 25) * at(k, 20)).sum(-1), rtol=1e-4, atol=1e-5
+    )
     leaf = q.clone().requires_grad_()
     direction = torch.randn_like(q)
     (at(leaf, 5) * direction).sum().backward()
@@ -122,7 +128,7 @@ def test_rotation_keeps_length_depends_on_distance_and_turns_back(style: str) ->
 
 def test_after_step_reports_all_layers() -> None:
     model = small()
-    model(torch.arange(30), Layout.packed([30]), balance_tokens=30.0)
+    model(torch.arange(30), ForwardContext.packed([30]), balance_tokens=30.0)
     stats = model.after_step()
     assert set(stats) == {"dead_experts", "worst_overload", "balance_loss", "z_loss", "load_entropy"}
     assert stats["worst_overload"] >= 1.0 and 0 < stats["load_entropy"] <= 1.0

@@ -1,4 +1,6 @@
-"""The arithmetic against the built model: parameters exactly, and the products that a forward pass really runs."""
+"""The arithmetic against the built model: parameters exactly, and the products that a forward pass really
+runs.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,12 @@ from coterie.config import (
     MoEConfig,
     RouterConfig,
 )
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 from coterie.plan import count_parameters, flops_per_token
 
-# Operators that torch's counter passes over, by the shapes of their inputs: (T, I) times (O, I); query (B, H, S, D) and
-# key (B, G, S', D).
+# Operators that torch's counter passes over, by the shapes of their inputs: (T, I) times (O, I); query (B, H,
+# S, D) and key (B, G, S', D).
 UNKNOWN_TO_TORCH = {
     torch.ops.coterie.linear: lambda x, weight, *_, **__: 2 * x[0] * x[1] * weight[0],
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, *_, **__: (
@@ -81,7 +83,9 @@ def feed_forwards(draw):
 @st.composite
 def models(draw, equal_widths=False):
     attentions = grouped_attentions() | latent_attentions(equal_widths)
-    blocks = draw(st.lists(st.builds(BlockConfig, attention=attentions, ffn=feed_forwards()), min_size=1, max_size=3))
+    blocks = draw(
+        st.lists(st.builds(BlockConfig, attention=attentions, ffn=feed_forwards()), min_size=1, max_size=3)
+    )
     return ModelConfig(
         family="any",
         vocab_size=draw(st.integers(2, 40)),
@@ -100,7 +104,10 @@ def test_parameters_are_the_built_models(config):
     assert counts.total == sum(p.numel() for p in model.parameters())
     experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     assert counts.experts == experts
-    used = sum(p.numel() for name, p in model.named_parameters() if ".experts." not in name) + counts.experts_active
+    used = (
+        sum(p.numel() for name, p in model.named_parameters() if ".experts." not in name)
+        + counts.experts_active
+    )
     assert counts.active_all == used
 
 
@@ -109,11 +116,12 @@ def test_parameters_are_the_built_models(config):
 def test_flops_are_those_of_a_forward_pass(config, num):
     """Segments of one token, in which every query sees one key whatever the mask.
 
-    Latent attention has values as wide as its keys here; narrower ones are padded, which the plan does not count.
+    Latent attention has values as wide as its keys here; narrower ones are padded, which the plan does not
+    count.
     """
     model = Transformer(config)
     model.initialise()
     ids_T = torch.arange(num) % config.vocab_size
     with FlopCounterMode(display=False, custom_mapping=UNKNOWN_TO_TORCH) as counter, torch.no_grad():
-        model.logits(model(ids_T, Layout.packed([1] * num)))
+        model.logits(model(ids_T, ForwardContext.packed([1] * num)))
     assert counter.get_total_flops() == num * flops_per_token(config, 1)

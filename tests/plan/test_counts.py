@@ -1,4 +1,6 @@
-"""Counts against published models, against sums done by hand, and FLOPs against position-by-position counting."""
+"""Counts against published models, against sums done by hand, and FLOPs against position-by-position
+counting.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +28,32 @@ def attention(heads, kv_heads, head_dim, **more):
 
 def moe(experts, top_k, width, shared=None, **router):
     return MoEConfig(
-        expert_width=width, shared_width=shared, router=RouterConfig(num_experts=experts, top_k=top_k, **router)
+        expert_width=width,
+        shared_width=shared,
+        router=RouterConfig(num_experts=experts, top_k=top_k, **router),
     )
 
 
 def uniform(width, layers, attn, ffn, vocab, tie=False, positions=131072):
     blocks = (BlockConfig(attention=attn, ffn=ffn),) * layers
     return ModelConfig(
-        family="any", vocab_size=vocab, width=width, blocks=blocks, tie_embeddings=tie, max_positions=positions
+        family="any",
+        vocab_size=vocab,
+        width=width,
+        blocks=blocks,
+        tie_embeddings=tie,
+        max_positions=positions,
     )
 
 
 def dense(width, inner, layers, heads, kv_heads, head_dim, vocab, tie=False, **more):
     return uniform(
-        width, layers, attention(heads, kv_heads, head_dim, **more), FeedForwardConfig(width=inner), vocab, tie
+        width,
+        layers,
+        attention(heads, kv_heads, head_dim, **more),
+        FeedForwardConfig(width=inner),
+        vocab,
+        tie,
     )
 
 
@@ -52,12 +66,18 @@ def llama4(experts, step, qk_norm):
             else attention(40, 8, 128, mask="chunked", window=8192, qk_norm=qk_norm)
         )
         routed = (layer + 1) % step == 0
-        ffn = moe(experts, 1, 8192, shared=8192, score="sigmoid") if routed else FeedForwardConfig(width=16384)
+        ffn = (
+            moe(experts, 1, 8192, shared=8192, score="sigmoid") if routed else FeedForwardConfig(width=16384)
+        )
         blocks.append(BlockConfig(attention=attn, ffn=ffn))
-    return ModelConfig(family="llama4_text", vocab_size=202048, width=5120, blocks=tuple(blocks), max_positions=262144)
+    return ModelConfig(
+        family="llama4_text", vocab_size=202048, width=5120, blocks=tuple(blocks), max_positions=262144
+    )
 
 
-def deepseek(width, layers, heads, q_rank, dense_width, expert_width, num_experts, shared, top_k, vocab, first_dense):
+def deepseek(
+    width, layers, heads, q_rank, dense_width, expert_width, num_experts, shared, top_k, vocab, first_dense
+):
     attn = MLAConfig(num_heads=heads, q_rank=q_rank, kv_rank=512, nope_dim=128, rope_dim=64, value_dim=128)
     routed = moe(num_experts, top_k, expert_width, shared=shared * expert_width, select_bias=True)
     ffns = [FeedForwardConfig(width=dense_width)] * first_dense + [routed] * (layers - first_dense)
@@ -73,7 +93,9 @@ def gpt_oss(layers, experts):
     for layer in range(layers):
         window = {} if layer % 2 else {"mask": "sliding", "window": 128}
         blocks.append(BlockConfig(attention=attention(64, 8, 64, **attn, **window), ffn=ffn))
-    return ModelConfig(family="any", vocab_size=201088, width=2880, blocks=tuple(blocks), max_positions=131072)
+    return ModelConfig(
+        family="any", vocab_size=201088, width=2880, blocks=tuple(blocks), max_positions=131072
+    )
 
 
 MODELS = {
@@ -168,7 +190,9 @@ def test_every_bias_by_hand():
         BlockConfig(attention=attn, ffn=FeedForwardConfig(width=5, bias=True)),
         BlockConfig(attention=attn, ffn=moe(4, 2, 3, shared=7, bias=True, select_bias=True)),
     )
-    counts = count_parameters(ModelConfig(family="any", vocab_size=11, width=6, blocks=blocks, max_positions=8))
+    counts = count_parameters(
+        ModelConfig(family="any", vocab_size=11, width=6, blocks=blocks, max_positions=8)
+    )
     assert counts.attention == 2 * (48 + 24 + 24 + 48 + 8 + 4 + 4 + 6 + 2 * 2)
     assert counts.dense == 3 * 30 + 5 + 5 + 6
     assert (counts.router, counts.shared) == (4 * 6 + 4, 3 * 42)
@@ -204,7 +228,8 @@ def test_published_cache_and_training_flops():
     scout = MODELS["Llama 4 Scout text"][0]
     assert kv_bytes(scout, 131072) == 7650410496
     assert kv_bytes_per_token(scout, beyond=8192) == 49152
-    # DeepSeek's comparison table (arXiv 2505.09343) counts 2473 GFLOPs per token at 4096 tokens by this formula.
+    # DeepSeek's comparison table (arXiv 2505.09343) counts 2473 GFLOPs per token at 4096 tokens by this
+    # formula.
     llama = MODELS["Llama 3.1 405B"][0]
     assert flops_per_token(llama, 4096, training=True) == pytest.approx(2473e9, rel=1e-3)
     assert flops_per_token(llama, 4096, training=True) == 3 * flops_per_token(llama, 4096)
@@ -216,7 +241,8 @@ def test_published_cache_and_training_flops():
 def test_flops_by_hand_and_a_tied_head_still_multiplies():
     attn, ffn = attention(2, 1, 3, rope=None), moe(8, 2, 5, shared=7)
     untied = uniform(4, 1, attn, ffn, 10)
-    # q, o 4x6; k, v 4x3; router 4x8; two experts of 3x4x5; shared 3x4x7; head 10x4; 4 tokens see 2.5 keys on average
+    # q, o 4x6; k, v 4x3; router 4x8; two experts of 3x4x5; shared 3x4x7; head 10x4; 4 tokens see 2.5 keys on
+    # average
     expected = 2 * (24 + 24 + 12 + 12 + 32 + 120 + 84 + 40) + 4 * 6 * 2.5
     assert flops_per_token(untied, 4) == expected
     assert flops_per_token(uniform(4, 1, attn, ffn, 10, tie=True), 4) == expected

@@ -1,4 +1,6 @@
-"""Every published model by name: counts and cache equal the table, which was computed apart from this code."""
+"""Every published model by name: counts and cache equal the table, which was computed apart from this
+code.
+"""
 
 from __future__ import annotations
 
@@ -71,11 +73,15 @@ def test_names(given: str, name: str) -> None:
 
 
 def test_names_that_are_none_or_several() -> None:
-    assert find_published("runs") is None and find_published("") is None and find_published("llama-4-sc") is None
+    assert (
+        find_published("runs") is None and find_published("") is None and find_published("llama-4-sc") is None
+    )
     assert suggest_published("llama-4-scot") == " (did you mean 'llama-4-scout'?)"
     assert suggest_published("deepsek-v3") == " (did you mean 'deepseek-v3'?)"
     assert suggest_published("zzz") == ""
-    with pytest.raises(ConfigError, match="beginning of several published models: mixtral-8x7b, mixtral-8x22b"):
+    with pytest.raises(
+        ConfigError, match="beginning of several published models: mixtral-8x7b, mixtral-8x22b"
+    ):
         find_published("mixtral")
     with pytest.raises(ConfigError, match=r"llama-4-behemoth: was announced .* and never released"):
         find_published("llama-4-behemoth")
@@ -83,7 +89,9 @@ def test_names_that_are_none_or_several() -> None:
 
 def test_words() -> None:
     assert ranges([0, 1, 2, 4, 7, 8]) == "0-2, 4, 7-8"
-    assert ranges([3, 7, 11]) == "3-11 every 4th" and ranges([0, 2, 4]) == "0-4 every 2nd" and ranges([5]) == "5"
+    assert (
+        ranges([3, 7, 11]) == "3-11 every 4th" and ranges([0, 2, 4]) == "0-4 every 2nd" and ranges([5]) == "5"
+    )
     scout = find_published("llama-4-scout")
     assert scout is not None and scout.config is not None
     config = config_from_hf(scout.config)

@@ -1,4 +1,6 @@
-"""The tuning plan against built models: parameters exactly, kept activations closely, memory in the right direction."""
+"""The tuning plan against built models: parameters exactly, kept activations closely, memory in the right
+direction.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,15 @@ import math
 import pytest
 import torch
 
+from coterie.adapters.attach import attach
+from coterie.adapters.patch import attach_subset
 from coterie.config import AdapterConfig, ConfigError, ExpertSelection
 from coterie.families import config_from_hf
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import count_parameters
 from coterie.plan.matrices import matrices
 from coterie.plan.tuning import TuneSettings, activation_values, fitting, plan_tune, trained_parameters
-from coterie.weights.adapter import attach
-from coterie.weights.patch import attach_subset
 from tests.families.hf import _BASE, CONFIGS
 
 FAMILIES = sorted(name for name in CONFIGS if not name.endswith(("yarn", "mscale")))
@@ -28,19 +30,28 @@ SHAPE = {
     "head_dim": 16,
     "max_position_embeddings": 1024,
 }
-MOE = SHAPE | {"model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+MOE = SHAPE | {
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_matrices_are_those_of_the_built_model(name: str) -> None:
     config = config_from_hf(_BASE | CONFIGS[name])
     model = Transformer(config)
-    built = sum(p.numel() for n, p in model.named_parameters() if p.dim() >= 2 and not n.endswith((".bias", "mtp")))
+    built = sum(
+        p.numel() for n, p in model.named_parameters() if p.dim() >= 2 and not n.endswith((".bias", "mtp"))
+    )
     mtp = sum(p.numel() for p in model.mtp.parameters() if p.dim() >= 2)
     assert sum(matrix.size for matrix in matrices(config)) == built - mtp
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3", "llama4_maverick", "gpt_oss", "llama_tied_bias"])
+@pytest.mark.parametrize(
+    "name", ["qwen3_moe", "deepseek_v3", "llama4_maverick", "gpt_oss", "llama_tied_bias"]
+)
 @pytest.mark.parametrize("dora", [False, True])
 def test_factors_are_counted_as_attached(name: str, dora: bool) -> None:
     config = config_from_hf(_BASE | CONFIGS[name])
@@ -74,7 +85,7 @@ def kept(model: Transformer, rows: int, length: int) -> float:
 
     ids = torch.randint(0, 512, (rows * length,), generator=torch.Generator().manual_seed(0))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(ids, Layout.packed([length] * rows), balance_tokens=float(len(ids)))
+        model(ids, ForwardContext.packed([length] * rows), balance_tokens=float(len(ids)))
     return sum(nbytes for nbytes, _ in seen.values()) / 4 / len(ids)
 
 
@@ -104,14 +115,19 @@ def test_kept_activations_are_counted(shape: dict, method: str) -> None:
 
 def test_memory_follows_the_settings() -> None:
     config = config_from_hf(MOE | {"hidden_size": 1024, "moe_intermediate_size": 768, "num_hidden_layers": 8})
-    full, lora, qlora, esft = (plan_tune(config, TuneSettings(method=m)) for m in ("full", "lora", "qlora", "esft"))
+    full, lora, qlora, esft = (
+        plan_tune(config, TuneSettings(method=m)) for m in ("full", "lora", "qlora", "esft")
+    )
     total = count_parameters(config).total
     assert full.parts["optimiser"] == 8 * total and full.parts["weights"] == 4 * total
     assert (
-        qlora.phases["step"] < lora.phases["step"] < full.phases["step"] and esft.phases["step"] < full.phases["step"]
+        qlora.phases["step"] < lora.phases["step"] < full.phases["step"]
+        and esft.phases["step"] < full.phases["step"]
     )
     assert qlora.settings.quant == "int4" and qlora.parts["weights"] < 0.3 * lora.parts["weights"]
-    assert plan_tune(config, TuneSettings(batch_rows=8)).parts["activations"] > 1.8 * lora.parts["activations"]
+    assert (
+        plan_tune(config, TuneSettings(batch_rows=8)).parts["activations"] > 1.8 * lora.parts["activations"]
+    )
     assert full.flops_per_token == pytest.approx(1.5 * lora.flops_per_token)
     assert lora.peak == max(lora.phases[name] for name in ("load", "step", "save"))
 

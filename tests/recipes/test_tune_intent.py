@@ -1,4 +1,6 @@
-"""What is trained is exactly what was asked for, in every architecture, and whatever moves is in the result."""
+"""What is trained is exactly what was asked for, in every architecture, and whatever moves is in the
+result.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("family", "how"), POLICIES, ids=lambda value: str(value)[:60])
-def test_whatever_a_router_policy_moves_is_in_the_result(family: str, how: dict[str, Any], folder: Path) -> None:
+def test_whatever_a_router_policy_moves_is_in_the_result(
+    family: str, how: dict[str, Any], folder: Path
+) -> None:
     out = folder / f"out-{abs(hash(str((family, how))))}"
     result = tuned(base(folder, family), folder / "data.jsonl", out, lr=0.02, **how)
     assert result.path is not None and result.report["proof"]["reloaded_max"] < 1e-5

@@ -1,4 +1,6 @@
-"""Tuning from its command line and from Python: it learns, goes on, stops where it must, and its result serves."""
+"""Tuning from its command line and from Python: it learns, goes on, stops where it must, and its result
+serves.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from coterie.nn.transformer import Transformer
 from coterie.recipes import tune as recipe
 from coterie.train import Callback, Trainer
 from coterie.train.coverage import Coverage
-from coterie.train.guard import RouterGuard
+from coterie.train.routing_guard import RouterGuard
 from tests.recipes.tuned import ANSWERS, base, command, conversations, tensors, tuned
 
 MOE_FAMILIES = ["mixtral", "olmoe", "llama4_scout", "deepseek_v3", "deepseek_v2_lite", "gpt_oss"]
@@ -43,7 +45,17 @@ def test_the_same_three_commands_tune_merge_and_talk(
 ) -> None:
     model, out, merged = base(folder, family), folder / f"run-{family}", folder / f"merged-{family}"
     code, printed, said = command(
-        monkeypatch, capsys, "tune", model, folder / "data.jsonl", "-o", out, "--steps", 3, "row_length=128", "rank=4"
+        monkeypatch,
+        capsys,
+        "tune",
+        model,
+        folder / "data.jsonl",
+        "-o",
+        out,
+        "--steps",
+        3,
+        "row_length=128",
+        "rank=4",
     )
     assert code == 0, said
     assert Path(printed.strip()) == out / "adapter" and "read back from disk: gravity 1.000" in said
@@ -74,7 +86,9 @@ def test_a_tiny_model_learns_a_small_set_of_conversations(family: str, tmp_path:
         assert reply.text == answer
 
 
-def test_a_run_that_broke_off_goes_on_to_the_same_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_broke_off_goes_on_to_the_same_result(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, data = base(folder, "qwen3_moe"), folder / "data.jsonl"
     settings: dict[str, Any] = {"steps": 6, "save_every": 2, "dropout": 0.1}
     whole = tuned(model, data, folder / "whole", **settings)
@@ -120,7 +134,9 @@ def test_more_forgetting_than_allowed_ends_without_a_result(
     words = "Cats sleep in the sun and dogs run after a ball in the wide green park every day. "
     (folder / "keep.txt").write_text(words * 30)
     (folder / "keep.jsonl").write_text(json.dumps({"text": words * 2}) + "\n")
-    known = tuned(base(folder, "llama"), folder / "keep.jsonl", folder / "known", method="full", lr=0.01, steps=20)
+    known = tuned(
+        base(folder, "llama"), folder / "keep.jsonl", folder / "known", method="full", lr=0.01, steps=20
+    )
     model, out = known.path, folder / "forgot"
     settings = ["--steps", 30, "--lr", 0.05, "row_length=128", f"retention={folder / 'keep.txt'}"]
     line = ["tune", model, folder / "data.jsonl", "-o", out, *settings]
@@ -129,7 +145,9 @@ def test_more_forgetting_than_allowed_ends_without_a_result(
     assert not (out / "adapter").exists()
     report = json.loads((out / "report.json").read_text())
     assert report["retention"]["change"]["value"] > 0.01 and "failed" in report
-    code, printed, said = command(monkeypatch, capsys, *line, "--max-forgetting", 100)  # allowed: the same run's result
+    code, printed, said = command(
+        monkeypatch, capsys, *line, "--max-forgetting", 100
+    )  # allowed: the same run's result
     assert code == 0 and (out / "adapter").is_dir(), said
 
 
@@ -140,7 +158,9 @@ def test_coverage_stops_a_group_without_gradient_and_a_frozen_tensor_that_moved(
     plain = recipe._callbacks
 
     class Lose(Callback):
-        """Before the check: the experts' gradients are lost, as in a forward pass that leaves the factors out."""
+        """Before the check: the experts' gradients are lost, as in a forward pass that leaves the factors
+        out.
+        """
 
         def after_backward(self, trainer: Trainer) -> None:
             for name, parameter in trainer.model.named_parameters():
@@ -203,7 +223,9 @@ def test_the_guard_acts_on_drift_overload_and_dead_experts(action: str) -> None:
             if not trainer.reason:
                 guard.after_step(trainer)
         assert len(guard.warnings) == 1 and word in guard.warnings[0]
-        assert bool(trainer.reason) == (action != "warn") and restored == (["back"] if action == "rollback" else [])
+        assert bool(trainer.reason) == (action != "warn") and restored == (
+            ["back"] if action == "rollback" else []
+        )
         again, _, later = drifting(action, 1.0, steps=40)
         again.load_state_dict(json.loads(json.dumps(guard.state_dict())))
         again.on_start(later)
@@ -300,7 +322,13 @@ def test_names_of_other_tools_are_understood(tmp_path: Path) -> None:
         "gradient_accumulation_steps: 4\nlearning_rate: 2e-4\nmax_steps: 7\noutput_dir: o\nload_in_4bit: true\n"
     )
     config = TuneConfig.from_yaml(tmp_path / "c.yml", ["seed=3"])
-    assert (config.model, config.data, config.row_length, config.rank, config.alpha) == ("m", ["d.jsonl"], 512, 8, 16)
+    assert (config.model, config.data, config.row_length, config.rank, config.alpha) == (
+        "m",
+        ["d.jsonl"],
+        512,
+        8,
+        16,
+    )
     assert (config.batch_rows, config.accumulate, config.lr, config.steps, config.out) == (2, 4, 2e-4, 7, "o")
     assert config.method == "qlora" and config.seed == 3 and config.adapter().quant == "int4"
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from coterie.checkpoints.directory import save_model
 from coterie.cli.main import main
 from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
 from coterie.recipes.tune import TuneResult, tune
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.checkpoint import save_model
 from tests.families.hf import _BASE, CONFIGS, randomise
 
 ANSWERS = {"red": "stop", "green": "go", "amber": "wait", "blue": "swim", "white": "ski", "black": "sleep"}
@@ -33,7 +33,9 @@ def conversations(path: Path, copies: int = 3) -> Path:
 
 
 def base(directory: Path, family: str, calm: bool = False) -> Path:
-    """A checkpoint of one family, every parameter random. `calm`: fresh weights, as a model begins its life with."""
+    """A checkpoint of one family, every parameter random. `calm`: fresh weights, as a model begins its life
+    with.
+    """
     path = directory / family
     if not path.exists():
         text = " ".join([*ANSWERS, *ANSWERS.values()])

@@ -1,4 +1,6 @@
-"""The client of the OpenAI API against a scripted server on a real socket: whatever goes wrong is one clear line."""
+"""The client of the OpenAI API against a scripted server on a real socket: whatever goes wrong is one clear
+line.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tests.agents.fake import USAGE, FakeServer, call_chunks, chunk
 ASK = [Message("user", "hello")]
 
 
-@given(st.lists(st.text(alphabet=st.characters(blacklist_categories=["Cs"]), min_size=1), min_size=1), st.data())
+@given(
+    st.lists(st.text(alphabet=st.characters(blacklist_categories=["Cs"]), min_size=1), min_size=1), st.data()
+)
 def test_events_do_not_depend_on_how_the_bytes_are_cut(texts: list[str], data: st.DataObject) -> None:
     """Line separators inside JSON, line feeds in two fashions, comments, and cuts inside a character."""
     sent = [json.dumps({"t": text}, ensure_ascii=False) for text in texts]
@@ -46,22 +50,39 @@ def test_a_whole_reply() -> None:
     with FakeServer(lambda path, body: events) as server:
         speaker = RemoteSpeaker(Endpoint(server.url + "/v1/"))
         tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
-        turn = speaker.say(ASK, tools, Sampling(0.5, None, 9, 3), on_piece=lambda *piece: pieces.append(piece))
-    assert turn.message == Message("assistant", "one\u2028two", "hm", (ToolCall("add", {"a": 1}), ToolCall("add", {})))
+        turn = speaker.say(
+            ASK, tools, Sampling(0.5, None, 9, 3), on_piece=lambda *piece: pieces.append(piece)
+        )
+    assert turn.message == Message(
+        "assistant", "one\u2028two", "hm", (ToolCall("add", {"a": 1}), ToolCall("add", {}))
+    )
     assert (turn.prompt_tokens, turn.completion_tokens, turn.finish_reason) == (5, 2, "tool_calls")
     assert turn.broken == {1: "[oops"}
     assert pieces == [("reasoning", "hm"), ("text", "one\u2028two")]
     path, body, _ = server.seen[0]
     assert path == "/v1/chat/completions"
-    assert {"model": "tiny", "temperature": 0.5, "max_tokens": 9, "seed": 3, "stream": True}.items() <= body.items()
-    assert "top_p" not in body and body["tools"] == tools and body["messages"] == [{"role": "user", "content": "hello"}]
+    assert {
+        "model": "tiny",
+        "temperature": 0.5,
+        "max_tokens": 9,
+        "seed": 3,
+        "stream": True,
+    }.items() <= body.items()
+    assert (
+        "top_p" not in body
+        and body["tools"] == tools
+        and body["messages"] == [{"role": "user", "content": "hello"}]
+    )
 
 
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
         ([chunk({"content": "half"})], "ended before the reply was complete"),
-        ([chunk({"content": "a"}), {"error": {"message": "engine died", "code": "dead"}}], "dead: engine died"),
+        (
+            [chunk({"content": "a"}), {"error": {"message": "engine died", "code": "dead"}}],
+            "dead: engine died",
+        ),
         ([chunk({"content": "a"}), {"error": "just text"}], "just text"),
         (["data: {broken\n\n"], "not JSON"),
         ([{"object": "nonsense"}], "no list of choices"),
@@ -123,7 +144,12 @@ def test_addresses_that_are_none(url: str) -> None:
 
 def test_results_are_tied_to_their_calls() -> None:
     call = ToolCall("add", {"a": "é"})
-    messages = [*ASK, Message("assistant", "", None, (call, call)), Message("tool", "1"), Message("tool", "2")]
+    messages = [
+        *ASK,
+        Message("assistant", "", None, (call, call)),
+        Message("tool", "1"),
+        Message("tool", "2"),
+    ]
     wired = wire_messages(messages)
     ids = [c["id"] for c in wired[1]["tool_calls"]]
     assert len(set(ids)) == 2 and [m["tool_call_id"] for m in wired[2:]] == ids

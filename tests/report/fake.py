@@ -15,9 +15,16 @@ def interval(value: float, half: float) -> dict:
 
 
 def fake_dict(
-    seed: int = 0, difference: float = -0.02, half: float = 0.006, layers: int = 4, experts: int = 16, slices=SLICES
+    seed: int = 0,
+    difference: float = -0.02,
+    half: float = 0.006,
+    layers: int = 4,
+    experts: int = 16,
+    slices=SLICES,
 ) -> dict:
-    """The JSON of a run in which MoE minus dense is `difference` with a 95 % interval of plus or minus `half`."""
+    """The JSON of a run in which MoE minus dense is `difference` with a 95 % interval of plus or minus
+    `half`.
+    """
     rng = random.Random(seed)
     base = {name: 0.5 + 2.2 * rng.random() for name in slices}
     gap = {name: difference * (0.2 + 2 * rng.random()) for name in slices}
@@ -40,7 +47,8 @@ def fake_dict(
             "dropped": {"exact copies": 312, "near copies": 95},
         },
         **models,
-        "difference": interval(difference, half) | {"per_slice": {n: interval(gap[n], half * 1.6) for n in slices}},
+        "difference": interval(difference, half)
+        | {"per_slice": {n: interval(gap[n], half * 1.6) for n in slices}},
         "equal_time": {"seconds": 131.0, "moe": mean + 0.011, "dense": mean},
         "routing": {
             "layers": list(range(layers)),
@@ -106,7 +114,8 @@ def fake_models(base: dict[str, float], gap: dict[str, float], difference: float
             "bits_per_byte": interval(mean + shift, 0.02) | {"per_slice": scores},
             "lr": 2e-3,
             "lr_sweep": [
-                {"lr": lr, "bits_per_byte": 2.2 + shift + abs(math.log2(lr / 2e-3)) * 0.1} for lr in (1e-3, 2e-3, 4e-3)
+                {"lr": lr, "bits_per_byte": 2.2 + shift + abs(math.log2(lr / 2e-3)) * 0.1}
+                for lr in (1e-3, 2e-3, 4e-3)
             ],
             "step_ms": step_ms,
             "tokens_per_second": 8192 / step_ms * 1000,
@@ -123,7 +132,9 @@ def fake_models(base: dict[str, float], gap: dict[str, float], difference: float
 
 
 def row(rng: random.Random, experts: int, s: int, layer: int) -> list[float]:
-    weights = [0.15 + rng.random() * 0.5 + (layer * 0.9 if e % len(SLICES) == s else 0) for e in range(experts)]
+    weights = [
+        0.15 + rng.random() * 0.5 + (layer * 0.9 if e % len(SLICES) == s else 0) for e in range(experts)
+    ]
     return [w / sum(weights) for w in weights]
 
 

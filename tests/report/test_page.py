@@ -119,7 +119,11 @@ def test_summary_lines_up():
     lines = text.splitlines()
     costs = lines[lines.index("cost") + 1 :][:12]
     assert len({len(line) for line in costs}) == 1
-    assert any(line.split() == ["code", "2.335", "2.358", "−0.0231", "−0.0327", "to", "−0.0135"] for line in lines)
+    assert any(
+        line.split() == ["code", "2.335", "2.358", "−0.0231", "−0.0327", "to", "−0.0135"] for line in lines
+    )
     assert all(
-        len(line) <= 80 for line in lines[lines.index("") :] if line.startswith(("* ", "  ")) and "  " not in line[2:]
+        len(line) <= 80
+        for line in lines[lines.index("") :]
+        if line.startswith(("* ", "  ")) and "  " not in line[2:]
     )

@@ -24,7 +24,11 @@ def test_specialisation_by_hand():
     assert specialisation([[1.0, 0.0], [0.5, 0.5]]) == pytest.approx(expected)
 
 
-@given(st.integers(2, 6).flatmap(lambda e: st.lists(st.lists(st.floats(0.01, 1), min_size=e, max_size=e), min_size=2)))
+@given(
+    st.integers(2, 6).flatmap(
+        lambda e: st.lists(st.lists(st.floats(0.01, 1), min_size=e, max_size=e), min_size=2)
+    )
+)
 def test_specialisation_stays_in_range(rows):
     share = [[x / sum(row) for x in row] for row in rows]
     assert -1e-12 <= specialisation(share) <= 1 + 1e-12

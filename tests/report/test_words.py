@@ -71,7 +71,10 @@ def test_verdict_says_where_the_dense_model_wins():
     text = " ".join(verdict(fake_results()))
     assert "After an equal 2 min 11 s of training on this machine the dense model is ahead" in text
     assert "writes text 0.69 times as fast" in text
-    assert "choose the dense model for quality from a given training time, speed of writing, memory and size" in text
+    assert (
+        "choose the dense model for quality from a given training time, speed of writing, memory and size"
+        in text
+    )
 
 
 def test_equal_time_gap_must_exceed_the_noise():
@@ -97,9 +100,14 @@ def test_slices_are_sorted_into_three_groups():
 def test_fairness_is_read_off_the_record():
     results = fake_results()
     assert fairness(results) == "with equal active parameters and the same search for the learning rate"
-    moe = results.moe.model_copy(update={"active_parameters": 3_465_000, "lr_sweep": results.moe.lr_sweep[:2]})
+    moe = results.moe.model_copy(
+        update={"active_parameters": 3_465_000, "lr_sweep": results.moe.lr_sweep[:2]}
+    )
     text = fairness(results.model_copy(update={"moe": moe}))
-    assert text == "with 1.50 times the active parameters in the MoE and a different search for the learning rate"
+    assert (
+        text
+        == "with 1.50 times the active parameters in the MoE and a different search for the learning rate"
+    )
 
 
 def test_one_slice_is_not_broken_down():

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coterie.infer.model import LanguageModel
+from coterie.serve.core.service import ServeSettings, Service
 from coterie.serve.server import ServerThread
-from coterie.serve.service import ServeSettings, Service
 from coterie.text.tokenizer import Tokenizer
 from tests.infer.models import tiny_model
 

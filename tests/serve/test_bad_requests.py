@@ -120,7 +120,7 @@ def test_wrong_completions(server, more, param):
 
 def test_every_field_of_the_contract_is_honoured_reported_or_refused(server):
     """Fields that clients send: none may vanish without a word."""
-    from coterie.serve.protocol import IGNORED, UNSUPPORTED, ChatRequest
+    from coterie.serve.endpoints.protocol import IGNORED, UNSUPPORTED, ChatRequest
 
     contract = """
         model messages max_tokens max_completion_tokens temperature top_p stop n seed stream
@@ -183,8 +183,13 @@ def head(server, *lines: str, path: str = CHAT) -> str:
 def test_large_and_disguised_bodies(server):
     kind = "content-type: application/json"
     assert b" 413 " in raw(server.url, head(server, kind, f"content-length: {40 * 2**20}"))[:20]
-    assert b" 415 " in raw(server.url, head(server, kind, "content-encoding: gzip", "content-length: 2"), b"{}")[:20]
-    assert b" 415 " in raw(server.url, head(server, "content-type: text/plain", "content-length: 2"), b"{}")[:20]
+    assert (
+        b" 415 "
+        in raw(server.url, head(server, kind, "content-encoding: gzip", "content-length: 2"), b"{}")[:20]
+    )
+    assert (
+        b" 415 " in raw(server.url, head(server, "content-type: text/plain", "content-length: 2"), b"{}")[:20]
+    )
     assert b" 400 " in raw(server.url, head(server, kind, "content-length: x"), b"{}")[:20]
     assert b" 400 " in raw(server.url, head(server, kind))[:20]
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"

@@ -1,4 +1,6 @@
-"""Moments between two states: work on its way to an engine that ends, answers that nobody reads, clients that go."""
+"""Moments between two states: work on its way to an engine that ends, answers that nobody reads, clients that
+go.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from coterie.infer.sampling import SamplingParams
-from coterie.serve import wire
-from coterie.serve.engine_thread import Job
-from coterie.serve.errors import ApiError
+from coterie.serve.core.engine_thread import Job
+from coterie.serve.core.errors import ApiError
+from coterie.serve.http import wire
 from tests.serve.support import call, eventually, language_model, service, serving
 from tests.serve.test_load import CHAT, LONG, idle, open_request, slowed
 
@@ -94,7 +96,9 @@ def test_replies_go_on_while_others_have_the_thread_do_things_without_end():
         try:
             waiting = thread.submit([Job([1, 2], SamplingParams(max_tokens=3))])
             async with asyncio.timeout(10):
-                events = [batch async for batch in waiting.batches(silence=20, deadline=time.monotonic() + 60)]
+                events = [
+                    batch async for batch in waiting.batches(silence=20, deadline=time.monotonic() + 60)
+                ]
             assert events
         finally:
             over.set()
@@ -153,7 +157,9 @@ def connections(server) -> int:
 
 
 def test_a_stream_that_nobody_reads_from_its_first_event_on_is_cancelled_and_hung_up_on(monkeypatch):
-    """The first event repeats the request's tools: it alone is more than a reader that reads nothing lets through."""
+    """The first event repeats the request's tools: it alone is more than a reader that reads nothing lets
+    through.
+    """
     monkeypatch.setattr(wire, "SEND_IDLE", 0.3)
     with serving(language_model(max_positions=60_000), prefix_bytes=0) as server:
         tool = {"type": "function", "description": "x" * 9000, "parameters": {"type": "object"}}
@@ -211,7 +217,12 @@ def test_the_rest_of_a_body_that_is_answered_already_must_come_in_time():
 )
 def test_a_long_text_that_is_being_split_into_tokens_holds_up_nobody(monkeypatch, path, body):
     with serving() as server:
-        encode, met, go, over = server.service.tokenizer.encode, threading.Event(), threading.Event(), threading.Event()
+        encode, met, go, over = (
+            server.service.tokenizer.encode,
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
 
         def slow(*given, **named):
             met.set()
@@ -255,9 +266,7 @@ def test_a_body_that_is_not_whole_when_the_server_ends_is_refused():
     server = serving(drain=20)
     parts = urlsplit(server.url)
     connection = socket.create_connection((parts.hostname, parts.port), timeout=20)
-    head = (
-        f"POST {CHAT} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n"
-    )
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n"
     connection.sendall(head.encode() + b'{"model": ')
     eventually(lambda: server.service.num_open == 1)
     begun = time.monotonic()

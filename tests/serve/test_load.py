@@ -18,8 +18,8 @@ import openai
 import pytest
 
 from coterie.infer.sampling import SamplingParams
-from coterie.serve import wire
-from coterie.serve.engine_thread import Call, Job
+from coterie.serve.core.engine_thread import Call, Job
+from coterie.serve.http import wire
 from tests.serve.support import ASK, call, eventually, language_model, service, serving
 
 CHAT = "/v1/chat/completions"
@@ -35,9 +35,7 @@ def open_request(url: str, body: dict, path: str = CHAT, buffer: int | None = No
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     connection.connect((parts.hostname, parts.port))
     sent = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\ncontent-length: {len(sent)}"
-    )
+    head = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\ncontent-length: {len(sent)}"
     connection.sendall(head.encode() + b"\r\n\r\n" + sent)
     return connection
 
@@ -127,7 +125,9 @@ def test_a_burst_is_taken_up_to_the_cap_and_the_rest_told_when_to_come_back():
 
 def test_one_request_larger_than_the_queue_is_taken_alone():
     with serving(slots=2, max_queue=2) as server:
-        answer = call(server.url, "POST", "/v1/completions", {"model": "tiny", "prompt": ["a"] * 20, "max_tokens": 1})
+        answer = call(
+            server.url, "POST", "/v1/completions", {"model": "tiny", "prompt": ["a"] * 20, "max_tokens": 1}
+        )
         assert answer[0] == 200 and len(answer[2]["choices"]) == 20
 
 
@@ -147,7 +147,9 @@ def test_slow_headers_and_slow_bodies_are_hung_up_on(monkeypatch):
     monkeypatch.setattr(wire, "BODY_IDLE", 0.4)
     with serving(header_timeout=0.4) as server:
         parts = urlsplit(server.url)
-        silent, partial, keeps = (socket.create_connection((parts.hostname, parts.port), timeout=5) for _ in range(3))
+        silent, partial, keeps = (
+            socket.create_connection((parts.hostname, parts.port), timeout=5) for _ in range(3)
+        )
         begun = time.monotonic()
         partial.sendall(b"GET /health HTTP/1.1\r\nhost: x")
         # A first request in time does not give the second one's headers for ever.
@@ -208,7 +210,11 @@ def test_a_failing_engine_is_seen_by_everyone():
             received += chunk
             if b'"error"' in received:
                 break
-        event = received[received.rindex(b"data: {") + 6 :].split(b"\n")[0] if b"data: {" in received else received
+        event = (
+            received[received.rindex(b"data: {") + 6 :].split(b"\n")[0]
+            if b"data: {" in received
+            else received
+        )
         assert b"engine_dead" in event and b"secret" not in received and b"[DONE]" not in received
     assert call(server.url, "GET", "/ready")[0] == 503 and call(server.url, "GET", "/health")[0] == 200
     assert call(server.url, "POST", CHAT, LONG)[2]["error"]["code"] == "engine_dead"
@@ -329,7 +335,9 @@ def test_signals(drain, signals, code):
         stream = open_request(url, {**LONG, "stream": True})
         assert b"200 OK" in stream.recv(200)
         begun = time.monotonic()
-        for number in (signal.SIGTERM, signal.SIGINT)[:signals]:  # the second before the first has begun to drain
+        for number in (signal.SIGTERM, signal.SIGINT)[
+            :signals
+        ]:  # the second before the first has begun to drain
             process.send_signal(number)
         received = b""
         while chunk := stream.recv(65536):
@@ -345,7 +353,7 @@ def test_signals(drain, signals, code):
 
 def test_a_mixed_batch_is_each_request_alone():
     """Text, JSON, tools, log-probabilities and expert control side by side, in deterministic mode."""
-    from tests.serve.test_structured import NO_REASONING, SCHEMA, TOOLS, response_format
+    from tests.serve.constraints.test_structured import NO_REASONING, SCHEMA, TOOLS, response_format
 
     base = {"model": "tiny", "messages": ASK, "logit_bias": NO_REASONING, "max_tokens": 48}
     bodies = []

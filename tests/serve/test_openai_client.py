@@ -43,7 +43,9 @@ def test_chat_is_what_the_model_says(client, reference):
 def test_stream_equals_plain(client):
     settings = {"model": "tiny", "messages": ASK, "temperature": 1.3, "seed": 5, "max_tokens": 40, "n": 3}
     plain = client.chat.completions.create(**settings)
-    chunks = list(client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
+    chunks = list(
+        client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True})
+    )
     texts, finish = ["", "", ""], [None] * 3
     for chunk in chunks[:-1]:
         for choice in chunk.choices:
@@ -59,7 +61,9 @@ def test_stream_equals_plain(client):
 def test_stream_helper_and_async(server):
     async def run() -> tuple[str, str]:
         client = openai.AsyncOpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
-        async with client.chat.completions.stream(model="tiny", messages=ASK, seed=3, max_tokens=20) as stream:
+        async with client.chat.completions.stream(
+            model="tiny", messages=ASK, seed=3, max_tokens=20
+        ) as stream:
             final = await stream.get_final_completion()
         plain = await client.chat.completions.create(model="tiny", messages=ASK, seed=3, max_tokens=20)
         await client.close()
@@ -70,14 +74,20 @@ def test_stream_helper_and_async(server):
 
 
 def test_chat_logprobs(client, reference):
-    answer = client.chat.completions.create(model="tiny", messages=ASK, logprobs=True, top_logprobs=4, **GREEDY)
+    answer = client.chat.completions.create(
+        model="tiny", messages=ASK, logprobs=True, top_logprobs=4, **GREEDY
+    )
     expected = reference.chat(ASK, SamplingParams(logprobs=4, **GREEDY))
     entries = answer.choices[0].logprobs.content
     kept = [i for i, token in enumerate(expected.ids) if token not in reference.stop_ids]
-    assert [entry.logprob for entry in entries] == pytest.approx([expected.logprobs[i] for i in kept], abs=1e-5)
+    assert [entry.logprob for entry in entries] == pytest.approx(
+        [expected.logprobs[i] for i in kept], abs=1e-5
+    )
     for entry, i in zip(entries, kept, strict=True):
         assert bytes(entry.bytes) == reference.tokenizer.token_bytes([expected.ids[i]])[0]
-        assert [t.logprob for t in entry.top_logprobs] == pytest.approx([v for _, v in expected.top[i]], abs=1e-5)
+        assert [t.logprob for t in entry.top_logprobs] == pytest.approx(
+            [v for _, v in expected.top[i]], abs=1e-5
+        )
 
 
 def test_echoed_logprobs_are_the_forward_pass(client, reference):
@@ -96,7 +106,9 @@ def test_echoed_logprobs_are_the_forward_pass(client, reference):
         assert tops == pytest.approx(best, abs=1e-5)
         # Greedy: the drawn token's number is the same float as the best one's.
         assert found.token_logprobs[-1] == tops[-1]
-        assert "".join(found.tokens[:-1]) == reference.tokenizer.decode(ids) or "bytes:" in "".join(found.tokens)
+        assert "".join(found.tokens[:-1]) == reference.tokenizer.decode(ids) or "bytes:" in "".join(
+            found.tokens
+        )
 
 
 def test_a_prompt_scored_alone(client, reference):
@@ -132,7 +144,11 @@ def test_penalties_bias_and_stops(client, reference):
     first = reference.generate(prompt, SamplingParams(temperature=0, max_tokens=8))
     assert banned.choices[0].text == first.text
     biased = client.completions.create(
-        model="tiny", prompt=prompt, max_tokens=4, logit_bias={"70": 100}, extra_body={"return_token_ids": True}
+        model="tiny",
+        prompt=prompt,
+        max_tokens=4,
+        logit_bias={"70": 100},
+        extra_body={"return_token_ids": True},
     )
     assert biased.choices[0].token_ids == [70] * 4
     spread = client.completions.create(
@@ -141,7 +157,9 @@ def test_penalties_bias_and_stops(client, reference):
     )  # fmt: skip
     assert spread.choices[0].token_ids == [70, 71, 70]
     text = first.text
-    cut = client.completions.create(model="tiny", prompt=prompt, temperature=0, max_tokens=8, stop=[text[3:5]])
+    cut = client.completions.create(
+        model="tiny", prompt=prompt, temperature=0, max_tokens=8, stop=[text[3:5]]
+    )
     assert cut.choices[0].text == text[: text.index(text[3:5])] and cut.choices[0].finish_reason == "stop"
 
 
@@ -149,12 +167,12 @@ def test_penalties_bias_and_stops(client, reference):
 def test_embeddings(client, reference, form):
     texts = ["a little fox", "Hello, user!"]
     answer = client.embeddings.create(model="tiny", input=texts, encoding_format=form)
-    from coterie.nn.layout import Layout
+    from coterie.nn.forward_context import ForwardContext
 
     for text, entry in zip(texts, answer.data, strict=True):
         ids = reference.encode(text)
         with torch.no_grad():
-            mean = reference.model(torch.tensor(ids), Layout.packed([len(ids)])).mean(0)
+            mean = reference.model(torch.tensor(ids), ForwardContext.packed([len(ids)])).mean(0)
         if form == "base64":
             import base64
 
@@ -168,7 +186,12 @@ def test_embeddings(client, reference, form):
 
 def test_raw_headers(client):
     raw = client.chat.completions.with_raw_response.create(
-        model="tiny", messages=ASK, max_tokens=2, user="me", store=True, extra_headers={"x-request-id": "mine-1"}
+        model="tiny",
+        messages=ASK,
+        max_tokens=2,
+        user="me",
+        store=True,
+        extra_headers={"x-request-id": "mine-1"},
     )
     assert raw.headers["x-request-id"] == "mine-1"
     assert raw.headers["x-coterie-ignored"] == "store,user"

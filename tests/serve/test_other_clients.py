@@ -1,4 +1,6 @@
-"""Clients with pins of their own, each in its own environment: lm-eval and openai-agents. Slow: they are installed."""
+"""Clients with pins of their own, each in its own environment: lm-eval and openai-agents. Slow: they are
+installed.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ from tests.serve.support import language_model, serving
 
 pytestmark = pytest.mark.slow
 
-DOCS = [{"question": f"{i} plus 1 is", "choices": [str(i + 1), str(i), "a little fox"], "gold": 0} for i in range(12)]
+DOCS = [
+    {"question": f"{i} plus 1 is", "choices": [str(i + 1), str(i), "a little fox"], "gold": 0}
+    for i in range(12)
+]
 TASK = """
 task: tiny_choice
 dataset_path: json

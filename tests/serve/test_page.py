@@ -11,12 +11,18 @@ from typing import Any
 
 import pytest
 
-from coterie.serve.guard import PAGE, PAGE_PATHS
+from coterie.serve.http.middleware import PAGE, PAGE_PATHS
 from coterie.serve.server import ServerThread
 from tests.serve.support import call, language_model, serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 
 
 def test_the_page_is_small_and_asks_nobody_else() -> None:
@@ -25,7 +31,10 @@ def test_the_page_is_small_and_asks_nobody_else() -> None:
     for file in files:
         text = file.read_text(encoding="utf-8")
         outside = re.findall(r"https?://[^\s\"'<>)\\]+", text)
-        assert all(url.startswith(("http://www.w3.org/", "https?://")) for url in outside), (file.name, outside)
+        assert all(url.startswith(("http://www.w3.org/", "https?://")) for url in outside), (
+            file.name,
+            outside,
+        )
         assert "innerHTML" not in text and "eval(" not in text and "style=" not in text, file.name
         assert not re.search(r"<script(?![^>]*src=)|\son\w+=\"", text), file.name
 

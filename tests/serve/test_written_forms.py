@@ -1,4 +1,6 @@
-"""Calls that must be made, in the form of every family: whatever tokens a model draws, what it wrote is read back."""
+"""Calls that must be made, in the form of every family: whatever tokens a model draws, what it wrote is read
+back.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ import pytest
 from openai import OpenAI
 
 from coterie.infer.model import LanguageModel
-from coterie.serve.grammar import GrammarFilter, Grammars
-from coterie.serve.thinking import ThinkingBudget
+from coterie.serve.constraints.grammar import GrammarFilter, Grammars
+from coterie.serve.constraints.thinking import ThinkingBudget
 from coterie.text.chat import render_ids, shipped_template
 from coterie.text.messages import Message, ToolCall
 from coterie.text.replies import parse_reply
@@ -49,7 +51,9 @@ def tokenizer(name: str, single: bool) -> Tokenizer:
     form = format_of(template)
     found = {mark for text in (template, repr(form)) for mark in MARK.findall(text)} - {"[INST]"}
     specials = (END_OF_TEXT, *sorted(found - {END_OF_TEXT})) if single else (END_OF_TEXT,)
-    return Tokenizer.train(['{"name": "add", "arguments": functions json'] * 3, 300 + len(specials), specials, template)
+    return Tokenizer.train(
+        ['{"name": "add", "arguments": functions json'] * 3, 300 + len(specials), specials, template
+    )
 
 
 def grammars(name: str, single: bool) -> Grammars:
@@ -58,7 +62,9 @@ def grammars(name: str, single: bool) -> Grammars:
 
 
 def write(kept: GrammarFilter, words: Tokenizer, seed: int, urge: str = "") -> str:
-    """Draw at random, tokens of marks more often, until the reply ends; `urge` is written first, where it is free."""
+    """Draw at random, tokens of marks more often, until the reply ends; `urge` is written first, where it is
+    free.
+    """
     rng, decoder, text = random.Random(seed), StreamDecoder(words), ""
     wanted = words.encode(urge, allow_special=True) if urge else []
     marks = set(words.added_tokens.values())
@@ -87,7 +93,8 @@ def check(calls: tuple[ToolCall, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "single"), [(name, single) for name in NAMES for single in (True, False) if single or name != "gpt_oss"]
+    ("name", "single"),
+    [(name, single) for name in NAMES for single in (True, False) if single or name != "gpt_oss"],
 )
 def test_a_call_that_must_be_made_is_read_back(name: str, single: bool) -> None:
     words = tokenizer(name, single)
@@ -157,7 +164,9 @@ def test_the_grammar_is_the_form_of_the_shipped_template(name: str) -> None:
     form = format_of(words.chat_template)
     calls = calls[:1] if form.name in ONE_CALL else calls
     talk = [Message("user", "x"), Message("assistant", "", None, calls)]
-    ids, learnt = render_ids(words, talk, tools=[{"type": "function", "function": tool} for tool in (ADD, NOW)])
+    ids, learnt = render_ids(
+        words, talk, tools=[{"type": "function", "function": tool} for tool in (ADD, NOW)]
+    )
     kept = grammars(name, True).of_calls([ADD, NOW], True, opened=False)
     reply = [token for token, own in zip(ids, learnt, strict=True) if own]
     stops = [place for place, token in enumerate(reply) if token in words.stop_ids]
@@ -187,7 +196,9 @@ def test_a_strict_tool_binds_once_a_call_begins(name: str) -> None:
     for seed in range(6):
         kept = made.of_strict_calls([ADD, {"name": "now"}], False)
         if form.writing.trigger:
-            before = (form.writing.open + form.writing.call).partition(form.writing.trigger)[0] + form.writing.trigger
+            before = (form.writing.open + form.writing.call).partition(form.writing.trigger)[
+                0
+            ] + form.writing.trigger
             text = write(kept, words, seed, urge=before)
             end = form.writing.close if form.writing.trigger in form.writing.call else ""
             message = parse_reply(text + end, form)
@@ -230,7 +241,8 @@ def test_harmony_may_think_and_speak_before_a_strict_call() -> None:
     words = tokenizer("gpt_oss", True)
     kept = grammars("gpt_oss", True).of_strict_calls([ADD], False)
     thought, said = (
-        "<|channel|>" + name + "<|message|>Hm.<|end|><|start|>assistant" for name in ("analysis", "commentary")
+        "<|channel|>" + name + "<|message|>Hm.<|end|><|start|>assistant"
+        for name in ("analysis", "commentary")
     )
     text = f"{thought}{said}{thought}" + CALLS["in the channel"] + '{"a": 1, "how": "fast"}<|call|>'
     for token in words.encode(text, allow_special=True):

@@ -1,4 +1,6 @@
-"""Rendering equals transformers, the mask is the assistant's tokens, user text never becomes a special token."""
+"""Rendering equals transformers, the mask is the assistant's tokens, user text never becomes a special
+token.
+"""
 
 import json
 
@@ -11,7 +13,12 @@ from coterie.text import SPECIALS, Message, Tokenizer, ToolCall, parse_reply, re
 from coterie.text.tokenizer import CHATML
 
 TEMPLATE = CHATML.read_text()
-TOOLS = [{"type": "function", "function": {"name": "add", "description": "é <b>", "parameters": {"type": "object"}}}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "add", "description": "é <b>", "parameters": {"type": "object"}},
+    }
+]
 CALL = ToolCall("add", {"a": 1, "b": "é"})
 TALK = [
     Message("system", "Be brief."),
@@ -74,7 +81,9 @@ def test_mask_covers_replies_and_their_end(tokenizer):
     assert ids[: len(prompt)] == prompt and not any(unmarked) and mask[len(prompt)]
 
 
-nasty = st.lists(st.one_of(st.text(max_size=6), st.sampled_from([*SPECIALS, "\U000f0000"])), max_size=5).map("".join)
+nasty = st.lists(st.one_of(st.text(max_size=6), st.sampled_from([*SPECIALS, "\U000f0000"])), max_size=5).map(
+    "".join
+)
 
 
 @given(question=nasty, answer=nasty)
@@ -84,11 +93,15 @@ def test_special_tokens_people_write_stay_text(tokenizer, question, answer):
     im_start, im_end = tokenizer.token_id("<|im_start|>"), tokenizer.token_id("<|im_end|>")
     assert [token for token in ids if token in tokenizer.special_ids] == [im_start, im_end] * 2
     assert learnt_texts(tokenizer, ids, mask) == [answer + "<|im_end|>"]
-    assert tokenizer.decode(ids) == render([Message("user", question), Message("assistant", answer)], TEMPLATE)
+    assert tokenizer.decode(ids) == render(
+        [Message("user", question), Message("assistant", answer)], TEMPLATE
+    )
 
 
 word = st.text(alphabet="abé .,\n", max_size=12).map(str.strip)
-calls = st.lists(st.builds(ToolCall, st.sampled_from(["f", "g_1"]), st.dictionaries(word, st.integers())), max_size=2)
+calls = st.lists(
+    st.builds(ToolCall, st.sampled_from(["f", "g_1"]), st.dictionaries(word, st.integers())), max_size=2
+)
 
 
 @given(content=word, reasoning=st.none() | word.filter(bool), tool_calls=calls)
@@ -142,10 +155,17 @@ def test_bad_messages(data, message):
 
 
 def test_templates_are_sandboxed_and_may_refuse(tokenizer):
-    for source in ["{{ messages.append(1) }}", "{{ ''.__class__.__mro__ }}", "{{ raise_exception('no') }}", "{% if"]:
+    for source in [
+        "{{ messages.append(1) }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ raise_exception('no') }}",
+        "{% if",
+    ]:
         with pytest.raises(DataError, match="chat template"):
             render(TALK, source)
-    forgetful = "{% for m in messages %}[{{ m.role }}]{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
+    forgetful = (
+        "{% for m in messages %}[{{ m.role }}]{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
+    )
     with pytest.raises(DataError, match="rewrites turn 2"):
         render_ids(tokenizer, [TALK[1], TALK[4], TALK[5]], forgetful)
 
@@ -158,7 +178,12 @@ FORGETS = (  # as Qwen3's own: the last reply alone shows a block of reasoning, 
 
 
 def test_templates_that_show_earlier_replies_otherwise(tokenizer):
-    talk = [Message("user", "a"), Message("assistant", "one"), Message("user", "b"), Message("assistant", "two", "hm")]
+    talk = [
+        Message("user", "a"),
+        Message("assistant", "one"),
+        Message("user", "b"),
+        Message("assistant", "two", "hm"),
+    ]
     ids, mask = render_ids(tokenizer, talk, FORGETS)
     assert tokenizer.decode(ids) == render(talk, FORGETS)
     assert learnt_texts(tokenizer, ids, mask) == ["one<|im_end|>", "<think>\nhm\n</think>\n\ntwo<|im_end|>"]

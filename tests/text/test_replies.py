@@ -1,4 +1,6 @@
-"""One parser for every family: written examples of each, any chunking gives the same message, faults stay content."""
+"""One parser for every family: written examples of each, any chunking gives the same message, faults stay
+content.
+"""
 
 # ruff: noqa: E501  # tables, one case a line
 
@@ -66,7 +68,10 @@ piece = st.one_of(
 
 
 @given(
-    name=st.sampled_from(sorted(formats())), pieces=st.lists(piece, max_size=6), opened=st.booleans(), data=st.data()
+    name=st.sampled_from(sorted(formats())),
+    pieces=st.lists(piece, max_size=6),
+    opened=st.booleans(),
+    data=st.data(),
 )
 @settings(max_examples=400, deadline=None)
 @example(name="llama3", pieces=['{"x": 1}<|python_tag|>{"name": "f"}'], opened=False, data=None)
@@ -75,7 +80,11 @@ def test_any_chunking_gives_the_same_message_and_the_pieces_add_up(name, pieces,
     whole = ReplyParser(formats()[name], opened)
     whole.feed(text)
     message = whole.finish()
-    cuts = range(len(text)) if data is None else sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
+    cuts = (
+        range(len(text))
+        if data is None
+        else sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=8)))
+    )
     edges = [0, *cuts, len(text)]
     parser = ReplyParser(formats()[name], opened)
     deltas = [parser.feed(text[a:b]) for a, b in pairwise(edges)] + [parser.flush()]
@@ -102,5 +111,7 @@ def test_a_template_tells_its_format():
     assert format_of(None).name == format_of("{{ '<|im_start|>' }}").name == "chatml"
     assert format_of("x <|start|>assistant<|channel|>final").name == "gpt_oss"
     assert format_of("'[INST] ' + x").name == "mistral"
-    assert format_of("<|start_header_id|>").name == "llama3" and format_of("<|header_start|>").name == "llama4"
+    assert (
+        format_of("<|start_header_id|>").name == "llama3" and format_of("<|header_start|>").name == "llama4"
+    )
     assert format_of("<｜User｜><｜Assistant｜>").name == "deepseek"

@@ -1,4 +1,6 @@
-"""The shipped chat templates: equal to transformers' rendering, to texts written by hand, and read back by their parser."""
+"""The shipped chat templates: equal to transformers' rendering, to texts written by hand, and read back by
+their parser.
+"""
 
 # ruff: noqa: E501  # texts written by hand
 
@@ -144,7 +146,13 @@ def test_harmony_declares_tools_in_typescript():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "reply",
-    [REPLY, THOUGHT, CALL, Message("assistant", "", None, (ADD, NOW)), Message("assistant", "So:", "Hm.", (ADD, NOW))],
+    [
+        REPLY,
+        THOUGHT,
+        CALL,
+        Message("assistant", "", None, (ADD, NOW)),
+        Message("assistant", "So:", "Hm.", (ADD, NOW)),
+    ],
     ids=["text", "reasoning", "call", "calls", "everything"],
 )
 def test_replies_are_read_back(name, reply):
@@ -182,7 +190,9 @@ def test_what_is_learnt_is_every_reply_and_its_end(name, talk):
     tokenizer, messages = vocabulary(name), TALKS[talk][: -1 if talk == "calls" else None]
     ids, mask = render_ids(tokenizer, messages, learn=None)
     assert tokenizer.decode(ids) == shown(name, messages)
-    runs = "".join(tokenizer.decode([token]) if learnt else "\0" for token, learnt in zip(ids, mask, strict=True))
+    runs = "".join(
+        tokenizer.decode([token]) if learnt else "\0" for token, learnt in zip(ids, mask, strict=True)
+    )
     replies = [message for message in messages if message.role == "assistant"]
     found = [run for run in runs.split("\0") if run]
     assert len(found) == len(replies)

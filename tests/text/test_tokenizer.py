@@ -21,7 +21,9 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(CORPUS, 400)
 
 
-special_or_text = st.lists(st.one_of(st.text(max_size=12), st.sampled_from(SPECIALS)), max_size=8).map("".join)
+special_or_text = st.lists(st.one_of(st.text(max_size=12), st.sampled_from(SPECIALS)), max_size=8).map(
+    "".join
+)
 
 
 @given(text=special_or_text)
@@ -40,7 +42,11 @@ def test_stream_emits_whole_characters_and_equals_decode(tokenizer, ids, skip):
     stream = StreamDecoder(tokenizer, skip)
     parts = [stream.feed(token) for token in ids]
     whole = b"".join(tokenizer.token_bytes(t for t in ids if not (skip and t in tokenizer.special_ids)))
-    assert "".join(parts) + stream.finish() == tokenizer.decode(ids, skip) == whole.decode("utf-8", errors="replace")
+    assert (
+        "".join(parts) + stream.finish()
+        == tokenizer.decode(ids, skip)
+        == whole.decode("utf-8", errors="replace")
+    )
     assert stream.finish() == ""
 
 
@@ -61,10 +67,16 @@ def test_digits_are_single_and_bytes_complete(tokenizer):
 
 
 def test_specials_have_the_first_ids(tokenizer):
-    assert [tokenizer.encode(name, allow_special=True) for name in SPECIALS] == [[n] for n in range(len(SPECIALS))]
+    assert [tokenizer.encode(name, allow_special=True) for name in SPECIALS] == [
+        [n] for n in range(len(SPECIALS))
+    ]
     assert tokenizer.eos_id == 0 and tokenizer.stop_ids == {0, 2}
     ids = tokenizer.encode("a<|im_end|>b", allow_special=True)
-    assert ids[1] == 2 and tokenizer.decode(ids) == "a<|im_end|>b" and tokenizer.decode(ids, skip_special=True) == "ab"
+    assert (
+        ids[1] == 2
+        and tokenizer.decode(ids) == "a<|im_end|>b"
+        and tokenizer.decode(ids, skip_special=True) == "ab"
+    )
 
 
 def test_batch_equals_one_by_one(tokenizer):
@@ -106,7 +118,11 @@ def test_a_tag_listed_as_not_special_still_stays_text(tokenizer, tmp_path):
         token["special"] = token["content"] != "<think>" and token["special"]
     path.write_text(json.dumps(data))
     again = Tokenizer.load(tmp_path)
-    assert 3 not in again.special_ids and 3 not in again.encode("<think>") and again.encode("<think>", True) == [3]
+    assert (
+        3 not in again.special_ids
+        and 3 not in again.encode("<think>")
+        and again.encode("<think>", True) == [3]
+    )
 
 
 def test_sentencepiece_style_bytes_and_leading_space(tmp_path):
@@ -131,8 +147,14 @@ def test_sentencepiece_style_bytes_and_leading_space(tmp_path):
         (lambda path: Tokenizer.train(CORPUS, 100), "too small; bytes and specials need 265"),
         (lambda path: Tokenizer.train(CORPUS, 300).encode("a\ud800"), "cannot be encoded"),
         (lambda path: Tokenizer.train(CORPUS, 300).decode([100000]), "100000 is not in the vocabulary"),
-        (lambda path: (path / "tokenizer.json").write_text("{") and Tokenizer.load(path), "not a usable tokenizer"),
-        (lambda path: (path / "tokenizer.json").write_text("[]") and Tokenizer.load(path), "not a usable tokenizer"),
+        (
+            lambda path: (path / "tokenizer.json").write_text("{") and Tokenizer.load(path),
+            "not a usable tokenizer",
+        ),
+        (
+            lambda path: (path / "tokenizer.json").write_text("[]") and Tokenizer.load(path),
+            "not a usable tokenizer",
+        ),
     ],
 )
 def test_errors_are_one_line(make, message, tmp_path):
@@ -149,5 +171,7 @@ def test_gaps_in_a_vocabulary_stand_for_nothing(tokenizer, tmp_path):
     data["added_tokens"].append({**data["added_tokens"][0], **top})
     path.write_text(json.dumps(data))
     again = Tokenizer.load(tmp_path)
-    gap = next(n for n in range(tokenizer.vocab_size, again.vocab_size) if n not in again.added_tokens.values())
+    gap = next(
+        n for n in range(tokenizer.vocab_size, again.vocab_size) if n not in again.added_tokens.values()
+    )
     assert again.decode([gap, *tokenizer.encode("a")]) == "a"

@@ -39,7 +39,9 @@ def tiny_config(moe: bool = True) -> ModelConfig:
         BlockConfig(attention=attention, ffn=dense),
         BlockConfig(attention=attention, ffn=routed if moe else dense),
     )
-    return ModelConfig(family="tiny", vocab_size=VOCAB, width=16, blocks=blocks, max_positions=64, init_std=0.2)
+    return ModelConfig(
+        family="tiny", vocab_size=VOCAB, width=16, blocks=blocks, max_positions=64, init_std=0.2
+    )
 
 
 def tiny_model(seed: int = 0, moe: bool = True) -> Transformer:

@@ -30,7 +30,9 @@ def test_train_records_have_the_documented_fields_for_moe_and_dense():
         assert set(keep.records[0]) == set(TRAIN_FIELDS) | (set(MOE_FIELDS) if moe else set())
         json.dumps(keep.records, allow_nan=False)
         assert [r["flops"] for r in keep.records] == [7.0 * r["tokens"] for r in keep.records]
-        assert keep.records[1]["eta_s"] == 0 and keep.records[0]["eta_s"] == pytest.approx(keep.records[0]["seconds"])
+        assert keep.records[1]["eta_s"] == 0 and keep.records[0]["eta_s"] == pytest.approx(
+            keep.records[0]["seconds"]
+        )
 
 
 def test_the_log_keeps_every_nth_and_the_last(tmp_path):
@@ -62,7 +64,10 @@ def test_progress_line_by_hand():
     assert progress_line(RECORD, 400) == "step 12/400 | loss 3.402 | 1.506 bits/byte | 5.3k tok/s | ETA 4:10"
     more = RECORD | {"bits_per_byte": None, "tokens_per_second": 99.6, "eta_s": 3725.0}
     more |= {"dead_experts": 3.0, "worst_overload": 2.26}
-    assert progress_line(more, 400) == "step 12/400 | loss 3.402 | 100 tok/s | ETA 1:02:05 | dead 3 | overload 2.3x"
+    assert (
+        progress_line(more, 400)
+        == "step 12/400 | loss 3.402 | 100 tok/s | ETA 1:02:05 | dead 3 | overload 2.3x"
+    )
 
 
 class Terminal(io.StringIO):
@@ -163,7 +168,9 @@ def test_trackers_get_every_number_by_step(monkeypatch, tmp_path):
     run = types.SimpleNamespace(
         log=lambda values, step: calls.append((values, step)), finish=lambda: calls.append("end")
     )
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter)
+    )
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **options: run))
     trainer = make_trainer(steps=3)
     record = {"kind": "train", "step": 2, "loss": 1.5, "bits_per_byte": None}

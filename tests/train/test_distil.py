@@ -36,7 +36,9 @@ def test_loss_and_gradient_are_those_of_whole_softmaxes() -> None:
         assert theirs.grad is not None and ours.grad is not None, name
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
     assert all(p.grad is None for p in teacher.parameters())
-    assert [n for n, _ in distilled.named_parameters()] == [f"student.{n}" for n, _ in student.named_parameters()]
+    assert [n for n, _ in distilled.named_parameters()] == [
+        f"student.{n}" for n, _ in student.named_parameters()
+    ]
 
 
 def test_a_model_is_at_no_distance_from_itself() -> None:

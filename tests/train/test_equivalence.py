@@ -1,4 +1,6 @@
-"""Runs that must agree, compared step by step: accumulated, resumed, killed, packed, padded, sparse, decoded."""
+"""Runs that must agree, compared step by step: accumulated, resumed, killed, packed, padded, sparse,
+decoded.
+"""
 
 import json
 import os
@@ -14,17 +16,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from coterie.checkpoints.commit import RunLock, step_path
+from coterie.checkpoints.directory import load_state_into, write_model_files
 from coterie.data.rows import Row
 from coterie.families import config_from_hf
 from coterie.infer.engine import Engine
 from coterie.infer.sampling import SamplingParams
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
 from coterie.train import Callback, Interrupts, JsonlLog, SaveCheckpoint, Trainer, read_records, resume
-from coterie.weights.checkpoint import load_state_into, write_model_files
-from coterie.weights.commit import RunLock, step_path
 from tests.nn.test_moe import reference as run_every_expert
 from tests.train.support import STEPS, VOCAB, Keep, load_model, make_row, make_trainer, write_model
 
@@ -78,7 +80,7 @@ def test_the_engine_says_after_every_step_what_training_says():
         reply = Engine(trainer.model).generate([[step + 1, 3, 5]], SamplingParams(max_tokens=8, seed=step))[0]
         ids = torch.tensor([step + 1, 3, 5, *reply.ids])
         with torch.no_grad():
-            h_TD = trainer.model(ids[:-1], Layout.packed([len(ids) - 1]))
+            h_TD = trainer.model(ids[:-1], ForwardContext.packed([len(ids) - 1]))
             expected = token_logprobs(h_TD, trainer.model.head_weight, ids[1:])[2:]
         worst = max(worst, (torch.tensor(reply.logprobs) - expected).abs().max().item())
     assert worst <= 1e-4
@@ -113,7 +115,9 @@ def test_a_resumed_run_is_bit_exact(tmp_path, optimiser):
 
 
 def test_leaving_any_group_of_the_state_out_would_be_seen(tmp_path):
-    """The proof that the test above can fail: a resume without optimiser, or without router statistics, diverges."""
+    """The proof that the test above can fail: a resume without optimiser, or without router statistics,
+    diverges.
+    """
     for group in ("optimiser.", "buffer."):
         whole = Keep()
         make_trainer(whole).run()
@@ -125,7 +129,9 @@ def test_leaving_any_group_of_the_state_out_would_be_seen(tmp_path):
             if name.startswith("buffer.") and group == "buffer.":
                 state.tensors[name] = torch.full_like(state.tensors[name], 1 / 6)
         if group == "optimiser.":
-            state.tensors = {name: value for name, value in state.tensors.items() if not name.startswith(group)}
+            state.tensors = {
+                name: value for name, value in state.tensors.items() if not name.startswith(group)
+            }
         rest = Keep()
         second = make_trainer(rest)
         second.model.load_state_dict(first.model.state_dict())
@@ -239,17 +245,23 @@ def start(out: Path, pause: float) -> subprocess.Popen:
     code = f"from tests.train.test_equivalence import *; {call}"
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
     command = [sys.executable, "-c", code]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=REPO)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=REPO
+    )
 
 
 def assert_same_outcome(first: Path, second: Path) -> None:
     """Same final weights, optimiser state and loss curve, bit for bit."""
     for name in ("model.safetensors", "train/optimizer.safetensors"):
         ours, theirs = load_file(step_path(first, 20) / name), load_file(step_path(second, 20) / name)
-        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs), (
+            name
+        )
     timing = ("seconds", "tokens_per_second", "eta_s")
     runs = [read_records(path / "metrics.jsonl") for path in (first, second)]
-    plain = [[{key: value for key, value in r.items() if key not in timing} for r in records] for records in runs]
+    plain = [
+        [{key: value for key, value in r.items() if key not in timing} for r in records] for records in runs
+    ]
     assert plain[0] == plain[1] and [r["step"] for r in plain[0]] == list(range(1, 21))
 
 
@@ -283,7 +295,9 @@ def test_kill_and_interrupt_then_go_on_gives_the_uninterrupted_weights(tmp_path)
 
 
 def test_prompts_can_stay_out_of_the_statistics_of_routers() -> None:
-    """Only learnt positions count then, the balance loss is divided by them, and accumulation still changes nothing."""
+    """Only learnt positions count then, the balance loss is divided by them, and accumulation still changes
+    nothing.
+    """
     found = []
     for batch_rows, accumulate in ((4, 1), (1, 4)):
         trainer = make_trainer(batch_rows=batch_rows, accumulate=accumulate, steps=1, balance_prompts=False)
@@ -300,5 +314,7 @@ def test_prompts_can_stay_out_of_the_statistics_of_routers() -> None:
         torch.testing.assert_close(found[1][1][name], value, rtol=1e-4, atol=1e-5, msg=name)
     everything = make_trainer(batch_rows=4, steps=1)
     everything.run()
-    differ = [n for n, p in everything.model.named_parameters() if not torch.allclose(p, found[0][1][n], atol=1e-6)]
+    differ = [
+        n for n, p in everything.model.named_parameters() if not torch.allclose(p, found[0][1][n], atol=1e-6)
+    ]
     assert any("router" in name for name in differ)

@@ -88,7 +88,10 @@ def test_a_nan_ends_the_run_before_the_update_and_names_the_last_checkpoint(tmp_
     assert message.startswith(f"step 6: the {where} is not finite") and "\n" not in message
     assert str(tmp_path / "step-000004") in message
     now = dict(trainer.model.named_parameters())
-    assert all(torch.equal(now[name], value) for name, value in keep.weights[-1].items()) and len(keep.weights) == 5
+    assert (
+        all(torch.equal(now[name], value) for name, value in keep.weights[-1].items())
+        and len(keep.weights) == 5
+    )
     assert all(p.grad is None for p in now.values())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000004"]
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coterie.adapters.attach import attach
 from coterie.config import AdapterConfig, CheckpointError
 from coterie.config.run import OptimiserConfig
 from coterie.families import config_from_hf
@@ -14,7 +15,6 @@ from coterie.nn.experts import Experts
 from coterie.nn.transformer import Transformer
 from coterie.train import Muon, build_optimiser, parameter_roles
 from coterie.train.optim import orthogonalise
-from coterie.weights.adapter import attach
 from tests.train.support import tiny_model
 
 
@@ -37,8 +37,12 @@ def test_roles_and_rates_of_an_adapter():
         assert roles[f"blocks.1.{layer}.lora_A"] == roles[f"blocks.1.{layer}.lora_B"] == "matrix"
         assert roles[f"blocks.1.{layer}.lora_magnitude"] == "vector"
     for name in ("adamw", "muon"):
-        optimiser = build_optimiser(model, OptimiserConfig(name=name, expert_lr=3.0, router_lr=0.1, weight_decay=0.5))
-        groups = {id(p): group for part in optimiser.parts for group in part.param_groups for p in group["params"]}
+        optimiser = build_optimiser(
+            model, OptimiserConfig(name=name, expert_lr=3.0, router_lr=0.1, weight_decay=0.5)
+        )
+        groups = {
+            id(p): group for part in optimiser.parts for group in part.param_groups for p in group["params"]
+        }
         rates = {n: groups[id(p)]["lr_factor"] for n, p in optimiser.parameters.items()}
         assert {n for n, rate in rates.items() if rate == 3.0} == {n for n in rates if ".experts." in n}
         assert {n for n, rate in rates.items() if rate == 0.1} == {
@@ -65,7 +69,9 @@ def test_only_matrices_head_router_and_chosen_embeddings_decay(decay_embeddings)
         optimiser.step(0.1)
         roles = parameter_roles(model)
         for key, parameter in model.named_parameters():
-            decays = roles.get(key) in ("matrix", "head", "router") or (decay_embeddings and key == "embed.weight")
+            decays = roles.get(key) in ("matrix", "head", "router") or (
+                decay_embeddings and key == "embed.weight"
+            )
             torch.testing.assert_close(parameter.detach(), before[key] * (0.95 if decays else 1.0))
             assert parameter.grad is None
             parameter.data.copy_(before[key])
@@ -101,7 +107,9 @@ def slow_muon(weight, grads, pieces, lr, momentum=0.95, decay=0.1):
         direction = (1 - momentum) * grad.double() + momentum * buffer
         update = torch.empty_like(weight)
         for expert in range(weight.shape[0]):
-            for target, part in zip(update[expert].chunk(pieces), direction[expert].chunk(pieces), strict=True):
+            for target, part in zip(
+                update[expert].chunk(pieces), direction[expert].chunk(pieces), strict=True
+            ):
                 target.copy_(newton_schulz_by_singular_values(part, 5) * 0.2 * math.sqrt(max(part.shape)))
         weight = weight * (1 - lr * decay) - lr * update
     return weight

@@ -1,4 +1,6 @@
-"""Preference objectives against the formulas worked out by hand, finite differences, and other packings of the data."""
+"""Preference objectives against the formulas worked out by hand, finite differences, and other packings of
+the data.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +133,9 @@ def batches(groups: list[list[list[int]]], padding: int) -> Callable[[int], Iter
     return read
 
 
-def trained(name: str, groups: list[list[list[int]]], accumulate: int, padding: int = 0) -> tuple[Transformer, Keep]:
+def trained(
+    name: str, groups: list[list[list[int]]], accumulate: int, padding: int = 0
+) -> tuple[Transformer, Keep]:
     model, keep = tiny_model(3), Keep()
     objective = OBJECTIVES[name]()
     trainer = Trainer(
@@ -158,7 +162,9 @@ def test_packing_padding_and_accumulation_change_nothing(name: str) -> None:
     ):
         other, keep = trained(name, groups, accumulate, padding)
         assert keep.losses == pytest.approx(kept.losses, rel=1e-5)
-        for (key, expected), (_, found) in zip(whole.named_parameters(), other.named_parameters(), strict=True):
+        for (key, expected), (_, found) in zip(
+            whole.named_parameters(), other.named_parameters(), strict=True
+        ):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5, msg=key)
     for key in (k for k in kept.records[0] if k.startswith(("reward", "preferred", "baseline"))):
         assert keep.records[-1][key] == pytest.approx(kept.records[-1][key], rel=1e-3, abs=1e-5)

@@ -5,7 +5,8 @@ import torch
 
 from coterie.config import ConfigError
 from coterie.config.run import OptimiserConfig, ScheduleConfig, TrainConfig
-from coterie.train import choose_device, choose_dtype, precision
+from coterie.machine import device
+from coterie.train import choose_device, choose_dtype
 
 PLAIN = {"model": {"model_type": "qwen3", "hidden_size": 64}, "data": {}, "steps": 10}
 
@@ -79,20 +80,20 @@ def test_a_missing_cuda_device_is_said(monkeypatch):
     ],
 )
 def test_bfloat16_flags(cpuinfo, fast, tmp_path, monkeypatch):
-    assert precision.has_bfloat16_flag(cpuinfo) is fast
+    assert device.has_bfloat16_flag(cpuinfo) is fast
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
-    precision.cpu_has_fast_bfloat16.cache_clear()
+    monkeypatch.setattr(device, "_CPUINFO", tmp_path / "cpuinfo")
+    device.cpu_has_fast_bfloat16.cache_clear()
     expected = torch.bfloat16 if fast else torch.float32
     assert choose_dtype("auto", torch.device("cpu")) == expected
-    precision.cpu_has_fast_bfloat16.cache_clear()
+    device.cpu_has_fast_bfloat16.cache_clear()
 
 
 @pytest.mark.parametrize(("seconds", "fast"), [(0.5, True), (0.8, False), (200.0, False)])
 def test_without_flags_the_products_are_measured(tmp_path, monkeypatch, seconds, fast):
-    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "none")
-    assert precision._product_seconds(torch.float32) < 1
-    monkeypatch.setattr(precision, "_product_seconds", lambda dtype: seconds if dtype == torch.bfloat16 else 1.0)
-    precision.cpu_has_fast_bfloat16.cache_clear()
-    assert precision.cpu_has_fast_bfloat16() is fast
-    precision.cpu_has_fast_bfloat16.cache_clear()
+    monkeypatch.setattr(device, "_CPUINFO", tmp_path / "none")
+    assert device._product_seconds(torch.float32) < 1
+    monkeypatch.setattr(device, "_product_seconds", lambda dtype: seconds if dtype == torch.bfloat16 else 1.0)
+    device.cpu_has_fast_bfloat16.cache_clear()
+    assert device.cpu_has_fast_bfloat16() is fast
+    device.cpu_has_fast_bfloat16.cache_clear()

@@ -9,9 +9,9 @@ import subprocess
 import pytest
 import torch
 
+from coterie.checkpoints.commit import step_path, verify_directory
 from coterie.config import CheckpointError, TrainingError
 from coterie.train import Callback, SaveCheckpoint, resume
-from coterie.weights.commit import step_path, verify_directory
 from tests.train.support import load_model, make_trainer, write_model
 
 
@@ -32,7 +32,9 @@ def test_the_newest_k_stay_and_the_end_is_saved(tmp_path):
         def on_save(self, trainer, path):
             saved.append((trainer.step_count, path.name))
 
-    trainer = saving_trainer(tmp_path, 7, extra=lambda trainer: {"parent": "none", "metrics": {"lr": trainer.lr}})
+    trainer = saving_trainer(
+        tmp_path, 7, extra=lambda trainer: {"parent": "none", "metrics": {"lr": trainer.lr}}
+    )
     trainer.callbacks.append(Listener())
     trainer.run()
     assert saved == [(2, "step-000002"), (4, "step-000004"), (6, "step-000006"), (7, "step-000007")]
@@ -76,7 +78,9 @@ def test_free_space_is_asked_for_first(tmp_path, monkeypatch):
     trainer = saving_trainer(tmp_path, 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1 << 20))
     trainer.callbacks[0].write_model = lambda directory: pytest.fail("nothing may be written")
-    with pytest.raises(TrainingError, match="step-000002: not saved, 1 MiB are needed and 1 MiB free; make room"):
+    with pytest.raises(
+        TrainingError, match="step-000002: not saved, 1 MiB are needed and 1 MiB free; make room"
+    ):
         trainer.run()
     assert steps_in(tmp_path) == []
 
@@ -86,7 +90,11 @@ def test_a_really_full_disk(tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or shutil.which("mount") is None
+        or subprocess.run(mount, capture_output=True).returncode
+    ):
         pytest.skip("needs the right to mount a small tmpfs")
     try:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 10**9))

@@ -48,4 +48,6 @@ def test_shape(kind, steps, warmup, decay, final):
     assert got[:top] == sorted(got[:top])
     assert all(a >= b - 1e-12 for a, b in zip(got[top:], got[top + 1 :], strict=False))
     if kind == "wsd":
-        assert got[top : steps - round(decay * steps)].count(1.0) == max(0, steps - round(decay * steps) - top)
+        assert got[top : steps - round(decay * steps)].count(1.0) == max(
+            0, steps - round(decay * steps) - top
+        )

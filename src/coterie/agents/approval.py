@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.agents.loop import Approve
-from coterie.agents.tools import Tool
 from coterie.config.errors import ConfigError
+from coterie.sandbox.tools import Tool
 
 CHOICES = ("ask", "all", "none")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.agents.grading import Absent, Failed, Probe, check, expect, ok, refused
-from coterie.agents.schemas import problem
+from coterie.sandbox.schemas import problem
 
 REASONS = ("stop", "length", "tool_calls", "content_filter")
 WEATHER = {
@@ -16,7 +16,10 @@ WEATHER = {
     "required": ["city"],
     "additionalProperties": False,
 }
-TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Weather.", "parameters": WEATHER}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "Weather.", "parameters": WEATHER},
+}
 SCHEMA = {
     "type": "object",
     "properties": {"colour": {"enum": ["red", "green"]}, "sure": {"type": "boolean"}},
@@ -125,7 +128,9 @@ def logprobs(probe: Probe) -> None:
     found = choice(data).get("logprobs")
     expect(found, "logprobs was accepted and left out")
     for entry in found["content"]:
-        expect(entry["logprob"] <= 0 and len(entry["top_logprobs"]) == 2, f"an entry of another form: {entry}")
+        expect(
+            entry["logprob"] <= 0 and len(entry["top_logprobs"]) == 2, f"an entry of another form: {entry}"
+        )
         best = max(other["logprob"] for other in entry["top_logprobs"])
         expect(abs(best - entry["logprob"]) < 1e-4, "a greedy token is not the likeliest")
 
@@ -135,7 +140,9 @@ def stream_form(probe: Probe) -> None:
     """Chunks of one id, the role first, one finish_reason, `[DONE]` last."""
     got = probe.stream(probe.chat_body())
     expect(got.done, "the stream does not end with [DONE]")
-    expect({e["object"] for e in got.events} == {"chat.completion.chunk"}, "an event is no chat.completion.chunk")
+    expect(
+        {e["object"] for e in got.events} == {"chat.completion.chunk"}, "an event is no chat.completion.chunk"
+    )
     expect(len({e["id"] for e in got.events}) == 1, "the id changes within a stream")
     expect(got.deltas[0].get("role") == "assistant", "the first delta has no role")
     reasons = [c["finish_reason"] for e in got.events for c in e["choices"] if c.get("finish_reason")]
@@ -166,7 +173,9 @@ def stream_usage(probe: Probe) -> None:
 def stream_reasoning(probe: Probe) -> None:
     """Both names at once make agents record reasoning twice."""
     for delta in probe.stream(probe.chat_body(max_tokens=24)).deltas:
-        expect(not (delta.get("reasoning") and delta.get("reasoning_content")), "reasoning comes under two names")
+        expect(
+            not (delta.get("reasoning") and delta.get("reasoning_content")), "reasoning comes under two names"
+        )
 
 
 @check("tools", "a call that must be made", needed=False)
@@ -202,7 +211,9 @@ def tool_stream(probe: Probe) -> None:
     first = pieces[0]
     known = first.get("id") and first.get("type") == "function" and first["function"].get("name")
     expect(known, f"the first piece lacks id, type or name: {first}")
-    text = "".join(piece["function"].get("arguments") or "" for piece in pieces if piece["index"] == first["index"])
+    text = "".join(
+        piece["function"].get("arguments") or "" for piece in pieces if piece["index"] == first["index"]
+    )
     expect(problem(json.loads(text), WEATHER) is None, f"arguments break the schema: {text[:80]}")
 
 
@@ -216,7 +227,11 @@ def tool_none(probe: Probe) -> None:
 @check("tools", "results in the history")
 def tool_history(probe: Probe) -> None:
     """A call, its result, and reasoning under either name are taken back."""
-    call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'}}
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": '{"city": "Rome"}'},
+    }
     for name in ("reasoning_content", "reasoning"):
         history = [
             {"role": "user", "content": "Weather in Rome?"},

@@ -45,7 +45,8 @@ def echo(probe: Probe) -> None:
     expect(len(values) == count, f"{len(values)} log-probabilities for {count} tokens")
     expect(values[0] is None and all(value <= 0 for value in values[1:]), f"log-probabilities {values[:4]}")
     expect(
-        max(tops[-1].values()) == values[-1], "the greedy token's log-probability is not the largest, to the last bit"
+        max(tops[-1].values()) == values[-1],
+        "the greedy token's log-probability is not the largest, to the last bit",
     )
 
 
@@ -86,7 +87,8 @@ def embeddings(probe: Probe) -> None:
 def responses(probe: Probe) -> None:
     """`/v1/responses` answers a text with an output message."""
     data = ok(
-        probe.post("/v1/responses", {"model": probe.model, "input": "Hello", "max_output_tokens": 16}), "responses"
+        probe.post("/v1/responses", {"model": probe.model, "input": "Hello", "max_output_tokens": 16}),
+        "responses",
     )
     expect(data["object"] == "response" and isinstance(data["output"], list), "the answer is no response")
     expect(data["usage"]["total_tokens"] > 0, "usage is missing")
@@ -118,17 +120,26 @@ def too_long(probe: Probe) -> None:
     words = "word " * min(2 * limit + 100, 400_000) if limit else "word " * 400_000
     error = refused(probe.chat(words), "a prompt that is too long", 400, 413)
     said = f"{error.get('code')} {error['message']}"
-    expect("context_length_exceeded" in said or "maximum context length" in said, f"clients cannot tell: {said[:120]}")
+    expect(
+        "context_length_exceeded" in said or "maximum context length" in said,
+        f"clients cannot tell: {said[:120]}",
+    )
 
 
 @check("errors", "sizes out of range")
 def sizes(probe: Probe) -> None:
     """Numbers that would take a server down, or mean nothing."""
-    wrong: list[dict[str, Any]] = [{"n": 10**6}, {"top_logprobs": 10**5, "logprobs": True}, {"max_tokens": -1}]
+    wrong: list[dict[str, Any]] = [
+        {"n": 10**6},
+        {"top_logprobs": 10**5, "logprobs": True},
+        {"max_tokens": -1},
+    ]
     wrong += [{"temperature": -1}, {"top_p": 2}, {"stop": ["x"] * 1000}]
     for fields in wrong:
         name, value = next(iter(fields.items()))
-        refused(probe.chat(**fields), f"{name} {value if not isinstance(value, list) else 'of 1000'}", 400, 422)
+        refused(
+            probe.chat(**fields), f"{name} {value if not isinstance(value, list) else 'of 1000'}", 400, 422
+        )
 
 
 @check("nothing silent", "fields that do not exist")
@@ -136,7 +147,9 @@ def misspelt(probe: Probe) -> None:
     """A misspelt field is refused, or named as ignored in a header."""
     answer = probe.chat(temprature=0.5)
     if answer.status != 400:
-        named = any("temprature" in value for key, value in answer.headers.items() if "ignored" in key.lower())
+        named = any(
+            "temprature" in value for key, value in answer.headers.items() if "ignored" in key.lower()
+        )
         expect(named, "'temprature' was accepted without a word")
 
 

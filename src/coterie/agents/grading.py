@@ -1,6 +1,8 @@
-"""Grading a server that speaks the OpenAI API: what a check is, how checks are run, and how the outcome is shown.
+"""Grading a server that speaks the OpenAI API: what a check is, how checks are run, and how the outcome is
+shown.
 
-The contract is the one that `coterie serve` keeps: what is asked for is done or refused, never left out in silence.
+The contract is the one that `coterie serve` keeps: what is asked for is done or refused, never left out in
+silence.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ class Stream:
     @property
     def deltas(self) -> list[dict[str, Any]]:
         """The deltas of the first choice, in order."""
-        return [c.get("delta") or {} for e in self.events for c in e.get("choices") or () if c.get("index") == 0]
+        return [
+            c.get("delta") or {} for e in self.events for c in e.get("choices") or () if c.get("index") == 0
+        ]
 
     @property
     def text(self) -> str:
@@ -80,8 +84,14 @@ class Probe:
         return self.post("/v1/completions", {key: value for key, value in body.items() if value is not None})
 
     def stream(self, body: Mapping[str, Any]) -> Stream:
-        """A chat completion as a stream. Raises `Failed` for another status than 200 or what is no event stream."""
-        with self.endpoint.streaming("/v1/chat/completions", {**body, "stream": True}) as (status, headers, data):
+        """A chat completion as a stream. Raises `Failed` for another status than 200 or what is no event
+        stream.
+        """
+        with self.endpoint.streaming("/v1/chat/completions", {**body, "stream": True}) as (
+            status,
+            headers,
+            data,
+        ):
             if status != 200:
                 raise Failed(f"status {status} for a stream")
             kind = headers.get("content-type", "")
@@ -100,7 +110,9 @@ CHECKS: list[tuple[str, str, bool, Check]] = []
 
 
 def check(area: str, name: str, needed: bool = True) -> Callable[[Check], Check]:
-    """Register a check: it returns nothing (or a remark) when all is well, and raises `Failed` or `Absent`."""
+    """Register a check: it returns nothing (or a remark) when all is well, and raises `Failed` or
+    `Absent`.
+    """
 
     def register(function: Check) -> Check:
         CHECKS.append((area, name, needed, function))
@@ -110,7 +122,9 @@ def check(area: str, name: str, needed: bool = True) -> Callable[[Check], Check]
 
 
 def grade(endpoint: Endpoint, model: str | None = None, only: str | None = None) -> Iterator[Finding]:
-    """Run the checks whose area or name holds `only`, one by one. Errors: `EndpointError` when nobody answers."""
+    """Run the checks whose area or name holds `only`, one by one. Errors: `EndpointError` when nobody
+    answers.
+    """
     from coterie.agents import checks_chat, checks_wire  # noqa: F401 - they register themselves
 
     probe = Probe(endpoint, model or endpoint.models()[0])
@@ -128,7 +142,9 @@ def run_check(probe: Probe, area: str, name: str, needed: bool, function: Check)
     except (Failed, EndpointError) as failed:
         return Finding(area, name, "fail", " ".join(str(failed).split()))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as malformed:
-        return Finding(area, name, "fail", f"the answer has another form ({type(malformed).__name__}: {malformed})")
+        return Finding(
+            area, name, "fail", f"the answer has another form ({type(malformed).__name__}: {malformed})"
+        )
 
 
 def table(findings: list[Finding]) -> str:
@@ -147,7 +163,10 @@ def table(findings: list[Finding]) -> str:
 
 def as_json(findings: list[Finding]) -> dict[str, Any]:
     """The findings for machines."""
-    return {"passed": not any(f.verdict == "fail" for f in findings), "findings": [asdict(f) for f in findings]}
+    return {
+        "passed": not any(f.verdict == "fail" for f in findings),
+        "findings": [asdict(f) for f in findings],
+    }
 
 
 def expect(true: Any, otherwise: str) -> None:
@@ -166,7 +185,9 @@ def ok(answer: Answer, what: str) -> Any:
 
 
 def refused(answer: Answer, what: str, *statuses: int) -> Mapping[str, Any]:
-    """The error of a refusal, whose form is checked. Raises `Failed` when it was not refused, or in another form."""
+    """The error of a refusal, whose form is checked. Raises `Failed` when it was not refused, or in another
+    form.
+    """
     expect(
         answer.status in (statuses or (400,)),
         f"{what}: status {answer.status}, not {' or '.join(map(str, statuses or (400,)))}",
@@ -177,7 +198,8 @@ def refused(answer: Answer, what: str, *statuses: int) -> Mapping[str, Any]:
     for field in ("message", "type"):
         expect(isinstance(error.get(field), str), f"{what}: error.{field} is not text")
     expect(
-        isinstance(error.get("code"), str | None), f"{what}: error.code is {error.get('code')!r}; clients compare text"
+        isinstance(error.get("code"), str | None),
+        f"{what}: error.code is {error.get('code')!r}; clients compare text",
     )
     expect("Traceback" not in answer.text, f"{what}: the error shows a traceback")
     return error

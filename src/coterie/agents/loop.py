@@ -1,4 +1,6 @@
-"""The tool-using loop: ask, call, tell, until the model answers or a budget ends it. The transcript is tuning data."""
+"""The tool-using loop: ask, call, tell, until the model answers or a budget ends it. The transcript is tuning
+data.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coterie.agents.speaker import Kind, Sampling, Speaker, Turn
-from coterie.agents.tools import Tool, ToolError
 from coterie.agents.transcript import read_conversation, write_row
 from coterie.config.errors import CoterieError, DataError
+from coterie.sandbox.tools import Tool, ToolError
 from coterie.text.chat import Message, ToolCall
 
-Status = Literal["done", "empty", "steps", "tokens", "seconds", "cut", "loop", "interrupted", "failed", "running"]
+Status = Literal[
+    "done", "empty", "steps", "tokens", "seconds", "cut", "loop", "interrupted", "failed", "running"
+]
 # What the program exits with; 1 and 2 are errors as everywhere, 130 is Ctrl-C.
 EXIT_CODES: dict[str, int] = {
     "done": 0,
@@ -34,9 +38,10 @@ Show = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Budget:
-    """What a task may take: replies of the model, tokens read and written in all, seconds; for one call of a tool
-    seconds, and characters of its result that the model is told. `repeats`: the same call with the same result this
-    often is a loop."""
+    """What a task may take: replies of the model, tokens read and written in all, seconds; for one call of a
+    tool seconds, and characters of its result that the model is told. `repeats`: the same call with the same
+    result this often is a loop.
+    """
 
     steps: int = 20
     tokens: int = 200_000
@@ -72,8 +77,9 @@ class _OutOf(Exception):
 class Agent:
     """One model, its tools and its limits.
 
-    `approve` is asked before every call of a tool that writes. `transcript`: a file that holds the conversation after
-    every message. `show` is told ("text" | "reasoning" | "call" | "result", text) as things happen.
+    `approve` is asked before every call of a tool that writes. `transcript`: a file that holds the
+    conversation after every message. `show` is told ("text" | "reasoning" | "call" | "result", text) as
+    things happen.
     """
 
     def __init__(
@@ -105,7 +111,8 @@ class Agent:
         self._broken: Mapping[int, str] = {}
 
     def run(self, messages: Sequence[Message]) -> Outcome:
-        """Go on with a conversation until it is answered or over. Calls at its end that have no result are made first.
+        """Go on with a conversation until it is answered or over. Calls at its end that have no result are
+        made first.
 
         Errors: `CoterieError` of the model or server; what happened until then is in the transcript.
         """
@@ -242,7 +249,9 @@ def resume(path: Path, tools: Sequence[Tool], task: str | None) -> list[Message]
     known = {spec.get("function", {}).get("name") for spec in row.get("tools") or ()}
     gone = sorted(used & known - offered)
     if gone:
-        raise DataError(f"{path}: it used {', '.join(gone)}, which is not offered now; give the same options as before")
+        raise DataError(
+            f"{path}: it used {', '.join(gone)}, which is not offered now; give the same options as before"
+        )
     open_calls = bool(unanswered(messages))
     finished = bool(messages) and messages[-1].role == "assistant" and not open_calls
     if task is None and (finished or not messages):

@@ -1,4 +1,6 @@
-"""A model as an MCP server over standard input and output: tools chat, score and route_explain (extra `mcp`)."""
+"""A model as an MCP server over standard input and output: tools chat, score and route_explain (extra
+`mcp`).
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def build(model: LanguageModel, name: str) -> Any:
     from mcp.server.mcpserver.exceptions import ToolError
 
     form = format_of(model.tokenizer.chat_template) if model.tokenizer is not None else None
-    server = MCPServer("coterie", version=__version__, instructions=f"The language model {name}.", log_level="ERROR")
+    server = MCPServer(
+        "coterie", version=__version__, instructions=f"The language model {name}.", log_level="ERROR"
+    )
 
     alone = threading.Lock()
 
@@ -62,18 +66,25 @@ def build(model: LanguageModel, name: str) -> Any:
 def score_text(model: LanguageModel, text: str) -> dict[str, Any]:
     """Tokens, their summed natural log-probability, and bits per byte of the text.
 
-    The first token counts only where the model's texts begin with a token of their own. Errors: `CoterieError`.
+    The first token counts only where the model's texts begin with a token of their own. Errors:
+    `CoterieError`.
     """
     import math
 
     ids = model.encode(text)
     logprob = float(model.logprobs(ids).double().sum())
     size = len(text.encode())
-    return {"tokens": len(ids), "logprob": logprob, "bits_per_byte": -logprob / math.log(2) / size if size else None}
+    return {
+        "tokens": len(ids),
+        "logprob": logprob,
+        "bits_per_byte": -logprob / math.log(2) / size if size else None,
+    }
 
 
 def explain_routes(model: LanguageModel, text: str) -> dict[str, Any]:
-    """For each token: its text, and per mixture layer the chosen experts and their weights. Errors: `CoterieError`."""
+    """For each token: its text, and per mixture layer the chosen experts and their weights. Errors:
+    `CoterieError`.
+    """
     ids = model.encode(text)
     layers: dict[str, Any] = {}
     handles = []

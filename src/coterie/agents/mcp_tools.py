@@ -1,6 +1,7 @@
 """Tools of MCP servers, through the official client (extra `mcp`).
 
-What such a server does is out of our hands, so every call must be approved, whatever the server says about itself.
+What such a server does is out of our hands, so every call must be approved, whatever the server says about
+itself.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coterie.agents.tools import Tool, ToolError
 from coterie.config.errors import ConfigError, CoterieError
 from coterie.config.files import read_json
+from coterie.sandbox.tools import Tool, ToolError
 
 START_SECONDS = 30.0
 
@@ -42,8 +43,8 @@ class McpTool(Tool):
 class McpServers:
     """The servers of a configuration file in the usual form, running until `close`.
 
-    {"mcpServers": {NAME: {"command", "args", "env", "cwd"} or {"url", "headers"}}}. Errors: `ConfigError` for the file,
-    `CoterieError` for a server that does not start in time, each one line.
+    {"mcpServers": {NAME: {"command", "args", "env", "cwd"} or {"url", "headers"}}}. Errors: `ConfigError` for
+    the file, `CoterieError` for a server that does not start in time, each one line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +64,9 @@ class McpServers:
             raise self._failure
 
     def call(self, server: str, tool: str, arguments: dict[str, Any], seconds: float) -> str:
-        """The text of a tool's result. Errors: `ToolError` when the tool or the server fails or is too slow."""
+        """The text of a tool's result. Errors: `ToolError` when the tool or the server fails or is too
+        slow.
+        """
         try:
             result = self._wait(
                 self._clients[server].call_tool(tool, arguments, read_timeout_seconds=seconds), seconds + 5
@@ -131,7 +134,9 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
     for name, settings in servers.items():
         if not isinstance(settings, dict) or ("command" in settings) == ("url" in settings):
             raise ConfigError(f"{path}: {name}: give either 'command' or 'url'")
-        known: Sequence[str] = ("command", "args", "env", "cwd") if "command" in settings else ("url", "headers")
+        known: Sequence[str] = (
+            ("command", "args", "env", "cwd") if "command" in settings else ("url", "headers")
+        )
         unknown = sorted(set(settings) - set(known) - {"type"})
         if unknown:
             raise ConfigError(f"{path}: {name}: '{unknown[0]}' is not known; known: {', '.join(known)}")
@@ -142,13 +147,17 @@ def _client(settings: Mapping[str, Any]) -> Any:
     from mcp import Client, StdioServerParameters
 
     if "command" in settings:
-        return Client(StdioServerParameters(**{key: value for key, value in settings.items() if key != "type"}))
+        return Client(
+            StdioServerParameters(**{key: value for key, value in settings.items() if key != "type"})
+        )
     if not settings.get("headers"):
         return Client(settings["url"])
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
-    return Client(streamable_http_client(settings["url"], http_client=httpx2.AsyncClient(headers=settings["headers"])))
+    return Client(
+        streamable_http_client(settings["url"], http_client=httpx2.AsyncClient(headers=settings["headers"]))
+    )
 
 
 def _line(error: BaseException) -> str:

@@ -28,9 +28,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Turn:
-    """One reply. Token counts are None when a server does not tell. `broken`: number of a tool call -> its arguments as
-    they came, where they are no JSON object (the call in `message` then has none). Seconds: until the first piece, and
-    in all."""
+    """One reply. Token counts are None when a server does not tell. `broken`: number of a tool call -> its
+    arguments as they came, where they are no JSON object (the call in `message` then has none). Seconds:
+    until the first piece, and in all.
+    """
 
     message: Message
     finish_reason: str
@@ -60,7 +61,8 @@ class Speaker(Protocol):
         schema: Mapping[str, Any] | None = None,
         on_piece: OnPiece | None = None,
     ) -> Turn:
-        """The next turn; `on_piece` is called with every piece as it comes. `schema`: JSON schema the text must keep.
+        """The next turn; `on_piece` is called with every piece as it comes. `schema`: JSON schema the text
+        must keep.
 
         Errors: `CoterieError`, one line.
         """
@@ -68,7 +70,9 @@ class Speaker(Protocol):
 
 
 class RemoteSpeaker(Speaker):
-    """A server that speaks the OpenAI API, always asked for a stream: silence would look like a broken line."""
+    """A server that speaks the OpenAI API, always asked for a stream: silence would look like a broken
+    line.
+    """
 
     def __init__(self, endpoint: Endpoint, model: str | None = None) -> None:
         self.endpoint = endpoint
@@ -93,7 +97,7 @@ class RemoteSpeaker(Speaker):
         if schema is not None:
             named = {"name": "reply", "schema": dict(schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
-        reply = Assembly(on_piece)
+        reply = StreamedReply(on_piece)
         for event in self.endpoint.events("/v1/chat/completions", body):
             reply.feed(event)
         if reply.finish_reason is None:
@@ -101,7 +105,7 @@ class RemoteSpeaker(Speaker):
         return reply.turn()
 
 
-class Assembly:
+class StreamedReply:
     """Puts a reply together from the chunks of a chat completion's stream."""
 
     def __init__(self, on_piece: OnPiece | None = None) -> None:
@@ -143,7 +147,9 @@ class Assembly:
         message = Message("assistant", text, reasoning or None, tuple(calls))
         counts = [self._usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
         seconds = time.perf_counter() - self._started
-        return Turn(message, self.finish_reason or "stop", counts[0], counts[1], self.first_seconds, seconds, broken)
+        return Turn(
+            message, self.finish_reason or "stop", counts[0], counts[1], self.first_seconds, seconds, broken
+        )
 
     def _piece(self, kind: Kind, text: Any) -> None:
         if not isinstance(text, str) or not text:
@@ -168,7 +174,8 @@ class Assembly:
 
 
 def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as the OpenAI API takes them: arguments as JSON text, each tool result tied to its call by an id.
+    """Messages as the OpenAI API takes them: arguments as JSON text, each tool result tied to its call by an
+    id.
 
     Results belong to the calls before them in order. Errors: `ConfigError` for a result without a call.
     """

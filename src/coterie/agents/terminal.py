@@ -27,11 +27,17 @@ Ctrl-C stops an answer; an empty line or Ctrl-D ends."""
 
 
 class Terminal:
-    """A conversation with a model. `interactive`: prompts, commands and speeds (on standard error); a pipe gets the
-    answers alone, and every line of it is a message."""
+    """A conversation with a model. `interactive`: prompts, commands and speeds (on standard error); a pipe
+    gets the answers alone, and every line of it is a message.
+    """
 
     def __init__(
-        self, speaker: Speaker, system: str | None, sampling: Sampling, interactive: bool, colour: bool | None = None
+        self,
+        speaker: Speaker,
+        system: str | None,
+        sampling: Sampling,
+        interactive: bool,
+        colour: bool | None = None,
     ) -> None:
         self.speaker = speaker
         self.sampling = sampling
@@ -81,14 +87,18 @@ class Terminal:
                 _note(f"coterie: {error}")
 
     def take(self, line: str) -> None:
-        """One line: a command when it begins with a slash and a person types it, else a message to be answered."""
+        """One line: a command when it begins with a slash and a person types it, else a message to be
+        answered.
+        """
         if self.interactive and line.startswith("//"):
             line = line[1:]
         elif self.interactive and line.startswith("/"):
             name, _, rest = line[1:].partition(" ")
             command = self._commands.get(name)
             if command is None:
-                raise CoterieError(f"/{name}: no such command; /help lists them, and //{name} sends it as text")
+                raise CoterieError(
+                    f"/{name}: no such command; /help lists them, and //{name} sends it as text"
+                )
             command(rest.strip())
             return
         self._answer([*self.messages, Message("user", line)])
@@ -102,7 +112,8 @@ class Terminal:
             piece = printable(piece) if self.interactive else piece
             if kind == "text":
                 sys.stdout.write(
-                    ("\n" if said["reasoning"] and len(said["text"]) == 1 and self.interactive else "") + piece
+                    ("\n" if said["reasoning"] and len(said["text"]) == 1 and self.interactive else "")
+                    + piece
                 )
             elif self.interactive:
                 sys.stdout.write(f"{self._dim}{piece}{self._plain}")
@@ -172,7 +183,9 @@ class Terminal:
 
 
 def printable(text: str) -> str:
-    """A text whose control characters are spelt out, but for line ends and tabs: they could fake what is shown."""
+    """A text whose control characters are spelt out, but for line ends and tabs: they could fake what is
+    shown.
+    """
     return "".join(char if char in "\n\t" or char.isprintable() else repr(char)[1:-1] for char in text)
 
 

@@ -1,4 +1,6 @@
-"""Conversations on disk: one line of JSON each, with `messages` and `tools`, which is tuning data as it is."""
+"""Conversations on disk: one line of JSON each, with `messages` and `tools`, which is tuning data as it
+is.
+"""
 
 from __future__ import annotations
 

@@ -14,11 +14,15 @@ Out = Annotated[str, typer.Option("--out", "-o", help="Where to write; must not 
 OfBase = Annotated[str | None, typer.Option("--base", help="The base (default: the one the adapter names).")]
 Assume = Annotated[
     str | None,
-    typer.Option(help="Layout of the experts where the files do not say: peft, peft019, peft018, vllm3d, per-expert."),
+    typer.Option(
+        help="Layout of the experts where the files do not say: peft, peft019, peft018, vllm3d, per-expert."
+    ),
 ]
 
 adapter_app = typer.Typer(
-    help="LoRA adapters: what they are, other layouts, whole models.", no_args_is_help=True, rich_markup_mode=None
+    help="LoRA adapters: what they are, other layouts, whole models.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -30,15 +34,21 @@ def merge(
     assume_layout: Assume = None,
     as_json: Json = False,
 ) -> None:
-    """Write base plus adapter as a whole checkpoint, and prove that it is the tuned model; else write nothing."""
+    """Write base plus adapter as a whole checkpoint, and prove that it is the tuned model; else write
+    nothing.
+    """
     from coterie.cli.adapters import merge as run
 
     run(base, adapter, out, dtype, assume_layout, as_json)
 
 
 @adapter_app.command("inspect", short_help="What an adapter is and how far it moves its base.")
-def adapter_inspect(adapter: Adapter, base: OfBase = None, assume_layout: Assume = None, as_json: Json = False) -> None:
-    """What an adapter is: layout and how that is known, base, groups with ranks and sizes, who can load it."""
+def adapter_inspect(
+    adapter: Adapter, base: OfBase = None, assume_layout: Assume = None, as_json: Json = False
+) -> None:
+    """What an adapter is: layout and how that is known, base, groups with ranks and sizes, who can load
+    it.
+    """
     from coterie.cli.adapters import inspect as run
 
     run(adapter, base, assume_layout, as_json)

@@ -12,12 +12,12 @@ from typing import Any
 from coterie.agents.approval import approver
 from coterie.agents.loop import Agent, Budget, resume
 from coterie.agents.mcp_tools import McpServers
-from coterie.agents.sandbox import Limits, Sandbox, SandboxError
 from coterie.agents.speaker import Sampling
 from coterie.agents.terminal import printable
-from coterie.agents.tools import Calculator, HttpGet, ListFiles, Python, ReadFile, Tool, WriteFile
 from coterie.cli.opening import speaking
 from coterie.config.errors import ConfigError
+from coterie.sandbox.outside import Limits, Sandbox, SandboxError
+from coterie.sandbox.tools import Calculator, HttpGet, ListFiles, Python, ReadFile, Tool, WriteFile
 from coterie.text.chat import Message
 from coterie.text.tools import AGENT_SYSTEM
 
@@ -35,7 +35,8 @@ def agent(
 ) -> int:
     """Do a task; the answer on standard output, what happens on standard error. Returns the exit status.
 
-    `offered`: folder, python, hosts, mcp; `files`: transcript, resume, system. Errors: `CoterieError`, one line.
+    `offered`: folder, python, hosts, mcp; `files`: transcript, resume, system. Errors: `CoterieError`, one
+    line.
     """
     may = approver(approve)
     limits = Budget(**budget)
@@ -54,7 +55,9 @@ def agent(
             messages = [Message("system", files["system"] or AGENT_SYSTEM), Message("user", str(task))]
         show = _Show()
         with speaking(target, **opening) as speaker:
-            worker = Agent(speaker, tools, limits, may, Sampling(**sampling), Path(path) if path else None, show, facts)
+            worker = Agent(
+                speaker, tools, limits, may, Sampling(**sampling), Path(path) if path else None, show, facts
+            )
             outcome = worker.run(messages)
     finally:
         for tool in tools:
@@ -84,7 +87,7 @@ def mcp(path: str, dtype: str) -> None:
 
 def _tools(offered: dict[str, Any], seconds: float) -> tuple[list[Tool], dict[str, Any]]:
     """The tools that the options ask for, and what the transcript should know about them."""
-    from coterie.agents.folder import Folder
+    from coterie.sandbox.folder import Folder
 
     tools: list[Tool] = [Calculator()]
     facts: dict[str, Any] = {}

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from coterie.cli.options import Dtype, Json, KeyFile, Longest, Model, Seed, Served, System, Target, Temperature, TopP
+from coterie.cli.options import (
+    Dtype,
+    Json,
+    KeyFile,
+    Longest,
+    Model,
+    Seed,
+    Served,
+    System,
+    Target,
+    Temperature,
+    TopP,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -16,9 +28,9 @@ def register(app: typer.Typer) -> None:
     app.command(short_help="One answer to one message, from a model or a server.")(run)
     app.command(short_help="Let a model do a task step by step with tools.")(agent)
     app.command(short_help="Offer a model as an MCP server on standard input and output.")(mcp)
-    app.command("export-serve", short_help="Write what vLLM, SGLang, llama.cpp or Ollama need to serve a model.")(
-        export_serve
-    )
+    app.command(
+        "export-serve", short_help="Write what vLLM, SGLang, llama.cpp or Ollama need to serve a model."
+    )(export_serve)
     app.command(short_help="Put load on a server and time its replies.")(bench)
     app.command(short_help="What this machine offers; or, with a URL, what a server keeps to.")(doctor)
 
@@ -45,7 +57,9 @@ def run(
     model: Target,
     prompt: Annotated[str, typer.Argument(help="What to say; '-' reads standard input.")],
     system: System = None,
-    json_schema: Annotated[str | None, typer.Option(help="File with a JSON schema that the answer must keep.")] = None,
+    json_schema: Annotated[
+        str | None, typer.Option(help="File with a JSON schema that the answer must keep.")
+    ] = None,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
     max_tokens: Longest = None,
@@ -66,12 +80,16 @@ def run(
 def agent(
     model: Target,
     task: Annotated[str | None, typer.Argument(help="What is to be done.")] = None,
-    folder: Annotated[str | None, typer.Option("--dir", help="Folder whose files it may read, list and write.")] = None,
+    folder: Annotated[
+        str | None, typer.Option("--dir", help="Folder whose files it may read, list and write.")
+    ] = None,
     python: Annotated[bool, typer.Option("--python/--no-python", help="Python in the sandbox.")] = True,
     allow_http: Annotated[
         list[str] | None, typer.Option(help="Host it may fetch pages of (may be given again).")
     ] = None,
-    mcp: Annotated[str | None, typer.Option(help="File with MCP servers (mcpServers) whose tools it may use.")] = None,
+    mcp: Annotated[
+        str | None, typer.Option(help="File with MCP servers (mcpServers) whose tools it may use.")
+    ] = None,
     approve: Annotated[
         str, typer.Option(help="Calls that write: ask, all or none; without a terminal ask is none.")
     ] = "ask",
@@ -82,7 +100,9 @@ def agent(
     transcript: Annotated[
         str | None, typer.Option(help="File for the conversation: tuning data, and to resume.")
     ] = None,
-    resume: Annotated[str | None, typer.Option(help="Go on with a transcript (TASK, if given, is said next).")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Go on with a transcript (TASK, if given, is said next).")
+    ] = None,
     system: System = None,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
@@ -95,13 +115,19 @@ def agent(
 ) -> None:
     """Let a model do a task step by step with tools.
 
-    The exit status is 0 for an answer, 3 when a budget ended it, 4 for a loop, 5 when it said nothing, 130 for Ctrl-C.
+    The exit status is 0 for an answer, 3 when a budget ended it, 4 for a loop, 5 when it said nothing, 130
+    for Ctrl-C.
     """
     from coterie.cli.agent import agent as work
 
     opening = {"dtype": dtype, "key_file": api_key_file, "served": served}
     sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
-    budget = {"steps": max_steps, "tokens": budget_tokens, "seconds": budget_seconds, "tool_seconds": tool_seconds}
+    budget = {
+        "steps": max_steps,
+        "tokens": budget_tokens,
+        "seconds": budget_seconds,
+        "tool_seconds": tool_seconds,
+    }
     offered = {"folder": folder, "python": python, "hosts": allow_http or [], "mcp": mcp}
     files = {"transcript": transcript, "resume": resume, "system": system}
     sys.exit(work(model, task, opening, sampling, budget, offered, approve, files, as_json))
@@ -146,8 +172,8 @@ def doctor(
 ) -> None:
     """What this machine offers: processor, precision, memory, libraries. With a URL, grade that server.
 
-    Any OpenAI-compatible server can be graded: fields honoured or refused, errors, streams, tools, JSON, limits,
-    hanging up. The exit status is 1 when a promise is broken.
+    Any OpenAI-compatible server can be graded: fields honoured or refused, errors, streams, tools, JSON,
+    limits, hanging up. The exit status is 1 when a promise is broken.
     """
     if url is None:
         from coterie.cli.show import doctor as machine
@@ -164,15 +190,19 @@ def export_serve(
     out: Annotated[str, typer.Option("--out", "-o", help="Directory to write; must not exist.")],
     engine: Annotated[str, typer.Option("--for", help="vllm, sglang, llama.cpp or ollama.")],
     adapter: Annotated[
-        list[str] | None, typer.Option(help="NAME=PATH of an adapter to serve beside it (may be given again).")
+        list[str] | None,
+        typer.Option(help="NAME=PATH of an adapter to serve beside it (may be given again)."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What requests call the model (default: its directory).")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What requests call the model (default: its directory).")
+    ] = None,
     quant: Annotated[
         str | None, typer.Option(help="Of a GGUF file: f32, f16, bf16, q8_0, q4_0 or mxfp4 (default: q8_0).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write what another server needs: weights, template, adapters, a command to start it and one to prove it.
+    """Write what another server needs: weights, template, adapters, a command to start it and one to prove
+    it.
 
     What the server cannot take as it is, is refused.
     """

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coterie.checkpoints.convert import RECEIPT, Receipt, convert_directory
+from coterie.checkpoints.directory import load_model, locate, read_config, stored_dtype
+from coterie.checkpoints.tensor_writer import SHARD_BYTES
 from coterie.cli.verify import difference_lines, tell
 from coterie.config import CheckpointError, ConfigError, suggest
 from coterie.config.files import write_json
 from coterie.families import FAMILIES
-from coterie.weights.checkpoint import load_model, locate, read_config, stored_dtype
-from coterie.weights.convert import RECEIPT, Receipt, convert_directory
-from coterie.weights.probes import Difference, load_probes
-from coterie.weights.write import SHARD_BYTES
+from coterie.proof.records import Difference, load_probes
 
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -23,10 +23,14 @@ _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 def convert(
     model: str, to: str, out: str, dtype: str | None, shard_size: str | None, drop: list[str], as_json: bool
 ) -> None:
-    """Write the model in another directory and print the receipt. Errors: `CoterieError`; nothing is written then."""
+    """Write the model in another directory and print the receipt. Errors: `CoterieError`; nothing is written
+    then.
+    """
     if to != "hf" and to not in FAMILIES:
         known = ["hf", "gguf", *FAMILIES]
-        raise ConfigError(f"convert: --to {to} is not known{suggest(to, known) or '; use ' + ', '.join(known)}")
+        raise ConfigError(
+            f"convert: --to {to} is not known{suggest(to, known) or '; use ' + ', '.join(known)}"
+        )
     shard_bytes = SHARD_BYTES if shard_size is None else parse_size(shard_size)
     receipt = convert_directory(model, Path(out), None if to == "hf" else to, dtype, shard_bytes, drop, tell)
     print(json.dumps(receipt.to_dict()) if as_json else "\n".join(receipt_lines(receipt)))
@@ -42,9 +46,10 @@ def refuse_options(options: Mapping[str, Any], to: str) -> None:
 def convert_gguf(model: str, out: str, quant: str, outputs: bool, as_json: bool) -> None:
     """Write one GGUF file and print the receipt, which stands beside it as `NAME.receipt.json`.
 
-    `outputs`: put the file's numbers back into the model and compare its answers (needs the model in float32).
+    `outputs`: put the file's numbers back into the model and compare its answers (needs the model in
+    float32).
     """
-    from coterie.weights.gguf import export_gguf
+    from coterie.gguf.export import export_gguf
 
     file = Path(out)
     if file.suffix != ".gguf":
@@ -58,14 +63,18 @@ def convert_gguf(model: str, out: str, quant: str, outputs: bool, as_json: bool)
     written = export_gguf(directory, file, quant, tell)
     found = None
     if outputs:
-        from coterie.weights.gguf_outputs import gguf_difference
+        from coterie.gguf.readback import gguf_difference
 
         tell("comparing answers")
         found = gguf_difference(directory, file)
     receipt = {"source": model, **written.to_dict(), "difference": None if found is None else found.to_dict()}
     beside = file.with_suffix(".receipt.json")
     write_json(beside, receipt, indent=2)
-    print(json.dumps(receipt) if as_json else "\n".join([*_gguf_lines(receipt, found), f"receipt           {beside}"]))
+    print(
+        json.dumps(receipt)
+        if as_json
+        else "\n".join([*_gguf_lines(receipt, found), f"receipt           {beside}"])
+    )
 
 
 def _gguf_lines(receipt: dict[str, Any], found: Difference | None) -> list[str]:
@@ -76,8 +85,13 @@ def _gguf_lines(receipt: dict[str, Any], found: Difference | None) -> list[str]:
     ]
     for kind, error in receipt["errors"].items():
         if error["largest"]:
-            lines.append(f"rounded           {kind}: {error['relative_rms']:.2g} of their size (root mean square)")
-    lines += [f"kept in {kept['type']:<10}{len(kept['tensors'])} tensors: {kept['reason']}" for kept in receipt["kept"]]
+            lines.append(
+                f"rounded           {kind}: {error['relative_rms']:.2g} of their size (root mean square)"
+            )
+    lines += [
+        f"kept in {kept['type']:<10}{len(kept['tensors'])} tensors: {kept['reason']}"
+        for kept in receipt["kept"]
+    ]
     lines += [f"Ollama            {receipt['modelfile']}"] if receipt.get("modelfile") else []
     lines += [f"left out          {name}" for name in receipt["left_out"]]
     lines += [f"differs           {line}" for line in receipt["differences"]]

@@ -29,7 +29,8 @@ def lint(
 ) -> None:
     """Print every problem with file and line; exit status 1 when there is one.
 
-    Examples to tune on are told from plain text by their content; with a model their tokens are looked at too.
+    Examples to tune on are told from plain text by their content; with a model their tokens are looked at
+    too.
     """
     from coterie.data.lint_examples import holds_examples, lint_examples
 
@@ -50,12 +51,16 @@ def _tokenizer(model: str | None, template: str | None) -> Tokenizer | None:
     """The model's tokenizer, with another chat template where one was named (a shipped one, or a file)."""
     if model is None:
         if template is not None:
-            raise DataError(f"chat template '{template}': needs --model, whose tokenizer turns it into tokens")
+            raise DataError(
+                f"chat template '{template}': needs --model, whose tokenizer turns it into tokens"
+            )
         return None
-    from coterie.weights.checkpoint import locate  # imports torch
+    from coterie.checkpoints.directory import locate  # imports torch
 
     tokenizer = Tokenizer.load(locate(model, weights=False))
     if template is not None:
         file = Path(template)
-        tokenizer.chat_template = file.read_text(encoding="utf-8") if file.is_file() else shipped_template(template)
+        tokenizer.chat_template = (
+            file.read_text(encoding="utf-8") if file.is_file() else shipped_template(template)
+        )
     return tokenizer

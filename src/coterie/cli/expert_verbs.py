@@ -59,7 +59,9 @@ def patch_remove(
     out: Out,
     as_json: Json = False,
 ) -> None:
-    """Take a patch off a model it was written into; refused where the model no longer holds the patch's values."""
+    """Take a patch off a model it was written into; refused where the model no longer holds the patch's
+    values.
+    """
     from coterie.cli.patches import remove as run
 
     run(model, patch, base, out, as_json)
@@ -83,8 +85,12 @@ def profile(
 
 def select(
     profile: Annotated[str, typer.Argument(help="A file of `coterie profile`.")],
-    method: Annotated[str, typer.Option(help="esft-gate, esft-token (with --p), hot or random (with --top).")],
-    p: Annotated[float | None, typer.Option(help="Share of the layer's scores that the chosen ones make up.")] = None,
+    method: Annotated[
+        str, typer.Option(help="esft-gate, esft-token (with --p), hot or random (with --top).")
+    ],
+    p: Annotated[
+        float | None, typer.Option(help="Share of the layer's scores that the chosen ones make up.")
+    ] = None,
     top: Annotated[float | None, typer.Option(help="Share of each layer's experts.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random choice.")] = 0,
     out: Out = "experts.json",
@@ -98,8 +104,12 @@ def select(
 
 def routing(
     base: Model,
-    tuned: Annotated[str | None, typer.Argument(help="The same model after tuning, on the same tokens.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="A source of text, one kind each (give it again).")] = None,
+    tuned: Annotated[
+        str | None, typer.Argument(help="The same model after tuning, on the same tokens.")
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="A source of text, one kind each (give it again).")
+    ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="A report, .html or .json.")] = None,
     max_tokens: MaxTokens = 20_000,
     max_overload: Annotated[float | None, typer.Option(help="Fail above this worst overload.")] = None,

@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from coterie.checkpoints.directory import load_model
 from coterie.config import ConfigError
 from coterie.config.files import write_json
-from coterie.evaluate.profile import Method, Profile, describe_selection
-from coterie.evaluate.profile import profile as run_profile
-from coterie.evaluate.profile import select as run_select
-from coterie.evaluate.routing_report import routing_report
-from coterie.evaluate.trace import read_domains, require_experts
+from coterie.evaluate.routing.compare import routing_report
+from coterie.evaluate.routing.profile import Method, Profile, describe_selection
+from coterie.evaluate.routing.profile import profile as run_profile
+from coterie.evaluate.routing.profile import select as run_select
+from coterie.evaluate.routing.trace import read_domains, require_experts
 from coterie.report.routing_page import summary_lines, write_routing_page
-from coterie.weights.checkpoint import load_model
 
 
 def profile(path: str, data: list[str], out: str, max_tokens: int, as_json: bool) -> None:
@@ -29,11 +29,15 @@ def profile(path: str, data: list[str], out: str, max_tokens: int, as_json: bool
     for layer, counts in found.counts.items():
         best = sorted(range(len(counts)), key=lambda expert: -counts[expert])[:6]
         shares = ", ".join(f"{expert} {counts[expert] / sum(counts):.0%}" for expert in best)
-        print(f"layer {layer}: most used {shares}; {sum(count == 0 for count in counts)} of {len(counts)} unused")
+        print(
+            f"layer {layer}: most used {shares}; {sum(count == 0 for count in counts)} of {len(counts)} unused"
+        )
     print(f"{found.tokens:,} tokens, profile: {out}")
 
 
-def select(path: str, method: Method, p: float | None, top: float | None, seed: int, out: str, as_json: bool) -> None:
+def select(
+    path: str, method: Method, p: float | None, top: float | None, seed: int, out: str, as_json: bool
+) -> None:
     """Write the experts that a profile says matter."""
     found = Profile.from_file(path)
     selection = run_select(found, method, p, top, seed)
@@ -100,5 +104,7 @@ def _broken(record: dict[str, Any], limits: dict[str, float | None]) -> list[str
     if limits["overlap"] is not None:
         least = min(facts["overlap"] for facts in record["drift"]["layers"].values())
         if least < limits["overlap"]:
-            lines.append(f"the overlap with the base falls to {least:.2f}, below the limit of {limits['overlap']:g}")
+            lines.append(
+                f"the overlap with the base falls to {least:.2f}, below the limit of {limits['overlap']:g}"
+            )
     return lines

@@ -6,18 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+from coterie.checkpoints.commit import MANIFEST
+from coterie.checkpoints.directory import locate, open_tensors, read_config, read_json
 from coterie.config import CoterieError, ModelConfig
 from coterie.families import config_from_hf
 from coterie.plan.describe import describe
 from coterie.plan.published import named_published
+from coterie.proof.records import load_probes
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.checkpoint import locate, open_tensors, read_config, read_json
-from coterie.weights.commit import MANIFEST
-from coterie.weights.probes import load_probes
 
 
 def inspect(name: str, as_json: bool) -> None:
-    """Print what a model is. Errors: `CoterieError`, one line, for a name that is none, with the nearest one."""
+    """Print what a model is. Errors: `CoterieError`, one line, for a name that is none, with the nearest
+    one.
+    """
     facts = inspect_facts(name)
     print(json.dumps(facts) if as_json else "\n".join(lines(facts)))
 
@@ -87,7 +89,9 @@ def lines(facts: dict[str, Any]) -> list[str]:
     counts, total = facts["parameters"], facts["parameters"]["total"]
     result = [f"{facts['name']}: {facts['architecture']}"]
     result += [f"  {line}" for line in facts["layers"]]
-    result.append(f"parameters   total {total:,}, in experts {counts['experts']:,} ({facts['experts_share']:.0%})")
+    result.append(
+        f"parameters   total {total:,}, in experts {counts['experts']:,} ({facts['experts_share']:.0%})"
+    )
     result.append(
         f"active       {counts['active_all']:,} with embedding and head, {counts['active_head']:,} with head, "
         f"{counts['active_core']:,} with neither"
@@ -106,7 +110,9 @@ def lines(facts: dict[str, Any]) -> list[str]:
     grows = facts["kv_bytes_per_token_beyond_windows"]
     growth = "" if grows == facts["kv_bytes_per_token"] else f", {grows:,} beyond every window"
     sizes = ", ".join(f"{_size(size)} at {int(length):,}" for length, size in facts["kv_bytes"].items())
-    result.append(f"cache        {facts['kv_bytes_per_token']:,} bytes per token in bfloat16{growth}; {sizes}")
+    result.append(
+        f"cache        {facts['kv_bytes_per_token']:,} bytes per token in bfloat16{growth}; {sizes}"
+    )
     result += [f"memory       {_size(size)} {phase}" for phase, size in facts["memory_bytes"].items()]
     result += _directory_lines(facts)
     return result + [f"unlike most  {line}" for line in facts["oddities"]]
@@ -115,7 +121,11 @@ def lines(facts: dict[str, Any]) -> list[str]:
 def _published_lines(published: dict[str, Any] | None, counts: dict[str, int]) -> list[str]:
     if published is None:
         return []
-    kinds = {"active_all": "with embedding and head", "active_head": "with head", "active_core": "with neither"}
+    kinds = {
+        "active_all": "with embedding and head",
+        "active_head": "with head",
+        "active_core": "with neither",
+    }
     nearest = min(kinds, key=lambda kind: abs(counts[kind] - published["active"]))
     note = f"; {published['note']}" if published["note"] else ""
     return [
@@ -134,11 +144,15 @@ def _directory_lines(facts: dict[str, Any]) -> list[str]:
     else:
         types = ", ".join(f"{_size(size)} {kind}" for kind, size in stored["bytes_by_type"].items())
         probes = f"; {stored['probes']} probes" if stored["probes"] else "; no probes"
-        result.append(f"on disk      {types}{probes}{'' if stored['committed'] else '; no manifest of coterie'}")
+        result.append(
+            f"on disk      {types}{probes}{'' if stored['committed'] else '; no manifest of coterie'}"
+        )
     if tokenizer is None:
         return [*result, "tokenizer    none"]
     chat = "with a chat template" if tokenizer["chat_template"] else "no chat template"
-    unused = f", {tokenizer['unused_rows']:,} rows of the embedding unused" if tokenizer["unused_rows"] else ""
+    unused = (
+        f", {tokenizer['unused_rows']:,} rows of the embedding unused" if tokenizer["unused_rows"] else ""
+    )
     return [
         *result,
         f"tokenizer    {tokenizer['vocabulary']:,} tokens, {tokenizer['special_tokens']} of them special, replies end "

@@ -28,7 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Look at training text before using it.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Look at training text before using it.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(data_app, name="data")
 
 
@@ -38,7 +40,9 @@ def quickstart(
     data: Annotated[str | None, typer.Option(help="Your own text instead of the embedded corpus.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and generated text.", min=0)] = 0,
     out: Annotated[str, typer.Option(help="Where to write.")] = "runs/quickstart",
-    threads: Annotated[int | None, typer.Option(help="Processor threads (default: PyTorch's choice).", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Processor threads (default: PyTorch's choice).", min=1)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a mixture of experts and its dense twin on the same text, compare them, write a report."""
@@ -50,7 +54,9 @@ def quickstart(
 @app.command(short_help="Train a model, dense or mixture of experts; resumable.")
 def train(
     config: Annotated[str, typer.Argument(help="A YAML file with the settings of the run (see configs/).")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example optimiser.lr=0.001")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example optimiser.lr=0.001")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a model, dense or mixture of experts; run it again to go on where it stopped."""
@@ -66,9 +72,15 @@ def generate(
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
     top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.", min=0)] = 0,
-    min_p: Annotated[float, typer.Option(help="Drop tokens below this share of the best one's probability.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes repeated tokens less likely.")] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this string (may be given again).")] = None,
+    min_p: Annotated[
+        float, typer.Option(help="Drop tokens below this share of the best one's probability.")
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1 makes repeated tokens less likely.")
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this string (may be given again).")
+    ] = None,
     max_tokens: MaxTokens = 128,
     seed: Seed = None,
     dtype: Dtype = "float32",
@@ -112,16 +124,21 @@ def data_card(sources: Sources, as_json: Json = False) -> None:
 @data_app.command("lint", short_help="Find what is wrong in training text or tuning examples.")
 def data_lint(
     sources: Sources,
-    model: Annotated[str | None, typer.Option(help="Its tokenizer and chat template check what is learnt.")] = None,
-    template: Annotated[str | None, typer.Option(help="Another chat template: a shipped one, or a file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Its tokenizer and chat template check what is learnt.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Another chat template: a shipped one, or a file.")
+    ] = None,
     row_length: Annotated[int, typer.Option(help="Most tokens that an example may take.", min=8)] = 4096,
     show: Annotated[int, typer.Option(help="Show the tokens of the first examples.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """Find what is wrong in training text or tuning examples, with file and line.
 
-    Conversations, preferences and other examples are recognised by their content. With --model: lengths, packing, the
-    share of tokens that are learnt, templates that change earlier turns, tool calls that cannot be read back.
+    Conversations, preferences and other examples are recognised by their content. With --model: lengths,
+    packing, the share of tokens that are learnt, templates that change earlier turns, tool calls that cannot
+    be read back.
     """
     from coterie.cli.data import lint
 

@@ -1,4 +1,6 @@
-"""Verbs on whole models: what one is, whether two are the same. Imports nothing heavy: `--help` stays fast."""
+"""Verbs on whole models: what one is, whether two are the same. Imports nothing heavy: `--help` stays
+fast.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ Either = "A directory (model or adapter), hub id (owner/name), GGUF file or addr
 
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="A directory, a hub id (owner/name) or a published name such as llama-4-scout.")
+        str,
+        typer.Argument(help="A directory, a hub id (owner/name) or a published name such as llama-4-scout."),
     ],
     as_json: Json = False,
 ) -> None:
@@ -28,9 +31,13 @@ def inspect(
 
 def verify(
     a: Annotated[str, typer.Argument(help=Either)],
-    b: Annotated[str | None, typer.Argument(help=f"{Either} Without it, A's stored probes are checked.")] = None,
+    b: Annotated[
+        str | None, typer.Argument(help=f"{Either} Without it, A's stored probes are checked.")
+    ] = None,
     base: Annotated[str | None, typer.Option(help="What B was tuned from: A must be B, not this.")] = None,
-    data: Annotated[str | None, typer.Option(help="Texts to compare on instead of the built-in probes.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Texts to compare on instead of the built-in probes.")
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(help="Mean log-probability difference allowed (nats); given, it decides alone.", min=0),
@@ -52,10 +59,14 @@ def convert(
     model: Model,
     to: Annotated[str, typer.Option(help="hf (its own layout), another family such as mixtral, or gguf.")],
     out: Annotated[
-        str, typer.Option("--out", "-o", help="What to write: a directory, or a file such as model.gguf. Must be new.")
+        str,
+        typer.Option(
+            "--out", "-o", help="What to write: a directory, or a file such as model.gguf. Must be new."
+        ),
     ],
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or float16 (default: as stored; bfloat16 for quantised).")
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16 (default: as stored; bfloat16 for quantised)."),
     ] = None,
     quant: Annotated[
         str | None, typer.Option(help="Of a GGUF file: f32, f16, bf16, q8_0, q4_0 or mxfp4 (default: q8_0).")
@@ -69,7 +80,8 @@ def convert(
     ] = True,
     as_json: Json = False,
 ) -> None:
-    """Write a model in another layout, type, sharding or format, with a receipt; refuse what would lose anything.
+    """Write a model in another layout, type, sharding or format, with a receipt; refuse what would lose
+    anything.
 
     The result is read back: every tensor, and the answers to the probes.
     """

@@ -13,10 +13,11 @@ from coterie.remote.client import Endpoint, is_url, read_key
 
 @contextlib.contextmanager
 def speaking(target: str, dtype: str, key_file: str | None, served: str | None) -> Iterator[RemoteSpeaker]:
-    """A server at an address, or one of this process for a checkpoint (directory or hub id), which ends with the block.
+    """A server at an address, or one of this process for a checkpoint (directory or hub id), which ends with
+    the block.
 
-    There is one way to talk to a model, so that tool calls, schemas and cached prompts are the same everywhere. The
-    server of this process listens on this machine alone, with a key that nobody else knows.
+    There is one way to talk to a model, so that tool calls, schemas and cached prompts are the same
+    everywhere. The server of this process listens on this machine alone, with a key that nobody else knows.
     Errors: `CoterieError` for what cannot be loaded or reached.
     """
     if is_url(target):
@@ -25,7 +26,9 @@ def speaking(target: str, dtype: str, key_file: str | None, served: str | None) 
             yield RemoteSpeaker(endpoint, served)
         return
     if key_file is not None or served is not None:
-        raise ConfigError(f"{target}: a key or a served name goes with a server's address (http://...), not a model")
+        raise ConfigError(
+            f"{target}: a key or a served name goes with a server's address (http://...), not a model"
+        )
     from coterie.infer.model import load
     from coterie.serve.server import serve_in_thread
 

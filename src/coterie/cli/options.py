@@ -21,7 +21,8 @@ Target = Annotated[
     str, typer.Argument(help="A checkpoint directory, a hub id (owner/name) or a server's http address.")
 ]
 KeyFile = Annotated[
-    str | None, typer.Option("--api-key-file", help="File with the server's key (default: COTERIE_API_KEY, or no key).")
+    str | None,
+    typer.Option("--api-key-file", help="File with the server's key (default: COTERIE_API_KEY, or no key)."),
 ]
 Served = Annotated[str | None, typer.Option(help="Which of a server's models (default: its first).")]
 System = Annotated[str | None, typer.Option(help="System message.")]

@@ -9,9 +9,17 @@ from typing import Any
 
 import torch
 
+from coterie.adapters.patch import Patch, apply_patches, check_base, read_patch
+from coterie.checkpoints.directory import (
+    Loaded,
+    load_model,
+    locate,
+    read_config,
+    read_json,
+    save_model,
+    stored_dtype,
+)
 from coterie.config import CheckpointError
-from coterie.weights.checkpoint import Loaded, load_model, locate, read_config, read_json, save_model, stored_dtype
-from coterie.weights.patch import Patch, apply_patches, check_base, read_patch
 
 
 def apply(base: str, patches: list[str], out: str, as_json: bool) -> None:
@@ -33,7 +41,9 @@ def remove(model: str, patch_path: str, base: str, out: str, as_json: bool) -> N
             chosen = patch.chosen(name)
             places: Any = slice(None) if chosen is None else list(chosen)
             if name not in own or not torch.equal(own[name][places], tensor.to(own[name].dtype)):
-                raise CheckpointError(f"{model}: '{name}' does not hold the patch's values, so it cannot be taken off")
+                raise CheckpointError(
+                    f"{model}: '{name}' does not hold the patch's values, so it cannot be taken off"
+                )
             own[name][places] = before[name][places].to(own[name].dtype)
     _save(loaded, out, {"parent": str(model), "removed_patch": str(Path(patch_path).resolve())})
     _answer({"out": out, "restored_parameters": patch.num_parameters}, as_json)
@@ -99,7 +109,9 @@ def _against_base(patch: Patch, base: str) -> dict[str, Any]:
     check_base(loaded.model, patch)
     own = dict(loaded.model.named_parameters())
     before = {
-        name: own[name].detach() if (chosen := patch.chosen(name)) is None else own[name].detach()[list(chosen)]
+        name: own[name].detach()
+        if (chosen := patch.chosen(name)) is None
+        else own[name].detach()[list(chosen)]
         for name in patch.tensors
     }
     changed, unchanged = _slices(patch), _slices(patch, before)
@@ -145,5 +157,9 @@ def _save(loaded: Loaded, out: str, extra: dict[str, Any]) -> None:
 
 
 def _answer(facts: dict[str, Any], as_json: bool) -> None:
-    print(json.dumps(facts) if as_json else "\n".join(f"{key.replace('_', ' ')}: {v}" for key, v in facts.items()))
+    print(
+        json.dumps(facts)
+        if as_json
+        else "\n".join(f"{key.replace('_', ' ')}: {v}" for key, v in facts.items())
+    )
     sys.stdout.flush()

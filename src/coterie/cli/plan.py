@@ -16,7 +16,12 @@ _UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def tune(
-    path: str, settings: dict[str, Any], experts: str | None, limit: str | None, tokens: float | None, as_json: bool
+    path: str,
+    settings: dict[str, Any],
+    experts: str | None,
+    limit: str | None,
+    tokens: float | None,
+    as_json: bool,
 ) -> None:
     """Print the plan; with `limit`, the settings that make it fit, and exit with 1 when none do."""
     config = _config(path)
@@ -26,11 +31,13 @@ def tune(
         settings["experts"] = {layer: len(chosen) for layer, chosen in selection.experts.items()}
     asked = TuneSettings(**settings)
     num_bytes = None if limit is None else parse_bytes(limit)
-    steps = [("as asked", plan_tune(config, asked))] if num_bytes is None else fitting(config, asked, num_bytes)
+    steps = (
+        [("as asked", plan_tune(config, asked))] if num_bytes is None else fitting(config, asked, num_bytes)
+    )
     last = steps[-1][1]
     seconds = None
     if tokens is not None:
-        from coterie.recipes.measure import step_seconds
+        from coterie.recipes.step_time import step_seconds
 
         print("measuring one layer for about 5 seconds", file=sys.stderr)
         per_step = last.settings.row_length * last.settings.batch_rows * last.settings.accumulate
@@ -47,9 +54,9 @@ def tune(
 
 def _config(path: str) -> ModelConfig:
     """The config of a directory, a hub id or a published name."""
+    from coterie.checkpoints.directory import locate, read_config
     from coterie.families import config_from_hf
     from coterie.plan.published import named_published
-    from coterie.weights.checkpoint import locate, read_config
 
     if "/" not in path and not Path(path).exists():
         published = named_published(path)

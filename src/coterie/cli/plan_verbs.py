@@ -24,8 +24,12 @@ def plan_tune(
     row_length: Annotated[int, typer.Option(help="Tokens of a row.", min=1)] = 1024,
     batch_rows: Annotated[int, typer.Option(help="Rows of a micro-batch.", min=1)] = 4,
     accumulate: Annotated[int, typer.Option(help="Micro-batches of a step.", min=1)] = 1,
-    memory: Annotated[str | None, typer.Option(help="What there is, for example 24GB: find settings that fit.")] = None,
-    tokens: Annotated[float | None, typer.Option(help="Tokens to train on: measure this machine for the time.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What there is, for example 24GB: find settings that fit.")
+    ] = None,
+    tokens: Annotated[
+        float | None, typer.Option(help="Tokens to train on: measure this machine for the time.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Memory by phase (load, step, save, merge), time, and the settings that make tuning fit."""
@@ -33,7 +37,9 @@ def plan_tune(
     from coterie.config import ConfigError
 
     if dtype not in ("float32", "bfloat16") or quant not in ("none", "int8", "int4"):
-        raise ConfigError(f"plan: dtype is float32 or bfloat16, quant none, int8 or int4; got {dtype} and {quant}")
+        raise ConfigError(
+            f"plan: dtype is float32 or bfloat16, quant none, int8 or int4; got {dtype} and {quant}"
+        )
     settings = {"method": method, "rank": rank, "dtype_bytes": 4 if dtype == "float32" else 2, "quant": quant}
     settings |= {"row_length": row_length, "batch_rows": batch_rows, "accumulate": accumulate}
     run(model, settings, experts, memory, tokens, as_json)

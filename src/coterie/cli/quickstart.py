@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from coterie.recipes.quickstart import quickstart
+from coterie.recipes.quickstart.run import quickstart
 from coterie.report.text import summary
 
 

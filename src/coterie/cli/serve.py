@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from coterie.checkpoints.directory import locate
 from coterie.config import ConfigError
 from coterie.infer.model import load
+from coterie.machine.onednn_cache import keep_few_kernels
 from coterie.remote.client import KEY_VARIABLE, read_key
-from coterie.serve.kernels import keep_few_kernels
-from coterie.serve.moe import read_profile
+from coterie.serve.core.service import ServeSettings, Service, default_name
+from coterie.serve.endpoints.moe import read_profile
 from coterie.serve.server import check_binding, serve
-from coterie.serve.service import ServeSettings, Service, default_name
-from coterie.weights.checkpoint import locate
 
 
 def run(
@@ -64,7 +64,9 @@ def _key(path: str | None) -> str | None:
     """The key from a file, or from COTERIE_API_KEY. Errors: `ConfigError`."""
     key = read_key(path)
     if key is not None and len(key) < 8:
-        raise ConfigError(f"serve: the key of {path or KEY_VARIABLE} is too short; take at least 8 characters")
+        raise ConfigError(
+            f"serve: the key of {path or KEY_VARIABLE} is too short; take at least 8 characters"
+        )
     return key
 
 

@@ -17,29 +17,52 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
     name: Annotated[
-        str | None, typer.Option(help="What requests call the model (default: its directory; of .../NAME/model, NAME).")
+        str | None,
+        typer.Option(help="What requests call the model (default: its directory; of .../NAME/model, NAME)."),
     ] = None,
-    alias: Annotated[list[str] | None, typer.Option(help="A further name for it (may be given again).")] = None,
-    adapter: Annotated[list[str] | None, typer.Option(help="NAME=DIR of an adapter or patch to serve too.")] = None,
-    adapter_dir: Annotated[str | None, typer.Option(help="Whose adapters may be added while serving (by key).")] = None,
-    profile: Annotated[list[str] | None, typer.Option(help="NAME=FILE with a request's 'moe' object.")] = None,
+    alias: Annotated[
+        list[str] | None, typer.Option(help="A further name for it (may be given again).")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="NAME=DIR of an adapter or patch to serve too.")
+    ] = None,
+    adapter_dir: Annotated[
+        str | None, typer.Option(help="Whose adapters may be added while serving (by key).")
+    ] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE with a request's 'moe' object.")
+    ] = None,
     api_key_file: Annotated[
         str | None,
-        typer.Option(help="File whose first line is the key to ask for (default: COTERIE_API_KEY, or no key)."),
+        typer.Option(
+            help="File whose first line is the key to ask for (default: COTERIE_API_KEY, or no key)."
+        ),
     ] = None,
     insecure_no_auth: Annotated[bool, typer.Option(help="Let everyone in, on any address.")] = False,
-    allowed_host: Annotated[list[str] | None, typer.Option(help="A further name in Host headers to accept.")] = None,
-    allowed_origin: Annotated[list[str] | None, typer.Option(help="A web origin whose pages may call.")] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A further name in Host headers to accept.")
+    ] = None,
+    allowed_origin: Annotated[
+        list[str] | None, typer.Option(help="A web origin whose pages may call.")
+    ] = None,
     slots: Annotated[int, typer.Option(help="Replies generated at once; more wait.", min=1)] = 16,
-    max_queue: Annotated[int | None, typer.Option(help="Requests that may wait (default: 4 x slots).", min=0)] = None,
+    max_queue: Annotated[
+        int | None, typer.Option(help="Requests that may wait (default: 4 x slots).", min=0)
+    ] = None,
     prefill_chunk: Annotated[int, typer.Option(help="Prompt tokens read in one step at most.", min=1)] = 256,
     max_stall: Annotated[
         float, typer.Option(help="Seconds that reading prompts may hold up replies, where possible.", min=0)
     ] = 0.2,
-    request_timeout: Annotated[float, typer.Option(help="Seconds that a request may take in all.", min=1)] = 600,
+    request_timeout: Annotated[
+        float, typer.Option(help="Seconds that a request may take in all.", min=1)
+    ] = 600,
     drain: Annotated[float, typer.Option(help="Seconds that replies may go on after SIGTERM.", min=0)] = 30,
-    prefix_cache_mb: Annotated[int, typer.Option(help="Memory for starts of prompts read before.", min=0)] = 256,
-    deterministic: Annotated[bool, typer.Option(help="Same seed, same bytes, whatever else runs (slower).")] = False,
+    prefix_cache_mb: Annotated[
+        int, typer.Option(help="Memory for starts of prompts read before.", min=0)
+    ] = 256,
+    deterministic: Annotated[
+        bool, typer.Option(help="Same seed, same bytes, whatever else runs (slower).")
+    ] = False,
     page: Annotated[bool, typer.Option(help="Serve the chat page at /.")] = True,
     feedback: Annotated[
         str, typer.Option(help="Where judgements of the page are written; 'off' keeps none.")
@@ -69,7 +92,9 @@ def serve(
         "log_requests": log_requests,
     }
     settings["adapter_dir"] = adapter_dir
-    sys.exit(run(model, name, tuple(alias or ()), adapter or [], profile or [], api_key_file, dtype, settings))
+    sys.exit(
+        run(model, name, tuple(alias or ()), adapter or [], profile or [], api_key_file, dtype, settings)
+    )
 
 
 def register(app: typer.Typer) -> None:

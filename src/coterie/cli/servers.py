@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from coterie.agents import grading
-from coterie.agents.load import Load, measure, words_of
+from coterie.agents.load_test import Load, measure, words_of
 from coterie.config.errors import ConfigError
 from coterie.remote.client import Endpoint, is_url, read_key
 
 
 def doctor(url: str, only: str | None, key_file: str | None, served: str | None, as_json: bool) -> int:
-    """Grade a server: findings as they come, a count at the end. Returns the exit status, 1 for a broken promise."""
+    """Grade a server: findings as they come, a count at the end. Returns the exit status, 1 for a broken
+    promise.
+    """
     with contextlib.closing(_endpoint(url, key_file)) as endpoint:
         findings = []
         for finding in grading.grade(endpoint, _model(endpoint, served), only):
@@ -50,15 +52,19 @@ def bench(url: str, load: dict[str, Any], key_file: str | None, served: str | No
 def export_serve(
     model: str, out: str, engine: str, adapters: list[str], name: str | None, quant: str | None, as_json: bool
 ) -> None:
-    """Write the directory and print what is in it and what to run. Errors: `CoterieError`; nothing is written then."""
-    from coterie.recipes.export_serve import export_serve as write
+    """Write the directory and print what is in it and what to run. Errors: `CoterieError`; nothing is written
+    then.
+    """
+    from coterie.release.export_serve import export_serve as write
 
     pairs = [given.partition("=") for given in adapters]
     for given, (key, _, path) in zip(adapters, pairs, strict=True):
         if not key or not path:
             raise ConfigError(f"--adapter {given}: give NAME=PATH")
     if quant is not None and engine in ("vllm", "sglang"):
-        raise ConfigError(f"--quant has no meaning for {engine}, which is given the weights as they are; leave it out")
+        raise ConfigError(
+            f"--quant has no meaning for {engine}, which is given the weights as they are; leave it out"
+        )
     chosen = {key: path for key, _, path in pairs}
     if len(chosen) < len(pairs):
         raise ConfigError("--adapter: two have the same name")

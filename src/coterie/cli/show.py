@@ -16,7 +16,7 @@ from coterie.config import ConfigError
 
 def report(run_dir: str, as_json: bool) -> None:
     """Draw `report.html` of a quickstart again and print the summary."""
-    from coterie.recipes.quickstart import redraw
+    from coterie.recipes.quickstart.run import redraw
     from coterie.report.text import summary
 
     results, path = redraw(Path(run_dir))
@@ -27,7 +27,7 @@ def doctor(as_json: bool) -> None:
     """Print what this machine offers, and exit with status 1 when something needed is missing."""
     import torch
 
-    from coterie.train.precision import choose_device, choose_dtype
+    from coterie.machine.device import choose_device, choose_dtype
 
     device = choose_device("auto")
     free = shutil.disk_usage(".").free

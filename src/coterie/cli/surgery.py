@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.recipes.heal import Healing
-from coterie.recipes.operate import RECEIPT, Operation, operate
+from coterie.recipes.surgery import RECEIPT, Operation, operate
+from coterie.recipes.surgery_healing import Healing
 from coterie.report.words import count, size
 
 
@@ -48,7 +48,9 @@ def _words(receipt: Mapping[str, Any], out: str) -> str:
         )
     perplexity = receipt["perplexity"]
     if perplexity["before"] is not None:
-        path = " -> ".join(f"{perplexity[k]:.4g} ({k})" for k in ("before", "after", "healed") if k in perplexity)
+        path = " -> ".join(
+            f"{perplexity[k]:.4g} ({k})" for k in ("before", "after", "healed") if k in perplexity
+        )
         lines.append(f"perplexity   {path} on {', '.join(perplexity['data'])}")
     lines += [f"lost         {what}" for what in receipt["lost"]]
     lines.append(f"loads in     coterie (read back), transformers as {receipt['loads_in']['transformers']}")

@@ -15,7 +15,9 @@ import typer
 from coterie.cli.options import Json, Model
 
 surgery_app = typer.Typer(
-    help="Change what a model is made of, with a receipt of what that did.", no_args_is_help=True, rich_markup_mode=None
+    help="Change what a model is made of, with a receipt of what that did.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 Keep = Annotated[float, typer.Option(help="Share of each layer's experts that stays, rounded up.")]
 
@@ -23,9 +25,13 @@ Keep = Annotated[float, typer.Option(help="Share of each layer's experts that st
 def _common(
     model: Model,
     out: Annotated[str, typer.Option("--out", "-o", help="Where the result is written.")],
-    data: Annotated[list[str] | None, typer.Option(help="Text to look at and to measure on [default: primer].")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Text to look at and to measure on [default: primer].")
+    ] = None,
     heal: Annotated[list[str] | None, typer.Option(help="Text to train on afterwards.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of healing [default: 100 with --heal].", min=1)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of healing [default: 100 with --heal].", min=1)
+    ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate of healing.")] = 3e-4,
     train: Annotated[str, typer.Option(help="What heals: all, router or ffn.")] = "all",
     distil: Annotated[bool, typer.Option(help="Heal towards the original, or on the text alone.")] = True,
@@ -59,7 +65,9 @@ def _operation(verb: Callable[..., None]) -> Callable[..., None]:
 def upcycle(
     num_experts: Annotated[int, typer.Option("--experts", help="Experts per layer.", min=1)] = 8,
     top_k: Annotated[int, typer.Option(help="Experts that a token chooses.", min=1)] = 2,
-    split: Annotated[int, typer.Option(help="Cut the feed-forward into so many parts, an expert each.", min=1)] = 1,
+    split: Annotated[
+        int, typer.Option(help="Cut the feed-forward into so many parts, an expert each.", min=1)
+    ] = 1,
     variation: Annotated[str, typer.Option(help="copy (the same function), noise or drop.")] = "copy",
     amount: Annotated[float | None, typer.Option(help="Size of noise (0.05) or share dropped (0.5).")] = None,
 ) -> None:
@@ -78,9 +86,13 @@ def merge_experts(keep: Keep = 0.75) -> None:
 
 
 def densify(
-    width: Annotated[int | None, typer.Option(help="Inner units per layer [default: as many as a token uses].")] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Inner units per layer [default: as many as a token uses].")
+    ] = None,
 ) -> None:
-    """Make a dense model of a mixture of experts, begun from the units that contribute most; heal it afterwards."""
+    """Make a dense model of a mixture of experts, begun from the units that contribute most; heal it
+    afterwards.
+    """
 
 
 def add_expert(
@@ -94,9 +106,15 @@ def swap_expert(
     other: Annotated[str, typer.Option(help="The model that the expert is taken from.")],
     layer: Annotated[int, typer.Option(min=0, help="Layer of the expert that is replaced.")],
     expert: Annotated[int, typer.Option(min=0, help="The expert that is replaced.")],
-    other_layer: Annotated[int | None, typer.Option(help="Layer in the other model [default: the same].")] = None,
-    other_expert: Annotated[int | None, typer.Option(help="Expert in the other model [default: the same].")] = None,
-    with_router: Annotated[bool, typer.Option("--with-router", help="Take its row in the router too.")] = False,
+    other_layer: Annotated[
+        int | None, typer.Option(help="Layer in the other model [default: the same].")
+    ] = None,
+    other_expert: Annotated[
+        int | None, typer.Option(help="Expert in the other model [default: the same].")
+    ] = None,
+    with_router: Annotated[
+        bool, typer.Option("--with-router", help="Take its row in the router too.")
+    ] = False,
 ) -> None:
     """Take an expert from another model of the same shape."""
 

@@ -38,7 +38,9 @@ def generate(path: str, prompt: str, sampling: dict[str, Any], dtype: str, as_js
 
 
 def chat(target: str, system: str | None, sampling: dict[str, Any], opening: dict[str, Any]) -> None:
-    """Read a line, print the reply, until an empty line or the end of input. `opening`: how to open the model."""
+    """Read a line, print the reply, until an empty line or the end of input. `opening`: how to open the
+    model.
+    """
     from coterie.agents.speaker import Sampling
     from coterie.agents.terminal import Terminal
     from coterie.cli.opening import speaking
@@ -59,10 +61,12 @@ def run(
     schema_file: str | None,
     as_json: bool,
 ) -> None:
-    """One answer to one message, streamed, or as one JSON object. With a schema, the answer is proved to keep it."""
-    from coterie.agents.schemas import check_text, read_schema
+    """One answer to one message, streamed, or as one JSON object. With a schema, the answer is proved to keep
+    it.
+    """
     from coterie.agents.speaker import Kind, Sampling
     from coterie.cli.opening import speaking
+    from coterie.sandbox.schemas import check_text, read_schema
     from coterie.text.chat import Message
 
     schema = read_schema(Path(schema_file)) if schema_file else None
@@ -75,12 +79,18 @@ def run(
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", text))
     with speaking(target, **opening) as speaker:
-        turn = speaker.say(messages, sampling=Sampling(**sampling), schema=schema, on_piece=None if as_json else show)
+        turn = speaker.say(
+            messages, sampling=Sampling(**sampling), schema=schema, on_piece=None if as_json else show
+        )
     if not as_json:
         print()
     if schema is not None:
         if turn.finish_reason == "length":
-            more = "give --max-tokens more" if sampling.get("max_tokens") else "it filled what the model has room for"
+            more = (
+                "give --max-tokens more"
+                if sampling.get("max_tokens")
+                else "it filled what the model has room for"
+            )
             raise CoterieError(f"the reply was cut off inside the JSON: {more}")
         check_text(turn.message.content, schema)
     if as_json:

@@ -20,4 +20,6 @@ def run(config: str, overrides: list[str], as_json: bool) -> None:
     if result.model is not None and not as_json:
         bits = f", {result.bits_per_byte:.4f} bits per byte on held-out text" if result.bits_per_byte else ""
         print(f"trained {result.tokens:,} tokens in {result.seconds:.0f} s{bits}")
-        print(f"the model is in {result.model}; talk to it: coterie generate {result.model} 'Once upon a time'")
+        print(
+            f"the model is in {result.model}; talk to it: coterie generate {result.model} 'Once upon a time'"
+        )

@@ -6,14 +6,14 @@ import json
 import sys
 from pathlib import Path
 
+from coterie.adapters.any import base_of, is_variant, put_variant
+from coterie.adapters.patch import is_patch
+from coterie.checkpoints.commit import MANIFEST, verify_directory
+from coterie.checkpoints.directory import load_model, locate
 from coterie.config import CoterieError
-from coterie.evaluate.identity import Verdict, compare, open_side
+from coterie.proof.records import Difference, check_probes, load_probes
 from coterie.remote.client import read_key
-from coterie.weights.checkpoint import load_model, locate
-from coterie.weights.commit import MANIFEST, verify_directory
-from coterie.weights.patch import is_patch
-from coterie.weights.probes import Difference, check_probes, load_probes
-from coterie.weights.variant import base_of, is_variant, put_variant
+from coterie.verify.identity import Verdict, compare, open_side
 
 
 def verify(
@@ -44,8 +44,9 @@ def verify(
 
 
 def _verify_stored(path: str, as_json: bool) -> None:
-    """Check a directory, a model's or an adapter's, against its own manifest and stored probes; a patch by its hashes,
-    of its files and of the base that it names."""
+    """Check a directory, a model's or an adapter's, against its own manifest and stored probes; a patch by
+    its hashes, of its files and of the base that it names.
+    """
     try:
         variant, patch = is_variant(path), is_patch(path)
         directory = Path(path).expanduser() if variant else locate(path)
@@ -115,7 +116,9 @@ def _routing(shares: dict[int, float]) -> str:
     if shares[layer] == 1:
         return "the same experts in every layer"
     listed = ", ".join(f"{index}: {share:.1%}" for index, share in shares.items())
-    return f"lowest {shares[layer]:.2%} in layer {layer}" + (f"; by layer {listed}" if len(shares) <= 12 else "")
+    return f"lowest {shares[layer]:.2%} in layer {layer}" + (
+        f"; by layer {listed}" if len(shares) <= 12 else ""
+    )
 
 
 def tell(line: str) -> None:

@@ -1,6 +1,13 @@
 """Layer 0: strict settings objects and the errors a user sees. Imports neither torch nor transformers."""
 
-from coterie.config.adapter import ADAPTED_GROUPS, AdaptedGroup, AdapterConfig, RankRule, Treatment, effective_rank
+from coterie.config.adapter import (
+    ADAPTED_GROUPS,
+    AdaptedGroup,
+    AdapterConfig,
+    RankRule,
+    Treatment,
+    effective_rank,
+)
 from coterie.config.base import Settings, apply_overrides, suggest
 from coterie.config.errors import CheckpointError, ConfigError, CoterieError, DataError, TrainingError
 from coterie.config.model import (

@@ -1,4 +1,6 @@
-"""What an adapter is, as data: which groups of a model are trained and how, the rank, the form of frozen weights."""
+"""What an adapter is, as data: which groups of a model are trained and how, the rank, the form of frozen
+weights.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ _DEFAULT: dict[AdaptedGroup, Treatment] = {
 def effective_rank(rank: int, rule: RankRule, num_experts: int, top_k: int) -> int:
     """Rank of each expert's factors, at least 1.
 
-    `per-expert`: `rank` itself. `active`: `rank // top_k`, so that the experts of one token have `rank` together.
-    `total`: `rank // num_experts`, so that all experts of a layer have.
+    `per-expert`: `rank` itself. `active`: `rank // top_k`, so that the experts of one token have `rank`
+    together. `total`: `rank // num_experts`, so that all experts of a layer have.
     """
     share = {"per-expert": 1, "active": top_k, "total": num_experts}[rule]
     return max(1, rank // share)
@@ -40,12 +42,13 @@ def effective_rank(rank: int, rule: RankRule, num_experts: int, top_k: int) -> i
 class AdapterConfig(Settings):
     """How a model is adapted.
 
-    `train` says for each group `lora` (low-rank factors beside frozen weights), `full` (the weights themselves),
-    `freeze`, or for routers `bias` (their biases alone, the selection bias too); groups that are not named keep the
-    default: LoRA on attention, experts, shared and dense feed-forwards. The factors' product is multiplied by `alpha`
-    over their rank. `dropout` acts on what the factors read. `dora` learns the length of each output row beside its
-    direction. `quant`: the frozen matrices of attention, experts, shared and dense feed-forwards are kept in 8 or 4
-    bits, each `quant_block` numbers of a row with a scale of their own. `seed`: of the factors' start.
+    `train` says for each group `lora` (low-rank factors beside frozen weights), `full` (the weights
+    themselves), `freeze`, or for routers `bias` (their biases alone, the selection bias too); groups that are
+    not named keep the default: LoRA on attention, experts, shared and dense feed-forwards. The factors'
+    product is multiplied by `alpha` over their rank. `dropout` acts on what the factors read. `dora` learns
+    the length of each output row beside its direction. `quant`: the frozen matrices of attention, experts,
+    shared and dense feed-forwards are kept in 8 or 4 bits, each `quant_block` numbers of a row with a scale
+    of their own. `seed`: of the factors' start.
     """
 
     rank: int = Field(16, gt=0)
@@ -74,12 +77,16 @@ class AdapterConfig(Settings):
     def _check(self) -> Self:
         for group in _NO_LORA:
             if self.train[group] == "lora":  # type: ignore[index]
-                raise ValueError(f"'{group}' takes full or freeze: it has no matrix product to put factors beside")
+                raise ValueError(
+                    f"'{group}' takes full or freeze: it has no matrix product to put factors beside"
+                )
         for group, treatment in self.train.items():
             if treatment == "bias" and group != "router":
                 raise ValueError(f"'{group}' takes lora, full or freeze: 'bias' is for routers")
         if all(treatment == "freeze" for treatment in self.train.values()):
-            raise ValueError("every group is frozen, so nothing would be trained; give one of them lora or full")
+            raise ValueError(
+                "every group is frozen, so nothing would be trained; give one of them lora or full"
+            )
         return self
 
     def expert_rank(self, num_experts: int, top_k: int) -> int:

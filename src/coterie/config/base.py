@@ -21,9 +21,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 class Settings(BaseModel):
-    """Base of every settings object: frozen, strict about keys, readable from a mapping, YAML or dotted overrides."""
+    """Base of every settings object: frozen, strict about keys, readable from a mapping, YAML or dotted
+    overrides.
+    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=False
+    )
     other_names: ClassVar[Mapping[str, str]] = {}  # names of other tools -> ours
 
     @classmethod
@@ -61,7 +65,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a YAML file"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
     if data is None:

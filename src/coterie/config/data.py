@@ -12,8 +12,9 @@ from coterie.config.base import Settings
 class SourceConfig(Settings):
     """One source: a file, a directory, `primer[@version]` or `hf://owner/name[:split]`.
 
-    `weight`: how often each of its training documents is seen in one epoch (2: twice; 0.5: half of them). `name`: the
-    slice its documents are counted under (default: told from the file). `max_bytes`: reading stops there.
+    `weight`: how often each of its training documents is seen in one epoch (2: twice; 0.5: half of them).
+    `name`: the slice its documents are counted under (default: told from the file). `max_bytes`: reading
+    stops there.
     """
 
     path: str = Field(min_length=1)

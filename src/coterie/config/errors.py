@@ -2,7 +2,9 @@
 
 
 class CoterieError(Exception):
-    """Base of every error meant for a user; the command line prints it as one line and exits with `exit_code`."""
+    """Base of every error meant for a user; the command line prints it as one line and exits with
+    `exit_code`.
+    """
 
     exit_code = 1
 

@@ -1,4 +1,6 @@
-"""Files: their hash; small ones whole or not at all, under another name first; JSON objects in one clear line."""
+"""Files: their hash; small ones whole or not at all, under another name first; JSON objects in one clear
+line.
+"""
 
 from __future__ import annotations
 

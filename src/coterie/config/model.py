@@ -1,4 +1,6 @@
-"""What a Transformer is, as data: every difference between families is a field here, never a branch on a name."""
+"""What a Transformer is, as data: every difference between families is a field here, never a branch on a
+name.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from coterie.config.base import Settings
 class RopeScaling(Settings):
     """Frequency scaling for long contexts (architectures.md 0.2).
 
-    `linear`: divide all by `factor`. `llama3`: by wavelength, `low_freq_factor` and `high_freq_factor`. `yarn`: a ramp
-    between the dimensions that turn `beta_fast` and `beta_slow` times in the original context, rounded outwards where
-    `truncate`; cos and sin are multiplied by `attention_factor`, by default g(mscale) / g(mscale_all_dim) where both
-    are given and else g(1), with g(m) = 0.1 m ln(factor) + 1. `MLAConfig` also multiplies its softmax scale by
-    g(mscale_all_dim)^2.
+    `linear`: divide all by `factor`. `llama3`: by wavelength, `low_freq_factor` and `high_freq_factor`.
+    `yarn`: a ramp between the dimensions that turn `beta_fast` and `beta_slow` times in the original context,
+    rounded outwards where `truncate`; cos and sin are multiplied by `attention_factor`, by default g(mscale)
+    / g(mscale_all_dim) where both are given and else g(1), with g(m) = 0.1 m ln(factor) + 1. `MLAConfig` also
+    multiplies its softmax scale by g(mscale_all_dim)^2.
     """
 
     kind: Literal["llama3", "linear", "yarn"]
@@ -55,7 +57,9 @@ class RopeConfig(Settings):
 
 
 class TemperatureConfig(Settings):
-    """Queries times `log1p(floor((position + 1) / floor_scale)) * scale + 1` (Llama 4, layers without positions)."""
+    """Queries times `log1p(floor((position + 1) / floor_scale)) * scale + 1` (Llama 4, layers without
+    positions).
+    """
 
     floor_scale: int = Field(8192, gt=0)
     scale: float = 0.1
@@ -64,10 +68,10 @@ class TemperatureConfig(Settings):
 class AttentionConfig(Settings):
     """Grouped-query attention of one layer.
 
-    `rope=None` is a layer without positions. `mask`: `causal` j <= i; `sliding` i - window < j <= i; `chunked` j <= i
-    in the same chunk of `window` positions. `qk_norm`: `head` is an RMSNorm with weight per head before rope, `full` an
-    RMSNorm over the whole projection before the split, `weightless` an RMS per head after rope.
-    `sinks`: one learnt score per query head joins the softmax without a value.
+    `rope=None` is a layer without positions. `mask`: `causal` j <= i; `sliding` i - window < j <= i;
+    `chunked` j <= i in the same chunk of `window` positions. `qk_norm`: `head` is an RMSNorm with weight per
+    head before rope, `full` an RMSNorm over the whole projection before the split, `weightless` an RMS per
+    head after rope. `sinks`: one learnt score per query head joins the softmax without a value.
     """
 
     kind: Literal["gqa"] = "gqa"
@@ -87,7 +91,9 @@ class AttentionConfig(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
+            raise ValueError(
+                f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}"
+            )
         if self.rope is not None and self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} must be even for rotary positions")
         if (self.mask != "causal") != (self.window is not None):
@@ -100,9 +106,10 @@ class AttentionConfig(Settings):
 class MLAConfig(Settings):
     """Multi-head latent attention of one layer (DeepSeek; architectures.md section 3).
 
-    Keys and values of all heads come from one normed latent of `kv_rank` numbers and one rotated key of `rope_dim`
-    shared by the heads; only these are cached. A query or key head is `nope_dim` plain numbers, then `rope_dim` rotated
-    ones. `q_rank`: width of the queries' own normed latent (None: one full matrix). `latent_eps`: of the two norms.
+    Keys and values of all heads come from one normed latent of `kv_rank` numbers and one rotated key of
+    `rope_dim` shared by the heads; only these are cached. A query or key head is `nope_dim` plain numbers,
+    then `rope_dim` rotated ones. `q_rank`: width of the queries' own normed latent (None: one full matrix).
+    `latent_eps`: of the two norms.
     """
 
     kind: Literal["mla"] = "mla"
@@ -140,10 +147,10 @@ class FeedForwardConfig(Settings):
 class RouterConfig(Settings):
     """How tokens choose experts (architectures.md section 9).
 
-    `score`: function of the logits. `score_after_topk`: choose on raw logits, score only the chosen. `select_bias`: a
-    buffer added to scores for selection alone. `num_groups`/`top_groups`: choose groups first, by `group_score`; the
-    others are filled with `group_fill`. `renormalize`: weights divided by their sum. `scale`: weights times this.
-    `apply_to`: the weight multiplies the expert's `input` or its `output`.
+    `score`: function of the logits. `score_after_topk`: choose on raw logits, score only the chosen.
+    `select_bias`: a buffer added to scores for selection alone. `num_groups`/`top_groups`: choose groups
+    first, by `group_score`; the others are filled with `group_fill`. `renormalize`: weights divided by their
+    sum. `scale`: weights times this. `apply_to`: the weight multiplies the expert's `input` or its `output`.
     """
 
     num_experts: int = Field(gt=0)
@@ -165,7 +172,9 @@ class RouterConfig(Settings):
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k {self.top_k} is larger than num_experts {self.num_experts}")
         if self.num_experts % self.num_groups:
-            raise ValueError(f"num_experts {self.num_experts} must be a multiple of num_groups {self.num_groups}")
+            raise ValueError(
+                f"num_experts {self.num_experts} must be a multiple of num_groups {self.num_groups}"
+            )
         if self.top_groups > self.num_groups:
             raise ValueError(f"top_groups {self.top_groups} is larger than num_groups {self.num_groups}")
         if self.top_k > self.top_groups * (self.num_experts // self.num_groups):
@@ -188,7 +197,9 @@ class BalanceConfig(Settings):
 
 
 class ClampedConfig(Settings):
-    """Experts with biases and `(up + 1) * gate * sigmoid(alpha * gate)`, gate <= limit, |up| <= limit (gpt-oss)."""
+    """Experts with biases and `(up + 1) * gate * sigmoid(alpha * gate)`, gate <= limit, |up| <= limit
+    (gpt-oss).
+    """
 
     alpha: float = 1.702
     limit: float = Field(7.0, gt=0)
@@ -237,9 +248,11 @@ class BlockConfig(Settings):
 class ModelConfig(Settings):
     """A whole model. `family` is the Hugging Face `model_type`; `extra` holds its unknown `config.json` keys.
 
-    `num_mtp_layers`: layers for multi-token prediction after the last block, each with the last block's settings.
+    `num_mtp_layers`: layers for multi-token prediction after the last block, each with the last block's
+    settings.
 
-    `norm_rounding`: RMSNorm rounds to the activations' dtype before or after its weight (architectures.md 0.1).
+    `norm_rounding`: RMSNorm rounds to the activations' dtype before or after its weight (architectures.md
+    0.1).
     """
 
     family: str

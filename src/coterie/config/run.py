@@ -14,11 +14,12 @@ from coterie.config.model import BalanceConfig
 class OptimiserConfig(Settings):
     """AdamW for everything, or Muon for the matrices and AdamW for the rest.
 
-    One `lr` serves both: Muon's update is scaled to the root mean square of AdamW's. Matrices, the head and the router
-    decay by `lr * weight_decay` per step; norms and biases never do; the embedding where `decay_embeddings`.
-    `expert_lr` is a factor on `lr` for routed experts: where their weights sum to 1, each of K experts moves the output
-    by only 1/K of its own change, and K makes up for it. `router_lr` is a factor for routers: a step of AdamW moves a
-    router's scores by about `lr` times the width, and a large move sends tokens to experts that have not seen them.
+    One `lr` serves both: Muon's update is scaled to the root mean square of AdamW's. Matrices, the head and
+    the router decay by `lr * weight_decay` per step; norms and biases never do; the embedding where
+    `decay_embeddings`. `expert_lr` is a factor on `lr` for routed experts: where their weights sum to 1, each
+    of K experts moves the output by only 1/K of its own change, and K makes up for it. `router_lr` is a
+    factor for routers: a step of AdamW moves a router's scores by about `lr` times the width, and a large
+    move sends tokens to experts that have not seen them.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -42,8 +43,9 @@ class OptimiserConfig(Settings):
 class ScheduleConfig(Settings):
     """Learning rate over the run, as a factor of the optimiser's `lr`.
 
-    `wsd`: linear warmup, flat, then linear decay over the last `decay_fraction` of the steps. `cosine`: warmup, then a
-    half cosine. `constant`: warmup, then flat. Both decays end at `final_ratio`. `warmup_steps` replaces the fraction.
+    `wsd`: linear warmup, flat, then linear decay over the last `decay_fraction` of the steps. `cosine`:
+    warmup, then a half cosine. `constant`: warmup, then flat. Both decays end at `final_ratio`.
+    `warmup_steps` replaces the fraction.
     """
 
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
@@ -54,7 +56,11 @@ class ScheduleConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.kind == "wsd" and self.warmup_steps is None and self.warmup_fraction + self.decay_fraction > 1:
+        if (
+            self.kind == "wsd"
+            and self.warmup_steps is None
+            and self.warmup_fraction + self.decay_fraction > 1
+        ):
             raise ValueError("warmup_fraction + decay_fraction must not be more than 1")
         return self
 
@@ -62,9 +68,10 @@ class ScheduleConfig(Settings):
 class RunSettings(Settings):
     """What every run has, whatever it trains.
 
-    `accumulate`: micro-batches per optimiser step. `save_every` and `eval_every` count steps (0: only at the end);
-    `keep` is the number of checkpoints kept. `threads`: None leaves PyTorch's own choice. `free_to_change`: settings
-    that may differ when a run is taken up again, because they do not change what is computed.
+    `accumulate`: micro-batches per optimiser step. `save_every` and `eval_every` count steps (0: only at the
+    end); `keep` is the number of checkpoints kept. `threads`: None leaves PyTorch's own choice.
+    `free_to_change`: settings that may differ when a run is taken up again, because they do not change what
+    is computed.
     """
 
     free_to_change: ClassVar[frozenset[str]] = frozenset(
@@ -87,11 +94,11 @@ class RunSettings(Settings):
 class TrainConfig(RunSettings):
     """One training run.
 
-    `model`: keys of a Hugging Face `config.json` with its `model_type`, or `from: PATH` to go on from a checkpoint's
-    weights. The budget is `tokens` or `steps`. One optimiser step sees `batch_rows * accumulate` rows. `balance`
-    replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared data is kept (default: `data` in `out`).
-    `mtp_weight`: of the loss of layers for multi-token prediction (`num_nextn_predict_layers` of deepseek_v3; DeepSeek
-    used 0.3, later 0.1).
+    `model`: keys of a Hugging Face `config.json` with its `model_type`, or `from: PATH` to go on from a
+    checkpoint's weights. The budget is `tokens` or `steps`. One optimiser step sees `batch_rows * accumulate`
+    rows. `balance` replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared data is kept
+    (default: `data` in `out`). `mtp_weight`: of the loss of layers for multi-token prediction
+    (`num_nextn_predict_layers` of deepseek_v3; DeepSeek used 0.3, later 0.1).
     """
 
     free_to_change: ClassVar[frozenset[str]] = RunSettings.free_to_change | {"track", "data_dir"}
@@ -114,10 +121,14 @@ class TrainConfig(RunSettings):
         if (self.tokens is None) == (self.steps is None):
             raise ValueError("give the budget as 'tokens' or as 'steps', and not both")
         if ("from" in self.model) == ("model_type" in self.model):
-            raise ValueError("'model' needs either 'model_type' (with config.json keys) or 'from' (a checkpoint)")
+            raise ValueError(
+                "'model' needs either 'model_type' (with config.json keys) or 'from' (a checkpoint)"
+            )
         BalanceConfig.from_dict(self.balance, "balance")
         if "from" in self.model and len(self.model) > 1:
-            raise ValueError("'model.from' takes its settings from the checkpoint; remove the other model keys")
+            raise ValueError(
+                "'model.from' takes its settings from the checkpoint; remove the other model keys"
+            )
         return self
 
     def num_steps(self, row_tokens: int) -> int:

@@ -16,8 +16,8 @@ from coterie.config.model import ModelConfig, MoEConfig
 class ExpertSelection(Settings):
     """Chosen experts by layer, in the schema of ESFT's files: `{"experts": {"1": [3, 5]}, ...}`.
 
-    `shared_experts`: the always-on experts are meant too; `non_expert_modules`: and everything that is no expert.
-    Layers are numbered as in the checkpoint; layers that are not named have no expert chosen.
+    `shared_experts`: the always-on experts are meant too; `non_expert_modules`: and everything that is no
+    expert. Layers are numbered as in the checkpoint; layers that are not named have no expert chosen.
     """
 
     experts: dict[int, tuple[int, ...]] = Field(min_length=1)
@@ -47,11 +47,15 @@ class ExpertSelection(Settings):
         write_json(path, self.to_dict(), indent=None)
 
     def check(self, config: ModelConfig) -> None:
-        """Errors: `ConfigError` when a layer of this model has no experts, or not the chosen ones, or none is left."""
+        """Errors: `ConfigError` when a layer of this model has no experts, or not the chosen ones, or none is
+        left.
+        """
         for layer, chosen in self.experts.items():
             ffn = config.blocks[layer].ffn if 0 <= layer < config.num_layers else None
             if not isinstance(ffn, MoEConfig):
-                raise ConfigError(f"experts: layer {layer} of this {config.family} model has none; select again for it")
+                raise ConfigError(
+                    f"experts: layer {layer} of this {config.family} model has none; select again for it"
+                )
             wrong = [expert for expert in chosen if not 0 <= expert < ffn.router.num_experts]
             if wrong:
                 raise ConfigError(

@@ -31,19 +31,20 @@ ALIASES = {
 class TuneConfig(RunSettings):
     """One tuning run; names of other tools (`ALIASES`) are understood.
 
-    `model`: a checkpoint directory, hub id, or an adapter's directory (whose factors are then trained further). `data`:
-    sources of examples; their kind chooses the objective where it is `auto`. `train`: what happens to each group, over
-    what `method` does by itself. `experts`: a file of chosen experts (of `coterie select`) that alone are trained.
-    `router`: policy for routers (freeze, full, lora, bias: their biases alone, or dense-grad: in full, learning from
-    the experts that were not chosen too); None is what the method does. `balance`: the balance losses as the model
-    declares them (arch), none, or a coefficient; `balance_prompts`: whether tokens that are not learnt count in the
-    statistics.
+    `model`: a checkpoint directory, hub id, or an adapter's directory (whose factors are then trained
+    further). `data`: sources of examples; their kind chooses the objective where it is `auto`. `train`: what
+    happens to each group, over what `method` does by itself. `experts`: a file of chosen experts (of `coterie
+    select`) that alone are trained. `router`: policy for routers (freeze, full, lora, bias: their biases
+    alone, or dense-grad: in full, learning from the experts that were not chosen too); None is what the
+    method does. `balance`: the balance losses as the model declares them (arch), none, or a coefficient;
+    `balance_prompts`: whether tokens that are not learnt count in the statistics.
 
-    Budget: `steps`, else `epochs` over the data. `row_length` None: what the longest example needs, at most the model's
-    positions; `batch_rows` None: about 4096 tokens a step, fewer for few examples; `lr` None: by method and size.
-    `eval`: share of the examples held out (by content), or a file. `retention`: what must not be forgotten (`primer`, a
-    text source, or none); more than `max_forgetting` bits per byte lost ends the run without a result. `guard`: what
-    happens when routing goes astray. `on_bad`: whether examples that cannot be used stop the run.
+    Budget: `steps`, else `epochs` over the data. `row_length` None: what the longest example needs, at most
+    the model's positions; `batch_rows` None: about 4096 tokens a step, fewer for few examples; `lr` None: by
+    method and size. `eval`: share of the examples held out (by content), or a file. `retention`: what must
+    not be forgotten (`primer`, a text source, or none); more than `max_forgetting` bits per byte lost ends
+    the run without a result. `guard`: what happens when routing goes astray. `on_bad`: whether examples that
+    cannot be used stop the run.
     """
 
     other_names: ClassVar[Mapping[str, str]] = ALIASES
@@ -107,7 +108,9 @@ class TuneConfig(RunSettings):
         if isinstance(self.balance, float) and self.balance < 0:
             raise ValueError(f"balance {self.balance} must not be negative")
         if self.method == "esft" and self.experts is None:
-            raise ValueError("method esft trains chosen experts; give their file (of coterie select) as 'experts'")
+            raise ValueError(
+                "method esft trains chosen experts; give their file (of coterie select) as 'experts'"
+            )
         if self.router is not None and "router" in self.train:
             raise ValueError("'router' and 'train.router' both say what happens to routers; keep one")
         self.treatments()
@@ -132,7 +135,9 @@ class TuneConfig(RunSettings):
         unknown = [group for group in self.train if group not in ADAPTED_GROUPS]
         if unknown:
             hint = suggest(unknown[0], ADAPTED_GROUPS)
-            raise ConfigError(f"train: unknown group '{unknown[0]}'{hint}; groups: {', '.join(ADAPTED_GROUPS)}")
+            raise ConfigError(
+                f"train: unknown group '{unknown[0]}'{hint}; groups: {', '.join(ADAPTED_GROUPS)}"
+            )
         return adapted | self.train
 
     def adapter(self) -> AdapterConfig:
@@ -159,6 +164,8 @@ def parse_train(text: str) -> dict[str, str]:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         group, equals, treatment = part.partition("=")
         if not equals or not group or not treatment:
-            raise ConfigError(f"--train {part}: write group=lora, group=full or group=freeze, separated by commas")
+            raise ConfigError(
+                f"--train {part}: write group=lora, group=full or group=freeze, separated by commas"
+            )
         result[group.strip()] = treatment.strip()
     return result

@@ -1,1 +1,3 @@
-"""Layer 2: sources, dedup, split, token shards, rows and their order. Imports neither torch nor transformers."""
+"""Layer 2: sources, dedup, split, token shards, rows and their order. Imports neither torch nor
+transformers.
+"""

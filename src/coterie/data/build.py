@@ -1,7 +1,8 @@
 """`prepare`: sources to deduplicated, split, tokenised shards with a data card, done once and found again.
 
-The result is one directory named by a hash of everything that decides it. It is written under a temporary name and
-renamed when complete, so a directory that has its final name is whole; reuse still checks every file's hash.
+The result is one directory named by a hash of everything that decides it. It is written under a temporary
+name and renamed when complete, so a directory that has its final name is whole; reuse still checks every
+file's hash.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ from coterie.data.split import place, split
 from coterie.text.tokenizer import Tokenizer
 
 _FORMAT = 1  # raise when the same settings and sources would give other tokens
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 _TRAIN_SAMPLE_BYTES = 4_000_000  # of text for the tokenizer: more changes few merges and costs time
 _TRAIN_DOCUMENT_CHARS = 65536
 
@@ -53,7 +59,9 @@ class Prepared:
         return PackedRows(self.train, row_length or self.row_length)
 
     def heldout_documents(self) -> list[tuple[str, np.ndarray, int]]:
-        """(slice, token ids with their leading end-of-text, UTF-8 bytes of the text) of every held-out document."""
+        """(slice, token ids with their leading end-of-text, UTF-8 bytes of the text) of every held-out
+        document.
+        """
         shards = self.heldout
         return [
             (shards.slice_names[shards.slices[index]], shards.document(index), int(shards.num_bytes[index]))
@@ -64,14 +72,16 @@ class Prepared:
 def prepare(config: DataConfig, out_dir: str | Path, progress: Progress | None = None) -> Prepared:
     """Read, deduplicate, split, train or load the tokenizer, write shards and `card.json` below `out_dir`.
 
-    `progress` is called with one line per stage. A complete, undamaged result for the same settings and unchanged
-    sources is reused. Errors: `DataError`.
+    `progress` is called with one line per stage. A complete, undamaged result for the same settings and
+    unchanged sources is reused. Errors: `DataError`.
     """
     tell = progress or (lambda line: None)
     for source in config.sources:
         root = Path(source.path).expanduser()
         if root.is_dir() and Path(out_dir).resolve().is_relative_to(root.resolve()):
-            raise DataError(f"{source.path}: holds {out_dir}, where the result goes; choose an 'out' outside the text")
+            raise DataError(
+                f"{source.path}: holds {out_dir}, where the result goes; choose an 'out' outside the text"
+            )
     final = Path(out_dir) / f"data-{_key(config)}"
     if final.exists():
         try:
@@ -98,7 +108,9 @@ def prepare(config: DataConfig, out_dir: str | Path, progress: Progress | None =
 
 
 def _key(config: DataConfig) -> str:
-    """Names the result: settings, sources' names, sizes and times, and for the primer the interpreter it reads."""
+    """Names the result: settings, sources' names, sizes and times, and for the primer the interpreter it
+    reads.
+    """
     import platform
 
     settings = config.to_dict()
@@ -141,7 +153,9 @@ def _build(config: DataConfig, directory: Path, tell: Progress) -> None:
         notes=notes,
         settings=config.to_dict(),
     )
-    tell(f"data: {shards['train'].num_tokens:,} training and {shards['heldout'].num_tokens:,} held-out tokens")
+    tell(
+        f"data: {shards['train'].num_tokens:,} training and {shards['heldout'].num_tokens:,} held-out tokens"
+    )
     (directory / "card.json").write_text(json.dumps(card.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
@@ -158,7 +172,9 @@ def _open(directory: Path, config: DataConfig) -> Prepared:
 
 
 def _mixed(documents: Sequence[Document], seed: int) -> list[Document]:
-    """Each document as often as its weight says (a fraction by content), in a seeded order that mixes the slices."""
+    """Each document as often as its weight says (a fraction by content), in a seeded order that mixes the
+    slices.
+    """
     copies = [
         document
         for document in documents

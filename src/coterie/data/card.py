@@ -20,7 +20,9 @@ class SliceCount:
 
 @dataclass(frozen=True)
 class DataCard:
-    """`train` counts documents as often as an epoch shows them (mixture weights); `heldout` counts each once."""
+    """`train` counts documents as often as an epoch shows them (mixture weights); `heldout` counts each
+    once.
+    """
 
     read_documents: int
     read_bytes: int
@@ -41,14 +43,21 @@ class DataCard:
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text one token stands for, on held-out text (which the tokenizer has not been trained on)."""
+        """Bytes of text one token stands for, on held-out text (which the tokenizer has not been trained
+        on).
+        """
         heldout = self.total("heldout")
         return heldout.num_bytes / heldout.tokens
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, derived numbers included."""
         totals = {side: asdict(self.total(side)) for side in ("train", "heldout")}
-        return {**asdict(self), "notes": list(self.notes), "totals": totals, "bytes_per_token": self.bytes_per_token}
+        return {
+            **asdict(self),
+            "notes": list(self.notes),
+            "totals": totals,
+            "bytes_per_token": self.bytes_per_token,
+        }
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> DataCard:
@@ -73,7 +82,9 @@ class DataCard:
                 lines.append(
                     f"  {name:<24} {count.documents:>9,} {count.num_bytes:>13,} {count.tokens:>12,} {share:>6.1%}"
                 )
-        lines.append(f"tokenizer {self.vocab_size:,} ids, {self.bytes_per_token:.2f} bytes per token on held-out text")
+        lines.append(
+            f"tokenizer {self.vocab_size:,} ids, {self.bytes_per_token:.2f} bytes per token on held-out text"
+        )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 

@@ -1,7 +1,8 @@
 """Removal of repeated documents: equal after white space is evened out, or nearly equal by MinHash.
 
-The first of a group stays. Near-duplicates share at least `threshold` of their five-word shingles (Jaccard, estimated
-from 128 MinHash values; Broder 1997). Everything is seeded, so the same documents always give the same answer.
+The first of a group stays. Near-duplicates share at least `threshold` of their five-word shingles (Jaccard,
+estimated from 128 MinHash values; Broder 1997). Everything is seeded, so the same documents always give the
+same answer.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def content_digest(text: str) -> bytes:
 def deduplicate(
     documents: Sequence[Document], exact: bool = True, near: bool = True, threshold: float = 0.8
 ) -> tuple[list[Document], dict[str, int]]:
-    """Documents that stay, in order, and how many were dropped as `exact duplicate` and as `near duplicate`."""
+    """Documents that stay, in order, and how many were dropped as `exact duplicate` and as `near
+    duplicate`.
+    """
     kept = list(documents)
     counts: dict[str, int] = {}
     if exact:
@@ -90,10 +93,11 @@ def _digest(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
 
 
 def shingle_hashes(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """64-bit hashes of every five-word shingle of every text, flat, and the offsets (len + 1) where texts begin.
+    """64-bit hashes of every five-word shingle of every text, flat, and the offsets (len + 1) where texts
+    begin.
 
-    Words are runs of letters, digits and non-ASCII bytes, in lower case; every other visible character is a word of its
-    own. A text of fewer words has one shingle.
+    Words are runs of letters, digits and non-ASCII bytes, in lower case; every other visible character is a
+    word of its own. A text of fewer words has one shingle.
     """
     parts: list[npt.NDArray[np.uint64]] = []
     counts: list[npt.NDArray[np.int64]] = []
@@ -115,7 +119,9 @@ def shingle_hashes(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.ND
 def _shingle_batch(
     batch: list[bytes], parts: list[npt.NDArray[np.uint64]], counts: list[npt.NDArray[np.int64]]
 ) -> None:
-    """Append the shingles of one batch: array arithmetic modulo 2^64, a word's hash is a difference of prefix sums."""
+    """Append the shingles of one batch: array arithmetic modulo 2^64, a word's hash is a difference of prefix
+    sums.
+    """
     raw = np.frombuffer(b" ".join(batch) + b" ", dtype=np.uint8)
     kind = _KIND[raw]
     word = kind == 1
@@ -137,7 +143,9 @@ def _shingle_batch(
     last = np.searchsorted(starts, document_ends)  # one past each document's last word
     first = np.concatenate(([0], last[:-1]))
     num_shingles = np.maximum(last - first - SHINGLE_WORDS + 1, np.minimum(last - first, 1))
-    place = np.arange(int(num_shingles.sum())) - np.repeat(np.cumsum(num_shingles) - num_shingles, num_shingles)
+    place = np.arange(int(num_shingles.sum())) - np.repeat(
+        np.cumsum(num_shingles) - num_shingles, num_shingles
+    )
     begin, end = place + np.repeat(first, num_shingles), np.repeat(last, num_shingles)
     padded = np.concatenate((words, np.zeros(SHINGLE_WORDS, dtype=np.uint64)))
     value = np.zeros(len(begin), dtype=np.uint64)
@@ -156,7 +164,10 @@ def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def _kinds() -> npt.NDArray[np.uint8]:
     """0 white space and control, 1 part of a word, 2 a word by itself."""
-    kinds = [0 if byte <= 32 or byte == 127 else 1 if byte >= 128 or chr(byte).isalnum() else 2 for byte in range(256)]
+    kinds = [
+        0 if byte <= 32 or byte == 127 else 1 if byte >= 128 or chr(byte).isalnum() else 2
+        for byte in range(256)
+    ]
     return np.array(kinds, dtype=np.uint8)
 
 

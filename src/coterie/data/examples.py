@@ -1,7 +1,7 @@
 """Tuning examples from files of every common format, with file and line.
 
-A file is of one kind, which its first record shows. A record that cannot be read is a `Problem` with its line; nothing
-is left out in silence.
+A file is of one kind, which its first record shows. A record that cannot be read is a `Problem` with its
+line; nothing is left out in silence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class ExampleSet:
 
 
 def read_examples(source: str, limit: int | None = None) -> ExampleSet:
-    """All examples of one source: JSONL, JSON, Parquet, a directory of them, hf://owner/name, '-', `starter`, `tools`.
+    """All examples of one source: JSONL, JSON, Parquet, a directory of them, hf://owner/name, '-', `starter`,
+    `tools`.
 
     `name:0.3` takes that share of it, `name#500` that many (evenly spread). `limit`: stop after so many.
     Errors: `DataError` for a source that cannot be read, holds nothing, or mixes kinds.
@@ -42,7 +43,9 @@ def read_examples(source: str, limit: int | None = None) -> ExampleSet:
         try:
             kind = kind_of(record)
             if found.format and kind != found.format:
-                raise DataError(f"is of the kind '{kind}' in a source that began with '{found.format}'; separate them")
+                raise DataError(
+                    f"is of the kind '{kind}' in a source that began with '{found.format}'; separate them"
+                )
             found.format = found.format or kind
             found.examples.append(READERS[kind](record, origin))
         except DataError as error:
@@ -60,7 +63,9 @@ def read_examples(source: str, limit: int | None = None) -> ExampleSet:
 
 
 def read_all(sources: Sequence[str]) -> ExampleSet:
-    """The examples of several sources in turn. Errors: `DataError`, also when their kinds do not go together."""
+    """The examples of several sources in turn. Errors: `DataError`, also when their kinds do not go
+    together.
+    """
     merged = ExampleSet()
     for source in sources:
         found = read_examples(source)
@@ -69,7 +74,9 @@ def read_all(sources: Sequence[str]) -> ExampleSet:
         merged.problems += found.problems
     kinds = {_purpose(example) for example in merged.examples}
     if len(kinds) > 1:
-        raise DataError(f"{', '.join(sources)}: hold {' and '.join(sorted(kinds))}; tune on one of them at a time")
+        raise DataError(
+            f"{', '.join(sources)}: hold {' and '.join(sorted(kinds))}; tune on one of them at a time"
+        )
     return merged
 
 

@@ -95,7 +95,9 @@ def kind_of(record: Mapping[str, Any]) -> str:
         return "tokens"
     if len(both := sorted(has & {"messages", "conversations", "text"})) > 1:
         raise DataError(f"has {' and '.join(both)}, so it is not clear which is meant; keep one of them")
-    if {"chosen", "rejected"} <= has or ("messages" in has and has & {"rejected_response", "rejected_messages"}):
+    if {"chosen", "rejected"} <= has or (
+        "messages" in has and has & {"rejected_response", "rejected_messages"}
+    ):
         return "preference"
     if has & {"label", "kto_tag"} and (has & {"messages", "conversations"} or _pick(record, _ANSWER)):
         return "labelled"
@@ -121,7 +123,11 @@ def _pick(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
 def _turns(value: Any, name: str) -> list[Message]:
     """A list of messages in the OpenAI or the ShareGPT form."""
     value = json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
-    if not isinstance(value, list | tuple) or not value or not all(isinstance(turn, Mapping) for turn in value):
+    if (
+        not isinstance(value, list | tuple)
+        or not value
+        or not all(isinstance(turn, Mapping) for turn in value)
+    ):
         raise DataError(f"field '{name}' is no list of messages")
     return [_turn(turn) for turn in value]
 
@@ -168,11 +174,14 @@ def _chat(record: Mapping[str, Any], origin: Origin, turns: list[Message], given
 
 def _learnt(turns: Sequence[Message], given: Any) -> tuple[bool, ...] | None:
     """Marks per message: `loss`, `train` or `weight` of the turns themselves, where any has one."""
-    marks = [next((turn[key] for key in ("loss", "train", "weight") if key in turn), None) for turn in given or ()]
+    marks = [
+        next((turn[key] for key in ("loss", "train", "weight") if key in turn), None) for turn in given or ()
+    ]
     if all(mark is None for mark in marks):
         return None
     return tuple(
-        message.role == "assistant" if mark is None else bool(mark) for message, mark in zip(turns, marks, strict=True)
+        message.role == "assistant" if mark is None else bool(mark)
+        for message, mark in zip(turns, marks, strict=True)
     )
 
 
@@ -217,7 +226,9 @@ def _read_completion(record: Mapping[str, Any], origin: Origin) -> ChatExample |
 def _continued(
     record: Mapping[str, Any], origin: Origin, prompt: Any, completion: Any, name: str
 ) -> ChatExample | PairExample:
-    """A beginning and what follows it: both plain text, or both messages (a text then counts as one message)."""
+    """A beginning and what follows it: both plain text, or both messages (a text then counts as one
+    message).
+    """
     if isinstance(prompt, str) and isinstance(completion, str):
         if not completion:
             raise DataError(f"field '{name}' is empty, so there is nothing to learn")

@@ -19,7 +19,9 @@ LONG_LINE = 100_000  # characters; such lines are nearly always data, not text
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault. `line` counts from 1 (records in Parquet, the Hub and the primer); 0 is the file as a whole."""
+    """One fault. `line` counts from 1 (records in Parquet, the Hub and the primer); 0 is the file as a
+    whole.
+    """
 
     path: str
     line: int
@@ -39,7 +41,11 @@ class LintReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"files": self.files, "documents": self.documents, "problems": [asdict(p) for p in self.problems]}
+        return {
+            "files": self.files,
+            "documents": self.documents,
+            "problems": [asdict(p) for p in self.problems],
+        }
 
     def to_text(self) -> str:
         """One line per problem and one of counts."""

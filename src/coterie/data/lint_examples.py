@@ -1,4 +1,6 @@
-"""Lint of tuning examples: what would be learnt, token by token, and everything that is wrong, before any training."""
+"""Lint of tuning examples: what would be learnt, token by token, and everything that is wrong, before any
+training.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ _GREEN, _DIM, _PLAIN = "\033[32m", "\033[2m", "\033[0m"
 class ExamplesReport:
     """What a source of examples holds. What needs a tokenizer is None without one.
 
-    `tokens`: length of sequences at the percentiles 0, 50, 90, 99 and 100. `filled`: share of the positions of packed
-    rows that are used. `learnt`: share of tokens that are learnt. `notes` are no faults.
+    `tokens`: length of sequences at the percentiles 0, 50, 90, 99 and 100. `filled`: share of the positions
+    of packed rows that are used. `learnt`: share of tokens that are learnt. `notes` are no faults.
     """
 
     format: str
@@ -50,7 +52,9 @@ class ExamplesReport:
 
     def to_text(self, colour: bool = False) -> str:
         """Preview, problems and counts for people; learnt tokens in colour, or in brackets."""
-        lines = [line for shown in self.preview for line in (shown["origin"], _painted(shown["runs"], colour), "")]
+        lines = [
+            line for shown in self.preview for line in (shown["origin"], _painted(shown["runs"], colour), "")
+        ]
         lines += [*map(str, self.problems), *self.notes]
         if self.tokens is not None:
             spread = ", ".join(f"{name} {size:,}" for name, size in self.tokens.items())
@@ -63,14 +67,18 @@ class ExamplesReport:
 
 
 def holds_examples(source: str) -> bool:
-    """Whether a source holds examples to tune on, rather than plain text, by its first record that can be read."""
+    """Whether a source holds examples to tune on, rather than plain text, by its first record that can be
+    read.
+    """
     name = portion(source)[0]
     if name == "-" or name in EMBEDDED:
         return True
     path = Path(name).expanduser()
     records = JSONL | PARQUET | {".json"}
     files = [path] if path.is_file() else list(path.rglob("*")) if path.is_dir() else []
-    if not files or any(file.suffix not in records for file in files if file.is_file() and file.name[0] != "."):
+    if not files or any(
+        file.suffix not in records for file in files if file.is_file() and file.name[0] != "."
+    ):
         return False
     try:
         for _, record in read_records(str(path)):
@@ -84,9 +92,11 @@ def holds_examples(source: str) -> bool:
 def lint_examples(
     sources: Sequence[str], tokenizer: Tokenizer | None = None, row_length: int = 4096, show: int = 0
 ) -> ExamplesReport:
-    """Read every example; with a tokenizer also turn it into tokens, show the first ones and try its tool calls.
+    """Read every example; with a tokenizer also turn it into tokens, show the first ones and try its tool
+    calls.
 
-    Errors: `DataError` for sources that cannot be read or do not go together; faults of examples are in the report.
+    Errors: `DataError` for sources that cannot be read or do not go together; faults of examples are in the
+    report.
     """
     found = read_all(sources)
     report = ExamplesReport(found.format, len(found.examples), list(found.problems), list(_repeats(found)))
@@ -110,7 +120,9 @@ def lint_examples(
     report.rows, report.row_length = len(rows), row_length
     report.filled = sum(unit.positions for unit in result.units) / (len(rows) * row_length)
     report.learnt = result.num_learnt / result.num_tokens
-    report.preview = [_preview(unit, piece, tokenizer) for unit in result.units[:show] for piece in unit.pieces]
+    report.preview = [
+        _preview(unit, piece, tokenizer) for unit in result.units[:show] for piece in unit.pieces
+    ]
     return report
 
 
@@ -154,7 +166,9 @@ def _chats(example: Example) -> list[ChatExample]:
 
 
 def _calls_that_change(found: ExampleSet, tokenizer: Tokenizer) -> Iterator[Problem]:
-    """Tool calls that the parser of replies would not give back: the model would learn what nobody can read."""
+    """Tool calls that the parser of replies would not give back: the model would learn what nobody can
+    read.
+    """
     template = tokenizer.chat_template
     for example in found.examples if template is not None else ():
         for chat in _chats(example):

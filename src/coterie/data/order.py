@@ -1,7 +1,9 @@
-"""The order of training samples: a pure function of (seed, number), so a run's place in its data is one integer.
+"""The order of training samples: a pure function of (seed, number), so a run's place in its data is one
+integer.
 
-Sample i belongs to epoch i // num_rows; each epoch is its own permutation, computed, not stored (a Feistel network over
-the next power of four, walked until it lands inside; Black and Rogaway 2002). The number of processes plays no part.
+Sample i belongs to epoch i // num_rows; each epoch is its own permutation, computed, not stored (a Feistel
+network over the next power of four, walked until it lands inside; Black and Rogaway 2002). The number of
+processes plays no part.
 """
 
 from __future__ import annotations
@@ -44,17 +46,22 @@ class Order:
 def read_batches(
     rows: Sequence[Row], order: Order, start: int, batch_rows: int, rank: int = 0, world: int = 1
 ) -> Iterator[list[Row]]:
-    """Endless batches from sample number `start` on: batch n is samples start + [n * batch_rows, (n + 1) * batch_rows).
+    """Endless batches from sample number `start` on: batch n is samples start + [n * batch_rows, (n + 1) *
+    batch_rows).
 
-    Process `rank` of `world` gets every `world`-th of them from `rank` on: together they see the same global batch
-    whatever their number. Errors: `ConfigError` when the rows cannot be shared out evenly.
+    Process `rank` of `world` gets every `world`-th of them from `rank` on: together they see the same global
+    batch whatever their number. Errors: `ConfigError` when the rows cannot be shared out evenly.
     """
     if len(rows) != order.num_rows:
         raise ConfigError(f"the order is over {order.num_rows} rows, the data has {len(rows)}")
     if start < 0 or batch_rows < 1 or not 0 <= rank < world:
-        raise ConfigError(f"cannot read from sample {start}, {batch_rows} rows a batch, rank {rank} of {world}")
+        raise ConfigError(
+            f"cannot read from sample {start}, {batch_rows} rows a batch, rank {rank} of {world}"
+        )
     if batch_rows % world:
-        raise ConfigError(f"{batch_rows} rows a batch cannot be shared by {world} processes; use a multiple of {world}")
+        raise ConfigError(
+            f"{batch_rows} rows a batch cannot be shared by {world} processes; use a multiple of {world}"
+        )
 
     def batches() -> Iterator[list[Row]]:
         first = start

@@ -1,4 +1,6 @@
-"""Records as they stand in JSON lines, JSON, Parquet, directories, the Hub or standard input, with file and line."""
+"""Records as they stand in JSON lines, JSON, Parquet, directories, the Hub or standard input, with file and
+line.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from coterie.data.primer.lessons import lessons
 from coterie.data.sources import JSONL, PARQUET
 
 _STARTER = Path(__file__).parent / "conversations" / "starter.jsonl"
-EMBEDDED = ("starter", "tools")  # what comes with coterie: short conversations, and lessons in the use of tools
+EMBEDDED = (
+    "starter",
+    "tools",
+)  # what comes with coterie: short conversations, and lessons in the use of tools
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,9 @@ Records = Iterator[tuple[Origin, Mapping[str, Any] | Problem]]
 
 
 def read_records(source: str) -> Records:
-    """Every record of a source, or the problem that stands in its place. Errors: `DataError` for the source itself."""
+    """Every record of a source, or the problem that stands in its place. Errors: `DataError` for the source
+    itself.
+    """
     if source == "-":
         yield from _lines("standard input", sys.stdin.buffer)
         return
@@ -41,7 +48,9 @@ def read_records(source: str) -> Records:
         yield from _hub(source)
         return
     if source in EMBEDDED and Path(source).exists():
-        raise DataError(f"{source}: comes with coterie and lies here too; write ./{source} for yours, or rename it")
+        raise DataError(
+            f"{source}: comes with coterie and lies here too; write ./{source} for yours, or rename it"
+        )
     if source == "tools":
         yield from ((Origin(source, number), record) for number, record in enumerate(lessons(), 1))
         return
@@ -86,7 +95,11 @@ def _parsed(name: str, number: int, raw: bytes) -> Mapping[str, Any] | Problem:
         return Problem(name, number, f"is not UTF-8 at byte {error.start} of the line")
     except (ValueError, RecursionError) as error:
         return Problem(name, number, f"is not valid JSON ({error})")
-    return record if isinstance(record, dict) else Problem(name, number, f"holds a {type(record).__name__}, no object")
+    return (
+        record
+        if isinstance(record, dict)
+        else Problem(name, number, f"holds a {type(record).__name__}, no object")
+    )
 
 
 def _json(path: Path) -> Records:
@@ -124,7 +137,9 @@ def _hub(source: str) -> Records:
             yield Origin(source, number), dict(record)
     except CoterieError:
         raise
-    except Exception as error:  # the Hub's clients raise types of several libraries; all mean that it cannot be read
+    except (
+        Exception
+    ) as error:  # the Hub's clients raise types of several libraries; all mean that it cannot be read
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{source}: cannot be streamed from the Hub; check the name and the network ({reason})"

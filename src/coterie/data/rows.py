@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 class Row:
     """One training example of S positions.
 
-    `ids` (S,) int32; `targets` (S,) int32, the token that follows each; `weights` (S,) float32, 0 where not learnt.
-    `lengths`: the segments in order, which sum to S; when `num_padding` > 0 the last segment is that padding. Attention
-    stays inside a segment, and positions begin again at 0 in each. `judged`: what segments are to preference learning.
+    `ids` (S,) int32; `targets` (S,) int32, the token that follows each; `weights` (S,) float32, 0 where not
+    learnt. `lengths`: the segments in order, which sum to S; when `num_padding` > 0 the last segment is that
+    padding. Attention stays inside a segment, and positions begin again at 0 in each. `judged`: what segments
+    are to preference learning.
     """
 
     ids: npt.NDArray[np.int32]
@@ -38,9 +39,9 @@ class Row:
 class Judged:
     """One preference or one labelled continuation of a row: the next `segments` segments, in order.
 
-    A preference has the chosen segment, then the rejected one. A labelled continuation has its own segment and one of a
-    prompt with another's continuation. `reference`: log-probability of what is learnt in each segment under the
-    reference model (empty: not known yet). `margin`: by how much the chosen one is better.
+    A preference has the chosen segment, then the rejected one. A labelled continuation has its own segment
+    and one of a prompt with another's continuation. `reference`: log-probability of what is learnt in each
+    segment under the reference model (empty: not known yet). `margin`: by how much the chosen one is better.
     """
 
     segments: int
@@ -52,9 +53,9 @@ class Judged:
 class PackedRows(Sequence[Row]):
     """The token stream of `shards` cut every `row_length` tokens; row i is a pure function of i.
 
-    A segment begins at each document's leading end-of-text and at the row's start. The target of a document's last
-    token is the next end-of-text, the stream's own end included, so every token has one. Only the last row may be
-    padded.
+    A segment begins at each document's leading end-of-text and at the row's start. The target of a document's
+    last token is the next end-of-text, the stream's own end included, so every token has one. Only the last
+    row may be padded.
     """
 
     def __init__(self, shards: Shards, row_length: int) -> None:

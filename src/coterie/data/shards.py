@@ -1,8 +1,8 @@
 """Token shards on disk: Megatron's `.bin/.idx` pair, plus what it has no room for.
 
-`NAME.bin`: the tokens of all documents one after the other. `NAME.idx`: lengths and byte offsets (Megatron-Core,
-`indexed_dataset.py`). `NAME.documents.npy`: slice number and UTF-8 bytes of each document. `shard.json`: slice names,
-the tokenizer's hash, and size and SHA-256 of every file.
+`NAME.bin`: the tokens of all documents one after the other. `NAME.idx`: lengths and byte offsets
+(Megatron-Core, `indexed_dataset.py`). `NAME.documents.npy`: slice number and UTF-8 bytes of each document.
+`shard.json`: slice names, the tokenizer's hash, and size and SHA-256 of every file.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Shards:
     def read(self, begin: int, end: int) -> npt.NDArray[np.int32]:
         """Tokens [begin, end) of the stream, across shards, as int32."""
         if not 0 <= begin <= end <= self.num_tokens:
-            raise DataError(f"{self.directory}: tokens {begin} to {end} asked for, it holds {self.num_tokens}")
+            raise DataError(
+                f"{self.directory}: tokens {begin} to {end} asked for, it holds {self.num_tokens}"
+            )
         parts, offset = [], 0
         for tokens in self.tokens:
             low, high = max(begin - offset, 0), min(end - offset, len(tokens))
@@ -78,7 +80,10 @@ def document_tokens(documents: Sequence[Document], tokenizer: Tokenizer) -> list
     """`[eos] + tokens` of each document; conversations are rendered with the tokenizer's chat template."""
     plain = iter(tokenizer.encode_batch([document.text for document in documents if not document.messages]))
     return [
-        [tokenizer.eos_id, *(render_ids(tokenizer, document.messages)[0] if document.messages else next(plain))]
+        [
+            tokenizer.eos_id,
+            *(render_ids(tokenizer, document.messages)[0] if document.messages else next(plain)),
+        ]
         for document in documents
     ]
 
@@ -89,7 +94,9 @@ def write_shards(
     directory: str | Path,
     tokens_per_shard: int = _TOKENS_PER_SHARD,
 ) -> Shards:
-    """Encode documents in the order given and write them; `shard.json` comes last and makes the directory readable."""
+    """Encode documents in the order given and write them; `shard.json` comes last and makes the directory
+    readable.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     width = np.dtype("<u2" if tokenizer.vocab_size <= 65536 else "<i4")
@@ -97,7 +104,9 @@ def write_shards(
     files: dict[str, dict[str, Any]] = {}
     stream, number = iter(documents), 0
     batches = iter(lambda: list(islice(stream, _BATCH)), [])
-    while _write_one(directory, f"shard-{number:05d}", batches, tokenizer, width, names, files, tokens_per_shard):
+    while _write_one(
+        directory, f"shard-{number:05d}", batches, tokenizer, width, names, files, tokens_per_shard
+    ):
         number += 1
     sidecar = {
         "format": "coterie-shards-1",
@@ -168,11 +177,15 @@ def open_shards(directory: str | Path, tokenizer: Tokenizer | None = None, verif
         found, names = sidecar["tokenizer_sha256"], sidecar["shards"]
         slices, eos_id, files = tuple(sidecar["slices"]), int(sidecar["eos_id"]), sidecar["files"]
     except OSError as error:
-        raise DataError(f"{directory}: has no readable shard.json ({error.strerror}); prepare the data again") from None
+        raise DataError(
+            f"{directory}: has no readable shard.json ({error.strerror}); prepare the data again"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: is damaged ({error!r}); prepare the data again") from None
     if tokenizer is not None and found != tokenizer.sha256:
-        raise DataError(f"{directory}: was written with another tokenizer ({found[:12]}, not {tokenizer.sha256[:12]})")
+        raise DataError(
+            f"{directory}: was written with another tokenizer ({found[:12]}, not {tokenizer.sha256[:12]})"
+        )
     for name, expected in files.items():
         _check_file(directory / name, expected, verify)
     tokens, lengths, about = [], [np.zeros(1, dtype=np.int64)], [np.zeros((0, 2), dtype=np.int32)]
@@ -198,7 +211,9 @@ def _map_one(stem: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     if magic != _MAGIC or version != 1 or code not in _CODES:
         raise DataError(f"{index}: is not a token index this version reads")
     if len(raw) != _HEADER.size + 12 * count + 8 * marks:
-        raise DataError(f"{index}: is {len(raw)} bytes long, its header says otherwise; prepare the data again")
+        raise DataError(
+            f"{index}: is {len(raw)} bytes long, its header says otherwise; prepare the data again"
+        )
     lengths = np.frombuffer(raw, dtype="<i4", count=count, offset=_HEADER.size).astype(np.int64)
     kind = np.dtype(_CODES[code])
     if data.stat().st_size != int(lengths.sum()) * kind.itemsize:
@@ -210,6 +225,8 @@ def _check_file(path: Path, expected: dict[str, Any], verify: bool) -> None:
     if not path.is_file():
         raise DataError(f"{path}: is missing; prepare the data again")
     if path.stat().st_size != expected["bytes"]:
-        raise DataError(f"{path}: has {path.stat().st_size} bytes, {expected['bytes']} were written; prepare it again")
+        raise DataError(
+            f"{path}: has {path.stat().st_size} bytes, {expected['bytes']} were written; prepare it again"
+        )
     if verify and file_sha256(path) != expected["sha256"]:
         raise DataError(f"{path}: its content has changed since it was written; prepare the data again")

@@ -1,6 +1,7 @@
 """Where documents come from: files, directories, JSONL, Parquet, the primer and the Hub, all as one stream.
 
-A source that cannot be used as it was given is an error; a file met on a walk that is no text is skipped and counted.
+A source that cannot be used as it was given is an error; a file met on a walk that is no text is skipped and
+counted.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ _SNIFF_BYTES = 8192
 
 @dataclass(frozen=True)
 class Document:
-    """One text. `slice`: the kind it is counted and evaluated under. `number`: line or record in the source, from 1.
+    """One text. `slice`: the kind it is counted and evaluated under. `number`: line or record in the source,
+    from 1.
 
-    `messages`: for a conversation, its turns; `text` is then one rendering of them, used for counting and comparing.
-    `weight`: how often it is seen in one epoch of training.
+    `messages`: for a conversation, its turns; `text` is then one rendering of them, used for counting and
+    comparing. `weight`: how often it is seen in one epoch of training.
     """
 
     text: str
@@ -64,8 +66,8 @@ def read_sources(
 ) -> Iterator[Document]:
     """Every document of every source, in a fixed order. `max_bytes` (UTF-8) stops the reading as a whole.
 
-    `seed` chooses the primer's documents. Errors: `DataError`, one line, for a missing path, a binary file given
-    directly, text that is not UTF-8, a bad line (with its number) or a source without any document.
+    `seed` chooses the primer's documents. Errors: `DataError`, one line, for a missing path, a binary file
+    given directly, text that is not UTF-8, a bad line (with its number) or a source without any document.
     """
     report = Report() if report is None else report
     for spec in map(as_source, specs):
@@ -99,7 +101,9 @@ def _unreadable(error: OSError) -> None:
 
 
 def text_files(root: Path, skipped: Counter[str]) -> Iterator[Path]:
-    """Files below `root` in sorted order; hidden entries, version control and caches are counted, not entered."""
+    """Files below `root` in sorted order; hidden entries, version control and caches are counted, not
+    entered.
+    """
     for folder, names, files in os.walk(root, onerror=_unreadable):
         hidden = [name for name in names if name.startswith(".") or name in _SKIPPED_FOLDERS]
         skipped["hidden or cache folder"] += len(hidden)
@@ -126,7 +130,9 @@ def is_binary(path: Path) -> bool:
 def parse_record(record: Any, text_field: str) -> tuple[str, tuple[Message, ...]]:
     """Text and turns of one JSON or Parquet record. Errors: `DataError` that says which field is wrong."""
     if not isinstance(record, dict):
-        raise DataError(f"holds a {type(record).__name__}; an object with '{text_field}' or 'messages' was expected")
+        raise DataError(
+            f"holds a {type(record).__name__}; an object with '{text_field}' or 'messages' was expected"
+        )
     if record.get(text_field) is not None:
         text = record[text_field]
         if not isinstance(text, str):
@@ -135,7 +141,9 @@ def parse_record(record: Any, text_field: str) -> tuple[str, tuple[Message, ...]
         return text, ()
     turns = record.get("messages")
     if turns is None:
-        raise DataError(f"has neither '{text_field}' nor 'messages' (fields: {', '.join(map(str, record)) or 'none'})")
+        raise DataError(
+            f"has neither '{text_field}' nor 'messages' (fields: {', '.join(map(str, record)) or 'none'})"
+        )
     if not isinstance(turns, list | tuple) or not all(isinstance(turn, dict) for turn in turns):
         raise DataError("field 'messages' is not a list of objects")
     messages = tuple(Message.from_dict(turn) for turn in turns)
@@ -189,7 +197,9 @@ def _read_directory(root: Path, spec: SourceConfig, text_field: str, report: Rep
             report.skipped["file not in UTF-8"] += 1
 
 
-def _read_file(path: Path, spec: SourceConfig, text_field: str, kind: str, part_bytes: int) -> Iterator[Document]:
+def _read_file(
+    path: Path, spec: SourceConfig, text_field: str, kind: str, part_bytes: int
+) -> Iterator[Document]:
     if path.suffix in PARQUET:
         yield from _read_parquet(path, spec, text_field, kind)
         return
@@ -221,7 +231,9 @@ def _part_bytes(size: int) -> int:
 
 
 def _parts(text: str, limit: int) -> Iterator[tuple[int, str]]:
-    """(first line, text) of parts of about `limit` characters, cut at blank lines if there are any, else at lines."""
+    """(first line, text) of parts of about `limit` characters, cut at blank lines if there are any, else at
+    lines.
+    """
     if len(text) <= limit:
         yield 1, text
         return
@@ -246,7 +258,9 @@ def _read_jsonl(path: Path, spec: SourceConfig, text_field: str, kind: str) -> I
                 try:
                     text, messages = parse_record(json.loads(raw.decode("utf-8-sig")), text_field)
                 except UnicodeDecodeError as error:
-                    raise DataError(f"{path}:{number}: is not UTF-8 at byte {error.start} of the line") from None
+                    raise DataError(
+                        f"{path}:{number}: is not UTF-8 at byte {error.start} of the line"
+                    ) from None
                 except (ValueError, RecursionError) as error:
                     raise DataError(f"{path}:{number}: is not valid JSON ({error})") from None
                 except DataError as error:
@@ -265,7 +279,9 @@ def _read_parquet(path: Path, spec: SourceConfig, text_field: str, kind: str) ->
         names = table.schema_arrow.names
         columns = [name for name in (text_field, "messages") if name in names]
         if not columns:
-            raise DataError(f"{path}: has no column '{text_field}' or 'messages'; its columns: {', '.join(names)}")
+            raise DataError(
+                f"{path}: has no column '{text_field}' or 'messages'; its columns: {', '.join(names)}"
+            )
         number = 0
         for batch in table.iter_batches(columns=columns, batch_size=1024):
             for record in batch.to_pylist():
@@ -305,7 +321,9 @@ def _read_hub(spec: SourceConfig, text_field: str) -> Iterator[Document]:
             yield Document(text, spec.path, spec.name or name, number, messages, spec.weight)
     except CoterieError as error:
         raise DataError(f"{spec.path}: record {number} {error}") from None
-    except Exception as error:  # the Hub's clients raise types of several libraries; all mean that it cannot be read
+    except (
+        Exception
+    ) as error:  # the Hub's clients raise types of several libraries; all mean that it cannot be read
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{spec.path}: cannot be streamed from the Hub; check the name and the network ({reason})"
@@ -326,7 +344,13 @@ def fingerprint(specs: Iterable[str | SourceConfig]) -> list[list[Any]]:
         path = Path(spec.path).expanduser()
         named = _is_primer(spec) or spec.path.startswith("hf://")
         files = (
-            [] if named else list(text_files(path, Counter())) if path.is_dir() else [path] if path.is_file() else []
+            []
+            if named
+            else list(text_files(path, Counter()))
+            if path.is_dir()
+            else [path]
+            if path.is_file()
+            else []
         )
         stats = [(file, file.stat()) for file in files]
         result.append([spec.path, *([str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats)])

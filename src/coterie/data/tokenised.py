@@ -76,7 +76,9 @@ def tokenise_all(found: ExampleSet, tokenizer: Tokenizer, max_length: int) -> Un
             result.units += _units(example, tokenizer, max_length)
         except DataError as error:
             result.problems.append(Problem(example.origin.file, example.origin.line, str(error)))
-    result.judged = any(isinstance(example, PreferenceExample | LabelledExample) for example in found.examples)
+    result.judged = any(
+        isinstance(example, PreferenceExample | LabelledExample) for example in found.examples
+    )
     if any(isinstance(example, LabelledExample) for example in found.examples):
         result.units = _with_strangers(result, max_length)
     return result
@@ -85,8 +87,8 @@ def tokenise_all(found: ExampleSet, tokenizer: Tokenizer, max_length: int) -> Un
 def tokenise(example: ChatExample | PairExample | TokenExample, tokenizer: Tokenizer) -> Piece:
     """One example as a piece.
 
-    Errors: `DataError` for a template that cannot be used, tokens the tokenizer does not have, a beginning that stands
-    twice, or nothing to learn.
+    Errors: `DataError` for a template that cannot be used, tokens the tokenizer does not have, a beginning
+    that stands twice, or nothing to learn.
     """
     if isinstance(example, ChatExample):
         tools = list(example.tools)
@@ -103,9 +105,13 @@ def tokenise(example: ChatExample | PairExample | TokenExample, tokenizer: Token
     piece = Piece(tuple(ids), tuple(learnt))
     begin = tokenizer.named_tokens.get("bos_token")
     if begin is not None and list(ids[:2]) == [tokenizer.token_id(begin)] * 2:
-        raise DataError(f"begins with {begin} twice; the template writes it already, so leave it out of the text")
+        raise DataError(
+            f"begins with {begin} twice; the template writes it already, so leave it out of the text"
+        )
     if len(ids) > 1 and ids[-2:] == [tokenizer.eos_id] * 2:
-        raise DataError("ends with the end of text twice; the template writes it already, so leave it out of the text")
+        raise DataError(
+            "ends with the end of text twice; the template writes it already, so leave it out of the text"
+        )
     if piece.num_learnt == 0:
         raise DataError("has nothing to learn: no token of an assistant is marked")
     return piece
@@ -114,14 +120,19 @@ def tokenise(example: ChatExample | PairExample | TokenExample, tokenizer: Token
 def pack(
     units: Sequence[Unit], row_length: int, padding_id: int, judged: bool = False, together: bool = True
 ) -> list[Row]:
-    """Rows of `row_length` positions that hold every unit whole; `together` False gives each a row of its own.
+    """Rows of `row_length` positions that hold every unit whole; `together` False gives each a row of its
+    own.
 
     Errors: `DataError` for a unit that fits no row.
     """
     for unit in units:
         if unit.positions > row_length:
             raise DataError(f"{unit.origin}: takes {unit.positions} positions and a row has {row_length}")
-    bins = best_fit([unit.positions for unit in units], row_length) if together else [[i] for i in range(len(units))]
+    bins = (
+        best_fit([unit.positions for unit in units], row_length)
+        if together
+        else [[i] for i in range(len(units))]
+    )
     rows = []
     for members in bins:
         pieces = [(piece.ids, piece.learnt) for index in members for piece in units[index].pieces]
@@ -134,7 +145,11 @@ def _units(example: Example, tokenizer: Tokenizer, max_length: int) -> list[Unit
     if isinstance(example, TextExample):
         ids = [*_begin(tokenizer), *tokenizer.encode(example.text), tokenizer.eos_id]
         parts = [ids[at : at + max_length + 1] for at in range(0, max(1, len(ids) - 1), max_length)]
-        return [Unit((Piece(tuple(part), (True,) * len(part)),), example.origin) for part in parts if len(part) > 1]
+        return [
+            Unit((Piece(tuple(part), (True,) * len(part)),), example.origin)
+            for part in parts
+            if len(part) > 1
+        ]
     if isinstance(example, PreferenceExample):
         unit = Unit(
             (tokenise(example.chosen, tokenizer), tokenise(example.rejected, tokenizer)),
@@ -148,7 +163,9 @@ def _units(example: Example, tokenizer: Tokenizer, max_length: int) -> list[Unit
     else:
         unit = Unit((tokenise(example, tokenizer),), example.origin)
     if unit.positions > max_length:
-        raise DataError(f"takes {unit.positions} positions and row_length is {max_length}; raise it or split this")
+        raise DataError(
+            f"takes {unit.positions} positions and row_length is {max_length}; raise it or split this"
+        )
     return [unit]
 
 
@@ -158,10 +175,14 @@ def _with_strangers(found: UnitSet, max_length: int) -> list[Unit]:
     for index, unit in enumerate(found.units):
         own, other = unit.pieces[0], found.units[index - 1].pieces[0]
         start, other_start = own.learnt.index(True), other.learnt.index(True)
-        strange = Piece(own.ids[:start] + other.ids[other_start:], own.learnt[:start] + other.learnt[other_start:])
+        strange = Piece(
+            own.ids[:start] + other.ids[other_start:], own.learnt[:start] + other.learnt[other_start:]
+        )
         both = Unit((own, strange), unit.origin, unit.wanted, unit.margin)
         if both.positions > max_length:
-            problem = f"takes {both.positions} positions with the stranger it is compared with; raise row_length"
+            problem = (
+                f"takes {both.positions} positions with the stranger it is compared with; raise row_length"
+            )
             found.problems.append(Problem(unit.origin.file, unit.origin.line, problem))
         else:
             units.append(both)

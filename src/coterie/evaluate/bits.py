@@ -1,4 +1,6 @@
-"""Bits per byte of held-out documents: one record per document, so that models are compared on the same texts."""
+"""Bits per byte of held-out documents: one record per document, so that models are compared on the same
+texts.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 
 from coterie.config import DataError
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 
@@ -19,7 +21,9 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class HeldoutDocument:
-    """A document of the held-out side: its slice (kind of text), token ids (separator first) and bytes of text."""
+    """A document of the held-out side: its slice (kind of text), token ids (separator first) and bytes of
+    text.
+    """
 
     slice: str
     ids: np.ndarray
@@ -46,8 +50,8 @@ def score_documents(
 ) -> list[DocumentScore]:
     """Score every token of every document, `end_id` after it included.
 
-    A document longer than `row_length` tokens is read in pieces of that length, each without sight of the one before,
-    as in training. Errors: `DataError` for a document with a token the model does not have.
+    A document longer than `row_length` tokens is read in pieces of that length, each without sight of the one
+    before, as in training. Errors: `DataError` for a document with a token the model does not have.
     """
     pieces: list[tuple[int, np.ndarray]] = []
     for index, document in enumerate(documents):
@@ -85,7 +89,7 @@ def _logprobs(model: Transformer, pieces: list[np.ndarray], lengths: list[int]) 
     device = model.embed.weight.device
     inputs = torch.from_numpy(np.concatenate([ids[:-1] for ids in pieces])).to(device)
     targets = torch.from_numpy(np.concatenate([ids[1:] for ids in pieces])).to(device)
-    h_TD = model(inputs, Layout.packed(lengths, device=device))
+    h_TD = model(inputs, ForwardContext.packed(lengths, device=device))
     return token_logprobs(h_TD, model.head_weight, targets)
 
 

@@ -1,4 +1,6 @@
-"""Intervals over documents: a bootstrap that resamples whole documents, paired when two models read the same ones."""
+"""Intervals over documents: a bootstrap that resamples whole documents, paired when two models read the same
+ones.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> dict[
 
 
 def score_intervals(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, object]:
-    """Bits per byte with its interval, over all documents and per slice: `{value, low, high, documents, per_slice}`."""
+    """Bits per byte with its interval, over all documents and per slice: `{value, low, high, documents,
+    per_slice}`.
+    """
     return _intervals([s.nats / math.log(2) for s in scores], scores, seed)
 
 
@@ -40,7 +44,9 @@ def difference_intervals(
     """
     key = [(s.slice, s.num_bytes) for s in first]
     if key != [(s.slice, s.num_bytes) for s in second]:
-        raise DataError("the two models were not scored on the same documents, so they cannot be compared in pairs")
+        raise DataError(
+            "the two models were not scored on the same documents, so they cannot be compared in pairs"
+        )
     bits = [(a.nats - b.nats) / math.log(2) for a, b in zip(first, second, strict=True)]
     return _intervals(bits, first, seed)
 

@@ -15,9 +15,9 @@ from coterie.families.reader import Reader, rope_to_hf
 class Family:
     """`model_type` with its config both ways and its tensor mapping.
 
-    `keys`: config keys a new model may set. `carried`: beginnings of the names of tensors that are no part of the
-    Transformer and are kept as they are. `fused`: how transformers holds the experts of a layer as one tensor:
-    `(E, out, in)`, `(E, in, out)`, or the latter without the mark by which PEFT knows it.
+    `keys`: config keys a new model may set. `carried`: beginnings of the names of tensors that are no part of
+    the Transformer and are kept as they are. `fused`: how transformers holds the experts of a layer as one
+    tensor: `(E, out, in)`, `(E, in, out)`, or the latter without the mark by which PEFT knows it.
     """
 
     model_type: str
@@ -88,7 +88,9 @@ def write_model(config: ModelConfig, attention: AttentionConfig | MLAConfig) -> 
 def grouped_query(config: ModelConfig, block: BlockConfig) -> AttentionConfig:
     """The block's attention, for families that have no other kind (`ConfigError` otherwise)."""
     if not isinstance(block.attention, AttentionConfig):
-        raise ConfigError(f"a {config.family} checkpoint has no latent attention; use deepseek_v3 or deepseek_v2")
+        raise ConfigError(
+            f"a {config.family} checkpoint has no latent attention; use deepseek_v3 or deepseek_v2"
+        )
     return block.attention
 
 
@@ -135,5 +137,7 @@ def dense_slots(disk: str, ours: str, bias: bool = False) -> list[Slot]:
     """A SwiGLU's gate, up and down."""
     kinds = ("weight", "bias") if bias else ("weight",)
     return [
-        Slot(f"{disk}.{part}_proj.{kind}", f"{ours}.{part}.{kind}") for part in ("gate", "up", "down") for kind in kinds
+        Slot(f"{disk}.{part}_proj.{kind}", f"{ours}.{part}.{kind}")
+        for part in ("gate", "up", "down")
+        for kind in kinds
     ]

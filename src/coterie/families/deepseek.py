@@ -1,7 +1,8 @@
-"""DeepSeek-V2 and V2-Lite (`deepseek_v2`), V3 and R1 (`deepseek_v3`): latent attention, groups of experts, shared ones.
+"""DeepSeek-V2 and V2-Lite (`deepseek_v2`), V3 and R1 (`deepseek_v3`): latent attention, groups of experts,
+shared ones.
 
-architectures.md sections 3 and 4. The two differ in the router alone, and V3 may have layers for multi-token prediction
-(`model.layers.{L}.*`, past the last), which store copies of the embedding and of the head.
+architectures.md sections 3 and 4. The two differ in the router alone, and V3 may have layers for multi-token
+prediction (`model.layers.{L}.*`, past the last), which store copies of the embedding and of the head.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def _read_attention(reader: Reader, style: str) -> dict[str, Any]:
     }
 
 
-def _read(reader: Reader, style: str, router: dict[str, Any], bias_rate: float, **variation: Any) -> ModelConfig:
+def _read(
+    reader: Reader, style: str, router: dict[str, Any], bias_rate: float, **variation: Any
+) -> ModelConfig:
     reader.expect("moe_layer_freq", 1, None)
     reader.used.discard("moe_layer_freq")  # read by the original code only: goes back as it came
     expert_width, num_shared = reader.get("moe_intermediate_size"), reader.get("n_shared_experts")
@@ -126,7 +129,11 @@ def _latent(config: ModelConfig) -> MLAConfig:
 def _write(config: ModelConfig) -> dict[str, Any]:
     attention, moe = _latent(config), _routed(config)
     dense = [block.ffn for block in config.blocks if isinstance(block.ffn, FeedForwardConfig)]
-    width = dense[0].width if dense else config.extra.get("intermediate_size", moe.expert_width * moe.router.top_k)
+    width = (
+        dense[0].width
+        if dense
+        else config.extra.get("intermediate_size", moe.expert_width * moe.router.top_k)
+    )
     return write_model(config, attention) | {
         "attention_bias": False,
         "q_lora_rank": attention.q_rank,
@@ -174,7 +181,12 @@ def _slots_v3(config: ModelConfig) -> list[Slot]:
         head = "embed.weight" if config.tie_embeddings else "head.weight"
         slots.append(Slot(f"{disk}.embed_tokens.weight", "embed.weight", copy=True))
         slots.append(Slot(f"{disk}.shared_head.head.weight", head, copy=True))
-        for theirs, part in (("enorm", "enorm"), ("hnorm", "hnorm"), ("eh_proj", "proj"), ("shared_head.norm", "norm")):
+        for theirs, part in (
+            ("enorm", "enorm"),
+            ("hnorm", "hnorm"),
+            ("eh_proj", "proj"),
+            ("shared_head.norm", "norm"),
+        ):
             slots.append(Slot(f"{disk}.{theirs}.weight", f"{ours}.{part}.weight"))
         slots += block_slots(disk, f"{ours}.block", config.blocks[-1])
         slots += ffn_slots(f"{disk}.mlp", f"{ours}.block.ffn", config.blocks[-1].ffn)

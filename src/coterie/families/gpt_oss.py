@@ -1,4 +1,5 @@
-"""gpt-oss (`gpt_oss`) with bfloat16 or float32 weights: sinks, biases everywhere, sliding and full layers in turn.
+"""gpt-oss (`gpt_oss`) with bfloat16 or float32 weights: sinks, biases everywhere, sliding and full layers in
+turn.
 
 architectures.md section 8. The released files pack the experts as MXFP4 (`weights.stored`).
 """
@@ -58,7 +59,9 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
         },
         "balance": {"loss_coef": reader.get("router_aux_loss_coef", default=0.0)},
     }
-    blocks = [{"attention": sliding if _MASKS[kind] == "sliding" else attention, "ffn": moe} for kind in types]
+    blocks = [
+        {"attention": sliding if _MASKS[kind] == "sliding" else attention, "ffn": moe} for kind in types
+    ]
     return read_model(reader, blocks, 1e-5, False, norm_rounding="after_weight")
 
 

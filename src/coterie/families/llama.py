@@ -51,4 +51,6 @@ def _slots(config: ModelConfig) -> list[Slot]:
     return slots
 
 
-LLAMA = Family("llama", "LlamaForCausalLM", _read, _write, _slots, COMMON_KEYS | {"attention_bias", "mlp_bias"})
+LLAMA = Family(
+    "llama", "LlamaForCausalLM", _read, _write, _slots, COMMON_KEYS | {"attention_bias", "mlp_bias"}
+)

@@ -37,7 +37,9 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader.expect("attention_bias", False, None)
     num_layers = reader.get("num_hidden_layers")
     interval = reader.get("no_rope_layer_interval", default=4)
-    uses_rope = reader.get("no_rope_layers", default=None) or [int((i + 1) % interval != 0) for i in range(num_layers)]
+    uses_rope = reader.get("no_rope_layers", default=None) or [
+        int((i + 1) % interval != 0) for i in range(num_layers)
+    ]
     step = reader.get("interleave_moe_layer_step", default=1)
     moe_layers = reader.get("moe_layers", default=None)
     moe_layers = list(range(step - 1, num_layers, step)) if moe_layers is None else moe_layers
@@ -103,7 +105,9 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         "interleave_moe_layer_step": 1,
         "moe_layers": [i for i, b in enumerate(blocks) if isinstance(b.ffn, MoEConfig)],
         "no_rope_layers": [int(b.attention.rope is not None) for b in blocks],
-        "layer_types": ["chunked_attention" if b.attention.mask == "chunked" else "full_attention" for b in blocks],
+        "layer_types": [
+            "chunked_attention" if b.attention.mask == "chunked" else "full_attention" for b in blocks
+        ],
         "attention_chunk_size": local.window,
         "use_qk_norm": local.qk_norm == "weightless",
         "attn_temperature_tuning": temperature is not None,
@@ -138,16 +142,22 @@ def _read_whole(data: Mapping[str, Any], where: str) -> ModelConfig:
     if not isinstance(text, Mapping):
         raise ConfigError(f"{where}: 'text_config' is missing; a text-only model has model_type llama4_text")
     if not isinstance(data.get("vision_config"), Mapping):
-        raise ConfigError(f"{where}: 'vision_config' is missing; a text-only model has model_type llama4_text")
+        raise ConfigError(
+            f"{where}: 'vision_config' is missing; a text-only model has model_type llama4_text"
+        )
     config = _read({**text, "model_type": "llama4_text"}, f"{where}: text_config")
-    outer = {key: value for key, value in data.items() if key not in ("model_type", "architectures", "text_config")}
+    outer = {
+        key: value for key, value in data.items() if key not in ("model_type", "architectures", "text_config")
+    }
     return config.model_copy(update={"family": "llama4", "extra": outer | {"text_config": config.extra}})
 
 
 def _write_whole(config: ModelConfig) -> dict[str, Any]:
     inner = config.extra.get("text_config")
     if inner is None or "vision_config" not in config.extra:
-        raise ConfigError("a llama4 checkpoint holds an image encoder, which this model has not; use llama4_text")
+        raise ConfigError(
+            "a llama4 checkpoint holds an image encoder, which this model has not; use llama4_text"
+        )
     return {"text_config": inner | _write(config) | {"model_type": "llama4_text"}}
 
 

@@ -1,7 +1,8 @@
-"""One declared mapping per family between a checkpoint's tensors and ours; read forwards to load, backwards to save.
+"""One declared mapping per family between a checkpoint's tensors and ours; read forwards to load, backwards
+to save.
 
-A `Slot` says that one tensor on disk is one view of one of our parameters. Loading copies the disk tensor into the
-view, saving reads the view, so import and export cannot drift apart.
+A `Slot` says that one tensor on disk is one view of one of our parameters. Loading copies the disk tensor
+into the view, saving reads the view, so import and export cannot drift apart.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def whole(parameter: Tensor) -> Tensor:
 class Slot:
     """Disk tensor `disk` is `view(parameter)` where `parameter` is our tensor named `name`.
 
-    The view must have the shape of the tensor on disk and share memory with the parameter. `copy`: the file repeats
-    what another slot defines; it is written, and checked when read.
+    The view must have the shape of the tensor on disk and share memory with the parameter. `copy`: the file
+    repeats what another slot defines; it is written, and checked when read.
     """
 
     disk: str

@@ -58,8 +58,12 @@ def _slots(config: ModelConfig) -> list[Slot]:
         disk, ours = f"model.layers.{index}.block_sparse_moe", f"blocks.{index}.ffn"
         slots.append(Slot(f"{disk}.gate.weight", f"{ours}.router.weight"))
         for e in range(block.ffn.router.num_experts):
-            slots.append(Slot(f"{disk}.experts.{e}.w1.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 0)))
-            slots.append(Slot(f"{disk}.experts.{e}.w3.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 1)))
+            slots.append(
+                Slot(f"{disk}.experts.{e}.w1.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 0))
+            )
+            slots.append(
+                Slot(f"{disk}.experts.{e}.w3.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 1))
+            )
             slots.append(Slot(f"{disk}.experts.{e}.w2.weight", f"{ours}.experts.down.weight", expert(e)))
     return slots
 

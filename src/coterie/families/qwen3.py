@@ -1,4 +1,5 @@
-"""Qwen3, dense (`qwen3`) and mixture of experts (`qwen3_moe`); OLMoE (`olmoe`) differs in norms and renormalisation.
+"""Qwen3, dense (`qwen3`) and mixture of experts (`qwen3_moe`); OLMoE (`olmoe`) differs in norms and
+renormalisation.
 
 architectures.md sections 5 and 7.
 """
@@ -58,7 +59,8 @@ def _read_moe_ffn(reader: Reader, width_key: str, renormalize_default: bool) -> 
 
 def _write_moe_ffn(ffn: MoEConfig, width_key: str) -> dict[str, Any]:
     data = {
-        # transformers 5 writes num_local_experts and 4.x readers look for num_experts: give both the same value.
+        # transformers 5 writes num_local_experts and 4.x readers look for num_experts: give both the same
+        # value.
         "num_experts": ffn.router.num_experts,
         "num_local_experts": ffn.router.num_experts,
         "num_experts_per_tok": ffn.router.top_k,
@@ -93,17 +95,28 @@ def _write_moe(config: ModelConfig) -> dict[str, Any]:
     moe = next((block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig)), None)
     if moe is None:
         raise ConfigError("qwen3_moe needs at least one MoE layer; for none, use qwen3")
-    data = write_model(config, grouped_query(config, config.blocks[0])) | _write_moe_ffn(moe, "moe_intermediate_size")
-    data |= {"decoder_sparse_step": 1, "mlp_only_layers": dense, "attention_bias": False, "use_sliding_window": False}
+    data = write_model(config, grouped_query(config, config.blocks[0])) | _write_moe_ffn(
+        moe, "moe_intermediate_size"
+    )
+    data |= {
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": dense,
+        "attention_bias": False,
+        "use_sliding_window": False,
+    }
     if dense:
         ffn = config.blocks[dense[0]].ffn
         assert isinstance(ffn, FeedForwardConfig)
         return data | {"intermediate_size": ffn.width}
-    return data | {"intermediate_size": config.extra.get("intermediate_size", moe.expert_width * moe.router.top_k)}
+    return data | {
+        "intermediate_size": config.extra.get("intermediate_size", moe.expert_width * moe.router.top_k)
+    }
 
 
 def moe_slots(config: ModelConfig) -> list[Slot]:
-    """Router as `mlp.gate`, experts one by one as `mlp.experts.{e}`, dense layers as `mlp`; DeepSeek's additions."""
+    """Router as `mlp.gate`, experts one by one as `mlp.experts.{e}`, dense layers as `mlp`; DeepSeek's
+    additions.
+    """
     slots = decoder_slots(config)
     for index, block in enumerate(config.blocks):
         slots += ffn_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", block.ffn)
@@ -120,7 +133,9 @@ def ffn_slots(disk: str, ours: str, ffn: FeedForwardConfig | MoEConfig) -> list[
     for e in range(ffn.router.num_experts):
         for half, part in enumerate(("gate", "up")):
             view = expert_half(e, half)
-            slots.append(Slot(f"{disk}.experts.{e}.{part}_proj.weight", f"{ours}.experts.gate_up.weight", view))
+            slots.append(
+                Slot(f"{disk}.experts.{e}.{part}_proj.weight", f"{ours}.experts.gate_up.weight", view)
+            )
         slots.append(Slot(f"{disk}.experts.{e}.down_proj.weight", f"{ours}.experts.down.weight", expert(e)))
     if ffn.shared_width:
         slots += dense_slots(f"{disk}.shared_experts", f"{ours}.shared")
@@ -142,7 +157,9 @@ def _read_olmoe(data: Mapping[str, Any], where: str) -> ModelConfig:
     if attention["head_dim"] * attention["num_heads"] != reader.get("hidden_size"):
         raise ConfigError(f"{where}: olmoe needs head_dim * num_attention_heads equal to hidden_size")
     ffn = _read_moe_ffn(reader, "intermediate_size", renormalize_default=False)
-    return read_model(reader, [{"attention": attention, "ffn": ffn}] * reader.get("num_hidden_layers"), 1e-5, False)
+    return read_model(
+        reader, [{"attention": attention, "ffn": ffn}] * reader.get("num_hidden_layers"), 1e-5, False
+    )
 
 
 def _write_olmoe(config: ModelConfig) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Reading `config.json` key by key: what is used, what is kept for the round trip, what must not be ignored."""
+"""Reading `config.json` key by key: what is used, what is kept for the round trip, what must not be
+ignored.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,15 @@ class Reader:
         return default
 
     def expect(self, name: str, *allowed: Any) -> None:
-        """A key whose value changes the mathematics and of which only `allowed` is implemented (absent is fine)."""
+        """A key whose value changes the mathematics and of which only `allowed` is implemented (absent is
+        fine).
+        """
         self.used.add(name)
         if name in self.data and self.data[name] not in allowed:
             options = " or ".join(repr(value) for value in allowed)
-            raise ConfigError(f"{self.where}: '{name}' is {self.data[name]!r}; only {options} is supported here")
+            raise ConfigError(
+                f"{self.where}: '{name}' is {self.data[name]!r}; only {options} is supported here"
+            )
 
     def rest(self) -> dict[str, Any]:
         """Keys that were not taken, kept so that saving writes them back."""
@@ -42,7 +48,9 @@ class Reader:
 
     def rope(self, default_theta: float, style: str = "half") -> RopeConfig:
         """Both spellings: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (4.x)."""
-        parameters = dict(self.get("rope_parameters", default=None) or self.get("rope_scaling", default=None) or {})
+        parameters = dict(
+            self.get("rope_parameters", default=None) or self.get("rope_scaling", default=None) or {}
+        )
         self.used.update(("rope_parameters", "rope_scaling"))
         theta = parameters.pop("rope_theta", None) or self.get("rope_theta", default=default_theta)
         self.used.add("rope_theta")
@@ -61,7 +69,9 @@ class Reader:
             parameters.setdefault("factor", longest / original)
         names = {"original_max_position_embeddings": "original_max_positions"}
         scaling = {"kind": kind} | {names.get(key, key): value for key, value in parameters.items()}
-        return RopeConfig.from_dict({"theta": theta, "style": style, "scaling": scaling}, f"{self.where}: rope")
+        return RopeConfig.from_dict(
+            {"theta": theta, "style": style, "scaling": scaling}, f"{self.where}: rope"
+        )
 
 
 def rope_to_hf(rope: RopeConfig) -> dict[str, Any]:

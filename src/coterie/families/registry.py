@@ -16,7 +16,18 @@ from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (LLAMA, QWEN3, QWEN3_MOE, MIXTRAL, OLMOE, LLAMA4, LLAMA4_TEXT, DEEPSEEK_V2, DEEPSEEK_V3, GPT_OSS)
+    for family in (
+        LLAMA,
+        QWEN3,
+        QWEN3_MOE,
+        MIXTRAL,
+        OLMOE,
+        LLAMA4,
+        LLAMA4_TEXT,
+        DEEPSEEK_V2,
+        DEEPSEEK_V3,
+        GPT_OSS,
+    )
 }
 
 
@@ -31,7 +42,8 @@ def family(model_type: str, where: str = "model") -> Family:
 def config_from_hf(data: Mapping[str, Any], where: str = "config.json", strict: bool = False) -> ModelConfig:
     """`ModelConfig` from Hugging Face keys.
 
-    Unknown keys are kept in `extra` for the round trip, or (`strict`, for models described by hand) are errors.
+    Unknown keys are kept in `extra` for the round trip, or (`strict`, for models described by hand) are
+    errors.
     """
     model_type = data.get("model_type")
     if not isinstance(model_type, str):
@@ -54,7 +66,8 @@ def config_from_hf(data: Mapping[str, Any], where: str = "config.json", strict: 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """`config.json` of the model, unknown keys of its origin included.
 
-    Errors: `ConfigError` when the family's published form cannot carry the model (reading it back gives another one).
+    Errors: `ConfigError` when the family's published form cannot carry the model (reading it back gives
+    another one).
     """
     chosen = family(config.family)
     data = config.extra | {"architectures": [chosen.architecture], "model_type": chosen.model_type}
@@ -69,7 +82,9 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def first_difference(ours: Any, back: Any, path: str = "") -> str:
-    """Dotted path of the first setting in which two configs (`to_dict`) differ, `extra` aside; "" when none does."""
+    """Dotted path of the first setting in which two configs (`to_dict`) differ, `extra` aside; "" when none
+    does.
+    """
     if isinstance(ours, dict) and isinstance(back, dict):
         for key in ours:
             if key != "extra" and ours[key] != back.get(key):

@@ -19,8 +19,9 @@ _FIRST_CAPACITY = 64
 class Progress:
     """How many tokens of a sequence have been seen.
 
-    Its own object, so that layers need not point back at their sequence: in a ring of references buffers would live on
-    until Python's collector comes by, which in a process of many objects is after a thousand requests.
+    Its own object, so that layers need not point back at their sequence: in a ring of references buffers
+    would live on until Python's collector comes by, which in a process of many objects is after a thousand
+    requests.
     """
 
     length: int = 0
@@ -29,10 +30,11 @@ class Progress:
 class LayerCache:
     """Keys and values of one layer, position order, in two growable buffers.
 
-    The kept entries are the slice `[low, high)` of the buffers and belong to consecutive positions. What no later
-    query can see is only skipped (`low` moves); it is overwritten when the buffer is full, so that one decoded token
-    costs one row written whatever the length, apart from a move or a doubling every so often. Latent attention keeps
-    its latent as the one head of the keys and its rotated key as the one of the values: their widths may differ.
+    The kept entries are the slice `[low, high)` of the buffers and belong to consecutive positions. What no
+    later query can see is only skipped (`low` moves); it is overwritten when the buffer is full, so that one
+    decoded token costs one row written whatever the length, apart from a move or a doubling every so often.
+    Latent attention keeps its latent as the one head of the keys and its rotated key as the one of the
+    values: their widths may differ.
     """
 
     def __init__(self, attention: AttentionConfig | MLAConfig, progress: Progress) -> None:
@@ -58,8 +60,9 @@ class LayerCache:
     def append(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[Tensor, Tensor, int]:
         """Store the new tokens' keys and values; return (k_SGD, v_SGD, position of the first kept key).
 
-        The new tokens stand at positions `progress.length ...`, which moves on with `advance` after the last layer.
-        The results are views, good until the next append. Use under `torch.inference_mode` or `torch.no_grad`.
+        The new tokens stand at positions `progress.length ...`, which moves on with `advance` after the last
+        layer. The results are views, good until the next append. Use under `torch.inference_mode` or
+        `torch.no_grad`.
         """
         position = self._progress.length
         num_new = k_TGD.shape[0]
@@ -102,19 +105,23 @@ class LayerCache:
         return self._end - self.num_kept <= self.first_needed(length)
 
     def copy_from(self, other: LayerCache, length: int) -> None:
-        """Take a copy of what `other` (of the same settings) keeps before `length`, without its spare capacity."""
+        """Take a copy of what `other` (of the same settings) keeps before `length`, without its spare
+        capacity.
+        """
         high = other._high - max(0, other._end - length)
         self._keys = other._keys[other._low : high].clone()
         self._values = other._values[other._low : high].clone()
         self._low, self._high, self._end = 0, high - other._low, min(other._end, length)
 
     def _make_room(self, num_new: int, k_TGD: Tensor, v_TGD: Tensor) -> None:
-        """Move the kept rows to the front of the same buffers when at most half is in use, else of larger ones."""
+        """Move the kept rows to the front of the same buffers when at most half is in use, else of larger
+        ones.
+        """
         kept = self.num_kept
         capacity = self._keys.shape[0]
         keys, values = self._keys[self._low : self._high], self._values[self._low : self._high]
-        # Moving pays for itself: at least half the buffer is written before the next move, and `kept <= low` means that
-        # the two ranges do not overlap.
+        # Moving pays for itself: at least half the buffer is written before the next move, and `kept <= low`
+        # means that the two ranges do not overlap.
         if kept + num_new > capacity or 2 * kept > capacity or kept > self._low:
             capacity = max(_FIRST_CAPACITY, 2 * capacity, kept + num_new)
             self._keys = k_TGD.new_empty((capacity, *k_TGD.shape[1:]))
@@ -126,7 +133,9 @@ class LayerCache:
 
 
 class SequenceCache:
-    """All layers' caches of one sequence. `length` tokens have been seen; the next one stands at that position."""
+    """All layers' caches of one sequence. `length` tokens have been seen; the next one stands at that
+    position.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -149,8 +158,8 @@ class SequenceCache:
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on.
 
-        Errors: `CoterieError` when `length` is not in 0..`self.length`, or a layer with a window has already dropped
-        what a query at `length` would see.
+        Errors: `CoterieError` when `length` is not in 0..`self.length`, or a layer with a window has already
+        dropped what a query at `length` would see.
         """
         if not 0 <= length <= self.length:
             raise CoterieError(f"cache: cannot go back to length {length}; it holds {self.length} tokens")

@@ -1,7 +1,8 @@
 """The one generator: continuous batching over the training module itself.
 
-Each step is one forward pass over packed tokens: one token of every sequence that is already talking, and a bounded
-number of prompt tokens of those that are not yet. New requests join at the next step, finished ones leave at once.
+Each step is one forward pass over packed tokens: one token of every sequence that is already talking, and a
+bounded number of prompt tokens of those that are not yet. New requests join at the next step, finished ones
+leave at once.
 
 Legend: T packed tokens, B sequences that get a token in this step, D width, V vocabulary.
 """
@@ -27,14 +28,14 @@ from coterie.infer.request import (
     FinishReason,
     Reply,
     Request,
+    RequestOptions,
     TokenRouting,
     TopLogprobs,
     Variant,
-    Wishes,
     check_prompt,
 )
 from coterie.infer.sampling import SamplingParams, sample
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.steering import Steering, check_control, make_steers
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
@@ -43,17 +44,19 @@ from coterie.text.tokenizer import Tokenizer
 class Engine:
     """Generates for many requests at once; a reply does not depend on what else is running.
 
-    `max_batch`: sequences in one forward pass; more wait. `prefill_chunk`: prompt tokens in one forward pass, so that
-    long prompts do not hold up the sequences already talking. Without a tokenizer, events carry no text.
+    `max_batch`: sequences in one forward pass; more wait. `prefill_chunk`: prompt tokens in one forward pass,
+    so that long prompts do not hold up the sequences already talking. Without a tokenizer, events carry no
+    text.
 
-    `deterministic`: a seeded reply is the same to the last bit whatever else is running. Products over more rows may
-    round differently, so each sequence goes through the model by itself, in chunks that start at fixed positions; that
-    costs what batching gains. Without it a reply depends on its neighbours by rounding alone.
+    `deterministic`: a seeded reply is the same to the last bit whatever else is running. Products over more
+    rows may round differently, so each sequence goes through the model by itself, in chunks that start at
+    fixed positions; that costs what batching gains. Without it a reply depends on its neighbours by rounding
+    alone.
 
     `prefix_bytes`: keys and values of finished sequences kept for prompts that begin alike (0: none).
 
-    `max_stall`: seconds that a step should take at most while replies are under way (`Pace`); then the chunks of
-    prompts, and so the rounding, depend on time. None, and always when `deterministic`: whole chunks.
+    `max_stall`: seconds that a step should take at most while replies are under way (`Pace`); then the chunks
+    of prompts, and so the rounding, depend on time. None, and always when `deterministic`: whole chunks.
     """
 
     def __init__(
@@ -67,7 +70,9 @@ class Engine:
         max_stall: float | None = None,
     ) -> None:
         if max_batch < 1 or prefill_chunk < 1:
-            raise ConfigError(f"engine: max_batch {max_batch} and prefill_chunk {prefill_chunk} must be at least 1")
+            raise ConfigError(
+                f"engine: max_batch {max_batch} and prefill_chunk {prefill_chunk} must be at least 1"
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch = max_batch
@@ -88,7 +93,9 @@ class Engine:
         return bool(self._running or self._waiting)
 
     def add_variant(self, name: str, model: Transformer) -> None:
-        """Let requests ask for another model of the same shape (`weights.variant`), replacing one of that name."""
+        """Let requests ask for another model of the same shape (`weights.variant`), replacing one of that
+        name.
+        """
         self.remove_variant(name)
         self._variants[name] = Variant(model, self._next_serial)
         self._next_serial += 1
@@ -108,7 +115,8 @@ class Engine:
     def count_experts(self) -> None:
         """From now on count in `expert_counts` how often each expert of each layer is chosen (E,) int64."""
         self.expert_counts = {
-            layer: torch.zeros(router.config.num_experts, dtype=torch.int64) for layer, router in self.model.routers()
+            layer: torch.zeros(router.config.num_experts, dtype=torch.int64)
+            for layer, router in self.model.routers()
         }
 
     def __contains__(self, request_id: int) -> bool:
@@ -138,24 +146,31 @@ class Engine:
         """Bytes held by the key/value caches of the running sequences."""
         return sum(request.cache.num_bytes for request in self._running)
 
-    def add(self, prompt_ids: Iterable[int], params: SamplingParams | None = None, wishes: Wishes | None = None) -> int:
+    def add(
+        self,
+        prompt_ids: Iterable[int],
+        params: SamplingParams | None = None,
+        wishes: RequestOptions | None = None,
+    ) -> int:
         """Queue a prompt; returns the request's id.
 
-        The reply ends with a stop token or string, after `max_tokens`, or when prompt and reply fill the model's
-        positions. Errors: `CoterieError`, one line, for a prompt that is empty, leaves no room for a reply or holds a
-        token the model does not know; `ConfigError` for stop strings without a tokenizer.
+        The reply ends with a stop token or string, after `max_tokens`, or when prompt and reply fill the
+        model's positions. Errors: `CoterieError`, one line, for a prompt that is empty, leaves no room for a
+        reply or holds a token the model does not know; `ConfigError` for stop strings without a tokenizer.
         """
         params = params or SamplingParams()
         config = self.model.config
         prompt = [int(i) for i in prompt_ids]
-        check_prompt(prompt, config.vocab_size, config.max_positions - 1, " (a prompt must leave room for a reply)")
+        check_prompt(
+            prompt, config.vocab_size, config.max_positions - 1, " (a prompt must leave room for a reply)"
+        )
         if params.stop and self.tokenizer is None:
             raise ConfigError("engine: stop strings need a tokenizer; give the engine one, or use stop_ids")
         stop_ids = params.stop_ids
         if stop_ids is None:
             stop_ids = tuple(self.tokenizer.stop_ids) if self.tokenizer is not None else ()
         limit = min(params.max_tokens, config.max_positions - len(prompt))
-        wishes = wishes or Wishes()
+        wishes = wishes or RequestOptions()
         self.variant(wishes.variant)
         variant = self._variants[wishes.variant]
         check_control(wishes.control, variant.routers)
@@ -176,7 +191,8 @@ class Engine:
         return False
 
     def step(self) -> list[Event]:
-        """One forward pass; the events of the sequences that got a token (none while only prompts are being read).
+        """One forward pass; the events of the sequences that got a token (none while only prompts are being
+        read).
 
         A failure (also Ctrl-C) drops the requests that were in the pass and goes up; the others stay usable.
         """
@@ -189,7 +205,9 @@ class Engine:
         if not plan:
             return []
         begun = time.monotonic()
-        reading = [count for request, count in plan if not request.num_drawn]  # asked now: the pass changes it
+        reading = [
+            count for request, count in plan if not request.num_drawn
+        ]  # asked now: the pass changes it
         try:
             events = self._forward(plan)
         except BaseException:
@@ -201,15 +219,22 @@ class Engine:
         return events
 
     def generate(
-        self, prompts: Sequence[Iterable[int]], params: SamplingParams | Sequence[SamplingParams] | None = None
+        self,
+        prompts: Sequence[Iterable[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Reply]:
         """Whole replies, in the order of the prompts. `params`: one for all, or one each.
 
-        Equal prompts with one seed give equal replies: pass settings with different seeds, or none, for a variety.
+        Equal prompts with one seed give equal replies: pass settings with different seeds, or none, for a
+        variety.
         """
-        each = [params] * len(prompts) if params is None or isinstance(params, SamplingParams) else list(params)
+        each = (
+            [params] * len(prompts) if params is None or isinstance(params, SamplingParams) else list(params)
+        )
         if len(each) != len(prompts):
-            raise ConfigError(f"engine: {len(prompts)} prompts but {len(each)} settings; give one, or one for each")
+            raise ConfigError(
+                f"engine: {len(prompts)} prompts but {len(each)} settings; give one, or one for each"
+            )
         self._check_idle()
         replies: dict[int, Reply] = {}
         try:
@@ -241,7 +266,9 @@ class Engine:
     def _check_idle(self) -> None:
         if self.busy:
             count = len(self._running) + len(self._waiting)
-            raise CoterieError(f"engine: {count} other request(s) are under way; use add and step, or another engine")
+            raise CoterieError(
+                f"engine: {count} other request(s) are under way; use add and step, or another engine"
+            )
 
     def _plan(self) -> list[tuple[Request, int]]:
         """Who is fed how many tokens: one for each that is talking, prompts first come first served."""
@@ -268,9 +295,10 @@ class Engine:
     def _reuse(self, request: Request) -> None:
         """Start from what a finished or a running sequence has read already, where that is further on.
 
-        Asked again until the prompt is read: a prompt that begins alike may be under way. The last prompt token is
-        always read, for the reply's first token comes from it; a prompt whose tokens are scored is read whole. When
-        deterministic only whole chunks of prompts are shared, as reading them anew would give the same bytes.
+        Asked again until the prompt is read: a prompt that begins alike may be under way. The last prompt
+        token is always read, for the reply's first token comes from it; a prompt whose tokens are scored is
+        read whole. When deterministic only whole chunks of prompts are shared, as reading them anew would
+        give the same bytes.
         """
         most = request.num_prompt - 1
         done = request.cache.length
@@ -279,7 +307,11 @@ class Engine:
         multiple = self.prefill_chunk if self.deterministic else 1
         best, source = done + MIN_SHARED - 1, None
         for other in self._running:
-            if other is not request and other.cache.length > best and other.tokens[best] == request.tokens[best]:
+            if (
+                other is not request
+                and other.cache.length > best
+                and other.tokens[best] == request.tokens[best]
+            ):
                 whole = other.tokens[: other.num_prompt] if self.deterministic else other.tokens
                 length = usable(other.salt, whole, other.cache, request.salt, request.tokens, most, multiple)
                 if length > best:
@@ -323,11 +355,15 @@ class Engine:
                     talking.append(request)
                     last_rows.append(start - 1)
                     routings.append(
-                        TokenRouting(steering.chosen(start - 1)) if steering and request.wishes.routing else None
+                        TokenRouting(steering.chosen(start - 1))
+                        if steering and request.wishes.routing
+                        else None
                     )
             if last_rows:
                 parts.append(
-                    group[0][0].variant.model.logits(h_TD if len(last_rows) == h_TD.shape[0] else h_TD[last_rows])
+                    group[0][0].variant.model.logits(
+                        h_TD if len(last_rows) == h_TD.shape[0] else h_TD[last_rows]
+                    )
                 )
         if not talking:
             return []
@@ -342,7 +378,9 @@ class Engine:
         return [self._take(*row) for row in drawn]
 
     def _groups(self, plan: list[tuple[Request, int]]) -> list[list[tuple[Request, int]]]:
-        """What is run as one packed batch: all of one variant, or when deterministic each sequence by itself."""
+        """What is run as one packed batch: all of one variant, or when deterministic each sequence by
+        itself.
+        """
         if self.deterministic:
             return [[entry] for entry in plan]
         groups: dict[Variant, list[tuple[Request, int]]] = {}
@@ -367,7 +405,7 @@ class Engine:
         starts = [request.cache.length for request, _ in group]
         for (request, count), start in zip(group, starts, strict=True):
             ids += request.tokens[start : start + count]
-        layout = Layout.packed([count for _, count in group], starts, device=device)
+        layout = ForwardContext.packed([count for _, count in group], starts, device=device)
         if steering is not None:
             layout = replace(layout, steering=steering)
         caches = [request.cache for request, _ in group]
@@ -376,7 +414,9 @@ class Engine:
         if steering is not None and self.expert_counts is not None:
             for layer, routing in steering.records.items():
                 chosen = routing.ids_TK[routing.weights_TK != 0]
-                self.expert_counts[layer] += torch.bincount(chosen, minlength=len(self.expert_counts[layer])).cpu()
+                self.expert_counts[layer] += torch.bincount(
+                    chosen, minlength=len(self.expert_counts[layer])
+                ).cpu()
         return h_TD
 
     def _take(
@@ -397,4 +437,6 @@ class Engine:
             self._leave(request)
             text += request.text.finish()
         scores = request.prompt if first else None
-        return Event(request.id, token, logprob, top, text, finish, request.cached if first else 0, scores, routing)
+        return Event(
+            request.id, token, logprob, top, text, finish, request.cached if first else 0, scores, routing
+        )

@@ -17,16 +17,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from coterie.adapters.any import base_of, is_variant, put_variant
+from coterie.checkpoints.directory import load_model, read_json, save_model
 from coterie.config import ConfigError, CoterieError, ModelConfig, suggest
 from coterie.infer.engine import Engine, Reply, check_prompt
 from coterie.infer.sampling import SamplingParams
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.text.chat import Message, render_ids
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.checkpoint import load_model, read_json, save_model
-from coterie.weights.variant import base_of, is_variant, put_variant
 
 Ids = Sequence[int] | Tensor
 Conversation = Sequence[Message | Mapping[str, Any]]
@@ -39,12 +39,12 @@ _MANIFEST_OF_DIRECTORY = ("format", "files", "sha256")
 class LanguageModel:
     """A Transformer with its tokenizer. Build one with `coterie.load`, or from parts.
 
-    `bos_id`: put before a text prompt (documents were trained to start with it); None puts nothing; "auto" is the
-    tokenizer's end of text, as for every tokenizer trained here. `stop_ids`: what ends a reply, unless a call says
-    otherwise; None means the tokenizer's. `manifest`: `coterie.json` of the directory it came from.
+    `bos_id`: put before a text prompt (documents were trained to start with it); None puts nothing; "auto" is
+    the tokenizer's end of text, as for every tokenizer trained here. `stop_ids`: what ends a reply, unless a
+    call says otherwise; None means the tokenizer's. `manifest`: `coterie.json` of the directory it came from.
 
-    Keyword settings of `generate`, `stream` and `chat` are the fields of `SamplingParams`: `max_tokens`, `temperature`,
-    `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `logprobs`.
+    Keyword settings of `generate`, `stream` and `chat` are the fields of `SamplingParams`: `max_tokens`,
+    `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `logprobs`.
     """
 
     def __init__(
@@ -90,7 +90,9 @@ class LanguageModel:
 
     @torch.inference_mode()
     def logits(self, ids: Ids) -> Tensor:
-        """(T, V) float32: the scores of every next token after each of the T given ones. Errors: `CoterieError`."""
+        """(T, V) float32: the scores of every next token after each of the T given ones. Errors:
+        `CoterieError`.
+        """
         return self.model.logits(self._hidden(ids)[0])
 
     @torch.inference_mode()
@@ -110,7 +112,11 @@ class LanguageModel:
         return self.generate_many([prompt], params, **settings)[0]
 
     def generate_many(
-        self, prompts: Sequence[Prompt], params: SamplingParams | None = None, max_batch: int = 32, **settings: Any
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        max_batch: int = 32,
+        **settings: Any,
     ) -> list[Reply]:
         """Replies to many prompts at once, in their order; each is what it would be alone."""
         if isinstance(prompts, str):
@@ -122,7 +128,9 @@ class LanguageModel:
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any) -> Iterator[str]:
         """The same reply as `generate` in pieces of text, as they become certain."""
         self._needs_tokenizer("a stream of text")
-        events = Engine(self.model, self.tokenizer).stream(self._prompt_ids(prompt), self._params(params, settings))
+        events = Engine(self.model, self.tokenizer).stream(
+            self._prompt_ids(prompt), self._params(params, settings)
+        )
         return (event.text for event in events if event.text)
 
     def chat(
@@ -132,12 +140,16 @@ class LanguageModel:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **settings: Any,
     ) -> Reply:
-        """The assistant's next turn; `coterie.text.chat.parse_reply(reply.text)` splits reasoning and tool calls."""
+        """The assistant's next turn; `coterie.text.chat.parse_reply(reply.text)` splits reasoning and tool
+        calls.
+        """
         return self.generate(self.render(messages, tools), params, **settings)
 
     def render(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Token ids of a conversation, up to where the assistant begins to write."""
-        turns = [message if isinstance(message, Message) else Message.from_dict(message) for message in messages]
+        turns = [
+            message if isinstance(message, Message) else Message.from_dict(message) for message in messages
+        ]
         tokenizer = self._needs_tokenizer("a conversation")
         return render_ids(tokenizer, turns, add_generation_prompt=True, tools=tools)[0]
 
@@ -146,7 +158,7 @@ class LanguageModel:
         given = _id_list(ids)
         check_prompt(given, self.config.vocab_size, self.config.max_positions)
         ids_T = torch.tensor(given, device=self.device)
-        return self.model(ids_T, Layout.packed([len(given)], device=self.device)), ids_T
+        return self.model(ids_T, ForwardContext.packed([len(given)], device=self.device)), ids_T
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
@@ -155,7 +167,9 @@ class LanguageModel:
             return _id_list(prompt)  # type: ignore[arg-type]
         if all(isinstance(item, Message | Mapping) for item in prompt):
             return self.render(prompt)  # type: ignore[arg-type]
-        raise CoterieError("prompt: give a text, a list of token ids, or a list of messages (role and content)")
+        raise CoterieError(
+            "prompt: give a text, a list of token ids, or a list of messages (role and content)"
+        )
 
     def _params(self, params: SamplingParams | None, settings: Mapping[str, Any]) -> SamplingParams:
         known = [field.name for field in fields(SamplingParams)]
@@ -168,7 +182,9 @@ class LanguageModel:
 
     def _needs_tokenizer(self, what: str) -> Tokenizer:
         if self.tokenizer is None:
-            raise CoterieError(f"model: {what} needs a tokenizer, and its directory holds none; give token ids instead")
+            raise CoterieError(
+                f"model: {what} needs a tokenizer, and its directory holds none; give token ids instead"
+            )
         return self.tokenizer
 
 
@@ -179,12 +195,13 @@ def load(
     check: bool = False,
     adapter: str | Path | None = None,
 ) -> LanguageModel:
-    """Read a checkpoint directory (or hub id). `device` auto: the GPU if there is one. `check`: run its stored probes.
+    """Read a checkpoint directory (or hub id). `device` auto: the GPU if there is one. `check`: run its
+    stored probes.
 
-    `adapter`: a directory of LoRA factors (ours or PEFT's) or an expert patch to put on it; as `path`, such a directory
-    brings the base that it names. A reply ends with the tokenizer's stop tokens and those of generation_config.json.
-    Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an adapter or patch made for other
-    weights, `ConfigError` for the device.
+    `adapter`: a directory of LoRA factors (ours or PEFT's) or an expert patch to put on it; as `path`, such a
+    directory brings the base that it names. A reply ends with the tokenizer's stop tokens and those of
+    generation_config.json. Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an
+    adapter or patch made for other weights, `ConfigError` for the device.
     """
     if adapter is None and is_variant(path):
         path, adapter = base_of(path), path
@@ -197,17 +214,22 @@ def load(
     bos = _optional_json(loaded.path / "tokenizer_config.json").get("bos_token")
     name = bos.get("content") if isinstance(bos, dict) else bos
     bos_id = loaded.tokenizer.token_id(name) if loaded.tokenizer is not None and name else None
-    return LanguageModel(loaded.model, loaded.tokenizer, bos_id=bos_id, stop_ids=stop_ids, manifest=loaded.manifest)
+    return LanguageModel(
+        loaded.model, loaded.tokenizer, bos_id=bos_id, stop_ids=stop_ids, manifest=loaded.manifest
+    )
 
 
 def save(model: LanguageModel, path: str | Path, dtype: str | None = None, probes: bool = False) -> None:
     """Write a checkpoint directory that `load` and transformers read; `dtype` None keeps the parameters' own.
 
-    `probes`: store what the model says to a few texts, so that `load(path, check=True)` can prove it is the same model.
-    What the manifest of its origin says (parent, data card, metrics) is kept. Errors: `CheckpointError`.
+    `probes`: store what the model says to a few texts, so that `load(path, check=True)` can prove it is the
+    same model. What the manifest of its origin says (parent, data card, metrics) is kept. Errors:
+    `CheckpointError`.
     """
     kept = {key: value for key, value in model.manifest.items() if key not in _MANIFEST_OF_DIRECTORY}
-    save_model(path, model.model, model.tokenizer, dtype=dtype, extra=kept, stop_ids=model.stop_ids, probes=probes)
+    save_model(
+        path, model.model, model.tokenizer, dtype=dtype, extra=kept, stop_ids=model.stop_ids, probes=probes
+    )
 
 
 def _device(name: str) -> torch.device:
@@ -218,7 +240,9 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device '{name}': cannot be used here ({reason}); give auto, cpu or cuda") from None
+        raise ConfigError(
+            f"device '{name}': cannot be used here ({reason}); give auto, cpu or cuda"
+        ) from None
     return device
 
 
@@ -230,8 +254,12 @@ def _id_list(ids: Ids) -> list[int]:
     if isinstance(ids, Tensor):
         if ids.dim() != 1 or ids.is_floating_point():
             shape = tuple(ids.shape)
-            raise CoterieError(f"prompt: token ids must be one row of whole numbers, got {ids.dtype} of shape {shape}")
+            raise CoterieError(
+                f"prompt: token ids must be one row of whole numbers, got {ids.dtype} of shape {shape}"
+            )
         return [int(i) for i in ids.tolist()]
     if isinstance(ids, str) or not all(hasattr(i, "__index__") for i in ids):
-        raise CoterieError("prompt: give token ids (whole numbers); model.encode(text) makes them from a text")
+        raise CoterieError(
+            "prompt: give token ids (whole numbers); model.encode(text) makes them from a text"
+        )
     return [int(i) for i in ids]

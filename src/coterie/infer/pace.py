@@ -10,8 +10,8 @@ _WEIGHT = 0.3  # of the newest measurement
 class Pace:
     """Learns what steps cost and says how many prompt tokens the next one may read.
 
-    `max_stall`: seconds that a step with prompts and replies should take at most; 2.5 times a step of replies alone
-    where that is more. It is a wish: at least 32 tokens are read, as the prompt's own reader waits too.
+    `max_stall`: seconds that a step with prompts and replies should take at most; 2.5 times a step of replies
+    alone where that is more. It is a wish: at least 32 tokens are read, as the prompt's own reader waits too.
     """
 
     def __init__(self, max_stall: float) -> None:

@@ -1,7 +1,8 @@
 """Prompts that begin alike are read once: finished sequences keep their keys and values for the next ones.
 
-A sequence is found by the hashes of its whole blocks of tokens and then compared token by token, so a collision costs
-time and never a wrong reply. Sequences of different salts (adapter, expert control, the caller's own) never share.
+A sequence is found by the hashes of its whole blocks of tokens and then compared token by token, so a
+collision costs time and never a wrong reply. Sequences of different salts (adapter, expert control, the
+caller's own) never share.
 """
 
 from __future__ import annotations
@@ -81,8 +82,12 @@ class PrefixCache:
         while self.num_bytes > self.max_bytes:
             self._remove(next(iter(self._entries.values())))
 
-    def find(self, salt: Hashable, tokens: Sequence[int], most: int, multiple: int = 1) -> SequenceCache | None:
-        """A copy of the longest kept start of `tokens`, of at most `most` tokens and a multiple of `multiple`."""
+    def find(
+        self, salt: Hashable, tokens: Sequence[int], most: int, multiple: int = 1
+    ) -> SequenceCache | None:
+        """A copy of the longest kept start of `tokens`, of at most `most` tokens and a multiple of
+        `multiple`.
+        """
         found: tuple[int, Entry] | None = None
         for block in reversed(block_hashes(salt, tokens[:most])):
             for entry in self._by_block.get(block, ()):

@@ -10,8 +10,8 @@ from coterie.text.tokenizer import StreamDecoder, Tokenizer
 class StopStrings:
     """Passes text through until the first stop string is complete; what may be the start of one is held back.
 
-    The outcome does not depend on how the text is cut into pieces: the stop string that ends first wins, the longest of
-    several that end together.
+    The outcome does not depend on how the text is cut into pieces: the stop string that ends first wins, the
+    longest of several that end together.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

@@ -39,7 +39,9 @@ class TokenFilter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromptScores:
-    """For each prompt token but the first, the model's log-probability and the most likely tokens instead of it."""
+    """For each prompt token but the first, the model's log-probability and the most likely tokens instead of
+    it.
+    """
 
     logprobs: list[float]
     top: list[TopLogprobs]
@@ -47,18 +49,21 @@ class PromptScores:
 
 @dataclass(frozen=True, slots=True)
 class TokenRouting:
-    """The experts at the position that a token was drawn from: for each MoE layer its number, the chosen experts, best
-    first, and their weights (an expert that was switched off is left out)."""
+    """The experts at the position that a token was drawn from: for each MoE layer its number, the chosen
+    experts, best first, and their weights (an expert that was switched off is left out).
+    """
 
     layers: tuple[tuple[int, list[int], list[float]], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One token of one reply. `text`: what became certain by it (may be empty, or end before the token's own text).
+    """One token of one reply. `text`: what became certain by it (may be empty, or end before the token's own
+    text).
 
-    `logprob` is the model's own, before any penalty, temperature or filter. `finish_reason` is set on the last event.
-    `cached` (prompt tokens that were not read again) and `prompt` (where asked for) come with the first event.
+    `logprob` is the model's own, before any penalty, temperature or filter. `finish_reason` is set on the
+    last event. `cached` (prompt tokens that were not read again) and `prompt` (where asked for) come with the
+    first event.
     """
 
     request: int
@@ -96,13 +101,13 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RequestOptions:
     """What a request wants beside sampling.
 
-    `prompt_logprobs`: score the prompt and report so many likely tokens at each place (None: do not). `filter`: a
-    grammar for the reply. `control`: which experts its tokens may use. `routing`: report which they used. `priority`:
-    of those that wait the lowest number comes first. `salt`: prompts are shared in the prefix cache among equal salts.
-    `variant`: which of the engine's models answers.
+    `prompt_logprobs`: score the prompt and report so many likely tokens at each place (None: do not).
+    `filter`: a grammar for the reply. `control`: which experts its tokens may use. `routing`: report which
+    they used. `priority`: of those that wait the lowest number comes first. `salt`: prompts are shared in the
+    prefix cache among equal salts. `variant`: which of the engine's models answers.
     """
 
     prompt_logprobs: int | None = None
@@ -115,7 +120,9 @@ class Wishes:
 
 
 class Variant:
-    """One of the models that an engine runs, on weights that they may share. `serial` tells those of one name apart."""
+    """One of the models that an engine runs, on weights that they may share. `serial` tells those of one name
+    apart.
+    """
 
     def __init__(self, model: Transformer, serial: int) -> None:
         self.model = model
@@ -140,7 +147,7 @@ class Request:
         limit: int,
         stop_ids: frozenset[int],
         text: ReplyText,
-        wishes: Wishes,
+        wishes: RequestOptions,
         variant: Variant,
     ) -> None:
         self.id = id
@@ -180,7 +187,9 @@ class Request:
 
 
 def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") -> None:
-    """Errors: `CoterieError`, one line, for token ids that are none, more than `most`, or not below `vocab_size`."""
+    """Errors: `CoterieError`, one line, for token ids that are none, more than `most`, or not below
+    `vocab_size`.
+    """
     if not ids:
         raise CoterieError("prompt: it is empty; give at least one token")
     if len(ids) > most:

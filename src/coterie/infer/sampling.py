@@ -1,10 +1,11 @@
-"""From logits to tokens: filters, one random stream per sequence, and log-probabilities of the unmodified distribution.
+"""From logits to tokens: filters, one random stream per sequence, and log-probabilities of the unmodified
+distribution.
 
 Legend: B sequences, V vocabulary, N candidates left after the first cut (best first where sorted).
 
-A sequence's n-th token depends on its logits, its settings and (seed, n) alone, never on its neighbours or on the order
-of the batch: the random number is a hash of (seed, n), and rows with the same filters are treated together by
-operations that work row by row.
+A sequence's n-th token depends on its logits, its settings and (seed, n) alone, never on its neighbours or on
+the order of the batch: the random number is a hash of (seed, n), and rows with the same filters are treated
+together by operations that work row by row.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ _TOP_P_CANDIDATES = 256
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one reply is drawn. The order is: penalties and bias, temperature, top-k, top-p, min-p (as in transformers).
+    """How one reply is drawn. The order is: penalties and bias, temperature, top-k, top-p, min-p (as in
+    transformers).
 
-    `temperature` 0 takes the most likely token. `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 do nothing.
-    `top_p` keeps the fewest best tokens that hold this share of what top-k left; `min_p` keeps tokens with at least
-    this share of the best one's probability. `seed` None: a fresh one for each reply. `stop`: strings that end the
-    reply and are not part of its text. `stop_ids`: tokens that end it (kept in its ids, not in its text); None means
-    the tokenizer's own. `logprobs`: how many of the most likely tokens are reported at each step. `presence_penalty` is
-    taken off the score of each token of the reply so far, `frequency_penalty` as often as it came. `logit_bias`: pairs
-    of a token and a number added to its score.
+    `temperature` 0 takes the most likely token. `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 do
+    nothing. `top_p` keeps the fewest best tokens that hold this share of what top-k left; `min_p` keeps
+    tokens with at least this share of the best one's probability. `seed` None: a fresh one for each reply.
+    `stop`: strings that end the reply and are not part of its text. `stop_ids`: tokens that end it (kept in
+    its ids, not in its text); None means the tokenizer's own. `logprobs`: how many of the most likely tokens
+    are reported at each step. `presence_penalty` is taken off the score of each token of the reply so far,
+    `frequency_penalty` as often as it came. `logit_bias`: pairs of a token and a number added to its score.
     """
 
     temperature: float = 1.0
@@ -92,7 +94,9 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One step of B sequences. `top[i]`: (token id, log-probability) of the most likely tokens, best first."""
+    """One step of B sequences. `top[i]`: (token id, log-probability) of the most likely tokens, best
+    first.
+    """
 
     ids: list[int]
     logprobs: list[float]
@@ -100,7 +104,8 @@ class Sampled:
 
 
 def uniform(seed: int, step: int) -> float:
-    """The random number in [0, 1) of step `step` of stream `seed`: a hash, so any step can be had without the others.
+    """The random number in [0, 1) of step `step` of stream `seed`: a hash, so any step can be had without the
+    others.
 
     It has 52 bits, which keeps `u * total` below `total` in float64 whatever the total.
     """
@@ -119,12 +124,12 @@ def sample(
 ) -> Sampled:
     """Draw one token per row.
 
-    `logits_BV` float32; `params[i]` has a seed (see `with_seed`) unless greedy; `steps[i]` counts the tokens row i has
-    drawn so far; `histories[i]`, its prompt and reply so far, is read only under a penalty. `allowed[i]`: bool (V,),
-    the only tokens row i may draw.
+    `logits_BV` float32; `params[i]` has a seed (see `with_seed`) unless greedy; `steps[i]` counts the tokens
+    row i has drawn so far; `histories[i]`, its prompt and reply so far, is read only under a penalty.
+    `allowed[i]`: bool (V,), the only tokens row i may draw.
 
-    Log-probabilities are those of the model: log-softmax of the raw logits, before any penalty, temperature or filter.
-    Errors: `ConfigError` when the logits are not finite, or a penalty comes without histories.
+    Log-probabilities are those of the model: log-softmax of the raw logits, before any penalty, temperature
+    or filter. Errors: `ConfigError` when the logits are not finite, or a penalty comes without histories.
     """
     logprobs_BV = logits_BV.log_softmax(-1)
     scores_BV = _changed(logits_BV, params, steps, histories, allowed or [None] * len(params))
@@ -148,11 +153,15 @@ def sample(
             ids_B[rows] = drawn_b
     chosen = logprobs_BV.gather(1, ids_B[:, None])[:, 0].tolist()
     if any(math.isnan(value) for value in chosen):
-        raise ConfigError("sampling: the model's logits are not finite; its weights are damaged or overflow this dtype")
+        raise ConfigError(
+            "sampling: the model's logits are not finite; its weights are damaged or overflow this dtype"
+        )
     return Sampled(ids_B.tolist(), chosen, _top(logprobs_BV, [p.logprobs for p in params]))
 
 
-def draw(scores_BV: Tensor, u_B: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> Tensor:
+def draw(
+    scores_BV: Tensor, u_B: Tensor, temperature: float, top_k: int, top_p: float, min_p: float
+) -> Tensor:
     """Token ids (B,) by inverse cumulative distribution of the filtered scores at `u_B` (float64 in [0, 1)).
 
     Ties at the edge of top-k are broken by `torch.topk`, so exactly k stay.
@@ -166,8 +175,8 @@ def draw(scores_BV: Tensor, u_B: Tensor, temperature: float, top_k: int, top_p: 
     probs_BV = scaled_BV.softmax(-1)
     if top_p == 1:
         return _pick(probs_BV, None, u_B, top_p, min_p)
-    # A few candidates nearly always hold top_p; only the rows where they do not are sorted whole. Each row decides for
-    # itself, so that the order of equal probabilities cannot depend on its neighbours.
+    # A few candidates nearly always hold top_p; only the rows where they do not are sorted whole. Each row
+    # decides for itself, so that the order of equal probabilities cannot depend on its neighbours.
     probs_BN, ids_BN = probs_BV.topk(min(_TOP_P_CANDIDATES, vocabulary), dim=-1)
     drawn_B = _pick(probs_BN, ids_BN, u_B, top_p, min_p)
     short_B = probs_BN.sum(-1) < top_p
@@ -177,7 +186,9 @@ def draw(scores_BV: Tensor, u_B: Tensor, temperature: float, top_k: int, top_p: 
 
 
 def _pick(probs_BN: Tensor, ids_BN: Tensor | None, u_B: Tensor, top_p: float, min_p: float) -> Tensor:
-    """Apply top-p (needs best-first candidates) and min-p, then draw; `ids_BN` None: candidate n is token n."""
+    """Apply top-p (needs best-first candidates) and min-p, then draw; `ids_BN` None: candidate n is token
+    n.
+    """
     if top_p < 1:
         before_BN = probs_BN.cumsum(-1) - probs_BN
         probs_BN = probs_BN.masked_fill(before_BN >= top_p, 0.0)
@@ -185,8 +196,8 @@ def _pick(probs_BN: Tensor, ids_BN: Tensor | None, u_B: Tensor, top_p: float, mi
         probs_BN = probs_BN.masked_fill(probs_BN < min_p * probs_BN.amax(-1, keepdim=True), 0.0)
     cumulative_BN = probs_BN.cumsum(-1)
     target_B1 = u_B[:, None] * cumulative_BN[:, -1:]
-    # The first entry whose cumulative share exceeds the target, hence never one of share 0. The clamp is for shares
-    # that are not finite, which `sample` reports.
+    # The first entry whose cumulative share exceeds the target, hence never one of share 0. The clamp is for
+    # shares that are not finite, which `sample` reports.
     index_B1 = torch.searchsorted(cumulative_BN, target_B1, right=True).clamp_(max=cumulative_BN.shape[1] - 1)
     return (index_B1 if ids_BN is None else ids_BN.gather(1, index_B1))[:, 0]
 
@@ -198,7 +209,9 @@ def _changed(
     histories: Sequence[Sequence[int]] | None,
     allowed: Sequence[Tensor | None],
 ) -> Tensor:
-    """The scores after each row's penalties, bias and allowed tokens; the logits themselves where there are none."""
+    """The scores after each row's penalties, bias and allowed tokens; the logits themselves where there are
+    none.
+    """
     rows = [row for row, p in enumerate(params) if p.changes_scores or allowed[row] is not None]
     if not rows:
         return logits_BV
@@ -215,8 +228,9 @@ def _changed(
 
 
 def _penalise(scores_V: Tensor, p: SamplingParams, history: Sequence[int], step: int) -> None:
-    """In place: seen tokens divided by the repetition penalty when positive and multiplied by it when negative; then
-    the penalties on the reply's own tokens (the last `step` of the history), then the bias."""
+    """In place: seen tokens divided by the repetition penalty when positive and multiplied by it when
+    negative; then the penalties on the reply's own tokens (the last `step` of the history), then the bias.
+    """
     device = scores_V.device
     if p.repetition_penalty != 1:
         seen = torch.tensor(history, dtype=torch.int64, device=device)
@@ -228,7 +242,9 @@ def _penalise(scores_V: Tensor, p: SamplingParams, history: Sequence[int], step:
         scores_V[ids] -= p.presence_penalty + p.frequency_penalty * counts.to(scores_V.dtype)
     if p.logit_bias:
         ids = torch.tensor([token for token, _ in p.logit_bias], dtype=torch.int64, device=device)
-        scores_V[ids] += torch.tensor([value for _, value in p.logit_bias], dtype=scores_V.dtype, device=device)
+        scores_V[ids] += torch.tensor(
+            [value for _, value in p.logit_bias], dtype=scores_V.dtype, device=device
+        )
 
 
 def score(

@@ -19,16 +19,22 @@ def measure_decode(
 ) -> dict[str, float]:
     """Greedy decoding after the prompt has been read, `batch` copies of it at once.
 
-    Returns medians over `repeats` runs (one more, unmeasured, comes first): `tokens_per_second` (of all sequences
-    together), `ms_per_token` (of one step), and `spread` ((slowest - fastest) / median), `cache_bytes` at the end.
-    Errors: `CoterieError` when prompt and reply do not fit in the model's positions.
+    Returns medians over `repeats` runs (one more, unmeasured, comes first): `tokens_per_second` (of all
+    sequences together), `ms_per_token` (of one step), and `spread` ((slowest - fastest) / median),
+    `cache_bytes` at the end. Errors: `CoterieError` when prompt and reply do not fit in the model's
+    positions.
     """
     if num_tokens < 1 or batch < 1 or repeats < 1:
-        raise ConfigError(f"speed: tokens {num_tokens}, batch {batch} and repeats {repeats} must be at least 1")
-    # One token comes out of reading the prompt and one is never asked for: nobody leaves while the clock runs.
+        raise ConfigError(
+            f"speed: tokens {num_tokens}, batch {batch} and repeats {repeats} must be at least 1"
+        )
+    # One token comes out of reading the prompt and one is never asked for: nobody leaves while the clock
+    # runs.
     room = model.config.max_positions - len(prompt_ids) - 2
     if num_tokens > room:
-        raise ConfigError(f"speed: {num_tokens} tokens after this prompt do not fit; the model has room for {room}")
+        raise ConfigError(
+            f"speed: {num_tokens} tokens after this prompt do not fit; the model has room for {room}"
+        )
     params = SamplingParams(temperature=0, max_tokens=num_tokens + 2, stop_ids=())
     seconds: list[float] = []
     cache_bytes = 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.config.model import AttentionConfig
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear
 from coterie.nn.norm import RMSNorm, rms
 from coterie.nn.rope import rotate
@@ -24,7 +24,9 @@ class LayerCache(Protocol):
     """What attention asks of a key/value cache for one layer of one sequence."""
 
     def append(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Add new keys and values; all kept ones (S, G, D), new ones last, and the position of the first kept key."""
+        """Add new keys and values; all kept ones (S, G, D), new ones last, and the position of the first kept
+        key.
+        """
         ...
 
 
@@ -55,7 +57,11 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(config.head_dim if per_head else kv_width, norm_eps)
 
     def forward(
-        self, x_TD: Tensor, layout: Layout, caches: Sequence[SequenceCache] | None = None, layer: int = 0
+        self,
+        x_TD: Tensor,
+        layout: ForwardContext,
+        caches: Sequence[SequenceCache] | None = None,
+        layer: int = 0,
     ) -> Tensor:
         q_THD, k_TGD, v_TGD = self._project(x_TD, layout)
         config = self.config
@@ -74,13 +80,15 @@ class Attention(nn.Module):
                     part = attend_kept_with_sinks(q_THD[new], k_SGD, v_SGD, self.sinks, config.window, scale)
                 else:
                     positions = layout.positions_T[new]
-                    part = attend_cached(q_THD[new], k_SGD, v_SGD, positions, first, config.mask, config.window, scale)
+                    part = attend_cached(
+                        q_THD[new], k_SGD, v_SGD, positions, first, config.mask, config.window, scale
+                    )
                 parts.append(part)
                 start += length
             y_THD = torch.cat(parts) if len(parts) > 1 else parts[0]
         return self.o(y_THD.flatten(1))
 
-    def _project(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x_TD: Tensor, layout: ForwardContext) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
         q, k, v = self.q(x_TD), self.k(x_TD), self.v(x_TD)
         if config.qk_norm == "full":

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from coterie.config.model import BlockConfig, MLAConfig, MoEConfig
 from coterie.nn.attention import Attention, SequenceCache
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.norm import RMSNorm
@@ -25,12 +25,14 @@ class Block(nn.Module):
         else:
             self.attention = Attention(width, config.attention, norm_eps)
         self.ffn_norm = RMSNorm(width, norm_eps, late_rounding)
-        self.ffn = MoE(width, config.ffn) if isinstance(config.ffn, MoEConfig) else FeedForward(width, config.ffn)
+        self.ffn = (
+            MoE(width, config.ffn) if isinstance(config.ffn, MoEConfig) else FeedForward(width, config.ffn)
+        )
 
     def forward(
         self,
         h_TD: Tensor,
-        layout: Layout,
+        layout: ForwardContext,
         caches: Sequence[SequenceCache] | None,
         layer: int,
         balance_tokens: float | None,

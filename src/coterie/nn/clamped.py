@@ -10,10 +10,11 @@ from coterie.nn.experts import Counts, ExpertLinear
 
 
 class ClampedExperts(nn.Module):
-    """`down((up + 1) * gate * sigmoid(alpha * gate))`, gate at most `limit`, up within `limit` either way, all biased.
+    """`down((up + 1) * gate * sigmoid(alpha * gate))`, gate at most `limit`, up within `limit` either way,
+    all biased.
 
-    Unlike in `Experts`, gate and up rows of `gate_up` (E, 2F, D) alternate, gate first: the order of the published
-    tensors, of which these parameters can then be views.
+    Unlike in `Experts`, gate and up rows of `gate_up` (E, 2F, D) alternate, gate first: the order of the
+    published tensors, of which these parameters can then be views.
     """
 
     def __init__(self, num_experts: int, width: int, expert_width: int, config: ClampedConfig) -> None:

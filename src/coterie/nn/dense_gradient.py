@@ -1,7 +1,9 @@
-"""Gradients for a router from the experts that it did not choose (DenseMixer's idea: forward sparse, backward dense).
+"""Gradients for a router from the experts that it did not choose (DenseMixer's idea: forward sparse, backward
+dense).
 
-Only chosen experts are run in the forward pass, and a router hears nothing of what the others would have said. Here the
-backward pass runs them too, without training them: each weight that was not given gets the gradient it would have had.
+Only chosen experts are run in the forward pass, and a router hears nothing of what the others would have
+said. Here the backward pass runs them too, without training them: each weight that was not given gets the
+gradient it would have had.
 
 T tokens, D width, E experts, K chosen experts per token, N tokens that did not choose one expert.
 """
@@ -15,12 +17,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from coterie.config.model import RouterConfig
-from coterie.nn.function import GradFunction
+from coterie.nn.autograd import GradFunction
 from coterie.nn.router import Routing
 
 
 def dense_weights(routing: Routing, config: RouterConfig) -> Tensor:
-    """`(T, E)`: the weight that each expert would have beside the chosen ones; theirs are `routing.weights_TK`."""
+    """`(T, E)`: the weight that each expert would have beside the chosen ones; theirs are
+    `routing.weights_TK`.
+    """
     weights_TE = routing.scores_TE
     if config.renormalize or (config.score_after_topk and config.score == "softmax"):
         weights_TE = weights_TE / (weights_TE.gather(-1, routing.ids_TK).sum(-1, keepdim=True) + 1e-20)
@@ -30,7 +34,8 @@ def dense_weights(routing: Routing, config: RouterConfig) -> Tensor:
 def with_dense_gradient(
     y_TD: Tensor, x_TD: Tensor, routing: Routing, experts: nn.Module, config: RouterConfig
 ) -> Tensor:
-    """`y_TD` as it is; in the backward pass the experts of `routing` that were not chosen add to the router's gradient.
+    """`y_TD` as it is; in the backward pass the experts of `routing` that were not chosen add to the router's
+    gradient.
 
     `experts(x_RD, counts)` is what has made `y_TD` from `x_TD`, weighted on the output (`apply_to` output).
     """
@@ -40,7 +45,9 @@ def with_dense_gradient(
 
 class _Unchosen(GradFunction):
     @staticmethod
-    def forward(ctx: Any, y_TD: Tensor, weights_TE: Tensor, x_TD: Tensor, ids_TK: Tensor, experts: nn.Module) -> Tensor:
+    def forward(
+        ctx: Any, y_TD: Tensor, weights_TE: Tensor, x_TD: Tensor, ids_TK: Tensor, experts: nn.Module
+    ) -> Tensor:
         ctx.save_for_backward(x_TD, ids_TK)
         ctx.experts, ctx.shape = experts, weights_TE.shape
         return y_TD.view_as(y_TD)
@@ -54,7 +61,9 @@ class _Unchosen(GradFunction):
             return grad_TD, None, None, None, None
         num_experts = ctx.shape[1]
         grad_weights_TE = torch.zeros(ctx.shape, dtype=torch.float32, device=grad_TD.device)
-        unchosen_TE = torch.ones(ctx.shape, dtype=torch.bool, device=grad_TD.device).scatter_(-1, ids_TK, False)
+        unchosen_TE = torch.ones(ctx.shape, dtype=torch.bool, device=grad_TD.device).scatter_(
+            -1, ids_TK, False
+        )
         for expert in range(num_experts):
             tokens_N = unchosen_TE[:, expert].nonzero().squeeze(1)
             if not tokens_N.numel():

@@ -1,6 +1,7 @@
 """Move tokens to their experts and back: sort by expert once, gather in both directions, never scatter-add.
 
-T tokens, D width, K chosen experts per token, E experts, R routed rows sorted by expert, N padding rows among them.
+T tokens, D width, K chosen experts per token, E experts, R routed rows sorted by expert, N padding rows among
+them.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from coterie.nn.function import GradFunction
+from coterie.nn.autograd import GradFunction
 
 
 @dataclass(frozen=True, eq=False)
 class LocalMeta:
     """Where each routed row came from and where it went (all int64).
 
-    `slot_R`: the flat (token, choice) index of each row; `token_R = slot_R // K`. `row_TK`: the row of each (token,
-    choice). `padding_N`: rows that belong to no token (None: there are none); their slot reads 0.
+    `slot_R`: the flat (token, choice) index of each row; `token_R = slot_R // K`. `row_TK`: the row of each
+    (token, choice). `padding_N`: rows that belong to no token (None: there are none); their slot reads 0.
     """
 
     slot_R: Tensor
@@ -36,10 +37,11 @@ class LocalDispatcher:
     def dispatch(
         self, x_TD: Tensor, ids_TK: Tensor, num_experts: int, weights_TK: Tensor | None = None
     ) -> tuple[Tensor, tuple[int, ...], LocalMeta]:
-        """Rows `(R, D)` sorted by expert (ties in token order), rows per expert (they sum to R), and the way back.
+        """Rows `(R, D)` sorted by expert (ties in token order), rows per expert (they sum to R), and the way
+        back.
 
-        `weights_TK` scales each row (routers whose score multiplies the expert's input, as in Llama 4). On CPU each
-        busy expert gets zero rows up to a round number (`row_multiple`).
+        `weights_TK` scales each row (routers whose score multiplies the expert's input, as in Llama 4). On
+        CPU each busy expert gets zero rows up to a round number (`row_multiple`).
         """
         meta, counts = sort_by_expert(ids_TK, num_experts)
         return _Dispatch.call(x_TD, weights_TK, meta), counts, meta
@@ -53,9 +55,9 @@ class LocalDispatcher:
 def row_multiple(num_rows: int, num_experts: int, device: torch.device) -> int:
     """Rows per expert are rounded up to a multiple of this.
 
-    oneDNN compiles a kernel (about a millisecond) for every new number of rows, and a new routing has new numbers at
-    every step: 64 experts in bf16 ran 2.5 times slower than with multiples of 32. At most an eighth is wasted on
-    average.
+    oneDNN compiles a kernel (about a millisecond) for every new number of rows, and a new routing has new
+    numbers at every step: 64 experts in bf16 ran 2.5 times slower than with multiples of 32. At most an
+    eighth is wasted on average.
     """
     mean = num_rows / num_experts
     if device.type != "cpu" or mean < 12:  # products of fewer rows are not compiled
@@ -67,7 +69,9 @@ _FEW_ROWS = 64
 
 
 def _sort_few(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[int, ...]]:
-    """The same as `sort_by_expert` for a handful of rows, which Python's own sort beats many small operations at."""
+    """The same as `sort_by_expert` for a handful of rows, which Python's own sort beats many small operations
+    at.
+    """
     num_chosen = ids_TK.shape[1]
     flat: list[int] = ids_TK.reshape(-1).tolist()
     order = sorted(range(len(flat)), key=flat.__getitem__)
@@ -154,7 +158,9 @@ class _Dispatch(GradFunction):
         grad_x_TD = gather_sum(grads[0], weights_TK, ctx.meta) if ctx.needs_input_grad[0] else None
         grad_weights_TK = None
         if ctx.needs_input_grad[1]:
-            grad_weights_TK = _weight_gradient(grads[0], gather_rows(x_TD, None, ctx.meta), weights_TK, ctx.meta)
+            grad_weights_TK = _weight_gradient(
+                grads[0], gather_rows(x_TD, None, ctx.meta), weights_TK, ctx.meta
+            )
         return grad_x_TD, grad_weights_TK, None
 
 

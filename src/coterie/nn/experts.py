@@ -1,7 +1,7 @@
 """Expert weights and their products: one product per expert that has rows, weights viewed in place.
 
-R routed rows sorted by expert, N rows of one expert, E experts, I input features, O output features, D width, F expert
-width.
+R routed rows sorted by expert, N rows of one expert, E experts, I input features, O output features, D width,
+F expert width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from coterie.nn.function import GradFunction
+from coterie.nn.autograd import GradFunction
 from coterie.nn.linear import drawn, product
 
 Counts = tuple[int, ...]
@@ -21,7 +21,9 @@ TILE = 1 << 18
 
 
 def grouped_linear(x_RI: Tensor, weight_EOI: Tensor, counts: Counts) -> Tensor:
-    """`(R, O)`: each expert's rows times its own `weight[e].T`; `counts` are the rows per expert and sum to R."""
+    """`(R, O)`: each expert's rows times its own `weight[e].T`; `counts` are the rows per expert and sum to
+    R.
+    """
     weight_EOI = weight_EOI.to(x_RI.dtype)
     # grouped_mm wants rows of whole 16 bytes, and came with torch 2.10.
     whole = all(size % 8 == 0 for size in weight_EOI.shape[1:])
@@ -60,7 +62,9 @@ class _GroupedLinear(GradFunction):
 
 
 def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
-    """`silu(gate) * up`. In float32 on CPU twice as fast as the two operations; in bfloat16 it is the slower way."""
+    """`silu(gate) * up`. In float32 on CPU twice as fast as the two operations; in bfloat16 it is the slower
+    way.
+    """
     if gate_TF.device.type != "cpu" or gate_TF.dtype != torch.float32:
         return F.silu(gate_TF) * up_TF
     hidden_TF: Tensor = _SiluMul.call(gate_TF, up_TF)
@@ -97,7 +101,9 @@ def _tiles(x_TF: Tensor) -> list[slice]:
 
 
 class _SwiGLU(GradFunction):
-    """A whole layer of plain experts, one expert at a time so that its rows stay in cache between the products."""
+    """A whole layer of plain experts, one expert at a time so that its rows stay in cache between the
+    products.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_RD: Tensor, gate_up_EOD: Tensor, down_EDF: Tensor, counts: Counts) -> Tensor:

@@ -1,7 +1,7 @@
 """The one dense linear product.
 
-On CPU, PyTorch's float32 product (MKL) takes a slow path on AMD processors; oneDNN's does not. The product is one
-`torch.library` operator, so that autograd and `torch.compile` see a single opaque node.
+On CPU, PyTorch's float32 product (MKL) takes a slow path on AMD processors; oneDNN's does not. The product is
+one `torch.library` operator, so that autograd and `torch.compile` see a single opaque node.
 
 T tokens, I input features, O output features.
 """
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 # Read once: torch.compile does not trace through the question.
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
-# For a few rows oneDNN pays from this size of the weight on: 1.3 times faster for one row, up to twice for several.
+# For a few rows oneDNN pays from this size of the weight on: 1.3 times faster for one row, up to twice for
+# several.
 _LARGE = 1 << 18
 # A product of few rows is up to twice as fast turned round, while all rows together are short.
 _SHORT, _NOT_TINY = 3072, 1 << 15
@@ -35,7 +36,9 @@ def uses_onednn(x_TI: Tensor, weight_OI: Tensor) -> bool:
 
 
 def is_short(x_TI: Tensor, weight_OI: Tensor) -> bool:
-    """Whether `(weight @ x.T).T` is the faster way (see `_turned`): few float32 rows on CPU, and not a tiny weight."""
+    """Whether `(weight @ x.T).T` is the faster way (see `_turned`): few float32 rows on CPU, and not a tiny
+    weight.
+    """
     return (
         0 < max(2, x_TI.shape[0]) * x_TI.shape[1] <= _SHORT
         and x_TI.numel() > 0
@@ -48,7 +51,9 @@ def is_short(x_TI: Tensor, weight_OI: Tensor) -> bool:
 
 
 def _turned(x_TI: Tensor, weight_OI: Tensor) -> Tensor:
-    """`x @ weight.T` as a transposed view. A single row is taken twice: the product with a vector has no fast path."""
+    """`x @ weight.T` as a transposed view. A single row is taken twice: the product with a vector has no fast
+    path.
+    """
     rows = x_TI.shape[0]
     return torch.mm(weight_OI, (torch.cat((x_TI, x_TI)) if rows == 1 else x_TI).t()).t()[:rows]
 
@@ -110,7 +115,9 @@ def linear(x_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def drawn(*shape: int) -> nn.Parameter:
-    """A parameter of normal(0, 0.02) numbers. On the meta device nothing is drawn: that would import the compiler."""
+    """A parameter of normal(0, 0.02) numbers. On the meta device nothing is drawn: that would import the
+    compiler.
+    """
     parameter = nn.Parameter(torch.empty(*shape))
     if not parameter.is_meta:
         nn.init.normal_(parameter, std=0.02)
@@ -144,4 +151,6 @@ class Linear(nn.Module):
         return linear(x_TI, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )

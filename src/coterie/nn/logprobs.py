@@ -15,12 +15,17 @@ from coterie.nn.linear import product
 
 # float32 scores of one chunk: on CPU they stay in cache, on CUDA a product must be large to be fast.
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
-# Probabilities kept for the backward pass; tokens beyond this are computed again (a fourth product instead of three).
+# Probabilities kept for the backward pass; tokens beyond this are computed again (a fourth product instead of
+# three).
 KEEP_BYTES = 64 << 20
 
 
 def token_logprobs(
-    h_TD: Tensor, head_weight_VD: Tensor, targets_T: Tensor, chunk: int | None = None, keep_bytes: int = KEEP_BYTES
+    h_TD: Tensor,
+    head_weight_VD: Tensor,
+    targets_T: Tensor,
+    chunk: int | None = None,
+    keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
     """`(T,)` float32: log softmax of `h @ head_weight.T` at `targets_T`.
 
@@ -28,12 +33,16 @@ def token_logprobs(
     `keep_bytes`: at most this much is saved for the backward pass, whatever T and V.
     """
     if chunk is None:
-        chunk = max(16, CHUNK_BYTES.get(h_TD.device.type, CHUNK_BYTES["cpu"]) // (4 * head_weight_VD.shape[0]))
+        chunk = max(
+            16, CHUNK_BYTES.get(h_TD.device.type, CHUNK_BYTES["cpu"]) // (4 * head_weight_VD.shape[0])
+        )
     return _TokenLogprobs.apply(h_TD, head_weight_VD, targets_T, chunk, keep_bytes)
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """With error = softmax - onehot: grad h = -g (error W), grad W = -error^T (g h); V-wide work happens once."""
+    """With error = softmax - onehot: grad h = -g (error W), grad W = -error^T (g h); V-wide work happens
+    once.
+    """
 
     @staticmethod
     def forward(
@@ -76,7 +85,11 @@ class _TokenLogprobs(torch.autograd.Function):
                 softmax_CV = product(h_CD, weight_VD).float().softmax(1)
                 error_CV = _error(softmax_CV, targets_T[part]).to(h_TD.dtype)
             if ctx.needs_input_grad[0]:
-                torch.mul(product(error_CV, weight_VD.t()), -grads[0][part, None].to(h_TD.dtype), out=grad_h_TD[part])
+                torch.mul(
+                    product(error_CV, weight_VD.t()),
+                    -grads[0][part, None].to(h_TD.dtype),
+                    out=grad_h_TD[part],
+                )
             if grad_weight_VD is not None:
                 grad_weight_VD += product(minus_g_TD[part].t(), error_CV.t()).t()
         if grad_weight_VD is not None:
@@ -85,6 +98,8 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _error(softmax_CV: Tensor, targets_C: Tensor) -> Tensor:
-    """Softmax minus one at the target, in place (before any rounding: near 1 the difference is what matters)."""
+    """Softmax minus one at the target, in place (before any rounding: near 1 the difference is what
+    matters).
+    """
     target_C1 = targets_C[:, None]
     return softmax_CV.scatter_add_(1, target_C1, softmax_CV.new_full((1, 1), -1.0).expand_as(target_C1))

@@ -1,14 +1,15 @@
-"""Low-rank factors beside frozen weights: `y = x W^T + scale (x A^T) B^T`, for linear layers, experts and routers.
+"""Low-rank factors beside frozen weights: `y = x W^T + scale (x A^T) B^T`, for linear layers, experts and
+routers.
 
-The factors work on activations: the difference `scale B A` is never formed in a forward or backward pass, so that an
-expert costs what its own rows cost. With `B = 0`, the start, every output is that of the layer without factors, bit for
-bit. The factors are fp32 and are cast to the input's dtype like the weights.
+The factors work on activations: the difference `scale B A` is never formed in a forward or backward pass, so
+that an expert costs what its own rows cost. With `B = 0`, the start, every output is that of the layer
+without factors, bit for bit. The factors are fp32 and are cast to the input's dtype like the weights.
 
-DoRA (arXiv 2402.09353) writes the adapted weight as `m (W + scale B A) / |W + scale B A|`, the length of each output
-row learnt in `m` and the norm a constant in the gradient; on experts each expert has its own rows.
+DoRA (arXiv 2402.09353) writes the adapted weight as `m (W + scale B A) / |W + scale B A|`, the length of each
+output row learnt in `m` and the norm a constant in the gradient; on experts each expert has its own rows.
 
-R routed rows sorted by expert, N rows of one expert, E experts, S of them adapted, I input and O output features, r
-rank.
+R routed rows sorted by expert, N rows of one expert, E experts, S of them adapted, I input and O output
+features, r rank.
 """
 
 from __future__ import annotations
@@ -21,30 +22,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from coterie.nn.blockwise import QuantizedTensor
+from coterie.nn.autograd import GradFunction
 from coterie.nn.experts import Counts, ExpertLinear, grouped_linear, segments
-from coterie.nn.function import GradFunction
 from coterie.nn.linear import Linear, linear, product
-from coterie.nn.quantized import (
-    QuantizedExpertLinear,
-    QuantizedLinear,
+from coterie.nn.quantised_layers import (
+    QuantisedExpertLinear,
+    QuantisedLinear,
     matrix_of,
     plain_with,
     quantised_of,
-    quantized_grouped,
-    quantized_linear,
+    quantised_grouped,
+    quantised_linear,
 )
+from coterie.nn.quantised_tensor import QuantisedTensor
 from coterie.nn.router import Router
 
 
 class LowRank(nn.Module):
-    """What every adapted layer holds: `lora_A (*, r, I)`, `lora_B (*, O, r)` and with DoRA `lora_magnitude (*, O)`.
+    """What every adapted layer holds: `lora_A (*, r, I)`, `lora_B (*, O, r)` and with DoRA `lora_magnitude
+    (*, O)`.
 
-    `*` is nothing, or S for experts. `scale` is alpha over rank. The frozen weight is `weight`, or `quantised`.
+    `*` is nothing, or S for experts. `scale` is alpha over rank. The frozen weight is `weight`, or
+    `quantised`.
     """
 
     weight: nn.Parameter
-    quantised: QuantizedTensor | None
+    quantised: QuantisedTensor | None
     lora_A: nn.Parameter
     lora_B: nn.Parameter
     lora_magnitude: nn.Parameter | None
@@ -84,7 +87,9 @@ class LowRank(nn.Module):
         """`(*, O)`: length of each row of `W + scale B A`, from products with the factors alone."""
         assert self.base_square is not None
         a, b = self.lora_A.float(), self.lora_B.float()
-        cross = torch.stack([w.float() @ a_rI.mT for w, a_rI in zip(self.adapted_weights(), _each(a), strict=True)])
+        cross = torch.stack(
+            [w.float() @ a_rI.mT for w, a_rI in zip(self.adapted_weights(), _each(a), strict=True)]
+        )
         inner = 2 * self.scale * cross.reshape(b.shape) + self.scale**2 * (b @ (a @ a.mT))
         return (self.base_square + (inner * b).sum(-1)).clamp_min(1e-30).sqrt()
 
@@ -102,7 +107,9 @@ class LowRank(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
-        """A plain layer with the factors folded into the same weight; a quantised one is widened to float32."""
+        """A plain layer with the factors folded into the same weight; a quantised one is widened to
+        float32.
+        """
         if self.quantised is not None:
             assert isinstance(self, Linear | ExpertLinear)
             return plain_with(self, self.effective_weight())
@@ -128,7 +135,9 @@ def _each(factor: Tensor) -> Sequence[Tensor]:
 class LoRALinear(LowRank, Linear):
     """A `Linear` with factors; it takes over the weight and bias of `base` as they are."""
 
-    def __init__(self, base: Linear, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> None:
+    def __init__(
+        self, base: Linear, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False
+    ) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias, self.quantised = base.weight, base.bias, quantised_of(base)
@@ -141,7 +150,7 @@ class LoRALinear(LowRank, Linear):
         return self.adapted(next(self.adapted_weights()))
 
     def forward(self, x_TI: Tensor) -> Tensor:
-        y_TO = linear(x_TI, self.weight) if self.quantised is None else quantized_linear(x_TI, self.quantised)
+        y_TO = linear(x_TI, self.weight) if self.quantised is None else quantised_linear(x_TI, self.quantised)
         read_TI = F.dropout(x_TI, self.dropout, self.training)
         y_TO = y_TO + self.scale * linear(linear(read_TI, self.lora_A), self.lora_B)
         factors_O = self.row_factors()
@@ -151,7 +160,7 @@ class LoRALinear(LowRank, Linear):
 
     def plain(self) -> Linear:
         if self.quantised is not None:
-            return QuantizedLinear(self, self.quantised)
+            return QuantisedLinear(self, self.quantised)
         with torch.device("meta"):
             plain = Linear(self.in_features, self.out_features)
         plain.weight, plain.bias = self.weight, self.bias
@@ -161,7 +170,9 @@ class LoRALinear(LowRank, Linear):
 class LoRARouter(LowRank, Router):
     """A `Router` with factors on its weight; it takes over everything of `base`, statistics too."""
 
-    def __init__(self, base: Router, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False) -> None:
+    def __init__(
+        self, base: Router, rank: int, alpha: float, dropout: float = 0.0, dora: bool = False
+    ) -> None:
         nn.Module.__init__(self)
         _take_over(base, self)
         self.quantised = None
@@ -197,7 +208,9 @@ def _take_over(source: Router, target: Router) -> None:
 
 
 class LoRAExpertLinear(LowRank, ExpertLinear):
-    """An `ExpertLinear` with factors for all experts, or for `chosen` alone; it takes over `base`'s weight and bias."""
+    """An `ExpertLinear` with factors for all experts, or for `chosen` alone; it takes over `base`'s weight
+    and bias.
+    """
 
     def __init__(
         self,
@@ -247,7 +260,7 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         if self.quantised is None:
             y_RO = grouped_linear(x_RI, self.weight, counts)
         else:
-            y_RO = quantized_grouped(x_RI, self.quantised, counts)
+            y_RO = quantised_grouped(x_RI, self.quantised, counts)
         rows = None
         if len(self.chosen) < self.num_experts:
             found = dict(segments(counts))
@@ -255,7 +268,9 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
             rows = (torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)).to(x_RI.device)
             x_RI, counts = x_RI[rows], tuple(counts[expert] for expert in self.chosen)
         read_RI = F.dropout(x_RI, self.dropout, self.training)
-        added_RO = self.scale * grouped_linear(grouped_linear(read_RI, self.lora_A, counts), self.lora_B, counts)
+        added_RO = self.scale * grouped_linear(
+            grouped_linear(read_RI, self.lora_A, counts), self.lora_B, counts
+        )
         return y_RO + added_RO if rows is None else y_RO.index_add(0, rows, added_RO)
 
     @torch.no_grad()
@@ -271,7 +286,7 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
 
     def plain(self) -> ExpertLinear:
         if self.quantised is not None:
-            return QuantizedExpertLinear(self, self.quantised)
+            return QuantisedExpertLinear(self, self.quantised)
         with torch.device("meta"):
             plain = ExpertLinear(self.num_experts, self.in_features, self.out_features)
         plain.weight, plain.bias = self.weight, self.bias
@@ -285,7 +300,7 @@ class _Adapted(GradFunction):
     def forward(
         ctx: Any,
         x_RI: Tensor,
-        weight: Tensor | QuantizedTensor,
+        weight: Tensor | QuantisedTensor,
         a_SrI: Tensor,
         b_SOr: Tensor,
         scale: float,

@@ -1,7 +1,8 @@
-"""Multi-head latent attention (DeepSeek-V2 and V3): keys and values of all heads from one small latent per token.
+"""Multi-head latent attention (DeepSeek-V2 and V3): keys and values of all heads from one small latent per
+token.
 
-architectures.md section 3. T tokens, D model width, H heads, C latent width, N plain and R rotated part of a head,
-V value width, S kept positions.
+architectures.md section 3. T tokens, D model width, H heads, C latent width, N plain and R rotated part of a
+head, V value width, S kept positions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from coterie.config.model import MLAConfig
 from coterie.nn.attention import SequenceCache
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear
 from coterie.nn.norm import RMSNorm
 from coterie.nn.rope import rotate, yarn_gain
@@ -29,11 +30,12 @@ def softmax_scale(config: MLAConfig) -> float:
 
 
 class LatentAttention(nn.Module):
-    """Causal attention of packed tokens (T, D) through a latent (T, C) and one rotated key (T, R) shared by the heads.
+    """Causal attention of packed tokens (T, D) through a latent (T, C) and one rotated key (T, R) shared by
+    the heads.
 
-    A cache keeps exactly these two, as (T, 1, C) and (T, 1, R). Few new tokens against many kept ones are attended in
-    the latent space itself ("absorbed": the up-projection moves to the query and to the output), so that kept latents
-    are not expanded to H heads again and again.
+    A cache keeps exactly these two, as (T, 1, C) and (T, 1, R). Few new tokens against many kept ones are
+    attended in the latent space itself ("absorbed": the up-projection moves to the query and to the output),
+    so that kept latents are not expanded to H heads again and again.
     """
 
     def __init__(self, width: int, config: MLAConfig) -> None:
@@ -53,7 +55,11 @@ class LatentAttention(nn.Module):
         self.o = Linear(config.num_heads * config.value_dim, width)
 
     def forward(
-        self, x_TD: Tensor, layout: Layout, caches: Sequence[SequenceCache] | None = None, layer: int = 0
+        self,
+        x_TD: Tensor,
+        layout: ForwardContext,
+        caches: Sequence[SequenceCache] | None = None,
+        layer: int = 0,
     ) -> Tensor:
         q_THN, q_THR, c_T1C, k_T1R = self._project(x_TD, layout)
         if caches is None:
@@ -70,11 +76,13 @@ class LatentAttention(nn.Module):
             start += length
         return self.o(torch.cat(parts).flatten(1))
 
-    def _project(self, x_TD: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _project(self, x_TD: Tensor, layout: ForwardContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries (plain and rotated part), normed latent and rotated shared key."""
         config = self.config
         q = self.q(x_TD) if config.q_rank is None else self.q_b(self.q_a_norm(self.q_a(x_TD)))
-        q_THN, q_THR = q.unflatten(-1, (config.num_heads, -1)).split((config.nope_dim, config.rope_dim), dim=-1)
+        q_THN, q_THR = q.unflatten(-1, (config.num_heads, -1)).split(
+            (config.nope_dim, config.rope_dim), dim=-1
+        )
         c_TC, k_TR = self.kv_a(x_TD).split((config.kv_rank, config.rope_dim), dim=-1)
         c_T1C, k_T1R = self.kv_a_norm(c_TC).unsqueeze(1), k_TR.unsqueeze(1)
         return q_THN, rotate(q_THR, layout, config.rope), c_T1C, rotate(k_T1R, layout, config.rope)
@@ -82,8 +90,8 @@ class LatentAttention(nn.Module):
     def _expand(self, c_S1C: Tensor, k_S1R: Tensor) -> tuple[Tensor, Tensor, int]:
         """Keys (S, H, N + R) and values (S, H, V) of all heads, and V.
 
-        Values are padded with zeros to the keys' width where they are narrower: fused kernels want equal widths, and
-        the general one would hold all S x S scores.
+        Values are padded with zeros to the keys' width where they are narrower: fused kernels want equal
+        widths, and the general one would hold all S x S scores.
         """
         config = self.config
         kv_SH = self.kv_b(c_S1C.squeeze(1)).unflatten(-1, (config.num_heads, -1))
@@ -107,7 +115,9 @@ class LatentAttention(nn.Module):
     def _absorbed(
         self, q_THN: Tensor, q_THR: Tensor, c_S1C: Tensor, k_S1R: Tensor, positions_T: Tensor, first: int
     ) -> Tensor:
-        """All heads read the latents as one key head: q k = (W_k^T q) c, and W_v is applied to the sum over c."""
+        """All heads read the latents as one key head: q k = (W_k^T q) c, and W_v is applied to the sum over
+        c.
+        """
         config = self.config
         weight_HC = self.kv_b.effective_weight().to(q_THN.dtype).unflatten(0, (config.num_heads, -1))
         k_HNC, v_HVC = weight_HC.split((config.nope_dim, config.value_dim), dim=1)

@@ -12,9 +12,9 @@ from coterie.nn.clamped import ClampedExperts
 from coterie.nn.dense_gradient import with_dense_gradient
 from coterie.nn.dispatch import LocalDispatcher
 from coterie.nn.experts import Experts, swiglu
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear
-from coterie.nn.lora_moe import adapted_moe
+from coterie.nn.lora_experts_fused import adapted_moe
 from coterie.nn.router import Router
 
 
@@ -27,16 +27,17 @@ class FeedForward(nn.Module):
         self.up = Linear(width, config.width, bias=config.bias)
         self.down = Linear(config.width, width, bias=config.bias)
 
-    def forward(self, x_TD: Tensor, layout: Layout, balance_tokens: float | None = None) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: ForwardContext, balance_tokens: float | None = None) -> Tensor:
         return self.down(swiglu(self.gate(x_TD), self.up(x_TD)))
 
 
 class MoE(nn.Module):
-    """Router, dispatcher, experts and the optional shared expert: `sum_k w_k expert_k(x) + shared(x)` on (T, D).
+    """Router, dispatcher, experts and the optional shared expert: `sum_k w_k expert_k(x) + shared(x)` on (T,
+    D).
 
-    No token is dropped. Where `router.apply_to` is `input` (Llama 4) the weight multiplies what the expert reads.
-    `dense_gradient`: the router also learns from the experts that it did not choose (`nn.dense_gradient`); it has no
-    meaning where the weight multiplies the input.
+    No token is dropped. Where `router.apply_to` is `input` (Llama 4) the weight multiplies what the expert
+    reads. `dense_gradient`: the router also learns from the experts that it did not choose
+    (`nn.dense_gradient`); it has no meaning where the weight multiplies the input.
     """
 
     def __init__(self, width: int, config: MoEConfig) -> None:
@@ -50,11 +51,13 @@ class MoE(nn.Module):
             )
         else:
             self.experts = Experts(num_experts, width, config.expert_width)
-        self.shared = FeedForward(width, FeedForwardConfig(width=config.shared_width)) if config.shared_width else None
+        self.shared = (
+            FeedForward(width, FeedForwardConfig(width=config.shared_width)) if config.shared_width else None
+        )
         self.dispatcher = LocalDispatcher()
         self.dense_gradient = False
 
-    def forward(self, x_TD: Tensor, layout: Layout, balance_tokens: float | None = None) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: ForwardContext, balance_tokens: float | None = None) -> Tensor:
         steering = layout.steering
         if steering is None:
             counted_T = layout.valid_T if layout.counted_T is None else layout.counted_T

@@ -1,4 +1,5 @@
-"""Multi-token prediction (DeepSeek-V3; architectures.md section 4): one more block predicts the token after the next.
+"""Multi-token prediction (DeepSeek-V3; architectures.md section 4): one more block predicts the token after
+the next.
 
 T tokens, D width.
 """
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 
 from coterie.config.model import ModelConfig
 from coterie.nn.block import Block
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear
 from coterie.nn.norm import RMSNorm
 
 
 class MTPLayer(nn.Module):
-    """`norm(block(proj([enorm(embedding of the next token); hnorm(h)])))`; embedding and head are the model's own."""
+    """`norm(block(proj([enorm(embedding of the next token); hnorm(h)])))`; embedding and head are the model's
+    own.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -30,7 +33,12 @@ class MTPLayer(nn.Module):
         self.norm = RMSNorm(config.width, config.norm_eps, late)
 
     def forward(
-        self, h_TD: Tensor, next_TD: Tensor, layout: Layout, layer: int, balance_tokens: float | None = None
+        self,
+        h_TD: Tensor,
+        next_TD: Tensor,
+        layout: ForwardContext,
+        layer: int,
+        balance_tokens: float | None = None,
     ) -> Tensor:
         """(T, D), ready for the head: what follows the tokens whose embeddings are `next_TD`.
 
@@ -40,7 +48,7 @@ class MTPLayer(nn.Module):
         return self.norm(self.block(self.proj(both_TD), layout, None, layer, balance_tokens))
 
 
-def shifted_targets(targets_T: Tensor, weights_T: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+def shifted_targets(targets_T: Tensor, weights_T: Tensor, layout: ForwardContext) -> tuple[Tensor, Tensor]:
     """Targets and weights one token further on; a segment's last token has none and gets weight 0."""
     last = torch.tensor([end - 1 for end in accumulate(layout.lengths)], device=targets_T.device)
     weights_T = weights_T.roll(-1)

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coterie.nn.function import GradFunction
+from coterie.nn.autograd import GradFunction
 
 
 class _RMSNormFunction(GradFunction):
-    """`weight * (x * rsqrt(mean(x^2) + eps)).to(dtype)` with statistics in fp32 (llama order, architectures.md 0.1).
+    """`weight * (x * rsqrt(mean(x^2) + eps)).to(dtype)` with statistics in fp32 (llama order,
+    architectures.md 0.1).
 
     `late`: rounds to the input's dtype after the weight (gpt-oss order).
     Saves the input and one number per row instead of the five intermediates that autograd would keep.
@@ -40,7 +41,8 @@ class _RMSNormFunction(GradFunction):
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm with a weight (D,) over the last dimension; output in the input's dtype, rounded before the weight.
+    """RMSNorm with a weight (D,) over the last dimension; output in the input's dtype, rounded before the
+    weight.
 
     `late`: rounded after it.
     """

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from coterie.config.model import RopeConfig, RopeScaling
-from coterie.nn.function import GradFunction
-from coterie.nn.layout import Layout
+from coterie.nn.autograd import GradFunction
+from coterie.nn.forward_context import ForwardContext
 
 
 def inverse_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
@@ -27,10 +27,16 @@ def inverse_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
 
 
 def _yarn(inverse: Tensor, theta: float, head_dim: int, scaling: RopeScaling) -> Tensor:
-    """Dimensions that turn often in the original context keep their frequency, slow ones are divided by the factor."""
+    """Dimensions that turn often in the original context keep their frequency, slow ones are divided by the
+    factor.
+    """
 
     def dimension(turns: float) -> float:
-        return head_dim * math.log(scaling.original_max_positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        return (
+            head_dim
+            * math.log(scaling.original_max_positions / (turns * 2 * math.pi))
+            / (2 * math.log(theta))
+        )
 
     low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
     if scaling.truncate:
@@ -72,14 +78,19 @@ def _llama3(inverse: Tensor, scaling: RopeScaling) -> Tensor:
     return torch.where(in_band, blended, divided)
 
 
-def cos_sin(layout: Layout, config: RopeConfig, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def cos_sin(
+    layout: ForwardContext, config: RopeConfig, head_dim: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """cos and sin (T, 1, D/2) of every token's angles, made once per layout and shared between layers."""
     key = ("rope", config, head_dim, dtype)
     if key not in layout.memo:
         inverse = inverse_frequencies(config, head_dim).to(layout.positions_T.device)
         angles = layout.positions_T.float()[:, None] * inverse
         gain = rotation_gain(config.scaling)
-        layout.memo[key] = ((angles.cos() * gain)[:, None].to(dtype), (angles.sin() * gain)[:, None].to(dtype))
+        layout.memo[key] = (
+            (angles.cos() * gain)[:, None].to(dtype),
+            (angles.sin() * gain)[:, None].to(dtype),
+        )
     return layout.memo[key]
 
 
@@ -107,7 +118,7 @@ def _rotate(x_THD: Tensor, cos: Tensor, sin: Tensor, style: str) -> Tensor:
     return rotated.flatten(-2).to(x_THD.dtype)
 
 
-def rotate(x_THD: Tensor, layout: Layout, config: RopeConfig) -> Tensor:
+def rotate(x_THD: Tensor, layout: ForwardContext, config: RopeConfig) -> Tensor:
     """Queries or keys (T, H, D) rotated by their positions; `pairs` in fp32, `half` in the input's dtype."""
     dtype = torch.float32 if config.style == "pairs" else x_THD.dtype
     cos, sin = cos_sin(layout, config, x_THD.shape[-1], dtype)

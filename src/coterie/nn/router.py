@@ -17,8 +17,8 @@ from coterie.nn.linear import linear
 class Routing(NamedTuple):
     """Which experts each token goes to.
 
-    `ids_TK` int64; `weights_TK` fp32, what the expert's input or output is multiplied by; `scores_TE` fp32, the score
-    of every expert (softmax, or sigmoid), before selection.
+    `ids_TK` int64; `weights_TK` fp32, what the expert's input or output is multiplied by; `scores_TE` fp32,
+    the score of every expert (softmax, or sigmoid), before selection.
     """
 
     ids_TK: Tensor
@@ -29,8 +29,8 @@ class Routing(NamedTuple):
 class Steer(NamedTuple):
     """How single tokens differ from the trained routing.
 
-    `add_TE` is added to the logits; -inf there: never chosen. `top_k_T`: experts per token, the rest of `most` chosen
-    ones get weight 0.
+    `add_TE` is added to the logits; -inf there: never chosen. `top_k_T`: experts per token, the rest of
+    `most` chosen ones get weight 0.
     """
 
     add_TE: Tensor | None
@@ -39,7 +39,9 @@ class Steer(NamedTuple):
 
 
 class _AttachLoss(torch.autograd.Function):
-    """Passes `x` through; in the backward pass `loss` gets gradient 1, as if it had been added to the total."""
+    """Passes `x` through; in the backward pass `loss` gets gradient 1, as if it had been added to the
+    total.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, loss: Tensor) -> Tensor:
@@ -54,11 +56,11 @@ class _AttachLoss(torch.autograd.Function):
 class Balance(nn.Module):
     """Statistics of one router over the global batch, and what is learnt from them.
 
-    `counts_E`, `score_sum_E`, `z_sum` and `num_tokens` are sums over the valid tokens of all micro-batches since the
-    last `commit`. `fraction_E` holds the share of assignments per expert of the step before; the balance loss
-    `E * sum_e fraction_e * mean_t(p_te)` uses it as a constant, so that gradient accumulation and the number of
-    processes cannot change a step (a loss on the current micro-batch's own counts would). The gradient has the form of
-    the global-batch loss of Qwen3 (arXiv 2501.11873), one step late.
+    `counts_E`, `score_sum_E`, `z_sum` and `num_tokens` are sums over the valid tokens of all micro-batches
+    since the last `commit`. `fraction_E` holds the share of assignments per expert of the step before; the
+    balance loss `E * sum_e fraction_e * mean_t(p_te)` uses it as a constant, so that gradient accumulation
+    and the number of processes cannot change a step (a loss on the current micro-batch's own counts would).
+    The gradient has the form of the global-batch loss of Qwen3 (arXiv 2501.11873), one step late.
     """
 
     counts_E: Tensor
@@ -89,7 +91,9 @@ class Balance(nn.Module):
     def observe(
         self, routing: Routing, logits_TE: Tensor, valid_T: Tensor | None, balance_tokens: float
     ) -> Tensor | None:
-        """Add one micro-batch; the loss to attach (scalar, already divided by the global token count), or None."""
+        """Add one micro-batch; the loss to attach (scalar, already divided by the global token count), or
+        None.
+        """
         scores_TE, ids_TK = routing.scores_TE, routing.ids_TK
         if valid_T is not None:
             scores_TE, ids_TK, logits_TE = scores_TE[valid_T], ids_TK[valid_T], logits_TE[valid_T]
@@ -113,8 +117,8 @@ class Balance(nn.Module):
     def commit(self, select_bias_E: Tensor | None) -> dict[str, float]:
         """End of an optimiser step: move the selection bias, remember the fractions, empty the sums.
 
-        Returns `dead_experts` (got no token), `worst_overload` (largest count over the mean), `balance_loss` (the
-        global-batch value, 1 when uniform), `z_loss` and `load_entropy` (1 when uniform).
+        Returns `dead_experts` (got no token), `worst_overload` (largest count over the mean), `balance_loss`
+        (the global-batch value, 1 when uniform), `z_loss` and `load_entropy` (1 when uniform).
         """
         total = float(self.counts_E.sum())
         if total == 0:
@@ -122,7 +126,9 @@ class Balance(nn.Module):
         num_experts = self.counts_E.numel()
         fraction_E = self.counts_E / total
         mean_score_E = self.score_sum_E / self.num_tokens
-        entropy = -(fraction_E * fraction_E.clamp_min(1e-30).log()).sum() / torch.log(torch.tensor(float(num_experts)))
+        entropy = -(fraction_E * fraction_E.clamp_min(1e-30).log()).sum() / torch.log(
+            torch.tensor(float(num_experts))
+        )
         stats = {
             "dead_experts": float((self.counts_E == 0).sum()),
             "worst_overload": float(fraction_E.max() * num_experts),
@@ -142,8 +148,8 @@ class Balance(nn.Module):
 class Router(nn.Module):
     """Scores experts in fp32 and chooses K per token; every family is a setting of `RouterConfig`.
 
-    Reads x (T, D); returns `Routing`. With `balance_tokens` (the valid tokens of the global batch) the statistics are
-    recorded and the balance losses attached to the weights' gradient.
+    Reads x (T, D); returns `Routing`. With `balance_tokens` (the valid tokens of the global batch) the
+    statistics are recorded and the balance losses attached to the weights' gradient.
     """
 
     select_bias: Tensor | None
@@ -227,6 +233,8 @@ class Router(nn.Module):
 
 
 def _off(steer: Steer, never_TE: Tensor | None, ids_TK: Tensor) -> Tensor:
-    """bool (T, K): choices beyond a token's own number, and experts that must not be used (where too few were left)."""
+    """bool (T, K): choices beyond a token's own number, and experts that must not be used (where too few were
+    left).
+    """
     off_TK = torch.arange(ids_TK.shape[1], device=ids_TK.device) >= steer.top_k_T[:, None]
     return off_TK if never_TE is None else off_TK | never_TE.gather(-1, ids_TK)

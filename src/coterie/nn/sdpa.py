@@ -1,10 +1,10 @@
 """The only caller of `scaled_dot_product_attention`: packed segments without a mask, kept keys with one.
 
-Segments of similar length are padded at their end into one `(B, H, L, D)` batch: a causal query never sees what
-follows it, so padding needs no mask. Equal segments need no gather, only views.
+Segments of similar length are padded at their end into one `(B, H, L, D)` batch: a causal query never sees
+what follows it, so padding needs no mask. Equal segments need no gather, only views.
 
-T tokens, H query heads, G key/value heads, D head width, S kept keys, B segments of one bucket, L their padded
-length, P padded tokens of all buckets, W window.
+T tokens, H query heads, G key/value heads, D head width, S kept keys, B segments of one bucket, L their
+padded length, P padded tokens of all buckets, W window.
 """
 
 from __future__ import annotations
@@ -18,17 +18,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 
 Mask = Literal["causal", "sliding", "chunked"]
 
-# Segments share a bucket while the longest is at most this much longer than the shortest, or shorter than MIN_LENGTH.
+# Segments share a bucket while the longest is at most this much longer than the shortest, or shorter than
+# MIN_LENGTH.
 MAX_STRETCH = 1.3
 MIN_LENGTH = 32
 
 
 def attend(
-    q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, layout: Layout, mask: Mask, window: int | None, scale: float
+    q_THD: Tensor,
+    k_TGD: Tensor,
+    v_TGD: Tensor,
+    layout: ForwardContext,
+    mask: Mask,
+    window: int | None,
+    scale: float,
 ) -> Tensor:
     """Attention `(T, H, D)` of packed tokens within their own segments; nothing kept from before.
 
@@ -54,7 +61,8 @@ def attend_cached(
 ) -> Tensor:
     """Attention `(T, H, D)` of one sequence's new tokens over its kept keys.
 
-    The keys stand at consecutive positions from `first_key_position`; the last T of them are the new tokens' own.
+    The keys stand at consecutive positions from `first_key_position`; the last T of them are the new tokens'
+    own.
     """
     num_tokens, num_heads, _ = q_THD.shape
     num_keys, num_groups, _ = k_SGD.shape
@@ -63,7 +71,8 @@ def attend_cached(
         q_1HTD, k_1HTD, v_1HTD = (_heads(x.unsqueeze(0), num_heads) for x in (q_THD, k_SGD, v_SGD))
         y_1HTD = F.scaled_dot_product_attention(q_1HTD, k_1HTD, v_1HTD, is_causal=True, scale=scale)
         return y_1HTD[0].transpose(0, 1)
-    # The query heads that share a key head stand as more queries of it: kept keys are never copied per query head.
+    # The query heads that share a key head stand as more queries of it: kept keys are never copied per query
+    # head.
     q_1GQD = q_THD.unflatten(1, (num_groups, -1)).permute(1, 2, 0, 3).flatten(1, 2).unsqueeze(0)
     seen_QS = None
     if num_tokens > 1 or mask != "causal":
@@ -99,7 +108,8 @@ class _Band:
 class _Move:
     """`gather_P`: the token at each place. `place_T`: the place of each token.
 
-    `padding_N`: places of no token. `elsewhere_N`: tokens of no place. Both None when there are none; their index is 0.
+    `padding_N`: places of no token. `elsewhere_N`: tokens of no place. Both None when there are none; their
+    index is 0.
     """
 
     gather_P: Tensor
@@ -110,14 +120,16 @@ class _Move:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """Buckets `(B, L)` of causal segments, and how tokens get into them and back (None: they lie there already)."""
+    """Buckets `(B, L)` of causal segments, and how tokens get into them and back (None: they lie there
+    already).
+    """
 
     buckets: tuple[tuple[int, int], ...]
     move: _Move | None
     band: _Band | None
 
 
-def _plan(layout: Layout, mask: Mask, window: int | None, device: torch.device) -> _Plan:
+def _plan(layout: ForwardContext, mask: Mask, window: int | None, device: torch.device) -> _Plan:
     key = ("attend", mask, window if mask != "causal" else None, str(device))
     if key not in layout.memo:
         layout.memo[key] = _make_plan(layout, mask, window, device)
@@ -125,7 +137,7 @@ def _plan(layout: Layout, mask: Mask, window: int | None, device: torch.device) 
     return plan
 
 
-def _make_plan(layout: Layout, mask: Mask, window: int | None, device: torch.device) -> _Plan:
+def _make_plan(layout: ForwardContext, mask: Mask, window: int | None, device: torch.device) -> _Plan:
     pieces, rest = [], []
     start = 0
     positions = layout.positions_T.tolist() if mask == "chunked" else []
@@ -147,7 +159,9 @@ def _make_plan(layout: Layout, mask: Mask, window: int | None, device: torch.dev
     return _make_buckets(pieces, layout.num_tokens, band, device)
 
 
-def _make_buckets(pieces: list[tuple[int, int]], num_tokens: int, band: _Band | None, device: torch.device) -> _Plan:
+def _make_buckets(
+    pieces: list[tuple[int, int]], num_tokens: int, band: _Band | None, device: torch.device
+) -> _Plan:
     lengths = {end - start for start, end in pieces}
     if len(lengths) == 1 and band is None:
         return _Plan(((len(pieces), lengths.pop()),), None, None)
@@ -189,7 +203,9 @@ def _make_band(rest: list[tuple[int, int]], window: int, device: torch.device) -
         tokens += list(range(start, end))
     at_L = torch.arange(window, 2 * window)
     seen_LS = visible(at_L[:, None], torch.arange(2 * window)[None, :], "sliding", window)
-    queries_P, keys_P, rows_N, tokens_N = (torch.tensor(x, device=device) for x in (queries, keys, rows, tokens))
+    queries_P, keys_P, rows_N, tokens_N = (
+        torch.tensor(x, device=device) for x in (queries, keys, rows, tokens)
+    )
     return _Band(queries_P, keys_P, rows_N, tokens_N, seen_LS.to(device))
 
 
@@ -220,7 +236,10 @@ def _causal(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: _Plan, scale: flo
 def _banded(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, band: _Band, scale: float) -> Tensor:
     window, num_heads = band.seen_LS.shape[0], q_THD.shape[1]
     q = _heads(q_THD.index_select(0, band.queries_P).unflatten(0, (-1, window)), num_heads)
-    k, v = (_heads(x.index_select(0, band.keys_P).unflatten(0, (-1, 2 * window)), num_heads) for x in (k_TGD, v_TGD))
+    k, v = (
+        _heads(x.index_select(0, band.keys_P).unflatten(0, (-1, 2 * window)), num_heads)
+        for x in (k_TGD, v_TGD)
+    )
     y_BHLD = F.scaled_dot_product_attention(q, k, v, attn_mask=band.seen_LS, scale=scale)
     y_PHD = y_BHLD.transpose(1, 2).flatten(0, 1)
     y_THD = torch.zeros_like(q_THD[..., :1].expand(-1, -1, v_TGD.shape[-1]))
@@ -235,14 +254,20 @@ def _heads(x_BLGD: Tensor, num_heads: int) -> Tensor:
 
 
 class _Rows(torch.autograd.Function):
-    """`x[index]`, whose gradient is another gather: `inverse` says which row of the result each row of x became.
+    """`x[index]`, whose gradient is another gather: `inverse` says which row of the result each row of x
+    became.
 
     `zero_result`: rows of the result that hold nothing. `zero_gradient`: rows of x that nothing reads.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, zero_result: Tensor | None, zero_gradient: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        index: Tensor,
+        inverse: Tensor,
+        zero_result: Tensor | None,
+        zero_gradient: Tensor | None,
     ) -> Tensor:
         ctx.inverse, ctx.zero_gradient = inverse, zero_gradient
         return _take(x, index, zero_result)
@@ -258,8 +283,8 @@ def _take(x: Tensor, index: Tensor, zero: Tensor | None) -> Tensor:
     return taken if zero is None else taken.index_fill_(0, zero, 0)
 
 
-# Queries of one block, bytes of scores worked on at once (they stay in cache), and bytes of probabilities that one call
-# keeps for its backward pass; what is beyond is computed again.
+# Queries of one block, bytes of scores worked on at once (they stay in cache), and bytes of probabilities
+# that one call keeps for its backward pass; what is beyond is computed again.
 BLOCK_QUERIES = 64
 BLOCK_BYTES = 1 << 20
 KEEP_BYTES = 48 << 20
@@ -273,11 +298,14 @@ def _uses_blocks(q_BLHD: Tensor) -> bool:
     The price in bfloat16: scores are rounded before the softmax, as in every `eager` attention.
     """
     long = q_BLHD.shape[1] >= BLOCK_LENGTH
-    return q_BLHD.device.type == "cpu" and (q_BLHD.dtype == torch.bfloat16 or (q_BLHD.dtype == torch.float32 and long))
+    return q_BLHD.device.type == "cpu" and (
+        q_BLHD.dtype == torch.bfloat16 or (q_BLHD.dtype == torch.float32 and long)
+    )
 
 
 class _CausalBlocks(torch.autograd.Function):
-    """Causal attention of q (B, L, H, D) over k, v (B, L, G, D) by blocks of queries; keys after a block are skipped.
+    """Causal attention of q (B, L, H, D) over k, v (B, L, G, D) by blocks of queries; keys after a block are
+    skipped.
 
     M = H / G query heads share a key head and stand as more rows of one product.
     """
@@ -309,8 +337,13 @@ class _CausalBlocks(torch.autograd.Function):
         for number, (pairs, start, end) in enumerate(ctx.blocks):
             k_block, v_block = k[pairs, :end], v[pairs, :end]
             is_kept = number < len(ctx.kept)
-            probabilities = ctx.kept[number] if is_kept else _probabilities(q[pairs, :, start:end], k_block, start)
-            q_block, grad_block = q[pairs, :, start:end].flatten(1, 2), grad_y[pairs, :, start:end].flatten(1, 2)
+            probabilities = (
+                ctx.kept[number] if is_kept else _probabilities(q[pairs, :, start:end], k_block, start)
+            )
+            q_block, grad_block = (
+                q[pairs, :, start:end].flatten(1, 2),
+                grad_y[pairs, :, start:end].flatten(1, 2),
+            )
             grad_v[pairs, :end] += torch.bmm(probabilities.transpose(1, 2), grad_block)
             grad_probabilities = torch.bmm(grad_block, v_block.transpose(1, 2))
             grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, q.dtype)

@@ -1,8 +1,9 @@
-"""Attention with sinks (gpt-oss): one learnt score per head joins the softmax and takes probability, but has no value.
+"""Attention with sinks (gpt-oss): one learnt score per head joins the softmax and takes probability, but has
+no value.
 
-No fused kernel that PyTorch ships has it, so scores are written out for a block of queries at a time; a sliding layer
-only touches the keys its block can see. T tokens, S keys, H query heads, G key/value heads, M = H / G, D head width,
-N queries of one block, W keys of one block.
+No fused kernel that PyTorch ships has it, so scores are written out for a block of queries at a time; a
+sliding layer only touches the keys its block can see. T tokens, S keys, H query heads, G key/value heads, M =
+H / G, D head width, N queries of one block, W keys of one block.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 
 BLOCK_QUERIES = 128
 
 
 def attend_with_sinks(
-    q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, sinks_H: Tensor, layout: Layout, window: int | None, scale: float
+    q_THD: Tensor,
+    k_TGD: Tensor,
+    v_TGD: Tensor,
+    sinks_H: Tensor,
+    layout: ForwardContext,
+    window: int | None,
+    scale: float,
 ) -> Tensor:
     """Causal (`window` None) or sliding attention `(T, H, D)` of packed tokens within their own segments."""
     parts = zip(*(x.split(layout.lengths) for x in (q_THD, k_TGD, v_TGD)), strict=True)
@@ -26,14 +33,22 @@ def attend_with_sinks(
 def attend_kept_with_sinks(
     q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, sinks_H: Tensor, window: int | None, scale: float
 ) -> Tensor:
-    """Attention `(T, H, D)` of one sequence's last T tokens over its S kept keys, at consecutive positions."""
+    """Attention `(T, H, D)` of one sequence's last T tokens over its S kept keys, at consecutive
+    positions.
+    """
     num_new, num_kept = q_THD.shape[0], k_SGD.shape[0]
     parts = [q_THD[:0]]
     for start in range(0, num_new, BLOCK_QUERIES):
         end = min(num_new, start + BLOCK_QUERIES)
-        query, high = num_kept - num_new + start, num_kept - num_new + end  # places of the first query, of the last + 1
+        query, high = (
+            num_kept - num_new + start,
+            num_kept - num_new + end,
+        )  # places of the first query, of the last + 1
         low = 0 if window is None else max(0, query - window + 1)
-        at_N, key_W = torch.arange(query, high, device=q_THD.device), torch.arange(low, high, device=q_THD.device)
+        at_N, key_W = (
+            torch.arange(query, high, device=q_THD.device),
+            torch.arange(low, high, device=q_THD.device),
+        )
         hidden_NW = key_W > at_N[:, None]
         if window is not None:
             hidden_NW |= at_N[:, None] - key_W >= window
@@ -41,11 +56,15 @@ def attend_kept_with_sinks(
     return torch.cat(parts)
 
 
-def _block(q_NHD: Tensor, k_WGD: Tensor, v_WGD: Tensor, sinks_H: Tensor, hidden_NW: Tensor, scale: float) -> Tensor:
+def _block(
+    q_NHD: Tensor, k_WGD: Tensor, v_WGD: Tensor, sinks_H: Tensor, hidden_NW: Tensor, scale: float
+) -> Tensor:
     num_groups = k_WGD.shape[1]
     # The query heads that share a key head stand as more rows of one product.
     q_GMND = q_NHD.unflatten(1, (num_groups, -1)).permute(1, 2, 0, 3)
-    scores_GMNW = torch.bmm(q_GMND.flatten(1, 2) * scale, k_WGD.permute(1, 2, 0)).unflatten(1, q_GMND.shape[1:3])
+    scores_GMNW = torch.bmm(q_GMND.flatten(1, 2) * scale, k_WGD.permute(1, 2, 0)).unflatten(
+        1, q_GMND.shape[1:3]
+    )
     scores_GMNW = scores_GMNW.float().masked_fill(hidden_NW, float("-inf"))
     sinks_GMN1 = sinks_H.float().view(num_groups, -1, 1, 1).expand(-1, -1, q_NHD.shape[0], 1)
     probabilities = torch.cat((scores_GMNW, sinks_GMN1), dim=-1).softmax(-1)[..., :-1].to(v_WGD.dtype)

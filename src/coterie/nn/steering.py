@@ -1,4 +1,4 @@
-"""Which experts single tokens may use, and a record of which they used, through `Layout.steering`.
+"""Which experts single tokens may use, and a record of which they used, through `ForwardContext.steering`.
 
 T tokens, E experts, K chosen experts per token.
 """
@@ -16,7 +16,9 @@ from coterie.nn.router import Router, Routing, Steer
 
 @dataclass(frozen=True)
 class LayerControl:
-    """One layer's part of a `RouterControl`: experts that are never chosen, and numbers added to router logits."""
+    """One layer's part of a `RouterControl`: experts that are never chosen, and numbers added to router
+    logits.
+    """
 
     masked: tuple[int, ...] = ()
     bias: tuple[tuple[int, float], ...] = ()
@@ -24,7 +26,8 @@ class LayerControl:
 
 @dataclass(frozen=True)
 class RouterControl:
-    """What one request says about experts: `layers` by layer index, `top_k` experts per token (None: as trained).
+    """What one request says about experts: `layers` by layer index, `top_k` experts per token (None: as
+    trained).
 
     Equal controls are equal objects and hash alike, so that a prefix cache can be kept apart by them.
     """
@@ -38,8 +41,9 @@ class RouterControl:
 
 @dataclass(eq=False)
 class Steering:
-    """For the routers of one forward pass. `steers`: what differs from the trained routing; `records`: what was chosen,
-    by layer, where `record` is set."""
+    """For the routers of one forward pass. `steers`: what differs from the trained routing; `records`: what
+    was chosen, by layer, where `record` is set.
+    """
 
     layer_of: Mapping[Router, int]
     steers: dict[int, Steer] = field(default_factory=dict)
@@ -56,7 +60,9 @@ class Steering:
             self.records[self.layer_of[router]] = routing
 
     def chosen(self, row: int) -> tuple[tuple[int, list[int], list[float]], ...]:
-        """For one token (layer, experts, best first, their weights) of each layer; those switched off are left out."""
+        """For one token (layer, experts, best first, their weights) of each layer; those switched off are
+        left out.
+        """
         layers = []
         for layer, routing in self.records.items():
             pairs = zip(routing.ids_TK[row].tolist(), routing.weights_TK[row].tolist(), strict=True)
@@ -91,7 +97,9 @@ def make_steers(
 
 
 def check_control(control: RouterControl, routers: Sequence[tuple[int, Router]]) -> None:
-    """Errors: `ConfigError`, one line, for a layer without experts, an expert that does not exist, or too few left."""
+    """Errors: `ConfigError`, one line, for a layer without experts, an expert that does not exist, or too few
+    left.
+    """
     by_layer = dict(routers)
     if control and not by_layer:
         raise ConfigError("moe: the model is dense; it has no experts to choose among")

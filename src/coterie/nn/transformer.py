@@ -1,4 +1,6 @@
-"""The one Transformer for dense and mixture-of-experts models, on packed tokens. T tokens, D width, V vocabulary."""
+"""The one Transformer for dense and mixture-of-experts models, on packed tokens. T tokens, D width, V
+vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from coterie.config.adapter import AdapterConfig
 from coterie.config.model import ModelConfig
 from coterie.nn.attention import SequenceCache
 from coterie.nn.block import Block
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear, TokenEmbedding, linear
 from coterie.nn.moe import MoE
 from coterie.nn.mtp import MTPLayer
@@ -24,8 +26,8 @@ from coterie.nn.router import Router
 class Transformer(nn.Module):
     """A decoder built from `ModelConfig`; parameters keep their dtype, activations run in `compute_dtype`.
 
-    `carried`: tensors of the checkpoint that are no part of the decoder (an image encoder), by their names on disk.
-    `adapter`: what has been attached (`weights.adapter`); None for a plain model.
+    `carried`: tensors of the checkpoint that are no part of the decoder (an image encoder), by their names on
+    disk. `adapter`: what has been attached (`weights.adapter`); None for a plain model.
     """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -34,7 +36,9 @@ class Transformer(nn.Module):
         self.compute_dtype = compute_dtype
         self.embed = TokenEmbedding(config.vocab_size, config.width)
         late = config.norm_rounding == "after_weight"
-        self.blocks = nn.ModuleList(Block(config.width, block, config.norm_eps, late) for block in config.blocks)
+        self.blocks = nn.ModuleList(
+            Block(config.width, block, config.norm_eps, late) for block in config.blocks
+        )
         self.norm = RMSNorm(config.width, config.norm_eps, late)
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
         self.mtp = nn.ModuleList(MTPLayer(config) for _ in range(config.num_mtp_layers))
@@ -44,14 +48,15 @@ class Transformer(nn.Module):
     def forward(
         self,
         ids_T: Tensor,
-        layout: Layout,
+        layout: ForwardContext,
         caches: Sequence[SequenceCache] | None = None,
         balance_tokens: float | None = None,
     ) -> Tensor:
         """Hidden states (T, D) after the final norm.
 
-        `caches`: one per segment of `layout`; the new tokens are appended. `balance_tokens`: the number of valid tokens
-        of the global batch; given in training, it switches routing statistics and balance losses on.
+        `caches`: one per segment of `layout`; the new tokens are appended. `balance_tokens`: the number of
+        valid tokens of the global batch; given in training, it switches routing statistics and balance losses
+        on.
         """
         h_TD = F.embedding(ids_T, self.embed.weight).to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
@@ -71,12 +76,12 @@ class Transformer(nn.Module):
         return linear(h_TD, self.head_weight.to(h_TD.dtype)).float()
 
     def predict_further(
-        self, h_TD: Tensor, targets_T: Tensor, layout: Layout, balance_tokens: float | None = None
+        self, h_TD: Tensor, targets_T: Tensor, layout: ForwardContext, balance_tokens: float | None = None
     ) -> Iterator[Tensor]:
         """Hidden states (T, D) of each layer for multi-token prediction, for the head.
 
-        `h_TD`: this model's result for the tokens before `targets_T`. The k-th result predicts the targets moved k
-        tokens on (`nn.mtp.shifted_targets`); a segment's last k tokens have none.
+        `h_TD`: this model's result for the tokens before `targets_T`. The k-th result predicts the targets
+        moved k tokens on (`nn.mtp.shifted_targets`); a segment's last k tokens have none.
         """
         for depth, layer in enumerate(self.mtp):
             next_TD = F.embedding(targets_T.roll(-depth), self.embed.weight).to(self.compute_dtype)
@@ -84,15 +89,17 @@ class Transformer(nn.Module):
             yield h_TD
 
     def routers(self) -> list[tuple[int, Router]]:
-        """(layer index, router) of every MoE layer; layers for multi-token prediction count on after the last."""
+        """(layer index, router) of every MoE layer; layers for multi-token prediction count on after the
+        last.
+        """
         layers = [*self.blocks, *(layer.block for layer in self.mtp)]
         return [(index, block.ffn.router) for index, block in enumerate(layers) if isinstance(block.ffn, MoE)]
 
     def after_step(self) -> dict[str, float]:
         """End of an optimiser step: every router's `Balance.commit`.
 
-        Returns over all layers: `dead_experts` (sum), `worst_overload` (max), and the means of `balance_loss`,
-        `z_loss` and `load_entropy`; empty for a dense model.
+        Returns over all layers: `dead_experts` (sum), `worst_overload` (max), and the means of
+        `balance_loss`, `z_loss` and `load_entropy`; empty for a dense model.
         """
         stats = [router.balance.commit(router.select_bias) for _, router in self.routers()]
         stats = [entry for entry in stats if entry]
@@ -104,7 +111,9 @@ class Transformer(nn.Module):
         return merged
 
     def training_buffers(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside parameters: each router's fractions of the last step and selection bias."""
+        """What a resumed run needs beside parameters: each router's fractions of the last step and selection
+        bias.
+        """
         buffers = {}
         for layer, router in self.routers():
             buffers[f"blocks.{layer}.ffn.router.balance.fraction_E"] = router.balance.fraction_E
@@ -116,8 +125,8 @@ class Transformer(nn.Module):
     def initialise(self, seed: int = 0) -> None:
         """Fresh weights: normal(0, init_std), residual outputs scaled by 1/sqrt(2 L), norms 1, biases 0.
 
-        Each parameter draws from its own generator, seeded by (seed, name), so that its values do not depend on which
-        other parameters exist or on which process holds them.
+        Each parameter draws from its own generator, seeded by (seed, name), so that its values do not depend
+        on which other parameters exist or on which process holds them.
         """
         residual_std = self.config.init_std / (2 * self.config.num_layers) ** 0.5
         for name, parameter in self.named_parameters():
@@ -128,7 +137,11 @@ class Transformer(nn.Module):
             else:
                 digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
                 generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-                std = residual_std if name.endswith(("attention.o.weight", "down.weight")) else self.config.init_std
+                std = (
+                    residual_std
+                    if name.endswith(("attention.o.weight", "down.weight"))
+                    else self.config.init_std
+                )
                 parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(std))
         for _, router in self.routers():
             router.balance.reset()

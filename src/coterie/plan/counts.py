@@ -1,8 +1,8 @@
 """Parameters, FLOPs, KV cache and memory of a `ModelConfig`, by arithmetic alone.
 
-"Active" has no common definition, so `Counts` gives three. Llama 4, Mixtral, OLMoE and Qwen publish `active_all`,
-gpt-oss and DeepSeek sit at `active_head`, papers on scaling mostly use `active_core`. Buffers (the routers' selection
-bias and balance statistics) are not parameters and are not counted.
+"Active" has no common definition, so `Counts` gives three. Llama 4, Mixtral, OLMoE and Qwen publish
+`active_all`, gpt-oss and DeepSeek sit at `active_head`, papers on scaling mostly use `active_core`. Buffers
+(the routers' selection bias and balance statistics) are not parameters and are not counted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Counts:
 
     @property
     def active_head(self) -> int:
-        """What one token uses, head counted, embedding not. A tied matrix is the embedding's, so it is not counted."""
+        """What one token uses, head counted, embedding not. A tied matrix is the embedding's, so it is not
+        counted.
+        """
         return self.head + self.active_core
 
     @property
@@ -79,10 +81,11 @@ def count_parameters(config: ModelConfig) -> Counts:
 def flops_per_token(config: ModelConfig, context: int, training: bool = False) -> float:
     """Floating-point operations per token, averaged over a sequence of `context` tokens.
 
-    A product with a matrix of n parameters is 2n operations; attention does 2 * heads * (key width + value width) per
-    visible key (latent attention is counted in its expanded form, the one training runs).
-    Norms, activations, rotations and softmaxes are left out, as usual. Training costs three times the forward pass (one
-    more for the gradient of the input, one for that of the weight). The head's product counts, tied or not.
+    A product with a matrix of n parameters is 2n operations; attention does 2 * heads * (key width + value
+    width) per visible key (latent attention is counted in its expanded form, the one training runs). Norms,
+    activations, rotations and softmaxes are left out, as usual. Training costs three times the forward pass
+    (one more for the gradient of the input, one for that of the weight). The head's product counts, tied or
+    not.
     """
     _positive("context", context)
     matrices = config.vocab_size * config.width
@@ -109,14 +112,19 @@ def visible_keys(attention: AttentionConfig | MLAConfig, context: int) -> float:
 def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2, beyond: int = 0) -> int:
     """Bytes of keys and values that the token at position `beyond` adds to one sequence's cache.
 
-    A sliding or chunked layer stops growing after `window` tokens; `beyond=0` is the first one, kept by every layer.
+    A sliding or chunked layer stops growing after `window` tokens; `beyond=0` is the first one, kept by every
+    layer.
     """
-    growing = (b.attention for b in config.blocks if b.attention.window is None or b.attention.window > beyond)
+    growing = (
+        b.attention for b in config.blocks if b.attention.window is None or b.attention.window > beyond
+    )
     return sum(_kv_values(attention) for attention in growing) * bytes_per_value
 
 
 def kv_bytes(config: ModelConfig, context: int, bytes_per_value: int = 2) -> int:
-    """Bytes of keys and values kept for one sequence of `context` tokens, windowed layers bounded by their window."""
+    """Bytes of keys and values kept for one sequence of `context` tokens, windowed layers bounded by their
+    window.
+    """
     _positive("context", context)
     attentions = [block.attention for block in config.blocks]
     return sum(_kv_values(a) * min(a.window or context, context) for a in attentions) * bytes_per_value
@@ -146,9 +154,10 @@ def memory(
 ) -> Memory:
     """Bytes for weights and what goes with them.
 
-    `training`: fp32 weights (`bytes_per_value` 4), as many bytes of gradients, and AdamW's two fp32 moments; it keeps
-    no KV cache, so `context` must be 0. `inference`: weights and the KV cache of `sequences` sequences of `context`
-    tokens, both at `bytes_per_value` (default 2). Every expert is held, chosen or not: memory follows `total`.
+    `training`: fp32 weights (`bytes_per_value` 4), as many bytes of gradients, and AdamW's two fp32 moments;
+    it keeps no KV cache, so `context` must be 0. `inference`: weights and the KV cache of `sequences`
+    sequences of `context` tokens, both at `bytes_per_value` (default 2). Every expert is held, chosen or not:
+    memory follows `total`.
     """
     if phase not in ("training", "inference"):
         raise ConfigError(f"memory: unknown phase '{phase}'; choose training or inference")

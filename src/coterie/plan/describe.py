@@ -26,7 +26,8 @@ def describe(config: ModelConfig) -> dict[str, Any]:
     return {
         "architecture": architecture(config),
         "layers": layer_lines(config),
-        "parameters": counts.to_dict() | {"selection_bias": biases, "vision": vision, "everything": everything},
+        "parameters": counts.to_dict()
+        | {"selection_bias": biases, "vision": vision, "everything": everything},
         "experts_share": counts.experts / counts.total,
         "context": context,
         "flops_per_token": flops_per_token(config, context),
@@ -95,12 +96,22 @@ def oddities(config: ModelConfig) -> list[str]:
         if indices:
             found.append(f"{what}: {_which(indices, config.num_layers)}")
 
-    layers("no positions", lambda block: isinstance(block.attention, AttentionConfig) and block.attention.rope is None)
-    for mask, words in (("chunked", "attention within chunks of"), ("sliding", "attention within a window of")):
-        for window in sorted({a.window or 0 for a in plain if a.mask == mask}):
-            layers(f"{words} {window:,}", lambda b, m=mask, w=window: b.attention.mask == m and b.attention.window == w)  # type: ignore[misc]
     layers(
-        "latent attention (one compressed cache for all heads)", lambda block: isinstance(block.attention, MLAConfig)
+        "no positions",
+        lambda block: isinstance(block.attention, AttentionConfig) and block.attention.rope is None,
+    )
+    for mask, words in (
+        ("chunked", "attention within chunks of"),
+        ("sliding", "attention within a window of"),
+    ):
+        for window in sorted({a.window or 0 for a in plain if a.mask == mask}):
+            layers(
+                f"{words} {window:,}",
+                lambda b, m=mask, w=window: b.attention.mask == m and b.attention.window == w,
+            )  # type: ignore[misc]
+    layers(
+        "latent attention (one compressed cache for all heads)",
+        lambda block: isinstance(block.attention, MLAConfig),
     )
     if any(a.temperature for a in plain):
         found.append("queries grow with their position where there is no rotation")
@@ -118,19 +129,25 @@ def oddities(config: ModelConfig) -> list[str]:
     if config.norm_rounding == "after_weight":
         found.append("norms round after their weight")
     if config.num_mtp_layers:
-        found.append(f"{config.num_mtp_layers} further layer(s) for multi-token prediction, not counted in the total")
+        found.append(
+            f"{config.num_mtp_layers} further layer(s) for multi-token prediction, not counted in the total"
+        )
     if vision_parameters(config):
         found.append("an image encoder that is carried through and not run")
     return found
 
 
 def vision_parameters(config: ModelConfig) -> int:
-    """Parameters of Llama 4's image encoder and projector (architectures.md 2.1); 0 for a model without one."""
+    """Parameters of Llama 4's image encoder and projector (architectures.md 2.1); 0 for a model without
+    one.
+    """
     vision = config.extra.get("vision_config")
     if not isinstance(vision, Mapping):
         return 0
     try:
-        width, inner, layers = (int(vision[key]) for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+        width, inner, layers = (
+            int(vision[key]) for key in ("hidden_size", "intermediate_size", "num_hidden_layers")
+        )
         patch = int(vision["num_channels"]) * int(vision["patch_size"]) ** 2
         positions = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2 + 1
         middle, last = int(vision["projector_input_dim"]), int(vision["projector_output_dim"])
@@ -176,8 +193,12 @@ def _ffn_words(ffn: Any) -> str:
 def _rope_words(config: ModelConfig) -> list[str]:
     ropes = [block.attention.rope for block in config.blocks if block.attention.rope is not None]
     scalings = {rope.scaling.kind: rope.scaling for rope in ropes if rope.scaling is not None}
-    words = [f"positions stretched by {kind} rope scaling, factor {s.factor:g}" for kind, s in scalings.items()]
-    return words + (["rope turns neighbouring pairs of numbers"] if any(r.style == "pairs" for r in ropes) else [])
+    words = [
+        f"positions stretched by {kind} rope scaling, factor {s.factor:g}" for kind, s in scalings.items()
+    ]
+    return words + (
+        ["rope turns neighbouring pairs of numbers"] if any(r.style == "pairs" for r in ropes) else []
+    )
 
 
 def _moe_words(config: ModelConfig) -> list[str]:
@@ -191,7 +212,12 @@ def _moe_words(config: ModelConfig) -> list[str]:
         words.append("a bias moves the choice of experts and not their weights")
     if router.num_groups > 1:
         words.append(f"experts chosen within the best {router.top_groups} of {router.num_groups} groups")
-    if router.score == "softmax" and not router.score_after_topk and not router.renormalize and router.top_k > 1:
+    if (
+        router.score == "softmax"
+        and not router.score_after_topk
+        and not router.renormalize
+        and router.top_k > 1
+    ):
         words.append("the chosen experts' weights do not sum to 1")
     if router.scale != 1:
         words.append(f"expert weights times {router.scale:g}")

@@ -1,4 +1,6 @@
-"""Every weight matrix of a model, from its config alone: what an adapter, a patch or a quantised form acts on."""
+"""Every weight matrix of a model, from its config alone: what an adapter, a patch or a quantised form acts
+on.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ MatrixGroup = Literal["attention", "experts", "shared", "dense", "router", "embe
 
 @dataclass(frozen=True)
 class Matrix:
-    """`count` matrices of `rows` x `columns` (out x in): 1, or one per expert. `layer` is None outside the blocks."""
+    """`count` matrices of `rows` x `columns` (out x in): 1, or one per expert. `layer` is None outside the
+    blocks.
+    """
 
     group: MatrixGroup
     rows: int

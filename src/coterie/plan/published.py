@@ -15,7 +15,8 @@ _FILE = Path(__file__).parent / "published.json"
 
 @dataclass(frozen=True)
 class Published:
-    """One published model. `total` and `active`: parameters as stated in `source` (active by its own definition).
+    """One published model. `total` and `active`: parameters as stated in `source` (active by its own
+    definition).
 
     `config`: keys of its config.json, None for a model that was announced and never released.
     """
@@ -34,7 +35,8 @@ def published_models() -> dict[str, Published]:
     """All of them by name, such as `llama-4-scout-17b-16e`."""
     data = json.loads(_FILE.read_text(encoding="utf-8"))
     return {
-        entry["name"]: Published(**entry | {"config": data["configs"].get(entry["config"])}) for entry in data["models"]
+        entry["name"]: Published(**entry | {"config": data["configs"].get(entry["config"])})
+        for entry in data["models"]
     }
 
 
@@ -49,15 +51,21 @@ def find_published(name: str) -> Published | None:
     if not matches:
         return None
     if len(matches) > 1:
-        raise ConfigError(f"{name}: is the beginning of several published models: {', '.join(matches)}; name one")
+        raise ConfigError(
+            f"{name}: is the beginning of several published models: {', '.join(matches)}; name one"
+        )
     found = models[matches[0]]
     if found.config is None:
-        raise ConfigError(f"{found.name}: was announced ({found.source}) and never released; its config is not known")
+        raise ConfigError(
+            f"{found.name}: was announced ({found.source}) and never released; its config is not known"
+        )
     return found
 
 
 def named_published(name: str) -> Published:
-    """As `find_published`, for a name that is no directory. Errors: also `CheckpointError` when it names none."""
+    """As `find_published`, for a name that is no directory. Errors: also `CheckpointError` when it names
+    none.
+    """
     published = find_published(name)
     if published is None:
         raise CheckpointError(

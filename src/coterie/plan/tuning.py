@@ -1,7 +1,7 @@
 """What tuning costs, from the config alone: parameters trained, bytes held in each phase, what makes it fit.
 
-Bytes are of one process on a CPU or a GPU; activations are those that this implementation keeps for the backward pass
-(no recomputation). E experts, K chosen, T tokens of a micro-batch.
+Bytes are of one process on a CPU or a GPU; activations are those that this implementation keeps for the
+backward pass (no recomputation). E experts, K chosen, T tokens of a micro-batch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from coterie.plan.matrices import Matrix, matrices
 Method = Literal["lora", "qlora", "dora", "full", "esft", "router"]
 METHODS: tuple[Method, ...] = ("lora", "qlora", "dora", "full", "esft", "router")
 PROCESS_BYTES = 450_000_000  # Python, PyTorch, oneDNN's kernels and this package, without a model
-# Memory taken for the activations over their size: what the C library keeps of freed temporaries among them. Fitted
-# to the first six processes that bench/plan_accuracy.py measures, on a CPU with glibc.
+# Memory taken for the activations over their size: what the C library keeps of freed temporaries among them.
+# Fitted to the first six processes that bench/plan_accuracy.py measures, on a CPU with glibc.
 HELD_IN_ONE = 2.25  # of mixtures with factors, whose layers keep little and free much
 HELD = {"lora": 1.75, "qlora": 1.75, "dora": 1.75, "full": 1.0, "esft": 1.3, "router": 1.3}
 KEPT_LOGITS_BYTES = 64 * 1024**2
@@ -44,7 +44,11 @@ class TuneSettings:
 
     def words(self) -> str:
         """The settings that decide memory, in one line."""
-        precision = {"none": {4: "float32", 2: "bfloat16"}[self.dtype_bytes], "int8": "8 bit", "int4": "4 bit"}
+        precision = {
+            "none": {4: "float32", 2: "bfloat16"}[self.dtype_bytes],
+            "int8": "8 bit",
+            "int4": "4 bit",
+        }
         rank = f", rank {self.rank}" if self.method in ("lora", "qlora", "dora") else ""
         return (
             f"{self.method}{rank}, {precision[self.quant]}, {self.batch_rows} x {self.row_length} tokens, "
@@ -54,7 +58,9 @@ class TuneSettings:
 
 @dataclass(frozen=True)
 class TunePlan:
-    """Parameters by kind, bytes by part, bytes by phase (`load`, `step`, `save`, `merge`), operations per token."""
+    """Parameters by kind, bytes by part, bytes by phase (`load`, `step`, `save`, `merge`), operations per
+    token.
+    """
 
     settings: TuneSettings
     parameters: dict[str, int]
@@ -85,7 +91,9 @@ def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
     if settings.method not in METHODS:
         raise ConfigError(f"plan: unknown method '{settings.method}'; choose {', '.join(METHODS)}")
     if settings.method in ("esft", "router") and not config.is_moe:
-        raise ConfigError(f"plan: {settings.method} trains parts of a mixture of experts, and this model is dense")
+        raise ConfigError(
+            f"plan: {settings.method} trains parts of a mixture of experts, and this model is dense"
+        )
     if settings.method == "qlora" and settings.quant == "none":
         settings = replace(settings, quant="int4")
     total = count_parameters(config).total
@@ -122,7 +130,11 @@ def trained_parameters(config: ModelConfig, settings: TuneSettings) -> int:
     if settings.method == "router":
         return counts.router
     if settings.method == "esft":
-        return sum(_chosen(config, settings, m) * m.rows * m.columns for m in matrices(config) if m.group == "experts")
+        return sum(
+            _chosen(config, settings, m) * m.rows * m.columns
+            for m in matrices(config)
+            if m.group == "experts"
+        )
     train = AdapterConfig(rank=settings.rank).train
     adapted = [m for m in matrices(config) if train[m.group] == "lora"]
     factors = sum(settings.rank * (m.rows + m.columns) * m.count for m in adapted)
@@ -131,7 +143,9 @@ def trained_parameters(config: ModelConfig, settings: TuneSettings) -> int:
 
 def activation_values(config: ModelConfig, settings: TuneSettings) -> float:
     """Numbers kept for the backward pass per token of a micro-batch, the head's logits aside."""
-    return sum(_block_values(config, layer, settings) for layer in range(config.num_layers)) + 2 * config.width
+    return (
+        sum(_block_values(config, layer, settings) for layer in range(config.num_layers)) + 2 * config.width
+    )
 
 
 def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> float:
@@ -206,7 +220,10 @@ def _flops(config: ModelConfig, settings: TuneSettings) -> float:
     if settings.method == "esft":
         counts = count_parameters(config)
         share = (
-            trained_parameters(config, settings) / max(1, counts.experts) * counts.experts_active / counts.active_all
+            trained_parameters(config, settings)
+            / max(1, counts.experts)
+            * counts.experts_active
+            / counts.active_all
         )
     return forward * (2 + share)
 
@@ -214,8 +231,8 @@ def _flops(config: ModelConfig, settings: TuneSettings) -> float:
 def fitting(config: ModelConfig, settings: TuneSettings, limit: int) -> list[tuple[str, TunePlan]]:
     """(what was changed, plan), one change added after another until the plan fits into `limit` bytes.
 
-    The first entry is the plan as it was asked for. Changes go from those that cost least to those that cost most; when
-    none suffices, the last entry still does not fit.
+    The first entry is the plan as it was asked for. Changes go from those that cost least to those that cost
+    most; when none suffices, the last entry still does not fit.
     """
     found = [("as asked", plan_tune(config, settings))]
     for words, change in _changes(found[0][1].settings):
@@ -231,12 +248,17 @@ def _changes(settings: TuneSettings) -> Sequence[tuple[str, dict[str, Any]]]:
     rows, accumulate = settings.batch_rows, settings.accumulate
     while rows > 1:
         rows, accumulate = -(-rows // 2), accumulate * 2
-        changes.append((f"batch_rows={rows} accumulate={accumulate}", {"batch_rows": rows, "accumulate": accumulate}))
+        changes.append(
+            (f"batch_rows={rows} accumulate={accumulate}", {"batch_rows": rows, "accumulate": accumulate})
+        )
     if settings.dtype_bytes == 4:
         changes.append(("dtype=bfloat16", {"dtype_bytes": 2}))
     if settings.method == "full":
         changes.append(("method=lora", {"method": "lora"}))
-    changes += [("quant=int8", {"quant": "int8"}), ("method=qlora quant=int4", {"method": "qlora", "quant": "int4"})]
+    changes += [
+        ("quant=int8", {"quant": "int8"}),
+        ("method=qlora quant=int4", {"method": "qlora", "quant": "int4"}),
+    ]
     length = settings.row_length
     while length > 256:
         length //= 2

@@ -1,4 +1,6 @@
-"""Pretraining: a `TrainConfig` wired into data, model, loop and checkpoints; run again, it goes on where it stopped."""
+"""Pretraining: a `TrainConfig` wired into data, model, loop and checkpoints; run again, it goes on where it
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +13,28 @@ from typing import Any, Literal
 
 import torch
 
+from coterie.checkpoints.commit import RunLock, read_manifest
+from coterie.checkpoints.directory import load_model, load_state_into, save_model
+from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.config import ConfigError, ModelConfig
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared, prepare
 from coterie.data.order import Order, read_batches
 from coterie.evaluate.bits import HeldoutDocument, bits_per_byte, score_documents
 from coterie.families import config_from_hf, config_to_hf
+from coterie.machine.device import choose_device, choose_dtype
+from coterie.machine.glibc import keep_freed_memory
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import flops_per_token
-from coterie.recipes.same_run import check_same_run
 from coterie.text.tokenizer import Tokenizer
-from coterie.train.allocator import keep_freed_memory
 from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress, read_records
 from coterie.train.loop import Trainer
 from coterie.train.objectives import cross_entropy
 from coterie.train.optim import build_optimiser
-from coterie.train.precision import choose_device, choose_dtype
+from coterie.train.run_directory import check_same_run
 from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
 from coterie.train.track import Track
-from coterie.weights.checkpoint import load_model, load_state_into, save_model
-from coterie.weights.commit import RunLock, read_manifest
-from coterie.weights.write import write_model_files
 
 EVAL_TOKENS = 32768
 
@@ -56,8 +58,8 @@ class TrainResult:
 def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> TrainResult:
     """Run (or take up) the training that `config` describes.
 
-    Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints/step-NNNNNN` and, when finished, `model`, a
-    Hugging Face directory. Errors: `CoterieError` subclasses, one line each.
+    Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints/step-NNNNNN` and, when finished,
+    `model`, a Hugging Face directory. Errors: `CoterieError` subclasses, one line each.
     """
     out = Path(config.out)
     with RunLock(out):
@@ -65,7 +67,9 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         keep_freed_memory()
-        prepared = prepare(config.data, config.data_dir or out / "data", lambda line: print(line, file=sys.stderr))
+        prepared = prepare(
+            config.data, config.data_dir or out / "data", lambda line: print(line, file=sys.stderr)
+        )
         trainer = build_trainer(config, prepared)
         trainer.callbacks = _callbacks(config, prepared, trainer, resume_hint)
 
@@ -133,7 +137,9 @@ def build_model(
             if block["ffn"]["kind"] == "moe":
                 block["ffn"]["balance"] |= dict(balance)
         config = ModelConfig.from_dict(data, "balance")
-    config_to_hf(config)  # raises where the family's published form could not store what is about to be trained
+    config_to_hf(
+        config
+    )  # raises where the family's published form could not store what is about to be trained
     model = Transformer(config, dtype)
     model.initialise(seed)
     return model
@@ -171,7 +177,8 @@ def evaluation_documents(
 ) -> list[HeldoutDocument]:
     """Some of the held-out documents, spread evenly, of about `max_tokens` tokens.
 
-    `search` and `final` share no document (unless there is only one): what chose a setting does not judge its result.
+    `search` and `final` share no document (unless there is only one): what chose a setting does not judge its
+    result.
     """
     everything = [HeldoutDocument(*document) for document in prepared.heldout_documents()]
     documents = everything[1::2] if part == "search" else everything[::2]
@@ -193,11 +200,19 @@ def _callbacks(config: TrainConfig, prepared: Prepared, trainer: Trainer, resume
     def write(directory: Path) -> None:
         write_model_files(directory, _model(trainer), prepared.tokenizer)
 
-    # Evaluation before saving, so that its record is older than the checkpoint; interrupts last, for the last word.
+    # Evaluation before saving, so that its record is older than the checkpoint; interrupts last, for the last
+    # word.
     return [
-        Evaluate(config.eval_every, lambda t: {"heldout_bits_per_byte": heldout_bits(_model(t), prepared, documents)}),
+        Evaluate(
+            config.eval_every,
+            lambda t: {"heldout_bits_per_byte": heldout_bits(_model(t), prepared, documents)},
+        ),
         SaveCheckpoint(
-            out / "checkpoints", write, config.save_every, config.keep, lambda t: {"data": prepared.directory.name}
+            out / "checkpoints",
+            write,
+            config.save_every,
+            config.keep,
+            lambda t: {"data": prepared.directory.name},
         ),
         JsonlLog(out / "metrics.jsonl", config.log_every),
         Progress(out.name),

@@ -1,4 +1,6 @@
-"""Tuning: a `TuneConfig` wired into examples, model, loop and proof; run again, it goes on where it stopped."""
+"""Tuning: a `TuneConfig` wired into examples, model, loop and proof; run again, it goes on where it
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,19 @@ from typing import Any
 
 import torch
 
+from coterie.checkpoints.commit import RunLock, remove_directory
 from coterie.config import TrainingError
 from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.config.tune import TuneConfig
 from coterie.data.order import Order, read_batches
 from coterie.data.rows import Row
 from coterie.evaluate.bits import DocumentScore, HeldoutDocument, score_documents
+from coterie.machine.device import choose_device, choose_dtype
+from coterie.machine.glibc import keep_freed_memory
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import flops_per_token
-from coterie.recipes.same_run import check_same_run
+from coterie.proof.records import ProbeRecord, difference
 from coterie.recipes.tune_data import TuneData, prepare_examples, retention_documents
 from coterie.recipes.tune_model import (
     Tuned,
@@ -33,25 +38,24 @@ from coterie.recipes.tune_model import (
 )
 from coterie.recipes.tune_report import change, write_report
 from coterie.report.tuning_page import tuning_lines
-from coterie.train.allocator import keep_freed_memory
 from coterie.train.batch import collate
 from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress
 from coterie.train.coverage import Coverage, plan_lines, plan_table
-from coterie.train.guard import RouterGuard
 from coterie.train.loop import Trainer
 from coterie.train.objectives import Objective, cross_entropy
 from coterie.train.optim import build_optimiser
-from coterie.train.precision import choose_device, choose_dtype
 from coterie.train.preference import KTO, dpo, orpo, segment_sums, with_reference
+from coterie.train.routing_guard import RouterGuard
+from coterie.train.run_directory import check_same_run
 from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
-from coterie.weights.commit import RunLock, remove_directory
-from coterie.weights.probes import ProbeRecord, difference
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """How a run ended. `path`: the adapter, patch or model (None for a run that was stopped, or a dry run)."""
+    """How a run ended. `path`: the adapter, patch or model (None for a run that was stopped, or a dry
+    run).
+    """
 
     path: Path | None
     kind: str
@@ -68,7 +72,9 @@ class TuneResult:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What the model does: before it is trained, and after. `preferred`: share of pairs, see `held_out_metrics`."""
+    """What the model does: before it is trained, and after. `preferred`: share of pairs, see
+    `held_out_metrics`.
+    """
 
     probes: ProbeRecord
     examples: list[DocumentScore]
@@ -85,9 +91,10 @@ def tune(model: str, data: str | Sequence[str], **settings: Any) -> TuneResult:
 def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run: bool = False) -> TuneResult:
     """Run (or take up) the tuning that `config` describes.
 
-    Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints/step-NNNNNN`, `report.json`, and the result as
-    `adapter` (PEFT's form), `patch` or `model`, whichever the method makes. `dry_run`: says what would happen, and
-    writes nothing. Errors: `CoterieError` subclasses, one line each; nothing is left that could be taken for a result.
+    Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints/step-NNNNNN`, `report.json`, and the
+    result as `adapter` (PEFT's form), `patch` or `model`, whichever the method makes. `dry_run`: says what
+    would happen, and writes nothing. Errors: `CoterieError` subclasses, one line each; nothing is left that
+    could be taken for a result.
     """
     if dry_run:
         return _plan_only(config)
@@ -118,9 +125,13 @@ def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run:
             "plan": plan,
             "coverage": [asdict(entry) for entry in coverage.found or []],
             "ended": reason,
-            "warnings": [line for c in trainer.callbacks if isinstance(c, RouterGuard) for line in c.warnings],
+            "warnings": [
+                line for c in trainer.callbacks if isinstance(c, RouterGuard) for line in c.warnings
+            ],
         }
-        return _finish(config, tuned, data, documents, before, report, TuneResult(None, tuned.kind, reason, *place))
+        return _finish(
+            config, tuned, data, documents, before, report, TuneResult(None, tuned.kind, reason, *place)
+        )
 
 
 def _plan_only(config: TuneConfig) -> TuneResult:
@@ -165,7 +176,9 @@ def _build(config: TuneConfig) -> tuple[Tuned, TuneData, Trainer, Coverage]:
 
 
 def default_lr(config: TuneConfig, parameters: int) -> float:
-    """The learning rate where none is given: smaller for larger models, for whole weights and for preferences."""
+    """The learning rate where none is given: smaller for larger models, for whole weights and for
+    preferences.
+    """
     size = 0 if parameters < 5e7 else 1 if parameters < 1e9 else 2
     whole = config.method in ("full", "esft", "router")
     lr = (5e-4, 5e-5, 1e-5)[size] if whole else (3e-3, 5e-4, 2e-4)[size]
@@ -181,7 +194,9 @@ def _objective(config: TuneConfig, name: str) -> tuple[Objective, bool]:
         return orpo(config.orpo_weight), False
     if name == "kto":
         return KTO(config.beta), True
-    return dpo(config.beta, "ipo" if name == "ipo" else "sigmoid", normalise=name in ("ipo", "dpo-norm")), True
+    return dpo(
+        config.beta, "ipo" if name == "ipo" else "sigmoid", normalise=name in ("ipo", "dpo-norm")
+    ), True
 
 
 def _say_plan(config: TuneConfig, tuned: Tuned, data: TuneData) -> list[dict[str, Any]]:
@@ -197,7 +212,9 @@ def _say_plan(config: TuneConfig, tuned: Tuned, data: TuneData) -> list[dict[str
     plan = plan_table(tuned.model, tuned.treatments, ranks, per_step)
     lines = [f"tune {config.model}: {config.method}, {data.objective}; {data.summary()}", *plan_lines(plan)]
     if adapter is not None and moe is not None and adapter.train["experts"] == "lora":
-        lines.append(f"rank rule: {adapter.rank_rule} ({adapter.rank} asked, {ranks['experts']} for each expert)")
+        lines.append(
+            f"rank rule: {adapter.rank_rule} ({adapter.rank} asked, {ranks['experts']} for each expert)"
+        )
     print("\n".join(lines), file=sys.stderr)
     return [asdict(entry) for entry in plan]
 
@@ -213,7 +230,10 @@ def _callbacks(
 ) -> list[Callback]:
     out, model = Path(config.out), tuned.model
     checkpoints = SaveCheckpoint(
-        out / "checkpoints", lambda directory: write_trainable(directory, model), config.save_every, config.keep
+        out / "checkpoints",
+        lambda directory: write_trainable(directory, model),
+        config.save_every,
+        config.keep,
     )
     guards: list[Callback] = []
     if model.config.is_moe and config.guard != "off":
@@ -229,7 +249,9 @@ def _callbacks(
         guards = [RouterGuard(config.guard, num_experts, agreement, restore)]
     judge: list[Callback] = []
     if data.held_out:
-        judge = [Evaluate(config.eval_every, lambda _: held_out_metrics(model, data.held_out, trainer.device))]
+        judge = [
+            Evaluate(config.eval_every, lambda _: held_out_metrics(model, data.held_out, trainer.device))
+        ]
     return [
         coverage,
         *([trainer.objective] if isinstance(trainer.objective, Callback) else []),
@@ -248,7 +270,8 @@ def unit_scores(
 ) -> list[DocumentScore]:
     """Nats and learnt tokens of each segment of the rows, in their order.
 
-    `wanted`: only of what is to become likelier (of preferences the chosen segment, of labels the wanted ones).
+    `wanted`: only of what is to become likelier (of preferences the chosen segment, of labels the wanted
+    ones).
     """
     scores = []
     for row in rows:
@@ -256,24 +279,31 @@ def unit_scores(
         logp_T = token_logprobs(model(batch.ids_T, batch.layout), model.head_weight, batch.targets_T)
         sums_N, counts_N = segment_sums(logp_T, batch)
         if wanted and batch.judged:
-            first = torch.tensor([at for at, mark in batch.judged if mark.wanted], dtype=torch.int64, device=device)
+            first = torch.tensor(
+                [at for at, mark in batch.judged if mark.wanted], dtype=torch.int64, device=device
+            )
             sums_N, counts_N = sums_N[first], counts_N[first]
         pairs = zip(sums_N.tolist(), counts_N.tolist(), strict=True)
-        scores += [DocumentScore("examples", -total, round(count), round(count)) for total, count in pairs if count]
+        scores += [
+            DocumentScore("examples", -total, round(count), round(count)) for total, count in pairs if count
+        ]
     return scores
 
 
 def held_out_metrics(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> dict[str, float]:
     """`held_out_loss` (nats per learnt token), and for preferences the share that the model prefers rightly.
 
-    `held_out_preferred`: share of pairs whose chosen side gained more on the reference than the rejected; of labels,
-    those that gained more than a stranger's words where wanted, and less where not.
+    `held_out_preferred`: share of pairs whose chosen side gained more on the reference than the rejected; of
+    labels, those that gained more than a stranger's words where wanted, and less where not.
     """
     scores = unit_scores(model, rows, device)
     metrics = {"held_out_loss": sum(s.nats for s in scores) / max(1, sum(s.num_tokens for s in scores))}
     marks = [mark for row in rows for mark in row.judged]
     if marks and all(mark.reference for mark in marks):
-        gains = [-score.nats - ref for score, ref in zip(scores, (r for m in marks for r in m.reference), strict=True)]
+        gains = [
+            -score.nats - ref
+            for score, ref in zip(scores, (r for m in marks for r in m.reference), strict=True)
+        ]
         right = [(gains[2 * at] > gains[2 * at + 1]) == mark.wanted for at, mark in enumerate(marks)]
         metrics["held_out_preferred"] = sum(right) / len(marks)
     return metrics

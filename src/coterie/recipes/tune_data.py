@@ -54,7 +54,9 @@ class TuneData:
 
 
 def prepare_examples(config: TuneConfig, tokenizer: Tokenizer, max_positions: int) -> TuneData:
-    """Read, tokenise, split and pack. Errors: `DataError` for examples that cannot be used, unless they are skipped."""
+    """Read, tokenise, split and pack. Errors: `DataError` for examples that cannot be used, unless they are
+    skipped.
+    """
     limit = min(config.row_length or 4096, max_positions)
     found = read_all(config.data)
     units = tokenise_all(found, tokenizer, limit)
@@ -73,17 +75,23 @@ def prepare_examples(config: TuneConfig, tokenizer: Tokenizer, max_positions: in
     step_rows = batch_rows * config.accumulate
     steps = config.steps or max(1, round(config.epochs * len(rows) / step_rows))
     judge_rows = pack(held_out, row_length, tokenizer.eos_id, units.judged) if held_out else []
-    return TuneData(rows, judge_rows, train, held_out, row_length, batch_rows, steps, objective, skipped, found.format)
+    return TuneData(
+        rows, judge_rows, train, held_out, row_length, batch_rows, steps, objective, skipped, found.format
+    )
 
 
 def split(units: Sequence[Unit], share: float) -> tuple[list[Unit], list[Unit]]:
-    """(train, held out) by content, so that equal examples stay on one side. Of fewer than ten none is held out."""
+    """(train, held out) by content, so that equal examples stay on one side. Of fewer than ten none is held
+    out.
+    """
     if share == 0 or len(units) < 10:
         return list(units), []
     held: list[Unit] = []
     kept: list[Unit] = []
     for unit in units:
-        content = np.asarray([token for piece in unit.pieces for token in piece.ids], dtype=np.int64).tobytes()
+        content = np.asarray(
+            [token for piece in unit.pieces for token in piece.ids], dtype=np.int64
+        ).tobytes()
         number = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2.0**64
         (held if number < share else kept).append(unit)
     if not held:
@@ -98,7 +106,9 @@ def _settle(units: UnitSet, config: TuneConfig, kind: str) -> list[str]:
     lines = [str(problem) for problem in units.problems]
     if lines and config.on_bad == "stop":
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-        raise DataError(f"{lines[0]}{more}; mend them, or set on_bad=skip; `coterie data lint --model` lists all")
+        raise DataError(
+            f"{lines[0]}{more}; mend them, or set on_bad=skip; `coterie data lint --model` lists all"
+        )
     if not units.units:
         first = f": {lines[0]}" if lines else ""
         raise DataError(f"{', '.join(config.data)}: no example of {kind} can be used{first}")
@@ -113,7 +123,10 @@ def _objective(config: TuneConfig, units: UnitSet, kind: str) -> str:
     if config.objective != "auto":
         wanted = {"kto": "labelled", "sft": None, "pretrain": None}.get(config.objective, "preference")
         if (wanted or kind) != kind or (wanted is None and units.judged):
-            need = {"labelled": "labels (prompt, completion, label)", "preference": "preferences (chosen, rejected)"}
+            need = {
+                "labelled": "labels (prompt, completion, label)",
+                "preference": "preferences (chosen, rejected)",
+            }
             raise DataError(
                 f"objective {config.objective} needs {need.get(wanted or '', 'examples to imitate')}, "
                 f"and {', '.join(config.data)} holds the kind '{kind}'"
@@ -132,11 +145,15 @@ def retention_documents(source: str, tokenizer: Tokenizer) -> list[HeldoutDocume
         pairs = [(document.slice, document.text) for document in primer.documents(_RETENTION_SEED, 60_000)]
     else:
         if not Path(source).expanduser().exists() and not source.startswith("hf://"):
-            raise DataError(f"retention {source}: no such file or directory; give a text source, primer or none")
+            raise DataError(
+                f"retention {source}: no such file or directory; give a text source, primer or none"
+            )
         pairs = [(document.slice, document.text) for document in read_sources([source], max_bytes=200_000)]
     documents = []
     for name, text in pairs:
         ids = np.asarray([tokenizer.eos_id, *tokenizer.encode(text)], dtype=np.int64)
-        documents.append(HeldoutDocument(name, ids[:1024], len(tokenizer.decode(ids[1:1024].tolist()).encode())))
+        documents.append(
+            HeldoutDocument(name, ids[:1024], len(tokenizer.decode(ids[1:1024].tolist()).encode()))
+        )
     total = sum(len(document.ids) for document in documents)
     return documents[:: max(1, -(-total // RETENTION_TOKENS))]

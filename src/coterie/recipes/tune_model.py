@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from coterie.adapters.attach import attach, is_trained
+from coterie.adapters.files import base_of, is_adapter, load_adapter, save_adapter
+from coterie.adapters.patch import attach_subset, is_patch, load_patch, save_patch
+from coterie.checkpoints.directory import kept_dtype, load_model, locate, save_model
 from coterie.config import BalanceConfig, CheckpointError, ConfigError, ExpertSelection
 from coterie.config.tune import TuneConfig
-from coterie.nn.groups import Group, parameter_groups
 from coterie.nn.moe import MoE
+from coterie.nn.parameter_groups import Group, parameter_groups
 from coterie.nn.transformer import Transformer
+from coterie.proof.records import SAME, ProbeRecord, base_gravity, default_sequences, difference, record
 from coterie.text.tokenizer import Tokenizer
-from coterie.weights.adapter import attach, is_trained
-from coterie.weights.adapter_files import base_of, is_adapter, load_adapter, save_adapter
-from coterie.weights.checkpoint import kept_dtype, load_model, locate, save_model
-from coterie.weights.patch import attach_subset, is_patch, load_patch, save_patch
-from coterie.weights.probes import SAME, ProbeRecord, base_gravity, default_sequences, difference, record
 
 _log = logging.getLogger("coterie")
 TRAINABLE = "trainable.safetensors"
@@ -33,7 +33,9 @@ UNCHANGED = 1e-6  # nats: a tuned model that says the same as its base to this i
 
 @dataclass(frozen=True)
 class Tuned:
-    """A model made ready. `base`: its directory. `asked`: the groups that are to be trained. `kind`: of the result."""
+    """A model made ready. `base`: its directory. `asked`: the groups that are to be trained. `kind`: of the
+    result.
+    """
 
     model: Transformer
     tokenizer: Tokenizer
@@ -64,7 +66,9 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     loaded = load_model(origin, held, device, compute_dtype=dtype, quantise=quantise)
     model = loaded.model
     if loaded.tokenizer is None:
-        raise ConfigError(f"{config.model}: has no tokenizer.json, so examples cannot be read; add the model's own")
+        raise ConfigError(
+            f"{config.model}: has no tokenizer.json, so examples cannot be read; add the model's own"
+        )
     treatments: dict[str, str] = {**config.treatments()}
     _check_intent(config, model)
     kind = "adapter"
@@ -90,14 +94,20 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     groups = parameter_groups(model)
     _say_coarse(model, groups)
     present = {groups[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
-    asked = {group for group, how in treatments.items() if how not in ("freeze", "bias") and group in groups.values()}
+    asked = {
+        group
+        for group, how in treatments.items()
+        if how not in ("freeze", "bias") and group in groups.values()
+    }
     if config.experts and config.method != "esft":
         asked |= {"experts"}
     return Tuned(model, loaded.tokenizer, loaded.path, origin, kind, treatments, asked | present)
 
 
 def _say_coarse(model: Transformer, groups: Mapping[str, Group]) -> None:
-    """Weights trained in full keep the base's type: in 16 bits a step below 1/256 of a weight may be rounded away."""
+    """Weights trained in full keep the base's type: in 16 bits a step below 1/256 of a weight may be rounded
+    away.
+    """
     trained = ((n, p) for n, p in model.named_parameters() if p.requires_grad)
     coarse = sorted({groups[name] for name, parameter in trained if parameter.dtype != torch.float32})
     if coarse:
@@ -119,9 +129,13 @@ def _check_intent(config: TuneConfig, model: Transformer) -> None:
     if not model.config.is_moe:
         for name, given in (("experts", config.experts), ("router", config.router)):
             if given not in (None, "freeze"):
-                raise ConfigError(f"{name}: this {model.config.family} model is dense and has none; leave it out")
+                raise ConfigError(
+                    f"{name}: this {model.config.family} model is dense and has none; leave it out"
+                )
         if config.method in ("esft", "router"):
-            raise ConfigError(f"method {config.method} is for mixtures of experts, and {config.model} is dense")
+            raise ConfigError(
+                f"method {config.method} is for mixtures of experts, and {config.model} is dense"
+            )
 
 
 def _check_further(config: TuneConfig) -> None:
@@ -134,7 +148,9 @@ def _check_further(config: TuneConfig) -> None:
 
 def _make_whole(model: Transformer, treatments: dict[str, str]) -> None:
     if "lora" in treatments.values():
-        raise ConfigError("method full trains weights themselves; use method lora with train.GROUP=full to mix both")
+        raise ConfigError(
+            "method full trains weights themselves; use method lora with train.GROUP=full to mix both"
+        )
     groups = parameter_groups(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_trained(name, treatments.get(groups[name], "freeze")))
@@ -165,14 +181,18 @@ def _set_balance(config: TuneConfig, model: Transformer, treatment: str) -> None
             change["bias_rate"] = 0.0
         elif treatment == "bias" and router.bias is None:
             if router.select_bias is None:
-                raise ConfigError(f"router=bias: the router of layer {layer} has no bias; use router=full or lora")
+                raise ConfigError(
+                    f"router=bias: the router of layer {layer} has no bias; use router=full or lora"
+                )
             change["bias_rate"] = own.bias_rate or BIAS_RATE
         router.balance.config = BalanceConfig.from_dict(own.to_dict() | change, "balance")
 
 
 def trainable_tensors(model: Transformer) -> dict[str, Tensor]:
     """Everything that training changes in the model's files: trainable parameters and selection biases."""
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    tensors = {
+        name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     for layer, router in model.routers():
         if router.select_bias is not None:
             tensors[f"blocks.{layer}.ffn.router.select_bias"] = router.select_bias
@@ -189,7 +209,9 @@ def read_trainable(directory: Path, model: Transformer) -> None:
     """Take back what `write_trainable` wrote. Errors: `CheckpointError` for the checkpoint of another run."""
     stored, own = load_file(directory / TRAINABLE), trainable_tensors(model)
     if stored.keys() != own.keys() or any(stored[name].shape != own[name].shape for name in own):
-        raise CheckpointError(f"{directory}: was written by a run that trained other tensors; choose another 'out'")
+        raise CheckpointError(
+            f"{directory}: was written by a run that trained other tensors; choose another 'out'"
+        )
     for name, tensor in own.items():
         tensor.copy_(stored[name])
 
@@ -213,7 +235,9 @@ def save_result(tuned: Tuned, out: Path, about: dict[str, Any]) -> Path:
     elif tuned.kind == "patch":
         save_patch(path, tuned.model, tuned.origin)
     else:
-        save_model(path, tuned.model, tuned.tokenizer, extra={"recipe": "tune", "parent": tuned.origin, **about})
+        save_model(
+            path, tuned.model, tuned.tokenizer, extra={"recipe": "tune", "parent": tuned.origin, **about}
+        )
     return path
 
 

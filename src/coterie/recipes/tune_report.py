@@ -15,7 +15,9 @@ from coterie.train.callbacks import read_records
 
 
 def change(before: Sequence[DocumentScore], after: Sequence[DocumentScore]) -> dict[str, Any]:
-    """Bits per byte (of examples: per token) before and after, and their paired difference with its interval."""
+    """Bits per byte (of examples: per token) before and after, and their paired difference with its
+    interval.
+    """
     sums = [sum(s.nats for s in scores) / sum(s.num_bytes for s in scores) for scores in (before, after)]
     bits = [value / math.log(2) for value in sums]
     return {"before": bits[0], "after": bits[1], "change": difference_intervals(after, before)}

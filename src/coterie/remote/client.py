@@ -44,8 +44,8 @@ def is_url(target: str) -> bool:
 def read_key(path: str | None) -> str | None:
     """The key to send: the first line of the file, else the environment's COTERIE_API_KEY, else none.
 
-    Errors: `ConfigError` for a file that cannot be read, or whose first line is no key. No other variable is looked at,
-    so that a key for one service never reaches another.
+    Errors: `ConfigError` for a file that cannot be read, or whose first line is no key. No other variable is
+    looked at, so that a key for one service never reaches another.
     """
     if path is None:
         return os.environ.get(KEY_VARIABLE) or None
@@ -61,13 +61,16 @@ def read_key(path: str | None) -> str | None:
 
 
 class Endpoint:
-    """A server's address and key. `timeout`: seconds of silence borne (a slow machine reads long prompts long).
+    """A server's address and key. `timeout`: seconds of silence borne (a slow machine reads long prompts
+    long).
 
-    `label`: what errors call it instead of its address. The address may end in `/v1` or not. Nothing is sent before the
-    first call. Usable from several threads.
+    `label`: what errors call it instead of its address. The address may end in `/v1` or not. Nothing is sent
+    before the first call. Usable from several threads.
     """
 
-    def __init__(self, url: str, key: str | None = None, timeout: float = 600.0, label: str | None = None) -> None:
+    def __init__(
+        self, url: str, key: str | None = None, timeout: float = 600.0, label: str | None = None
+    ) -> None:
         import httpx2
 
         parts = urlsplit(url)
@@ -109,9 +112,11 @@ class Endpoint:
         return self._checked(self.request("POST", path, body), path)
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
-        """The JSON of each server-sent event up to `[DONE]`; closing the iterator hangs up, which cancels the reply.
+        """The JSON of each server-sent event up to `[DONE]`; closing the iterator hangs up, which cancels the
+        reply.
 
-        Errors: `EndpointError` for another status than 2xx, an error event, an event that is no JSON, a broken line.
+        Errors: `EndpointError` for another status than 2xx, an error event, an event that is no JSON, a
+        broken line.
         """
         with self.streaming(path, body) as (status, _, data):
             if status >= 300:
@@ -122,16 +127,20 @@ class Endpoint:
                     return
                 event = _json(item)
                 if event is None:
-                    raise EndpointError(f"{self._where(path)}: an event of the stream is not JSON: {_short(item)}")
+                    raise EndpointError(
+                        f"{self._where(path)}: an event of the stream is not JSON: {_short(item)}"
+                    )
                 if isinstance(event, Mapping) and event.get("error"):
                     raise self._error(path, None, event, item)
                 yield event
 
     @contextlib.contextmanager
     def streaming(self, path: str, body: Any) -> Iterator[tuple[int, Mapping[str, str], Iterator[str]]]:
-        """A POST answered by a stream: status, headers, and the data of each event as text, `[DONE]` included.
+        """A POST answered by a stream: status, headers, and the data of each event as text, `[DONE]`
+        included.
 
-        With another status than 2xx the data is the whole text. Leaving the block hangs up. Errors: `EndpointError`.
+        With another status than 2xx the data is the whole text. Leaving the block hangs up. Errors:
+        `EndpointError`.
         """
         with self._open("POST", path, json.dumps(body).encode()) as response:
             good = response.is_success
@@ -174,7 +183,9 @@ class Endpoint:
         if not 200 <= answer.status < 300:
             raise self._error(path, answer.status, answer.data, answer.text)
         if answer.data is None:
-            raise EndpointError(f"{self._where(path)}: the answer is not JSON: {_short(answer.text)}", answer.status)
+            raise EndpointError(
+                f"{self._where(path)}: the answer is not JSON: {_short(answer.text)}", answer.status
+            )
         return answer.data
 
     def _error(self, path: str, status: int | None, data: Any, text: str) -> EndpointError:
@@ -183,7 +194,9 @@ class Endpoint:
         message, code = fields.get("message") or _short(text) or "no reason given", fields.get("code")
         said = " ".join(str(part) for part in (status, code) if part)
         return EndpointError(
-            f"{self._where(path)}: {said}: {message}" if said else f"{self._where(path)}: {message}", status, code
+            f"{self._where(path)}: {said}: {message}" if said else f"{self._where(path)}: {message}",
+            status,
+            code,
         )
 
     def _unreachable(self, path: str, error: Exception) -> EndpointError:

@@ -1,4 +1,6 @@
-"""Layer 2: a comparison drawn from its records, as a self-contained page or as text. Knows nothing of models."""
+"""Layer 2: a comparison drawn from its records, as a self-contained page or as text. Knows nothing of
+models.
+"""
 
 from coterie.report.page import write_report
 from coterie.report.schema import (

@@ -1,4 +1,6 @@
-"""The comparison as one self-contained HTML page: inline SVG, no script, nothing fetched. Drawn from records only."""
+"""The comparison as one self-contained HTML page: inline SVG, no script, nothing fetched. Drawn from records
+only.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,9 @@ from coterie.report.table import cost_rows
 def write_report(results: QuickstartResults, metrics: Mapping[str, Records], path: str | Path) -> None:
     """Write the page to `path`, whole or not at all.
 
-    `metrics` holds the records of `metrics.jsonl` under `moe` and `dense`; of each record `tokens`, `seconds`, `flops`,
-    `bits_per_byte`, `dead_experts` and `worst_overload` are read, and what is missing is left out of the drawings.
+    `metrics` holds the records of `metrics.jsonl` under `moe` and `dense`; of each record `tokens`,
+    `seconds`, `flops`, `bits_per_byte`, `dead_experts` and `worst_overload` are read, and what is missing is
+    left out of the drawings.
     """
     write_text(path, render(results, metrics))
 
@@ -52,7 +55,9 @@ def render(results: QuickstartResults, metrics: Mapping[str, Records]) -> str:
             {"svg": Markup(expert_map(results.routing, i)), "value": f"{specialisation(share):.2f}"}
             for i, share in enumerate(results.routing.share)
         ],
-        "loads": [Markup(load(routed, key)) for key in ("dead_experts", "worst_overload") if has_load(routed, key)],
+        "loads": [
+            Markup(load(routed, key)) for key in ("dead_experts", "worst_overload") if has_load(routed, key)
+        ],
         "rates": Markup(learning_rates(results)) if results.moe.lr_sweep and results.dense.lr_sweep else None,
     }
     return template.render(

@@ -1,4 +1,6 @@
-"""The report's figures, each a function from records to one inline SVG; matplotlib is imported on first use."""
+"""The report's figures, each a function from records to one inline SVG; matplotlib is imported on first
+use.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,15 @@ _MAX_POINTS = 100
 
 @styled
 def curves(results: QuickstartResults, metrics: Mapping[str, Records], x: Axis) -> str:
-    """Held-out bits per byte against tokens, training seconds or FLOPs; training text, smoothed, as a faint line."""
+    """Held-out bits per byte against tokens, training seconds or FLOPs; training text, smoothed, as a faint
+    line.
+    """
     figure, ax = axes(4.6, 3.1)
     both: dict[str, ModelResults] = {"moe": results.moe, "dense": results.dense}
     for name, model in both.items():
-        faint = smooth([(r[x], r["bits_per_byte"]) for r in metrics.get(name, ()) if _has(r, x, "bits_per_byte")])
+        faint = smooth(
+            [(r[x], r["bits_per_byte"]) for r in metrics.get(name, ()) if _has(r, x, "bits_per_byte")]
+        )
         ax.plot(*_columns(faint), color=COLOURS[name], linewidth=0.9, alpha=0.35)
         points = [(getattr(p, x), p.bits_per_byte) for p in model.curve]
         ax.plot(*_columns(points), color=COLOURS[name], marker="o", markersize=3.6, markeredgecolor=PAPER)
@@ -53,7 +59,9 @@ def slice_scores(results: QuickstartResults) -> str:
     ax.set(xlabel="bits per byte (less is better)", title="Bits per byte by kind of text")
     _key(ax)
     return inline(
-        figure, "slices", "Held-out bits per byte of both models by kind of text; the table below has figures."
+        figure,
+        "slices",
+        "Held-out bits per byte of both models by kind of text; the table below has figures.",
     )
 
 
@@ -72,7 +80,9 @@ def slice_differences(results: QuickstartResults) -> str:
     reach = 1.15 * max(max(abs(p.low), abs(p.high), 1e-4) for p in results.difference.per_slice.values())
     ax.set(xlim=(-reach, reach), xlabel="← MoE better\u2003|\u2003dense better →")
     ax.set_title("MoE minus dense, bits per byte")
-    return inline(figure, "differences", "MoE minus dense bits per byte by kind of text; the table below has figures.")
+    return inline(
+        figure, "differences", "MoE minus dense bits per byte by kind of text; the table below has figures."
+    )
 
 
 @styled
@@ -90,7 +100,9 @@ def learning_rates(results: QuickstartResults) -> str:
     ax.set_xticks([], minor=True)
     ax.set(xlabel="learning rate (log scale)", title="Bits per byte of short trial runs; ringed: chosen")
     _key(ax)
-    return inline(figure, "rates", f"Trial runs; chosen rates: MoE {results.moe.lr:g}, dense {results.dense.lr:g}.")
+    return inline(
+        figure, "rates", f"Trial runs; chosen rates: MoE {results.moe.lr:g}, dense {results.dense.lr:g}."
+    )
 
 
 @styled
@@ -104,9 +116,12 @@ def expert_map(routing: RoutingResults, index: int) -> str:
     share, order = routing.share[index], order_experts(routing.share[index])
     top = max(max(row) for row in share)
     figure, ax = axes(4.6, 0.27 * len(routing.slices) + 0.85)
-    # One hue whose opacity is the share: an image cannot follow the page's colours, and this reads on light and dark.
+    # One hue whose opacity is the share: an image cannot follow the page's colours, and this reads on light
+    # and dark.
     hue = matplotlib.colors.to_rgb("#2f86d6")
-    ax.imshow([[(*hue, row[e] / top) for e in order] for row in share], aspect="auto", interpolation="nearest")
+    ax.imshow(
+        [[(*hue, row[e] / top) for e in order] for row in share], aspect="auto", interpolation="nearest"
+    )
     ax.set_yticks(range(len(routing.slices)), routing.slices)
     step = max(1, math.ceil(len(order) / 16))
     ax.set_xticks(range(0, len(order), step), [str(e) for e in order[::step]])
@@ -115,7 +130,9 @@ def expert_map(routing: RoutingResults, index: int) -> str:
     ax.spines[:].set_visible(False)
     ax.set(xlabel=f"expert (strongest: {100 * top:.0f} % of a row; even: {100 / len(order):.1f} %)")
     ax.set_title(f"Layer {routing.layers[index]}")
-    return inline(figure, f"map-{index}", f"Layer {routing.layers[index]}: share of each kind of text per expert.")
+    return inline(
+        figure, f"map-{index}", f"Layer {routing.layers[index]}: share of each kind of text per expert."
+    )
 
 
 @styled
@@ -130,12 +147,18 @@ def load(metrics: Records, key: Literal["dead_experts", "worst_overload"]) -> st
     even = key == "worst_overload"
     if even:
         ax.axhline(1, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-        ax.annotate("perfectly even", (0, 1), xytext=(4, -11), textcoords="offset points", fontsize=9, color=SOFT)
+        ax.annotate(
+            "perfectly even", (0, 1), xytext=(4, -11), textcoords="offset points", fontsize=9, color=SOFT
+        )
     else:
         ax.set_ylim(top=max(1.0, 1.1 * max(y for _, y in points)))
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     _format_x(ax, count)
-    title = "Load of the busiest expert, times an even share" if even else "Dead experts (chosen by no token of a step)"
+    title = (
+        "Load of the busiest expert, times an even share"
+        if even
+        else "Dead experts (chosen by no token of a step)"
+    )
     ax.set(xlabel="training tokens", title=title)
     return inline(figure, key.replace("_", "-"), f"{title}; at the end {points[-1][1]:.2f}.")
 
@@ -146,13 +169,17 @@ def has_load(metrics: Records, key: str) -> bool:
 
 
 def slice_order(results: QuickstartResults) -> list[str]:
-    """Slices from the easiest text to the hardest, by the dense model's bits per byte (first is drawn lowest)."""
+    """Slices from the easiest text to the hardest, by the dense model's bits per byte (first is drawn
+    lowest).
+    """
     scores = results.dense.bits_per_byte.per_slice
     return sorted(scores, key=lambda name: scores[name].value)
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most 100 points, each the mean of the equally many neighbours it stands for; x is that of the last of them."""
+    """At most 100 points, each the mean of the equally many neighbours it stands for; x is that of the last
+    of them.
+    """
     width = max(1, math.ceil(len(points) / _MAX_POINTS))
     groups = [points[i : i + width] for i in range(0, len(points), width)]
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
@@ -175,7 +202,9 @@ def _format_x(ax: Axes, form: Any) -> None:
 
 
 def _limits(ax: Axes, both: Sequence[Sequence[CurvePoint]]) -> None:
-    """Leave out the first steep fall: the axis starts where the slower model stands after a quarter of its tokens."""
+    """Leave out the first steep fall: the axis starts where the slower model stands after a quarter of its
+    tokens.
+    """
     lowest = min(p.bits_per_byte for curve in both for p in curve)
     late = [p.bits_per_byte for curve in both for p in curve if p.tokens >= 0.25 * curve[-1].tokens]
     room = max(max(late) - lowest, 0.02)
@@ -189,13 +218,23 @@ def _end_labels(ax: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
         shift = 5 if name == high else -5
         text = f"{LABELS[name]} {y:.3f}"
         place: dict[str, Any] = {"xytext": (5, shift), "textcoords": "offset points", "va": "center"}
-        ax.annotate(text, (x, y), color=COLOURS[name], fontsize=9.5, fontweight="bold", annotation_clip=False, **place)
+        ax.annotate(
+            text, (x, y), color=COLOURS[name], fontsize=9.5, fontweight="bold", annotation_clip=False, **place
+        )
 
 
 def _dot(ax: Axes, row: float, part: Interval, colour: str, hollow: bool = False) -> None:
     ax.plot([part.low, part.high], [row, row], color=colour, linewidth=1.8)
     face = PAPER if hollow else colour
-    ax.plot([part.value], [row], "o", markersize=6, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=1.4)
+    ax.plot(
+        [part.value],
+        [row],
+        "o",
+        markersize=6,
+        markerfacecolor=face,
+        markeredgecolor=colour,
+        markeredgewidth=1.4,
+    )
 
 
 def _rows(ax: Axes, names: Sequence[str]) -> None:
@@ -208,5 +247,15 @@ def _rows(ax: Axes, names: Sequence[str]) -> None:
 def _key(ax: Axes) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=COLOURS[name], marker="o", markersize=5, label=LABELS[name]) for name in COLOURS]
-    ax.legend(handles=handles, loc="best", fontsize=9, frameon=True, facecolor=PAPER, edgecolor=GRID, framealpha=0.85)
+    handles = [
+        Line2D([], [], color=COLOURS[name], marker="o", markersize=5, label=LABELS[name]) for name in COLOURS
+    ]
+    ax.legend(
+        handles=handles,
+        loc="best",
+        fontsize=9,
+        frameon=True,
+        facecolor=PAPER,
+        edgecolor=GRID,
+        framealpha=0.85,
+    )

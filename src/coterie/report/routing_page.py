@@ -1,4 +1,6 @@
-"""How a model routes, before and after tuning, as one self-contained HTML page and as text; drawn from its record."""
+"""How a model routes, before and after tuning, as one self-contained HTML page and as text; drawn from its
+record.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ def render_routing(record: Record, title: str) -> str:
         maps=[Markup(expert_map(results, index)) for index in range(len(results.layers))],
         rows=_rows(record),
         texts=_texts(record),
-        pairs=[{"layer": layer, **pair} for layer, facts in last["layers"].items() for pair in facts["together"][:3]],
+        pairs=[
+            {"layer": layer, **pair}
+            for layer, facts in last["layers"].items()
+            for pair in facts["together"][:3]
+        ],
     )
 
 
@@ -67,7 +73,9 @@ def summary_lines(record: Record) -> list[str]:
             f"({layers[worst]['overlap']:.1%})"
         )
         kl = record["drift"]["logit_kl"]
-        lines.append("logits: divergence " + ", ".join(f"{domain} {value:.4f}" for domain, value in kl.items()))
+        lines.append(
+            "logits: divergence " + ", ".join(f"{domain} {value:.4f}" for domain, value in kl.items())
+        )
     return lines
 
 
@@ -104,7 +112,9 @@ def _rows(record: Record) -> list[dict[str, Any]]:
     rows = []
     for name, model in record["models"].items():
         for layer, facts in model["layers"].items():
-            drift = record["drift"]["layers"][layer]["overlap"] if "drift" in record and name == "tuned" else None
+            drift = (
+                record["drift"]["layers"][layer]["overlap"] if "drift" in record and name == "tuned" else None
+            )
             rows.append(
                 {
                     "model": name,

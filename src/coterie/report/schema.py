@@ -1,7 +1,7 @@
 """What a comparison of a mixture of experts with its dense twin measured: the schema of `results.json`.
 
-The report, the terminal summary and the verdict are drawn from this record and from the metrics stream, from nothing
-else. Bits per byte are of held-out documents; every interval is a 95 % interval over documents.
+The report, the terminal summary and the verdict are drawn from this record and from the metrics stream, from
+nothing else. Bits per byte are of held-out documents; every interval is a 95 % interval over documents.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class CurvePoint(Settings):
 
 
 class ModelResults(Settings):
-    """One trained model. `active_parameters` counts neither embedding nor head; `step_ms` is the median step."""
+    """One trained model. `active_parameters` counts neither embedding nor head; `step_ms` is the median
+    step.
+    """
 
     path: str
     total_parameters: int
@@ -92,7 +94,8 @@ class Sample(Settings):
 
 
 class RoutingResults(Settings):
-    """`share[l][s][e]`: part of the chosen experts that is expert e, for held-out text of slice s in layer `layers[l]`.
+    """`share[l][s][e]`: part of the chosen experts that is expert e, for held-out text of slice s in layer
+    `layers[l]`.
 
     Each `share[l][s]` sums to 1.
     """
@@ -153,10 +156,11 @@ class Answer(Settings):
 
 
 class TunedResults(Settings):
-    """The mixture of experts, tuned on conversations and merged. `held_out`: bits per token; `retention`: per byte.
+    """The mixture of experts, tuned on conversations and merged. `held_out`: bits per token; `retention`: per
+    byte.
 
-    `experts`: how many of those with factors the first step reached. `gravity`: of the merged model, 1 where it answers
-    as the tuned one and 0 where it is still its base.
+    `experts`: how many of those with factors the first step reached. `gravity`: of the merged model, 1 where
+    it answers as the tuned one and 0 where it is still its base.
     """
 
     path: str
@@ -170,7 +174,9 @@ class TunedResults(Settings):
 
 
 class QuickstartResults(Settings):
-    """`runs/quickstart/results.json`. `difference` is MoE minus dense, paired by document (MoE better: below 0)."""
+    """`runs/quickstart/results.json`. `difference` is MoE minus dense, paired by document (MoE better: below
+    0).
+    """
 
     seed: int
     minutes: float
@@ -188,7 +194,10 @@ class QuickstartResults(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [set(part.per_slice) for part in (self.moe.bits_per_byte, self.dense.bits_per_byte, self.difference)]
+        names = [
+            set(part.per_slice)
+            for part in (self.moe.bits_per_byte, self.dense.bits_per_byte, self.difference)
+        ]
         if not names[0] == names[1] == names[2]:
             raise ValueError("moe, dense and difference must have the same slices")
         if set(self.moe.probes) != set(self.dense.probes):

@@ -79,9 +79,13 @@ def axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def inline(figure: Figure, name: str, alt: str) -> str:
-    """The figure as one `<svg>` element. `name` keeps its ids apart from other figures', `alt` is read aloud."""
+    """The figure as one `<svg>` element. `name` keeps its ids apart from other figures', `alt` is read
+    aloud.
+    """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -10,7 +10,9 @@ from coterie.report.words import count, duration, faster, size
 
 @dataclass(frozen=True)
 class CostRow:
-    """One line: both values and MoE / dense as text, and who is better (None: level, or not a matter of better)."""
+    """One line: both values and MoE / dense as text, and who is better (None: level, or not a matter of
+    better).
+    """
 
     name: str
     moe: str

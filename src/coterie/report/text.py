@@ -15,7 +15,9 @@ def summary(results: QuickstartResults, width: int = 96) -> str:
     moe, dense, difference = results.moe.bits_per_byte, results.dense.bits_per_byte, results.difference
     lines = ["held-out bits per byte (less is better)"]
     rows = [("kind of text", "MoE", "dense", "difference", "95 % interval")]
-    rows.append(("all", f"{moe.value:.3f}", f"{dense.value:.3f}", signed(difference.value), interval(difference)))
+    rows.append(
+        ("all", f"{moe.value:.3f}", f"{dense.value:.3f}", signed(difference.value), interval(difference))
+    )
     for name, part in difference.per_slice.items():
         scores = (f"{moe.per_slice[name].value:.3f}", f"{dense.per_slice[name].value:.3f}")
         rows.append((name, *scores, signed(part.value), interval(part)))
@@ -28,7 +30,8 @@ def summary(results: QuickstartResults, width: int = 96) -> str:
     if results.moe.probes:
         lines += ["", "exact answers on small tests"]
         probes = [
-            (n, f"{100 * v:.0f} %", f"{100 * results.dense.probes[n]:.0f} %") for n, v in results.moe.probes.items()
+            (n, f"{100 * v:.0f} %", f"{100 * results.dense.probes[n]:.0f} %")
+            for n, v in results.moe.probes.items()
         ]
         lines += _aligned([("", "MoE", "dense"), *probes])
     if results.tuned is not None:
@@ -46,7 +49,13 @@ def summary(results: QuickstartResults, width: int = 96) -> str:
 
 
 def _changed(name: str, found: Change) -> tuple[str, ...]:
-    return (name, f"{found.before:.3f}", f"{found.after:.3f}", signed(found.change.value), interval(found.change))
+    return (
+        name,
+        f"{found.before:.3f}",
+        f"{found.after:.3f}",
+        signed(found.change.value),
+        interval(found.change),
+    )
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -54,6 +63,10 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     first, *others = widths
     return [
-        ("  " + row[0].ljust(first) + "".join("  " + cell.rjust(w) for cell, w in zip(row[1:], others, strict=True)))
+        (
+            "  "
+            + row[0].ljust(first)
+            + "".join("  " + cell.rjust(w) for cell, w in zip(row[1:], others, strict=True))
+        )
         for row in rows
     ]

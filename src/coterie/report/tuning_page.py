@@ -14,7 +14,9 @@ Record = Mapping[str, Any]
 _MEASURES = {"held_out": "bits per token of held-out examples", "retention": "bits per byte of other text"}
 
 
-def write_tuning_page(record: Record, path: str | Path, title: str, losses: Sequence[tuple[int, float]]) -> None:
+def write_tuning_page(
+    record: Record, path: str | Path, title: str, losses: Sequence[tuple[int, float]]
+) -> None:
     """Write the page of a run's `report.json` to `path`, whole or not at all. `losses`: (step, loss)."""
     write_text(path, render_tuning(record, title, losses))
 
@@ -54,9 +56,13 @@ def tuning_lines(record: Record) -> list[str]:
         lines.append(f"held-out pairs of which the better one gained more: {record['preferred']:.0%}")
     for entry in record["coverage"]:
         experts = (
-            "" if entry["experts"] is None else f" (each expert apart: {entry['experts_reached']}/{entry['experts']})"
+            ""
+            if entry["experts"] is None
+            else f" (each expert apart: {entry['experts_reached']}/{entry['experts']})"
         )
-        lines.append(f"trained {entry['group']}: {entry['reached']}/{entry['layers']} tensors got gradients{experts}")
+        lines.append(
+            f"trained {entry['group']}: {entry['reached']}/{entry['layers']} tensors got gradients{experts}"
+        )
     lines += [f"warning: {line}" for line in record["warnings"]]
     proof = record.get("proof")
     if proof is not None:

@@ -1,4 +1,6 @@
-"""Numbers as people read them, and the verdict: sentences computed from the figures, never stronger than they allow."""
+"""Numbers as people read them, and the verdict: sentences computed from the figures, never stronger than they
+allow.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def interval(part: Interval) -> str:
 
 
 def winner(difference: Interval) -> str | None:
-    """`moe`, `dense`, or None where no difference is shown: the interval reaches zero, or too few documents make it."""
+    """`moe`, `dense`, or None where no difference is shown: the interval reaches zero, or too few documents
+    make it.
+    """
     if difference.documents is not None and difference.documents < MIN_DOCUMENTS:
         return None
     if difference.high < 0:
@@ -67,7 +71,9 @@ def fairness(results: QuickstartResults) -> str:
     moe, dense = results.moe, results.dense
     ratio = moe.active_parameters / dense.active_parameters
     active = (
-        "equal active parameters" if abs(ratio - 1) < 0.01 else f"{ratio:.2f} times the active parameters in the MoE"
+        "equal active parameters"
+        if abs(ratio - 1) < 0.01
+        else f"{ratio:.2f} times the active parameters in the MoE"
     )
     rates = [sorted(point.lr for point in model.lr_sweep) for model in (moe, dense)]
     if not rates[0] and not rates[1]:
@@ -79,8 +85,8 @@ def fairness(results: QuickstartResults) -> str:
 def equal_time_winner(results: QuickstartResults) -> str | None:
     """Who is better after equal training time; None when not compared or not told apart.
 
-    The curves carry no interval of their own, so a gap counts only if it is wider than half the interval of the
-    difference at equal tokens.
+    The curves carry no interval of their own, so a gap counts only if it is wider than half the interval of
+    the difference at equal tokens.
     """
     if results.equal_time is None:
         return None
@@ -99,7 +105,11 @@ def faster(moe: float, dense: float, larger_is_better: bool) -> str | None:
 
 
 def _quality(results: QuickstartResults) -> str:
-    moe, dense, difference = results.moe.bits_per_byte.value, results.dense.bits_per_byte.value, results.difference
+    moe, dense, difference = (
+        results.moe.bits_per_byte.value,
+        results.dense.bits_per_byte.value,
+        results.difference,
+    )
     tokens = (
         f"after the same {count(results.moe.tokens)} tokens"
         if results.moe.tokens == results.dense.tokens
@@ -112,9 +122,15 @@ def _quality(results: QuickstartResults) -> str:
     who = winner(difference)
     if who is None:
         few = difference.documents is not None and difference.documents < MIN_DOCUMENTS
-        why = f"and {difference.documents} held-out document(s) are too few to tell" if few else "which includes zero"
+        why = (
+            f"and {difference.documents} held-out document(s) are too few to tell"
+            if few
+            else "which includes zero"
+        )
         return f"No difference in quality is shown: {figures}, {why}."
-    better, percent = ("mixture of experts", dense / moe - 1) if who == "moe" else ("dense model", moe / dense - 1)
+    better, percent = (
+        ("mixture of experts", dense / moe - 1) if who == "moe" else ("dense model", moe / dense - 1)
+    )
     return (
         f"The {better} predicts held-out text better, by {100 * percent:.1f} %: {figures}. "
         "The interval covers the choice of documents, not the luck of the seed: this is one run."
@@ -155,7 +171,9 @@ def _cost(results: QuickstartResults) -> str:
     )
     clauses = [text.format(times) for text, times in items]
     clauses.append(f"holds {moe.total_parameters / dense.total_parameters:.1f} times the parameters")
-    clauses.append(f"its process peaks at {moe.peak_memory_bytes / dense.peak_memory_bytes:.2f} times the memory")
+    clauses.append(
+        f"its process peaks at {moe.peak_memory_bytes / dense.peak_memory_bytes:.2f} times the memory"
+    )
     return f"Cost of the MoE against the dense model: it {_listing(clauses)}."
 
 

@@ -18,11 +18,11 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coterie.config import ConfigError, CoterieError
-from coterie.serve import wire
-from coterie.serve.app import create_app
-from coterie.serve.errors import draining
-from coterie.serve.guard import is_loopback
-from coterie.serve.service import ServeSettings, Service
+from coterie.serve.core.errors import draining
+from coterie.serve.core.service import ServeSettings, Service
+from coterie.serve.http import wire
+from coterie.serve.http.app import create_app
+from coterie.serve.http.middleware import is_loopback
 
 log = logging.getLogger("coterie.serve")
 _KEEP_ALIVE = 30
@@ -32,8 +32,8 @@ _SEND_BUFFER = 128 * 1024  # of each connection: what a reader that reads nothin
 
 
 class SlowHeaderProtocol(H11Protocol):
-    """HTTP/1.1 that hangs up on who dawdles (uvicorn waits for ever): with a request's headers, with what is left of
-    its body when the answer is out already, or with reading.
+    """HTTP/1.1 that hangs up on who dawdles (uvicorn waits for ever): with a request's headers, with what is
+    left of its body when the answer is out already, or with reading.
     """
 
     header_timeout = 10.0
@@ -99,7 +99,9 @@ class SlowHeaderProtocol(H11Protocol):
 
 
 class DrainingServer(uvicorn.Server):
-    """Drains on the first SIGTERM or SIGINT, cuts replies off on the second, and leaves when the engine has died."""
+    """Drains on the first SIGTERM or SIGINT, cuts replies off on the second, and leaves when the engine has
+    died.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -121,7 +123,9 @@ class DrainingServer(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
@@ -153,7 +157,8 @@ class DrainingServer(uvicorn.Server):
         await self._leave()
 
     async def _all_answered(self, seconds: float, patient: bool = True) -> bool:
-        """Waits, so long at most, until every answer is written: what the engine has done may not be sent yet.
+        """Waits, so long at most, until every answer is written: what the engine has done may not be sent
+        yet.
 
         Not `patient`: a second signal ends the wait.
         """
@@ -208,7 +213,9 @@ def make_server(service: Service) -> tuple[DrainingServer, socket.socket]:
         listener.listen(512)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"serve: cannot listen on {settings.host}:{settings.port} ({error.strerror})") from None
+        raise ConfigError(
+            f"serve: cannot listen on {settings.host}:{settings.port} ({error.strerror})"
+        ) from None
     return DrainingServer(config, service), listener
 
 

@@ -1,7 +1,7 @@
 """Conversations: one renderer to text and to (ids, mask), one parser of replies.
 
-The mask is found by rendering the conversation turn by turn, so any Hugging Face chat template works without marks.
-What people write stays text: a user who types `<|im_end|>` does not end the turn.
+The mask is found by rendering the conversation turn by turn, so any Hugging Face chat template works without
+marks. What people write stays text: a user who types `<|im_end|>` does not end the turn.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from coterie.text.tokenizer import Tokenizer
 
 __all__ = ["Message", "ToolCall", "parse_reply", "render", "render_ids", "shipped_template"]
 
-_PRIVATE = 0xF0000  # supplementary private-use plane: stands for special tokens inside people's text while rendering
-_MESSAGE_ENDS = ("<|end|>",)  # end a message that is shown again, where the model itself ends its turn otherwise
+_PRIVATE = (
+    0xF0000  # supplementary private-use plane: stands for special tokens inside people's text while rendering
+)
+_MESSAGE_ENDS = (
+    "<|end|>",
+)  # end a message that is shown again, where the model itself ends its turn otherwise
 
 
 def shipped_template(name: str) -> str:
@@ -45,7 +49,7 @@ def render(
     `template`: jinja source, run in a sandbox. `variables`: more names for the template (`bos_token`...).
     Errors: `DataError` when the template refuses the conversation or is broken.
     """
-    from coterie.text.sandbox import run  # jinja2 is slow to import
+    from coterie.text.template_sandbox import run  # jinja2 is slow to import
 
     given = {"tools": list(tools) if tools else None, "add_generation_prompt": add_generation_prompt}
     names = {**(variables or {}), **given}
@@ -55,7 +59,9 @@ def render(
         if not any(message.tool_calls for message in messages):
             raise
         try:  # some templates join the arguments of calls as text, as OpenAI sends them
-            return run(template, {**names, "messages": [_for_template(message, True) for message in messages]})
+            return run(
+                template, {**names, "messages": [_for_template(message, True) for message in messages]}
+            )
         except DataError:
             pass
         raise
@@ -78,17 +84,21 @@ def render_ids(
     variables: Mapping[str, Any] | None = None,
     learn: Sequence[bool] | None = None,
 ) -> tuple[list[int], list[bool]]:
-    """Token ids of a conversation and, for each, whether an assistant wrote it (its end-of-turn token included).
+    """Token ids of a conversation and, for each, whether an assistant wrote it (its end-of-turn token
+    included).
 
-    A reply's tokens are those that follow its prompt: prompt and reply are encoded apart. A template may show a reply
-    otherwise once the conversation goes on; then the reply is what it shows. `template=None` is the tokenizer's own;
-    `variables`: more names for it; `learn`: for each message whether an assistant's words in it are marked at all.
-    Errors: `DataError` for no template, and unless a prompt is asked for, for one that changes earlier turns so that a
-    reply cannot be found again, or that leaves out reasoning that is to be learnt.
+    A reply's tokens are those that follow its prompt: prompt and reply are encoded apart. A template may show
+    a reply otherwise once the conversation goes on; then the reply is what it shows. `template=None` is the
+    tokenizer's own; `variables`: more names for it; `learn`: for each message whether an assistant's words in
+    it are marked at all. Errors: `DataError` for no template, and unless a prompt is asked for, for one that
+    changes earlier turns so that a reply cannot be found again, or that leaves out reasoning that is to be
+    learnt.
     """
     template = tokenizer.chat_template if template is None else template
     if template is None:
-        raise DataError("this tokenizer has no chat template; save a chat_template.jinja beside it or give one")
+        raise DataError(
+            "this tokenizer has no chat template; save a chat_template.jinja beside it or give one"
+        )
     hidden, names = _hide(messages, tools or (), sorted(tokenizer.added_tokens, key=len, reverse=True))
     safe_messages, safe_tools = hidden
     variables = {**tokenizer.named_tokens, **(variables or {})}
@@ -113,11 +123,15 @@ def render_ids(
         if message.role != "assistant":
             continue
         marked = learn is None or learn[index]
-        span = _reply_span(tokenizer, whole, *(text_of(index + n, p) for n, p in ((0, False), (0, True), (1, False))))
+        span = _reply_span(
+            tokenizer, whole, *(text_of(index + n, p) for n, p in ((0, False), (0, True), (1, False)))
+        )
         if span is None or span[0] < done:
             if add_generation_prompt:
                 break  # nobody learns from a prompt: the rest is encoded as it stands
-            raise DataError(f"chat template: it rewrites turn {index + 1} later on, so replies cannot be told apart")
+            raise DataError(
+                f"chat template: it rewrites turn {index + 1} later on, so replies cannot be told apart"
+            )
         lost = message.reasoning is not None and message.reasoning.strip() not in whole[span[0] : span[1]]
         if lost and marked and not add_generation_prompt:
             raise DataError(
@@ -129,7 +143,9 @@ def render_ids(
     return ids, mask
 
 
-def _reply_span(tokenizer: Tokenizer, whole: str, before: str, prompt: str, turn: str) -> tuple[int, int] | None:
+def _reply_span(
+    tokenizer: Tokenizer, whole: str, before: str, prompt: str, turn: str
+) -> tuple[int, int] | None:
     """Where a reply stands in the `whole` text, its end-of-turn token included; None when it cannot be told.
 
     `before`, `prompt`, `turn`: the conversation before it, with the request for a reply, and with the reply.
@@ -140,9 +156,12 @@ def _reply_span(tokenizer: Tokenizer, whole: str, before: str, prompt: str, turn
         ends = [turn.rfind(name, len(prompt)) + len(name) for name in stops if name in turn[len(prompt) :]]
         return len(prompt), max(ends, default=len(turn))
     start = next(
-        (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
+        (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b),
+        min(len(prompt), len(whole)),
     )
-    for name in tokenizer.added_tokens:  # never from the middle of a token, such as the one that begins reasoning
+    for (
+        name
+    ) in tokenizer.added_tokens:  # never from the middle of a token, such as the one that begins reasoning
         at = prompt.rfind(name, 0, start + len(name))
         start = at if at < start < at + len(name) and at >= 0 else start
     if not whole.startswith(before) or start < len(before):
@@ -157,7 +176,9 @@ def _reply_span(tokenizer: Tokenizer, whole: str, before: str, prompt: str, turn
 def _hide(
     messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], specials: Sequence[str]
 ) -> tuple[tuple[list[Message], list[Any]], dict[str, str]]:
-    """Replace special tokens inside people's text by private-use characters; return also what each stands for."""
+    """Replace special tokens inside people's text by private-use characters; return also what each stands
+    for.
+    """
     used = {char for text in _strings([[m.to_dict() for m in messages], list(tools)]) for char in text}
     free = (chr(code) for code in range(_PRIVATE, 0x10FFFE) if chr(code) not in used)
     names = dict(zip(free, specials, strict=False))

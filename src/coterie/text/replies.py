@@ -1,7 +1,7 @@
 """What a model wrote, taken apart as it comes: reasoning, content, tool calls.
 
-One engine for every family (see `reply_formats` for how they are declared). Whatever is not well-formed stays content,
-marks and all.
+One engine for every family (see `reply_formats` for how they are declared). Whatever is not well-formed stays
+content, marks and all.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class ReplyParser:
         """The message, once no more text can come: a mark that was never completed is text."""
         self.flush()
         whole = self._whole
-        return Message("assistant", whole.content, whole.reasoning if self._thought else None, tuple(whole.calls))
+        return Message(
+            "assistant", whole.content, whole.reasoning if self._thought else None, tuple(whole.calls)
+        )
 
     def flush(self) -> Delta:
         """What was held back until the end of the reply."""
@@ -105,7 +107,9 @@ class ReplyParser:
         started = bool(self._whole.content or self._whole.calls)
         if not started:
             bare = self._text.lstrip()
-            starts = [r for r in self._regions if r.at_start and not (r.kind == "reasoning" and self._thought)]
+            starts = [
+                r for r in self._regions if r.at_start and not (r.kind == "reasoning" and self._thought)
+            ]
             for region in starts:
                 for mark in region.open:
                     if bare.startswith(mark):
@@ -189,10 +193,11 @@ class ReplyParser:
 
 
 def parse_reply(text: str, form: ReplyFormat | None = None, opened: bool | None = None) -> Message:
-    """Split what a model wrote into reasoning, tool calls and content; whatever is not well-formed stays in content.
+    """Split what a model wrote into reasoning, tool calls and content; whatever is not well-formed stays in
+    content.
 
-    `opened`: the prompt ended inside reasoning; None looks for an end of reasoning that has no beginning. Reasoning
-    that was never closed is all reasoning.
+    `opened`: the prompt ended inside reasoning; None looks for an end of reasoning that has no beginning.
+    Reasoning that was never closed is all reasoning.
     """
     form = form or format_of(None)
     if opened is None:
@@ -205,7 +210,9 @@ def parse_reply(text: str, form: ReplyFormat | None = None, opened: bool | None 
 
 
 def _first(text: str, marks: tuple[str, ...]) -> tuple[int, str]:
-    """Where the earliest mark stands, and which it is (the longest of those that begin there); "" for none."""
+    """Where the earliest mark stands, and which it is (the longest of those that begin there); "" for
+    none.
+    """
     found = [(text.find(mark), -len(mark), mark) for mark in marks if mark in text]
     at, _, mark = min(found, default=(-1, 0, ""))
     return at, mark
@@ -277,7 +284,9 @@ class _Constants(ast.NodeTransformer):
 
 
 def _read_separated(mark: str, begin: str, end: str) -> Callable[[str], list[ToolCall]]:
-    """Calls as NAME `mark` ARGUMENTS, each between `begin` and `end` (or nothing), the JSON perhaps fenced."""
+    """Calls as NAME `mark` ARGUMENTS, each between `begin` and `end` (or nothing), the JSON perhaps
+    fenced.
+    """
 
     def read(text: str) -> list[ToolCall]:
         calls = []

@@ -1,12 +1,14 @@
-"""How each family writes reasoning, calls and answers: data, in `templates/NAME.reply.json` beside the templates.
+"""How each family writes reasoning, calls and answers: data, in `templates/NAME.reply.json` beside the
+templates.
 
 A format is a list of regions, each with the marks that open and close it:
 
-`kind`: `reasoning`, `calls`, or `message` (a head such as `analysis to=functions.f` says which of the two, or content).
-`open`, `close`: marks; no `close` means the end of the reply. `ends`: the end of the reply closes it as well.
-`at_start`: only before any content. `keep`: the opening mark is part of what is read. `while`: a pattern, true of every
-beginning of a call, without which the mark is text. `read`: how calls are written, tried in turn (`replies._READERS`).
-`writing` says how a reply is written that must be a call or an answer (see `Writing`).
+`kind`: `reasoning`, `calls`, or `message` (a head such as `analysis to=functions.f` says which of the two, or
+content). `open`, `close`: marks; no `close` means the end of the reply. `ends`: the end of the reply closes
+it as well. `at_start`: only before any content. `keep`: the opening mark is part of what is read. `while`: a
+pattern, true of every beginning of a call, without which the mark is text. `read`: how calls are written,
+tried in turn (`replies._READERS`). `writing` says how a reply is written that must be a call or an answer
+(see `Writing`).
 """
 
 from __future__ import annotations
@@ -40,10 +42,10 @@ class Writing:
     """The form of calls and answers, for replies that must keep to one.
 
     `call`: one call, with `{object}` (its name and, under the key `arguments`, its arguments) or `{name}` and
-    `{arguments}` in it. `open`, `between`, `close`: around and between calls; `between` None: a reply has one call.
-    `trigger`: the text after which a free reply goes on with a call; "": a call can only begin the reply, or its last
-    message. `thought`, `preamble`: what stands before and after reasoning, and words to the user before calls, that are
-    messages of their own; `answer`: before an answer.
+    `{arguments}` in it. `open`, `between`, `close`: around and between calls; `between` None: a reply has one
+    call. `trigger`: the text after which a free reply goes on with a call; "": a call can only begin the
+    reply, or its last message. `thought`, `preamble`: what stands before and after reasoning, and words to
+    the user before calls, that are messages of their own; `answer`: before an answer.
     """
 
     call: str
@@ -86,9 +88,13 @@ def formats() -> dict[str, ReplyFormat]:
 
 
 def format_of(template: str | None) -> ReplyFormat:
-    """The format that a chat template is written for, told by its marks; Hermes' (also Qwen's) when none shows."""
+    """The format that a chat template is written for, told by its marks; Hermes' (also Qwen's) when none
+    shows.
+    """
     marks = template or ""
-    return next(form for form in formats().values() if not form.recognise or any(m in marks for m in form.recognise))
+    return next(
+        form for form in formats().values() if not form.recognise or any(m in marks for m in form.recognise)
+    )
 
 
 def _load(path: Path) -> ReplyFormat:

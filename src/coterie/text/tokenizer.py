@@ -1,7 +1,8 @@
-"""Byte-level BPE: train, load, save, encode, decode. The files are those of Hugging Face; no transformers needed.
+"""Byte-level BPE: train, load, save, encode, decode. The files are those of Hugging Face; no transformers
+needed.
 
-Text never turns into a special token by accident: `encode` treats `<|im_start|>` in a document as ten ordinary
-characters unless the caller says `allow_special=True`.
+Text never turns into a special token by accident: `encode` treats `<|im_start|>` in a document as ten
+ordinary characters unless the caller says `allow_special=True`.
 """
 
 from __future__ import annotations
@@ -34,9 +35,7 @@ SPECIALS = (
     "</tool_response>",
 )
 # The GPT-4 / Qwen2 split with every digit alone, so that numbers are spelt digit by digit.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 CHATML = Path(__file__).parent / "templates" / "chatml.jinja"
 # Turn ends that published chat models generate; whichever of them a vocabulary holds stops a reply.
 _TURN_ENDS = (END_OF_TURN, "<|eot_id|>", "<|eot|>", "<|eom_id|>", "<end_of_turn>", "<|call|>")
@@ -46,7 +45,9 @@ class Tokenizer:
     """Text to token ids and back. Build one with `train` or `load`."""
 
     def __init__(self, tokenizer_json: str, config: dict[str, Any], chat_template: str | None = None) -> None:
-        """`tokenizer_json`: the text of tokenizer.json; `config`: of tokenizer_config.json. Errors: `DataError`."""
+        """`tokenizer_json`: the text of tokenizer.json; `config`: of tokenizer_config.json. Errors:
+        `DataError`.
+        """
         import tokenizers
 
         self.chat_template = chat_template
@@ -56,7 +57,8 @@ class Tokenizer:
         added = content.get("added_tokens") or []
         self._added = {token["content"]: int(token["id"]) for token in added}
         self.special_ids = frozenset(int(token["id"]) for token in added if token["special"])
-        # A second object without control tokens: switching one object back and forth would not be thread-safe.
+        # A second object without control tokens: switching one object back and forth would not be
+        # thread-safe.
         plain = {**content, "added_tokens": [token for token in added if not _is_control(token)]}
         self._plain: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain))
         decoder = json.dumps(content.get("decoder") or {})
@@ -74,17 +76,21 @@ class Tokenizer:
         specials: Sequence[str] = SPECIALS,
         chat_template: str | None = None,
     ) -> Tokenizer:
-        """Learn byte-level BPE merges from `texts`; `specials[0]` gets id 0 and is bos, eos, pad and separator.
+        """Learn byte-level BPE merges from `texts`; `specials[0]` gets id 0 and is bos, eos, pad and
+        separator.
 
-        `chat_template=None` is the shipped ChatML. The vocabulary may come out smaller than asked when the text has no
-        more pairs to merge. Errors: `DataError` when `vocab_size` cannot hold the specials and the 256 bytes.
+        `chat_template=None` is the shipped ChatML. The vocabulary may come out smaller than asked when the
+        text has no more pairs to merge. Errors: `DataError` when `vocab_size` cannot hold the specials and
+        the 256 bytes.
         """
         from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
         from tokenizers import Regex as TokenizersRegex
         from tokenizers import Tokenizer as Rust
 
         if vocab_size < 256 + len(specials):
-            raise DataError(f"vocab_size {vocab_size} is too small; bytes and specials need {256 + len(specials)}")
+            raise DataError(
+                f"vocab_size {vocab_size} is too small; bytes and specials need {256 + len(specials)}"
+            )
         rust = Rust(models.BPE())
         rust.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -118,7 +124,9 @@ class Tokenizer:
         directory = Path(directory)
         path = directory / "tokenizer.json"
         if not path.is_file():
-            raise DataError(f"{directory}: has no tokenizer.json; give a directory that a tokenizer was saved to")
+            raise DataError(
+                f"{directory}: has no tokenizer.json; give a directory that a tokenizer was saved to"
+            )
         config = {
             **_read_json(directory / "special_tokens_map.json"),
             **_read_json(directory / "tokenizer_config.json"),
@@ -127,7 +135,9 @@ class Tokenizer:
         inline = config.pop("chat_template", None)
         try:
             chat = template.read_text(encoding="utf-8") if template.is_file() else inline
-            return Tokenizer(path.read_text(encoding="utf-8"), config, chat if isinstance(chat, str) else None)
+            return Tokenizer(
+                path.read_text(encoding="utf-8"), config, chat if isinstance(chat, str) else None
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: is not a usable tokenizer ({' '.join(str(error).split())})") from None
         except DataError as error:
@@ -149,7 +159,9 @@ class Tokenizer:
             write_text(directory / name, text)
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """Token ids; special tokens written in `text` stay text unless `allow_special`. No bos or eos is added."""
+        """Token ids; special tokens written in `text` stay text unless `allow_special`. No bos or eos is
+        added.
+        """
         return self.encode_batch([text], allow_special)[0]
 
     def encode_batch(self, texts: Sequence[str], allow_special: bool = False) -> list[list[int]]:
@@ -169,7 +181,9 @@ class Tokenizer:
         return "".join(stream.feed(int(token)) for token in ids) + stream.finish()
 
     def token_bytes(self, ids: Iterable[int]) -> list[bytes]:
-        """The bytes each id stands for (a special token: its name). Errors: `DataError` for ids out of range."""
+        """The bytes each id stands for (a special token: its name). Errors: `DataError` for ids out of
+        range.
+        """
         table = self._bytes
         try:
             return [table[int(token)] for token in ids]
@@ -252,7 +266,9 @@ def _check_utf8(text: str, number: int) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"text {number} cannot be encoded: {error.reason} at character {error.start}") from None
+        raise DataError(
+            f"text {number} cannot be encoded: {error.reason} at character {error.start}"
+        ) from None
 
 
 def _is_control(token: dict[str, Any]) -> bool:

@@ -1,22 +1,34 @@
-"""The tools that come with coterie, as chat templates and the OpenAI API describe them, and what an agent is told."""
+"""The tools that come with coterie, as chat templates and the OpenAI API describe them, and what an agent is
+told.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-AGENT_SYSTEM = "You solve the user's task step by step with the tools you have, and then answer in a few plain words."
+AGENT_SYSTEM = (
+    "You solve the user's task step by step with the tools you have, and then answer in a few plain words."
+)
 
 
 def texts(required: Sequence[str], **described: str) -> dict[str, Any]:
     """The JSON schema of an object of texts."""
     properties = {name: {"type": "string", "description": text} for name, text in described.items()}
-    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
 
 
 def function(name: str, description: str, parameters: dict[str, Any]) -> dict[str, Any]:
     """A tool in the form of the OpenAI API."""
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": parameters},
+    }
 
 
 CALCULATOR = function(
@@ -35,7 +47,9 @@ LIST_FILES = function(
     "List the files of a folder; names of folders end in a slash.",
     texts([], path="the folder, relative to the working folder (default: itself)"),
 )
-READ_FILE = function("read_file", "Read a text file.", texts(["path"], path="the file, relative to the working folder"))
+READ_FILE = function(
+    "read_file", "Read a text file.", texts(["path"], path="the file, relative to the working folder")
+)
 WRITE_FILE = function(
     "write_file",
     "Write a text file, replacing it if it is there; missing folders are made.",

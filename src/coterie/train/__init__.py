@@ -1,11 +1,20 @@
 """Layer 6: one training loop for every objective, its optimisers, schedules and callbacks."""
 
+from coterie.machine.device import choose_device, choose_dtype
 from coterie.train.batch import Batch, collate
-from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress, Record, StopAfter, read_records
+from coterie.train.callbacks import (
+    Callback,
+    Evaluate,
+    Interrupts,
+    JsonlLog,
+    Progress,
+    Record,
+    StopAfter,
+    read_records,
+)
 from coterie.train.loop import Batches, Trainer
 from coterie.train.objectives import Objective, cross_entropy
 from coterie.train.optim import Muon, Optimiser, build_optimiser, parameter_roles
-from coterie.train.precision import choose_device, choose_dtype
 from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
 from coterie.train.track import Track

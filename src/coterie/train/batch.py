@@ -11,22 +11,23 @@ from torch import Tensor
 
 from coterie.config.errors import DataError
 from coterie.data.rows import Judged, Row
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """`ids_T`, `targets_T` int64 and `weights_T` float32 (0: not learnt), with the segments in `layout`.
 
-    `weight` is the sum of `weights_T` (of rows for preference learning: the number of preferences or labels) and
-    `num_valid` the tokens that are not padding, known on the host so that the loop can count a whole step before any of
-    it runs. `judged`: (its first segment, preference or label). `num_counted`: tokens in the routers' statistics.
+    `weight` is the sum of `weights_T` (of rows for preference learning: the number of preferences or labels)
+    and `num_valid` the tokens that are not padding, known on the host so that the loop can count a whole step
+    before any of it runs. `judged`: (its first segment, preference or label). `num_counted`: tokens in the
+    routers' statistics.
     """
 
     ids_T: Tensor
     targets_T: Tensor
     weights_T: Tensor
-    layout: Layout
+    layout: ForwardContext
     weight: float
     num_valid: int
     num_rows: int
@@ -48,7 +49,9 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_pro
         raise DataError("a batch needs at least one row")
     for index, row in enumerate(rows):
         if sum(row.lengths) != len(row.ids):
-            raise DataError(f"row {index} of a batch: segments of {sum(row.lengths)} tokens in a row of {len(row.ids)}")
+            raise DataError(
+                f"row {index} of a batch: segments of {sum(row.lengths)} tokens in a row of {len(row.ids)}"
+            )
     num_padding = sum(row.num_padding for row in rows)
     num_tokens = sum(len(row.ids) for row in rows)
     weights_T = np.concatenate([np.asarray(row.weights, dtype=np.float32) for row in rows])
@@ -58,7 +61,7 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_pro
         valid_T = torch.from_numpy(np.concatenate(parts)).to(device)
     lengths = [length for row in rows for length in row.lengths if length]
     judged = tuple(_judged(rows))
-    layout = Layout.packed(lengths, valid_T=valid_T, device=device)
+    layout = ForwardContext.packed(lengths, valid_T=valid_T, device=device)
     if not balance_prompts:
         layout = replace(layout, counted_T=torch.from_numpy(weights_T > 0).to(device))
     return Batch(

@@ -1,8 +1,9 @@
 """What happens around the loop: records, progress, evaluation, a time limit, signals.
 
-`metrics.jsonl` holds one JSON object per line, in order of `step`. `kind: train` has `TRAIN_FIELDS`, for MoE models
-`MOE_FIELDS` too, and the objective's own metrics. `kind: eval` has step, tokens, seconds, flops and what the evaluation
-function returned. `kind: end` closes each time the run was worked on: reason, step, tokens, seconds, peak_memory_bytes.
+`metrics.jsonl` holds one JSON object per line, in order of `step`. `kind: train` has `TRAIN_FIELDS`, for MoE
+models `MOE_FIELDS` too, and the objective's own metrics. `kind: eval` has step, tokens, seconds, flops and
+what the evaluation function returned. `kind: end` closes each time the run was worked on: reason, step,
+tokens, seconds, peak_memory_bytes.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ class Callback:
 class JsonlLog(Callback):
     """Appends records to a JSONL file; on start drops records after the trainer's step.
 
-    `every`: of the train records, each n-th and the last. The file is opened for each record, so that whatever ends the
-    process leaves every finished line on it.
+    `every`: of the train records, each n-th and the last. The file is opened for each record, so that
+    whatever ends the process leaves every finished line on it.
     """
 
     def __init__(self, path: Path, every: int = 1) -> None:
@@ -90,7 +91,11 @@ class JsonlLog(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [r for r in read_records(self.path) if r["step"] <= trainer.step_count] if self.path.exists() else []
+        kept = (
+            [r for r in read_records(self.path) if r["step"] <= trainer.step_count]
+            if self.path.exists()
+            else []
+        )
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def on_record(self, trainer: Trainer, record: Record) -> None:
@@ -100,7 +105,9 @@ class JsonlLog(Callback):
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
         except OSError as error:
-            raise TrainingError(f"{self.path}: cannot be written ({error.strerror}); make room and run again") from None
+            raise TrainingError(
+                f"{self.path}: cannot be written ({error.strerror}); make room and run again"
+            ) from None
 
 
 def read_records(path: Path) -> list[Record]:
@@ -110,7 +117,9 @@ def read_records(path: Path) -> list[Record]:
     """
     lines = Path(path).read_text(encoding="utf-8").split("\n")
     records: list[Record] = []
-    for number, line in enumerate(lines[:-1], start=1):  # the part after the last newline is empty or cut short
+    for number, line in enumerate(
+        lines[:-1], start=1
+    ):  # the part after the last newline is empty or cut short
         try:
             record = json.loads(line)
         except ValueError:
@@ -192,7 +201,9 @@ class Evaluate(Callback):
         trainer.model.train()
         self._done_at = trainer.step_count
         place = {"step": trainer.step_count, "tokens": trainer.tokens, "seconds": trainer.seconds}
-        trainer.publish({"kind": "eval", **place, "flops": trainer.flops_per_token * trainer.tokens, **values})
+        trainer.publish(
+            {"kind": "eval", **place, "flops": trainer.flops_per_token * trainer.tokens, **values}
+        )
 
 
 class StopAfter(Callback):
@@ -211,7 +222,8 @@ class StopAfter(Callback):
 
 
 class Interrupts(Callback):
-    """Ctrl-C and SIGTERM end the run after the current step, so that it is saved; a second one ends it at once.
+    """Ctrl-C and SIGTERM end the run after the current step, so that it is saved; a second one ends it at
+    once.
 
     Stands last in the list: its line on how to go on (`resume_hint`) comes after the last save.
     """
@@ -234,5 +246,7 @@ class Interrupts(Callback):
             signal.signal(number, handler)
         if trainer.stop_reason == "interrupted" and error is None:
             saved = f", saved as {trainer.last_checkpoint}" if trainer.last_checkpoint else ""
-            self.stream.write(f"stopped after step {trainer.step_count}{saved}; to go on: {self.resume_hint}\n")
+            self.stream.write(
+                f"stopped after step {trainer.step_count}{saved}; to go on: {self.resume_hint}\n"
+            )
             self.stream.flush()

@@ -1,4 +1,6 @@
-"""The coverage contract: what was asked to be trained gets gradients, and nothing else changes; or the run stops."""
+"""The coverage contract: what was asked to be trained gets gradients, and nothing else changes; or the run
+stops.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from coterie.checkpoints.quantise import bits_by_group
 from coterie.config.errors import TrainingError
 from coterie.config.model import ModelConfig, MoEConfig
 from coterie.nn.experts import ExpertLinear
-from coterie.nn.groups import parameter_groups
+from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
 from coterie.train.callbacks import Callback
-from coterie.weights.quantise import bits_by_group
 
 if TYPE_CHECKING:
     from coterie.train.loop import Trainer
@@ -25,7 +27,9 @@ _PIECE, _64 = 1 << 20, (1 << 64) - 1
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """What is to happen to a group. `bits`: per number of its frozen weights; `tokens`: per expert and step."""
+    """What is to happen to a group. `bits`: per number of its frozen weights; `tokens`: per expert and
+    step.
+    """
 
     group: str
     parameters: int
@@ -65,7 +69,9 @@ def plan_table(
         if group in kept:  # weights that are kept as codes are no parameters
             bits = kept[group]["bits"]
             total = max(total, kept[group]["numbers"])
-        tokens = _tokens_per_expert(config, tokens_per_step) if group == "experts" and config is not None else None
+        tokens = (
+            _tokens_per_expert(config, tokens_per_step) if group == "experts" and config is not None else None
+        )
         treatment = treatments.get(group, "full" if trainable else "freeze")
         plan.append(GroupPlan(group, total, trainable, treatment, ranks.get(group), bits, tokens))
     return plan
@@ -102,11 +108,15 @@ def plan_lines(plan: list[GroupPlan]) -> list[str]:
 def _padded(row: tuple[str, ...], widths: list[int]) -> list[str]:
     """Words to the left, numbers to the right."""
     cells = zip(row, widths, strict=True)
-    return [cell.ljust(width) if at in (0, 3) else cell.rjust(width) for at, (cell, width) in enumerate(cells)]
+    return [
+        cell.ljust(width) if at in (0, 3) else cell.rjust(width) for at, (cell, width) in enumerate(cells)
+    ]
 
 
 def reach(model: nn.Module) -> list[GroupReach]:
-    """What gradients reach, from those that are there now. A layer is reached when one of its tensors has any."""
+    """What gradients reach, from those that are there now. A layer is reached when one of its tensors has
+    any.
+    """
     groups = parameter_groups(model)
     layers: dict[str, dict[str, bool]] = {}
     experts: dict[str, dict[str, Tensor]] = {}
@@ -131,7 +141,9 @@ def reach(model: nn.Module) -> list[GroupReach]:
 
 
 def require_reach(found: list[GroupReach], asked: set[str]) -> None:
-    """Errors: `TrainingError` naming a group that was to be trained and has no trainable tensor or no gradient."""
+    """Errors: `TrainingError` naming a group that was to be trained and has no trainable tensor or no
+    gradient.
+    """
     by_group = {entry.group: entry for entry in found}
     for group in sorted(asked):
         entry = by_group.get(group)
@@ -144,9 +156,11 @@ def require_reach(found: list[GroupReach], asked: set[str]) -> None:
 
 
 class Coverage(Callback):
-    """After the first backward pass, checks that every group in `asked` is reached; keeps the finding as `found`.
+    """After the first backward pass, checks that every group in `asked` is reached; keeps the finding as
+    `found`.
 
-    Frozen tensors are summed up bit by bit at the start; `require_frozen` compares. A resumed run keeps its finding.
+    Frozen tensors are summed up bit by bit at the start; `require_frozen` compares. A resumed run keeps its
+    finding.
     """
 
     def __init__(self, asked: set[str]) -> None:
@@ -182,7 +196,8 @@ class Coverage(Callback):
 def _frozen_marks(model: nn.Module) -> dict[str, int]:
     """Of each frozen parameter a sum over its bits, each times an odd number of its place (modulo 2^64).
 
-    Any change of a single number changes it; so does nearly every other change, numbers that trade places included.
+    Any change of a single number changes it; so does nearly every other change, numbers that trade places
+    included.
     """
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     marks = {}

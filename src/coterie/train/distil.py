@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from coterie.config.errors import ConfigError
-from coterie.nn.layout import Layout
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 from coterie.train.batch import Batch
 
@@ -20,26 +20,31 @@ _ROWS = 256
 class Distilled(nn.Module):
     """A student beside its frozen teacher, for the one loop: build the trainer with it and its `objective`.
 
-    The loss is `(1 - share)` of the cross-entropy and `share` of KL(teacher || student). Logits exist for a few hundred
-    tokens at a time. The optimiser is built on `student`. Errors: `ConfigError` for different vocabularies.
+    The loss is `(1 - share)` of the cross-entropy and `share` of KL(teacher || student). Logits exist for a
+    few hundred tokens at a time. The optimiser is built on `student`. Errors: `ConfigError` for different
+    vocabularies.
     """
 
     def __init__(self, student: Transformer, teacher: Transformer, share: float = 1.0) -> None:
         super().__init__()
         if student.config.vocab_size != teacher.config.vocab_size:
-            raise ConfigError("distil: student and teacher have different vocabularies; they need the same tokenizer")
+            raise ConfigError(
+                "distil: student and teacher have different vocabularies; they need the same tokenizer"
+            )
         self.student = student
         self.share = share
         self._teacher = [teacher.eval()]  # in a list, so that it is no part of the module
         self._divergence_T: Tensor | None = None
 
-    def forward(self, ids_T: Tensor, layout: Layout, balance_tokens: float | None = None) -> Tensor:
+    def forward(self, ids_T: Tensor, layout: ForwardContext, balance_tokens: float | None = None) -> Tensor:
         h_TD: Tensor = self.student(ids_T, layout, balance_tokens=balance_tokens)
         teacher = self._teacher[0]
         with torch.no_grad():
             taught_TD = teacher(ids_T, layout)
         parts = [
-            checkpoint(_divergence, h, self.student.head_weight, taught, teacher.head_weight, use_reentrant=False)
+            checkpoint(
+                _divergence, h, self.student.head_weight, taught, teacher.head_weight, use_reentrant=False
+            )
             for h, taught in zip(h_TD.split(_ROWS), taught_TD.split(_ROWS), strict=True)
         ]
         self._divergence_T = torch.cat(parts)
@@ -58,7 +63,9 @@ class Distilled(nn.Module):
         return self.student.training_buffers()
 
     def objective(self, logp_T: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum over the micro-batch that `forward` has just seen; the metric is `distil_kl` (nats per token)."""
+        """Sum over the micro-batch that `forward` has just seen; the metric is `distil_kl` (nats per
+        token).
+        """
         assert self._divergence_T is not None
         divergence = (self._divergence_T * batch.weights_T).sum()
         self._divergence_T = None

@@ -1,7 +1,7 @@
 """The one training loop. It knows neither the method (an objective) nor what happens around it (callbacks).
 
-Sums, then one division: every micro-batch contributes `objective sum / weight of the whole step`, so that gradient
-accumulation, padding and the number of processes cannot change a step.
+Sums, then one division: every micro-batch contributes `objective sum / weight of the whole step`, so that
+gradient accumulation, padding and the number of processes cannot change a step.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coterie.checkpoints.train_state import TrainState
 from coterie.config.errors import CheckpointError, TrainingError
 from coterie.data.rows import Row
 from coterie.nn.logprobs import token_logprobs
@@ -24,13 +25,13 @@ from coterie.train.batch import Batch, collate
 from coterie.train.callbacks import Callback, Record
 from coterie.train.objectives import Objective
 from coterie.train.optim import Optimiser
-from coterie.weights.train_state import TrainState
 
 _log = logging.getLogger("coterie")
 
 Batches = Callable[[int], Iterator[list[Row]]]
-"""Given a sample number: the rows of each micro-batch from there on (`data.order.read_batches`). Called again on
-resume, so that one integer is the run's place in its data."""
+"""Given a sample number: the rows of each micro-batch from there on (`data.order.read_batches`). Called again
+on resume, so that one integer is the run's place in its data.
+"""
 
 
 def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
@@ -43,11 +44,12 @@ def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
 class Trainer:
     """Steps a model over rows.
 
-    `model(ids_T, layout, balance_tokens=n) -> h_TD` with `head_weight`; its `after_step()` and `training_buffers()` are
-    used where it has them. `schedule(step)` is the factor on `lr` of step 0, 1, ... One step takes `accumulate`
-    micro-batches. `mtp_weight`: of the loss of the model's layers for multi-token prediction, beside the objective.
-    `balance_prompts` False: router statistics are of learnt positions alone. `bytes_per_token` turns nats per token
-    into bits per byte; `flops_per_token` is forward and backward. Building one seeds PyTorch with `seed`.
+    `model(ids_T, layout, balance_tokens=n) -> h_TD` with `head_weight`; its `after_step()` and
+    `training_buffers()` are used where it has them. `schedule(step)` is the factor on `lr` of step 0, 1, ...
+    One step takes `accumulate` micro-batches. `mtp_weight`: of the loss of the model's layers for multi-token
+    prediction, beside the objective. `balance_prompts` False: router statistics are of learnt positions
+    alone. `bytes_per_token` turns nats per token into bits per byte; `flops_per_token` is forward and
+    backward. Building one seeds PyTorch with `seed`.
     """
 
     def __init__(
@@ -124,7 +126,8 @@ class Trainer:
     def step(self) -> Record:
         """One optimiser step; returns its record (`train.callbacks.TRAIN_FIELDS`).
 
-        Errors: `TrainingError` when the loss or a gradient is not finite; the weights are then as before the step.
+        Errors: `TrainingError` when the loss or a gradient is not finite; the weights are then as before the
+        step.
         """
         started = time.perf_counter()
         batches = self._fetch()
@@ -182,7 +185,9 @@ class Trainer:
         buffers = self._buffers()
         if buffers.keys() != groups["buffer"].keys():
             odd = sorted(buffers.keys() ^ groups["buffer"].keys())[0]
-            raise CheckpointError(f"the checkpoint and the model differ in the buffer '{odd}'; resume the same model")
+            raise CheckpointError(
+                f"the checkpoint and the model differ in the buffer '{odd}'; resume the same model"
+            )
         for name, buffer in buffers.items():
             buffer.copy_(groups["buffer"][name])
         torch.set_rng_state(groups["rng"]["cpu"])
@@ -196,7 +201,9 @@ class Trainer:
                 callback.load_state_dict(state.callbacks[type(callback).__name__])
 
     def _end(self, error: BaseException | None) -> None:
-        """Tell every callback; the first that fails is raised after all were told, unless an error is under way."""
+        """Tell every callback; the first that fails is raised after all were told, unless an error is under
+        way.
+        """
         first: Exception | None = None
         for callback in self.callbacks:
             try:
@@ -218,7 +225,8 @@ class Trainer:
         if self._reader is None:
             self._reader = self.batches(self.next_sample)
         batches = [
-            collate(rows, self.device, self.balance_prompts) for rows in itertools.islice(self._reader, self.accumulate)
+            collate(rows, self.device, self.balance_prompts)
+            for rows in itertools.islice(self._reader, self.accumulate)
         ]
         if len(batches) < self.accumulate:
             raise TrainingError(
@@ -239,7 +247,9 @@ class Trainer:
             )
         return weight, int(num_valid), int(num_rows), int(num_counted)
 
-    def _accumulate(self, batches: list[Batch], weight: float, num_counted: int) -> tuple[Tensor, dict[str, float]]:
+    def _accumulate(
+        self, batches: list[Batch], weight: float, num_counted: int
+    ) -> tuple[Tensor, dict[str, float]]:
         """Forward and backward of each micro-batch; the mean loss and metrics of the step."""
         self.model.train()
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -260,7 +270,9 @@ class Trainer:
         return loss / weight, {name: float(value) / weight for name, value in sums.items()}
 
     def _predict_further(self, h_TD: Tensor, batch: Batch, num_counted: float) -> Tensor:
-        """Sum of -log p over the targets one and more tokens further on, averaged over the layers that predict them."""
+        """Sum of -log p over the targets one and more tokens further on, averaged over the layers that
+        predict them.
+        """
         sums = []
         targets_T, weights_T = batch.targets_T, batch.weights_T
         layers = self.model.predict_further(h_TD, batch.targets_T, batch.layout, num_counted)  # type: ignore[operator]

@@ -9,7 +9,9 @@ from torch import Tensor
 from coterie.train.batch import Batch
 
 Objective = Callable[[Tensor, Batch], tuple[Tensor, dict[str, Tensor]]]
-"""`(logp_T float32, batch) -> (sum to minimise, metrics)`; metrics are sums too, divided by the same weight."""
+"""`(logp_T float32, batch) -> (sum to minimise, metrics)`; metrics are sums too, divided by the same
+weight.
+"""
 
 
 def cross_entropy(logp_T: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,5 @@
-"""Optimisers: parameters grouped by role, AdamW from PyTorch, Muon of our own, state as a flat dictionary of tensors.
+"""Optimisers: parameters grouped by role, AdamW from PyTorch, Muon of our own, state as a flat dictionary of
+tensors.
 
 E experts, M and N the sides of a matrix, B matrices orthogonalised together.
 """
@@ -24,10 +25,11 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 def parameter_roles(model: nn.Module) -> dict[str, Role]:
-    """Role of every trainable parameter by its module: expert weights are `matrix`, norms and all biases `vector`.
+    """Role of every trainable parameter by its module: expert weights are `matrix`, norms and all biases
+    `vector`.
 
-    A tied embedding is `embedding`. An adapter's factors have the role of a matrix in their place (`router` in a
-    router), DoRA's row lengths are `vector`.
+    A tied embedding is `embedding`. An adapter's factors have the role of a matrix in their place (`router`
+    in a router), DoRA's row lengths are `vector`.
     """
     head = getattr(model, "head_weight", None)
     roles: dict[str, Role] = {}
@@ -52,12 +54,16 @@ def _role(module: nn.Module, local: str, parameter: Tensor, head: Tensor | None)
 
 
 class Optimiser:
-    """One or two PyTorch optimisers over a model's named parameters, stepped together at one learning rate."""
+    """One or two PyTorch optimisers over a model's named parameters, stepped together at one learning
+    rate.
+    """
 
     def __init__(self, parts: list[torch.optim.Optimizer], names: Mapping[str, nn.Parameter]) -> None:
         self.parts = parts
         self.parameters = dict(names)
-        self._part_of = {id(p): part for part in parts for group in part.param_groups for p in group["params"]}
+        self._part_of = {
+            id(p): part for part in parts for group in part.param_groups for p in group["params"]
+        }
 
     def step(self, lr: float) -> None:
         """Apply the gradients at learning rate `lr` (times each group's own factor), then drop them."""
@@ -83,7 +89,8 @@ class Optimiser:
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state_tensors` gave.
 
-        Errors: `CheckpointError` naming a state of an unknown parameter, of another shape or of another optimiser.
+        Errors: `CheckpointError` naming a state of an unknown parameter, of another shape or of another
+        optimiser.
         """
         for key, value in tensors.items():
             kind, _, name = key.partition(".")
@@ -110,8 +117,8 @@ class Optimiser:
 def build_optimiser(model: nn.Module, config: OptimiserConfig) -> Optimiser:
     """The optimiser of `config` over the trainable parameters of `model`.
 
-    AdamW runs fused: on CPU that is four to six times faster than the other two forms (10 ms against 40 for 15 M
-    parameters).
+    AdamW runs fused: on CPU that is four to six times faster than the other two forms (10 ms against 40 for
+    15 M parameters).
     """
     roles = parameter_roles(model)
     parameters = {name: p for name, p in model.named_parameters() if name in roles}
@@ -128,7 +135,10 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig) -> Optimiser:
         return config.expert_lr if name.rpartition(".")[0] in experts else 1.0
 
     def for_adam(name: str) -> dict[str, Any]:
-        return {"weight_decay": config.weight_decay if roles[name] in decaying else 0.0, "lr_factor": factor(name)}
+        return {
+            "weight_decay": config.weight_decay if roles[name] in decaying else 0.0,
+            "lr_factor": factor(name),
+        }
 
     def for_muon(name: str) -> dict[str, Any]:
         return {"pieces": 1 + (id(parameters[name]) in halved), "lr_factor": factor(name)}
@@ -164,8 +174,9 @@ def _groups(
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised per matrix; decoupled weight decay. Takes `(M, N)` and `(E, M, N)` parameters.
 
-    `pieces` of a group: matrices stacked along M in one parameter (gate and up), each orthogonalised on its own. The
-    update has the root mean square of AdamW's (0.2, Moonlight, arXiv 2502.16982), so AdamW's learning rate serves.
+    `pieces` of a group: matrices stacked along M in one parameter (gate and up), each orthogonalised on its
+    own. The update has the root mean square of AdamW's (0.2, Moonlight, arXiv 2502.16982), so AdamW's
+    learning rate serves.
     """
 
     def __init__(
@@ -208,7 +219,9 @@ class Muon(torch.optim.Optimizer):
         momentum = state["momentum"].lerp_(grad, 1 - group["momentum"])
         direction = grad.lerp(momentum, group["momentum"])  # Nesterov
         rows, columns = parameter.shape[-2] // group["pieces"], parameter.shape[-1]
-        matrices_BMN = direction.reshape(-1, rows, columns)  # (E, 2F, D) in two pieces is (2E, F, D): halves stay whole
+        matrices_BMN = direction.reshape(
+            -1, rows, columns
+        )  # (E, 2F, D) in two pieces is (2E, F, D): halves stay whole
         update_BMN = orthogonalise(matrices_BMN, group["steps"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         scale = 0.2 * math.sqrt(max(rows, columns))

@@ -1,9 +1,9 @@
 """Objectives that learn from preferences and labels (`Batch.judged`): DPO and its forms, ORPO, KTO.
 
-All are sums over the preferences or labels of a micro-batch; the loop divides by their number in the whole step, so
-that packing, padding and accumulation change nothing. Notation: pi is the model, r the reference, c chosen, j rejected;
-log-probabilities are summed over the learnt tokens of a segment, or averaged over them where `normalise` says so. N
-segments.
+All are sums over the preferences or labels of a micro-batch; the loop divides by their number in the whole
+step, so that packing, padding and accumulation change nothing. Notation: pi is the model, r the reference, c
+chosen, j rejected; log-probabilities are summed over the learnt tokens of a segment, or averaged over them
+where `normalise` says so. N segments.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def _pairs(logp_T: Tensor, batch: Batch, normalise: bool, reference: bool) -> tu
 def dpo(beta: float = 0.1, form: Literal["sigmoid", "ipo"] = "sigmoid", normalise: bool = False) -> Objective:
     """Direct preference optimisation.
 
-    With h = (pi_c - r_c) - (pi_j - r_j): `sigmoid` is `-log sigmoid(beta h - margin)` (arXiv 2305.18290; `normalise`:
-    per token, as in length-normalised DPO of Tulu 3, arXiv 2411.15124); `ipo` is `(h - 1 / (2 beta))^2`
-    (arXiv 2310.12036).
+    With h = (pi_c - r_c) - (pi_j - r_j): `sigmoid` is `-log sigmoid(beta h - margin)` (arXiv 2305.18290;
+    `normalise`: per token, as in length-normalised DPO of Tulu 3, arXiv 2411.15124); `ipo` is `(h - 1 / (2
+    beta))^2` (arXiv 2310.12036).
     """
 
     def objective(logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -81,7 +81,8 @@ def dpo(beta: float = 0.1, form: Literal["sigmoid", "ipo"] = "sigmoid", normalis
 def orpo(weight: float = 0.1) -> Objective:
     """Odds-ratio preference optimisation, without a reference (arXiv 2403.07691).
 
-    `-pi_c + weight * -log sigmoid(log odds_c - log odds_j)`, log-probabilities per token, `odds = p / (1 - p)`.
+    `-pi_c + weight * -log sigmoid(log odds_c - log odds_j)`, log-probabilities per token, `odds = p / (1 -
+    p)`.
     """
 
     def objective(logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -99,12 +100,13 @@ def _log_one_minus(logp: Tensor) -> Tensor:
 
 
 class KTO(Callback):
-    """Kahneman-Tversky optimisation from single labels (arXiv 2402.01306): an objective, and a callback of its run.
+    """Kahneman-Tversky optimisation from single labels (arXiv 2402.01306): an objective, and a callback of
+    its run.
 
-    With h = pi - r: `1 - sigmoid(beta (h - z))` for a wanted continuation, `1 - sigmoid(beta (z - h))` for an unwanted
-    one. The baseline z is the mean of h over continuations of other prompts, not below 0. The paper takes it from the
-    micro-batch; here it is that of the whole step before (0 at first, where the model is the reference), so that
-    accumulation cannot change a step.
+    With h = pi - r: `1 - sigmoid(beta (h - z))` for a wanted continuation, `1 - sigmoid(beta (z - h))` for an
+    unwanted one. The baseline z is the mean of h over continuations of other prompts, not below 0. The paper
+    takes it from the micro-batch; here it is that of the whole step before (0 at first, where the model is
+    the reference), so that accumulation cannot change a step.
     """
 
     def __init__(self, beta: float = 0.1, wanted_weight: float = 1.0, unwanted_weight: float = 1.0) -> None:
@@ -141,7 +143,9 @@ class KTO(Callback):
 
 @torch.no_grad()
 def with_reference(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> list[Row]:
-    """The rows with `Judged.reference` filled in: log-probabilities under `model` as it stands, adapter included."""
+    """The rows with `Judged.reference` filled in: log-probabilities under `model` as it stands, adapter
+    included.
+    """
     training = model.training
     model.eval()
     result = []

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from coterie.config.errors import CheckpointError, TrainingError
-from coterie.train.callbacks import Callback
-from coterie.weights.commit import (
+from coterie.checkpoints.commit import (
     clean_stale,
     commit_directory,
     newest_valid,
@@ -20,7 +18,9 @@ from coterie.weights.commit import (
     step_directories,
     step_path,
 )
-from coterie.weights.train_state import read_train_state, state_bytes, write_train_state
+from coterie.checkpoints.train_state import read_train_state, state_bytes, write_train_state
+from coterie.config.errors import CheckpointError, TrainingError
+from coterie.train.callbacks import Callback
 
 if TYPE_CHECKING:
     from coterie.train.loop import Trainer
@@ -30,11 +30,12 @@ _SPARE_BYTES = 1 << 20  # tokenizer, config, manifest and file system overhead
 
 
 class SaveCheckpoint(Callback):
-    """Commits `run_dir/step-NNNNNN` every `every` steps (0: only at the end) and at a clean end; keeps `keep`.
+    """Commits `run_dir/step-NNNNNN` every `every` steps (0: only at the end) and at a clean end; keeps
+    `keep`.
 
-    `write_model(directory)` writes the model's files; `extra(trainer)` gives manifest entries. A save that fails is
-    reported in one line and the run goes on with the last good checkpoint whole; if the save at the end fails, the run
-    ends with `TrainingError`.
+    `write_model(directory)` writes the model's files; `extra(trainer)` gives manifest entries. A save that
+    fails is reported in one line and the run goes on with the last good checkpoint whole; if the save at the
+    end fails, the run ends with `TrainingError`.
     """
 
     def __init__(
@@ -76,13 +77,19 @@ class SaveCheckpoint(Callback):
         """Commit a checkpoint; what went wrong in one line, or None."""
         path = step_path(self.run_dir, trainer.step_count)
         state = trainer.state()
-        needed = state_bytes(state.tensors) + state_bytes(dict(trainer.model.named_parameters())) + _SPARE_BYTES
+        needed = (
+            state_bytes(state.tensors) + state_bytes(dict(trainer.model.named_parameters())) + _SPARE_BYTES
+        )
 
         def write(directory: Path) -> None:
             self.write_model(directory)
             write_train_state(directory, state)
 
-        manifest = {"step": trainer.step_count, "tokens": trainer.tokens, **(self.extra(trainer) if self.extra else {})}
+        manifest = {
+            "step": trainer.step_count,
+            "tokens": trainer.tokens,
+            **(self.extra(trainer) if self.extra else {}),
+        }
         last = f"the last good checkpoint: {trainer.last_checkpoint or 'none yet'}"
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
@@ -104,9 +111,10 @@ class SaveCheckpoint(Callback):
 def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) -> Path | None:
     """Set `trainer` to the newest checkpoint of `run_dir` that verifies; its path, or None for a fresh start.
 
-    `load_model(directory)` loads the weights into the trainer's model. Bit-exact on CPU at the same thread count and
-    PyTorch version; a warning says when they differ. Newer checkpoints that do not verify are removed: the run writes
-    those steps again. Errors: `CheckpointError` when there are checkpoints and none verifies.
+    `load_model(directory)` loads the weights into the trainer's model. Bit-exact on CPU at the same thread
+    count and PyTorch version; a warning says when they differ. Newer checkpoints that do not verify are
+    removed: the run writes those steps again. Errors: `CheckpointError` when there are checkpoints and none
+    verifies.
     """
     run_dir = Path(run_dir)
     if run_dir.is_dir():

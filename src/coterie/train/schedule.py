@@ -10,10 +10,15 @@ from coterie.config.run import ScheduleConfig
 def multiplier(step: int, total_steps: int, config: ScheduleConfig) -> float:
     """Factor on the learning rate of optimiser step `step` (0 is the first) of `total_steps`.
 
-    Warmup rises from `1 / warmup` at step 0 to 1 and never moves nothing; the last step of a decay has `final_ratio`
-    exactly when that is above 0, and the last positive point of the line otherwise. Steps past the end keep it.
+    Warmup rises from `1 / warmup` at step 0 to 1 and never moves nothing; the last step of a decay has
+    `final_ratio` exactly when that is above 0, and the last positive point of the line otherwise. Steps past
+    the end keep it.
     """
-    warmup = config.warmup_steps if config.warmup_steps is not None else round(config.warmup_fraction * total_steps)
+    warmup = (
+        config.warmup_steps
+        if config.warmup_steps is not None
+        else round(config.warmup_fraction * total_steps)
+    )
     if step < warmup:
         return (step + 1) / warmup
     if config.kind == "constant":

@@ -27,7 +27,9 @@ class Track(Callback):
             if kind == "tensorboard":
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._open = lambda step: SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=step + 1)
+                self._open = lambda step: SummaryWriter(
+                    str(self.run_dir / "tensorboard"), purge_step=step + 1
+                )
             else:
                 import wandb
 

@@ -32,10 +32,13 @@ class Problem(NamedTuple):
 
 
 def reserved(expression: str) -> bool:
-    """Whether `expression` is kept for probes: only problems of three digits or more that are not atoms can be, because
-    the atoms (`7 + 5`, `1 + 4 + 8`, `13 - 8 - 1`) are the steps everything else is made of."""
+    """Whether `expression` is kept for probes: only problems of three digits or more that are not atoms can
+    be, because the atoms (`7 + 5`, `1 + 4 + 8`, `13 - 8 - 1`) are the steps everything else is made of.
+    """
     return (
-        len(_DIGIT.findall(expression)) >= 3 and _ATOM.fullmatch(expression) is None and held_out(f"math {expression}")
+        len(_DIGIT.findall(expression)) >= 3
+        and _ATOM.fullmatch(expression) is None
+        and held_out(f"math {expression}")
     )
 
 
@@ -57,7 +60,9 @@ def add(first: int, second: int) -> Problem:
 
 
 def subtract(first: int, second: int) -> Problem:
-    """Column subtraction with borrowing; a negative result is worked as the other way round with a minus sign."""
+    """Column subtraction with borrowing; a negative result is worked as the other way round with a minus
+    sign.
+    """
     if first < second:
         swapped = (f"{second} - {first}", str(second - first))
         return Problem(f"{first} - {second}", str(first - second), (swapped,))
@@ -71,7 +76,9 @@ def subtract(first: int, second: int) -> Problem:
 
 
 def multiply(first: int, second: int) -> Problem:
-    """Long multiplication: one partial product per digit of `second` (or of `first` if `second` is a digit)."""
+    """Long multiplication: one partial product per digit of `second` (or of `first` if `second` is a
+    digit).
+    """
     steps: list[tuple[str, str]] = []
     wide, narrow = (first, second) if second > 9 or first < 10 else (second, first)
     total: int | None = None
@@ -127,7 +134,9 @@ def _sign(first: int, second: int) -> str:
 
 
 def arrange(verb: str, numbers: list[int]) -> Problem:
-    """`sort`, `reverse`, `copy`, `min` or `max` of a list; sorting takes the smallest number out again and again."""
+    """`sort`, `reverse`, `copy`, `min` or `max` of a list; sorting takes the smallest number out again and
+    again.
+    """
     text = " ".join(map(str, numbers))
     if verb == "sort":
         steps, left = [], list(numbers)
@@ -165,7 +174,9 @@ def _draw_subtract(rng: Rng, level: int) -> Problem:
 def _draw_compare(rng: Rng, level: int) -> Problem:
     first = _number(rng, level)
     near = (
-        max(first + rng.between(-12, 12), 0) if rng.chance(0.4) else _number(rng, rng.between(max(level - 1, 1), level))
+        max(first + rng.between(-12, 12), 0)
+        if rng.chance(0.4)
+        else _number(rng, rng.between(max(level - 1, 1), level))
     )
     return compare(first, near)
 
@@ -174,7 +185,9 @@ def _draw_chain(rng: Rng, level: int) -> Problem:
     numbers = [_number(rng, rng.between(1, min(level, 2))) for _ in range(rng.between(3, 4))]
     signs, total = "", numbers[0]
     for number in numbers[1:]:
-        sign = "-" if number <= total and rng.chance(0.5) else "+"  # never below zero: one difficulty at a time
+        sign = (
+            "-" if number <= total and rng.chance(0.5) else "+"
+        )  # never below zero: one difficulty at a time
         total = total + number if sign == "+" else total - number
         signs += sign
     return chain(numbers, signs)

@@ -1,4 +1,6 @@
-"""What every slice of the primer shares: the document record, the seeded random numbers and the held-out rule."""
+"""What every slice of the primer shares: the document record, the seeded random numbers and the held-out
+rule.
+"""
 
 import hashlib
 import random
@@ -16,8 +18,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PrimerDocument:
-    """One document: its text (never empty), the slice it belongs to, a name unique within (seed, slice), and, for
-    dialogues only, the structured messages of which the text is one rendering."""
+    """One document: its text (never empty), the slice it belongs to, a name unique within (seed, slice), and,
+    for dialogues only, the structured messages of which the text is one rendering.
+    """
 
     text: str
     slice: str
@@ -28,8 +31,8 @@ class PrimerDocument:
 class Rng:
     """Random choices that stay the same for ever for the same key.
 
-    Only `random.Random(int).random()` is promised by Python's documentation to keep its sequence between versions
-    (`choice`, `sample` and `shuffle` are not), so every choice here is built on that one method.
+    Only `random.Random(int).random()` is promised by Python's documentation to keep its sequence between
+    versions (`choice`, `sample` and `shuffle` are not), so every choice here is built on that one method.
     """
 
     __slots__ = ("_random",)
@@ -64,7 +67,8 @@ class Rng:
 
 
 def held_out(problem: str) -> bool:
-    """Whether a problem, written in its one canonical form, is kept for probes (about 1 in 16) and so never trained on.
+    """Whether a problem, written in its one canonical form, is kept for probes (about 1 in 16) and so never
+    trained on.
 
     The answer depends on the text alone, not on a seed, so no choice of seeds can make training meet a probe.
     """

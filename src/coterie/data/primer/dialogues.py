@@ -1,7 +1,9 @@
-"""Conversations: plain talk, sums and calls answered at once, and tools (calculator, lookup, python) with their errors.
+"""Conversations: plain talk, sums and calls answered at once, and tools (calculator, lookup, python) with
+their errors.
 
-`messages` is the conversation itself, in the OpenAI form; a document's text is its ChatML rendering, the same as the
-package's default chat template gives. Nothing here states a problem that the other slices keep for probes.
+`messages` is the conversation itself, in the OpenAI form; a document's text is its ChatML rendering, the same
+as the package's default chat template gives. Nothing here states a problem that the other slices keep for
+probes.
 """
 
 import json
@@ -49,7 +51,10 @@ def _meeting(rng: Rng) -> list[Message]:
     talk = [_user(hello.format(name)), _assistant(reply.format(name))]
     talk += [message for _ in range(rng.between(1, 2)) for message in exchange(rng, TOPICS)]
     if rng.chance(0.4):
-        talk += [_user(rng.pick(("What is my name?", "Do you remember my name?"))), _assistant(f"Your name is {name}.")]
+        talk += [
+            _user(rng.pick(("What is my name?", "Do you remember my name?"))),
+            _assistant(f"Your name is {name}."),
+        ]
     return talk
 
 
@@ -88,7 +93,10 @@ def _direct(rng: Rng) -> list[Message]:
     for _ in range(rng.between(2, 4)):
         if rng.chance(0.25):
             country = rng.pick(tuple(CAPITALS))
-            talk += [_user(_which(rng, country)), _assistant(f"The capital of {country} is {CAPITALS[country]}.")]
+            talk += [
+                _user(_which(rng, country)),
+                _assistant(f"The capital of {country} is {CAPITALS[country]}."),
+            ]
         elif rng.chance(0.5):
             expression, value = _sum(rng, 20)
             talk += [_user(_asked(rng, expression)), _assistant(_told(rng, expression, value))]
@@ -108,7 +116,9 @@ def _calculator(rng: Rng) -> list[Message]:
 
 
 def sum_with_calculator(rng: Rng, failing: float = 0.0) -> list[Message]:
-    """A sum that is asked for, worked out by the calculator and told; `failing`: how often it goes wrong at first."""
+    """A sum that is asked for, worked out by the calculator and told; `failing`: how often it goes wrong at
+    first.
+    """
     expression, value = _sum(rng, 999)
     talk = [_user(_asked(rng, expression))]
     if rng.chance(failing):
@@ -188,7 +198,9 @@ def _python(rng: Rng) -> list[Message]:
 
 
 def program(rng: Rng, failures: tuple[str, ...] = ("",)) -> list[Message]:
-    """A task that a program of one expression does; `failures`: how the first try may go wrong, "" for not at all."""
+    """A task that a program of one expression does; `failures`: how the first try may go wrong, "" for not at
+    all.
+    """
     ask, expression, value = _python_task(rng)
     talk = [_user(rng.pick((ask, f"{ask} Use Python.")))]
     failure = rng.pick(failures)
@@ -196,13 +208,20 @@ def program(rng: Rng, failures: tuple[str, ...] = ("",)) -> list[Message]:
         talk += [_call("python", "", code=f"print(result)\nresult = {expression}")]
         talk += [_tool("python", "NameError: name 'result' is not defined")]
     elif failure == "syntax":
-        talk += [_call("python", "", code=f"print({expression}"), _tool("python", "SyntaxError: '(' was never closed")]
+        talk += [
+            _call("python", "", code=f"print({expression}"),
+            _tool("python", "SyntaxError: '(' was never closed"),
+        ]
     if failure:
         retry = {"name": "I used result before it had a value.", "syntax": "A bracket was missing."}[failure]
         talk.append(_call("python", retry, code=f"result = {expression}\nprint(result)"))
     else:
         talk.append(_call("python", "", code=f"print({expression})"))
-    return [*talk, _tool("python", value), _assistant(rng.pick((f"The answer is {value}.", f"It is {value}.")))]
+    return [
+        *talk,
+        _tool("python", value),
+        _assistant(rng.pick((f"The answer is {value}.", f"It is {value}."))),
+    ]
 
 
 _PLAIN = (_meeting, _chatting, _chatting, _direct, _reading)
@@ -210,14 +229,20 @@ _WITH_TOOLS = (_calculator, _calculator, _lookup, _shopping, _python, _python)
 
 
 def messages(seed: int, index: int) -> list[Message]:
-    """Conversation `index`: dictionaries with `role`, `content` and, for a tool call, `tool_calls` (OpenAI form, the
-    arguments as an object); a tool's answer has `name`. Tools are announced in the system message."""
+    """Conversation `index`: dictionaries with `role`, `content` and, for a tool call, `tool_calls` (OpenAI
+    form, the arguments as an object); a tool's answer has `name`. Tools are announced in the system
+    message.
+    """
     rng = Rng("dialogues", seed, index)
     if rng.chance(0.6):
         system = [{"role": "system", "content": SYSTEM}] if rng.chance(0.3) else []
         return [*system, *rng.pick(_PLAIN)(rng)]
     talk = rng.pick(_WITH_TOOLS)(rng)
-    return [{"role": "system", "content": TOOLS}, *talk, *(exchange(rng, FAREWELLS) if rng.chance(0.2) else [])]
+    return [
+        {"role": "system", "content": TOOLS},
+        *talk,
+        *(exchange(rng, FAREWELLS) if rng.chance(0.2) else []),
+    ]
 
 
 def render(talk: list[Message]) -> str:

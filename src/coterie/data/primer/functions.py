@@ -1,4 +1,5 @@
-"""List and string functions: what each does in words, calls with their values, and calls of calls worked inside out.
+"""List and string functions: what each does in words, calls with their values, and calls of calls worked
+inside out.
 
 One surface form everywhere: `reverse([1, 2, 3]) = [3, 2, 1]`; a composition is a chain of such lines.
 """
@@ -14,7 +15,9 @@ from coterie.data.primer.words import WORDS
 
 @dataclass(frozen=True)
 class Function:
-    """A named function of a list of whole numbers or of a string; `kind` and `returns` are `list`, `str` or `int`."""
+    """A named function of a list of whole numbers or of a string; `kind` and `returns` are `list`, `str` or
+    `int`.
+    """
 
     name: str
     kind: str
@@ -29,8 +32,21 @@ def _f(name: str, kind: str, returns: str, apply: Callable[[Any], Any], *says: s
 
 FUNCTIONS: tuple[Function, ...] = (
     _f("reverse", "list", "list", lambda v: v[::-1], "turns the list around", "puts the last item first"),
-    _f("sort", "list", "list", sorted, "puts the numbers in order, smallest first", "orders the numbers upwards"),
-    _f("sort_down", "list", "list", lambda v: sorted(v, reverse=True), "puts the numbers in order, largest first"),
+    _f(
+        "sort",
+        "list",
+        "list",
+        sorted,
+        "puts the numbers in order, smallest first",
+        "orders the numbers upwards",
+    ),
+    _f(
+        "sort_down",
+        "list",
+        "list",
+        lambda v: sorted(v, reverse=True),
+        "puts the numbers in order, largest first",
+    ),
     _f(
         "double_all",
         "list",
@@ -49,9 +65,29 @@ FUNCTIONS: tuple[Function, ...] = (
     ),
     _f("evens", "list", "list", lambda v: [x for x in v if x % 2 == 0], "keeps only the even numbers"),
     _f("odds", "list", "list", lambda v: [x for x in v if x % 2], "keeps only the odd numbers"),
-    _f("drop_first", "list", "list", lambda v: v[1:], "leaves out the first item", "removes the item at the front"),
-    _f("drop_last", "list", "list", lambda v: v[:-1], "leaves out the last item", "removes the item at the end"),
-    _f("unique", "list", "list", lambda v: list(dict.fromkeys(v)), "removes repeated numbers and keeps the order"),
+    _f(
+        "drop_first",
+        "list",
+        "list",
+        lambda v: v[1:],
+        "leaves out the first item",
+        "removes the item at the front",
+    ),
+    _f(
+        "drop_last",
+        "list",
+        "list",
+        lambda v: v[:-1],
+        "leaves out the last item",
+        "removes the item at the end",
+    ),
+    _f(
+        "unique",
+        "list",
+        "list",
+        lambda v: list(dict.fromkeys(v)),
+        "removes repeated numbers and keeps the order",
+    ),
     _f("rotate", "list", "list", lambda v: v[1:] + v[:1], "moves the first item to the end"),
     _f("twice", "list", "list", lambda v: v + v, "writes the list two times in a row"),
     _f("small", "list", "list", lambda v: [x for x in v if x < 5], "keeps only the numbers below five"),
@@ -68,15 +104,31 @@ FUNCTIONS: tuple[Function, ...] = (
     _f("repeat", "str", "str", lambda s: s + s, "writes the word two times without a space"),
     _f("no_first", "str", "str", lambda s: s[1:], "removes the first letter"),
     _f("no_last", "str", "str", lambda s: s[:-1], "removes the last letter"),
-    _f("sort_letters", "str", "str", lambda s: "".join(sorted(s)), "puts the letters in order of the alphabet"),
-    _f("no_vowels", "str", "str", lambda s: "".join(c for c in s if c not in "aeiouAEIOU"), "removes a, e, i, o and u"),
-    _f("swap_ends", "str", "str", lambda s: s[-1] + s[1:-1] + s[0], "exchanges the first and the last letter"),
+    _f(
+        "sort_letters",
+        "str",
+        "str",
+        lambda s: "".join(sorted(s)),
+        "puts the letters in order of the alphabet",
+    ),
+    _f(
+        "no_vowels",
+        "str",
+        "str",
+        lambda s: "".join(c for c in s if c not in "aeiouAEIOU"),
+        "removes a, e, i, o and u",
+    ),
+    _f(
+        "swap_ends", "str", "str", lambda s: s[-1] + s[1:-1] + s[0], "exchanges the first and the last letter"
+    ),
     _f("first_letter", "str", "str", lambda s: s[0], "gives the first letter", "returns how the word begins"),
     _f("last_letter", "str", "str", lambda s: s[-1], "gives the last letter", "returns how the word ends"),
     _f("count_letters", "str", "int", len, "counts the letters", "says how long the word is"),
     _f("count_vowels", "str", "int", lambda s: sum(c in "aeiouAEIOU" for c in s), "counts a, e, i, o and u"),
 )
-_CHAINABLE = {kind: [f for f in FUNCTIONS if f.kind == kind and f.returns == kind] for kind in ("list", "str")}
+_CHAINABLE = {
+    kind: [f for f in FUNCTIONS if f.kind == kind and f.returns == kind] for kind in ("list", "str")
+}
 _BY_KIND = {kind: [f for f in FUNCTIONS if f.kind == kind] for kind in ("list", "str")}
 _NAMES = {"list": "list", "str": "string", "int": "whole number"}
 _WITNESS: dict[str, Any] = {"list": [4, 7, 2, 9, 1, 6], "str": "garden"}
@@ -90,15 +142,18 @@ def show(value: Any) -> str:
 
 
 def reserved(call: str) -> bool:
-    """Whether a call is kept for probes. Only arguments of three numbers or four letters and more can be: the shorter
-    ones are too few, and too often a step of something else, to do without."""
+    """Whether a call is kept for probes. Only arguments of three numbers or four letters and more can be: the
+    shorter ones are too few, and too often a step of something else, to do without.
+    """
     argument = call.rpartition("(")[2].rstrip(")")
     large = len(argument) >= 6 if argument.startswith('"') else argument.count(",") >= 2
     return large and held_out(f"call {call}")
 
 
 def evaluate(chain: tuple[Function, ...], value: Any) -> list[tuple[str, str]]:
-    """The calls `(call, value)` of a composition from the inside out; the last one is the whole composition."""
+    """The calls `(call, value)` of a composition from the inside out; the last one is the whole
+    composition.
+    """
     calls, whole = [], show(value)
     for function in chain:
         call = f"{function.name}({show(value)})"
@@ -149,7 +204,9 @@ def _line(rng: Rng, chain: tuple[Function, ...], worked: bool) -> str:
 
 
 def _chain(rng: Rng, depth: int) -> tuple[Function, ...]:
-    """A composition that at least one value is accepted by (nothing is the last of `odds(double_all(..))`)."""
+    """A composition that at least one value is accepted by (nothing is the last of
+    `odds(double_all(..))`).
+    """
     while True:
         kind = rng.pick(("list", "list", "str"))
         chain = (*(rng.pick(_CHAINABLE[kind]) for _ in range(depth - 1)), rng.pick(_BY_KIND[kind]))
@@ -171,7 +228,9 @@ def _described(rng: Rng, function: Function) -> str:
 
 
 def generate(seed: int, index: int) -> PrimerDocument:
-    """Document `index`: functions described with examples, a sheet of calls, or compositions worked step by step."""
+    """Document `index`: functions described with examples, a sheet of calls, or compositions worked step by
+    step.
+    """
     rng = Rng("functions", seed, index)
     form = rng.pick(("described", "described", "calls", "composed", "both"))
     if form == "described":
@@ -191,7 +250,9 @@ def generate(seed: int, index: int) -> PrimerDocument:
 
 
 def probes(seed: int, count: int) -> list[tuple[str, str]]:
-    """`count` different reserved calls, one in four of them a composition, as (`sort([3, 1, 2]) =`, `[1, 2, 3]`)."""
+    """`count` different reserved calls, one in four of them a composition, as (`sort([3, 1, 2]) =`, `[1, 2,
+    3]`).
+    """
     rng = Rng("functions probes", seed)
     found: dict[str, str] = {}
     while len(found) < count:

@@ -1,5 +1,7 @@
-"""Conversations to tune on, so that a model trained on the primer uses the tools of `coterie agent`, described as the
-OpenAI API describes them: sums for the calculator, small programs for Python, and talk that needs no tool at all."""
+"""Conversations to tune on, so that a model trained on the primer uses the tools of `coterie agent`,
+described as the OpenAI API describes them: sums for the calculator, small programs for Python, and talk that
+needs no tool at all.
+"""
 
 from collections.abc import Iterator
 from typing import Any

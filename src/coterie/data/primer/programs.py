@@ -1,7 +1,8 @@
 """Tiny Python functions with assertions and a trace of one run, all of it made by running the program.
 
-A document is the source of one function, two or three `assert` lines, and the trace of a call: one line per executed
-assignment (`total = 5`) and the value returned. Programs are drawn from a small grammar of whole numbers and lists.
+A document is the source of one function, two or three `assert` lines, and the trace of a call: one line per
+executed assignment (`total = 5`) and the value returned. Programs are drawn from a small grammar of whole
+numbers and lists.
 """
 
 import ast
@@ -85,7 +86,9 @@ class Program:
         return "\n".join([*lines, f"    return {self.returns}"])
 
     def trace(self, argument: Any) -> tuple[list[tuple[str, Any]], Any]:
-        """Every assignment in the order it happens as `(name, value)`, loop variables included, and the result."""
+        """Every assignment in the order it happens as `(name, value)`, loop variables included, and the
+        result.
+        """
         scope: dict[str, Any] = {self.parameter: argument}
         seen = list(_run(self.body, scope))
         return seen, _value(self.returns, scope)
@@ -153,7 +156,9 @@ def _term(rng: Rng, names: list[str]) -> str:
 
 
 def _expression(rng: Rng, names: list[str]) -> str:
-    """A sum, product, difference, quotient or remainder; divisors are literals, so nothing divides by zero."""
+    """A sum, product, difference, quotient or remainder; divisors are literals, so nothing divides by
+    zero.
+    """
     first = rng.pick(names)
     sign = rng.pick(("+", "+", "-", "*", "//", "%"))
     second = str(rng.between(2, 9)) if sign in ("//", "%") else _term(rng, names)
@@ -163,7 +168,12 @@ def _expression(rng: Rng, names: list[str]) -> str:
 def _test(rng: Rng, names: list[str]) -> str:
     name = rng.pick(names)
     return rng.pick(
-        (f"{name} > {rng.between(1, 9)}", f"{name} < {rng.between(2, 9)}", f"{name} % 2 == 0", f"{name} % 3 == 0")
+        (
+            f"{name} > {rng.between(1, 9)}",
+            f"{name} < {rng.between(2, 9)}",
+            f"{name} % 2 == 0",
+            f"{name} % 3 == 0",
+        )
     )
 
 
@@ -178,7 +188,9 @@ def _straight(rng: Rng) -> Program:
     if rng.chance(0.6):
         target = rng.pick(names[1:])
         other = (Assign(target, "=", _expression(rng, names)),) if rng.chance(0.5) else ()
-        program.body.append(If(_test(rng, names), (Assign(target, rng.pick(("+=", "-=")), _term(rng, names)),), other))
+        program.body.append(
+            If(_test(rng, names), (Assign(target, rng.pick(("+=", "-=")), _term(rng, names)),), other)
+        )
     program.returns = _expression(rng, names) if rng.chance(0.4) else names[-1]
     return program
 
@@ -209,7 +221,9 @@ def _builder(rng: Rng) -> Program:
     append = Assign(made, "=", f"{made} + [{rng.pick((item, _expression(rng, [item])))}]")
     body: Assign | If = If(_test(rng, [item]), (append,)) if rng.chance(0.6) else append
     returns = rng.pick((made, made, f"{made}[::-1]", f"len({made})", f"sum({made})"))
-    return Program(rng.pick(_NAMES), parameter, True, returns, [Assign(made, "=", "[]"), For(item, parameter, (body,))])
+    return Program(
+        rng.pick(_NAMES), parameter, True, returns, [Assign(made, "=", "[]"), For(item, parameter, (body,))]
+    )
 
 
 def draw(rng: Rng) -> tuple[Program, list[Any]]:
@@ -229,7 +243,10 @@ def draw(rng: Rng) -> tuple[Program, list[Any]]:
 def _render(rng: Rng, program: Program, arguments: list[Any]) -> str:
     traced, *checked = arguments
     lines = [program.source(), ""]
-    lines += [f"assert {program.name}({value}) == {program.trace(value)[1]}" for value in checked[: rng.between(2, 3)]]
+    lines += [
+        f"assert {program.name}({value}) == {program.trace(value)[1]}"
+        for value in checked[: rng.between(2, 3)]
+    ]
     seen, result = program.trace(traced)
     lines += ["", f"# {program.name}({traced})", f"# {program.parameter} = {traced}"]
     lines += [f"# {name} = {value}" for name, value in seen]
@@ -237,6 +254,8 @@ def _render(rng: Rng, program: Program, arguments: list[Any]) -> str:
 
 
 def generate(seed: int, index: int) -> PrimerDocument:
-    """Document `index`: one program with assertions and a trace; the text is itself a Python file that runs."""
+    """Document `index`: one program with assertions and a trace; the text is itself a Python file that
+    runs.
+    """
     rng = Rng("programs", seed, index)
     return PrimerDocument(_render(rng, *draw(rng)) + "\n", "programs", f"programs/{index}")

@@ -1,7 +1,8 @@
 """The running interpreter's own standard library, read in place: sources (`code`) and their prose (`docs`).
 
-A module feeds one of the two slices, never both, so that no held-out docstring is trained on as source. What is found
-depends on the interpreter (it is the reader's own copy, under the Python licence); its order depends on the seed.
+A module feeds one of the two slices, never both, so that no held-out docstring is trained on as source. What
+is found depends on the interpreter (it is the reader's own copy, under the Python licence); its order depends
+on the seed.
 """
 
 import ast
@@ -22,7 +23,9 @@ _SKIPPED = {
     "test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "turtledemo", "lib-dynload",
     "encodings", "pydoc_data", "ensurepip",
 }  # fmt: skip
-_TOPICS = "pydoc_data/topics"  # the language reference as Python's help() shows it: prose inside one dictionary
+_TOPICS = (
+    "pydoc_data/topics"  # the language reference as Python's help() shows it: prose inside one dictionary
+)
 _TOP = re.compile(r"(?:def|class|async def|@)\b|@|#")
 _INNER = re.compile(r"    (?:def|class|async def|@)\b|    @")
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -32,19 +35,25 @@ def root() -> Path:
     """The directory of the standard library; `DataError` if this interpreter keeps no readable sources."""
     path = Path(sysconfig.get_paths()["stdlib"])
     if not (path / "os.py").is_file():
-        raise DataError(f"no standard library sources in {path}: use a Python that ships .py files, or your own data")
+        raise DataError(
+            f"no standard library sources in {path}: use a Python that ships .py files, or your own data"
+        )
     return path
 
 
 def modules(slice: str, seed: int) -> list[str]:
-    """The module paths (`json/decoder`) of `code` or `docs`, in the order of `seed`: about half of all each."""
+    """The module paths (`json/decoder`) of `code` or `docs`, in the order of `seed`: about half of all
+    each.
+    """
     base = root()
     found = []
     for folder, folders, files in os.walk(base):
         folders[:] = [name for name in folders if name not in _SKIPPED and not name.startswith("config-")]
         inside = Path(folder).relative_to(base)
         found += [
-            (inside / name[:-3]).as_posix() for name in files if name.endswith(".py") and name[0:11] != "_sysconfigd"
+            (inside / name[:-3]).as_posix()
+            for name in files
+            if name.endswith(".py") and name[0:11] != "_sysconfigd"
         ]
     chosen = [name for name in found if (_hash(name)[0] < 128) == (slice == "docs")]
     if slice == "docs" and (base / f"{_TOPICS}.py").is_file():
@@ -79,7 +88,9 @@ def _read(path: Path) -> str | None:
 
 
 def split(source: str) -> list[str]:
-    """`source` cut between definitions into documents of roughly `PART_BYTES`; joined they are `source` again."""
+    """`source` cut between definitions into documents of roughly `PART_BYTES`; joined they are `source`
+    again.
+    """
     parts: list[str] = []
     current: list[str] = []
     size = 0
@@ -96,7 +107,9 @@ def split(source: str) -> list[str]:
 
 
 def prose(source: str) -> str:
-    """The docstrings of `source` in order, each under its signature, and the block comments that open the file."""
+    """The docstrings of `source` in order, each under its signature, and the block comments that open the
+    file.
+    """
     try:
         tree = ast.parse(source)
     except SyntaxError:  # a distribution may keep templates under .py names: they have no docstrings to read
@@ -126,7 +139,9 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> s
 
 
 def _leading_comment(source: str) -> str:
-    """The comment lines before the first statement, without their signs, the interpreter line and the coding line."""
+    """The comment lines before the first statement, without their signs, the interpreter line and the coding
+    line.
+    """
     lines = []
     for line in source.splitlines():
         if line.strip() and not line.startswith("#"):

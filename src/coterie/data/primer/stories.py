@@ -1,7 +1,8 @@
 """Templated stories and small facts with questions whose answers follow from the text.
 
-A story is built from episodes; each episode writes its sentences and the questions they settle, and episodes about
-counted things or places keep to names of their own, so that no later sentence changes an earlier answer.
+A story is built from episodes; each episode writes its sentences and the questions they settle, and episodes
+about counted things or places keep to names of their own, so that no later sentence changes an earlier
+answer.
 """
 
 from dataclasses import dataclass, field
@@ -68,7 +69,9 @@ def _count(number: int, thing: tuple[str, ...]) -> str:
 
 
 def counting(cast: Cast, hero: str, changes: int) -> Episode:
-    """`hero` has some things, gets more and loses some; the question asks how many are left (never below zero)."""
+    """`hero` has some things, gets more and loses some; the question asks how many are left (never below
+    zero).
+    """
     rng, thing = cast.rng, cast.thing()
     number = rng.between(1, 9)
     episode = Episode([f"{hero} had {_count(number, thing)}."])
@@ -80,7 +83,11 @@ def counting(cast: Cast, hero: str, changes: int) -> Episode:
             lost = _count(step, thing)
             episode.sentences.append(
                 rng.pick(
-                    (f"{hero} gave {lost} to {other}.", f"{hero} lost {lost}.", f"{other} took {lost} from {hero}.")
+                    (
+                        f"{hero} gave {lost} to {other}.",
+                        f"{hero} lost {lost}.",
+                        f"{other} took {lost} from {hero}.",
+                    )
                 )
             )
         else:
@@ -88,22 +95,34 @@ def counting(cast: Cast, hero: str, changes: int) -> Episode:
             number += step
             found = _count(step, thing)
             episode.sentences.append(
-                rng.pick((f"{other} gave {hero} {found}.", f"{hero} found {found}.", f"Then {hero} bought {found}."))
+                rng.pick(
+                    (
+                        f"{other} gave {hero} {found}.",
+                        f"{hero} found {found}.",
+                        f"Then {hero} bought {found}.",
+                    )
+                )
             )
     episode.questions.append((f"How many {thing[1]} does {hero} have now?", str(number)))
     return episode
 
 
 def hiding(cast: Cast, hero: str, changes: int) -> Episode:
-    """`hero` puts a thing somewhere and it is moved `changes` times; the questions ask where it is and who moved it."""
+    """`hero` puts a thing somewhere and it is moved `changes` times; the questions ask where it is and who
+    moved it.
+    """
     rng, thing = cast.rng, cast.treasure()
     spots = rng.sample(CONTAINERS, changes + 1)
-    episode = Episode([rng.pick((f"{hero} put the {thing} {spots[0]}.", f"{hero} left the {thing} {spots[0]}."))])
+    episode = Episode(
+        [rng.pick((f"{hero} put the {thing} {spots[0]}.", f"{hero} left the {thing} {spots[0]}."))]
+    )
     mover = hero
     for spot in spots[1:]:
         mover = cast.person()[0]
         episode.sentences.append(
-            rng.pick((f"Then {mover} put the {thing} {spot}.", f"{mover} took it and put the {thing} {spot}."))
+            rng.pick(
+                (f"Then {mover} put the {thing} {spot}.", f"{mover} took it and put the {thing} {spot}.")
+            )
         )
     episode.questions.append((f"Where is the {thing}?", spots[-1]))
     if changes:
@@ -166,16 +185,23 @@ def working(cast: Cast, hero: str, changes: int) -> Episode:
     rng = cast.rng
     job, place = rng.pick(JOBS), rng.pick(PLACES)
     sentence = rng.pick(
-        (f"{hero} was a {job} and lived near the {place}.", f"Near the {place} lived {hero}, who was a {job}.")
+        (
+            f"{hero} was a {job} and lived near the {place}.",
+            f"Near the {place} lived {hero}, who was a {job}.",
+        )
     )
-    return Episode([sentence], [(f"What was {hero}'s job?", job), (f"Where did {hero} live?", f"near the {place}")])
+    return Episode(
+        [sentence], [(f"What was {hero}'s job?", job), (f"Where did {hero} live?", f"near the {place}")]
+    )
 
 
 _EPISODES = (counting, counting, hiding, hiding, feeling, giving, travelling, working)
 
 
 def _mini(rng: Rng) -> tuple[str, str, str]:
-    """A few sentences of one or two episodes, and one of the questions they settle: text, question, answer."""
+    """A few sentences of one or two episodes, and one of the questions they settle: text, question,
+    answer.
+    """
     cast = Cast(rng)
     episodes = []
     for write in rng.sample(_EPISODES, rng.pick((1, 1, 2))):

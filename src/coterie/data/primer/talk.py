@@ -1,17 +1,26 @@
-"""What the plain dialogues say: pairs of (ways to ask, ways to answer). Order matters: a change is a new `VERSION`."""
+"""What the plain dialogues say: pairs of (ways to ask, ways to answer). Order matters: a change is a new
+`VERSION`.
+"""
 
 Topic = tuple[tuple[str, ...], tuple[str, ...]]
 
 GREETINGS: tuple[Topic, ...] = (
     (
         ("Hello!", "Hi!", "Hi there.", "Hey.", "Hello there!", "Good day.", "hello", "hi"),
-        ("Hello! How can I help you?", "Hi! What would you like to know?", "Hello, nice to meet you. How can I help?"),
+        (
+            "Hello! How can I help you?",
+            "Hi! What would you like to know?",
+            "Hello, nice to meet you. How can I help?",
+        ),
     ),
     (
         ("Good morning!", "Good morning."),
         ("Good morning! How can I help you today?", "Good morning! What shall we do?"),
     ),
-    (("Good evening!", "Good evening."), ("Good evening! How can I help you?", "Good evening! What can I do for you?")),
+    (
+        ("Good evening!", "Good evening."),
+        ("Good evening! How can I help you?", "Good evening! What can I do for you?"),
+    ),
     (
         ("How are you?", "How are you today?", "How is it going?"),
         ("I am fine, thank you. How can I help you?", "I am doing well, thanks. What would you like to do?"),
@@ -22,8 +31,14 @@ FAREWELLS: tuple[Topic, ...] = (
         ("Thank you!", "Thanks.", "Thanks a lot!", "Great, thank you."),
         ("You are welcome!", "You are welcome. Ask me again any time."),
     ),
-    (("Goodbye!", "Bye.", "See you later.", "See you."), ("Goodbye! Have a nice day.", "Goodbye! See you soon.")),
-    (("That was helpful.", "That helps, thanks."), ("I am glad that I could help.", "Good! Ask me if you need more.")),
+    (
+        ("Goodbye!", "Bye.", "See you later.", "See you."),
+        ("Goodbye! Have a nice day.", "Goodbye! See you soon."),
+    ),
+    (
+        ("That was helpful.", "That helps, thanks."),
+        ("I am glad that I could help.", "Good! Ask me if you need more."),
+    ),
 )
 TOPICS: tuple[Topic, ...] = (
     (
@@ -35,7 +50,10 @@ TOPICS: tuple[Topic, ...] = (
     ),
     (
         ("Are you a person?", "Are you human?", "Are you real?"),
-        ("No, I am a computer program: a small language model.", "No. I am a language model and not a person."),
+        (
+            "No, I am a computer program: a small language model.",
+            "No. I am a language model and not a person.",
+        ),
     ),
     (
         ("What can you do?", "What can you help me with?", "How can you help?"),
@@ -95,7 +113,10 @@ TOPICS: tuple[Topic, ...] = (
     ),
     (
         ("What is a string?", "Explain a string in Python."),
-        ('A string is text in quotes, such as "hello".', 'A string is a row of letters. For example, len("cat") is 3.'),
+        (
+            'A string is text in quotes, such as "hello".',
+            'A string is a row of letters. For example, len("cat") is 3.',
+        ),
     ),
     (
         ("What is a variable?", "Explain a variable."),
@@ -135,15 +156,24 @@ TOPICS: tuple[Topic, ...] = (
     ),
     (
         ("How do I sort a list?", "Can Python sort a list?"),
-        ("Use sorted: sorted([3, 1, 2]) gives [1, 2, 3].", "Call sorted on the list, or use its sort method."),
+        (
+            "Use sorted: sorted([3, 1, 2]) gives [1, 2, 3].",
+            "Call sorted on the list, or use its sort method.",
+        ),
     ),
     (
         ("What is an even number?", "When is a number even?"),
-        ("A number is even if you can divide it by two, such as 4 or 10.", "An even number ends in 0, 2, 4, 6 or 8."),
+        (
+            "A number is even if you can divide it by two, such as 4 or 10.",
+            "An even number ends in 0, 2, 4, 6 or 8.",
+        ),
     ),
     (
         ("What is an odd number?", "When is a number odd?"),
-        ("A number is odd if dividing it by two leaves one, such as 3 or 7.", "An odd number ends in 1, 3, 5, 7 or 9."),
+        (
+            "A number is odd if dividing it by two leaves one, such as 3 or 7.",
+            "An odd number ends in 1, 3, 5, 7 or 9.",
+        ),
     ),
     (
         ("How many days are in a week?", "Name the days of the week."),
@@ -193,7 +223,10 @@ TOPICS: tuple[Topic, ...] = (
         ("What do bees make?", "Tell me a fact about bees."),
         ("Bees make honey.", "Bees collect nectar from flowers and make honey."),
     ),
-    (("What do cows eat?", "Tell me a fact about cows."), ("Cows eat grass and give milk.", "Cows eat grass.")),
+    (
+        ("What do cows eat?", "Tell me a fact about cows."),
+        ("Cows eat grass and give milk.", "Cows eat grass."),
+    ),
     (
         ("Can birds fly?", "Tell me a fact about birds."),
         ("Most birds can fly, but a penguin cannot.", "Most birds fly. They have feathers and lay eggs."),
@@ -205,11 +238,17 @@ TOPICS: tuple[Topic, ...] = (
     (("I am happy!", "I had a good day."), ("That is good to hear!", "I am glad. What was the best part?")),
     (
         ("I do not understand.", "Can you explain it more simply?"),
-        ("That is fine. Tell me which part is hard and I will try again.", "Of course. Which word is not clear?"),
+        (
+            "That is fine. Tell me which part is hard and I will try again.",
+            "Of course. Which word is not clear?",
+        ),
     ),
     (
         ("Can you make mistakes?", "Are you always right?"),
-        ("I do make mistakes. Please check what matters.", "I am small and often wrong, so check my answers."),
+        (
+            "I do make mistakes. Please check what matters.",
+            "I am small and often wrong, so check my answers.",
+        ),
     ),
     (
         ("What is the weather today?", "Will it rain tomorrow?"),

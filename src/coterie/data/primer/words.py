@@ -41,7 +41,9 @@ PLACES = tuple(
     "park garden forest beach market school library river farm hill village lake bakery station museum harbour meadow "
     "castle zoo mill".split()
 )
-ANIMALS = tuple("dog cat rabbit duck goat pony hen mouse fox owl frog bear hedgehog squirrel goose donkey".split())
+ANIMALS = tuple(
+    "dog cat rabbit duck goat pony hen mouse fox owl frog bear hedgehog squirrel goose donkey".split()
+)
 WEATHER = tuple("sunny|rainy|windy|cold|warm|foggy|snowy|bright|cloudy|quiet".split("|"))
 TIMES = tuple(
     "One morning|One day|One afternoon|One evening|On Monday|On Tuesday|On Friday|On Sunday|In spring|In summer|"

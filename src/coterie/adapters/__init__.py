@@ -1,0 +1,1 @@
+"""LoRA adapters and expert patches: attach, read, write, merge, compare."""

@@ -1,0 +1,190 @@
+"""Fold an adapter into its base as a whole checkpoint, and prove by probes that the result is the tuned
+model.
+
+Three models are recorded on the same texts: the base, base with adapter, and what has been written, read
+again from the disk. The last must be the second and must not lie near the first. Nothing stays behind when it
+does not.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie.adapters.attach import merge_adapter
+from coterie.adapters.files import AdapterFiles, check_adapter, load_adapter
+from coterie.adapters.peft_layouts import Layout
+from coterie.checkpoints.commit import MANIFEST, commit_directory
+from coterie.checkpoints.directory import kept_dtype, load_model, locate, open_tensors
+from coterie.checkpoints.tensor_writer import as_dtype, write_model_files
+from coterie.config import AdapterConfig, CheckpointError
+from coterie.nn.transformer import Transformer
+from coterie.proof.records import (
+    FAITHFUL,
+    ROUNDED,
+    SAME,
+    Difference,
+    ProbeRecord,
+    base_gravity,
+    default_sequences,
+    difference,
+    load_probes,
+    record,
+    save_probes,
+)
+from coterie.text.tokenizer import Tokenizer
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")
+_log = logging.getLogger("coterie")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What was merged and how well it survived.
+
+    `difference`: of the written model from base with adapter. `change`: mean log-probability difference of
+    the tuned model from its base. `gravity`: 1 is the tuned model, 0 the base. `dequantised`: the base was
+    stored in fewer bits. `adapter_probes`: whether the adapter's own recorded answers were met first (None:
+    it has none).
+    """
+
+    out: Path
+    dtype: str
+    difference: Difference
+    gravity: float
+    change: float
+    dequantised: bool
+    adapter_probes: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "out": str(self.out),
+            "dtype": self.dtype,
+            "gravity": self.gravity,
+            "change": self.change,
+            "dequantised": self.dequantised,
+            "adapter_probes": self.adapter_probes,
+            "difference": self.difference.to_dict(),
+        }
+
+
+def merge_checkpoint(
+    base: str | Path,
+    adapter: str | Path,
+    out: str | Path,
+    dtype: str | None = None,
+    layout: Layout | None = None,
+) -> Merge:
+    """Write base plus adapter as the checkpoint `out`, verified; its probes are stored with it.
+
+    `dtype`: of the written weights (default: the base's own; bfloat16 for a quantised base). `layout`: assume
+    this one for an adapter that does not say. Errors: `CheckpointError`, one line, and no `out`, when the
+    adapter does not fit, changes nothing, or did not survive the merge.
+    """
+    directory = locate(base)
+    final = Path(out)
+    if final.exists() and not (final.is_dir() and not any(final.iterdir())):
+        raise CheckpointError(f"{final}: exists already; remove it or choose another path")
+    dequantised = open_tensors(directory).quantised
+    stored = kept_dtype(directory) if dtype is None else as_dtype(dtype)
+    loaded = load_model(directory, dtype=stored)
+    if dequantised:
+        _log.warning(
+            "NOTE: the base %s is quantised; the merged weights are written as %s", directory, _name(stored)
+        )
+    model, tokenizer = loaded.model, loaded.tokenizer
+    sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
+    untouched = record(model, sequences, tokenizer)
+    files = load_adapter(model, adapter, directory, layout, tokenizer)
+    probed = _check_adapter(files, model, directory, tokenizer)
+    tuned = record(model, sequences, tokenizer)
+    change = difference(untouched, tuned).mean_logprob
+    if change == 0.0:
+        raise CheckpointError(f"{adapter}: changes nothing; base with adapter is still the base")
+    about = _manifest(directory, loaded.manifest, files, model.adapter)
+    merge_adapter(model)
+    models, found = [model], []
+    del loaded, model  # one model in memory at a time
+
+    def write(target: Path) -> None:
+        _copy_small_files(directory, target)
+        write_model_files(target, models.pop(), dtype=stored)
+        written = record(load_model(target, dtype=stored).model, sequences, tokenizer)
+        found.append(verify_merge(written, tuned, untouched, stored, str(final)))
+        about["merged"] |= {"gravity": found[0][1], "mean_logprob": found[0][0].mean_logprob}
+        save_probes(target, written)
+
+    commit_directory(final, write, about)
+    return Merge(final, _name(stored), *found[0], change, dequantised, probed)
+
+
+def verify_merge(
+    written: ProbeRecord, tuned: ProbeRecord, base: ProbeRecord, stored: torch.dtype, where: str
+) -> tuple[Difference, float]:
+    """(difference from the tuned model, base gravity).
+
+    Errors: `CheckpointError` when the written model is another one than the tuned, or lies too near the base.
+    """
+    apart, gravity = difference(tuned, written), base_gravity(written, tuned, base)
+    figures = f"mean difference {apart.mean_logprob:.3g}, base gravity {gravity:.2f} where 1 is tuned and 0 the base"
+    if gravity < FAITHFUL:
+        kind = "is still the base" if gravity < 0.2 else "is not the tuned model"
+        advice = "; the change is lost in rounding: use --dtype float32" if stored != torch.float32 else ""
+        raise CheckpointError(f"{where}: the merged model {kind} ({figures}){advice}; nothing was written")
+    if not apart.within(SAME if stored == torch.float32 else ROUNDED):
+        raise CheckpointError(
+            f"{where}: the merged model is not base with adapter ({figures}); nothing was written"
+        )
+    return apart, gravity
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_adapter(
+    files: AdapterFiles, model: Transformer, base: Path, tokenizer: Tokenizer | None
+) -> bool | None:
+    """Base with adapter must answer as the adapter recorded; None where it recorded nothing."""
+    if load_probes(files.path) is None:
+        _log.warning(
+            "NOTE: %s holds no probes; that it is read as it was trained cannot be shown", files.path
+        )
+        return None
+    quant = files.settings.quant
+    if quant != "none":
+        _log.warning(
+            "NOTE: %s was trained on %s weights; it is merged into the unrounded ones", files.path, quant
+        )
+    check_adapter(files.path, model, base, tokenizer)
+    return True
+
+
+def _copy_small_files(source: Path, target: Path) -> None:
+    """Tokenizer, templates and settings, as they are; everything but weights and the manifest."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name != MANIFEST and not path.name.endswith(_WEIGHTS):
+            shutil.copyfile(path, target / path.name)
+
+
+def _manifest(
+    directory: Path, manifest: Mapping[str, Any], files: AdapterFiles, settings: AdapterConfig | None
+) -> dict[str, Any]:
+    kept = {
+        key: value for key, value in manifest.items() if key not in ("format", "files", "sha256", "probes")
+    }
+    return kept | {
+        "parent": str(directory),
+        "merged": {
+            "base": manifest.get("sha256") or str(directory),
+            "adapter": str(files.path),
+            "config": settings.to_dict() if settings is not None else None,
+        },
+    }

@@ -1,0 +1,321 @@
+"""An adapter as tensors and `adapter_config.json`, and back; every tensor is accounted for.
+
+`target_modules` name the linear layers, `target_parameters` the experts and routers, which are no linear
+layers in transformers 5. In a mixture of experts the feed-forwards are named as parameters too: PEFT takes
+module names that end in `gate_proj` for experts of older files there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.adapters.attach import Adapter, Factors
+from coterie.adapters.peft_layouts import (
+    Layout,
+    is_swapped,
+    num_experts_of,
+    read_fused,
+    read_single,
+    write_fused,
+    write_single,
+)
+from coterie.adapters.peft_names import Names, Place
+from coterie.config import CheckpointError, ModelConfig
+
+PREFIX = "base_model.model."
+# What a reader who finds no other stamp may go by: the first version with the layout.
+VERSIONS: dict[Layout, str] = {"peft": "0.19.1", "peft019": "0.19.0", "peft018": "0.18.1"}
+FOREIGN = "COTERIE"  # a peft_type that PEFT refuses to load
+
+_PART = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
+_SINGLE = re.compile(r".+\.experts\.\d+\.\w+")
+_NOT_READ = (
+    "layer_replication megatron_config alora_invocation_tokens trainable_token_indices use_qalora "
+    "use_bdlora lora_bias kasa_config velora_config arrow_config fan_in_fan_out monteclora_config".split()
+)
+
+
+def encode(
+    adapter: Adapter, config: ModelConfig, layout: Layout, base: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """(tensors, `adapter_config.json`, what of it PEFT cannot express); with the last not empty PEFT refuses
+    it.
+    """
+    names = Names(config)
+    tensors: dict[str, Tensor] = {}
+    modules: dict[str, tuple[int, float]] = {}
+    parameters: dict[str, tuple[int, float]] = {}
+    reasons = []
+    for layer, factors in adapter.factors.items():
+        place, how = names.places[layer], (factors.rank, factors.alpha)
+        if place.kind in ("gate_up", "down") and layout == "per-expert":
+            part = write_single(names, layer, factors)
+            modules |= {_PART.fullmatch(key).group(1): how for key in part}  # type: ignore[union-attr]
+        elif place.kind in ("gate_up", "down"):
+            part = write_fused(place, factors, config, layout)
+            parameters[place.parameter] = how
+        else:
+            part = {f"{place.path}.lora_A.weight": factors.a, f"{place.path}.lora_B.weight": factors.b}
+            if factors.magnitude is not None:
+                part[f"{place.path}.lora_magnitude_vector"] = factors.magnitude
+            (parameters if _as_parameter(names, place, layout) else modules)[
+                _target(names, place, layout)
+            ] = how
+        if factors.magnitude is not None and (place.parameter in parameters or place.kind == "router"):
+            reasons.append(f"DoRA on {place.kind if place.kind == 'router' else place.path.split('.')[-1]}")
+        tensors |= part
+    full, saved, more = _encode_full(adapter, names)
+    if not adapter.factors:
+        reasons.append("an adapter without factors")
+    reasons = sorted({*reasons, *more})
+    data = _config(names, modules, parameters, layout) | {
+        "base_model_name_or_path": base,
+        "modules_to_save": saved or None,
+        "ensure_weight_tying": config.tie_embeddings and "embed.weight" in adapter.full,
+        "peft_type": FOREIGN if reasons else "LORA",
+        "use_dora": any(factors.magnitude is not None for factors in adapter.factors.values()),
+    }
+    return {PREFIX + key: tensor.contiguous() for key, tensor in (tensors | full).items()}, data, reasons
+
+
+def _as_parameter(names: Names, place: Place, layout: Layout) -> bool:
+    if layout == "per-expert":  # as in transformers 4, where all of them are linear layers
+        return False
+    return place.kind != "linear" or (names.is_moe and place.name.endswith((".gate", ".up", ".down")))
+
+
+def _target(names: Names, place: Place, layout: Layout) -> str:
+    return place.parameter if _as_parameter(names, place, layout) else place.path
+
+
+def _config(
+    names: Names,
+    modules: Mapping[str, tuple[int, float]],
+    parameters: Mapping[str, tuple[int, float]],
+    layout: Layout,
+) -> dict[str, Any]:
+    every = {**modules, **parameters}
+    ranks, alphas = Counter(r for r, _ in every.values()), Counter(a for _, a in every.values())
+    rank = ranks.most_common(1)[0][0] if ranks else 1
+    alpha = alphas.most_common(1)[0][0] if alphas else 1.0
+    known = [_target(names, place, layout) for place in names.places.values()]
+    if layout == "per-expert":
+        experts = {place.path for place in names.places.values() if place.kind in ("gate_up", "down")}
+        known = [path for path in known if path not in experts] + list(names.expert_modules)
+    patterns = names.shorten(every, known)
+    result: dict[str, Any] = {
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": _plain(alpha),
+        "lora_dropout": 0.0,  # PEFT takes none with target_parameters, and it plays no part in using an adapter
+        "rank_pattern": {path: r for path, (r, _) in patterns.items() if r != rank},
+        "alpha_pattern": {path: _plain(a) for path, (_, a) in patterns.items() if a != alpha},
+        "target_modules": sorted(names.shorten(dict.fromkeys(modules, 0), known, leaves=True)),
+        "target_parameters": sorted(names.shorten(dict.fromkeys(parameters, 0), known)) or None,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+    return result | ({"peft_version": VERSIONS[layout]} if layout in VERSIONS else {})
+
+
+def _plain(number: float) -> int | float:
+    return int(number) if number == int(number) else number
+
+
+def _encode_full(adapter: Adapter, names: Names) -> tuple[dict[str, Tensor], list[str], list[str]]:
+    """Weights trained in full as PEFT's `modules_to_save`: (tensors, modules, what PEFT cannot express)."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in adapter.full.items():
+        key = names.parameters[name]
+        experts = ".experts." in name and name.endswith(".weight")
+        tensors[key] = tensor.mT if experts and names.transposed else tensor
+        if name == "embed.weight" and names.config.tie_embeddings:
+            tensors[_tied_head(key)] = (
+                tensor.clone()
+            )  # PEFT's copy of the embedding does not reach a tied head
+    modules = {_module(key) for key in tensors}
+    known = {_module(key) for key in names.parameters.values()} | modules
+    saved = sorted(names.shorten(dict.fromkeys(modules, 0), sorted(known)))
+    reasons = [f"{key.rpartition('.')[2]} trained in full" for key in tensors if key.endswith(".sinks")]
+    return tensors, [module for module in saved if not module.endswith("self_attn")], reasons
+
+
+def _module(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def _tied_head(embedding: str) -> str:
+    return embedding.replace("model.embed_tokens.weight", "lm_head.weight")
+
+
+def decode(
+    tensors: Mapping[str, Tensor],
+    data: Mapping[str, Any],
+    config: ModelConfig,
+    layout: Layout,
+    where: str,
+    chosen: Mapping[str, Sequence[int]] | None = None,
+) -> Adapter:
+    """The adapter in a file's tensors. `chosen`: our layer -> the experts that have factors (the stamp's).
+
+    Errors: `CheckpointError` for settings that are not read here and for tensors that belong to no layer.
+    """
+    _check_settings(data, where)
+    names = Names(config)
+    rest = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
+    factors: dict[str, Factors] = {}
+    stems = {match.group(1) for key in rest if (match := _PART.fullmatch(key))}
+    single: dict[str, dict[tuple[int, int], Factors]] = {}
+    places = {place.path: place for place in names.places.values() if place.kind not in ("gate_up", "down")}
+    for stem in sorted(stems):
+        if stem in names.expert_modules:
+            layer, expert, half = names.expert_modules[stem]
+            single.setdefault(layer, {})[expert, half] = _one(rest, stem, [stem], data, where)
+        elif stem in places:
+            place = places[stem]
+            factors[place.name] = _one(rest, stem, [place.path, place.parameter], data, where)
+        elif (fused := _fused_place(names, stem, stems, data)) is not None:
+            factors[fused.name] = _read_experts(rest, stem, fused, data, config, layout, where, chosen)
+        else:
+            raise CheckpointError(
+                f"{where}: '{stem}' is no layer of this {config.family} model that takes factors"
+            )
+        rest = {key: tensor for key, tensor in rest.items() if not _belongs(key, stem)}
+    factors |= {layer: read_single(names, layer, parts, where) for layer, parts in single.items()}
+    order = {layer: number for number, layer in enumerate(names.places)}
+    return Adapter(
+        dict(sorted(factors.items(), key=lambda item: order[item[0]])), _decode_full(rest, names, where)
+    )
+
+
+def _belongs(key: str, stem: str) -> bool:
+    match = _PART.fullmatch(key)
+    return match is not None and match.group(1) == stem
+
+
+def _one(
+    rest: Mapping[str, Tensor], stem: str, paths: list[str], data: Mapping[str, Any], where: str
+) -> Factors:
+    a, b = rest.get(f"{stem}.lora_A.weight"), rest.get(f"{stem}.lora_B.weight")
+    rank, alpha = _rank_and_alpha(data, paths, where)
+    if a is None or b is None or a.dim() != 2 or b.dim() != 2 or not a.shape[0] == b.shape[1] == rank:
+        shapes = [None if t is None else tuple(t.shape) for t in (a, b)]
+        raise CheckpointError(
+            f"{where}: '{stem}' has factors {shapes[0]} and {shapes[1]}, its config says rank {rank}"
+        )
+    return Factors(a, b, alpha, rest.get(f"{stem}.lora_magnitude_vector"))
+
+
+def _fused_place(names: Names, stem: str, stems: set[str], data: Mapping[str, Any]) -> Place | None:
+    for place in names.places.values():
+        if place.kind == "gate_up" and stem == place.stem:
+            return place
+        if place.kind == "down" and stem == place.stem:
+            inner = f"{place.path}.base_layer" in stems
+            only_gate_up = not inner and not _targets(data, place.parameter)
+            return names.places[place.name.removesuffix("down") + "gate_up"] if only_gate_up else place
+    return None
+
+
+def _targets(data: Mapping[str, Any], parameter: str) -> bool:
+    listed = data.get("target_parameters") or [parameter]
+    return any(parameter == target or parameter.endswith(f".{target}") for target in listed)
+
+
+def _read_experts(
+    rest: Mapping[str, Tensor],
+    stem: str,
+    place: Place,
+    data: Mapping[str, Any],
+    config: ModelConfig,
+    layout: Layout,
+    where: str,
+    chosen: Mapping[str, Sequence[int]] | None,
+) -> Factors:
+    if layout == "per-expert":
+        raise CheckpointError(
+            f"{where}: '{stem}' holds all experts at once, which the layout 'per-expert' has not"
+        )
+    rank, alpha = _rank_and_alpha(data, [place.parameter, place.path], where)
+    num_experts, swapped = num_experts_of(config, place.name), is_swapped(config.family, layout)
+    factors = read_fused(rest, stem, num_experts, swapped, alpha, rank, where)
+    if chosen is None or place.name not in chosen:
+        return factors
+    index = torch.tensor(list(chosen[place.name]))
+    return replace(factors, a=factors.a[index], b=factors.b[index], chosen=tuple(chosen[place.name]))
+
+
+def _rank_and_alpha(data: Mapping[str, Any], paths: list[str], where: str) -> tuple[int, float]:
+    rank, alpha = data.get("r"), data.get("lora_alpha")
+    rank = _from_pattern(data.get("rank_pattern"), paths, rank, where)
+    alpha = _from_pattern(data.get("alpha_pattern"), paths, alpha, where)
+    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
+        raise CheckpointError(
+            f"{where}: adapter_config.json gives '{paths[0]}' rank {rank!r} and alpha {alpha!r}"
+        )
+    return rank, float(alpha) * (math.sqrt(rank) if data.get("use_rslora") else 1.0)
+
+
+def _from_pattern(pattern: Any, paths: list[str], default: Any, where: str) -> Any:
+    for key, value in (pattern or {}).items():
+        try:
+            if any(re.fullmatch(rf"(.*\.)?({key})", path) for path in paths):
+                return value
+        except re.error:
+            raise CheckpointError(
+                f"{where}: adapter_config.json has a pattern that is no expression: '{key}'"
+            ) from None
+    return default
+
+
+def _decode_full(rest: Mapping[str, Tensor], names: Names, where: str) -> dict[str, Tensor]:
+    ours = {key: name for name, key in names.parameters.items()}
+    full = {}
+    for key, tensor in rest.items():
+        name = ours.get(key)
+        if name is None and key.endswith("lm_head.weight") and names.config.tie_embeddings:
+            embedding = rest.get(names.parameters["embed.weight"])
+            if embedding is not None and torch.equal(embedding, tensor):
+                continue
+            raise CheckpointError(f"{where}: holds a head of its own, but the base ties it to the embedding")
+        if name is None:
+            raise CheckpointError(
+                f"{where}: tensor '{key}' belongs to no layer of this {names.config.family} model"
+            )
+        experts = ".experts." in name and name.endswith(".weight")
+        full[name] = tensor.mT.contiguous() if experts and names.transposed else tensor
+    return full
+
+
+def _check_settings(data: Mapping[str, Any], where: str) -> None:
+    if data.get("peft_type") not in ("LORA", FOREIGN):
+        raise CheckpointError(f"{where}: is a {data.get('peft_type')} adapter; LORA is read here")
+    used = [key for key in _NOT_READ if data.get(key)]
+    start = data.get("init_lora_weights", True)
+    if isinstance(start, str) and start not in ("gaussian", "orthogonal", "eva"):
+        used.append(f"init_lora_weights={start}")  # these change the base's weights
+    if data.get("bias", "none") != "none":
+        used.append("bias")
+    if used:
+        raise CheckpointError(f"{where}: uses '{used[0]}', which is not read here; merge it with PEFT first")
+
+
+def holds_fused_experts(keys: Sequence[str]) -> bool:
+    """Whether a file's tensors are of a kind that the fused layouts lay out differently."""
+    return any(re.search(r"\.experts(\.base_layer)?\.lora_[AB]\.", key) for key in keys)
+
+
+def holds_single_experts(keys: Sequence[str]) -> bool:
+    """Whether a file has modules of single experts."""
+    return any((match := _PART.fullmatch(key)) and _SINGLE.fullmatch(match.group(1)) for key in keys)

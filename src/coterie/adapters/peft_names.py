@@ -1,0 +1,178 @@
+"""Where each of our layers stands in transformers 5 and PEFT, from the family's declared mapping.
+
+transformers 5 holds the experts of a layer as two parameters of one module (`...experts`), whatever the files
+hold. PEFT wraps it twice, `gate_up_proj` first, whose factors are `experts.base_layer.lora_*`; those of
+`down_proj` are `experts.lora_*`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeVar
+
+from coterie.config import ModelConfig
+from coterie.config.model import MoEConfig
+from coterie.families import Slot, family
+
+Value = TypeVar("Value")
+Kind = Literal["linear", "router", "gate_up", "down"]
+
+_LAYER = re.compile(r"(?:.*\.)?layers\.\d+\.(.+)")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One layer that can have factors. `path`: its module in transformers (that of all experts for routed
+    ones).
+    """
+
+    name: str
+    path: str
+    kind: Kind
+
+    @property
+    def stem(self) -> str:
+        """What `.lora_A.weight` is appended to in a file with fused experts."""
+        return f"{self.path}.base_layer" if self.kind == "gate_up" else self.path
+
+    @property
+    def parameter(self) -> str:
+        """The parameter, as PEFT's `target_parameters` and patterns name it."""
+        return f"{self.path}.{self.kind}_proj" if self.kind in ("gate_up", "down") else f"{self.path}.weight"
+
+
+class Names:
+    """The names of one model's layers and parameters in PEFT files, both ways."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        chosen = family(config.family)
+        self.slots = [
+            slot for slot in chosen.slots(config) if not slot.copy and not slot.name.startswith("mtp.")
+        ]
+        # Beside an image encoder a name like q_proj would reach its layers too.
+        self.only_whole_names = bool(chosen.carried)
+        self.is_moe = any(isinstance(block.ffn, MoEConfig) for block in config.blocks)
+        self.transposed = chosen.fused != "out-in"
+
+    @cached_property
+    def places(self) -> dict[str, Place]:
+        """By our layer name."""
+        found: dict[str, Place] = {}
+        for slot in self.slots:
+            name, _, kind = slot.name.rpartition(".")
+            if kind != "weight" or name in found or name == "embed" or name.endswith("norm"):
+                continue
+            if ".experts." in slot.name:
+                found[name] = Place(
+                    name, self.experts_path(slot), "gate_up" if name.endswith("gate_up") else "down"
+                )
+            else:
+                path = in_memory(slot.disk.removesuffix(".weight"))
+                found[name] = Place(name, path, "router" if name.endswith(".router") else "linear")
+        return found
+
+    @cached_property
+    def expert_modules(self) -> dict[str, tuple[str, int, int]]:
+        """Single experts' modules as transformers 4 named them: path -> (our layer, expert, half; 2 for
+        down).
+        """
+        found = {}
+        for layer, (name, path) in self._experts.items():
+            ffn = self.config.blocks[layer].ffn
+            assert isinstance(ffn, MoEConfig)
+            parts = self._parts(path)
+            for expert in range(ffn.router.num_experts):
+                for half, part in enumerate(parts):
+                    found[f"{path}.{expert}.{part}"] = (
+                        f"{name}.{'down' if half == 2 else 'gate_up'}",
+                        expert,
+                        half,
+                    )
+        return found
+
+    def _parts(self, path: str) -> tuple[str, ...]:
+        """Names of a single expert's gate, up and down: those on disk, where experts stand there one by
+        one.
+        """
+        first = f"{path}.0."
+        named = tuple(
+            slot.disk.removeprefix(first).removesuffix(".weight")
+            for slot in self.slots
+            if slot.disk.startswith(first)
+        )
+        return named or ("gate_proj", "up_proj", "down_proj")
+
+    @cached_property
+    def _experts(self) -> dict[int, tuple[str, str]]:
+        """Layer -> (our experts module, its path on disk)."""
+        return {
+            int(slot.name.split(".")[1]): (
+                slot.name.rpartition(".experts.")[0] + ".experts",
+                _experts_on_disk(slot),
+            )
+            for slot in self.slots
+            if ".experts." in slot.name
+        }
+
+    @cached_property
+    def parameters(self) -> dict[str, str]:
+        """Our parameters and buffers -> the key (without PEFT's prefix) of a copy that is trained in full."""
+        found = {}
+        for slot in self.slots:
+            if ".experts." in slot.name:
+                layer, _, kind = slot.name.rpartition(".")
+                ending = "_proj" if kind == "weight" else "_proj_bias"
+                found[slot.name] = f"{self.experts_path(slot)}.{layer.rpartition('.')[2]}{ending}"
+            else:
+                found[slot.name] = in_memory(slot.disk)
+        return found
+
+    def experts_path(self, slot: Slot) -> str:
+        """The module of a layer's experts in transformers 5."""
+        return in_memory(_experts_on_disk(slot))
+
+    def shorten(
+        self, values: Mapping[str, Value], known: Iterable[str], leaves: bool = False
+    ) -> dict[str, Value]:
+        """Full names -> values as few names that PEFT understands, without reaching other names of `known`.
+
+        Per name: its last part (`q_proj`, with `leaves`), what follows the layer's number, or the whole of
+        it.
+        """
+        known, result = list(known), dict(values)
+        for short in (_short, _leaf) if leaves else (_short,):
+            groups: dict[str, list[str]] = {}
+            for path in known:
+                groups.setdefault(short(path), []).append(path)
+            for name, same in groups.items():
+                uniform = all(path in values and values[path] == values[same[0]] for path in same)
+                if uniform and not self.only_whole_names:
+                    result = {
+                        path: value
+                        for path, value in result.items()
+                        if path not in same and short(path) != name
+                    }
+                    result[name] = values[same[0]]
+        return result
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _short(path: str) -> str:
+    match = _LAYER.fullmatch(path)
+    return match.group(1) if match else path
+
+
+def _experts_on_disk(slot: Slot) -> str:
+    return slot.disk[: slot.disk.index(".experts.")] + ".experts"
+
+
+def in_memory(disk: str) -> str:
+    """The name in a transformers 5 model of what is stored as `disk`."""
+    return disk.replace(".block_sparse_moe.", ".mlp.")

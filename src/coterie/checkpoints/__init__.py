@@ -1,0 +1,1 @@
+"""The checkpoint directory: read, written, converted, committed by rename."""

@@ -1,0 +1,255 @@
+"""How a directory becomes a checkpoint: written under another name, listed with its hashes, renamed when it
+is whole.
+
+The protocol of appendix B in three steps: write into `NAME.tmp-PID`; list every file with its size and
+SHA-256 in `coterie.json` and flush all to disk; rename. The rename is the commit, so a kill at any moment
+leaves either the whole new directory or none of it. A reader takes the newest `step-NNNNNN` whose files match
+their list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+from safetensors import SafetensorError
+
+from coterie.config.errors import CheckpointError, TrainingError
+from coterie.config.files import file_sha256
+
+MANIFEST = "coterie.json"
+FORMAT = 1
+LOCK = "run.lock"
+
+_STEP = re.compile(r"step-(\d{6,})")
+_LEFTOVER = re.compile(r"(?P<name>.+)\.(?P<kind>tmp|old)-(?P<pid>\d+)")
+_log = logging.getLogger("coterie")
+
+
+def commit_directory(
+    final: Path, write: Callable[[Path], None], extra: Mapping[str, Any] | None = None
+) -> None:
+    """Create or replace the directory `final` with what `write(directory)` puts into the one it is given.
+
+    `extra` joins the manifest (step, parent, data card, metrics, ...; JSON types, finite numbers). After an
+    error in `write`, or a full disk, the partial directory is gone and an existing `final` is untouched.
+    Errors: `CheckpointError` in one line when the system refuses to write.
+    """
+    final = Path(os.path.abspath(final))
+    reserved = {"format", "files", "sha256"} & set(extra or {})
+    if reserved:
+        raise CheckpointError(f"{final}: the manifest keys {sorted(reserved)} are reserved; rename them")
+    temporary = final.with_name(f"{final.name}.tmp-{os.getpid()}")
+    try:
+        _remove(temporary)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        _write_manifest(temporary, extra or {})
+        _flush(temporary)
+        _swap_in(temporary, final)
+        _sync_path(final.parent)
+    except BaseException as error:
+        _remove(temporary)
+        # safetensors reports a full disk with its own type
+        if isinstance(error, OSError | SafetensorError):
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise CheckpointError(
+                f"{final}: was not written ({reason}); make room or choose another place"
+            ) from error
+        raise
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint directory, its own hash checked.
+
+    Errors: `CheckpointError` when the directory or its `coterie.json` is missing or damaged.
+    """
+    file = Path(path) / MANIFEST
+    if not Path(path).is_dir():
+        raise CheckpointError(f"{path}: is not a directory; give the path of a checkpoint")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: has no {MANIFEST}, so it was not written whole by coterie") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
+    if not isinstance(manifest, dict) or manifest.get("sha256") != _own_hash(manifest):
+        raise CheckpointError(
+            f"{file}: is damaged (its content does not match its own hash); use another checkpoint"
+        )
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(f"{file}: is of format {manifest['format']}, this version reads {FORMAT}")
+    return manifest
+
+
+def verify_directory(path: Path, full: bool = True, suffix: str = "") -> None:
+    """Check every listed file of a checkpoint directory: present, of its size and, when `full`, of its
+    SHA-256.
+
+    `suffix`: only files whose names end so. Errors: `CheckpointError` naming the first file that differs.
+    Files that are not listed are ignored.
+    """
+    path = Path(path)
+    for name, (size, digest) in read_manifest(path)["files"].items():
+        file = path / name
+        if not name.endswith(suffix):
+            continue
+        if not file.is_file():
+            raise CheckpointError(f"{file}: is missing; use another checkpoint")
+        found = file.stat().st_size
+        if found != size:
+            raise CheckpointError(f"{file}: holds {found} bytes instead of {size}; use another checkpoint")
+        if full and file_sha256(file) != digest:
+            raise CheckpointError(f"{file}: is damaged (its SHA-256 differs); use another checkpoint")
+
+
+def step_directories(run_dir: Path) -> list[tuple[int, Path]]:
+    """`(step, path)` of the committed `step-NNNNNN` directories of a run, oldest first, not verified."""
+    if not Path(run_dir).is_dir():
+        return []
+    matches = [(_STEP.fullmatch(path.name), path) for path in Path(run_dir).iterdir() if path.is_dir()]
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def step_path(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint of `step` stands in a run."""
+    return Path(run_dir) / f"step-{step:06d}"
+
+
+def newest_valid(run_dir: Path) -> Path | None:
+    """The newest step directory that verifies in full, or None; a warning names each newer one that does
+    not.
+    """
+    for _, path in reversed(step_directories(run_dir)):
+        try:
+            verify_directory(path)
+        except CheckpointError as error:
+            _log.warning("WARNING: checkpoint skipped, the one before it is used: %s", error)
+        else:
+            return path
+    return None
+
+
+def remove_directory(path: Path) -> None:
+    """Delete a committed directory so that a kill half-way never leaves part of it under its name."""
+    hidden = Path(path).with_name(f"{Path(path).name}.tmp-{os.getpid()}")
+    _remove(hidden)
+    os.rename(path, hidden)
+    _remove(hidden)
+
+
+def clean_stale(parent: Path) -> None:
+    """Remove what killed processes left in `parent`; one set aside for a replacement that never came
+    returns.
+    """
+    for path in sorted(Path(parent).iterdir()):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None or not path.is_dir() or psutil.pid_exists(int(match["pid"])):
+            continue
+        original = path.with_name(match["name"])
+        if match["kind"] == "old" and not original.exists():
+            os.rename(path, original)
+        else:
+            _remove(path)
+
+
+class RunLock:
+    """Only one process writes to a run directory; a context manager.
+
+    The kernel drops the lock when its holder ends, however it ends; the process id in the file is for the
+    message. Errors: `TrainingError` naming the process that holds it.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = Path(run_dir) / LOCK
+        self._file: int | None = None
+
+    def __enter__(self) -> Self:
+        import fcntl  # POSIX only; a reader of checkpoints on another system never needs it
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise TrainingError(
+                f"{self.path.parent}: process {holder} is already running here; choose another 'out' or wait"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        self._file = descriptor
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The file stays: removing it would let a third process lock a new file while a second waits on the
+        # old one.
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _write_manifest(directory: Path, extra: Mapping[str, Any]) -> None:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    listed = {
+        path.relative_to(directory).as_posix(): [path.stat().st_size, file_sha256(path)] for path in files
+    }
+    manifest: dict[str, Any] = {"format": FORMAT, **extra, "files": listed}
+    manifest = json.loads(
+        json.dumps(manifest, allow_nan=False)
+    )  # hash what a reader will see (tuples become lists)
+    manifest["sha256"] = _own_hash(manifest)
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def _own_hash(manifest: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _flush(directory: Path) -> None:
+    for path in [*directory.rglob("*"), directory]:
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _swap_in(temporary: Path, final: Path) -> None:
+    """Rename to the final name; a directory already there steps aside first and returns if the rename
+    fails.
+    """
+    if not final.exists():
+        os.rename(temporary, final)
+        return
+    aside = final.with_name(f"{final.name}.old-{os.getpid()}")
+    _remove(aside)
+    os.rename(final, aside)
+    try:
+        os.rename(temporary, final)
+    except BaseException:
+        os.rename(aside, final)
+        raise
+    _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)

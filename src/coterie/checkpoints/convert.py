@@ -1,0 +1,290 @@
+"""A checkpoint in another layout, type or sharding, proven before it appears: every tensor and the answers to
+probes.
+
+Nothing is lost in silence: what a layout cannot carry is refused, what a type rounds is counted, what was
+asked to be left behind is listed. The receipt, `receipt.json`, stands in the new directory and in its
+manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie.checkpoints.commit import MANIFEST, commit_directory, read_manifest, verify_directory
+from coterie.checkpoints.directory import load_model, locate, open_tensors, read_config, stored_dtype
+from coterie.checkpoints.relabel import as_family
+from coterie.checkpoints.tensor_writer import SHARD_BYTES, as_dtype, write_model_files
+from coterie.config import CheckpointError
+from coterie.families import Slot, family
+from coterie.nn.transformer import Transformer
+from coterie.proof.records import (
+    SAME,
+    Difference,
+    check_probes,
+    default_sequences,
+    difference,
+    load_probes,
+    record,
+    rounded,
+    save_probes,
+)
+from coterie.text.tokenizer import Tokenizer
+
+RECEIPT = "receipt.json"
+_COMPANIONS = {".json", ".jinja", ".txt", ".model", ".md"}
+_WRITTEN = {"config.json", MANIFEST, RECEIPT, "model.safetensors.index.json"}
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What storing in another type did. `relative`: largest change of a number by its own size, where it
+    stayed normal.
+
+    `vanished`: numbers that became 0. Numbers that would become infinite are refused.
+    """
+
+    tensors: int
+    numbers: int
+    relative: float
+    vanished: int
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a conversion did. `mapped`: names on disk before and after, layer and expert numbers as `*`, with
+    counts.
+
+    `lossless`: every number of the source stands unchanged in the result. `difference`: of the result, read
+    back, from the source as it is; `exact`: from the source rounded as it was stored, which must be nothing.
+    """
+
+    source: str
+    out: str
+    family: tuple[str, str]
+    dtype: tuple[str, str]
+    tensors: int
+    mapped: list[dict[str, Any]]
+    changes: list[str]
+    copied: list[str]
+    left_out: list[str]
+    rounding: Rounding
+    lossless: bool
+    difference: Difference
+    exact: Difference
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return asdict(self) | {"difference": self.difference.to_dict(), "exact": self.exact.to_dict()}
+
+
+def convert_directory(
+    source: str | Path,
+    out: Path,
+    target: str | None = None,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    drop: Collection[str] = (),
+    tell: Tell = lambda _line: None,
+) -> Receipt:
+    """Write the model of `source` (a directory or hub id) as `target`'s layout (None: its own) into the new
+    `out`.
+
+    `dtype` None keeps the stored type (bfloat16 for quantised weights, float32 where types are mixed).
+    Errors: `ConfigError` for a layout that cannot carry the model, `CheckpointError` for numbers too large
+    for the type, a source that fails its own probes, an occupied `out`, and a result that differs from what
+    was to be written.
+    """
+    directory = locate(source)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out}: exists already; choose another --out or remove it")
+    tell(f"reading {directory}")
+    kept = stored_dtype(directory, read_config(directory))
+    loaded = load_model(directory, dtype=kept)
+    if load_probes(directory) is not None:
+        check_probes(directory, loaded.model, loaded.tokenizer)
+    origin = read_config(directory).family
+    goal = target or origin
+    model, changes = as_family(loaded.model, goal, drop)
+    stored = open_tensors(directory)
+    chosen = as_dtype(dtype) if dtype is not None else torch.bfloat16 if stored.quantised else kept
+    if stored.quantised:
+        changes.append("widened from the quantised form on disk")
+    facts: dict[str, Any] = {
+        "source": str(source),
+        "out": str(out),
+        "family": (origin, goal),
+        "dtype": ("quantised" if stored.quantised else _name(kept), _name(chosen)),
+        "mapped": _mapping(loaded.model, model),
+        "changes": changes + _lost_copies(directory, model),
+    }
+    facts["copied"], facts["left_out"] = _companions(directory)
+    facts["rounding"] = rounding = _rounding(model, chosen)
+    facts["lossless"] = not rounding.tensors and not any(change.startswith("dropped") for change in changes)
+    made: list[Receipt] = []
+
+    def write(folder: Path) -> None:
+        write_model_files(folder, model, None, chosen, shard_bytes)
+        for name in facts["copied"]:
+            shutil.copyfile(directory / name, folder / name)
+        tell("reading the result back")
+        tensors = _same_tensors(folder, model, chosen)
+        exact, apart = _same_answers(folder, loaded.model, loaded.tokenizer, chosen)
+        made.append(Receipt(**facts, tensors=tensors, difference=apart, exact=exact))
+        (folder / RECEIPT).write_text(
+            json.dumps(made[0].to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8"
+        )
+
+    commit_directory(out, write, _parent(directory))
+    return made[0]
+
+
+def _parent(directory: Path) -> dict[str, Any]:
+    """What the source's manifest says of its origin, and its hash as the parent; damage to the source is an
+    error.
+    """
+    if not (directory / MANIFEST).is_file():
+        return {"converted_from": {"path": str(directory)}}
+    verify_directory(directory, suffix=".safetensors")  # the rest is for people to edit
+    manifest = read_manifest(directory)
+    kept = {key: value for key, value in manifest.items() if key not in ("format", "files", "sha256")}
+    return kept | {"converted_from": {"path": str(directory), "sha256": manifest["sha256"]}}
+
+
+def _companions(directory: Path) -> tuple[list[str], list[str]]:
+    """Small files beside the weights that travel unchanged, and files that do not."""
+    files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name not in _WRITTEN]
+    small = [
+        p.name for p in files if p.suffix in _COMPANIONS or p.name.upper().startswith(("LICENSE", "NOTICE"))
+    ]
+    weights = {stored.name for stored in directory.glob("*.safetensors")}
+    folders = [
+        path.name + "/" for path in sorted(directory.iterdir()) if path.is_dir() and path.name != "probes"
+    ]
+    others = [p.name for p in files if p.name not in small and p.name not in weights]
+    return small, others + folders
+
+
+def _lost_copies(directory: Path, model: Transformer) -> list[str]:
+    """Copies on disk of tensors that stand elsewhere, which the result does not repeat."""
+    stored = open_tensors(directory)
+    chosen = family(read_config(directory).family)
+    known = {slot.disk for slot in chosen.slots(read_config(directory))}
+    extra = [name for name in stored if name not in known and not name.startswith(chosen.carried or ("\0",))]
+    return [f"not repeated: '{name}', which equals or follows from what is stored" for name in extra]
+
+
+def _rounding(model: Transformer, dtype: torch.dtype) -> Rounding:
+    """What storing the parameters as `dtype` changes. Errors: `CheckpointError` for numbers beyond its
+    range.
+    """
+    tensors = numbers = vanished = 0
+    relative = 0.0
+    for name, parameter in model.named_parameters():
+        if parameter.dtype == dtype:
+            continue
+        moved_before = numbers
+        for exact in parameter.detach().flatten().split(1 << 24):
+            after = exact.to(dtype)
+            if bool((after.isinf() & exact.isfinite()).any()):
+                raise CheckpointError(
+                    f"convert: '{name}' holds {float(exact.abs().max()):.4g}, too large for {_name(dtype)}; "
+                    "use bfloat16"
+                )
+            moved = exact != after.to(exact.dtype)
+            if not bool(moved.any()):
+                continue
+            old, new = exact[moved].double(), after[moved].double()
+            numbers += old.numel()
+            vanished += int((new == 0).sum())
+            normal = old.abs() >= torch.finfo(dtype).tiny
+            if bool(normal.any()):
+                relative = max(relative, float(((old - new).abs() / old.abs())[normal].max()))
+        tensors += numbers > moved_before
+    return Rounding(tensors, numbers, relative, vanished)
+
+
+def _same_tensors(folder: Path, model: Transformer, dtype: torch.dtype) -> int:
+    """Every tensor of the written files is the model's, bit for bit after rounding, one at a time; their
+    number.
+    """
+    stored = open_tensors(folder)
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    expected: dict[str, Slot | None] = {
+        slot.disk: slot for slot in family(model.config.family).slots(model.config)
+    }
+    expected |= dict.fromkeys(model.carried)
+    if set(stored) != set(expected):
+        odd = min(set(stored) ^ set(expected))
+        raise CheckpointError(
+            f"convert: '{odd}' is {'not to be' if odd in stored else 'missing'} in the result"
+        )
+    for name, slot in expected.items():
+        if slot is None:
+            wanted = model.carried[name]
+        else:
+            wanted = slot.view(own[slot.name]).detach().cpu()
+            wanted = wanted.to(dtype) if isinstance(own[slot.name], torch.nn.Parameter) else wanted
+        found = stored.read(name)
+        if found.dtype != wanted.dtype or not torch.equal(found, wanted):
+            raise CheckpointError(f"convert: '{name}' was not written as it is in memory; nothing was kept")
+    return len(expected)
+
+
+def _same_answers(
+    folder: Path, before: Transformer, tokenizer: Tokenizer | None, dtype: torch.dtype
+) -> tuple[Difference, Difference]:
+    """(from the rounded model, from the source) of what the written directory answers; the first must be
+    nothing.
+    """
+    config = before.config
+    sequences = default_sequences(tokenizer, config.vocab_size, config.max_positions)
+    source = record(before, sequences, tokenizer)
+    with rounded(before, dtype):
+        expected = record(before, sequences, tokenizer)
+    found = record(load_model(folder, dtype=dtype).model, sequences, tokenizer)
+    exact = difference(expected, found)
+    if not exact.within(SAME):
+        raise CheckpointError(
+            f"convert: the result answers differently ({exact.mean_logprob:.3g} on average, {exact.max_logprob:.3g} at "
+            "most); nothing was kept"
+        )
+    save_probes(folder, found)
+    return exact, difference(source, found)
+
+
+def _mapping(before: Transformer, after: Transformer) -> list[dict[str, Any]]:
+    """Names on disk before and after by our name, numbers as `*`; what only one side has stands alone."""
+    table: dict[str, tuple[dict[str, int], dict[str, int]]] = {}
+    for side, model in enumerate((before, after)):
+        for slot in family(model.config.family).slots(model.config):
+            names = table.setdefault(_part(slot.name), ({}, {}))[side]
+            pattern = _pattern(slot.disk)
+            names[pattern] = names.get(pattern, 0) + 1
+    return [{"from": old, "to": new} for old, new in table.values()]
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
+def _part(name: str) -> str:
+    """Our name without numbers, and without what tells a feed-forward from its only expert."""
+    pattern = _pattern(name)
+    for part in ("gate", "up", "gate_up"):
+        pattern = pattern.replace(f"ffn.{part}.weight", "ffn.in").replace(
+            f"ffn.experts.{part}.weight", "ffn.in"
+        )
+    return pattern.replace("ffn.experts.down", "ffn.down")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

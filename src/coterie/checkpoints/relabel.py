@@ -1,0 +1,154 @@
+"""The same model in another family's layout, where that layout can carry it exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig, RouterConfig
+from coterie.families import config_to_hf, family
+from coterie.nn.router import Balance
+from coterie.nn.transformer import Transformer
+
+# What may be left behind when it is asked for by name.
+DROPPABLE = {"vision": "the image encoder", "mtp": "the layers for multi-token prediction"}
+# A router over one expert: whatever it scores, that expert gets the weight 1.
+_ONE = RouterConfig(num_experts=1, top_k=1, renormalize=True)
+
+
+def as_family(model: Transformer, target: str, drop: Collection[str] = ()) -> tuple[Transformer, list[str]]:
+    """The model under `target`'s `model_type`, and what was changed for it in words.
+
+    Weights are shared with the given model where its modules stay as they are. A dense feed-forward and a
+    mixture of one expert are the same thing and stand for each other. Errors: `ConfigError` naming what the
+    family's form would lose; nothing is ever left out unless `drop` names it.
+    """
+    family(target, "convert")
+    unknown = sorted(set(drop) - set(DROPPABLE))
+    if unknown:
+        raise ConfigError(f"convert: '{unknown[0]}' cannot be dropped; only {' and '.join(DROPPABLE)} can")
+    config, notes = _without(model, target, drop)
+    errors: list[ConfigError] = []
+    for candidate, change in _candidates(config.model_copy(update={"family": target})):
+        try:
+            _check(candidate, model, target, drop)
+        except ConfigError as error:
+            errors.append(error)
+            continue
+        return _rebuild(model, candidate), notes + ([change] if change else [])
+    raise next((error for error in errors if "has no form" not in str(error)), errors[0])
+
+
+def _without(model: Transformer, target: str, drop: Collection[str]) -> tuple[ModelConfig, list[str]]:
+    """The config without what is to be dropped."""
+    config, notes = model.config, []
+    if "mtp" in drop:
+        if not config.num_mtp_layers:
+            raise ConfigError(
+                "convert: --drop mtp needs a model with layers for multi-token prediction; this has none"
+            )
+        config = config.model_copy(update={"num_mtp_layers": 0})
+        notes.append(f"dropped: {DROPPABLE['mtp']}, as asked")
+    if model.carried and "vision" in drop and not family(target).carried:
+        inner = config.extra.get("text_config")
+        config = config.model_copy(update={"extra": inner if isinstance(inner, dict) else {}})
+        notes.append(f"dropped: {DROPPABLE['vision']} ({len(model.carried)} tensors), as asked")
+    if target != model.config.family and "auto_map" in config.extra:
+        kept = {key: value for key, value in config.extra.items() if key != "auto_map"}
+        config = config.model_copy(update={"extra": kept})
+        notes.append("left out of config.json: auto_map, which names code of the other family")
+    return config, notes
+
+
+def _candidates(config: ModelConfig) -> list[tuple[ModelConfig, str]]:
+    """Configs of the same function: as it is, dense as one expert, one expert as dense."""
+    found = [(config, "")]
+    ffns = [block.ffn for block in config.blocks]
+    if all(isinstance(ffn, FeedForwardConfig) and not ffn.bias for ffn in ffns):
+        found.append(
+            (_with_ffns(config, [_expert_of(ffn) for ffn in ffns]), "each feed-forward became one expert")
+        )
+    if all(not isinstance(ffn, MoEConfig) or _is_one_expert(ffn) for ffn in ffns) and config.is_moe:
+        dense = [FeedForwardConfig(width=f.expert_width) if isinstance(f, MoEConfig) else f for f in ffns]
+        found.append((_with_ffns(config, dense), "each single expert became a feed-forward"))
+    return found
+
+
+def _expert_of(ffn: FeedForwardConfig | MoEConfig) -> MoEConfig:
+    assert isinstance(ffn, FeedForwardConfig)
+    return MoEConfig(expert_width=ffn.width, router=_ONE)
+
+
+def _is_one_expert(moe: MoEConfig) -> bool:
+    """Whether the block is its only expert and nothing else: one expert, weight 1, nothing shared, plain
+    SwiGLU.
+    """
+    router = moe.router
+    always_one = router.renormalize or router.score == "softmax"
+    plain = moe.shared_width is None and moe.clamped is None and not router.bias and not router.select_bias
+    return router.num_experts == 1 and always_one and router.scale == 1.0 and plain
+
+
+def _with_ffns(config: ModelConfig, ffns: list[Any]) -> ModelConfig:
+    blocks = tuple(b.model_copy(update={"ffn": ffn}) for b, ffn in zip(config.blocks, ffns, strict=True))
+    return config.model_copy(update={"blocks": blocks})
+
+
+def _check(config: ModelConfig, model: Transformer, target: str, drop: Collection[str]) -> None:
+    """That the family's form carries the config and everything the checkpoint holds."""
+    if model.carried and not family(target).carried:
+        if "vision" not in drop:
+            raise ConfigError(
+                f"convert: a {target} checkpoint cannot carry the image encoder ({len(model.carried)} tensors, such as "
+                f"'{min(model.carried)}'); to leave it behind say --drop vision"
+            )
+    elif "vision" in drop:
+        raise ConfigError(
+            "convert: --drop vision needs a model with an image encoder and a text-only form to go to (llama4_text)"
+        )
+    try:
+        config_to_hf(config)
+    except ConfigError as error:
+        raise ConfigError(f"convert: {error}") from None
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError):
+        raise ConfigError(f"convert: a {target} checkpoint has no form for this model's layers") from None
+
+
+@torch.no_grad()
+def _rebuild(model: Transformer, config: ModelConfig) -> Transformer:
+    """A Transformer of `config` with the model's tensors; only changed feed-forwards are new memory."""
+    state = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if config.num_mtp_layers or name[:4] != "mtp."
+    }
+    for index, (new, old) in enumerate(zip(config.blocks, model.config.blocks, strict=True)):
+        if new.ffn.kind != old.ffn.kind:
+            prefix = f"blocks.{index}.ffn."
+            parts = {name[len(prefix) :]: state.pop(name) for name in list(state) if name.startswith(prefix)}
+            state |= {prefix + name: tensor for name, tensor in _other_kind(parts).items()}
+    with torch.device("meta"):
+        result = Transformer(config, model.compute_dtype)
+    result.load_state_dict(state, assign=True)
+    for _, router in result.routers():  # statistics are no part of the state
+        router.balance = Balance(router.config.num_experts, router.balance.config).to(router.weight.device)
+    result.carried = dict(model.carried) if family(config.family).carried else {}
+    return result
+
+
+def _other_kind(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A dense feed-forward's tensors as one expert's, or the other way round; the router of one expert is
+    zero.
+    """
+    if "gate.weight" in parts:
+        gate, up, down = (parts[f"{name}.weight"] for name in ("gate", "up", "down"))
+        return {
+            "experts.gate_up.weight": torch.cat((gate, up))[None],
+            "experts.down.weight": down[None],
+            "router.weight": gate.new_zeros(1, gate.shape[1]),
+        }
+    gate, up = parts["experts.gate_up.weight"][0].chunk(2)
+    return {"gate.weight": gate, "up.weight": up, "down.weight": parts["experts.down.weight"][0]}

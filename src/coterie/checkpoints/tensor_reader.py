@@ -1,0 +1,294 @@
+"""Tensors as they lie on disk: safetensors headers checked before anything is read, then one tensor at a
+time.
+
+A header is believed only as far as the file goes: its length, every offset, shape and type must agree with
+each other and with the file's size. Quantised forms (DeepSeek's block-scaled FP8, gpt-oss's MXFP4) are read
+as the tensors they stand for.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.checkpoints.published_quants import fp8_blocks, mxfp4
+from coterie.config import CheckpointError
+
+# Bits per number of every type safetensors knows.
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
+    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F32": torch.float32, "F64": torch.float64, "C64": torch.complex64, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+}  # fmt: skip
+_LONGEST_HEADER = 100_000_000
+_READ = 1 << 22
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: type as safetensors names it, shape, and its bytes `[start, end)` in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """The tensors of a safetensors file, in the order of their bytes. Reads the header alone.
+
+    Errors: `CheckpointError`, one line, for a pickle under another name, and for a header that is too long,
+    no JSON, names a tensor twice, gives an unknown type or a shape that does not fit its bytes, or whose
+    tensors overlap, leave holes or do not end where the file ends.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            start, first = file.read(8), file.read(1)
+            # A header of 640 bytes begins like a pickle too; what follows its length is a brace.
+            if first != b"{" and any(start.startswith(magic) for magic in _PICKLE_STARTS):
+                raise CheckpointError(
+                    f"{path}: is a pickle under another name; it can run code and is refused"
+                )
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+            if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
+                raise _damaged(path, f"its header claims {length:,} bytes in a file of {size:,}")
+            text = first + file.read(length - 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        data = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"its header is not usable JSON: {' '.join(str(error).split())[:120]}") from None
+    if not isinstance(data, dict):
+        raise _damaged(path, "its header is no JSON object")
+    data.pop("__metadata__", None)
+    entries = {name: _entry(path, name, value, 8 + length) for name, value in data.items()}
+    entries = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)))
+    at = 8 + length
+    for name, entry in entries.items():
+        if entry.start != at:
+            what = "overlaps the one before it" if entry.start < at else "leaves a hole before it"
+            raise _damaged(path, f"tensor '{name}' {what}")
+        at = entry.end
+    if at != size:
+        raise _damaged(path, f"its tensors end at byte {at:,}, the file at {size:,}")
+    return entries
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' stands there twice")
+    return data
+
+
+def _entry(path: Path, name: str, value: Any, offset: int) -> Entry:
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise _damaged(path, f"tensor '{name}' has no dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if dtype not in _BITS:
+        raise _damaged(path, f"tensor '{name}' has the unknown type {dtype!r}")
+    for field, numbers in (("shape", shape), ("data_offsets", offsets)):
+        whole = isinstance(numbers, list) and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+        if not whole or (field == "data_offsets" and len(numbers) != 2):
+            raise _damaged(path, f"tensor '{name}' has an unusable {field}")
+    nbytes = offsets[1] - offsets[0]
+    if math.prod(shape) * _BITS[dtype] != 8 * nbytes:
+        raise _damaged(
+            path, f"tensor '{name}' of shape {shape} and type {dtype} does not fill its {nbytes:,} bytes"
+        )
+    return Entry(dtype, tuple(shape), offset + offsets[0], offset + offsets[1])
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path}: is not a whole safetensors file ({why}); fetch it again")
+
+
+class StoredTensors:
+    """All tensors of a checkpoint's safetensors files under the names and shapes they stand for.
+
+    `quantisation`: `quantization_config` of config.json (None: plain). Errors: `CheckpointError` for damaged
+    files, a tensor in two files, a quantised tensor without its scale, and quantisation of another kind.
+    """
+
+    def __init__(self, files: list[Path], quantisation: Mapping[str, Any] | None = None) -> None:
+        self._where: dict[str, tuple[Path, Entry]] = {}
+        for file in files:
+            for name, entry in read_header(file).items():
+                if name in self._where:
+                    raise CheckpointError(
+                        f"{file}: tensor '{name}' stands in {self._where[name][0].name} too"
+                    )
+                self._where[name] = (file, entry)
+        self._quantisation = dict(quantisation or {})
+        method = self._quantisation.get("quant_method")
+        if method not in (None, "fp8", "mxfp4"):
+            raise CheckpointError(
+                f"{files[0].parent}: its weights are quantised as '{method}'; fp8 (DeepSeek) and mxfp4 (gpt-oss) are "
+                "read here, save others in bfloat16 first"
+            )
+        self._parts = self._quantised_parts(method)
+        self._open: tuple[Path, io.FileIO] | None = None
+        self._scratch = torch.empty(0, dtype=torch.uint8)
+
+    def __iter__(self) -> Iterator[str]:
+        """Logical names, file by file in the order of their bytes."""
+        hidden = {part for parts in self._parts.values() for part in parts}
+        shown = {parts[0]: name for name, parts in self._parts.items()}
+        for name in self._where:
+            if name in shown:
+                yield shown[name]
+            elif name not in hidden:
+                yield name
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parts or name in self._where
+
+    @property
+    def quantised(self) -> bool:
+        """Whether any tensor is stored in another form than it is used."""
+        return bool(self._parts)
+
+    @property
+    def bytes_by_type(self) -> dict[str, int]:
+        """Bytes on disk of each type, as safetensors names it."""
+        total: Counter[str] = Counter()
+        for _, entry in self._where.values():
+            total[entry.dtype] += entry.end - entry.start
+        return dict(total)
+
+    def file(self, name: str) -> Path:
+        """The file that holds a tensor (the larger part of a quantised one)."""
+        return self._where[self._parts.get(name, (name,))[0]][0]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Its shape as it is used."""
+        shape = self._where[self._parts.get(name, (name,))[0]][1].shape
+        if name not in self._parts or self._quantisation["quant_method"] == "fp8":
+            return shape
+        experts, rows, blocks, half = shape
+        return (experts, blocks * half * 2, rows)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """What `read` gives: the type on disk, float32 for a quantised tensor."""
+        return torch.float32 if name in self._parts else _TYPES.get(self._where[name][1].dtype, torch.float32)
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, in memory of its own; a quantised one is float32."""
+        if name not in self._parts:
+            return self._raw(name)
+        first, second = (self._raw(part) for part in self._parts[name])
+        if self._quantisation["quant_method"] == "mxfp4":
+            return mxfp4(first, second).transpose(1, 2)
+        rows, columns = self._quantisation.get("weight_block_size") or (128, 128)
+        expected = (-(-first.shape[0] // rows), -(-first.shape[1] // columns))
+        if tuple(second.shape) != expected:
+            raise CheckpointError(
+                f"{self.file(name)}: '{name}' has scales of shape {tuple(second.shape)}, its blocks need {expected}"
+            )
+        return fp8_blocks(first, second, rows, columns)
+
+    def read_into(self, name: str, target: Tensor) -> None:
+        """Copy a tensor into `target` of its shape; MXFP4 expert by expert, so that no whole layer is held
+        twice.
+        """
+        if name not in self._parts:
+            entry = self._where[name][1]
+            dtype = self._dtype(name)
+            if target.dtype == dtype and target.is_contiguous() and target.device.type == "cpu":
+                self._read_bytes(name, _bytes_of(target))
+                return
+            size = entry.end - entry.start
+            if self._scratch.numel() < size:
+                self._scratch = torch.empty(size, dtype=torch.uint8)
+            self._read_bytes(name, _bytes_of(self._scratch[:size]))
+            target.copy_(self._scratch[:size].view(dtype).view(entry.shape))
+            return
+        if self._quantisation["quant_method"] != "mxfp4":
+            target.copy_(self.read(name))
+            return
+        for expert in range(self.shape(name)[0]):
+            target[expert].copy_(self.read_part(name, expert))
+
+    def read_part(self, name: str, index: int) -> Tensor:
+        """`read(name)[index]`, and no more of a tensor in MXFP4 than that is unpacked."""
+        if name not in self._parts or self._quantisation["quant_method"] != "mxfp4":
+            return self.read(name)[index]
+        one = slice(index, index + 1)
+        blocks, scales = (self._raw(part) for part in self._parts[name])
+        return mxfp4(blocks[one], scales[one])[0].T
+
+    def _quantised_parts(self, method: str | None) -> dict[str, tuple[str, str]]:
+        """Logical name -> the two tensors on disk that make it."""
+        parts: dict[str, tuple[str, str]] = {}
+        for name, (file, entry) in self._where.items():
+            if method == "fp8" and entry.dtype == "F8_E4M3":
+                parts[name] = (name, f"{name}_scale_inv")
+            elif method == "mxfp4" and name.endswith("_blocks"):
+                parts[name.removesuffix("_blocks")] = (name, f"{name.removesuffix('_blocks')}_scales")
+            elif entry.dtype.startswith(("F8", "F6", "F4")):
+                raise CheckpointError(
+                    f"{file}: '{name}' is stored as {entry.dtype}, but config.json has no quantization_config for it"
+                )
+        for name, (_, scale) in parts.items():
+            if scale not in self._where:
+                raise CheckpointError(
+                    f"{self._where[parts[name][0]][0]}: '{name}' is quantised and '{scale}' is missing"
+                )
+        return parts
+
+    def _raw(self, name: str) -> Tensor:
+        entry = self._where[name][1]
+        tensor = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+        self._read_bytes(name, _bytes_of(tensor))
+        return tensor.view(self._dtype(name)).view(entry.shape)
+
+    def _dtype(self, name: str) -> torch.dtype:
+        file, entry = self._where[name]
+        if entry.dtype not in _DTYPES:
+            raise CheckpointError(f"{file}: '{name}' is stored as {entry.dtype}, which cannot be read here")
+        return _DTYPES[entry.dtype]
+
+    def _read_bytes(self, name: str, memory: memoryview) -> None:
+        """Read a tensor's bytes straight into `memory`: faulting in a mapped file page by page is many times
+        slower.
+        """
+        file, entry = self._where[name]
+        try:
+            if self._open is None or self._open[0] != file:
+                self._open = (file, open(file, "rb", buffering=0))  # noqa: SIM115 (closed with the last reference)
+            handle = self._open[1]
+            handle.seek(entry.start)
+            at = 0
+            while at < len(memory):
+                count = handle.readinto(memory[at : at + _READ])
+                if not count:
+                    raise _damaged(file, f"'{name}' ends early")
+                at += count
+        except OSError as error:
+            raise CheckpointError(f"{file}: '{name}' cannot be read ({error.strerror})") from None
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor, for writing."""
+    array: Any = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)

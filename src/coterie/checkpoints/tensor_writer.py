@@ -1,0 +1,125 @@
+"""The files of a model: config.json, safetensors (in shards with an index), tokenizer, generation config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from coterie.checkpoints.quantise import is_quantised
+from coterie.config import CheckpointError, ConfigError
+from coterie.families import Slot, config_to_hf, family
+from coterie.nn.chosen_experts import SubsetExpertLinear
+from coterie.nn.transformer import Transformer
+from coterie.text.tokenizer import Tokenizer
+
+SHARD_BYTES = 5 * 1024**3
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A torch dtype from its name; `ConfigError` names the known ones."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype '{dtype}' is not known; use one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def write_model_files(
+    directory: Path,
+    model: Transformer,
+    tokenizer: Tokenizer | None = None,
+    dtype: str | torch.dtype | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    stop_ids: Iterable[int] | None = None,
+) -> None:
+    """Write config, safetensors (sharded with an index beyond `shard_bytes`), tokenizer and generation
+    config.
+    """
+    if model.adapter is not None:
+        raise CheckpointError(
+            f"{directory.name}: the model has an adapter; save the adapter, or merge it first"
+        )
+    if any(isinstance(module, SubsetExpertLinear) for module in model.modules()):
+        raise CheckpointError(
+            f"{directory.name}: chosen experts are in training; save the patch, or merge it first"
+        )
+    if is_quantised(model):
+        raise CheckpointError(
+            f"{directory.name}: the weights are kept in fewer bits; load the base again to save it"
+        )
+    stored = as_dtype(dtype) if dtype is not None else next(model.parameters()).dtype
+    config = config_to_hf(model.config) | {"dtype": str(stored).removeprefix("torch.")}
+    config |= {"torch_dtype": config["dtype"]}
+    if tokenizer is not None:
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            config[name] = tokenizer.eos_id if config.get(name) is None else config[name]
+        tokenizer.save(directory)
+        stops = sorted(tokenizer.stop_ids if stop_ids is None else stop_ids)
+        _write_json(directory / "generation_config.json", {"eos_token_id": stops})
+    _write_json(directory / "config.json", config)
+    write_shards(directory, _pieces(model, stored), shard_bytes)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor to be written: its name and size are known before `make` gives it."""
+
+    name: str
+    nbytes: int
+    make: Callable[[], Tensor]
+
+
+def write_shards(directory: Path, pieces: Iterable[Piece], shard_bytes: int = SHARD_BYTES) -> None:
+    """`model.safetensors`, or shards of at most `shard_bytes` (and one tensor at least) with their index."""
+    shards: list[list[Piece]] = [[]]
+    size = total = 0
+    for piece in pieces:
+        if shards[-1] and size + piece.nbytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(piece)
+        size += piece.nbytes
+        total += piece.nbytes
+    count = len(shards)
+    weight_map: dict[str, str] = {}
+    for index, shard in enumerate(shards, 1):
+        name = "model.safetensors" if count == 1 else f"model-{index:05d}-of-{count:05d}.safetensors"
+        save_file({piece.name: piece.make() for piece in shard}, directory / name, metadata={"format": "pt"})
+        weight_map |= {piece.name: name for piece in shard}
+    if count > 1:
+        data = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        _write_json(directory / "model.safetensors.index.json", data)
+
+
+def _pieces(model: Transformer, stored: torch.dtype) -> list[Piece]:
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    pieces = [
+        _piece(slot, own[slot.name], stored) for slot in family(model.config.family).slots(model.config)
+    ]
+    return pieces + [
+        Piece(name, tensor.nbytes, lambda tensor=tensor: tensor)  # type: ignore[misc]
+        for name, tensor in model.carried.items()
+    ]
+
+
+def _piece(slot: Slot, tensor: Tensor, stored: torch.dtype) -> Piece:
+    # Buffers (the selection bias) stay fp32 whatever the weights are stored in.
+    dtype = stored if isinstance(tensor, torch.nn.Parameter) else tensor.dtype
+
+    def make() -> Tensor:
+        result = slot.view(tensor.detach()).to("cpu", dtype).contiguous()
+        return result.clone() if slot.copy else result  # safetensors writes no memory twice
+
+    return Piece(slot.disk, slot.view(tensor).numel() * dtype.itemsize, make)
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

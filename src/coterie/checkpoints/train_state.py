@@ -1,0 +1,77 @@
+"""The part of a checkpoint that only training needs: `train/optimizer.safetensors` and `train/state.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from coterie.config.errors import CheckpointError
+
+FOLDER = "train"
+
+
+@dataclass
+class TrainState:
+    """Where a run stands.
+
+    `progress`: JSON types (step, tokens, next_sample, seed, threads, ...). `tensors`: flat names to tensors
+    (optimiser state, random state, router statistics). `callbacks`: one JSON object per stateful callback, by
+    its name.
+    """
+
+    progress: dict[str, Any]
+    tensors: dict[str, Tensor]
+    callbacks: dict[str, Any] = field(default_factory=dict)
+
+
+def write_train_state(directory: Path, state: TrainState) -> None:
+    """Write the two files below `directory/train` (the commit of the whole directory makes them atomic)."""
+    folder = Path(directory) / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+    save_file(tensors, folder / "optimizer.safetensors")
+    content = {"progress": state.progress, "callbacks": state.callbacks}
+    (folder / "state.json").write_text(
+        json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
+
+
+def read_train_state(directory: Path) -> TrainState:
+    """Read what `write_train_state` wrote, tensors on the CPU.
+
+    Errors: `CheckpointError` naming the file: a released checkpoint has no `train` folder and cannot be
+    resumed.
+    """
+    folder = Path(directory) / FOLDER
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{directory}: has no '{FOLDER}' folder, so training cannot go on from it; start a new run"
+        )
+    try:
+        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        progress, callbacks = content["progress"], content["callbacks"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'state.json'}: cannot be read ({_one_line(error)})") from None
+    try:
+        tensors = load_file(folder / "optimizer.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder / 'optimizer.safetensors'}: cannot be read ({_one_line(error)})"
+        ) from None
+    return TrainState(progress, tensors, callbacks)
+
+
+def state_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes the tensors take on disk (without the small header)."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

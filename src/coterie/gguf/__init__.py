@@ -1,0 +1,1 @@
+"""GGUF files: export a model, and read the tensors back to check them."""

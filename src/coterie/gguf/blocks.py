@@ -1,0 +1,128 @@
+"""The number formats of a GGUF file: which tensor gets which, how rows are packed, how far off a packed
+number may be.
+
+R rows, I numbers in a row, both of one tensor flattened to two dimensions (the row is the tensor's last
+dimension).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from coterie.config import CheckpointError
+
+Array = npt.NDArray[Any]
+
+# What `quant` may be, with the number that llama.cpp knows the file by (`general.file_type`).
+FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "mxfp4": 38}
+_BLOCK = 32
+_BLOCKED = ("Q8_0", "Q4_0", "MXFP4")
+# Numbers packed at a time: what a packer needs beside its input stays small whatever the tensor.
+CHUNK = 1 << 20
+# Between the magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 of a four-bit float; a number in the middle goes down.
+_MIDDLES = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], np.float32)
+_SMALLEST_HALF = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The type of one tensor and, where it is not the one asked for, why."""
+
+    type: str
+    reason: str = ""
+
+
+def choose(name: str, shape: tuple[int, ...], quant: str) -> Choice:
+    """The type of a tensor: norms, biases, sinks and routers in F32, matrices as `quant` asks.
+
+    `mxfp4` is for experts, everything else is Q8_0 then; the embedding and the head stay Q8_0 in a Q4_0 file.
+    """
+    if len(shape) == 1 or name.endswith(".bias"):
+        return Choice("F32", "norms, biases, sinks and factors stay exact")
+    if name.endswith("ffn_gate_inp.weight"):
+        return Choice("F32", "routers stay exact: a small error chooses other experts")
+    wanted, reason = quant.upper(), ""
+    if quant == "mxfp4" and "_exps." not in name:
+        wanted, reason = "Q8_0", "mxfp4 is for experts"
+    elif quant == "q4_0" and name in ("token_embd.weight", "output.weight"):
+        wanted, reason = "Q8_0", "the embedding and the head lose most in four bits"
+    if wanted in _BLOCKED and shape[-1] % _BLOCK:
+        return Choice("F16", f"rows of {shape[-1]} numbers do not fill blocks of {_BLOCK}")
+    return Choice(wanted, reason)
+
+
+def pack(rows_RI: Array, kind: str, name: str) -> Array:
+    """Rows of fp32 as the bytes of `kind`. Errors: `CheckpointError` for numbers that are not finite, or
+    beyond F16.
+    """
+    import gguf
+
+    largest = float(np.abs(rows_RI).max(initial=0.0))
+    if not np.isfinite(largest):
+        raise CheckpointError(f"'{name}' holds numbers that are not finite; such a model cannot be exported")
+    if kind == "F16" and largest >= 65520:
+        raise CheckpointError(
+            f"'{name}' reaches {largest:.3g}, more than F16 holds; export with --quant bf16"
+        )
+    rows_RI = np.ascontiguousarray(rows_RI, np.float32)
+    if kind == "MXFP4":
+        return _mxfp4(rows_RI)
+    return np.ascontiguousarray(gguf.quants.quantize(rows_RI, gguf.GGMLQuantizationType[kind]))
+
+
+def _mxfp4(rows_RI: Array) -> Array:
+    """What `gguf.quants.quantize` gives for MXFP4, many times faster: compare with the middles between the
+    steps.
+
+    A block is the exponent of its scale, then 16 bytes: numbers 0-15 in the low halves, 16-31 in the high
+    ones.
+    """
+    blocks = rows_RI.reshape(-1, _BLOCK)
+    size = np.abs(blocks)
+    largest = size.max(-1, keepdims=True)
+    exponent = np.where(largest > 0, np.frexp(largest)[1] - 3, -127).clip(-127, 127)
+    codes = np.searchsorted(_MIDDLES, np.ldexp(size, -exponent)).astype(np.uint8)
+    codes |= np.where((blocks < 0) & (codes > 0), np.uint8(8), np.uint8(0))
+    halves = codes[:, : _BLOCK // 2] | (codes[:, _BLOCK // 2 :] << np.uint8(4))
+    return np.concatenate(((exponent + 127).astype(np.uint8), halves), axis=-1).reshape(len(rows_RI), -1)
+
+
+def unpack(packed: Array, kind: str) -> Array:
+    """Rows of fp32 from what `pack` made."""
+    import gguf
+
+    return np.asarray(gguf.quants.dequantize(packed, gguf.GGMLQuantizationType[kind]), np.float32)
+
+
+def row_bytes(length: int, kind: str) -> int:
+    """Bytes of one row of `length` numbers."""
+    import gguf
+
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return length // block * size
+
+
+def allowed_error(rows_RI: Array, kind: str) -> Array:
+    """How far each number of (R, I) may lie from its packed form.
+
+    Blocks of 32 share a scale taken from their largest magnitude a: Q8_0 rounds to a / 127, Q4_0 to a / 8 and
+    cuts what lies opposite the largest by at most that, MXFP4's steps and cut are at most a / 4. Scales are
+    halves themselves (MXFP4's are powers of two).
+    """
+    size = np.abs(rows_RI.astype(np.float64))
+    if kind == "F32":
+        return np.zeros_like(size)
+    if kind in ("F16", "BF16"):
+        return size * 2.0**-11 + _SMALLEST_HALF / 2 if kind == "F16" else size * 2.0**-8
+    largest = size.reshape(len(size), -1, _BLOCK).max(-1)
+    if kind == "Q8_0":
+        bound = largest * (0.5 / 127 + 2.0**-11) + 127 * _SMALLEST_HALF / 2
+    elif kind == "Q4_0":
+        bound = largest * (1 / 8 + 2.0**-11) + 8 * _SMALLEST_HALF / 2
+    else:
+        bound = largest / 4
+    return np.repeat(bound * (1 + 1e-6), _BLOCK, axis=-1)

@@ -1,0 +1,284 @@
+"""A checkpoint as one GGUF file for llama.cpp and Ollama, written tensor by tensor, read back and compared.
+
+Nothing is lost silently: what llama.cpp cannot run is refused before a byte is written, and what was stored
+in another type than asked for, left out, or is computed a little otherwise stands in the receipt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coterie.config import CheckpointError, ConfigError
+from coterie.gguf.architectures import Description, describe
+from coterie.gguf.blocks import FILE_TYPES, Choice, allowed_error, choose, pack, row_bytes, unpack
+from coterie.gguf.modelfile import modelfile
+from coterie.gguf.parameters import ParameterSource
+from coterie.gguf.tensors import Mapped, map_tensors
+from coterie.gguf.vocabulary import vocabulary
+
+
+@dataclass(frozen=True)
+class GgufReceipt:
+    """What was written and how it was checked.
+
+    `modelfile`: for Ollama, beside `file`. `tensors`: number by type. `mapped`: tensor in the file -> the
+    parameter it holds and how it was changed. `kept`: groups of tensors in another type than `quant`, with
+    the reason. `errors`: by type, the largest absolute error and the root mean square error relative to the
+    numbers', found on reading the file back (`checked` tensors). `left_out`: beginnings of names that are not
+    in the file. `differences`: what llama.cpp computes or tokenises otherwise.
+    """
+
+    file: str
+    modelfile: str
+    bytes: int
+    architecture: str
+    quant: str
+    pre_tokenizer: str
+    tensors: dict[str, int]
+    mapped: dict[str, str]
+    kept: tuple[dict[str, Any], ...]
+    errors: dict[str, dict[str, float]]
+    checked: int
+    left_out: tuple[str, ...]
+    differences: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The receipt as JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What is to be written: its architecture, every key, every tensor with its type."""
+
+    source: ParameterSource
+    described: Description
+    pre_tokenizer: str
+    differences: tuple[str, ...]
+    keys: dict[str, Any]
+    plan: list[tuple[Mapped, Choice]]
+
+
+def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], None]) -> GgufReceipt:
+    """Write the checkpoint `directory` to the file `out` in `quant` (a key of `FILE_TYPES`) and check it.
+
+    `tell` is given lines for people as the work goes on. The file appears under its name when it is whole and
+    right. Errors: `ConfigError` for an unknown `quant` and for models that llama.cpp cannot run,
+    `CheckpointError` for tensors, tokenizers and numbers that the file cannot carry, and when the file that
+    was read back is not what was to be written.
+    """
+    directory, out = Path(directory), Path(out)
+    if out.is_dir():
+        raise CheckpointError(
+            f"{out}: is a directory; give the name of the file to write, such as model.gguf"
+        )
+    file = _prepare(directory, quant)
+    for name in file.source.left_out:
+        tell(f"left out: {name}")
+    for line in file.differences:
+        tell(f"differs: {line}")
+    beside = out.with_suffix(".Modelfile")
+    temporaries = [path.with_name(f"{path.name}.tmp-{os.getpid()}") for path in (out, beside)]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _write(temporaries[0], file, tell)
+        tell(f"reading {len(file.plan)} tensors back")
+        errors = _check(temporaries[0], file)
+        temporaries[1].write_text(
+            modelfile(directory, out.name, file.source.config.max_positions), encoding="utf-8"
+        )
+        size = temporaries[0].stat().st_size
+        for temporary, final in zip(temporaries, (out, beside), strict=True):
+            os.replace(temporary, final)
+    except OSError as error:
+        raise CheckpointError(
+            f"{out}: was not written ({error.strerror}); make room or choose another place"
+        ) from None
+    finally:
+        for temporary in temporaries:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+    return GgufReceipt(
+        file=str(out),
+        modelfile=str(beside),
+        bytes=size,
+        architecture=file.described.target.name,
+        quant=quant,
+        pre_tokenizer=file.pre_tokenizer,
+        tensors=_count(choice.type for _, choice in file.plan),
+        mapped={
+            tensor.name: tensor.origin + (f" ({tensor.note})" if tensor.note else "")
+            for tensor, _ in file.plan
+        },
+        kept=_kept(file.plan),
+        errors=errors,
+        checked=len(file.plan),
+        left_out=tuple(file.source.left_out),
+        differences=file.differences,
+    )
+
+
+def _prepare(directory: Path, quant: str) -> _File:
+    _package()
+    if quant not in FILE_TYPES:
+        raise ConfigError(f"quant '{quant}' is not known; use one of {', '.join(FILE_TYPES)}")
+    source = ParameterSource(directory)
+    described = describe(source.config)
+    if quant == "mxfp4" and not source.config.is_moe:
+        raise CheckpointError(
+            f"{directory}: mxfp4 is a format for experts and this model has none; use q4_0 or q8_0"
+        )
+    tokens = vocabulary(directory, source.config.vocab_size)
+    plan = [
+        (tensor, choose(tensor.name, tensor.shape, quant)) for tensor in map_tensors(source, described.target)
+    ]
+    keys = {
+        "general.type": "model",
+        "general.name": directory.resolve().name,
+        "general.file_type": FILE_TYPES[quant],
+        "general.quantization_version": 2,
+    }
+    keys |= {f"{described.target.name}.{key}": value for key, value in described.keys.items()}
+    return _File(
+        source, described, tokens.pre, described.differences + tokens.differences, keys | tokens.keys, plan
+    )
+
+
+def _package() -> None:
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise CheckpointError(
+            "writing GGUF needs the package 'gguf'; install it with: pip install 'coterie[gguf]'"
+        ) from None
+
+
+def _count(types: Iterator[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for kind in types:
+        counts[kind] = counts.get(kind, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _kept(plan: list[tuple[Mapped, Choice]]) -> tuple[dict[str, Any], ...]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for tensor, choice in plan:
+        if choice.reason:
+            groups.setdefault((choice.type, choice.reason), []).append(tensor.name)
+    return tuple(
+        {"type": kind, "reason": reason, "tensors": names} for (kind, reason), names in groups.items()
+    )
+
+
+def _write(path: Path, to_write: _File, tell: Callable[[str], None]) -> None:
+    import gguf
+
+    plan = to_write.plan
+    writer = gguf.GGUFWriter(path, to_write.described.target.name)
+    for key, value in to_write.keys.items():
+        if isinstance(value, list):
+            kind = gguf.GGUFValueType.INT32 if type(value[0]) is int else _value_type(value[0])
+            writer.add_key_value(key, value, gguf.GGUFValueType.ARRAY, sub_type=kind)
+        else:
+            writer.add_key_value(key, value, _value_type(value))
+    for tensor, choice in plan:
+        rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+        nbytes = rows * row_bytes(tensor.shape[-1], choice.type)
+        kind = gguf.GGMLQuantizationType[choice.type]
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        file = (writer.fout or [])[0]
+        writer.write_padding(file, file.tell())
+        for number, (tensor, choice) in enumerate(plan, 1):
+            written = 0
+            for rows_RI in tensor.rows():
+                written += file.write(pack(rows_RI, choice.type, tensor.name).data)
+            writer.write_padding(file, written)
+            if number % 100 == 0 or number == len(plan):
+                tell(f"wrote {number} of {len(plan)} tensors")
+        file.flush()
+        os.fsync(file.fileno())
+    finally:
+        writer.close()
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value[0] if isinstance(value, list) else value, float)
+
+
+def _value_type(value: Any) -> Any:
+    import gguf
+
+    kinds = gguf.GGUFValueType
+    if isinstance(value, bool):
+        return kinds.BOOL
+    if isinstance(value, int):
+        return kinds.UINT32
+    return kinds.FLOAT32 if isinstance(value, float) else kinds.STRING
+
+
+def _check(path: Path, written: _File) -> dict[str, dict[str, float]]:
+    """Every key and every number of the file against what was meant; the errors found by type."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    for key, value in written.keys.items():
+        field = reader.get_field(key)
+        found = None if field is None else field.contents()
+        same = (
+            found is not None and np.array_equal(found, np.asarray(value, np.float32))
+            if _is_real(value)
+            else found == value
+        )
+        if not same:
+            raise CheckpointError(
+                f"{path}: key '{key}' reads back as {str(found)[:60]} instead of {str(value)[:60]}"
+            )
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    sums: dict[str, list[float]] = {}
+    for tensor, choice in written.plan:
+        found = stored.pop(tensor.name, None)
+        if (
+            found is None
+            or tuple(reversed(found.shape.tolist())) != tensor.shape
+            or found.tensor_type.name != choice.type
+        ):
+            raise CheckpointError(f"{path}: tensor '{tensor.name}' reads back in another shape or type")
+        _compare(path, tensor, choice, found.data, sums.setdefault(choice.type, [0.0, 0.0, 0.0]))
+    if stored:
+        raise CheckpointError(f"{path}: holds the tensor '{min(stored)}', which was not written")
+    return {
+        kind: {"largest": worst, "relative_rms": (error / max(size, 1e-300)) ** 0.5}
+        for kind, (worst, error, size) in sorted(sums.items())
+    }
+
+
+def _compare(path: Path, tensor: Mapped, choice: Choice, data: Any, sums: list[float]) -> None:
+    """One tensor's numbers against the source's; adds to (largest error, squared errors, squares)."""
+    packed = data.reshape(-1, data.shape[-1])
+    at = 0
+    for wanted_RI in tensor.rows():
+        found_RI = unpack(np.ascontiguousarray(packed[at : at + len(wanted_RI)]), choice.type)
+        at += len(wanted_RI)
+        if found_RI.shape != wanted_RI.shape:
+            raise CheckpointError(f"{path}: tensor '{tensor.name}' is shorter than it should be")
+        error_RI = np.abs(found_RI.astype(np.float64) - wanted_RI)
+        if not (error_RI <= allowed_error(wanted_RI, choice.type)).all():
+            raise CheckpointError(
+                f"'{tensor.name}' lies outside what {choice.type} can hold (off by {error_RI.max():.3g}); use bf16"
+            )
+        sums[0] = max(sums[0], float(error_RI.max(initial=0.0)))
+        sums[1] += float((error_RI**2).sum())
+        sums[2] += float((wanted_RI.astype(np.float64) ** 2).sum())
+    if at != len(packed):
+        raise CheckpointError(f"{path}: tensor '{tensor.name}' is longer than it should be")

@@ -1,0 +1,99 @@
+"""What the numbers in a GGUF file answer: put back into the model they came from, and compared on the probes.
+
+The way back needs no second table: the mapping that wrote the file is run once more on the places of the
+numbers instead of the numbers, which tells where in a parameter each number of the file belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coterie.checkpoints.directory import load_model
+from coterie.config import CheckpointError
+from coterie.gguf.architectures import describe
+from coterie.gguf.blocks import unpack
+from coterie.gguf.parameters import ParameterSource
+from coterie.gguf.tensors import Mapped, map_tensors
+from coterie.nn.transformer import Transformer
+from coterie.proof.records import Difference, default_sequences, difference, record
+
+_DIGIT = 1 << 24  # places are given in two digits that float32 holds exactly
+
+
+class _Places(ParameterSource):
+    """A source whose parameters hold one digit of each number's own place in its parameter."""
+
+    def __init__(self, directory: Path, high: bool) -> None:
+        super().__init__(directory)
+        self._high = high
+
+    def read(self, name: str) -> Tensor:
+        """The digits of a whole parameter, in its shape."""
+        count = int(np.prod(self.shapes[name]))
+        return self._digits(0, count).reshape(self.shapes[name])
+
+    def experts(self, name: str, rows: slice = slice(None)) -> Iterator[Tensor]:
+        """The digits of some rows, expert by expert."""
+        count, *shape = self.shapes[name]
+        size = int(np.prod(shape))
+        for expert in range(count):
+            yield self._digits(expert * size, size).reshape(shape)[rows]
+
+    def _digits(self, start: int, count: int) -> Tensor:
+        places = torch.arange(start, start + count)
+        return (places // _DIGIT if self._high else places % _DIGIT).float()
+
+
+def gguf_difference(directory: Path, file: Path) -> Difference:
+    """How far the answers of a file's numbers are from those of the checkpoint it was written from, both in
+    float32.
+
+    What llama.cpp computes otherwise is no part of it. Errors: `CheckpointError` when the file is not of that
+    checkpoint.
+    """
+    loaded = load_model(directory)
+    model = loaded.model
+    sequences = default_sequences(loaded.tokenizer, model.config.vocab_size, model.config.max_positions)
+    before = record(model, sequences, loaded.tokenizer)
+    put_back(model, directory, file)
+    return difference(before, record(model, sequences, loaded.tokenizer))
+
+
+@torch.no_grad()
+def put_back(model: Transformer, directory: Path, file: Path) -> None:
+    """Give the model of `directory` the numbers of a GGUF file that was written from it."""
+    import gguf
+
+    sources = _Places(directory, high=True), _Places(directory, high=False)
+    target = describe(sources[0].config).target
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    filled: set[str] = set()
+    for high, low in zip(*(map_tensors(source, target) for source in sources), strict=True):
+        whole = high.name in ("token_embd.weight", "output.weight")
+        if high.origin not in own or (whole and high.origin in filled):
+            continue  # factors of rope; the embedding once more as the head
+        tensor = stored.get(high.name)
+        if tensor is None or tuple(reversed(tensor.shape.tolist())) != high.shape:
+            raise CheckpointError(
+                f"{file}: has no such tensor '{high.name}'; it was not written from {directory}"
+            )
+        packed = tensor.data.reshape(-1, tensor.data.shape[-1])
+        _scatter(own[high.origin], high, low, packed, tensor.tensor_type.name)
+        filled.add(high.origin)
+
+
+def _scatter(parameter: Tensor, high: Mapped, low: Mapped, packed: np.ndarray, kind: str) -> None:
+    """Write rows of the file to the places that the two digits name."""
+    flat, at = parameter.data.flatten(), 0
+    for high_RI, low_RI in zip(high.rows(), low.rows(), strict=True):
+        rows = unpack(np.ascontiguousarray(packed[at : at + len(high_RI)]), kind)
+        at += len(high_RI)
+        places = torch.from_numpy(high_RI.astype(np.int64) * _DIGIT + low_RI.astype(np.int64))
+        flat[places.flatten().to(flat.device)] = torch.tensor(rows).flatten().to(flat)
+    parameter.data.copy_(flat.view(parameter.shape))

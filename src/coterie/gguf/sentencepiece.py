@@ -1,0 +1,144 @@
+"""SentencePiece-like tokenizers (Llama 1 and 2, Mixtral) in a GGUF file: each piece's score decides what
+merges first.
+
+`tokenizer.json` lists merges in order; llama.cpp merges the pair whose result has the highest score, whatever
+the pair. The two agree where the merges stand grouped by their result, every way to cut a piece into two is
+among them, and all characters of the pieces are pieces too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from coterie.config import CheckpointError
+
+
+def sentencepiece_scores(
+    path: Path, content: Mapping[str, Any], tokens: list[str], differences: list[str]
+) -> dict[str, Any]:
+    """Scores of all tokens and whether a space is put before a text. Errors: `CheckpointError` where scores
+    cannot say what the merges say.
+    """
+    model = content["model"]
+    missing = [byte for byte in range(256) if f"<0x{byte:02X}>" not in model["vocab"]]
+    if missing:
+        raise CheckpointError(f"{path}: falls back to bytes but has no piece '<0x{missing[0]:02X}>'")
+    merges = [
+        tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]
+    ]
+    together: set[str] = set()
+    rank, unordered = _ranks(merges, together)
+    while unordered and len(set(unordered)) == 1 and unordered[0] not in together:
+        together.add(unordered[0])
+        rank, unordered = _ranks(merges, together)
+    unordered = unordered or _run_that_differs(merges, together, model["vocab"])
+    if unordered:
+        raise _unordered(path, unordered)
+    _check_cuts(path, content, set(merges))
+    scores = [-float(rank[token]) if token in rank else 0.0 for token in tokens]
+    prefix = _space_before(path, content, differences)
+    return {"tokenizer.ggml.scores": scores, "tokenizer.ggml.add_space_prefix": prefix}
+
+
+def _ranks(merges: list[tuple[str, ...]], together: set[str]) -> tuple[dict[str, int], str]:
+    """Each result's place, and the first result whose merges do not stand together ("" if they all do).
+
+    All runs of a character in `together` count as one result.
+    """
+    rank: dict[str, int] = {}
+    place, last = -1, ""
+    seen: set[str] = set()
+    for left, right in merges:
+        result = left + right
+        key = result[:2] if result[0] in together and len(set(result)) == 1 else result
+        if key != last:
+            if key in seen:
+                return rank, result
+            place, last = place + 1, key
+            seen.add(key)
+        rank[result] = place
+    return rank, ""
+
+
+def _run_that_differs(merges: list[tuple[str, ...]], together: set[str], vocab: Mapping[str, int]) -> str:
+    """A run of a character in `together` that is cut otherwise from the left than by order ("" if there is
+    none).
+
+    Equal scores leave llama.cpp to merge from the left. Runs of spaces come so in Mixtral's.
+    """
+    places: dict[str, dict[tuple[int, int], int]] = {}
+    for place, (left, right) in enumerate(merges):
+        if left[0] in together and len(set(left + right)) == 1:
+            places.setdefault(left[0], {})[len(left), len(right)] = place
+    for char, order in places.items():
+        mixed = [piece for piece in vocab if char * 2 in piece and len(set(piece)) > 1]
+        if mixed:
+            return mixed[0]
+        for length in range(2, 3 * max(sum(pair) for pair in order)):
+            if _merged(length, order) != _merged(length, dict.fromkeys(order, 0)):
+                return char * length
+    return ""
+
+
+def _merged(length: int, places: Mapping[tuple[int, int], int]) -> list[int]:
+    """Lengths of the pieces of a run: the pair with the lowest place is merged first, the leftmost of equal
+    ones.
+    """
+    parts = [1] * length
+    while True:
+        pairs = [(places[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in places]
+        if not pairs:
+            return parts
+        _, at = min(pairs)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+
+
+def _check_cuts(path: Path, content: Mapping[str, Any], merges: set[Any]) -> None:
+    """llama.cpp starts from characters, in the vocabulary or not, and joins any two whose whole is a
+    piece.
+    """
+    vocab = content["model"]["vocab"]
+    added = {token["content"] for token in content.get("added_tokens") or []}
+    for piece in vocab:
+        if piece in added or (len(piece) == 6 and piece.startswith("<0x")):
+            continue
+        if len(piece) > 1 and not all(char in vocab for char in piece):
+            raise _unordered(path, piece)
+        for cut in range(1, len(piece)):
+            pair = (piece[:cut], piece[cut:])
+            if pair not in merges and pair[0] in vocab and pair[1] in vocab:
+                raise _unordered(path, piece)
+
+
+def _unordered(path: Path, piece: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: the merges that make {piece!r} cannot be told by scores; llama.cpp would give other ids, so nothing "
+        "was written"
+    )
+
+
+def _space_before(path: Path, content: Mapping[str, Any], differences: list[str]) -> bool:
+    """How the tokenizer marks spaces: only `\u2581` for each, with or without one more before the text."""
+    normalizer, splitter = content.get("normalizer"), content.get("pre_tokenizer")
+    steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
+    kinds = [step["type"] for step in steps]
+    if splitter is None and kinds in (["Prepend", "Replace"], ["Replace"]):
+        return kinds[0] == "Prepend"
+    if (
+        kinds == []
+        and splitter is not None
+        and splitter.get("type") == "Metaspace"
+        and not splitter.get("split", True)
+    ):
+        scheme = splitter.get("prepend_scheme", "always")
+        if scheme == "first":
+            differences.append(
+                "llama.cpp puts a space after special tokens too, not only at the start of a text"
+            )
+        return bool(scheme != "never")
+    raise CheckpointError(
+        f"{path}: marks spaces in a way that llama.cpp does not have, so nothing was written"
+    )

@@ -1,0 +1,261 @@
+"""A `tokenizer.json` as llama.cpp reads it: tokens, merges or scores, types, and the split of text before
+merging.
+
+llama.cpp knows the splits by name and writes their rules itself, so a tokenizer is carried only where its own
+split is one of those; any other would give other ids without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coterie.checkpoints.directory import read_json
+from coterie.config import CheckpointError
+from coterie.gguf.sentencepiece import sentencepiece_scores
+from coterie.text.tokenizer import SPECIALS, SPLIT, Tokenizer
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+%s|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*%s"
+)
+_THREES = SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+_PUNCTUATED = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"""
+    + _SPACES
+)
+_GPT4O = (
+    _CASED % (_CONTRACTIONS + "?", _CONTRACTIONS + "?") + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
+)
+_TEKKEN = _CASED % ("", "") + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
+_GPT2, _DIGITS = "(the split of GPT-2)", "(every digit alone)"
+# DeepSeek-V2's second rule lists every cased letter; it is known by its hash.
+_LETTERS = "sha256:38fd0b5e"
+# What a tokenizer splits by -> llama.cpp's name, for tokenizers that merge always, and that take whole words
+# first.
+_SPLITS: dict[tuple[str, ...], dict[bool, str]] = {
+    (SPLIT,): {False: "qwen2"},
+    (_THREES,): {False: "dbrx", True: "llama-bpe"},
+    (_GPT4O,): {False: "gpt-4o"},
+    (_TEKKEN,): {True: "tekken"},
+    (_GPT2,): {False: "gpt-2"},
+    (_DIGITS, _GPT2): {False: "smollm"},
+    (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", _PUNCTUATED): {False: "deepseek-v3"},
+    (r"[\r\n]", _LETTERS, r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", "[一-龥ࠀ-一가-퟿]+", _DIGITS): {
+        False: "deepseek-llm"
+    },
+}
+# Marks of reasoning and tool calls. Programs around llama.cpp look for them in the reply's text, which has no
+# control tokens in it, so they go as ordinary tokens with a fixed name (as in the files of Qwen3).
+_TAGS = tuple(text for text in SPECIALS if not text.startswith("<|"))
+# Tokens at which llama.cpp stops whatever the file says.
+_KNOWN_ENDS = frozenset(
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> "
+    "<|end_of_text|>".split()
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """`keys` of the file, `pre`: llama.cpp's name of the split, `differences`: what it tokenises
+    otherwise.
+    """
+
+    keys: dict[str, Any]
+    pre: str
+    differences: tuple[str, ...]
+
+
+def vocabulary(directory: Path, vocab_size: int) -> Vocabulary:
+    """The tokenizer of a checkpoint directory for a model of `vocab_size` rows.
+
+    Errors: `CheckpointError` for a missing tokenizer, and for one that llama.cpp would not follow.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{directory}: has no tokenizer.json, and llama.cpp runs no model without its tokenizer"
+        )
+    tokenizer = Tokenizer.load(directory)
+    content = read_json(path)
+    model = content["model"]
+    if model.get("type") not in (None, "BPE"):
+        raise _refuse(path, f"is a {model['type']} tokenizer; only BPE has a form in GGUF here")
+    tokens, types = _tokens(path, content, tokenizer, vocab_size)
+    keys: dict[str, Any] = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
+    differences: list[str] = []
+    if model.get("byte_fallback"):
+        pre = "default"
+        pieces = sentencepiece_scores(path, content, tokens, differences)
+        keys |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": pre} | pieces
+    else:
+        pre = _split_name(path, content, differences)
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        if not merges:
+            raise CheckpointError(f"{path}: has no merges, and llama.cpp reads no such tokenizer")
+        keys |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges}
+    keys |= _special(directory, tokenizer, content, differences)
+    if tokenizer.chat_template is not None:
+        keys["tokenizer.chat_template"] = tokenizer.chat_template
+    added = content.get("added_tokens") or []
+    tags = [token["content"] for token in added if token["special"] and token["content"] in _TAGS]
+    if tags:
+        differences.append(
+            f"llama.cpp shows {' '.join(tags)} in replies, and reads them as tokens wherever they stand"
+        )
+    for token in added:
+        if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
+            differences.append(f"llama.cpp leaves the white space around '{token['content']}' as it is")
+    return Vocabulary(keys, pre, tuple(differences))
+
+
+def stop_ids(directory: Path, tokenizer: Tokenizer) -> list[int]:
+    """Ids that end a reply: the tokenizer's and those of generation_config.json."""
+    path = directory / "generation_config.json"
+    ends = read_json(path).get("eos_token_id") if path.is_file() else None
+    return sorted(set(tokenizer.stop_ids) | ({ends} if isinstance(ends, int) else set(ends or ())))
+
+
+def _refuse(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path}: {what}; llama.cpp would give other ids, so nothing was written")
+
+
+def _tokens(
+    path: Path, content: Mapping[str, Any], tokenizer: Tokenizer, vocab_size: int
+) -> tuple[list[str], list[int]]:
+    if tokenizer.vocab_size > vocab_size:
+        raise CheckpointError(f"{path}: has {tokenizer.vocab_size} tokens but the model only {vocab_size}")
+    tokens: list[str | None] = [None] * vocab_size
+    types = [UNUSED] * vocab_size
+    fallback = bool(content["model"].get("byte_fallback"))
+    for text, number in content["model"]["vocab"].items():
+        is_byte = fallback and len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+        tokens[number], types[number] = text, BYTE if is_byte else NORMAL
+    unknown = content["model"].get("unk_token")
+    for token in content.get("added_tokens") or []:
+        number = int(token["id"])
+        tokens[number] = token["content"]
+        control = token["special"] and token["content"] not in _TAGS
+        types[number] = UNKNOWN if token["content"] == unknown else CONTROL if control else USER_DEFINED
+    texts = [f"[PAD{number}]" if text is None else text for number, text in enumerate(tokens)]
+    if len(set(texts)) != len(texts):
+        double = next(text for text in texts if texts.count(text) > 1)
+        raise CheckpointError(f"{path}: the token {double!r} stands there twice, which GGUF does not allow")
+    return texts, types
+
+
+def _split_name(path: Path, content: Mapping[str, Any], differences: list[str]) -> str:
+    normalizer = content.get("normalizer")
+    kinds = [step.get("type") for step in _steps(normalizer, "normalizers")]
+    if kinds and set(kinds) <= {"NFC"}:
+        differences.append(
+            "llama.cpp does not bring text into Unicode's composed form (NFC); give it text that is"
+        )
+    elif kinds:
+        raise _refuse(path, f"changes text by '{kinds[0]}' before splitting it")
+    rules = []
+    steps = _steps(content.get("pre_tokenizer"), "pretokenizers")
+    for step in steps:
+        rules += _rules(path, step)
+    if not steps or steps[-1].get("type") != "ByteLevel":
+        raise _refuse(path, "is neither byte-level nor falls back to bytes")
+    names = _SPLITS.get(tuple(rules))
+    if names is None:
+        raise _refuse(path, f"splits text by rules that llama.cpp does not have ({' '.join(rules)[:60]})")
+    if rules[-1:] in ([_GPT4O], [_TEKKEN]):
+        differences.append(
+            "when splitting, llama.cpp knows capitals of ASCII only and takes separate accents from letters"
+        )
+    whole_first = bool(content["model"].get("ignore_merges"))
+    if whole_first not in names:
+        _check_reachable(path, content)
+        whole_first = not whole_first
+    return names[whole_first]
+
+
+def _steps(part: Mapping[str, Any] | None, key: str) -> list[Mapping[str, Any]]:
+    if part is None:
+        return []
+    return list(part[key]) if part.get("type") == "Sequence" else [part]
+
+
+def _rules(path: Path, step: Mapping[str, Any]) -> list[str]:
+    kind = step.get("type")
+    if kind == "ByteLevel":
+        if step.get("add_prefix_space"):
+            raise _refuse(path, "puts a space before every text (add_prefix_space)")
+        return [_GPT2] if step.get("use_regex", True) else []
+    if kind == "Digits" and step.get("individual_digits"):
+        return [_DIGITS]
+    regex = (step.get("pattern") or {}).get("Regex")
+    if kind != "Split" or regex is None or step.get("behavior") != "Isolated" or step.get("invert"):
+        raise _refuse(path, f"splits text by a '{kind}' that llama.cpp does not have")
+    rule = regex.replace("\r", r"\r").replace("\n", r"\n")
+    hashed = f"sha256:{hashlib.sha256(rule.encode()).hexdigest()[:8]}"
+    return [hashed if hashed == _LETTERS else rule]
+
+
+def _check_reachable(path: Path, content: Mapping[str, Any]) -> None:
+    """Whether taking whole words first makes no difference: every token is what merging its own bytes
+    gives.
+    """
+    import tokenizers
+
+    model = {**content["model"], "ignore_merges": False}
+    plain = {**content, "model": model, "normalizer": None, "pre_tokenizer": None, "added_tokens": []}
+    plain |= {"post_processor": None, "decoder": None}
+    merger = tokenizers.Tokenizer.from_str(json.dumps(plain))
+    added = {token["content"] for token in content.get("added_tokens") or []}
+    texts = [text for text in model["vocab"] if text not in added]
+    for text, encoding in zip(texts, merger.encode_batch(texts, add_special_tokens=False), strict=True):
+        if encoding.tokens != [text]:
+            raise _refuse(path, f"has the token {text!r}, which its merges do not make (ignore_merges)")
+
+
+def _special(
+    directory: Path, tokenizer: Tokenizer, content: Mapping[str, Any], differences: list[str]
+) -> dict[str, Any]:
+    named = {key: tokenizer.token_id(text) for key, text in tokenizer.named_tokens.items()}
+    keys: dict[str, Any] = {"tokenizer.ggml.eos_token_id": tokenizer.eos_id}
+    for ours, theirs in (("bos_token", "bos"), ("pad_token", "padding"), ("unk_token", "unknown")):
+        if named.get(ours) is not None:
+            keys[f"tokenizer.ggml.{theirs}_token_id"] = named[ours]
+    path = directory / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    for end in ("bos", "eos"):
+        adds = config.get(f"add_{end}_token")
+        keys[f"tokenizer.ggml.add_{end}_token"] = _template_adds(content, end) if adds is None else bool(adds)
+    if "tokenizer.ggml.bos_token_id" not in keys:
+        # llama.cpp would take token 11 for it.
+        keys |= {"tokenizer.ggml.bos_token_id": tokenizer.eos_id, "tokenizer.ggml.add_bos_token": False}
+    return keys | _ends(stop_ids(directory, tokenizer), tokenizer, differences)
+
+
+def _ends(stops: list[int], tokenizer: Tokenizer, differences: list[str]) -> dict[str, Any]:
+    """The end of a turn, where it is another token than the end of text; what else stops a reply must be
+    known.
+    """
+    names = {number: text for text, number in tokenizer.added_tokens.items()}
+    others = [number for number in stops if number != tokenizer.eos_id and names.get(number) != "<|eom_id|>"]
+    turn_ends = [number for number in others if number in tokenizer.stop_ids] or others
+    for number in others:
+        if number not in turn_ends[:1] and names.get(number) not in _KNOWN_ENDS:
+            differences.append(f"llama.cpp does not stop at token {number} ({names.get(number)}) by itself")
+    return {"tokenizer.ggml.eot_token_id": turn_ends[0]} if turn_ends else {}
+
+
+def _template_adds(content: Mapping[str, Any], end: str) -> bool:
+    """Whether the post-processor puts a special token before (bos) or after (eos) a single text."""
+    for step in _steps(content.get("post_processor"), "processors"):
+        single = step.get("single") or []
+        if step.get("type") == "TemplateProcessing" and single:
+            return "SpecialToken" in single[0 if end == "bos" else -1]
+    return False

@@ -1,0 +1,1 @@
+"""Facts and settings of this machine: device, allocator, caches, processor, memory."""

@@ -1,0 +1,20 @@
+"""How many compiled products the process keeps."""
+
+from __future__ import annotations
+
+import os
+
+# PyTorch's own cache of oneDNN primitives, one per thread, and the one inside oneDNN.
+VARIABLES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+KEPT = 128
+
+
+def keep_few_kernels() -> None:
+    """Let each of the two caches of compiled products hold 128 of them. Call before the first product.
+
+    Prompts come in every length, and each number of rows is compiled anew: about 280 KB in either cache, by
+    default a thousand in each. Both must be small, for either keeps a product alive. A variable that is
+    already set stays.
+    """
+    for name in VARIABLES:
+        os.environ.setdefault(name, str(KEPT))

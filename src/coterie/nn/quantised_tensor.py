@@ -1,0 +1,90 @@
+"""Weights in 8 or 4 bits: each block of numbers along a row has its own scale; no block crosses a row or an
+expert.
+
+`*` leading dimensions (experts or none), O output and I input features, B blocks of a row, b numbers of a
+block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+BITS = {"int8": 8, "int4": 4}
+
+
+class QuantisedTensor(nn.Module):
+    """A frozen weight `(*, O, I)` as plain tensors.
+
+    `scales (*, O, B)` bfloat16. 8 bits: `codes (*, O, B, b)` int8, a number is `code * scale`. 4 bits: `codes
+    (*, O, B, b / 2)` uint8, the first half of a block in the low and the second in the high bits, a number is
+    `(code - 8) * scale`; the sign of the scale is chosen so that the largest number of the block is exact to
+    its rounding. A short last block is filled with zeros.
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(
+        self, shape: tuple[int, ...], bits: int, block: int, device: torch.device | None = None
+    ) -> None:
+        super().__init__()
+        self.shape, self.bits = tuple(shape), bits
+        self.block = min(block + block % 2, shape[-1] + shape[-1] % 2)  # even: two numbers share a byte
+        num_blocks = -(-shape[-1] // self.block)
+        size, dtype = (self.block, torch.int8) if bits == 8 else (self.block // 2, torch.uint8)
+        self.register_buffer("codes", torch.empty(*shape[:-1], num_blocks, size, dtype=dtype, device=device))
+        self.register_buffer(
+            "scales", torch.empty(*shape[:-1], num_blocks, dtype=torch.bfloat16, device=device)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.scales.nbytes
+
+    @torch.no_grad()
+    def store(self, weight: Tensor, view: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
+        """Round `weight` into the part of this tensor that `view` takes of its leading dimensions."""
+        codes, scales = self._round(weight.to(self.codes.device))
+        view(self.codes).copy_(codes)
+        view(self.scales).copy_(scales)
+
+    def _round(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        missing = self.scales.shape[-1] * self.block - self.shape[-1]
+        blocks = torch.nn.functional.pad(weight.float(), (0, missing)).unflatten(-1, (-1, self.block))
+        largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1)
+        scales = _away_from_zero(largest.abs() / 127 if self.bits == 8 else largest / -8)
+        inverse = torch.where(scales == 0, 0.0, 1.0 / scales.float())
+        codes = (blocks * inverse[..., None]).round_()
+        if self.bits == 8:
+            return codes.clamp_(-127, 127).to(torch.int8), scales
+        codes = codes.add_(8).clamp_(0, 15).to(torch.uint8)
+        low, high = codes.chunk(2, dim=-1)
+        return low | (high << 4), scales
+
+    def dequantise(self, index: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`(*, O, I)` in `dtype`, or with `index` the one matrix `(O, I)` of an expert."""
+        codes, scales = (
+            (self.codes, self.scales) if index is None else (self.codes[index], self.scales[index])
+        )
+        if self.bits == 8:
+            blocks = codes.to(dtype).mul_(scales[..., None])
+        else:
+            blocks = torch.empty(*codes.shape[:-1], 2, codes.shape[-1], dtype=dtype, device=codes.device)
+            blocks[..., 0, :] = codes & 15
+            blocks[..., 1, :] = codes >> 4
+            blocks = blocks.sub_(8).mul_(scales[..., None, None]).flatten(-2)
+        return blocks.flatten(-2)[..., : self.shape[-1]]
+
+    def extra_repr(self) -> str:
+        """Shape and bits."""
+        return f"{tuple(self.shape)}, {self.bits} bits in blocks of {self.block}"
+
+
+def _away_from_zero(scales: Tensor) -> Tensor:
+    """bfloat16, never smaller than given: a block's largest number keeps its code."""
+    rounded = scales.to(torch.bfloat16)
+    short = rounded.float().abs() < scales.abs()
+    return torch.where(short, (rounded.view(torch.int16) + 1).view(torch.bfloat16), rounded)

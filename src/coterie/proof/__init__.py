@@ -1,0 +1,1 @@
+"""What a model says to fixed texts: records, and how far two records are apart."""

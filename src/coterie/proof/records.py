@@ -1,0 +1,414 @@
+"""Probes: what a model says to a few fixed texts, so that another copy of it can be shown to say the same.
+
+A record holds log-probabilities in float32 whatever the model runs in, and the experts each token went to.
+
+T compared positions (of all sequences, each sequence's last token aside), K kept tokens, V vocabulary, D
+width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from coterie.config import CheckpointError
+from coterie.nn.forward_context import ForwardContext
+from coterie.nn.transformer import Transformer
+from coterie.proof.texts import TEXTS
+from coterie.text.tokenizer import Tokenizer
+
+# In a folder of their own: some servers read every *.safetensors file beside config.json as weights.
+FILE = "probes/probes.safetensors"
+NUM_PROBES = 16
+LONGEST = 384  # tokens of one probe: beyond the small windows of published models
+FAITHFUL = 0.8  # base gravity below this: the artifact is not the tuned model
+# Mean |difference| of log-probabilities allowed, how many times that for a single one, and what is always
+# allowed there: two experts in a tie change places with the order of a sum, which moves a token or two and no
+# mean.
+SAME, ROUNDED, SPIKE, TIE = 1e-4, 0.05, 20, 0.05
+_KEPT = 20
+_CHUNK_TOKENS, _CHUNK_BYTES = 2048, 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeRecord:
+    """What one model says at every position of `sequences` but the last of each; position i predicts token i
+    + 1.
+
+    `next_T`: float32 log-probability of the token that follows. `top_ids_TK`, `top_TK`: the most likely
+    tokens, best first, and their log-probabilities (K may be 0 where an endpoint gives none, and a row -1
+    where it names them unclearly). `routing`: layer -> (T, k) ids of the chosen experts, each row ascending.
+    `tokenizer`: hash, "" when not known. `dtype`: what the weights were stored in ("float32", ...; "" when
+    not known).
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    next_T: Tensor
+    top_ids_TK: Tensor
+    top_TK: Tensor
+    routing: dict[int, Tensor] = field(default_factory=dict)
+    tokenizer: str = ""
+    dtype: str = ""
+
+    @property
+    def num_positions(self) -> int:
+        return sum(len(sequence) - 1 for sequence in self.sequences)
+
+    def place(self, position: int) -> tuple[int, int]:
+        """(sequence, index of the predicted token in it) of one of the T positions."""
+        for number, sequence in enumerate(self.sequences):
+            if position < len(sequence) - 1:
+                return number, position + 1
+            position -= len(sequence) - 1
+        raise IndexError(position)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two records are apart, in nats.
+
+    `max_logprob`, `mean_logprob`: of |difference| over the tokens that follow and those in both lists of
+    likely ones. `kl`: mean Kullback-Leibler divergence of the second from the first, over the union of their
+    likely tokens with one bucket for all others (an estimate where a list lacks a token). `top1`: share of
+    positions with the same best token. Both are None where one side does not name its likely tokens.
+    `routing`: layer -> share of chosen experts that both chose. `worst`: (sequence, token) of the largest
+    difference.
+    """
+
+    positions: int
+    max_logprob: float
+    mean_logprob: float
+    kl: float | None
+    top1: float | None
+    routing: dict[int, float]
+    worst: tuple[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return asdict(self) | {
+            "routing": {str(layer): share for layer, share in self.routing.items()},
+            "worst": list(self.worst),
+        }
+
+    def within(self, tolerance: float) -> bool:
+        """Whether the mean is at most `tolerance` (nats), and no single difference more than 20 times that or
+        0.05.
+        """
+        return self.mean_logprob <= tolerance and self.max_logprob <= max(SPIKE * tolerance, TIE)
+
+
+def default_sequences(tokenizer: Tokenizer | None, vocab_size: int, max_positions: int) -> list[list[int]]:
+    """16 probes of 2 to 384 token ids, always the same: texts of many kinds, or random ids without a
+    tokenizer.
+
+    The last one is all texts in a row. Errors: `CheckpointError` for a model that takes fewer than two
+    tokens.
+    """
+    limit = min(max_positions, LONGEST)
+    if limit < 2:
+        raise CheckpointError(f"probes need two positions at least, this model has {max_positions}")
+    if tokenizer is None:
+        draw = random.Random(0)
+        lengths = [draw.randint(24, 64) for _ in range(NUM_PROBES - 1)] + [LONGEST]
+        return [[draw.randrange(vocab_size) for _ in range(min(length, limit))] for length in lengths]
+    parts = [[token for token in ids if token < vocab_size] for ids in tokenizer.encode_batch(TEXTS)]
+    whole = [token for ids in parts for token in (tokenizer.eos_id, *ids)]
+    sequences = [[tokenizer.eos_id, *ids][:limit] for ids in parts] + [whole[:limit]]
+    return sequences
+
+
+@torch.no_grad()
+def record(
+    model: Transformer, sequences: Sequence[Sequence[int]], tokenizer: Tokenizer | None = None
+) -> ProbeRecord:
+    """Run the model on the sequences in float32, whatever its parameters are stored in.
+
+    `tokenizer`: what made the sequences; its hash is kept. Errors: `CheckpointError` for a sequence of fewer
+    than two tokens, too long, or with an id outside the vocabulary, and for log-probabilities that are not
+    finite.
+    """
+    config = model.config
+    for number, sequence in enumerate(sequences):
+        if not 2 <= len(sequence) <= config.max_positions or not all(
+            0 <= t < config.vocab_size for t in sequence
+        ):
+            raise CheckpointError(
+                f"probe {number}: needs 2 to {config.max_positions} token ids below {config.vocab_size}; use other data"
+            )
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    routing: dict[int, list[Tensor]] = {}
+    with _in_float32(model):
+        for group in _groups(sequences):
+            h_TD, chosen = _forward(model, group)
+            lengths = [len(sequence) for sequence in group]
+            keep_T = torch.cat([torch.arange(n) < n - 1 for n in lengths]).to(h_TD.device)
+            following = torch.tensor(
+                [token for sequence in group for token in sequence[1:]], device=h_TD.device
+            )
+            parts += _likely(model, h_TD[keep_T], following)
+            for layer, ids_TK in chosen.items():
+                kept_TK = ids_TK[keep_T].sort(-1).values.to("cpu", torch.int32)
+                routing.setdefault(layer, []).append(kept_TK)
+    if not parts:
+        raise CheckpointError("probes: there are none; give some text")
+    next_T, top_TK, top_ids_TK = (torch.cat(column) for column in zip(*parts, strict=True))
+    if not bool(next_T.isfinite().all()):
+        raise CheckpointError("probes: the model's log-probabilities are not finite; its weights are damaged")
+    return ProbeRecord(
+        tuple(tuple(int(token) for token in sequence) for sequence in sequences),
+        next_T,
+        top_ids_TK,
+        top_TK,
+        {layer: torch.cat(ids) for layer, ids in routing.items()},
+        tokenizer.sha256 if tokenizer is not None else "",
+        str(model.embed.weight.dtype).removeprefix("torch."),
+    )
+
+
+def difference(a: ProbeRecord, b: ProbeRecord) -> Difference:
+    """How far `b` is from `a`. Errors: `CheckpointError` when they were not recorded on the same
+    sequences.
+    """
+    if a.sequences != b.sequences:
+        raise CheckpointError(
+            "probes: the two records are of different token ids; record both on the same sequences"
+        )
+    deltas_T = (a.next_T - b.next_T).abs()
+    total, count, largest_T = float(deltas_T.double().sum()), deltas_T.numel(), deltas_T.clone()
+    kl = top1 = None
+    kept = min(a.top_ids_TK.shape[1], b.top_ids_TK.shape[1])
+    whole_T = (a.top_ids_TK[:, :kept] >= 0).all(1) & (b.top_ids_TK[:, :kept] >= 0).all(1)
+    if kept and bool(whole_T.any()):
+        a_ids, a_TK = a.top_ids_TK[whole_T, :kept], a.top_TK[whole_T, :kept]
+        b_ids, b_TK = b.top_ids_TK[whole_T, :kept], b.top_TK[whole_T, :kept]
+        same_TKK = a_ids[:, :, None] == b_ids[:, None, :]
+        pairs_TKK = (a_TK[:, :, None] - b_TK[:, None, :]).abs().masked_fill(~same_TKK, 0.0)
+        total, count = total + float(pairs_TKK.double().sum()), count + int(same_TKK.sum())
+        largest_T[whole_T] = torch.maximum(largest_T[whole_T], pairs_TKK.amax((1, 2)))
+        kl = _divergence(a_TK.double(), b_TK.double(), same_TKK)
+        top1 = float((a_ids[:, 0] == b_ids[:, 0]).float().mean())
+    worst = int(largest_T.argmax())
+    return Difference(
+        positions=a.num_positions,
+        max_logprob=float(largest_T[worst]),
+        mean_logprob=total / count,
+        kl=kl,
+        top1=top1,
+        routing={
+            layer: _overlap(a.routing[layer], b.routing[layer]) for layer in a.routing if layer in b.routing
+        },
+        worst=a.place(worst),
+    )
+
+
+def base_gravity(artifact: ProbeRecord, tuned: ProbeRecord, base: ProbeRecord) -> float:
+    """d(artifact, base) / (d(artifact, tuned) + d(artifact, base)), d the mean log-probability difference.
+
+    1: the artifact is the tuned model. 0: it is the base. Below `FAITHFUL` the tuning did not survive.
+    """
+    to_tuned = difference(artifact, tuned).mean_logprob
+    to_base = difference(artifact, base).mean_logprob
+    return 1.0 if to_tuned == 0 else to_base / (to_tuned + to_base)
+
+
+def save_probes(directory: Path, record: ProbeRecord) -> None:
+    """Write `probes/probes.safetensors` (temporary name, then rename)."""
+    path = Path(directory) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        "ids": torch.tensor(
+            [token for sequence in record.sequences for token in sequence], dtype=torch.int32
+        ),
+        "lengths": torch.tensor([len(sequence) for sequence in record.sequences], dtype=torch.int32),
+        "next_logprobs": record.next_T.contiguous(),
+        "top_ids": record.top_ids_TK.contiguous(),
+        "top_logprobs": record.top_TK.contiguous(),
+    } | {f"routing.{layer}": ids_TK.contiguous() for layer, ids_TK in record.routing.items()}
+    about = {"format": 1, "tokenizer": record.tokenizer, "dtype": record.dtype}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata={"probes": json.dumps(about)})
+    os.replace(temporary, path)
+
+
+def load_probes(directory: Path) -> ProbeRecord | None:
+    """The record of a checkpoint directory, or None when it has none. Errors: `CheckpointError` for a damaged
+    file.
+    """
+    path = Path(directory) / FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["probes"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about["format"] != 1:
+            raise ValueError(f"format {about['format']} is not known")
+        return _from_tensors(tensors, str(about["tokenizer"]), str(about["dtype"]))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(
+            f"{path}: is no usable record of probes ({reason}); save the model again"
+        ) from None
+
+
+def check_probes(directory: Path, model: Transformer, tokenizer: Tokenizer | None = None) -> Difference:
+    """Run the stored probes of `directory` on `model`; the difference when it is the model they were recorded
+    from.
+
+    Weights in fewer bits than the recorded ones may differ by their rounding. Errors: `CheckpointError`, one
+    line, when there are no probes, the tokenizer is another one, or the model answers differently.
+    """
+    stored = load_probes(directory)
+    if stored is None:
+        raise CheckpointError(f"{directory}: holds no probes to check; save the model with probes=True first")
+    if tokenizer is not None and stored.tokenizer and tokenizer.sha256 != stored.tokenizer:
+        raise CheckpointError(
+            f"{directory}: tokenizer.json is not the one its probes were recorded with; restore it"
+        )
+    found = record(model, stored.sequences, tokenizer)
+    result = difference(stored, found)
+    exact = found.dtype in (stored.dtype, "float32")
+    if not result.within(SAME if exact else ROUNDED):
+        raise CheckpointError(
+            f"{directory}: is not the model its probes were recorded from: log-probabilities differ by "
+            f"{result.mean_logprob:.3g} on average and {result.max_logprob:.3g} at most (probe {result.worst[0]}, "
+            f"token {result.worst[1]}); use another copy"
+        )
+    return result
+
+
+def _from_tensors(tensors: Mapping[str, Tensor], tokenizer: str, dtype: str) -> ProbeRecord:
+    lengths = tensors["lengths"].tolist()
+    if not lengths or min(lengths) < 2 or sum(lengths) != tensors["ids"].numel():
+        raise ValueError("lengths and ids do not agree")
+    sequences = tuple(tuple(part.tolist()) for part in tensors["ids"].split(lengths))
+    routing = {int(name[8:]): ids_TK for name, ids_TK in tensors.items() if name.startswith("routing.")}
+    result = ProbeRecord(
+        sequences,
+        tensors["next_logprobs"],
+        tensors["top_ids"],
+        tensors["top_logprobs"],
+        dict(sorted(routing.items())),
+        tokenizer,
+        dtype,
+    )
+    rows = {part.shape[0] for part in (result.next_T, result.top_ids_TK, result.top_TK, *routing.values())}
+    if rows != {result.num_positions} or result.top_ids_TK.shape != result.top_TK.shape:
+        raise ValueError("its tensors have different numbers of positions")
+    return result
+
+
+@contextmanager
+def _in_float32(model: Transformer) -> Iterator[None]:
+    """Activations in float32 inside; parameters are cast at each product."""
+    before = model.compute_dtype
+    model.compute_dtype = torch.float32
+    try:
+        yield
+    finally:
+        model.compute_dtype = before
+
+
+@contextmanager
+def rounded(model: Transformer, dtype: torch.dtype) -> Iterator[None]:
+    """Parameters as they will be read back after being stored as `dtype`; the originals return at the end."""
+    originals = [(parameter, parameter.data) for parameter in model.parameters() if parameter.dtype != dtype]
+    try:
+        for parameter, data in originals:
+            parameter.data = data.to(dtype)
+        yield
+    finally:
+        for parameter, data in originals:
+            parameter.data = data
+
+
+def _groups(sequences: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Sequences in order, as many at a time as make about 2048 tokens."""
+    group: list[Sequence[int]] = []
+    for sequence in sequences:
+        if group and sum(map(len, group)) + len(sequence) > _CHUNK_TOKENS:
+            yield group
+            group = []
+        group.append(sequence)
+    if group:
+        yield group
+
+
+def _forward(model: Transformer, group: list[Sequence[int]]) -> tuple[Tensor, dict[int, Tensor]]:
+    """Hidden states of packed sequences, and each router's choice by layer."""
+    chosen: dict[int, Tensor] = {}
+    device = model.embed.weight.device
+    hooks = [
+        router.register_forward_hook(lambda _m, _i, out, layer=layer: chosen.__setitem__(layer, out.ids_TK))
+        for layer, router in model.routers()
+    ]
+    try:
+        ids_T = torch.tensor([token for sequence in group for token in sequence], device=device)
+        return model(
+            ids_T, ForwardContext.packed([len(sequence) for sequence in group], device=device)
+        ), chosen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _likely(model: Transformer, h_TD: Tensor, following_T: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(log-probability of the following token, the K best, their ids), a chunk of positions at a time."""
+    rows = max(16, _CHUNK_BYTES // (4 * model.config.vocab_size))
+    for h_CD, following_C in zip(h_TD.split(rows), following_T.split(rows), strict=True):
+        logprobs_CV = model.logits(h_CD).log_softmax(-1)
+        best = logprobs_CV.topk(min(_KEPT, logprobs_CV.shape[1]), dim=-1)
+        next_C = logprobs_CV.gather(1, following_C[:, None])[:, 0]
+        yield next_C.cpu(), best.values.cpu(), best.indices.to("cpu", torch.int32)
+
+
+def _overlap(a_TK: Tensor, b_TK: Tensor) -> float:
+    """Share of chosen experts in common, of the larger choice."""
+    common = (a_TK[:, :, None] == b_TK[:, None, :]).sum()
+    return float(common) / (a_TK.shape[0] * max(a_TK.shape[1], b_TK.shape[1]))
+
+
+def _divergence(a_TK: Tensor, b_TK: Tensor, same_TKK: Tensor) -> float:
+    """Mean over positions of KL(a || b) on the union of both lists plus one bucket for the rest, never
+    negative.
+
+    A token missing from a list has at most that list's smallest probability; it gets that, or an even share
+    of what the list leaves over, whichever is less.
+    """
+    only_a_TK, only_b_TK = ~same_TKK.any(2), ~same_TKK.any(1)
+    a_TK, b_TK = a_TK.double(), b_TK.double()
+    a_fill_T1, a_rest_T = _left_over(a_TK.exp(), only_b_TK.sum(1))
+    b_fill_T1, b_rest_T = _left_over(b_TK.exp(), only_a_TK.sum(1))
+    result_T = _terms(a_TK[:, :, None], b_TK[:, None, :]).masked_fill(~same_TKK, 0.0).sum((1, 2))
+    result_T += _terms(a_TK, _log(b_fill_T1)).masked_fill(~only_a_TK, 0.0).sum(1)
+    result_T += _terms(_log(a_fill_T1), b_TK).masked_fill(~only_b_TK, 0.0).sum(1)
+    result_T += _terms(_log(a_rest_T), _log(b_rest_T))
+    return max(0.0, float(result_T.mean()))
+
+
+def _terms(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """`p log(p / q)` from logarithms: a token that one side holds to be all but impossible counts in full."""
+    return log_p.exp() * (log_p - log_q)
+
+
+def _log(p: Tensor) -> Tensor:
+    """Of what a list leaves over, which is known to rounding only: nothing left counts as 1e-12."""
+    return p.clamp_min(1e-12).log()
+
+
+def _left_over(listed_TK: Tensor, missing_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability of each token of the other list that this one lacks (T, 1), and of all the rest (T,)."""
+    left_T = (1 - listed_TK.sum(1)).clamp_min(0)
+    fill_T = torch.minimum(listed_TK.amin(1), left_T / (missing_T + 1))
+    return fill_T[:, None], left_T - fill_T * missing_T

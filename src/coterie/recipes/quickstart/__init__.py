@@ -1,0 +1,1 @@
+"""The quickstart: train a mixture of experts and its dense twin, compare them, report."""

@@ -1,0 +1,72 @@
+"""The same short search for the learning rate, for every model that is to be compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from coterie.config import Settings, TrainingError
+from coterie.config.run import TrainConfig
+from coterie.data.build import Prepared
+from coterie.evaluate.bits import HeldoutDocument
+from coterie.nn.transformer import Transformer
+from coterie.recipes.pretrain import build_trainer, heldout_bits
+from coterie.report.schema import SweepPoint
+
+GRID = (1e-3, 2e-3, 4e-3)
+_WARM_STEPS = 6
+
+
+class Sweep(Settings):
+    """Short runs of one model, and its speed. `best` is the learning rate with the fewest held-out bits per
+    byte.
+    """
+
+    points: tuple[SweepPoint, ...]
+    seconds_per_token: float
+
+    @property
+    def best(self) -> float:
+        return min(self.points, key=lambda point: point.bits_per_byte).lr
+
+
+def sweep(
+    configs: Mapping[str, TrainConfig],
+    prepared: Prepared,
+    documents: Sequence[HeldoutDocument],
+    seconds: float,
+    tell: Callable[[str], None],
+) -> dict[str, Sweep]:
+    """Train each model with each rate of `GRID` for the same number of steps, in about `seconds` in all."""
+    speed = {name: _seconds_per_step(config, prepared) for name, config in configs.items()}
+    steps = max(_WARM_STEPS, int(0.85 * seconds / (len(GRID) * sum(speed.values()))))
+    sweeps = {}
+    for name, config in configs.items():
+        points, took = [], 0.0
+        for lr in GRID:
+            short = config.with_overrides([f"optimiser.lr={lr}", f"steps={steps}", "tokens=null"])
+            trainer = build_trainer(short, prepared)
+            try:
+                trainer.run()
+            except TrainingError as error:
+                tell(f"learning rate {lr:g}, {name}: left out ({error})")
+                continue
+            assert isinstance(trainer.model, Transformer)
+            bits = heldout_bits(trainer.model.eval(), prepared, documents)
+            took += trainer.seconds / trainer.tokens
+            points.append(SweepPoint(lr=lr, bits_per_byte=bits))
+            tell(f"learning rate {lr:g}, {name}: {bits:.3f} bits per byte after {trainer.tokens:,} tokens")
+        if not points:
+            raise TrainingError(f"{name}: every learning rate of {GRID} ends in numbers that are not finite")
+        sweeps[name] = Sweep(points=tuple(points), seconds_per_token=took / len(points))
+    return sweeps
+
+
+def _seconds_per_step(config: TrainConfig, prepared: Prepared) -> float:
+    """Time of one step, from a few of them after a first."""
+    trainer = build_trainer(config.with_overrides([f"steps={_WARM_STEPS}", "tokens=null"]), prepared)
+    trainer.step()
+    started = time.perf_counter()
+    for _ in range(_WARM_STEPS - 1):
+        trainer.step()
+    return (time.perf_counter() - started) / (_WARM_STEPS - 1)

@@ -1,0 +1,104 @@
+"""The main job: train a mixture of experts and its dense twin on the same text, compare them, write a
+report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from coterie.config.files import write_text
+from coterie.config.run import TrainConfig
+from coterie.data.build import Prepared, prepare
+from coterie.machine.facts import machine_words, versions
+from coterie.machine.glibc import keep_freed_memory
+from coterie.recipes.pretrain import EVAL_TOKENS, evaluation_documents
+from coterie.recipes.quickstart.lr_sweep import sweep
+from coterie.recipes.quickstart.measure import compare
+from coterie.recipes.quickstart.plan import (
+    TWINS,
+    Plan,
+    Tell,
+    check_budget,
+    check_enough,
+    data_summary,
+    questions,
+    take_up,
+    train_twin,
+    twin_config,
+    with_budget,
+)
+from coterie.recipes.quickstart.tuning import tune_chapter
+from coterie.recipes.quickstart.twins import twins
+from coterie.report.page import write_report
+from coterie.report.schema import QuickstartResults
+from coterie.train.callbacks import read_records
+
+_COMPARE_SHARE = 0.18  # of the whole time: scoring, speed, tuning, report
+_SWEEP_SHARE = 0.2  # of what is left after the text is prepared
+_SLACK = 0.9  # of the training time: evaluations, saving, and a machine that slows down
+
+
+def quickstart(
+    minutes: float, data: str | None, seed: int, out: Path, threads: int | None, tell: Tell
+) -> QuickstartResults:
+    """Run the whole comparison below `out` (or go on with a stopped one); returns what `results.json` holds.
+
+    `data`: None for the embedded corpus, else a source as `coterie train` takes it. Errors: `CoterieError`.
+    """
+    started = time.monotonic()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    keep_freed_memory()
+    plan = take_up(Plan(minutes=minutes, data=data, seed=seed, threads=threads), out, tell)
+    pair = dict(zip(TWINS, twins(minutes), strict=True))
+    configs = {name: twin_config(pair[name], plan, out / name, out / "data") for name in TWINS}
+    prepared = prepare(configs["moe"].data, out / "data", tell)
+    check_enough(prepared, configs["moe"])
+    if plan.sweeps is None:
+        plan = _decide(plan, configs, prepared, started, tell)
+        write_text(out / "plan.json", plan.model_dump_json(indent=1) + "\n")
+    assert plan.sweeps is not None
+    for name in TWINS:
+        train_twin(with_budget(configs[name], plan, name), out / f"{name}.yaml", tell)
+    documents, probes, prompts = questions(prepared, plan)
+    parts = compare({name: out / name for name in TWINS}, prepared, documents, probes, prompts, tell)
+    for name in TWINS:
+        parts[name] |= {
+            "lr": plan.sweeps[name].best,
+            "lr_sweep": [p.to_dict() for p in plan.sweeps[name].points],
+        }
+    parts["tuned"] = tune_chapter(out, minutes, seed, threads, tell)
+    parts |= {"seed": seed, "minutes": minutes, "machine": machine_words(), "versions": versions()}
+    parts |= {"data": data_summary(prepared, plan, documents)}
+    trained = sum(parts[name]["train_seconds"] for name in TWINS)
+    parts |= {"total_seconds": max(time.monotonic() - started, trained + plan.seconds_before)}
+    QuickstartResults.from_dict(parts, "results").write(out / "results.json")
+    return redraw(out)[0]
+
+
+def _decide(
+    plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, started: float, tell: Tell
+) -> Plan:
+    """Search both learning rates alike, then give both twins the number of tokens that fits in the time."""
+    end = started + 60 * plan.minutes * (1 - _COMPARE_SHARE)
+    documents = evaluation_documents(prepared, EVAL_TOKENS)
+    sweeps = sweep(configs, prepared, documents, _SWEEP_SHARE * (end - time.monotonic()), tell)
+    per_token = sum(part.seconds_per_token for part in sweeps.values())
+    tokens = int(max(0.0, end - time.monotonic()) * _SLACK / per_token)
+    check_budget(tokens, plan)
+    tell(f"both will see {tokens:,} tokens")
+    return plan.model_copy(
+        update={"sweeps": sweeps, "tokens": tokens, "seconds_before": time.monotonic() - started}
+    )
+
+
+def redraw(out: Path) -> tuple[QuickstartResults, Path]:
+    """Write `report.html` from `results.json` and the metrics; the results and the page's path."""
+    results = QuickstartResults.read(out / "results.json")
+    metrics = {name: read_records(out / name / "metrics.jsonl") for name in TWINS}
+    write_report(results, metrics, out / "report.html")
+    return results, out / "report.html"

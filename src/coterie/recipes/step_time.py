@@ -1,0 +1,107 @@
+"""How long a tuning step takes on this machine, from a few seconds of work on one or two layers of the real
+widths.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import torch
+
+from coterie.adapters.attach import attach
+from coterie.adapters.patch import attach_subset
+from coterie.config import AdapterConfig, BlockConfig, ExpertSelection, ModelConfig, MoEConfig
+from coterie.config.run import OptimiserConfig
+from coterie.data.rows import Row
+from coterie.nn.transformer import Transformer
+from coterie.plan.tuning import TuneSettings
+from coterie.train import Trainer, build_optimiser, cross_entropy
+
+
+def step_seconds(
+    config: ModelConfig,
+    settings: TuneSettings,
+    budget: float = 5.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Predicted seconds of one optimiser step.
+
+    Every kind of layer is run once and twice in a model of its own; the difference is the layer, the rest
+    (embedding, head, loss) is counted once. About `budget` seconds in all, four steps of each model at least.
+    """
+    kinds = Counter(config.blocks)
+    share = budget / (2 * len(kinds))
+    total, rest = 0.0, []
+    for block, count in kinds.items():
+        one, two = (_time(config, block, number, settings, share, clock) for number in (1, 2))
+        layer = max(two - one, 0.0)
+        total += count * layer
+        rest.append(max(one - layer, 0.0))
+    return (total + median(rest)) * settings.accumulate
+
+
+def _time(
+    config: ModelConfig,
+    block: BlockConfig,
+    number: int,
+    settings: TuneSettings,
+    budget: float,
+    clock: Callable[[], float],
+) -> float:
+    """Median seconds of one step of a model of `number` such layers."""
+    small = config.model_copy(update={"blocks": (block,) * number, "num_mtp_layers": 0})
+    trainer = step_trainer(small, settings)
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 4 or (time.perf_counter() - started < budget and len(times) < 50):
+        at = clock()
+        trainer.step()
+        times.append(clock() - at)
+    return median(times[1:])
+
+
+def step_trainer(config: ModelConfig, settings: TuneSettings) -> Trainer:
+    """A trainer of a fresh model of this config on random tokens, trained as the settings say
+    (unquantised).
+    """
+    dtype = torch.float32 if settings.dtype_bytes == 4 else torch.bfloat16
+    model = Transformer(config, dtype)
+    model.initialise()
+    model.to(dtype)
+    if settings.method in ("lora", "qlora", "dora"):
+        attach(model, AdapterConfig(rank=settings.rank, dora=settings.method == "dora"))
+    elif settings.method == "esft":
+        attach_subset(model, ExpertSelection(experts=_chosen(config, settings)))
+    elif settings.method == "router":
+        routers = {id(p) for _, router in model.routers() for p in router.parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in routers)
+    draw = np.random.default_rng(0)
+
+    def row() -> Row:
+        ids = draw.integers(0, config.vocab_size, settings.row_length + 1).astype(np.int32)
+        ones = np.ones(settings.row_length, dtype=np.float32)
+        return Row(ids[:-1], ids[1:], ones, (settings.row_length,))
+
+    return Trainer(
+        model,
+        lambda start: iter(lambda: [row() for _ in range(settings.batch_rows)], None),
+        cross_entropy,
+        build_optimiser(model, OptimiserConfig(lr=1e-5)),
+        lambda step: 1.0,
+        steps=1_000_000,
+        lr=1e-5,
+    )
+
+
+def _chosen(config: ModelConfig, settings: TuneSettings) -> dict[int, tuple[int, ...]]:
+    chosen = {}
+    for layer, block in enumerate(config.blocks):
+        if isinstance(block.ffn, MoEConfig):
+            share = settings.experts if isinstance(settings.experts, float) else 0.25
+            chosen[layer] = tuple(range(max(1, round(share * block.ffn.router.num_experts))))
+    return chosen

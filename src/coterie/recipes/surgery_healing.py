@@ -1,0 +1,112 @@
+"""Healing: a few steps of training after surgery, on text or towards the model it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from coterie.config import ConfigError, DataError
+from coterie.config.run import OptimiserConfig, ScheduleConfig
+from coterie.data.order import Order, read_batches
+from coterie.data.rows import Row
+from coterie.nn.parameter_groups import parameter_groups
+from coterie.nn.transformer import Transformer
+from coterie.train import Trainer, build_optimiser, cross_entropy, multiplier
+from coterie.train.callbacks import Callback, Record
+from coterie.train.distil import Distilled
+
+Part = Literal["all", "router", "ffn"]
+_GROUPS = {"router": ("router",), "ffn": ("router", "experts", "shared", "dense")}
+
+
+@dataclass(frozen=True)
+class Healing:
+    """`steps` of `batch_rows` rows; `part`: what is trained. `distil`: the share of the loss that is the
+    teacher's.
+    """
+
+    steps: int
+    lr: float = 3e-4
+    part: Part = "all"
+    distil: float = 1.0
+    batch_rows: int = 8
+    row_length: int = 256
+    seed: int = 0
+
+
+class _Losses(Callback):
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def on_record(self, trainer: Trainer, record: Record) -> None:
+        self.records.append(record)
+
+
+def rows_of(documents: Sequence[np.ndarray], row_length: int) -> list[Row]:
+    """Documents (separator first) laid end to end and cut; the last, shorter piece is left out.
+
+    Errors: `DataError` when there is less text than one row.
+    """
+    stream = np.concatenate([np.asarray(ids, dtype=np.int32) for ids in documents])
+    starts = np.concatenate([np.eye(1, len(ids), dtype=bool)[0] for ids in documents])
+    rows = []
+    for at in range(0, len(stream) - row_length, row_length):
+        cuts = [0, *np.flatnonzero(starts[at + 1 : at + row_length]) + 1, row_length]
+        lengths = tuple(int(size) for size in np.diff(cuts))
+        ones = np.ones(row_length, dtype=np.float32)
+        rows.append(Row(stream[at : at + row_length], stream[at + 1 : at + row_length + 1], ones, lengths))
+    if not rows:
+        raise DataError(
+            f"healing: {len(stream)} tokens are less than one row of {row_length}; give more text"
+        )
+    return rows
+
+
+def heal(
+    model: Transformer, teacher: Transformer | None, documents: Sequence[np.ndarray], healing: Healing
+) -> dict[str, Any]:
+    """Train `model` in place; towards `teacher` where one is given, else on the text alone.
+
+    Returns what was done, with the first and last loss. Errors: `ConfigError` when `part` reaches no
+    parameter.
+    """
+    length = min(healing.row_length, model.config.max_positions)
+    rows = rows_of(documents, length)
+    groups = parameter_groups(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(healing.part == "all" or groups[name] in _GROUPS[healing.part])
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"healing: the model has no {healing.part} to train; choose another --train")
+    schedule = ScheduleConfig(kind="cosine", warmup_fraction=0.05, final_ratio=0.1)
+    order, losses = Order(len(rows), healing.seed), _Losses()
+    distilled = None if teacher is None else Distilled(model, teacher, healing.distil)
+
+    def batches(start: int) -> Iterator[list[Row]]:
+        return read_batches(rows, order, start, healing.batch_rows)
+
+    trainer = Trainer(
+        model if distilled is None else distilled,
+        batches,
+        cross_entropy if distilled is None else distilled.objective,
+        build_optimiser(model, OptimiserConfig(lr=healing.lr, weight_decay=0.0)),
+        lambda step: multiplier(step, healing.steps, schedule),
+        [losses],
+        steps=healing.steps,
+        lr=healing.lr,
+        seed=healing.seed,
+    )
+    trainer.run()
+    model.eval().requires_grad_(False)
+    found = [record["loss"] for record in losses.records if record["kind"] == "train"]
+    return {
+        "steps": healing.steps,
+        "tokens": trainer.tokens,
+        "towards": "the original" if teacher is not None else "the text",
+        "trained": healing.part,
+        "lr": healing.lr,
+        "first_loss": found[0],
+        "last_loss": found[-1],
+    }

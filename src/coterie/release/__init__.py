@@ -1,0 +1,1 @@
+"""What other programs need to serve a checkpoint."""

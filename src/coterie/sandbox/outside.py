@@ -1,0 +1,268 @@
+"""Python in a sandbox made of what the kernel offers: proved before use, refused where it does not hold.
+
+One program is one process without network, other processes, threads, outside files or inherited environment;
+it has a limit of memory, processor time, wall time, output and disk. `inside.py` is the inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from coterie.config.errors import CoterieError
+
+JAIL = Path(__file__).with_name("inside.py")
+SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
+Ending = Literal["done", "failed", "time", "output"]
+
+
+class SandboxError(CoterieError):
+    """This machine cannot keep a program in; the message says which layer is missing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Wall-clock seconds, bytes of memory, of output (both streams together), and of files written."""
+
+    seconds: float = 10.0
+    memory: int = 512 * 2**20
+    output: int = 64 * 2**10
+    disk: int = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a program ended: by itself (`done`, or `failed` with another status than 0), by `time` or by
+    `output`.
+    """
+
+    ending: Ending
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+class Sandbox:
+    """Runs programs. `probe` first: it is what makes the promises true.
+
+    `layers`, known after `probe`: of namespaces, tmpfs (programs can write, into memory), landlock, bwrap,
+    seccomp.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.layers: tuple[str, ...] = ()
+
+    def probe(self) -> tuple[str, ...]:
+        """Try to get out in every way that is promised to be closed; returns the layers that stand.
+
+        Errors: `SandboxError`, one line, naming what is not kept in.
+        """
+        if not sys.platform.startswith("linux"):
+            raise SandboxError(
+                f"sandbox: {sys.platform} has no Landlock and seccomp; programs can be run on Linux only"
+            )
+        with tempfile.TemporaryDirectory(prefix="coterie-probe-") as folder:
+            canary = Path(folder, "canary")
+            canary.write_text("still here")
+            canary.chmod(0o666)
+            values = {
+                "canary": str(canary),
+                "folder": folder,
+                "parent": os.getpid(),
+                "memory": self.limits.memory,
+            }
+            result = self.run(f"VALUES = {values!r}\n{_PROBE}")
+            try:
+                escaped = json.loads(result.stdout)
+            except ValueError:
+                raise SandboxError(
+                    f"sandbox: the probe did not come through: {_last(result.stderr)}"
+                ) from None
+            if os.listdir(folder) != ["canary"] or canary.read_text() != "still here":
+                escaped.append("a file outside was changed")
+        looped = self.run("while True: pass", seconds=0.3)
+        if looped.ending != "time":
+            escaped.append("an endless program was not ended")
+        if escaped:
+            raise SandboxError(
+                f"sandbox: not kept in on this machine: {'; '.join(escaped)}; programs are not run"
+            )
+        return self.layers
+
+    def run(self, program: str, seconds: float | None = None) -> Finished:
+        """Run a program of Python to its end or its limit.
+
+        Errors: `SandboxError` when the layers that must stand do not; the program has then not been run.
+        """
+        seconds = self.limits.seconds if seconds is None else min(seconds, self.limits.seconds)
+        with tempfile.TemporaryDirectory(prefix="coterie-run-") as folder:
+            source, work = Path(folder, "source.py"), Path(folder, "work")
+            source.write_text(program, encoding="utf-8", errors="surrogatepass")
+            work.mkdir()
+            reading, writing = os.pipe()
+            started = time.monotonic()
+            try:
+                process = self._start(source, work, writing, seconds)
+            finally:
+                os.close(writing)
+            try:
+                streams, ending = self._collect(process, reading, started + seconds)
+            finally:
+                process.kill()
+                process.wait()
+                os.close(reading)
+            self._check_status(streams[reading], streams[process.stderr.fileno()])  # type: ignore[union-attr]
+            texts = [
+                streams[pipe.fileno()].decode("utf-8", "replace")
+                for pipe in (process.stdout, process.stderr)
+                if pipe
+            ]
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+            if ending is None:
+                ending = "done" if process.returncode == 0 else "failed"
+            return Finished(ending, process.returncode, texts[0], texts[1], time.monotonic() - started)
+
+    def _start(self, source: Path, work: Path, status: int, seconds: float) -> subprocess.Popen[bytes]:
+        paths = [
+            sysconfig.get_path("stdlib"),
+            sysconfig.get_path("platstdlib"),
+            sysconfig.get_config_var("LIBDIR"),
+        ]
+        readable = sorted({str(Path(path).resolve()) for path in (*SYSTEM, *paths, source) if path})
+        python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+        prefix, layers = _bubblewrap(readable, python, work, self.limits.disk)
+        settings = {
+            "program": str(source),
+            "work": str(work),
+            "status": status,
+            "readable": readable,
+            "layers": layers,
+            "seconds": int(seconds) + 2,
+            "memory": self.limits.memory,
+            "disk": self.limits.disk,
+        }
+        return subprocess.Popen(
+            [*prefix, python, "-I", "-S", "-B", str(JAIL), json.dumps(settings)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=work,
+            env={},
+            pass_fds=[status],
+            start_new_session=True,
+        )
+
+    def _collect(
+        self, process: subprocess.Popen[bytes], status: int, end: float
+    ) -> tuple[dict[int, bytes], Ending | None]:
+        """What came on each descriptor, up to the limit of output and of time; which of the two was reached,
+        if any.
+        """
+        assert process.stdout is not None and process.stderr is not None
+        got = {status: b"", process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+        open_ones = list(got)
+        while open_ones:
+            ready, _, _ = select.select(open_ones, [], [], max(0.0, end - time.monotonic()))
+            if not ready:
+                return got, "time"
+            for descriptor in ready:
+                piece = os.read(descriptor, 65536)
+                if not piece:
+                    open_ones.remove(descriptor)
+                got[descriptor] += piece
+            if sum(map(len, got.values())) - len(got[status]) > self.limits.output:
+                return {key: value[: self.limits.output] for key, value in got.items()}, "output"
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return got, "time"
+        return got, None
+
+    def _check_status(self, said: bytes, errors: bytes) -> None:
+        try:
+            status = json.loads(said)
+        except ValueError:
+            raise SandboxError(
+                f"sandbox: it could not be set up: {_last(errors.decode(errors='replace'))}"
+            ) from None
+        self.layers = tuple(status["layers"])
+        if not status["safe"]:
+            missing = "seccomp" if "seccomp" not in self.layers else "Landlock (Linux 5.13) or bubblewrap"
+            raise SandboxError(f"sandbox: this machine lacks {missing}; programs are not run")
+
+
+def _bubblewrap(readable: list[str], python: str, work: Path, disk: int) -> tuple[list[str], list[str]]:
+    """A command to put before Python, and its layer, where the kernel has no Landlock but bubblewrap is
+    installed.
+
+    What Python needs is there to read, `work` is the one place to write, of `disk` bytes.
+    """
+    program = shutil.which("bwrap")
+    if program is None or _landlock_version() >= 1:
+        return [], []
+    binds = [
+        part for path in [*SYSTEM, *readable, python, str(JAIL)] for part in ("--ro-bind-try", path, path)
+    ]
+    binds += [part for path in ("/dev/null", "/dev/urandom") for part in ("--dev-bind", path, path)]
+    place = ["--size", str(disk), "--tmpfs", str(work), "--chdir", str(work), "--remount-ro", "/"]
+    return [program, "--unshare-all", "--die-with-parent", "--clearenv", *binds, *place, "--"], ["bwrap"]
+
+
+def _landlock_version() -> int:
+    import ctypes
+
+    return int(ctypes.CDLL(None).syscall(444, None, 0, 1))
+
+
+def _last(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return " ".join(lines[-1].split())[:200] if lines else "no reason given"
+
+
+_PROBE = """
+import json, os, signal, socket, subprocess, threading
+escaped = []
+
+def must_fail(what, action):
+    try:
+        action()
+    except (OSError, RuntimeError, MemoryError):
+        return
+    escaped.append(what)
+
+def write(path):
+    with open(path, "w") as file:
+        file.write("changed")
+
+outside = VALUES["canary"]
+must_fail("the network can be reached", lambda: socket.create_connection(("127.0.0.1", 9), 0.2))
+must_fail("sockets can be made", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+must_fail("files outside can be read", lambda: open(outside).read())
+must_fail("files outside can be written", lambda: write(outside))
+must_fail("files outside can be cut", lambda: os.truncate(outside, 0))
+must_fail("files outside can be made", lambda: write(os.path.join(VALUES["folder"], "new")))
+must_fail("files outside can be removed", lambda: os.unlink(outside))
+must_fail("modes of files outside can be changed", lambda: os.chmod(outside, 0o777))
+must_fail("folders outside can be listed", lambda: os.listdir(VALUES["folder"]))
+must_fail("processes can be seen", lambda: os.listdir("/proc"))
+must_fail("processes can be made", lambda: os._exit(0) if os.fork() == 0 else None)
+must_fail("programs can be started", lambda: subprocess.run(["/bin/true"]))
+must_fail("threads can be made", lambda: threading.Thread(target=int).start())
+must_fail("other processes can be signalled", lambda: os.kill(VALUES["parent"], 0))
+must_fail("memory is not limited", lambda: bytearray(VALUES["memory"]))
+print(json.dumps(escaped))
+"""

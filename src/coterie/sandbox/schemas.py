@@ -1,0 +1,56 @@
+"""JSON schemas: read, and proved on what a model wrote. References outside a schema are refused, never
+fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coterie.config.errors import ConfigError, CoterieError
+from coterie.config.files import read_json
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """A schema from a file. Errors: `ConfigError`, one line, for no JSON object or no valid schema."""
+    schema = read_json(path, "give a JSON schema")
+    check_schema(schema, str(path))
+    return schema
+
+
+def check_schema(schema: Mapping[str, Any], where: str) -> None:
+    """Errors: `ConfigError` when it is no valid schema of draft 2020-12."""
+    import jsonschema
+
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ConfigError(f"{where}: no valid JSON schema at {error.json_path}: {error.message}") from None
+
+
+def problem(value: Any, schema: Mapping[str, Any]) -> str | None:
+    """What is wrong with a value in one line, None when it keeps the schema."""
+    import jsonschema
+    import referencing.exceptions
+    from jsonschema_specifications import REGISTRY
+
+    # The registry is given, because the default one fetches what a schema refers to.
+    validator = jsonschema.Draft202012Validator(schema, registry=REGISTRY)
+    try:
+        error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+    except referencing.exceptions.Unresolvable as unknown:
+        return f"the schema refers to {unknown.ref}, which it does not hold"
+    return None if error is None else f"{error.json_path}: {error.message}"
+
+
+def check_text(text: str, schema: Mapping[str, Any]) -> None:
+    """Errors: `CoterieError` when a reply is no JSON or breaks the schema it was asked to keep."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise CoterieError(f"the reply is not JSON ({error}), though a schema was asked for") from None
+    wrong = problem(value, schema)
+    if wrong is not None:
+        raise CoterieError(f"the reply breaks the schema at {wrong}")

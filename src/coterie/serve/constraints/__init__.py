@@ -1,0 +1,1 @@
+"""What binds a reply's tokens: grammars and thinking."""

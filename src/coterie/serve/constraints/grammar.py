@@ -1,0 +1,366 @@
+"""Replies that must have a form: JSON schemas and tool calls, through llguidance. What cannot be kept is
+refused.
+
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coterie.serve.core.errors import ApiError, invalid
+from coterie.text.reply_formats import ReplyFormat
+from coterie.text.tokenizer import StreamDecoder, Tokenizer
+
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_BOUND = 10_000  # of lengths and counts in a schema
+MAX_REPEAT = 1000  # {n,m} in a pattern
+_CACHED = 64
+# llguidance takes these and does not keep to them, or reads them as comments.
+_REFUSED_KEYS = ("patternProperties", "x-guidance", "$dynamicRef", "$recursiveRef", "unevaluatedProperties",
+                 "unevaluatedItems", "propertyNames", "dependentSchemas")  # fmt: skip
+_BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class GrammarFilter:
+    """Keeps one reply to a grammar (`infer.request.TokenFilter`).
+
+    `trigger`: the grammar begins after this text has been written; None: at once. `repeat`: when the grammar
+    has been satisfied the reply is free again until the next trigger; otherwise it must end. `think`: the
+    token that opens and the text that closes a reasoning block, which may come first. Without `repeat` a
+    reply cannot stop before the grammar has begun: reasoning goes on until it is closed. A grammar that
+    breaks off sets `failure`, and the reply ends.
+    """
+
+    def __init__(
+        self,
+        prototype: Any,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        stop_ids: Sequence[int],
+        trigger: str | None = None,
+        repeat: bool = False,
+        think: tuple[int, str] | None = None,
+    ) -> None:
+        self.failure: str | None = None
+        self._prototype, self._matcher = prototype, prototype.deep_copy()
+        self._decoder = StreamDecoder(tokenizer)
+        self._known, self._vocab_size = tokenizer.vocab_size, vocab_size
+        self._stops = torch.tensor(list(stop_ids), dtype=torch.int64)
+        self._trigger, self._repeat, self._think = trigger, repeat, think
+        self._active = trigger is None
+        self._tail = ""
+        self._fresh = True
+
+    def allowed(self) -> Tensor | None:
+        """bool (V,): the tokens that keep to the grammar, or that wait for it; None while every token may
+        come.
+        """
+        if not self._active:
+            return None if self._repeat else self._waiting()
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        mask_V = torch.zeros(self._vocab_size, dtype=torch.bool)
+        known = torch.from_numpy(np.unpackbits(bits, bitorder="little")).bool()[: self._vocab_size]
+        mask_V[: known.shape[0]] = known
+        mask_V[self._stops] = bool(self._matcher.is_accepting()) and not self._repeat
+        if self._fresh and self._think is not None:
+            mask_V[self._think[0]] = True
+        if self._matcher.is_error() or not bool(mask_V.any()):
+            self.failure = (
+                self._matcher.get_error().splitlines()[0][:200] if self._matcher.is_error() else "stuck"
+            )
+            mask_V[self._stops] = True
+        return mask_V
+
+    def _waiting(self) -> Tensor:
+        """All tokens but those that would end the reply: it still owes what the grammar asks for."""
+        mask_V = torch.ones(self._vocab_size, dtype=torch.bool)
+        mask_V[self._stops] = False
+        return mask_V
+
+    def accept(self, token: int) -> None:
+        """Take in the token that was drawn."""
+        first, self._fresh = self._fresh, False
+        if not self._active:
+            self._watch(token)
+            return
+        if first and self._think is not None and token == self._think[0]:
+            self._active, self._trigger = False, self._think[1]
+            return
+        if token in self._stops or self.failure is not None:
+            return
+        if not self._matcher.consume_token(token):
+            self.failure = "a token outside the grammar was drawn"
+        elif self._repeat and self._matcher.is_stopped():
+            self._active, self._matcher = False, self._prototype.deep_copy()
+
+    def _watch(self, token: int) -> None:
+        """Look for the trigger at the end of the text."""
+        assert self._trigger is not None
+        if token < self._known:
+            self._tail = (self._tail + self._decoder.feed(token))[-len(self._trigger) - 32 :]
+        if self._trigger in self._tail:
+            self._active, self._tail = True, ""
+
+
+class Grammars:
+    """Makes filters for one tokenizer and the form in which its model writes; compiled grammars are kept."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, vocab_size: int, stop_ids: Sequence[int], form: ReplyFormat
+    ) -> None:
+        self._tokenizer, self._vocab_size, self._stop_ids = tokenizer, vocab_size, tuple(stop_ids)
+        self._cache: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self._ll: Any = None
+        self._writing, self._thinks = form.writing, form.reasoning
+        bare = [
+            mark[0]
+            for region in form.regions
+            if region.kind == "calls" and region.at_start
+            for mark in region.open
+        ]
+        self._begins = "".join(map(re.escape, bare))  # no free text begins like a call
+        self._marks = sorted(tokenizer.added_tokens, key=len, reverse=True)
+
+    def of_schema(
+        self, schema: Mapping[str, Any], pointer: str, opened: bool, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> GrammarFilter:
+        """For a reply that must be JSON of this schema, or a call of one of `tools`.
+
+        Errors: `ApiError` 400 `invalid_schema`.
+        """
+        check_schema(schema, pointer)
+        rules = f"answer: {self._literal(self._writing.answer)} value\nvalue: %json {_json(schema, False)}"
+        if tools:
+            return self._filter("answer | calls", f"{rules}\n{self._calls(tools, False)}", pointer, opened)
+        return self._filter("answer", rules, pointer, opened)
+
+    def of_calls(self, tools: Sequence[Mapping[str, Any]], several: bool, opened: bool) -> GrammarFilter:
+        """For a reply that must be one call (or `several`) of these tools."""
+        return self._filter("calls", self._calls(tools, several), "/tools", opened)
+
+    def of_strict_calls(self, tools: Sequence[Mapping[str, Any]], opened: bool) -> GrammarFilter:
+        """For a free reply whose calls, if it makes any, must be of these tools and their schemas."""
+        writing = self._writing
+        if not writing.trigger:
+            first = f"[^\\s{self._begins}]" if self._begins else ""
+            rules = f"{self._calls(tools, True)}\nfree: {self._literal(writing.answer)} TEXT\nTEXT: /{first}(.|\\n)*/"
+            return self._filter("calls | free", rules, "/tools", opened, writing.preamble)
+        _, inside, rest = writing.call.partition(writing.trigger)
+        if inside:
+            grammar = f"start: tool\n{self._tools(tools, rest)}"
+        else:
+            opening = writing.open.partition(writing.trigger)[2]
+            grammar = self._calls(tools, True, opening).replace("calls:", "start:", 1)
+        prototype = self._compiled(grammar, "/tools")
+        return GrammarFilter(
+            prototype, self._tokenizer, self._vocab_size, self._stop_ids, writing.trigger, True
+        )
+
+    def _literal(self, text: str) -> str:
+        """A text in a grammar; what is one token of the vocabulary stands by its number."""
+        pattern = "|".join(map(re.escape, self._marks)) or r"\b\B"
+        parts = re.split(f"({pattern})", text)
+        added = self._tokenizer.added_tokens
+        return " ".join(f"<[{added[part]}]>" if part in added else _quoted(part) for part in parts if part)
+
+    def _calls(self, tools: Sequence[Mapping[str, Any]], several: bool, opening: str | None = None) -> str:
+        """Rules for `calls`; `opening` in place of what the family begins them with."""
+        writing = self._writing
+        more = f"({self._literal(writing.between)} tool)*" if several and writing.between else ""
+        begin = self._literal(writing.open if opening is None else opening)
+        return (
+            f"calls: {begin} tool {more} {self._literal(writing.close)}\n{self._tools(tools, writing.call)}"
+        )
+
+    def _tools(self, tools: Sequence[Mapping[str, Any]], pattern: str) -> str:
+        """Rules for `tool`: a call of any of them, as `pattern` has it."""
+        lines = ["tool: " + " | ".join(f"tool_{index}" for index in range(len(tools)))]
+        for index, tool in enumerate(tools):
+            whole = "{object}" in pattern
+            schema = _call_schema(tool, index, self._writing.arguments if whole else None)
+            known = {
+                "{object}": f"json_{index}",
+                "{arguments}": f"json_{index}",
+                "{name}": self._literal(tool["name"]),
+            }
+            parts = re.split(r"(\{object\}|\{arguments\}|\{name\})", pattern)
+            written = " ".join(known.get(part) or self._literal(part) for part in parts if part)
+            lines += [f"tool_{index}: {written}", f"json_{index}: %json {_json(schema, True)}"]
+        return "\n".join(lines)
+
+    def _filter(
+        self, start: str, rules: str, pointer: str, opened: bool, also: tuple[str, str] | None = None
+    ) -> GrammarFilter:
+        """Reasoning may come first: in messages of its own (and what stands between the marks of `also`), or
+        between marks that are tokens.
+        """
+        messages = [marks for marks in (self._writing.thought, also) if marks is not None]
+        if messages:
+            each = " | ".join(
+                f"{self._literal(before)} SAID {self._literal(after)}" for before, after in messages
+            )
+            start = f"message* ({start})"
+            rules = f"{rules}\nmessage: {each}\nSAID: /(.|\\n)+/"
+        prototype = self._compiled(f"start: {start}\n{rules}", pointer)
+        trigger, think = None, None
+        if self._thinks is not None:
+            token, close = self._tokenizer.added_tokens.get(self._thinks.open[0]), self._thinks.close[0]
+            trigger = close if opened else None
+            think = None if opened or token is None else (token, close)
+        return GrammarFilter(
+            prototype, self._tokenizer, self._vocab_size, self._stop_ids, trigger, think=think
+        )
+
+    def _compiled(self, grammar: str, pointer: str) -> Any:
+        from llguidance import LLMatcher, LLParserLimits
+
+        with self._lock:
+            if grammar in self._cache:
+                self._cache.move_to_end(grammar)
+                return self._cache[grammar]
+            limits = LLParserLimits(
+                initial_lexer_fuel=1_000_000, max_lexer_states=50_000, max_grammar_size=100_000
+            )
+            wrapped = LLMatcher.grammar_from_lark(grammar)
+            wrong, notes = LLMatcher.validate_grammar_with_warnings(wrapped, self._tokens(), limits=limits)
+            if wrong or notes:
+                told = (
+                    note.strip().partition("\n")[0] for note in notes
+                )  # what follows shows our own grammar
+                reason = "; ".join(_PLACE.sub("", line) for line in told)[:300]
+                raise _bad(pointer, f"this schema cannot be kept to ({reason})")
+            matcher = LLMatcher(self._tokens(), wrapped, log_level=0, limits=limits)
+            if matcher.is_error():
+                raise _bad(pointer, matcher.get_error()[:200])
+            self._cache[grammar] = matcher
+            if len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+            return matcher
+
+    def _tokens(self) -> Any:
+        if self._ll is None:
+            from llguidance import LLTokenizer, TokenizerWrapper
+
+            self._ll = LLTokenizer(TokenizerWrapper(_Vocabulary(self._tokenizer)), n_vocab=None)
+        return self._ll
+
+
+class _Vocabulary:
+    """What llguidance asks of a tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id = tokenizer.eos_id
+        self.bos_token_id = None
+        self.tokens = tokenizer.token_bytes(range(tokenizer.vocab_size))
+        self.special_token_ids = sorted(set(tokenizer.added_tokens.values()))
+
+    def __call__(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise TypeError("text was expected")
+        return self._tokenizer.encode(text)
+
+
+def _json(schema: Mapping[str, Any], spaced: bool) -> str:
+    """A schema as llguidance reads it: without free white space, which a model may spend a whole reply on."""
+    options = dict(_COMPACT) if spaced else {**_COMPACT, "item_separator": ",", "key_separator": ":"}
+    return json.dumps({**schema, "x-guidance": options})
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _call_schema(tool: Mapping[str, Any], index: int, key: str | None) -> dict[str, Any]:
+    """The arguments of this tool; with a `key` the object that a call is: its name, and the arguments under
+    the key.
+
+    Definitions of its parameters then move to the top, where `#/$defs` points.
+    """
+    parameters = dict(tool.get("parameters") or {"type": "object"})
+    pointer = f"/tools/{index}/function/parameters"
+    check_schema(parameters, pointer)
+    if parameters.get("type", "object") != "object":
+        raise invalid(f"{pointer}/type: parameters are an object", pointer, "invalid_schema")
+    parameters.pop("$schema", None)
+    arguments = {"type": "object", **parameters}
+    if key is None:
+        return arguments
+    moved = {word: arguments.pop(word) for word in ("$defs", "definitions") if word in arguments}
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool["name"]}, key: arguments},
+        "required": ["name", key],
+        "additionalProperties": False,
+        **moved,
+    }
+
+
+def check_schema(schema: Any, pointer: str) -> None:
+    """Errors: `ApiError` 400 `invalid_schema` for what the compiler would take too long for, or not keep
+    to.
+    """
+    if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
+        raise _bad(pointer, f"the schema is larger than {MAX_SCHEMA_BYTES} bytes")
+    for place, node in _objects(schema, pointer):
+        for key in _REFUSED_KEYS:
+            if key in node and not place.endswith("/properties"):
+                raise _bad(f"{place}/{key}", "is not supported")
+        for key in _BOUNDS:
+            value = node.get(key)
+            if isinstance(value, int) and value > MAX_BOUND:
+                raise _bad(f"{place}/{key}", f"at most {MAX_BOUND}")
+        reference = node.get("$ref")
+        if (
+            isinstance(reference, str)
+            and not reference.startswith("#/$defs/")
+            and not reference.startswith("#/definitions/")
+        ):
+            raise ApiError(
+                400, f"{place}/$ref: only '#/$defs/...' is followed", "invalid_schema", f"{place}/$ref"[:200]
+            )
+        pattern = node.get("pattern")
+        if isinstance(pattern, str):
+            _check_pattern(pattern, f"{place}/pattern")
+
+
+def _check_pattern(pattern: str, pointer: str) -> None:
+    counts = [
+        int(number[:9]) for number in re.findall(r"\d+", " ".join(re.findall(r"\{([\d,]*)\}", pattern)))
+    ]
+    if len(pattern) > 1000 or any(count > MAX_REPEAT for count in counts):
+        raise _bad(pointer, f"is too large (repeats up to {MAX_REPEAT})")
+
+
+_PLACE = re.compile(r"^at \d+\(\d+\): ")
+
+
+def _bad(pointer: str, why: str) -> ApiError:
+    return ApiError(400, f"{pointer[:200]}: {why}", "invalid_schema", pointer[:200])
+
+
+def _objects(value: Any, pointer: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    pending = [(pointer, value)]
+    while pending:
+        place, node = pending.pop()
+        if isinstance(node, Mapping):
+            yield place, node
+            pending += [
+                (f"{place}/{key}", item)
+                for key, item in node.items()
+                if key not in ("enum", "const", "default")
+            ]
+        elif isinstance(node, list):
+            pending += [(f"{place}/{index}", item) for index, item in enumerate(node)]

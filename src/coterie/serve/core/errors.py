@@ -1,0 +1,88 @@
+"""The one error envelope: `{"error": {"message", "type", "param", "code"}}`, with its status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coterie.config import CoterieError
+
+
+class ApiError(CoterieError):
+    """A refusal with its HTTP status. `param` is a JSON pointer into the request's body."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str,
+        param: str | None = None,
+        kind: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.kind = kind or _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """The envelope."""
+        inner = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
+        return {"error": inner}
+
+    def headers(self) -> dict[str, str]:
+        """`retry-after` where it is known."""
+        return {} if self.retry_after is None else {"retry-after": str(max(1, round(self.retry_after)))}
+
+
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout",
+    429: "rate_limit_error",
+    503: "overloaded",
+}
+
+
+def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
+    """400: something in the request is wrong."""
+    return ApiError(400, message, code, param)
+
+
+def unsupported(what: str, param: str) -> ApiError:
+    """400: the request asks for what this server cannot do, and must not pretend to."""
+    return ApiError(400, f"{what} is not supported here", "unsupported_parameter", param)
+
+
+def too_long(num_tokens: int, asked: int | None, most: int) -> ApiError:
+    """400 in the words that clients look for."""
+    detail = f"the prompt has {num_tokens} tokens"
+    if asked is not None:
+        detail = (
+            f"you asked for {num_tokens + asked} tokens ({num_tokens} in the prompt, {asked} for the reply)"
+        )
+    message = (
+        f"This model's maximum context length is {most} tokens; {detail}. Shorten the prompt or the reply."
+    )
+    return ApiError(400, message, "context_length_exceeded", None)
+
+
+def too_slow() -> ApiError:
+    """408 or an error event: `--request-timeout` is over."""
+    return ApiError(408, "the request took longer than the server allows", "timeout", kind="timeout")
+
+
+def draining() -> ApiError:
+    """503 while shutting down."""
+    return ApiError(
+        503, "the server is shutting down; try another or try again later", "draining", retry_after=5
+    )
+
+
+def engine_dead() -> ApiError:
+    """503 or an error event after the engine has failed."""
+    return ApiError(
+        503, "the engine has stopped after a failure; the server must be started again", "engine_dead"
+    )

@@ -1,0 +1,274 @@
+"""`POST /v1/completions`: text or token ids in, with true `echo` and log-probabilities of the prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from coterie.config import CoterieError
+from coterie.infer.request import Event, PromptScores, TopLogprobs, check_prompt
+from coterie.serve.core.engine_thread import Call, Job
+from coterie.serve.core.errors import ApiError, invalid
+from coterie.serve.core.service import Service
+from coterie.serve.endpoints.chat import ignored_header
+from coterie.serve.endpoints.moe import routing_of, wishes_of
+from coterie.serve.endpoints.protocol import CompletionRequest, choose_tokens, read
+from coterie.serve.endpoints.replies import Timer, Usage, finite
+from coterie.serve.http.wire import DONE, EventStream, JsonAnswer, encode, read_object, unless_gone
+from coterie.text.tokenizer import Tokenizer
+
+MAX_PROMPTS = 1024
+_DEFAULT_TOKENS = 16
+
+
+async def completions(request: Request) -> Response:
+    """Continue one or many prompts, whole or streamed."""
+    service: Service = request.app.state.service
+    body, ignored = read(CompletionRequest, await read_object(request, service.settings.max_body))
+    variant = service.resolve(body.model)
+    texts = await asyncio.to_thread(prepare, service, body)
+    call = service.thread.submit([text.job for text in texts])
+    head = {
+        "id": "cmpl-" + secrets.token_hex(12),
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": body.model,
+        "system_fingerprint": service.fingerprints[variant],
+    }
+    run = Completions(service, body, texts, call, head)
+    headers = ignored_header(ignored)
+    if body.stream:
+        return EventStream(run.stream(), headers, service.explain, call.cancel)
+    return JsonAnswer(await unless_gone(request, run.whole()), headers=headers)
+
+
+@dataclass
+class Continuation:
+    """One choice: its prompt and what has come of it."""
+
+    index: int
+    job: Job
+    echo: bool
+    limit: int
+    names: TokenNames
+    text: str = ""
+    finish: str | None = None
+    events: list[Event] = field(default_factory=list)
+    offset: int = 0  # characters before the next token, for `text_offset`
+
+    def take(self, event: Event) -> dict[str, Any] | None:
+        """Add a token; the `choices` entry that a stream sends for it, or None when there is nothing to
+        say.
+        """
+        first = not self.events
+        self.events.append(event)
+        if self.limit == 0:  # only the prompt was asked for
+            added = self.names.text(self.job.prompt) if self.echo else ""
+            self.finish = "length"
+        else:
+            added = (self.names.text(self.job.prompt) if self.echo and first else "") + event.text
+            self.finish = event.finish_reason
+        self.text += added
+        logprobs = None
+        if self.names.wanted is not None:
+            logprobs = self._prompt_logprobs(event) if first and self.echo else _no_logprobs()
+            if self.limit:
+                self._append(logprobs, event.token, event.logprob, event.top)
+        if not added and self.finish is None and logprobs is None:
+            return None
+        return {"index": self.index, "text": added, "logprobs": logprobs, "finish_reason": self.finish}
+
+    def _prompt_logprobs(self, event: Event) -> dict[str, list[Any]]:
+        logprobs = _no_logprobs()
+        scores = event.prompt or PromptScores([], [])
+        self._append(logprobs, self.job.prompt[0], None, ())
+        for token, value, top in zip(self.job.prompt[1:], scores.logprobs, scores.top, strict=True):
+            self._append(logprobs, token, value, top)
+        return logprobs
+
+    def _append(
+        self, logprobs: dict[str, list[Any]], token: int, value: float | None, top: TopLogprobs
+    ) -> None:
+        name = self.names.name(token)
+        logprobs["tokens"].append(name)
+        logprobs["token_logprobs"].append(None if value is None else finite(value))
+        logprobs["top_logprobs"].append(None if value is None else self.names.top(token, value, top))
+        logprobs["text_offset"].append(self.offset)
+        self.offset += len(self.names.text([token]))
+
+
+@dataclass(frozen=True)
+class TokenNames:
+    """How tokens are called in the answer. `wanted`: likely tokens at each place; None: no
+    log-probabilities.
+    """
+
+    tokenizer: Tokenizer | None
+    wanted: int | None
+    as_ids: bool
+
+    def text(self, ids: list[int]) -> str:
+        """The text of tokens; ids that stand for none are left out."""
+        if self.tokenizer is None:
+            return ""
+        known = self.tokenizer.vocab_size
+        return self.tokenizer.decode(token for token in ids if token < known)
+
+    def name(self, token: int) -> str:
+        """Text, `bytes:...` for part of a character, or `token_id:N`."""
+        if self.as_ids or self.tokenizer is None or token >= self.tokenizer.vocab_size:
+            return f"token_id:{token}"
+        spelt = self.tokenizer.token_bytes([token])[0]
+        try:
+            return spelt.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelt)
+
+    def top(self, token: int, value: float, top: TopLogprobs) -> dict[str, float]:
+        """The most likely tokens and the one that stands there. Of two with one name the likelier stays."""
+        names: dict[str, float] = {}
+        for other, logprob in top:
+            names.setdefault(self.name(other), finite(logprob))
+        names.setdefault(self.name(token), finite(value))
+        return names
+
+
+def _no_logprobs() -> dict[str, list[Any]]:
+    return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+
+
+def prepare(service: Service, body: CompletionRequest) -> list[Continuation]:
+    """Encode, check and count. Errors: `ApiError` 400."""
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise invalid("/best_of: must equal n; choosing among more is not supported", "/best_of")
+    prompts = _prompts(service, body)
+    names = TokenNames(service.model.tokenizer, body.logprobs, bool(body.return_tokens_as_token_ids))
+    texts = []
+    for ids in prompts:
+        given = body.max_tokens
+        limit = choose_tokens(given or None, len(ids), service.max_length, default=_DEFAULT_TOKENS)
+        params = body.sampling(limit, body.logprobs or 0, service.model.config.vocab_size)
+        params = replace(params, stop_ids=service.model.stop_ids, max_tokens=1 if given == 0 else limit)
+        wishes = replace(wishes_of(service, body), prompt_logprobs=body.logprobs if body.echo else None)
+        for choice in range(body.n or 1):
+            seed = None if params.seed is None else (params.seed + choice) % 2**64
+            job = Job(list(ids), replace(params, seed=seed), wishes)
+            texts.append(Continuation(len(texts), job, bool(body.echo), 0 if given == 0 else limit, names))
+    return texts
+
+
+def _prompts(service: Service, body: CompletionRequest) -> list[list[int]]:
+    given: Any = body.prompt
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        given = [given]
+    if not given or len(given) > MAX_PROMPTS:
+        raise invalid(f"/prompt: give from 1 to {MAX_PROMPTS} prompts", "/prompt")
+    if body.echo and service.model.tokenizer is None:
+        raise ApiError(400, "/echo: the model has no tokenizer", "no_tokenizer", "/echo")
+    prompts = []
+    for place, prompt in enumerate(given):
+        pointer = "/prompt" if given[0] is body.prompt else f"/prompt/{place}"
+        if isinstance(prompt, str):
+            prompt = encode_text(service, prompt, body.add_special_tokens is not False)
+        try:
+            check_prompt(prompt, service.model.config.vocab_size, 2**60)
+        except CoterieError as error:
+            raise invalid(f"{pointer}: {error}", pointer) from None
+        prompts.append(prompt)
+    return prompts
+
+
+def encode_text(service: Service, text: str, special: bool) -> list[int]:
+    """Token ids of a text, with the model's first token where `special`."""
+    ids = service.tokenizer.encode(text)
+    bos = service.model.bos_id
+    return ids if bos is None or not special else [bos, *ids]
+
+
+@dataclass
+class Completions:
+    """One request under way."""
+
+    service: Service
+    body: CompletionRequest
+    texts: list[Continuation]
+    call: Call
+    head: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        distinct = self.texts[:: self.body.n or 1]
+        self.usage = Usage(sum(len(text.job.prompt) for text in distinct))
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Server-sent events."""
+        wants_usage = self.body.stream_options is not None and self.body.stream_options.include_usage
+        async for choice in self._choices():
+            if choice is None:
+                yield b": ping\n\n"
+            else:
+                more = {"usage": None} if wants_usage else {}
+                yield b"data: " + encode({**self.head, "choices": [choice], **more}) + b"\n\n"
+        if wants_usage:
+            yield b"data: " + encode({**self.head, "choices": [], "usage": self.usage.to_dict()}) + b"\n\n"
+        yield DONE
+
+    async def whole(self) -> dict[str, Any]:
+        """The plain answer."""
+        merged: list[dict[str, Any]] = [{} for _ in self.texts]
+        async for choice in self._choices():
+            if choice is None:
+                continue
+            into = merged[choice["index"]]
+            if not into:
+                into.update(choice)
+                continue
+            into["text"] += choice["text"]
+            into["finish_reason"] = choice["finish_reason"]
+            for key, values in (choice["logprobs"] or {}).items():
+                into["logprobs"][key] += values
+        if self.body.return_token_ids:
+            for choice, text in zip(merged, self.texts, strict=True):
+                choice["token_ids"] = [event.token for event in text.events]
+                choice["prompt_token_ids"] = text.job.prompt
+        if self.body.routing != "off":
+            for choice, text in zip(merged, self.texts, strict=True):
+                choice["moe"] = routing_of(self.body.routing, text.events)
+        return {**self.head, "choices": merged, "usage": self.usage.to_dict()}
+
+    async def _choices(self) -> AsyncGenerator[dict[str, Any] | None, None]:
+        """Choices with what was added; None when nothing has come for a while."""
+        timer = Timer(self.service)
+        batches = self.call.batches(self.service.settings.ping, self.service.deadline())
+        try:
+            async for events in batches:
+                if not events:
+                    yield None
+                    continue
+                timer.note(events, self.usage)
+                for index, event in events:
+                    text = self.texts[index]
+                    choice = text.take(event)
+                    if text.limit == 0:
+                        self.usage.completion -= 1
+                    moe = routing_of(self.body.routing, [event])
+                    if moe is not None and self.body.stream:
+                        choice = choice or {
+                            "index": index,
+                            "text": "",
+                            "logprobs": None,
+                            "finish_reason": None,
+                        }
+                        choice["moe"] = moe
+                    if choice is not None:
+                        if self.body.return_token_ids and self.body.stream:
+                            choice["token_ids"] = [event.token]
+                        yield choice
+        finally:
+            await batches.aclose()  # type: ignore[attr-defined]

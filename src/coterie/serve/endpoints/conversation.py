@@ -1,0 +1,212 @@
+"""A chat request made ready for the engine: its prompt, its jobs, and how replies are read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from coterie.config import CoterieError
+from coterie.infer.request import TokenFilter
+from coterie.serve.constraints.grammar import GrammarFilter
+from coterie.serve.constraints.thinking import ThinkingBudget
+from coterie.serve.core.engine_thread import Job
+from coterie.serve.core.errors import ApiError, invalid
+from coterie.serve.core.service import Service
+from coterie.serve.endpoints.assemble import Assembler
+from coterie.serve.endpoints.moe import wishes_of
+from coterie.serve.endpoints.protocol import ChatMessage, ChatRequest, NamedChoice, TextPart, choose_tokens
+from coterie.text.chat import Message, render_ids
+from coterie.text.reply_formats import ReplyFormat, format_of
+
+_TEMPLATE_SETTINGS = ("enable_thinking", "thinking", "reasoning_effort", "preserve_thinking")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """`prompt`: token ids; `jobs`: one per choice; `ignored`: fields without effect on this model."""
+
+    prompt: list[int]
+    jobs: list[Job]
+    num_logprobs: int | None
+    form: ReplyFormat
+    opened: bool
+    has_tools: bool
+    hide_calls: bool
+    one_call: bool
+    routing: str = "off"
+    ignored: tuple[str, ...] = ()
+
+    def assembler(self) -> Assembler:
+        """A reader for one reply."""
+        return Assembler(self.form, self.opened, self.has_tools, self.hide_calls)
+
+
+def prepare(service: Service, body: ChatRequest) -> Conversation:
+    """Render, check and count. Errors: `ApiError` 400, before anything is queued."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("/top_logprobs: needs 'logprobs': true", "/top_logprobs")
+    if body.continue_final_message and body.add_generation_prompt:
+        raise invalid(
+            "/continue_final_message: cannot go with add_generation_prompt", "/continue_final_message"
+        )
+    _check_tools(body)
+    variables, ignored = _template_settings(service, body)
+    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+    hide = body.tool_choice == "none"
+    prompt = _prompt(service, body, [] if hide else tools, variables)
+    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    limit = choose_tokens(body.max_completion_tokens or body.max_tokens, len(prompt), service.max_length)
+    if body.max_tokens == 0:
+        raise invalid("/max_tokens: a reply has at least one token", "/max_tokens")
+    params = body.sampling(limit, num_logprobs or 0, service.model.config.vocab_size)
+    params = replace(params, stop_ids=service.model.stop_ids)
+    wishes = wishes_of(service, body)
+    form = format_of(service.tokenizer.chat_template)
+    opened = _ends_in_reasoning(service, form, prompt)
+    jobs = []
+    for index in range(body.n or 1):
+        seed = None if params.seed is None else (params.seed + index) % 2**64
+        filtered = replace(wishes, filter=_bounded(service, body, form, opened))
+        jobs.append(Job(prompt, replace(params, seed=seed), filtered))
+    return Conversation(
+        prompt=prompt,
+        jobs=jobs,
+        num_logprobs=num_logprobs,
+        form=form,
+        opened=opened,
+        has_tools=bool(tools),
+        hide_calls=hide,
+        one_call=body.parallel_tool_calls is False,
+        routing=body.routing,
+        ignored=ignored,
+    )
+
+
+def _ends_in_reasoning(service: Service, form: ReplyFormat, prompt: list[int]) -> bool:
+    """Whether the template opened a reasoning block for the reply."""
+    tail = service.tokenizer.decode(prompt[-16:]).rstrip()
+    return any(
+        tail.endswith(mark) for region in form.regions if region.kind == "reasoning" for mark in region.open
+    )
+
+
+def _check_tools(body: ChatRequest) -> None:
+    names = [tool.function.name for tool in body.tools or ()]
+    if len(set(names)) != len(names):
+        raise invalid("/tools: two tools have one name", "/tools")
+    choice = body.tool_choice
+    if isinstance(choice, NamedChoice) and choice.function.name not in names:
+        raise invalid("/tool_choice/function/name: is none of the tools", "/tool_choice/function/name")
+    if choice == "required" and not names:
+        raise invalid("/tool_choice: 'required' needs tools", "/tool_choice")
+    if body.response_format is not None and body.response_format.type == "json_schema":
+        if body.response_format.json_schema is None:
+            raise invalid("/response_format/json_schema: is missing", "/response_format/json_schema",
+                          "missing_required_parameter")  # fmt: skip
+
+
+def _bounded(service: Service, body: ChatRequest, form: ReplyFormat, opened: bool) -> TokenFilter | None:
+    """What the reply must keep to, its reasoning bounded where that was asked for."""
+    kept = _filter(service, body, opened)
+    if body.thinking_token_budget is None:
+        return kept
+    vocab_size = service.model.config.vocab_size
+    return ThinkingBudget(body.thinking_token_budget, form, service.tokenizer, vocab_size, opened, kept)
+
+
+def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter | None:
+    """The grammar that the reply must keep to. Errors: `ApiError` 400 when it cannot be kept to."""
+    choice, form = body.tool_choice, body.response_format
+    tools = [tool.function.model_dump(exclude_none=True) for tool in body.tools or ()]
+    if choice == "required" or isinstance(choice, NamedChoice):
+        if form is not None and form.type != "text":
+            raise invalid("/response_format: cannot go with a tool that must be called", "/response_format")
+        if isinstance(choice, NamedChoice):
+            tools = [tool for tool in tools if tool["name"] == choice.function.name]
+        return service.grammars.of_calls(tools, body.parallel_tool_calls is not False, opened)
+    if form is not None and form.type != "text":
+        callable_tools = tools if choice != "none" else []
+        if form.json_schema is None:
+            return service.grammars.of_schema({"type": "object"}, "/response_format", opened, callable_tools)
+        pointer = "/response_format/json_schema/schema"
+        return service.grammars.of_schema(form.json_schema.schema_, pointer, opened, callable_tools)
+    if choice != "none" and any(tool.get("strict") for tool in tools):
+        plain = [tool if tool.get("strict") else {"name": tool["name"]} for tool in tools]
+        return service.grammars.of_strict_calls(plain, opened)
+    return None
+
+
+def _template_settings(service: Service, body: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Names handed to the template. One that it never reads is refused, or for `reasoning_effort`
+    reported.
+    """
+    template = service.tokenizer.chat_template
+    if template is None:
+        raise ApiError(
+            400, "the model has no chat template; use /v1/completions", "no_chat_template", "/messages"
+        )
+    given: dict[str, Any] = {}
+    for name, value in (body.chat_template_kwargs or {}).items():
+        pointer = f"/chat_template_kwargs/{name[:60]}"
+        if name not in _TEMPLATE_SETTINGS or not _reads(template, name):
+            raise ApiError(
+                400, f"{pointer}: the model's template does not know it", "unsupported_parameter", pointer
+            )
+        given[name] = value
+    if body.reasoning_effort is None:
+        return given, ()
+    if body.reasoning_effort == "none" and _reads(template, "enable_thinking"):
+        return {"enable_thinking": False, **given}, ()
+    if not _reads(template, "reasoning_effort"):
+        return given, ("reasoning_effort",)
+    return {"reasoning_effort": body.reasoning_effort, **given}, ()
+
+
+def _reads(template: str, name: str) -> bool:
+    return re.search(rf"\b{re.escape(name)}\b", template) is not None
+
+
+def _prompt(service: Service, body: ChatRequest, tools: list[Any], variables: dict[str, Any]) -> list[int]:
+    messages = [_message(message, index) for index, message in enumerate(body.messages)]
+    end = ""
+    if body.continue_final_message:
+        last = messages.pop()
+        if last.role != "assistant" or last.tool_calls:
+            raise invalid("/messages: the last one must be the assistant's text to be continued", "/messages")
+        end = last.content
+    ask = body.continue_final_message or body.add_generation_prompt is not False
+    try:
+        prompt, _ = render_ids(service.tokenizer, messages, None, bool(ask), tools, variables)
+        return prompt + (service.tokenizer.encode(end) if end else [])
+    except ApiError:
+        raise
+    except CoterieError as error:
+        raise invalid(f"/messages: {error}", "/messages") from None
+
+
+def _message(given: ChatMessage, index: int) -> Message:
+    pointer = f"/messages/{index}"
+    content = given.content
+    if isinstance(content, list):
+        content = "".join(_text(part, f"{pointer}/content/{place}") for place, part in enumerate(content))
+    if given.reasoning_content is not None and given.reasoning not in (None, given.reasoning_content):
+        raise invalid(
+            f"{pointer}/reasoning: differs from reasoning_content; send one", f"{pointer}/reasoning"
+        )
+    data = given.model_dump(include={"tool_calls"}, exclude_none=True)
+    role = "system" if given.role == "developer" else given.role
+    data |= {"role": role, "content": content, "name": given.name}
+    reasoning = given.reasoning if given.reasoning_content is None else given.reasoning_content
+    if reasoning is not None:
+        data["reasoning_content"] = reasoning
+    try:
+        return Message.from_dict(data)
+    except CoterieError as error:
+        raise invalid(f"{pointer}: {error}", pointer) from None
+
+
+def _text(part: TextPart, pointer: str) -> str:
+    if part.type == "refusal":
+        raise invalid(f"{pointer}/type: refusals are not read back", f"{pointer}/type")
+    return part.text

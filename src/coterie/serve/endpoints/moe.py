@@ -1,0 +1,132 @@
+"""Experts through the API: a request's control of the routers, the routing of a reply, the load of the
+experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from coterie.config import ConfigError
+from coterie.infer.request import Event, RequestOptions
+from coterie.nn.steering import LayerControl, RouterControl, check_control
+from coterie.serve.core.errors import ApiError, invalid
+from coterie.serve.core.service import Service
+from coterie.serve.endpoints.protocol import Generation, MoeOptions, read
+from coterie.serve.http.strict_json import parse
+from coterie.serve.http.wire import JsonAnswer
+
+_SUMMARY_LAYERS = 4
+
+
+def wishes_of(service: Service, body: Generation) -> RequestOptions:
+    """What a request wants beside sampling. Errors: `ApiError` 400 for experts that do not exist."""
+    options = body.moe or MoeOptions()
+    if options.profile is not None:
+        profile = service.profiles.get(options.profile)
+        if profile is None:
+            raise ApiError(400, "/moe/profile: no profile of this name", "profile_not_found", "/moe/profile")
+        if options.mask or options.bias or options.top_k:
+            raise invalid("/moe/profile: goes with neither mask, bias nor top_k", "/moe/profile")
+        options = profile.model_copy(update={"routing": options.routing})
+    if options.routing != "off" and not service.model.model.routers():
+        raise invalid("/moe/routing: the model is dense; there is no routing", "/moe/routing")
+    return RequestOptions(
+        control=control_of(service, options),
+        routing=options.routing != "off",
+        priority=body.priority or 0,
+        salt=body.cache_salt or "",
+        variant=service.resolve(body.model),
+    )
+
+
+def control_of(service: Service, options: MoeOptions) -> RouterControl:
+    """Masks and biases as the engine takes them. Errors: `ApiError` 400."""
+    layers: dict[int, LayerControl] = {}
+    for key, experts in (options.mask or {}).items():
+        layers[_number(key, "/moe/mask")] = LayerControl(masked=tuple(sorted(set(experts))))
+    for key, values in (options.bias or {}).items():
+        layer, pointer = _number(key, "/moe/bias"), f"/moe/bias/{key[:20]}"
+        pairs = tuple(sorted((_number(expert, pointer), value) for expert, value in values.items()))
+        layers[layer] = LayerControl(layers.get(layer, LayerControl()).masked, pairs)
+    control = RouterControl(tuple(sorted(layers.items(), key=lambda pair: pair[0])), options.top_k)
+    try:
+        check_control(control, service.model.model.routers())
+    except ConfigError as error:
+        raise invalid(f"/moe: {str(error).removeprefix('moe: ')}", "/moe") from None
+    return control
+
+
+def read_profile(service: Service, path: str) -> MoeOptions:
+    """A named `moe` object from a JSON file, checked against the model. Errors: `ConfigError`."""
+    try:
+        options, _ = read(MoeOptions, parse(Path(path).read_bytes()))
+        control_of(service, options)
+    except OSError as error:
+        raise ConfigError(f"profile {path}: cannot be read ({error.strerror})") from None
+    except ApiError as error:
+        raise ConfigError(f"profile {path}: {str(error).replace('the body', 'it')}") from None
+    return options
+
+
+def _number(key: str, pointer: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) < 8):
+        raise invalid(f"{pointer}: keys must be numbers, as text", pointer)
+    return int(key)
+
+
+def routing_of(kind: str, events: Sequence[Event]) -> dict[str, Any] | None:
+    """The `moe` object of a choice: which experts each token was drawn with.
+
+    `summary`: the best expert of at most four layers, evenly spread; `full`: all chosen experts of every
+    layer.
+    """
+    if kind == "off":
+        return None
+    tokens: list[dict[str, Any]] = []
+    layers: list[int] = []
+    for event in events:
+        if event.routing is None:
+            continue
+        rows = event.routing.layers
+        if kind == "summary" and len(rows) > _SUMMARY_LAYERS:
+            rows = tuple(
+                rows[round(i * (len(rows) - 1) / (_SUMMARY_LAYERS - 1))] for i in range(_SUMMARY_LAYERS)
+            )
+        most = 1 if kind == "summary" else None
+        layers = [layer for layer, _, _ in rows]
+        tokens.append(
+            {
+                "id": event.token,
+                "experts": [experts[:most] for _, experts, _ in rows],
+                "weights": [[round(weight, 4) for weight in weights[:most]] for _, _, weights in rows],
+            }
+        )
+    return {"routing": kind, "layers": layers, "tokens": tokens}
+
+
+async def stats(request: Request) -> Response:
+    """`GET /v1/moe/stats`: how often each expert was chosen since the start, prompts included."""
+    service: Service = request.app.state.service
+    counts = service.engine.expert_counts or {}
+    layers = []
+    for layer, counts_E in sorted(counts.items()):
+        numbers = [int(n) for n in counts_E.tolist()]
+        layers.append({"layer": layer, "counts": numbers, **load(numbers)})
+    top_k = [router.config.top_k for _, router in service.model.model.routers()]
+    return JsonAnswer({"object": "moe.stats", "model": service.name, "top_k": top_k, "layers": layers})
+
+
+def load(counts: Sequence[int]) -> dict[str, float]:
+    """`imbalance`: the busiest expert over the mean; `entropy`: of the shares, 1 when they are equal."""
+    total = sum(counts)
+    if not total or len(counts) < 2:
+        return {"imbalance": 1.0, "entropy": 1.0}
+    shares = [count / total for count in counts if count]
+    entropy = -sum(share * math.log(share) for share in shares) / math.log(len(counts))
+    return {"imbalance": max(counts) * len(counts) / total, "entropy": entropy}

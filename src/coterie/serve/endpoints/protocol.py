@@ -1,0 +1,313 @@
+"""What requests may say. Every field is honoured, listed in `x-coterie-ignored`, or refused with a pointer to
+it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from coterie.infer.sampling import SamplingParams
+from coterie.serve.core.errors import ApiError, invalid, too_long, unsupported
+
+MAX_CHOICES = 8
+MAX_TOKENS = 2**31 - 1
+Text = Annotated[str, Field(max_length=16 * 2**20)]
+Name = Annotated[str, Field(min_length=1, max_length=512)]
+Stop = Annotated[str, Field(min_length=1, max_length=1024)]
+Ids = list[int]
+Probability = Annotated[float, Field(gt=0, le=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+# Accepted because clients send them and nothing that they ask for is missing from the answer.
+IGNORED = (
+    "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "verbosity", "user",
+)  # fmt: skip
+UNSUPPORTED = {
+    "audio": "audio output", "web_search_options": "web search", "prediction": "predicted output",
+    "functions": "the old 'functions' (send 'tools')", "function_call": "the old 'function_call' (send 'tool_choice')",
+    "suffix": "text after the completion", "chat_template": "a template in a request", "background": "a background job",
+    "conversation": "a stored conversation", "prompt": "a stored prompt", "truncation": "cutting the prompt",
+    "max_tool_calls": "a bound on built-in tools",
+}  # fmt: skip
+
+
+class Body(BaseModel):
+    """Strict: no unknown keys, no conversion between types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StreamOptions(Body):
+    """`stream_options`."""
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class MoeOptions(Body):
+    """What a request says about experts: layer and expert numbers are keys, as JSON has no others."""
+
+    routing: Literal["off", "summary", "full"] = "off"
+    top_k: Annotated[int, Field(ge=1, le=1024)] | None = None
+    mask: dict[str, list[int]] | None = None
+    bias: dict[str, dict[str, Annotated[float, Field(ge=-1e4, le=1e4)]]] | None = None
+    profile: Name | None = None
+
+
+class Generation(Body):
+    """What chat and completions share."""
+
+    model: Name
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None
+    ) = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    cache_salt: Name | None = None
+    priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
+    return_token_ids: bool | None = None
+    moe: MoeOptions | None = None
+
+    @property
+    def routing(self) -> str:
+        """`off`, `summary` or `full`."""
+        return "off" if self.moe is None else self.moe.routing
+
+    def sampling(self, default_tokens: int, logprobs: int, vocab_size: int) -> SamplingParams:
+        """The engine's settings. Errors: `ApiError` for a bias on a token that does not exist."""
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return SamplingParams(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=max(0, self.top_k or 0),
+            top_p=1.0 if self.top_p is None else self.top_p,
+            min_p=self.min_p or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            seed=None if self.seed is None else self.seed % 2**64,
+            max_tokens=max(1, default_tokens),
+            stop=stops,
+            logprobs=logprobs,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=_bias(self.logit_bias, vocab_size),
+        )
+
+
+class TextPart(Body):
+    """A part of a message's content."""
+
+    type: Literal["text", "input_text", "output_text", "refusal"]
+    text: Text
+
+
+class FunctionCall(Body):
+    """Name and arguments (JSON text) of a call."""
+
+    name: Name
+    arguments: Text = "{}"
+
+
+class ToolCallItem(Body):
+    """A call in an assistant's turn."""
+
+    id: Name | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+    index: int | None = None
+
+
+class ChatMessage(Body):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[TextPart] | None = None
+    name: Name | None = None
+    reasoning_content: Text | None = None
+    reasoning: Text | None = None
+    tool_calls: list[ToolCallItem] | None = None
+    tool_call_id: Name | None = None
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: list[Any] | None = None
+
+
+class FunctionSpec(Body):
+    """A tool that the model may call."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.-]+$")]
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """`{"type": "function", "function": ...}`."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class NamedFunction(Body):
+    """The function that must be called."""
+
+    name: Name
+
+
+class NamedChoice(Body):
+    """`tool_choice` with a name."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(Body):
+    """`response_format.json_schema`."""
+
+    name: Name
+    description: Text | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """`response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class ChatRequest(Generation):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    chat_template_kwargs: dict[str, bool | str | int] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+
+
+class CompletionRequest(Generation):
+    """`POST /v1/completions`."""
+
+    prompt: Text | Ids | list[Text] | list[Ids]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    add_special_tokens: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+
+
+B = TypeVar("B", bound=Body)
+_MEDIA = (
+    "image_url",
+    "input_audio",
+    "audio_url",
+    "video_url",
+    "file",
+    "file_id",
+    "file_data",
+)  # of a message's parts
+
+
+def read(kind: type[B], data: Mapping[str, Any]) -> tuple[B, list[str]]:
+    """The request, and the fields that were accepted and have no effect.
+
+    Errors: `ApiError` 400 whose `param` is the JSON pointer of the field.
+    """
+    known = kind.model_fields
+    ignored = [name for name in IGNORED if name in data and name not in known]
+    for name in data:
+        if name in UNSUPPORTED and name not in known and data[name] is not None:
+            raise unsupported(UNSUPPORTED[name], f"/{name}")
+    if data.get("stream_options") is not None and "stream" in known and not data.get("stream"):
+        raise invalid('/stream_options: goes with "stream": true only', "/stream_options")
+    rest = {k: v for k, v in data.items() if k not in ignored and (k in known or k not in UNSUPPORTED)}
+    try:
+        return kind.model_validate(rest), [name for name in ignored if data[name] is not None]
+    except ValidationError as error:
+        raise _problem(kind, error, rest) from None
+
+
+def _problem(kind: type[Body], error: ValidationError, data: Mapping[str, Any]) -> ApiError:
+    """The deepest problem: of several forms that a field may have, the one that went furthest is what was
+    meant.
+    """
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    located = [(_path(problem["loc"], data), problem) for problem in problems]
+    path, problem = max(located, key=lambda pair: (len(pair[0]), pair[1]["type"] == "extra_forbidden"))
+    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)[:200]
+    if problem["type"] == "extra_forbidden" and path[-1] in _MEDIA:
+        return unsupported(f"{pointer}: anything but text", pointer)
+    if problem["type"] == "extra_forbidden":
+        close = (
+            difflib.get_close_matches(str(path[-1]), list(kind.model_fields), n=1) if len(path) == 1 else []
+        )
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        return ApiError(400, f"{pointer}: unknown field{hint}", "unsupported_parameter", pointer)
+    if problem["type"] == "missing":
+        return invalid(f"{pointer}: is missing", pointer, "missing_required_parameter")
+    return invalid(f"{pointer or 'body'}: {problem['msg'][:200]}", pointer or None)
+
+
+def _path(loc: Sequence[int | str], data: Any) -> list[int | str]:
+    """The steps of pydantic's location that exist in the data (it also names the forms it tried)."""
+    path: list[int | str] = []
+    for place, part in enumerate(loc):
+        inside = (isinstance(data, Mapping) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        )
+        if inside:
+            path.append(part)
+            data = data[part]
+        elif (
+            place == len(loc) - 1 and isinstance(data, Mapping) and isinstance(part, str) and "[" not in part
+        ):
+            path.append(part)
+    return path
+
+
+def _bias(given: Mapping[str, float] | None, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    pairs = []
+    for key, value in (given or {}).items():
+        if not key.isascii() or not key.isdigit() or int(key[:12]) >= vocab_size:
+            raise invalid(f"/logit_bias/{key[:20]}: is no token id below {vocab_size}", "/logit_bias")
+        pairs.append((int(key), value))
+    return tuple(pairs)
+
+
+def choose_tokens(given: int | None, num_prompt: int, most: int, default: int | None = None) -> int:
+    """How many tokens a reply may have: what was asked for, which must fit, else `default` or what is left.
+
+    Errors: `ApiError` 400 `context_length_exceeded`.
+    """
+    left = most - num_prompt
+    if left < 1 or (given is not None and given > left):
+        raise too_long(num_prompt, given, most)
+    if given is not None:
+        return given
+    return left if default is None else min(default, left)

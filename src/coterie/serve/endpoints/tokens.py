@@ -1,0 +1,89 @@
+"""`/tokenize`, `/detokenize` and `/tokenizer_info`: what evaluation harnesses ask before they score."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from coterie.serve.core.errors import invalid
+from coterie.serve.core.service import Service
+from coterie.serve.endpoints.completions import encode_text
+from coterie.serve.endpoints.conversation import prepare
+from coterie.serve.endpoints.protocol import Body, ChatMessage, ChatRequest, Text, Tool, read
+from coterie.serve.http.wire import JsonAnswer, read_object
+
+
+class TokenizeRequest(Body):
+    """Text or a conversation."""
+
+    model: str | None = None
+    prompt: Text | None = None
+    messages: list[ChatMessage] | None = None
+    tools: list[Tool] | None = None
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(Body):
+    """Token ids."""
+
+    model: str | None = None
+    tokens: Annotated[list[int], Field(max_length=200_000)]
+
+
+async def tokenize(request: Request) -> Response:
+    """Token ids of a text, or of a conversation as the model would read it."""
+    service: Service = request.app.state.service
+    body, _ = read(TokenizeRequest, await read_object(request, service.settings.max_body))
+    if body.model is not None:
+        service.resolve(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise invalid("/prompt: give either a prompt or messages", "/prompt")
+    return JsonAnswer(await asyncio.to_thread(_tokens, service, body))
+
+
+def _tokens(service: Service, body: TokenizeRequest) -> dict[str, Any]:
+    if body.prompt is not None:
+        ids = encode_text(service, body.prompt, body.add_special_tokens)
+    else:
+        chat = ChatRequest(
+            model=service.name,
+            messages=body.messages or [],
+            tools=body.tools,
+            add_generation_prompt=body.add_generation_prompt,
+        )
+        ids = prepare(service, chat).prompt
+    answer: dict[str, Any] = {"count": len(ids), "max_model_len": service.max_length, "tokens": ids}
+    if body.return_token_strs:
+        answer["token_strs"] = [service.tokenizer.decode([token]) for token in ids]
+    return answer
+
+
+async def detokenize(request: Request) -> Response:
+    """The text of token ids."""
+    service: Service = request.app.state.service
+    body, _ = read(DetokenizeRequest, await read_object(request, service.settings.max_body))
+    known = service.tokenizer.vocab_size
+    if any(not 0 <= token < known for token in body.tokens):
+        raise invalid(f"/tokens: ids must be from 0 to {known - 1}", "/tokens")
+    return JsonAnswer({"prompt": service.tokenizer.decode(body.tokens)})
+
+
+async def tokenizer_info(request: Request) -> Response:
+    """The names of its special tokens and its chat template."""
+    service: Service = request.app.state.service
+    tokenizer = service.tokenizer
+    names = {"bos_token": None, "pad_token": None, **tokenizer.named_tokens}
+    return JsonAnswer(
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "vocab_size": tokenizer.vocab_size,
+            "chat_template": tokenizer.chat_template,
+            **names,
+        }
+    )

@@ -1,0 +1,69 @@
+"""The application: routes, guarded by one middleware."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.routing import BaseRoute, Route, Router
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from coterie.serve.core.service import Service
+from coterie.serve.endpoints import (
+    adapters,
+    chat,
+    completions,
+    embeddings,
+    feedback,
+    moe,
+    responses,
+    status,
+    tokens,
+)
+from coterie.serve.http.middleware import PAGE, PAGE_PATHS, Guard
+
+
+def routes(page: bool = True) -> list[BaseRoute]:
+    """Every endpoint; a path that is none of them is nothing, and one asked in another way says so."""
+    listed: list[BaseRoute] = [
+        Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
+        Route("/v1/completions", completions.completions, methods=["POST"]),
+        Route("/v1/responses", responses.responses, methods=["POST"]),
+        Route("/v1/embeddings", embeddings.embeddings, methods=["POST"]),
+        Route("/v1/models", status.models, methods=["GET"]),
+        Route("/v1/models/{name:path}", status.model, methods=["GET"]),
+        Route("/v1/moe/stats", moe.stats, methods=["GET"]),
+        Route("/v1/adapters", adapters.listing, methods=["GET"]),
+        Route("/v1/adapters/{name}", adapters.add, methods=["PUT"]),
+        Route("/v1/adapters/{name}", adapters.remove, methods=["DELETE"]),
+        Route("/v1/feedback", feedback.feedback, methods=["POST"]),
+        Route("/health", status.health, methods=["GET"]),
+        Route("/ready", status.ready, methods=["GET"]),
+        Route("/metrics", status.metrics, methods=["GET"]),
+    ]
+    for prefix in ("", "/v1"):
+        listed += [
+            Route(f"{prefix}/tokenize", tokens.tokenize, methods=["POST"]),
+            Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),
+            Route(f"{prefix}/tokenizer_info", tokens.tokenizer_info, methods=["GET"]),
+        ]
+    if page:
+        files = StaticFiles(directory=PAGE, html=True)
+        listed += [Route(path, files, methods=["GET"]) for path in sorted(PAGE_PATHS)]
+    return listed
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The ASGI application of a service. Its engine starts with it and ends with it."""
+
+    @asynccontextmanager
+    async def lifespan(app: object) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            service.thread.stop()
+
+    # The bare router: Starlette's own application would answer failures before the guard sees them.
+    return Guard(Router(routes(service.settings.page), lifespan=lifespan), service)

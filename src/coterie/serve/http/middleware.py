@@ -1,0 +1,135 @@
+"""What stands before every endpoint: request ids, the key, Host and Origin, safe headers, one error envelope,
+a log.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import SplitResult, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coterie.serve.core.errors import ApiError
+from coterie.serve.core.service import Service
+from coterie.serve.http.wire import Disconnected, error_answer
+
+log = logging.getLogger("coterie.serve")
+OPEN_PATHS = ("/health", "/ready")
+PAGE = Path(__file__).parents[1] / "page"
+# The page itself holds no secret, and a browser asks for it without a key; what it asks for then needs one.
+PAGE_PATHS = frozenset({"/", *(f"/{file.name}" for file in PAGE.iterdir())})
+CSP = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+_SAFE_HEADERS = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+_ID = re.compile(r"[\w.:-]{1,128}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.service = service
+        self._owner = SimpleNamespace(state=SimpleNamespace(service=service))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check and answer one request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        scope["app"] = self._owner  # endpoints find the service as `request.app.state.service`
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else "req-" + secrets.token_hex(12)
+        begun, status = time.monotonic(), 0
+
+        async def finish(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                out = MutableHeaders(scope=message)
+                out["x-request-id"] = request_id
+                for name, value in _SAFE_HEADERS.items():
+                    out.setdefault(name, value)
+            await send(message)
+
+        self.service.num_open += 1
+        try:
+            self._check(scope["path"], headers)
+            await self.app(scope, receive, finish)
+        except Disconnected:
+            status = status or 499
+        except Exception as error:
+            answer = _of_routing(error) if isinstance(error, HTTPException) else self.service.explain(error)
+            if answer.status in (429, 503):
+                self.service.metrics.add("coterie_rejected_total", reason=answer.code)
+            if status:  # the answer had begun: the connection breaks off instead of pretending to be whole
+                raise
+            await error_answer(answer)(scope, receive, finish)
+        finally:
+            self.service.num_open -= 1
+            self._note(scope, status, request_id, time.monotonic() - begun)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        settings = self.service.settings
+        host = _split("//" + headers.get("host", "")).hostname or ""
+        if is_loopback(settings.host) and not is_loopback(host) and host not in settings.allowed_hosts:
+            raise ApiError(
+                403, "this name is not one of the server's; see --allowed-host", "host_not_allowed"
+            )
+        origin = headers.get("origin")
+        if origin is not None and origin not in settings.allowed_origins:
+            if _split(origin).netloc != headers.get("host"):
+                raise ApiError(403, "other pages may not use this server", "origin_not_allowed")
+        if settings.api_key is None or path in OPEN_PATHS or (settings.page and path in PAGE_PATHS):
+            return
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        expected = settings.api_key.get_secret_value().encode()
+        good = secrets.compare_digest(key.strip().encode("utf-8", "replace"), expected)
+        if scheme.lower() != "bearer" or not good:
+            raise ApiError(
+                401, "send the header 'authorization: Bearer KEY' with this server's key", "invalid_api_key"
+            )
+
+    def _note(self, scope: Scope, status: int, request_id: str, seconds: float) -> None:
+        route = scope.get("route")
+        endpoint = getattr(route, "path", "other")
+        self.service.metrics.add("coterie_requests_total", endpoint=endpoint, status=str(status or 500))
+        if self.service.settings.log_requests != "off":
+            log.info("%s %s %s %d %.3fs", request_id, scope["method"], endpoint, status, seconds)
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; none of what is no address."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
+
+
+def _of_routing(error: HTTPException) -> ApiError:
+    """Starlette's own refusals: no such path, wrong method."""
+    if error.status_code == 405:
+        return ApiError(405, "this method is not possible here", "method_not_allowed")
+    return ApiError(error.status_code, "there is nothing at this path", "not_found")

@@ -1,0 +1,1 @@
+"""Change the structure of a model in memory: upcycle, densify, grow, shrink."""

@@ -1,0 +1,158 @@
+"""Surgery on whole models, what all operations share: another config, everything it leaves alone copied over.
+
+T tokens, D width, E experts, F expert width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.config import BlockConfig, ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
+from coterie.families import config_to_hf
+from coterie.nn.forward_context import ForwardContext
+from coterie.nn.moe import MoE
+from coterie.nn.router import Routing
+from coterie.nn.transformer import Transformer
+
+FeedForwardOf = Callable[[int, FeedForwardConfig | MoEConfig], FeedForwardConfig | MoEConfig]
+Sequences = Sequence[Sequence[int]]
+_TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_CHUNK = 2048
+
+
+def changed(config: ModelConfig, ffn_of: FeedForwardOf, family: str | None = None) -> ModelConfig:
+    """The config with other feed-forwards (and of another family), without layers for multi-token prediction.
+
+    Errors: `ConfigError` when the family's published form cannot carry the result.
+    """
+    blocks = tuple(
+        BlockConfig(attention=block.attention, ffn=ffn_of(index, block.ffn))
+        for index, block in enumerate(config.blocks)
+    )
+    update: dict[str, Any] = {"blocks": blocks, "num_mtp_layers": 0}
+    if family is not None and family != config.family:
+        kept = {key: value for key, value in config.extra.items() if key in _TOKEN_KEYS}
+        update |= {"family": family, "extra": kept}
+    result = config.model_copy(update=update)
+    config_to_hf(result)
+    return result
+
+
+@torch.no_grad()
+def rebuilt(model: Transformer, config: ModelConfig) -> Transformer:
+    """A model of `config` that shares no memory with `model`; tensors of equal name and shape are copied.
+
+    All others are NaN until they are written; `finished` checks that none is left.
+    Errors: `ConfigError` for a model with an adapter.
+    """
+    if model.adapter is not None:
+        raise ConfigError("surgery: the model has an adapter; merge it first")
+    parameter = next(model.parameters())
+    new = Transformer(config, model.compute_dtype).to(parameter.device, parameter.dtype)
+    before = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, tensor in [*new.named_parameters(), *new.named_buffers()]:
+        if name in before and before[name].shape == tensor.shape:
+            tensor.copy_(before[name])
+        elif isinstance(tensor, torch.nn.Parameter):
+            tensor.fill_(float("nan"))
+    for _, router in new.routers():
+        router.balance.reset()
+    new.carried = dict(model.carried)
+    return new.eval()
+
+
+def finished(model: Transformer) -> Transformer:
+    """The model itself, every weight of it written. Errors: `AssertionError` naming one that was
+    forgotten.
+    """
+    for name, parameter in model.named_parameters():
+        assert not bool(parameter.isnan().any()), f"surgery left '{name}' unwritten"
+    return model
+
+
+def moe_layers(model: Transformer, what: str) -> list[tuple[int, MoE]]:
+    """(layer, module) of every mixture of experts. Errors: `ConfigError` for a dense model."""
+    found = [(index, block.ffn) for index, block in enumerate(model.blocks) if isinstance(block.ffn, MoE)]
+    if not found:
+        raise ConfigError(f"{what}: this {model.config.family} model is dense; give a mixture of experts")
+    return found
+
+
+@torch.no_grad()
+def combine_experts(old: MoE, new: MoE, mixture_NE: Tensor) -> None:
+    """Write each of `new`'s N experts, with its row in the router, as `mixture`'s weighted sum of `old`'s E.
+
+    A row of 0s with a single 1 copies one expert bit for bit.
+    """
+    pairs: list[tuple[Tensor | None, Tensor | None]] = [
+        (old.router.weight, new.router.weight),
+        (old.router.bias, new.router.bias),
+    ]
+    pairs.append((old.router.select_bias, new.router.select_bias))
+    for name in ("gate_up", "down"):
+        before, after = getattr(old.experts, name), getattr(new.experts, name)
+        pairs += [(before.weight, after.weight), (before.bias, after.bias)]
+    for before, after in pairs:
+        if before is None or after is None:
+            continue
+        for row, weights_E in enumerate(mixture_NE):
+            chosen = weights_E.nonzero().flatten().tolist()
+            if len(chosen) == 1 and float(weights_E[chosen[0]]) == 1.0:
+                after[row] = before[chosen[0]]
+            else:
+                after[row] = sum(float(weights_E[e]) * before[e].float() for e in chosen)
+
+
+@torch.no_grad()
+def watch(model: Transformer, sequences: Sequences) -> Iterator[dict[int, tuple[Tensor, Routing]]]:
+    """For some sequences at a time: layer -> (what its mixture of experts reads `(T, D)`, its routing).
+
+    Errors: `ConfigError` without any sequence.
+    """
+    if not any(len(sequence) for sequence in sequences):
+        raise ConfigError("surgery: no text to look at; give --data")
+    read: dict[int, Tensor] = {}
+    routed: dict[int, Routing] = {}
+    hooks = []
+    for layer, module in moe_layers(model, "surgery"):
+        hooks.append(
+            module.register_forward_pre_hook(lambda _m, i, layer=layer: read.__setitem__(layer, i[0]))
+        )
+        hooks.append(
+            module.router.register_forward_hook(
+                lambda _m, _i, out, layer=layer: routed.__setitem__(layer, out)
+            )
+        )
+    device, limit = model.embed.weight.device, model.config.max_positions
+    pieces = [list(s[at : at + limit]) for s in sequences for at in range(0, len(s), limit)]
+    try:
+        group: list[list[int]] = []
+        for index, piece in enumerate(pieces):
+            group.append(piece)
+            if index + 1 == len(pieces) or sum(map(len, group)) + len(pieces[index + 1]) > _CHUNK:
+                ids_T = torch.tensor([token for part in group for token in part], device=device)
+                model(ids_T, ForwardContext.packed(list(map(len, group)), device=device))
+                yield {layer: (read[layer], routed[layer]) for layer in read}
+                group = []
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def expert_output(module: MoE, expert: int, x_TD: Tensor, weights_T: Tensor | None = None) -> Tensor:
+    """`(T, D)`: one expert on these rows, its input multiplied by `weights_T` where the router says so."""
+    if module.config.router.apply_to == "input" and weights_T is not None:
+        x_TD = x_TD * weights_T[:, None].to(x_TD.dtype)
+    counts = [0] * module.config.router.num_experts
+    counts[expert] = len(x_TD)
+    return module.experts(x_TD, tuple(counts))
+
+
+def rows_of_expert(routing: Routing, expert: int) -> tuple[Tensor, Tensor]:
+    """(token numbers that chose the expert, the weights they gave it)."""
+    rows, slots = (routing.ids_TK == expert).nonzero(as_tuple=True)
+    return rows, routing.weights_TK[rows, slots]

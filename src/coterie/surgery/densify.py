@@ -1,0 +1,206 @@
+"""From a mixture of experts to a dense model, begun from what the experts' inner units do on real tokens.
+
+Every inner unit j of every expert contributes `a_j = gate weight * h_j` to a token (0 where its expert was
+not chosen); in a dense layer it contributes `h_j` always. The units that explain most of the contributions
+are kept, and `down` is fitted to the mixture's own output by ridge regression. T tokens, D width, U units
+kept, F expert width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
+from coterie.nn.experts import Experts, swiglu
+from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.router import Routing
+from coterie.nn.transformer import Transformer
+from coterie.surgery.common import Sequences, changed, finished, moe_layers, rebuilt, rows_of_expert, watch
+
+FAMILIES = {"qwen3_moe": "qwen3", "mixtral": "llama"}
+RIDGE = 1e-2
+
+
+def densify(model: Transformer, sequences: Sequences, width: int | None = None) -> Transformer:
+    """A dense model whose feed-forwards have `width` inner units (default: as many as one token uses).
+
+    Dense layers of the original are kept, filled up to `width` with units that do nothing. Errors:
+    `ConfigError` for a dense model, biased experts, a width that is too large or too small, or a family
+    without a dense form.
+    """
+    layers = dict(moe_layers(model, "densify"))
+    for layer, moe in layers.items():
+        if not isinstance(moe.experts, Experts):
+            raise ConfigError(
+                f"densify: the experts of layer {layer} are clamped and biased, which no dense form has"
+            )
+    if width is None:
+        width = max(
+            m.config.router.top_k * m.config.expert_width + (m.config.shared_width or 0)
+            for m in layers.values()
+        )
+    _check_width(model, width)
+    dense = FeedForwardConfig(width=width)
+    new = rebuilt(model, _dense_config(model.config, dense))
+    units = _choose_units(model, layers, sequences, width)
+    grams = _regression(model, units, sequences)
+    for layer, block in enumerate(new.blocks):
+        old, ffn = model.blocks[layer].ffn, block.ffn
+        assert isinstance(ffn, FeedForward)
+        if isinstance(old, MoE):
+            _write_fitted(ffn, units[layer], *grams[layer])
+        else:
+            assert isinstance(old, FeedForward)
+            _write_padded(ffn, old)
+    return finished(new)
+
+
+def _check_width(model: Transformer, width: int) -> None:
+    for layer, block in enumerate(model.config.blocks):
+        ffn = block.ffn
+        if isinstance(ffn, MoEConfig):
+            most = ffn.router.num_experts * ffn.expert_width + (ffn.shared_width or 0)
+            if not 1 <= width <= most:
+                raise ConfigError(
+                    f"densify: width {width}: layer {layer} has {most} inner units to choose from"
+                )
+        elif ffn.width > width:
+            raise ConfigError(
+                f"densify: width {width} is less than the {ffn.width} of dense layer {layer}; give more"
+            )
+
+
+def _dense_config(config: ModelConfig, dense: FeedForwardConfig) -> ModelConfig:
+    target = FAMILIES.get(config.family, config.family)
+    try:
+        return changed(config, lambda _layer, _ffn: dense, target)
+    except (ConfigError, AssertionError, StopIteration, AttributeError) as error:
+        raise ConfigError(
+            f"densify: no dense {target} checkpoint can carry this {config.family} model ({error})"
+        ) from None
+
+
+class _Units:
+    """Candidates of one layer: `gate`, `up` `(U, D)` and `down` `(D, U)`, experts first, then the shared
+    expert.
+    """
+
+    def __init__(self, moe: MoE) -> None:
+        width = moe.config.expert_width
+        gate_up, down = (
+            moe.experts.gate_up.effective_weight().float(),
+            moe.experts.down.effective_weight().float(),
+        )
+        parts = [
+            (
+                gate_up[:, :width].flatten(0, 1),
+                gate_up[:, width:].flatten(0, 1),
+                down.transpose(0, 1).flatten(1),
+            )
+        ]
+        if moe.shared is not None:
+            parts.append((moe.shared.gate.weight, moe.shared.up.weight, moe.shared.down.weight))
+        self.gate, self.up = (torch.cat([part[i].float() for part in parts]) for i in range(2))
+        self.down = torch.cat([part[2].float() for part in parts], dim=1)
+
+    def keep(self, index_U: Tensor, scale_U: Tensor) -> None:
+        """Only these units, their `down` columns multiplied by `scale`."""
+        self.gate, self.up = self.gate[index_U], self.up[index_U]
+        self.down = self.down[:, index_U] * scale_U
+
+    def hidden(self, x_TD: Tensor) -> Tensor:
+        """`(T, U)`: what every unit says to every token."""
+        return swiglu(x_TD.float() @ self.gate.T, x_TD.float() @ self.up.T)
+
+
+@torch.no_grad()
+def _choose_units(
+    model: Transformer, layers: dict[int, MoE], sequences: Sequences, width: int
+) -> dict[int, _Units]:
+    units = {layer: _Units(moe) for layer, moe in layers.items()}
+    sums = {layer: torch.zeros(2, len(u.gate), dtype=torch.float64) for layer, u in units.items()}
+    for seen in watch(model, sequences):
+        for layer, (x_TD, routing) in seen.items():
+            hidden_TU = units[layer].hidden(x_TD)
+            said_TU = _contributions(layers[layer], units[layer], hidden_TU, x_TD, routing)
+            sums[layer][0] += (said_TU * hidden_TU).double().sum(0).cpu()
+            sums[layer][1] += hidden_TU.double().square().sum(0).cpu()
+    for layer, (joint_U, square_U) in sums.items():
+        scale_U = joint_U / square_U.clamp_min(1e-30)
+        explained_U = scale_U * joint_U * units[layer].down.double().square().sum(0).cpu()
+        index_U = explained_U.topk(width).indices.sort().values
+        device = units[layer].gate.device
+        units[layer].keep(index_U.to(device), scale_U[index_U].float().to(device))
+    return units
+
+
+def _contributions(moe: MoE, units: _Units, hidden_TU: Tensor, x_TD: Tensor, routing: Routing) -> Tensor:
+    """`(T, U)`: what each unit really added for each token, before `down`."""
+    width = moe.config.expert_width
+    said_TU = torch.zeros_like(hidden_TU)
+    for expert in range(moe.config.router.num_experts):
+        rows, weights = rows_of_expert(routing, expert)
+        part = slice(expert * width, (expert + 1) * width)
+        if moe.config.router.apply_to == "input":
+            read = x_TD[rows].float() * weights[:, None]
+            said_TU[rows, part] = swiglu(read @ units.gate[part].T, read @ units.up[part].T)
+        else:
+            said_TU[rows, part] = hidden_TU[rows, part] * weights[:, None]
+    shared = moe.config.router.num_experts * width
+    said_TU[:, shared:] = hidden_TU[:, shared:]
+    return said_TU
+
+
+@torch.no_grad()
+def _regression(
+    model: Transformer, units: dict[int, _Units], sequences: Sequences
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Layer -> `(H^T H, H^T Y)` of the kept units' values H `(T, U)` and the mixture's output Y `(T, D)`."""
+    sums: dict[int, tuple[Tensor, Tensor]] = {}
+    for layer, x_TD, y_TD in _pairs(model, sequences):
+        hidden_TU = units[layer].hidden(x_TD).double()
+        before = sums.get(layer, (0.0, 0.0))
+        sums[layer] = (before[0] + hidden_TU.T @ hidden_TU, before[1] + hidden_TU.T @ y_TD.double())
+    return sums
+
+
+def _pairs(model: Transformer, sequences: Sequences) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(layer, what its mixture read, what it gave), some sequences at a time."""
+    given: dict[int, Any] = {}
+    layers = moe_layers(model, "densify")
+    hooks = [
+        moe.register_forward_hook(lambda _m, _i, out, layer=layer: given.__setitem__(layer, out))
+        for layer, moe in layers
+    ]
+    try:
+        for seen in watch(model, sequences):
+            for layer, (x_TD, _) in seen.items():
+                yield layer, x_TD, given[layer]
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def _write_fitted(ffn: FeedForward, units: _Units, gram_UU: Tensor, joint_UD: Tensor) -> None:
+    """Ridge regression towards the scaled original columns."""
+    ridge = RIDGE * gram_UU.diagonal().mean()
+    left = gram_UU + ridge * torch.eye(len(gram_UU), dtype=gram_UU.dtype, device=gram_UU.device)
+    fitted_UD = torch.linalg.solve(left, joint_UD + ridge * units.down.T.double())
+    ffn.gate.weight.copy_(units.gate)
+    ffn.up.weight.copy_(units.up)
+    ffn.down.weight.copy_(fitted_UD.T)
+
+
+@torch.no_grad()
+def _write_padded(ffn: FeedForward, old: FeedForward) -> None:
+    size = old.gate.weight.shape[0]
+    for part in (ffn.gate, ffn.up, ffn.down):
+        part.weight.zero_()
+    ffn.gate.weight[:size] = old.gate.weight
+    ffn.up.weight[:size] = old.up.weight
+    ffn.down.weight[:, :size] = old.down.weight

@@ -1,0 +1,143 @@
+"""More experts, or others: add one that does nothing yet, or take one from another model of the same
+shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.config import ConfigError, MoEConfig
+from coterie.nn.moe import MoE
+from coterie.nn.transformer import Transformer
+from coterie.surgery.common import Sequences, changed, combine_experts, finished, moe_layers, rebuilt, watch
+
+NEVER = -1e4  # added to a score that decides who is chosen; finite, so that it can be trained away
+
+
+def add_experts(model: Transformer, sequences: Sequences, count: int = 1, source: int = 0) -> Transformer:
+    """The model with `count` more experts in every layer that do nothing at first.
+
+    A new expert is a copy of `source` with `down` 0, and its router row keeps it from being chosen: by the
+    bias where the router has one, otherwise by a row that gives less than the mean of the others on the
+    tokens of `sequences`. What remains is measured by the receipt. Errors: `ConfigError` for a dense model or
+    a router that chooses in groups.
+    """
+    layers = moe_layers(model, "add-expert")
+    for layer, moe in layers:
+        if moe.config.router.num_groups > 1:
+            raise ConfigError(
+                f"add-expert: layer {layer} chooses among groups of equal size; it takes no further one"
+            )
+        if not 0 <= source < moe.config.router.num_experts:
+            raise ConfigError(
+                f"add-expert: layer {layer} has no expert {source} to copy; choose another --source"
+            )
+    if count < 1:
+        raise ConfigError(f"add-expert: {count} experts; add one at least")
+
+    def ffn_of(layer: int, ffn: Any) -> Any:
+        if not isinstance(ffn, MoEConfig):
+            return ffn
+        router = ffn.router.model_copy(update={"num_experts": ffn.router.num_experts + count})
+        return ffn.model_copy(update={"router": router})
+
+    new = rebuilt(model, changed(model.config, ffn_of))
+    rows = _quiet_rows(model, layers, sequences)
+    for layer, moe in layers:
+        after = new.blocks[layer].ffn
+        assert isinstance(after, MoE)
+        num = moe.config.router.num_experts
+        mixture = torch.eye(num, dtype=torch.float64)
+        combine_experts(moe, after, torch.cat([mixture, mixture[[source] * count]]))
+        with torch.no_grad():
+            after.experts.down.weight[num:] = 0
+            if after.experts.down.bias is not None:
+                after.experts.down.bias[num:] = 0
+            after.router.weight[num:] = rows[layer]
+            if after.router.bias is not None:
+                after.router.weight[num:] = 0
+                after.router.bias[num:] = NEVER
+            elif after.router.select_bias is not None:
+                after.router.select_bias[num:] = NEVER
+    return finished(new)
+
+
+@torch.no_grad()
+def _quiet_rows(model: Transformer, layers: list[tuple[int, MoE]], sequences: Sequences) -> dict[int, Tensor]:
+    """Layer -> `(D,)`: the mean row minus the direction that all tokens have most in common, as far as that
+    helps.
+
+    The direction `u` is the least-squares answer to `x u = 1`; its size is the one, out of a few, that leaves
+    the least weight with the new expert.
+    """
+    seen: dict[int, list[Tensor]] = {layer: [] for layer, _ in layers}
+    for part in watch(model, sequences):
+        for layer, (x_TD, _) in part.items():
+            seen[layer].append(x_TD.float())
+    rows = {}
+    for layer, moe in layers:
+        x_TD = torch.cat(seen[layer])
+        weight_ED = moe.router.weight.float()
+        gram = x_TD.T @ x_TD
+        gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+        u_D = torch.linalg.solve(gram, x_TD.sum(0))
+        logits_TE = x_TD @ weight_ED.T
+        candidates = [weight_ED.mean(0) - size * logits_TE.std() * u_D for size in (0.0, 4.0, 16.0, 64.0)]
+        rows[layer] = min(candidates, key=lambda row_D: _disturbance(x_TD @ row_D, logits_TE, moe))
+    return rows
+
+
+def _disturbance(new_T: Tensor, logits_TE: Tensor, moe: MoE) -> float:
+    """How much a further expert with these logits changes: the tokens that choose it, and its share of a
+    softmax.
+    """
+    router = moe.config.router
+    chosen_T = new_T > logits_TE.topk(router.top_k, dim=-1).values[:, -1]
+    share_T = torch.sigmoid(new_T - logits_TE.logsumexp(-1))
+    in_softmax = router.score == "softmax" and not router.renormalize and not router.score_after_topk
+    return float(chosen_T.float().mean() + (share_T.mean() if in_softmax else 0.0))
+
+
+@torch.no_grad()
+def swap_expert(
+    model: Transformer,
+    other: Transformer,
+    layer: int,
+    expert: int,
+    other_layer: int | None = None,
+    other_expert: int | None = None,
+    with_router: bool = False,
+) -> Transformer:
+    """The model with one expert taken from `other`; `with_router` takes its row in the router too.
+
+    Errors: `ConfigError` for a place that does not exist, or experts of another shape or kind.
+    """
+    other_layer = layer if other_layer is None else other_layer
+    other_expert = expert if other_expert is None else other_expert
+    new = rebuilt(model, model.config)
+    target, source = _place(new, layer, expert), _place(other, other_layer, other_expert)
+    same = target.config.clamped == source.config.clamped
+    if not same or target.experts.down.weight.shape[1:] != source.experts.down.weight.shape[1:]:
+        raise ConfigError(
+            f"swap-expert: experts are {tuple(target.experts.down.weight.shape[1:])} here and "
+            f"{tuple(source.experts.down.weight.shape[1:])} there, or of another kind; they cannot be exchanged"
+        )
+    pairs: list[tuple[Any, Any]] = [(target.router, source.router)] if with_router else []
+    pairs += [(target.experts.gate_up, source.experts.gate_up), (target.experts.down, source.experts.down)]
+    for ours, theirs in pairs:
+        for name in ("weight", "bias"):
+            if getattr(ours, name) is not None:
+                getattr(ours, name)[expert] = getattr(theirs, name)[other_expert]
+    return finished(new)
+
+
+def _place(model: Transformer, layer: int, expert: int) -> MoE:
+    ffn = model.blocks[layer].ffn if 0 <= layer < model.config.num_layers else None
+    if not isinstance(ffn, MoE) or not 0 <= expert < ffn.config.router.num_experts:
+        raise ConfigError(
+            f"swap-expert: there is no expert {expert} in layer {layer} of this {model.config.family} model"
+        )
+    return ffn

@@ -1,0 +1,173 @@
+"""Fewer experts: prune those that matter least, or merge those that do alike.
+
+REAP (arXiv 2510.13999) scores an expert by the mean, over the tokens that chose it, of its gate weight times
+the length of its output. Merging (HC-SMoE, arXiv 2410.08589) clusters experts by their mean outputs on all
+tokens and averages each cluster, an expert counting as often as it was chosen.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coterie.config import ConfigError, MoEConfig
+from coterie.nn.moe import MoE
+from coterie.nn.transformer import Transformer
+from coterie.surgery.common import (
+    Sequences,
+    changed,
+    combine_experts,
+    expert_output,
+    finished,
+    moe_layers,
+    rebuilt,
+    rows_of_expert,
+    watch,
+)
+
+PruneMethod = Literal["reap", "freq", "random"]
+
+
+def prune(
+    model: Transformer, keep: float, method: PruneMethod = "reap", sequences: Sequences = (), seed: int = 0
+) -> tuple[Transformer, dict[int, list[int]]]:
+    """The model with the share `keep` of each layer's experts (rounded up), and which ones stayed, by layer.
+
+    `reap` and `freq` look at `sequences`. Routers with groups keep as many of each group.
+    Errors: `ConfigError` for a share that leaves fewer experts than a token chooses.
+    """
+    layers = moe_layers(model, "prune")
+    if method not in ("reap", "freq", "random"):
+        raise ConfigError(f"prune: unknown method '{method}'; choose reap, freq or random")
+    draw = random.Random(seed)
+    scores = {layer: [draw.random() for _ in range(moe.config.router.num_experts)] for layer, moe in layers}
+    if method != "random":
+        scores = {layer: values.tolist() for layer, values in expert_scores(model, sequences)[method].items()}
+    kept = {layer: _best(scores[layer], moe, keep) for layer, moe in layers}
+    return _with_mixtures(model, {layer: _identity(moe)[kept[layer]] for layer, moe in layers}), kept
+
+
+@torch.no_grad()
+def expert_scores(model: Transformer, sequences: Sequences) -> dict[str, dict[int, Tensor]]:
+    """`{"freq": {layer: (E,)}, "reap": {layer: (E,)}}`: share of assignments, and REAP's score."""
+    layers = moe_layers(model, "surgery")
+    count = {layer: torch.zeros(moe.config.router.num_experts, dtype=torch.float64) for layer, moe in layers}
+    total = {layer: torch.zeros_like(values) for layer, values in count.items()}
+    for seen in watch(model, sequences):
+        for layer, moe in layers:
+            x_TD, routing = seen[layer]
+            on_input = moe.config.router.apply_to == "input"
+            for expert in range(len(count[layer])):
+                rows, weights = rows_of_expert(routing, expert)
+                if not len(rows):
+                    continue
+                length = expert_output(moe, expert, x_TD[rows], weights).float().norm(dim=-1)
+                count[layer][expert] += len(rows)
+                total[layer][expert] += float((length if on_input else length * weights).double().sum())
+    return {
+        "freq": {layer: values / values.sum() for layer, values in count.items()},
+        "reap": {layer: values / count[layer].clamp_min(1) for layer, values in total.items()},
+    }
+
+
+def merge_experts(
+    model: Transformer, keep: float, sequences: Sequences
+) -> tuple[Transformer, dict[int, list[list[int]]]]:
+    """The model with its experts merged to the share `keep` (rounded up), and the clusters, by layer.
+
+    Errors: `ConfigError` as for `prune`, and for routers that choose among groups.
+    """
+    layers = moe_layers(model, "merge-experts")
+    for layer, moe in layers:
+        if moe.config.router.num_groups > 1:
+            raise ConfigError(
+                f"merge-experts: layer {layer} chooses among groups of experts; prune it instead"
+            )
+    frequency = expert_scores(model, sequences)["freq"]
+    outputs = mean_outputs(model, sequences)
+    mixtures, clusters = {}, {}
+    for layer, moe in layers:
+        found = _cluster(outputs[layer], _count(moe, keep))
+        weights = frequency[layer].clamp_min(1e-6)
+        mixture = torch.zeros(len(found), len(weights), dtype=torch.float64)
+        for row, members in enumerate(found):
+            mixture[row, members] = weights[members] / weights[members].sum()
+        mixtures[layer], clusters[layer] = mixture, found
+    return _with_mixtures(model, mixtures), clusters
+
+
+@torch.no_grad()
+def mean_outputs(model: Transformer, sequences: Sequences) -> dict[int, Tensor]:
+    """Layer -> `(E, D)`: what each expert says to all tokens on average, whoever was chosen."""
+    layers = moe_layers(model, "surgery")
+    sums: dict[int, Tensor] = {}
+    for seen in watch(model, sequences):
+        for layer, moe in layers:
+            x_TD = seen[layer][0]
+            each = [expert_output(moe, e, x_TD).double().sum(0) for e in range(moe.config.router.num_experts)]
+            sums[layer] = sums.get(layer, torch.zeros(())) + torch.stack(each)
+    return sums
+
+
+def _cluster(outputs_ED: Tensor, num: int) -> list[list[int]]:
+    """Average linkage by Euclidean distance; clusters in the order of their first members."""
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    if num == len(outputs_ED):
+        return [[expert] for expert in range(num)]
+    tree = linkage(outputs_ED.cpu().numpy(), method="average")
+    labels = fcluster(tree, num, criterion="maxclust")
+    found = [np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())]
+    while (
+        len(found) < num
+    ):  # experts at the same distance are joined together: part the largest cluster again
+        largest = max(found, key=len)
+        found.append([largest.pop()])
+    return sorted(found)
+
+
+def _with_mixtures(model: Transformer, mixtures: dict[int, Tensor]) -> Transformer:
+    def ffn_of(layer: int, ffn: Any) -> Any:
+        if not isinstance(ffn, MoEConfig):
+            return ffn
+        router = ffn.router.model_copy(update={"num_experts": len(mixtures[layer])})
+        return ffn.model_copy(update={"router": router})
+
+    new = rebuilt(model, changed(model.config, ffn_of))
+    for layer, mixture in mixtures.items():
+        before, after = model.blocks[layer].ffn, new.blocks[layer].ffn
+        assert isinstance(before, MoE) and isinstance(after, MoE)
+        combine_experts(before, after, mixture)
+    return finished(new)
+
+
+def _identity(moe: MoE) -> Tensor:
+    return torch.eye(moe.config.router.num_experts, dtype=torch.float64)
+
+
+def _count(moe: MoE, keep: float) -> int:
+    router = moe.config.router
+    if not 0 < keep <= 1:
+        raise ConfigError(f"--keep {keep:g}: give a share of the experts above 0 and up to 1")
+    count = math.ceil(keep * router.num_experts / router.num_groups) * router.num_groups
+    if router.top_groups * (count // router.num_groups) < router.top_k:
+        raise ConfigError(
+            f"--keep {keep:g} leaves {count} experts, too few for the {router.top_k} that a token chooses; keep more"
+        )
+    return count
+
+
+def _best(scores: list[float], moe: MoE, keep: float) -> list[int]:
+    """The best experts of each group, in their old order."""
+    groups = moe.config.router.num_groups
+    size, per_group = len(scores) // groups, _count(moe, keep) // groups
+    kept: list[int] = []
+    for group in range(groups):
+        members = range(group * size, (group + 1) * size)
+        kept += sorted(sorted(members, key=lambda e: (-scores[e], e))[:per_group])
+    return kept

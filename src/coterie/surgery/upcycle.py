@@ -1,0 +1,114 @@
+"""Upcycling: a dense model becomes a mixture of experts that begins as the same function.
+
+Copies: every expert is the dense feed-forward (arXiv 2212.05055). Split: the feed-forward is cut into G parts
+and an expert holds one; the G parts of a copy share their row in the router, so that a token always gets
+whole copies, and `down` is multiplied by G because the K chosen weights sum to 1 (virtual groups, arXiv
+2410.07524). Noise and drop (arXiv 2502.19261) make the copies differ and give up equality at the start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from coterie.config import BalanceConfig, ConfigError, FeedForwardConfig, MoEConfig, RouterConfig
+from coterie.nn.experts import Experts
+from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.transformer import Transformer
+from coterie.surgery.common import changed, finished, rebuilt
+
+Variation = Literal["copy", "noise", "drop"]
+FAMILIES = {"qwen3": "qwen3_moe", "llama": "mixtral"}
+
+
+def upcycle(
+    model: Transformer,
+    num_experts: int = 8,
+    top_k: int = 2,
+    split: int = 1,
+    variation: Variation = "copy",
+    amount: float | None = None,
+    seed: int = 0,
+) -> Transformer:
+    """A mixture of `num_experts` experts per layer, `top_k` chosen, each 1/`split` of the dense feed-forward
+    wide.
+
+    `amount`: of `noise`, its size against the weights' own (default 0.05); of `drop`, the share of each
+    expert's inner units that is drawn anew (default 0.5). Errors: `ConfigError` for numbers that do not fit,
+    and for models that are routed already or of a family without a routed form.
+    """
+    if model.config.is_moe:
+        raise ConfigError("upcycle: the model is a mixture of experts already; give a dense one")
+    if model.config.family not in FAMILIES:
+        raise ConfigError(
+            f"upcycle: no routed form of {model.config.family} is known; it takes {', '.join(FAMILIES)}"
+        )
+    if split < 1 or num_experts % split or top_k % split or top_k > num_experts:
+        raise ConfigError(
+            f"upcycle: {num_experts} experts and {top_k} chosen must be multiples of split {split}, in this order"
+        )
+    if variation not in ("copy", "noise", "drop"):
+        raise ConfigError(f"upcycle: unknown variation '{variation}'; choose copy, noise or drop")
+
+    def ffn_of(layer: int, ffn: Any) -> MoEConfig:
+        assert isinstance(ffn, FeedForwardConfig)
+        if ffn.width % split or ffn.bias:
+            reason = "has biases" if ffn.bias else f"of width {ffn.width} cannot be cut into {split} parts"
+            raise ConfigError(
+                f"upcycle: the feed-forward of layer {layer} {reason}; choose another split or model"
+            )
+        router = RouterConfig(num_experts=num_experts, top_k=top_k, renormalize=True)
+        return MoEConfig(
+            expert_width=ffn.width // split, router=router, balance=BalanceConfig(loss_coef=0.001)
+        )
+
+    new = rebuilt(model, changed(model.config, ffn_of, FAMILIES[model.config.family]))
+    for layer, (before, after) in enumerate(zip(model.blocks, new.blocks, strict=True)):
+        assert isinstance(before.ffn, FeedForward) and isinstance(after.ffn, MoE)
+        digest = hashlib.sha256(f"{seed}:{layer}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        _fill(before.ffn, after.ffn, split, model.config.init_std, generator)
+        for expert in range(num_experts if variation != "copy" else 0):
+            _vary(after.ffn, expert, variation, amount, generator)
+    return finished(new)
+
+
+@torch.no_grad()
+def _fill(dense: FeedForward, moe: MoE, split: int, std: float, generator: torch.Generator) -> None:
+    num_experts, width = moe.config.router.num_experts, moe.config.expert_width
+    copies = torch.randn(num_experts // split, moe.router.weight.shape[1], generator=generator) * std
+    moe.router.weight.copy_(copies.repeat_interleave(split, dim=0))
+    for expert in range(num_experts):
+        part = slice((expert % split) * width, (expert % split + 1) * width)
+        moe.experts.gate_up.weight[expert, :width] = dense.gate.weight[part]
+        moe.experts.gate_up.weight[expert, width:] = dense.up.weight[part]
+        moe.experts.down.weight[expert] = dense.down.weight[:, part] * split
+
+
+@torch.no_grad()
+def _vary(
+    moe: MoE, expert: int, variation: Variation, amount: float | None, generator: torch.Generator
+) -> None:
+    assert isinstance(moe.experts, Experts)
+    gate_up_OD, down_DF = moe.experts.gate_up.weight[expert], moe.experts.down.weight[expert]
+    if variation == "noise":
+        for matrix in (gate_up_OD, down_DF):
+            size = (0.05 if amount is None else amount) * float(matrix.float().std())
+            matrix += _draw(matrix, 0.0, size, generator)
+        return
+    width = moe.config.expert_width
+    num_dropped = round((0.5 if amount is None else amount) * width)
+    if not 0 <= num_dropped <= width:
+        raise ConfigError(f"upcycle: drop takes an amount from 0 to 1, not {amount:g}")
+    units = torch.randperm(width, generator=generator)[:num_dropped]
+    for part in (gate_up_OD[:width], gate_up_OD[width:], down_DF.t()):
+        dropped = part[units].float()
+        if num_dropped:
+            part[units] = _draw(part[units], float(dropped.mean()), float(dropped.std()), generator)
+
+
+def _draw(like: Tensor, mean: float, std: float, generator: torch.Generator) -> Tensor:
+    return (torch.randn(like.shape, generator=generator) * std + mean).to(like.device, like.dtype)

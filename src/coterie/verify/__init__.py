@@ -1,0 +1,1 @@
+"""Whether two models are the same: directories, adapters, GGUF files, servers."""

@@ -1,0 +1,307 @@
+"""Are two models the same to their users? Probes, tensors, tokenizers; directories and OpenAI-compatible
+endpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie.adapters.any import base_of, is_variant, put_variant
+from coterie.adapters.patch import is_patch
+from coterie.checkpoints.directory import load_model, locate, read_config, stored_dtype
+from coterie.config import CheckpointError, CoterieError, ModelConfig
+from coterie.config.model import MoEConfig
+from coterie.data.sources import read_sources
+from coterie.families.registry import first_difference
+from coterie.gguf.readback import put_back
+from coterie.proof.records import (
+    FAITHFUL,
+    LONGEST,
+    ROUNDED,
+    SAME,
+    Difference,
+    ProbeRecord,
+    base_gravity,
+    default_sequences,
+    difference,
+    record,
+)
+from coterie.proof.texts import TEXTS
+from coterie.text.tokenizer import Tokenizer
+from coterie.verify.server import ScoredServer
+from coterie.verify.tensors import TensorWalk, compare_tensors
+
+Tell = Callable[[str], None]
+_DATA_PROBES = 64
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model to compare: a checkpoint directory, an adapter or patch on its base, a GGUF file or an
+    endpoint.
+
+    `directory`: of the checkpoint, or of the base. `dtype`: the type all its weights are stored in, if one.
+    """
+
+    name: str
+    directory: Path | None = None
+    endpoint: ScoredServer | None = None
+    config: ModelConfig | None = None
+    tokenizer: Tokenizer | None = None
+    dtype: torch.dtype | None = None
+    adapter: Path | None = None
+    gguf: Path | None = None
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether its tensors stand in a directory as they are used."""
+        return self.directory is not None and self.adapter is None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`same`: whether A and B are one model to their users; otherwise `reasons`, the most telling first.
+
+    `notes`: what could not be compared or does not decide. `unreached`: layer -> experts that no probe was
+    routed to. `gravity`: of A between the tuned B and its base (see `weights.probes.base_gravity`), where a
+    base was given.
+    """
+
+    a: str
+    b: str
+    same: bool
+    reasons: list[str]
+    notes: list[str]
+    tolerance: float
+    difference: Difference
+    tensors: TensorWalk | None
+    gravity: float | None = None
+    unreached: dict[int, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        return asdict(self) | {
+            "difference": self.difference.to_dict(),
+            "unreached": {str(layer): count for layer, count in self.unreached.items()},
+        }
+
+
+def open_side(name: str, model_name: str | None = None, key: str | None = None) -> Side:
+    """A side from a directory (a model's, an adapter's or a patch's), a hub id, a GGUF file or the address of
+    a server.
+
+    Errors: `CoterieError`, one line.
+    """
+    if name.startswith(("http://", "https://")):
+        return Side(name, endpoint=ScoredServer(name, model_name, key))
+    if name.endswith(".gguf"):
+        if not Path(name).expanduser().is_file():
+            raise CheckpointError(f"{name}: no such file")
+        return Side(name, gguf=Path(name).expanduser())
+    if is_variant(name):
+        base = open_side(base_of(name))
+        # Factors are float32 whatever the base is stored in: only a float32 base gives one type. A patch
+        # takes its own.
+        only = base.dtype if base.dtype == torch.float32 or is_patch(name) else None
+        return replace(base, name=name, dtype=only, adapter=Path(name).expanduser())
+    directory = locate(name)
+    tokenizer = Tokenizer.load(directory) if (directory / "tokenizer.json").is_file() else None
+    config = read_config(directory)
+    return Side(name, directory, None, config, tokenizer, stored_dtype(directory, config))
+
+
+def compare(
+    a: Side,
+    b: Side,
+    base: Side | None = None,
+    data: str | None = None,
+    tolerance: float | None = None,
+    tell: Tell = lambda _line: None,
+) -> Verdict:
+    """Compare A with B, one model in memory at a time.
+
+    `data`: a source of texts instead of the built-in probes. `tolerance`: of the mean log-probability
+    difference in nats (20 times that, or 0.05, for a single one); given, it decides alone and differing
+    tensors are only reported. Default: 0.0001, or 0.05 where the sides are stored in different types or one
+    is an endpoint. `base`: B was tuned from it, and A must not be closer to it than to B.
+    """
+    sides = [a, b] + ([base] if base is not None else [])
+    tokenizer = next((side.tokenizer for side in sides if side.tokenizer is not None), None)
+    sequences = choose_sequences(sides, tokenizer, data)
+    written_from = next((side.directory for side in sides if side.is_checkpoint), None)
+    records = [side_record(side, sequences, tokenizer, written_from, tell) for side in sides]
+    found = difference(records[0], records[1])
+    loose = a.dtype != b.dtype or None in (a.dtype, b.dtype)
+    limit = tolerance if tolerance is not None else (ROUNDED if loose else SAME)
+    reasons = _outputs(found, limit)
+    notes: list[str] = []
+    gravity = None
+    if base is not None:
+        gravity = base_gravity(*records)
+        if gravity < FAITHFUL:
+            closer = "is the base" if gravity < 0.05 else "lies between base and tuned model"
+            reasons.insert(0, f"A {closer}: base gravity {gravity:.2f}, at least {FAITHFUL} was expected")
+    tensors = _tensors(a, b, notes, tell)
+    if tensors is not None and tensors.first is not None:
+        others = f" ({tensors.differing - 1} more)" if tensors.differing > 1 else ""
+        line = f"'{tensors.first}' {tensors.what}{others}"
+        (reasons if tolerance is None else notes).append(line)
+    reasons += _tokenizers(a, b, notes)
+    _config_note(a, b, notes)
+    unreached = _unreached(a.config, records[0]) or _unreached(b.config, records[1])
+    return Verdict(a.name, b.name, not reasons, reasons, notes, limit, found, tensors, gravity, unreached)
+
+
+def choose_sequences(sides: Sequence[Side], tokenizer: Tokenizer | None, data: str | None) -> list[list[int]]:
+    """Token ids that every side can read: of `data`, or the built-in probes. Errors: `CoterieError` without
+    any.
+    """
+    configs = [side.config for side in sides if side.config is not None]
+    if not configs:
+        raise CoterieError(
+            "verify: one of the two must be a checkpoint directory; its tokenizer makes the probes"
+        )
+    vocab_size = min(config.vocab_size for config in configs)
+    limit = min(config.max_positions for config in configs)
+    if any(side.endpoint is not None for side in sides):
+        limit -= 1  # a server generates one token after the prompt
+    if data is None:
+        return default_sequences(tokenizer, vocab_size, limit)
+    if tokenizer is None:
+        raise CoterieError("verify: --data needs a tokenizer, and neither directory holds a tokenizer.json")
+    sequences: list[list[int]] = []
+    for document in read_sources([data], max_bytes=1_000_000):
+        ids = [tokenizer.eos_id, *tokenizer.encode(document.text)][: min(limit, LONGEST)]
+        if len(ids) > 1 and max(ids) < vocab_size:
+            sequences.append(ids)
+        if len(sequences) == _DATA_PROBES:
+            break
+    if not sequences:
+        raise CoterieError(f"verify: {data} holds no text that both models can read; give other data")
+    return sequences
+
+
+def side_record(
+    side: Side, sequences: list[list[int]], tokenizer: Tokenizer | None, written_from: Path | None, tell: Tell
+) -> ProbeRecord:
+    """What one side says to the sequences. A directory's model is let go again.
+
+    `written_from`: the checkpoint that a GGUF file was made of; its numbers are put back into that model.
+    """
+    tell(f"{side.name}: {len(sequences)} probes")
+    if side.endpoint is not None:
+        return side.endpoint.record(sequences, tokenizer)
+    directory = side.directory if side.gguf is None else written_from
+    if directory is None:
+        raise CoterieError(
+            f"{side.name}: compare a GGUF file with the checkpoint directory it was written from"
+        )
+    device = "cuda" if torch.cuda.is_available() and side.is_checkpoint else "cpu"
+    loaded = load_model(directory, dtype=side.dtype or torch.float32, device=device)
+    if side.gguf is not None:
+        put_back(loaded.model, directory, side.gguf)
+    if side.adapter is not None:
+        put_variant(loaded.model, side.adapter, directory, loaded.tokenizer)
+    return record(loaded.model, sequences, tokenizer)
+
+
+def _outputs(found: Difference, limit: float) -> list[str]:
+    if found.within(limit):
+        return []
+    where = f"probe {found.worst[0]}, token {found.worst[1]}"
+    return [
+        f"log-probabilities differ by {found.mean_logprob:.3g} on average and {found.max_logprob:.3g} at most "
+        f"({where}); the tolerance is {limit:g}"
+    ]
+
+
+def _tensors(a: Side, b: Side, notes: list[str], tell: Tell) -> TensorWalk | None:
+    if a.adapter is not None or b.adapter is not None:
+        notes.append("tensors not compared: an adapter's or a patch's change is no whole tensor")
+    if not (a.is_checkpoint and b.is_checkpoint):
+        return None
+    assert a.directory and b.directory and a.config and b.config
+    if a.config.family != b.config.family:
+        notes.append(f"tensors not compared: A is {a.config.family} and B is {b.config.family}")
+        return None
+    tell("comparing tensors")
+    return compare_tensors(a.directory, b.directory)
+
+
+def _tokenizers(a: Side, b: Side, notes: list[str]) -> list[str]:
+    """Reasons why text becomes other tokens, or conversations other text, on the two sides."""
+    one, other = a.tokenizer, b.tokenizer
+    if a.endpoint is not None or b.endpoint is not None:
+        endpoint, known = (a.endpoint, other) if a.endpoint is not None else (b.endpoint, one)
+        return _served_tokenizer(endpoint, known, notes) if endpoint is not None and known is not None else []
+    if a.gguf is not None or b.gguf is not None:
+        notes.append(
+            "tokenizer of the GGUF file not compared; what llama.cpp computes otherwise is no part of this"
+        )
+        return []
+    if one is None or other is None:
+        if one is not other:
+            notes.append(f"tokenizers not compared: {'A' if one is None else 'B'} holds no tokenizer.json")
+        return []
+    reasons = []
+    if one.sha256 != other.sha256:
+        different = _first_text(one.encode_batch(TEXTS), other.encode_batch(TEXTS))
+        if different is not None:
+            reasons.append(f"the tokenizers differ: {different}")
+        elif (one.eos_id, one.added_tokens) != (other.eos_id, other.added_tokens):
+            reasons.append("the tokenizers have different special tokens")
+        else:
+            notes.append("tokenizer.json differs, but every probe text becomes the same tokens")
+    if one.chat_template != other.chat_template:
+        reasons.append("the chat templates differ: conversations become different text")
+    return reasons
+
+
+def _served_tokenizer(endpoint: ScoredServer, tokenizer: Tokenizer, notes: list[str]) -> list[str]:
+    theirs = [endpoint.tokenize(text) for text in TEXTS[:1]]
+    if theirs[0] is None:
+        notes.append(
+            "the endpoint does not tell how it tokenises text (/tokenize); token ids were given to it"
+        )
+        return []
+    theirs += [endpoint.tokenize(text) for text in TEXTS[1:]]
+    different = _first_text(tokenizer.encode_batch(TEXTS), [ids or [] for ids in theirs])
+    return [] if different is None else [f"the endpoint tokenises differently: {different}"]
+
+
+def _first_text(ours: list[list[int]], theirs: list[list[int]]) -> str | None:
+    for number, (x, y) in enumerate(zip(ours, theirs, strict=True)):
+        if x != y:
+            place = next(
+                (i for i, pair in enumerate(zip(x, y, strict=False)) if pair[0] != pair[1]),
+                min(len(x), len(y)),
+            )
+            return f"text {number} becomes {len(x)} and {len(y)} tokens, unlike from token {place} on"
+    return None
+
+
+def _config_note(a: Side, b: Side, notes: list[str]) -> None:
+    if a.config is None or b.config is None:
+        return
+    path = first_difference(a.config.to_dict() | {"family": ""}, b.config.to_dict() | {"family": ""})
+    if path:
+        notes.append(f"the configs differ, first in '{path}'")
+
+
+def _unreached(config: ModelConfig | None, found: ProbeRecord) -> dict[int, int]:
+    """Layer -> number of experts that no compared token was routed to, where there are any."""
+    if config is None:  # an endpoint, or a GGUF file: the other side tells
+        return {}
+    result = {}
+    for layer, ids_TK in found.routing.items():
+        ffn = config.blocks[layer].ffn
+        assert isinstance(ffn, MoEConfig)
+        missing = ffn.router.num_experts - int(ids_TK.unique().numel())
+        if missing:
+            result[layer] = missing
+    return result

@@ -1,0 +1,146 @@
+"""Every tensor of a GGUF file worked out by hand from transformers' names: what the tests compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
+
+from tests.gguf.models import KINDS
+
+Arrays = dict[str, Any]
+
+
+def neighbours(matrix: Any, heads: int) -> Any:
+    """Rows (x[j], x[j + D/2]) of every head brought next to each other, as Meta's own files have them."""
+    rows = []
+    for head in np.split(np.asarray(matrix), heads):
+        half = len(head) // 2
+        for j in range(half):
+            rows += [head[j], head[half + j]]
+    return np.stack(rows)
+
+
+def expected_attention(state: Arrays, disk: str, out: str, arch: str, config: dict[str, Any]) -> Arrays:
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    wanted: Arrays = {}
+    for part, theirs, count in (("q", "attn_q", heads), ("k", "attn_k", kv_heads), ("v", "attn_v", 0)):
+        for kind in ("weight", "bias"):
+            if f"{disk}.self_attn.{part}_proj.{kind}" in state:
+                tensor = state[f"{disk}.self_attn.{part}_proj.{kind}"]
+                wanted[f"{out}.{theirs}.{kind}"] = (
+                    neighbours(tensor, count) if count and arch == "llama" else tensor
+                )
+    names = {
+        "o_proj.weight": "attn_output.weight",
+        "o_proj.bias": "attn_output.bias",
+        "sinks": "attn_sinks.weight",
+    }
+    names |= {"q_norm.weight": "attn_q_norm.weight", "k_norm.weight": "attn_k_norm.weight"}
+    return wanted | {
+        f"{out}.{theirs}": state[f"{disk}.self_attn.{ours}"]
+        for ours, theirs in names.items()
+        if f"{disk}.self_attn.{ours}" in state
+    }
+
+
+def expected_latent(state: Arrays, disk: str, out: str, half: bool, config: dict[str, Any]) -> Arrays:
+    heads, nope, turned = (config[k] for k in ("num_attention_heads", "qk_nope_head_dim", "qk_rope_head_dim"))
+    query = "q_b" if f"{disk}.self_attn.q_b_proj.weight" in state else "q"
+    queries = state[f"{disk}.self_attn.{query}_proj.weight"]
+    keys_in = state[f"{disk}.self_attn.kv_a_proj_with_mqa.weight"]
+    if half:
+        by_head = np.split(queries, heads)
+        queries = np.concatenate([np.concatenate((one[:nope], neighbours(one[nope:], 1))) for one in by_head])
+        keys_in = np.concatenate((keys_in[:-turned], neighbours(keys_in[-turned:], 1)))
+    both = np.split(state[f"{disk}.self_attn.kv_b_proj.weight"], heads)
+    wanted = {
+        f"{out}.attn_{query}.weight": queries,
+        f"{out}.attn_kv_a_mqa.weight": keys_in,
+        f"{out}.attn_kv_a_norm.weight": state[f"{disk}.self_attn.kv_a_layernorm.weight"],
+        f"{out}.attn_k_b.weight": np.stack([one[:nope].T for one in both]),
+        f"{out}.attn_v_b.weight": np.stack([one[nope:] for one in both]),
+        f"{out}.attn_output.weight": state[f"{disk}.self_attn.o_proj.weight"],
+    }
+    if query == "q_b":
+        for part in ("q_a_proj", "q_a_layernorm"):
+            theirs = "attn_q_a" + ("_norm" if "norm" in part else "")
+            wanted[f"{out}.{theirs}.weight"] = state[f"{disk}.self_attn.{part}.weight"]
+    return wanted
+
+
+def expected_ffn(state: Arrays, disk: str, out: str) -> Arrays:
+    wanted: Arrays = {}
+    places = {
+        "mlp": "",
+        "feed_forward": "",
+        "mlp.shared_experts": "_shexp",
+        "feed_forward.shared_expert": "_shexp",
+    }
+    for place, suffix in places.items():
+        for part in ("gate", "up", "down"):
+            for kind in ("weight", "bias"):
+                if f"{disk}.{place}.{part}_proj.{kind}" in state:
+                    wanted[f"{out}.ffn_{part}{suffix}.{kind}"] = state[f"{disk}.{place}.{part}_proj.{kind}"]
+    for router in ("mlp.gate", "mlp.router", "feed_forward.router", "block_sparse_moe.gate"):
+        for kind in ("weight", "bias"):
+            if f"{disk}.{router}.{kind}" in state:
+                wanted[f"{out}.ffn_gate_inp.{kind}"] = state[f"{disk}.{router}.{kind}"]
+    if f"{disk}.mlp.gate.e_score_correction_bias" in state:
+        wanted[f"{out}.exp_probs_b.bias"] = state[f"{disk}.mlp.gate.e_score_correction_bias"]
+    for place, names in {
+        "mlp": ("gate_proj", "up_proj", "down_proj"),
+        "block_sparse_moe": ("w1", "w3", "w2"),
+    }.items():
+        for part, name in zip(("gate", "up", "down"), names, strict=True):
+            found = [f"{disk}.{place}.experts.{e}.{name}.weight" for e in range(12)]
+            stacked = [state[key] for key in found if key in state]
+            if stacked:
+                wanted[f"{out}.ffn_{part}_exps.weight"] = np.stack(stacked)
+    return wanted | expected_fused(state, disk, out)
+
+
+def expected_fused(state: Arrays, disk: str, out: str) -> Arrays:
+    if f"{disk}.feed_forward.experts.gate_up_proj" in state:  # Llama 4: (E, in, [gate | up])
+        both = state[f"{disk}.feed_forward.experts.gate_up_proj"].swapaxes(1, 2)
+        gate, up = np.split(both, 2, axis=1)
+        down = state[f"{disk}.feed_forward.experts.down_proj"].swapaxes(1, 2)
+        return dict(
+            zip((f"{out}.ffn_{p}_exps.weight" for p in ("gate", "up", "down")), (gate, up, down), strict=True)
+        )
+    if f"{disk}.mlp.experts.gate_up_proj" not in state:
+        return {}
+    both, bias = state[f"{disk}.mlp.experts.gate_up_proj"], state[f"{disk}.mlp.experts.gate_up_proj_bias"]
+    return {  # gpt-oss: columns in turn
+        f"{out}.ffn_gate_exps.weight": both[:, :, 0::2].swapaxes(1, 2),
+        f"{out}.ffn_up_exps.weight": both[:, :, 1::2].swapaxes(1, 2),
+        f"{out}.ffn_gate_exps.bias": bias[:, 0::2],
+        f"{out}.ffn_up_exps.bias": bias[:, 1::2],
+        f"{out}.ffn_down_exps.weight": state[f"{disk}.mlp.experts.down_proj"].swapaxes(1, 2),
+        f"{out}.ffn_down_exps.bias": state[f"{disk}.mlp.experts.down_proj_bias"],
+    }
+
+
+def expected(directory: Path, kind: str, config: dict[str, Any]) -> Arrays:
+    """Every tensor of the GGUF file from the names and shapes of transformers, written down by hand."""
+    state = {name: tensor.numpy() for name, tensor in load_file(directory / "model.safetensors").items()}
+    arch = KINDS[kind][2]
+    wanted = {
+        "token_embd.weight": state["model.embed_tokens.weight"],
+        "output_norm.weight": state["model.norm.weight"],
+    }
+    if "lm_head.weight" in state:
+        wanted["output.weight"] = state["lm_head.weight"]
+    for layer in range(config["num_hidden_layers"]):
+        disk, out = f"model.layers.{layer}", f"blk.{layer}"
+        wanted[f"{out}.attn_norm.weight"] = state[f"{disk}.input_layernorm.weight"]
+        second = "post_attention_norm" if arch == "gpt-oss" else "ffn_norm"
+        wanted[f"{out}.{second}.weight"] = state[f"{disk}.post_attention_layernorm.weight"]
+        if arch == "deepseek2":
+            wanted |= expected_latent(state, disk, out, kind == "deepseek_v3_half", config)
+        else:
+            wanted |= expected_attention(state, disk, out, arch, config)
+        wanted |= expected_ffn(state, disk, out)
+    return wanted

@@ -1,0 +1,93 @@
+"""Tiny models that llama.cpp can run, one of each kind, as checkpoint directories with a tokenizer."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from coterie.text.tokenizer import Tokenizer
+from tests.families.hf import tiny
+
+VOCAB = 320
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 256,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+}
+_SINGLE = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_LLAMA4 = {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1}
+# Test name -> model of tests/families/hf.py, what is changed so that llama.cpp has it, its architecture
+# there.
+KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "llama": ("llama", {"intermediate_size": 64}, "llama"),
+    "llama_tied_bias": ("llama_tied_bias", {"head_dim": 16}, "llama"),
+    "llama_yarn": ("llama_yarn", {"rope_parameters": YARN | {"attention_factor": 1.4}}, "llama"),
+    "llama_linear": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 900.0, "factor": 3.0}},
+        "llama",
+    ),
+    "qwen3": ("qwen3", {"rope_parameters": YARN | {"mscale": 1.3, "mscale_all_dim": 0.6}}, "qwen3"),
+    "qwen3_moe": ("qwen3_moe", {"mlp_only_layers": [], "moe_intermediate_size": 32}, "qwen3moe"),
+    "mixtral": ("mixtral", {"sliding_window": None, "intermediate_size": 32}, "llama"),
+    "olmoe": ("olmoe", {"clip_qkv": None, "intermediate_size": 32}, "olmoe"),
+    "deepseek_v3": (
+        "deepseek_v3",
+        {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}, "rms_norm_eps": 1e-6},
+        "deepseek2",
+    ),
+    "deepseek_v3_plain_yarn": (
+        "deepseek_v3",
+        {"rope_parameters": YARN, "n_group": 1, "topk_group": 1},
+        "deepseek2",
+    ),
+    "deepseek_v3_half": ("deepseek_v3_half_full_query", {}, "deepseek2"),
+    "deepseek_v2": (
+        "deepseek_v2_lite",
+        {"rope_parameters": YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}},
+        "deepseek2",
+    ),
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            "swiglu_limit": 7.0,
+            "intermediate_size": 32,
+            "hidden_size": 64,
+            "rope_parameters": YARN,
+            "max_position_embeddings": 2048,
+        },
+        "gpt-oss",
+    ),
+    "gpt_oss_pattern": (
+        "gpt_oss_no_bias",
+        {"swiglu_alpha": 1.702, "attention_bias": True, "intermediate_size": 32, "num_experts_per_tok": 2}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 700.0}},
+        "gpt-oss",
+    ),
+    "llama4_scout": ("llama4_scout", _LLAMA4, "llama4"),
+    "llama4_dense_layers": ("llama4_maverick", _LLAMA4 | _SINGLE | {"use_qk_norm": True}, "llama4"),
+}
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """A byte-level tokenizer of exactly `VOCAB` tokens, as `Tokenizer.train` makes them for every new
+    model.
+    """
+    words = "the quick brown fox jumps over lazy dogs; they'll count 1234 steps, won't they? Grüße, 你好!\n\n  if x > 1:\n"
+    result = Tokenizer.train([words * 20], VOCAB)
+    assert result.vocab_size == VOCAB
+    return result
+
+
+def write(kind: str, directory: Path, seed: int = 0, **changes: Any) -> Path:
+    """The checkpoint `directory` of a kind, every parameter random."""
+    name, fixed, _ = KINDS[kind]
+    model = tiny(name, seed, **({"vocab_size": VOCAB} | fixed | changes))
+    model.save_pretrained(directory)
+    tokenizer().save(directory)
+    return directory

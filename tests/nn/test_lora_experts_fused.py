@@ -1,0 +1,96 @@
+"""The whole-layer form of experts with factors equals the composed one, gradients and routing weights
+included.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coterie.nn import lora_experts_fused
+from coterie.nn.dispatch import LocalDispatcher
+from coterie.nn.experts import ExpertLinear, Experts
+from coterie.nn.lora import LoRAExpertLinear
+from coterie.nn.lora_experts_fused import adapted_moe
+from coterie.nn.quantised_layers import quantise_layer
+
+
+def adapted_experts(num_experts, width, expert_width, chosen, bits=None, seed=0):
+    torch.manual_seed(seed)
+    experts = Experts(num_experts, width, expert_width)
+    for name, part in (("gate_up", chosen[0]), ("down", chosen[1])):
+        base = getattr(experts, name)
+        torch.nn.init.normal_(base.weight, std=0.3).requires_grad_(False)
+        base = base if bits is None else quantise_layer(base, bits, 8)
+        layer = LoRAExpertLinear(base, 3, 6.0, chosen=part)
+        torch.nn.init.normal_(layer.lora_B, std=0.2)
+        setattr(experts, name, layer)
+    return experts
+
+
+def composed(x, ids, weights, experts):
+    dispatcher = LocalDispatcher()
+    rows, counts, meta = dispatcher.dispatch(x, ids, experts.gate_up.num_experts)
+    return dispatcher.combine(experts(rows, counts), weights, meta)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+@settings(max_examples=20, deadline=None)
+@given(tokens=st.integers(1, 60), top_k=st.integers(1, 4), data=st.data())
+def test_equals_dispatch_experts_combine(bits, tokens, top_k, data):
+    num_experts = data.draw(st.integers(top_k, 7))
+    chosen = [
+        sorted(data.draw(st.sets(st.integers(0, num_experts - 1), min_size=1)))
+        if data.draw(st.booleans())
+        else None
+        for _ in range(2)
+    ]
+    experts = adapted_experts(num_experts, 9, 5, chosen, bits)
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    ids = torch.rand(tokens, num_experts, generator=generator).topk(top_k, dim=1).indices
+    x = torch.randn(tokens, 9, generator=generator).requires_grad_()
+    weights = torch.rand(tokens, top_k, generator=generator).requires_grad_()
+    upstream = torch.randn(tokens, 9, generator=generator)
+    leaves = (x, weights, *[p for p in experts.parameters() if p.requires_grad])
+    lora_experts_fused._MANY, before = 0, lora_experts_fused._MANY
+    try:
+        ours = adapted_moe(x, ids, weights, experts)
+    finally:
+        lora_experts_fused._MANY = before
+    slow = composed(x, ids, weights, experts)
+    assert float((ours - slow).detach().norm()) <= 1e-5 * float(slow.detach().norm())
+    for a, b in zip(
+        torch.autograd.grad(ours, leaves, upstream), torch.autograd.grad(slow, leaves, upstream), strict=True
+    ):
+        assert float((a - b).norm()) <= 1e-5 * float(b.norm()) + 1e-6
+
+
+def test_padded_rows_and_what_autograd_keeps():
+    """2048 rows on 4 experts are padded to round numbers; nothing as large as the experts' output is kept."""
+    experts = adapted_experts(4, 32, 16, (None, None))
+    x, ids = torch.randn(1024, 32, requires_grad=True), torch.rand(1024, 4).topk(2, dim=1).indices
+    weights = torch.rand(1024, 2)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+        ours = adapted_moe(x, ids, weights, experts)
+    rows = [shape for shape in kept if shape[0] >= 2048]
+    assert len(rows) == 1 and rows[0][1] == 32 and rows[0][0] > 2048
+    slow = composed(x, ids, weights, experts)
+    torch.testing.assert_close(ours, slow, atol=1e-5, rtol=1e-5)
+    for leaf in (x, experts.gate_up.lora_A, experts.down.lora_B):
+        found, expected = (torch.autograd.grad(y.sum(), leaf, retain_graph=True)[0] for y in (ours, slow))
+        assert float((found - expected).norm()) <= 1e-5 * float(expected.norm())
+
+
+def test_steps_aside_where_it_does_not_serve():
+    x, weights = torch.randn(200, 9), torch.rand(200, 2)
+    ids = torch.rand(200, 4).topk(2, dim=1).indices
+    experts = adapted_experts(4, 9, 5, (None, None))
+    assert adapted_moe(x, ids, weights, experts) is not None
+    assert adapted_moe(x[:20], ids[:20], weights[:20], experts) is None
+    experts.down.dropout = 0.1
+    assert adapted_moe(x, ids, weights, experts.train()) is None
+    assert adapted_moe(x, ids, weights, experts.eval()) is not None
+    experts.down = ExpertLinear(4, 5, 9)
+    assert adapted_moe(x, ids, weights, experts) is None
+    assert adapted_moe(x, ids, weights, Experts(4, 9, 5)) is None

@@ -1,0 +1,258 @@
+"""Probes: recorded against a slow reference, compared with hand values, stored in and checked against a
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+import coterie
+from coterie.checkpoints.commit import read_manifest, verify_directory
+from coterie.checkpoints.directory import load_model, save_model
+from coterie.config import CheckpointError
+from coterie.families import config_from_hf
+from coterie.nn.forward_context import ForwardContext
+from coterie.nn.transformer import Transformer
+from coterie.proof import records
+from coterie.proof.records import ProbeRecord, base_gravity, default_sequences, difference, record
+from coterie.proof.texts import TEXTS
+from coterie.text.tokenizer import Tokenizer
+from tests.families.hf import randomise
+from tests.nn.test_transformer import SMALL
+
+SEQUENCES = [[3, 1, 4, 1, 5, 9, 2, 6], [2, 7], [1, 8, 2, 8, 1, 8]]
+
+
+def make(seed: int = 0, **changes: object) -> Transformer:
+    model = Transformer(config_from_hf(SMALL | {"mlp_only_layers": [0], "intermediate_size": 24} | changes))
+    randomise(model, seed)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train([text * 3 for text in TEXTS], 320)
+
+
+def test_a_record_equals_a_slow_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    monkeypatch.setattr(records, "_CHUNK_TOKENS", 9)  # several groups
+    found = record(model, SEQUENCES)
+    position, router = 0, model.blocks[1].ffn.router
+    for sequence in SEQUENCES:
+        seen: list[torch.Tensor] = []
+        hook = router.register_forward_hook(lambda _m, i, _o, seen=seen: seen.append(i[0] @ router.weight.T))
+        with torch.no_grad():
+            h_TD = model(torch.tensor(sequence), ForwardContext.packed([len(sequence)]))
+            expected_TV = model.logits(h_TD).double().log_softmax(-1)
+        hook.remove()
+        for index in range(len(sequence) - 1):
+            ours, theirs = found.top_TK[position], expected_TV[index].topk(20)
+            assert torch.allclose(ours.double(), theirs.values, atol=1e-5)
+            assert torch.allclose(
+                expected_TV[index][found.top_ids_TK[position].long()], ours.double(), atol=1e-5
+            )
+            expected = expected_TV[index, sequence[index + 1]]
+            assert float(found.next_T[position]) == pytest.approx(float(expected), abs=1e-5)
+            chosen = sorted(seen[0][index].topk(2).indices.tolist())
+            assert found.routing[1][position].tolist() == chosen
+            assert found.place(position) == (SEQUENCES.index(sequence), index + 1)
+            position += 1
+    assert position == found.num_positions == found.next_T.shape[0] and list(found.routing) == [1]
+
+
+def test_a_record_is_in_float32_whatever_the_model_runs_in() -> None:
+    model = make()
+    with records.rounded(model, torch.bfloat16):
+        expected = record(model, SEQUENCES)
+    assert next(model.parameters()).dtype == torch.float32
+    other = make().to(torch.bfloat16)
+    other.compute_dtype = torch.bfloat16
+    found = record(other, SEQUENCES)
+    assert other.compute_dtype == torch.bfloat16 and found.dtype == expected.dtype == "bfloat16"
+    assert difference(expected, found).max_logprob == 0
+    assert difference(expected, record(make(), SEQUENCES)).max_logprob > 1e-4
+
+
+def test_default_sequences(tokenizer: Tokenizer) -> None:
+    for known in (tokenizer, None):
+        first = default_sequences(known, 320, 300)
+        assert first == default_sequences(known, 320, 300) and len(first) == 16
+        assert all(2 <= len(ids) <= 300 and max(ids) < 320 for ids in first)
+        assert max(map(len, default_sequences(known, 320, 4096))) == records.LONGEST
+        assert all(len(ids) == 5 for ids in default_sequences(known, 320, 5))
+    assert tokenizer.decode(default_sequences(tokenizer, 320, 300)[2][1:]) == TEXTS[2]
+    with pytest.raises(CheckpointError, match="two positions"):
+        default_sequences(None, 320, 1)
+
+
+@pytest.mark.parametrize("sequences", [[[1]], [[1, 50]], [[-1, 2]], [[1] * 65]])
+def test_unusable_sequences(sequences: list[list[int]]) -> None:
+    with pytest.raises(CheckpointError, match="probe 0: needs 2 to 64 token ids below 50"):
+        record(make(), sequences)
+
+
+def test_nothing_to_record_and_damaged_weights() -> None:
+    with pytest.raises(CheckpointError, match="there are none"):
+        record(make(), [])
+    model = make()
+    model.norm.weight.data[0] = torch.nan
+    with pytest.raises(CheckpointError, match="not finite"):
+        record(model, SEQUENCES)
+
+
+def given_record(logits_TV: torch.Tensor, kept: int, **changes: object) -> ProbeRecord:
+    """A record of one sequence from its logits; token 0 follows everywhere."""
+    logprobs_TV = logits_TV.log_softmax(-1)
+    best = logprobs_TV.topk(kept)
+    sequence = (0,) * (logits_TV.shape[0] + 1)
+    return ProbeRecord((sequence,), logprobs_TV[:, 0], best.indices.int(), best.values, **changes)  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from([0.1, 1.0, 6.0]))
+def test_divergence(seed: int, kept: int, scale: float) -> None:
+    """Exact where the lists hold the whole vocabulary; elsewhere not negative, and zero for equal records
+    alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    a_TV, b_TV = (torch.randn(5, 12, generator=generator) * scale for _ in range(2))
+    a, b = given_record(a_TV, kept), given_record(b_TV, kept)
+    found = difference(a, b)
+    a64_TV, b64_TV = a_TV.double().log_softmax(-1), b_TV.double().log_softmax(-1)
+    exact = float((a64_TV.exp() * (a64_TV - b64_TV)).sum(1).mean())
+    assert found.kl is not None and found.kl >= 0 and difference(a, a).kl == pytest.approx(0, abs=1e-9)
+    if kept == 12:
+        assert found.kl == pytest.approx(exact, abs=2e-5)
+        assert found.max_logprob == pytest.approx(float((a64_TV - b64_TV).abs().max()), abs=1e-4)
+    if kept >= 9 and exact > 1e-3:
+        assert found.kl > 1e-5
+
+
+def test_difference_by_hand() -> None:
+    a = ProbeRecord(
+        ((5, 6, 7),),
+        torch.tensor([-1.0, -2.0]),
+        torch.tensor([[6, 1], [3, 4]]).int(),
+        torch.tensor([[-1.0, -1.5], [-0.5, -3.0]]),
+        {4: torch.tensor([[0, 1], [2, 3]]).int(), 7: torch.tensor([[0, 1], [0, 1]]).int()},
+    )
+    b = dataclasses.replace(
+        a,
+        next_T=torch.tensor([-1.25, -2.5]),
+        top_ids_TK=torch.tensor([[6, 1], [4, 8]]).int(),
+        top_TK=torch.tensor([[-1.25, -1.5], [-1.0, -4.0]]),
+        routing={4: torch.tensor([[0, 1], [1, 3]]).int()},
+    )
+    found = difference(a, b)
+    # next: .25 and .5; in both lists: token 6 .25, token 1 0, token 4 |-3 - -1| = 2
+    assert found.max_logprob == pytest.approx(2.0) and found.mean_logprob == pytest.approx(
+        (0.25 + 0.5 + 0.25 + 2) / 5
+    )
+    assert found.top1 == 0.5 and found.routing == {4: 0.75} and found.worst == (0, 2) and found.positions == 2
+    assert found.to_dict()["routing"] == {"4": 0.75}
+    assert not found.within(0.1) and not found.within(0.5) and found.within(0.6)
+    without = dataclasses.replace(b, top_ids_TK=torch.zeros(2, 0).int(), top_TK=torch.zeros(2, 0))
+    found = difference(a, without)
+    assert found.kl is None and found.top1 is None and found.max_logprob == 0.5
+    with pytest.raises(CheckpointError, match="different token ids"):
+        difference(a, dataclasses.replace(a, sequences=((5, 6, 8),)))
+
+
+def test_a_tie_moves_one_token_and_no_mean() -> None:
+    a = given_record(torch.zeros(400, 30), 1)
+    for moved, same in ((0.03, True), (0.06, False)):
+        next_T = a.next_T.clone()
+        next_T[7] += moved
+        found = difference(a, dataclasses.replace(a, next_T=next_T))
+        assert found.within(records.SAME) is same and found.worst == (0, 8)
+    shifted = dataclasses.replace(a, next_T=a.next_T + 0.001)
+    assert not difference(a, shifted).within(records.SAME)
+
+
+def test_base_gravity() -> None:
+    base, tuned = make(0), make(0)
+    change = {name: 0.02 * torch.randn_like(p) for name, p in tuned.named_parameters() if "experts" in name}
+    records = {}
+    for share in (0.0, 0.5, 0.99, 1.0):
+        for (name, parameter), (_, origin) in zip(
+            tuned.named_parameters(), base.named_parameters(), strict=True
+        ):
+            parameter.data = origin.data + share * change.get(name, torch.zeros(()))
+        records[share] = record(tuned, SEQUENCES)
+    gravity = {s: base_gravity(found, records[1.0], records[0.0]) for s, found in records.items()}
+    assert gravity[0.0] == 0 and gravity[1.0] == 1 and gravity[0.99] > 0.95 > records.FAITHFUL
+    assert 0.3 < gravity[0.5] < 0.7
+
+
+def test_probes_travel_with_a_checkpoint(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    model = make(vocab_size=320, max_position_embeddings=128)
+    for dtype in ("float32", "bfloat16"):
+        path = tmp_path / dtype
+        save_model(path, model, tokenizer, dtype=dtype, probes=True)
+        assert records.FILE in read_manifest(path)["files"]
+        verify_directory(path)
+        stored = records.load_probes(path)
+        assert stored is not None and stored.dtype == dtype and len(stored.sequences) == 16
+        for read_as in ("float32", dtype):
+            load_model(path, dtype=read_as, check=True)
+        again = record(load_model(path, dtype=dtype).model, stored.sequences, tokenizer)
+        assert difference(stored, again).max_logprob < 1e-4 and difference(stored, again).routing == {1: 1.0}
+    load_model(tmp_path / "float32", dtype="bfloat16", check=True)  # rounding is allowed for
+    coterie.save(coterie.load(tmp_path / "float32", check=True), tmp_path / "again", probes=True)
+    coterie.load(tmp_path / "again", check=True)
+
+
+def test_a_changed_copy_fails_the_check(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "model"
+    save_model(path, make(vocab_size=320, max_position_embeddings=128), tokenizer, probes=True)
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    one, two = (f"model.layers.1.mlp.experts.0.{part}_proj.weight" for part in ("gate", "up"))
+    tensors[one], tensors[two] = tensors[two], tensors[one]
+    save_file(tensors, file, metadata={"format": "pt"})
+    load_model(path)
+    with pytest.raises(CheckpointError, match="is not the model its probes were recorded from"):
+        load_model(path, check=True)
+    save_model(path, make(vocab_size=320), Tokenizer.train([TEXTS[0]], 300), probes=True)
+    tokenizer.save(path)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not the one"):
+        load_model(path, check=True)
+
+
+def test_missing_and_damaged_probes(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    save_model(path, make())
+    assert records.load_probes(path) is None
+    with pytest.raises(CheckpointError, match="holds no probes"):
+        load_model(path, check=True)
+    records.save_probes(path, record(make(), SEQUENCES))
+    file = path / records.FILE
+    whole = file.read_bytes()
+    tensors = load_file(file)
+    for damage in (
+        lambda: file.write_bytes(whole[:-9]),
+        lambda: save_file(tensors, file),
+        lambda: file.write_bytes(whole.replace(b'\\"format\\": 1', b'\\"format\\": 2')),
+        lambda: save_file(tensors | {"lengths": tensors["lengths"] + 1}, file, metadata={"probes": "{}"}),
+    ):
+        file.write_bytes(whole)
+        damage()
+        with pytest.raises(CheckpointError, match="no usable record of probes"):
+            records.load_probes(path)
+
+
+def test_others_read_a_directory_with_probes(tmp_path: Path) -> None:
+    """The probes' file stands where no reader takes it for weights."""
+    from transformers import AutoModelForCausalLM
+
+    save_model(tmp_path / "model", make(), probes=True)
+    _, report = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert [p.name for p in (tmp_path / "model").glob("*.safetensors")] == ["model.safetensors"]

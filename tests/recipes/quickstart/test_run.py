@@ -1,0 +1,128 @@
+"""The main job in little: it compares, writes what it says, goes on after a stop, and both models load
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import coterie
+from coterie.checkpoints.commit import verify_directory
+from coterie.config import ConfigError, DataError
+from coterie.plan.counts import count_parameters
+from coterie.recipes.quickstart.measure import equal_time
+from coterie.recipes.quickstart.plan import Plan, take_up
+from coterie.recipes.quickstart.run import quickstart, redraw
+from coterie.recipes.quickstart.twins import read_twin, twins
+from coterie.report.schema import QuickstartResults
+
+MINUTES = 0.8
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished small comparison on a folder of the package's own sources."""
+    out = tmp_path_factory.mktemp("quickstart") / "run"
+    source = str(Path(coterie.__file__).parent / "nn")
+    with pytest.MonkeyPatch.context() as patched:
+        # The processor's clock decides what fits: a machine that is busy with other things makes no
+        # difference.
+        patched.setattr("coterie.recipes.quickstart.run.time", SimpleNamespace(monotonic=time.process_time))
+        patched.setattr(
+            "coterie.recipes.quickstart.lr_sweep.time", SimpleNamespace(perf_counter=time.process_time)
+        )
+        quickstart(MINUTES, source, 0, out, 1, lambda line: None)
+    return out
+
+
+def test_results_and_report_are_complete(out: Path) -> None:
+    results = QuickstartResults.read(out / "results.json")
+    for part in (results.moe, results.dense):
+        assert part.tokens == results.moe.tokens > 0
+        assert part.peak_memory_bytes > 50e6 and part.step_ms > 0 and part.decode_tokens_per_second > 0
+        assert part.lr in [point.lr for point in part.lr_sweep]
+        assert part.curve[-1].tokens == part.tokens
+        verify_directory(Path(part.path))
+    assert [p.lr for p in results.moe.lr_sweep] == [p.lr for p in results.dense.lr_sweep]
+    assert results.difference.value == pytest.approx(
+        results.moe.bits_per_byte.value - results.dense.bits_per_byte.value, abs=1e-9
+    )
+    assert (
+        results.tuned is not None and results.tuned.gravity > 0.9 and results.tuned.held_out.change.high < 0
+    )
+    verify_directory(Path(results.tuned.path))
+    page = (out / "report.html").read_text()
+    assert "Made one's own" in page
+    assert "<svg" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize("name", ["moe", "dense"])
+def test_both_models_load_in_transformers_with_the_same_logits(out: Path, name: str) -> None:
+    path = out / name / "model"
+    theirs, info = AutoModelForCausalLM.from_pretrained(
+        path, output_loading_info=True, dtype=torch.float32, attn_implementation="eager"
+    )
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    theirs.config._experts_implementation = "eager"
+    ours = coterie.load(path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    text = "def forward(self, x: int) -> list[str]:\n    return [1, 2.5]"
+    ids = ours.encode(text)
+    assert tokenizer(text)["input_ids"] == ids[1:], "ours puts the document separator first"
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(ours.logits(ids), expected, atol=2e-5, rtol=0)
+
+
+def test_drawing_again_gives_the_same_page(out: Path) -> None:
+    before = (out / "report.html").read_bytes()
+    assert redraw(out)[1].read_bytes() == before
+
+
+def test_other_settings_do_not_touch_a_stopped_run(out: Path, tmp_path: Path) -> None:
+    plan = Plan.from_dict(json.loads((out / "plan.json").read_text()))
+    (tmp_path / "plan.json").write_text(plan.model_dump_json())
+    with pytest.raises(ConfigError, match="stopped run with other settings"):
+        take_up(plan.model_copy(update={"seed": 5, "sweeps": None}), tmp_path, lambda line: None)
+    assert take_up(plan, tmp_path, lambda line: None) == plan
+
+
+def test_too_little_text_is_said_before_training(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.mkdir()
+    for index in range(4):
+        (text / f"{index}.txt").write_text(f"only a few words, {index} in all\n")
+    with pytest.raises(DataError, match="give more text"):
+        quickstart(MINUTES, str(text), 0, tmp_path / "out", 1, lambda line: None)
+
+
+@pytest.mark.parametrize("minutes", [1, 8, 60])
+def test_twins_have_equal_active_parameters(minutes: float) -> None:
+    moe, dense = (count_parameters(read_twin(settings, 2048)).active_core for settings in twins(minutes))
+    assert 0.98 < moe / dense <= 1.0, "the dense twin must not be the smaller one"
+
+
+def test_equal_time_reads_the_curves_before_the_decay() -> None:
+    def records(seconds_per_step: float) -> list[dict[str, object]]:
+        return [
+            {"kind": "train", "tokens": 10 * i, "lr": 1.0 if i <= 7 else 0.5, "seconds": seconds_per_step * i}
+            for i in range(1, 11)
+        ]
+
+    def curve(seconds_per_step: float, start: float) -> list[dict[str, float]]:
+        return [
+            {"tokens": 10 * i, "seconds": seconds_per_step * i, "bits_per_byte": start - 0.1 * i}
+            for i in range(1, 11)
+        ]
+
+    metrics = {"moe": records(2.0), "dense": records(1.0)}
+    result = equal_time({"curve": curve(2.0, 3.0)}, {"curve": curve(1.0, 3.2)}, metrics)
+    # Dense decays after its 7th step, at 7 s; the mixture is then between its 3rd and 4th.
+    assert result == pytest.approx({"seconds": 7.0, "moe": 3.0 - 0.35, "dense": 3.2 - 0.7})

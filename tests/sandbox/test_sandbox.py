@@ -1,0 +1,224 @@
+"""Every way out of the sandbox that we know, tried for real; and machines that cannot keep a program in are
+refused.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from coterie.sandbox import inside, outside
+from coterie.sandbox.outside import Limits, Sandbox, SandboxError
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sandbox needs Linux")
+
+
+@pytest.fixture(scope="module")
+def box() -> Sandbox:
+    """A sandbox that has proved itself; skips where the kernel has no layers to prove."""
+    made = Sandbox(Limits(seconds=5.0, memory=256 * 2**20, output=4096, disk=4 * 2**20))
+    try:
+        made.probe()
+    except SandboxError as error:
+        pytest.skip(str(error))
+    return made
+
+
+def test_what_a_program_may_do(box: Sandbox) -> None:
+    program = """
+import collections, datetime, decimal, json, math, os, random, re, sqlite3, statistics, sys
+open("a.txt", "w").write("kept")
+os.mkdir("d"); os.rename("a.txt", "d/b.txt")
+print(math.factorial(20), open("d/b.txt").read(), sorted(os.listdir(".")), len(sys.argv))
+print("to the side", file=sys.stderr)
+"""
+    result = box.run(program)
+    assert result.stdout == "2432902008176640000 kept ['d', 'program.py'] 1\n", result.stderr
+    assert (result.ending, result.status, result.stderr) == ("done", 0, "to the side\n")
+    assert box.run("import sys; sys.exit(3)").status == 3
+    failed = box.run("def f():\n    return 1 / 0\nf()")
+    assert failed.ending == "failed" and "ZeroDivisionError" in failed.stderr and "jail" not in failed.stderr
+
+
+ESCAPES = {
+    "network": "import socket; socket.create_connection(('127.0.0.1', 9), 1)",
+    "unix socket": "import socket; socket.socket(socket.AF_UNIX)",
+    "socket pair": "import socket; socket.socketpair()",
+    "shadow": "print(open('/etc/shadow').read())",
+    "passwd": "print(open('/etc/passwd').read())",
+    "environment of the parent": "import os; print(open(f'/proc/{os.getppid()}/environ').read())",
+    "home": "import os; print(os.listdir('/root'))",
+    "link out": "import os; os.symlink('/etc/passwd', 'l'); print(open('l').read())",
+    "hard link out": "import os; os.link('/etc/passwd', 'l')",
+    "fork": "import os; print(os.fork())",
+    "fork bomb": "import os\nwhile True: os.fork()",
+    "thread": "import threading; threading.Thread(target=print).start()",
+    "program": "import subprocess; print(subprocess.run(['/bin/echo', 'out'], capture_output=True).stdout)",
+    "exec": "import os; os.execv('/bin/sh', ['sh', '-c', 'echo out'])",
+    "kill": "import os; os.kill(os.getppid(), 9)",
+    "limits of the parent": "import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (1, 1))",
+    "higher limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "signal by owner": "import fcntl, os; r, w = os.pipe(); fcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())",
+    "memory": "x = bytearray(10**9)",
+    "disk": "for i in range(99):\n    open(f'f{i}', 'wb').write(bytes(10**6))",
+    "mode": "import os; os.chmod('/tmp', 0o777)",
+    "times": "import os; os.utime('/tmp')",
+    "mount": "import ctypes; l = ctypes.CDLL(None)\nassert l.mount(b'a', b'/tmp', b'tmpfs', 0, None) == 0",
+    "namespace": "import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0",
+    "trace": "import ctypes, os; assert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0",
+    "memory file": "import os; os.memfd_create('x')",
+    "other numbering": "import ctypes; assert ctypes.CDLL(None).syscall(0x40000000 + 57) >= 0",
+}
+
+
+@pytest.mark.parametrize("way", ESCAPES)
+def test_ways_out_are_closed(way: str, box: Sandbox) -> None:
+    result = box.run(ESCAPES[way] + "\nprint('out')")
+    assert result.ending == "failed" and "out" not in result.stdout.split(), result
+    assert result.seconds < 4, "closed, not waited for"
+
+
+def test_files_outside_stay_as_they_are(box: Sandbox, tmp_path: Path) -> None:
+    """Those of the very user who runs the sandbox, which only the kernel's layers protect."""
+    target = tmp_path / "mine.txt"
+    target.write_text("mine")
+    actions = [
+        f"open({str(target)!r}, 'w')",
+        f"open({str(target)!r})",
+        f"import os; os.unlink({str(target)!r})",
+    ]
+    actions += [f"import os; os.truncate({str(target)!r}, 0)", f"import os; os.rename({str(target)!r}, 'x')"]
+    actions += [f"open({str(tmp_path / 'new')!r}, 'w')", f"import os; os.mkdir({str(tmp_path / 'd')!r})"]
+    for action in actions:
+        assert box.run(action).ending == "failed", action
+    assert target.read_text() == "mine" and os.listdir(tmp_path) == ["mine.txt"]
+
+
+def test_time_and_output_end_a_program(box: Sandbox) -> None:
+    started = time.monotonic()
+    assert box.run("while True: pass", seconds=0.5).ending == "time"
+    assert box.run("import time; time.sleep(60)", seconds=0.5).ending == "time"
+    assert box.run("import os; os.close(1); os.close(2)\nwhile True: pass", seconds=0.5).ending == "time"
+    flood = box.run("while True: print('x' * 1000)")
+    assert flood.ending == "output" and len(flood.stdout) <= 4096
+    assert time.monotonic() - started < 8
+
+
+def test_nothing_of_ours_is_inherited(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COTERIE_API_KEY", "secret")
+    with open(__file__) as held:
+        os.set_inheritable(held.fileno(), True)
+        opened = (
+            "import os\nfor fd in range(3, 64):\n    try: os.fstat(fd); print(fd)\n    except OSError: pass"
+        )
+        assert box.run(opened).stdout == ""
+    assert "secret" not in box.run("import os; print(dict(os.environ))").stdout
+    assert box.run("import os; print(os.read(0, 9))").stdout == "b''\n"
+
+
+@pytest.mark.parametrize("layer", ["restrict_files", "filter_calls"])
+def test_a_machine_without_a_layer_is_refused(
+    layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same jail with one layer that does not come up, as on an old kernel: nothing is run."""
+    text = Path(inside.__file__).read_text().replace(f"if {layer}(", f"if not {layer}(")
+    assert text != Path(inside.__file__).read_text()
+    (tmp_path / "jail.py").write_text(text)
+    monkeypatch.setattr(outside, "JAIL", tmp_path / "jail.py")
+    marker = "print('ran')"
+    with pytest.raises(SandboxError, match=r"lacks (seccomp|Landlock)"):
+        Sandbox().run(marker)
+
+
+@pytest.mark.parametrize(
+    ("hole", "said"),
+    [
+        (('"socket": (41, 198), ', ""), "sockets can be made"),
+        (('"fork": (57, None), ', ""), "processes can be made"),
+        (('"truncate": (76, 45), ', ""), None),  # Landlock closes it too
+        (("resource.RLIMIT_AS: memory,", ""), "memory is not limited"),
+        (("rules = [(path,", "rules = [('/', WORK)] + [(path,"), "files outside can be read"),
+    ],
+)
+def test_the_probe_finds_a_hole(
+    hole: tuple[str, str], said: str | None, box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Path(inside.__file__).read_text()
+    assert hole[0] in text
+    text = text.replace(*hole)
+    if said == "processes can be made":
+        text = text.replace('"clone": (56, 220), ', "")
+    (tmp_path / "jail.py").write_text(text)
+    monkeypatch.setattr(outside, "JAIL", tmp_path / "jail.py")
+    if said is None:
+        assert "landlock" in Sandbox().probe()
+        return
+    with pytest.raises(SandboxError, match=said) as refused:
+        Sandbox().probe()
+    assert "\n" not in str(refused.value)
+
+
+def test_without_namespaces_it_still_holds(
+    box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many containers allow none: Landlock and seccomp remain, and a program cannot write at all."""
+    text = Path(inside.__file__).read_text().replace("libc.unshare(", "-1 or libc.unshare(")
+    (tmp_path / "jail.py").write_text(text)
+    monkeypatch.setattr(outside, "JAIL", tmp_path / "jail.py")
+    bare = Sandbox()
+    assert bare.probe() == ("landlock", "seccomp")
+    assert bare.run("print(1)").stdout == "1\n"
+    assert "PermissionError" in bare.run("open('a', 'w')").stderr
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_bubblewrap_stands_in_for_landlock(
+    box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Path(inside.__file__).read_text().replace("if version < 1:", "if True:")
+    (tmp_path / "jail.py").write_text(text)
+    monkeypatch.setattr(outside, "JAIL", tmp_path / "jail.py")
+    monkeypatch.setattr(outside, "_landlock_version", lambda: 0)
+    wrapped = Sandbox(box.limits)
+    assert wrapped.probe() == ("bwrap", "tmpfs", "seccomp")
+    for way in ("passwd", "environment of the parent", "disk", "link out", "mount"):
+        assert wrapped.run(ESCAPES[way]).ending == "failed", way
+    for place in ("/x", "/tmp/x", "/dev/x", "/usr/lib/x"):
+        assert wrapped.run(f"open({place!r}, 'w')").ending == "failed", place
+    assert wrapped.run("open('a', 'w').write('x'); print(open('a').read())").stdout == "x\n"
+
+
+def test_the_filter_knows_its_machine() -> None:
+    assert inside.filter_program("riscv64") is None
+    for machine in ("x86_64", "aarch64"):
+        program = inside.filter_program(machine)
+        assert program is not None and len(program) % 8 == 0 and len(program) // 8 < 256
+    numbers = list(inside.REFUSED.values())
+    for column in (0, 1):
+        used = [pair[column] for pair in numbers if pair[column] is not None]
+        assert len(used) == len(set(used)), "a number stands twice"
+
+
+def test_the_numbers_are_those_of_the_headers() -> None:
+    """Against the compiler's headers, where there is one."""
+    names = [name for name, pair in inside.REFUSED.items() if pair[0] is not None]
+    source = "#include <sys/syscall.h>\n" + "".join(f"#ifdef SYS_{n}\n{n}=SYS_{n}\n#endif\n" for n in names)
+    try:
+        done = subprocess.run(
+            ["gcc", "-E", "-P", "-"], input=source, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no C compiler with headers here")
+    found = dict(line.replace(" ", "").split("=") for line in done.stdout.splitlines() if "=" in line)
+    if os.uname().machine != "x86_64":
+        pytest.skip("the headers are of another machine")
+    assert len(found) > 90
+    assert {name: int(number) for name, number in found.items()} == {
+        name: inside.REFUSED[name][0] for name in found
+    }
