@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from coterie.adapters.attach import Adapter, attach, drop_adapter, put_adapter, take_adapter
 from coterie.adapters.files import CONFIG, load_adapter, save_adapter
 from coterie.adapters.merge import merge_checkpoint
-from coterie.adapters.peft_layouts import LAYOUTS, ForwardContext
+from coterie.adapters.peft_layouts import LAYOUTS, Layout
 from coterie.adapters.tools import convert_adapter, deltas, diff_adapters, inspect_adapter, open_adapter
 from coterie.checkpoints.directory import load_model
 from coterie.cli.main import app

@@ -1,7 +1,7 @@
 """Adapters in a model: attach them by intent, take them out as tensors, put them back, fold them in.
 
 A layer is replaced in its place and keeps its frozen weight under the same name; `lora_A`, `lora_B` and
-(DoRA) `lora_magnitude` stand beside it. Files: `weights.adapter_files`.
+(DoRA) `lora_magnitude` stand beside it. Files: `adapters.files`.
 """
 
 from __future__ import annotations

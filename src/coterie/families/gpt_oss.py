@@ -1,7 +1,7 @@
 """gpt-oss (`gpt_oss`) with bfloat16 or float32 weights: sinks, biases everywhere, sliding and full layers in
 turn.
 
-architectures.md section 8. The released files pack the experts as MXFP4 (`weights.stored`).
+architectures.md section 8. The released files pack the experts as MXFP4 (`checkpoints.tensor_reader`).
 """
 
 from __future__ import annotations

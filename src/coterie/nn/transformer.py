@@ -27,7 +27,7 @@ class Transformer(nn.Module):
     """A decoder built from `ModelConfig`; parameters keep their dtype, activations run in `compute_dtype`.
 
     `carried`: tensors of the checkpoint that are no part of the decoder (an image encoder), by their names on
-    disk. `adapter`: what has been attached (`weights.adapter`); None for a plain model.
+    disk. `adapter`: what has been attached (`adapters.attach`); None for a plain model.
     """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:

@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 
 
 def write_routing_page(record: Record, path: str | Path, title: str) -> None:
-    """Write the page of `evaluate.routing_report`'s record to `path`, whole or not at all."""
+    """Write the page of `evaluate.routing.compare`'s record to `path`, whole or not at all."""
     write_text(path, render_routing(record, title))
 
 

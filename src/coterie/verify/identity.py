@@ -68,7 +68,7 @@ class Verdict:
     """`same`: whether A and B are one model to their users; otherwise `reasons`, the most telling first.
 
     `notes`: what could not be compared or does not decide. `unreached`: layer -> experts that no probe was
-    routed to. `gravity`: of A between the tuned B and its base (see `weights.probes.base_gravity`), where a
+    routed to. `gravity`: of A between the tuned B and its base (see `proof.records.base_gravity`), where a
     base was given.
     """
 
