@@ -38,7 +38,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 
 
 def made(
-    tmp_path: Path, name: str, changes: dict[str, Any], how: dict[str, Any], layout: ForwardContext = "peft"
+    tmp_path: Path, name: str, changes: dict[str, Any], how: dict[str, Any], layout: Layout = "peft"
 ) -> Path:
     base = tmp_path / "base"
     if not base.exists():
@@ -92,7 +92,7 @@ def test_where_shapes_cannot_tell_the_probes_do(shape: str, tmp_path: Path) -> N
     before = logits(model)
     put_adapter(model, Adapter(factors), config(**how))
     expected = logits(model)
-    layouts: tuple[ForwardContext, ForwardContext] = ("peft", "peft018" if name == "qwen3_moe" else "vllm3d")
+    layouts: tuple[Layout, Layout] = ("peft", "peft018" if name == "qwen3_moe" else "vllm3d")
     for layout in layouts:
         path = tmp_path / layout
         save_adapter(path, model, tmp_path / "base", layout=layout)
