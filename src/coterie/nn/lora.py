@@ -30,9 +30,9 @@ from coterie.nn.quantised_layers import (
     QuantisedLinear,
     matrix_of,
     plain_with,
-    quantised_of,
     quantised_grouped,
     quantised_linear,
+    quantised_of,
 )
 from coterie.nn.quantised_tensor import QuantisedTensor
 from coterie.nn.router import Router
