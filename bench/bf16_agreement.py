@@ -43,9 +43,9 @@ def measure(name: str, prompts: Tensor) -> dict[str, float]:
         ).eval()
     theirs.config._experts_implementation = "eager"  # grouped_mm wants wider rows in bfloat16
     exact = reference(prompts).logits.flatten(0, 1)
-    layout = ForwardContext.packed([LENGTH] * len(prompts))
+    context = ForwardContext.packed([LENGTH] * len(prompts))
     found = {
-        "coterie": ours.logits(ours(prompts.flatten(), layout)),
+        "coterie": ours.logits(ours(prompts.flatten(), context)),
         "transformers": theirs(prompts).logits.flatten(0, 1).float(),
     }
     result: dict[str, float] = {}

@@ -60,12 +60,12 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [render_ids(tokenizer, talk, tools=tools) for talk, tools in talks]
     ids_T = torch.tensor([token for ids, _ in rows for token in ids])
     learnt_T = torch.tensor([flag for _, mask in rows for flag in mask])
-    layout = ForwardContext.packed([len(ids) for ids, _ in rows])
+    context = ForwardContext.packed([len(ids) for ids, _ in rows])
     optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     for step in range(300):
         for group in optimiser.param_groups:
             group["lr"] = 4e-3 * min(1.0, (step + 1) / 20)
-        h_TD = model(ids_T, layout)
+        h_TD = model(ids_T, context)
         logprobs = token_logprobs(h_TD[:-1], model.head_weight, ids_T[1:])
         loss = -logprobs[learnt_T[1:]].mean()
         if loss < 0.01:

@@ -61,9 +61,9 @@ def test_hidden_states_equal_those_of_transformers_layer(tmp_path: Path) -> None
     model = load_model(tmp_path).model
     ids = torch.randint(0, VOCAB, (14,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        layout = ForwardContext.packed([12])
-        h = model(ids[:12], layout)
-        ours = list(model.predict_further(h, ids[1:13], layout))
+        context = ForwardContext.packed([12])
+        h = model(ids[:12], context)
+        ours = list(model.predict_further(h, ids[1:13], context))
         hidden = main.model(ids[None, :12]).last_hidden_state
         positions = torch.arange(12)[None]
         mask = torch.full((12, 12), float("-inf")).triu(1)[None, None]
@@ -115,13 +115,13 @@ def test_the_loss_is_that_of_a_slow_reference_and_reaches_the_layers(tmp_path: P
     expected, weight = 0.0, 0.0
     start = 0
     with torch.no_grad():
-        for length in batch.layout.lengths:  # each document alone, each position by its index
+        for length in batch.context.lengths:  # each document alone, each position by its index
             ids, targets = batch.ids_T[start : start + length], batch.targets_T[start : start + length]
             weights = batch.weights_T[start : start + length]
-            layout = ForwardContext.packed([length])
-            h = model(ids, layout)
+            context = ForwardContext.packed([length])
+            h = model(ids, context)
             weight += float(weights.sum())
-            for depth, further in enumerate(model.predict_further(h, targets, layout), 1):
+            for depth, further in enumerate(model.predict_further(h, targets, context), 1):
                 for position in range(length - depth):
                     one = further[position : position + 1]
                     target = targets[position + depth : position + depth + 1]

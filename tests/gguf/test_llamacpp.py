@@ -52,8 +52,8 @@ def test_logits_and_greedy_tokens_agree(tmp_path: Path, kind: str) -> None:
     ids = np.random.default_rng(1).integers(9, VOCAB, LENGTH).tolist()
     model = coterie.load(directory)
     with torch.no_grad():
-        layout = ForwardContext(torch.arange(LENGTH), (LENGTH,), None)
-        ours = model.model.logits(model.model(torch.tensor(ids), layout)).numpy()
+        context = ForwardContext(torch.arange(LENGTH), (LENGTH,), None)
+        ours = model.model.logits(model.model(torch.tensor(ids), context)).numpy()
     reply = model.generate(ids, max_tokens=REPLY, temperature=0.0, stop_ids=())
     with llama(export(directory, "f32"), logits_all=True) as theirs:
         theirs.eval(ids)

@@ -110,9 +110,9 @@ def test_a_pass_reads_no_more_prompt_tokens_than_asked(monkeypatch: pytest.Monke
     lengths: list[tuple[int, ...]] = []
     original = model.forward
 
-    def watched(ids_T: torch.Tensor, layout: ForwardContext, caches: list[SequenceCache]) -> torch.Tensor:
-        lengths.append(layout.lengths)
-        return original(ids_T, layout, caches)
+    def watched(ids_T: torch.Tensor, context: ForwardContext, caches: list[SequenceCache]) -> torch.Tensor:
+        lengths.append(context.lengths)
+        return original(ids_T, context, caches)
 
     monkeypatch.setattr(model, "forward", watched)
     Engine(model, prefill_chunk=10).generate(

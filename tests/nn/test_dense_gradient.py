@@ -61,12 +61,12 @@ def test_weights_of_the_chosen_are_those_of_the_router(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_is_that_of_every_expert_with_the_unchosen_constant(kind: str) -> None:
-    moe, layout = make(kind), ForwardContext.packed([T])
+    moe, context = make(kind), ForwardContext.packed([T])
     x_TD, g_TD = torch.randn(T, D, requires_grad=True), torch.randn(T, D)
-    sparse_TD = moe(x_TD, layout)
+    sparse_TD = moe(x_TD, context)
     sparse = gradients(moe, sparse_TD, x_TD, g_TD)
     moe.dense_gradient = True
-    y_TD = moe(x_TD, layout)
+    y_TD = moe(x_TD, context)
     assert torch.equal(y_TD, sparse_TD)
     found = gradients(moe, y_TD, x_TD, g_TD)
 
@@ -84,11 +84,11 @@ def test_gradient_is_that_of_every_expert_with_the_unchosen_constant(kind: str) 
 
 
 def test_with_every_expert_chosen_nothing_is_added() -> None:
-    moe, layout = make("renormalised", top_k=E), ForwardContext.packed([T])
+    moe, context = make("renormalised", top_k=E), ForwardContext.packed([T])
     x_TD, g_TD = torch.randn(T, D, requires_grad=True), torch.randn(T, D)
-    plain = gradients(moe, moe(x_TD, layout), x_TD, g_TD)
+    plain = gradients(moe, moe(x_TD, context), x_TD, g_TD)
     moe.dense_gradient = True
-    dense = gradients(moe, moe(x_TD, layout), x_TD, g_TD)
+    dense = gradients(moe, moe(x_TD, context), x_TD, g_TD)
     assert all(torch.equal(plain[name], dense[name]) for name in plain)
 
 

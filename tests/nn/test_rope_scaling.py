@@ -39,14 +39,14 @@ def test_gradient_of_a_stretched_rotation(style: str, width: int, position: int)
     config = RopeConfig(
         theta=50.0, style=style, scaling=yarn(original_max_positions=16, attention_factor=1.6)
     )
-    layout = ForwardContext.packed([2], [position])
+    context = ForwardContext.packed([2], [position])
     x, gradient = torch.randn(2, 3, width, requires_grad=True), torch.randn(2, 3, width)
-    (actual,) = torch.autograd.grad(rotate(x, layout, config), x, gradient)
+    (actual,) = torch.autograd.grad(rotate(x, context, config), x, gradient)
     # The rotation is linear in x: <gradient, R e_i> column by column.
     for index in range(width):
         unit = torch.zeros(2, 3, width)
         unit[..., index] = 1.0
-        expected = (gradient * rotate(unit, layout, config)).sum(-1)
+        expected = (gradient * rotate(unit, context, config)).sum(-1)
         torch.testing.assert_close(actual[..., index], expected, atol=1e-5, rtol=1e-5)
 
 

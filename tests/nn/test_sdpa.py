@@ -31,10 +31,10 @@ def naive(q, k, v, positions, segments, mask, window, scale):
     return y
 
 
-def dense_reference(q, k, v, layout, mask, window, scale):
+def dense_reference(q, k, v, context, mask, window, scale):
     """The same with one masked softmax, for gradients (proved equal to `naive` below)."""
-    segments = torch.repeat_interleave(torch.arange(len(layout.lengths)), torch.tensor(layout.lengths))
-    i, j = layout.positions_T[:, None], layout.positions_T[None]
+    segments = torch.repeat_interleave(torch.arange(len(context.lengths)), torch.tensor(context.lengths))
+    i, j = context.positions_T[:, None], context.positions_T[None]
     seen = (j <= i) & (segments[:, None] == segments[None])
     if mask == "sliding":
         seen &= i - j < window
@@ -61,12 +61,12 @@ def tensors(seed, num_tokens, num_heads, num_groups, dim=8):
     seed=st.integers(0, 999),
 )
 def test_equals_the_definition_token_by_token(lengths, kind, start, seed):
-    layout = ForwardContext.packed(lengths, [start] * len(lengths))
+    context = ForwardContext.packed(lengths, [start] * len(lengths))
     segments = [n for n, length in enumerate(lengths) for _ in range(length)]
     q, k, v = tensors(seed, sum(lengths), 4, 2)
-    slow = naive(q, k, v, layout.positions_T, segments, *kind, 0.4)
-    torch.testing.assert_close(attend(q, k, v, layout, *kind, 0.4), slow, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(dense_reference(q, k, v, layout, *kind, 0.4), slow, rtol=1e-5, atol=1e-5)
+    slow = naive(q, k, v, context.positions_T, segments, *kind, 0.4)
+    torch.testing.assert_close(attend(q, k, v, context, *kind, 0.4), slow, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dense_reference(q, k, v, context, *kind, 0.4), slow, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=50, deadline=None)
@@ -81,12 +81,12 @@ def test_equals_the_definition_token_by_token(lengths, kind, start, seed):
     seed=st.integers(0, 999),
 )
 def test_packed_values_and_gradients(lengths, kind, heads, starts, seed):
-    layout = ForwardContext.packed(lengths, [starts * n for n in range(len(lengths))])
+    context = ForwardContext.packed(lengths, [starts * n for n in range(len(lengths))])
     leaves = [x.requires_grad_() for x in tensors(seed, sum(lengths), *heads)]
     upstream = tensors(seed + 1, sum(lengths), *heads)[0]
     results = []
     for function in (attend, dense_reference):
-        y = function(*leaves, layout, *kind, 0.35)
+        y = function(*leaves, context, *kind, 0.35)
         results.append([y, *torch.autograd.grad(y, leaves, upstream)])
     for ours, slow in zip(*results, strict=True):
         torch.testing.assert_close(ours, slow, rtol=1e-4, atol=2e-5)
@@ -104,9 +104,9 @@ def test_packed_values_and_gradients(lengths, kind, heads, starts, seed):
 def test_cached_equals_the_last_rows_of_the_whole(kept, new, first, kind, heads, seed):
     total = kept + new
     q, k, v = tensors(seed, total, *heads)
-    layout = ForwardContext.packed([total], [first])
-    whole = dense_reference(q, k, v, layout, *kind, 0.35)
-    y = attend_cached(q[kept:], k, v, layout.positions_T[kept:], first, *kind, 0.35)
+    context = ForwardContext.packed([total], [first])
+    whole = dense_reference(q, k, v, context, *kind, 0.35)
+    y = attend_cached(q[kept:], k, v, context.positions_T[kept:], first, *kind, 0.35)
     torch.testing.assert_close(y, whole[kept:], rtol=1e-4, atol=2e-5)
 
 
@@ -121,37 +121,37 @@ def test_cached_needs_only_the_keys_that_the_mask_shows(mask, window, needed):
 
 def test_a_segment_never_reads_another():
     torch.manual_seed(0)
-    layout = ForwardContext.packed([30, 50, 30, 7])
+    context = ForwardContext.packed([30, 50, 30, 7])
     q, k, v = tensors(1, 117, 2, 1)
-    before = attend(q, k, v, layout, "causal", None, 0.3)
+    before = attend(q, k, v, context, "causal", None, 0.3)
     k[30:80] += 100
     v[30:80] = float("nan")
-    after = attend(q, k, v, layout, "causal", None, 0.3)
+    after = attend(q, k, v, context, "causal", None, 0.3)
     kept = [*range(30), *range(80, 117)]
     assert torch.equal(before[kept], after[kept])
     assert bool(after[30:80].isnan().all())
 
 
 def test_index_tables_are_made_once_per_layout():
-    layout = ForwardContext.packed([5, 40, 9])
+    context = ForwardContext.packed([5, 40, 9])
     q, k, v = tensors(0, 54, 2, 2)
-    attend(q, k, v, layout, "sliding", 8, 0.3)
-    made = dict(layout.memo)
-    attend(q, k, v, layout, "sliding", 8, 0.3)
-    assert all(layout.memo[key] is made[key] for key in made) and len(layout.memo) == len(made) == 1
-    attend(q, k, v, layout, "causal", None, 0.3)
-    assert len(layout.memo) == 2
+    attend(q, k, v, context, "sliding", 8, 0.3)
+    made = dict(context.memo)
+    attend(q, k, v, context, "sliding", 8, 0.3)
+    assert all(context.memo[key] is made[key] for key in made) and len(context.memo) == len(made) == 1
+    attend(q, k, v, context, "causal", None, 0.3)
+    assert len(context.memo) == 2
 
 
 @pytest.mark.parametrize("kind", [("causal", None), ("sliding", 20), ("chunked", 20)])
 def test_bfloat16_is_near_float32(kind):
-    layout = ForwardContext.packed([64, 33, 90])
+    context = ForwardContext.packed([64, 33, 90])
     leaves = tensors(3, 187, 4, 2, dim=16)
     upstream = tensors(4, 187, 4, 2, dim=16)[0]
     results = []
     for dtype in (torch.bfloat16, torch.float32):
         cast = [x.bfloat16().to(dtype).requires_grad_() for x in leaves]
-        y = attend(*cast, layout, *kind, 0.25)
+        y = attend(*cast, context, *kind, 0.25)
         assert y.dtype == dtype
         results.append([x.float() for x in (y, *torch.autograd.grad(y, cast, upstream.to(dtype)))])
     for half, full in zip(*results, strict=True):
@@ -168,7 +168,7 @@ def test_bfloat16_is_near_float32(kind):
     seed=st.integers(0, 999),
 )
 def test_blocks_equal_one_softmax(lengths, heads, block, num_bytes, keep, seed):
-    layout = ForwardContext.packed(lengths)
+    context = ForwardContext.packed(lengths)
     leaves = [x.requires_grad_() for x in tensors(seed, sum(lengths), *heads)]
     upstream = tensors(seed + 1, sum(lengths), *heads)[0]
     with pytest.MonkeyPatch.context() as patch:
@@ -177,8 +177,8 @@ def test_blocks_equal_one_softmax(lengths, heads, block, num_bytes, keep, seed):
         patch.setattr(sdpa, "BLOCK_QUERIES", block)
         patch.setattr(sdpa, "BLOCK_BYTES", num_bytes)
         patch.setattr(sdpa, "KEEP_BYTES", keep)
-        y = attend(*leaves, layout, "causal", None, 0.35)
-    exact = dense_reference(*leaves, layout, "causal", None, 0.35)
+        y = attend(*leaves, context, "causal", None, 0.35)
+    exact = dense_reference(*leaves, context, "causal", None, 0.35)
     ours = [y, *torch.autograd.grad(y, leaves, upstream)]
     for a, b in zip(ours, [exact, *torch.autograd.grad(exact, leaves, upstream)], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)

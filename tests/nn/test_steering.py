@@ -68,13 +68,13 @@ def test_tokens_of_one_batch_are_steered_apart():
         steering.steers = make_steers(
             model.routers(), list(zip(chosen, parts, strict=True)), torch.device("cpu")
         )
-        layout = ForwardContext.packed(parts)
-        object.__setattr__(layout, "steering", steering)
-        return steering, layout
+        context = ForwardContext.packed(parts)
+        object.__setattr__(context, "steering", steering)
+        return steering, context
 
     with torch.no_grad():
-        steering, layout = run(controls, lengths)
-        whole = model(ids, layout)
+        steering, context = run(controls, lengths)
+        whole = model(ids, context)
         start = 0
         for control, length in zip(controls, lengths, strict=True):
             _, alone = run([control], [length])

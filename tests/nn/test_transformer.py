@@ -38,12 +38,12 @@ def small(**changes: object) -> Transformer:
 def test_tokens_never_see_the_future_or_another_document() -> None:
     model = small()
     ids = torch.arange(20) % 50
-    layout = ForwardContext.packed([8, 12])
+    context = ForwardContext.packed([8, 12])
     with torch.no_grad():
-        before = model(ids, layout)
+        before = model(ids, context)
         changed = ids.clone()
         changed[5] = 49
-        after = model(changed, layout)
+        after = model(changed, context)
     moved = (before - after).abs().amax(-1) > 1e-7
     assert moved[5:8].all() and not moved[:5].any() and not moved[8:].any()
 
@@ -54,10 +54,10 @@ def test_gradients_equal_finite_differences() -> None:
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     ids = torch.randint(0, 50, (9,))
-    layout = ForwardContext.packed([4, 5])
+    context = ForwardContext.packed([4, 5])
 
     def loss() -> torch.Tensor:
-        return model(ids, layout).square().mean() + model(ids, layout).sin().sum()
+        return model(ids, context).square().mean() + model(ids, context).sin().sum()
 
     loss().backward()
     for name in (

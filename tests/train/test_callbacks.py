@@ -114,7 +114,7 @@ def test_evaluation_does_not_change_training():
     rows = make_trainer()._fetch()
 
     def measure(trainer):
-        return {"mean": float(trainer.model(rows[0].ids_T, rows[0].layout).mean())}
+        return {"mean": float(trainer.model(rows[0].ids_T, rows[0].context).mean())}
 
     make_trainer(Evaluate(2, measure), evaluated).run()
     assert evaluated.losses == plain.losses

@@ -19,13 +19,13 @@ def test_loss_and_gradient_are_those_of_whole_softmaxes() -> None:
     slow = copy.deepcopy(student)
     batch = collate([make_row(0), make_row(1)])
     distilled = Distilled(student, teacher, share=0.7)
-    h_TD = distilled(batch.ids_T, batch.layout)
+    h_TD = distilled(batch.ids_T, batch.context)
     total, metrics = distilled.objective(token_logprobs(h_TD, distilled.head_weight, batch.targets_T), batch)
     total.backward()
 
-    student_TV = slow.logits(slow(batch.ids_T, batch.layout)).log_softmax(-1)
+    student_TV = slow.logits(slow(batch.ids_T, batch.context)).log_softmax(-1)
     with torch.no_grad():
-        teacher_TV = teacher.logits(teacher(batch.ids_T, batch.layout)).softmax(-1)
+        teacher_TV = teacher.logits(teacher(batch.ids_T, batch.context)).softmax(-1)
     divergence_T = torch.nn.functional.kl_div(student_TV, teacher_TV, reduction="none").sum(-1)
     picked_T = student_TV.gather(1, batch.targets_T[:, None])[:, 0]
     expected = ((0.7 * divergence_T - 0.3 * picked_T) * batch.weights_T).sum()
@@ -45,7 +45,7 @@ def test_a_model_is_at_no_distance_from_itself() -> None:
     model = tiny_model(0)
     batch = collate([make_row(0)])
     distilled = Distilled(copy.deepcopy(model), model)
-    h_TD = distilled(batch.ids_T, batch.layout)
+    h_TD = distilled(batch.ids_T, batch.context)
     total, _ = distilled.objective(token_logprobs(h_TD, distilled.head_weight, batch.targets_T), batch)
     assert float(total.detach().abs()) < 1e-4
 

@@ -17,13 +17,13 @@ def test_collate_concatenates_and_marks_padding():
     batch = collate(rows)
     assert batch.ids_T.tolist() == [*rows[0].ids.tolist(), *rows[1].ids.tolist()]
     assert batch.ids_T.dtype == batch.targets_T.dtype == torch.int64
-    assert batch.layout.lengths == rows[0].lengths + rows[1].lengths
-    assert batch.layout.valid_T.tolist() == [True] * 7 + [False] * 3 + [True] * 10
-    expected = [p for length in batch.layout.lengths for p in range(length)]
-    assert batch.layout.positions_T.tolist() == expected
+    assert batch.context.lengths == rows[0].lengths + rows[1].lengths
+    assert batch.context.valid_T.tolist() == [True] * 7 + [False] * 3 + [True] * 10
+    expected = [p for length in batch.context.lengths for p in range(length)]
+    assert batch.context.positions_T.tolist() == expected
     assert (batch.num_valid, batch.num_rows) == (17, 2)
     assert batch.weight == float(rows[0].weights.sum() + rows[1].weights.sum())
-    assert collate([rows[1]]).layout.valid_T is None
+    assert collate([rows[1]]).context.valid_T is None
 
 
 def test_collate_refuses_what_does_not_fit():
@@ -41,7 +41,7 @@ def test_one_step_equals_a_step_written_out():
     record = trainer.step()
 
     batch = collate([make_row(i) for i in range(4)])
-    logits = reference.logits(reference(batch.ids_T, batch.layout))
+    logits = reference.logits(reference(batch.ids_T, batch.context))
     losses = F.cross_entropy(logits, batch.targets_T, reduction="none")
     loss = (losses * batch.weights_T).sum() / batch.weights_T.sum()
     loss.backward()

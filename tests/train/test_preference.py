@@ -64,8 +64,8 @@ def scores(batch: Batch, seed: int = 0) -> Tensor:
 
 def by_hand(name: str, logp_T: Tensor, batch: Batch, baseline: float = 0.0) -> float:
     """The sum over the pairs of a batch, in plain Python."""
-    ends = np.cumsum(batch.layout.lengths)
-    parts = [slice(int(end - n), int(end)) for end, n in zip(ends, batch.layout.lengths, strict=True)]
+    ends = np.cumsum(batch.context.lengths)
+    parts = [slice(int(end - n), int(end)) for end, n in zip(ends, batch.context.lengths, strict=True)]
     learnt = [[p.item() for p, w in zip(logp_T[s], batch.weights_T[s], strict=True) if w] for s in parts]
     total = 0.0
     for at, mark in batch.judged:
@@ -181,7 +181,7 @@ def test_reference_is_what_the_model_says_of_each_segment_alone() -> None:
                 one = Row(ids[:-1], ids[1:], chosen.astype(np.float32), (len(ids) - 1,))
                 batch = collate([one])
                 with torch.no_grad():
-                    logits_TV = model.logits(model(batch.ids_T, batch.layout)).log_softmax(-1)
+                    logits_TV = model.logits(model(batch.ids_T, batch.context)).log_softmax(-1)
                 picked = logits_TV[torch.arange(len(ids) - 1), batch.targets_T]
                 assert found == pytest.approx(float((picked * batch.weights_T).sum()), abs=1e-4)
 

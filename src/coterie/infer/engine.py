@@ -405,12 +405,12 @@ class Engine:
         starts = [request.cache.length for request, _ in group]
         for (request, count), start in zip(group, starts, strict=True):
             ids += request.tokens[start : start + count]
-        layout = ForwardContext.packed([count for _, count in group], starts, device=device)
+        context = ForwardContext.packed([count for _, count in group], starts, device=device)
         if steering is not None:
-            layout = replace(layout, steering=steering)
+            context = replace(context, steering=steering)
         caches = [request.cache for request, _ in group]
         model = group[0][0].variant.model
-        h_TD: Tensor = model(torch.tensor(ids, device=device), layout, caches=caches)
+        h_TD: Tensor = model(torch.tensor(ids, device=device), context, caches=caches)
         if steering is not None and self.expert_counts is not None:
             for layer, routing in steering.records.items():
                 chosen = routing.ids_TK[routing.weights_TK != 0]

@@ -59,27 +59,27 @@ class Attention(nn.Module):
     def forward(
         self,
         x_TD: Tensor,
-        layout: ForwardContext,
+        context: ForwardContext,
         caches: Sequence[SequenceCache] | None = None,
         layer: int = 0,
     ) -> Tensor:
-        q_THD, k_TGD, v_TGD = self._project(x_TD, layout)
+        q_THD, k_TGD, v_TGD = self._project(x_TD, context)
         config = self.config
         scale = config.head_dim**-0.5
         if caches is None:
             if self.sinks is not None:
-                y_THD = attend_with_sinks(q_THD, k_TGD, v_TGD, self.sinks, layout, config.window, scale)
+                y_THD = attend_with_sinks(q_THD, k_TGD, v_TGD, self.sinks, context, config.window, scale)
             else:
-                y_THD = attend(q_THD, k_TGD, v_TGD, layout, config.mask, config.window, scale)
+                y_THD = attend(q_THD, k_TGD, v_TGD, context, config.mask, config.window, scale)
         else:
             parts, start = [], 0
-            for cache, length in zip(caches, layout.lengths, strict=True):
+            for cache, length in zip(caches, context.lengths, strict=True):
                 new = slice(start, start + length)
                 k_SGD, v_SGD, first = cache.layer(layer).append(k_TGD[new], v_TGD[new])
                 if self.sinks is not None:
                     part = attend_kept_with_sinks(q_THD[new], k_SGD, v_SGD, self.sinks, config.window, scale)
                 else:
-                    positions = layout.positions_T[new]
+                    positions = context.positions_T[new]
                     part = attend_cached(
                         q_THD[new], k_SGD, v_SGD, positions, first, config.mask, config.window, scale
                     )
@@ -88,7 +88,7 @@ class Attention(nn.Module):
             y_THD = torch.cat(parts) if len(parts) > 1 else parts[0]
         return self.o(y_THD.flatten(1))
 
-    def _project(self, x_TD: Tensor, layout: ForwardContext) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x_TD: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
         q, k, v = self.q(x_TD), self.k(x_TD), self.v(x_TD)
         if config.qk_norm == "full":
@@ -101,11 +101,11 @@ class Attention(nn.Module):
         if config.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         if config.rope is not None:
-            q, k = rotate(q, layout, config.rope), rotate(k, layout, config.rope)
+            q, k = rotate(q, context, config.rope), rotate(k, context, config.rope)
         if config.qk_norm == "weightless":
             q, k = rms(q, self.norm_eps), rms(k, self.norm_eps)
         if config.temperature is not None:
             temperature = config.temperature
-            steps_T = torch.floor((layout.positions_T.float() + 1.0) / temperature.floor_scale)
+            steps_T = torch.floor((context.positions_T.float() + 1.0) / temperature.floor_scale)
             q = q * (torch.log1p(steps_T) * temperature.scale + 1.0)[:, None, None].to(q.dtype)
         return q, k, v

@@ -32,10 +32,10 @@ class Block(nn.Module):
     def forward(
         self,
         h_TD: Tensor,
-        layout: ForwardContext,
+        context: ForwardContext,
         caches: Sequence[SequenceCache] | None,
         layer: int,
         balance_tokens: float | None,
     ) -> Tensor:
-        h_TD = h_TD + self.attention(self.attention_norm(h_TD), layout, caches, layer)
-        return h_TD + self.ffn(self.ffn_norm(h_TD), layout, balance_tokens)
+        h_TD = h_TD + self.attention(self.attention_norm(h_TD), context, caches, layer)
+        return h_TD + self.ffn(self.ffn_norm(h_TD), context, balance_tokens)

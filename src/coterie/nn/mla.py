@@ -57,26 +57,26 @@ class LatentAttention(nn.Module):
     def forward(
         self,
         x_TD: Tensor,
-        layout: ForwardContext,
+        context: ForwardContext,
         caches: Sequence[SequenceCache] | None = None,
         layer: int = 0,
     ) -> Tensor:
-        q_THN, q_THR, c_T1C, k_T1R = self._project(x_TD, layout)
+        q_THN, q_THR, c_T1C, k_T1R = self._project(x_TD, context)
         if caches is None:
             k_THD, v_THV, width = self._expand(c_T1C, k_T1R)
             q_THD = torch.cat((q_THN, q_THR), dim=-1)
-            y_THV = attend(q_THD, k_THD, v_THV, layout, "causal", None, self.scale)[..., :width]
+            y_THV = attend(q_THD, k_THD, v_THV, context, "causal", None, self.scale)[..., :width]
             return self.o(y_THV.flatten(1))
         parts, start = [], 0
-        for cache, length in zip(caches, layout.lengths, strict=True):
+        for cache, length in zip(caches, context.lengths, strict=True):
             new = slice(start, start + length)
             c_S1C, k_S1R, first = cache.layer(layer).append(c_T1C[new], k_T1R[new])
             attend_kept = self._absorbed if self._absorbs(length, c_S1C.shape[0]) else self._expanded
-            parts.append(attend_kept(q_THN[new], q_THR[new], c_S1C, k_S1R, layout.positions_T[new], first))
+            parts.append(attend_kept(q_THN[new], q_THR[new], c_S1C, k_S1R, context.positions_T[new], first))
             start += length
         return self.o(torch.cat(parts).flatten(1))
 
-    def _project(self, x_TD: Tensor, layout: ForwardContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _project(self, x_TD: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries (plain and rotated part), normed latent and rotated shared key."""
         config = self.config
         q = self.q(x_TD) if config.q_rank is None else self.q_b(self.q_a_norm(self.q_a(x_TD)))
@@ -85,7 +85,7 @@ class LatentAttention(nn.Module):
         )
         c_TC, k_TR = self.kv_a(x_TD).split((config.kv_rank, config.rope_dim), dim=-1)
         c_T1C, k_T1R = self.kv_a_norm(c_TC).unsqueeze(1), k_TR.unsqueeze(1)
-        return q_THN, rotate(q_THR, layout, config.rope), c_T1C, rotate(k_T1R, layout, config.rope)
+        return q_THN, rotate(q_THR, context, config.rope), c_T1C, rotate(k_T1R, context, config.rope)
 
     def _expand(self, c_S1C: Tensor, k_S1R: Tensor) -> tuple[Tensor, Tensor, int]:
         """Keys (S, H, N + R) and values (S, H, V) of all heads, and V.

@@ -36,7 +36,7 @@ class MTPLayer(nn.Module):
         self,
         h_TD: Tensor,
         next_TD: Tensor,
-        layout: ForwardContext,
+        context: ForwardContext,
         layer: int,
         balance_tokens: float | None = None,
     ) -> Tensor:
@@ -45,12 +45,12 @@ class MTPLayer(nn.Module):
         `h_TD`: the model's hidden states after its final norm, or the layer before's result.
         """
         both_TD = torch.cat((self.enorm(next_TD), self.hnorm(h_TD)), dim=-1)
-        return self.norm(self.block(self.proj(both_TD), layout, None, layer, balance_tokens))
+        return self.norm(self.block(self.proj(both_TD), context, None, layer, balance_tokens))
 
 
-def shifted_targets(targets_T: Tensor, weights_T: Tensor, layout: ForwardContext) -> tuple[Tensor, Tensor]:
+def shifted_targets(targets_T: Tensor, weights_T: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
     """Targets and weights one token further on; a segment's last token has none and gets weight 0."""
-    last = torch.tensor([end - 1 for end in accumulate(layout.lengths)], device=targets_T.device)
+    last = torch.tensor([end - 1 for end in accumulate(context.lengths)], device=targets_T.device)
     weights_T = weights_T.roll(-1)
     weights_T[last] = 0.0
     return targets_T.roll(-1), weights_T

@@ -79,19 +79,19 @@ def _llama3(inverse: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def cos_sin(
-    layout: ForwardContext, config: RopeConfig, head_dim: int, dtype: torch.dtype
+    context: ForwardContext, config: RopeConfig, head_dim: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin (T, 1, D/2) of every token's angles, made once per layout and shared between layers."""
+    """cos and sin (T, 1, D/2) of every token's angles, made once per context and shared between layers."""
     key = ("rope", config, head_dim, dtype)
-    if key not in layout.memo:
-        inverse = inverse_frequencies(config, head_dim).to(layout.positions_T.device)
-        angles = layout.positions_T.float()[:, None] * inverse
+    if key not in context.memo:
+        inverse = inverse_frequencies(config, head_dim).to(context.positions_T.device)
+        angles = context.positions_T.float()[:, None] * inverse
         gain = rotation_gain(config.scaling)
-        layout.memo[key] = (
+        context.memo[key] = (
             (angles.cos() * gain)[:, None].to(dtype),
             (angles.sin() * gain)[:, None].to(dtype),
         )
-    return layout.memo[key]
+    return context.memo[key]
 
 
 class _Rotate(GradFunction):
@@ -118,9 +118,9 @@ def _rotate(x_THD: Tensor, cos: Tensor, sin: Tensor, style: str) -> Tensor:
     return rotated.flatten(-2).to(x_THD.dtype)
 
 
-def rotate(x_THD: Tensor, layout: ForwardContext, config: RopeConfig) -> Tensor:
+def rotate(x_THD: Tensor, context: ForwardContext, config: RopeConfig) -> Tensor:
     """Queries or keys (T, H, D) rotated by their positions; `pairs` in fp32, `half` in the input's dtype."""
     dtype = torch.float32 if config.style == "pairs" else x_THD.dtype
-    cos, sin = cos_sin(layout, config, x_THD.shape[-1], dtype)
+    cos, sin = cos_sin(context, config, x_THD.shape[-1], dtype)
     rotated_THD: Tensor = _Rotate.call(x_THD, cos, sin, config.style)
     return rotated_THD

@@ -32,7 +32,7 @@ def attend(
     q_THD: Tensor,
     k_TGD: Tensor,
     v_TGD: Tensor,
-    layout: ForwardContext,
+    context: ForwardContext,
     mask: Mask,
     window: int | None,
     scale: float,
@@ -42,7 +42,7 @@ def attend(
     `sliding`: a query sees the last `window` positions, itself included. `chunked`: positions with the same
     `position // window`. Query head h reads key head `h // (H // G)`.
     """
-    plan = _plan(layout, mask, window, q_THD.device)
+    plan = _plan(context, mask, window, q_THD.device)
     causal_THD = _causal(q_THD, k_TGD, v_TGD, plan, scale)
     if plan.band is None:
         return causal_THD
@@ -129,19 +129,19 @@ class _Plan:
     band: _Band | None
 
 
-def _plan(layout: ForwardContext, mask: Mask, window: int | None, device: torch.device) -> _Plan:
+def _plan(context: ForwardContext, mask: Mask, window: int | None, device: torch.device) -> _Plan:
     key = ("attend", mask, window if mask != "causal" else None, str(device))
-    if key not in layout.memo:
-        layout.memo[key] = _make_plan(layout, mask, window, device)
-    plan: _Plan = layout.memo[key]
+    if key not in context.memo:
+        context.memo[key] = _make_plan(context, mask, window, device)
+    plan: _Plan = context.memo[key]
     return plan
 
 
-def _make_plan(layout: ForwardContext, mask: Mask, window: int | None, device: torch.device) -> _Plan:
+def _make_plan(context: ForwardContext, mask: Mask, window: int | None, device: torch.device) -> _Plan:
     pieces, rest = [], []
     start = 0
-    positions = layout.positions_T.tolist() if mask == "chunked" else []
-    for length in layout.lengths:
+    positions = context.positions_T.tolist() if mask == "chunked" else []
+    for length in context.lengths:
         end = start + length
         if mask == "chunked" and window is not None:
             at = start
@@ -156,7 +156,7 @@ def _make_plan(layout: ForwardContext, mask: Mask, window: int | None, device: t
             pieces.append((start, end))
         start = end
     band = _make_band(rest, window, device) if rest and window is not None else None
-    return _make_buckets(pieces, layout.num_tokens, band, device)
+    return _make_buckets(pieces, context.num_tokens, band, device)
 
 
 def _make_buckets(

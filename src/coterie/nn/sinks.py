@@ -21,12 +21,12 @@ def attend_with_sinks(
     k_TGD: Tensor,
     v_TGD: Tensor,
     sinks_H: Tensor,
-    layout: ForwardContext,
+    context: ForwardContext,
     window: int | None,
     scale: float,
 ) -> Tensor:
     """Causal (`window` None) or sliding attention `(T, H, D)` of packed tokens within their own segments."""
-    parts = zip(*(x.split(layout.lengths) for x in (q_THD, k_TGD, v_TGD)), strict=True)
+    parts = zip(*(x.split(context.lengths) for x in (q_THD, k_TGD, v_TGD)), strict=True)
     return torch.cat([attend_kept_with_sinks(q, k, v, sinks_H, window, scale) for q, k, v in parts])
 
 

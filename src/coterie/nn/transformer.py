@@ -48,21 +48,21 @@ class Transformer(nn.Module):
     def forward(
         self,
         ids_T: Tensor,
-        layout: ForwardContext,
+        context: ForwardContext,
         caches: Sequence[SequenceCache] | None = None,
         balance_tokens: float | None = None,
     ) -> Tensor:
         """Hidden states (T, D) after the final norm.
 
-        `caches`: one per segment of `layout`; the new tokens are appended. `balance_tokens`: the number of
+        `caches`: one per segment of `context`; the new tokens are appended. `balance_tokens`: the number of
         valid tokens of the global batch; given in training, it switches routing statistics and balance losses
         on.
         """
         h_TD = F.embedding(ids_T, self.embed.weight).to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
-            h_TD = block(h_TD, layout, caches, layer, balance_tokens)
+            h_TD = block(h_TD, context, caches, layer, balance_tokens)
         if caches is not None:
-            for cache, length in zip(caches, layout.lengths, strict=True):
+            for cache, length in zip(caches, context.lengths, strict=True):
                 cache.advance(length)
         return self.norm(h_TD)
 
@@ -76,7 +76,7 @@ class Transformer(nn.Module):
         return linear(h_TD, self.head_weight.to(h_TD.dtype)).float()
 
     def predict_further(
-        self, h_TD: Tensor, targets_T: Tensor, layout: ForwardContext, balance_tokens: float | None = None
+        self, h_TD: Tensor, targets_T: Tensor, context: ForwardContext, balance_tokens: float | None = None
     ) -> Iterator[Tensor]:
         """Hidden states (T, D) of each layer for multi-token prediction, for the head.
 
@@ -85,7 +85,7 @@ class Transformer(nn.Module):
         """
         for depth, layer in enumerate(self.mtp):
             next_TD = F.embedding(targets_T.roll(-depth), self.embed.weight).to(self.compute_dtype)
-            h_TD = layer(h_TD, next_TD, layout, self.config.num_layers + depth, balance_tokens)
+            h_TD = layer(h_TD, next_TD, context, self.config.num_layers + depth, balance_tokens)
             yield h_TD
 
     def routers(self) -> list[tuple[int, Router]]:

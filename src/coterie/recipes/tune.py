@@ -276,7 +276,7 @@ def unit_scores(
     scores = []
     for row in rows:
         batch = collate([row], device)
-        logp_T = token_logprobs(model(batch.ids_T, batch.layout), model.head_weight, batch.targets_T)
+        logp_T = token_logprobs(model(batch.ids_T, batch.context), model.head_weight, batch.targets_T)
         sums_N, counts_N = segment_sums(logp_T, batch)
         if wanted and batch.judged:
             first = torch.tensor(

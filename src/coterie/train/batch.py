@@ -16,7 +16,7 @@ from coterie.nn.forward_context import ForwardContext
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """`ids_T`, `targets_T` int64 and `weights_T` float32 (0: not learnt), with the segments in `layout`.
+    """`ids_T`, `targets_T` int64 and `weights_T` float32 (0: not learnt), with the segments in `context`.
 
     `weight` is the sum of `weights_T` (of rows for preference learning: the number of preferences or labels)
     and `num_valid` the tokens that are not padding, known on the host so that the loop can count a whole step
@@ -27,7 +27,7 @@ class Batch:
     ids_T: Tensor
     targets_T: Tensor
     weights_T: Tensor
-    layout: ForwardContext
+    context: ForwardContext
     weight: float
     num_valid: int
     num_rows: int
@@ -40,7 +40,7 @@ class Batch:
 
 
 def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_prompts: bool = True) -> Batch:
-    """Concatenate rows; `layout.valid_T` is False on padding and None when there is none.
+    """Concatenate rows; `context.valid_T` is False on padding and None when there is none.
 
     `balance_prompts` False: routers count only the positions that are learnt.
     Errors: `DataError` for no rows, or a row whose segments do not sum to its length.
@@ -61,14 +61,14 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_pro
         valid_T = torch.from_numpy(np.concatenate(parts)).to(device)
     lengths = [length for row in rows for length in row.lengths if length]
     judged = tuple(_judged(rows))
-    layout = ForwardContext.packed(lengths, valid_T=valid_T, device=device)
+    context = ForwardContext.packed(lengths, valid_T=valid_T, device=device)
     if not balance_prompts:
-        layout = replace(layout, counted_T=torch.from_numpy(weights_T > 0).to(device))
+        context = replace(context, counted_T=torch.from_numpy(weights_T > 0).to(device))
     return Batch(
         ids_T=_to_tensor([row.ids for row in rows], device),
         targets_T=_to_tensor([row.targets for row in rows], device),
         weights_T=torch.from_numpy(weights_T).to(device),
-        layout=layout,
+        context=context,
         weight=float(len(judged)) if judged else float(weights_T.sum(dtype=np.float64)),
         num_valid=num_tokens - num_padding,
         num_rows=len(rows),

@@ -36,11 +36,11 @@ class Distilled(nn.Module):
         self._teacher = [teacher.eval()]  # in a list, so that it is no part of the module
         self._divergence_T: Tensor | None = None
 
-    def forward(self, ids_T: Tensor, layout: ForwardContext, balance_tokens: float | None = None) -> Tensor:
-        h_TD: Tensor = self.student(ids_T, layout, balance_tokens=balance_tokens)
+    def forward(self, ids_T: Tensor, context: ForwardContext, balance_tokens: float | None = None) -> Tensor:
+        h_TD: Tensor = self.student(ids_T, context, balance_tokens=balance_tokens)
         teacher = self._teacher[0]
         with torch.no_grad():
-            taught_TD = teacher(ids_T, layout)
+            taught_TD = teacher(ids_T, context)
         parts = [
             checkpoint(
                 _divergence, h, self.student.head_weight, taught, teacher.head_weight, use_reentrant=False

@@ -44,7 +44,7 @@ def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
 class Trainer:
     """Steps a model over rows.
 
-    `model(ids_T, layout, balance_tokens=n) -> h_TD` with `head_weight`; its `after_step()` and
+    `model(ids_T, context, balance_tokens=n) -> h_TD` with `head_weight`; its `after_step()` and
     `training_buffers()` are used where it has them. `schedule(step)` is the factor on `lr` of step 0, 1, ...
     One step takes `accumulate` micro-batches. `mtp_weight`: of the loss of the model's layers for multi-token
     prediction, beside the objective. `balance_prompts` False: router statistics are of learnt positions
@@ -255,7 +255,7 @@ class Trainer:
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         sums: dict[str, Tensor] = {}
         for batch in batches:
-            h_TD = self.model(batch.ids_T, batch.layout, balance_tokens=float(num_counted))
+            h_TD = self.model(batch.ids_T, batch.context, balance_tokens=float(num_counted))
             logp_T = token_logprobs(h_TD, self.model.head_weight, batch.targets_T)  # type: ignore[arg-type]
             total, metrics = self.objective(logp_T, batch)
             if self.mtp_weight:
@@ -275,9 +275,9 @@ class Trainer:
         """
         sums = []
         targets_T, weights_T = batch.targets_T, batch.weights_T
-        layers = self.model.predict_further(h_TD, batch.targets_T, batch.layout, num_counted)  # type: ignore[operator]
+        layers = self.model.predict_further(h_TD, batch.targets_T, batch.context, num_counted)  # type: ignore[operator]
         for further_TD in layers:
-            targets_T, weights_T = shifted_targets(targets_T, weights_T, batch.layout)
+            targets_T, weights_T = shifted_targets(targets_T, weights_T, batch.context)
             logp_T = token_logprobs(further_TD, self.model.head_weight, targets_T)  # type: ignore[arg-type]
             sums.append(-(logp_T * weights_T).sum())
         return torch.stack(sums).mean()

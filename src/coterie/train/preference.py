@@ -30,7 +30,7 @@ Metrics = dict[str, Tensor]
 
 def segment_sums(logp_T: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """(N,) log-probability of what is learnt in each segment, and how many tokens that is."""
-    lengths = torch.tensor(batch.layout.lengths, device=logp_T.device)
+    lengths = torch.tensor(batch.context.lengths, device=logp_T.device)
     segment_T = torch.repeat_interleave(torch.arange(len(lengths), device=logp_T.device), lengths)
     empty_N = torch.zeros(len(lengths), dtype=torch.float32, device=logp_T.device)
     return (
@@ -151,7 +151,7 @@ def with_reference(model: Transformer, rows: Sequence[Row], device: torch.device
     result = []
     for row in rows:
         batch = collate([row], device)
-        h_TD = model(batch.ids_T, batch.layout)
+        h_TD = model(batch.ids_T, batch.context)
         sums = segment_sums(token_logprobs(h_TD, model.head_weight, batch.targets_T), batch)[0].tolist()
         marks = [replace(mark, reference=tuple(sums[at : at + mark.segments])) for at, mark in batch.judged]
         result.append(replace(row, judged=tuple(marks)))
