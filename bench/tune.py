@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from common import RESULTS, environment, median, median_ratio, resident, write_json
+from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import attach
-from coterie.adapters.files import load_adapter, save_adapter
+from coterie.adapters.files import save_adapter
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import AdapterConfig
 from coterie.families.registry import config_from_hf
@@ -70,7 +71,7 @@ def our_loss(
     base: Path, adapter: Path, dtype: str = "float32"
 ) -> tuple[torch.nn.Module, Callable[[Tensor], Tensor]]:
     model = load_model(base, dtype=dtype).model
-    load_adapter(model, adapter)
+    apply_in_place(model, adapter)
     learnt_T = torch.ones(SEQUENCES, LENGTH)
     learnt_T[:, -1] = 0
 

@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import coterie
+from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import adapted_layers, attach
-from coterie.adapters.files import CONFIG, WEIGHTS, load_adapter, read_adapter, save_adapter
+from coterie.adapters.files import CONFIG, WEIGHTS, read_adapter, save_adapter
 from coterie.adapters.peft_layouts import LAYOUTS, Layout, is_swapped
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import CheckpointError, ConfigError
@@ -47,7 +48,7 @@ def strip(adapter: Path, *names: str, **changes: Any) -> None:
 
 def adapted(base: Path, adapter: Path, **how: Any) -> torch.Tensor:
     model = load_model(base).model
-    load_adapter(model, adapter, base, **how)
+    apply_in_place(model, adapter, base, **how)
     return logits(model)
 
 
@@ -110,7 +111,7 @@ def test_selected_experts_come_back_as_they_were(tmp_path: Path) -> None:
     randomise_factors(model)
     save_adapter(adapter, model, base)
     again = load_model(base).model
-    load_adapter(again, adapter, base)
+    apply_in_place(again, adapter, base)
     assert torch.equal(logits(again), logits(model))
     shapes = [{n: layer.lora_A.shape for n, layer in adapted_layers(m)} for m in (model, again)]
     assert shapes[0] == shapes[1] and shapes[0]["blocks.0.ffn.experts.down"][0] == 2
@@ -241,6 +242,6 @@ def test_damage_and_other_directories(tmp_path: Path) -> None:
 def test_two_adapters_do_not_stack_silently(tmp_path: Path) -> None:
     base, adapter = base_and_adapter(tmp_path)
     model: Transformer = load_model(base).model
-    load_adapter(model, adapter, base)
+    apply_in_place(model, adapter, base)
     with pytest.raises(ConfigError, match="has one already"):
-        load_adapter(model, adapter, base)
+        apply_in_place(model, adapter, base)

@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from coterie.adapters import merge, peft_layouts
+from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import adapted_layers, attach, drop_adapter, merge_adapter
-from coterie.adapters.files import load_adapter, save_adapter
+from coterie.adapters.files import save_adapter
 from coterie.adapters.merge import merge_checkpoint
 from coterie.checkpoints.commit import verify_directory
 from coterie.checkpoints.directory import load_model, save_model
@@ -52,7 +53,7 @@ def test_the_written_model_is_base_with_adapter_and_transformers_reads_it(name: 
     assert not result.dequantised and result.dtype == "float32"
     model = load_model(tmp_path / "base").model
     before = logits(model)
-    load_adapter(model, tmp_path / "adapter", tmp_path / "base")
+    apply_in_place(model, tmp_path / "adapter", tmp_path / "base")
     whole = load_model(tmp_path / "out", check=True).model
     assert float((logits(model) - before).abs().max()) > 0.05
     torch.testing.assert_close(logits(whole), logits(model), atol=1e-4, rtol=0)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import attach
 from coterie.adapters.patch import (
     apply_patches,
     attach_subset,
     attached_selection,
-    load_patch,
     read_patch,
     save_patch,
 )
@@ -58,10 +58,10 @@ def test_attached_then_saved_then_applied_then_removed(name: str, tmp_path: Path
     assert not torch.allclose(tuned, before)
     patch = save_patch(tmp_path / "patch", model, "base")
     assert patch.selection == attached_selection(model) == selection(name)
-    applied = load_patch(base, tmp_path / "patch")
+    (applied,) = apply_patches(base, [read_patch(tmp_path / "patch")])
     torch.testing.assert_close(logits(base), tuned, rtol=1e-5, atol=1e-5)
     with pytest.raises(CheckpointError, match="not the base"):
-        load_patch(base, tmp_path / "patch")
+        apply_in_place(base, tmp_path / "patch")
     applied.remove()
     assert torch.equal(logits(base), before)
 
@@ -105,7 +105,7 @@ def test_shared_and_other_modules_go_into_the_patch_where_the_selection_says_so(
     patch = save_patch(tmp_path / "patch", model, "base")
     assert patch.selection.shared_experts and patch.selection.non_expert_modules
     assert "embed.weight" in patch.tensors and "blocks.1.ffn.shared.gate.weight" in patch.tensors
-    load_patch(base, tmp_path / "patch")
+    apply_in_place(base, tmp_path / "patch")
     torch.testing.assert_close(logits(base), tuned, rtol=1e-5, atol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_training_goes_on_from_a_patch(tmp_path: Path) -> None:
     disturb(model)
     save_patch(tmp_path / "patch", model, "base")
     attach_subset(again, read_patch(tmp_path / "patch").selection)
-    load_patch(again, tmp_path / "patch")
+    apply_in_place(again, tmp_path / "patch")
     assert torch.equal(logits(again), logits(model))
     assert len(trainable(again)) > 0
 
@@ -124,11 +124,11 @@ def test_a_model_in_lower_precision_is_still_the_base(tmp_path: Path) -> None:
     model, base = built("qwen3_moe"), built("qwen3_moe")
     attach_subset(model, selection("qwen3_moe"))
     save_patch(tmp_path / "patch", model, "base")
-    load_patch(base.to(torch.bfloat16), tmp_path / "patch")
+    apply_in_place(base.to(torch.bfloat16), tmp_path / "patch")
     with torch.no_grad():
         base.blocks[1].attention.q.weight[0, 0] += 0.1
     with pytest.raises(CheckpointError, match="not the base"):
-        load_patch(base, tmp_path / "patch")
+        apply_in_place(base, tmp_path / "patch")
 
 
 def test_two_patches_of_one_base_go_together_unless_they_overlap(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import adapter_state, attach
-from coterie.adapters.files import load_adapter, read_adapter, save_adapter
+from coterie.adapters.files import read_adapter, save_adapter
 from coterie.checkpoints.directory import load_model
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
@@ -84,7 +85,7 @@ def test_peft_loads_ours(name: str, train: dict[str, Any], tmp_path: Path) -> No
     ours = logits(model)
     close(ours, their_logits(loaded_by_peft(base, tmp_path / "adapter")), before)
     again = load_model(base).model
-    load_adapter(again, tmp_path / "adapter", base)
+    apply_in_place(again, tmp_path / "adapter", base)
     assert torch.equal(logits(again), ours)
     assert adapter_state(again).keys() == adapter_state(model).keys()
 
@@ -120,7 +121,7 @@ def test_we_load_pefts(name: str, tmp_path: Path) -> None:
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.15)
     adapted.save_pretrained(tmp_path / "adapter")
     ours = load_model(base).model
-    load_adapter(ours, tmp_path / "adapter", base)
+    apply_in_place(ours, tmp_path / "adapter", base)
     close(logits(ours), their_logits(adapted), before)
     assert read_adapter(tmp_path / "adapter").stamp == {}
 
@@ -138,7 +139,7 @@ def test_weights_trained_in_full_travel_as_modules_to_save(name: str, tmp_path: 
     save_adapter(tmp_path / "adapter", model, base)
     close(logits(model), their_logits(loaded_by_peft(base, tmp_path / "adapter")), before)
     again = load_model(base).model
-    load_adapter(again, tmp_path / "adapter", base)
+    apply_in_place(again, tmp_path / "adapter", base)
     assert torch.equal(logits(again), logits(model))
 
 
@@ -162,7 +163,7 @@ def test_what_peft_cannot_express_it_refuses_and_we_say_so(
     with pytest.raises((ValueError, KeyError, TypeError)):
         PeftModel.from_pretrained(theirs(base), str(tmp_path / "adapter"))
     again = load_model(base).model
-    load_adapter(again, tmp_path / "adapter", base)
+    apply_in_place(again, tmp_path / "adapter", base)
     assert torch.equal(logits(again), logits(model))
 
 

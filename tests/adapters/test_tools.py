@@ -12,8 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import Adapter, attach, drop_adapter, put_adapter, take_adapter
-from coterie.adapters.files import CONFIG, load_adapter, save_adapter
+from coterie.adapters.files import CONFIG, save_adapter
 from coterie.adapters.merge import merge_checkpoint
 from coterie.adapters.peft_layouts import LAYOUTS, Layout
 from coterie.adapters.tools import convert_adapter, deltas, diff_adapters, inspect_adapter, open_adapter
@@ -62,7 +63,7 @@ def test_every_pair_of_layouts_round_trips(shape: str, tmp_path: Path) -> None:
     for layout in LAYOUTS[1:]:
         convert_adapter(tmp_path / "peft", layout, tmp_path / layout)
     model = load_model(tmp_path / "base").model
-    load_adapter(model, tmp_path / "peft", tmp_path / "base")
+    apply_in_place(model, tmp_path / "peft", tmp_path / "base")
     expected = logits(model)
     for first, second in itertools.permutations(LAYOUTS, 2):
         convert_adapter(tmp_path / first, second, tmp_path / f"{first}-{second}")
@@ -72,7 +73,7 @@ def test_every_pair_of_layouts_round_trips(shape: str, tmp_path: Path) -> None:
             assert float((found[name] - change).abs().max()) < 1e-6, name
         assert diff_adapters(tmp_path / "peft", tmp_path / f"{first}-{second}")["same"]
     other = load_model(tmp_path / "base").model
-    load_adapter(other, tmp_path / "vllm3d-peft018", tmp_path / "base")
+    apply_in_place(other, tmp_path / "vllm3d-peft018", tmp_path / "base")
     torch.testing.assert_close(logits(other), expected, atol=1e-6, rtol=0)
     check_probes(tmp_path / "vllm3d-peft018", other)
 
@@ -109,7 +110,7 @@ def test_where_shapes_cannot_tell_the_probes_do(shape: str, tmp_path: Path) -> N
         found = {}
         for assumed in (layout, other):
             again = load_model(tmp_path / "base").model
-            load_adapter(again, tmp_path / layout, tmp_path / "base", layout=assumed)
+            apply_in_place(again, tmp_path / layout, tmp_path / "base", layout=assumed)
             found[assumed] = logits(again)
         torch.testing.assert_close(found[layout], expected, atol=1e-5, rtol=0)
         assert float((found[other] - expected).abs().max()) > 0.1 * float((expected - before).abs().max())
@@ -126,7 +127,7 @@ def test_peft_turns_single_experts_into_the_same_model(name: str, tmp_path: Path
     made(tmp_path, name, {}, {"train": {"dense": "freeze"}})
     convert_adapter(tmp_path / "peft", "per-expert", tmp_path / "single")
     model = load_model(tmp_path / "base").model
-    load_adapter(model, tmp_path / "single", tmp_path / "base")
+    apply_in_place(model, tmp_path / "single", tmp_path / "base")
     theirs = their_logits(loaded_by_peft(tmp_path / "base", tmp_path / "single"))
     torch.testing.assert_close(logits(model), theirs, atol=5e-5, rtol=1e-5)
 
@@ -144,7 +145,7 @@ def test_a_merged_model_is_taken_apart_again(name: str, tmp_path: Path) -> None:
     assert {factors.rank for factors in opened.adapter.factors.values()} == {3}
     assert all(".norm" in n or "_norm" in n or n == "norm.weight" for n in opened.adapter.full)
     model = load_model(tmp_path / "base").model
-    load_adapter(model, tmp_path / "back", tmp_path / "base")
+    apply_in_place(model, tmp_path / "back", tmp_path / "base")
     torch.testing.assert_close(
         logits(model), logits(load_model(tmp_path / "merged").model), atol=1e-4, rtol=0
     )
@@ -168,7 +169,7 @@ def test_inspect_and_diff(tmp_path: Path) -> None:
     assert rows["experts"]["change"] == pytest.approx(length, rel=1e-6)
     assert facts["dora"] and facts["peft_cannot"] and facts["base_checked"] and facts["probes"]
     model = load_model(tmp_path / "base").model
-    load_adapter(model, tmp_path / "peft", tmp_path / "base")
+    apply_in_place(model, tmp_path / "peft", tmp_path / "base")
     with torch.no_grad():
         model.blocks[2].ffn.experts.down.lora_B.mul_(1.01)
     save_adapter(tmp_path / "other", model, tmp_path / "base")

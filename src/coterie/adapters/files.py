@@ -85,7 +85,7 @@ def is_adapter(path: str | Path) -> bool:
     return (directory / CONFIG).is_file() and not (directory / "config.json").is_file()
 
 
-def base_of(path: str | Path) -> str:
+def adapter_base(path: str | Path) -> str:
     """The base that an adapter's directory names. Errors: `CheckpointError` when it names none."""
     base = read_json(Path(path).expanduser() / CONFIG).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
@@ -217,38 +217,14 @@ def write_adapter(
     commit_directory(final, write, {"adapter": about})
 
 
-def load_adapter(
-    model: Transformer,
-    path: str | Path,
-    base: str | Path | None = None,
-    layout: Layout | None = None,
-    tokenizer: Tokenizer | None = None,
-) -> AdapterFiles:
-    """Put the adapter of a directory on `model`, which may come from any tool that writes PEFT directories.
-
-    `base`: the directory the model was read from; an adapter that was made for other weights is refused.
-    `layout`: assume this one where the files do not say; without it the stored probes decide. Errors:
-    `CheckpointError` or `ConfigError`, one line.
-    """
-    files = read_adapter(path)
-    if base is not None:
-        check_base(files, Path(base), model.config)
-    known = files.layout(layout)
-    if known is None:
-        known = layout_by_probes(model, files, tokenizer)
-    put_adapter(model, files.adapter(model.config, known), files.settings)
-    return files
-
-
 def check_adapter(
-    path: str | Path, model: Transformer, base: str | Path, tokenizer: Tokenizer | None = None
+    files: AdapterFiles, model: Transformer, base: str | Path, tokenizer: Tokenizer | None = None
 ) -> None:
     """Base with adapter must answer as the adapter recorded when it was saved.
 
     An adapter of a quantised base is asked on the base rounded in the same way, not on `model`.
     Errors: `CheckpointError` when it answers otherwise or recorded nothing.
     """
-    files = read_adapter(path)
     if files.settings.quant != "none":
         model = load_model(base, quantise=files.settings).model
         known = files.layout() or layout_by_probes(model, files, tokenizer)
@@ -292,7 +268,7 @@ def _answers(model: Transformer, files: AdapterFiles, layout: Layout, tokenizer:
         drop_adapter(model, before)
 
 
-def check_base(files: AdapterFiles, base: Path, config: ModelConfig) -> None:
+def check_adapter_base(files: AdapterFiles, base: Path, config: ModelConfig) -> None:
     """Refuse an adapter whose stamp names other base tensors than those in `base`; says so when it has no
     stamp.
     """

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import merge_adapter
-from coterie.adapters.files import AdapterFiles, check_adapter, load_adapter
+from coterie.adapters.files import AdapterFiles, check_adapter, read_adapter
 from coterie.adapters.peft_layouts import Layout
 from coterie.checkpoints.commit import MANIFEST, commit_directory
 from coterie.checkpoints.directory import kept_dtype, load_model, locate, open_tensors
@@ -102,7 +103,8 @@ def merge_checkpoint(
     model, tokenizer = loaded.model, loaded.tokenizer
     sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
     untouched = record(model, sequences, tokenizer)
-    files = load_adapter(model, adapter, directory, layout, tokenizer)
+    files = read_adapter(adapter)
+    apply_in_place(model, files, directory, tokenizer, layout)
     probed = _check_adapter(files, model, directory, tokenizer)
     tuned = record(model, sequences, tokenizer)
     change = difference(untouched, tuned).mean_logprob
@@ -163,7 +165,7 @@ def _check_adapter(
         _log.warning(
             "NOTE: %s was trained on %s weights; it is merged into the unrounded ones", files.path, quant
         )
-    check_adapter(files.path, model, base, tokenizer)
+    check_adapter(files, model, base, tokenizer)
     return True
 
 

@@ -202,6 +202,11 @@ def is_patch(path: str | Path) -> bool:
     return (Path(path).expanduser() / ABOUT).is_file()
 
 
+def patch_base(path: str | Path) -> str:
+    """The name of the base in a patch directory. Errors: `CheckpointError` for a damaged patch."""
+    return read_patch(path).origin
+
+
 def read_patch(path: str | Path) -> Patch:
     """A patch from its directory, every file checked against its hash. Errors: `CheckpointError`, one
     line.
@@ -224,22 +229,13 @@ def read_patch(path: str | Path) -> Patch:
         raise CheckpointError(f"{directory / ABOUT}: is no usable description of a patch ({error})") from None
 
 
-def load_patch(model: Transformer, path: str | Path) -> Applied:
-    """Put a patch on its base, in memory; `Applied.remove()` takes it off again.
-
-    A model with the same subset attached takes the slices into the trained parameters instead (to train on).
-    Errors: `CheckpointError` when the model is not the patch's base.
-    """
-    return apply_patches(model, [read_patch(path)])[0]
-
-
 def apply_patches(model: Transformer, patches: Sequence[Patch]) -> list[Applied]:
     """Several patches of one base, all checked before any is applied. Errors: `CheckpointError`, also on
     overlaps.
     """
     seen: set[tuple[str, int | None]] = set()
     for patch in patches:
-        check_base(model, patch)
+        check_patch_base(model, patch)
         places = {(name, expert) for name in patch.tensors for expert in patch.chosen(name) or (None,)}
         if places & seen:
             name, expert = sorted(places & seen, key=str)[0]
@@ -254,7 +250,7 @@ def apply_patches(model: Transformer, patches: Sequence[Patch]) -> list[Applied]
     return applied
 
 
-def check_base(model: Transformer, patch: Patch) -> None:
+def check_patch_base(model: Transformer, patch: Patch) -> None:
     """Errors: `CheckpointError` unless `model` is what the patch was made for."""
     try:
         patch.selection.check(model.config)

@@ -18,8 +18,8 @@ from coterie.adapters.attach import Adapter, Factors
 from coterie.adapters.extract import extract_adapter
 from coterie.adapters.files import (
     AdapterFiles,
-    base_of,
-    check_base,
+    adapter_base,
+    check_adapter_base,
     is_adapter,
     layout_by_probes,
     read_adapter,
@@ -54,9 +54,9 @@ def open_adapter(path: str | Path, base: str | Path | None = None, layout: Layou
     `base` None: the one that the adapter names. Errors: `CheckpointError` where the layout cannot be known.
     """
     files = read_adapter(path)
-    directory = locate(base if base is not None else base_of(path))
+    directory = locate(base if base is not None else adapter_base(path))
     config = read_config(directory)
-    check_base(files, directory, config)
+    check_adapter_base(files, directory, config)
     known, by = files.layout(layout), "adapter_config.json and names"
     if files.stamp.get("layout") or layout is not None:
         by = "stamp" if files.stamp.get("layout") else "assumed"

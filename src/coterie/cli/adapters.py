@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from coterie.adapters.files import base_of
+from coterie.adapters.files import adapter_base
 from coterie.adapters.merge import Merge, merge_checkpoint
 from coterie.adapters.peft_layouts import LAYOUTS, Layout
 from coterie.adapters.tools import convert_adapter, diff_adapters, inspect_adapter
@@ -73,7 +73,7 @@ def convert(
 ) -> None:
     """Write an adapter in another layout, or as a whole model."""
     if to == "merged":
-        merge(base if base is not None else base_of(source), source, out, None, layout, as_json)
+        merge(base if base is not None else adapter_base(source), source, out, None, layout, as_json)
         return
     target = _layout(to, "--to")
     assert target is not None

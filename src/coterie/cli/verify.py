@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from coterie.adapters.any import base_of, is_variant, put_variant
+from coterie.adapters.apply import apply_in_place, base_of, is_variant
 from coterie.adapters.patch import is_patch
 from coterie.checkpoints.commit import MANIFEST, verify_directory
 from coterie.checkpoints.directory import load_model, locate
@@ -56,7 +56,7 @@ def _verify_stored(path: str, as_json: bool) -> None:
             )
         loaded = load_model(locate(base_of(path)) if variant else directory)
         if variant:
-            put_variant(loaded.model, directory, loaded.path, loaded.tokenizer)
+            apply_in_place(loaded.model, directory, loaded.path, loaded.tokenizer)
     except CoterieError as error:
         error.exit_code = 2
         raise

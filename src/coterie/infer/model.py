@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from coterie.adapters.any import base_of, is_variant, put_variant
+from coterie.adapters.apply import apply_in_place, base_of, is_variant
 from coterie.checkpoints.directory import load_model, read_json, save_model
 from coterie.config import ConfigError, CoterieError, ModelConfig, suggest
 from coterie.infer.engine import Engine, Reply, check_prompt
@@ -207,7 +207,7 @@ def load(
         path, adapter = base_of(path), path
     loaded = load_model(path, dtype=dtype, device=_device(device), check=check)
     if adapter is not None:
-        put_variant(loaded.model, adapter, loaded.path, loaded.tokenizer, check)
+        apply_in_place(loaded.model, adapter, loaded.path, loaded.tokenizer, check=check)
     stop_ids = set(loaded.tokenizer.stop_ids) if loaded.tokenizer is not None else set()
     ends = _optional_json(loaded.path / "generation_config.json").get("eos_token_id")
     stop_ids |= {ends} if isinstance(ends, int) else set(ends or ())

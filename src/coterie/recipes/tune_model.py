@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import attach, is_trained
-from coterie.adapters.files import base_of, is_adapter, load_adapter, save_adapter
-from coterie.adapters.patch import attach_subset, is_patch, load_patch, save_patch
+from coterie.adapters.files import adapter_base, is_adapter, save_adapter
+from coterie.adapters.patch import attach_subset, is_patch, save_patch
 from coterie.checkpoints.directory import kept_dtype, load_model, locate, save_model
 from coterie.config import BalanceConfig, CheckpointError, ConfigError, ExpertSelection
 from coterie.config.tune import TuneConfig
@@ -57,7 +58,7 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
             f"{config.model}: is an expert patch, which is not trained further; apply it first (coterie patch apply)"
         )
     if is_adapter(config.model):
-        origin, further = base_of(config.model), config.model
+        origin, further = adapter_base(config.model), config.model
     whole = config.method in ("full", "esft")
     quantise = config.adapter() if config.method == "qlora" else None
     held = (
@@ -74,8 +75,9 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     kind = "adapter"
     if further is not None:
         _check_further(config)
-        files = load_adapter(model, further, loaded.path, tokenizer=loaded.tokenizer)
-        treatments = {str(group): how for group, how in files.settings.train.items()}
+        apply_in_place(model, further, loaded.path, loaded.tokenizer)
+        assert model.adapter is not None
+        treatments = {str(group): how for group, how in model.adapter.train.items()}
     elif config.method == "esft":
         assert config.experts is not None
         attach_subset(model, ExpertSelection.from_file(config.experts))
@@ -251,10 +253,7 @@ def reloader(config: TuneConfig, tuned: Tuned, path: Path) -> Callable[[], Trans
             return load_model(path, parameters, compute_dtype=dtype).model
         quantise = config.adapter() if config.method == "qlora" else None
         base = load_model(locate(tuned.origin), parameters, compute_dtype=dtype, quantise=quantise).model
-        if tuned.kind == "adapter":
-            load_adapter(base, path, tuned.base, tokenizer=tuned.tokenizer)
-        else:
-            load_patch(base, path)
+        apply_in_place(base, path, tuned.base, tuned.tokenizer)
         return base
 
     return load

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from coterie.adapters.any import base_of, is_variant, put_variant
+from coterie.adapters.apply import apply_in_place, base_of, is_variant
 from coterie.adapters.patch import is_patch
 from coterie.checkpoints.directory import load_model, locate, read_config, stored_dtype
 from coterie.config import CheckpointError, CoterieError, ModelConfig
@@ -206,7 +206,7 @@ def side_record(
     if side.gguf is not None:
         put_back(loaded.model, directory, side.gguf)
     if side.adapter is not None:
-        put_variant(loaded.model, side.adapter, directory, loaded.tokenizer)
+        apply_in_place(loaded.model, side.adapter, directory, loaded.tokenizer)
     return record(loaded.model, sequences, tokenizer)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from coterie.adapters.any import load_variant
+from coterie.adapters.apply import apply_in_place, apply_shared
 from coterie.adapters.attach import attach
-from coterie.adapters.files import load_adapter, save_adapter
-from coterie.adapters.patch import attach_subset, load_patch, save_patch
+from coterie.adapters.files import save_adapter
+from coterie.adapters.patch import attach_subset, save_patch
 from coterie.config import CheckpointError, ConfigError, ExpertSelection
 from coterie.families import config_from_hf
 from coterie.infer.engine import Engine
@@ -67,9 +67,9 @@ def alone(directory: Path, name: str) -> LanguageModel:
     """The adapted model by itself, as `weights` loads it."""
     loaded = load(directory / "base")
     if name == "patch":
-        load_patch(loaded.model, directory / "adapters" / name)
+        apply_in_place(loaded.model, directory / "adapters" / name)
     elif name:
-        load_adapter(loaded.model, directory / "adapters" / name, directory / "base")
+        apply_in_place(loaded.model, directory / "adapters" / name, directory / "base")
     return loaded
 
 
@@ -78,7 +78,7 @@ def test_variants_share_the_base_and_leave_it_as_it_was(directory):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     addresses = {parameter.data_ptr() for parameter in model.parameters()}
     for name in NAMES:
-        variant = load_variant(model, directory / "adapters" / name, directory / "base")
+        variant = apply_shared(model, directory / "adapters" / name, directory / "base")
         own = sum(p.numel() for p in variant.parameters() if p.data_ptr() not in addresses)
         shared = sum(p.numel() for p in variant.parameters() if p.data_ptr() in addresses)
         assert shared > 0 and own > 0 and (name != "lora" or own < shared / 2)
@@ -89,7 +89,7 @@ def test_mixed_in_one_batch_each_is_what_it_is_alone(directory):
     model = load(directory / "base")
     engine = Engine(model.model, tokenizer(), prefix_bytes=1 << 22)
     for name in NAMES:
-        engine.add_variant(name, load_variant(model.model, directory / "adapters" / name, directory / "base"))
+        engine.add_variant(name, apply_shared(model.model, directory / "adapters" / name, directory / "base"))
     prompt = model.render(ASK)
     for turn in range(2):  # the second time prompts come from the prefix cache, each variant's own
         replies = {
@@ -157,4 +157,4 @@ def test_another_base_is_refused(directory):
     other = base_model()
     randomise(other, 1)
     with pytest.raises((CheckpointError, ConfigError)):
-        load_variant(other, directory / "adapters" / "patch")
+        apply_shared(other, directory / "adapters" / "patch")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 
 from coterie import __version__
-from coterie.adapters.any import load_variant
+from coterie.adapters.apply import apply_shared
 from coterie.config import ConfigError, CoterieError, Settings
 from coterie.config.files import file_sha256
 from coterie.infer.engine import Engine
@@ -156,7 +156,7 @@ class Service:
             raise ConfigError(
                 f"adapter name '{name[:40]}': use letters, digits, '.', '-', '_', and no model's own name"
             )
-        model = load_variant(self.model.model, path, self.directory, self.model.tokenizer)
+        model = apply_shared(self.model.model, path, self.directory, self.model.tokenizer)
         self.fingerprints[name] = self._adapted(Path(path))
         self.engine.add_variant(name, model)
         self.adapters = (*(other for other in self.adapters if other != name), name)
