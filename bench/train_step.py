@@ -84,8 +84,8 @@ def ours(name: str, hf_config: Any, weights: dict[str, Tensor], dtype: torch.dty
     learnt_T[:, -1] = 0
 
     def loss(ids: Tensor) -> Tensor:
-        context = ForwardContext.packed([LENGTH] * SEQUENCES)
-        h_TD = model(ids.flatten(), context, balance_tokens=float(ids.numel()))
+        context = ForwardContext.packed([LENGTH] * SEQUENCES, balance_tokens=float(ids.numel()))
+        h_TD = model(ids.flatten(), context)
         logp_T = token_logprobs(h_TD, model.head_weight, ids.roll(-1, 1).flatten())
         return -(logp_T * learnt_T.flatten()).sum() / num_tokens
 

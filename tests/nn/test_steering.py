@@ -7,8 +7,9 @@ import torch
 
 from coterie.config import ConfigError
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.recording import Recorder
 from coterie.nn.router import Steer
-from coterie.nn.steering import LayerControl, RouterControl, Steering, check_control, make_steers
+from coterie.nn.steering import LayerControl, RouterControl, check_control, make_steers
 from tests.infer.models import tiny_model
 from tests.nn.test_router import D, E, T, dense, make
 
@@ -64,29 +65,24 @@ def test_tokens_of_one_batch_are_steered_apart():
     lengths = [7, 5, 8]
 
     def run(chosen, parts):
-        steering = Steering({router: layer for layer, router in model.routers()}, record=True)
-        steering.steers = make_steers(
-            model.routers(), list(zip(chosen, parts, strict=True)), torch.device("cpu")
-        )
-        context = ForwardContext.packed(parts)
-        object.__setattr__(context, "steering", steering)
-        return steering, context
+        steers = make_steers(model.routers(), list(zip(chosen, parts, strict=True)), torch.device("cpu"))
+        return ForwardContext.packed(parts, steers=steers, recorder=Recorder())
 
     with torch.no_grad():
-        steering, context = run(controls, lengths)
+        context = run(controls, lengths)
         whole = model(ids, context)
         start = 0
         for control, length in zip(controls, lengths, strict=True):
-            _, alone = run([control], [length])
+            alone = run([control], [length])
             torch.testing.assert_close(
                 model(ids[start : start + length], alone), whole[start : start + length]
             )
             start += length
         plain = model(ids[7:12], ForwardContext.packed([5]))
     torch.testing.assert_close(plain, whole[7:12])
-    used = steering.records[0]
+    used = context.recorder.routing[0]
     assert not ({1, 4} & set(used.ids_TK[:7][used.weights_TK[:7] != 0].tolist()))
-    assert (steering.records[1].weights_TK[12:] != 0).sum(-1).tolist() == [1] * 8
+    assert (context.recorder.routing[1].weights_TK[12:] != 0).sum(-1).tolist() == [1] * 8
 
 
 @pytest.mark.parametrize(

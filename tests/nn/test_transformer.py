@@ -128,7 +128,7 @@ def test_rotation_keeps_length_depends_on_distance_and_turns_back(style: str) ->
 
 def test_after_step_reports_all_layers() -> None:
     model = small()
-    model(torch.arange(30), ForwardContext.packed([30]), balance_tokens=30.0)
+    model(torch.arange(30), ForwardContext.packed([30], balance_tokens=30.0))
     stats = model.after_step()
     assert set(stats) == {"dead_experts", "worst_overload", "balance_loss", "z_loss", "load_entropy"}
     assert stats["worst_overload"] >= 1.0 and 0 < stats["load_entropy"] <= 1.0

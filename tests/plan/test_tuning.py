@@ -85,7 +85,7 @@ def kept(model: Transformer, rows: int, length: int) -> float:
 
     ids = torch.randint(0, 512, (rows * length,), generator=torch.Generator().manual_seed(0))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(ids, ForwardContext.packed([length] * rows), balance_tokens=float(len(ids)))
+        model(ids, ForwardContext.packed([length] * rows, balance_tokens=float(len(ids))))
     return sum(nbytes for nbytes, _ in seen.values()) / 4 / len(ids)
 
 

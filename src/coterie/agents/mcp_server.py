@@ -86,24 +86,12 @@ def explain_routes(model: LanguageModel, text: str) -> dict[str, Any]:
     `CoterieError`.
     """
     ids = model.encode(text)
-    layers: dict[str, Any] = {}
-    handles = []
-
-    def keep(layer: int) -> Any:
-        def hook(module: Any, inputs: Any, routing: Any) -> None:
-            layers[str(layer)] = {
-                "experts": routing.ids_TK.tolist(),
-                "weights": [[round(float(w), 4) for w in row] for row in routing.weights_TK],
-            }
-
-        return hook
-
-    for layer, router in model.model.routers():
-        handles.append(router.register_forward_hook(keep(layer)))
-    try:
-        model.logits(ids)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = {
+        str(layer): {
+            "experts": routing.ids_TK.tolist(),
+            "weights": [[round(float(weight), 4) for weight in row] for row in routing.weights_TK],
+        }
+        for layer, routing in model.routing(ids).items()
+    }
     tokens = [model.tokenizer.decode([token]) for token in ids] if model.tokenizer is not None else []
     return {"tokens": tokens, "layers": layers}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -36,7 +35,8 @@ from coterie.infer.request import (
 )
 from coterie.infer.sampling import SamplingParams, sample
 from coterie.nn.forward_context import ForwardContext
-from coterie.nn.steering import Steering, check_control, make_steers
+from coterie.nn.recording import Recorder
+from coterie.nn.steering import check_control, make_steers
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 
@@ -344,8 +344,8 @@ class Engine:
         parts: list[Tensor] = []
         routings: list[TokenRouting | None] = []
         for group in self._groups(plan):
-            steering = self._steering(group)
-            h_TD = self._hidden(group, steering)
+            recorder = self._recorder(group)
+            h_TD = self._hidden(group, recorder)
             last_rows, start = [], 0
             for request, count in group:
                 end = request.cache.length
@@ -355,8 +355,8 @@ class Engine:
                     talking.append(request)
                     last_rows.append(start - 1)
                     routings.append(
-                        TokenRouting(steering.chosen(start - 1))
-                        if steering and request.wishes.routing
+                        TokenRouting(recorder.chosen(start - 1))
+                        if recorder and request.wishes.routing
                         else None
                     )
             if last_rows:
@@ -388,31 +388,32 @@ class Engine:
             groups.setdefault(entry[0].variant, []).append(entry)
         return list(groups.values())
 
-    def _steering(self, group: list[tuple[Request, int]]) -> Steering | None:
-        """What this pass asks of the routers; None when nothing."""
-        controls = [(request.wishes.control, count) for request, count in group]
-        record = self.expert_counts is not None or any(request.wishes.routing for request, _ in group)
-        variant = group[0][0].variant
-        if not variant.routers or not (record or any(control for control, _ in controls)):
-            return None
-        steers = make_steers(variant.routers, controls, self.model.embed.weight.device)
-        return Steering(variant.layer_of, steers, record)
+    def _recorder(self, group: list[tuple[Request, int]]) -> Recorder | None:
+        """A record of the router choices of this pass, where statistics or a request want it."""
+        wanted = self.expert_counts is not None or any(request.wishes.routing for request, _ in group)
+        return Recorder() if wanted and group[0][0].variant.routers else None
 
-    def _hidden(self, group: list[tuple[Request, int]], steering: Steering | None) -> Tensor:
+    def _hidden(self, group: list[tuple[Request, int]], recorder: Recorder | None) -> Tensor:
         """(T, D): the next tokens of a group through the model, and into their caches."""
         device = self.model.embed.weight.device
         ids: list[int] = []
         starts = [request.cache.length for request, _ in group]
         for (request, count), start in zip(group, starts, strict=True):
             ids += request.tokens[start : start + count]
-        context = ForwardContext.packed([count for _, count in group], starts, device=device)
-        if steering is not None:
-            context = replace(context, steering=steering)
+        variant = group[0][0].variant
+        controls = [(request.wishes.control, count) for request, count in group]
+        context = ForwardContext.packed(
+            [count for _, count in group],
+            starts,
+            device=device,
+            steers=make_steers(variant.routers, controls, device),
+            recorder=recorder,
+        )
         caches = [request.cache for request, _ in group]
-        model = group[0][0].variant.model
+        model = variant.model
         h_TD: Tensor = model(torch.tensor(ids, device=device), context, caches=caches)
-        if steering is not None and self.expert_counts is not None:
-            for layer, routing in steering.records.items():
+        if recorder is not None and self.expert_counts is not None:
+            for layer, routing in recorder.routing.items():
                 chosen = routing.ids_TK[routing.weights_TK != 0]
                 self.expert_counts[layer] += torch.bincount(
                     chosen, minlength=len(self.expert_counts[layer])

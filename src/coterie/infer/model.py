@@ -24,6 +24,8 @@ from coterie.infer.engine import Engine, Reply, check_prompt
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
+from coterie.nn.recording import Recorder
+from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
 from coterie.text.chat import Message, render_ids
 from coterie.text.tokenizer import Tokenizer
@@ -96,6 +98,15 @@ class LanguageModel:
         return self.model.logits(self._hidden(ids)[0])
 
     @torch.inference_mode()
+    def routing(self, ids: Ids) -> dict[int, Routing]:
+        """Which experts each token of one sequence uses, by layer; empty for a dense model. Errors:
+        `CoterieError`.
+        """
+        recorder = Recorder()
+        self._hidden(ids, recorder)
+        return recorder.routing
+
+    @torch.inference_mode()
     def logprobs(self, ids: Ids) -> Tensor:
         """(T - 1,) float32: the log-probability of each given token but the first, after those before it.
 
@@ -153,12 +164,13 @@ class LanguageModel:
         tokenizer = self._needs_tokenizer("a conversation")
         return render_ids(tokenizer, turns, add_generation_prompt=True, tools=tools)[0]
 
-    def _hidden(self, ids: Ids) -> tuple[Tensor, Tensor]:
+    def _hidden(self, ids: Ids, recorder: Recorder | None = None) -> tuple[Tensor, Tensor]:
         """Hidden states (T, D) of one sequence, and its ids as a tensor on the model's device."""
         given = _id_list(ids)
         check_prompt(given, self.config.vocab_size, self.config.max_positions)
         ids_T = torch.tensor(given, device=self.device)
-        return self.model(ids_T, ForwardContext.packed([len(given)], device=self.device)), ids_T
+        context = ForwardContext.packed([len(given)], device=self.device, recorder=recorder)
+        return self.model(ids_T, context), ids_T
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):

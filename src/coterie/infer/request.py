@@ -128,7 +128,6 @@ class Variant:
         self.model = model
         self.serial = serial
         self.routers = model.routers()
-        self.layer_of = {router: layer for layer, router in self.routers}
 
 
 class Request:

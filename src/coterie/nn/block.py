@@ -35,7 +35,14 @@ class Block(nn.Module):
         context: ForwardContext,
         caches: Sequence[SequenceCache] | None,
         layer: int,
-        balance_tokens: float | None,
     ) -> Tensor:
+        """`h_TD` (T, D) after this block; `layer` is its index, by which caches, steers and records go."""
         h_TD = h_TD + self.attention(self.attention_norm(h_TD), context, caches, layer)
-        return h_TD + self.ffn(self.ffn_norm(h_TD), context, balance_tokens)
+        x_TD = self.ffn_norm(h_TD)
+        moe = self.moe
+        return h_TD + (self.ffn(x_TD) if moe is None else moe(x_TD, context, layer))
+
+    @property
+    def moe(self) -> MoE | None:
+        """The feed-forward where it is a mixture of experts, else None."""
+        return self.ffn if isinstance(self.ffn, MoE) else None

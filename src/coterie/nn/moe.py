@@ -27,7 +27,7 @@ class FeedForward(nn.Module):
         self.up = Linear(width, config.width, bias=config.bias)
         self.down = Linear(config.width, width, bias=config.bias)
 
-    def forward(self, x_TD: Tensor, context: ForwardContext, balance_tokens: float | None = None) -> Tensor:
+    def forward(self, x_TD: Tensor) -> Tensor:
         return self.down(swiglu(self.gate(x_TD), self.up(x_TD)))
 
 
@@ -57,14 +57,9 @@ class MoE(nn.Module):
         self.dispatcher = LocalDispatcher()
         self.dense_gradient = False
 
-    def forward(self, x_TD: Tensor, context: ForwardContext, balance_tokens: float | None = None) -> Tensor:
-        steering = context.steering
-        if steering is None:
-            counted_T = context.valid_T if context.counted_T is None else context.counted_T
-            routing = self.router(x_TD, counted_T, balance_tokens)
-        else:
-            routing = self.router(x_TD, context.valid_T, balance_tokens, steering.of(self.router))
-            steering.note(self.router, routing)
+    def forward(self, x_TD: Tensor, context: ForwardContext, layer: int = 0) -> Tensor:
+        counted_T = context.valid_T if context.counted_T is None else context.counted_T
+        routing = self.router(x_TD, counted_T, context.balance_tokens, context.steers.get(layer))
         weights_TK = routing.weights_TK.to(x_TD.dtype)
         on_input = self.config.router.apply_to == "input"
         y_TD = None if on_input else adapted_moe(x_TD, routing.ids_TK, weights_TK, self.experts)
@@ -72,7 +67,11 @@ class MoE(nn.Module):
             y_TD = self._composed(x_TD, routing.ids_TK, weights_TK, on_input)
         if self.dense_gradient and not on_input and routing.scores_TE.requires_grad:
             y_TD = with_dense_gradient(y_TD, x_TD, routing, self.experts, self.config.router)
-        return y_TD if self.shared is None else y_TD + self.shared(x_TD, context)
+        if self.shared is not None:
+            y_TD = y_TD + self.shared(x_TD)
+        if context.recorder is not None:
+            context.recorder.note(layer, routing, x_TD, y_TD)
+        return y_TD
 
     def _composed(self, x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, on_input: bool) -> Tensor:
         x_RD, counts, meta = self.dispatcher.dispatch(

@@ -38,14 +38,13 @@ class MTPLayer(nn.Module):
         next_TD: Tensor,
         context: ForwardContext,
         layer: int,
-        balance_tokens: float | None = None,
     ) -> Tensor:
         """(T, D), ready for the head: what follows the tokens whose embeddings are `next_TD`.
 
         `h_TD`: the model's hidden states after its final norm, or the layer before's result.
         """
         both_TD = torch.cat((self.enorm(next_TD), self.hnorm(h_TD)), dim=-1)
-        return self.norm(self.block(self.proj(both_TD), context, None, layer, balance_tokens))
+        return self.norm(self.block(self.proj(both_TD), context, None, layer))
 
 
 def shifted_targets(targets_T: Tensor, weights_T: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from coterie.config.model import BalanceConfig, RouterConfig
 from coterie.nn.linear import linear
+from coterie.nn.load import load_statistics
 
 
 class Routing(NamedTuple):
@@ -126,15 +127,13 @@ class Balance(nn.Module):
         num_experts = self.counts_E.numel()
         fraction_E = self.counts_E / total
         mean_score_E = self.score_sum_E / self.num_tokens
-        entropy = -(fraction_E * fraction_E.clamp_min(1e-30).log()).sum() / torch.log(
-            torch.tensor(float(num_experts))
-        )
+        load = load_statistics(self.counts_E.tolist())
         stats = {
-            "dead_experts": float((self.counts_E == 0).sum()),
-            "worst_overload": float(fraction_E.max() * num_experts),
+            "dead_experts": float(len(load.dead)),
+            "worst_overload": load.overload,
             "balance_loss": float(num_experts * (fraction_E * mean_score_E).sum()),
             "z_loss": float(self.z_sum / self.num_tokens),
-            "load_entropy": float(entropy) if num_experts > 1 else 1.0,
+            "load_entropy": load.entropy,
         }
         if select_bias_E is not None and self.config.bias_rate:
             step_E = self.config.bias_rate * torch.sign(1.0 / num_experts - fraction_E)

@@ -1,17 +1,17 @@
-"""Which experts single tokens may use, and a record of which they used, through `ForwardContext.steering`.
+"""Which experts single tokens may use, through `ForwardContext.steers`.
 
 T tokens, E experts, K chosen experts per token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from coterie.config.errors import ConfigError
-from coterie.nn.router import Router, Routing, Steer
+from coterie.nn.router import Router, Steer
 
 
 @dataclass(frozen=True)
@@ -37,38 +37,6 @@ class RouterControl:
 
     def __bool__(self) -> bool:
         return bool(self.layers) or self.top_k is not None
-
-
-@dataclass(eq=False)
-class Steering:
-    """For the routers of one forward pass. `steers`: what differs from the trained routing; `records`: what
-    was chosen, by layer, where `record` is set.
-    """
-
-    layer_of: Mapping[Router, int]
-    steers: dict[int, Steer] = field(default_factory=dict)
-    record: bool = False
-    records: dict[int, Routing] = field(default_factory=dict)
-
-    def of(self, router: Router) -> Steer | None:
-        """What this router must do differently."""
-        return self.steers.get(self.layer_of.get(router, -1))
-
-    def note(self, router: Router, routing: Routing) -> None:
-        """Called by every MoE layer with what it chose."""
-        if self.record:
-            self.records[self.layer_of[router]] = routing
-
-    def chosen(self, row: int) -> tuple[tuple[int, list[int], list[float]], ...]:
-        """For one token (layer, experts, best first, their weights) of each layer; those switched off are
-        left out.
-        """
-        layers = []
-        for layer, routing in self.records.items():
-            pairs = zip(routing.ids_TK[row].tolist(), routing.weights_TK[row].tolist(), strict=True)
-            kept = sorted(((expert, weight) for expert, weight in pairs if weight), key=lambda pair: -pair[1])
-            layers.append((layer, [expert for expert, _ in kept], [weight for _, weight in kept]))
-        return tuple(layers)
 
 
 def make_steers(

@@ -50,17 +50,14 @@ class Transformer(nn.Module):
         ids_T: Tensor,
         context: ForwardContext,
         caches: Sequence[SequenceCache] | None = None,
-        balance_tokens: float | None = None,
     ) -> Tensor:
         """Hidden states (T, D) after the final norm.
 
-        `caches`: one per segment of `context`; the new tokens are appended. `balance_tokens`: the number of
-        valid tokens of the global batch; given in training, it switches routing statistics and balance losses
-        on.
+        `caches`: one per segment of `context`; the new tokens are appended to them.
         """
         h_TD = F.embedding(ids_T, self.embed.weight).to(self.compute_dtype)
         for layer, block in enumerate(self.blocks):
-            h_TD = block(h_TD, context, caches, layer, balance_tokens)
+            h_TD = block(h_TD, context, caches, layer)
         if caches is not None:
             for cache, length in zip(caches, context.lengths, strict=True):
                 cache.advance(length)
@@ -75,9 +72,7 @@ class Transformer(nn.Module):
         """Scores (T, V), float32, of hidden states (T, D)."""
         return linear(h_TD, self.head_weight.to(h_TD.dtype)).float()
 
-    def predict_further(
-        self, h_TD: Tensor, targets_T: Tensor, context: ForwardContext, balance_tokens: float | None = None
-    ) -> Iterator[Tensor]:
+    def predict_further(self, h_TD: Tensor, targets_T: Tensor, context: ForwardContext) -> Iterator[Tensor]:
         """Hidden states (T, D) of each layer for multi-token prediction, for the head.
 
         `h_TD`: this model's result for the tokens before `targets_T`. The k-th result predicts the targets
@@ -85,15 +80,21 @@ class Transformer(nn.Module):
         """
         for depth, layer in enumerate(self.mtp):
             next_TD = F.embedding(targets_T.roll(-depth), self.embed.weight).to(self.compute_dtype)
-            h_TD = layer(h_TD, next_TD, context, self.config.num_layers + depth, balance_tokens)
+            h_TD = layer(h_TD, next_TD, context, self.config.num_layers + depth)
             yield h_TD
 
     def routers(self) -> list[tuple[int, Router]]:
         """(layer index, router) of every MoE layer; layers for multi-token prediction count on after the
         last.
         """
-        layers = [*self.blocks, *(layer.block for layer in self.mtp)]
-        return [(index, block.ffn.router) for index, block in enumerate(layers) if isinstance(block.ffn, MoE)]
+        return [(layer, moe.router) for layer, moe in self.moe_layers()]
+
+    def moe_layers(self) -> list[tuple[int, MoE]]:
+        """(layer index, module) of every mixture of experts; multi-token-prediction layers count on after the
+        last block.
+        """
+        blocks = [*self.blocks, *(layer.block for layer in self.mtp)]
+        return [(layer, block.moe) for layer, block in enumerate(blocks) if block.moe is not None]
 
     def after_step(self) -> dict[str, float]:
         """End of an optimiser step: every router's `Balance.commit`.

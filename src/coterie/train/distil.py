@@ -5,6 +5,8 @@ T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -36,11 +38,12 @@ class Distilled(nn.Module):
         self._teacher = [teacher.eval()]  # in a list, so that it is no part of the module
         self._divergence_T: Tensor | None = None
 
-    def forward(self, ids_T: Tensor, context: ForwardContext, balance_tokens: float | None = None) -> Tensor:
-        h_TD: Tensor = self.student(ids_T, context, balance_tokens=balance_tokens)
+    def forward(self, ids_T: Tensor, context: ForwardContext) -> Tensor:
+        h_TD: Tensor = self.student(ids_T, context)
         teacher = self._teacher[0]
         with torch.no_grad():
-            taught_TD = teacher(ids_T, context)
+            # The teacher's routers keep no statistics.
+            taught_TD = teacher(ids_T, replace(context, balance_tokens=None))
         parts = [
             checkpoint(
                 _divergence, h, self.student.head_weight, taught, teacher.head_weight, use_reentrant=False

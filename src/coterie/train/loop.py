@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
 class Trainer:
     """Steps a model over rows.
 
-    `model(ids_T, context, balance_tokens=n) -> h_TD` with `head_weight`; its `after_step()` and
+    `model(ids_T, context) -> h_TD` with `head_weight`; its `after_step()` and
     `training_buffers()` are used where it has them. `schedule(step)` is the factor on `lr` of step 0, 1, ...
     One step takes `accumulate` micro-batches. `mtp_weight`: of the loss of the model's layers for multi-token
     prediction, beside the objective. `balance_prompts` False: router statistics are of learnt positions
@@ -255,11 +256,13 @@ class Trainer:
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         sums: dict[str, Tensor] = {}
         for batch in batches:
-            h_TD = self.model(batch.ids_T, batch.context, balance_tokens=float(num_counted))
+            context = replace(batch.context, balance_tokens=float(num_counted))
+            batch = replace(batch, context=context)
+            h_TD = self.model(batch.ids_T, context)
             logp_T = token_logprobs(h_TD, self.model.head_weight, batch.targets_T)  # type: ignore[arg-type]
             total, metrics = self.objective(logp_T, batch)
             if self.mtp_weight:
-                further = self._predict_further(h_TD, batch, float(num_counted))
+                further = self._predict_further(h_TD, batch)
                 total, metrics = total + self.mtp_weight * further, metrics | {"mtp_loss": further}
             if total.requires_grad:  # not where biases that follow a rule are all that moves
                 (total / weight).backward()
@@ -269,13 +272,13 @@ class Trainer:
         all_reduce_sum([loss, *sums.values()])
         return loss / weight, {name: float(value) / weight for name, value in sums.items()}
 
-    def _predict_further(self, h_TD: Tensor, batch: Batch, num_counted: float) -> Tensor:
+    def _predict_further(self, h_TD: Tensor, batch: Batch) -> Tensor:
         """Sum of -log p over the targets one and more tokens further on, averaged over the layers that
         predict them.
         """
         sums = []
         targets_T, weights_T = batch.targets_T, batch.weights_T
-        layers = self.model.predict_further(h_TD, batch.targets_T, batch.context, num_counted)  # type: ignore[operator]
+        layers = self.model.predict_further(h_TD, batch.targets_T, batch.context)  # type: ignore[operator]
         for further_TD in layers:
             targets_T, weights_T = shifted_targets(targets_T, weights_T, batch.context)
             logp_T = token_logprobs(further_TD, self.model.head_weight, targets_T)  # type: ignore[arg-type]

@@ -1,0 +1,49 @@
+"""A record of what the MoE layers of a forward pass chose, read and gave, through `ForwardContext.recorder`.
+
+T tokens, D width, E experts, K chosen experts per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from coterie.nn.router import Routing
+
+
+@dataclass(eq=False)
+class Recorder:
+    """What each MoE layer did in the last forward pass that carried this recorder, by layer index.
+
+    `routing`: ids_TK, weights_TK and scores_TE. With `tensors`, also `inputs` (T, D), what the router and the
+    experts read, and `outputs` (T, D), the layer's result including its shared expert. They are off by
+    default because they keep the activations of all layers in memory. Nothing is detached.
+
+        recorder = Recorder()
+        model(ids_T, ForwardContext.packed([len(ids_T)], recorder=recorder))
+        recorder.routing[layer].ids_TK
+    """
+
+    tensors: bool = False
+    routing: dict[int, Routing] = field(default_factory=dict)
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+
+    def note(self, layer: int, routing: Routing, x_TD: Tensor, y_TD: Tensor) -> None:
+        """Called by every MoE layer at the end of its forward pass."""
+        self.routing[layer] = routing
+        if self.tensors:
+            self.inputs[layer], self.outputs[layer] = x_TD, y_TD
+
+    def chosen(self, row: int) -> tuple[tuple[int, list[int], list[float]], ...]:
+        """(layer, experts, their weights) of one token in each layer, best expert first.
+
+        Experts of weight 0 are left out: a steered token may use fewer than K (`nn.router.Steer`).
+        """
+        layers = []
+        for layer, routing in self.routing.items():
+            pairs = zip(routing.ids_TK[row].tolist(), routing.weights_TK[row].tolist(), strict=True)
+            kept = sorted(((expert, weight) for expert, weight in pairs if weight), key=lambda pair: -pair[1])
+            layers.append((layer, [expert for expert, _ in kept], [weight for _, weight in kept]))
+        return tuple(layers)
