@@ -138,7 +138,7 @@ class Script:
         if on_piece is not None:
             if message.reasoning:
                 on_piece("reasoning", message.reasoning)
-            for piece in message.content:
+            for piece in message.text:
                 on_piece("text", piece)
         return Turn(message, "tool_calls" if message.tool_calls else "stop", 10, 5, 0.1, 0.5)
 

@@ -43,7 +43,7 @@ def test_a_task_is_done(tmp_path: Path) -> None:
         30,
         0,
     )
-    assert [(m.role, m.content, m.name) for m in agent.messages[2:4]] == [
+    assert [(m.role, m.text, m.name) for m in agent.messages[2:4]] == [
         ("tool", "5", "calculator"),
         ("tool", "25", "calculator"),
     ]
@@ -79,7 +79,7 @@ def test_mistakes_are_told_to_the_model(tmp_path: Path) -> None:
     broken = Turn(turn, "tool_calls", 1, 1, 0.1, 0.2, {3: "{not json"})
     agent = Agent(Script(broken, "done"), [Calculator()], transcript=path)
     assert agent.run(TASK).status == "done"
-    results = [m.content for m in agent.messages if m.role == "tool"]
+    results = [m.text for m in agent.messages if m.role == "tool"]
     assert "not arithmetic" in results[0] and "'expression' is a required" in results[1]
     assert "there is no tool 'fly'" in results[2] and "no JSON object: {not json" in results[3]
     assert all(result.startswith("error: ") for result in results)
@@ -170,7 +170,7 @@ def test_long_results_are_cut_in_the_middle() -> None:
         Script(calls(("act", {})), "ok"), [Sleeper("a" * 99 + "b" * 99)], Budget(result=20), lambda t, a: True
     )
     agent.run(TASK)
-    assert agent.messages[2].content == "a" * 10 + "\n... (178 characters left out) ...\n" + "b" * 10
+    assert agent.messages[2].text == "a" * 10 + "\n... (178 characters left out) ...\n" + "b" * 10
 
 
 def test_a_server_that_does_not_count_is_refused() -> None:
@@ -241,4 +241,4 @@ def test_reading_needs_no_approval(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     agent = Agent(Script(calls(("read_file", {"path": "a.txt"})), "ok"), [ReadFile(Folder(tmp_path))])
     agent.run(TASK)
-    assert agent.messages[2].content == "text"
+    assert agent.messages[2].text == "text"

@@ -78,10 +78,10 @@ def test_tools_of_a_server_in_the_loop(servers: McpServers) -> None:
     script = Script(calls(("tiny__add", {"a": 2, "b": 3})), "5")
     agent = Agent(script, servers.tools, approve=lambda tool, arguments: True)
     agent.run([Message("user", "add")])
-    assert agent.messages[2].content == "5"
+    assert agent.messages[2].text == "5"
     denied = Agent(Script(calls(("tiny__add", {"a": 2, "b": 3})), "no"), servers.tools)
     denied.run([Message("user", "add")])
-    assert "did not allow" in denied.messages[2].content
+    assert "did not allow" in denied.messages[2].text
 
 
 def test_failures_of_a_server_are_told(servers: McpServers) -> None:

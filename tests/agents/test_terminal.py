@@ -31,7 +31,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, *lines: Any) -> None:
 
 
 def texts(terminal: Terminal) -> list[tuple[str, str]]:
-    return [(message.role, message.content) for message in terminal.messages]
+    return [(message.role, message.text) for message in terminal.messages]
 
 
 def test_commands(
@@ -60,7 +60,7 @@ def test_commands(
         ("assistant", "three"),
     ]
     assert script.seen[2] == script.seen[1], "a retry asks the same again"
-    assert script.seen[3][-1].content == "/usr is a folder" and script.sampling[3].temperature == 0.25
+    assert script.seen[3][-1].text == "/usr is a folder" and script.sampling[3].temperature == 0.25
     assert json.loads(saved.read_text())["messages"][0] == {"role": "system", "content": "be brief"}
     assert "5 tokens, first after 0.10 s, 10.0 tokens/s" in capsys.readouterr().err
     again = Terminal(script, None, Sampling(), interactive=True, colour=False)

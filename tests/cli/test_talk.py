@@ -71,7 +71,7 @@ def test_a_model_here_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         [{"role": "user", "content": "the quick"}], seed=1, max_tokens=5, temperature=0.7, top_p=0.95
     )
     assert facts["completion_tokens"] == len(reply.ids)
-    assert facts["message"]["content"].strip() == parse_reply(reply.text).content
+    assert facts["message"]["content"].strip() == parse_reply(reply.text).text
     schema = {
         "type": "object",
         "properties": {"a": {"enum": ["x", "y"]}},

@@ -54,7 +54,7 @@ def test_it_is_a_source_of_examples(tmp_path, monkeypatch) -> None:
     found = read_examples("tools")
     assert len(found.examples) == COUNT and not found.problems
     examples = [example for example in found.examples if isinstance(example, ChatExample)]
-    heard = [example.messages[0].content for example in examples if example.messages[0].role == "system"]
+    heard = [example.messages[0].text for example in examples if example.messages[0].role == "system"]
     assert heard.count(AGENT_SYSTEM) > COUNT / 3 and len(set(heard)) > 4 and len(heard) < COUNT
     assert (
         len({json.dumps(example.tools) for example in examples}) > 8

@@ -83,7 +83,7 @@ def test_the_shipped_template_says_what_ollama_s_was_written_for() -> None:
 def test_ollama_s_template_language_gives_the_same_text(tmp_path: Path) -> None:
     (tmp_path / "main.go").write_text(GO)
     for text, messages in CONVERSATIONS.items():
-        said = [{"Role": m.role, "Content": m.content, "Thinking": m.reasoning or ""} for m in messages]
+        said = [{"Role": m.role, "Content": m.text, "Thinking": m.reasoning or ""} for m in messages]
         result = subprocess.run(
             ["go", "run", "main.go"],
             input=json.dumps({"Template": _CHATML, "Messages": said}),

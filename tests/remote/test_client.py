@@ -104,7 +104,7 @@ def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) 
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with FakeServer(lambda path, body: [chunk({"content": "x"}, "stop")]) as server:
-        assert RemoteSpeaker(Endpoint(server.url)).say(ASK).message.content == "x"
+        assert RemoteSpeaker(Endpoint(server.url)).say(ASK).message.text == "x"
 
 
 def test_nobody_listens() -> None:

@@ -103,7 +103,7 @@ def test_a_call_that_must_be_made_is_read_back(name: str, single: bool) -> None:
     for seed in range(12):
         text = write(made.of_calls([ADD, NOW], seed % 2 == 0, opened=False), words, seed)
         message = parse_reply(text, form)
-        assert message.tool_calls and message.content == "", text
+        assert message.tool_calls and message.text == "", text
         check(message.tool_calls)
         several.add(len(message.tool_calls) > 1)
         assert seed % 2 == 0 or len(message.tool_calls) == 1
@@ -185,7 +185,7 @@ def test_an_answer_or_a_call(name: str) -> None:
         check(message.tool_calls)
         kinds.add(bool(message.tool_calls))
         if not message.tool_calls:
-            jsonschema.validate(json.loads(message.content), ANSWER)
+            jsonschema.validate(json.loads(message.text), ANSWER)
     assert kinds == {True, False}
 
 
@@ -206,7 +206,7 @@ def test_a_strict_tool_binds_once_a_call_begins(name: str) -> None:
             assert message.tool_calls
         else:
             message = parse_reply(write(kept, words, seed), form)
-            assert message.tool_calls or form.writing.answer or not message.content.startswith(("{", "["))
+            assert message.tool_calls or form.writing.answer or not message.text.startswith(("{", "["))
         for call in message.tool_calls:
             if call.name == "add":
                 check((call,))
@@ -249,7 +249,7 @@ def test_harmony_may_think_and_speak_before_a_strict_call() -> None:
         assert bool(kept.allowed()[token]), words.decode([token])
         kept.accept(token)
     message = parse_reply(text, format_of(words.chat_template))
-    assert message.reasoning == "Hm.\nHm." and message.content == "Hm." and len(message.tool_calls) == 1
+    assert message.reasoning == "Hm.\nHm." and message.text == "Hm." and len(message.tool_calls) == 1
 
 
 @pytest.mark.parametrize("name", ["llama3", "gpt_oss", "mistral"])

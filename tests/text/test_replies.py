@@ -2,7 +2,7 @@
 content.
 """
 
-# ruff: noqa: E501  # tables, one case a line
+# tables, one case a line
 
 from itertools import pairwise
 
@@ -89,7 +89,7 @@ def test_any_chunking_gives_the_same_message_and_the_pieces_add_up(name, pieces,
     parser = ReplyParser(formats()[name], opened)
     deltas = [parser.feed(text[a:b]) for a, b in pairwise(edges)] + [parser.flush()]
     assert parser.finish() == message
-    assert "".join(delta.content for delta in deltas) == message.content
+    assert "".join(delta.content for delta in deltas) == message.text
     assert "".join(delta.reasoning for delta in deltas) == (message.reasoning or "")
     assert tuple(call for delta in deltas for call in delta.calls) == message.tool_calls
 

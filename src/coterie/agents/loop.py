@@ -127,7 +127,7 @@ class Agent:
         finally:
             self._write(status)
         last = self.messages[-1]
-        answer = last.content if status == "done" else ""
+        answer = last.text if status == "done" else ""
         return Outcome(status, answer, self._steps, self._tokens, time.monotonic() - self._started)
 
     def _loop(self) -> Status:
@@ -142,7 +142,7 @@ class Agent:
             if not calls and turn.finish_reason == "length":
                 return "cut"
             if not calls:
-                return "done" if turn.message.content.strip() else "empty"
+                return "done" if turn.message.text.strip() else "empty"
             if not self._call_all(list(enumerate(calls))):
                 return "loop"
 

@@ -48,7 +48,7 @@ def build(model: LanguageModel, name: str) -> Any:
         before = [Message("system", system)] if system else []
         messages = [*before, Message("user", message)]
         reply = tell(lambda: model.chat(messages, max_tokens=max_tokens, temperature=temperature))
-        return parse_reply(reply.text, form).content
+        return parse_reply(reply.text, form).text
 
     @server.tool()
     def score(text: str) -> dict[str, Any]:

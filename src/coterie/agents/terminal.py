@@ -141,7 +141,7 @@ class Terminal:
         rest = [m for m in self.messages if m.role != "system"]
         current = [m for m in self.messages if m.role == "system"]
         if not text:
-            _note(current[0].content if current else "(no system message)")
+            _note(current[0].text if current else "(no system message)")
             return
         self.messages = [Message("system", text), *rest]
 

@@ -92,7 +92,7 @@ def run(
                 else "it filled what the model has room for"
             )
             raise CoterieError(f"the reply was cut off inside the JSON: {more}")
-        check_text(turn.message.content, schema)
+        check_text(turn.message.text, schema)
     if as_json:
         facts = {key: value for key, value in asdict(turn).items() if key not in ("message", "broken")}
         print(json.dumps({"message": turn.message.to_dict()} | facts, ensure_ascii=False))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from coterie.config.errors import DataError
-from coterie.text.messages import Message, ToolCall
+from coterie.text.messages import Message, TextPart, ToolCall
 from coterie.text.replies import parse_reply
 from coterie.text.reply_formats import TEMPLATES
 from coterie.text.tokenizer import Tokenizer
@@ -195,7 +195,7 @@ def _hide(
     safe = [
         replace(
             message,
-            content=hide(message.content),
+            content=tuple(TextPart(hide(part.text)) for part in message.content),
             reasoning=hide(message.reasoning),
             name=hide(message.name),
             tool_calls=tuple(ToolCall(hide(call.name), hide(call.arguments)) for call in message.tool_calls),

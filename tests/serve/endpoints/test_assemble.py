@@ -62,7 +62,7 @@ def test_cutting_changes_nothing(parts, data, opened, tools):
 def test_the_same_as_the_parser_of_whole_replies(text):
     expected = parse_reply(text)
     reasoning, content, calls = assembled([text])
-    assert (reasoning, content) == (expected.reasoning or "", expected.content)
+    assert (reasoning, content) == (expected.reasoning or "", expected.text)
     assert [(name, arguments) for _, name, arguments in calls] == [
         (c.name, dict(c.arguments)) for c in expected.tool_calls
     ]

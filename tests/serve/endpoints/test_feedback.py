@@ -36,7 +36,7 @@ def test_judgements_become_examples_for_tuning(tmp_path: Path) -> None:
             assert status == 200, answer
     (pair,) = read_examples(str(tmp_path / "said/preferences.jsonl")).examples
     assert isinstance(pair, PreferenceExample) and isinstance(pair.chosen, ChatExample)
-    assert [m.content for m in pair.chosen.messages] == ["Hello", "Hi!"] and pair.chosen.learn == (
+    assert [m.text for m in pair.chosen.messages] == ["Hello", "Hi!"] and pair.chosen.learn == (
         False,
         True,
     )

@@ -174,7 +174,7 @@ def _prompt(service: Service, body: ChatRequest, tools: list[Any], variables: di
         last = messages.pop()
         if last.role != "assistant" or last.tool_calls:
             raise invalid("/messages: the last one must be the assistant's text to be continued", "/messages")
-        end = last.content
+        end = last.text
     ask = body.continue_final_message or body.add_generation_prompt is not False
     try:
         prompt, _ = render_ids(service.tokenizer, messages, None, bool(ask), tools, variables)
