@@ -24,7 +24,8 @@ import torch
 
 from common import RESULTS, environment, median, resident, write_json
 from coterie.adapters.attach import attach
-from coterie.checkpoints.directory import load_model, materialise, save_model
+from coterie.checkpoints.directory import load_model, save_model
+from coterie.checkpoints.fill import materialise
 from coterie.checkpoints.quantise import bits_by_group
 from coterie.config import AdapterConfig
 from coterie.families.registry import config_from_hf

@@ -179,14 +179,14 @@ def test_a_tie_moves_one_token_and_no_mean() -> None:
 def test_base_gravity() -> None:
     base, tuned = make(0), make(0)
     change = {name: 0.02 * torch.randn_like(p) for name, p in tuned.named_parameters() if "experts" in name}
-    records = {}
+    answers = {}
     for share in (0.0, 0.5, 0.99, 1.0):
         for (name, parameter), (_, origin) in zip(
             tuned.named_parameters(), base.named_parameters(), strict=True
         ):
             parameter.data = origin.data + share * change.get(name, torch.zeros(()))
-        records[share] = record(tuned, SEQUENCES)
-    gravity = {s: base_gravity(found, records[1.0], records[0.0]) for s, found in records.items()}
+        answers[share] = record(tuned, SEQUENCES)
+    gravity = {s: base_gravity(found, answers[1.0], answers[0.0]) for s, found in answers.items()}
     assert gravity[0.0] == 0 and gravity[1.0] == 1 and gravity[0.99] > 0.95 > records.FAITHFUL
     assert 0.3 < gravity[0.5] < 0.7
 

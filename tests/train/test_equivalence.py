@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from coterie.checkpoints.commit import RunLock, step_path
-from coterie.checkpoints.directory import load_state_into, write_model_files
+from coterie.checkpoints.directory import load_state_into
+from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.data.rows import Row
 from coterie.families import config_from_hf
 from coterie.infer.engine import Engine

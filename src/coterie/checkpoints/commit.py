@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ from coterie.config.files import file_sha256
 MANIFEST = "coterie.json"
 FORMAT = 1
 LOCK = "run.lock"
+OWN_KEYS = frozenset({"format", "files", "sha256"})  # of one directory; all other keys travel with the model
 
 _STEP = re.compile(r"step-(\d{6,})")
 _LEFTOVER = re.compile(r"(?P<name>.+)\.(?P<kind>tmp|old)-(?P<pid>\d+)")
@@ -45,7 +46,7 @@ def commit_directory(
     Errors: `CheckpointError` in one line when the system refuses to write.
     """
     final = Path(os.path.abspath(final))
-    reserved = {"format", "files", "sha256"} & set(extra or {})
+    reserved = OWN_KEYS & set(extra or {})
     if reserved:
         raise CheckpointError(f"{final}: the manifest keys {sorted(reserved)} are reserved; rename them")
     temporary = final.with_name(f"{final.name}.tmp-{os.getpid()}")
@@ -91,6 +92,25 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def travelling(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a directory made from another one keeps of the other's manifest: all but format, files and hash."""
+    return {key: value for key, value in manifest.items() if key not in OWN_KEYS}
+
+
+def require_free(path: Path, option: str = "path", replaces: tuple[str, str] | None = None) -> None:
+    """Refuse an output that exists; an empty directory counts as free.
+
+    `option`: how the caller names the output, for the message ("--out"). `replaces`: (file, kind): a directory
+    that holds this file is an earlier output of this kind and may be replaced. Errors: `CheckpointError`.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if replaces is not None and (path / replaces[0]).is_file():
+        return
+    what = "exists already" if replaces is None else f"exists and is not {replaces[1]}"
+    raise CheckpointError(f"{path}: {what}; choose another {option} or remove it")
+
+
 def verify_directory(path: Path, full: bool = True, suffix: str = "") -> None:
     """Check every listed file of a checkpoint directory: present, of its size and, when `full`, of its
     SHA-256.
@@ -98,8 +118,14 @@ def verify_directory(path: Path, full: bool = True, suffix: str = "") -> None:
     `suffix`: only files whose names end so. Errors: `CheckpointError` naming the first file that differs.
     Files that are not listed are ignored.
     """
-    path = Path(path)
-    for name, (size, digest) in read_manifest(path)["files"].items():
+    verify_files(Path(path), read_manifest(path)["files"], full, suffix)
+
+
+def verify_files(
+    path: Path, listed: Mapping[str, Sequence[Any]], full: bool = True, suffix: str = ""
+) -> None:
+    """`verify_directory` with the manifest's list of files at hand: name -> [bytes, SHA-256 in hex]."""
+    for name, (size, digest) in listed.items():
         file = path / name
         if not name.endswith(suffix):
             continue

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from coterie.checkpoints.commit import MANIFEST, commit_directory, read_manifest, verify_directory
-from coterie.checkpoints.directory import load_model, locate, open_tensors, read_config, stored_dtype
+from coterie.checkpoints.checkpoint import Checkpoint, Loaded
+from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
 from coterie.checkpoints.relabel import as_family
 from coterie.checkpoints.tensor_writer import SHARD_BYTES, as_dtype, write_model_files
 from coterie.config import CheckpointError
@@ -28,15 +28,12 @@ from coterie.nn.transformer import Transformer
 from coterie.proof.records import (
     SAME,
     Difference,
-    check_probes,
     default_sequences,
     difference,
-    load_probes,
     record,
     rounded,
     save_probes,
 )
-from coterie.text.tokenizer import Tokenizer
 
 RECEIPT = "receipt.json"
 _COMPANIONS = {".json", ".jinja", ".txt", ".model", ".md"}
@@ -87,7 +84,7 @@ class Receipt:
 
 
 def convert_directory(
-    source: str | Path,
+    source: str | Path | Checkpoint,
     out: Path,
     target: str | None = None,
     dtype: str | None = None,
@@ -95,38 +92,37 @@ def convert_directory(
     drop: Collection[str] = (),
     tell: Tell = lambda _line: None,
 ) -> Receipt:
-    """Write the model of `source` (a directory or hub id) as `target`'s layout (None: its own) into the new
-    `out`.
+    """Write the model of `source` as `target`'s layout (None: its own) into the new directory `out`.
 
     `dtype` None keeps the stored type (bfloat16 for quantised weights, float32 where types are mixed).
     Errors: `ConfigError` for a layout that cannot carry the model, `CheckpointError` for numbers too large
     for the type, a source that fails its own probes, an occupied `out`, and a result that differs from what
     was to be written.
     """
-    directory = locate(source)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out}: exists already; choose another --out or remove it")
-    tell(f"reading {directory}")
-    kept = stored_dtype(directory, read_config(directory))
-    loaded = load_model(directory, dtype=kept)
-    if load_probes(directory) is not None:
-        check_probes(directory, loaded.model, loaded.tokenizer)
-    origin = read_config(directory).family
+    require_free(out, "--out")
+    checkpoint = Checkpoint.open(source)
+    tell(f"reading {checkpoint.path}")
+    kept = checkpoint.stored_dtype
+    loaded = checkpoint.load(kept, check=checkpoint.probes is not None)
+    origin = checkpoint.config.family
     goal = target or origin
     model, changes = as_family(loaded.model, goal, drop)
-    stored = open_tensors(directory)
-    chosen = as_dtype(dtype) if dtype is not None else torch.bfloat16 if stored.quantised else kept
-    if stored.quantised:
+    chosen = as_dtype(dtype) if dtype is not None else checkpoint.kept_dtype
+    if checkpoint.quantised:
         changes.append("widened from the quantised form on disk")
+    # The files repeat these, and the result does not.
+    changes += [
+        f"not repeated: '{name}', which equals or follows from what is stored" for name in loaded.ignored
+    ]
     facts: dict[str, Any] = {
-        "source": str(source),
+        "source": checkpoint.name,
         "out": str(out),
         "family": (origin, goal),
-        "dtype": ("quantised" if stored.quantised else _name(kept), _name(chosen)),
+        "dtype": ("quantised" if checkpoint.quantised else _name(kept), _name(chosen)),
         "mapped": _mapping(loaded.model, model),
-        "changes": changes + _lost_copies(directory, model),
+        "changes": changes,
     }
-    facts["copied"], facts["left_out"] = _companions(directory)
+    facts["copied"], facts["left_out"] = _companions(checkpoint.path)
     facts["rounding"] = rounding = _rounding(model, chosen)
     facts["lossless"] = not rounding.tensors and not any(change.startswith("dropped") for change in changes)
     made: list[Receipt] = []
@@ -134,29 +130,26 @@ def convert_directory(
     def write(folder: Path) -> None:
         write_model_files(folder, model, None, chosen, shard_bytes)
         for name in facts["copied"]:
-            shutil.copyfile(directory / name, folder / name)
+            shutil.copyfile(checkpoint.path / name, folder / name)
         tell("reading the result back")
-        tensors = _same_tensors(folder, model, chosen)
-        exact, apart = _same_answers(folder, loaded.model, loaded.tokenizer, chosen)
+        written = Checkpoint.open(folder)
+        tensors = _same_tensors(written, model, chosen)
+        exact, apart = _same_answers(written, loaded, chosen)
         made.append(Receipt(**facts, tensors=tensors, difference=apart, exact=exact))
         (folder / RECEIPT).write_text(
             json.dumps(made[0].to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8"
         )
 
-    commit_directory(out, write, _parent(directory))
+    commit_directory(out, write, _parent(checkpoint))
     return made[0]
 
 
-def _parent(directory: Path) -> dict[str, Any]:
-    """What the source's manifest says of its origin, and its hash as the parent; damage to the source is an
-    error.
-    """
-    if not (directory / MANIFEST).is_file():
-        return {"converted_from": {"path": str(directory)}}
-    verify_directory(directory, suffix=".safetensors")  # the rest is for people to edit
-    manifest = read_manifest(directory)
-    kept = {key: value for key, value in manifest.items() if key not in ("format", "files", "sha256")}
-    return kept | {"converted_from": {"path": str(directory), "sha256": manifest["sha256"]}}
+def _parent(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The source's travelling manifest, with its hash as the parent. Errors: `CheckpointError` for damage."""
+    checkpoint.verify()
+    about = {"path": str(checkpoint.path)}
+    about |= {"sha256": checkpoint.manifest["sha256"]} if checkpoint.manifest else {}
+    return checkpoint.travelling_manifest() | {"converted_from": about}
 
 
 def _companions(directory: Path) -> tuple[list[str], list[str]]:
@@ -171,15 +164,6 @@ def _companions(directory: Path) -> tuple[list[str], list[str]]:
     ]
     others = [p.name for p in files if p.name not in small and p.name not in weights]
     return small, others + folders
-
-
-def _lost_copies(directory: Path, model: Transformer) -> list[str]:
-    """Copies on disk of tensors that stand elsewhere, which the result does not repeat."""
-    stored = open_tensors(directory)
-    chosen = family(read_config(directory).family)
-    known = {slot.disk for slot in chosen.slots(read_config(directory))}
-    extra = [name for name in stored if name not in known and not name.startswith(chosen.carried or ("\0",))]
-    return [f"not repeated: '{name}', which equals or follows from what is stored" for name in extra]
 
 
 def _rounding(model: Transformer, dtype: torch.dtype) -> Rounding:
@@ -212,11 +196,9 @@ def _rounding(model: Transformer, dtype: torch.dtype) -> Rounding:
     return Rounding(tensors, numbers, relative, vanished)
 
 
-def _same_tensors(folder: Path, model: Transformer, dtype: torch.dtype) -> int:
-    """Every tensor of the written files is the model's, bit for bit after rounding, one at a time; their
-    number.
-    """
-    stored = open_tensors(folder)
+def _same_tensors(written: Checkpoint, model: Transformer, dtype: torch.dtype) -> int:
+    """The number of written tensors, after each was read and found equal to the model's, rounded, bit by bit."""
+    stored = written.tensors
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     expected: dict[str, Slot | None] = {
         slot.disk: slot for slot in family(model.config.family).slots(model.config)
@@ -239,26 +221,26 @@ def _same_tensors(folder: Path, model: Transformer, dtype: torch.dtype) -> int:
     return len(expected)
 
 
-def _same_answers(
-    folder: Path, before: Transformer, tokenizer: Tokenizer | None, dtype: torch.dtype
-) -> tuple[Difference, Difference]:
-    """(from the rounded model, from the source) of what the written directory answers; the first must be
-    nothing.
+def _same_answers(written: Checkpoint, source: Loaded, dtype: torch.dtype) -> tuple[Difference, Difference]:
+    """Differences of the written model's answers from the rounded source and from the source as it is.
+
+    Errors: `CheckpointError` unless the first is (nearly) zero.
     """
+    before, tokenizer = source.model, source.tokenizer
     config = before.config
     sequences = default_sequences(tokenizer, config.vocab_size, config.max_positions)
-    source = record(before, sequences, tokenizer)
+    original = record(before, sequences, tokenizer)
     with rounded(before, dtype):
         expected = record(before, sequences, tokenizer)
-    found = record(load_model(folder, dtype=dtype).model, sequences, tokenizer)
+    found = record(written.load(dtype).model, sequences, tokenizer)
     exact = difference(expected, found)
     if not exact.within(SAME):
         raise CheckpointError(
             f"convert: the result answers differently ({exact.mean_logprob:.3g} on average, {exact.max_logprob:.3g} at "
             "most); nothing was kept"
         )
-    save_probes(folder, found)
-    return exact, difference(source, found)
+    save_probes(written.path, found)
+    return exact, difference(original, found)
 
 
 def _mapping(before: Transformer, after: Transformer) -> list[dict[str, Any]]:

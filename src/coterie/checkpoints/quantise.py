@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from coterie.checkpoints.tensor_reader import StoredTensors
+from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import AdapterConfig, ConfigError
 from coterie.families import Slot
 from coterie.nn.experts import ExpertLinear
@@ -56,7 +56,7 @@ def is_quantised(model: Transformer) -> bool:
 
 
 @torch.no_grad()
-def read_quantised(stored: StoredTensors, slot: Slot, target: QuantisedTensor) -> None:
+def read_quantised(stored: TensorSource, slot: Slot, target: QuantisedTensor) -> None:
     """Read one tensor of a file and round it into its place, expert by expert where it holds several."""
     whole = torch.empty(target.shape, device="meta")
     view = slot.view(whole)

@@ -237,6 +237,10 @@ class StoredTensors:
         blocks, scales = (self._raw(part) for part in self._parts[name])
         return mxfp4(blocks[one], scales[one])[0].T
 
+    def release(self) -> None:
+        """Close the open file and free the buffer; the tensors can still be read afterwards."""
+        self._open, self._scratch = None, torch.empty(0, dtype=torch.uint8)
+
     def _quantised_parts(self, method: str | None) -> dict[str, tuple[str, str]]:
         """Logical name -> the two tensors on disk that make it."""
         parts: dict[str, tuple[str, str]] = {}

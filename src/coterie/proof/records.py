@@ -263,25 +263,32 @@ def load_probes(directory: Path) -> ProbeRecord | None:
 
 
 def check_probes(directory: Path, model: Transformer, tokenizer: Tokenizer | None = None) -> Difference:
-    """Run the stored probes of `directory` on `model`; the difference when it is the model they were recorded
-    from.
-
-    Weights in fewer bits than the recorded ones may differ by their rounding. Errors: `CheckpointError`, one
-    line, when there are no probes, the tokenizer is another one, or the model answers differently.
-    """
+    """`check_record` with the record that `directory` holds. Errors: `CheckpointError` also where it holds none."""
     stored = load_probes(directory)
     if stored is None:
         raise CheckpointError(f"{directory}: holds no probes to check; save the model with probes=True first")
+    return check_record(stored, model, tokenizer, directory)
+
+
+def check_record(
+    stored: ProbeRecord, model: Transformer, tokenizer: Tokenizer | None, where: Path
+) -> Difference:
+    """Ask `model` what `stored` recorded; the difference when it is the model that was recorded.
+
+    Weights in fewer bits than the recorded ones may differ by their rounding. `where`: the record's directory,
+    for messages. Errors: `CheckpointError`, one line, when the tokenizer is another one or the model answers
+    differently.
+    """
     if tokenizer is not None and stored.tokenizer and tokenizer.sha256 != stored.tokenizer:
         raise CheckpointError(
-            f"{directory}: tokenizer.json is not the one its probes were recorded with; restore it"
+            f"{where}: tokenizer.json is not the one its probes were recorded with; restore it"
         )
     found = record(model, stored.sequences, tokenizer)
     result = difference(stored, found)
     exact = found.dtype in (stored.dtype, "float32")
     if not result.within(SAME if exact else ROUNDED):
         raise CheckpointError(
-            f"{directory}: is not the model its probes were recorded from: log-probabilities differ by "
+            f"{where}: is not the model its probes were recorded from: log-probabilities differ by "
             f"{result.mean_logprob:.3g} on average and {result.max_logprob:.3g} at most (probe {result.worst[0]}, "
             f"token {result.worst[1]}); use another copy"
         )

@@ -1,0 +1,222 @@
+"""One handle for an opened checkpoint: every file of the directory is opened and verified once, when needed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie.checkpoints.commit import MANIFEST, read_manifest, travelling, verify_files
+from coterie.checkpoints.fill import fill_model, materialise, without_absent_layers
+from coterie.checkpoints.locate import locate, read_json, weight_files
+from coterie.checkpoints.quantise import quantise_model
+from coterie.checkpoints.tensor_reader import StoredTensors
+from coterie.checkpoints.tensor_writer import as_dtype
+from coterie.config import AdapterConfig, CheckpointError, ModelConfig
+from coterie.families import config_from_hf, family
+from coterie.nn.transformer import Transformer
+from coterie.proof.records import Difference, ProbeRecord, check_record, load_probes
+from coterie.text.tokenizer import Tokenizer
+
+_log = logging.getLogger("coterie")
+
+
+class Checkpoint:
+    """An opened checkpoint directory; use `Checkpoint.open`.
+
+    Each property is read when it is first used and kept, so the handle describes the directory as it was
+    then. `name`: what the caller gave (a path or a hub id). `path`: the directory. Errors:
+    `CheckpointError`, one line, from any property whose file is missing or damaged.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
+        self.name = name
+        self._verified: set[tuple[bool, str]] = set()  # (full, suffix) of checks that passed
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r})"
+
+    @staticmethod
+    def open(path: str | Path | Checkpoint, weights: bool = True) -> Checkpoint:
+        """Open a directory or a hub id `owner/name`, which is downloaded; an open checkpoint is returned as it is.
+
+        `weights`: whether a download includes the weights. Errors: `CheckpointError` when `path` is neither a
+        directory nor a hub id, or the hub cannot be reached.
+        """
+        return path if isinstance(path, Checkpoint) else Checkpoint(locate(path, weights), str(path))
+
+    @cached_property
+    def raw_config(self) -> dict[str, Any]:
+        """The content of config.json."""
+        file = self.path / "config.json"
+        if not file.is_file():
+            if (self.path / "adapter_config.json").is_file():
+                raise CheckpointError(
+                    f"{self.path}: is an adapter; merge it with its base first, or name the base"
+                )
+            raise CheckpointError(f"{self.path}: has no config.json; give a checkpoint directory")
+        return read_json(file)
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """The model that config.json describes."""
+        return config_from_hf(self.raw_config, where=str(self.path / "config.json"))
+
+    @cached_property
+    def tensors(self) -> StoredTensors:
+        """The tensors of the weight files: headers checked, nothing read yet."""
+        has_config = (self.path / "config.json").is_file()
+        quantisation = self.raw_config.get("quantization_config") if has_config else None
+        return StoredTensors(weight_files(self.path), quantisation)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The content of `coterie.json`, its own hash checked; empty for directories of other origin."""
+        return read_manifest(self.path) if (self.path / MANIFEST).is_file() else {}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer; None where the directory has none. Errors: `DataError` for a damaged one."""
+        return Tokenizer.load(self.path) if (self.path / "tokenizer.json").is_file() else None
+
+    @cached_property
+    def probes(self) -> ProbeRecord | None:
+        """What the model answered to fixed texts when it was saved; None where nothing was recorded."""
+        return load_probes(self.path)
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        """The content of generation_config.json; empty where the directory has none."""
+        file = self.path / "generation_config.json"
+        return read_json(file) if file.is_file() else {}
+
+    @cached_property
+    def stops(self) -> tuple[int, ...]:
+        """Ids that end a reply, ascending: the tokenizer's and those of generation_config.json."""
+        ends = self.generation_config.get("eos_token_id")
+        named = {ends} if isinstance(ends, int) else set(ends or ())
+        return tuple(sorted(named | (self.tokenizer.stop_ids if self.tokenizer is not None else set())))
+
+    @property
+    def bos(self) -> int | None:
+        """The id that every text starts with; None where the tokenizer names none."""
+        name = self.tokenizer.named_tokens.get("bos_token") if self.tokenizer is not None else None
+        return self.tokenizer.token_id(name) if self.tokenizer is not None and name else None
+
+    @property
+    def quantised(self) -> bool:
+        """Whether any tensor is stored in a narrower form than it is used."""
+        return self.tensors.quantised
+
+    @cached_property
+    def stored_dtype(self) -> torch.dtype:
+        """The type that all weights are stored in; float32 where types are mixed or weights quantised."""
+        names = [slot.disk for slot in family(self.config.family).slots(self.config)]
+        # Selection biases are float32 in checkpoints of any type, so they say nothing about it.
+        weights = {
+            self.tensors.dtype(name)
+            for name in names
+            if name in self.tensors and not name.endswith("e_score_correction_bias")
+        }
+        only = weights.pop() if len(weights) == 1 else torch.float32
+        return only if only in (torch.bfloat16, torch.float16) else torch.float32
+
+    @property
+    def kept_dtype(self) -> torch.dtype:
+        """The type to hold and write the weights in: the stored one, or bfloat16 for quantised weights."""
+        return torch.bfloat16 if self.quantised else self.stored_dtype
+
+    def travelling_manifest(self) -> dict[str, Any]:
+        """What a directory made from this one keeps of its manifest: origin, metrics and the like."""
+        return travelling(self.manifest)
+
+    def verify(self, full: bool = True, suffix: str = ".safetensors") -> None:
+        """Check the weight files against the manifest: their sizes and, when `full`, their SHA-256.
+
+        Each check runs once. Without a manifest there is nothing to check. `suffix`: only files whose names
+        end like this; the default leaves out the small files, which people may edit. Errors:
+        `CheckpointError` naming the first file that differs.
+        """
+        if self.manifest and not {(full, suffix), (True, suffix)} & self._verified:
+            verify_files(self.path, self.manifest["files"], full, suffix)
+            self._verified.add((full, suffix))
+
+    def check_probes(self, model: Transformer) -> Difference:
+        """Run the recorded probes on `model`; see `proof.records.check_record`.
+
+        Errors: `CheckpointError` when nothing was recorded or the model answers differently.
+        """
+        if self.probes is None:
+            raise CheckpointError(
+                f"{self.path}: holds no probes to check; save the model with probes=True first"
+            )
+        return check_record(self.probes, model, self.tokenizer, self.path)
+
+    def load(
+        self,
+        dtype: str | torch.dtype = "float32",
+        device: str | torch.device = "cpu",
+        compute_dtype: torch.dtype | None = None,
+        check: bool = False,
+        quantise: AdapterConfig | None = None,
+    ) -> Loaded:
+        """Build the model and fill it, one tensor in memory at a time in addition to the model.
+
+        `dtype`: of the parameters ("float32", "bfloat16"); activations use it too unless `compute_dtype` says
+        otherwise. `check`: run the recorded probes, and fail unless the model answers as recorded.
+        `quantise`: round the matrices that its `quant` names while they are read, so that the wide model is
+        never in memory.
+        Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, pickle files, a
+        tokenizer that is too large, and weights whose length differs from the manifest (`verify` checks
+        hashes).
+        """
+        parameter_dtype = as_dtype(dtype)
+        config = without_absent_layers(self.config, self.tensors)
+        if self.quantised:
+            kind = str(parameter_dtype).split(".")[-1]
+            _log.warning("NOTE: %s is stored quantised; read as %s, and saved so", self.path, kind)
+        with torch.device("meta"):
+            model = Transformer(config, compute_dtype or parameter_dtype)
+            if quantise is not None:
+                quantise_model(model, quantise)
+        self.verify(full=False)
+        if self.tokenizer is not None and self.tokenizer.vocab_size > config.vocab_size:
+            raise CheckpointError(
+                f"{self.path}: tokenizer.json has {self.tokenizer.vocab_size} tokens but the model only "
+                f"{config.vocab_size}; they do not belong together"
+            )
+        materialise(model, parameter_dtype, device)
+        placement = fill_model(self.tensors, model, self.path)
+        if check:
+            self.check_probes(model)
+        return Loaded(model, self, placement.ignored)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory. `ignored`: tensors of its files that repeat or follow from others."""
+
+    model: Transformer
+    checkpoint: Checkpoint
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The checkpoint's tokenizer."""
+        return self.checkpoint.tokenizer
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The checkpoint's manifest."""
+        return self.checkpoint.manifest
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint's directory."""
+        return self.checkpoint.path

@@ -1,0 +1,80 @@
+"""Where the files of a checkpoint are: a directory or a hub id, and the weight files inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from coterie.config import CheckpointError, files
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; `CheckpointError` in one line otherwise."""
+    return files.read_json(path, error=CheckpointError)
+
+
+def locate(path: str | Path, weights: bool = True) -> Path:
+    """The directory of a checkpoint: a local path, or a hub id `owner/name`, which is downloaded.
+
+    `weights`: whether to download the weights too, or only the small files. Errors: `CheckpointError` when
+    `path` is neither, or the hub cannot be reached.
+    """
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return local
+    text = str(path)
+    if local.exists():
+        raise CheckpointError(f"{path}: is a file; give the checkpoint's directory")
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"{path}: no such directory; give a checkpoint directory or a hub id such as owner/name"
+        )
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.jinja", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
+    try:
+        return Path(snapshot_download(text, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises many types; all of them mean that it is unavailable
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise CheckpointError(
+            f"{path}: no such directory, and the hub did not deliver it ({reason}); "
+            "check the name and the network, or give a local directory"
+        ) from None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a directory: `model.safetensors`, or the shards that its index names.
+
+    Errors: `CheckpointError` for a damaged index, a missing shard, pickle weights, or no weights at all.
+    """
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        return _shards(directory, index)
+    single = directory / "model.safetensors"
+    if single.is_file():
+        return [single]
+    pickles = sorted(
+        path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern)
+    )
+    if pickles:
+        raise CheckpointError(
+            f"{directory}: only pickle weights ({pickles[0]}); they can run code and are refused; convert them"
+        )
+    inside = sorted(
+        str(path.parent) for pattern in ("*", "*/*") for path in directory.glob(f"{pattern}/config.json")
+    )
+    hint = f"; did you mean {inside[0]}?" if inside else "; give the directory that holds a model's weights"
+    raise CheckpointError(f"{directory}: has no model.safetensors and no index of shards{hint}")
+
+
+def _shards(directory: Path, index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: has no 'weight_map'")
+    shards = sorted({directory / str(name) for name in weight_map.values()})
+    for file in shards:
+        if file.suffix != ".safetensors":
+            raise CheckpointError(f"{index}: names '{file.name}'; only safetensors files are read")
+        if file.parent != directory or not file.is_file():
+            raise CheckpointError(f"{index}: names '{file.name}', which is not in the directory")
+    return shards

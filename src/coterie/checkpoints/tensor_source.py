@@ -1,0 +1,54 @@
+"""What loading needs from a reader of tensors, whatever the files behind it are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class TensorSource(Protocol):
+    """Named tensors on disk. `StoredTensors` reads safetensors; a reader of another format needs these methods.
+
+    Iteration gives the names in the order in which reading them is fastest.
+    """
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __contains__(self, name: str) -> bool: ...
+
+    @property
+    def quantised(self) -> bool:
+        """Whether any tensor is stored in a narrower form than `read` returns."""
+        ...
+
+    def file(self, name: str) -> Path:
+        """The file that holds the tensor, for error messages."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the tensor that `read` returns."""
+        ...
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type of the tensor that `read` returns."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """The whole tensor, in new memory on the CPU. Errors: `CheckpointError` for a damaged file."""
+        ...
+
+    def read_part(self, name: str, index: int) -> Tensor:
+        """`read(name)[index]`, without unpacking the rest where the format allows it."""
+        ...
+
+    def read_into(self, name: str, target: Tensor) -> None:
+        """Copy the tensor into `target`, which has its shape but may have another type, device or stride."""
+        ...
+
+    def release(self) -> None:
+        """Close files and free buffers; the source can still be read afterwards."""
+        ...
