@@ -1,4 +1,7 @@
-"""What a forward pass needs to know about its tokens besides their ids. T packed tokens, D width."""
+"""What a forward pass needs to know about its tokens besides their ids.
+
+T packed tokens, D width, N inserted features.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coterie.config.errors import DataError
 from coterie.nn.recording import Recorder
 from coterie.nn.router import Steer
+
+
+@dataclass(frozen=True, eq=False)
+class Inserts:
+    """Features that take the place of token embeddings, as an image or audio encoder makes them.
+
+    `index_N`: int64, which of the T packed tokens they replace, each at most once; the ids there are
+    placeholders. `features_ND`: the rows, of the model's width. Gradients flow into the features and not into
+    the embeddings that they replace.
+    """
+
+    index_N: Tensor
+    features_ND: Tensor
+
+    def into(self, h_TD: Tensor) -> Tensor:
+        """`h_TD` with the features at their places, cast to its dtype.
+
+        Errors: `DataError`, one line, for shapes that do not match or a place outside the T tokens.
+        """
+        num_tokens, width = h_TD.shape
+        if self.index_N.dim() != 1 or self.features_ND.shape != (len(self.index_N), width):
+            raise DataError(
+                f"inserts: {tuple(self.index_N.shape)} places and {tuple(self.features_ND.shape)} features; "
+                f"give (N,) places and (N, {width}) features"
+            )
+        if not len(self.index_N):
+            return h_TD
+        low, high = int(self.index_N.min()), int(self.index_N.max())
+        if low < 0 or high >= num_tokens:
+            wrong = low if low < 0 else high
+            raise DataError(f"inserts: place {wrong} is outside the {num_tokens} tokens of this pass")
+        return h_TD.index_copy(0, self.index_N, self.features_ND.to(h_TD.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +59,7 @@ class ForwardContext:
     `counted_T`: bool, the tokens in the routers' statistics (None: the valid ones). `balance_tokens`: the
     number of counted tokens of the global batch; training sets it, which switches statistics and balance
     losses on.
+    `inserts`: features that replace some token embeddings.
     `steers`: by layer, how single tokens deviate from the trained routing. `recorder`: collects what the MoE
     layers do.
     `memo`: index tables that attention derives from the lengths once per batch and shares between layers.
@@ -33,6 +70,7 @@ class ForwardContext:
     valid_T: Tensor | None = None
     counted_T: Tensor | None = None
     balance_tokens: float | None = None
+    inserts: Inserts | None = None
     steers: Mapping[int, Steer] = field(default_factory=dict)
     recorder: Recorder | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)

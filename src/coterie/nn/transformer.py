@@ -54,8 +54,11 @@ class Transformer(nn.Module):
         """Hidden states (T, D) after the final norm.
 
         `caches`: one per segment of `context`; the new tokens are appended to them.
+        Errors: `DataError` for inserted features of another shape or place (`Inserts.into`).
         """
         h_TD = F.embedding(ids_T, self.embed.weight).to(self.compute_dtype)
+        if context.inserts is not None:
+            h_TD = context.inserts.into(h_TD)
         for layer, block in enumerate(self.blocks):
             h_TD = block(h_TD, context, caches, layer)
         if caches is not None:
@@ -76,7 +79,8 @@ class Transformer(nn.Module):
         """Hidden states (T, D) of each layer for multi-token prediction, for the head.
 
         `h_TD`: this model's result for the tokens before `targets_T`. The k-th result predicts the targets
-        moved k tokens on (`nn.mtp.shifted_targets`); a segment's last k tokens have none.
+        moved k tokens on (`nn.mtp.shifted_targets`); a segment's last k tokens have none. Inserted features
+        enter through `h_TD` alone: the next token's embedding is always read by its id.
         """
         for depth, layer in enumerate(self.mtp):
             next_TD = F.embedding(targets_T.roll(-depth), self.embed.weight).to(self.compute_dtype)
