@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from torch import Tensor
 
 from coterie.checkpoints.directory import load_model
 from coterie.config import CheckpointError
-from coterie.gguf.architectures import describe
 from coterie.gguf.blocks import unpack
 from coterie.gguf.parameters import ParameterSource
+from coterie.gguf.targets import TARGETS, Parts, Target, config_values, keys_of
 from coterie.gguf.tensors import Mapped, map_tensors
 from coterie.nn.transformer import Transformer
 from coterie.proof.records import Difference, default_sequences, difference, record
@@ -70,8 +71,10 @@ def put_back(model: Transformer, directory: Path, file: Path) -> None:
     import gguf
 
     sources = _Places(directory, high=True), _Places(directory, high=False)
-    target = describe(sources[0].config).target
-    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    reader = gguf.GGUFReader(file)
+    target = TARGETS[sources[0].config.family]
+    _check_keys(reader, file, target, sources[0])
+    stored = {tensor.name: tensor for tensor in reader.tensors}
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     filled: set[str] = set()
     for high, low in zip(*(map_tensors(source, target) for source in sources), strict=True):
@@ -86,6 +89,25 @@ def put_back(model: Transformer, directory: Path, file: Path) -> None:
         packed = tensor.data.reshape(-1, tensor.data.shape[-1])
         _scatter(own[high.origin], high, low, packed, tensor.tensor_type.name)
         filled.add(high.origin)
+
+
+def _check_keys(reader: Any, file: Path, target: Target, source: ParameterSource) -> None:
+    """Every value that the file states of the config must be that of the checkpoint."""
+    prefix = f"{target.name}."
+    found = {
+        name.removeprefix(prefix): field.contents()
+        for name, field in reader.fields.items()
+        if name.startswith(prefix)
+    }
+    parts = Parts.of(source.config)
+    for place, value in config_values(keys_of(target, source.config), found).items():
+        wanted = parts.value(place)
+        same = np.float32(value) == np.float32(wanted) if isinstance(wanted, float) else value == wanted
+        if not same:
+            raise CheckpointError(
+                f"{file}: states {place} {value}, {source.directory} has {wanted}; "
+                f"it was not written from {source.directory}"
+            )
 
 
 def _scatter(parameter: Tensor, high: Mapped, low: Mapped, packed: np.ndarray, kind: str) -> None:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from coterie.config import CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
-from coterie.gguf.architectures import Target
 from coterie.gguf.blocks import CHUNK, Array
 from coterie.gguf.parameters import ParameterSource
+from coterie.gguf.targets import Target
 from coterie.nn.rope import inverse_frequencies
 
 

@@ -93,7 +93,7 @@ class Engine:
         return bool(self._running or self._waiting)
 
     def add_variant(self, name: str, model: Transformer) -> None:
-        """Let requests ask for another model of the same shape (`adapters.any`), replacing one of that
+        """Let requests ask for another model of the same shape (`adapters.apply`), replacing one of that
         name.
         """
         self.remove_variant(name)

@@ -1,0 +1,211 @@
+"""The architectures of llama.cpp as data: their keys, and what their fixed graphs can and cannot compute.
+
+`Key` works both ways, like a `Slot` for tensors: it says which config value a key of the file holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from coterie.config import (
+    AttentionConfig,
+    FeedForwardConfig,
+    MLAConfig,
+    ModelConfig,
+    MoEConfig,
+    RopeConfig,
+    RopeScaling,
+    RouterConfig,
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a model whose values keys hold. llama.cpp has one value per model: that of the first layer."""
+
+    model: ModelConfig
+    attention: AttentionConfig | MLAConfig
+    rope: RopeConfig
+    scaling: RopeScaling | None
+    dense: FeedForwardConfig | None
+    moe: MoEConfig | None
+    router: RouterConfig | None
+
+    @staticmethod
+    def of(config: ModelConfig) -> Parts:
+        """The first layer of each kind; `rope` is the first layer's with positions."""
+        attentions = [block.attention for block in config.blocks]
+        dense = (block.ffn for block in config.blocks if isinstance(block.ffn, FeedForwardConfig))
+        moe = next((block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig)), None)
+        rope = next((one.rope for one in attentions if one.rope is not None), RopeConfig())
+        router = moe.router if moe is not None else None
+        return Parts(config, attentions[0], rope, rope.scaling, next(dense, None), moe, router)
+
+    def value(self, place: str) -> Any:
+        """The value at `part.field`."""
+        part, _, name = place.partition(".")
+        return getattr(getattr(self, part), name)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the file (without the architecture's prefix) and the place of its value, `part.field`.
+
+    `codes`: value in the config -> number in the file, where the two differ.
+    """
+
+    name: str
+    place: str
+    codes: Mapping[str, int] | None = None
+
+    def write(self, parts: Parts) -> Any:
+        """The value for the file."""
+        value = parts.value(self.place)
+        return value if self.codes is None else self.codes[value]
+
+    def read(self, value: Any) -> Any:
+        """The config value that a value of the file stands for. Errors: `KeyError` for an unknown code."""
+        return value if self.codes is None else {code: ours for ours, code in self.codes.items()}[value]
+
+
+def _keys(part: str, **fields: str) -> tuple[Key, ...]:
+    """Keys of one part; in keywords `__` stands for the dot of a key's name."""
+    return tuple(Key(name.replace("__", "."), f"{part}.{ours}") for name, ours in fields.items())
+
+
+MODEL_KEYS = (
+    *_keys(
+        "model",
+        vocab_size="vocab_size",
+        context_length="max_positions",
+        embedding_length="width",
+        block_count="num_layers",
+        attention__layer_norm_rms_epsilon="norm_eps",
+    ),
+    Key("rope.freq_base", "rope.theta"),
+)
+GROUPED_KEYS = _keys(
+    "attention",
+    attention__head_count="num_heads",
+    attention__head_count_kv="num_kv_heads",
+    attention__key_length="head_dim",
+    attention__value_length="head_dim",
+    rope__dimension_count="head_dim",
+)
+LATENT_KEYS = _keys(
+    "attention",
+    attention__head_count="num_heads",
+    attention__key_length_mla="head_dim",
+    attention__value_length="kv_rank",
+    attention__value_length_mla="value_dim",
+    attention__kv_lora_rank="kv_rank",
+    rope__dimension_count="rope_dim",
+)
+ROUTED_KEYS = _keys("router", expert_count="num_experts", expert_used_count="top_k")
+_EXPERT_WIDTH = _keys("moe", expert_feed_forward_length="expert_width")
+_SCORED = (
+    *_EXPERT_WIDTH,
+    *_keys("router", expert_weights_scale="scale", expert_weights_norm="renormalize"),
+    Key("expert_gating_func", "router.score", {"softmax": 1, "sigmoid": 2}),
+)
+GROUP_KEYS = _keys("router", expert_group_count="num_groups", expert_group_used_count="top_groups")
+SCALING_KEYS = _keys("scaling", rope__scaling__type="kind", rope__scaling__factor="factor")
+YARN_KEYS = _keys("scaling", rope__scaling__original_context_length="original_max_positions")
+
+
+@dataclass(frozen=True)
+class ChunkedAttention:
+    """Attention as llama.cpp builds it for Llama 4: chunks of positions, every n-th layer global.
+
+    Global layers have no positions, and their queries are scaled by `floor_scale` and `scale`. Queries and keys
+    are normed unless the model has `unnormed_experts` experts.
+    """
+
+    window: int = 8192
+    global_every: int = 4
+    floor_scale: int = 8192
+    scale: float = 0.1
+    unnormed_experts: int = 128
+
+
+@dataclass(frozen=True)
+class Target:
+    """One architecture of llama.cpp.
+
+    Attention. `pairs`: rope rotates neighbours (x[2j], x[2j+1]). `factors`: reads per-frequency factors (llama3
+    scaling). `linear_rope`: has linear scaling of positions. `yarn_multiplier`: reads `yarn_log_multiplier`.
+    `equal_heads`: needs as many key heads as query heads. `sliding`: has sliding windows, and biases in every
+    attention. `chunked`: the chunked attention it builds in.
+
+    Feed-forward. `layers`: where dense layers may be: `any`; `routed`: nowhere; `leading`: first, counted by a
+    key; `stepped`: before every n-th layer, n in a key. `renormalize`: whether it divides the chosen experts'
+    weights by their sum (None: as the file says). `shared`: has a key for the number of shared experts and
+    groups of experts. `routed_keys`: keys of models with experts beyond `ROUTED_KEYS`.
+
+    `head`: needs the output matrix even where that is the embedding. `norm_before_ffn`: its name of the second
+    norm.
+    """
+
+    name: str
+    pairs: bool = False
+    factors: bool = False
+    linear_rope: bool = True
+    yarn_multiplier: bool = False
+    equal_heads: bool = False
+    sliding: bool = False
+    chunked: ChunkedAttention | None = None
+    layers: Literal["any", "routed", "leading", "stepped"] = "any"
+    renormalize: bool | None = None
+    shared: bool = False
+    routed_keys: tuple[Key, ...] = field(default=_EXPERT_WIDTH, repr=False)
+    head: bool = False
+    norm_before_ffn: str = "ffn_norm"
+
+
+_LLAMA = Target("llama", pairs=True, factors=True, renormalize=True, routed_keys=())
+_LLAMA4 = Target(
+    "llama4", pairs=True, factors=True, chunked=ChunkedAttention(), layers="stepped", renormalize=False
+)
+_DEEPSEEK = Target(
+    "deepseek2",
+    pairs=True,
+    linear_rope=False,
+    yarn_multiplier=True,
+    layers="leading",
+    shared=True,
+    routed_keys=_SCORED,
+)
+TARGETS = {
+    "llama": _LLAMA,
+    "mixtral": _LLAMA,
+    "qwen3": Target("qwen3"),
+    "qwen3_moe": Target("qwen3moe", layers="routed", renormalize=True),
+    "olmoe": Target("olmoe", equal_heads=True, renormalize=False, routed_keys=(), head=True),
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
+    "gpt_oss": Target(
+        "gpt-oss", sliding=True, renormalize=False, head=True, norm_before_ffn="post_attention_norm"
+    ),
+    "llama4": _LLAMA4,
+    "llama4_text": _LLAMA4,
+}
+
+
+def keys_of(target: Target, config: ModelConfig) -> tuple[Key, ...]:
+    """Every key of the file that holds a config value unchanged or by code."""
+    parts = Parts.of(config)
+    keys = MODEL_KEYS + (LATENT_KEYS if isinstance(parts.attention, MLAConfig) else GROUPED_KEYS)
+    if parts.router is not None:
+        keys += ROUTED_KEYS + target.routed_keys
+        if target.shared and parts.router.top_groups != parts.router.num_groups:
+            keys += GROUP_KEYS  # equal: no group is ever left out, and llama.cpp needs no groups
+    if parts.scaling is not None and parts.scaling.kind != "llama3":  # that one is the tensor rope_freqs
+        keys += SCALING_KEYS + (YARN_KEYS if parts.scaling.kind == "yarn" else ())
+    return keys
+
+
+def config_values(keys: Iterable[Key], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file's keys (without prefix) say of the config: place -> value. Keys that it lacks are left out."""
+    return {key.place: key.read(found[key.name]) for key in keys if key.name in found}
