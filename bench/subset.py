@@ -30,8 +30,8 @@ from coterie.adapters.patch import attach_subset, save_patch
 from coterie.checkpoints.directory import save_model
 from coterie.config import ExpertSelection, ModelConfig
 from coterie.config.run import OptimiserConfig, ScheduleConfig
+from coterie.data.heldout import HeldoutDocument
 from coterie.data.rows import Row
-from coterie.evaluate.bits import HeldoutDocument
 from coterie.evaluate.routing.profile import profile, select
 from coterie.families import config_from_hf
 from coterie.nn.forward_context import ForwardContext

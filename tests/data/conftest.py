@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from coterie.data.sources import Document
+from coterie.data.documents import Document
 from coterie.text import Tokenizer
 
 WORDS = (

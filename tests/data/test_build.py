@@ -65,7 +65,7 @@ def test_heldout_documents_are_the_ones_the_hash_chose(corpus, tmp_path):
         if place(document.text) < 0.1
     }
     decode = prepared.tokenizer.decode
-    found = {(name, decode(ids[1:])): size for name, ids, size in prepared.heldout_documents()}
+    found = {(d.slice, decode(d.ids[1:])): d.num_bytes for d in prepared.heldout_documents()}
     assert found.keys() == chosen and all(size == len(text.encode()) for (_, text), size in found.items())
     train = {decode(prepared.train.document(n)[1:]) for n in range(prepared.train.num_documents)}
     assert not train & {text for _, text in chosen} and len(train) == 300 - len(chosen)

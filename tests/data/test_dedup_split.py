@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coterie.config import DataError
 from coterie.data.dedup import NUM_HASHES, band_width, content_digest, deduplicate, shingle_hashes
-from coterie.data.sources import Document
+from coterie.data.documents import Document
 from coterie.data.split import place, split
 from tests.data.conftest import documents, sentences
 

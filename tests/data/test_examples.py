@@ -123,7 +123,7 @@ def test_faults_are_told_with_their_lines_and_the_rest_is_read(tmp_path):
     assert [example.origin.line for example in found.examples] == [1, 13]
     assert [problem.line for problem in found.problems] == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
     said = [
-        "not valid JSON", "no object", "known formats", "of the kind 'text' in a source that began with 'messages'", "no list of messages",
+        "is not valid JSON", "an object was expected", "known formats", "of the kind 'text' in a source that began with 'messages'", "no list of messages",
         "no list of messages", "role 'bot'", "neither content", "messages and text, so it is not clear", "'tools' is no JSON",
     ]  # fmt: skip
     for problem, part in zip(found.problems, said, strict=True):

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.config import ConfigError, DataError
+from coterie.data.documents import Document
 from coterie.data.order import Order, read_batches
-from coterie.data.rows import PackedRows, best_fit, row_of
+from coterie.data.rows import MemoryStream, PackedRows, best_fit, row_of
 from coterie.data.shards import open_shards, write_shards
-from coterie.data.sources import Document
 from coterie.text import Message, Tokenizer, render_ids
 from tests.data.conftest import documents
 
@@ -113,6 +113,17 @@ def test_rows_equal_the_slow_reference(tokenizer, tmp_path, row_length):
             assert row.lengths[-1] == row.num_padding and at + real == len(stream)
         at += real
     assert at == len(stream)
+
+
+def test_whole_rows_of_documents_in_memory():
+    documents = [np.array([0, 1, 2]), np.array([0, 3, 4, 5, 6, 7]), np.array([0, 8])]
+    rows = PackedRows(MemoryStream(documents, 0), 4).whole()
+    assert [row.ids.tolist() for row in rows] == [[0, 1, 2, 0], [3, 4, 5, 6]]
+    assert [row.targets.tolist() for row in rows] == [[1, 2, 0, 3], [4, 5, 6, 7]]
+    assert [row.lengths for row in rows] == [(3, 1), (4,)]
+    assert all(row.ids.dtype == np.int32 and not row.num_padding for row in rows)
+    with pytest.raises(DataError, match="less than one row"):
+        PackedRows(MemoryStream([np.array([0, 1])], 0), 4).whole()
 
 
 conversation = (

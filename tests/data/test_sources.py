@@ -8,13 +8,14 @@ import pytest
 from coterie.config import ConfigError, DataError
 from coterie.config.data import DataConfig, SourceConfig
 from coterie.data.lint import lint
-from coterie.data.sources import Report, fingerprint, read_sources
+from coterie.data.sources import Reading, fingerprint, read_sources
 from coterie.text import Message
 
 
 def read(*specs, **options):
-    report = Report()
-    found = list(read_sources(specs, report=report, **options))
+    reading = Reading(**options)
+    report = reading.report
+    found = list(read_sources(specs, reading))
     assert report.documents == len(found) and report.num_bytes == sum(len(d.text.encode()) for d in found)
     return found, +report.skipped
 
@@ -196,14 +197,14 @@ def test_lint_lists_every_problem_with_its_line(tmp_path):
     report = lint([str(tmp_path), str(tmp_path / "none")])
     root = tmp_path
     assert [str(problem).replace(f"{root}/", "") for problem in report.problems] == [
-        "a.jsonl:2: not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
+        "a.jsonl:2: is not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
         "a.jsonl:3: has neither 'text' nor 'messages' (fields: body)",
         "a.jsonl:4: empty text",
         "a.jsonl:5: repeats a.jsonl:1",
-        "a.jsonl:6: not UTF-8 at byte 10 of the line",
+        "a.jsonl:6: is not UTF-8 at byte 10 of the line",
         "b.txt:2: a line of 100,001 characters",
         "c.bin: binary file, will be skipped",
-        "d.txt:2: not UTF-8 at byte 8",
+        "d.txt:2: is not UTF-8 at byte 8; convert it (iconv)",
         "none: no such file or directory",
     ]
     assert report.to_text().endswith("5 files, 4 documents, 9 problems")

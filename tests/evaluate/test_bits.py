@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from coterie.config import DataError
-from coterie.evaluate.bits import DocumentScore, HeldoutDocument, bits_per_byte, score_documents
+from coterie.data.heldout import HeldoutDocument
+from coterie.evaluate.bits import DocumentScore, bits_per_byte, score_documents
 from coterie.evaluate.routing.shares import routing_shares
 from coterie.evaluate.stats import difference_intervals, score_intervals
 from coterie.families import config_from_hf

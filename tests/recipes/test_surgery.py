@@ -12,10 +12,8 @@ import torch
 
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.cli.main import main
-from coterie.config import DataError
 from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
-from coterie.recipes.surgery_healing import rows_of
 from coterie.text.tokenizer import Tokenizer
 from tests.adapters.test_attach import logits
 from tests.families.hf import _BASE, CONFIGS, randomise
@@ -131,12 +129,3 @@ def test_mistakes_are_one_line(
         told = run(folder, monkeypatch, capsys, *words, code=2)
         assert said in told and told.count("coterie:") == 1
     assert not Path(out).exists()
-
-
-def test_rows_keep_documents_apart() -> None:
-    rows = rows_of([np.array([0, 1, 2]), np.array([0, 3, 4, 5, 6, 7]), np.array([0, 8])], 4)
-    assert [row.ids.tolist() for row in rows] == [[0, 1, 2, 0], [3, 4, 5, 6]]
-    assert [row.targets.tolist() for row in rows] == [[1, 2, 0, 3], [4, 5, 6, 7]]
-    assert [row.lengths for row in rows] == [(3, 1), (4,)]
-    with pytest.raises(DataError, match="less than one row"):
-        rows_of([np.array([0, 1])], 4)

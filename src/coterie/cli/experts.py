@@ -10,11 +10,12 @@ from typing import Any
 from coterie.checkpoints.directory import load_model
 from coterie.config import ConfigError
 from coterie.config.files import write_json
+from coterie.data.heldout import read_domains
 from coterie.evaluate.routing.compare import routing_report
 from coterie.evaluate.routing.profile import Method, Profile, describe_selection
 from coterie.evaluate.routing.profile import profile as run_profile
 from coterie.evaluate.routing.profile import select as run_select
-from coterie.evaluate.routing.trace import read_domains, require_experts
+from coterie.evaluate.routing.trace import require_experts
 from coterie.report.routing_page import summary_lines, write_routing_page
 
 

@@ -12,24 +12,26 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from coterie.config.data import DataConfig
 from coterie.config.errors import DataError
-from coterie.config.files import file_sha256
+from coterie.config.files import file_sha256, write_json
 from coterie.data.card import DataCard, count_slices
 from coterie.data.dedup import deduplicate
+from coterie.data.documents import Document
+from coterie.data.heldout import HeldoutDocument
 from coterie.data.primer import VERSION as PRIMER_VERSION
 from coterie.data.rows import PackedRows
 from coterie.data.shards import Shards, open_shards, write_shards
-from coterie.data.sources import Document, Report, fingerprint, read_sources
+from coterie.data.sources import Reading, fingerprint, read_sources
 from coterie.data.split import place, split
 from coterie.text.tokenizer import Tokenizer
 
-_FORMAT = 1  # raise when the same settings and sources would give other tokens
+_FORMAT = 2  # raise when the same settings and sources would give other tokens
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -58,13 +60,13 @@ class Prepared:
         """Training rows of `row_length` tokens (default: the settings')."""
         return PackedRows(self.train, row_length or self.row_length)
 
-    def heldout_documents(self) -> list[tuple[str, np.ndarray, int]]:
-        """(slice, token ids with their leading end-of-text, UTF-8 bytes of the text) of every held-out
-        document.
-        """
+    def heldout_documents(self) -> list[HeldoutDocument]:
+        """Every held-out document, its token ids with the leading end-of-text."""
         shards = self.heldout
         return [
-            (shards.slice_names[shards.slices[index]], shards.document(index), int(shards.num_bytes[index]))
+            HeldoutDocument(
+                shards.slice_names[shards.slices[index]], shards.document(index), int(shards.num_bytes[index])
+            )
             for index in range(shards.num_documents)
         ]
 
@@ -104,7 +106,7 @@ def prepare(config: DataConfig, out_dir: str | Path, progress: Progress | None =
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     prepared = _open(final, config)
-    return Prepared(**{**prepared.__dict__, "reused": False})
+    return replace(prepared, reused=False)
 
 
 def _key(config: DataConfig) -> str:
@@ -126,8 +128,13 @@ def _key(config: DataConfig) -> str:
 
 
 def _build(config: DataConfig, directory: Path, tell: Progress) -> None:
-    report = Report()
-    documents = list(read_sources(config.sources, config.text_field, report, config.max_bytes, config.seed))
+    given = None if config.tokenizer is None else Tokenizer.load(config.tokenizer)
+    reading = Reading(config.text_field, config.seed, config.max_bytes, given)
+    documents, report = list(read_sources(config.sources, reading)), reading.report
+    if given is not None and given.chat_template is None and any(document.messages for document in documents):
+        raise DataError(
+            f"{config.tokenizer}: has no chat template, which conversations need; save a chat_template.jinja there"
+        )
     tell(f"data: read {report.documents:,} documents, {report.num_bytes:,} bytes")
     kept, dropped = deduplicate(documents, config.dedup_exact, config.dedup_near, config.near_threshold)
     tell(f"data: {len(kept):,} documents after removing {sum(dropped.values()):,} repeated ones")
@@ -135,7 +142,7 @@ def _build(config: DataConfig, directory: Path, tell: Progress) -> None:
     train = _mixed(train, config.seed)
     if not train:
         raise DataError("the mixture weights leave no training document; raise them or give more text")
-    tokenizer = _tokenizer(config, train, tell)
+    tokenizer = given or _train_tokenizer(config.vocab_size, train, tell)
     tokenizer.save(directory / "tokenizer")
     shards = {
         "train": write_shards(train, tokenizer, directory / "train"),
@@ -156,7 +163,7 @@ def _build(config: DataConfig, directory: Path, tell: Progress) -> None:
     tell(
         f"data: {shards['train'].num_tokens:,} training and {shards['heldout'].num_tokens:,} held-out tokens"
     )
-    (directory / "card.json").write_text(json.dumps(card.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_json(directory / "card.json", card.to_dict())
 
 
 def _open(directory: Path, config: DataConfig) -> Prepared:
@@ -184,10 +191,7 @@ def _mixed(documents: Sequence[Document], seed: int) -> list[Document]:
     return [copies[index] for index in order]
 
 
-def _tokenizer(config: DataConfig, train: Sequence[Document], tell: Progress) -> Tokenizer:
-    if config.tokenizer is not None:
-        return Tokenizer.load(config.tokenizer)
-
+def _train_tokenizer(vocab_size: int, train: Sequence[Document], tell: Progress) -> Tokenizer:
     def sample() -> Iterator[str]:
         left = _TRAIN_SAMPLE_BYTES
         for document in train:
@@ -197,6 +201,6 @@ def _tokenizer(config: DataConfig, train: Sequence[Document], tell: Progress) ->
             left -= len(text.encode())
             yield text
 
-    tokenizer = Tokenizer.train(sample(), config.vocab_size)
+    tokenizer = Tokenizer.train(sample(), vocab_size)
     tell(f"data: trained a tokenizer of {tokenizer.vocab_size:,} ids")
     return tokenizer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coterie.data.sources import Document
+from coterie.data.documents import Document
 
 if TYPE_CHECKING:
     import numpy.typing as npt

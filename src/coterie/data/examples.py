@@ -12,8 +12,7 @@ from pathlib import Path
 
 from coterie.config.errors import DataError
 from coterie.data.formats import FORMATS, READERS, Example, LabelledExample, PreferenceExample, kind_of
-from coterie.data.lint import Problem
-from coterie.data.records import read_records
+from coterie.data.records import Problem, read_records
 
 
 @dataclass

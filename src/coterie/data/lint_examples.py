@@ -4,6 +4,7 @@ training.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,9 +15,7 @@ import numpy as np
 from coterie.config.errors import DataError
 from coterie.data.examples import ExampleSet, portion, read_all
 from coterie.data.formats import ChatExample, Example, LabelledExample, PreferenceExample, kind_of
-from coterie.data.lint import Problem
-from coterie.data.records import EMBEDDED, read_records
-from coterie.data.sources import JSONL, PARQUET
+from coterie.data.records import EMBEDDED, RECORDS, Problem, read_records, walk
 from coterie.data.tokenised import Piece, Unit, pack, tokenise_all
 from coterie.text.chat import render
 from coterie.text.replies import parse_reply
@@ -74,13 +73,12 @@ def holds_examples(source: str) -> bool:
     if name == "-" or name in EMBEDDED:
         return True
     path = Path(name).expanduser()
-    records = JSONL | PARQUET | {".json"}
-    files = [path] if path.is_file() else list(path.rglob("*")) if path.is_dir() else []
-    if not files or any(
-        file.suffix not in records for file in files if file.is_file() and file.name[0] != "."
-    ):
-        return False
+    files = [path] if path.is_file() else []
     try:
+        if path.is_dir():
+            files = list(walk(path, Counter()))
+        if not files or any(file.suffix not in RECORDS for file in files):
+            return False
         for _, record in read_records(str(path)):
             if not isinstance(record, Problem):
                 return kind_of(record) != "text"

@@ -1,31 +1,44 @@
-"""Records as they stand in JSON lines, JSON, Parquet, directories, the Hub or standard input, with file and
-line.
+"""The one reader of records and files: JSON lines, JSON, Parquet, folders, the Hub and standard input.
+
+    file, folder --.
+    standard input --> (Origin, record | Problem) --.--> sources.read_sources    a Problem is raised
+    hf://owner/name --'                             |--> examples.read_examples  Problems are collected
+    embedded examples -'                            '--> lint.lint               Problems are collected
+
+A record that cannot be read becomes a `Problem` with its file and line, and reading continues after it. What to do with
+problems is the reader's policy: `demand` raises the first one. A file or Hub dataset that cannot be read at all is a
+`DataError`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coterie.config.errors import CoterieError, DataError
-from coterie.data.lint import Problem
+from coterie.config.errors import DataError
 from coterie.data.primer.lessons import lessons
-from coterie.data.sources import JSONL, PARQUET
 
-_STARTER = Path(__file__).parent / "conversations" / "starter.jsonl"
+JSONL = frozenset({".jsonl", ".ndjson"})
+PARQUET = frozenset({".parquet"})
+RECORDS = JSONL | PARQUET | {".json"}
 EMBEDDED = (
     "starter",
     "tools",
-)  # what comes with coterie: short conversations, and lessons in the use of tools
+)  # examples that coterie ships: short conversations, and lessons in using tools
+_STARTER = Path(__file__).parent / "conversations" / "starter.jsonl"
+_SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "CVS"})
+_SNIFF_BYTES = 8192
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an example stands: file, and line or record from 1."""
+    """Where a record was read: its file, and its line or number from 1."""
 
     file: str
     line: int
@@ -34,113 +47,198 @@ class Origin:
         return f"{self.file}:{self.line}"
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One fault. `line` counts from 1 (records in Parquet, the Hub and the primer); 0 is the whole file."""
+
+    path: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.message}" if self.line else f"{self.path}: {self.message}"
+
+
 Records = Iterator[tuple[Origin, Mapping[str, Any] | Problem]]
 
 
+def demand(records: Records) -> Iterator[tuple[Origin, Mapping[str, Any]]]:
+    """The records, with their origins. Errors: `DataError` for the first `Problem` among them."""
+    for origin, record in records:
+        if isinstance(record, Problem):
+            raise DataError(str(record))
+        yield origin, record
+
+
 def read_records(source: str) -> Records:
-    """Every record of a source, or the problem that stands in its place. Errors: `DataError` for the source
-    itself.
+    """Every record of a source of examples, or the problem in its place.
+
+    `source`: a file, a folder, `hf://owner/name[:split]`, `-` (standard input), `starter` or `tools`.
+    Errors: `DataError` if the source itself cannot be read.
     """
     if source == "-":
-        yield from _lines("standard input", sys.stdin.buffer)
+        yield from _read_lines("standard input", sys.stdin.buffer)
         return
     if source.startswith("hf://"):
-        yield from _hub(source)
+        yield from read_hub(source)
         return
     if source in EMBEDDED and Path(source).exists():
         raise DataError(
-            f"{source}: comes with coterie and lies here too; write ./{source} for yours, or rename it"
+            f"{source}: names both examples that coterie ships and a path here; write ./{source} for the path"
         )
     if source == "tools":
         yield from ((Origin(source, number), record) for number, record in enumerate(lessons(), 1))
         return
     path = _STARTER if source == "starter" else Path(source).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in JSONL | PARQUET | {".json"})
+        files = [file for file in walk(path, Counter()) if file.suffix in RECORDS]
         if not files:
             raise DataError(f"{source}: has no .jsonl, .json or .parquet file")
         for file in files:
-            yield from _file(file)
+            yield from read_file(file)
         return
     if not path.is_file():
         raise DataError(
-            f"{source}: no such file or directory; the conversations that come with coterie are 'starter' and 'tools'"
+            f"{source}: no such file or directory; the examples that coterie ships are 'starter' and 'tools'"
         )
-    yield from _file(path)
+    yield from read_file(path)
 
 
-def _file(path: Path) -> Records:
+def read_file(path: Path, columns: Sequence[str] = ()) -> Records:
+    """The records of one JSONL, JSON or Parquet file; other suffixes are read as JSONL.
+
+    `columns`: the only columns to read of a Parquet file (default: all).
+    Errors: `DataError` for a file that cannot be read, or a Parquet file with none of the columns.
+    """
     try:
         if path.suffix in PARQUET:
-            yield from _parquet(path)
+            yield from _read_parquet(path, columns)
         elif path.suffix == ".json":
-            yield from _json(path)
+            yield from _read_json(path)
         else:
             with path.open("rb") as stream:
-                yield from _lines(str(path), stream)
+                yield from _read_lines(str(path), stream)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _lines(name: str, stream: Iterable[bytes]) -> Records:
+def _read_lines(name: str, stream: Iterable[bytes]) -> Records:
     for number, raw in enumerate(stream, 1):
-        if raw.strip():
-            yield Origin(name, number), _parsed(name, number, raw)
+        if not raw.strip():
+            continue
+        try:
+            yield _checked(Origin(name, number), json.loads(raw.decode("utf-8-sig")))
+        except UnicodeDecodeError as error:
+            message = f"is not UTF-8 at byte {error.start} of the line"
+            yield Origin(name, number), Problem(name, number, message)
+        except (ValueError, RecursionError) as error:
+            yield Origin(name, number), Problem(name, number, f"is not valid JSON ({error})")
 
 
-def _parsed(name: str, number: int, raw: bytes) -> Mapping[str, Any] | Problem:
-    try:
-        record = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return Problem(name, number, f"is not UTF-8 at byte {error.start} of the line")
-    except (ValueError, RecursionError) as error:
-        return Problem(name, number, f"is not valid JSON ({error})")
-    return (
-        record
-        if isinstance(record, dict)
-        else Problem(name, number, f"holds a {type(record).__name__}, no object")
-    )
+def _checked(origin: Origin, record: Any) -> tuple[Origin, Mapping[str, Any] | Problem]:
+    if isinstance(record, dict):
+        return origin, record
+    message = f"holds a {type(record).__name__}; an object was expected"
+    return origin, Problem(origin.file, origin.line, message)
 
 
-def _json(path: Path) -> Records:
+def _read_json(path: Path) -> Records:
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not valid JSON ({error})") from None
     for number, record in enumerate(data if isinstance(data, list) else [data], 1):
-        good = isinstance(record, dict)
-        yield Origin(str(path), number), record if good else Problem(str(path), number, "is no object")
+        yield _checked(Origin(str(path), number), record)
 
 
-def _parquet(path: Path) -> Records:
+def _read_parquet(path: Path, columns: Sequence[str]) -> Records:
     import pyarrow
     import pyarrow.parquet
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
+        table = pyarrow.parquet.ParquetFile(path)
+        names = table.schema_arrow.names
+        found = [name for name in columns if name in names]
+        if columns and not found:
+            wanted = " or ".join(f"'{name}'" for name in columns)
+            raise DataError(f"{path}: has no column {wanted}; its columns: {', '.join(names)}")
+        for batch in table.iter_batches(columns=found or None, batch_size=1024):
             for record in batch.to_pylist():
                 number += 1
                 yield Origin(str(path), number), record
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: is not a readable Parquet file ({' '.join(str(error).split())})") from None
 
 
-def _hub(source: str) -> Records:
+def read_hub(source: str) -> Records:
+    """The records of a Hub dataset `hf://owner/name[:split]`, streamed (default split: train).
+
+    Errors: `DataError` for another form of name, or a dataset that cannot be streamed.
+    """
+    name, _, split = source.removeprefix("hf://").partition(":")
+    if name.count("/") != 1:
+        raise DataError(f"{source}: write a Hub dataset as hf://owner/name or hf://owner/name:split")
     import datasets
 
-    name, _, split = source.removeprefix("hf://").partition(":")
     number = 0
     try:
         for record in datasets.load_dataset(name, split=split or "train", streaming=True):
             number += 1
             yield Origin(source, number), dict(record)
-    except CoterieError:
-        raise
-    except (
-        Exception
-    ) as error:  # the Hub's clients raise types of several libraries; all mean that it cannot be read
+    except Exception as error:  # the Hub's clients raise types of several libraries
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{source}: cannot be streamed from the Hub; check the name and the network ({reason})"
         ) from None
+
+
+def read_text(path: Path) -> str | Problem:
+    """The text of a file with line ends as `\\n`, or the problem that it is not UTF-8, with its line.
+
+    Errors: `DataError` for a file that cannot be read.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return raw.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        return Problem(str(path), line, f"is not UTF-8 at byte {error.start}; convert it (iconv)")
+
+
+def is_binary(path: Path) -> bool:
+    """Whether the first bytes hold a NUL, which no supported text encoding does.
+
+    Errors: `DataError` for a file that cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return b"\0" in stream.read(_SNIFF_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def walk(root: Path, skipped: Counter[str]) -> Iterator[Path]:
+    """Files below `root` in sorted order. Hidden entries, version control and caches are counted in `skipped`.
+
+    Errors: `DataError` for a folder that cannot be read.
+    """
+    for folder, names, files in os.walk(root, onerror=_unreadable):
+        hidden = [name for name in names if name.startswith(".") or name in _SKIPPED_FOLDERS]
+        skipped["hidden or cache folder"] += len(hidden)
+        names[:] = sorted(set(names) - set(hidden))
+        for name in sorted(files):
+            path = Path(folder) / name
+            if name.startswith("."):
+                skipped["hidden file"] += 1
+            elif not path.is_file():
+                skipped["not a regular file"] += 1
+            else:
+                yield path
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None

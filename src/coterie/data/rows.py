@@ -6,12 +6,11 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from coterie.config.errors import DataError
-from coterie.data.shards import Shards
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -50,42 +49,92 @@ class Judged:
     reference: tuple[float, ...] = ()
 
 
+class TokenStream(Protocol):
+    """Documents, each with a leading end-of-text, as one stream of tokens: `Shards`, or `MemoryStream`.
+
+    `starts` (documents + 1,) int64: the first token of each document, then `num_tokens`.
+    """
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    def read(self, begin: int, end: int) -> npt.NDArray[np.int32]:
+        """Tokens [begin, end)."""
+        ...
+
+
+class MemoryStream:
+    """A `TokenStream` of documents in memory, each (T,) with its leading end-of-text."""
+
+    def __init__(self, documents: Sequence[npt.NDArray[np.integer]], eos_id: int) -> None:
+        self.eos_id = eos_id
+        self.starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
+        self._tokens = np.concatenate([np.zeros(0), *documents]).astype(np.int32)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all documents."""
+        return len(self._tokens)
+
+    def read(self, begin: int, end: int) -> npt.NDArray[np.int32]:
+        """Tokens [begin, end)."""
+        return self._tokens[begin:end]
+
+
 class PackedRows(Sequence[Row]):
-    """The token stream of `shards` cut every `row_length` tokens; row i is a pure function of i.
+    """A token stream cut every `row_length` tokens; row i is a pure function of i.
 
     A segment begins at each document's leading end-of-text and at the row's start. The target of a document's
     last token is the next end-of-text, the stream's own end included, so every token has one. Only the last
     row may be padded.
     """
 
-    def __init__(self, shards: Shards, row_length: int) -> None:
+    def __init__(self, stream: TokenStream, row_length: int) -> None:
         if row_length < 1:
             raise DataError(f"row_length {row_length} must be at least 1")
-        if not shards.num_tokens:
-            raise DataError(f"{shards.directory}: holds no tokens; give more text")
-        self.shards, self.row_length = shards, row_length
+        if not stream.num_tokens:
+            raise DataError("the training text holds no tokens; give more text")
+        self.stream, self.row_length = stream, row_length
 
     def __len__(self) -> int:
-        return -(-self.shards.num_tokens // self.row_length)
+        return -(-self.stream.num_tokens // self.row_length)
 
-    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # rows are taken one at a time
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # no slices
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        shards, size = self.shards, self.row_length
+        stream, size = self.stream, self.row_length
         begin = index * size
-        end = min(begin + size, shards.num_tokens)
-        known = shards.read(begin, min(end + 1, shards.num_tokens))
-        stream = np.full(size + 1, shards.eos_id, dtype=np.int32)
-        stream[: len(known)] = known
+        end = min(begin + size, stream.num_tokens)
+        known = stream.read(begin, min(end + 1, stream.num_tokens))
+        tokens = np.full(size + 1, stream.eos_id, dtype=np.int32)
+        tokens[: len(known)] = known
         weights = np.zeros(size, dtype=np.float32)
         weights[: end - begin] = 1
-        first, last = np.searchsorted(shards.starts, [begin, end])  # documents that begin in [begin, end)
-        edges = sorted({begin, *shards.starts[first:last].tolist(), end, begin + size})
+        first, last = np.searchsorted(stream.starts, [begin, end])  # documents that begin in [begin, end)
+        edges = sorted({begin, *stream.starts[first:last].tolist(), end, begin + size})
         lengths = tuple(int(high - low) for low, high in pairwise(edges))
-        return Row(stream[:-1], stream[1:], weights, lengths, begin + size - end)
+        return Row(tokens[:-1], tokens[1:], weights, lengths, begin + size - end)
 
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
+
+    def whole(self) -> list[Row]:
+        """The rows of which every position and every target is a token of the stream: without a shorter last row.
+
+        Errors: `DataError` if there is no such row.
+        """
+        rows = [self[index] for index in range((self.stream.num_tokens - 1) // self.row_length)]
+        if not rows:
+            raise DataError(
+                f"{self.stream.num_tokens} tokens are less than one row of {self.row_length}; give more text"
+            )
+        return rows
 
 
 def best_fit(needs: Sequence[int], room: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,8 +19,7 @@ import numpy as np
 
 from coterie.config.errors import DataError
 from coterie.config.files import file_sha256, write_json
-from coterie.data.sources import Document
-from coterie.text.chat import render_ids
+from coterie.data.documents import Document, document_ids
 from coterie.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -76,18 +75,6 @@ class Shards:
         return self.read(int(self.starts[index]), int(self.starts[index + 1]))
 
 
-def document_tokens(documents: Sequence[Document], tokenizer: Tokenizer) -> list[list[int]]:
-    """`[eos] + tokens` of each document; conversations are rendered with the tokenizer's chat template."""
-    plain = iter(tokenizer.encode_batch([document.text for document in documents if not document.messages]))
-    return [
-        [
-            tokenizer.eos_id,
-            *(render_ids(tokenizer, document.messages)[0] if document.messages else next(plain)),
-        ]
-        for document in documents
-    ]
-
-
 def write_shards(
     documents: Iterable[Document],
     tokenizer: Tokenizer,
@@ -138,7 +125,7 @@ def _write_one(
     path = directory / f"{name}.bin"
     with path.open("wb") as stream:
         for batch in batches:
-            encoded = document_tokens(batch, tokenizer)
+            encoded = document_ids(batch, tokenizer)
             lengths.extend(map(len, encoded))
             about.extend((names.setdefault(d.slice, len(names)), len(d.text.encode())) for d in batch)
             flat = np.array([token for ids in encoded for token in ids], dtype=width)

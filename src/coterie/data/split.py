@@ -1,34 +1,66 @@
-"""Which documents are kept for evaluation: their content alone decides, so no text is ever on both sides."""
+"""Which documents and examples are held out for evaluation.
+
+The content alone decides, so equal texts are on the same side and a text stays on its side when others are added. A
+hash of the content gives a place in [0, 1); places below the held-out fraction are held out.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+
+import numpy as np
 
 from coterie.config.errors import DataError
 from coterie.data.dedup import content_digest
-from coterie.data.sources import Document
+from coterie.data.documents import Document
+from coterie.data.tokenised import Unit
+
+MIN_EXAMPLES = 10  # of fewer tuning examples none is held out: all are needed for training
 
 
 def place(text: str) -> float:
-    """A number in [0, 1) that depends on the content only (white space evened out)."""
+    """The place of a text, in [0, 1). It depends on the words only, not on white space."""
     return int.from_bytes(content_digest(text)[-8:], "big") / 2**64
 
 
 def split(documents: Sequence[Document], fraction: float) -> tuple[list[Document], list[Document], bool]:
-    """(train, heldout, forced). A document is held out when its place lies below `fraction`.
+    """(train, held out, forced). `forced`: the rule left one side empty, so the document nearest to the limit moved.
 
-    `forced`: so few documents that the rule left one side empty; the one nearest to the limit was moved over.
     Errors: `DataError` when there are not two different documents.
     """
     places = [place(document.text) for document in documents]
     if len(set(places)) < 2:
         raise DataError("one document cannot be split into training and held-out text; give more text")
+    held, forced = _held_out(places, fraction)
+    train = [document for document, out in zip(documents, held, strict=True) if not out]
+    return train, [document for document, out in zip(documents, held, strict=True) if out], forced
+
+
+def split_examples(examples: Sequence[Unit], fraction: float) -> tuple[list[Unit], list[Unit]]:
+    """(train, held out) of tuning examples, by their token ids.
+
+    Nothing is held out for a fraction of 0, of fewer than `MIN_EXAMPLES`, or when all examples are equal.
+    """
+    places = [_token_place(example) for example in examples]
+    if fraction == 0 or len(examples) < MIN_EXAMPLES or len(set(places)) < 2:
+        return list(examples), []
+    held, _ = _held_out(places, fraction)
+    train = [example for example, out in zip(examples, held, strict=True) if not out]
+    return train, [example for example, out in zip(examples, held, strict=True) if out]
+
+
+def _token_place(example: Unit) -> float:
+    ids = [token for piece in example.pieces for token in piece.ids]
+    digest = hashlib.sha256(np.asarray(ids, dtype=np.int64).tobytes()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _held_out(places: Sequence[float], fraction: float) -> tuple[list[bool], bool]:
+    """Which of at least two different places are held out, and whether the limit had to move to fill a side."""
     limit, forced = fraction, False
     if min(places) >= fraction:
         limit, forced = sorted(set(places))[1], True
     elif max(places) < fraction:
         limit, forced = max(places), True
-    sides = [at < limit for at in places]
-    train = [document for document, held in zip(documents, sides, strict=True) if not held]
-    heldout = [document for document, held in zip(documents, sides, strict=True) if held]
-    return train, heldout, forced
+    return [at < limit for at in places], forced

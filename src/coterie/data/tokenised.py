@@ -16,8 +16,7 @@ from coterie.data.formats import (
     TextExample,
     TokenExample,
 )
-from coterie.data.lint import Problem
-from coterie.data.records import Origin
+from coterie.data.records import Origin, Problem
 from coterie.data.rows import Judged, Row, best_fit, row_of
 from coterie.text.chat import render_ids
 from coterie.text.tokenizer import Tokenizer

@@ -12,22 +12,12 @@ import numpy as np
 import torch
 
 from coterie.config import DataError
+from coterie.data.heldout import HeldoutDocument
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 
 BATCH_TOKENS = 4096
-
-
-@dataclass(frozen=True)
-class HeldoutDocument:
-    """A document of the held-out side: its slice (kind of text), token ids (separator first) and bytes of
-    text.
-    """
-
-    slice: str
-    ids: np.ndarray
-    num_bytes: int
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.config import ConfigError, ModelConfig
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared, prepare
+from coterie.data.heldout import HeldoutDocument, spread
 from coterie.data.order import Order, read_batches
-from coterie.evaluate.bits import HeldoutDocument, bits_per_byte, score_documents
+from coterie.evaluate.bits import bits_per_byte, score_documents
 from coterie.families import config_from_hf, config_to_hf
 from coterie.machine.device import choose_device, choose_dtype
 from coterie.machine.glibc import keep_freed_memory
@@ -180,11 +181,9 @@ def evaluation_documents(
     `search` and `final` share no document (unless there is only one): what chose a setting does not judge its
     result.
     """
-    everything = [HeldoutDocument(*document) for document in prepared.heldout_documents()]
+    everything = prepared.heldout_documents()
     documents = everything[1::2] if part == "search" else everything[::2]
-    documents = documents or everything
-    total = sum(len(document.ids) for document in documents)
-    return documents[:: max(1, -(-total // max_tokens))]
+    return spread(documents or everything, max_tokens)
 
 
 def heldout_bits(model: Transformer, prepared: Prepared, documents: Sequence[HeldoutDocument]) -> float:

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from coterie.checkpoints.directory import Loaded, load_model, save_model, stored_dtype
 from coterie.config import CheckpointError, ConfigError, ModelConfig
 from coterie.config.files import write_json
-from coterie.evaluate.bits import HeldoutDocument, score_documents
-from coterie.evaluate.routing.trace import read_domains
+from coterie.data.heldout import HeldoutDocument, read_domains, spread
+from coterie.evaluate.bits import score_documents
 from coterie.families import family
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import count_parameters, memory
@@ -104,19 +102,10 @@ def _texts(data: Sequence[str], loaded: Loaded) -> tuple[Sequences, list[Heldout
     if loaded.tokenizer is None:
         return [], []
     documents = read_domains(data, loaded.tokenizer, CALIBRATION_TOKENS + EVALUATION_TOKENS)
-    spread = documents[::2] if len(documents) > 1 else documents
+    looked_at = documents[::2] if len(documents) > 1 else documents
     measured = documents[1::2] if len(documents) > 1 else documents
-    return [ids.tolist() for ids in _up_to(spread, CALIBRATION_TOKENS)], _limited(measured, EVALUATION_TOKENS)
-
-
-def _up_to(documents: Sequence[HeldoutDocument], num_tokens: int) -> list[np.ndarray]:
-    return [document.ids for document in _limited(documents, num_tokens)]
-
-
-def _limited(documents: Sequence[HeldoutDocument], num_tokens: int) -> list[HeldoutDocument]:
-    """Spread evenly over all documents, about as many tokens."""
-    total = sum(len(document.ids) for document in documents)
-    return list(documents[:: max(1, -(-total // num_tokens))])
+    calibration = [document.ids.tolist() for document in spread(looked_at, CALIBRATION_TOKENS)]
+    return calibration, spread(measured, EVALUATION_TOKENS)
 
 
 def _perplexity(model: Transformer, documents: Sequence[HeldoutDocument], loaded: Loaded) -> float | None:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from coterie.config import ConfigError, DataError
+from coterie.config import ConfigError
 from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.data.order import Order, read_batches
-from coterie.data.rows import Row
+from coterie.data.rows import MemoryStream, PackedRows, Row
 from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
 from coterie.train import Trainer, build_optimiser, cross_entropy, multiplier
@@ -45,26 +45,6 @@ class _Losses(Callback):
         self.records.append(record)
 
 
-def rows_of(documents: Sequence[np.ndarray], row_length: int) -> list[Row]:
-    """Documents (separator first) laid end to end and cut; the last, shorter piece is left out.
-
-    Errors: `DataError` when there is less text than one row.
-    """
-    stream = np.concatenate([np.asarray(ids, dtype=np.int32) for ids in documents])
-    starts = np.concatenate([np.eye(1, len(ids), dtype=bool)[0] for ids in documents])
-    rows = []
-    for at in range(0, len(stream) - row_length, row_length):
-        cuts = [0, *np.flatnonzero(starts[at + 1 : at + row_length]) + 1, row_length]
-        lengths = tuple(int(size) for size in np.diff(cuts))
-        ones = np.ones(row_length, dtype=np.float32)
-        rows.append(Row(stream[at : at + row_length], stream[at + 1 : at + row_length + 1], ones, lengths))
-    if not rows:
-        raise DataError(
-            f"healing: {len(stream)} tokens are less than one row of {row_length}; give more text"
-        )
-    return rows
-
-
 def heal(
     model: Transformer, teacher: Transformer | None, documents: Sequence[np.ndarray], healing: Healing
 ) -> dict[str, Any]:
@@ -74,7 +54,8 @@ def heal(
     parameter.
     """
     length = min(healing.row_length, model.config.max_positions)
-    rows = rows_of(documents, length)
+    # A separator is wanted only after the end of the stream, which no whole row reaches.
+    rows = PackedRows(MemoryStream(documents, eos_id=0), length).whole()
     groups = parameter_groups(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(healing.part == "all" or groups[name] in _GROUPS[healing.part])

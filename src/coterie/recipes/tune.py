@@ -16,16 +16,17 @@ from coterie.checkpoints.commit import RunLock, remove_directory
 from coterie.config import TrainingError
 from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.config.tune import TuneConfig
+from coterie.data.heldout import HeldoutDocument, retention_documents
 from coterie.data.order import Order, read_batches
 from coterie.data.rows import Row
-from coterie.evaluate.bits import DocumentScore, HeldoutDocument, score_documents
+from coterie.data.tuning_rows import TuneData, prepare_examples
+from coterie.evaluate.bits import DocumentScore, score_documents
 from coterie.machine.device import choose_device, choose_dtype
 from coterie.machine.glibc import keep_freed_memory
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import flops_per_token
 from coterie.proof.records import ProbeRecord, difference
-from coterie.recipes.tune_data import TuneData, prepare_examples, retention_documents
 from coterie.recipes.tune_model import (
     Tuned,
     prepare_model,
@@ -207,8 +208,7 @@ def _say_plan(config: TuneConfig, tuned: Tuned, data: TuneData) -> list[dict[str
         ranks = dict.fromkeys(tuned.treatments, adapter.rank)
         if moe is not None:
             ranks["experts"] = adapter.expert_rank(moe.router.num_experts, moe.router.top_k)
-    tokens = sum(len(piece.ids) for unit in data.units for piece in unit.pieces)
-    per_step = tokens * min(1.0, data.batch_rows * config.accumulate / len(data.rows))
+    per_step = data.num_tokens * min(1.0, data.batch_rows * config.accumulate / len(data.rows))
     plan = plan_table(tuned.model, tuned.treatments, ranks, per_step)
     lines = [f"tune {config.model}: {config.method}, {data.objective}; {data.summary()}", *plan_lines(plan)]
     if adapter is not None and moe is not None and adapter.train["experts"] == "lora":

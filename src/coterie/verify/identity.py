@@ -16,7 +16,8 @@ from coterie.adapters.patch import is_patch
 from coterie.checkpoints.directory import load_model, locate, read_config, stored_dtype
 from coterie.config import CheckpointError, CoterieError, ModelConfig
 from coterie.config.model import MoEConfig
-from coterie.data.sources import read_sources
+from coterie.data.documents import document_ids
+from coterie.data.sources import Reading, read_sources
 from coterie.families.registry import first_difference
 from coterie.gguf.readback import put_back
 from coterie.proof.records import (
@@ -175,8 +176,8 @@ def choose_sequences(sides: Sequence[Side], tokenizer: Tokenizer | None, data: s
     if tokenizer is None:
         raise CoterieError("verify: --data needs a tokenizer, and neither directory holds a tokenizer.json")
     sequences: list[list[int]] = []
-    for document in read_sources([data], max_bytes=1_000_000):
-        ids = [tokenizer.eos_id, *tokenizer.encode(document.text)][: min(limit, LONGEST)]
+    for document in read_sources([data], Reading(max_bytes=1_000_000)):
+        ids = document_ids([document], tokenizer, plain=True)[0][: min(limit, LONGEST)]
         if len(ids) > 1 and max(ids) < vocab_size:
             sequences.append(ids)
         if len(sequences) == _DATA_PROBES:

@@ -13,7 +13,7 @@ import torch
 from coterie.checkpoints.directory import save_model
 from coterie.cli.main import main
 from coterie.config import ConfigError, ExpertSelection
-from coterie.evaluate.bits import HeldoutDocument
+from coterie.data.heldout import HeldoutDocument
 from coterie.evaluate.routing.compare import (
     _layer,
     _together,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from coterie.config import ConfigError
-from coterie.evaluate.bits import HeldoutDocument
+from coterie.data.heldout import HeldoutDocument
 from coterie.evaluate.routing.trace import Piece, require_experts, trace
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.router import Routing

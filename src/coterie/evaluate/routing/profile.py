@@ -17,7 +17,7 @@ from pydantic import model_validator
 
 from coterie.config import ConfigError, ExpertSelection, Settings
 from coterie.config.files import read_json, write_json
-from coterie.evaluate.bits import HeldoutDocument
+from coterie.data.heldout import HeldoutDocument
 from coterie.evaluate.routing.trace import require_experts, trace
 from coterie.nn.transformer import Transformer
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from coterie.config import MoEConfig
-from coterie.evaluate.bits import HeldoutDocument
+from coterie.data.heldout import HeldoutDocument
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer

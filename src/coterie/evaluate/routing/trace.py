@@ -8,59 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from coterie.config import ConfigError, DataError
-from coterie.data.sources import read_sources
-from coterie.evaluate.bits import HeldoutDocument
+from coterie.data.heldout import HeldoutDocument
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
-from coterie.text.chat import render_ids
-from coterie.text.tokenizer import Tokenizer
 
 PIECE_TOKENS = 2048
-
-
-def read_domains(
-    sources: Sequence[str],
-    tokenizer: Tokenizer | None,
-    max_tokens: int = 50_000,
-    model_name: str = "the model",
-) -> list[HeldoutDocument]:
-    """Documents of each source, at most about `max_tokens` of it; a source is one domain, named after its
-    file.
-
-    The built-in corpus has a domain per kind of text. Conversations are rendered by the tokenizer's template.
-    Errors: `DataError` for a source that cannot be read, `ConfigError` without a tokenizer.
-    """
-    if tokenizer is None:
-        raise ConfigError(f"{model_name}: has no tokenizer.json, which reading text needs; add one")
-    documents: list[HeldoutDocument] = []
-    names: set[str] = set()
-    for source in sources:
-        name = Path(source).name or source
-        name = source if name in names else name
-        names.add(name)
-        used: dict[str, int] = {}
-        for document in read_sources([source], max_bytes=16 * max_tokens):
-            domain = document.slice if source == "primer" else name
-            if used.get(domain, 0) >= max_tokens:
-                continue
-            if document.messages and tokenizer.chat_template:
-                ids = render_ids(tokenizer, document.messages)[0]
-            else:
-                ids = [tokenizer.eos_id, *tokenizer.encode(document.text)]
-            ids = ids[: max(2, max_tokens - used.get(domain, 0))]
-            used[domain] = used.get(domain, 0) + len(ids)
-            documents.append(
-                HeldoutDocument(domain, np.array(ids, dtype=np.int64), len(document.text.encode()))
-            )
-    return documents
 
 
 @dataclass(frozen=True)

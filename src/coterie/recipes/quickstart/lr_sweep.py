@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from coterie.config import Settings, TrainingError
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared
-from coterie.evaluate.bits import HeldoutDocument
+from coterie.data.heldout import HeldoutDocument
 from coterie.nn.transformer import Transformer
 from coterie.recipes.pretrain import build_trainer, heldout_bits
 from coterie.report.schema import SweepPoint

@@ -9,7 +9,8 @@ from statistics import median
 from typing import Any
 
 from coterie.data.build import Prepared
-from coterie.evaluate.bits import HeldoutDocument, score_documents
+from coterie.data.heldout import HeldoutDocument
+from coterie.evaluate.bits import score_documents
 from coterie.evaluate.exact_match import exact_match
 from coterie.evaluate.routing.shares import routing_shares
 from coterie.evaluate.stats import difference_intervals, score_intervals

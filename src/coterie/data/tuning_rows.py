@@ -1,0 +1,131 @@
+"""The data of a tuning run: examples are read, tokenised, split and packed into rows.
+
+sources -> read_all -> tokenise_all -> split_examples -> pack -> rows to train on, rows to evaluate on
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from coterie.config.errors import DataError
+from coterie.config.tune import TuneConfig
+from coterie.data.examples import read_all
+from coterie.data.rows import Row
+from coterie.data.split import split_examples
+from coterie.data.tokenised import Unit, UnitSet, pack, tokenise_all
+from coterie.text.tokenizer import Tokenizer
+
+MAX_ROW_LENGTH = 4096  # tokens, if neither the settings nor the model ask for less
+STEP_TOKENS = 4096
+_SHOWN = 5
+_log = logging.getLogger("coterie")
+
+
+@dataclass(frozen=True)
+class TuneData:
+    """Rows to train on and rows to evaluate on, with the examples they were packed from.
+
+    `objective`: the one asked for, or the one that suits the data for `auto`. `skipped`: the problems of examples
+    that were left out. `format`: of the first file.
+    """
+
+    rows: list[Row]
+    held_out: list[Row]
+    units: list[Unit]
+    held_out_units: list[Unit]
+    row_length: int
+    batch_rows: int
+    steps: int
+    objective: str
+    skipped: list[str]
+    format: str
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all training examples."""
+        return sum(len(piece.ids) for unit in self.units for piece in unit.pieces)
+
+    def summary(self) -> str:
+        """One line for people."""
+        learnt = sum(piece.num_learnt for unit in self.units for piece in unit.pieces)
+        filled = sum(unit.positions for unit in self.units) / (len(self.rows) * self.row_length)
+        return (
+            f"{len(self.units):,} examples ({self.format}), {len(self.held_out_units):,} held out; "
+            f"{self.num_tokens:,} tokens, {learnt / max(1, self.num_tokens):.0%} learnt; "
+            f"{len(self.rows):,} rows of {self.row_length}, {filled:.0%} full; "
+            f"{self.steps:,} steps of {self.batch_rows} rows"
+        )
+
+
+def prepare_examples(config: TuneConfig, tokenizer: Tokenizer, max_positions: int) -> TuneData:
+    """Read, tokenise, split and pack the examples of a run. `max_positions`: the longest row the model takes.
+
+    Errors: `DataError` for sources that cannot be read, and for examples that cannot be used unless `on_bad` is
+    `skip`.
+    """
+    limit = min(config.row_length or MAX_ROW_LENGTH, max_positions)
+    found = read_all(config.data)
+    units = tokenise_all(found, tokenizer, limit)
+    skipped = _settle(units, config, found.format)
+    objective = _objective(config, units, found.format)
+    if isinstance(config.eval, str):
+        other = tokenise_all(read_all([config.eval]), tokenizer, limit)
+        _settle(other, config, found.format)
+        train, held_out = units.units, other.units
+    else:
+        train, held_out = split_examples(units.units, config.eval)
+    longest = max(unit.positions for unit in [*train, *held_out])
+    # Multiples of 16 keep matrix sizes even; 32 is the shortest row worth a step.
+    row_length = limit if config.row_length else min(limit, max(32, -(-longest // 16) * 16))
+    rows = pack(train, row_length, tokenizer.eos_id, units.judged, config.packing)
+    batch_rows = config.batch_rows or max(1, min(STEP_TOKENS // row_length, len(rows) // 8))
+    steps = config.steps or max(1, round(config.epochs * len(rows) / (batch_rows * config.accumulate)))
+    return TuneData(
+        rows,
+        pack(held_out, row_length, tokenizer.eos_id, units.judged) if held_out else [],
+        train,
+        held_out,
+        row_length,
+        batch_rows,
+        steps,
+        objective,
+        skipped,
+        found.format,
+    )
+
+
+def _settle(units: UnitSet, config: TuneConfig, kind: str) -> list[str]:
+    """The problems as lines. They stop the run unless `on_bad` is skip."""
+    lines = [str(problem) for problem in units.problems]
+    if lines and config.on_bad == "stop":
+        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+        raise DataError(
+            f"{lines[0]}{more}; correct them, or set on_bad=skip; `coterie data lint --model` lists all"
+        )
+    if not units.units:
+        first = f": {lines[0]}" if lines else ""
+        raise DataError(f"{', '.join(config.data)}: no example of {kind} can be used{first}")
+    for line in lines[:_SHOWN]:
+        _log.warning("skipped: %s", line)
+    if len(lines) > _SHOWN:
+        _log.warning("skipped: %d more; report.json lists them", len(lines) - _SHOWN)
+    return lines
+
+
+def _objective(config: TuneConfig, units: UnitSet, kind: str) -> str:
+    if config.objective != "auto":
+        wanted = {"kto": "labelled", "sft": None, "pretrain": None}.get(config.objective, "preference")
+        if (wanted or kind) != kind or (wanted is None and units.judged):
+            need = {
+                "labelled": "labels (prompt, completion, label)",
+                "preference": "preferences (chosen, rejected)",
+            }
+            raise DataError(
+                f"objective {config.objective} needs {need.get(wanted or '', 'examples to imitate')}, "
+                f"and {', '.join(config.data)} holds the kind '{kind}'"
+            )
+        return config.objective
+    if not units.judged:
+        return "pretrain" if kind == "text" else "sft"
+    return "kto" if kind == "labelled" else "dpo"
