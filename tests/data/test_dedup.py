@@ -1,4 +1,4 @@
-"""Near-duplicates against exact Jaccard, shingles against a slow reference, the split by content."""
+"""Near-duplicates against exact Jaccard, and shingles against a slow reference."""
 
 import random
 import re
@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.config import DataError
 from coterie.data.dedup import NUM_HASHES, band_width, content_digest, deduplicate, shingle_hashes
 from coterie.data.documents import Document
-from coterie.data.split import place, split
-from tests.data.conftest import documents, sentences
+from tests.data.conftest import sentences
 
 
 def shingles(text: str) -> list[tuple[bytes, ...]]:
@@ -83,24 +81,6 @@ def test_short_sums_are_not_taken_for_each_other():
 @given(st.text(), st.text())
 def test_digest_is_of_the_words(a, b):
     assert (content_digest(a) == content_digest(b)) == (a.split() == b.split())
-
-
-def test_split_depends_on_content_alone():
-    corpus = documents(1000)
-    train, heldout, forced = split(corpus, 0.1)
-    assert not forced and 70 < len(heldout) < 130 and len(train) + len(heldout) == 1000
-    again = split(corpus[::-1][:500], 0.1)
-    assert {d.text for d in again[1]} <= {d.text for d in heldout}
-    assert {d.text for d in again[0]} <= {d.text for d in train}
-    assert all(place(d.text + "\n ") == place(d.text) < 0.1 for d in heldout)
-
-
-@pytest.mark.parametrize("fraction", [1e-9, 1 - 1e-9])
-def test_split_never_leaves_a_side_empty(fraction):
-    train, heldout, forced = split(documents(5), fraction)
-    assert forced and sorted([len(train), len(heldout)]) == [1, 4]
-    with pytest.raises(DataError, match="one document cannot be split"):
-        split(documents(1) * 3, fraction)
 
 
 @pytest.mark.parametrize(("threshold", "width"), [(0.8, 8), (0.5, 2), (0.95, 16)])
