@@ -21,7 +21,7 @@ from coterie.adapters.peft_layouts import LAYOUTS, Layout, is_swapped
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import CheckpointError, ConfigError
 from coterie.nn.transformer import Transformer
-from coterie.proof.records import check_probes
+from coterie.proof.judge import check_probes
 from tests.adapters.test_attach import IDS, built, config, logits, randomise_factors
 
 

@@ -20,7 +20,7 @@ from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import CheckpointError
 from coterie.nn.lora import LoRAExpertLinear
 from coterie.nn.transformer import Transformer
-from coterie.proof.records import check_probes
+from coterie.proof.judge import check_probes
 from tests.adapters.test_attach import IDS, config, logits, randomise_factors
 from tests.families.hf import tiny
 

@@ -21,7 +21,7 @@ from coterie.adapters.tools import convert_adapter, deltas, diff_adapters, inspe
 from coterie.checkpoints.directory import load_model
 from coterie.cli.main import app
 from coterie.config import CheckpointError, ConfigError
-from coterie.proof.records import check_probes
+from coterie.proof.judge import check_probes
 from tests.adapters.test_attach import IDS, config, logits, randomise_factors
 from tests.adapters.test_peft import loaded_by_peft, their_logits
 from tests.families.hf import tiny

@@ -28,7 +28,8 @@ from coterie.config import ConfigError
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.transformer import Transformer
-from coterie.proof.records import check_probes, load_probes
+from coterie.proof.judge import check_probes
+from coterie.proof.records import load_probes
 from coterie.text.tokenizer import Tokenizer
 
 

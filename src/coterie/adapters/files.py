@@ -32,7 +32,8 @@ from coterie.checkpoints.tensor_reader import read_header
 from coterie.config import AdapterConfig, CheckpointError, CoterieError, ModelConfig
 from coterie.config.model import MoEConfig
 from coterie.nn.transformer import Transformer
-from coterie.proof.records import check_probes, default_sequences, load_probes, record, save_probes
+from coterie.proof.judge import check_probes
+from coterie.proof.records import default_sequences, load_probes, record, save_probes
 from coterie.text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -26,19 +26,9 @@ from coterie.checkpoints.directory import kept_dtype, load_model, locate, open_t
 from coterie.checkpoints.tensor_writer import as_dtype, write_model_files
 from coterie.config import AdapterConfig, CheckpointError
 from coterie.nn.transformer import Transformer
-from coterie.proof.records import (
-    FAITHFUL,
-    ROUNDED,
-    SAME,
-    Difference,
-    ProbeRecord,
-    base_gravity,
-    default_sequences,
-    difference,
-    load_probes,
-    record,
-    save_probes,
-)
+from coterie.proof.difference import ROUNDED, SAME, Difference, difference
+from coterie.proof.judge import Judgement, judge
+from coterie.proof.records import default_sequences, load_probes, record, save_probes
 from coterie.text.tokenizer import Tokenizer
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")
@@ -112,39 +102,24 @@ def merge_checkpoint(
         raise CheckpointError(f"{adapter}: changes nothing; base with adapter is still the base")
     about = _manifest(directory, loaded.manifest, files, model.adapter)
     merge_adapter(model)
-    models, found = [model], []
+    models, found = [model], list[Judgement]()
     del loaded, model  # one model in memory at a time
 
     def write(target: Path) -> None:
         _copy_small_files(directory, target)
         write_model_files(target, models.pop(), dtype=stored)
         written = record(load_model(target, dtype=stored).model, sequences, tokenizer)
-        found.append(verify_merge(written, tuned, untouched, stored, str(final)))
-        about["merged"] |= {"gravity": found[0][1], "mean_logprob": found[0][0].mean_logprob}
+        judged = judge(untouched, tuned, written, SAME if stored == torch.float32 else ROUNDED)
+        if not judged.faithful:
+            drowned = stored != torch.float32 and judged.ruling in ("base", "between")
+            advice = "; the change is lost in rounding: use --dtype float32" if drowned else ""
+            raise CheckpointError(f"{final}: the merged model {judged.reason}{advice}; nothing was written")
+        found.append(judged)
+        about["merged"] |= {"gravity": judged.gravity, "mean_logprob": judged.lost.mean_logprob}
         save_probes(target, written)
 
     commit_directory(final, write, about)
-    return Merge(final, _name(stored), *found[0], change, dequantised, probed)
-
-
-def verify_merge(
-    written: ProbeRecord, tuned: ProbeRecord, base: ProbeRecord, stored: torch.dtype, where: str
-) -> tuple[Difference, float]:
-    """(difference from the tuned model, base gravity).
-
-    Errors: `CheckpointError` when the written model is another one than the tuned, or lies too near the base.
-    """
-    apart, gravity = difference(tuned, written), base_gravity(written, tuned, base)
-    figures = f"mean difference {apart.mean_logprob:.3g}, base gravity {gravity:.2f} where 1 is tuned and 0 the base"
-    if gravity < FAITHFUL:
-        kind = "is still the base" if gravity < 0.2 else "is not the tuned model"
-        advice = "; the change is lost in rounding: use --dtype float32" if stored != torch.float32 else ""
-        raise CheckpointError(f"{where}: the merged model {kind} ({figures}){advice}; nothing was written")
-    if not apart.within(SAME if stored == torch.float32 else ROUNDED):
-        raise CheckpointError(
-            f"{where}: the merged model is not base with adapter ({figures}); nothing was written"
-        )
-    return apart, gravity
+    return Merge(final, _name(stored), found[0].lost, found[0].gravity, change, dequantised, probed)
 
 
 def _name(dtype: torch.dtype) -> str:

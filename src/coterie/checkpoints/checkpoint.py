@@ -20,7 +20,9 @@ from coterie.checkpoints.tensor_writer import as_dtype
 from coterie.config import AdapterConfig, CheckpointError, ModelConfig
 from coterie.families import config_from_hf, family
 from coterie.nn.transformer import Transformer
-from coterie.proof.records import Difference, ProbeRecord, check_record, load_probes
+from coterie.proof.difference import Difference
+from coterie.proof.judge import check_record
+from coterie.proof.records import ProbeRecord, load_probes
 from coterie.text.tokenizer import Tokenizer
 
 _log = logging.getLogger("coterie")

@@ -25,15 +25,8 @@ from coterie.checkpoints.tensor_writer import SHARD_BYTES, as_dtype, write_model
 from coterie.config import CheckpointError
 from coterie.families import Slot, family
 from coterie.nn.transformer import Transformer
-from coterie.proof.records import (
-    SAME,
-    Difference,
-    default_sequences,
-    difference,
-    record,
-    rounded,
-    save_probes,
-)
+from coterie.proof.difference import SAME, Difference, difference
+from coterie.proof.records import default_sequences, record, rounded, save_probes
 
 RECEIPT = "receipt.json"
 _COMPANIONS = {".json", ".jinja", ".txt", ".model", ".md"}

@@ -11,7 +11,8 @@ import torch
 from coterie.checkpoints.checkpoint import Checkpoint, Loaded
 from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
 from coterie.checkpoints.fill import fill_model
-from coterie.checkpoints.locate import locate, read_json  # noqa: F401 (until every caller opens a Checkpoint)
+from coterie.checkpoints.locate import locate as locate
+from coterie.checkpoints.locate import read_json as read_json
 from coterie.checkpoints.tensor_reader import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype, write_model_files
 from coterie.config import AdapterConfig, ModelConfig

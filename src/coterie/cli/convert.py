@@ -15,7 +15,8 @@ from coterie.cli.verify import difference_lines, tell
 from coterie.config import CheckpointError, ConfigError, suggest
 from coterie.config.files import write_json
 from coterie.families import FAMILIES
-from coterie.proof.records import Difference, load_probes
+from coterie.proof.difference import Difference
+from coterie.proof.records import load_probes
 
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 

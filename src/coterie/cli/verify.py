@@ -11,7 +11,9 @@ from coterie.adapters.patch import is_patch
 from coterie.checkpoints.commit import MANIFEST, verify_directory
 from coterie.checkpoints.directory import load_model, locate
 from coterie.config import CoterieError
-from coterie.proof.records import Difference, check_probes, load_probes
+from coterie.proof.difference import Difference
+from coterie.proof.judge import check_probes
+from coterie.proof.records import load_probes
 from coterie.remote.client import read_key
 from coterie.verify.identity import Verdict, compare, open_side
 

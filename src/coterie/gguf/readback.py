@@ -21,7 +21,8 @@ from coterie.gguf.parameters import ParameterSource
 from coterie.gguf.targets import TARGETS, Parts, Target, config_values, keys_of
 from coterie.gguf.tensors import Mapped, map_tensors
 from coterie.nn.transformer import Transformer
-from coterie.proof.records import Difference, default_sequences, difference, record
+from coterie.proof.difference import Difference, difference
+from coterie.proof.records import default_sequences, record
 
 _DIGIT = 1 << 24  # places are given in two digits that float32 holds exactly
 

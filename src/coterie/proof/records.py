@@ -13,9 +13,8 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,11 +31,6 @@ from coterie.text.tokenizer import Tokenizer
 FILE = "probes/probes.safetensors"
 NUM_PROBES = 16
 LONGEST = 384  # tokens of one probe: beyond the small windows of published models
-FAITHFUL = 0.8  # base gravity below this: the artifact is not the tuned model
-# Mean |difference| of log-probabilities allowed, how many times that for a single one, and what is always
-# allowed there: two experts in a tie change places with the order of a sum, which moves a token or two and no
-# mean.
-SAME, ROUNDED, SPIKE, TIE = 1e-4, 0.05, 20, 0.05
 _KEPT = 20
 _CHUNK_TOKENS, _CHUNK_BYTES = 2048, 64 << 20
 
@@ -72,40 +66,6 @@ class ProbeRecord:
                 return number, position + 1
             position -= len(sequence) - 1
         raise IndexError(position)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far two records are apart, in nats.
-
-    `max_logprob`, `mean_logprob`: of |difference| over the tokens that follow and those in both lists of
-    likely ones. `kl`: mean Kullback-Leibler divergence of the second from the first, over the union of their
-    likely tokens with one bucket for all others (an estimate where a list lacks a token). `top1`: share of
-    positions with the same best token. Both are None where one side does not name its likely tokens.
-    `routing`: layer -> share of chosen experts that both chose. `worst`: (sequence, token) of the largest
-    difference.
-    """
-
-    positions: int
-    max_logprob: float
-    mean_logprob: float
-    kl: float | None
-    top1: float | None
-    routing: dict[int, float]
-    worst: tuple[int, int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
-        return asdict(self) | {
-            "routing": {str(layer): share for layer, share in self.routing.items()},
-            "worst": list(self.worst),
-        }
-
-    def within(self, tolerance: float) -> bool:
-        """Whether the mean is at most `tolerance` (nats), and no single difference more than 20 times that or
-        0.05.
-        """
-        return self.mean_logprob <= tolerance and self.max_logprob <= max(SPIKE * tolerance, TIE)
 
 
 def default_sequences(tokenizer: Tokenizer | None, vocab_size: int, max_positions: int) -> list[list[int]]:
@@ -176,52 +136,6 @@ def record(
     )
 
 
-def difference(a: ProbeRecord, b: ProbeRecord) -> Difference:
-    """How far `b` is from `a`. Errors: `CheckpointError` when they were not recorded on the same
-    sequences.
-    """
-    if a.sequences != b.sequences:
-        raise CheckpointError(
-            "probes: the two records are of different token ids; record both on the same sequences"
-        )
-    deltas_T = (a.next_T - b.next_T).abs()
-    total, count, largest_T = float(deltas_T.double().sum()), deltas_T.numel(), deltas_T.clone()
-    kl = top1 = None
-    kept = min(a.top_ids_TK.shape[1], b.top_ids_TK.shape[1])
-    whole_T = (a.top_ids_TK[:, :kept] >= 0).all(1) & (b.top_ids_TK[:, :kept] >= 0).all(1)
-    if kept and bool(whole_T.any()):
-        a_ids, a_TK = a.top_ids_TK[whole_T, :kept], a.top_TK[whole_T, :kept]
-        b_ids, b_TK = b.top_ids_TK[whole_T, :kept], b.top_TK[whole_T, :kept]
-        same_TKK = a_ids[:, :, None] == b_ids[:, None, :]
-        pairs_TKK = (a_TK[:, :, None] - b_TK[:, None, :]).abs().masked_fill(~same_TKK, 0.0)
-        total, count = total + float(pairs_TKK.double().sum()), count + int(same_TKK.sum())
-        largest_T[whole_T] = torch.maximum(largest_T[whole_T], pairs_TKK.amax((1, 2)))
-        kl = _divergence(a_TK.double(), b_TK.double(), same_TKK)
-        top1 = float((a_ids[:, 0] == b_ids[:, 0]).float().mean())
-    worst = int(largest_T.argmax())
-    return Difference(
-        positions=a.num_positions,
-        max_logprob=float(largest_T[worst]),
-        mean_logprob=total / count,
-        kl=kl,
-        top1=top1,
-        routing={
-            layer: _overlap(a.routing[layer], b.routing[layer]) for layer in a.routing if layer in b.routing
-        },
-        worst=a.place(worst),
-    )
-
-
-def base_gravity(artifact: ProbeRecord, tuned: ProbeRecord, base: ProbeRecord) -> float:
-    """d(artifact, base) / (d(artifact, tuned) + d(artifact, base)), d the mean log-probability difference.
-
-    1: the artifact is the tuned model. 0: it is the base. Below `FAITHFUL` the tuning did not survive.
-    """
-    to_tuned = difference(artifact, tuned).mean_logprob
-    to_base = difference(artifact, base).mean_logprob
-    return 1.0 if to_tuned == 0 else to_base / (to_tuned + to_base)
-
-
 def save_probes(directory: Path, record: ProbeRecord) -> None:
     """Write `probes/probes.safetensors` (temporary name, then rename)."""
     path = Path(directory) / FILE
@@ -260,39 +174,6 @@ def load_probes(directory: Path) -> ProbeRecord | None:
         raise CheckpointError(
             f"{path}: is no usable record of probes ({reason}); save the model again"
         ) from None
-
-
-def check_probes(directory: Path, model: Transformer, tokenizer: Tokenizer | None = None) -> Difference:
-    """`check_record` with the record that `directory` holds. Errors: `CheckpointError` also where it holds none."""
-    stored = load_probes(directory)
-    if stored is None:
-        raise CheckpointError(f"{directory}: holds no probes to check; save the model with probes=True first")
-    return check_record(stored, model, tokenizer, directory)
-
-
-def check_record(
-    stored: ProbeRecord, model: Transformer, tokenizer: Tokenizer | None, where: Path
-) -> Difference:
-    """Ask `model` what `stored` recorded; the difference when it is the model that was recorded.
-
-    Weights in fewer bits than the recorded ones may differ by their rounding. `where`: the record's directory,
-    for messages. Errors: `CheckpointError`, one line, when the tokenizer is another one or the model answers
-    differently.
-    """
-    if tokenizer is not None and stored.tokenizer and tokenizer.sha256 != stored.tokenizer:
-        raise CheckpointError(
-            f"{where}: tokenizer.json is not the one its probes were recorded with; restore it"
-        )
-    found = record(model, stored.sequences, tokenizer)
-    result = difference(stored, found)
-    exact = found.dtype in (stored.dtype, "float32")
-    if not result.within(SAME if exact else ROUNDED):
-        raise CheckpointError(
-            f"{where}: is not the model its probes were recorded from: log-probabilities differ by "
-            f"{result.mean_logprob:.3g} on average and {result.max_logprob:.3g} at most (probe {result.worst[0]}, "
-            f"token {result.worst[1]}); use another copy"
-        )
-    return result
 
 
 def _from_tensors(tensors: Mapping[str, Tensor], tokenizer: str, dtype: str) -> ProbeRecord:
@@ -378,44 +259,3 @@ def _likely(model: Transformer, h_TD: Tensor, following_T: Tensor) -> Iterator[t
         best = logprobs_CV.topk(min(_KEPT, logprobs_CV.shape[1]), dim=-1)
         next_C = logprobs_CV.gather(1, following_C[:, None])[:, 0]
         yield next_C.cpu(), best.values.cpu(), best.indices.to("cpu", torch.int32)
-
-
-def _overlap(a_TK: Tensor, b_TK: Tensor) -> float:
-    """Share of chosen experts in common, of the larger choice."""
-    common = (a_TK[:, :, None] == b_TK[:, None, :]).sum()
-    return float(common) / (a_TK.shape[0] * max(a_TK.shape[1], b_TK.shape[1]))
-
-
-def _divergence(a_TK: Tensor, b_TK: Tensor, same_TKK: Tensor) -> float:
-    """Mean over positions of KL(a || b) on the union of both lists plus one bucket for the rest, never
-    negative.
-
-    A token missing from a list has at most that list's smallest probability; it gets that, or an even share
-    of what the list leaves over, whichever is less.
-    """
-    only_a_TK, only_b_TK = ~same_TKK.any(2), ~same_TKK.any(1)
-    a_TK, b_TK = a_TK.double(), b_TK.double()
-    a_fill_T1, a_rest_T = _left_over(a_TK.exp(), only_b_TK.sum(1))
-    b_fill_T1, b_rest_T = _left_over(b_TK.exp(), only_a_TK.sum(1))
-    result_T = _terms(a_TK[:, :, None], b_TK[:, None, :]).masked_fill(~same_TKK, 0.0).sum((1, 2))
-    result_T += _terms(a_TK, _log(b_fill_T1)).masked_fill(~only_a_TK, 0.0).sum(1)
-    result_T += _terms(_log(a_fill_T1), b_TK).masked_fill(~only_b_TK, 0.0).sum(1)
-    result_T += _terms(_log(a_rest_T), _log(b_rest_T))
-    return max(0.0, float(result_T.mean()))
-
-
-def _terms(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """`p log(p / q)` from logarithms: a token that one side holds to be all but impossible counts in full."""
-    return log_p.exp() * (log_p - log_q)
-
-
-def _log(p: Tensor) -> Tensor:
-    """Of what a list leaves over, which is known to rounding only: nothing left counts as 1e-12."""
-    return p.clamp_min(1e-12).log()
-
-
-def _left_over(listed_TK: Tensor, missing_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability of each token of the other list that this one lacks (T, 1), and of all the rest (T,)."""
-    left_T = (1 - listed_TK.sum(1)).clamp_min(0)
-    fill_T = torch.minimum(listed_TK.amin(1), left_T / (missing_T + 1))
-    return fill_T[:, None], left_T - fill_T * missing_T

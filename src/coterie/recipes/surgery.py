@@ -18,7 +18,8 @@ from coterie.evaluate.bits import score_documents
 from coterie.families import family
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import count_parameters, memory
-from coterie.proof.records import ProbeRecord, default_sequences, difference, record
+from coterie.proof.difference import difference
+from coterie.proof.records import ProbeRecord, default_sequences, record
 from coterie.recipes.surgery_healing import Healing, heal
 from coterie.surgery.densify import densify
 from coterie.surgery.grow import add_experts, swap_expert

@@ -26,7 +26,8 @@ from coterie.machine.glibc import keep_freed_memory
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import flops_per_token
-from coterie.proof.records import ProbeRecord, difference
+from coterie.proof.difference import difference
+from coterie.proof.records import ProbeRecord
 from coterie.recipes.tune_model import (
     Tuned,
     prepare_model,

@@ -22,14 +22,13 @@ from coterie.config.tune import TuneConfig
 from coterie.nn.moe import MoE
 from coterie.nn.parameter_groups import Group, parameter_groups
 from coterie.nn.transformer import Transformer
-from coterie.proof.records import SAME, ProbeRecord, base_gravity, default_sequences, difference, record
+from coterie.proof.judge import judge
+from coterie.proof.records import ProbeRecord, default_sequences, record
 from coterie.text.tokenizer import Tokenizer
 
 _log = logging.getLogger("coterie")
 TRAINABLE = "trainable.safetensors"
-GRAVITY = 0.9  # of the written result: nearer to the tuned model than to its base by this much
 BIAS_RATE = 1e-3  # step of the selection bias where the model names none: DeepSeek-V3's
-UNCHANGED = 1e-6  # nats: a tuned model that says the same as its base to this is the base
 
 
 @dataclass(frozen=True)
@@ -264,25 +263,16 @@ def prove(base: ProbeRecord, tuned: ProbeRecord, reloaded: ProbeRecord, path: Pa
 
     Errors: `CheckpointError` when training changed nothing, or the files are not the tuned model.
     """
-    moved, lost = difference(tuned, base), difference(reloaded, tuned)
-    if moved.max_logprob <= UNCHANGED:
+    found = judge(base, tuned, reloaded)
+    if found.ruling == "unchanged":
         raise CheckpointError(
             f"{path}: the tuned model says exactly what its base says, so nothing was learnt; more steps or a larger lr"
         )
-    gravity = base_gravity(reloaded, tuned, base)
-    if gravity < GRAVITY:
-        raise CheckpointError(
-            f"{path}: read back, it is nearer to the base than to the tuned model (gravity {gravity:.2f} of at least "
-            f"{GRAVITY}); the result is not to be used"
-        )
-    if not lost.within(SAME):
-        raise CheckpointError(
-            f"{path}: read back, it is not the tuned model: log-probabilities differ by {lost.mean_logprob:.3g} on "
-            f"average and {lost.max_logprob:.3g} at most; the result is not to be used"
-        )
+    if not found.faithful:
+        raise CheckpointError(f"{path}: read back, it {found.reason}; the result is not to be used")
     return {
-        "gravity": gravity,
-        "moved_mean": moved.mean_logprob,
-        "reloaded_mean": lost.mean_logprob,
-        "reloaded_max": lost.max_logprob,
+        "gravity": found.gravity,
+        "moved_mean": found.moved.mean_logprob,
+        "reloaded_mean": found.lost.mean_logprob,
+        "reloaded_max": found.lost.max_logprob,
     }

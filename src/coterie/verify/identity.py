@@ -20,18 +20,9 @@ from coterie.data.documents import document_ids
 from coterie.data.sources import Reading, read_sources
 from coterie.families.registry import first_difference
 from coterie.gguf.readback import put_back
-from coterie.proof.records import (
-    FAITHFUL,
-    LONGEST,
-    ROUNDED,
-    SAME,
-    Difference,
-    ProbeRecord,
-    base_gravity,
-    default_sequences,
-    difference,
-    record,
-)
+from coterie.proof.difference import ROUNDED, SAME, Difference, difference
+from coterie.proof.judge import FAITHFUL, judge
+from coterie.proof.records import LONGEST, ProbeRecord, default_sequences, record
 from coterie.proof.texts import TEXTS
 from coterie.text.tokenizer import Tokenizer
 from coterie.verify.server import ScoredServer
@@ -69,7 +60,7 @@ class Verdict:
     """`same`: whether A and B are one model to their users; otherwise `reasons`, the most telling first.
 
     `notes`: what could not be compared or does not decide. `unreached`: layer -> experts that no probe was
-    routed to. `gravity`: of A between the tuned B and its base (see `proof.records.base_gravity`), where a
+    routed to. `gravity`: of A between the tuned B and its base (see `proof.judge.judge`), where a
     base was given.
     """
 
@@ -143,9 +134,10 @@ def compare(
     notes: list[str] = []
     gravity = None
     if base is not None:
-        gravity = base_gravity(*records)
-        if gravity < FAITHFUL:
-            closer = "is the base" if gravity < 0.05 else "lies between base and tuned model"
+        judged = judge(records[2], records[1], records[0], limit)
+        gravity = judged.gravity
+        if judged.ruling in ("base", "between"):
+            closer = "is the base" if judged.ruling == "base" else "lies between base and tuned model"
             reasons.insert(0, f"A {closer}: base gravity {gravity:.2f}, at least {FAITHFUL} was expected")
     tensors = _tensors(a, b, notes, tell)
     if tensors is not None and tensors.first is not None:
