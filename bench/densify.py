@@ -33,7 +33,7 @@ from coterie.plan.counts import count_parameters
 from coterie.recipes.pretrain import evaluation_documents, heldout_bits
 from coterie.recipes.surgery_healing import Healing, heal
 from coterie.surgery.densify import densify
-from coterie.train import Trainer, build_optimiser, cross_entropy, multiplier
+from coterie.train import CrossEntropy, Trainer, build_optimiser, multiplier
 
 ROW, ROWS = 256, 8
 
@@ -68,7 +68,13 @@ def train(model: Transformer, prepared: Prepared, steps: int, lr: float) -> floa
     schedule = ScheduleConfig(kind="cosine", warmup_fraction=0.05, final_ratio=0.1)
     optimiser = build_optimiser(model, OptimiserConfig(lr=lr))
     trainer = Trainer(
-        model, batches, cross_entropy, optimiser, lambda s: multiplier(s, steps, schedule), steps=steps, lr=lr
+        model,
+        batches,
+        CrossEntropy(),
+        optimiser,
+        lambda s: multiplier(s, steps, schedule),
+        steps=steps,
+        lr=lr,
     )
     trainer.run()
     model.eval()

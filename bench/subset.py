@@ -36,7 +36,7 @@ from coterie.evaluate.routing.profile import profile, select
 from coterie.families import config_from_hf
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
-from coterie.train import Trainer, build_optimiser, cross_entropy, multiplier
+from coterie.train import CrossEntropy, Trainer, build_optimiser, multiplier
 
 DOMAINS, TOKENS, ROW = 8, 16, 64
 NOISE = 0.1
@@ -95,7 +95,7 @@ def train(model: Transformer, row: Callable[[int], Row], steps: int, lr: float, 
     trainer = Trainer(
         model,
         batches,
-        cross_entropy,
+        CrossEntropy(),
         optimiser,
         lambda s: multiplier(s, steps, schedule),
         steps=steps,

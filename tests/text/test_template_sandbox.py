@@ -2,7 +2,7 @@
 works.
 """
 
-# ruff: noqa: E501  # tables, one case a line
+# tables, one case a line
 
 import threading
 import time

@@ -22,7 +22,7 @@ from coterie.config import (
 from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.data.rows import Row
 from coterie.nn.transformer import Transformer
-from coterie.train import Callback, Trainer, build_optimiser, cross_entropy, multiplier
+from coterie.train import Batch, Callback, CrossEntropy, Objective, Trainer, build_optimiser, multiplier
 
 VOCAB = 31
 STEPS = 12
@@ -72,6 +72,16 @@ def batches_of(batch_rows: int, row: Callable[[int], Row] = make_row) -> Callabl
     return batches
 
 
+class Given(Objective):
+    """The objective that a test gives as a function."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call = call
+
+    def __call__(self, logp_T: torch.Tensor, batch: Batch) -> Any:
+        return self.call(logp_T, batch)
+
+
 class Keep(Callback):
     """Remembers every record and, after each step, every parameter."""
 
@@ -106,7 +116,7 @@ def make_trainer(
     return Trainer(
         model,
         batches_of(batch_rows, row),
-        cross_entropy,
+        CrossEntropy(),
         build_optimiser(model, config),
         lambda step: multiplier(step, steps, schedule),
         callbacks,

@@ -11,7 +11,7 @@ import torch
 from coterie.config import ConfigError, TrainingError
 from coterie.train import Evaluate, Interrupts, JsonlLog, Progress, StopAfter, Track, read_records
 from coterie.train.callbacks import MOE_FIELDS, TRAIN_FIELDS, progress_line
-from tests.train.support import Keep, make_trainer, tiny_model
+from tests.train.support import Given, Keep, make_trainer, tiny_model
 
 RECORD = {
     "kind": "train",
@@ -139,7 +139,7 @@ def test_signal_handlers_are_put_back_and_a_second_signal_ends_at_once():
         signal.raise_signal(signal.SIGTERM)
         return plain(logp_T, batch)
 
-    trainer.objective = twice
+    trainer.objective = Given(twice)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert signal.getsignal(signal.SIGINT) is before and out.getvalue() == "" and trainer.step_count == 0

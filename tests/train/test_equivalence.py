@@ -244,7 +244,7 @@ def start(out: Path, pause: float) -> subprocess.Popen:
     """The same in another process."""
     call = f"torch.set_num_threads(1); print(run_in(Path({str(out)!r}), {pause}))"
     code = f"from tests.train.test_equivalence import *; {call}"
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPO / 'src'}:{REPO}"}
     command = [sys.executable, "-c", code]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=REPO

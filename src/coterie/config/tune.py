@@ -13,7 +13,6 @@ from coterie.config.errors import ConfigError
 from coterie.config.run import RunSettings
 
 Method = Literal["lora", "qlora", "dora", "full", "esft", "router"]
-TuneObjective = Literal["auto", "sft", "pretrain", "dpo", "ipo", "dpo-norm", "orpo", "kto"]
 
 # Names that other tools use for the same thing.
 ALIASES = {
@@ -31,6 +30,7 @@ ALIASES = {
 class TuneConfig(RunSettings):
     """One tuning run; names of other tools (`ALIASES`) are understood.
 
+    `objective`: a name of `train.objectives.OBJECTIVES`, or `auto`.
     `model`: a checkpoint directory, hub id, or an adapter's directory (whose factors are then trained
     further). `data`: sources of examples; their kind chooses the objective where it is `auto`. `train`: what
     happens to each group, over what `method` does by itself. `experts`: a file of chosen experts (of `coterie
@@ -54,7 +54,7 @@ class TuneConfig(RunSettings):
     data: list[str] = Field(min_length=1)
     out: str = "runs/tune"
     method: Method = "lora"
-    objective: TuneObjective = "auto"
+    objective: str = "auto"
     train: dict[str, Treatment] = Field(default_factory=dict)
     rank: int = Field(16, gt=0)
     alpha: float | None = Field(None, gt=0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,14 +16,23 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+# Streams that number things within a row, from 0 up; -1 is a token that belongs to none. A batch goes on
+# counting across its rows, so that a number names one thing of the whole batch.
+NUMBERING = frozenset({"pair"})
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """One training example of S positions.
 
     `ids` (S,) int32; `targets` (S,) int32, the token that follows each; `weights` (S,) float32, 0 where not
     learnt. `lengths`: the segments in order, which sum to S; when `num_padding` > 0 the last segment is that
-    padding. Attention stays inside a segment, and positions begin again at 0 in each. `judged`: what segments
-    are to preference learning.
+    padding. Attention stays inside a segment, and positions begin again at 0 in each.
+
+    `streams`: what an objective reads besides, by name, each (S,) or (S, ...). Preference data has `pair`
+    (number of the preference, -1 on padding), `side` (1 chosen, -1 rejected) and `margin`; labelled data has
+    `pair` and `label` (1 wanted, -1 unwanted, 0 on the continuation of another prompt that it is compared
+    with). `reference_logp` is the log-probability of each target under the reference model.
     """
 
     ids: npt.NDArray[np.int32]
@@ -31,22 +40,7 @@ class Row:
     weights: npt.NDArray[np.float32]
     lengths: tuple[int, ...]
     num_padding: int = 0
-    judged: tuple[Judged, ...] = ()
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One preference or one labelled continuation of a row: the next `segments` segments, in order.
-
-    A preference has the chosen segment, then the rejected one. A labelled continuation has its own segment
-    and one of a prompt with another's continuation. `reference`: log-probability of what is learnt in each
-    segment under the reference model (empty: not known yet). `margin`: by how much the chosen one is better.
-    """
-
-    segments: int
-    wanted: bool = True
-    margin: float = 0.0
-    reference: tuple[float, ...] = ()
+    streams: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 class TokenStream(Protocol):
@@ -157,9 +151,13 @@ def row_of(
     members: Sequence[tuple[Sequence[int], Sequence[bool]]],
     row_length: int,
     padding_id: int,
-    judged: tuple[Judged, ...] = (),
+    streams: Mapping[str, Sequence[float]] | None = None,
 ) -> Row:
-    """A row of whole (ids, mask) pairs, each a segment of its own, padded to `row_length`."""
+    """A row of whole (ids, mask) pairs, each a segment of its own, padded to `row_length`.
+
+    `streams`: one value per pair, which every position of its segment gets. Padding gets 0, and -1 in
+    streams that number things.
+    """
     ids = np.full(row_length, padding_id, dtype=np.int32)
     targets = np.full(row_length, padding_id, dtype=np.int32)
     weights = np.zeros(row_length, dtype=np.float32)
@@ -172,4 +170,16 @@ def row_of(
         used = end
     padding = row_length - used
     segments = (*lengths, padding) if padding else tuple(lengths)
-    return Row(ids, targets, weights, segments, padding, judged)
+    spread = {
+        name: _spread(values, lengths, padding, name in NUMBERING) for name, values in (streams or {}).items()
+    }
+    return Row(ids, targets, weights, segments, padding, spread)
+
+
+def _spread(
+    values: Sequence[float], lengths: Sequence[int], padding: int, numbering: bool
+) -> npt.NDArray[Any]:
+    """(S,) one value per segment, repeated over its positions, then the padding."""
+    kind = np.int32 if numbering else np.float32
+    fill = np.full(padding, -1 if numbering else 0, dtype=kind)
+    return np.concatenate([np.repeat(np.asarray(values, dtype=kind), lengths), fill])

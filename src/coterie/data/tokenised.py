@@ -17,7 +17,7 @@ from coterie.data.formats import (
     TokenExample,
 )
 from coterie.data.records import Origin, Problem
-from coterie.data.rows import Judged, Row, best_fit, row_of
+from coterie.data.rows import Row, best_fit, row_of
 from coterie.text.chat import render_ids
 from coterie.text.tokenizer import Tokenizer
 
@@ -37,11 +37,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is learnt as one: a single piece, or the two of a preference or a label (`data.rows.Judged`)."""
+    """What is learnt as one: a single piece, or two.
+
+    A preference has the chosen piece, then the rejected one. A labelled continuation has its own piece, then
+    its prompt with the continuation of another. `label`: whether it is wanted (None: not labelled data).
+    """
 
     pieces: tuple[Piece, ...]
     origin: Origin
-    wanted: bool = True
+    label: bool | None = None
     margin: float = 0.0
 
     @property
@@ -135,9 +139,20 @@ def pack(
     rows = []
     for members in bins:
         pieces = [(piece.ids, piece.learnt) for index in members for piece in units[index].pieces]
-        marks = tuple(Judged(len(units[i].pieces), units[i].wanted, units[i].margin) for i in members)
-        rows.append(row_of(pieces, row_length, padding_id, marks if judged else ()))
+        streams = _streams([units[index] for index in members]) if judged else {}
+        rows.append(row_of(pieces, row_length, padding_id, streams))
     return rows
+
+
+def _streams(units: Sequence[Unit]) -> dict[str, list[float]]:
+    """The streams of preferences or labels (`data.rows.Row`), one value per piece of the units."""
+    streams: dict[str, list[float]] = {"pair": [number for number in range(len(units)) for _ in range(2)]}
+    if units[0].label is None:
+        streams["side"] = [1.0, -1.0] * len(units)
+        streams["margin"] = [unit.margin for unit in units for _ in range(2)]
+    else:
+        streams["label"] = [value for unit in units for value in (1.0 if unit.label else -1.0, 0.0)]
+    return streams
 
 
 def _units(example: Example, tokenizer: Tokenizer, max_length: int) -> list[Unit]:
@@ -177,7 +192,7 @@ def _with_strangers(found: UnitSet, max_length: int) -> list[Unit]:
         strange = Piece(
             own.ids[:start] + other.ids[other_start:], own.learnt[:start] + other.learnt[other_start:]
         )
-        both = Unit((own, strange), unit.origin, unit.wanted, unit.margin)
+        both = Unit((own, strange), unit.origin, unit.label, unit.margin)
         if both.positions > max_length:
             problem = (
                 f"takes {both.positions} positions with the stranger it is compared with; raise row_length"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Literal
 
 from coterie.config.errors import DataError
 from coterie.config.tune import TuneConfig
@@ -19,6 +20,12 @@ from coterie.text.tokenizer import Tokenizer
 MAX_ROW_LENGTH = 4096  # tokens, if neither the settings nor the model ask for less
 STEP_TOKENS = 4096
 _SHOWN = 5
+ExampleKind = Literal["imitation", "preference", "labelled"]
+_NEEDED: dict[ExampleKind, str] = {
+    "imitation": "examples to imitate",
+    "preference": "preferences (chosen, rejected)",
+    "labelled": "labels (prompt, completion, label)",
+}
 _log = logging.getLogger("coterie")
 
 
@@ -58,8 +65,12 @@ class TuneData:
         )
 
 
-def prepare_examples(config: TuneConfig, tokenizer: Tokenizer, max_positions: int) -> TuneData:
+def prepare_examples(
+    config: TuneConfig, tokenizer: Tokenizer, max_positions: int, needs: ExampleKind | None = None
+) -> TuneData:
     """Read, tokenise, split and pack the examples of a run. `max_positions`: the longest row the model takes.
+
+    `needs`: the kind of examples that the objective learns from; None where the data chooses the objective.
 
     Errors: `DataError` for sources that cannot be read, and for examples that cannot be used unless `on_bad` is
     `skip`.
@@ -68,7 +79,7 @@ def prepare_examples(config: TuneConfig, tokenizer: Tokenizer, max_positions: in
     found = read_all(config.data)
     units = tokenise_all(found, tokenizer, limit)
     skipped = _settle(units, config, found.format)
-    objective = _objective(config, units, found.format)
+    objective = _objective(config, units, found.format, needs)
     if isinstance(config.eval, str):
         other = tokenise_all(read_all([config.eval]), tokenizer, limit)
         _settle(other, config, found.format)
@@ -113,19 +124,14 @@ def _settle(units: UnitSet, config: TuneConfig, kind: str) -> list[str]:
     return lines
 
 
-def _objective(config: TuneConfig, units: UnitSet, kind: str) -> str:
-    if config.objective != "auto":
-        wanted = {"kto": "labelled", "sft": None, "pretrain": None}.get(config.objective, "preference")
-        if (wanted or kind) != kind or (wanted is None and units.judged):
-            need = {
-                "labelled": "labels (prompt, completion, label)",
-                "preference": "preferences (chosen, rejected)",
-            }
-            raise DataError(
-                f"objective {config.objective} needs {need.get(wanted or '', 'examples to imitate')}, "
-                f"and {', '.join(config.data)} holds the kind '{kind}'"
-            )
-        return config.objective
-    if not units.judged:
-        return "pretrain" if kind == "text" else "sft"
-    return "kto" if kind == "labelled" else "dpo"
+def _objective(config: TuneConfig, units: UnitSet, kind: str, needs: ExampleKind | None) -> str:
+    if needs is None:
+        if not units.judged:
+            return "pretrain" if kind == "text" else "sft"
+        return "kto" if kind == "labelled" else "dpo"
+    if needs != (kind if units.judged else "imitation"):
+        raise DataError(
+            f"objective {config.objective} needs {_NEEDED[needs]}, "
+            f"and {', '.join(config.data)} holds the kind '{kind}'"
+        )
+    return config.objective

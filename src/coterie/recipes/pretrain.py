@@ -30,7 +30,7 @@ from coterie.plan.counts import flops_per_token
 from coterie.text.tokenizer import Tokenizer
 from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress, read_records
 from coterie.train.loop import Trainer
-from coterie.train.objectives import cross_entropy
+from coterie.train.objective import CrossEntropy
 from coterie.train.optim import build_optimiser
 from coterie.train.run_directory import check_same_run
 from coterie.train.saving import SaveCheckpoint, resume
@@ -101,7 +101,7 @@ def build_trainer(config: TrainConfig, prepared: Prepared) -> Trainer:
     return Trainer(
         model,
         lambda start: read_batches(rows, order, start, config.batch_rows),
-        cross_entropy,
+        CrossEntropy(),
         build_optimiser(model, config.optimiser),
         lambda step: multiplier(step, steps, config.schedule),
         steps=steps,

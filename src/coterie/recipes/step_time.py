@@ -19,7 +19,7 @@ from coterie.config.run import OptimiserConfig
 from coterie.data.rows import Row
 from coterie.nn.transformer import Transformer
 from coterie.plan.tuning import TuneSettings
-from coterie.train import Trainer, build_optimiser, cross_entropy
+from coterie.train import CrossEntropy, Trainer, build_optimiser
 
 
 def step_seconds(
@@ -90,7 +90,7 @@ def step_trainer(config: ModelConfig, settings: TuneSettings) -> Trainer:
     return Trainer(
         model,
         lambda start: iter(lambda: [row() for _ in range(settings.batch_rows)], None),
-        cross_entropy,
+        CrossEntropy(),
         build_optimiser(model, OptimiserConfig(lr=1e-5)),
         lambda step: 1.0,
         steps=1_000_000,

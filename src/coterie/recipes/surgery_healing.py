@@ -14,9 +14,9 @@ from coterie.data.order import Order, read_batches
 from coterie.data.rows import MemoryStream, PackedRows, Row
 from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
-from coterie.train import Trainer, build_optimiser, cross_entropy, multiplier
+from coterie.train import CrossEntropy, Trainer, build_optimiser, multiplier
 from coterie.train.callbacks import Callback, Record
-from coterie.train.distil import Distilled
+from coterie.train.distil import Distillation
 
 Part = Literal["all", "router", "ffn"]
 _GROUPS = {"router": ("router",), "ffn": ("router", "experts", "shared", "dense")}
@@ -63,15 +63,15 @@ def heal(
         raise ConfigError(f"healing: the model has no {healing.part} to train; choose another --train")
     schedule = ScheduleConfig(kind="cosine", warmup_fraction=0.05, final_ratio=0.1)
     order, losses = Order(len(rows), healing.seed), _Losses()
-    distilled = None if teacher is None else Distilled(model, teacher, healing.distil)
+    objective = CrossEntropy() if teacher is None else Distillation(model, teacher, healing.distil)
 
     def batches(start: int) -> Iterator[list[Row]]:
         return read_batches(rows, order, start, healing.batch_rows)
 
     trainer = Trainer(
-        model if distilled is None else distilled,
+        model,
         batches,
-        cross_entropy if distilled is None else distilled.objective,
+        objective,
         build_optimiser(model, OptimiserConfig(lr=healing.lr, weight_decay=0.0)),
         lambda step: multiplier(step, healing.steps, schedule),
         [losses],

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ from coterie.train.batch import collate
 from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress
 from coterie.train.coverage import Coverage, plan_lines, plan_table
 from coterie.train.loop import Trainer
-from coterie.train.objectives import Objective, cross_entropy
+from coterie.train.objectives import objective_class
 from coterie.train.optim import build_optimiser
-from coterie.train.preference import KTO, dpo, orpo, segment_sums, with_reference
+from coterie.train.preference import right_preferences, side_masks, with_reference
 from coterie.train.routing_guard import RouterGuard
 from coterie.train.run_directory import check_same_run
 from coterie.train.saving import SaveCheckpoint, resume
@@ -143,18 +143,20 @@ def _plan_only(config: TuneConfig) -> TuneResult:
 
 
 def _build(config: TuneConfig) -> tuple[Tuned, TuneData, Trainer, Coverage]:
+    # An unknown name ends the run before a model is loaded.
+    needs = None if config.objective == "auto" else objective_class(config.objective).examples
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     tuned = prepare_model(config, dtype, device)
     tuned.model.to(device)
-    data = prepare_examples(config, tuned.tokenizer, tuned.model.config.max_positions)
-    objective, needs_reference = _objective(config, data.objective)
+    data = prepare_examples(config, tuned.tokenizer, tuned.model.config.max_positions, needs)
+    objective = objective_class(data.objective).build(config)
     rows = data.rows
-    if needs_reference:
+    if "reference_logp" in objective.streams:
         print(f"reference: log-probabilities of {len(rows)} rows", file=sys.stderr)
         rows = with_reference(tuned.model, rows, device)
         held_out = with_reference(tuned.model, data.held_out, device) if data.held_out else []
-        data = TuneData(**{**data.__dict__, "rows": rows, "held_out": held_out})
+        data = replace(data, rows=rows, held_out=held_out)
     lr = config.lr or default_lr(config, sum(p.numel() for p in tuned.model.parameters()))
     optimiser = OptimiserConfig(lr=lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     schedule = ScheduleConfig(kind="cosine", warmup_fraction=config.warmup, final_ratio=0.1)
@@ -184,21 +186,7 @@ def default_lr(config: TuneConfig, parameters: int) -> float:
     size = 0 if parameters < 5e7 else 1 if parameters < 1e9 else 2
     whole = config.method in ("full", "esft", "router")
     lr = (5e-4, 5e-5, 1e-5)[size] if whole else (3e-3, 5e-4, 2e-4)[size]
-    preferring = config.objective in ("dpo", "ipo", "dpo-norm", "orpo", "kto")
-    return lr / 4 if preferring else lr
-
-
-def _objective(config: TuneConfig, name: str) -> tuple[Objective, bool]:
-    """The objective, and whether it compares with the model as it was loaded."""
-    if name in ("sft", "pretrain"):
-        return cross_entropy, False
-    if name == "orpo":
-        return orpo(config.orpo_weight), False
-    if name == "kto":
-        return KTO(config.beta), True
-    return dpo(
-        config.beta, "ipo" if name == "ipo" else "sigmoid", normalise=name in ("ipo", "dpo-norm")
-    ), True
+    return lr * (1.0 if config.objective == "auto" else objective_class(config.objective).lr_factor)
 
 
 def _say_plan(config: TuneConfig, tuned: Tuned, data: TuneData) -> list[dict[str, Any]]:
@@ -255,7 +243,6 @@ def _callbacks(
         ]
     return [
         coverage,
-        *([trainer.objective] if isinstance(trainer.objective, Callback) else []),
         *judge,
         *guards,
         checkpoints,
@@ -271,42 +258,46 @@ def unit_scores(
 ) -> list[DocumentScore]:
     """Nats and learnt tokens of each segment of the rows, in their order.
 
-    `wanted`: only of what is to become likelier (of preferences the chosen segment, of labels the wanted
-    ones).
+    `wanted`: only of what is to become likelier (of preferences the chosen side, of labels the wanted
+    continuations).
     """
     scores = []
     for row in rows:
         batch = collate([row], device)
         logp_T = token_logprobs(model(batch.ids_T, batch.context), model.head_weight, batch.targets_T)
-        sums_N, counts_N = segment_sums(logp_T, batch)
-        if wanted and batch.judged:
-            first = torch.tensor(
-                [at for at, mark in batch.judged if mark.wanted], dtype=torch.int64, device=device
-            )
-            sums_N, counts_N = sums_N[first], counts_N[first]
-        pairs = zip(sums_N.tolist(), counts_N.tolist(), strict=True)
+        weights_T = batch.weights_T
+        if wanted and "pair" in batch.streams:
+            own_T, _ = side_masks(batch)
+            weights_T = weights_T * own_T
+            if "label" in batch.streams:
+                weights_T = weights_T * (batch.streams["label"] > 0)
+        lengths = batch.context.lengths
+        sums = [float(part.sum()) for part in (logp_T * weights_T).split(lengths)]
+        counts = [round(float(part.sum())) for part in weights_T.split(lengths)]
         scores += [
-            DocumentScore("examples", -total, round(count), round(count)) for total, count in pairs if count
+            DocumentScore("examples", -total, count, count)
+            for total, count in zip(sums, counts, strict=True)
+            if count
         ]
     return scores
 
 
+@torch.no_grad()
 def held_out_metrics(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> dict[str, float]:
-    """`held_out_loss` (nats per learnt token), and for preferences the share that the model prefers rightly.
+    """`held_out_loss` (nats per learnt token), and with a reference `held_out_preferred`.
 
-    `held_out_preferred`: share of pairs whose chosen side gained more on the reference than the rejected; of
-    labels, those that gained more than a stranger's words where wanted, and less where not.
+    `held_out_preferred`: the share of pairs that the model ranks rightly (`right_preferences`).
     """
     scores = unit_scores(model, rows, device)
     metrics = {"held_out_loss": sum(s.nats for s in scores) / max(1, sum(s.num_tokens for s in scores))}
-    marks = [mark for row in rows for mark in row.judged]
-    if marks and all(mark.reference for mark in marks):
-        gains = [
-            -score.nats - ref
-            for score, ref in zip(scores, (r for m in marks for r in m.reference), strict=True)
-        ]
-        right = [(gains[2 * at] > gains[2 * at + 1]) == mark.wanted for at, mark in enumerate(marks)]
-        metrics["held_out_preferred"] = sum(right) / len(marks)
+    if rows and "reference_logp" in rows[0].streams:
+        right, pairs = 0, 0
+        for row in rows:
+            batch = collate([row], device)
+            logp_T = token_logprobs(model(batch.ids_T, batch.context), model.head_weight, batch.targets_T)
+            found = right_preferences(logp_T, batch)
+            right, pairs = right + found[0], pairs + found[1]
+        metrics["held_out_preferred"] = right / pairs
     return metrics
 
 

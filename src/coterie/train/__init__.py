@@ -13,7 +13,7 @@ from coterie.train.callbacks import (
     read_records,
 )
 from coterie.train.loop import Batches, Trainer
-from coterie.train.objectives import Objective, cross_entropy
+from coterie.train.objective import CrossEntropy, Objective
 from coterie.train.optim import Muon, Optimiser, build_optimiser, parameter_roles
 from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
@@ -23,6 +23,7 @@ __all__ = [
     "Batch",
     "Batches",
     "Callback",
+    "CrossEntropy",
     "Evaluate",
     "Interrupts",
     "JsonlLog",
@@ -39,7 +40,6 @@ __all__ = [
     "choose_device",
     "choose_dtype",
     "collate",
-    "cross_entropy",
     "multiplier",
     "parameter_roles",
     "read_records",

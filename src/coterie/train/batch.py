@@ -1,16 +1,16 @@
-"""One micro-batch: several rows laid end to end. T tokens in all."""
+"""One micro-batch: several rows, concatenated. T tokens in all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from coterie.config.errors import DataError
-from coterie.data.rows import Judged, Row
+from coterie.data.rows import NUMBERING, Row
 from coterie.nn.forward_context import ForwardContext
 
 
@@ -18,10 +18,10 @@ from coterie.nn.forward_context import ForwardContext
 class Batch:
     """`ids_T`, `targets_T` int64 and `weights_T` float32 (0: not learnt), with the segments in `context`.
 
-    `weight` is the sum of `weights_T` (of rows for preference learning: the number of preferences or labels)
-    and `num_valid` the tokens that are not padding, known on the host so that the loop can count a whole step
-    before any of it runs. `judged`: (its first segment, preference or label). `num_counted`: tokens in the
-    routers' statistics.
+    `weight` is the sum of `weights_T`, and `num_valid` the tokens that are not padding; both are known on the
+    host, so that the loop can count a whole step before any of it runs. `streams`: those of the rows
+    (`data.rows.Row`), (T, ...) each. `counts`: for each stream that numbers things, how many there are.
+    `num_counted`: tokens in the routers' statistics.
     """
 
     ids_T: Tensor
@@ -31,11 +31,13 @@ class Batch:
     weight: float
     num_valid: int
     num_rows: int
-    judged: tuple[tuple[int, Judged], ...] = ()
     num_counted: int = 0
+    streams: Mapping[str, Tensor] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
+        """T."""
         return int(self.ids_T.shape[0])
 
 
@@ -43,15 +45,10 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_pro
     """Concatenate rows; `context.valid_T` is False on padding and None when there is none.
 
     `balance_prompts` False: routers count only the positions that are learnt.
-    Errors: `DataError` for no rows, or a row whose segments do not sum to its length.
+    Errors: `DataError` for no rows, rows with different streams, or a row whose segments or streams do not
+    have its length.
     """
-    if not rows:
-        raise DataError("a batch needs at least one row")
-    for index, row in enumerate(rows):
-        if sum(row.lengths) != len(row.ids):
-            raise DataError(
-                f"row {index} of a batch: segments of {sum(row.lengths)} tokens in a row of {len(row.ids)}"
-            )
+    _check(rows)
     num_padding = sum(row.num_padding for row in rows)
     num_tokens = sum(len(row.ids) for row in rows)
     weights_T = np.concatenate([np.asarray(row.weights, dtype=np.float32) for row in rows])
@@ -60,31 +57,58 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_pro
         parts = [np.arange(len(row.ids)) < len(row.ids) - row.num_padding for row in rows]
         valid_T = torch.from_numpy(np.concatenate(parts)).to(device)
     lengths = [length for row in rows for length in row.lengths if length]
-    judged = tuple(_judged(rows))
     context = ForwardContext.packed(lengths, valid_T=valid_T, device=device)
     if not balance_prompts:
         context = replace(context, counted_T=torch.from_numpy(weights_T > 0).to(device))
+    streams, counts = _join_streams(rows)
     return Batch(
         ids_T=_to_tensor([row.ids for row in rows], device),
         targets_T=_to_tensor([row.targets for row in rows], device),
         weights_T=torch.from_numpy(weights_T).to(device),
         context=context,
-        weight=float(len(judged)) if judged else float(weights_T.sum(dtype=np.float64)),
+        weight=float(weights_T.sum(dtype=np.float64)),
         num_valid=num_tokens - num_padding,
         num_rows=len(rows),
-        judged=judged,
         num_counted=num_tokens - num_padding if balance_prompts else int((weights_T > 0).sum()),
+        streams={name: torch.from_numpy(values).to(device) for name, values in streams.items()},
+        counts=counts,
     )
 
 
-def _judged(rows: Sequence[Row]) -> Iterator[tuple[int, Judged]]:
-    first = 0
-    for row in rows:
-        at = first
-        for mark in row.judged:
-            yield at, mark
-            at += mark.segments
-        first += sum(length > 0 for length in row.lengths)
+def _check(rows: Sequence[Row]) -> None:
+    if not rows:
+        raise DataError("a batch needs at least one row")
+    for index, row in enumerate(rows):
+        if sum(row.lengths) != len(row.ids):
+            raise DataError(
+                f"row {index} of a batch: segments of {sum(row.lengths)} tokens in a row of {len(row.ids)}"
+            )
+        if row.streams.keys() != rows[0].streams.keys():
+            names = [", ".join(sorted(one.streams)) or "none" for one in (rows[0], row)]
+            raise DataError(
+                f"row {index} of a batch: its streams are {names[1]}, and those of row 0 {names[0]}"
+            )
+        for name, values in row.streams.items():
+            if len(values) != len(row.ids):
+                raise DataError(
+                    f"row {index} of a batch: {len(values)} values in the stream '{name}' "
+                    f"of {len(row.ids)} tokens"
+                )
+
+
+def _join_streams(rows: Sequence[Row]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Streams of all rows, those that number things counted on from row to row; and how many things."""
+    streams, counts = {}, {}
+    for name in rows[0].streams:
+        parts = [np.asarray(row.streams[name]) for row in rows]
+        if name in NUMBERING:
+            numbered, first = [], 0
+            for part in parts:
+                numbered.append(np.where(part < 0, -1, part + first).astype(np.int64))
+                first += int(part.max(initial=-1)) + 1
+            parts, counts[name] = numbered, first
+        streams[name] = np.concatenate(parts)
+    return streams, counts
 
 
 def _to_tensor(arrays: Sequence[np.ndarray], device: torch.device | str) -> Tensor:

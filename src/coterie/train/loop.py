@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from coterie.checkpoints.train_state import TrainState
 from coterie.config.errors import CheckpointError, TrainingError
 from coterie.data.rows import Row
+from coterie.machine.processes import Processes
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.mtp import shifted_targets
 from coterie.train.batch import Batch, collate
 from coterie.train.callbacks import Callback, Record
-from coterie.train.objectives import Objective
+from coterie.train.objective import Objective
 from coterie.train.optim import Optimiser
 
 _log = logging.getLogger("coterie")
@@ -33,13 +34,6 @@ Batches = Callable[[int], Iterator[list[Row]]]
 """Given a sample number: the rows of each micro-batch from there on (`data.order.read_batches`). Called again
 on resume, so that one integer is the run's place in its data.
 """
-
-
-def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
-    """Sum each tensor over all processes in place; with one process, nothing."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for tensor in tensors:
-            torch.distributed.all_reduce(tensor)
 
 
 class Trainer:
@@ -72,6 +66,7 @@ class Trainer:
         bytes_per_token: float | None = None,
         flops_per_token: float = 0.0,
         device: torch.device | str = "cpu",
+        processes: Processes | None = None,
     ) -> None:
         self.model = model
         self.batches = batches
@@ -89,6 +84,7 @@ class Trainer:
         self.bytes_per_token = bytes_per_token
         self.flops_per_token = flops_per_token
         self.device = torch.device(device)
+        self.processes = processes or Processes.current()
         self.step_count = 0
         self.tokens = 0
         self.next_sample = 0
@@ -142,6 +138,7 @@ class Trainer:
         self.optimiser.step(lr)
         after_step = getattr(self.model, "after_step", None)
         balance = after_step() if after_step else {}
+        self.objective.after_step(self.processes)
         self.step_count += 1
         self.tokens += num_valid
         self.next_sample += num_rows
@@ -165,7 +162,7 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
-        states = {type(callback).__name__: callback.state_dict() for callback in self.callbacks}
+        states = {type(one).__name__: one.state_dict() for one in self._stateful()}
         return TrainState(progress, tensors, {name: state for name, state in states.items() if state})
 
     def load_state(self, state: TrainState) -> None:
@@ -197,9 +194,9 @@ class Trainer:
         self._reader = None
         self.step_count, self.tokens = progress["step"], progress["tokens"]
         self.next_sample, self.seconds = progress["next_sample"], progress["seconds"]
-        for callback in self.callbacks:
-            if type(callback).__name__ in state.callbacks:
-                callback.load_state_dict(state.callbacks[type(callback).__name__])
+        for one in self._stateful():
+            if type(one).__name__ in state.callbacks:
+                one.load_state_dict(state.callbacks[type(one).__name__])
 
     def _end(self, error: BaseException | None) -> None:
         """Tell every callback; the first that fails is raised after all were told, unless an error is under
@@ -217,6 +214,9 @@ class Trainer:
             raise first
         _log.warning("WARNING: at the end of the failed run: %s", first)
 
+    def _stateful(self) -> list[Objective | Callback]:
+        return [self.objective, *self.callbacks]
+
     def _buffers(self) -> dict[str, Tensor]:
         training_buffers = getattr(self.model, "training_buffers", None)
         return training_buffers() if training_buffers else {}
@@ -233,13 +233,15 @@ class Trainer:
             raise TrainingError(
                 f"step {self.step_count + 1}: the data ends at sample {self.next_sample}; give more data or fewer steps"
             )
+        for batch in batches:
+            self.objective.require(batch)
         return batches
 
     def _global_counts(self, batches: list[Batch]) -> tuple[float, int, int, int]:
         """Token weight, valid tokens, rows and counted tokens of the step over all processes."""
-        mine = [(batch.weight, batch.num_valid, batch.num_rows, batch.num_counted) for batch in batches]
+        mine = [(self.objective.weight(b), b.num_valid, b.num_rows, b.num_counted) for b in batches]
         counts = torch.tensor(mine, dtype=torch.float64).sum(0)
-        all_reduce_sum([counts])
+        self.processes.sum_in_place([counts])
         weight, num_valid, num_rows, num_counted = counts.tolist()
         if weight <= 0:
             raise TrainingError(
@@ -259,7 +261,11 @@ class Trainer:
             context = replace(batch.context, balance_tokens=float(num_counted))
             batch = replace(batch, context=context)
             h_TD = self.model(batch.ids_T, context)
-            logp_T = token_logprobs(h_TD, self.model.head_weight, batch.targets_T)  # type: ignore[arg-type]
+            head_VD: Tensor = self.model.head_weight  # type: ignore[assignment]
+            logp_T = token_logprobs(h_TD, head_VD, batch.targets_T)
+            derived = self.objective.derive(h_TD, head_VD, batch)
+            if derived:
+                batch = replace(batch, streams={**batch.streams, **derived})
             total, metrics = self.objective(logp_T, batch)
             if self.mtp_weight:
                 further = self._predict_further(h_TD, batch)
@@ -269,7 +275,7 @@ class Trainer:
             loss += total.detach()
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + value.detach()
-        all_reduce_sum([loss, *sums.values()])
+        self.processes.sum_in_place([loss, *sums.values()])
         return loss / weight, {name: float(value) / weight for name, value in sums.items()}
 
     def _predict_further(self, h_TD: Tensor, batch: Batch) -> Tensor:
@@ -289,7 +295,7 @@ class Trainer:
         """Global gradient norm before clipping."""
         parameters = list(self.optimiser.parameters.values())
         gradients = [p.grad for p in parameters if p.grad is not None]
-        all_reduce_sum(gradients)
+        self.processes.sum_in_place(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)

@@ -1,19 +1,27 @@
-"""Objectives: sums over a micro-batch. The loop divides by the weight of the whole step. T tokens."""
+"""The objectives by name. `auto` is not one of them: `tune` chooses by the kind of the data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from coterie.config import ConfigError, suggest
+from coterie.train.distil import Distillation
+from coterie.train.objective import CrossEntropy, Objective
+from coterie.train.preference import DPO, IPO, KTO, ORPO, NormalisedDPO
 
-from torch import Tensor
+OBJECTIVES: dict[str, type[Objective]] = {
+    "sft": CrossEntropy,
+    "pretrain": CrossEntropy,
+    "dpo": DPO,
+    "ipo": IPO,
+    "dpo-norm": NormalisedDPO,
+    "orpo": ORPO,
+    "kto": KTO,
+    "distil": Distillation,
+}
 
-from coterie.train.batch import Batch
 
-Objective = Callable[[Tensor, Batch], tuple[Tensor, dict[str, Tensor]]]
-"""`(logp_T float32, batch) -> (sum to minimise, metrics)`; metrics are sums too, divided by the same
-weight.
-"""
-
-
-def cross_entropy(logp_T: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted sum of `-log p(target)` in nats; no further metrics."""
-    return -(logp_T * batch.weights_T).sum(), {}
+def objective_class(name: str) -> type[Objective]:
+    """The class of the objective called `name`. Errors: `ConfigError` with the closest known name."""
+    if name not in OBJECTIVES:
+        known = ", ".join(["auto", *OBJECTIVES])
+        raise ConfigError(f"objective '{name}' does not exist{suggest(name, OBJECTIVES)}; choose {known}")
+    return OBJECTIVES[name]

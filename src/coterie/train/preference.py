@@ -1,97 +1,166 @@
-"""Objectives that learn from preferences and labels (`Batch.judged`): DPO and its forms, ORPO, KTO.
+"""Objectives that learn from preferences and labels: DPO and its forms, ORPO, KTO.
 
-All are sums over the preferences or labels of a micro-batch; the loop divides by their number in the whole
-step, so that packing, padding and accumulation change nothing. Notation: pi is the model, r the reference, c
-chosen, j rejected; log-probabilities are summed over the learnt tokens of a segment, or averaged over them
-where `normalise` says so. N segments.
+All are sums over the preferences or labels of a micro-batch (the stream `pair`); the loop divides by their
+number in the whole step. Notation: pi is the model, r the reference, c chosen, j rejected; log-probabilities
+are summed over the learnt tokens of a side, or averaged over them where `normalise` says so. T tokens, P
+pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coterie.config.errors import TrainingError
+from coterie.config.tune import TuneConfig
 from coterie.data.rows import Row
+from coterie.data.tuning_rows import ExampleKind
+from coterie.machine.processes import Processes
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.train.batch import Batch, collate
-from coterie.train.callbacks import Callback
-from coterie.train.loop import Trainer, all_reduce_sum
-from coterie.train.objectives import Objective
-
-Metrics = dict[str, Tensor]
+from coterie.train.objective import Metrics, Objective
 
 
-def segment_sums(logp_T: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(N,) log-probability of what is learnt in each segment, and how many tokens that is."""
-    lengths = torch.tensor(batch.context.lengths, device=logp_T.device)
-    segment_T = torch.repeat_interleave(torch.arange(len(lengths), device=logp_T.device), lengths)
-    empty_N = torch.zeros(len(lengths), dtype=torch.float32, device=logp_T.device)
-    return (
-        empty_N.index_add(0, segment_T, logp_T * batch.weights_T),
-        empty_N.index_add(0, segment_T, batch.weights_T),
-    )
+@dataclass(frozen=True)
+class Sides:
+    """(P,) each: log-probabilities of both sides of every pair under the model and under the reference.
 
-
-def _pairs(logp_T: Tensor, batch: Batch, normalise: bool, reference: bool) -> tuple[Tensor, ...]:
-    """(chosen, rejected, reference chosen, reference rejected, margin), one number per preference."""
-    if any(mark.segments != 2 for _, mark in batch.judged) or not batch.judged:
-        raise TrainingError("the objective learns from preferences, and a row holds none; check the data")
-    sums_N, counts_N = segment_sums(logp_T, batch)
-    first = torch.tensor([at for at, _ in batch.judged], device=logp_T.device)
-    known = [mark.reference or (0.0, 0.0) for _, mark in batch.judged]
-    if reference and any(not mark.reference for _, mark in batch.judged):
-        raise TrainingError("the objective needs log-probabilities of the reference, and a row has none")
-    reference_P2 = torch.tensor(known, dtype=torch.float32, device=logp_T.device)
-    values = [sums_N[first], sums_N[first + 1], reference_P2[:, 0], reference_P2[:, 1]]
-    if normalise:
-        counts = [counts_N[first], counts_N[first + 1]]
-        values = [value / count for value, count in zip(values, [*counts, *counts], strict=True)]
-    margin = torch.tensor([mark.margin for _, mark in batch.judged], device=logp_T.device)
-    return (*values, margin)
-
-
-def dpo(beta: float = 0.1, form: Literal["sigmoid", "ipo"] = "sigmoid", normalise: bool = False) -> Objective:
-    """Direct preference optimisation.
-
-    With h = (pi_c - r_c) - (pi_j - r_j): `sigmoid` is `-log sigmoid(beta h - margin)` (arXiv 2305.18290;
-    `normalise`: per token, as in length-normalised DPO of Tulu 3, arXiv 2411.15124); `ipo` is `(h - 1 / (2
-    beta))^2` (arXiv 2310.12036).
+    For preferences `own` is the chosen side and `other` the rejected one; for labels `own` is the labelled
+    continuation and `other` the continuation of another prompt. Without a reference its two are 0.
     """
 
-    def objective(logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        chosen, rejected, ref_chosen, ref_rejected, margin = _pairs(logp_T, batch, normalise, reference=True)
-        h = (chosen - ref_chosen) - (rejected - ref_rejected)
-        loss = (h - 0.5 / beta).square() if form == "ipo" else -F.logsigmoid(beta * h - margin)
-        return loss.sum(), {
-            "preferred": (h > 0).float().sum(),
-            "reward_margin": beta * h.sum(),
-            "reward_chosen": beta * (chosen - ref_chosen).sum(),
+    own: Tensor
+    other: Tensor
+    own_reference: Tensor
+    other_reference: Tensor
+
+    @property
+    def gain(self) -> Tensor:
+        """By how much more likely than under the reference the own side is."""
+        return self.own - self.own_reference
+
+    @property
+    def other_gain(self) -> Tensor:
+        """The same of the other side."""
+        return self.other - self.other_reference
+
+
+def sides(logp_T: Tensor, batch: Batch, normalise: bool = False) -> Sides:
+    """Both sides of every pair, summed over learnt tokens; averaged over them where `normalise`."""
+    masks = side_masks(batch)
+    reference_T = batch.streams.get("reference_logp", torch.zeros_like(logp_T))
+    found = [pair_sums(values_T, mask_T, batch) for values_T in (logp_T, reference_T) for mask_T in masks]
+    if normalise:
+        counts = [pair_sums(torch.ones_like(logp_T), mask_T, batch) for mask_T in masks]
+        found = [value / count for value, count in zip(found, [*counts, *counts], strict=True)]
+    return Sides(*found)
+
+
+def side_masks(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(T,) bool each: the tokens of every pair's own side, and those of its other side."""
+    real_T = batch.streams["pair"] >= 0
+    if "label" in batch.streams:
+        label_T = batch.streams["label"]
+        return real_T & (label_T != 0), real_T & (label_T == 0)
+    side_T = batch.streams["side"]
+    return real_T & (side_T > 0), real_T & (side_T < 0)
+
+
+def pair_sums(values_T: Tensor, mask_T: Tensor, batch: Batch) -> Tensor:
+    """(P,) float32: for each pair, the weighted sum of `values_T` over its tokens where `mask_T` is True."""
+    pair_T = batch.streams["pair"].clamp_min(0)  # the mask excludes padding, whose number is -1
+    sums_P = torch.zeros(batch.counts["pair"], dtype=torch.float32, device=values_T.device)
+    return sums_P.index_add(0, pair_T, torch.where(mask_T, values_T * batch.weights_T, 0.0))
+
+
+def pair_values(name: str, batch: Batch) -> Tensor:
+    """(P,): what the stream `name` says on the own side of each pair, where it is the same on every token."""
+    own_T, _ = side_masks(batch)
+    stream_T, number = batch.streams[name], batch.counts["pair"]
+    at_T = torch.where(own_T, batch.streams["pair"], number)  # all other tokens write to a place to drop
+    return stream_T.new_zeros(number + 1).index_put((at_T,), stream_T)[:number]
+
+
+class PairObjective(Objective):
+    """An objective that is a sum over pairs; the loop divides by their number."""
+
+    lr_factor: ClassVar[float] = 0.25
+
+    def weight(self, batch: Batch) -> float:
+        return float(batch.counts["pair"])
+
+
+@dataclass
+class DPO(PairObjective):
+    """Direct preference optimisation, `-log sigmoid(beta h - margin)` with h = (pi_c - r_c) - (pi_j - r_j).
+
+    Source: arXiv 2305.18290.
+    """
+
+    streams: ClassVar[tuple[str, ...]] = ("pair", "side", "margin", "reference_logp")
+    examples: ClassVar[ExampleKind] = "preference"
+    normalise: ClassVar[bool] = False
+
+    beta: float = 0.1
+
+    @classmethod
+    def build(cls, settings: TuneConfig) -> Self:
+        return cls(settings.beta)
+
+    def loss(self, h_P: Tensor, batch: Batch) -> Tensor:
+        """(P,) from the difference of the two gains."""
+        return -F.logsigmoid(self.beta * h_P - pair_values("margin", batch))
+
+    def __call__(self, logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        both = sides(logp_T, batch, self.normalise)
+        h_P = both.gain - both.other_gain
+        return self.loss(h_P, batch).sum(), {
+            "preferred": (h_P > 0).float().sum(),
+            "reward_margin": self.beta * h_P.sum(),
+            "reward_chosen": self.beta * both.gain.sum(),
         }
 
-    return objective
+
+class NormalisedDPO(DPO):
+    """DPO with log-probabilities per token (Tulu 3, arXiv 2411.15124)."""
+
+    normalise: ClassVar[bool] = True
 
 
-def orpo(weight: float = 0.1) -> Objective:
+class IPO(NormalisedDPO):
+    """Identity preference optimisation, `(h - 1 / (2 beta))^2` per token (arXiv 2310.12036)."""
+
+    def loss(self, h_P: Tensor, batch: Batch) -> Tensor:
+        return (h_P - 0.5 / self.beta).square()
+
+
+@dataclass
+class ORPO(PairObjective):
     """Odds-ratio preference optimisation, without a reference (arXiv 2403.07691).
 
-    `-pi_c + weight * -log sigmoid(log odds_c - log odds_j)`, log-probabilities per token, `odds = p / (1 -
-    p)`.
+    `-pi_c + odds_weight * -log sigmoid(log odds_c - log odds_j)`, log-probabilities per token and
+    `odds = p / (1 - p)`.
     """
 
-    def objective(logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        chosen, rejected, *_ = _pairs(logp_T, batch, normalise=True, reference=False)
-        odds = (chosen - rejected) - (_log_one_minus(chosen) - _log_one_minus(rejected))
-        loss = -chosen - weight * F.logsigmoid(odds)
-        return loss.sum(), {"preferred": (odds > 0).float().sum(), "chosen_loss": -chosen.sum()}
+    streams: ClassVar[tuple[str, ...]] = ("pair", "side")
+    examples: ClassVar[ExampleKind] = "preference"
 
-    return objective
+    odds_weight: float = 0.1
+
+    @classmethod
+    def build(cls, settings: TuneConfig) -> Self:
+        return cls(settings.orpo_weight)
+
+    def __call__(self, logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        both = sides(logp_T, batch, normalise=True)
+        odds_P = (both.own - both.other) - (_log_one_minus(both.own) - _log_one_minus(both.other))
+        loss_P = -both.own - self.odds_weight * F.logsigmoid(odds_P)
+        return loss_P.sum(), {"preferred": (odds_P > 0).float().sum(), "chosen_loss": -both.own.sum()}
 
 
 def _log_one_minus(logp: Tensor) -> Tensor:
@@ -99,9 +168,8 @@ def _log_one_minus(logp: Tensor) -> Tensor:
     return torch.log(-torch.expm1(logp.clamp(max=-1e-6)))
 
 
-class KTO(Callback):
-    """Kahneman-Tversky optimisation from single labels (arXiv 2402.01306): an objective, and a callback of
-    its run.
+class KTO(PairObjective):
+    """Kahneman-Tversky optimisation from single labels (arXiv 2402.01306).
 
     With h = pi - r: `1 - sigmoid(beta (h - z))` for a wanted continuation, `1 - sigmoid(beta (z - h))` for an
     unwanted one. The baseline z is the mean of h over continuations of other prompts, not below 0. The paper
@@ -109,28 +177,34 @@ class KTO(Callback):
     the reference), so that accumulation cannot change a step.
     """
 
+    streams: ClassVar[tuple[str, ...]] = ("pair", "label", "reference_logp")
+    examples: ClassVar[ExampleKind] = "labelled"
+
     def __init__(self, beta: float = 0.1, wanted_weight: float = 1.0, unwanted_weight: float = 1.0) -> None:
         self.beta = beta
         self.weights = (wanted_weight, unwanted_weight)
         self.baseline = 0.0
-        self._seen = torch.zeros(2, dtype=torch.float64)  # sum of h over strangers, their number
+        self._seen = torch.zeros(2, dtype=torch.float64)  # sum of h over other prompts' continuations, number
+
+    @classmethod
+    def build(cls, settings: TuneConfig) -> Self:
+        return cls(settings.beta)
 
     def __call__(self, logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The sum over the labels of a micro-batch, and metrics."""
-        own, strange, ref_own, ref_strange, _ = _pairs(logp_T, batch, normalise=False, reference=True)
-        wanted = torch.tensor([mark.wanted for _, mark in batch.judged], device=logp_T.device)
-        h, other = own - ref_own, (strange - ref_strange).detach()
-        self._seen += torch.tensor([float(other.sum()), len(other)], dtype=torch.float64)
-        weight = torch.where(wanted, *self.weights)
-        loss = weight * (1 - torch.sigmoid(self.beta * torch.where(wanted, 1.0, -1.0) * (h - self.baseline)))
-        return loss.sum(), {
-            "reward_wanted": self.beta * (h * wanted).sum(),
-            "reward_unwanted": self.beta * (h * ~wanted).sum(),
-            "baseline": torch.full_like(loss, self.baseline).sum(),
+        both = sides(logp_T, batch)
+        wanted_P = pair_values("label", batch) > 0
+        h_P, other_P = both.gain, both.other_gain.detach()
+        self._seen += torch.tensor([float(other_P.sum()), len(other_P)], dtype=torch.float64)
+        sign_P, weight_P = torch.where(wanted_P, 1.0, -1.0), torch.where(wanted_P, *self.weights)
+        loss_P = weight_P * (1 - torch.sigmoid(self.beta * sign_P * (h_P - self.baseline)))
+        return loss_P.sum(), {
+            "reward_wanted": self.beta * (h_P * wanted_P).sum(),
+            "reward_unwanted": self.beta * (h_P * ~wanted_P).sum(),
+            "baseline": torch.full_like(loss_P, self.baseline).sum(),
         }
 
-    def after_step(self, trainer: Trainer) -> None:
-        all_reduce_sum([self._seen])
+    def after_step(self, processes: Processes) -> None:
+        processes.sum_in_place([self._seen])
         self.baseline = max(0.0, float(self._seen[0] / self._seen[1].clamp_min(1)))
         self._seen.zero_()
 
@@ -143,17 +217,26 @@ class KTO(Callback):
 
 @torch.no_grad()
 def with_reference(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> list[Row]:
-    """The rows with `Judged.reference` filled in: log-probabilities under `model` as it stands, adapter
-    included.
-    """
+    """The rows with the stream `reference_logp`: (S,) float32 under `model` as it is, adapter included."""
     training = model.training
     model.eval()
     result = []
     for row in rows:
         batch = collate([row], device)
         h_TD = model(batch.ids_T, batch.context)
-        sums = segment_sums(token_logprobs(h_TD, model.head_weight, batch.targets_T), batch)[0].tolist()
-        marks = [replace(mark, reference=tuple(sums[at : at + mark.segments])) for at, mark in batch.judged]
-        result.append(replace(row, judged=tuple(marks)))
+        logp_T = token_logprobs(h_TD, model.head_weight, batch.targets_T)
+        result.append(replace(row, streams={**row.streams, "reference_logp": logp_T.cpu().numpy()}))
     model.train(training)
     return result
+
+
+def right_preferences(logp_T: Tensor, batch: Batch) -> tuple[int, int]:
+    """(pairs that the model ranks rightly, pairs), by their gains on the reference.
+
+    A preference is ranked rightly when its chosen side gained more than the rejected one; a label when the
+    wanted continuation gained more than another prompt's, or an unwanted one did not.
+    """
+    both = sides(logp_T, batch)
+    more_P = both.gain > both.other_gain
+    right_P = more_P == (pair_values("label", batch) > 0) if "label" in batch.streams else more_P
+    return int(right_P.sum()), len(right_P)
