@@ -78,7 +78,8 @@ def tokenizer() -> Tokenizer:
     """A byte-level tokenizer of exactly `VOCAB` tokens, as `Tokenizer.train` makes them for every new
     model.
     """
-    words = "the quick brown fox jumps over lazy dogs; they'll count 1234 steps, won't they? Grüße, 你好!\n\n  if x > 1:\n"
+    words = "the quick brown fox jumps over lazy dogs; they'll count 1234 steps, won't they? "
+    words += "Grüße, 你好!\n\n  if x > 1:\n"
     result = Tokenizer.train([words * 20], VOCAB)
     assert result.vocab_size == VOCAB
     return result

@@ -116,21 +116,20 @@ def test_the_receipt_counts_types_and_says_why(tmp_path: Path) -> None:
     directory = write("qwen3_moe", tmp_path / "m")
     receipt = export_gguf(directory, tmp_path / "x.gguf", "mxfp4", lambda _: None)
     assert receipt.tensors == {"F32": 21, "MXFP4": 12, "Q8_0": 18}
-    reasons = {group["reason"]: group for group in receipt.kept}
-    assert reasons["mxfp4 is for experts"]["type"] == "Q8_0"
+    reasons = {group.reason: group for group in receipt.kept}
+    assert reasons["mxfp4 is for experts"].type == "Q8_0"
     routers = reasons["routers stay exact: a small error chooses other experts"]
-    assert routers["tensors"] == [f"blk.{layer}.ffn_gate_inp.weight" for layer in range(4)]
+    assert routers.tensors == tuple(f"blk.{layer}.ffn_gate_inp.weight" for layer in range(4))
     assert (
-        receipt.to_dict()["tensors"] == receipt.tensors
-        and 0.05 < receipt.errors["MXFP4"]["relative_rms"] < 0.2
+        receipt.to_dict()["tensors"] == receipt.tensors and 0.05 < receipt.errors["MXFP4"].relative_rms < 0.2
     )
-    assert receipt.errors["Q8_0"]["relative_rms"] < 0.01
+    assert receipt.errors["Q8_0"].relative_rms < 0.01
 
 
 def test_rows_that_fill_no_block_stay_in_halves(tmp_path: Path) -> None:
     receipt = export_gguf(write("deepseek_v3", tmp_path / "m"), tmp_path / "x.gguf", "q4_0", lambda _: None)
-    (group,) = (group for group in receipt.kept if "rows of 12" in group["reason"])
-    assert group["type"] == "F16" and "blk.1.ffn_down_exps.weight" in group["tensors"]
+    (group,) = (group for group in receipt.kept if "rows of 12" in group.reason)
+    assert group.type == "F16" and "blk.1.ffn_down_exps.weight" in group.tensors
 
 
 def test_mxfp4_needs_experts(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.gguf.modelfile import _CHATML, modelfile
 from coterie.text import Message, render
 from coterie.text.tokenizer import CHATML
@@ -41,8 +42,9 @@ func main() {
 """
 CONVERSATIONS = {
     "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n": [Message("user", "hi")],
-    "<|im_start|>system\nbe good<|im_end|>\n<|im_start|>user\na\n b <|im_end|>\n<|im_start|>assistant\n<think>\nhm\nso"
-    "\n</think>\n\nx {{ y }}<|im_end|>\n<|im_start|>user\nz<|im_end|>\n<|im_start|>assistant\n": [
+    "<|im_start|>system\nbe good<|im_end|>\n<|im_start|>user\na\n b <|im_end|>\n<|im_start|>assistant\n"
+    "<think>\nhm\nso\n</think>\n\nx {{ y }}<|im_end|>\n<|im_start|>user\nz<|im_end|>\n"
+    "<|im_start|>assistant\n": [
         Message("system", "be good"),
         Message("user", "a\n b "),
         Message("assistant", "x {{ y }}", reasoning="hm\nso"),
@@ -55,7 +57,7 @@ def test_the_modelfile_for_ollama(tmp_path: Path) -> None:
     directory = tmp_path
     tokenizer().save(directory)
     (directory / "generation_config.json").write_text('{"eos_token_id": [0, 2, 3], "temperature": 0.6}')
-    text = modelfile(directory, "Model.gguf", 256)
+    text = modelfile(Checkpoint.open(directory), "Model.gguf", 256)
     lines = text.splitlines()
     assert lines[:7] == [
         "# ollama create model -f Model.Modelfile",
@@ -68,7 +70,7 @@ def test_the_modelfile_for_ollama(tmp_path: Path) -> None:
     ]
     assert 'TEMPLATE """{{- range .Messages }}<|im_start|>{{ .Role }}\n' in text and text.count('"""') == 2
     (directory / "chat_template.jinja").write_text("{{ messages }}")
-    text = modelfile(directory, "Model.gguf", 100_000)
+    text = modelfile(Checkpoint.open(directory), "Model.gguf", 100_000)
     assert "TEMPLATE" not in text and "PARAMETER num_ctx 32768" in text and "up to 100000" in text
 
 

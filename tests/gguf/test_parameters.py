@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import load_model
 from coterie.checkpoints.tensor_reader import StoredTensors
 from coterie.gguf.parameters import ParameterSource
@@ -37,7 +38,7 @@ def test_what_is_read_is_what_is_loaded(tmp_path: Path, kind: str) -> None:
     directory = write("deepseek_v3" if kind == "fp8" else kind, tmp_path / "m")
     if kind == "fp8":
         to_fp8(directory)
-    source = ParameterSource(directory)
+    source = ParameterSource(Checkpoint.open(directory))
     model = load_model(directory).model
     wanted = dict(model.named_parameters())
     wanted |= {name: buffer for name, buffer in model.named_buffers() if name.endswith("select_bias")}
@@ -52,7 +53,7 @@ def test_what_is_read_is_what_is_loaded(tmp_path: Path, kind: str) -> None:
 
 
 def test_half_of_an_expert_is_read_without_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = ParameterSource(write("qwen3_moe", tmp_path / "m"))
+    source = ParameterSource(Checkpoint.open(write("qwen3_moe", tmp_path / "m")))
     read: list[str] = []
     real = StoredTensors.read
     monkeypatch.setattr(StoredTensors, "read", lambda self, name: read.append(name) or real(self, name))

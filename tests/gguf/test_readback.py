@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import load_model
 from coterie.config import CheckpointError
 from coterie.gguf.export import export_gguf
@@ -25,7 +26,7 @@ def test_every_number_finds_its_way_back(kind: str, tmp_path: Path) -> None:
     expected = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.data.fill_(torch.nan)
-    put_back(model, directory, tmp_path / "model.gguf")
+    put_back(model, Checkpoint.open(directory), tmp_path / "model.gguf")
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, expected[name]), name
 

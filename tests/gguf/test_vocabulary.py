@@ -1,6 +1,6 @@
 """Tokenizers in GGUF: the split's name, types, special tokens, and what is refused.
 
-That llama.cpp really gives the same ids is in test_gguf_llamacpp.py.
+That llama.cpp gives the same ids is tested in test_llamacpp.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError
 from coterie.gguf import vocabulary as known
-from coterie.gguf.vocabulary import vocabulary
+from coterie.gguf.vocabulary import Vocabulary, vocabulary
 from coterie.text.tokenizer import SPLIT, Tokenizer
 from tests.gguf.models import VOCAB, tokenizer
 from tests.gguf.tokenizers import SPECIALS, byte_level, pieces
@@ -33,8 +34,12 @@ def changed(result: Tokenizer, directory: Path, change: Any = None, **config: An
     return directory
 
 
+def read(directory: Path, vocab_size: int) -> Vocabulary:
+    return vocabulary(Checkpoint.open(directory), vocab_size)
+
+
 def test_the_tokenizer_of_every_new_model(tmp_path: Path) -> None:
-    found = vocabulary(changed(tokenizer(), tmp_path), VOCAB + 2)
+    found = read(changed(tokenizer(), tmp_path), VOCAB + 2)
     tokens, types = found.keys["tokenizer.ggml.tokens"], found.keys["tokenizer.ggml.token_type"]
     assert found.pre == found.keys["tokenizer.ggml.pre"] == "qwen2"
     assert tokens[:4] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>"]
@@ -54,12 +59,12 @@ def test_every_split_has_its_name(tmp_path: Path, rules: tuple[str, ...]) -> Non
     if known._LETTERS in rules:
         pytest.skip("its rule is known by hash alone")
     for whole_first, name in known._SPLITS[rules].items():
-        assert vocabulary(changed(byte_level(rules, whole_first), tmp_path), 500).pre == name
+        assert read(changed(byte_level(rules, whole_first), tmp_path), 500).pre == name
 
 
 def test_whole_words_first_makes_no_difference_where_merges_reach_every_token(tmp_path: Path) -> None:
     trained = byte_level((SPLIT,), whole_first=True)
-    assert vocabulary(changed(trained, tmp_path), 500).pre == "qwen2"
+    assert read(changed(trained, tmp_path), 500).pre == "qwen2"
 
     def unreachable(content: dict[str, Any]) -> None:
         content["model"]["vocab"]["qqqqq"] = 420
@@ -67,7 +72,7 @@ def test_whole_words_first_makes_no_difference_where_merges_reach_every_token(tm
     with pytest.raises(
         CheckpointError, match=r"the token 'qqqqq', which its merges do not make \(ignore_merges\)"
     ):
-        vocabulary(changed(trained, tmp_path, unreachable), 500)
+        read(changed(trained, tmp_path, unreachable), 500)
 
 
 def split(content: dict[str, Any], **changes: Any) -> None:
@@ -88,15 +93,15 @@ REFUSED: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("change", "message"), REFUSED)
 def test_what_llama_cpp_would_follow_otherwise_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=message.replace("(", r"\(")) as error:
-        vocabulary(changed(byte_level((SPLIT,)), tmp_path, change), 500)
+        read(changed(byte_level((SPLIT,)), tmp_path, change), 500)
     assert "\n" not in str(error.value)
 
 
 def test_a_model_without_a_tokenizer_or_with_too_many_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no tokenizer\.json"):
-        vocabulary(tmp_path, 500)
+        read(tmp_path, 500)
     with pytest.raises(CheckpointError, match="420 tokens but the model only 419"):
-        vocabulary(changed(byte_level((SPLIT,)), tmp_path), 419)
+        read(changed(byte_level((SPLIT,)), tmp_path), 419)
 
 
 def test_what_differs_is_said(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_what_differs_is_said(tmp_path: Path) -> None:
 
     directory = changed(byte_level((SPLIT,)), tmp_path, change)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 2, 3]}')
-    found = vocabulary(directory, 500)
+    found = read(directory, 500)
     assert found.keys["tokenizer.ggml.token_type"][3] == known.USER_DEFINED
     assert any("NFC" in line for line in found.differences)
     assert any("white space around '<think>'" in line for line in found.differences)
@@ -130,7 +135,7 @@ def test_what_is_put_before_a_text(tmp_path: Path) -> None:
         (None, {"add_bos_token": True}, True),
         (None, {"add_bos_token": True, "bos_token": None}, False),
     ):
-        found = vocabulary(changed(plain, tmp_path, change, **config), 500).keys
+        found = read(changed(plain, tmp_path, change, **config), 500).keys
         assert (
             found["tokenizer.ggml.add_bos_token"] is wanted and found["tokenizer.ggml.add_eos_token"] is False
         )
@@ -139,7 +144,7 @@ def test_what_is_put_before_a_text(tmp_path: Path) -> None:
 
 
 def test_pieces_have_scores_in_the_order_of_their_merges(tmp_path: Path) -> None:
-    found = vocabulary(changed(pieces(), tmp_path), 600).keys
+    found = read(changed(pieces(), tmp_path), 600).keys
     tokens, scores = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.scores"]
     types = found["tokenizer.ggml.token_type"]
     assert found["tokenizer.ggml.model"] == "llama" and found["tokenizer.ggml.add_space_prefix"] is True
@@ -151,7 +156,7 @@ def test_pieces_have_scores_in_the_order_of_their_merges(tmp_path: Path) -> None
     made = list(dict.fromkeys("".join(pair) for pair in content["model"]["merges"]))
     assert [scores[tokens.index(piece)] for piece in made] == [-float(rank) for rank in range(len(made))]
     assert found["tokenizer.ggml.add_bos_token"] is True and found["tokenizer.ggml.unknown_token_id"] == 0
-    assert vocabulary(changed(pieces(False), tmp_path), 600).keys["tokenizer.ggml.add_space_prefix"] is False
+    assert read(changed(pieces(False), tmp_path), 600).keys["tokenizer.ggml.add_space_prefix"] is False
 
 
 @pytest.mark.parametrize("change", ["order", "cut", "char", "byte", "space"])
@@ -177,14 +182,14 @@ def test_pieces_that_scores_cannot_order_are_refused(tmp_path: Path, change: str
 
     words = {"byte": "no piece '<0x41>'", "space": "marks spaces in a way"}
     with pytest.raises(CheckpointError, match=words.get(change, "cannot be told by scores")):
-        vocabulary(changed(pieces(), tmp_path, apply), 600)
+        read(changed(pieces(), tmp_path, apply), 600)
 
 
 def test_runs_of_spaces_that_share_a_score(tmp_path: Path) -> None:
     """transformers lists their merges by length, in turn; merging from the left cuts them alike or is
     refused.
     """
-    found = vocabulary(changed(pieces(runs=(2, 4, 3)), tmp_path), 600).keys
+    found = read(changed(pieces(runs=(2, 4, 3)), tmp_path), 600).keys
     tokens, scores = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.scores"]
     assert len({scores[tokens.index("▁" * length)] for length in (2, 3, 4)}) == 1
     assert min(scores) == scores[tokens.index("▁▁")]
@@ -195,4 +200,4 @@ def test_runs_of_spaces_that_share_a_score(tmp_path: Path) -> None:
         content["model"]["merges"] = merges[: -len(runs)] + runs[::-1]
 
     with pytest.raises(CheckpointError, match="cannot be told by scores"):
-        vocabulary(changed(pieces(runs=(2, 4, 3)), tmp_path, from_the_right), 600)
+        read(changed(pieces(runs=(2, 4, 3)), tmp_path, from_the_right), 600)

@@ -13,8 +13,9 @@ from coterie.text.tokenizer import Tokenizer
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>")
 TEXT = (
     "The quick brown fox can't jump over 12345 lazy dogs; they'LL count 1 22 333 4444 steps!!! won't they?? "
-    "Grüße aus Köln, ÀÉÎ naïve CamelCaseWords snake_case HTTPServer2Go — “quoted” … 你好，世界！日本語 テスト 한국어 "
-    "x = [1, 2.5e-3];\r\n\tif (x > 10)  {\n\n        return x/3;   }\n \n  end \t\n#include <stdio.h>//comment\n"
+    "Grüße aus Köln, ÀÉÎ naïve CamelCaseWords snake_case HTTPServer2Go — “quoted” … 你好，世界！日本語 "
+    "テスト 한국어 x = [1, 2.5e-3];\r\n\tif (x > 10)  {\n\n        return x/3;   }\n \n  end \t\n"
+    "#include <stdio.h>//comment\n"
     "emoji 😀👍🏽 ½ ² Ⅷ ١٢٣ naïve  double  spaces   three    four a\u0301 \u00a0nbsp Σίσυφος ДЕРЕВО 'tis 'S"
 )
 

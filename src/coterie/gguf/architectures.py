@@ -59,7 +59,7 @@ def _refuse(target: Target, what: str) -> ConfigError:
 
 
 def _grouped(config: ModelConfig, target: Target) -> Keys:
-    """Keys of grouped-query attention that are no single value of the config."""
+    """Keys of grouped-query attention that are derived from the config."""
     attentions = [block.attention for block in config.blocks if isinstance(block.attention, AttentionConfig)]
     first = attentions[0]
     if first.qkv_clip is not None:
@@ -113,7 +113,7 @@ def _check_chunked(
 
 
 def _latent(config: ModelConfig, target: Target, first: MLAConfig) -> Keys:
-    """Keys of latent attention that are no single value of the config."""
+    """Keys of latent attention that are derived from the config."""
     if first.latent_eps != config.norm_eps:
         raise _refuse(target, f"norms everything with rms_norm_eps, the latents need {first.latent_eps:g}")
     # llama.cpp recognises models without q_lora_rank by their size alone.
@@ -126,7 +126,7 @@ def _latent(config: ModelConfig, target: Target, first: MLAConfig) -> Keys:
 
 
 def _feed_forward(config: ModelConfig, target: Target) -> Keys:
-    """Keys of the feed-forwards that are no single value of the config."""
+    """Keys of the feed-forwards that are derived from the config."""
     dense = [block.ffn.width for block in config.blocks if isinstance(block.ffn, FeedForwardConfig)]
     routed = [block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig)]
     if not routed:
@@ -163,7 +163,7 @@ def _moe_step(config: ModelConfig, target: Target) -> int:
 
 
 def _scaling(parts: Parts, target: Target) -> tuple[Keys, tuple[str, ...]]:
-    """Keys of scaled positions that are no single value of the config, and what llama.cpp rounds differently."""
+    """Keys of scaled positions that are derived from the config, and what llama.cpp rounds differently."""
     scaling, attention = parts.scaling, parts.attention
     if scaling is None:
         return {}, ()
@@ -187,9 +187,9 @@ def _yarn_gains(scaling: RopeScaling, target: Target) -> Keys:
     """Keys from which llama.cpp arrives at our gain of cos and sin and, with latents, of the softmax scale.
 
     llama.cpp multiplies cos and sin by g = g(1) times `attn_factor`. With `yarn_log_multiplier` (L / 10) it
-    multiplies them by `attn_factor` alone, and the softmax scale by (`attn_factor` (1 + L (g - 1)))^2. A target
-    that reads `yarn_log_multiplier` and does not get it multiplies both by g `attn_factor`, the softmax scale
-    squared.
+    multiplies them by `attn_factor` alone, and the softmax scale by (`attn_factor` (1 + L (g - 1)))^2. A
+    target that reads `yarn_log_multiplier` and does not get it multiplies both by g `attn_factor`, the
+    softmax scale squared.
     """
     gain, full = rotation_gain(scaling), yarn_gain(scaling.factor)
     plain = {} if math.isclose(gain, full, rel_tol=1e-9) else {"rope.scaling.attn_factor": gain / full}

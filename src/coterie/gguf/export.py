@@ -1,7 +1,8 @@
-"""A checkpoint as one GGUF file for llama.cpp and Ollama, written tensor by tensor, read back and compared.
+"""Export a checkpoint as one GGUF file for llama.cpp and Ollama: write tensor by tensor, read back, compare.
 
-Nothing is lost silently: what llama.cpp cannot run is refused before a byte is written, and what was stored
-in another type than asked for, left out, or is computed a little otherwise stands in the receipt.
+Nothing is lost silently. A model that llama.cpp cannot run is refused before a byte is written. The receipt
+lists what was stored in another type than asked for, what was left out, and what llama.cpp computes
+differently.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError, ConfigError
 from coterie.gguf.architectures import Description, describe
 from coterie.gguf.blocks import FILE_TYPES, Choice, allowed_error, choose, pack, row_bytes, unpack
@@ -25,14 +27,30 @@ from coterie.gguf.vocabulary import vocabulary
 
 
 @dataclass(frozen=True)
+class KeptTensors:
+    """Tensors stored in another type than asked for, and why."""
+
+    type: str
+    reason: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PackingError:
+    """Error of all tensors of one type: largest absolute, and root mean square relative to the numbers'."""
+
+    largest: float
+    relative_rms: float
+
+
+@dataclass(frozen=True)
 class GgufReceipt:
     """What was written and how it was checked.
 
-    `modelfile`: for Ollama, beside `file`. `tensors`: number by type. `mapped`: tensor in the file -> the
-    parameter it holds and how it was changed. `kept`: groups of tensors in another type than `quant`, with
-    the reason. `errors`: by type, the largest absolute error and the root mean square error relative to the
-    numbers', found on reading the file back (`checked` tensors). `left_out`: beginnings of names that are not
-    in the file. `differences`: what llama.cpp computes or tokenises otherwise.
+    `modelfile`: for Ollama, in the directory of `file`. `tensors`: number by type. `mapped`: tensor in the
+    file -> the parameter it holds and how it was changed. `errors`: by type, found by reading the file back
+    (all `checked` tensors). `left_out`: prefixes of names that are not in the file. `differences`: what
+    llama.cpp computes or tokenises differently.
     """
 
     file: str
@@ -43,8 +61,8 @@ class GgufReceipt:
     pre_tokenizer: str
     tensors: dict[str, int]
     mapped: dict[str, str]
-    kept: tuple[dict[str, Any], ...]
-    errors: dict[str, dict[str, float]]
+    kept: tuple[KeptTensors, ...]
+    errors: dict[str, PackingError]
     checked: int
     left_out: tuple[str, ...]
     differences: tuple[str, ...]
@@ -66,20 +84,22 @@ class _File:
     plan: list[tuple[Mapped, Choice]]
 
 
-def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], None]) -> GgufReceipt:
-    """Write the checkpoint `directory` to the file `out` in `quant` (a key of `FILE_TYPES`) and check it.
+def export_gguf(
+    source: str | Path | Checkpoint, out: Path, quant: str, tell: Callable[[str], None]
+) -> GgufReceipt:
+    """Write a checkpoint to the file `out` in `quant` (a key of `FILE_TYPES`) and check it.
 
-    `tell` is given lines for people as the work goes on. The file appears under its name when it is whole and
-    right. Errors: `ConfigError` for an unknown `quant` and for models that llama.cpp cannot run,
-    `CheckpointError` for tensors, tokenizers and numbers that the file cannot carry, and when the file that
-    was read back is not what was to be written.
+    `tell` receives lines of progress. The file appears under its name only when it is complete and right.
+    Errors: `ConfigError` for an unknown `quant` and for models that llama.cpp cannot run; `CheckpointError`
+    for tensors, tokenizers and numbers that the file cannot hold, and when the file reads back differently.
     """
-    directory, out = Path(directory), Path(out)
+    out = Path(out)
     if out.is_dir():
         raise CheckpointError(
             f"{out}: is a directory; give the name of the file to write, such as model.gguf"
         )
-    file = _prepare(directory, quant)
+    checkpoint = Checkpoint.open(source)
+    file = _prepare(checkpoint, quant)
     for name in file.source.left_out:
         tell(f"left out: {name}")
     for line in file.differences:
@@ -91,9 +111,8 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
         _write(temporaries[0], file, tell)
         tell(f"reading {len(file.plan)} tensors back")
         errors = _check(temporaries[0], file)
-        temporaries[1].write_text(
-            modelfile(directory, out.name, file.source.config.max_positions), encoding="utf-8"
-        )
+        text = modelfile(checkpoint, out.name, file.source.config.max_positions)
+        temporaries[1].write_text(text, encoding="utf-8")
         size = temporaries[0].stat().st_size
         for temporary, final in zip(temporaries, (out, beside), strict=True):
             os.replace(temporary, final)
@@ -105,6 +124,12 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
         for temporary in temporaries:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+    return _receipt(file, out, beside, size, quant, errors)
+
+
+def _receipt(
+    file: _File, out: Path, beside: Path, size: int, quant: str, errors: dict[str, PackingError]
+) -> GgufReceipt:
     return GgufReceipt(
         file=str(out),
         modelfile=str(beside),
@@ -125,23 +150,23 @@ def export_gguf(directory: Path, out: Path, quant: str, tell: Callable[[str], No
     )
 
 
-def _prepare(directory: Path, quant: str) -> _File:
-    _package()
+def _prepare(checkpoint: Checkpoint, quant: str) -> _File:
+    _require_package()
     if quant not in FILE_TYPES:
         raise ConfigError(f"quant '{quant}' is not known; use one of {', '.join(FILE_TYPES)}")
-    source = ParameterSource(directory)
+    source = ParameterSource(checkpoint)
     described = describe(source.config)
     if quant == "mxfp4" and not source.config.is_moe:
         raise CheckpointError(
-            f"{directory}: mxfp4 is a format for experts and this model has none; use q4_0 or q8_0"
+            f"{checkpoint.path}: mxfp4 is a format for experts and this model has none; use q4_0 or q8_0"
         )
-    tokens = vocabulary(directory, source.config.vocab_size)
+    tokens = vocabulary(checkpoint, source.config.vocab_size)
     plan = [
         (tensor, choose(tensor.name, tensor.shape, quant)) for tensor in map_tensors(source, described.target)
     ]
     keys = {
         "general.type": "model",
-        "general.name": directory.resolve().name,
+        "general.name": checkpoint.path.resolve().name,
         "general.file_type": FILE_TYPES[quant],
         "general.quantization_version": 2,
     }
@@ -151,7 +176,7 @@ def _prepare(directory: Path, quant: str) -> _File:
     )
 
 
-def _package() -> None:
+def _require_package() -> None:
     try:
         import gguf  # noqa: F401
     except ImportError:
@@ -167,14 +192,12 @@ def _count(types: Iterator[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _kept(plan: list[tuple[Mapped, Choice]]) -> tuple[dict[str, Any], ...]:
+def _kept(plan: list[tuple[Mapped, Choice]]) -> tuple[KeptTensors, ...]:
     groups: dict[tuple[str, str], list[str]] = {}
     for tensor, choice in plan:
         if choice.reason:
             groups.setdefault((choice.type, choice.reason), []).append(tensor.name)
-    return tuple(
-        {"type": kind, "reason": reason, "tensors": names} for (kind, reason), names in groups.items()
-    )
+    return tuple(KeptTensors(kind, reason, tuple(names)) for (kind, reason), names in groups.items())
 
 
 def _write(path: Path, to_write: _File, tell: Callable[[str], None]) -> None:
@@ -227,8 +250,8 @@ def _value_type(value: Any) -> Any:
     return kinds.FLOAT32 if isinstance(value, float) else kinds.STRING
 
 
-def _check(path: Path, written: _File) -> dict[str, dict[str, float]]:
-    """Every key and every number of the file against what was meant; the errors found by type."""
+def _check(path: Path, written: _File) -> dict[str, PackingError]:
+    """Compare every key and every number of the file with what was meant; the errors found, by type."""
     import gguf
 
     reader = gguf.GGUFReader(path)
@@ -258,13 +281,13 @@ def _check(path: Path, written: _File) -> dict[str, dict[str, float]]:
     if stored:
         raise CheckpointError(f"{path}: holds the tensor '{min(stored)}', which was not written")
     return {
-        kind: {"largest": worst, "relative_rms": (error / max(size, 1e-300)) ** 0.5}
+        kind: PackingError(worst, (error / max(size, 1e-300)) ** 0.5)
         for kind, (worst, error, size) in sorted(sums.items())
     }
 
 
 def _compare(path: Path, tensor: Mapped, choice: Choice, data: Any, sums: list[float]) -> None:
-    """One tensor's numbers against the source's; adds to (largest error, squared errors, squares)."""
+    """Compare one tensor with the source; `sums` (largest error, squared errors, squares) is updated."""
     packed = data.reshape(-1, data.shape[-1])
     at = 0
     for wanted_RI in tensor.rows():
@@ -274,9 +297,8 @@ def _compare(path: Path, tensor: Mapped, choice: Choice, data: Any, sums: list[f
             raise CheckpointError(f"{path}: tensor '{tensor.name}' is shorter than it should be")
         error_RI = np.abs(found_RI.astype(np.float64) - wanted_RI)
         if not (error_RI <= allowed_error(wanted_RI, choice.type)).all():
-            raise CheckpointError(
-                f"'{tensor.name}' lies outside what {choice.type} can hold (off by {error_RI.max():.3g}); use bf16"
-            )
+            off = f"off by {error_RI.max():.3g}"
+            raise CheckpointError(f"'{tensor.name}' is beyond what {choice.type} can hold ({off}); use bf16")
         sums[0] = max(sums[0], float(error_RI.max(initial=0.0)))
         sums[1] += float((error_RI**2).sum())
         sums[2] += float((wanted_RI.astype(np.float64) ** 2).sum())

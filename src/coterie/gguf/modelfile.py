@@ -1,7 +1,7 @@
-"""The Modelfile with which Ollama takes in a GGUF file: context length, what ends a reply, the chat template.
+"""The Modelfile for importing a GGUF file into Ollama: context length, stop tokens, chat template.
 
-Ollama has templates of its own language. The shipped ChatML template is written in it here; for any other,
-Ollama looks at the one inside the file and uses its own version if it knows it.
+Ollama has its own template language. The shipped ChatML template is written in it here. For any other,
+Ollama looks at the template inside the file and uses its own version if it knows it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from coterie.checkpoints.directory import read_json
-from coterie.gguf.vocabulary import stop_ids
-from coterie.text.tokenizer import CHATML, Tokenizer
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.config import CheckpointError
+from coterie.text.tokenizer import CHATML
 
-# Ollama's own default is 4,096 whatever the model, and memory for the context is taken at once.
+# Ollama's default is 4,096 tokens for every model, and it allocates memory for the whole context at once.
 _LONGEST_CONTEXT = 32768
 _CHATML = """{{- range .Messages }}<|im_start|>{{ .Role }}
 {{ if .Thinking }}<think>
@@ -31,41 +31,41 @@ _SAMPLING = {
 }
 
 
-def modelfile(directory: Path, gguf_name: str, max_positions: int) -> str:
-    """The text of a Modelfile beside the file `gguf_name`, for the checkpoint `directory` that it was made
-    from.
+def modelfile(checkpoint: Checkpoint, gguf_name: str, max_positions: int) -> str:
+    """The text of a Modelfile for the file `gguf_name`, written from `checkpoint`, in the same directory.
+
+    Errors: `CheckpointError` without a tokenizer.
     """
-    tokenizer = Tokenizer.load(directory)
-    name = Path(gguf_name).stem.lower()
-    lines = [f"# ollama create {name} -f {Path(gguf_name).stem}.Modelfile", f"FROM ./{gguf_name}"]
+    tokenizer = checkpoint.tokenizer
+    if tokenizer is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: has no tokenizer.json, and Ollama runs no model without its tokenizer"
+        )
+    stem = Path(gguf_name).stem
+    lines = [f"# ollama create {stem.lower()} -f {stem}.Modelfile", f"FROM ./{gguf_name}"]
     context = min(max_positions, _LONGEST_CONTEXT)
     if context < max_positions:
         lines.append(f"# The model goes up to {max_positions}; more context takes more memory.")
     lines.append(f"PARAMETER num_ctx {context}")
     names = {number: text for text, number in tokenizer.added_tokens.items()}
-    lines += [
-        f"PARAMETER stop {_quoted(names[number])}"
-        for number in stop_ids(directory, tokenizer)
-        if number in names
-    ]
-    lines += [f"PARAMETER {theirs} {value}" for theirs, value in _sampling(directory).items()]
+    lines += [f"PARAMETER stop {_quoted(names[number])}" for number in checkpoint.stops if number in names]
+    sampling = _sampling(checkpoint.generation_config)
+    lines += [f"PARAMETER {theirs} {value}" for theirs, value in sampling.items()]
     if tokenizer.chat_template == CHATML.read_text(encoding="utf-8"):
-        lines.append("# Without tools: Ollama writes them in another way than the model was taught.")
+        lines.append("# Without tools: Ollama writes them differently from what the model was taught.")
         lines.append(f'TEMPLATE """{_CHATML}"""')
     else:
         lines.append(
-            "# The chat template is inside the file; see with `ollama show --template` whether Ollama knows it."
+            "# The chat template is inside the file. `ollama show --template` tells whether Ollama knows it."
         )
     return "\n".join(lines) + "\n"
 
 
-def _sampling(directory: Path) -> dict[str, Any]:
-    path = directory / "generation_config.json"
-    config = read_json(path) if path.is_file() else {}
+def _sampling(generation: dict[str, Any]) -> dict[str, float]:
     return {
-        theirs: config[ours]
+        theirs: generation[ours]
         for ours, theirs in _SAMPLING.items()
-        if isinstance(config.get(ours), int | float)
+        if isinstance(generation.get(ours), int | float)
     }
 
 

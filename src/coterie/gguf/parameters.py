@@ -1,92 +1,61 @@
-"""A checkpoint's tensors under coterie's own parameter names, read from disk one tensor, or one expert, at a
-time.
+"""The parameters of a checkpoint by our names, read from disk one tensor, or one expert, at a time.
 
-The family's slots say where each tensor on disk lies inside a parameter, so this works for every family and
+The family's slots say where each tensor on disk belongs in a parameter, so this works for every family and
 needs no second table of names. E experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.directory import open_tensors, read_config
-from coterie.config import CheckpointError, ModelConfig
-from coterie.families import Slot, family
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.fill import place_tensors, without_absent_layers
+from coterie.config import ModelConfig
+from coterie.families import Slot
 from coterie.nn.transformer import Transformer
 
 
 class ParameterSource:
-    """`config` and the parameters of a checkpoint directory, each read when it is asked for.
+    """The parameters of an opened checkpoint; each is read from disk whenever it is asked for.
 
-    `shapes`: every parameter and selection bias by our name. `left_out`: beginnings of names that are on disk
-    but no part of the decoder. Errors: `CheckpointError` for missing, unexpected and wrongly shaped tensors,
-    before any is read.
+    `config`: without layers for multi-token prediction, which llama.cpp does not run. `shapes`: every
+    parameter and selection bias by our name. `left_out`: prefixes of tensor names that are on disk but not
+    part of the decoder. Errors: `CheckpointError` for missing, unexpected and wrongly shaped tensors, before
+    any is read.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.stored = open_tensors(directory)
-        self.config: ModelConfig = read_config(directory)
-        self.left_out: list[str] = []
-        first = self.config.num_layers
-        self._beyond = tuple(f"model.layers.{first + depth}." for depth in range(self.config.num_mtp_layers))
-        self.config = self.config.model_copy(update={"num_mtp_layers": 0})
-        if any(name.startswith(self._beyond) for name in self.stored if self._beyond):
-            self.left_out.append(f"{self._beyond[0]}* (layers that predict further tokens)")
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._stored = checkpoint.tensors
+        whole = without_absent_layers(checkpoint.config, self._stored)
+        self.config: ModelConfig = whole.model_copy(update={"num_mtp_layers": 0})
         with torch.device("meta"):
-            model = Transformer(self.config)
+            model = Transformer(whole)
+        placement = place_tensors(self._stored, model, checkpoint.path)
         own: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
         own |= {name: buffer for name, buffer in model.named_buffers() if name.endswith("select_bias")}
-        self._parameters = own
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
-        self._slots: dict[str, list[Slot]] = {name: [] for name in own}
-        self._check(family(self.config.family).slots(self.config))
-
-    def _check(self, slots: list[Slot]) -> None:
-        expected = {slot.disk for slot in slots}
-        for slot in slots:
-            if slot.disk not in self.stored:
-                raise CheckpointError(f"{self.directory}: tensor '{slot.disk}' is missing")
-            shape = tuple(slot.view(self._parameters[slot.name]).shape)
-            if self.stored.shape(slot.disk) != shape:
-                raise CheckpointError(
-                    f"{self.stored.file(slot.disk)}: '{slot.disk}' has shape {self.stored.shape(slot.disk)}, the "
-                    f"config asks for {shape}"
-                )
-            self._slots[slot.name].append(slot)
-        empty = [name for name, own in self._slots.items() if not own]
-        if empty:
-            raise CheckpointError(f"{self.directory}: parameter '{empty[0]}' is stored nowhere")
-        carried = family(self.config.family).carried
-        self.left_out += [f"{start}* (image encoder)" for start in carried]
-        for name in self.stored:
-            known = (
-                name in expected or name.startswith((*carried, *self._beyond)) or name.endswith("inv_freq")
-            )
-            if not known and not (self.config.tie_embeddings and self._repeats_embedding(name)):
-                raise CheckpointError(f"{self.stored.file(name)}: unexpected tensor '{name}'")
-
-    def _repeats_embedding(self, name: str) -> bool:
-        (slot,) = self._slots["embed.weight"]
-        return name.endswith("lm_head.weight") and torch.equal(
-            self.stored.read(slot.disk), self.stored.read(name)
-        )
+        self._parameters = {name: tensor for name, tensor in own.items() if not name.startswith("mtp.")}
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self._parameters.items()}
+        self._slots: dict[str, list[Slot]] = {name: [] for name in self._parameters}
+        for slot in placement.slots:
+            if slot.name in self._slots:
+                self._slots[slot.name].append(slot)
+        self.left_out: list[str] = []
+        if whole.num_mtp_layers:
+            self.left_out.append(f"model.layers.{whole.num_layers}.* (layers that predict further tokens)")
+        prefixes = dict.fromkeys(name.partition(".")[0] for name in placement.carried)
+        self.left_out += [f"{prefix}.* (image encoder)" for prefix in prefixes]
 
     def read(self, name: str) -> Tensor:
-        """A parameter that is one tensor on disk (all but the experts' weights): a view of the file if it is
-        plain.
-        """
+        """A parameter that is one tensor on disk, which holds for all but the weights of experts."""
         (slot,) = self._slots[name]
-        return slot.view(self.stored.read(slot.disk))
+        return slot.view(self._stored.read(slot.disk))
 
     def experts(self, name: str, rows: slice = slice(None)) -> Iterator[Tensor]:
-        """Rows `rows` of the parts of a parameter (E, out, in) along its first dimension, one in memory at a
-        time.
-        """
+        """Rows `rows` of each expert of a parameter (E, out, in), as fp32, one expert in memory at a time."""
         count, height, width = self.shapes[name]
         wanted = range(*rows.indices(height))
         parts: list[list[tuple[Slot, bool, Tensor]]] = [[] for _ in range(count)]
@@ -96,6 +65,7 @@ class ParameterSource:
                 for index in range(count):
                     parts[index].append((slot, True, view[index]))
                 continue
+            # Parameters on the meta device have no values, but a view's offset tells its place in the whole.
             index, inside = divmod(int(view.storage_offset()), height * width)
             first = inside // width
             if first < wanted.stop and first + view.shape[0] > wanted.start:
@@ -106,6 +76,6 @@ class ParameterSource:
                 offset = view.storage_offset() - index * height * width
                 target = buffer.as_strided(view.shape, view.stride(), offset)
                 target.copy_(
-                    self.stored.read_part(slot.disk, index) if fused else self.stored.read(slot.disk)
+                    self._stored.read_part(slot.disk, index) if fused else self._stored.read(slot.disk)
                 )
             yield buffer[rows]

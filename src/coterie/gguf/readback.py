@@ -1,7 +1,7 @@
-"""What the numbers in a GGUF file answer: put back into the model they came from, and compared on the probes.
+"""Put the numbers of a GGUF file back into the model they came from, and compare answers on the probes.
 
-The way back needs no second table: the mapping that wrote the file is run once more on the places of the
-numbers instead of the numbers, which tells where in a parameter each number of the file belongs.
+The way back needs no second table. The mapping that wrote the file runs once more on the positions of the
+numbers instead of the numbers; the result says where in a parameter each number of the file belongs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.directory import load_model
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError
 from coterie.gguf.blocks import unpack
 from coterie.gguf.parameters import ParameterSource
@@ -24,14 +24,14 @@ from coterie.nn.transformer import Transformer
 from coterie.proof.difference import Difference, difference
 from coterie.proof.records import default_sequences, record
 
-_DIGIT = 1 << 24  # places are given in two digits that float32 holds exactly
+_DIGIT = 1 << 24  # positions are given in two digits, each of which float32 holds exactly
 
 
-class _Places(ParameterSource):
-    """A source whose parameters hold one digit of each number's own place in its parameter."""
+class _Positions(ParameterSource):
+    """A source whose parameters hold one digit of each number's own position in its parameter."""
 
-    def __init__(self, directory: Path, high: bool) -> None:
-        super().__init__(directory)
+    def __init__(self, checkpoint: Checkpoint, high: bool) -> None:
+        super().__init__(checkpoint)
         self._high = high
 
     def read(self, name: str) -> Tensor:
@@ -47,31 +47,33 @@ class _Places(ParameterSource):
             yield self._digits(expert * size, size).reshape(shape)[rows]
 
     def _digits(self, start: int, count: int) -> Tensor:
-        places = torch.arange(start, start + count)
-        return (places // _DIGIT if self._high else places % _DIGIT).float()
+        positions = torch.arange(start, start + count)
+        return (positions // _DIGIT if self._high else positions % _DIGIT).float()
 
 
-def gguf_difference(directory: Path, file: Path) -> Difference:
-    """How far the answers of a file's numbers are from those of the checkpoint it was written from, both in
-    float32.
+def gguf_difference(source: str | Path | Checkpoint, file: Path) -> Difference:
+    """Difference of the answers with a file's numbers from those of its checkpoint, both in float32.
 
-    What llama.cpp computes otherwise is no part of it. Errors: `CheckpointError` when the file is not of that
-    checkpoint.
+    It does not include what llama.cpp computes differently. Errors: `CheckpointError` when the file was not
+    written from the checkpoint.
     """
-    loaded = load_model(directory)
-    model = loaded.model
-    sequences = default_sequences(loaded.tokenizer, model.config.vocab_size, model.config.max_positions)
-    before = record(model, sequences, loaded.tokenizer)
-    put_back(model, directory, file)
-    return difference(before, record(model, sequences, loaded.tokenizer))
+    checkpoint = Checkpoint.open(source)
+    model, tokenizer = checkpoint.load().model, checkpoint.tokenizer
+    sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
+    before = record(model, sequences, tokenizer)
+    put_back(model, checkpoint, file)
+    return difference(before, record(model, sequences, tokenizer))
 
 
 @torch.no_grad()
-def put_back(model: Transformer, directory: Path, file: Path) -> None:
-    """Give the model of `directory` the numbers of a GGUF file that was written from it."""
+def put_back(model: Transformer, checkpoint: Checkpoint, file: Path) -> None:
+    """Give the model of `checkpoint` the numbers of a GGUF file that was written from it.
+
+    Errors: `CheckpointError` for a file of another config or with other tensors.
+    """
     import gguf
 
-    sources = _Places(directory, high=True), _Places(directory, high=False)
+    sources = _Positions(checkpoint, high=True), _Positions(checkpoint, high=False)
     reader = gguf.GGUFReader(file)
     target = TARGETS[sources[0].config.family]
     _check_keys(reader, file, target, sources[0])
@@ -81,11 +83,11 @@ def put_back(model: Transformer, directory: Path, file: Path) -> None:
     for high, low in zip(*(map_tensors(source, target) for source in sources), strict=True):
         whole = high.name in ("token_embd.weight", "output.weight")
         if high.origin not in own or (whole and high.origin in filled):
-            continue  # factors of rope; the embedding once more as the head
+            continue  # factors of rope, or the embedding a second time as the head
         tensor = stored.get(high.name)
         if tensor is None or tuple(reversed(tensor.shape.tolist())) != high.shape:
             raise CheckpointError(
-                f"{file}: has no such tensor '{high.name}'; it was not written from {directory}"
+                f"{file}: has no such tensor '{high.name}'; it was not written from {checkpoint.path}"
             )
         packed = tensor.data.reshape(-1, tensor.data.shape[-1])
         _scatter(own[high.origin], high, low, packed, tensor.tensor_type.name)
@@ -100,23 +102,23 @@ def _check_keys(reader: Any, file: Path, target: Target, source: ParameterSource
         for name, field in reader.fields.items()
         if name.startswith(prefix)
     }
-    parts = Parts.of(source.config)
+    parts, directory = Parts.of(source.config), source.checkpoint.path
     for place, value in config_values(keys_of(target, source.config), found).items():
         wanted = parts.value(place)
+        # The file holds floats in 32 bits.
         same = np.float32(value) == np.float32(wanted) if isinstance(wanted, float) else value == wanted
         if not same:
             raise CheckpointError(
-                f"{file}: states {place} {value}, {source.directory} has {wanted}; "
-                f"it was not written from {source.directory}"
+                f"{file}: states {place} {value}, its config {wanted}; it was not written from {directory}"
             )
 
 
 def _scatter(parameter: Tensor, high: Mapped, low: Mapped, packed: np.ndarray, kind: str) -> None:
-    """Write rows of the file to the places that the two digits name."""
+    """Write rows of the file to the positions that the two digits name."""
     flat, at = parameter.data.flatten(), 0
     for high_RI, low_RI in zip(high.rows(), low.rows(), strict=True):
         rows = unpack(np.ascontiguousarray(packed[at : at + len(high_RI)]), kind)
         at += len(high_RI)
-        places = torch.from_numpy(high_RI.astype(np.int64) * _DIGIT + low_RI.astype(np.int64))
-        flat[places.flatten().to(flat.device)] = torch.tensor(rows).flatten().to(flat)
+        positions = torch.from_numpy(high_RI.astype(np.int64) * _DIGIT + low_RI.astype(np.int64))
+        flat[positions.flatten().to(flat.device)] = torch.tensor(rows).flatten().to(flat)
     parameter.data.copy_(flat.view(parameter.shape))

@@ -115,8 +115,8 @@ def _check_cuts(path: Path, content: Mapping[str, Any], merges: set[Any]) -> Non
 
 def _unordered(path: Path, piece: str) -> CheckpointError:
     return CheckpointError(
-        f"{path}: the merges that make {piece!r} cannot be told by scores; llama.cpp would give other ids, so nothing "
-        "was written"
+        f"{path}: the merges that make {piece!r} cannot be expressed by scores; llama.cpp would give other "
+        "ids, so nothing was written"
     )
 
 

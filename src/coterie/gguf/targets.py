@@ -23,7 +23,10 @@ from coterie.config import (
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a model whose values keys hold. llama.cpp has one value per model: that of the first layer."""
+    """The parts of a model that keys describe.
+
+    llama.cpp has one value per model where we have one per layer: that of the first layer of its kind.
+    """
 
     model: ModelConfig
     attention: AttentionConfig | MLAConfig
@@ -119,8 +122,8 @@ YARN_KEYS = _keys("scaling", rope__scaling__original_context_length="original_ma
 class ChunkedAttention:
     """Attention as llama.cpp builds it for Llama 4: chunks of positions, every n-th layer global.
 
-    Global layers have no positions, and their queries are scaled by `floor_scale` and `scale`. Queries and keys
-    are normed unless the model has `unnormed_experts` experts.
+    Global layers have no positions, and their queries are scaled by `floor_scale` and `scale`. Queries and
+    keys are normed unless the model has `unnormed_experts` experts.
     """
 
     window: int = 8192
@@ -134,18 +137,18 @@ class ChunkedAttention:
 class Target:
     """One architecture of llama.cpp.
 
-    Attention. `pairs`: rope rotates neighbours (x[2j], x[2j+1]). `factors`: reads per-frequency factors (llama3
-    scaling). `linear_rope`: has linear scaling of positions. `yarn_multiplier`: reads `yarn_log_multiplier`.
-    `equal_heads`: needs as many key heads as query heads. `sliding`: has sliding windows, and biases in every
-    attention. `chunked`: the chunked attention it builds in.
+    Attention. `pairs`: rope rotates neighbours (x[2j], x[2j+1]). `factors`: reads per-frequency factors
+    (llama3 scaling). `linear_rope`: has linear scaling of positions. `yarn_multiplier`: reads
+    `yarn_log_multiplier`. `equal_heads`: needs as many key heads as query heads. `sliding`: has sliding
+    windows, and biases in every attention. `chunked`: the chunked attention it builds in.
 
-    Feed-forward. `layers`: where dense layers may be: `any`; `routed`: nowhere; `leading`: first, counted by a
-    key; `stepped`: before every n-th layer, n in a key. `renormalize`: whether it divides the chosen experts'
-    weights by their sum (None: as the file says). `shared`: has a key for the number of shared experts and
-    groups of experts. `routed_keys`: keys of models with experts beyond `ROUTED_KEYS`.
+    Feed-forward. `layers`: where dense layers may be: `any`; `routed`: nowhere; `leading`: first, counted by
+    a key; `stepped`: before every n-th layer, n in a key. `renormalize`: whether it divides the chosen
+    experts' weights by their sum (None: as the file says). `shared`: has a key for the number of shared
+    experts and groups of experts. `routed_keys`: keys of models with experts beyond `ROUTED_KEYS`.
 
-    `head`: needs the output matrix even where that is the embedding. `norm_before_ffn`: its name of the second
-    norm.
+    `head`: needs the output matrix even where that is the embedding. `norm_before_ffn`: its name of the
+    second norm.
     """
 
     name: str
@@ -207,5 +210,5 @@ def keys_of(target: Target, config: ModelConfig) -> tuple[Key, ...]:
 
 
 def config_values(keys: Iterable[Key], found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file's keys (without prefix) say of the config: place -> value. Keys that it lacks are left out."""
+    """Config values that a file's keys state: place -> value. `found`: the file's keys without prefix."""
     return {key.place: key.read(found[key.name]) for key in keys if key.name in found}

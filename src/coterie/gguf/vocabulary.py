@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coterie.checkpoints.directory import read_json
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.locate import read_json
 from coterie.config import CheckpointError
 from coterie.gguf.sentencepiece import sentencepiece_scores
 from coterie.text.tokenizer import SPECIALS, SPLIT, Tokenizer
@@ -29,8 +30,8 @@ _CASED = (
 )
 _THREES = SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 _PUNCTUATED = (
-    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"""
-    + _SPACES
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"""
+    r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + _SPACES
 )
 _GPT4O = (
     _CASED % (_CONTRACTIONS + "?", _CONTRACTIONS + "?") + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
@@ -74,17 +75,17 @@ class Vocabulary:
     differences: tuple[str, ...]
 
 
-def vocabulary(directory: Path, vocab_size: int) -> Vocabulary:
-    """The tokenizer of a checkpoint directory for a model of `vocab_size` rows.
+def vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Vocabulary:
+    """The tokenizer of a checkpoint for a model whose embedding has `vocab_size` rows.
 
     Errors: `CheckpointError` for a missing tokenizer, and for one that llama.cpp would not follow.
     """
-    path = directory / "tokenizer.json"
-    if not path.is_file():
+    tokenizer = checkpoint.tokenizer
+    if tokenizer is None:
         raise CheckpointError(
-            f"{directory}: has no tokenizer.json, and llama.cpp runs no model without its tokenizer"
+            f"{checkpoint.path}: has no tokenizer.json, and llama.cpp runs no model without its tokenizer"
         )
-    tokenizer = Tokenizer.load(directory)
+    path = checkpoint.path / "tokenizer.json"
     content = read_json(path)
     model = content["model"]
     if model.get("type") not in (None, "BPE"):
@@ -102,7 +103,7 @@ def vocabulary(directory: Path, vocab_size: int) -> Vocabulary:
         if not merges:
             raise CheckpointError(f"{path}: has no merges, and llama.cpp reads no such tokenizer")
         keys |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges}
-    keys |= _special(directory, tokenizer, content, differences)
+    keys |= _special(checkpoint, tokenizer, content, differences)
     if tokenizer.chat_template is not None:
         keys["tokenizer.chat_template"] = tokenizer.chat_template
     added = content.get("added_tokens") or []
@@ -115,13 +116,6 @@ def vocabulary(directory: Path, vocab_size: int) -> Vocabulary:
         if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
             differences.append(f"llama.cpp leaves the white space around '{token['content']}' as it is")
     return Vocabulary(keys, pre, tuple(differences))
-
-
-def stop_ids(directory: Path, tokenizer: Tokenizer) -> list[int]:
-    """Ids that end a reply: the tokenizer's and those of generation_config.json."""
-    path = directory / "generation_config.json"
-    ends = read_json(path).get("eos_token_id") if path.is_file() else None
-    return sorted(set(tokenizer.stop_ids) | ({ends} if isinstance(ends, int) else set(ends or ())))
 
 
 def _refuse(path: Path, what: str) -> CheckpointError:
@@ -221,14 +215,14 @@ def _check_reachable(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _special(
-    directory: Path, tokenizer: Tokenizer, content: Mapping[str, Any], differences: list[str]
+    checkpoint: Checkpoint, tokenizer: Tokenizer, content: Mapping[str, Any], differences: list[str]
 ) -> dict[str, Any]:
     named = {key: tokenizer.token_id(text) for key, text in tokenizer.named_tokens.items()}
     keys: dict[str, Any] = {"tokenizer.ggml.eos_token_id": tokenizer.eos_id}
     for ours, theirs in (("bos_token", "bos"), ("pad_token", "padding"), ("unk_token", "unknown")):
         if named.get(ours) is not None:
             keys[f"tokenizer.ggml.{theirs}_token_id"] = named[ours]
-    path = directory / "tokenizer_config.json"
+    path = checkpoint.path / "tokenizer_config.json"
     config = read_json(path) if path.is_file() else {}
     for end in ("bos", "eos"):
         adds = config.get(f"add_{end}_token")
@@ -236,10 +230,10 @@ def _special(
     if "tokenizer.ggml.bos_token_id" not in keys:
         # llama.cpp would take token 11 for it.
         keys |= {"tokenizer.ggml.bos_token_id": tokenizer.eos_id, "tokenizer.ggml.add_bos_token": False}
-    return keys | _ends(stop_ids(directory, tokenizer), tokenizer, differences)
+    return keys | _ends(checkpoint.stops, tokenizer, differences)
 
 
-def _ends(stops: list[int], tokenizer: Tokenizer, differences: list[str]) -> dict[str, Any]:
+def _ends(stops: Sequence[int], tokenizer: Tokenizer, differences: list[str]) -> dict[str, Any]:
     """The end of a turn, where it is another token than the end of text; what else stops a reply must be
     known.
     """

@@ -197,7 +197,7 @@ def side_record(
     device = "cuda" if torch.cuda.is_available() and side.is_checkpoint else "cpu"
     loaded = load_model(directory, dtype=side.dtype or torch.float32, device=device)
     if side.gguf is not None:
-        put_back(loaded.model, directory, side.gguf)
+        put_back(loaded.model, loaded.checkpoint, side.gguf)
     if side.adapter is not None:
         apply_in_place(loaded.model, side.adapter, directory, loaded.tokenizer)
     return record(loaded.model, sequences, tokenizer)
