@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+
+from pydantic import SecretStr
 
 from coterie.checkpoints.directory import locate
 from coterie.config import ConfigError
 from coterie.infer.model import load
 from coterie.machine.onednn_cache import keep_few_kernels
 from coterie.remote.client import KEY_VARIABLE, read_key
-from coterie.serve.core.service import ServeSettings, Service, default_name
+from coterie.serve.core.service import Service, default_name
+from coterie.serve.core.settings import ServeSettings
 from coterie.serve.endpoints.moe import read_profile
 from coterie.serve.server import check_binding, serve
 
@@ -25,22 +27,22 @@ def run(
     profiles: list[str],
     api_key_file: str | None,
     dtype: str,
-    settings: dict[str, Any],
+    settings: ServeSettings,
 ) -> int:
-    """Load and serve; the exit code."""
+    """Load and serve; returns the exit code. Errors: `CoterieError`, one line, before anything listens."""
     keep_few_kernels()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     key = _key(api_key_file)
-    wanted = ServeSettings.from_dict({**settings, "api_key": key}, where="serve")
+    wanted = settings.model_copy(update={"api_key": None if key is None else SecretStr(key)})
     check_binding(wanted)
-    _check_adapter_dir(settings["adapter_dir"], key)
-    beside, wishes = _pairs(adapters, "adapter"), _pairs(profiles, "profile")
+    _check_adapter_dir(wanted.adapter_dir, key)
+    named_adapters, named_profiles = _pairs(adapters, "adapter"), _pairs(profiles, "profile")
     model = load(path, dtype=dtype)
     service = Service(model, name or default_name(path), wanted, aliases, locate(path))
-    for adapter, directory in beside:
+    for adapter, directory in named_adapters:
         service.add_adapter(adapter, directory)
-    for profile, file in wishes:
+    for profile, file in named_profiles:
         service.profiles[profile] = read_profile(service, file)
 
     def announce(url: str) -> None:
@@ -70,12 +72,12 @@ def _key(path: str | None) -> str | None:
     return key
 
 
-def _check_adapter_dir(path: str | None, key: str | None) -> None:
+def _check_adapter_dir(path: Path | None, key: str | None) -> None:
     if path is None:
         return
     if key is None:
         raise ConfigError(
             "serve: --adapter-dir needs a key, as who has it may add and remove adapters; give --api-key-file"
         )
-    if not Path(path).is_dir():
+    if not path.is_dir():
         raise ConfigError(f"serve: --adapter-dir {path}: no such directory")

@@ -1,0 +1,52 @@
+"""How a server behaves. Imports nothing heavy: the command line makes its options from these fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr
+
+from coterie.config import Settings
+
+
+class ServeSettings(Settings):
+    """How a server behaves: the one place that states names, bounds, defaults and descriptions.
+
+    `coterie serve` takes every field but those of `NOT_OPTIONS` as an option.
+    """
+
+    host: str = Field("127.0.0.1", description="Address to listen on; one that others can reach needs a key.")
+    port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    api_key: SecretStr | None = Field(
+        None, description="The key that requests must send; None asks for none."
+    )
+    insecure_no_auth: bool = Field(False, description="Let everyone in, on any address.")
+    allowed_hosts: tuple[str, ...] = Field((), description="A further name in Host headers to accept.")
+    allowed_origins: tuple[str, ...] = Field((), description="A web origin whose pages may call.")
+    slots: int = Field(16, ge=1, le=1024, description="Replies generated at once; more wait.")
+    max_queue: int | None = Field(None, ge=0, description="Requests that may wait (default: 4 x slots).")
+    prefill_chunk: int = Field(256, ge=1, description="Prompt tokens read in one step at most.")
+    max_stall: float = Field(
+        0.2, ge=0, description="Seconds that reading prompts may hold up replies, where possible."
+    )
+    request_timeout: float = Field(600.0, gt=0, description="Seconds that a request may take in all.")
+    drain: float = Field(30.0, ge=0, description="Seconds that replies may go on after SIGTERM.")
+    prefix_cache_mb: int = Field(256, ge=0, description="Memory (MiB) for starts of prompts read before.")
+    deterministic: bool = Field(False, description="Same seed, same bytes, whatever else runs (slower).")
+    page: bool = Field(True, description="Serve the chat page at /.")
+    feedback: Annotated[str | None, BeforeValidator(lambda given: None if given == "off" else given)] = Field(
+        "feedback", description="Directory for the page's judgements of replies; 'off' keeps none."
+    )
+    log_requests: Literal["off", "meta", "full"] = Field("meta", description="off, meta (no text) or full.")
+    adapter_dir: Path | None = Field(None, description="Whose adapters may be added while serving (by key).")
+    max_body: int = Field(32 * 2**20, ge=1024, description="Bytes that a request's body may have.")
+    ping: float = Field(5.0, gt=0, description="Seconds of silence after which a stream sends a comment.")
+    header_timeout: float = Field(
+        10.0, gt=0, description="Seconds that a client may take to send its headers."
+    )
+    max_connections: int = Field(1000, ge=1, description="Connections open at once; more receive 503.")
+
+
+# The key comes from a file or the environment, never from the command line, where other users can read it.
+NOT_OPTIONS = ("api_key", "max_body", "ping", "header_timeout", "max_connections")
