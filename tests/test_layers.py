@@ -39,6 +39,17 @@ LAYERS = {
     "release": 10,
     "cli": 11,
 }
+# Inside `serve` the same rule holds: a room imports only from rooms below it and from itself.
+SERVE_ROOMS = {
+    "errors": 0,
+    "constraints": 1,
+    "core": 2,
+    "http": 3,
+    "endpoints": 4,
+    "app": 5,
+    "server": 6,
+    "inprocess": 6,
+}
 LIGHT = [name for name, layer in LAYERS.items() if layer <= 2]
 HEAVY = {"torch", "transformers"}
 
@@ -105,6 +116,20 @@ def test_imports_go_down():
             if name.startswith("coterie."):
                 target = name.removeprefix("coterie.")
                 if package_of(target) in LAYERS and upward(module, target):
+                    wrong.append(f"{module} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_rooms_of_serve_import_downwards():
+    found = {path.stem for path in (PACKAGE / "serve").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert found - {"__init__", "__pycache__", "page"} == set(SERVE_ROOMS)
+    wrong = []
+    for module, path in modules():
+        rooms = module.split(".")[1:2] if package_of(module) == "serve" else []
+        for name, _ in imports(path):
+            target = name.removeprefix("coterie.serve.").split(".")[0]
+            if rooms and name.startswith("coterie.serve.") and target != rooms[0]:
+                if SERVE_ROOMS[target] >= SERVE_ROOMS[rooms[0]]:
                     wrong.append(f"{module} imports {name}")
     assert not wrong, "\n".join(wrong)
 

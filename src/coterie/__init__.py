@@ -12,7 +12,7 @@ _PUBLIC = {
     "load": "coterie.infer.model",
     "save": "coterie.infer.model",
     "serve_in_thread": "coterie.serve.server",
-    "openai_client": "coterie.serve.http.inprocess",
+    "openai_client": "coterie.serve.inprocess",
     "tune": "coterie.recipes.tune",
     "CoterieError": "coterie.config",
 }

@@ -10,7 +10,7 @@ import torch
 
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
-from coterie.infer.engine import Engine, Event, Reply
+from coterie.infer.engine import Engine, Reply, TokenEvent
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.forward_context import ForwardContext
 from tests.infer.models import KINDS, tiny_model, training_logprobs
@@ -73,7 +73,7 @@ def test_requests_join_and_leave_a_running_batch() -> None:
     params = [SamplingParams(seed=i, max_tokens=n) for i, n in enumerate((12, 3, 5))]
     replies: dict[int, Reply] = {}
 
-    def step() -> list[Event]:
+    def step() -> list[TokenEvent]:
         events = engine.step()
         for event in events:
             replies[event.request].add(event)

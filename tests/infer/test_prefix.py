@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from coterie.infer.cache import SequenceCache
-from coterie.infer.engine import Engine, Reply
+from coterie.infer.engine import Engine
 from coterie.infer.prefix import BLOCK, PrefixCache
-from coterie.infer.request import RequestOptions
+from coterie.infer.request import Reply, RequestOptions
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.steering import LayerControl, RouterControl
 from tests.infer.models import KINDS, tiny_model
@@ -21,7 +21,7 @@ from tests.infer.test_engine import prompts_of
 
 
 def run(engine: Engine, jobs: list[tuple[list[int], SamplingParams, RequestOptions]]) -> list[Reply]:
-    replies = {engine.add(prompt, params, wishes): Reply() for prompt, params, wishes in jobs}
+    replies = {engine.add(prompt, params, options): Reply() for prompt, params, options in jobs}
     while engine.busy:
         for event in engine.step():
             replies[event.request].add(event)
@@ -76,8 +76,8 @@ def test_salts_and_controls_do_not_share():
         RequestOptions(salt="a", control=control),
     ]
     engine = Engine(model, prefix_bytes=1 << 20)
-    assert [run(engine, [(prompt, params, wishes)])[0].cached for wishes in kinds] == [0, 0, 0, 0]
-    assert [run(engine, [(prompt, params, wishes)])[0].cached for wishes in kinds] == [49] * 4
+    assert [run(engine, [(prompt, params, options)])[0].cached for options in kinds] == [0, 0, 0, 0]
+    assert [run(engine, [(prompt, params, options)])[0].cached for options in kinds] == [49] * 4
     scored = run(engine, [(prompt, params, RequestOptions(prompt_logprobs=0))])[0]
     assert scored.cached == 0 and len(scored.prompt.logprobs) == 49
 

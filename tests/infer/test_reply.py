@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.infer.engine import Engine, Reply
+from coterie.infer.engine import Engine
 from coterie.infer.reply import ReplyText, StopStrings
+from coterie.infer.request import Reply
 from coterie.infer.sampling import SamplingParams
 from coterie.text.tokenizer import StreamDecoder, Tokenizer
 from tests.infer.models import tiny_model

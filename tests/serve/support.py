@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coterie.infer.model import LanguageModel
-from coterie.serve.core.service import ServeSettings, Service
+from coterie.serve.core.service import Service
+from coterie.serve.core.settings import ServeSettings
 from coterie.serve.server import ServerThread
 from coterie.text.tokenizer import Tokenizer
 from tests.infer.models import tiny_model

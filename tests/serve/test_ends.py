@@ -14,7 +14,7 @@ import pytest
 
 from coterie.infer.sampling import SamplingParams
 from coterie.serve.core.engine_thread import Job
-from coterie.serve.core.errors import ApiError
+from coterie.serve.errors import ApiError
 from coterie.serve.http import wire
 from tests.serve.support import call, eventually, language_model, service, serving
 from tests.serve.test_load import CHAT, LONG, idle, open_request, slowed
@@ -161,7 +161,7 @@ def test_a_stream_that_nobody_reads_from_its_first_event_on_is_cancelled_and_hun
     through.
     """
     monkeypatch.setattr(wire, "SEND_IDLE", 0.3)
-    with serving(language_model(max_positions=60_000), prefix_bytes=0) as server:
+    with serving(language_model(max_positions=60_000), prefix_cache_mb=0) as server:
         tool = {"type": "function", "description": "x" * 9000, "parameters": {"type": "object"}}
         tools = [{**tool, "name": f"t{i}"} for i in range(120)]
         body = {"model": "tiny", "input": "Hello", "max_output_tokens": 50_000, "stream": True, "tools": tools,
@@ -239,7 +239,7 @@ def test_a_long_text_that_is_being_split_into_tokens_holds_up_nobody(monkeypatch
 
 
 def test_who_goes_after_sending_a_second_request_too_is_missed():
-    with serving(language_model(max_positions=60_000), prefix_bytes=0) as server:
+    with serving(language_model(max_positions=60_000), prefix_cache_mb=0) as server:
         service = slowed(server.service)
         connection = open_request(server.url, {**LONG, "max_tokens": 50_000})
         eventually(lambda: service.engine.num_running == 1)

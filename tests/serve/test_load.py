@@ -60,7 +60,7 @@ def idle(service) -> bool:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_fifty_clients_that_vanish_leave_nothing(stream):
-    with serving(slots=16, max_queue=64, prefix_bytes=0) as server:
+    with serving(slots=16, max_queue=64, prefix_cache_mb=0) as server:
         service = slowed(server.service)
         connections = [open_request(server.url, {**LONG, "stream": stream}) for _ in range(50)]
         if stream:
@@ -78,7 +78,7 @@ def test_fifty_clients_that_vanish_leave_nothing(stream):
 
 
 def test_a_client_that_vanishes_while_its_prompt_is_read():
-    with serving(language_model(max_positions=4096), slots=2, prefill_chunk=16, prefix_bytes=0) as server:
+    with serving(language_model(max_positions=4096), slots=2, prefill_chunk=16, prefix_cache_mb=0) as server:
         service = slowed(server.service)
         body = {"model": "tiny", "prompt": [7] * 3000, "max_tokens": 5, "stream": True}
         connection = open_request(server.url, body, "/v1/completions")
@@ -133,7 +133,7 @@ def test_one_request_larger_than_the_queue_is_taken_alone():
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_requests_that_take_too_long(stream):
-    with serving(request_timeout=0.5, prefix_bytes=0) as server:
+    with serving(request_timeout=0.5, prefix_cache_mb=0) as server:
         service = slowed(server.service)
         client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
         with pytest.raises(openai.APIError) as caught:
@@ -170,7 +170,7 @@ def test_slow_headers_and_slow_bodies_are_hung_up_on(monkeypatch):
 
 def test_a_reader_that_never_reads_is_dropped(monkeypatch):
     monkeypatch.setattr(wire, "SEND_IDLE", 0.3)
-    with serving(language_model(max_positions=60_000), prefix_bytes=0) as server:
+    with serving(language_model(max_positions=60_000), prefix_cache_mb=0) as server:
         service = server.service
         body = {**LONG, "max_tokens": 50_000, "stream": True, "logprobs": True, "top_logprobs": 20}
         connection = open_request(server.url, body, buffer=4096)

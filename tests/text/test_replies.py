@@ -91,7 +91,10 @@ def test_any_chunking_gives_the_same_message_and_the_pieces_add_up(name, pieces,
     assert parser.finish() == message
     assert "".join(delta.content for delta in deltas) == message.text
     assert "".join(delta.reasoning for delta in deltas) == (message.reasoning or "")
-    assert tuple(call for delta in deltas for call in delta.calls) == message.tool_calls
+    calls = [numbered for delta in deltas for numbered in delta.calls]
+    assert tuple(numbered.call for numbered in calls) == message.tool_calls
+    assert [numbered.index for numbered in calls] == list(range(len(calls)))
+    assert len({numbered.id for numbered in calls}) == len(calls)
 
 
 @given(name=st.sampled_from(sorted(formats())), text=st.text(alphabet="abc .,\n", max_size=40))

@@ -23,11 +23,11 @@ from coterie.infer.prefix import BLOCK as MIN_SHARED
 from coterie.infer.prefix import PrefixCache, usable
 from coterie.infer.reply import ReplyText
 from coterie.infer.request import (
-    Event,
     FinishReason,
     Reply,
     Request,
     RequestOptions,
+    TokenEvent,
     TokenRouting,
     TopLogprobs,
     Variant,
@@ -150,7 +150,7 @@ class Engine:
         self,
         prompt_ids: Iterable[int],
         params: SamplingParams | None = None,
-        wishes: RequestOptions | None = None,
+        options: RequestOptions | None = None,
     ) -> int:
         """Queue a prompt; returns the request's id.
 
@@ -170,13 +170,13 @@ class Engine:
         if stop_ids is None:
             stop_ids = tuple(self.tokenizer.stop_ids) if self.tokenizer is not None else ()
         limit = min(params.max_tokens, config.max_positions - len(prompt))
-        wishes = wishes or RequestOptions()
-        self.variant(wishes.variant)
-        variant = self._variants[wishes.variant]
-        check_control(wishes.control, variant.routers)
+        options = options or RequestOptions()
+        self.variant(options.variant)
+        variant = self._variants[options.variant]
+        check_control(options.control, variant.routers)
         text = ReplyText(self.tokenizer, params.stop)
         stops = frozenset(stop_ids)
-        request = Request(self._next_id, prompt, params.with_seed(), limit, stops, text, wishes, variant)
+        request = Request(self._next_id, prompt, params.with_seed(), limit, stops, text, options, variant)
         self._next_id += 1
         self._waiting.append(request)
         return request.id
@@ -190,14 +190,14 @@ class Engine:
                     return True
         return False
 
-    def step(self) -> list[Event]:
+    def step(self) -> list[TokenEvent]:
         """One forward pass; the events of the sequences that got a token (none while only prompts are being
         read).
 
         A failure (also Ctrl-C) drops the requests that were in the pass and goes up; the others stay usable.
         """
         while self._waiting and len(self._running) < self.max_batch:
-            request = min(self._waiting, key=lambda waiting: (waiting.wishes.priority, waiting.id))
+            request = min(self._waiting, key=lambda waiting: (waiting.options.priority, waiting.id))
             self._waiting.remove(request)
             request.cache = SequenceCache(self.model.config)
             self._running.append(request)
@@ -248,7 +248,7 @@ class Engine:
                 self.cancel(request_id)
         return list(replies.values())
 
-    def stream(self, prompt_ids: Iterable[int], params: SamplingParams | None = None) -> Iterator[Event]:
+    def stream(self, prompt_ids: Iterable[int], params: SamplingParams | None = None) -> Iterator[TokenEvent]:
         """The events of one reply as they come. Closing the iterator drops the request.
 
         The prompt is checked at once, not at the first token.
@@ -256,7 +256,7 @@ class Engine:
         self._check_idle()
         return self._events(self.add(prompt_ids, params))
 
-    def _events(self, request_id: int) -> Iterator[Event]:
+    def _events(self, request_id: int) -> Iterator[TokenEvent]:
         try:
             while self.busy:
                 yield from self.step()
@@ -339,7 +339,7 @@ class Engine:
         self.prefixes.keep(request.salt, tokens, request.cache)
 
     @torch.inference_mode()
-    def _forward(self, plan: list[tuple[Request, int]]) -> list[Event]:
+    def _forward(self, plan: list[tuple[Request, int]]) -> list[TokenEvent]:
         talking: list[Request] = []
         parts: list[Tensor] = []
         routings: list[TokenRouting | None] = []
@@ -356,7 +356,7 @@ class Engine:
                     last_rows.append(start - 1)
                     routings.append(
                         TokenRouting(recorder.chosen(start - 1))
-                        if recorder and request.wishes.routing
+                        if recorder and request.options.routing
                         else None
                     )
             if last_rows:
@@ -372,7 +372,10 @@ class Engine:
             [request.params for request in talking],
             [request.num_drawn for request in talking],
             [request.tokens for request in talking],
-            [request.wishes.filter and request.wishes.filter.allowed() for request in talking],
+            [
+                None if request.options.filter is None else request.options.filter.allowed()
+                for request in talking
+            ],
         )
         drawn = zip(talking, sampled.ids, sampled.logprobs, sampled.top, routings, strict=True)
         return [self._take(*row) for row in drawn]
@@ -390,7 +393,7 @@ class Engine:
 
     def _recorder(self, group: list[tuple[Request, int]]) -> Recorder | None:
         """A record of the router choices of this pass, where statistics or a request want it."""
-        wanted = self.expert_counts is not None or any(request.wishes.routing for request, _ in group)
+        wanted = self.expert_counts is not None or any(request.options.routing for request, _ in group)
         return Recorder() if wanted and group[0][0].variant.routers else None
 
     def _hidden(self, group: list[tuple[Request, int]], recorder: Recorder | None) -> Tensor:
@@ -401,7 +404,7 @@ class Engine:
         for (request, count), start in zip(group, starts, strict=True):
             ids += request.tokens[start : start + count]
         variant = group[0][0].variant
-        controls = [(request.wishes.control, count) for request, count in group]
+        controls = [(request.options.control, count) for request, count in group]
         context = ForwardContext.packed(
             [count for _, count in group],
             starts,
@@ -422,12 +425,12 @@ class Engine:
 
     def _take(
         self, request: Request, token: int, logprob: float, top: TopLogprobs, routing: TokenRouting | None
-    ) -> Event:
+    ) -> TokenEvent:
         """Add a token to its reply; a finished request leaves the engine."""
         first = request.num_drawn == 0
         request.tokens.append(token)
-        if request.wishes.filter is not None:
-            request.wishes.filter.accept(token)
+        if request.options.filter is not None:
+            request.options.filter.accept(token)
         text, by_string = ("", False) if token in request.stop_ids else request.text.push(token)
         finish: FinishReason | None = None
         if by_string or token in request.stop_ids:
@@ -438,6 +441,6 @@ class Engine:
             self._leave(request)
             text += request.text.finish()
         scores = request.prompt if first else None
-        return Event(
+        return TokenEvent(
             request.id, token, logprob, top, text, finish, request.cached if first else 0, scores, routing
         )

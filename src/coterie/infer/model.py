@@ -20,7 +20,8 @@ from torch import Tensor
 from coterie.adapters.apply import apply_in_place, base_of, is_variant
 from coterie.checkpoints.directory import load_model, read_json, save_model
 from coterie.config import ConfigError, CoterieError, ModelConfig, suggest
-from coterie.infer.engine import Engine, Reply, check_prompt
+from coterie.infer.engine import Engine
+from coterie.infer.request import Reply, check_prompt
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs

@@ -57,7 +57,7 @@ class TokenRouting:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class TokenEvent:
     """One token of one reply. `text`: what became certain by it (may be empty, or end before the token's own
     text).
 
@@ -89,7 +89,7 @@ class Reply:
     cached: int = 0
     prompt: PromptScores | None = None
 
-    def add(self, event: Event) -> None:
+    def add(self, event: TokenEvent) -> None:
         """Take in the next event."""
         if not self.ids:
             self.cached, self.prompt = event.cached, event.prompt
@@ -134,8 +134,18 @@ class Request:
     """A sequence in the engine. `tokens` is prompt and reply; those from `cache.length` on wait to be fed."""
 
     __slots__ = (
-        "cache", "cached", "id", "limit", "num_prompt", "params", "prompt", "stop_ids", "text", "tokens", "variant",
-        "wishes",
+        "cache",
+        "cached",
+        "id",
+        "limit",
+        "num_prompt",
+        "options",
+        "params",
+        "prompt",
+        "stop_ids",
+        "text",
+        "tokens",
+        "variant",
     )  # fmt: skip
 
     def __init__(
@@ -146,7 +156,7 @@ class Request:
         limit: int,
         stop_ids: frozenset[int],
         text: ReplyText,
-        wishes: RequestOptions,
+        options: RequestOptions,
         variant: Variant,
     ) -> None:
         self.id = id
@@ -156,16 +166,16 @@ class Request:
         self.limit = limit
         self.stop_ids = stop_ids
         self.text = text
-        self.wishes = wishes
+        self.options = options
         self.variant = variant
         self.cached = 0
-        self.prompt = PromptScores([], []) if wishes.prompt_logprobs is not None else None
+        self.prompt = PromptScores([], []) if options.prompt_logprobs is not None else None
         self.cache: SequenceCache
 
     @property
     def salt(self) -> tuple[Any, ...]:
         """Sequences of one salt may share what they have read."""
-        return self.variant.serial, self.wishes.salt, self.wishes.control
+        return self.variant.serial, self.options.salt, self.options.control
 
     @property
     def num_drawn(self) -> int:
@@ -180,7 +190,7 @@ class Request:
         for first in range(0, len(following), _SCORED_ROWS):
             ids = following[first : first + _SCORED_ROWS]
             logits_TV = self.variant.model.logits(h_TD[first : first + len(ids)])
-            logprobs, top = score(logits_TV, ids, self.wishes.prompt_logprobs or 0)
+            logprobs, top = score(logits_TV, ids, self.options.prompt_logprobs or 0)
             self.prompt.logprobs.extend(logprobs)
             self.prompt.top.extend(top)
 

@@ -18,10 +18,11 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coterie.config import ConfigError, CoterieError
-from coterie.serve.core.errors import draining
-from coterie.serve.core.service import ServeSettings, Service
+from coterie.serve.app import create_app
+from coterie.serve.core.service import Service
+from coterie.serve.core.settings import ServeSettings
+from coterie.serve.errors import draining
 from coterie.serve.http import wire
-from coterie.serve.http.app import create_app
 from coterie.serve.http.middleware import is_loopback
 
 log = logging.getLogger("coterie.serve")

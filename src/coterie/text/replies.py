@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,16 +21,31 @@ from coterie.text.reply_formats import Region, ReplyFormat, format_of
 _PEEK = 200  # characters within which `while` decides
 
 
+@dataclass(frozen=True)
+class NumberedCall:
+    """A tool call of one reply: its place among the reply's calls, an id for its result, and the call."""
+
+    index: int
+    id: str
+    call: ToolCall
+
+
 @dataclass
 class Delta:
     """What became certain with the last text: text to add, whole calls."""
 
     reasoning: str = ""
     content: str = ""
-    calls: list[ToolCall] = field(default_factory=list)
+    calls: list[NumberedCall] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.reasoning or self.content or self.calls)
+
+    def add(self, later: Delta) -> None:
+        """Append the text and the calls of a later delta of the same reply."""
+        self.reasoning += later.reasoning
+        self.content += later.content
+        self.calls += later.calls
 
 
 class ReplyParser:
@@ -65,9 +81,8 @@ class ReplyParser:
         """The message, once no more text can come: a mark that was never completed is text."""
         self.flush()
         whole = self._whole
-        return Message(
-            "assistant", whole.content, whole.reasoning if self._thought else None, tuple(whole.calls)
-        )
+        calls = tuple(numbered.call for numbered in whole.calls)
+        return Message("assistant", whole.content, whole.reasoning if self._thought else None, calls)
 
     def flush(self) -> Delta:
         """What was held back until the end of the reply."""
@@ -166,8 +181,10 @@ class ReplyParser:
         inside, rest = self._text[:at], self._text[at + len(mark) :]
         calls = _read(self._part, region.read, inside) if mark or region.ends else []
         if calls:
-            new.calls += calls
-            self._whole.calls += calls
+            for call in calls:
+                numbered = NumberedCall(len(self._whole.calls), "call_" + secrets.token_hex(12), call)
+                new.calls.append(numbered)
+                self._whole.calls.append(numbered)
             self._text = rest
             self._leave()
             return True

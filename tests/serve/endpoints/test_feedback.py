@@ -10,8 +10,8 @@ import pytest
 
 from coterie.data.examples import read_examples
 from coterie.data.formats import ChatExample, LabelledExample, PreferenceExample
-from coterie.serve.core.errors import ApiError
 from coterie.serve.endpoints.feedback import append_line
+from coterie.serve.errors import ApiError
 from tests.serve.support import ASK, call, serving
 
 GOOD, BAD = ({"role": "assistant", "content": text} for text in ("Hi!", "Go away."))

@@ -8,8 +8,8 @@ import pytest
 from starlette.routing import Route
 
 from coterie.config import ConfigError
-from coterie.serve.core.service import ServeSettings
-from coterie.serve.http.app import routes
+from coterie.serve.app import routes
+from coterie.serve.core.settings import ServeSettings
 from coterie.serve.server import check_binding
 from tests.serve.support import ASK, call, serving
 

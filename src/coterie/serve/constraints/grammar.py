@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coterie.serve.core.errors import ApiError, invalid
+from coterie.serve.errors import ApiError, invalid
 from coterie.text.reply_formats import ReplyFormat
 from coterie.text.tokenizer import StreamDecoder, Tokenizer
 

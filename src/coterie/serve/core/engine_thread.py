@@ -12,18 +12,18 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from coterie.config import CoterieError
 from coterie.infer.engine import Engine
-from coterie.infer.request import Event, RequestOptions
+from coterie.infer.request import RequestOptions, TokenEvent
 from coterie.infer.sampling import SamplingParams
-from coterie.serve.core.errors import ApiError, draining, engine_dead, too_slow
+from coterie.serve.errors import ApiError, draining, engine_dead, too_slow
 
 T = TypeVar("T")
-Batch = list[tuple[int, Event]]
+CallEvents = list[tuple[int, TokenEvent]]  # index of the job, its event
 log = logging.getLogger("coterie.serve")
 
 
@@ -33,7 +33,7 @@ class Job:
 
     prompt: list[int]
     params: SamplingParams
-    wishes: RequestOptions = field(default_factory=RequestOptions)
+    options: RequestOptions = field(default_factory=RequestOptions)
 
 
 class Call:
@@ -47,9 +47,9 @@ class Call:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._dropped: set[int] = set()
-        self._queue: asyncio.Queue[Batch | Exception] = asyncio.Queue()
+        self._queue: asyncio.Queue[CallEvents | Exception] = asyncio.Queue()
 
-    async def batches(self, silence: float, deadline: float) -> AsyncIterator[Batch]:
+    async def batches(self, silence: float, deadline: float) -> AsyncGenerator[CallEvents, None]:
         """The events as they come, an empty batch after each `silence` seconds without any.
 
         Ends after the last job's last event. Leaving early cancels the rest. Errors: `ApiError` when
@@ -90,7 +90,7 @@ class Call:
         self._dropped.add(index)
         self._owner.cancel(self, index)
 
-    def push(self, item: Batch | Exception) -> None:
+    def push(self, item: CallEvents | Exception) -> None:
         """From any thread: what `batches` yields or raises next."""
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
@@ -270,7 +270,7 @@ class EngineThread:
                 self.num_cancelled += 1
                 return
             for index, job in enumerate(call.jobs):
-                request_id = self.engine.add(job.prompt, job.params, job.wishes)
+                request_id = self.engine.add(job.prompt, job.params, job.options)
                 call.ids[request_id] = index
                 self._calls[request_id] = call
                 self._started[request_id] = time.monotonic()
@@ -345,7 +345,7 @@ class EngineThread:
             return
         end = time.monotonic()
         self.step_seconds += 0.1 * (end - start - self.step_seconds)
-        batches: dict[Call, Batch] = {}
+        batches: dict[Call, CallEvents] = {}
         for event in events:
             call = self._calls.get(event.request)
             if call is None:

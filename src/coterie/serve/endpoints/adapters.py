@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie.config import CoterieError
-from coterie.serve.core.errors import ApiError
 from coterie.serve.core.service import Service
+from coterie.serve.errors import ApiError
 from coterie.serve.http.wire import JsonAnswer
 
 

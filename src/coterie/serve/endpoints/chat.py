@@ -6,31 +6,31 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.serve.core.service import Service
 from coterie.serve.endpoints.conversation import Conversation, prepare
-from coterie.serve.endpoints.protocol import ChatRequest, read
-from coterie.serve.endpoints.replies import Delta, Replies
-from coterie.serve.http.wire import DONE, EventStream, JsonAnswer, encode, read_object, unless_gone
+from coterie.serve.endpoints.protocol import ChatRequest
+from coterie.serve.endpoints.received import receive
+from coterie.serve.endpoints.replies import ChoiceStep, Replies, call_object
+from coterie.serve.http.wire import DONE, EventStream, JsonAnswer, encode, unless_gone
 
 
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation, whole or streamed."""
-    service: Service = request.app.state.service
-    body, ignored = read(ChatRequest, await read_object(request, service.settings.max_body))
-    variant = service.resolve(body.model)
-    talk = await asyncio.to_thread(prepare, service, body)
+    received = await receive(request, ChatRequest)
+    service, body = received.service, received.body
+    talk = await asyncio.to_thread(prepare, service, body, received.variant)
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
-    headers = ignored_header([*ignored, *talk.ignored])
+    headers = received.headers(talk.ignored)
     head = {
         "id": "chatcmpl-" + secrets.token_hex(12),
         "created": int(time.time()),
         "model": body.model,
-        "system_fingerprint": service.fingerprints[variant],
+        "system_fingerprint": received.fingerprint,
     }
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
@@ -38,17 +38,6 @@ async def chat_completions(request: Request) -> Response:
         return EventStream(events, headers, service.explain, replies.call.cancel)
     answer = await unless_gone(request, _whole(replies, head, bool(body.return_token_ids)))
     return JsonAnswer(answer, headers=headers)
-
-
-def ignored_header(names: list[str]) -> dict[str, str]:
-    """The header that names fields without effect."""
-    return {"x-coterie-ignored": ",".join(names)} if names else {}
-
-
-def ping(replies: Replies) -> bytes:
-    """A comment that keeps the connection open while the prompt is read."""
-    read, total = replies.service.thread.progress(replies.call)
-    return f": ping prefill={read}/{total}\n\n".encode()
 
 
 async def _stream(
@@ -61,95 +50,85 @@ async def _stream(
 
     more = {"usage": None} if usage else {}
     begun: set[int] = set()
-    deltas = replies.deltas()
-    try:
-        async for batch in deltas:
-            if not batch:
-                yield ping(replies)
-            for delta in batch:
-                first = delta.index not in begun
-                begun.add(delta.index)
-                for choice in _chunks(delta, first, with_ids, replies.talk):
-                    if first and with_ids:
-                        choice["prompt_token_ids"] = replies.talk.prompt
-                    first = False
+    async with aclosing(replies.steps()) as batches:
+        async for steps in batches:
+            if not steps:
+                yield replies.ping()
+            for step in steps:
+                first = step.index not in begun
+                begun.add(step.index)
+                for choice in _chunks(step, first, with_ids, replies.talk):
                     yield chunk([choice], **more)
-    finally:
-        await deltas.aclose()  # type: ignore[attr-defined]
     if usage:
         yield chunk([], usage=replies.usage.to_dict())
     yield DONE
 
 
-def _chunks(delta: Delta, first: bool, with_ids: bool, talk: Conversation) -> list[dict[str, Any]]:
-    """The choices to send for one step: what was added, then why it ended."""
+def _chunks(step: ChoiceStep, first: bool, with_ids: bool, talk: Conversation) -> list[dict[str, Any]]:
+    """The `choices` entries to send for one step: what it added, then why the choice ended."""
     choices = []
     added: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
-    if delta.piece.reasoning:
-        added["reasoning_content"] = delta.piece.reasoning
-    if delta.piece.content:
-        added["content"] = delta.piece.content
-    if delta.piece.calls:
-        added["tool_calls"] = delta.piece.calls
-    if added or delta.logprobs or with_ids or delta.moe:
+    if step.delta.reasoning:
+        added["reasoning_content"] = step.delta.reasoning
+    if step.delta.content:
+        added["content"] = step.delta.content
+    if step.delta.calls:
+        added["tool_calls"] = [call_object(call) for call in step.delta.calls]
+    if added or step.logprobs or with_ids or step.moe:
         choice: dict[str, Any] = {
-            "index": delta.index,
+            "index": step.index,
             "delta": added,
             "logprobs": None,
             "finish_reason": None,
         }
-        if delta.logprobs is not None:
-            choice["logprobs"] = {"content": delta.logprobs, "refusal": None}
+        if step.logprobs is not None:
+            choice["logprobs"] = {"content": step.logprobs, "refusal": None}
         if with_ids:
-            choice["token_ids"] = delta.ids
-        if delta.moe:
-            choice["moe"] = delta.moe
+            choice["token_ids"] = [step.token]
+            if first:
+                choice["prompt_token_ids"] = talk.prompt
+        if step.moe:
+            choice["moe"] = step.moe
         choices.append(choice)
-    if delta.finish is not None:
-        choices.append({"index": delta.index, "delta": {}, "logprobs": None, "finish_reason": delta.finish})
+    if step.finish is not None:
+        choices.append({"index": step.index, "delta": {}, "logprobs": None, "finish_reason": step.finish})
     return choices
 
 
-async def collect(replies: Replies) -> list[dict[str, Any]]:
-    """The whole choices."""
-    whole: list[dict[str, Any]] = [
-        {"content": "", "reasoning": "", "calls": [], "ids": [], "logprobs": [], "finish": None, "moe": None}
-        for _ in replies.talk.jobs
-    ]
-    async for batch in replies.deltas():
-        for delta in batch:
-            choice = whole[delta.index]
-            choice["content"] += delta.piece.content
-            choice["reasoning"] += delta.piece.reasoning
-            choice["calls"] += delta.piece.calls
-            choice["ids"] += delta.ids
-            choice["logprobs"] += delta.logprobs or []
-            choice["finish"] = delta.finish or choice["finish"]
-            if choice["moe"] is None:
-                choice["moe"] = delta.moe
-            elif delta.moe is not None:
-                choice["moe"]["tokens"] += delta.moe["tokens"]
-    return whole
-
-
 async def _whole(replies: Replies, head: dict[str, Any], with_ids: bool) -> dict[str, Any]:
-    choices = []
-    for index, part in enumerate(await collect(replies)):
-        message: dict[str, Any] = {"role": "assistant", "content": part["content"], "refusal": None}
-        if part["reasoning"]:
-            message["reasoning_content"] = part["reasoning"]
-        if part["calls"]:
-            message["tool_calls"] = [
-                {k: v for k, v in call.items() if k != "index"} for call in part["calls"]
-            ]
-            message["content"] = part["content"] or None
-        logprobs = (
-            {"content": part["logprobs"], "refusal": None} if replies.talk.num_logprobs is not None else None
-        )
-        choice = {"index": index, "message": message, "logprobs": logprobs, "finish_reason": part["finish"]}
-        if part["moe"] is not None:
-            choice["moe"] = part["moe"]
-        if with_ids:
-            choice |= {"token_ids": part["ids"], "prompt_token_ids": replies.talk.prompt}
-        choices.append(choice)
+    whole: list[list[ChoiceStep]] = [[] for _ in replies.talk.jobs]
+    async with aclosing(replies.steps()) as batches:
+        async for steps in batches:
+            for step in steps:
+                whole[step.index].append(step)
+    choices = [_choice(steps, with_ids, replies.talk) for steps in whole]
     return {**head, "object": "chat.completion", "choices": choices, "usage": replies.usage.to_dict()}
+
+
+def _choice(steps: list[ChoiceStep], with_ids: bool, talk: Conversation) -> dict[str, Any]:
+    """A whole choice: the sum of its steps."""
+    content = "".join(step.delta.content for step in steps)
+    reasoning = "".join(step.delta.reasoning for step in steps)
+    calls = [call_object(call) for step in steps for call in step.delta.calls]
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if calls:
+        message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
+        message["content"] = content or None
+    logprobs = None
+    if talk.num_logprobs is not None:
+        entries = [entry for step in steps for entry in step.logprobs or ()]
+        logprobs = {"content": entries, "refusal": None}
+    choice = {
+        "index": steps[0].index,
+        "message": message,
+        "logprobs": logprobs,
+        "finish_reason": steps[-1].finish,
+    }
+    routed = [step.moe for step in steps if step.moe is not None]
+    if routed:
+        choice["moe"] = {**routed[0], "tokens": [token for moe in routed for token in moe["tokens"]]}
+    if with_ids:
+        choice |= {"token_ids": [step.token for step in steps], "prompt_token_ids": talk.prompt}
+    return choice

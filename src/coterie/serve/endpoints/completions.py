@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,15 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie.config import CoterieError
-from coterie.infer.request import Event, PromptScores, TopLogprobs, check_prompt
+from coterie.infer.request import PromptScores, TokenEvent, TopLogprobs, check_prompt
 from coterie.serve.core.engine_thread import Call, Job
-from coterie.serve.core.errors import ApiError, invalid
 from coterie.serve.core.service import Service
-from coterie.serve.endpoints.chat import ignored_header
-from coterie.serve.endpoints.moe import routing_of, wishes_of
-from coterie.serve.endpoints.protocol import CompletionRequest, choose_tokens, read
-from coterie.serve.endpoints.replies import Timer, Usage, finite
-from coterie.serve.http.wire import DONE, EventStream, JsonAnswer, encode, read_object, unless_gone
+from coterie.serve.endpoints.moe import options_of, routing_of
+from coterie.serve.endpoints.protocol import CompletionRequest, choose_tokens
+from coterie.serve.endpoints.received import receive
+from coterie.serve.endpoints.replies import Usage, counted_events, finite
+from coterie.serve.errors import ApiError, invalid
+from coterie.serve.http.wire import DONE, EventStream, JsonAnswer, encode, unless_gone
 from coterie.text.tokenizer import Tokenizer
 
 MAX_PROMPTS = 1024
@@ -30,20 +31,19 @@ _DEFAULT_TOKENS = 16
 
 async def completions(request: Request) -> Response:
     """Continue one or many prompts, whole or streamed."""
-    service: Service = request.app.state.service
-    body, ignored = read(CompletionRequest, await read_object(request, service.settings.max_body))
-    variant = service.resolve(body.model)
-    texts = await asyncio.to_thread(prepare, service, body)
+    received = await receive(request, CompletionRequest)
+    service, body = received.service, received.body
+    texts = await asyncio.to_thread(prepare, service, body, received.variant)
     call = service.thread.submit([text.job for text in texts])
     head = {
         "id": "cmpl-" + secrets.token_hex(12),
         "object": "text_completion",
         "created": int(time.time()),
         "model": body.model,
-        "system_fingerprint": service.fingerprints[variant],
+        "system_fingerprint": received.fingerprint,
     }
     run = Completions(service, body, texts, call, head)
-    headers = ignored_header(ignored)
+    headers = received.headers()
     if body.stream:
         return EventStream(run.stream(), headers, service.explain, call.cancel)
     return JsonAnswer(await unless_gone(request, run.whole()), headers=headers)
@@ -60,10 +60,10 @@ class Continuation:
     names: TokenNames
     text: str = ""
     finish: str | None = None
-    events: list[Event] = field(default_factory=list)
+    events: list[TokenEvent] = field(default_factory=list)
     offset: int = 0  # characters before the next token, for `text_offset`
 
-    def take(self, event: Event) -> dict[str, Any] | None:
+    def take(self, event: TokenEvent) -> dict[str, Any] | None:
         """Add a token; the `choices` entry that a stream sends for it, or None when there is nothing to
         say.
         """
@@ -85,7 +85,7 @@ class Continuation:
             return None
         return {"index": self.index, "text": added, "logprobs": logprobs, "finish_reason": self.finish}
 
-    def _prompt_logprobs(self, event: Event) -> dict[str, list[Any]]:
+    def _prompt_logprobs(self, event: TokenEvent) -> dict[str, list[Any]]:
         logprobs = _no_logprobs()
         scores = event.prompt or PromptScores([], [])
         self._append(logprobs, self.job.prompt[0], None, ())
@@ -144,22 +144,23 @@ def _no_logprobs() -> dict[str, list[Any]]:
     return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
 
 
-def prepare(service: Service, body: CompletionRequest) -> list[Continuation]:
-    """Encode, check and count. Errors: `ApiError` 400."""
+def prepare(service: Service, body: CompletionRequest, variant: str) -> list[Continuation]:
+    """Encode, check and count; the jobs go to `variant`. Errors: `ApiError` 400."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise invalid("/best_of: must equal n; choosing among more is not supported", "/best_of")
     prompts = _prompts(service, body)
     names = TokenNames(service.model.tokenizer, body.logprobs, bool(body.return_tokens_as_token_ids))
-    texts = []
+    texts: list[Continuation] = []
     for ids in prompts:
         given = body.max_tokens
         limit = choose_tokens(given or None, len(ids), service.max_length, default=_DEFAULT_TOKENS)
         params = body.sampling(limit, body.logprobs or 0, service.model.config.vocab_size)
         params = replace(params, stop_ids=service.model.stop_ids, max_tokens=1 if given == 0 else limit)
-        wishes = replace(wishes_of(service, body), prompt_logprobs=body.logprobs if body.echo else None)
+        options = options_of(service, body, variant)
+        options = replace(options, prompt_logprobs=body.logprobs if body.echo else None)
         for choice in range(body.n or 1):
             seed = None if params.seed is None else (params.seed + choice) % 2**64
-            job = Job(list(ids), replace(params, seed=seed), wishes)
+            job = Job(list(ids), replace(params, seed=seed), options)
             texts.append(Continuation(len(texts), job, bool(body.echo), 0 if given == 0 else limit, names))
     return texts
 
@@ -209,12 +210,13 @@ class Completions:
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events."""
         wants_usage = self.body.stream_options is not None and self.body.stream_options.include_usage
-        async for choice in self._choices():
-            if choice is None:
-                yield b": ping\n\n"
-            else:
-                more = {"usage": None} if wants_usage else {}
-                yield b"data: " + encode({**self.head, "choices": [choice], **more}) + b"\n\n"
+        more = {"usage": None} if wants_usage else {}
+        async with aclosing(self._choices()) as choices:
+            async for choice in choices:
+                if choice is None:
+                    yield b": ping\n\n"
+                else:
+                    yield b"data: " + encode({**self.head, "choices": [choice], **more}) + b"\n\n"
         if wants_usage:
             yield b"data: " + encode({**self.head, "choices": [], "usage": self.usage.to_dict()}) + b"\n\n"
         yield DONE
@@ -222,53 +224,52 @@ class Completions:
     async def whole(self) -> dict[str, Any]:
         """The plain answer."""
         merged: list[dict[str, Any]] = [{} for _ in self.texts]
-        async for choice in self._choices():
-            if choice is None:
-                continue
-            into = merged[choice["index"]]
-            if not into:
-                into.update(choice)
-                continue
-            into["text"] += choice["text"]
-            into["finish_reason"] = choice["finish_reason"]
-            for key, values in (choice["logprobs"] or {}).items():
-                into["logprobs"][key] += values
-        if self.body.return_token_ids:
-            for choice, text in zip(merged, self.texts, strict=True):
+        async with aclosing(self._choices()) as choices:
+            async for choice in choices:
+                if choice is not None:
+                    _merge(merged[choice["index"]], choice)
+        for choice, text in zip(merged, self.texts, strict=True):
+            if self.body.return_token_ids:
                 choice["token_ids"] = [event.token for event in text.events]
                 choice["prompt_token_ids"] = text.job.prompt
-        if self.body.routing != "off":
-            for choice, text in zip(merged, self.texts, strict=True):
+            if self.body.routing != "off":
                 choice["moe"] = routing_of(self.body.routing, text.events)
         return {**self.head, "choices": merged, "usage": self.usage.to_dict()}
 
     async def _choices(self) -> AsyncGenerator[dict[str, Any] | None, None]:
-        """Choices with what was added; None when nothing has come for a while."""
-        timer = Timer(self.service)
-        batches = self.call.batches(self.service.settings.ping, self.service.deadline())
-        try:
+        """Choices with what each token added; None is the moment for a ping."""
+        async with aclosing(counted_events(self.service, self.call, self.usage)) as batches:
             async for events in batches:
                 if not events:
                     yield None
-                    continue
-                timer.note(events, self.usage)
                 for index, event in events:
-                    text = self.texts[index]
-                    choice = text.take(event)
-                    if text.limit == 0:
-                        self.usage.completion -= 1
-                    moe = routing_of(self.body.routing, [event])
-                    if moe is not None and self.body.stream:
-                        choice = choice or {
-                            "index": index,
-                            "text": "",
-                            "logprobs": None,
-                            "finish_reason": None,
-                        }
-                        choice["moe"] = moe
+                    choice = self._choice(index, event)
                     if choice is not None:
-                        if self.body.return_token_ids and self.body.stream:
-                            choice["token_ids"] = [event.token]
                         yield choice
-        finally:
-            await batches.aclose()  # type: ignore[attr-defined]
+
+    def _choice(self, index: int, event: TokenEvent) -> dict[str, Any] | None:
+        """One token's entry of `choices`, or None when it adds nothing to show."""
+        text = self.texts[index]
+        choice = text.take(event)
+        if text.limit == 0:  # only the prompt was asked for: the token drawn to score it is not part of it
+            self.usage.completion -= 1
+        if not self.body.stream:
+            return choice
+        moe = routing_of(self.body.routing, [event])
+        if moe is not None:
+            choice = choice or {"index": index, "text": "", "logprobs": None, "finish_reason": None}
+            choice["moe"] = moe
+        if choice is not None and self.body.return_token_ids:
+            choice["token_ids"] = [event.token]
+        return choice
+
+
+def _merge(into: dict[str, Any], choice: dict[str, Any]) -> None:
+    """Append a choice's next entry to the whole choice."""
+    if not into:
+        into.update(choice)
+        return
+    into["text"] += choice["text"]
+    into["finish_reason"] = choice["finish_reason"]
+    for key, values in (choice["logprobs"] or {}).items():
+        into["logprobs"][key] += values

@@ -11,12 +11,12 @@ from coterie.infer.request import TokenFilter
 from coterie.serve.constraints.grammar import GrammarFilter
 from coterie.serve.constraints.thinking import ThinkingBudget
 from coterie.serve.core.engine_thread import Job
-from coterie.serve.core.errors import ApiError, invalid
 from coterie.serve.core.service import Service
-from coterie.serve.endpoints.assemble import Assembler
-from coterie.serve.endpoints.moe import wishes_of
+from coterie.serve.endpoints.moe import options_of
 from coterie.serve.endpoints.protocol import ChatMessage, ChatRequest, NamedChoice, TextPart, choose_tokens
+from coterie.serve.errors import ApiError, invalid
 from coterie.text.chat import Message, render_ids
+from coterie.text.replies import ReplyParser
 from coterie.text.reply_formats import ReplyFormat, format_of
 
 _TEMPLATE_SETTINGS = ("enable_thinking", "thinking", "reasoning_effort", "preserve_thinking")
@@ -37,13 +37,13 @@ class Conversation:
     routing: str = "off"
     ignored: tuple[str, ...] = ()
 
-    def assembler(self) -> Assembler:
-        """A reader for one reply."""
-        return Assembler(self.form, self.opened, self.has_tools, self.hide_calls)
+    def parser(self) -> ReplyParser:
+        """A parser for one reply."""
+        return ReplyParser(self.form, self.opened, self.has_tools)
 
 
-def prepare(service: Service, body: ChatRequest) -> Conversation:
-    """Render, check and count. Errors: `ApiError` 400, before anything is queued."""
+def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
+    """Render, check and count; the jobs go to `variant`. Errors: `ApiError` 400, before anything is queued."""
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("/top_logprobs: needs 'logprobs': true", "/top_logprobs")
     if body.continue_final_message and body.add_generation_prompt:
@@ -61,13 +61,13 @@ def prepare(service: Service, body: ChatRequest) -> Conversation:
         raise invalid("/max_tokens: a reply has at least one token", "/max_tokens")
     params = body.sampling(limit, num_logprobs or 0, service.model.config.vocab_size)
     params = replace(params, stop_ids=service.model.stop_ids)
-    wishes = wishes_of(service, body)
+    options = options_of(service, body, variant)
     form = format_of(service.tokenizer.chat_template)
     opened = _ends_in_reasoning(service, form, prompt)
     jobs = []
     for index in range(body.n or 1):
         seed = None if params.seed is None else (params.seed + index) % 2**64
-        filtered = replace(wishes, filter=_bounded(service, body, form, opened))
+        filtered = replace(options, filter=_bounded(service, body, form, opened))
         jobs.append(Job(prompt, replace(params, seed=seed), filtered))
     return Conversation(
         prompt=prompt,

@@ -16,12 +16,12 @@ from torch import Tensor
 from coterie.config import CoterieError
 from coterie.infer.request import check_prompt
 from coterie.nn.forward_context import ForwardContext
-from coterie.serve.core.errors import draining, invalid, too_long
 from coterie.serve.core.service import Service
-from coterie.serve.endpoints.chat import ignored_header
 from coterie.serve.endpoints.completions import encode_text
-from coterie.serve.endpoints.protocol import Body, Ids, Name, Text, read
-from coterie.serve.http.wire import JsonAnswer, read_object, unless_gone
+from coterie.serve.endpoints.protocol import Body, Ids, Name, Text
+from coterie.serve.endpoints.received import receive
+from coterie.serve.errors import draining, invalid, too_long
+from coterie.serve.http.wire import JsonAnswer, unless_gone
 
 MAX_INPUTS = 2048
 
@@ -37,11 +37,10 @@ class EmbeddingRequest(Body):
 
 async def embeddings(request: Request) -> Response:
     """One vector for each input; a shorter one (`dimensions`) is the first numbers, of length one again."""
-    service: Service = request.app.state.service
-    body, ignored = read(EmbeddingRequest, await read_object(request, service.settings.max_body))
+    received = await receive(request, EmbeddingRequest)
+    service, body = received.service, received.body
     if service.thread.refusing:
         raise draining()
-    variant = service.resolve(body.model)
     width = service.model.config.width
     if body.dimensions is not None and body.dimensions > width:
         raise invalid(f"/dimensions: the model's vectors have {width} numbers", "/dimensions")
@@ -50,7 +49,10 @@ async def embeddings(request: Request) -> Response:
     async def work() -> list[Tensor]:
         # One text at a time between two steps of the engine, so that running replies go on.
         deadline = service.deadline()
-        return [await service.thread.run(partial(_embed, service, variant, ids), deadline) for ids in inputs]
+        return [
+            await service.thread.run(partial(_embed, service, received.variant, ids), deadline)
+            for ids in inputs
+        ]
 
     data = []
     for index, vector in enumerate(await unless_gone(request, work())):
@@ -64,7 +66,7 @@ async def embeddings(request: Request) -> Response:
     tokens = sum(map(len, inputs))
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     answer = {"object": "list", "data": data, "model": body.model, "usage": usage}
-    return JsonAnswer(answer, headers=ignored_header(ignored))
+    return JsonAnswer(answer, headers=received.headers())
 
 
 def _inputs(service: Service, body: EmbeddingRequest) -> list[list[int]]:

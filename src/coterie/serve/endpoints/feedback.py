@@ -18,10 +18,11 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.serve.core.errors import ApiError, invalid
 from coterie.serve.core.service import Service
-from coterie.serve.endpoints.protocol import Body, ChatMessage, read
-from coterie.serve.http.wire import JsonAnswer, read_object
+from coterie.serve.endpoints.protocol import Body, ChatMessage
+from coterie.serve.endpoints.received import receive
+from coterie.serve.errors import ApiError, invalid
+from coterie.serve.http.wire import JsonAnswer
 
 FILES = {"preference": "preferences.jsonl", "label": "labels.jsonl", "undecided": "undecided.jsonl"}
 _lock = threading.Lock()
@@ -51,7 +52,7 @@ async def feedback(request: Request) -> Response:
         raise ApiError(
             404, "this server keeps no feedback; start it with --feedback DIRECTORY", "feedback_off"
         )
-    body, _ = read(FeedbackRequest, await read_object(request, service.settings.max_body))
+    body = (await receive(request, FeedbackRequest)).body
     path = Path(service.settings.feedback) / FILES[body.kind]
     append_line(path, record_of(body) | {"time": int(time.time())})
     return JsonAnswer({"object": "feedback", "file": path.name})

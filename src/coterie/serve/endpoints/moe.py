@@ -1,6 +1,4 @@
-"""Experts through the API: a request's control of the routers, the routing of a reply, the load of the
-experts.
-"""
+"""Experts through the API: a request's control of the routers, a reply's routing, the load of the experts."""
 
 from __future__ import annotations
 
@@ -13,48 +11,46 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie.config import ConfigError
-from coterie.infer.request import Event, RequestOptions
+from coterie.infer.request import RequestOptions, TokenEvent
 from coterie.nn.steering import LayerControl, RouterControl, check_control
-from coterie.serve.core.errors import ApiError, invalid
 from coterie.serve.core.service import Service
 from coterie.serve.endpoints.protocol import Generation, MoeOptions, read
+from coterie.serve.errors import ApiError, invalid
 from coterie.serve.http.strict_json import parse
 from coterie.serve.http.wire import JsonAnswer
 
 _SUMMARY_LAYERS = 4
 
 
-def wishes_of(service: Service, body: Generation) -> RequestOptions:
-    """What a request wants beside sampling. Errors: `ApiError` 400 for experts that do not exist."""
-    options = body.moe or MoeOptions()
-    if options.profile is not None:
-        profile = service.profiles.get(options.profile)
-        if profile is None:
+def options_of(service: Service, body: Generation, variant: str) -> RequestOptions:
+    """The engine's options for a request to `variant`. Errors: `ApiError` 400 for experts that do not exist."""
+    moe = body.moe or MoeOptions()
+    if moe.profile is not None:
+        if moe.profile not in service.profiles:
             raise ApiError(400, "/moe/profile: no profile of this name", "profile_not_found", "/moe/profile")
-        if options.mask or options.bias or options.top_k:
+        if moe.mask or moe.bias or moe.top_k:
             raise invalid("/moe/profile: goes with neither mask, bias nor top_k", "/moe/profile")
-        options = profile.model_copy(update={"routing": options.routing})
-    if options.routing != "off" and not service.model.model.routers():
+    if moe.routing != "off" and not service.model.model.routers():
         raise invalid("/moe/routing: the model is dense; there is no routing", "/moe/routing")
     return RequestOptions(
-        control=control_of(service, options),
-        routing=options.routing != "off",
+        control=control_of(service, moe) if moe.profile is None else service.profiles[moe.profile],
+        routing=moe.routing != "off",
         priority=body.priority or 0,
         salt=body.cache_salt or "",
-        variant=service.resolve(body.model),
+        variant=variant,
     )
 
 
-def control_of(service: Service, options: MoeOptions) -> RouterControl:
-    """Masks and biases as the engine takes them. Errors: `ApiError` 400."""
+def control_of(service: Service, moe: MoeOptions) -> RouterControl:
+    """Masks and biases in the engine's form. Errors: `ApiError` 400."""
     layers: dict[int, LayerControl] = {}
-    for key, experts in (options.mask or {}).items():
+    for key, experts in (moe.mask or {}).items():
         layers[_number(key, "/moe/mask")] = LayerControl(masked=tuple(sorted(set(experts))))
-    for key, values in (options.bias or {}).items():
+    for key, values in (moe.bias or {}).items():
         layer, pointer = _number(key, "/moe/bias"), f"/moe/bias/{key[:20]}"
         pairs = tuple(sorted((_number(expert, pointer), value) for expert, value in values.items()))
         layers[layer] = LayerControl(layers.get(layer, LayerControl()).masked, pairs)
-    control = RouterControl(tuple(sorted(layers.items(), key=lambda pair: pair[0])), options.top_k)
+    control = RouterControl(tuple(sorted(layers.items(), key=lambda pair: pair[0])), moe.top_k)
     try:
         check_control(control, service.model.model.routers())
     except ConfigError as error:
@@ -62,16 +58,18 @@ def control_of(service: Service, options: MoeOptions) -> RouterControl:
     return control
 
 
-def read_profile(service: Service, path: str) -> MoeOptions:
-    """A named `moe` object from a JSON file, checked against the model. Errors: `ConfigError`."""
+def read_profile(service: Service, path: str) -> RouterControl:
+    """The control in a JSON file that holds a `moe` object, checked against the model.
+
+    Errors: `ConfigError`, one line, for a file that cannot be read or does not fit the model.
+    """
     try:
-        options, _ = read(MoeOptions, parse(Path(path).read_bytes()))
-        control_of(service, options)
+        moe, _ = read(MoeOptions, parse(Path(path).read_bytes()))
+        return control_of(service, moe)
     except OSError as error:
         raise ConfigError(f"profile {path}: cannot be read ({error.strerror})") from None
     except ApiError as error:
         raise ConfigError(f"profile {path}: {str(error).replace('the body', 'it')}") from None
-    return options
 
 
 def _number(key: str, pointer: str) -> int:
@@ -80,8 +78,8 @@ def _number(key: str, pointer: str) -> int:
     return int(key)
 
 
-def routing_of(kind: str, events: Sequence[Event]) -> dict[str, Any] | None:
-    """The `moe` object of a choice: which experts each token was drawn with.
+def routing_of(kind: str, events: Sequence[TokenEvent]) -> dict[str, Any] | None:
+    """The `moe` object of a choice: the experts with which each token was drawn; None for `off`.
 
     `summary`: the best expert of at most four layers, evenly spread; `full`: all chosen experts of every
     layer.
@@ -95,9 +93,8 @@ def routing_of(kind: str, events: Sequence[Event]) -> dict[str, Any] | None:
             continue
         rows = event.routing.layers
         if kind == "summary" and len(rows) > _SUMMARY_LAYERS:
-            rows = tuple(
-                rows[round(i * (len(rows) - 1) / (_SUMMARY_LAYERS - 1))] for i in range(_SUMMARY_LAYERS)
-            )
+            step = (len(rows) - 1) / (_SUMMARY_LAYERS - 1)
+            rows = tuple(rows[round(i * step)] for i in range(_SUMMARY_LAYERS))
         most = 1 if kind == "summary" else None
         layers = [layer for layer, _, _ in rows]
         tokens.append(

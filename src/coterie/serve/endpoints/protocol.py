@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from coterie.infer.sampling import SamplingParams
-from coterie.serve.core.errors import ApiError, invalid, too_long, unsupported
+from coterie.serve.errors import ApiError, invalid, too_long, unsupported
 
 MAX_CHOICES = 8
 MAX_TOKENS = 2**31 - 1
@@ -156,7 +156,7 @@ class FunctionSpec(Body):
     strict: bool | None = None
 
 
-class Tool(Body):
+class ToolDefinition(Body):
     """`{"type": "function", "function": ...}`."""
 
     type: Literal["function"]
@@ -199,7 +199,7 @@ class ChatRequest(Generation):
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None

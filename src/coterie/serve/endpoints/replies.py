@@ -1,29 +1,31 @@
-"""The choices of one chat request as they grow: what streams send piece by piece and plain answers add up."""
+"""The choices of one request as they grow: streams send each step, plain answers add them up."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from coterie.infer.request import Event
-from coterie.serve.core.engine_thread import Call
-from coterie.serve.core.errors import ApiError
+from coterie.infer.request import TokenEvent
+from coterie.serve.core.engine_thread import Call, CallEvents
 from coterie.serve.core.service import Service
-from coterie.serve.endpoints.assemble import Piece
 from coterie.serve.endpoints.conversation import Conversation
 from coterie.serve.endpoints.moe import routing_of
+from coterie.serve.errors import ApiError
+from coterie.text.replies import Delta, NumberedCall
 from coterie.text.tokenizer import Tokenizer
 
 
 @dataclass
-class Delta:
-    """What one choice gained by one token. `finish` is set once, last."""
+class ChoiceStep:
+    """What one token added to one choice. `finish` is set on the last step only."""
 
     index: int
-    piece: Piece
-    ids: list[int]
+    delta: Delta
+    token: int
     logprobs: list[dict[str, Any]] | None
     finish: str | None = None
     moe: dict[str, Any] | None = None
@@ -31,7 +33,7 @@ class Delta:
 
 @dataclass
 class Usage:
-    """Tokens of one request."""
+    """Token counts of one request."""
 
     prompt: int
     cached: int = 0
@@ -50,15 +52,15 @@ class Usage:
 
 
 class Timer:
-    """Times of the first and of further tokens, and token counts, into the metrics."""
+    """Records the times to the first and between further tokens, and token counts, in the metrics."""
 
     def __init__(self, service: Service) -> None:
         self._metrics = service.metrics
         self._last = time.monotonic()
         self._begun = False
 
-    def note(self, events: list[tuple[int, Event]], usage: Usage) -> None:
-        """Some tokens came."""
+    def note(self, events: CallEvents, usage: Usage) -> None:
+        """Count newly arrived tokens."""
         now = time.monotonic()
         name = "coterie_tpot_seconds" if self._begun else "coterie_ttft_seconds"
         if not self._begun:
@@ -72,9 +74,23 @@ class Timer:
         usage.completion += len(events)
 
 
+async def counted_events(service: Service, call: Call, usage: Usage) -> AsyncGenerator[CallEvents, None]:
+    """The events of a call as they come, recorded in the metrics and counted in `usage`.
+
+    An empty list means that `settings.ping` seconds passed without an event: the moment for a keep-alive
+    comment. Close the generator to cancel the call. Errors: as `Call.batches`.
+    """
+    timer = Timer(service)
+    async with aclosing(call.batches(service.settings.ping, service.deadline())) as batches:
+        async for events in batches:
+            if events:
+                timer.note(events, usage)
+            yield events
+
+
 @dataclass
 class Replies:
-    """The replies to one conversation. After `deltas` has ended, `usage` is complete."""
+    """The replies to one conversation. After `steps` has ended, `usage` is complete."""
 
     service: Service
     talk: Conversation
@@ -83,64 +99,74 @@ class Replies:
 
     def __post_init__(self) -> None:
         self.usage = Usage(len(self.talk.prompt))
-        self._readers = [self.talk.assembler() for _ in self.talk.jobs]
+        self._parsers = [self.talk.parser() for _ in self.talk.jobs]
+        self._num_calls = [0 for _ in self.talk.jobs]
 
-    async def deltas(self) -> AsyncIterator[list[Delta]]:
-        """What came, step by step; an empty list when nothing has come for a while (a moment for a ping)."""
-        timer = Timer(self.service)
-        batches = self.call.batches(self.service.settings.ping, self.service.deadline())
-        try:
+    async def steps(self) -> AsyncGenerator[list[ChoiceStep], None]:
+        """The steps as they come; an empty list is the moment for a ping."""
+        async with aclosing(counted_events(self.service, self.call, self.usage)) as batches:
             async for events in batches:
-                if events:
-                    timer.note(events, self.usage)
-                yield [self._delta(index, event) for index, event in events]
-        finally:
-            await batches.aclose()  # type: ignore[attr-defined]
+                yield [self._step(index, event) for index, event in events]
 
-    def _delta(self, index: int, event: Event) -> Delta:
-        reader = self._readers[index]
-        grammar = self.talk.jobs[index].wishes.filter
+    def ping(self) -> bytes:
+        """A comment that keeps the connection open while the prompt is read."""
+        read, total = self.service.thread.progress(self.call)
+        return f": ping prefill={read}/{total}\n\n".encode()
+
+    def _step(self, index: int, event: TokenEvent) -> ChoiceStep:
+        parser = self._parsers[index]
+        grammar = self.talk.jobs[index].options.filter
         if grammar is not None and grammar.failure is not None:
             raise ApiError(
                 500, f"the reply could not be kept to its grammar ({grammar.failure})", "grammar_failed"
             )
-        thinking = reader.reasoning
-        piece = reader.feed(event.text)
-        self.usage.reasoning += thinking or reader.reasoning
+        thinking = parser.reasoning
+        delta = parser.feed(event.text)
+        self.usage.reasoning += thinking or parser.reasoning
+        self._count_calls(index, delta)
         finish: str | None = event.finish_reason
-        if finish is None and self.talk.one_call and reader.num_calls:
+        if finish is None and self.talk.one_call and self._num_calls[index]:
             self.call.drop(index)
             finish = "stop"
         if finish is not None:
-            rest = reader.finish()
-            piece.reasoning += rest.reasoning
-            piece.content += rest.content
-            piece.calls += rest.calls
-        if finish == "stop" and reader.num_calls:
+            rest = parser.flush()
+            self._count_calls(index, rest)
+            delta.add(rest)
+        if finish == "stop" and self._num_calls[index]:
             finish = "tool_calls"
         entries = None
         if self.talk.num_logprobs is not None:
-            entries = [] if event.token in self._stop_ids else [logprob_entry(self.service.tokenizer, event)]
-        return Delta(index, piece, [event.token], entries, finish, routing_of(self.talk.routing, [event]))
+            stops = self.service.model.stop_ids
+            entries = [] if event.token in stops else [logprob_entry(self.service.tokenizer, event)]
+        return ChoiceStep(index, delta, event.token, entries, finish, routing_of(self.talk.routing, [event]))
 
-    @property
-    def _stop_ids(self) -> tuple[int, ...]:
-        return self.service.model.stop_ids
+    def _count_calls(self, index: int, delta: Delta) -> None:
+        """Count the new calls of a choice, or with `tool_choice: none` leave them out."""
+        if self.talk.hide_calls:
+            delta.calls.clear()
+        self._num_calls[index] += len(delta.calls)
 
 
-def logprob_entry(tokenizer: Tokenizer, event: Event) -> dict[str, Any]:
+def call_object(numbered: NumberedCall) -> dict[str, Any]:
+    """A tool call in the form of the chat API; arguments are JSON text."""
+    arguments = json.dumps(dict(numbered.call.arguments), ensure_ascii=False)
+    function = {"name": numbered.call.name, "arguments": arguments}
+    return {"index": numbered.index, "id": numbered.id, "type": "function", "function": function}
+
+
+def logprob_entry(tokenizer: Tokenizer, event: TokenEvent) -> dict[str, Any]:
     """One entry of a chat choice's `logprobs.content`."""
     top = [_named(tokenizer, token, value) for token, value in event.top]
     return {**_named(tokenizer, event.token, event.logprob), "top_logprobs": top}
 
 
 def _named(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
-    if token >= tokenizer.vocab_size:  # a row of the model that stands for no text
+    if token >= tokenizer.vocab_size:  # a row of the model that the tokenizer has no text for
         return {"token": "", "logprob": finite(logprob), "bytes": []}
     spelt = tokenizer.token_bytes([token])[0]
     return {"token": spelt.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(spelt)}
 
 
 def finite(logprob: float) -> float:
-    """JSON has no infinity; clients take -9999 for it."""
+    """JSON lacks infinity; clients read -9999 as such."""
     return max(logprob, -9999.0)

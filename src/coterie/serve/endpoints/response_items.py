@@ -8,10 +8,11 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from coterie.serve.core.errors import invalid
-from coterie.serve.endpoints.assemble import Piece
+from coterie.serve.endpoints.replies import call_object
+from coterie.serve.errors import invalid
+from coterie.text.replies import Delta, NumberedCall
 
-Event = tuple[str, dict[str, Any]]
+ResponseEvent = tuple[str, dict[str, Any]]
 
 
 def messages_of(given: str | Sequence[Mapping[str, Any]], instructions: str | None) -> list[dict[str, Any]]:
@@ -83,17 +84,17 @@ class Output:
         self.items: list[dict[str, Any]] = []
         self._open: str | None = None
 
-    def add(self, piece: Piece, logprobs: list[dict[str, Any]] | None) -> Iterator[Event]:
-        """The events of a piece."""
-        if piece.reasoning:
-            yield from self._text("reasoning", piece.reasoning, None)
-        if piece.content:
-            yield from self._text("message", piece.content, logprobs)
-        for call in piece.calls:
+    def add(self, delta: Delta, logprobs: list[dict[str, Any]] | None) -> Iterator[ResponseEvent]:
+        """The events of newly written text and calls."""
+        if delta.reasoning:
+            yield from self._text("reasoning", delta.reasoning, None)
+        if delta.content:
+            yield from self._text("message", delta.content, logprobs)
+        for call in delta.calls:
             yield from self.close()
             yield from self._call(call)
 
-    def _text(self, kind: str, text: str, logprobs: list[dict[str, Any]] | None) -> Iterator[Event]:
+    def _text(self, kind: str, text: str, logprobs: list[dict[str, Any]] | None) -> Iterator[ResponseEvent]:
         if self._open != kind:
             yield from self.close()
             yield from self._begin(kind)
@@ -111,7 +112,7 @@ class Output:
         else:
             yield "response.reasoning_text.delta", where
 
-    def _begin(self, kind: str) -> Iterator[Event]:
+    def _begin(self, kind: str) -> Iterator[ResponseEvent]:
         self._open = kind
         if kind == "message":
             item: dict[str, Any] = {"type": "message", "id": _new("msg"), "role": "assistant"}
@@ -129,7 +130,7 @@ class Output:
             {**place, "item_id": item["id"], "content_index": 0, "part": dict(part)},
         )
 
-    def close(self) -> Iterator[Event]:
+    def close(self) -> Iterator[ResponseEvent]:
         """End the item that is open."""
         if self._open is None:
             return
@@ -145,10 +146,16 @@ class Output:
         yield "response.content_part.done", {**where, "part": part}
         yield "response.output_item.done", {"output_index": where["output_index"], "item": item}
 
-    def _call(self, call: Mapping[str, Any]) -> Iterator[Event]:
-        function = call["function"]
-        item = {"type": "function_call", "id": _new("fc"), "call_id": call["id"], "name": function["name"],
-                "arguments": "", "status": "in_progress"}  # fmt: skip
+    def _call(self, call: NumberedCall) -> Iterator[ResponseEvent]:
+        function = call_object(call)["function"]
+        item = {
+            "type": "function_call",
+            "id": _new("fc"),
+            "call_id": call.id,
+            "name": function["name"],
+            "arguments": "",
+            "status": "in_progress",
+        }
         self.items.append(item)
         place = {"output_index": len(self.items) - 1}
         yield "response.output_item.added", {**place, "item": dict(item)}

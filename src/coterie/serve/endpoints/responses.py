@@ -6,16 +6,14 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.serve.core.errors import ApiError, unsupported
-from coterie.serve.core.service import Service
-from coterie.serve.endpoints.chat import ignored_header, ping
-from coterie.serve.endpoints.conversation import Conversation, prepare
+from coterie.serve.endpoints.conversation import prepare
 from coterie.serve.endpoints.protocol import (
     MAX_TOKENS,
     Body,
@@ -27,9 +25,11 @@ from coterie.serve.endpoints.protocol import (
     Text,
     read,
 )
+from coterie.serve.endpoints.received import receive
 from coterie.serve.endpoints.replies import Replies
-from coterie.serve.endpoints.response_items import Event, Output, messages_of
-from coterie.serve.http.wire import EventStream, JsonAnswer, encode, read_object, unless_gone
+from coterie.serve.endpoints.response_items import Output, ResponseEvent, messages_of
+from coterie.serve.errors import ApiError, unsupported
+from coterie.serve.http.wire import EventStream, JsonAnswer, encode, unless_gone
 
 
 class TextFormat(Body):
@@ -85,14 +85,13 @@ class ResponsesRequest(Body):
 
 async def responses(request: Request) -> Response:
     """Answer, whole or as typed events."""
-    service: Service = request.app.state.service
-    body, ignored = read(ResponsesRequest, await read_object(request, service.settings.max_body))
-    service.resolve(body.model)
+    received = await receive(request, ResponsesRequest)
+    service, body = received.service, received.body
     chat, more = as_chat(body)
-    talk: Conversation = await asyncio.to_thread(prepare, service, chat)
+    talk = await asyncio.to_thread(prepare, service, chat, received.variant)
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
     run = _Run(replies, body)
-    headers = ignored_header([*ignored, *more, *talk.ignored])
+    headers = received.headers([*more, *talk.ignored])
     if body.stream:
         return EventStream(run.stream(), headers, service.explain, replies.call.cancel)
     return JsonAnswer(await unless_gone(request, run.whole()), headers=headers)
@@ -196,24 +195,21 @@ class _Run:
         for name in ("response.created", "response.in_progress"):
             yield event(name, {"response": self._response("in_progress")})
         async for item in self._events():
-            yield ping(self._replies) if item is None else event(*item)
+            yield self._replies.ping() if item is None else event(*item)
         yield event(f"response.{self._status}", {"response": self._response(self._status)})
 
-    async def _events(self) -> AsyncGenerator[Event | None, None]:
-        deltas = self._replies.deltas()
-        try:
-            async for batch in deltas:
-                if not batch:
+    async def _events(self) -> AsyncGenerator[ResponseEvent | None, None]:
+        async with aclosing(self._replies.steps()) as batches:
+            async for steps in batches:
+                if not steps:
                     yield None
-                for delta in batch:
-                    self._finish = delta.finish or self._finish
-                    if delta.moe is not None:
-                        tokens = (self._moe or {"tokens": []})["tokens"] + delta.moe["tokens"]
-                        self._moe = {**delta.moe, "tokens": tokens}
-                    for event in self._output.add(delta.piece, delta.logprobs):
+                for step in steps:
+                    self._finish = step.finish or self._finish
+                    if step.moe is not None:
+                        tokens = (self._moe or {"tokens": []})["tokens"] + step.moe["tokens"]
+                        self._moe = {**step.moe, "tokens": tokens}
+                    for event in self._output.add(step.delta, step.logprobs):
                         yield event
-        finally:
-            await deltas.aclose()  # type: ignore[attr-defined]
         for event in self._output.close():
             yield event
 

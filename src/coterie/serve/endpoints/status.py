@@ -1,39 +1,67 @@
-"""Models, health, readiness, metrics."""
+"""`GET /v1/models`, `/health`, `/ready` and `/metrics`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from coterie.serve.core.errors import ApiError, draining, engine_dead
 from coterie.serve.core.service import Service
 from coterie.serve.endpoints.moe import load
+from coterie.serve.errors import ApiError, draining, engine_dead
 from coterie.serve.http.wire import JsonAnswer
 
 
 async def models(request: Request) -> Response:
     """`GET /v1/models`."""
-    service: Service = request.app.state.service
-    return JsonAnswer({"object": "list", "data": service.listing()})
+    return JsonAnswer({"object": "list", "data": _listing(request.app.state.service)})
 
 
 async def model(request: Request) -> Response:
-    """`GET /v1/models/{name}`; names may hold slashes."""
-    service: Service = request.app.state.service
+    """`GET /v1/models/{name}`; a name may contain slashes. Errors: `ApiError` 404."""
     name = request.path_params["name"]
-    for entry in service.listing():
+    for entry in _listing(request.app.state.service):
         if entry["id"] == name:
             return JsonAnswer(entry)
     raise ApiError(404, "this model does not exist here; GET /v1/models lists them", "model_not_found")
 
 
+def _listing(service: Service) -> list[dict[str, Any]]:
+    """One entry for each name that a request may use: the base first, then its aliases and its adapters."""
+    names = [service.name, *service.aliases, *(f"{service.name}:{adapter}" for adapter in service.adapters)]
+    return [_entry(service, name) for name in names]
+
+
+def _entry(service: Service, name: str) -> dict[str, Any]:
+    tokenizer = service.model.tokenizer
+    template = (tokenizer.chat_template if tokenizer is not None else None) or ""
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.started,
+        "owned_by": "coterie",
+        "root": service.name,
+        "parent": None if name == service.name else service.name,
+        "max_model_len": service.max_length,
+        "capabilities": {
+            "chat": tokenizer is not None and tokenizer.chat_template is not None,
+            "tools": "tools" in template,
+            "reasoning": "reasoning" in template or "<think>" in template,
+            "embeddings": True,
+            "vision": False,
+            "moe": bool(service.model.model.routers()),
+        },
+    }
+
+
 async def health(request: Request) -> Response:
-    """The process lives. Never touches the engine."""
+    """200 while the process lives. Never touches the engine."""
     return JsonAnswer({"status": "ok"})
 
 
 async def ready(request: Request) -> Response:
-    """Whether new requests are served."""
+    """200 while new requests are accepted. Errors: `ApiError` 503."""
     service: Service = request.app.state.service
     if service.draining:
         raise draining()
@@ -43,7 +71,7 @@ async def ready(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """Prometheus text."""
+    """The counters and gauges in the Prometheus text form."""
     service: Service = request.app.state.service
     engine, thread = service.engine, service.thread
     service.metrics.set_total("coterie_cancelled_total", thread.num_cancelled)

@@ -9,12 +9,13 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.serve.core.errors import invalid
 from coterie.serve.core.service import Service
 from coterie.serve.endpoints.completions import encode_text
 from coterie.serve.endpoints.conversation import prepare
-from coterie.serve.endpoints.protocol import Body, ChatMessage, ChatRequest, Text, Tool, read
-from coterie.serve.http.wire import JsonAnswer, read_object
+from coterie.serve.endpoints.protocol import Body, ChatMessage, ChatRequest, Text, ToolDefinition
+from coterie.serve.endpoints.received import receive
+from coterie.serve.errors import invalid
+from coterie.serve.http.wire import JsonAnswer
 
 
 class TokenizeRequest(Body):
@@ -23,7 +24,7 @@ class TokenizeRequest(Body):
     model: str | None = None
     prompt: Text | None = None
     messages: list[ChatMessage] | None = None
-    tools: list[Tool] | None = None
+    tools: list[ToolDefinition] | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     return_token_strs: bool = False
@@ -38,10 +39,8 @@ class DetokenizeRequest(Body):
 
 async def tokenize(request: Request) -> Response:
     """Token ids of a text, or of a conversation as the model would read it."""
-    service: Service = request.app.state.service
-    body, _ = read(TokenizeRequest, await read_object(request, service.settings.max_body))
-    if body.model is not None:
-        service.resolve(body.model)
+    received = await receive(request, TokenizeRequest)
+    service, body = received.service, received.body
     if (body.prompt is None) == (body.messages is None):
         raise invalid("/prompt: give either a prompt or messages", "/prompt")
     return JsonAnswer(await asyncio.to_thread(_tokens, service, body))
@@ -57,7 +56,7 @@ def _tokens(service: Service, body: TokenizeRequest) -> dict[str, Any]:
             tools=body.tools,
             add_generation_prompt=body.add_generation_prompt,
         )
-        ids = prepare(service, chat).prompt
+        ids = prepare(service, chat, "").prompt  # every variant reads the same prompt
     answer: dict[str, Any] = {"count": len(ids), "max_model_len": service.max_length, "tokens": ids}
     if body.return_token_strs:
         answer["token_strs"] = [service.tokenizer.decode([token]) for token in ids]
@@ -66,8 +65,8 @@ def _tokens(service: Service, body: TokenizeRequest) -> dict[str, Any]:
 
 async def detokenize(request: Request) -> Response:
     """The text of token ids."""
-    service: Service = request.app.state.service
-    body, _ = read(DetokenizeRequest, await read_object(request, service.settings.max_body))
+    received = await receive(request, DetokenizeRequest)
+    service, body = received.service, received.body
     known = service.tokenizer.vocab_size
     if any(not 0 <= token < known for token in body.tokens):
         raise invalid(f"/tokens: ids must be from 0 to {known - 1}", "/tokens")

@@ -17,8 +17,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coterie.serve.core.errors import ApiError
 from coterie.serve.core.service import Service
+from coterie.serve.errors import ApiError
 from coterie.serve.http.wire import Disconnected, error_answer
 
 log = logging.getLogger("coterie.serve")

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from coterie.serve.core.errors import ApiError
+from coterie.serve.errors import ApiError
 
 MAX_DEPTH = 64
 MAX_ITEMS = 200_000  # of one list or object

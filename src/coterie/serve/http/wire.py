@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from coterie.config import CoterieError
-from coterie.serve.core.errors import ApiError, draining
+from coterie.serve.errors import ApiError, draining
 from coterie.serve.http.strict_json import parse
 
 T = TypeVar("T")
@@ -42,11 +41,6 @@ class JsonAnswer(Response):
 def error_answer(error: ApiError) -> Response:
     """The error envelope."""
     return JsonAnswer(error.body(), error.status, error.headers())
-
-
-def as_api_error(error: CoterieError) -> ApiError:
-    """What a request did wrong, or what the engine said of it."""
-    return error if isinstance(error, ApiError) else ApiError(400, str(error), "invalid_value")
 
 
 async def read_object(request: Request, cap: int) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import pytest
 
 import coterie
 from coterie.config import ConfigError
-from coterie.serve.http import inprocess
-from coterie.serve.http.inprocess import async_openai_client
+from coterie.serve import inprocess
+from coterie.serve.inprocess import async_openai_client
 from tests.agents.models import PLAIN, chat_model
 from tests.serve.support import eventually
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from coterie.config import ConfigError
-from coterie.serve.core.service import ServeSettings, Service
-from coterie.serve.http.app import create_app
+from coterie.serve.app import create_app
+from coterie.serve.core.service import Service
+from coterie.serve.core.settings import ServeSettings
 
 if TYPE_CHECKING:
     import openai

@@ -1,4 +1,4 @@
-"""The application: routes, guarded by one middleware."""
+"""The ASGI application: all routes behind one middleware."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from coterie.serve.http.middleware import PAGE, PAGE_PATHS, Guard
 
 
 def routes(page: bool = True) -> list[BaseRoute]:
-    """Every endpoint; a path that is none of them is nothing, and one asked in another way says so."""
+    """All routes. Unknown paths return 404, wrong methods 405. `page`: include the chat page's files."""
     listed: list[BaseRoute] = [
         Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
         Route("/v1/completions", completions.completions, methods=["POST"]),
@@ -55,7 +55,7 @@ def routes(page: bool = True) -> list[BaseRoute]:
 
 
 def create_app(service: Service) -> ASGIApp:
-    """The ASGI application of a service. Its engine starts with it and ends with it."""
+    """The ASGI application of a service. Its lifespan starts and stops the engine's thread."""
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
