@@ -181,7 +181,7 @@ def test_pieces_that_scores_cannot_order_are_refused(tmp_path: Path, change: str
             content["normalizer"] = {"type": "Strip", "strip_left": True, "strip_right": True}
 
     words = {"byte": "no piece '<0x41>'", "space": "marks spaces in a way"}
-    with pytest.raises(CheckpointError, match=words.get(change, "cannot be told by scores")):
+    with pytest.raises(CheckpointError, match=words.get(change, "cannot be expressed by scores")):
         read(changed(pieces(), tmp_path, apply), 600)
 
 
@@ -199,5 +199,5 @@ def test_runs_of_spaces_that_share_a_score(tmp_path: Path) -> None:
         runs = [pair for pair in merges if set("".join(pair)) == {"▁"}]
         content["model"]["merges"] = merges[: -len(runs)] + runs[::-1]
 
-    with pytest.raises(CheckpointError, match="cannot be told by scores"):
+    with pytest.raises(CheckpointError, match="cannot be expressed by scores"):
         read(changed(pieces(runs=(2, 4, 3)), tmp_path, from_the_right), 600)
