@@ -18,6 +18,7 @@ LAYERS = {
     "text": 1,
     "plan": 1,
     "remote": 1,
+    "results": 1,
     "sandbox": 2,
     "data": 2,
     "report": 2,

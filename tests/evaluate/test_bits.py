@@ -16,8 +16,8 @@ from coterie.evaluate.stats import difference_intervals, score_intervals
 from coterie.families import config_from_hf
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
-from coterie.report.schema import Interval
 from coterie.report.words import winner
+from coterie.results.intervals import Interval
 from tests.cli.test_commands import MODEL
 
 
@@ -89,8 +89,8 @@ def test_pairing_finds_a_small_steady_difference_in_large_noise() -> None:
 def test_routing_shares_count_the_choices() -> None:
     model, texts = make(), documents(6)
     shares = routing_shares(model, texts, row_length=16)
-    assert shares["layers"] == [0, 1] and shares["slices"] == ["a", "b"] and shares["top_k"] == 2
-    array = np.array(shares["share"])
+    assert shares.layers == [0, 1] and shares.slices == ["a", "b"] and shares.top_k == 2
+    array = np.array(shares.share)
     assert array.shape == (2, 2, 4)
     np.testing.assert_allclose(array.sum(-1), 1.0)
     ids = torch.cat([torch.from_numpy(d.ids) for d in texts if d.slice == "b"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from coterie.report import QuickstartResults
+from coterie.results.quickstart import QuickstartResults
 
 SLICES = ("code", "docstrings", "stories", "facts", "arithmetic", "lists", "traces", "tool dialogues")
 

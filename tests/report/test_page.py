@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from coterie.report import summary, write_report
-from coterie.report.page import render
+from coterie.report.page import render, write_report
 from coterie.report.plots import smooth
+from coterie.report.text import summary
 from tests.report.fake import fake_metrics, fake_results
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}

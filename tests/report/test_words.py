@@ -6,8 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.report import Interval, verdict
-from coterie.report.words import count, duration, equal_time_winner, fairness, faster, signed, size, winner
+from coterie.report.words import (
+    count,
+    duration,
+    equal_time_winner,
+    fairness,
+    faster,
+    signed,
+    size,
+    verdict,
+    winner,
+)
+from coterie.results.intervals import Interval
 from tests.report.fake import fake_results
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from coterie.checkpoints.directory import load_model
 from coterie.config import ConfigError
@@ -17,6 +16,7 @@ from coterie.evaluate.routing.profile import profile as run_profile
 from coterie.evaluate.routing.profile import select as run_select
 from coterie.evaluate.routing.trace import require_experts
 from coterie.report.routing_page import summary_lines, write_routing_page
+from coterie.results.routing import RoutingRecord
 
 
 def profile(path: str, data: list[str], out: str, max_tokens: int, as_json: bool) -> None:
@@ -75,15 +75,15 @@ def routing(
     require_experts(loaded.model, base)
     documents = read_domains(data, loaded.tokenizer, max_tokens, base)
     other = None if tuned is None else load_model(tuned).model
-    record = routing_report(loaded.model, documents, other) | {"base": base, "tuned": tuned}
-    broken = _broken(record, limits)
-    record["broken_limits"] = broken
+    found = routing_report(loaded.model, documents, other)
+    broken = _broken(found, limits)
+    record = found.model_copy(update={"base": base, "tuned": tuned, "broken_limits": broken})
     if out is not None and out.endswith(".html"):
         write_routing_page(record, out, f"Routing of {base}" + (f" and {tuned}" if tuned else ""))
     elif out is not None:
-        write_json(out, record)
+        write_json(out, record.to_dict())
     if as_json:
-        print(json.dumps(record))
+        print(json.dumps(record.to_dict()))
     else:
         print("\n".join(summary_lines(record)))
         print("\n".join(f"report: {out}" for _ in range(out is not None)), end="\n" if out else "")
@@ -92,18 +92,18 @@ def routing(
         raise SystemExit(1)
 
 
-def _broken(record: dict[str, Any], limits: dict[str, float | None]) -> list[str]:
+def _broken(record: RoutingRecord, limits: dict[str, float | None]) -> list[str]:
     """One line per limit that the last model, or the drift, does not keep."""
-    layers = list(record["models"].values())[-1]["layers"]
-    overload = max(facts["worst_overload"] for facts in layers.values())
-    dead = sum(len(f["dead"]) for f in layers.values()) / sum(len(f["share"]) for f in layers.values())
+    layers = record.last.layers.values()
+    overload = max(facts.worst_overload for facts in layers)
+    dead = sum(len(facts.dead) for facts in layers) / sum(len(facts.share) for facts in layers)
     lines = []
     if limits["overload"] is not None and overload > limits["overload"]:
         lines.append(f"worst overload {overload:.2f} is above the limit of {limits['overload']:g}")
     if limits["dead"] is not None and dead > limits["dead"]:
         lines.append(f"the share of dead experts {dead:.2f} is above the limit of {limits['dead']:g}")
-    if limits["overlap"] is not None:
-        least = min(facts["overlap"] for facts in record["drift"]["layers"].values())
+    if limits["overlap"] is not None and record.drift is not None:
+        least = min(facts.overlap for facts in record.drift.layers.values())
         if least < limits["overlap"]:
             lines.append(
                 f"the overlap with the base falls to {least:.2f}, below the limit of {limits['overlap']:g}"

@@ -5,9 +5,10 @@ only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from coterie.config.files import write_text
 from coterie.report import words
@@ -23,9 +24,10 @@ from coterie.report.plots import (
     slice_order,
     slice_scores,
 )
-from coterie.report.routing import specialisation, specialists
-from coterie.report.schema import QuickstartResults
 from coterie.report.table import cost_rows
+from coterie.report.templates import render_template
+from coterie.results.quickstart import QuickstartResults
+from coterie.results.routing import specialisation, specialists
 
 
 def write_report(results: QuickstartResults, metrics: Mapping[str, Records], path: str | Path) -> None:
@@ -40,12 +42,6 @@ def write_report(results: QuickstartResults, metrics: Mapping[str, Records], pat
 
 def render(results: QuickstartResults, metrics: Mapping[str, Records]) -> str:
     """The page as text."""
-    import jinja2
-    from markupsafe import Markup
-
-    here = resources.files("coterie.report")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((here / "page.html.jinja").read_text(encoding="utf-8"))
     routed = metrics.get("moe", ())
     drawings = {
         "curves": [(Markup(curves(results, metrics, x)), caption) for x, caption in _CURVES.items()],
@@ -60,9 +56,9 @@ def render(results: QuickstartResults, metrics: Mapping[str, Records]) -> str:
         ],
         "rates": Markup(learning_rates(results)) if results.moe.lr_sweep and results.dense.lr_sweep else None,
     }
-    return template.render(
+    return render_template(
+        "page.html.jinja",
         r=results,
-        css=Markup((here / "page.css").read_text(encoding="utf-8")),
         verdict=words.verdict(results),
         fairness=words.fairness(results),
         cards=_cards(results),

@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from coterie.report.routing import order_experts
-from coterie.report.schema import CurvePoint, Interval, ModelResults, QuickstartResults, RoutingResults
 from coterie.report.svg import DENSE, GRID, INK, MOE, PAPER, SOFT, axes, inline, styled
 from coterie.report.words import count, duration, winner
+from coterie.results.intervals import Interval
+from coterie.results.quickstart import CurvePoint, ModelResults, QuickstartResults
+from coterie.results.routing import RoutingShares, order_experts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +107,7 @@ def learning_rates(results: QuickstartResults) -> str:
 
 
 @styled
-def expert_map(routing: RoutingResults, index: int) -> str:
+def expert_map(routing: RoutingShares, index: int) -> str:
     """Share of each kind of text (rows) that each expert (columns) serves in layer `routing.layers[index]`.
 
     Experts are ordered by the kind of text they lean to, so that specialists form blocks.

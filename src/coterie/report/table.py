@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coterie.report.schema import QuickstartResults
 from coterie.report.words import count, duration, faster, size
+from coterie.results.quickstart import QuickstartResults
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from coterie.report.schema import Change, QuickstartResults
 from coterie.report.table import cost_rows
 from coterie.report.words import interval, signed, verdict
+from coterie.results.quickstart import Change, QuickstartResults
 
 
 def summary(results: QuickstartResults, width: int = 96) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from coterie.config.files import write_text
 from coterie.report.svg import INK, MOE, SOFT, axes, inline, styled
+from coterie.report.templates import render_template
 
 Record = Mapping[str, Any]
 _MEASURES = {"held_out": "bits per token of held-out examples", "retention": "bits per byte of other text"}
@@ -23,15 +25,9 @@ def write_tuning_page(
 
 def render_tuning(record: Record, title: str, losses: Sequence[tuple[int, float]]) -> str:
     """The page as text."""
-    import jinja2
-    from markupsafe import Markup
-
-    here = resources.files("coterie.report")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((here / "tuning.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
+    return render_template(
+        "tuning.html.jinja",
         title=title,
-        css=Markup((here / "page.css").read_text(encoding="utf-8")),
         data=record["data"],
         lines=tuning_lines(record),
         curve=Markup(loss_curve(losses)) if len(losses) > 1 else None,

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coterie.report.schema import Interval, QuickstartResults
+from coterie.results.intervals import Interval
+from coterie.results.quickstart import QuickstartResults
 
 # Timings of one and the same program differ by about this much between runs on a shared machine.
 TIMING_NOISE = 0.05

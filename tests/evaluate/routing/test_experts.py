@@ -15,8 +15,8 @@ from coterie.cli.main import main
 from coterie.config import ConfigError, ExpertSelection
 from coterie.data.heldout import HeldoutDocument
 from coterie.evaluate.routing.compare import (
-    _layer,
-    _together,
+    chosen_together,
+    layer_routing,
     logit_kl,
     overlap,
     routing_report,
@@ -27,6 +27,7 @@ from coterie.nn.forward_context import ForwardContext
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
 from coterie.report.routing_page import render_routing
+from coterie.results.routing import ExpertPair, RoutingRecord
 from coterie.text.tokenizer import Tokenizer
 from tests.adapters.test_attach import built
 from tests.families.hf import _BASE, CONFIGS, VOCAB, randomise
@@ -124,12 +125,12 @@ def test_one_layers_figures_by_hand() -> None:
     counts = np.array([[8.0, 0.0, 0.0, 0.0], [0.0, 4.0, 4.0, 0.0]])
     pairs = np.zeros((4, 4))
     pairs[1, 1], pairs[2, 2], pairs[1, 2], pairs[2, 1] = 4, 4, 3, 3
-    facts = _layer(counts, pairs, ["a", "b"])
-    assert facts["share"] == [0.5, 0.25, 0.25, 0.0]
-    assert facts["entropy"] == pytest.approx(1.5 * math.log(2) / math.log(4))
-    assert facts["worst_overload"] == 2.0 and facts["max_vio"] == 1.0 and facts["dead"] == [3]
-    assert facts["specialisation"] == pytest.approx(1.0)
-    assert facts["together"] == _together(pairs) == [{"a": 1, "b": 2, "tokens": 3, "share": 0.75}]
+    facts = layer_routing(counts, pairs, ["a", "b"])
+    assert facts.share == [0.5, 0.25, 0.25, 0.0]
+    assert facts.entropy == pytest.approx(1.5 * math.log(2) / math.log(4))
+    assert facts.worst_overload == 2.0 and facts.max_vio == 1.0 and facts.dead == [3]
+    assert facts.specialisation == pytest.approx(1.0)
+    assert facts.together == chosen_together(pairs) == [ExpertPair(a=1, b=2, tokens=3, share=0.75)]
 
 
 def test_drift_of_known_routings() -> None:
@@ -148,18 +149,18 @@ def test_drift_of_known_routings() -> None:
 def test_a_model_against_itself_and_against_its_opposite() -> None:
     base, tuned = built("qwen3_moe"), built("qwen3_moe")
     same = routing_report(base, documents(), tuned)
-    assert all(layer["overlap"] == 1.0 for layer in same["drift"]["layers"].values())
-    assert max(same["drift"]["logit_kl"].values()) == 0.0
-    assert same["models"]["base"] == same["models"]["tuned"]
+    assert all(layer.overlap == 1.0 for layer in same.drift.layers.values())
+    assert max(same.drift.logit_kl.values()) == 0.0
+    assert same.models["base"] == same.models["tuned"]
     # 8 experts, 3 chosen: the negated router chooses the three lowest. Earlier layers and the embedding are
     # the same.
     with torch.no_grad():
         tuned.blocks[0].ffn.router.weight.neg_()
     moved = routing_report(base, documents(), tuned)
-    assert moved["drift"]["layers"]["0"]["overlap"] == 0.0
-    assert 0.0 < moved["drift"]["layers"]["3"]["overlap"] < 1.0
-    assert min(moved["drift"]["logit_kl"].values()) > 0.0
-    assert moved["tokens"] == {"law": 137, "code": 58}
+    assert moved.drift.layers[0].overlap == 0.0
+    assert 0.0 < moved.drift.layers[3].overlap < 1.0
+    assert min(moved.drift.logit_kl.values()) > 0.0
+    assert moved.tokens == {"law": 137, "code": 58}
     page = render_routing(moved, "a <title>")
     assert (
         page.count("<svg") == 1 + 3
@@ -179,7 +180,7 @@ def test_divergence_and_nats_against_whole_softmaxes() -> None:
         torch.testing.assert_close(logit_kl(base, a, tuned, b).float(), expected, rtol=1e-3, atol=1e-5)
         nats = -p.log()[range(len(ids) - 1), ids[1:]].mean()
     report = routing_report(base, documents()[:1])
-    assert report["models"]["base"]["nats_per_token"]["law"] == pytest.approx(float(nats), rel=1e-5)
+    assert report.models["base"].nats_per_token["law"] == pytest.approx(float(nats), rel=1e-5)
 
 
 def test_refusals() -> None:
@@ -229,4 +230,5 @@ def test_the_commands(
     assert "drift:" in told and "<svg" in Path(page).read_text()
     record = json.loads(run("routing", models[0], "--data", law, "--json", "-o", str(tmp_path / "r.json")))
     assert record == json.loads((tmp_path / "r.json").read_text()) and record["domains"] == ["law.txt"]
+    assert RoutingRecord.from_dict(record).to_dict() == record
     run("routing", *models, "--data", law, "--min-overlap", "0.99", code=1)

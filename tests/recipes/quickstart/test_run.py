@@ -21,7 +21,7 @@ from coterie.recipes.quickstart.measure import equal_time
 from coterie.recipes.quickstart.plan import Plan, take_up
 from coterie.recipes.quickstart.run import quickstart, redraw
 from coterie.recipes.quickstart.twins import read_twin, twins
-from coterie.report.schema import QuickstartResults
+from coterie.results.quickstart import QuickstartResults
 
 MINUTES = 0.8
 

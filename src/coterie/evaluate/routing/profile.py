@@ -60,9 +60,9 @@ def profile(model: Transformer, documents: Sequence[HeldoutDocument], name: str 
     counts = {layer: np.zeros(size, dtype=np.int64) for layer, size in sizes.items()}
     mass = {layer: np.zeros(size) for layer, size in sizes.items()}
     tokens = 0
-    for (piece,) in trace([model], documents):
-        tokens += len(piece.ids_T)
-        for layer, routing in piece.routing.items():
+    for (text,) in trace([model], documents):
+        tokens += len(text.ids_T)
+        for layer, routing in text.routing.items():
             ids = routing.ids_TK.flatten().cpu().numpy()
             weights = routing.weights_TK.flatten().double().cpu().numpy()
             counts[layer] += np.bincount(ids, minlength=sizes[layer])

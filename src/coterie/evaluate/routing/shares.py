@@ -1,72 +1,56 @@
-"""Which experts serve which kind of text: counts of the router's choices, layer by layer and slice by
-slice.
-"""
+"""Which experts serve which kind of text: counts of the routers' choices by layer and slice."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from coterie.config import MoEConfig
 from coterie.data.heldout import HeldoutDocument
-from coterie.nn.forward_context import ForwardContext
-from coterie.nn.router import Routing
+from coterie.evaluate.routing.trace import require_experts, trace
 from coterie.nn.transformer import Transformer
+from coterie.results.routing import RoutingShares
 
 
-@torch.inference_mode()
 def routing_shares(
     model: Transformer,
     documents: Sequence[HeldoutDocument],
     max_tokens_per_slice: int = 20000,
     row_length: int = 512,
-) -> dict[str, Any]:
-    """`{layers, num_experts, top_k, slices, share[layer][slice][expert]}`; each `share[l][s]` sums to 1.
+) -> RoutingShares:
+    """Share of each slice's assignments by layer and expert, over at most `max_tokens_per_slice` tokens of a slice.
 
-    Reads documents in order until each slice has had `max_tokens_per_slice` tokens. Models whose MoE layers
-    differ in their number of experts are read up to the largest, absent experts having share 0.
+    If layers differ in their number of experts, each has as many columns as the largest, and experts that it lacks
+    have share 0. Errors: `ConfigError` for a dense model.
     """
-    routers = model.routers()
-    configs = [b.ffn for b in model.config.blocks if isinstance(b.ffn, MoEConfig)]
-    num_experts = max(config.router.num_experts for config in configs)
+    sizes = require_experts(model, "the model")
+    layers, num_experts = list(sizes), max(sizes.values())
     slices = sorted({document.slice for document in documents})
-    counts = np.zeros((len(routers), num_experts))
-
-    def record(layer: int) -> Any:
-        def hook(module: torch.nn.Module, inputs: Any, routing: Routing) -> None:
-            counts[layer] += np.bincount(routing.ids_TK.flatten().cpu().numpy(), minlength=num_experts)
-
-        return hook
-
-    handles = [router.register_forward_hook(record(i)) for i, (_, router) in enumerate(routers)]
-    share = np.zeros((len(routers), len(slices), num_experts))
-    try:
-        for index, name in enumerate(slices):
-            counts[:] = 0
-            _read(model, [d for d in documents if d.slice == name], max_tokens_per_slice, row_length)
-            share[:, index] = counts / counts.sum(-1, keepdims=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {
-        "layers": [layer for layer, _ in routers],
-        "num_experts": num_experts,
-        "top_k": configs[0].router.top_k,
-        "slices": slices,
-        "share": share.tolist(),
-    }
+    counts = np.zeros((len(layers), len(slices), num_experts))
+    for (text,) in trace([model], _limited(documents, max_tokens_per_slice), row_length):
+        for layer, routing in text.routing.items():
+            chosen = np.bincount(routing.ids_TK.flatten().cpu().numpy(), minlength=num_experts)
+            counts[layers.index(layer), slices.index(text.domain)] += chosen
+    share = counts / counts.sum(-1, keepdims=True)
+    first = next(block.ffn for block in model.config.blocks if isinstance(block.ffn, MoEConfig))
+    return RoutingShares(
+        layers=layers,
+        num_experts=num_experts,
+        top_k=first.router.top_k,
+        slices=slices,
+        share=share.tolist(),
+    )
 
 
-def _read(model: Transformer, documents: Sequence[HeldoutDocument], max_tokens: int, row_length: int) -> None:
-    device = model.embed.weight.device
-    seen = 0
+def _limited(documents: Sequence[HeldoutDocument], max_tokens: int) -> list[HeldoutDocument]:
+    """Documents in order, until each slice has `max_tokens` tokens; the last of a slice is cut."""
+    left: dict[str, int] = {}
+    kept = []
     for document in documents:
-        for at in range(0, len(document.ids), row_length):
-            if seen >= max_tokens:
-                return
-            ids = torch.from_numpy(document.ids[at : at + row_length].astype(np.int64)).to(device)
-            model(ids, ForwardContext.packed([len(ids)], device=device))
-            seen += len(ids)
+        room = left.setdefault(document.slice, max_tokens)
+        if room > 0:
+            kept.append(replace(document, ids=document.ids[:room]))
+            left[document.slice] = room - len(kept[-1].ids)
+    return kept

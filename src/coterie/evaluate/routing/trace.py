@@ -1,12 +1,11 @@
-"""What the routers chose for given texts: read documents through one or two models, piece by piece.
+"""What the routers chose for given texts: documents read through one or several models.
 
-T tokens, K chosen experts per token, E experts.
+T tokens, D width, K chosen experts per token, E experts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +15,20 @@ from torch import Tensor
 from coterie.config import ConfigError, DataError
 from coterie.data.heldout import HeldoutDocument
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.recording import Recorder
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
 
-PIECE_TOKENS = 2048
+BATCH_TOKENS = 2048
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Some rows of one domain under one model: ids and their hidden states, each layer's routing."""
+@dataclass(frozen=True, eq=False)
+class TracedText:
+    """Some rows of one domain under one model.
+
+    `ids_T` int64; `lengths`: of the rows, which sum to T; `h_TD`: hidden states after the final norm; `routing`: of
+    each MoE layer by its index.
+    """
 
     domain: str
     ids_T: Tensor
@@ -36,25 +40,25 @@ class Piece:
 @torch.no_grad()
 def trace(
     models: Sequence[Transformer], documents: Sequence[HeldoutDocument], row_length: int = 512
-) -> Iterator[tuple[Piece, ...]]:
-    """The same rows through every model, about `PIECE_TOKENS` at a time, a domain after another.
+) -> Iterator[tuple[TracedText, ...]]:
+    """The same rows through every model, about `BATCH_TOKENS` tokens at a time, one domain after another.
 
-    Documents are cut to `row_length` (and to what every model takes). Errors: `DataError` for a token a model
-    lacks.
+    Documents are cut to `row_length` tokens, or to the positions of the model that has fewest.
+    Errors: `DataError` for a token that a model lacks.
     """
     limit = min([row_length, *(model.config.max_positions for model in models)])
     vocabulary = min(model.config.vocab_size for model in models)
     for domain in dict.fromkeys(document.slice for document in documents):
         rows = [
-            d.ids[at : at + limit]
-            for d in documents
-            if d.slice == domain
-            for at in range(0, len(d.ids), limit)
+            document.ids[at : at + limit]
+            for document in documents
+            if document.slice == domain
+            for at in range(0, len(document.ids), limit)
         ]
         group: list[np.ndarray] = []
         for index, row in enumerate(rows):
             group.append(row)
-            if index + 1 == len(rows) or sum(map(len, group)) + len(rows[index + 1]) > PIECE_TOKENS:
+            if index + 1 == len(rows) or sum(map(len, group)) + len(rows[index + 1]) > BATCH_TOKENS:
                 ids = np.concatenate(group).astype(np.int64)
                 if ids.max() >= vocabulary:
                     raise DataError(
@@ -65,33 +69,17 @@ def trace(
                 group = []
 
 
-def _forward(model: Transformer, domain: str, ids: np.ndarray, lengths: tuple[int, ...]) -> Piece:
+def _forward(model: Transformer, domain: str, ids: np.ndarray, lengths: tuple[int, ...]) -> TracedText:
     device = model.embed.weight.device
     ids_T = torch.from_numpy(ids).to(device)
-    with recorded(model) as routing:
-        h_TD = model(ids_T, ForwardContext.packed(list(lengths), device=device))
-    return Piece(domain, ids_T, lengths, h_TD, routing)
-
-
-@contextmanager
-def recorded(model: Transformer) -> Iterator[dict[int, Routing]]:
-    """Inside, every forward pass leaves each layer's routing here."""
-    found: dict[int, Routing] = {}
-    hooks = [
-        router.register_forward_hook(lambda _m, _i, out, layer=layer: found.__setitem__(layer, out))
-        for layer, router in model.routers()
-        if layer < model.config.num_layers
-    ]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+    recorder = Recorder()
+    h_TD = model(ids_T, ForwardContext.packed(list(lengths), device=device, recorder=recorder))
+    return TracedText(domain, ids_T, lengths, h_TD, recorder.routing)
 
 
 def require_experts(model: Transformer, name: str) -> dict[int, int]:
     """Layer -> number of experts. Errors: `ConfigError` for a dense model."""
     layers = {layer: r.config.num_experts for layer, r in model.routers() if layer < model.config.num_layers}
     if not layers:
-        raise ConfigError(f"{name}: is a dense model, it has no routers; give a mixture of experts")
+        raise ConfigError(f"{name}: is a dense model without routers; give a mixture of experts")
     return layers

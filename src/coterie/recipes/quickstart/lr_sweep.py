@@ -11,7 +11,7 @@ from coterie.data.build import Prepared
 from coterie.data.heldout import HeldoutDocument
 from coterie.nn.transformer import Transformer
 from coterie.recipes.pretrain import build_trainer, heldout_bits
-from coterie.report.schema import SweepPoint
+from coterie.results.quickstart import SweepPoint
 
 GRID = (1e-3, 2e-3, 4e-3)
 _WARM_STEPS = 6

@@ -17,7 +17,7 @@ from coterie.evaluate.stats import difference_intervals, score_intervals
 from coterie.infer.model import LanguageModel, load
 from coterie.infer.speed import measure_decode, measure_prefill
 from coterie.plan.counts import count_parameters
-from coterie.report.schema import EqualTime
+from coterie.results.quickstart import EqualTime
 from coterie.train.callbacks import Record, read_records
 
 Probes = Mapping[str, Sequence[tuple[str, str]]]

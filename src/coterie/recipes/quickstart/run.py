@@ -34,7 +34,7 @@ from coterie.recipes.quickstart.plan import (
 from coterie.recipes.quickstart.tuning import tune_chapter
 from coterie.recipes.quickstart.twins import twins
 from coterie.report.page import write_report
-from coterie.report.schema import QuickstartResults
+from coterie.results.quickstart import QuickstartResults
 from coterie.train.callbacks import read_records
 
 _COMPARE_SHARE = 0.18  # of the whole time: scoring, speed, tuning, report

@@ -13,27 +13,8 @@ from pydantic import Field, model_validator
 
 from coterie.config import Settings
 from coterie.config.files import read_json, write_json
-
-
-class Interval(Settings):
-    """An estimate, the ends of its 95 % interval, and the number of documents behind it (None: not known)."""
-
-    value: float
-    low: float
-    high: float
-    documents: int | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not self.low <= self.value <= self.high:
-            raise ValueError(f"value {self.value} lies outside its interval {self.low} .. {self.high}")
-        return self
-
-
-class Score(Interval):
-    """An estimate over all held-out documents, and the same per slice (kind of text)."""
-
-    per_slice: dict[str, Interval]
+from coterie.results.intervals import Interval, Score
+from coterie.results.routing import RoutingShares
 
 
 class SweepPoint(Settings):
@@ -93,31 +74,6 @@ class Sample(Settings):
     dense: str
 
 
-class RoutingResults(Settings):
-    """`share[l][s][e]`: part of the chosen experts that is expert e, for held-out text of slice s in layer
-    `layers[l]`.
-
-    Each `share[l][s]` sums to 1.
-    """
-
-    layers: list[int]
-    num_experts: int = Field(gt=0)
-    top_k: int = Field(gt=0)
-    slices: list[str]
-    share: list[list[list[float]]]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        shape = (len(self.layers), len(self.slices), self.num_experts)
-        if len(self.share) != shape[0] or any(len(layer) != shape[1] for layer in self.share):
-            raise ValueError(f"share must be layers x slices x experts = {shape}")
-        for layer in self.share:
-            for row in layer:
-                if len(row) != shape[2] or abs(sum(row) - 1) > 1e-3:
-                    raise ValueError(f"each share[l][s] must hold {shape[2]} numbers that sum to 1")
-        return self
-
-
 class DataSummary(Settings):
     """What the models were trained on, and what was held out."""
 
@@ -147,7 +103,7 @@ class Trained(Settings):
     trainable: int
 
 
-class Answer(Settings):
+class AnswerPair(Settings):
     """A question answered before and after tuning."""
 
     question: str
@@ -169,7 +125,7 @@ class TunedResults(Settings):
     held_out: Change
     retention: Change
     gravity: float
-    answers: list[Answer]
+    answers: list[AnswerPair]
     seconds: float
 
 
@@ -187,7 +143,7 @@ class QuickstartResults(Settings):
     dense: ModelResults
     difference: Score
     equal_time: EqualTime | None = None
-    routing: RoutingResults
+    routing: RoutingShares
     samples: list[Sample] = Field(default_factory=list)
     tuned: TunedResults | None = None
     total_seconds: float

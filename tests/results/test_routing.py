@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.report.routing import order_experts, specialisation, specialists
+from coterie.results.routing import order_experts, specialisation, specialists
 from tests.report.fake import fake_results
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from coterie.config import ConfigError
-from coterie.report import QuickstartResults
+from coterie.results.quickstart import QuickstartResults
 from tests.report.fake import fake_dict, fake_results
 
 

@@ -1,0 +1,30 @@
+"""Estimates with their uncertainty. Every interval is a 95 % interval over documents."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from coterie.config import Settings
+
+
+class Interval(Settings):
+    """An estimate, the ends of its 95 % interval, and the number of documents behind it (None: not known)."""
+
+    value: float
+    low: float
+    high: float
+    documents: int | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"value {self.value} lies outside its interval {self.low} .. {self.high}")
+        return self
+
+
+class Score(Interval):
+    """An estimate over all held-out documents, and the same per slice (kind of text)."""
+
+    per_slice: dict[str, Interval]
