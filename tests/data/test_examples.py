@@ -16,10 +16,10 @@ from coterie.data.formats import (
     LabelledExample,
     PairExample,
     PreferenceExample,
+    PretokenisedExample,
     TextExample,
-    TokenExample,
 )
-from coterie.data.tokenised import Piece, Unit, pack, tokenise_all
+from coterie.data.tokenised import TokenExample, TokenSequence, pack, tokenise_all
 from coterie.text import Message, Tokenizer, ToolCall
 
 U, A, S = Message("user", "1+1?"), Message("assistant", "2"), Message("system", "Be brief.")
@@ -105,7 +105,7 @@ def test_other_kinds(tmp_path):
     assert isinstance(tagged, LabelledExample) and tagged.label and tagged.example.learn == (False, True)
     text, tokens = only({"text": "abc"}), only({"input_ids": [1, 2], "labels": [-100, 2]})
     assert isinstance(text, TextExample) and text.text == "abc"
-    assert isinstance(tokens, TokenExample) and (tokens.ids, tokens.labels) == ((1, 2), (-100, 2))
+    assert isinstance(tokens, PretokenisedExample) and (tokens.ids, tokens.labels) == ((1, 2), (-100, 2))
 
 
 GOOD = {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}
@@ -170,25 +170,31 @@ def tokens_of(tmp_path, tokenizer, *records, limit=200):
     return tokenise_all(read_examples(write(tmp_path / "t.jsonl", *records)), tokenizer, limit)
 
 
-def learnt_text(tokenizer, piece):
-    return tokenizer.decode([token for token, learnt in zip(piece.ids, piece.learnt, strict=True) if learnt])
+def learnt_text(tokenizer, sequence):
+    return tokenizer.decode(
+        [token for token, learnt in zip(sequence.ids, sequence.learnt, strict=True) if learnt]
+    )
 
 
 def test_what_is_learnt(tmp_path, chat_tokenizer):
     found = tokens_of(tmp_path, chat_tokenizer, GOOD)
-    assert learnt_text(chat_tokenizer, found.units[0].pieces[0]) == "2<|im_end|>"
-    pair = tokens_of(tmp_path, chat_tokenizer, {"prompt": "1+1?", "completion": " 2"}).units[0].pieces[0]
+    assert learnt_text(chat_tokenizer, found.examples[0].sequences[0]) == "2<|im_end|>"
+    pair = (
+        tokens_of(tmp_path, chat_tokenizer, {"prompt": "1+1?", "completion": " 2"}).examples[0].sequences[0]
+    )
     assert learnt_text(chat_tokenizer, pair) == " 2<|endoftext|>"
     assert chat_tokenizer.decode(pair.ids) == "<|endoftext|>1+1? 2<|endoftext|>"
     bare = Tokenizer(chat_tokenizer._json, chat_tokenizer._config, None)
-    assert tokens_of(tmp_path, bare, {"prompt": "1+1?", "completion": " 2"}).units[0].pieces[0] == pair
+    assert tokens_of(tmp_path, bare, {"prompt": "1+1?", "completion": " 2"}).examples[0].sequences[0] == pair
     assert "no chat template" in tokens_of(tmp_path, bare, GOOD).problems[0].message
     both = tokens_of(tmp_path, chat_tokenizer, {"prompt": "1+1?", "chosen": "2", "rejected": "3"})
-    assert both.judged and [learnt_text(chat_tokenizer, piece) for piece in both.units[0].pieces] == ["2<|endoftext|>", "3<|endoftext|>"]  # fmt: skip
+    assert both.judged and [learnt_text(chat_tokenizer, sequence) for sequence in both.examples[0].sequences] == ["2<|endoftext|>", "3<|endoftext|>"]  # fmt: skip
     text = tokens_of(tmp_path, chat_tokenizer, {"text": "abc " * 30}, limit=20)
-    joined = [token for unit in text.units for token in unit.pieces[0].ids[:-1]] + [chat_tokenizer.eos_id]
+    joined = [token for example in text.examples for token in example.sequences[0].ids[:-1]] + [
+        chat_tokenizer.eos_id
+    ]
     assert chat_tokenizer.decode(joined) == "<|endoftext|>" + "abc " * 30 + "<|endoftext|>"
-    assert all(unit.positions <= 20 for unit in text.units)
+    assert all(example.positions <= 20 for example in text.examples)
 
 
 def test_faults_of_tokens_are_told_with_their_lines(tmp_path, chat_tokenizer):
@@ -201,7 +207,7 @@ def test_faults_of_tokens_are_told_with_their_lines(tmp_path, chat_tokenizer):
     said = ["nothing to learn", "outside the tokenizer", "twice", "twice", "positions"]
     assert [problem.line for problem in found.problems] == [1, 2, 3, 4, 5]
     assert all(part in problem.message for part, problem in zip(said, found.problems, strict=True))
-    assert [unit.origin.line for unit in found.units] == [6]
+    assert [example.origin.line for example in found.examples] == [6]
     nothing = {"messages": [{"role": "user", "content": "1+1?"}]}
     same = {"prompt": "a", "chosen": "b", "rejected": "b"}
     assert "nothing to learn" in tokens_of(tmp_path, chat_tokenizer, nothing).problems[0].message
@@ -217,14 +223,17 @@ def test_packed_rows_hold_every_example_once(sizes, together, seed):
     from coterie.data.records import Origin
 
     rng = np.random.default_rng(seed)
-    units = []
+    examples = []
     for number, size in enumerate(sizes):
         ids = tuple(int(token) for token in rng.integers(1, 1000, size))
-        units.append(
-            Unit((Piece(ids, tuple(bool(mark) for mark in rng.integers(0, 2, size))),), Origin("f", number))
+        examples.append(
+            TokenExample(
+                (TokenSequence(ids, tuple(bool(mark) for mark in rng.integers(0, 2, size))),),
+                Origin("f", number),
+            )
         )
-    rows = pack(units, 16, 0, together=together)
-    assert together or len(rows) == len(units)
+    rows = pack(examples, 16, 0, together=together)
+    assert together or len(rows) == len(examples)
     seen = []
     for row in rows:
         at = 0
@@ -234,4 +243,6 @@ def test_packed_rows_hold_every_example_once(sizes, together, seed):
             seen.append((ids, tuple(row.weights[at : at + length].astype(bool).tolist())))
             at += length
         assert not row.weights[at:].any() and row.num_padding == 16 - at
-    assert sorted(seen) == sorted((unit.pieces[0].ids, unit.pieces[0].learnt[1:]) for unit in units)
+    assert sorted(seen) == sorted(
+        (example.sequences[0].ids, example.sequences[0].learnt[1:]) for example in examples
+    )

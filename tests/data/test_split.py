@@ -5,7 +5,7 @@ import pytest
 from coterie.config import DataError
 from coterie.data.records import Origin
 from coterie.data.split import place, split, split_examples
-from coterie.data.tokenised import Piece, Unit
+from coterie.data.tokenised import TokenExample, TokenSequence
 from tests.data.conftest import documents
 
 
@@ -27,15 +27,15 @@ def test_split_never_leaves_a_side_empty(fraction):
         split(documents(1) * 3, fraction)
 
 
-def unit(*ids):
-    return Unit((Piece(ids, (True,) * len(ids)),), Origin("f", 1))
+def example(*ids):
+    return TokenExample((TokenSequence(ids, (True,) * len(ids)),), Origin("f", 1))
 
 
 def test_equal_examples_are_on_one_side():
-    examples = [unit(1, number // 2, 3) for number in range(40)]
+    examples = [example(1, number // 2, 3) for number in range(40)]
     train, heldout = split_examples(examples, 0.3)
     assert heldout and len(train) + len(heldout) == 40
-    assert not {e.pieces for e in train} & {e.pieces for e in heldout}
+    assert not {e.sequences for e in train} & {e.sequences for e in heldout}
     assert split_examples(examples[::-1], 0.3)[1] == heldout[::-1]
     train, heldout = split_examples(examples, 1e-9)
     assert len(heldout) == 2
@@ -43,7 +43,11 @@ def test_equal_examples_are_on_one_side():
 
 @pytest.mark.parametrize(
     ("examples", "fraction"),
-    [([unit(1, n) for n in range(9)], 0.5), ([unit(1, 2)] * 20, 0.5), ([unit(1, n) for n in range(20)], 0)],
+    [
+        ([example(1, n) for n in range(9)], 0.5),
+        ([example(1, 2)] * 20, 0.5),
+        ([example(1, n) for n in range(20)], 0),
+    ],
     ids=["few", "all equal", "nothing asked"],
 )
 def test_no_example_is_held_out(examples, fraction):

@@ -64,7 +64,7 @@ class TextExample:
 
 
 @dataclass(frozen=True)
-class TokenExample:
+class PretokenisedExample:
     """Token ids as they are; `labels` of -100 are not learnt."""
 
     ids: tuple[int, ...]
@@ -72,7 +72,7 @@ class TokenExample:
     origin: Origin
 
 
-Example = ChatExample | PairExample | PreferenceExample | LabelledExample | TextExample | TokenExample
+Example = ChatExample | PairExample | PreferenceExample | LabelledExample | TextExample | PretokenisedExample
 
 
 _QUESTION = ("query", "question", "problem", "instruction", "prompt", "input")
@@ -300,7 +300,7 @@ def _read_text(record: Mapping[str, Any], origin: Origin) -> TextExample:
     return TextExample(text, origin)
 
 
-def _read_tokens(record: Mapping[str, Any], origin: Origin) -> TokenExample:
+def _read_tokens(record: Mapping[str, Any], origin: Origin) -> PretokenisedExample:
     ids = record["input_ids"]
     labels = record.get("labels")
     labels = ids if labels is None else labels
@@ -309,7 +309,7 @@ def _read_tokens(record: Mapping[str, Any], origin: Origin) -> TokenExample:
             raise DataError(f"field '{name}' is no list of whole numbers")
     if len(ids) != len(labels):
         raise DataError(f"has {len(ids)} input_ids and {len(labels)} labels")
-    return TokenExample(tuple(ids), tuple(labels), origin)
+    return PretokenisedExample(tuple(ids), tuple(labels), origin)
 
 
 def _text(record: Mapping[str, Any], name: str) -> str:

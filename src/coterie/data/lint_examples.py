@@ -16,7 +16,7 @@ from coterie.config.errors import DataError
 from coterie.data.examples import ExampleSet, portion, read_all
 from coterie.data.formats import ChatExample, Example, LabelledExample, PreferenceExample, kind_of
 from coterie.data.records import EMBEDDED, RECORDS, Problem, read_records, walk
-from coterie.data.tokenised import Piece, Unit, pack, tokenise_all
+from coterie.data.tokenised import TokenExample, TokenSequence, pack, tokenise_all
 from coterie.text.chat import render
 from coterie.text.replies import parse_reply
 from coterie.text.reply_formats import format_of
@@ -104,22 +104,24 @@ def lint_examples(
     result = tokenise_all(found, tokenizer, row_length)
     report.problems = [*result.problems, *_calls_that_change(found, tokenizer)]
     report.problems.sort(key=lambda problem: (problem.path, problem.line))
-    pieces = [piece for unit in result.units for piece in unit.pieces]
-    if not pieces:
+    sequences = [sequence for example in result.examples for sequence in example.sequences]
+    if not sequences:
         return report
-    rows = pack(result.units, row_length, tokenizer.eos_id, result.judged)
-    sizes = np.asarray([len(piece.ids) for piece in pieces])
-    report.sequences = len(pieces)
+    rows = pack(result.examples, row_length, tokenizer.eos_id, result.judged)
+    sizes = np.asarray([len(sequence.ids) for sequence in sequences])
+    report.sequences = len(sequences)
     if found.format != "text":  # the parts of a long text have no end of their own
-        report.notes += _endless(result.units, tokenizer)
+        report.notes += _endless(result.examples, tokenizer)
     names = ("shortest", "median", "90 %", "99 %", "longest")
     spread = np.percentile(sizes, [0, 50, 90, 99, 100], method="higher")
     report.tokens = {name: int(size) for name, size in zip(names, spread, strict=True)}
     report.rows, report.row_length = len(rows), row_length
-    report.filled = sum(unit.positions for unit in result.units) / (len(rows) * row_length)
+    report.filled = sum(example.positions for example in result.examples) / (len(rows) * row_length)
     report.learnt = result.num_learnt / result.num_tokens
     report.preview = [
-        _preview(unit, piece, tokenizer) for unit in result.units[:show] for piece in unit.pieces
+        _preview(example, sequence, tokenizer)
+        for example in result.examples[:show]
+        for sequence in example.sequences
     ]
     return report
 
@@ -139,10 +141,10 @@ def _repeats(found: ExampleSet) -> Iterator[str]:
         yield f"note: {len(again):,} examples stand there twice, the first at {again[0]}"
 
 
-def _endless(units: Sequence[Unit], tokenizer: Tokenizer) -> Iterator[str]:
+def _endless(examples: Sequence[TokenExample], tokenizer: Tokenizer) -> Iterator[str]:
     """Replies that end without a token that stops: the template's mark may be no token of this vocabulary."""
-    ends = [(unit, _last_learnt(unit.pieces[0])) for unit in units]
-    found = [unit for unit, last in ends if last is not None and last not in tokenizer.stop_ids]
+    ends = [(example, _last_learnt(example.sequences[0])) for example in examples]
+    found = [example for example, last in ends if last is not None and last not in tokenizer.stop_ids]
     if found:
         yield (
             f"note: {len(found):,} examples end with no token that stops a reply, the first at {found[0].origin}: "
@@ -150,8 +152,8 @@ def _endless(units: Sequence[Unit], tokenizer: Tokenizer) -> Iterator[str]:
         )
 
 
-def _last_learnt(piece: Piece) -> int | None:
-    pairs = zip(reversed(piece.ids), reversed(piece.learnt), strict=True)
+def _last_learnt(sequence: TokenSequence) -> int | None:
+    pairs = zip(reversed(sequence.ids), reversed(sequence.learnt), strict=True)
     return next((token for token, learnt in pairs if learnt), None)
 
 
@@ -198,16 +200,16 @@ def _call_fault(chat: ChatExample, index: int, template: str, tokenizer: Tokeniz
     return f"the call of '{lost}' does not come back when the rendered reply is read; the template shows it otherwise"
 
 
-def _preview(unit: Unit, piece: Piece, tokenizer: Tokenizer) -> dict[str, Any]:
+def _preview(example: TokenExample, sequence: TokenSequence, tokenizer: Tokenizer) -> dict[str, Any]:
     """The text of a sequence in runs that are learnt or not."""
     runs: list[tuple[bool, list[int]]] = []
-    for at, (token, learnt) in enumerate(zip(piece.ids, piece.learnt, strict=True)):
+    for at, (token, learnt) in enumerate(zip(sequence.ids, sequence.learnt, strict=True)):
         marked = learnt and at > 0  # nothing predicts the first token
         if not runs or runs[-1][0] != marked:
             runs.append((marked, []))
         runs[-1][1].append(token)
     shown = [{"text": tokenizer.decode(ids), "tokens": len(ids), "learnt": marked} for marked, ids in runs]
-    return {"origin": str(unit.origin), "runs": shown}
+    return {"origin": str(example.origin), "runs": shown}
 
 
 def _painted(runs: Sequence[Mapping[str, Any]], colour: bool) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from coterie.config.errors import DataError
 from coterie.data.dedup import content_digest
 from coterie.data.documents import Document
-from coterie.data.tokenised import Unit
+from coterie.data.tokenised import TokenExample
 
 MIN_EXAMPLES = 10  # of fewer tuning examples none is held out: all are needed for training
 
@@ -37,7 +37,9 @@ def split(documents: Sequence[Document], fraction: float) -> tuple[list[Document
     return train, [document for document, out in zip(documents, held, strict=True) if out], forced
 
 
-def split_examples(examples: Sequence[Unit], fraction: float) -> tuple[list[Unit], list[Unit]]:
+def split_examples(
+    examples: Sequence[TokenExample], fraction: float
+) -> tuple[list[TokenExample], list[TokenExample]]:
     """(train, held out) of tuning examples, by their token ids.
 
     Nothing is held out for a fraction of 0, of fewer than `MIN_EXAMPLES`, or when all examples are equal.
@@ -50,8 +52,8 @@ def split_examples(examples: Sequence[Unit], fraction: float) -> tuple[list[Unit
     return train, [example for example, out in zip(examples, held, strict=True) if out]
 
 
-def _token_place(example: Unit) -> float:
-    ids = [token for piece in example.pieces for token in piece.ids]
+def _token_place(example: TokenExample) -> float:
+    ids = [token for sequence in example.sequences for token in sequence.ids]
     digest = hashlib.sha256(np.asarray(ids, dtype=np.int64).tobytes()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

@@ -1,4 +1,9 @@
-"""Examples as tokens: what is read and what of it is learnt, packed into rows."""
+"""Tuning examples as token ids with a mark on each token that is learnt, and their packing into rows.
+
+    Example -> tokenise_all -> TokenExample (one or two TokenSequences) -> pack -> Row
+
+A text longer than a row gives several token examples; every other example gives one.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +18,8 @@ from coterie.data.formats import (
     LabelledExample,
     PairExample,
     PreferenceExample,
+    PretokenisedExample,
     TextExample,
-    TokenExample,
 )
 from coterie.data.records import Origin, Problem
 from coterie.data.rows import Row, best_fit, row_of
@@ -23,75 +28,88 @@ from coterie.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Token ids of one sequence, and for each whether it is learnt."""
+class TokenSequence:
+    """The token ids of one sequence, and for each whether it is learnt."""
 
     ids: tuple[int, ...]
     learnt: tuple[bool, ...]
 
     @property
     def num_learnt(self) -> int:
-        """Tokens that are learnt; the first can never be."""
+        """Tokens that are learnt. The first token has no prediction, so it never counts."""
         return sum(self.learnt[1:])
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What is learnt as one: a single piece, or two.
+class TokenExample:
+    """What is learnt as one: a single sequence, or two that are compared.
 
-    A preference has the chosen piece, then the rejected one. A labelled continuation has its own piece, then
-    its prompt with the continuation of another. `label`: whether it is wanted (None: not labelled data).
+    A preference has the chosen sequence, then the rejected one. A labelled continuation has its own sequence,
+    then its prompt with the continuation of another example. `label`: whether the continuation is wanted (None:
+    the data is not labelled). `margin`: by how much the chosen sequence is better.
     """
 
-    pieces: tuple[Piece, ...]
+    sequences: tuple[TokenSequence, ...]
     origin: Origin
     label: bool | None = None
     margin: float = 0.0
 
     @property
     def positions(self) -> int:
-        """Places it takes in a row: the last token of a piece is only ever a target."""
-        return sum(len(piece.ids) - 1 for piece in self.pieces)
+        """Positions it takes in a row. The last token of a sequence is only a target, so it takes none."""
+        return sum(len(sequence.ids) - 1 for sequence in self.sequences)
 
 
 @dataclass
-class UnitSet:
-    """Units, and the problems of the examples that gave none. `judged`: they are preferences or labels."""
+class TokenExampleSet:
+    """Token examples, and the problems of the examples that gave none. `judged`: they are preferences or labels."""
 
-    units: list[Unit] = field(default_factory=list)
+    examples: list[TokenExample] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     judged: bool = False
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(piece.ids) for unit in self.units for piece in unit.pieces)
+        """Tokens of all sequences."""
+        return count_tokens(self.examples)
 
     @property
     def num_learnt(self) -> int:
-        return sum(piece.num_learnt for unit in self.units for piece in unit.pieces)
+        """Tokens that are learnt, of all sequences."""
+        return count_learnt(self.examples)
 
 
-def tokenise_all(found: ExampleSet, tokenizer: Tokenizer, max_length: int) -> UnitSet:
-    """Every example as units of at most `max_length` positions; what cannot be is a problem with its line."""
-    result = UnitSet(problems=list(found.problems))
+def count_tokens(examples: Sequence[TokenExample]) -> int:
+    """Tokens of all sequences of `examples`."""
+    return sum(len(sequence.ids) for example in examples for sequence in example.sequences)
+
+
+def count_learnt(examples: Sequence[TokenExample]) -> int:
+    """Tokens that are learnt, of all sequences of `examples`."""
+    return sum(sequence.num_learnt for example in examples for sequence in example.sequences)
+
+
+def tokenise_all(found: ExampleSet, tokenizer: Tokenizer, max_length: int) -> TokenExampleSet:
+    """Every example as token examples of at most `max_length` positions, or as a problem with its line."""
+    result = TokenExampleSet(problems=list(found.problems))
     for example in found.examples:
         try:
-            result.units += _units(example, tokenizer, max_length)
+            result.examples += _token_examples(example, tokenizer, max_length)
         except DataError as error:
             result.problems.append(Problem(example.origin.file, example.origin.line, str(error)))
     result.judged = any(
         isinstance(example, PreferenceExample | LabelledExample) for example in found.examples
     )
     if any(isinstance(example, LabelledExample) for example in found.examples):
-        result.units = _with_strangers(result, max_length)
+        result.examples = _with_mismatched(result, max_length)
     return result
 
 
-def tokenise(example: ChatExample | PairExample | TokenExample, tokenizer: Tokenizer) -> Piece:
-    """One example as a piece.
+def tokenise(example: ChatExample | PairExample | PretokenisedExample, tokenizer: Tokenizer) -> TokenSequence:
+    """One example as a token sequence.
 
-    Errors: `DataError` for a template that cannot be used, tokens the tokenizer does not have, a beginning
-    that stands twice, or nothing to learn.
+    Errors: `DataError` for a template that cannot be used, tokens that the tokenizer lacks, a start or end token
+    written twice, or nothing to learn.
     """
     if isinstance(example, ChatExample):
         tools = list(example.tools)
@@ -105,7 +123,7 @@ def tokenise(example: ChatExample | PairExample | TokenExample, tokenizer: Token
         ids, learnt = list(example.ids), [label != -100 for label in example.labels]
         if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
             raise DataError(f"holds a token outside the tokenizer's {tokenizer.vocab_size}")
-    piece = Piece(tuple(ids), tuple(learnt))
+    sequence = TokenSequence(tuple(ids), tuple(learnt))
     begin = tokenizer.named_tokens.get("bos_token")
     if begin is not None and list(ids[:2]) == [tokenizer.token_id(begin)] * 2:
         raise DataError(
@@ -115,96 +133,105 @@ def tokenise(example: ChatExample | PairExample | TokenExample, tokenizer: Token
         raise DataError(
             "ends with the end of text twice; the template writes it already, so leave it out of the text"
         )
-    if piece.num_learnt == 0:
+    if sequence.num_learnt == 0:
         raise DataError("has nothing to learn: no token of an assistant is marked")
-    return piece
+    return sequence
 
 
 def pack(
-    units: Sequence[Unit], row_length: int, padding_id: int, judged: bool = False, together: bool = True
+    examples: Sequence[TokenExample],
+    row_length: int,
+    padding_id: int,
+    judged: bool = False,
+    together: bool = True,
 ) -> list[Row]:
-    """Rows of `row_length` positions that hold every unit whole; `together` False gives each a row of its
-    own.
+    """Rows of `row_length` positions that hold every example whole. Without `together`, each has its own row.
 
-    Errors: `DataError` for a unit that fits no row.
+    Errors: `DataError` for an example that does not fit in a row.
     """
-    for unit in units:
-        if unit.positions > row_length:
-            raise DataError(f"{unit.origin}: takes {unit.positions} positions and a row has {row_length}")
-    bins = (
-        best_fit([unit.positions for unit in units], row_length)
-        if together
-        else [[i] for i in range(len(units))]
-    )
+    for example in examples:
+        if example.positions > row_length:
+            raise DataError(
+                f"{example.origin}: takes {example.positions} positions and a row has {row_length}"
+            )
+    bins = [[index] for index in range(len(examples))]
+    if together:
+        bins = best_fit([example.positions for example in examples], row_length)
     rows = []
     for members in bins:
-        pieces = [(piece.ids, piece.learnt) for index in members for piece in units[index].pieces]
-        streams = _streams([units[index] for index in members]) if judged else {}
-        rows.append(row_of(pieces, row_length, padding_id, streams))
+        chosen = [examples[index] for index in members]
+        pairs = [(sequence.ids, sequence.learnt) for example in chosen for sequence in example.sequences]
+        rows.append(row_of(pairs, row_length, padding_id, _streams(chosen) if judged else {}))
     return rows
 
 
-def _streams(units: Sequence[Unit]) -> dict[str, list[float]]:
-    """The streams of preferences or labels (`data.rows.Row`), one value per piece of the units."""
-    streams: dict[str, list[float]] = {"pair": [number for number in range(len(units)) for _ in range(2)]}
-    if units[0].label is None:
-        streams["side"] = [1.0, -1.0] * len(units)
-        streams["margin"] = [unit.margin for unit in units for _ in range(2)]
+def _streams(examples: Sequence[TokenExample]) -> dict[str, list[float]]:
+    """The streams of preferences or labels (`data.rows.Row`), one value per sequence of the examples."""
+    count = len(examples)
+    streams: dict[str, list[float]] = {"pair": [number for number in range(count) for _ in range(2)]}
+    if examples[0].label is None:
+        streams["side"] = [1.0, -1.0] * count
+        streams["margin"] = [example.margin for example in examples for _ in range(2)]
     else:
-        streams["label"] = [value for unit in units for value in (1.0 if unit.label else -1.0, 0.0)]
+        streams["label"] = [value for example in examples for value in (1.0 if example.label else -1.0, 0.0)]
     return streams
 
 
-def _units(example: Example, tokenizer: Tokenizer, max_length: int) -> list[Unit]:
+def _token_examples(example: Example, tokenizer: Tokenizer, max_length: int) -> list[TokenExample]:
     if isinstance(example, TextExample):
         ids = [*_begin(tokenizer), *tokenizer.encode(example.text), tokenizer.eos_id]
+        # Neighbouring parts share one token: the last target of a part is the first input of the next.
         parts = [ids[at : at + max_length + 1] for at in range(0, max(1, len(ids) - 1), max_length)]
         return [
-            Unit((Piece(tuple(part), (True,) * len(part)),), example.origin)
+            TokenExample((TokenSequence(tuple(part), (True,) * len(part)),), example.origin)
             for part in parts
             if len(part) > 1
         ]
     if isinstance(example, PreferenceExample):
-        unit = Unit(
+        found = TokenExample(
             (tokenise(example.chosen, tokenizer), tokenise(example.rejected, tokenizer)),
             example.origin,
             margin=example.margin,
         )
-        if unit.pieces[0] == unit.pieces[1]:
+        if found.sequences[0] == found.sequences[1]:
             raise DataError("chosen and rejected are the same tokens, so there is nothing to prefer")
     elif isinstance(example, LabelledExample):
-        unit = Unit((tokenise(example.example, tokenizer),), example.origin, example.label)
+        found = TokenExample((tokenise(example.example, tokenizer),), example.origin, example.label)
     else:
-        unit = Unit((tokenise(example, tokenizer),), example.origin)
-    if unit.positions > max_length:
+        found = TokenExample((tokenise(example, tokenizer),), example.origin)
+    if found.positions > max_length:
         raise DataError(
-            f"takes {unit.positions} positions and row_length is {max_length}; raise it or split this"
+            f"takes {found.positions} positions and row_length is {max_length}; raise it or split this"
         )
-    return [unit]
+    return [found]
 
 
-def _with_strangers(found: UnitSet, max_length: int) -> list[Unit]:
-    """Labelled units with a second piece: their prompt followed by the continuation of the unit before."""
-    units = []
-    for index, unit in enumerate(found.units):
-        own, other = unit.pieces[0], found.units[index - 1].pieces[0]
+def _with_mismatched(found: TokenExampleSet, max_length: int) -> list[TokenExample]:
+    """Labelled examples with a second sequence: their prompt and the continuation of the example before.
+
+    KTO estimates its baseline from such mismatched pairs (Ethayarajh et al., arXiv 2402.01306).
+    """
+    examples = []
+    for index, example in enumerate(found.examples):
+        own, other = example.sequences[0], found.examples[index - 1].sequences[0]
         start, other_start = own.learnt.index(True), other.learnt.index(True)
-        strange = Piece(
+        mismatched = TokenSequence(
             own.ids[:start] + other.ids[other_start:], own.learnt[:start] + other.learnt[other_start:]
         )
-        both = Unit((own, strange), unit.origin, unit.label, unit.margin)
+        both = TokenExample((own, mismatched), example.origin, example.label, example.margin)
         if both.positions > max_length:
             problem = (
-                f"takes {both.positions} positions with the stranger it is compared with; raise row_length"
+                f"takes {both.positions} positions with the mismatched continuation it is compared with; "
+                "raise row_length"
             )
-            found.problems.append(Problem(unit.origin.file, unit.origin.line, problem))
+            found.problems.append(Problem(example.origin.file, example.origin.line, problem))
         else:
-            units.append(both)
-    return units
+            examples.append(both)
+    return examples
 
 
 def _begin(tokenizer: Tokenizer) -> list[int]:
-    """What plain text begins with: the beginning-of-text token where the tokenizer names one."""
+    """The beginning-of-text token, which starts plain text, if the tokenizer names one."""
     name = tokenizer.named_tokens.get("bos_token")
     found = tokenizer.token_id(name) if name is not None else None
     return [] if found is None else [found]

@@ -1,6 +1,8 @@
 """The data of a tuning run: examples are read, tokenised, split and packed into rows.
 
-sources -> read_all -> tokenise_all -> split_examples -> pack -> rows to train on, rows to evaluate on
+    sources -> read_all -> tokenise_all -> split_examples -> pack -> rows to train on, rows to evaluate on
+
+The recipe of `coterie tune` gets the rows and knows nothing of files, formats or packing.
 """
 
 from __future__ import annotations
@@ -14,7 +16,14 @@ from coterie.config.tune import TuneConfig
 from coterie.data.examples import read_all
 from coterie.data.rows import Row
 from coterie.data.split import split_examples
-from coterie.data.tokenised import Unit, UnitSet, pack, tokenise_all
+from coterie.data.tokenised import (
+    TokenExample,
+    TokenExampleSet,
+    count_learnt,
+    count_tokens,
+    pack,
+    tokenise_all,
+)
 from coterie.text.tokenizer import Tokenizer
 
 MAX_ROW_LENGTH = 4096  # tokens, if neither the settings nor the model ask for less
@@ -39,8 +48,8 @@ class TuneData:
 
     rows: list[Row]
     held_out: list[Row]
-    units: list[Unit]
-    held_out_units: list[Unit]
+    examples: list[TokenExample]
+    held_out_examples: list[TokenExample]
     row_length: int
     batch_rows: int
     steps: int
@@ -51,14 +60,14 @@ class TuneData:
     @property
     def num_tokens(self) -> int:
         """Tokens of all training examples."""
-        return sum(len(piece.ids) for unit in self.units for piece in unit.pieces)
+        return count_tokens(self.examples)
 
     def summary(self) -> str:
         """One line for people."""
-        learnt = sum(piece.num_learnt for unit in self.units for piece in unit.pieces)
-        filled = sum(unit.positions for unit in self.units) / (len(self.rows) * self.row_length)
+        learnt = count_learnt(self.examples)
+        filled = sum(example.positions for example in self.examples) / (len(self.rows) * self.row_length)
         return (
-            f"{len(self.units):,} examples ({self.format}), {len(self.held_out_units):,} held out; "
+            f"{len(self.examples):,} examples ({self.format}), {len(self.held_out_examples):,} held out; "
             f"{self.num_tokens:,} tokens, {learnt / max(1, self.num_tokens):.0%} learnt; "
             f"{len(self.rows):,} rows of {self.row_length}, {filled:.0%} full; "
             f"{self.steps:,} steps of {self.batch_rows} rows"
@@ -68,33 +77,33 @@ class TuneData:
 def prepare_examples(
     config: TuneConfig, tokenizer: Tokenizer, max_positions: int, needs: ExampleKind | None = None
 ) -> TuneData:
-    """Read, tokenise, split and pack the examples of a run. `max_positions`: the longest row the model takes.
+    """Read, tokenise, split and pack the examples of a run.
 
-    `needs`: the kind of examples that the objective learns from; None where the data chooses the objective.
-
+    `max_positions`: the longest row the model takes. `needs`: the kind of examples that the objective learns
+    from; None if the data chooses the objective.
     Errors: `DataError` for sources that cannot be read, and for examples that cannot be used unless `on_bad` is
     `skip`.
     """
     limit = min(config.row_length or MAX_ROW_LENGTH, max_positions)
     found = read_all(config.data)
-    units = tokenise_all(found, tokenizer, limit)
-    skipped = _settle(units, config, found.format)
-    objective = _objective(config, units, found.format, needs)
+    tokenised = tokenise_all(found, tokenizer, limit)
+    skipped = _settle(tokenised, config, found.format)
+    objective = _objective(config, tokenised, found.format, needs)
     if isinstance(config.eval, str):
         other = tokenise_all(read_all([config.eval]), tokenizer, limit)
         _settle(other, config, found.format)
-        train, held_out = units.units, other.units
+        train, held_out = tokenised.examples, other.examples
     else:
-        train, held_out = split_examples(units.units, config.eval)
-    longest = max(unit.positions for unit in [*train, *held_out])
+        train, held_out = split_examples(tokenised.examples, config.eval)
+    longest = max(example.positions for example in [*train, *held_out])
     # Multiples of 16 keep matrix sizes even; 32 is the shortest row worth a step.
     row_length = limit if config.row_length else min(limit, max(32, -(-longest // 16) * 16))
-    rows = pack(train, row_length, tokenizer.eos_id, units.judged, config.packing)
+    rows = pack(train, row_length, tokenizer.eos_id, tokenised.judged, config.packing)
     batch_rows = config.batch_rows or max(1, min(STEP_TOKENS // row_length, len(rows) // 8))
     steps = config.steps or max(1, round(config.epochs * len(rows) / (batch_rows * config.accumulate)))
     return TuneData(
         rows,
-        pack(held_out, row_length, tokenizer.eos_id, units.judged) if held_out else [],
+        pack(held_out, row_length, tokenizer.eos_id, tokenised.judged) if held_out else [],
         train,
         held_out,
         row_length,
@@ -106,15 +115,15 @@ def prepare_examples(
     )
 
 
-def _settle(units: UnitSet, config: TuneConfig, kind: str) -> list[str]:
+def _settle(tokenised: TokenExampleSet, config: TuneConfig, kind: str) -> list[str]:
     """The problems as lines. They stop the run unless `on_bad` is skip."""
-    lines = [str(problem) for problem in units.problems]
+    lines = [str(problem) for problem in tokenised.problems]
     if lines and config.on_bad == "stop":
         more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
         raise DataError(
             f"{lines[0]}{more}; correct them, or set on_bad=skip; `coterie data lint --model` lists all"
         )
-    if not units.units:
+    if not tokenised.examples:
         first = f": {lines[0]}" if lines else ""
         raise DataError(f"{', '.join(config.data)}: no example of {kind} can be used{first}")
     for line in lines[:_SHOWN]:
@@ -124,12 +133,12 @@ def _settle(units: UnitSet, config: TuneConfig, kind: str) -> list[str]:
     return lines
 
 
-def _objective(config: TuneConfig, units: UnitSet, kind: str, needs: ExampleKind | None) -> str:
+def _objective(config: TuneConfig, tokenised: TokenExampleSet, kind: str, needs: ExampleKind | None) -> str:
     if needs is None:
-        if not units.judged:
+        if not tokenised.judged:
             return "pretrain" if kind == "text" else "sft"
         return "kto" if kind == "labelled" else "dpo"
-    if needs != (kind if units.judged else "imitation"):
+    if needs != (kind if tokenised.judged else "imitation"):
         raise DataError(
             f"objective {config.objective} needs {_NEEDED[needs]}, "
             f"and {', '.join(config.data)} holds the kind '{kind}'"

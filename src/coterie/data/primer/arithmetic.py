@@ -14,7 +14,7 @@ _ATOM = re.compile(r"1?\d( [-+*] \d){1,2}")
 _DIGIT = re.compile(r"\d")
 
 
-class Problem(NamedTuple):
+class Exercise(NamedTuple):
     """`expression = answer`, with the `(expression, answer)` pairs that lead there (none for an atom)."""
 
     expression: str
@@ -49,33 +49,33 @@ def _columns(first: int, second: int) -> list[tuple[int, int]]:
     return list(zip(map(int, a.ljust(width, "0")), map(int, b.ljust(width, "0")), strict=True))
 
 
-def add(first: int, second: int) -> Problem:
+def add(first: int, second: int) -> Exercise:
     """Column addition; both numbers must not be negative."""
     steps, carry = [], 0
     for a, b in _columns(first, second):
         total = a + b + carry
         steps.append((f"{carry} + {a} + {b}" if carry else f"{a} + {b}", str(total)))
         carry = total // 10
-    return Problem(f"{first} + {second}", str(first + second), tuple(steps) if len(steps) > 1 else ())
+    return Exercise(f"{first} + {second}", str(first + second), tuple(steps) if len(steps) > 1 else ())
 
 
-def subtract(first: int, second: int) -> Problem:
+def subtract(first: int, second: int) -> Exercise:
     """Column subtraction with borrowing; a negative result is worked as the other way round with a minus
     sign.
     """
     if first < second:
         swapped = (f"{second} - {first}", str(second - first))
-        return Problem(f"{first} - {second}", str(first - second), (swapped,))
+        return Exercise(f"{first} - {second}", str(first - second), (swapped,))
     steps, borrow = [], 0
     for a, b in _columns(first, second):
         short = a - b - borrow < 0
         top = a + 10 if short else a
         steps.append((f"{top} - {b} - 1" if borrow else f"{top} - {b}", str(top - b - borrow)))
         borrow = int(short)
-    return Problem(f"{first} - {second}", str(first - second), tuple(steps) if len(steps) > 1 else ())
+    return Exercise(f"{first} - {second}", str(first - second), tuple(steps) if len(steps) > 1 else ())
 
 
-def multiply(first: int, second: int) -> Problem:
+def multiply(first: int, second: int) -> Exercise:
     """Long multiplication: one partial product per digit of `second` (or of `first` if `second` is a
     digit).
     """
@@ -90,22 +90,22 @@ def multiply(first: int, second: int) -> Problem:
         if total is not None:
             steps.append((f"{total} + {wide * part}", str(total + wide * part)))
         total = (total or 0) + wide * part
-    return Problem(f"{first} * {second}", str(first * second), tuple(steps))
+    return Exercise(f"{first} * {second}", str(first * second), tuple(steps))
 
 
-def divide(first: int, second: int) -> Problem:
+def divide(first: int, second: int) -> Exercise:
     """Whole division of a number that is not negative by a positive one."""
-    return Problem(
+    return Exercise(
         f"{first} div {second}",
         str(first // second),
         ((f"{second} * {first // second}", str(first // second * second)),),
     )
 
 
-def remainder(first: int, second: int) -> Problem:
+def remainder(first: int, second: int) -> Exercise:
     """Remainder: the quotient, what it covers, and what is left over."""
     whole = first // second
-    return Problem(
+    return Exercise(
         f"{first} mod {second}",
         str(first % second),
         (
@@ -116,7 +116,7 @@ def remainder(first: int, second: int) -> Problem:
     )
 
 
-def compare(first: int, second: int) -> Problem:
+def compare(first: int, second: int) -> Exercise:
     """`<`, `>` or `=`, decided by length (not spelt out) or by the first different digit."""
     sign = _sign(first, second)
     steps = []
@@ -126,14 +126,14 @@ def compare(first: int, second: int) -> Problem:
             steps.append((f"compare {x} {y}", _sign(int(x), int(y))))
             if x != y:
                 break
-    return Problem(f"compare {first} {second}", sign, tuple(steps))
+    return Exercise(f"compare {first} {second}", sign, tuple(steps))
 
 
 def _sign(first: int, second: int) -> str:
     return "<" if first < second else ">" if first > second else "="
 
 
-def arrange(verb: str, numbers: list[int]) -> Problem:
+def arrange(verb: str, numbers: list[int]) -> Exercise:
     """`sort`, `reverse`, `copy`, `min` or `max` of a list; sorting takes the smallest number out again and
     again.
     """
@@ -144,12 +144,12 @@ def arrange(verb: str, numbers: list[int]) -> Problem:
             smallest = min(left)
             steps.append((f"min {' '.join(map(str, left))}", str(smallest)))
             left.remove(smallest)
-        return Problem(f"sort {text}", " ".join(map(str, sorted(numbers))), tuple(steps))
+        return Exercise(f"sort {text}", " ".join(map(str, sorted(numbers))), tuple(steps))
     result = {"reverse": numbers[::-1], "copy": numbers, "min": [min(numbers)], "max": [max(numbers)]}[verb]
-    return Problem(f"{verb} {text}", " ".join(map(str, result)))
+    return Exercise(f"{verb} {text}", " ".join(map(str, result)))
 
 
-def chain(numbers: list[int], signs: str) -> Problem:
+def chain(numbers: list[int], signs: str) -> Exercise:
     """A sum of several terms from left to right; `signs[i]` stands before `numbers[i + 1]`."""
     text, total = str(numbers[0]), numbers[0]
     steps = []
@@ -157,21 +157,21 @@ def chain(numbers: list[int], signs: str) -> Problem:
         result = total + number if sign == "+" else total - number
         steps.append((f"{total} {sign} {number}", str(result)))
         text, total = f"{text} {sign} {number}", result
-    return Problem(text, str(total), tuple(steps))
+    return Exercise(text, str(total), tuple(steps))
 
 
 def _number(rng: Rng, digits: int) -> int:
     return rng.between(0, 9) if digits == 1 else rng.between(10 ** (digits - 1), 10**digits - 1)
 
 
-def _draw_subtract(rng: Rng, level: int) -> Problem:
+def _draw_subtract(rng: Rng, level: int) -> Exercise:
     first, second = _number(rng, rng.between(1, level)), _number(rng, rng.between(1, level))
     if first < second and rng.chance(0.8):
         first, second = second, first
     return subtract(first, second)
 
 
-def _draw_compare(rng: Rng, level: int) -> Problem:
+def _draw_compare(rng: Rng, level: int) -> Exercise:
     first = _number(rng, level)
     near = (
         max(first + rng.between(-12, 12), 0)
@@ -181,7 +181,7 @@ def _draw_compare(rng: Rng, level: int) -> Problem:
     return compare(first, near)
 
 
-def _draw_chain(rng: Rng, level: int) -> Problem:
+def _draw_chain(rng: Rng, level: int) -> Exercise:
     numbers = [_number(rng, rng.between(1, min(level, 2))) for _ in range(rng.between(3, 4))]
     signs, total = "", numbers[0]
     for number in numbers[1:]:
@@ -193,8 +193,8 @@ def _draw_chain(rng: Rng, level: int) -> Problem:
     return chain(numbers, signs)
 
 
-def _draw_arrange(verb: str) -> Callable[[Rng, int], Problem]:
-    def draw(rng: Rng, level: int) -> Problem:
+def _draw_arrange(verb: str) -> Callable[[Rng, int], Exercise]:
+    def draw(rng: Rng, level: int) -> Exercise:
         most = 9 if level < 3 else 99
         return arrange(verb, [rng.between(0, most) for _ in range(rng.between(2, 3 + level))])
 
@@ -202,7 +202,7 @@ def _draw_arrange(verb: str) -> Callable[[Rng, int], Problem]:
 
 
 # Each draw takes a level 1..3: more digits or more numbers.
-DRAWS: dict[str, Callable[[Rng, int], Problem]] = {
+DRAWS: dict[str, Callable[[Rng, int], Exercise]] = {
     "add": lambda rng, level: add(_number(rng, rng.between(1, level)), _number(rng, level)),
     "subtract": _draw_subtract,
     "multiply": lambda rng, level: multiply(_number(rng, min(level, 2)), _number(rng, max(level - 1, 1))),
