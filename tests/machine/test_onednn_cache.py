@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from coterie.nn.linear import HAS_ONEDNN
+from coterie.nn.kernels.choose import HAS_ONEDNN
 
 LIMIT_MB = 8
 PROGRAM = """
 import ctypes, torch
-from coterie.nn.linear import product
+from coterie.nn.kernels.dense import product
 from coterie.machine.onednn_cache import keep_few_kernels
 
 class Usage(ctypes.Structure):

@@ -1,10 +1,14 @@
+"""Moving tokens to their experts and back against running every expert on every token."""
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.nn.dispatch import LocalDispatcher, row_multiple
-from coterie.nn.experts import Experts, grouped_linear
+from coterie.nn.dispatch import LocalDispatcher
+from coterie.nn.experts import Experts
+from coterie.nn.kernels.choose import row_multiple
+from coterie.nn.kernels.grouped import grouped_linear
 
 CPU = torch.device("cpu")
 
@@ -43,10 +47,11 @@ def test_equals_run_every_expert(case, on_input, seed):
     weights = torch.rand(num_tokens, num_chosen, requires_grad=True)
     weight = torch.randn(num_experts, 5, 6, requires_grad=True)
     dispatcher = LocalDispatcher()
-    rows, counts, meta = dispatcher.dispatch(x, ids, num_experts, weights if on_input else None)
+    plan = dispatcher.plan(ids, num_experts)
+    rows, counts = dispatcher.dispatch(x, weights if on_input else None, plan), plan.counts
     assert sum(counts) == rows.shape[0]
     y = dispatcher.combine(
-        torch.tanh(grouped_linear(rows, weight, counts)), None if on_input else weights, meta
+        torch.tanh(grouped_linear(rows, weight, counts)), None if on_input else weights, plan
     )
     slow = run_every_expert(x, ids, weights, weight, on_input)
     torch.testing.assert_close(y, slow, rtol=1e-5, atol=1e-5)
@@ -60,11 +65,12 @@ def test_hand_computed_order():
     x = torch.tensor([[1.0], [2.0], [3.0]])
     ids = torch.tensor([[2, 0], [0, 2], [2, 1]])
     dispatcher = LocalDispatcher()
-    rows, counts, meta = dispatcher.dispatch(x, ids, 4)
+    plan = dispatcher.plan(ids, 4)
+    rows, counts = dispatcher.dispatch(x, None, plan), plan.counts
     assert rows.flatten().tolist() == [1, 2, 3, 1, 2, 3] and counts == (2, 1, 3, 0)
-    y = dispatcher.combine(rows * 10, torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), meta)
+    y = dispatcher.combine(rows * 10, torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), plan)
     assert y.flatten().tolist() == [30, 140, 330]
-    assert dispatcher.combine(rows * 10, None, meta).flatten().tolist() == [20, 40, 60]
+    assert dispatcher.combine(rows * 10, None, plan).flatten().tolist() == [20, 40, 60]
 
 
 @settings(max_examples=60, deadline=None)
@@ -73,35 +79,29 @@ def test_every_choice_has_its_own_row_and_padding_reads_zero(case, seed):
     num_tokens, num_chosen, num_experts = case
     ids = chosen_experts(num_tokens, num_chosen, num_experts, seed)
     x = torch.randn(num_tokens, 3) + 10
-    rows, counts, meta = LocalDispatcher().dispatch(x, ids, num_experts)
+    plan = LocalDispatcher().plan(ids, num_experts)
+    rows, counts = LocalDispatcher().dispatch(x, None, plan), plan.counts
     owner = torch.repeat_interleave(torch.arange(num_experts), torch.tensor(counts))
-    assert torch.equal(owner[meta.row_TK], ids)
-    assert meta.row_TK.unique().numel() == ids.numel()
-    assert torch.equal(rows[meta.row_TK], x[:, None].expand(-1, num_chosen, -1))
-    if meta.padding_N is not None:
-        assert bool((rows[meta.padding_N] == 0).all())
-        assert set(meta.padding_N.tolist()).isdisjoint(meta.row_TK.flatten().tolist())
+    assert torch.equal(owner[plan.row_TK], ids)
+    assert plan.row_TK.unique().numel() == ids.numel()
+    assert torch.equal(rows[plan.row_TK], x[:, None].expand(-1, num_chosen, -1))
+    if plan.padding_N is not None:
+        assert bool((rows[plan.padding_N] == 0).all())
+        assert set(plan.padding_N.tolist()).isdisjoint(plan.row_TK.flatten().tolist())
     multiple = row_multiple(ids.numel(), num_experts, CPU)
     true = torch.bincount(ids.flatten(), minlength=num_experts).tolist()
     assert list(counts) == [-(-count // multiple) * multiple for count in true]
-
-
-def test_rows_repeat_on_cpu_only_and_waste_little():
-    assert row_multiple(10, 8, CPU) == 1
-    assert row_multiple(1 << 20, 8, torch.device("cuda")) == 1
-    for mean in (64, 100, 256, 1000, 1024, 5000):
-        multiple = row_multiple(mean * 8, 8, CPU)
-        assert multiple > 1 and multiple / 2 <= mean / 8
 
 
 def test_padding_changes_no_gradient_of_experts():
     torch.manual_seed(5)
     ids, x = chosen_experts(333, 2, 4, 5), torch.randn(333, 8)
     experts, dispatcher = Experts(4, 8, 4), LocalDispatcher()
-    rows, counts, meta = dispatcher.dispatch(x, ids, 4)
-    assert meta.padding_N is not None
+    plan = dispatcher.plan(ids, 4)
+    rows, counts = dispatcher.dispatch(x, None, plan), plan.counts
+    assert plan.padding_N is not None
     upstream = torch.randn(333, 8)
-    (dispatcher.combine(experts(rows, counts), None, meta) * upstream).sum().backward()
+    (dispatcher.combine(experts(rows, counts), None, plan) * upstream).sum().backward()
     padded = [p.grad.clone() for p in experts.parameters()]
     experts.zero_grad()
     flat = ids.flatten()
@@ -117,7 +117,8 @@ def test_padding_changes_no_gradient_of_experts():
 @pytest.mark.parametrize("num_experts", [256, 257, 300])
 def test_many_experts_sort_in_order(num_experts):
     ids = torch.arange(num_experts - 1, -1, -1)[:, None]
-    rows, counts, _ = LocalDispatcher().dispatch(ids.float(), ids, num_experts)
+    plan = LocalDispatcher().plan(ids, num_experts)
+    rows, counts = LocalDispatcher().dispatch(ids.float(), None, plan), plan.counts
     assert rows.flatten().tolist() == list(range(num_experts)) and counts == (1,) * num_experts
 
 
@@ -126,8 +127,9 @@ def test_bfloat16_combine_adds_in_high_precision():
     ids = chosen_experts(64, 8, 16, 0)
     dispatcher = LocalDispatcher()
     x = torch.randn(64, 32).bfloat16()
-    rows, _, meta = dispatcher.dispatch(x, ids, 16)
+    plan = dispatcher.plan(ids, 16)
+    rows = dispatcher.dispatch(x, None, plan)
     weights = torch.rand(64, 8).bfloat16()
-    y = dispatcher.combine(rows, weights, meta)
+    y = dispatcher.combine(rows, weights, plan)
     exact = x.double() * weights.double().sum(1, keepdim=True)
     torch.testing.assert_close(y.double(), exact, rtol=2**-8, atol=1e-6)

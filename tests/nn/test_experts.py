@@ -1,11 +1,13 @@
+"""Layers of experts: forms of their weights, biases, dtypes, and the fused function against the formula."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.nn import experts as experts_module
-from coterie.nn.experts import ExpertLinear, Experts, grouped_linear, swiglu
+from coterie.nn.experts import ExpertLinear, Experts
+from coterie.nn.kernels.weights import ExpertWeights
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=7)
 
@@ -23,26 +25,6 @@ def draw(seed, *shapes):
     return [torch.randn(*shape, generator=generator, requires_grad=True) for shape in shapes]
 
 
-@settings(max_examples=30, deadline=None)
-@given(counts=COUNTS, inputs=st.integers(1, 24), outputs=st.integers(1, 24), seed=st.integers(0, 999))
-def test_grouped_linear_equals_one_product_per_expert(counts, inputs, outputs, seed):
-    rows = sum(counts)
-    x, weight, upstream = draw(seed, (rows, inputs), (len(counts), outputs, inputs), (rows, outputs))
-    ours, slow = grouped_linear(x, weight, tuple(counts)), by_expert(x, weight, counts)
-    torch.testing.assert_close(ours, slow, rtol=1e-5, atol=1e-5)
-    upstream = upstream.detach()
-    for a, b in zip(
-        gradients(ours, (x, weight), upstream), gradients(slow, (x, weight), upstream), strict=True
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
-
-
-def test_hand_computed():
-    x = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    weight = torch.tensor([[[1.0, 1.0]], [[9.0, 9.0]], [[1.0, -1.0]]])
-    assert grouped_linear(x, weight, (1, 0, 2)).tolist() == [[3.0], [-1.0], [-1.0]]
-
-
 def test_expert_without_rows_gets_a_zero_gradient():
     experts = Experts(3, 8, 4)
     experts(torch.randn(30, 8), (18, 0, 12)).sum().backward()
@@ -52,13 +34,13 @@ def test_expert_without_rows_gets_a_zero_gradient():
 
 
 class OtherLinear(ExpertLinear):
-    """A subclass, which must take the composable path."""
+    """Another form of the weight, with a bias that adds nothing: the fused function does not take it."""
 
     calls = 0
 
-    def effective_weight(self):
+    def weights(self, dtype):
         self.calls += 1
-        return 2 * self.weight
+        return ExpertWeights((2 * self.weight).to(dtype), torch.zeros(self.num_experts, self.out_features))
 
 
 def other_experts(plain):
@@ -130,23 +112,3 @@ def test_no_expert_weight_is_copied_in_float32():
     saved = experts(x, (4, 4, 4, 4)).grad_fn.saved_tensors
     pointers = {tensor.data_ptr() for tensor in saved}
     assert {experts.gate_up.weight.data_ptr(), experts.down.weight.data_ptr()} <= pointers
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    rows=st.integers(0, 20),
-    width=st.integers(1, 20),
-    tile=st.sampled_from([1, 30, 1 << 16]),
-    seed=st.integers(0, 99),
-)
-def test_swiglu_equals_the_formula_whatever_the_tile(rows, width, tile, seed):
-    both, upstream = draw(seed, (rows, 2 * width), (rows, width))
-    gate, up = both.chunk(2, dim=1)  # views with a stride, as in the experts
-    upstream = upstream.detach()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experts_module, "TILE", tile)
-        ours = swiglu(gate, up)
-        gradient = gradients(ours, (both,), upstream)[0]
-    slow = F.silu(gate) * up
-    torch.testing.assert_close(ours, slow)
-    torch.testing.assert_close(gradient, gradients(slow, (both,), upstream)[0])

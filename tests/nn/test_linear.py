@@ -1,33 +1,16 @@
+"""The dense layer: values, gradients and the operator, against float64 and PyTorch's own checks."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.nn.linear import HAS_ONEDNN, Linear, is_short, linear, product, uses_onednn
+from coterie.nn.kernels.choose import HAS_ONEDNN, dense
+from coterie.nn.kernels.dense import product
+from coterie.nn.linear import Linear, linear
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
-
-
-@needs_onednn
-@pytest.mark.parametrize(
-    ("rows", "dtype", "device", "expected"),
-    [
-        (64, torch.float32, "cpu", True),
-        (1, torch.float32, "cpu", False),
-        (0, torch.float32, "cpu", False),
-        (64, torch.bfloat16, "cpu", False),
-        (64, torch.float64, "cpu", False),
-        (64, torch.float32, "meta", False),
-    ],
-)
-def test_only_large_float32_products_on_cpu_use_onednn(rows, dtype, device, expected):
-    x, weight = (
-        torch.empty(rows, 32, dtype=dtype, device=device),
-        torch.empty(48, 32, dtype=dtype, device=device),
-    )
-    assert uses_onednn(x, weight) is expected
-    assert linear(x, weight).shape == (rows, 48)
 
 
 @settings(max_examples=40, deadline=None)
@@ -91,7 +74,7 @@ def test_products_without_gradients_equal_float64(rows, inputs):
     torch.manual_seed(rows)
     x, weight, bias = torch.randn(rows, inputs), torch.randn(512, inputs), torch.randn(512)
     exact = F.linear(x.double(), weight.double(), bias.double())
-    assert is_short(x, weight) is (max(2, rows) * inputs <= 3072)
+    assert (dense(x, weight) == "turned") is (max(2, rows) * inputs <= 3072)
     with torch.inference_mode():
         y, out = linear(x, weight, bias), torch.full((rows + 6, 512), 7.0)
         product(x, weight, out=out[3:-3])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from coterie.config.model import BalanceConfig, RouterConfig
-from coterie.nn.experts import ExpertLinear, Experts, grouped_linear
+from coterie.nn.experts import ExpertLinear, Experts
+from coterie.nn.kernels.grouped import grouped_linear
 from coterie.nn.linear import Linear
 from coterie.nn.lora import LoRAExpertLinear, LoRALinear, LoRARouter
 from coterie.nn.router import Router

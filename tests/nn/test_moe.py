@@ -16,11 +16,10 @@ from coterie.nn.moe import MoE
 D, F_EXPERT = 12, 10
 
 
-def reference(
-    moe: MoE, x_TD: Tensor, context: ForwardContext | None = None, balance_tokens: float | None = None
-) -> Tensor:
+def reference(moe: MoE, x_TD: Tensor, context: ForwardContext | None = None, layer: int = 0) -> Tensor:
     """Every expert on every token, weighted by the routing (zero where not chosen)."""
-    routing = moe.router(x_TD, context.valid_T if context is not None else None, balance_tokens)
+    context = context or ForwardContext.packed([len(x_TD)])
+    routing = moe.router(x_TD, context.valid_T, context.balance_tokens)
     config = moe.config.router
     weights_TE = torch.zeros(x_TD.shape[0], config.num_experts, dtype=x_TD.dtype)
     weights_TE = weights_TE.scatter(-1, routing.ids_TK, routing.weights_TK.to(x_TD.dtype))

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.nn.experts import ExpertLinear, grouped_linear
+from coterie.nn.experts import ExpertLinear
+from coterie.nn.kernels.grouped import grouped_linear, per_row
 from coterie.nn.linear import Linear, linear
 from coterie.nn.lora import LoRAExpertLinear, LoRALinear
 from coterie.nn.quantised_layers import QuantisedExpertLinear, QuantisedLinear, quantise_layer
@@ -96,9 +97,7 @@ def test_layers_equal_their_widened_weights(bits, counts, inputs, seed):
     assert [name for name, _ in experts.named_parameters()] == ["bias"]
     x = torch.randn(sum(counts), inputs, requires_grad=True)
     upstream = torch.randn(sum(counts), 6)
-    y = grouped_linear(x, experts.effective_weight(), tuple(counts)) + plain.per_row(
-        plain.bias, tuple(counts)
-    )
+    y = grouped_linear(x, experts.effective_weight(), tuple(counts)) + per_row(plain.bias, tuple(counts))
     for ours, slow in ((experts(x, tuple(counts)), y), (one(x), linear(x, one.effective_weight(), one.bias))):
         torch.testing.assert_close(ours, slow, atol=1e-5, rtol=1e-5)
         found, expected = (torch.autograd.grad(out, x, upstream)[0] for out in (ours, slow))

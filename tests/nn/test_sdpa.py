@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from coterie.nn import sdpa
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.kernels import choose
 from coterie.nn.sdpa import attend, attend_cached
 
 MASKS = st.one_of(
@@ -173,7 +174,7 @@ def test_blocks_equal_one_softmax(lengths, heads, block, num_bytes, keep, seed):
     upstream = tensors(seed + 1, sum(lengths), *heads)[0]
     with pytest.MonkeyPatch.context() as patch:
         # Short segments too: in float32 the arithmetic of blocks can be compared closely.
-        patch.setattr(sdpa, "_uses_blocks", lambda q: True)
+        patch.setattr(choose, "attends_by_blocks", lambda q: True)
         patch.setattr(sdpa, "BLOCK_QUERIES", block)
         patch.setattr(sdpa, "BLOCK_BYTES", num_bytes)
         patch.setattr(sdpa, "KEEP_BYTES", keep)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from coterie.config import AttentionConfig, BlockConfig, ClampedConfig, ModelConfig, MoEConfig, RouterConfig
 from coterie.infer.cache import SequenceCache
 from coterie.nn import sinks as sinks_module
-from coterie.nn.clamped import ClampedExperts
+from coterie.nn.experts import ClampedExperts
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.norm import RMSNorm
 from coterie.nn.sinks import attend_with_sinks

@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from coterie.config.model import RouterConfig
 from coterie.nn.autograd import GradFunction
+from coterie.nn.experts import RoutedExperts
 from coterie.nn.router import Routing
 
 
@@ -32,12 +33,12 @@ def dense_weights(routing: Routing, config: RouterConfig) -> Tensor:
 
 
 def with_dense_gradient(
-    y_TD: Tensor, x_TD: Tensor, routing: Routing, experts: nn.Module, config: RouterConfig
+    y_TD: Tensor, x_TD: Tensor, routing: Routing, experts: RoutedExperts, config: RouterConfig
 ) -> Tensor:
     """`y_TD` as it is; in the backward pass the experts of `routing` that were not chosen add to the router's
     gradient.
 
-    `experts(x_RD, counts)` is what has made `y_TD` from `x_TD`, weighted on the output (`apply_to` output).
+    `experts.mix(x_TD, routing)` has made `y_TD`, weighted on the output (`apply_to` output).
     """
     result: Tensor = _Unchosen.call(y_TD, dense_weights(routing, config), x_TD, routing.ids_TK, experts)
     return result
@@ -46,7 +47,7 @@ def with_dense_gradient(
 class _Unchosen(GradFunction):
     @staticmethod
     def forward(
-        ctx: Any, y_TD: Tensor, weights_TE: Tensor, x_TD: Tensor, ids_TK: Tensor, experts: nn.Module
+        ctx: Any, y_TD: Tensor, weights_TE: Tensor, x_TD: Tensor, ids_TK: Tensor, experts: RoutedExperts
     ) -> Tensor:
         ctx.save_for_backward(x_TD, ids_TK)
         ctx.experts, ctx.shape = experts, weights_TE.shape
@@ -68,7 +69,11 @@ class _Unchosen(GradFunction):
             tokens_N = unchosen_TE[:, expert].nonzero().squeeze(1)
             if not tokens_N.numel():
                 continue
-            counts = tuple(tokens_N.numel() if other == expert else 0 for other in range(num_experts))
-            said_ND = ctx.experts(x_TD[tokens_N], counts)
+            alone = Routing(
+                torch.full_like(tokens_N[:, None], expert),
+                torch.ones_like(tokens_N[:, None], dtype=torch.float32),
+                grad_weights_TE[tokens_N],
+            )
+            said_ND = ctx.experts.mix(x_TD[tokens_N], alone)
             grad_weights_TE[tokens_N, expert] = (said_ND * grad_TD[tokens_N]).sum(-1).float()
         return grad_TD, grad_weights_TE, None, None, None

@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +15,64 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from coterie.nn.autograd import GradFunction
+from coterie.nn.kernels import choose
+from coterie.nn.kernels.weights import Counts
+
+
+class Plan(Protocol):
+    """Where routed rows come from and go to; only the dispatcher that made it reads more than `counts`."""
+
+    @property
+    def counts(self) -> Counts:
+        """Rows of each expert that this process runs, in order; they sum to R."""
+        ...
+
+
+class Dispatcher(Protocol):
+    """Moves tokens to their experts and back. `dispatch` and `combine` are differentiable; the other methods
+    are their pieces without autograd, for products that write their own backward pass.
+    """
+
+    def plan(self, ids_TK: Tensor, num_experts: int) -> Any:
+        """The `Plan` of one routing, which every other method takes."""
+        ...
+
+    def dispatch(self, x_TD: Tensor, weights_TK: Tensor | None, plan: Any) -> Tensor:
+        """Rows (R, D) sorted by expert, each times its weight where `weights_TK` is given (Llama 4)."""
+        ...
+
+    def combine(self, y_RD: Tensor, weights_TK: Tensor | None, plan: Any) -> Tensor:
+        """(T, D): the sum over each token's rows, weighted by `weights_TK` (None: plain sum)."""
+        ...
+
+    def gather(self, x_TD: Tensor, plan: Any) -> Tensor:
+        """(R, D): each row's token."""
+        ...
+
+    def gather_sum(self, y_RD: Tensor, weights_TK: Tensor | None, plan: Any) -> Tensor:
+        """(T, D): as `combine`."""
+        ...
+
+    def per_row(self, values_TK: Tensor, plan: Any) -> Tensor:
+        """(R,): the value of the (token, choice) that each row came from."""
+        ...
+
+    def per_choice(self, values_R: Tensor, plan: Any) -> Tensor:
+        """(T, K): the value of each (token, choice)'s row."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
-class LocalMeta:
-    """Where each routed row came from and where it went (all int64).
+class LocalPlan:
+    """Where each routed row came from and where it went (tensors are int64).
 
-    `slot_R`: the flat (token, choice) index of each row; `token_R = slot_R // K`. `row_TK`: the row of each
-    (token, choice). `padding_N`: rows that belong to no token (None: there are none); their slot reads 0.
+    `counts`: rows per expert. On CPU each busy expert gets zero rows up to a round number
+    (`choose.row_multiple`). `slot_R`: the flat (token, choice) index of each row; `token_R = slot_R // K`.
+    `row_TK`: the row of each (token, choice). `padding_N`: rows that belong to no token (None: there are
+    none); their slot reads 0.
     """
 
+    counts: Counts
     slot_R: Tensor
     token_R: Tensor
     row_TK: Tensor
@@ -34,44 +82,38 @@ class LocalMeta:
 class LocalDispatcher:
     """Dropless dispatch within one process; no parameters, no state."""
 
-    def dispatch(
-        self, x_TD: Tensor, ids_TK: Tensor, num_experts: int, weights_TK: Tensor | None = None
-    ) -> tuple[Tensor, tuple[int, ...], LocalMeta]:
-        """Rows `(R, D)` sorted by expert (ties in token order), rows per expert (they sum to R), and the way
-        back.
+    def plan(self, ids_TK: Tensor, num_experts: int) -> LocalPlan:
+        """Sort by expert, ties in token order."""
+        if choose.sorts_in_python(ids_TK):
+            return _sort_few(ids_TK, num_experts)
+        return _sort(ids_TK, num_experts)
 
-        `weights_TK` scales each row (routers whose score multiplies the expert's input, as in Llama 4). On
-        CPU each busy expert gets zero rows up to a round number (`row_multiple`).
-        """
-        meta, counts = sort_by_expert(ids_TK, num_experts)
-        return _Dispatch.call(x_TD, weights_TK, meta), counts, meta
+    def dispatch(self, x_TD: Tensor, weights_TK: Tensor | None, plan: LocalPlan) -> Tensor:
+        rows_RD: Tensor = _Dispatch.call(x_TD, weights_TK, plan)
+        return rows_RD
 
-    def combine(self, y_RD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
-        """`y_TD`: the sum over each token's rows, weighted by `weights_TK` (None: plain sum)."""
-        combined: Tensor = _Combine.call(y_RD, weights_TK, meta)
-        return combined
+    def combine(self, y_RD: Tensor, weights_TK: Tensor | None, plan: LocalPlan) -> Tensor:
+        combined_TD: Tensor = _Combine.call(y_RD, weights_TK, plan)
+        return combined_TD
 
+    def gather(self, x_TD: Tensor, plan: LocalPlan) -> Tensor:
+        return _gather(x_TD, plan)
 
-def row_multiple(num_rows: int, num_experts: int, device: torch.device) -> int:
-    """Rows per expert are rounded up to a multiple of this.
+    def gather_sum(self, y_RD: Tensor, weights_TK: Tensor | None, plan: LocalPlan) -> Tensor:
+        return _gather_sum(y_RD, weights_TK, plan)
 
-    oneDNN compiles a kernel (about a millisecond) for every new number of rows, and a new routing has new
-    numbers at every step: 64 experts in bf16 ran 2.5 times slower than with multiples of 32. At most an
-    eighth is wasted on average.
-    """
-    mean = num_rows / num_experts
-    if device.type != "cpu" or mean < 12:  # products of fewer rows are not compiled
-        return 1
-    return 4 if mean < 64 else 16 if mean < 256 else 32 if mean < 1024 else 64
+    def per_row(self, values_TK: Tensor, plan: LocalPlan) -> Tensor:
+        return values_TK.reshape(-1).index_select(0, plan.slot_R)
+
+    def per_choice(self, values_R: Tensor, plan: LocalPlan) -> Tensor:
+        return values_R.index_select(0, plan.row_TK.reshape(-1)).view_as(plan.row_TK)
 
 
-_FEW_ROWS = 64
+LOCAL = LocalDispatcher()
 
 
-def _sort_few(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[int, ...]]:
-    """The same as `sort_by_expert` for a handful of rows, which Python's own sort beats many small operations
-    at.
-    """
+def _sort_few(ids_TK: Tensor, num_experts: int) -> LocalPlan:
+    """The same as `_sort` by Python's own sort."""
     num_chosen = ids_TK.shape[1]
     flat: list[int] = ids_TK.reshape(-1).tolist()
     order = sorted(range(len(flat)), key=flat.__getitem__)
@@ -84,20 +126,17 @@ def _sort_few(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[int, .
         torch.tensor(numbers, dtype=torch.int64)
         for numbers in (order, [slot // num_chosen for slot in order], row_of_slot)
     )
-    return LocalMeta(slot_R, token_R, row_N.view_as(ids_TK), None), tuple(counts)
+    return LocalPlan(tuple(counts), slot_R, token_R, row_N.view_as(ids_TK), None)
 
 
-def sort_by_expert(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[int, ...]]:
-    """Where every (token, choice) goes, and the rows of each expert."""
-    if ids_TK.numel() <= _FEW_ROWS and ids_TK.device.type == "cpu":
-        return _sort_few(ids_TK, num_experts)
+def _sort(ids_TK: Tensor, num_experts: int) -> LocalPlan:
     device = ids_TK.device
     flat = ids_TK.reshape(-1)
     num_rows, num_chosen = flat.shape[0], ids_TK.shape[1]
     # Narrow keys sort several times faster.
     order = torch.argsort(flat.to(torch.uint8 if num_experts <= 256 else torch.int32), stable=True)
     counts = torch.bincount(flat, minlength=num_experts).tolist()
-    multiple = row_multiple(num_rows, num_experts, device)
+    multiple = choose.row_multiple(num_rows, num_experts, device)
     padded = [-(-count // multiple) * multiple for count in counts]
     total = sum(padded)
     if total == num_rows:
@@ -114,71 +153,67 @@ def sort_by_expert(ids_TK: Tensor, num_experts: int) -> tuple[LocalMeta, tuple[i
         padding_N = is_padding_R.nonzero().squeeze(1)
     row_TK = torch.empty_like(order).index_copy_(0, order, row_of_sorted).view_as(ids_TK)
     token_R = slot_R if num_chosen == 1 else torch.div(slot_R, num_chosen, rounding_mode="floor")
-    return LocalMeta(slot_R, token_R, row_TK, padding_N), tuple(padded)
+    return LocalPlan(tuple(padded), slot_R, token_R, row_TK, padding_N)
 
 
-def gather_rows(x_TD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
-    """`(R, D)`: each row's token, times its weight where given; padding is zero."""
-    rows_RD = x_TD.index_select(0, meta.token_R)
-    if meta.padding_N is not None:
-        rows_RD.index_fill_(0, meta.padding_N, 0)
-    return rows_RD if weights_TK is None else _scale(rows_RD, weights_TK, meta)
+def _gather(x_TD: Tensor, plan: LocalPlan) -> Tensor:
+    """(R, D): each row's token; padding is zero."""
+    rows_RD = x_TD.index_select(0, plan.token_R)
+    return rows_RD if plan.padding_N is None else rows_RD.index_fill_(0, plan.padding_N, 0)
 
 
-def _scale(rows_RD: Tensor, weights_TK: Tensor, meta: LocalMeta) -> Tensor:
+def _scale(rows_RD: Tensor, weights_TK: Tensor, plan: LocalPlan) -> Tensor:
     """Each row times its weight, in place."""
-    weights_R = weights_TK.reshape(-1).index_select(0, meta.slot_R)
+    weights_R = LOCAL.per_row(weights_TK, plan)
     return rows_RD.mul_(weights_R.unsqueeze(1).to(rows_RD.dtype))
 
 
-def gather_sum(y_RD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
+def _gather_sum(y_RD: Tensor, weights_TK: Tensor | None, plan: LocalPlan) -> Tensor:
     """Sum over k of `weights[t, k] * y[row[t, k]]`: the one fused gather-and-sum that PyTorch has."""
     if weights_TK is not None:
         weights_TK = weights_TK.to(y_RD.dtype)
-    return F.embedding_bag(meta.row_TK, y_RD, mode="sum", per_sample_weights=weights_TK)
+    return F.embedding_bag(plan.row_TK, y_RD, mode="sum", per_sample_weights=weights_TK)
 
 
-def _weight_gradient(a_RD: Tensor, b_RD: Tensor, weights_TK: Tensor, meta: LocalMeta) -> Tensor:
+def _weight_gradient(a_RD: Tensor, b_RD: Tensor, weights_TK: Tensor, plan: LocalPlan) -> Tensor:
     # The sum adds up in float32 whatever its dtype; asking for float32 would first copy the product.
-    dots_R = (a_RD * b_RD).sum(1)
-    return dots_R.index_select(0, meta.row_TK.reshape(-1)).view_as(meta.row_TK).to(weights_TK.dtype)
+    return LOCAL.per_choice((a_RD * b_RD).sum(1), plan).to(weights_TK.dtype)
 
 
 class _Dispatch(GradFunction):
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
-        ctx.meta = meta
+    def forward(ctx: Any, x_TD: Tensor, weights_TK: Tensor | None, plan: LocalPlan) -> Tensor:
+        ctx.plan = plan
         ctx.save_for_backward(x_TD if weights_TK is not None else None, weights_TK)
-        return gather_rows(x_TD, weights_TK, meta)
+        rows_RD = _gather(x_TD, plan)
+        return rows_RD if weights_TK is None else _scale(rows_RD, weights_TK, plan)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weights_TK = ctx.saved_tensors
-        grad_x_TD = gather_sum(grads[0], weights_TK, ctx.meta) if ctx.needs_input_grad[0] else None
+        grad_x_TD = _gather_sum(grads[0], weights_TK, ctx.plan) if ctx.needs_input_grad[0] else None
         grad_weights_TK = None
         if ctx.needs_input_grad[1]:
-            grad_weights_TK = _weight_gradient(
-                grads[0], gather_rows(x_TD, None, ctx.meta), weights_TK, ctx.meta
-            )
+            grad_weights_TK = _weight_gradient(grads[0], _gather(x_TD, ctx.plan), weights_TK, ctx.plan)
         return grad_x_TD, grad_weights_TK, None
 
 
 class _Combine(GradFunction):
     @staticmethod
-    def forward(ctx: Any, y_RD: Tensor, weights_TK: Tensor | None, meta: LocalMeta) -> Tensor:
-        ctx.meta = meta
+    def forward(ctx: Any, y_RD: Tensor, weights_TK: Tensor | None, plan: LocalPlan) -> Tensor:
+        ctx.plan = plan
         ctx.save_for_backward(y_RD if weights_TK is not None else None, weights_TK)
-        return gather_sum(y_RD, weights_TK, meta)
+        return _gather_sum(y_RD, weights_TK, plan)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y_RD, weights_TK = ctx.saved_tensors
-        rows_RD = gather_rows(grads[0], None, ctx.meta)
+        rows_RD = _gather(grads[0], ctx.plan)
         grad_weights_TK = None
         if ctx.needs_input_grad[1]:
-            grad_weights_TK = _weight_gradient(rows_RD, y_RD, weights_TK, ctx.meta)
+            grad_weights_TK = _weight_gradient(rows_RD, y_RD, weights_TK, ctx.plan)
         if weights_TK is not None:
-            rows_RD = _scale(rows_RD, weights_TK, ctx.meta)
+            rows_RD = _scale(rows_RD, weights_TK, ctx.plan)
         return rows_RD, grad_weights_TK, None

@@ -1,177 +1,32 @@
-"""Expert weights and their products: one product per expert that has rows, weights viewed in place.
+"""Expert weights, and the layers of experts that a mixture sends its tokens through.
 
-R routed rows sorted by expert, N rows of one expert, E experts, I input features, O output features, D width,
-F expert width.
+T tokens, R routed rows sorted by expert, E experts, K chosen per token, I input features, O output features,
+D width, F expert width.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from coterie.nn.autograd import GradFunction
-from coterie.nn.linear import drawn, product
-
-Counts = tuple[int, ...]
-TILE = 1 << 18
-
-
-def grouped_linear(x_RI: Tensor, weight_EOI: Tensor, counts: Counts) -> Tensor:
-    """`(R, O)`: each expert's rows times its own `weight[e].T`; `counts` are the rows per expert and sum to
-    R.
-    """
-    weight_EOI = weight_EOI.to(x_RI.dtype)
-    # grouped_mm wants rows of whole 16 bytes, and came with torch 2.10.
-    whole = all(size % 8 == 0 for size in weight_EOI.shape[1:])
-    if x_RI.is_cuda and x_RI.dtype == torch.bfloat16 and whole and hasattr(F, "grouped_mm"):
-        ends_E = torch.tensor(counts, device=x_RI.device).cumsum(0).to(torch.int32)
-        return F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=ends_E)
-    y_RO: Tensor = _GroupedLinear.call(x_RI, weight_EOI, counts)
-    return y_RO
-
-
-class _GroupedLinear(GradFunction):
-    """The loop over experts. An expert without rows gets a zero gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x_RI: Tensor, weight_EOI: Tensor, counts: Counts) -> Tensor:
-        ctx.save_for_backward(x_RI, weight_EOI)
-        ctx.counts = counts
-        y_RO = x_RI.new_empty(x_RI.shape[0], weight_EOI.shape[1])
-        for expert, rows in segments(counts):
-            product(x_RI[rows], weight_EOI[expert], out=y_RO[rows])
-        return y_RO
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_RI, weight_EOI = ctx.saved_tensors
-        grad_RO = grads[0]
-        grad_x_RI = torch.empty_like(x_RI) if ctx.needs_input_grad[0] else None
-        grad_weight_EOI = _empty_gradient(weight_EOI, ctx.counts) if ctx.needs_input_grad[1] else None
-        for expert, rows in segments(ctx.counts):
-            if grad_x_RI is not None:
-                product(grad_RO[rows], weight_EOI[expert].t(), out=grad_x_RI[rows])
-            if grad_weight_EOI is not None:
-                torch.mm(grad_RO[rows].t(), x_RI[rows], out=grad_weight_EOI[expert])
-        return grad_x_RI, grad_weight_EOI, None
-
-
-def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
-    """`silu(gate) * up`. In float32 on CPU twice as fast as the two operations; in bfloat16 it is the slower
-    way.
-    """
-    if gate_TF.device.type != "cpu" or gate_TF.dtype != torch.float32:
-        return F.silu(gate_TF) * up_TF
-    hidden_TF: Tensor = _SiluMul.call(gate_TF, up_TF)
-    return hidden_TF
-
-
-class _SiluMul(GradFunction):
-    """Rows are taken a tile at a time, which stays in cache between the steps; only the inputs are saved."""
-
-    @staticmethod
-    def forward(ctx: Any, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_TF, up_TF)
-        hidden_TF = torch.empty_like(up_TF)
-        for rows in _tiles(gate_TF):
-            torch.mul(F.silu(gate_TF[rows]), up_TF[rows], out=hidden_TF[rows])
-        return hidden_TF
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        gate_TF, up_TF = ctx.saved_tensors
-        grad_gate_TF, grad_up_TF = torch.empty_like(gate_TF), torch.empty_like(up_TF)
-        for rows in _tiles(gate_TF):
-            grad, gate = grads[0][rows], gate_TF[rows]
-            torch.mul(grad, F.silu(gate), out=grad_up_TF[rows])
-            torch.ops.aten.silu_backward.grad_input(grad * up_TF[rows], gate, grad_input=grad_gate_TF[rows])
-        return grad_gate_TF, grad_up_TF
-
-
-def _tiles(x_TF: Tensor) -> list[slice]:
-    """Slices of rows, TILE numbers each."""
-    size = max(1, TILE // x_TF.shape[1])
-    return [slice(start, start + size) for start in range(0, x_TF.shape[0], size)]
-
-
-class _SwiGLU(GradFunction):
-    """A whole layer of plain experts, one expert at a time so that its rows stay in cache between the
-    products.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_RD: Tensor, gate_up_EOD: Tensor, down_EDF: Tensor, counts: Counts) -> Tensor:
-        gate_up_RO = x_RD.new_empty(x_RD.shape[0], gate_up_EOD.shape[1])
-        y_RD = torch.empty_like(x_RD)
-        for expert, rows in segments(counts):
-            product(x_RD[rows], gate_up_EOD[expert], out=gate_up_RO[rows])
-            gate_NF, up_NF = gate_up_RO[rows].chunk(2, dim=1)
-            product(F.silu(gate_NF).mul_(up_NF), down_EDF[expert], out=y_RD[rows])
-        ctx.save_for_backward(x_RD, gate_up_RO, gate_up_EOD, down_EDF)
-        ctx.counts = counts
-        return y_RD
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_RD, gate_up_RO, gate_up_EOD, down_EDF = ctx.saved_tensors
-        grad_y_RD = grads[0]
-        grad_x_RD = torch.empty_like(x_RD) if ctx.needs_input_grad[0] else None
-        grad_gate_up_EOD = _empty_gradient(gate_up_EOD, ctx.counts) if ctx.needs_input_grad[1] else None
-        grad_down_EDF = _empty_gradient(down_EDF, ctx.counts) if ctx.needs_input_grad[2] else None
-        for expert, rows in segments(ctx.counts):
-            gate_up_NO = gate_up_RO[rows]
-            grad_y_ND = grad_y_RD[rows]
-            grad_hidden_NF = product(grad_y_ND, down_EDF[expert].t())
-            hidden_NF, grad_gate_up_NO = _swiglu_gradient(gate_up_NO, grad_hidden_NF)
-            if grad_down_EDF is not None:
-                torch.mm(grad_y_ND.t(), hidden_NF, out=grad_down_EDF[expert])
-            if grad_gate_up_EOD is not None:
-                torch.mm(grad_gate_up_NO.t(), x_RD[rows], out=grad_gate_up_EOD[expert])
-            if grad_x_RD is not None:
-                product(grad_gate_up_NO, gate_up_EOD[expert].t(), out=grad_x_RD[rows])
-        return grad_x_RD, grad_gate_up_EOD, grad_down_EDF, None
-
-
-def _swiglu_gradient(gate_up_NO: Tensor, grad_hidden_NF: Tensor) -> tuple[Tensor, Tensor]:
-    """`silu(gate) * up` again, and the gradient of (gate, up)."""
-    gate_NF, up_NF = gate_up_NO.chunk(2, dim=1)
-    silu_NF = F.silu(gate_NF)
-    grad_gate_up_NO = torch.empty_like(gate_up_NO)
-    grad_gate_NF, grad_up_NF = grad_gate_up_NO.chunk(2, dim=1)
-    torch.mul(grad_hidden_NF, silu_NF, out=grad_up_NF)
-    torch.ops.aten.silu_backward.grad_input(grad_hidden_NF.mul_(up_NF), gate_NF, grad_input=grad_gate_NF)
-    return silu_NF.mul_(up_NF), grad_gate_up_NO
-
-
-def _empty_gradient(weight_EOI: Tensor, counts: Counts) -> Tensor:
-    """Memory for the gradient; only experts without rows need zeros, the others are written whole."""
-    gradient_EOI = torch.empty_like(weight_EOI)
-    for expert, count in enumerate(counts):
-        if count == 0:
-            gradient_EOI[expert].zero_()
-    return gradient_EOI
-
-
-def segments(counts: Counts) -> list[tuple[int, slice]]:
-    """(expert, its rows) of each expert that has rows."""
-    segments = []
-    start = 0
-    for expert, count in enumerate(counts):
-        if count:
-            segments.append((expert, slice(start, start + count)))
-        start += count
-    return segments
+from coterie.config.model import ClampedConfig, MoEConfig
+from coterie.nn.dispatch import LOCAL, Dispatcher
+from coterie.nn.kernels import choose
+from coterie.nn.kernels.adapted import adapted_mixture
+from coterie.nn.kernels.grouped import expert_product
+from coterie.nn.kernels.swiglu import swiglu, swiglu_experts
+from coterie.nn.kernels.weights import Counts, ExpertWeights
+from coterie.nn.linear import drawn
+from coterie.nn.router import Routing
 
 
 class ExpertLinear(nn.Module):
-    """One linear layer per expert: weight `(E, out, in)`, bias `(E, out)`."""
+    """One linear layer per expert: weight `(E, out, in)`, bias `(E, out)`.
+
+    Adapted, quantised and partly trained forms override `weights` and `effective_weight` and nothing else.
+    """
 
     def __init__(self, num_experts: int, in_features: int, out_features: int, bias: bool = False) -> None:
         super().__init__()
@@ -181,38 +36,113 @@ class ExpertLinear(nn.Module):
         self.weight = drawn(num_experts, out_features, in_features)
         self.bias = nn.Parameter(torch.zeros(num_experts, out_features)) if bias else None
 
+    def weights(self, dtype: torch.dtype) -> ExpertWeights:
+        """What a product with rows of `dtype` reads of this layer."""
+        return ExpertWeights(self.weight.to(dtype), self.bias)
+
     def effective_weight(self) -> Tensor:
-        """The `(E, out, in)` weight the forward pass is equal to; adapted and quantised forms override it."""
+        """The `(E, out, in)` weight that the forward pass is equal to."""
         return self.weight
 
     def forward(self, x_RI: Tensor, counts: Counts) -> Tensor:
-        """`(R, out)` for rows sorted by expert."""
-        y_RO = grouped_linear(x_RI, self.effective_weight(), counts)
-        return y_RO if self.bias is None else y_RO + self.per_row(self.bias, counts).to(x_RI.dtype)
-
-    def per_row(self, values_EO: Tensor, counts: Counts) -> Tensor:
-        """`(R, out)`: to each row what its expert has in `values_EO`."""
-        counts_E = torch.tensor(counts, device=values_EO.device)
-        return values_EO.repeat_interleave(counts_E, dim=0, output_size=sum(counts))
+        """`(R, out)` for rows sorted by expert; `counts` are the rows per expert and sum to R."""
+        return expert_product(x_RI, self.weights(x_RI.dtype), counts)
 
     def extra_repr(self) -> str:
+        """Number of experts and features."""
         return f"{self.num_experts} experts, in_features={self.in_features}, out_features={self.out_features}"
 
 
-class Experts(nn.Module):
-    """SwiGLU experts: `down(silu(gate(x)) * up(x))`, with gate and up in one product (gate rows first)."""
+class RoutedExperts(nn.Module):
+    """E feed-forwards `down(activate(gate_up(x)))`; what they compute between the products is `activate`.
 
-    def __init__(self, num_experts: int, width: int, expert_width: int) -> None:
+    `mix` is the one place where a mixture's products are chosen. The dispatcher is a plain attribute, so that
+    experts spread over processes bring their own.
+    """
+
+    is_swiglu: ClassVar[bool] = False  # whether `activate` is `silu(gate) * up` with the gate rows first
+
+    def __init__(
+        self,
+        num_experts: int,
+        width: int,
+        expert_width: int,
+        bias: bool = False,
+        dispatcher: Dispatcher = LOCAL,
+    ) -> None:
         super().__init__()
-        self.gate_up = ExpertLinear(num_experts, width, 2 * expert_width)
-        self.down = ExpertLinear(num_experts, expert_width, width)
+        self.gate_up = ExpertLinear(num_experts, width, 2 * expert_width, bias=bias)
+        self.down = ExpertLinear(num_experts, expert_width, width, bias=bias)
+        self.dispatcher = dispatcher
+
+    def activate(self, gate_up_RO: Tensor) -> Tensor:
+        """(R, F) from the first product (R, 2 F)."""
+        raise NotImplementedError
+
+    def mix(self, x_TD: Tensor, routing: Routing, weigh_input: bool = False) -> Tensor:
+        """(T, D): `sum_k w_k expert_k(x)`, or with `weigh_input` `sum_k expert_k(w_k x)` (Llama 4)."""
+        weights_TK = routing.weights_TK.to(x_TD.dtype)
+        gate_up, down = self.gate_up.weights(x_TD.dtype), self.down.weights(x_TD.dtype)
+        plan = self.dispatcher.plan(routing.ids_TK, self.gate_up.num_experts)
+        if not weigh_input:
+            kind = choose.mixture(x_TD, routing.ids_TK.numel(), self.is_swiglu, gate_up, down)
+            if kind == "adapted":
+                return adapted_mixture(x_TD, weights_TK, gate_up, down, self.dispatcher, plan)
+        x_RD = self.dispatcher.dispatch(x_TD, weights_TK if weigh_input else None, plan)
+        y_RD = self._on_rows(x_RD, gate_up, down, plan.counts)
+        return self.dispatcher.combine(y_RD, None if weigh_input else weights_TK, plan)
 
     def forward(self, x_RD: Tensor, counts: Counts) -> Tensor:
-        """`(R, D)` for rows sorted by expert."""
-        plain = all(type(layer) is ExpertLinear and layer.bias is None for layer in (self.gate_up, self.down))
-        if plain and x_RD.device.type == "cpu":
-            weights = (self.gate_up.weight.to(x_RD.dtype), self.down.weight.to(x_RD.dtype))
-            y_RD: Tensor = _SwiGLU.call(x_RD, *weights, counts)
-            return y_RD
-        gate_RF, up_RF = self.gate_up(x_RD, counts).chunk(2, dim=-1)
-        return self.down(swiglu(gate_RF, up_RF), counts)
+        """`(R, D)` for rows that are already sorted by expert."""
+        return self._on_rows(x_RD, self.gate_up.weights(x_RD.dtype), self.down.weights(x_RD.dtype), counts)
+
+    def _on_rows(self, x_RD: Tensor, gate_up: ExpertWeights, down: ExpertWeights, counts: Counts) -> Tensor:
+        if choose.expert_layer(x_RD, self.is_swiglu, gate_up, down) == "swiglu":
+            assert isinstance(gate_up.matrix, Tensor) and isinstance(down.matrix, Tensor)
+            return swiglu_experts(x_RD, gate_up.matrix, down.matrix, counts)
+        hidden_RF = self.activate(expert_product(x_RD, gate_up, counts))
+        return expert_product(hidden_RF, down, counts)
+
+
+class Experts(RoutedExperts):
+    """SwiGLU experts: `down(silu(gate(x)) * up(x))`, with gate and up in one product (gate rows first)."""
+
+    is_swiglu = True
+
+    def activate(self, gate_up_RO: Tensor) -> Tensor:
+        gate_RF, up_RF = gate_up_RO.chunk(2, dim=-1)
+        return swiglu(gate_RF, up_RF)
+
+
+class ClampedExperts(RoutedExperts):
+    """gpt-oss experts: `down((up + 1) * gate * sigmoid(alpha * gate))`, biased, gate and up clamped.
+
+    Gate is at most `limit`, and up is between `-limit` and `limit`. Unlike in `Experts`, gate and up rows of
+    `gate_up` (E, 2F, D) alternate, gate first: the published tensors have this order, so that the parameters
+    can be views of them.
+    """
+
+    def __init__(
+        self,
+        num_experts: int,
+        width: int,
+        expert_width: int,
+        config: ClampedConfig,
+        dispatcher: Dispatcher = LOCAL,
+    ) -> None:
+        super().__init__(num_experts, width, expert_width, bias=True, dispatcher=dispatcher)
+        self.config = config
+
+    def activate(self, gate_up_RO: Tensor) -> Tensor:
+        gate_RF, up_RF = gate_up_RO.unflatten(-1, (-1, 2)).unbind(-1)
+        limit = self.config.limit
+        gate_RF, up_RF = gate_RF.clamp(max=limit), up_RF.clamp(-limit, limit)
+        return (up_RF + 1) * gate_RF * torch.sigmoid(self.config.alpha * gate_RF)
+
+
+def build_experts(width: int, config: MoEConfig, dispatcher: Dispatcher = LOCAL) -> RoutedExperts:
+    """The experts of one mixture, of the kind that its config says."""
+    size = config.router.num_experts, width, config.expert_width
+    if config.clamped is not None:
+        return ClampedExperts(*size, config.clamped, dispatcher)
+    return Experts(*size, dispatcher=dispatcher)

@@ -1,7 +1,7 @@
-"""The one dense linear product.
+"""The one dense linear layer.
 
-On CPU, PyTorch's float32 product (MKL) takes a slow path on AMD processors; oneDNN's does not. The product is
-one `torch.library` operator, so that autograd and `torch.compile` see a single opaque node.
+Its product (`kernels.dense`) is one `torch.library` operator, so that autograd and `torch.compile` see a
+single opaque node.
 
 T tokens, I input features, O output features.
 """
@@ -14,59 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Read once: torch.compile does not trace through the question.
-HAS_ONEDNN = torch.backends.mkldnn.is_available()
-# For a few rows oneDNN pays from this size of the weight on: 1.3 times faster for one row, up to twice for
-# several.
-_LARGE = 1 << 18
-# A product of few rows is up to twice as fast turned round, while all rows together are short.
-_SHORT, _NOT_TINY = 3072, 1 << 15
-
-
-def uses_onednn(x_TI: Tensor, weight_OI: Tensor) -> bool:
-    """Whether the product of these two goes through oneDNN: float32 on CPU, and not tiny."""
-    return (
-        x_TI.dtype == torch.float32
-        and weight_OI.dtype == torch.float32
-        and x_TI.device.type == "cpu"
-        and HAS_ONEDNN
-        and x_TI.numel() > 0
-        and (x_TI.shape[0] >= 16 or weight_OI.numel() >= _LARGE)
-    )
-
-
-def is_short(x_TI: Tensor, weight_OI: Tensor) -> bool:
-    """Whether `(weight @ x.T).T` is the faster way (see `_turned`): few float32 rows on CPU, and not a tiny
-    weight.
-    """
-    return (
-        0 < max(2, x_TI.shape[0]) * x_TI.shape[1] <= _SHORT
-        and x_TI.numel() > 0
-        and weight_OI.numel() >= _NOT_TINY
-        and x_TI.dtype == torch.float32
-        and weight_OI.dtype == torch.float32
-        and x_TI.device.type == "cpu"
-        and weight_OI.is_contiguous()
-    )
-
-
-def _turned(x_TI: Tensor, weight_OI: Tensor) -> Tensor:
-    """`x @ weight.T` as a transposed view. A single row is taken twice: the product with a vector has no fast
-    path.
-    """
-    rows = x_TI.shape[0]
-    return torch.mm(weight_OI, (torch.cat((x_TI, x_TI)) if rows == 1 else x_TI).t()).t()[:rows]
-
-
-def product(x_TI: Tensor, weight_OI: Tensor, out: Tensor | None = None) -> Tensor:
-    """`x @ weight.T` without autograd, into `out` where given; either matrix may be a transposed view."""
-    if is_short(x_TI, weight_OI):
-        y_TO = _turned(x_TI, weight_OI)
-        return y_TO.contiguous() if out is None else out.copy_(y_TO)
-    if not uses_onednn(x_TI, weight_OI):
-        return torch.mm(x_TI, weight_OI.t()) if out is None else torch.mm(x_TI, weight_OI.t(), out=out)
-    y_TO = torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, None, "none", [], "")
-    return y_TO if out is None else out.copy_(y_TO)
+from coterie.nn.kernels import choose
+from coterie.nn.kernels.dense import product
 
 
 @torch.library.custom_op("coterie::linear", mutates_args=())
@@ -103,14 +52,11 @@ def linear(x_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tenso
     """`x @ weight.T + bias` as `(T, O)`, in `x_TI`'s dtype."""
     weight_OI = weight_OI.to(x_TI.dtype)
     traced = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    if not traced and is_short(x_TI, weight_OI):
-        y_TO = _turned(x_TI, weight_OI).contiguous()
-    elif not uses_onednn(x_TI, weight_OI):
+    kind = choose.dense(x_TI, weight_OI, traced)
+    if kind == "torch":
         return F.linear(x_TI, weight_OI, None if bias is None else bias.to(x_TI.dtype))
-    elif traced:
-        y_TO = _linear(x_TI, weight_OI)
-    else:
-        y_TO = product(x_TI, weight_OI)  # without the way through the dispatcher, about 15 us
+    # Outside autograd the bare product saves the way through PyTorch's dispatcher, about 15 us.
+    y_TO = _linear(x_TI, weight_OI) if traced else product(x_TI, weight_OI)
     return y_TO if bias is None else y_TO + bias
 
 
@@ -151,6 +97,7 @@ class Linear(nn.Module):
         return linear(x_TI, self.weight, self.bias)
 
     def extra_repr(self) -> str:
+        """Features and whether there is a bias."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         )

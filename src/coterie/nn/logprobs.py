@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from coterie.nn.linear import product
+from coterie.nn.kernels import choose
+from coterie.nn.kernels.dense import product
 
-# float32 scores of one chunk: on CPU they stay in cache, on CUDA a product must be large to be fast.
-CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 # Probabilities kept for the backward pass; tokens beyond this are computed again (a fourth product instead of
 # three).
 KEEP_BYTES = 64 << 20
@@ -33,9 +32,7 @@ def token_logprobs(
     `keep_bytes`: at most this much is saved for the backward pass, whatever T and V.
     """
     if chunk is None:
-        chunk = max(
-            16, CHUNK_BYTES.get(h_TD.device.type, CHUNK_BYTES["cpu"]) // (4 * head_weight_VD.shape[0])
-        )
+        chunk = choose.logprob_chunk(h_TD.device, head_weight_VD.shape[0])
     return _TokenLogprobs.apply(h_TD, head_weight_VD, targets_T, chunk, keep_bytes)
 
 

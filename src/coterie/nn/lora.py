@@ -15,22 +15,18 @@ features, r rank.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from coterie.nn.autograd import GradFunction
-from coterie.nn.experts import Counts, ExpertLinear, grouped_linear, segments
-from coterie.nn.linear import Linear, linear, product
+from coterie.nn.experts import ExpertLinear
+from coterie.nn.kernels.weights import ExpertWeights, matrix_of
+from coterie.nn.linear import Linear, linear
 from coterie.nn.quantised_layers import (
     QuantisedExpertLinear,
     QuantisedLinear,
-    matrix_of,
     plain_with,
-    quantised_grouped,
     quantised_linear,
     quantised_of,
 )
@@ -226,6 +222,7 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias, self.quantised = base.weight, base.bias, quantised_of(base)
         self.chosen = tuple(range(base.num_experts)) if chosen is None else tuple(chosen)
+        self.slots = {expert: slot for slot, expert in enumerate(self.chosen)}
         self.add_factors(rank, alpha, dropout, dora)
 
     def adapted_weights(self) -> Iterator[Tensor]:
@@ -239,39 +236,22 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         index = torch.tensor(self.chosen, device=weight.device)
         return weight.index_copy(0, index, self.adapted(weight[index]))
 
-    def forward(self, x_RI: Tensor, counts: Counts) -> Tensor:
-        factors_SO = self.row_factors()
-        drops = self.training and self.dropout > 0
-        frozen = self.quantised is not None or not self.weight.requires_grad
-        if x_RI.device.type == "cpu" and not drops and frozen:
-            a_SrI, b_SOr = self.lora_A.to(x_RI.dtype), self.lora_B.to(x_RI.dtype)
-            weight = self.weight.to(x_RI.dtype) if self.quantised is None else self.quantised
-            y_RO = _Adapted.call(x_RI, weight, a_SrI, b_SOr, self.scale, counts, self.chosen)
-        else:
-            y_RO = self._composed(x_RI, counts)
+    def weights(self, dtype: torch.dtype) -> ExpertWeights:
+        gain_EO, factors_SO = None, self.row_factors()
         if factors_SO is not None:
-            factors_EO = torch.ones(self.num_experts, self.out_features, device=x_RI.device)
-            factors_EO = factors_EO.index_copy(0, torch.tensor(self.chosen, device=x_RI.device), factors_SO)
-            y_RO = y_RO * self.per_row(factors_EO, counts).to(y_RO.dtype)
-        return y_RO if self.bias is None else y_RO + self.per_row(self.bias, counts).to(x_RI.dtype)
-
-    def _composed(self, x_RI: Tensor, counts: Counts) -> Tensor:
-        """The same from separate products: with dropout, on a GPU, or where the weight is trained too."""
-        if self.quantised is None:
-            y_RO = grouped_linear(x_RI, self.weight, counts)
-        else:
-            y_RO = quantised_grouped(x_RI, self.quantised, counts)
-        rows = None
-        if len(self.chosen) < self.num_experts:
-            found = dict(segments(counts))
-            parts = [torch.arange(found[e].start, found[e].stop) for e in self.chosen if e in found]
-            rows = (torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)).to(x_RI.device)
-            x_RI, counts = x_RI[rows], tuple(counts[expert] for expert in self.chosen)
-        read_RI = F.dropout(x_RI, self.dropout, self.training)
-        added_RO = self.scale * grouped_linear(
-            grouped_linear(read_RI, self.lora_A, counts), self.lora_B, counts
+            ones_EO = torch.ones(self.num_experts, self.out_features, device=factors_SO.device)
+            index = torch.tensor(self.chosen, device=factors_SO.device)
+            gain_EO = ones_EO.index_copy(0, index, factors_SO)
+        return ExpertWeights(
+            self.weight.to(dtype) if self.quantised is None else self.quantised,
+            self.bias,
+            slots=self.slots,
+            a_SrI=self.lora_A.to(dtype),
+            b_SOr=self.lora_B.to(dtype),
+            scale=self.scale,
+            dropout=self.dropout if self.training else 0.0,
+            gain_EO=gain_EO,
         )
-        return y_RO + added_RO if rows is None else y_RO.index_add(0, rows, added_RO)
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
@@ -291,54 +271,3 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
             plain = ExpertLinear(self.num_experts, self.in_features, self.out_features)
         plain.weight, plain.bias = self.weight, self.bias
         return plain
-
-
-class _Adapted(GradFunction):
-    """A frozen grouped product and its factors, one expert at a time while its rows are in cache."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_RI: Tensor,
-        weight: Tensor | QuantisedTensor,
-        a_SrI: Tensor,
-        b_SOr: Tensor,
-        scale: float,
-        counts: Counts,
-        chosen: tuple[int, ...],
-    ) -> Tensor:
-        slots = {expert: slot for slot, expert in enumerate(chosen)}
-        y_RO = x_RI.new_empty(x_RI.shape[0], weight.shape[1])
-        for expert, rows in segments(counts):
-            x_NI, y_NO = x_RI[rows], y_RO[rows]
-            product(x_NI, matrix_of(weight, expert, x_RI.dtype), out=y_NO)
-            if expert in slots:
-                slot = slots[expert]
-                y_NO.addmm_(product(x_NI, a_SrI[slot]), b_SOr[slot].t(), alpha=scale)
-        plain = weight if isinstance(weight, Tensor) else None
-        ctx.save_for_backward(x_RI, plain, a_SrI, b_SOr)
-        ctx.quantised = weight if plain is None else None
-        ctx.scale, ctx.counts, ctx.slots = scale, counts, slots
-        return y_RO
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_RI, plain, a_SrI, b_SOr = ctx.saved_tensors
-        weight, grad_RO = plain if ctx.quantised is None else ctx.quantised, grads[0]
-        grad_x_RI = torch.empty_like(x_RI) if ctx.needs_input_grad[0] else None
-        grad_a_SrI, grad_b_SOr = torch.zeros_like(a_SrI), torch.zeros_like(b_SOr)
-        for expert, rows in segments(ctx.counts):
-            x_NI, grad_NO = x_RI[rows], grad_RO[rows]
-            if grad_x_RI is not None:
-                product(grad_NO, matrix_of(weight, expert, grad_RO.dtype).t(), out=grad_x_RI[rows])
-            if expert not in ctx.slots:
-                continue
-            slot = ctx.slots[expert]
-            grad_hidden_Nr = product(grad_NO, b_SOr[slot].t()).mul_(ctx.scale)
-            torch.mm(grad_hidden_Nr.t(), x_NI, out=grad_a_SrI[slot])
-            hidden_Nr = product(x_NI, a_SrI[slot]).mul_(ctx.scale)
-            torch.mm(grad_NO.t(), hidden_Nr, out=grad_b_SOr[slot])
-            if grad_x_RI is not None:
-                grad_x_RI[rows].addmm_(grad_hidden_Nr, a_SrI[slot])
-        return grad_x_RI, None, grad_a_SrI, grad_b_SOr, None, None, None

@@ -1,8 +1,7 @@
 """Frozen layers whose weight is kept in 8 or 4 bits and widened matrix by matrix, in the forward and the
 backward pass.
 
-Nothing wide outlives one product: what autograd keeps are the codes. R routed rows sorted by expert, E
-experts, I input and O output features, T tokens.
+Nothing wide outlives one product: autograd keeps the codes only. T tokens, I input and O output features.
 """
 
 from __future__ import annotations
@@ -14,14 +13,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from coterie.nn.autograd import GradFunction
-from coterie.nn.experts import Counts, ExpertLinear, segments
-from coterie.nn.linear import Linear, product
+from coterie.nn.experts import ExpertLinear
+from coterie.nn.kernels.dense import product
+from coterie.nn.kernels.weights import ExpertWeights
+from coterie.nn.linear import Linear
 from coterie.nn.quantised_tensor import QuantisedTensor
-
-
-def matrix_of(weight: Tensor | QuantisedTensor, expert: int, dtype: torch.dtype) -> Tensor:
-    """One expert's `(O, I)` matrix of a plain or quantised weight `(E, O, I)`."""
-    return weight.dequantise(expert, dtype) if isinstance(weight, QuantisedTensor) else weight[expert]
 
 
 class _QuantisedLinear(GradFunction):
@@ -40,39 +36,10 @@ class _QuantisedLinear(GradFunction):
         return product(grads[0], ctx.weight.dequantise(dtype=grads[0].dtype).t()), None
 
 
-class _QuantisedGrouped(GradFunction):
-    """Each expert's rows times its own widened matrix."""
-
-    @staticmethod
-    def forward(ctx: Any, x_RI: Tensor, weight: QuantisedTensor, counts: Counts) -> Tensor:
-        ctx.weight, ctx.counts = weight, counts
-        y_RO = x_RI.new_empty(x_RI.shape[0], weight.shape[1])
-        for expert, rows in segments(counts):
-            product(x_RI[rows], weight.dequantise(expert, x_RI.dtype), out=y_RO[rows])
-        return y_RO
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None]:
-        if not ctx.needs_input_grad[0]:
-            return None, None, None
-        grad_RO, weight = grads[0], ctx.weight
-        grad_x_RI = grad_RO.new_empty(grad_RO.shape[0], weight.shape[2])
-        for expert, rows in segments(ctx.counts):
-            product(grad_RO[rows], weight.dequantise(expert, grad_RO.dtype).t(), out=grad_x_RI[rows])
-        return grad_x_RI, None, None
-
-
 def quantised_linear(x_TI: Tensor, weight: QuantisedTensor) -> Tensor:
     """`(T, O)`: `x @ weight.T`, in `x_TI`'s dtype."""
     y_TO: Tensor = _QuantisedLinear.call(x_TI, weight)
     return y_TO
-
-
-def quantised_grouped(x_RI: Tensor, weight: QuantisedTensor, counts: Counts) -> Tensor:
-    """`(R, O)`: each expert's rows times its own `weight[e].T`."""
-    y_RO: Tensor = _QuantisedGrouped.call(x_RI, weight, counts)
-    return y_RO
 
 
 class QuantisedLinear(Linear):
@@ -104,12 +71,11 @@ class QuantisedExpertLinear(ExpertLinear):
         self.register_parameter("weight", None)
         self.bias, self.quantised = base.bias, quantised
 
+    def weights(self, dtype: torch.dtype) -> ExpertWeights:
+        return ExpertWeights(self.quantised, self.bias)
+
     def effective_weight(self) -> Tensor:
         return self.quantised.dequantise()
-
-    def forward(self, x_RI: Tensor, counts: Counts) -> Tensor:
-        y_RO = quantised_grouped(x_RI, self.quantised, counts)
-        return y_RO if self.bias is None else y_RO + self.per_row(self.bias, counts).to(y_RO.dtype)
 
 
 def quantised_of(layer: nn.Module) -> QuantisedTensor | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.kernels import choose
 
 Mask = Literal["causal", "sliding", "chunked"]
 
@@ -220,7 +221,7 @@ def _causal(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: _Plan, scale: flo
     for num_segments, length in plan.buckets:
         part = slice(offset, offset + num_segments * length)
         q_BLHD, k_BLGD, v_BLGD = (x[part].unflatten(0, (num_segments, length)) for x in (q_THD, k_TGD, v_TGD))
-        if _uses_blocks(q_BLHD):
+        if choose.attends_by_blocks(q_BLHD):
             y_BLHD = _CausalBlocks.apply(q_BLHD, k_BLGD, v_BLGD, scale)
         else:
             q, k, v = (_heads(x, num_heads) for x in (q_BLHD, k_BLGD, v_BLGD))
@@ -288,19 +289,6 @@ def _take(x: Tensor, index: Tensor, zero: Tensor | None) -> Tensor:
 BLOCK_QUERIES = 64
 BLOCK_BYTES = 1 << 20
 KEEP_BYTES = 48 << 20
-# float32 segments shorter than this are faster in PyTorch's own kernel.
-BLOCK_LENGTH = 192
-
-
-def _uses_blocks(q_BLHD: Tensor) -> bool:
-    """Whether plain products of blocks are faster than PyTorch's kernel: on CPU, and by far in bfloat16.
-
-    The price in bfloat16: scores are rounded before the softmax, as in every `eager` attention.
-    """
-    long = q_BLHD.shape[1] >= BLOCK_LENGTH
-    return q_BLHD.device.type == "cpu" and (
-        q_BLHD.dtype == torch.bfloat16 or (q_BLHD.dtype == torch.float32 and long)
-    )
 
 
 class _CausalBlocks(torch.autograd.Function):

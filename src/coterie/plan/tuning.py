@@ -178,7 +178,7 @@ def _in_one(ffn: MoEConfig, settings: TuneSettings) -> bool:
 
 
 def _padding(ffn: MoEConfig, settings: TuneSettings) -> float:
-    """Rows of the experts' products over assignments: busy experts' rows are rounded up (`nn.dispatch`)."""
+    """Rows of the experts' products over assignments: busy experts' rows are rounded up (`nn.kernels.choose`)."""
     rows = settings.row_length * settings.batch_rows * ffn.router.top_k
     mean = rows / ffn.router.num_experts
     multiple = 1 if mean < 64 else 16 if mean < 256 else 32 if mean < 1024 else 64

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
-from coterie.nn.experts import Experts, swiglu
+from coterie.nn.experts import Experts
+from coterie.nn.kernels.swiglu import swiglu
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer

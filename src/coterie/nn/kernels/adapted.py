@@ -1,8 +1,8 @@
-"""Routed experts with factors, dispatch and combination in one autograd function: for tuning in little
-memory.
+"""Routed experts with low-rank factors, dispatch and combination in one autograd function.
 
-Autograd keeps the (T, D) input and one (R, 2F) buffer per layer: the rows of x are gathered again in the
-backward pass, and no expert's output is kept, because `grad_y . (h W^T)` is `(grad_y W) . h`.
+This is what makes tuning cheap in memory: autograd keeps the (T, D) input and one (R, 2F) buffer per layer.
+The rows of x are gathered again in the backward pass, and no expert's output is kept, because
+`grad_y . (h W^T)` is `(grad_y W) . h`.
 
 T tokens, D width, E experts, K chosen per token, R routed rows sorted by expert, N rows of one expert, F
 expert width, r rank, O output and I input features.
@@ -16,32 +16,45 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from coterie.nn.autograd import GradFunction
-from coterie.nn.dispatch import LocalMeta, gather_rows, gather_sum, sort_by_expert
-from coterie.nn.experts import Counts, Experts, segments
-from coterie.nn.linear import product
-from coterie.nn.lora import LoRAExpertLinear
-from coterie.nn.quantised_layers import matrix_of
+from coterie.nn.dispatch import Dispatcher, Plan
+from coterie.nn.kernels.dense import product
+from coterie.nn.kernels.swiglu import gate_up_gradient
+from coterie.nn.kernels.weights import ExpertWeights, matrix_of, segments
 from coterie.nn.quantised_tensor import QuantisedTensor
 
-_MANY = 256  # routed rows from which it pays
+
+def adapted_mixture(
+    x_TD: Tensor,
+    weights_TK: Tensor,
+    gate_up: ExpertWeights,
+    down: ExpertWeights,
+    dispatcher: Dispatcher,
+    plan: Plan,
+) -> Tensor:
+    """(T, D): `sum_k w_k down(silu(gate x) * up x)` with factors on both layers (`choose.mixture`)."""
+    assert gate_up.a_SrI is not None and gate_up.b_SOr is not None
+    assert down.a_SrI is not None and down.b_SOr is not None
+    factors = (gate_up.a_SrI, gate_up.b_SOr, down.a_SrI, down.b_SOr)
+    frozen = (_Frozen.of(gate_up), _Frozen.of(down))
+    y_TD: Tensor = _AdaptedMixture.call(x_TD, weights_TK, *factors, frozen, dispatcher, plan)
+    return y_TD
 
 
 @dataclass(frozen=True)
 class _Frozen:
-    """What of one layer is constant: its weight, the factors' scale, and expert -> place in the factors."""
+    """The constant part of one layer: its weight, the factors' scale, and expert -> place in the factors."""
 
     weight: Tensor | QuantisedTensor
     scale: float
     slots: Mapping[int, int]
 
     @staticmethod
-    def of(layer: LoRAExpertLinear, dtype: torch.dtype) -> _Frozen:
-        weight = layer.weight.to(dtype) if layer.quantised is None else layer.quantised
-        return _Frozen(weight, layer.scale, {expert: slot for slot, expert in enumerate(layer.chosen)})
+    def of(weights: ExpertWeights) -> _Frozen:
+        return _Frozen(weights.matrix, weights.scale, weights.slots)
 
     def forward(self, x_NI: Tensor, expert: int, a_SrI: Tensor, b_SOr: Tensor, out: Tensor) -> None:
         """`x W^T + scale (x A^T) B^T` into `out`."""
@@ -76,9 +89,7 @@ class _Frozen:
         torch.mm(grad_NO.t(), product(x_NI, a_SrI[slot]).mul_(self.scale), out=into[1][slot])
 
 
-class _AdaptedMoE(GradFunction):
-    """`sum_k w_k down(silu(gate x) * up x)` with factors on both layers of every chosen expert."""
-
+class _AdaptedMixture(GradFunction):
     @staticmethod
     def forward(
         ctx: Any,
@@ -89,31 +100,31 @@ class _AdaptedMoE(GradFunction):
         down_a: Tensor,
         down_b: Tensor,
         frozen: tuple[_Frozen, _Frozen],
-        counts: Counts,
-        meta: LocalMeta,
+        dispatcher: Dispatcher,
+        plan: Plan,
     ) -> Tensor:
         gate_up, down = frozen
-        x_RD = gather_rows(x_TD, None, meta)
+        x_RD = dispatcher.gather(x_TD, plan)
         gate_up_RO = x_RD.new_empty(x_RD.shape[0], gate_up_b.shape[1])
-        for expert, rows in segments(counts):
+        for expert, rows in segments(plan.counts):
             x_ND, gate_up_NO = x_RD[rows], gate_up_RO[rows]
             gate_up.forward(x_ND, expert, gate_up_a, gate_up_b, gate_up_NO)
             gate_NF, up_NF = gate_up_NO.chunk(2, dim=1)
             down.forward(F.silu(gate_NF).mul_(up_NF), expert, down_a, down_b, x_ND)  # x's rows are done with
         ctx.save_for_backward(x_TD, weights_TK, gate_up_RO, gate_up_a, gate_up_b, down_a, down_b)
-        ctx.frozen, ctx.counts, ctx.meta = frozen, counts, meta
-        return gather_sum(x_RD, weights_TK, meta)
+        ctx.frozen, ctx.dispatcher, ctx.plan = frozen, dispatcher, plan
+        return dispatcher.gather_sum(x_RD, weights_TK, plan)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weights_TK, gate_up_RO, gate_up_a, gate_up_b, down_a, down_b = ctx.saved_tensors
-        (gate_up, down), meta = ctx.frozen, ctx.meta
-        x_RD, grad_RD = gather_rows(x_TD, None, meta), gather_rows(grads[0], None, meta)
-        weights_R1 = weights_TK.reshape(-1).index_select(0, meta.slot_R).to(x_TD.dtype).unsqueeze(1)
+        (gate_up, down), dispatcher, plan = ctx.frozen, ctx.dispatcher, ctx.plan
+        x_RD, grad_RD = dispatcher.gather(x_TD, plan), dispatcher.gather(grads[0], plan)
+        weights_R1 = dispatcher.per_row(weights_TK, plan).to(x_TD.dtype).unsqueeze(1)
         dots_R = x_RD.new_empty(x_RD.shape[0])
         factors = [torch.zeros_like(factor) for factor in (gate_up_a, gate_up_b, down_a, down_b)]
-        for expert, rows in segments(ctx.counts):
+        for expert, rows in segments(plan.counts):
             grad_ND, weights_N1 = grad_RD[rows], weights_R1[rows]
             gate_NF, up_NF = gate_up_RO[rows].chunk(2, dim=1)
             silu_NF = F.silu(gate_NF)
@@ -125,42 +136,12 @@ class _AdaptedMoE(GradFunction):
                 inner_Nr.mul_(weights_N1)
                 grad_ND.mul_(weights_N1)
                 down.factor_gradients(hidden_NF, grad_ND, inner_Nr, expert, down_a, (factors[2], factors[3]))
-            grad_gate_up_NO = torch.empty_like(gate_up_RO[rows])
-            grad_gate_NF, grad_up_NF = grad_gate_up_NO.chunk(2, dim=1)
-            torch.mul(grad_hidden_NF, silu_NF, out=grad_up_NF)
-            torch.ops.aten.silu_backward.grad_input(
-                grad_hidden_NF.mul_(up_NF), gate_NF, grad_input=grad_gate_NF
-            )
+            grad_gate_up_NO = gate_up_gradient(gate_up_RO[rows], silu_NF, grad_hidden_NF)
             grad_x_ND, inner_Nr = gate_up.backward(grad_gate_up_NO, expert, gate_up_a, gate_up_b)
             if inner_Nr is not None:
                 into = (factors[0], factors[1])
                 gate_up.factor_gradients(x_RD[rows], grad_gate_up_NO, inner_Nr, expert, gate_up_a, into)
             grad_RD[rows] = grad_x_ND
-        grad_x_TD = gather_sum(grad_RD, None, meta) if ctx.needs_input_grad[0] else None
-        grad_weights_TK = (
-            dots_R.index_select(0, meta.row_TK.reshape(-1)).view_as(meta.row_TK).to(weights_TK.dtype)
-        )
+        grad_x_TD = dispatcher.gather_sum(grad_RD, None, plan) if ctx.needs_input_grad[0] else None
+        grad_weights_TK = dispatcher.per_choice(dots_R, plan).to(weights_TK.dtype)
         return grad_x_TD, grad_weights_TK, *factors, None, None, None
-
-
-def adapted_moe(x_TD: Tensor, ids_TK: Tensor, weights_TK: Tensor, experts: nn.Module) -> Tensor | None:
-    """`(T, D)`: the experts' weighted sum; None where this form does not serve and the composed one must.
-
-    It serves plain SwiGLU experts with factors on both layers, on CPU, without DoRA or active dropout.
-    """
-    if type(experts) is not Experts or x_TD.device.type != "cpu" or ids_TK.numel() < _MANY:
-        return None
-    layers = experts.gate_up, experts.down
-    if not all(isinstance(layer, LoRAExpertLinear) and _serves(layer) for layer in layers):
-        return None
-    meta, counts = sort_by_expert(ids_TK, layers[0].num_experts)
-    factors = [factor.to(x_TD.dtype) for layer in layers for factor in (layer.lora_A, layer.lora_B)]  # type: ignore[union-attr]
-    frozen = tuple(_Frozen.of(layer, x_TD.dtype) for layer in layers)  # type: ignore[arg-type]
-    result: Tensor = _AdaptedMoE.call(x_TD, weights_TK, *factors, frozen, counts, meta)
-    return result
-
-
-def _serves(layer: LoRAExpertLinear) -> bool:
-    drops = layer.training and layer.dropout > 0
-    frozen = layer.quantised is not None or not layer.weight.requires_grad
-    return layer.lora_magnitude is None and layer.bias is None and not drops and frozen

@@ -1,18 +1,17 @@
-"""The whole-layer form of experts with factors equals the composed one, gradients and routing weights
-included.
-"""
+"""The adapted mixture in one function equals the composed one, gradients and routing weights included."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.nn import lora_experts_fused
-from coterie.nn.dispatch import LocalDispatcher
+from coterie.nn.dispatch import LOCAL
 from coterie.nn.experts import ExpertLinear, Experts
+from coterie.nn.kernels import choose
+from coterie.nn.kernels.adapted import adapted_mixture
 from coterie.nn.lora import LoRAExpertLinear
-from coterie.nn.lora_experts_fused import adapted_moe
 from coterie.nn.quantised_layers import quantise_layer
+from coterie.nn.router import Routing
 
 
 def adapted_experts(num_experts, width, expert_width, chosen, bits=None, seed=0):
@@ -28,10 +27,14 @@ def adapted_experts(num_experts, width, expert_width, chosen, bits=None, seed=0)
     return experts
 
 
+def fused(x, ids, weights, experts):
+    layers = (experts.gate_up.weights(x.dtype), experts.down.weights(x.dtype))
+    return adapted_mixture(x, weights, *layers, LOCAL, LOCAL.plan(ids, experts.gate_up.num_experts))
+
+
 def composed(x, ids, weights, experts):
-    dispatcher = LocalDispatcher()
-    rows, counts, meta = dispatcher.dispatch(x, ids, experts.gate_up.num_experts)
-    return dispatcher.combine(experts(rows, counts), weights, meta)
+    plan = LOCAL.plan(ids, experts.gate_up.num_experts)
+    return LOCAL.combine(experts(LOCAL.dispatch(x, None, plan), plan.counts), weights, plan)
 
 
 @pytest.mark.parametrize("bits", [None, 4])
@@ -52,11 +55,7 @@ def test_equals_dispatch_experts_combine(bits, tokens, top_k, data):
     weights = torch.rand(tokens, top_k, generator=generator).requires_grad_()
     upstream = torch.randn(tokens, 9, generator=generator)
     leaves = (x, weights, *[p for p in experts.parameters() if p.requires_grad])
-    lora_experts_fused._MANY, before = 0, lora_experts_fused._MANY
-    try:
-        ours = adapted_moe(x, ids, weights, experts)
-    finally:
-        lora_experts_fused._MANY = before
+    ours = fused(x, ids, weights, experts)
     slow = composed(x, ids, weights, experts)
     assert float((ours - slow).detach().norm()) <= 1e-5 * float(slow.detach().norm())
     for a, b in zip(
@@ -72,7 +71,7 @@ def test_padded_rows_and_what_autograd_keeps():
     weights = torch.rand(1024, 2)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
-        ours = adapted_moe(x, ids, weights, experts)
+        ours = fused(x, ids, weights, experts)
     rows = [shape for shape in kept if shape[0] >= 2048]
     assert len(rows) == 1 and rows[0][1] == 32 and rows[0][0] > 2048
     slow = composed(x, ids, weights, experts)
@@ -82,15 +81,21 @@ def test_padded_rows_and_what_autograd_keeps():
         assert float((found - expected).norm()) <= 1e-5 * float(expected.norm())
 
 
-def test_steps_aside_where_it_does_not_serve():
+def test_where_it_is_chosen_and_that_mix_takes_it():
     x, weights = torch.randn(200, 9), torch.rand(200, 2)
     ids = torch.rand(200, 4).topk(2, dim=1).indices
     experts = adapted_experts(4, 9, 5, (None, None))
-    assert adapted_moe(x, ids, weights, experts) is not None
-    assert adapted_moe(x[:20], ids[:20], weights[:20], experts) is None
+
+    def kind(experts, x=x, rows=400):
+        layers = (experts.gate_up.weights(x.dtype), experts.down.weights(x.dtype))
+        return choose.mixture(x, rows, experts.is_swiglu, *layers)
+
+    assert kind(experts) == "adapted"
+    assert torch.equal(experts.mix(x, Routing(ids, weights, weights)), fused(x, ids, weights, experts))
+    assert kind(experts, rows=40) == kind(experts, x.to("meta")) == "composed"
     experts.down.dropout = 0.1
-    assert adapted_moe(x, ids, weights, experts.train()) is None
-    assert adapted_moe(x, ids, weights, experts.eval()) is not None
+    assert kind(experts.train()) == "composed" and kind(experts.eval()) == "adapted"
+    experts.down.weight.requires_grad_(True)
+    assert kind(experts) == "composed"
     experts.down = ExpertLinear(4, 5, 9)
-    assert adapted_moe(x, ids, weights, experts) is None
-    assert adapted_moe(x, ids, weights, Experts(4, 9, 5)) is None
+    assert kind(experts) == "composed" and kind(Experts(4, 9, 5)) == "composed"

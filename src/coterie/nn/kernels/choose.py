@@ -1,0 +1,136 @@
+"""Which product is taken for a kind of work, device, dtype and size: all such decisions of `coterie.nn`.
+
+A new kernel is one more name here and one more function beside the ones it competes with.
+
+T tokens, I input features, O output features, R routed rows sorted by expert, E experts, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coterie.nn.kernels.weights import ExpertWeights
+
+# Read once: torch.compile does not trace through the question.
+HAS_ONEDNN = torch.backends.mkldnn.is_available()
+# For a few rows oneDNN pays from this size of the weight on: 1.3 times faster for one row, up to twice for
+# several.
+_LARGE = 1 << 18
+# A product of few rows is up to twice as fast turned round, while all rows together are short.
+_SHORT, _NOT_TINY = 3072, 1 << 15
+# Routed rows from which the adapted mixture in one function is faster than the composed one.
+_MANY_ROWS = 256
+# Rows up to which Python sorts them by expert faster than a dozen small tensor operations do.
+_FEW_ROWS = 64
+# float32 segments shorter than this are faster in PyTorch's own attention kernel.
+_LONG_SEGMENT = 192
+# float32 scores of one chunk: on CPU they stay in cache, on CUDA a product must be large to be fast.
+_CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
+
+Dense = Literal["turned", "onednn", "torch"]
+Grouped = Literal["loop", "grouped_mm", "composed"]
+Mixture = Literal["adapted", "composed"]
+Layer = Literal["swiglu", "composed"]
+
+
+def dense(x_TI: Tensor, weight_OI: Tensor, traced: bool = False) -> Dense:
+    """How `x @ weight.T` is computed. `traced`: within an operator that autograd or the compiler sees.
+
+    `turned` (`(weight @ x.T).T`): few float32 rows on CPU and not a tiny weight. `onednn`: other float32 on
+    CPU that is not tiny, where PyTorch's own product (MKL) takes a slow path on AMD processors.
+    """
+    if (
+        x_TI.dtype != torch.float32
+        or weight_OI.dtype != torch.float32
+        or x_TI.device.type != "cpu"
+        or x_TI.numel() == 0
+    ):
+        return "torch"
+    rows, size = x_TI.shape[0], weight_OI.numel()
+    if (
+        not traced
+        and max(2, rows) * x_TI.shape[1] <= _SHORT
+        and size >= _NOT_TINY
+        and weight_OI.is_contiguous()
+    ):
+        return "turned"
+    return "onednn" if HAS_ONEDNN and (rows >= 16 or size >= _LARGE) else "torch"
+
+
+def grouped(x_RI: Tensor, weights: ExpertWeights) -> Grouped:
+    """How each expert's rows are multiplied by its own matrix.
+
+    `loop`: one product per expert that has rows. `grouped_mm`: one CUDA kernel. `composed`: differentiable
+    pieces put together, for dropout on the factors' input and for adapted or chosen experts on CUDA.
+    """
+    changed = weights.a_SrI is not None or weights.slices_SOI is not None
+    if x_RI.device.type == "cpu":
+        return "composed" if weights.dropout else "loop"
+    if changed:
+        return "composed"
+    matrix = weights.matrix
+    if not isinstance(matrix, Tensor) or x_RI.device.type != "cuda" or x_RI.dtype != torch.bfloat16:
+        return "loop"
+    # grouped_mm wants rows of whole 16 bytes, and came with torch 2.10.
+    whole = all(size % 8 == 0 for size in matrix.shape[1:])
+    return "grouped_mm" if whole and hasattr(F, "grouped_mm") else "loop"
+
+
+def expert_layer(x_RI: Tensor, swiglu: bool, gate_up: ExpertWeights, down: ExpertWeights) -> Layer:
+    """How experts run on rows sorted by expert. `swiglu`: plain SwiGLU experts on CPU in one function."""
+    plain = swiglu and gate_up.is_plain and down.is_plain and x_RI.device.type == "cpu"
+    return "swiglu" if plain else "composed"
+
+
+def mixture(
+    x_TD: Tensor, num_rows: int, swiglu: bool, gate_up: ExpertWeights, down: ExpertWeights
+) -> Mixture:
+    """How a whole mixture runs, dispatch and combination included.
+
+    `adapted`: SwiGLU experts with factors on two frozen layers, on CPU, without bias, DoRA or dropout.
+    """
+    fused = swiglu and x_TD.device.type == "cpu" and num_rows >= _MANY_ROWS
+    return "adapted" if fused and gate_up.is_adapted_only and down.is_adapted_only else "composed"
+
+
+def tiles_swiglu(gate_TF: Tensor) -> bool:
+    """Whether `silu(gate) * up` goes tile by tile: twice as fast in float32 on CPU, slower in bfloat16."""
+    return gate_TF.device.type == "cpu" and gate_TF.dtype == torch.float32
+
+
+def sorts_in_python(ids_TK: Tensor) -> bool:
+    """Whether Python's own sort orders these rows by expert: a handful on CPU."""
+    return ids_TK.numel() <= _FEW_ROWS and ids_TK.device.type == "cpu"
+
+
+def row_multiple(num_rows: int, num_experts: int, device: torch.device) -> int:
+    """Rows per expert are rounded up to a multiple of this.
+
+    oneDNN compiles a kernel (about a millisecond) for every new number of rows, and a new routing has new
+    numbers at every step: 64 experts in bf16 ran 2.5 times slower than with multiples of 32. At most an
+    eighth is wasted on average.
+    """
+    mean = num_rows / num_experts
+    if device.type != "cpu" or mean < 12:  # products of fewer rows are not compiled
+        return 1
+    return 4 if mean < 64 else 16 if mean < 256 else 32 if mean < 1024 else 64
+
+
+def attends_by_blocks(q_BLHD: Tensor) -> bool:
+    """Whether plain products of blocks are faster than PyTorch's kernel: on CPU, and by far in bfloat16.
+
+    The price in bfloat16: scores are rounded before the softmax, as in every `eager` attention.
+    """
+    long = q_BLHD.shape[1] >= _LONG_SEGMENT
+    return q_BLHD.device.type == "cpu" and (
+        q_BLHD.dtype == torch.bfloat16 or (q_BLHD.dtype == torch.float32 and long)
+    )
+
+
+def logprob_chunk(device: torch.device, vocab_size: int) -> int:
+    """Tokens whose float32 scores (V of them each) are computed at a time."""
+    return max(16, _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cpu"]) // (4 * vocab_size))

@@ -1,0 +1,110 @@
+"""SwiGLU: the activation, and whole layers of plain experts.
+
+T tokens, R routed rows sorted by expert, N rows of one expert, E experts, D width, F inner width, O = 2 F.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from coterie.nn.autograd import GradFunction
+from coterie.nn.kernels import choose
+from coterie.nn.kernels.dense import product
+from coterie.nn.kernels.weights import Counts, empty_gradient, segments
+
+TILE = 1 << 18  # numbers of one tile; several of them fit into the second-level cache
+
+
+def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+    """`silu(gate) * up`."""
+    if not choose.tiles_swiglu(gate_TF):
+        return F.silu(gate_TF) * up_TF
+    hidden_TF: Tensor = _SiluMul.call(gate_TF, up_TF)
+    return hidden_TF
+
+
+class _SiluMul(GradFunction):
+    """Rows are taken a tile at a time, which stays in cache between the steps; only the inputs are saved."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_TF, up_TF)
+        hidden_TF = torch.empty_like(up_TF)
+        for rows in _tiles(gate_TF):
+            torch.mul(F.silu(gate_TF[rows]), up_TF[rows], out=hidden_TF[rows])
+        return hidden_TF
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate_TF, up_TF = ctx.saved_tensors
+        grad_gate_TF, grad_up_TF = torch.empty_like(gate_TF), torch.empty_like(up_TF)
+        for rows in _tiles(gate_TF):
+            grad, gate = grads[0][rows], gate_TF[rows]
+            torch.mul(grad, F.silu(gate), out=grad_up_TF[rows])
+            torch.ops.aten.silu_backward.grad_input(grad * up_TF[rows], gate, grad_input=grad_gate_TF[rows])
+        return grad_gate_TF, grad_up_TF
+
+
+def _tiles(x_TF: Tensor) -> list[slice]:
+    """Slices of rows, TILE numbers each."""
+    size = max(1, TILE // x_TF.shape[1])
+    return [slice(start, start + size) for start in range(0, x_TF.shape[0], size)]
+
+
+def swiglu_experts(x_RD: Tensor, gate_up_EOD: Tensor, down_EDF: Tensor, counts: Counts) -> Tensor:
+    """(R, D): `down(silu(gate x) * up x)` of each row's expert; the gate rows of `gate_up` come first."""
+    y_RD: Tensor = _Experts.call(x_RD, gate_up_EOD, down_EDF, counts)
+    return y_RD
+
+
+class _Experts(GradFunction):
+    """One expert at a time, so that its rows stay in cache between the two products."""
+
+    @staticmethod
+    def forward(ctx: Any, x_RD: Tensor, gate_up_EOD: Tensor, down_EDF: Tensor, counts: Counts) -> Tensor:
+        gate_up_RO = x_RD.new_empty(x_RD.shape[0], gate_up_EOD.shape[1])
+        y_RD = torch.empty_like(x_RD)
+        for expert, rows in segments(counts):
+            product(x_RD[rows], gate_up_EOD[expert], out=gate_up_RO[rows])
+            gate_NF, up_NF = gate_up_RO[rows].chunk(2, dim=1)
+            product(F.silu(gate_NF).mul_(up_NF), down_EDF[expert], out=y_RD[rows])
+        ctx.save_for_backward(x_RD, gate_up_RO, gate_up_EOD, down_EDF)
+        ctx.counts = counts
+        return y_RD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_RD, gate_up_RO, gate_up_EOD, down_EDF = ctx.saved_tensors
+        grad_y_RD = grads[0]
+        grad_x_RD = torch.empty_like(x_RD) if ctx.needs_input_grad[0] else None
+        grad_gate_up_EOD = empty_gradient(gate_up_EOD, ctx.counts) if ctx.needs_input_grad[1] else None
+        grad_down_EDF = empty_gradient(down_EDF, ctx.counts) if ctx.needs_input_grad[2] else None
+        for expert, rows in segments(ctx.counts):
+            gate_up_NO, grad_y_ND = gate_up_RO[rows], grad_y_RD[rows]
+            gate_NF, up_NF = gate_up_NO.chunk(2, dim=1)
+            silu_NF = F.silu(gate_NF)
+            grad_gate_up_NO = gate_up_gradient(gate_up_NO, silu_NF, product(grad_y_ND, down_EDF[expert].t()))
+            if grad_down_EDF is not None:
+                torch.mm(grad_y_ND.t(), silu_NF.mul_(up_NF), out=grad_down_EDF[expert])
+            if grad_gate_up_EOD is not None:
+                torch.mm(grad_gate_up_NO.t(), x_RD[rows], out=grad_gate_up_EOD[expert])
+            if grad_x_RD is not None:
+                product(grad_gate_up_NO, gate_up_EOD[expert].t(), out=grad_x_RD[rows])
+        return grad_x_RD, grad_gate_up_EOD, grad_down_EDF, None
+
+
+def gate_up_gradient(gate_up_NO: Tensor, silu_NF: Tensor, grad_hidden_NF: Tensor) -> Tensor:
+    """Gradient of (gate, up) from that of `silu(gate) * up`, which it overwrites. `silu_NF`: `silu(gate)`."""
+    gate_NF, up_NF = gate_up_NO.chunk(2, dim=1)
+    grad_gate_up_NO = torch.empty_like(gate_up_NO)
+    grad_gate_NF, grad_up_NF = grad_gate_up_NO.chunk(2, dim=1)
+    torch.mul(grad_hidden_NF, silu_NF, out=grad_up_NF)
+    torch.ops.aten.silu_backward.grad_input(grad_hidden_NF.mul_(up_NF), gate_NF, grad_input=grad_gate_NF)
+    return grad_gate_up_NO
