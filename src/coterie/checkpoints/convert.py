@@ -21,9 +21,15 @@ import torch
 from coterie.checkpoints.checkpoint import Checkpoint, Loaded
 from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
 from coterie.checkpoints.relabel import as_family
-from coterie.checkpoints.tensor_writer import SHARD_BYTES, as_dtype, write_model_files
+from coterie.checkpoints.tensor_writer import (
+    SHARD_BYTES,
+    as_dtype,
+    disk_tensor,
+    disk_tensors,
+    write_model_files,
+)
 from coterie.config import CheckpointError
-from coterie.families import Slot, family
+from coterie.families import family
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import SAME, Difference, difference
 from coterie.proof.records import default_sequences, record, rounded, save_probes
@@ -190,24 +196,18 @@ def _rounding(model: Transformer, dtype: torch.dtype) -> Rounding:
 
 
 def _same_tensors(written: Checkpoint, model: Transformer, dtype: torch.dtype) -> int:
-    """The number of written tensors, after each was read and found equal to the model's, rounded, bit by bit."""
+    """The number of written tensors, each found equal to the model's after rounding, bit by bit."""
     stored = written.tensors
     own = dict(model.named_parameters()) | dict(model.named_buffers())
-    expected: dict[str, Slot | None] = {
-        slot.disk: slot for slot in family(model.config.family).slots(model.config)
-    }
-    expected |= dict.fromkeys(model.carried)
-    if set(stored) != set(expected):
-        odd = min(set(stored) ^ set(expected))
+    made = disk_tensors(model)
+    expected = {*made, *model.carried}
+    if set(stored) != expected:
+        odd = min(set(stored) ^ expected)
         raise CheckpointError(
             f"convert: '{odd}' is {'not to be' if odd in stored else 'missing'} in the result"
         )
-    for name, slot in expected.items():
-        if slot is None:
-            wanted = model.carried[name]
-        else:
-            wanted = slot.view(own[slot.name]).detach().cpu()
-            wanted = wanted.to(dtype) if isinstance(own[slot.name], torch.nn.Parameter) else wanted
+    for name in expected:
+        wanted = disk_tensor(made[name], own, dtype) if name in made else model.carried[name]
         found = stored.read(name)
         if found.dtype != wanted.dtype or not torch.equal(found, wanted):
             raise CheckpointError(f"convert: '{name}' was not written as it is in memory; nothing was kept")
@@ -229,8 +229,8 @@ def _same_answers(written: Checkpoint, source: Loaded, dtype: torch.dtype) -> tu
     exact = difference(expected, found)
     if not exact.within(SAME):
         raise CheckpointError(
-            f"convert: the result answers differently ({exact.mean_logprob:.3g} on average, {exact.max_logprob:.3g} at "
-            "most); nothing was kept"
+            f"convert: the result answers differently ({exact.mean_logprob:.3g} on average, "
+            f"{exact.max_logprob:.3g} at most); nothing was kept"
         )
     save_probes(written.path, found)
     return exact, difference(original, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from coterie.checkpoints.quantise import quantised_parts, read_quantised
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family
+from coterie.families.mapping import Held
 from coterie.nn.transformer import Transformer
 
 
@@ -19,9 +21,9 @@ from coterie.nn.transformer import Transformer
 class Placement:
     """What every tensor of a source is to a model.
 
-    `slots`: one per tensor to read, in the source's order. `copies`: tensors that must equal what another
-    slot defines. `carried`: names of tensors that are not part of the Transformer and are kept as they are.
-    `ignored`: names of tensors that repeat or follow from others.
+    `slots`: what to read, in the source's order; several slots may share one tensor. `copies`: tensors that
+    must equal what another slot defines. `carried`: names of tensors that are not part of the Transformer and
+    are kept as they are. `ignored`: names of tensors that repeat or follow from others.
     """
 
     slots: tuple[Slot, ...]
@@ -30,16 +32,20 @@ class Placement:
     ignored: tuple[str, ...]
 
 
-def place_tensors(source: TensorSource, model: Transformer, where: Path) -> Placement:
-    """Assign every tensor of `source` to the model, which may be on the meta device. Reads headers only,
-    except where tied embeddings are stored twice: both must be equal.
+def place_tensors(
+    source: TensorSource, model: Transformer, where: Path, held: Mapping[str, Held] | None = None
+) -> Placement:
+    """Assign every tensor of `source` to the model, which may be on the meta device.
 
-    `where`: the directory, for messages. Errors: `CheckpointError` naming the first tensor that is
-    unexpected, has the wrong shape, or is missing.
+    Only headers are read, except where tied embeddings are stored twice: both must be equal. `where`: the
+    directory, for messages. `held`: for a model that holds parts of some parameters, which parts, by name.
+    Errors: `CheckpointError` naming the first tensor that is unexpected, has the wrong shape, or is missing.
     """
     chosen = family(model.config.family)
-    slots = {slot.disk: slot for slot in chosen.slots(model.config)}
-    parameters = _shaped(model)
+    slots: dict[str, list[Slot]] = {}
+    for slot in chosen.slots(model.config):
+        slots.setdefault(slot.disk, []).append(slot)
+    parameters = _shaped(model, held or {})
     found: list[Slot] = []
     carried: list[str] = []
     ignored: list[str] = []
@@ -47,17 +53,19 @@ def place_tensors(source: TensorSource, model: Transformer, where: Path) -> Plac
         if name.startswith(chosen.carried):
             carried.append(name)
         elif name in slots:
-            _check_shape(source, slots[name], parameters[slots[name].name])
-            found.append(slots[name])
+            for slot in slots[name]:
+                _check_shape(source, slot, parameters[slot.name])
+            found += slots[name]
         else:
             _check_repeated(source, name, model.config, slots)
             ignored.append(name)
-    missing = {slot.disk for slot in slots.values() if not slot.copy} - {slot.disk for slot in found}
+    present = {slot.disk for slot in found}
+    missing = {slot.disk for slot in _flat(slots) if not slot.copy} - present
     if missing:
         raise CheckpointError(f"{where}: {len(missing)} tensor(s) missing, the first is '{min(missing)}'")
     if chosen.carried and not carried:
         raise CheckpointError(f"{where}: has no tensor beginning with {' or '.join(chosen.carried)}")
-    covered = {slot.name for slot in slots.values()}
+    covered = {slot.name for slot in _flat(slots)}
     for name, _ in model.named_parameters():
         if name not in covered:
             raise CheckpointError(f"parameter '{name}' is stored nowhere in the {model.config.family} layout")
@@ -70,30 +78,48 @@ def place_tensors(source: TensorSource, model: Transformer, where: Path) -> Plac
 
 
 @torch.no_grad()
-def fill_model(source: TensorSource, model: Transformer, where: Path) -> Placement:
+def fill_model(
+    source: TensorSource, model: Transformer, where: Path, held: Mapping[str, Held] | None = None
+) -> Placement:
     """Read every tensor of `source` into the model, one in memory at a time in addition to the model.
 
-    Errors: `CheckpointError` as for `place_tensors`, for a damaged file, and for a copy that differs.
+    `held`: as for `place_tensors`; only the held parts are read. Errors: `CheckpointError` as there, for a
+    damaged file, and for a copy that differs.
     """
-    placement = place_tensors(source, model, where)
+    held = held or {}
+    placement = place_tensors(source, model, where, held)
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     quantised = quantised_parts(model)
     for name in placement.carried:
         model.carried[name] = source.read(name)
     for slot in placement.slots:
-        codes = quantised.get(slot.name)
-        if codes is not None:
-            read_quantised(source, slot, codes)
+        if slot.name in quantised:
+            read_quantised(source, slot, quantised[slot.name])
         else:
-            source.read_into(slot.disk, slot.view(own[slot.name]))
+            read_slot(source, slot, own[slot.name], held.get(slot.name))
     for slot in placement.copies:
-        if not torch.equal(slot.view(own[slot.name]), source.read(slot.disk).to(own[slot.name].dtype)):
+        ours = own[slot.name]
+        copied = torch.empty_like(ours).copy_(ours)
+        read_slot(source, slot, copied, held.get(slot.name))
+        if not torch.equal(ours, copied):
             raise CheckpointError(
                 f"{source.file(slot.disk)}: '{slot.disk}' differs from the tensor it is a copy of, "
                 "and only one is used"
             )
     source.release()
     return placement
+
+
+def read_slot(source: TensorSource, slot: Slot, parameter: Tensor, held: Held | None = None) -> None:
+    """Copy a slot's numbers from disk into the parameter, or into the block of it that `parameter` is."""
+    if held is None:
+        part = None if slot.within is None else slot.part
+        source.read_into(slot.disk, slot.view(parameter), part)
+        return
+    found = slot.block(parameter, held)
+    if found is not None:
+        target, index = found
+        source.read_into(slot.disk, target, lambda stored: slot.part(stored)[index])
 
 
 def materialise(model: Transformer, dtype: torch.dtype, device: str | torch.device) -> None:
@@ -121,30 +147,34 @@ def without_absent_layers(config: ModelConfig, source: TensorSource) -> ModelCon
     return config
 
 
-def _shaped(model: Transformer) -> dict[str, Tensor]:
-    """Every parameter and buffer by name; quantised weights as meta tensors of the shape they stand for."""
+def _flat(slots: Mapping[str, Iterable[Slot]]) -> list[Slot]:
+    return [slot for several in slots.values() for slot in several]
+
+
+def _shaped(model: Transformer, held: Mapping[str, Held]) -> dict[str, Tensor]:
+    """Every parameter and buffer by name; a meta tensor of the whole shape for quantised and partial ones."""
     own: dict[str, Tensor] = dict(model.named_parameters()) | dict(model.named_buffers())
-    return own | {
-        name: torch.empty(codes.shape, device="meta") for name, codes in quantised_parts(model).items()
-    }
+    shapes = {name: tuple(codes.shape) for name, codes in quantised_parts(model).items()}
+    shapes |= {name: part.shape for name, part in held.items()}
+    return own | {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def _check_shape(source: TensorSource, slot: Slot, parameter: Tensor) -> None:
-    wanted, found = tuple(slot.view(parameter).shape), source.shape(slot.disk)
+    wanted, found = slot.disk_shape(parameter), source.shape(slot.disk)
     if found != wanted:
         raise CheckpointError(
             f"{source.file(slot.disk)}: '{slot.disk}' has shape {found}, the config asks for {wanted}"
         )
 
 
-def _check_repeated(source: TensorSource, name: str, config: ModelConfig, slots: dict[str, Slot]) -> None:
+def _check_repeated(
+    source: TensorSource, name: str, config: ModelConfig, slots: Mapping[str, Iterable[Slot]]
+) -> None:
     """Accept rotary frequencies, and a tied head that really equals the embedding; refuse everything else."""
     if name.endswith("rotary_emb.inv_freq"):
         return
     if name.endswith("lm_head.weight") and config.tie_embeddings:
-        embedding = next(
-            slot.disk for slot in slots.values() if slot.name == "embed.weight" and not slot.copy
-        )
+        embedding = next(slot.disk for slot in _flat(slots) if slot.name == "embed.weight" and not slot.copy)
         if embedding in source and torch.equal(source.read(embedding), source.read(name)):
             return
         raise CheckpointError(

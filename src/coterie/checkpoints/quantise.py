@@ -61,7 +61,7 @@ def read_quantised(stored: TensorSource, slot: Slot, target: QuantisedTensor) ->
     whole = torch.empty(target.shape, device="meta")
     view = slot.view(whole)
     if view.stride(-1) == 1:  # leading dimensions alone: the same view finds the codes
-        target.store(stored.read(slot.disk), slot.view)
+        target.store(slot.part(stored.read(slot.disk)), slot.view)
         return
     for expert in range(target.shape[0]):  # (E, in, out) on disk
         part = stored.read_part(slot.disk, expert).mT

@@ -13,7 +13,7 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,28 @@ from coterie.config import CheckpointError
 
 # Bits per number of every type safetensors knows.
 _BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
-    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
-}  # fmt: skip
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 16),
+    **dict.fromkeys(("I32", "U32", "F32"), 32),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
+    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
+}
 _TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_DTYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
-    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F32": torch.float32, "F64": torch.float64, "C64": torch.complex64, "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
-}  # fmt: skip
+_DTYPES = _TYPES | {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+}
 _LONGEST_HEADER = 100_000_000
 _READ = 1 << 22
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -143,8 +155,8 @@ class StoredTensors:
         method = self._quantisation.get("quant_method")
         if method not in (None, "fp8", "mxfp4"):
             raise CheckpointError(
-                f"{files[0].parent}: its weights are quantised as '{method}'; fp8 (DeepSeek) and mxfp4 (gpt-oss) are "
-                "read here, save others in bfloat16 first"
+                f"{files[0].parent}: its weights are quantised as '{method}'; fp8 (DeepSeek) and mxfp4 "
+                "(gpt-oss) are read here, save others in bfloat16 first"
             )
         self._parts = self._quantised_parts(method)
         self._open: tuple[Path, io.FileIO] | None = None
@@ -203,31 +215,40 @@ class StoredTensors:
         expected = (-(-first.shape[0] // rows), -(-first.shape[1] // columns))
         if tuple(second.shape) != expected:
             raise CheckpointError(
-                f"{self.file(name)}: '{name}' has scales of shape {tuple(second.shape)}, its blocks need {expected}"
+                f"{self.file(name)}: '{name}' has scales of shape {tuple(second.shape)}, "
+                f"its blocks need {expected}"
             )
         return fp8_blocks(first, second, rows, columns)
 
-    def read_into(self, name: str, target: Tensor) -> None:
-        """Copy a tensor into `target` of its shape; MXFP4 expert by expert, so that no whole layer is held
-        twice.
-        """
-        if name not in self._parts:
-            entry = self._where[name][1]
-            dtype = self._dtype(name)
-            if target.dtype == dtype and target.is_contiguous() and target.device.type == "cpu":
-                self._read_bytes(name, _bytes_of(target))
-                return
-            size = entry.end - entry.start
-            if self._scratch.numel() < size:
-                self._scratch = torch.empty(size, dtype=torch.uint8)
-            self._read_bytes(name, _bytes_of(self._scratch[:size]))
-            target.copy_(self._scratch[:size].view(dtype).view(entry.shape))
+    def read_into(self, name: str, target: Tensor, part: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Copy a tensor, or the view `part` of it, into `target`; see `TensorSource.read_into`."""
+        if name in self._parts:
+            self._unpack_into(name, target, part)
             return
-        if self._quantisation["quant_method"] != "mxfp4":
+        start, shape, dtype = 0, self._where[name][1].shape, self._dtype(name)
+        if part is not None:
+            view = part(torch.empty(shape, dtype=dtype, device="meta"))
+            if view.is_contiguous():  # one range of bytes, so nothing else is read
+                start, shape, part = int(view.storage_offset()) * dtype.itemsize, tuple(view.shape), None
+        if part is None and target.dtype == dtype and target.is_contiguous() and target.device.type == "cpu":
+            self._read_bytes(name, _bytes_of(target), start)
+            return
+        size = math.prod(shape) * dtype.itemsize
+        if self._scratch.numel() < size:
+            self._scratch = torch.empty(size, dtype=torch.uint8)
+        self._read_bytes(name, _bytes_of(self._scratch[:size]), start)
+        stored = self._scratch[:size].view(dtype).view(shape)
+        target.copy_(stored if part is None else part(stored))
+
+    def _unpack_into(self, name: str, target: Tensor, part: Callable[[Tensor], Tensor] | None) -> None:
+        """`read_into` of a quantised tensor; MXFP4 expert by expert, so that no layer is in memory twice."""
+        if part is not None:
+            target.copy_(part(self.read(name)))
+        elif self._quantisation["quant_method"] != "mxfp4":
             target.copy_(self.read(name))
-            return
-        for expert in range(self.shape(name)[0]):
-            target[expert].copy_(self.read_part(name, expert))
+        else:
+            for expert in range(self.shape(name)[0]):
+                target[expert].copy_(self.read_part(name, expert))
 
     def read_part(self, name: str, index: int) -> Tensor:
         """`read(name)[index]`, and no more of a tensor in MXFP4 than that is unpacked."""
@@ -251,7 +272,8 @@ class StoredTensors:
                 parts[name.removesuffix("_blocks")] = (name, f"{name.removesuffix('_blocks')}_scales")
             elif entry.dtype.startswith(("F8", "F6", "F4")):
                 raise CheckpointError(
-                    f"{file}: '{name}' is stored as {entry.dtype}, but config.json has no quantization_config for it"
+                    f"{file}: '{name}' is stored as {entry.dtype}, but config.json has no "
+                    "quantization_config for it"
                 )
         for name, (_, scale) in parts.items():
             if scale not in self._where:
@@ -272,16 +294,17 @@ class StoredTensors:
             raise CheckpointError(f"{file}: '{name}' is stored as {entry.dtype}, which cannot be read here")
         return _DTYPES[entry.dtype]
 
-    def _read_bytes(self, name: str, memory: memoryview) -> None:
-        """Read a tensor's bytes straight into `memory`: faulting in a mapped file page by page is many times
-        slower.
+    def _read_bytes(self, name: str, memory: memoryview, start: int = 0) -> None:
+        """Fill `memory` from a tensor's bytes, beginning at byte `start` of them.
+
+        Reads straight into the memory: a mapped file faults in page by page, which is many times slower.
         """
         file, entry = self._where[name]
         try:
             if self._open is None or self._open[0] != file:
                 self._open = (file, open(file, "rb", buffering=0))  # noqa: SIM115 (closed with the last reference)
             handle = self._open[1]
-            handle.seek(entry.start)
+            handle.seek(entry.start + start)
             at = 0
             while at < len(memory):
                 count = handle.readinto(memory[at : at + _READ])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class TensorSource(Protocol):
-    """Named tensors on disk. `StoredTensors` reads safetensors; a reader of another format needs these methods.
+    """Named tensors on disk, whatever the format. `StoredTensors` reads safetensors.
 
     Iteration gives the names in the order in which reading them is fastest.
     """
@@ -45,8 +45,11 @@ class TensorSource(Protocol):
         """`read(name)[index]`, without unpacking the rest where the format allows it."""
         ...
 
-    def read_into(self, name: str, target: Tensor) -> None:
-        """Copy the tensor into `target`, which has its shape but may have another type, device or stride."""
+    def read_into(self, name: str, target: Tensor, part: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Copy the tensor into `target`, which has its shape but may have another type, device or stride.
+
+        `part`: copy only this view of the tensor; a contiguous one is read without the rest.
+        """
         ...
 
     def release(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,26 +100,56 @@ def write_shards(directory: Path, pieces: Iterable[Piece], shard_bytes: int = SH
         _write_json(directory / "model.safetensors.index.json", data)
 
 
+def disk_tensors(model: Transformer) -> dict[str, list[Slot]]:
+    """The name of every tensor on disk, with the slots that make it (one, or the parts of a fused tensor).
+
+    Errors: `CheckpointError` where the parts do not fill their tensor.
+    """
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    made: dict[str, list[Slot]] = {}
+    for slot in family(model.config.family).slots(model.config):
+        made.setdefault(slot.disk, []).append(slot)
+    for name, slots in made.items():
+        filled = sum(slot.view(own[slot.name]).numel() for slot in slots)
+        if filled != math.prod(slots[0].disk_shape(own[slots[0].name])):
+            raise CheckpointError(f"the {model.config.family} layout does not fill '{name}' exactly once")
+    return made
+
+
+def disk_tensor(slots: Sequence[Slot], own: Mapping[str, Tensor], stored: torch.dtype) -> Tensor:
+    """One tensor as it is written, on the CPU: a view of its parameter's memory where that is possible.
+
+    `own`: parameters and buffers by name. `stored`: the type of weights; buffers (the selection bias) stay
+    float32.
+    """
+    first = own[slots[0].name]
+    dtype = stored if isinstance(first, torch.nn.Parameter) else first.dtype
+    if slots[0].within is None:
+        return slots[0].view(first.detach()).to("cpu", dtype)
+    result = torch.empty(slots[0].within.shape, dtype=dtype)
+    for slot in slots:
+        slot.part(result).copy_(slot.view(own[slot.name].detach()))
+    return result
+
+
 def _pieces(model: Transformer, stored: torch.dtype) -> list[Piece]:
     own = dict(model.named_parameters()) | dict(model.named_buffers())
-    pieces = [
-        _piece(slot, own[slot.name], stored) for slot in family(model.config.family).slots(model.config)
-    ]
+    pieces = [_piece(name, slots, own, stored) for name, slots in disk_tensors(model).items()]
     return pieces + [
         Piece(name, tensor.nbytes, lambda tensor=tensor: tensor)  # type: ignore[misc]
         for name, tensor in model.carried.items()
     ]
 
 
-def _piece(slot: Slot, tensor: Tensor, stored: torch.dtype) -> Piece:
-    # Buffers (the selection bias) stay fp32 whatever the weights are stored in.
-    dtype = stored if isinstance(tensor, torch.nn.Parameter) else tensor.dtype
+def _piece(name: str, slots: list[Slot], own: Mapping[str, Tensor], stored: torch.dtype) -> Piece:
+    first = own[slots[0].name]
+    dtype = stored if isinstance(first, torch.nn.Parameter) else first.dtype
 
     def make() -> Tensor:
-        result = slot.view(tensor.detach()).to("cpu", dtype).contiguous()
-        return result.clone() if slot.copy else result  # safetensors writes no memory twice
+        result = disk_tensor(slots, own, stored).contiguous()
+        return result.clone() if slots[0].copy else result  # safetensors writes no memory twice
 
-    return Piece(slot.disk, slot.view(tensor).numel() * dtype.itemsize, make)
+    return Piece(name, math.prod(slots[0].disk_shape(first)) * dtype.itemsize, make)
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
