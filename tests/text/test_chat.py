@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.config.errors import DataError
-from coterie.text import SPECIALS, Message, Tokenizer, ToolCall, parse_reply, render, render_ids
+from coterie.text import (
+    SPECIALS,
+    Message,
+    Tokenizer,
+    ToolCall,
+    conversation_ids,
+    parse_reply,
+    render,
+    render_ids,
+)
 from coterie.text.tokenizer import CHATML
 
 TEMPLATE = CHATML.read_text()
@@ -141,6 +150,22 @@ def test_templates_are_sandboxed_and_may_refuse(tokenizer):
     )
     with pytest.raises(DataError, match="rewrites turn 2"):
         render_ids(tokenizer, [TALK[1], TALK[4], TALK[5]], forgetful)
+
+
+def test_a_prompt_is_rendered_once_with_the_whole_conversation(tokenizer, monkeypatch):
+    """So a template may ask for something in any message, and the time grows with the length alone."""
+    seen = []
+
+    def counted(messages, *others):
+        seen.append(len(messages))
+        return render(messages, *others)
+
+    monkeypatch.setattr("coterie.text.chat.render", counted)
+    demanding = "{% if messages | length < 6 %}{{ raise_exception('too short') }}{% endif %}" + TEMPLATE
+    ids = conversation_ids(tokenizer, TALK, demanding, True)
+    assert seen == [len(TALK)] and ids == conversation_ids(tokenizer, TALK, None, True)
+    assert render_ids(tokenizer, TALK, demanding, True) == (ids, [False] * len(ids))
+    assert seen == [len(TALK)] * 3
 
 
 FORGETS = (  # as Qwen3's own: the last reply alone shows a block of reasoning, even an empty one

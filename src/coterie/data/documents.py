@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coterie.text.chat import Message, render_ids
+from coterie.text.chat import Message, conversation_ids
 from coterie.text.tokenizer import Tokenizer
 
 
@@ -50,4 +50,4 @@ def _conversation_ids(document: Document, tokenizer: Tokenizer) -> Sequence[int]
         return document.ids
     if not document.messages or tokenizer.chat_template is None:
         return None
-    return render_ids(tokenizer, document.messages)[0]
+    return conversation_ids(tokenizer, document.messages)

@@ -30,7 +30,7 @@ from coterie.data.records import (
     read_text,
     walk,
 )
-from coterie.text.chat import Message, render, render_ids
+from coterie.text.chat import Message, conversation_ids, render
 from coterie.text.tokenizer import CHATML, Tokenizer
 
 PROSE = frozenset({"", ".txt", ".md", ".markdown", ".rst"})
@@ -133,11 +133,11 @@ def rendered(messages: Sequence[Message], tokenizer: Tokenizer | None) -> tuple[
     Errors: `DataError` if the template cannot render the conversation, or the text is not valid Unicode.
     """
     if tokenizer is not None and tokenizer.chat_template is not None:
-        ids = render_ids(tokenizer, messages)[0]
+        ids = conversation_ids(tokenizer, messages)
         return tokenizer.decode(ids), tuple(ids)
     # Without a tokenizer, one will be trained on this very text and will get the ChatML template (`Tokenizer.train`).
     # So this is the text that the model sees, but its ids can only be made later: `document_ids` then renders once
-    # more, because only `render_ids` keeps special tokens in the words of a message from acting as such.
+    # more, because only `conversation_ids` keeps special tokens in the words of a message from acting as such.
     text = render(messages, CHATML.read_text(encoding="utf-8"))
     check_utf8(text)
     return text, None

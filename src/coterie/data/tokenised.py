@@ -113,7 +113,8 @@ def tokenise(example: ChatExample | PairExample | PretokenisedExample, tokenizer
     """
     if isinstance(example, ChatExample):
         tools = list(example.tools)
-        ids, learnt = render_ids(tokenizer, example.messages, tools=tools or None, learn=example.learn)
+        rendered = render_ids(tokenizer, example.messages, tools=tools or None, learn=example.learn)
+        ids, learnt = rendered.ids, rendered.mask
     elif isinstance(example, PairExample):
         start, end = _begin(tokenizer), [tokenizer.eos_id]
         prompt, completion = tokenizer.encode(example.prompt), tokenizer.encode(example.completion)

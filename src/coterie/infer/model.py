@@ -28,7 +28,7 @@ from coterie.nn.logprobs import token_logprobs
 from coterie.nn.recording import Recorder
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
-from coterie.text.chat import Message, render_ids
+from coterie.text.chat import Message, conversation_ids
 from coterie.text.tokenizer import Tokenizer
 
 Ids = Sequence[int] | Tensor
@@ -163,7 +163,7 @@ class LanguageModel:
             message if isinstance(message, Message) else Message.from_dict(message) for message in messages
         ]
         tokenizer = self._needs_tokenizer("a conversation")
-        return render_ids(tokenizer, turns, add_generation_prompt=True, tools=tools)[0]
+        return conversation_ids(tokenizer, turns, add_generation_prompt=True, tools=tools)
 
     def _hidden(self, ids: Ids, recorder: Recorder | None = None) -> tuple[Tensor, Tensor]:
         """Hidden states (T, D) of one sequence, and its ids as a tensor on the model's device."""

@@ -1,8 +1,6 @@
-"""Layer 1: text to tokens and back, conversations to text and back. Imports neither torch nor
-transformers.
-"""
+"""Text to tokens and back, conversations to text and back; imports neither torch nor transformers."""
 
-from coterie.text.chat import Message, ToolCall, parse_reply, render, render_ids
+from coterie.text.chat import Message, ToolCall, conversation_ids, parse_reply, render, render_ids
 from coterie.text.tokenizer import SPECIALS, StreamDecoder, Tokenizer
 
 __all__ = [
@@ -11,6 +9,7 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "ToolCall",
+    "conversation_ids",
     "parse_reply",
     "render",
     "render_ids",

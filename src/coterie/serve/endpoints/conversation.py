@@ -15,7 +15,7 @@ from coterie.serve.core.service import Service
 from coterie.serve.endpoints.moe import options_of
 from coterie.serve.endpoints.protocol import ChatMessage, ChatRequest, NamedChoice, TextPart, choose_tokens
 from coterie.serve.errors import ApiError, invalid
-from coterie.text.chat import Message, render_ids
+from coterie.text.chat import Message, conversation_ids
 from coterie.text.replies import ReplyParser
 from coterie.text.reply_formats import ReplyFormat, format_of
 
@@ -177,7 +177,7 @@ def _prompt(service: Service, body: ChatRequest, tools: list[Any], variables: di
         end = last.text
     ask = body.continue_final_message or body.add_generation_prompt is not False
     try:
-        prompt, _ = render_ids(service.tokenizer, messages, None, bool(ask), tools, variables)
+        prompt = conversation_ids(service.tokenizer, messages, None, bool(ask), tools, variables)
         return prompt + (service.tokenizer.encode(end) if end else [])
     except ApiError:
         raise
