@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import typer
 from typer.testing import CliRunner
@@ -13,27 +15,32 @@ from coterie.cli.main import app
 PAGE = Path(__file__).parent / "cli.md"
 INTRODUCTION = """# Commands
 
-This page is what `--help` prints, written by `python docs/make_cli.py`.
+This page is the output of `--help`. `python docs/make_cli.py` writes it.
 
-Errors are one line on standard error. The exit status is 0 for success, 1 for failure, 2 for a wrong setting or option
-and 130 for a run that was stopped (it can be taken up again). Answers go to standard output, progress to standard
-error.
+Results go to standard output, progress to standard error. An error is one line on standard error. The exit
+status is 0 for success, 1 for failure, 2 for a wrong setting or option, and 130 for a run that was stopped
+and can be resumed.
+
+`coterie --install-completion` adds the commands and their options to your shell's completion. It takes effect
+in the next shell.
 """
 
 
 def render() -> str:
     """The whole page."""
-    command = typer.main.get_command(app)
-    names = [[]]
-    for name, sub in command.commands.items():  # type: ignore[attr-defined]
-        names.append([name])
-        names += [[name, inner] for inner in getattr(sub, "commands", {})]
     parts = [INTRODUCTION]
-    for path in names:
+    for path in verbs(typer.main.get_command(app)):
         result = CliRunner().invoke(app, [*path, "--help"], prog_name="coterie", env={"COLUMNS": "100"})
         text = "\n".join(line.rstrip() for line in result.output.strip().splitlines())
         parts.append(f"## {' '.join(['coterie', *path])}\n\n```\n{text}\n```\n")
     return "\n".join(parts)
+
+
+def verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of every command, the program itself first, then each group before its verbs."""
+    yield path
+    for name in command.list_commands(None) if hasattr(command, "list_commands") else ():
+        yield from verbs(command.get_command(None, name), (*path, name))
 
 
 def main() -> None:

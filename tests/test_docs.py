@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,14 +34,16 @@ def test_commands_in_the_documents_exist(page: str) -> None:
 
     from coterie.cli.main import app
 
-    commands = get_command(app).commands  # type: ignore[attr-defined]
+    program: Any = get_command(app)
+    commands = {name: program.get_command(None, name) for name in program.list_commands(None)}
+    groups = [name for name, command in commands.items() if hasattr(command, "list_commands")]
     known = dict(commands)
-    for group, command in commands.items():
-        known |= {f"{group} {name}": inner for name, inner in getattr(command, "commands", {}).items()}
-    groups = "|".join(name for name, command in commands.items() if hasattr(command, "commands"))
+    for group in groups:
+        inner = commands[group]
+        known |= {f"{group} {name}": inner.get_command(None, name) for name in inner.list_commands(None)}
     text = (ROOT / "docs" / page).read_text()
     for line in _code(text):
-        match = re.match(rf"coterie ((?:(?:{groups}) (?=[a-z]))?[a-z-]+)(.*)", line)
+        match = re.match(rf"coterie ((?:(?:{'|'.join(groups)}) (?=[a-z]))?[a-z][a-z-]*)(.*)", line)
         if match is None:
             continue  # a general form such as `coterie VERB`
         verb, rest = match.groups()

@@ -137,7 +137,7 @@ def test_mistakes(
         raise SandboxError("sandbox: this machine lacks Landlock")
 
     monkeypatch.setattr(Sandbox, "probe", refuse)
-    assert "lacks Landlock; --no-python goes without" in fails(capsys, "agent", url, "x")
+    assert "lacks Landlock; --no-python works without it" in fails(capsys, "agent", url, "x")
 
 
 def write(path: Path, text: str) -> Path:

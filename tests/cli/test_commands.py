@@ -35,7 +35,8 @@ MODEL: dict[str, Any] = {
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A little folder of distinct text files."""
     folder = tmp_path_factory.mktemp("text")
-    words = "the a one some cat dog tree house runs sees finds makes red green small large of in under and then".split()
+    words = "the a one some cat dog tree house runs sees finds makes red green small large of in".split()
+    words += "under and then".split()
     for index in range(30):
         lines = [
             " ".join(words[(index * 7 + i * i + j * (i + 3)) % len(words)] for j in range(12))

@@ -40,7 +40,7 @@ def test_receipt_in_words_and_json(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--to", "qwen33"], "--to qwen33 is not known (did you mean 'qwen3'?)"),
         (["--to", "llama"], "'blocks.0.attention.qk_norm' would be lost"),
         (["--to", "hf", "--dtype", "int8"], "dtype 'int8' is not known"),
-        (["--to", "hf", "--shard-size", "many"], "'many' is no size"),
+        (["--to", "hf", "--shard-size", "many"], "--shard-size many: give a size such as"),
         (["--to", "hf", "--drop", "mtp"], "this has none"),
         (["--to", "hf", "--quant", "q8_0"], "--quant has no meaning with --to hf"),
         (["--to", "gguf", "--dtype", "float16"], "--dtype has no meaning with --to gguf"),

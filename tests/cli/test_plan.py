@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from coterie.cli.main import main
-from coterie.cli.plan import parse_bytes
-from coterie.config import ConfigError, ExpertSelection
+from coterie.config import ExpertSelection
 from tests.plan.test_tuning import MOE
 
 
@@ -50,6 +49,4 @@ def test_plans(
 def test_mistakes(model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown method 'sft'" in run(monkeypatch, capsys, model, "--method", "sft", code=2)
     assert "float32 or bfloat16" in run(monkeypatch, capsys, model, "--dtype", "fp8", code=2)
-    assert parse_bytes("1.5 G") == 1_500_000_000 and parse_bytes("800MB") == 800_000_000
-    with pytest.raises(ConfigError, match="24GB or 800MB"):
-        parse_bytes("much")
+    assert "--memory much: give a size" in run(monkeypatch, capsys, model, "--memory", "much", code=2)

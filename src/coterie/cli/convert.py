@@ -1,135 +1,183 @@
-"""`coterie convert`: the work behind the verb, and how its receipt reads."""
+"""`coterie convert`: write a model in another layout or format, and print its receipt."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from coterie.checkpoints.convert import RECEIPT, Receipt, convert_directory
-from coterie.checkpoints.directory import load_model, locate, read_config, stored_dtype
-from coterie.checkpoints.tensor_writer import SHARD_BYTES
-from coterie.cli.verify import difference_lines, tell
-from coterie.config import CheckpointError, ConfigError, suggest
-from coterie.config.files import write_json
-from coterie.families import FAMILIES
-from coterie.proof.difference import Difference
-from coterie.proof.records import load_probes
+import typer
 
-_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
+from coterie.cli.options import Json, Model, parse_bytes
+from coterie.cli.output import answer, note
+from coterie.cli.verify import difference_lines
+
+if TYPE_CHECKING:
+    from coterie.checkpoints.convert import Receipt
+    from coterie.proof.difference import Difference
 
 
 def convert(
-    model: str, to: str, out: str, dtype: str | None, shard_size: str | None, drop: list[str], as_json: bool
+    model: Model,
+    to: Annotated[str, typer.Option(help="hf (its own layout), another family such as mixtral, or gguf.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out", "-o", help="What to write: a directory, or a file such as model.gguf. Must be new."
+        ),
+    ],
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16 or float16 (default: as stored; bfloat16 for quantised).",
+            rich_help_panel="Only with a directory",
+        ),
+    ] = None,
+    quant: Annotated[
+        str | None,
+        typer.Option(
+            help="f32, f16, bf16, q8_0, q4_0 or mxfp4 (default: q8_0).", rich_help_panel="Only with --to gguf"
+        ),
+    ] = None,
+    shard_size: Annotated[
+        str | None,
+        typer.Option(help="Largest file, such as 5GB.", rich_help_panel="Only with a directory"),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave 'vision' or 'mtp' behind where the form cannot carry it.",
+            rich_help_panel="Only with a directory",
+        ),
+    ] = None,
+    outputs: Annotated[
+        bool,
+        typer.Option(
+            help="Compare the answers of the file's numbers (needs memory for the model).",
+            rich_help_panel="Only with --to gguf",
+        ),
+    ] = True,
+    as_json: Json = False,
 ) -> None:
-    """Write the model in another directory and print the receipt. Errors: `CoterieError`; nothing is written
-    then.
+    """Write a model in another layout, type, sharding or format, with a receipt.
+
+    A conversion that would lose anything is refused. The result is read back: every tensor, and the answers
+    to the probes.
     """
-    if to != "hf" and to not in FAMILIES:
-        known = ["hf", "gguf", *FAMILIES]
-        raise ConfigError(
-            f"convert: --to {to} is not known{suggest(to, known) or '; use ' + ', '.join(known)}"
-        )
-    shard_bytes = SHARD_BYTES if shard_size is None else parse_size(shard_size)
-    receipt = convert_directory(model, Path(out), None if to == "hf" else to, dtype, shard_bytes, drop, tell)
-    print(json.dumps(receipt.to_dict()) if as_json else "\n".join(receipt_lines(receipt)))
+    if to == "gguf":
+        _refuse({"--dtype": dtype, "--shard-size": shard_size, "--drop": drop}, to)
+        _to_gguf(model, Path(out), quant or "q8_0", outputs, as_json)
+    else:
+        _refuse({"--quant": quant, "--no-outputs": None if outputs else True}, to)
+        _to_directory(model, to, out, dtype, shard_size, drop or [], as_json)
 
 
-def refuse_options(options: Mapping[str, Any], to: str) -> None:
+def _refuse(options: Mapping[str, Any], to: str) -> None:
     """Options that have no meaning for a target are errors, not ignored."""
+    from coterie.config import ConfigError
+
     for name, value in options.items():
         if value:
             raise ConfigError(f"convert: {name} has no meaning with --to {to}; leave it out")
 
 
-def convert_gguf(model: str, out: str, quant: str, outputs: bool, as_json: bool) -> None:
-    """Write one GGUF file and print the receipt, which stands beside it as `NAME.receipt.json`.
+def _to_directory(
+    model: str, to: str, out: str, dtype: str | None, shard_size: str | None, drop: list[str], as_json: bool
+) -> None:
+    from coterie.checkpoints.convert import convert_directory
+    from coterie.checkpoints.tensor_writer import SHARD_BYTES
+    from coterie.config import ConfigError, suggest
+    from coterie.families import FAMILIES
 
-    `outputs`: put the file's numbers back into the model and compare its answers (needs the model in
-    float32).
+    if to != "hf" and to not in FAMILIES:
+        known = ["hf", "gguf", *FAMILIES]
+        raise ConfigError(
+            f"convert: --to {to} is not known{suggest(to, known) or '; use ' + ', '.join(known)}"
+        )
+    shard_bytes = SHARD_BYTES if shard_size is None else parse_bytes(shard_size, "--shard-size")
+    receipt = convert_directory(model, Path(out), None if to == "hf" else to, dtype, shard_bytes, drop, note)
+    answer(receipt.to_dict(), as_json, _receipt_lines(receipt))
+
+
+def _to_gguf(model: str, file: Path, quant: str, outputs: bool, as_json: bool) -> None:
+    """Write one GGUF file, and its receipt next to it as `NAME.receipt.json`.
+
+    `outputs`: put the file's numbers back into the model and compare its answers (needs memory for the model
+    in float32).
     """
+    from coterie.checkpoints.checkpoint import Checkpoint
+    from coterie.config import CheckpointError, ConfigError
+    from coterie.config.files import write_json
     from coterie.gguf.export import export_gguf
+    from coterie.gguf.readback import gguf_difference
 
-    file = Path(out)
     if file.suffix != ".gguf":
-        raise ConfigError(f"convert: --out {out} must be the name of the file to write, such as model.gguf")
+        raise ConfigError(f"convert: --out {file} must be the name of the file to write, such as model.gguf")
     if file.exists():
         raise CheckpointError(f"{file}: exists already; choose another --out or remove it")
-    directory = locate(model)
-    if load_probes(directory) is not None:
-        loaded = load_model(directory, dtype=stored_dtype(directory, read_config(directory)), check=True)
-        del loaded
-    written = export_gguf(directory, file, quant, tell)
+    source = Checkpoint.open(model)
+    if source.probes is not None:
+        # A damaged source would export well: every number of the file would equal the damaged one.
+        source.load(source.stored_dtype, check=True)
+    written = export_gguf(source, file, quant, note)
     found = None
     if outputs:
-        from coterie.gguf.readback import gguf_difference
-
-        tell("comparing answers")
-        found = gguf_difference(directory, file)
+        note("comparing answers")
+        found = gguf_difference(source, file)
     receipt = {"source": model, **written.to_dict(), "difference": None if found is None else found.to_dict()}
-    beside = file.with_suffix(".receipt.json")
-    write_json(beside, receipt, indent=2)
-    print(
-        json.dumps(receipt)
-        if as_json
-        else "\n".join([*_gguf_lines(receipt, found), f"receipt           {beside}"])
-    )
+    receipt_file = file.with_suffix(".receipt.json")
+    write_json(receipt_file, receipt, indent=2)
+    answer(receipt, as_json, _gguf_lines(receipt, found, receipt_file))
 
 
-def _gguf_lines(receipt: dict[str, Any], found: Difference | None) -> list[str]:
+def _gguf_lines(receipt: Mapping[str, Any], found: Difference | None, receipt_file: Path) -> Iterator[str]:
     kinds = ", ".join(f"{count} {kind}" for kind, count in receipt["tensors"].items())
-    lines = [
-        f"{receipt['file']}: {receipt['architecture']} in {receipt['quant']}, {receipt['bytes'] / 1e6:,.1f} MB",
-        f"tensors           {kinds}; {receipt['checked']} read back and compared",
-    ]
+    size = f"{receipt['bytes'] / 1e6:,.1f} MB"
+    yield f"{receipt['file']}: {receipt['architecture']} in {receipt['quant']}, {size}"
+    yield f"tensors           {kinds}; {receipt['checked']} read back and compared"
     for kind, error in receipt["errors"].items():
         if error["largest"]:
-            lines.append(
-                f"rounded           {kind}: {error['relative_rms']:.2g} of their size (root mean square)"
-            )
-    lines += [
-        f"kept in {kept['type']:<10}{len(kept['tensors'])} tensors: {kept['reason']}"
-        for kept in receipt["kept"]
-    ]
-    lines += [f"Ollama            {receipt['modelfile']}"] if receipt.get("modelfile") else []
-    lines += [f"left out          {name}" for name in receipt["left_out"]]
-    lines += [f"differs           {line}" for line in receipt["differences"]]
+            rms = error["relative_rms"]
+            yield f"rounded           {kind}: {rms:.2g} of their size (root mean square)"
+    for kept in receipt["kept"]:
+        yield f"kept in {kept['type']:<10}{len(kept['tensors'])} tensors: {kept['reason']}"
+    if receipt.get("modelfile"):
+        yield f"Ollama            {receipt['modelfile']}"
+    yield from (f"left out          {name}" for name in receipt["left_out"])
+    yield from (f"differs           {line}" for line in receipt["differences"])
     if found is None:
-        return [*lines, "answers           not compared, as asked"]
-    return [*lines, "answers of the file's numbers against the model's:", *difference_lines(found)]
+        yield "answers           not compared, as asked"
+    else:
+        yield "answers of the file's numbers against the model's:"
+        yield from difference_lines(found)
+    yield f"receipt           {receipt_file}"
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as `5GB` or `200MB`. Errors: `ConfigError`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(kb|mb|gb)", text.strip().lower())
-    if match is None or float(match[1]) == 0:
-        raise ConfigError(f"convert: --shard-size '{text}' is no size; write it as 5GB or 200MB")
-    return int(float(match[1]) * _UNITS[match[2]])
+def _receipt_lines(receipt: Receipt) -> Iterator[str]:
+    from coterie.checkpoints.convert import RECEIPT
 
-
-def receipt_lines(receipt: Receipt) -> list[str]:
-    """The receipt in words."""
     old, new = receipt.family
     kind = "lossless" if receipt.lossless else "not lossless"
-    lines = [f"{receipt.out}: {new} in {receipt.dtype[1]}, from {old} in {receipt.dtype[0]}; {kind}"]
-    names = [(_names(row["from"]), _names(row["to"])) for row in receipt.mapped]
-    renamed = [(before, after) for before, after in names if before != after]
-    lines.append(f"tensors           {receipt.tensors} written, read back and compared bit for bit")
-    lines += [f"mapped            {before or 'nothing'} -> {after or 'nothing'}" for before, after in renamed]
-    lines += [f"changed           {change}" for change in receipt.changes]
+    yield f"{receipt.out}: {new} in {receipt.dtype[1]}, from {old} in {receipt.dtype[0]}; {kind}"
+    yield f"tensors           {receipt.tensors} written, read back and compared bit for bit"
+    for before, after in ((_names(row["from"]), _names(row["to"])) for row in receipt.mapped):
+        if before != after:
+            yield f"mapped            {before or 'nothing'} -> {after or 'nothing'}"
+    yield from (f"changed           {change}" for change in receipt.changes)
     rounding = receipt.rounding
     if rounding.tensors:
-        lines.append(
-            f"rounded           {rounding.numbers:,} numbers in {rounding.tensors} tensors, by {rounding.relative:.2g} "
-            f"of their size at most" + (f"; {rounding.vanished:,} became 0" if rounding.vanished else "")
+        vanished = f"; {rounding.vanished:,} became 0" if rounding.vanished else ""
+        yield (
+            f"rounded           {rounding.numbers:,} numbers in {rounding.tensors} tensors, "
+            f"by {rounding.relative:.2g} of their size at most{vanished}"
         )
-    lines += [f"copied            {', '.join(receipt.copied)}"] if receipt.copied else []
-    lines += [f"left out          {', '.join(receipt.left_out)}"] if receipt.left_out else []
-    lines += difference_lines(receipt.difference)
-    return [*lines, f"receipt           {Path(receipt.out) / RECEIPT}"]
+    if receipt.copied:
+        yield f"copied            {', '.join(receipt.copied)}"
+    if receipt.left_out:
+        yield f"left out          {', '.join(receipt.left_out)}"
+    yield from difference_lines(receipt.difference)
+    yield f"receipt           {Path(receipt.out) / RECEIPT}"
 
 
-def _names(patterns: dict[str, int]) -> str:
+def _names(patterns: Mapping[str, int]) -> str:
     return ", ".join(f"{name} (x{count})" if count > 1 else name for name, count in patterns.items())

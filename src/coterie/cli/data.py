@@ -1,47 +1,62 @@
-"""`coterie data card` and `coterie data lint`."""
+"""`coterie data`: look at training text and tuning examples before using them."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from coterie.config.data import DataConfig
-from coterie.config.errors import DataError
-from coterie.data.build import prepare
-from coterie.data.lint import lint as lint_sources
-from coterie.text.chat import shipped_template
-from coterie.text.tokenizer import Tokenizer
+import typer
+
+from coterie.cli.options import Json, Sources
+from coterie.cli.output import answer, note
+
+if TYPE_CHECKING:
+    from coterie.text.tokenizer import Tokenizer
 
 
-def card(sources: list[str], as_json: bool) -> None:
-    """Prepare the sources in a temporary place and print the data card."""
+def card(sources: Sources, as_json: Json = False) -> None:
+    """Count documents, bytes and slices, and what would be dropped and why."""
+    from coterie.config.data import DataConfig
+    from coterie.data.build import prepare
+
     config = DataConfig.from_dict({"sources": sources}, "data")
     with tempfile.TemporaryDirectory(prefix="coterie-card-") as directory:
-        prepared = prepare(config, directory, None if as_json else lambda line: print(line, file=sys.stderr))
-        print(json.dumps(prepared.card.to_dict()) if as_json else prepared.card.to_text())
+        card = prepare(config, directory, None if as_json else note).card
+    answer(card.to_dict(), as_json, [card.to_text()])
 
 
 def lint(
-    sources: list[str], model: str | None, template: str | None, row_length: int, show: int, as_json: bool
+    sources: Sources,
+    model: Annotated[
+        str | None, typer.Option(help="The model whose tokenizer and chat template are checked too.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Another chat template: a shipped one, or a file.")
+    ] = None,
+    row_length: Annotated[int, typer.Option(help="Most tokens that an example may take.", min=8)] = 4096,
+    show: Annotated[int, typer.Option(help="Show the tokens of the first examples.", min=0)] = 0,
+    as_json: Json = False,
 ) -> None:
-    """Print every problem with file and line; exit status 1 when there is one.
+    """Find what is wrong in training text or tuning examples, with file and line.
 
-    Examples to tune on are told from plain text by their content; with a model their tokens are looked at
-    too.
+    Conversations, preferences and other examples are recognised by their content. With --model, lint also
+    checks lengths, packing, the share of tokens that are learnt, templates that change earlier turns, and
+    tool calls that cannot be read back. Exits with 1 when there is a problem.
     """
+    from coterie.data.lint import lint as lint_text
     from coterie.data.lint_examples import holds_examples, lint_examples
 
     if model is None and not any(map(holds_examples, sources)):
-        plain = lint_sources(sources)
-        print(json.dumps(plain.to_dict()) if as_json else plain.to_text())
+        plain = lint_text(sources)
+        answer(plain.to_dict(), as_json, [plain.to_text()])
         problems = len(plain.problems)
     else:
         report = lint_examples(sources, _tokenizer(model, template), row_length, show)
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print(json.dumps(report.to_dict(), ensure_ascii=False) if as_json else report.to_text(colour))
+        answer(report.to_dict(), as_json, [report.to_text(colour)], ensure_ascii=False)
         problems = len(report.problems)
     if problems:
         sys.exit(1)
@@ -49,14 +64,17 @@ def lint(
 
 def _tokenizer(model: str | None, template: str | None) -> Tokenizer | None:
     """The model's tokenizer, with another chat template where one was named (a shipped one, or a file)."""
+    from coterie.checkpoints.locate import locate
+    from coterie.config import DataError
+    from coterie.text.chat import shipped_template
+    from coterie.text.tokenizer import Tokenizer
+
     if model is None:
         if template is not None:
             raise DataError(
                 f"chat template '{template}': needs --model, whose tokenizer turns it into tokens"
             )
         return None
-    from coterie.checkpoints.directory import locate  # imports torch
-
     tokenizer = Tokenizer.load(locate(model, weights=False))
     if template is not None:
         file = Path(template)

@@ -1,90 +1,33 @@
-"""`coterie inspect`: a model's facts from its config, and from the small files beside it."""
+"""`coterie inspect`: print what a model is."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from coterie.checkpoints.commit import MANIFEST
-from coterie.checkpoints.directory import locate, open_tensors, read_config, read_json
-from coterie.config import CoterieError, ModelConfig
-from coterie.families import config_from_hf
-from coterie.plan.describe import describe
-from coterie.plan.published import named_published
-from coterie.proof.records import load_probes
-from coterie.text.tokenizer import Tokenizer
+import typer
+
+from coterie.cli.options import Json
+from coterie.cli.output import answer
 
 
-def inspect(name: str, as_json: bool) -> None:
-    """Print what a model is. Errors: `CoterieError`, one line, for a name that is none, with the nearest
-    one.
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(help="A directory, a hub id (owner/name) or a published name such as llama-4-scout."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Show a model's architecture, parameters, operations, cache, memory, tokenizer and oddities.
+
+    A config.json is enough. Weights are not read; where there are any, their headers are.
     """
-    facts = inspect_facts(name)
-    print(json.dumps(facts) if as_json else "\n".join(lines(facts)))
+    from coterie.checkpoints.inspect import inspect_model
+
+    facts = inspect_model(model)
+    answer(facts, as_json, _lines(facts))
 
 
-def inspect_facts(name: str) -> dict[str, Any]:
-    """All facts as JSON types: of a directory, a hub id (its small files are fetched) or a published name."""
-    local = Path(name).expanduser()
-    if not local.exists() and "/" not in name:
-        published = named_published(name)
-        assert published.config is not None
-        facts = describe(config_from_hf(published.config, published.name))
-        stated = {key: getattr(published, key) for key in ("title", "total", "active", "source", "note")}
-        return {"name": published.name, "published": stated} | facts
-    directory = locate(name, weights=False)
-    config = read_config(directory)
-    facts = {"name": name, "directory": str(directory)} | describe(config)
-    raw = read_json(directory / "config.json")
-    facts["quantised"] = _quantisation(raw)
-    facts["tokenizer"] = _tokenizer(directory, config)
-    facts["stored"] = _stored(directory)
-    facts["kept_keys"] = sorted(config.extra)
-    if facts["quantised"]:
-        facts["oddities"].append(f"quantised on disk ({facts['quantised']}); widened when it is loaded")
-    return facts
-
-
-def _quantisation(raw: dict[str, Any]) -> str | None:
-    quantisation = raw.get("quantization_config")
-    return str(quantisation.get("quant_method", "unnamed")) if isinstance(quantisation, dict) else None
-
-
-def _tokenizer(directory: Path, config: ModelConfig) -> dict[str, Any] | None:
-    if not (directory / "tokenizer.json").is_file():
-        return None
-    tokenizer = Tokenizer.load(directory)
-    named = {token: name for name, token in tokenizer.added_tokens.items()}
-    return {
-        "vocabulary": tokenizer.vocab_size,
-        "special_tokens": len(tokenizer.special_ids),
-        "end": named[tokenizer.eos_id],
-        "stops": sorted(named[token] for token in tokenizer.stop_ids),
-        "unused_rows": config.vocab_size - tokenizer.vocab_size,
-        "chat_template": tokenizer.chat_template is not None,
-        "sha256": tokenizer.sha256,
-    }
-
-
-def _stored(directory: Path) -> dict[str, Any]:
-    """What lies in the directory beside the config; a problem with the weights is told, not raised."""
-    manifest = read_json(directory / MANIFEST) if (directory / MANIFEST).is_file() else {}
-    facts: dict[str, Any] = {
-        "committed": bool(manifest),
-        "parent": manifest.get("parent"),
-        "step": manifest.get("step"),
-    }
-    try:
-        probes = load_probes(directory)
-        facts["probes"] = len(probes.sequences) if probes is not None else 0
-        facts["bytes_by_type"] = open_tensors(directory).bytes_by_type
-    except CoterieError as error:
-        facts["problem"] = str(error)
-    return facts
-
-
-def lines(facts: dict[str, Any]) -> list[str]:
+def _lines(facts: dict[str, Any]) -> list[str]:
     """The facts for people."""
     counts, total = facts["parameters"], facts["parameters"]["total"]
     result = [f"{facts['name']}: {facts['architecture']}"]
@@ -93,19 +36,20 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"parameters   total {total:,}, in experts {counts['experts']:,} ({facts['experts_share']:.0%})"
     )
     result.append(
-        f"active       {counts['active_all']:,} with embedding and head, {counts['active_head']:,} with head, "
-        f"{counts['active_core']:,} with neither"
+        f"active       {counts['active_all']:,} with embedding and head, "
+        f"{counts['active_head']:,} with head, {counts['active_core']:,} with neither"
     )
-    beside = {
+    outside = {
         "mtp": "for multi-token prediction",
         "vision": "of the image encoder",
         "selection_bias": "selection biases",
     }
-    extra = [f"{counts[key]:,} {words}" for key, words in beside.items() if counts[key]]
-    result += [f"beside them  {', '.join(extra)}; {counts['everything']:,} in all"] if extra else []
+    extra = [f"{counts[key]:,} {words}" for key, words in outside.items() if counts[key]]
+    result += [f"besides      {', '.join(extra)}; {counts['everything']:,} in all"] if extra else []
     result += _published_lines(facts.get("published"), counts)
     result.append(
-        f"operations   {facts['flops_per_token'] / 1e6:,.1f} MFLOP per token (forward, context {facts['context']:,})"
+        f"operations   {facts['flops_per_token'] / 1e6:,.1f} MFLOP per token "
+        f"(forward, context {facts['context']:,})"
     )
     grows = facts["kv_bytes_per_token_beyond_windows"]
     growth = "" if grows == facts["kv_bytes_per_token"] else f", {grows:,} beyond every window"
@@ -155,8 +99,8 @@ def _directory_lines(facts: dict[str, Any]) -> list[str]:
     )
     return [
         *result,
-        f"tokenizer    {tokenizer['vocabulary']:,} tokens, {tokenizer['special_tokens']} of them special, replies end "
-        f"at {' or '.join(tokenizer['stops'])}, {chat}{unused}",
+        f"tokenizer    {tokenizer['vocabulary']:,} tokens, {tokenizer['special_tokens']} of them special, "
+        f"replies end at {' or '.join(tokenizer['stops'])}, {chat}{unused}",
     ]
 
 

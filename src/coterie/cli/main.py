@@ -1,178 +1,170 @@
-"""The command line: what each verb takes. A verb's module is imported only when the verb is called."""
+"""The command line: every verb with its place and one line about it, and how errors end the program."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from coterie.cli import (
-    adapter_verbs,
-    agent_verbs,
-    expert_verbs,
-    model_verbs,
-    plan_verbs,
-    serve_verbs,
-    surgery_verbs,
-    tune_verbs,
+from coterie import __version__
+from coterie.cli.help import Verb, group
+
+TRAIN, USE, CHECK, CHANGE, SERVE, LOOK = (
+    "Train and tune",
+    "Use a model",
+    "Look and check",
+    "Change a model",
+    "Serve, and grade servers",
+    "Data, plans and settings",
 )
-from coterie.cli.options import Dtype, Json, MaxTokens, Model, Seed, Sources, Temperature, TopP
+VERBS = {
+    "quickstart": Verb(
+        "Train an MoE and its dense twin, compare them, write a report.",
+        "quickstart:quickstart",
+        section=TRAIN,
+    ),
+    "train": Verb("Train a model, dense or mixture of experts; resumable.", "train:train", section=TRAIN),
+    "tune": Verb(
+        "Tune a model on your examples, experts included; proves the result.", "tune:tune", section=TRAIN
+    ),
+    "report": Verb("Draw a quickstart's report again from its records.", "quickstart:report", section=TRAIN),
+    "chat": Verb("Talk to a model or a server in the terminal.", "chat:chat", section=USE),
+    "run": Verb("One answer to one message, from a model or a server.", "chat:run", section=USE),
+    "generate": Verb("Continue a text.", "chat:generate", section=USE),
+    "agent": Verb("Let a model do a task step by step with tools.", "agent:agent", section=USE),
+    "mcp": Verb("Offer a model as an MCP server on standard input and output.", "agent:mcp", section=USE),
+    "inspect": Verb(
+        "Architecture, parameters, memory and oddities of a model.", "inspect:inspect", section=CHECK
+    ),
+    "verify": Verb("Check that two models are the same to their users.", "verify:verify", section=CHECK),
+    "profile": Verb("Count which experts a task's texts use.", "experts:profile", section=CHECK),
+    "select": Verb("Choose the experts that matter for a task.", "experts:select", section=CHECK),
+    "routing": Verb("How a model routes, before and after tuning.", "experts:routing", section=CHECK),
+    "merge": Verb(
+        "Write base plus adapter as a whole checkpoint, verified.", "adapter:merge", section=CHANGE
+    ),
+    "convert": Verb(
+        "Write a model in another layout or type, with a receipt.", "convert:convert", section=CHANGE
+    ),
+    "adapter": Verb(
+        "LoRA adapters: inspect, compare, convert, merge.",
+        inner={
+            "inspect": Verb("What an adapter is and how far it moves its base.", "adapter:inspect"),
+            "convert": Verb("The same adapter in another layout, or as a whole model.", "adapter:convert"),
+            "diff": Verb("How far two adapters of one base are apart.", "adapter:diff"),
+            "merge": Verb("Write base plus adapter as a whole checkpoint, verified.", "adapter:merge"),
+        },
+        section=CHANGE,
+    ),
+    "patch": Verb(
+        "Expert patches: chosen experts trained in full, kept apart from their base.",
+        inner={
+            "apply": Verb("Write a base with its patches as a whole checkpoint.", "patch:apply"),
+            "inspect": Verb("What a patch holds.", "patch:inspect"),
+            "diff": Verb("Compare two patches, or a patch with its base.", "patch:diff"),
+            "remove": Verb("Take a patch off a model it was written into.", "patch:remove"),
+        },
+        section=CHANGE,
+    ),
+    "surgery": Verb(
+        "Add, remove, merge or swap experts; dense to MoE and back; with receipts.",
+        inner={
+            "upcycle": Verb("Make a mixture of experts from a dense model.", "surgery:upcycle"),
+            "prune": Verb("Remove the experts that matter least for the text.", "surgery:prune"),
+            "merge-experts": Verb("Merge experts that respond alike to the text.", "surgery:merge_experts"),
+            "densify": Verb("Make a dense model from a mixture of experts.", "surgery:densify"),
+            "add-expert": Verb(
+                "Add experts that change nothing until they are trained.", "surgery:add_expert"
+            ),
+            "swap-expert": Verb("Replace an expert by one of another model.", "surgery:swap_expert"),
+        },
+        section=CHANGE,
+    ),
+    "serve": Verb("Serve a model over an OpenAI-compatible HTTP API.", "serve:serve", section=SERVE),
+    "export-serve": Verb(
+        "Write what vLLM, SGLang, llama.cpp or Ollama need to serve a model.",
+        "export_serve:export_serve",
+        section=SERVE,
+    ),
+    "bench": Verb("Put load on a server and time its replies.", "bench:bench", section=SERVE),
+    "doctor": Verb(
+        "What this machine offers; or, with a URL, grade a server.", "doctor:doctor", section=SERVE
+    ),
+    "data": Verb(
+        "Look at training text before using it.",
+        inner={
+            "card": Verb("Count documents, bytes and slices, and what would be dropped.", "data:card"),
+            "lint": Verb("Find what is wrong in training text or tuning examples.", "data:lint"),
+        },
+        section=LOOK,
+    ),
+    "plan": Verb(
+        "What something will cost, from config.json alone.",
+        inner={"tune": Verb("Memory and time of tuning, and what makes it fit.", "plan:tune")},
+        section=LOOK,
+    ),
+    "schema": Verb("JSON schema of a YAML file of settings, for editors.", "schema:schema", section=LOOK),
+}
 
-app = typer.Typer(
-    name="coterie",
-    help="Train, compare, inspect and talk to dense and mixture-of-experts language models.",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-data_app = typer.Typer(
-    help="Look at training text before using it.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(data_app, name="data")
+app = group(VERBS, "Train, compare, inspect and talk to dense and mixture-of-experts language models.")
 
 
-@app.command(short_help="Train an MoE and its dense twin, compare them, write a report.")
-def quickstart(
-    minutes: Annotated[float, typer.Option(help="Time the whole run may take.", min=0.5)] = 8.0,
-    data: Annotated[str | None, typer.Option(help="Your own text instead of the embedded corpus.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, data order and generated text.", min=0)] = 0,
-    out: Annotated[str, typer.Option(help="Where to write.")] = "runs/quickstart",
-    threads: Annotated[
-        int | None, typer.Option(help="Processor threads (default: PyTorch's choice).", min=1)
-    ] = None,
-    as_json: Json = False,
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"coterie {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """Train a mixture of experts and its dense twin on the same text, compare them, write a report."""
-    from coterie.cli.quickstart import run
-
-    run(minutes, data, seed, out, threads, as_json)
-
-
-@app.command(short_help="Train a model, dense or mixture of experts; resumable.")
-def train(
-    config: Annotated[str, typer.Argument(help="A YAML file with the settings of the run (see configs/).")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example optimiser.lr=0.001")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Train a model, dense or mixture of experts; run it again to go on where it stopped."""
-    from coterie.cli.train import run
-
-    run(config, overrides or [], as_json)
-
-
-@app.command()
-def generate(
-    model: Model,
-    prompt: Annotated[str, typer.Argument(help="Text to go on from; '-' reads standard input.")],
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.95,
-    top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.", min=0)] = 0,
-    min_p: Annotated[
-        float, typer.Option(help="Drop tokens below this share of the best one's probability.")
-    ] = 0.0,
-    repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1 makes repeated tokens less likely.")
-    ] = 1.0,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this string (may be given again).")
-    ] = None,
-    max_tokens: MaxTokens = 128,
-    seed: Seed = None,
-    dtype: Dtype = "float32",
-    as_json: Json = False,
-) -> None:
-    """Continue a text."""
-    from coterie.cli.talk import generate as run
-
-    sampling = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "stop": tuple(stop or ()),
-        "max_tokens": max_tokens,
-        "seed": seed,
-    }
-    run(model, prompt, sampling, dtype, as_json)
-
-
-@app.command(short_help="Draw a quickstart's report again from its records.")
-def report(
-    run_dir: Annotated[str, typer.Argument(help="A quickstart's directory.")] = "runs/quickstart",
-    as_json: Json = False,
-) -> None:
-    """Draw a quickstart's report again from its records."""
-    from coterie.cli.show import report as run
-
-    run(run_dir, as_json)
-
-
-@data_app.command("card", short_help="Count documents, bytes and slices, and what would be dropped.")
-def data_card(sources: Sources, as_json: Json = False) -> None:
-    """Count documents, bytes and slices, and what would be dropped and why."""
-    from coterie.cli.data import card
-
-    card(sources, as_json)
-
-
-@data_app.command("lint", short_help="Find what is wrong in training text or tuning examples.")
-def data_lint(
-    sources: Sources,
-    model: Annotated[
-        str | None, typer.Option(help="Its tokenizer and chat template check what is learnt.")
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option(help="Another chat template: a shipped one, or a file.")
-    ] = None,
-    row_length: Annotated[int, typer.Option(help="Most tokens that an example may take.", min=8)] = 4096,
-    show: Annotated[int, typer.Option(help="Show the tokens of the first examples.", min=0)] = 0,
-    as_json: Json = False,
-) -> None:
-    """Find what is wrong in training text or tuning examples, with file and line.
-
-    Conversations, preferences and other examples are recognised by their content. With --model: lengths,
-    packing, the share of tokens that are learnt, templates that change earlier turns, tool calls that cannot
-    be read back.
-    """
-    from coterie.cli.data import lint
-
-    lint(sources, model, template, row_length, show, as_json)
-
-
-model_verbs.register(app)
-adapter_verbs.register(app)
-expert_verbs.register(app)
-surgery_verbs.register(app)
-plan_verbs.register(app)
-serve_verbs.register(app)
-tune_verbs.register(app)
-agent_verbs.register(app)
+    """Take the options that come before a verb."""
 
 
 def main() -> None:
     """Run the command line; errors meant for users are one line on standard error and a non-zero exit."""
     try:
-        app()
+        status = app(prog_name="coterie", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
     except BrokenPipeError:
         sys.stderr.close()
+    except typer.Abort:
+        _fail("stopped", 1)
     except Exception as error:
+        if isinstance(error, _UsageError):
+            _misused(error)
         # Imported here: the settings behind it would double the start-up time of --help.
         from coterie.config.errors import CoterieError
 
         if isinstance(error, CoterieError):
-            message, code = " ".join(str(error).split()), error.exit_code
-        elif isinstance(error, OSError) and error.strerror:
-            message, code = f"{error.filename or 'system'}: {error.strerror}", 1
-        else:
-            raise
-        print(f"coterie: {message}", file=sys.stderr)
-        sys.exit(code)
+            _fail(str(error), error.exit_code)
+        if isinstance(error, OSError) and error.strerror:
+            _fail(f"{error.filename or 'system'}: {error.strerror}", 1)
+        raise
+
+
+# Wrong options raise it. Typer exports it only as a base class: newer versions carry their own copy of click.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+def _misused(error: Any) -> None:
+    """One line for a wrong option; a verb or group without arguments gets its help."""
+    message = error.format_message()
+    if "\n" in message:
+        print(message, file=sys.stderr)
+        sys.exit(error.exit_code)
+    path = error.ctx.command_path if error.ctx is not None else "coterie"
+    joint = " " if message.endswith("?") else "; "
+    _fail(f"{message.rstrip('.')}{joint}see {path} --help", error.exit_code)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"coterie: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

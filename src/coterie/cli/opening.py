@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from coterie.agents.speaker import RemoteSpeaker
-from coterie.config.errors import ConfigError
-from coterie.remote.client import Endpoint, is_url, read_key
+if TYPE_CHECKING:
+    from coterie.agents.speaker import RemoteSpeaker
 
 
 @contextlib.contextmanager
@@ -20,6 +20,10 @@ def speaking(target: str, dtype: str, key_file: str | None, served: str | None) 
     everywhere. The server of this process listens on this machine alone, with a key that nobody else knows.
     Errors: `CoterieError` for what cannot be loaded or reached.
     """
+    from coterie.agents.speaker import RemoteSpeaker
+    from coterie.config.errors import ConfigError
+    from coterie.remote.client import Endpoint, is_url, read_key
+
     if is_url(target):
         endpoint = Endpoint(target, read_key(key_file))
         with contextlib.closing(endpoint):

@@ -2,27 +2,84 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
 
+# Sections of --help (see cli/help.py).
+REPLY = "Reply"
+CONNECTION = "Model or server"
+_UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Model = Annotated[str, typer.Argument(help="A checkpoint directory or a hub id (owner/name).")]
 Sources = Annotated[list[str], typer.Argument(help="Files, directories, 'primer' or hf://owner/name.")]
-Temperature = Annotated[float, typer.Option(help="0 always takes the most likely token.", min=0)]
-MaxTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.", min=1)]
-Longest = Annotated[
-    int | None, typer.Option("--max-tokens", help="Longest reply, in tokens (default: what fits).", min=1)
+Out = Annotated[str, typer.Option("--out", "-o", help="Where to write.")]
+Quant = Annotated[
+    str | None, typer.Option(help="GGUF type: f32, f16, bf16, q8_0, q4_0 or mxfp4 (default: q8_0).")
 ]
-TopP = Annotated[float, typer.Option(help="Keep the fewest tokens that hold this share of probability.")]
-Seed = Annotated[int | None, typer.Option(help="Same seed, same reply.")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Temperature = Annotated[
+    float, typer.Option(help="0 always takes the most likely token.", min=0, rich_help_panel=REPLY)
+]
+TopP = Annotated[
+    float,
+    typer.Option(
+        help="Sample from the fewest tokens that hold this share of the probability.", rich_help_panel=REPLY
+    ),
+]
+MaxTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.", min=1, rich_help_panel=REPLY)]
+Longest = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens", help="Longest reply, in tokens (default: what fits).", min=1, rich_help_panel=REPLY
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same reply.", rich_help_panel=REPLY)]
+System = Annotated[str | None, typer.Option(help="System message.", rich_help_panel=REPLY)]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=CONNECTION)]
 Target = Annotated[
     str, typer.Argument(help="A checkpoint directory, a hub id (owner/name) or a server's http address.")
 ]
 KeyFile = Annotated[
     str | None,
-    typer.Option("--api-key-file", help="File with the server's key (default: COTERIE_API_KEY, or no key)."),
+    typer.Option(
+        "--api-key-file",
+        help="File with the server's key (default: COTERIE_API_KEY, or no key).",
+        rich_help_panel=CONNECTION,
+    ),
 ]
-Served = Annotated[str | None, typer.Option(help="Which of a server's models (default: its first).")]
-System = Annotated[str | None, typer.Option(help="System message.")]
+Served = Annotated[
+    str | None,
+    typer.Option(help="Which of a server's models (default: its first).", rich_help_panel=CONNECTION),
+]
+
+
+def named_paths(given: list[str], option: str) -> dict[str, str]:
+    """`{name: path}` of repeated `NAME=PATH` options.
+
+    Errors: `ConfigError` for another form or a name that is given twice.
+    """
+    # coterie.config needs pydantic, which would double the start-up time of --help.
+    from coterie.config import ConfigError
+
+    found: dict[str, str] = {}
+    for text in given:
+        name, _, path = text.partition("=")
+        if not name or not path:
+            raise ConfigError(f"{option} {text}: write NAME=PATH")
+        if name in found:
+            raise ConfigError(f"{option} {text}: the name {name} is given more than once")
+        found[name] = path
+    return found
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """Bytes (decimal) of a size such as `24GB` or `1.5G`. Errors: `ConfigError`, naming `option`."""
+    from coterie.config import ConfigError
+
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size == 0:
+        raise ConfigError(f"{option} {text}: give a size such as 24GB or 800MB")
+    return size

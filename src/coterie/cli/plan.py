@@ -1,99 +1,98 @@
-"""`coterie plan tune`."""
+"""`coterie plan tune`: what tuning will cost, from config.json alone."""
 
 from __future__ import annotations
 
-import json
-import re
-import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
-from coterie.config import ConfigError, ExpertSelection, ModelConfig
-from coterie.plan.tuning import TunePlan, TuneSettings, fitting, plan_tune
-from coterie.report.words import count, duration, size
+import typer
 
-_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+from coterie.cli.options import Json, Model, parse_bytes
+from coterie.cli.output import answer, note
+
+if TYPE_CHECKING:
+    from coterie.plan.tuning import TunePlan
 
 
 def tune(
-    path: str,
-    settings: dict[str, Any],
-    experts: str | None,
-    limit: str | None,
-    tokens: float | None,
-    as_json: bool,
+    model: Model,
+    method: Annotated[str, typer.Option(help="lora, qlora, dora, full, esft or router.")] = "lora",
+    rank: Annotated[int, typer.Option(help="Of the factors.", min=1)] = 16,
+    experts: Annotated[str | None, typer.Option(help="A file of `coterie select`, for esft.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    quant: Annotated[str, typer.Option(help="Of the frozen matrices: none, int8 or int4.")] = "none",
+    row_length: Annotated[int, typer.Option(help="Tokens of a row.", min=1)] = 1024,
+    batch_rows: Annotated[int, typer.Option(help="Rows of a micro-batch.", min=1)] = 4,
+    accumulate: Annotated[int, typer.Option(help="Micro-batches of a step.", min=1)] = 1,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory there is, for example 24GB: find settings that fit.")
+    ] = None,
+    tokens: Annotated[
+        float | None, typer.Option(help="Tokens to train on: time one layer here and estimate the whole.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Print the plan; with `limit`, the settings that make it fit, and exit with 1 when none do."""
-    config = _config(path)
+    """Show memory by phase (load, step, save, merge), time, and the settings that make tuning fit.
+
+    With --memory, exits with 1 when no settings fit.
+    """
+    from coterie.checkpoints.inspect import config_of
+    from coterie.config import ConfigError, ExpertSelection
+    from coterie.plan.tuning import TuneSettings, fitting, plan_tune
+
+    if dtype not in ("float32", "bfloat16") or quant not in ("none", "int8", "int4"):
+        raise ConfigError(
+            f"plan: dtype is float32 or bfloat16, quant none, int8 or int4; got {dtype} and {quant}"
+        )
+    config = config_of(model)
+    settings: dict[str, Any] = {"method": method, "rank": rank, "quant": quant, "row_length": row_length}
+    settings |= {"dtype_bytes": 4 if dtype == "float32" else 2}
+    settings |= {"batch_rows": batch_rows, "accumulate": accumulate}
     if experts is not None:
         selection = ExpertSelection.from_file(experts)
         selection.check(config)
         settings["experts"] = {layer: len(chosen) for layer, chosen in selection.experts.items()}
     asked = TuneSettings(**settings)
-    num_bytes = None if limit is None else parse_bytes(limit)
-    steps = (
-        [("as asked", plan_tune(config, asked))] if num_bytes is None else fitting(config, asked, num_bytes)
-    )
+    limit = None if memory is None else parse_bytes(memory, "--memory")
+    steps = [("as asked", plan_tune(config, asked))] if limit is None else fitting(config, asked, limit)
     last = steps[-1][1]
     seconds = None
     if tokens is not None:
         from coterie.recipes.step_time import step_seconds
 
-        print("measuring one layer for about 5 seconds", file=sys.stderr)
+        note("measuring one layer for about 5 seconds")
         per_step = last.settings.row_length * last.settings.batch_rows * last.settings.accumulate
         seconds = step_seconds(config, last.settings) * tokens / per_step
-    fits = num_bytes is None or last.peak <= num_bytes
-    if as_json:
-        plans = [{"change": words, **plan.to_dict()} for words, plan in steps]
-        print(json.dumps({"limit_bytes": num_bytes, "fits": fits, "plans": plans, "seconds": seconds}))
-    else:
-        _print(steps, num_bytes, seconds, tokens)
+    fits = limit is None or last.peak <= limit
+    plans = [{"change": words, **plan.to_dict()} for words, plan in steps]
+    facts = {"limit_bytes": limit, "fits": fits, "plans": plans, "seconds": seconds}
+    answer(facts, as_json, _lines(steps, limit, seconds, tokens))
     if not fits:
         raise SystemExit(1)
 
 
-def _config(path: str) -> ModelConfig:
-    """The config of a directory, a hub id or a published name."""
-    from coterie.checkpoints.directory import locate, read_config
-    from coterie.families import config_from_hf
-    from coterie.plan.published import named_published
+def _lines(
+    steps: Sequence[tuple[str, TunePlan]], limit: float | None, seconds: float | None, tokens: float | None
+) -> Iterator[str]:
+    from coterie.report.words import count, duration, size
 
-    if "/" not in path and not Path(path).exists():
-        published = named_published(path)
-        assert published.config is not None
-        return config_from_hf(published.config, published.name)
-    return read_config(locate(path, weights=False))
-
-
-def _print(
-    steps: list[tuple[str, TunePlan]], num_bytes: float | None, seconds: float | None, tokens: float | None
-) -> None:
     last = steps[-1][1]
-    print(f"settings     {last.settings.words()}")
+    yield f"settings     {last.settings.words()}"
     total, trained = last.parameters["total"], last.parameters["trained"]
-    print(f"parameters   total {count(total)}, trained {count(trained)} ({trained / total:.2%})")
-    print("held         " + ", ".join(f"{name} {size(value)}" for name, value in last.parts.items()))
-    print("phases       " + ", ".join(f"{name} {size(value)}" for name, value in last.phases.items()))
-    print(f"peak         {size(last.peak)}")
+    yield f"parameters   total {count(total)}, trained {count(trained)} ({trained / total:.2%})"
+    yield "held         " + ", ".join(f"{name} {size(value)}" for name, value in last.parts.items())
+    yield "phases       " + ", ".join(f"{name} {size(value)}" for name, value in last.phases.items())
+    yield f"peak         {size(last.peak)}"
     if seconds is not None and tokens is not None:
-        print(f"time         {duration(seconds)} for {count(tokens)} tokens")
-    if num_bytes is None:
+        yield f"time         {duration(seconds)} for {count(tokens)} tokens"
+    if limit is None:
         return
     if len(steps) == 1:
-        print(f"fits         in {size(num_bytes)} as asked")
+        yield f"fits         in {size(limit)} as asked"
         return
     for words, plan in steps:
-        verdict = "fits" if plan.peak <= num_bytes else "does not fit"
-        print(f"  {words:<32} {size(plan.peak)}, {verdict}")
-    if last.peak <= num_bytes:
-        print(f"fits         in {size(num_bytes)} with the settings above")
+        yield f"  {words:<32} {size(plan.peak)}, {'fits' if plan.peak <= limit else 'does not fit'}"
+    if last.peak <= limit:
+        yield f"fits         in {size(limit)} with the settings above"
     else:
-        print(f"             nothing here fits into {size(num_bytes)}; take a smaller model or more memory")
-
-
-def parse_bytes(text: str) -> int:
-    """`24GB`, `800 MB`, `1.5G` in bytes (decimal). Errors: `ConfigError`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", text, re.IGNORECASE)
-    if match is None:
-        raise ConfigError(f"--memory {text}: give a size such as 24GB or 800MB")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+        yield f"             nothing here fits into {size(limit)}; take a smaller model or more memory"

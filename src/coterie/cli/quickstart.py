@@ -1,30 +1,60 @@
-"""`coterie quickstart`."""
+"""`coterie quickstart` and `coterie report`."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from coterie.recipes.quickstart.run import quickstart
-from coterie.report.text import summary
+import typer
+
+from coterie.cli.options import Json
+from coterie.cli.output import answer, note
+
+if TYPE_CHECKING:
+    from coterie.report.schema import QuickstartResults
 
 
-def run(minutes: float, data: str | None, seed: int, out: str, threads: int | None, as_json: bool) -> None:
-    """Compare, print the summary, say where the report is and how to talk to the model."""
+def quickstart(
+    minutes: Annotated[float, typer.Option(help="Time the whole run may take.", min=0.5)] = 8.0,
+    data: Annotated[str | None, typer.Option(help="Your own text instead of the embedded corpus.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, data order and generated text.", min=0)] = 0,
+    out: Annotated[str, typer.Option(help="Where to write.")] = "runs/quickstart",
+    threads: Annotated[
+        int | None, typer.Option(help="Processor threads (default: PyTorch's choice).", min=1)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a mixture of experts and its dense twin on the same text, compare them, write a report."""
+    from coterie.recipes.quickstart.run import quickstart as run
+
     started = time.monotonic()
 
     def tell(line: str) -> None:
-        print(f"[{time.monotonic() - started:5.0f} s] {line}", file=sys.stderr, flush=True)
+        note(f"[{time.monotonic() - started:5.0f} s] {line}")
 
-    results = quickstart(minutes, data, seed, Path(out), threads, tell)
-    if as_json:
-        print(json.dumps(results.to_dict()))
-        return
-    print(summary(results))
-    print(f"\nreport: {Path(out) / 'report.html'}")
-    print(f"talk to the mixture of experts: coterie chat {results.moe.path}")
+    results = run(minutes, data, seed, Path(out), threads, tell)
+    answer(results.to_dict(), as_json, _next_steps(results, Path(out) / "report.html"))
+
+
+def _next_steps(results: QuickstartResults, page: Path) -> Iterator[str]:
+    from coterie.report.text import summary
+
+    yield f"{summary(results)}\n\nreport: {page}"
+    yield f"talk to the mixture of experts: coterie chat {results.moe.path}"
     if results.tuned is not None:
-        print(f"and after tuning:               coterie chat {results.tuned.path}")
-    print(f"or let it go on with a text:    coterie generate {results.moe.path} 'Once upon a time'")
+        yield f"and after tuning:               coterie chat {results.tuned.path}"
+    yield f"or let it continue a text:      coterie generate {results.moe.path} 'Once upon a time'"
+
+
+def report(
+    run_dir: Annotated[str, typer.Argument(help="A quickstart's directory.")] = "runs/quickstart",
+    as_json: Json = False,
+) -> None:
+    """Draw a quickstart's report again from its records."""
+    from coterie.recipes.quickstart.run import redraw
+    from coterie.report.text import summary
+
+    results, path = redraw(Path(run_dir))
+    answer(results.to_dict(), as_json, [f"{summary(results)}\n\nreport: {path}"])

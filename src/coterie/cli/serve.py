@@ -1,69 +1,113 @@
-"""`coterie serve`."""
+"""`coterie serve`. Its options are the fields of `ServeSettings`, which states their defaults and bounds."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from pydantic import SecretStr
 
-from coterie.checkpoints.directory import locate
+from coterie.cli.options import Dtype, Model, named_paths
+from coterie.cli.output import note
+from coterie.cli.settings_options import with_options
 from coterie.config import ConfigError
-from coterie.infer.model import load
-from coterie.machine.onednn_cache import keep_few_kernels
-from coterie.remote.client import KEY_VARIABLE, read_key
-from coterie.serve.core.service import Service, default_name
-from coterie.serve.core.settings import ServeSettings
-from coterie.serve.endpoints.moe import read_profile
-from coterie.serve.server import check_binding, serve
+from coterie.serve.core.settings import NOT_OPTIONS, ServeSettings
+
+WHAT, ACCESS, LOAD, PAGE = "What is served", "Who may call", "Load", "Page and log"
+SECTIONS = {
+    ACCESS: ("host", "port", "insecure_no_auth", "allowed_hosts", "allowed_origins"),
+    LOAD: (
+        *("slots", "max_queue", "prefill_chunk", "max_stall", "request_timeout", "drain"),
+        *("prefix_cache_mb", "deterministic"),
+    ),
+    PAGE: ("page", "feedback", "log_requests"),
+    WHAT: ("adapter_dir",),
+}
 
 
-def run(
-    path: str,
-    name: str | None,
-    aliases: tuple[str, ...],
-    adapters: list[str],
-    profiles: list[str],
-    api_key_file: str | None,
-    dtype: str,
+@with_options(ServeSettings, leave_out=NOT_OPTIONS, sections=SECTIONS)
+def serve(
+    model: Model,
     settings: ServeSettings,
-) -> int:
-    """Load and serve; returns the exit code. Errors: `CoterieError`, one line, before anything listens."""
-    keep_few_kernels()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="What requests call the model (default: its directory; of .../NAME/model, NAME).",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    alias: Annotated[
+        list[str] | None, typer.Option(help="A further name for it (repeatable).", rich_help_panel=WHAT)
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=DIR of an adapter or patch to serve too.", rich_help_panel=WHAT),
+    ] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE with a request's 'moe' object.", rich_help_panel=WHAT)
+    ] = None,
+    api_key_file: Annotated[
+        str | None,
+        typer.Option(
+            help="File whose first line is the key to ask for (default: COTERIE_API_KEY, or no key).",
+            rich_help_panel=ACCESS,
+        ),
+    ] = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Serve a model over an OpenAI-compatible HTTP API. Ctrl-C or SIGTERM drains and ends."""
+    from coterie.serve.server import check_binding
+
     key = _key(api_key_file)
     wanted = settings.model_copy(update={"api_key": None if key is None else SecretStr(key)})
     check_binding(wanted)
     _check_adapter_dir(wanted.adapter_dir, key)
-    named_adapters, named_profiles = _pairs(adapters, "adapter"), _pairs(profiles, "profile")
+    adapters, profiles = named_paths(adapter or [], "--adapter"), named_paths(profile or [], "--profile")
+    sys.exit(_run(model, name, tuple(alias or ()), adapters, profiles, dtype, wanted))
+
+
+def _run(
+    path: str,
+    name: str | None,
+    aliases: tuple[str, ...],
+    adapters: dict[str, str],
+    profiles: dict[str, str],
+    dtype: str,
+    settings: ServeSettings,
+) -> int:
+    """Load and serve; returns the exit code. Errors: `CoterieError` before anything listens."""
+    from coterie.checkpoints.locate import locate
+    from coterie.infer.model import load
+    from coterie.machine.onednn_cache import keep_few_kernels
+    from coterie.serve.core.service import Service, default_name
+    from coterie.serve.endpoints.moe import read_profile
+    from coterie.serve.server import serve as serve_until_stopped
+
+    keep_few_kernels()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     model = load(path, dtype=dtype)
-    service = Service(model, name or default_name(path), wanted, aliases, locate(path))
-    for adapter, directory in named_adapters:
+    service = Service(model, name or default_name(path), settings, aliases, locate(path))
+    for adapter, directory in adapters.items():
         service.add_adapter(adapter, directory)
-    for profile, file in named_profiles:
+    for profile, file in profiles.items():
         service.profiles[profile] = read_profile(service, file)
 
     def announce(url: str) -> None:
-        shown = f"{url} serves {service.name}: {model.num_parameters:,} parameters, {service.max_length} positions"
-        print(shown + ("" if wanted.api_key is None else ", with a key"), file=sys.stderr, flush=True)
+        size = f"{model.num_parameters:,} parameters, {service.max_length} positions"
+        key = "" if settings.api_key is None else ", with a key"
+        note(f"{url} serves {service.name}: {size}{key}")
 
-    return serve(service, announce)
-
-
-def _pairs(given: list[str], what: str) -> list[tuple[str, str]]:
-    pairs = [(name, path) for name, _, path in (text.partition("=") for text in given)]
-    for (name, path), text in zip(pairs, given, strict=True):
-        if not name or not path:
-            raise ConfigError(f"serve: --{what} {text}: write NAME=PATH")
-        if sum(name == other for other, _ in pairs) > 1:
-            raise ConfigError(f"serve: --{what} {text}: the name {name} is given more than once")
-    return pairs
+    return serve_until_stopped(service, announce)
 
 
 def _key(path: str | None) -> str | None:
     """The key from a file, or from COTERIE_API_KEY. Errors: `ConfigError`."""
+    from coterie.remote.client import KEY_VARIABLE, read_key
+
     key = read_key(path)
     if key is not None and len(key) < 8:
         raise ConfigError(
@@ -77,7 +121,8 @@ def _check_adapter_dir(path: Path | None, key: str | None) -> None:
         return
     if key is None:
         raise ConfigError(
-            "serve: --adapter-dir needs a key, as who has it may add and remove adapters; give --api-key-file"
+            "serve: --adapter-dir needs a key, because its holder may add and remove adapters; "
+            "give --api-key-file"
         )
     if not path.is_dir():
         raise ConfigError(f"serve: --adapter-dir {path}: no such directory")

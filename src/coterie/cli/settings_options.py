@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import GenericAlias, NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -16,15 +16,20 @@ from coterie.config import Settings
 
 
 def with_options(
-    settings: type[Settings], leave_out: Collection[str] = (), into: str = "settings"
+    settings: type[Settings],
+    leave_out: Collection[str] = (),
+    into: str = "settings",
+    sections: Mapping[str, Collection[str]] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a verb: its parameter `into` becomes one option for each field of `settings` but `leave_out`.
 
     An option takes its help from the field's description and its default and bounds (`ge`, `le`) from the
     field. A tuple becomes an option that may be given several times, named in the singular; a `Literal`
-    becomes a choice. The verb receives the validated object. Errors of the values: `ConfigError`, as
-    `Settings.from_dict` raises it.
+    becomes a choice. `sections`: a section of the help and the fields in it. The verb receives the validated
+    object. Errors of the values: `ConfigError`, as `Settings.from_dict` raises it.
     """
+    section_of = {name: title for title, names in (sections or {}).items() for name in names}
+    assert section_of.keys() <= settings.model_fields.keys(), "a section names an unknown field"
     fields = {name: field for name, field in settings.model_fields.items() if name not in leave_out}
 
     def decorate(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,18 +41,25 @@ def with_options(
             return verb(**values, **{into: settings.from_dict(chosen, where=verb.__name__)})
 
         kept = [parameter for parameter in given.parameters.values() if parameter.name != into]
-        made = [_parameter(name, field) for name, field in fields.items()]
-        keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*kept, *made)]
-        wrapper.__signature__ = given.replace(parameters=keyword)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword}
-        # typer would otherwise follow the wrapper back to the verb and read its parameters
-        del wrapper.__wrapped__  # type: ignore[attr-defined]
-        return wrapper
+        made = [_parameter(name, field, section_of.get(name)) for name, field in fields.items()]
+        return with_parameters(wrapper, [*kept, *made])
 
     return decorate
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def with_parameters(
+    function: Callable[..., Any], parameters: Iterable[inspect.Parameter]
+) -> Callable[..., Any]:
+    """Let typer see `parameters`, as keywords, in place of those of a function that takes `**values`."""
+    keyword = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    function.__signature__ = inspect.Signature(keyword)  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword}
+    # Typer would follow a wrapper back to the function that it wraps and read its parameters.
+    function.__dict__.pop("__wrapped__", None)
+    return function
+
+
+def _parameter(name: str, field: FieldInfo, section: str | None) -> inspect.Parameter:
     """The keyword parameter from which typer makes one option."""
     assert field.description, f"{name}: an option needs a description"
     bounds: Mapping[str, Any] = {
@@ -64,7 +76,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         kind, optional = GenericAlias(list, get_args(kind)[:1]), True
     elif kind is Path:
         kind = str  # typer would show its own words for paths in the help
-    option = typer.Option(*declared, help=field.description, **bounds)
+    option = typer.Option(*declared, help=field.description, rich_help_panel=section, **bounds)
     annotation: Any = Annotated[kind | None if optional else kind, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
-from coterie.config.run import TrainConfig
-from coterie.recipes.pretrain import pretrain
+import typer
+
+from coterie.cli.options import Json
+from coterie.cli.output import answer
+
+if TYPE_CHECKING:
+    from coterie.recipes.pretrain import TrainResult
 
 
-def run(config: str, overrides: list[str], as_json: bool) -> None:
-    """Train as the YAML file and the overrides say; run again, it goes on."""
-    settings = TrainConfig.from_yaml(config, overrides)
-    result = pretrain(settings, resume_hint=" ".join(["coterie train", config, *overrides]))
-    if as_json:
-        print(json.dumps(result.to_dict()))
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file with the settings of the run (see configs/).")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example optimiser.lr=0.001")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model, dense or mixture of experts. The same command resumes a stopped run."""
+    from coterie.config.run import TrainConfig
+    from coterie.recipes.pretrain import pretrain
+
+    changes = overrides or []
+    settings = TrainConfig.from_yaml(config, changes)
+    result = pretrain(settings, resume_hint=" ".join(["coterie train", config, *changes]))
+    answer(result.to_dict(), as_json, _trained(result))
     if result.reason == "interrupted":
         sys.exit(130)
-    if result.model is not None and not as_json:
+
+
+def _trained(result: TrainResult) -> Iterator[str]:
+    if result.reason != "interrupted" and result.model is not None:
         bits = f", {result.bits_per_byte:.4f} bits per byte on held-out text" if result.bits_per_byte else ""
-        print(f"trained {result.tokens:,} tokens in {result.seconds:.0f} s{bits}")
-        print(
-            f"the model is in {result.model}; talk to it: coterie generate {result.model} 'Once upon a time'"
+        yield f"trained {result.tokens:,} tokens in {result.seconds:.0f} s{bits}"
+        yield (
+            f"the model is in {result.model}; to try it: coterie generate {result.model} 'Once upon a time'"
         )

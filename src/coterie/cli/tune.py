@@ -2,48 +2,141 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from coterie.config.base import apply_overrides, read_yaml
-from coterie.config.errors import ConfigError
-from coterie.config.tune import TuneConfig, parse_train
-from coterie.recipes.tune import run_tune
+import typer
+
+from coterie.cli.options import Json
+from coterie.cli.output import answer
+
+if TYPE_CHECKING:
+    from coterie.config.tune import TuneConfig
+
+WHAT, HOW, MEASURE = "What is trained", "How it is trained", "What is measured"
+
+Method = Annotated[
+    str | None, typer.Option(help="lora, qlora, dora, full, esft or router.", rich_help_panel=WHAT)
+]
+Train = Annotated[
+    str | None,
+    typer.Option(
+        help="Each group as lora, full or freeze: attention=lora,experts=lora,shared=lora,router=freeze,...",
+        rich_help_panel=WHAT,
+    ),
+]
+Experts = Annotated[
+    str | None,
+    typer.Option(help="Train only these experts (a file of coterie select).", rich_help_panel=WHAT),
+]
+Router = Annotated[
+    str | None,
+    typer.Option(help="Routers: freeze, full, lora, bias or dense-grad.", rich_help_panel=WHAT),
+]
+Rank = Annotated[int | None, typer.Option(help="Rank of the factors.", min=1, rich_help_panel=WHAT)]
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        help="sft, pretrain, dpo, ipo, dpo-norm, orpo or kto (default: what the data is for).",
+        rich_help_panel=HOW,
+    ),
+]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the examples.", rich_help_panel=HOW)]
+Steps = Annotated[
+    int | None, typer.Option(help="Optimiser steps instead of epochs.", min=1, rich_help_panel=HOW)
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option("--lr", help="Learning rate (default: by method and size).", rich_help_panel=HOW),
+]
+Evaluation = Annotated[
+    str | None,
+    typer.Option("--eval", help="Held-out share of the data, or a file.", rich_help_panel=MEASURE),
+]
+MaxForgetting = Annotated[
+    float | None,
+    typer.Option(
+        help="Bits per byte that other text may lose; a run that loses more ends without a result.",
+        rich_help_panel=MEASURE,
+    ),
+]
 
 
-def run(
-    arguments: Sequence[str],
-    given: dict[str, Any],
-    train: str | None,
-    config: str | None,
-    dry_run: bool,
-    as_json: bool,
+def tune(
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint directory, a hub id, or an adapter to train further.")
+    ],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, directories, hf://owner/name, 'starter', 'tools' or '-'; and settings as key=value."
+        ),
+    ],
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Where to write.")] = None,
+    method: Method = None,
+    train: Train = None,
+    experts: Experts = None,
+    router: Router = None,
+    rank: Rank = None,
+    objective: Objective = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    lr: LearningRate = None,
+    evaluation: Evaluation = None,
+    max_forgetting: MaxForgetting = None,
+    config: Annotated[str | None, typer.Option(help="A YAML file of settings; options override it.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Put the settings together (file, options, key=value) and tune."""
+    """Tune a model, dense or mixture of experts, on your examples. The same command resumes a stopped run.
+
+    Prints what is trained, stops when a group you asked for gets no gradient, and proves the written result.
+    """
+    from coterie.config.tune import parse_train
+    from coterie.recipes.tune import run_tune
+
+    given: dict[str, Any] = {
+        "model": model,
+        "out": out,
+        "method": method,
+        "experts": experts,
+        "objective": objective,
+    }
+    given |= {"router": router, "rank": rank, "epochs": epochs, "steps": steps, "lr": lr}
+    given |= {"max_forgetting": max_forgetting}
+    given |= {"train": None if train is None else parse_train(train)}
+    given |= {"eval": None if evaluation is None else _share(evaluation)}
+    chosen = _settings(data, {key: value for key, value in given.items() if value is not None}, config)
+    result = run_tune(chosen, shlex.join(["coterie", *sys.argv[1:]]), dry_run)
+    answer(result.to_dict(), as_json, [str(result.path)] if result.path is not None else [])
+
+
+def _settings(arguments: list[str], given: Mapping[str, Any], file: str | None) -> TuneConfig:
+    """The settings of the YAML file, then the options, then `key=value` arguments; the later one counts.
+
+    An argument with `=` is a setting unless it names a file. Errors: `ConfigError`.
+    """
+    from coterie.config.base import apply_overrides, read_yaml
+    from coterie.config.errors import ConfigError
+    from coterie.config.tune import TuneConfig
+
     overrides = [text for text in arguments if "=" in text and not Path(text).exists()]
     sources = [text for text in arguments if text not in overrides]
-    settings = read_yaml(config) if config is not None else {}
+    settings = (read_yaml(file) if file is not None else {}) | dict(given)
     if sources:
-        given = given | {"data": sources}
-    if "data" not in given and "data" not in settings:
+        settings["data"] = sources
+    if "data" not in settings:
         raise ConfigError("tune: no examples given; name a file after the model, 'starter' or 'tools'")
-    if train is not None:
-        given = given | {"train": parse_train(train)}
-    if isinstance(given.get("eval"), str):
-        given["eval"] = _share(given["eval"])
-    chosen = TuneConfig.from_dict(apply_overrides(settings | given, overrides), config or "tune")
-    result = run_tune(chosen, shlex.join(["coterie", *sys.argv[1:]]), dry_run)
-    if as_json:
-        print(json.dumps(result.to_dict()))
-    elif result.path is not None:
-        print(result.path)
+    return TuneConfig.from_dict(apply_overrides(settings, overrides), file or "tune")
 
 
 def _share(text: str) -> float | str:
+    """A share of the data, or else the name of a file."""
     try:
         return float(text)
     except ValueError:

@@ -42,7 +42,7 @@ class DataConfig(Settings):
     near_threshold: float = Field(0.8, gt=0, le=1)
     max_bytes: int | None = Field(None, gt=0)
 
-    @field_validator("sources", mode="before")
+    @field_validator("sources", mode="before", json_schema_input_type=str | tuple[str | SourceConfig, ...])
     @classmethod
     def _paths(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str) else value

@@ -1,0 +1,172 @@
+"""`coterie generate`, `coterie chat` and `coterie run`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coterie.cli.opening import speaking as connect
+from coterie.cli.options import (
+    REPLY,
+    Dtype,
+    Json,
+    KeyFile,
+    Longest,
+    MaxTokens,
+    Model,
+    Seed,
+    Served,
+    System,
+    Target,
+    Temperature,
+    TopP,
+)
+from coterie.cli.output import answer
+
+if TYPE_CHECKING:
+    from coterie.agents.speaker import Kind
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input.")],
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    top_k: Annotated[
+        int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.", min=0, rich_help_panel=REPLY)
+    ] = 0,
+    min_p: Annotated[
+        float,
+        typer.Option(
+            help="Drop tokens below this share of the best one's probability.", rich_help_panel=REPLY
+        ),
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1 makes repeated tokens less likely.", rich_help_panel=REPLY)
+    ] = 1.0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this string (repeatable).", rich_help_panel=REPLY)
+    ] = None,
+    max_tokens: MaxTokens = 128,
+    seed: Seed = None,
+    dtype: Dtype = "float32",
+    as_json: Json = False,
+) -> None:
+    """Continue a text."""
+    from coterie.infer.model import load
+    from coterie.infer.sampling import SamplingParams
+
+    params = SamplingParams(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=tuple(stop or ()),
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    text = _text_of(prompt)
+    loaded = load(model, dtype=dtype)
+    if as_json:
+        reply = loaded.generate(text, params)
+        facts = {"text": reply.text, "ids": list(reply.ids), "logprobs": list(reply.logprobs)}
+        answer(facts | {"finish_reason": reply.finish_reason}, True, ())
+        return
+    for piece in loaded.stream(text, params):
+        print(piece, end="", flush=True)
+    print()
+
+
+def chat(
+    model: Target,
+    system: System = None,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    max_tokens: Longest = None,
+    seed: Seed = None,
+    dtype: Dtype = "float32",
+    api_key_file: KeyFile = None,
+    served: Served = None,
+) -> None:
+    """Talk to a model or a server in the terminal. /help lists commands; an empty line or Ctrl-D ends."""
+    from coterie.agents.speaker import Sampling
+    from coterie.agents.terminal import Terminal
+
+    with connect(model, dtype, api_key_file, served) as speaker:
+        interactive = sys.stdin.isatty()
+        if interactive:
+            print(f"{speaker.name}. /help lists the commands; an empty line or Ctrl-D ends.", file=sys.stderr)
+        Terminal(speaker, system, Sampling(temperature, top_p, max_tokens, seed), interactive).run()
+
+
+def run(
+    model: Target,
+    prompt: Annotated[str, typer.Argument(help="What to say; '-' reads standard input.")],
+    system: System = None,
+    json_schema: Annotated[
+        str | None,
+        typer.Option(help="File with a JSON schema that the answer must satisfy.", rich_help_panel=REPLY),
+    ] = None,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    max_tokens: Longest = None,
+    seed: Seed = None,
+    dtype: Dtype = "float32",
+    api_key_file: KeyFile = None,
+    served: Served = None,
+    as_json: Json = False,
+) -> None:
+    """Get one answer to one message, from a model or a server.
+
+    With --json-schema, the answer is checked against the schema.
+    """
+    from coterie.agents.speaker import Sampling
+    from coterie.config import CoterieError
+    from coterie.sandbox.schemas import check_text, read_schema
+    from coterie.text.chat import Message
+
+    schema = read_schema(Path(json_schema)) if json_schema else None
+    messages = [Message("system", system)] if system else []
+    messages.append(Message("user", _text_of(prompt)))
+    sampling = Sampling(temperature, top_p, max_tokens, seed)
+    with connect(model, dtype, api_key_file, served) as speaker:
+        on_piece = None if as_json else _show
+        turn = speaker.say(messages, sampling=sampling, schema=schema, on_piece=on_piece)
+    if not as_json:
+        print()
+    if schema is not None:
+        if turn.finish_reason == "length":
+            more = "raise --max-tokens" if max_tokens else "it filled the model's context"
+            raise CoterieError(f"the reply was cut off inside the JSON: {more}")
+        check_text(turn.message.text, schema)
+    if as_json:
+        facts = {key: value for key, value in asdict(turn).items() if key not in ("message", "broken")}
+        answer({"message": turn.message.to_dict()} | facts, True, (), ensure_ascii=False)
+
+
+def _show(kind: Kind, piece: str) -> None:
+    if kind == "text":
+        print(piece, end="", flush=True)
+
+
+def _text_of(prompt: str) -> str:
+    """The prompt itself, or standard input for '-'.
+
+    Errors: `DataError` for empty input, or bytes that are not UTF-8.
+    """
+    from coterie.config import DataError
+
+    if prompt != "-":
+        return prompt
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError("standard input is not UTF-8 text; give text as the prompt") from None
+    if not text:
+        raise DataError("standard input is empty; give some text, or the prompt as an argument")
+    return text

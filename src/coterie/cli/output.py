@@ -1,0 +1,27 @@
+"""How verbs print: answers on standard output, notes and progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def answer(
+    facts: Mapping[str, Any], as_json: bool, lines: Iterable[str], *, ensure_ascii: bool = True
+) -> None:
+    """Print a verb's result on standard output: `facts` as one JSON object, or `lines` for people.
+
+    `lines` is read only when it is printed, so a generator costs nothing with `--json`.
+    """
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=ensure_ascii))
+    else:
+        for line in lines:
+            print(line)
+
+
+def note(line: str) -> None:
+    """Print one line of progress on standard error."""
+    print(line, file=sys.stderr, flush=True)

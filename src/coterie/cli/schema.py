@@ -1,0 +1,42 @@
+"""`coterie schema`: the JSON schema of a YAML file, for editors."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class SettingsFile(StrEnum):
+    """The kinds of YAML files that verbs read."""
+
+    train = "train"
+    tune = "tune"
+
+
+def schema(
+    kind: Annotated[
+        SettingsFile, typer.Argument(help="train (`coterie train`) or tune (`coterie tune --config`).")
+    ],
+) -> None:
+    """Print the JSON schema of a YAML file of settings, so that an editor can complete and check it.
+
+    Name the schema in the first line of the YAML file: # yaml-language-server: $schema=train.schema.json
+    """
+    from coterie.config.run import TrainConfig
+    from coterie.config.tune import TuneConfig
+
+    settings = TrainConfig if kind is SettingsFile.train else TuneConfig
+    found = settings.model_json_schema()
+    found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    found.pop("required", None)  # what the file leaves out may come from the command line
+    properties = found["properties"]
+    if kind is SettingsFile.tune:
+        properties["data"] = {"anyOf": [{"type": "string"}, properties["data"]]}
+        properties["load_in_4bit"] = {"type": "boolean", "description": "true: method 'qlora'."}
+    for other, ours in settings.other_names.items():
+        # Names of other tools are valid settings: without these the editor would mark them as unknown.
+        properties[other] = properties[ours] | {"description": f"Another name for '{ours}'."}
+    print(json.dumps(found, indent=2))

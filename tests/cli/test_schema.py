@@ -1,0 +1,45 @@
+"""`coterie schema`: what an editor checks is what the program checks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.cli.test_commands import call, fails
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def schema(kind: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    call("schema", kind)
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(found)
+    return found
+
+
+def test_the_shipped_configs_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    found = schema("train", capsys)
+    files = sorted(CONFIGS.glob("*.yaml"))
+    assert files
+    for path in files:
+        jsonschema.validate(yaml.safe_load(path.read_text()), found)
+    with pytest.raises(jsonschema.ValidationError, match="optimizer"):
+        jsonschema.validate({"optimizer": {}}, found)
+
+
+def test_tuning_takes_the_names_of_other_tools(capsys: pytest.CaptureFixture[str]) -> None:
+    found = schema("tune", capsys)
+    jsonschema.validate({"base_model": "m", "data": "x.jsonl", "method": "lora", "lora_r": 8}, found)
+    for wrong in ({"rank": 0}, {"lora_r": 0}, {"method": "loro"}, {"rang": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"model": "m", "data": ["x.jsonl"]} | wrong, found)
+
+
+def test_another_kind_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "tune" in fails(capsys, "schema", "serve")
