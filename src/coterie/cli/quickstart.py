@@ -13,7 +13,7 @@ from coterie.cli.options import Json
 from coterie.cli.output import answer, note
 
 if TYPE_CHECKING:
-    from coterie.report.schema import QuickstartResults
+    from coterie.results.quickstart import QuickstartResults
 
 
 def quickstart(
