@@ -80,3 +80,27 @@ def test_a_tie_moves_one_token_and_no_mean() -> None:
         assert found.within(SAME) is same and found.worst == (0, 8)
     shifted = dataclasses.replace(a, next_T=a.next_T + 0.001)
     assert not difference(a, shifted).within(SAME)
+
+
+def test_a_tie_excuses_the_rest_of_its_sequence_and_nothing_else() -> None:
+    """Experts that change places move all later positions; a few sequences may, the others must agree."""
+    positions, sequences = 100, 12
+    next_T = torch.randn(positions * sequences, generator=torch.Generator().manual_seed(0)) - 4
+    routing = {0: torch.tensor([[0, 1]]).repeat(len(next_T), 1).int()}
+    empty = torch.empty(len(next_T), 0)
+    texts = tuple((0,) * (positions + 1) for _ in range(sequences))
+    a = ProbeRecord(texts, next_T, empty.int(), empty, routing)
+
+    def moved(tied: int, more: float = 0.0) -> bool:
+        """Whether a record passes whose first `tied` sequences differ from position 60 on."""
+        other, chosen = next_T.clone(), routing[0].clone()
+        for sequence in range(tied):
+            chosen[sequence * positions + 60] = torch.tensor([0, 2])
+            other[sequence * positions + 60 : (sequence + 1) * positions] += 0.4
+        other[-1] += more
+        return difference(a, dataclasses.replace(a, next_T=other, routing={0: chosen})).within(SAME)
+
+    assert moved(0) and moved(1) and moved(2) and not moved(3)
+    assert not moved(1, more=0.1)
+    untold = dataclasses.replace(a, next_T=next_T + 0.4 * (torch.arange(len(next_T)) < 40))
+    assert not difference(a, untold).within(SAME)
