@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 INTRODUCTION = """# Results
 
-Every figure on this page is drawn from a record in `bench/results` by `python bench/tables.py`. The machines are shared
-and differ, so read the ratios, which were taken within one run, rather than the absolute times.
+`python bench/tables.py` draws every figure on this page from a record in `bench/results`. The machines are
+shared and differ. Compare the ratios, each measured within one run, rather than absolute times.
 """
 
 
@@ -46,8 +47,8 @@ def quickstart(record: dict[str, Any]) -> str:
                 f"{run['total_seconds']:.0f} s",
             ]
         )
-    head = "seed, tokens, MoE, dense, MoE minus dense, at equal time (MoE / dense), step time ratio, decode speed ratio, "
-    head += "whole run"
+    head = "seed, tokens, MoE, dense, MoE minus dense, at equal time (MoE / dense), "
+    head += "step time ratio, decode speed ratio, whole run"
     first = record["runs"][0]
     active = (
         f"{first['moe']['active_parameters']:,} and {first['dense']['active_parameters']:,} active parameters"
@@ -55,9 +56,9 @@ def quickstart(record: dict[str, Any]) -> str:
     total = f"{first['moe']['total_parameters']:,} and {first['dense']['total_parameters']:,} in all"
     return (
         "## Mixture of experts against its dense twin\n\n"
-        "Held-out bits per byte of the quickstart's pair (lower is better; 95 % interval over documents) at equal "
-        f"tokens, with {active}, {total}. At equal time both are read at the last moment before the learning rate "
-        "decays. "
+        "Held-out bits per byte of the quickstart's two models after equal tokens (lower is better; 95 % "
+        f"interval over documents). MoE and dense have {active}, {total}. 'At equal time' compares both at the "
+        "last moment before the learning rate decays. "
         f"Machine: {first['machine']}. Command: `python bench/{record['environment']['command']}`.\n\n"
         + table(head.split(", "), rows)
     )
@@ -74,9 +75,11 @@ def train_step(record: dict[str, Any]) -> str:
     environment = record["environment"]
     return (
         "## One training step\n\n"
-        "Time of coterie's step over the other's (below 1 is faster): forward, backward and AdamW, a fresh random "
-        f"batch and so a fresh routing every step, medians of {record['repeats']} rounds. One thread by processor "
-        f"time, two by wall time. Machine: {environment['processor']}; torch {environment['torch']}, transformers "
+        "Time of coterie's step over the other's; below 1, coterie is faster. A step is forward, backward "
+        "and AdamW "
+        "on a fresh random batch, so routing changes every step. Medians of "
+        f"{record['repeats']} rounds; processor time for one thread, wall time for two. Machine: "
+        f"{environment['processor']}; torch {environment['torch']}, transformers "
         f"{environment['transformers']}. Command: `python bench/{environment['command']}`.\n\n"
         + table(["step : against", *runs], rows)
     )
@@ -97,7 +100,8 @@ def forward(record: dict[str, Any]) -> str:
     environment = record["environment"]
     return (
         "## A prompt of 512 tokens and a reply of 64\n\n"
-        "Time of coterie's engine over a loop of transformers' forward passes (below 1 is faster), medians of "
+        "Time of coterie's engine over a loop of transformers' forward passes; below 1, coterie is faster. "
+        "Medians of "
         f"{record['repeats']} rounds. Machine: {environment['processor']}; transformers "
         f"{environment['transformers']}. Command: `python bench/{environment['command']}`.\n\n"
         + table(head, rows)
@@ -114,8 +118,10 @@ def load_time(record: dict[str, Any]) -> str:
     rows.append(["coterie : transformers", f"{ratios['seconds']:.2f}", f"{ratios['peak_bytes']:.2f}"])
     return (
         "## Loading\n\n"
-        f"A mixture of experts of {record['parameters']:,} parameters in {record['file_bytes'] / 1e9:.2f} GB of "
-        f"bfloat16 shards, fresh processes, files in page cache, medians of {record['repeats']} rounds. Command: "
+        f"A mixture of experts of {record['parameters']:,} parameters in {record['file_bytes'] / 1e9:.2f} "
+        "GB of "
+        f"bfloat16 shards, fresh processes, files in page cache, medians of {record['repeats']} rounds. "
+        "Command: "
         f"`python bench/{record['environment']['command']}`.\n\n" + table(["", "time", "peak memory"], rows)
     )
 
@@ -140,10 +146,15 @@ def tune(record: dict[str, Any]) -> str:
     return (
         "## Tuning by LoRA\n\n"
         f"A step on {record['tokens']} tokens with rank {record['rank']} on attention and all 64 experts "
-        f"({moe['trainable']:,} trainable parameters), against peft on transformers with the same base, factors, data "
-        "and losses, and against the dense twin of equal active parameters (below 1 is faster or smaller). Memory is "
-        f"the peak of the whole process. One thread, medians of rounds: {rounds}. The machine had other work beside "
-        f"(load average {loads} at the end), which wall times show more than processor times. Commands: "
+        f"({moe['trainable']:,} trainable parameters). It is compared with peft on transformers, with the "
+        "same base, "
+        "factors, data and losses, and with the dense twin of equal active parameters. Below 1, the first "
+        "is faster or "
+        f"smaller. Memory is the peak of the whole process. One thread, medians of rounds: {rounds}. The "
+        "machine also "
+        f"did other work (load average {loads} at the end), which affects wall times more than processor "
+        "times. "
+        "Commands: "
         f"{commands}.\n\n" + table(head, rows)
     )
 
@@ -167,8 +178,9 @@ def qlora(record: dict[str, Any]) -> str:
     ]
     return (
         "## A billion parameters by QLoRA\n\n"
-        f"Peak memory of the whole process, loading included: {record['quant']}, rank {record['rank']} on attention "
-        f"and all experts, steps of {record['tokens']} tokens. Command: "
+        f"Peak memory of the whole process, loading included. Settings: {record['quant']}, rank "
+        f"{record['rank']} on "
+        f"attention and all experts, steps of {record['tokens']} tokens. Command: "
         f"`python bench/{record['environment']['command']}`.\n\n" + table(head, [row])
     )
 
@@ -183,9 +195,11 @@ def bf16_agreement(record: dict[str, Any]) -> str:
     head = ["model", "best token, coterie", "best token, transformers", "KL, coterie", "KL, transformers"]
     return (
         "## bfloat16\n\n"
-        "How far logits in bfloat16 are from transformers' in float32 on the same small random models (a hard case: "
-        "their predictions are nearly level): share of positions with the same best token, and mean divergence in "
-        "nats. "
+        "How far logits in bfloat16 are from those of transformers in float32: share of positions with the "
+        "same best "
+        "token, and mean divergence in nats. The models are small and random, a hard case because their "
+        "predictions "
+        "are almost uniform. "
         f"Command: `python bench/{record['environment']['command']}`.\n\n" + table(head, rows)
     )
 
@@ -209,8 +223,9 @@ def serve(record: dict[str, Any]) -> str:
     environment = record["environment"]
     return (
         "## Serving\n\n"
-        f"A mixture of experts of {record['parameters']:,} parameters behind coterie and behind `transformers serve`, "
-        f"{record['settings']['tokens']} tokens per reply, prompts of {record['prompt_tokens']} tokens, "
+        f"coterie, `transformers serve` and llama.cpp serve a mixture of experts of {record['parameters']:,} "
+        f"parameters: {record['settings']['tokens']} tokens per reply, prompts of "
+        f"{record['prompt_tokens']} tokens, "
         f"{record['settings']['rounds']} round(s), load average {environment['load_average']:.1f}. Command: "
         f"`python bench/{environment['command']}`.\n\n" + table(head, rows)
     )
@@ -225,9 +240,11 @@ def soak(record: dict[str, Any]) -> str:
         rows.append([name.partition("_")[0], early, late, f"{100 * found['growth']:+.2f} %"])
     return (
         "## A server over time\n\n"
-        f"{record['clients']} clients that ask for every kind of reply for {record['minutes']:g} minutes, "
-        f"and hang up or ask wrongly in between: {sum(record['requests'].values()):,} requests, "
-        f"{record['num_failures']} lost. Medians of the third and the last fifth of the time. Command: "
+        f"{record['clients']} clients request every kind of reply for {record['minutes']:g} minutes; some "
+        "disconnect "
+        f"or send invalid requests: {sum(record['requests'].values()):,} requests, "
+        f"{record['num_failures']} lost. The "
+        "columns are medians over the third and the last fifth of the time. Command: "
         f"`python bench/{record['environment']['command']}`.\n\n"
         + table(["", "third fifth", "last fifth", "growth"], rows)
     )
@@ -242,10 +259,12 @@ def stall(record: dict[str, Any]) -> str:
         rows.append([name, *(f"{1000 * value:.0f} ms" for value in row), f"{first:.1f} s"])
     asked = record["settings"]
     return (
-        "## Long prompts beside replies\n\n"
-        f"{asked['talkers']} clients get replies while another sends prompts of {asked['prompt']} words, one after the "
-        f"other; {record['parameters']:,} parameters. Time between two texts of a reply, and until a long prompt's "
-        f"first token. Medians of {asked['rounds']} rounds. Command: `python "
+        "## Long prompts during replies\n\n"
+        f"{asked['talkers']} clients receive replies while another sends prompts of {asked['prompt']} "
+        "words, one after "
+        f"the other, to a model of {record['parameters']:,} parameters. The gap is the time between two "
+        "pieces of a "
+        f"reply. Medians of {asked['rounds']} rounds. Command: `python "
         f"bench/{record['environment']['command']}`.\n\n"
         + table(["`--max-stall`", "median gap", "p99", "longest", "first token of long prompts"], rows)
     )
@@ -269,9 +288,11 @@ def subset(record: dict[str, Any]) -> str:
         )
     return (
         "## Tuning a quarter of the experts\n\n"
-        "A domain of a small mixture gets a new table to learn: all experts are trained, the quarter that "
-        "`coterie select` finds, or a random quarter. Accuracy on the table, mean and by seed; size of the patch; peak "
-        f"memory of one step of a larger model. Command: `python bench/{record['environment']['command']}`.\n\n"
+        "One domain of a small mixture gets a new table to learn. Trained are all experts, the quarter that "
+        "`coterie select` finds, or a random quarter. The columns are accuracy on the table (mean and by "
+        "seed), size of "
+        "the patch, and peak memory of one step of a larger model. Command: "
+        f"`python bench/{record['environment']['command']}`.\n\n"
         + table(["trained", "accuracy", "by seed", "patch", "peak of a step"], rows)
     )
 
@@ -284,13 +305,14 @@ def densify(record: dict[str, Any]) -> str:
         "densified": "densified, not healed",
         "healed_by_distillation": f"densified, healed for {heal} steps by distillation",
         "healed_by_text": f"densified, healed for {heal} steps on the text",
-        "dense_heal_steps": f"the same dense shape from nothing, {heal} steps",
-        "dense_all_steps": f"the same dense shape from nothing, {steps + heal} steps",
+        "dense_heal_steps": f"the same dense shape from random weights, {heal} steps",
+        "dense_all_steps": f"the same dense shape from random weights, {steps + heal} steps",
     }
     rows = [[text, f"{record[key]['bits_per_byte']:.2f}"] for key, text in words.items()]
     return (
         "## From a mixture to a dense model\n\n"
-        "Held-out bits per byte (less is better) of a small mixture and of dense models of its active size. Command: "
+        "Held-out bits per byte of a small mixture and of dense models of its active size; lower is "
+        "better. Command: "
         f"`python bench/{record['environment']['command']}`.\n\n" + table(["model", "bits per byte"], rows)
     )
 
@@ -318,8 +340,11 @@ def plan(record: dict[str, Any]) -> str:
     ]
     return (
         "## What `coterie plan tune` predicts\n\n"
-        "Peak memory and processor time of a step. What the C library holds beside the activations has no formula: one "
-        "factor per method was fitted to the six configurations, the two `other-` ones are not part of the fit. "
+        "Peak memory and processor time of a step. Memory that the C library holds in addition to the "
+        "activations has "
+        "no formula, so one factor per method was fitted to six configurations. The two `other-` "
+        "configurations were "
+        "not part of the fit. "
         f"Command: `python bench/{record['environment']['command']}`.\n\n" + table(head, rows)
     )
 
@@ -344,8 +369,19 @@ def render() -> str:
     ):
         record = load(name)
         if record is not None:
-            parts.append(draw(record) + "\n")
+            parts.append(wrapped(draw(record)) + "\n")
     return "\n".join(parts)
+
+
+def wrapped(part: str) -> str:
+    """The paragraphs of a section at most 120 columns wide; headings and tables as they are."""
+    blocks = part.split("\n\n")
+    return "\n\n".join(
+        block
+        if block.startswith(("#", "|"))
+        else textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False)
+        for block in blocks
+    )
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from coterie.agents import checks_chat, checks_wire, grading
 from coterie.agents.grading import CHECKS, Finding, Probe, Stream, run_check
 from coterie.remote.client import Answer, Endpoint
 from tests.agents.models import chat_model
-from tests.cli.test_commands import call, fails
+from tests.cli.support import call, fails
 
 assert checks_chat and checks_wire  # they register themselves
 

@@ -18,7 +18,7 @@ from coterie.config.errors import ConfigError, CoterieError
 from coterie.remote.client import Endpoint
 from tests.agents.fake import USAGE, FakeServer, chunk
 from tests.agents.models import PLAIN, chat_model
-from tests.cli.test_commands import call, fails
+from tests.cli.support import call, fails
 
 
 def test_percentiles_by_hand() -> None:

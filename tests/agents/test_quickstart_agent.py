@@ -16,7 +16,7 @@ from coterie.agents.transcript import read_conversation
 from coterie.data.primer.arithmetic import reserved
 from coterie.sandbox.tools import Calculator
 from coterie.text.messages import ToolCall
-from tests.cli.test_commands import call
+from tests.cli.support import call
 from tests.clients import environment, run
 
 pytestmark = pytest.mark.slow

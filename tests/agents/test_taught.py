@@ -22,7 +22,7 @@ from coterie.text.chat import Message, ToolCall, render, render_ids
 from coterie.text.tokenizer import Tokenizer
 from coterie.text.tools import AGENT_SYSTEM
 from tests.agents.models import MOE
-from tests.cli.test_commands import call
+from tests.cli.support import call
 from tests.infer.models import CAUSAL
 
 SUMS = [(2, 3), (4, 1)]

@@ -19,7 +19,7 @@ from coterie.data.formats import ChatExample
 from coterie.sandbox.outside import Sandbox, SandboxError
 from coterie.sandbox.tools import Calculator
 from tests.agents.fake import USAGE, FakeServer, call_chunks, chunk
-from tests.cli.test_commands import call, fails
+from tests.cli.support import call, fails
 
 
 def scripted(*turns: list[dict[str, Any]]) -> Callable[[str, dict[str, Any]], list[dict[str, Any]]]:

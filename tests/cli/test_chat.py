@@ -21,7 +21,7 @@ import coterie
 from coterie.text.chat import parse_reply
 from tests.agents.fake import USAGE, FakeServer, chunk
 from tests.agents.models import PLAIN, chat_model
-from tests.cli.test_commands import call, fails
+from tests.cli.support import call, fails
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
@@ -132,3 +132,10 @@ def read_until(terminal: int, mark: str, seconds: float = 30.0) -> str:
         )
         text += os.read(terminal, 4096).decode()
     return text
+
+
+def test_bad_sampling(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(run_dir / "model")
+    assert "top_p" in fails(capsys, "generate", model, "x", "--top-p", "1.5")
+    assert "bfloat61" in fails(capsys, "generate", model, "x", "--dtype", "bfloat61")
+    assert "the model takes 127" in fails(capsys, "generate", model, "the " * 400)

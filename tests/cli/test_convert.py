@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from coterie.checkpoints.directory import save_model
 from tests.checkpoints.test_convert import make
-from tests.cli.test_commands import call, fails
+from tests.cli.support import call, fails
 from tests.gguf.models import write
 
 

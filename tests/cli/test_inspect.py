@@ -13,7 +13,7 @@ from coterie.families import config_from_hf
 from coterie.plan.describe import describe
 from coterie.proof.texts import TEXTS
 from coterie.text.tokenizer import Tokenizer
-from tests.cli.test_commands import call
+from tests.cli.support import call
 from tests.families import hf
 from tests.proof.test_records import make
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import coterie
 from coterie.cli.main import VERBS, app
-from tests.cli.test_commands import call, fails
+from tests.cli.support import call, fails
 
 
 def help_of(*words: str) -> str:
@@ -85,3 +86,29 @@ def test_no_verb_is_imported_for_the_overview() -> None:
     script += "print(sorted(name for name in sys.modules if name.startswith('coterie.')), file=sys.stderr)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.stderr.strip() == "['coterie.cli', 'coterie.cli.help', 'coterie.cli.main']"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["chat", "missing"], "missing: no such directory"),
+        (["inspect", "/no/such"], "/no/such: no such directory"),
+        (["report", "missing"], "missing/results.json"),
+        (["plan", "tune", "llama-4-scot"], "did you mean 'llama-4-scout'?"),
+        (["adapter", "inspect", "/no/such"], "/no/such: no such directory"),
+        (["tune", "m", "x", "lerning_rate=1"], "unknown key 'lerning_rate' (did you mean 'learning_rate'?)"),
+        (
+            ["tune", "m", "x", "--train", "atention=lora"],
+            "unknown group 'atention' (did you mean 'attention'?)",
+        ),
+        (["tune", "m", "x", "--method", "esft"], "coterie: tune: method esft trains chosen experts;"),
+        (["data", "card", "/no/such"], "/no/such: no such file or directory"),
+        (["quickstart", "--data", "/no/such", "--out", "OUT"], "/no/such: no such file or directory"),
+    ],
+)
+def test_missing_paths(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments]
+    assert message in fails(capsys, *arguments)

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.cli.test_commands import call, fails
+from tests.cli.support import call, fails
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

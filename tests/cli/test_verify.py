@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from coterie.checkpoints.directory import save_model
 from tests.adapters.test_merge import made
-from tests.cli.test_commands import call
+from tests.cli.support import call
 from tests.proof.test_records import make
 
 

@@ -18,7 +18,7 @@ from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 from coterie.report.words import winner
 from coterie.results.intervals import Interval
-from tests.cli.test_commands import MODEL
+from tests.cli.support import MODEL
 
 
 def make() -> Transformer:

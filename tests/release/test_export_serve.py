@@ -25,7 +25,7 @@ from coterie.release.export_serve import ENGINES, PORTS, REASONING, TOOLS, expor
 from coterie.text.reply_formats import formats
 from tests.adapters.test_attach import randomise_factors
 from tests.agents.models import chat_model
-from tests.cli.test_commands import call, fails
+from tests.cli.support import call, fails
 
 
 @pytest.fixture(scope="module")

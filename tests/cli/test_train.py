@@ -1,4 +1,4 @@
-"""The commands as a user types them: what works, and one line with a non-zero exit for what does not."""
+"""`coterie train` as a user types it: what works, what resumes, and one line for what does not."""
 
 from __future__ import annotations
 
@@ -8,91 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from coterie.cli.main import main
-
-MODEL: dict[str, Any] = {
-    "model_type": "qwen3_moe",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "moe_intermediate_size": 16,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "norm_topk_prob": True,
-    "router_aux_loss_coef": 0.01,
-}
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A little folder of distinct text files."""
-    folder = tmp_path_factory.mktemp("text")
-    words = "the a one some cat dog tree house runs sees finds makes red green small large of in".split()
-    words += "under and then".split()
-    for index in range(30):
-        lines = [
-            " ".join(words[(index * 7 + i * i + j * (i + 3)) % len(words)] for j in range(12))
-            for i in range(20)
-        ]
-        (folder / f"{index}.txt").write_text(f"Text number {index}.\n" + "\n".join(lines))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run_dir(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short finished training run."""
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    call("train", str(write_config(out.parent, text, out)))
-    return out
-
-
-def write_config(folder: Path, text: Path, out: Path, **changes: Any) -> Path:
-    settings = {
-        "model": MODEL,
-        "data": {"sources": [str(text)], "vocab_size": 300, "row_length": 64},
-        "steps": 6,
-        "batch_rows": 4,
-        "save_every": 3,
-        "out": str(out),
-        "threads": 1,
-    }
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(settings | changes))
-    return path
-
-
-def call(*arguments: str) -> None:
-    """Run the command line in this process; raises SystemExit on failure."""
-    before = sys.argv
-    sys.argv = ["coterie", *arguments]
-    try:
-        main()
-    except SystemExit as stop:
-        if stop.code not in (0, None):
-            raise
-    finally:
-        sys.argv = before
-
-
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a failing command prints last, having exited with a non-zero status."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        call(*arguments)
-    assert stop.value.code not in (0, None)
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    lines = [line for line in captured.err.splitlines() if line.startswith("coterie: ")]
-    assert len(lines) == 1, captured.err
-    return lines[0]
+from tests.cli.support import MODEL, call, fails, write_config
 
 
 def test_a_finished_run_can_be_used(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,18 +40,6 @@ def test_the_same_command_again_changes_nothing(
     call("train", str(write_config(run_dir.parent, text, run_dir)))
     assert "going on from" in capsys.readouterr().err
     assert (run_dir / "model" / "model.safetensors").read_bytes() == before
-
-
-def test_data_commands(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call("data", "card", str(text), "--json")
-    card = json.loads(capsys.readouterr().out)
-    assert card["read_documents"] == 30
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"text": "fine"}\n{"text": \n')
-    with pytest.raises(SystemExit) as stop:
-        call("data", "lint", str(bad))
-    assert stop.value.code == 1
-    assert "bad.jsonl:2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -223,39 +130,6 @@ def test_bad_sources(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         path = write_config(tmp_path, text, tmp_path / "out", data={"sources": [str(source)]})
         line = fails(capsys, "train", str(path))
         assert words in line.lower() and str(source) in line
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train", "missing.yaml"], "missing.yaml: cannot be read"),
-        (["chat", "missing"], "missing: no such directory"),
-        (["inspect", "/no/such"], "/no/such: no such directory"),
-        (["report", "missing"], "missing/results.json"),
-        (["plan", "tune", "llama-4-scot"], "did you mean 'llama-4-scout'?"),
-        (["adapter", "inspect", "/no/such"], "/no/such: no such directory"),
-        (["tune", "m", "x", "lerning_rate=1"], "unknown key 'lerning_rate' (did you mean 'learning_rate'?)"),
-        (
-            ["tune", "m", "x", "--train", "atention=lora"],
-            "unknown group 'atention' (did you mean 'attention'?)",
-        ),
-        (["tune", "m", "x", "--method", "esft"], "coterie: tune: method esft trains chosen experts;"),
-        (["data", "card", "/no/such"], "/no/such: no such file or directory"),
-        (["quickstart", "--data", "/no/such", "--out", "OUT"], "/no/such: no such file or directory"),
-    ],
-)
-def test_missing_paths(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments]
-    assert message in fails(capsys, *arguments)
-
-
-def test_bad_sampling(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = str(run_dir / "model")
-    assert "top_p" in fails(capsys, "generate", model, "x", "--top-p", "1.5")
-    assert "bfloat61" in fails(capsys, "generate", model, "x", "--dtype", "bfloat61")
-    assert "the model takes 127" in fails(capsys, "generate", model, "the " * 400)
 
 
 def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(
