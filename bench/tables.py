@@ -57,8 +57,8 @@ def quickstart(record: dict[str, Any]) -> str:
     return (
         "## Mixture of experts against its dense twin\n\n"
         "Held-out bits per byte of the quickstart's two models after equal tokens (lower is better; 95 % "
-        f"interval over documents). MoE and dense have {active}, {total}. 'At equal time' compares both at the "
-        "last moment before the learning rate decays. "
+        f"interval over documents). MoE and dense have {active}, {total}. 'At equal time' compares both at "
+        "the last moment before the learning rate decays. "
         f"Machine: {first['machine']}. Command: `python bench/{record['environment']['command']}`.\n\n"
         + table(head.split(", "), rows)
     )
