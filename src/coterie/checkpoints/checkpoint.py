@@ -13,7 +13,7 @@ import torch
 
 from coterie.checkpoints.commit import MANIFEST, read_manifest, travelling, verify_files
 from coterie.checkpoints.fill import fill_model, materialise, without_absent_layers
-from coterie.checkpoints.locate import locate, read_json, weight_files
+from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
 from coterie.checkpoints.quantise import quantise_model
 from coterie.checkpoints.tensor_reader import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype
@@ -62,7 +62,7 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{self.path}: is an adapter; merge it with its base first, or name the base"
                 )
-            raise CheckpointError(f"{self.path}: has no config.json; give a checkpoint directory")
+            raise CheckpointError(f"{self.path}: has no config.json{nearest(self.path)}")
         return read_json(file)
 
     @cached_property

@@ -60,11 +60,15 @@ def weight_files(directory: Path) -> list[Path]:
         raise CheckpointError(
             f"{directory}: only pickle weights ({pickles[0]}); they can run code and are refused; convert them"
         )
+    raise CheckpointError(f"{directory}: has no model.safetensors and no index of shards{nearest(directory)}")
+
+
+def nearest(directory: Path) -> str:
+    """The end of an error about a directory that is no checkpoint: names one inside it, if there is one."""
     inside = sorted(
         str(path.parent) for pattern in ("*", "*/*") for path in directory.glob(f"{pattern}/config.json")
     )
-    hint = f"; did you mean {inside[0]}?" if inside else "; give the directory that holds a model's weights"
-    raise CheckpointError(f"{directory}: has no model.safetensors and no index of shards{hint}")
+    return f"; did you mean {inside[0]}?" if inside else "; give the directory that holds a model's weights"
 
 
 def _shards(directory: Path, index: Path) -> list[Path]:
