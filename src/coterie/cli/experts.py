@@ -57,7 +57,7 @@ def select(
         float | None, typer.Option(help="Share of the layer's scores that the chosen ones make up.")
     ] = None,
     top: Annotated[float | None, typer.Option(help="Share of each layer's experts.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random choice.")] = 0,
     out: Out = "experts.json",
     as_json: Json = False,
 ) -> None:
@@ -87,7 +87,7 @@ def routing(
         str | None, typer.Argument(help="The same model after tuning, on the same tokens.")
     ] = None,
     data: Annotated[
-        list[str] | None, typer.Option(help="A source with one kind of text (repeatable).")
+        list[str] | None, typer.Option(help="Text of one kind to route (repeatable; needed).")
     ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="A report, .html or .json.")] = None,
     max_tokens: Tokens = 20_000,

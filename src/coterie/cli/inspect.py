@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from coterie.cli.options import Json
+from coterie.cli.options import Described, Json
 from coterie.cli.output import answer
 
 
 def inspect(
-    model: Annotated[
-        str,
-        typer.Argument(help="A directory, a hub id (owner/name) or a published name such as llama-4-scout."),
-    ],
+    model: Described,
     as_json: Json = False,
 ) -> None:
     """Show a model's architecture, parameters, operations, cache, memory, tokenizer and oddities.

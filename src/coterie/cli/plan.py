@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie.cli.options import Json, Model, parse_bytes
+from coterie.cli.options import Described, Json, parse_bytes
 from coterie.cli.output import answer, note
 
 if TYPE_CHECKING:
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def tune(
-    model: Model,
+    model: Described,
     method: Annotated[str, typer.Option(help="lora, qlora, dora, full, esft or router.")] = "lora",
-    rank: Annotated[int, typer.Option(help="Of the factors.", min=1)] = 16,
+    rank: Annotated[int, typer.Option(help="Rank of the factors.", min=1)] = 16,
     experts: Annotated[str | None, typer.Option(help="A file of `coterie select`, for esft.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    quant: Annotated[str, typer.Option(help="Of the frozen matrices: none, int8 or int4.")] = "none",
+    quant: Annotated[str, typer.Option(help="Frozen matrices: none, int8 or int4.")] = "none",
     row_length: Annotated[int, typer.Option(help="Tokens of a row.", min=1)] = 1024,
     batch_rows: Annotated[int, typer.Option(help="Rows of a micro-batch.", min=1)] = 4,
     accumulate: Annotated[int, typer.Option(help="Micro-batches of a step.", min=1)] = 1,
     memory: Annotated[
-        str | None, typer.Option(help="Memory there is, for example 24GB: find settings that fit.")
+        str | None, typer.Option(help="Available memory, for example 24GB: find settings that fit.")
     ] = None,
     tokens: Annotated[
         float | None, typer.Option(help="Tokens to train on: time one layer here and estimate the whole.")

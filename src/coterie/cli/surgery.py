@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -13,6 +13,7 @@ from coterie.cli.options import Json, Model
 from coterie.cli.output import answer, note
 from coterie.cli.settings_options import with_parameters
 
+OPERATION = "This operation"
 HEALING = "Healing (training afterwards)"
 Keep = Annotated[float, typer.Option(help="Share of each layer's experts that stays, rounded up.")]
 
@@ -53,6 +54,8 @@ def operation(verb: Callable[..., None]) -> Callable[..., None]:
     shared = list(inspect.signature(_shared, eval_str=True).parameters.values())
     own = list(inspect.signature(verb, eval_str=True).parameters.values())
     names = {parameter.name for parameter in shared}
+    for parameter in own:
+        get_args(parameter.annotation)[1].rich_help_panel = OPERATION
 
     @functools.wraps(verb)
     def run(**given: Any) -> None:

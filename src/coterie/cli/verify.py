@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coterie.cli.options import Json, KeyFile
+from coterie.cli.options import CONNECTION, Json, KeyFile
 from coterie.cli.output import answer, note
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ def verify(
             help="Allowed mean log-probability difference (nats); when given, nothing else decides.", min=0
         ),
     ] = None,
-    model_name: Annotated[str | None, typer.Option(help="The model's name at the server.")] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="The model's name at the server.", rich_help_panel=CONNECTION)
+    ] = None,
     api_key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
