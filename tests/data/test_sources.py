@@ -197,7 +197,8 @@ def test_lint_lists_every_problem_with_its_line(tmp_path):
     report = lint([str(tmp_path), str(tmp_path / "none")])
     root = tmp_path
     assert [str(problem).replace(f"{root}/", "") for problem in report.problems] == [
-        "a.jsonl:2: is not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
+        "a.jsonl:2: is not valid JSON "
+        "(Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
         "a.jsonl:3: has neither 'text' nor 'messages' (fields: body)",
         "a.jsonl:4: empty text",
         "a.jsonl:5: repeats a.jsonl:1",

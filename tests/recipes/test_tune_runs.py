@@ -58,7 +58,7 @@ def test_the_same_three_commands_tune_merge_and_talk(
         "rank=4",
     )
     assert code == 0, said
-    assert Path(printed.strip()) == out / "adapter" and "read back from disk: gravity 1.000" in said
+    assert Path(printed.strip()) == out / "adapter" and "reloaded from disk: gravity 1.000" in said
     report = json.loads((out / "report.json").read_text())
     reached = {entry["group"]: entry for entry in report["coverage"]}
     assert ("experts" in reached) == (family != "qwen3")

@@ -68,29 +68,28 @@ def test_verdict_never_overclaims(difference, half):
     first, *_, last = verdict(results)
     if abs(difference) <= half:
         assert first.startswith("No difference in quality is shown") and "includes zero" in first
-        assert "quality from a given amount of text" not in last
+        assert "quality at equal text" not in last
     elif difference < 0:
         assert first.startswith("The mixture of experts predicts held-out text better")
-        assert "Choose the MoE for quality from a given amount of text" in last
+        assert "Choose the MoE for quality at equal text" in last
     else:
         assert first.startswith("The dense model predicts held-out text better")
-        assert "MoE on nothing" in last
+        assert "MoE in nothing" in last
 
 
 def test_verdict_says_where_the_dense_model_wins():
     text = " ".join(verdict(fake_results()))
-    assert "After an equal 2 min 11 s of training on this machine the dense model is ahead" in text
-    assert "writes text 0.69 times as fast" in text
+    assert "After 2 min 11 s of training each on this machine, the dense model is better" in text
+    assert "generates text at 0.69 times the speed" in text
     assert (
-        "choose the dense model for quality from a given training time, speed of writing, memory and size"
-        in text
+        "Choose the dense model for quality at equal training time, generation speed, memory and size" in text
     )
 
 
 def test_equal_time_gap_must_exceed_the_noise():
     results = fake_results(half=0.012)  # the gap is 0.011
     assert equal_time_winner(results) is None
-    assert any("no difference is shown" in s and "equal 2 min 11 s" in s for s in verdict(results))
+    assert any("no difference is shown" in s and "After 2 min 11 s" in s for s in verdict(results))
     assert equal_time_winner(fake_results(half=0.010)) == "dense"
     assert equal_time_winner(results.model_copy(update={"equal_time": None})) is None
 

@@ -1,3 +1,4 @@
-"""Layer 2: sources, dedup, split, token shards, rows and their order. Imports neither torch nor
-transformers.
+"""Sources, deduplication, held-out split, token shards, rows, their order, and tuning examples.
+
+No module here imports torch or transformers.
 """

@@ -1,8 +1,10 @@
-"""`prepare`: sources to deduplicated, split, tokenised shards with a data card, done once and found again.
+"""`prepare`: from sources to token shards with a data card, done once and found again.
 
-The result is one directory named by a hash of everything that decides it. It is written under a temporary
-name and renamed when complete, so a directory that has its final name is whole; reuse still checks every
-file's hash.
+    read_sources -> deduplicate -> split -> mixture weights, seeded order -> tokenizer -> write_shards
+
+The result is one directory named by a hash of everything that decides its content. It is written under a
+temporary name and renamed when complete, so a directory with its final name is whole. Reuse still checks the
+hash of every file.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ def prepare(config: DataConfig, out_dir: str | Path, progress: Progress | None =
     """Read, deduplicate, split, train or load the tokenizer, write shards and `card.json` below `out_dir`.
 
     `progress` is called with one line per stage. A complete, undamaged result for the same settings and
-    unchanged sources is reused. Errors: `DataError`.
+    unchanged sources is reused.
+    Errors: `DataError` for sources that cannot be used, or a result that cannot be written.
     """
     tell = progress or (lambda line: None)
     for source in config.sources:
@@ -110,9 +113,7 @@ def prepare(config: DataConfig, out_dir: str | Path, progress: Progress | None =
 
 
 def _key(config: DataConfig) -> str:
-    """Names the result: settings, sources' names, sizes and times, and for the primer the interpreter it
-    reads.
-    """
+    """The result's name: a hash of settings, source files, tokenizer, and for the primer the interpreter."""
     import platform
 
     settings = config.to_dict()
@@ -133,7 +134,8 @@ def _build(config: DataConfig, directory: Path, tell: Progress) -> None:
     documents, report = list(read_sources(config.sources, reading)), reading.report
     if given is not None and given.chat_template is None and any(document.messages for document in documents):
         raise DataError(
-            f"{config.tokenizer}: has no chat template, which conversations need; save a chat_template.jinja there"
+            f"{config.tokenizer}: has no chat template, which conversations need; "
+            "save a chat_template.jinja there"
         )
     tell(f"data: read {report.documents:,} documents, {report.num_bytes:,} bytes")
     kept, dropped = deduplicate(documents, config.dedup_exact, config.dedup_near, config.near_threshold)
@@ -179,8 +181,10 @@ def _open(directory: Path, config: DataConfig) -> Prepared:
 
 
 def _mixed(documents: Sequence[Document], seed: int) -> list[Document]:
-    """Each document as often as its weight says (a fraction by content), in a seeded order that mixes the
-    slices.
+    """Each document as often as its weight says, in a seeded order that mixes the slices.
+
+    The fraction of a weight keeps a document or not by its content, so the choice does not depend on the
+    order.
     """
     copies = [
         document

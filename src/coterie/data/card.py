@@ -1,4 +1,4 @@
-"""The data card: what a corpus holds, what was left out and why, in numbers that can be checked."""
+"""The data card: what a corpus holds, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class SliceCount:
 
 @dataclass(frozen=True)
 class DataCard:
-    """`train` counts documents as often as an epoch shows them (mixture weights); `heldout` counts each
-    once.
+    """What `prepare` read, left out and wrote.
+
+    `train` counts a document as often as an epoch shows it (mixture weights); `heldout` counts each once.
     """
 
     read_documents: int
@@ -43,9 +44,7 @@ class DataCard:
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text one token stands for, on held-out text (which the tokenizer has not been trained
-        on).
-        """
+        """Bytes of text per token, on held-out text (on which the tokenizer was not trained)."""
         heldout = self.total("heldout")
         return heldout.num_bytes / heldout.tokens
 
@@ -74,13 +73,15 @@ class DataCard:
         for side in ("train", "heldout"):
             total = self.total(side)
             lines.append(
-                f"{side:<8} {total.documents:>9,} documents  {total.num_bytes:>13,} bytes  {total.tokens:>12,} tokens"
+                f"{side:<8} {total.documents:>9,} documents  {total.num_bytes:>13,} bytes  "
+                f"{total.tokens:>12,} tokens"
             )
             counts = self.train if side == "train" else self.heldout
             for name, count in sorted(counts.items(), key=lambda item: (-item[1].num_bytes, item[0])):
                 share = count.num_bytes / max(total.num_bytes, 1)
                 lines.append(
-                    f"  {name:<24} {count.documents:>9,} {count.num_bytes:>13,} {count.tokens:>12,} {share:>6.1%}"
+                    f"  {name:<24} {count.documents:>9,} {count.num_bytes:>13,} {count.tokens:>12,} "
+                    f"{share:>6.1%}"
                 )
         lines.append(
             f"tokenizer {self.vocab_size:,} ids, {self.bytes_per_token:.2f} bytes per token on held-out text"

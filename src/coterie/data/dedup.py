@@ -1,8 +1,8 @@
-"""Removal of repeated documents: equal after white space is evened out, or nearly equal by MinHash.
+"""Removal of repeated documents: equal up to white space, or nearly equal by MinHash.
 
-The first of a group stays. Near-duplicates share at least `threshold` of their five-word shingles (Jaccard,
-estimated from 128 MinHash values; Broder 1997). Everything is seeded, so the same documents always give the
-same answer.
+The first document of a group is kept. Near-duplicates share at least `threshold` of their five-word shingles
+(Jaccard similarity, estimated from 128 MinHash values; Broder 1997). All hashing is seeded, so the same
+documents always give the same result.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ _BASE_INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
 
 
 def content_digest(text: str) -> bytes:
-    """SHA-256 of the text with every run of white space made one blank."""
+    """SHA-256 of the text with every run of white space replaced by one blank."""
     return hashlib.sha256(" ".join(text.split()).encode()).digest()
 
 
 def deduplicate(
     documents: Sequence[Document], exact: bool = True, near: bool = True, threshold: float = 0.8
 ) -> tuple[list[Document], dict[str, int]]:
-    """Documents that stay, in order, and how many were dropped as `exact duplicate` and as `near
-    duplicate`.
+    """The documents to keep, in order, and how many were dropped, as `exact duplicate` and `near duplicate`.
+
+    `threshold`: Jaccard similarity from which two documents are near-duplicates.
     """
     kept = list(documents)
     counts: dict[str, int] = {}
@@ -55,12 +56,12 @@ def deduplicate(
 
 
 def band_width(threshold: float) -> int:
-    """Values per band: the widest with which a pair at `threshold` meets in some band often enough."""
+    """Values per LSH band: the largest width at which most pairs at `threshold` share a band."""
     return next((w for w in _WIDTHS if 1 - (1 - threshold**w) ** (NUM_HASHES // w) >= _FOUND), 1)
 
 
 def _near_duplicates(texts: Sequence[str], threshold: float) -> npt.NDArray[np.bool_]:
-    """For each text whether a text before it, itself kept, resembles it."""
+    """For each text, whether it resembles an earlier text that is kept."""
     import rensa
 
     hashes, offsets = shingle_hashes(texts)
@@ -93,11 +94,10 @@ def _digest(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint32]:
 
 
 def shingle_hashes(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """64-bit hashes of every five-word shingle of every text, flat, and the offsets (len + 1) where texts
-    begin.
+    """64-bit hashes of the five-word shingles of all texts, flat, and the offsets (len + 1) of the texts.
 
-    Words are runs of letters, digits and non-ASCII bytes, in lower case; every other visible character is a
-    word of its own. A text of fewer words has one shingle.
+    Words are runs of letters, digits and non-ASCII bytes, in lower case. Every other visible character is a
+    word by itself. A text with fewer words has one shingle.
     """
     parts: list[npt.NDArray[np.uint64]] = []
     counts: list[npt.NDArray[np.int64]] = []
@@ -119,8 +119,10 @@ def shingle_hashes(texts: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.ND
 def _shingle_batch(
     batch: list[bytes], parts: list[npt.NDArray[np.uint64]], counts: list[npt.NDArray[np.int64]]
 ) -> None:
-    """Append the shingles of one batch: array arithmetic modulo 2^64, a word's hash is a difference of prefix
-    sums.
+    """Append the shingles of one batch.
+
+    A word's hash is a polynomial of its bytes modulo 2^64, computed for all words at once as a difference of
+    prefix sums, divided by the power of the base where the word begins.
     """
     raw = np.frombuffer(b" ".join(batch) + b" ", dtype=np.uint8)
     kind = _KIND[raw]

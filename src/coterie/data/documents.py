@@ -1,7 +1,7 @@
 """Documents, and how they become token ids.
 
-Training shards, held-out text, routing traces and `coterie verify --data` all use `document_ids`, so a text has the
-same ids wherever it is read.
+Training shards, held-out text, routing traces and `coterie verify --data` all use `document_ids`, so a text
+has the same ids wherever it is read.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Document:
 def document_ids(documents: Sequence[Document], tokenizer: Tokenizer, plain: bool = False) -> list[list[int]]:
     """`[end of text] + tokens` of each document.
 
-    A conversation is rendered with the tokenizer's chat template, unless it was read with this tokenizer and has
-    its ids already. If the tokenizer has no template, or with `plain`, its text is encoded like any other.
+    A conversation is rendered with the tokenizer's chat template, unless it was read with this tokenizer and
+    has its ids already. If the tokenizer has no template, or with `plain`, its text is encoded like any
+    other.
     Errors: `DataError` if the template cannot render a conversation.
     """
     rendered = [None if plain else _conversation_ids(document, tokenizer) for document in documents]

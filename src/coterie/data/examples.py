@@ -1,7 +1,7 @@
 """Tuning examples from files of every common format, with file and line.
 
-A file is of one kind, which its first record shows. A record that cannot be read is a `Problem` with its
-line; nothing is left out in silence.
+A file is of one kind, which its first record shows. A record that cannot be read becomes a `Problem` with its
+line; no record is dropped silently.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from coterie.data.records import Problem, read_records
 
 @dataclass
 class ExampleSet:
-    """What was read. `format`: of its first file."""
+    """The examples and problems of some sources. `format`: of the first file."""
 
     format: str = ""
     examples: list[Example] = field(default_factory=list)
@@ -25,10 +25,11 @@ class ExampleSet:
 
 
 def read_examples(source: str, limit: int | None = None) -> ExampleSet:
-    """All examples of one source: JSONL, JSON, Parquet, a directory of them, hf://owner/name, '-', `starter`,
-    `tools`.
+    """All examples of one source.
 
-    `name:0.3` takes that share of it, `name#500` that many (evenly spread). `limit`: stop after so many.
+    `source`: a JSONL, JSON or Parquet file, a folder of them, `hf://owner/name`, `-` (standard input),
+    `starter` or `tools`. `name:0.3` takes that share of a source and `name#500` that many examples, evenly
+    spread. `limit`: stop after that many examples.
     Errors: `DataError` for a source that cannot be read, holds nothing, or mixes kinds.
     """
     path, share, count = portion(source)
@@ -62,8 +63,9 @@ def read_examples(source: str, limit: int | None = None) -> ExampleSet:
 
 
 def read_all(sources: Sequence[str]) -> ExampleSet:
-    """The examples of several sources in turn. Errors: `DataError`, also when their kinds do not go
-    together.
+    """The examples of several sources, one source after another.
+
+    Errors: `DataError` for a source that cannot be read, or kinds that cannot be tuned on together.
     """
     merged = ExampleSet()
     for source in sources:
@@ -86,7 +88,10 @@ def _purpose(example: Example) -> str:
 
 
 def portion(source: str) -> tuple[str, float | None, int | None]:
-    """`path:0.3` and `path#500` in their parts."""
+    """The parts of `path:0.3` (share) and `path#500` (count).
+
+    Errors: `DataError` for a share outside (0, 1].
+    """
     path, mark, number = source.rpartition("#")
     if mark and number.isdigit() and int(number) > 0:
         return path, None, int(number)

@@ -1,4 +1,4 @@
-"""Every common format of tuning data, told by the fields of a record."""
+"""Every common format of tuning data, recognised by the fields of a record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tools = tuple[Mapping[str, Any], ...]
 
 @dataclass(frozen=True)
 class ChatExample:
-    """A conversation. `learn`: for each message whether it is learnt; None means those of assistants."""
+    """A conversation. `learn`: for each message whether it is learnt; None means the assistant's messages."""
 
     messages: tuple[Message, ...]
     origin: Origin
@@ -26,7 +26,7 @@ class ChatExample:
 
 @dataclass(frozen=True)
 class PairExample:
-    """A prompt in plain text and what is to follow it, without any template."""
+    """A plain-text prompt and its completion, without a chat template."""
 
     prompt: str
     completion: str
@@ -35,9 +35,9 @@ class PairExample:
 
 @dataclass(frozen=True)
 class PreferenceExample:
-    """Two continuations of one beginning (conversations, or plain texts), the better one first.
+    """Two continuations of one beginning (conversations or plain texts), of which `chosen` is the better one.
 
-    `margin`: by how much it is better, where the data says.
+    `margin`: by how much it is better, if the data says so.
     """
 
     chosen: ChatExample | PairExample
@@ -48,7 +48,7 @@ class PreferenceExample:
 
 @dataclass(frozen=True)
 class LabelledExample:
-    """A continuation that is wanted or not (KTO)."""
+    """A continuation with a label that says whether it is wanted (for KTO)."""
 
     example: ChatExample | PairExample
     label: bool
@@ -57,7 +57,7 @@ class LabelledExample:
 
 @dataclass(frozen=True)
 class TextExample:
-    """Plain text, all of it learnt."""
+    """Plain text, all of which is learnt."""
 
     text: str
     origin: Origin
@@ -65,7 +65,7 @@ class TextExample:
 
 @dataclass(frozen=True)
 class PretokenisedExample:
-    """Token ids as they are; `labels` of -100 are not learnt."""
+    """An example given as token ids. Tokens whose label is -100 are not learnt."""
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
@@ -83,13 +83,17 @@ _ROLES = {
     "observation": "tool", "tool": "tool", "function_response": "tool",
 }  # fmt: skip
 FORMATS = (
-    "messages, ShareGPT (conversations), Alpaca (instruction, output), prompt and completion, question and answer, "
-    "text, preference (chosen, rejected), labelled (prompt, completion, label), input_ids"
+    "messages, ShareGPT (conversations), Alpaca (instruction, output), prompt and completion, "
+    "question and answer, text, preference (chosen, rejected), labelled (prompt, completion, label), "
+    "input_ids"
 )
 
 
 def kind_of(record: Mapping[str, Any]) -> str:
-    """The format of a record by its fields. Errors: `DataError` for none that is known."""
+    """The format of a record, by its fields.
+
+    Errors: `DataError` if it is not a known one.
+    """
     has = {key for key, value in record.items() if value is not None}
     if "input_ids" in has:
         return "tokens"
@@ -173,7 +177,7 @@ def _chat(record: Mapping[str, Any], origin: Origin, turns: list[Message], given
 
 
 def _learnt(turns: Sequence[Message], given: Any) -> tuple[bool, ...] | None:
-    """Marks per message: `loss`, `train` or `weight` of the turns themselves, where any has one."""
+    """A mark per message from the turns' own `loss`, `train` or `weight`, if any turn has one."""
     marks = [
         next((turn[key] for key in ("loss", "train", "weight") if key in turn), None) for turn in given or ()
     ]
@@ -226,9 +230,7 @@ def _read_completion(record: Mapping[str, Any], origin: Origin) -> ChatExample |
 def _continued(
     record: Mapping[str, Any], origin: Origin, prompt: Any, completion: Any, name: str
 ) -> ChatExample | PairExample:
-    """A beginning and what follows it: both plain text, or both messages (a text then counts as one
-    message).
-    """
+    """A prompt and its completion: both plain text, or both messages (a text then counts as one message)."""
     if isinstance(prompt, str) and isinstance(completion, str):
         if not completion:
             raise DataError(f"field '{name}' is empty, so there is nothing to learn")

@@ -25,8 +25,9 @@ _RETENTION_SEED = 20_011  # differs from the quickstart's seeds: no model was tr
 
 @dataclass(frozen=True)
 class HeldoutDocument:
-    """One text to measure on: its slice (kind of text), token ids (T,) with the separator first, and its size in
-    UTF-8 bytes.
+    """One text to measure on.
+
+    `slice`: kind of text. `ids` (T,): its tokens, after a leading separator. `num_bytes`: its size in UTF-8.
     """
 
     slice: str
@@ -46,7 +47,7 @@ def read_domains(
     max_tokens: int = 50_000,
     model_name: str = "the model",
 ) -> list[HeldoutDocument]:
-    """Documents of each source, about `max_tokens` tokens of it at most. The slice is the name of the source's file.
+    """Documents of each source, each about `max_tokens` tokens at most, with the file's name as slice.
 
     The embedded corpus `primer` keeps its own slices.
     Errors: `DataError` for a source that cannot be read; `ConfigError` without a tokenizer.
@@ -73,10 +74,9 @@ def read_domains(
 
 
 def retention_documents(source: str, tokenizer: Tokenizer) -> list[HeldoutDocument]:
-    """Texts that a tuned model must not forget, about `RETENTION_TOKENS` tokens: bits per byte are measured on them
-    before and after tuning.
+    """About `RETENTION_TOKENS` tokens of text that a tuned model must not forget.
 
-    `source`: `primer`, a text source, or `none`.
+    Bits per byte are measured on them before and after tuning. `source`: `primer`, a text source, or `none`.
     Errors: `DataError` for a source that cannot be read.
     """
     if source == "none":
@@ -89,7 +89,7 @@ def retention_documents(source: str, tokenizer: Tokenizer) -> list[HeldoutDocume
                 f"retention {source}: no such file or directory; give a text source, primer or none"
             )
         spec, reading = SourceConfig(path=source), Reading(max_bytes=200_000)
-    # Plain text, also of conversations: a chat template may refuse some of them, and tuning must not fail for that.
+    # Conversations are plain text here: a chat template may refuse some of them, which must not stop a run.
     found = list(read_sources([spec], reading))
     documents = []
     for document, tokens in zip(found, document_ids(found, tokenizer, plain=True), strict=True):

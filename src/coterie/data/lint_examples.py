@@ -1,6 +1,4 @@
-"""Lint of tuning examples: what would be learnt, token by token, and everything that is wrong, before any
-training.
-"""
+"""Lint of tuning examples before any training: every fault, and which tokens would be learnt."""
 
 from __future__ import annotations
 
@@ -27,10 +25,11 @@ _GREEN, _DIM, _PLAIN = "\033[32m", "\033[2m", "\033[0m"
 
 @dataclass
 class ExamplesReport:
-    """What a source of examples holds. What needs a tokenizer is None without one.
+    """What a source of examples holds. Fields that need a tokenizer are None without one.
 
-    `tokens`: length of sequences at the percentiles 0, 50, 90, 99 and 100. `filled`: share of the positions
-    of packed rows that are used. `learnt`: share of tokens that are learnt. `notes` are no faults.
+    `tokens`: lengths of the sequences at the percentiles 0, 50, 90, 99 and 100. `filled`: share of the
+    positions of packed rows that are used. `learnt`: share of tokens that are learnt. `notes`: remarks that
+    are not faults.
     """
 
     format: str
@@ -60,15 +59,14 @@ class ExamplesReport:
             lines.append(f"tokens: {spread}; {self.learnt or 0:.1%} are learnt")
             lines.append(f"packed: {self.rows:,} rows of {self.row_length:,}, {self.filled or 0:.1%} full")
         lines.append(
-            f"{self.examples:,} examples ({self.format or 'no known format'}), {len(self.problems):,} problems"
+            f"{self.examples:,} examples ({self.format or 'no known format'}), "
+            f"{len(self.problems):,} problems"
         )
         return "\n".join(lines)
 
 
 def holds_examples(source: str) -> bool:
-    """Whether a source holds examples to tune on, rather than plain text, by its first record that can be
-    read.
-    """
+    """Whether a source holds tuning examples rather than plain text, judged by its first readable record."""
     name = portion(source)[0]
     if name == "-" or name in EMBEDDED:
         return True
@@ -90,11 +88,9 @@ def holds_examples(source: str) -> bool:
 def lint_examples(
     sources: Sequence[str], tokenizer: Tokenizer | None = None, row_length: int = 4096, show: int = 0
 ) -> ExamplesReport:
-    """Read every example; with a tokenizer also turn it into tokens, show the first ones and try its tool
-    calls.
+    """Read every example; with a tokenizer also tokenise it, preview the first `show`, check tool calls.
 
-    Errors: `DataError` for sources that cannot be read or do not go together; faults of examples are in the
-    report.
+    Errors: `DataError` for sources that cannot be read or combined. Faults of examples are in the report.
     """
     found = read_all(sources)
     report = ExamplesReport(found.format, len(found.examples), list(found.problems), list(_repeats(found)))
@@ -127,7 +123,7 @@ def lint_examples(
 
 
 def _repeats(found: ExampleSet) -> Iterator[str]:
-    """Equal examples: counted, not a fault (a mixture may repeat on purpose)."""
+    """Equal examples. They are counted but are not a fault: a mixture may repeat examples on purpose."""
     first: dict[str, str] = {}
     again = []
     for example in found.examples:
@@ -138,16 +134,16 @@ def _repeats(found: ExampleSet) -> Iterator[str]:
         if before != where:
             again.append(f"{where} repeats {before}")
     if again:
-        yield f"note: {len(again):,} examples stand there twice, the first at {again[0]}"
+        yield f"note: repeated examples: {len(again):,}; the first: {again[0]}"
 
 
 def _endless(examples: Sequence[TokenExample], tokenizer: Tokenizer) -> Iterator[str]:
-    """Replies that end without a token that stops: the template's mark may be no token of this vocabulary."""
+    """Replies that do not end with a stop token: the template's end mark may not be in the vocabulary."""
     ends = [(example, _last_learnt(example.sequences[0])) for example in examples]
     found = [example for example, last in ends if last is not None and last not in tokenizer.stop_ids]
     if found:
         yield (
-            f"note: {len(found):,} examples end with no token that stops a reply, the first at {found[0].origin}: "
+            f"note: examples that do not end with a stop token: {len(found):,}, the first at {found[0].origin}; "
             "a model would not learn when to stop"
         )
 
@@ -166,9 +162,7 @@ def _chats(example: Example) -> list[ChatExample]:
 
 
 def _calls_that_change(found: ExampleSet, tokenizer: Tokenizer) -> Iterator[Problem]:
-    """Tool calls that the parser of replies would not give back: the model would learn what nobody can
-    read.
-    """
+    """Tool calls that the reply parser does not recover from the rendered text; a server would miss them."""
     template = tokenizer.chat_template
     for example in found.examples if template is not None else ():
         for chat in _chats(example):
@@ -185,7 +179,7 @@ def _call_fault(chat: ChatExample, index: int, template: str, tokenizer: Tokeniz
         prompt = render(chat.messages[:index], template, True, chat.tools, names)
         turn = render(chat.messages[: index + 1], template, False, chat.tools, names)
     except DataError:
-        return None  # told by the tokens' own check
+        return None  # tokenising this example reports the fault
     if not turn.startswith(prompt):
         return None
     text = turn[len(prompt) :].rstrip()
@@ -197,7 +191,7 @@ def _call_fault(chat: ChatExample, index: int, template: str, tokenizer: Tokeniz
     if read == chat.messages[index].tool_calls:
         return None
     lost = next((call.name for call in chat.messages[index].tool_calls if call not in read), "?")
-    return f"the call of '{lost}' does not come back when the rendered reply is read; the template shows it otherwise"
+    return f"the call of '{lost}' is lost when the rendered reply is parsed; the template changes its form"
 
 
 def _preview(example: TokenExample, sequence: TokenSequence, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The order of training samples: a pure function of (seed, number), so a run's place in its data is one
-integer.
+"""The order of training samples: a pure function of seed and number.
 
-Sample i belongs to epoch i // num_rows; each epoch is its own permutation, computed, not stored (a Feistel
-network over the next power of four, walked until it lands inside; Black and Rogaway 2002). The number of
-processes plays no part.
+A run's place in its data is therefore one integer. Sample i belongs to epoch i // num_rows. Each epoch has
+its own permutation, which is computed and not stored: a Feistel network over the next power of four, applied
+again until the result is a valid row (cycle walking; Black and Rogaway 2002). The order does not depend on
+the number of processes. See docs/design/data-order.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MASK64 = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Order:
-    """Sample number to row number; every epoch visits each of `num_rows` rows once."""
+    """Maps sample numbers to row numbers; every epoch visits each of `num_rows` rows once."""
 
     num_rows: int
     seed: int
@@ -31,7 +31,7 @@ class Order:
             raise ConfigError(f"num_rows {self.num_rows}: an order needs at least one row")
 
     def __getitem__(self, sample: int) -> int:
-        """The row of sample number `sample` (from 0, without end)."""
+        """The row of sample number `sample`, from 0 without end."""
         if sample < 0:
             raise IndexError(f"sample {sample} is negative")
         epoch, index = divmod(sample, self.num_rows)
@@ -46,11 +46,12 @@ class Order:
 def read_batches(
     rows: Sequence[Row], order: Order, start: int, batch_rows: int, rank: int = 0, world: int = 1
 ) -> Iterator[list[Row]]:
-    """Endless batches from sample number `start` on: batch n is samples start + [n * batch_rows, (n + 1) *
-    batch_rows).
+    """Endless batches from sample number `start` on.
 
-    Process `rank` of `world` gets every `world`-th of them from `rank` on: together they see the same global
-    batch whatever their number. Errors: `ConfigError` when the rows cannot be shared out evenly.
+    Batch n holds the samples start + [n * batch_rows, (n + 1) * batch_rows). Process `rank` of `world` gets
+    every `world`-th of them, starting at `rank`, so all processes together read the same global batch
+    whatever their number.
+    Errors: `ConfigError` if the rows cannot be divided evenly.
     """
     if len(rows) != order.num_rows:
         raise ConfigError(f"the order is over {order.num_rows} rows, the data has {len(rows)}")

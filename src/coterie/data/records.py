@@ -5,9 +5,9 @@
     hf://owner/name --'                             |--> examples.read_examples  Problems are collected
     embedded examples -'                            '--> lint.lint               Problems are collected
 
-A record that cannot be read becomes a `Problem` with its file and line, and reading continues after it. What to do with
-problems is the reader's policy: `demand` raises the first one. A file or Hub dataset that cannot be read at all is a
-`DataError`.
+A record that cannot be read becomes a `Problem` with its file and line, and reading continues after it. What
+to do with problems is the reader's policy: `demand` raises the first one. A file or Hub dataset that cannot
+be read at all is a `DataError`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ Records = Iterator[tuple[Origin, Mapping[str, Any] | Problem]]
 
 
 def demand(records: Records) -> Iterator[tuple[Origin, Mapping[str, Any]]]:
-    """The records, with their origins. Errors: `DataError` for the first `Problem` among them."""
+    """The records, with their origins.
+
+    Errors: `DataError` for the first `Problem` among them.
+    """
     for origin, record in records:
         if isinstance(record, Problem):
             raise DataError(str(record))
@@ -222,7 +225,7 @@ def is_binary(path: Path) -> bool:
 
 
 def walk(root: Path, skipped: Counter[str]) -> Iterator[Path]:
-    """Files below `root` in sorted order. Hidden entries, version control and caches are counted in `skipped`.
+    """Files below `root` in sorted order. `skipped` counts hidden entries, version control and caches.
 
     Errors: `DataError` for a folder that cannot be read.
     """

@@ -119,7 +119,7 @@ class PackedRows(Sequence[Row]):
         return (self[index] for index in range(len(self)))
 
     def whole(self) -> list[Row]:
-        """The rows of which every position and every target is a token of the stream: without a shorter last row.
+        """The rows whose positions and targets are all tokens of the stream; a shorter last row is left out.
 
         Errors: `DataError` if there is no such row.
         """

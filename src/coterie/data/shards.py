@@ -1,8 +1,8 @@
-"""Token shards on disk: Megatron's `.bin/.idx` pair, plus what it has no room for.
+"""Token shards on disk: Megatron's `.bin`/`.idx` pair, and two files with what that format cannot hold.
 
-`NAME.bin`: the tokens of all documents one after the other. `NAME.idx`: lengths and byte offsets
-(Megatron-Core, `indexed_dataset.py`). `NAME.documents.npy`: slice number and UTF-8 bytes of each document.
-`shard.json`: slice names, the tokenizer's hash, and size and SHA-256 of every file.
+`NAME.bin`: the tokens of all documents, concatenated. `NAME.idx`: lengths and byte offsets (Megatron-Core,
+`indexed_dataset.py`). `NAME.documents.npy`: slice number and UTF-8 bytes of each document. `shard.json`:
+slice names, the tokenizer's hash, and size and SHA-256 of every file.
 """
 
 from __future__ import annotations
@@ -81,8 +81,10 @@ def write_shards(
     directory: str | Path,
     tokens_per_shard: int = _TOKENS_PER_SHARD,
 ) -> Shards:
-    """Encode documents in the order given and write them; `shard.json` comes last and makes the directory
-    readable.
+    """Encode documents in the given order and write them below `directory`.
+
+    `shard.json` is written last and makes the directory readable.
+    Errors: `DataError` if a conversation cannot be rendered.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,7 @@ def _write_one(
     files: dict[str, dict[str, Any]],
     tokens_per_shard: int,
 ) -> bool:
-    """Write one shard from the next batches of documents; False, and nothing written, when there are none."""
+    """Write one shard from the next batches of documents. Without any, write nothing and return False."""
     lengths: list[int] = []
     about: list[tuple[int, int]] = []
     total = 0

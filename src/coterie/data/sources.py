@@ -4,7 +4,8 @@
                  --> records (data/records.py) --> text or messages --> Document
                  --> primer -----------------------------------------'
 
-A source that cannot be used as given is an error. A file found in a folder that is not text is skipped and counted.
+A source that cannot be used as given is an error. A file found in a folder that is not text is skipped and
+counted.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from coterie.text.tokenizer import CHATML, Tokenizer
 
 PROSE = frozenset({"", ".txt", ".md", ".markdown", ".rst"})
 CODE = frozenset(
-    ".py .pyi .c .h .cc .cpp .hpp .cu .rs .go .java .kt .js .ts .jsx .tsx .rb .php .sh .sql .html .css .json .yaml "
-    ".toml .xml .tex .lua .r .jl .hs .ml .scala .swift .cs .pl .f90 .ipynb".split()
+    ".py .pyi .c .h .cc .cpp .hpp .cu .rs .go .java .kt .js .ts .jsx .tsx .rb .php .sh .sql .html .css .json "
+    ".yaml .toml .xml .tex .lua .r .jl .hs .ml .scala .swift .cs .pl .f90 .ipynb".split()
 )
 PRIMER_BYTES = 14_000_000  # the generated slices are endless, so reading the primer needs a limit
 
@@ -54,8 +55,9 @@ class ReadingReport:
 class Reading:
     """How sources are read. The counts of the reading collect in `report`.
 
-    `text_field`: the field of a record that holds its text. `seed` chooses the primer's documents. `max_bytes`
-    (UTF-8) ends the reading of all sources together. `tokenizer`: renders conversations with its chat template.
+    `text_field`: the field of a record that holds its text. `seed` chooses the primer's documents.
+    `max_bytes` (UTF-8) ends the reading of all sources together. `tokenizer`: renders conversations with its
+    chat template.
     """
 
     text_field: str = "text"
@@ -73,9 +75,9 @@ class Reading:
 def read_sources(specs: Sequence[str | SourceConfig], reading: Reading | None = None) -> Iterator[Document]:
     """Every document of every source, in a fixed order.
 
-    Errors: `DataError`, one line, for a missing path, a binary file given directly, text that is not UTF-8, a bad
-    line (with its number), a conversation that the tokenizer's template cannot render, or a source without a
-    document.
+    Errors: `DataError`, one line, for a missing path, a binary file given directly, text that is not UTF-8, a
+    bad line (with its number), a conversation that the tokenizer's template cannot render, or a source
+    without a document.
     """
     reading = reading or Reading()
     report = reading.report
@@ -135,9 +137,9 @@ def rendered(messages: Sequence[Message], tokenizer: Tokenizer | None) -> tuple[
     if tokenizer is not None and tokenizer.chat_template is not None:
         ids = conversation_ids(tokenizer, messages)
         return tokenizer.decode(ids), tuple(ids)
-    # Without a tokenizer, one will be trained on this very text and will get the ChatML template (`Tokenizer.train`).
-    # So this is the text that the model sees, but its ids can only be made later: `document_ids` then renders once
-    # more, because only `conversation_ids` keeps special tokens in the words of a message from acting as such.
+    # Without a tokenizer, one will be trained on this text and get the ChatML template (`Tokenizer.train`).
+    # So the model sees this text, but its ids can only be made once the tokenizer exists. `document_ids` then
+    # renders once more: only `conversation_ids` keeps special tokens in a message's words from acting as such.
     text = render(messages, CHATML.read_text(encoding="utf-8"))
     check_utf8(text)
     return text, None
@@ -264,7 +266,7 @@ def _parts(text: str, limit: int) -> Iterator[tuple[int, str]]:
 
 
 def fingerprint(specs: Iterable[str | SourceConfig]) -> list[list[Any]]:
-    """Name, size and modification time of every file of the sources: a change of them shows without reading."""
+    """Name, size and modification time of every source file: shows a change without reading the files."""
     result: list[list[Any]] = []
     for spec in map(as_source, specs):
         path = Path(spec.path).expanduser()

@@ -1,7 +1,7 @@
 """Which documents and examples are held out for evaluation.
 
-The content alone decides, so equal texts are on the same side and a text stays on its side when others are added. A
-hash of the content gives a place in [0, 1); places below the held-out fraction are held out.
+The content alone decides, so equal texts are on the same side and a text stays on its side when others are
+added. A hash of the content gives a place in [0, 1); places below the held-out fraction are held out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def place(text: str) -> float:
 
 
 def split(documents: Sequence[Document], fraction: float) -> tuple[list[Document], list[Document], bool]:
-    """(train, held out, forced). `forced`: the rule left one side empty, so the document nearest to the limit moved.
+    """(train, held out, forced). `forced`: a side was empty, so the document nearest to the limit moved.
 
     Errors: `DataError` when there are not two different documents.
     """
@@ -59,7 +59,7 @@ def _token_place(example: TokenExample) -> float:
 
 
 def _held_out(places: Sequence[float], fraction: float) -> tuple[list[bool], bool]:
-    """Which of at least two different places are held out, and whether the limit had to move to fill a side."""
+    """Which places are held out, and whether the limit moved to fill a side. Two places must differ."""
     limit, forced = fraction, False
     if min(places) >= fraction:
         limit, forced = sorted(set(places))[1], True

@@ -45,8 +45,8 @@ class TokenExample:
     """What is learnt as one: a single sequence, or two that are compared.
 
     A preference has the chosen sequence, then the rejected one. A labelled continuation has its own sequence,
-    then its prompt with the continuation of another example. `label`: whether the continuation is wanted (None:
-    the data is not labelled). `margin`: by how much the chosen sequence is better.
+    then its prompt with the continuation of another example. `label`: whether the continuation is wanted
+    (None: the data is not labelled). `margin`: by how much the chosen sequence is better.
     """
 
     sequences: tuple[TokenSequence, ...]
@@ -62,7 +62,7 @@ class TokenExample:
 
 @dataclass
 class TokenExampleSet:
-    """Token examples, and the problems of the examples that gave none. `judged`: they are preferences or labels."""
+    """Token examples, and the problems of those that gave none. `judged`: preferences or labels."""
 
     examples: list[TokenExample] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -108,8 +108,8 @@ def tokenise_all(found: ExampleSet, tokenizer: Tokenizer, max_length: int) -> To
 def tokenise(example: ChatExample | PairExample | PretokenisedExample, tokenizer: Tokenizer) -> TokenSequence:
     """One example as a token sequence.
 
-    Errors: `DataError` for a template that cannot be used, tokens that the tokenizer lacks, a start or end token
-    written twice, or nothing to learn.
+    Errors: `DataError` for a template that cannot be used, tokens that the tokenizer lacks, a start or end
+    token written twice, or nothing to learn.
     """
     if isinstance(example, ChatExample):
         tools = list(example.tools)

@@ -42,8 +42,8 @@ _log = logging.getLogger("coterie")
 class TuneData:
     """Rows to train on and rows to evaluate on, with the examples they were packed from.
 
-    `objective`: the one asked for, or the one that suits the data for `auto`. `skipped`: the problems of examples
-    that were left out. `format`: of the first file.
+    `objective`: the one asked for, or the one that suits the data for `auto`. `skipped`: the problems of
+    examples that were left out. `format`: of the first file.
     """
 
     rows: list[Row]
@@ -81,8 +81,8 @@ def prepare_examples(
 
     `max_positions`: the longest row the model takes. `needs`: the kind of examples that the objective learns
     from; None if the data chooses the objective.
-    Errors: `DataError` for sources that cannot be read, and for examples that cannot be used unless `on_bad` is
-    `skip`.
+    Errors: `DataError` for sources that cannot be read, and for examples that cannot be used unless `on_bad`
+    is `skip`.
     """
     limit = min(config.row_length or MAX_ROW_LENGTH, max_positions)
     found = read_all(config.data)

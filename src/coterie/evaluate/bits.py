@@ -1,6 +1,4 @@
-"""Bits per byte of held-out documents: one record per document, so that models are compared on the same
-texts.
-"""
+"""Bits per byte of held-out documents, one record per document, so that models compare on the same texts."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class DocumentScore:
-    """What one document cost: `nats` summed over its tokens, the separator after it included."""
+    """The score of one document: `nats` summed over its tokens and the separator after it."""
 
     slice: str
     nats: float
@@ -38,10 +36,11 @@ def score_documents(
     row_length: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[DocumentScore]:
-    """Score every token of every document, `end_id` after it included.
+    """Score every token of every document, and `end_id` after it.
 
-    A document longer than `row_length` tokens is read in pieces of that length, each without sight of the one
-    before, as in training. Errors: `DataError` for a document with a token the model does not have.
+    A document longer than `row_length` tokens is read in parts of that length, each without the context of
+    the part before it, as in training. `progress` is called with (parts done, parts in all).
+    Errors: `DataError` for a document with a token that the model lacks.
     """
     pieces: list[tuple[int, np.ndarray]] = []
     for index, document in enumerate(documents):

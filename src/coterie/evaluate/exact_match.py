@@ -8,9 +8,9 @@ from coterie.infer.model import LanguageModel
 
 
 def exact_match(model: LanguageModel, probes: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, float]:
-    """Share of right answers per group of (prompt, answer), decoded greedily.
+    """Share of right answers per group of (prompt, answer) pairs, decoded greedily.
 
-    Right means: the reply's first line, outer spaces aside, is the answer.
+    A reply is right if its first line, stripped, is the answer.
     """
     result = {}
     for name, pairs in probes.items():

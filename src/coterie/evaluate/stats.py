@@ -1,6 +1,4 @@
-"""Intervals over documents: a bootstrap that resamples whole documents, paired when two models read the same
-ones.
-"""
+"""Intervals by a bootstrap that resamples whole documents, paired when two models read the same documents."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ RESAMPLES = 2000
 
 
 def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> dict[str, float | int]:
-    """Ratio of sums with its 95 % percentile interval over resampled documents, and how many there are."""
+    """Ratio of sums with its 95 % percentile interval over resampled documents, and their number."""
     generator = np.random.default_rng(seed)
     n = len(bits)
     value = float(bits.sum() / num_bytes.sum())
@@ -29,8 +27,9 @@ def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> dict[
 
 
 def score_intervals(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, object]:
-    """Bits per byte with its interval, over all documents and per slice: `{value, low, high, documents,
-    per_slice}`.
+    """Bits per byte with its interval, over all documents and per slice.
+
+    Errors: `DataError` without a document.
     """
     return _intervals([s.nats / math.log(2) for s in scores], scores, seed)
 
@@ -40,7 +39,7 @@ def difference_intervals(
 ) -> dict[str, object]:
     """Bits per byte of `first` minus `second`, paired by document, in the form of `score_intervals`.
 
-    Errors: `DataError` when the two did not read the same documents.
+    Errors: `DataError` if the two did not read the same documents, or none.
     """
     key = [(s.slice, s.num_bytes) for s in first]
     if key != [(s.slice, s.num_bytes) for s in second]:

@@ -1,6 +1,4 @@
-"""The comparison as one self-contained HTML page: inline SVG, no script, nothing fetched. Drawn from records
-only.
-"""
+"""The comparison as one self-contained HTML page: inline SVG, without scripts or external files."""
 
 from __future__ import annotations
 
@@ -33,9 +31,8 @@ from coterie.results.routing import specialisation, specialists
 def write_report(results: QuickstartResults, metrics: Mapping[str, Records], path: str | Path) -> None:
     """Write the page to `path`, whole or not at all.
 
-    `metrics` holds the records of `metrics.jsonl` under `moe` and `dense`; of each record `tokens`,
-    `seconds`, `flops`, `bits_per_byte`, `dead_experts` and `worst_overload` are read, and what is missing is
-    left out of the drawings.
+    `metrics`: the records of `metrics.jsonl` under `moe` and `dense`. Of each record, `tokens`, `seconds`,
+    `flops`, `bits_per_byte`, `dead_experts` and `worst_overload` are drawn if present.
     """
     write_text(path, render(results, metrics))
 
@@ -76,22 +73,22 @@ def render(results: QuickstartResults, metrics: Mapping[str, Records]) -> str:
 
 
 _CURVES: dict[Axis, str] = {
-    "tokens": "The same text in the same order: what one token teaches.",
-    "seconds": "The same clock on this machine: what a minute of training buys.",
-    "flops": "The same arithmetic: what an operation buys when each is equally fast.",
+    "tokens": "At equal tokens: both models read the same text in the same order.",
+    "seconds": "At equal training time on this machine.",
+    "flops": "At equal arithmetic, as if every operation took the same time on both.",
 }
 
 
 def _cards(results: QuickstartResults) -> list[dict[str, str]]:
-    moe, dense, same = results.moe, results.dense, results.equal_time
+    moe, dense, same, both = results.moe, results.dense, results.equal_time, results.difference
     who = {"moe": "the MoE is better", "dense": "the dense model is better", None: "no difference shown"}
     cards = [
         {
             "title": "Held-out bits per byte, equal tokens",
             "moe": f"{moe.bits_per_byte.value:.3f}",
             "dense": f"{dense.bits_per_byte.value:.3f}",
-            "note": f"difference {words.signed(results.difference.value)} ({words.interval(results.difference)}): "
-            + who[words.winner(results.difference)],
+            "note": f"MoE minus dense {words.signed(both.value)} ({words.interval(both)}): "
+            + who[words.winner(both)],
         }
     ]
     if same is not None:
@@ -102,18 +99,18 @@ def _cards(results: QuickstartResults) -> list[dict[str, str]]:
     memory = moe.peak_memory_bytes / dense.peak_memory_bytes
     cards.append(
         {
-            "title": "Writing, tokens per second",
+            "title": "Generation, tokens per second",
             "moe": words.count(moe.decode_tokens_per_second),
             "dense": words.count(dense.decode_tokens_per_second),
-            "note": f"the MoE writes {ratio:.2f} times as fast",
+            "note": f"the MoE generates at {ratio:.2f} times the speed",
         }
     )
     cards.append(
         {
-            "title": "Parameters held",
+            "title": "Parameters",
             "moe": words.count(moe.total_parameters),
             "dense": words.count(dense.total_parameters),
-            "note": f"peak memory of the MoE is {memory:.2f} times the dense one's",
+            "note": f"the MoE needs {memory:.2f} times the peak memory",
         }
     )
     return cards

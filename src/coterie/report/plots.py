@@ -1,6 +1,4 @@
-"""The report's figures, each a function from records to one inline SVG; matplotlib is imported on first
-use.
-"""
+"""The report's figures, each a function from records to inline SVG. matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -26,9 +24,7 @@ _MAX_POINTS = 100
 
 @styled
 def curves(results: QuickstartResults, metrics: Mapping[str, Records], x: Axis) -> str:
-    """Held-out bits per byte against tokens, training seconds or FLOPs; training text, smoothed, as a faint
-    line.
-    """
+    """Held-out bits per byte against tokens, training seconds or FLOPs. A faint line: the training text."""
     figure, ax = axes(4.6, 3.1)
     both: dict[str, ModelResults] = {"moe": results.moe, "dense": results.dense}
     for name, model in both.items():
@@ -57,7 +53,7 @@ def slice_scores(results: QuickstartResults) -> str:
         for row, part in enumerate(names):
             _dot(ax, row + shift, model.bits_per_byte.per_slice[part], COLOURS[name])
     _rows(ax, names)
-    ax.set(xlabel="bits per byte (less is better)", title="Bits per byte by kind of text")
+    ax.set(xlabel="bits per byte (lower is better)", title="Bits per byte by kind of text")
     _key(ax)
     return inline(
         figure,
@@ -68,7 +64,7 @@ def slice_scores(results: QuickstartResults) -> str:
 
 @styled
 def slice_differences(results: QuickstartResults) -> str:
-    """MoE minus dense on each kind of text, paired by document; hollow where the interval reaches zero."""
+    """MoE minus dense on each kind of text, paired by document. A hollow dot: the interval includes zero."""
     names = slice_order(results)
     figure, ax = axes(4.6, 0.42 * len(names) + 1.0)
     colours = {"moe": MOE, "dense": DENSE, None: SOFT}
@@ -88,7 +84,7 @@ def slice_differences(results: QuickstartResults) -> str:
 
 @styled
 def learning_rates(results: QuickstartResults) -> str:
-    """The learning rates tried for each model, the chosen one ringed."""
+    """The learning rates tried for each model, with a ring around the chosen one."""
     figure, ax = axes(4.6, 3.1)
     for name, model in (("moe", results.moe), ("dense", results.dense)):
         points = sorted((p.lr, p.bits_per_byte) for p in model.lr_sweep)
@@ -99,7 +95,7 @@ def learning_rates(results: QuickstartResults) -> str:
     tried = sorted({p.lr for m in (results.moe, results.dense) for p in m.lr_sweep})
     ax.set_xticks(tried, [f"{lr:g}" for lr in tried])
     ax.set_xticks([], minor=True)
-    ax.set(xlabel="learning rate (log scale)", title="Bits per byte of short trial runs; ringed: chosen")
+    ax.set(xlabel="learning rate (log scale)", title="Bits per byte of short trial runs (ring: chosen rate)")
     _key(ax)
     return inline(
         figure, "rates", f"Trial runs; chosen rates: MoE {results.moe.lr:g}, dense {results.dense.lr:g}."
@@ -138,7 +134,7 @@ def expert_map(routing: RoutingShares, index: int) -> str:
 
 @styled
 def load(metrics: Records, key: Literal["dead_experts", "worst_overload"]) -> str:
-    """Expert load over training: dead experts (all layers), or the busiest expert's load over an even one."""
+    """Expert load over training: dead experts (all layers), or the busiest expert's load over the mean."""
     from matplotlib.ticker import MaxNLocator
 
     figure, ax = axes(4.6, 2.6)
@@ -148,39 +144,31 @@ def load(metrics: Records, key: Literal["dead_experts", "worst_overload"]) -> st
     even = key == "worst_overload"
     if even:
         ax.axhline(1, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-        ax.annotate(
-            "perfectly even", (0, 1), xytext=(4, -11), textcoords="offset points", fontsize=9, color=SOFT
-        )
+        ax.annotate("even load", (0, 1), xytext=(4, -11), textcoords="offset points", fontsize=9, color=SOFT)
     else:
         ax.set_ylim(top=max(1.0, 1.1 * max(y for _, y in points)))
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     _format_x(ax, count)
     title = (
-        "Load of the busiest expert, times an even share"
-        if even
-        else "Dead experts (chosen by no token of a step)"
+        "Load of the busiest expert over the mean" if even else "Dead experts (no token of a step chose them)"
     )
     ax.set(xlabel="training tokens", title=title)
     return inline(figure, key.replace("_", "-"), f"{title}; at the end {points[-1][1]:.2f}.")
 
 
 def has_load(metrics: Records, key: str) -> bool:
-    """Whether the records hold at least one point of `key`."""
+    """Whether the records contain `key` at least once."""
     return any(_has(r, "tokens", key) for r in metrics)
 
 
 def slice_order(results: QuickstartResults) -> list[str]:
-    """Slices from the easiest text to the hardest, by the dense model's bits per byte (first is drawn
-    lowest).
-    """
+    """Slices by the dense model's bits per byte, easiest first (the first is drawn lowest)."""
     scores = results.dense.bits_per_byte.per_slice
     return sorted(scores, key=lambda name: scores[name].value)
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most 100 points, each the mean of the equally many neighbours it stands for; x is that of the last
-    of them.
-    """
+    """At most 100 points: the mean of equally many neighbours each, at the x of the last of them."""
     width = max(1, math.ceil(len(points) / _MAX_POINTS))
     groups = [points[i : i + width] for i in range(0, len(points), width)]
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
@@ -203,9 +191,7 @@ def _format_x(ax: Axes, form: Any) -> None:
 
 
 def _limits(ax: Axes, both: Sequence[Sequence[CurvePoint]]) -> None:
-    """Leave out the first steep fall: the axis starts where the slower model stands after a quarter of its
-    tokens.
-    """
+    """Leave out the steep start: the axis begins at the worse model's value after a quarter of its tokens."""
     lowest = min(p.bits_per_byte for curve in both for p in curve)
     late = [p.bits_per_byte for curve in both for p in curve if p.tokens >= 0.25 * curve[-1].tokens]
     room = max(max(late) - lowest, 0.02)

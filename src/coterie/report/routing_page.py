@@ -52,8 +52,8 @@ def summary_lines(record: RoutingRecord) -> list[str]:
         overload, worst = max((facts.worst_overload, layer) for layer, facts in layers.items())
         entropy = sum(facts.entropy for facts in layers.values()) / len(layers)
         lines.append(
-            f"{name}: {dead} of {experts} experts are dead; entropy {entropy:.3f} (1 is even); the busiest expert "
-            f"gets {overload:.2f} times the mean load (layer {worst})"
+            f"{name}: {dead} of {experts} experts are dead; entropy {entropy:.3f} (1 is even); "
+            f"the busiest expert gets {overload:.2f} times the mean load (layer {worst})"
         )
     if record.drift is not None:
         moved = record.drift.layers

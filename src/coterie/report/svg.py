@@ -1,6 +1,7 @@
 """matplotlib figures as inline SVG whose colours and font follow the page, light or dark.
 
-A figure is drawn with marker colours (`INK`, `MOE`...); in the SVG each becomes a CSS variable of the page.
+A figure is drawn with marker colours (`INK`, `MOE`, ...), and each becomes a CSS variable of the page in the
+SVG.
 """
 
 from __future__ import annotations
@@ -79,9 +80,7 @@ def axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def inline(figure: Figure, name: str, alt: str) -> str:
-    """The figure as one `<svg>` element. `name` keeps its ids apart from other figures', `alt` is read
-    aloud.
-    """
+    """The figure as one `<svg>` element. `name` prefixes its ids; screen readers read `alt`."""
     buffer = io.StringIO()
     figure.savefig(
         buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}

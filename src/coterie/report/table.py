@@ -1,4 +1,4 @@
-"""The cost table, one list of rows for the page and for the terminal."""
+"""The cost table: one list of rows for the page and for the terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from coterie.results.quickstart import QuickstartResults
 
 @dataclass(frozen=True)
 class CostRow:
-    """One line: both values and MoE / dense as text, and who is better (None: level, or not a matter of
-    better).
-    """
+    """One line: both values and MoE / dense as text. `best`: the better model (None: equal or neither)."""
 
     name: str
     moe: str
@@ -30,8 +28,8 @@ _ROWS = (
     ("training FLOPs", "flops", count, None),
     ("one training step", "step_ms", lambda ms: f"{ms:.0f} ms" if ms >= 100 else f"{ms:.1f} ms", False),
     ("training, tokens per second", "tokens_per_second", count, True),
-    ("reading a prompt, tokens per second", "prefill_tokens_per_second", count, True),
-    ("writing, tokens per second", "decode_tokens_per_second", count, True),
+    ("prompt processing, tokens per second", "prefill_tokens_per_second", count, True),
+    ("generation, tokens per second", "decode_tokens_per_second", count, True),
     ("peak memory of the process", "peak_memory_bytes", size, False),
     ("checkpoint on disk", "checkpoint_bytes", size, False),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def render_template(name: str, **values: Any) -> str:
-    """The template `name` with `values` and `css`. Text is escaped; a variable that is missing is an error."""
+    """The template `name` with `values` and `css`. Text is escaped, and a missing variable is an error."""
     import jinja2
     from markupsafe import Markup
 

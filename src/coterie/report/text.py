@@ -1,4 +1,4 @@
-"""The same summary for a terminal: plain text, wrapped, no colour."""
+"""The comparison for a terminal: plain text, wrapped, without colour."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coterie.results.quickstart import Change, QuickstartResults
 def summary(results: QuickstartResults, width: int = 96) -> str:
     """Quality, cost table and verdict as text of at most `width` columns where the table allows it."""
     moe, dense, difference = results.moe.bits_per_byte, results.dense.bits_per_byte, results.difference
-    lines = ["held-out bits per byte (less is better)"]
+    lines = ["held-out bits per byte (lower is better)"]
     rows = [("kind of text", "MoE", "dense", "difference", "95 % interval")]
     rows.append(
         ("all", f"{moe.value:.3f}", f"{dense.value:.3f}", signed(difference.value), interval(difference))
@@ -35,7 +35,7 @@ def summary(results: QuickstartResults, width: int = 96) -> str:
         ]
         lines += _aligned([("", "MoE", "dense"), *probes])
     if results.tuned is not None:
-        lines += ["", "tuned on conversations, experts included"]
+        lines += ["", "the MoE tuned on conversations, including its experts"]
         changes = {
             "held-out conversations, bits per token": results.tuned.held_out,
             "other text, bits per byte": results.tuned.retention,
@@ -59,7 +59,7 @@ def _changed(name: str, found: Change) -> tuple[str, ...]:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns padded to their widest entry, the first to the left, the others to the right."""
+    """Columns padded to their widest entry; the first is left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     first, *others = widths
     return [

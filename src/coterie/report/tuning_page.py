@@ -1,4 +1,4 @@
-"""What a tuning run gained and lost, as one self-contained HTML page and as text; drawn from its record."""
+"""What a tuning run gained and lost, as one self-contained HTML page and as text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def render_tuning(record: Record, title: str, losses: Sequence[tuple[int, float]
 
 
 def tuning_lines(record: Record) -> list[str]:
-    """What was gained and what was lost, what was trained and whether the result is it, as sentences."""
+    """The findings as sentences: gains, losses, what was trained, and how the written result compares."""
     lines = []
     for name, words in _MEASURES.items():
         if name in record:
@@ -49,12 +49,12 @@ def tuning_lines(record: Record) -> list[str]:
                 f"({moved['value']:+.3f}, 95% {moved['low']:+.3f} to {moved['high']:+.3f}: {_verdict(moved)})"
             )
     if record.get("preferred") is not None:
-        lines.append(f"held-out pairs of which the better one gained more: {record['preferred']:.0%}")
+        lines.append(
+            f"held-out pairs in which the better side gained more than the other: {record['preferred']:.0%}"
+        )
     for entry in record["coverage"]:
         experts = (
-            ""
-            if entry["experts"] is None
-            else f" (each expert apart: {entry['experts_reached']}/{entry['experts']})"
+            "" if entry["experts"] is None else f", {entry['experts_reached']}/{entry['experts']} experts"
         )
         lines.append(
             f"trained {entry['group']}: {entry['reached']}/{entry['layers']} tensors got gradients{experts}"
@@ -63,7 +63,7 @@ def tuning_lines(record: Record) -> list[str]:
     proof = record.get("proof")
     if proof is not None:
         lines.append(
-            f"read back from disk: gravity {proof['gravity']:.3f} (1 is the tuned model, 0 the base), "
+            f"reloaded from disk: gravity {proof['gravity']:.3f} (1: the tuned model; 0: the base), "
             f"largest difference {proof['reloaded_max']:.1e} nats"
         )
     if "failed" in record:
@@ -73,7 +73,7 @@ def tuning_lines(record: Record) -> list[str]:
 
 @styled
 def loss_curve(losses: Sequence[tuple[int, float]]) -> str:
-    """The loss of each step, and its running mean over a twentieth of them."""
+    """The loss of each step, and its running mean over a twentieth of the steps."""
     figure, ax = axes(6.4, 3.0)
     steps, values = zip(*losses, strict=True)
     span = max(1, len(values) // 20)
@@ -90,7 +90,7 @@ def _verdict(moved: Record) -> str:
 
 
 def _changes(name: str, found: Record) -> list[dict[str, Any]]:
-    """One row for the whole, and one for each kind of text where there are several."""
+    """One row for all texts, and one for each kind of text if there are several."""
     slices = found["change"].get("per_slice", {})
     moved = {_MEASURES[name]: found["change"]} | (slices if len(slices) > 1 else {})
-    return [{"what": what, "verdict": _verdict(each), **each} for what, each in moved.items()]
+    return [{"measure": text, "verdict": _verdict(each), **each} for text, each in moved.items()]

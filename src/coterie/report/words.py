@@ -1,5 +1,6 @@
-"""Numbers as people read them, and the verdict: sentences computed from the figures, never stronger than they
-allow.
+"""Numbers as text, and the verdict: sentences computed from the figures.
+
+A sentence never claims more than the intervals allow.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from collections.abc import Sequence
 from coterie.results.intervals import Interval
 from coterie.results.quickstart import QuickstartResults
 
-# Timings of one and the same program differ by about this much between runs on a shared machine.
+# Timings of the same program differ by about this much between runs on a shared machine.
 TIMING_NOISE = 0.05
 
 
-MIN_DOCUMENTS = 8  # resampling fewer says too little about other documents
+MIN_DOCUMENTS = 8  # an interval resampled from fewer documents is too narrow to rely on
 
 
 def count(value: float) -> str:
@@ -52,9 +53,7 @@ def interval(part: Interval) -> str:
 
 
 def winner(difference: Interval) -> str | None:
-    """`moe`, `dense`, or None where no difference is shown: the interval reaches zero, or too few documents
-    make it.
-    """
+    """`moe`, `dense`, or None if the interval includes zero or rests on too few documents."""
     if difference.documents is not None and difference.documents < MIN_DOCUMENTS:
         return None
     if difference.high < 0:
@@ -63,12 +62,12 @@ def winner(difference: Interval) -> str | None:
 
 
 def verdict(results: QuickstartResults) -> list[str]:
-    """Plain sentences on quality, kinds of text, equal time and cost, ending with what to choose."""
+    """Sentences on quality, kinds of text, equal training time, cost, and which model to choose."""
     return [_quality(results), *_slices(results), *_equal_time(results), _cost(results), _choice(results)]
 
 
 def fairness(results: QuickstartResults) -> str:
-    """What was equal in the comparison, and what was not: active parameters, and the learning rates tried."""
+    """What was equal in the comparison: active parameters, and the search for learning rates."""
     moe, dense = results.moe, results.dense
     ratio = moe.active_parameters / dense.active_parameters
     active = (
@@ -78,16 +77,16 @@ def fairness(results: QuickstartResults) -> str:
     )
     rates = [sorted(point.lr for point in model.lr_sweep) for model in (moe, dense)]
     if not rates[0] and not rates[1]:
-        return f"with {active} and learning rates that were not searched for"
+        return f"with {active} and fixed learning rates"
     search = "the same" if rates[0] == rates[1] else "a different"
     return f"with {active} and {search} search for the learning rate"
 
 
 def equal_time_winner(results: QuickstartResults) -> str | None:
-    """Who is better after equal training time; None when not compared or not told apart.
+    """Which model is better after equal training time; None if that was not measured or the gap is too small.
 
-    The curves carry no interval of their own, so a gap counts only if it is wider than half the interval of
-    the difference at equal tokens.
+    The curves have no interval, so a gap counts only if it is wider than half the interval of the difference
+    at equal tokens.
     """
     if results.equal_time is None:
         return None
@@ -98,7 +97,7 @@ def equal_time_winner(results: QuickstartResults) -> str | None:
 
 
 def faster(moe: float, dense: float, larger_is_better: bool) -> str | None:
-    """Who wins a timing or a size; None within `TIMING_NOISE` of each other."""
+    """Which model wins a timing or a size; None within `TIMING_NOISE` of each other."""
     ratio = moe / dense if larger_is_better else dense / moe
     if abs(ratio - 1) <= TIMING_NOISE:
         return None
@@ -118,23 +117,23 @@ def _quality(results: QuickstartResults) -> str:
     )
     figures = (
         f"{moe:.3f} against {dense:.3f} bits per byte on held-out text {tokens}; "
-        f"MoE minus dense {signed(difference.value)}, 95 % interval {interval(difference)}"
+        f"MoE minus dense is {signed(difference.value)}, 95 % interval {interval(difference)}"
     )
     who = winner(difference)
     if who is None:
         few = difference.documents is not None and difference.documents < MIN_DOCUMENTS
         why = (
-            f"and {difference.documents} held-out document(s) are too few to tell"
+            f"{difference.documents} held-out document(s) are too few to tell"
             if few
-            else "which includes zero"
+            else "the interval includes zero"
         )
-        return f"No difference in quality is shown: {figures}, {why}."
+        return f"No difference in quality is shown: {figures}, and {why}."
     better, percent = (
         ("mixture of experts", dense / moe - 1) if who == "moe" else ("dense model", moe / dense - 1)
     )
     return (
         f"The {better} predicts held-out text better, by {100 * percent:.1f} %: {figures}. "
-        "The interval covers the choice of documents, not the luck of the seed: this is one run."
+        "The interval covers the choice of documents, not the seed: each model was trained once."
     )
 
 
@@ -149,7 +148,7 @@ def _slices(results: QuickstartResults) -> list[str]:
             sentences.append(f"{text} {_listing(groups[who])}")
     if groups[None]:
         sentences.append(f"no difference is shown on {_listing(groups[None])}")
-    return [f"By kind of text, each interval taken alone: {'; '.join(sentences)}."]
+    return [f"By kind of text, with one interval for each kind: {'; '.join(sentences)}."]
 
 
 def _equal_time(results: QuickstartResults) -> list[str]:
@@ -158,53 +157,54 @@ def _equal_time(results: QuickstartResults) -> list[str]:
         return []
     who = equal_time_winner(results)
     figures = f"{same.moe:.3f} (MoE) against {same.dense:.3f} (dense) bits per byte"
-    start = f"After an equal {duration(same.seconds)} of training on this machine"
+    start = f"After {duration(same.seconds)} of training each on this machine,"
     if who is None:
-        return [f"{start} no difference is shown: {figures}, closer than the measurement can tell apart."]
-    return [f"{start} the {'MoE' if who == 'moe' else 'dense model'} is ahead: {figures}."]
+        return [f"{start} no difference is shown: {figures}, a gap smaller than the measurement can resolve."]
+    return [f"{start} the {'MoE' if who == 'moe' else 'dense model'} is better: {figures}."]
 
 
 def _cost(results: QuickstartResults) -> str:
     moe, dense = results.moe, results.dense
     items = (
-        ("trains {} per step", _times(dense.step_ms, moe.step_ms)),
-        ("writes text {}", _times(moe.decode_tokens_per_second, dense.decode_tokens_per_second)),
+        ("trains {}", _times(dense.step_ms, moe.step_ms)),
+        ("generates text {}", _times(moe.decode_tokens_per_second, dense.decode_tokens_per_second)),
     )
     clauses = [text.format(times) for text, times in items]
-    clauses.append(f"holds {moe.total_parameters / dense.total_parameters:.1f} times the parameters")
-    clauses.append(
-        f"its process peaks at {moe.peak_memory_bytes / dense.peak_memory_bytes:.2f} times the memory"
-    )
-    return f"Cost of the MoE against the dense model: it {_listing(clauses)}."
+    clauses.append(f"has {moe.total_parameters / dense.total_parameters:.1f} times the parameters")
+    clauses.append(f"needs {moe.peak_memory_bytes / dense.peak_memory_bytes:.2f} times the peak memory")
+    return f"Compared with the dense model, the MoE {_listing(clauses)}."
 
 
 def _times(ratio: float, against: float) -> str:
-    """How fast, as words; `ratio / against` above 1 is faster."""
+    """Relative speed in words; `ratio / against` above 1 is faster."""
     value = ratio / against
     if abs(value - 1) <= TIMING_NOISE:
-        return "about as fast"
-    return f"{value:.2f} times as fast"
+        return "at about the same speed"
+    return f"at {value:.2f} times the speed"
 
 
 def _choice(results: QuickstartResults) -> str:
     moe, dense = results.moe, results.dense
     reasons: dict[str, list[str]] = {"moe": [], "dense": []}
     for who, reason in (
-        (winner(results.difference), "quality from a given amount of text and compute"),
-        (equal_time_winner(results), "quality from a given training time"),
-        (faster(moe.decode_tokens_per_second, dense.decode_tokens_per_second, True), "speed of writing"),
+        (winner(results.difference), "quality at equal text and compute"),
+        (equal_time_winner(results), "quality at equal training time"),
+        (faster(moe.decode_tokens_per_second, dense.decode_tokens_per_second, True), "generation speed"),
         (faster(moe.peak_memory_bytes, dense.peak_memory_bytes, False), "memory"),
         (faster(moe.checkpoint_bytes, dense.checkpoint_bytes, False), "size on disk"),
     ):
         if who:
             reasons[who].append(reason)
     if not reasons["moe"] and not reasons["dense"]:
-        return "These figures give no reason to prefer either."
+        return "These figures give no reason to prefer one of the two."
     if not reasons["moe"]:
-        return f"Choose the dense model: it wins on {_listing(reasons['dense'])}, the MoE on nothing measured here."
+        best = _listing(reasons["dense"])
+        return f"Choose the dense model: it is better in {best}, and the MoE in nothing that was measured."
     if not reasons["dense"]:
-        return f"Choose the MoE: it wins on {_listing(reasons['moe'])}, the dense model on nothing measured here."
-    return f"Choose the MoE for {_listing(reasons['moe'])}; choose the dense model for {_listing(reasons['dense'])}."
+        best = _listing(reasons["moe"])
+        return f"Choose the MoE: it is better in {best}, and the dense model in nothing that was measured."
+    moe_reasons, dense_reasons = _listing(reasons["moe"]), _listing(reasons["dense"])
+    return f"Choose the MoE for {moe_reasons}. Choose the dense model for {dense_reasons}."
 
 
 def _listing(items: Sequence[str]) -> str:

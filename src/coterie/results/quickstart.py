@@ -1,7 +1,7 @@
 """What a comparison of a mixture of experts with its dense twin measured: the schema of `results.json`.
 
-The report, the terminal summary and the verdict are drawn from this record and from the metrics stream, from
-nothing else. Bits per byte are of held-out documents; every interval is a 95 % interval over documents.
+The report page, the terminal summary and the verdict use only this record and the metrics stream. Bits per
+byte are of held-out documents; every interval is a 95 % interval over documents.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ class CurvePoint(Settings):
 
 
 class ModelResults(Settings):
-    """One trained model. `active_parameters` counts neither embedding nor head; `step_ms` is the median
-    step.
+    """One trained model.
+
+    `active_parameters` counts neither embedding nor head. `step_ms`: the median step. `curve`: over the
+    training. `probes`: share of exact answers by test.
     """
 
     path: str
@@ -75,7 +77,7 @@ class Sample(Settings):
 
 
 class DataSummary(Settings):
-    """What the models were trained on, and what was held out."""
+    """The training data, and the size of the held-out part."""
 
     name: str
     documents: int
@@ -88,7 +90,7 @@ class DataSummary(Settings):
 
 
 class Change(Settings):
-    """Bits before and after, and after minus before paired by document (gained: below 0)."""
+    """Bits before and after, and after minus before, paired by document (below 0: the model got better)."""
 
     before: float
     after: float
@@ -96,7 +98,7 @@ class Change(Settings):
 
 
 class Trained(Settings):
-    """A group of parameters that was tuned, how, and how many numbers that trained."""
+    """A group of parameters that was tuned, by which method, and how many numbers were trained."""
 
     group: str
     how: str
@@ -112,11 +114,11 @@ class AnswerPair(Settings):
 
 
 class TunedResults(Settings):
-    """The mixture of experts, tuned on conversations and merged. `held_out`: bits per token; `retention`: per
-    byte.
+    """The mixture of experts, tuned on conversations and merged.
 
-    `experts`: how many of those with factors the first step reached. `gravity`: of the merged model, 1 where
-    it answers as the tuned one and 0 where it is still its base.
+    `held_out`: bits per token; `retention`: bits per byte. `experts`: how many of the experts with factors
+    got a gradient in the first step. `gravity` of the merged model: 1 if it answers like the tuned model, 0
+    if like its base.
     """
 
     path: str
@@ -130,9 +132,7 @@ class TunedResults(Settings):
 
 
 class QuickstartResults(Settings):
-    """`runs/quickstart/results.json`. `difference` is MoE minus dense, paired by document (MoE better: below
-    0).
-    """
+    """The content of `results.json`. `difference`: MoE minus dense by document (below 0: MoE better)."""
 
     seed: int
     minutes: float
@@ -162,7 +162,10 @@ class QuickstartResults(Settings):
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read `results.json`. Errors: `ConfigError` when it is missing, not JSON, or of another shape."""
+        """Read `results.json`.
+
+        Errors: `ConfigError` when it is missing, not JSON, or of another shape.
+        """
         return cls.from_dict(read_json(path, "give the results.json of a run"), where=str(path))
 
     def write(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""What routers chose: shares of experts by kind of text, the routing report's record, and statistics over both."""
+"""What routers chose: shares by kind of text, the record of `coterie routing`, and statistics over both."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from coterie.config import Settings
 
 
 class RoutingShares(Settings):
-    """`share[l][s][e]`: part of the chosen experts that is expert e, for held-out text of slice s in layer
-    `layers[l]`.
+    """Shares of experts by layer and kind of text.
 
-    Each `share[l][s]` sums to 1.
+    `share[l][s][e]`: of the assignments of held-out text of slice s in layer `layers[l]`, the part that went
+    to expert e. Each `share[l][s]` sums to 1.
     """
 
     layers: list[int]
@@ -52,10 +52,10 @@ class ExpertPair(Settings):
 class LayerRouting(Settings):
     """How one layer of E experts routed.
 
-    `share` (E,): of the assignments. `entropy`: of the shares, 1 when even. `worst_overload`: the largest share over
-    the mean, and `max_vio` that minus 1 (MaxVio, arXiv 2408.15664). `dead`: experts that no token chose.
-    `specialisation`: see `specialisation`. `by_domain`: shares (E,) for each domain. `together`: the pairs that most
-    tokens chose together.
+    `share` (E,): of the assignments. `entropy`: of the shares, 1 when even. `worst_overload`: the largest
+    share over the mean, and `max_vio` that minus 1 (MaxVio, arXiv 2408.15664). `dead`: experts that no token
+    chose. `specialisation`: see `specialisation`. `by_domain`: shares (E,) for each domain. `together`: the
+    pairs that most tokens chose together.
     """
 
     share: list[float]
@@ -78,8 +78,8 @@ class ModelRouting(Settings):
 class LayerDrift(Settings):
     """Two models in one layer, on the same tokens.
 
-    `overlap`: share of the chosen experts that both chose. `weight_distance`: total variation between their weights,
-    0 (alike) to 1 (disjoint).
+    `overlap`: share of the chosen experts that both chose. `weight_distance`: total variation between their
+    weights, 0 (alike) to 1 (disjoint).
     """
 
     overlap: float
@@ -88,14 +88,17 @@ class LayerDrift(Settings):
 
 
 class RoutingDrift(Settings):
-    """What tuning moved. `logit_kl`: divergence of the tuned model's next-token distribution, in nats, by domain."""
+    """What tuning moved, by layer.
+
+    `logit_kl`: divergence of the tuned model's next-token distribution from the base's, in nats, by domain.
+    """
 
     layers: dict[int, LayerDrift]
     logit_kl: dict[str, float]
 
 
 class RoutingRecord(Settings):
-    """What `coterie routing` found. `tokens`: read of each domain. `base`, `tuned`: where the models came from."""
+    """What `coterie routing` found. `tokens`: read of each domain. `base`, `tuned`: the models' names."""
 
     format: int = 1
     tokens: dict[str, int]
@@ -114,9 +117,7 @@ class RoutingRecord(Settings):
 
 @dataclass(frozen=True)
 class Specialist:
-    """Expert `expert` of layer `layer` serves `share` of slice `slice`, `lift` times its mean share over
-    slices.
-    """
+    """An expert that leans to one slice: it serves `share` of it, `lift` times its mean over the slices."""
 
     layer: int
     expert: int
@@ -128,9 +129,9 @@ class Specialist:
 def specialisation(share: Sequence[Sequence[float]]) -> float:
     """How much the kind of text tells about the expert, in 0..1, for one layer's `share[slice][expert]`.
 
-    The mutual information of slice and expert with all slices weighted alike (their Jensen-Shannon
-    divergence), over the largest it can be, log(number of slices): 0 when every kind of text is routed alike,
-    1 when no expert is shared.
+    It is the mutual information of slice and expert with all slices weighted equally (their Jensen-Shannon
+    divergence), divided by its maximum, log(number of slices): 0 if every kind of text is routed alike, 1 if
+    no two kinds share an expert.
     """
     if len(share) < 2:
         return 0.0
@@ -142,7 +143,7 @@ def specialisation(share: Sequence[Sequence[float]]) -> float:
 
 
 def specialists(routing: RoutingShares, num: int = 6) -> list[Specialist]:
-    """The `num` experts that lean most to one slice: largest share above their mean share, one slice each."""
+    """The `num` experts that lean most to one slice, by how far its share exceeds their mean share."""
     found = []
     for layer, share in zip(routing.layers, routing.share, strict=True):
         mean = _mean(share)
@@ -155,9 +156,7 @@ def specialists(routing: RoutingShares, num: int = 6) -> list[Specialist]:
 
 
 def order_experts(share: Sequence[Sequence[float]]) -> list[int]:
-    """Experts by the slice they lean to most, strongest first within each, so that specialists form
-    blocks.
-    """
+    """Experts by the slice they lean to most, strongest first in each, so that specialists form blocks."""
     mean = _mean(share)
     lean = [[row[e] / mean[e] if mean[e] else 0.0 for row in share] for e in range(len(mean))]
     return sorted(range(len(mean)), key=lambda e: (lean[e].index(max(lean[e])), -max(lean[e]), e))

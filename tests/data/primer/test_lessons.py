@@ -62,5 +62,5 @@ def test_it_is_a_source_of_examples(tmp_path, monkeypatch) -> None:
     assert str(examples[4].origin) == "tools:5"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tools").mkdir()
-    with pytest.raises(DataError, match=r"comes with coterie and lies here too; write \./tools"):
+    with pytest.raises(DataError, match=r"examples that coterie ships and a path here; write \./tools"):
         read_examples("tools")

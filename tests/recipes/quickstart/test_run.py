@@ -59,7 +59,7 @@ def test_results_and_report_are_complete(out: Path) -> None:
     )
     verify_directory(Path(results.tuned.path))
     page = (out / "report.html").read_text()
-    assert "Made one's own" in page
+    assert "Tuned on conversations" in page
     assert "<svg" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 

@@ -1,8 +1,7 @@
-"""The embedded corpus: the interpreter's own standard library and five generated slices, nothing downloaded.
+"""The embedded corpus: the interpreter's standard library and five generated slices. Nothing is downloaded.
 
-The same (name, version, seed, index) gives the same generated document for ever, on every machine and Python;
-golden hashes in the tests hold it to that. The standard library slices depend on the interpreter that is
-running.
+The same (name, version, seed, index) gives the same generated document on every machine and Python version;
+golden hashes in the tests check this. The slices of the standard library depend on the running interpreter.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,8 +41,9 @@ _PROBES: dict[str, Callable[[int, int], list[tuple[str, str]]]] = {
 
 
 def generate(slice: str, seed: int, index: int) -> PrimerDocument:
-    """Document `index` (from 0) of a generated slice; `DataError` for a slice that is unknown or read from
-    disk.
+    """Document `index` (from 0) of a generated slice.
+
+    Errors: `DataError` for an unknown slice, one that is read from disk, or a negative index.
     """
     if slice not in _GENERATED:
         raise DataError(
@@ -55,12 +55,11 @@ def generate(slice: str, seed: int, index: int) -> PrimerDocument:
 
 
 def documents(seed: int = 0, num_bytes: int = 14_000_000) -> Iterator[PrimerDocument]:
-    """About `num_bytes` (UTF-8) of documents in a fixed order, every slice in its share at every point of the
-    way.
+    """About `num_bytes` (UTF-8) of documents in a fixed order, in which every slice always has its share.
 
-    The slices are interleaved: the next document is always of the slice furthest behind its share. `code` and
-    `docs` end when the standard library does, so that a very large corpus is smaller than asked for by what
-    they lack.
+    The next document is always of the slice that is furthest behind its share. `code` and `docs` end with the
+    standard library, so a very large corpus is smaller than asked for by what they lack.
+    Errors: `DataError` for fewer than 1 byte.
     """
     if num_bytes <= 0:
         raise DataError(f"primer: num_bytes is {num_bytes}: ask for at least 1")
@@ -90,8 +89,7 @@ def dialogue_messages(seed: int, index: int) -> list[dict]:
 
 
 def qa_probes(slice: str, seed: int, n: int) -> list[tuple[str, str]]:
-    """`n` different `(prompt, answer)` pairs in the corpus' own form; a right continuation is a space, then
-    the answer.
+    """`n` different `(prompt, answer)` pairs in the corpus's form. A right reply is a blank, then the answer.
 
     No document of any seed contains them: a problem whose canonical text hashes into one sixteenth of the
     space is reserved for probes, and every generator draws again when it meets one (see `base.held_out`).

@@ -32,8 +32,10 @@ class Exercise(NamedTuple):
 
 
 def reserved(expression: str) -> bool:
-    """Whether `expression` is kept for probes: only problems of three digits or more that are not atoms can
-    be, because the atoms (`7 + 5`, `1 + 4 + 8`, `13 - 8 - 1`) are the steps everything else is made of.
+    """Whether `expression` is kept for probes.
+
+    Only problems of three digits or more can be, and no atoms (`7 + 5`, `1 + 4 + 8`, `13 - 8 - 1`), because
+    atoms are the steps of which all other problems consist.
     """
     return (
         len(_DIGIT.findall(expression)) >= 3
@@ -60,9 +62,7 @@ def add(first: int, second: int) -> Exercise:
 
 
 def subtract(first: int, second: int) -> Exercise:
-    """Column subtraction with borrowing; a negative result is worked as the other way round with a minus
-    sign.
-    """
+    """Column subtraction with borrowing. For a negative result the numbers are swapped."""
     if first < second:
         swapped = (f"{second} - {first}", str(second - first))
         return Exercise(f"{first} - {second}", str(first - second), (swapped,))
@@ -76,9 +76,7 @@ def subtract(first: int, second: int) -> Exercise:
 
 
 def multiply(first: int, second: int) -> Exercise:
-    """Long multiplication: one partial product per digit of `second` (or of `first` if `second` is a
-    digit).
-    """
+    """Long multiplication: one partial product per digit of `second`, or of `first` if that has more."""
     steps: list[tuple[str, str]] = []
     wide, narrow = (first, second) if second > 9 or first < 10 else (second, first)
     total: int | None = None
@@ -134,9 +132,7 @@ def _sign(first: int, second: int) -> str:
 
 
 def arrange(verb: str, numbers: list[int]) -> Exercise:
-    """`sort`, `reverse`, `copy`, `min` or `max` of a list; sorting takes the smallest number out again and
-    again.
-    """
+    """`sort`, `reverse`, `copy`, `min` or `max` of a list. Sorting repeatedly takes the smallest number."""
     text = " ".join(map(str, numbers))
     if verb == "sort":
         steps, left = [], list(numbers)
@@ -213,7 +209,8 @@ DRAWS: dict[str, Callable[[Rng, int], Exercise]] = {
     **{verb: _draw_arrange(verb) for verb in ("sort", "reverse", "copy", "min", "max")},
 }
 _KINDS = tuple(
-    "add add subtract subtract multiply multiply divide remainder compare chain sort reverse copy min max".split()
+    "add add subtract subtract multiply multiply divide remainder compare chain sort reverse copy min "
+    "max".split()
 )
 
 

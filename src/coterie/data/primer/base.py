@@ -1,6 +1,4 @@
-"""What every slice of the primer shares: the document record, the seeded random numbers and the held-out
-rule.
-"""
+"""What all slices of the primer share: the document record, seeded random numbers and the held-out rule."""
 
 import hashlib
 import random
@@ -18,8 +16,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PrimerDocument:
-    """One document: its text (never empty), the slice it belongs to, a name unique within (seed, slice), and,
-    for dialogues only, the structured messages of which the text is one rendering.
+    """One document: its text (never empty), its slice, and a name that is unique within (seed, slice).
+
+    `messages`: for dialogues only, the conversation of which the text is a rendering.
     """
 
     text: str
@@ -29,10 +28,10 @@ class PrimerDocument:
 
 
 class Rng:
-    """Random choices that stay the same for ever for the same key.
+    """Random choices that are always the same for the same key.
 
-    Only `random.Random(int).random()` is promised by Python's documentation to keep its sequence between
-    versions (`choice`, `sample` and `shuffle` are not), so every choice here is built on that one method.
+    Python's documentation promises only that `random.Random(int).random()` keeps its sequence between
+    versions (`choice`, `sample` and `shuffle` may change), so every choice here is built on that one method.
     """
 
     __slots__ = ("_random",)
@@ -67,9 +66,9 @@ class Rng:
 
 
 def held_out(problem: str) -> bool:
-    """Whether a problem, written in its one canonical form, is kept for probes (about 1 in 16) and so never
-    trained on.
+    """Whether a problem, in its canonical form, is kept for probes (about 1 in 16) and so never trained on.
 
-    The answer depends on the text alone, not on a seed, so no choice of seeds can make training meet a probe.
+    The answer depends on the text alone and not on a seed, so no choice of seeds can put a probe into
+    training.
     """
     return hashlib.sha256(f"{NAME} held out\0{problem}".encode()).digest()[0] < _HELD_OUT_BELOW

@@ -1,9 +1,7 @@
-"""Conversations: plain talk, sums and calls answered at once, and tools (calculator, lookup, python) with
-their errors.
+"""Conversations: small talk, direct sums and calls, and tool use (calculator, lookup, python) with errors.
 
-`messages` is the conversation itself, in the OpenAI form; a document's text is its ChatML rendering, the same
-as the package's default chat template gives. Nothing here states a problem that the other slices keep for
-probes.
+`messages` is the conversation in the OpenAI form. A document's text is its rendering in ChatML, the package's
+default chat template. No conversation contains a problem that other slices reserve for probes.
 """
 
 import json
@@ -116,9 +114,7 @@ def _calculator(rng: Rng) -> list[Message]:
 
 
 def sum_with_calculator(rng: Rng, failing: float = 0.0) -> list[Message]:
-    """A sum that is asked for, worked out by the calculator and told; `failing`: how often it goes wrong at
-    first.
-    """
+    """A sum that the assistant computes with the calculator. `failing`: how often the first call fails."""
     expression, value = _sum(rng, 999)
     talk = [_user(_asked(rng, expression))]
     if rng.chance(failing):
@@ -198,9 +194,7 @@ def _python(rng: Rng) -> list[Message]:
 
 
 def program(rng: Rng, failures: tuple[str, ...] = ("",)) -> list[Message]:
-    """A task that a program of one expression does; `failures`: how the first try may go wrong, "" for not at
-    all.
-    """
+    """A task that a one-expression program solves. `failures`: how the first try may fail ("": it works)."""
     ask, expression, value = _python_task(rng)
     talk = [_user(rng.pick((ask, f"{ask} Use Python.")))]
     failure = rng.pick(failures)
@@ -229,9 +223,10 @@ _WITH_TOOLS = (_calculator, _calculator, _lookup, _shopping, _python, _python)
 
 
 def messages(seed: int, index: int) -> list[Message]:
-    """Conversation `index`: dictionaries with `role`, `content` and, for a tool call, `tool_calls` (OpenAI
-    form, the arguments as an object); a tool's answer has `name`. Tools are announced in the system
-    message.
+    """Conversation `index` as dictionaries with `role`, `content` and, for a tool call, `tool_calls`.
+
+    The form is OpenAI's, with arguments as an object. A tool's answer has `name`. The system message lists
+    the tools.
     """
     rng = Rng("dialogues", seed, index)
     if rng.chance(0.6):

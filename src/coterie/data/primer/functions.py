@@ -1,5 +1,4 @@
-"""List and string functions: what each does in words, calls with their values, and calls of calls worked
-inside out.
+"""List and string functions: descriptions, calls with their values, and nested calls evaluated inside out.
 
 One surface form everywhere: `reverse([1, 2, 3]) = [3, 2, 1]`; a composition is a chain of such lines.
 """
@@ -15,9 +14,7 @@ from coterie.data.primer.words import WORDS
 
 @dataclass(frozen=True)
 class Function:
-    """A named function of a list of whole numbers or of a string; `kind` and `returns` are `list`, `str` or
-    `int`.
-    """
+    """A function of a list of whole numbers or of a string. `kind`, `returns`: `list`, `str` or `int`."""
 
     name: str
     kind: str
@@ -142,8 +139,10 @@ def show(value: Any) -> str:
 
 
 def reserved(call: str) -> bool:
-    """Whether a call is kept for probes. Only arguments of three numbers or four letters and more can be: the
-    shorter ones are too few, and too often a step of something else, to do without.
+    """Whether a call is kept for probes.
+
+    Only arguments of at least three numbers or four letters can be. Shorter ones are too few, and they are
+    too often steps of longer problems.
     """
     argument = call.rpartition("(")[2].rstrip(")")
     large = len(argument) >= 6 if argument.startswith('"') else argument.count(",") >= 2
@@ -151,9 +150,7 @@ def reserved(call: str) -> bool:
 
 
 def evaluate(chain: tuple[Function, ...], value: Any) -> list[tuple[str, str]]:
-    """The calls `(call, value)` of a composition from the inside out; the last one is the whole
-    composition.
-    """
+    """The calls `(call, value)` of a composition from the inside out; the last is the whole composition."""
     calls, whole = [], show(value)
     for function in chain:
         call = f"{function.name}({show(value)})"
@@ -204,9 +201,7 @@ def _line(rng: Rng, chain: tuple[Function, ...], worked: bool) -> str:
 
 
 def _chain(rng: Rng, depth: int) -> tuple[Function, ...]:
-    """A composition that at least one value is accepted by (nothing is the last of
-    `odds(double_all(..))`).
-    """
+    """A composition that accepts some value; `last(odds(double_all(..)))`, for example, accepts none."""
     while True:
         kind = rng.pick(("list", "list", "str"))
         chain = (*(rng.pick(_CHAINABLE[kind]) for _ in range(depth - 1)), rng.pick(_BY_KIND[kind]))
@@ -228,9 +223,7 @@ def _described(rng: Rng, function: Function) -> str:
 
 
 def generate(seed: int, index: int) -> PrimerDocument:
-    """Document `index`: functions described with examples, a sheet of calls, or compositions worked step by
-    step.
-    """
+    """Document `index`: described functions with examples, a sheet of calls, or compositions in steps."""
     rng = Rng("functions", seed, index)
     form = rng.pick(("described", "described", "calls", "composed", "both"))
     if form == "described":
@@ -250,9 +243,7 @@ def generate(seed: int, index: int) -> PrimerDocument:
 
 
 def probes(seed: int, count: int) -> list[tuple[str, str]]:
-    """`count` different reserved calls, one in four of them a composition, as (`sort([3, 1, 2]) =`, `[1, 2,
-    3]`).
-    """
+    """`count` different reserved calls, one in four a composition, as (`sort([3, 1, 2]) =`, `[1, 2, 3]`)."""
     rng = Rng("functions probes", seed)
     found: dict[str, str] = {}
     while len(found) < count:

@@ -1,6 +1,7 @@
-"""Conversations to tune on, so that a model trained on the primer uses the tools of `coterie agent`,
-described as the OpenAI API describes them: sums for the calculator, small programs for Python, and talk that
-needs no tool at all.
+"""Conversations that teach a model trained on the primer to use the tools of `coterie agent`.
+
+Tools are described as in the OpenAI API: sums for the calculator, small programs for Python, and talk that
+needs no tool.
 """
 
 from collections.abc import Iterator

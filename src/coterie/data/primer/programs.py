@@ -156,9 +156,7 @@ def _term(rng: Rng, names: list[str]) -> str:
 
 
 def _expression(rng: Rng, names: list[str]) -> str:
-    """A sum, product, difference, quotient or remainder; divisors are literals, so nothing divides by
-    zero.
-    """
+    """A sum, product, difference, quotient or remainder. Divisors are literals, so no division is by zero."""
     first = rng.pick(names)
     sign = rng.pick(("+", "+", "-", "*", "//", "%"))
     second = str(rng.between(2, 9)) if sign in ("//", "%") else _term(rng, names)
@@ -254,8 +252,6 @@ def _render(rng: Rng, program: Program, arguments: list[Any]) -> str:
 
 
 def generate(seed: int, index: int) -> PrimerDocument:
-    """Document `index`: one program with assertions and a trace; the text is itself a Python file that
-    runs.
-    """
+    """Document `index`: a program with assertions and a trace. The text is a Python file that runs."""
     rng = Rng("programs", seed, index)
     return PrimerDocument(_render(rng, *draw(rng)) + "\n", "programs", f"programs/{index}")

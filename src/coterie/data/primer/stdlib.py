@@ -20,8 +20,8 @@ PART_BYTES = 6000  # a document ends at the first good place after this many byt
 HARD_BYTES = 24000  # and anywhere between two lines after this many: a table without definitions
 
 _SKIPPED = {
-    "test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "turtledemo", "lib-dynload",
-    "encodings", "pydoc_data", "ensurepip",
+    "test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "turtledemo",
+    "lib-dynload", "encodings", "pydoc_data", "ensurepip",
 }  # fmt: skip
 _TOPICS = (
     "pydoc_data/topics"  # the language reference as Python's help() shows it: prose inside one dictionary
@@ -42,9 +42,7 @@ def root() -> Path:
 
 
 def modules(slice: str, seed: int) -> list[str]:
-    """The module paths (`json/decoder`) of `code` or `docs`, in the order of `seed`: about half of all
-    each.
-    """
+    """The module paths (`json/decoder`) of `code` or `docs`, about half of all each, ordered by `seed`."""
     base = root()
     found = []
     for folder, folders, files in os.walk(base):
@@ -88,9 +86,7 @@ def _read(path: Path) -> str | None:
 
 
 def split(source: str) -> list[str]:
-    """`source` cut between definitions into documents of roughly `PART_BYTES`; joined they are `source`
-    again.
-    """
+    """`source` cut between definitions into documents of about `PART_BYTES`; joined they are `source`."""
     parts: list[str] = []
     current: list[str] = []
     size = 0
@@ -107,9 +103,7 @@ def split(source: str) -> list[str]:
 
 
 def prose(source: str) -> str:
-    """The docstrings of `source` in order, each under its signature, and the block comments that open the
-    file.
-    """
+    """The docstrings of `source` in order, each under its signature, and the comments that open the file."""
     try:
         tree = ast.parse(source)
     except SyntaxError:  # a distribution may keep templates under .py names: they have no docstrings to read
@@ -139,9 +133,7 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> s
 
 
 def _leading_comment(source: str) -> str:
-    """The comment lines before the first statement, without their signs, the interpreter line and the coding
-    line.
-    """
+    """The comment lines before the first statement, without `#`, shebang and encoding line."""
     lines = []
     for line in source.splitlines():
         if line.strip() and not line.startswith("#"):

@@ -69,9 +69,7 @@ def _count(number: int, thing: tuple[str, ...]) -> str:
 
 
 def counting(cast: Cast, hero: str, changes: int) -> Episode:
-    """`hero` has some things, gets more and loses some; the question asks how many are left (never below
-    zero).
-    """
+    """`hero` has some things, gets and loses some; the question asks how many are left (never below zero)."""
     rng, thing = cast.rng, cast.thing()
     number = rng.between(1, 9)
     episode = Episode([f"{hero} had {_count(number, thing)}."])
@@ -108,9 +106,7 @@ def counting(cast: Cast, hero: str, changes: int) -> Episode:
 
 
 def hiding(cast: Cast, hero: str, changes: int) -> Episode:
-    """`hero` puts a thing somewhere and it is moved `changes` times; the questions ask where it is and who
-    moved it.
-    """
+    """`hero` hides a thing that is moved `changes` times; the questions ask where it is and who moved it."""
     rng, thing = cast.rng, cast.treasure()
     spots = rng.sample(CONTAINERS, changes + 1)
     episode = Episode(
@@ -199,9 +195,7 @@ _EPISODES = (counting, counting, hiding, hiding, feeling, giving, travelling, wo
 
 
 def _mini(rng: Rng) -> tuple[str, str, str]:
-    """A few sentences of one or two episodes, and one of the questions they settle: text, question,
-    answer.
-    """
+    """A few sentences of one or two episodes, and a question that they answer: (text, question, answer)."""
     cast = Cast(rng)
     episodes = []
     for write in rng.sample(_EPISODES, rng.pick((1, 1, 2))):

@@ -1,6 +1,4 @@
-"""What the plain dialogues say: pairs of (ways to ask, ways to answer). Order matters: a change is a new
-`VERSION`.
-"""
+"""The plain dialogues: (ways to ask, ways to answer). Any change or reordering needs a new `VERSION`."""
 
 Topic = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -72,8 +70,10 @@ TOPICS: tuple[Topic, ...] = (
     (
         ("What is a mixture of experts?", "What are experts in a model?"),
         (
-            "It is a model with many small parts called experts. A router picks a few of them for every token.",
-            "A model whose router sends each token to a few experts, so only a part of the model works at a time.",
+            "It is a model with many small parts called experts. "
+            "A router picks a few of them for every token.",
+            "A model whose router sends each token to a few experts, "
+            "so only a part of the model works at a time.",
         ),
     ),
     (
@@ -107,7 +107,8 @@ TOPICS: tuple[Topic, ...] = (
     (
         ("What is a function?", "Explain a function.", "How do I write a function in Python?"),
         (
-            "A function is a named piece of code. For example, `def double(x): return 2 * x` doubles a number.",
+            "A function is a named piece of code. "
+            "For example, `def double(x): return 2 * x` doubles a number.",
             "A function takes values and returns a result. You write it with def and call it by its name.",
         ),
     ),

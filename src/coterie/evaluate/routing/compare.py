@@ -35,7 +35,7 @@ _NAMES: tuple[Literal["base", "tuned"], ...] = ("base", "tuned")
 
 
 class _Tally:
-    """Sums of one model: assignments by layer, domain and expert, pairs chosen together, nats of next tokens."""
+    """Sums of one model: assignments by layer, domain and expert, pairs chosen together, nats by domain."""
 
     def __init__(self, sizes: Mapping[int, int], domains: Sequence[str]) -> None:
         self.domains = list(domains)
@@ -73,7 +73,8 @@ class _Tally:
 def layer_routing(counts: np.ndarray, pairs: np.ndarray, domains: Sequence[str]) -> LayerRouting:
     """One layer's figures.
 
-    `counts` (domains, E): assignments. `pairs` (E, E): tokens that chose both experts; on the diagonal, the expert.
+    `counts` (domains, E): assignments. `pairs` (E, E): tokens that chose both experts; on the diagonal, the
+    expert.
     """
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     total = counts.sum(0)
@@ -91,7 +92,7 @@ def layer_routing(counts: np.ndarray, pairs: np.ndarray, domains: Sequence[str])
 
 
 def chosen_together(pairs: np.ndarray) -> list[ExpertPair]:
-    """The pairs of experts that most tokens chose together, most frequent first. `pairs` as in `layer_routing`."""
+    """The pairs of experts that most tokens chose together, most first. `pairs`: as in `layer_routing`."""
     tokens = np.diag(pairs)
     found = []
     for a in range(len(pairs)):
@@ -171,7 +172,7 @@ def _check_comparable(base: Transformer, tuned: Transformer, sizes: Mapping[int,
 
 
 class _Moved:
-    """Sums over tokens of what differs between two models: by domain and layer, and of the logits by domain."""
+    """Sums over tokens of the differences between two models, by domain and layer."""
 
     def __init__(self, sizes: Mapping[int, int], domains: Sequence[str]) -> None:
         self.overlap = {layer: dict.fromkeys(domains, 0.0) for layer in sizes}

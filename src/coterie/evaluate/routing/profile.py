@@ -1,7 +1,7 @@
-"""Which experts a set of texts uses, and the choice of those that matter for it (ESFT, arXiv 2407.01906).
+"""Which experts a set of texts uses, and the selection of those that matter for it (ESFT, arXiv 2407.01906).
 
-Scores are taken per layer over its experts: the gate score of an expert is the mean of its gate weight over
-tokens, its token score the share of the layer's assignments that went to it.
+Scores are per layer, over its experts. The gate score of an expert is the mean of its gate weight over
+tokens; its token score is the share of the layer's assignments that went to it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ Method = Literal["esft-gate", "esft-token", "hot", "random"]
 
 
 class Profile(Settings):
-    """What `coterie profile` found: of each layer and expert the tokens that chose it and the gate weight
-    they gave.
+    """What `coterie profile` found, by layer.
+
+    `counts`: for each expert, the tokens that chose it. `gate_mass`: the sum of the gate weights they gave
+    it.
     """
 
     format: int = 1
@@ -46,7 +48,10 @@ class Profile(Settings):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """Read a JSON file. Errors: `ConfigError`, one line."""
+        """Read a JSON file.
+
+        Errors: `ConfigError`, one line.
+        """
         return cls.from_dict(read_json(path, "make it with coterie profile"), str(path))
 
     def to_file(self, path: str | Path) -> None:
@@ -55,7 +60,10 @@ class Profile(Settings):
 
 
 def profile(model: Transformer, documents: Sequence[HeldoutDocument], name: str = "model") -> Profile:
-    """Count over all documents. Errors: `ConfigError` for a dense model."""
+    """The profile of `model` over all documents.
+
+    Errors: `ConfigError` for a dense model.
+    """
     sizes = require_experts(model, name)
     counts = {layer: np.zeros(size, dtype=np.int64) for layer, size in sizes.items()}
     mass = {layer: np.zeros(size) for layer, size in sizes.items()}
@@ -79,11 +87,12 @@ def profile(model: Transformer, documents: Sequence[HeldoutDocument], name: str 
 def select(
     found: Profile, method: Method, p: float | None = None, top: float | None = None, seed: int = 0
 ) -> ExpertSelection:
-    """Choose experts layer by layer.
+    """Select experts layer by layer.
 
-    `esft-gate` and `esft-token`: the fewest experts, best first, whose scores make up the share `p` of the
-    layer's. `hot`: the share `top` of a layer's experts (rounded up) with most tokens. `random`: as many,
-    drawn by `seed`. Errors: `ConfigError` for a share that is missing, not wanted or outside (0, 1].
+    `esft-gate` and `esft-token`: the fewest experts, best first, whose scores sum to the share `p` of the
+    layer's. `hot`: the share `top` of a layer's experts (rounded up) with most tokens. `random`: equally
+    many, drawn with `seed`.
+    Errors: `ConfigError` for a share that is missing, does not belong to the method, or is outside (0, 1].
     """
     if method not in ("esft-gate", "esft-token", "hot", "random"):
         raise ConfigError(f"select: unknown method '{method}'; choose esft-gate, esft-token, hot or random")
@@ -122,7 +131,7 @@ def _until(scores: Sequence[float], share: float) -> list[int]:
 
 
 def describe_selection(selection: ExpertSelection, found: Profile) -> dict[str, Any]:
-    """What a selection covers of its profile: experts, share of assignments and of gate weight."""
+    """What a selection covers of its profile: number of experts, share of assignments and of gate weight."""
     layers = selection.experts
     covered = {
         key: sum(sum(values[layer][e] for e in chosen) for layer, chosen in layers.items())

@@ -20,10 +20,11 @@ def routing_shares(
     max_tokens_per_slice: int = 20000,
     row_length: int = 512,
 ) -> RoutingShares:
-    """Share of each slice's assignments by layer and expert, over at most `max_tokens_per_slice` tokens of a slice.
+    """Share of each slice's assignments by layer and expert, over up to `max_tokens_per_slice` tokens.
 
-    If layers differ in their number of experts, each has as many columns as the largest, and experts that it lacks
-    have share 0. Errors: `ConfigError` for a dense model.
+    If layers differ in their number of experts, each has as many columns as the largest, and experts that it
+    lacks have share 0.
+    Errors: `ConfigError` for a dense model.
     """
     sizes = require_experts(model, "the model")
     layers, num_experts = list(sizes), max(sizes.values())

@@ -26,8 +26,8 @@ BATCH_TOKENS = 2048
 class TracedText:
     """Some rows of one domain under one model.
 
-    `ids_T` int64; `lengths`: of the rows, which sum to T; `h_TD`: hidden states after the final norm; `routing`: of
-    each MoE layer by its index.
+    `ids_T` int64; `lengths`: of the rows, which sum to T; `h_TD`: hidden states after the final norm;
+    `routing`: of each MoE layer by its index.
     """
 
     domain: str
@@ -78,7 +78,10 @@ def _forward(model: Transformer, domain: str, ids: np.ndarray, lengths: tuple[in
 
 
 def require_experts(model: Transformer, name: str) -> dict[int, int]:
-    """Layer -> number of experts. Errors: `ConfigError` for a dense model."""
+    """Layer -> number of experts.
+
+    Errors: `ConfigError` for a dense model.
+    """
     layers = {layer: r.config.num_experts for layer, r in model.routers() if layer < model.config.num_layers}
     if not layers:
         raise ConfigError(f"{name}: is a dense model without routers; give a mixture of experts")
