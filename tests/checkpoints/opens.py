@@ -14,7 +14,7 @@ from coterie.config import files
 
 
 def count_opens(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
-    """How often each file was opened from now on: weight files (by their headers), JSON files and manifests."""
+    """How often each file was opened from now on: weights (by their headers), JSON files and manifests."""
     opened: Counter[Path] = Counter()
 
     def watch(original: Any, file_of: Any) -> None:

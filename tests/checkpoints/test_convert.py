@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from coterie.checkpoints import convert
 from coterie.checkpoints.commit import read_manifest, verify_directory
-from coterie.checkpoints.convert import RECEIPT, Receipt, convert_directory
+from coterie.checkpoints.convert import RECEIPT, ConversionReceipt, convert_directory
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.checkpoints.relabel import as_family
 from coterie.config import CheckpointError, ConfigError, CoterieError
@@ -41,7 +41,7 @@ def stored(path: Path) -> dict[str, torch.Tensor]:
     return {name: value for file in path.glob("*.safetensors") for name, value in load_file(file).items()}
 
 
-def check_receipt(receipt: Receipt, out: Path) -> None:
+def check_receipt(receipt: ConversionReceipt, out: Path) -> None:
     """In the directory, in its manifest, and true: the result loads and answers its probes."""
     written = json.loads((out / RECEIPT).read_text())
     assert written == json.loads(json.dumps(receipt.to_dict()))
@@ -92,15 +92,15 @@ def test_a_feed_forward_is_one_expert(name: str, target: str, tmp_path: Path) ->
 REFUSED = [
     ("llama", "qwen3", "'blocks.0.attention.qk_norm' would be lost"),
     ("qwen3", "llama", "'blocks.0.attention.qk_norm' would be lost"),
-    ("qwen3_moe", "mixtral", "no form for|would be lost"),
+    ("qwen3_moe", "mixtral", "has no dense layers|would be lost"),
     ("mixtral", "qwen3_moe", "would be lost"),
-    ("mixtral", "llama", "no form for"),
+    ("mixtral", "llama", "has no experts"),
     ("olmoe", "qwen3_moe", "would be lost"),
     ("deepseek_v3", "deepseek_v2", "norm_topk_prob"),
     ("deepseek_v2", "qwen3_moe", "no latent attention"),
     ("gpt_oss", "mixtral", "would be lost"),
-    ("llama4_scout", "llama4", "image encoder, which this model has not"),
-    ("llama_tied_bias", "mixtral", "would be lost|no form for"),
+    ("llama4_scout", "llama4", "image encoder, which this model lacks"),
+    ("llama_tied_bias", "mixtral", "would be lost|has no dense layers"),
 ]
 
 
@@ -218,7 +218,7 @@ def test_the_image_encoder_is_left_behind_only_when_asked(tmp_path: Path) -> Non
     assert kept.lossless and any(name.startswith("vision_model.") for name in stored(tmp_path / "b"))
     with pytest.raises(ConfigError, match=r"cannot carry the image encoder .*--drop vision"):
         convert_directory(tmp_path / "a", tmp_path / "c", "llama4_text")
-    with pytest.raises(ConfigError, match="a text-only form to go to"):
+    with pytest.raises(ConfigError, match="a text-only target"):
         convert_directory(tmp_path / "a", tmp_path / "c", "llama4", drop=["vision"])
     receipt = convert_directory(tmp_path / "a", tmp_path / "c", "llama4_text", drop=["vision"])
     assert not receipt.lossless and receipt.changes[0].startswith("dropped: the image encoder (")

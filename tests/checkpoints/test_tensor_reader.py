@@ -54,11 +54,11 @@ def test_a_whole_header_is_read_in_the_order_of_its_bytes(tmp_path: Path) -> Non
         (b"{nonsense", {}, "not usable JSON"),
         (b"[" * 5000, {}, "not usable JSON"),
         (b"\xff\xfe{}", {}, "not usable JSON"),
-        ([1], {}, "no JSON object"),
+        ([1], {}, "is not a JSON object"),
         (
             b'{"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]},"a":{"dtype":"F32","shape":[8],"data_offsets":[0,32]}}',
             {},
-            "'a' stands there twice",
+            "'a' is there twice",
         ),
         (changed("b", data_offsets=[20, 28]), {}, "'b' overlaps"),
         (changed("b", data_offsets=[28, 36]), {"data": b"\0" * 36}, "'b' leaves a hole"),
@@ -72,7 +72,7 @@ def test_a_whole_header_is_read_in_the_order_of_its_bytes(tmp_path: Path) -> Non
         (changed("a", data_offsets=[0, 2**64]), {}, "unusable data_offsets"),
         (changed("a", dtype="F99"), {}, "unknown type"),
         (changed("a", dtype=None), {}, "unknown type"),
-        ({"a": 5}, {}, "no dtype, shape"),
+        ({"a": 5}, {}, "lacks dtype, shape"),
     ],
 )
 def test_a_header_that_lies_is_refused_in_one_line(
@@ -128,7 +128,7 @@ def test_an_index_may_name_safetensors_alone(tmp_path: Path) -> None:
 
 def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{i}.safetensors", GOOD) for i in range(2)]
-    with pytest.raises(CheckpointError, match=r"'a' stands in 0\.safetensors too"):
+    with pytest.raises(CheckpointError, match=r"'a' is in 0\.safetensors too"):
         StoredTensors(files)
 
 

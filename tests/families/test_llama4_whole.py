@@ -17,16 +17,17 @@ from tests.arithmetic import model_tolerance
 from tests.families.hf import CONFIGS, VOCAB, randomise
 
 _VISION = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 28,
-    "patch_size": 14, "vision_output_dim": 16, "projector_input_dim": 16, "projector_output_dim": 16,
-    "rope_theta": 100.0,
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+    "image_size": 28, "patch_size": 14, "vision_output_dim": 16, "projector_input_dim": 16,
+    "projector_output_dim": 16, "rope_theta": 100.0,
 }  # fmt: skip
 
 
 def whole(path: Path) -> Llama4ForConditionalGeneration:
     text = CONFIGS["llama4_scout"] | {
-        "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "pad_token_id": 0,
-        "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 0,
+        "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "pad_token_id": 0, "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 0,
+        "eos_token_id": 0,
     }  # fmt: skip
     config = Llama4Config(text_config=text, vision_config=_VISION)
     config._attn_implementation = "eager"

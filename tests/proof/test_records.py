@@ -140,12 +140,12 @@ def test_missing_and_damaged_probes(tmp_path: Path) -> None:
     ):
         file.write_bytes(whole)
         damage()
-        with pytest.raises(CheckpointError, match="no usable record of probes"):
+        with pytest.raises(CheckpointError, match="not a usable record of probes"):
             records.load_probes(path)
 
 
 def test_others_read_a_directory_with_probes(tmp_path: Path) -> None:
-    """The probes' file stands where no reader takes it for weights."""
+    """The probes' file is where no reader takes it for weights."""
     from transformers import AutoModelForCausalLM
 
     save_model(tmp_path / "model", make(), probes=True)

@@ -1,1 +1,1 @@
-"""The checkpoint directory: read, written, converted, committed by rename."""
+"""The checkpoint directory: open, read, write, convert and commit it."""

@@ -1,4 +1,4 @@
-"""One handle for an opened checkpoint: every file of the directory is opened and verified once, when needed."""
+"""One handle for an opened checkpoint: each file is opened and verified once, when it is first needed."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ class Checkpoint:
 
     @staticmethod
     def open(path: str | Path | Checkpoint, weights: bool = True) -> Checkpoint:
-        """Open a directory or a hub id `owner/name`, which is downloaded; an open checkpoint is returned as it is.
+        """Open a directory, or a hub id `owner/name`, which is downloaded.
 
-        `weights`: whether a download includes the weights. Errors: `CheckpointError` when `path` is neither a
-        directory nor a hub id, or the hub cannot be reached.
+        An open checkpoint is returned as it is. `weights`: whether a download includes the weights.
+        Errors: `CheckpointError` when `path` is neither a directory nor a hub id, or the hub cannot be
+        reached.
         """
         return path if isinstance(path, Checkpoint) else Checkpoint(locate(path, weights), str(path))
 

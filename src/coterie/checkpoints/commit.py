@@ -1,10 +1,8 @@
-"""How a directory becomes a checkpoint: written under another name, listed with its hashes, renamed when it
-is whole.
+"""Commit a directory: write it under another name, list its files with their hashes, rename it when whole.
 
-The protocol of appendix B in three steps: write into `NAME.tmp-PID`; list every file with its size and
-SHA-256 in `coterie.json` and flush all to disk; rename. The rename is the commit, so a kill at any moment
-leaves either the whole new directory or none of it. A reader takes the newest `step-NNNNNN` whose files match
-their list.
+Three steps (docs/design/commit.md): write into `NAME.tmp-PID`; list every file with its size and SHA-256 in
+`coterie.json` and flush all to disk; rename. The rename is the commit, so a kill at any moment leaves either
+the whole new directory or none of it. A reader takes the newest `step-NNNNNN` whose files match the list.
 """
 
 from __future__ import annotations
@@ -39,10 +37,11 @@ _log = logging.getLogger("coterie")
 def commit_directory(
     final: Path, write: Callable[[Path], None], extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Create or replace the directory `final` with what `write(directory)` puts into the one it is given.
+    """Create or replace the directory `final` with the files that `write` puts into the directory it gets.
 
-    `extra` joins the manifest (step, parent, data card, metrics, ...; JSON types, finite numbers). After an
-    error in `write`, or a full disk, the partial directory is gone and an existing `final` is untouched.
+    `extra`: further keys of the manifest (step, parent, data card, metrics, ...; JSON types, finite numbers).
+    After an error in `write`, or a full disk, the partial directory is removed and an existing `final` is
+    unchanged.
     Errors: `CheckpointError` in one line when the system refuses to write.
     """
     final = Path(os.path.abspath(final))
@@ -60,17 +59,17 @@ def commit_directory(
         _sync_path(final.parent)
     except BaseException as error:
         _remove(temporary)
-        # safetensors reports a full disk with its own type
+        # safetensors reports a full disk with its own type.
         if isinstance(error, OSError | SafetensorError):
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise CheckpointError(
-                f"{final}: was not written ({reason}); make room or choose another place"
+                f"{final}: was not written ({reason}); free space or choose another place"
             ) from error
         raise
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint directory, its own hash checked.
+    """The manifest of a checkpoint directory, after a check of its own hash.
 
     Errors: `CheckpointError` when the directory or its `coterie.json` is missing or damaged.
     """
@@ -80,7 +79,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: has no {MANIFEST}, so it was not written whole by coterie") from None
+        raise CheckpointError(
+            f"{path}: has no {MANIFEST}, so coterie did not write it, or not completely"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(manifest, dict) or manifest.get("sha256") != _own_hash(manifest):
@@ -88,20 +89,23 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{file}: is damaged (its content does not match its own hash); use another checkpoint"
         )
     if manifest["format"] != FORMAT:
-        raise CheckpointError(f"{file}: is of format {manifest['format']}, this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{file}: is of format {manifest['format']}, this version reads {FORMAT}; update coterie"
+        )
     return manifest
 
 
 def travelling(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a directory made from another one keeps of the other's manifest: all but format, files and hash."""
+    """What a derived directory keeps of its source's manifest: all but format, files and hash."""
     return {key: value for key, value in manifest.items() if key not in OWN_KEYS}
 
 
 def require_free(path: Path, option: str = "path", replaces: tuple[str, str] | None = None) -> None:
     """Refuse an output that exists; an empty directory counts as free.
 
-    `option`: how the caller names the output, for the message ("--out"). `replaces`: (file, kind): a directory
-    that holds this file is an earlier output of this kind and may be replaced. Errors: `CheckpointError`.
+    `option`: the caller's name of the output, for the message ("--out"). `replaces`: (file, kind): a
+    directory that holds this file is an earlier output of this kind and may be replaced.
+    Errors: `CheckpointError`.
     """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
@@ -112,11 +116,10 @@ def require_free(path: Path, option: str = "path", replaces: tuple[str, str] | N
 
 
 def verify_directory(path: Path, full: bool = True, suffix: str = "") -> None:
-    """Check every listed file of a checkpoint directory: present, of its size and, when `full`, of its
-    SHA-256.
+    """Check the listed files of a checkpoint directory: their presence, sizes and, when `full`, SHA-256.
 
-    `suffix`: only files whose names end so. Errors: `CheckpointError` naming the first file that differs.
-    Files that are not listed are ignored.
+    `suffix`: only files whose names end like this. Files that are not listed are ignored.
+    Errors: `CheckpointError` naming the first file that differs.
     """
     verify_files(Path(path), read_manifest(path)["files"], full, suffix)
 
@@ -139,7 +142,7 @@ def verify_files(
 
 
 def step_directories(run_dir: Path) -> list[tuple[int, Path]]:
-    """`(step, path)` of the committed `step-NNNNNN` directories of a run, oldest first, not verified."""
+    """(step, path) of the committed `step-NNNNNN` directories of a run, oldest first, not verified."""
     if not Path(run_dir).is_dir():
         return []
     matches = [(_STEP.fullmatch(path.name), path) for path in Path(run_dir).iterdir() if path.is_dir()]
@@ -147,14 +150,12 @@ def step_directories(run_dir: Path) -> list[tuple[int, Path]]:
 
 
 def step_path(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint of `step` stands in a run."""
+    """The directory of the checkpoint of `step` in a run."""
     return Path(run_dir) / f"step-{step:06d}"
 
 
 def newest_valid(run_dir: Path) -> Path | None:
-    """The newest step directory that verifies in full, or None; a warning names each newer one that does
-    not.
-    """
+    """The newest step directory that verifies in full, or None; a warning names each newer damaged one."""
     for _, path in reversed(step_directories(run_dir)):
         try:
             verify_directory(path)
@@ -166,7 +167,7 @@ def newest_valid(run_dir: Path) -> Path | None:
 
 
 def remove_directory(path: Path) -> None:
-    """Delete a committed directory so that a kill half-way never leaves part of it under its name."""
+    """Delete a committed directory; a kill half-way never leaves part of it under its name."""
     hidden = Path(path).with_name(f"{Path(path).name}.tmp-{os.getpid()}")
     _remove(hidden)
     os.rename(path, hidden)
@@ -174,8 +175,9 @@ def remove_directory(path: Path) -> None:
 
 
 def clean_stale(parent: Path) -> None:
-    """Remove what killed processes left in `parent`; one set aside for a replacement that never came
-    returns.
+    """Remove the leftovers of killed processes in `parent`.
+
+    A directory that was set aside for a replacement returns if the replacement never came.
     """
     for path in sorted(Path(parent).iterdir()):
         match = _LEFTOVER.fullmatch(path.name)
@@ -189,10 +191,11 @@ def clean_stale(parent: Path) -> None:
 
 
 class RunLock:
-    """Only one process writes to a run directory; a context manager.
+    """A context manager that lets only one process write to a run directory.
 
-    The kernel drops the lock when its holder ends, however it ends; the process id in the file is for the
-    message. Errors: `TrainingError` naming the process that holds it.
+    The kernel drops the lock when its holder ends, however it ends; the process id in the file is only for
+    the message.
+    Errors: `TrainingError` naming the process that holds the lock.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -200,7 +203,7 @@ class RunLock:
         self._file: int | None = None
 
     def __enter__(self) -> Self:
-        import fcntl  # POSIX only; a reader of checkpoints on another system never needs it
+        import fcntl  # POSIX only, and not needed for reading checkpoints on other systems
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -220,8 +223,7 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The file stays: removing it would let a third process lock a new file while a second waits on the
-        # old one.
+        # The file stays: without it, a third process could lock a new file while a second holds the old one.
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -233,9 +235,8 @@ def _write_manifest(directory: Path, extra: Mapping[str, Any]) -> None:
         path.relative_to(directory).as_posix(): [path.stat().st_size, file_sha256(path)] for path in files
     }
     manifest: dict[str, Any] = {"format": FORMAT, **extra, "files": listed}
-    manifest = json.loads(
-        json.dumps(manifest, allow_nan=False)
-    )  # hash what a reader will see (tuples become lists)
+    # Hash the content as a reader will see it: tuples become lists.
+    manifest = json.loads(json.dumps(manifest, allow_nan=False))
     manifest["sha256"] = _own_hash(manifest)
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
@@ -259,9 +260,7 @@ def _sync_path(path: Path) -> None:
 
 
 def _swap_in(temporary: Path, final: Path) -> None:
-    """Rename to the final name; a directory already there steps aside first and returns if the rename
-    fails.
-    """
+    """Rename to the final name; an existing directory is set aside first, and returns if the rename fails."""
     if not final.exists():
         os.rename(temporary, final)
         return

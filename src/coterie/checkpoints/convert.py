@@ -1,9 +1,8 @@
-"""A checkpoint in another layout, type or sharding, proven before it appears: every tensor and the answers to
-probes.
+"""Convert a checkpoint to another layout, type or sharding, and prove the result before it appears.
 
-Nothing is lost in silence: what a layout cannot carry is refused, what a type rounds is counted, what was
-asked to be left behind is listed. The receipt, `receipt.json`, stands in the new directory and in its
-manifest.
+Nothing is lost silently: parts that a layout cannot carry are refused, numbers that a type rounds are
+counted, parts that were dropped on request are listed. Every tensor and the answers to probes are compared.
+The receipt, `receipt.json`, is in the new directory and listed in its manifest.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Rounding:
-    """What storing in another type did. `relative`: largest change of a number by its own size, where it
-    stayed normal.
+    """What storing in another type changed. Numbers that would become infinite are refused.
 
-    `vanished`: numbers that became 0. Numbers that would become infinite are refused.
+    `tensors`, `numbers`: how many changed. `relative`: the largest change of a number relative to its size,
+    among those that stay normal. `vanished`: numbers that became 0.
     """
 
     tensors: int
@@ -55,12 +54,12 @@ class Rounding:
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """What a conversion did. `mapped`: names on disk before and after, layer and expert numbers as `*`, with
-    counts.
+class ConversionReceipt:
+    """What a conversion did.
 
-    `lossless`: every number of the source stands unchanged in the result. `difference`: of the result, read
-    back, from the source as it is; `exact`: from the source rounded as it was stored, which must be nothing.
+    `mapped`: names on disk before and after, layer and expert numbers as `*`, with counts. `lossless`: every
+    number of the source is unchanged in the result. `difference`: of the result, read back, from the source;
+    `exact`: from the source rounded as it was stored, which must be (nearly) zero.
     """
 
     source: str
@@ -90,7 +89,7 @@ def convert_directory(
     shard_bytes: int = SHARD_BYTES,
     drop: Collection[str] = (),
     tell: Tell = lambda _line: None,
-) -> Receipt:
+) -> ConversionReceipt:
     """Write the model of `source` as `target`'s layout (None: its own) into the new directory `out`.
 
     `dtype` None keeps the stored type (bfloat16 for quantised weights, float32 where types are mixed).
@@ -124,7 +123,7 @@ def convert_directory(
     facts["copied"], facts["left_out"] = _companions(checkpoint.path)
     facts["rounding"] = rounding = _rounding(model, chosen)
     facts["lossless"] = not rounding.tensors and not any(change.startswith("dropped") for change in changes)
-    made: list[Receipt] = []
+    made: list[ConversionReceipt] = []
 
     def write(folder: Path) -> None:
         write_model_files(folder, model, None, chosen, shard_bytes)
@@ -134,7 +133,7 @@ def convert_directory(
         written = Checkpoint.open(folder)
         tensors = _same_tensors(written, model, chosen)
         exact, apart = _same_answers(written, loaded, chosen)
-        made.append(Receipt(**facts, tensors=tensors, difference=apart, exact=exact))
+        made.append(ConversionReceipt(**facts, tensors=tensors, difference=apart, exact=exact))
         (folder / RECEIPT).write_text(
             json.dumps(made[0].to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8"
         )
@@ -152,7 +151,7 @@ def _parent(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _companions(directory: Path) -> tuple[list[str], list[str]]:
-    """Small files beside the weights that travel unchanged, and files that do not."""
+    """Names of the small files that are copied unchanged, and of the files that are not."""
     files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name not in _WRITTEN]
     small = [
         p.name for p in files if p.suffix in _COMPANIONS or p.name.upper().startswith(("LICENSE", "NOTICE"))
@@ -166,8 +165,9 @@ def _companions(directory: Path) -> tuple[list[str], list[str]]:
 
 
 def _rounding(model: Transformer, dtype: torch.dtype) -> Rounding:
-    """What storing the parameters as `dtype` changes. Errors: `CheckpointError` for numbers beyond its
-    range.
+    """What storing the parameters as `dtype` changes.
+
+    Errors: `CheckpointError` for numbers beyond its range.
     """
     tensors = numbers = vanished = 0
     relative = 0.0
@@ -237,7 +237,7 @@ def _same_answers(written: Checkpoint, source: Loaded, dtype: torch.dtype) -> tu
 
 
 def _mapping(before: Transformer, after: Transformer) -> list[dict[str, Any]]:
-    """Names on disk before and after by our name, numbers as `*`; what only one side has stands alone."""
+    """Names on disk before and after, paired by our names, numbers as `*`; one side may be empty."""
     table: dict[str, tuple[dict[str, int], dict[str, int]]] = {}
     for side, model in enumerate((before, after)):
         for slot in family(model.config.family).slots(model.config):
@@ -252,7 +252,7 @@ def _pattern(name: str) -> str:
 
 
 def _part(name: str) -> str:
-    """Our name without numbers, and without what tells a feed-forward from its only expert."""
+    """Our name without numbers, and the same for a feed-forward and for its only expert."""
     pattern = _pattern(name)
     for part in ("gate", "up", "gate_up"):
         pattern = pattern.replace(f"ffn.{part}.weight", "ffn.in").replace(

@@ -58,7 +58,8 @@ def weight_files(directory: Path) -> list[Path]:
     )
     if pickles:
         raise CheckpointError(
-            f"{directory}: only pickle weights ({pickles[0]}); they can run code and are refused; convert them"
+            f"{directory}: only pickle weights ({pickles[0]}); they can run code and are refused; "
+            "convert them"
         )
     raise CheckpointError(f"{directory}: has no model.safetensors and no index of shards{nearest(directory)}")
 

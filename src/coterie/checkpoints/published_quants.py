@@ -1,5 +1,6 @@
-"""What stored FP8 and MXFP4 numbers stand for (architectures.md sections 4 and 8). O rows, I columns, E
-experts.
+"""Unpack the FP8 and MXFP4 numbers of published checkpoints (docs/design/families.md, number formats).
+
+O rows, I columns, E experts.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def fp8_blocks(weight_OI: Tensor, scale: Tensor, rows: int, columns: int) -> Tensor:
-    """`(O, I)` float32: every block of `rows` x `columns` numbers times its own scale; the last ones may be
-    partial.
+    """(O, I) float32: every block of `rows` x `columns` numbers times its scale; the last may be partial.
 
     `scale`: (ceil(O / rows), ceil(I / columns)).
     """
@@ -23,9 +23,9 @@ def fp8_blocks(weight_OI: Tensor, scale: Tensor, rows: int, columns: int) -> Ten
 
 
 def mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
-    """`(E, O, I)` float32 from blocks (E, O, I / 32, 16) and scales (E, O, I / 32), both uint8.
+    """(E, O, I) float32 from blocks (E, O, I / 32, 16) and scales (E, O, I / 32), both uint8.
 
-    A byte holds two numbers, the first in its low half; a scale s stands for 2 ** (s - 127).
+    A byte holds two numbers, the first in its low half; a scale s means 2 ** (s - 127).
     """
     values = torch.tensor(_E2M1 + tuple(-v for v in _E2M1))
     pairs = torch.stack((values[(blocks & 15).long()], values[(blocks >> 4).long()]), dim=-1)

@@ -1,4 +1,4 @@
-"""Keep a model's frozen matrices in 8 or 4 bits: of a model in memory, or while its files are read.
+"""Round a model's frozen matrices to 8 or 4 bits, in memory or while its files are read.
 
 Embedding, head, routers, norms and biases stay as they are, and so does every group that is trained in full.
 """
@@ -25,11 +25,12 @@ _GROUPS = ("attention", "experts", "shared", "dense")
 def quantise_model(model: Transformer, config: AdapterConfig) -> None:
     """Round every matrix of attention, experts, shared and dense feed-forwards that is not trained in full.
 
-    A layer at a time; a model on the meta device gets the places for the codes alone. Layers that are
-    quantised already stay. Errors: `ConfigError` without `quant`, or for a model that has an adapter.
+    One layer at a time; a model on the meta device only gets the places for the codes. Layers that are
+    quantised already stay as they are.
+    Errors: `ConfigError` without `quant`, or for a model that has an adapter.
     """
     if config.quant == "none":
-        raise ConfigError("quant: says none; give int8 or int4")
+        raise ConfigError("quant: is none; give int8 or int4")
     if model.adapter is not None:
         raise ConfigError("quant: the model has an adapter; quantise the base before it is attached")
     groups = module_groups(model)
@@ -42,7 +43,7 @@ def quantise_model(model: Transformer, config: AdapterConfig) -> None:
 
 
 def quantised_parts(model: Transformer) -> dict[str, QuantisedTensor]:
-    """Our parameter names -> the codes that stand in for them."""
+    """Our parameter names -> the codes that replace them."""
     return {
         f"{name}.weight": layer.quantised
         for name, layer in model.named_modules()
@@ -57,10 +58,10 @@ def is_quantised(model: Transformer) -> bool:
 
 @torch.no_grad()
 def read_quantised(stored: TensorSource, slot: Slot, target: QuantisedTensor) -> None:
-    """Read one tensor of a file and round it into its place, expert by expert where it holds several."""
+    """Read one tensor from disk and round it into its place, expert by expert where it holds several."""
     whole = torch.empty(target.shape, device="meta")
     view = slot.view(whole)
-    if view.stride(-1) == 1:  # leading dimensions alone: the same view finds the codes
+    if view.stride(-1) == 1:  # the view selects leading dimensions only, so it selects the codes too
         target.store(slot.part(stored.read(slot.disk)), slot.view)
         return
     for expert in range(target.shape[0]):  # (E, in, out) on disk
@@ -69,7 +70,7 @@ def read_quantised(stored: TensorSource, slot: Slot, target: QuantisedTensor) ->
 
 
 def bits_by_group(model: Transformer) -> dict[str, dict[str, Any]]:
-    """Per group: numbers, bytes and effective bits of its weights as they are kept, factors not counted."""
+    """Per group: numbers, bytes and effective bits of its weights in memory, without LoRA factors."""
     groups = module_groups(model)
     table: dict[str, dict[str, Any]] = {}
     for name, module in model.named_modules():

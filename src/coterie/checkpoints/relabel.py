@@ -10,21 +10,23 @@ from torch import Tensor
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig, RouterConfig
 from coterie.families import config_to_hf, family
+from coterie.families.base import LayerKindError
 from coterie.nn.router import Balance
 from coterie.nn.transformer import Transformer
 
-# What may be left behind when it is asked for by name.
+# Parts that may be dropped on request, by name.
 DROPPABLE = {"vision": "the image encoder", "mtp": "the layers for multi-token prediction"}
 # A router over one expert: whatever it scores, that expert gets the weight 1.
 _ONE = RouterConfig(num_experts=1, top_k=1, renormalize=True)
 
 
 def as_family(model: Transformer, target: str, drop: Collection[str] = ()) -> tuple[Transformer, list[str]]:
-    """The model under `target`'s `model_type`, and what was changed for it in words.
+    """The model under `target`'s `model_type`, and the changes that this needed, in words.
 
     Weights are shared with the given model where its modules stay as they are. A dense feed-forward and a
-    mixture of one expert are the same thing and stand for each other. Errors: `ConfigError` naming what the
-    family's form would lose; nothing is ever left out unless `drop` names it.
+    mixture of one expert compute the same and replace each other.
+    Errors: `ConfigError` naming what the family's form would lose; nothing is left out unless `drop` names
+    it.
     """
     family(target, "convert")
     unknown = sorted(set(drop) - set(DROPPABLE))
@@ -39,11 +41,12 @@ def as_family(model: Transformer, target: str, drop: Collection[str] = ()) -> tu
             errors.append(error)
             continue
         return _rebuild(model, candidate), notes + ([change] if change else [])
-    raise next((error for error in errors if "has no form" not in str(error)), errors[0])
+    # The kind of layers is what the other candidates change, so any other reason says more.
+    raise next((error for error in errors if not isinstance(error, LayerKindError)), errors[0])
 
 
 def _without(model: Transformer, target: str, drop: Collection[str]) -> tuple[ModelConfig, list[str]]:
-    """The config without what is to be dropped."""
+    """The config without the parts to drop, and a note on each."""
     config, notes = model.config, []
     if "mtp" in drop:
         if not config.num_mtp_layers:
@@ -57,6 +60,7 @@ def _without(model: Transformer, target: str, drop: Collection[str]) -> tuple[Mo
         config = config.model_copy(update={"extra": inner if isinstance(inner, dict) else {}})
         notes.append(f"dropped: {DROPPABLE['vision']} ({len(model.carried)} tensors), as asked")
     if target != model.config.family and "auto_map" in config.extra:
+        # auto_map names remote code of the other family.
         kept = {key: value for key, value in config.extra.items() if key != "auto_map"}
         config = config.model_copy(update={"extra": kept})
         notes.append("left out of config.json: auto_map, which names code of the other family")
@@ -64,7 +68,7 @@ def _without(model: Transformer, target: str, drop: Collection[str]) -> tuple[Mo
 
 
 def _candidates(config: ModelConfig) -> list[tuple[ModelConfig, str]]:
-    """Configs of the same function: as it is, dense as one expert, one expert as dense."""
+    """(config, change in words) of the same function: as it is, dense as one expert, one expert as dense."""
     found = [(config, "")]
     ffns = [block.ffn for block in config.blocks]
     if all(isinstance(ffn, FeedForwardConfig) and not ffn.bias for ffn in ffns):
@@ -83,9 +87,7 @@ def _expert_of(ffn: FeedForwardConfig | MoEConfig) -> MoEConfig:
 
 
 def _is_one_expert(moe: MoEConfig) -> bool:
-    """Whether the block is its only expert and nothing else: one expert, weight 1, nothing shared, plain
-    SwiGLU.
-    """
+    """Whether the block computes just its expert: one expert, weight 1, nothing shared, plain SwiGLU."""
     router = moe.router
     always_one = router.renormalize or router.score == "softmax"
     plain = moe.shared_width is None and moe.clamped is None and not router.bias and not router.select_bias
@@ -98,23 +100,22 @@ def _with_ffns(config: ModelConfig, ffns: list[Any]) -> ModelConfig:
 
 
 def _check(config: ModelConfig, model: Transformer, target: str, drop: Collection[str]) -> None:
-    """That the family's form carries the config and everything the checkpoint holds."""
+    """Refuse what the family's form cannot carry. Errors: `ConfigError`."""
     if model.carried and not family(target).carried:
         if "vision" not in drop:
             raise ConfigError(
-                f"convert: a {target} checkpoint cannot carry the image encoder ({len(model.carried)} tensors, such as "
-                f"'{min(model.carried)}'); to leave it behind say --drop vision"
+                f"convert: a {target} checkpoint cannot carry the image encoder "
+                f"({len(model.carried)} tensors, such as '{min(model.carried)}'); "
+                "to leave it behind give --drop vision"
             )
     elif "vision" in drop:
         raise ConfigError(
-            "convert: --drop vision needs a model with an image encoder and a text-only form to go to (llama4_text)"
+            "convert: --drop vision needs a model with an image encoder and a text-only target (llama4_text)"
         )
     try:
         config_to_hf(config)
     except ConfigError as error:
-        raise ConfigError(f"convert: {error}") from None
-    except (AssertionError, AttributeError, LookupError, TypeError, ValueError):
-        raise ConfigError(f"convert: a {target} checkpoint has no form for this model's layers") from None
+        raise type(error)(f"convert: {error}") from None
 
 
 @torch.no_grad()
@@ -133,16 +134,14 @@ def _rebuild(model: Transformer, config: ModelConfig) -> Transformer:
     with torch.device("meta"):
         result = Transformer(config, model.compute_dtype)
     result.load_state_dict(state, assign=True)
-    for _, router in result.routers():  # statistics are no part of the state
+    for _, router in result.routers():  # statistics are not in the state dict
         router.balance = Balance(router.config.num_experts, router.balance.config).to(router.weight.device)
     result.carried = dict(model.carried) if family(config.family).carried else {}
     return result
 
 
 def _other_kind(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A dense feed-forward's tensors as one expert's, or the other way round; the router of one expert is
-    zero.
-    """
+    """A dense feed-forward's tensors as one expert's, or the reverse; the router of one expert is zero."""
     if "gate.weight" in parts:
         gate, up, down = (parts[f"{name}.weight"] for name in ("gate", "up", "down"))
         return {

@@ -1,9 +1,8 @@
-"""Tensors as they lie on disk: safetensors headers checked before anything is read, then one tensor at a
-time.
+"""Read safetensors files: headers are checked before anything else is read, then one tensor at a time.
 
-A header is believed only as far as the file goes: its length, every offset, shape and type must agree with
-each other and with the file's size. Quantised forms (DeepSeek's block-scaled FP8, gpt-oss's MXFP4) are read
-as the tensors they stand for.
+A header is not trusted: its length, every offset, shape and type must agree with each other and with the
+file's size. Quantised forms (DeepSeek's block-scaled FP8, gpt-oss's MXFP4) are read as the tensors they
+encode.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor of a file: type as safetensors names it, shape, and its bytes `[start, end)` in the file."""
 
     dtype: str
@@ -63,18 +62,18 @@ class Entry:
     end: int
 
 
-def read_header(path: Path) -> dict[str, Entry]:
-    """The tensors of a safetensors file, in the order of their bytes. Reads the header alone.
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """The tensors of a safetensors file, in the order of their bytes. Reads only the header.
 
     Errors: `CheckpointError`, one line, for a pickle under another name, and for a header that is too long,
-    no JSON, names a tensor twice, gives an unknown type or a shape that does not fit its bytes, or whose
+    is not JSON, names a tensor twice, gives an unknown type or a shape that does not fit its bytes, or whose
     tensors overlap, leave holes or do not end where the file ends.
     """
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
             start, first = file.read(8), file.read(1)
-            # A header of 640 bytes begins like a pickle too; what follows its length is a brace.
+            # The length of a header of 640 bytes begins like a pickle too, but a brace follows it.
             if first != b"{" and any(start.startswith(magic) for magic in _PICKLE_STARTS):
                 raise CheckpointError(
                     f"{path}: is a pickle under another name; it can run code and is refused"
@@ -90,7 +89,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is not usable JSON: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(data, dict):
-        raise _damaged(path, "its header is no JSON object")
+        raise _damaged(path, "its header is not a JSON object")
     data.pop("__metadata__", None)
     entries = {name: _entry(path, name, value, 8 + length) for name, value in data.items()}
     entries = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)))
@@ -109,13 +108,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' stands there twice")
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice")
     return data
 
 
-def _entry(path: Path, name: str, value: Any, offset: int) -> Entry:
+def _entry(path: Path, name: str, value: Any, offset: int) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise _damaged(path, f"tensor '{name}' has no dtype, shape and data_offsets")
+        raise _damaged(path, f"tensor '{name}' lacks dtype, shape or data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if dtype not in _BITS:
         raise _damaged(path, f"tensor '{name}' has the unknown type {dtype!r}")
@@ -128,7 +127,7 @@ def _entry(path: Path, name: str, value: Any, offset: int) -> Entry:
         raise _damaged(
             path, f"tensor '{name}' of shape {shape} and type {dtype} does not fill its {nbytes:,} bytes"
         )
-    return Entry(dtype, tuple(shape), offset + offsets[0], offset + offsets[1])
+    return TensorEntry(dtype, tuple(shape), offset + offsets[0], offset + offsets[1])
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:
@@ -136,20 +135,18 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 
 
 class StoredTensors:
-    """All tensors of a checkpoint's safetensors files under the names and shapes they stand for.
+    """All tensors of a checkpoint's safetensors files, under the names and shapes that a model uses.
 
     `quantisation`: `quantization_config` of config.json (None: plain). Errors: `CheckpointError` for damaged
     files, a tensor in two files, a quantised tensor without its scale, and quantisation of another kind.
     """
 
     def __init__(self, files: list[Path], quantisation: Mapping[str, Any] | None = None) -> None:
-        self._where: dict[str, tuple[Path, Entry]] = {}
+        self._where: dict[str, tuple[Path, TensorEntry]] = {}
         for file in files:
             for name, entry in read_header(file).items():
                 if name in self._where:
-                    raise CheckpointError(
-                        f"{file}: tensor '{name}' stands in {self._where[name][0].name} too"
-                    )
+                    raise CheckpointError(f"{file}: tensor '{name}' is in {self._where[name][0].name} too")
                 self._where[name] = (file, entry)
         self._quantisation = dict(quantisation or {})
         method = self._quantisation.get("quant_method")
@@ -163,7 +160,7 @@ class StoredTensors:
         self._scratch = torch.empty(0, dtype=torch.uint8)
 
     def __iter__(self) -> Iterator[str]:
-        """Logical names, file by file in the order of their bytes."""
+        """Names, file by file in the order of their bytes."""
         hidden = {part for parts in self._parts.values() for part in parts}
         shown = {parts[0]: name for name, parts in self._parts.items()}
         for name in self._where:
@@ -177,12 +174,12 @@ class StoredTensors:
 
     @property
     def quantised(self) -> bool:
-        """Whether any tensor is stored in another form than it is used."""
+        """Whether any tensor is stored in a narrower form than it is used."""
         return bool(self._parts)
 
     @property
     def bytes_by_type(self) -> dict[str, int]:
-        """Bytes on disk of each type, as safetensors names it."""
+        """Bytes on disk by type, as safetensors names it."""
         total: Counter[str] = Counter()
         for _, entry in self._where.values():
             total[entry.dtype] += entry.end - entry.start
@@ -193,7 +190,7 @@ class StoredTensors:
         return self._where[self._parts.get(name, (name,))[0]][0]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Its shape as it is used."""
+        """The shape of the tensor that `read` returns."""
         shape = self._where[self._parts.get(name, (name,))[0]][1].shape
         if name not in self._parts or self._quantisation["quant_method"] == "fp8":
             return shape
@@ -201,11 +198,11 @@ class StoredTensors:
         return (experts, blocks * half * 2, rows)
 
     def dtype(self, name: str) -> torch.dtype:
-        """What `read` gives: the type on disk, float32 for a quantised tensor."""
+        """The type of the tensor that `read` returns: that on disk, or float32 for a quantised tensor."""
         return torch.float32 if name in self._parts else _TYPES.get(self._where[name][1].dtype, torch.float32)
 
     def read(self, name: str) -> Tensor:
-        """The tensor, in memory of its own; a quantised one is float32."""
+        """The tensor, in new memory; a quantised one is float32."""
         if name not in self._parts:
             return self._raw(name)
         first, second = (self._raw(part) for part in self._parts[name])
@@ -251,7 +248,7 @@ class StoredTensors:
                 target[expert].copy_(self.read_part(name, expert))
 
     def read_part(self, name: str, index: int) -> Tensor:
-        """`read(name)[index]`, and no more of a tensor in MXFP4 than that is unpacked."""
+        """`read(name)[index]`; of a tensor in MXFP4, only this part is unpacked."""
         if name not in self._parts or self._quantisation["quant_method"] != "mxfp4":
             return self.read(name)[index]
         one = slice(index, index + 1)
@@ -263,7 +260,7 @@ class StoredTensors:
         self._open, self._scratch = None, torch.empty(0, dtype=torch.uint8)
 
     def _quantised_parts(self, method: str | None) -> dict[str, tuple[str, str]]:
-        """Logical name -> the two tensors on disk that make it."""
+        """Name -> the two tensors on disk that encode it: numbers and scales."""
         parts: dict[str, tuple[str, str]] = {}
         for name, (file, entry) in self._where.items():
             if method == "fp8" and entry.dtype == "F8_E4M3":
@@ -316,6 +313,6 @@ class StoredTensors:
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous tensor, for writing."""
+    """The memory of a contiguous tensor, writable."""
     array: Any = tensor.detach().reshape(-1).view(torch.uint8).numpy()
     return memoryview(array)

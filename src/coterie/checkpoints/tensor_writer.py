@@ -1,4 +1,4 @@
-"""The files of a model: config.json, safetensors (in shards with an index), tokenizer, generation config."""
+"""Write the files of a model: config.json, safetensors with an index, tokenizer, generation config."""
 
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ def write_model_files(
     shard_bytes: int = SHARD_BYTES,
     stop_ids: Iterable[int] | None = None,
 ) -> None:
-    """Write config, safetensors (sharded with an index beyond `shard_bytes`), tokenizer and generation
-    config.
+    """Write config, safetensors (in shards of at most `shard_bytes`), tokenizer and generation config.
+
+    `dtype`: of the weights on disk (default: the parameters' own). `stop_ids`: tokens that end a reply
+    (default: the tokenizer's).
+    Errors: `CheckpointError` for a model with an adapter, chosen experts or quantised weights.
     """
     if model.adapter is not None:
         raise CheckpointError(
@@ -54,7 +57,7 @@ def write_model_files(
         )
     if is_quantised(model):
         raise CheckpointError(
-            f"{directory.name}: the weights are kept in fewer bits; load the base again to save it"
+            f"{directory.name}: the weights are quantised in memory; load the base again to save it"
         )
     stored = as_dtype(dtype) if dtype is not None else next(model.parameters()).dtype
     config = config_to_hf(model.config) | {"dtype": str(stored).removeprefix("torch.")}
@@ -70,17 +73,17 @@ def write_model_files(
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One tensor to be written: its name and size are known before `make` gives it."""
+class TensorToWrite:
+    """One tensor of a file: its name and size are known before `make` produces it."""
 
     name: str
     nbytes: int
     make: Callable[[], Tensor]
 
 
-def write_shards(directory: Path, pieces: Iterable[Piece], shard_bytes: int = SHARD_BYTES) -> None:
-    """`model.safetensors`, or shards of at most `shard_bytes` (and one tensor at least) with their index."""
-    shards: list[list[Piece]] = [[]]
+def write_shards(directory: Path, pieces: Iterable[TensorToWrite], shard_bytes: int = SHARD_BYTES) -> None:
+    """Write `model.safetensors`, or shards of at most `shard_bytes` (at least one tensor) and their index."""
+    shards: list[list[TensorToWrite]] = [[]]
     size = total = 0
     for piece in pieces:
         if shards[-1] and size + piece.nbytes > shard_bytes:
@@ -132,16 +135,16 @@ def disk_tensor(slots: Sequence[Slot], own: Mapping[str, Tensor], stored: torch.
     return result
 
 
-def _pieces(model: Transformer, stored: torch.dtype) -> list[Piece]:
+def _pieces(model: Transformer, stored: torch.dtype) -> list[TensorToWrite]:
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     pieces = [_piece(name, slots, own, stored) for name, slots in disk_tensors(model).items()]
     return pieces + [
-        Piece(name, tensor.nbytes, lambda tensor=tensor: tensor)  # type: ignore[misc]
+        TensorToWrite(name, tensor.nbytes, lambda tensor=tensor: tensor)  # type: ignore[misc]
         for name, tensor in model.carried.items()
     ]
 
 
-def _piece(name: str, slots: list[Slot], own: Mapping[str, Tensor], stored: torch.dtype) -> Piece:
+def _piece(name: str, slots: list[Slot], own: Mapping[str, Tensor], stored: torch.dtype) -> TensorToWrite:
     first = own[slots[0].name]
     dtype = stored if isinstance(first, torch.nn.Parameter) else first.dtype
 
@@ -149,7 +152,7 @@ def _piece(name: str, slots: list[Slot], own: Mapping[str, Tensor], stored: torc
         result = disk_tensor(slots, own, stored).contiguous()
         return result.clone() if slots[0].copy else result  # safetensors writes no memory twice
 
-    return Piece(name, math.prod(slots[0].disk_shape(first)) * dtype.itemsize, make)
+    return TensorToWrite(name, math.prod(slots[0].disk_shape(first)) * dtype.itemsize, make)
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The part of a checkpoint that only training needs: `train/optimizer.safetensors` and `train/state.json`."""
+"""Files of a checkpoint that only training needs: `train/optimizer.safetensors` and `train/state.json`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = "train"
 
 @dataclass
 class TrainState:
-    """Where a run stands.
+    """The state of a run between two steps.
 
     `progress`: JSON types (step, tokens, next_sample, seed, threads, ...). `tensors`: flat names to tensors
     (optimiser state, random state, router statistics). `callbacks`: one JSON object per stateful callback, by
@@ -44,15 +44,15 @@ def write_train_state(directory: Path, state: TrainState) -> None:
 
 
 def read_train_state(directory: Path) -> TrainState:
-    """Read what `write_train_state` wrote, tensors on the CPU.
+    """Read the files of `write_train_state`, tensors on the CPU.
 
-    Errors: `CheckpointError` naming the file: a released checkpoint has no `train` folder and cannot be
+    Errors: `CheckpointError` naming the file; a released checkpoint has no `train` folder and cannot be
     resumed.
     """
     folder = Path(directory) / FOLDER
     if not folder.is_dir():
         raise CheckpointError(
-            f"{directory}: has no '{FOLDER}' folder, so training cannot go on from it; start a new run"
+            f"{directory}: has no '{FOLDER}' folder, so training cannot continue from it; start a new run"
         )
     try:
         content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def read_train_state(directory: Path) -> TrainState:
 
 
 def state_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes the tensors take on disk (without the small header)."""
+    """Bytes of the tensors on disk, without the small header."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 

@@ -13,7 +13,7 @@ from coterie.cli.output import answer, note
 from coterie.cli.verify import difference_lines
 
 if TYPE_CHECKING:
-    from coterie.checkpoints.convert import Receipt
+    from coterie.checkpoints.convert import ConversionReceipt
     from coterie.proof.difference import Difference
 
 
@@ -153,7 +153,7 @@ def _gguf_lines(receipt: Mapping[str, Any], found: Difference | None, receipt_fi
     yield f"receipt           {receipt_file}"
 
 
-def _receipt_lines(receipt: Receipt) -> Iterator[str]:
+def _receipt_lines(receipt: ConversionReceipt) -> Iterator[str]:
     from coterie.checkpoints.convert import RECEIPT
 
     old, new = receipt.family

@@ -84,7 +84,7 @@ def _operate(kind: str, settings: Mapping[str, Any], common: Mapping[str, Any]) 
         healing=healing,
         distil=common["distil"],
     )
-    receipt = operate(operation, note)
+    receipt = operate(operation, note).to_dict()
     answer(receipt, common["as_json"], _receipt(receipt, common["out"]))
 
 

@@ -1,6 +1,6 @@
-"""Layer 4: published model families, one file each, and their registry."""
+"""Published model families, one file each, and their registry."""
 
 from coterie.families.mapping import Slot
-from coterie.families.registry import FAMILIES, config_from_hf, config_to_hf, family
+from coterie.families.registry import FAMILIES, config_from_hf, config_to_hf, family, routed_form
 
-__all__ = ["FAMILIES", "Slot", "config_from_hf", "config_to_hf", "family"]
+__all__ = ["FAMILIES", "Slot", "config_from_hf", "config_to_hf", "family", "routed_form"]

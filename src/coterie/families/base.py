@@ -1,4 +1,4 @@
-"""What a family is, and what most of them share: the Llama names of the decoder's tensors and config keys."""
+"""The record of a family, and what most families share: Llama's names of tensors and config keys."""
 
 from __future__ import annotations
 
@@ -6,18 +6,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from coterie.config import AttentionConfig, BlockConfig, ConfigError, MLAConfig, ModelConfig
-from coterie.families.mapping import Slot
+from coterie.config import (
+    AttentionConfig,
+    BlockConfig,
+    ConfigError,
+    FeedForwardConfig,
+    MLAConfig,
+    ModelConfig,
+    MoEConfig,
+)
+from coterie.families.mapping import Slot, expert, expert_half
 from coterie.families.reader import Reader, rope_to_hf
+
+
+class LayerKindError(ConfigError):
+    """A model has dense layers, or routed ones, in a family that has none of this kind."""
 
 
 @dataclass(frozen=True)
 class Family:
     """`model_type` with its config both ways and its tensor mapping.
 
-    `keys`: config keys a new model may set. `carried`: beginnings of the names of tensors that are no part of
-    the Transformer and are kept as they are. `fused`: how transformers holds the experts of a layer as one
-    tensor: `(E, out, in)`, `(E, in, out)`, or the latter without the mark by which PEFT knows it.
+    `keys`: config keys a new model may set. `carried`: beginnings of the names of tensors that are not part
+    of the Transformer and are kept as they are. `fused`: how transformers holds the experts of a layer as one
+    tensor: `(E, out, in)`, `(E, in, out)`, or the latter without the mark by which PEFT recognises it.
+    `dense`: the family of the same decoder with dense feed-forwards, for surgery (None: there is none).
+    `write` and `slots` raise `ConfigError` for a model whose layers the family cannot have.
     """
 
     model_type: str
@@ -28,6 +42,7 @@ class Family:
     keys: frozenset[str]
     carried: tuple[str, ...] = ()
     fused: Literal["out-in", "in-out", "in-out unmarked"] = "out-in"
+    dense: str | None = None
 
 
 COMMON_KEYS = frozenset(
@@ -86,12 +101,37 @@ def write_model(config: ModelConfig, attention: AttentionConfig | MLAConfig) -> 
 
 
 def grouped_query(config: ModelConfig, block: BlockConfig) -> AttentionConfig:
-    """The block's attention, for families that have no other kind (`ConfigError` otherwise)."""
+    """The block's attention, for families without latent attention. Errors: `ConfigError` for any other."""
     if not isinstance(block.attention, AttentionConfig):
         raise ConfigError(
             f"a {config.family} checkpoint has no latent attention; use deepseek_v3 or deepseek_v2"
         )
     return block.attention
+
+
+def dense_ffn(config: ModelConfig, block: BlockConfig) -> FeedForwardConfig:
+    """The block's feed-forward, for dense families. Errors: `LayerKindError` for a mixture of experts."""
+    if not isinstance(block.ffn, FeedForwardConfig):
+        raise LayerKindError(f"a {config.family} checkpoint has no experts; its feed-forwards must be dense")
+    return block.ffn
+
+
+def routed_ffn(config: ModelConfig, block: BlockConfig) -> MoEConfig:
+    """The block's experts, for families without dense layers. Errors: `LayerKindError` for a dense one."""
+    if not isinstance(block.ffn, MoEConfig):
+        raise LayerKindError(
+            f"a {config.family} checkpoint has no dense layers; every layer must have experts"
+        )
+    return block.ffn
+
+
+def first_ffns(config: ModelConfig) -> tuple[FeedForwardConfig | None, MoEConfig | None]:
+    """The first dense and the first routed feed-forward of the model; None where it has none of the kind."""
+    ffns = [block.ffn for block in config.blocks]
+    return (
+        next((ffn for ffn in ffns if isinstance(ffn, FeedForwardConfig)), None),
+        next((ffn for ffn in ffns if isinstance(ffn, MoEConfig)), None),
+    )
 
 
 def decoder_slots(config: ModelConfig) -> list[Slot]:
@@ -141,3 +181,42 @@ def dense_slots(disk: str, ours: str, bias: bool = False) -> list[Slot]:
         for part in ("gate", "up", "down")
         for kind in kinds
     ]
+
+
+def expert_slots(
+    disk: str,
+    ours: str,
+    num_experts: int,
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+) -> list[Slot]:
+    """A layer's experts, stored one by one as `{disk}.{expert}.{name}.weight`; `names`: gate, up and down."""
+    gate, up, down = names
+    slots = []
+    for e in range(num_experts):
+        slots += [
+            Slot(f"{disk}.{e}.{gate}.weight", f"{ours}.gate_up.weight", expert_half(e, 0)),
+            Slot(f"{disk}.{e}.{up}.weight", f"{ours}.gate_up.weight", expert_half(e, 1)),
+            Slot(f"{disk}.{e}.{down}.weight", f"{ours}.down.weight", expert(e)),
+        ]
+    return slots
+
+
+def ffn_slots(disk: str, ours: str, ffn: FeedForwardConfig | MoEConfig) -> list[Slot]:
+    """One layer's feed-forward, dense or routed, under the names of Qwen3 and DeepSeek."""
+    if isinstance(ffn, FeedForwardConfig):
+        return dense_slots(disk, ours)
+    slots = [Slot(f"{disk}.gate.weight", f"{ours}.router.weight")]
+    if ffn.router.select_bias:
+        slots.append(Slot(f"{disk}.gate.e_score_correction_bias", f"{ours}.router.select_bias"))
+    slots += expert_slots(f"{disk}.experts", f"{ours}.experts", ffn.router.num_experts)
+    if ffn.shared_width:
+        slots += dense_slots(f"{disk}.shared_experts", f"{ours}.shared")
+    return slots
+
+
+def moe_slots(config: ModelConfig) -> list[Slot]:
+    """The whole decoder with `ffn_slots` in every layer."""
+    slots = decoder_slots(config)
+    for index, block in enumerate(config.blocks):
+        slots += ffn_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", block.ffn)
+    return slots

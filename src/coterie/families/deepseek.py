@@ -1,8 +1,8 @@
-"""DeepSeek-V2 and V2-Lite (`deepseek_v2`), V3 and R1 (`deepseek_v3`): latent attention, groups of experts,
-shared ones.
+"""DeepSeek-V2 and V2-Lite (`deepseek_v2`), V3 and R1 (`deepseek_v3`).
 
-architectures.md sections 3 and 4. The two differ in the router alone, and V3 may have layers for multi-token
-prediction (`model.layers.{L}.*`, past the last), which store copies of the embedding and of the head.
+Both have latent attention, groups of experts and shared experts (arXiv 2405.04434 and 2412.19437;
+docs/design/families.md). They differ in the router only. V3 may have layers for multi-token prediction
+(`model.layers.{L}.*`, past the last), which store copies of the embedding and of the head.
 """
 
 from __future__ import annotations
@@ -11,15 +11,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config import ConfigError, FeedForwardConfig, MLAConfig, ModelConfig, MoEConfig
-from coterie.families.base import COMMON_KEYS, Family, block_slots, read_model, write_model
+from coterie.families.base import (
+    COMMON_KEYS,
+    Family,
+    block_slots,
+    ffn_slots,
+    first_ffns,
+    moe_slots,
+    read_model,
+    write_model,
+)
 from coterie.families.mapping import Slot
-from coterie.families.qwen3 import ffn_slots, moe_slots
 from coterie.families.reader import Reader
 
 _KEYS = frozenset(
-    "q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim moe_intermediate_size n_routed_experts "
-    "n_shared_experts num_experts_per_tok first_k_dense_replace routed_scaling_factor n_group topk_group "
-    "aux_loss_alpha router_z_loss_coef".split()
+    "q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim moe_intermediate_size "
+    "n_routed_experts n_shared_experts num_experts_per_tok first_k_dense_replace routed_scaling_factor "
+    "n_group topk_group aux_loss_alpha router_z_loss_coef".split()
 )
 
 
@@ -113,7 +121,7 @@ def _read_v2(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _routed(config: ModelConfig) -> MoEConfig:
-    moe = next((block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig)), None)
+    _, moe = first_ffns(config)
     if moe is None:
         raise ConfigError(f"{config.family} needs at least one MoE layer")
     return moe

@@ -1,7 +1,7 @@
-"""gpt-oss (`gpt_oss`) with bfloat16 or float32 weights: sinks, biases everywhere, sliding and full layers in
-turn.
+"""gpt-oss (`gpt_oss`): attention sinks, biases everywhere, sliding and full layers in turn.
 
-architectures.md section 8. The released files pack the experts as MXFP4 (`checkpoints.tensor_reader`).
+arXiv 2508.10925; docs/design/families.md. The released files pack the experts as MXFP4, which
+`checkpoints.tensor_reader` unpacks; configs and slots are those of bfloat16 or float32 weights.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from coterie.families.mapping import Slot, transposed
 from coterie.families.reader import Reader
 
 _KEYS = frozenset(
-    "num_local_experts num_experts_per_tok sliding_window layer_types attention_bias swiglu_alpha swiglu_limit "
-    "router_aux_loss_coef".split()
+    "num_local_experts num_experts_per_tok sliding_window layer_types attention_bias swiglu_alpha "
+    "swiglu_limit router_aux_loss_coef".split()
 )
 _MASKS = {"sliding_attention": "sliding", "full_attention": "causal"}
 

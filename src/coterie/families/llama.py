@@ -1,15 +1,16 @@
-"""Llama 3.x, dense (`llama`). architectures.md section 1."""
+"""Llama 3.x, dense (`llama`): arXiv 2407.21783; docs/design/families.md."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.config import FeedForwardConfig, ModelConfig
+from coterie.config import ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
     decoder_slots,
+    dense_ffn,
     dense_slots,
     grouped_query,
     read_attention,
@@ -34,20 +35,20 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 def _write(config: ModelConfig) -> dict[str, Any]:
     block = config.blocks[0]
-    assert isinstance(block.ffn, FeedForwardConfig)
+    ffn = dense_ffn(config, block)
     attention = grouped_query(config, block)
     return write_model(config, attention) | {
-        "intermediate_size": block.ffn.width,
+        "intermediate_size": ffn.width,
         "attention_bias": attention.qkv_bias,
-        "mlp_bias": block.ffn.bias,
+        "mlp_bias": ffn.bias,
     }
 
 
 def _slots(config: ModelConfig) -> list[Slot]:
     slots = decoder_slots(config)
     for index, block in enumerate(config.blocks):
-        assert isinstance(block.ffn, FeedForwardConfig)
-        slots += dense_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", block.ffn.bias)
+        bias = dense_ffn(config, block).bias
+        slots += dense_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", bias)
     return slots
 
 

@@ -1,8 +1,7 @@
 """Llama 4: chunked layers with rope, full layers without, scores on the expert's input.
 
 `llama4_text` is the text model alone, `llama4` the released form with an image encoder around it.
-
-architectures.md section 2.
+The mathematics is in docs/design/families.md.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from coterie.families.base import (
     Family,
     decoder_slots,
     dense_slots,
+    first_ffns,
     grouped_query,
     read_attention,
     read_model,
@@ -26,9 +26,9 @@ from coterie.families.mapping import Slot, transposed
 from coterie.families.reader import Reader
 
 _KEYS = frozenset(
-    "num_local_experts num_experts_per_tok intermediate_size_mlp interleave_moe_layer_step moe_layers no_rope_layers "
-    "no_rope_layer_interval attention_chunk_size use_qk_norm attn_temperature_tuning floor_scale attn_scale "
-    "router_aux_loss_coef".split()
+    "num_local_experts num_experts_per_tok intermediate_size_mlp interleave_moe_layer_step moe_layers "
+    "no_rope_layers no_rope_layer_interval attention_chunk_size use_qk_norm attn_temperature_tuning "
+    "floor_scale attn_scale router_aux_loss_coef".split()
 )
 
 
@@ -90,8 +90,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     attentions = [grouped_query(config, block) for block in blocks]
     local = next((attention for attention in attentions if attention.rope is not None), None)
     full = next((attention for attention in attentions if attention.rope is None), None)
-    moe = next((b.ffn for b in blocks if isinstance(b.ffn, MoEConfig)), None)
-    dense = next((b.ffn for b in blocks if isinstance(b.ffn, FeedForwardConfig)), None)
+    dense, moe = first_ffns(config)
     if moe is None or local is None:
         raise ConfigError("llama4_text needs at least one MoE layer and one layer with rotary positions")
     temperature = full.temperature if full else None
@@ -156,7 +155,7 @@ def _write_whole(config: ModelConfig) -> dict[str, Any]:
     inner = config.extra.get("text_config")
     if inner is None or "vision_config" not in config.extra:
         raise ConfigError(
-            "a llama4 checkpoint holds an image encoder, which this model has not; use llama4_text"
+            "a llama4 checkpoint holds an image encoder, which this model lacks; use llama4_text"
         )
     return {"text_config": inner | _write(config) | {"model_type": "llama4_text"}}
 

@@ -1,21 +1,23 @@
-"""Mixtral (`mixtral`): softmax over all experts, top-2 renormalised. architectures.md section 6."""
+"""Mixtral (`mixtral`): softmax over all experts, the two best renormalised (arXiv 2401.04088)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.config import ModelConfig, MoEConfig
+from coterie.config import ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
     decoder_slots,
+    expert_slots,
     grouped_query,
     read_attention,
     read_model,
+    routed_ffn,
     write_model,
 )
-from coterie.families.mapping import Slot, expert, expert_half
+from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 
 _KEYS = {"num_local_experts", "num_experts_per_tok", "router_aux_loss_coef", "sliding_window"}
@@ -41,31 +43,26 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 def _write(config: ModelConfig) -> dict[str, Any]:
     block = config.blocks[0]
-    assert isinstance(block.ffn, MoEConfig)
-    return write_model(config, grouped_query(config, block)) | {
-        "intermediate_size": block.ffn.expert_width,
-        "num_local_experts": block.ffn.router.num_experts,
-        "num_experts_per_tok": block.ffn.router.top_k,
-        "router_aux_loss_coef": block.ffn.balance.loss_coef,
-        "sliding_window": block.attention.window,
+    attention, ffn = grouped_query(config, block), routed_ffn(config, block)
+    return write_model(config, attention) | {
+        "intermediate_size": ffn.expert_width,
+        "num_local_experts": ffn.router.num_experts,
+        "num_experts_per_tok": ffn.router.top_k,
+        "router_aux_loss_coef": ffn.balance.loss_coef,
+        "sliding_window": attention.window,
     }
 
 
 def _slots(config: ModelConfig) -> list[Slot]:
     slots = decoder_slots(config)
     for index, block in enumerate(config.blocks):
-        assert isinstance(block.ffn, MoEConfig)
+        ffn = routed_ffn(config, block)
         disk, ours = f"model.layers.{index}.block_sparse_moe", f"blocks.{index}.ffn"
         slots.append(Slot(f"{disk}.gate.weight", f"{ours}.router.weight"))
-        for e in range(block.ffn.router.num_experts):
-            slots.append(
-                Slot(f"{disk}.experts.{e}.w1.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 0))
-            )
-            slots.append(
-                Slot(f"{disk}.experts.{e}.w3.weight", f"{ours}.experts.gate_up.weight", expert_half(e, 1))
-            )
-            slots.append(Slot(f"{disk}.experts.{e}.w2.weight", f"{ours}.experts.down.weight", expert(e)))
+        slots += expert_slots(
+            f"{disk}.experts", f"{ours}.experts", ffn.router.num_experts, names=("w1", "w3", "w2")
+        )
     return slots
 
 
-MIXTRAL = Family("mixtral", "MixtralForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS)
+MIXTRAL = Family("mixtral", "MixtralForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS, dense="llama")

@@ -1,7 +1,7 @@
-"""Qwen3, dense (`qwen3`) and mixture of experts (`qwen3_moe`); OLMoE (`olmoe`) differs in norms and
-renormalisation.
+"""Qwen3, dense (`qwen3`) and with experts (`qwen3_moe`), and OLMoE (`olmoe`).
 
-architectures.md sections 5 and 7.
+Qwen3: arXiv 2505.09388. OLMoE (arXiv 2409.02060) normalises whole queries and keys instead of each head.
+The mathematics is in docs/design/families.md.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from coterie.families.base import (
     COMMON_KEYS,
     Family,
     decoder_slots,
+    dense_ffn,
     dense_slots,
+    first_ffns,
     grouped_query,
+    moe_slots,
     read_attention,
     read_model,
+    routed_ffn,
     write_model,
 )
-from coterie.families.mapping import Slot, expert, expert_half
+from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 
 _ROUTER_KEYS = {"num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob"}
@@ -37,8 +41,7 @@ def _read_dense(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _write_dense(config: ModelConfig) -> dict[str, Any]:
-    ffn = config.blocks[0].ffn
-    assert isinstance(ffn, FeedForwardConfig)
+    ffn = dense_ffn(config, config.blocks[0])
     data = write_model(config, grouped_query(config, config.blocks[0]))
     return data | {"intermediate_size": ffn.width, "attention_bias": False}
 
@@ -59,8 +62,7 @@ def _read_moe_ffn(reader: Reader, width_key: str, renormalize_default: bool) -> 
 
 def _write_moe_ffn(ffn: MoEConfig, width_key: str) -> dict[str, Any]:
     data = {
-        # transformers 5 writes num_local_experts and 4.x readers look for num_experts: give both the same
-        # value.
+        # transformers 5 reads num_local_experts and 4.x reads num_experts: write both.
         "num_experts": ffn.router.num_experts,
         "num_local_experts": ffn.router.num_experts,
         "num_experts_per_tok": ffn.router.top_k,
@@ -92,7 +94,7 @@ def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 def _write_moe(config: ModelConfig) -> dict[str, Any]:
     dense = [index for index, block in enumerate(config.blocks) if isinstance(block.ffn, FeedForwardConfig)]
-    moe = next((block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig)), None)
+    first_dense, moe = first_ffns(config)
     if moe is None:
         raise ConfigError("qwen3_moe needs at least one MoE layer; for none, use qwen3")
     data = write_model(config, grouped_query(config, config.blocks[0])) | _write_moe_ffn(
@@ -104,47 +106,17 @@ def _write_moe(config: ModelConfig) -> dict[str, Any]:
         "attention_bias": False,
         "use_sliding_window": False,
     }
-    if dense:
-        ffn = config.blocks[dense[0]].ffn
-        assert isinstance(ffn, FeedForwardConfig)
-        return data | {"intermediate_size": ffn.width}
+    if first_dense is not None:
+        return data | {"intermediate_size": first_dense.width}
     return data | {
         "intermediate_size": config.extra.get("intermediate_size", moe.expert_width * moe.router.top_k)
     }
 
 
-def moe_slots(config: ModelConfig) -> list[Slot]:
-    """Router as `mlp.gate`, experts one by one as `mlp.experts.{e}`, dense layers as `mlp`; DeepSeek's
-    additions.
-    """
-    slots = decoder_slots(config)
-    for index, block in enumerate(config.blocks):
-        slots += ffn_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", block.ffn)
-    return slots
-
-
-def ffn_slots(disk: str, ours: str, ffn: FeedForwardConfig | MoEConfig) -> list[Slot]:
-    """One layer's feed-forward, dense or routed."""
-    if isinstance(ffn, FeedForwardConfig):
-        return dense_slots(disk, ours)
-    slots = [Slot(f"{disk}.gate.weight", f"{ours}.router.weight")]
-    if ffn.router.select_bias:
-        slots.append(Slot(f"{disk}.gate.e_score_correction_bias", f"{ours}.router.select_bias"))
-    for e in range(ffn.router.num_experts):
-        for half, part in enumerate(("gate", "up")):
-            view = expert_half(e, half)
-            slots.append(
-                Slot(f"{disk}.experts.{e}.{part}_proj.weight", f"{ours}.experts.gate_up.weight", view)
-            )
-        slots.append(Slot(f"{disk}.experts.{e}.down_proj.weight", f"{ours}.experts.down.weight", expert(e)))
-    if ffn.shared_width:
-        slots += dense_slots(f"{disk}.shared_experts", f"{ours}.shared")
-    return slots
-
-
 def _dense_slots(config: ModelConfig) -> list[Slot]:
     slots = decoder_slots(config)
-    for index in range(config.num_layers):
+    for index, block in enumerate(config.blocks):
+        dense_ffn(config, block)
         slots += dense_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn")
     return slots
 
@@ -164,9 +136,8 @@ def _read_olmoe(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 def _write_olmoe(config: ModelConfig) -> dict[str, Any]:
     block = config.blocks[0]
-    assert isinstance(block.ffn, MoEConfig)
     attention = grouped_query(config, block)
-    data = write_model(config, attention) | _write_moe_ffn(block.ffn, "intermediate_size")
+    data = write_model(config, attention) | _write_moe_ffn(routed_ffn(config, block), "intermediate_size")
     return data | {"clip_qkv": attention.qkv_clip, "attention_bias": False}
 
 
@@ -179,5 +150,6 @@ QWEN3_MOE = Family(
     _write_moe,
     moe_slots,
     _MOE_KEYS | {"moe_intermediate_size", "mlp_only_layers", "decoder_sparse_step"},
+    dense="qwen3",
 )
 OLMOE = Family("olmoe", "OlmoeForCausalLM", _read_olmoe, _write_olmoe, moe_slots, _MOE_KEYS | {"clip_qkv"})

@@ -1,4 +1,4 @@
-"""All families by `model_type`, and the two conversions everybody calls."""
+"""All families by `model_type`, and the conversion of their configs both ways."""
 
 from __future__ import annotations
 
@@ -39,11 +39,17 @@ def family(model_type: str, where: str = "model") -> Family:
     return FAMILIES[model_type]
 
 
+def routed_form(model_type: str) -> str | None:
+    """The family with experts whose dense counterpart is `model_type`; None where there is none."""
+    return next((name for name, chosen in FAMILIES.items() if chosen.dense == model_type), None)
+
+
 def config_from_hf(data: Mapping[str, Any], where: str = "config.json", strict: bool = False) -> ModelConfig:
     """`ModelConfig` from Hugging Face keys.
 
-    Unknown keys are kept in `extra` for the round trip, or (`strict`, for models described by hand) are
+    Unknown keys are kept in `extra` for the round trip; with `strict`, for models described by hand, they are
     errors.
+    Errors: `ConfigError`, one line, naming the key.
     """
     model_type = data.get("model_type")
     if not isinstance(model_type, str):
@@ -54,12 +60,12 @@ def config_from_hf(data: Mapping[str, Any], where: str = "config.json", strict: 
             if key not in chosen.keys:
                 hint = suggest(key, chosen.keys) or f"; {model_type} takes: {', '.join(sorted(chosen.keys))}"
                 raise ConfigError(f"{where}: unknown key '{key}'{hint}")
-    # Says how the weights lie on disk; they are never quantised in the model that is built.
+    # This key describes the weights on disk; the model that is built is never quantised by it.
     data = {key: value for key, value in data.items() if key != "quantization_config"}
     try:
         return chosen.read(data, where)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        # Readers count with the values before they are checked.
+        # Readers calculate with values before ModelConfig checks their types.
         raise ConfigError(f"{where}: a value of this {model_type} config cannot be used ({error})") from None
 
 
@@ -82,9 +88,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def first_difference(ours: Any, back: Any, path: str = "") -> str:
-    """Dotted path of the first setting in which two configs (`to_dict`) differ, `extra` aside; "" when none
-    does.
-    """
+    """Dotted path of the first setting in which two configs (`to_dict`) differ, without `extra`; else ""."""
     if isinstance(ours, dict) and isinstance(back, dict):
         for key in ours:
             if key != "extra" and ours[key] != back.get(key):

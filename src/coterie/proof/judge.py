@@ -59,7 +59,7 @@ class Judgement:
             "unchanged": "is the base, because the tuned model answers exactly as its base",
             "base": f"is still the base ({gravity})",
             "between": f"is not the tuned model but lies between it and the base ({gravity})",
-            "different": f"is not the tuned model: log-probabilities differ by {mean} on average and {most} at "
+            "different": f"is not the tuned model: log-probabilities differ by {mean} on average, {most} at "
             f"most (tolerance {self.tolerance:g}, base gravity {self.gravity:.2f})",
         }[self.ruling]
 

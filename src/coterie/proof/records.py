@@ -1,9 +1,9 @@
-"""Probes: what a model says to a few fixed texts, so that another copy of it can be shown to say the same.
+"""Probes: a model's answers to a few fixed texts, by which another copy can be shown to be the same model.
 
-A record holds log-probabilities in float32 whatever the model runs in, and the experts each token went to.
+A record holds log-probabilities in float32 whatever type the model runs in, and the experts of each token.
 
-T compared positions (of all sequences, each sequence's last token aside), K kept tokens, V vocabulary, D
-width.
+T compared positions (of all sequences, without each sequence's last token), K kept tokens, V vocabulary,
+D width.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from torch import Tensor
 
 from coterie.config import CheckpointError
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.recording import Recorder
 from coterie.nn.transformer import Transformer
 from coterie.proof.texts import TEXTS
 from coterie.text.tokenizer import Tokenizer
 
-# In a folder of their own: some servers read every *.safetensors file beside config.json as weights.
+# In a subfolder, because some servers read every *.safetensors file next to config.json as weights.
 FILE = "probes/probes.safetensors"
 NUM_PROBES = 16
 LONGEST = 384  # tokens of one probe: beyond the small windows of published models
@@ -37,14 +38,13 @@ _CHUNK_TOKENS, _CHUNK_BYTES = 2048, 64 << 20
 
 @dataclass(frozen=True, eq=False)
 class ProbeRecord:
-    """What one model says at every position of `sequences` but the last of each; position i predicts token i
-    + 1.
+    """One model's answers at every position of `sequences` except the last of each.
 
-    `next_T`: float32 log-probability of the token that follows. `top_ids_TK`, `top_TK`: the most likely
-    tokens, best first, and their log-probabilities (K may be 0 where an endpoint gives none, and a row -1
-    where it names them unclearly). `routing`: layer -> (T, k) ids of the chosen experts, each row ascending.
-    `tokenizer`: hash, "" when not known. `dtype`: what the weights were stored in ("float32", ...; "" when
-    not known).
+    Position i predicts token i + 1. `next_T`: float32 log-probability of the token that follows.
+    `top_ids_TK`, `top_TK`: the most likely tokens, best first, and their log-probabilities (K is 0 where an
+    endpoint gives none, and a row is -1 where it names them ambiguously). `routing`: layer -> (T, k) ids of
+    the chosen experts, each row ascending. `tokenizer`: hash, "" when unknown. `dtype`: the type the weights
+    were stored in ("float32", ...; "" when unknown).
     """
 
     sequences: tuple[tuple[int, ...], ...]
@@ -69,8 +69,7 @@ class ProbeRecord:
 
 
 def default_sequences(tokenizer: Tokenizer | None, vocab_size: int, max_positions: int) -> list[list[int]]:
-    """16 probes of 2 to 384 token ids, always the same: texts of many kinds, or random ids without a
-    tokenizer.
+    """16 probes of 2 to 384 token ids, always the same: texts, or random ids without a tokenizer.
 
     The last one is all texts in a row. Errors: `CheckpointError` for a model that takes fewer than two
     tokens.
@@ -92,11 +91,11 @@ def default_sequences(tokenizer: Tokenizer | None, vocab_size: int, max_position
 def record(
     model: Transformer, sequences: Sequence[Sequence[int]], tokenizer: Tokenizer | None = None
 ) -> ProbeRecord:
-    """Run the model on the sequences in float32, whatever its parameters are stored in.
+    """Run the model on the sequences in float32, whatever type its parameters are stored in.
 
-    `tokenizer`: what made the sequences; its hash is kept. Errors: `CheckpointError` for a sequence of fewer
-    than two tokens, too long, or with an id outside the vocabulary, and for log-probabilities that are not
-    finite.
+    `tokenizer`: the one that made the sequences; its hash is kept.
+    Errors: `CheckpointError` for a sequence that has fewer than two tokens, is too long or has an id outside
+    the vocabulary, and for log-probabilities that are not finite.
     """
     config = model.config
     for number, sequence in enumerate(sequences):
@@ -104,21 +103,22 @@ def record(
             0 <= t < config.vocab_size for t in sequence
         ):
             raise CheckpointError(
-                f"probe {number}: needs 2 to {config.max_positions} token ids below {config.vocab_size}; use other data"
+                f"probe {number}: needs 2 to {config.max_positions} token ids below {config.vocab_size}; "
+                "use other data"
             )
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     routing: dict[int, list[Tensor]] = {}
     with _in_float32(model):
         for group in _groups(sequences):
-            h_TD, chosen = _forward(model, group)
+            h_TD, recorder = _forward(model, group)
             lengths = [len(sequence) for sequence in group]
             keep_T = torch.cat([torch.arange(n) < n - 1 for n in lengths]).to(h_TD.device)
             following = torch.tensor(
                 [token for sequence in group for token in sequence[1:]], device=h_TD.device
             )
             parts += _likely(model, h_TD[keep_T], following)
-            for layer, ids_TK in chosen.items():
-                kept_TK = ids_TK[keep_T].sort(-1).values.to("cpu", torch.int32)
+            for layer, chosen in recorder.routing.items():
+                kept_TK = chosen.ids_TK[keep_T].sort(-1).values.to("cpu", torch.int32)
                 routing.setdefault(layer, []).append(kept_TK)
     if not parts:
         raise CheckpointError("probes: there are none; give some text")
@@ -156,8 +156,9 @@ def save_probes(directory: Path, record: ProbeRecord) -> None:
 
 
 def load_probes(directory: Path) -> ProbeRecord | None:
-    """The record of a checkpoint directory, or None when it has none. Errors: `CheckpointError` for a damaged
-    file.
+    """The record of a checkpoint directory, or None when it has none.
+
+    Errors: `CheckpointError` for a damaged file.
     """
     path = Path(directory) / FILE
     if not path.is_file():
@@ -172,7 +173,7 @@ def load_probes(directory: Path) -> ProbeRecord | None:
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(
-            f"{path}: is no usable record of probes ({reason}); save the model again"
+            f"{path}: is not a usable record of probes ({reason}); save the model again"
         ) from None
 
 
@@ -199,7 +200,7 @@ def _from_tensors(tensors: Mapping[str, Tensor], tokenizer: str, dtype: str) -> 
 
 @contextmanager
 def _in_float32(model: Transformer) -> Iterator[None]:
-    """Activations in float32 inside; parameters are cast at each product."""
+    """Inside, activations are float32; parameters are cast at each product."""
     before = model.compute_dtype
     model.compute_dtype = torch.float32
     try:
@@ -210,7 +211,7 @@ def _in_float32(model: Transformer) -> Iterator[None]:
 
 @contextmanager
 def rounded(model: Transformer, dtype: torch.dtype) -> Iterator[None]:
-    """Parameters as they will be read back after being stored as `dtype`; the originals return at the end."""
+    """Inside, parameters are as they will be read back after storing them as `dtype`; then as before."""
     originals = [(parameter, parameter.data) for parameter in model.parameters() if parameter.dtype != dtype]
     try:
         for parameter, data in originals:
@@ -233,22 +234,12 @@ def _groups(sequences: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]
         yield group
 
 
-def _forward(model: Transformer, group: list[Sequence[int]]) -> tuple[Tensor, dict[int, Tensor]]:
-    """Hidden states of packed sequences, and each router's choice by layer."""
-    chosen: dict[int, Tensor] = {}
-    device = model.embed.weight.device
-    hooks = [
-        router.register_forward_hook(lambda _m, _i, out, layer=layer: chosen.__setitem__(layer, out.ids_TK))
-        for layer, router in model.routers()
-    ]
-    try:
-        ids_T = torch.tensor([token for sequence in group for token in sequence], device=device)
-        return model(
-            ids_T, ForwardContext.packed([len(sequence) for sequence in group], device=device)
-        ), chosen
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _forward(model: Transformer, group: list[Sequence[int]]) -> tuple[Tensor, Recorder]:
+    """Hidden states of packed sequences, and what each router chose."""
+    device, recorder = model.embed.weight.device, Recorder()
+    ids_T = torch.tensor([token for sequence in group for token in sequence], device=device)
+    lengths = [len(sequence) for sequence in group]
+    return model(ids_T, ForwardContext.packed(lengths, device=device, recorder=recorder)), recorder
 
 
 def _likely(model: Transformer, h_TD: Tensor, following_T: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

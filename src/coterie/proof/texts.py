@@ -1,8 +1,10 @@
 """The texts of the default probes: written for this purpose, of many kinds, and never to be changed.
 
-A stored record holds token ids, so a change here would not break old records; it would only end comparisons
-with them.
+A stored record holds token ids, so a change here would not break old records, but no new record could be
+compared with them.
 """
+
+# ruff: noqa: E501 (texts)
 
 TEXTS: tuple[str, ...] = (
     "The harbour was quiet that morning. Two boats lay on their sides in the mud, and a boy counted the gulls on the "

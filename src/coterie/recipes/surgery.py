@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coterie.checkpoints.directory import Loaded, load_model, save_model, stored_dtype
+from coterie.checkpoints.checkpoint import Loaded
+from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import CheckpointError, ConfigError, ModelConfig
 from coterie.config.files import write_json
 from coterie.data.heldout import HeldoutDocument, read_domains, spread
@@ -23,6 +24,7 @@ from coterie.proof.records import ProbeRecord, default_sequences, record
 from coterie.recipes.surgery_healing import Healing, heal
 from coterie.surgery.densify import densify
 from coterie.surgery.grow import add_experts, swap_expert
+from coterie.surgery.receipt import BeforeAfter, FunctionChange, SurgeryReceipt
 from coterie.surgery.shrink import merge_experts, prune
 from coterie.surgery.upcycle import upcycle
 
@@ -48,7 +50,7 @@ class Operation:
     distil: bool = True
 
 
-def operate(operation: Operation, tell: Tell = lambda line: None) -> dict[str, Any]:
+def operate(operation: Operation, tell: Tell = lambda line: None) -> SurgeryReceipt:
     """Do it and return the receipt, which is also `surgery.json` in the result.
 
     Errors: `ConfigError` for what cannot be done; `CheckpointError` when the written result does not read
@@ -63,10 +65,10 @@ def operate(operation: Operation, tell: Tell = lambda line: None) -> dict[str, A
     before = record(loaded.model, sequences)
     tell(f"operating: {operation.kind}")
     result, details = _KINDS[operation.kind](loaded.model, operation.settings, looked_at or sequences)
-    receipt = _receipt(operation, loaded.model.config, result.config) | {"details": details}
-    receipt["function"] = {"after_surgery": _function(before, record(result, sequences))}
-    receipt["perplexity"] = {
-        "data": list(operation.data) if measured else "none: the model has no tokenizer",
+    receipt = _receipt(operation, loaded.model.config, result.config, details)
+    receipt.function["after_surgery"] = _function(before, record(result, sequences))
+    receipt.perplexity_data = list(operation.data) if measured else []
+    receipt.perplexity = {
         "before": _perplexity(loaded.model, measured, loaded),
         "after": _perplexity(result, measured, loaded),
     }
@@ -76,11 +78,9 @@ def operate(operation: Operation, tell: Tell = lambda line: None) -> dict[str, A
             operation.heal_data, loaded.tokenizer, _heal_tokens(operation.healing), operation.model
         )
         teacher = loaded.model if operation.distil else None
-        receipt["healing"] = heal(
-            result, teacher, [document.ids for document in documents], operation.healing
-        )
-        receipt["function"]["after_healing"] = _function(before, record(result, sequences))
-        receipt["perplexity"]["healed"] = _perplexity(result, measured, loaded)
+        receipt.healing = heal(result, teacher, [document.ids for document in documents], operation.healing)
+        receipt.function["after_healing"] = _function(before, record(result, sequences))
+        receipt.perplexity["healed"] = _perplexity(result, measured, loaded)
     _write(operation, loaded, result, receipt)
     return receipt
 
@@ -116,40 +116,39 @@ def _perplexity(model: Transformer, documents: Sequence[HeldoutDocument], loaded
     return math.exp(min(700.0, sum(s.nats for s in scores) / sum(s.num_tokens for s in scores)))
 
 
-def _function(before: ProbeRecord, after: ProbeRecord) -> dict[str, Any]:
-    found = difference(before, after).to_dict()
-    return {key: found[key] for key in ("max_logprob", "mean_logprob", "kl", "top1")}
+def _function(before: ProbeRecord, after: ProbeRecord) -> FunctionChange:
+    found = difference(before, after)
+    return FunctionChange(found.max_logprob, found.mean_logprob, found.kl, found.top1)
 
 
-def _receipt(operation: Operation, before: ModelConfig, after: ModelConfig) -> dict[str, Any]:
-    sides = {"before": before, "after": after}
-    counts = {side: count_parameters(config) for side, config in sides.items()}
-    names = ("total", "active_all", "active_core", "experts")
-    lost = (
-        ["the layers for multi-token prediction"]
-        if before.num_mtp_layers and not after.num_mtp_layers
-        else []
-    )
-    architecture = family(after.family).architecture
-    return {
-        "format": 1,
-        "operation": operation.kind,
-        "settings": dict(operation.settings),
-        "source": operation.model,
-        "family": {side: config.family for side, config in sides.items()},
-        "parameters": {side: {name: getattr(c, name) for name in names} for side, c in counts.items()},
-        "memory_bytes_bfloat16": {side: memory(config, "inference").total for side, config in sides.items()},
-        "lost": lost,
-        "loads_in": {
+def _receipt(
+    operation: Operation, before: ModelConfig, after: ModelConfig, details: Details
+) -> SurgeryReceipt:
+    def counts(config: ModelConfig) -> dict[str, int]:
+        found = count_parameters(config)
+        return {name: getattr(found, name) for name in ("total", "active_all", "active_core", "experts")}
+
+    mtp_lost = before.num_mtp_layers and not after.num_mtp_layers
+    return SurgeryReceipt(
+        operation=operation.kind,
+        settings=dict(operation.settings),
+        source=operation.model,
+        family=BeforeAfter(before.family, after.family),
+        parameters=BeforeAfter(counts(before), counts(after)),
+        memory=BeforeAfter(memory(before, "inference").total, memory(after, "inference").total),
+        lost=["the layers for multi-token prediction"] if mtp_lost else [],
+        loads_in={
             "coterie": "read back with the same answers",
-            "transformers": f"{architecture} (model_type {after.family})",
-            "others": f"whatever reads {after.family} checkpoints: every layer has as many experts as config.json says",
+            "transformers": f"{family(after.family).architecture} (model_type {after.family})",
+            "others": f"whatever reads {after.family} checkpoints: every layer has as many experts as "
+            "config.json says",
         },
-    }
+        details=details,
+    )
 
 
-def _write(operation: Operation, loaded: Loaded, result: Transformer, receipt: Mapping[str, Any]) -> None:
-    dtype = stored_dtype(loaded.path, loaded.model.config)
+def _write(operation: Operation, loaded: Loaded, result: Transformer, receipt: SurgeryReceipt) -> None:
+    dtype = loaded.checkpoint.stored_dtype
     out = Path(operation.out)
     extra = {"parent": operation.model, "surgery": operation.kind}
     save_model(out, result, loaded.tokenizer, dtype=dtype, extra=extra, probes=True)
@@ -158,7 +157,7 @@ def _write(operation: Operation, loaded: Loaded, result: Transformer, receipt: M
     except CheckpointError:
         shutil.rmtree(out)
         raise
-    write_json(out / RECEIPT, receipt)
+    write_json(out / RECEIPT, receipt.to_dict())
 
 
 def _upcycle(

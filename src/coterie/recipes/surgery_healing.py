@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from coterie.data.order import Order, read_batches
 from coterie.data.rows import MemoryStream, PackedRows, Row
 from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
+from coterie.surgery.receipt import HealingRecord
 from coterie.train import CrossEntropy, Trainer, build_optimiser, multiplier
 from coterie.train.callbacks import Callback, Record
 from coterie.train.distil import Distillation
@@ -47,7 +48,7 @@ class _Losses(Callback):
 
 def heal(
     model: Transformer, teacher: Transformer | None, documents: Sequence[np.ndarray], healing: Healing
-) -> dict[str, Any]:
+) -> HealingRecord:
     """Train `model` in place; towards `teacher` where one is given, else on the text alone.
 
     Returns what was done, with the first and last loss. Errors: `ConfigError` when `part` reaches no
@@ -82,12 +83,12 @@ def heal(
     trainer.run()
     model.eval().requires_grad_(False)
     found = [record["loss"] for record in losses.records if record["kind"] == "train"]
-    return {
-        "steps": healing.steps,
-        "tokens": trainer.tokens,
-        "towards": "the original" if teacher is not None else "the text",
-        "trained": healing.part,
-        "lr": healing.lr,
-        "first_loss": found[0],
-        "last_loss": found[-1],
-    }
+    return HealingRecord(
+        steps=healing.steps,
+        tokens=trainer.tokens,
+        towards="the original" if teacher is not None else "the text",
+        trained=healing.part,
+        lr=healing.lr,
+        first_loss=found[0],
+        last_loss=found[-1],
+    )

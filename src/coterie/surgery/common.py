@@ -1,4 +1,4 @@
-"""Surgery on whole models, what all operations share: another config, everything it leaves alone copied over.
+"""Steps that all operations on whole models share: another config, with all unaffected tensors copied over.
 
 T tokens, D width, E experts, F expert width.
 """
@@ -15,17 +15,18 @@ from coterie.config import BlockConfig, ConfigError, FeedForwardConfig, ModelCon
 from coterie.families import config_to_hf
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.moe import MoE
+from coterie.nn.recording import Recorder
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
 
 FeedForwardOf = Callable[[int, FeedForwardConfig | MoEConfig], FeedForwardConfig | MoEConfig]
 Sequences = Sequence[Sequence[int]]
 _TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_CHUNK = 2048
+_CHUNK = 2048  # tokens of one forward pass
 
 
 def changed(config: ModelConfig, ffn_of: FeedForwardOf, family: str | None = None) -> ModelConfig:
-    """The config with other feed-forwards (and of another family), without layers for multi-token prediction.
+    """The config with other feed-forwards, of another family if given, without multi-token prediction.
 
     Errors: `ConfigError` when the family's published form cannot carry the result.
     """
@@ -66,8 +67,9 @@ def rebuilt(model: Transformer, config: ModelConfig) -> Transformer:
 
 
 def finished(model: Transformer) -> Transformer:
-    """The model itself, every weight of it written. Errors: `AssertionError` naming one that was
-    forgotten.
+    """The model itself, after a check that every weight was written.
+
+    Errors: `AssertionError` naming a weight that an operation forgot, which is a bug of the operation.
     """
     for name, parameter in model.named_parameters():
         assert not bool(parameter.isnan().any()), f"surgery left '{name}' unwritten"
@@ -75,7 +77,10 @@ def finished(model: Transformer) -> Transformer:
 
 
 def moe_layers(model: Transformer, what: str) -> list[tuple[int, MoE]]:
-    """(layer, module) of every mixture of experts. Errors: `ConfigError` for a dense model."""
+    """(layer, module) of every mixture of experts; `what`: the operation, for the message.
+
+    Errors: `ConfigError` for a dense model.
+    """
     found = [(index, block.ffn) for index, block in enumerate(model.blocks) if isinstance(block.ffn, MoE)]
     if not found:
         raise ConfigError(f"{what}: this {model.config.family} model is dense; give a mixture of experts")
@@ -108,43 +113,29 @@ def combine_experts(old: MoE, new: MoE, mixture_NE: Tensor) -> None:
 
 
 @torch.no_grad()
-def watch(model: Transformer, sequences: Sequences) -> Iterator[dict[int, tuple[Tensor, Routing]]]:
-    """For some sequences at a time: layer -> (what its mixture of experts reads `(T, D)`, its routing).
+def watch(model: Transformer, sequences: Sequences) -> Iterator[Recorder]:
+    """Run the model on some sequences at a time; each record holds routing, inputs and outputs by layer.
 
-    Errors: `ConfigError` without any sequence.
+    Errors: `ConfigError` without any sequence, and for a dense model.
     """
     if not any(len(sequence) for sequence in sequences):
         raise ConfigError("surgery: no text to look at; give --data")
-    read: dict[int, Tensor] = {}
-    routed: dict[int, Routing] = {}
-    hooks = []
-    for layer, module in moe_layers(model, "surgery"):
-        hooks.append(
-            module.register_forward_pre_hook(lambda _m, i, layer=layer: read.__setitem__(layer, i[0]))
-        )
-        hooks.append(
-            module.router.register_forward_hook(
-                lambda _m, _i, out, layer=layer: routed.__setitem__(layer, out)
-            )
-        )
+    moe_layers(model, "surgery")
     device, limit = model.embed.weight.device, model.config.max_positions
     pieces = [list(s[at : at + limit]) for s in sequences for at in range(0, len(s), limit)]
-    try:
-        group: list[list[int]] = []
-        for index, piece in enumerate(pieces):
-            group.append(piece)
-            if index + 1 == len(pieces) or sum(map(len, group)) + len(pieces[index + 1]) > _CHUNK:
-                ids_T = torch.tensor([token for part in group for token in part], device=device)
-                model(ids_T, ForwardContext.packed(list(map(len, group)), device=device))
-                yield {layer: (read[layer], routed[layer]) for layer in read}
-                group = []
-    finally:
-        for hook in hooks:
-            hook.remove()
+    group: list[list[int]] = []
+    for index, piece in enumerate(pieces):
+        group.append(piece)
+        if index + 1 == len(pieces) or sum(map(len, group)) + len(pieces[index + 1]) > _CHUNK:
+            recorder = Recorder(tensors=True)
+            ids_T = torch.tensor([token for part in group for token in part], device=device)
+            model(ids_T, ForwardContext.packed(list(map(len, group)), device=device, recorder=recorder))
+            yield recorder
+            group = []
 
 
 def expert_output(module: MoE, expert: int, x_TD: Tensor, weights_T: Tensor | None = None) -> Tensor:
-    """`(T, D)`: one expert on these rows, its input multiplied by `weights_T` where the router says so."""
+    """`(T, D)`: one expert's output for these rows, their input weighted where the router weights inputs."""
     if module.config.router.apply_to == "input" and weights_T is not None:
         x_TD = x_TD * weights_T[:, None].to(x_TD.dtype)
     counts = [0] * module.config.router.num_experts

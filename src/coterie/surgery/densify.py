@@ -1,4 +1,4 @@
-"""From a mixture of experts to a dense model, begun from what the experts' inner units do on real tokens.
+"""From a mixture of experts to a dense model, starting from what the experts' inner units do on real tokens.
 
 Every inner unit j of every expert contributes `a_j = gate weight * h_j` to a token (0 where its expert was
 not chosen); in a dense layer it contributes `h_j` always. The units that explain most of the contributions
@@ -8,13 +8,11 @@ kept, F expert width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
+from coterie.families import family
 from coterie.nn.experts import Experts
 from coterie.nn.kernels.swiglu import swiglu
 from coterie.nn.moe import FeedForward, MoE
@@ -22,16 +20,15 @@ from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
 from coterie.surgery.common import Sequences, changed, finished, moe_layers, rebuilt, rows_of_expert, watch
 
-FAMILIES = {"qwen3_moe": "qwen3", "mixtral": "llama"}
 RIDGE = 1e-2
 
 
 def densify(model: Transformer, sequences: Sequences, width: int | None = None) -> Transformer:
     """A dense model whose feed-forwards have `width` inner units (default: as many as one token uses).
 
-    Dense layers of the original are kept, filled up to `width` with units that do nothing. Errors:
-    `ConfigError` for a dense model, biased experts, a width that is too large or too small, or a family
-    without a dense form.
+    Dense layers of the original are kept, filled up to `width` with units that do nothing.
+    Errors: `ConfigError` for a dense model, biased experts, a width that is too large or too small, or a
+    family without a dense form.
     """
     layers = dict(moe_layers(model, "densify"))
     for layer, moe in layers.items():
@@ -76,19 +73,17 @@ def _check_width(model: Transformer, width: int) -> None:
 
 
 def _dense_config(config: ModelConfig, dense: FeedForwardConfig) -> ModelConfig:
-    target = FAMILIES.get(config.family, config.family)
+    target = family(config.family).dense or config.family
     try:
         return changed(config, lambda _layer, _ffn: dense, target)
-    except (ConfigError, AssertionError, StopIteration, AttributeError) as error:
+    except ConfigError as error:
         raise ConfigError(
             f"densify: no dense {target} checkpoint can carry this {config.family} model ({error})"
         ) from None
 
 
 class _Units:
-    """Candidates of one layer: `gate`, `up` `(U, D)` and `down` `(D, U)`, experts first, then the shared
-    expert.
-    """
+    """The inner units of one layer: `gate`, `up` (U, D), `down` (D, U); the shared expert's last."""
 
     def __init__(self, moe: MoE) -> None:
         width = moe.config.expert_width
@@ -109,12 +104,12 @@ class _Units:
         self.down = torch.cat([part[2].float() for part in parts], dim=1)
 
     def keep(self, index_U: Tensor, scale_U: Tensor) -> None:
-        """Only these units, their `down` columns multiplied by `scale`."""
+        """Drop all other units; multiply the `down` columns of these by `scale_U`."""
         self.gate, self.up = self.gate[index_U], self.up[index_U]
         self.down = self.down[:, index_U] * scale_U
 
     def hidden(self, x_TD: Tensor) -> Tensor:
-        """`(T, U)`: what every unit says to every token."""
+        """`(T, U)`: the value of every unit for every token."""
         return swiglu(x_TD.float() @ self.gate.T, x_TD.float() @ self.up.T)
 
 
@@ -125,9 +120,9 @@ def _choose_units(
     units = {layer: _Units(moe) for layer, moe in layers.items()}
     sums = {layer: torch.zeros(2, len(u.gate), dtype=torch.float64) for layer, u in units.items()}
     for seen in watch(model, sequences):
-        for layer, (x_TD, routing) in seen.items():
+        for layer, x_TD in seen.inputs.items():
             hidden_TU = units[layer].hidden(x_TD)
-            said_TU = _contributions(layers[layer], units[layer], hidden_TU, x_TD, routing)
+            said_TU = _contributions(layers[layer], units[layer], hidden_TU, x_TD, seen.routing[layer])
             sums[layer][0] += (said_TU * hidden_TU).double().sum(0).cpu()
             sums[layer][1] += hidden_TU.double().square().sum(0).cpu()
     for layer, (joint_U, square_U) in sums.items():
@@ -140,7 +135,7 @@ def _choose_units(
 
 
 def _contributions(moe: MoE, units: _Units, hidden_TU: Tensor, x_TD: Tensor, routing: Routing) -> Tensor:
-    """`(T, U)`: what each unit really added for each token, before `down`."""
+    """`(T, U)`: what each unit added for each token in the mixture, before `down`."""
     width = moe.config.expert_width
     said_TU = torch.zeros_like(hidden_TU)
     for expert in range(moe.config.router.num_experts):
@@ -160,35 +155,20 @@ def _contributions(moe: MoE, units: _Units, hidden_TU: Tensor, x_TD: Tensor, rou
 def _regression(
     model: Transformer, units: dict[int, _Units], sequences: Sequences
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """Layer -> `(H^T H, H^T Y)` of the kept units' values H `(T, U)` and the mixture's output Y `(T, D)`."""
+    """Layer -> (H^T H, H^T Y) for the kept units' values H (T, U) and the mixture's output Y (T, D)."""
     sums: dict[int, tuple[Tensor, Tensor]] = {}
-    for layer, x_TD, y_TD in _pairs(model, sequences):
-        hidden_TU = units[layer].hidden(x_TD).double()
-        before = sums.get(layer, (0.0, 0.0))
-        sums[layer] = (before[0] + hidden_TU.T @ hidden_TU, before[1] + hidden_TU.T @ y_TD.double())
+    for seen in watch(model, sequences):
+        for layer, x_TD in seen.inputs.items():
+            hidden_TU = units[layer].hidden(x_TD).double()
+            before = sums.get(layer, (0.0, 0.0))
+            joint_UD = hidden_TU.T @ seen.outputs[layer].double()
+            sums[layer] = (before[0] + hidden_TU.T @ hidden_TU, before[1] + joint_UD)
     return sums
-
-
-def _pairs(model: Transformer, sequences: Sequences) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(layer, what its mixture read, what it gave), some sequences at a time."""
-    given: dict[int, Any] = {}
-    layers = moe_layers(model, "densify")
-    hooks = [
-        moe.register_forward_hook(lambda _m, _i, out, layer=layer: given.__setitem__(layer, out))
-        for layer, moe in layers
-    ]
-    try:
-        for seen in watch(model, sequences):
-            for layer, (x_TD, _) in seen.items():
-                yield layer, x_TD, given[layer]
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()
 def _write_fitted(ffn: FeedForward, units: _Units, gram_UU: Tensor, joint_UD: Tensor) -> None:
-    """Ridge regression towards the scaled original columns."""
+    """Write the kept units, `down` fitted by ridge regression towards their scaled original columns."""
     ridge = RIDGE * gram_UU.diagonal().mean()
     left = gram_UU + ridge * torch.eye(len(gram_UU), dtype=gram_UU.dtype, device=gram_UU.device)
     fitted_UD = torch.linalg.solve(left, joint_UD + ridge * units.down.T.double())

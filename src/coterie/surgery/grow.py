@@ -1,6 +1,4 @@
-"""More experts, or others: add one that does nothing yet, or take one from another model of the same
-shape.
-"""
+"""More or other experts: add some that do nothing yet, or take one from another model of the same shape."""
 
 from __future__ import annotations
 
@@ -21,9 +19,9 @@ def add_experts(model: Transformer, sequences: Sequences, count: int = 1, source
     """The model with `count` more experts in every layer that do nothing at first.
 
     A new expert is a copy of `source` with `down` 0, and its router row keeps it from being chosen: by the
-    bias where the router has one, otherwise by a row that gives less than the mean of the others on the
-    tokens of `sequences`. What remains is measured by the receipt. Errors: `ConfigError` for a dense model or
-    a router that chooses in groups.
+    bias where the router has one, otherwise by a row that scores less than the mean of the others on the
+    tokens of `sequences`. The receipt measures the remaining change.
+    Errors: `ConfigError` for a dense model or a router that chooses in groups.
     """
     layers = moe_layers(model, "add-expert")
     for layer, moe in layers:
@@ -67,15 +65,14 @@ def add_experts(model: Transformer, sequences: Sequences, count: int = 1, source
 
 @torch.no_grad()
 def _quiet_rows(model: Transformer, layers: list[tuple[int, MoE]], sequences: Sequences) -> dict[int, Tensor]:
-    """Layer -> `(D,)`: the mean row minus the direction that all tokens have most in common, as far as that
-    helps.
+    """Layer -> `(D,)`: the mean row minus a multiple of the direction that all tokens have most in common.
 
-    The direction `u` is the least-squares answer to `x u = 1`; its size is the one, out of a few, that leaves
-    the least weight with the new expert.
+    The direction `u` is the least-squares solution of `x u = 1`; the multiple is the one, out of four, that
+    leaves the least weight with the new expert.
     """
     seen: dict[int, list[Tensor]] = {layer: [] for layer, _ in layers}
     for part in watch(model, sequences):
-        for layer, (x_TD, _) in part.items():
+        for layer, x_TD in part.inputs.items():
             seen[layer].append(x_TD.float())
     rows = {}
     for layer, moe in layers:
@@ -91,9 +88,7 @@ def _quiet_rows(model: Transformer, layers: list[tuple[int, MoE]], sequences: Se
 
 
 def _disturbance(new_T: Tensor, logits_TE: Tensor, moe: MoE) -> float:
-    """How much a further expert with these logits changes: the tokens that choose it, and its share of a
-    softmax.
-    """
+    """How much an added expert with these logits changes: its share of the tokens, and of the softmax."""
     router = moe.config.router
     chosen_T = new_T > logits_TE.topk(router.top_k, dim=-1).values[:, -1]
     share_T = torch.sigmoid(new_T - logits_TE.logsumexp(-1))
@@ -123,7 +118,8 @@ def swap_expert(
     if not same or target.experts.down.weight.shape[1:] != source.experts.down.weight.shape[1:]:
         raise ConfigError(
             f"swap-expert: experts are {tuple(target.experts.down.weight.shape[1:])} here and "
-            f"{tuple(source.experts.down.weight.shape[1:])} there, or of another kind; they cannot be exchanged"
+            f"{tuple(source.experts.down.weight.shape[1:])} there, or of another kind; "
+            "they cannot be exchanged"
         )
     pairs: list[tuple[Any, Any]] = [(target.router, source.router)] if with_router else []
     pairs += [(target.experts.gate_up, source.experts.gate_up), (target.experts.down, source.experts.down)]

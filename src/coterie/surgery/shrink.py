@@ -1,4 +1,4 @@
-"""Fewer experts: prune those that matter least, or merge those that do alike.
+"""Fewer experts: prune those that matter least, or merge those that do similar things.
 
 REAP (arXiv 2510.13999) scores an expert by the mean, over the tokens that chose it, of its gate weight times
 the length of its output. Merging (HC-SMoE, arXiv 2410.08589) clusters experts by their mean outputs on all
@@ -60,7 +60,7 @@ def expert_scores(model: Transformer, sequences: Sequences) -> dict[str, dict[in
     total = {layer: torch.zeros_like(values) for layer, values in count.items()}
     for seen in watch(model, sequences):
         for layer, moe in layers:
-            x_TD, routing = seen[layer]
+            x_TD, routing = seen.inputs[layer], seen.routing[layer]
             on_input = moe.config.router.apply_to == "input"
             for expert in range(len(count[layer])):
                 rows, weights = rows_of_expert(routing, expert)
@@ -103,12 +103,12 @@ def merge_experts(
 
 @torch.no_grad()
 def mean_outputs(model: Transformer, sequences: Sequences) -> dict[int, Tensor]:
-    """Layer -> `(E, D)`: what each expert says to all tokens on average, whoever was chosen."""
+    """Layer -> `(E, D)`: each expert's output averaged over all tokens, chosen for them or not."""
     layers = moe_layers(model, "surgery")
     sums: dict[int, Tensor] = {}
     for seen in watch(model, sequences):
         for layer, moe in layers:
-            x_TD = seen[layer][0]
+            x_TD = seen.inputs[layer]
             each = [expert_output(moe, e, x_TD).double().sum(0) for e in range(moe.config.router.num_experts)]
             sums[layer] = sums.get(layer, torch.zeros(())) + torch.stack(each)
     return sums
@@ -123,9 +123,8 @@ def _cluster(outputs_ED: Tensor, num: int) -> list[list[int]]:
     tree = linkage(outputs_ED.cpu().numpy(), method="average")
     labels = fcluster(tree, num, criterion="maxclust")
     found = [np.flatnonzero(labels == label).tolist() for label in dict.fromkeys(labels.tolist())]
-    while (
-        len(found) < num
-    ):  # experts at the same distance are joined together: part the largest cluster again
+    # fcluster joins all experts at the same distance at once, which may leave too few clusters.
+    while len(found) < num:
         largest = max(found, key=len)
         found.append([largest.pop()])
     return sorted(found)
@@ -157,7 +156,8 @@ def _count(moe: MoE, keep: float) -> int:
     count = math.ceil(keep * router.num_experts / router.num_groups) * router.num_groups
     if router.top_groups * (count // router.num_groups) < router.top_k:
         raise ConfigError(
-            f"--keep {keep:g} leaves {count} experts, too few for the {router.top_k} that a token chooses; keep more"
+            f"--keep {keep:g} leaves {count} experts, too few for the {router.top_k} that a token chooses; "
+            "keep more"
         )
     return count
 

@@ -1,7 +1,7 @@
-"""Upcycling: a dense model becomes a mixture of experts that begins as the same function.
+"""Upcycling: a dense model becomes a mixture of experts that starts as the same function.
 
 Copies: every expert is the dense feed-forward (arXiv 2212.05055). Split: the feed-forward is cut into G parts
-and an expert holds one; the G parts of a copy share their row in the router, so that a token always gets
+and each expert holds one; the G parts of a copy share their row in the router, so that a token always gets
 whole copies, and `down` is multiplied by G because the K chosen weights sum to 1 (virtual groups, arXiv
 2410.07524). Noise and drop (arXiv 2502.19261) make the copies differ and give up equality at the start.
 """
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from coterie.config import BalanceConfig, ConfigError, FeedForwardConfig, MoEConfig, RouterConfig
+from coterie.families import FAMILIES, routed_form
 from coterie.nn.experts import Experts
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.transformer import Transformer
 from coterie.surgery.common import changed, finished, rebuilt
 
 Variation = Literal["copy", "noise", "drop"]
-FAMILIES = {"qwen3": "qwen3_moe", "llama": "mixtral"}
 
 
 def upcycle(
@@ -33,22 +33,24 @@ def upcycle(
     amount: float | None = None,
     seed: int = 0,
 ) -> Transformer:
-    """A mixture of `num_experts` experts per layer, `top_k` chosen, each 1/`split` of the dense feed-forward
-    wide.
+    """A mixture of `num_experts` experts per layer with `top_k` chosen.
 
-    `amount`: of `noise`, its size against the weights' own (default 0.05); of `drop`, the share of each
-    expert's inner units that is drawn anew (default 0.5). Errors: `ConfigError` for numbers that do not fit,
-    and for models that are routed already or of a family without a routed form.
+    `split`: each expert is 1/`split` of the dense feed-forward wide. `amount`: for `noise`, its size relative
+    to the weights' own (default 0.05); for `drop`, the share of each expert's inner units that is drawn anew
+    (default 0.5).
+    Errors: `ConfigError` for numbers that do not fit, and for models that are routed already or of a family
+    without a routed form.
     """
     if model.config.is_moe:
         raise ConfigError("upcycle: the model is a mixture of experts already; give a dense one")
-    if model.config.family not in FAMILIES:
-        raise ConfigError(
-            f"upcycle: no routed form of {model.config.family} is known; it takes {', '.join(FAMILIES)}"
-        )
+    target = routed_form(model.config.family)
+    if target is None:
+        known = ", ".join(chosen.dense for chosen in FAMILIES.values() if chosen.dense is not None)
+        raise ConfigError(f"upcycle: no routed form of {model.config.family} is known; it takes {known}")
     if split < 1 or num_experts % split or top_k % split or top_k > num_experts:
         raise ConfigError(
-            f"upcycle: {num_experts} experts and {top_k} chosen must be multiples of split {split}, in this order"
+            f"upcycle: {num_experts} experts and {top_k} chosen must be multiples of split {split}, "
+            "and at least as many experts as chosen"
         )
     if variation not in ("copy", "noise", "drop"):
         raise ConfigError(f"upcycle: unknown variation '{variation}'; choose copy, noise or drop")
@@ -65,7 +67,7 @@ def upcycle(
             expert_width=ffn.width // split, router=router, balance=BalanceConfig(loss_coef=0.001)
         )
 
-    new = rebuilt(model, changed(model.config, ffn_of, FAMILIES[model.config.family]))
+    new = rebuilt(model, changed(model.config, ffn_of, target))
     for layer, (before, after) in enumerate(zip(model.blocks, new.blocks, strict=True)):
         assert isinstance(before.ffn, FeedForward) and isinstance(after.ffn, MoE)
         digest = hashlib.sha256(f"{seed}:{layer}".encode()).digest()

@@ -1,0 +1,76 @@
+"""The record of an operation: what it was, and what it changed in size, function and perplexity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BeforeAfter(Generic[T]):
+    """One fact of the model before and after the operation."""
+
+    before: T
+    after: T
+
+
+@dataclass(frozen=True)
+class FunctionChange:
+    """How far the answers are from the original's, in nats; the fields of `proof.difference.Difference`."""
+
+    max_logprob: float
+    mean_logprob: float
+    kl: float | None
+    top1: float | None
+
+
+@dataclass(frozen=True)
+class HealingRecord:
+    """The training after an operation. `towards`: "the original" or "the text"; `trained`: which part."""
+
+    steps: int
+    tokens: int
+    towards: str
+    trained: str
+    lr: float
+    first_loss: float
+    last_loss: float
+
+
+@dataclass
+class SurgeryReceipt:
+    """What an operation did; `surgery.json` of the result.
+
+    `parameters`: counts by name. `memory`: bytes for inference in bfloat16. `lost`: parts that the result
+    lacks. `loads_in`: reader -> how it reads the result. `details`: facts of one kind of operation, such as
+    the experts kept by layer. `function`: stage ("after_surgery", "after_healing") -> change.
+    `perplexity_data`: the texts it was measured on; empty where the model has no tokenizer. `perplexity`:
+    stage ("before", "after", "healed") -> value, None where it was not measured.
+    """
+
+    operation: str
+    settings: Mapping[str, Any]
+    source: str
+    family: BeforeAfter[str]
+    parameters: BeforeAfter[dict[str, int]]
+    memory: BeforeAfter[int]
+    lost: list[str]
+    loads_in: dict[str, str]
+    details: dict[str, Any] = field(default_factory=dict)
+    function: dict[str, FunctionChange] = field(default_factory=dict)
+    perplexity_data: list[str] = field(default_factory=list)
+    perplexity: dict[str, float | None] = field(default_factory=dict)
+    healing: HealingRecord | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `surgery.json`, of JSON types."""
+        data = {"format": 1} | asdict(self)
+        data["memory_bytes_bfloat16"] = data.pop("memory")
+        texts = data.pop("perplexity_data") or "none: the model has no tokenizer"
+        data["perplexity"] = {"data": texts} | data["perplexity"]
+        if self.healing is None:
+            del data["healing"]
+        return data
