@@ -1,4 +1,4 @@
-"""What one sequence remembers between forward passes: the keys and values each layer may still need.
+"""The key/value cache of one sequence: what each layer may still need in later forward passes.
 
 Legend: T new tokens, S kept positions (old and new), G key/value heads, D head width.
 """
@@ -16,12 +16,11 @@ _FIRST_CAPACITY = 64
 
 
 @dataclass
-class Progress:
-    """How many tokens of a sequence have been seen.
+class SequenceLength:
+    """How many tokens of a sequence have been seen, shared by its layers.
 
-    Its own object, so that layers need not point back at their sequence: in a ring of references buffers
-    would live on until Python's collector comes by, which in a process of many objects is after a thousand
-    requests.
+    It is a separate object so that layers do not refer back to their sequence: buffers in a reference cycle
+    would stay alive until Python's cyclic collector runs, in a large process after a thousand requests.
     """
 
     length: int = 0
@@ -30,17 +29,17 @@ class Progress:
 class LayerCache:
     """Keys and values of one layer, position order, in two growable buffers.
 
-    The kept entries are the slice `[low, high)` of the buffers and belong to consecutive positions. What no
-    later query can see is only skipped (`low` moves); it is overwritten when the buffer is full, so that one
-    decoded token costs one row written whatever the length, apart from a move or a doubling every so often.
-    Latent attention keeps its latent as the one head of the keys and its rotated key as the one of the
-    values: their widths may differ.
+    The kept entries are the slice `[low, high)` of the buffers and belong to consecutive positions. Entries
+    that no later query can see are skipped by moving `low` and overwritten when the buffer is full. So one
+    decoded token writes one row whatever the length, apart from an occasional move or doubling. Latent
+    attention stores its latent as the single head of the keys and its rotated key as that of the values;
+    their widths may differ.
     """
 
-    def __init__(self, attention: AttentionConfig | MLAConfig, progress: Progress) -> None:
+    def __init__(self, attention: AttentionConfig | MLAConfig, seen: SequenceLength) -> None:
         self._mask = attention.mask
         self._window = attention.window or 0
-        self._progress = progress
+        self._seen = seen
         self._keys = torch.empty(0)
         self._values = self._keys
         self._low = 0
@@ -60,13 +59,14 @@ class LayerCache:
     def append(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[Tensor, Tensor, int]:
         """Store the new tokens' keys and values; return (k_SGD, v_SGD, position of the first kept key).
 
-        The new tokens stand at positions `progress.length ...`, which moves on with `advance` after the last
-        layer. The results are views, good until the next append. Use under `torch.inference_mode` or
+        The new tokens stand at positions `SequenceLength.length ...`, which `advance` moves on after the
+        last layer. The results are views, good until the next append. Use under `torch.inference_mode` or
         `torch.no_grad`.
         """
-        position = self._progress.length
+        position = self._seen.length
         num_new = k_TGD.shape[0]
-        if self._end != position:  # a forward pass was interrupted before `advance`: its rows do not count
+        # An earlier forward pass was interrupted before `advance`: drop its rows.
+        if self._end != position:
             self.truncate(position)
         if self._mask != "causal":
             self._low += max(0, self.first_needed(position) - (position - self.num_kept))
@@ -90,38 +90,34 @@ class LayerCache:
         return 0
 
     def truncate(self, length: int) -> None:
-        """Forget positions from `length` on. Errors: `CoterieError` when what remains is not enough."""
+        """Drop positions from `length` on. Errors: `CoterieError` when a later query needs dropped ones."""
         if not self.can_go_back(length):
             first = self._end - self.num_kept
             raise CoterieError(
-                f"cache: cannot go back to length {length}: a layer with window {self._window} has dropped positions "
-                f"before {first}; run the prompt again"
+                f"cache: cannot go back to length {length}: a layer with window {self._window} "
+                f"has dropped positions before {first}; run the prompt again"
             )
         self._high -= max(0, self._end - length)
         self._end = min(self._end, length)
 
     def can_go_back(self, length: int) -> bool:
-        """Whether everything that a query at `length` would see is still here."""
+        """Whether everything that a query at `length` would see is still kept."""
         return self._end - self.num_kept <= self.first_needed(length)
 
     def copy_from(self, other: LayerCache, length: int) -> None:
-        """Take a copy of what `other` (of the same settings) keeps before `length`, without its spare
-        capacity.
-        """
+        """Copy what `other` (with the same settings) keeps before `length`, without its spare capacity."""
         high = other._high - max(0, other._end - length)
         self._keys = other._keys[other._low : high].clone()
         self._values = other._values[other._low : high].clone()
         self._low, self._high, self._end = 0, high - other._low, min(other._end, length)
 
     def _make_room(self, num_new: int, k_TGD: Tensor, v_TGD: Tensor) -> None:
-        """Move the kept rows to the front of the same buffers when at most half is in use, else of larger
-        ones.
-        """
+        """Move the kept rows to the front, of the same buffers if at most half is used, else of larger ones."""
         kept = self.num_kept
         capacity = self._keys.shape[0]
         keys, values = self._keys[self._low : self._high], self._values[self._low : self._high]
-        # Moving pays for itself: at least half the buffer is written before the next move, and `kept <= low`
-        # means that the two ranges do not overlap.
+        # Moving within the buffer is cheap on average, since at least half the buffer is written before the
+        # next move; `kept <= low` ensures that source and target do not overlap.
         if kept + num_new > capacity or 2 * kept > capacity or kept > self._low:
             capacity = max(_FIRST_CAPACITY, 2 * capacity, kept + num_new)
             self._keys = k_TGD.new_empty((capacity, *k_TGD.shape[1:]))
@@ -133,46 +129,44 @@ class LayerCache:
 
 
 class SequenceCache:
-    """All layers' caches of one sequence. `length` tokens have been seen; the next one stands at that
-    position.
-    """
+    """The caches of all layers for one sequence. The next token has position `length`."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
-        self._progress = Progress()
-        self._layers = [LayerCache(block.attention, self._progress) for block in config.blocks]
+        self._seen = SequenceLength()
+        self._layers = [LayerCache(block.attention, self._seen) for block in config.blocks]
 
     @property
     def length(self) -> int:
         """Tokens seen."""
-        return self._progress.length
+        return self._seen.length
 
     def layer(self, index: int) -> LayerCache:
         """The cache of block `index`."""
         return self._layers[index]
 
     def advance(self, num_tokens: int) -> None:
-        """Count `num_tokens` as seen. Called once per forward pass, after every layer has appended them."""
-        self._progress.length += num_tokens
+        """Count `num_tokens` as seen. Called once per forward pass, after all layers have appended them."""
+        self._seen.length += num_tokens
 
     def truncate(self, length: int) -> None:
-        """Forget all positions from `length` on.
+        """Drop all positions from `length` on.
 
-        Errors: `CoterieError` when `length` is not in 0..`self.length`, or a layer with a window has already
-        dropped what a query at `length` would see.
+        Errors: `CoterieError` when `length` is not in 0..`self.length`, or when a layer with a window has
+        already dropped positions that a query at `length` would see.
         """
         if not 0 <= length <= self.length:
             raise CoterieError(f"cache: cannot go back to length {length}; it holds {self.length} tokens")
         for layer in self._layers:
             layer.truncate(length)
-        self._progress.length = length
+        self._seen.length = length
 
     def can_go_back(self, length: int) -> bool:
         """Whether `truncate(length)` or `fork(length)` would succeed."""
         return 0 <= length <= self.length and all(layer.can_go_back(length) for layer in self._layers)
 
     def fork(self, length: int | None = None) -> SequenceCache:
-        """An independent copy of the first `length` positions (None: all): two sequences may share a prefix.
+        """An independent copy of the first `length` positions (None: all), so that sequences share a prefix.
 
         Errors: `CoterieError` as for `truncate`.
         """
@@ -182,7 +176,7 @@ class SequenceCache:
                 f"cache: cannot copy the first {length} of {self.length} tokens; a window has dropped some"
             )
         copy = SequenceCache(self.config)
-        copy._progress.length = length
+        copy._seen.length = length
         for mine, theirs in zip(copy._layers, self._layers, strict=True):
             mine.copy_from(theirs, length)
         return copy

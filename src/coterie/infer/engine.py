@@ -1,10 +1,8 @@
 """The one generator: continuous batching over the training module itself.
 
-Each step is one forward pass over packed tokens: one token of every sequence that is already talking, and a
-bounded number of prompt tokens of those that are not yet. New requests join at the next step, finished ones
-leave at once.
-
-Legend: T packed tokens, B sequences that get a token in this step, D width, V vocabulary.
+Each step is one forward pass over packed tokens: one token of every sequence that is generating its reply,
+and a bounded number of prompt tokens of the sequences whose prompt is still being read. New requests join at
+the next step; finished ones leave at once.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
+from coterie.infer.forward import Plan, feed
 from coterie.infer.pace import Pace
 from coterie.infer.prefix import BLOCK as MIN_SHARED
 from coterie.infer.prefix import PrefixCache, usable
@@ -34,28 +33,29 @@ from coterie.infer.request import (
     check_prompt,
 )
 from coterie.infer.sampling import SamplingParams, sample
-from coterie.nn.forward_context import ForwardContext
-from coterie.nn.recording import Recorder
-from coterie.nn.steering import check_control, make_steers
+from coterie.nn.steering import check_control
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
+
+# Offline nobody waits for the next token of a running reply, so prompts are read in larger chunks than a
+# server's (`ServeSettings.prefill_chunk`).
+OFFLINE_CHUNK = 512
 
 
 class Engine:
     """Generates for many requests at once; a reply does not depend on what else is running.
 
     `max_batch`: sequences in one forward pass; more wait. `prefill_chunk`: prompt tokens in one forward pass,
-    so that long prompts do not hold up the sequences already talking. Without a tokenizer, events carry no
-    text.
+    so that long prompts do not hold up running replies. Without a tokenizer, events carry no text.
 
     `deterministic`: a seeded reply is the same to the last bit whatever else is running. Products over more
-    rows may round differently, so each sequence goes through the model by itself, in chunks that start at
-    fixed positions; that costs what batching gains. Without it a reply depends on its neighbours by rounding
-    alone.
+    rows may round differently, so each sequence goes through the model alone, in chunks that start at fixed
+    positions; this gives up what batching gains. Without it, other requests change a reply by rounding alone.
 
-    `prefix_bytes`: keys and values of finished sequences kept for prompts that begin alike (0: none).
+    `prefix_bytes`: how many bytes of keys and values of finished sequences to keep for prompts that begin the
+    same way (0: none).
 
-    `max_stall`: seconds that a step should take at most while replies are under way (`Pace`); then the chunks
+    `max_stall`: seconds that a step should take at most while replies are running (`Pace`); then the chunks
     of prompts, and so the rounding, depend on time. None, and always when `deterministic`: whole chunks.
     """
 
@@ -64,7 +64,7 @@ class Engine:
         model: Transformer,
         tokenizer: Tokenizer | None = None,
         max_batch: int = 32,
-        prefill_chunk: int = 512,
+        prefill_chunk: int = OFFLINE_CHUNK,
         deterministic: bool = False,
         prefix_bytes: int = 0,
         max_stall: float | None = None,
@@ -93,27 +93,28 @@ class Engine:
         return bool(self._running or self._waiting)
 
     def add_variant(self, name: str, model: Transformer) -> None:
-        """Let requests ask for another model of the same shape (`adapters.apply`), replacing one of that
-        name.
+        """Let requests select another model of the same shape, replacing one of the same name.
+
+        `adapters.apply.apply_shared` makes such a model on the same weights.
         """
         self.remove_variant(name)
         self._variants[name] = Variant(model, self._next_serial)
         self._next_serial += 1
 
     def variant(self, name: str) -> Transformer:
-        """The model of a name. Errors: `ConfigError`."""
+        """The model of this name. Errors: `ConfigError` when there is none."""
         if name not in self._variants:
             raise ConfigError(f"engine: there is no variant '{name}'; it may just have been removed")
         return self._variants[name].model
 
     def remove_variant(self, name: str) -> None:
-        """No further request may ask for it; those under way go on with it."""
+        """Accept no further request for this model; running requests finish with it."""
         gone = self._variants.pop(name, None) if name else None
         if gone is not None:
             self.prefixes.drop(lambda salt: salt[0] == gone.serial)
 
     def count_experts(self) -> None:
-        """From now on count in `expert_counts` how often each expert of each layer is chosen (E,) int64."""
+        """Start counting in `expert_counts` how often each expert of each layer is chosen, (E,) int64."""
         self.expert_counts = {
             layer: torch.zeros(router.config.num_experts, dtype=torch.int64)
             for layer, router in self.model.routers()
@@ -129,12 +130,12 @@ class Engine:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that have no place in the batch yet."""
+        """Requests that wait for a place in the batch."""
         return len(self._waiting)
 
     @property
     def waiting_tokens(self) -> int:
-        """Prompt tokens of the requests that wait."""
+        """Prompt tokens of the waiting requests."""
         return sum(request.num_prompt for request in list(self._waiting))
 
     def progress(self) -> list[tuple[int, int, int]]:
@@ -182,7 +183,7 @@ class Engine:
         return request.id
 
     def cancel(self, request_id: int) -> bool:
-        """Drop a request. False when it is not here (any more): it may just have finished."""
+        """Drop a request. Returns False when it is not here: it may just have finished."""
         for queue in (self._running, self._waiting):
             for request in queue:
                 if request.id == request_id:
@@ -191,10 +192,10 @@ class Engine:
         return False
 
     def step(self) -> list[TokenEvent]:
-        """One forward pass; the events of the sequences that got a token (none while only prompts are being
-        read).
+        """Run one forward pass; return the events of the sequences that got a token.
 
-        A failure (also Ctrl-C) drops the requests that were in the pass and goes up; the others stay usable.
+        The list is empty while only prompts are being read. A failure (also Ctrl-C) drops the requests that
+        were in the pass and is raised; the others stay usable.
         """
         while self._waiting and len(self._running) < self.max_batch:
             request = min(self._waiting, key=lambda waiting: (waiting.options.priority, waiting.id))
@@ -205,9 +206,8 @@ class Engine:
         if not plan:
             return []
         begun = time.monotonic()
-        reading = [
-            count for request, count in plan if not request.num_drawn
-        ]  # asked now: the pass changes it
+        # Computed before the pass, which draws tokens.
+        reading = [count for request, count in plan if not request.num_drawn]
         try:
             events = self._forward(plan)
         except BaseException:
@@ -225,8 +225,7 @@ class Engine:
     ) -> list[Reply]:
         """Whole replies, in the order of the prompts. `params`: one for all, or one each.
 
-        Equal prompts with one seed give equal replies: pass settings with different seeds, or none, for a
-        variety.
+        Equal prompts with the same seed give equal replies; for different ones pass different seeds, or none.
         """
         each = (
             [params] * len(prompts) if params is None or isinstance(params, SamplingParams) else list(params)
@@ -251,7 +250,7 @@ class Engine:
     def stream(self, prompt_ids: Iterable[int], params: SamplingParams | None = None) -> Iterator[TokenEvent]:
         """The events of one reply as they come. Closing the iterator drops the request.
 
-        The prompt is checked at once, not at the first token.
+        The prompt is checked immediately, not at the first token. Errors: as `add`.
         """
         self._check_idle()
         return self._events(self.add(prompt_ids, params))
@@ -270,8 +269,8 @@ class Engine:
                 f"engine: {count} other request(s) are under way; use add and step, or another engine"
             )
 
-    def _plan(self) -> list[tuple[Request, int]]:
-        """Who is fed how many tokens: one for each that is talking, prompts first come first served."""
+    def _plan(self) -> Plan:
+        """How many tokens to feed each request: one per running reply; prompts first come, first served."""
         plan = []
         budget = self.prefill_chunk
         if self._pace is not None and any(request.num_drawn for request in self._running):
@@ -293,12 +292,13 @@ class Engine:
 
     @torch.inference_mode()
     def _reuse(self, request: Request) -> None:
-        """Start from what a finished or a running sequence has read already, where that is further on.
+        """Replace a request's cache by a copy of another sequence's, where that covers more of its prompt.
 
-        Asked again until the prompt is read: a prompt that begins alike may be under way. The last prompt
-        token is always read, for the reply's first token comes from it; a prompt whose tokens are scored is
-        read whole. When deterministic only whole chunks of prompts are shared, as reading them anew would
-        give the same bytes.
+        The other sequence may be finished or running. This is tried before every step until the prompt is
+        read, because a prompt that begins the same way may be in progress. The last prompt token is always
+        read, because the reply's first token is drawn from it; a prompt whose tokens are scored is read
+        whole. When deterministic, only whole chunks of prompts are shared: reading them again would give the
+        same bytes.
         """
         most = request.num_prompt - 1
         done = request.cache.length
@@ -326,7 +326,7 @@ class Engine:
         request.cached = request.cache.length
 
     def _leave(self, request: Request) -> None:
-        """A finished request goes; its keys and values may stay."""
+        """Remove a finished request; keep its keys and values for later prompts."""
         self._running.remove(request)
         if not self.prefixes.max_bytes:
             return
@@ -338,95 +338,34 @@ class Engine:
             request.cache.truncate(whole)
         self.prefixes.keep(request.salt, tokens, request.cache)
 
-    @torch.inference_mode()
-    def _forward(self, plan: list[tuple[Request, int]]) -> list[TokenEvent]:
-        talking: list[Request] = []
-        parts: list[Tensor] = []
-        routings: list[TokenRouting | None] = []
-        for group in self._groups(plan):
-            recorder = self._recorder(group)
-            h_TD = self._hidden(group, recorder)
-            last_rows, start = [], 0
-            for request, count in group:
-                end = request.cache.length
-                request.score_prompt(h_TD[start : start + count], end - count)
-                start += count
-                if end == len(request.tokens):
-                    talking.append(request)
-                    last_rows.append(start - 1)
-                    routings.append(
-                        TokenRouting(recorder.chosen(start - 1))
-                        if recorder and request.options.routing
-                        else None
-                    )
-            if last_rows:
-                parts.append(
-                    group[0][0].variant.model.logits(
-                        h_TD if len(last_rows) == h_TD.shape[0] else h_TD[last_rows]
-                    )
-                )
-        if not talking:
+    def _forward(self, plan: Plan) -> list[TokenEvent]:
+        fed = feed(self._groups(plan), self.expert_counts)
+        if fed is None:
             return []
+        filters = [request.options.filter for request in fed.requests]
         sampled = sample(
-            torch.cat(parts) if len(parts) > 1 else parts[0],
-            [request.params for request in talking],
-            [request.num_drawn for request in talking],
-            [request.tokens for request in talking],
-            [
-                None if request.options.filter is None else request.options.filter.allowed()
-                for request in talking
-            ],
+            fed.logits_BV,
+            [request.params for request in fed.requests],
+            [request.num_drawn for request in fed.requests],
+            [request.tokens for request in fed.requests],
+            [None if one is None else one.allowed() for one in filters],
         )
-        drawn = zip(talking, sampled.ids, sampled.logprobs, sampled.top, routings, strict=True)
+        drawn = zip(fed.requests, sampled.ids, sampled.logprobs, sampled.top, fed.routings, strict=True)
         return [self._take(*row) for row in drawn]
 
-    def _groups(self, plan: list[tuple[Request, int]]) -> list[list[tuple[Request, int]]]:
-        """What is run as one packed batch: all of one variant, or when deterministic each sequence by
-        itself.
-        """
+    def _groups(self, plan: Plan) -> list[Plan]:
+        """The packed batches of one step: one per variant, or when deterministic one per sequence."""
         if self.deterministic:
             return [[entry] for entry in plan]
-        groups: dict[Variant, list[tuple[Request, int]]] = {}
+        groups: dict[Variant, Plan] = {}
         for entry in plan:
             groups.setdefault(entry[0].variant, []).append(entry)
         return list(groups.values())
 
-    def _recorder(self, group: list[tuple[Request, int]]) -> Recorder | None:
-        """A record of the router choices of this pass, where statistics or a request want it."""
-        wanted = self.expert_counts is not None or any(request.options.routing for request, _ in group)
-        return Recorder() if wanted and group[0][0].variant.routers else None
-
-    def _hidden(self, group: list[tuple[Request, int]], recorder: Recorder | None) -> Tensor:
-        """(T, D): the next tokens of a group through the model, and into their caches."""
-        device = self.model.embed.weight.device
-        ids: list[int] = []
-        starts = [request.cache.length for request, _ in group]
-        for (request, count), start in zip(group, starts, strict=True):
-            ids += request.tokens[start : start + count]
-        variant = group[0][0].variant
-        controls = [(request.options.control, count) for request, count in group]
-        context = ForwardContext.packed(
-            [count for _, count in group],
-            starts,
-            device=device,
-            steers=make_steers(variant.routers, controls, device),
-            recorder=recorder,
-        )
-        caches = [request.cache for request, _ in group]
-        model = variant.model
-        h_TD: Tensor = model(torch.tensor(ids, device=device), context, caches=caches)
-        if recorder is not None and self.expert_counts is not None:
-            for layer, routing in recorder.routing.items():
-                chosen = routing.ids_TK[routing.weights_TK != 0]
-                self.expert_counts[layer] += torch.bincount(
-                    chosen, minlength=len(self.expert_counts[layer])
-                ).cpu()
-        return h_TD
-
     def _take(
         self, request: Request, token: int, logprob: float, top: TopLogprobs, routing: TokenRouting | None
     ) -> TokenEvent:
-        """Add a token to its reply; a finished request leaves the engine."""
+        """Add a drawn token to its reply; a finished request leaves the engine."""
         first = request.num_drawn == 0
         request.tokens.append(token)
         if request.options.filter is not None:

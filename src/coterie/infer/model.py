@@ -18,11 +18,14 @@ import torch
 from torch import Tensor
 
 from coterie.adapters.apply import apply_in_place, base_of, is_variant
-from coterie.checkpoints.directory import load_model, read_json, save_model
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.commit import travelling
+from coterie.checkpoints.directory import save_model
 from coterie.config import ConfigError, CoterieError, ModelConfig, suggest
 from coterie.infer.engine import Engine
 from coterie.infer.request import Reply, check_prompt
 from coterie.infer.sampling import SamplingParams
+from coterie.machine.device import choose_device
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.recording import Recorder
@@ -32,19 +35,17 @@ from coterie.text.chat import Message, conversation_ids
 from coterie.text.tokenizer import Tokenizer
 
 Ids = Sequence[int] | Tensor
-Conversation = Sequence[Message | Mapping[str, Any]]
-Prompt = str | Ids | Conversation
-
-# Written anew for every directory; the rest of a manifest travels with the model.
-_MANIFEST_OF_DIRECTORY = ("format", "files", "sha256")
+Messages = Sequence[Message | Mapping[str, Any]]
+Prompt = str | Ids | Messages
 
 
 class LanguageModel:
     """A Transformer with its tokenizer. Build one with `coterie.load`, or from parts.
 
-    `bos_id`: put before a text prompt (documents were trained to start with it); None puts nothing; "auto" is
-    the tokenizer's end of text, as for every tokenizer trained here. `stop_ids`: what ends a reply, unless a
-    call says otherwise; None means the tokenizer's. `manifest`: `coterie.json` of the directory it came from.
+    `bos_id`: the token put before a text prompt (documents were trained to start with it); None puts none;
+    "auto" is the tokenizer's end of text, as for every tokenizer trained here. `stop_ids`: the tokens that
+    end a reply by default; None means the tokenizer's. `manifest`: `coterie.json` of the directory it came
+    from.
 
     Keyword settings of `generate`, `stream` and `chat` are the fields of `SamplingParams`: `max_tokens`,
     `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `logprobs`.
@@ -84,7 +85,8 @@ class LanguageModel:
 
     def __repr__(self) -> str:
         c = self.config
-        return f"LanguageModel({c.family}, {self.num_parameters:,} parameters, {c.num_layers} layers, width {c.width})"
+        size = f"{self.num_parameters:,} parameters, {c.num_layers} layers, width {c.width}"
+        return f"LanguageModel({c.family}, {size})"
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text prompt, `bos_id` first. Special tokens written in the text stay text."""
@@ -93,15 +95,17 @@ class LanguageModel:
 
     @torch.inference_mode()
     def logits(self, ids: Ids) -> Tensor:
-        """(T, V) float32: the scores of every next token after each of the T given ones. Errors:
-        `CoterieError`.
+        """(T, V) float32: the scores of every next token after each of the T given ones.
+
+        Errors: `CoterieError`, one line, for no ids, too many, or one outside the vocabulary.
         """
         return self.model.logits(self._hidden(ids)[0])
 
     @torch.inference_mode()
     def routing(self, ids: Ids) -> dict[int, Routing]:
-        """Which experts each token of one sequence uses, by layer; empty for a dense model. Errors:
-        `CoterieError`.
+        """The experts that each token of one sequence uses, by layer; empty for a dense model.
+
+        Errors: `CoterieError`, as `logits`.
         """
         recorder = Recorder()
         self._hidden(ids, recorder)
@@ -109,9 +113,9 @@ class LanguageModel:
 
     @torch.inference_mode()
     def logprobs(self, ids: Ids) -> Tensor:
-        """(T - 1,) float32: the log-probability of each given token but the first, after those before it.
+        """(T - 1,) float32: the log-probability of each given token but the first, given the earlier ones.
 
-        Errors: `CoterieError`, one line, for no ids, too many, or one outside the vocabulary.
+        Errors: `CoterieError`, as `logits`.
         """
         h_TD, ids_T = self._hidden(ids)
         return token_logprobs(h_TD[:-1], self.model.head_weight, ids_T[1:])
@@ -130,15 +134,20 @@ class LanguageModel:
         max_batch: int = 32,
         **settings: Any,
     ) -> list[Reply]:
-        """Replies to many prompts at once, in their order; each is what it would be alone."""
+        """Replies to many prompts at once, in their order; each is what it would be alone (up to rounding).
+
+        `max_batch`: sequences in one forward pass. Errors: as `generate`.
+        """
         if isinstance(prompts, str):
             raise CoterieError("prompts: give a list of prompts; for a single text use generate")
         its_params = self._params(params, settings)
         ids = [self._prompt_ids(prompt) for prompt in prompts]
+        # A new engine for each call: one that keeps prefixes would make equal calls differ by rounding, and
+        # would have to notice when the weights change. `serve.inprocess` is for conversations.
         return Engine(self.model, self.tokenizer, max_batch=max_batch).generate(ids, its_params)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any) -> Iterator[str]:
-        """The same reply as `generate` in pieces of text, as they become certain."""
+        """The same reply as `generate` in pieces of text, as they become certain. Errors: as `generate`."""
         self._needs_tokenizer("a stream of text")
         events = Engine(self.model, self.tokenizer).stream(
             self._prompt_ids(prompt), self._params(params, settings)
@@ -147,17 +156,18 @@ class LanguageModel:
 
     def chat(
         self,
-        messages: Conversation,
+        messages: Messages,
         params: SamplingParams | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         **settings: Any,
     ) -> Reply:
-        """The assistant's next turn; `coterie.text.chat.parse_reply(reply.text)` splits reasoning and tool
-        calls.
+        """The assistant's next turn, unparsed. Errors: as `generate`.
+
+        `coterie.text.replies.parse_reply(reply.text)` separates reasoning and tool calls from the text.
         """
         return self.generate(self.render(messages, tools), params, **settings)
 
-    def render(self, messages: Conversation, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+    def render(self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Token ids of a conversation, up to where the assistant begins to write."""
         turns = [
             message if isinstance(message, Message) else Message.from_dict(message) for message in messages
@@ -208,59 +218,40 @@ def load(
     check: bool = False,
     adapter: str | Path | None = None,
 ) -> LanguageModel:
-    """Read a checkpoint directory (or hub id). `device` auto: the GPU if there is one. `check`: run its
-    stored probes.
+    """Read a checkpoint directory or a hub id. `device` auto: the GPU if there is one.
 
-    `adapter`: a directory of LoRA factors (ours or PEFT's) or an expert patch to put on it; as `path`, such a
-    directory brings the base that it names. A reply ends with the tokenizer's stop tokens and those of
-    generation_config.json. Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an
-    adapter or patch made for other weights, `ConfigError` for the device.
+    `check`: run the stored probes. `adapter`: a directory of LoRA factors (ours or PEFT's) or an expert patch
+    to apply; given as `path`, such a directory loads the base that it names and is applied to it. A reply
+    ends with the tokenizer's stop tokens and those of generation_config.json.
+    Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an adapter or patch made for
+    other weights; `ConfigError` for the device.
     """
     if adapter is None and is_variant(path):
         path, adapter = base_of(path), path
-    loaded = load_model(path, dtype=dtype, device=_device(device), check=check)
+    checkpoint = Checkpoint.open(path)
+    loaded = checkpoint.load(dtype, choose_device(device), check=check)
     if adapter is not None:
-        apply_in_place(loaded.model, adapter, loaded.path, loaded.tokenizer, check=check)
-    stop_ids = set(loaded.tokenizer.stop_ids) if loaded.tokenizer is not None else set()
-    ends = _optional_json(loaded.path / "generation_config.json").get("eos_token_id")
-    stop_ids |= {ends} if isinstance(ends, int) else set(ends or ())
-    bos = _optional_json(loaded.path / "tokenizer_config.json").get("bos_token")
-    name = bos.get("content") if isinstance(bos, dict) else bos
-    bos_id = loaded.tokenizer.token_id(name) if loaded.tokenizer is not None and name else None
+        apply_in_place(loaded.model, adapter, checkpoint.path, loaded.tokenizer, check=check)
     return LanguageModel(
-        loaded.model, loaded.tokenizer, bos_id=bos_id, stop_ids=stop_ids, manifest=loaded.manifest
+        loaded.model,
+        loaded.tokenizer,
+        bos_id=checkpoint.bos,
+        stop_ids=checkpoint.stops,
+        manifest=checkpoint.manifest,
     )
 
 
 def save(model: LanguageModel, path: str | Path, dtype: str | None = None, probes: bool = False) -> None:
     """Write a checkpoint directory that `load` and transformers read; `dtype` None keeps the parameters' own.
 
-    `probes`: store what the model says to a few texts, so that `load(path, check=True)` can prove it is the
-    same model. What the manifest of its origin says (parent, data card, metrics) is kept. Errors:
-    `CheckpointError`.
+    `probes`: store what the model answers to a few texts, so that `load(path, check=True)` can prove that it
+    is the same model. The manifest of its origin (parent, data card, metrics) is kept.
+    Errors: `CheckpointError`.
     """
-    kept = {key: value for key, value in model.manifest.items() if key not in _MANIFEST_OF_DIRECTORY}
+    kept = travelling(model.manifest)
     save_model(
         path, model.model, model.tokenizer, dtype=dtype, extra=kept, stop_ids=model.stop_ids, probes=probes
     )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device '{name}': cannot be used here ({reason}); give auto, cpu or cuda"
-        ) from None
-    return device
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
 
 
 def _id_list(ids: Ids) -> list[int]:

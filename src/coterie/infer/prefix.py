@@ -1,7 +1,7 @@
-"""Prompts that begin alike are read once: finished sequences keep their keys and values for the next ones.
+"""Prompts that begin the same way are read once: finished sequences keep their keys and values.
 
 A sequence is found by the hashes of its whole blocks of tokens and then compared token by token, so a
-collision costs time and never a wrong reply. Sequences of different salts (adapter, expert control, the
+collision costs time and never gives a wrong reply. Sequences of different salts (adapter, expert control, the
 caller's own) never share.
 """
 
@@ -18,7 +18,7 @@ BLOCK = 16
 
 
 @dataclass(eq=False)
-class Entry:
+class KeptPrefix:
     """One kept sequence: `cache` holds keys and values of `tokens[: cache.length]`."""
 
     salt: Hashable
@@ -29,7 +29,7 @@ class Entry:
 
 
 def block_hashes(salt: Hashable, tokens: Sequence[int]) -> list[int]:
-    """One hash for each whole block, of everything up to its end."""
+    """For each whole block, a hash of all tokens up to its end."""
     hashes, value = [], hash(salt)
     for end in range(BLOCK, len(tokens) + 1, BLOCK):
         value = hash((value, tuple(tokens[end - BLOCK : end])))
@@ -38,7 +38,7 @@ def block_hashes(salt: Hashable, tokens: Sequence[int]) -> list[int]:
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens at the start that are equal."""
+    """How many tokens at the start of two sequences are equal."""
     most = min(len(a), len(b))
     if a[:most] == b[:most]:
         return most
@@ -53,19 +53,19 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 class PrefixCache:
-    """Least recently used sequences go first when `max_bytes` is reached; 0 keeps none."""
+    """Keeps finished sequences up to `max_bytes`, evicting the least recently used; 0 keeps none."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.num_bytes = 0
-        self._entries: OrderedDict[int, Entry] = OrderedDict()
-        self._by_block: dict[int, list[Entry]] = {}
+        self._entries: OrderedDict[int, KeptPrefix] = OrderedDict()
+        self._by_block: dict[int, list[KeptPrefix]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def keep(self, salt: Hashable, tokens: Sequence[int], cache: SequenceCache) -> None:
-        """Take over the cache of a sequence that is no longer used. An older one that it begins with goes."""
+        """Take over the cache of a finished sequence, replacing kept ones that are a prefix of it."""
         kept = list(tokens[: cache.length])
         blocks = block_hashes(salt, kept)
         size = cache.num_bytes
@@ -74,7 +74,7 @@ class PrefixCache:
         for old in list(self._by_block.get(blocks[0], ())):
             if old.salt == salt and len(old.tokens) <= len(kept) and kept[: len(old.tokens)] == old.tokens:
                 self._remove(old)
-        entry = Entry(salt, kept, cache, blocks, size)
+        entry = KeptPrefix(salt, kept, cache, blocks, size)
         self._entries[id(entry)] = entry
         self.num_bytes += size
         for block in blocks:
@@ -85,10 +85,11 @@ class PrefixCache:
     def find(
         self, salt: Hashable, tokens: Sequence[int], most: int, multiple: int = 1
     ) -> SequenceCache | None:
-        """A copy of the longest kept start of `tokens`, of at most `most` tokens and a multiple of
-        `multiple`.
+        """A copy of the longest kept prefix of `tokens` of at most `most` tokens; None when there is none.
+
+        Its length is a multiple of `multiple`.
         """
-        found: tuple[int, Entry] | None = None
+        found: tuple[int, KeptPrefix] | None = None
         for block in reversed(block_hashes(salt, tokens[:most])):
             for entry in self._by_block.get(block, ()):
                 length = usable(entry.salt, entry.tokens, entry.cache, salt, tokens, most, multiple)
@@ -103,12 +104,12 @@ class PrefixCache:
         return entry.cache.fork(length)
 
     def drop(self, where: Callable[[Any], bool] = lambda salt: True) -> None:
-        """Forget what has a salt of this kind."""
+        """Drop the sequences whose salt satisfies `where`; by default all."""
         for entry in list(self._entries.values()):
             if where(entry.salt):
                 self._remove(entry)
 
-    def _remove(self, entry: Entry) -> None:
+    def _remove(self, entry: KeptPrefix) -> None:
         del self._entries[id(entry)]
         self.num_bytes -= entry.num_bytes
         for block in entry.blocks:
@@ -127,7 +128,10 @@ def usable(
     most: int,
     multiple: int,
 ) -> int:
-    """How many tokens of `wanted` a cache of `tokens` can serve; windows may have dropped what fewer need."""
+    """How many tokens of `wanted` a cache of `tokens` can serve.
+
+    0 also when a layer with a window has dropped positions that the shorter prefix needs.
+    """
     if salt != wanted_salt:
         return 0
     length = min(common_length(tokens[: cache.length], wanted), most)

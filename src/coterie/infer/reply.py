@@ -1,4 +1,4 @@
-"""The text of one reply as its tokens come: whole characters only, and never a part of a stop string."""
+"""The text of one reply as its tokens arrive: whole characters only, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from coterie.text.tokenizer import StreamDecoder, Tokenizer
 
 
 class StopStrings:
-    """Passes text through until the first stop string is complete; what may be the start of one is held back.
+    """Passes text through until the first stop string is complete; a possible start of one is held back.
 
-    The outcome does not depend on how the text is cut into pieces: the stop string that ends first wins, the
-    longest of several that end together.
+    The result does not depend on how the text is cut into pieces: the stop string that ends first wins, and
+    of several that end together the longest.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -20,7 +20,7 @@ class StopStrings:
         self._held = ""
 
     def push(self, piece: str) -> tuple[str, bool]:
-        """(text that is certain, whether a stop string was found: it and what follows are gone)."""
+        """(text that is certain, whether a stop string was found: it and all later text are dropped)."""
         if not self._stops:
             return piece, False
         text = self._held + piece
@@ -37,7 +37,7 @@ class StopStrings:
         return text[:cut], False
 
     def finish(self) -> str:
-        """The text held back, once no more can follow."""
+        """The text held back, once no more text can follow."""
         held, self._held = self._held, ""
         return held
 
@@ -46,11 +46,11 @@ class StopStrings:
 
 
 class ReplyText:
-    """Token ids in, certain text out. Without a tokenizer there is no text."""
+    """Token ids in, certain text out; always empty without a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
         self._decoder = StreamDecoder(tokenizer) if tokenizer is not None else None
-        # A model may have more rows than the tokenizer has tokens; such a row stands for no text.
+        # A model may have more rows than the tokenizer has tokens; such a row has no text.
         self._num_known = tokenizer.vocab_size if tokenizer is not None else 0
         self._stops = StopStrings(stops)
         self._stopped = False
@@ -63,7 +63,7 @@ class ReplyText:
         return text, self._stopped
 
     def finish(self) -> str:
-        """What is left at the end of the reply (U+FFFD for half a character): nothing after a stop string."""
+        """The rest at the end of the reply (U+FFFD for half a character); empty after a stop string."""
         if self._decoder is None or self._stopped:
             return ""
         text, stopped = self._stops.push(self._decoder.finish())

@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out: one request, its events, its whole reply."""
+"""The records that go into the engine and come out: a request, its events, its whole reply."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SCORED_ROWS = 64  # prompt positions whose log-probabilities are worked out at 
 
 
 class TokenFilter(Protocol):
-    """Says which tokens may come next in one reply: a grammar, a bound on reasoning."""
+    """Decides which tokens may come next in one reply: a grammar, or a bound on reasoning."""
 
     @property
     def failure(self) -> str | None:
-        """Why the reply cannot be kept to it any more; None while it can."""
+        """Why no further token can be allowed; None while the reply can go on."""
         ...
 
     def allowed(self) -> Tensor | None:
@@ -33,15 +33,13 @@ class TokenFilter(Protocol):
         ...
 
     def accept(self, token: int) -> None:
-        """Take in the token that was drawn."""
+        """Advance by the token that was drawn."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PromptScores:
-    """For each prompt token but the first, the model's log-probability and the most likely tokens instead of
-    it.
-    """
+    """For each prompt token but the first: its log-probability, and the most likely tokens at its place."""
 
     logprobs: list[float]
     top: list[TopLogprobs]
@@ -49,8 +47,10 @@ class PromptScores:
 
 @dataclass(frozen=True, slots=True)
 class TokenRouting:
-    """The experts at the position that a token was drawn from: for each MoE layer its number, the chosen
-    experts, best first, and their weights (an expert that was switched off is left out).
+    """The experts at the position that a token was drawn from.
+
+    `layers`: for each MoE layer its number, the chosen experts, best first, and their weights. Masked experts
+    are left out.
     """
 
     layers: tuple[tuple[int, list[int], list[float]], ...]
@@ -58,11 +58,11 @@ class TokenRouting:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One token of one reply. `text`: what became certain by it (may be empty, or end before the token's own
-    text).
+    """One token of one reply.
 
-    `logprob` is the model's own, before any penalty, temperature or filter. `finish_reason` is set on the
-    last event. `cached` (prompt tokens that were not read again) and `prompt` (where asked for) come with the
+    `text`: the text that this token made certain; it may be empty, or end before the token's own text.
+    `logprob`: the model's own, before any penalty, temperature or filter. `finish_reason` is set on the last
+    event only. `cached` (prompt tokens that were not read again) and `prompt` (if requested) come with the
     first event.
     """
 
@@ -90,7 +90,7 @@ class Reply:
     prompt: PromptScores | None = None
 
     def add(self, event: TokenEvent) -> None:
-        """Take in the next event."""
+        """Append the next event."""
         if not self.ids:
             self.cached, self.prompt = event.cached, event.prompt
         self.ids.append(event.token)
@@ -102,12 +102,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What a request wants beside sampling.
+    """The options of a request other than sampling.
 
-    `prompt_logprobs`: score the prompt and report so many likely tokens at each place (None: do not).
-    `filter`: a grammar for the reply. `control`: which experts its tokens may use. `routing`: report which
-    they used. `priority`: of those that wait the lowest number comes first. `salt`: prompts are shared in the
-    prefix cache among equal salts. `variant`: which of the engine's models answers.
+    `prompt_logprobs`: score the prompt and report this many likely tokens at each place (None: do not).
+    `filter`: a grammar for the reply. `control`: which experts its tokens may use. `routing`: report the
+    experts used. `priority`: the waiting request with the lowest number starts first. `salt`: requests with
+    equal salts share prompts in the prefix cache. `variant`: which of the engine's models answers.
     """
 
     prompt_logprobs: int | None = None
@@ -120,8 +120,9 @@ class RequestOptions:
 
 
 class Variant:
-    """One of the models that an engine runs, on weights that they may share. `serial` tells those of one name
-    apart.
+    """One of the models that an engine runs; they may share weights.
+
+    `serial` differs between successive models of the same name.
     """
 
     def __init__(self, model: Transformer, serial: int) -> None:
@@ -131,7 +132,7 @@ class Variant:
 
 
 class Request:
-    """A sequence in the engine. `tokens` is prompt and reply; those from `cache.length` on wait to be fed."""
+    """A sequence in the engine. `tokens`: prompt and reply; those from `cache.length` on are not yet fed."""
 
     __slots__ = (
         "cache",
@@ -174,7 +175,7 @@ class Request:
 
     @property
     def salt(self) -> tuple[Any, ...]:
-        """Sequences of one salt may share what they have read."""
+        """Sequences with equal salts may share keys and values."""
         return self.variant.serial, self.options.salt, self.options.control
 
     @property
@@ -183,7 +184,7 @@ class Request:
         return len(self.tokens) - self.num_prompt
 
     def score_prompt(self, h_TD: Tensor, start: int) -> None:
-        """Where asked for, log-probabilities of the prompt tokens that follow positions `start ...`."""
+        """Score the prompt tokens that follow positions `start ...`, if the request asked for it."""
         if self.prompt is None:
             return
         following = self.tokens[start + 1 : min(start + 1 + h_TD.shape[0], self.num_prompt)]
@@ -196,8 +197,9 @@ class Request:
 
 
 def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") -> None:
-    """Errors: `CoterieError`, one line, for token ids that are none, more than `most`, or not below
-    `vocab_size`.
+    """Check token ids: at least one, at most `most`, each from 0 to `vocab_size` - 1.
+
+    `why` is appended to the message about length. Errors: `CoterieError`, one line.
     """
     if not ids:
         raise CoterieError("prompt: it is empty; give at least one token")
@@ -207,5 +209,6 @@ def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") 
     if low < 0 or high >= vocab_size:
         wrong = low if low < 0 else high
         raise CoterieError(
-            f"prompt: token id {wrong} is outside the model's vocabulary of {vocab_size}; use the model's own tokenizer"
+            f"prompt: token id {wrong} is outside the model's vocabulary of {vocab_size}; "
+            "use the model's own tokenizer"
         )
