@@ -50,6 +50,7 @@ SERVE_ROOMS = {
     "app": 5,
     "server": 6,
     "inprocess": 6,
+    "mcp": 7,
 }
 LIGHT = [name for name, layer in LAYERS.items() if layer <= 2]
 HEAVY = {"torch", "transformers"}

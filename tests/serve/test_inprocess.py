@@ -5,6 +5,7 @@ cancels.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 import coterie
 from coterie.config import ConfigError
+from coterie.remote.client import EndpointError
 from coterie.serve import inprocess
 from coterie.serve.inprocess import async_openai_client
 from tests.agents.models import PLAIN, chat_model
@@ -159,7 +161,7 @@ def test_the_clients_own_time_limit_holds(slow: list[Any], stream: bool) -> None
 def test_closing_tells_who_waits_in_another_thread(
     slow: list[Any], monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    monkeypatch.setattr(inprocess, "_LAST_WORDS", 20.0)
+    monkeypatch.setattr(inprocess, "_LAST_READ", 20.0)
     made = coterie.openai_client(chat_model(PLAIN))
     told: list[BaseException] = []
 
@@ -178,7 +180,7 @@ def test_closing_tells_who_waits_in_another_thread(
 
 
 def test_closing_ends_an_answer_that_nobody_reads(slow: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inprocess, "_LAST_WORDS", 0.1)
+    monkeypatch.setattr(inprocess, "_LAST_READ", 0.1)
     before = threading.active_count()
     made = coterie.openai_client(chat_model(PLAIN))
     stream = iter(made.chat.completions.create(**ENDLESS, stream=True))
@@ -198,3 +200,15 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_that_are_none() -> None:
     with pytest.raises(ConfigError, match="nonsense"):
         coterie.openai_client(chat_model(PLAIN), nonsense=1)
+
+
+def test_our_own_client_reaches_the_model() -> None:
+    model = chat_model(PLAIN)
+    with contextlib.closing(inprocess.endpoint(model, label="here")) as client:
+        assert client.models() == ["model"]
+        body = ASK | {"temperature": 0, "max_tokens": 12, "stream": True}
+        events = list(client.events("/v1/chat/completions", body))
+        said = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+        assert said.strip() == expected(12).strip()
+        with pytest.raises(EndpointError, match=r"^here: 400 invalid_value"):
+            client.post("/v1/chat/completions", ASK | {"temperature": "hot"})

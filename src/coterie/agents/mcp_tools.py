@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import ConfigError, CoterieError
+from coterie.config.extras import require_extra
 from coterie.config.files import read_json
 from coterie.sandbox.tools import Tool, ToolError
 
@@ -48,7 +49,7 @@ class McpServers:
     """
 
     def __init__(self, path: Path) -> None:
-        require_mcp()
+        require_extra("mcp", "MCP needs its client", "'coterie[mcp]'")
         self._wanted = read_config(path)
         self._clients: dict[str, Any] = {}
         self.tools: list[Tool] = []
@@ -116,14 +117,6 @@ class McpServers:
                 self._failure = CoterieError(f"MCP server {server}: did not start: {_line(error)}")
         finally:
             self._ready.set()
-
-
-def require_mcp() -> None:
-    """Errors: `ConfigError` when the extra is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("mcp") is None:
-        raise ConfigError("MCP needs its client: pip install 'coterie[mcp]'")
 
 
 def read_config(path: Path) -> dict[str, dict[str, Any]]:

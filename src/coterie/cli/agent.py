@@ -151,12 +151,9 @@ def _report(outcome: Outcome, path: str | None, as_json: bool) -> None:
 
 def mcp(model: Model, dtype: Dtype = "float32") -> None:
     """Offer a model as an MCP server on standard input and output: tools chat, score and route_explain."""
-    from coterie.agents.mcp_server import build
-    from coterie.agents.mcp_tools import require_mcp
-    from coterie.infer.model import load
+    from coterie.serve.mcp import run
 
-    require_mcp()
-    build(load(model, dtype=dtype), model).run("stdio")
+    run(model, dtype)
 
 
 def _tools(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,12 +12,11 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def speaking(target: str, dtype: str, key_file: str | None, served: str | None) -> Iterator[RemoteSpeaker]:
-    """A server at an address, or one of this process for a checkpoint (directory or hub id), which ends with
-    the block.
+    """A server at an address, or a checkpoint (directory or hub id) answered in this process.
 
-    There is one way to talk to a model, so that tool calls, schemas and cached prompts are the same
-    everywhere. The server of this process listens on this machine alone, with a key that nobody else knows.
-    Errors: `CoterieError` for what cannot be loaded or reached.
+    Both are reached through the same HTTP API, so tool calls, schemas and cached prompts work the same way.
+    A model of this process needs no port and no key; its engine ends with the block.
+    Errors: `CoterieError` for a model that cannot be loaded or a server that cannot be reached.
     """
     from coterie.agents.speaker import RemoteSpeaker
     from coterie.config.errors import ConfigError
@@ -34,11 +32,9 @@ def speaking(target: str, dtype: str, key_file: str | None, served: str | None) 
             f"{target}: a key or a served name goes with a server's address (http://...), not a model"
         )
     from coterie.infer.model import load
-    from coterie.serve.server import serve_in_thread
+    from coterie.serve.inprocess import endpoint as in_process
 
-    key = secrets.token_urlsafe()
-    quiet = {"page": False, "log_requests": "off", "request_timeout": 86400.0, "drain": 0.0}
-    with serve_in_thread(load(target, dtype=dtype), "model", api_key=key, **quiet) as server:
-        endpoint = Endpoint(server.url, key, label=target)
-        with contextlib.closing(endpoint):
-            yield RemoteSpeaker(endpoint)
+    model = load(target, dtype=dtype)
+    # A day: nobody else waits for this model, and a slow machine may take long.
+    with contextlib.closing(in_process(model, label=target, request_timeout=86400.0)) as endpoint:
+        yield RemoteSpeaker(endpoint)

@@ -61,15 +61,21 @@ def read_key(path: str | None) -> str | None:
 
 
 class Endpoint:
-    """A server's address and key. `timeout`: seconds of silence borne (a slow machine reads long prompts
-    long).
+    """A server's address and key.
 
-    `label`: what errors call it instead of its address. The address may end in `/v1` or not. Nothing is sent
+    `timeout`: seconds of silence after which a call fails; a slow machine reads long prompts for a long time.
+    `label`: the name used in error messages instead of the address. `transport`: an `httpx2` transport that
+    answers in place of the network (`serve.inprocess`). The address may end in `/v1` or not. Nothing is sent
     before the first call. Usable from several threads.
     """
 
     def __init__(
-        self, url: str, key: str | None = None, timeout: float = 600.0, label: str | None = None
+        self,
+        url: str,
+        key: str | None = None,
+        timeout: float = 600.0,
+        label: str | None = None,
+        transport: Any = None,
     ) -> None:
         import httpx2
 
@@ -86,7 +92,12 @@ class Endpoint:
         # A proxy named in the environment is for other machines: it cannot reach a server of this one.
         here = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
         self._http = httpx2.Client(
-            headers=headers, timeout=waits, limits=limits, follow_redirects=False, trust_env=not here
+            headers=headers,
+            timeout=waits,
+            limits=limits,
+            follow_redirects=False,
+            trust_env=not here,
+            transport=transport,
         )
 
     def close(self) -> None:

@@ -1,10 +1,12 @@
-"""The real `openai` client without a port: its requests go straight to the application in this process."""
+"""Clients of a model in this process: requests go to the ASGI application directly, without a port or a key.
+
+`endpoint` is for our own commands, `openai_client` and `async_openai_client` are the real `openai` clients.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -12,7 +14,9 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
-from coterie.config import ConfigError
+from coterie.config.extras import require_extra
+from coterie.infer.model import LanguageModel
+from coterie.remote.client import Endpoint
 from coterie.serve.app import create_app
 from coterie.serve.core.service import Service
 from coterie.serve.core.settings import ServeSettings
@@ -22,39 +26,49 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _ADDRESS = "http://localhost/v1"
-_LAST_WORDS = 1.0  # seconds
+_LAST_READ = 1.0  # seconds that readers have for final messages when a client is closed
 
 
-def openai_client(model: Any, name: str = "model", **settings: Any) -> openai.OpenAI:
-    """An `openai.OpenAI` that talks to a model (`coterie.load`'s) in this process; `close` ends its engine.
+def endpoint(
+    model: LanguageModel, name: str = "model", label: str | None = None, **settings: Any
+) -> Endpoint:
+    """A client of the HTTP API for a model in this process; `close` ends its engine.
 
-    Streams stream, and hanging up cancels. Requests call the model `name`; `settings`: fields of
-    `ServeSettings`. Errors: `ConfigError` without the `openai` package.
+    Requests call the model `name`; error messages call it `label` (default: `name`). `settings`: fields of
+    `ServeSettings`. Errors: `ConfigError` for wrong settings.
     """
-    _require_openai()
+    transport = _sync_transport(_service(model, name, settings, "endpoint"))
+    return Endpoint(_ADDRESS, label=label or name, transport=transport)
+
+
+def openai_client(model: LanguageModel, name: str = "model", **settings: Any) -> openai.OpenAI:
+    """An `openai.OpenAI` that talks to a model in this process; `close` ends its engine.
+
+    Streams arrive piece by piece, and closing one cancels the reply. Requests call the model `name`;
+    `settings`: fields of `ServeSettings`. Errors: `ConfigError` without the `openai` package.
+    """
+    require_extra("openai", "openai_client needs the client", "openai")
     import httpx2
     import openai
 
-    transport = _sync_transport(_service(model, name, settings))
+    transport = _sync_transport(_service(model, name, settings, "openai_client"))
     http = httpx2.Client(transport=transport, base_url=_ADDRESS)
     return openai.OpenAI(api_key="in-process", base_url=_ADDRESS, http_client=http)
 
 
-def async_openai_client(model: Any, name: str = "model", **settings: Any) -> openai.AsyncOpenAI:
+def async_openai_client(model: LanguageModel, name: str = "model", **settings: Any) -> openai.AsyncOpenAI:
     """As `openai_client`, an `openai.AsyncOpenAI` for the running event loop. Errors: `ConfigError`."""
-    _require_openai()
+    require_extra("openai", "openai_client needs the client", "openai")
     import httpx2
     import openai
 
-    transport = _async_transport(_service(model, name, settings))
+    transport = _async_transport(_service(model, name, settings, "openai_client"))
     http = httpx2.AsyncClient(transport=transport, base_url=_ADDRESS)
     return openai.AsyncOpenAI(api_key="in-process", base_url=_ADDRESS, http_client=http)
 
 
 class Exchange:
-    """One request to the application and its answer, piece by piece. Lives in the event loop it is made
-    in.
-    """
+    """One request to the application and its answer, piece by piece. Belongs to the running event loop."""
 
     def __init__(self, app: Any, request: Any, body: bytes) -> None:
         self._request = request
@@ -80,23 +94,24 @@ class Exchange:
         self._task = asyncio.ensure_future(self._run(app, scope))
 
     async def start(self) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """Status and headers; hangs up when they do not come. Raises what the application raised, and
-        `ReadTimeout`.
+        """Status and headers. When they do not arrive, hangs up.
+
+        Errors: any exception of the application; `ReadTimeout`.
         """
         try:
             head = await self._next()
-        except BaseException:  # whoever asked has gone
+        except BaseException:  # cancelled or failed: nobody reads the answer
             await self.close()
             raise
         return head["status"], list(head["headers"])
 
     async def piece(self) -> bytes | None:
-        """The next bytes of the body, None at its end. Raises as `start` does."""
+        """The next bytes of the body, None at its end. Errors: as `start`."""
         message = await self._next()
         return None if message is None else message.get("body", b"")
 
     async def close(self) -> None:
-        """Hang up, as a client that leaves does, and wait until the application knows."""
+        """Hang up as a client that disconnects, and wait until the application has noticed."""
         self._gone.set()
         while not self._task.done():
             while not self._pieces.empty():
@@ -125,7 +140,7 @@ class Exchange:
                 message = await self._pieces.get()
         except TimeoutError:
             raise httpx2.ReadTimeout(
-                f"nothing came for {self._silence:g} seconds", request=self._request
+                f"no data arrived for {self._silence:g} seconds", request=self._request
             ) from None
         if isinstance(message, Exception):
             raise message
@@ -133,19 +148,20 @@ class Exchange:
 
 
 class LoopThread:
-    """An event loop in a thread of its own, for callers in any thread."""
+    """An event loop in its own thread, for callers in any thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="coterie-in-process", daemon=True)
         self._lock = threading.Lock()
-        self.reading: WeakSet[Exchange] = WeakSet()  # of the loop: answers that are not closed
+        self.reading: WeakSet[Exchange] = WeakSet()  # answers that are not closed; used in the loop only
         self._ending = self._closed = False
         self._thread.start()
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which is cancelled when the caller is interrupted. Errors: `ReadError` once
-        closed.
+        """The result of `work`, which is cancelled when the caller is interrupted.
+
+        Errors: `ReadError` after `close`.
         """
         import httpx2
 
@@ -162,7 +178,7 @@ class LoopThread:
             future.cancel()  # Ctrl-C
 
     def close(self) -> None:
-        """End it and what goes on in it; who has been told something has a moment to read it."""
+        """Stop the loop and cancel its tasks, leaving readers a moment to receive final messages."""
         with self._lock:
             if self._ending:
                 return
@@ -174,12 +190,12 @@ class LoopThread:
         self._loop.close()
 
     async def _end(self) -> None:
-        end = time.monotonic() + _LAST_WORDS
+        end = time.monotonic() + _LAST_READ
         while (self.reading or self._others()) and time.monotonic() < end:
             await asyncio.sleep(0.005)
         with self._lock:
             self._closed = True
-        await asyncio.sleep(0)  # what was given to the loop just before becomes a task
+        await asyncio.sleep(0)  # let work that was submitted just before become a task
         for task in (left := self._others()):
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -191,7 +207,7 @@ class LoopThread:
 
 
 def _sync_transport(service: Service) -> Any:
-    """A transport whose event loop runs in a thread of its own."""
+    """A transport whose event loop runs in its own thread."""
     import httpx2
 
     loop = LoopThread()
@@ -264,11 +280,6 @@ def _async_transport(service: Service) -> Any:
     return Transport()
 
 
-def _service(model: Any, name: str, settings: dict[str, Any]) -> Service:
+def _service(model: LanguageModel, name: str, settings: dict[str, Any], where: str) -> Service:
     quiet = {"page": False, "log_requests": "off"}
-    return Service(model, name, ServeSettings.from_dict(quiet | settings, where="openai_client"))
-
-
-def _require_openai() -> None:
-    if importlib.util.find_spec("openai") is None:
-        raise ConfigError("openai_client needs the client: pip install openai")
+    return Service(model, name, ServeSettings.from_dict(quiet | settings, where=where))

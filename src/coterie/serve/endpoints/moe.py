@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from starlette.responses import Response
 
 from coterie.config import ConfigError
 from coterie.infer.request import RequestOptions, TokenEvent
+from coterie.nn.load import load_statistics
 from coterie.nn.steering import LayerControl, RouterControl, check_control
 from coterie.serve.core.service import Service
 from coterie.serve.endpoints.protocol import Generation, MoeOptions, read
@@ -114,16 +114,9 @@ async def stats(request: Request) -> Response:
     layers = []
     for layer, counts_E in sorted(counts.items()):
         numbers = [int(n) for n in counts_E.tolist()]
-        layers.append({"layer": layer, "counts": numbers, **load(numbers)})
+        load = load_statistics(numbers)
+        layers.append(
+            {"layer": layer, "counts": numbers, "imbalance": load.overload, "entropy": load.entropy}
+        )
     top_k = [router.config.top_k for _, router in service.model.model.routers()]
     return JsonAnswer({"object": "moe.stats", "model": service.name, "top_k": top_k, "layers": layers})
-
-
-def load(counts: Sequence[int]) -> dict[str, float]:
-    """`imbalance`: the busiest expert over the mean; `entropy`: of the shares, 1 when they are equal."""
-    total = sum(counts)
-    if not total or len(counts) < 2:
-        return {"imbalance": 1.0, "entropy": 1.0}
-    shares = [count / total for count in counts if count]
-    entropy = -sum(share * math.log(share) for share in shares) / math.log(len(counts))
-    return {"imbalance": max(counts) * len(counts) / total, "entropy": entropy}

@@ -7,8 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from coterie.nn.load import load_statistics
 from coterie.serve.core.service import Service
-from coterie.serve.endpoints.moe import load
 from coterie.serve.errors import ApiError, draining, engine_dead
 from coterie.serve.http.wire import JsonAnswer
 
@@ -84,7 +84,7 @@ async def metrics(request: Request) -> Response:
         "coterie_step_seconds": thread.step_seconds,
     }
     for layer, counts_E in (engine.expert_counts or {}).items():
-        balance = load(counts_E.tolist())
-        gauges[f'coterie_expert_load_imbalance{{layer="{layer}"}}'] = balance["imbalance"]
-        gauges[f'coterie_expert_load_entropy{{layer="{layer}"}}'] = balance["entropy"]
+        load = load_statistics(counts_E.tolist())
+        gauges[f'coterie_expert_load_imbalance{{layer="{layer}"}}'] = load.overload
+        gauges[f'coterie_expert_load_entropy{{layer="{layer}"}}'] = load.entropy
     return PlainTextResponse(service.metrics.text(gauges))
