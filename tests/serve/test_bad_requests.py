@@ -133,8 +133,19 @@ def test_every_field_of_the_contract_is_honoured_reported_or_refused(server):
     """.split()
     known = {*ChatRequest.model_fields, *IGNORED, *UNSUPPORTED}
     assert not set(contract) - known
-    answer = call(server.url, "POST", CHAT, {"model": "tiny", "messages": ASK, "max_tokens": 1, "metadata": {"a": "b"},
-                                             "verbosity": "low", "reasoning_effort": "low"})  # fmt: skip
+    answer = call(
+        server.url,
+        "POST",
+        CHAT,
+        {
+            "model": "tiny",
+            "messages": ASK,
+            "max_tokens": 1,
+            "metadata": {"a": "b"},
+            "verbosity": "low",
+            "reasoning_effort": "low",
+        },
+    )
     assert answer[1]["x-coterie-ignored"] == "metadata,verbosity,reasoning_effort"
 
 

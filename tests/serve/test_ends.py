@@ -164,8 +164,15 @@ def test_a_stream_that_nobody_reads_from_its_first_event_on_is_cancelled_and_hun
     with serving(language_model(max_positions=60_000), prefix_cache_mb=0) as server:
         tool = {"type": "function", "description": "x" * 9000, "parameters": {"type": "object"}}
         tools = [{**tool, "name": f"t{i}"} for i in range(120)]
-        body = {"model": "tiny", "input": "Hello", "max_output_tokens": 50_000, "stream": True, "tools": tools,
-                "tool_choice": "none", "logit_bias": LONG["logit_bias"]}  # fmt: skip
+        body = {
+            "model": "tiny",
+            "input": "Hello",
+            "max_output_tokens": 50_000,
+            "stream": True,
+            "tools": tools,
+            "tool_choice": "none",
+            "logit_bias": LONG["logit_bias"],
+        }
         unread = open_request(server.url, body, "/v1/responses", buffer=4096)
         eventually(lambda: server.service.engine.num_running == 1)
         eventually(lambda: idle(server.service) and connections(server) == 0)
@@ -266,7 +273,8 @@ def test_a_body_that_is_not_whole_when_the_server_ends_is_refused():
     server = serving(drain=20)
     parts = urlsplit(server.url)
     connection = socket.create_connection((parts.hostname, parts.port), timeout=20)
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
+    head += "content-type: application/json\r\ncontent-length: 900\r\n\r\n"
     connection.sendall(head.encode() + b'{"model": ')
     eventually(lambda: server.service.num_open == 1)
     begun = time.monotonic()

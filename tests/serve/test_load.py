@@ -35,7 +35,8 @@ def open_request(url: str, body: dict, path: str = CHAT, buffer: int | None = No
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     connection.connect((parts.hostname, parts.port))
     sent = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\ncontent-length: {len(sent)}"
+    head = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
+    head += f"content-length: {len(sent)}"
     connection.sendall(head.encode() + b"\r\n\r\n" + sent)
     return connection
 
@@ -92,8 +93,15 @@ def test_pings_while_a_prompt_is_read():
     with serving(language_model(max_positions=4096), prefill_chunk=16, ping=0.05) as server:
         slowed(server.service)
         text = "fox " * 400
-        connection = open_request(server.url, {"model": "tiny", "messages": [{"role": "user", "content": text}],
-                                               "max_tokens": 1, "stream": True})  # fmt: skip
+        connection = open_request(
+            server.url,
+            {
+                "model": "tiny",
+                "messages": [{"role": "user", "content": text}],
+                "max_tokens": 1,
+                "stream": True,
+            },
+        )
         received = b""
         while b"[DONE]" not in received:
             received += connection.recv(65536)

@@ -50,10 +50,28 @@ def test_lm_eval_scores_are_those_of_the_model(tmp_path):
     model = language_model()
     with serving(model) as server:
         shared = "model=tiny,num_concurrent=4,max_retries=1,tokenized_requests=True"
-        run(python, ["-m", "lm_eval", "run", "--model", "local-completions", "--tasks", "tiny_choice,tiny_words",
-                     "--include_path", ".", "--output_path", "out", "--log_samples", "--batch_size", "4",
-                     "--model_args",
-                     f"base_url={server.url}/v1/completions,{shared},tokenizer_backend=remote"], tmp_path)  # fmt: skip
+        run(
+            python,
+            [
+                "-m",
+                "lm_eval",
+                "run",
+                "--model",
+                "local-completions",
+                "--tasks",
+                "tiny_choice,tiny_words",
+                "--include_path",
+                ".",
+                "--output_path",
+                "out",
+                "--log_samples",
+                "--batch_size",
+                "4",
+                "--model_args",
+                f"base_url={server.url}/v1/completions,{shared},tokenizer_backend=remote",
+            ],
+            tmp_path,
+        )
         chat = shared.replace("tokenized_requests=True", "tokenized_requests=False")
         run(python, ["-m", "lm_eval", "run", "--model", "local-chat-completions", "--tasks", "tiny_words",
                      "--include_path", ".", "--output_path", "chat", "--apply_chat_template", "--model_args",
@@ -74,8 +92,8 @@ def test_lm_eval_scores_are_those_of_the_model(tmp_path):
 
 AGENT = """
 import asyncio, json, sys
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool, \\
-    set_tracing_disabled
+from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner
+from agents import function_tool, set_tracing_disabled
 from openai import AsyncOpenAI
 
 set_tracing_disabled(True)
@@ -92,13 +110,15 @@ async def main():
         called.clear()
         settings = ModelSettings(tool_choice="required", max_tokens=120, parallel_tool_calls=False,
                                  extra_body={"seed": 1, "logit_bias": {"3": -100, "2": 15}})
-        agent = Agent(name="a", instructions="Add.", tools=[add], model=kind(model="tiny", openai_client=client),
+        model = kind(model="tiny", openai_client=client)
+        agent = Agent(name="a", instructions="Add.", tools=[add], model=model,
                       model_settings=settings, reset_tool_choice=True)
         result = await Runner.run(agent, "1+1?", max_turns=3)
         streamed = Runner.run_streamed(agent, "1+1?", max_turns=3)
         async for _ in streamed.stream_events():
             pass
-        print(json.dumps([len(called), type(result.final_output).__name__, type(streamed.final_output).__name__]))
+        kinds = [type(run.final_output).__name__ for run in (result, streamed)]
+        print(json.dumps([len(called), *kinds]))
 
 asyncio.run(main())
 """

@@ -97,7 +97,7 @@ def ask(page: Any, text: str) -> None:
     page.fill("#input", text)
     page.press("#input", "Enter")
     page.wait_for_selector("#send:visible", timeout=30_000)
-    page.wait_for_selector(f".turn.assistant >> {button('Again')}")
+    page.wait_for_selector(f".turn.assistant >> {button('Regenerate')}")
 
 
 def test_a_conversation_with_branches_experts_and_a_judgement(page: Any, server: ServerThread) -> None:
@@ -108,9 +108,9 @@ def test_a_conversation_with_branches_experts_and_a_judgement(page: Any, server:
     page.focus(".token >> nth=0")
     assert "layer 0:" in page.inner_text(".about")
     assert "expert" in page.get_attribute("canvas", "aria-label")
-    page.click(button("Again"))
+    page.click(button("Regenerate"))
     page.wait_for_selector("text=2/2")
-    page.wait_for_selector(button("Again"))
+    page.wait_for_selector(button("Regenerate"))
     page.click('button[aria-label="Version before"]')
     page.wait_for_selector("text=1/2")
     page.click(button("Good"))
@@ -121,7 +121,7 @@ def test_a_conversation_with_branches_experts_and_a_judgement(page: Any, server:
     page.fill(".edit", "Hello again")
     page.click(f".turn.user >> {button('Send')}")
     page.wait_for_selector("text=2/2")
-    page.wait_for_selector(button("Again"), timeout=30_000)
+    page.wait_for_selector(button("Regenerate"), timeout=30_000)
 
 
 def test_a_blind_comparison_becomes_a_preference(page: Any, server: ServerThread) -> None:
@@ -140,7 +140,7 @@ def test_a_blind_comparison_becomes_a_preference(page: Any, server: ServerThread
 def test_hostile_text_stays_text(page: Any) -> None:
     page.fill("#input", "<img src=x onerror=alert(1)> **<script>alert(2)</script>** [x](javascript:alert(3))")
     page.press("#input", "Enter")
-    page.wait_for_selector(button("Again"), timeout=30_000)
+    page.wait_for_selector(button("Regenerate"), timeout=30_000)
     assert page.locator("#talk img, #talk script, #talk a").count() == 0
     assert "<img src=x" in page.inner_text(".turn.user .said")
 

@@ -39,8 +39,12 @@ ADD = {
 }
 NOW = {"name": "now", "parameters": {"type": "object", "additionalProperties": False}}
 SCHEMAS = {tool["name"]: tool["parameters"] for tool in (ADD, NOW)}
-ANSWER = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["n"],
-          "additionalProperties": False}  # fmt: skip
+ANSWER = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
 ONE_CALL = {"gpt_oss"}  # formats whose replies hold one call
 
 
@@ -216,8 +220,8 @@ CALLS = {  # of a tool that binds, wherever harmony lets the receiver stand
     "in the channel": "<|channel|>commentary to=functions.add <|constrain|>json<|message|>",
     "in the role": " to=functions.add<|channel|>commentary <|constrain|>json<|message|>",
     "while thinking": "<|channel|>analysis to=functions.add <|message|>",
-    "after thinking": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.add<|channel|>commentary"
-    "<|message|>",
+    "after thinking": "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.add"
+    "<|channel|>commentary<|message|>",
     "without its space": "<|channel|>commentary to=add<|message|>",
 }
 
@@ -260,10 +264,16 @@ def test_through_the_server(name: str) -> None:
     tools: list[Any] = [{"type": "function", "function": tool} for tool in (ADD, NOW)]
     with serving(model) as server, OpenAI(base_url=f"{server.url}/v1", api_key="x") as client:
         for seed in range(3):
-            given = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "tools": tools, "seed": seed,
-                     "max_tokens": 400, "parallel_tool_calls": False,
-                     "tool_choice": {"type": "function", "function": {"name": "add"}},
-                     "logit_bias": {str(words.token_id("<|channel|>")): 5} if name == "gpt_oss" else {}}  # fmt: skip
+            given = {
+                "model": "tiny",
+                "messages": [{"role": "user", "content": "x"}],
+                "tools": tools,
+                "seed": seed,
+                "max_tokens": 400,
+                "parallel_tool_calls": False,
+                "tool_choice": {"type": "function", "function": {"name": "add"}},
+                "logit_bias": {str(words.token_id("<|channel|>")): 5} if name == "gpt_oss" else {},
+            }
             answer = client.chat.completions.create(**given).choices[0]
             if answer.finish_reason == "length":  # a random model may think for ever
                 continue

@@ -112,7 +112,7 @@ class LayerCache:
         self._low, self._high, self._end = 0, high - other._low, min(other._end, length)
 
     def _make_room(self, num_new: int, k_TGD: Tensor, v_TGD: Tensor) -> None:
-        """Move the kept rows to the front, of the same buffers if at most half is used, else of larger ones."""
+        """Move the kept rows to the front: of the same buffers if at most half used, else of larger ones."""
         kept = self.num_kept
         capacity = self._keys.shape[0]
         keys, values = self._keys[self._low : self._high], self._values[self._low : self._high]

@@ -1,11 +1,10 @@
-"""From logits to tokens: filters, one random stream per sequence, and log-probabilities of the unmodified
-distribution.
+"""From logits to tokens: filters, one random stream per sequence, log-probabilities of the raw distribution.
 
 Legend: B sequences, V vocabulary, N candidates left after the first cut (best first where sorted).
 
-A sequence's n-th token depends on its logits, its settings and (seed, n) alone, never on its neighbours or on
-the order of the batch: the random number is a hash of (seed, n), and rows with the same filters are treated
-together by operations that work row by row.
+A sequence's n-th token depends only on its logits, its settings and (seed, n), never on other sequences or on
+the order of the batch: the random number is a hash of (seed, n), and rows with equal filters are processed
+together by row-wise operations.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ _TOP_P_CANDIDATES = 256
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one reply is drawn. The order is: penalties and bias, temperature, top-k, top-p, min-p (as in
-    transformers).
+    """How to draw one reply. The order is that of transformers: penalties, temperature, top-k, top-p, min-p.
 
     `temperature` 0 takes the most likely token. `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 do
     nothing. `top_p` keeps the fewest best tokens that hold this share of what top-k left; `min_p` keeps
     tokens with at least this share of the best one's probability. `seed` None: a fresh one for each reply.
     `stop`: strings that end the reply and are not part of its text. `stop_ids`: tokens that end it (kept in
     its ids, not in its text); None means the tokenizer's own. `logprobs`: how many of the most likely tokens
-    are reported at each step. `presence_penalty` is taken off the score of each token of the reply so far,
-    `frequency_penalty` as often as it came. `logit_bias`: pairs of a token and a number added to its score.
+    are reported at each step. `presence_penalty` is subtracted from the score of each token that the reply
+    contains so far, `frequency_penalty` once per occurrence. `logit_bias`: pairs of a token and a number
+    added to its score.
     """
 
     temperature: float = 1.0
@@ -94,9 +93,7 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One step of B sequences. `top[i]`: (token id, log-probability) of the most likely tokens, best
-    first.
-    """
+    """One step of B sequences. `top[i]`: (token id, log-probability) of the likeliest tokens, best first."""
 
     ids: list[int]
     logprobs: list[float]
@@ -104,10 +101,9 @@ class Sampled:
 
 
 def uniform(seed: int, step: int) -> float:
-    """The random number in [0, 1) of step `step` of stream `seed`: a hash, so any step can be had without the
-    others.
+    """The random number in [0, 1) of step `step` of stream `seed`: a hash, so steps need not be in order.
 
-    It has 52 bits, which keeps `u * total` below `total` in float64 whatever the total.
+    It has 52 bits, which keeps `u * total` below `total` in float64 for every total.
     """
     digest = hashlib.blake2b(struct.pack("<QQ", seed, step), digest_size=8).digest()
     bits: int = struct.unpack("<Q", digest)[0]
@@ -186,9 +182,7 @@ def draw(
 
 
 def _pick(probs_BN: Tensor, ids_BN: Tensor | None, u_B: Tensor, top_p: float, min_p: float) -> Tensor:
-    """Apply top-p (needs best-first candidates) and min-p, then draw; `ids_BN` None: candidate n is token
-    n.
-    """
+    """Apply top-p (candidates best first) and min-p, then draw. `ids_BN` None: candidate n is token n."""
     if top_p < 1:
         before_BN = probs_BN.cumsum(-1) - probs_BN
         probs_BN = probs_BN.masked_fill(before_BN >= top_p, 0.0)
@@ -196,7 +190,7 @@ def _pick(probs_BN: Tensor, ids_BN: Tensor | None, u_B: Tensor, top_p: float, mi
         probs_BN = probs_BN.masked_fill(probs_BN < min_p * probs_BN.amax(-1, keepdim=True), 0.0)
     cumulative_BN = probs_BN.cumsum(-1)
     target_B1 = u_B[:, None] * cumulative_BN[:, -1:]
-    # The first entry whose cumulative share exceeds the target, hence never one of share 0. The clamp is for
+    # The first entry whose cumulative share exceeds the target, hence never one of share 0. The clamp covers
     # shares that are not finite, which `sample` reports.
     index_B1 = torch.searchsorted(cumulative_BN, target_B1, right=True).clamp_(max=cumulative_BN.shape[1] - 1)
     return (index_B1 if ids_BN is None else ids_BN.gather(1, index_B1))[:, 0]
@@ -209,9 +203,7 @@ def _changed(
     histories: Sequence[Sequence[int]] | None,
     allowed: Sequence[Tensor | None],
 ) -> Tensor:
-    """The scores after each row's penalties, bias and allowed tokens; the logits themselves where there are
-    none.
-    """
+    """The scores after each row's penalties, bias and allowed tokens; the logits unchanged if none apply."""
     rows = [row for row, p in enumerate(params) if p.changes_scores or allowed[row] is not None]
     if not rows:
         return logits_BV

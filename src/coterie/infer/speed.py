@@ -1,4 +1,4 @@
-"""How fast a model reads and writes: medians over repeats, through the engine that everything else uses."""
+"""Speed of reading prompts and of decoding: medians over repeats, through the engine used everywhere."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def measure_decode(
         raise ConfigError(
             f"speed: tokens {num_tokens}, batch {batch} and repeats {repeats} must be at least 1"
         )
-    # One token comes out of reading the prompt and one is never asked for: nobody leaves while the clock
-    # runs.
+    # One token is drawn when the prompt is read, and one is never requested, so that no sequence finishes
+    # while time is measured.
     room = model.config.max_positions - len(prompt_ids) - 2
     if num_tokens > room:
         raise ConfigError(
@@ -60,7 +60,7 @@ def measure_decode(
 
 
 def measure_prefill(model: Transformer, prompt_ids: Sequence[int], repeats: int = 3) -> dict[str, float]:
-    """Reading a prompt up to its first token.
+    """Time to read a prompt and draw the first token.
 
     Returns medians over `repeats` runs after an unmeasured one: `tokens_per_second`, `ms` and `spread`.
     """
@@ -84,6 +84,6 @@ def measure_prefill(model: Transformer, prompt_ids: Sequence[int], repeats: int 
 
 
 def _wait(model: Transformer) -> None:
-    """GPU work runs behind; what is timed must be over."""
+    """Wait for the GPU, which runs asynchronously, so that timed work is complete."""
     if model.embed.weight.device.type == "cuda":
         torch.cuda.synchronize()

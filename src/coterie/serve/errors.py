@@ -1,4 +1,4 @@
-"""The one error envelope: `{"error": {"message", "type", "param", "code"}}`, with its status."""
+"""API errors and their envelope: `{"error": {"message", "type", "param", "code"}}` with an HTTP status."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from coterie.config import CoterieError
 
 
 class ApiError(CoterieError):
-    """A refusal with its HTTP status. `param` is a JSON pointer into the request's body."""
+    """A failed request: HTTP status, message and code. `param`: a JSON pointer into the request's body.
+
+    `kind` is the envelope's `type` (by default it follows from the status); `retry_after` is in seconds.
+    """
 
     def __init__(
         self,
@@ -32,7 +35,7 @@ class ApiError(CoterieError):
         return {"error": inner}
 
     def headers(self) -> dict[str, str]:
-        """`retry-after` where it is known."""
+        """The header `retry-after`, if it is known."""
         return {} if self.retry_after is None else {"retry-after": str(max(1, round(self.retry_after)))}
 
 
@@ -47,17 +50,17 @@ _KINDS = {
 
 
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
-    """400: something in the request is wrong."""
+    """400: a value in the request is wrong."""
     return ApiError(400, message, code, param)
 
 
-def unsupported(what: str, param: str) -> ApiError:
-    """400: the request asks for what this server cannot do, and must not pretend to."""
-    return ApiError(400, f"{what} is not supported here", "unsupported_parameter", param)
+def unsupported(feature: str, param: str) -> ApiError:
+    """400: the request needs a feature that this server lacks and must not silently ignore."""
+    return ApiError(400, f"{feature} is not supported here", "unsupported_parameter", param)
 
 
 def too_long(num_tokens: int, asked: int | None, most: int) -> ApiError:
-    """400 in the words that clients look for."""
+    """400 with the wording that clients search for."""
     detail = f"the prompt has {num_tokens} tokens"
     if asked is not None:
         detail = (
@@ -70,7 +73,7 @@ def too_long(num_tokens: int, asked: int | None, most: int) -> ApiError:
 
 
 def too_slow() -> ApiError:
-    """408 or an error event: `--request-timeout` is over."""
+    """408 or an error event: the request exceeded `--request-timeout`."""
     return ApiError(408, "the request took longer than the server allows", "timeout", kind="timeout")
 
 

@@ -1,4 +1,4 @@
-"""A model as an MCP server over standard input and output: tools chat, score and route_explain (extra `mcp`)."""
+"""A model as an MCP server on standard input and output: tools chat, score, route_explain (extra `mcp`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running the application under uvicorn: slow clients, signals, draining, exit codes."""
+"""Runs the application under uvicorn: limits for slow clients, signals, draining, exit codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,6 +18,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coterie.config import ConfigError, CoterieError
+from coterie.infer.model import LanguageModel
 from coterie.serve.app import create_app
 from coterie.serve.core.service import Service
 from coterie.serve.core.settings import ServeSettings
@@ -27,14 +28,16 @@ from coterie.serve.http.middleware import is_loopback
 
 log = logging.getLogger("coterie.serve")
 _KEEP_ALIVE = 30
-_AHEAD = 64 * 1024  # bytes of further requests that are read while one is answered
-_LAST_WORDS = 5.0  # seconds in which those who wait are told that the server ends
-_SEND_BUFFER = 128 * 1024  # of each connection: what a reader that reads nothing can make us hold
+_AHEAD = 64 * 1024  # bytes of further requests to read while one is being answered
+_LAST_WRITE = 5.0  # seconds in which open requests receive their error when the server ends
+_SEND_BUFFER = 128 * 1024  # bytes per connection that a client that reads nothing can make us hold
 
 
 class SlowHeaderProtocol(H11Protocol):
-    """HTTP/1.1 that hangs up on who dawdles (uvicorn waits for ever): with a request's headers, with what is
-    left of its body when the answer is out already, or with reading.
+    """HTTP/1.1 that closes the connections of slow clients; uvicorn lacks such timeouts.
+
+    A client is slow when it does not send its headers in time, does not finish a body that we have already
+    answered, or does not read its answer.
     """
 
     header_timeout = 10.0
@@ -44,31 +47,35 @@ class SlowHeaderProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # `pause_writing` tells of every byte that is not taken
+        transport.set_write_buffer_limits(
+            high=0
+        )  # call `pause_writing` for every byte the client has not taken
         self._arm()
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes came; those of a header do not extend its time."""
+        """Bytes have arrived. Bytes of a header do not extend its time limit."""
         super().data_received(data)
         if self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE:
             self._arm()
         else:
             self._disarm()
+        # uvicorn stops reading while it answers, so it would not notice that a client has disconnected after
+        # sending its next request ahead.
         if self.conn.their_state is h11.DONE and len(self.conn.trailing_data[0]) <= _AHEAD:
-            self.flow.resume_reading()  # or nobody would see that a client has gone which sent its next request already
+            self.flow.resume_reading()
 
     def pause_writing(self) -> None:
-        """The client does not take at once what is written."""
+        """The client has not taken all written bytes."""
         super().pause_writing()
         self._watch()
 
     def resume_writing(self) -> None:
-        """The client has taken it."""
+        """The client has taken all written bytes."""
         self._unwatch()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
+        """The connection is closed."""
         self._disarm()
         self._unwatch()
         super().connection_lost(exc)
@@ -78,7 +85,7 @@ class SlowHeaderProtocol(H11Protocol):
         self._unread = self.loop.call_later(wire.SEND_IDLE, self._look, left)
 
     def _look(self, left: int) -> None:
-        """Closing would wait for the reader too."""
+        """Abort the connection if the client has read nothing; closing it would wait for the client too."""
         if self.transport.get_write_buffer_size() < left:
             self._watch()
         else:
@@ -100,9 +107,7 @@ class SlowHeaderProtocol(H11Protocol):
 
 
 class DrainingServer(uvicorn.Server):
-    """Drains on the first SIGTERM or SIGINT, cuts replies off on the second, and leaves when the engine has
-    died.
-    """
+    """Drains on the first SIGTERM or SIGINT, cuts replies off on the second, ends when the engine died."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -120,7 +125,7 @@ class DrainingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
-        """Our own handlers, in the main thread only; the signals are not raised again afterwards."""
+        """Install our own handlers, in the main thread only; uvicorn would raise the signals again later."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -134,7 +139,7 @@ class DrainingServer(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """A signal: drain, at the second one leave, at the third drop everything."""
+        """Handle a signal: the first drains, the second ends the draining, the third drops everything."""
         if self._loop is None or self._hurried:
             self.exit_code = self.exit_code or 1
             self.should_exit = self.force_exit = True
@@ -145,23 +150,23 @@ class DrainingServer(uvicorn.Server):
             self._ending = asyncio.run_coroutine_threadsafe(self._finish(), self._loop)
 
     def stop(self) -> None:
-        """From another thread: drain and end. Asking again changes nothing; only a second signal hurries."""
+        """Drain and end, from another thread. A second call changes nothing; only a second signal does."""
         if not self.service.draining:
             self.handle_exit(signal.SIGTERM, None)
 
     async def _finish(self) -> None:
         thread, seconds = self.service.thread, self.service.settings.drain
         thread.refusing = True
-        log.info("draining: %d requests under way, at most %g s", self.service.num_open, seconds)
+        log.info("draining: %d open requests, at most %g s", self.service.num_open, seconds)
         if not await self._all_answered(seconds, patient=False):
             thread.abort(draining())
         await self._leave()
 
     async def _all_answered(self, seconds: float, patient: bool = True) -> bool:
-        """Waits, so long at most, until every answer is written: what the engine has done may not be sent
-        yet.
+        """Wait at most `seconds` until every answer is written; return whether all are.
 
-        Not `patient`: a second signal ends the wait.
+        The engine may have finished replies that are not sent yet. Unless `patient`, a second signal ends the
+        wait.
         """
         end = time.monotonic() + seconds
         while self.service.num_open and time.monotonic() < end and (patient or not self._hurried):
@@ -174,21 +179,21 @@ class DrainingServer(uvicorn.Server):
             self._ending = asyncio.run_coroutine_threadsafe(self._leave(), self._loop)
 
     async def _leave(self) -> None:
-        await self._all_answered(_LAST_WORDS)
+        await self._all_answered(_LAST_WRITE)
         self.should_exit = True
 
 
 def check_binding(settings: ServeSettings) -> None:
-    """Errors: `ConfigError` for an address that others can reach, without a key."""
+    """Refuse to listen without a key on an address that other machines can reach. Errors: `ConfigError`."""
     if settings.api_key is None and not settings.insecure_no_auth and not is_loopback(settings.host):
         raise ConfigError(
-            f"serve: {settings.host} can be reached from other machines, and there is no key; give --api-key-file, or "
-            "--insecure-no-auth to let everyone in"
+            f"serve: {settings.host} can be reached from other machines, and there is no key; "
+            "give --api-key-file, or --insecure-no-auth to let everyone in"
         )
 
 
 def make_server(service: Service) -> tuple[DrainingServer, socket.socket]:
-    """A server and the socket it will listen on. Errors: `ConfigError` for an address that cannot be had."""
+    """A server and its bound socket. Errors: `ConfigError` when the address is unsafe or in use."""
     settings = service.settings
     check_binding(settings)
     protocol = type("Protocol", (SlowHeaderProtocol,), {"header_timeout": settings.header_timeout})
@@ -226,8 +231,11 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(service: Service, announce: Any = None) -> int:
-    """Serve until a signal or the engine's death; the exit code. `announce(url)` is called when listening."""
+def serve(service: Service, announce: Callable[[str], None] | None = None) -> int:
+    """Serve until a signal or the engine's failure; return the exit code.
+
+    `announce(url)` is called once the socket listens. Errors: as `make_server`.
+    """
     server, listener = make_server(service)
     if announce is not None:
         announce(url_of(listener))
@@ -236,7 +244,7 @@ def serve(service: Service, announce: Any = None) -> int:
 
 
 class ServerThread:
-    """A server in a thread of this process. Use as a context manager, or call `stop`."""
+    """A server in a thread of this process. Use it as a context manager, or call `stop`."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -252,7 +260,7 @@ class ServerThread:
             time.sleep(0.005)
 
     def stop(self) -> int:
-        """Drain and end; the exit code."""
+        """Drain and end; return the exit code."""
         if self._thread.is_alive():
             self._server.stop()
             self._thread.join(timeout=self.service.settings.drain + 30)
@@ -265,9 +273,10 @@ class ServerThread:
         self.stop()
 
 
-def serve_in_thread(model: Any, name: str = "model", **settings: Any) -> ServerThread:
-    """Serve a model (`coterie.load`'s) from a thread, by default on a free port of this machine.
+def serve_in_thread(model: LanguageModel, name: str = "model", **settings: Any) -> ServerThread:
+    """Serve a model from a thread, by default on a free port of this machine.
 
     `settings`: fields of `ServeSettings`. Returns a handle with `url` and `stop`.
+    Errors: `ConfigError` for wrong settings or an address that is in use.
     """
     return ServerThread(Service(model, name, ServeSettings.from_dict({"port": 0, **settings}, where="serve")))

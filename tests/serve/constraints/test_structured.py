@@ -73,8 +73,9 @@ class Fox(BaseModel):
 
 
 def test_parse_helper(client):
-    answer = client.chat.completions.parse(model="tiny", messages=ASK, seed=1, max_tokens=60, response_format=Fox,
-                                           logit_bias=NO_REASONING)  # fmt: skip
+    answer = client.chat.completions.parse(
+        model="tiny", messages=ASK, seed=1, max_tokens=60, response_format=Fox, logit_bias=NO_REASONING
+    )
     assert isinstance(answer.choices[0].message.parsed, Fox)
 
 
@@ -240,19 +241,32 @@ def test_schemas_that_are_refused(client, schema, pointer):
 
 
 def test_a_property_may_be_called_like_a_keyword(client):
-    schema = {"type": "object", "properties": {"patternProperties": {"const": 1}}, "required": ["patternProperties"],
-              "additionalProperties": False}  # fmt: skip
-    answer = client.chat.completions.create(model="tiny", messages=ASK, response_format=response_format(schema),
-                                            max_tokens=60, logit_bias=NO_REASONING)  # fmt: skip
+    schema = {
+        "type": "object",
+        "properties": {"patternProperties": {"const": 1}},
+        "required": ["patternProperties"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=ASK,
+        response_format=response_format(schema),
+        max_tokens=60,
+        logit_bias=NO_REASONING,
+    )
     assert json.loads(answer.choices[0].message.content) == {"patternProperties": 1}
 
 
 @pytest.mark.parametrize(
     "more",
-    [{"tool_choice": "required"}, {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "no"}}},
-     {"tools": TOOLS + TOOLS}, {"response_format": {"type": "json_schema"}},
-     {"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}}],
-)  # fmt: skip
+    [
+        {"tool_choice": "required"},
+        {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "no"}}},
+        {"tools": TOOLS + TOOLS},
+        {"response_format": {"type": "json_schema"}},
+        {"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}},
+    ],
+)
 def test_contradictions(client, more):
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="tiny", messages=ASK, **more)
@@ -262,9 +276,14 @@ def test_contradictions(client, more):
 def test_json_or_a_call(client, wanted):
     mark = str(tokenizer().token_id("<tool_call>"))
     answer = client.chat.completions.create(
-        model="tiny", messages=ASK, seed=0, tools=TOOLS, response_format=response_format(SCHEMA), max_tokens=150,
+        model="tiny",
+        messages=ASK,
+        seed=0,
+        tools=TOOLS,
+        response_format=response_format(SCHEMA),
+        max_tokens=150,
         logit_bias={**NO_REASONING, mark: 100 if wanted == "call" else -100},
-    )  # fmt: skip
+    )
     message = answer.choices[0].message
     if wanted == "call":
         assert message.tool_calls[0].function.name in ("add", "sing") and message.content is None

@@ -72,10 +72,19 @@ def test_a_tool_call_and_its_result(client):
                                      tool_choice="none", extra_body={"seed": 1})  # fmt: skip
     messages = [
         {"role": "user", "content": "1+1?"},
-        {"role": "assistant", "content": None, "tool_calls": [
-            {"id": made.call_id, "type": "function", "function": {"name": "add", "arguments": made.arguments}}]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": made.call_id,
+                    "type": "function",
+                    "function": {"name": "add", "arguments": made.arguments},
+                }
+            ],
+        },
         {"role": "tool", "content": "2", "tool_call_id": made.call_id, "name": "add"},
-    ]  # fmt: skip
+    ]
     chat = client.chat.completions.create(model="tiny", messages=messages, max_tokens=4, seed=1)
     assert second.output_text == chat.choices[0].message.content
     assert second.usage.input_tokens == chat.usage.prompt_tokens

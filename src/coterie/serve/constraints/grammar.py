@@ -1,5 +1,4 @@
-"""Replies that must have a form: JSON schemas and tool calls, through llguidance. What cannot be kept is
-refused.
+"""Constrained replies: JSON schemas and tool calls, through llguidance. Unenforceable schemas are refused.
 
 V vocabulary.
 """
@@ -25,7 +24,7 @@ MAX_SCHEMA_BYTES = 64 * 1024
 MAX_BOUND = 10_000  # of lengths and counts in a schema
 MAX_REPEAT = 1000  # {n,m} in a pattern
 _CACHED = 64
-# llguidance takes these and does not keep to them, or reads them as comments.
+# llguidance accepts these and does not enforce them, or reads them as comments.
 _REFUSED_KEYS = ("patternProperties", "x-guidance", "$dynamicRef", "$recursiveRef", "unevaluatedProperties",
                  "unevaluatedItems", "propertyNames", "dependentSchemas")  # fmt: skip
 _BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
@@ -33,13 +32,13 @@ _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator
 
 
 class GrammarFilter:
-    """Keeps one reply to a grammar (`infer.request.TokenFilter`).
+    """Restricts one reply to a grammar (`infer.request.TokenFilter`).
 
-    `trigger`: the grammar begins after this text has been written; None: at once. `repeat`: when the grammar
-    has been satisfied the reply is free again until the next trigger; otherwise it must end. `think`: the
-    token that opens and the text that closes a reasoning block, which may come first. Without `repeat` a
-    reply cannot stop before the grammar has begun: reasoning goes on until it is closed. A grammar that
-    breaks off sets `failure`, and the reply ends.
+    `trigger`: the grammar starts after this text; None: at once. `repeat`: once the grammar is satisfied, the
+    reply is free until the next trigger; without `repeat` it must end. `think`: the token that opens and the
+    text that closes a reasoning block, which may come first. Without `repeat` a reply cannot stop before the
+    grammar has started: reasoning continues until it is closed. When no token can satisfy the grammar,
+    `failure` is set and the reply ends.
     """
 
     def __init__(
@@ -63,9 +62,7 @@ class GrammarFilter:
         self._fresh = True
 
     def allowed(self) -> Tensor | None:
-        """bool (V,): the tokens that keep to the grammar, or that wait for it; None while every token may
-        come.
-        """
+        """bool (V,): the tokens the grammar allows, or all but stops before it starts; None: all tokens."""
         if not self._active:
             return None if self._repeat else self._waiting()
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
@@ -83,13 +80,13 @@ class GrammarFilter:
         return mask_V
 
     def _waiting(self) -> Tensor:
-        """All tokens but those that would end the reply: it still owes what the grammar asks for."""
+        """All tokens but the stop tokens: the reply must not end before the grammar is satisfied."""
         mask_V = torch.ones(self._vocab_size, dtype=torch.bool)
         mask_V[self._stops] = False
         return mask_V
 
     def accept(self, token: int) -> None:
-        """Take in the token that was drawn."""
+        """Advance by the token that was drawn."""
         first, self._fresh = self._fresh, False
         if not self._active:
             self._watch(token)
@@ -114,7 +111,7 @@ class GrammarFilter:
 
 
 class Grammars:
-    """Makes filters for one tokenizer and the form in which its model writes; compiled grammars are kept."""
+    """Makes filters for one tokenizer and its model's reply format; compiled grammars are cached."""
 
     def __init__(
         self, tokenizer: Tokenizer, vocab_size: int, stop_ids: Sequence[int], form: ReplyFormat
@@ -130,7 +127,7 @@ class Grammars:
             if region.kind == "calls" and region.at_start
             for mark in region.open
         ]
-        self._begins = "".join(map(re.escape, bare))  # no free text begins like a call
+        self._begins = "".join(map(re.escape, bare))  # free text must not begin like a call
         self._marks = sorted(tokenizer.added_tokens, key=len, reverse=True)
 
     def of_schema(
@@ -155,7 +152,8 @@ class Grammars:
         writing = self._writing
         if not writing.trigger:
             first = f"[^\\s{self._begins}]" if self._begins else ""
-            rules = f"{self._calls(tools, True)}\nfree: {self._literal(writing.answer)} TEXT\nTEXT: /{first}(.|\\n)*/"
+            free = f"free: {self._literal(writing.answer)} TEXT\nTEXT: /{first}(.|\\n)*/"
+            rules = f"{self._calls(tools, True)}\n{free}"
             return self._filter("calls | free", rules, "/tools", opened, writing.preamble)
         _, inside, rest = writing.call.partition(writing.trigger)
         if inside:
@@ -169,14 +167,14 @@ class Grammars:
         )
 
     def _literal(self, text: str) -> str:
-        """A text in a grammar; what is one token of the vocabulary stands by its number."""
+        """A text as a grammar literal; an added token is written by its id."""
         pattern = "|".join(map(re.escape, self._marks)) or r"\b\B"
         parts = re.split(f"({pattern})", text)
         added = self._tokenizer.added_tokens
         return " ".join(f"<[{added[part]}]>" if part in added else _quoted(part) for part in parts if part)
 
     def _calls(self, tools: Sequence[Mapping[str, Any]], several: bool, opening: str | None = None) -> str:
-        """Rules for `calls`; `opening` in place of what the family begins them with."""
+        """Rules for `calls`; `opening` replaces the text with which the family opens calls."""
         writing = self._writing
         more = f"({self._literal(writing.between)} tool)*" if several and writing.between else ""
         begin = self._literal(writing.open if opening is None else opening)
@@ -185,7 +183,7 @@ class Grammars:
         )
 
     def _tools(self, tools: Sequence[Mapping[str, Any]], pattern: str) -> str:
-        """Rules for `tool`: a call of any of them, as `pattern` has it."""
+        """Rules for `tool`: a call of any of the tools, written in the form `pattern`."""
         lines = ["tool: " + " | ".join(f"tool_{index}" for index in range(len(tools)))]
         for index, tool in enumerate(tools):
             whole = "{object}" in pattern
@@ -203,8 +201,9 @@ class Grammars:
     def _filter(
         self, start: str, rules: str, pointer: str, opened: bool, also: tuple[str, str] | None = None
     ) -> GrammarFilter:
-        """Reasoning may come first: in messages of its own (and what stands between the marks of `also`), or
-        between marks that are tokens.
+        """A filter that allows reasoning first: as separate messages, or between marks that are tokens.
+
+        `also`: the marks of a further kind of message that may come first.
         """
         messages = [marks for marks in (self._writing.thought, also) if marks is not None]
         if messages:
@@ -236,11 +235,10 @@ class Grammars:
             wrapped = LLMatcher.grammar_from_lark(grammar)
             wrong, notes = LLMatcher.validate_grammar_with_warnings(wrapped, self._tokens(), limits=limits)
             if wrong or notes:
-                told = (
-                    note.strip().partition("\n")[0] for note in notes
-                )  # what follows shows our own grammar
-                reason = "; ".join(_PLACE.sub("", line) for line in told)[:300]
-                raise _bad(pointer, f"this schema cannot be kept to ({reason})")
+                # The lines after the first show our own grammar, which would not help the client.
+                first_lines = (note.strip().partition("\n")[0] for note in notes)
+                reason = "; ".join(_PLACE.sub("", line) for line in first_lines)[:300]
+                raise _bad(pointer, f"this schema cannot be enforced ({reason})")
             matcher = LLMatcher(self._tokens(), wrapped, log_level=0, limits=limits)
             if matcher.is_error():
                 raise _bad(pointer, matcher.get_error()[:200])
@@ -258,7 +256,7 @@ class Grammars:
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer."""
+    """A tokenizer in the form that llguidance needs."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -274,7 +272,7 @@ class _Vocabulary:
 
 
 def _json(schema: Mapping[str, Any], spaced: bool) -> str:
-    """A schema as llguidance reads it: without free white space, which a model may spend a whole reply on."""
+    """A schema for llguidance, without optional white space, on which a model may spend a whole reply."""
     options = dict(_COMPACT) if spaced else {**_COMPACT, "item_separator": ",", "key_separator": ":"}
     return json.dumps({**schema, "x-guidance": options})
 
@@ -284,16 +282,15 @@ def _quoted(text: str) -> str:
 
 
 def _call_schema(tool: Mapping[str, Any], index: int, key: str | None) -> dict[str, Any]:
-    """The arguments of this tool; with a `key` the object that a call is: its name, and the arguments under
-    the key.
+    """The schema of a call's arguments; with a `key`, of the object of the name and, under `key`, these.
 
-    Definitions of its parameters then move to the top, where `#/$defs` points.
+    Definitions of the parameters then move to the top level, to which `#/$defs` refers.
     """
     parameters = dict(tool.get("parameters") or {"type": "object"})
     pointer = f"/tools/{index}/function/parameters"
     check_schema(parameters, pointer)
     if parameters.get("type", "object") != "object":
-        raise invalid(f"{pointer}/type: parameters are an object", pointer, "invalid_schema")
+        raise invalid(f"{pointer}/type: parameters must be an object", pointer, "invalid_schema")
     parameters.pop("$schema", None)
     arguments = {"type": "object", **parameters}
     if key is None:
@@ -309,8 +306,9 @@ def _call_schema(tool: Mapping[str, Any], index: int, key: str | None) -> dict[s
 
 
 def check_schema(schema: Any, pointer: str) -> None:
-    """Errors: `ApiError` 400 `invalid_schema` for what the compiler would take too long for, or not keep
-    to.
+    """Refuse schemas that take too long to compile or that llguidance would not enforce.
+
+    Errors: `ApiError` 400 `invalid_schema` with a pointer to the first problem.
     """
     if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
         raise _bad(pointer, f"the schema is larger than {MAX_SCHEMA_BYTES} bytes")

@@ -1,4 +1,4 @@
-"""A bound on reasoning: when it is used up, the model must end its reasoning and go on with the answer.
+"""A bound on reasoning: once it is used up, the model must end its reasoning and write the answer.
 
 V vocabulary.
 """
@@ -14,11 +14,11 @@ from coterie.text.tokenizer import StreamDecoder, Tokenizer
 
 
 class ThinkingBudget:
-    """Ends the reasoning of one reply after `budget` tokens of it (`infer.request.TokenFilter`).
+    """Ends the reasoning of one reply after `budget` tokens (`infer.request.TokenFilter`).
 
-    `opened`: the prompt ended inside reasoning. `inner`: what else the reply must keep to; it sees every
-    token. Only reasoning at the beginning is bounded, as no format has any further on. The tokens that end it
-    are not counted.
+    `opened`: the prompt ended inside reasoning. `inner`: a further filter, which sees every token. Only
+    reasoning at the beginning is bounded, because no format allows it later. The tokens that close it are not
+    counted.
     """
 
     def __init__(
@@ -42,13 +42,11 @@ class ThinkingBudget:
 
     @property
     def failure(self) -> str | None:
-        """Of what else the reply must keep to."""
+        """The failure of the inner filter."""
         return None if self._inner is None else self._inner.failure
 
     def allowed(self) -> Tensor | None:
-        """bool (V,): the next token of the end of reasoning when its time has come, else what `inner`
-        allows.
-        """
+        """bool (V,): the next token of the closing mark after the budget, else what `inner` allows."""
         if not self._forced:
             return None if self._inner is None else self._inner.allowed()
         mask_V = torch.zeros(self._vocab_size, dtype=torch.bool)
@@ -56,7 +54,7 @@ class ThinkingBudget:
         return mask_V
 
     def accept(self, token: int) -> None:
-        """Take in the token that was drawn."""
+        """Advance by the token that was drawn."""
         if self._inner is not None:
             self._inner.accept(token)
         if self._over:
@@ -75,11 +73,11 @@ class ThinkingBudget:
             self._over = True
         elif self._inside and self._left <= 0:
             self._forced = list(self._end)
-        if self._inside:  # the mark may still be in the making
+        if self._inside:  # keep the end of the text: the closing mark may be incomplete
             self._text = self._text[-len(self._close) :]
 
     def _begin(self) -> None:
-        """Whether what is written so far opens reasoning, or cannot any more."""
+        """Decide whether the text so far opens reasoning, or no longer can."""
         text = self._text.lstrip()
         self._inside = text.startswith(self._opening)
         self._over = not self._inside and not self._opening.startswith(text)

@@ -1,7 +1,7 @@
-"""One thread owns the engine; coroutines hand it jobs and await events.
+"""One thread owns the engine; coroutines submit jobs and await events.
 
-The engine is touched by its thread alone. Counts that others read (`engine.num_running`) are single
-attributes.
+Only this thread touches the engine. Other threads read counts that are single attributes
+(`engine.num_running`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ class Job:
 
 
 class Call:
-    """The jobs of one HTTP request, whose events come in one stream of (index of the job, event)."""
+    """The jobs of one request; their events arrive in one stream of (index of the job, event)."""
 
     def __init__(self, owner: EngineThread, jobs: Sequence[Job]) -> None:
         self.jobs = list(jobs)
         self.unfinished = len(self.jobs)
         self.cancelled = False
+        self.num_read = 0  # prompt tokens, as `EngineThread.progress` last reported them
         self.ids: dict[int, int] = {}  # engine's request -> index of the job
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -50,10 +51,10 @@ class Call:
         self._queue: asyncio.Queue[CallEvents | Exception] = asyncio.Queue()
 
     async def batches(self, silence: float, deadline: float) -> AsyncGenerator[CallEvents, None]:
-        """The events as they come, an empty batch after each `silence` seconds without any.
+        """The events as they come, and an empty batch after each `silence` seconds without an event.
 
-        Ends after the last job's last event. Leaving early cancels the rest. Errors: `ApiError` when
-        `deadline` (monotonic) has passed or the engine has failed.
+        Ends after the last job's last event. Closing the generator early cancels the remaining jobs.
+        Errors: `ApiError` when `deadline` (monotonic) has passed or the engine has failed.
         """
         open_jobs = set(range(len(self.jobs)))
         self._owner.listen(self)
@@ -63,8 +64,7 @@ class Call:
                 if left <= 0:
                     raise too_slow()
                 try:
-                    # Not wait_for: in Python 3.11 it forgets that it was cancelled when an item comes at that
-                    # moment.
+                    # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that meets an item.
                     async with asyncio.timeout(min(silence, left)):
                         got = await self._queue.get()
                 except TimeoutError:
@@ -80,28 +80,26 @@ class Call:
             self.cancel()
 
     def cancel(self) -> None:
-        """Drop all that is left; nothing happens to what has finished."""
+        """Drop the unfinished jobs; finished ones are unaffected."""
         if self.unfinished and not self.cancelled:
             self.cancelled = True
             self._owner.cancel(self, None)
 
     def drop(self, index: int) -> None:
-        """End one job early: its reply is long enough."""
+        """End one job early, because its reply is complete for the caller."""
         self._dropped.add(index)
         self._owner.cancel(self, index)
 
     def push(self, item: CallEvents | Exception) -> None:
-        """From any thread: what `batches` yields or raises next."""
+        """Set what `batches` yields or raises next. Callable from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
-        except RuntimeError:  # the loop is closed: nobody is waiting any more
+        except RuntimeError:  # the loop is closed: nobody waits any longer
             pass
 
 
 class Errand(Generic[T]):
-    """Something to do on the engine's thread between two steps, and the coroutine that waits for its
-    result.
-    """
+    """A function to run on the engine's thread between two steps, and a future for its result."""
 
     def __init__(self, function: Callable[[], T]) -> None:
         self._function = function
@@ -109,8 +107,10 @@ class Errand(Generic[T]):
         self._result: asyncio.Future[T] = self._loop.create_future()
 
     async def result(self, deadline: float) -> T:
-        """Errors: what the function raises; `ApiError` when `deadline` (monotonic) has passed or nobody will
-        do it.
+        """Wait for the function's result.
+
+        Errors: any exception of the function; `ApiError` when `deadline` (monotonic) has passed or the thread
+        has ended.
         """
         try:
             await asyncio.wait({self._result}, timeout=deadline - time.monotonic())
@@ -121,7 +121,7 @@ class Errand(Generic[T]):
             self._result.cancel()
 
     def do(self) -> None:
-        """On the engine's thread, unless nobody waits any more."""
+        """Run the function, unless nobody waits any longer. Called on the engine's thread."""
         if self._result.done():
             return
         try:
@@ -129,23 +129,21 @@ class Errand(Generic[T]):
         except Exception as error:
             self.push(error)
         else:
-            self._tell(lambda: self._result.set_result(value))
+            self._settle(lambda: self._result.set_result(value))
 
     def push(self, error: Exception) -> None:
-        """From any thread: the error that `result` raises."""
-        self._tell(lambda: self._result.set_exception(error))
+        """Make `result` raise this error. Callable from any thread."""
+        self._settle(lambda: self._result.set_exception(error))
 
-    def _tell(self, settle: Callable[[], None]) -> None:
+    def _settle(self, settle: Callable[[], None]) -> None:
         try:
             self._loop.call_soon_threadsafe(lambda: None if self._result.done() else settle())
-        except RuntimeError:  # the loop is closed: nobody is waiting any more
+        except RuntimeError:  # the loop is closed: nobody waits any longer
             pass
 
 
 class EngineThread:
-    """Runs an engine. `max_queue`: requests that may wait for a place; `max_queued_tokens`: their prompts
-    together.
-    """
+    """Runs an engine. `max_queue`: requests that may wait; `max_queued_tokens`: their prompts' tokens."""
 
     def __init__(self, engine: Engine, max_queue: int, max_queued_tokens: int) -> None:
         self.engine = engine
@@ -154,7 +152,9 @@ class EngineThread:
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self.refusing = False
-        self.listening: set[Call | Errand[Any]] = set()  # of the event loop: what somebody waits for
+        self.listening: set[Call | Errand[Any]] = (
+            set()
+        )  # calls and errands that a coroutine waits for; event loop only
         self.num_cancelled = 0
         self.step_seconds = 0.05  # smoothed
         self.seconds_per_request = 1.0  # smoothed, from submission to the end
@@ -165,16 +165,16 @@ class EngineThread:
         self._num_submitted = 0  # jobs in the inbox
         self._queued_tokens = 0  # their prompts
         self._stop = False
-        self._closed = False  # what comes now is not done any more
+        self._closed = False  # work that is posted now will not be done
         self._aborted: ApiError | None = None
         self._thread = threading.Thread(target=self._run, name="coterie-engine", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the current step; what is unfinished gets an error."""
+        """End after the current step; unfinished calls receive an error."""
         with self._wake:
             self._stop = True
             self._wake.notify()
@@ -191,11 +191,14 @@ class EngineThread:
 
     @property
     def num_waiting(self) -> int:
-        """Jobs that have no place in the batch yet."""
+        """Jobs that wait for a place in the batch."""
         return self._num_submitted + self.engine.num_waiting
 
     def submit(self, jobs: Sequence[Job]) -> Call:
-        """Queue the jobs of one request, all or none. Errors: `ApiError` 429 when the queue is full, 503."""
+        """Queue the jobs of one request, all or none.
+
+        Errors: `ApiError` 429 when the queue is full, 503 when draining or after a failure.
+        """
         if not self.alive:
             raise self._ended()
         if self.refusing:
@@ -203,8 +206,8 @@ class EngineThread:
         tokens = sum(len(job.prompt) for job in jobs)
         waiting = self.num_waiting
         room = self.engine.max_batch + self.max_queue - self.engine.num_running - waiting
-        # A request larger than the whole queue is taken when nothing else waits: it could never come in
-        # otherwise.
+        # A request larger than the whole queue is accepted when nothing else waits, because otherwise it
+        # could never be accepted.
         queued = self._queued_tokens + self.engine.waiting_tokens
         crowded = len(jobs) > room or queued + tokens > self.max_queued_tokens
         if crowded and (waiting or room <= 0):
@@ -223,9 +226,10 @@ class EngineThread:
         self._post(lambda: self._cancel(call, index))
 
     async def run(self, function: Callable[[], T], deadline: float = math.inf) -> T:
-        """Run something on the engine's thread between two steps.
+        """Run a function on the engine's thread between two steps and return its result.
 
-        Errors: `ApiError` when `deadline` (monotonic) has passed, the engine has failed or the server ends.
+        Errors: any exception of the function; `ApiError` when `deadline` (monotonic) has passed, the engine
+        has failed or the server ends.
         """
         errand = Errand(function)
         self.listen(errand)
@@ -237,21 +241,22 @@ class EngineThread:
             self.listening.discard(errand)
 
     def abort(self, error: ApiError) -> None:
-        """Give this error to who waits and who comes, at once: not after the engine's step. In the event
-        loop.
+        """Fail all current and future waiters with `error` immediately, without waiting for the running step.
+
+        Call it in the event loop.
         """
         self._aborted = error
         for waiting in self.listening:
             waiting.push(error)
 
     def listen(self, waiting: Call | Errand[Any]) -> None:
-        """Somebody begins to wait. In the event loop."""
+        """Register a call or errand that a coroutine waits for. Call it in the event loop."""
         self.listening.add(waiting)
         if self._aborted is not None:
             waiting.push(self._aborted)
 
     def _post(self, work: Callable[[], None]) -> bool:
-        """False when the thread ends and will not do it."""
+        """Queue work for the thread. Returns False when the thread is ending and will not do it."""
         with self._wake:
             if not self._closed:
                 self._inbox.append(work)
@@ -259,12 +264,12 @@ class EngineThread:
             return not self._closed
 
     def _count(self, jobs: int, tokens: int) -> None:
-        with self._wake:  # two threads add to them
+        with self._wake:  # the event loop and the engine's thread both change these counts
             self._num_submitted += jobs
             self._queued_tokens += tokens
 
     def _add(self, call: Call) -> None:
-        left = deque(call.jobs)  # each counts as submitted until it counts as waiting
+        left = deque(call.jobs)  # each job counts as submitted until it counts as waiting
         try:
             if call.cancelled:
                 self.num_cancelled += 1
@@ -277,7 +282,7 @@ class EngineThread:
                 self._count(-1, -len(left.popleft().prompt))
         except CoterieError as error:
             self._fail([call], error)
-        except BaseException:  # the engine ends by it, and does not know this call yet
+        except BaseException:  # ends the thread, before `_calls` knows this call
             self._fail([call], engine_dead())
             raise
         finally:
@@ -308,7 +313,8 @@ class EngineThread:
                 with self._wake:
                     while not (self._inbox or self._stop or self.engine.busy):
                         self._wake.wait()
-                for _ in range(len(self._inbox)):  # those alone: who comes again and again holds up no step
+                # Only the work that is here now: work that posts itself again must not delay the step.
+                for _ in range(len(self._inbox)):
                     self._inbox.popleft()()
                 if self.engine.busy and not self._stop:
                     self._step()
@@ -325,7 +331,7 @@ class EngineThread:
         self.refusing = True
         with self._wake:
             self._closed = True
-        while self._inbox:  # jobs that came too late learn of it too
+        while self._inbox:  # work that was posted too late must receive its error too
             try:
                 self._inbox.popleft()()
             except Exception as late:
@@ -339,7 +345,7 @@ class EngineThread:
         try:
             events = self.engine.step()
         except CoterieError as error:
-            # The engine has dropped the sequences of this pass and stays usable.
+            # The engine has dropped the sequences of this pass and remains usable.
             lost = {call for request_id, call in self._calls.items() if request_id not in self.engine}
             self._fail(list(lost), error)
             return
@@ -360,11 +366,11 @@ class EngineThread:
             call.push(batch)
 
     def progress(self, call: Call) -> tuple[int, int]:
-        """(prompt tokens read, prompt tokens) of a call's sequences that have a place, for keep-alive
-        comments.
-        """
+        """(prompt tokens read, prompt tokens) of a call's running sequences, for keep-alive comments."""
         ids: Any = set(call.ids)
         read = [
             (min(length, total), total) for request, length, total in self.engine.progress() if request in ids
         ]
-        return sum(a for a, _ in read), sum(b for _, b in read) or sum(len(job.prompt) for job in call.jobs)
+        # A reply that has just finished is no longer in the engine: never report less than before.
+        call.num_read = max(call.num_read, sum(a for a, _ in read))
+        return call.num_read, sum(b for _, b in read) or sum(len(job.prompt) for job in call.jobs)

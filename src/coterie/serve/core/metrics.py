@@ -1,6 +1,4 @@
-"""Counters in the Prometheus text form. Names and labels are few and stable; nothing of a request's text is
-in them.
-"""
+"""Counters in the Prometheus text form, with few, stable names and labels and no text of requests."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ _HELP = {
     "coterie_requests_total": ("counter", "Answers by endpoint and status"),
     "coterie_prompt_tokens_total": ("counter", "Prompt tokens, read or found in the prefix cache"),
     "coterie_generation_tokens_total": ("counter", "Tokens generated"),
-    "coterie_cancelled_total": ("counter", "Requests dropped because the client went"),
+    "coterie_cancelled_total": ("counter", "Requests dropped because the client disconnected"),
     "coterie_rejected_total": ("counter", "Requests refused by reason"),
     "coterie_ttft_seconds": ("histogram", "From a request's arrival to its first token"),
     "coterie_tpot_seconds": ("histogram", "Between two tokens of a reply"),
@@ -21,7 +19,7 @@ _HELP = {
 
 
 class Metrics:
-    """Counters and histograms."""
+    """Counters and histograms, safe to use from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,25 +28,25 @@ class Metrics:
         self._sums: dict[str, float] = defaultdict(float)
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Count."""
+        """Add to a counter."""
         text = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
         with self._lock:
             self._counts[name][text] += amount
 
     def observe(self, name: str, seconds: float, times: int = 1) -> None:
-        """Put a duration into its histogram."""
+        """Record a duration in its histogram, `times` times."""
         with self._lock:
             buckets = self._buckets.setdefault(name, [0] * (len(_BUCKETS) + 1))
             buckets[bisect_left(_BUCKETS, seconds)] += times
             self._sums[name] += seconds * times
 
     def set_total(self, name: str, total: float) -> None:
-        """A counter that is kept elsewhere."""
+        """Set a counter whose total is kept elsewhere."""
         with self._lock:
             self._counts[name] = defaultdict(float, {"": total})
 
     def text(self, gauges: dict[str, float]) -> str:
-        """The page for Prometheus; `gauges` are added as they are."""
+        """The page for Prometheus; `gauges` (name with labels -> value) are appended."""
         lines: list[str] = []
         with self._lock:
             for name, (kind, text) in _HELP.items():

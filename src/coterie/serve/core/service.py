@@ -1,4 +1,4 @@
-"""The state that all endpoints share: the model, its names, the engine's thread, the settings, the counters."""
+"""The state that all endpoints share: the model, its names, the engine's thread, settings and counters."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Service:
 
     @cached_property
     def grammars(self) -> Grammars:
-        """Makes the grammars that constrain replies. Errors: `ApiError` 400 for a model without a tokenizer."""
+        """Makes the grammars of replies. Errors: `ApiError` 400 when the model lacks a tokenizer."""
         form = format_of(self.tokenizer.chat_template)
         return Grammars(self.tokenizer, self.model.config.vocab_size, self.model.stop_ids, form)
 

@@ -1,7 +1,7 @@
 """`/v1/adapters`, for the operator: list, add and remove adapters while serving.
 
-A request names an entry of the directory given at the start (`--adapter-dir`), never a path; entries are
-listed and compared, so that nothing a request says is opened. Adding and removing want a key.
+A request names an entry of the directory given at the start (`--adapter-dir`), never a path. Its entries are
+listed and compared with the name, so that no path from a request is opened. Adding and removing need a key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coterie.serve.http.wire import JsonAnswer
 
 
 async def listing(request: Request) -> Response:
-    """`GET`: what is served, and what could be."""
+    """`GET /v1/adapters`: the served adapters, and the available ones."""
     service: Service = request.app.state.service
     return JsonAnswer(
         {"object": "list", "data": list(service.adapters), "available": sorted(_entries(service))}
@@ -27,7 +27,10 @@ async def listing(request: Request) -> Response:
 
 
 async def add(request: Request) -> Response:
-    """`PUT /v1/adapters/NAME`: serve (or read again) the entry of this name."""
+    """`PUT /v1/adapters/NAME`: serve the entry of this name, or read it again.
+
+    Errors: `ApiError` 400 for an adapter that does not fit, 403 without a key, 404 for an unknown entry.
+    """
     service = _operated(request)
     name = request.path_params["name"]
     path = _entries(service).get(name)
@@ -43,7 +46,10 @@ async def add(request: Request) -> Response:
 
 
 async def remove(request: Request) -> Response:
-    """`DELETE /v1/adapters/NAME`: take no more requests for it; replies under way end as they began."""
+    """`DELETE /v1/adapters/NAME`: accept no more requests for it; running replies finish with it.
+
+    Errors: `ApiError` 403 without a key, 404 for an adapter that is not served.
+    """
     service = _operated(request)
     name = request.path_params["name"]
     if name not in service.adapters:
@@ -60,7 +66,7 @@ def _operated(request: Request) -> Service:
 
 
 def _entries(service: Service) -> dict[str, Path]:
-    """Directories, not links, in the operator's directory."""
+    """The directories in the operator's directory; symbolic links are left out."""
     if service.settings.adapter_dir is None:
         return {}
     with os.scandir(service.settings.adapter_dir) as entries:

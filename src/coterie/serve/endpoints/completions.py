@@ -51,7 +51,7 @@ async def completions(request: Request) -> Response:
 
 @dataclass
 class Continuation:
-    """One choice: its prompt and what has come of it."""
+    """One choice: its prompt and its text so far."""
 
     index: int
     job: Job
@@ -64,9 +64,7 @@ class Continuation:
     offset: int = 0  # characters before the next token, for `text_offset`
 
     def take(self, event: TokenEvent) -> dict[str, Any] | None:
-        """Add a token; the `choices` entry that a stream sends for it, or None when there is nothing to
-        say.
-        """
+        """Add a token; return its `choices` entry for a stream, or None if there is nothing to send."""
         first = not self.events
         self.events.append(event)
         if self.limit == 0:  # only the prompt was asked for
@@ -106,8 +104,9 @@ class Continuation:
 
 @dataclass(frozen=True)
 class TokenNames:
-    """How tokens are called in the answer. `wanted`: likely tokens at each place; None: no
-    log-probabilities.
+    """The names of tokens in the answer.
+
+    `wanted`: how many likely tokens to report at each place; None reports no log-probabilities.
     """
 
     tokenizer: Tokenizer | None
@@ -115,7 +114,7 @@ class TokenNames:
     as_ids: bool
 
     def text(self, ids: list[int]) -> str:
-        """The text of tokens; ids that stand for none are left out."""
+        """The text of tokens; ids without text are left out."""
         if self.tokenizer is None:
             return ""
         known = self.tokenizer.vocab_size
@@ -132,7 +131,7 @@ class TokenNames:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelt)
 
     def top(self, token: int, value: float, top: TopLogprobs) -> dict[str, float]:
-        """The most likely tokens and the one that stands there. Of two with one name the likelier stays."""
+        """The most likely tokens and the actual one. Of tokens with the same name the likeliest is kept."""
         names: dict[str, float] = {}
         for other, logprob in top:
             names.setdefault(self.name(other), finite(logprob))
@@ -195,7 +194,7 @@ def encode_text(service: Service, text: str, special: bool) -> list[int]:
 
 @dataclass
 class Completions:
-    """One request under way."""
+    """A running request."""
 
     service: Service
     body: CompletionRequest

@@ -1,4 +1,4 @@
-"""A chat request made ready for the engine: its prompt, its jobs, and how replies are read."""
+"""A chat request prepared for the engine: its prompt, its jobs, and how to parse the replies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ _TEMPLATE_SETTINGS = ("enable_thinking", "thinking", "reasoning_effort", "preser
 
 @dataclass(frozen=True)
 class Conversation:
-    """`prompt`: token ids; `jobs`: one per choice; `ignored`: fields without effect on this model."""
+    """A prepared chat request.
+
+    `prompt`: token ids. `jobs`: one per choice. `opened`: the prompt ends inside reasoning. `hide_calls`:
+    tool calls are left out of the reply. `ignored`: fields without effect on this model.
+    """
 
     prompt: list[int]
     jobs: list[Job]
@@ -43,7 +47,7 @@ class Conversation:
 
 
 def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
-    """Render, check and count; the jobs go to `variant`. Errors: `ApiError` 400, before anything is queued."""
+    """Render, check and count; the jobs go to `variant`. Errors: `ApiError` 400; nothing is queued then."""
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("/top_logprobs: needs 'logprobs': true", "/top_logprobs")
     if body.continue_final_message and body.add_generation_prompt:
@@ -107,7 +111,7 @@ def _check_tools(body: ChatRequest) -> None:
 
 
 def _bounded(service: Service, body: ChatRequest, form: ReplyFormat, opened: bool) -> TokenFilter | None:
-    """What the reply must keep to, its reasoning bounded where that was asked for."""
+    """The filter of a reply: its grammar, and the bound on its reasoning if the request sets one."""
     kept = _filter(service, body, opened)
     if body.thinking_token_budget is None:
         return kept
@@ -116,7 +120,7 @@ def _bounded(service: Service, body: ChatRequest, form: ReplyFormat, opened: boo
 
 
 def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter | None:
-    """The grammar that the reply must keep to. Errors: `ApiError` 400 when it cannot be kept to."""
+    """The grammar that constrains the reply. Errors: `ApiError` 400 for a schema that cannot be enforced."""
     choice, form = body.tool_choice, body.response_format
     tools = [tool.function.model_dump(exclude_none=True) for tool in body.tools or ()]
     if choice == "required" or isinstance(choice, NamedChoice):
@@ -138,8 +142,9 @@ def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter 
 
 
 def _template_settings(service: Service, body: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Names handed to the template. One that it never reads is refused, or for `reasoning_effort`
-    reported.
+    """Variables for the template, and ignored fields.
+
+    A variable that the template never reads is refused; `reasoning_effort` is reported as ignored instead.
     """
     template = service.tokenizer.chat_template
     if template is None:

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: the mean of the last hidden states, length one."""
+"""`POST /v1/embeddings`: the mean of the last hidden states, normalised to length 1."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class EmbeddingRequest(Body):
 
 
 async def embeddings(request: Request) -> Response:
-    """One vector for each input; a shorter one (`dimensions`) is the first numbers, of length one again."""
+    """One vector for each input. `dimensions` keeps the first numbers, normalised again."""
     received = await receive(request, EmbeddingRequest)
     service, body = received.service, received.body
     if service.thread.refusing:
@@ -47,7 +47,7 @@ async def embeddings(request: Request) -> Response:
     inputs = await asyncio.to_thread(_inputs, service, body)
 
     async def work() -> list[Tensor]:
-        # One text at a time between two steps of the engine, so that running replies go on.
+        # One text at a time between two steps of the engine, so that running replies continue.
         deadline = service.deadline()
         return [
             await service.thread.run(partial(_embed, service, received.variant, ids), deadline)
@@ -91,7 +91,7 @@ def _inputs(service: Service, body: EmbeddingRequest) -> list[list[int]]:
 
 @torch.inference_mode()
 def _embed(service: Service, variant: str, ids: list[int]) -> Tensor:
-    """(D,) float32 of length one."""
+    """(D,) float32 of length 1."""
     device = service.model.device
     h_TD = service.engine.variant(variant)(
         torch.tensor(ids, device=device), ForwardContext.packed([len(ids)], device=device)

@@ -1,8 +1,8 @@
-"""`POST /v1/feedback`: what people think of replies, as lines that `coterie tune` takes as they are.
+"""`POST /v1/feedback`: people's judgements of replies, as lines that `coterie tune` reads unchanged.
 
 `preferences.jsonl` (chosen and rejected) is for `--objective dpo`, `labels.jsonl` (thumbs) for kto;
-`undecided.jsonl` keeps the pairs without a winner. Files only grow, each line whole and on disk before the
-answer.
+`undecided.jsonl` keeps the pairs without a winner. Files are only appended to; each line is complete and on
+disk before the request is answered.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _lock = threading.Lock()
 
 
 class FeedbackRequest(Body):
-    """One judgement. `messages`: the conversation before the reply; `about`: models and settings, kept as
-    given.
+    """One judgement.
+
+    `messages`: the conversation before the reply. `about`: models and settings, stored unchanged.
     """
 
     kind: Literal["preference", "label", "undecided"]
@@ -44,8 +45,9 @@ class FeedbackRequest(Body):
 
 
 async def feedback(request: Request) -> Response:
-    """Append one judgement to its file. Errors: `ApiError` 400, 404 where the server keeps none, 507 on a
-    full disk.
+    """Append one judgement to its file.
+
+    Errors: `ApiError` 400, 404 when the server keeps no feedback, 507 when the disk is full.
     """
     service: Service = request.app.state.service
     if service.settings.feedback is None:
@@ -59,9 +61,7 @@ async def feedback(request: Request) -> Response:
 
 
 def record_of(body: FeedbackRequest) -> dict[str, Any]:
-    """The line for one judgement, in a form of `data.formats`. Errors: `ApiError` 400 for parts that are
-    missing.
-    """
+    """The line for one judgement, in a form of `data.formats`. Errors: `ApiError` 400 for a missing part."""
     prompt = [_plain(message) for message in body.messages]
     about = {"about": body.about}
     if body.kind == "preference":

@@ -23,7 +23,7 @@ _SUMMARY_LAYERS = 4
 
 
 def options_of(service: Service, body: Generation, variant: str) -> RequestOptions:
-    """The engine's options for a request to `variant`. Errors: `ApiError` 400 for experts that do not exist."""
+    """The engine's options for a request to `variant`. Errors: `ApiError` 400 for unknown experts."""
     moe = body.moe or MoeOptions()
     if moe.profile is not None:
         if moe.profile not in service.profiles:

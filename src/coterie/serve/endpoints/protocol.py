@@ -1,6 +1,4 @@
-"""What requests may say. Every field is honoured, listed in `x-coterie-ignored`, or refused with a pointer to
-it.
-"""
+"""Request bodies. Each field is honoured, listed in `x-coterie-ignored`, or refused with a pointer to it."""
 
 from __future__ import annotations
 
@@ -22,18 +20,25 @@ Ids = list[int]
 Probability = Annotated[float, Field(gt=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
-# Accepted because clients send them and nothing that they ask for is missing from the answer.
+# Accepted because clients send them, and ignoring them takes nothing away from the answer.
 IGNORED = (
     "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
     "verbosity", "user",
 )  # fmt: skip
 UNSUPPORTED = {
-    "audio": "audio output", "web_search_options": "web search", "prediction": "predicted output",
-    "functions": "the old 'functions' (send 'tools')", "function_call": "the old 'function_call' (send 'tool_choice')",
-    "suffix": "text after the completion", "chat_template": "a template in a request", "background": "a background job",
-    "conversation": "a stored conversation", "prompt": "a stored prompt", "truncation": "cutting the prompt",
+    "audio": "audio output",
+    "web_search_options": "web search",
+    "prediction": "predicted output",
+    "functions": "the old 'functions' (send 'tools')",
+    "function_call": "the old 'function_call' (send 'tool_choice')",
+    "suffix": "text after the completion",
+    "chat_template": "a template in a request",
+    "background": "a background job",
+    "conversation": "a stored conversation",
+    "prompt": "a stored prompt",
+    "truncation": "cutting the prompt",
     "max_tool_calls": "a bound on built-in tools",
-}  # fmt: skip
+}
 
 
 class Body(BaseModel):
@@ -50,7 +55,7 @@ class StreamOptions(Body):
 
 
 class MoeOptions(Body):
-    """What a request says about experts: layer and expert numbers are keys, as JSON has no others."""
+    """A request's control of the experts. Numbers of layers and experts are text, as JSON keys are."""
 
     routing: Literal["off", "summary", "full"] = "off"
     top_k: Annotated[int, Field(ge=1, le=1024)] | None = None
@@ -60,7 +65,7 @@ class MoeOptions(Body):
 
 
 class Generation(Body):
-    """What chat and completions share."""
+    """The fields that chat and completions share."""
 
     model: Name
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
@@ -90,7 +95,7 @@ class Generation(Body):
         return "off" if self.moe is None else self.moe.routing
 
     def sampling(self, default_tokens: int, logprobs: int, vocab_size: int) -> SamplingParams:
-        """The engine's settings. Errors: `ApiError` for a bias on a token that does not exist."""
+        """The engine's settings. Errors: `ApiError` 400 for a bias on a token that does not exist."""
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return SamplingParams(
             temperature=1.0 if self.temperature is None else self.temperature,
@@ -254,9 +259,7 @@ def read(kind: type[B], data: Mapping[str, Any]) -> tuple[B, list[str]]:
 
 
 def _problem(kind: type[Body], error: ValidationError, data: Mapping[str, Any]) -> ApiError:
-    """The deepest problem: of several forms that a field may have, the one that went furthest is what was
-    meant.
-    """
+    """The deepest problem: of a field's alternative forms, the one that matched furthest was meant."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     located = [(_path(problem["loc"], data), problem) for problem in problems]
     path, problem = max(located, key=lambda pair: (len(pair[0]), pair[1]["type"] == "extra_forbidden"))
@@ -275,7 +278,7 @@ def _problem(kind: type[Body], error: ValidationError, data: Mapping[str, Any]) 
 
 
 def _path(loc: Sequence[int | str], data: Any) -> list[int | str]:
-    """The steps of pydantic's location that exist in the data (it also names the forms it tried)."""
+    """The steps of pydantic's location that exist in the data; it also names alternative forms."""
     path: list[int | str] = []
     for place, part in enumerate(loc):
         inside = (isinstance(data, Mapping) and part in data) or (
@@ -295,14 +298,15 @@ def _bias(given: Mapping[str, float] | None, vocab_size: int) -> tuple[tuple[int
     pairs = []
     for key, value in (given or {}).items():
         if not key.isascii() or not key.isdigit() or int(key[:12]) >= vocab_size:
-            raise invalid(f"/logit_bias/{key[:20]}: is no token id below {vocab_size}", "/logit_bias")
+            raise invalid(f"/logit_bias/{key[:20]}: is not a token id below {vocab_size}", "/logit_bias")
         pairs.append((int(key), value))
     return tuple(pairs)
 
 
 def choose_tokens(given: int | None, num_prompt: int, most: int, default: int | None = None) -> int:
-    """How many tokens a reply may have: what was asked for, which must fit, else `default` or what is left.
+    """How many tokens a reply may have: the requested number, else `default` or all remaining positions.
 
+    A requested number must fit after the prompt; the default is reduced to what fits.
     Errors: `ApiError` 400 `context_length_exceeded`.
     """
     left = most - num_prompt

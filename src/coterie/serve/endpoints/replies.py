@@ -117,9 +117,7 @@ class Replies:
         parser = self._parsers[index]
         grammar = self.talk.jobs[index].options.filter
         if grammar is not None and grammar.failure is not None:
-            raise ApiError(
-                500, f"the reply could not be kept to its grammar ({grammar.failure})", "grammar_failed"
-            )
+            raise ApiError(500, f"the reply cannot satisfy its grammar ({grammar.failure})", "grammar_failed")
         thinking = parser.reasoning
         delta = parser.feed(event.text)
         self.usage.reasoning += thinking or parser.reasoning

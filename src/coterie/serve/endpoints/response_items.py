@@ -1,6 +1,4 @@
-"""The Responses API's items: what a request's input says as a conversation, and a reply as items with their
-events.
-"""
+"""Items of the Responses API: a request's input as chat messages, and a reply as items with their events."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ ResponseEvent = tuple[str, dict[str, Any]]
 
 
 def messages_of(given: str | Sequence[Mapping[str, Any]], instructions: str | None) -> list[dict[str, Any]]:
-    """The input as chat messages. Errors: `ApiError` 400 with a pointer for items of another kind."""
+    """The input as chat messages. Errors: `ApiError` 400 with a pointer for items of an unknown type."""
     messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
     if isinstance(given, str):
         return [*messages, {"role": "user", "content": given}]
@@ -38,8 +36,11 @@ def messages_of(given: str | Sequence[Mapping[str, Any]], instructions: str | No
         elif kind == "function_call":
             name, call_id = _text_of(item, "name", pointer), _text_of(item, "call_id", pointer)
             names[call_id] = name
-            call = {"id": call_id, "type": "function",
-                    "function": {"name": name, "arguments": _text_of(item, "arguments", pointer)}}  # fmt: skip
+            call = {
+                "id": call_id,
+                "type": "function",
+                "function": {"name": name, "arguments": _text_of(item, "arguments", pointer)},
+            }
             if not messages or messages[-1]["role"] != "assistant":
                 messages.append({"role": "assistant", "content": ""})
             messages[-1].setdefault("tool_calls", []).append(call)
@@ -65,7 +66,7 @@ def _text_of(item: Mapping[str, Any], key: str, pointer: str) -> str:
 
 
 def _content(item: Mapping[str, Any], pointer: str) -> Any:
-    """Text, or parts reduced to type and text; other parts stay as they are and are refused later."""
+    """Text, or parts reduced to type and text; other parts are left unchanged and refused later."""
     content = item.get("content")
     if not isinstance(content, list):
         return content
@@ -78,7 +79,7 @@ def _content(item: Mapping[str, Any], pointer: str) -> Any:
 
 
 class Output:
-    """Grows the output items of one response from pieces, and tells the events of it."""
+    """Builds the output items of one response from deltas, and yields the events for each change."""
 
     def __init__(self) -> None:
         self.items: list[dict[str, Any]] = []
@@ -131,7 +132,7 @@ class Output:
         )
 
     def close(self) -> Iterator[ResponseEvent]:
-        """End the item that is open."""
+        """Complete the open item."""
         if self._open is None:
             return
         kind, self._open = self._open, None

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`, stateless: the whole conversation comes with every request."""
+"""`POST /v1/responses`, stateless: every request contains the whole conversation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Reasoning(Body):
 
 
 class ResponsesRequest(Body):
-    """What is read of a request."""
+    """`POST /v1/responses`."""
 
     model: Name
     input: Text | Annotated[list[dict[str, Any]], Field(max_length=10_000)]
@@ -98,14 +98,16 @@ async def responses(request: Request) -> Response:
 
 
 def as_chat(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
-    """The same request in the other API, and what has no effect. Errors: `ApiError` 400."""
+    """The same request in the chat API, and the fields without effect. Errors: `ApiError` 400."""
     if body.previous_response_id is not None:
         raise unsupported("a stored conversation (send all items in 'input')", "/previous_response_id")
     if body.truncation == "auto":
         raise unsupported("cutting the prompt", "/truncation")
     functions, ignored = [], []
     for index, tool in enumerate(body.tools or ()):
-        if tool.get("type") != "function":  # built-in tools of other servers: clients send them to everyone
+        if (
+            tool.get("type") != "function"
+        ):  # a built-in tool of other servers, which clients send to every server
             ignored.append(f"tools/{index}")
             continue
         functions.append({"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}})
@@ -167,7 +169,7 @@ def _format(given: TextFormat | None) -> Any:
 
 
 class _Run:
-    """One request under way."""
+    """A running request."""
 
     def __init__(self, replies: Replies, body: ResponsesRequest) -> None:
         self._replies, self._body = replies, body

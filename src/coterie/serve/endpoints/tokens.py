@@ -1,4 +1,4 @@
-"""`/tokenize`, `/detokenize` and `/tokenizer_info`: what evaluation harnesses ask before they score."""
+"""`/tokenize`, `/detokenize` and `/tokenizer_info`, which evaluation harnesses use before scoring."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DetokenizeRequest(Body):
 
 
 async def tokenize(request: Request) -> Response:
-    """Token ids of a text, or of a conversation as the model would read it."""
+    """Token ids of a text, or of a conversation rendered as the model's prompt."""
     received = await receive(request, TokenizeRequest)
     service, body = received.service, received.body
     if (body.prompt is None) == (body.messages is None):

@@ -1,6 +1,4 @@
-"""What stands before every endpoint: request ids, the key, Host and Origin, safe headers, one error envelope,
-a log.
-"""
+"""Middleware around all endpoints: request ids, key, Host and Origin checks, safe headers, errors, log."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from coterie.serve.http.wire import Disconnected, error_answer
 log = logging.getLogger("coterie.serve")
 OPEN_PATHS = ("/health", "/ready")
 PAGE = Path(__file__).parents[1] / "page"
-# The page itself holds no secret, and a browser asks for it without a key; what it asks for then needs one.
+# The page contains no secret and a browser requests it without a key; the page's own requests need the key.
 PAGE_PATHS = frozenset({"/", *(f"/{file.name}" for file in PAGE.iterdir())})
 CSP = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
 _SAFE_HEADERS = {
@@ -37,7 +35,7 @@ _ID = re.compile(r"[\w.:-]{1,128}")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
+    """Whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -84,7 +82,7 @@ class Guard:
             answer = _of_routing(error) if isinstance(error, HTTPException) else self.service.explain(error)
             if answer.status in (429, 503):
                 self.service.metrics.add("coterie_rejected_total", reason=answer.code)
-            if status:  # the answer had begun: the connection breaks off instead of pretending to be whole
+            if status:  # the answer has started: break the connection, so that it does not look complete
                 raise
             await error_answer(answer)(scope, receive, finish)
         finally:
@@ -121,7 +119,7 @@ class Guard:
 
 
 def _split(address: str) -> SplitResult:
-    """The parts of an address; none of what is no address."""
+    """The parts of an address; empty parts for text that is not an address."""
     try:
         return urlsplit(address)
     except ValueError:
@@ -129,7 +127,7 @@ def _split(address: str) -> SplitResult:
 
 
 def _of_routing(error: HTTPException) -> ApiError:
-    """Starlette's own refusals: no such path, wrong method."""
+    """The API error for Starlette's own: unknown path or wrong method."""
     if error.status_code == 405:
         return ApiError(405, "this method is not possible here", "method_not_allowed")
     return ApiError(error.status_code, "there is nothing at this path", "not_found")

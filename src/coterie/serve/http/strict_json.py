@@ -1,4 +1,4 @@
-"""Request bodies: JSON without anything that two readers could read differently."""
+"""Request bodies: JSON without constructs that parsers interpret differently."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MAX_ITEMS = 200_000  # of one list or object
 def parse(body: bytes) -> dict[str, Any]:
     """The object in a request's body.
 
-    Errors: `ApiError` 400 `invalid_json` for anything but one UTF-8 JSON object, for a key that comes twice,
-    NaN or infinite numbers, lone surrogates, nesting deeper than 64 or a list longer than 200 000.
+    Errors: `ApiError` 400 `invalid_json` for anything but one UTF-8 JSON object, for a repeated key, NaN or
+    infinite numbers, lone surrogates, nesting deeper than 64 or a list longer than 200 000.
     """
     try:
         data = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
@@ -46,11 +46,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> Any:
-    raise _wrong(f"{name} is no JSON number")
+    raise _wrong(f"{name} is not a JSON number")
 
 
 def _check(data: Any) -> None:
-    """Without recursion: depth, sizes, numbers, text."""
+    """Check depth, sizes, numbers and text, without recursion."""
     pending: list[tuple[Any, int]] = [(data, 1)]
     while pending:
         value, depth = pending.pop()

@@ -1,4 +1,4 @@
-"""Bytes in and out: capped bodies, JSON answers, event streams that stop when the client does."""
+"""Bytes in and out: bodies of limited size, JSON answers, event streams that end when the client leaves."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from coterie.serve.errors import ApiError, draining
 from coterie.serve.http.strict_json import parse
 
 T = TypeVar("T")
-BODY_IDLE = 30.0  # seconds without a byte of the body
-_LOOK = 0.5  # seconds after which who waits for a body looks whether the server ends
-SEND_IDLE = 60.0  # seconds in which a reader takes nothing
+BODY_IDLE = 30.0  # seconds to wait for the next byte of a body
+_CHECK_EVERY = 0.5  # seconds between checks, while waiting for a body, whether the server is ending
+SEND_IDLE = 60.0  # seconds to wait for a client that reads nothing
 log = logging.getLogger("coterie.serve")
 DONE = b"data: [DONE]\n\n"
 
@@ -64,7 +64,7 @@ async def _read(request: Request, cap: int) -> bytes:
     end = time.monotonic() + BODY_IDLE
     while True:
         try:
-            async with asyncio.timeout(min(_LOOK, BODY_IDLE)):
+            async with asyncio.timeout(min(_CHECK_EVERY, BODY_IDLE)):
                 message = await request.receive()
         except TimeoutError:
             if time.monotonic() >= end:
@@ -82,7 +82,7 @@ async def _read(request: Request, cap: int) -> bytes:
             if not message.get("more_body", False):
                 return b"".join(chunks)
             end = time.monotonic() + BODY_IDLE
-        if request.app.state.service.thread.refusing:  # as it would be once it is whole
+        if request.app.state.service.thread.refusing:  # the complete request would be refused too
             raise draining()
 
 
@@ -91,17 +91,17 @@ def _too_large(cap: int) -> ApiError:
 
 
 class Disconnected(Exception):
-    """The client has gone; nothing can be answered."""
+    """The client has disconnected; no answer can be sent."""
 
 
 async def until_gone(receive: Receive) -> None:
-    """Returns when the client has hung up."""
+    """Return when the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up. Errors: `Disconnected`."""
+    """The result of `work`, which is cancelled when the client disconnects. Errors: `Disconnected`."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(until_gone(request.receive))
     try:
@@ -118,9 +118,10 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
 class EventStream(Response):
     """Server-sent events from a generator of bytes.
 
-    The generator is closed when the client hangs up or reads nothing for a minute, and `leave` called however
-    the stream ends: a generator that has not come so far does not cancel its work itself. A failure inside it
-    becomes a last event with the error envelope: a stream never ends without `[DONE]` or an error.
+    The generator is closed when the client disconnects or reads nothing for a minute. `leave` is called
+    however the stream ends, because a generator that was never started does not cancel its work itself. A
+    failure inside the generator becomes a last event with the error envelope: a stream never ends without
+    `[DONE]` or an error.
     """
 
     media_type = "text/event-stream"
@@ -139,7 +140,7 @@ class EventStream(Response):
         self._leave = leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Send the stream."""
         try:
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
@@ -169,7 +170,7 @@ class EventStream(Response):
             async for chunk in self._events:
                 await put(chunk)
         except (TimeoutError, OSError):
-            return  # nobody reads
+            return  # the client reads nothing or has gone
         except Exception as error:
             await put(b"data: " + encode(self._explain(error).body()) + b"\n\n")
         await put(b"", more=False)

@@ -12,9 +12,9 @@ export class ApiError extends Error {
     Object.assign(this, { status, code, wait });
   }
   get words() {
-    if (this.status === 401) return "The server asks for a key. Put it under Settings, API key.";
+    if (this.status === 401) return "This server requires an API key. Enter it under Settings, API key.";
     if (this.status === 429) return `The server is busy; try again in ${this.wait || "a few"} seconds.`;
-    if (this.status === 503) return "The server is ending or not ready: " + this.message;
+    if (this.status === 503) return "The server is shutting down or not ready: " + this.message;
     return this.message;
   }
 }
@@ -27,7 +27,7 @@ function headers() {
 
 async function failure(answer) {
   let inner = {};
-  try { inner = (await answer.json()).error || {}; } catch { /* no JSON: the status says what is known */ }
+  try { inner = (await answer.json()).error || {}; } catch { /* not JSON: only the status is known */ }
   return new ApiError(answer.status, inner.message || `the server answered ${answer.status}`, inner.code,
     answer.headers.get("retry-after"));
 }
@@ -69,5 +69,5 @@ export async function* stream(path, body, signal) {
     }
     if (piece.done) break;
   }
-  if (!done) throw new ApiError(0, "The connection broke before the reply was complete.");
+  if (!done) throw new ApiError(0, "The connection was lost before the reply was complete.");
 }

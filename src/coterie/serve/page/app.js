@@ -104,7 +104,7 @@ async function reply(parent) {
     await answer(node, conversation(tree.before(node)), $("model").value, signal, () => refresh(node));
     $("live").textContent = node.content || "The reply is complete.";
   } catch (error) {
-    node.stopped = error.name === "AbortError" ? "stopped" : "cut short";
+    node.stopped = error.name === "AbortError" ? "stopped" : "interrupted";
     fail(error);
   }
   ended();
@@ -118,7 +118,7 @@ async function compare(parent) {
   const signal = began(), messages = conversation(tree.before(node));
   draw();
   const runs = names.map((model, i) => answer(node.pair[i], messages, model, signal, () => refresh(node), i));
-  for (const run of await Promise.allSettled(runs)) if (run.status === "rejected") { node.stopped = "cut short"; fail(run.reason); }
+  for (const run of await Promise.allSettled(runs)) if (run.status === "rejected") { node.stopped = "interrupted"; fail(run.reason); }
   ended();
 }
 
@@ -128,9 +128,9 @@ function about(node) {
   const parts = [];
   if (node.model && !node.hideName) parts.push(node.model);
   if (node.usage) parts.push(`${node.usage.completion_tokens} tokens`);
-  if (node.speed) parts.push(`${node.speed.toFixed(1)} per second`);
-  if (node.usage && node.usage.prompt_tokens_details && node.usage.prompt_tokens_details.cached_tokens) parts.push(`${node.usage.prompt_tokens_details.cached_tokens} of the prompt remembered`);
-  if (node.finish === "length") parts.push("ended at the longest length");
+  if (node.speed) parts.push(`${node.speed.toFixed(1)} tokens/s`);
+  if (node.usage && node.usage.prompt_tokens_details && node.usage.prompt_tokens_details.cached_tokens) parts.push(`${node.usage.prompt_tokens_details.cached_tokens} prompt tokens cached`);
+  if (node.finish === "length") parts.push("stopped at the length limit");
   if (node.stopped) parts.push(node.stopped);
   return parts.join(" · ");
 }
@@ -160,7 +160,7 @@ function branches(node) {
   const { at, of } = tree.siblings(node);
   if (of < 2) return [];
   const step = (by) => () => { tree.turn(node, by); draw(); };
-  return [calm("‹", step(-1), { "aria-label": "Version before" }), element("span", { class: "quiet" }, `${at + 1}/${of}`), calm("›", step(1), { "aria-label": "Next version" })];
+  return [calm("‹", step(-1), { "aria-label": "Previous version" }), element("span", { class: "quiet" }, `${at + 1}/${of}`), calm("›", step(1), { "aria-label": "Next version" })];
 }
 
 async function judge(body) {
@@ -191,7 +191,7 @@ function drawUser(node) {
 function drawReply(node) {
   const buttons = [...branches(node)];
   if (!node.waiting) {
-    buttons.push(calm("Again", () => go(node.parent), { disabled: Boolean(running) }), calm("Copy", () => navigator.clipboard.writeText(node.content)), thumb(node, true), thumb(node, false));
+    buttons.push(calm("Regenerate", () => go(node.parent), { disabled: Boolean(running) }), calm("Copy", () => navigator.clipboard.writeText(node.content)), thumb(node, true), thumb(node, false));
     if (node.pieces && node.pieces.length) buttons.push(calm("Experts", () => { node.showExperts = !node.showExperts; draw(); }, { "aria-pressed": String(Boolean(node.showExperts)) }));
   }
   return [element("div", { class: "who" }, about(node)), said(node), element("div", { class: "calm" }, ...buttons)];
@@ -204,7 +204,7 @@ function drawPair(node) {
     side.hideName = node.blind;
     const words = element("div", {}, said(side));
     if (!node.blind && side.content && side.content.length > same && a.content !== b.content && !side.showExperts) {
-      words.append(element("p", { class: "quiet" }, "differs from: ", element("span", { class: "differs" }, side.content.slice(same, same + 60))));
+      words.append(element("p", { class: "quiet" }, "differs from here: ", element("span", { class: "differs" }, side.content.slice(same, same + 60))));
     }
     return element("section", { class: "side", "aria-label": `Reply ${name}` }, element("div", { class: "who" }, element("strong", {}, name), " ", about(side)), words);
   };
@@ -219,7 +219,7 @@ function drawPair(node) {
   };
   const verdict = node.blind && ready
     ? [calm("A is better", choose(a)), calm("B is better", choose(b)), calm("Equal", choose(null)), calm("Both bad", choose("bad"))]
-    : [...branches(node), ...(ready ? [calm("Again", () => go(node.parent), { disabled: Boolean(running) })] : [])];
+    : [...branches(node), ...(ready ? [calm("Regenerate", () => go(node.parent), { disabled: Boolean(running) })] : [])];
   const parts = [element("div", { class: "pair" }, column(a, "A"), column(b, "B")), element("div", { class: "calm" }, ...verdict)];
   if (!node.blind && a.pieces && a.pieces.length && b.pieces && b.pieces.length && String(a.layers) === String(b.layers)) parts.push(difference(a.pieces, b.pieces, a.layers));
   return parts;
@@ -250,7 +250,7 @@ function draw() {
   $("talk").scrollTop = $("talk").scrollHeight;
   const open = path.length && path[path.length - 1].blind;
   $("send").disabled = Boolean(open);
-  $("send").title = open ? "Say first which reply is better" : "";
+  $("send").title = open ? "First choose the better reply" : "";
 }
 
 function submit(event) {

@@ -1,4 +1,4 @@
-// Which experts worked: tokens in the colour of their expert, a heatmap of layers by experts, the difference of two.
+// Views of routing: tokens coloured by expert, a heatmap of layers by experts, the difference of two replies.
 import { element } from "./markdown.js";
 
 export function hue(expert) { return (expert * 137.508) % 360; }
@@ -64,7 +64,7 @@ function draw(table, layers, colourOf, caption, label) {
 export function heatmap(pieces, layers) {
   const table = shares(pieces, layers), top = Math.max(0.01, ...table.flat());
   const colour = (value, expert) => `hsl(${hue(expert)} 70% 50% / ${0.08 + 0.92 * value / top})`;
-  return draw(table, layers, colour, "Share of tokens: a row for each layer, a column for each expert.", summary(table, layers));
+  return draw(table, layers, colour, "Share of tokens per expert: one row per layer, one column per expert.", summary(table, layers));
 }
 
 export function difference(a, b, layers) {
@@ -74,6 +74,6 @@ export function difference(a, b, layers) {
   const top = Math.max(0.01, ...table.flat().map(Math.abs));
   const colour = (value) => `hsl(${value < 0 ? 22 : 215} 85% 52% / ${0.06 + 0.94 * Math.abs(value) / top})`;
   const changed = table.flat().filter((value) => Math.abs(value) > 0.1).length;
-  return draw(table, layers, colour, "Where the two differ: orange experts work more for A, blue ones more for B.",
-    `${changed} experts differ by more than a tenth of the tokens`);
+  return draw(table, layers, colour, "Difference in use: orange experts are used more in A, blue ones more in B.",
+    `${changed} experts differ by more than 10% of the tokens`);
 }

@@ -1,4 +1,4 @@
-// A conversation as a tree: editing or regenerating makes a sibling, and nothing that was said is lost.
+// A conversation as a tree: editing or regenerating adds a sibling, so no message is lost.
 export class Tree {
   constructor() { this.nodes = [{ id: 0, parent: null, children: [], active: -1 }]; }
   add(parent, message) {
