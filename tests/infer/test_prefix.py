@@ -1,6 +1,4 @@
-"""Shared prompts: the same replies, fewer tokens read, nothing shared across salts; and bytes in
-deterministic mode.
-"""
+"""Shared prompts: equal replies, fewer tokens read, nothing shared across salts; deterministic bytes."""
 
 from __future__ import annotations
 
@@ -119,9 +117,7 @@ def test_a_hash_collision_is_no_wrong_prefix(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["moe", "sliding", "chunked"])
 def test_deterministic_replies_have_the_same_bytes_alone_and_among_others(kind):
-    """Also when the start of the prompt comes from the prefix cache, or from a neighbour that is still
-    reading.
-    """
+    """Also when the prompt's start comes from the prefix cache, or from a prompt still being read."""
     torch.manual_seed(0)
     model = tiny_model(kind, max_positions=200)
     rng = random.Random(1)

@@ -89,9 +89,7 @@ def test_frequencies_follow_the_filtered_distribution(settings_: dict[str, float
 def test_filters_equal_the_slow_reference(
     vocabulary: int, seed: int, temperature: float, top_k: int, top_p: float, min_p: float, penalty: float
 ) -> None:
-    """Every token that can be drawn has positive probability there, and the inverse CDF lands where it
-    should.
-    """
+    """Every drawable token has positive probability, and the inverse CDF selects the right one."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(vocabulary, generator=generator) * 2
     history = torch.randint(vocabulary, (20,), generator=generator).tolist()

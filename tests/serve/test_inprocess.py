@@ -1,6 +1,4 @@
-"""The real `openai` client in this process: what it says is what the model says; streams stream; leaving
-cancels.
-"""
+"""Clients in this process: replies equal the model's, streams arrive in pieces, closing one cancels it."""
 
 from __future__ import annotations
 

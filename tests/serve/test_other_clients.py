@@ -1,6 +1,4 @@
-"""Clients with pins of their own, each in its own environment: lm-eval and openai-agents. Slow: they are
-installed.
-"""
+"""Clients with pinned dependencies, each in its own environment: lm-eval and openai-agents (slow)."""
 
 from __future__ import annotations
 

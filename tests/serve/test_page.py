@@ -1,4 +1,4 @@
-"""The page: small, without outside parts; in a real headless browser where there is one."""
+"""The page: small, self-contained, and used in a real headless browser if one is installed."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
-from coterie.infer.forward import Plan, feed
+from coterie.infer.forward import Feeding, feed
 from coterie.infer.pace import Pace
 from coterie.infer.prefix import BLOCK as MIN_SHARED
 from coterie.infer.prefix import PrefixCache, usable
@@ -156,8 +156,9 @@ class Engine:
         """Queue a prompt; returns the request's id.
 
         The reply ends with a stop token or string, after `max_tokens`, or when prompt and reply fill the
-        model's positions. Errors: `CoterieError`, one line, for a prompt that is empty, leaves no room for a
-        reply or holds a token the model does not know; `ConfigError` for stop strings without a tokenizer.
+        model's positions.
+        Errors: `CoterieError`, one line, for a prompt that is empty, leaves no room for a reply or contains a
+        token outside the vocabulary; `ConfigError` for stop strings without a tokenizer.
         """
         params = params or SamplingParams()
         config = self.model.config
@@ -250,7 +251,8 @@ class Engine:
     def stream(self, prompt_ids: Iterable[int], params: SamplingParams | None = None) -> Iterator[TokenEvent]:
         """The events of one reply as they come. Closing the iterator drops the request.
 
-        The prompt is checked immediately, not at the first token. Errors: as `add`.
+        The prompt is checked immediately, not at the first token.
+        Errors: as `add`.
         """
         self._check_idle()
         return self._events(self.add(prompt_ids, params))
@@ -269,7 +271,7 @@ class Engine:
                 f"engine: {count} other request(s) are under way; use add and step, or another engine"
             )
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> Feeding:
         """How many tokens to feed each request: one per running reply; prompts first come, first served."""
         plan = []
         budget = self.prefill_chunk
@@ -338,7 +340,7 @@ class Engine:
             request.cache.truncate(whole)
         self.prefixes.keep(request.salt, tokens, request.cache)
 
-    def _forward(self, plan: Plan) -> list[TokenEvent]:
+    def _forward(self, plan: Feeding) -> list[TokenEvent]:
         fed = feed(self._groups(plan), self.expert_counts)
         if fed is None:
             return []
@@ -353,11 +355,11 @@ class Engine:
         drawn = zip(fed.requests, sampled.ids, sampled.logprobs, sampled.top, fed.routings, strict=True)
         return [self._take(*row) for row in drawn]
 
-    def _groups(self, plan: Plan) -> list[Plan]:
+    def _groups(self, plan: Feeding) -> list[Feeding]:
         """The packed batches of one step: one per variant, or when deterministic one per sequence."""
         if self.deterministic:
             return [[entry] for entry in plan]
-        groups: dict[Variant, Plan] = {}
+        groups: dict[Variant, Feeding] = {}
         for entry in plan:
             groups.setdefault(entry[0].variant, []).append(entry)
         return list(groups.values())

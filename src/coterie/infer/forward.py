@@ -16,7 +16,7 @@ from coterie.nn.forward_context import ForwardContext
 from coterie.nn.recording import Recorder
 from coterie.nn.steering import make_steers
 
-Plan = list[tuple[Request, int]]  # requests and how many of their tokens to feed
+Feeding = list[tuple[Request, int]]  # requests and how many of their tokens to feed
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Fed:
 
 
 @torch.inference_mode()
-def feed(groups: Sequence[Plan], expert_counts: dict[int, Tensor] | None = None) -> Fed | None:
+def feed(groups: Sequence[Feeding], expert_counts: dict[int, Tensor] | None = None) -> Fed | None:
     """Feed each group of requests of one variant as one packed batch; caches and prompt scores are updated.
 
     `expert_counts`: layer -> (E,) int64, to which the chosen experts are added. Returns None when every
@@ -63,7 +63,7 @@ def feed(groups: Sequence[Plan], expert_counts: dict[int, Tensor] | None = None)
     return Fed(requests, torch.cat(parts) if len(parts) > 1 else parts[0], routings)
 
 
-def _hidden(variant: Variant, group: Plan, recorder: Recorder | None) -> Tensor:
+def _hidden(variant: Variant, group: Feeding, recorder: Recorder | None) -> Tensor:
     """(T, D): the next tokens of a group through the model, and into their caches."""
     device = variant.model.embed.weight.device
     ids: list[int] = []

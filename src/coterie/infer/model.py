@@ -136,7 +136,8 @@ class LanguageModel:
     ) -> list[Reply]:
         """Replies to many prompts at once, in their order; each is what it would be alone (up to rounding).
 
-        `max_batch`: sequences in one forward pass. Errors: as `generate`.
+        `max_batch`: sequences in one forward pass.
+        Errors: as `generate`.
         """
         if isinstance(prompts, str):
             raise CoterieError("prompts: give a list of prompts; for a single text use generate")

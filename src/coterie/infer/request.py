@@ -199,7 +199,8 @@ class Request:
 def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") -> None:
     """Check token ids: at least one, at most `most`, each from 0 to `vocab_size` - 1.
 
-    `why` is appended to the message about length. Errors: `CoterieError`, one line.
+    `why` is appended to the message about length.
+    Errors: `CoterieError`, one line.
     """
     if not ids:
         raise CoterieError("prompt: it is empty; give at least one token")

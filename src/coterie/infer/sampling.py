@@ -125,7 +125,8 @@ def sample(
     `allowed[i]`: bool (V,), the only tokens row i may draw.
 
     Log-probabilities are those of the model: log-softmax of the raw logits, before any penalty, temperature
-    or filter. Errors: `ConfigError` when the logits are not finite, or a penalty comes without histories.
+    or filter.
+    Errors: `ConfigError` when the logits are not finite, or a penalty comes without histories.
     """
     logprobs_BV = logits_BV.log_softmax(-1)
     scores_BV = _changed(logits_BV, params, steps, histories, allowed or [None] * len(params))
@@ -220,8 +221,10 @@ def _changed(
 
 
 def _penalise(scores_V: Tensor, p: SamplingParams, history: Sequence[int], step: int) -> None:
-    """In place: seen tokens divided by the repetition penalty when positive and multiplied by it when
-    negative; then the penalties on the reply's own tokens (the last `step` of the history), then the bias.
+    """Change the scores in place: repetition penalty, the penalties on the reply's own tokens, the bias.
+
+    A seen token's score is divided by the repetition penalty if positive, else multiplied by it. The reply's
+    own tokens are the last `step` of the history.
     """
     device = scores_V.device
     if p.repetition_penalty != 1:

@@ -21,8 +21,8 @@ def measure_decode(
 
     Returns medians over `repeats` runs (one more, unmeasured, comes first): `tokens_per_second` (of all
     sequences together), `ms_per_token` (of one step), and `spread` ((slowest - fastest) / median),
-    `cache_bytes` at the end. Errors: `CoterieError` when prompt and reply do not fit in the model's
-    positions.
+    `cache_bytes` at the end.
+    Errors: `CoterieError` when prompt and reply do not fit in the model's positions.
     """
     if num_tokens < 1 or batch < 1 or repeats < 1:
         raise ConfigError(

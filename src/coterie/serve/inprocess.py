@@ -35,7 +35,8 @@ def endpoint(
     """A client of the HTTP API for a model in this process; `close` ends its engine.
 
     Requests call the model `name`; error messages call it `label` (default: `name`). `settings`: fields of
-    `ServeSettings`. Errors: `ConfigError` for wrong settings.
+    `ServeSettings`.
+    Errors: `ConfigError` for wrong settings.
     """
     transport = _sync_transport(_service(model, name, settings, "endpoint"))
     return Endpoint(_ADDRESS, label=label or name, transport=transport)
@@ -45,7 +46,8 @@ def openai_client(model: LanguageModel, name: str = "model", **settings: Any) ->
     """An `openai.OpenAI` that talks to a model in this process; `close` ends its engine.
 
     Streams arrive piece by piece, and closing one cancels the reply. Requests call the model `name`;
-    `settings`: fields of `ServeSettings`. Errors: `ConfigError` without the `openai` package.
+    `settings`: fields of `ServeSettings`.
+    Errors: `ConfigError` without the `openai` package.
     """
     require_extra("openai", "openai_client needs the client", "openai")
     import httpx2

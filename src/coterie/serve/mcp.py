@@ -83,7 +83,8 @@ def ask(client: Endpoint, messages: list[dict[str, str]], settings: dict[str, An
 def score_text(model: LanguageModel, text: str) -> dict[str, Any]:
     """Tokens, their summed natural log-probability, and bits per byte of the text.
 
-    The first token counts only if the model puts a start token before texts. Errors: `CoterieError`.
+    The first token counts only if the model puts a start token before texts.
+    Errors: `CoterieError`.
     """
     ids = model.encode(text)
     logprob = float(model.logprobs(ids).double().sum())

@@ -234,7 +234,8 @@ def url_of(listener: socket.socket) -> str:
 def serve(service: Service, announce: Callable[[str], None] | None = None) -> int:
     """Serve until a signal or the engine's failure; return the exit code.
 
-    `announce(url)` is called once the socket listens. Errors: as `make_server`.
+    `announce(url)` is called once the socket listens.
+    Errors: as `make_server`.
     """
     server, listener = make_server(service)
     if announce is not None:

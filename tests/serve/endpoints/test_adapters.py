@@ -1,6 +1,4 @@
-"""Adapters and patches on one resident base: each reply is the adapted model's own, in one batch with the
-others.
-"""
+"""Adapters and patches on one resident base: replies in one batch equal those of each adapted model."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import json
 import openai
 import pytest
 
-from tests.serve.constraints.test_structured import ADD, CLOSES, NO_REASONING, OPENS, SCHEMA, Fox
+from tests.serve.constraints.test_grammar import ADD, CLOSES, NO_REASONING, OPENS, SCHEMA, Fox
 from tests.serve.support import ASK, call, tokenizer
 
 TOOL = {"type": "function", **ADD, "strict": True}

@@ -112,8 +112,8 @@ class Service:
     def add_adapter(self, name: str, path: str | Path) -> None:
         """Serve an adapter or expert patch next to the base.
 
-        Call it before the start, or on the engine's thread. Errors: `ConfigError` or `CheckpointError`, one
-        line.
+        Call it before the start, or on the engine's thread.
+        Errors: `ConfigError` or `CheckpointError`, one line.
         """
         if not re.fullmatch(r"[\w.-]{1,128}", name) or name in (self.name, *self.aliases):
             raise ConfigError(

@@ -13,7 +13,7 @@ from coterie.serve.constraints.thinking import ThinkingBudget
 from coterie.serve.core.engine_thread import Job
 from coterie.serve.core.service import Service
 from coterie.serve.endpoints.moe import options_of
-from coterie.serve.endpoints.protocol import ChatMessage, ChatRequest, NamedChoice, TextPart, choose_tokens
+from coterie.serve.endpoints.protocol import ChatMessage, ChatRequest, ContentPart, NamedChoice, choose_tokens
 from coterie.serve.errors import ApiError, invalid
 from coterie.text.chat import Message, conversation_ids
 from coterie.text.replies import ReplyParser
@@ -211,7 +211,7 @@ def _message(given: ChatMessage, index: int) -> Message:
         raise invalid(f"{pointer}: {error}", pointer) from None
 
 
-def _text(part: TextPart, pointer: str) -> str:
+def _text(part: ContentPart, pointer: str) -> str:
     if part.type == "refusal":
         raise invalid(f"{pointer}/type: refusals are not read back", f"{pointer}/type")
     return part.text

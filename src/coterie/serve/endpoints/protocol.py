@@ -113,7 +113,7 @@ class Generation(Body):
         )
 
 
-class TextPart(Body):
+class ContentPart(Body):
     """A part of a message's content."""
 
     type: Literal["text", "input_text", "output_text", "refusal"]
@@ -140,7 +140,7 @@ class ChatMessage(Body):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | list[TextPart] | None = None
+    content: Text | list[ContentPart] | None = None
     name: Name | None = None
     reasoning_content: Text | None = None
     reasoning: Text | None = None

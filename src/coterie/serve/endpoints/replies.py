@@ -78,7 +78,8 @@ async def counted_events(service: Service, call: Call, usage: Usage) -> AsyncGen
     """The events of a call as they come, recorded in the metrics and counted in `usage`.
 
     An empty list means that `settings.ping` seconds passed without an event: the moment for a keep-alive
-    comment. Close the generator to cancel the call. Errors: as `Call.batches`.
+    comment. Close the generator to cancel the call.
+    Errors: as `Call.batches`.
     """
     timer = Timer(service)
     async with aclosing(call.batches(service.settings.ping, service.deadline())) as batches:

@@ -1,1 +1,1 @@
-"""HTTP: the application, its middleware, and strict JSON."""
+"""HTTP mechanics: bodies and answers, strict JSON, and the middleware."""

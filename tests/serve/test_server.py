@@ -1,4 +1,4 @@
-"""Clients that vanish, crowd, dawdle; an engine that dies; a server that is told to stop."""
+"""Clients that disconnect, come in crowds or are slow; an engine that fails; a server that is stopped."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ def test_signals(drain, signals, code):
 
 def test_a_mixed_batch_is_each_request_alone():
     """Text, JSON, tools, log-probabilities and expert control side by side, in deterministic mode."""
-    from tests.serve.constraints.test_structured import NO_REASONING, SCHEMA, TOOLS, response_format
+    from tests.serve.constraints.test_grammar import NO_REASONING, SCHEMA, TOOLS, response_format
 
     base = {"model": "tiny", "messages": ASK, "logit_bias": NO_REASONING, "max_tokens": 48}
     bodies = []

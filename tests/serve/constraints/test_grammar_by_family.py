@@ -1,6 +1,4 @@
-"""Calls that must be made, in the form of every family: whatever tokens a model draws, what it wrote is read
-back.
-"""
+"""Required calls in the format of every family: whatever tokens a model draws, the call can be parsed."""
 
 from __future__ import annotations
 
@@ -66,9 +64,7 @@ def grammars(name: str, single: bool) -> Grammars:
 
 
 def write(kept: GrammarFilter, words: Tokenizer, seed: int, urge: str = "") -> str:
-    """Draw at random, tokens of marks more often, until the reply ends; `urge` is written first, where it is
-    free.
-    """
+    """Draw at random, mark tokens more often, until the reply ends; `urge` is written first if allowed."""
     rng, decoder, text = random.Random(seed), StreamDecoder(words), ""
     wanted = words.encode(urge, allow_special=True) if urge else []
     marks = set(words.added_tokens.values())
@@ -162,7 +158,7 @@ def test_a_budget_ends_reasoning_in_every_form(name: str, single: bool) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_grammar_is_the_form_of_the_shipped_template(name: str) -> None:
-    """What a template shows for a call is what a reply is kept to."""
+    """The grammar accepts exactly what the template shows for a call."""
     words = tokenizer(name, True)
     calls = (ToolCall("add", {"a": 7, "how": "fast"}), ToolCall("now", {}))
     form = format_of(words.chat_template)
@@ -228,7 +224,7 @@ CALLS = {  # of a tool that binds, wherever harmony lets the receiver stand
 
 @pytest.mark.parametrize("begin", CALLS.values(), ids=CALLS)
 def test_harmony_cannot_call_around_a_strict_tool(begin: str) -> None:
-    """What is read as a call is either kept to its schema or cannot be written."""
+    """Text that would be parsed as a call either satisfies its schema or cannot be written."""
     words = tokenizer("gpt_oss", True)
     kept = grammars("gpt_oss", True).of_strict_calls([ADD, {"name": "now"}], False)
     wrong = begin + '{"b": "no"}'

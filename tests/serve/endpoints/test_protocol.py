@@ -1,4 +1,4 @@
-"""What clients get wrong, by accident or on purpose: one envelope, quickly, and nothing runs."""
+"""Wrong requests, accidental or malicious: one error envelope, quickly, and nothing runs."""
 
 from __future__ import annotations
 

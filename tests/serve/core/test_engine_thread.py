@@ -1,6 +1,4 @@
-"""Moments between two states: work on its way to an engine that ends, answers that nobody reads, clients that
-go.
-"""
+"""Races at the ends: work submitted to an ending engine, unread answers, clients that disconnect."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from coterie.serve.core.engine_thread import Job
 from coterie.serve.errors import ApiError
 from coterie.serve.http import wire
 from tests.serve.support import call, eventually, language_model, service, serving
-from tests.serve.test_load import CHAT, LONG, idle, open_request, slowed
+from tests.serve.test_server import CHAT, LONG, idle, open_request, slowed
 
 EMBED = {"model": "tiny", "input": ["Once", "upon"]}
 
@@ -157,9 +155,7 @@ def connections(server) -> int:
 
 
 def test_a_stream_that_nobody_reads_from_its_first_event_on_is_cancelled_and_hung_up_on(monkeypatch):
-    """The first event repeats the request's tools: it alone is more than a reader that reads nothing lets
-    through.
-    """
+    """The first event repeats the request's tools, which alone exceed the send buffer of an idle client."""
     monkeypatch.setattr(wire, "SEND_IDLE", 0.3)
     with serving(language_model(max_positions=60_000), prefix_cache_mb=0) as server:
         tool = {"type": "function", "description": "x" * 9000, "parameters": {"type": "object"}}

@@ -1,4 +1,4 @@
-"""The real `openai` client, against the model asked directly."""
+"""The application through the real `openai` client: answers equal those of the model called directly."""
 
 from __future__ import annotations
 

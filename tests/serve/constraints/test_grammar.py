@@ -1,6 +1,4 @@
-"""A random model must write what the schema asks for; what cannot be kept to is refused before anything
-runs.
-"""
+"""A random model must satisfy the schema; a schema that cannot be enforced is refused before it runs."""
 
 from __future__ import annotations
 
@@ -146,9 +144,7 @@ def test_grammar_waits_for_the_end_of_reasoning(client):
 
 @pytest.mark.parametrize("budget", [0, 1, 9])
 def test_a_budget_ends_reasoning_that_would_not_end(client, budget):
-    """The model opens reasoning and never closes it; the answer is whole all the same, with and without a
-    grammar.
-    """
+    """The model opens reasoning and never closes it; the answer is complete, with or without a grammar."""
     given = {"model": "tiny", "messages": ASK, "seed": 0, "max_tokens": 120,
              "logit_bias": {OPENS: 60, CLOSES: -100}}  # fmt: skip
     endless = client.chat.completions.create(**given, response_format=response_format(SCHEMA)).choices[0]
