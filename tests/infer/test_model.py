@@ -159,12 +159,12 @@ def test_bfloat16(model: LanguageModel, tmp_path: Path) -> None:
 def test_speed_counts_tokens_and_respects_the_room() -> None:
     model = tiny_model("sliding")
     result = measure_decode(model, [1] * 30, num_tokens=20, batch=3, repeats=2)
-    assert result["tokens_per_second"] == pytest.approx(3 * 1000 / result["ms_per_token"])
+    assert result.tokens_per_second == pytest.approx(3 * 1000 / result.ms_per_token)
     # layer 0 keeps 6 + 1 positions in 64 rows (reading the prompt needed 30), layer 1 keeps 50: two buffers
     # of 64 rows of 2 heads of 8 floats, in 3 sequences
-    assert result["cache_bytes"] == 3 * 2 * 2 * 64 * 2 * 8 * 4
+    assert result.cache_bytes == 3 * 2 * 2 * 64 * 2 * 8 * 4
     prefill = measure_prefill(model, [1] * 30, repeats=2)
-    assert prefill["tokens_per_second"] == pytest.approx(30 / (prefill["ms"] / 1000))
+    assert prefill.tokens_per_second == pytest.approx(30 / (prefill.ms / 1000))
     with pytest.raises(ConfigError, match="has room for 64"):
         measure_decode(model, [1] * 30, num_tokens=65)
     with pytest.raises(CoterieError, match="it is empty"):

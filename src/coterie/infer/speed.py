@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -14,14 +15,35 @@ from coterie.infer.sampling import SamplingParams
 from coterie.nn.transformer import Transformer
 
 
+@dataclass(frozen=True)
+class DecodeSpeed:
+    """Medians over repeats of decoding.
+
+    `tokens_per_second`: of all sequences together. `ms_per_token`: of one step. `spread`: (slowest - fastest)
+    / median. `cache_bytes`: of all key/value caches at the end.
+    """
+
+    tokens_per_second: float
+    ms_per_token: float
+    spread: float
+    cache_bytes: int
+
+
+@dataclass(frozen=True)
+class PrefillSpeed:
+    """Medians over repeats of reading a prompt; `spread` is (slowest - fastest) / median."""
+
+    tokens_per_second: float
+    ms: float
+    spread: float
+
+
 def measure_decode(
     model: Transformer, prompt_ids: Sequence[int], num_tokens: int = 64, batch: int = 1, repeats: int = 3
-) -> dict[str, float]:
+) -> DecodeSpeed:
     """Greedy decoding after the prompt has been read, `batch` copies of it at once.
 
-    Returns medians over `repeats` runs (one more, unmeasured, comes first): `tokens_per_second` (of all
-    sequences together), `ms_per_token` (of one step), and `spread` ((slowest - fastest) / median),
-    `cache_bytes` at the end.
+    The medians are over `repeats` runs after an unmeasured one.
     Errors: `CoterieError` when prompt and reply do not fit in the model's positions.
     """
     if num_tokens < 1 or batch < 1 or repeats < 1:
@@ -51,18 +73,14 @@ def measure_decode(
         seconds.append(time.perf_counter() - start)
         cache_bytes = engine.cache_bytes
     median = statistics.median(seconds[1:])
-    return {
-        "tokens_per_second": batch * num_tokens / median,
-        "ms_per_token": 1000 * median / num_tokens,
-        "spread": (max(seconds[1:]) - min(seconds[1:])) / median,
-        "cache_bytes": float(cache_bytes),
-    }
+    spread = (max(seconds[1:]) - min(seconds[1:])) / median
+    return DecodeSpeed(batch * num_tokens / median, 1000 * median / num_tokens, spread, cache_bytes)
 
 
-def measure_prefill(model: Transformer, prompt_ids: Sequence[int], repeats: int = 3) -> dict[str, float]:
+def measure_prefill(model: Transformer, prompt_ids: Sequence[int], repeats: int = 3) -> PrefillSpeed:
     """Time to read a prompt and draw the first token.
 
-    Returns medians over `repeats` runs after an unmeasured one: `tokens_per_second`, `ms` and `spread`.
+    The medians are over `repeats` runs after an unmeasured one. Errors: `CoterieError` for a wrong prompt.
     """
     if repeats < 1:
         raise ConfigError(f"speed: repeats {repeats} must be at least 1")
@@ -76,11 +94,8 @@ def measure_prefill(model: Transformer, prompt_ids: Sequence[int], repeats: int 
         _wait(model)
         seconds.append(time.perf_counter() - start)
     median = statistics.median(seconds[1:])
-    return {
-        "tokens_per_second": len(prompt_ids) / median,
-        "ms": 1000 * median,
-        "spread": (max(seconds[1:]) - min(seconds[1:])) / median,
-    }
+    spread = (max(seconds[1:]) - min(seconds[1:])) / median
+    return PrefillSpeed(len(prompt_ids) / median, 1000 * median, spread)
 
 
 def _wait(model: Transformer) -> None:

@@ -94,8 +94,8 @@ def _speed(model: LanguageModel, documents: Sequence[HeldoutDocument]) -> dict[s
     """Reading and writing one sequence, on the longest held-out document's beginning."""
     ids = max(documents, key=lambda d: len(d.ids)).ids[:SPEED_PROMPT].tolist()
     return {
-        "prefill_tokens_per_second": measure_prefill(model.model, ids)["tokens_per_second"],
-        "decode_tokens_per_second": measure_decode(model.model, ids, SPEED_TOKENS)["tokens_per_second"],
+        "prefill_tokens_per_second": measure_prefill(model.model, ids).tokens_per_second,
+        "decode_tokens_per_second": measure_decode(model.model, ids, SPEED_TOKENS).tokens_per_second,
     }
 
 
