@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,9 +58,10 @@ def measure_decode(
             f"speed: {num_tokens} tokens after this prompt do not fit; the model has room for {room}"
         )
     params = SamplingParams(temperature=0, max_tokens=num_tokens + 2, stop_ids=())
-    seconds: list[float] = []
     cache_bytes = 0
-    for _ in range(repeats + 1):
+
+    def run() -> float:
+        nonlocal cache_bytes
         engine = Engine(model, max_batch=batch, prefill_chunk=batch * max(1, len(prompt_ids)))
         for _ in range(batch):
             engine.add(prompt_ids, params)
@@ -70,10 +71,11 @@ def measure_decode(
         for _ in range(num_tokens):
             engine.step()
         _wait(model)
-        seconds.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
         cache_bytes = engine.cache_bytes
-    median = statistics.median(seconds[1:])
-    spread = (max(seconds[1:]) - min(seconds[1:])) / median
+        return seconds
+
+    median, spread = _repeated(run, repeats)
     return DecodeSpeed(batch * num_tokens / median, 1000 * median / num_tokens, spread, cache_bytes)
 
 
@@ -85,17 +87,24 @@ def measure_prefill(model: Transformer, prompt_ids: Sequence[int], repeats: int 
     if repeats < 1:
         raise ConfigError(f"speed: repeats {repeats} must be at least 1")
     params = SamplingParams(temperature=0, max_tokens=1, stop_ids=())
-    seconds: list[float] = []
-    for _ in range(repeats + 1):
+
+    def run() -> float:
         engine = Engine(model)
         _wait(model)
         start = time.perf_counter()
         engine.generate([prompt_ids], params)
         _wait(model)
-        seconds.append(time.perf_counter() - start)
-    median = statistics.median(seconds[1:])
-    spread = (max(seconds[1:]) - min(seconds[1:])) / median
+        return time.perf_counter() - start
+
+    median, spread = _repeated(run, repeats)
     return PrefillSpeed(len(prompt_ids) / median, 1000 * median, spread)
+
+
+def _repeated(run: Callable[[], float], repeats: int) -> tuple[float, float]:
+    """Median seconds and spread of `repeats` runs after an unmeasured one."""
+    seconds = [run() for _ in range(repeats + 1)][1:]
+    median = statistics.median(seconds)
+    return median, (max(seconds) - min(seconds)) / median
 
 
 def _wait(model: Transformer) -> None:

@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from coterie.serve.endpoints.conversation import Conversation, prepare
 from coterie.serve.endpoints.protocol import ChatRequest
-from coterie.serve.endpoints.received import receive
+from coterie.serve.endpoints.received import receive, respond
 from coterie.serve.endpoints.replies import ChoiceStep, Replies, call_object
-from coterie.serve.http.wire import DONE, EventStream, JsonAnswer, encode, unless_gone
+from coterie.serve.http.wire import DONE, encode
 
 
 async def chat_completions(request: Request) -> Response:
@@ -25,19 +25,22 @@ async def chat_completions(request: Request) -> Response:
     service, body = received.service, received.body
     talk = await asyncio.to_thread(prepare, service, body, received.variant)
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
-    headers = received.headers(talk.ignored)
     head = {
         "id": "chatcmpl-" + secrets.token_hex(12),
         "created": int(time.time()),
         "model": body.model,
         "system_fingerprint": received.fingerprint,
     }
-    if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        events = _stream(replies, head, usage, bool(body.return_token_ids))
-        return EventStream(events, headers, service.explain, replies.call.cancel)
-    answer = await unless_gone(request, _whole(replies, head, bool(body.return_token_ids)))
-    return JsonAnswer(answer, headers=headers)
+    usage = body.stream_options is not None and body.stream_options.include_usage
+    with_ids = bool(body.return_token_ids)
+    return await respond(
+        request,
+        service,
+        replies.call,
+        received.headers(talk.ignored),
+        (lambda: _stream(replies, head, usage, with_ids)) if body.stream else None,
+        lambda: _whole(replies, head, with_ids),
+    )
 
 
 async def _stream(

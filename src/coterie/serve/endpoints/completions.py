@@ -19,10 +19,10 @@ from coterie.serve.core.engine_thread import Call, Job
 from coterie.serve.core.service import Service
 from coterie.serve.endpoints.moe import options_of, routing_of
 from coterie.serve.endpoints.protocol import CompletionRequest, choose_tokens
-from coterie.serve.endpoints.received import receive
+from coterie.serve.endpoints.received import receive, respond
 from coterie.serve.endpoints.replies import Usage, counted_events, finite
 from coterie.serve.errors import ApiError, invalid
-from coterie.serve.http.wire import DONE, EventStream, JsonAnswer, encode, unless_gone
+from coterie.serve.http.wire import DONE, encode
 from coterie.text.tokenizer import Tokenizer
 
 MAX_PROMPTS = 1024
@@ -43,10 +43,9 @@ async def completions(request: Request) -> Response:
         "system_fingerprint": received.fingerprint,
     }
     run = Completions(service, body, texts, call, head)
-    headers = received.headers()
-    if body.stream:
-        return EventStream(run.stream(), headers, service.explain, call.cancel)
-    return JsonAnswer(await unless_gone(request, run.whole()), headers=headers)
+    return await respond(
+        request, service, call, received.headers(), run.stream if body.stream else None, run.whole
+    )
 
 
 @dataclass

@@ -55,7 +55,7 @@ async def embeddings(request: Request) -> Response:
         ]
 
     data = []
-    for index, vector in enumerate(await unless_gone(request, work())):
+    for index, vector in enumerate(await unless_gone(request.receive, work())):
         if body.dimensions is not None:
             vector = torch.nn.functional.normalize(vector[: body.dimensions], dim=0)
         if body.encoding_format == "base64":

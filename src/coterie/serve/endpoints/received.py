@@ -1,16 +1,18 @@
-"""The one way from an HTTP request to a validated body and the model variant that it names."""
+"""From an HTTP request to a validated body and the model variant that it names, and back to an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.requests import Request
+from starlette.responses import Response
 
+from coterie.serve.core.engine_thread import Call
 from coterie.serve.core.service import Service
 from coterie.serve.endpoints.protocol import Body, read
-from coterie.serve.http.wire import read_object
+from coterie.serve.http.wire import EventStream, JsonAnswer, read_object, unless_gone
 
 B = TypeVar("B", bound=Body)
 
@@ -48,3 +50,20 @@ async def receive(request: Request, kind: type[B]) -> Received[B]:
     body, ignored = read(kind, await read_object(request, service.settings.max_body))
     name: str | None = getattr(body, "model", None)
     return Received(service, body, "" if name is None else service.resolve(name), tuple(ignored))
+
+
+async def respond(
+    request: Request,
+    service: Service,
+    call: Call,
+    headers: dict[str, str],
+    stream: Callable[[], AsyncGenerator[bytes, None]] | None,
+    whole: Callable[[], Awaitable[Any]],
+) -> Response:
+    """The answer to a generating request: a stream of events, or without `stream` the whole as JSON.
+
+    The call is cancelled when the client disconnects. Errors: any exception of `whole`; `Disconnected`.
+    """
+    if stream is not None:
+        return EventStream(stream(), headers, service.explain, call.cancel)
+    return JsonAnswer(await unless_gone(request.receive, whole()), headers=headers)

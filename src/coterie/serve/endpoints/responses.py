@@ -25,11 +25,11 @@ from coterie.serve.endpoints.protocol import (
     Text,
     read,
 )
-from coterie.serve.endpoints.received import receive
+from coterie.serve.endpoints.received import receive, respond
 from coterie.serve.endpoints.replies import Replies
 from coterie.serve.endpoints.response_items import Output, ResponseEvent, messages_of
 from coterie.serve.errors import ApiError, unsupported
-from coterie.serve.http.wire import EventStream, JsonAnswer, encode, unless_gone
+from coterie.serve.http.wire import encode
 
 
 class TextFormat(Body):
@@ -92,9 +92,8 @@ async def responses(request: Request) -> Response:
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
     run = _Run(replies, body)
     headers = received.headers([*more, *talk.ignored])
-    if body.stream:
-        return EventStream(run.stream(), headers, service.explain, replies.call.cancel)
-    return JsonAnswer(await unless_gone(request, run.whole()), headers=headers)
+    stream = run.stream if body.stream else None
+    return await respond(request, service, replies.call, headers, stream, run.whole)
 
 
 def as_chat(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:

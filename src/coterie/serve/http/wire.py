@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -100,10 +101,13 @@ async def until_gone(receive: Receive) -> None:
         pass
 
 
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client disconnects. Errors: `Disconnected`."""
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client disconnects.
+
+    Errors: any exception of `work`; `Disconnected`.
+    """
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(until_gone(request.receive))
+    gone = asyncio.ensure_future(until_gone(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -145,20 +149,12 @@ class EventStream(Response):
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-            await self._write_unless_gone(receive, send)
+            # A failure to write has no receiver; errors of the events are sent by `_write`.
+            with contextlib.suppress(Exception):
+                await unless_gone(receive, self._write(send))
         finally:
             self._leave()
             await self._events.aclose()
-
-    async def _write_unless_gone(self, receive: Receive, send: Send) -> None:
-        writer = asyncio.ensure_future(self._write(send))
-        gone = asyncio.ensure_future(until_gone(receive))
-        try:
-            await asyncio.wait({writer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (writer, gone):
-                task.cancel()
-            await asyncio.gather(writer, gone, return_exceptions=True)
 
     async def _write(self, send: Send) -> None:
         async def put(body: bytes, more: bool = True) -> None:
