@@ -220,20 +220,20 @@ def test_the_rest_of_a_body_that_is_answered_already_must_come_in_time():
 )
 def test_a_long_text_that_is_being_split_into_tokens_holds_up_nobody(monkeypatch, path, body):
     with serving() as server:
-        encode, met, go, over = (
-            server.service.tokenizer.encode,
-            threading.Event(),
-            threading.Event(),
-            threading.Event(),
-        )
+        met, go, over = threading.Event(), threading.Event(), threading.Event()
 
-        def slow(*given, **named):
-            met.set()
-            go.wait(10)
-            over.set()
-            return encode(*given, **named)
+        def slowed_down(encode):
+            def slow(*given, **named):
+                met.set()
+                go.wait(10)
+                over.set()
+                return encode(*given, **named)
 
-        monkeypatch.setattr(server.service.tokenizer, "encode", slow)
+            return slow
+
+        tokenizer = server.service.tokenizer
+        for name in ("encode", "encode_batch"):
+            monkeypatch.setattr(tokenizer, name, slowed_down(getattr(tokenizer, name)))
         long = open_request(server.url, body, path)
         assert met.wait(10)
         assert call(server.url, "GET", "/health")[0] == 200 and not over.is_set()
