@@ -3,9 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.nn import sdpa
 from coterie.nn.forward_context import ForwardContext
-from coterie.nn.kernels import choose
+from coterie.nn.kernels import causal_blocks, choose
 from coterie.nn.sdpa import attend, attend_cached
 
 MASKS = st.one_of(
@@ -175,9 +174,9 @@ def test_blocks_equal_one_softmax(lengths, heads, block, num_bytes, keep, seed):
     with pytest.MonkeyPatch.context() as patch:
         # Short segments too: in float32 the arithmetic of blocks can be compared closely.
         patch.setattr(choose, "attends_by_blocks", lambda q: True)
-        patch.setattr(sdpa, "BLOCK_QUERIES", block)
-        patch.setattr(sdpa, "BLOCK_BYTES", num_bytes)
-        patch.setattr(sdpa, "KEEP_BYTES", keep)
+        patch.setattr(causal_blocks, "BLOCK_QUERIES", block)
+        patch.setattr(causal_blocks, "BLOCK_BYTES", num_bytes)
+        patch.setattr(causal_blocks, "KEEP_BYTES", keep)
         y = attend(*leaves, context, "causal", None, 0.35)
     exact = dense_reference(*leaves, context, "causal", None, 0.35)
     ours = [y, *torch.autograd.grad(y, leaves, upstream)]

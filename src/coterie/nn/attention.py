@@ -20,22 +20,27 @@ from coterie.nn.sdpa import attend, attend_cached
 from coterie.nn.sinks import attend_kept_with_sinks, attend_with_sinks
 
 
-class LayerCache(Protocol):
-    """What attention asks of a key/value cache for one layer of one sequence."""
+class KeyValues(Protocol):
+    """The keys and values that attention keeps for one layer of one sequence."""
 
     def append(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Add new keys and values; all kept ones (S, G, D), new ones last, and the position of the first kept
-        key.
+        """Add new keys and values; returns all kept ones (S, G, D) and the first one's position.
+
+        Kept keys have consecutive positions, the new ones last.
         """
         ...
 
 
-class SequenceCache(Protocol):
-    """One sequence's cache: one `LayerCache` per layer; `advance` is called once per forward pass."""
+class KeyValueCache(Protocol):
+    """The keys and values of one sequence in all layers; `infer.cache` implements it."""
 
-    def layer(self, index: int) -> LayerCache: ...
+    def layer(self, index: int) -> KeyValues:
+        """Those of one layer."""
+        ...
 
-    def advance(self, num_tokens: int) -> None: ...
+    def advance(self, num_tokens: int) -> None:
+        """Called once per forward pass, after all layers have added their new tokens."""
+        ...
 
 
 class Attention(nn.Module):
@@ -60,9 +65,10 @@ class Attention(nn.Module):
         self,
         x_TD: Tensor,
         context: ForwardContext,
-        caches: Sequence[SequenceCache] | None = None,
+        caches: Sequence[KeyValueCache] | None = None,
         layer: int = 0,
     ) -> Tensor:
+        """(T, width). `caches`: one per segment of `context`, or None to attend within the segments."""
         q_THD, k_TGD, v_TGD = self._project(x_TD, context)
         config = self.config
         scale = config.head_dim**-0.5

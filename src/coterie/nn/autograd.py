@@ -1,4 +1,4 @@
-"""Own autograd functions, without their cost where no gradient is wanted."""
+"""Autograd functions that cost nothing extra where no gradient is wanted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class _NoContext:
-    """Takes what `forward` wants to keep, and keeps nothing."""
+    """Stands in for the autograd context: accepts everything that `forward` saves and drops it."""
 
     def save_for_backward(self, *tensors: Any) -> None:
         pass
@@ -23,7 +23,7 @@ _NO_CONTEXT = _NoContext()
 class GradFunction(torch.autograd.Function):
     """An autograd function called by `call`: while gradients are off its `forward` is called directly.
 
-    The way through `apply` costs about 10 us, which is much beside the work of one decoded token.
+    `apply` costs about 10 us per call, a large share of the time of one decoded token.
     """
 
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from coterie.config.model import BlockConfig, MLAConfig, MoEConfig
-from coterie.nn.attention import Attention, SequenceCache
+from coterie.nn.attention import Attention, KeyValueCache
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
@@ -33,14 +33,14 @@ class Block(nn.Module):
         self,
         h_TD: Tensor,
         context: ForwardContext,
-        caches: Sequence[SequenceCache] | None,
+        caches: Sequence[KeyValueCache] | None,
         layer: int,
     ) -> Tensor:
         """`h_TD` (T, D) after this block; `layer` is its index, by which caches, steers and records go."""
         h_TD = h_TD + self.attention(self.attention_norm(h_TD), context, caches, layer)
         x_TD = self.ffn_norm(h_TD)
-        moe = self.moe
-        return h_TD + (self.ffn(x_TD) if moe is None else moe(x_TD, context, layer))
+        ffn = self.ffn
+        return h_TD + (ffn(x_TD, context, layer) if isinstance(ffn, MoE) else ffn(x_TD))
 
     @property
     def moe(self) -> MoE | None:

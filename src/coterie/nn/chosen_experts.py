@@ -1,6 +1,6 @@
-"""Training in full of chosen experts alone: their weights are parameters of their own beside the frozen ones.
+"""Full training of chosen experts: their weights become separate parameters and all others stay frozen.
 
-R routed rows sorted by expert, E experts, S chosen ones of them, I input features, O output features.
+E experts, S of them chosen, I input features, O output features.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from coterie.nn.kernels.weights import ExpertWeights
 
 
 class SubsetExpertLinear(ExpertLinear):
-    """An `ExpertLinear` of which only the experts in `chosen` are trained; it takes over `base`'s weight and
-    bias.
+    """An `ExpertLinear` that trains only the experts in `chosen`; it takes over `base`'s weight and bias.
 
-    `subset_weight (S, O, I)` and `subset_bias (S, O)` begin as copies of the chosen slices and stand in for
-    them; the whole weight stays frozen, so that gradients and the optimiser's state exist for S experts only.
+    `subset_weight` (S, O, I) and `subset_bias` (S, O) start as copies of the chosen slices and replace them
+    in every product. The whole weight stays frozen, so that gradients and optimiser state exist for S experts
+    only.
     """
 
     def __init__(self, base: ExpertLinear, chosen: Sequence[int]) -> None:
@@ -40,10 +40,11 @@ class SubsetExpertLinear(ExpertLinear):
     chosen_S: Tensor
 
     def effective_weight(self) -> Tensor:
-        """The `(E, O, I)` weight the forward pass is equal to; a copy of the whole."""
+        """The (E, O, I) weight that the forward pass is equal to: a copy of the whole."""
         return self.weight.index_copy(0, self.chosen_S, self.subset_weight)
 
     def weights(self, dtype: torch.dtype) -> ExpertWeights:
+        """The frozen weight, and the trained slices in its place."""
         bias_EO: Tensor | None = self.bias
         if self.bias is not None and self.subset_bias is not None:
             bias_EO = self.bias.index_copy(0, self.chosen_S, self.subset_bias)

@@ -1,9 +1,8 @@
-"""Gradients for a router from the experts that it did not choose (DenseMixer's idea: forward sparse, backward
-dense).
+"""Gradients for a router from the experts that it did not choose (the idea of DenseMixer).
 
-Only chosen experts are run in the forward pass, and a router hears nothing of what the others would have
-said. Here the backward pass runs them too, without training them: each weight that was not given gets the
-gradient it would have had.
+The forward pass runs chosen experts only, so that a router learns nothing about the others. Here the backward
+pass runs those too, without training them, and gives each of their routing weights the gradient that it would
+have had.
 
 T tokens, D width, E experts, K chosen experts per token, N tokens that did not choose one expert.
 """
@@ -23,8 +22,9 @@ from coterie.nn.router import Routing
 
 
 def dense_weights(routing: Routing, config: RouterConfig) -> Tensor:
-    """`(T, E)`: the weight that each expert would have beside the chosen ones; theirs are
-    `routing.weights_TK`.
+    """(T, E): the weight that each expert would have had next to the chosen ones.
+
+    Those of the chosen ones themselves are `routing.weights_TK`.
     """
     weights_TE = routing.scores_TE
     if config.renormalize or (config.score_after_topk and config.score == "softmax"):
@@ -35,8 +35,7 @@ def dense_weights(routing: Routing, config: RouterConfig) -> Tensor:
 def with_dense_gradient(
     y_TD: Tensor, x_TD: Tensor, routing: Routing, experts: RoutedExperts, config: RouterConfig
 ) -> Tensor:
-    """`y_TD` as it is; in the backward pass the experts of `routing` that were not chosen add to the router's
-    gradient.
+    """`y_TD` unchanged; in the backward pass experts not chosen in `routing` add to the router's gradient.
 
     `experts.mix(x_TD, routing)` has made `y_TD`, weighted on the output (`apply_to` output).
     """
@@ -69,11 +68,12 @@ class _Unchosen(GradFunction):
             tokens_N = unchosen_TE[:, expert].nonzero().squeeze(1)
             if not tokens_N.numel():
                 continue
+            # Through `mix`, because only the dispatcher knows which process holds the expert.
             alone = Routing(
                 torch.full_like(tokens_N[:, None], expert),
                 torch.ones_like(tokens_N[:, None], dtype=torch.float32),
                 grad_weights_TE[tokens_N],
             )
-            said_ND = ctx.experts.mix(x_TD[tokens_N], alone)
-            grad_weights_TE[tokens_N, expert] = (said_ND * grad_TD[tokens_N]).sum(-1).float()
+            other_ND = ctx.experts.mix(x_TD[tokens_N], alone)
+            grad_weights_TE[tokens_N, expert] = (other_ND * grad_TD[tokens_N]).sum(-1).float()
         return grad_TD, grad_weights_TE, None, None, None

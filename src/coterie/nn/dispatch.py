@@ -29,8 +29,10 @@ class Plan(Protocol):
 
 
 class Dispatcher(Protocol):
-    """Moves tokens to their experts and back. `dispatch` and `combine` are differentiable; the other methods
-    are their pieces without autograd, for products that write their own backward pass.
+    """Moves tokens to their experts and back.
+
+    `dispatch` and `combine` are differentiable. The other methods are their pieces without autograd, for
+    products that write their own backward pass.
     """
 
     def plan(self, ids_TK: Tensor, num_experts: int) -> Any:
@@ -89,23 +91,29 @@ class LocalDispatcher:
         return _sort(ids_TK, num_experts)
 
     def dispatch(self, x_TD: Tensor, weights_TK: Tensor | None, plan: LocalPlan) -> Tensor:
+        """(R, D): rows sorted by expert, weighted where `weights_TK` is given; padding rows are zero."""
         rows_RD: Tensor = _Dispatch.call(x_TD, weights_TK, plan)
         return rows_RD
 
     def combine(self, y_RD: Tensor, weights_TK: Tensor | None, plan: LocalPlan) -> Tensor:
+        """(T, D): the weighted sum over each token's rows."""
         combined_TD: Tensor = _Combine.call(y_RD, weights_TK, plan)
         return combined_TD
 
     def gather(self, x_TD: Tensor, plan: LocalPlan) -> Tensor:
+        """(R, D): each row's token, not differentiable."""
         return _gather(x_TD, plan)
 
     def gather_sum(self, y_RD: Tensor, weights_TK: Tensor | None, plan: LocalPlan) -> Tensor:
+        """(T, D): as `combine`, not differentiable."""
         return _gather_sum(y_RD, weights_TK, plan)
 
     def per_row(self, values_TK: Tensor, plan: LocalPlan) -> Tensor:
+        """(R,): the value of each row's (token, choice); padding rows get that of slot 0."""
         return values_TK.reshape(-1).index_select(0, plan.slot_R)
 
     def per_choice(self, values_R: Tensor, plan: LocalPlan) -> Tensor:
+        """(T, K): the value of each choice's row."""
         return values_R.index_select(0, plan.row_TK.reshape(-1)).view_as(plan.row_TK)
 
 

@@ -54,7 +54,7 @@ class ExpertLinear(nn.Module):
 
 
 class RoutedExperts(nn.Module):
-    """E feed-forwards `down(activate(gate_up(x)))`; what they compute between the products is `activate`.
+    """E feed-forwards `down(activate(gate_up(x)))`; subclasses define `activate`.
 
     `mix` is the one place where a mixture's products are chosen. The dispatcher is a plain attribute, so that
     experts spread over processes bring their own.
@@ -110,6 +110,7 @@ class Experts(RoutedExperts):
     is_swiglu = True
 
     def activate(self, gate_up_RO: Tensor) -> Tensor:
+        """`silu(gate) * up`."""
         gate_RF, up_RF = gate_up_RO.chunk(2, dim=-1)
         return swiglu(gate_RF, up_RF)
 
@@ -134,6 +135,7 @@ class ClampedExperts(RoutedExperts):
         self.config = config
 
     def activate(self, gate_up_RO: Tensor) -> Tensor:
+        """`(up + 1) * gate * sigmoid(alpha * gate)` of the clamped halves."""
         gate_RF, up_RF = gate_up_RO.unflatten(-1, (-1, 2)).unbind(-1)
         limit = self.config.limit
         gate_RF, up_RF = gate_RF.clamp(max=limit), up_RF.clamp(-limit, limit)

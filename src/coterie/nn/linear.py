@@ -61,8 +61,9 @@ def linear(x_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def drawn(*shape: int) -> nn.Parameter:
-    """A parameter of normal(0, 0.02) numbers. On the meta device nothing is drawn: that would import the
-    compiler.
+    """A parameter of normal(0, 0.02) numbers.
+
+    On the meta device nothing is drawn, because that would import the compiler.
     """
     parameter = nn.Parameter(torch.empty(*shape))
     if not parameter.is_meta:
@@ -90,10 +91,11 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
 
     def effective_weight(self) -> Tensor:
-        """The `(out, in)` weight the forward pass is equal to; adapted and quantised forms override it."""
+        """The (out, in) weight that the forward pass is equal to; adapted and quantised forms override it."""
         return self.weight
 
     def forward(self, x_TI: Tensor) -> Tensor:
+        """(T, out), in the input's dtype."""
         return linear(x_TI, self.weight, self.bias)
 
     def extra_repr(self) -> str:

@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 from coterie.nn.kernels import choose
 from coterie.nn.kernels.dense import product
 
-# Probabilities kept for the backward pass; tokens beyond this are computed again (a fourth product instead of
-# three).
+# Probabilities kept for the backward pass. Tokens beyond this are computed again, which costs a fourth
+# product next to the usual three.
 KEEP_BYTES = 64 << 20
 
 
@@ -37,8 +37,9 @@ def token_logprobs(
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """With error = softmax - onehot: grad h = -g (error W), grad W = -error^T (g h); V-wide work happens
-    once.
+    """With error = softmax - onehot: grad h = -g (error W), grad W = -error^T (g h).
+
+    What is as wide as the vocabulary is computed once, in the forward pass, as far as `keep_bytes` allows.
     """
 
     @staticmethod
@@ -95,8 +96,9 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _error(softmax_CV: Tensor, targets_C: Tensor) -> Tensor:
-    """Softmax minus one at the target, in place (before any rounding: near 1 the difference is what
-    matters).
+    """Softmax minus one at the target, in place.
+
+    The subtraction comes before any rounding, because near 1 only the difference matters.
     """
     target_C1 = targets_C[:, None]
     return softmax_CV.scatter_add_(1, target_C1, softmax_CV.new_full((1, 1), -1.0).expand_as(target_C1))

@@ -1,15 +1,14 @@
-"""Low-rank factors beside frozen weights: `y = x W^T + scale (x A^T) B^T`, for linear layers, experts and
-routers.
+"""Low-rank factors on frozen weights of linear layers, experts and routers: LoRA (arXiv 2106.09685) and DoRA.
 
-The factors work on activations: the difference `scale B A` is never formed in a forward or backward pass, so
-that an expert costs what its own rows cost. With `B = 0`, the start, every output is that of the layer
-without factors, bit for bit. The factors are fp32 and are cast to the input's dtype like the weights.
+`y = x W^T + scale (x A^T) B^T`. The factors work on activations: neither pass forms the difference
+`scale B A`, so that the cost of an expert depends on its rows only. With `B = 0`, the start, every output is
+that of the layer without factors, bit for bit. The factors are fp32 and are cast to the input's dtype like
+the weights.
 
-DoRA (arXiv 2402.09353) writes the adapted weight as `m (W + scale B A) / |W + scale B A|`, the length of each
-output row learnt in `m` and the norm a constant in the gradient; on experts each expert has its own rows.
+DoRA (arXiv 2402.09353) writes the adapted weight as `m (W + scale B A) / |W + scale B A|`: `m` holds the
+learnt length of each output row, and the norm is a constant in the gradient. Each expert has its own rows.
 
-R routed rows sorted by expert, N rows of one expert, E experts, S of them adapted, I input and O output
-features, r rank.
+E experts, S of them adapted, I input and O output features, r rank.
 """
 
 from __future__ import annotations
@@ -35,11 +34,10 @@ from coterie.nn.router import Router
 
 
 class LowRank(nn.Module):
-    """What every adapted layer holds: `lora_A (*, r, I)`, `lora_B (*, O, r)` and with DoRA `lora_magnitude
-    (*, O)`.
+    """The factors of an adapted layer: `lora_A` (*, r, I), `lora_B` (*, O, r).
 
-    `*` is nothing, or S for experts. `scale` is alpha over rank. The frozen weight is `weight`, or
-    `quantised`.
+    With DoRA also `lora_magnitude` (*, O). `*` is S for experts and absent elsewhere. The frozen weight is
+    `weight`, or `quantised`.
     """
 
     weight: nn.Parameter
@@ -72,6 +70,7 @@ class LowRank(nn.Module):
 
     @property
     def scale(self) -> float:
+        """Alpha over rank."""
         return self.alpha / self.rank
 
     def adapted_weights(self) -> Iterator[Tensor]:
@@ -90,7 +89,7 @@ class LowRank(nn.Module):
         return (self.base_square + (inner * b).sum(-1)).clamp_min(1e-30).sqrt()
 
     def row_factors(self) -> Tensor | None:
-        """`(*, O)`: what DoRA multiplies each output row by; None without it."""
+        """(*, O): the factor of DoRA on each output row; None without DoRA."""
         return None if self.lora_magnitude is None else self.lora_magnitude / self.row_norms()
 
     def delta(self) -> Tensor:
@@ -98,13 +97,14 @@ class LowRank(nn.Module):
         return self.scale * (self.lora_B @ self.lora_A)
 
     def plain(self) -> nn.Module:
-        """The layer without its factors, sharing the weight as it is."""
+        """The layer without its factors, on the same unchanged weight."""
         raise NotImplementedError
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
-        """A plain layer with the factors folded into the same weight; a quantised one is widened to
-        float32.
+        """A plain layer with the factors folded into the same weight.
+
+        A quantised weight is replaced by a float32 one.
         """
         if self.quantised is not None:
             assert isinstance(self, Linear | ExpertLinear)
@@ -140,12 +140,15 @@ class LoRALinear(LowRank, Linear):
         self.add_factors(rank, alpha, dropout, dora)
 
     def adapted_weights(self) -> Iterator[Tensor]:
+        """The one matrix."""
         yield self.weight if self.quantised is None else self.quantised.dequantise()
 
     def effective_weight(self) -> Tensor:
+        """The weight with the factors folded in."""
         return self.adapted(next(self.adapted_weights()))
 
     def forward(self, x_TI: Tensor) -> Tensor:
+        """(T, out), in the input's dtype."""
         y_TO = linear(x_TI, self.weight) if self.quantised is None else quantised_linear(x_TI, self.quantised)
         read_TI = F.dropout(x_TI, self.dropout, self.training)
         y_TO = y_TO + self.scale * linear(linear(read_TI, self.lora_A), self.lora_B)
@@ -155,6 +158,7 @@ class LoRALinear(LowRank, Linear):
         return y_TO if self.bias is None else y_TO + self.bias.to(y_TO.dtype)
 
     def plain(self) -> Linear:
+        """The layer without its factors, on the same unchanged weight."""
         if self.quantised is not None:
             return QuantisedLinear(self, self.quantised)
         with torch.device("meta"):
@@ -175,12 +179,15 @@ class LoRARouter(LowRank, Router):
         self.add_factors(rank, alpha, dropout, dora)
 
     def adapted_weights(self) -> Iterator[Tensor]:
+        """The one matrix."""
         yield self.weight
 
     def effective_weight(self) -> Tensor:
+        """The weight with the factors folded in."""
         return self.adapted(self.weight)
 
     def logits(self, x_TD: Tensor) -> Tensor:
+        """(T, E) in fp32, with the factors' part."""
         x_TD = x_TD.float()
         logits_TE = linear(x_TD, self.weight.float())
         read_TD = F.dropout(x_TD, self.dropout, self.training)
@@ -191,6 +198,7 @@ class LoRARouter(LowRank, Router):
         return logits_TE if self.bias is None else logits_TE + self.bias.float()
 
     def plain(self) -> Router:
+        """The layer without its factors, on the same unchanged weight."""
         with torch.device("meta"):
             plain = Router(self.weight.shape[1], self.config, self.balance.config)
         _take_over(self, plain)
@@ -204,9 +212,7 @@ def _take_over(source: Router, target: Router) -> None:
 
 
 class LoRAExpertLinear(LowRank, ExpertLinear):
-    """An `ExpertLinear` with factors for all experts, or for `chosen` alone; it takes over `base`'s weight
-    and bias.
-    """
+    """An `ExpertLinear` with factors on all experts or on `chosen`, with the weight and bias of `base`."""
 
     def __init__(
         self,
@@ -226,10 +232,12 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         self.add_factors(rank, alpha, dropout, dora)
 
     def adapted_weights(self) -> Iterator[Tensor]:
+        """The matrix of each adapted expert, float32 where it was quantised."""
         weight = self.weight if self.quantised is None else self.quantised
         yield from (matrix_of(weight, expert, torch.float32) for expert in self.chosen)
 
     def effective_weight(self) -> Tensor:
+        """The (E, O, I) weight with the factors folded in: a copy of the whole."""
         weight = self.weight if self.quantised is None else self.quantised.dequantise()
         if len(self.chosen) == self.num_experts:
             return self.adapted(weight)
@@ -237,6 +245,7 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         return weight.index_copy(0, index, self.adapted(weight[index]))
 
     def weights(self, dtype: torch.dtype) -> ExpertWeights:
+        """The frozen weight, the factors, and DoRA's gain."""
         gain_EO, factors_SO = None, self.row_factors()
         if factors_SO is not None:
             ones_EO = torch.ones(self.num_experts, self.out_features, device=factors_SO.device)
@@ -255,7 +264,7 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
-        """A plain layer, folded one expert at a time so that no second stack of them is in memory."""
+        """A plain layer, folded one expert at a time so that no second stack of weights is in memory."""
         if self.quantised is not None:
             return super().merged()
         factors_SO = self.row_factors()
@@ -265,6 +274,7 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
         return self.plain()
 
     def plain(self) -> ExpertLinear:
+        """The layer without its factors, on the same unchanged weight."""
         if self.quantised is not None:
             return QuantisedExpertLinear(self, self.quantised)
         with torch.device("meta"):

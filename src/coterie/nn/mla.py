@@ -1,8 +1,9 @@
-"""Multi-head latent attention (DeepSeek-V2 and V3): keys and values of all heads from one small latent per
-token.
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): all heads' keys and values from one latent.
 
-architectures.md section 3. T tokens, D model width, H heads, C latent width, N plain and R rotated part of a
-head, V value width, S kept positions.
+See docs/design/families.md, "Latent attention".
+
+T tokens, D model width, H heads, C latent width, N plain and R rotated part of a head, V value width, S kept
+positions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coterie.config.model import MLAConfig
-from coterie.nn.attention import SequenceCache
+from coterie.nn.attention import KeyValueCache
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear
 from coterie.nn.norm import RMSNorm
@@ -23,15 +24,14 @@ from coterie.nn.sdpa import attend, attend_cached
 
 
 def softmax_scale(config: MLAConfig) -> float:
-    """1 / sqrt(head width), times YaRN's g(mscale_all_dim)^2 where that is set (architectures.md 0.2)."""
+    """1 / sqrt(head width), times YaRN's g(mscale_all_dim)^2 where that is set."""
     scaling = config.rope.scaling
     gain = yarn_gain(scaling.factor, scaling.mscale_all_dim) if scaling and scaling.mscale_all_dim else 1.0
     return config.head_dim**-0.5 * gain**2
 
 
 class LatentAttention(nn.Module):
-    """Causal attention of packed tokens (T, D) through a latent (T, C) and one rotated key (T, R) shared by
-    the heads.
+    """Causal attention of packed tokens (T, D) through a latent (T, C) and one rotated key (T, R).
 
     A cache keeps exactly these two, as (T, 1, C) and (T, 1, R). Few new tokens against many kept ones are
     attended in the latent space itself ("absorbed": the up-projection moves to the query and to the output),
@@ -58,9 +58,10 @@ class LatentAttention(nn.Module):
         self,
         x_TD: Tensor,
         context: ForwardContext,
-        caches: Sequence[SequenceCache] | None = None,
+        caches: Sequence[KeyValueCache] | None = None,
         layer: int = 0,
     ) -> Tensor:
+        """(T, D). `caches`: one per segment of `context`, or None to attend within the segments."""
         q_THN, q_THR, c_T1C, k_T1R = self._project(x_TD, context)
         if caches is None:
             k_THD, v_THV, width = self._expand(c_T1C, k_T1R)
@@ -100,7 +101,7 @@ class LatentAttention(nn.Module):
         return k_SHD, F.pad(v_SHV, (0, max(0, config.head_dim - config.value_dim))), config.value_dim
 
     def _absorbs(self, num_new: int, num_kept: int) -> bool:
-        """Whether the absorbed form multiplies less than expanding what is kept."""
+        """Whether the absorbed form needs fewer multiplications than expanding the kept latents."""
         head, latent = self.config.nope_dim + self.config.value_dim, self.config.kv_rank
         expanded = num_kept * latent * head + num_new * num_kept * head
         return num_new * latent * head + 2 * num_new * num_kept * latent < expanded
@@ -115,9 +116,7 @@ class LatentAttention(nn.Module):
     def _absorbed(
         self, q_THN: Tensor, q_THR: Tensor, c_S1C: Tensor, k_S1R: Tensor, positions_T: Tensor, first: int
     ) -> Tensor:
-        """All heads read the latents as one key head: q k = (W_k^T q) c, and W_v is applied to the sum over
-        c.
-        """
+        """All heads read the latents as one key head: q k = (W_k^T q) c; W_v applies to the sum over c."""
         config = self.config
         weight_HC = self.kv_b.effective_weight().to(q_THN.dtype).unflatten(0, (config.num_heads, -1))
         k_HNC, v_HVC = weight_HC.split((config.nope_dim, config.value_dim), dim=1)

@@ -1,5 +1,4 @@
-"""Multi-token prediction (DeepSeek-V3; architectures.md section 4): one more block predicts the token after
-the next.
+"""Multi-token prediction (DeepSeek-V3, arXiv 2412.19437): one more block predicts the token after the next.
 
 T tokens, D width.
 """
@@ -19,8 +18,9 @@ from coterie.nn.norm import RMSNorm
 
 
 class MTPLayer(nn.Module):
-    """`norm(block(proj([enorm(embedding of the next token); hnorm(h)])))`; embedding and head are the model's
-    own.
+    """`norm(block(proj([enorm(embedding of the next token); hnorm(h)])))`.
+
+    Embedding and head are those of the model.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -39,16 +39,16 @@ class MTPLayer(nn.Module):
         context: ForwardContext,
         layer: int,
     ) -> Tensor:
-        """(T, D), ready for the head: what follows the tokens whose embeddings are `next_TD`.
+        """(T, D), ready for the head: predictions of the tokens after those with the embeddings `next_TD`.
 
-        `h_TD`: the model's hidden states after its final norm, or the layer before's result.
+        `h_TD`: the model's hidden states after its final norm, or the result of the previous such layer.
         """
         both_TD = torch.cat((self.enorm(next_TD), self.hnorm(h_TD)), dim=-1)
         return self.norm(self.block(self.proj(both_TD), context, None, layer))
 
 
 def shifted_targets(targets_T: Tensor, weights_T: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
-    """Targets and weights one token further on; a segment's last token has none and gets weight 0."""
+    """Targets and weights one token further on; a segment's last token lacks one and gets weight 0."""
     last = torch.tensor([end - 1 for end in accumulate(context.lengths)], device=targets_T.device)
     weights_T = weights_T.roll(-1)
     weights_T[last] = 0.0

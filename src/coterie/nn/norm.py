@@ -11,10 +11,9 @@ from coterie.nn.autograd import GradFunction
 
 
 class _RMSNormFunction(GradFunction):
-    """`weight * (x * rsqrt(mean(x^2) + eps)).to(dtype)` with statistics in fp32 (llama order,
-    architectures.md 0.1).
+    """`weight * (x * rsqrt(mean(x^2) + eps)).to(dtype)` with statistics in fp32 (Llama's order of rounding).
 
-    `late`: rounds to the input's dtype after the weight (gpt-oss order).
+    `late`: rounds to the input's dtype after the weight (gpt-oss's order).
     Saves the input and one number per row instead of the five intermediates that autograd would keep.
     """
 
@@ -41,10 +40,9 @@ class _RMSNormFunction(GradFunction):
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm with a weight (D,) over the last dimension; output in the input's dtype, rounded before the
-    weight.
+    """RMSNorm (arXiv 1910.07467) over the last dimension with a weight (D,); output in the input's dtype.
 
-    `late`: rounded after it.
+    Rounding comes before the weight, or after it with `late`.
     """
 
     def __init__(self, width: int, eps: float, late: bool = False) -> None:
@@ -54,6 +52,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        """Of `x_TD`'s shape and dtype."""
         normed_TD: Tensor = _RMSNormFunction.call(x_TD, self.weight, self.eps, self.late)
         return normed_TD
 

@@ -1,4 +1,4 @@
-"""The groups that people speak of when they say what to train: every parameter belongs to exactly one."""
+"""The groups by which users select what to train. Every parameter belongs to exactly one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parameter_groups(model: nn.Module) -> dict[str, Group]:
 
 
 def module_groups(model: nn.Module) -> dict[str, Group]:
-    """Group of what each module holds itself, by the module's name."""
+    """Group of the parameters that each module holds directly, by the module's name."""
     found: dict[str, Group] = {}
     _walk(model, "", "extra", found)
     return found
@@ -49,7 +49,7 @@ def _walk(module: nn.Module, name: str, group: Group, found: dict[str, Group]) -
 
 
 def _group_of(parent: nn.Module, name: str, child: nn.Module, group: Group) -> Group:
-    """Group of what `child` holds; a group once entered is kept, except inside an `MoE`."""
+    """Group of the parameters in `child`. A group once entered is kept, except inside an `MoE`."""
     if isinstance(parent, MTPLayer) or group == "mtp":
         return "mtp"
     if isinstance(child, Attention | LatentAttention):

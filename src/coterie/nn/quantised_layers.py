@@ -1,7 +1,8 @@
-"""Frozen layers whose weight is kept in 8 or 4 bits and widened matrix by matrix, in the forward and the
-backward pass.
+"""Frozen layers whose weight is kept in 8 or 4 bits and widened one matrix at a time, in both passes.
 
-Nothing wide outlives one product: autograd keeps the codes only. T tokens, I input and O output features.
+No widened matrix outlives its product: autograd keeps the codes only.
+
+T tokens, I input and O output features.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def quantised_linear(x_TI: Tensor, weight: QuantisedTensor) -> Tensor:
 
 
 class QuantisedLinear(Linear):
-    """A `Linear` whose weight is `quantised`; it takes over `base`'s bias and has no `weight` parameter."""
+    """A `Linear` whose weight is `quantised`; it takes over `base`'s bias. Its `weight` is None."""
 
     def __init__(self, base: Linear, quantised: QuantisedTensor) -> None:
         nn.Module.__init__(self)
@@ -52,17 +53,17 @@ class QuantisedLinear(Linear):
         self.bias, self.quantised = base.bias, quantised
 
     def effective_weight(self) -> Tensor:
+        """The widened weight, float32."""
         return self.quantised.dequantise()
 
     def forward(self, x_TI: Tensor) -> Tensor:
+        """(T, out), in the input's dtype."""
         y_TO = quantised_linear(x_TI, self.quantised)
         return y_TO if self.bias is None else y_TO + self.bias.to(y_TO.dtype)
 
 
 class QuantisedExpertLinear(ExpertLinear):
-    """An `ExpertLinear` whose weight is `quantised`; it takes over `base`'s bias and has no `weight`
-    parameter.
-    """
+    """An `ExpertLinear` whose weight is `quantised`; it takes over `base`'s bias. Its `weight` is None."""
 
     def __init__(self, base: ExpertLinear, quantised: QuantisedTensor) -> None:
         nn.Module.__init__(self)
@@ -72,9 +73,11 @@ class QuantisedExpertLinear(ExpertLinear):
         self.bias, self.quantised = base.bias, quantised
 
     def weights(self, dtype: torch.dtype) -> ExpertWeights:
+        """The codes; each product widens one matrix at a time."""
         return ExpertWeights(self.quantised, self.bias)
 
     def effective_weight(self) -> Tensor:
+        """The widened weight, float32."""
         return self.quantised.dequantise()
 
 
@@ -87,8 +90,9 @@ def quantised_of(layer: nn.Module) -> QuantisedTensor | None:
 def quantise_layer(
     layer: Linear | ExpertLinear, bits: int, block: int
 ) -> QuantisedLinear | QuantisedExpertLinear:
-    """The quantised form of a plain layer; on the meta device nothing is rounded, the codes are read
-    later.
+    """The quantised form of a plain layer.
+
+    On the meta device nothing is rounded: the codes are read from the checkpoint later.
     """
     quantised = QuantisedTensor(tuple(layer.weight.shape), bits, block, layer.weight.device)
     if not layer.weight.is_meta:

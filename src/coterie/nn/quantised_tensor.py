@@ -1,5 +1,6 @@
-"""Weights in 8 or 4 bits: each block of numbers along a row has its own scale; no block crosses a row or an
-expert.
+"""Weights in 8 or 4 bits, with a scale for each block of numbers along a row.
+
+No block crosses a row or an expert.
 
 `*` leading dimensions (experts or none), O output and I input features, B blocks of a row, b numbers of a
 block.
@@ -42,6 +43,7 @@ class QuantisedTensor(nn.Module):
 
     @property
     def nbytes(self) -> int:
+        """Bytes of codes and scales."""
         return self.codes.nbytes + self.scales.nbytes
 
     @torch.no_grad()

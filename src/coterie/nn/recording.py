@@ -1,4 +1,4 @@
-"""A record of what the MoE layers of a forward pass chose, read and gave, through `ForwardContext.recorder`.
+"""A record of router choices and of layers' inputs and outputs, through `ForwardContext.recorder`.
 
 T tokens, D width, E experts, K chosen experts per token.
 """
@@ -14,11 +14,11 @@ from coterie.nn.router import Routing
 
 @dataclass(eq=False)
 class Recorder:
-    """What each MoE layer did in the last forward pass that carried this recorder, by layer index.
+    """The choices of each MoE layer in the last forward pass that carried this recorder, by layer index.
 
-    `routing`: ids_TK, weights_TK and scores_TE. With `tensors`, also `inputs` (T, D), what the router and the
-    experts read, and `outputs` (T, D), the layer's result including its shared expert. They are off by
-    default because they keep the activations of all layers in memory. Nothing is detached.
+    `routing`: ids_TK, weights_TK and scores_TE. With `tensors`, also the input (T, D) of router and experts
+    in `inputs`, and the layer's result (T, D) with its shared expert in `outputs`. They are off by default
+    because they keep the activations of all layers in memory. Nothing is detached.
 
         recorder = Recorder()
         model(ids_T, ForwardContext.packed([len(ids_T)], recorder=recorder))

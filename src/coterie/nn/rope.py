@@ -1,4 +1,7 @@
-"""Rotary position embedding (architectures.md 0.2). T tokens, H heads, D head width."""
+"""Rotary position embedding (arXiv 2104.09864) and its scalings for long contexts.
+
+See docs/design/families.md, "Rotary positions". T tokens, H heads, D head width.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,9 @@ def inverse_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
 
 
 def _yarn(inverse: Tensor, theta: float, head_dim: int, scaling: RopeScaling) -> Tensor:
-    """Dimensions that turn often in the original context keep their frequency, slow ones are divided by the
-    factor.
+    """YaRN (arXiv 2309.00071): fast dimensions keep their frequency, slow ones are divided by the factor.
+
+    Fast ones turn `beta_fast` times or more within the original context, slow ones `beta_slow` times or less.
     """
 
     def dimension(turns: float) -> float:

@@ -18,7 +18,7 @@ from coterie.nn.load import load_statistics
 class Routing(NamedTuple):
     """Which experts each token goes to.
 
-    `ids_TK` int64; `weights_TK` fp32, what the expert's input or output is multiplied by; `scores_TE` fp32,
+    `ids_TK` int64; `weights_TK` fp32, the factor on the expert's input or output; `scores_TE` fp32,
     the score of every expert (softmax, or sigmoid), before selection.
     """
 
@@ -40,9 +40,7 @@ class Steer(NamedTuple):
 
 
 class _AttachLoss(torch.autograd.Function):
-    """Passes `x` through; in the backward pass `loss` gets gradient 1, as if it had been added to the
-    total.
-    """
+    """Passes `x` through; in the backward pass `loss` gets gradient 1, as if it were added to the total."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, loss: Tensor) -> Tensor:
@@ -55,7 +53,9 @@ class _AttachLoss(torch.autograd.Function):
 
 
 class Balance(nn.Module):
-    """Statistics of one router over the global batch, and what is learnt from them.
+    """Statistics of one router over the global batch, the losses and the bias rule that use them.
+
+    The rules and their papers are in docs/design/balance.md.
 
     `counts_E`, `score_sum_E`, `z_sum` and `num_tokens` are sums over the valid tokens of all micro-batches
     since the last `commit`. `fraction_E` holds the share of assignments per expert of the step before; the
@@ -92,9 +92,7 @@ class Balance(nn.Module):
     def observe(
         self, routing: Routing, logits_TE: Tensor, valid_T: Tensor | None, balance_tokens: float
     ) -> Tensor | None:
-        """Add one micro-batch; the loss to attach (scalar, already divided by the global token count), or
-        None.
-        """
+        """Add one micro-batch. Returns the loss to attach, divided by the global token count, or None."""
         scores_TE, ids_TK = routing.scores_TE, routing.ids_TK
         if valid_T is not None:
             scores_TE, ids_TK, logits_TE = scores_TE[valid_T], ids_TK[valid_T], logits_TE[valid_T]
@@ -168,6 +166,7 @@ class Router(nn.Module):
         balance_tokens: float | None = None,
         steer: Steer | None = None,
     ) -> Routing:
+        """The routing of x (T, D); `valid_T`: the tokens that count in the statistics (None: all)."""
         logits_TE = self.logits(x_TD)
         routing = self.route(logits_TE, steer)
         if balance_tokens is not None:
@@ -232,8 +231,6 @@ class Router(nn.Module):
 
 
 def _off(steer: Steer, never_TE: Tensor | None, ids_TK: Tensor) -> Tensor:
-    """bool (T, K): choices beyond a token's own number, and experts that must not be used (where too few were
-    left).
-    """
+    """bool (T, K): choices beyond a token's number of experts, and masked experts where too few were left."""
     off_TK = torch.arange(ids_TK.shape[1], device=ids_TK.device) >= steer.top_k_T[:, None]
     return off_TK if never_TE is None else off_TK | never_TE.gather(-1, ids_TK)

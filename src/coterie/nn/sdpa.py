@@ -1,7 +1,7 @@
 """The only caller of `scaled_dot_product_attention`: packed segments without a mask, kept keys with one.
 
 Segments of similar length are padded at their end into one `(B, H, L, D)` batch: a causal query never sees
-what follows it, so padding needs no mask. Equal segments need no gather, only views.
+later keys, so padding needs no mask. Equal segments need no gather, only views.
 
 T tokens, H query heads, G key/value heads, D head width, S kept keys, B segments of one bucket, L their
 padded length, P padded tokens of all buckets, W window.
@@ -9,7 +9,6 @@ padded length, P padded tokens of all buckets, W window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.kernels import choose
+from coterie.nn.kernels.causal_blocks import causal_blocks
 
 Mask = Literal["causal", "sliding", "chunked"]
 
@@ -62,8 +62,7 @@ def attend_cached(
 ) -> Tensor:
     """Attention `(T, H, D)` of one sequence's new tokens over its kept keys.
 
-    The keys stand at consecutive positions from `first_key_position`; the last T of them are the new tokens'
-    own.
+    The keys have consecutive positions from `first_key_position`; the last T are those of the new tokens.
     """
     num_tokens, num_heads, _ = q_THD.shape
     num_keys, num_groups, _ = k_SGD.shape
@@ -72,8 +71,7 @@ def attend_cached(
         q_1HTD, k_1HTD, v_1HTD = (_heads(x.unsqueeze(0), num_heads) for x in (q_THD, k_SGD, v_SGD))
         y_1HTD = F.scaled_dot_product_attention(q_1HTD, k_1HTD, v_1HTD, is_causal=True, scale=scale)
         return y_1HTD[0].transpose(0, 1)
-    # The query heads that share a key head stand as more queries of it: kept keys are never copied per query
-    # head.
+    # Query heads that share a key head become more queries of it, so that no kept key is copied per head.
     q_1GQD = q_THD.unflatten(1, (num_groups, -1)).permute(1, 2, 0, 3).flatten(1, 2).unsqueeze(0)
     seen_QS = None
     if num_tokens > 1 or mask != "causal":
@@ -85,7 +83,7 @@ def attend_cached(
 
 
 def visible(query_positions: Tensor, key_positions: Tensor, mask: Mask, window: int | None) -> Tensor:
-    """Whether a query sees a key of its own sequence, by position (bool, broadcast)."""
+    """Whether a query sees a key of the same sequence, by position (bool, broadcast)."""
     seen = key_positions <= query_positions
     if window is None or mask == "causal":
         return seen
@@ -100,8 +98,8 @@ class _Band:
 
     queries_P: Tensor
     keys_P: Tensor
-    rows_N: Tensor  # where the real queries stand in queries_P
-    tokens_N: Tensor  # and which tokens they are
+    rows_N: Tensor  # places of the real queries in queries_P
+    tokens_N: Tensor  # the tokens that they are
     seen_LS: Tensor
 
 
@@ -109,8 +107,8 @@ class _Band:
 class _Move:
     """`gather_P`: the token at each place. `place_T`: the place of each token.
 
-    `padding_N`: places of no token. `elsewhere_N`: tokens of no place. Both None when there are none; their
-    index is 0.
+    `padding_N`: places without a token. `elsewhere_N`: tokens without a place. None when there are none;
+    their index is 0.
     """
 
     gather_P: Tensor
@@ -121,8 +119,9 @@ class _Move:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """Buckets `(B, L)` of causal segments, and how tokens get into them and back (None: they lie there
-    already).
+    """Buckets `(B, L)` of causal segments, and how tokens get into them and back.
+
+    `move` None: the tokens are in that order already. `band`: the later blocks of sliding segments.
     """
 
     buckets: tuple[tuple[int, int], ...]
@@ -222,7 +221,7 @@ def _causal(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, plan: _Plan, scale: flo
         part = slice(offset, offset + num_segments * length)
         q_BLHD, k_BLGD, v_BLGD = (x[part].unflatten(0, (num_segments, length)) for x in (q_THD, k_TGD, v_TGD))
         if choose.attends_by_blocks(q_BLHD):
-            y_BLHD = _CausalBlocks.apply(q_BLHD, k_BLGD, v_BLGD, scale)
+            y_BLHD = causal_blocks(q_BLHD, k_BLGD, v_BLGD, scale)
         else:
             q, k, v = (_heads(x, num_heads) for x in (q_BLHD, k_BLGD, v_BLGD))
             y_BLHD = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)
@@ -255,10 +254,10 @@ def _heads(x_BLGD: Tensor, num_heads: int) -> Tensor:
 
 
 class _Rows(torch.autograd.Function):
-    """`x[index]`, whose gradient is another gather: `inverse` says which row of the result each row of x
-    became.
+    """`x[index]`, whose gradient is another gather and no scatter-add, which is slow.
 
-    `zero_result`: rows of the result that hold nothing. `zero_gradient`: rows of x that nothing reads.
+    `inverse`: the row of the result that each row of x became. `zero_result`: rows of the result that hold
+    nothing. `zero_gradient`: rows of x that nothing reads.
     """
 
     @staticmethod
@@ -282,99 +281,3 @@ class _Rows(torch.autograd.Function):
 def _take(x: Tensor, index: Tensor, zero: Tensor | None) -> Tensor:
     taken = x.index_select(0, index)
     return taken if zero is None else taken.index_fill_(0, zero, 0)
-
-
-# Queries of one block, bytes of scores worked on at once (they stay in cache), and bytes of probabilities
-# that one call keeps for its backward pass; what is beyond is computed again.
-BLOCK_QUERIES = 64
-BLOCK_BYTES = 1 << 20
-KEEP_BYTES = 48 << 20
-
-
-class _CausalBlocks(torch.autograd.Function):
-    """Causal attention of q (B, L, H, D) over k, v (B, L, G, D) by blocks of queries; keys after a block are
-    skipped.
-
-    M = H / G query heads share a key head and stand as more rows of one product.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q_BLHD: Tensor, k_BLGD: Tensor, v_BLGD: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(q_BLHD, k_BLGD, v_BLGD)
-        ctx.scale = scale
-        q, k, v = _grouped(q_BLHD * scale, k_BLGD), _keys(k_BLGD), _keys(v_BLGD)
-        y = q.new_empty(*q.shape[:3], v.shape[-1])
-        ctx.blocks, ctx.kept = list(_blocks(q)), []
-        room = KEEP_BYTES if any(ctx.needs_input_grad) else -1
-        for pairs, start, end in ctx.blocks:
-            probabilities = _probabilities(q[pairs, :, start:end], k[pairs, :end], start)
-            room = room - probabilities.nbytes if probabilities.nbytes <= room else -1
-            if room >= 0:
-                ctx.kept.append(probabilities)
-            y[pairs, :, start:end] = torch.bmm(probabilities, v[pairs, :end]).view_as(y[pairs, :, start:end])
-        return _ungrouped(y, q_BLHD)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q_BLHD, k_BLGD, v_BLGD = ctx.saved_tensors
-        q, k, v = _grouped(q_BLHD * ctx.scale, k_BLGD), _keys(k_BLGD), _keys(v_BLGD)
-        grad_y = _grouped(grads[0], k_BLGD)
-        grad_q = torch.empty_like(q)
-        grad_k, grad_v = torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
-        for number, (pairs, start, end) in enumerate(ctx.blocks):
-            k_block, v_block = k[pairs, :end], v[pairs, :end]
-            is_kept = number < len(ctx.kept)
-            probabilities = (
-                ctx.kept[number] if is_kept else _probabilities(q[pairs, :, start:end], k_block, start)
-            )
-            q_block, grad_block = (
-                q[pairs, :, start:end].flatten(1, 2),
-                grad_y[pairs, :, start:end].flatten(1, 2),
-            )
-            grad_v[pairs, :end] += torch.bmm(probabilities.transpose(1, 2), grad_block)
-            grad_probabilities = torch.bmm(grad_block, v_block.transpose(1, 2))
-            grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, q.dtype)
-            grad_q[pairs, :, start:end] = torch.bmm(grad_scores, k_block).view_as(grad_q[pairs, :, start:end])
-            grad_k[pairs, :end] += torch.bmm(grad_scores.transpose(1, 2), q_block)
-        grad_q_BLHD = _ungrouped(grad_q.mul_(ctx.scale), q_BLHD)
-        return grad_q_BLHD, _unkeyed(grad_k, k_BLGD), _unkeyed(grad_v, v_BLGD), None
-
-
-def _probabilities(q: Tensor, k: Tensor, start: int) -> Tensor:
-    """Softmax of the scores of a block of queries (C, M, n, D), the first at `start`, over keys (C, S, D)."""
-    scores = torch.bmm(q.flatten(1, 2), k.transpose(1, 2))
-    num_queries = q.shape[2]
-    later = torch.full((num_queries, num_queries), float("-inf"), dtype=q.dtype).triu_(1)
-    scores.unflatten(1, q.shape[1:3])[..., start:] += later
-    return torch.softmax(scores, -1, out=scores)
-
-
-def _blocks(q: Tensor) -> Iterator[tuple[slice, int, int]]:
-    """(sequence and key head pairs, first query, end) of every block."""
-    num_pairs, copies, length, _ = q.shape
-    queries = max(1, min(length, BLOCK_QUERIES))
-    size = max(1, BLOCK_BYTES // (copies * queries * length * q.element_size()))
-    for pair in range(0, num_pairs, size):
-        for start in range(0, length, queries):
-            yield slice(pair, pair + size), start, min(length, start + queries)
-
-
-def _grouped(x_BLHD: Tensor, k_BLGD: Tensor) -> Tensor:
-    """(B, L, H, D) as contiguous (B * G, M, L, D)."""
-    x = x_BLHD.unflatten(2, (k_BLGD.shape[2], -1)).permute(0, 2, 3, 1, 4)
-    return x.flatten(0, 1).contiguous()
-
-
-def _ungrouped(x: Tensor, like_BLHD: Tensor) -> Tensor:
-    x_BGMLD = x.unflatten(0, (like_BLHD.shape[0], -1))
-    return x_BGMLD.permute(0, 3, 1, 2, 4).flatten(2, 3)
-
-
-def _keys(x_BLGD: Tensor) -> Tensor:
-    """(B, L, G, D) as contiguous (B * G, L, D)."""
-    return x_BLGD.transpose(1, 2).flatten(0, 1).contiguous()
-
-
-def _unkeyed(x: Tensor, like_BLGD: Tensor) -> Tensor:
-    return x.to(like_BLGD.dtype).unflatten(0, (like_BLGD.shape[0], -1)).transpose(1, 2)

@@ -1,5 +1,4 @@
-"""Attention with sinks (gpt-oss): one learnt score per head joins the softmax and takes probability, but has
-no value.
+"""Attention with sinks (gpt-oss): one learnt score per head joins the softmax and has no value.
 
 No fused kernel that PyTorch ships has it, so scores are written out for a block of queries at a time; a
 sliding layer only touches the keys its block can see. T tokens, S keys, H query heads, G key/value heads, M =
@@ -33,17 +32,13 @@ def attend_with_sinks(
 def attend_kept_with_sinks(
     q_THD: Tensor, k_SGD: Tensor, v_SGD: Tensor, sinks_H: Tensor, window: int | None, scale: float
 ) -> Tensor:
-    """Attention `(T, H, D)` of one sequence's last T tokens over its S kept keys, at consecutive
-    positions.
-    """
+    """Attention (T, H, D) of one sequence's last T tokens over its S kept keys at consecutive positions."""
     num_new, num_kept = q_THD.shape[0], k_SGD.shape[0]
     parts = [q_THD[:0]]
     for start in range(0, num_new, BLOCK_QUERIES):
         end = min(num_new, start + BLOCK_QUERIES)
-        query, high = (
-            num_kept - num_new + start,
-            num_kept - num_new + end,
-        )  # places of the first query, of the last + 1
+        # Places of the block's first query, and of the one after its last, among the kept keys.
+        query, high = num_kept - num_new + start, num_kept - num_new + end
         low = 0 if window is None else max(0, query - window + 1)
         at_N, key_W = (
             torch.arange(query, high, device=q_THD.device),
@@ -60,7 +55,7 @@ def _block(
     q_NHD: Tensor, k_WGD: Tensor, v_WGD: Tensor, sinks_H: Tensor, hidden_NW: Tensor, scale: float
 ) -> Tensor:
     num_groups = k_WGD.shape[1]
-    # The query heads that share a key head stand as more rows of one product.
+    # The query heads that share a key head are more rows of one product.
     q_GMND = q_NHD.unflatten(1, (num_groups, -1)).permute(1, 2, 0, 3)
     scores_GMNW = torch.bmm(q_GMND.flatten(1, 2) * scale, k_WGD.permute(1, 2, 0)).unflatten(
         1, q_GMND.shape[1:3]

@@ -16,8 +16,9 @@ from coterie.nn.router import Router, Steer
 
 @dataclass(frozen=True)
 class LayerControl:
-    """One layer's part of a `RouterControl`: experts that are never chosen, and numbers added to router
-    logits.
+    """One layer's part of a `RouterControl`.
+
+    `masked`: experts that are never chosen. `bias`: (expert, number added to its logit).
     """
 
     masked: tuple[int, ...] = ()
@@ -26,10 +27,10 @@ class LayerControl:
 
 @dataclass(frozen=True)
 class RouterControl:
-    """What one request says about experts: `layers` by layer index, `top_k` experts per token (None: as
-    trained).
+    """How one request changes the choice of experts.
 
-    Equal controls are equal objects and hash alike, so that a prefix cache can be kept apart by them.
+    `layers`: (layer index, its control). `top_k`: experts per token (None: as trained). Controls are compared
+    by value, so that a prefix cache can be kept apart by them.
     """
 
     layers: tuple[tuple[int, LayerControl], ...] = ()
@@ -42,7 +43,7 @@ class RouterControl:
 def make_steers(
     routers: Sequence[tuple[int, Router]], controls: Sequence[tuple[RouterControl, int]], device: torch.device
 ) -> dict[int, Steer]:
-    """What each token's control asks of each layer. `controls`: (control, number of its tokens) in order."""
+    """How each token deviates, by layer. `controls`: (control, number of its tokens), in token order."""
     if not any(control for control, _ in controls):
         return {}
     counts_S = torch.tensor([count for _, count in controls], device=device)
@@ -65,18 +66,20 @@ def make_steers(
 
 
 def check_control(control: RouterControl, routers: Sequence[tuple[int, Router]]) -> None:
-    """Errors: `ConfigError`, one line, for a layer without experts, an expert that does not exist, or too few
-    left.
+    """Check a control against the model.
+
+    Errors: `ConfigError`, one line, for a layer without experts, an expert that does not exist, or fewer
+    experts left than each token needs.
     """
     by_layer = dict(routers)
     if control and not by_layer:
         raise ConfigError("moe: the model is dense; it has no experts to choose among")
     own = dict(control.layers)
-    for layer, wish in control.layers:
+    for layer, part in control.layers:
         if layer not in by_layer:
             raise ConfigError(f"moe: layer {layer} has no experts; those that have: {_few(sorted(by_layer))}")
         experts = by_layer[layer].config.num_experts
-        for expert in (*wish.masked, *(number for number, _ in wish.bias)):
+        for expert in (*part.masked, *(number for number, _ in part.bias)):
             if not 0 <= expert < experts:
                 raise ConfigError(f"moe: layer {layer} has experts 0 to {experts - 1}, not {expert}")
     for layer, router in routers:

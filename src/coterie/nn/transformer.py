@@ -1,5 +1,6 @@
-"""The one Transformer for dense and mixture-of-experts models, on packed tokens. T tokens, D width, V
-vocabulary.
+"""The one Transformer for dense and mixture-of-experts models, on packed tokens.
+
+T tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from coterie.config.adapter import AdapterConfig
 from coterie.config.model import ModelConfig
-from coterie.nn.attention import SequenceCache
+from coterie.nn.attention import KeyValueCache
 from coterie.nn.block import Block
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear, TokenEmbedding, linear
@@ -27,7 +28,7 @@ class Transformer(nn.Module):
     """A decoder built from `ModelConfig`; parameters keep their dtype, activations run in `compute_dtype`.
 
     `carried`: tensors of the checkpoint that are no part of the decoder (an image encoder), by their names on
-    disk. `adapter`: what has been attached (`adapters.attach`); None for a plain model.
+    disk. `adapter`: the attached factors (`adapters.attach`); None for a plain model.
     """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -49,7 +50,7 @@ class Transformer(nn.Module):
         self,
         ids_T: Tensor,
         context: ForwardContext,
-        caches: Sequence[SequenceCache] | None = None,
+        caches: Sequence[KeyValueCache] | None = None,
     ) -> Tensor:
         """Hidden states (T, D) after the final norm.
 
@@ -88,14 +89,13 @@ class Transformer(nn.Module):
             yield h_TD
 
     def routers(self) -> list[tuple[int, Router]]:
-        """(layer index, router) of every MoE layer; layers for multi-token prediction count on after the
-        last.
-        """
+        """(layer index, router) of every MoE layer, with the indices of `moe_layers`."""
         return [(layer, moe.router) for layer, moe in self.moe_layers()]
 
     def moe_layers(self) -> list[tuple[int, MoE]]:
-        """(layer index, module) of every mixture of experts; multi-token-prediction layers count on after the
-        last block.
+        """(layer index, module) of every mixture of experts.
+
+        Layers for multi-token prediction are numbered on after the last block.
         """
         blocks = [*self.blocks, *(layer.block for layer in self.mtp)]
         return [(layer, block.moe) for layer, block in enumerate(blocks) if block.moe is not None]
@@ -116,8 +116,9 @@ class Transformer(nn.Module):
         return merged
 
     def training_buffers(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside parameters: each router's fractions of the last step and selection
-        bias.
+        """The state besides parameters that a resumed run needs, by name.
+
+        These are each router's expert fractions of the last step and its selection bias.
         """
         buffers = {}
         for layer, router in self.routers():

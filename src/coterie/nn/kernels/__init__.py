@@ -1,5 +1,6 @@
 """Products of matrices and of experts, and the one place that chooses among them.
 
 `choose` answers every question about device, dtype and size. `dense` holds products of two matrices, `cuda`
-what exists on CUDA only; `grouped`, `swiglu` and `adapted` hold products of experts. None is an `nn.Module`.
+kernels that exist on CUDA only, `causal_blocks` attention on CPU; `grouped`, `swiglu` and `adapted` hold
+products of experts. None is an `nn.Module`.
 """

@@ -1,6 +1,6 @@
 """Routed experts with low-rank factors, dispatch and combination in one autograd function.
 
-This is what makes tuning cheap in memory: autograd keeps the (T, D) input and one (R, 2F) buffer per layer.
+Tuning needs little memory this way: autograd keeps the (T, D) input and one (R, 2F) buffer per layer.
 The rows of x are gathered again in the backward pass, and no expert's output is kept, because
 `grad_y . (h W^T)` is `(grad_y W) . h`.
 

@@ -1,6 +1,6 @@
 """Which product is taken for a kind of work, device, dtype and size: all such decisions of `coterie.nn`.
 
-A new kernel is one more name here and one more function beside the ones it competes with.
+A new kernel is one more name here, and one more function next to those that it competes with.
 
 T tokens, I input features, O output features, R routed rows sorted by expert, E experts, V vocabulary.
 """

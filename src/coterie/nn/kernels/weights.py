@@ -1,4 +1,4 @@
-"""What a product of experts reads of one layer, in whatever form the layer keeps it.
+"""The weights of one layer of experts as products read them, in whatever form the layer keeps them.
 
 E experts, S of them adapted or trained alone, I input features, O output features, r rank.
 """
@@ -6,7 +6,8 @@ E experts, S of them adapted or trained alone, I input features, O output featur
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,19 +17,18 @@ from coterie.nn.quantised_tensor import QuantisedTensor
 Counts = tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class ExpertWeights:
+class ExpertWeights(NamedTuple):
     """One layer of experts: expert e maps x to `gain_e (W_e x + scale B_e A_e x) + bias_e`.
 
     `matrix` (E, O, I) holds the W_e, in the dtype of the rows unless quantised. `slots` maps each of the S
-    experts that differ to its place in the tensors that begin with S. `slices_SOI` stand in for their W_e
-    (chosen experts trained in full); `a_SrI` and `b_SOr` are their low-rank factors. `dropout` applies to
-    what the factors read, and is 0 when it is off. `gain_EO` is DoRA's length over the row's norm.
+    experts that differ to its place in the tensors that begin with S. `slices_SOI` replace their W_e (chosen
+    experts trained in full); `a_SrI` and `b_SOr` are their low-rank factors. `dropout` applies to the
+    factors' input, and is 0 when it is off. `gain_EO` is DoRA's length over the row's norm.
     """
 
     matrix: Tensor | QuantisedTensor
     bias_EO: Tensor | None = None
-    slots: Mapping[int, int] = field(default_factory=dict)
+    slots: Mapping[int, int] = MappingProxyType({})
     slices_SOI: Tensor | None = None
     a_SrI: Tensor | None = None
     b_SOr: Tensor | None = None
@@ -39,8 +39,13 @@ class ExpertWeights:
     @property
     def is_plain(self) -> bool:
         """Whether there is a plain matrix and nothing else."""
-        rest = (self.bias_EO, self.slices_SOI, self.a_SrI, self.gain_EO)
-        return isinstance(self.matrix, Tensor) and all(tensor is None for tensor in rest)
+        return (
+            self.bias_EO is None
+            and self.slices_SOI is None
+            and self.a_SrI is None
+            and self.gain_EO is None
+            and isinstance(self.matrix, Tensor)
+        )
 
     @property
     def is_adapted_only(self) -> bool:
