@@ -143,7 +143,8 @@ def _endless(examples: Sequence[TokenExample], tokenizer: Tokenizer) -> Iterator
     found = [example for example, last in ends if last is not None and last not in tokenizer.stop_ids]
     if found:
         yield (
-            f"note: examples that do not end with a stop token: {len(found):,}, the first at {found[0].origin}; "
+            f"note: examples that do not end with a stop token: {len(found):,}, "
+            f"the first at {found[0].origin}; "
             "a model would not learn when to stop"
         )
 

@@ -139,7 +139,7 @@ def rendered(messages: Sequence[Message], tokenizer: Tokenizer | None) -> tuple[
         return tokenizer.decode(ids), tuple(ids)
     # Without a tokenizer, one will be trained on this text and get the ChatML template (`Tokenizer.train`).
     # So the model sees this text, but its ids can only be made once the tokenizer exists. `document_ids` then
-    # renders once more: only `conversation_ids` keeps special tokens in a message's words from acting as such.
+    # renders once more: only `conversation_ids` keeps special tokens in a message's words from taking effect.
     text = render(messages, CHATML.read_text(encoding="utf-8"))
     check_utf8(text)
     return text, None

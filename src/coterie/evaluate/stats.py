@@ -9,11 +9,12 @@ import numpy as np
 
 from coterie.config import DataError
 from coterie.evaluate.bits import DocumentScore
+from coterie.results.intervals import Interval, Score
 
 RESAMPLES = 2000
 
 
-def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> dict[str, float | int]:
+def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> Interval:
     """Ratio of sums with its 95 % percentile interval over resampled documents, and their number."""
     generator = np.random.default_rng(seed)
     n = len(bits)
@@ -23,10 +24,10 @@ def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> dict[
         weights = generator.multinomial(n, np.full(n, 1 / n), size=min(100, RESAMPLES - start))
         values[start : start + 100] = (weights @ bits) / (weights @ num_bytes)
     low, high = np.quantile(values, (0.025, 0.975))
-    return {"value": value, "low": min(float(low), value), "high": max(float(high), value), "documents": n}
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value), documents=n)
 
 
-def score_intervals(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str, object]:
+def score_intervals(scores: Sequence[DocumentScore], seed: int = 0) -> Score:
     """Bits per byte with its interval, over all documents and per slice.
 
     Errors: `DataError` without a document.
@@ -36,7 +37,7 @@ def score_intervals(scores: Sequence[DocumentScore], seed: int = 0) -> dict[str,
 
 def difference_intervals(
     first: Sequence[DocumentScore], second: Sequence[DocumentScore], seed: int = 0
-) -> dict[str, object]:
+) -> Score:
     """Bits per byte of `first` minus `second`, paired by document, in the form of `score_intervals`.
 
     Errors: `DataError` if the two did not read the same documents, or none.
@@ -50,14 +51,14 @@ def difference_intervals(
     return _intervals(bits, first, seed)
 
 
-def _intervals(bits: Sequence[float], scores: Sequence[DocumentScore], seed: int) -> dict[str, object]:
+def _intervals(bits: Sequence[float], scores: Sequence[DocumentScore], seed: int) -> Score:
     if not scores:
         raise DataError("no held-out document to score; raise data.heldout_fraction or give more text")
     bits_array, bytes_array = np.asarray(bits), np.asarray([s.num_bytes for s in scores], dtype=float)
     names = np.asarray([s.slice for s in scores])
-    result: dict[str, object] = dict(_ratio_interval(bits_array, bytes_array, seed))
-    result["per_slice"] = {
+    whole = _ratio_interval(bits_array, bytes_array, seed)
+    per_slice = {
         str(name): _ratio_interval(bits_array[names == name], bytes_array[names == name], seed)
         for name in sorted(set(names))
     }
-    return result
+    return Score(**whole.to_dict(), per_slice=per_slice)

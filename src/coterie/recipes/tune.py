@@ -40,6 +40,7 @@ from coterie.recipes.tune_model import (
 )
 from coterie.recipes.tune_report import change, write_report
 from coterie.report.tuning_page import tuning_lines
+from coterie.results.tuning import TuningRecord
 from coterie.train.batch import collate
 from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress
 from coterie.train.coverage import Coverage, plan_lines, plan_table
@@ -351,5 +352,5 @@ def _finish(
         report["path"] = str(path)
     finally:
         write_report(out, report, f"Tuning {config.model}")
-    print("\n".join(tuning_lines(report)), file=sys.stderr)
+    print("\n".join(tuning_lines(TuningRecord.from_dict(report))), file=sys.stderr)
     return TuneResult(path, tuned.kind, result.reason, result.steps, result.tokens, result.seconds, report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,64 +11,68 @@ from markupsafe import Markup
 from coterie.config.files import write_text
 from coterie.report.svg import INK, MOE, SOFT, axes, inline, styled
 from coterie.report.templates import render_template
+from coterie.results.intervals import Interval
+from coterie.results.tuning import TuningChange, TuningRecord
 
-Record = Mapping[str, Any]
-_MEASURES = {"held_out": "bits per token of held-out examples", "retention": "bits per byte of other text"}
+_MEASURES = (
+    ("held_out", "bits per token of held-out examples"),
+    ("retention", "bits per byte of other text"),
+)
 
 
 def write_tuning_page(
-    record: Record, path: str | Path, title: str, losses: Sequence[tuple[int, float]]
+    record: TuningRecord, path: str | Path, title: str, losses: Sequence[tuple[int, float]]
 ) -> None:
     """Write the page of a run's `report.json` to `path`, whole or not at all. `losses`: (step, loss)."""
     write_text(path, render_tuning(record, title, losses))
 
 
-def render_tuning(record: Record, title: str, losses: Sequence[tuple[int, float]]) -> str:
+def render_tuning(record: TuningRecord, title: str, losses: Sequence[tuple[int, float]]) -> str:
     """The page as text."""
     return render_template(
         "tuning.html.jinja",
         title=title,
-        data=record["data"],
+        data=record.data,
         lines=tuning_lines(record),
         curve=Markup(loss_curve(losses)) if len(losses) > 1 else None,
-        changes=[row for name in _MEASURES if name in record for row in _changes(name, record[name])],
-        plan=record["plan"],
-        reach={entry["group"]: entry for entry in record["coverage"]},
-        skipped=record["skipped"],
+        changes=[row for text, found in _measured(record) for row in _changes(text, found)],
+        plan=record.plan,
+        reach={entry.group: entry for entry in record.coverage},
+        skipped=record.skipped,
     )
 
 
-def tuning_lines(record: Record) -> list[str]:
+def _measured(record: TuningRecord) -> list[tuple[str, TuningChange]]:
+    """What was measured, with its description."""
+    found = [(text, getattr(record, name)) for name, text in _MEASURES]
+    return [(text, change) for text, change in found if change is not None]
+
+
+def tuning_lines(record: TuningRecord) -> list[str]:
     """The findings as sentences: gains, losses, what was trained, and how the written result compares."""
     lines = []
-    for name, words in _MEASURES.items():
-        if name in record:
-            found, moved = record[name], record[name]["change"]
-            lines.append(
-                f"{words}: {found['before']:.3f} -> {found['after']:.3f} "
-                f"({moved['value']:+.3f}, 95% {moved['low']:+.3f} to {moved['high']:+.3f}: {_verdict(moved)})"
-            )
-    if record.get("preferred") is not None:
+    for text, found in _measured(record):
+        moved = found.change
         lines.append(
-            f"held-out pairs in which the better side gained more than the other: {record['preferred']:.0%}"
+            f"{text}: {found.before:.3f} -> {found.after:.3f} "
+            f"({moved.value:+.3f}, 95% {moved.low:+.3f} to {moved.high:+.3f}: {_verdict(moved)})"
         )
-    for entry in record["coverage"]:
-        experts = (
-            "" if entry["experts"] is None else f", {entry['experts_reached']}/{entry['experts']} experts"
-        )
+    if record.preferred is not None:
         lines.append(
-            f"trained {entry['group']}: {entry['reached']}/{entry['layers']} tensors got gradients{experts}"
+            f"held-out pairs in which the better side gained more than the other: {record.preferred:.0%}"
         )
-    lines += [f"warning: {line}" for line in record["warnings"]]
-    proof = record.get("proof")
-    if proof is not None:
+    for entry in record.coverage:
+        experts = "" if entry.experts is None else f", {entry.experts_reached}/{entry.experts} experts"
+        lines.append(f"trained {entry.group}: {entry.reached}/{entry.layers} tensors got gradients{experts}")
+    lines += [f"warning: {line}" for line in record.warnings]
+    if record.proof is not None:
         lines.append(
-            f"reloaded from disk: gravity {proof['gravity']:.3f} (1: the tuned model; 0: the base), "
-            f"largest difference {proof['reloaded_max']:.1e} nats"
+            f"reloaded from disk: gravity {record.proof.gravity:.3f} (1: the tuned model; 0: the base), "
+            f"largest difference {record.proof.reloaded_max:.1e} nats"
         )
-    if "failed" in record:
-        lines.append(f"no result: {record['failed']}")
-    return [*lines, *([f"written: {record['path']}"] if "path" in record else [])]
+    if record.failed is not None:
+        lines.append(f"no result: {record.failed}")
+    return [*lines, *([f"written: {record.path}"] if record.path is not None else [])]
 
 
 @styled
@@ -85,12 +89,21 @@ def loss_curve(losses: Sequence[tuple[int, float]]) -> str:
     return inline(figure, "loss", "Loss by step.")
 
 
-def _verdict(moved: Record) -> str:
-    return "better" if moved["high"] < 0 else "worse" if moved["low"] > 0 else "no clear change"
+def _verdict(moved: Interval) -> str:
+    return "better" if moved.high < 0 else "worse" if moved.low > 0 else "no clear change"
 
 
-def _changes(name: str, found: Record) -> list[dict[str, Any]]:
+def _changes(text: str, found: TuningChange) -> list[dict[str, Any]]:
     """One row for all texts, and one for each kind of text if there are several."""
-    slices = found["change"].get("per_slice", {})
-    moved = {_MEASURES[name]: found["change"]} | (slices if len(slices) > 1 else {})
-    return [{"measure": text, "verdict": _verdict(each), **each} for text, each in moved.items()]
+    slices = found.change.per_slice
+    moved: dict[str, Interval] = {text: found.change} | (slices if len(slices) > 1 else {})
+    return [
+        {
+            "measure": name,
+            "verdict": _verdict(each),
+            "value": each.value,
+            "low": each.low,
+            "high": each.high,
+        }
+        for name, each in moved.items()
+    ]

@@ -5,7 +5,7 @@ stops.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,38 +17,13 @@ from coterie.config.model import ModelConfig, MoEConfig
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
+from coterie.results.tuning import GroupPlan, GroupReach
 from coterie.train.callbacks import Callback
 
 if TYPE_CHECKING:
     from coterie.train.loop import Trainer
 
 _PIECE, _64 = 1 << 20, (1 << 64) - 1
-
-
-@dataclass(frozen=True)
-class GroupPlan:
-    """What is to happen to a group. `bits`: per number of its frozen weights; `tokens`: per expert and
-    step.
-    """
-
-    group: str
-    parameters: int
-    trainable: int
-    treatment: str
-    rank: int | None = None
-    bits: float | None = None
-    tokens: float | None = None
-
-
-@dataclass(frozen=True)
-class GroupReach:
-    """What the first backward pass reached: layers of the group, and experts (None: the group has none)."""
-
-    group: str
-    layers: int
-    reached: int
-    experts: int | None = None
-    experts_reached: int | None = None
 
 
 def plan_table(

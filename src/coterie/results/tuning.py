@@ -1,0 +1,86 @@
+"""What a tuning run did, gained and lost: the schema of its `report.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from coterie.config import Settings
+from coterie.results.intervals import Score
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What a run will do to a group of parameters.
+
+    `rank`: of low-rank factors. `bits`: per number of the group's frozen weights. `tokens`: per expert and
+    step.
+    """
+
+    group: str
+    parameters: int
+    trainable: int
+    treatment: str
+    rank: int | None = None
+    bits: float | None = None
+    tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class GroupReach:
+    """What the first backward pass reached of a group: `reached` of `layers` tensors got a gradient.
+
+    `experts_reached` of `experts` likewise, counting each expert; None for a group without experts.
+    """
+
+    group: str
+    layers: int
+    reached: int
+    experts: int | None = None
+    experts_reached: int | None = None
+
+
+class TuningChange(Settings):
+    """Bits before and after tuning. `change`: after minus before, paired by text (below 0: better)."""
+
+    before: float
+    after: float
+    change: Score
+
+
+class TuningProof(Settings):
+    """The written result, read back, against the tuned model and its base (`proof.judge`).
+
+    `gravity`: 1 if it is the tuned model, 0 if it is the base. Mean and largest differences of
+    log-probabilities in nats: `moved_mean` from base to tuned model, `reloaded_mean` and `reloaded_max` from
+    tuned model to result.
+    """
+
+    gravity: float
+    moved_mean: float
+    reloaded_mean: float
+    reloaded_max: float
+
+
+class TuningRecord(Settings):
+    """The content of `report.json`.
+
+    `data`: summary of the examples. `skipped`: problems of examples left out. `coverage`: of the groups that
+    were trained. `ended`: why the run ended. `held_out`: bits per token; `retention`: bits per byte.
+    `preferred`: share of held-out preferences ranked rightly. `failed`: why there is no result; `path`: of
+    the result.
+    """
+
+    config: dict[str, Any]
+    data: str
+    skipped: list[str]
+    plan: list[GroupPlan]
+    coverage: list[GroupReach]
+    ended: str
+    warnings: list[str]
+    held_out: TuningChange | None = None
+    preferred: float | None = None
+    retention: TuningChange | None = None
+    proof: TuningProof | None = None
+    failed: str | None = None
+    path: str | None = None
