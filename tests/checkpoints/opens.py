@@ -22,7 +22,7 @@ def count_opens(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
             opened[file_of(Path(path))] += 1
             return original(path, *args, **kwargs)
 
-        # A module that imported the function by name holds a reference of its own.
+        # A module that imported the function by name holds its own reference.
         for name, module in list(sys.modules.items()):
             if name.startswith("coterie") and getattr(module, original.__name__, None) is original:
                 monkeypatch.setattr(module, original.__name__, counted)

@@ -129,7 +129,7 @@ def test_experts_that_are_not_alone_or_not_weighted_one_stay_experts() -> None:
 
 
 def test_every_pair_of_families_is_exact_or_refused() -> None:
-    """No third outcome, and never an error that is no message for users."""
+    """No third outcome, and never an error without a message for users."""
     for name in hf.CONFIGS:
         model = make(name)
         for target in FAMILIES:

@@ -1,17 +1,24 @@
-"""Loading holds the model and little more: measured in a process of its own."""
+"""Filling a model: from any source, and with little more memory than the model, measured in a new process."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
-from coterie.checkpoints.tensor_writer import write_model_files
+from coterie.checkpoints.fill import fill_model, materialise, place_tensors
+from coterie.checkpoints.tensor_source import TensorSource
+from coterie.checkpoints.tensor_writer import disk_tensor, disk_tensors, write_model_files
+from coterie.config import CheckpointError
 from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
+from tests.nn.test_transformer import SMALL
 
 CHILD = """
 import json, sys
@@ -52,3 +59,62 @@ def test_the_peak_is_the_model_and_one_shard(tmp_path: Path, dtype: str) -> None
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert found["held"] > 4 * shard
     assert found["grown"] < found["held"] + shard, found
+
+
+class InMemory:
+    """A source that reads no files."""
+
+    quantised = False
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.released = False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def file(self, name: str) -> Path:
+        return Path("memory")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.tensors[name].shape)
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self.tensors[name].dtype
+
+    def read(self, name: str) -> Tensor:
+        return self.tensors[name].clone()
+
+    def read_part(self, name: str, index: int) -> Tensor:
+        return self.read(name)[index]
+
+    def read_into(self, name: str, target: Tensor, part: Callable[[Tensor], Tensor] | None = None) -> None:
+        target.copy_(self.tensors[name] if part is None else part(self.tensors[name]))
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_any_source_of_tensors_fills_a_model() -> None:
+    original = Transformer(config_from_hf(SMALL))
+    original.initialise(3)
+    own = dict(original.named_parameters()) | dict(original.named_buffers())
+    tensors = {
+        name: disk_tensor(slots, own, torch.float32).clone() for name, slots in disk_tensors(original).items()
+    }
+    source = InMemory(tensors)
+    checked: TensorSource = source
+    with torch.device("meta"):
+        model = Transformer(original.config)
+    placement = place_tensors(checked, model, Path("memory"))
+    assert [slot.disk for slot in placement.slots] == list(tensors) and not placement.ignored
+    materialise(model, torch.float32, "cpu")
+    fill_model(checked, model, Path("memory"))
+    assert source.released
+    assert all(torch.equal(own[name], parameter) for name, parameter in model.named_parameters())
+    del tensors["model.norm.weight"]
+    with pytest.raises(CheckpointError, match=r"1 tensor\(s\) missing, the first is 'model\.norm\.weight'"):
+        place_tensors(checked, model, Path("memory"))

@@ -12,7 +12,7 @@ from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
 from coterie.surgery.common import Sequences, changed, combine_experts, finished, moe_layers, rebuilt, watch
 
-NEVER = -1e4  # added to a score that decides who is chosen; finite, so that it can be trained away
+NEVER = -1e4  # added to an expert's score so that no token chooses it; finite, so training can undo it
 
 
 def add_experts(model: Transformer, sequences: Sequences, count: int = 1, source: int = 0) -> Transformer:
