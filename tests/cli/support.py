@@ -56,7 +56,7 @@ def call(*arguments: str) -> None:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a failing command prints last, having exited with a non-zero status."""
+    """The one line that a command prints when it fails with a non-zero status."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         call(*arguments)

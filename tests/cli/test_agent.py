@@ -1,6 +1,4 @@
-"""`coterie agent` as a user types it, against a scripted server: what is offered, done and printed, and exit
-codes.
-"""
+"""`coterie agent` as a user types it, against a scripted server: tools, calls, output and exit codes."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_model_here_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As `coterie.load(...).chat` does, and with a schema as the schema wants."""
+    """The reply equals that of `coterie.load(...).chat`; with a schema, it satisfies the schema."""
     coterie.save(chat_model(PLAIN), tmp_path / "model")
     here = str(tmp_path / "model")
     call("run", here, "the quick", "--seed", "1", "--max-tokens", "5", "--json")
@@ -93,7 +93,7 @@ def test_a_model_here_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_ctrl_c_in_a_real_terminal() -> None:
-    """A slow server is interrupted; the program goes on, and an empty line ends it with success."""
+    """Ctrl-C interrupts a slow reply and the program continues; an empty line ends it with success."""
 
     def answer(path: str, body: object) -> Iterator[dict[str, Any]]:
         yield chunk({"content": "slow..."})
@@ -120,7 +120,7 @@ def test_ctrl_c_in_a_real_terminal() -> None:
 
 
 def heed_ctrl_c() -> None:
-    """A program that a script starts in the background ignores Ctrl-C, and so do its children."""
+    """Accept Ctrl-C: a program started in the background by a script ignores it, and so do its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

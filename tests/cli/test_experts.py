@@ -1,6 +1,4 @@
-"""The way of docs/experts.md, command by command: profile, select, tune, and a patch that goes on and comes
-off.
-"""
+"""The commands of docs/experts.md in order: profile, select, tune, patch apply and patch remove."""
 
 from __future__ import annotations
 

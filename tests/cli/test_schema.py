@@ -1,4 +1,4 @@
-"""`coterie schema`: what an editor checks is what the program checks."""
+"""`coterie schema`: an editor accepts and rejects the same settings as the program."""
 
 from __future__ import annotations
 

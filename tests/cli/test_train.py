@@ -103,7 +103,7 @@ def test_text_that_changed_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_killed_command_goes_on_to_the_same_weights(text: Path, tmp_path: Path) -> None:
-    """kill -9 at some moment of the run, the same command again: bit for bit the uninterrupted weights."""
+    """After kill -9 at a random moment, the same command gives the uninterrupted weights, bit for bit."""
     weights = {}
     for name in ("whole", "killed"):
         out = tmp_path / name
