@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie.cli.opening import speaking as connect
+from coterie.cli.connect import connect
 from coterie.cli.options import (
     Dtype,
     Json,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coterie.cli.opening import speaking as connect
+from coterie.cli.connect import connect
 from coterie.cli.options import (
     REPLY,
     Dtype,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from coterie.cli.options import Json, Model
 from coterie.cli.output import answer, note
 from coterie.cli.settings_options import with_parameters
+
+if TYPE_CHECKING:
+    from coterie.surgery.receipt import SurgeryReceipt
 
 OPERATION = "This operation"
 HEALING = "Healing (training afterwards)"
@@ -84,35 +87,33 @@ def _operate(kind: str, settings: Mapping[str, Any], common: Mapping[str, Any]) 
         healing=healing,
         distil=common["distil"],
     )
-    receipt = operate(operation, note).to_dict()
-    answer(receipt, common["as_json"], _receipt(receipt, common["out"]))
+    receipt = operate(operation, note)
+    answer(receipt.to_dict(), common["as_json"], _receipt(receipt, common["out"]))
 
 
-def _receipt(receipt: Mapping[str, Any], out: str) -> Iterator[str]:
+def _receipt(receipt: SurgeryReceipt, out: str) -> Iterator[str]:
     from coterie.recipes.surgery import RECEIPT
     from coterie.report.words import count, size
 
-    before, after = receipt["parameters"]["before"], receipt["parameters"]["after"]
-    memory = receipt["memory_bytes_bfloat16"]
-    yield f"{receipt['operation']}: {receipt['source']} -> {out}"
+    before, after = receipt.parameters.before, receipt.parameters.after
+    yield f"{receipt.operation}: {receipt.source} -> {out}"
     yield (
         f"parameters   total {count(before['total'])} -> {count(after['total'])}, "
         f"active {count(before['active_all'])} -> {count(after['active_all'])}"
     )
-    yield f"memory       {size(memory['before'])} -> {size(memory['after'])} in bfloat16"
-    for name, found in receipt["function"].items():
-        top1 = "" if found["top1"] is None else f", same best token {found['top1']:.1%}"
+    yield f"memory       {size(receipt.memory.before)} -> {size(receipt.memory.after)} in bfloat16"
+    for name, found in receipt.function.items():
+        top1 = "" if found.top1 is None else f", same best token {found.top1:.1%}"
         yield (
-            f"function     {name.replace('_', ' ')}: log-probabilities differ by {found['mean_logprob']:.2g} "
-            f"on average, {found['max_logprob']:.2g} at most{top1}"
+            f"function     {name.replace('_', ' ')}: log-probabilities differ by {found.mean_logprob:.2g} "
+            f"on average, {found.max_logprob:.2g} at most{top1}"
         )
-    perplexity = receipt["perplexity"]
-    if perplexity["before"] is not None:
-        kinds = [kind for kind in ("before", "after", "healed") if kind in perplexity]
-        path = " -> ".join(f"{perplexity[kind]:.4g} ({kind})" for kind in kinds)
-        yield f"perplexity   {path} on {', '.join(perplexity['data'])}"
-    yield from (f"lost         {what}" for what in receipt["lost"])
-    yield f"loads in     coterie (read back), transformers as {receipt['loads_in']['transformers']}"
+    if receipt.perplexity.get("before") is not None:
+        stages = ((stage, receipt.perplexity.get(stage)) for stage in ("before", "after", "healed"))
+        path = " -> ".join(f"{value:.4g} ({stage})" for stage, value in stages if value is not None)
+        yield f"perplexity   {path} on {', '.join(receipt.perplexity_data)}"
+    yield from (f"lost         {what}" for what in receipt.lost)
+    yield f"loads in     coterie (read back), transformers as {receipt.loads_in['transformers']}"
     yield f"receipt      {out}/{RECEIPT}"
 
 
