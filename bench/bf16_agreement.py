@@ -1,10 +1,9 @@
-"""bfloat16 against float32, family by family: how far coterie's and transformers' logits move, on the same
-weights.
+"""How far bfloat16 moves the logits of coterie and of transformers, family by family, on the same weights.
 
 The small random models of the parity tests (every parameter randomised), 40 prompts of 40 tokens. Reported
 against transformers in float32: share of positions with the same best token, and mean Kullback-Leibler
 divergence in nats, for coterie and for transformers in bfloat16. A router may choose another expert when its
-scores are nearly level: that is most of what is left.
+scores are nearly level: most of the remaining difference comes from this.
 
     python bench/bf16_agreement.py [--prompts N]
 """

@@ -25,13 +25,12 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def median(values: list[float]) -> float:
+    """The middle value."""
     return statistics.median(values)
 
 
 def median_ratio(ours: list[float], theirs: list[float]) -> float:
-    """Median over rounds of ours / theirs: each ratio is taken within one round, so that a slow spell
-    cancels.
-    """
+    """Median over rounds of ours / theirs, each ratio taken within one round so that slow spells cancel."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
@@ -52,7 +51,7 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Name, family and model: the name alone does not tell one generation from the next."""
+    """Name, family and model: generations of processors share names."""
     wanted = ("model name", "cpu family", "model")
     found: dict[str, str] = {}
     info = Path("/proc/cpuinfo")

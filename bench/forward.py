@@ -2,7 +2,7 @@
 
 Six layers of width 768, vocabulary 8192, about 1536 active feed-forward columns per token; one dense model
 and three mixtures of experts. transformers runs each of its ways to multiply experts in a loop of forward
-passes with its own cache and arg-max (less work than its `generate`). All contenders stand in one process and
+passes with its own cache and arg-max (less work than its `generate`). All contenders run in one process and
 take turns; every round has a new random prompt. Figures are medians over rounds, ratios are taken within a
 round.
 
@@ -43,9 +43,7 @@ IMPLEMENTATIONS: dict[str, tuple[str | None, ...]] = {
 
 @dataclass
 class Contender:
-    """`run(prompt) -> (reply ids, seconds of the prompt, seconds of the rest)`, wall time or CPU time by
-    `clock`.
-    """
+    """`run(prompt, clock) -> (reply ids, seconds of the prompt, seconds of the rest)` by that clock."""
 
     name: str
     run: Callable[[list[int], Callable[[], float]], tuple[list[int], float, float]]

@@ -1,9 +1,8 @@
-"""Loading a 2 GB mixture of experts: coterie against transformers, each in a fresh process, the files in page
-cache.
+"""Loading a 2 GB mixture of experts: coterie against transformers, fresh processes, files in page cache.
 
 The checkpoint has the layout of Qwen3-MoE (one tensor per expert and matrix), bfloat16, in shards of 512 MB.
-Time is from the call to the last byte in memory; the peak is the process's largest resident size less what
-its imports took.
+Time is from the call to the last byte in memory; the peak is the process's largest resident size minus
+that after its imports.
 
     python bench/load.py [--gigabytes 2] [--repeats 5]
 """

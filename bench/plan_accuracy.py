@@ -2,11 +2,11 @@
 
     python bench/plan_accuracy.py
 
-Each configuration runs in a process of its own: the model is built, a few steps are taken, and the peak of
-the resident memory and the median of the steps after the first are read. Time is the process's own processor
+Each configuration runs in a separate process: the model is built, a few steps are taken, and the peak of the
+resident memory and the median of the steps after the first are read. Time is the process's own processor
 time, which other work on the machine does not enter. The prediction of memory uses the config alone, that of
-time the five-second measurement. What bench/results/plan.json holds is not measured again (unless --anew);
-predictions of memory are always new.
+time the five-second measurement. Configurations already in bench/results/plan.json are not measured again
+(unless --anew); predictions of memory are always new.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Peak memory of tuning a mixture of a billion parameters with QLoRA: base rounded to 4 bits while it is
-read.
+"""Peak memory of tuning a billion-parameter mixture with QLoRA: the base is rounded to 4 bits as it is read.
 
-The base is generated (random bfloat16 weights, 64 experts, 8 chosen) by a process of its own; the one that is
-measured loads it, attaches factors of rank 16 to attention and all experts, and takes AdamW steps on one
+The base is generated (random bfloat16 weights, 64 experts, 8 chosen) by one process; the measured process
+loads it, attaches factors of rank 16 to attention and all experts, and takes AdamW steps on one
 batch. The peak is that of the whole process, from its start: interpreter, libraries, loading, steps.
 
     python bench/qlora_memory.py [--quick] [--steps N] [--quant int4|int8|none] [--threads N]

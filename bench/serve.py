@@ -1,9 +1,11 @@
-"""Our server against `transformers serve` and llama.cpp's on one checkpoint, in one run: throughput, first
-token, time per token.
+"""Our server against `transformers serve` and llama.cpp's: throughput, first token, time per token.
 
-python bench/serve.py [--transformers PYTHON] [--llama-server PROGRAM] [--tokens 32] [--prompt 200] [--rounds
-2] `--transformers`: an interpreter with `transformers[serving]`; `--llama-server`: llama.cpp's program, which
-is given the checkpoint as GGUF in fp32. What is not given is not measured. Clients and server share the
+    python bench/serve.py [--transformers PYTHON] [--llama-server PROGRAM] [--tokens 32] [--prompt 200]
+    [--rounds 2]
+
+All serve one checkpoint, in one run. `--transformers`: an interpreter with `transformers[serving]`.
+`--llama-server`: llama.cpp's program, which gets the checkpoint as GGUF in fp32. A server without its option
+is not measured. Clients and server share the
 machine; each server has one thread for its arithmetic.
 """
 
@@ -26,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import RESULTS, environment, write_json
 from server import ServerProcess, coterie_server, make_checkpoint, request, stream
 
-WORDS = "fox river stone garden window letter number yellow morning winter table paper little old quick bright".split()
+WORDS = "fox river stone garden window letter number yellow morning winter table paper little old".split()
+WORDS += ["quick", "bright"]
 
 
 def prompts(count: int, words: int, shared: bool, seed: int) -> list[str]:

@@ -1,6 +1,4 @@
-"""What the server benchmarks share: a checkpoint, a server in a process of its own, a client that times
-events.
-"""
+"""Shared by the server benchmarks: a checkpoint, a server in another process, a client that times events."""
 
 from __future__ import annotations
 
@@ -132,8 +130,9 @@ class Timing:
 
 
 def stream(url: str, body: dict[str, Any], stop_after: int | None = None) -> Timing:
-    """Read a streamed chat reply; `stop_after` events hang up. Errors: `RuntimeError` when it breaks or is
-    refused.
+    """Read a streamed chat reply, hanging up after `stop_after` events.
+
+    Errors: `RuntimeError` when the stream breaks or is refused.
     """
     connection = _connect(url, 600)
     timing, begun = Timing(), time.perf_counter()

@@ -1,6 +1,4 @@
-"""The models that benchmarks compare, as keys of config.json: one dense model and three mixtures of
-experts.
-"""
+"""The models that benchmarks compare, as keys of config.json: a dense one and three mixtures of experts."""
 
 from __future__ import annotations
 

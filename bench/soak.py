@@ -25,18 +25,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import RESULTS, environment, write_json
 from server import coterie_server, make_checkpoint, request, stream
 
-SCHEMA = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["n"],
-          "additionalProperties": False}  # fmt: skip
+NUMBER = {"type": "integer", "minimum": 0, "maximum": 9}
+SCHEMA = {"type": "object", "properties": {"n": NUMBER}, "required": ["n"], "additionalProperties": False}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
 CHAT = "/v1/chat/completions"
 
 
 def one(url: str, rng: random.Random) -> str:
-    """A request of some kind; what came of it."""
+    """Send a request of a random kind; returns its outcome."""
     kind = rng.choice(["stream", "plain", "json", "tool", "hang up", "echo", "embed", "wrong"])
     text = " ".join(rng.choice(["fox", "river", "stone"]) for _ in range(rng.randrange(5, 120)))
-    body: dict[str, Any] = {"model": "bench", "messages": [{"role": "user", "content": text}], "max_tokens": 24,
-                            "logit_bias": {"3": -100}}  # fmt: skip
+    body: dict[str, Any] = {
+        "model": "bench",
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 24,
+        "logit_bias": {"3": -100},
+    }
     if kind == "stream":
         stream(url, body)
     elif kind == "hang up":
@@ -44,14 +48,30 @@ def one(url: str, rng: random.Random) -> str:
     else:
         more: dict[str, tuple[str, dict[str, Any], int]] = {
             "plain": (CHAT, {**body, "logprobs": True, "top_logprobs": 2, "n": 2}, 200),
-            "json": (CHAT, {**body, "response_format": {"type": "json_schema",
-                                                        "json_schema": {"name": "x", "schema": SCHEMA}}}, 200),
-            "tool": (CHAT, {**body, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False}, 200),
-            "echo": ("/v1/completions", {"model": "bench", "prompt": text, "echo": True, "logprobs": 1,
-                                         "max_tokens": 1}, 200),
+            "json": (
+                CHAT,
+                {
+                    **body,
+                    "response_format": {
+                        "type": "json_schema",
+                        "json_schema": {"name": "x", "schema": SCHEMA},
+                    },
+                },
+                200,
+            ),
+            "tool": (
+                CHAT,
+                {**body, "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},
+                200,
+            ),
+            "echo": (
+                "/v1/completions",
+                {"model": "bench", "prompt": text, "echo": True, "logprobs": 1, "max_tokens": 1},
+                200,
+            ),
             "embed": ("/v1/embeddings", {"model": "bench", "input": [text, text]}, 200),
             "wrong": (CHAT, {**body, "temprature": 1}, 400),
-        }  # fmt: skip
+        }
         path, sent, expected = more[kind]
         status, answer = request(url, "POST", path, sent)
         if status not in (expected, 429):
@@ -94,13 +114,22 @@ def soak(minutes: float, clients: int) -> dict[str, Any]:
     idle = all(
         f"{name} 0" in metrics for name in ("coterie_running", "coterie_queue_depth", "coterie_kv_bytes")
     )
-    return {"minutes": minutes, "clients": clients, "requests": dict(counts), "failures": failures[:20],
-            "num_failures": len(failures), "ready": stats, "idle_at_the_end": idle, **growth(samples)}  # fmt: skip
+    return {
+        "minutes": minutes,
+        "clients": clients,
+        "requests": dict(counts),
+        "failures": failures[:20],
+        "num_failures": len(failures),
+        "ready": stats,
+        "idle_at_the_end": idle,
+        **growth(samples),
+    }
 
 
 def growth(samples: list[tuple[int, int, int]]) -> dict[str, Any]:
-    """Medians of the third and the last fifth of the samples: before it caches of compiled code still
-    fill.
+    """Medians of the third and the last fifth of the samples.
+
+    Earlier ones are left out, because caches of compiled code still fill.
     """
     fifth = max(1, len(samples) // 5)
     record: dict[str, Any] = {}

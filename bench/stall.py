@@ -22,16 +22,21 @@ NEVER = 1e6  # seconds: no step is as long, so prompts are read in whole chunks
 
 
 def measure(url: str, options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """One round: the talkers' gaps and the time that the readers of long prompts waited for their first
-    token.
-    """
+    """One round: the gaps within replies, and the waits for the first token of long prompts."""
     short = prompts(options.talkers, 20, False, seed)
     long = iter(prompts(1000, options.prompt, False, seed + 1))
     done = threading.Event()
 
     def ask(text: str, tokens: int) -> Any:
-        return stream(url, {"model": "bench", "messages": [{"role": "user", "content": text}], "temperature": 0,
-                            "max_tokens": tokens})  # fmt: skip
+        return stream(
+            url,
+            {
+                "model": "bench",
+                "messages": [{"role": "user", "content": text}],
+                "temperature": 0,
+                "max_tokens": tokens,
+            },
+        )
 
     def read() -> list[float]:
         firsts = []
@@ -72,8 +77,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         record["parameters"] = make_checkpoint(path, options.width, options.layers)
-        servers = {name: coterie_server(path, *given) for name, given in
-                   {"default": [], "whole chunks": ["--max-stall", str(NEVER)]}.items()}  # fmt: skip
+        servers = {
+            name: coterie_server(path, *given)
+            for name, given in {"default": [], "whole chunks": ["--max-stall", str(NEVER)]}.items()
+        }
         try:
             for turn in range(options.rounds):
                 for name, server in servers.items():

@@ -2,8 +2,8 @@
 
     python bench/subset.py [--seeds 0 1 2]
 
-A model is pretrained on eight planted domains (each has tokens of its own and a table that says which token
-follows which two); then one domain gets a new table, and the experts alone learn it: all, the quarter that
+A model is pretrained on eight planted domains (each with separate tokens and a table of which token follows
+which two); then one domain gets a new table, and the experts alone learn it: all, the quarter that
 `coterie select` finds on the domain's text, or a random quarter. Accuracy is of the table's tokens in unseen
 rows, in percent. Memory is the process's peak over one step of a larger model, a process for each way. Writes
 bench/results/subset.json.
@@ -43,9 +43,7 @@ NOISE = 0.1
 
 
 class Planted:
-    """Rows of one domain: `x[t+1] = table[x[t-1], x[t]]`, a random token of the domain with probability
-    `NOISE`.
-    """
+    """Rows of one domain: `x[t+1] = table[x[t-1], x[t]]`, or with probability `NOISE` a random token."""
 
     def __init__(self, seed: int) -> None:
         draw = np.random.default_rng(seed)

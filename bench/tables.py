@@ -160,7 +160,7 @@ def tune(record: dict[str, Any]) -> str:
 
 
 def qlora(record: dict[str, Any]) -> str:
-    """One row: what was loaded, and the peaks."""
+    """One row: the loaded model, and the peaks."""
     loading, bits = record["after_loading_mib"], record["bits"]
     row = [
         f"{record['parameters']:,}",
@@ -205,9 +205,7 @@ def bf16_agreement(record: dict[str, Any]) -> str:
 
 
 def serve(record: dict[str, Any]) -> str:
-    """One row per number of clients and kind of prompts: tokens per second of each server, waiting times of
-    ours.
-    """
+    """One row per number of clients and kind of prompts: tokens per second of each, our waiting times."""
     rows = []
     sides = record["servers"]
     for index, own in enumerate(sides["coterie"]):

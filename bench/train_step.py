@@ -1,7 +1,7 @@
 """One training step (forward, backward, AdamW): coterie against its dense twin and against transformers.
 
 Four layers of width 256, vocabulary 4096, 8 sequences of 512 tokens, 1024 active feed-forward columns per
-token in every model; Llama 4 with Scout's 16 experts, and with 8. All contenders stand in one process with
+token in every model; Llama 4 with Scout's 16 experts, and with 8. All contenders run in one process with
 the same weights and take turns; every round has a new random batch, so that routing is fresh as in training.
 Figures are medians over rounds, ratios are taken within a round.
 
@@ -69,9 +69,7 @@ def optimiser_of(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def ours(name: str, hf_config: Any, weights: dict[str, Tensor], dtype: torch.dtype) -> Contender:
-    """Coterie's model with the weights transformers wrote; parameters in `dtype`, as transformers keeps
-    them.
-    """
+    """Coterie's model with the weights that transformers wrote; parameters in `dtype`, as there."""
     config = config_from_hf(hf_config.to_dict())
     model = Transformer(config, compute_dtype=dtype)
     parameters = dict(model.named_parameters())
@@ -188,9 +186,8 @@ def main() -> None:
             record["runs"][f"{dtype}, {count} thread{'s' if count > 1 else ''}"] = run
             print(f"== {dtype}, {count} thread(s), ratios by {run['clock_of_ratios']} time")
             for name, step in run["steps"].items():
-                print(
-                    f"{name:32s} wall {step['wall_ms']:8.1f} ms  cpu {step['cpu_ms']:8.1f} ms  {step['first_loss']}"
-                )
+                times = f"wall {step['wall_ms']:8.1f} ms  cpu {step['cpu_ms']:8.1f} ms"
+                print(f"{name:32s} {times}  {step['first_loss']}")
             for name, ratio in run["ratios"].items():
                 print(f"{name:60s} {ratio:6.3f}", flush=True)
             gc.collect()

@@ -1,10 +1,9 @@
-"""Tuning by LoRA (rank 16 on attention and experts): coterie against transformers with peft, and against a
-dense twin.
+"""Tuning by LoRA (rank 16, attention and experts): against transformers with peft, and against a dense twin.
 
 The mixture has 64 experts of which a token uses 8; the dense twin has as many active parameters. Base, rank,
-first factors, data and optimiser are the same, so that losses must agree after every step. Each contender has
-a process of its own, which gives its peak memory; the processes take turns, and figures are medians over
-rounds.
+first factors, data and optimiser are the same, so that losses must agree after every step. Each contender
+runs in a separate process, which gives its peak memory; the processes take turns, and figures are medians
+over rounds.
 
     python bench/tune.py [--quick] [--dtype D] [--only NAME ...] [--rounds N] [--steps N] [--threads N]
 """
