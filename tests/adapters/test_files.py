@@ -223,7 +223,7 @@ def test_damage_and_other_directories(tmp_path: Path) -> None:
         CheckpointError, match=r"has no adapter_config.json; give the directory of a LoRA adapter"
     ):
         read_adapter(base)
-    with pytest.raises(CheckpointError, match="exists and is no adapter"):
+    with pytest.raises(CheckpointError, match="exists and is not an adapter"):
         model = built("qwen3_moe")
         attach(model, config())
         save_adapter(base, model, None)

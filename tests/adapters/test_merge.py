@@ -22,6 +22,7 @@ from coterie.nn.lora import LoRAExpertLinear
 from coterie.nn.transformer import Transformer
 from coterie.proof.judge import check_probes
 from tests.adapters.test_attach import IDS, config, logits, randomise_factors
+from tests.checkpoints.opens import count_opens
 from tests.families.hf import tiny
 
 MODELS = ["llama_tied_bias", "qwen3_moe", "mixtral", "olmoe", "deepseek_v3", "gpt_oss", "llama4_scout"]
@@ -67,6 +68,20 @@ def test_the_written_model_is_base_with_adapter_and_transformers_reads_it(name: 
     assert (
         manifest["merged"]["adapter"] == str(tmp_path / "adapter") and manifest["merged"]["gravity"] > 0.999
     )
+
+
+def test_a_merge_opens_base_and_adapter_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path)
+    opened = count_opens(monkeypatch)
+    merged(tmp_path)
+    for name, weights in (("base", "model.safetensors"), ("adapter", "adapter_model.safetensors")):
+        found = {
+            str(path.relative_to(tmp_path / name)): count
+            for path, count in opened.items()
+            if path.is_relative_to(tmp_path / name)
+        }
+        assert {weights, "coterie.json"} <= found.keys() and set(found.values()) == {1}, found
+    assert opened[tmp_path / "adapter" / "probes" / "probes.safetensors"] == 1
 
 
 Fault = Callable[[Transformer], None]

@@ -17,7 +17,7 @@ from coterie.adapters.attach import Adapter, attach, drop_adapter, put_adapter, 
 from coterie.adapters.files import CONFIG, save_adapter
 from coterie.adapters.merge import merge_checkpoint
 from coterie.adapters.peft_layouts import LAYOUTS, Layout
-from coterie.adapters.tools import convert_adapter, deltas, diff_adapters, inspect_adapter, open_adapter
+from coterie.adapters.tools import convert_adapter, deltas, diff_adapters, inspect_adapter, resolve_adapter
 from coterie.checkpoints.directory import load_model
 from coterie.cli.main import app
 from coterie.config import CheckpointError, ConfigError
@@ -52,8 +52,8 @@ def made(
 
 
 def changes_of(path: Path) -> dict[str, torch.Tensor]:
-    opened = open_adapter(path)
-    return {n: torch.stack(list(deltas(f, opened.config, n))) for n, f in opened.adapter.factors.items()}
+    opened = resolve_adapter(path)
+    return {n: torch.stack(list(deltas(f, opened.base.config, n))) for n, f in opened.adapter.factors.items()}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -71,7 +71,7 @@ def test_every_pair_of_layouts_round_trips(shape: str, tmp_path: Path) -> None:
         assert found.keys() == original.keys()
         for name, change in original.items():
             assert float((found[name] - change).abs().max()) < 1e-6, name
-        assert diff_adapters(tmp_path / "peft", tmp_path / f"{first}-{second}")["same"]
+        assert diff_adapters(tmp_path / "peft", tmp_path / f"{first}-{second}").same
     other = load_model(tmp_path / "base").model
     apply_in_place(other, tmp_path / "vllm3d-peft018", tmp_path / "base")
     torch.testing.assert_close(logits(other), expected, atol=1e-6, rtol=0)
@@ -101,12 +101,12 @@ def test_where_shapes_cannot_tell_the_probes_do(shape: str, tmp_path: Path) -> N
         (path / CONFIG).write_text(
             json.dumps(json.loads((path / CONFIG).read_text()) | {"peft_version": None})
         )
-        assert open_adapter(path).known_by == "probes"
-    assert diff_adapters(tmp_path / layouts[0], tmp_path / layouts[1])["same"]
+        assert resolve_adapter(path).known_by == "probes"
+    assert diff_adapters(tmp_path / layouts[0], tmp_path / layouts[1]).same
     for layout, other in (layouts, layouts[::-1]):
         shutil.rmtree(tmp_path / layout / "probes")
         with pytest.raises(CheckpointError, match="--assume-layout"):
-            open_adapter(tmp_path / layout)
+            resolve_adapter(tmp_path / layout)
         found = {}
         for assumed in (layout, other):
             again = load_model(tmp_path / "base").model
@@ -119,7 +119,7 @@ def test_where_shapes_cannot_tell_the_probes_do(shape: str, tmp_path: Path) -> N
 def test_a_stamp_cannot_be_overruled(tmp_path: Path) -> None:
     made(tmp_path, *SHAPES["H is 2I"])
     with pytest.raises(CheckpointError, match="its stamp says layout 'peft', not 'peft018'"):
-        open_adapter(tmp_path / "peft", layout="peft018")
+        resolve_adapter(tmp_path / "peft", layout="peft018")
 
 
 @pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
@@ -141,7 +141,7 @@ def test_a_merged_model_is_taken_apart_again(name: str, tmp_path: Path) -> None:
     assert found.keys() == original.keys()
     for layer, change in original.items():
         assert float((found[layer] - change).abs().max()) < 1e-6, layer
-    opened = open_adapter(tmp_path / "back")
+    opened = resolve_adapter(tmp_path / "back")
     assert {factors.rank for factors in opened.adapter.factors.values()} == {3}
     assert all(".norm" in n or "_norm" in n or n == "norm.weight" for n in opened.adapter.full)
     model = load_model(tmp_path / "base").model
@@ -151,33 +151,31 @@ def test_a_merged_model_is_taken_apart_again(name: str, tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="differs from the base by rank 3; allow more with --max-rank"):
         convert_adapter(tmp_path / "merged", "peft", tmp_path / "less", base=tmp_path / "base", max_rank=2)
-    with pytest.raises(CheckpointError, match="there is no adapter in it"):
+    with pytest.raises(CheckpointError, match="there is no adapter to extract"):
         convert_adapter(tmp_path / "base", "peft", tmp_path / "none", base=tmp_path / "base")
 
 
 def test_inspect_and_diff(tmp_path: Path) -> None:
     made(tmp_path, "qwen3_moe", {}, {"rank": 6, "rank_rule": "active", "alpha": 9, "dora": True})
     facts = inspect_adapter(tmp_path / "peft")
-    rows = {row["group"]: row for row in facts["groups"]}
-    assert rows["experts"]["ranks"] == [2] and rows["attention"]["ranks"] == [6]
-    assert rows["experts"]["scales"] == [4.5] and rows["experts"]["layers"] == 6
-    assert rows["attention"]["parameters"] == 4 * (
+    rows = {row.group: row for row in facts.groups}
+    assert rows["experts"].ranks == [2] and rows["attention"].ranks == [6]
+    assert rows["experts"].scales == [4.5] and rows["experts"].layers == 6
+    assert rows["attention"].parameters == 4 * (
         2 * (6 * (32 + 64) + 64 * 0) + 2 * 6 * (32 + 32) + 64 + 32 + 32 + 32
     )
     change = changes_of(tmp_path / "peft")
     length = sum(float(c.square().sum()) for n, c in change.items() if ".experts." in n) ** 0.5
-    assert rows["experts"]["change"] == pytest.approx(length, rel=1e-6)
-    assert facts["dora"] and facts["peft_cannot"] and facts["base_checked"] and facts["probes"]
+    assert rows["experts"].change == pytest.approx(length, rel=1e-6)
+    assert facts.dora and facts.peft_cannot and facts.base_checked and facts.probes
     model = load_model(tmp_path / "base").model
     apply_in_place(model, tmp_path / "peft", tmp_path / "base")
     with torch.no_grad():
         model.blocks[2].ffn.experts.down.lora_B.mul_(1.01)
     save_adapter(tmp_path / "other", model, tmp_path / "base")
     result = diff_adapters(tmp_path / "peft", tmp_path / "other")
-    assert not result["same"] and result["worst"] == pytest.approx(0.01 / 1.01, rel=1e-4)
-    assert [row["name"] for row in result["layers"] if row["difference"] > 1e-6] == [
-        "blocks.2.ffn.experts.down"
-    ]
+    assert not result.same and result.worst == pytest.approx(0.01 / 1.01, rel=1e-4)
+    assert [row.name for row in result.layers if row.difference > 1e-6] == ["blocks.2.ffn.experts.down"]
 
 
 def run(*words: object) -> Any:

@@ -11,10 +11,11 @@ import pytest
 
 from coterie.checkpoints import commit, tensor_reader
 from coterie.config import files
+from coterie.proof import records
 
 
 def count_opens(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
-    """How often each file was opened from now on: weights (by their headers), JSON files and manifests."""
+    """How often each file was opened from now on: weights (by their headers), JSON, manifests and probes."""
     opened: Counter[Path] = Counter()
 
     def watch(original: Any, file_of: Any) -> None:
@@ -30,6 +31,7 @@ def count_opens(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
     watch(tensor_reader.read_header, lambda path: path)
     watch(files.read_json, lambda path: path)
     watch(commit.read_manifest, lambda path: path / commit.MANIFEST)
+    watch(records.load_probes, lambda path: path / records.FILE)
     return opened
 
 

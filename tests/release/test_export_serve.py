@@ -19,9 +19,10 @@ from openai import OpenAI
 import coterie
 from coterie.adapters.attach import attach
 from coterie.adapters.files import save_adapter
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import load_model
 from coterie.config import AdapterConfig, CheckpointError, ConfigError
-from coterie.release.export_serve import ENGINES, PORTS, REASONING, TOOLS, export_serve, parsers
+from coterie.release.export_serve import ENGINES, PORTS, REASONING, TOOLS, export_serve, reply_parsers
 from coterie.text.reply_formats import formats
 from tests.adapters.test_attach import randomise_factors
 from tests.agents.models import chat_model
@@ -66,7 +67,7 @@ def arguments_of(script: Path, tmp_path: Path, *programs: str) -> list[list[str]
 def test_a_directory_with_adapters(engine: str, model: Path, tmp_path: Path) -> None:
     added = adapter(model, tmp_path / "ad", ALONE)
     out = tmp_path / "out put"
-    facts = export_serve(str(model), out, engine, {"poet": str(added)})
+    exported = export_serve(str(model), out, engine, {"poet": str(added)})
     ids = torch.tensor([5, 6, 7, 8])
     assert torch.equal(coterie.load(out / "model").logits(ids), coterie.load(model).logits(ids))
     for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json", "config.json"):
@@ -76,7 +77,8 @@ def test_a_directory_with_adapters(engine: str, model: Path, tmp_path: Path) -> 
     ours = load_file(added / "adapter_model.safetensors")
     theirs = load_file(out / "adapters/poet/adapter_model.safetensors")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert json.loads((out / "serve.json").read_text()) == facts and facts["name"] == "tiny-model"
+    assert json.loads((out / "serve.json").read_text()) == exported.to_dict()
+    assert exported.name == "tiny-model"
     started = arguments_of(out / "start.sh", tmp_path, "vllm", "python")[0]
     shape = " ".join(started)
     assert (
@@ -89,7 +91,7 @@ def test_a_directory_with_adapters(engine: str, model: Path, tmp_path: Path) -> 
     assert "--tool-call-parser hermes" in shape and "--enable-lora" in shape and rank in shape
     assert ("--enable-auto-tool-choice" in started) is (engine == "vllm")
     assert ("--reasoning-parser qwen3" in shape) is (engine == "sglang")
-    assert any("no reasoning parser" in note for note in facts["notes"]) is (engine == "vllm")
+    assert any("no reasoning parser" in note for note in exported.parsers.notes) is (engine == "vllm")
     url = f"http://127.0.0.1:{PORTS[engine]}"
     assert arguments_of(out / "verify.sh", tmp_path, "coterie") == [
         ["coterie", "verify", str(model), url, "--model-name", "tiny-model"],
@@ -101,17 +103,20 @@ def test_a_file(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     for engine, program in (("llama.cpp", "llama-server"), ("ollama", "ollama")):
         out = tmp_path / engine
-        facts = export_serve(str(model), out, engine, name="mine", quant="f32")
-        assert facts["architecture"] == "qwen3moe" and (out / "model.gguf").is_file()
+        exported = export_serve(str(model), out, engine, name="mine", quant="f32")
+        assert exported.gguf is not None and exported.gguf.architecture == "qwen3moe"
+        assert json.loads((out / "serve.json").read_text()) == exported.to_dict()
+        assert (out / "model.gguf").is_file()
         started = arguments_of(out / "start.sh", tmp_path, program)[0]
         if engine == "ollama":
             assert started[:5] == ["ollama", "create", "mine", "-f", f"{out}/model.Modelfile"]
-            assert (out / "model.Modelfile").is_file() and any("no tools" in note for note in facts["notes"])
+            assert (out / "model.Modelfile").is_file()
+            assert any("no tools" in note for note in exported.parsers.notes)
         else:
             assert started[:6] == ["llama-server", "-m", f"{out}/model.gguf", "--alias", "mine", "--jinja"]
         verified = arguments_of(out / "verify.sh", tmp_path, "coterie")[0]
         assert verified[:-1] == ["coterie", "verify", str(model), f"{out}/model.gguf", "--tolerance"]
-        assert 0 < float(verified[-1]) < 1e-3 and facts["difference"]["mean_logprob"] < 1e-6
+        assert 0 < float(verified[-1]) < 1e-3 and exported.gguf.difference.mean_logprob < 1e-6
 
 
 @pytest.mark.parametrize("quant", ["q8_0", "q4_0"])
@@ -120,9 +125,10 @@ def test_a_rounded_file_is_proved_by_what_its_rounding_costs(
 ) -> None:
     """The tolerance is what was measured: the file passes, one of other numbers does not."""
     pytest.importorskip("gguf")
-    facts = export_serve(str(model), tmp_path / "out", "llama.cpp", quant=quant)
-    proof = [part.replace("$here", str(tmp_path / "out")) for part in facts["verify"][0]]
-    assert float(proof[-1]) >= facts["difference"]["mean_logprob"] > 0
+    exported = export_serve(str(model), tmp_path / "out", "llama.cpp", quant=quant)
+    assert exported.gguf is not None
+    proof = [part.replace("$here", str(tmp_path / "out")) for part in exported.verify[0]]
+    assert float(proof[-1]) >= exported.gguf.difference.mean_logprob > 0
     call(*proof[1:])
     other = coterie.load(model)
     with torch.no_grad():
@@ -196,7 +202,7 @@ def test_refusals(model: Path, tmp_path: Path) -> None:
     (strange / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}"
     )
-    with pytest.raises(ConfigError, match="no parser of vllm"):
+    with pytest.raises(ConfigError, match="no known parser of vllm"):
         export_serve(str(strange), tmp_path / "out", "vllm")
     assert not (tmp_path / "out").exists()
 
@@ -224,9 +230,10 @@ def test_parsers_by_template(kind: str, model: Path, tmp_path: Path) -> None:
     template, form, tools, vllm, sglang = TEMPLATES[kind]
     shutil.copytree(model, tmp_path / "m")
     (tmp_path / "m/chat_template.jinja").write_text(template)
-    found = parsers(tmp_path / "m", "vllm", [])
-    assert (found["format"], found["tool_parser"], found["reasoning_parser"]) == (form, tools, vllm)
-    assert parsers(tmp_path / "m", "sglang", [])["reasoning_parser"] == sglang
+    checkpoint = Checkpoint.open(tmp_path / "m")
+    found = reply_parsers(checkpoint, "vllm")
+    assert (found.format, found.tool_parser, found.reasoning_parser) == (form, tools, vllm)
+    assert reply_parsers(checkpoint, "sglang").reasoning_parser == sglang
 
 
 def test_every_format_has_its_parsers() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import save_model
 from coterie.config import CheckpointError
 from coterie.verify.tensors import compare_tensors
@@ -58,7 +59,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_words(original: Path, tmp_path: Path, name: str, change: Callable, words: str) -> None:
     save_model(tmp_path / "b", make("llama4_scout"))
     edit(tmp_path / "b", lambda tensors: tensors.update({name: change(tensors[name]).clone()}))
-    walk = compare_tensors(original, tmp_path / "b")
+    walk = compare_tensors(Checkpoint.open(original), Checkpoint.open(tmp_path / "b"))
     assert (walk.first, walk.differing) == (name, 1) and walk.what.startswith(words)
 
 
@@ -72,7 +73,7 @@ def test_another_tensors_values_and_the_order_of_the_walk(original: Path, tmp_pa
         tensors["model.layers.10.extra"] = torch.zeros(1)
 
     edit(tmp_path / "b", change)
-    walk = compare_tensors(original, tmp_path / "b")
+    walk = compare_tensors(Checkpoint.open(original), Checkpoint.open(tmp_path / "b"))
     assert (walk.first, walk.what, walk.differing) == (one, f"holds in B what A calls '{two}'", 3)
 
 
@@ -81,15 +82,18 @@ def test_missing_and_repeated(tmp_path: Path) -> None:
     with_mtp(tmp_path / "a")
     with_mtp(tmp_path / "b")
     edit(tmp_path / "b", lambda tensors: tensors.pop("model.layers.4.embed_tokens.weight"))
-    assert compare_tensors(tmp_path / "a", tmp_path / "b").differing == 0
+    assert compare_tensors(Checkpoint.open(tmp_path / "a"), Checkpoint.open(tmp_path / "b")).differing == 0
     edit(tmp_path / "b", lambda tensors: tensors.pop("model.layers.4.hnorm.weight"))
-    walk = compare_tensors(tmp_path / "a", tmp_path / "b")
+    walk = compare_tensors(Checkpoint.open(tmp_path / "a"), Checkpoint.open(tmp_path / "b"))
     assert (walk.first, walk.what) == ("model.layers.4.hnorm.weight", "is missing in B")
-    assert compare_tensors(tmp_path / "b", tmp_path / "a").what == "is missing in A"
+    assert (
+        compare_tensors(Checkpoint.open(tmp_path / "b"), Checkpoint.open(tmp_path / "a")).what
+        == "is missing in A"
+    )
     for name in "cd":
         save_model(tmp_path / name, make("llama_tied_bias"))
     edit(tmp_path / "d", lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
-    walk = compare_tensors(tmp_path / "c", tmp_path / "d")
+    walk = compare_tensors(Checkpoint.open(tmp_path / "c"), Checkpoint.open(tmp_path / "d"))
     assert walk.differing == 0 and walk.first is None
 
 
@@ -100,13 +104,16 @@ def test_carried_tensors_count_and_types_are_rounded(tmp_path: Path) -> None:
         name for name in load_file(tmp_path / "a" / "model.safetensors") if name.startswith("vision_model.")
     )
     edit(tmp_path / "b", lambda tensors: tensors.pop(key))
-    assert compare_tensors(tmp_path / "a", tmp_path / "b").what == "is missing in B"
+    assert (
+        compare_tensors(Checkpoint.open(tmp_path / "a"), Checkpoint.open(tmp_path / "b")).what
+        == "is missing in B"
+    )
     save_model(tmp_path / "c", make("qwen3"))
     save_model(tmp_path / "d", make("qwen3"), dtype="bfloat16")
-    walk = compare_tensors(tmp_path / "c", tmp_path / "d")
+    walk = compare_tensors(Checkpoint.open(tmp_path / "c"), Checkpoint.open(tmp_path / "d"))
     assert walk.differing == 0 and walk.rounded == walk.compared > 10
     with pytest.raises(
         CheckpointError, match=r"is qwen3 and .* is llama: their tensors have no common names"
     ):
         save_model(tmp_path / "e", make("llama"))
-        compare_tensors(tmp_path / "c", tmp_path / "e")
+        compare_tensors(Checkpoint.open(tmp_path / "c"), Checkpoint.open(tmp_path / "e"))

@@ -24,12 +24,12 @@ from coterie.adapters.files import (
 )
 from coterie.adapters.patch import Patch, apply_patches, check_patch_base, is_patch, patch_base, read_patch
 from coterie.adapters.peft_layouts import Layout
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import ConfigError
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.transformer import Transformer
-from coterie.proof.judge import check_probes
-from coterie.proof.records import load_probes
+from coterie.proof.judge import check_record
 from coterie.text.tokenizer import Tokenizer
 
 
@@ -43,62 +43,67 @@ def base_of(path: str | Path) -> str:
     return patch_base(path) if is_patch(path) else adapter_base(path)
 
 
+def open_variant(variant: str | Path | AdapterFiles | Patch) -> AdapterFiles | Patch:
+    """Read and verify the directory of an adapter or patch; an opened one is returned as it is."""
+    if isinstance(variant, AdapterFiles | Patch):
+        return variant
+    return read_patch(variant) if is_patch(variant) else read_adapter(variant)
+
+
 def apply_in_place(
     model: Transformer,
     variant: str | Path | AdapterFiles | Patch,
-    base: str | Path | None = None,
-    tokenizer: Tokenizer | None = None,
+    base: str | Path | Checkpoint | None = None,
     layout: Layout | None = None,
     check: bool = False,
 ) -> None:
     """Apply an adapter or expert patch to `model` itself.
 
-    `base`: the directory that `model` was read from. An adapter made for other weights is refused if `base`
-    is given; a patch made for other weights is always refused. `layout`: assume this one for an adapter whose
+    `base`: the checkpoint that `model` was read from. An adapter made for other weights is refused if `base` is
+    given; a patch made for other weights is always refused. `layout`: assume this one for an adapter whose
     files do not state theirs; without it the stored probes decide. `check`: an adapter must also answer as it
     recorded; a patch is already proved by the hashes of its base and files.
+
     A model with the patch's experts attached (`attach_subset`) takes the slices into the trained parameters.
     Errors: `CheckpointError` or `ConfigError`, one line.
     """
-    opened = _opened(variant)
+    opened = open_variant(variant)
     if isinstance(opened, Patch):
         apply_patches(model, [opened])
         return
-    if base is not None:
-        check_adapter_base(opened, Path(base), model.config)
-    known = opened.layout(layout) or layout_by_probes(model, opened, tokenizer)
+    origin = Checkpoint.open(base) if base is not None else None
+    if origin is not None:
+        check_adapter_base(opened, origin)
+    known = opened.layout(layout)
+    if known is None:
+        known = layout_by_probes(model, opened, origin.tokenizer if origin is not None else None)
     put_adapter(model, opened.adapter(model.config, known), opened.settings)
     if check:
-        if base is None:
+        if origin is None:
             raise ConfigError(f"{opened.path}: to check an adapter, give the directory of its base")
-        check_adapter(opened, model, base, tokenizer)
+        check_adapter(opened, model, origin)
 
 
 def apply_shared(
     model: Transformer,
     variant: str | Path | AdapterFiles | Patch,
-    base: str | Path | None = None,
+    base: str | Path | Checkpoint | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> Transformer:
     """Another model with the adapter or expert patch applied; it shares the weights of `model`.
 
-    `model` itself stays as it is. `base`: the directory that `model` was read from. An adapter made for other
+    `model` itself stays as it is. `base`: the checkpoint that `model` was read from. An adapter made for other
     weights is refused if `base` is given; a patch made for other weights is always refused. An adapter with
-    stored probes must answer as it recorded.
+    stored probes must answer as it recorded. `tokenizer`: of the model, where it is loaded already.
+
     Errors: `CheckpointError` or `ConfigError`, one line.
     """
     if model.adapter is not None:
         raise ConfigError("adapter: the model has one already; load the base alone")
-    opened = _opened(variant)
+    opened = open_variant(variant)
     if isinstance(opened, Patch):
         return _with_patch(model, opened)
-    return _with_adapter(model, opened, base, tokenizer)
-
-
-def _opened(variant: str | Path | AdapterFiles | Patch) -> AdapterFiles | Patch:
-    if isinstance(variant, AdapterFiles | Patch):
-        return variant
-    return read_patch(variant) if is_patch(variant) else read_adapter(variant)
+    return _with_adapter(model, opened, Checkpoint.open(base) if base is not None else None, tokenizer)
 
 
 def _shadow(model: Transformer) -> Transformer:
@@ -109,14 +114,15 @@ def _shadow(model: Transformer) -> Transformer:
 
 
 def _with_adapter(
-    model: Transformer, files: AdapterFiles, base: str | Path | None, tokenizer: Tokenizer | None
+    model: Transformer, files: AdapterFiles, base: Checkpoint | None, tokenizer: Tokenizer | None
 ) -> Transformer:
     if files.settings.quant != "none":
         raise ConfigError(
             f"{files.path}: was trained on a quantised base; merge it (coterie merge) and serve the result"
         )
     if base is not None:
-        check_adapter_base(files, Path(base), model.config)
+        check_adapter_base(files, base)
+        tokenizer = tokenizer if tokenizer is not None else base.tokenizer
     known = files.layout()
     if known is None:
         # Trying layouts overwrites weights for a moment, so it needs its own copy: `model` may be serving.
@@ -126,8 +132,8 @@ def _with_adapter(
     for name in adapter.full:
         _unshare(result, name)
     put_adapter(result, adapter, files.settings)
-    if load_probes(files.path) is not None:
-        check_probes(files.path, result, tokenizer)
+    if files.probes is not None:
+        check_record(files.probes, result, tokenizer, files.path)
     return result.requires_grad_(False)
 
 

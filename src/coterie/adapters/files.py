@@ -1,17 +1,15 @@
-"""Adapter directories: PEFT's `adapter_config.json` and `adapter_model.safetensors`, with a stamp in
-`coterie.json`.
+"""Adapter directories: PEFT's `adapter_config.json` and `adapter_model.safetensors`, with a stamp.
 
-The stamp says what no shape can: the layout, the order of the fused projections, the base and the hashes of
-the base's tensors that are adapted, the rank rule, and (`probes/`) what the adapted model says to fixed
-texts.
+The stamp (in `coterie.json`) says what no shape can: the layout, the order of the fused projections, the base
+with the hashes of those of its tensors that are adapted, and the rank rule. `probes/` holds what the adapted
+model answers to fixed texts.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,14 +24,16 @@ from coterie.adapters.attach import Adapter, drop_adapter, put_adapter, take_ada
 from coterie.adapters.peft import decode, encode, holds_fused_experts, holds_single_experts
 from coterie.adapters.peft_layouts import LAYOUTS, Layout
 from coterie.adapters.peft_names import Names
-from coterie.checkpoints.commit import MANIFEST, commit_directory, read_manifest, verify_directory
-from coterie.checkpoints.directory import load_model, open_tensors, read_json
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.commit import MANIFEST, commit_directory, read_manifest, require_free, verify_files
+from coterie.checkpoints.locate import read_json
 from coterie.checkpoints.tensor_reader import read_header
 from coterie.config import AdapterConfig, CheckpointError, CoterieError, ModelConfig
+from coterie.config.files import write_json
 from coterie.config.model import MoEConfig
 from coterie.nn.transformer import Transformer
-from coterie.proof.judge import check_probes
-from coterie.proof.records import default_sequences, load_probes, record, save_probes
+from coterie.proof.judge import check_record
+from coterie.proof.records import ProbeRecord, default_sequences, load_probes, record, save_probes
 from coterie.text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -42,26 +42,30 @@ _log = logging.getLogger("coterie")
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """An adapter directory as it lies on disk; `stamp` is empty for adapters of other origin."""
+    """An opened adapter directory: every file read, and verified against its manifest, once.
+
+    `stamp`: empty for adapters of other origin. `probes`: None where the adapter recorded no answers.
+    """
 
     path: Path
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     stamp: dict[str, Any]
+    probes: ProbeRecord | None
 
     @property
     def settings(self) -> AdapterConfig:
-        """What it was made with, as far as known."""
+        """The settings it was made with, as far as the files state them."""
         stated = self.stamp.get("config")
         if stated is not None:
             return AdapterConfig.from_dict(stated, f"{self.path / MANIFEST}: adapter.config")
         return AdapterConfig(rank=int(self.config.get("r") or 1))
 
     def layout(self, assume: Layout | None = None) -> Layout | None:
-        """The layout by what the files say: the stamp, the kind of names, PEFT's version; None when they do
-        not.
+        """The layout by the stamp, the kind of names, or PEFT's version; None when none of them states it.
 
-        Errors: `CheckpointError` when `assume` contradicts the stamp.
+        `assume`: the layout to take where there is no stamp. Errors: `CheckpointError` when `assume` contradicts
+        the stamp.
         """
         stamped = self.stamp.get("layout")
         if stamped is not None and (stamped not in LAYOUTS or assume not in (None, stamped)):
@@ -76,7 +80,7 @@ class AdapterFiles:
         return _layout_of_version(self.config.get("peft_version"))
 
     def adapter(self, config: ModelConfig, layout: Layout) -> Adapter:
-        """What the tensors mean for a model. Errors: `CheckpointError`."""
+        """The adapter for a model of `config`. Errors: `CheckpointError` for tensors that do not fit it."""
         return decode(self.tensors, self.config, config, layout, str(self.path), self.stamp.get("experts"))
 
 
@@ -106,12 +110,33 @@ def _layout_of_version(text: Any) -> Layout | None:
     return "peft" if number >= (0, 19, 1) else "peft019" if number >= (0, 19, 0) else "peft018"
 
 
-def read_adapter(path: str | Path) -> AdapterFiles:
-    """The files of an adapter directory, checked against its manifest where it has one.
+def read_adapter(path: str | Path | AdapterFiles) -> AdapterFiles:
+    """Open an adapter directory: read its files once, checked against its manifest where it has one.
 
-    Errors: `CheckpointError` for a directory without the two files, a damaged one, or pickled weights.
+    An opened adapter is returned as it is. Errors: `CheckpointError` for a directory without the two files, a
+    damaged one, or pickled weights.
     """
+    if isinstance(path, AdapterFiles):
+        return path
     directory = Path(path).expanduser()
+    _require_files(directory)
+    stamp: dict[str, Any] = {}
+    if (directory / MANIFEST).is_file():
+        manifest = read_manifest(directory)
+        verify_files(directory, manifest["files"])
+        stamp = manifest.get("adapter") or {}
+    read_header(directory / WEIGHTS)  # refuses a pickle or a damaged header before safetensors opens the file
+    try:
+        with safe_open(directory / WEIGHTS, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{directory / WEIGHTS}: cannot be read ({' '.join(str(error).split())})"
+        ) from None
+    return AdapterFiles(directory, read_json(directory / CONFIG), tensors, stamp, load_probes(directory))
+
+
+def _require_files(directory: Path) -> None:
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory; give the directory of a LoRA adapter")
     if (directory / "adapter" / CONFIG).is_file():
@@ -120,54 +145,36 @@ def read_adapter(path: str | Path) -> AdapterFiles:
         )
     for name in (CONFIG, WEIGHTS):
         if not (directory / name).is_file():
-            pickled = (
-                " (its .bin is a pickle, which is never read)"
-                if (directory / "adapter_model.bin").exists()
-                else ""
-            )
-            raise CheckpointError(
-                f"{directory}: has no {name}{pickled}; give the directory of a LoRA adapter"
-            )
-    stamp: dict[str, Any] = {}
-    if (directory / MANIFEST).is_file():
-        verify_directory(directory, full=True)
-        stamp = read_manifest(directory).get("adapter") or {}
-    read_header(directory / WEIGHTS)
-    try:
-        with safe_open(directory / WEIGHTS, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{directory / WEIGHTS}: cannot be read ({' '.join(str(error).split())})"
-        ) from None
-    return AdapterFiles(directory, read_json(directory / CONFIG), tensors, stamp)
+            pickled = (directory / "adapter_model.bin").exists()
+            why = " (its .bin is a pickle, which is never read)" if pickled else ""
+            raise CheckpointError(f"{directory}: has no {name}{why}; give the directory of a LoRA adapter")
 
 
 def save_adapter(
     path: str | Path,
     model: Transformer,
-    base: str | Path | None,
+    base: str | Path | Checkpoint | None,
     tokenizer: Tokenizer | None = None,
     layout: Layout = "peft",
     probes: bool = True,
 ) -> None:
     """Write the adapter of `model` as a PEFT directory, whole or not at all.
 
-    `base`: the checkpoint directory it belongs to; its tensors are hashed. `probes`: also store what the
-    adapted model says, for `check_probes`. Errors: `CheckpointError` for a plain model or a place that holds
-    something else.
+    `base`: the checkpoint it belongs to; the hashes of the adapted tensors are stored. `probes`: also store
+    what the adapted model answers, for `check_adapter`. Errors: `CheckpointError` for a plain model or a path
+    that holds something else.
     """
     if model.adapter is None:
         raise CheckpointError(f"{path}: the model has no adapter to save; attach one first")
-    mode = model.training
-    model.eval()
-    sequences = (
-        default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions) if probes else []
-    )
-    recorded = record(model, sequences, tokenizer) if probes else None
-    model.train(mode)
-    add = (lambda target: save_probes(target, recorded)) if recorded is not None else None
-    write_adapter(path, take_adapter(model), model.config, model.adapter, base, layout, add)
+    recorded = None
+    if probes:
+        mode = model.training
+        model.eval()
+        sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
+        recorded = record(model, sequences, tokenizer)
+        model.train(mode)
+    opened = Checkpoint.open(base) if base is not None else None
+    write_adapter(path, take_adapter(model), model.config, model.adapter, opened, layout, recorded)
 
 
 def write_adapter(
@@ -175,18 +182,18 @@ def write_adapter(
     adapter: Adapter,
     config: ModelConfig,
     settings: AdapterConfig,
-    base: str | Path | None = None,
+    base: Checkpoint | None = None,
     layout: Layout = "peft",
-    add: Callable[[Path], None] | None = None,
-    stamp: Mapping[str, Any] | None = None,
+    probes: ProbeRecord | None = None,
 ) -> None:
-    """Write an adapter directory; `add` puts further files in, `stamp` gives the base's part of an earlier
-    stamp.
+    """Write an adapter directory, committed by rename; parts that PEFT cannot express are logged.
+
+    Errors: `CheckpointError` when `path` holds something that is not an adapter.
     """
     final = Path(path)
-    if final.exists() and any(final.iterdir()) and not (final / CONFIG).is_file():
-        raise CheckpointError(f"{final}: exists and is no adapter; remove it or choose another path")
-    tensors, data, reasons = encode(adapter, config, layout, str(base) if base is not None else None)
+    require_free(final, replaces=(CONFIG, "an adapter"))
+    name = str(base.path) if base is not None else None
+    tensors, data, reasons = encode(adapter, config, layout, name)
     if reasons:
         _log.warning(
             "NOTE: %s: PEFT has no form for %s; it will refuse the directory", final, ", ".join(reasons)
@@ -195,64 +202,68 @@ def write_adapter(
     alternate = any(
         isinstance(block.ffn, MoEConfig) and block.ffn.gate_up_alternates for block in config.blocks
     )
-    about = {
+    chosen = {name: list(f.chosen) for name, f in adapter.factors.items() if f.chosen is not None}
+    stamp = {
         "layout": layout,
         "family": config.family,
         "gate_up": "rows alternate, gate first" if alternate else "gate rows first",
         "peft_cannot": reasons,
         "rank_rule": settings.rank_rule,
         "config": settings.to_dict(),
-        "experts": {name: list(f.chosen) for name, f in adapter.factors.items() if f.chosen is not None}
-        or None,
+        "experts": chosen or None,
         "version": _own_version(),
-        "base": _about_base(Path(base), config, touched) if base is not None else dict(stamp or {}),
+        "base": _base_stamp(base, touched) if base is not None else {},
     }
 
     def write(target: Path) -> None:
-        (target / CONFIG).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        write_json(target / CONFIG, data, indent=2)
         stored = {key: tensor.to("cpu").contiguous() for key, tensor in tensors.items()}
         save_file(stored, target / WEIGHTS, metadata={"format": "pt"})
-        if add is not None:
-            add(target)
+        if probes is not None:
+            save_probes(target, probes)
 
-    commit_directory(final, write, {"adapter": about})
+    commit_directory(final, write, {"adapter": stamp})
 
 
-def check_adapter(
-    files: AdapterFiles, model: Transformer, base: str | Path, tokenizer: Tokenizer | None = None
-) -> None:
+def check_adapter(files: AdapterFiles, model: Transformer, base: Checkpoint) -> None:
     """Base with adapter must answer as the adapter recorded when it was saved.
 
-    An adapter of a quantised base is asked on the base rounded in the same way, not on `model`.
-    Errors: `CheckpointError` when it answers otherwise or recorded nothing.
+    An adapter of a quantised base is checked on the base rounded in the same way, not on `model`.
+    Errors: `CheckpointError` when the answers differ or none were recorded.
     """
+    if files.probes is None:
+        raise CheckpointError(f"{files.path}: holds no probes to check; save the adapter with probes=True")
     if files.settings.quant != "none":
-        model = load_model(base, quantise=files.settings).model
-        known = files.layout() or layout_by_probes(model, files, tokenizer)
+        model = base.load(quantise=files.settings).model
+        known = files.layout() or layout_by_probes(model, files, base.tokenizer)
         put_adapter(model, files.adapter(model.config, known), files.settings)
-    check_probes(files.path, model, tokenizer)
+    check_record(files.probes, model, base.tokenizer, files.path)
 
 
 def layout_by_probes(model: Transformer, files: AdapterFiles, tokenizer: Tokenizer | None) -> Layout:
     """The layout in which the adapter answers as it recorded; `model` is plain before and after.
 
-    Errors: `CheckpointError` when no layout does, or nothing was recorded.
+    Errors: `CheckpointError` when no layout does, or no answers were recorded.
     """
-    fitting: list[Layout] = []
-    if load_probes(files.path) is not None:
-        for layout in ("peft", "peft019", "peft018"):
-            if _answers(model, files, layout, tokenizer):
-                fitting.append(layout)
-    if not fitting:
-        raise CheckpointError(
-            f"{files.path}: neither a stamp, PEFT's version nor probes say how its experts are laid out; give "
-            f"--assume-layout with one of {', '.join(LAYOUTS)}"
-        )
-    return fitting[0]
+    candidates: tuple[Layout, ...] = ("peft", "peft019", "peft018")
+    if files.probes is not None:
+        for layout in candidates:
+            if _answers(model, files, files.probes, layout, tokenizer):
+                return layout
+    raise CheckpointError(
+        f"{files.path}: neither a stamp, PEFT's version nor probes state the layout of its experts; give "
+        f"--assume-layout with one of {', '.join(LAYOUTS)}"
+    )
 
 
-def _answers(model: Transformer, files: AdapterFiles, layout: Layout, tokenizer: Tokenizer | None) -> bool:
-    """Whether the adapter, read in this layout, gives what its probes recorded."""
+def _answers(
+    model: Transformer,
+    files: AdapterFiles,
+    probes: ProbeRecord,
+    layout: Layout,
+    tokenizer: Tokenizer | None,
+) -> bool:
+    """Whether the adapter, read in this layout, answers as its probes recorded."""
     try:
         adapter = files.adapter(model.config, layout)
         own = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -261,7 +272,7 @@ def _answers(model: Transformer, files: AdapterFiles, layout: Layout, tokenizer:
     except CoterieError:
         return False
     try:
-        check_probes(files.path, model, tokenizer)
+        check_record(probes, model, tokenizer, files.path)
         return True
     except CheckpointError:
         return False
@@ -269,48 +280,43 @@ def _answers(model: Transformer, files: AdapterFiles, layout: Layout, tokenizer:
         drop_adapter(model, before)
 
 
-def check_adapter_base(files: AdapterFiles, base: Path, config: ModelConfig) -> None:
-    """Refuse an adapter whose stamp names other base tensors than those in `base`; says so when it has no
-    stamp.
+def check_adapter_base(files: AdapterFiles, base: Checkpoint) -> None:
+    """Refuse an adapter whose stamp names other base tensors than those of `base`.
+
+    An adapter without a stamp is accepted and logged. Errors: `CheckpointError` naming the first tensor.
     """
     stamped = files.stamp.get("base") or {}
     hashes = stamped.get("tensors")
     if not hashes:
         _log.warning(
-            "NOTE: %s does not say which weights it was made for; nothing to compare with", files.path
+            "NOTE: %s does not state which weights it was made for; nothing to compare with", files.path
         )
         return
-    manifest = base / MANIFEST
-    if (
-        stamped.get("manifest")
-        and manifest.is_file()
-        and read_json(manifest).get("sha256") == stamped["manifest"]
-    ):
-        return
-    found = _hashes(base, config, hashes)
+    if stamped.get("manifest") and base.manifest.get("sha256") == stamped["manifest"]:
+        return  # the manifest lists the hashes of all files, so none of them needs to be read
+    found = _hashes(base, hashes)
     wrong = [name for name, digest in hashes.items() if found.get(name) != digest]
     if wrong:
         raise CheckpointError(
-            f"{files.path}: was made for other weights than {base}: '{wrong[0]}' differs"
+            f"{files.path}: was made for other weights than {base.path}: '{wrong[0]}' differs"
             + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
             + f"; give the base it was trained on ({stamped.get('path')})"
         )
 
 
-def _about_base(base: Path, config: ModelConfig, touched: Iterable[str]) -> dict[str, Any]:
-    manifest = base / MANIFEST
+def _base_stamp(base: Checkpoint, touched: Iterable[str]) -> dict[str, Any]:
     return {
-        "path": str(base),
-        "manifest": read_json(manifest).get("sha256") if manifest.is_file() else None,
-        "tensors": _hashes(base, config, touched),
+        "path": str(base.path),
+        "manifest": base.manifest.get("sha256"),
+        "tensors": _hashes(base, touched),
     }
 
 
-def _hashes(base: Path, config: ModelConfig, touched: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of each of our parameters as the base's files hold it, slot after slot."""
-    stored, wanted = open_tensors(base), set(touched)
+def _hashes(base: Checkpoint, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of each of our parameters in `names`, over its tensors on disk in the order of the slots."""
+    stored, wanted = base.tensors, set(names)
     digests: dict[str, Any] = {}
-    for slot in Names(config).slots:
+    for slot in Names(base.config).slots:
         if slot.name in wanted and slot.disk in stored:
             tensor = stored.read(slot.disk).contiguous()
             digest = digests.setdefault(slot.name, hashlib.sha256())

@@ -1,16 +1,13 @@
-"""Fold an adapter into its base as a whole checkpoint, and prove by probes that the result is the tuned
-model.
+"""Merge an adapter into its base as a new checkpoint, and prove by probes that the result is the tuned model.
 
-Three models are recorded on the same texts: the base, base with adapter, and what has been written, read
-again from the disk. The last must be the second and must not lie near the first. Nothing stays behind when it
-does not.
+Three models are recorded on the same texts: the base, base with adapter, and the written model, read back from
+disk. `proof.judge` requires that the third is the second and not the first; otherwise nothing is kept.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +18,14 @@ from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import merge_adapter
 from coterie.adapters.files import AdapterFiles, check_adapter, read_adapter
 from coterie.adapters.peft_layouts import Layout
-from coterie.checkpoints.commit import MANIFEST, commit_directory
-from coterie.checkpoints.directory import kept_dtype, load_model, locate, open_tensors
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
 from coterie.checkpoints.tensor_writer import as_dtype, write_model_files
 from coterie.config import AdapterConfig, CheckpointError
 from coterie.nn.transformer import Transformer
-from coterie.proof.difference import ROUNDED, SAME, Difference, difference
+from coterie.proof.difference import ROUNDED, SAME, Difference
 from coterie.proof.judge import Judgement, judge
-from coterie.proof.records import default_sequences, load_probes, record, save_probes
-from coterie.text.tokenizer import Tokenizer
+from coterie.proof.records import ProbeRecord, default_sequences, record, save_probes
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")
 _log = logging.getLogger("coterie")
@@ -40,9 +36,9 @@ class Merge:
     """What was merged and how well it survived.
 
     `difference`: of the written model from base with adapter. `change`: mean log-probability difference of
-    the tuned model from its base. `gravity`: 1 is the tuned model, 0 the base. `dequantised`: the base was
-    stored in fewer bits. `adapter_probes`: whether the adapter's own recorded answers were met first (None:
-    it has none).
+    the tuned model from its base, in nats. `gravity`: 1 is the tuned model, 0 the base. `dequantised`: the
+    base was stored in fewer bits. `adapter_probes`: whether the adapter's recorded answers were reproduced
+    before the merge (None: it has none).
     """
 
     out: Path
@@ -67,8 +63,8 @@ class Merge:
 
 
 def merge_checkpoint(
-    base: str | Path,
-    adapter: str | Path,
+    base: str | Path | Checkpoint,
+    adapter: str | Path | AdapterFiles,
     out: str | Path,
     dtype: str | None = None,
     layout: Layout | None = None,
@@ -76,91 +72,93 @@ def merge_checkpoint(
     """Write base plus adapter as the checkpoint `out`, verified; its probes are stored with it.
 
     `dtype`: of the written weights (default: the base's own; bfloat16 for a quantised base). `layout`: assume
-    this one for an adapter that does not say. Errors: `CheckpointError`, one line, and no `out`, when the
-    adapter does not fit, changes nothing, or did not survive the merge.
+    this one for an adapter whose files do not state theirs. Errors: `CheckpointError`, one line, and no `out`,
+    when the adapter does not fit, changes nothing, or did not survive the merge.
     """
-    directory = locate(base)
     final = Path(out)
-    if final.exists() and not (final.is_dir() and not any(final.iterdir())):
-        raise CheckpointError(f"{final}: exists already; remove it or choose another path")
-    dequantised = open_tensors(directory).quantised
-    stored = kept_dtype(directory) if dtype is None else as_dtype(dtype)
-    loaded = load_model(directory, dtype=stored)
-    if dequantised:
+    require_free(final)
+    checkpoint, files = Checkpoint.open(base), read_adapter(adapter)
+    stored = checkpoint.kept_dtype if dtype is None else as_dtype(dtype)
+    model, tokenizer = checkpoint.load(stored).model, checkpoint.tokenizer
+    if checkpoint.quantised:
         _log.warning(
-            "NOTE: the base %s is quantised; the merged weights are written as %s", directory, _name(stored)
+            "NOTE: the base %s is quantised; the merged weights are written as %s",
+            checkpoint.path,
+            _name(stored),
         )
-    model, tokenizer = loaded.model, loaded.tokenizer
     sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
     untouched = record(model, sequences, tokenizer)
-    files = read_adapter(adapter)
-    apply_in_place(model, files, directory, tokenizer, layout)
-    probed = _check_adapter(files, model, directory, tokenizer)
+    apply_in_place(model, files, checkpoint, layout)
+    probed = _check_adapter(files, model, checkpoint)
     tuned = record(model, sequences, tokenizer)
-    change = difference(untouched, tuned).mean_logprob
-    if change == 0.0:
-        raise CheckpointError(f"{adapter}: changes nothing; base with adapter is still the base")
-    about = _manifest(directory, loaded.manifest, files, model.adapter)
+    if judge(untouched, tuned, tuned).ruling == "unchanged":
+        raise CheckpointError(f"{files.path}: changes nothing; base with adapter is still the base")
+    about = _manifest(checkpoint, files, model.adapter)
     merge_adapter(model)
     models, found = [model], list[Judgement]()
-    del loaded, model  # one model in memory at a time
+    del model  # one model in memory at a time: `write` drops it before it reads the result back
 
     def write(target: Path) -> None:
-        _copy_small_files(directory, target)
+        _copy_small_files(checkpoint.path, target)
         write_model_files(target, models.pop(), dtype=stored)
-        written = record(load_model(target, dtype=stored).model, sequences, tokenizer)
-        judged = judge(untouched, tuned, written, SAME if stored == torch.float32 else ROUNDED)
-        if not judged.faithful:
-            drowned = stored != torch.float32 and judged.ruling in ("base", "between")
-            advice = "; the change is lost in rounding: use --dtype float32" if drowned else ""
-            raise CheckpointError(f"{final}: the merged model {judged.reason}{advice}; nothing was written")
-        found.append(judged)
-        about["merged"] |= {"gravity": judged.gravity, "mean_logprob": judged.lost.mean_logprob}
+        written = record(Checkpoint.open(target).load(stored).model, sequences, tokenizer)
+        found.append(_judged(untouched, tuned, written, stored, final))
+        about["merged"] |= {"gravity": found[0].gravity, "mean_logprob": found[0].lost.mean_logprob}
         save_probes(target, written)
 
     commit_directory(final, write, about)
-    return Merge(final, _name(stored), found[0].lost, found[0].gravity, change, dequantised, probed)
+    return Merge(
+        out=final,
+        dtype=_name(stored),
+        difference=found[0].lost,
+        gravity=found[0].gravity,
+        change=found[0].moved.mean_logprob,
+        dequantised=checkpoint.quantised,
+        adapter_probes=probed,
+    )
+
+
+def _judged(
+    base: ProbeRecord, tuned: ProbeRecord, written: ProbeRecord, stored: torch.dtype, where: Path
+) -> Judgement:
+    judged = judge(base, tuned, written, SAME if stored == torch.float32 else ROUNDED)
+    if not judged.faithful:
+        drowned = stored != torch.float32 and judged.ruling in ("base", "between")
+        advice = "; the change is lost in rounding: use --dtype float32" if drowned else ""
+        raise CheckpointError(f"{where}: the merged model {judged.reason}{advice}; nothing was written")
+    return judged
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check_adapter(
-    files: AdapterFiles, model: Transformer, base: Path, tokenizer: Tokenizer | None
-) -> bool | None:
-    """Base with adapter must answer as the adapter recorded; None where it recorded nothing."""
-    if load_probes(files.path) is None:
-        _log.warning(
-            "NOTE: %s holds no probes; that it is read as it was trained cannot be shown", files.path
-        )
+def _check_adapter(files: AdapterFiles, model: Transformer, base: Checkpoint) -> bool | None:
+    """Base with adapter must answer as the adapter recorded; None where it recorded no answers."""
+    if files.probes is None:
+        _log.warning("NOTE: %s holds no probes; nothing shows that it is read as it was trained", files.path)
         return None
     quant = files.settings.quant
     if quant != "none":
         _log.warning(
             "NOTE: %s was trained on %s weights; it is merged into the unrounded ones", files.path, quant
         )
-    check_adapter(files, model, base, tokenizer)
+    check_adapter(files, model, base)
     return True
 
 
 def _copy_small_files(source: Path, target: Path) -> None:
-    """Tokenizer, templates and settings, as they are; everything but weights and the manifest."""
+    """Copy everything but weights and the manifest: tokenizer, templates and settings."""
     for path in sorted(source.iterdir()):
         if path.is_file() and path.name != MANIFEST and not path.name.endswith(_WEIGHTS):
             shutil.copyfile(path, target / path.name)
 
 
-def _manifest(
-    directory: Path, manifest: Mapping[str, Any], files: AdapterFiles, settings: AdapterConfig | None
-) -> dict[str, Any]:
-    kept = {
-        key: value for key, value in manifest.items() if key not in ("format", "files", "sha256", "probes")
-    }
-    return kept | {
-        "parent": str(directory),
+def _manifest(base: Checkpoint, files: AdapterFiles, settings: AdapterConfig | None) -> dict[str, Any]:
+    return base.travelling_manifest() | {
+        "parent": str(base.path),
         "merged": {
-            "base": manifest.get("sha256") or str(directory),
+            "base": base.manifest.get("sha256") or str(base.path),
             "adapter": str(files.path),
             "config": settings.to_dict() if settings is not None else None,
         },

@@ -9,18 +9,18 @@ files with their hashes.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from coterie.checkpoints.commit import commit_directory, verify_directory
+from coterie.checkpoints.commit import commit_directory, require_free, verify_directory
+from coterie.checkpoints.locate import read_json
 from coterie.config import CheckpointError, ConfigError, ExpertSelection
+from coterie.config.files import write_json
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.parameter_groups import Group, parameter_groups
@@ -177,9 +177,11 @@ def save_patch(path: str | Path, model: Transformer, base: str | Path) -> Patch:
 
 
 def write_patch(path: Path, patch: Patch) -> None:
-    """The directory of a patch, committed by rename. Errors: `CheckpointError`."""
-    if path.exists() and not (path / ABOUT).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise CheckpointError(f"{path}: exists and is no expert patch; remove it or choose another path")
+    """Write the directory of a patch, committed by rename.
+
+    Errors: `CheckpointError` when `path` holds something that is not a patch, or cannot be written.
+    """
+    require_free(path, replaces=(ABOUT, "an expert patch"))
     about = {
         "format": FORMAT,
         "family": patch.family,
@@ -192,7 +194,7 @@ def write_patch(path: Path, patch: Patch) -> None:
     def write(directory: Path) -> None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in patch.tensors.items()}
         save_file(tensors, directory / TENSORS, metadata={"format": "pt"})
-        (directory / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_json(directory / ABOUT, about, indent=2)
 
     commit_directory(path, write, {"kind": "patch"})
 
@@ -203,20 +205,22 @@ def is_patch(path: str | Path) -> bool:
 
 
 def patch_base(path: str | Path) -> str:
-    """The name of the base in a patch directory. Errors: `CheckpointError` for a damaged patch."""
-    return read_patch(path).origin
+    """The base that a patch's directory names. Errors: `CheckpointError` for an unusable description."""
+    about = Path(path).expanduser() / ABOUT
+    try:
+        return str(read_json(about)["base"]["name"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{about}: is not a usable description of a patch ({error})") from None
 
 
 def read_patch(path: str | Path) -> Patch:
-    """A patch from its directory, every file checked against its hash. Errors: `CheckpointError`, one
-    line.
-    """
+    """A patch from its directory, every file checked against its hash. Errors: `CheckpointError`, one line."""
     directory = Path(path).expanduser()
     if not (directory / ABOUT).is_file():
         raise CheckpointError(f"{directory}: has no {ABOUT}; give the directory of an expert patch")
     verify_directory(directory)
+    about = read_json(directory / ABOUT)
     try:
-        about: dict[str, Any] = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             raise CheckpointError(
                 f"{directory}: is a patch of format {about['format']}, this version reads {FORMAT}"
@@ -226,7 +230,9 @@ def read_patch(path: str | Path) -> Patch:
         selection = ExpertSelection.from_dict(about["selection"], str(directory / ABOUT))
         return Patch(selection, load_file(directory / TENSORS), mark, about["family"], base["name"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{directory / ABOUT}: is no usable description of a patch ({error})") from None
+        raise CheckpointError(
+            f"{directory / ABOUT}: is not a usable description of a patch ({error})"
+        ) from None
 
 
 def apply_patches(model: Transformer, patches: Sequence[Patch]) -> list[Applied]:

@@ -14,15 +14,8 @@ import torch
 from torch import Tensor
 
 from coterie.adapters.patch import Patch, apply_patches, check_patch_base, is_patch, read_patch
-from coterie.checkpoints.directory import (
-    Loaded,
-    load_model,
-    locate,
-    read_config,
-    read_json,
-    save_model,
-    stored_dtype,
-)
+from coterie.checkpoints.checkpoint import Checkpoint, Loaded
+from coterie.checkpoints.directory import save_model
 from coterie.config import CheckpointError
 
 
@@ -67,7 +60,7 @@ class PatchDifference:
         return listed | {"distance": self.distance, "total": self.total}
 
 
-def apply_to_checkpoint(base: str | Path, patches: Sequence[str | Path], out: str | Path) -> int:
+def apply_to_checkpoint(base: str | Path | Checkpoint, patches: Sequence[str | Path], out: str | Path) -> int:
     """Write `base` with its patches as a whole checkpoint, in the precision it is stored in.
 
     Returns the number of replaced parameters. Errors: `CheckpointError` for a patch of another base, patches
@@ -75,12 +68,16 @@ def apply_to_checkpoint(base: str | Path, patches: Sequence[str | Path], out: st
     """
     loaded = _load(base)
     applied = apply_patches(loaded.model, [read_patch(path) for path in patches])
-    _save(loaded, out, {"parent": str(base), "patches": [str(Path(path).resolve()) for path in patches]})
+    _save(
+        loaded,
+        out,
+        {"parent": loaded.checkpoint.name, "patches": [str(Path(path).resolve()) for path in patches]},
+    )
     return sum(one.patch.num_parameters for one in applied)
 
 
 def remove_from_checkpoint(
-    model: str | Path, patch_path: str | Path, base: str | Path, out: str | Path
+    model: str | Path | Checkpoint, patch_path: str | Path, base: str | Path | Checkpoint, out: str | Path
 ) -> int:
     """Write `model` without the patch: its places get the values of `base` back.
 
@@ -96,10 +93,10 @@ def remove_from_checkpoint(
             places: Any = slice(None) if chosen is None else list(chosen)
             if name not in own or not torch.equal(own[name][places], tensor.to(own[name].dtype)):
                 raise CheckpointError(
-                    f"{model}: '{name}' does not hold the patch's values, so the patch cannot be removed"
+                    f"{loaded.path}: '{name}' does not hold the patch's values, so the patch cannot be removed"
                 )
             own[name][places] = before[name][places].to(own[name].dtype)
-    _save(loaded, out, {"parent": str(model), "removed_patch": str(Path(patch_path).resolve())})
+    _save(loaded, out, {"parent": loaded.checkpoint.name, "removed_patch": str(Path(patch_path).resolve())})
     return patch.num_parameters
 
 
@@ -119,13 +116,13 @@ def inspect_patch(path: str | Path) -> PatchFacts:
     )
 
 
-def diff_patches(a: str | Path, b: str | Path) -> PatchDifference:
+def diff_patches(a: str | Path, b: str | Path | Checkpoint) -> PatchDifference:
     """Compare two patches of one base expert by expert, or a patch `a` with its base `b`.
 
     Errors: `CheckpointError` for patches of different bases, or a base the patch was not made for.
     """
     one = read_patch(a)
-    if not is_patch(b):
+    if isinstance(b, Checkpoint) or not is_patch(b):
         return _against_base(one, b)
     other = read_patch(b)
     if not one.base.matches(other.base):
@@ -136,7 +133,7 @@ def diff_patches(a: str | Path, b: str | Path) -> PatchDifference:
     return PatchDifference(distance, total, tuple(only_in_a), tuple(only_in_b))
 
 
-def _against_base(patch: Patch, base: str | Path) -> PatchDifference:
+def _against_base(patch: Patch, base: str | Path | Checkpoint) -> PatchDifference:
     loaded = _load(base)
     check_patch_base(loaded.model, patch)
     own = {name: parameter.detach() for name, parameter in loaded.model.named_parameters()}
@@ -171,16 +168,12 @@ def _distances(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[dict[str, fl
     return distance, (moved / max(length, 1e-30)) ** 0.5
 
 
-def _load(path: str | Path) -> Loaded:
-    directory = locate(path)
-    return load_model(directory, dtype=stored_dtype(directory, read_config(directory)))
+def _load(source: str | Path | Checkpoint) -> Loaded:
+    checkpoint = Checkpoint.open(source)
+    return checkpoint.load(checkpoint.stored_dtype)
 
 
 def _save(loaded: Loaded, out: str | Path, extra: dict[str, Any]) -> None:
-    kept = {key: value for key, value in loaded.manifest.items() if key not in ("format", "files", "sha256")}
-    stops = None
-    generation = loaded.path / "generation_config.json"
-    if generation.is_file():
-        ends = read_json(generation).get("eos_token_id")
-        stops = None if ends is None else [ends] if isinstance(ends, int) else ends
-    save_model(out, loaded.model, loaded.tokenizer, extra=kept | extra, stop_ids=stops)
+    origin = loaded.checkpoint
+    about = origin.travelling_manifest() | extra
+    save_model(out, loaded.model, origin.tokenizer, extra=about, stop_ids=origin.stops or None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from coterie.cli.output import answer
 if TYPE_CHECKING:
     from coterie.adapters.merge import Merge
     from coterie.adapters.peft_layouts import Layout
+    from coterie.adapters.tools import AdapterDifference, AdapterFacts
 
 Base = Annotated[str, typer.Argument(help="The checkpoint that the adapter was made for.")]
 Adapter = Annotated[str, typer.Argument(help="The directory of an adapter, ours or PEFT's.")]
@@ -68,27 +69,27 @@ def inspect(
     from coterie.adapters.tools import inspect_adapter
 
     facts = inspect_adapter(adapter, base, _layout(assume_layout))
-    answer(facts, as_json, _inspected(facts))
+    answer(facts.to_dict(), as_json, _inspected(facts))
 
 
-def _inspected(facts: dict[str, Any]) -> Iterator[str]:
-    yield f"adapter     {facts['path']} ({facts['family']}, made by {facts['made_by']})"
-    checked = "its tensors match" if facts["base_checked"] else "not stamped: unchecked"
-    yield f"base        {facts['base']} ({checked})"
-    yield f"layout      {facts['layout']} (known by {facts['layout_known_by']})"
-    if facts["rank_rule"]:
-        yield f"rank rule   {facts['rank_rule']}"
+def _inspected(facts: AdapterFacts) -> Iterator[str]:
+    yield f"adapter     {facts.path} ({facts.family}, made by {facts.made_by})"
+    checked = "its tensors match" if facts.base_checked else "not stamped: unchecked"
+    yield f"base        {facts.base} ({checked})"
+    yield f"layout      {facts.layout} (known by {facts.layout_known_by})"
+    if facts.rank_rule:
+        yield f"rank rule   {facts.rank_rule}"
     yield f"{'group':<11} {'layers':>6} {'parameters':>12} {'rank':>6} {'scale':>7} {'change':>9}"
-    for row in facts["groups"]:
-        ranks, scales = (",".join(f"{value:g}" for value in row[key]) for key in ("ranks", "scales"))
-        notes = ["DoRA"] * bool(facts["dora"]) + ["chosen experts only"] * bool(row.get("experts"))
-        size, change = f"{row['layers']:>6} {row['parameters']:>12,}", f"{row['change']:>9.4g}"
-        yield f"{row['group']:<11} {size} {ranks:>6} {scales:>7} {change}  {', '.join(notes)}".rstrip()
-    if facts["full"]:
-        yield f"in full     {len(facts['full'])} tensors, {sum(facts['full'].values()):,} parameters"
-    cannot = facts["peft_cannot"]
+    for row in facts.groups:
+        ranks, scales = (",".join(f"{value:g}" for value in values) for values in (row.ranks, row.scales))
+        notes = ["DoRA"] * facts.dora + ["chosen experts only"] * bool(row.experts)
+        size, change = f"{row.layers:>6} {row.parameters:>12,}", f"{row.change:>9.4g}"
+        yield f"{row.group:<11} {size} {ranks:>6} {scales:>7} {change}  {', '.join(notes)}".rstrip()
+    if facts.full:
+        yield f"in full     {len(facts.full)} tensors, {sum(facts.full.values()):,} parameters"
+    cannot = facts.peft_cannot
     yield f"PEFT        {'cannot load it: ' + ', '.join(cannot) if cannot else 'can load it'}"
-    yield f"probes      {'recorded' if facts['probes'] else 'none'}"
+    yield f"probes      {'recorded' if facts.probes else 'none'}"
 
 
 def convert(
@@ -110,8 +111,8 @@ def convert(
         return
     target = _layout(to, "--to")
     assert target is not None
-    facts = convert_adapter(adapter, target, out, base, _layout(assume_layout), max_rank)
-    answer(facts, as_json, [f"{facts['from']} -> {facts['to']}: {facts['layers']} layers in {out}"])
+    made = convert_adapter(adapter, target, out, base, _layout(assume_layout), max_rank)
+    answer(made.to_dict(), as_json, [f"{made.came_from} -> {made.to}: {made.layers} layers in {out}"])
 
 
 def diff(
@@ -124,24 +125,21 @@ def diff(
     """Compare what two adapters do to each weight of their base; exits with 1 when they differ."""
     from coterie.adapters.tools import diff_adapters
 
-    facts = diff_adapters(a, b, base, _layout(assume_layout))
-    answer(facts, as_json, _differences(facts))
-    if not facts["same"]:
+    found = diff_adapters(a, b, base, _layout(assume_layout))
+    answer(found.to_dict(), as_json, _differences(found))
+    if not found.same:
         raise SystemExit(1)
 
 
-def _differences(facts: dict[str, Any]) -> Iterator[str]:
-    differing = sorted(
-        (row for row in facts["layers"] if row["difference"] > 1e-6), key=lambda row: -row["difference"]
-    )
+def _differences(found: AdapterDifference) -> Iterator[str]:
+    differing = sorted((row for row in found.layers if row.differs), key=lambda row: -row.difference)
     for row in differing[:20]:
-        more = f"only in the {row['only_in']}" if "only_in" in row else f"cosine {row.get('cosine', 0.0):.4f}"
-        yield f"  {row['name']:<40} {row['difference']:.3g}  {more}"
+        more = f"only in the {row.only_in}" if row.only_in else f"cosine {row.cosine or 0.0:.4f}"
+        yield f"  {row.name:<40} {row.difference:.3g}  {more}"
     if len(differing) > 20:
         yield f"  and {len(differing) - 20} more"
-    verdict = "same" if facts["same"] else "different"
-    count = f"{len(differing)} of {len(facts['layers'])} layers"
-    yield f"{verdict}: {count} differ, the most by {facts['worst']:.3g}"
+    verdict = "same" if found.same else "different"
+    yield f"{verdict}: {len(differing)} of {len(found.layers)} layers differ, the most by {found.worst:.3g}"
 
 
 def _layout(name: str | None, option: str = "--assume-layout") -> Layout | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coterie.cli.options import Json, Model, Quant, named_paths
 from coterie.cli.output import answer, note
+
+if TYPE_CHECKING:
+    from coterie.release.export_serve import ServeExport
 
 
 def export_serve(
@@ -38,20 +41,21 @@ def export_serve(
         raise ConfigError(
             f"--quant has no meaning for {engine}, which is given the weights as they are; leave it out"
         )
-    facts = write(model, Path(out), engine, adapters, name, quant or "q8_0", note)
-    answer(facts, as_json, _lines(facts, Path(out)))
+    written = write(model, Path(out), engine, adapters, name, quant or "q8_0", note)
+    answer(written.to_dict(), as_json, _lines(written, Path(out)))
 
 
-def _lines(facts: Mapping[str, Any], out: Path) -> Iterator[str]:
-    yield f"{out}: {facts['name']} for {facts['for']}"
-    yield f"tool calls     {facts['tool_parser'] or 'no parser'} (replies in the {facts['format']} form)"
-    yield f"reasoning      {facts['reasoning_parser'] or 'no parser'}"
-    yield from (f"adapter        {name}" for name in facts["adapters"])
-    yield from (f"note           {text}" for text in facts["notes"])
-    if "difference" in facts:
-        found = facts["difference"]
-        top1 = "" if found["top1"] is None else f", the same best token at {found['top1']:.1%}"
-        mean = f"{found['mean_logprob']:.2g} nats off on average"
-        yield f"answers        {facts['quant']}: log-probabilities {mean}{top1}"
+def _lines(written: ServeExport, out: Path) -> Iterator[str]:
+    parsers, file = written.parsers, written.gguf
+    yield f"{out}: {written.name} for {written.engine}"
+    yield f"tool calls     {parsers.tool_parser or 'no parser'} (replies in the {parsers.format} form)"
+    yield f"reasoning      {parsers.reasoning_parser or 'no parser'}"
+    yield from (f"adapter        {name}" for name in written.adapters)
+    yield from (f"note           {text}" for text in parsers.notes)
+    if file is not None:
+        found = file.difference
+        top1 = "" if found.top1 is None else f", the same best token at {found.top1:.1%}"
+        mean = f"{found.mean_logprob:.2g} nats off on average"
+        yield f"answers        {file.quant}: log-probabilities {mean}{top1}"
     yield f"start          {out / 'start.sh'}"
     yield f"check          {out / 'verify.sh'}"

@@ -232,7 +232,7 @@ def load(
     checkpoint = Checkpoint.open(path)
     loaded = checkpoint.load(dtype, choose_device(device), check=check)
     if adapter is not None:
-        apply_in_place(loaded.model, adapter, checkpoint.path, loaded.tokenizer, check=check)
+        apply_in_place(loaded.model, adapter, checkpoint, check=check)
     return LanguageModel(
         loaded.model,
         loaded.tokenizer,

@@ -74,7 +74,7 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     kind = "adapter"
     if further is not None:
         _check_further(config)
-        apply_in_place(model, further, loaded.path, loaded.tokenizer)
+        apply_in_place(model, further, loaded.checkpoint)
         assert model.adapter is not None
         treatments = {str(group): how for group, how in model.adapter.train.items()}
     elif config.method == "esft":
@@ -252,7 +252,7 @@ def reloader(config: TuneConfig, tuned: Tuned, path: Path) -> Callable[[], Trans
             return load_model(path, parameters, compute_dtype=dtype).model
         quantise = config.adapter() if config.method == "qlora" else None
         base = load_model(locate(tuned.origin), parameters, compute_dtype=dtype, quantise=quantise).model
-        apply_in_place(base, path, tuned.base, tuned.tokenizer)
+        apply_in_place(base, path, tuned.base)
         return base
 
     return load

@@ -1,5 +1,4 @@
-"""What other servers need from a checkpoint: weights in their form, how to start them, how to prove the
-result.
+"""Export a checkpoint for another server: weights in its format, a start command, and a proof of the result.
 
 Nothing is guessed: a model, template or adapter that a server cannot take as it is, is refused in one line.
 Parsers are named as in vLLM 0.33 and SGLang 0.5.23.
@@ -12,17 +11,19 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from coterie.adapters.tools import convert_adapter, inspect_adapter
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.commit import require_free
 from coterie.checkpoints.convert import convert_directory
-from coterie.checkpoints.directory import locate, read_config
 from coterie.config import CheckpointError, ConfigError, suggest
 from coterie.gguf.export import export_gguf
 from coterie.gguf.readback import gguf_difference
+from coterie.proof.difference import Difference
 from coterie.text.reply_formats import format_of
-from coterie.text.tokenizer import Tokenizer
 
 Engine = Literal["vllm", "sglang", "llama.cpp", "ollama"]
 ENGINES: tuple[str, ...] = get_args(Engine)
@@ -46,8 +47,8 @@ TOOLS: dict[str, dict[str, str]] = {
         "gpt_oss": "gpt-oss",
     },
 }
-# vLLM's parser for Qwen takes a reply without marks for reasoning, unless the template can switch thinking
-# off: for other templates with `<think>` none is named there, and reasoning stays in the text.
+# vLLM's parser for Qwen takes a whole reply without marks for reasoning, unless the template can switch thinking
+# off. For other templates with `<think>` vLLM gets no reasoning parser, and reasoning stays in the text.
 REASONING: dict[str, dict[str, str]] = {
     "vllm": {"switch": "qwen3", "deepseek": "deepseek_r1", "gpt_oss": "openai_gptoss"},
     "sglang": {"switch": "qwen3", "marks": "qwen3", "deepseek": "deepseek-r1", "gpt_oss": "gpt-oss"},
@@ -58,186 +59,228 @@ _ATTENTION_AND_DENSE = {"attention", "dense"}
 Tell = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class ReplyParsers:
+    """The format of a checkpoint's replies, and the engine's parsers for it (None: it has none).
+
+    `notes`: what a user should know.
+    """
+
+    format: str | None = None
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GgufPart:
+    """The GGUF file of an export. `difference`: of the answers with its numbers from the checkpoint's."""
+
+    quant: str
+    architecture: str
+    left_out: tuple[str, ...]
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class ServeExport:
+    """What was written for another server; `serve.json` holds it as JSON.
+
+    `source`: the checkpoint's directory. `start`: the command that serves it. `verify`: the command that proves
+    the result and the one that grades the server. In commands `$here` is the exported directory.
+    """
+
+    engine: Engine
+    source: str
+    name: str
+    parsers: ReplyParsers
+    adapters: tuple[str, ...]
+    start: list[str]
+    verify: list[list[str]]
+    gguf: GgufPart | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types; the keys of a GGUF file are present only where there is one."""
+        parsers = self.parsers
+        facts: dict[str, Any] = {
+            "for": self.engine,
+            "source": self.source,
+            "name": self.name,
+            "notes": list(parsers.notes),
+            "format": parsers.format,
+            "tool_parser": parsers.tool_parser,
+            "reasoning_parser": parsers.reasoning_parser,
+            "adapters": list(self.adapters),
+            "start": self.start,
+            "verify": self.verify,
+        }
+        if self.gguf is None:
+            return facts
+        return facts | {
+            "quant": self.gguf.quant,
+            "architecture": self.gguf.architecture,
+            "left_out": list(self.gguf.left_out),
+            "difference": self.gguf.difference.to_dict(),
+        }
+
+
 def export_serve(
-    model: str,
+    model: str | Path | Checkpoint,
     out: Path,
     engine: str,
     adapters: Mapping[str, str] | None = None,
     name: str | None = None,
     quant: str = "q8_0",
     tell: Tell = lambda line: None,
-) -> dict[str, Any]:
-    """Write `out` (new): weights, adapters, `start.sh`, `verify.sh` and `serve.json`, whose content is
-    returned.
+) -> ServeExport:
+    """Write the new directory `out`: weights, adapters, `start.sh`, `verify.sh` and `serve.json`.
 
-    `adapters`: name -> directory. `name`: what requests call the model (default: its directory's). `quant`:
-    of the GGUF file for llama.cpp and Ollama. Errors: `ConfigError` for what the engine cannot take,
+    `adapters`: name -> directory. `name`: what requests call the model (default: its directory's). `quant`: of
+    the GGUF file for llama.cpp and Ollama. Errors: `ConfigError` for what the engine cannot take,
     `CheckpointError` for files.
     """
-    if engine not in ENGINES:
-        raise ConfigError(
-            f"export-serve: --for {engine} is not known{suggest(engine, ENGINES) or '; use ' + ', '.join(ENGINES)}"
-        )
-    if out.exists():
-        raise CheckpointError(f"{out}: exists already; choose another --out or remove it")
-    directory = locate(model)
-    called = name or _name(directory)
-    facts: dict[str, Any] = {"for": engine, "source": str(directory.resolve()), "name": called, "notes": []}
-    facts |= parsers(directory, engine, facts["notes"])
-    ranks = {key: _check_adapter(key, path, directory, engine) for key, path in (adapters or {}).items()}
-    out.mkdir(parents=True)
+    chosen = _engine(engine)
+    require_free(out, "--out")
+    checkpoint, adapters = Checkpoint.open(model), adapters or {}
+    called = name or _name(checkpoint.path)
+    parsers = reply_parsers(checkpoint, chosen)
+    ranks = {key: _check_adapter(key, path, checkpoint, chosen) for key, path in adapters.items()}
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        if engine in ("vllm", "sglang"):
-            convert_directory(directory, out / "model", tell=tell)
-            for key, path in (adapters or {}).items():
-                convert_adapter(path, "peft", out / "adapters" / key, directory)
-            facts["start"] = _start_directory(engine, called, facts, ranks)
+        file = None
+        if chosen in ("vllm", "sglang"):
+            convert_directory(checkpoint, out / "model", tell=tell)
+            for key, path in adapters.items():
+                convert_adapter(path, "peft", out / "adapters" / key, checkpoint)
+            start = _start_directory(chosen, called, parsers, ranks)
         else:
-            receipt = export_gguf(directory, out / "model.gguf", quant, tell).to_dict()
-            facts |= {
-                "quant": quant,
-                "architecture": receipt["architecture"],
-                "left_out": list(receipt["left_out"]),
-            }
+            receipt = export_gguf(checkpoint, out / "model.gguf", quant, tell)
             tell("comparing answers")
-            facts["difference"] = gguf_difference(directory, out / "model.gguf").to_dict()
-            facts["start"] = _start_file(engine, called, read_config(directory).max_positions)
-        facts["adapters"] = sorted(ranks)
-        facts["verify"] = _verify(engine, facts)
-        _write(out, facts)
+            apart = gguf_difference(checkpoint, out / "model.gguf")
+            file = GgufPart(quant, receipt.architecture, receipt.left_out, apart)
+            start = _start_file(chosen, called, checkpoint.config.max_positions)
+        source = str(checkpoint.path.resolve())
+        verify = _verify(chosen, source, called, file)
+        exported = ServeExport(chosen, source, called, parsers, tuple(sorted(ranks)), start, verify, file)
+        _write(out, exported)
     except BaseException:
         shutil.rmtree(out)
         raise
-    return facts
+    return exported
 
 
-def parsers(directory: Path, engine: str, notes: list[str]) -> dict[str, Any]:
-    """How replies of the checkpoint are written, and which of the engine's parsers read them.
+def _engine(name: str) -> Engine:
+    for engine in get_args(Engine):
+        if name == engine:
+            return engine  # type: ignore[no-any-return]
+    hint = suggest(name, ENGINES) or "; use " + ", ".join(ENGINES)
+    raise ConfigError(f"export-serve: --for {name} is not known{hint}")
 
-    What a user should know is added to `notes`. Errors: `ConfigError` for tool calls that the engine does not
-    read.
+
+def reply_parsers(checkpoint: Checkpoint, engine: Engine) -> ReplyParsers:
+    """The format of the checkpoint's replies, and which of the engine's parsers read them.
+
+    Errors: `ConfigError` for tool calls that the engine does not read, `CheckpointError` without a tokenizer.
     """
-    template = Tokenizer.load(directory).chat_template
-    found: dict[str, Any] = {"format": None, "tool_parser": None, "reasoning_parser": None}
+    if checkpoint.tokenizer is None:
+        raise CheckpointError(f"{checkpoint.path}: has no tokenizer.json, and {engine} needs one")
+    template = checkpoint.tokenizer.chat_template
     if template is None:
-        notes.append("no chat template: only completions of text, no conversations")
-        return found
+        return ReplyParsers(notes=("no chat template: only completions of text, no conversations",))
     form = format_of(template).name
-    found["format"] = form
     if engine not in TOOLS:
-        if engine == "ollama" and "tools" in template:
-            notes.append("Ollama has templates of its own language: the Modelfile's knows no tools")
-        return found
+        lost = engine == "ollama" and "tools" in template
+        note = "Ollama has its own template language: the template of the Modelfile has no tools"
+        return ReplyParsers(form, notes=(note,) if lost else ())
+    tool_parser = None
     if re.search(r"\btools\b", template):
         if form == "chatml" and ("<tool_call>" not in template or "<function=" in template):
             raise ConfigError(
-                f"{directory}: its chat template writes tool calls in a way that no parser of {engine} is known to read"
+                f"{checkpoint.path}: its chat template writes tool calls in a form that no known parser of "
+                f"{engine} reads"
             )
-        found["tool_parser"] = TOOLS[engine][form]
+        tool_parser = TOOLS[engine][form]
     marks = "switch" if "enable_thinking" in template else "marks" if "<think>" in template else ""
     key = form if form in ("deepseek", "gpt_oss") else marks
-    found["reasoning_parser"] = REASONING[engine].get(key)
-    if key and found["reasoning_parser"] is None:
-        notes.append(
-            f"{engine} is given no reasoning parser: what stands between <think> and </think> comes as content"
-        )
-    return found
+    reasoning_parser = REASONING[engine].get(key)
+    unread = f"{engine} gets no reasoning parser: text between <think> and </think> is returned as content"
+    return ReplyParsers(
+        form, tool_parser, reasoning_parser, (unread,) if key and reasoning_parser is None else ()
+    )
 
 
-def _check_adapter(name: str, path: str, base: Path, engine: str) -> int:
-    """The highest rank of an adapter. Errors: `ConfigError` for one that the engine cannot add at run
-    time.
-    """
-    merge = f"merge it first (coterie merge {base} {path} -o MERGED) and export that"
+def _check_adapter(name: str, path: str, base: Checkpoint, engine: Engine) -> int:
+    """The highest rank of an adapter. Errors: `ConfigError` for one that the engine cannot add at run time."""
+    merge = f"merge it first (coterie merge {base.path} {path} -o MERGED) and export that"
     if not re.fullmatch(r"[\w.-]+", name):
         raise ConfigError(f"adapter '{name}': give a name of letters, digits, '.', '_' and '-'")
     if engine in ("llama.cpp", "ollama"):
         raise ConfigError(f"{path}: adapters are not written for {engine}; {merge}")
     about = inspect_adapter(path, base)
-    others = sorted({row["group"] for row in about["groups"]} - _ATTENTION_AND_DENSE)
-    if others or about["full"] or about["dora"]:
-        what = "DoRA" if about["dora"] else "whole weights" if about["full"] else ", ".join(others)
+    others = sorted({group.group for group in about.groups} - _ATTENTION_AND_DENSE)
+    if others or about.full or about.dora:
+        what = "DoRA" if about.dora else "whole weights" if about.full else ", ".join(others)
         raise ConfigError(
             f"{path}: it changes {what}, which versions of {engine} read differently or not at all; {merge}"
         )
-    return max(rank for row in about["groups"] for rank in row["ranks"])
+    return max(rank for group in about.groups for rank in group.ranks)
 
 
-def _start_directory(engine: str, name: str, facts: Mapping[str, Any], ranks: Mapping[str, int]) -> list[str]:
-    """The command that serves a directory; `$here` is where the files lie."""
-    port = str(PORTS[engine])
+def _start_directory(engine: Engine, name: str, parsers: ReplyParsers, ranks: Mapping[str, int]) -> list[str]:
+    """The command that serves a directory."""
     if engine == "vllm":
         command = ["vllm", "serve", "$here/model", "--served-model-name", name]
-        if facts["tool_parser"]:
-            command += ["--enable-auto-tool-choice", "--tool-call-parser", facts["tool_parser"]]
-        adapters = (
-            ["--enable-lora", "--max-lora-rank", str(_rank(max(ranks.values()))), "--lora-modules"]
-            if ranks
-            else []
-        )
+        if parsers.tool_parser:
+            command += ["--enable-auto-tool-choice", "--tool-call-parser", parsers.tool_parser]
     else:
-        command = [
-            "python",
-            "-m",
-            "sglang.launch_server",
-            "--model-path",
-            "$here/model",
-            "--served-model-name",
-            name,
-        ]
-        command += ["--tool-call-parser", facts["tool_parser"]] if facts["tool_parser"] else []
-        adapters = (
-            ["--enable-lora", "--max-lora-rank", str(max(ranks.values())), "--lora-paths"] if ranks else []
-        )
-    if facts["reasoning_parser"]:
-        command += ["--reasoning-parser", facts["reasoning_parser"]]
-    command += ["--host", "127.0.0.1", "--port", port]
-    return [*command, *adapters, *(f"{key}=$here/adapters/{key}" for key in ranks)]
+        command = ["python", "-m", "sglang.launch_server", "--model-path", "$here/model"]
+        command += ["--served-model-name", name]
+        command += ["--tool-call-parser", parsers.tool_parser] if parsers.tool_parser else []
+    if parsers.reasoning_parser:
+        command += ["--reasoning-parser", parsers.reasoning_parser]
+    command += ["--host", "127.0.0.1", "--port", str(PORTS[engine])]
+    if ranks:
+        rank = max(ranks.values())
+        highest = _rank(rank) if engine == "vllm" else rank
+        listed = "--lora-modules" if engine == "vllm" else "--lora-paths"
+        command += ["--enable-lora", "--max-lora-rank", str(highest), listed]
+    return [*command, *(f"{key}=$here/adapters/{key}" for key in ranks)]
 
 
-def _start_file(engine: str, name: str, positions: int) -> list[str]:
+def _start_file(engine: Engine, name: str, positions: int) -> list[str]:
     """The command that serves a GGUF file."""
     if engine == "ollama":
         return ["ollama", "create", name, "-f", "$here/model.Modelfile"]
-    place = ["--host", "127.0.0.1", "--port", str(PORTS[engine])]
-    return [
-        "llama-server",
-        "-m",
-        "$here/model.gguf",
-        "--alias",
-        name,
-        "--jinja",
-        "-c",
-        str(min(positions, 32768)),
-        *place,
-    ]
+    command = ["llama-server", "-m", "$here/model.gguf", "--alias", name, "--jinja"]
+    command += ["-c", str(min(positions, 32768))]
+    return [*command, "--host", "127.0.0.1", "--port", str(PORTS[engine])]
 
 
-def _verify(engine: str, facts: Mapping[str, Any]) -> list[list[str]]:
+def _verify(engine: Engine, source: str, name: str, file: GgufPart | None) -> list[list[str]]:
     """The command that proves the result, and the one that grades the server.
 
-    Proof is the same log-probabilities where the server gives those of a prompt. llama.cpp and Ollama do not:
-    there the file must answer as it did when it was written.
+    The proof compares log-probabilities where the server returns those of a prompt. llama.cpp and Ollama do
+    not, so there the file must answer as it did when it was written.
     """
     url = f"http://127.0.0.1:{PORTS[engine]}"
-    if engine in ("vllm", "sglang"):
-        proof = ["coterie", "verify", facts["source"], url, "--model-name", facts["name"]]
+    proof = ["coterie", "verify", source]
+    if file is None:
+        proof += [url, "--model-name", name]
     else:
-        found = facts["difference"]
-        rounded = [
-            "--tolerance",
-            f"{max(1.1 * found['mean_logprob'], 1.1 * found['max_logprob'] / 20, 1e-4):.4f}",
-        ]
-        proof = ["coterie", "verify", facts["source"], "$here/model.gguf", *rounded]
+        # A tenth more than measured now; a single difference may be 20 times the mean.
+        found = file.difference
+        tolerance = max(1.1 * found.mean_logprob, 1.1 * found.max_logprob / 20, 1e-4)
+        proof += ["$here/model.gguf", "--tolerance", f"{tolerance:.4f}"]
     return [proof, ["coterie", "doctor", url]]
 
 
-def _write(out: Path, facts: Mapping[str, Any]) -> None:
-    (out / "serve.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write(out: Path, exported: ServeExport) -> None:
+    text = json.dumps(exported.to_dict(), indent=2, ensure_ascii=False)
+    (out / "serve.json").write_text(text + "\n", encoding="utf-8")
     head = '#!/bin/sh\nhere=$(cd "$(dirname "$0")" && pwd)\n'
-    start = head + "exec " + _line(facts["start"]) + ' "$@"\n'
-    proof, grade = map(_line, facts["verify"])
-    apart = "proved above; what the server itself lacks of the API is listed here"
+    start = head + "exec " + _line(exported.start) + ' "$@"\n'
+    proof, grade = map(_line, exported.verify)
+    apart = "proved above; parts of the API that the server itself lacks are listed here"
     verify = f"{head}{proof} || exit\n{grade} || echo '{apart}'\n"
     for name, text in (("start.sh", start), ("verify.sh", verify)):
         (out / name).write_text(text, encoding="utf-8")
@@ -245,7 +288,7 @@ def _write(out: Path, facts: Mapping[str, Any]) -> None:
 
 
 def _line(command: list[str]) -> str:
-    """A command for the shell; only `$here` is left to it."""
+    """A command quoted for the shell; the shell expands only `$here`."""
     return " ".join(
         f'"$here"{shlex.quote(part[5:])}' if part.startswith("$here") else _with_here(part)
         for part in command
@@ -265,7 +308,7 @@ def _rank(rank: int) -> int:
 
 
 def _name(directory: Path) -> str:
-    """The directory's name, or its parent's where it is just called model."""
+    """The directory's name, or its parent's for a directory called model."""
     path = directory.resolve()
     name = path.parent.name if path.name == "model" and path.parent.name else path.name
     return re.sub(r"[^\w.-]+", "-", name).strip("-.").lower() or "model"

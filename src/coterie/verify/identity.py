@@ -1,11 +1,12 @@
-"""Are two models the same to their users? Probes, tensors, tokenizers; directories and OpenAI-compatible
-endpoints.
+"""Are two models the same to their users? Compares answers to probes, tensors and tokenizers.
+
+A side is a checkpoint directory, an adapter or patch on its base, a GGUF file, or an OpenAI-compatible endpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from coterie.adapters.apply import apply_in_place, base_of, is_variant
 from coterie.adapters.patch import is_patch
-from coterie.checkpoints.directory import load_model, locate, read_config, stored_dtype
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError, CoterieError, ModelConfig
 from coterie.config.model import MoEConfig
 from coterie.data.documents import document_ids
@@ -34,25 +35,45 @@ _DATA_PROBES = 64
 
 @dataclass(frozen=True)
 class Side:
-    """A model to compare: a checkpoint directory, an adapter or patch on its base, a GGUF file or an
-    endpoint.
+    """A model to compare.
 
-    `directory`: of the checkpoint, or of the base. `dtype`: the type all its weights are stored in, if one.
+    `checkpoint`: the model's own, or the base of an adapter or patch in the directory `variant`. `gguf` and
+    `endpoint`: a file or a server instead of a checkpoint.
     """
 
     name: str
-    directory: Path | None = None
-    endpoint: ScoredServer | None = None
-    config: ModelConfig | None = None
-    tokenizer: Tokenizer | None = None
-    dtype: torch.dtype | None = None
-    adapter: Path | None = None
+    checkpoint: Checkpoint | None = None
+    variant: Path | None = None
     gguf: Path | None = None
+    endpoint: ScoredServer | None = None
 
     @property
     def is_checkpoint(self) -> bool:
-        """Whether its tensors stand in a directory as they are used."""
-        return self.directory is not None and self.adapter is None
+        """Whether its tensors are stored in a directory as they are used."""
+        return self.checkpoint is not None and self.variant is None
+
+    @property
+    def config(self) -> ModelConfig | None:
+        """The model's config; None for a GGUF file and an endpoint."""
+        return self.checkpoint.config if self.checkpoint is not None else None
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The checkpoint's tokenizer, if there is one."""
+        return self.checkpoint.tokenizer if self.checkpoint is not None else None
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The one type that all its weights are stored in; None where there is more than one, or none known.
+
+        Factors of an adapter are float32 whatever the base is stored in, so only a float32 base gives one type.
+        A patch is stored in the type of its base.
+        """
+        if self.checkpoint is None:
+            return None
+        stored = self.checkpoint.stored_dtype
+        mixed = self.variant is not None and not is_patch(self.variant) and stored != torch.float32
+        return None if mixed else stored
 
 
 @dataclass(frozen=True)
@@ -84,27 +105,21 @@ class Verdict:
 
 
 def open_side(name: str, model_name: str | None = None, key: str | None = None) -> Side:
-    """A side from a directory (a model's, an adapter's or a patch's), a hub id, a GGUF file or the address of
-    a server.
+    """A side from a directory (a model's, adapter's or patch's), a hub id, a GGUF file or a server's address.
 
-    Errors: `CoterieError`, one line.
+    `model_name`, `key`: the model to ask the server for, and its bearer token. Errors: `CoterieError`, one
+    line.
     """
     if name.startswith(("http://", "https://")):
         return Side(name, endpoint=ScoredServer(name, model_name, key))
     if name.endswith(".gguf"):
-        if not Path(name).expanduser().is_file():
+        file = Path(name).expanduser()
+        if not file.is_file():
             raise CheckpointError(f"{name}: no such file")
-        return Side(name, gguf=Path(name).expanduser())
+        return Side(name, gguf=file)
     if is_variant(name):
-        base = open_side(base_of(name))
-        # Factors are float32 whatever the base is stored in: only a float32 base gives one type. A patch
-        # takes its own.
-        only = base.dtype if base.dtype == torch.float32 or is_patch(name) else None
-        return replace(base, name=name, dtype=only, adapter=Path(name).expanduser())
-    directory = locate(name)
-    tokenizer = Tokenizer.load(directory) if (directory / "tokenizer.json").is_file() else None
-    config = read_config(directory)
-    return Side(name, directory, None, config, tokenizer, stored_dtype(directory, config))
+        return Side(name, Checkpoint.open(base_of(name)), Path(name).expanduser())
+    return Side(name, Checkpoint.open(name))
 
 
 def compare(
@@ -117,15 +132,16 @@ def compare(
 ) -> Verdict:
     """Compare A with B, one model in memory at a time.
 
-    `data`: a source of texts instead of the built-in probes. `tolerance`: of the mean log-probability
-    difference in nats (20 times that, or 0.05, for a single one); given, it decides alone and differing
-    tensors are only reported. Default: 0.0001, or 0.05 where the sides are stored in different types or one
-    is an endpoint. `base`: B was tuned from it, and A must not be closer to it than to B.
+    `data`: a source of texts instead of the built-in probes. `tolerance`: of the mean difference of
+    log-probabilities in nats (20 times that, or 0.05, for a single one). If it is given, it alone decides, and
+    differing tensors are only reported. Default: 0.0001, or 0.05 where the sides are stored in different types
+    or one is an endpoint. `base`: the model that B was tuned from; A must have B's change and not be the base.
+    Errors: `CoterieError` for sides that cannot be compared.
     """
     sides = [a, b] + ([base] if base is not None else [])
     tokenizer = next((side.tokenizer for side in sides if side.tokenizer is not None), None)
     sequences = choose_sequences(sides, tokenizer, data)
-    written_from = next((side.directory for side in sides if side.is_checkpoint), None)
+    written_from = next((side.checkpoint for side in sides if side.is_checkpoint), None)
     records = [side_record(side, sequences, tokenizer, written_from, tell) for side in sides]
     found = difference(records[0], records[1])
     loose = a.dtype != b.dtype or None in (a.dtype, b.dtype)
@@ -151,8 +167,9 @@ def compare(
 
 
 def choose_sequences(sides: Sequence[Side], tokenizer: Tokenizer | None, data: str | None) -> list[list[int]]:
-    """Token ids that every side can read: of `data`, or the built-in probes. Errors: `CoterieError` without
-    any.
+    """Token ids that every side can read: of `data`, or the built-in probes.
+
+    Errors: `CoterieError` where there are none, or no side has a config.
     """
     configs = [side.config for side in sides if side.config is not None]
     if not configs:
@@ -180,27 +197,32 @@ def choose_sequences(sides: Sequence[Side], tokenizer: Tokenizer | None, data: s
 
 
 def side_record(
-    side: Side, sequences: list[list[int]], tokenizer: Tokenizer | None, written_from: Path | None, tell: Tell
+    side: Side,
+    sequences: list[list[int]],
+    tokenizer: Tokenizer | None,
+    written_from: Checkpoint | None,
+    tell: Tell,
 ) -> ProbeRecord:
-    """What one side says to the sequences. A directory's model is let go again.
+    """Record what one side answers to the sequences; a checkpoint's model is freed afterwards.
 
     `written_from`: the checkpoint that a GGUF file was made of; its numbers are put back into that model.
+    Errors: `CoterieError` for a GGUF file without `written_from`, and for models that cannot be read.
     """
     tell(f"{side.name}: {len(sequences)} probes")
     if side.endpoint is not None:
         return side.endpoint.record(sequences, tokenizer)
-    directory = side.directory if side.gguf is None else written_from
-    if directory is None:
+    checkpoint = side.checkpoint if side.gguf is None else written_from
+    if checkpoint is None:
         raise CoterieError(
             f"{side.name}: compare a GGUF file with the checkpoint directory it was written from"
         )
     device = "cuda" if torch.cuda.is_available() and side.is_checkpoint else "cpu"
-    loaded = load_model(directory, dtype=side.dtype or torch.float32, device=device)
+    model = checkpoint.load(side.dtype or torch.float32, device).model
     if side.gguf is not None:
-        put_back(loaded.model, loaded.checkpoint, side.gguf)
-    if side.adapter is not None:
-        apply_in_place(loaded.model, side.adapter, directory, loaded.tokenizer)
-    return record(loaded.model, sequences, tokenizer)
+        put_back(model, checkpoint, side.gguf)
+    if side.variant is not None:
+        apply_in_place(model, side.variant, checkpoint)
+    return record(model, sequences, tokenizer)
 
 
 def _outputs(found: Difference, limit: float) -> list[str]:
@@ -208,22 +230,23 @@ def _outputs(found: Difference, limit: float) -> list[str]:
         return []
     where = f"probe {found.worst[0]}, token {found.worst[1]}"
     return [
-        f"log-probabilities differ by {found.mean_logprob:.3g} on average and {found.max_logprob:.3g} at most "
-        f"({where}); the tolerance is {limit:g}"
+        f"log-probabilities differ by {found.mean_logprob:.3g} on average and {found.max_logprob:.3g} at "
+        f"most ({where}); the tolerance is {limit:g}"
     ]
 
 
 def _tensors(a: Side, b: Side, notes: list[str], tell: Tell) -> TensorWalk | None:
-    if a.adapter is not None or b.adapter is not None:
-        notes.append("tensors not compared: an adapter's or a patch's change is no whole tensor")
+    if a.variant is not None or b.variant is not None:
+        notes.append("tensors not compared: the change of an adapter or patch is not a whole tensor")
     if not (a.is_checkpoint and b.is_checkpoint):
         return None
-    assert a.directory and b.directory and a.config and b.config
-    if a.config.family != b.config.family:
-        notes.append(f"tensors not compared: A is {a.config.family} and B is {b.config.family}")
+    assert a.checkpoint is not None and b.checkpoint is not None
+    families = a.checkpoint.config.family, b.checkpoint.config.family
+    if families[0] != families[1]:
+        notes.append(f"tensors not compared: A is {families[0]} and B is {families[1]}")
         return None
     tell("comparing tensors")
-    return compare_tensors(a.directory, b.directory)
+    return compare_tensors(a.checkpoint, b.checkpoint)
 
 
 def _tokenizers(a: Side, b: Side, notes: list[str]) -> list[str]:
@@ -234,7 +257,7 @@ def _tokenizers(a: Side, b: Side, notes: list[str]) -> list[str]:
         return _served_tokenizer(endpoint, known, notes) if endpoint is not None and known is not None else []
     if a.gguf is not None or b.gguf is not None:
         notes.append(
-            "tokenizer of the GGUF file not compared; what llama.cpp computes otherwise is no part of this"
+            "tokenizer of the GGUF file not compared; what llama.cpp computes differently is not part of this"
         )
         return []
     if one is None or other is None:
@@ -258,9 +281,7 @@ def _tokenizers(a: Side, b: Side, notes: list[str]) -> list[str]:
 def _served_tokenizer(endpoint: ScoredServer, tokenizer: Tokenizer, notes: list[str]) -> list[str]:
     theirs = [endpoint.tokenize(text) for text in TEXTS[:1]]
     if theirs[0] is None:
-        notes.append(
-            "the endpoint does not tell how it tokenises text (/tokenize); token ids were given to it"
-        )
+        notes.append("the endpoint does not report how it tokenises text (/tokenize); it was given token ids")
         return []
     theirs += [endpoint.tokenize(text) for text in TEXTS[1:]]
     different = _first_text(tokenizer.encode_batch(TEXTS), [ids or [] for ids in theirs])
@@ -288,7 +309,7 @@ def _config_note(a: Side, b: Side, notes: list[str]) -> None:
 
 def _unreached(config: ModelConfig | None, found: ProbeRecord) -> dict[int, int]:
     """Layer -> number of experts that no compared token was routed to, where there are any."""
-    if config is None:  # an endpoint, or a GGUF file: the other side tells
+    if config is None:  # an endpoint or a GGUF file: the other side's config is used
         return {}
     result = {}
     for layer, ids_TK in found.routing.items():

@@ -1,4 +1,4 @@
-"""Check one directory against what it says about itself: its hashes and its stored probes."""
+"""Check one directory against its own records: its hashes and its stored probes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from coterie.adapters.apply import apply_in_place, base_of, is_variant
-from coterie.adapters.patch import is_patch
+from coterie.adapters.apply import apply_in_place, base_of, is_variant, open_variant
+from coterie.adapters.patch import Patch
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.commit import MANIFEST, verify_directory
 from coterie.config import CoterieError
 from coterie.proof.difference import Difference
 from coterie.proof.judge import check_record
@@ -17,7 +16,10 @@ from coterie.proof.judge import check_record
 
 @dataclass(frozen=True)
 class StoredCheck:
-    """What passed: an expert patch names its `base` and has no probes; anything else has a `difference`."""
+    """What passed. `base`: the directory whose weights were used. `difference`: None for an expert patch.
+
+    A patch stores no probes; the hashes of its files and of its base prove it.
+    """
 
     base: Path
     difference: Difference | None
@@ -27,25 +29,44 @@ def check_stored(path: str, tell: Callable[[str], None] = lambda line: None) -> 
     """Check a model or an adapter by its manifest and stored probes, a patch by its hashes and its base's.
 
     Errors: `CoterieError` with `exit_code` 2 for what cannot be checked (missing, no probes, another base),
-    and with 1 for what is not as it was saved.
+    and with 1 for files or answers that differ from those that were saved.
     """
+    return _check_variant(path) if is_variant(path) else _check_model(path, tell)
+
+
+def _check_variant(path: str) -> StoredCheck:
     try:
-        variant, patch = is_variant(path), is_patch(path)
-        own = Checkpoint.open(Path(path).expanduser() if variant else path)
-        if not patch and own.probes is None:
-            raise CoterieError(
-                f"{path}: holds no probes; give a second model to compare with, or save this one with probes"
-            )
-        loaded = (Checkpoint.open(base_of(path)) if variant else own).load()
-        if variant:
-            apply_in_place(loaded.model, own.path, loaded.path, loaded.tokenizer)
+        variant = open_variant(path)  # verifies the hashes of its files
+        probes = None if isinstance(variant, Patch) else variant.probes
+        if probes is None and not isinstance(variant, Patch):
+            raise _without_probes(path)
+        base = Checkpoint.open(base_of(path))
+        model = base.load().model
+        apply_in_place(model, variant, base)
     except CoterieError as error:
         error.exit_code = 2
         raise
-    if patch:
-        return StoredCheck(loaded.path, None)
-    if (own.path / MANIFEST).is_file():
+    if probes is None:
+        return StoredCheck(base.path, None)
+    return StoredCheck(base.path, check_record(probes, model, base.tokenizer, Path(path)))
+
+
+def _check_model(path: str, tell: Callable[[str], None]) -> StoredCheck:
+    try:
+        own = Checkpoint.open(path)
+        if own.probes is None:
+            raise _without_probes(path)
+        model = own.load().model
+    except CoterieError as error:
+        error.exit_code = 2
+        raise
+    if own.manifest:
         tell("hashing files")
-        verify_directory(own.path)
-    assert own.probes is not None
-    return StoredCheck(loaded.path, check_record(own.probes, loaded.model, loaded.tokenizer, own.path))
+        own.verify(suffix="")
+    return StoredCheck(own.path, own.check_probes(model))
+
+
+def _without_probes(path: str) -> CoterieError:
+    return CoterieError(
+        f"{path}: holds no probes; give a second model to compare with, or save this one with probes"
+    )

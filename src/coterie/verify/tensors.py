@@ -1,19 +1,16 @@
-"""Two checkpoint directories tensor by tensor: the first one that differs, and what seems to have happened to
-it.
-"""
+"""Compare two checkpoints tensor by tensor: name the first that differs and guess what happened to it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.directory import open_tensors, read_config
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.tensor_reader import StoredTensors
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import family
@@ -21,9 +18,9 @@ from coterie.families import family
 
 @dataclass(frozen=True)
 class TensorWalk:
-    """`first`: name of the first tensor that differs, in the family's order; `what`: how, in words ("" for
-    none).
+    """The result of comparing all tensors of two checkpoints.
 
+    `first`: name of the first tensor that differs, in the family's order; `what`: how, in words ("" for none).
     Tensors stored in different types are compared after rounding to the coarser one; `rounded` counts those.
     """
 
@@ -38,18 +35,19 @@ class TensorWalk:
         return asdict(self)
 
 
-def compare_tensors(a: Path, b: Path) -> TensorWalk:
-    """Walk all tensors of two directories of one family, one pair in memory at a time.
+def compare_tensors(a: Checkpoint, b: Checkpoint) -> TensorWalk:
+    """Compare all tensors of two checkpoints of one family, one pair in memory at a time.
 
     Errors: `CheckpointError` when the families differ (their tensors have no common names), or a file is
     damaged.
     """
-    config, other = read_config(a), read_config(b)
+    config, other = a.config, b.config
     if config.family != other.family:
         raise CheckpointError(
-            f"{a} is {config.family} and {b} is {other.family}: their tensors have no common names; compare outputs"
+            f"{a.path} is {config.family} and {b.path} is {other.family}: their tensors have no common names; "
+            "compare outputs"
         )
-    ours, theirs = open_tensors(a), open_tensors(b)
+    ours, theirs = a.tensors, b.tensors
     slots = family(config.family).slots(config)
     needed = {slot.disk for slot in slots if not slot.copy}
     in_order = [slot.disk for slot in slots if slot.disk in ours or slot.disk in theirs]
@@ -78,9 +76,7 @@ def _carried(config: ModelConfig) -> tuple[str, ...]:
 
 
 def _depth(name: str) -> int:
-    """Where a tensor stands in the model: embedding, layers in order, what comes after (the order is kept in
-    each).
-    """
+    """The place of a tensor in the model: embedding, then layers in order, then everything after them."""
     layer = re.search(r"\blayers\.(\d+)\.", name)
     return int(layer[1]) if layer else -1 if "embed" in name else 1 << 30
 
@@ -101,7 +97,7 @@ def _precision(dtype: torch.dtype) -> float:
 def _explain(
     name: str, pair: tuple[Tensor, Tensor] | None, ours: StoredTensors, theirs: StoredTensors
 ) -> str:
-    """What would turn A's tensor into B's; its relative difference when nothing simple would."""
+    """A simple change that turns A's tensor into B's, in words; the relative difference if there is none."""
     if pair is None:
         for side, stored in (("A", ours), ("B", theirs)):
             if name not in stored:
@@ -127,9 +123,7 @@ def _explain(
 
 
 def _experts(a_EXY: Tensor, b_EXY: Tensor) -> str:
-    """Which experts of a stacked tensor differ, when not all do or they only stand in another order; ""
-    otherwise.
-    """
+    """Which experts of a stacked tensor differ, if not all do, or that only their order differs; else ""."""
     wrong = [e for e, (x, y) in enumerate(zip(a_EXY, b_EXY, strict=True)) if not torch.equal(x, y)]
     starts = a_EXY.flatten(1)[:, :256]
     if all(bool((starts == b_EXY[expert].flatten()[:256]).all(1).any()) for expert in wrong):
@@ -142,7 +136,7 @@ def _experts(a_EXY: Tensor, b_EXY: Tensor) -> str:
 
 
 def _changes(a: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Well-known mistakes, applied to A's tensor."""
+    """Common mistakes of conversions, applied to A's tensor."""
     if a.dim() < 2:
         return
     yield "is transposed in B", a.transpose(-1, -2)
@@ -155,7 +149,7 @@ def _changes(a: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def _neighbours(name: str, a: Tensor, ours: StoredTensors) -> Iterator[str]:
-    """Tensors of the same layer and shape: those that a wrong name would pick."""
+    """Other tensors of the same layer and shape, which a wrong name could have picked."""
     parts = name.split(".")
     place = next((i for i, part in enumerate(parts) if part.isdigit()), None)
     prefix = ".".join(parts[: place + 1]) + "." if place is not None else ""
