@@ -17,7 +17,7 @@ from coterie.adapters.attach import (
     take_adapter,
 )
 from coterie.checkpoints.directory import save_model
-from coterie.config import AdapterConfig, CheckpointError, ConfigError
+from coterie.config import AdapterConfig, CheckpointError, ConfigError, ExpertSelection
 from coterie.families import config_from_hf
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.lora import LoRAExpertLinear, LoRALinear, LoRARouter
@@ -117,7 +117,9 @@ def test_trainable_parameters_are_the_intent(intent: str) -> None:
 
 def test_selected_experts_alone_have_factors_and_move() -> None:
     model = built("qwen3_moe")
-    attach(model, config(train=INTENTS["experts alone"]), experts={0: [5, 2], 3: [1]})
+    attach(
+        model, config(train=INTENTS["experts alone"]), experts=ExpertSelection(experts={0: (5, 2), 3: (1,)})
+    )
     shapes = {name: tuple(layer.lora_A.shape) for name, layer in adapted_layers(model)}
     assert shapes == {
         "blocks.0.ffn.experts.gate_up": (2, 4, 32),
@@ -149,7 +151,7 @@ def test_taking_and_putting_back_gives_the_same_model() -> None:
     attach(
         model,
         config(dora=True, train={"router": "full", "norm": "full", "head": "lora"}),
-        experts={1: [0, 7]},
+        experts=ExpertSelection(experts={1: (0, 7)}),
     )
     randomise_factors(model)
     other = built("deepseek_v3")
@@ -167,10 +169,10 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     dense = built("qwen3")
     with pytest.raises(ConfigError, match="experts=lora reaches no parameter of this qwen3 model"):
         attach(dense, config(train=INTENTS["experts alone"]))
-    with pytest.raises(ConfigError, match="layer 1 has no experts"):
-        attach(built("qwen3_moe"), config(), experts={1: [0]})
-    with pytest.raises(ConfigError, match="layer 0 has experts 0 to 7; expert 8 does not exist"):
-        attach(built("qwen3_moe"), config(), experts={0: [8]})
+    with pytest.raises(ConfigError, match="layer 1 of this qwen3_moe model has none"):
+        attach(built("qwen3_moe"), config(), experts=ExpertSelection(experts={1: (0,)}))
+    with pytest.raises(ConfigError, match="layer 0 has experts 0 to 7, not 8"):
+        attach(built("qwen3_moe"), config(), experts=ExpertSelection(experts={0: (8,)}))
     model = built("qwen3")
     attach(model, config())
     with pytest.raises(ConfigError, match="has one already"):

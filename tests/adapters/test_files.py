@@ -19,7 +19,7 @@ from coterie.adapters.attach import adapted_layers, attach
 from coterie.adapters.files import CONFIG, WEIGHTS, read_adapter, save_adapter
 from coterie.adapters.peft_layouts import LAYOUTS, Layout, is_swapped
 from coterie.checkpoints.directory import load_model, save_model
-from coterie.config import CheckpointError, ConfigError
+from coterie.config import CheckpointError, ConfigError, ExpertSelection
 from coterie.nn.transformer import Transformer
 from coterie.proof.judge import check_probes
 from tests.adapters.test_attach import IDS, built, config, logits, randomise_factors
@@ -107,7 +107,7 @@ def test_selected_experts_come_back_as_they_were(tmp_path: Path) -> None:
     base, adapter = tmp_path / "base", tmp_path / "adapter"
     model = built("qwen3_moe")
     save_model(base, model)
-    attach(model, config(), experts={0: [6, 1], 2: [4]})
+    attach(model, config(), experts=ExpertSelection(experts={0: (6, 1), 2: (4,)}))
     randomise_factors(model)
     save_adapter(adapter, model, base)
     again = load_model(base).model

@@ -39,7 +39,8 @@ def is_variant(path: str | Path) -> bool:
 
 
 def base_of(path: str | Path) -> str:
-    """The base named by the directory of an adapter or patch. Errors: `CheckpointError` when it names none."""
+    """The base named by the directory of an adapter or patch. Errors: `CheckpointError` when it names
+    none."""
     return patch_base(path) if is_patch(path) else adapter_base(path)
 
 
@@ -59,8 +60,8 @@ def apply_in_place(
 ) -> None:
     """Apply an adapter or expert patch to `model` itself.
 
-    `base`: the checkpoint that `model` was read from. An adapter made for other weights is refused if `base` is
-    given; a patch made for other weights is always refused. `layout`: assume this one for an adapter whose
+    `base`: the checkpoint that `model` was read from. An adapter made for other weights is refused if `base`
+    is given; a patch made for other weights is always refused. `layout`: assume this one for an adapter whose
     files do not state theirs; without it the stored probes decide. `check`: an adapter must also answer as it
     recorded; a patch is already proved by the hashes of its base and files.
 
@@ -92,9 +93,9 @@ def apply_shared(
 ) -> Transformer:
     """Another model with the adapter or expert patch applied; it shares the weights of `model`.
 
-    `model` itself stays as it is. `base`: the checkpoint that `model` was read from. An adapter made for other
-    weights is refused if `base` is given; a patch made for other weights is always refused. An adapter with
-    stored probes must answer as it recorded. `tokenizer`: of the model, where it is loaded already.
+    `model` itself stays as it is. `base`: the checkpoint that `model` was read from. An adapter made for
+    other weights is refused if `base` is given; a patch made for other weights is always refused. An adapter
+    with stored probes must answer as it recorded. `tokenizer`: of the model, where it is loaded already.
 
     Errors: `CheckpointError` or `ConfigError`, one line.
     """

@@ -1,7 +1,8 @@
-"""Adapters in a model: attach them by intent, take them out as tensors, put them back, fold them in.
+"""Adapters in a model: attach fresh ones by intent, take them out as tensors, put them back, merge or drop
+them.
 
-A layer is replaced in its place and keeps its frozen weight under the same name; `lora_A`, `lora_B` and
-(DoRA) `lora_magnitude` stand beside it. Files: `adapters.files`.
+A layer is replaced in place by its adapted form, which keeps the frozen weight under the same name and adds
+`lora_A`, `lora_B` and (DoRA) `lora_magnitude`. Adapters in files: `adapters/apply.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.checkpoints.quantise import quantise_model
-from coterie.config import AdapterConfig, ConfigError
+from coterie.config import AdapterConfig, ConfigError, ExpertSelection
 from coterie.config.model import MoEConfig
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.linear import Linear
@@ -23,14 +24,13 @@ from coterie.nn.parameter_groups import Group, module_groups, parameter_groups
 from coterie.nn.router import Router
 from coterie.nn.transformer import Transformer
 
-Selection = Mapping[int, Sequence[int]]
-
 
 @dataclass(frozen=True)
 class Factors:
     """One layer's factors: `a (*, r, I)`, `b (*, O, r)`, `magnitude (*, O)` with DoRA.
 
-    `chosen`: the experts that `*` stands for; None is all of them.
+    They change the weight by alpha / r times b a. For experts `*` is their dimension, and `chosen` says which
+    experts those are (None: all).
     """
 
     a: Tensor
@@ -46,9 +46,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter apart from its model: factors by layer and weights trained in full by parameter (our
-    names).
-    """
+    """An adapter separate from its model: factors by layer, and weights trained in full by parameter name."""
 
     factors: dict[str, Factors]
     full: dict[str, Tensor] = field(default_factory=dict)
@@ -66,17 +64,20 @@ def is_trained(name: str, treatment: str) -> bool:
     return treatment == "full" or (treatment == "lora" and is_factor(name))
 
 
-def attach(model: Transformer, config: AdapterConfig, experts: Selection | None = None) -> None:
+def attach(model: Transformer, config: AdapterConfig, experts: ExpertSelection | None = None) -> None:
     """Replace layers and set `requires_grad` of every parameter to exactly what `config.train` says.
 
-    `experts`: layer -> experts that get factors; other experts of those and all experts of other layers get
-    none. Groups outside the config (multi-token prediction) are frozen. With `config.quant` the base is
-    quantised first. Errors: `ConfigError` for a model that has an adapter, a wrong selection, or an intent
-    that reaches no parameter.
+    `experts`: the routed experts that get factors; other experts get none (default: all get them). Groups
+    outside the config (multi-token prediction) are frozen. With `config.quant` the base is quantised first.
+    Errors: `ConfigError` for a model that has an adapter, a wrong selection, or an intent that reaches no
+    parameter.
     """
     if model.adapter is not None or any(True for _ in adapted_layers(model)):
         raise ConfigError("adapter: the model has one already; merge it or load the base again")
-    _check_selection(model, config, experts)
+    if experts is not None:
+        if config.train["experts"] != "lora":
+            raise ConfigError("experts: a selection limits factors; it needs train.experts=lora")
+        experts.check(model.config)
     if config.quant != "none":
         quantise_model(model, config)
     treatments: dict[Group, str] = {**config.train}  # type: ignore[dict-item]
@@ -96,19 +97,21 @@ def attach(model: Transformer, config: AdapterConfig, experts: Selection | None 
 
 
 def _attach_one(
-    model: Transformer, name: str, layer: nn.Module, config: AdapterConfig, experts: Selection | None
+    model: Transformer, name: str, layer: nn.Module, config: AdapterConfig, experts: ExpertSelection | None
 ) -> None:
-    rank, chosen = config.rank, None
+    rank: int = config.rank
+    chosen: tuple[int, ...] | None = None
     if isinstance(layer, ExpertLinear):
         index = int(name.split(".")[1])
         if experts is not None:
-            if not experts.get(index):
+            chosen = experts.experts.get(index)
+            if chosen is None:
                 return
-            chosen = sorted(experts[index])
         ffn = model.config.blocks[index].ffn
         assert isinstance(ffn, MoEConfig)
         rank = config.expert_rank(ffn.router.num_experts, ffn.router.top_k)
     adapted = make_adapted(layer, rank, config.alpha, config.dropout, config.dora, chosen)
+    # The seed of each layer depends on its name, so a layer starts the same whatever else is adapted.
     digest = hashlib.sha256(f"{config.seed}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     bound = adapted.lora_A.shape[-1] ** -0.5
@@ -142,25 +145,10 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear | LoRAExp
             yield name, layer
 
 
-def _check_selection(model: Transformer, config: AdapterConfig, experts: Selection | None) -> None:
-    if experts is None:
-        return
-    if config.train["experts"] != "lora":
-        raise ConfigError("experts: a selection limits factors; it needs train.experts=lora")
-    for layer, chosen in experts.items():
-        ffn = model.config.blocks[layer].ffn if 0 <= layer < model.config.num_layers else None
-        if not isinstance(ffn, MoEConfig):
-            raise ConfigError(f"experts: layer {layer} has no experts in this {model.config.family} model")
-        wrong = [e for e in chosen if not 0 <= e < ffn.router.num_experts]
-        if wrong or len(set(chosen)) != len(chosen):
-            what = f"expert {wrong[0]} does not exist" if wrong else "an expert stands there twice"
-            raise ConfigError(f"experts: layer {layer} has experts 0 to {ffn.router.num_experts - 1}; {what}")
-
-
 def adapter_state(model: Transformer) -> dict[str, Tensor]:
-    """What the adapter is made of, by our parameter names: factors, and weights that are trained in full.
+    """The tensors of the adapter by our parameter names: factors, and weights that are trained in full.
 
-    Where routers are trained in full, or their biases alone, the selection bias (a buffer) belongs to it.
+    Where routers are trained in full, or only their biases, the selection bias (a buffer) belongs to it too.
     """
     state = {
         name: parameter.detach()
@@ -188,10 +176,10 @@ def take_adapter(model: Transformer) -> Adapter:
 
 @torch.no_grad()
 def put_adapter(model: Transformer, adapter: Adapter, config: AdapterConfig) -> None:
-    """Give a plain model an adapter; its factors and full weights are trainable afterwards, all else is
-    frozen.
+    """Insert an adapter into a plain model: the tensor-level counterpart of `take_adapter`.
 
-    Errors: `ConfigError` naming a layer or parameter that the model lacks or has in another shape.
+    Factors and full weights are trainable afterwards; everything else is frozen. Errors: `ConfigError` naming
+    a layer or parameter that the model lacks or has in another shape.
     """
     if model.adapter is not None:
         raise ConfigError("adapter: the model has one already; merge it or load the base again")
@@ -253,8 +241,9 @@ def merge_adapter(model: Transformer) -> None:
 
 @torch.no_grad()
 def drop_adapter(model: Transformer, full: Mapping[str, Tensor] | None = None) -> None:
-    """Restore the plain layers without their factors; `full`: the base's values of weights that had been
-    replaced.
+    """Restore the plain layers without their factors.
+
+    `full`: the base's values of weights that the adapter had replaced.
     """
     for name, layer in list(adapted_layers(model)):
         model.set_submodule(name, layer.plain())

@@ -64,8 +64,8 @@ class AdapterFiles:
     def layout(self, assume: Layout | None = None) -> Layout | None:
         """The layout by the stamp, the kind of names, or PEFT's version; None when none of them states it.
 
-        `assume`: the layout to take where there is no stamp. Errors: `CheckpointError` when `assume` contradicts
-        the stamp.
+        `assume`: the layout to take where there is no stamp. Errors: `CheckpointError` when `assume`
+        contradicts the stamp.
         """
         stamped = self.stamp.get("layout")
         if stamped is not None and (stamped not in LAYOUTS or assume not in (None, stamped)):
@@ -318,7 +318,7 @@ def _hashes(base: Checkpoint, names: Iterable[str]) -> dict[str, str]:
     digests: dict[str, Any] = {}
     for slot in Names(base.config).slots:
         if slot.name in wanted and slot.disk in stored:
-            tensor = stored.read(slot.disk).contiguous()
+            tensor = slot.part(stored.read(slot.disk)).contiguous()
             digest = digests.setdefault(slot.name, hashlib.sha256())
             digest.update(str((slot.disk, tuple(tensor.shape), tensor.dtype)).encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy())

@@ -1,7 +1,7 @@
 """Merge an adapter into its base as a new checkpoint, and prove by probes that the result is the tuned model.
 
-Three models are recorded on the same texts: the base, base with adapter, and the written model, read back from
-disk. `proof.judge` requires that the third is the second and not the first; otherwise nothing is kept.
+Three models are recorded on the same texts: the base, base with adapter, and the written model, read back
+from disk. `proof.judge` requires that the third is the second and not the first; otherwise nothing is kept.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def merge_checkpoint(
     """Write base plus adapter as the checkpoint `out`, verified; its probes are stored with it.
 
     `dtype`: of the written weights (default: the base's own; bfloat16 for a quantised base). `layout`: assume
-    this one for an adapter whose files do not state theirs. Errors: `CheckpointError`, one line, and no `out`,
-    when the adapter does not fit, changes nothing, or did not survive the merge.
+    this one for an adapter whose files do not state theirs. Errors: `CheckpointError`, one line, and no
+    `out`, when the adapter does not fit, changes nothing, or did not survive the merge.
     """
     final = Path(out)
     require_free(final)

@@ -1,9 +1,9 @@
-"""Expert patches: the chosen experts of a model trained in full, kept apart from it.
+"""Expert patches: the chosen experts of a model, trained in full and stored separately from it.
 
-A patch is a directory: `patch.safetensors` holds the new slices under our parameter names (experts as `(S,
-out, in)`), `patch.json` says which experts they are and carries a hash of everything the patch leaves alone
-and of what it replaces, so that it is only ever put on the model it was made for; `coterie.json` lists both
-files with their hashes.
+A patch is a directory. `patch.safetensors` holds the new slices under our parameter names (experts as
+`(S, out, in)`). `patch.json` states which experts they are, and a hash of the whole base, so that a patch is
+only ever applied to the model it was made for. `coterie.json` lists both files with their hashes.
+S chosen experts.
 """
 
 from __future__ import annotations
@@ -32,23 +32,21 @@ _NON_EXPERT: tuple[Group, ...] = ("attention", "dense", "router", "norm", "embed
 
 @dataclass(frozen=True)
 class BaseMark:
-    """Hashes of a base: of its values as float32, and rounded to bfloat16. `dtype`: what they were held
-    in.
-    """
+    """Hashes of a base: of its values as float32, and rounded to bfloat16. `dtype`: the type they were in."""
 
     exact: str
     rounded: str
     dtype: str
 
     def matches(self, other: BaseMark) -> bool:
-        """Whether both are one model, one of them possibly read with less precision."""
+        """Whether both are the same model, one of them possibly read in lower precision."""
         coarse = "bfloat16" in (self.dtype, other.dtype) and self.rounded == other.rounded
         return coarse or self.exact == other.exact
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch apart from its model. `origin`: the name of its base, for people."""
+    """A patch separate from its model. `origin`: the name of its base."""
 
     selection: ExpertSelection
     tensors: dict[str, Tensor]
@@ -68,7 +66,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Applied:
-    """A patch in a model, with what it replaced."""
+    """A patch applied to a model, with the values it replaced."""
 
     model: Transformer
     patch: Patch
@@ -80,10 +78,9 @@ class Applied:
 
 
 def attach_subset(model: Transformer, selection: ExpertSelection) -> None:
-    """Make exactly the selection trainable: chosen experts as parameters of their own, everything else
-    frozen.
+    """Make exactly the selection trainable: chosen experts become separate parameters, all else is frozen.
 
-    Errors: `ConfigError` for a selection that does not fit, a model with an adapter, a subset or quantised
+    Errors: `ConfigError` for a selection that does not fit, a model with an adapter or a subset, or quantised
     experts.
     """
     selection.check(model.config)
@@ -117,7 +114,7 @@ def subset_layers(model: nn.Module) -> Iterator[tuple[str, SubsetExpertLinear]]:
 
 
 def attached_selection(model: Transformer) -> ExpertSelection:
-    """What `attach_subset` was given. Errors: `ConfigError` for a model without a subset."""
+    """The selection given to `attach_subset`. Errors: `ConfigError` for a model without a subset."""
     experts = {int(name.split(".")[1]): layer.chosen for name, layer in subset_layers(model)}
     if not experts:
         raise ConfigError("experts: the model has no trained subset; call attach_subset first")
@@ -131,9 +128,7 @@ def attached_selection(model: Transformer) -> ExpertSelection:
 
 
 def patch_tensors(model: Transformer) -> dict[str, Tensor]:
-    """What a patch of this model holds: trained slices under the name of the whole, then parameters trained
-    whole.
-    """
+    """The tensors of this model's patch by name: trained slices of experts, then parameters trained whole."""
     tensors: dict[str, Tensor] = {}
     for name, layer in subset_layers(model):
         tensors[f"{name}.weight"] = layer.subset_weight.detach()
@@ -146,9 +141,8 @@ def patch_tensors(model: Transformer) -> dict[str, Tensor]:
 
 
 def base_mark(model: Transformer, without: Iterable[str] = ()) -> BaseMark:
-    """Hashes of the frozen model: every parameter and selection bias but `without`, a trained subset left
-    out.
-    """
+    """Hashes of the frozen model: all parameters and selection biases except `without` and a trained
+    subset."""
     left_out, hashes = set(without), (hashlib.sha256(), hashlib.sha256())
     own = dict(model.named_parameters())
     own |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(".select_bias")}  # type: ignore[misc]
@@ -164,7 +158,7 @@ def base_mark(model: Transformer, without: Iterable[str] = ()) -> BaseMark:
 
 
 def save_patch(path: str | Path, model: Transformer, base: str | Path) -> Patch:
-    """Write the trained subset of `model` (see `attach_subset`) as a patch; `base` is its name, for people.
+    """Write the trained subset of `model` (see `attach_subset`) as a patch. `base`: the name of its base.
 
     Errors: `ConfigError` without a subset, `CheckpointError` when it cannot be written or `path` holds
     something else.
@@ -214,7 +208,8 @@ def patch_base(path: str | Path) -> str:
 
 
 def read_patch(path: str | Path) -> Patch:
-    """A patch from its directory, every file checked against its hash. Errors: `CheckpointError`, one line."""
+    """A patch from its directory, every file checked against its hash. Errors: `CheckpointError`, one
+    line."""
     directory = Path(path).expanduser()
     if not (directory / ABOUT).is_file():
         raise CheckpointError(f"{directory}: has no {ABOUT}; give the directory of an expert patch")
@@ -236,8 +231,11 @@ def read_patch(path: str | Path) -> Patch:
 
 
 def apply_patches(model: Transformer, patches: Sequence[Patch]) -> list[Applied]:
-    """Several patches of one base, all checked before any is applied. Errors: `CheckpointError`, also on
-    overlaps.
+    """Apply several patches of one base in memory; all are checked before any is applied.
+
+    A model with the same subset attached takes the slices into the trained parameters. Errors:
+    `CheckpointError` when the model is not a patch's base, or patches overlap; `ConfigError` for another
+    subset.
     """
     seen: set[tuple[str, int | None]] = set()
     for patch in patches:
@@ -257,7 +255,7 @@ def apply_patches(model: Transformer, patches: Sequence[Patch]) -> list[Applied]
 
 
 def check_patch_base(model: Transformer, patch: Patch) -> None:
-    """Errors: `CheckpointError` unless `model` is what the patch was made for."""
+    """Refuse a model that the patch was not made for. Errors: `CheckpointError`."""
     try:
         patch.selection.check(model.config)
     except ConfigError as error:
@@ -292,7 +290,7 @@ def _is_subset(name: str) -> bool:
 
 
 def _target(model: Transformer, patch: Patch, name: str) -> tuple[Tensor, Tensor | None]:
-    """The tensor that holds `name`'s values and the places in it (None: all of it)."""
+    """The tensor that holds the values of `name`, and the indices in it (None: all of it)."""
     chosen = patch.chosen(name)
     parameter = model.get_parameter(name)
     if chosen is None:

@@ -21,7 +21,8 @@ from coterie.config import CheckpointError
 
 @dataclass(frozen=True)
 class PatchFacts:
-    """The content of a patch. `experts`: layer -> experts; `whole`: tensors replaced whole; `bytes`: on disk."""
+    """The content of a patch. `experts`: layer -> experts; `whole`: tensors replaced whole; `bytes`: on
+    disk."""
 
     family: str
     base: str
@@ -93,7 +94,7 @@ def remove_from_checkpoint(
             places: Any = slice(None) if chosen is None else list(chosen)
             if name not in own or not torch.equal(own[name][places], tensor.to(own[name].dtype)):
                 raise CheckpointError(
-                    f"{loaded.path}: '{name}' does not hold the patch's values, so the patch cannot be removed"
+                    f"{loaded.path}: '{name}' does not hold the patch's values, so it cannot be removed"
                 )
             own[name][places] = before[name][places].to(own[name].dtype)
     _save(loaded, out, {"parent": loaded.checkpoint.name, "removed_patch": str(Path(patch_path).resolve())})

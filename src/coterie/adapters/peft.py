@@ -1,8 +1,9 @@
-"""An adapter as tensors and `adapter_config.json`, and back; every tensor is accounted for.
+"""Encode an adapter as PEFT's tensors and `adapter_config.json`, and decode it; every tensor is accounted
+for.
 
-`target_modules` name the linear layers, `target_parameters` the experts and routers, which are no linear
-layers in transformers 5. In a mixture of experts the feed-forwards are named as parameters too: PEFT takes
-module names that end in `gate_proj` for experts of older files there.
+`target_modules` name the linear layers, `target_parameters` the experts and routers, which are not linear
+layers in transformers 5. In a mixture of experts the dense and shared feed-forwards are named as parameters
+too, because PEFT takes module names that end in `gate_proj` for the experts of older files there.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from coterie.adapters.peft_names import Names, Place
 from coterie.config import CheckpointError, ModelConfig
 
 PREFIX = "base_model.model."
-# What a reader who finds no other stamp may go by: the first version with the layout.
+# The `peft_version` written for each layout (the first with it), for readers that do not know our stamp.
 VERSIONS: dict[Layout, str] = {"peft": "0.19.1", "peft019": "0.19.0", "peft018": "0.18.1"}
 FOREIGN = "COTERIE"  # a peft_type that PEFT refuses to load
 
@@ -46,8 +47,9 @@ _NOT_READ = (
 def encode(
     adapter: Adapter, config: ModelConfig, layout: Layout, base: str | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
-    """(tensors, `adapter_config.json`, what of it PEFT cannot express); with the last not empty PEFT refuses
-    it.
+    """Tensors, `adapter_config.json`, and the parts of the adapter that PEFT cannot express.
+
+    Where there are such parts, the config names a type that PEFT refuses to load.
     """
     names = Names(config)
     tensors: dict[str, Tensor] = {}
@@ -115,7 +117,7 @@ def _config(
         "task_type": "CAUSAL_LM",
         "r": rank,
         "lora_alpha": _plain(alpha),
-        "lora_dropout": 0.0,  # PEFT takes none with target_parameters, and it plays no part in using an adapter
+        "lora_dropout": 0.0,  # PEFT allows none with target_parameters, and using an adapter needs none
         "rank_pattern": {path: r for path, (r, _) in patterns.items() if r != rank},
         "alpha_pattern": {path: _plain(a) for path, (_, a) in patterns.items() if a != alpha},
         "target_modules": sorted(names.shorten(dict.fromkeys(modules, 0), known, leaves=True)),
@@ -134,16 +136,15 @@ def _plain(number: float) -> int | float:
 
 
 def _encode_full(adapter: Adapter, names: Names) -> tuple[dict[str, Tensor], list[str], list[str]]:
-    """Weights trained in full as PEFT's `modules_to_save`: (tensors, modules, what PEFT cannot express)."""
+    """Weights trained in full as PEFT's `modules_to_save`: tensors, modules, parts PEFT cannot express."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in adapter.full.items():
         key = names.parameters[name]
         experts = ".experts." in name and name.endswith(".weight")
         tensors[key] = tensor.mT if experts and names.transposed else tensor
         if name == "embed.weight" and names.config.tie_embeddings:
-            tensors[_tied_head(key)] = (
-                tensor.clone()
-            )  # PEFT's copy of the embedding does not reach a tied head
+            # PEFT replaces the embedding by its copy, which a tied head does not see: the head needs a copy.
+            tensors[_tied_head(key)] = tensor.clone()
     modules = {_module(key) for key in tensors}
     known = {_module(key) for key in names.parameters.values()} | modules
     saved = sorted(names.shorten(dict.fromkeys(modules, 0), sorted(known)))
@@ -167,9 +168,10 @@ def decode(
     where: str,
     chosen: Mapping[str, Sequence[int]] | None = None,
 ) -> Adapter:
-    """The adapter in a file's tensors. `chosen`: our layer -> the experts that have factors (the stamp's).
+    """The adapter in a file's tensors.
 
-    Errors: `CheckpointError` for settings that are not read here and for tensors that belong to no layer.
+    `chosen`: our layer -> the experts that have factors, as the stamp states them. `where`: the directory,
+    for messages. Errors: `CheckpointError` for unsupported settings and for tensors that belong to no layer.
     """
     _check_settings(data, where)
     names = Names(config)
@@ -189,7 +191,7 @@ def decode(
             factors[fused.name] = _read_experts(rest, stem, fused, data, config, layout, where, chosen)
         else:
             raise CheckpointError(
-                f"{where}: '{stem}' is no layer of this {config.family} model that takes factors"
+                f"{where}: '{stem}' is not a layer of this {config.family} model that takes factors"
             )
         rest = {key: tensor for key, tensor in rest.items() if not _belongs(key, stem)}
     factors |= {layer: read_single(names, layer, parts, where) for layer, parts in single.items()}
@@ -245,7 +247,7 @@ def _read_experts(
 ) -> Factors:
     if layout == "per-expert":
         raise CheckpointError(
-            f"{where}: '{stem}' holds all experts at once, which the layout 'per-expert' has not"
+            f"{where}: '{stem}' holds all experts at once, which the layout 'per-expert' does not do"
         )
     rank, alpha = _rank_and_alpha(data, [place.parameter, place.path], where)
     num_experts, swapped = num_experts_of(config, place.name), is_swapped(config.family, layout)
@@ -274,7 +276,7 @@ def _from_pattern(pattern: Any, paths: list[str], default: Any, where: str) -> A
                 return value
         except re.error:
             raise CheckpointError(
-                f"{where}: adapter_config.json has a pattern that is no expression: '{key}'"
+                f"{where}: adapter_config.json has a pattern that is not a regular expression: '{key}'"
             ) from None
     return default
 
@@ -288,7 +290,7 @@ def _decode_full(rest: Mapping[str, Tensor], names: Names, where: str) -> dict[s
             embedding = rest.get(names.parameters["embed.weight"])
             if embedding is not None and torch.equal(embedding, tensor):
                 continue
-            raise CheckpointError(f"{where}: holds a head of its own, but the base ties it to the embedding")
+            raise CheckpointError(f"{where}: holds a separate head, but the base ties it to the embedding")
         if name is None:
             raise CheckpointError(
                 f"{where}: tensor '{key}' belongs to no layer of this {names.config.family} model"
@@ -300,7 +302,7 @@ def _decode_full(rest: Mapping[str, Tensor], names: Names, where: str) -> dict[s
 
 def _check_settings(data: Mapping[str, Any], where: str) -> None:
     if data.get("peft_type") not in ("LORA", FOREIGN):
-        raise CheckpointError(f"{where}: is a {data.get('peft_type')} adapter; LORA is read here")
+        raise CheckpointError(f"{where}: is a {data.get('peft_type')} adapter; only LORA can be read")
     used = [key for key in _NOT_READ if data.get(key)]
     start = data.get("init_lora_weights", True)
     if isinstance(start, str) and start not in ("gaussian", "orthogonal", "eva"):
@@ -308,11 +310,11 @@ def _check_settings(data: Mapping[str, Any], where: str) -> None:
     if data.get("bias", "none") != "none":
         used.append("bias")
     if used:
-        raise CheckpointError(f"{where}: uses '{used[0]}', which is not read here; merge it with PEFT first")
+        raise CheckpointError(f"{where}: uses '{used[0]}', which cannot be read; merge it with PEFT first")
 
 
 def holds_fused_experts(keys: Sequence[str]) -> bool:
-    """Whether a file's tensors are of a kind that the fused layouts lay out differently."""
+    """Whether a file has tensors of fused experts, which the fused layouts lay out differently."""
     return any(re.search(r"\.experts(\.base_layer)?\.lora_[AB]\.", key) for key in keys)
 
 

@@ -1,17 +1,16 @@
-"""Layouts of expert factors in files: told apart by what a file says of itself, never by the shapes of its
-tensors.
+"""Layouts of expert factors in files. A file states its layout; the shapes of its tensors do not show it.
 
 All fused layouts hold one layer's experts as `lora_A (E r, in)`, experts slowest, and `lora_B (out, r E)`,
 experts fastest. They differ in which side of the weight they call `in`:
 
-* `peft` (PEFT 0.19.1 and later): the true input side, except for Llama 4, whose parameters `(E, in, out)` PEFT takes
-  for `(E, out, in)`;
-* `peft019` (PEFT 0.19.0 alone): swapped for every family but Llama 4;
-* `peft018` (PEFT 0.17 and 0.18): the second dimension of the parameter as it lies in transformers, so swapped for
+* `peft` (PEFT 0.19.1 and later): the true input side, except for Llama 4, whose parameters `(E, in, out)`
+  PEFT takes for `(E, out, in)`;
+* `peft019` (PEFT 0.19.0 only): swapped for every family but Llama 4;
+* `peft018` (PEFT 0.17 and 0.18): the second dimension of the parameter in transformers, so swapped for
   weights `(E, out, in)` and true for gpt-oss and Llama 4;
 * `vllm3d` (vLLM's fused experts): the true input side for all.
 
-`per-expert` has one module per expert and projection, as adapters made with transformers 4.
+`per-expert` has one module per expert and projection, like adapters made with transformers 4.
 E experts, r rank, I input, O output features, F expert width.
 """
 
@@ -69,8 +68,7 @@ def write_fused(place: Place, factors: Factors, config: ModelConfig, layout: Lay
         b_EOr = b_EOr.new_zeros(num_experts, *b_EOr.shape[1:]).index_copy(0, index, b_EOr)
     a, b = fuse(a_ErI, b_EOr, is_swapped(config.family, layout))
     tensors = {f"{place.stem}.lora_A.weight": a, f"{place.stem}.lora_B.weight": b}
-    # PEFT has no lengths for experts; the name is in its manner, and the directory says that PEFT cannot read
-    # it.
+    # PEFT has no DoRA magnitudes for experts. The name follows its style; the config makes PEFT refuse it.
     return tensors | ({f"{place.stem}.lora_magnitude_vector": magnitude} if magnitude is not None else {})
 
 
@@ -87,8 +85,8 @@ def read_fused(
     a, b = tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"]
     if a.shape[0] != num_experts * rank or b.shape[1] != num_experts * rank:
         raise CheckpointError(
-            f"{where}: '{stem}' has {a.shape[0]} and {b.shape[1]} rows of factors; {num_experts} experts of rank "
-            f"{rank} have {num_experts * rank}"
+            f"{where}: '{stem}' has {a.shape[0]} and {b.shape[1]} rows of factors; {num_experts} experts of "
+            f"rank {rank} have {num_experts * rank}"
         )
     a_ErI, b_EOr = unfuse(a, b, num_experts, swapped)
     return Factors(a_ErI, b_EOr, alpha, tensors.get(f"{stem}.lora_magnitude_vector"))
@@ -124,7 +122,8 @@ def half_rows(config: ModelConfig, layer: str, half: int) -> slice:
 def read_single(names: Names, layer: str, parts: Mapping[tuple[int, int], Factors], where: str) -> Factors:
     """One of our layers from its experts' modules: `parts` by (expert, half).
 
-    Gate and up with A of their own become one pair of twice the rank; with the same A they share it.
+    Gate and up with different A become one pair of twice the rank; with the same A they share it.
+    Errors: `CheckpointError` where experts have different projections, ranks or alphas.
     """
     experts = sorted({expert for expert, _ in parts})
     halves = sorted({half for _, half in parts})
@@ -136,7 +135,7 @@ def read_single(names: Names, layer: str, parts: Mapping[tuple[int, int], Factor
     first = next(iter(parts.values()))
     if len(halves) == 1 and halves != [2] and first.magnitude is not None:
         raise CheckpointError(
-            f"{where}: DoRA on only one of gate and up of '{layer}' cannot be held here; merge it first"
+            f"{where}: DoRA on only one of gate and up of '{layer}' is not supported; merge it first"
         )
     if halves == [2]:
         joined = [parts[expert, 2] for expert in experts]
@@ -170,7 +169,7 @@ def _join(config: ModelConfig, layer: str, halves: Mapping[int, Factors], shared
 
 
 def num_experts_of(config: ModelConfig, layer: str) -> int:
-    """Experts of the layer that one of our names lies in."""
+    """Number of routed experts of the layer that one of our names belongs to."""
     return _moe(config, layer).router.num_experts
 
 

@@ -1,4 +1,4 @@
-"""Where each of our layers stands in transformers 5 and PEFT, from the family's declared mapping.
+"""The names of our layers in transformers 5 and PEFT, derived from the family's declared mapping.
 
 transformers 5 holds the experts of a layer as two parameters of one module (`...experts`), whatever the files
 hold. PEFT wraps it twice, `gate_up_proj` first, whose factors are `experts.base_layer.lora_*`; those of
@@ -25,9 +25,8 @@ _LAYER = re.compile(r"(?:.*\.)?layers\.\d+\.(.+)")
 
 @dataclass(frozen=True)
 class Place:
-    """One layer that can have factors. `path`: its module in transformers (that of all experts for routed
-    ones).
-    """
+    """One layer that can have factors. `path`: its module in transformers, for experts that of all
+    experts."""
 
     name: str
     path: str
@@ -53,7 +52,7 @@ class Names:
         self.slots = [
             slot for slot in chosen.slots(config) if not slot.copy and not slot.name.startswith("mtp.")
         ]
-        # Beside an image encoder a name like q_proj would reach its layers too.
+        # In a model with an image encoder a name like q_proj would reach the encoder's layers too.
         self.only_whole_names = bool(chosen.carried)
         self.is_moe = any(isinstance(block.ffn, MoEConfig) for block in config.blocks)
         self.transposed = chosen.fused != "out-in"
@@ -77,8 +76,9 @@ class Names:
 
     @cached_property
     def expert_modules(self) -> dict[str, tuple[str, int, int]]:
-        """Single experts' modules as transformers 4 named them: path -> (our layer, expert, half; 2 for
-        down).
+        """Single experts' modules as transformers 4 named them: path -> (our layer, expert, half).
+
+        Half 0 is the gate and 1 the up projection of `gate_up`; 2 stands for `down`.
         """
         found = {}
         for layer, (name, path) in self._experts.items():
@@ -95,9 +95,7 @@ class Names:
         return found
 
     def _parts(self, path: str) -> tuple[str, ...]:
-        """Names of a single expert's gate, up and down: those on disk, where experts stand there one by
-        one.
-        """
+        """Names of a single expert's gate, up and down: those on disk, if experts are stored one by one."""
         first = f"{path}.0."
         named = tuple(
             slot.disk.removeprefix(first).removesuffix(".weight")
@@ -138,10 +136,10 @@ class Names:
     def shorten(
         self, values: Mapping[str, Value], known: Iterable[str], leaves: bool = False
     ) -> dict[str, Value]:
-        """Full names -> values as few names that PEFT understands, without reaching other names of `known`.
+        """The same values under as few names as PEFT understands, without reaching other names of `known`.
 
-        Per name: its last part (`q_proj`, with `leaves`), what follows the layer's number, or the whole of
-        it.
+        A name becomes its last part (`q_proj`, with `leaves`), the part after the layer's number, or stays
+        whole.
         """
         known, result = list(known), dict(values)
         for short in (_short, _leaf) if leaves else (_short,):

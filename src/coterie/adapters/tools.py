@@ -68,7 +68,8 @@ def resolve_adapter(
 
 @dataclass(frozen=True)
 class AdapterConversion:
-    """What `convert_adapter` wrote: `layers` adapted layers, `came_from` one layout (or "merged") `to` another."""
+    """What `convert_adapter` wrote: `layers` adapted layers, `came_from` one layout (or "merged") `to`
+    another."""
 
     source: str
     came_from: str
@@ -142,7 +143,8 @@ class AdaptedGroup:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What an adapter is. `full`: weights trained in full, with their sizes; `peft_cannot`: parts PEFT refuses."""
+    """What an adapter is. `full`: weights trained in full, with their sizes; `peft_cannot`: parts PEFT
+    refuses."""
 
     path: str
     family: str

@@ -1,4 +1,4 @@
-"""Which experts are meant, layer by layer: the file that `coterie select` writes and tuning reads."""
+"""A selection of experts, layer by layer: the file that `coterie select` writes and tuning reads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from coterie.config.model import ModelConfig, MoEConfig
 
 
 class ExpertSelection(Settings):
-    """Chosen experts by layer, in the schema of ESFT's files: `{"experts": {"1": [3, 5]}, ...}`.
+    """Selected experts by layer, in the schema of ESFT's files: `{"experts": {"1": [3, 5]}, ...}`.
 
-    `shared_experts`: the always-on experts are meant too; `non_expert_modules`: and everything that is no
-    expert. Layers are numbered as in the checkpoint; layers that are not named have no expert chosen.
+    `shared_experts`: the always-on experts are selected too; `non_expert_modules`: and everything that is not
+    an expert. Layers are numbered as in the checkpoint; in layers that are not named no expert is selected.
     """
 
     experts: dict[int, tuple[int, ...]] = Field(min_length=1)
@@ -47,8 +47,9 @@ class ExpertSelection(Settings):
         write_json(path, self.to_dict(), indent=None)
 
     def check(self, config: ModelConfig) -> None:
-        """Errors: `ConfigError` when a layer of this model has no experts, or not the chosen ones, or none is
-        left.
+        """Check that every selected expert exists in the model.
+
+        Errors: `ConfigError` when a selected layer has no experts or lacks a selected one, or none is selected.
         """
         for layer, chosen in self.experts.items():
             ffn = config.blocks[layer].ffn if 0 <= layer < config.num_layers else None
@@ -63,4 +64,4 @@ class ExpertSelection(Settings):
                     "select again for this model"
                 )
         if not self.experts:
-            raise ConfigError("experts: the selection is empty; choose one expert at least")
+            raise ConfigError("experts: the selection is empty; select at least one expert")

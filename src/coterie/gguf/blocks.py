@@ -1,5 +1,4 @@
-"""The number formats of a GGUF file: which tensor gets which, how rows are packed, how far off a packed
-number may be.
+"""The number formats of a GGUF file: the choice per tensor, packing of rows, bounds on the packing error.
 
 R rows, I numbers in a row, both of one tensor flattened to two dimensions (the row is the tensor's last
 dimension).
@@ -17,11 +16,11 @@ from coterie.config import CheckpointError
 
 Array = npt.NDArray[Any]
 
-# What `quant` may be, with the number that llama.cpp knows the file by (`general.file_type`).
+# Values of `quant`, with llama.cpp's number for such files (`general.file_type`).
 FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "mxfp4": 38}
 _BLOCK = 32
 _BLOCKED = ("Q8_0", "Q4_0", "MXFP4")
-# Numbers packed at a time: what a packer needs beside its input stays small whatever the tensor.
+# Numbers packed at a time, so that a packer's extra memory stays small for every tensor.
 CHUNK = 1 << 20
 # Between the magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 of a four-bit float; a number in the middle goes down.
 _MIDDLES = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], np.float32)
@@ -30,7 +29,7 @@ _SMALLEST_HALF = 2.0**-24
 
 @dataclass(frozen=True)
 class Choice:
-    """The type of one tensor and, where it is not the one asked for, why."""
+    """The type of one tensor, and the reason where it is not the type asked for."""
 
     type: str
     reason: str = ""
@@ -39,7 +38,7 @@ class Choice:
 def choose(name: str, shape: tuple[int, ...], quant: str) -> Choice:
     """The type of a tensor: norms, biases, sinks and routers in F32, matrices as `quant` asks.
 
-    `mxfp4` is for experts, everything else is Q8_0 then; the embedding and the head stay Q8_0 in a Q4_0 file.
+    `mxfp4` is for experts, so everything else is Q8_0 there; embedding and head stay Q8_0 in a Q4_0 file.
     """
     if len(shape) == 1 or name.endswith(".bias"):
         return Choice("F32", "norms, biases, sinks and factors stay exact")
@@ -56,8 +55,9 @@ def choose(name: str, shape: tuple[int, ...], quant: str) -> Choice:
 
 
 def pack(rows_RI: Array, kind: str, name: str) -> Array:
-    """Rows of fp32 as the bytes of `kind`. Errors: `CheckpointError` for numbers that are not finite, or
-    beyond F16.
+    """Rows of fp32 as the bytes of type `kind`.
+
+    Errors: `CheckpointError` for numbers that are not finite, or too large for F16.
     """
     import gguf
 
@@ -75,11 +75,11 @@ def pack(rows_RI: Array, kind: str, name: str) -> Array:
 
 
 def _mxfp4(rows_RI: Array) -> Array:
-    """What `gguf.quants.quantize` gives for MXFP4, many times faster: compare with the middles between the
-    steps.
+    """The result of `gguf.quants.quantize` for MXFP4, many times faster, by search among the steps'
+    midpoints.
 
     A block is the exponent of its scale, then 16 bytes: numbers 0-15 in the low halves, 16-31 in the high
-    ones.
+    halves (OCP Microscaling Formats 1.0).
     """
     blocks = rows_RI.reshape(-1, _BLOCK)
     size = np.abs(blocks)
@@ -92,7 +92,7 @@ def _mxfp4(rows_RI: Array) -> Array:
 
 
 def unpack(packed: Array, kind: str) -> Array:
-    """Rows of fp32 from what `pack` made."""
+    """Rows of fp32 from the bytes that `pack` made."""
     import gguf
 
     return np.asarray(gguf.quants.dequantize(packed, gguf.GGMLQuantizationType[kind]), np.float32)
@@ -107,11 +107,11 @@ def row_bytes(length: int, kind: str) -> int:
 
 
 def allowed_error(rows_RI: Array, kind: str) -> Array:
-    """How far each number of (R, I) may lie from its packed form.
+    """The largest difference of each number of (R, I) from its packed form, (R, I).
 
-    Blocks of 32 share a scale taken from their largest magnitude a: Q8_0 rounds to a / 127, Q4_0 to a / 8 and
-    cuts what lies opposite the largest by at most that, MXFP4's steps and cut are at most a / 4. Scales are
-    halves themselves (MXFP4's are powers of two).
+    Blocks of 32 share a scale taken from their largest magnitude a. Q8_0 rounds to multiples of a / 127. Q4_0
+    rounds to multiples of a / 8 and clips numbers of the opposite sign by at most one step. MXFP4's steps and
+    clipping are at most a / 4. Scales are stored as F16, MXFP4's as powers of two.
     """
     size = np.abs(rows_RI.astype(np.float64))
     if kind == "F32":

@@ -52,7 +52,7 @@ class ParameterSource:
     def read(self, name: str) -> Tensor:
         """A parameter that is one tensor on disk, which holds for all but the weights of experts."""
         (slot,) = self._slots[name]
-        return slot.view(self._stored.read(slot.disk))
+        return slot.view(slot.part(self._stored.read(slot.disk)))
 
     def experts(self, name: str, rows: slice = slice(None)) -> Iterator[Tensor]:
         """Rows `rows` of each expert of a parameter (E, out, in), as fp32, one expert in memory at a time."""
@@ -75,7 +75,8 @@ class ParameterSource:
             for slot, fused, view in places:
                 offset = view.storage_offset() - index * height * width
                 target = buffer.as_strided(view.shape, view.stride(), offset)
-                target.copy_(
-                    self._stored.read_part(slot.disk, index) if fused else self._stored.read(slot.disk)
-                )
+                if fused:
+                    target.copy_(self._stored.read_part(slot.disk, index))
+                else:
+                    target.copy_(slot.part(self._stored.read(slot.disk)))
             yield buffer[rows]

@@ -1,9 +1,8 @@
-"""SentencePiece-like tokenizers (Llama 1 and 2, Mixtral) in a GGUF file: each piece's score decides what
-merges first.
+"""SentencePiece-like tokenizers (Llama 1 and 2, Mixtral) in a GGUF file, where scores order the merges.
 
 `tokenizer.json` lists merges in order; llama.cpp merges the pair whose result has the highest score, whatever
-the pair. The two agree where the merges stand grouped by their result, every way to cut a piece into two is
-among them, and all characters of the pieces are pieces too.
+the pair. The two agree if the merges are grouped by their result, every way to cut a piece into two is among
+them, and all characters of the pieces are pieces too.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from coterie.config import CheckpointError
 def sentencepiece_scores(
     path: Path, content: Mapping[str, Any], tokens: list[str], differences: list[str]
 ) -> dict[str, Any]:
-    """Scores of all tokens and whether a space is put before a text. Errors: `CheckpointError` where scores
-    cannot say what the merges say.
+    """Keys for the scores of all tokens, and for whether a text gets a space in front.
+
+    Errors: `CheckpointError` where no scores order the merges in the same way.
     """
     model = content["model"]
     missing = [byte for byte in range(256) if f"<0x{byte:02X}>" not in model["vocab"]]
@@ -44,7 +44,7 @@ def sentencepiece_scores(
 
 
 def _ranks(merges: list[tuple[str, ...]], together: set[str]) -> tuple[dict[str, int], str]:
-    """Each result's place, and the first result whose merges do not stand together ("" if they all do).
+    """Each result's place, and the first result whose merges are not grouped ("" if all are).
 
     All runs of a character in `together` count as one result.
     """
@@ -64,10 +64,9 @@ def _ranks(merges: list[tuple[str, ...]], together: set[str]) -> tuple[dict[str,
 
 
 def _run_that_differs(merges: list[tuple[str, ...]], together: set[str], vocab: Mapping[str, int]) -> str:
-    """A run of a character in `together` that is cut otherwise from the left than by order ("" if there is
-    none).
+    """A run of a character in `together` that merging from the left cuts differently ("" if there is none).
 
-    Equal scores leave llama.cpp to merge from the left. Runs of spaces come so in Mixtral's.
+    Where scores are equal, llama.cpp merges from the left. Mixtral's runs of spaces have equal scores.
     """
     places: dict[str, dict[tuple[int, int], int]] = {}
     for place, (left, right) in enumerate(merges):
@@ -84,9 +83,7 @@ def _run_that_differs(merges: list[tuple[str, ...]], together: set[str], vocab: 
 
 
 def _merged(length: int, places: Mapping[tuple[int, int], int]) -> list[int]:
-    """Lengths of the pieces of a run: the pair with the lowest place is merged first, the leftmost of equal
-    ones.
-    """
+    """Lengths of the pieces of a run: the pair with the lowest place merges first, of equals the leftmost."""
     parts = [1] * length
     while True:
         pairs = [(places[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in places]
@@ -97,9 +94,7 @@ def _merged(length: int, places: Mapping[tuple[int, int], int]) -> list[int]:
 
 
 def _check_cuts(path: Path, content: Mapping[str, Any], merges: set[Any]) -> None:
-    """llama.cpp starts from characters, in the vocabulary or not, and joins any two whose whole is a
-    piece.
-    """
+    """Refuse pieces that llama.cpp could join differently: it merges any two parts whose whole is a piece."""
     vocab = content["model"]["vocab"]
     added = {token["content"] for token in content.get("added_tokens") or []}
     for piece in vocab:

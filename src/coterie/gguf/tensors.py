@@ -1,7 +1,6 @@
-"""Our parameters as the tensors llama.cpp wants: its names, its row order for rope, experts stacked, `kv_b`
-split.
+"""Our parameters as llama.cpp's tensors: its names, its row order for rope, stacked experts, `kv_b` split.
 
-Each tensor gives its rows piece by piece, so that writing and checking hold one expert, or one matrix in its
+Each tensor yields its rows in chunks, so that writing and checking hold one expert, or one matrix in its
 stored type, and never a layer. R rows, I numbers in a row, E experts, H heads.
 """
 
@@ -22,8 +21,9 @@ from coterie.nn.rope import inverse_frequencies
 
 @dataclass(frozen=True)
 class Mapped:
-    """One tensor of the file: our parameter `origin`, changed as `note` says; `rows()`: its (R, I) fp32 in
-    pieces.
+    """One tensor of the file: our parameter `origin`, changed as `note` says.
+
+    `rows()`: the tensor as (R, I) fp32, in chunks of rows.
     """
 
     name: str
@@ -65,8 +65,9 @@ _ROTATED = {
 
 
 def map_tensors(source: ParameterSource, target: Target) -> list[Mapped]:
-    """Every tensor of the file in its order. Errors: `CheckpointError` for a parameter that has no place in
-    it.
+    """Every tensor of the file in its order.
+
+    Errors: `CheckpointError` for a parameter that has no place in the architecture.
     """
     mapped = [_whole(source, "embed.weight", "token_embd.weight")]
     mapped += [_whole(source, "norm.weight", "output_norm.weight")]
@@ -158,8 +159,9 @@ def _key_and_value(source: ParameterSource, name: str, prefix: str, attention: M
 
 
 def _turned(config: ModelConfig, target: Target, index: int, stem: str) -> Callable[[Tensor], Tensor] | None:
-    """For rope that turns (x[j], x[j + D/2]) in an architecture that turns neighbours: the rows' new order,
-    or None.
+    """How to reorder rows for an architecture that rotates neighbours (None: no change).
+
+    Our rope of style `half` rotates (x[j], x[j + D/2]); there the pair is (x[2j], x[2j + 1]).
     """
     attention = config.blocks[index].attention
     if not target.pairs or attention.rope is None or attention.rope.style == "pairs":
@@ -181,7 +183,7 @@ def _turned(config: ModelConfig, target: Target, index: int, stem: str) -> Calla
 
 
 def _factors(config: ModelConfig) -> list[Mapped]:
-    """llama3 scaling as what each frequency is divided by."""
+    """llama3 scaling as a tensor: the factor that each frequency is divided by."""
     attention = next((block.attention for block in config.blocks if block.attention.rope is not None), None)
     rope = attention.rope if attention else None
     if attention is None or rope is None or rope.scaling is None or rope.scaling.kind != "llama3":

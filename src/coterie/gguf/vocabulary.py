@@ -1,8 +1,7 @@
-"""A `tokenizer.json` as llama.cpp reads it: tokens, merges or scores, types, and the split of text before
-merging.
+"""A `tokenizer.json` for llama.cpp: tokens, merges or scores, types, and how text is split before merging.
 
-llama.cpp knows the splits by name and writes their rules itself, so a tokenizer is carried only where its own
-split is one of those; any other would give other ids without a word.
+llama.cpp knows splits by name and has their rules built in. A tokenizer is exported only if its split is one
+of those; any other would silently give other ids.
 """
 
 from __future__ import annotations
@@ -38,10 +37,10 @@ _GPT4O = (
 )
 _TEKKEN = _CASED % ("", "") + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
 _GPT2, _DIGITS = "(the split of GPT-2)", "(every digit alone)"
-# DeepSeek-V2's second rule lists every cased letter; it is known by its hash.
+# DeepSeek-V2's second rule lists every cased letter, so it is recognised by its hash.
 _LETTERS = "sha256:38fd0b5e"
-# What a tokenizer splits by -> llama.cpp's name, for tokenizers that merge always, and that take whole words
-# first.
+# The rules a tokenizer splits by -> llama.cpp's name: False for tokenizers that always merge, True for those
+# that take a whole word as one token if the vocabulary has it (ignore_merges).
 _SPLITS: dict[tuple[str, ...], dict[bool, str]] = {
     (SPLIT,): {False: "qwen2"},
     (_THREES,): {False: "dbrx", True: "llama-bpe"},
@@ -54,10 +53,10 @@ _SPLITS: dict[tuple[str, ...], dict[bool, str]] = {
         False: "deepseek-llm"
     },
 }
-# Marks of reasoning and tool calls. Programs around llama.cpp look for them in the reply's text, which has no
-# control tokens in it, so they go as ordinary tokens with a fixed name (as in the files of Qwen3).
+# Marks of reasoning and tool calls. Programs around llama.cpp look for them in the reply's text, which never
+# contains control tokens, so they are written as user-defined tokens (as in Qwen3's own files).
 _TAGS = tuple(text for text in SPECIALS if not text.startswith("<|"))
-# Tokens at which llama.cpp stops whatever the file says.
+# Tokens at which llama.cpp stops, whatever the file says.
 _KNOWN_ENDS = frozenset(
     "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <end_of_turn> <|endoftext|> </s> <|eom_id|> "
     "<|end_of_text|>".split()
@@ -66,9 +65,8 @@ _KNOWN_ENDS = frozenset(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """`keys` of the file, `pre`: llama.cpp's name of the split, `differences`: what it tokenises
-    otherwise.
-    """
+    """`keys` of the file; `pre`: llama.cpp's name of the split; `differences`: what it tokenises
+    differently."""
 
     keys: dict[str, Any]
     pre: str
@@ -110,7 +108,7 @@ def vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Vocabulary:
     tags = [token["content"] for token in added if token["special"] and token["content"] in _TAGS]
     if tags:
         differences.append(
-            f"llama.cpp shows {' '.join(tags)} in replies, and reads them as tokens wherever they stand"
+            f"llama.cpp shows {' '.join(tags)} in replies, and reads them as tokens everywhere in a text"
         )
     for token in added:
         if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
@@ -142,7 +140,7 @@ def _tokens(
     texts = [f"[PAD{number}]" if text is None else text for number, text in enumerate(tokens)]
     if len(set(texts)) != len(texts):
         double = next(text for text in texts if texts.count(text) > 1)
-        raise CheckpointError(f"{path}: the token {double!r} stands there twice, which GGUF does not allow")
+        raise CheckpointError(f"{path}: the token {double!r} occurs twice, which GGUF does not allow")
     return texts, types
 
 
@@ -198,9 +196,7 @@ def _rules(path: Path, step: Mapping[str, Any]) -> list[str]:
 
 
 def _check_reachable(path: Path, content: Mapping[str, Any]) -> None:
-    """Whether taking whole words first makes no difference: every token is what merging its own bytes
-    gives.
-    """
+    """Refuse unless whole words first makes no difference: merging a token's own bytes gives the token."""
     import tokenizers
 
     model = {**content["model"], "ignore_merges": False}
@@ -234,9 +230,7 @@ def _special(
 
 
 def _ends(stops: Sequence[int], tokenizer: Tokenizer, differences: list[str]) -> dict[str, Any]:
-    """The end of a turn, where it is another token than the end of text; what else stops a reply must be
-    known.
-    """
+    """The end of a turn, if that is not the end of text; other stops unknown to llama.cpp are differences."""
     names = {number: text for text, number in tokenizer.added_tokens.items()}
     others = [number for number in stops if number != tokenizer.eos_id and names.get(number) != "<|eom_id|>"]
     turn_ends = [number for number in others if number in tokenizer.stop_ids] or others

@@ -86,9 +86,7 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
         kind = "model"
     else:
         chosen = ExpertSelection.from_file(config.experts) if config.experts else None
-        if chosen is not None:
-            chosen.check(model.config)
-        attach(model, config.adapter(), dict(chosen.experts) if chosen is not None else None)
+        attach(model, config.adapter(), chosen)
     if config.router == "dense-grad":
         _hear_all_experts(model)
     _set_balance(config, model, treatments.get("router", "freeze"))

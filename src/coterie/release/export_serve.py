@@ -47,8 +47,8 @@ TOOLS: dict[str, dict[str, str]] = {
         "gpt_oss": "gpt-oss",
     },
 }
-# vLLM's parser for Qwen takes a whole reply without marks for reasoning, unless the template can switch thinking
-# off. For other templates with `<think>` vLLM gets no reasoning parser, and reasoning stays in the text.
+# vLLM's parser for Qwen takes a whole reply without marks for reasoning, unless the template can switch
+# thinking off. For other templates with `<think>` vLLM gets no reasoning parser: reasoning stays in the text.
 REASONING: dict[str, dict[str, str]] = {
     "vllm": {"switch": "qwen3", "deepseek": "deepseek_r1", "gpt_oss": "openai_gptoss"},
     "sglang": {"switch": "qwen3", "marks": "qwen3", "deepseek": "deepseek-r1", "gpt_oss": "gpt-oss"},
@@ -86,8 +86,8 @@ class GgufPart:
 class ServeExport:
     """What was written for another server; `serve.json` holds it as JSON.
 
-    `source`: the checkpoint's directory. `start`: the command that serves it. `verify`: the command that proves
-    the result and the one that grades the server. In commands `$here` is the exported directory.
+    `source`: the checkpoint's directory. `start`: the command that serves it. `verify`: the command that
+    proves the result and the one that grades the server. In commands `$here` is the exported directory.
     """
 
     engine: Engine
@@ -135,8 +135,8 @@ def export_serve(
 ) -> ServeExport:
     """Write the new directory `out`: weights, adapters, `start.sh`, `verify.sh` and `serve.json`.
 
-    `adapters`: name -> directory. `name`: what requests call the model (default: its directory's). `quant`: of
-    the GGUF file for llama.cpp and Ollama. Errors: `ConfigError` for what the engine cannot take,
+    `adapters`: name -> directory. `name`: what requests call the model (default: its directory's). `quant`:
+    of the GGUF file for llama.cpp and Ollama. Errors: `ConfigError` for what the engine cannot take,
     `CheckpointError` for files.
     """
     chosen = _engine(engine)
@@ -210,7 +210,8 @@ def reply_parsers(checkpoint: Checkpoint, engine: Engine) -> ReplyParsers:
 
 
 def _check_adapter(name: str, path: str, base: Checkpoint, engine: Engine) -> int:
-    """The highest rank of an adapter. Errors: `ConfigError` for one that the engine cannot add at run time."""
+    """The highest rank of an adapter. Errors: `ConfigError` for one that the engine cannot add at run
+    time."""
     merge = f"merge it first (coterie merge {base.path} {path} -o MERGED) and export that"
     if not re.fullmatch(r"[\w.-]+", name):
         raise ConfigError(f"adapter '{name}': give a name of letters, digits, '.', '_' and '-'")

@@ -1,6 +1,7 @@
 """Are two models the same to their users? Compares answers to probes, tensors and tokenizers.
 
-A side is a checkpoint directory, an adapter or patch on its base, a GGUF file, or an OpenAI-compatible endpoint.
+A side is a checkpoint directory, an adapter or patch on its base, a GGUF file, or an OpenAI-compatible
+endpoint.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class Side:
     def dtype(self) -> torch.dtype | None:
         """The one type that all its weights are stored in; None where there is more than one, or none known.
 
-        Factors of an adapter are float32 whatever the base is stored in, so only a float32 base gives one type.
-        A patch is stored in the type of its base.
+        Factors of an adapter are float32 whatever the base is stored in, so only a float32 base gives one
+        type. A patch is stored in the type of its base.
         """
         if self.checkpoint is None:
             return None
@@ -78,10 +79,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`same`: whether A and B are one model to their users; otherwise `reasons`, the most telling first.
+    """The result of comparing A with B.
 
-    `notes`: what could not be compared or does not decide. `unreached`: layer -> experts that no probe was
-    routed to. `gravity`: of A between the tuned B and its base (see `proof.judge.judge`), where a
+    `same`: whether A and B are one model to their users; otherwise `reasons`, the most important first.
+    `notes`: what could not be compared or does not decide. `unreached`: layer -> number of experts that no
+    probe was routed to. `gravity`: of A between the tuned B and its base (see `proof.judge.judge`), where a
     base was given.
     """
 
@@ -133,9 +135,10 @@ def compare(
     """Compare A with B, one model in memory at a time.
 
     `data`: a source of texts instead of the built-in probes. `tolerance`: of the mean difference of
-    log-probabilities in nats (20 times that, or 0.05, for a single one). If it is given, it alone decides, and
-    differing tensors are only reported. Default: 0.0001, or 0.05 where the sides are stored in different types
-    or one is an endpoint. `base`: the model that B was tuned from; A must have B's change and not be the base.
+    log-probabilities in nats (20 times that, or 0.05, for a single one). If it is given, it alone decides,
+    and differing tensors are only reported. Default: 0.0001, or 0.05 where the sides are stored in different
+    types or one is an endpoint. `base`: the model that B was tuned from; A must have B's change and not be
+    the base.
     Errors: `CoterieError` for sides that cannot be compared.
     """
     sides = [a, b] + ([base] if base is not None else [])

@@ -1,6 +1,4 @@
-"""Log-probabilities of given tokens from an OpenAI-compatible server: `/v1/completions` with `echo` and
-`logprobs`.
-"""
+"""Log-probabilities of given tokens from an OpenAI-compatible server, by `/v1/completions` with `echo`."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ from coterie.proof.records import ProbeRecord
 from coterie.remote.client import Endpoint, EndpointError
 from coterie.text.tokenizer import Tokenizer
 
-# How to ask for likely tokens, best first: servers differ in how many they give, and in whether they can name
-# ids.
+# Requests for likely tokens, best first: servers differ in how many they return and whether they name ids.
 _FORMS: tuple[dict[str, Any], ...] = (
     {"logprobs": 20, "return_tokens_as_token_ids": True},
     {"logprobs": 20},
@@ -29,11 +26,11 @@ _TOKEN_ID = "token_id:"
 
 
 class ScoredServer:
-    """One model of a server, as something that scores given tokens.
+    """One model of a server that scores given tokens.
 
     `url`: with or without `/v1`. `model`: its name there (None: the only one that `/v1/models` lists). `key`:
-    sent as a bearer token. `timeout`: seconds of silence borne. Errors: `EndpointError`, one line, from every
-    method.
+    sent as a bearer token. `timeout`: seconds without data before a request fails. Errors: `EndpointError`,
+    one line, from every method.
     """
 
     def __init__(
@@ -60,7 +57,7 @@ class ScoredServer:
         return names[0]
 
     def tokenize(self, text: str) -> list[int] | None:
-        """Its token ids of a text without added tokens, or None when it does not tell (`/tokenize`)."""
+        """The server's token ids of a text, without added tokens; None when it has no `/tokenize`."""
         try:
             answer = self._call("/tokenize", {"prompt": text, "add_special_tokens": False})
         except EndpointError as error:
@@ -75,10 +72,10 @@ class ScoredServer:
         )
 
     def record(self, sequences: Sequence[Sequence[int]], tokenizer: Tokenizer | None) -> ProbeRecord:
-        """What the served model says to the sequences, given as token ids.
+        """Record the served model's answers to the sequences, given as token ids.
 
-        Likely tokens come by name; names are told apart through `tokenizer`, or as `token_id:N` where the
-        server can.
+        Servers report likely tokens by name. `tokenizer` turns names into ids, where the server does not name
+        them `token_id:N`.
         """
         names = _ids_by_bytes(tokenizer) if tokenizer is not None else {}
         following: list[float] = []
@@ -89,15 +86,14 @@ class ScoredServer:
             following += self._following(logprobs, sequence, tokenizer, number)
             tops = logprobs.get("top_logprobs")
             if not isinstance(tops, list) or len(tops) < len(sequence):
-                tops = [None] * len(sequence)  # not told
+                tops = [None] * len(sequence)  # the server did not report them
             likely += [_by_id(top, names) for top in tops[1 : len(sequence)]]
         ids_TK, top_TK = _lists(likely, forms[0]["logprobs"])
         return ProbeRecord(tuple(map(tuple, sequences)), torch.tensor(following), ids_TK, top_TK)
 
     def _echo(self, ids: list[int], forms: list[dict[str, Any]]) -> Mapping[str, Any]:
-        """The `logprobs` object of one prompt given back. Forms of asking that the server refuses leave
-        `forms`.
-        """
+        """The `logprobs` object for one echoed prompt; forms that the server refuses are removed from
+        `forms`."""
         request = {"model": self.model, "prompt": ids, "max_tokens": 1, "echo": True, "temperature": 0}
         while True:
             try:
@@ -112,8 +108,8 @@ class ScoredServer:
         logprobs = choice.get("logprobs") if isinstance(choice, Mapping) else None
         if not isinstance(logprobs, Mapping) or not isinstance(logprobs.get("token_logprobs"), list):
             raise EndpointError(
-                f"{self.root}: returns no log-probabilities of the prompt (/v1/completions with echo and logprobs); "
-                "serve the model with 'coterie serve' or vLLM to compare it"
+                f"{self.root}: returns no log-probabilities of the prompt (/v1/completions with echo and "
+                "logprobs); serve the model with 'coterie serve' or vLLM to compare it"
             )
         usage = answer.get("usage")
         counted = usage.get("prompt_tokens", len(ids)) if isinstance(usage, Mapping) else len(ids)
@@ -130,8 +126,8 @@ class ScoredServer:
         values = logprobs["token_logprobs"]
         if not len(sequence) <= len(values) <= len(sequence) + 1:
             raise EndpointError(
-                f"{self.root}: gave {len(values)} log-probabilities for probe {number} of {len(sequence)} tokens; it "
-                "does not echo the prompt, or it adds or splits tokens"
+                f"{self.root}: gave {len(values)} log-probabilities for probe {number} of {len(sequence)} "
+                "tokens; it does not echo the prompt, or it adds or splits tokens"
             )
         used = values[1 : len(sequence)]
         if not all(isinstance(value, int | float) for value in used):
@@ -144,7 +140,7 @@ class ScoredServer:
     def _check_names(
         self, tokens: Any, sequence: Sequence[int], tokenizer: Tokenizer | None, number: int
     ) -> None:
-        """The tokens that the server names must be the ones that were asked about."""
+        """The tokens that the server names must be the ones that were sent."""
         if tokenizer is None or not isinstance(tokens, list) or len(tokens) < len(sequence):
             return
         special = tokenizer.special_ids
@@ -160,8 +156,8 @@ class ScoredServer:
             expected = f"{_TOKEN_ID}{token}" if name.startswith(_TOKEN_ID) else text
             if name.strip() != expected.strip():
                 raise EndpointError(
-                    f"{self.root}: its token {place} of probe {number} is {name[:40]!r}, here it is {expected[:40]!r}; "
-                    "it uses another tokenizer"
+                    f"{self.root}: its token {place} of probe {number} is {name[:40]!r}, here it is "
+                    f"{expected[:40]!r}; it uses another tokenizer"
                 )
 
     def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,9 +170,7 @@ class ScoredServer:
 
 
 def _by_id(top: Any, names: Mapping[bytes, int]) -> dict[int, float]:
-    """token id -> log-probability of one position's likely tokens; names that fit no one token get ids below
-    0.
-    """
+    """token id -> log-probability of one position's likely tokens; ambiguous names get ids below 0."""
     result: dict[int, float] = {}
     for number, (name, value) in enumerate(top.items() if isinstance(top, Mapping) else ()):
         if not isinstance(value, int | float):
@@ -188,9 +182,8 @@ def _by_id(top: Any, names: Mapping[bytes, int]) -> dict[int, float]:
 
 
 def _lists(likely: list[dict[int, float]], asked: int) -> tuple[Tensor, Tensor]:
-    """(T, K) ids and log-probabilities, best first. A list that is short, or names a token unclearly, is left
-    out.
-    """
+    """(T, K) ids and log-probabilities, best first; a list that is short or has an unclear name is left
+    out."""
     kept = min(asked, max((len(top) for top in likely), default=0))
     ids_TK = torch.full((len(likely), kept), -1, dtype=torch.int32)
     top_TK = torch.full((len(likely), kept), float("-inf"))
@@ -209,7 +202,7 @@ def _spelt(name: str) -> bytes:
 
 
 def _ids_by_bytes(tokenizer: Tokenizer) -> dict[bytes, int]:
-    """The id of every spelling that exactly one token has."""
+    """Bytes -> id, for bytes that exactly one token stands for."""
     spellings = tokenizer.token_bytes(range(tokenizer.vocab_size))
     seen = Counter(spellings)
     return {spelt: token for token, spelt in enumerate(spellings) if seen[spelt] == 1}

@@ -20,8 +20,9 @@ from coterie.families import family
 class TensorWalk:
     """The result of comparing all tensors of two checkpoints.
 
-    `first`: name of the first tensor that differs, in the family's order; `what`: how, in words ("" for none).
-    Tensors stored in different types are compared after rounding to the coarser one; `rounded` counts those.
+    `first`: name of the first tensor that differs, in the family's order; `what`: how, in words ("" for
+    none). Tensors stored in different types are compared after rounding to the coarser one; `rounded` counts
+    those.
     """
 
     compared: int
@@ -44,8 +45,8 @@ def compare_tensors(a: Checkpoint, b: Checkpoint) -> TensorWalk:
     config, other = a.config, b.config
     if config.family != other.family:
         raise CheckpointError(
-            f"{a.path} is {config.family} and {b.path} is {other.family}: their tensors have no common names; "
-            "compare outputs"
+            f"{a.path} is {config.family} and {b.path} is {other.family}: their tensors have no common "
+            "names; compare outputs"
         )
     ours, theirs = a.tensors, b.tensors
     slots = family(config.family).slots(config)
