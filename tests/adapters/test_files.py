@@ -176,12 +176,12 @@ def changed(adapter: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"peft_type": "IA3"}, "is a IA3 adapter; LORA is read here"),
+        ({"peft_type": "IA3"}, "is a IA3 adapter; only LORA can be read"),
         ({"init_lora_weights": "pissa"}, "uses 'init_lora_weights=pissa'"),
         ({"bias": "all"}, "uses 'bias'"),
         ({"layer_replication": [[0, 2]]}, "uses 'layer_replication'"),
         ({"r": 3}, "8 experts of rank 3 have 24"),
-        ({"rank_pattern": {"(": 3}}, "a pattern that is no expression"),
+        ({"rank_pattern": {"(": 3}}, "a pattern that is not a regular expression"),
         ({"lora_alpha": None}, "and alpha None"),
     ],
 )
@@ -202,10 +202,10 @@ def test_every_tensor_must_have_a_place(tmp_path: Path) -> None:
     for key, message in (
         (
             "base_model.model.model.layers.0.self_attn.z_proj.lora_A.weight",
-            "'model.layers.0.self_attn.z_proj' is no layer",
+            "'model.layers.0.self_attn.z_proj' is not a layer",
         ),
         ("base_model.model.score.weight", "tensor 'score.weight' belongs to no layer"),
-        ("base_model.model.model.layers.9.mlp.experts.lora_A.weight", "is no layer of this qwen3_moe model"),
+        ("base_model.model.model.layers.9.mlp.experts.lora_A.weight", "is not a layer of this qwen3_moe model"),
     ):
         changed(adapter, lambda tensors, key=key: tensors.update({key: torch.zeros(4, 32)}))
         with pytest.raises(CheckpointError, match=message):

@@ -195,8 +195,10 @@ def test_refusals(model: Path, tmp_path: Path) -> None:
         export_serve(str(model), tmp_path / "out", "ollama", {"a": "x"})
     with pytest.raises(ConfigError, match="give a name"):
         export_serve(str(model), tmp_path / "out", "vllm", {"a b": "x"})
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep")
     with pytest.raises(CheckpointError, match="exists already"):
-        export_serve(str(model), tmp_path, "vllm")
+        export_serve(str(model), tmp_path / "full", "vllm")
     strange = tmp_path / "strange"
     shutil.copytree(model, strange)
     (strange / "chat_template.jinja").write_text(

@@ -23,7 +23,7 @@ def test_a_merged_model_against_its_adapter(tmp_path: Path) -> None:
     found = verdict(tmp_path / "out", tmp_path / "adapter", tmp_path / "base")
     assert found.same and found.tolerance == 1e-4 and found.gravity is not None and found.gravity > 0.99
     assert found.tensors is None
-    assert found.notes == ["tensors not compared: an adapter's or a patch's change is no whole tensor"]
+    assert found.notes == ["tensors not compared: the change of an adapter or patch is not a whole tensor"]
     found = verdict(tmp_path / "base", tmp_path / "adapter", tmp_path / "base")
     assert not found.same and found.reasons[0].startswith("A is the base") and found.gravity == 0
 
