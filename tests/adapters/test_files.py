@@ -205,7 +205,10 @@ def test_every_tensor_must_have_a_place(tmp_path: Path) -> None:
             "'model.layers.0.self_attn.z_proj' is not a layer",
         ),
         ("base_model.model.score.weight", "tensor 'score.weight' belongs to no layer"),
-        ("base_model.model.model.layers.9.mlp.experts.lora_A.weight", "is not a layer of this qwen3_moe model"),
+        (
+            "base_model.model.model.layers.9.mlp.experts.lora_A.weight",
+            "is not a layer of this qwen3_moe model",
+        ),
     ):
         changed(adapter, lambda tensors, key=key: tensors.update({key: torch.zeros(4, 32)}))
         with pytest.raises(CheckpointError, match=message):
