@@ -25,7 +25,7 @@ from common import RESULTS, environment, median, resident, write_json
 from coterie.adapters.attach import attach
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.checkpoints.fill import materialise
-from coterie.checkpoints.quantise import bits_by_group
+from coterie.checkpoints.quantise import weights_by_group
 from coterie.config import AdapterConfig
 from coterie.families.registry import config_from_hf
 from coterie.nn.forward_context import ForwardContext
@@ -95,7 +95,7 @@ def tune(folder: Path, steps: int, quant: str) -> None:
         "trainable": sum(parameter.numel() for parameter in learnt),
         "losses": losses,
         "tokens_per_second": round(TOKENS / median(times), 1),
-        "bits": {group: round(row["bits"], 3) for group, row in bits_by_group(model).items()},
+        "bits": {group: round(row.bits, 3) for group, row in weights_by_group(model).items()},
     }
     print(json.dumps(result))
 

@@ -15,7 +15,7 @@ from coterie.adapters.attach import attach, merge_adapter
 from coterie.adapters.files import save_adapter
 from coterie.adapters.merge import merge_checkpoint
 from coterie.checkpoints.directory import load_model, save_model
-from coterie.checkpoints.quantise import bits_by_group, quantise_model, quantised_parts
+from coterie.checkpoints.quantise import quantise_model, quantised_parts, weights_by_group
 from coterie.config import AdapterConfig, CheckpointError, ConfigError
 from tests.adapters.test_attach import built, config, logits, randomise_factors
 from tests.families.hf import tiny
@@ -55,14 +55,14 @@ def test_reading_rounded_is_rounding_what_was_read(name: str, quant: str, tmp_pa
 def test_what_is_rounded_and_the_bits_of_each_group() -> None:
     model = built("deepseek_v3")
     quantise_model(model, AdapterConfig(quant="int4", quant_block=16, train={"shared": "full"}))
-    groups = bits_by_group(model)
-    assert groups["embedding"]["bits"] == groups["head"]["bits"] == groups["router"]["bits"] == 32
-    assert groups["shared"]["bits"] == groups["norm"]["bits"] == 32
+    groups = weights_by_group(model)
+    assert groups["embedding"].bits == groups["head"].bits == groups["router"].bits == 32
+    assert groups["shared"].bits == groups["norm"].bits == 32
     # gate_up in blocks of 16 (5 bits with a scale of 16), down in blocks of 12, twice as many numbers in
     # gate_up
-    assert groups["experts"]["bits"] == pytest.approx((2 * (4 + 16 / 16) + (4 + 16 / 12)) / 3)
-    assert groups["experts"]["numbers"] == 3 * 12 * 3 * 32 * 12
-    assert 4.9 < groups["attention"]["bits"] < 8
+    assert groups["experts"].bits == pytest.approx((2 * (4 + 16 / 16) + (4 + 16 / 12)) / 3)
+    assert groups["experts"].numbers == 3 * 12 * 3 * 32 * 12
+    assert 4.9 < groups["attention"].bits < 8
 
 
 def test_attach_quantises_and_factors_start_from_the_rounded_model(tmp_path: Path) -> None:

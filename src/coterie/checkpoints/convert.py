@@ -67,7 +67,7 @@ class ConversionReceipt:
     family: tuple[str, str]
     dtype: tuple[str, str]
     tensors: int
-    mapped: list[dict[str, Any]]
+    mapped: list[dict[str, dict[str, int]]]
     changes: list[str]
     copied: list[str]
     left_out: list[str]
@@ -102,9 +102,7 @@ def convert_directory(
     tell(f"reading {checkpoint.path}")
     kept = checkpoint.stored_dtype
     loaded = checkpoint.load(kept, check=checkpoint.probes is not None)
-    origin = checkpoint.config.family
-    goal = target or origin
-    model, changes = as_family(loaded.model, goal, drop)
+    model, changes = as_family(loaded.model, target or checkpoint.config.family, drop)
     chosen = as_dtype(dtype) if dtype is not None else checkpoint.kept_dtype
     if checkpoint.quantised:
         changes.append("widened from the quantised form on disk")
@@ -112,31 +110,36 @@ def convert_directory(
     changes += [
         f"not repeated: '{name}', which equals or follows from what is stored" for name in loaded.ignored
     ]
-    facts: dict[str, Any] = {
-        "source": checkpoint.name,
-        "out": str(out),
-        "family": (origin, goal),
-        "dtype": ("quantised" if checkpoint.quantised else _name(kept), _name(chosen)),
-        "mapped": _mapping(loaded.model, model),
-        "changes": changes,
-    }
-    facts["copied"], facts["left_out"] = _companions(checkpoint.path)
-    facts["rounding"] = rounding = _rounding(model, chosen)
-    facts["lossless"] = not rounding.tensors and not any(change.startswith("dropped") for change in changes)
+    copied, left_out = _companions(checkpoint.path)
+    rounding = _rounding(model, chosen)
     made: list[ConversionReceipt] = []
 
     def write(folder: Path) -> None:
         write_model_files(folder, model, None, chosen, shard_bytes)
-        for name in facts["copied"]:
+        for name in copied:
             shutil.copyfile(checkpoint.path / name, folder / name)
         tell("reading the result back")
         written = Checkpoint.open(folder)
         tensors = _same_tensors(written, model, chosen)
         exact, apart = _same_answers(written, loaded, chosen)
-        made.append(ConversionReceipt(**facts, tensors=tensors, difference=apart, exact=exact))
-        (folder / RECEIPT).write_text(
-            json.dumps(made[0].to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8"
+        receipt = ConversionReceipt(
+            source=checkpoint.name,
+            out=str(out),
+            family=(checkpoint.config.family, model.config.family),
+            dtype=("quantised" if checkpoint.quantised else _name(kept), _name(chosen)),
+            tensors=tensors,
+            mapped=_mapping(loaded.model, model),
+            changes=changes,
+            copied=copied,
+            left_out=left_out,
+            rounding=rounding,
+            lossless=not rounding.tensors and not any(line.startswith("dropped") for line in changes),
+            difference=apart,
+            exact=exact,
         )
+        text = json.dumps(receipt.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        (folder / RECEIPT).write_text(text, "utf-8")
+        made.append(receipt)
 
     commit_directory(out, write, _parent(checkpoint))
     return made[0]
@@ -236,7 +239,7 @@ def _same_answers(written: Checkpoint, source: Loaded, dtype: torch.dtype) -> tu
     return exact, difference(original, found)
 
 
-def _mapping(before: Transformer, after: Transformer) -> list[dict[str, Any]]:
+def _mapping(before: Transformer, after: Transformer) -> list[dict[str, dict[str, int]]]:
     """Names on disk before and after, paired by our names, numbers as `*`; one side may be empty."""
     table: dict[str, tuple[dict[str, int], dict[str, int]]] = {}
     for side, model in enumerate((before, after)):

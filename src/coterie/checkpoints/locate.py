@@ -65,7 +65,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def nearest(directory: Path) -> str:
-    """The end of an error about a directory that is not a checkpoint: it names one inside, if there is one."""
+    """The end of an error about a directory that is not a checkpoint; it names one inside it, if any."""
     inside = sorted(
         str(path.parent) for pattern in ("*", "*/*") for path in directory.glob(f"{pattern}/config.json")
     )

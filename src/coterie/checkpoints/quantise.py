@@ -5,7 +5,7 @@ Embedding, head, routers, norms and biases stay as they are, and so does every g
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -69,21 +69,30 @@ def read_quantised(stored: TensorSource, slot: Slot, target: QuantisedTensor) ->
         target.store(part, lambda tensor, expert=expert: tensor[expert])  # type: ignore[misc]
 
 
-def bits_by_group(model: Transformer) -> dict[str, dict[str, Any]]:
-    """Per group: numbers, bytes and effective bits of its weights in memory, without LoRA factors."""
+@dataclass
+class GroupWeights:
+    """How many numbers a group of weights holds, and in how many bytes."""
+
+    numbers: int = 0
+    bytes: int = 0
+
+    @property
+    def bits(self) -> float:
+        """Effective bits per number."""
+        return 8 * self.bytes / self.numbers
+
+
+def weights_by_group(model: Transformer) -> dict[str, GroupWeights]:
+    """The weights of each parameter group as they are in memory, without LoRA factors."""
     groups = module_groups(model)
-    table: dict[str, dict[str, Any]] = {}
+    table: dict[str, GroupWeights] = {}
     for name, module in model.named_modules():
-        row = table.setdefault(groups[name.removesuffix(".quantised")], {"numbers": 0, "bytes": 0})
+        row = table.setdefault(groups[name.removesuffix(".quantised")], GroupWeights())
         if isinstance(module, QuantisedTensor):
-            row["numbers"] += torch.Size(module.shape).numel()
-            row["bytes"] += module.nbytes
+            row.numbers += torch.Size(module.shape).numel()
+            row.bytes += module.nbytes
         for own, parameter in module.named_parameters(recurse=False):
             if not own.startswith("lora_"):
-                row["numbers"] += parameter.numel()
-                row["bytes"] += parameter.nbytes
-    return {
-        group: row | {"bits": 8 * row["bytes"] / row["numbers"]}
-        for group, row in table.items()
-        if row["numbers"]
-    }
+                row.numbers += parameter.numel()
+                row.bytes += parameter.nbytes
+    return {group: row for group, row in table.items() if row.numbers}

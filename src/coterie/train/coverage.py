@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from coterie.checkpoints.quantise import bits_by_group
+from coterie.checkpoints.quantise import weights_by_group
 from coterie.config.errors import TrainingError
 from coterie.config.model import ModelConfig, MoEConfig
 from coterie.nn.experts import ExpertLinear
@@ -37,13 +37,13 @@ def plan_table(
         total, trainable = sizes.setdefault(groups[name], [0, 0])
         own = parameter.numel()
         sizes[groups[name]] = [total + own, trainable + own * parameter.requires_grad]
-    kept = bits_by_group(model) if isinstance(model, Transformer) else {}
+    kept = weights_by_group(model) if isinstance(model, Transformer) else {}
     plan = []
     for group, (total, trainable) in sizes.items():
         bits = None
         if group in kept:  # weights that are kept as codes are no parameters
-            bits = kept[group]["bits"]
-            total = max(total, kept[group]["numbers"])
+            bits = kept[group].bits
+            total = max(total, kept[group].numbers)
         tokens = (
             _tokens_per_expert(config, tokens_per_step) if group == "experts" and config is not None else None
         )
