@@ -1,4 +1,4 @@
-"""Every format becomes the same examples; what is learnt is exact; what is wrong is told with its line."""
+"""Every format becomes the same examples; what is learnt is exact; every fault has its line."""
 
 # ruff: noqa: E501  # tables, one case a line
 
@@ -107,7 +107,7 @@ def test_other_kinds(tmp_path):
 GOOD = {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}
 
 
-def test_faults_are_told_with_their_lines_and_the_rest_is_read(tmp_path):
+def test_faults_have_their_lines_and_the_rest_is_read(tmp_path):
     path = tmp_path / "a.jsonl"
     bad = [
         "{bad", "[1]", json.dumps({"body": 1}), json.dumps({"text": "x"}), json.dumps({"messages": "x"}), json.dumps({"messages": []}),
@@ -119,8 +119,8 @@ def test_faults_are_told_with_their_lines_and_the_rest_is_read(tmp_path):
     assert [example.origin.line for example in found.examples] == [1, 13]
     assert [problem.line for problem in found.problems] == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
     said = [
-        "is not valid JSON", "an object was expected", "known formats", "of the kind 'text' in a source that began with 'messages'", "no list of messages",
-        "no list of messages", "role 'bot'", "neither content", "messages and text, so it is not clear", "'tools' is no JSON",
+        "is not valid JSON", "an object was expected", "known formats", "of the kind 'text' in a source that began with 'messages'", "not a list of messages",
+        "not a list of messages", "role 'bot'", "neither content", "messages and text, so it is not clear", "'tools' is not JSON",
     ]  # fmt: skip
     for problem, part in zip(found.problems, said, strict=True):
         assert part in problem.message

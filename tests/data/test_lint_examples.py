@@ -88,7 +88,7 @@ def test_replies_without_an_end_are_noted(tmp_path, tokenizer):
     assert "do not end with a stop token: 1," in note
 
 
-def test_templates_that_rewrite_are_told(tmp_path, tokenizer):
+def test_templates_that_rewrite_are_reported(tmp_path, tokenizer):
     forgetful = (
         "{% for m in messages %}[{{ m.role }}]{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}"
     )
@@ -97,7 +97,7 @@ def test_templates_that_rewrite_are_told(tmp_path, tokenizer):
     assert "rewrites turn 2" in report.problems[0].message
 
 
-def test_examples_are_told_from_plain_text(tmp_path):
+def test_examples_are_recognised_among_plain_text(tmp_path):
     chats, texts = write(tmp_path / "a.jsonl", GOOD), write(tmp_path / "b.jsonl", {"text": "x"})
     (tmp_path / "c.txt").write_text("x")
     (tmp_path / "d").mkdir()

@@ -58,7 +58,7 @@ def test_what_is_learnt(tmp_path, chat_tokenizer):
     assert all(example.positions <= 20 for example in text.examples)
 
 
-def test_faults_of_tokens_are_told_with_their_lines(tmp_path, chat_tokenizer):
+def test_faults_of_tokens_have_their_lines(tmp_path, chat_tokenizer):
     start = chat_tokenizer.eos_id
     found = tokens_of(
         tmp_path, chat_tokenizer,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +15,7 @@ from coterie.cli.output import answer
 
 if TYPE_CHECKING:
     from coterie.config import ExpertSelection
-    from coterie.evaluate.routing.profile import Profile
+    from coterie.evaluate.routing.profile import Profile, SelectionCover
     from coterie.results.routing import RoutingRecord
 
 Tokens = Annotated[int, typer.Option("--max-tokens", help="Tokens read of each source.", min=2)]
@@ -69,15 +70,15 @@ def select(
     selection = run(found, method, p, top, seed)  # type: ignore[arg-type]  # it refuses an unknown method
     selection.to_file(out)
     facts = describe_selection(selection, found)
-    answer(facts | {"out": out, **selection.to_dict()}, as_json, _selected(selection, facts, out))
+    answer(asdict(facts) | {"out": out, **selection.to_dict()}, as_json, _selected(selection, facts, out))
 
 
-def _selected(selection: ExpertSelection, facts: Mapping[str, Any], out: str) -> Iterator[str]:
+def _selected(selection: ExpertSelection, facts: SelectionCover, out: str) -> Iterator[str]:
     for layer, chosen in selection.experts.items():
         yield f"layer {layer}: {', '.join(map(str, chosen))}"
     yield (
-        f"{facts['experts']} of {facts['of']} experts, {facts['token_share']:.0%} of the assignments and "
-        f"{facts['gate_share']:.0%} of the gate weight; selection: {out}"
+        f"{facts.experts} of {facts.of} experts, {facts.token_share:.0%} of the assignments and "
+        f"{facts.gate_share:.0%} of the gate weight; selection: {out}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,7 +132,7 @@ def _turns(value: Any, name: str) -> list[Message]:
         or not value
         or not all(isinstance(turn, Mapping) for turn in value)
     ):
-        raise DataError(f"field '{name}' is no list of messages")
+        raise DataError(f"field '{name}' is not a list of messages")
     return [_turn(turn) for turn in value]
 
 
@@ -150,7 +150,7 @@ def _turn(turn: Mapping[str, Any]) -> Message:
         try:
             calls = json.loads(call) if isinstance(call, str) else call
         except ValueError:
-            raise DataError("message: the value of a function_call is no JSON") from None
+            raise DataError("message: the value of a function_call is nott JSON") from None
         calls = calls if isinstance(calls, list) else [calls]
         return Message.from_dict({"role": role, "content": None, "tool_calls": calls})
     return Message.from_dict({"role": role, "content": turn.get("value")})
@@ -162,9 +162,9 @@ def _tools(record: Mapping[str, Any]) -> Tools:
         try:
             tools = json.loads(tools)
         except ValueError:
-            raise DataError("field 'tools' is no JSON") from None
+            raise DataError("field 'tools' is not JSON") from None
     if not isinstance(tools, list | tuple) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise DataError("field 'tools' is no list of objects")
+        raise DataError("field 'tools' is not a list of objects")
     return tuple(tools)
 
 
@@ -212,7 +212,7 @@ def _read_alpaca(record: Mapping[str, Any], origin: Origin) -> ChatExample:
 
 def _both(pair: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise DataError("field 'history' is no list of [question, answer]")
+        raise DataError("field 'history' is not a list of [question, answer]")
     yield from zip(("user", "assistant"), map(str, pair), strict=True)
 
 
@@ -247,7 +247,7 @@ def _read_preference(record: Mapping[str, Any], origin: Origin) -> PreferenceExa
     margin = record.get("margin") or 0.0
     pair: list[ChatExample | PairExample]
     if not isinstance(margin, int | float):
-        raise DataError("field 'margin' is no number")
+        raise DataError("field 'margin' is not a number")
     if "chosen" not in record:  # swift: the conversation is the chosen one
         *before, chosen = _turns(record["messages"], "messages")
         rejected: Any = record.get("rejected_response")
@@ -308,7 +308,7 @@ def _read_tokens(record: Mapping[str, Any], origin: Origin) -> PretokenisedExamp
     labels = ids if labels is None else labels
     for name, numbers in (("input_ids", ids), ("labels", labels)):
         if not isinstance(numbers, list | tuple) or not all(type(number) is int for number in numbers):
-            raise DataError(f"field '{name}' is no list of whole numbers")
+            raise DataError(f"field '{name}' is not a list of whole numbers")
     if len(ids) != len(labels):
         raise DataError(f"has {len(ids)} input_ids and {len(labels)} labels")
     return PretokenisedExample(tuple(ids), tuple(labels), origin)
@@ -321,7 +321,7 @@ def _text(record: Mapping[str, Any], name: str) -> str:
     return value
 
 
-READERS: dict[str, Any] = {
+READERS: dict[str, Callable[[Mapping[str, Any], Origin], Example]] = {
     "tokens": _read_tokens,
     "preference": _read_preference,
     "labelled": _read_labelled,

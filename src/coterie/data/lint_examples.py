@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,23 @@ from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer
 
 _GREEN, _DIM, _PLAIN = "\033[32m", "\033[2m", "\033[0m"
+
+
+@dataclass(frozen=True)
+class TextRun:
+    """Neighbouring tokens of a sequence that are all learnt or all not: their text and number."""
+
+    text: str
+    tokens: int
+    learnt: bool
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One sequence of an example as runs of text, with the example's file and line."""
+
+    origin: str
+    runs: tuple[TextRun, ...]
 
 
 @dataclass
@@ -42,7 +59,7 @@ class ExamplesReport:
     row_length: int | None = None
     filled: float | None = None
     learnt: float | None = None
-    preview: list[dict[str, Any]] = field(default_factory=list)
+    preview: list[Preview] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -50,9 +67,7 @@ class ExamplesReport:
 
     def to_text(self, colour: bool = False) -> str:
         """Preview, problems and counts for people; learnt tokens in colour, or in brackets."""
-        lines = [
-            line for shown in self.preview for line in (shown["origin"], _painted(shown["runs"], colour), "")
-        ]
+        lines = [line for shown in self.preview for line in (shown.origin, _painted(shown.runs, colour), "")]
         lines += [*map(str, self.problems), *self.notes]
         if self.tokens is not None:
             spread = ", ".join(f"{name} {size:,}" for name, size in self.tokens.items())
@@ -106,7 +121,7 @@ def lint_examples(
     rows = pack(result.examples, row_length, tokenizer.eos_id, result.judged)
     sizes = np.asarray([len(sequence.ids) for sequence in sequences])
     report.sequences = len(sequences)
-    if found.format != "text":  # the parts of a long text have no end of their own
+    if found.format != "text":  # only the last part of a long text ends with a stop token
         report.notes += _endless(result.examples, tokenizer)
     names = ("shortest", "median", "90 %", "99 %", "longest")
     spread = np.percentile(sizes, [0, 50, 90, 99, 100], method="higher")
@@ -195,7 +210,7 @@ def _call_fault(chat: ChatExample, index: int, template: str, tokenizer: Tokeniz
     return f"the call of '{lost}' is lost when the rendered reply is parsed; the template changes its form"
 
 
-def _preview(example: TokenExample, sequence: TokenSequence, tokenizer: Tokenizer) -> dict[str, Any]:
+def _preview(example: TokenExample, sequence: TokenSequence, tokenizer: Tokenizer) -> Preview:
     """The text of a sequence in runs that are learnt or not."""
     runs: list[tuple[bool, list[int]]] = []
     for at, (token, learnt) in enumerate(zip(sequence.ids, sequence.learnt, strict=True)):
@@ -203,11 +218,11 @@ def _preview(example: TokenExample, sequence: TokenSequence, tokenizer: Tokenize
         if not runs or runs[-1][0] != marked:
             runs.append((marked, []))
         runs[-1][1].append(token)
-    shown = [{"text": tokenizer.decode(ids), "tokens": len(ids), "learnt": marked} for marked, ids in runs]
-    return {"origin": str(example.origin), "runs": shown}
+    shown = tuple(TextRun(tokenizer.decode(ids), len(ids), marked) for marked, ids in runs)
+    return Preview(str(example.origin), shown)
 
 
-def _painted(runs: Sequence[Mapping[str, Any]], colour: bool) -> str:
+def _painted(runs: Sequence[TextRun], colour: bool) -> str:
     if colour:
-        return "".join(f"{_GREEN if run['learnt'] else _DIM}{run['text']}{_PLAIN}" for run in runs)
-    return "".join(f"[[{run['text']}]]" if run["learnt"] else run["text"] for run in runs)
+        return "".join(f"{_GREEN if run.learnt else _DIM}{run.text}{_PLAIN}" for run in runs)
+    return "".join(f"[[{run.text}]]" if run.learnt else run.text for run in runs)

@@ -186,36 +186,48 @@ def _documents(records: Records, spec: SourceConfig, kind: str, reading: Reading
         yield Document(found, origin.file, kind, origin.line, messages, spec.weight, ids)
 
 
+@dataclass(frozen=True)
+class _Unusable:
+    """Why a file is not read: the reason it is counted under, and the message if it was given directly."""
+
+    reason: str
+    message: str
+
+
 def _read_single(path: Path, spec: SourceConfig, reading: Reading) -> Iterator[Document]:
     """A file that was given directly, so it must be readable as text or records."""
-    kind = spec.name or path.stem
-    if path.suffix in JSONL | PARQUET:
-        yield from _documents(read_file(path, reading.columns), spec, kind, reading)
-        return
-    if is_binary(path):
-        raise DataError(f"{spec.path}: is a binary file; give text, Markdown, code, JSONL or Parquet")
-    text = read_text(path)
-    if isinstance(text, Problem):
-        raise DataError(str(text))
-    yield from _parts_of(text, path, spec, kind, _part_chars(path.stat().st_size))
+    found = _read_file(path, spec, path.stem, _part_chars(path.stat().st_size), reading)
+    if isinstance(found, _Unusable):
+        raise DataError(found.message)
+    return found
 
 
 def _read_folder(root: Path, spec: SourceConfig, reading: Reading) -> Iterator[Document]:
-    skipped = reading.report.skipped
-    for path in walk(root, skipped):
-        if path.suffix in JSONL | PARQUET:
-            records = read_file(path, reading.columns)
-            yield from _documents(records, spec, spec.name or path.stem, reading)
-            continue
-        if is_binary(path):
-            skipped["binary file"] += 1
-            continue
-        text = read_text(path)
-        if isinstance(text, Problem):
-            skipped["file not in UTF-8"] += 1
-            continue
+    for path in walk(root, reading.report.skipped):
         kind = "text" if path.suffix in PROSE else path.suffix[1:] if path.suffix in CODE else "other"
-        yield from _parts_of(text, path, spec, spec.name or kind, _MAX_PART)
+        found = _read_file(path, spec, kind, _MAX_PART, reading)
+        if isinstance(found, _Unusable):
+            reading.report.skipped[found.reason] += 1
+        else:
+            yield from found
+
+
+def _read_file(
+    path: Path, spec: SourceConfig, kind: str, part_chars: int, reading: Reading
+) -> Iterator[Document] | _Unusable:
+    """The documents of one file. `kind`: the slice of a text; records have the file's name as slice."""
+    if path.suffix in JSONL | PARQUET:
+        return _documents(read_file(path, reading.columns), spec, spec.name or path.stem, reading)
+    if is_binary(path):
+        message = f"{path}: is a binary file; give text, Markdown, code, JSONL or Parquet"
+        return _Unusable("binary file", message)
+    text = read_text(path)
+    if isinstance(text, Problem):
+        return _Unusable("file not in UTF-8", str(text))
+    return (
+        Document(part, str(path), spec.name or kind, line, weight=spec.weight)
+        for line, part in _parts(text, part_chars)
+    )
 
 
 def _read_primer(spec: SourceConfig, reading: Reading) -> Iterator[Document]:
@@ -241,11 +253,6 @@ _MIN_PART = 2048
 def _part_chars(size: int) -> int:
     """A single file of `size` bytes is cut into about fifty documents, so that some can be held out."""
     return max(_MIN_PART, min(_MAX_PART, size // 50))
-
-
-def _parts_of(text: str, path: Path, spec: SourceConfig, kind: str, limit: int) -> Iterator[Document]:
-    for line, part in _parts(text, limit):
-        yield Document(part, str(path), kind, line, weight=spec.weight)
 
 
 def _parts(text: str, limit: int) -> Iterator[tuple[int, str]]:

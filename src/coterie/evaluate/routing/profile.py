@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from pydantic import model_validator
@@ -130,7 +131,17 @@ def _until(scores: Sequence[float], share: float) -> list[int]:
     return chosen
 
 
-def describe_selection(selection: ExpertSelection, found: Profile) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SelectionCover:
+    """What a selection covers of a profile: its experts, and its shares of assignments and gate weight."""
+
+    experts: int
+    of: int
+    token_share: float
+    gate_share: float
+
+
+def describe_selection(selection: ExpertSelection, found: Profile) -> SelectionCover:
     """What a selection covers of its profile: number of experts, share of assignments and of gate weight."""
     layers = selection.experts
     covered = {
@@ -139,9 +150,4 @@ def describe_selection(selection: ExpertSelection, found: Profile) -> dict[str, 
         for key, values in (("tokens", found.counts), ("gate", found.gate_mass))
     }
     total = sum(map(len, found.counts.values()))
-    return {
-        "experts": selection.count,
-        "of": total,
-        "token_share": covered["tokens"],
-        "gate_share": covered["gate"],
-    }
+    return SelectionCover(selection.count, total, covered["tokens"], covered["gate"])
