@@ -30,7 +30,7 @@ from coterie.data.rows import Row
 from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import count_parameters
-from coterie.recipes.pretrain import evaluation_documents, heldout_bits
+from coterie.recipes.heldout import evaluation_documents, heldout_bits
 from coterie.recipes.surgery_healing import Healing, heal
 from coterie.surgery.densify import densify
 from coterie.train import CrossEntropy, Trainer, build_optimiser, multiplier
@@ -91,7 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = DataConfig(sources=["primer"], vocab_size=1024, row_length=ROW, max_bytes=6_000_000)
-        prepared = prepare(data, Path(folder) / "data", lambda line: print(line, file=sys.stderr))
+        prepared = prepare(data, Path(folder) / "data")
         documents = evaluation_documents(prepared, 40_000)
         record: dict[str, Any] = {
             "environment": environment(),

@@ -85,7 +85,10 @@ def test_no_verb_is_imported_for_the_overview() -> None:
     script += "try: main()\nexcept SystemExit: pass\n"
     script += "print(sorted(name for name in sys.modules if name.startswith('coterie.')), file=sys.stderr)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert result.stderr.strip() == "['coterie.cli', 'coterie.cli.help', 'coterie.cli.main']"
+    assert (
+        result.stderr.strip()
+        == "['coterie.cli', 'coterie.cli.help', 'coterie.cli.main', 'coterie.cli.messages']"
+    )
 
 
 @pytest.mark.parametrize(

@@ -30,13 +30,13 @@ def config(corpus, **settings):
     return DataConfig.from_dict({"sources": sources, "vocab_size": 320, "heldout_fraction": 0.1, **settings})
 
 
-def test_prepare_then_reuse(corpus, tmp_path):
-    lines = []
-    first = prepare(config(corpus), tmp_path / "out", lines.append)
-    assert len(lines) == 4 and not first.reused
+def test_prepare_then_reuse(corpus, tmp_path, caplog):
+    caplog.set_level("INFO", "coterie")
+    first = prepare(config(corpus), tmp_path / "out")
+    assert len(caplog.messages) == 4 and not first.reused
     assert first.card.dropped == {"exact duplicate": 2, "near duplicate": 0}
-    again = prepare(config(corpus, row_length=64), tmp_path / "out", lines.append)
-    assert again.reused and again.directory == first.directory and len(lines) == 5
+    again = prepare(config(corpus, row_length=64), tmp_path / "out")
+    assert again.reused and again.directory == first.directory and len(caplog.messages) == 5
     assert again.card == first.card and again.train_rows().row_length == 64
     assert [path.name for path in (tmp_path / "out").iterdir()] == [first.directory.name]
 
@@ -91,16 +91,17 @@ def test_order_is_seeded_and_mixes_the_slices(corpus, tmp_path):
     assert 90 < (slices[1:] != slices[:-1]).sum() < 180  # about half of 270 when mixed, 1 when not
 
 
-def test_changed_source_or_damage_is_built_anew(corpus, tmp_path):
+def test_changed_source_or_damage_is_built_anew(corpus, tmp_path, caplog):
+    caplog.set_level("INFO", "coterie")
     out = tmp_path / "out"
     first = prepare(config(corpus), out)
     data = next(first.directory.glob("train/*.bin"))
     raw = bytearray(data.read_bytes())
     raw[10] ^= 1
     data.write_bytes(raw)
-    lines = []
-    second = prepare(config(corpus), out, lines.append)
-    assert not second.reused and "content has changed" in lines[0]
+    caplog.clear()
+    second = prepare(config(corpus), out)
+    assert not second.reused and "content has changed" in caplog.messages[0]
     assert second.directory == first.directory and second.card == first.card
     with (corpus / "a.jsonl").open("a") as stream:
         stream.write(json.dumps({"text": sentences(99, 3)}) + "\n")

@@ -1,6 +1,6 @@
 """Lint of examples: counts, tokens, what is learnt, and every fault with its line."""
 
-# ruff: noqa: E501  # renderings written out
+# renderings written out
 
 import json
 

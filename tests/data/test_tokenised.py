@@ -1,6 +1,6 @@
 """Tokenised examples: which tokens are learnt, faults with their lines, and packing."""
 
-# ruff: noqa: E501  # tables, one case a line
+# tables, one case a line
 
 import json
 

@@ -98,9 +98,9 @@ def test_a_run_that_broke_off_goes_on_to_the_same_result(
             if trainer.step_count == 5:
                 raise RuntimeError("the power is gone")
 
-    plain = recipe._callbacks
+    plain = recipe._watchers
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "_callbacks", lambda *args: [*plain(*args), Break()])
+        patch.setattr(recipe, "_watchers", lambda *args: [*plain(*args), Break()])
         with pytest.raises(RuntimeError, match="power"):
             tuned(model, data, folder / "broken", **settings)
     assert not (folder / "broken/adapter").exists()
@@ -155,7 +155,7 @@ def test_coverage_stops_a_group_without_gradient_and_a_frozen_tensor_that_moved(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, data = base(folder, "qwen3_moe"), folder / "data.jsonl"
-    plain = recipe._callbacks
+    plain = recipe._watchers
 
     class Lose(Callback):
         """Before the check: the experts' gradients are lost, as in a forward pass that leaves the factors
@@ -168,7 +168,7 @@ def test_coverage_stops_a_group_without_gradient_and_a_frozen_tensor_that_moved(
                     parameter.grad = None
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "_callbacks", lambda *args: [Lose(), *plain(*args)])
+        patch.setattr(recipe, "_watchers", lambda *args: [Lose(), *plain(*args)])
         with pytest.raises(TrainingError, match="'experts' was to be trained and none of its 6 layers"):
             tuned(model, data, folder / "lost")
     assert not (folder / "lost/adapter").exists()
@@ -182,7 +182,7 @@ def test_coverage_stops_a_group_without_gradient_and_a_frozen_tensor_that_moved(
             weight.data = weight.data.flip(0).clone()
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "_callbacks", lambda *args: [*plain(*args), Swap()])
+        patch.setattr(recipe, "_watchers", lambda *args: [*plain(*args), Swap()])
         with pytest.raises(TrainingError, match=r"blocks\.0\.ffn\.experts\.down\.weight' was to stay frozen"):
             tuned(model, data, folder / "moved", steps=1)
     assert not (folder / "moved/adapter").exists()
@@ -329,7 +329,18 @@ def test_names_of_other_tools_are_understood(tmp_path: Path) -> None:
         8,
         16,
     )
-    assert (config.batch_rows, config.accumulate, config.lr, config.steps, config.out) == (2, 4, 2e-4, 7, "o")
+    assert (config.batch_rows, config.accumulate, config.optimiser.lr, config.steps, config.out) == (
+        2,
+        4,
+        2e-4,
+        7,
+        "o",
+    )
+    fields = {"optimiser": {"name": "muon", "lr": 1e-3}, "warmup": 0.2, "schedule": {"kind": "wsd"}}
+    nested = TuneConfig.from_dict({"model": "m", "data": "d", **fields})
+    assert (nested.optimiser.name, nested.optimiser.lr, nested.optimiser.betas) == ("muon", 1e-3, (0.9, 0.99))
+    assert (nested.schedule.kind, nested.schedule.warmup_fraction) == ("wsd", 0.2)
+    assert TuneConfig.from_dict(nested.to_dict()) == nested
     assert config.method == "qlora" and config.seed == 3 and config.adapter().quant == "int4"
 
 

@@ -75,17 +75,25 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_one_live_line_on_a_terminal_and_plain_lines_elsewhere():
+def test_progress_is_one_live_line_on_a_terminal_and_plain_lines_elsewhere(caplog):
+    caplog.set_level("INFO", "coterie")
     plain, terminal = io.StringIO(), Terminal()
     make_trainer(Progress("moe", plain, seconds=0.0), Progress("moe", terminal), steps=3).run()
-    lines = plain.getvalue().splitlines()
-    assert [line.split(" | ")[0] for line in lines] == ["moe step 1/3", "moe step 2/3", "moe step 3/3"]
+    assert [line.split(" | ")[0] for line in caplog.messages] == [
+        "moe step 1/3",
+        "moe step 2/3",
+        "moe step 3/3",
+    ]
     shown = terminal.getvalue()
     assert shown.startswith("\rmoe step 1/3") and shown.count("\n") == 1 and shown.endswith("\n")
     assert "\rmoe step 3/3" in shown  # the last is always shown
-    rare = io.StringIO()
-    make_trainer(Progress("", rare, seconds=1e9), steps=3).run()
-    assert [line.split(" | ")[0] for line in rare.getvalue().splitlines()] == ["step 1/3", "step 3/3"]
+    caplog.clear()
+    make_trainer(Progress("", plain, seconds=1e9), steps=3).run()
+    assert [line.split(" | ")[0] for line in caplog.messages] == ["step 1/3", "step 3/3"]
+    quiet = Terminal()
+    caplog.set_level("WARNING", "coterie")
+    make_trainer(Progress("", quiet), steps=1).run()
+    assert quiet.getvalue() == "" == plain.getvalue()  # whoever silences the logger sees no progress
 
 
 def test_evaluation_runs_without_gradients_every_n_steps_and_at_the_end():
@@ -126,12 +134,12 @@ def test_a_time_limit_ends_the_run():
     assert make_trainer(StopAfter(1e6), steps=2).run() == "finished"
 
 
-def test_signal_handlers_are_put_back_and_a_second_signal_ends_at_once():
+def test_signal_handlers_are_put_back_and_a_second_signal_ends_at_once(caplog):
     import signal
 
+    caplog.set_level("INFO", "coterie")
     before = signal.getsignal(signal.SIGINT)
-    out = io.StringIO()
-    trainer = make_trainer(Interrupts("again", out), steps=3)
+    trainer = make_trainer(Interrupts("again"), steps=3)
     plain = trainer.objective
 
     def twice(logp_T, batch):
@@ -142,7 +150,7 @@ def test_signal_handlers_are_put_back_and_a_second_signal_ends_at_once():
     trainer.objective = Given(twice)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    assert signal.getsignal(signal.SIGINT) is before and out.getvalue() == "" and trainer.step_count == 0
+    assert signal.getsignal(signal.SIGINT) is before and not caplog.messages and trainer.step_count == 0
 
 
 @pytest.mark.parametrize(("kind", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from coterie.config import CheckpointError, DataError, TrainingError
 from coterie.data.rows import Row
-from coterie.machine.processes import Processes
 from coterie.train import Callback, SaveCheckpoint, collate
 from tests.train.support import Given, Keep, make_row, make_trainer, tiny_model, write_model
 
@@ -180,17 +179,3 @@ def test_callback_state_and_random_state_come_back():
     expected = torch.rand(3)
     make_trainer(second).load_state(state)
     assert second.count == 4 and torch.equal(torch.rand(3), expected)
-
-
-def test_two_processes_with_the_same_rows_take_the_step_of_one(monkeypatch):
-    """A sum over two equal processes is a doubling: counts double, the weights must not notice."""
-    alone, shared = Keep(), Keep()
-    make_trainer(alone, steps=4).run()
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
-    trainer = make_trainer(shared, steps=4, processes=Processes(0, 2))
-    trainer.run()
-    assert shared.losses == pytest.approx(alone.losses, abs=1e-6)
-    assert [r["tokens"] for r in shared.records] == [2 * r["tokens"] for r in alone.records]
-    assert trainer.next_sample == 32
-    for name, value in shared.weights[-1].items():
-        torch.testing.assert_close(value, alone.weights[-1][name], rtol=0, atol=1e-5)

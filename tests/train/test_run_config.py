@@ -5,7 +5,7 @@ import torch
 
 from coterie.config import ConfigError
 from coterie.config.run import OptimiserConfig, ScheduleConfig, TrainConfig
-from coterie.machine import device
+from coterie.machine import device, system
 from coterie.train import choose_device, choose_dtype
 
 PLAIN = {"model": {"model_type": "qwen3", "hidden_size": 64}, "data": {}, "steps": 10}
@@ -76,13 +76,13 @@ def test_a_missing_cuda_device_is_said(monkeypatch):
         ("flags\t\t: amx_bf16 amx_tile\n", True),
         ("Features\t: fp asimd bf16\n", True),
         ("flags\t\t: fpu avx2 avx512f\nbugs\t\t: avx512_bf16\n", False),
-        ("nothing", False),
+        ("processor\t: 0\n", False),
     ],
 )
 def test_bfloat16_flags(cpuinfo, fast, tmp_path, monkeypatch):
-    assert device.has_bfloat16_flag(cpuinfo) is fast
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(device, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(system, "_CPUINFO", tmp_path / "cpuinfo")
+    assert device.has_bfloat16_flag(system.processor_facts()) is fast
     device.cpu_has_fast_bfloat16.cache_clear()
     expected = torch.bfloat16 if fast else torch.float32
     assert choose_dtype("auto", torch.device("cpu")) == expected
@@ -91,7 +91,7 @@ def test_bfloat16_flags(cpuinfo, fast, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "fast"), [(0.5, True), (0.8, False), (200.0, False)])
 def test_without_flags_the_products_are_measured(tmp_path, monkeypatch, seconds, fast):
-    monkeypatch.setattr(device, "_CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(system, "_CPUINFO", tmp_path / "none")
     assert device._product_seconds(torch.float32) < 1
     monkeypatch.setattr(device, "_product_seconds", lambda dtype: seconds if dtype == torch.bfloat16 else 1.0)
     device.cpu_has_fast_bfloat16.cache_clear()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coterie.cli.options import Json, Sources
-from coterie.cli.output import answer, note
+from coterie.cli.output import answer
 
 if TYPE_CHECKING:
     from coterie.text.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ def card(sources: Sources, as_json: Json = False) -> None:
 
     config = DataConfig.from_dict({"sources": sources}, "data")
     with tempfile.TemporaryDirectory(prefix="coterie-card-") as directory:
-        card = prepare(config, directory, None if as_json else note).card
+        card = prepare(config, directory).card
     answer(card.to_dict(), as_json, [card.to_text()])
 
 

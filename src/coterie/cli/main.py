@@ -9,6 +9,7 @@ import typer
 
 from coterie import __version__
 from coterie.cli.help import Verb, group
+from coterie.cli.messages import show_messages
 
 TRAIN, USE, CHECK, CHANGE, SERVE, LOOK = (
     "Train and tune",
@@ -127,6 +128,7 @@ def root(
 
 def main() -> None:
     """Run the command line; errors meant for users are one line on standard error and a non-zero exit."""
+    show_messages()
     try:
         status = app(prog_name="coterie", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coterie.cli.messages import show_messages
 from coterie.cli.options import Json
-from coterie.cli.output import answer, note
+from coterie.cli.output import answer
 
 if TYPE_CHECKING:
     from coterie.results.quickstart import QuickstartResults
@@ -29,12 +29,8 @@ def quickstart(
     """Train a mixture of experts and its dense twin on the same text, compare them, write a report."""
     from coterie.recipes.quickstart.run import quickstart as run
 
-    started = time.monotonic()
-
-    def tell(line: str) -> None:
-        note(f"[{time.monotonic() - started:5.0f} s] {line}")
-
-    results = run(minutes, data, seed, Path(out), threads, tell)
+    show_messages(clock=True)
+    results = run(minutes, data, seed, Path(out), threads)
     answer(results.to_dict(), as_json, _next_steps(results, Path(out) / "report.html"))
 
 

@@ -26,7 +26,7 @@ def schema(
     Name the schema in the first line of the YAML file: # yaml-language-server: $schema=train.schema.json
     """
     from coterie.config.run import TrainConfig
-    from coterie.config.tune import TuneConfig
+    from coterie.config.tune import SHORT, TuneConfig
 
     settings = TrainConfig if kind is SettingsFile.train else TuneConfig
     found = settings.model_json_schema()
@@ -36,6 +36,9 @@ def schema(
     if kind is SettingsFile.tune:
         properties["data"] = {"anyOf": [{"type": "string"}, properties["data"]]}
         properties["load_in_4bit"] = {"type": "boolean", "description": "true: method 'qlora'."}
+        for short, (holder, key) in SHORT.items():
+            held = found["$defs"][properties[holder]["$ref"].removeprefix("#/$defs/")]
+            properties[short] = held["properties"][key] | {"description": f"Short for '{holder}.{key}'."}
     for other, ours in settings.other_names.items():
         # Names of other tools are valid settings: without these the editor would mark them as unknown.
         properties[other] = properties[ours] | {"description": f"Another name for '{ours}'."}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from coterie.cli.options import Json, Model
-from coterie.cli.output import answer, note
+from coterie.cli.output import answer
 from coterie.cli.settings_options import with_parameters
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _operate(kind: str, settings: Mapping[str, Any], common: Mapping[str, Any]) 
         healing=healing,
         distil=common["distil"],
     )
-    receipt = operate(operation, note)
+    receipt = operate(operation)
     answer(receipt.to_dict(), common["as_json"], _receipt(receipt, common["out"]))
 
 

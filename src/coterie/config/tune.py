@@ -8,23 +8,70 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from coterie.config.adapter import ADAPTED_GROUPS, AdapterConfig, RankRule, Treatment
-from coterie.config.base import suggest
+from coterie.config.base import Settings, suggest
 from coterie.config.errors import ConfigError
-from coterie.config.run import RunSettings
-
-Method = Literal["lora", "qlora", "dora", "full", "esft", "router"]
+from coterie.config.methods import METHODS, tuning_method
+from coterie.config.run import OptimiserConfig, RunSettings, ScheduleConfig
 
 # Names that other tools use for the same thing.
 ALIASES = {
-    "base_model": "model", "model_name_or_path": "model", "dataset": "data", "datasets": "data", "train_file": "data",
-    "seq_len": "row_length", "sequence_len": "row_length", "max_length": "row_length", "cutoff_len": "row_length",
-    "max_seq_length": "row_length", "lora_r": "rank", "r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout",
-    "learning_rate": "lr", "max_steps": "steps", "num_train_epochs": "epochs", "num_epochs": "epochs",
-    "gradient_accumulation_steps": "accumulate", "micro_batch_size": "batch_rows", "output_dir": "out",
-    "per_device_train_batch_size": "batch_rows", "warmup_ratio": "warmup", "max_grad_norm": "clip_norm",
-    "sample_packing": "packing", "save_steps": "save_every", "eval_steps": "eval_every", "adapter": "method",
-    "val_set_size": "eval", "router_policy": "router",
-}  # fmt: skip
+    "base_model": "model",
+    "model_name_or_path": "model",
+    "dataset": "data",
+    "datasets": "data",
+    "train_file": "data",
+    "seq_len": "row_length",
+    "sequence_len": "row_length",
+    "max_length": "row_length",
+    "cutoff_len": "row_length",
+    "max_seq_length": "row_length",
+    "lora_r": "rank",
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "learning_rate": "lr",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "gradient_accumulation_steps": "accumulate",
+    "micro_batch_size": "batch_rows",
+    "per_device_train_batch_size": "batch_rows",
+    "output_dir": "out",
+    "warmup_ratio": "warmup",
+    "max_grad_norm": "clip_norm",
+    "sample_packing": "packing",
+    "save_steps": "save_every",
+    "eval_steps": "eval_every",
+    "adapter": "method",
+    "val_set_size": "eval",
+    "router_policy": "router",
+}
+# Short names of settings that the optimiser and the schedule hold.
+SHORT = {
+    "lr": ("optimiser", "lr"),
+    "weight_decay": ("optimiser", "weight_decay"),
+    "warmup": ("schedule", "warmup_fraction"),
+}
+
+
+class TuneOptimiser(OptimiserConfig):
+    """The optimiser of a tuning run. `lr` None: by method, model size and objective."""
+
+    lr: float | None = Field(None, gt=0)  # type: ignore[assignment]  # resolved before it is used
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.0, ge=0)
+
+    def resolved(self, lr: float) -> OptimiserConfig:
+        """These settings, with `lr` where none is given."""
+        return OptimiserConfig.from_dict(self.to_dict() | {"lr": self.lr or lr}, "optimiser")
+
+
+class TuneSchedule(ScheduleConfig):
+    """The schedule of a tuning run."""
+
+    kind: Literal["wsd", "cosine", "constant"] = "cosine"
+    warmup_fraction: float = Field(0.05, ge=0, le=1)
+    final_ratio: float = Field(0.1, ge=0, le=1)
 
 
 class TuneConfig(RunSettings):
@@ -40,8 +87,9 @@ class TuneConfig(RunSettings):
     `balance_prompts`: whether tokens that are not learnt count in the statistics.
 
     Budget: `steps`, else `epochs` over the data. `row_length` None: what the longest example needs, at most
-    the model's positions; `batch_rows` None: about 4096 tokens a step, fewer for few examples; `lr` None: by
-    method and size. `eval`: share of the examples held out (by content), or a file. `retention`: what must
+    the model's positions; `batch_rows` None: about 4096 tokens a step, fewer for few examples. `optimiser` and
+    `schedule` are those of `TrainConfig` with defaults for tuning; `lr`, `weight_decay` and `warmup` (a
+    fraction of the steps) are short names of three of their fields. `eval`: share of the examples held out (by content), or a file. `retention`: what must
     not be forgotten (`primer`, a text source, or none); more than `max_forgetting` bits per byte lost ends
     the run without a result. `guard`: what happens when routing goes astray. `on_bad`: whether examples that
     cannot be used stop the run.
@@ -53,7 +101,7 @@ class TuneConfig(RunSettings):
     model: str
     data: list[str] = Field(min_length=1)
     out: str = "runs/tune"
-    method: Method = "lora"
+    method: str = Field("lora", json_schema_extra={"enum": list(METHODS)})
     objective: str = "auto"
     train: dict[str, Treatment] = Field(default_factory=dict)
     rank: int = Field(16, gt=0)
@@ -72,9 +120,8 @@ class TuneConfig(RunSettings):
     row_length: int | None = Field(None, gt=1)
     batch_rows: int | None = Field(None, gt=0)
     packing: bool = True
-    lr: float | None = Field(None, gt=0)
-    warmup: float = Field(0.05, ge=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
+    optimiser: TuneOptimiser = TuneOptimiser()
+    schedule: TuneSchedule = TuneSchedule()
     eval: float | str = 0.05
     retention: str = "primer"
     max_forgetting: float | None = Field(None, ge=0)
@@ -95,6 +142,11 @@ class TuneConfig(RunSettings):
             result[name] = value
         if result.pop("load_in_4bit", False):
             result.setdefault("method", "qlora")
+        for short, (holder, key) in SHORT.items():
+            if short in result:
+                held = result.get(holder) or {}
+                held = held.to_dict() if isinstance(held, Settings) else dict(held)
+                result[holder] = held | {key: result.pop(short)}
         if isinstance(result.get("data"), str):
             result["data"] = [result["data"]]
         if result.get("guard") is False:  # what YAML makes of `off`
@@ -107,9 +159,9 @@ class TuneConfig(RunSettings):
             raise ValueError(f"eval {self.eval} must be at least 0 and below 1, or a file")
         if isinstance(self.balance, float) and self.balance < 0:
             raise ValueError(f"balance {self.balance} must not be negative")
-        if self.method == "esft" and self.experts is None:
+        if tuning_method(self.method).wraps == "chosen experts" and self.experts is None:
             raise ValueError(
-                "method esft trains chosen experts; give their file (of coterie select) as 'experts'"
+                f"method {self.method} trains chosen experts; give their file (of coterie select) as 'experts'"
             )
         if self.router is not None and "router" in self.train:
             raise ValueError("'router' and 'train.router' both say what happens to routers; keep one")
@@ -121,15 +173,9 @@ class TuneConfig(RunSettings):
 
         Errors: `ConfigError` for a group that does not exist.
         """
-        adapted: dict[str, Treatment] = dict.fromkeys(ADAPTED_GROUPS, "freeze")
-        if self.method == "full":
-            adapted = dict.fromkeys(ADAPTED_GROUPS, "full")
-        elif self.method == "router":
-            adapted["router"] = "full"
-        elif self.method == "esft":
-            adapted["experts"] = "full"
-        else:
-            adapted |= dict.fromkeys(("attention", "experts", "shared", "dense"), "lora")
+        adapted: dict[str, Treatment] = {
+            str(group): how for group, how in tuning_method(self.method).treatments().items()
+        }
         if self.router is not None:
             adapted["router"] = "full" if self.router == "dense-grad" else self.router
         unknown = [group for group in self.train if group not in ADAPTED_GROUPS]
@@ -142,14 +188,13 @@ class TuneConfig(RunSettings):
 
     def adapter(self) -> AdapterConfig:
         """The adapter of this run. Errors: `ConfigError`."""
-        quantised: Literal["none", "int8", "int4"] = "none"
-        if self.method == "qlora":
-            quantised = "int4" if self.bits == 4 else "int8"
+        method = tuning_method(self.method)
+        quantised = "none" if not method.quantised else "int4" if self.bits == 4 else "int8"
         settings = {
             "rank": self.rank,
             "alpha": 2.0 * self.rank if self.alpha is None else self.alpha,
             "dropout": self.dropout,
-            "dora": self.method == "dora",
+            "dora": method.dora,
             "rank_rule": self.rank_rule,
             "train": self.treatments(),
             "quant": quantised,

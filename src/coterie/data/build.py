@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from coterie.data.sources import Reading, fingerprint, read_sources
 from coterie.data.split import place, split
 from coterie.text.tokenizer import Tokenizer
 
+_log = logging.getLogger("coterie")
+
 _FORMAT = 2  # raise when the same settings and sources would give other tokens
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -40,10 +43,9 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+
 _TRAIN_SAMPLE_BYTES = 4_000_000  # of text for the tokenizer: more changes few merges and costs time
 _TRAIN_DOCUMENT_CHARS = 65536
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,13 @@ class Prepared:
         ]
 
 
-def prepare(config: DataConfig, out_dir: str | Path, progress: Progress | None = None) -> Prepared:
+def prepare(config: DataConfig, out_dir: str | Path) -> Prepared:
     """Read, deduplicate, split, train or load the tokenizer, write shards and `card.json` below `out_dir`.
 
-    `progress` is called with one line per stage. A complete, undamaged result for the same settings and
-    unchanged sources is reused.
+    Each stage is logged in one line. A complete, undamaged result for the same settings and unchanged sources
+    is reused.
     Errors: `DataError` for sources that cannot be used, or a result that cannot be written.
     """
-    tell = progress or (lambda line: None)
     for source in config.sources:
         root = Path(source.path).expanduser()
         if root.is_dir() and Path(out_dir).resolve().is_relative_to(root.resolve()):
@@ -91,15 +92,15 @@ def prepare(config: DataConfig, out_dir: str | Path, progress: Progress | None =
     if final.exists():
         try:
             prepared = _open(final, config)
-            tell(f"data: reusing {final}")
+            _log.info(f"data: reusing {final}")
             return prepared
         except DataError as error:
-            tell(f"data: {error}; building it anew")
+            _log.info(f"data: {error}; building it anew")
             shutil.rmtree(final)
     temporary = final.with_name(f"{final.name}.tmp-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _build(config, temporary, tell)
+        _build(config, temporary)
         os.replace(temporary, final)
     except OSError as error:
         if not final.is_dir():  # another process may have finished the same work first
@@ -128,7 +129,7 @@ def _key(config: DataConfig) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _build(config: DataConfig, directory: Path, tell: Progress) -> None:
+def _build(config: DataConfig, directory: Path) -> None:
     given = None if config.tokenizer is None else Tokenizer.load(config.tokenizer)
     reading = Reading(config.text_field, config.seed, config.max_bytes, given)
     documents, report = list(read_sources(config.sources, reading)), reading.report
@@ -137,14 +138,14 @@ def _build(config: DataConfig, directory: Path, tell: Progress) -> None:
             f"{config.tokenizer}: has no chat template, which conversations need; "
             "save a chat_template.jinja there"
         )
-    tell(f"data: read {report.documents:,} documents, {report.num_bytes:,} bytes")
+    _log.info(f"data: read {report.documents:,} documents, {report.num_bytes:,} bytes")
     kept, dropped = deduplicate(documents, config.dedup_exact, config.dedup_near, config.near_threshold)
-    tell(f"data: {len(kept):,} documents after removing {sum(dropped.values()):,} repeated ones")
+    _log.info(f"data: {len(kept):,} documents after removing {sum(dropped.values()):,} repeated ones")
     train, heldout, forced = split(kept, config.heldout_fraction)
     train = _mixed(train, config.seed)
     if not train:
         raise DataError("the mixture weights leave no training document; raise them or give more text")
-    tokenizer = given or _train_tokenizer(config.vocab_size, train, tell)
+    tokenizer = given or _train_tokenizer(config.vocab_size, train)
     tokenizer.save(directory / "tokenizer")
     shards = {
         "train": write_shards(train, tokenizer, directory / "train"),
@@ -162,7 +163,7 @@ def _build(config: DataConfig, directory: Path, tell: Progress) -> None:
         notes=notes,
         settings=config.to_dict(),
     )
-    tell(
+    _log.info(
         f"data: {shards['train'].num_tokens:,} training and {shards['heldout'].num_tokens:,} held-out tokens"
     )
     write_json(directory / "card.json", card.to_dict())
@@ -195,7 +196,7 @@ def _mixed(documents: Sequence[Document], seed: int) -> list[Document]:
     return [copies[index] for index in order]
 
 
-def _train_tokenizer(vocab_size: int, train: Sequence[Document], tell: Progress) -> Tokenizer:
+def _train_tokenizer(vocab_size: int, train: Sequence[Document]) -> Tokenizer:
     def sample() -> Iterator[str]:
         left = _TRAIN_SAMPLE_BYTES
         for document in train:
@@ -206,5 +207,5 @@ def _train_tokenizer(vocab_size: int, train: Sequence[Document], tell: Progress)
             yield text
 
     tokenizer = Tokenizer.train(sample(), vocab_size)
-    tell(f"data: trained a tokenizer of {tokenizer.vocab_size:,} ids")
+    _log.info(f"data: trained a tokenizer of {tokenizer.vocab_size:,} ids")
     return tokenizer

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import time
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 
 from coterie.config.errors import ConfigError
+from coterie.machine.system import processor_facts
 
-_CPUINFO = Path("/proc/cpuinfo")
 _FAST_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 
 
@@ -37,8 +37,7 @@ def choose_device(requested: str = "auto") -> torch.device:
 
 
 def choose_dtype(requested: str, device: torch.device) -> torch.dtype:
-    """Activation dtype: `float32`, `bfloat16`, or `auto`: bfloat16 on CUDA and on CPUs with bfloat16
-    instructions.
+    """Dtype of activations. `auto` is bfloat16 on CUDA and on CPUs with bfloat16 instructions, else float32.
 
     float16 is never chosen: its CPU products are some 200 times slower than float32's, and it needs loss
     scaling.
@@ -55,19 +54,17 @@ def choose_dtype(requested: str, device: torch.device) -> torch.dtype:
 
 @functools.cache
 def cpu_has_fast_bfloat16() -> bool:
-    """By the processor's flags where the system tells them, by measuring for some 50 ms where it does not."""
-    if _CPUINFO.is_file():
-        return has_bfloat16_flag(_CPUINFO.read_text(encoding="utf-8", errors="replace"))
+    """By the processor's flags where the system lists them, else by measuring for some 50 ms."""
+    facts = processor_facts()
+    if facts:
+        return has_bfloat16_flag(facts)
     return _product_seconds(torch.bfloat16) < 0.75 * _product_seconds(torch.float32)
 
 
-def has_bfloat16_flag(cpuinfo: str) -> bool:
-    """Whether the text of `/proc/cpuinfo` names a bfloat16 instruction set (x86 `flags`, Arm `Features`)."""
-    for line in cpuinfo.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return not _FAST_FLAGS.isdisjoint(value.split())
-    return False
+def has_bfloat16_flag(facts: Mapping[str, str]) -> bool:
+    """Whether `processor_facts` names a bfloat16 instruction set (x86 `flags`, Arm `Features`)."""
+    named = facts.get("flags") or facts.get("Features") or ""
+    return not _FAST_FLAGS.isdisjoint(named.split())
 
 
 def _product_seconds(dtype: torch.dtype) -> float:

@@ -1,4 +1,4 @@
-"""What a measurement ran on, in words and versions."""
+"""What this machine is, what it ran, and how much memory it used: everything that is read of the system."""
 
 from __future__ import annotations
 
@@ -7,25 +7,18 @@ import importlib.util
 import os
 import platform
 import shutil
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 from coterie.machine.device import choose_device, choose_dtype
-
-_CPUINFO = Path("/proc/cpuinfo")
+from coterie.machine.system import processor_facts
 
 
 def machine_words() -> str:
     """Processor, cores and threads in use, for example `AMD EPYC, 2 cores, 2 threads`."""
-    name = platform.processor() or platform.machine()
-    if _CPUINFO.is_file():
-        for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
+    name = processor_facts().get("model name") or platform.processor() or platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}"
 

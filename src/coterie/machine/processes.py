@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,23 @@ class Processes:
         """Wait until every process is here."""
         if self.world > 1:
             torch.distributed.barrier()
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """`work()` in the main process, then in the others, which find what the first one wrote."""
+        if self.is_main:
+            result = work()
+            self.wait()
+            return result
+        self.wait()
+        return work()
+
+    def first_reason(self, reason: str | None) -> str | None:
+        """The first reason that a process gives, by rank; the same in all of them."""
+        if self.world == 1:
+            return reason
+        reasons: list[str | None] = [None] * self.world
+        torch.distributed.all_gather_object(reasons, reason)
+        return next((found for found in reasons if found is not None), None)
 
     def place(self, device: torch.device) -> torch.device:
         """`device`, or accelerator `local` where `device` names an accelerator without a number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -105,10 +106,7 @@ def oddities(config: ModelConfig) -> list[str]:
         ("sliding", "attention within a window of"),
     ):
         for window in sorted({a.window or 0 for a in plain if a.mask == mask}):
-            layers(
-                f"{words} {window:,}",
-                lambda b, m=mask, w=window: b.attention.mask == m and b.attention.window == w,
-            )  # type: ignore[misc]
+            layers(f"{words} {window:,}", functools.partial(_limited, mask=mask, window=window))
     layers(
         "latent attention (one compressed cache for all heads)",
         lambda block: isinstance(block.attention, MLAConfig),
@@ -199,6 +197,12 @@ def _rope_words(config: ModelConfig) -> list[str]:
     return words + (
         ["rope turns neighbouring pairs of numbers"] if any(r.style == "pairs" for r in ropes) else []
     )
+
+
+def _limited(block: BlockConfig, mask: str, window: int) -> bool:
+    """Whether the block's attention has this mask and window."""
+    a = block.attention
+    return isinstance(a, AttentionConfig) and a.mask == mask and a.window == window
 
 
 def _moe_words(config: ModelConfig) -> list[str]:

@@ -11,16 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from coterie.config import AdapterConfig, ConfigError, MLAConfig, ModelConfig, MoEConfig
+from coterie.config.methods import TuningMethod, tuning_method
 from coterie.plan.counts import count_parameters, flops_per_token
 from coterie.plan.matrices import Matrix, matrices
 
-Method = Literal["lora", "qlora", "dora", "full", "esft", "router"]
-METHODS: tuple[Method, ...] = ("lora", "qlora", "dora", "full", "esft", "router")
 PROCESS_BYTES = 450_000_000  # Python, PyTorch, oneDNN's kernels and this package, without a model
-# Memory taken for the activations over their size: what the C library keeps of freed temporaries among them.
-# Fitted to the first six processes that bench/plan_accuracy.py measures, on a CPU with glibc.
-HELD_IN_ONE = 2.25  # of mixtures with factors, whose layers keep little and free much
-HELD = {"lora": 1.75, "qlora": 1.75, "dora": 1.75, "full": 1.0, "esft": 1.3, "router": 1.3}
+HELD_IN_ONE = 2.25  # as `TuningMethod.held`, of mixtures with factors: their layers keep little and free much
 KEPT_LOGITS_BYTES = 64 * 1024**2
 LOGITS_CHUNK_BYTES = 3 * 8 * 1024**2
 
@@ -32,7 +28,7 @@ class TuneSettings:
     `dtype_bytes`: of parameters and activations (4 or 2). `row_length` and `batch_rows` make one micro-batch.
     """
 
-    method: Method = "lora"
+    method: str = "lora"
     rank: int = 16
     experts: float | Mapping[int, int] = 0.25
     dtype_bytes: int = 4
@@ -42,6 +38,11 @@ class TuneSettings:
     batch_rows: int = 4
     accumulate: int = 1
 
+    @property
+    def how(self) -> TuningMethod:
+        """The method's record. Errors: `ConfigError` for an unknown one."""
+        return tuning_method(self.method)
+
     def words(self) -> str:
         """The settings that decide memory, in one line."""
         precision = {
@@ -49,7 +50,7 @@ class TuneSettings:
             "int8": "8 bit",
             "int4": "4 bit",
         }
-        rank = f", rank {self.rank}" if self.method in ("lora", "qlora", "dora") else ""
+        rank = f", rank {self.rank}" if self.how.has_factors else ""
         return (
             f"{self.method}{rank}, {precision[self.quant]}, {self.batch_rows} x {self.row_length} tokens, "
             f"accumulate {self.accumulate}"
@@ -88,24 +89,23 @@ class TunePlan:
 
 def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
     """The plan of one set of settings. Errors: `ConfigError` for a method that the model has nothing for."""
-    if settings.method not in METHODS:
-        raise ConfigError(f"plan: unknown method '{settings.method}'; choose {', '.join(METHODS)}")
-    if settings.method in ("esft", "router") and not config.is_moe:
+    how = settings.how
+    if how.moe_only and not config.is_moe:
         raise ConfigError(
             f"plan: {settings.method} trains parts of a mixture of experts, and this model is dense"
         )
-    if settings.method == "qlora" and settings.quant == "none":
+    if how.quantised and settings.quant == "none":
         settings = replace(settings, quant="int4")
     total = count_parameters(config).total
     trained = trained_parameters(config, settings)
-    beside = trained if settings.method in ("lora", "qlora", "dora", "esft") else 0
+    beside = trained if how.adds_values else 0
     weights = _weight_bytes(config, settings) + beside * 4
     tokens = settings.row_length * settings.batch_rows
     in_one = any(isinstance(b.ffn, MoEConfig) and _in_one(b.ffn, settings) for b in config.blocks)
-    kept = activation_values(config, settings) * (HELD_IN_ONE if in_one else HELD[settings.method])
+    kept = activation_values(config, settings) * (HELD_IN_ONE if in_one else how.held)
     activations = int(kept * tokens * settings.dtype_bytes)
     logits = min(KEPT_LOGITS_BYTES, tokens * config.vocab_size * settings.dtype_bytes) + LOGITS_CHUNK_BYTES
-    trained_bytes = settings.dtype_bytes if settings.method in ("full", "router") else 4
+    trained_bytes = 4 if how.adds_values else settings.dtype_bytes
     gradients, optimiser = trained * trained_bytes, trained * 2 * trained_bytes
     working = int(max(_working_values(config, settings)) * tokens * settings.dtype_bytes)
     step = weights + optimiser + activations + logits + gradients + working
@@ -123,22 +123,19 @@ def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
 
 
 def trained_parameters(config: ModelConfig, settings: TuneSettings) -> int:
-    """Parameters that get gradients; for `full` all of them."""
-    counts = count_parameters(config)
-    if settings.method == "full":
+    """Parameters that get gradients: by group, factors or the weights themselves; of chosen experts, theirs."""
+    counts, how = count_parameters(config), settings.how
+    train = how.treatments()
+    if set(train.values()) == {"full"}:
         return counts.total
-    if settings.method == "router":
-        return counts.router
-    if settings.method == "esft":
-        return sum(
-            _chosen(config, settings, m) * m.rows * m.columns
-            for m in matrices(config)
-            if m.group == "experts"
-        )
-    train = AdapterConfig(rank=settings.rank).train
-    adapted = [m for m in matrices(config) if train[m.group] == "lora"]
-    factors = sum(settings.rank * (m.rows + m.columns) * m.count for m in adapted)
-    return factors + (sum(m.rows * m.count for m in adapted) if settings.method == "dora" else 0)
+    trained = counts.router if train["router"] == "full" else 0
+    for m in matrices(config):
+        if train[m.group] == "lora":
+            trained += settings.rank * (m.rows + m.columns) * m.count + (m.rows * m.count if how.dora else 0)
+        elif train[m.group] == "full" and m.group != "router":
+            chosen = how.wraps == "chosen experts" and m.group == "experts"
+            trained += m.rows * m.columns * (_chosen(config, settings, m) if chosen else m.count)
+    return trained
 
 
 def activation_values(config: ModelConfig, settings: TuneSettings) -> float:
@@ -151,7 +148,8 @@ def activation_values(config: ModelConfig, settings: TuneSettings) -> float:
 def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> float:
     block, width = config.blocks[layer], config.width
     a = block.attention
-    factors = settings.rank if settings.method in ("lora", "qlora", "dora") else 0
+    how = settings.how
+    factors = settings.rank if how.has_factors else 0
     if isinstance(a, MLAConfig):
         heads = a.num_heads * (3 * a.head_dim + 3 * a.value_dim + a.nope_dim)
         attention = heads + 2 * (a.q_rank or 0) + 3 * (a.kv_rank + a.rope_dim) + 6 * factors
@@ -162,7 +160,7 @@ def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> fl
     ffn = block.ffn
     if not isinstance(ffn, MoEConfig):
         return 4 * width + attention + 3 * ffn.width + 3 * factors
-    inner = 2 if settings.method in ("full", "router") and not ffn.clamped else 3
+    inner = 3 if how.adds_values or ffn.clamped else 2
     if ffn.clamped:
         inner = 7
     rows = ffn.router.top_k * _padding(ffn, settings)
@@ -174,7 +172,9 @@ def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> fl
 
 
 def _in_one(ffn: MoEConfig, settings: TuneSettings) -> bool:
-    return settings.method in ("lora", "qlora") and not ffn.clamped and ffn.router.apply_to == "output"
+    how = settings.how
+    plain = not ffn.clamped and ffn.router.apply_to == "output"
+    return how.has_factors and not how.dora and plain
 
 
 def _padding(ffn: MoEConfig, settings: TuneSettings) -> float:
@@ -216,8 +216,8 @@ def _chosen(config: ModelConfig, settings: TuneSettings, matrix: Matrix) -> int:
 def _flops(config: ModelConfig, settings: TuneSettings) -> float:
     """Operations per token of a step: forward, gradients of inputs, and of the weights that are trained."""
     forward = flops_per_token(config, settings.row_length)
-    share = 1.0 if settings.method == "full" else 0.0
-    if settings.method == "esft":
+    share = 1.0 if settings.how.wraps == "weights" else 0.0
+    if settings.how.wraps == "chosen experts":
         counts = count_parameters(config)
         share = (
             trained_parameters(config, settings)
@@ -253,7 +253,7 @@ def _changes(settings: TuneSettings) -> Sequence[tuple[str, dict[str, Any]]]:
         )
     if settings.dtype_bytes == 4:
         changes.append(("dtype=bfloat16", {"dtype_bytes": 2}))
-    if settings.method == "full":
+    if settings.how.wraps == "weights":
         changes.append(("method=lora", {"method": "lora"}))
     changes += [
         ("quant=int8", {"quant": "int8"}),
@@ -267,6 +267,6 @@ def _changes(settings: TuneSettings) -> Sequence[tuple[str, dict[str, Any]]]:
     while rank > 4:
         rank //= 2
         changes.append((f"rank={rank}", {"rank": rank}))
-    if settings.method in ("esft", "router"):
+    if settings.how.moe_only:
         changes = [c for c in changes if "quant" not in c[1] and "method" not in c[1]]
     return changes

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import numpy as np
@@ -15,11 +15,14 @@ import torch
 from coterie.adapters.attach import attach
 from coterie.adapters.patch import attach_subset
 from coterie.config import AdapterConfig, BlockConfig, ExpertSelection, ModelConfig, MoEConfig
-from coterie.config.run import OptimiserConfig
+from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.data.rows import Row
+from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
 from coterie.plan.tuning import TuneSettings
-from coterie.train import CrossEntropy, Trainer, build_optimiser
+from coterie.recipes.run import build_trainer
+from coterie.train.loop import Trainer
+from coterie.train.objective import CrossEntropy
 
 
 def step_seconds(
@@ -72,30 +75,44 @@ def step_trainer(config: ModelConfig, settings: TuneSettings) -> Trainer:
     model = Transformer(config, dtype)
     model.initialise()
     model.to(dtype)
-    if settings.method in ("lora", "qlora", "dora"):
-        attach(model, AdapterConfig(rank=settings.rank, dora=settings.method == "dora"))
-    elif settings.method == "esft":
+    how = settings.how
+    if how.has_factors:
+        attach(model, AdapterConfig(rank=settings.rank, dora=how.dora, train=how.treatments()))
+    elif how.wraps == "chosen experts":
         attach_subset(model, ExpertSelection(experts=_chosen(config, settings)))
-    elif settings.method == "router":
-        routers = {id(p) for _, router in model.routers() for p in router.parameters()}
-        for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in routers)
-    draw = np.random.default_rng(0)
-
-    def row() -> Row:
-        ids = draw.integers(0, config.vocab_size, settings.row_length + 1).astype(np.int32)
-        ones = np.ones(settings.row_length, dtype=np.float32)
-        return Row(ids[:-1], ids[1:], ones, (settings.row_length,))
-
-    return Trainer(
+    elif how.wraps == "factors":
+        groups, whole = (
+            parameter_groups(model),
+            {group for group in how.trains if how.trains[group] == "full"},
+        )
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(groups[name] in whole)
+    schedule = ScheduleConfig(kind="constant", warmup_steps=0)
+    return build_trainer(
         model,
-        lambda start: iter(lambda: [row() for _ in range(settings.batch_rows)], None),
+        _RandomRows(settings.row_length, config.vocab_size),
         CrossEntropy(),
-        build_optimiser(model, OptimiserConfig(lr=1e-5)),
-        lambda step: 1.0,
+        OptimiserConfig(lr=1e-5),
+        schedule,
         steps=1_000_000,
-        lr=1e-5,
+        batch_rows=settings.batch_rows,
     )
+
+
+class _RandomRows(Sequence[Row]):
+    """A million rows of random tokens, so that every step routes anew."""
+
+    def __init__(self, row_length: int, vocab_size: int) -> None:
+        self.row_length, self.vocab_size = row_length, vocab_size
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # rows are taken one at a time
+        draw = np.random.default_rng(index)
+        ids = draw.integers(0, self.vocab_size, self.row_length + 1).astype(np.int32)
+        ones = np.ones(self.row_length, dtype=np.float32)
+        return Row(ids[:-1], ids[1:], ones, (self.row_length,))
 
 
 def _chosen(config: ModelConfig, settings: TuneSettings) -> dict[int, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +29,10 @@ from coterie.surgery.receipt import BeforeAfter, FunctionChange, SurgeryReceipt
 from coterie.surgery.shrink import merge_experts, prune
 from coterie.surgery.upcycle import upcycle
 
+_log = logging.getLogger("coterie")
 RECEIPT = "surgery.json"
 CALIBRATION_TOKENS = 20_000
 EVALUATION_TOKENS = 20_000
-Tell = Callable[[str], None]
 Sequences = list[list[int]]
 Details = dict[str, Any]
 
@@ -50,7 +51,7 @@ class Operation:
     distil: bool = True
 
 
-def operate(operation: Operation, tell: Tell = lambda line: None) -> SurgeryReceipt:
+def operate(operation: Operation) -> SurgeryReceipt:
     """Do it and return the receipt, which is also `surgery.json` in the result.
 
     Errors: `ConfigError` for what cannot be done; `CheckpointError` when the written result does not read
@@ -63,7 +64,7 @@ def operate(operation: Operation, tell: Tell = lambda line: None) -> SurgeryRece
         loaded.tokenizer, loaded.model.config.vocab_size, loaded.model.config.max_positions
     )
     before = record(loaded.model, sequences)
-    tell(f"operating: {operation.kind}")
+    _log.info(f"operating: {operation.kind}")
     result, details = _KINDS[operation.kind](loaded.model, operation.settings, looked_at or sequences)
     receipt = _receipt(operation, loaded.model.config, result.config, details)
     receipt.function["after_surgery"] = _function(before, record(result, sequences))
@@ -73,7 +74,7 @@ def operate(operation: Operation, tell: Tell = lambda line: None) -> SurgeryRece
         "after": _perplexity(result, measured, loaded),
     }
     if operation.healing is not None:
-        tell(f"healing: {operation.healing.steps} steps")
+        _log.info(f"healing: {operation.healing.steps} steps")
         documents = read_domains(
             operation.heal_data, loaded.tokenizer, _heal_tokens(operation.healing), operation.model
         )

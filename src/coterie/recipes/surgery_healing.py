@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,14 +10,15 @@ import numpy as np
 
 from coterie.config import ConfigError
 from coterie.config.run import OptimiserConfig, ScheduleConfig
-from coterie.data.order import Order, read_batches
-from coterie.data.rows import MemoryStream, PackedRows, Row
+from coterie.data.rows import MemoryStream, PackedRows
 from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
+from coterie.recipes.run import build_trainer
 from coterie.surgery.receipt import HealingRecord
-from coterie.train import CrossEntropy, Trainer, build_optimiser, multiplier
 from coterie.train.callbacks import Callback, Record
 from coterie.train.distil import Distillation
+from coterie.train.loop import Trainer
+from coterie.train.objective import CrossEntropy
 
 Part = Literal["all", "router", "ffn"]
 _GROUPS = {"router": ("router",), "ffn": ("router", "experts", "shared", "dense")}
@@ -63,22 +64,18 @@ def heal(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"healing: the model has no {healing.part} to train; choose another --train")
     schedule = ScheduleConfig(kind="cosine", warmup_fraction=0.05, final_ratio=0.1)
-    order, losses = Order(len(rows), healing.seed), _Losses()
+    losses = _Losses()
     objective = CrossEntropy() if teacher is None else Distillation(model, teacher, healing.distil)
-
-    def batches(start: int) -> Iterator[list[Row]]:
-        return read_batches(rows, order, start, healing.batch_rows)
-
-    trainer = Trainer(
+    trainer = build_trainer(
         model,
-        batches,
+        rows,
         objective,
-        build_optimiser(model, OptimiserConfig(lr=healing.lr, weight_decay=0.0)),
-        lambda step: multiplier(step, healing.steps, schedule),
-        [losses],
+        OptimiserConfig(lr=healing.lr, weight_decay=0.0),
+        schedule,
         steps=healing.steps,
-        lr=healing.lr,
+        batch_rows=healing.batch_rows,
         seed=healing.seed,
+        callbacks=[losses],
     )
     trainer.run()
     model.eval().requires_grad_(False)

@@ -4,30 +4,23 @@ stopped.
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from coterie.checkpoints.commit import RunLock, remove_directory
+from coterie.checkpoints.commit import remove_directory
 from coterie.config import TrainingError
-from coterie.config.run import OptimiserConfig, ScheduleConfig
+from coterie.config.methods import tuning_method
 from coterie.config.tune import TuneConfig
 from coterie.data.heldout import HeldoutDocument, retention_documents
-from coterie.data.order import Order, read_batches
-from coterie.data.rows import Row
 from coterie.data.tuning_rows import TuneData, prepare_examples
-from coterie.evaluate.bits import DocumentScore, score_documents
 from coterie.machine.device import choose_device, choose_dtype
-from coterie.machine.glibc import keep_freed_memory
-from coterie.nn.logprobs import token_logprobs
-from coterie.nn.transformer import Transformer
-from coterie.plan.counts import flops_per_token
+from coterie.machine.processes import Processes
 from coterie.proof.difference import difference
-from coterie.proof.records import ProbeRecord
+from coterie.recipes.run import Run, build_trainer, execute, open_run
+from coterie.recipes.tune_measure import Measured, held_out_metrics, measure
 from coterie.recipes.tune_model import (
     Tuned,
     prepare_model,
@@ -41,17 +34,14 @@ from coterie.recipes.tune_model import (
 from coterie.recipes.tune_report import change, write_report
 from coterie.report.tuning_page import tuning_lines
 from coterie.results.tuning import TuningRecord
-from coterie.train.batch import collate
-from coterie.train.callbacks import Callback, Evaluate, Interrupts, JsonlLog, Progress
+from coterie.train.callbacks import Callback, Evaluate
 from coterie.train.coverage import Coverage, plan_lines, plan_table
 from coterie.train.loop import Trainer
 from coterie.train.objectives import objective_class
-from coterie.train.optim import build_optimiser
-from coterie.train.preference import right_preferences, side_masks, with_reference
+from coterie.train.preference import with_reference
 from coterie.train.routing_guard import RouterGuard
-from coterie.train.run_directory import check_same_run
-from coterie.train.saving import SaveCheckpoint, resume
-from coterie.train.schedule import multiplier
+
+_log = logging.getLogger("coterie")
 
 
 @dataclass(frozen=True)
@@ -73,18 +63,6 @@ class TuneResult:
         return asdict(self) | {"path": str(self.path) if self.path else None}
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What the model does: before it is trained, and after. `preferred`: share of pairs, see
-    `held_out_metrics`.
-    """
-
-    probes: ProbeRecord
-    examples: list[DocumentScore]
-    retention: list[DocumentScore]
-    preferred: float | None
-
-
 def tune(model: str, data: str | Sequence[str], **settings: Any) -> TuneResult:
     """`coterie tune` from Python: the fields of `TuneConfig` by name. Errors: `CoterieError`, one line."""
     sources = [data] if isinstance(data, str) else list(data)
@@ -101,22 +79,18 @@ def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run:
     """
     if dry_run:
         return _plan_only(config)
-    out = Path(config.out)
-    with RunLock(out):
-        check_same_run(config, out / "config.yaml")
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        keep_freed_memory()
-        tuned, data, trainer, coverage = _build(config)
+    with open_run(config) as processes:
+        tuned, data, trainer, coverage = _build(config, processes)
         documents = retention_documents(config.retention, tuned.tokenizer)
-        before = _measure(tuned, data, documents)
+        before = measure(tuned, data, documents)
         plan = _say_plan(config, tuned, data)
-        trainer.callbacks = _callbacks(config, tuned, data, trainer, coverage, before, resume_hint)
-        path = resume(trainer, out / "checkpoints", lambda directory: read_trainable(directory, tuned.model))
-        if path is not None:
-            print(f"going on from {path}", file=sys.stderr)
-        config.to_yaml(out / "config.yaml")
-        reason = trainer.run()
+        run = Run(
+            trainer,
+            write=lambda directory: write_trainable(directory, tuned.model),
+            read=lambda directory: read_trainable(directory, tuned.model),
+            callbacks=_watchers(config, tuned, data, trainer, coverage, before),
+        )
+        reason = execute(config, run, resume_hint)
         place = (trainer.step_count, trainer.tokens, trainer.seconds)
         if reason == "interrupted":
             return TuneResult(None, tuned.kind, reason, *place)
@@ -138,43 +112,36 @@ def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run:
 
 
 def _plan_only(config: TuneConfig) -> TuneResult:
-    tuned, data, _, _ = _build(config)
+    tuned, data, _, _ = _build(config, Processes())
     plan = _say_plan(config, tuned, data)
     return TuneResult(None, tuned.kind, "dry run", 0, 0, 0.0, {"plan": plan, "data": data.summary()})
 
 
-def _build(config: TuneConfig) -> tuple[Tuned, TuneData, Trainer, Coverage]:
+def _build(config: TuneConfig, processes: Processes) -> tuple[Tuned, TuneData, Trainer, Coverage]:
     # An unknown name ends the run before a model is loaded.
     needs = None if config.objective == "auto" else objective_class(config.objective).examples
-    device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, device)
-    tuned = prepare_model(config, dtype, device)
+    device = processes.place(choose_device(config.device))
+    tuned = prepare_model(config, choose_dtype(config.dtype, device), device)
     tuned.model.to(device)
     data = prepare_examples(config, tuned.tokenizer, tuned.model.config.max_positions, needs)
     objective = objective_class(data.objective).build(config)
-    rows = data.rows
     if "reference_logp" in objective.streams:
-        print(f"reference: log-probabilities of {len(rows)} rows", file=sys.stderr)
-        rows = with_reference(tuned.model, rows, device)
-        held_out = with_reference(tuned.model, data.held_out, device) if data.held_out else []
+        _log.info("reference: log-probabilities of %d rows", len(data.rows))
+        rows, held_out = (with_reference(tuned.model, some, device) for some in (data.rows, data.held_out))
         data = replace(data, rows=rows, held_out=held_out)
-    lr = config.lr or default_lr(config, sum(p.numel() for p in tuned.model.parameters()))
-    optimiser = OptimiserConfig(lr=lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
-    schedule = ScheduleConfig(kind="cosine", warmup_fraction=config.warmup, final_ratio=0.1)
-    order = Order(len(rows), config.seed)
-    trainer = Trainer(
+    trainer = build_trainer(
         tuned.model,
-        lambda start: read_batches(rows, order, start, data.batch_rows),
+        data.rows,
         objective,
-        build_optimiser(tuned.model, optimiser),
-        lambda step: multiplier(step, data.steps, schedule),
+        config.optimiser.resolved(default_lr(config, sum(p.numel() for p in tuned.model.parameters()))),
+        config.schedule,
         steps=data.steps,
-        lr=lr,
+        batch_rows=data.batch_rows,
+        seed=config.seed,
+        processes=processes,
         accumulate=config.accumulate,
         clip_norm=config.clip_norm,
         balance_prompts=config.balance_prompts,
-        seed=config.seed,
-        flops_per_token=flops_per_token(tuned.model.config, data.row_length, training=True),
         device=device,
     )
     return tuned, data, trainer, Coverage(tuned.asked)
@@ -185,8 +152,7 @@ def default_lr(config: TuneConfig, parameters: int) -> float:
     preferences.
     """
     size = 0 if parameters < 5e7 else 1 if parameters < 1e9 else 2
-    whole = config.method in ("full", "esft", "router")
-    lr = (5e-4, 5e-5, 1e-5)[size] if whole else (3e-3, 5e-4, 2e-4)[size]
+    lr = tuning_method(config.method).learning_rates[size]
     return lr * (1.0 if config.objective == "auto" else objective_class(config.objective).lr_factor)
 
 
@@ -205,26 +171,21 @@ def _say_plan(config: TuneConfig, tuned: Tuned, data: TuneData) -> list[dict[str
         lines.append(
             f"rank rule: {adapter.rank_rule} ({adapter.rank} asked, {ranks['experts']} for each expert)"
         )
-    print("\n".join(lines), file=sys.stderr)
+    for line in lines:
+        _log.info("%s", line)
     return [asdict(entry) for entry in plan]
 
 
-def _callbacks(
+def _watchers(
     config: TuneConfig,
     tuned: Tuned,
     data: TuneData,
     trainer: Trainer,
     coverage: Coverage,
-    before: _Measured,
-    resume_hint: str,
+    before: Measured,
 ) -> list[Callback]:
-    out, model = Path(config.out), tuned.model
-    checkpoints = SaveCheckpoint(
-        out / "checkpoints",
-        lambda directory: write_trainable(directory, model),
-        config.save_every,
-        config.keep,
-    )
+    """The check of gradients, the evaluation on held-out examples, and the guard on routing."""
+    model = tuned.model
     guards: list[Callback] = []
     if model.config.is_moe and config.guard != "off":
 
@@ -237,83 +198,10 @@ def _callbacks(
 
         num_experts = sum(router.config.num_experts for _, router in model.routers())
         guards = [RouterGuard(config.guard, num_experts, agreement, restore)]
-    judge: list[Callback] = []
-    if data.held_out:
-        judge = [
-            Evaluate(config.eval_every, lambda _: held_out_metrics(model, data.held_out, trainer.device))
-        ]
-    return [
-        coverage,
-        *judge,
-        *guards,
-        checkpoints,
-        JsonlLog(out / "metrics.jsonl", config.log_every),
-        Progress(out.name),
-        Interrupts(resume_hint),
-    ]
-
-
-@torch.no_grad()
-def unit_scores(
-    model: Transformer, rows: Sequence[Row], device: torch.device | str, wanted: bool = False
-) -> list[DocumentScore]:
-    """Nats and learnt tokens of each segment of the rows, in their order.
-
-    `wanted`: only of what is to become likelier (of preferences the chosen side, of labels the wanted
-    continuations).
-    """
-    scores = []
-    for row in rows:
-        batch = collate([row], device)
-        logp_T = token_logprobs(model(batch.ids_T, batch.context), model.head_weight, batch.targets_T)
-        weights_T = batch.weights_T
-        if wanted and "pair" in batch.streams:
-            own_T, _ = side_masks(batch)
-            weights_T = weights_T * own_T
-            if "label" in batch.streams:
-                weights_T = weights_T * (batch.streams["label"] > 0)
-        lengths = batch.context.lengths
-        sums = [float(part.sum()) for part in (logp_T * weights_T).split(lengths)]
-        counts = [round(float(part.sum())) for part in weights_T.split(lengths)]
-        scores += [
-            DocumentScore("examples", -total, count, count)
-            for total, count in zip(sums, counts, strict=True)
-            if count
-        ]
-    return scores
-
-
-@torch.no_grad()
-def held_out_metrics(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> dict[str, float]:
-    """`held_out_loss` (nats per learnt token), and with a reference `held_out_preferred`.
-
-    `held_out_preferred`: the share of pairs that the model ranks rightly (`right_preferences`).
-    """
-    scores = unit_scores(model, rows, device)
-    metrics = {"held_out_loss": sum(s.nats for s in scores) / max(1, sum(s.num_tokens for s in scores))}
-    if rows and "reference_logp" in rows[0].streams:
-        right, pairs = 0, 0
-        for row in rows:
-            batch = collate([row], device)
-            logp_T = token_logprobs(model(batch.ids_T, batch.context), model.head_weight, batch.targets_T)
-            found = right_preferences(logp_T, batch)
-            right, pairs = right + found[0], pairs + found[1]
-        metrics["held_out_preferred"] = right / pairs
-    return metrics
-
-
-def _measure(tuned: Tuned, data: TuneData, documents: list[HeldoutDocument]) -> _Measured:
-    """The three measurements, on the model as it stands."""
-    model, device = tuned.model, tuned.model.embed.weight.device
-    training = model.training
-    model.eval()
-    longest = min(1024, model.config.max_positions)
-    retention = score_documents(model, documents, tuned.tokenizer.eos_id, longest) if documents else []
-    preferred = held_out_metrics(model, data.held_out, device).get("held_out_preferred")
-    examples = unit_scores(model, data.held_out, device, wanted=True)
-    result = _Measured(probe(model, tuned.tokenizer), examples, retention, preferred)
-    model.train(training)
-    return result
+    if not data.held_out:
+        return [coverage, *guards]
+    evaluate = Evaluate(config.eval_every, lambda _: held_out_metrics(model, data.held_out, trainer.device))
+    return [coverage, evaluate, *guards]
 
 
 def _finish(
@@ -321,13 +209,13 @@ def _finish(
     tuned: Tuned,
     data: TuneData,
     documents: list[HeldoutDocument],
-    before: _Measured,
+    before: Measured,
     report: dict[str, Any],
     result: TuneResult,
 ) -> TuneResult:
     """Judge, write, read back, compare; the report is written whatever comes of it."""
     out = Path(config.out)
-    after = _measure(tuned, data, documents)
+    after = measure(tuned, data, documents)
     if after.examples:
         report["held_out"] = change(before.examples, after.examples)
         report["preferred"] = after.preferred
@@ -352,5 +240,6 @@ def _finish(
         report["path"] = str(path)
     finally:
         write_report(out, report, f"Tuning {config.model}")
-    print("\n".join(tuning_lines(TuningRecord.from_dict(report))), file=sys.stderr)
+    for line in tuning_lines(TuningRecord.from_dict(report)):
+        _log.info("%s", line)
     return TuneResult(path, tuned.kind, result.reason, result.steps, result.tokens, result.seconds, report)

@@ -18,6 +18,7 @@ from coterie.adapters.files import adapter_base, is_adapter, save_adapter
 from coterie.adapters.patch import attach_subset, is_patch, save_patch
 from coterie.checkpoints.directory import kept_dtype, load_model, locate, save_model
 from coterie.config import BalanceConfig, CheckpointError, ConfigError, ExpertSelection
+from coterie.config.methods import ResultKind, tuning_method
 from coterie.config.tune import TuneConfig
 from coterie.nn.moe import MoE
 from coterie.nn.parameter_groups import Group, parameter_groups
@@ -41,7 +42,7 @@ class Tuned:
     tokenizer: Tokenizer
     base: Path
     origin: str
-    kind: str
+    kind: ResultKind
     treatments: dict[str, str]
     asked: set[str]
 
@@ -58,11 +59,10 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
         )
     if is_adapter(config.model):
         origin, further = adapter_base(config.model), config.model
-    whole = config.method in ("full", "esft")
-    quantise = config.adapter() if config.method == "qlora" else None
-    held = (
-        torch.float32 if whole else kept_dtype(locate(origin))
-    )  # its own: the result belongs to it, not to a rounding
+    method = tuning_method(config.method)
+    quantise = config.adapter() if method.quantised else None
+    # An adapter belongs to the base as it is stored, not to a rounding of it.
+    held = torch.float32 if method.float32 else kept_dtype(locate(origin))
     loaded = load_model(origin, held, device, compute_dtype=dtype, quantise=quantise)
     model = loaded.model
     if loaded.tokenizer is None:
@@ -71,19 +71,17 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
         )
     treatments: dict[str, str] = {**config.treatments()}
     _check_intent(config, model)
-    kind = "adapter"
+    kind: ResultKind = method.result
     if further is not None:
         _check_further(config)
         apply_in_place(model, further, loaded.checkpoint)
         assert model.adapter is not None
         treatments = {str(group): how for group, how in model.adapter.train.items()}
-    elif config.method == "esft":
+    elif method.wraps == "chosen experts":
         assert config.experts is not None
         attach_subset(model, ExpertSelection.from_file(config.experts))
-        kind = "patch"
-    elif config.method == "full":
+    elif method.wraps == "weights":
         _make_whole(model, treatments)
-        kind = "model"
     else:
         chosen = ExpertSelection.from_file(config.experts) if config.experts else None
         attach(model, config.adapter(), chosen)
@@ -98,7 +96,7 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
         for group, how in treatments.items()
         if how not in ("freeze", "bias") and group in groups.values()
     }
-    if config.experts and config.method != "esft":
+    if config.experts and method.wraps == "factors":
         asked |= {"experts"}
     return Tuned(model, loaded.tokenizer, loaded.path, origin, kind, treatments, asked | present)
 
@@ -111,9 +109,10 @@ def _say_coarse(model: Transformer, groups: Mapping[str, Group]) -> None:
     coarse = sorted({groups[name] for name, parameter in trained if parameter.dtype != torch.float32})
     if coarse:
         _log.warning(
-            "NOTE: %s is trained in full in 16 bits, as the base is stored: small steps are rounded away; convert the "
-            "base with --dtype float32 first to keep them", ", ".join(coarse),
-        )  # fmt: skip
+            "%s is trained in full in 16 bits, as the base is stored, so small steps are rounded away; "
+            "convert the base with --dtype float32 first to keep them",
+            ", ".join(coarse),
+        )
 
 
 def _check_intent(config: TuneConfig, model: Transformer) -> None:
@@ -131,14 +130,15 @@ def _check_intent(config: TuneConfig, model: Transformer) -> None:
                 raise ConfigError(
                     f"{name}: this {model.config.family} model is dense and has none; leave it out"
                 )
-        if config.method in ("esft", "router"):
+        if tuning_method(config.method).moe_only:
             raise ConfigError(
                 f"method {config.method} is for mixtures of experts, and {config.model} is dense"
             )
 
 
 def _check_further(config: TuneConfig) -> None:
-    if config.method not in ("lora", "dora") or config.train or config.experts or config.router:
+    method = tuning_method(config.method)
+    if not method.has_factors or method.quantised or config.train or config.experts or config.router:
         raise ConfigError(
             f"{config.model}: is an adapter, whose own factors are trained further; leave method, train, experts and "
             "router out, or merge it first (coterie merge)"
@@ -248,7 +248,7 @@ def reloader(config: TuneConfig, tuned: Tuned, path: Path) -> Callable[[], Trans
         parameters = next(tuned.model.parameters()).dtype
         if tuned.kind == "model":
             return load_model(path, parameters, compute_dtype=dtype).model
-        quantise = config.adapter() if config.method == "qlora" else None
+        quantise = config.adapter() if tuning_method(config.method).quantised else None
         base = load_model(locate(tuned.origin), parameters, compute_dtype=dtype, quantise=quantise).model
         apply_in_place(base, path, tuned.base)
         return base

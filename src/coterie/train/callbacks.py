@@ -9,6 +9,7 @@ tokens, seconds, peak_memory_bytes.
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ from coterie.config.files import write_text
 if TYPE_CHECKING:
     from coterie.train.loop import Trainer
 
+_log = logging.getLogger("coterie")
 Record = dict[str, Any]
 
 TRAIN_FIELDS = {
@@ -90,6 +92,8 @@ class JsonlLog(Callback):
         self.every = every
 
     def on_start(self, trainer: Trainer) -> None:
+        if not trainer.processes.is_main:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = (
             [r for r in read_records(self.path) if r["step"] <= trainer.step_count]
@@ -99,6 +103,8 @@ class JsonlLog(Callback):
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def on_record(self, trainer: Trainer, record: Record) -> None:
+        if not trainer.processes.is_main:
+            return
         if record["kind"] == "train" and record["step"] % self.every and record["step"] != trainer.steps:
             return
         try:
@@ -131,7 +137,9 @@ def read_records(path: Path) -> list[Record]:
 
 
 class Progress(Callback):
-    """One live line on a terminal; elsewhere a plain line now and then (`seconds` apart, and the last)."""
+    """Where the run is: one live line on a terminal, elsewhere a line now and then (`seconds` apart, and the
+    last). Shown by the main process where messages of the logger `coterie` are shown.
+    """
 
     def __init__(self, label: str = "", stream: IO[str] | None = None, seconds: float = 10.0) -> None:
         self.label = label
@@ -142,19 +150,19 @@ class Progress(Callback):
         self._width = 0
 
     def on_record(self, trainer: Trainer, record: Record) -> None:
-        if record["kind"] != "train":
+        if record["kind"] != "train" or not (trainer.processes.is_main and _log.isEnabledFor(logging.INFO)):
             return
         now, last = time.monotonic(), record["step"] >= trainer.steps
         if not last and now - self._shown_at < (0.1 if self._live else self.seconds):
             return
         self._shown_at = now
         line = f"{self.label} {progress_line(record, trainer.steps)}".strip()
-        if self._live:
-            self.stream.write("\r" + line.ljust(self._width))
-            self._width = len(line)
-        else:
-            self.stream.write(line + "\n")
+        if not self._live:
+            _log.info("%s", line)
+            return
+        self.stream.write("\r" + line.ljust(self._width))
         self.stream.flush()
+        self._width = len(line)
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         if self._live and self._width:
@@ -225,12 +233,11 @@ class Interrupts(Callback):
     """Ctrl-C and SIGTERM end the run after the current step, so that it is saved; a second one ends it at
     once.
 
-    Stands last in the list: its line on how to go on (`resume_hint`) comes after the last save.
+    Last in the list of callbacks: its line on how to go on (`resume_hint`) comes after the last save.
     """
 
-    def __init__(self, resume_hint: str, stream: IO[str] | None = None) -> None:
+    def __init__(self, resume_hint: str) -> None:
         self.resume_hint = resume_hint
-        self.stream = stream if stream is not None else sys.stderr
         self._before: dict[int, Any] = {}
 
     def on_start(self, trainer: Trainer) -> None:
@@ -244,9 +251,6 @@ class Interrupts(Callback):
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if trainer.stop_reason == "interrupted" and error is None:
+        if trainer.stop_reason == "interrupted" and error is None and trainer.processes.is_main:
             saved = f", saved as {trainer.last_checkpoint}" if trainer.last_checkpoint else ""
-            self.stream.write(
-                f"stopped after step {trainer.step_count}{saved}; to go on: {self.resume_hint}\n"
-            )
-            self.stream.flush()
+            _log.info("stopped after step %d%s; to go on: %s", trainer.step_count, saved, self.resume_hint)

@@ -107,11 +107,11 @@ def reach(model: nn.Module) -> list[GroupReach]:
             before_E = experts.setdefault(group, {}).get(layer)
             experts[group][layer] = busy_E if before_E is None else busy_E | before_E
     result = []
-    for group, found in layers.items():
-        busy = experts.get(group, {}).values()
+    for reached_group, tensors in layers.items():
+        busy = experts.get(reached_group, {}).values()
         total = sum(each.numel() for each in busy) if busy else None
         reached = sum(int(each.sum()) for each in busy) if busy else None
-        result.append(GroupReach(group, len(found), sum(found.values()), total, reached))
+        result.append(GroupReach(reached_group, len(tensors), sum(tensors.values()), total, reached))
     return result
 
 

@@ -23,6 +23,7 @@ from coterie.data.rows import Row
 from coterie.machine.processes import Processes
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.mtp import shifted_targets
+from coterie.nn.transformer import Transformer
 from coterie.train.batch import Batch, collate
 from coterie.train.callbacks import Callback, Record
 from coterie.train.objective import Objective
@@ -113,6 +114,8 @@ class Trainer:
                 self.publish(self.step())
                 for callback in self.callbacks:
                     callback.after_step(self)
+                # Time limits and signals reach processes at different moments; all end after the same step.
+                self.stop_reason = self.processes.first_reason(self.stop_reason)
         except BaseException as raised:
             error = raised
             raise
@@ -136,6 +139,7 @@ class Trainer:
         self._require_finite(loss, norm)
         lr = self.lr * self.schedule(self.step_count)
         self.optimiser.step(lr)
+        self._sum_router_statistics()
         after_step = getattr(self.model, "after_step", None)
         balance = after_step() if after_step else {}
         self.objective.after_step(self.processes)
@@ -199,9 +203,7 @@ class Trainer:
                 one.load_state_dict(state.callbacks[type(one).__name__])
 
     def _end(self, error: BaseException | None) -> None:
-        """Tell every callback; the first that fails is raised after all were told, unless an error is under
-        way.
-        """
+        """End every callback, then raise the first error of theirs, unless the run already fails with one."""
         first: Exception | None = None
         for callback in self.callbacks:
             try:
@@ -212,7 +214,7 @@ class Trainer:
             return
         if error is None:
             raise first
-        _log.warning("WARNING: at the end of the failed run: %s", first)
+        _log.warning("at the end of the failed run: %s", first)
 
     def _stateful(self) -> list[Objective | Callback]:
         return [self.objective, *self.callbacks]
@@ -277,6 +279,15 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value.detach()
         self.processes.sum_in_place([loss, *sums.values()])
         return loss / weight, {name: float(value) / weight for name, value in sums.items()}
+
+    def _sum_router_statistics(self) -> None:
+        """Make the statistics of routers those of the global batch, so that all processes balance alike."""
+        if self.processes.world > 1 and isinstance(self.model, Transformer):
+            for _, router in self.model.routers():
+                balance = router.balance
+                self.processes.sum_in_place(
+                    [balance.counts_E, balance.score_sum_E, balance.z_sum, balance.num_tokens]
+                )
 
     def _predict_further(self, h_TD: Tensor, batch: Batch) -> Tensor:
         """Sum of -log p over the targets one and more tokens further on, averaged over the layers that

@@ -94,9 +94,7 @@ class RouterGuard(Callback):
         line = f"step {trainer.step_count}: {what}"
         self.warnings.append(line)
         if self.action == "warn":
-            _log.warning(
-                "WARNING: %s; freeze the router, lower the learning rate or watch `coterie routing`", line
-            )
+            _log.warning("%s; freeze the router, lower the learning rate or watch `coterie routing`", line)
             return
         if self.action == "rollback":
             if trainer.last_checkpoint is None:

@@ -56,15 +56,16 @@ class SaveCheckpoint(Callback):
         self._saved_at = -1
 
     def on_start(self, trainer: Trainer) -> None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        clean_stale(self.run_dir)
+        if trainer.processes.is_main:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            clean_stale(self.run_dir)
         self._saved_at = trainer.step_count if trainer.last_checkpoint else -1
 
     def after_step(self, trainer: Trainer) -> None:
         if self.every > 0 and trainer.step_count % self.every == 0:
             problem = self._save(trainer)
             if problem:
-                _log.warning("WARNING: %s; training goes on", problem)
+                _log.warning("%s; training goes on", problem)
 
     def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
         if error is not None or self._saved_at == trainer.step_count:
@@ -74,8 +75,18 @@ class SaveCheckpoint(Callback):
             raise TrainingError(problem)
 
     def _save(self, trainer: Trainer) -> str | None:
-        """Commit a checkpoint; what went wrong in one line, or None."""
+        """Commit a checkpoint in the main process; what went wrong in one line, or None; the same in all."""
         path = step_path(self.run_dir, trainer.step_count)
+        problem = self._commit(trainer, path) if trainer.processes.is_main else None
+        problem = trainer.processes.first_reason(problem)
+        if problem is None:
+            self._saved_at = trainer.step_count
+            trainer.last_checkpoint = str(path)
+            for callback in trainer.callbacks:
+                callback.on_save(trainer, path)
+        return problem
+
+    def _commit(self, trainer: Trainer, path: Path) -> str | None:
         state = trainer.state()
         needed = (
             state_bytes(state.tensors) + state_bytes(dict(trainer.model.named_parameters())) + _SPARE_BYTES
@@ -98,13 +109,9 @@ class SaveCheckpoint(Callback):
             commit_directory(path, write, manifest)
         except CheckpointError as error:
             return f"{error}; {last}"
-        self._saved_at = trainer.step_count
-        trainer.last_checkpoint = str(path)
         for _, old in step_directories(self.run_dir)[: -self.keep]:
             if old != path:
                 remove_directory(old)
-        for callback in trainer.callbacks:
-            callback.on_save(trainer, path)
         return None
 
 
@@ -117,7 +124,8 @@ def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) 
     verifies.
     """
     run_dir = Path(run_dir)
-    if run_dir.is_dir():
+    is_main = trainer.processes.is_main
+    if run_dir.is_dir() and is_main:
         clean_stale(run_dir)
     path = newest_valid(run_dir)
     if path is None:
@@ -131,12 +139,12 @@ def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) 
     trainer.load_state(state)
     trainer.last_checkpoint = str(path)
     for step, damaged in step_directories(run_dir):
-        if step > trainer.step_count:
+        if step > trainer.step_count and is_main:
             remove_directory(damaged)
     for name, now in (("threads", torch.get_num_threads()), ("torch", torch.__version__)):
         if state.progress[name] != now:
             _log.warning(
-                "WARNING: %s was trained with %s %s, now %s: results may differ in the last digits",
+                "%s was trained with %s %s, now %s: results may differ in the last digits",
                 path, name, state.progress[name], now,
             )  # fmt: skip
     return path

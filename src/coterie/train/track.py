@@ -44,7 +44,8 @@ class Track(Callback):
             ) from None
 
     def on_start(self, trainer: Trainer) -> None:
-        self._writer = self._open(trainer.step_count)
+        if trainer.processes.is_main:
+            self._writer = self._open(trainer.step_count)
 
     def on_record(self, trainer: Trainer, record: Record) -> None:
         if self._writer is None:

@@ -38,7 +38,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patched.setattr(
             "coterie.recipes.quickstart.lr_sweep.time", SimpleNamespace(perf_counter=time.process_time)
         )
-        quickstart(MINUTES, source, 0, out, 1, lambda line: None)
+        quickstart(MINUTES, source, 0, out, 1)
     return out
 
 
@@ -90,8 +90,8 @@ def test_other_settings_do_not_touch_a_stopped_run(out: Path, tmp_path: Path) ->
     plan = Plan.from_dict(json.loads((out / "plan.json").read_text()))
     (tmp_path / "plan.json").write_text(plan.model_dump_json())
     with pytest.raises(ConfigError, match="stopped run with other settings"):
-        take_up(plan.model_copy(update={"seed": 5, "sweeps": None}), tmp_path, lambda line: None)
-    assert take_up(plan, tmp_path, lambda line: None) == plan
+        take_up(plan.model_copy(update={"seed": 5, "sweeps": None}), tmp_path)
+    assert take_up(plan, tmp_path) == plan
 
 
 def test_too_little_text_is_said_before_training(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_too_little_text_is_said_before_training(tmp_path: Path) -> None:
     for index in range(4):
         (text / f"{index}.txt").write_text(f"only a few words, {index} in all\n")
     with pytest.raises(DataError, match="give more text"):
-        quickstart(MINUTES, str(text), 0, tmp_path / "out", 1, lambda line: None)
+        quickstart(MINUTES, str(text), 0, tmp_path / "out", 1)
 
 
 @pytest.mark.parametrize("minutes", [1, 8, 60])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from coterie.config import Settings, TrainingError
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared
 from coterie.data.heldout import HeldoutDocument
 from coterie.nn.transformer import Transformer
-from coterie.recipes.pretrain import build_trainer, heldout_bits
+from coterie.recipes.heldout import heldout_bits
+from coterie.recipes.pretrain import pretrainer
 from coterie.results.quickstart import SweepPoint
+
+_log = logging.getLogger("coterie")
 
 GRID = (1e-3, 2e-3, 4e-3)
 _WARM_STEPS = 6
@@ -35,7 +39,6 @@ def sweep(
     prepared: Prepared,
     documents: Sequence[HeldoutDocument],
     seconds: float,
-    tell: Callable[[str], None],
 ) -> dict[str, Sweep]:
     """Train each model with each rate of `GRID` for the same number of steps, in about `seconds` in all."""
     speed = {name: _seconds_per_step(config, prepared) for name, config in configs.items()}
@@ -45,17 +48,19 @@ def sweep(
         points, took = [], 0.0
         for lr in GRID:
             short = config.with_overrides([f"optimiser.lr={lr}", f"steps={steps}", "tokens=null"])
-            trainer = build_trainer(short, prepared)
+            trainer = pretrainer(short, prepared)
             try:
                 trainer.run()
             except TrainingError as error:
-                tell(f"learning rate {lr:g}, {name}: left out ({error})")
+                _log.info(f"learning rate {lr:g}, {name}: left out ({error})")
                 continue
             assert isinstance(trainer.model, Transformer)
             bits = heldout_bits(trainer.model.eval(), prepared, documents)
             took += trainer.seconds / trainer.tokens
             points.append(SweepPoint(lr=lr, bits_per_byte=bits))
-            tell(f"learning rate {lr:g}, {name}: {bits:.3f} bits per byte after {trainer.tokens:,} tokens")
+            _log.info(
+                f"learning rate {lr:g}, {name}: {bits:.3f} bits per byte after {trainer.tokens:,} tokens"
+            )
         if not points:
             raise TrainingError(f"{name}: every learning rate of {GRID} ends in numbers that are not finite")
         sweeps[name] = Sweep(points=tuple(points), seconds_per_token=took / len(points))
@@ -64,7 +69,7 @@ def sweep(
 
 def _seconds_per_step(config: TrainConfig, prepared: Prepared) -> float:
     """Time of one step, from a few of them after a first."""
-    trainer = build_trainer(config.with_overrides([f"steps={_WARM_STEPS}", "tokens=null"]), prepared)
+    trainer = pretrainer(config.with_overrides([f"steps={_WARM_STEPS}", "tokens=null"]), prepared)
     trainer.step()
     started = time.perf_counter()
     for _ in range(_WARM_STEPS - 1):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,6 +21,8 @@ from coterie.plan.counts import count_parameters
 from coterie.results.quickstart import EqualTime
 from coterie.train.callbacks import Record, read_records
 
+_log = logging.getLogger("coterie")
+
 Probes = Mapping[str, Sequence[tuple[str, str]]]
 SPEED_PROMPT = 128
 SPEED_TOKENS = 64
@@ -31,7 +34,6 @@ def compare(
     documents: Sequence[HeldoutDocument],
     probes: Probes,
     prompts: Sequence[tuple[str, str]],
-    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """`moe`, `dense`, `difference`, `routing`, `samples` and `equal_time` of `QuickstartResults`, without lr
     fields.
@@ -42,9 +44,9 @@ def compare(
     metrics = {name: read_records(run / "metrics.jsonl") for name, run in runs.items()}
     scores = {}
     for name, model in models.items():
-        tell(f"scoring {len(documents)} held-out documents with {name}")
+        _log.info(f"scoring {len(documents)} held-out documents with {name}")
         scores[name] = score_documents(model.model, documents, prepared.tokenizer.eos_id, prepared.row_length)
-    tell("measuring speed, routing and samples")
+    _log.info("measuring speed, routing and samples")
     parts: dict[str, Any] = {
         name: _trained(metrics[name], runs[name] / "model")
         | _size(model)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared
 from coterie.data.heldout import HeldoutDocument
 from coterie.data.primer import qa_probes
-from coterie.recipes.pretrain import evaluation_documents
+from coterie.recipes.heldout import evaluation_documents
 from coterie.recipes.quickstart.lr_sweep import Sweep
 from coterie.recipes.quickstart.twins import ROW_LENGTH, VOCAB_SIZE
+
+_log = logging.getLogger("coterie")
+
 
 TWINS = ("moe", "dense")
 BATCH_ROWS = 8
@@ -29,7 +33,6 @@ HELDOUT_TOKENS = 120_000
 _PROBES_PER_SLICE = 50
 _PROMPT_CHARACTERS = 120
 
-Tell = Callable[[str], None]
 Probes = dict[str, list[tuple[str, str]]]
 
 
@@ -49,7 +52,7 @@ class Plan(Settings):
         return {name: getattr(self, name) for name in ("minutes", "data", "seed", "threads")}
 
 
-def take_up(plan: Plan, out: Path, tell: Tell) -> Plan:
+def take_up(plan: Plan, out: Path) -> Plan:
     """The plan of a stopped run in `out` if it was asked for the same; a finished run makes room for a new
     one.
 
@@ -64,7 +67,7 @@ def take_up(plan: Plan, out: Path, tell: Tell) -> Plan:
         return plan
     before = Plan.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
     if (out / "results.json").is_file():
-        tell(f"{out} holds a finished run; starting anew (prepared text is used again)")
+        _log.info(f"{out} holds a finished run; starting anew (prepared text is used again)")
         for name in (*TWINS, "tuned"):
             shutil.rmtree(out / name, ignore_errors=True)
         for file in ("results.json", "report.html", "plan.json"):
@@ -74,7 +77,7 @@ def take_up(plan: Plan, out: Path, tell: Tell) -> Plan:
         raise ConfigError(
             f"{out}: holds a stopped run with other settings; choose another --out, or remove it"
         )
-    tell(f"going on with the run in {out}")
+    _log.info(f"going on with the run in {out}")
     return before
 
 
@@ -128,7 +131,7 @@ def check_budget(tokens: int, plan: Plan) -> None:
         )
 
 
-def train_twin(config: TrainConfig, path: Path, tell: Tell) -> None:
+def train_twin(config: TrainConfig, path: Path) -> None:
     """Train in a process of its own, by the command a user would type, so that its memory is measured alone.
 
     Errors: `TrainingError` when it failed or was stopped; running again goes on from its last checkpoint.
@@ -138,7 +141,7 @@ def train_twin(config: TrainConfig, path: Path, tell: Tell) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     config.to_yaml(path)
-    tell(f"training: coterie train {path}")
+    _log.info(f"training: coterie train {path}")
     command = [sys.executable, "-m", "coterie.cli.main", "train", str(path)]
     # In a session of its own, so that Ctrl-C reaches it once, from here: the first one saves, a second one
     # does not.

@@ -4,6 +4,7 @@ report.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +16,12 @@ from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared, prepare
 from coterie.machine.facts import machine_words, versions
 from coterie.machine.glibc import keep_freed_memory
-from coterie.recipes.pretrain import EVAL_TOKENS, evaluation_documents
+from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents
 from coterie.recipes.quickstart.lr_sweep import sweep
 from coterie.recipes.quickstart.measure import compare
 from coterie.recipes.quickstart.plan import (
     TWINS,
     Plan,
-    Tell,
     check_budget,
     check_enough,
     data_summary,
@@ -37,13 +37,15 @@ from coterie.report.page import write_report
 from coterie.results.quickstart import QuickstartResults
 from coterie.train.callbacks import read_records
 
+_log = logging.getLogger("coterie")
+
 _COMPARE_SHARE = 0.18  # of the whole time: scoring, speed, tuning, report
 _SWEEP_SHARE = 0.2  # of what is left after the text is prepared
 _SLACK = 0.9  # of the training time: evaluations, saving, and a machine that slows down
 
 
 def quickstart(
-    minutes: float, data: str | None, seed: int, out: Path, threads: int | None, tell: Tell
+    minutes: float, data: str | None, seed: int, out: Path, threads: int | None
 ) -> QuickstartResults:
     """Run the whole comparison below `out` (or go on with a stopped one); returns what `results.json` holds.
 
@@ -53,25 +55,25 @@ def quickstart(
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()
-    plan = take_up(Plan(minutes=minutes, data=data, seed=seed, threads=threads), out, tell)
+    plan = take_up(Plan(minutes=minutes, data=data, seed=seed, threads=threads), out)
     pair = dict(zip(TWINS, twins(minutes), strict=True))
     configs = {name: twin_config(pair[name], plan, out / name, out / "data") for name in TWINS}
-    prepared = prepare(configs["moe"].data, out / "data", tell)
+    prepared = prepare(configs["moe"].data, out / "data")
     check_enough(prepared, configs["moe"])
     if plan.sweeps is None:
-        plan = _decide(plan, configs, prepared, started, tell)
+        plan = _decide(plan, configs, prepared, started)
         write_text(out / "plan.json", plan.model_dump_json(indent=1) + "\n")
     assert plan.sweeps is not None
     for name in TWINS:
-        train_twin(with_budget(configs[name], plan, name), out / f"{name}.yaml", tell)
+        train_twin(with_budget(configs[name], plan, name), out / f"{name}.yaml")
     documents, probes, prompts = questions(prepared, plan)
-    parts = compare({name: out / name for name in TWINS}, prepared, documents, probes, prompts, tell)
+    parts = compare({name: out / name for name in TWINS}, prepared, documents, probes, prompts)
     for name in TWINS:
         parts[name] |= {
             "lr": plan.sweeps[name].best,
             "lr_sweep": [p.to_dict() for p in plan.sweeps[name].points],
         }
-    parts["tuned"] = tune_chapter(out, minutes, seed, threads, tell)
+    parts["tuned"] = tune_chapter(out, minutes, seed, threads)
     parts |= {"seed": seed, "minutes": minutes, "machine": machine_words(), "versions": versions()}
     parts |= {"data": data_summary(prepared, plan, documents)}
     trained = sum(parts[name]["train_seconds"] for name in TWINS)
@@ -80,17 +82,15 @@ def quickstart(
     return redraw(out)[0]
 
 
-def _decide(
-    plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, started: float, tell: Tell
-) -> Plan:
+def _decide(plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, started: float) -> Plan:
     """Search both learning rates alike, then give both twins the number of tokens that fits in the time."""
     end = started + 60 * plan.minutes * (1 - _COMPARE_SHARE)
     documents = evaluation_documents(prepared, EVAL_TOKENS)
-    sweeps = sweep(configs, prepared, documents, _SWEEP_SHARE * (end - time.monotonic()), tell)
+    sweeps = sweep(configs, prepared, documents, _SWEEP_SHARE * (end - time.monotonic()))
     per_token = sum(part.seconds_per_token for part in sweeps.values())
     tokens = int(max(0.0, end - time.monotonic()) * _SLACK / per_token)
     check_budget(tokens, plan)
-    tell(f"both will see {tokens:,} tokens")
+    _log.info(f"both will see {tokens:,} tokens")
     return plan.model_copy(
         update={"sweeps": sweeps, "tokens": tokens, "seconds_before": time.monotonic() - started}
     )

@@ -4,6 +4,7 @@ again.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -13,8 +14,9 @@ from coterie.adapters.merge import merge_checkpoint
 from coterie.config import CoterieError
 from coterie.config.tune import TuneConfig
 from coterie.infer.model import LanguageModel, load
-from coterie.recipes.quickstart.plan import Tell
 from coterie.recipes.tune import run_tune
+
+_log = logging.getLogger("coterie")
 
 _EPOCHS_PER_MINUTE = 1.0
 _MOST_EPOCHS = 8.0
@@ -26,7 +28,7 @@ _QUESTIONS = (
 )
 
 
-def tune_chapter(out: Path, minutes: float, seed: int, threads: int | None, tell: Tell) -> dict[str, Any]:
+def tune_chapter(out: Path, minutes: float, seed: int, threads: int | None) -> dict[str, Any]:
     """Tune `out/moe/model` with LoRA on attention and experts, merge, compare; `TunedResults` of the
     report.
     """
@@ -44,13 +46,13 @@ def tune_chapter(out: Path, minutes: float, seed: int, threads: int | None, tell
         },
         "quickstart",
     )
-    tell(f"tuning its experts: coterie tune {base} starter -o {folder}")
+    _log.info(f"tuning its experts: coterie tune {base} starter -o {folder}")
     result = run_tune(config, resume_hint="the same command")
     if result.path is None:
         raise CoterieError(f"{folder}: tuning was stopped; run the same command again to go on")
     shutil.rmtree(merged, ignore_errors=True)
     merge = merge_checkpoint(base, result.path, merged)
-    tell(f"merged: {merged}")
+    _log.info(f"merged: {merged}")
     before, after = _answers(load(base)), _answers(load(merged))
     return {
         "path": str(merged),

@@ -1,0 +1,36 @@
+"""What the operating system says of this machine and of this process."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+_CPUINFO, _STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
+
+
+def processor_facts() -> dict[str, str]:
+    """What Linux says of the first processor (`model name`, `flags`, ...); empty on other systems."""
+    return _first_values(_CPUINFO)
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this program has held at once.
+
+    Linux's `VmHWM`; `ru_maxrss` would also count what the process was before it became this program.
+    """
+    peak = _first_values(_STATUS).get("VmHWM")
+    if peak is not None:
+        return 1024 * int(peak.split()[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _first_values(path: Path) -> dict[str, str]:
+    """`name: value` lines of a file of the kernel, the first of each name; empty where there is none."""
+    found: dict[str, str] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, colon, value = line.partition(":")
+            if colon:
+                found.setdefault(name.strip(), value.strip())
+    return found

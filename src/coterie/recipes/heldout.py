@@ -1,0 +1,31 @@
+"""Which held-out documents a training run is measured on, and the measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from coterie.data.build import Prepared
+from coterie.data.heldout import HeldoutDocument, spread
+from coterie.evaluate.bits import bits_per_byte, score_documents
+from coterie.nn.transformer import Transformer
+
+EVAL_TOKENS = 32768
+
+
+def evaluation_documents(
+    prepared: Prepared, max_tokens: int, part: Literal["search", "final"] = "search"
+) -> list[HeldoutDocument]:
+    """Some of the held-out documents, spread evenly, of about `max_tokens` tokens.
+
+    `search` and `final` share no document (unless there is only one), so that the documents which chose a
+    setting do not judge its result.
+    """
+    everything = prepared.heldout_documents()
+    documents = everything[1::2] if part == "search" else everything[::2]
+    return spread(documents or everything, max_tokens)
+
+
+def heldout_bits(model: Transformer, prepared: Prepared, documents: Sequence[HeldoutDocument]) -> float:
+    """Bits per byte of `documents` under `model`."""
+    return bits_per_byte(score_documents(model, documents, prepared.tokenizer.eos_id, prepared.row_length))

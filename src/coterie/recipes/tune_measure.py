@@ -1,0 +1,97 @@
+"""What a tuned model is measured by, before and after: probes, held-out examples, texts it must not forget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coterie.data.heldout import HeldoutDocument
+from coterie.data.rows import Row
+from coterie.data.tuning_rows import TuneData
+from coterie.evaluate.bits import DocumentScore, score_documents
+from coterie.nn.logprobs import token_logprobs
+from coterie.nn.transformer import Transformer
+from coterie.proof.records import ProbeRecord
+from coterie.recipes.tune_model import Tuned, probe
+from coterie.train.batch import Batch, collate
+from coterie.train.preference import right_preferences, side_masks
+
+Device = torch.device | str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model does. `preferred`: share of pairs that it ranks rightly (None without a reference)."""
+
+    probes: ProbeRecord
+    examples: list[DocumentScore]
+    retention: list[DocumentScore]
+    preferred: float | None
+
+
+def measure(tuned: Tuned, data: TuneData, documents: list[HeldoutDocument]) -> Measured:
+    """Measure the model as it is now, in evaluation mode."""
+    model, device = tuned.model, tuned.model.embed.weight.device
+    training = model.training
+    model.eval()
+    longest = min(1024, model.config.max_positions)
+    retention = score_documents(model, documents, tuned.tokenizer.eos_id, longest) if documents else []
+    preferred = held_out_metrics(model, data.held_out, device).get("held_out_preferred")
+    examples = unit_scores(model, data.held_out, device, wanted=True)
+    result = Measured(probe(model, tuned.tokenizer), examples, retention, preferred)
+    model.train(training)
+    return result
+
+
+def unit_scores(
+    model: Transformer, rows: Sequence[Row], device: Device, wanted: bool = False
+) -> list[DocumentScore]:
+    """Nats and learnt tokens of each segment of the rows, in their order.
+
+    `wanted`: only of what is to become likelier (of preferences the chosen side, of labels the wanted
+    continuations).
+    """
+    return [
+        score for logp_T, batch in _scored(model, rows, device) for score in _segments(logp_T, batch, wanted)
+    ]
+
+
+def _segments(logp_T: Tensor, batch: Batch, wanted: bool) -> Iterator[DocumentScore]:
+    weights_T = batch.weights_T
+    if wanted and "pair" in batch.streams:
+        weights_T = weights_T * side_masks(batch)[0]
+        if "label" in batch.streams:
+            weights_T = weights_T * (batch.streams["label"] > 0)
+    lengths = batch.context.lengths
+    for logp, weights in zip(logp_T.split(lengths), weights_T.split(lengths), strict=True):
+        count = round(float(weights.sum()))
+        if count:
+            yield DocumentScore("examples", -float((logp * weights).sum()), count, count)
+
+
+def held_out_metrics(model: Transformer, rows: Sequence[Row], device: Device) -> dict[str, float]:
+    """`held_out_loss` (nats per learnt token), and with a reference `held_out_preferred`.
+
+    `held_out_preferred`: the share of pairs that the model ranks rightly (`right_preferences`).
+    """
+    nats, learnt, right, pairs = 0.0, 0, 0, 0
+    for logp_T, batch in _scored(model, rows, device):
+        scores = list(_segments(logp_T, batch, wanted=False))
+        nats, learnt = nats + sum(s.nats for s in scores), learnt + sum(s.num_tokens for s in scores)
+        if "reference_logp" in batch.streams:
+            found = right_preferences(logp_T, batch)
+            right, pairs = right + found[0], pairs + found[1]
+    metrics = {"held_out_loss": nats / max(1, learnt)}
+    return metrics | {"held_out_preferred": right / pairs} if pairs else metrics
+
+
+@torch.no_grad()
+def _scored(model: Transformer, rows: Sequence[Row], device: Device) -> Iterator[tuple[Tensor, Batch]]:
+    """(log-probabilities of the targets, micro-batch) of each row."""
+    for row in rows:
+        batch = collate([row], device)
+        h_TD = model(batch.ids_T, batch.context)
+        yield token_logprobs(h_TD, model.head_weight, batch.targets_T), batch
