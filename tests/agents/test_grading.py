@@ -1,6 +1,4 @@
-"""The grader against our own server, which keeps every promise, and against liars, each of which it must
-catch.
-"""
+"""The grader passes our own server, which keeps every promise, and catches each server that breaks one."""
 
 from __future__ import annotations
 
@@ -13,13 +11,12 @@ from typing import Any
 import pytest
 
 import coterie
-from coterie.agents import checks_chat, checks_wire, grading
-from coterie.agents.grading import CHECKS, Finding, Probe, Stream, run_check
+from coterie.agents import grading
+from coterie.agents.checks import CHECKS, Client, Stream
+from coterie.agents.grading import Finding, run_check
 from coterie.remote.client import Answer, Endpoint
 from tests.agents.models import chat_model
 from tests.cli.support import call, fails
-
-assert checks_chat and checks_wire  # they register themselves
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +34,8 @@ def test_our_server_keeps_every_promise(url: str, capsys: pytest.CaptureFixture[
     assert set(absent) <= {"text"}, absent
 
 
-class Liar(Probe):
-    """A server behind which ours stands, with something changed on the way."""
+class Liar(Client):
+    """Our server with something changed on the way, as a server that breaks a promise would answer."""
 
     def __init__(
         self,
@@ -65,9 +62,8 @@ class Liar(Probe):
         return self.changed(super().stream(body))
 
 
-def verdict(probe: Probe, name: str) -> Finding:
-    area, name, needed, function = next(entry for entry in CHECKS if entry[1] == name)
-    return run_check(probe, area, name, needed, function)
+def verdict(client: Client, name: str) -> Finding:
+    return run_check(client, next(check for check in CHECKS if check.name == name))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +228,7 @@ def test_what_is_not_there(url: str, capsys: pytest.CaptureFixture[str]) -> None
     assert told.verdict == "absent" and "no tools here" in told.detail, "refused clearly is no broken promise"
     gone.post = lambda path, body: Answer(404, {}, "{}", {})  # type: ignore[method-assign]
     assert verdict(gone, "form of an answer").verdict == "fail"
-    assert "no check is called that" in fails(capsys, "doctor", url, "--only", "nonsense")
+    assert "no check has that" in fails(capsys, "doctor", url, "--only", "nonsense")
     assert "give a server's address" in fails(capsys, "doctor", "runs/model")
     assert "is the server running" in fails(capsys, "doctor", "http://127.0.0.1:9")
 

@@ -1,4 +1,4 @@
-"""Checks of chat completions: what is asked for is done, in one piece and streamed; tools; JSON."""
+"""Checks of chat completions, whole and streamed: sampling fields, tools, JSON schemas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.agents.grading import Absent, Failed, Probe, check, expect, ok, refused
+from coterie.agents.checks import Absent, Client, Failed, check, expect, ok, refused
 from coterie.sandbox.schemas import problem
 
 REASONS = ("stop", "length", "tool_calls", "content_filter")
@@ -29,7 +29,7 @@ SCHEMA = {
 
 
 def choice(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The first choice of a chat completion; its form is checked."""
+    """The first choice of a chat completion. Raises `Failed` if its form is wrong."""
     found = data["choices"][0]
     expect(found["message"]["role"] == "assistant", f"the role is {found['message'].get('role')!r}")
     expect(found["finish_reason"] in REASONS, f"finish_reason is {found['finish_reason']!r}")
@@ -37,71 +37,71 @@ def choice(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def said(data: Mapping[str, Any]) -> str:
-    """All that a reply says, reasoning too: a model may think as long as it likes."""
+    """A reply's reasoning and content: a model that thinks may not reach its answer in a few tokens."""
     message = choice(data)["message"]
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     return str(reasoning) + str(message.get("content") or "")
 
 
 @check("chat", "form of an answer")
-def form(probe: Probe) -> None:
-    """Object, id, time, model, one choice."""
-    data = ok(probe.chat(), "chat")
+def form(client: Client) -> None:
+    """The answer has its object, id, time and one choice."""
+    data = ok(client.chat(), "chat")
     expect(data["object"] == "chat.completion", f"object is {data['object']!r}")
     expect(isinstance(data["id"], str) and isinstance(data["created"], int), "id or created is missing")
     choice(data)
 
 
 @check("chat", "usage")
-def usage(probe: Probe) -> None:
-    """Counts that add up."""
-    used = ok(probe.chat(), "chat")["usage"]
+def usage(client: Client) -> None:
+    """The token counts add up, and the reply keeps to max_tokens."""
+    used = ok(client.chat(), "chat")["usage"]
     whole = used["prompt_tokens"] + used["completion_tokens"]
     expect(used["prompt_tokens"] > 0 and used["total_tokens"] == whole, f"usage does not add up: {used}")
     expect(used["completion_tokens"] <= 8, f"{used['completion_tokens']} tokens for max_tokens 8")
 
 
 @check("chat", "max_tokens and max_completion_tokens")
-def longest(probe: Probe) -> None:
-    """Both names bound the reply, and `length` tells so."""
+def longest(client: Client) -> None:
+    """Either name bounds the reply, and the finish reason is then `length`."""
     for fields in ({"max_tokens": 2}, {"max_tokens": None, "max_completion_tokens": 2}):
-        data = ok(probe.chat(**fields), str(fields))
+        data = ok(client.chat(**fields), str(fields))
         count = data["usage"]["completion_tokens"]
         expect(count <= 2, f"{fields}: {count} tokens")
         expect(count < 2 or choice(data)["finish_reason"] in ("length", "stop"), f"{fields}: finish_reason")
 
 
 @check("chat", "greedy replies repeat")
-def greedy(probe: Probe) -> None:
+def greedy(client: Client) -> None:
     """Temperature 0 gives the same reply twice."""
-    first, second = (said(ok(probe.chat(max_tokens=16), "temperature 0")) for _ in range(2))
+    first, second = (said(ok(client.chat(max_tokens=16), "temperature 0")) for _ in range(2))
     expect(first == second, f"two replies at temperature 0 differ: {first[:60]!r}, {second[:60]!r}")
 
 
 @check("chat", "seeds repeat")
-def seeds(probe: Probe) -> None:
+def seeds(client: Client) -> None:
     """A seed gives the same reply twice, also among other requests."""
     from concurrent.futures import ThreadPoolExecutor
 
-    asked = {"temperature": 1.0, "seed": 7, "max_tokens": 16}
-    alone = said(ok(probe.chat(**asked), "seed"))
+    asked: dict[str, Any] = {"temperature": 1.0, "seed": 7, "max_tokens": 16}
+    alone = said(ok(client.chat(**asked), "seed"))
     with ThreadPoolExecutor(4) as pool:
-        others = [pool.submit(probe.chat, f"Count to {n}", temperature=1.0, max_tokens=16) for n in range(3)]
-        again = said(ok(pool.submit(probe.chat, **asked).result(), "seed"))
+        others = [pool.submit(client.chat, f"Count to {n}", temperature=1.0, max_tokens=16) for n in range(3)]
+        again = said(ok(pool.submit(client.chat, **asked).result(), "seed"))
         for other in others:
             other.result()
     expect(alone == again, f"two replies to one seed differ: {alone[:60]!r}, {again[:60]!r}")
 
 
 @check("chat", "stop")
-def stop(probe: Probe) -> str | None:
-    """The reply ends before the text that is to stop it."""
-    data = ok(probe.chat(max_tokens=24), "chat")
+def stop(client: Client) -> str | None:
+    """The reply ends just before the stop text and is otherwise unchanged."""
+    data = ok(client.chat(max_tokens=24), "chat")
     whole = choice(data)["message"].get("content") or ""
     if len(whole) < 4:
         return "the reply was too short to try"
     mark = whole[len(whole) // 2 : len(whole) // 2 + 2]
-    short = choice(ok(probe.chat(max_tokens=24, stop=[mark]), "stop"))
+    short = choice(ok(client.chat(max_tokens=24, stop=[mark]), "stop"))
     expect(mark not in short["message"]["content"], f"the reply goes on past {mark!r}")
     expect(short["message"]["content"] == whole[: whole.index(mark)], "the reply was changed, not stopped")
     expect(short["finish_reason"] == "stop", f"finish_reason is {short['finish_reason']!r}")
@@ -109,9 +109,9 @@ def stop(probe: Probe) -> str | None:
 
 
 @check("chat", "n", needed=False)
-def several(probe: Probe) -> None:
-    """As many choices as asked for, or a refusal."""
-    answer = probe.chat(n=2, temperature=1.0)
+def several(client: Client) -> None:
+    """The server gives as many choices as asked for, or refuses."""
+    answer = client.chat(n=2, temperature=1.0)
     if answer.status == 400:
         raise Absent(f"refused: {refused(answer, 'n 2')['message']}")
     numbers = sorted(c["index"] for c in ok(answer, "n 2")["choices"])
@@ -119,26 +119,25 @@ def several(probe: Probe) -> None:
 
 
 @check("chat", "logprobs", needed=False)
-def logprobs(probe: Probe) -> None:
-    """One entry for each token, with as many of the likeliest as asked for, the greedy one at the top."""
-    answer = probe.chat(logprobs=True, top_logprobs=2, max_tokens=4)
+def logprobs(client: Client) -> None:
+    """Each token has an entry with as many alternatives as asked for, and a greedy token leads them."""
+    answer = client.chat(logprobs=True, top_logprobs=2, max_tokens=4)
     if answer.status == 400:
         raise Absent(f"refused: {refused(answer, 'logprobs')['message']}")
     data = ok(answer, "logprobs")
-    found = choice(data).get("logprobs")
+    found = choice(data).get("logprobs") or {}
     expect(found, "logprobs was accepted and left out")
     for entry in found["content"]:
-        expect(
-            entry["logprob"] <= 0 and len(entry["top_logprobs"]) == 2, f"an entry of another form: {entry}"
-        )
+        right = entry["logprob"] <= 0 and len(entry["top_logprobs"]) == 2
+        expect(right, f"an entry of another form: {entry}")
         best = max(other["logprob"] for other in entry["top_logprobs"])
         expect(abs(best - entry["logprob"]) < 1e-4, "a greedy token is not the likeliest")
 
 
 @check("stream", "form of a stream")
-def stream_form(probe: Probe) -> None:
-    """Chunks of one id, the role first, one finish_reason, `[DONE]` last."""
-    got = probe.stream(probe.chat_body())
+def stream_form(client: Client) -> None:
+    """All chunks have one id; the role comes first, one finish_reason follows, `[DONE]` is last."""
+    got = client.stream(client.chat_body())
     expect(got.done, "the stream does not end with [DONE]")
     expect(
         {e["object"] for e in got.events} == {"chat.completion.chunk"}, "an event is no chat.completion.chunk"
@@ -150,39 +149,39 @@ def stream_form(probe: Probe) -> None:
 
 
 @check("stream", "same reply as without")
-def stream_same(probe: Probe) -> None:
-    """Put together, the pieces are the whole reply."""
-    whole = choice(ok(probe.chat(max_tokens=24), "chat"))["message"].get("content") or ""
-    streamed = probe.stream(probe.chat_body(max_tokens=24)).text
+def stream_same(client: Client) -> None:
+    """The pieces of a stream add up to the reply that is sent whole."""
+    whole = choice(ok(client.chat(max_tokens=24), "chat"))["message"].get("content") or ""
+    streamed = client.stream(client.chat_body(max_tokens=24)).text
     expect(streamed.strip() == whole.strip(), f"streamed {streamed[:60]!r}, whole {whole[:60]!r}")
 
 
 @check("stream", "usage when asked for")
-def stream_usage(probe: Probe) -> None:
-    """`include_usage` gives one last chunk without choices; otherwise no chunk has one."""
-    got = probe.stream(probe.chat_body(stream_options={"include_usage": True}))
+def stream_usage(client: Client) -> None:
+    """`include_usage` adds a last chunk with the usage and no choices; without it no chunk has usage."""
+    got = client.stream(client.chat_body(stream_options={"include_usage": True}))
     counted = [e for e in got.events if e.get("usage")]
     expect(counted and counted[-1] is got.events[-1], "include_usage gives no usage at the end")
     expect(counted[-1]["choices"] == [], "the chunk with usage has choices")
     expect(counted[-1]["usage"]["total_tokens"] > 0, "usage is empty")
-    plain = probe.stream(probe.chat_body())
+    plain = client.stream(client.chat_body())
     expect(not any(e.get("usage") for e in plain.events), "usage comes unasked, which old clients trip over")
 
 
 @check("stream", "one name for reasoning")
-def stream_reasoning(probe: Probe) -> None:
-    """Both names at once make agents record reasoning twice."""
-    for delta in probe.stream(probe.chat_body(max_tokens=24)).deltas:
+def stream_reasoning(client: Client) -> None:
+    """A delta names reasoning one way only: agents that read both would record it twice."""
+    for delta in client.stream(client.chat_body(max_tokens=24)).deltas:
         expect(
             not (delta.get("reasoning") and delta.get("reasoning_content")), "reasoning comes under two names"
         )
 
 
 @check("tools", "a call that must be made", needed=False)
-def tool_required(probe: Probe) -> None:
-    """`required` and a name give a call whose arguments keep the schema."""
+def tool_required(client: Client) -> None:
+    """`required`, and the name of a tool, force a call whose arguments fit the schema."""
     for wanted in ("required", {"type": "function", "function": {"name": "get_weather"}}):
-        answer = probe.chat("Weather in Rome?", tools=[TOOL], tool_choice=wanted, max_tokens=200)
+        answer = client.chat("Weather in Rome?", tools=[TOOL], tool_choice=wanted, max_tokens=200)
         if answer.status == 400:
             raise Absent(f"tool_choice is refused: {refused(answer, 'tools')['message']}")
         found = choice(ok(answer, "tools"))
@@ -199,13 +198,13 @@ def tool_required(probe: Probe) -> None:
 
 
 @check("tools", "calls in a stream", needed=False)
-def tool_stream(probe: Probe) -> None:
-    """The first piece of a call has index, id, type and name."""
-    body = probe.chat_body("Weather in Rome?", tools=[TOOL], tool_choice="required", max_tokens=200)
-    answer = probe.post("/v1/chat/completions", body)
+def tool_stream(client: Client) -> None:
+    """The first piece of a call has its index, id, type and name, and the pieces add up to JSON."""
+    body = client.chat_body("Weather in Rome?", tools=[TOOL], tool_choice="required", max_tokens=200)
+    answer = client.post("/v1/chat/completions", body)
     if answer.status == 400:
         raise Absent(f"tool_choice is refused: {refused(answer, 'tools')['message']}")
-    pieces = [call for delta in probe.stream(body).deltas for call in delta.get("tool_calls") or ()]
+    pieces = [call for delta in client.stream(body).deltas for call in delta.get("tool_calls") or ()]
     expect(pieces, "no call in the stream")
     expect(all(isinstance(piece.get("index"), int) for piece in pieces), "a piece of a call has no index")
     first = pieces[0]
@@ -218,15 +217,15 @@ def tool_stream(probe: Probe) -> None:
 
 
 @check("tools", "no call when none is wanted")
-def tool_none(probe: Probe) -> None:
-    """`none` gives text."""
-    data = ok(probe.chat("Weather in Rome?", tools=[TOOL], tool_choice="none"), "tool_choice none")
+def tool_none(client: Client) -> None:
+    """`tool_choice: none` gives text and no call."""
+    data = ok(client.chat("Weather in Rome?", tools=[TOOL], tool_choice="none"), "tool_choice none")
     expect(not choice(data)["message"].get("tool_calls"), "tool_choice none gave a call")
 
 
 @check("tools", "results in the history")
-def tool_history(probe: Probe) -> None:
-    """A call, its result, and reasoning under either name are taken back."""
+def tool_history(client: Client) -> None:
+    """The server accepts a history with a call, its result, and reasoning under either name."""
     call = {
         "id": "call_1",
         "type": "function",
@@ -238,14 +237,14 @@ def tool_history(probe: Probe) -> None:
             {"role": "assistant", "content": None, "tool_calls": [call], name: "I should look."},
             {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
         ]
-        ok(probe.chat(messages=history, tools=[TOOL]), f"a history with a call and {name}")
+        ok(client.chat(messages=history, tools=[TOOL]), f"a history with a call and {name}")
 
 
 @check("json", "json_schema", needed=False)
-def json_schema(probe: Probe) -> None:
-    """The reply keeps the schema, whatever it is asked."""
+def json_schema(client: Client) -> None:
+    """The reply fits the schema even when the prompt asks for something else."""
     named = {"type": "json_schema", "json_schema": {"name": "reply", "schema": SCHEMA, "strict": True}}
-    answer = probe.chat("Write a poem without any JSON.", response_format=named, max_tokens=200)
+    answer = client.chat("Write a poem without any JSON.", response_format=named, max_tokens=200)
     if answer.status == 400:
         raise Absent(f"refused: {refused(answer, 'json_schema')['message']}")
     found = choice(ok(answer, "json_schema"))
@@ -255,9 +254,9 @@ def json_schema(probe: Probe) -> None:
 
 
 @check("json", "json_object", needed=False)
-def json_object(probe: Probe) -> None:
-    """The reply is a JSON object, or is cut and says so."""
-    answer = probe.chat("Say JSON: anything", response_format={"type": "json_object"}, max_tokens=100)
+def json_object(client: Client) -> None:
+    """The reply is a JSON object, unless its finish reason says that it was cut."""
+    answer = client.chat("Say JSON: anything", response_format={"type": "json_object"}, max_tokens=100)
     if answer.status == 400:
         raise Absent(f"refused: {refused(answer, 'json_object')['message']}")
     found = choice(ok(answer, "json_object"))
@@ -266,8 +265,8 @@ def json_object(probe: Probe) -> None:
 
 
 @check("json", "broken schemas are refused")
-def json_broken(probe: Probe) -> None:
-    """What is no schema, or cannot be kept, is a 400 and not a free text."""
+def json_broken(client: Client) -> None:
+    """The server refuses an invalid schema with 400 instead of writing free text."""
     for schema in ({"type": "objekt"}, {"type": "string", "pattern": "(["}):
         named = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": True}}
-        refused(probe.chat(response_format=named), f"schema {json.dumps(schema)}", 400, 422)
+        refused(client.chat(response_format=named), f"schema {json.dumps(schema)}", 400, 422)

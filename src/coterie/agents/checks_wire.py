@@ -1,4 +1,4 @@
-"""Checks of everything around chat: other endpoints, refusals, limits, hanging up."""
+"""Checks of everything but chat: other endpoints, refusals, limits, dropped connections."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from coterie.agents.grading import Absent, Failed, Probe, check, expect, ok, refused
+from coterie.agents.checks import Absent, Client, Failed, check, expect, ok, refused
 
 
 @check("models", "list and one")
-def models(probe: Probe) -> None:
-    """The list has its form, and each model can be asked for alone."""
-    listed = ok(probe.endpoint.request("GET", "/v1/models"), "models")
+def models(client: Client) -> None:
+    """The list of models has its form, and each model can be queried alone."""
+    listed = ok(client.endpoint.request("GET", "/v1/models"), "models")
     expect(listed.get("object") == "list", f"object is {listed.get('object')!r}")
-    one = ok(probe.endpoint.request("GET", f"/v1/models/{probe.model}"), "one model")
-    expect(one["id"] == probe.model, f"asked for {probe.model!r}, got {one['id']!r}")
+    one = ok(client.endpoint.request("GET", f"/v1/models/{client.model}"), "one model")
+    expect(one["id"] == client.model, f"asked for {client.model!r}, got {one['id']!r}")
 
 
 @check("models", "health", needed=False)
-def health(probe: Probe) -> None:
-    """`/health` is 200."""
-    answer = probe.endpoint.request("GET", "/health")
+def health(client: Client) -> None:
+    """`/health` answers with 200."""
+    answer = client.endpoint.request("GET", "/health")
     if answer.status == 404:
         raise Absent("/health: status 404")
     expect(answer.status == 200, f"/health: status {answer.status}")
 
 
 @check("completions", "echo with logprobs", needed=False)
-def echo(probe: Probe) -> None:
-    """What evaluation harnesses need: log-probabilities of the prompt's own tokens."""
-    answer = probe.complete("The cat sat", echo=True, logprobs=1, max_tokens=1)
+def echo(client: Client) -> None:
+    """The server gives log-probabilities of the prompt's tokens, which evaluation harnesses need."""
+    answer = client.complete("The cat sat", echo=True, logprobs=1, max_tokens=1)
     if answer.status in (400, 404, 405, 501):
         raise Absent(f"echo with logprobs: status {answer.status}")
     data = ok(answer, "echo")
@@ -51,31 +51,31 @@ def echo(probe: Probe) -> None:
 
 
 @check("completions", "prompts as text, ids and lists", needed=False)
-def prompts(probe: Probe) -> None:
-    """Four forms of a prompt; a list gives a choice for each."""
-    data = ok(probe.complete("The cat"), "completions")
+def prompts(client: Client) -> None:
+    """A prompt may be text, ids, or a list of either; a list gives one choice for each."""
+    data = ok(client.complete("The cat"), "completions")
     expect(data["object"] == "text_completion", f"object is {data['object']!r}")
     for prompt, count in ((["The cat", "A dog"], 2), ([1, 2, 3], 1), ([[1, 2], [3, 4]], 2)):
-        choices = ok(probe.complete(prompt), f"prompt {prompt}")["choices"]
+        choices = ok(client.complete(prompt), f"prompt {prompt}")["choices"]
         expect(len(choices) == count, f"prompt {prompt}: {len(choices)} choices")
 
 
 @check("completions", "tokenize and back", needed=False)
-def tokens(probe: Probe) -> None:
-    """Tokens of a text, and the text of the tokens."""
-    asked = {"model": probe.model, "prompt": "Hello wörld", "add_special_tokens": False}
-    found = ok(probe.post("/tokenize", asked), "/tokenize")["tokens"]
-    back = ok(probe.post("/detokenize", {"model": probe.model, "tokens": found}), "/detokenize")["prompt"]
+def tokens(client: Client) -> None:
+    """A text turned to tokens and back is the same text."""
+    asked = {"model": client.model, "prompt": "Hello wörld", "add_special_tokens": False}
+    found = ok(client.post("/tokenize", asked), "/tokenize")["tokens"]
+    back = ok(client.post("/detokenize", {"model": client.model, "tokens": found}), "/detokenize")["prompt"]
     expect(back.strip() == "Hello wörld", f"{back!r} came back")
-    ok(probe.endpoint.request("GET", "/tokenizer_info"), "/tokenizer_info")
+    ok(client.endpoint.request("GET", "/tokenizer_info"), "/tokenizer_info")
 
 
 @check("embeddings", "floats and base64", needed=False)
-def embeddings(probe: Probe) -> None:
-    """Both encodings of the same numbers, one vector for each input."""
-    asked: dict[str, Any] = {"model": probe.model, "input": ["cat", "dog"]}
-    plain = ok(probe.post("/v1/embeddings", asked | {"encoding_format": "float"}), "/v1/embeddings")["data"]
-    packed = ok(probe.post("/v1/embeddings", asked | {"encoding_format": "base64"}), "base64")["data"]
+def embeddings(client: Client) -> None:
+    """Each input gets a vector, and both encodings hold the same numbers."""
+    asked: dict[str, Any] = {"model": client.model, "input": ["cat", "dog"]}
+    plain = ok(client.post("/v1/embeddings", asked | {"encoding_format": "float"}), "/v1/embeddings")["data"]
+    packed = ok(client.post("/v1/embeddings", asked | {"encoding_format": "base64"}), "base64")["data"]
     for one, other in zip(plain, packed, strict=True):
         raw = base64.b64decode(other["embedding"])
         values = struct.unpack(f"<{len(raw) // 4}f", raw)
@@ -84,10 +84,10 @@ def embeddings(probe: Probe) -> None:
 
 
 @check("responses", "text", needed=False)
-def responses(probe: Probe) -> None:
+def responses(client: Client) -> None:
     """`/v1/responses` answers a text with an output message."""
     data = ok(
-        probe.post("/v1/responses", {"model": probe.model, "input": "Hello", "max_output_tokens": 16}),
+        client.post("/v1/responses", {"model": client.model, "input": "Hello", "max_output_tokens": 16}),
         "responses",
     )
     expect(data["object"] == "response" and isinstance(data["output"], list), "the answer is no response")
@@ -95,30 +95,30 @@ def responses(probe: Probe) -> None:
 
 
 @check("errors", "one form")
-def envelope(probe: Probe) -> None:
+def envelope(client: Client) -> None:
     """Broken JSON, missing and wrong fields: 400 with message, type and code."""
-    broken = probe.endpoint.request("POST", "/v1/chat/completions", content=b'{"model": ')
+    broken = client.endpoint.request("POST", "/v1/chat/completions", content=b'{"model": ')
     refused(broken, "broken JSON", 400)
-    refused(probe.chat(messages=[]), "no messages", 400)
-    refused(probe.chat(temperature="hot"), "temperature 'hot'", 400)
-    refused(probe.chat(messages=[{"role": "king", "content": "x"}]), "role 'king'", 400)
-    refused(probe.chat(messages="hello"), "messages as text", 400)
+    refused(client.chat(messages=[]), "no messages", 400)
+    refused(client.chat(temperature="hot"), "temperature 'hot'", 400)
+    refused(client.chat(messages=[{"role": "king", "content": "x"}]), "role 'king'", 400)
+    refused(client.chat(messages="hello"), "messages as text", 400)
 
 
 @check("errors", "unknown models and routes")
-def unknown(probe: Probe) -> None:
-    """404 for both."""
-    refused(probe.chat(model="no-such-model-anywhere"), "an unknown model", 404)
-    answer = probe.post("/v1/no-such-route", {})
+def unknown(client: Client) -> None:
+    """An unknown model gives 404, an unknown route 404 or 405."""
+    refused(client.chat(model="no-such-model-anywhere"), "an unknown model", 404)
+    answer = client.post("/v1/no-such-route", {})
     expect(answer.status in (404, 405), f"an unknown route: status {answer.status}")
 
 
 @check("errors", "a prompt that does not fit")
-def too_long(probe: Probe) -> None:
-    """Refused with the words that clients look for, never cut in silence."""
-    limit = _context(probe)
+def too_long(client: Client) -> None:
+    """The server refuses it in the words that clients search for, and never truncates it silently."""
+    limit = _context(client)
     words = "word " * min(2 * limit + 100, 400_000) if limit else "word " * 400_000
-    error = refused(probe.chat(words), "a prompt that is too long", 400, 413)
+    error = refused(client.chat(words), "a prompt that is too long", 400, 413)
     said = f"{error.get('code')} {error['message']}"
     expect(
         "context_length_exceeded" in said or "maximum context length" in said,
@@ -127,8 +127,8 @@ def too_long(probe: Probe) -> None:
 
 
 @check("errors", "sizes out of range")
-def sizes(probe: Probe) -> None:
-    """Numbers that would take a server down, or mean nothing."""
+def sizes(client: Client) -> None:
+    """The server refuses numbers that are meaningless or would exhaust it."""
     wrong: list[dict[str, Any]] = [
         {"n": 10**6},
         {"top_logprobs": 10**5, "logprobs": True},
@@ -138,14 +138,14 @@ def sizes(probe: Probe) -> None:
     for fields in wrong:
         name, value = next(iter(fields.items()))
         refused(
-            probe.chat(**fields), f"{name} {value if not isinstance(value, list) else 'of 1000'}", 400, 422
+            client.chat(**fields), f"{name} {value if not isinstance(value, list) else 'of 1000'}", 400, 422
         )
 
 
 @check("nothing silent", "fields that do not exist")
-def misspelt(probe: Probe) -> None:
-    """A misspelt field is refused, or named as ignored in a header."""
-    answer = probe.chat(temprature=0.5)
+def misspelt(client: Client) -> None:
+    """The server refuses a misspelt field, or names it as ignored in a header."""
+    answer = client.chat(temprature=0.5)
     if answer.status != 400:
         named = any(
             "temprature" in value for key, value in answer.headers.items() if "ignored" in key.lower()
@@ -154,49 +154,49 @@ def misspelt(probe: Probe) -> None:
 
 
 @check("nothing silent", "what it cannot do")
-def cannot(probe: Probe) -> None:
-    """Audio, web search and the old functions are done, refused or named as ignored."""
+def cannot(client: Client) -> None:
+    """Audio, web search and the old functions are refused or named as ignored in a header."""
     fields: dict[str, Any] = {
         "audio": {"voice": "alloy", "format": "wav"},
         "web_search_options": {},
         "functions": [{"name": "f", "parameters": {"type": "object", "properties": {}}}],
     }
     for name, value in fields.items():
-        answer = probe.chat(**{name: value})
+        answer = client.chat(**{name: value})
         named = any(name in said for key, said in answer.headers.items() if "ignored" in key.lower())
         expect(answer.status in (400, 422) or named, f"'{name}' was accepted without a word")
 
 
 @check("hanging up", "the next request is served")
-def hang_up(probe: Probe) -> str:
-    """Replies that nobody waits for any more do not hold others up."""
-    limit = _context(probe) or 4096
+def hang_up(client: Client) -> str:
+    """Replies whose clients hung up do not delay later requests."""
+    limit = _context(client) or 4096
     longest = max(8, min(2000, limit // 2))
-    before = _seconds(probe)
+    before = _seconds(client)
 
     def leave(number: int) -> None:
-        body = probe.chat_body(f"Tell me story {number}", temperature=1.0, max_tokens=longest, stream=True)
-        with probe.endpoint.streaming("/v1/chat/completions", body) as (_, _, data):
+        body = client.chat_body(f"Tell me story {number}", temperature=1.0, max_tokens=longest, stream=True)
+        with client.endpoint.streaming("/v1/chat/completions", body) as (_, _, data):
             next(data, None)
 
     with ThreadPoolExecutor(8) as pool:
         for left in [pool.submit(leave, number) for number in range(8)]:
             left.result()
-    after = min(_seconds(probe), _seconds(probe))
+    after = min(_seconds(client), _seconds(client))
     if after > 4 * before + 1.0:
         raise Failed(f"{after:.2f} s for a short reply after eight were left, {before:.2f} s before")
     return f"{before:.2f} s before, {after:.2f} s after"
 
 
-def _seconds(probe: Probe) -> float:
+def _seconds(client: Client) -> float:
     started = time.perf_counter()
-    ok(probe.chat(max_tokens=2), "chat")
+    ok(client.chat(max_tokens=2), "chat")
     return time.perf_counter() - started
 
 
-def _context(probe: Probe) -> int | None:
-    """How many tokens the model takes, where the server tells."""
+def _context(client: Client) -> int | None:
+    """The most tokens the model takes, where the server reports it."""
     with contextlib.suppress(KeyError, TypeError, Absent, Failed):
-        one = ok(probe.endpoint.request("GET", f"/v1/models/{probe.model}"), "model")
+        one = ok(client.endpoint.request("GET", f"/v1/models/{client.model}"), "model")
         return int(one["max_model_len"])
     return None
