@@ -1,32 +1,29 @@
-"""Who may let a tool write: everybody, nobody, or the person at the terminal, asked each time."""
+"""Who approves a call that writes: nobody has to, nobody may, or the person at the terminal does."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from coterie.agents.loop import Approve
-from coterie.config.errors import ConfigError
 from coterie.sandbox.tools import Tool
 
-CHOICES = ("ask", "all", "none")
+Policy = Literal["ask", "all", "none"]
 
 
-def approver(choice: str) -> Approve:
-    """`ask` needs a terminal, and is `none` without one. Errors: `ConfigError` for another word."""
-    if choice not in CHOICES:
-        raise ConfigError(f"--approve {choice}: choose among {', '.join(CHOICES)}")
-    if choice == "all":
+def approver(policy: Policy) -> Approve:
+    """The function that decides on each call. `ask` needs a terminal; without one it is `none`."""
+    if policy == "all":
         return lambda tool, arguments: True
-    if choice == "none" or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if policy == "none" or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return lambda tool, arguments: False
     return _Asker()
 
 
 class _Asker:
-    """Asks on standard error; what the model wrote is shown with its control characters spelt out."""
+    """Asks on standard error, and escapes control characters in what the model wrote."""
 
     def __init__(self) -> None:
         self._always: set[str] = set()

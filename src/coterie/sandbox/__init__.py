@@ -1,1 +1,1 @@
-"""The limits around a model's tools: a sandboxed interpreter, a folder, arithmetic, schemas."""
+"""Tools that a model may call, and their limits: sandboxed Python, a folder, arithmetic, schemas."""

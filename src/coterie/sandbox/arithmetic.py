@@ -1,5 +1,6 @@
-"""Arithmetic from text: a small part of Python's expressions, walked by hand, with bounds on time and
-size.
+"""Arithmetic from text: a small part of Python's expressions, with bounds on time and size.
+
+The syntax tree is walked node by node and nothing is passed to `eval`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ _BINARY: dict[type, Callable[[Any, Any], Any]] = {
 }
 _UNARY: dict[type, Callable[[Any], Any]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 _NAMES = {"pi": math.pi, "e": math.e, "tau": math.tau}
-_OF_MATH = "sqrt exp log log2 log10 sin cos tan asin acos atan atan2 sinh cosh tanh floor ceil gcd hypot degrees radians"
+_OF_MATH = (
+    "sqrt exp log log2 log10 sin cos tan asin acos atan atan2 sinh cosh tanh floor ceil gcd hypot "
+    "degrees radians"
+)
 _FUNCTIONS: dict[str, Callable[..., Any]] = {name: getattr(math, name) for name in _OF_MATH.split()}
 _FUNCTIONS |= {"abs": abs, "min": min, "max": max}
-_MOST_DIGITS = 400  # of rounding: more would be worked out as a power of ten
+_MOST_DIGITS = 400  # of rounding: Python computes a power of ten with as many digits
 
 
 class ArithmeticRefused(CoterieError):
-    """No arithmetic, or more than is worked out here."""
+    """The text is not arithmetic, or exceeds a bound."""
 
 
 def _round(value: int | float, digits: int | float = 0) -> int | float:

@@ -1,10 +1,9 @@
-"""One folder that a model may read and write, and no way out of it: no step of a path is followed through a
-link.
-"""
+"""One folder that a model may read and write. No path leads out of it, and no link is followed."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -16,14 +15,14 @@ _WAY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class FolderError(CoterieError):
-    """A path that leads out of the folder, or is not what it was taken for."""
+    """A path leads out of the folder, or is not a file or folder of the kind that was asked for."""
 
 
 class Folder:
-    """The folder `root`. `longest`: bytes of a file that is read or written, and names in a listing.
+    """The folder `root`. `longest`: most bytes of a file read or written, and most names in a listing.
 
-    Every part of a path is opened from the one before it without following links, so that a link made, or a
-    folder moved, between a check and its use leads nowhere.
+    Every part of a path is opened relative to the part before it, without following links. So a link that is
+    made, or a folder that is moved, between a check and its use leads nowhere.
     """
 
     def __init__(self, root: Path, longest: int = 2**20) -> None:
@@ -41,11 +40,12 @@ class Folder:
         return sorted(names)
 
     def read(self, path: str) -> str:
-        """The text of a file. Errors: `FolderError`, also for what is no regular file, too long, or not
-        UTF-8.
+        """The text of a file.
+
+        Errors: `FolderError`, also for a file that is not regular, too long, or not UTF-8.
         """
         *parents, name = self._parts(path, file=True)
-        with self._opened(path, parents) as here, self._told(path):
+        with self._opened(path, parents) as here, self._refused(path):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             with os.fdopen(os.open(name, flags, dir_fd=here), "rb") as file:
                 found = os.fstat(file.fileno())
@@ -60,18 +60,18 @@ class Folder:
             raise FolderError(f"{path}: not UTF-8 text") from None
 
     def write(self, path: str, text: str) -> int:
-        """Write a file by rename, with the folders before it; returns its bytes. Errors: `FolderError`."""
+        """Write a file by rename and make missing folders; returns its bytes. Errors: `FolderError`."""
         *parents, name = self._parts(path, file=True)
         data = text.encode("utf-8", "surrogatepass")
         if len(data) > self._longest:
             raise FolderError(f"{path}: longer than {self._longest} bytes")
         temporary = f".coterie-{os.getpid()}-{os.urandom(4).hex()}"
-        with self._opened(path, parents, make=True) as here, self._told(path):
+        with self._opened(path, parents, make=True) as here, self._refused(path):
             mode = 0o644
             with contextlib.suppress(FileNotFoundError):
                 before = os.stat(name, dir_fd=here, follow_symlinks=False).st_mode
                 if not stat.S_ISREG(before):
-                    raise FolderError(f"{path}: there is something else than a regular file")
+                    raise FolderError(f"{path}: is not a regular file, so it is not replaced")
                 mode = stat.S_IMODE(before) & 0o777
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
@@ -94,12 +94,12 @@ class Folder:
 
     @contextlib.contextmanager
     def _opened(self, path: str, parts: list[str], make: bool = False) -> Iterator[int]:
-        """The folder at the end of `parts`."""
-        with self._told(path):
+        """A descriptor of the folder at the end of `parts`, closed with the block."""
+        with self._refused(path):
             here = os.open(self.root, _WAY)
         try:
             for part in parts:
-                with self._told(path):
+                with self._refused(path):
                     if make:
                         with contextlib.suppress(FileExistsError):
                             os.mkdir(part, dir_fd=here)
@@ -111,10 +111,11 @@ class Folder:
             os.close(here)
 
     @contextlib.contextmanager
-    def _told(self, path: str) -> Iterator[None]:
+    def _refused(self, path: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            links = (40, 20)  # ELOOP, ENOTDIR: what a link gives when it is not followed
+            # The errors that the kernel gives for a link that it must not follow.
+            links = (errno.ELOOP, errno.ENOTDIR)
             reason = f"{error.strerror} (links are not followed)" if error.errno in links else error.strerror
             raise FolderError(f"{path}: {reason}") from None

@@ -1,6 +1,4 @@
-"""JSON schemas: read, and proved on what a model wrote. References outside a schema are refused, never
-fetched.
-"""
+"""JSON schemas: reading them, and checking what a model wrote. Outside references are never fetched."""
 
 from __future__ import annotations
 
@@ -14,14 +12,14 @@ from coterie.config.files import read_json
 
 
 def read_schema(path: Path) -> dict[str, Any]:
-    """A schema from a file. Errors: `ConfigError`, one line, for no JSON object or no valid schema."""
+    """Read a schema. Errors: `ConfigError`, one line, for a file without a valid schema."""
     schema = read_json(path, "give a JSON schema")
     check_schema(schema, str(path))
     return schema
 
 
 def check_schema(schema: Mapping[str, Any], where: str) -> None:
-    """Errors: `ConfigError` when it is no valid schema of draft 2020-12."""
+    """Errors: `ConfigError` unless `schema` is a valid schema of draft 2020-12."""
     import jsonschema
 
     try:
@@ -31,22 +29,22 @@ def check_schema(schema: Mapping[str, Any], where: str) -> None:
 
 
 def problem(value: Any, schema: Mapping[str, Any]) -> str | None:
-    """What is wrong with a value in one line, None when it keeps the schema."""
+    """What is wrong with a value, in one line; None when it fits the schema."""
     import jsonschema
     import referencing.exceptions
     from jsonschema_specifications import REGISTRY
 
-    # The registry is given, because the default one fetches what a schema refers to.
+    # The default registry would fetch the URLs that a schema refers to.
     validator = jsonschema.Draft202012Validator(schema, registry=REGISTRY)
     try:
         error = jsonschema.exceptions.best_match(validator.iter_errors(value))
     except referencing.exceptions.Unresolvable as unknown:
-        return f"the schema refers to {unknown.ref}, which it does not hold"
+        return f"the schema refers to {unknown.ref}, which it does not contain"
     return None if error is None else f"{error.json_path}: {error.message}"
 
 
 def check_text(text: str, schema: Mapping[str, Any]) -> None:
-    """Errors: `CoterieError` when a reply is no JSON or breaks the schema it was asked to keep."""
+    """Errors: `CoterieError` when a reply is not JSON or does not fit the schema."""
     try:
         value = json.loads(text)
     except ValueError as error:

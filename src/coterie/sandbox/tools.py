@@ -1,6 +1,4 @@
-"""Tools that a model may call: files of one folder, a calculator, Python in the sandbox, HTTP to named
-hosts.
-"""
+"""Tools that a model may call: files of a folder, a calculator, Python in the sandbox, HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from coterie.config.errors import CoterieError
@@ -21,13 +19,11 @@ from coterie.text.tools import CALCULATOR, LIST_FILES, PYTHON, READ_FILE, WRITE_
 
 
 class ToolError(CoterieError):
-    """A call that could not be done; the model is told, and may try something else."""
+    """A call failed. The model sees the message and may try something else."""
 
 
 class Tool(ABC):
-    """One function for the model. `writes`: it changes something outside the conversation, so somebody must
-    approve.
-    """
+    """One function for the model. `writes`: it changes something outside, so a call needs approval."""
 
     name: str
     description: str
@@ -36,10 +32,10 @@ class Tool(ABC):
 
     @abstractmethod
     def call(self, arguments: Mapping[str, Any], seconds: float) -> str:
-        """Do it, within `seconds`. Errors: `CoterieError` for what cannot be done."""
+        """Make the call within `seconds`; the text of its result. Errors: `CoterieError` when it fails."""
 
     def spec(self) -> dict[str, Any]:
-        """The form in which the OpenAI API and chat templates take it."""
+        """The tool as the OpenAI API and chat templates describe it."""
         return function(self.name, self.description, dict(self.parameters))
 
     def check(self, arguments: Mapping[str, Any]) -> None:
@@ -48,8 +44,8 @@ class Tool(ABC):
         if wrong is not None:
             raise ToolError(f"arguments of {self.name}: {wrong}")
 
-    def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Let go of what it holds."""
+    def close(self) -> None:  # noqa: B027 - most tools hold no resource
+        """Release what the tool holds."""
 
 
 def _described(spec: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
@@ -58,7 +54,7 @@ def _described(spec: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
 
 
 class ListFiles(Tool):
-    """Names in a folder."""
+    """Lists the names in a folder."""
 
     name, description, parameters = _described(LIST_FILES)
 
@@ -70,7 +66,7 @@ class ListFiles(Tool):
 
 
 class ReadFile(Tool):
-    """The text of a file."""
+    """Reads a text file."""
 
     name, description, parameters = _described(READ_FILE)
 
@@ -82,7 +78,7 @@ class ReadFile(Tool):
 
 
 class WriteFile(Tool):
-    """A new or replaced file."""
+    """Writes a text file, new or replaced."""
 
     name, description, parameters = _described(WRITE_FILE)
     writes = True
@@ -95,7 +91,7 @@ class WriteFile(Tool):
 
 
 class Calculator(Tool):
-    """Arithmetic, exact where it can be."""
+    """Works out arithmetic, exactly for whole numbers."""
 
     name, description, parameters = _described(CALCULATOR)
 
@@ -104,7 +100,7 @@ class Calculator(Tool):
 
 
 class Python(Tool):
-    """A program in the sandbox."""
+    """Runs a Python program in the sandbox."""
 
     name, description, parameters = _described(PYTHON)
 
@@ -112,7 +108,7 @@ class Python(Tool):
         self._sandbox = sandbox
 
     def call(self, arguments: Mapping[str, Any], seconds: float) -> str:
-        """What the program printed, and how it was ended if it was. Errors: `SandboxError`."""
+        """What the program printed, and which limit ended it, if one did. Errors: `SandboxError`."""
         result = self._sandbox.run(arguments["code"], seconds)
         said = result.stdout + ("\n" if result.stdout and result.stderr else "") + result.stderr
         if result.ending == "time":
@@ -123,10 +119,10 @@ class Python(Tool):
 
 
 class HttpGet(Tool):
-    """A page of a host that the user named."""
+    """Fetches a page from one of the hosts that the user named."""
 
     name = "http_get"
-    parameters: ClassVar = texts(["url"], url="the address")
+    parameters = texts(["url"], url="the address")
 
     def __init__(self, hosts: Sequence[str], longest: int = 256 * 2**10) -> None:
         self.hosts = tuple(hosts)
@@ -134,8 +130,9 @@ class HttpGet(Tool):
         self._longest = longest
 
     def call(self, arguments: Mapping[str, Any], seconds: float) -> str:
-        """Status and text of the page. Errors: `ToolError` for another host, a failure, a page too long or
-        slow.
+        """Status and text of the page.
+
+        Errors: `ToolError` for another host, a failure, and a page that is too long or too slow.
         """
         import httpx2
 
@@ -161,10 +158,10 @@ class HttpGet(Tool):
             raise ToolError(f"{url}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
     def _pin(self, url: str) -> tuple[str, dict[str, str], dict[str, Any]]:
-        """The address with the host's number in it, so that it cannot be another one by the time it is
-        fetched.
+        """The URL with the host's resolved IP address in it, its headers, and httpx's extensions.
 
-        A name must not lead into this machine or its network, unless the user named a number or localhost.
+        The address is pinned because the name could resolve to another one when the page is fetched. A name
+        must not resolve to this machine or its network, unless the user named an IP address or localhost.
         """
         try:
             parts = urlsplit(url)

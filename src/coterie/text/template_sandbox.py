@@ -1,10 +1,10 @@
-"""Chat templates run here: what Hugging Face templates need, within limits that hold in any thread.
+"""Runs chat templates: all that Hugging Face templates need, within limits that hold in any thread.
 
-A template comes with a model, so it is a stranger's program. It sees plain data alone, cannot change it, and
-stops with one line when it works too long (`MAX_WORK`) or makes too much text (`MAX_TEXT`). The limits are
-kept by counting inside the template: every turn of a loop and every call of a macro is one unit of work,
-every text or list made costs by its size, and whatever could make something large out of something small is
-measured before it is done. Nothing is computed while compiling, so constants cannot get round the limits.
+A template comes with a model, so it is a stranger's program. It sees only plain data and cannot change it. It
+fails with one line when it works too long (`MAX_WORK`) or makes too much text (`MAX_TEXT`). The limits are
+enforced by counting inside the template: every turn of a loop and every call of a macro is one unit of work,
+and every text or list costs by its size. Operations that make something large out of something small are
+measured before they run. Nothing is computed at compile time, so constants cannot evade the limits.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from jinja2.visitor import NodeTransformer
 from coterie.config.errors import DataError
 
 MAX_TEXT = 8_000_000  # characters of any one text, list contents included
-MAX_WORK = 2_000_000  # units: one a step, one for every 16 characters made
-MAX_SECONDS = 10.0  # a backstop for what is slow without being much
+MAX_WORK = 2_000_000  # units: one for each step, one for every 16 characters made
+MAX_SECONDS = 10.0  # a backstop for operations that are slow but count little
 MAX_SOURCE = 400_000  # characters of the template itself
 _MAX_WIDTH = 1000  # of padding, indentation and formatted numbers
 _MAX_BITS = 4096  # of whole numbers
@@ -42,31 +42,29 @@ _FAILURES = (
 
 
 def run(template: str, names: Mapping[str, Any]) -> str:
-    """The text that a template makes of `names`. Errors: `DataError`, one line, for whatever goes wrong in
-    it.
-    """
+    """The text that a template makes of `names`. Errors: `DataError`, one line, for any failure in it."""
     try:
         compiled = _compiled(template)
-        mark = _BUDGET.set(Budget())
+        mark = _METER.set(WorkMeter())
         try:
             return _gather(compiled, dict(names))
         finally:
-            _BUDGET.reset(mark)
+            _METER.reset(mark)
     except _FAILURES as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(f"chat template: {reason}") from None
 
 
-class Budget:
-    """What one rendering has used: units of work, and the weight of every container it has built."""
+class WorkMeter:
+    """Counts what one rendering uses: units of work, and the weight of every container it builds."""
 
     def __init__(self) -> None:
         self.work = 0
         self._end = time.monotonic() + MAX_SECONDS
-        self._weights: dict[int, tuple[Any, int]] = {}  # the object is kept, so that its id stays its own
+        self._weights: dict[int, tuple[Any, int]] = {}  # keeps the object, so its id is not reused
 
     def spend(self, units: int = 1) -> None:
-        """Count work. Errors: `TemplateError` when there was too much, or it took too long."""
+        """Count work. Errors: `TemplateError` beyond `MAX_WORK` or `MAX_SECONDS`."""
         self.work += units
         if self.work > MAX_WORK:
             raise jinja2.TemplateError(f"runs too long (more than {MAX_WORK:,} steps)")
@@ -74,7 +72,7 @@ class Budget:
             raise jinja2.TemplateError(f"runs too long (more than {MAX_SECONDS:.0f} seconds)")
 
     def made(self, value: Any) -> Any:
-        """Account for a value that was made, and hand it on."""
+        """Account for a new value and return it. Errors: `TemplateError` for one that is too large."""
         if isinstance(value, str):
             fits(len(value))
             self.spend(1 + len(value) // _CHARS_PER_UNIT)
@@ -85,8 +83,9 @@ class Budget:
         return value
 
     def weigh(self, value: Any) -> int:
-        """About the characters of `value` written out, however often its parts repeat. Errors: beyond
-        `MAX_TEXT`.
+        """About how many characters `value` has when written out, repeated parts included.
+
+        Errors: `TemplateError` beyond `MAX_TEXT`, and for a namespace inside another value.
         """
         if isinstance(value, str):
             return len(value) + 2
@@ -111,7 +110,7 @@ class Budget:
         return total
 
 
-_BUDGET: ContextVar[Budget] = ContextVar("budget")
+_METER: ContextVar[WorkMeter] = ContextVar("meter")
 
 
 def fits(size: int) -> None:
@@ -164,31 +163,31 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree: nodes.Template = _Meter().visit(super()._parse(source, name, filename))
+        tree: nodes.Template = _Counting().visit(super()._parse(source, name, filename))
         tree.set_environment(self)
         return tree
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        # Bytes and translation tables are of no use to a template, and another way to grow.
+        # A template has no use for bytes and translation tables, and could grow text through them.
         return attr not in _NO_ATTRIBUTES and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        budget = _BUDGET.get()
-        _foresee_operator(budget, operator, left, right)
-        return budget.made(super().call_binop(context, operator, left, right))
+        meter = _METER.get()
+        _foresee_operator(meter, operator, left, right)
+        return meter.made(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        budget = _BUDGET.get()
-        budget.spend()
+        meter = _METER.get()
+        meter.spend()
         if __obj is Namespace:
             for value in kwargs.values():
-                budget.weigh(value)
-        args = _foresee_method(budget, __obj, args, kwargs)
-        return budget.made(super().call(__context, __obj, *args, **kwargs))
+                meter.weigh(value)
+        args = _foresee_method(meter, __obj, args, kwargs)
+        return meter.made(super().call(__context, __obj, *args, **kwargs))
 
 
 class _Generation(Extension):
-    """`{% generation %}`, which some templates put around replies, is a plain block here."""
+    """Reads `{% generation %}`, which some templates put around replies, as a plain block."""
 
     tags = {"generation"}  # noqa: RUF012  # declared so by jinja2
 
@@ -197,13 +196,13 @@ class _Generation(Extension):
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=number)
 
 
-class _Meter(NodeTransformer):
-    """Writes the counting into a parsed template."""
+class _Counting(NodeTransformer):
+    """Inserts the counting into a parsed template."""
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
         return nodes.Const(
             node.data, lineno=node.lineno
-        )  # so that it passes through `_finalize` like every value
+        )  # a constant passes through `_finalize` like every other value
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
@@ -241,29 +240,29 @@ def _filtered(node: nodes.Expr, name: str, number: int | None = None) -> nodes.E
 
 @jinja2.pass_context
 def _step(_: Context, value: Any) -> Any:
-    _BUDGET.get().spend()
+    _METER.get().spend()
     return value
 
 
 @jinja2.pass_context
 def _built(_: Context, value: Any) -> Any:
-    return _BUDGET.get().made(value)
+    return _METER.get().made(value)
 
 
 @jinja2.pass_context
 def _concat(_: Context, parts: list[Any]) -> str:
-    budget = _BUDGET.get()
-    fits(sum(map(budget.weigh, parts)))
-    return str(budget.made("".join(map(str, parts))))
+    meter = _METER.get()
+    fits(sum(map(meter.weigh, parts)))
+    return str(meter.made("".join(map(str, parts))))
 
 
 @jinja2.pass_context
 def _finalize(_: Context, value: Any) -> str:
-    budget = _BUDGET.get()
+    meter = _METER.get()
     if not isinstance(value, str):
-        budget.weigh(value)
+        meter.weigh(value)
         value = str(value)
-    return str(budget.made(value))
+    return str(meter.made(value))
 
 
 def _refuse(message: Any = "") -> None:
@@ -292,37 +291,38 @@ def _to_json(
 
 
 _NO_FILTERS = (
-    "filesizeformat", "forceescape", "pprint", "random", "striptags", "urlencode", "urlize", "wordwrap", "xmlattr",
+    "filesizeformat", "forceescape", "pprint", "random", "striptags", "urlencode", "urlize", "wordwrap",
+    "xmlattr",
 )  # fmt: skip
 _NO_GLOBALS = ("lipsum",)
 _NO_ATTRIBUTES = frozenset({"encode", "translate", "maketrans", "to_bytes", "from_bytes", "fromhex"})
 _TO_TEXT = frozenset(
-    "capitalize center e escape format indent join lower replace safe string title tojson trim truncate upper "
-    "wordcount".split()
+    "capitalize center e escape format indent join lower replace safe string title tojson trim truncate "
+    "upper wordcount".split()
 )
 
 
 def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter or test that accounts for its work, measured beforehand where it could grow."""
+    """A filter or test that counts its work, and is measured beforehand where its result could grow."""
     skip = 1 if getattr(function, "jinja_pass_arg", None) is not None else 0
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        budget = _BUDGET.get()
-        budget.spend()
+        meter = _METER.get()
+        meter.spend()
         given = list(args[skip:])
         if name in ("join", "sum") and given:
             given[0] = list(given[0])
         if name in _TO_TEXT:
             for value in (*given, *kwargs.values()):
-                budget.weigh(value)
-        _foresee_filter(budget, name, given, kwargs)
-        return budget.made(function(*args[:skip], *given, **kwargs))
+                meter.weigh(value)
+        _foresee_filter(meter, name, given, kwargs)
+        return meter.made(function(*args[:skip], *given, **kwargs))
 
     return call
 
 
-def _foresee_filter(budget: Budget, name: str, args: list[Any], kwargs: Mapping[str, Any]) -> None:
+def _foresee_filter(meter: WorkMeter, name: str, args: list[Any], kwargs: Mapping[str, Any]) -> None:
     more = [*args[1:], *kwargs.values()]
     if name in ("center", "indent", "truncate", "batch", "slice", "round"):
         for value in more:
@@ -331,17 +331,17 @@ def _foresee_filter(budget: Budget, name: str, args: list[Any], kwargs: Mapping[
         fits((len(str(args[0])) + 1) * (1 + max((len(str(value)) for value in more), default=0)))
     elif name == "join":
         separator = str(more[0]) if more else ""
-        fits(sum(map(budget.weigh, args[0])) + len(separator) * len(args[0]))
+        fits(sum(map(meter.weigh, args[0])) + len(separator) * len(args[0]))
     elif name == "replace" and len(more) >= 2:
         _foresee_replace(str(args[0]), str(more[0]), str(more[1]))
     elif name == "format":
-        _foresee_format(budget, "%", str(args[0]), more)
+        _foresee_format(meter, "%", str(args[0]), more)
     elif name == "sum" and not all(isinstance(part, int | float | Mapping) for part in args[0]):
         raise jinja2.TemplateError("sum: only numbers can be added up")
 
 
 def _foresee_method(
-    budget: Budget, method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    meter: WorkMeter, method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Any, ...]:
     """Measure a call of a text's method; return its arguments, iterators turned into lists."""
     owner = getattr(getattr(method, "__wrapped__", method), "__self__", None)
@@ -349,7 +349,7 @@ def _foresee_method(
     if not isinstance(owner, str) or not (args or kwargs):
         return args
     if name in ("format", "format_map"):
-        _foresee_format(budget, "{", owner, [*args, *kwargs.values()])
+        _foresee_format(meter, "{", owner, [*args, *kwargs.values()])
     elif name in ("center", "ljust", "rjust", "zfill", "expandtabs"):
         for value in (*args, *kwargs.values()):
             _narrow(value)
@@ -358,21 +358,21 @@ def _foresee_method(
         _foresee_replace(owner, str(args[0]), str(args[1]))
     elif name == "join" and args:
         parts = list(args[0])
-        fits(sum(map(budget.weigh, parts)) + len(owner) * len(parts))
+        fits(sum(map(meter.weigh, parts)) + len(owner) * len(parts))
         return (parts, *args[1:])
     return args
 
 
-def _foresee_operator(budget: Budget, operator: str, left: Any, right: Any) -> None:
-    budget.spend()
+def _foresee_operator(meter: WorkMeter, operator: str, left: Any, right: Any) -> None:
+    meter.spend()
     if operator == "%" and isinstance(left, str):
-        _foresee_format(budget, "%", left, [right])
+        _foresee_format(meter, "%", left, [right])
     elif operator == "+" and isinstance(left, Sized) and isinstance(right, Sized):
         fits(len(left) + len(right))
     elif operator == "*":
         for many, count in ((left, right), (right, left)):
             if isinstance(many, str | list | tuple) and isinstance(count, int):
-                fits(budget.weigh(many) * max(0, count))
+                fits(meter.weigh(many) * max(0, count))
     if operator in ("*", "**") and isinstance(left, int) and isinstance(right, int):
         bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
         if bits > _MAX_BITS:
@@ -383,14 +383,13 @@ def _foresee_replace(text: str, old: str, new: str) -> None:
     fits(len(text) + (text.count(old) if old else len(text) + 1) * len(new))
 
 
-def _foresee_format(budget: Budget, mark: str, form: str, values: list[Any]) -> None:
-    """`%` and `str.format` repeat their values and pad them; a width may itself be a value."""
+def _foresee_format(meter: WorkMeter, mark: str, form: str, values: list[Any]) -> None:
+    """Bound what `%` and `str.format` make: they repeat and pad values, and a width may be a value."""
     starred = r"%[^A-Za-z%]*\*" if mark == "%" else r":[^{}]*\{"
     if re.search(r"\d{4}", form) or re.search(starred, form):
         raise jinja2.TemplateError("a format pads with more than 1,000 characters")
     fits(
-        len(form)
-        + form.count(mark) * (_MAX_WIDTH + max((budget.weigh(value) for value in values), default=0))
+        len(form) + form.count(mark) * (_MAX_WIDTH + max((meter.weigh(value) for value in values), default=0))
     )
 
 
