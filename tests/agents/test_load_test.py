@@ -1,6 +1,4 @@
-"""The load generator: hand values of its figures, failures counted, prompts alike only when asked, a real
-server.
-"""
+"""The load test: its figures by hand, failures, shared prompts, and a real server."""
 
 from __future__ import annotations
 
@@ -79,7 +77,7 @@ def test_times_and_failures_of_a_slow_server() -> None:
 
 def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     with FakeServer(lambda path, body: [chunk({"content": "a"}, "stop")]) as server:
-        with pytest.raises(CoterieError, match="does not tell how many tokens"):
+        with pytest.raises(CoterieError, match="does not report the tokens"):
             measure(Endpoint(server.url), "tiny", Load())
         with pytest.raises(ConfigError, match="at least 1"):
             measure(Endpoint(server.url), "tiny", Load(clients=0))

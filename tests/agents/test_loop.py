@@ -174,7 +174,7 @@ def test_long_results_are_cut_in_the_middle() -> None:
 
 
 def test_a_server_that_does_not_count_is_refused() -> None:
-    with pytest.raises(CoterieError, match="does not tell how many tokens"):
+    with pytest.raises(CoterieError, match="reports no token counts"):
         Agent(Script(Turn(Message("assistant", "x"), "stop", None, None, 0.1, 0.2)), [Calculator()]).run(TASK)
     with pytest.raises(CoterieError, match="two tools are called calculator"):
         Agent(Script("x"), [Calculator(), Calculator()])

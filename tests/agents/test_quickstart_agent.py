@@ -64,8 +64,8 @@ def test_it_does_not_call_for_a_greeting(agent_model: Path, capsys: pytest.Captu
 
 AGENT = """
 import asyncio, json, sys
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool
-from agents import set_tracing_disabled
+from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner
+from agents import function_tool, set_tracing_disabled
 from openai import AsyncOpenAI
 
 set_tracing_disabled(True)

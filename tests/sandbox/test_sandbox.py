@@ -43,7 +43,8 @@ print("to the side", file=sys.stderr)
     assert (result.ending, result.status, result.stderr) == ("done", 0, "to the side\n")
     assert box.run("import sys; sys.exit(3)").status == 3
     failed = box.run("def f():\n    return 1 / 0\nf()")
-    assert failed.ending == "failed" and "ZeroDivisionError" in failed.stderr and "jail" not in failed.stderr
+    assert failed.ending == "failed" and "ZeroDivisionError" in failed.stderr
+    assert "inside.py" not in failed.stderr
 
 
 ESCAPES = {
@@ -62,7 +63,7 @@ ESCAPES = {
     "program": "import subprocess; print(subprocess.run(['/bin/echo', 'out'], capture_output=True).stdout)",
     "exec": "import os; os.execv('/bin/sh', ['sh', '-c', 'echo out'])",
     "kill": "import os; os.kill(os.getppid(), 9)",
-    "limits of the parent": "import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (1, 1))",
+    "limits of the parent": "import os, resource as r; r.prlimit(os.getppid(), r.RLIMIT_NOFILE, (1, 1))",
     "higher limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
     "signal by owner": "import fcntl, os; r, w = os.pipe(); fcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())",
     "memory": "x = bytearray(10**9)",
@@ -126,11 +127,11 @@ def test_nothing_of_ours_is_inherited(box: Sandbox, monkeypatch: pytest.MonkeyPa
 def test_a_machine_without_a_layer_is_refused(
     layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same jail with one layer that does not come up, as on an old kernel: nothing is run."""
+    """The sandbox without one of its layers, as on an old kernel, runs nothing."""
     text = Path(inside.__file__).read_text().replace(f"if {layer}(", f"if not {layer}(")
     assert text != Path(inside.__file__).read_text()
-    (tmp_path / "jail.py").write_text(text)
-    monkeypatch.setattr(outside, "JAIL", tmp_path / "jail.py")
+    (tmp_path / "inside.py").write_text(text)
+    monkeypatch.setattr(outside, "INSIDE", tmp_path / "inside.py")
     marker = "print('ran')"
     with pytest.raises(SandboxError, match=r"lacks (seccomp|Landlock)"):
         Sandbox().run(marker)
@@ -154,8 +155,8 @@ def test_the_probe_finds_a_hole(
     text = text.replace(*hole)
     if said == "processes can be made":
         text = text.replace('"clone": (56, 220), ', "")
-    (tmp_path / "jail.py").write_text(text)
-    monkeypatch.setattr(outside, "JAIL", tmp_path / "jail.py")
+    (tmp_path / "inside.py").write_text(text)
+    monkeypatch.setattr(outside, "INSIDE", tmp_path / "inside.py")
     if said is None:
         assert "landlock" in Sandbox().probe()
         return
@@ -169,8 +170,8 @@ def test_without_namespaces_it_still_holds(
 ) -> None:
     """Many containers allow none: Landlock and seccomp remain, and a program cannot write at all."""
     text = Path(inside.__file__).read_text().replace("libc.unshare(", "-1 or libc.unshare(")
-    (tmp_path / "jail.py").write_text(text)
-    monkeypatch.setattr(outside, "JAIL", tmp_path / "jail.py")
+    (tmp_path / "inside.py").write_text(text)
+    monkeypatch.setattr(outside, "INSIDE", tmp_path / "inside.py")
     bare = Sandbox()
     assert bare.probe() == ("landlock", "seccomp")
     assert bare.run("print(1)").stdout == "1\n"
@@ -182,8 +183,8 @@ def test_bubblewrap_stands_in_for_landlock(
     box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = Path(inside.__file__).read_text().replace("if version < 1:", "if True:")
-    (tmp_path / "jail.py").write_text(text)
-    monkeypatch.setattr(outside, "JAIL", tmp_path / "jail.py")
+    (tmp_path / "inside.py").write_text(text)
+    monkeypatch.setattr(outside, "INSIDE", tmp_path / "inside.py")
     monkeypatch.setattr(outside, "_landlock_version", lambda: 0)
     wrapped = Sandbox(box.limits)
     assert wrapped.probe() == ("bwrap", "tmpfs", "seccomp")

@@ -1,6 +1,4 @@
-"""Rendering equals transformers, the mask is the assistant's tokens, user text never becomes a special
-token.
-"""
+"""Rendering equals transformers, and the mask is the assistant's tokens."""
 
 import pytest
 from hypothesis import given, settings
@@ -45,9 +43,11 @@ def tokenizer() -> Tokenizer:
 def test_hand_written_rendering():
     expected = (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
-        '<think>\nuse the tool\n</think>\n\n<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "é"}}\n</tool_call>'
+        "<think>\nuse the tool\n</think>\n\n"
+        '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "é"}}\n</tool_call>'
         '\n<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "é"}}\n</tool_call><|im_end|>\n'
-        "<|im_start|>tool\n<tool_response>\n2\n</tool_response><|im_end|>\n<|im_start|>assistant\nIt is 2.<|im_end|>\n"
+        "<|im_start|>tool\n<tool_response>\n2\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\nIt is 2.<|im_end|>\n"
         "<|im_start|>user\nThanks<|im_end|>\n<|im_start|>assistant\n"
     )
     assert render(TALK, TEMPLATE, add_generation_prompt=True) == expected

@@ -1,8 +1,6 @@
-"""One parser for every family: written examples of each, any chunking gives the same message, faults stay
-content.
-"""
+"""The reply parser: written examples of every family, any chunking, and malformed text stays content."""
 
-# tables, one case a line
+# ruff: noqa: E501  # tables, one case a line
 
 from itertools import pairwise
 

@@ -1,8 +1,6 @@
-"""What a hostile template may try, each stopped with one line and soon; what honest templates do still
-works.
-"""
+"""Hostile templates are stopped soon with one line, and what honest templates do works."""
 
-# tables, one case a line
+# ruff: noqa: E501  # tables, one case a line
 
 import threading
 import time

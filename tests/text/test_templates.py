@@ -1,8 +1,6 @@
-"""The shipped chat templates: equal to transformers' rendering, to texts written by hand, and read back by
-their parser.
-"""
+"""The shipped chat templates equal transformers' rendering and hand-written texts, and are read back."""
 
-# texts written by hand
+# ruff: noqa: E501  # texts written by hand
 
 import re
 

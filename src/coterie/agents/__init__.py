@@ -1,3 +1,1 @@
-"""The client's side: one way to talk to a model or a server, the tool-using loop, its sandbox, graders of
-servers.
-"""
+"""The client's side: talking to a server, the tool-using loop, terminal chat, tests of servers."""

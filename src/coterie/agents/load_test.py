@@ -1,6 +1,4 @@
-"""Load on a server: many clients at once, each reply streamed and timed; percentiles, goodput, failures
-counted.
-"""
+"""A load test of a server: many clients at once; times of replies, goodput and failures."""
 
 from __future__ import annotations
 
@@ -17,16 +15,17 @@ from coterie.agents.speaker import StreamedReply
 from coterie.config.errors import ConfigError, CoterieError
 from coterie.remote.client import Endpoint, EndpointError
 
-_WORDS = "river stone light house garden winter paper music engine window market letter mountain silver table".split()
+_WORDS = (
+    "river stone light house garden winter paper music engine window market letter mountain silver table"
+).split()
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to send: `requests` in all from `clients` at once, each asking for `max_tokens` after
-    `prompt_words` words.
+    """What to send: `requests` in all, from `clients` at once, each a prompt of `prompt_words` words.
 
-    `shared`: the same beginning in every prompt (what a cached prefix helps with), else none. A reply is good
-    when its first token comes within `ttft` seconds and the others take at most `tpot` seconds each.
+    `max_tokens`: length of a reply. `shared`: all prompts start alike, so that a cached prefix helps. A reply
+    is good when its first token comes within `ttft` seconds and the others take at most `tpot` seconds each.
     """
 
     clients: int = 8
@@ -41,9 +40,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Timed:
-    """One reply: seconds to its first piece, from there to its end, its tokens, and the seconds between
-    pieces.
-    """
+    """The times of one reply, in seconds: to its first piece, from there to its end, and between pieces."""
 
     first: float
     rest: float
@@ -59,9 +56,9 @@ class Timed:
 def measure(
     endpoint: Endpoint, model: str, load: Load, done: Callable[[int], None] = lambda count: None
 ) -> dict[str, Any]:
-    """Run a load after one unmeasured request; figures as JSON. `done` is told how many replies are over.
+    """Run a load after one unmeasured request; the figures as JSON. `done` is called with the replies so far.
 
-    Errors: `ConfigError` for a load that is none, `EndpointError` when the first request fails.
+    Errors: `ConfigError` for a load without requests, `EndpointError` when the first request fails.
     """
     if min(load.clients, load.requests, load.prompt_words, load.max_tokens) < 1:
         raise ConfigError("bench: clients, requests, words and tokens must be at least 1")
@@ -102,9 +99,7 @@ def measure(
 
 
 def figures(replies: Sequence[Timed], failures: Counter[str], seconds: float, load: Load) -> dict[str, Any]:
-    """What was measured: counts, tokens per second of all clients, percentiles in milliseconds, goodput per
-    second.
-    """
+    """Counts, tokens and good replies per second over all clients, and percentiles in milliseconds."""
     good = [r for r in replies if r.first <= load.ttft and (r.per_token or 0.0) <= load.tpot]
     per_token = [r.per_token for r in replies if r.per_token is not None]
     return {
@@ -121,7 +116,7 @@ def figures(replies: Sequence[Timed], failures: Counter[str], seconds: float, lo
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
-    """p50, p90, p99 and the largest of some seconds, in milliseconds, by nearest rank; None of none."""
+    """p50, p90, p99 and the largest, in milliseconds, by nearest rank; None without times."""
     if not seconds:
         return None
     ordered = sorted(seconds)
@@ -130,17 +125,16 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
 
 
 def prompt_of(load: Load, number: int) -> str:
-    """The words of request `number`; prompts differ from the first word on, or only at the end when they are
-    shared.
-    """
+    """The prompt of request `number`: it differs from the first word on, or only at the end if shared."""
     words = random.Random(f"{load.seed}") if load.shared else random.Random(f"{load.seed} {number}")
     text = " ".join(words.choice(_WORDS) for _ in range(load.prompt_words))
     return f"{text} {number}" if load.shared else f"{number} {text}"
 
 
 def _one(endpoint: Endpoint, model: str, load: Load, number: int) -> Timed:
-    """Send one request and time its stream. Errors: `EndpointError`, also for a reply without tokens or
-    usage.
+    """Send one request and time its stream.
+
+    Errors: `EndpointError`, also for a stream that ends early; `CoterieError` for a reply without usage.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -160,7 +154,7 @@ def _one(endpoint: Endpoint, model: str, load: Load, number: int) -> Timed:
     if reply.finish_reason is None:
         raise EndpointError("the stream ended before the reply was complete", code="cut off")
     if turn.completion_tokens is None:
-        raise CoterieError("bench: the server does not tell how many tokens a reply had (usage in streams)")
+        raise CoterieError("bench: the server does not report the tokens of a reply (usage in streams)")
     first = (times[0] if times else time.perf_counter()) - started
     rest = times[-1] - times[0] if times else 0.0
     gaps = tuple(b - a for a, b in itertools.pairwise(times))
@@ -169,8 +163,9 @@ def _one(endpoint: Endpoint, model: str, load: Load, number: int) -> Timed:
 
 def words_of(measured: dict[str, Any]) -> str:
     """The figures for people."""
+    failed = sum(measured["failures"].values())
     lines = [
-        f"{measured['replies']} replies, {sum(measured['failures'].values())} failed, {measured['seconds']:.1f} s",
+        f"{measured['replies']} replies, {failed} failed, {measured['seconds']:.1f} s",
         f"{measured['tokens_per_second']:.1f} tokens/s, {measured['requests_per_second']:.2f} replies/s, "
         f"{measured['good_per_second']:.2f} good ones/s ({100 * measured['good_share']:.0f} %)",
     ]

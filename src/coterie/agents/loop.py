@@ -1,5 +1,6 @@
-"""The tool-using loop: ask, call, tell, until the model answers or a budget ends it. The transcript is tuning
-data.
+"""The tool-using loop: the model asks for calls and sees their results, until it answers or a budget ends it.
+
+The transcript is tuning data.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from coterie.text.chat import Message, ToolCall
 Status = Literal[
     "done", "empty", "steps", "tokens", "seconds", "cut", "loop", "interrupted", "failed", "running"
 ]
-# What the program exits with; 1 and 2 are errors as everywhere, 130 is Ctrl-C.
+# Exit codes of the program; 1 and 2 are errors as for every verb, 130 is Ctrl-C.
 EXIT_CODES: dict[str, int] = {
     "done": 0,
     "steps": 3,
@@ -38,9 +39,10 @@ Show = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Budget:
-    """What a task may take: replies of the model, tokens read and written in all, seconds; for one call of a
-    tool seconds, and characters of its result that the model is told. `repeats`: the same call with the same
-    result this often is a loop.
+    """What a task may use: replies of the model, tokens read and written in all, and seconds.
+
+    `tool_seconds`: for one call of a tool. `result`: characters of its result that the model sees. `repeats`:
+    the same call with the same result this often is a loop.
     """
 
     steps: int = 20
@@ -53,7 +55,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended: `done` with an answer, or by what; and what it took."""
+    """How a task ended (`done` with an answer, or what stopped it), and what it used."""
 
     status: Status
     answer: str
@@ -63,11 +65,12 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
+        """The exit status of the program for this outcome."""
         return EXIT_CODES[self.status]
 
 
 class _OutOf(Exception):
-    """A budget was spent while the model was writing; its name is the argument."""
+    """A budget ran out while the model was writing; the argument names it."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(status)
@@ -77,9 +80,9 @@ class _OutOf(Exception):
 class Agent:
     """One model, its tools and its limits.
 
-    `approve` is asked before every call of a tool that writes. `transcript`: a file that holds the
-    conversation after every message. `show` is told ("text" | "reasoning" | "call" | "result", text) as
-    things happen.
+    `approve` decides on every call of a tool that writes. `transcript`: a file that is rewritten after every
+    message. `show` is called with ("text" | "reasoning" | "call" | "result", text) as things happen. `facts`:
+    further fields of the transcript.
     """
 
     def __init__(
@@ -111,10 +114,10 @@ class Agent:
         self._broken: Mapping[int, str] = {}
 
     def run(self, messages: Sequence[Message]) -> Outcome:
-        """Go on with a conversation until it is answered or over. Calls at its end that have no result are
-        made first.
+        """Continue a conversation until the model answers or a limit ends it.
 
-        Errors: `CoterieError` of the model or server; what happened until then is in the transcript.
+        Calls at its end that have no result yet are made first. Errors: `CoterieError` of the model or
+        server; the transcript then holds what happened before.
         """
         self.messages = list(messages)
         status: Status = "failed"
@@ -157,8 +160,7 @@ class Agent:
         return self.budget.seconds - (time.monotonic() - self._started)
 
     def _ask(self) -> Turn:
-        """One reply, added to the conversation; what it took is counted."""
-
+        """Ask for one reply, add it to the conversation and count what it used."""
         room, pieces = self.budget.tokens - self._tokens, 0
 
         def on_piece(kind: Kind, text: str) -> None:
@@ -174,7 +176,7 @@ class Agent:
         turn = self.speaker.say(self.messages, specs, sampling, on_piece=on_piece)
         if turn.prompt_tokens is None or turn.completion_tokens is None:
             raise CoterieError(
-                f"agent: {self.speaker.name} does not tell how many tokens it took, so no budget can be kept"
+                f"agent: {self.speaker.name} reports no token counts, so no budget can be enforced"
             )
         self._steps += 1
         self._tokens += turn.prompt_tokens + turn.completion_tokens
@@ -184,7 +186,7 @@ class Agent:
         return turn
 
     def _call_all(self, calls: Sequence[tuple[int, ToolCall]]) -> bool:
-        """Make the calls of a turn in their order; False when one was made with the same result too often."""
+        """Make the calls of a turn in order; False when one gave the same result too often."""
         going = True
         for number, call in calls:
             self.show("call", f"{call.name}({json.dumps(dict(call.arguments))})")
@@ -228,7 +230,7 @@ class Agent:
 
 
 def unanswered(messages: Sequence[Message]) -> list[tuple[int, ToolCall]]:
-    """The calls at the end of a conversation that have no result yet, with their numbers in their turn."""
+    """The calls at the end of a conversation that have no result yet, each with its place in its turn."""
     results = 0
     for message in reversed(messages):
         if message.role == "tool":
@@ -239,9 +241,9 @@ def unanswered(messages: Sequence[Message]) -> list[tuple[int, ToolCall]]:
 
 
 def resume(path: Path, tools: Sequence[Tool], task: str | None) -> list[Message]:
-    """The conversation of a transcript to go on with, `task` added when it is given.
+    """The conversation of a transcript to continue, with `task` added if given.
 
-    Errors: `DataError` when there is nothing to go on with, or it used a tool that is not offered now.
+    Errors: `DataError` when nothing is left to do, or the transcript used a tool that is not offered now.
     """
     messages, row = read_conversation(path)
     used = {call.name for message in messages for call in message.tool_calls}
@@ -255,7 +257,7 @@ def resume(path: Path, tools: Sequence[Tool], task: str | None) -> list[Message]
     open_calls = bool(unanswered(messages))
     finished = bool(messages) and messages[-1].role == "assistant" and not open_calls
     if task is None and (finished or not messages):
-        raise DataError(f"{path}: it is finished; give a further task to go on")
+        raise DataError(f"{path}: it is finished; give a further task to continue")
     if task is not None and open_calls:
         raise DataError(f"{path}: calls in it wait for their results; resume it without a task first")
     return [*messages, Message("user", task)] if task is not None else list(messages)

@@ -1,7 +1,6 @@
 """Tools of MCP servers, through the official client (extra `mcp`).
 
-What such a server does is out of our hands, so every call must be approved, whatever the server says about
-itself.
+We cannot know what such a server does. So every call needs approval, whatever the server says about itself.
 """
 
 from __future__ import annotations
@@ -65,14 +64,12 @@ class McpServers:
             raise self._failure
 
     def call(self, server: str, tool: str, arguments: dict[str, Any], seconds: float) -> str:
-        """The text of a tool's result. Errors: `ToolError` when the tool or the server fails or is too
-        slow.
-        """
+        """The text of a tool's result. Errors: `ToolError` when its server fails or is too slow."""
         try:
             result = self._wait(
                 self._clients[server].call_tool(tool, arguments, read_timeout_seconds=seconds), seconds + 5
             )
-        except Exception as error:  # whatever goes wrong in somebody else's server is told to the model
+        except Exception as error:  # the model sees whatever fails in a foreign server
             raise ToolError(f"{server}: {_line(error)}") from None
         parts = [getattr(part, "text", None) or f"({part.type} left out)" for part in result.content]
         text = "\n".join(parts) or json.dumps(result.structured_content)
@@ -81,7 +78,7 @@ class McpServers:
         return text
 
     def close(self) -> None:
-        """End the servers."""
+        """Stop the servers."""
         if self._thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop has just been closed
                 self._loop.call_soon_threadsafe(self._closing.set)
@@ -97,7 +94,7 @@ class McpServers:
             self._loop.close()
 
     async def _serve(self) -> None:
-        """Open every server in the one task that also closes them, as the client asks for."""
+        """Open and close every server in one task, as the MCP client requires."""
         server = ""
         try:
             async with contextlib.AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""One way to ask for the next turn of a conversation: of a server that speaks the OpenAI API."""
+"""Asking a server that speaks the OpenAI API for the next turn of a conversation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OnPiece = Callable[[Kind, str], None]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a reply is drawn; None leaves it to the server (`max_tokens` None: as much as fits)."""
+    """How a reply is sampled; None leaves a value to the server (`max_tokens` None: what fits)."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -28,9 +28,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Turn:
-    """One reply. Token counts are None when a server does not tell. `broken`: number of a tool call -> its
-    arguments as they came, where they are no JSON object (the call in `message` then has none). Seconds:
-    until the first piece, and in all.
+    """One reply. Token counts are None if the server does not report them.
+
+    `first_seconds`: until the first piece; `seconds`: in all. `broken`: place of a tool call -> its arguments
+    as they came, if they are not a JSON object (the call in `message` then has none).
     """
 
     message: Message
@@ -43,13 +44,13 @@ class Turn:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Speed after the first token; None when it cannot be told."""
+        """Speed after the first token; None without token counts or time to measure."""
         rest = self.seconds - self.first_seconds
         return (self.completion_tokens - 1) / rest if self.completion_tokens and rest > 1e-6 else None
 
 
 class Speaker(Protocol):
-    """Something that gives the assistant's next turn. `name` is what people call it."""
+    """Something that gives the assistant's next turn. `name`: how messages to people name it."""
 
     name: str
 
@@ -61,8 +62,7 @@ class Speaker(Protocol):
         schema: Mapping[str, Any] | None = None,
         on_piece: OnPiece | None = None,
     ) -> Turn:
-        """The next turn; `on_piece` is called with every piece as it comes. `schema`: JSON schema the text
-        must keep.
+        """The next turn. `on_piece` is called with every piece as it comes; the text must fit `schema`.
 
         Errors: `CoterieError`, one line.
         """
@@ -70,9 +70,7 @@ class Speaker(Protocol):
 
 
 class RemoteSpeaker(Speaker):
-    """A server that speaks the OpenAI API, always asked for a stream: silence would look like a broken
-    line.
-    """
+    """A server that speaks the OpenAI API. It always streams: silence would look like a lost connection."""
 
     def __init__(self, endpoint: Endpoint, model: str | None = None) -> None:
         self.endpoint = endpoint
@@ -106,7 +104,11 @@ class RemoteSpeaker(Speaker):
 
 
 class StreamedReply:
-    """Puts a reply together from the chunks of a chat completion's stream."""
+    """Puts a reply together from the chunks of a chat completion's stream.
+
+    Unlike `text.replies.Delta`, a chunk holds pieces of a call's arguments, so calls are whole only in
+    `turn`.
+    """
 
     def __init__(self, on_piece: OnPiece | None = None) -> None:
         self.finish_reason: str | None = None
@@ -118,13 +120,13 @@ class StreamedReply:
         self._usage: Mapping[str, Any] = {}
 
     def feed(self, event: Any) -> None:
-        """Take in one chunk. Errors: `EndpointError` for one that is no chunk."""
+        """Take in one chunk. Errors: `EndpointError` for an event that is not a chunk."""
         if not isinstance(event, Mapping) or not isinstance(event.get("choices"), list):
             raise EndpointError(f"a chunk of the stream has no list of choices: {json.dumps(event)[:200]}")
         self._usage = event.get("usage") or self._usage
         for choice in event["choices"]:
             delta = choice.get("delta") or {}
-            # Servers name reasoning in one of two ways; one that sends both means it once.
+            # Servers use one of two names for reasoning; one that sends both sends the same text twice.
             self._piece("reasoning", delta.get("reasoning_content") or delta.get("reasoning"))
             self._piece("text", delta.get("content"))
             for call in delta.get("tool_calls") or ():
@@ -174,10 +176,9 @@ class StreamedReply:
 
 
 def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as the OpenAI API takes them: arguments as JSON text, each tool result tied to its call by an
-    id.
+    """Messages in the OpenAI API's form: arguments as JSON text, an id that ties each result to its call.
 
-    Results belong to the calls before them in order. Errors: `ConfigError` for a result without a call.
+    Results belong to the calls before them, in order. Errors: `ConfigError` for a result without a call.
     """
     wired: list[dict[str, Any]] = []
     waiting: list[str] = []

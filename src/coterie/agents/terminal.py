@@ -1,4 +1,4 @@
-"""Talking in the terminal: lines in, streamed replies out, commands that begin with a slash."""
+"""Chat in the terminal: lines in, streamed replies out, commands that begin with a slash."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from coterie.agents.transcript import read_conversation, write_row
 from coterie.config.errors import CoterieError
 from coterie.text.chat import Message
 
-HELP = """/system [TEXT]  say what the model is to be; without text, show it
-/temp [NUMBER]  how freely it writes: 0 always takes the most likely token
+HELP = """/system [TEXT]  set the system message; without text, show it
+/temp [NUMBER]  set the temperature: 0 always takes the most likely token
 /save FILE      write the conversation as one line of JSON: tuning data as it is
-/load FILE      go on with a saved conversation
+/load FILE      continue a saved conversation
 /retry          another answer to your last message
 /undo           take back your last message and its answer
 /help           this list
@@ -27,8 +27,10 @@ Ctrl-C stops an answer; an empty line or Ctrl-D ends."""
 
 
 class Terminal:
-    """A conversation with a model. `interactive`: prompts, commands and speeds (on standard error); a pipe
-    gets the answers alone, and every line of it is a message.
+    """A conversation with a model.
+
+    `interactive`: show prompts and speeds (on standard error) and obey commands. Otherwise, for a pipe, every
+    line is a message and only answers are printed.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Terminal:
     def run(self) -> None:
         """Ask and answer until an empty line, the end of input, or Ctrl-C twice at the prompt.
 
-        Errors: `CoterieError` from a pipe; at a terminal it is shown, and one can go on.
+        Errors: `CoterieError` from a pipe; at a terminal it is shown, and the conversation continues.
         """
         if self.interactive:
             with contextlib.suppress(ImportError):
@@ -87,9 +89,7 @@ class Terminal:
                 _note(f"coterie: {error}")
 
     def take(self, line: str) -> None:
-        """One line: a command when it begins with a slash and a person types it, else a message to be
-        answered.
-        """
+        """Obey one line: a command if it begins with a slash and a person typed it, else a message."""
         if self.interactive and line.startswith("//"):
             line = line[1:]
         elif self.interactive and line.startswith("/"):
@@ -104,7 +104,7 @@ class Terminal:
         self._answer([*self.messages, Message("user", line)])
 
     def _answer(self, messages: list[Message]) -> None:
-        """Add a reply to a conversation; what had come when Ctrl-C stopped it counts as the reply."""
+        """Add a reply to a conversation; if Ctrl-C stops it, the part that came is the reply."""
         said: dict[Kind, list[str]] = {"text": [], "reasoning": []}
 
         def show(kind: Kind, piece: str) -> None:
@@ -159,13 +159,13 @@ class Terminal:
 
     def _save(self, text: str) -> None:
         if not text:
-            raise CoterieError("/save: name a file")
+            raise CoterieError("/save: give the name of a file")
         write_row(Path(text), {"messages": [message.to_dict() for message in self.messages]})
         _note(f"{text}: {len(self.messages)} messages")
 
     def _load(self, text: str) -> None:
         if not text:
-            raise CoterieError("/load: name a file")
+            raise CoterieError("/load: give the name of a file")
         self.messages = list(read_conversation(Path(text))[0])
         _note(f"{text}: {len(self.messages)} messages")
 
@@ -183,15 +183,15 @@ class Terminal:
 
 
 def printable(text: str) -> str:
-    """A text whose control characters are spelt out, but for line ends and tabs: they could fake what is
-    shown.
-    """
+    """A text with control characters escaped, except line ends and tabs: they could fake what is shown."""
     return "".join(char if char in "\n\t" or char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _speed(turn: Turn) -> str:
     speed = turn.tokens_per_second
-    parts = [f"{turn.completion_tokens} tokens" if turn.completion_tokens is not None else "tokens not told"]
+    parts = [
+        f"{turn.completion_tokens} tokens" if turn.completion_tokens is not None else "tokens not reported"
+    ]
     parts += [f"first after {turn.first_seconds:.2f} s"]
     parts += [f"{speed:.1f} tokens/s"] if speed is not None else []
     parts += ["cut off by the longest reply allowed"] if turn.finish_reason == "length" else []

@@ -1,6 +1,4 @@
-"""Conversations on disk: one line of JSON each, with `messages` and `tools`, which is tuning data as it
-is.
-"""
+"""Conversations on disk: one line of JSON with `messages` and `tools`, which is also tuning data."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from coterie.text.chat import Message
 
 
 def write_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Write a file of one conversation, by rename. Errors: `DataError` for a place that cannot be written."""
+    """Write a file of one conversation, by rename. Errors: `DataError` if it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")

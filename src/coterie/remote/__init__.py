@@ -1,1 +1,1 @@
-"""Layer 1: the one client of the OpenAI HTTP API."""
+"""The one client of the OpenAI HTTP API."""

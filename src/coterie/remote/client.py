@@ -18,7 +18,7 @@ MAX_ANSWER = 64 * 2**20  # bytes of one answer or one event; a server that sends
 
 
 class EndpointError(CoterieError):
-    """A server could not be reached, refused, or broke off. `status` is None when there was no answer."""
+    """A server was unreachable, refused, or broke off. `status`: None without an answer."""
 
     def __init__(self, message: str, status: int | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class EndpointError(CoterieError):
 
 @dataclass(frozen=True)
 class Answer:
-    """One HTTP answer. `data` is its JSON, None when it is not JSON."""
+    """One HTTP answer. `data`: its JSON, or None if it is not JSON."""
 
     status: int
     headers: Mapping[str, str]
@@ -44,8 +44,8 @@ def is_url(target: str) -> bool:
 def read_key(path: str | None) -> str | None:
     """The key to send: the first line of the file, else the environment's COTERIE_API_KEY, else none.
 
-    Errors: `ConfigError` for a file that cannot be read, or whose first line is no key. No other variable is
-    looked at, so that a key for one service never reaches another.
+    No other variable is read, so that a key for one service never reaches another. Errors: `ConfigError` for
+    a file that cannot be read, or whose first line is not a key.
     """
     if path is None:
         return os.environ.get(KEY_VARIABLE) or None
@@ -61,12 +61,11 @@ def read_key(path: str | None) -> str | None:
 
 
 class Endpoint:
-    """A server's address and key.
+    """A server's address and key. Nothing is sent before the first call. Usable from several threads.
 
-    `timeout`: seconds of silence after which a call fails; a slow machine reads long prompts for a long time.
-    `label`: the name used in error messages instead of the address. `transport`: an `httpx2` transport that
-    answers in place of the network (`serve.inprocess`). The address may end in `/v1` or not. Nothing is sent
-    before the first call. Usable from several threads.
+    `url` may end in `/v1` or not. `timeout`: seconds of silence before giving up; a slow machine needs long
+    to read a long prompt. `label`: the name of the server in errors, instead of its address. `transport`: an
+    `httpx2` transport that answers in place of the network (`serve.inprocess`).
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Endpoint:
         headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {key}"} if key else {})
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
         waits = httpx2.Timeout(timeout, connect=min(timeout, 10.0))
-        # A proxy named in the environment is for other machines: it cannot reach a server of this one.
+        # A proxy from the environment cannot reach a server on this machine.
         here = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
         self._http = httpx2.Client(
             headers=headers,
@@ -105,7 +104,7 @@ class Endpoint:
         self._http.close()
 
     def request(self, method: str, path: str, body: Any = None, content: bytes | None = None) -> Answer:
-        """One call, whatever its status. `body` is sent as JSON, `content` as it is (also called JSON).
+        """One call, whatever its status. `body` is sent as JSON, `content` unchanged (labelled as JSON).
 
         Errors: `EndpointError` when there is no answer or it is too long.
         """
@@ -115,7 +114,7 @@ class Endpoint:
             return Answer(response.status_code, dict(response.headers), text, _json(text))
 
     def get(self, path: str) -> Any:
-        """The JSON of a GET. Errors: `EndpointError` for any status but 2xx, or no JSON."""
+        """The JSON of a GET. Errors: `EndpointError` for a status other than 2xx, or without JSON."""
         return self._checked(self.request("GET", path), path)
 
     def post(self, path: str, body: Any) -> Any:
@@ -123,11 +122,10 @@ class Endpoint:
         return self._checked(self.request("POST", path, body), path)
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
-        """The JSON of each server-sent event up to `[DONE]`; closing the iterator hangs up, which cancels the
-        reply.
+        """The JSON of each server-sent event up to `[DONE]`.
 
-        Errors: `EndpointError` for another status than 2xx, an error event, an event that is no JSON, a
-        broken line.
+        Closing the iterator hangs up, which cancels the reply. Errors: `EndpointError` for a status other
+        than 2xx, an error event, an event that is not JSON, a lost connection.
         """
         with self.streaming(path, body) as (status, _, data):
             if status >= 300:
@@ -147,11 +145,10 @@ class Endpoint:
 
     @contextlib.contextmanager
     def streaming(self, path: str, body: Any) -> Iterator[tuple[int, Mapping[str, str], Iterator[str]]]:
-        """A POST answered by a stream: status, headers, and the data of each event as text, `[DONE]`
-        included.
+        """A POST answered by a stream: status, headers, and the data of each event as text.
 
-        With another status than 2xx the data is the whole text. Leaving the block hangs up. Errors:
-        `EndpointError`.
+        `[DONE]` is included. With a status other than 2xx the data is the whole text. Leaving the block hangs
+        up. Errors: `EndpointError`.
         """
         with self._open("POST", path, json.dumps(body).encode()) as response:
             good = response.is_success
@@ -216,7 +213,7 @@ class Endpoint:
 
 
 class _Opened:
-    """A response being read; a failure to get one is an `EndpointError`."""
+    """A context manager for a response that is read as it comes. Errors: `EndpointError` without one."""
 
     def __init__(self, endpoint: Endpoint, method: str, path: str, sent: bytes | None) -> None:
         self._endpoint, self._path = endpoint, path
@@ -236,10 +233,11 @@ class _Opened:
 
 
 def sse_data(chunks: Iterator[bytes]) -> Iterator[str]:
-    """The `data` of each server-sent event; comments and other fields are passed over.
+    """The `data` of each server-sent event; comments and other fields are skipped.
 
-    Lines are split on line feeds alone: JSON may hold other characters that Python counts as line ends.
-    Errors: `EndpointError` for an event longer than `MAX_ANSWER`. An event that the end cuts off is dropped.
+    Lines are split on line feeds alone, because JSON may contain other characters that Python counts as line
+    ends. An event that the end cuts off is dropped. Errors: `EndpointError` for an event longer than
+    `MAX_ANSWER` bytes.
     """
     buffer, data = b"", []
     for chunk in chunks:

@@ -1,10 +1,10 @@
-"""The inside of the sandbox: run as a program of its own, it locks itself in and then runs a file of Python.
+"""The inside of the sandbox: a separate program that confines itself and then runs a file of Python.
 
-It stands alone (standard library only) because it is started with `python -I -S inside.py SETTINGS`. Every
-limit is the kernel's and cannot be taken off again: user, network, mount and IPC namespaces (best effort),
-Landlock for files, seccomp for system calls, resource limits. On the file descriptor `status` it says, as one
-line of JSON, which layers stand; without Landlock (or a mount namespace that bubblewrap made) or seccomp it
-stops before the program runs.
+It imports only the standard library because it is started with `python -I -S inside.py SETTINGS`. The kernel
+enforces every limit, and none can be lifted again: user, network, mount and IPC namespaces (best effort),
+Landlock for files, seccomp for system calls, resource limits. It writes the layers that hold to the file
+descriptor `status`, as one line of JSON. Without seccomp, or without both Landlock and the mount namespace of
+bubblewrap, it stops before the program runs.
 
 Numbers are from the Linux headers: asm/unistd_64.h, linux/landlock.h, linux/seccomp.h, linux/audit.h,
 linux/prctl.h.
@@ -23,9 +23,8 @@ import sys
 import traceback
 from typing import Any
 
-# System call -> number on x86-64 and on arm64. Refused, because with them a process without privileges
-# reaches other processes, the network, files by other doors than opening them, or memory that no limit
-# counts.
+# System call -> number on x86-64 and on arm64. They are refused because through them a process without
+# privileges reaches other processes, the network, files without opening them, or memory that no limit counts.
 REFUSED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198), "socketpair": (53, 199),
     "clone": (56, 220), "clone3": (435, 435), "fork": (57, None), "vfork": (58, None),
@@ -37,36 +36,43 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "process_madvise": (440, 440), "kcmp": (312, 272),
     "setpriority": (141, 140), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119),
     "sched_setattr": (314, 274), "sched_setaffinity": (203, 122), "ioprio_set": (251, 30),
-    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "unshare": (272, 97),
+    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
+    "unshare": (272, 97),
     "setns": (308, 268), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
     "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442),
     "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218), "bpf": (321, 280),
     "perf_event_open": (298, 241), "userfaultfd": (323, 282), "seccomp": (317, 277),
-    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "io_setup": (206, 0),
+    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
+    "io_setup": (206, 0),
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "msgget": (68, 186),
     "semget": (64, 190), "mq_open": (240, 180),
-    "truncate": (76, 45), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
+    "truncate": (76, 45), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
     "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
     "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
-    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
     "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
     "inotify_init": (253, None), "inotify_init1": (294, 26), "fanotify_init": (300, 262),
-    "personality": (135, 92), "quotactl": (179, 60), "quotactl_fd": (443, 443), "acct": (163, 89), "syslog": (103, 116),
-    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "kexec_load": (246, 104),
+    "personality": (135, 92), "quotactl": (179, 60), "quotactl_fd": (443, 443), "acct": (163, 89),
+    "syslog": (103, 116),
+    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
+    "kexec_load": (246, 104),
     "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
-    "sethostname": (170, 161), "setdomainname": (171, 162), "settimeofday": (164, 170), "clock_settime": (227, 112),
+    "sethostname": (170, 161), "setdomainname": (171, 162), "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
     "adjtimex": (159, 171), "clock_adjtime": (305, 266), "vhangup": (153, 58),
     "iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None),
 }  # fmt: skip
-# Refused for some values of one argument (its place, the values, whether these are the refused or the allowed
-# ones): limits of other processes, and signals through a file's owner.
+# Refused for some values of one argument only: prlimit64 on other processes, and the commands of fcntl that
+# send signals to the owner of a file. See the end of `filter_program`.
 PRLIMIT64, FCNTL = (302, 261), (72, 25)
 AUDIT_ARCH = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x08000000, 0x10000000, 0x40000000
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 READ_FILE, READ_DIR, WRITE_FILE, TRUNCATE = 1 << 2, 1 << 3, 1 << 1, 1 << 14
-# Write, read, remove, make directories and regular files, move between directories: no links, devices or
+# Write, read, remove, make directories and regular files, move between directories; but no links, devices or
 # sockets.
 WORK = WRITE_FILE | READ_FILE | READ_DIR | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 13 | TRUNCATE
 
@@ -74,7 +80,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check(result: int, what: str) -> int:
-    """Errors: `OSError` naming the call when it failed."""
+    """The result of a system call. Errors: `OSError` naming the call if it failed."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
@@ -82,10 +88,10 @@ def check(result: int, what: str) -> int:
 
 
 def enter_namespaces(work: str, disk: int) -> list[str]:
-    """Leave the network, the other users and the mounts behind; a file system in memory of `disk` bytes on
-    `work`.
+    """Enter new namespaces and mount a file system in memory of `disk` bytes on `work`.
 
-    Returns the layers that could be had; none of them is the only one of its kind.
+    Returns the layers that this machine allowed. None is required, because other layers guard the same
+    things.
     """
     uid, gid = os.getuid(), os.getgid()
     if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWNS) != 0:
@@ -105,9 +111,7 @@ def enter_namespaces(work: str, disk: int) -> list[str]:
 
 
 def limit_resources(seconds: int, memory: int, file: int) -> None:
-    """Hard limits: processor seconds, address space, bytes of one file, open files, no core file, no locked
-    memory.
-    """
+    """Set hard limits: CPU seconds, bytes of address space and of one file, open files; no core file."""
     limits = {
         resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_AS: memory,
@@ -121,8 +125,9 @@ def limit_resources(seconds: int, memory: int, file: int) -> None:
 
 
 def restrict_files(readable: list[str], work: str, writable: bool) -> bool:
-    """Landlock: read what Python needs, write in `work` if `writable`, nothing else. False where there is
-    none.
+    """Let Landlock allow reading `readable`, writing in `work` if `writable`, and nothing else.
+
+    False if the kernel has no Landlock. Errors: `OSError`.
     """
     version = libc.syscall(LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
@@ -141,7 +146,7 @@ def restrict_files(readable: list[str], work: str, writable: bool) -> bool:
         try:
             opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
-            continue  # what is not there needs no rule
+            continue  # a missing file needs no rule
         allowed = (
             access & handled
             if os.path.isdir(path)
@@ -156,7 +161,7 @@ def restrict_files(readable: list[str], work: str, writable: bool) -> bool:
 
 
 def drop_privileges() -> None:
-    """Give up every capability, also those that root has, for good."""
+    """Give up every capability for good, even as root."""
     for capability in range(64):
         libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
     header, nothing = struct.pack("=Ii", 0x20080522, 0), bytes(24)
@@ -165,14 +170,14 @@ def drop_privileges() -> None:
 
 
 def filter_program(machine: str) -> bytes | None:
-    """The seccomp filter as classic BPF; None for a machine whose numbers are not known."""
+    """The seccomp filter as classic BPF; None for a machine whose call numbers are unknown."""
     if machine not in AUDIT_ARCH:
         return None
     column, arch = AUDIT_ARCH[machine]
     numbers = sorted(n for pair in REFUSED.values() if (n := pair[column]) is not None)
     load, equal, greater, give = 0x20, 0x15, 0x35, 0x06
     refuse, allow, kill = 0x00050000 | 1, 0x7FFF0000, 0x80000000  # errno EPERM, allow, kill the process
-    # (operation, value, jump if true, jump if false): jumps to the end are named and counted below.
+    # (operation, value, jump if true, jump if false); named jumps go to the end and are resolved below.
     code: list[tuple[int, int, Any, Any]] = [
         (load, 4, 0, 0),
         (equal, arch, 1, 0),
@@ -197,7 +202,7 @@ def filter_program(machine: str) -> bytes | None:
 
 
 def filter_calls() -> bool:
-    """Install the filter. False where the machine's numbers are not known or the kernel has none."""
+    """Install the filter. False if the machine's call numbers are unknown or the kernel has no seccomp."""
     program = filter_program(platform.machine())
     if program is None:
         return False
@@ -207,7 +212,7 @@ def filter_calls() -> bool:
 
 
 def run(path: str) -> None:
-    """Run a file as `__main__`; a traceback shows its own lines alone."""
+    """Run a file as `__main__`; a traceback shows only the frames of that file."""
     try:
         runpy.run_path(path, run_name="__main__")
     except Exception as error:
@@ -219,7 +224,7 @@ def run(path: str) -> None:
 
 
 def main() -> None:
-    """Lock in, tell how, run the program. Settings (JSON): see `coterie.sandbox.outside`."""
+    """Confine this process, report the layers, run the program. `outside.py` sends the settings."""
     settings = json.loads(sys.argv[1])
     work, status = settings["work"], settings["status"]
     os.set_inheritable(status, False)

@@ -1,7 +1,8 @@
-"""Python in a sandbox made of what the kernel offers: proved before use, refused where it does not hold.
+"""The outside of the sandbox: starts Python programs confined by the kernel, collects what they print.
 
-One program is one process without network, other processes, threads, outside files or inherited environment;
-it has a limit of memory, processor time, wall time, output and disk. `inside.py` is the inside.
+A program is one process without network, other processes, threads, outside files or inherited environment.
+Its memory, CPU time, wall time, output and disk are limited. `inside.py` runs in that process and confines
+it. A machine on which a probe escapes runs no programs.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from typing import Literal
 
 from coterie.config.errors import CoterieError
 
-JAIL = Path(__file__).with_name("inside.py")
+INSIDE = Path(__file__).with_name("inside.py")
 SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 Ending = Literal["done", "failed", "time", "output"]
 
 
 class SandboxError(CoterieError):
-    """This machine cannot keep a program in; the message says which layer is missing."""
+    """This machine cannot confine a program; the message names the missing layer."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Finished:
-    """How a program ended: by itself (`done`, or `failed` with another status than 0), by `time` or by
-    `output`.
-    """
+    """How a program ended: by itself (`done`; `failed` for a status other than 0), by `time` or `output`."""
 
     ending: Ending
     status: int
@@ -54,10 +53,10 @@ class Finished:
 
 
 class Sandbox:
-    """Runs programs. `probe` first: it is what makes the promises true.
+    """Runs programs. Call `probe` first: it proves the confinement on this machine.
 
-    `layers`, known after `probe`: of namespaces, tmpfs (programs can write, into memory), landlock, bwrap,
-    seccomp.
+    `layers`, known after `probe`: which of namespaces, tmpfs (programs can write, into memory), landlock,
+    bwrap and seccomp hold.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -65,9 +64,9 @@ class Sandbox:
         self.layers: tuple[str, ...] = ()
 
     def probe(self) -> tuple[str, ...]:
-        """Try to get out in every way that is promised to be closed; returns the layers that stand.
+        """Try to escape in every way that must be closed; returns the layers that hold.
 
-        Errors: `SandboxError`, one line, naming what is not kept in.
+        Errors: `SandboxError`, one line, naming each way that was open.
         """
         if not sys.platform.startswith("linux"):
             raise SandboxError(
@@ -87,9 +86,7 @@ class Sandbox:
             try:
                 escaped = json.loads(result.stdout)
             except ValueError:
-                raise SandboxError(
-                    f"sandbox: the probe did not come through: {_last(result.stderr)}"
-                ) from None
+                raise SandboxError(f"sandbox: the probe did not finish: {_last(result.stderr)}") from None
             if os.listdir(folder) != ["canary"] or canary.read_text() != "still here":
                 escaped.append("a file outside was changed")
         looped = self.run("while True: pass", seconds=0.3)
@@ -97,14 +94,14 @@ class Sandbox:
             escaped.append("an endless program was not ended")
         if escaped:
             raise SandboxError(
-                f"sandbox: not kept in on this machine: {'; '.join(escaped)}; programs are not run"
+                f"sandbox: programs can escape on this machine: {'; '.join(escaped)}; none are run"
             )
         return self.layers
 
     def run(self, program: str, seconds: float | None = None) -> Finished:
-        """Run a program of Python to its end or its limit.
+        """Run a Python program to its end or to a limit. `seconds`: wall time, by default the limit's.
 
-        Errors: `SandboxError` when the layers that must stand do not; the program has then not been run.
+        Errors: `SandboxError` when a required layer is missing; the program has then not run.
         """
         seconds = self.limits.seconds if seconds is None else min(seconds, self.limits.seconds)
         with tempfile.TemporaryDirectory(prefix="coterie-run-") as folder:
@@ -156,7 +153,7 @@ class Sandbox:
             "disk": self.limits.disk,
         }
         return subprocess.Popen(
-            [*prefix, python, "-I", "-S", "-B", str(JAIL), json.dumps(settings)],
+            [*prefix, python, "-I", "-S", "-B", str(INSIDE), json.dumps(settings)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -169,8 +166,9 @@ class Sandbox:
     def _collect(
         self, process: subprocess.Popen[bytes], status: int, end: float
     ) -> tuple[dict[int, bytes], Ending | None]:
-        """What came on each descriptor, up to the limit of output and of time; which of the two was reached,
-        if any.
+        """The bytes from each descriptor up to a limit, and which limit (output or time) was reached, if any.
+
+        `end`: a time of `time.monotonic`.
         """
         assert process.stdout is not None and process.stderr is not None
         got = {status: b"", process.stdout.fileno(): b"", process.stderr.fileno(): b""}
@@ -206,16 +204,15 @@ class Sandbox:
 
 
 def _bubblewrap(readable: list[str], python: str, work: Path, disk: int) -> tuple[list[str], list[str]]:
-    """A command to put before Python, and its layer, where the kernel has no Landlock but bubblewrap is
-    installed.
+    """A command to put before Python, and its layer; both empty unless bubblewrap has to replace Landlock.
 
-    What Python needs is there to read, `work` is the one place to write, of `disk` bytes.
+    Python can read what it needs, and write to `work` alone, which holds `disk` bytes.
     """
     program = shutil.which("bwrap")
     if program is None or _landlock_version() >= 1:
         return [], []
     binds = [
-        part for path in [*SYSTEM, *readable, python, str(JAIL)] for part in ("--ro-bind-try", path, path)
+        part for path in [*SYSTEM, *readable, python, str(INSIDE)] for part in ("--ro-bind-try", path, path)
     ]
     binds += [part for path in ("/dev/null", "/dev/urandom") for part in ("--dev-bind", path, path)]
     place = ["--size", str(disk), "--tmpfs", str(work), "--chdir", str(work), "--remount-ro", "/"]

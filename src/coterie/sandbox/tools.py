@@ -182,7 +182,8 @@ class HttpGet(Tool):
         named = host == "localhost" or host == number
         if not named and not ipaddress.ip_address(number).is_global:
             raise ToolError(
-                f"{url}: {host} leads to {number}, which is not on the internet; allow that number to fetch it"
+                f"{url}: {host} leads to {number}, which is not on the internet; allow that number to "
+                "fetch it"
             )
         at = f"[{number}]" if ":" in str(number) else number
         query = f"?{parts.query}" if parts.query else ""

@@ -1,7 +1,7 @@
-"""What a model wrote, taken apart as it comes: reasoning, content, tool calls.
+"""An incremental parser of what a model writes: reasoning, content, tool calls.
 
-One engine for every family (see `reply_formats` for how they are declared). Whatever is not well-formed stays
-content, marks and all.
+It serves every family; `reply_formats` declares how they write. Text that is not well-formed stays content,
+its marks included.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class NumberedCall:
 
 @dataclass
 class Delta:
-    """What became certain with the last text: text to add, whole calls."""
+    """What the last text made certain: text to append, and whole calls."""
 
     reasoning: str = ""
     content: str = ""
@@ -49,9 +49,9 @@ class Delta:
 
 
 class ReplyParser:
-    """Takes the text of a reply in any pieces; the same text in other pieces gives the same message.
+    """Parses a reply from pieces of its text; how it is cut does not matter.
 
-    `opened`: the prompt ended inside a reasoning block. `tools`: whether calls are looked for, or are text.
+    `opened`: the prompt ended inside a reasoning block. `tools`: whether calls are parsed or stay text.
     """
 
     def __init__(self, form: ReplyFormat | None = None, opened: bool = False, tools: bool = True) -> None:
@@ -73,19 +73,19 @@ class ReplyParser:
         return self._region is not None and self._region.kind != "calls" and self._part == "reasoning"
 
     def feed(self, text: str) -> Delta:
-        """The next text of the reply; what it made certain."""
+        """Take in the next text of the reply; returns what it made certain."""
         self._text += text
         return self._run(last=False)
 
     def finish(self) -> Message:
-        """The message, once no more text can come: a mark that was never completed is text."""
+        """The whole message, after the last text. A mark that was never completed is text."""
         self.flush()
         whole = self._whole
         calls = tuple(numbered.call for numbered in whole.calls)
         return Message("assistant", whole.content, whole.reasoning if self._thought else None, calls)
 
     def flush(self) -> Delta:
-        """What was held back until the end of the reply."""
+        """Take the end of the reply; returns what was held back until then."""
         return self._run(last=True)
 
     def _run(self, last: bool) -> Delta:
@@ -154,7 +154,7 @@ class ReplyParser:
         self._region, self._mark = None, ""
 
     def _head(self, new: Delta, region: Region, last: bool) -> bool:
-        """Whom a message is for: its head ends at a mark of its own."""
+        """The head of a message, up to its mark: it names the channel or the receiver."""
         head, found, rest = self._text.partition(region.head_end)
         if not found:
             if last:
@@ -168,7 +168,7 @@ class ReplyParser:
         return True
 
     def _calls(self, new: Delta, region: Region, last: bool) -> bool:
-        """The inside of a region of calls, whole, or not at all."""
+        """The inside of a region of calls: parsed as a whole, or left as text."""
         at, mark = _first(self._text, region.close)
         if not mark:
             beginning = self._text[:_PEEK]
@@ -192,7 +192,7 @@ class ReplyParser:
         return True
 
     def _stays(self, new: Delta, text: str, rest: str) -> None:
-        """What is no call is content; what follows it is looked at again."""
+        """Add text that is not a call to the content, and parse `rest` again."""
         self._add(new, "content", text)
         self._text = rest
         self._region, self._mark = None, ""
@@ -210,11 +210,10 @@ class ReplyParser:
 
 
 def parse_reply(text: str, form: ReplyFormat | None = None, opened: bool | None = None) -> Message:
-    """Split what a model wrote into reasoning, tool calls and content; whatever is not well-formed stays in
-    content.
+    """Split a reply into reasoning, tool calls and content; text that is not well-formed stays content.
 
-    `opened`: the prompt ended inside reasoning; None looks for an end of reasoning that has no beginning.
-    Reasoning that was never closed is all reasoning.
+    `opened`: the prompt ended inside reasoning; None looks for an end of reasoning without a beginning. If
+    reasoning is never closed, everything after its beginning is reasoning.
     """
     form = form or format_of(None)
     if opened is None:
@@ -227,9 +226,7 @@ def parse_reply(text: str, form: ReplyFormat | None = None, opened: bool | None 
 
 
 def _first(text: str, marks: tuple[str, ...]) -> tuple[int, str]:
-    """Where the earliest mark stands, and which it is (the longest of those that begin there); "" for
-    none.
-    """
+    """Place and text of the earliest mark, the longest of those that begin there; (-1, "") for none."""
     found = [(text.find(mark), -len(mark), mark) for mark in marks if mark in text]
     at, _, mark = min(found, default=(-1, 0, ""))
     return at, mark
@@ -243,7 +240,7 @@ def _held(text: str, marks: tuple[str, ...]) -> int:
 
 
 def _read(part: str, ways: tuple[str, ...], text: str) -> list[ToolCall]:
-    """The calls in a region by the first way that reads it; none when no way does."""
+    """The calls in a region, by the first way of `ways` that can read it; else none."""
     name = part.removeprefix("to=") if part.startswith("to=") else ""
     for way in ways:
         try:
@@ -261,7 +258,7 @@ def _read_json(text: str) -> list[ToolCall]:
 
 
 def _read_bare(text: str) -> list[ToolCall]:
-    """As `json`, but an answer may be JSON too: a call is an object with a name and with arguments."""
+    """As `json`, but as an answer may be JSON too, a call needs a name and arguments."""
     values = _values(text)
     for value in values:
         if not isinstance(value, Mapping) or not value.keys() & {"arguments", "parameters", "function"}:
@@ -290,20 +287,18 @@ def _read_pythonic(text: str) -> list[ToolCall]:
 def _pythonic_call(call: ast.expr) -> ToolCall:
     if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
         raise DataError("no call")
-    arguments = {str(word.arg): ast.literal_eval(_Constants().visit(word.value)) for word in call.keywords}
+    arguments = {str(word.arg): ast.literal_eval(_LiteralNames().visit(word.value)) for word in call.keywords}
     return ToolCall(ast.unparse(call.func), json.loads(json.dumps(arguments)))
 
 
-class _Constants(ast.NodeTransformer):
+class _LiteralNames(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.expr:
         names = {"true": True, "false": False, "null": None}
         return ast.Constant(names[node.id]) if node.id in names else node
 
 
 def _read_separated(mark: str, begin: str, end: str) -> Callable[[str], list[ToolCall]]:
-    """Calls as NAME `mark` ARGUMENTS, each between `begin` and `end` (or nothing), the JSON perhaps
-    fenced.
-    """
+    """A reader of calls NAME `mark` ARGUMENTS, each between `begin` and `end`; the JSON may be fenced."""
 
     def read(text: str) -> list[ToolCall]:
         calls = []

@@ -1,5 +1,4 @@
-"""How each family writes reasoning, calls and answers: data, in `templates/NAME.reply.json` beside the
-templates.
+"""How each family writes reasoning, calls and answers, read from `templates/NAME.reply.json`.
 
 A format is a list of regions, each with the marks that open and close it:
 
@@ -39,12 +38,12 @@ class Region:
 
 @dataclass(frozen=True)
 class Writing:
-    """The form of calls and answers, for replies that must keep to one.
+    """The form of calls and answers, for replies that a grammar constrains.
 
     `call`: one call, with `{object}` (its name and, under the key `arguments`, its arguments) or `{name}` and
     `{arguments}` in it. `open`, `between`, `close`: around and between calls; `between` None: a reply has one
     call. `trigger`: the text after which a free reply goes on with a call; "": a call can only begin the
-    reply, or its last message. `thought`, `preamble`: what stands before and after reasoning, and words to
+    reply, or its last message. `thought`, `preamble`: the texts around reasoning, and around words to
     the user before calls, that are messages of their own; `answer`: before an answer.
     """
 
@@ -61,7 +60,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class ReplyFormat:
-    """How one family writes. `recognise`: a template that holds one of these belongs to it."""
+    """How one family writes. `recognise`: a template that contains one of these texts belongs to it."""
 
     name: str
     recognise: tuple[str, ...]
@@ -70,12 +69,12 @@ class ReplyFormat:
 
     @property
     def reasoning(self) -> Region | None:
-        """Where it thinks, if that is between marks of its own."""
+        """The region of reasoning, if the family has one."""
         return next((region for region in self.regions if region.kind == "reasoning"), None)
 
     @property
     def thinking(self) -> tuple[str, str]:
-        """What stands before and after reasoning."""
+        """The texts before and after reasoning."""
         region = self.reasoning
         return self.writing.thought or ((region.open[0], region.close[0]) if region else ("", ""))
 
@@ -88,9 +87,7 @@ def formats() -> dict[str, ReplyFormat]:
 
 
 def format_of(template: str | None) -> ReplyFormat:
-    """The format that a chat template is written for, told by its marks; Hermes' (also Qwen's) when none
-    shows.
-    """
+    """The format of a chat template, recognised by its marks; by default that of Hermes and Qwen."""
     marks = template or ""
     return next(
         form for form in formats().values() if not form.recognise or any(m in marks for m in form.recognise)

@@ -35,7 +35,10 @@ SPECIALS = (
     "</tool_response>",
 )
 # The GPT-4 / Qwen2 split with every digit alone, so that numbers are spelt digit by digit.
-SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 CHATML = Path(__file__).parent / "templates" / "chatml.jinja"
 # Turn ends that published chat models generate; whichever of them a vocabulary holds stops a reply.
 _TURN_ENDS = (END_OF_TURN, "<|eot_id|>", "<|eot|>", "<|eom_id|>", "<end_of_turn>", "<|call|>")
@@ -45,9 +48,7 @@ class Tokenizer:
     """Text to token ids and back. Build one with `train` or `load`."""
 
     def __init__(self, tokenizer_json: str, config: dict[str, Any], chat_template: str | None = None) -> None:
-        """`tokenizer_json`: the text of tokenizer.json; `config`: of tokenizer_config.json. Errors:
-        `DataError`.
-        """
+        """From the text of tokenizer.json and the object of tokenizer_config.json. Errors: `DataError`."""
         import tokenizers
 
         self.chat_template = chat_template
@@ -57,8 +58,7 @@ class Tokenizer:
         added = content.get("added_tokens") or []
         self._added = {token["content"]: int(token["id"]) for token in added}
         self.special_ids = frozenset(int(token["id"]) for token in added if token["special"])
-        # A second object without control tokens: switching one object back and forth would not be
-        # thread-safe.
+        # A second object without control tokens, because switching one back and forth is not thread-safe.
         plain = {**content, "added_tokens": [token for token in added if not _is_control(token)]}
         self._plain: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain))
         decoder = json.dumps(content.get("decoder") or {})
@@ -76,12 +76,11 @@ class Tokenizer:
         specials: Sequence[str] = SPECIALS,
         chat_template: str | None = None,
     ) -> Tokenizer:
-        """Learn byte-level BPE merges from `texts`; `specials[0]` gets id 0 and is bos, eos, pad and
-        separator.
+        """Learn byte-level BPE merges from `texts`. `specials[0]` gets id 0: bos, eos, pad and separator.
 
-        `chat_template=None` is the shipped ChatML. The vocabulary may come out smaller than asked when the
-        text has no more pairs to merge. Errors: `DataError` when `vocab_size` cannot hold the specials and
-        the 256 bytes.
+        `chat_template=None` is the shipped ChatML. The vocabulary is smaller than `vocab_size` if the text
+        has no more pairs to merge. Errors: `DataError` when `vocab_size` cannot hold the specials and 256
+        bytes.
         """
         from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
         from tokenizers import Regex as TokenizersRegex
@@ -159,30 +158,29 @@ class Tokenizer:
             write_text(directory / name, text)
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """Token ids; special tokens written in `text` stay text unless `allow_special`. No bos or eos is
-        added.
-        """
+        """Token ids, without bos or eos. Special tokens inside `text` stay text unless `allow_special`."""
         return self.encode_batch([text], allow_special)[0]
 
     def encode_batch(self, texts: Sequence[str], allow_special: bool = False) -> list[list[int]]:
-        """`encode` of many texts on all cores. Errors: `DataError` for text that has no UTF-8 form."""
+        """`encode` of many texts, on all cores. Errors: `DataError` for text without a UTF-8 form."""
         rust = self._full if allow_special else self._plain
         try:
             encodings = rust.encode_batch_fast(list(texts), add_special_tokens=False)
-        except TypeError:  # what the Rust side says of a lone surrogate
+        except TypeError:  # the Rust side raises it for a lone surrogate
             for number, text in enumerate(texts):
                 _check_utf8(text, number)
             raise
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
-        """Text of `ids`; bytes that are not UTF-8 become U+FFFD. `skip_special` leaves special tokens out."""
+        """Text of `ids`; bytes that are not UTF-8 become U+FFFD. `skip_special`: without special tokens."""
         stream = StreamDecoder(self, skip_special)
         return "".join(stream.feed(int(token)) for token in ids) + stream.finish()
 
     def token_bytes(self, ids: Iterable[int]) -> list[bytes]:
-        """The bytes each id stands for (a special token: its name). Errors: `DataError` for ids out of
-        range.
+        """The bytes of each id; of a special token, those of its name.
+
+        Errors: `DataError` for an id out of range.
         """
         table = self._bytes
         try:
@@ -191,7 +189,7 @@ class Tokenizer:
             raise DataError(f"token id {error} is not in the vocabulary of {self.vocab_size}") from None
 
     def num_bytes(self, ids: Iterable[int]) -> int:
-        """Length in bytes of the text of `ids`; special tokens count nothing."""
+        """Length in bytes of the text of `ids`; special tokens do not count."""
         return sum(len(part) for part in self.token_bytes(t for t in ids if int(t) not in self.special_ids))
 
     def token_id(self, text: str) -> int | None:
@@ -205,7 +203,7 @@ class Tokenizer:
 
     @property
     def named_tokens(self) -> dict[str, str]:
-        """`bos_token`, `eos_token`... as the configuration names them; chat templates may ask for them."""
+        """`bos_token`, `eos_token`... of the configuration, which chat templates may use."""
         named = {key: _content(value) for key, value in self._config.items() if key.endswith("_token")}
         return {key: value for key, value in named.items() if value is not None}
 
@@ -216,12 +214,12 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """One more than the largest id: the least number of embedding rows that serves this tokenizer."""
+        """One more than the largest id: the fewest embedding rows that this tokenizer needs."""
         return max(self._full.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of what decides the ids (tokenizer.json's content, whatever its white space)."""
+        """Hash of the content of tokenizer.json, which decides the ids; white space does not matter."""
         canonical = json.dumps(json.loads(self._json), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -229,16 +227,15 @@ class Tokenizer:
     def _bytes(self) -> dict[int, bytes]:
         vocabulary = self._full.get_vocab(with_added_tokens=False)
         spell = _spell_byte_level if self._byte_level else _spell_sentencepiece
-        table = dict.fromkeys(
-            range(self.vocab_size), b""
-        )  # some published vocabularies have gaps; models can emit them
+        # Some published vocabularies have gaps, and a model can emit the ids in them.
+        table = dict.fromkeys(range(self.vocab_size), b"")
         table.update({number: spell(piece) for piece, number in vocabulary.items()})
         table.update({number: name.encode() for name, number in self._added.items()})
         return table
 
 
 class StreamDecoder:
-    """Decodes ids one at a time and hands out only whole characters; the pieces together equal `decode`."""
+    """Decodes ids one at a time into whole characters; the pieces add up to `decode` of all ids."""
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = False) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special
@@ -246,7 +243,7 @@ class StreamDecoder:
         self._at_start = tokenizer._strips_start
 
     def feed(self, token: int) -> str:
-        """Text that became complete with this id (often empty in the middle of a character)."""
+        """The text that this id completes; empty in the middle of a character."""
         if self._skip and token in self._tokenizer.special_ids:
             return ""
         part = self._tokenizer.token_bytes([token])[0]
@@ -255,7 +252,7 @@ class StreamDecoder:
         return self._utf8.decode(part)
 
     def finish(self) -> str:
-        """What is left: U+FFFD if the ids ended inside a character. The decoder can then be used again."""
+        """The rest: U+FFFD if the ids ended inside a character. The decoder can then be used again."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         self._at_start = self._tokenizer._strips_start
@@ -277,7 +274,7 @@ def _is_control(token: dict[str, Any]) -> bool:
 
 
 def _content(token: Any) -> str | None:
-    """The name of a token that configs write either as text or as {"content": text}."""
+    """The name of a token, which configurations write as text or as {"content": text}."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None

@@ -1,6 +1,4 @@
-"""The tools that come with coterie, as chat templates and the OpenAI API describe them, and what an agent is
-told.
-"""
+"""The descriptions of the tools that come with coterie, in the form of the OpenAI API."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ AGENT_SYSTEM = (
 
 
 def texts(required: Sequence[str], **described: str) -> dict[str, Any]:
-    """The JSON schema of an object of texts."""
+    """The JSON schema of an object whose fields are text."""
     properties = {name: {"type": "string", "description": text} for name, text in described.items()}
     return {
         "type": "object",
@@ -33,13 +31,14 @@ def function(name: str, description: str, parameters: dict[str, Any]) -> dict[st
 
 CALCULATOR = function(
     "calculator",
-    "Work out an arithmetic expression such as (3 + 4) * 2 ** 0.5; sqrt, sin, log, round, min, max... are known.",
+    "Work out an arithmetic expression such as (3 + 4) * 2 ** 0.5; "
+    "sqrt, sin, log, round, min, max... are known.",
     texts(["expression"], expression="the expression"),
 )
 PYTHON = function(
     "python",
-    "Run a Python program (standard library, no network, no files but its own empty folder); what it prints comes "
-    "back. Every call starts anew.",
+    "Run a Python program (standard library, no network, no files but its own empty folder); "
+    "what it prints comes back. Every call starts anew.",
     texts(["code"], code="the program"),
 )
 LIST_FILES = function(
