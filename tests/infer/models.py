@@ -1,4 +1,4 @@
-"""Tiny random models of every kind of layer, and the training forward as the thing to agree with."""
+"""Tiny random models with every kind of layer, and the training forward pass as the reference."""
 
 from __future__ import annotations
 

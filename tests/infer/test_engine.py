@@ -1,4 +1,4 @@
-"""The engine against the training forward, against itself alone, and its contract at the edges."""
+"""The engine against the training forward pass and against single requests; edge cases of its contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long prompts do not hold up replies under way for longer than was asked."""
+"""Long prompts delay running replies by at most the configured time."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Stop strings and text pieces, against a reference that looks at one character at a time."""
+"""Stop strings and text pieces, against a reference that reads one character at a time."""
 
 from __future__ import annotations
 

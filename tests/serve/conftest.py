@@ -1,4 +1,4 @@
-"""One server for the tests that only talk to it."""
+"""One server for the tests that only send requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny served model, and raw HTTP beside the real client."""
+"""A tiny served model, and raw HTTP requests in addition to the real client."""
 
 from __future__ import annotations
 
@@ -59,5 +59,5 @@ def eventually(check: Any, seconds: float = 10.0) -> None:
     """Wait until `check()` is true."""
     end = time.monotonic() + seconds
     while not check():
-        assert time.monotonic() < end, "it did not come true"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.01)

@@ -47,7 +47,7 @@ def hang_up(connection: socket.socket) -> None:
 
 
 def slowed(service, seconds: float = 0.02):
-    """Make every step take at least so long, so that requests are still under way when the test looks."""
+    """Make every step take at least this long, so that requests are still running when the test looks."""
     step = service.engine.step
     service.engine.step = lambda: (time.sleep(seconds), step())[1]
     return service
@@ -333,7 +333,7 @@ def test_who_is_cancelled_while_a_token_comes_is_cancelled(ticks):
 
 @pytest.mark.parametrize(("drain", "signals", "code"), [(0.3, 1, 0), (60, 2, 1)])
 def test_signals(drain, signals, code):
-    """SIGTERM: what is under way after the time to drain gets an error event; a second one ends that time."""
+    """SIGTERM: replies running after the drain time get an error event; a second signal ends that time."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(drain)], stdout=subprocess.PIPE, text=True, env=environment

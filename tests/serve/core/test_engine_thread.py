@@ -181,7 +181,9 @@ def test_an_answer_that_nobody_reads_is_not_kept(monkeypatch):
     with serving() as server:
         body = {"prompt": "fox " * 50_000, "return_token_strs": True}
         status, _, answer = call(server.url, "POST", "/tokenize", body)
-        assert status == 200 and len(answer["token_strs"]) == answer["count"], "who reads gets it"
+        assert status == 200 and len(answer["token_strs"]) == answer["count"], (
+            "a client that reads receives it"
+        )
         unread = open_request(server.url, body, "/tokenize", buffer=4096)
         eventually(lambda: connections(server) == 1)
         eventually(lambda: connections(server) == 0)

@@ -1,4 +1,4 @@
-"""Judgements of the page: lines that tuning reads as they are, written whole or not at all."""
+"""Judgements from the page: lines that tuning reads unchanged, written completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routing in replies, and control of experts by the request."""
+"""Routing in replies, and a request's control of the experts."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -291,9 +291,7 @@ class EngineThread:
     def _cancel(self, call: Call, index: int | None) -> None:
         wanted = [i for i, job in call.ids.items() if index is None or job == index]
         dropped = [i for i in wanted if self.engine.cancel(i)]
-        for request_id in wanted:
-            self._calls.pop(request_id, None)
-            self._started.pop(request_id, None)
+        self._forget(wanted)
         call.unfinished -= len(dropped)
         if dropped and index is None:
             self.num_cancelled += 1
@@ -302,10 +300,14 @@ class EngineThread:
         for call in calls:
             for request_id in call.ids:
                 self.engine.cancel(request_id)
-                self._calls.pop(request_id, None)
-                self._started.pop(request_id, None)
+            self._forget(call.ids)
             call.unfinished = 0
             call.push(error)
+
+    def _forget(self, request_ids: Iterable[int]) -> None:
+        for request_id in request_ids:
+            self._calls.pop(request_id, None)
+            self._started.pop(request_id, None)
 
     def _run(self) -> None:
         try:
