@@ -59,8 +59,7 @@ def byte_level(rules: tuple[str, ...], whole_first: bool = False, size: int = 42
 
 
 def pieces(prefix: bool = True, runs: tuple[int, ...] = ()) -> Tokenizer:
-    """A tokenizer as `transformers` converts SentencePiece's: pieces with bytes to fall back to, merges by
-    rank.
+    """A tokenizer as `transformers` converts SentencePiece's: pieces, bytes as a fallback, merges by rank.
 
     `runs`: lengths of runs of spaces that share the lowest score, as in Mixtral's.
     """
@@ -74,9 +73,7 @@ def pieces(prefix: bool = True, runs: tuple[int, ...] = ()) -> Tokenizer:
     content = json.loads(trained.to_str())
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     found = sorted(content["model"]["vocab"], key=content["model"]["vocab"].__getitem__)
-    single = [
-        piece for piece in found if len(piece) == 1 and ord(piece) < 0x2600
-    ]  # the rest falls back to bytes
+    single = [piece for piece in found if len(piece) == 1 and ord(piece) < 0x2600]  # others become bytes
     results = list(dict.fromkeys("".join(merge) for merge in content["model"]["merges"]))
     results = [piece for piece in results if set(piece) <= set(single) and not (runs and "▁▁" in piece)]
     for piece in single + results:
@@ -89,10 +86,9 @@ def pieces(prefix: bool = True, runs: tuple[int, ...] = ()) -> Tokenizer:
     ]
     lengths = {1, *runs}
     vocab |= {"▁" * length: len(vocab) + at for at, length in enumerate(runs)}
-    cuts = [
-        (cut, length - cut) for length in runs for cut in range(1, length) if {cut, length - cut} <= lengths
-    ]
-    merges += [("▁" * left, "▁" * right) for left, right in sorted(cuts, reverse=True)]
+    cuts = [(cut, length - cut) for length in runs for cut in range(1, length)]
+    cuts = sorted((pair for pair in cuts if set(pair) <= lengths), reverse=True)
+    merges += [("▁" * left, "▁" * right) for left, right in cuts]
     content["model"] |= {
         "vocab": vocab,
         "merges": merges,
@@ -116,9 +112,8 @@ def pieces(prefix: bool = True, runs: tuple[int, ...] = ()) -> Tokenizer:
         ],
     }
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    content["added_tokens"] = [
-        {"id": n, "content": t, **flags} for n, t in enumerate(("<unk>", "<s>", "</s>"))
-    ]
+    specials = enumerate(("<unk>", "<s>", "</s>"))
+    content["added_tokens"] = [{"id": number, "content": text, **flags} for number, text in specials]
     config = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>", "add_bos_token": True}
     return Tokenizer(json.dumps(content), config)
 
