@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coterie.agents.approval import approver
 from coterie.data.examples import read_examples
 from coterie.data.formats import ChatExample
 from coterie.sandbox.outside import Sandbox, SandboxError
-from coterie.sandbox.tools import Calculator
 from tests.agents.fake import USAGE, FakeServer, call_chunks, chunk
 from tests.cli.support import call, fails
 
@@ -142,30 +139,3 @@ def test_mistakes(
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
-
-
-def test_a_person_is_asked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    class Terminal:
-        def __init__(self, *lines: str) -> None:
-            self.lines = list(lines)
-
-        def isatty(self) -> bool:
-            return True
-
-        def readline(self) -> str:
-            return self.lines.pop(0) if self.lines else ""
-
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    tool, other = Calculator(), Calculator()
-    other.name = "other"
-    for lines, expected in (
-        (["what?\n", "y\n", "n\n"], [True, False]),
-        (["a\n"], [True, True]),
-        ([], [False, False]),
-    ):
-        monkeypatch.setattr(sys, "stdin", Terminal(*lines))
-        ask = approver("ask")
-        assert [ask(tool, {"expression": "\x1b[2Jfake\nallow?"}), ask(tool, {})] == expected
-        assert ask(other, {}) is False, "always is for one tool"
-    shown = capsys.readouterr().err
-    assert '"\\u001b[2Jfake\\nallow?"' in shown and "\x1b" not in shown

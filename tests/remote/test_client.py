@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.agents.speaker import RemoteSpeaker, Sampling, wire_messages
+from coterie.agents.speaker import RemoteSpeaker
 from coterie.config.errors import ConfigError
 from coterie.remote.client import Endpoint, EndpointError, read_key, sse_data
-from coterie.text.chat import Message, ToolCall
-from tests.agents.fake import USAGE, FakeServer, call_chunks, chunk
+from coterie.text.chat import Message
+from tests.agents.fake import FakeServer, chunk
 
 ASK = [Message("user", "hello")]
 
@@ -33,46 +33,6 @@ def test_events_do_not_depend_on_how_the_bytes_are_cut(texts: list[str], data: s
     cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=6)))
     pieces = [wire[a:b] for a, b in zip([0, *cuts], [*cuts, len(wire)], strict=True)]
     assert [json.loads(event)["t"] for event in sse_data(iter(pieces))] == texts
-
-
-def test_a_whole_reply() -> None:
-    pieces: list[tuple[str, str]] = []
-    events = [
-        ": ping prefill=1/2\n\n",
-        chunk({"role": "assistant", "content": ""}),
-        chunk({"reasoning_content": "hm", "reasoning": "hm"}),
-        chunk({"content": "one\u2028two"}),
-        *call_chunks("add", '{"a": 1}'),
-        *call_chunks("add", "[oops", 1),
-        chunk({}, "tool_calls"),
-        USAGE,
-    ]
-    with FakeServer(lambda path, body: events) as server:
-        speaker = RemoteSpeaker(Endpoint(server.url + "/v1/"))
-        tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
-        turn = speaker.say(
-            ASK, tools, Sampling(0.5, None, 9, 3), on_piece=lambda *piece: pieces.append(piece)
-        )
-    assert turn.message == Message(
-        "assistant", "one\u2028two", "hm", (ToolCall("add", {"a": 1}), ToolCall("add", {}))
-    )
-    assert (turn.prompt_tokens, turn.completion_tokens, turn.finish_reason) == (5, 2, "tool_calls")
-    assert turn.broken == {1: "[oops"}
-    assert pieces == [("reasoning", "hm"), ("text", "one\u2028two")]
-    path, body, _ = server.seen[0]
-    assert path == "/v1/chat/completions"
-    assert {
-        "model": "tiny",
-        "temperature": 0.5,
-        "max_tokens": 9,
-        "seed": 3,
-        "stream": True,
-    }.items() <= body.items()
-    assert (
-        "top_p" not in body
-        and body["tools"] == tools
-        and body["messages"] == [{"role": "user", "content": "hello"}]
-    )
 
 
 @pytest.mark.parametrize(
@@ -140,19 +100,3 @@ def test_keys_go_only_where_they_were_meant(tmp_path: Path, monkeypatch: pytest.
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ConfigError, match="address"):
         Endpoint(url)
-
-
-def test_results_are_tied_to_their_calls() -> None:
-    call = ToolCall("add", {"a": "é"})
-    messages = [
-        *ASK,
-        Message("assistant", "", None, (call, call)),
-        Message("tool", "1"),
-        Message("tool", "2"),
-    ]
-    wired = wire_messages(messages)
-    ids = [c["id"] for c in wired[1]["tool_calls"]]
-    assert len(set(ids)) == 2 and [m["tool_call_id"] for m in wired[2:]] == ids
-    assert wired[1]["tool_calls"][0]["function"]["arguments"] == '{"a": "é"}'
-    with pytest.raises(ConfigError, match="without a call"):
-        wire_messages([*ASK, Message("tool", "1")])

@@ -1,6 +1,4 @@
-"""Every way out of the sandbox that we know, tried for real; and machines that cannot keep a program in are
-refused.
-"""
+"""Every known way out of the sandbox, tried for real; a machine that cannot confine runs nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 
 @pytest.fixture(scope="module")
 def box() -> Sandbox:
-    """A sandbox that has proved itself; skips where the kernel has no layers to prove."""
+    """A sandbox whose probe passed; skips if the kernel lacks a required layer."""
     made = Sandbox(Limits(seconds=5.0, memory=256 * 2**20, output=4096, disk=4 * 2**20))
     try:
         made.probe()
