@@ -1,6 +1,4 @@
-"""The whole preparation: reuse, damage, interruption, mixture weights, the card's sums, held-out
-documents.
-"""
+"""The whole preparation: reuse, damage, interruption, mixture weights, the card, held-out documents."""
 
 import json
 

@@ -22,9 +22,7 @@ def fake_dict(
     experts: int = 16,
     slices=SLICES,
 ) -> dict:
-    """The JSON of a run in which MoE minus dense is `difference` with a 95 % interval of plus or minus
-    `half`.
-    """
+    """The JSON of a run: MoE minus dense is `difference`, with a 95 % interval of plus or minus `half`."""
     rng = random.Random(seed)
     base = {name: 0.5 + 2.2 * rng.random() for name in slices}
     gap = {name: difference * (0.2 + 2 * rng.random()) for name in slices}

@@ -1,6 +1,4 @@
-"""Conversations are well formed, their tools answer rightly, and their text is what the chat template
-gives.
-"""
+"""Conversations are well formed, tool results are right, and the text is the template's rendering."""
 
 import ast
 import contextlib

@@ -1,6 +1,4 @@
-"""Every call of every sheet is right, against definitions written a second time, and no probe is trained
-on.
-"""
+"""Every call agrees with a second definition of its function, and no probe is in the training text."""
 
 import ast
 

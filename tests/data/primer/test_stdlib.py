@@ -1,6 +1,4 @@
-"""The standard library slices: read in place, cut without loss, each module in one slice, prose that is
-prose.
-"""
+"""The slices of the standard library: cut without loss, each module in one slice, prose apart from code."""
 
 import json
 from itertools import islice

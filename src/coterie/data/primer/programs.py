@@ -86,9 +86,7 @@ class Program:
         return "\n".join([*lines, f"    return {self.returns}"])
 
     def trace(self, argument: Any) -> tuple[list[tuple[str, Any]], Any]:
-        """Every assignment in the order it happens as `(name, value)`, loop variables included, and the
-        result.
-        """
+        """Every assignment in order as `(name, value)`, including loop variables, and the result."""
         scope: dict[str, Any] = {self.parameter: argument}
         seen = list(_run(self.body, scope))
         return seen, _value(self.returns, scope)
