@@ -1,6 +1,6 @@
 """Tokenised examples: which tokens are learnt, faults with their lines, and packing."""
 
-# tables, one case a line
+# ruff: noqa: E501  # tables, one case a line
 
 import json
 
