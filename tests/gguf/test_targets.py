@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coterie.checkpoints.directory import read_config
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.gguf.architectures import describe
 from coterie.gguf.targets import Parts, config_values, keys_of
 from tests.gguf.models import KINDS, write
@@ -14,7 +14,7 @@ from tests.gguf.models import KINDS, write
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_keys_read_back_as_the_config(kind: str, tmp_path: Path) -> None:
-    config = read_config(write(kind, tmp_path / "m"))
+    config = Checkpoint.open(write(kind, tmp_path / "m")).config
     described, parts = describe(config), Parts.of(config)
     assert described.target.name == KINDS[kind][2]
     keys = keys_of(described.target, config)
@@ -25,7 +25,7 @@ def test_keys_read_back_as_the_config(kind: str, tmp_path: Path) -> None:
 
 
 def test_codes_are_read_back_as_words(tmp_path: Path) -> None:
-    config = read_config(write("deepseek_v3", tmp_path / "m"))
+    config = Checkpoint.open(write("deepseek_v3", tmp_path / "m")).config
     described = describe(config)
     assert described.keys["expert_gating_func"] == 2
     assert config_values(keys_of(described.target, config), described.keys)["router.score"] == "sigmoid"

@@ -11,11 +11,8 @@ import torch
 from coterie.checkpoints.checkpoint import Checkpoint, Loaded
 from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
 from coterie.checkpoints.fill import fill_model
-from coterie.checkpoints.locate import locate as locate
-from coterie.checkpoints.locate import read_json as read_json
-from coterie.checkpoints.tensor_reader import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype, write_model_files
-from coterie.config import AdapterConfig, ModelConfig
+from coterie.config import AdapterConfig
 from coterie.nn.transformer import Transformer
 from coterie.proof.records import default_sequences, record, rounded, save_probes
 from coterie.text.tokenizer import Tokenizer
@@ -37,26 +34,6 @@ def load_state_into(model: Transformer, directory: Path) -> None:
     """Copy a directory's safetensors into an existing model of the same config; every tensor must match."""
     checkpoint = Checkpoint.open(directory)
     fill_model(checkpoint.tensors, model, checkpoint.path)
-
-
-def read_config(path: str | Path) -> ModelConfig:
-    """The `ModelConfig` of a checkpoint directory."""
-    return Checkpoint.open(path).config
-
-
-def open_tensors(directory: Path) -> StoredTensors:
-    """The tensors of a checkpoint directory, headers checked, nothing read yet."""
-    return Checkpoint.open(directory).tensors
-
-
-def stored_dtype(directory: Path, config: ModelConfig) -> torch.dtype:
-    """The type all weights of a directory are stored in; float32 where they are mixed or quantised."""
-    return Checkpoint.open(directory).stored_dtype
-
-
-def kept_dtype(directory: Path) -> torch.dtype:
-    """The type to hold and write a directory's weights in: its own, bfloat16 where they are quantised."""
-    return Checkpoint.open(directory).kept_dtype
 
 
 def save_model(

@@ -106,15 +106,15 @@ def _to_gguf(model: str, file: Path, quant: str, outputs: bool, as_json: bool) -
     in float32).
     """
     from coterie.checkpoints.checkpoint import Checkpoint
-    from coterie.config import CheckpointError, ConfigError
+    from coterie.checkpoints.commit import require_free
+    from coterie.config import ConfigError
     from coterie.config.files import write_json
     from coterie.gguf.export import export_gguf
     from coterie.gguf.readback import gguf_difference
 
     if file.suffix != ".gguf":
         raise ConfigError(f"convert: --out {file} must be the name of the file to write, such as model.gguf")
-    if file.exists():
-        raise CheckpointError(f"{file}: exists already; choose another --out or remove it")
+    require_free(file, "--out")
     source = Checkpoint.open(model)
     if source.probes is not None:
         # A damaged source would export well: every number of the file would equal the damaged one.

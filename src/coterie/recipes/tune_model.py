@@ -16,7 +16,8 @@ from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import attach, is_trained
 from coterie.adapters.files import adapter_base, is_adapter, save_adapter
 from coterie.adapters.patch import attach_subset, is_patch, save_patch
-from coterie.checkpoints.directory import kept_dtype, load_model, locate, save_model
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import BalanceConfig, CheckpointError, ConfigError, ExpertSelection
 from coterie.config.methods import ResultKind, tuning_method
 from coterie.config.tune import TuneConfig
@@ -62,8 +63,9 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     method = tuning_method(config.method)
     quantise = config.adapter() if method.quantised else None
     # An adapter belongs to the base as it is stored, not to a rounding of it.
-    held = torch.float32 if method.float32 else kept_dtype(locate(origin))
-    loaded = load_model(origin, held, device, compute_dtype=dtype, quantise=quantise)
+    checkpoint = Checkpoint.open(origin)
+    held = torch.float32 if method.float32 else checkpoint.kept_dtype
+    loaded = checkpoint.load(held, device, compute_dtype=dtype, quantise=quantise)
     model = loaded.model
     if loaded.tokenizer is None:
         raise ConfigError(
@@ -249,7 +251,7 @@ def reloader(config: TuneConfig, tuned: Tuned, path: Path) -> Callable[[], Trans
         if tuned.kind == "model":
             return load_model(path, parameters, compute_dtype=dtype).model
         quantise = config.adapter() if tuning_method(config.method).quantised else None
-        base = load_model(locate(tuned.origin), parameters, compute_dtype=dtype, quantise=quantise).model
+        base = load_model(tuned.origin, parameters, compute_dtype=dtype, quantise=quantise).model
         apply_in_place(base, path, tuned.base)
         return base
 
