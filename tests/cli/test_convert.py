@@ -75,7 +75,7 @@ def test_gguf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_adapter_is_called_so(verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     words = fails(capsys, verb[0], str(tmp_path), *verb[1:])
-    assert ("is an adapter" if verb != ["verify"] else "holds no probes") in words
+    assert ("is an adapter" if verb != ["verify"] else "has no adapter_model.safetensors") in words
 
 
 def test_a_source_that_fails_its_probes_is_not_exported(
