@@ -39,8 +39,7 @@ def is_variant(path: str | Path) -> bool:
 
 
 def base_of(path: str | Path) -> str:
-    """The base named by the directory of an adapter or patch. Errors: `CheckpointError` when it names
-    none."""
+    """The base that an adapter's or patch's directory names. Errors: `CheckpointError` when it names none."""
     return patch_base(path) if is_patch(path) else adapter_base(path)
 
 

@@ -141,8 +141,7 @@ def patch_tensors(model: Transformer) -> dict[str, Tensor]:
 
 
 def base_mark(model: Transformer, without: Iterable[str] = ()) -> BaseMark:
-    """Hashes of the frozen model: all parameters and selection biases except `without` and a trained
-    subset."""
+    """Hashes of all parameters and selection biases of a model, except `without` and a trained subset."""
     left_out, hashes = set(without), (hashlib.sha256(), hashlib.sha256())
     own = dict(model.named_parameters())
     own |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(".select_bias")}  # type: ignore[misc]
@@ -208,8 +207,7 @@ def patch_base(path: str | Path) -> str:
 
 
 def read_patch(path: str | Path) -> Patch:
-    """A patch from its directory, every file checked against its hash. Errors: `CheckpointError`, one
-    line."""
+    """Read a patch, every file checked against its hash. Errors: `CheckpointError`, one line."""
     directory = Path(path).expanduser()
     if not (directory / ABOUT).is_file():
         raise CheckpointError(f"{directory}: has no {ABOUT}; give the directory of an expert patch")

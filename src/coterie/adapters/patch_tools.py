@@ -21,8 +21,10 @@ from coterie.config import CheckpointError
 
 @dataclass(frozen=True)
 class PatchFacts:
-    """The content of a patch. `experts`: layer -> experts; `whole`: tensors replaced whole; `bytes`: on
-    disk."""
+    """The content of a patch.
+
+    `experts`: layer -> experts. `whole`: tensors replaced whole. `bytes`: on disk.
+    """
 
     family: str
     base: str

@@ -25,8 +25,10 @@ _LAYER = re.compile(r"(?:.*\.)?layers\.\d+\.(.+)")
 
 @dataclass(frozen=True)
 class Place:
-    """One layer that can have factors. `path`: its module in transformers, for experts that of all
-    experts."""
+    """One layer that can have factors.
+
+    `path`: its module in transformers; for routed experts the module of all experts of the layer.
+    """
 
     name: str
     path: str

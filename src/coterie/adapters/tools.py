@@ -143,8 +143,10 @@ class AdaptedGroup:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What an adapter is. `full`: weights trained in full, with their sizes; `peft_cannot`: parts PEFT
-    refuses."""
+    """The description of an adapter.
+
+    `full`: weights trained in full, with their sizes. `peft_cannot`: the parts for which PEFT refuses it.
+    """
 
     path: str
     family: str

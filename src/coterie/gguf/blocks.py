@@ -75,11 +75,11 @@ def pack(rows_RI: Array, kind: str, name: str) -> Array:
 
 
 def _mxfp4(rows_RI: Array) -> Array:
-    """The result of `gguf.quants.quantize` for MXFP4, many times faster, by search among the steps'
-    midpoints.
+    """The same bytes as `gguf.quants.quantize` for MXFP4, many times faster.
 
-    A block is the exponent of its scale, then 16 bytes: numbers 0-15 in the low halves, 16-31 in the high
-    halves (OCP Microscaling Formats 1.0).
+    Numbers find their step by a search among the midpoints of the steps. A block is the exponent of its
+    scale, then 16 bytes: numbers 0-15 in the low halves, 16-31 in the high halves (OCP Microscaling Formats
+    1.0).
     """
     blocks = rows_RI.reshape(-1, _BLOCK)
     size = np.abs(blocks)

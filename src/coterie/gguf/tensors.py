@@ -140,8 +140,9 @@ def _experts(source: ParameterSource, name: str, theirs: str, chosen: slice) -> 
 
 
 def _key_and_value(source: ParameterSource, name: str, prefix: str, attention: MLAConfig) -> list[Mapped]:
-    """`kv_b` as (H, rank, nope) for keys, which llama.cpp absorbs into the queries, and (H, value, rank) for
-    values.
+    """`kv_b` split into keys (H, rank, nope), which llama.cpp absorbs into the queries, and values.
+
+    The values are (H, value, rank).
     """
     heads, nope, value, rank = attention.num_heads, attention.nope_dim, attention.value_dim, attention.kv_rank
 

@@ -65,8 +65,10 @@ _KNOWN_ENDS = frozenset(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """`keys` of the file; `pre`: llama.cpp's name of the split; `differences`: what it tokenises
-    differently."""
+    """A tokenizer for llama.cpp.
+
+    `keys`: of the file. `pre`: llama.cpp's name of the split. `differences`: what it tokenises differently.
+    """
 
     keys: dict[str, Any]
     pre: str

@@ -210,8 +210,10 @@ def reply_parsers(checkpoint: Checkpoint, engine: Engine) -> ReplyParsers:
 
 
 def _check_adapter(name: str, path: str, base: Checkpoint, engine: Engine) -> int:
-    """The highest rank of an adapter. Errors: `ConfigError` for one that the engine cannot add at run
-    time."""
+    """The highest rank of an adapter.
+
+    Errors: `ConfigError` for an adapter that the engine cannot add at run time.
+    """
     merge = f"merge it first (coterie merge {base.path} {path} -o MERGED) and export that"
     if not re.fullmatch(r"[\w.-]+", name):
         raise ConfigError(f"adapter '{name}': give a name of letters, digits, '.', '_' and '-'")

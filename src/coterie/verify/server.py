@@ -92,8 +92,7 @@ class ScoredServer:
         return ProbeRecord(tuple(map(tuple, sequences)), torch.tensor(following), ids_TK, top_TK)
 
     def _echo(self, ids: list[int], forms: list[dict[str, Any]]) -> Mapping[str, Any]:
-        """The `logprobs` object for one echoed prompt; forms that the server refuses are removed from
-        `forms`."""
+        """The `logprobs` object for one echoed prompt; refused forms of the request leave `forms`."""
         request = {"model": self.model, "prompt": ids, "max_tokens": 1, "echo": True, "temperature": 0}
         while True:
             try:
@@ -182,8 +181,10 @@ def _by_id(top: Any, names: Mapping[bytes, int]) -> dict[int, float]:
 
 
 def _lists(likely: list[dict[int, float]], asked: int) -> tuple[Tensor, Tensor]:
-    """(T, K) ids and log-probabilities, best first; a list that is short or has an unclear name is left
-    out."""
+    """(T, K) ids and log-probabilities, best first.
+
+    A list that is short or has an unclear name is left out: -1 and -inf.
+    """
     kept = min(asked, max((len(top) for top in likely), default=0))
     ids_TK = torch.full((len(likely), kept), -1, dtype=torch.int32)
     top_TK = torch.full((len(likely), kept), float("-inf"))
