@@ -1,7 +1,7 @@
 """Conversations to token ids: `conversation_ids` for a prompt, `render_ids` with what is learnt.
 
 A prompt is rendered once, as a whole. Only learning asks which tokens the assistant wrote, and only then are
-the beginnings of the conversation rendered, so that any Hugging Face template works without marks of its own.
+the beginnings of the conversation rendered, so that any Hugging Face template works unchanged.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def conversation_ids(
     template, variables = _settings(tokenizer, template, variables)
     added = tokenizer.added_tokens
     found = openings(template, variables, added)
-    # An opening of plain text could be typed by a user; the template's own must be told from that.
+    # A user could type an opening of plain text, so the occurrences in messages are hidden.
     plain = [opening.mark for opening in found if not any(name in opening.mark for name in added)]
     safe = SafeConversation(tokenizer, messages, tools, plain)
     whole = render(safe.messages, template, add_generation_prompt, safe.tools, variables)
@@ -129,6 +129,6 @@ def _settings(
     template = tokenizer.chat_template if template is None else template
     if template is None:
         raise DataError(
-            "this tokenizer has no chat template; save a chat_template.jinja beside it or give one"
+            "this tokenizer has no chat template; save a chat_template.jinja in its directory or give one"
         )
     return template, {**tokenizer.named_tokens, **(variables or {})}

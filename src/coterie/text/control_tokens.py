@@ -79,7 +79,7 @@ class SafeConversation:
 
 
 def _any_of(texts: Sequence[str]) -> re.Pattern[str] | None:
-    """A pattern (one group) of the first of `texts` that stands at a place; None without texts."""
+    """A pattern (one group) that matches any of `texts`, earlier ones first; None without texts."""
     return re.compile(f"({'|'.join(map(re.escape, texts))})") if texts else None
 
 

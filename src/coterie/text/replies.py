@@ -150,7 +150,7 @@ class ReplyParser:
 
     def _leave(self) -> None:
         if self._region is not None and self._region.kind == "message" and self._part in self._space:
-            self._space[self._part] += "\n"  # a further message of the same kind begins on a line of its own
+            self._space[self._part] += "\n"  # a further message of the same kind begins on a new line
         self._region, self._mark = None, ""
 
     def _head(self, new: Delta, region: Region, last: bool) -> bool:
