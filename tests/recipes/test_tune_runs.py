@@ -318,8 +318,10 @@ def test_names_of_other_tools_are_understood(tmp_path: Path) -> None:
     from coterie.config.tune import TuneConfig
 
     (tmp_path / "c.yml").write_text(
-        "base_model: m\ndatasets: d.jsonl\nsequence_len: 512\nlora_r: 8\nlora_alpha: 16\nmicro_batch_size: 2\n"
-        "gradient_accumulation_steps: 4\nlearning_rate: 2e-4\nmax_steps: 7\noutput_dir: o\nload_in_4bit: true\n"
+        "base_model: m\ndatasets: d.jsonl\nsequence_len: 512\nlora_r: 8\nlora_alpha: "
+        "16\nmicro_batch_size: 2\n"
+        "gradient_accumulation_steps: 4\nlearning_rate: 2e-4\nmax_steps: 7\noutput_dir: "
+        "o\nload_in_4bit: true\n"
     )
     config = TuneConfig.from_yaml(tmp_path / "c.yml", ["seed=3"])
     assert (config.model, config.data, config.row_length, config.rank, config.alpha) == (

@@ -243,7 +243,8 @@ def run_in(out: Path, pause: float = 0.0) -> str:
 def start(out: Path, pause: float) -> subprocess.Popen:
     """The same in another process."""
     call = f"torch.set_num_threads(1); print(run_in(Path({str(out)!r}), {pause}))"
-    code = f"from tests.train.test_equivalence import *; import coterie.cli.messages as m; m.show_messages(); {call}"
+    shown = "import coterie.cli.messages as messages; messages.show_messages()"
+    code = f"from tests.train.test_equivalence import *; {shown}; {call}"
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPO / 'src'}:{REPO}"}
     command = [sys.executable, "-c", code]
     return subprocess.Popen(

@@ -195,9 +195,7 @@ def write_adapter(
     name = str(base.path) if base is not None else None
     tensors, data, reasons = encode(adapter, config, layout, name)
     if reasons:
-        _log.warning(
-            "NOTE: %s: PEFT has no form for %s; it will refuse the directory", final, ", ".join(reasons)
-        )
+        _log.warning("%s: PEFT has no form for %s; it will refuse the directory", final, ", ".join(reasons))
     touched = [f"{name}.weight" for name in adapter.factors] + list(adapter.full)
     alternate = any(
         isinstance(block.ffn, MoEConfig) and block.ffn.gate_up_alternates for block in config.blocks
@@ -288,9 +286,7 @@ def check_adapter_base(files: AdapterFiles, base: Checkpoint) -> None:
     stamped = files.stamp.get("base") or {}
     hashes = stamped.get("tensors")
     if not hashes:
-        _log.warning(
-            "NOTE: %s does not state which weights it was made for; nothing to compare with", files.path
-        )
+        _log.warning("%s does not state which weights it was made for; nothing to compare with", files.path)
         return
     if stamped.get("manifest") and base.manifest.get("sha256") == stamped["manifest"]:
         return  # the manifest lists the hashes of all files, so none of them needs to be read

@@ -82,7 +82,7 @@ def merge_checkpoint(
     model, tokenizer = checkpoint.load(stored).model, checkpoint.tokenizer
     if checkpoint.quantised:
         _log.warning(
-            "NOTE: the base %s is quantised; the merged weights are written as %s",
+            "the base %s is quantised; the merged weights are written as %s",
             checkpoint.path,
             _name(stored),
         )
@@ -136,13 +136,11 @@ def _name(dtype: torch.dtype) -> str:
 def _check_adapter(files: AdapterFiles, model: Transformer, base: Checkpoint) -> bool | None:
     """Base with adapter must answer as the adapter recorded; None where it recorded no answers."""
     if files.probes is None:
-        _log.warning("NOTE: %s holds no probes; nothing shows that it is read as it was trained", files.path)
+        _log.warning("%s holds no probes; nothing shows that it is read as it was trained", files.path)
         return None
     quant = files.settings.quant
     if quant != "none":
-        _log.warning(
-            "NOTE: %s was trained on %s weights; it is merged into the unrounded ones", files.path, quant
-        )
+        _log.warning("%s was trained on %s weights; it is merged into the unrounded ones", files.path, quant)
     check_adapter(files, model, base)
     return True
 

@@ -183,7 +183,7 @@ class Checkpoint:
         config = without_absent_layers(self.config, self.tensors)
         if self.quantised:
             kind = str(parameter_dtype).split(".")[-1]
-            _log.warning("NOTE: %s is stored quantised; read as %s, and saved so", self.path, kind)
+            _log.warning("%s is stored quantised; read as %s, and saved so", self.path, kind)
         with torch.device("meta"):
             model = Transformer(config, compute_dtype or parameter_dtype)
             if quantise is not None:

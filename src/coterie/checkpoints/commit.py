@@ -160,7 +160,7 @@ def newest_valid(run_dir: Path) -> Path | None:
         try:
             verify_directory(path)
         except CheckpointError as error:
-            _log.warning("WARNING: checkpoint skipped, the one before it is used: %s", error)
+            _log.warning("checkpoint skipped, the one before it is used: %s", error)
         else:
             return path
     return None

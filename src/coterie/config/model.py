@@ -12,7 +12,7 @@ from coterie.config.base import Settings
 
 
 class RopeScaling(Settings):
-    """Frequency scaling for long contexts (architectures.md 0.2).
+    """Frequency scaling for long contexts (docs/design/families.md, Rotary positions).
 
     `linear`: divide all by `factor`. `llama3`: by wavelength, `low_freq_factor` and `high_freq_factor`.
     `yarn`: a ramp between the dimensions that turn `beta_fast` and `beta_slow` times in the original context,
@@ -104,7 +104,7 @@ class AttentionConfig(Settings):
 
 
 class MLAConfig(Settings):
-    """Multi-head latent attention of one layer (DeepSeek; architectures.md section 3).
+    """Multi-head latent attention of one layer (DeepSeek; docs/design/families.md).
 
     Keys and values of all heads come from one normed latent of `kv_rank` numbers and one rotated key of
     `rope_dim` shared by the heads; only these are cached. A query or key head is `nope_dim` plain numbers,
@@ -145,7 +145,7 @@ class FeedForwardConfig(Settings):
 
 
 class RouterConfig(Settings):
-    """How tokens choose experts (architectures.md section 9).
+    """How tokens choose experts (docs/design/families.md, Routing).
 
     `score`: function of the logits. `score_after_topk`: choose on raw logits, score only the chosen.
     `select_bias`: a buffer added to scores for selection alone. `num_groups`/`top_groups`: choose groups
@@ -251,8 +251,8 @@ class ModelConfig(Settings):
     `num_mtp_layers`: layers for multi-token prediction after the last block, each with the last block's
     settings.
 
-    `norm_rounding`: RMSNorm rounds to the activations' dtype before or after its weight (architectures.md
-    0.1).
+    `norm_rounding`: RMSNorm rounds to the activations' dtype before or after its weight
+    (docs/design/families.md).
     """
 
     family: str

@@ -49,7 +49,7 @@ class ExpertSelection(Settings):
     def check(self, config: ModelConfig) -> None:
         """Check that every selected expert exists in the model.
 
-        Errors: `ConfigError` when a selected layer has no experts or lacks a selected one, or none is selected.
+        Errors: `ConfigError` for an empty selection, or a layer without experts or without the selected one.
         """
         for layer, chosen in self.experts.items():
             ffn = config.blocks[layer].ffn if 0 <= layer < config.num_layers else None

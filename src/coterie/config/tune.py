@@ -87,9 +87,11 @@ class TuneConfig(RunSettings):
     `balance_prompts`: whether tokens that are not learnt count in the statistics.
 
     Budget: `steps`, else `epochs` over the data. `row_length` None: what the longest example needs, at most
-    the model's positions; `batch_rows` None: about 4096 tokens a step, fewer for few examples. `optimiser` and
-    `schedule` are those of `TrainConfig` with defaults for tuning; `lr`, `weight_decay` and `warmup` (a
-    fraction of the steps) are short names of three of their fields. `eval`: share of the examples held out (by content), or a file. `retention`: what must
+    the model's positions; `batch_rows` None: about 4096 tokens a step, fewer for few examples.
+    `optimiser` and `schedule` are those of `TrainConfig` with defaults for tuning. `lr`, `weight_decay` and
+    `warmup` (a fraction of the steps) are short names of three of their fields.
+
+    `eval`: share of the examples held out (by content), or a file. `retention`: what must
     not be forgotten (`primer`, a text source, or none); more than `max_forgetting` bits per byte lost ends
     the run without a result. `guard`: what happens when routing goes astray. `on_bad`: whether examples that
     cannot be used stop the run.
@@ -161,7 +163,8 @@ class TuneConfig(RunSettings):
             raise ValueError(f"balance {self.balance} must not be negative")
         if tuning_method(self.method).wraps == "chosen experts" and self.experts is None:
             raise ValueError(
-                f"method {self.method} trains chosen experts; give their file (of coterie select) as 'experts'"
+                f"method {self.method} trains chosen experts; give their file (of coterie select) as "
+                "'experts'"
             )
         if self.router is not None and "router" in self.train:
             raise ValueError("'router' and 'train.router' both say what happens to routers; keep one")

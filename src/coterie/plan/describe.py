@@ -46,7 +46,8 @@ def describe(config: ModelConfig) -> dict[str, Any]:
 def architecture(config: ModelConfig) -> str:
     """One line: family, depth, width, vocabulary, kind, longest context."""
     return (
-        f"{config.family}, {config.num_layers} layers, width {config.width}, vocabulary {config.vocab_size:,}, "
+        f"{config.family}, {config.num_layers} layers, width {config.width}, vocabulary "
+        f"{config.vocab_size:,}, "
         f"{'mixture of experts' if config.is_moe else 'dense'}, up to {config.max_positions:,} positions"
         + (", tied embeddings" if config.tie_embeddings else "")
     )
@@ -136,7 +137,7 @@ def oddities(config: ModelConfig) -> list[str]:
 
 
 def vision_parameters(config: ModelConfig) -> int:
-    """Parameters of Llama 4's image encoder and projector (architectures.md 2.1); 0 for a model without
+    """Parameters of Llama 4's image encoder and projector (docs/design/families.md); 0 for a model without
     one.
     """
     vision = config.extra.get("vision_config")
@@ -185,7 +186,8 @@ def _ffn_words(ffn: Any) -> str:
     router = ffn.router
     shared = f" and a shared one of {ffn.shared_width}" if ffn.shared_width else ""
     on = " on the expert's input" if router.apply_to == "input" else ""
-    return f"{router.num_experts} experts of {ffn.expert_width}, {router.top_k} per token ({router.score}{on}){shared}"
+    experts = f"{router.num_experts} experts of {ffn.expert_width}, {router.top_k} per token"
+    return f"{experts} ({router.score}{on}){shared}"
 
 
 def _rope_words(config: ModelConfig) -> list[str]:

@@ -69,7 +69,8 @@ def named_published(name: str) -> Published:
     published = find_published(name)
     if published is None:
         raise CheckpointError(
-            f"{name}: no such directory, and no published model of that name{suggest_published(name)}; give a "
+            f"{name}: no such directory, and no published model of that name{suggest_published(name)}; "
+            "give a "
             "directory, a hub id such as owner/name, or a name such as llama-4-scout"
         )
     return published

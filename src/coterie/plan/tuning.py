@@ -123,7 +123,7 @@ def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
 
 
 def trained_parameters(config: ModelConfig, settings: TuneSettings) -> int:
-    """Parameters that get gradients: by group, factors or the weights themselves; of chosen experts, theirs."""
+    """Parameters that get gradients, group by group: factors, the weights, or those of chosen experts."""
     counts, how = count_parameters(config), settings.how
     train = how.treatments()
     if set(train.values()) == {"full"}:
@@ -178,7 +178,7 @@ def _in_one(ffn: MoEConfig, settings: TuneSettings) -> bool:
 
 
 def _padding(ffn: MoEConfig, settings: TuneSettings) -> float:
-    """Rows of the experts' products over assignments: busy experts' rows are rounded up (`nn.kernels.choose`)."""
+    """Rows of the experts' products over assignments: `nn.kernels.choose` rounds rows of busy experts up."""
     rows = settings.row_length * settings.batch_rows * ffn.router.top_k
     mean = rows / ffn.router.num_experts
     multiple = 1 if mean < 64 else 16 if mean < 256 else 32 if mean < 1024 else 64

@@ -1,4 +1,4 @@
-"""Pretraining: wires a `TrainConfig` into data, model, loop and checkpoints. A second call resumes the run."""
+"""Pretraining: wires a `TrainConfig` into data, model, loop and checkpoints. Run again, it resumes."""
 
 from __future__ import annotations
 

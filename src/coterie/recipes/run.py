@@ -105,8 +105,8 @@ class Run:
 def execute(config: RunSettings, run: Run, resume_hint: str) -> str:
     """Train from the newest checkpoint of the run's directory, or from the start; returns why it ended.
 
-    Writes `config.yaml`, `metrics.jsonl` and `checkpoints` below `config.out`. `resume_hint`: what a user does
-    to go on after an interruption.
+    Writes `config.yaml`, `metrics.jsonl` and `checkpoints` below `config.out`. `resume_hint`: how a user
+    resumes after an interruption.
     """
     out, trainer = Path(config.out), run.trainer
     checkpoints = out / "checkpoints"

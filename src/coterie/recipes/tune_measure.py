@@ -1,4 +1,4 @@
-"""What a tuned model is measured by, before and after: probes, held-out examples, texts it must not forget."""
+"""The measurements before and after tuning: probes, held-out examples, texts it must not forget."""
 
 from __future__ import annotations
 

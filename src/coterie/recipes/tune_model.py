@@ -56,7 +56,8 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     origin, further = config.model, None
     if is_patch(config.model):
         raise ConfigError(
-            f"{config.model}: is an expert patch, which is not trained further; apply it first (coterie patch apply)"
+            f"{config.model}: is an expert patch, which is not trained further; apply it first "
+            "(coterie patch apply)"
         )
     if is_adapter(config.model):
         origin, further = adapter_base(config.model), config.model
@@ -142,7 +143,8 @@ def _check_further(config: TuneConfig) -> None:
     method = tuning_method(config.method)
     if not method.has_factors or method.quantised or config.train or config.experts or config.router:
         raise ConfigError(
-            f"{config.model}: is an adapter, whose own factors are trained further; leave method, train, experts and "
+            f"{config.model}: is an adapter, whose own factors are trained further; leave method, "
+            "train, experts and "
             "router out, or merge it first (coterie merge)"
         )
 
@@ -163,7 +165,8 @@ def _hear_all_experts(model: Transformer) -> None:
         if isinstance(block.ffn, MoE):
             if block.ffn.config.router.apply_to == "input":
                 raise ConfigError(
-                    f"router=dense-grad: layer {layer} multiplies what experts read by the score, so one that is not "
+                    f"router=dense-grad: layer {layer} multiplies what experts read by the score, so "
+                    "one that is not "
                     "chosen says nothing; use router=full"
                 )
             block.ffn.dense_gradient = True
@@ -266,7 +269,8 @@ def prove(base: ProbeRecord, tuned: ProbeRecord, reloaded: ProbeRecord, path: Pa
     found = judge(base, tuned, reloaded)
     if found.ruling == "unchanged":
         raise CheckpointError(
-            f"{path}: the tuned model says exactly what its base says, so nothing was learnt; more steps or a larger lr"
+            f"{path}: the tuned model says exactly what its base says, so nothing was learnt; more "
+            "steps or a larger lr"
         )
     if not found.faithful:
         raise CheckpointError(f"{path}: read back, it {found.reason}; the result is not to be used")

@@ -126,7 +126,8 @@ def require_reach(found: list[GroupReach], asked: set[str]) -> None:
             raise TrainingError(f"'{group}' was to be trained and has no trainable tensor; the run stops")
         if entry.reached == 0:
             raise TrainingError(
-                f"'{group}' was to be trained and none of its {entry.layers} layers gets a gradient; the run stops"
+                f"'{group}' was to be trained and none of its {entry.layers} layers gets a gradient; "
+                "the run stops"
             )
 
 

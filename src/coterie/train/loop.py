@@ -177,7 +177,8 @@ class Trainer:
         progress = state.progress
         if progress["seed"] != self.seed:
             raise CheckpointError(
-                f"the checkpoint was trained with seed {progress['seed']}, this run has {self.seed}; use the same seed"
+                f"the checkpoint was trained with seed {progress['seed']}, this run has {self.seed}; "
+                "use the same seed"
             )
         groups: dict[str, dict[str, Tensor]] = {"optimiser": {}, "buffer": {}, "rng": {}}
         for name, value in state.tensors.items():
@@ -233,7 +234,8 @@ class Trainer:
         ]
         if len(batches) < self.accumulate:
             raise TrainingError(
-                f"step {self.step_count + 1}: the data ends at sample {self.next_sample}; give more data or fewer steps"
+                f"step {self.step_count + 1}: the data ends at sample {self.next_sample}; give more "
+                "data or fewer steps"
             )
         for batch in batches:
             self.objective.require(batch)
@@ -247,7 +249,8 @@ class Trainer:
         weight, num_valid, num_rows, num_counted = counts.tolist()
         if weight <= 0:
             raise TrainingError(
-                f"step {self.step_count + 1}: no token has a positive weight (samples {self.next_sample} on); "
+                f"step {self.step_count + 1}: no token has a positive weight (samples "
+                f"{self.next_sample} on); "
                 "look at the rows with `coterie data lint`"
             )
         return weight, int(num_valid), int(num_rows), int(num_counted)

@@ -105,7 +105,8 @@ class Optimiser:
                 )
             if kind != "step" and value.shape != parameter.shape:
                 raise CheckpointError(
-                    f"optimiser state '{key}': shape {tuple(value.shape)}, the model has {tuple(parameter.shape)}"
+                    f"optimiser state '{key}': shape {tuple(value.shape)}, the model has "
+                    f"{tuple(parameter.shape)}"
                 )
             # A copy, because the optimiser updates its state in place and the caller's tensors are not ours.
             self._state_of(parameter)[kind] = value.to(parameter.device, copy=True)

@@ -19,5 +19,6 @@ def check_same_run(config: RunSettings, path: Path) -> None:
     for key in now:
         if key not in config.free_to_change and before[key] != now[key]:
             raise ConfigError(
-                f"{path}: holds a run with another '{key}'; choose another 'out', or remove {path.parent} to start anew"
+                f"{path}: holds a run with another '{key}'; choose another 'out', or remove "
+                f"{path.parent} to start anew"
             )

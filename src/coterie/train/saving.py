@@ -104,7 +104,8 @@ class SaveCheckpoint(Callback):
         last = f"the last good checkpoint: {trainer.last_checkpoint or 'none yet'}"
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
-            return f"{path}: not saved, {needed >> 20} MiB are needed and {free >> 20} MiB free; make room; {last}"
+            sizes = f"{needed >> 20} MiB are needed and {free >> 20} MiB free"
+            return f"{path}: not saved, {sizes}; make room; {last}"
         try:
             commit_directory(path, write, manifest)
         except CheckpointError as error:

@@ -40,7 +40,8 @@ class Track(Callback):
                 )
         except ImportError:
             raise ConfigError(
-                f"track={kind}: the package is not installed; run `pip install 'coterie[track]'` or use track=none"
+                f"track={kind}: the package is not installed; run `pip install 'coterie[track]'` or "
+                "use track=none"
             ) from None
 
     def on_start(self, trainer: Trainer) -> None:

@@ -127,7 +127,8 @@ def check_budget(tokens: int, plan: Plan) -> None:
     """`TrainingError` when the time is too short for a comparison that means anything."""
     if tokens < MIN_STEPS * BATCH_ROWS * ROW_LENGTH:
         raise TrainingError(
-            f"only {max(tokens, 0):,} tokens fit into what is left of {plan.minutes:g} minutes; give more --minutes"
+            f"only {max(tokens, 0):,} tokens fit into what is left of {plan.minutes:g} minutes; give "
+            "more --minutes"
         )
 
 
@@ -164,7 +165,8 @@ def check_enough(prepared: Prepared, config: TrainConfig) -> None:
     needed = config.batch_rows * config.data.row_length
     if prepared.train.num_tokens < needed:
         raise DataError(
-            f"the text has {prepared.train.num_tokens:,} training tokens; one step takes {needed:,}: give more text"
+            f"the text has {prepared.train.num_tokens:,} training tokens; one step takes {needed:,}: "
+            "give more text"
         )
 
 
