@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import torch
 
 from coterie.config import AttentionConfig, BlockConfig, ModelConfig, MoEConfig, RouterConfig
-from coterie.data.primer import documents
 from coterie.infer.model import LanguageModel, save
 from coterie.nn.transformer import Transformer
+from coterie.primer import documents
 from coterie.text.tokenizer import Tokenizer
 
 

@@ -20,9 +20,7 @@ DUPLICATE_RUN, DUPLICATE_SHARE = 6, 0.03
 # "path" or "path::name" -> why it may exceed a limit.
 EXCEPTIONS: dict[str, str] = {}
 # Files that may evaluate code -> why that code can be trusted.
-EVALUATES = {
-    "src/coterie/data/primer/programs.py": "runs only expressions it has written itself, to trace them"
-}
+EVALUATES = {"src/coterie/primer/programs.py": "runs only expressions it has written itself, to trace them"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -20,8 +20,9 @@ LAYERS = {
     "remote": 1,
     "results": 1,
     "sandbox": 2,
-    "data": 2,
+    "primer": 2,
     "report": 2,
+    "data": 3,
     "nn": 3,
     "machine": 3,
     "families": 4,
@@ -52,7 +53,7 @@ SERVE_ROOMS = {
     "inprocess": 6,
     "mcp": 7,
 }
-LIGHT = [name for name, layer in LAYERS.items() if layer <= 2]
+LIGHT = [name for name, layer in LAYERS.items() if layer <= 2 or name == "data"]
 HEAVY = {"torch", "transformers"}
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import coterie
 from coterie.agents.transcript import read_conversation
-from coterie.data.primer.arithmetic import reserved
+from coterie.primer.arithmetic import reserved
 from coterie.sandbox.tools import Calculator
 from coterie.text.messages import ToolCall
 from tests.cli.support import call

@@ -27,11 +27,11 @@ from coterie.data.card import DataCard, count_slices
 from coterie.data.dedup import deduplicate
 from coterie.data.documents import Document
 from coterie.data.heldout import HeldoutDocument
-from coterie.data.primer import VERSION as PRIMER_VERSION
 from coterie.data.rows import PackedRows
 from coterie.data.shards import Shards, open_shards, write_shards
 from coterie.data.sources import Reading, fingerprint, read_sources
 from coterie.data.split import place, split
+from coterie.primer import VERSION as PRIMER_VERSION
 from coterie.text.tokenizer import Tokenizer
 
 _log = logging.getLogger("coterie")

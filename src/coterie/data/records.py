@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import DataError
-from coterie.data.primer.lessons import lessons
+from coterie.primer.lessons import lessons
 
 JSONL = frozenset({".jsonl", ".ndjson"})
 PARQUET = frozenset({".parquet"})

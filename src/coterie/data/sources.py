@@ -231,8 +231,8 @@ def _read_file(
 
 
 def _read_primer(spec: SourceConfig, reading: Reading) -> Iterator[Document]:
-    from coterie.data import primer
-    from coterie.data.primer.base import VERSION
+    from coterie import primer
+    from coterie.primer.base import VERSION
 
     version = spec.path.partition("@")[2]
     if version and version != str(VERSION):

@@ -16,7 +16,7 @@ from coterie.config import ConfigError, DataError, Settings, TrainingError
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared
 from coterie.data.heldout import HeldoutDocument
-from coterie.data.primer import qa_probes
+from coterie.primer import qa_probes
 from coterie.recipes.heldout import evaluation_documents
 from coterie.recipes.quickstart.lr_sweep import Sweep
 from coterie.recipes.quickstart.twins import ROW_LENGTH, VOCAB_SIZE

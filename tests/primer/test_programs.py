@@ -6,8 +6,8 @@ import sys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.data.primer import programs
-from coterie.data.primer.base import Rng
+from coterie.primer import programs
+from coterie.primer.base import Rng
 
 SEEDS = st.integers(0, 10**6)
 

@@ -5,8 +5,8 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.data.primer import qa_probes, stories
-from coterie.data.primer.words import COLOURS, CONTAINERS, JOBS, THINGS, TREASURES
+from coterie.primer import qa_probes, stories
+from coterie.primer.words import COLOURS, CONTAINERS, JOBS, THINGS, TREASURES
 
 SEEDS = st.integers(0, 10**6)
 PLURAL = {form: many for one, many in THINGS for form in (one, many)}

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coterie import primer
 from coterie.config.errors import DataError
-from coterie.data import primer
-from coterie.data.primer.base import Rng, held_out
+from coterie.primer.base import Rng, held_out
 
 GENERATED = ("stories", "arithmetic", "functions", "programs", "dialogues")
 # SHA-256 of documents (seed, index) = (0, 0), (0, 1), (7, 12345) joined. A new value here is a new

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coterie.config.errors import DataError
-from coterie.data.primer.base import PrimerDocument
+from coterie.primer.base import PrimerDocument
 
 PART_BYTES = 6000  # a document ends at the first good place after this many bytes
 HARD_BYTES = 24000  # and anywhere between two lines after this many: a table without definitions

@@ -7,8 +7,8 @@ answer.
 
 from dataclasses import dataclass, field
 
-from coterie.data.primer.base import PrimerDocument, Rng, held_out
-from coterie.data.primer.words import (
+from coterie.primer.base import PrimerDocument, Rng, held_out
+from coterie.primer.words import (
     ANIMALS,
     BOYS,
     CAUSES,

@@ -7,10 +7,10 @@ needs no tool.
 from collections.abc import Iterator
 from typing import Any
 
-from coterie.data.primer import dialogues
-from coterie.data.primer.base import Rng
-from coterie.data.primer.dialogues import Message
-from coterie.data.primer.talk import GREETINGS, TOPICS
+from coterie.primer import dialogues
+from coterie.primer.base import Rng
+from coterie.primer.dialogues import Message
+from coterie.primer.talk import GREETINGS, TOPICS
 from coterie.text.tools import AGENT_SYSTEM, CALCULATOR, LIST_FILES, PYTHON, READ_FILE, WRITE_FILE, function
 
 COUNT = 720

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 from coterie.config.errors import DataError
-from coterie.data.primer import arithmetic, dialogues, functions, programs, stdlib, stories
-from coterie.data.primer.base import NAME, VERSION, PrimerDocument
+from coterie.primer import arithmetic, dialogues, functions, programs, stdlib, stories
+from coterie.primer.base import NAME, VERSION, PrimerDocument
 
 __all__ = [
     "NAME", "SLICES", "VERSION", "PrimerDocument", "dialogue_messages", "documents", "generate", "qa_probes",

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.data.primer.base import PrimerDocument, Rng, held_out
-from coterie.data.primer.words import WORDS
+from coterie.primer.base import PrimerDocument, Rng, held_out
+from coterie.primer.words import WORDS
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import coterie.text
-from coterie.data.primer import dialogue_messages, dialogues, generate
-from coterie.data.primer.talk import FAREWELLS, GREETINGS, TOPICS
-from coterie.data.primer.words import CAPITALS
+from coterie.primer import dialogue_messages, dialogues, generate
+from coterie.primer.talk import FAREWELLS, GREETINGS, TOPICS
+from coterie.primer.words import CAPITALS
 from coterie.text.chat import Message, parse_reply, render
 
 SEEDS = st.integers(0, 10**6)

@@ -5,7 +5,7 @@ import ast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.data.primer import functions, qa_probes
+from coterie.primer import functions, qa_probes
 
 SEEDS = st.integers(0, 10**6)
 VOWELS = set("aeiouAEIOU")

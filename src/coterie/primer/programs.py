@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from coterie.data.primer.base import PrimerDocument, Rng
+from coterie.primer.base import PrimerDocument, Rng
 
 _NAMES = "solve work run step change count make compute check answer score value".split()
 _VARS = "x y z n total best left result size".split()

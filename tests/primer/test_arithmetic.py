@@ -5,7 +5,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.data.primer import arithmetic, dialogues, qa_probes
+from coterie.primer import arithmetic, dialogues, qa_probes
 
 SEEDS = st.integers(0, 10**6)
 

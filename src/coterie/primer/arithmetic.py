@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from coterie.data.primer.base import PrimerDocument, Rng, held_out
+from coterie.primer.base import PrimerDocument, Rng, held_out
 
 _ATOM = re.compile(r"1?\d( [-+*] \d){1,2}")
 _DIGIT = re.compile(r"\d")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.config.errors import DataError
-from coterie.data.primer import stdlib
+from coterie.primer import stdlib
 
 SOURCE = '''#!/usr/bin/env python
 # A small module.

@@ -7,10 +7,10 @@ default chat template. No conversation contains a problem that other slices rese
 import json
 from typing import Any
 
-from coterie.data.primer import arithmetic, functions, stories
-from coterie.data.primer.base import PrimerDocument, Rng
-from coterie.data.primer.talk import FAREWELLS, GREETINGS, TOPICS, Topic
-from coterie.data.primer.words import BOYS, CAPITALS, COLOURS, GIRLS, THINGS, WORDS
+from coterie.primer import arithmetic, functions, stories
+from coterie.primer.base import PrimerDocument, Rng
+from coterie.primer.talk import FAREWELLS, GREETINGS, TOPICS, Topic
+from coterie.primer.words import BOYS, CAPITALS, COLOURS, GIRLS, THINGS, WORDS
 
 Message = dict[str, Any]
 

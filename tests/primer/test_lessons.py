@@ -12,8 +12,8 @@ import pytest
 from coterie.config.errors import DataError
 from coterie.data.examples import read_examples
 from coterie.data.formats import ChatExample
-from coterie.data.primer.arithmetic import reserved
-from coterie.data.primer.lessons import COUNT, lessons
+from coterie.primer.arithmetic import reserved
+from coterie.primer.lessons import COUNT, lessons
 from coterie.sandbox.tools import Calculator
 from coterie.text.tools import AGENT_SYSTEM
 
