@@ -7,7 +7,6 @@ The receipt, `receipt.json`, is in the new directory and listed in its manifest.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Collection
@@ -28,6 +27,7 @@ from coterie.checkpoints.tensor_writer import (
     write_model_files,
 )
 from coterie.config import CheckpointError
+from coterie.config.files import write_json
 from coterie.families import family
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import SAME, Difference, difference
@@ -106,10 +106,7 @@ def convert_directory(
     chosen = as_dtype(dtype) if dtype is not None else checkpoint.kept_dtype
     if checkpoint.quantised:
         changes.append("widened from the quantised form on disk")
-    # The files repeat these, and the result does not.
-    changes += [
-        f"not repeated: '{name}', which equals or follows from what is stored" for name in loaded.ignored
-    ]
+    changes += [f"not repeated: '{name}', which follows from other tensors" for name in loaded.ignored]
     copied, left_out = _companions(checkpoint.path)
     rounding = _rounding(model, chosen)
     made: list[ConversionReceipt] = []
@@ -137,8 +134,7 @@ def convert_directory(
             difference=apart,
             exact=exact,
         )
-        text = json.dumps(receipt.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        (folder / RECEIPT).write_text(text, "utf-8")
+        write_json(folder / RECEIPT, receipt.to_dict(), indent=2)
         made.append(receipt)
 
     commit_directory(out, write, _parent(checkpoint))
