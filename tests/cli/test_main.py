@@ -26,6 +26,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"coterie {coterie.__version__}\n"
 
 
+def test_quiet_shows_no_progress(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("data", "card", str(text))
+    assert capsys.readouterr().err
+    call("--quiet", "data", "card", str(text))
+    found = capsys.readouterr()
+    assert found.out and not found.err
+
+
 def test_the_overview_names_every_verb_in_its_section() -> None:
     shown = help_of()
     for name, verb in VERBS.items():

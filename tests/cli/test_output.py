@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from coterie.cli.messages import show_messages
 from coterie.cli.output import answer, note
 
 
@@ -23,6 +24,7 @@ def test_json_reads_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_lines_on_standard_output_notes_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    show_messages(quiet=False)
     answer({}, False, ["one", "two"])
     note("half way")
     assert capsys.readouterr() == ("one\ntwo\n", "half way\n")

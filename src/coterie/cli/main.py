@@ -122,13 +122,16 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show warnings and errors only, no progress and no notes.")
+    ] = False,
 ) -> None:
     """Take the options that come before a verb."""
+    show_messages(quiet=quiet)
 
 
 def main() -> None:
     """Run the command line; errors meant for users are one line on standard error and a non-zero exit."""
-    show_messages()
     try:
         status = app(prog_name="coterie", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

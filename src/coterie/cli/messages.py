@@ -1,6 +1,6 @@
 """What commands show on standard error: the messages of the logger `coterie`, which the library only logs.
 
-From Python nothing is shown below a warning, unless logging is configured: `logging.getLogger("coterie")`.
+From Python nothing below a warning is shown unless logging is configured: `logging.getLogger("coterie")`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Literal
+
+Clock = Literal["none", "run", "wall"]
 
 
 class _ToStandardError(logging.Handler):
@@ -18,22 +21,31 @@ class _ToStandardError(logging.Handler):
 
 
 class _Plain(logging.Formatter):
-    """The message alone; warnings and errors with their level before it. `clock`: seconds since the start."""
+    """The message, with its level if it is a warning or an error, after the time that `clock` asks for."""
 
-    def __init__(self, clock: bool) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__()
-        self.started = time.monotonic() if clock else None
+        self.clock = clock
+        self.started = time.monotonic()
 
     def format(self, record: logging.LogRecord) -> str:
-        """One message."""
+        """One message, and the traceback of an exception."""
         text = record.getMessage()
         if record.levelno > logging.INFO:
             text = f"{record.levelname}: {text}"
-        return text if self.started is None else f"[{time.monotonic() - self.started:5.0f} s] {text}"
+        if self.clock == "run":
+            text = f"[{time.monotonic() - self.started:5.0f} s] {text}"
+        elif self.clock == "wall":
+            text = f"{self.formatTime(record)} {text}"
+        return text if record.exc_info is None else f"{text}\n{self.formatException(record.exc_info)}"
 
 
-def show_messages(clock: bool = False) -> None:
-    """Show the library's messages on standard error from now on. A second call replaces the first."""
+def show_messages(clock: Clock = "none", quiet: bool | None = None) -> None:
+    """Show the library's messages on standard error from now on. A later call replaces an earlier one.
+
+    `clock`: "run" puts the seconds since this call before each message, "wall" the time of day.
+    `quiet`: whether only warnings and errors are shown; None keeps what an earlier call chose (at first: all).
+    """
     log = logging.getLogger("coterie")
     for handler in log.handlers[:]:
         if isinstance(handler, _ToStandardError):
@@ -41,4 +53,5 @@ def show_messages(clock: bool = False) -> None:
     handler = _ToStandardError()
     handler.setFormatter(_Plain(clock))
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    if quiet is not None or log.level == logging.NOTSET:
+        log.setLevel(logging.WARNING if quiet else logging.INFO)

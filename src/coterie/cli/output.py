@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,5 +23,5 @@ def answer(
 
 
 def note(line: str) -> None:
-    """Print one line of progress on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """Log one line of progress; the command line shows it on standard error (see `cli/messages.py`)."""
+    logging.getLogger("coterie").info("%s", line)

@@ -29,7 +29,7 @@ def quickstart(
     """Train a mixture of experts and its dense twin on the same text, compare them, write a report."""
     from coterie.recipes.quickstart.run import quickstart as run
 
-    show_messages(clock=True)
+    show_messages("run")
     results = run(minutes, data, seed, Path(out), threads)
     answer(results.to_dict(), as_json, _next_steps(results, Path(out) / "report.html"))
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
+from coterie.cli.messages import show_messages
 from coterie.cli.options import Dtype, Model, named_paths
-from coterie.cli.output import note
 from coterie.cli.settings_options import with_options
 from coterie.config import ConfigError
 from coterie.serve.core.settings import NOT_OPTIONS, ServeSettings
@@ -87,7 +87,7 @@ def _run(
     from coterie.serve.server import serve as serve_until_stopped
 
     keep_few_kernels()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    show_messages("wall")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     model = load(path, dtype=dtype)
     service = Service(model, name or default_name(path), settings, aliases, locate(path))
@@ -99,7 +99,7 @@ def _run(
     def announce(url: str) -> None:
         size = f"{model.num_parameters:,} parameters, {service.max_length} positions"
         key = "" if settings.api_key is None else ", with a key"
-        note(f"{url} serves {service.name}: {size}{key}")
+        print(f"{url} serves {service.name}: {size}{key}", file=sys.stderr, flush=True)
 
     return serve_until_stopped(service, announce)
 
