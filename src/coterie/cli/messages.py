@@ -44,7 +44,7 @@ def show_messages(clock: Clock = "none", quiet: bool | None = None) -> None:
     """Show the library's messages on standard error from now on. A later call replaces an earlier one.
 
     `clock`: "run" puts the seconds since this call before each message, "wall" the time of day.
-    `quiet`: whether only warnings and errors are shown; None keeps what an earlier call chose (at first: all).
+    `quiet`: whether only warnings and errors are shown; None keeps an earlier choice (at first: no).
     """
     log = logging.getLogger("coterie")
     for handler in log.handlers[:]:
