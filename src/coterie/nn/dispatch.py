@@ -19,7 +19,7 @@ from coterie.nn.kernels import choose
 from coterie.nn.kernels.weights import Counts
 
 
-class Plan(Protocol):
+class DispatchPlan(Protocol):
     """Where routed rows come from and go to; only the dispatcher that made it reads more than `counts`."""
 
     @property
@@ -36,7 +36,7 @@ class Dispatcher(Protocol):
     """
 
     def plan(self, ids_TK: Tensor, num_experts: int) -> Any:
-        """The `Plan` of one routing, which every other method takes."""
+        """The `DispatchPlan` of one routing, which every other method takes."""
         ...
 
     def dispatch(self, x_TD: Tensor, weights_TK: Tensor | None, plan: Any) -> Tensor:

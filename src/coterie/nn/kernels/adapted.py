@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from coterie.nn.autograd import GradFunction
-from coterie.nn.dispatch import Dispatcher, Plan
+from coterie.nn.dispatch import Dispatcher, DispatchPlan
 from coterie.nn.kernels.dense import product
 from coterie.nn.kernels.swiglu import gate_up_gradient
 from coterie.nn.kernels.weights import ExpertWeights, matrix_of, segments
@@ -33,7 +33,7 @@ def adapted_mixture(
     gate_up: ExpertWeights,
     down: ExpertWeights,
     dispatcher: Dispatcher,
-    plan: Plan,
+    plan: DispatchPlan,
 ) -> Tensor:
     """(T, D): `sum_k w_k down(silu(gate x) * up x)` with factors on both layers (`choose.mixture`)."""
     assert gate_up.a_SrI is not None and gate_up.b_SOr is not None
@@ -101,7 +101,7 @@ class _AdaptedMixture(GradFunction):
         down_b: Tensor,
         frozen: tuple[_Frozen, _Frozen],
         dispatcher: Dispatcher,
-        plan: Plan,
+        plan: DispatchPlan,
     ) -> Tensor:
         gate_up, down = frozen
         x_RD = dispatcher.gather(x_TD, plan)

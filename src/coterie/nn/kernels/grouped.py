@@ -51,7 +51,7 @@ def _multiplied(x_RI: Tensor, weights: ExpertWeights, counts: Counts) -> Tensor:
         assert isinstance(matrix, Tensor)
         return grouped_mm(x_RI, matrix, counts)
     plain, codes = (matrix, None) if isinstance(matrix, Tensor) else (None, matrix)
-    rest = _Constants(codes, weights.slots, weights.scale, counts)
+    rest = _LoopConstants(codes, weights.slots, weights.scale, counts)
     y_RO: Tensor = _Loop.call(x_RI, plain, weights.slices_SOI, weights.a_SrI, weights.b_SOr, rest)
     return y_RO
 
@@ -79,7 +79,7 @@ def _composed(x_RI: Tensor, weights: ExpertWeights, counts: Counts) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Constants:
+class _LoopConstants:
     """What the loop reads without a gradient."""
 
     codes: QuantisedTensor | None
@@ -102,7 +102,7 @@ class _Loop(GradFunction):
         slices_SOI: Tensor | None,
         a_SrI: Tensor | None,
         b_SOr: Tensor | None,
-        rest: _Constants,
+        rest: _LoopConstants,
     ) -> Tensor:
         ctx.save_for_backward(x_RI, matrix, slices_SOI, a_SrI, b_SOr)
         ctx.rest = rest
