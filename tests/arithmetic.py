@@ -16,21 +16,34 @@ of sums that read each other's results, and the size of the numbers:
 * GROWTH is how many standard deviations the largest of up to a million elements may reach.
 
 Wrong formulas move results a thousand times further (`tests/families/test_mistakes.py`).
+
+Coarser types (bfloat16) are multiplied in float32 and added up in float32, by processors with units for them
+and by those without. A sum of such numbers is rounded to the coarse type once, whatever its length:
+
+    GROWTH * sqrt(2 * depth * (u_coarse ** 2 + terms * u_float32 ** 2)) * size
+
+Use `assert_close(ours, slow, terms=64)` for one operation, `assert_model_close(config, ours, slow, tokens)`
+for a whole model; `approx` and `approx_model` are the same for numbers. A float32 result of a computation in
+a coarser type names that type as `dtype`. `size` is the size of what was added, where that is larger than the
+result.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from coterie.config import FeedForwardConfig, ModelConfig
 
 GROWTH = 5.0
-OPERATIONS_PER_BLOCK = (
-    6  # queries and keys, scores, values, output, gate and up, down: each reads the one before
-)
+# queries and keys, scores, values, output, gate and up, down: each reads the one before
+OPERATIONS_PER_BLOCK = 6
+FORWARD_AND_BACKWARD = 3  # backward computes two products for each one of forward
 
 
 def tolerance(
@@ -42,15 +55,17 @@ def tolerance(
     the formula is the largest finite magnitude of `expected`, which may also be given as a number.
     """
     size = expected if isinstance(expected, float) else largest(expected)
-    return GROWTH * unit_roundoff(dtype) * math.sqrt(2 * terms * depth) * size
+    u, accumulated = unit_roundoff(dtype), unit_roundoff(torch.float32)
+    variance = u**2 + terms * accumulated**2 if u > accumulated else terms * u**2
+    return GROWTH * math.sqrt(2 * depth * variance) * size
 
 
-def model_tolerance(
-    config: ModelConfig, expected: Tensor, tokens: int = 1, dtype: torch.dtype = torch.float32
-) -> float:
-    """`tolerance` of what a whole model computes: its longest sum, and the depth of its blocks and head.
+def model_sums(config: ModelConfig, tokens: int = 1, passes: int = 1) -> tuple[int, int]:
+    """`terms` and `depth` of a whole model: its longest sum, and the depth of its blocks and head.
 
-    `tokens`: length of the longest sequence, because attention sums over tokens.
+    `tokens`: length of the longest sequence, because attention sums over tokens; for gradients the number of
+    all tokens. `passes`: how often results go through the depth of the model (`FORWARD_AND_BACKWARD` for
+    gradients).
     """
     widths = [config.width, tokens]
     for block in config.blocks:
@@ -58,7 +73,14 @@ def model_tolerance(
         widths.append(ffn.width if isinstance(ffn, FeedForwardConfig) else ffn.expert_width)
         widths.append(attention.num_heads * attention.head_dim)
     depth = OPERATIONS_PER_BLOCK * (config.num_layers + config.num_mtp_layers) + 1
-    return tolerance(expected, max(widths), depth, dtype)
+    return max(widths), depth * passes
+
+
+def model_tolerance(
+    config: ModelConfig, expected: Tensor | float, tokens: int = 1, dtype: torch.dtype = torch.float32
+) -> float:
+    """`tolerance` of what a whole model computes."""
+    return tolerance(expected, *model_sums(config, tokens), dtype)
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -73,9 +95,81 @@ def largest(x: Tensor) -> float:
     return max(float(finite.max()) if finite.numel() else 0.0, 1e-30)
 
 
-def assert_close(actual: Tensor, expected: Tensor, terms: int, depth: int = 1) -> None:
-    """`actual` is `expected` up to rounding: every element, in the coarser of the two types."""
-    dtypes = [x.dtype for x in (actual, expected) if x.is_floating_point()]
-    coarse = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
-    bound = tolerance(expected, terms, depth, coarse)
-    torch.testing.assert_close(actual.double(), expected.double(), rtol=0.0, atol=bound)
+def assert_close(
+    actual: Tensor,
+    expected: Tensor,
+    terms: int,
+    depth: int = 1,
+    dtype: torch.dtype | None = None,
+    size: float = 0.0,
+    name: str = "",
+) -> None:
+    """`actual` is `expected` up to rounding: every element, by default in the coarser of the two types.
+
+    `size`: magnitude of the numbers that were added, where it may exceed that of `expected`. `name` begins
+    the message.
+    """
+    bound = tolerance(max(size, largest(expected)), terms, depth, dtype or coarser(actual, expected))
+    torch.testing.assert_close(
+        actual.double(),
+        expected.double(),
+        rtol=0.0,
+        atol=bound,
+        msg=lambda text: f"{name}: {text}" if name else text,
+    )
+
+
+def assert_norm_close(
+    actual: Tensor,
+    expected: Tensor,
+    terms: int,
+    depth: int = 1,
+    dtype: torch.dtype | None = None,
+    size: float = 0.0,
+) -> None:
+    """The difference as a whole is small next to `expected` as a whole; single elements may be far off.
+
+    For results of several roundings to a coarse type, where cancellation leaves some elements without digits.
+    """
+    apart, whole = (float(x.detach().double().norm()) for x in (actual.double() - expected, expected))
+    bound = tolerance(max(size, whole), terms, depth, dtype or coarser(actual, expected))
+    assert apart <= bound, f"the difference has norm {apart:.3g}, more than {bound:.3g}"
+
+
+def assert_model_close(
+    config: ModelConfig,
+    actual: Tensor,
+    expected: Tensor,
+    tokens: int,
+    dtype: torch.dtype | None = None,
+    passes: int = 1,
+    size: float = 0.0,
+    name: str = "",
+) -> None:
+    """`assert_close` for what a whole model computes; the arguments are those of `model_sums`."""
+    assert_close(actual, expected, *model_sums(config, tokens, passes), dtype, size, name)
+
+
+def approx(
+    expected: float | Sequence[float],
+    terms: int,
+    depth: int = 1,
+    dtype: torch.dtype = torch.float32,
+    size: float = 0.0,
+) -> Any:
+    """`pytest.approx` up to rounding: for a number, or for several of one size."""
+    size = max(size, largest(torch.tensor(expected, dtype=torch.float64)))
+    return pytest.approx(expected, rel=0.0, abs=tolerance(size, terms, depth, dtype))
+
+
+def approx_model(
+    config: ModelConfig, expected: float | Sequence[float], tokens: int, size: float = 0.0
+) -> Any:
+    """`approx` for what a whole model computes in float32."""
+    return approx(expected, *model_sums(config, tokens), size=size)
+
+
+def coarser(*tensors: Tensor) -> torch.dtype:
+    """The floating-point type of `tensors` with the largest roundoff."""
+    dtypes = [x.dtype for x in tensors if x.is_floating_point()]
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)

@@ -25,6 +25,7 @@ from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 from coterie.train import build_optimiser
 from tests.adapters.test_attach import IDS, built, logits, trainable
+from tests.arithmetic import FORWARD_AND_BACKWARD, assert_model_close
 
 SELECTIONS = {
     "qwen3_moe": {0: (1, 4), 3: (0,)},
@@ -59,7 +60,7 @@ def test_attached_then_saved_then_applied_then_removed(name: str, tmp_path: Path
     patch = save_patch(tmp_path / "patch", model, "base")
     assert patch.selection == attached_selection(model) == selection(name)
     (applied,) = apply_patches(base, [read_patch(tmp_path / "patch")])
-    torch.testing.assert_close(logits(base), tuned, rtol=1e-5, atol=1e-5)
+    assert_model_close(base.config, logits(base), tuned, len(IDS))
     with pytest.raises(CheckpointError, match="not the base"):
         apply_in_place(base, tmp_path / "patch")
     applied.remove()
@@ -78,7 +79,8 @@ def test_gradients_of_a_whole_model_are_those_of_full_training() -> None:
         chosen = SELECTIONS["qwen3_moe"][int(name.split(".")[1])]
         expected = whole.get_parameter(name.replace("subset_weight", "weight")).grad
         assert parameter.grad is not None and expected is not None
-        torch.testing.assert_close(parameter.grad, expected[list(chosen)], rtol=1e-4, atol=1e-7)
+        passes = FORWARD_AND_BACKWARD
+        assert_model_close(whole.config, parameter.grad, expected[list(chosen)], len(IDS), passes=passes)
 
 
 def test_the_optimiser_holds_state_for_the_chosen_alone() -> None:
@@ -106,7 +108,7 @@ def test_shared_and_other_modules_go_into_the_patch_where_the_selection_says_so(
     assert patch.selection.shared_experts and patch.selection.non_expert_modules
     assert "embed.weight" in patch.tensors and "blocks.1.ffn.shared.gate.weight" in patch.tensors
     apply_in_place(base, tmp_path / "patch")
-    torch.testing.assert_close(logits(base), tuned, rtol=1e-5, atol=1e-5)
+    assert_model_close(base.config, logits(base), tuned, len(IDS))
 
 
 def test_training_goes_on_from_a_patch(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_the_commands(
     assert run("inspect", patch)["experts"] == {"0": [1, 4], "3": [0]}
     run("apply", base, patch, "-o", tuned)
     assert torch.equal(logits(load_model(tuned, check=False).model), logits(load_model(tuned).model))
-    torch.testing.assert_close(logits(load_model(tuned).model), logits(model), rtol=1e-5, atol=1e-5)
+    assert_model_close(model.config, logits(load_model(tuned).model), logits(model), len(IDS))
     assert run("diff", patch, patch)["total"] == 0.0
     moved = run("diff", patch, base)
     assert len(moved["distance"]) == 6 and moved["total"] > 0.3

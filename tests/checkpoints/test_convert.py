@@ -23,6 +23,7 @@ from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 from coterie.proof.texts import TEXTS
 from coterie.text.tokenizer import Tokenizer
+from tests.arithmetic import assert_model_close
 from tests.families import hf
 from tests.families.test_llama4_whole import whole
 from tests.families.test_mtp import with_mtp
@@ -82,7 +83,7 @@ def test_a_feed_forward_is_one_expert(name: str, target: str, tmp_path: Path) ->
     with torch.no_grad():
         expected = model.logits(model(torch.tensor(IDS), ForwardContext.packed([len(IDS)])))
         found = theirs(torch.tensor([IDS])).logits[0]
-    torch.testing.assert_close(found, expected, atol=5e-5, rtol=0)
+    assert_model_close(model.config, found, expected, len(IDS))
     back = convert_directory(tmp_path / "b", tmp_path / "c", name)
     assert back.changes == ["each single expert became a feed-forward"]
     before, after = stored(tmp_path / "a"), stored(tmp_path / "c")
@@ -141,7 +142,7 @@ def test_every_pair_of_families_is_exact_or_refused() -> None:
                 a, b = (
                     m.logits(m(torch.tensor(IDS), ForwardContext.packed([len(IDS)]))) for m in (model, other)
                 )
-            torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
+            assert_model_close(model.config, b, a, len(IDS))
 
 
 def test_rounding_is_counted_and_never_called_lossless(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from coterie.infer.cache import SequenceCache
 from coterie.infer.engine import Engine, Reply, TokenEvent
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.forward_context import ForwardContext
+from tests.arithmetic import assert_model_close, largest
 from tests.infer.models import KINDS, tiny_model, training_logprobs
 
 
@@ -33,9 +34,12 @@ def test_logprobs_equal_the_training_forward(kind: str, prefill_chunk: int) -> N
         assert len(reply.ids) == 24 and reply.finish_reason == "length"
         expected_TV = training_logprobs(model, prompt + reply.ids)[len(prompt) - 1 : -1]
         expected = expected_TV[torch.arange(24), torch.tensor(reply.ids)]
-        torch.testing.assert_close(torch.tensor(reply.logprobs), expected, atol=1e-4, rtol=0)
         top = torch.tensor([[value for _, value in row] for row in reply.top])
-        torch.testing.assert_close(top, expected_TV.topk(3).values, atol=1e-4, rtol=0)
+        for ours, theirs in (
+            (torch.tensor(reply.logprobs), expected),
+            (top, expected_TV.topk(3).values),
+        ):
+            assert_model_close(model.config, ours, theirs, len(prompt) + 24, size=largest(expected_TV))
     greedy_prompt, greedy = prompts[0], engine.generate(prompts[:1], params[0])[0]
     assert greedy.ids == training_logprobs(model, greedy_prompt + greedy.ids)[:-1].argmax(-1).tolist()
 
@@ -59,11 +63,12 @@ def test_a_batch_equals_each_alone(kind: str) -> None:
     shuffled = Engine(model).generate([prompts[i] for i in order], [params[i] for i in order])
     for i in range(8):
         alone = Engine(model).generate([prompts[i]], params[i])[0]
+        whole = prompts[i] + alone.ids
+        size = largest(training_logprobs(model, whole))
         for other in (together[i], shuffled[order.index(i)]):
             assert other.ids == alone.ids
-            torch.testing.assert_close(
-                torch.tensor(other.logprobs), torch.tensor(alone.logprobs), atol=2e-5, rtol=0
-            )
+            ours, theirs = torch.tensor(other.logprobs), torch.tensor(alone.logprobs)
+            assert_model_close(model.config, ours, theirs, len(whole), size=size)
 
 
 def test_requests_join_and_leave_a_running_batch() -> None:
@@ -218,7 +223,7 @@ def test_a_forked_cache_continues_like_the_whole_sequence(kind: str) -> None:
         h_TD = model(torch.tensor(one + two), ForwardContext.packed([6, 9], [13, 13]), caches)
         result = model.logits(h_TD).log_softmax(-1)
     expected = torch.cat([training_logprobs(model, prefix + more)[13:] for more in (one, two)])
-    torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
+    assert_model_close(model.config, result, expected, len(prefix) + len(two))
 
 
 @pytest.mark.parametrize("prefix_bytes", [0, 1 << 20])

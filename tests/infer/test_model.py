@@ -16,6 +16,7 @@ from coterie.infer.speed import measure_decode, measure_prefill
 from coterie.nn.transformer import Transformer
 from coterie.text.chat import Message, render_ids
 from coterie.text.tokenizer import Tokenizer
+from tests.arithmetic import assert_model_close, largest
 from tests.infer.models import CAUSAL, DENSE, tiny_model, training_logprobs
 
 TOKENIZER = Tokenizer.train(["once upon a time there was a fox. it ran.\n"] * 3, vocab_size=290)
@@ -46,7 +47,7 @@ def test_five_lines(model: LanguageModel, tmp_path: Path) -> None:
     assert (m.bos_id, m.stop_ids) == (TOKENIZER.eos_id, model.stop_ids)
     assert m.manifest["parent"] == "somewhere"
     assert "qwen3" in repr(m)
-    torch.testing.assert_close(m.logits([1, 2, 3]), model.logits([1, 2, 3]), atol=0, rtol=0)
+    assert torch.equal(m.logits([1, 2, 3]), model.logits([1, 2, 3]))
 
 
 def test_scores_are_those_of_the_training_forward(model: LanguageModel) -> None:
@@ -54,9 +55,10 @@ def test_scores_are_those_of_the_training_forward(model: LanguageModel) -> None:
     expected_TV = training_logprobs(model.model, ids)
     logits = model.logits(torch.tensor(ids))
     assert logits.shape == (len(ids), TOKENIZER.vocab_size) and logits.dtype == torch.float32
-    torch.testing.assert_close(logits.log_softmax(-1), expected_TV, atol=1e-5, rtol=0)
+    size = largest(expected_TV)
+    assert_model_close(model.config, logits.log_softmax(-1), expected_TV, len(ids))
     expected = expected_TV[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-    torch.testing.assert_close(model.logprobs(ids), expected, atol=1e-5, rtol=0)
+    assert_model_close(model.config, model.logprobs(ids), expected, len(ids), size=size)
     assert model.logprobs(ids[:1]).shape == (0,)
 
 
@@ -153,7 +155,9 @@ def test_bfloat16(model: LanguageModel, tmp_path: Path) -> None:
     assert half.logits(ids).dtype == torch.float32
     reply = half.generate(ids, seed=1, max_tokens=8)
     scored = half.logprobs(ids + reply.ids)[len(ids) - 1 :]
-    assert torch.allclose(torch.tensor(reply.logprobs), scored, atol=0.15)
+    size = largest(half.logits(ids + reply.ids))
+    found, whole = torch.tensor(reply.logprobs), ids + reply.ids
+    assert_model_close(half.config, found, scored, len(whole), torch.bfloat16, size=size)
 
 
 def test_speed_counts_tokens_and_respects_the_room() -> None:

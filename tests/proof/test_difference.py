@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from coterie.config import CheckpointError
 from coterie.proof.difference import SAME, difference
 from coterie.proof.records import ProbeRecord
+from tests.arithmetic import approx, largest
 
 
 def given_record(logits_TV: torch.Tensor, kept: int, **changes: object) -> ProbeRecord:
@@ -35,8 +36,9 @@ def test_divergence(seed: int, kept: int, scale: float) -> None:
     exact = float((a64_TV.exp() * (a64_TV - b64_TV)).sum(1).mean())
     assert found.kl is not None and found.kl >= 0 and difference(a, a).kl == pytest.approx(0, abs=1e-9)
     if kept == 12:
-        assert found.kl == pytest.approx(exact, abs=2e-5)
-        assert found.max_logprob == pytest.approx(float((a64_TV - b64_TV).abs().max()), abs=1e-4)
+        size = max(largest(a64_TV), largest(b64_TV))
+        assert found.kl == approx(exact, terms=12, depth=2, size=size)
+        assert found.max_logprob == approx(largest(a64_TV - b64_TV), terms=12, depth=2, size=size)
     if kept >= 9 and exact > 1e-3:
         assert found.kl > 1e-5
 

@@ -4,6 +4,7 @@ result.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 import coterie
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError, ConfigError
 from coterie.config.tune import TuneConfig
 from coterie.nn.experts import ExpertLinear
@@ -19,6 +21,7 @@ from coterie.nn.linear import Linear
 from coterie.nn.moe import MoE
 from coterie.nn.router import Router
 from coterie.recipes.tune_model import prepare_model, probe, prove
+from tests.arithmetic import model_tolerance
 from tests.recipes.tuned import base, conversations, tuned
 
 FAMILIES = ["llama", "qwen3", "qwen3_moe", "mixtral", "olmoe", "llama4_maverick", "deepseek_v3", "gpt_oss"]
@@ -111,7 +114,10 @@ def test_whatever_a_router_policy_moves_is_in_the_result(
 ) -> None:
     out = folder / f"out-{abs(hash(str((family, how))))}"
     result = tuned(base(folder, family), folder / "data.jsonl", out, lr=0.02, **how)
-    assert result.path is not None and result.report["proof"]["reloaded_max"] < 1e-5
+    config = Checkpoint.open(base(folder, family)).config
+    size = math.log(config.vocab_size)
+    assert result.path is not None
+    assert result.report["proof"]["reloaded_max"] <= model_tolerance(config, size, config.max_positions)
     assert result.report["proof"]["moved_mean"] > 1e-3
     start, end = (
         coterie.load(base(folder, family)).model,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from coterie.infer.sampling import SamplingParams
+from tests.arithmetic import approx, approx_model, assert_model_close
 from tests.serve.support import ASK, language_model
 
 GREEDY = {"temperature": 0, "max_tokens": 12}
@@ -80,14 +81,14 @@ def test_chat_logprobs(client, reference):
     expected = reference.chat(ASK, SamplingParams(logprobs=4, **GREEDY))
     entries = answer.choices[0].logprobs.content
     kept = [i for i, token in enumerate(expected.ids) if token not in reference.stop_ids]
-    assert [entry.logprob for entry in entries] == pytest.approx(
-        [expected.logprobs[i] for i in kept], abs=1e-5
-    )
+    tokens = len(reference.render(ASK)) + len(expected.ids)
+    size = max(abs(value) for i in kept for _, value in expected.top[i])
+    chosen = [expected.logprobs[i] for i in kept]
+    assert [entry.logprob for entry in entries] == approx_model(reference.config, chosen, tokens, size)
     for entry, i in zip(entries, kept, strict=True):
         assert bytes(entry.bytes) == reference.tokenizer.token_bytes([expected.ids[i]])[0]
-        assert [t.logprob for t in entry.top_logprobs] == pytest.approx(
-            [v for _, v in expected.top[i]], abs=1e-5
-        )
+        best = [value for _, value in expected.top[i]]
+        assert [t.logprob for t in entry.top_logprobs] == approx_model(reference.config, best, tokens, size)
 
 
 def test_echoed_logprobs_are_the_forward_pass(client, reference):
@@ -100,10 +101,11 @@ def test_echoed_logprobs_are_the_forward_pass(client, reference):
         assert found.token_logprobs[0] is None and found.top_logprobs[0] is None
         assert len(found.token_logprobs) == len(found.tokens) == len(found.text_offset) == len(ids) + 1
         expected = reference.logprobs(ids).tolist()
-        assert found.token_logprobs[1:-1] == pytest.approx(expected, abs=1e-5)
+        assert found.token_logprobs[1:-1] == approx_model(reference.config, expected, len(ids))
         best = reference.logits(ids).log_softmax(-1).amax(-1).tolist()
         tops = [max(top.values()) for top in found.top_logprobs[1:]]
-        assert tops == pytest.approx(best, abs=1e-5)
+        size = max(abs(value) for value in expected)
+        assert tops == approx_model(reference.config, best, len(ids), size)
         # Greedy: the drawn token's number is the same float as the best one's.
         assert found.token_logprobs[-1] == tops[-1]
         assert "".join(found.tokens[:-1]) == reference.tokenizer.decode(ids) or "bytes:" in "".join(
@@ -116,7 +118,8 @@ def test_a_prompt_scored_alone(client, reference):
     answer = client.completions.create(model="tiny", prompt=ids, max_tokens=0, logprobs=0, echo=True)
     choice = answer.choices[0]
     assert choice.text == reference.tokenizer.decode(ids) and answer.usage.completion_tokens == 0
-    assert choice.logprobs.token_logprobs[1:] == pytest.approx(reference.logprobs(ids).tolist(), abs=1e-5)
+    expected = reference.logprobs(ids).tolist()
+    assert choice.logprobs.token_logprobs[1:] == approx_model(reference.config, expected, len(ids))
 
 
 def test_completion_stream_equals_plain(client):
@@ -179,9 +182,9 @@ def test_embeddings(client, reference, form):
             vector = torch.frombuffer(bytearray(base64.b64decode(entry.embedding)), dtype=torch.float32)
         else:
             vector = torch.tensor(entry.embedding)
-        torch.testing.assert_close(vector, mean / mean.norm(), atol=1e-5, rtol=0)
+        assert_model_close(reference.config, vector, mean / mean.norm(), len(ids))
     short = client.embeddings.create(model="tiny", input="a", dimensions=5).data[0].embedding
-    assert len(short) == 5 and sum(x * x for x in short) == pytest.approx(1, abs=1e-5)
+    assert len(short) == 5 and sum(x * x for x in short) == approx(1.0, terms=5, depth=2)
 
 
 def test_raw_headers(client):

@@ -20,6 +20,9 @@ from coterie.serve.inprocess import endpoint
 from coterie.serve.mcp import build, explain_routes, score_text
 from tests.agents.models import chat_model
 from tests.agents.test_mcp_tools import config
+from tests.arithmetic import approx_model
+
+DECIMALS = 2 * 0.5e-4 + 1e-9  # two weights, each given to four decimals
 
 pytest.importorskip("mcp", reason="the extra 'mcp' is not installed")
 
@@ -40,8 +43,11 @@ def test_a_model_as_a_server(tmp_path: Path) -> None:
         scored = json.loads(running.call("model", "score", {"text": text}, 60))
         ids = model.encode(text)
         expected = model.logprobs(ids).double().sum().item()
-        assert scored["tokens"] == len(ids) and scored["logprob"] == pytest.approx(expected, rel=1e-5)
-        assert scored["bits_per_byte"] == pytest.approx(-expected / math.log(2) / len(text), rel=1e-5)
+        assert scored["tokens"] == len(ids) and scored["logprob"] == approx_model(
+            model.config, expected, len(ids)
+        )
+        bits = -expected / math.log(2) / len(text)
+        assert scored["bits_per_byte"] == approx_model(model.config, bits, len(ids))
         routes = json.loads(running.call("model", "route_explain", {"text": text}, 60))
         assert routes == json.loads(json.dumps(explain_routes(model, text)))
         said = running.call("model", "chat", {"message": "fox", "temperature": 0, "max_tokens": 5}, 60)
@@ -85,5 +91,5 @@ def test_routes_are_those_of_the_forward_pass() -> None:
     for layer in routes["layers"].values():
         assert len(layer["experts"]) == len(routes["tokens"])
         for experts, weights in zip(layer["experts"], layer["weights"], strict=True):
-            assert len(set(experts)) == 2 and sum(weights) == pytest.approx(1.0, abs=2e-4)
+            assert len(set(experts)) == 2 and sum(weights) == pytest.approx(1.0, abs=DECIMALS)
     assert score_text(model, "a")["tokens"] == len(model.encode("a"))

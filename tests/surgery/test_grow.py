@@ -8,7 +8,7 @@ import torch
 from coterie.config import ConfigError
 from coterie.surgery.grow import add_experts, swap_expert
 from tests.adapters.test_attach import IDS, built, logits
-from tests.arithmetic import model_tolerance
+from tests.arithmetic import assert_model_close
 from tests.surgery.common import SEQUENCES, moe
 
 
@@ -16,8 +16,7 @@ from tests.surgery.common import SEQUENCES, moe
 def test_an_added_expert_does_nothing_where_the_router_has_a_bias(name: str) -> None:
     model = built(name)
     grown = add_experts(model, SEQUENCES, count=2, source=1)
-    bound = model_tolerance(model.config, logits(model), tokens=len(IDS))
-    torch.testing.assert_close(logits(grown), logits(model), atol=bound, rtol=0)
+    assert_model_close(model.config, logits(grown), logits(model), len(IDS))
     layer = max(layer for layer, _ in model.routers())
     ours, theirs = moe(grown, layer).experts, moe(model, layer).experts
     assert torch.equal(ours.gate_up.weight[-1], theirs.gate_up.weight[1]) and not ours.down.weight[-2:].any()
@@ -32,7 +31,7 @@ def test_an_added_expert_does_nothing_on_the_tokens_it_was_made_with(name: str) 
             router.weight.mul_(0.5)
         model.embed.weight[:, 0] = 3.0
     grown = add_experts(model, SEQUENCES)
-    assert (logits(grown) - logits(model)).abs().max() < 1e-4
+    assert_model_close(model.config, logits(grown), logits(model), len(IDS))
 
 
 def test_a_swapped_expert_comes_from_the_other_model() -> None:

@@ -8,7 +8,7 @@ import torch
 from coterie.config import ConfigError
 from coterie.surgery.upcycle import upcycle
 from tests.adapters.test_attach import IDS, built, logits
-from tests.arithmetic import model_tolerance
+from tests.arithmetic import assert_model_close
 from tests.surgery.common import moe
 
 
@@ -21,8 +21,7 @@ def test_upcycling_by_copy_is_the_dense_model(name: str, split: int) -> None:
     assert routed.config.is_moe and routed.config.family == {"qwen3": "qwen3_moe", "llama": "mixtral"}[name]
     assert moe(routed).config.expert_width == 48 // split
     found, expected = (logits(model).log_softmax(-1) for model in (routed, dense))
-    bound = model_tolerance(dense.config, expected, tokens=len(IDS))
-    torch.testing.assert_close(found, expected, atol=bound, rtol=0)
+    assert_model_close(dense.config, found, expected, len(IDS))
     rows = moe(routed).router.weight
     assert torch.equal(rows[0], rows[split - 1]) and not torch.equal(rows[0], rows[split % 8])
 

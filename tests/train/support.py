@@ -23,9 +23,12 @@ from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.data.rows import Row
 from coterie.nn.transformer import Transformer
 from coterie.train import Batch, Callback, CrossEntropy, Objective, Trainer, build_optimiser, multiplier
+from tests.arithmetic import FORWARD_AND_BACKWARD, model_sums
 
 VOCAB = 31
 STEPS = 12
+ROW = 24
+BATCH_TOKENS = 4 * ROW
 
 
 def tiny_config(moe: bool = True) -> ModelConfig:
@@ -50,7 +53,7 @@ def tiny_model(seed: int = 0, moe: bool = True) -> Transformer:
     return model
 
 
-def make_row(sample: int, size: int = 24, padding: int | None = None) -> Row:
+def make_row(sample: int, size: int = ROW, padding: int | None = None) -> Row:
     """Row `sample` of an endless text: a few documents, sometimes padding, some tokens not learnt."""
     rng = np.random.default_rng(sample)
     padding = int(rng.choice([0, 0, 5])) if padding is None else padding
@@ -125,6 +128,16 @@ def make_trainer(
         accumulate=accumulate,
         **options,
     )
+
+
+def step_sums(steps: int = 1) -> tuple[int, int]:
+    """The `model_sums` behind the weights of `tiny_model` after `steps` steps of `BATCH_TOKENS` tokens."""
+    return model_sums(tiny_config(), BATCH_TOKENS, FORWARD_AND_BACKWARD * steps)
+
+
+def loss_sums(steps: int = 1) -> tuple[int, int]:
+    """The same behind the loss of step `steps`. A mean over `BATCH_TOKENS` errors is as small as one error."""
+    return 1, step_sums(steps)[1]
 
 
 def write_model(model: torch.nn.Module) -> Callable[[Path], None]:

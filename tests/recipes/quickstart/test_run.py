@@ -22,6 +22,7 @@ from coterie.recipes.quickstart.plan import Plan, take_up
 from coterie.recipes.quickstart.run import quickstart, redraw
 from coterie.recipes.quickstart.twins import read_twin, twins
 from coterie.results.quickstart import QuickstartResults
+from tests.arithmetic import assert_model_close
 
 MINUTES = 0.8
 
@@ -78,7 +79,7 @@ def test_both_models_load_in_transformers_with_the_same_logits(out: Path, name: 
     assert tokenizer(text)["input_ids"] == ids[1:], "ours puts the document separator first"
     with torch.no_grad():
         expected = theirs(torch.tensor([ids])).logits[0]
-    torch.testing.assert_close(ours.logits(ids), expected, atol=2e-5, rtol=0)
+    assert_model_close(ours.config, ours.logits(ids), expected, len(ids))
 
 
 def test_drawing_again_gives_the_same_page(out: Path) -> None:
