@@ -136,7 +136,7 @@ def step_sums(steps: int = 1) -> tuple[int, int]:
 
 
 def loss_sums(steps: int = 1) -> tuple[int, int]:
-    """The same behind the loss of step `steps`. A mean over `BATCH_TOKENS` errors is as small as one error."""
+    """The same behind the loss of step `steps`: a mean, in which the errors of tokens average out."""
     return 1, step_sums(steps)[1]
 
 
