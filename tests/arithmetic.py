@@ -76,6 +76,11 @@ def model_sums(config: ModelConfig, tokens: int = 1, passes: int = 1) -> tuple[i
     return max(widths), depth * passes
 
 
+def mean_sums(config: ModelConfig, passes: int = 1) -> tuple[int, int]:
+    """The same for a mean or sum over many tokens, in which the errors of single tokens average out."""
+    return 1, model_sums(config, passes=passes)[1]
+
+
 def model_tolerance(
     config: ModelConfig, expected: Tensor | float, tokens: int = 1, dtype: torch.dtype = torch.float32
 ) -> float:

@@ -26,6 +26,7 @@ from tests.arithmetic import assert_model_close
 from tests.families.hf import _BASE, CONFIGS, VOCAB, randomise
 
 IDS = torch.randint(0, VOCAB, (24,), generator=torch.Generator().manual_seed(5))
+MERGED = 2  # the factors' products follow each other, and merging rounds what was not rounded before
 ALL = ["attention", "experts", "shared", "dense", "router", "norm", "embedding", "head"]
 
 
@@ -71,7 +72,7 @@ def test_attached_is_the_base_bit_for_bit_then_differs_then_merges(name: str, do
     assert float((adapted - before).abs().max()) > 0.05
     merge_adapter(model)
     assert [n for n, _ in model.named_parameters()] == names and not trainable(model)
-    assert_model_close(model.config, logits(model), adapted, len(IDS))
+    assert_model_close(model.config, logits(model), adapted, len(IDS), passes=MERGED)
     attach(model, config())  # plain again
 
 

@@ -12,7 +12,7 @@ from coterie.config import DataError
 from coterie.data.heldout import HeldoutDocument
 from coterie.evaluate.bits import bits_per_byte, score_documents
 from coterie.nn.forward_context import ForwardContext
-from tests.arithmetic import approx_model
+from tests.arithmetic import approx, mean_sums
 from tests.evaluate.support import documents, make
 
 
@@ -29,7 +29,7 @@ def test_every_token_is_scored_once_in_pieces() -> None:
                     -1
                 )
             nats -= float(logp.gather(-1, piece[1:, None]).sum())
-        assert score.nats == approx_model(model.config, nats, tokens=16)
+        assert score.nats == approx(nats, *mean_sums(model.config))
         assert score.num_tokens == len(document.ids)
     assert bits_per_byte(scores) == pytest.approx(
         sum(s.nats for s in scores) / math.log(2) / sum(d.num_bytes for d in texts)

@@ -9,6 +9,7 @@ import torch
 
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
+from tests.arithmetic import assert_close
 
 
 def layer(bias: bool, seed: int = 0) -> ExpertLinear:
@@ -40,13 +41,14 @@ def test_gradients_are_those_of_full_training(bias: bool, counts: tuple[int, ...
     for x, module in zip(inputs, (whole, subset), strict=True):
         (module(x, counts) * target_RO).sum().backward()
     assert torch.equal(whole(x_RI, counts), subset(x_RI, counts))
-    torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
+    terms = max(7, sum(counts))
+    assert_close(inputs[1].grad, inputs[0].grad, terms)
     assert whole.weight.grad is not None and subset.subset_weight.grad is not None
-    torch.testing.assert_close(subset.subset_weight.grad, whole.weight.grad[[1, 3]])
+    assert_close(subset.subset_weight.grad, whole.weight.grad[[1, 3]], terms)
     assert subset.weight.grad is None
     if whole.bias is not None and subset.subset_bias is not None:
         assert whole.bias.grad is not None
-        torch.testing.assert_close(subset.subset_bias.grad, whole.bias.grad[[1, 3]])
+        assert_close(subset.subset_bias.grad, whole.bias.grad[[1, 3]], terms)
     merged = subset.merged()
     assert type(merged) is ExpertLinear and torch.equal(merged.weight, whole.weight)
     assert torch.equal(merged(x_RI, counts), whole(x_RI, counts))

@@ -10,6 +10,7 @@ import torch
 from coterie.config import DataError
 from coterie.infer.cache import SequenceCache
 from coterie.nn.forward_context import ForwardContext, Inserts
+from tests.arithmetic import assert_model_close
 from tests.infer.models import tiny_model
 
 IDS = torch.tensor([5, 9, 1, 33, 60, 2, 17, 8])
@@ -68,7 +69,7 @@ def test_caches_keep_what_inserted_features_gave(kind):
             if start == 2:
                 context = replace(context, inserts=Inserts(places - start, features))
             parts.append(model(IDS[start:end], context, caches=[cache]))
-    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-5)
+    assert_model_close(model.config, torch.cat(parts), whole, len(IDS))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from coterie.nn.kernels.choose import HAS_ONEDNN, dense
 from coterie.nn.kernels.dense import product
 from coterie.nn.linear import Linear, linear
+from tests.arithmetic import assert_close, tolerance
 
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="PyTorch was built without oneDNN")
 
@@ -25,7 +26,7 @@ def test_value_and_gradients_equal_float64(rows, inputs, outputs, bias, seed):
         y = linear(*leaves) if dtype == torch.float32 else F.linear(*leaves)
         results.append([y, *torch.autograd.grad(y, leaves, upstream.to(dtype))])
     for ours, exact in zip(*results, strict=True):
-        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=2e-5)
+        assert_close(ours, exact, terms=max(rows, inputs, outputs), size=1.0)
 
 
 def test_gradients_equal_finite_differences():
@@ -36,6 +37,9 @@ def test_gradients_equal_finite_differences():
     def loss(x, weight):
         return (linear(x, weight) * upstream).sum()
 
+    # The error of the sum is that of its partial sums, which grow like a random walk.
+    products = linear(x, weight) * upstream
+    bound = tolerance(float(products.norm()), terms=products.numel(), depth=2)
     leaves = (x.clone().requires_grad_(), weight.clone().requires_grad_())
     for index, gradient in enumerate(torch.autograd.grad(loss(*leaves), leaves)):
         for row, column in ((0, 0), (4, 6), (8, 3)):
@@ -44,7 +48,7 @@ def test_gradients_equal_finite_differences():
             down[index][row, column] -= 0.5
             # The loss is linear in each leaf: a central difference is exact but for rounding.
             difference = loss(*up) - loss(*down)
-            torch.testing.assert_close(gradient[row, column], difference, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(gradient[row, column], difference, rtol=0, atol=bound)
 
 
 def test_only_wanted_gradients_are_computed():
@@ -53,16 +57,16 @@ def test_only_wanted_gradients_are_computed():
     assert weight.grad is not None
     x = torch.randn(32, 4, requires_grad=True)
     linear(x, weight.detach()).sum().backward()
-    torch.testing.assert_close(x.grad, weight.detach().sum(0).expand(32, 4))
+    assert_close(x.grad, weight.detach().sum(0).expand(32, 4), terms=8)
 
 
 def test_product_reads_transposed_views_and_writes_in_place():
     x, weight = torch.randn(24, 40), torch.randn(40, 33)
     out = torch.full((50, 33), 7.0)
     product(x, weight.t(), out=out[10:34])
-    torch.testing.assert_close(out[10:34], x @ weight)
+    assert_close(out[10:34], x @ weight, terms=40)
     assert bool((out[:10] == 7).all()) and bool((out[34:] == 7).all())
-    torch.testing.assert_close(product(x.t(), torch.ones(33, 24)), x.sum(0)[:, None].expand(40, 33))
+    assert_close(product(x.t(), torch.ones(33, 24)), x.sum(0)[:, None].expand(40, 33), terms=24)
 
 
 @pytest.mark.parametrize("rows", [*range(1, 20), 33, 65, 130])
@@ -79,8 +83,8 @@ def test_products_without_gradients_equal_float64(rows, inputs):
         y, out = linear(x, weight, bias), torch.full((rows + 6, 512), 7.0)
         product(x, weight, out=out[3:-3])
         alone = product(x, weight)
-    torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=2e-4)
-    torch.testing.assert_close((out[3:-3] + bias).double(), exact, rtol=1e-5, atol=2e-4)
+    assert_close(y, exact, terms=inputs)
+    assert_close(out[3:-3] + bias, exact, terms=inputs)
     assert y.shape == (rows, 512) and alone.is_contiguous() and torch.equal(alone, out[3:-3])
     assert bool((out[:3] == 7).all()) and bool((out[-3:] == 7).all())
 
@@ -92,7 +96,7 @@ def test_bfloat16_input_casts_the_float32_weight_and_its_gradient_stays_float32(
     y = layer(x)
     assert y.dtype == torch.bfloat16
     exact = x.double() @ layer.weight.double().t() + layer.bias.double()
-    torch.testing.assert_close(y.double(), exact, rtol=2e-2, atol=5e-3)
+    assert_close(y, exact, terms=16, depth=2)  # the weight is rounded and the result
     y.float().sum().backward()
     assert layer.weight.grad.dtype == layer.bias.grad.dtype == torch.float32
 
@@ -108,8 +112,8 @@ def test_survives_compile_as_one_graph(rows):
     layer.zero_grad()
     y = compiled(x)
     y.square().sum().backward()
-    torch.testing.assert_close(y, expected)
-    torch.testing.assert_close(layer.weight.grad, gradient)
+    assert_close(y, expected, terms=16)
+    assert_close(layer.weight.grad, gradient, terms=rows, depth=2)
 
 
 @needs_onednn

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.nn.logprobs import token_logprobs
+from tests.arithmetic import assert_close, assert_norm_close
 
 
 def reference(h, weight, targets):
@@ -35,14 +36,14 @@ def test_value_and_gradients_equal_float64(num_tokens, vocab, chunk, keep_bytes,
     h, weight = torch.randn(num_tokens, 12), scale * torch.randn(vocab, 12)
     targets, upstream = torch.randint(0, vocab, (num_tokens,)), torch.randn(num_tokens)
     for ours, exact in both(h, weight, targets, upstream, chunk=chunk, keep_bytes=keep_bytes):
-        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4 * max(1.0, scale))
+        assert_close(ours, exact, terms=max(num_tokens, vocab, 12), depth=3, size=scale)
 
 
 def test_hand_computed():
     # Two tokens over scores (0, log 3): probabilities 1/4 and 3/4.
     h, weight = torch.ones(2, 1), torch.tensor([[0.0], [3.0]]).log().nan_to_num(neginf=0.0)
     logp = token_logprobs(h, weight, torch.tensor([0, 1]))
-    torch.testing.assert_close(logp.exp(), torch.tensor([0.25, 0.75]))
+    assert_close(logp.exp(), torch.tensor([0.25, 0.75]), terms=2, depth=2)
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 1 << 20])
@@ -68,7 +69,7 @@ def test_how_much_is_kept_changes_memory_and_not_the_result():
         gradients.append(torch.autograd.grad(logp, (h, weight), upstream))
     for other in gradients[1:]:
         for a, b in zip(gradients[0], other, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+            assert_close(a, b, terms=100, depth=3)
 
 
 def test_a_short_last_chunk_is_not_kept_behind_one_that_did_not_fit():
@@ -93,11 +94,11 @@ def test_bfloat16_activations_with_float32_head():
     assert logp.dtype == torch.float32
     h64, weight64 = h.detach().double().requires_grad_(), weight.detach().bfloat16().double().requires_grad_()
     exact = reference(h64, weight64, targets)
-    torch.testing.assert_close(logp.double(), exact, rtol=1e-2, atol=5e-2)
+    assert_close(logp, exact, terms=16, dtype=torch.bfloat16)
     ours = torch.autograd.grad(logp, (h, weight), upstream)
     assert [g.dtype for g in ours] == [torch.bfloat16, torch.float32]
     for a, b in zip(ours, torch.autograd.grad(exact, (h64, weight64), upstream.double()), strict=True):
-        assert float((a.double() - b).norm() / b.norm()) < 2e-2
+        assert_norm_close(a, b, terms=80, depth=2, dtype=torch.bfloat16)
 
 
 def test_no_tokens_at_all():

@@ -16,7 +16,9 @@ from coterie.nn.kernels.grouped import grouped_linear
 from coterie.nn.linear import Linear
 from coterie.nn.lora import LoRAExpertLinear, LoRALinear, LoRARouter
 from coterie.nn.router import Router
+from tests.arithmetic import assert_close, assert_norm_close
 
+DEPTH = 4  # base, both factors, DoRA's norm
 COUNTS = st.lists(st.integers(0, 30), min_size=1, max_size=6)
 
 
@@ -73,11 +75,12 @@ def test_experts_equal_autograd_through_the_written_out_weight(dora, counts, inp
     upstream = torch.randn(sum(counts), outputs)
     leaves = (x, *[p for p in layer.parameters() if p.requires_grad])
     slow = by_hand(layer, x, counts)
+    sums = max(inputs, outputs, sum(counts)), DEPTH
     for ours in (layer(x, tuple(counts)), scaled_rows(layer, x, tuple(counts))):
-        assert float((ours - slow).detach().norm()) <= 1e-5 * float(slow.detach().norm())
+        assert_norm_close(ours, slow, *sums)
         found = torch.autograd.grad(ours, leaves, upstream)
         for a, b in zip(found, torch.autograd.grad(slow, leaves, upstream, retain_graph=True), strict=True):
-            assert float((a - b).norm()) <= 1e-5 * float(b.norm()) + 1e-6
+            assert_norm_close(a, b, *sums, size=float(upstream.norm()))
 
 
 def scaled_rows(layer, x, counts):
@@ -146,10 +149,10 @@ def test_merged_layers_are_plain_and_give_the_same(dora):
     plain = [layer.merged(), linear.merged(), router.merged()]
     assert [type(p) for p in plain] == [ExpertLinear, Linear, Router]
     for merged, expected in zip(plain, names, strict=True):
-        torch.testing.assert_close(merged.weight.detach(), expected.detach(), atol=1e-6, rtol=1e-6)
+        assert_close(merged.weight.detach(), expected.detach(), terms=3, depth=2)
     after = plain[0](x, counts), plain[1](x), plain[2].logits(x)
     for a, b in zip(before, after, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        assert_close(a, b, terms=12, depth=DEPTH)
     assert not any(parameter.is_meta for p in plain for parameter in p.parameters())
 
 
@@ -174,11 +177,11 @@ def test_linear_equals_peft(dora):
     x = torch.randn(20, 10)
     ours(x).square().sum().backward()
     theirs(x).square().sum().backward()
-    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-5)
+    assert_close(ours(x), theirs(x), terms=10, depth=DEPTH)
     pairs = [(ours.lora_A, wrapper.lora_A["default"]), (ours.lora_B, wrapper.lora_B["default"])]
     pairs += [(ours.lora_magnitude, wrapper.lora_magnitude_vector["default"])] if dora else []
     for a, b in pairs:
-        torch.testing.assert_close(a.grad, b.weight.grad, atol=1e-3, rtol=1e-4)
+        assert_close(a.grad, b.weight.grad, terms=20, depth=DEPTH)
 
 
 def test_dropout_acts_on_what_the_factors_read_and_only_in_training():
@@ -187,7 +190,7 @@ def test_dropout_acts_on_what_the_factors_read_and_only_in_training():
     x, counts = torch.ones(2, 400), (1, 1)
     exact = by_hand(layer, x, counts)
     base = grouped_linear(x, layer.weight, counts)
-    torch.testing.assert_close(layer.eval()(x, counts), exact, atol=1e-4, rtol=1e-4)
+    assert_close(layer.eval()(x, counts), exact, terms=400, depth=2)
     layer.train()
     torch.manual_seed(0)
     draws = torch.stack([layer(x, counts) for _ in range(300)])
@@ -196,7 +199,7 @@ def test_dropout_acts_on_what_the_factors_read_and_only_in_training():
     noise = draws.std(0) / 300**0.5
     assert bool(((draws.mean(0) - exact).abs() < 5 * noise + 1e-4).all())
     layer.lora_B.data.zero_()
-    torch.testing.assert_close(layer(x, counts), base)
+    assert_close(layer(x, counts), base, terms=400)
 
 
 def test_a_layer_of_experts_takes_the_adapted_path():
@@ -208,7 +211,7 @@ def test_a_layer_of_experts_takes_the_adapted_path():
         with torch.no_grad():
             getattr(plain, name).weight.copy_(getattr(experts, name).effective_weight())
     x, counts = torch.randn(12, 8), (5, 0, 7)
-    torch.testing.assert_close(experts(x, counts), plain(x, counts), atol=1e-5, rtol=1e-5)
+    assert_close(experts(x, counts), plain(x, counts), terms=8, depth=2 * DEPTH)
 
 
 def test_bfloat16_weights_keep_fp32_factors_and_gradients():
@@ -218,4 +221,4 @@ def test_bfloat16_weights_keep_fp32_factors_and_gradients():
     y = layer(x.bfloat16(), counts)
     y.float().sum().backward()
     assert y.dtype == torch.bfloat16 and layer.lora_A.grad.dtype == torch.float32
-    assert float((y.float() - exact).norm() / exact.norm()) < 2e-2
+    assert_norm_close(y, exact, terms=16, depth=2)

@@ -16,6 +16,7 @@ from coterie.infer.cache import SequenceCache
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.mla import LatentAttention, softmax_scale
 from coterie.nn.transformer import Transformer
+from tests.arithmetic import assert_close, assert_model_close
 
 YARN = RopeScaling(kind="yarn", factor=8.0, original_max_positions=16, mscale=1.0, mscale_all_dim=1.0)
 ROPE = RopeConfig(theta=100.0, style="pairs", scaling=YARN)
@@ -59,7 +60,7 @@ def test_decoding_from_the_latents_equals_the_whole_forward(config: MLAConfig, p
         part = ids[:, start : start + length]
         h = model(part.flatten(), ForwardContext.packed([length] * 2, [start] * 2), caches=caches)
         expected = whole[:, start : start + length].flatten(0, 1)
-        torch.testing.assert_close(model.logits(h), expected, atol=1e-4, rtol=1e-4)
+        assert_model_close(model.config, model.logits(h), expected, sum(pieces))
         start += length
     rows, rest = divmod(caches[0].num_bytes, 2 * 4 * (config.kv_rank + config.rope_dim))  # two layers, fp32
     assert rest == 0 and start <= rows <= max(64, 2 * start)
@@ -93,7 +94,7 @@ def test_both_forms_equal_the_definition_written_out() -> None:
             expected[t, head] = scores[: 6 + t].softmax(0) @ values[: 6 + t]
     for form in (layer._absorbed, layer._expanded):
         actual = form(q_nope, q_rope, latent, k_rope, torch.arange(5, 9), 0)
-        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+        assert_close(actual, expected, terms=9, depth=4)  # keys, scores, weights, values
 
 
 @pytest.mark.parametrize(("mscale", "published"), [(1.0, 0.1352338), (0.707, 0.1147214), (None, 192**-0.5)])

@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from coterie.config import MoEConfig, RouterConfig
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.moe import MoE
+from tests.arithmetic import FORWARD_AND_BACKWARD, assert_close
 
 D, F_EXPERT = 12, 10
+DEPTH = 3  # router, gate and up, down
 
 
 def reference(moe: MoE, x_TD: Tensor, context: ForwardContext | None = None, layer: int = 0) -> Tensor:
@@ -86,7 +88,7 @@ def test_equals_running_every_expert(
     for sparse, every in zip(*grads, strict=True):
         assert sparse is not None, "a parameter without gradient: an expert without tokens must get zeros"
         every = torch.zeros_like(sparse) if every is None else every
-        torch.testing.assert_close(sparse, every, rtol=1e-4, atol=2e-5)
+        assert_close(sparse, every, terms=max(tokens, D), depth=DEPTH * FORWARD_AND_BACKWARD, size=1.0)
 
 
 def test_all_tokens_on_one_expert_are_all_served() -> None:
@@ -95,7 +97,7 @@ def test_all_tokens_on_one_expert_are_all_served() -> None:
     moe.router.weight.data[3] = 1.0
     x = torch.rand(50, D) + 0.1
     assert set(moe.router(x).ids_TK.flatten().tolist()) == {3}
-    torch.testing.assert_close(moe(x, ForwardContext.packed([50])), reference(moe, x), rtol=1e-4, atol=1e-5)
+    assert_close(moe(x, ForwardContext.packed([50])), reference(moe, x), terms=D, depth=DEPTH)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -13,6 +13,7 @@ from coterie.nn.linear import Linear, linear
 from coterie.nn.lora import LoRAExpertLinear, LoRALinear
 from coterie.nn.quantised_layers import QuantisedExpertLinear, QuantisedLinear, quantise_layer
 from coterie.nn.quantised_tensor import QuantisedTensor
+from tests.arithmetic import FORWARD_AND_BACKWARD, assert_close
 
 
 def rounded(weight, bits, block):
@@ -99,9 +100,9 @@ def test_layers_equal_their_widened_weights(bits, counts, inputs, seed):
     upstream = torch.randn(sum(counts), 6)
     y = grouped_linear(x, experts.effective_weight(), tuple(counts)) + per_row(plain.bias, tuple(counts))
     for ours, slow in ((experts(x, tuple(counts)), y), (one(x), linear(x, one.effective_weight(), one.bias))):
-        torch.testing.assert_close(ours, slow, atol=1e-5, rtol=1e-5)
+        assert_close(ours, slow, terms=max(inputs, 6), size=1.0)
         found, expected = (torch.autograd.grad(out, x, upstream)[0] for out in (ours, slow))
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert_close(found, expected, terms=6, size=1.0)
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -134,11 +135,11 @@ def test_factors_on_quantised_layers_equal_factors_on_the_widened_weight(dora, d
             leaves = (x, *[p for n, p in layer.named_parameters() if n.startswith("lora_")])
             results.append((y, *torch.autograd.grad(y.square().sum(), leaves)))
         for a, b in zip(*results, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(one.effective_weight(), other.effective_weight(), atol=1e-6, rtol=1e-6)
+            assert_close(a, b, terms=29, depth=3 * FORWARD_AND_BACKWARD)
+        assert_close(one.effective_weight(), other.effective_weight(), terms=3, depth=2)
         plain = one.merged()
         one.eval()
-        torch.testing.assert_close(plain(x, *more), one(x, *more), atol=1e-4, rtol=1e-4)
+        assert_close(plain(x, *more), one(x, *more), terms=24, depth=3)
         assert type(one.plain()) in (QuantisedLinear, QuantisedExpertLinear)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from coterie.config import ConfigError, RopeConfig, RopeScaling
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.rope import inverse_frequencies, rotate, rotation_gain
+from tests.arithmetic import approx, assert_close
 
 
 def yarn(**more) -> RopeScaling:
@@ -29,9 +30,9 @@ def test_yarn_ramp_by_hand() -> None:
     plain = inverse_frequencies(RopeConfig(theta=150000.0), 64)
     exact = inverse_frequencies(RopeConfig(theta=150000.0, scaling=yarn(truncate=False)), 64) / plain
     rounded = inverse_frequencies(RopeConfig(theta=150000.0, scaling=yarn()), 64) / plain
-    assert torch.equal(exact[:9], torch.ones(9)) and torch.allclose(exact[18:], torch.tensor(1 / 32))
+    assert torch.equal(exact[:9], torch.ones(9)) and exact[18:].tolist() == approx([1 / 32] * 14, terms=1)
     assert exact[12].item() == pytest.approx(1 - (1 - 1 / 32) * (12 - 8.0928) / (17.3980 - 8.0928), abs=1e-4)
-    assert rounded[12].item() == pytest.approx(1 - (1 - 1 / 32) * (12 - 8) / (18 - 8), abs=1e-6)
+    assert rounded[12].item() == approx(1 - (1 - 1 / 32) * (12 - 8) / (18 - 8), terms=2, size=1.0)
 
 
 @given(st.sampled_from(["half", "pairs"]), st.sampled_from([4, 8]), st.integers(0, 50))
@@ -47,7 +48,7 @@ def test_gradient_of_a_stretched_rotation(style: str, width: int, position: int)
         unit = torch.zeros(2, 3, width)
         unit[..., index] = 1.0
         expected = (gradient * rotate(unit, context, config)).sum(-1)
-        torch.testing.assert_close(actual[..., index], expected, atol=1e-5, rtol=1e-5)
+        assert_close(actual[..., index], expected, terms=width, depth=2, size=1.0)
 
 
 def test_yarn_settings_on_another_kind_are_refused() -> None:

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from coterie.config import BalanceConfig, ConfigError, RouterConfig
 from coterie.nn.router import Router
+from tests.arithmetic import approx, assert_close, largest
 
 T, D, E = 64, 16, 8
+DEPTH = 3  # logits, scores, renormalisation
 
 
 def make(balance: BalanceConfig | None = None, **settings: object) -> Router:
@@ -38,8 +40,8 @@ def test_softmax_then_topk_with_and_without_renormalisation() -> None:
         probs = (x @ router.weight.T).softmax(-1)
         best = probs.topk(2, -1)
         expected = best.values / best.values.sum(-1, keepdim=True) if renormalize else best.values
-        torch.testing.assert_close(dense(routing.ids_TK, routing.weights_TK), dense(best.indices, expected))
-        torch.testing.assert_close(routing.scores_TE, probs)
+        assert_close(dense(routing.ids_TK, routing.weights_TK), dense(best.indices, expected), D, DEPTH)
+        assert_close(routing.scores_TE, probs, D, DEPTH)
 
 
 def test_sigmoid_after_topk_is_independent_per_expert() -> None:
@@ -48,18 +50,16 @@ def test_sigmoid_after_topk_is_independent_per_expert() -> None:
     logits = x @ router.weight.T + router.bias
     best = logits.topk(2, -1)
     routing = router(x)
-    torch.testing.assert_close(
-        dense(routing.ids_TK, routing.weights_TK), dense(best.indices, best.values.sigmoid())
-    )
+    expected = dense(best.indices, best.values.sigmoid())
+    assert_close(dense(routing.ids_TK, routing.weights_TK), expected, D, DEPTH)
 
 
 def test_softmax_after_topk_sums_to_one() -> None:
     router = make(score_after_topk=True)
     routing = router(x := torch.randn(T, D))
     best = (x @ router.weight.T).topk(2, -1)
-    torch.testing.assert_close(
-        dense(routing.ids_TK, routing.weights_TK), dense(best.indices, best.values.softmax(-1))
-    )
+    expected = dense(best.indices, best.values.softmax(-1))
+    assert_close(dense(routing.ids_TK, routing.weights_TK), expected, D, DEPTH)
 
 
 def test_selection_bias_chooses_but_does_not_weigh() -> None:
@@ -68,9 +68,8 @@ def test_selection_bias_chooses_but_does_not_weigh() -> None:
     scores = (x @ router.weight.T).sigmoid()
     ids = (scores + router.select_bias).topk(2, -1).indices
     chosen = scores.gather(-1, ids)
-    torch.testing.assert_close(
-        dense(routing.ids_TK, routing.weights_TK), dense(ids, chosen / chosen.sum(-1, keepdim=True) * 2.5)
-    )
+    expected = dense(ids, chosen / chosen.sum(-1, keepdim=True) * 2.5)
+    assert_close(dense(routing.ids_TK, routing.weights_TK), expected, D, DEPTH)
     assert not torch.equal(ids.sort(-1).values, scores.topk(2, -1).indices.sort(-1).values)
 
 
@@ -111,7 +110,7 @@ def test_statistics_ignore_padding_and_do_not_depend_on_the_cut() -> None:
     for piece, mask in zip(x.split(16), valid.split(16), strict=True):
         parts(piece, mask, 1.0)
     assert torch.equal(whole.balance.counts_E, parts.balance.counts_E)
-    torch.testing.assert_close(whole.balance.score_sum_E, parts.balance.score_sum_E, rtol=1e-6, atol=1e-6)
+    assert_close(whole.balance.score_sum_E, parts.balance.score_sum_E, terms=T)
     assert int(whole.balance.num_tokens) == int(valid.sum())
 
 
@@ -128,7 +127,7 @@ def test_balance_loss_gradient_is_that_of_the_written_formula() -> None:
         0.3 * E * (fraction * logits.softmax(-1).mean(0)).sum() + 0.07 * logits.logsumexp(-1).square().mean()
     )
     loss.backward()
-    torch.testing.assert_close(router.weight.grad, weight.grad, rtol=1e-5, atol=1e-7)
+    assert_close(router.weight.grad, weight.grad, terms=T, depth=DEPTH)
 
 
 def test_commit_reports_and_moves_the_selection_bias_towards_the_idle() -> None:
@@ -137,9 +136,10 @@ def test_commit_reports_and_moves_the_selection_bias_towards_the_idle() -> None:
     counts = router(torch.randn(T, D), None, float(T)).ids_TK.flatten().bincount(minlength=E).double()
     stats = router.balance.commit(router.select_bias)
     assert stats["dead_experts"] == int((counts == 0).sum())
-    assert stats["worst_overload"] == pytest.approx(float(counts.max() / counts.mean()))
-    torch.testing.assert_close(router.select_bias - before, 0.01 * torch.sign(counts.mean() - counts).float())
-    torch.testing.assert_close(router.balance.fraction_E, (counts / counts.sum()).float())
+    assert stats["worst_overload"] == approx(float(counts.max() / counts.mean()), terms=E)
+    moved = 0.01 * torch.sign(counts.mean() - counts).float()
+    assert_close(router.select_bias - before, moved, terms=1, size=largest(before))
+    assert_close(router.balance.fraction_E, (counts / counts.sum()).float(), terms=1)
     assert router.balance.commit(router.select_bias) == {}, "nothing was routed since"
 
 
@@ -149,7 +149,7 @@ def test_uniform_routing_has_balance_loss_one() -> None:
     router.weight.data[:, :E] = 50 * torch.eye(E)
     x = torch.eye(E).repeat(4, 2)[:, :D]
     router(x, None, 1.0)
-    assert router.balance.commit(None)["balance_loss"] == pytest.approx(1.0)
+    assert router.balance.commit(None)["balance_loss"] == approx(1.0, terms=len(x))
 
 
 def test_loss_free_bias_evens_out_a_skewed_router() -> None:

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.kernels import causal_blocks, choose
 from coterie.nn.sdpa import attend, attend_cached
+from tests.arithmetic import FORWARD_AND_BACKWARD, assert_close, assert_norm_close
 
+DIM, DEPTH = 8, 2  # scores, values
 MASKS = st.one_of(
     st.just(("causal", None)),
     st.tuples(st.sampled_from(["sliding", "chunked"]), st.integers(1, 50)),
@@ -46,7 +48,7 @@ def dense_reference(q, k, v, context, mask, window, scale):
     return torch.einsum("hts,shd->thd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v)
 
 
-def tensors(seed, num_tokens, num_heads, num_groups, dim=8):
+def tensors(seed, num_tokens, num_heads, num_groups, dim=DIM):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(num_tokens, n, dim, generator=generator) for n in (num_heads, num_groups, num_groups)]
 
@@ -65,8 +67,8 @@ def test_equals_the_definition_token_by_token(lengths, kind, start, seed):
     segments = [n for n, length in enumerate(lengths) for _ in range(length)]
     q, k, v = tensors(seed, sum(lengths), 4, 2)
     slow = naive(q, k, v, context.positions_T, segments, *kind, 0.4)
-    torch.testing.assert_close(attend(q, k, v, context, *kind, 0.4), slow, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(dense_reference(q, k, v, context, *kind, 0.4), slow, rtol=1e-5, atol=1e-5)
+    for function in (attend, dense_reference):
+        assert_close(function(q, k, v, context, *kind, 0.4), slow, max(DIM, *lengths), DEPTH)
 
 
 @settings(max_examples=50, deadline=None)
@@ -89,7 +91,7 @@ def test_packed_values_and_gradients(lengths, kind, heads, starts, seed):
         y = function(*leaves, context, *kind, 0.35)
         results.append([y, *torch.autograd.grad(y, leaves, upstream)])
     for ours, slow in zip(*results, strict=True):
-        torch.testing.assert_close(ours, slow, rtol=1e-4, atol=2e-5)
+        assert_close(ours, slow, max(DIM, *lengths), DEPTH * FORWARD_AND_BACKWARD, size=1.0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -107,7 +109,7 @@ def test_cached_equals_the_last_rows_of_the_whole(kept, new, first, kind, heads,
     context = ForwardContext.packed([total], [first])
     whole = dense_reference(q, k, v, context, *kind, 0.35)
     y = attend_cached(q[kept:], k, v, context.positions_T[kept:], first, *kind, 0.35)
-    torch.testing.assert_close(y, whole[kept:], rtol=1e-4, atol=2e-5)
+    assert_close(y, whole[kept:], max(DIM, total), DEPTH)
 
 
 @pytest.mark.parametrize(("mask", "window", "needed"), [("sliding", 16, 15 + 4), ("chunked", 16, 4 + 4)])
@@ -116,7 +118,7 @@ def test_cached_needs_only_the_keys_that_the_mask_shows(mask, window, needed):
     positions = torch.arange(40)  # new tokens 36..39; the chunk began at 32
     whole = attend_cached(q[36:], k, v, positions[36:], 0, mask, window, 0.3)
     part = attend_cached(q[36:], k[-needed:], v[-needed:], positions[36:], 40 - needed, mask, window, 0.3)
-    torch.testing.assert_close(part, whole)
+    assert_close(part, whole, terms=needed, depth=DEPTH)
 
 
 def test_a_segment_never_reads_another():
@@ -155,7 +157,7 @@ def test_bfloat16_is_near_float32(kind):
         assert y.dtype == dtype
         results.append([x.float() for x in (y, *torch.autograd.grad(y, cast, upstream.to(dtype)))])
     for half, full in zip(*results, strict=True):
-        assert float((half - full).detach().norm() / full.detach().norm()) < 1e-2
+        assert_norm_close(half, full, 187, DEPTH, torch.bfloat16)
 
 
 @settings(max_examples=30, deadline=None)
@@ -181,4 +183,4 @@ def test_blocks_equal_one_softmax(lengths, heads, block, num_bytes, keep, seed):
     exact = dense_reference(*leaves, context, "causal", None, 0.35)
     ours = [y, *torch.autograd.grad(y, leaves, upstream)]
     for a, b in zip(ours, [exact, *torch.autograd.grad(exact, leaves, upstream)], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+        assert_close(a, b, max(DIM, *lengths), DEPTH * FORWARD_AND_BACKWARD, size=1.0)

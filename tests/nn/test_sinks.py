@@ -19,6 +19,7 @@ from coterie.nn.forward_context import ForwardContext
 from coterie.nn.norm import RMSNorm
 from coterie.nn.sinks import attend_with_sinks
 from coterie.nn.transformer import Transformer
+from tests.arithmetic import FORWARD_AND_BACKWARD, assert_close, assert_model_close
 
 
 def slow(q, k, v, sinks, lengths, window, scale):
@@ -58,7 +59,7 @@ def test_sinks_equal_the_definition_forward_and_backward(lengths, window, copies
             y = function(q, k, v, sinks, where, window, 0.7)
         results.append((y, *torch.autograd.grad((y * weight).sum(), (q, k, v, sinks))))
     for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+        assert_close(ours, expected, terms=total, depth=2 * FORWARD_AND_BACKWARD, size=1.0)
 
 
 @pytest.mark.parametrize("pieces", [(1,) * 12, (7, 1, 5), (20, 1, 1)])
@@ -79,7 +80,7 @@ def test_decoding_equals_the_whole_forward(pieces: tuple[int, ...]) -> None:
         h = model(ids[start : start + length], ForwardContext.packed([length], [start]), caches=[cache])
         parts.append(model.logits(h))
         start += length
-    torch.testing.assert_close(torch.cat(parts), whole, atol=1e-4, rtol=1e-4)
+    assert_model_close(model.config, torch.cat(parts), whole, sum(pieces))
 
 
 def test_clamped_experts_row_by_row_and_padding_rows_do_not_matter() -> None:
@@ -97,7 +98,7 @@ def test_clamped_experts_row_by_row_and_padding_rows_do_not_matter() -> None:
             gate, up = min(gate, 0.8), max(-0.8, min(up, 0.8))
             hidden.append((up + 1) * gate / (1 + math.exp(-1.3 * gate)))
         rows.append(experts.down.weight[expert] @ torch.tensor(hidden) + experts.down.bias[expert])
-    torch.testing.assert_close(experts(x, counts), torch.stack(rows), atol=1e-5, rtol=1e-5)
+    assert_close(experts(x, counts), torch.stack(rows), terms=5, depth=2)
 
 
 def test_the_norm_rounds_before_or_after_its_weight() -> None:

@@ -10,6 +10,7 @@ from coterie.nn.forward_context import ForwardContext
 from coterie.nn.recording import Recorder
 from coterie.nn.router import Steer
 from coterie.nn.steering import LayerControl, RouterControl, check_control, make_steers
+from tests.arithmetic import assert_close, assert_model_close
 from tests.infer.models import tiny_model
 from tests.nn.test_router import D, E, T, dense, make
 
@@ -43,7 +44,7 @@ def test_bias_and_mask_equal_other_logits(form):
     if router.select_bias is not None:
         router.select_bias[3] = -1e4
     expected = router.route(router.logits(x) + low_E)
-    torch.testing.assert_close(dense(*steered[:2]), dense(*expected[:2]))
+    assert_close(dense(*steered[:2]), dense(*expected[:2]), terms=D, depth=2)
     assert not (steered.ids_TK[steered.weights_TK != 0] == 3).any()
 
 
@@ -55,7 +56,7 @@ def test_fewer_and_more_experts_per_token(form):
     for top_k in (1, 2, 3, 4):
         alone = make(**form, top_k=top_k)(x)
         rows = top_k_T == top_k
-        torch.testing.assert_close(steered[rows], dense(*alone[:2])[rows])
+        assert_close(steered[rows], dense(*alone[:2])[rows], terms=D, depth=2)
 
 
 def test_tokens_of_one_batch_are_steered_apart():
@@ -74,12 +75,11 @@ def test_tokens_of_one_batch_are_steered_apart():
         start = 0
         for control, length in zip(controls, lengths, strict=True):
             alone = run([control], [length])
-            torch.testing.assert_close(
-                model(ids[start : start + length], alone), whole[start : start + length]
-            )
+            part = model(ids[start : start + length], alone)
+            assert_model_close(model.config, part, whole[start : start + length], length)
             start += length
         plain = model(ids[7:12], ForwardContext.packed([5]))
-    torch.testing.assert_close(plain, whole[7:12])
+    assert_model_close(model.config, plain, whole[7:12], 5)
     used = context.recorder.routing[0]
     assert not ({1, 4} & set(used.ids_TK[:7][used.weights_TK[:7] != 0].tolist()))
     assert (context.recorder.routing[1].weights_TK[12:] != 0).sum(-1).tolist() == [1] * 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from tests.adapters.test_attach import IDS, logits
-from tests.arithmetic import assert_model_close, model_tolerance
+from tests.arithmetic import approx, assert_model_close, mean_sums, model_tolerance
 from tests.families.hf import _BASE, CONFIGS, randomise
 
 WORDS = (
@@ -97,9 +98,8 @@ def test_every_operation_writes_a_model_and_its_receipt(
         config, expected = loaded.model.config, logits(load_model(folder / source).model)
         allowed = model_tolerance(config, expected.log_softmax(-1), config.max_positions)
         assert receipt["function"]["after_surgery"]["max_logprob"] <= allowed
-        # the exponential of a mean log-probability, which errs by `allowed`
-        before = receipt["perplexity"]["before"]
-        assert receipt["perplexity"]["after"] == pytest.approx(before, rel=allowed)
+        nats_before, nats_after = (math.log(receipt["perplexity"][key]) for key in ("before", "after"))
+        assert nats_after == approx(nats_before, *mean_sums(config))
         assert_model_close(config, logits(loaded.model), expected, len(IDS))
 
 

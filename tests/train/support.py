@@ -23,7 +23,7 @@ from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.data.rows import Row
 from coterie.nn.transformer import Transformer
 from coterie.train import Batch, Callback, CrossEntropy, Objective, Trainer, build_optimiser, multiplier
-from tests.arithmetic import FORWARD_AND_BACKWARD, model_sums
+from tests.arithmetic import FORWARD_AND_BACKWARD, mean_sums, model_sums
 
 VOCAB = 31
 STEPS = 12
@@ -136,8 +136,8 @@ def step_sums(steps: int = 1) -> tuple[int, int]:
 
 
 def loss_sums(steps: int = 1) -> tuple[int, int]:
-    """The same behind the loss of step `steps`: a mean, in which the errors of tokens average out."""
-    return 1, step_sums(steps)[1]
+    """The same behind the loss of step `steps`."""
+    return mean_sums(tiny_config(), FORWARD_AND_BACKWARD * steps)
 
 
 def write_model(model: torch.nn.Module) -> Callable[[Path], None]:

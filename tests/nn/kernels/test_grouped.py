@@ -11,6 +11,7 @@ from coterie.nn.kernels import choose
 from coterie.nn.kernels.grouped import expert_product, grouped_linear, per_row
 from coterie.nn.kernels.weights import ExpertWeights
 from coterie.nn.quantised_tensor import QuantisedTensor
+from tests.arithmetic import assert_close
 from tests.nn.test_experts import COUNTS, by_expert, draw, gradients
 
 
@@ -20,12 +21,12 @@ def test_grouped_linear_equals_one_product_per_expert(counts, inputs, outputs, s
     rows = sum(counts)
     x, weight, upstream = draw(seed, (rows, inputs), (len(counts), outputs, inputs), (rows, outputs))
     ours, slow = grouped_linear(x, weight, tuple(counts)), by_expert(x, weight, counts)
-    torch.testing.assert_close(ours, slow, rtol=1e-5, atol=1e-5)
+    assert_close(ours, slow, terms=inputs, size=1.0)
     upstream = upstream.detach()
     for a, b in zip(
         gradients(ours, (x, weight), upstream), gradients(slow, (x, weight), upstream), strict=True
     ):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)
+        assert_close(a, b, terms=max(rows, outputs), size=1.0)
 
 
 def test_hand_computed():
@@ -80,10 +81,10 @@ def test_the_loop_equals_the_composed_form(form, counts, seed):
     if form == "slices":
         effective = effective.index_copy(0, index, slices)
     slow = by_expert(x, effective, counts) * per_row(gain, counts) + per_row(bias, counts)
-    torch.testing.assert_close(ours, slow, rtol=1e-4, atol=1e-4)
+    assert_close(ours, slow, terms=8, depth=3, size=1.0)
     upstream = draw(seed + 1, (rows, 6))[0].detach()
     for one, other in zip(gradients(ours, leaves, upstream), gradients(slow, leaves, upstream), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-4)
+        assert_close(one, other, terms=max(rows, 8), depth=3, size=1.0)
 
 
 def test_only_wanted_gradients_of_the_loop_are_computed():
@@ -92,4 +93,4 @@ def test_only_wanted_gradients_of_the_loop_are_computed():
     y = expert_product(x.detach(), weights, (4, 5))
     (found,) = torch.autograd.grad(y.sum(), a)
     expected = b.detach()[0].sum(0)[:, None] * x.detach()[4:].sum(0)
-    torch.testing.assert_close(found[0], expected)
+    assert_close(found[0], expected, terms=5, depth=2)
