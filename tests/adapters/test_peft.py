@@ -17,7 +17,8 @@ from coterie.adapters.files import read_adapter, save_adapter
 from coterie.checkpoints.directory import load_model
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
-from tests.adapters.test_attach import IDS, config, randomise_factors
+from tests.adapters.test_attach import IDS, MERGED, config, randomise_factors
+from tests.arithmetic import assert_model_close
 from tests.families.hf import tiny
 
 FAMILIES = [
@@ -60,9 +61,9 @@ def saved_base(name: str, path: Path) -> Path:
     return path / "base"
 
 
-def close(ours: torch.Tensor, reference: torch.Tensor, before: torch.Tensor) -> None:
+def close(model: Transformer, reference: torch.Tensor, before: torch.Tensor) -> None:
     assert float((reference - before).abs().max()) > 0.1, "the adapter does nothing"
-    torch.testing.assert_close(ours, reference, atol=5e-5, rtol=1e-5)
+    assert_model_close(model.config, logits(model), reference, len(IDS), passes=MERGED)
 
 
 def loaded_by_peft(base: Path, adapter: Path) -> Any:
@@ -83,7 +84,7 @@ def test_peft_loads_ours(name: str, train: dict[str, Any], tmp_path: Path) -> No
     randomise_factors(model)
     save_adapter(tmp_path / "adapter", model, base)
     ours = logits(model)
-    close(ours, their_logits(loaded_by_peft(base, tmp_path / "adapter")), before)
+    close(model, their_logits(loaded_by_peft(base, tmp_path / "adapter")), before)
     again = load_model(base).model
     apply_in_place(again, tmp_path / "adapter", base)
     assert torch.equal(logits(again), ours)
@@ -122,7 +123,7 @@ def test_we_load_pefts(name: str, tmp_path: Path) -> None:
     adapted.save_pretrained(tmp_path / "adapter")
     ours = load_model(base).model
     apply_in_place(ours, tmp_path / "adapter", base)
-    close(logits(ours), their_logits(adapted), before)
+    close(ours, their_logits(adapted), before)
     assert read_adapter(tmp_path / "adapter").stamp == {}
 
 
@@ -137,7 +138,7 @@ def test_weights_trained_in_full_travel_as_modules_to_save(name: str, tmp_path: 
     attach(model, config(train=train | {"attention": "lora" if name == "gpt_oss" else "full"}))
     randomise_factors(model, size=0.05)
     save_adapter(tmp_path / "adapter", model, base)
-    close(logits(model), their_logits(loaded_by_peft(base, tmp_path / "adapter")), before)
+    close(model, their_logits(loaded_by_peft(base, tmp_path / "adapter")), before)
     again = load_model(base).model
     apply_in_place(again, tmp_path / "adapter", base)
     assert torch.equal(logits(again), logits(model))
@@ -174,4 +175,4 @@ def test_dora_on_linear_layers_is_pefts(tmp_path: Path) -> None:
     attach(model, config(dora=True))
     randomise_factors(model)
     save_adapter(tmp_path / "adapter", model, base)
-    close(logits(model), their_logits(loaded_by_peft(base, tmp_path / "adapter")), before)
+    close(model, their_logits(loaded_by_peft(base, tmp_path / "adapter")), before)

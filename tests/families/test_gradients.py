@@ -11,7 +11,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from coterie.checkpoints.directory import load_model
 from coterie.families import family
 from coterie.nn.forward_context import ForwardContext
-from tests.arithmetic import model_tolerance, tolerance
+from tests.arithmetic import FORWARD_AND_BACKWARD, assert_model_close
 from tests.families.hf import VOCAB, tiny
 
 LENGTHS = (23, 17)
@@ -35,17 +35,16 @@ def test_gradients_equal_transformers(name: str, tmp_path: Path) -> None:
     own = dict(model.named_parameters())
     slots = [slot for slot in family(model.config.family).slots(model.config) if slot.name in own]
     assert {slot.disk for slot in slots} == expected.keys()
-    floor = tolerance(1.0, terms=len(ids))
     for slot in slots:
         gradient = own[slot.name].grad
         assert gradient is not None, slot.name
-        # Backward repeats the forward pass and sums over tokens; gradients that cancel keep the errors of the
-        # largest ones.
-        bound = 2 * model_tolerance(model.config, expected[slot.disk], tokens=len(ids)) + floor
-        torch.testing.assert_close(
+        # Gradients that cancel keep the errors of larger ones.
+        assert_model_close(
+            model.config,
             slot.view(gradient),
             expected[slot.disk],
-            atol=bound,
-            rtol=0,
-            msg=lambda m, s=slot: f"{s.disk}: {m}",
+            len(ids),
+            passes=FORWARD_AND_BACKWARD,
+            size=0.1,
+            name=slot.disk,
         )

@@ -17,7 +17,7 @@ from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.plan.counts import count_parameters
 from coterie.train.batch import collate
-from tests.arithmetic import model_tolerance
+from tests.arithmetic import approx, assert_model_close, mean_sums
 from tests.families.hf import VOCAB, randomise, tiny
 from tests.train.support import make_row, make_trainer
 
@@ -75,8 +75,7 @@ def test_hidden_states_equal_those_of_transformers_layer(tmp_path: Path) -> None
             # The last token of the second depth reads a token that a training row does not hold.
             kept = slice(0, 12 - depth)
             assert hidden.std() > 0.3
-            bound = model_tolerance(model.config, hidden, tokens=12)
-            torch.testing.assert_close(ours[depth][kept], hidden[0, kept], atol=bound, rtol=0)
+            assert_model_close(model.config, ours[depth][kept], hidden[0, kept], tokens=12)
 
 
 def test_the_layers_travel_bit_for_bit_and_are_counted(tmp_path: Path) -> None:
@@ -130,8 +129,9 @@ def test_the_loss_is_that_of_a_slow_reference_and_reaches_the_layers(tmp_path: P
                     logp = token_logprobs(one, model.head_weight, target)
                     expected -= float(logp * weights[position + depth]) / 2
             start += length
-    assert extra["mtp_loss"] == pytest.approx(expected / weight, rel=1e-5)
-    assert extra["loss"] == pytest.approx(plain["loss"] + 0.3 * expected / weight, rel=1e-5)
+    sums = mean_sums(model.config)
+    assert extra["mtp_loss"] == approx(expected / weight, *sums)
+    assert extra["loss"] == approx(plain["loss"] + 0.3 * expected / weight, *sums)
     assert "mtp_loss" not in plain
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.nn.forward_context import ForwardContext
-from tests.arithmetic import model_tolerance
+from tests.arithmetic import assert_model_close
 from tests.families.hf import CONFIGS, VOCAB, tiny
 
 LENGTHS = (23, 17)
@@ -28,8 +28,7 @@ def test_logits_equal_transformers_on_packed_documents(name: str, tmp_path: Path
         ours = model.logits(model(ids, ForwardContext.packed(LENGTHS)))
         theirs = torch.cat([reference(part[None]).logits[0] for part in ids.split(LENGTHS)])
     assert theirs.std() > 0.3
-    bound = model_tolerance(model.config, theirs, tokens=max(LENGTHS))
-    torch.testing.assert_close(ours, theirs, atol=bound, rtol=0)
+    assert_model_close(model.config, ours, theirs, tokens=max(LENGTHS))
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
