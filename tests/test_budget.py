@@ -19,6 +19,8 @@ FILE_LINES, FUNCTION_LINES = 400, 60
 DUPLICATE_RUN, DUPLICATE_SHARE = 6, 0.03
 # "path" or "path::name" -> why it may exceed a limit.
 EXCEPTIONS: dict[str, str] = {}
+# Class name that several files of src define -> why it means the same thing in each.
+SHARED_CLASS_NAMES: dict[str, str] = {}
 # Files that may evaluate code -> why that code can be trusted.
 EVALUATES = {"src/coterie/primer/programs.py": "runs only expressions it has written itself, to trace them"}
 
@@ -156,6 +158,17 @@ def test_docstrings():
                 wrong.append(name_of(path, name))
     wrong = [name for name in wrong if name not in EXCEPTIONS]
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_class_name_has_one_meaning():
+    places = defaultdict(list)
+    for path in sources("src"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(name_of(path))
+    shared = {name: found for name, found in places.items() if len(found) > 1}
+    assert not {name: found for name, found in shared.items() if name not in SHARED_CLASS_NAMES}
+    assert all(name in shared for name in SHARED_CLASS_NAMES), "delete exceptions that are no longer needed"
 
 
 @pytest.mark.parametrize("folder", ["src", "tests"])

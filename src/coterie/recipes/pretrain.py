@@ -22,6 +22,7 @@ from coterie.recipes.run import Run, build_trainer, execute, open_run
 from coterie.train.callbacks import Callback, Evaluate, read_records
 from coterie.train.loop import Trainer
 from coterie.train.objective import CrossEntropy
+from coterie.train.running import RunningTraining
 from coterie.train.track import Track
 
 
@@ -59,7 +60,7 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
             _check_same_text(checkpoint, prepared)
             load_state_into(model, checkpoint)
 
-        def measure(_: Trainer) -> dict[str, float]:
+        def measure(_: RunningTraining) -> dict[str, float]:
             return {"heldout_bits_per_byte": heldout_bits(model, prepared, documents)}
 
         run = Run(

@@ -27,6 +27,7 @@ from coterie.train.loop import Trainer
 from coterie.train.objective import Objective
 from coterie.train.optim import build_optimiser
 from coterie.train.run_directory import check_same_run
+from coterie.train.running import RunningTraining
 from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
 
@@ -99,7 +100,7 @@ class Run:
     read: Callable[[Path], None]
     callbacks: Sequence[Callback] = ()
     mirrors: Sequence[Callback] = ()
-    about: Callable[[Trainer], Mapping[str, Any]] | None = field(default=None)
+    about: Callable[[RunningTraining], Mapping[str, Any]] | None = field(default=None)
 
 
 def execute(config: RunSettings, run: Run, resume_hint: str) -> str:

@@ -15,10 +15,10 @@ from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
 from coterie.recipes.run import build_trainer
 from coterie.surgery.receipt import HealingRecord
-from coterie.train.callbacks import Callback, Record
+from coterie.train.callbacks import Callback
 from coterie.train.distil import Distillation
-from coterie.train.loop import Trainer
 from coterie.train.objective import CrossEntropy
+from coterie.train.running import Record, RunningTraining
 
 Part = Literal["all", "router", "ffn"]
 _GROUPS = {"router": ("router",), "ffn": ("router", "experts", "shared", "dense")}
@@ -43,7 +43,7 @@ class _Losses(Callback):
     def __init__(self) -> None:
         self.records: list[Record] = []
 
-    def on_record(self, trainer: Trainer, record: Record) -> None:
+    def on_record(self, trainer: RunningTraining, record: Record) -> None:
         self.records.append(record)
 
 

@@ -8,13 +8,13 @@ from coterie.train.callbacks import (
     Interrupts,
     JsonlLog,
     Progress,
-    Record,
     StopAfter,
     read_records,
 )
 from coterie.train.loop import Batches, Trainer
 from coterie.train.objective import CrossEntropy, Objective
 from coterie.train.optim import Muon, Optimiser, build_optimiser, parameter_roles
+from coterie.train.running import Record, RunningTraining
 from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
 from coterie.train.track import Track
@@ -32,6 +32,7 @@ __all__ = [
     "Optimiser",
     "Progress",
     "Record",
+    "RunningTraining",
     "SaveCheckpoint",
     "StopAfter",
     "Track",

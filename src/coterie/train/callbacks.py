@@ -16,18 +16,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import torch
 
 from coterie.config.errors import TrainingError
 from coterie.config.files import write_text
-
-if TYPE_CHECKING:
-    from coterie.train.loop import Trainer
+from coterie.train.running import Record, RunningTraining
 
 _log = logging.getLogger("coterie")
-Record = dict[str, Any]
 
 TRAIN_FIELDS = {
     "kind": "train",
@@ -54,22 +51,22 @@ MOE_FIELDS = {
 class Callback:
     """Hooks, all doing nothing. `after_step` runs in list order, so evaluation stands before saving."""
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: RunningTraining) -> None:
         """Before the first step of this process; a resumed trainer already stands at its step."""
 
-    def on_record(self, trainer: Trainer, record: Record) -> None:
+    def on_record(self, trainer: RunningTraining, record: Record) -> None:
         """A record was published (`Trainer.publish`)."""
 
-    def after_backward(self, trainer: Trainer) -> None:
+    def after_backward(self, trainer: RunningTraining) -> None:
         """The gradients of a step are complete; the optimiser has not yet moved."""
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: RunningTraining) -> None:
         """A step and its record are done."""
 
-    def on_save(self, trainer: Trainer, path: Path) -> None:
+    def on_save(self, trainer: RunningTraining, path: Path) -> None:
         """A checkpoint was committed at `path`."""
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, trainer: RunningTraining, error: BaseException | None) -> None:
         """The run ended; `error` is what ended it early, None after a clean end."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,7 +88,7 @@ class JsonlLog(Callback):
         self.path = Path(path)
         self.every = every
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: RunningTraining) -> None:
         if not trainer.processes.is_main:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +99,7 @@ class JsonlLog(Callback):
         )
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
 
-    def on_record(self, trainer: Trainer, record: Record) -> None:
+    def on_record(self, trainer: RunningTraining, record: Record) -> None:
         if not trainer.processes.is_main:
             return
         if record["kind"] == "train" and record["step"] % self.every and record["step"] != trainer.steps:
@@ -149,7 +146,7 @@ class Progress(Callback):
         self._shown_at = -float("inf")
         self._width = 0
 
-    def on_record(self, trainer: Trainer, record: Record) -> None:
+    def on_record(self, trainer: RunningTraining, record: Record) -> None:
         if record["kind"] != "train" or not (trainer.processes.is_main and _log.isEnabledFor(logging.INFO)):
             return
         now, last = time.monotonic(), record["step"] >= trainer.steps
@@ -164,7 +161,7 @@ class Progress(Callback):
         self.stream.flush()
         self._width = len(line)
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, trainer: RunningTraining, error: BaseException | None) -> None:
         if self._live and self._width:
             self.stream.write("\n")
             self.stream.flush()
@@ -188,21 +185,21 @@ def progress_line(record: Record, steps: int) -> str:
 class Evaluate(Callback):
     """Publishes `fn(trainer)` as a record every `every` steps and after the last (0: only the last)."""
 
-    def __init__(self, every: int, fn: Callable[[Trainer], Mapping[str, float]]) -> None:
+    def __init__(self, every: int, fn: Callable[[RunningTraining], Mapping[str, float]]) -> None:
         self.every = every
         self.fn = fn
         self._done_at = -1
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: RunningTraining) -> None:
         due = trainer.step_count >= trainer.steps or (self.every > 0 and trainer.step_count % self.every == 0)
         if due:
             self._evaluate(trainer)
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, trainer: RunningTraining, error: BaseException | None) -> None:
         if error is None and trainer.stop_reason != "interrupted" and self._done_at != trainer.step_count:
             self._evaluate(trainer)
 
-    def _evaluate(self, trainer: Trainer) -> None:
+    def _evaluate(self, trainer: RunningTraining) -> None:
         trainer.model.eval()
         with torch.no_grad():
             values = dict(self.fn(trainer))
@@ -221,10 +218,10 @@ class StopAfter(Callback):
         self.seconds = seconds
         self._end_at = float("inf")
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: RunningTraining) -> None:
         self._end_at = time.monotonic() + self.seconds
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: RunningTraining) -> None:
         if time.monotonic() >= self._end_at:
             trainer.stop("time is up")
 
@@ -240,7 +237,7 @@ class Interrupts(Callback):
         self.resume_hint = resume_hint
         self._before: dict[int, Any] = {}
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: RunningTraining) -> None:
         def handle(number: int, frame: FrameType | None) -> None:
             if trainer.stop_reason == "interrupted":
                 raise KeyboardInterrupt
@@ -248,7 +245,7 @@ class Interrupts(Callback):
 
         self._before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, trainer: RunningTraining, error: BaseException | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if trainer.stop_reason == "interrupted" and error is None and trainer.processes.is_main:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,7 @@ from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
 from coterie.results.tuning import GroupPlan, GroupReach
 from coterie.train.callbacks import Callback
-
-if TYPE_CHECKING:
-    from coterie.train.loop import Trainer
+from coterie.train.running import RunningTraining
 
 _PIECE, _64 = 1 << 20, (1 << 64) - 1
 
@@ -144,7 +142,7 @@ class Coverage(Callback):
         self.found: list[GroupReach] | None = None
         self._frozen: dict[str, int] = {}
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: RunningTraining) -> None:
         self._frozen = _frozen_marks(trainer.model)
 
     def state_dict(self) -> dict[str, Any]:
@@ -153,7 +151,7 @@ class Coverage(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.found = [GroupReach(**entry) for entry in state["found"]]
 
-    def after_backward(self, trainer: Trainer) -> None:
+    def after_backward(self, trainer: RunningTraining) -> None:
         if self.found is not None:
             return
         self.found = reach(trainer.model)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,9 +26,10 @@ from coterie.nn.logprobs import token_logprobs
 from coterie.nn.mtp import shifted_targets
 from coterie.nn.transformer import Transformer
 from coterie.train.batch import Batch, collate
-from coterie.train.callbacks import Callback, Record
+from coterie.train.callbacks import Callback
 from coterie.train.objective import Objective
 from coterie.train.optim import Optimiser
+from coterie.train.running import Record
 
 _log = logging.getLogger("coterie")
 
@@ -103,6 +105,12 @@ class Trainer:
         """Hand a record of measurements to every callback."""
         for callback in self.callbacks:
             callback.on_record(self, record)
+
+    def saved(self, path: Path) -> None:
+        """Note `path` as the newest good checkpoint and inform every callback."""
+        self.last_checkpoint = str(path)
+        for callback in self.callbacks:
+            callback.on_save(self, path)
 
     def run(self) -> str:
         """Step until the budget or a `stop`; returns why it ended (`finished` or the reason given)."""

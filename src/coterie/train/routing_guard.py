@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from coterie.config.errors import TrainingError
-from coterie.train.callbacks import Callback, Record
-
-if TYPE_CHECKING:
-    from coterie.train.loop import Trainer
+from coterie.train.callbacks import Callback
+from coterie.train.running import Record, RunningTraining
 
 _log = logging.getLogger("coterie")
 OVERLOAD = 3.0  # times the worst overload of the first steps
@@ -57,11 +55,11 @@ class RouterGuard(Callback):
         self.warnings, self._usual = list(state["warnings"]), dict(state["usual"])
         self._seen, self._told = int(state["seen"]), set(state["told"])
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: RunningTraining) -> None:
         if self.warnings and self.action != "warn":  # the run has been ended by this before
             trainer.stop(f"routing: {self.warnings[0]}")
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: RunningTraining) -> None:
         if trainer.step_count % max(1, trainer.steps // LOOKS) == 0 or trainer.step_count >= trainer.steps:
             share = self.agreement()
             if share < DRIFT:
@@ -69,7 +67,7 @@ class RouterGuard(Callback):
                     trainer, "drift", f"only {share:.0%} of expert choices on fixed texts are as at the start"
                 )
 
-    def on_record(self, trainer: Trainer, record: Record) -> None:
+    def on_record(self, trainer: RunningTraining, record: Record) -> None:
         if record["kind"] != "train" or "worst_overload" not in record:
             return
         if self._seen < SETTLE:
@@ -87,7 +85,7 @@ class RouterGuard(Callback):
             usual = self._usual["dead_experts"]
             self._act(trainer, "dead", f"{dead:.0f} experts got no token, {usual:.0f} at the start")
 
-    def _act(self, trainer: Trainer, kind: str, what: str) -> None:
+    def _act(self, trainer: RunningTraining, kind: str, what: str) -> None:
         if kind in self._told:
             return
         self._told.add(kind)

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -21,9 +21,8 @@ from coterie.checkpoints.commit import (
 from coterie.checkpoints.train_state import read_train_state, state_bytes, write_train_state
 from coterie.config.errors import CheckpointError, TrainingError
 from coterie.train.callbacks import Callback
-
-if TYPE_CHECKING:
-    from coterie.train.loop import Trainer
+from coterie.train.loop import Trainer
+from coterie.train.running import RunningTraining
 
 _log = logging.getLogger("coterie")
 _SPARE_BYTES = 1 << 20  # tokenizer, config, manifest and file system overhead
@@ -44,7 +43,7 @@ class SaveCheckpoint(Callback):
         write_model: Callable[[Path], None],
         every: int,
         keep: int = 2,
-        extra: Callable[[Trainer], Mapping[str, Any]] | None = None,
+        extra: Callable[[RunningTraining], Mapping[str, Any]] | None = None,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep {keep}: at least one checkpoint must be kept")
@@ -55,38 +54,36 @@ class SaveCheckpoint(Callback):
         self.extra = extra
         self._saved_at = -1
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: RunningTraining) -> None:
         if trainer.processes.is_main:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             clean_stale(self.run_dir)
         self._saved_at = trainer.step_count if trainer.last_checkpoint else -1
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, trainer: RunningTraining) -> None:
         if self.every > 0 and trainer.step_count % self.every == 0:
             problem = self._save(trainer)
             if problem:
                 _log.warning("%s; training goes on", problem)
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, trainer: RunningTraining, error: BaseException | None) -> None:
         if error is not None or self._saved_at == trainer.step_count:
             return
         problem = self._save(trainer)
         if problem:
             raise TrainingError(problem)
 
-    def _save(self, trainer: Trainer) -> str | None:
+    def _save(self, trainer: RunningTraining) -> str | None:
         """Commit a checkpoint in the main process; what went wrong in one line, or None; the same in all."""
         path = step_path(self.run_dir, trainer.step_count)
         problem = self._commit(trainer, path) if trainer.processes.is_main else None
         problem = trainer.processes.first_reason(problem)
         if problem is None:
             self._saved_at = trainer.step_count
-            trainer.last_checkpoint = str(path)
-            for callback in trainer.callbacks:
-                callback.on_save(trainer, path)
+            trainer.saved(path)
         return problem
 
-    def _commit(self, trainer: Trainer, path: Path) -> str | None:
+    def _commit(self, trainer: RunningTraining, path: Path) -> str | None:
         state = trainer.state()
         needed = (
             state_bytes(state.tensors) + state_bytes(dict(trainer.model.named_parameters())) + _SPARE_BYTES

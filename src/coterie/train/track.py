@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from coterie.config.errors import ConfigError
-from coterie.train.callbacks import Callback, Record
-
-if TYPE_CHECKING:
-    from coterie.train.loop import Trainer
+from coterie.train.callbacks import Callback
+from coterie.train.running import Record, RunningTraining
 
 
 class Track(Callback):
@@ -44,11 +42,11 @@ class Track(Callback):
                 "use track=none"
             ) from None
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: RunningTraining) -> None:
         if trainer.processes.is_main:
             self._writer = self._open(trainer.step_count)
 
-    def on_record(self, trainer: Trainer, record: Record) -> None:
+    def on_record(self, trainer: RunningTraining, record: Record) -> None:
         if self._writer is None:
             return  # the record that closes the run comes after the tracker's own end
         values = {
@@ -62,7 +60,7 @@ class Track(Callback):
         for name, value in values.items():
             self._writer.add_scalar(name, value, record["step"])
 
-    def on_end(self, trainer: Trainer, error: BaseException | None) -> None:
+    def on_end(self, trainer: RunningTraining, error: BaseException | None) -> None:
         if self._writer is not None:
             (self._writer.finish if self.kind == "wandb" else self._writer.close)()
             self._writer = None

@@ -19,7 +19,8 @@ from coterie.infer.model import LanguageModel, load
 from coterie.infer.speed import measure_decode, measure_prefill
 from coterie.plan.counts import count_parameters
 from coterie.results.quickstart import EqualTime
-from coterie.train.callbacks import Record, read_records
+from coterie.train.callbacks import read_records
+from coterie.train.running import Record
 
 _log = logging.getLogger("coterie")
 
