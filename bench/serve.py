@@ -89,7 +89,7 @@ def llama(program: str, path: Path, port: int, slots: int) -> ServerProcess:
     from coterie.gguf.export import export_gguf
 
     file = path.with_suffix(".gguf")
-    export_gguf(path, file, "f32", tell=print)
+    export_gguf(path, file, "f32")
     command = [program, "-m", str(file), "--port", str(port), "--jinja", "--no-webui", "--threads", "1"]
     command += ["--threads-batch", "1", "--parallel", str(slots), "--ctx-size", str(1024 * slots)]
     return ServerProcess(command, f"http://localhost:{port}")

@@ -5,6 +5,7 @@ half-written.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,19 @@ def test_the_same_family_in_other_files_is_lossless(name: str, tmp_path: Path) -
         read_manifest(tmp_path / "b")["converted_from"]["sha256"] == read_manifest(tmp_path / "a")["sha256"]
     )
     check_receipt(receipt, tmp_path / "b")
+
+
+def test_progress_goes_to_the_logger_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "a", make("qwen3_moe"))
+    with caplog.at_level(logging.INFO, "coterie"):
+        convert_directory(tmp_path / "a", tmp_path / "b")
+    assert caplog.messages[-1] == "reading the result back"
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "coterie"):
+        convert_directory(tmp_path / "a", tmp_path / "c")
+    assert not caplog.messages and capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("name", "target"), [("llama", "mixtral"), ("qwen3", "qwen3_moe")])

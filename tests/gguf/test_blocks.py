@@ -114,7 +114,7 @@ def test_which_tensor_gets_which_type(name: str, shape: tuple[int, ...], quant: 
 
 def test_the_receipt_counts_types_and_says_why(tmp_path: Path) -> None:
     directory = write("qwen3_moe", tmp_path / "m")
-    receipt = export_gguf(directory, tmp_path / "x.gguf", "mxfp4", lambda _: None)
+    receipt = export_gguf(directory, tmp_path / "x.gguf", "mxfp4")
     assert receipt.tensors == {"F32": 21, "MXFP4": 12, "Q8_0": 18}
     reasons = {group.reason: group for group in receipt.kept}
     assert reasons["mxfp4 is for experts"].type == "Q8_0"
@@ -127,11 +127,11 @@ def test_the_receipt_counts_types_and_says_why(tmp_path: Path) -> None:
 
 
 def test_rows_that_fill_no_block_stay_in_halves(tmp_path: Path) -> None:
-    receipt = export_gguf(write("deepseek_v3", tmp_path / "m"), tmp_path / "x.gguf", "q4_0", lambda _: None)
+    receipt = export_gguf(write("deepseek_v3", tmp_path / "m"), tmp_path / "x.gguf", "q4_0")
     (group,) = (group for group in receipt.kept if "rows of 12" in group.reason)
     assert group.type == "F16" and "blk.1.ffn_down_exps.weight" in group.tensors
 
 
 def test_mxfp4_needs_experts(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="format for experts and this model has none"):
-        export_gguf(write("qwen3", tmp_path / "m"), tmp_path / "x.gguf", "mxfp4", lambda _: None)
+        export_gguf(write("qwen3", tmp_path / "m"), tmp_path / "x.gguf", "mxfp4")

@@ -5,6 +5,7 @@ refusal.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from pathlib import Path
@@ -29,9 +30,8 @@ from tests.gguf.models import KINDS, YARN, write
 
 
 def export(directory: Path, quant: str = "f32") -> tuple[GgufReceipt, gguf.GGUFReader]:
-    lines: list[str] = []
-    receipt = export_gguf(directory, directory / "out" / "model.gguf", quant, lines.append)
-    assert receipt.bytes == Path(receipt.file).stat().st_size and lines
+    receipt = export_gguf(directory, directory / "out" / "model.gguf", quant)
+    assert receipt.bytes == Path(receipt.file).stat().st_size
     assert {path.name for path in (directory / "out").iterdir()} == {"model.gguf", "model.Modelfile"}
     return receipt, gguf.GGUFReader(receipt.file)
 
@@ -195,19 +195,19 @@ def test_what_llama_cpp_cannot_run_is_refused(
 ) -> None:
     directory = write(kind, tmp_path / "m", **changes)
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
-        export_gguf(directory, tmp_path / "x.gguf", "f32", lambda _: None)
+        export_gguf(directory, tmp_path / "x.gguf", "f32")
     assert "\n" not in str(error.value) and "cannot be exported to GGUF" in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_what_is_computed_otherwise_is_said(tmp_path: Path) -> None:
+def test_what_is_computed_otherwise_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """gpt-oss as published: YaRN without rounding, which llama.cpp always does."""
     directory = write("gpt_oss", tmp_path / "m", rope_parameters=YARN | {"truncate": False})
-    lines: list[str] = []
-    receipt = export_gguf(directory, tmp_path / "x.gguf", "f32", lines.append)
+    with caplog.at_level(logging.INFO, "coterie"):
+        receipt = export_gguf(directory, tmp_path / "x.gguf", "f32")
     # 16 ln(256 / (32 * 2 pi)) / (2 ln 10000) = 0.21 and the same with 1 turn 3.22
     assert "dimensions 0 to 4 instead of 0.21 to 3.22" in receipt.differences[0]
-    assert f"differs: {receipt.differences[0]}" in lines
+    assert f"differs: {receipt.differences[0]}" in caplog.messages
 
 
 def test_layers_for_further_tokens_are_left_out_and_named(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_checkpoint_that_does_not_fit_its_config_is_refused(tmp_path: Path, ch
         state[name] = state[name][:-1].clone()
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"model\.layers\.2\.mlp\.(up_proj|other)\.weight"):
-        export_gguf(directory, tmp_path / "x.gguf", "f32", lambda _: None)
+        export_gguf(directory, tmp_path / "x.gguf", "f32")
 
 
 def test_numbers_that_are_not_finite_are_refused_and_leave_nothing(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_numbers_that_are_not_finite_are_refused_and_leave_nothing(tmp_path: Pat
     state["model.layers.3.mlp.down_proj.weight"][1, 1] = float("nan")
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"blk\.3\.ffn_down\.weight.*not finite"):
-        export_gguf(directory, tmp_path / "x.gguf", "q8_0", lambda _: None)
+        export_gguf(directory, tmp_path / "x.gguf", "q8_0")
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
@@ -266,7 +266,7 @@ def test_a_file_that_reads_back_otherwise_is_not_kept(
 
     monkeypatch.setattr(module, "pack", wrong)
     with pytest.raises(CheckpointError, match=r"blk\.2\.attn_v\.weight"):
-        export_gguf(directory, tmp_path / "x.gguf", "f16", lambda _: None)
+        export_gguf(directory, tmp_path / "x.gguf", "f16")
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
@@ -274,18 +274,18 @@ def test_an_existing_file_is_replaced_only_by_a_whole_one(tmp_path: Path) -> Non
     directory, out = write("qwen3", tmp_path / "m"), tmp_path / "x.gguf"
     out.write_text("old")
     with pytest.raises(ConfigError, match="use one of f32, f16, bf16"):
-        export_gguf(directory, out, "q5_k", lambda _: None)
+        export_gguf(directory, out, "q5_k")
     assert out.read_text() == "old"
     with pytest.raises(CheckpointError, match="is a directory"):
-        export_gguf(directory, tmp_path, "f16", lambda _: None)
-    export_gguf(directory, out, "f16", lambda _: None)
+        export_gguf(directory, tmp_path, "f16")
+    export_gguf(directory, out, "f16")
     assert out.read_bytes()[:4] == b"GGUF"
 
 
 def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(CheckpointError, match=r"pip install 'coterie\[gguf\]'"):
-        export_gguf(tmp_path, tmp_path / "x.gguf", "f16", lambda _: None)
+        export_gguf(tmp_path, tmp_path / "x.gguf", "f16")
 
 
 def test_experts_in_mxfp4_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

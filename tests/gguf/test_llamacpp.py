@@ -42,7 +42,7 @@ def llama(path: Path, **settings: Any) -> Iterator[Any]:
 
 
 def export(directory: Path, quant: str) -> Path:
-    return Path(export_gguf(directory, directory / f"{quant}.gguf", quant, lambda _: None).file)
+    return Path(export_gguf(directory, directory / f"{quant}.gguf", quant).file)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,7 +21,7 @@ from tests.gguf.models import KINDS, write
 def test_every_number_finds_its_way_back(kind: str, tmp_path: Path) -> None:
     """Also through turned rows, stacked experts, alternating gates and the split of latent attention."""
     directory = write(kind, tmp_path / "model")
-    export_gguf(directory, tmp_path / "model.gguf", "f32", lambda _line: None)
+    export_gguf(directory, tmp_path / "model.gguf", "f32")
     model = load_model(directory).model
     expected = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
@@ -36,7 +36,7 @@ def test_answers_by_type(tmp_path: Path) -> None:
     found = {}
     for quant in ("f32", "bf16", "q8_0", "q4_0", "mxfp4"):
         file = tmp_path / f"{quant}.gguf"
-        export_gguf(directory, file, quant, lambda _line: None)
+        export_gguf(directory, file, quant)
         found[quant] = gguf_difference(directory, file).kl or 0.0
     assert found["f32"] == 0.0
     assert found["bf16"] > 0 and 0 < found["q8_0"] < found["mxfp4"] and found["q8_0"] < found["q4_0"]
@@ -45,6 +45,6 @@ def test_answers_by_type(tmp_path: Path) -> None:
 def test_a_file_of_another_model(tmp_path: Path) -> None:
     directory = write("qwen3_moe", tmp_path / "moe")
     other = write("llama", tmp_path / "llama")
-    export_gguf(other, tmp_path / "model.gguf", "f32", lambda _line: None)
+    export_gguf(other, tmp_path / "model.gguf", "f32")
     with pytest.raises(CheckpointError, match="was not written from"):
         gguf_difference(directory, tmp_path / "model.gguf")

@@ -40,7 +40,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("gguf")
     for seed in range(2):
         write("qwen3_moe", root / str(seed), seed, num_hidden_layers=2)
-        export_gguf(root / str(seed), root / f"{seed}.gguf", "f32", lambda _line: None)
+        export_gguf(root / str(seed), root / f"{seed}.gguf", "f32")
     return root
 
 

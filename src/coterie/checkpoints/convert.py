@@ -7,9 +7,10 @@ The receipt, `receipt.json`, is in the new directory and listed in its manifest.
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from coterie.proof.records import default_sequences, record, rounded, save_probe
 RECEIPT = "receipt.json"
 _COMPANIONS = {".json", ".jinja", ".txt", ".model", ".md"}
 _WRITTEN = {"config.json", MANIFEST, RECEIPT, "model.safetensors.index.json"}
-Tell = Callable[[str], None]
+_log = logging.getLogger("coterie")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,6 @@ def convert_directory(
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     drop: Collection[str] = (),
-    tell: Tell = lambda _line: None,
 ) -> ConversionReceipt:
     """Write the model of `source` as `target`'s layout (None: its own) into the new directory `out`.
 
@@ -99,7 +99,7 @@ def convert_directory(
     """
     require_free(out, "--out")
     checkpoint = Checkpoint.open(source)
-    tell(f"reading {checkpoint.path}")
+    _log.info("reading %s", checkpoint.path)
     kept = checkpoint.stored_dtype
     loaded = checkpoint.load(kept, check=checkpoint.probes is not None)
     model, changes = as_family(loaded.model, target or checkpoint.config.family, drop)
@@ -115,7 +115,7 @@ def convert_directory(
         write_model_files(folder, model, None, chosen, shard_bytes)
         for name in copied:
             shutil.copyfile(checkpoint.path / name, folder / name)
-        tell("reading the result back")
+        _log.info("reading the result back")
         written = Checkpoint.open(folder)
         tensors = _same_tensors(written, model, chosen)
         exact, apart = _same_answers(written, loaded, chosen)

@@ -95,7 +95,7 @@ def _to_directory(
             f"convert: --to {to} is not known{suggest(to, known) or '; use ' + ', '.join(known)}"
         )
     shard_bytes = SHARD_BYTES if shard_size is None else parse_bytes(shard_size, "--shard-size")
-    receipt = convert_directory(model, Path(out), None if to == "hf" else to, dtype, shard_bytes, drop, note)
+    receipt = convert_directory(model, Path(out), None if to == "hf" else to, dtype, shard_bytes, drop)
     answer(receipt.to_dict(), as_json, _receipt_lines(receipt))
 
 
@@ -119,7 +119,7 @@ def _to_gguf(model: str, file: Path, quant: str, outputs: bool, as_json: bool) -
     if source.probes is not None:
         # A damaged source would export well: every number of the file would equal the damaged one.
         source.load(source.stored_dtype, check=True)
-    written = export_gguf(source, file, quant, note)
+    written = export_gguf(source, file, quant)
     found = None
     if outputs:
         note("comparing answers")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coterie.cli.options import Json, Model, Quant, named_paths
-from coterie.cli.output import answer, note
+from coterie.cli.output import answer
 
 if TYPE_CHECKING:
     from coterie.release.export_serve import ServeExport
@@ -41,7 +41,7 @@ def export_serve(
         raise ConfigError(
             f"--quant has no meaning for {engine}, which is given the weights as they are; leave it out"
         )
-    written = write(model, Path(out), engine, adapters, name, quant or "q8_0", note)
+    written = write(model, Path(out), engine, adapters, name, quant or "q8_0")
     answer(written.to_dict(), as_json, _lines(written, Path(out)))
 
 

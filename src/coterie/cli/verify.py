@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coterie.cli.options import CONNECTION, Json, KeyFile
-from coterie.cli.output import answer, note
+from coterie.cli.output import answer
 
 if TYPE_CHECKING:
     from coterie.proof.difference import Difference
@@ -56,7 +56,7 @@ def verify(
         key = read_key(api_key_file)
         one, other = open_side(a, model_name, key), open_side(b, model_name, key)
         origin = open_side(base, model_name, key) if base is not None else None
-        verdict = compare(one, other, origin, data, tolerance, note)
+        verdict = compare(one, other, origin, data, tolerance)
     except CoterieError as error:
         error.exit_code = 2
         raise
@@ -68,7 +68,7 @@ def verify(
 def _verify_stored(path: str, as_json: bool) -> None:
     from coterie.verify.stored import check_stored
 
-    found = check_stored(path, note)
+    found = check_stored(path)
     if found.difference is None:
         facts = {"a": path, "same": True, "base": str(found.base)}
         answer(facts, as_json, [f"same: {path} is whole, and {found.base} is the base that it was made for"])

@@ -8,8 +8,9 @@ differently.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from coterie.gguf.modelfile import modelfile
 from coterie.gguf.parameters import ParameterSource
 from coterie.gguf.tensors import Mapped, map_tensors
 from coterie.gguf.vocabulary import vocabulary
+
+_log = logging.getLogger("coterie")
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,10 @@ class _File:
     plan: list[tuple[Mapped, Choice]]
 
 
-def export_gguf(
-    source: str | Path | Checkpoint, out: Path, quant: str, tell: Callable[[str], None]
-) -> GgufReceipt:
+def export_gguf(source: str | Path | Checkpoint, out: Path, quant: str) -> GgufReceipt:
     """Write a checkpoint to the file `out` in `quant` (a key of `FILE_TYPES`) and check it.
 
-    `tell` receives lines of progress. The file appears under its name only when it is complete and right.
+    The logger `coterie` receives the progress. The file appears under its name only when it is complete and right.
     Errors: `ConfigError` for an unknown `quant` and for models that llama.cpp cannot run; `CheckpointError`
     for tensors, tokenizers and numbers that the file cannot hold, and when the file reads back differently.
     """
@@ -101,15 +102,15 @@ def export_gguf(
     checkpoint = Checkpoint.open(source)
     file = _prepare(checkpoint, quant)
     for name in file.source.left_out:
-        tell(f"left out: {name}")
+        _log.info("left out: %s", name)
     for line in file.differences:
-        tell(f"differs: {line}")
+        _log.info("differs: %s", line)
     beside = out.with_suffix(".Modelfile")
     temporaries = [path.with_name(f"{path.name}.tmp-{os.getpid()}") for path in (out, beside)]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write(temporaries[0], file, tell)
-        tell(f"reading {len(file.plan)} tensors back")
+        _write(temporaries[0], file)
+        _log.info("reading %d tensors back", len(file.plan))
         errors = _check(temporaries[0], file)
         text = modelfile(checkpoint, out.name, file.source.config.max_positions)
         temporaries[1].write_text(text, encoding="utf-8")
@@ -200,7 +201,7 @@ def _kept(plan: list[tuple[Mapped, Choice]]) -> tuple[KeptTensors, ...]:
     return tuple(KeptTensors(kind, reason, tuple(names)) for (kind, reason), names in groups.items())
 
 
-def _write(path: Path, to_write: _File, tell: Callable[[str], None]) -> None:
+def _write(path: Path, to_write: _File) -> None:
     import gguf
 
     plan = to_write.plan
@@ -228,7 +229,7 @@ def _write(path: Path, to_write: _File, tell: Callable[[str], None]) -> None:
                 written += file.write(pack(rows_RI, choice.type, tensor.name).data)
             writer.write_padding(file, written)
             if number % 100 == 0 or number == len(plan):
-                tell(f"wrote {number} of {len(plan)} tensors")
+                _log.info("wrote %d of %d tensors", number, len(plan))
         file.flush()
         os.fsync(file.fileno())
     finally:

@@ -7,10 +7,11 @@ Parsers are named as in vLLM 0.33 and SGLang 0.5.23.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -56,7 +57,7 @@ REASONING: dict[str, dict[str, str]] = {
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank may be
 _ATTENTION_AND_DENSE = {"attention", "dense"}
 
-Tell = Callable[[str], None]
+_log = logging.getLogger("coterie")
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,6 @@ def export_serve(
     adapters: Mapping[str, str] | None = None,
     name: str | None = None,
     quant: str = "q8_0",
-    tell: Tell = lambda line: None,
 ) -> ServeExport:
     """Write the new directory `out`: weights, adapters, `start.sh`, `verify.sh` and `serve.json`.
 
@@ -149,13 +149,13 @@ def export_serve(
     try:
         file = None
         if chosen in ("vllm", "sglang"):
-            convert_directory(checkpoint, out / "model", tell=tell)
+            convert_directory(checkpoint, out / "model")
             for key, path in adapters.items():
                 convert_adapter(path, "peft", out / "adapters" / key, checkpoint)
             start = _start_directory(chosen, called, parsers, ranks)
         else:
-            receipt = export_gguf(checkpoint, out / "model.gguf", quant, tell)
-            tell("comparing answers")
+            receipt = export_gguf(checkpoint, out / "model.gguf", quant)
+            _log.info("comparing answers")
             apart = gguf_difference(checkpoint, out / "model.gguf")
             file = GgufPart(quant, receipt.architecture, receipt.left_out, apart)
             start = _start_file(chosen, called, checkpoint.config.max_positions)

@@ -6,7 +6,8 @@ endpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from coterie.text.tokenizer import Tokenizer
 from coterie.verify.server import ScoredServer
 from coterie.verify.tensors import TensorWalk, compare_tensors
 
-Tell = Callable[[str], None]
+_log = logging.getLogger("coterie")
 _DATA_PROBES = 64
 
 
@@ -130,7 +131,6 @@ def compare(
     base: Side | None = None,
     data: str | None = None,
     tolerance: float | None = None,
-    tell: Tell = lambda _line: None,
 ) -> Verdict:
     """Compare A with B, one model in memory at a time.
 
@@ -145,7 +145,7 @@ def compare(
     tokenizer = next((side.tokenizer for side in sides if side.tokenizer is not None), None)
     sequences = choose_sequences(sides, tokenizer, data)
     written_from = next((side.checkpoint for side in sides if side.is_checkpoint), None)
-    records = [side_record(side, sequences, tokenizer, written_from, tell) for side in sides]
+    records = [side_record(side, sequences, tokenizer, written_from) for side in sides]
     found = difference(records[0], records[1])
     loose = a.dtype != b.dtype or None in (a.dtype, b.dtype)
     limit = tolerance if tolerance is not None else (ROUNDED if loose else SAME)
@@ -158,7 +158,7 @@ def compare(
         if judged.ruling in ("base", "between"):
             closer = "is the base" if judged.ruling == "base" else "lies between base and tuned model"
             reasons.insert(0, f"A {closer}: base gravity {gravity:.2f}, at least {FAITHFUL} was expected")
-    tensors = _tensors(a, b, notes, tell)
+    tensors = _tensors(a, b, notes)
     if tensors is not None and tensors.first is not None:
         others = f" ({tensors.differing - 1} more)" if tensors.differing > 1 else ""
         line = f"'{tensors.first}' {tensors.what}{others}"
@@ -204,14 +204,13 @@ def side_record(
     sequences: list[list[int]],
     tokenizer: Tokenizer | None,
     written_from: Checkpoint | None,
-    tell: Tell,
 ) -> ProbeRecord:
     """Record what one side answers to the sequences; a checkpoint's model is freed afterwards.
 
     `written_from`: the checkpoint that a GGUF file was made of; its numbers are put back into that model.
     Errors: `CoterieError` for a GGUF file without `written_from`, and for models that cannot be read.
     """
-    tell(f"{side.name}: {len(sequences)} probes")
+    _log.info("%s: %d probes", side.name, len(sequences))
     if side.endpoint is not None:
         return side.endpoint.record(sequences, tokenizer)
     checkpoint = side.checkpoint if side.gguf is None else written_from
@@ -238,7 +237,7 @@ def _outputs(found: Difference, limit: float) -> list[str]:
     ]
 
 
-def _tensors(a: Side, b: Side, notes: list[str], tell: Tell) -> TensorWalk | None:
+def _tensors(a: Side, b: Side, notes: list[str]) -> TensorWalk | None:
     if a.variant is not None or b.variant is not None:
         notes.append("tensors not compared: the change of an adapter or patch is not a whole tensor")
     if not (a.is_checkpoint and b.is_checkpoint):
@@ -248,7 +247,7 @@ def _tensors(a: Side, b: Side, notes: list[str], tell: Tell) -> TensorWalk | Non
     if families[0] != families[1]:
         notes.append(f"tensors not compared: A is {families[0]} and B is {families[1]}")
         return None
-    tell("comparing tensors")
+    _log.info("comparing tensors")
     return compare_tensors(a.checkpoint, b.checkpoint)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CoterieError
 from coterie.proof.difference import Difference
 from coterie.proof.judge import check_record
+
+_log = logging.getLogger("coterie")
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,13 @@ class StoredCheck:
     difference: Difference | None
 
 
-def check_stored(path: str, tell: Callable[[str], None] = lambda line: None) -> StoredCheck:
+def check_stored(path: str) -> StoredCheck:
     """Check a model or an adapter by its manifest and stored probes, a patch by its hashes and its base's.
 
     Errors: `CoterieError` with `exit_code` 2 for what cannot be checked (missing, no probes, another base),
     and with 1 for files or answers that differ from those that were saved.
     """
-    return _check_variant(path) if is_variant(path) else _check_model(path, tell)
+    return _check_variant(path) if is_variant(path) else _check_model(path)
 
 
 def _check_variant(path: str) -> StoredCheck:
@@ -51,7 +53,7 @@ def _check_variant(path: str) -> StoredCheck:
     return StoredCheck(base.path, check_record(probes, model, base.tokenizer, Path(path)))
 
 
-def _check_model(path: str, tell: Callable[[str], None]) -> StoredCheck:
+def _check_model(path: str) -> StoredCheck:
     try:
         own = Checkpoint.open(path)
         if own.probes is None:
@@ -61,7 +63,7 @@ def _check_model(path: str, tell: Callable[[str], None]) -> StoredCheck:
         error.exit_code = 2
         raise
     if own.manifest:
-        tell("hashing files")
+        _log.info("hashing files")
         own.verify(suffix="")
     return StoredCheck(own.path, own.check_probes(model))
 
