@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from coterie.checkpoints.quantise import quantise_model
 from coterie.config import AdapterConfig, ConfigError, ExpertSelection
-from coterie.config.model import MoEConfig
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.linear import Linear
 from coterie.nn.lora import LoRAExpertLinear, LoRALinear, LoRARouter
@@ -107,9 +106,8 @@ def _attach_one(
             chosen = experts.experts.get(index)
             if chosen is None:
                 return
-        ffn = model.config.blocks[index].ffn
-        assert isinstance(ffn, MoEConfig)
-        rank = config.expert_rank(ffn.router.num_experts, ffn.router.top_k)
+        router = dict(model.config.moe_layers())[index].router
+        rank = config.expert_rank(router.num_experts, router.top_k)
     adapted = make_adapted(layer, rank, config.alpha, config.dropout, config.dora, chosen)
     # The seed of each layer depends on its name, so a layer starts the same whatever else is adapted.
     digest = hashlib.sha256(f"{config.seed}:{name}".encode()).digest()

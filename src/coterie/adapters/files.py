@@ -30,7 +30,6 @@ from coterie.checkpoints.locate import read_json
 from coterie.checkpoints.tensor_reader import read_header
 from coterie.config import AdapterConfig, CheckpointError, CoterieError, ModelConfig
 from coterie.config.files import write_json
-from coterie.config.model import MoEConfig
 from coterie.nn.transformer import Transformer
 from coterie.proof.judge import check_record
 from coterie.proof.records import ProbeRecord, default_sequences, load_probes, record, save_probes
@@ -197,9 +196,7 @@ def write_adapter(
     if reasons:
         _log.warning("%s: PEFT has no form for %s; it will refuse the directory", final, ", ".join(reasons))
     touched = [f"{name}.weight" for name in adapter.factors] + list(adapter.full)
-    alternate = any(
-        isinstance(block.ffn, MoEConfig) and block.ffn.gate_up_alternates for block in config.blocks
-    )
+    alternate = any(moe.gate_up_alternates for _, moe in config.moe_layers())
     chosen = {name: list(f.chosen) for name, f in adapter.factors.items() if f.chosen is not None}
     stamp = {
         "layout": layout,

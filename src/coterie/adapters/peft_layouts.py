@@ -174,6 +174,4 @@ def num_experts_of(config: ModelConfig, layer: str) -> int:
 
 
 def _moe(config: ModelConfig, layer: str) -> MoEConfig:
-    ffn = config.blocks[int(layer.split(".")[1])].ffn
-    assert isinstance(ffn, MoEConfig)
-    return ffn
+    return dict(config.moe_layers())[int(layer.split(".")[1])]

@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Literal, TypeVar
 
 from coterie.config import ModelConfig
-from coterie.config.model import MoEConfig
 from coterie.families import Slot, family
 
 Value = TypeVar("Value")
@@ -56,7 +55,7 @@ class Names:
         ]
         # In a model with an image encoder a name like q_proj would reach the encoder's layers too.
         self.only_whole_names = bool(chosen.carried)
-        self.is_moe = any(isinstance(block.ffn, MoEConfig) for block in config.blocks)
+        self.is_moe = config.is_moe
         self.transposed = chosen.fused != "out-in"
 
     @cached_property
@@ -82,12 +81,10 @@ class Names:
 
         Half 0 is the gate and 1 the up projection of `gate_up`; 2 stands for `down`.
         """
-        found = {}
+        found, moes = {}, dict(self.config.moe_layers())
         for layer, (name, path) in self._experts.items():
-            ffn = self.config.blocks[layer].ffn
-            assert isinstance(ffn, MoEConfig)
             parts = self._parts(path)
-            for expert in range(ffn.router.num_experts):
+            for expert in range(moes[layer].router.num_experts):
                 for half, part in enumerate(parts):
                     found[f"{path}.{expert}.{part}"] = (
                         f"{name}.{'down' if half == 2 else 'gate_up'}",

@@ -273,4 +273,13 @@ class ModelConfig(Settings):
 
     @property
     def is_moe(self) -> bool:
-        return any(isinstance(block.ffn, MoEConfig) for block in self.blocks)
+        return self.first_moe is not None
+
+    @property
+    def first_moe(self) -> MoEConfig | None:
+        """The first layer's experts; None for a dense model."""
+        return next((moe for _, moe in self.moe_layers()), None)
+
+    def moe_layers(self) -> list[tuple[int, MoEConfig]]:
+        """The layers with experts, in order: (index of the block, its feed-forward)."""
+        return [(i, block.ffn) for i, block in enumerate(self.blocks) if isinstance(block.ffn, MoEConfig)]

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from coterie.config.base import Settings
 from coterie.config.errors import ConfigError
 from coterie.config.files import read_json, write_json
-from coterie.config.model import ModelConfig, MoEConfig
+from coterie.config.model import ModelConfig
 
 
 class ExpertSelection(Settings):
@@ -51,16 +51,17 @@ class ExpertSelection(Settings):
 
         Errors: `ConfigError` for an empty selection, or a layer without experts or without the selected one.
         """
+        moes = dict(config.moe_layers())
         for layer, chosen in self.experts.items():
-            ffn = config.blocks[layer].ffn if 0 <= layer < config.num_layers else None
-            if not isinstance(ffn, MoEConfig):
+            if layer not in moes:
                 raise ConfigError(
                     f"experts: layer {layer} of this {config.family} model has none; select again for it"
                 )
-            wrong = [expert for expert in chosen if not 0 <= expert < ffn.router.num_experts]
+            num_experts = moes[layer].router.num_experts
+            wrong = [expert for expert in chosen if not 0 <= expert < num_experts]
             if wrong:
                 raise ConfigError(
-                    f"experts: layer {layer} has experts 0 to {ffn.router.num_experts - 1}, not {wrong[0]}; "
+                    f"experts: layer {layer} has experts 0 to {num_experts - 1}, not {wrong[0]}; "
                     "select again for this model"
                 )
         if not self.experts:

@@ -130,7 +130,7 @@ def first_ffns(config: ModelConfig) -> tuple[FeedForwardConfig | None, MoEConfig
     ffns = [block.ffn for block in config.blocks]
     return (
         next((ffn for ffn in ffns if isinstance(ffn, FeedForwardConfig)), None),
-        next((ffn for ffn in ffns if isinstance(ffn, MoEConfig)), None),
+        config.first_moe,
     )
 
 

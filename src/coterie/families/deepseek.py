@@ -16,7 +16,6 @@ from coterie.families.base import (
     Family,
     block_slots,
     ffn_slots,
-    first_ffns,
     moe_slots,
     read_model,
     write_model,
@@ -121,10 +120,9 @@ def _read_v2(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _routed(config: ModelConfig) -> MoEConfig:
-    _, moe = first_ffns(config)
-    if moe is None:
+    if config.first_moe is None:
         raise ConfigError(f"{config.family} needs at least one MoE layer")
-    return moe
+    return config.first_moe
 
 
 def _latent(config: ModelConfig) -> MLAConfig:

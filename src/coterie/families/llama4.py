@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
+from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
@@ -102,7 +102,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         "num_local_experts": moe.router.num_experts,
         "num_experts_per_tok": moe.router.top_k,
         "interleave_moe_layer_step": 1,
-        "moe_layers": [i for i, b in enumerate(blocks) if isinstance(b.ffn, MoEConfig)],
+        "moe_layers": [index for index, _ in config.moe_layers()],
         "no_rope_layers": [int(b.attention.rope is not None) for b in blocks],
         "layer_types": [
             "chunked_attention" if b.attention.mask == "chunked" else "full_attention" for b in blocks

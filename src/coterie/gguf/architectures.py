@@ -16,7 +16,6 @@ from coterie.config import (
     FeedForwardConfig,
     MLAConfig,
     ModelConfig,
-    MoEConfig,
     RopeScaling,
 )
 from coterie.gguf.targets import TARGETS, ChunkedAttention, Parts, Target, keys_of
@@ -91,7 +90,7 @@ def _sliding(config: ModelConfig, target: Target, attentions: list[AttentionConf
 def _check_chunked(
     config: ModelConfig, target: Target, built_in: ChunkedAttention, attentions: list[AttentionConfig]
 ) -> None:
-    moe = next(block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig))
+    _, moe = config.moe_layers()[0]
     normed, every = moe.router.num_experts != built_in.unnormed_experts, built_in.global_every
     for index, attention in enumerate(attentions):
         if (attention.rope is None) != (index % every == every - 1):
@@ -128,10 +127,9 @@ def _latent(config: ModelConfig, target: Target, first: MLAConfig) -> Keys:
 def _feed_forward(config: ModelConfig, target: Target) -> Keys:
     """Keys of the feed-forwards that are derived from the config."""
     dense = [block.ffn.width for block in config.blocks if isinstance(block.ffn, FeedForwardConfig)]
-    routed = [block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig)]
-    if not routed:
+    moe = config.first_moe
+    if moe is None:
         return {"feed_forward_length": dense[0]}
-    moe = routed[0]
     if target.renormalize not in (None, moe.router.renormalize):
         done = "always" if target.renormalize else "never"
         raise _refuse(target, f"{done} divides the chosen experts' weights by their sum (norm_topk_prob)")
@@ -155,9 +153,9 @@ def _feed_forward(config: ModelConfig, target: Target) -> Keys:
 
 
 def _moe_step(config: ModelConfig, target: Target) -> int:
-    routed = [isinstance(block.ffn, MoEConfig) for block in config.blocks]
-    step = routed.index(True) + 1
-    if routed != [(index + 1) % step == 0 for index in range(len(routed))]:
+    routed = [index for index, _ in config.moe_layers()]
+    step = routed[0] + 1
+    if routed != list(range(routed[0], config.num_layers, step)):
         raise _refuse(target, "has experts in every n-th layer (moe_layers)")
     return step
 

@@ -41,7 +41,7 @@ class Parts:
         """The first layer of each kind; `rope` is the first layer's with positions."""
         attentions = [block.attention for block in config.blocks]
         dense = (block.ffn for block in config.blocks if isinstance(block.ffn, FeedForwardConfig))
-        moe = next((block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig)), None)
+        moe = config.first_moe
         rope = next((one.rope for one in attentions if one.rope is not None), RopeConfig())
         router = moe.router if moe is not None else None
         return Parts(config, attentions[0], rope, rope.scaling, next(dense, None), moe, router)

@@ -162,9 +162,10 @@ def vision_parameters(config: ModelConfig) -> int:
 
 def selection_biases(config: ModelConfig) -> int:
     """Numbers in the routers' selection biases: on disk, moved by a rule in training, and no parameters."""
-    routers = [block.ffn.router for block in config.blocks if isinstance(block.ffn, MoEConfig)]
-    if config.num_mtp_layers and isinstance(config.blocks[-1].ffn, MoEConfig):
-        routers += [config.blocks[-1].ffn.router] * config.num_mtp_layers
+    routers = [moe.router for _, moe in config.moe_layers()]
+    last = config.blocks[-1].ffn
+    if config.num_mtp_layers and isinstance(last, MoEConfig):
+        routers += [last.router] * config.num_mtp_layers
     return sum(router.num_experts for router in routers if router.select_bias)
 
 
@@ -208,10 +209,10 @@ def _limited(block: BlockConfig, mask: str, window: int) -> bool:
 
 
 def _moe_words(config: ModelConfig) -> list[str]:
-    moes = [block.ffn for block in config.blocks if isinstance(block.ffn, MoEConfig)]
-    if not moes:
+    moe = config.first_moe
+    if moe is None:
         return []
-    router, words = moes[0].router, []
+    router, words = moe.router, []
     if router.apply_to == "input":
         words.append("router scores multiply the expert's input, not its output")
     if router.select_bias:
@@ -227,6 +228,6 @@ def _moe_words(config: ModelConfig) -> list[str]:
         words.append("the chosen experts' weights do not sum to 1")
     if router.scale != 1:
         words.append(f"expert weights times {router.scale:g}")
-    if moes[0].clamped is not None:
-        words.append(f"experts with biases and an activation clamped at {moes[0].clamped.limit:g}")
+    if moe.clamped is not None:
+        words.append(f"experts with biases and an activation clamped at {moe.clamped.limit:g}")
     return words

@@ -101,7 +101,7 @@ def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
     beside = trained if how.adds_values else 0
     weights = _weight_bytes(config, settings) + beside * 4
     tokens = settings.row_length * settings.batch_rows
-    in_one = any(isinstance(b.ffn, MoEConfig) and _in_one(b.ffn, settings) for b in config.blocks)
+    in_one = any(_in_one(moe, settings) for _, moe in config.moe_layers())
     kept = activation_values(config, settings) * (HELD_IN_ONE if in_one else how.held)
     activations = int(kept * tokens * settings.dtype_bytes)
     logits = min(KEPT_LOGITS_BYTES, tokens * config.vocab_size * settings.dtype_bytes) + LOGITS_CHUNK_BYTES

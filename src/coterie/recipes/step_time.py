@@ -14,7 +14,7 @@ import torch
 
 from coterie.adapters.attach import attach
 from coterie.adapters.patch import attach_subset
-from coterie.config import AdapterConfig, BlockConfig, ExpertSelection, ModelConfig, MoEConfig
+from coterie.config import AdapterConfig, BlockConfig, ExpertSelection, ModelConfig
 from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.data.rows import Row
 from coterie.nn.parameter_groups import parameter_groups
@@ -117,8 +117,7 @@ class _RandomRows(Sequence[Row]):
 
 def _chosen(config: ModelConfig, settings: TuneSettings) -> dict[int, tuple[int, ...]]:
     chosen = {}
-    for layer, block in enumerate(config.blocks):
-        if isinstance(block.ffn, MoEConfig):
-            share = settings.experts if isinstance(settings.experts, float) else 0.25
-            chosen[layer] = tuple(range(max(1, round(share * block.ffn.router.num_experts))))
+    for layer, moe in config.moe_layers():
+        share = settings.experts if isinstance(settings.experts, float) else 0.25
+        chosen[layer] = tuple(range(max(1, round(share * moe.router.num_experts))))
     return chosen

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from coterie.checkpoints.quantise import weights_by_group
 from coterie.config.errors import TrainingError
-from coterie.config.model import ModelConfig, MoEConfig
+from coterie.config.model import ModelConfig
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
@@ -51,11 +51,7 @@ def plan_table(
 
 
 def _tokens_per_expert(config: ModelConfig, tokens: float) -> float | None:
-    shares = [
-        block.ffn.router.top_k / block.ffn.router.num_experts
-        for block in config.blocks
-        if isinstance(block.ffn, MoEConfig)
-    ]
+    shares = [moe.router.top_k / moe.router.num_experts for _, moe in config.moe_layers()]
     return tokens * sum(shares) / len(shares) if shares else None
 
 

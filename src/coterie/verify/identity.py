@@ -18,7 +18,6 @@ from coterie.adapters.apply import apply_in_place, base_of, is_variant
 from coterie.adapters.patch import is_patch
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError, CoterieError, ModelConfig
-from coterie.config.model import MoEConfig
 from coterie.data.documents import document_ids
 from coterie.data.sources import Reading, read_sources
 from coterie.families.registry import first_difference
@@ -313,11 +312,9 @@ def _unreached(config: ModelConfig | None, found: ProbeRecord) -> dict[int, int]
     """Layer -> number of experts that no compared token was routed to, where there are any."""
     if config is None:  # an endpoint or a GGUF file: the other side's config is used
         return {}
-    result = {}
+    result, moes = {}, dict(config.moe_layers())
     for layer, ids_TK in found.routing.items():
-        ffn = config.blocks[layer].ffn
-        assert isinstance(ffn, MoEConfig)
-        missing = ffn.router.num_experts - int(ids_TK.unique().numel())
+        missing = moes[layer].router.num_experts - int(ids_TK.unique().numel())
         if missing:
             result[layer] = missing
     return result

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from coterie.config import MoEConfig
 from coterie.data.heldout import HeldoutDocument
 from coterie.evaluate.routing.trace import require_experts, trace
 from coterie.nn.transformer import Transformer
@@ -35,7 +34,7 @@ def routing_shares(
             chosen = np.bincount(routing.ids_TK.flatten().cpu().numpy(), minlength=num_experts)
             counts[layers.index(layer), slices.index(text.domain)] += chosen
     share = counts / counts.sum(-1, keepdims=True)
-    first = next(block.ffn for block in model.config.blocks if isinstance(block.ffn, MoEConfig))
+    _, first = model.config.moe_layers()[0]
     return RoutingShares(
         layers=layers,
         num_experts=num_experts,
