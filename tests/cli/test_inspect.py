@@ -22,8 +22,8 @@ from tests.proof.test_records import make
 def test_every_family_is_described(name: str) -> None:
     config = config_from_hf(AutoConfig.for_model(**(hf._BASE | hf.CONFIGS[name])).to_dict())
     facts = describe(config)
-    assert facts["layers"] and all("attention" in line for line in facts["layers"])
-    assert facts["parameters"]["total"] >= facts["parameters"]["active_all"] > 0
+    assert facts.layers and all("attention" in line for line in facts.layers)
+    assert facts.counts.total >= facts.counts.active_all > 0
 
 
 def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

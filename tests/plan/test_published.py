@@ -34,7 +34,7 @@ def test_the_table_is_complete() -> None:
 def test_counts_equal_the_published_table(name: str) -> None:
     model, expected = published_models()[name], TABLE[name]
     assert model.config is not None
-    facts = describe(config_from_hf(model.config, name, strict=False))
+    facts = describe(config_from_hf(model.config, name, strict=False)).to_dict()
     counts = facts["parameters"]
     # The table counts selection biases with the parameters of the layers they stand in.
     further = 256 if counts["mtp"] else 0
@@ -99,7 +99,7 @@ def test_words() -> None:
         "all layers but 3-47 every 4th",
         "layers 3-47 every 4th",
     ]
-    odd = describe(config)["oddities"]
+    odd = describe(config).oddities
     assert "no positions: layers 3-47 every 4th" in odd
     assert any(line.startswith("attention within chunks of 8,192") for line in odd)
     assert "router scores multiply the expert's input, not its output" in odd

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CoterieError, ModelConfig
 from coterie.families import config_from_hf
-from coterie.plan.describe import describe
+from coterie.plan.describe import ModelDescription, describe
 from coterie.plan.published import Published, named_published
 
 
@@ -23,30 +24,107 @@ def config_of(name: str) -> ModelConfig:
     return Checkpoint.open(name, weights=False).config
 
 
-def inspect_model(name: str) -> dict[str, Any]:
-    """All facts about a directory, a hub id or a published name, as JSON types.
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """A tokenizer in figures. `end`, `stops`: tokens as text. `unused_rows`: of the model's embedding."""
 
-    Of a hub id only the small files are fetched. The keys are those of `plan.describe.describe`. A published
-    name adds what its maker states (`published`); a directory adds `quantised`, `tokenizer`, `stored` and
-    `kept_keys`.
+    vocabulary: int
+    special_tokens: int
+    end: str
+    stops: list[str]
+    unused_rows: int
+    chat_template: bool
+    sha256: str
 
-    Errors: `CoterieError` for a name that is none of them. Damaged weights raise nothing: `stored` then has a
-    `problem`.
+
+@dataclass(frozen=True)
+class StoredFacts:
+    """What a directory stores. `committed`: it has our manifest, which may name its `parent` and `step`.
+
+    `probes`: how many there are. `bytes_by_type`: on disk. `problem`: why these two could not be read; they
+    are then None.
+    """
+
+    committed: bool
+    parent: Any
+    step: int | None
+    probes: int | None
+    bytes_by_type: dict[str, int] | None
+    problem: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, without the keys that could not be read."""
+        optional = ("probes", "bytes_by_type", "problem")
+        return {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
+
+
+@dataclass(frozen=True)
+class DirectoryFacts:
+    """What a directory adds to the description of its model.
+
+    `quantised`: the method on disk, or None. `kept_keys`: of config.json, kept for the round trip alone.
+    """
+
+    path: Path
+    quantised: str | None
+    tokenizer: TokenizerFacts | None
+    stored: StoredFacts
+    kept_keys: list[str]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All facts about a directory, a hub id or a published name; one of the last two is None."""
+
+    name: str
+    model: ModelDescription
+    published: Published | None = None
+    directory: DirectoryFacts | None = None
+
+    @property
+    def oddities(self) -> list[str]:
+        """What is unlike a plain decoder, on disk too."""
+        quantised = self.directory.quantised if self.directory is not None else None
+        stored = [f"quantised on disk ({quantised}); widened when it is loaded"] if quantised else []
+        return [*self.model.oddities, *stored]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        facts: dict[str, Any] = {"name": self.name}
+        if self.published is not None:
+            stated = ("title", "total", "active", "source", "note")
+            facts["published"] = {key: getattr(self.published, key) for key in stated}
+        if self.directory is not None:
+            facts["directory"] = str(self.directory.path)
+        facts |= self.model.to_dict() | {"oddities": self.oddities}
+        if self.directory is not None:
+            tokenizer = self.directory.tokenizer
+            facts["quantised"] = self.directory.quantised
+            facts["tokenizer"] = None if tokenizer is None else asdict(tokenizer)
+            facts["stored"] = self.directory.stored.to_dict()
+            facts["kept_keys"] = self.directory.kept_keys
+        return facts
+
+
+def inspect_model(name: str) -> Inspection:
+    """Describe a directory, a hub id or a published name. Of a hub id only the small files are fetched.
+
+    Errors: `CoterieError` for a name that is none of them. Damaged weights raise nothing: the facts of the
+    directory then name the problem.
     """
     published = _published(name)
     if published is not None:
-        stated = {key: getattr(published, key) for key in ("title", "total", "active", "source", "note")}
-        return {"name": published.name, "published": stated} | describe(_config(published))
+        return Inspection(published.name, describe(_config(published)), published=published)
     checkpoint = Checkpoint.open(name, weights=False)
     config = checkpoint.config
-    facts = {"name": name, "directory": str(checkpoint.path)} | describe(config)
-    facts["quantised"] = quantised = _quantisation(checkpoint.raw_config)
-    facts["tokenizer"] = _tokenizer(checkpoint)
-    facts["stored"] = _stored(checkpoint)
-    facts["kept_keys"] = sorted(config.extra)
-    if quantised:
-        facts["oddities"].append(f"quantised on disk ({quantised}); widened when it is loaded")
-    return facts
+    directory = DirectoryFacts(
+        checkpoint.path,
+        _quantisation(checkpoint.raw_config),
+        _tokenizer(checkpoint),
+        _stored(checkpoint),
+        sorted(config.extra),
+    )
+    return Inspection(name, describe(config), directory=directory)
 
 
 def _published(name: str) -> Published | None:
@@ -64,33 +142,31 @@ def _quantisation(raw: dict[str, Any]) -> str | None:
     return str(quantisation.get("quant_method", "unnamed")) if isinstance(quantisation, dict) else None
 
 
-def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
+def _tokenizer(checkpoint: Checkpoint) -> TokenizerFacts | None:
     tokenizer = checkpoint.tokenizer
     if tokenizer is None:
         return None
     named = {token: name for name, token in tokenizer.added_tokens.items()}
-    return {
-        "vocabulary": tokenizer.vocab_size,
-        "special_tokens": len(tokenizer.special_ids),
-        "end": named[tokenizer.eos_id],
-        "stops": sorted(named[token] for token in tokenizer.stop_ids),
-        "unused_rows": checkpoint.config.vocab_size - tokenizer.vocab_size,
-        "chat_template": tokenizer.chat_template is not None,
-        "sha256": tokenizer.sha256,
-    }
+    return TokenizerFacts(
+        vocabulary=tokenizer.vocab_size,
+        special_tokens=len(tokenizer.special_ids),
+        end=named[tokenizer.eos_id],
+        stops=sorted(named[token] for token in tokenizer.stop_ids),
+        unused_rows=checkpoint.config.vocab_size - tokenizer.vocab_size,
+        chat_template=tokenizer.chat_template is not None,
+        sha256=tokenizer.sha256,
+    )
 
 
-def _stored(checkpoint: Checkpoint) -> dict[str, Any]:
+def _stored(checkpoint: Checkpoint) -> StoredFacts:
     """Manifest, probes and bytes by type; a problem with the weights is reported, not raised."""
     manifest = checkpoint.manifest
-    facts: dict[str, Any] = {
-        "committed": bool(manifest),
-        "parent": manifest.get("parent"),
-        "step": manifest.get("step"),
-    }
+    probes: int | None = None
+    sizes: dict[str, int] | None = None
+    problem = None
     try:
-        facts["probes"] = len(checkpoint.probes.sequences) if checkpoint.probes is not None else 0
-        facts["bytes_by_type"] = checkpoint.tensors.bytes_by_type
+        probes = len(checkpoint.probes.sequences) if checkpoint.probes is not None else 0
+        sizes = checkpoint.tensors.bytes_by_type
     except CoterieError as error:
-        facts["problem"] = str(error)
-    return facts
+        problem = str(error)
+    return StoredFacts(bool(manifest), manifest.get("parent"), manifest.get("step"), probes, sizes, problem)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from coterie.cli.options import Described, Json
 from coterie.cli.output import answer
+
+if TYPE_CHECKING:
+    from coterie.checkpoints.inspect import DirectoryFacts, Inspection
+    from coterie.plan.counts import Counts
+    from coterie.plan.published import Published
 
 
 def inspect(
@@ -18,84 +23,75 @@ def inspect(
     """
     from coterie.checkpoints.inspect import inspect_model
 
-    facts = inspect_model(model)
-    answer(facts, as_json, _lines(facts))
+    found = inspect_model(model)
+    answer(found.to_dict(), as_json, _lines(found))
 
 
-def _lines(facts: dict[str, Any]) -> list[str]:
+def _lines(found: Inspection) -> list[str]:
     """The facts for people."""
-    counts, total = facts["parameters"], facts["parameters"]["total"]
-    result = [f"{facts['name']}: {facts['architecture']}"]
-    result += [f"  {line}" for line in facts["layers"]]
+    model, counts = found.model, found.model.counts
+    result = [f"{found.name}: {model.architecture}"]
+    result += [f"  {line}" for line in model.layers]
     result.append(
-        f"parameters   total {total:,}, in experts {counts['experts']:,} ({facts['experts_share']:.0%})"
+        f"parameters   total {counts.total:,}, in experts {counts.experts:,} ({model.experts_share:.0%})"
     )
     result.append(
-        f"active       {counts['active_all']:,} with embedding and head, "
-        f"{counts['active_head']:,} with head, {counts['active_core']:,} with neither"
+        f"active       {counts.active_all:,} with embedding and head, "
+        f"{counts.active_head:,} with head, {counts.active_core:,} with neither"
     )
     outside = {
-        "mtp": "for multi-token prediction",
-        "vision": "of the image encoder",
-        "selection_bias": "selection biases",
+        "for multi-token prediction": counts.mtp,
+        "of the image encoder": model.vision,
+        "selection biases": model.selection_bias,
     }
-    extra = [f"{counts[key]:,} {words}" for key, words in outside.items() if counts[key]]
-    result += [f"besides      {', '.join(extra)}; {counts['everything']:,} in all"] if extra else []
-    result += _published_lines(facts.get("published"), counts)
+    extra = [f"{count:,} {words}" for words, count in outside.items() if count]
+    result += [f"besides      {', '.join(extra)}; {model.everything:,} in all"] if extra else []
+    if found.published is not None:
+        result.append(_published_line(found.published, counts))
     result.append(
-        f"operations   {facts['flops_per_token'] / 1e6:,.1f} MFLOP per token "
-        f"(forward, context {facts['context']:,})"
+        f"operations   {model.flops_per_token / 1e6:,.1f} MFLOP per token "
+        f"(forward, context {model.context:,})"
     )
-    grows = facts["kv_bytes_per_token_beyond_windows"]
-    growth = "" if grows == facts["kv_bytes_per_token"] else f", {grows:,} beyond every window"
-    sizes = ", ".join(f"{_size(size)} at {int(length):,}" for length, size in facts["kv_bytes"].items())
-    result.append(
-        f"cache        {facts['kv_bytes_per_token']:,} bytes per token in bfloat16{growth}; {sizes}"
-    )
-    result += [f"memory       {_size(size)} {phase}" for phase, size in facts["memory_bytes"].items()]
-    result += _directory_lines(facts)
-    return result + [f"unlike most  {line}" for line in facts["oddities"]]
+    grows = model.kv_bytes_per_token_beyond_windows
+    growth = "" if grows == model.kv_bytes_per_token else f", {grows:,} beyond every window"
+    sizes = ", ".join(f"{_size(size)} at {length:,}" for length, size in model.kv_bytes.items())
+    result.append(f"cache        {model.kv_bytes_per_token:,} bytes per token in bfloat16{growth}; {sizes}")
+    result += [f"memory       {_size(size)} {phase}" for phase, size in model.memory_bytes.items()]
+    if found.directory is not None:
+        result += _directory_lines(found.directory)
+    return result + [f"unlike most  {line}" for line in found.oddities]
 
 
-def _published_lines(published: dict[str, Any] | None, counts: dict[str, int]) -> list[str]:
-    if published is None:
-        return []
+def _published_line(published: Published, counts: Counts) -> str:
     kinds = {
-        "active_all": "with embedding and head",
-        "active_head": "with head",
-        "active_core": "with neither",
+        "with embedding and head": counts.active_all,
+        "with head": counts.active_head,
+        "with neither": counts.active_core,
     }
-    nearest = min(kinds, key=lambda kind: abs(counts[kind] - published["active"]))
-    note = f"; {published['note']}" if published["note"] else ""
-    return [
-        f"published    {_short(published['total'])} total, {_short(published['active'])} active (nearest: "
-        f"{kinds[nearest]}); source: {published['source']}{note}"
-    ]
+    nearest = min(kinds, key=lambda kind: abs(kinds[kind] - published.active))
+    note = f"; {published.note}" if published.note else ""
+    return (
+        f"published    {_short(published.total)} total, {_short(published.active)} active (nearest: "
+        f"{nearest}); source: {published.source}{note}"
+    )
 
 
-def _directory_lines(facts: dict[str, Any]) -> list[str]:
-    if "directory" not in facts:
-        return []
-    stored, tokenizer = facts["stored"], facts["tokenizer"]
-    result = []
-    if "problem" in stored:
-        result.append(f"on disk      {stored['problem']}")
+def _directory_lines(directory: DirectoryFacts) -> list[str]:
+    stored, tokenizer = directory.stored, directory.tokenizer
+    if stored.bytes_by_type is None:
+        result = [f"on disk      {stored.problem}"]
     else:
-        types = ", ".join(f"{_size(size)} {kind}" for kind, size in stored["bytes_by_type"].items())
-        probes = f"; {stored['probes']} probes" if stored["probes"] else "; no probes"
-        result.append(
-            f"on disk      {types}{probes}{'' if stored['committed'] else '; no manifest of coterie'}"
-        )
+        types = ", ".join(f"{_size(size)} {kind}" for kind, size in stored.bytes_by_type.items())
+        probes = f"; {stored.probes} probes" if stored.probes else "; no probes"
+        result = [f"on disk      {types}{probes}{'' if stored.committed else '; no manifest of coterie'}"]
     if tokenizer is None:
         return [*result, "tokenizer    none"]
-    chat = "with a chat template" if tokenizer["chat_template"] else "no chat template"
-    unused = (
-        f", {tokenizer['unused_rows']:,} rows of the embedding unused" if tokenizer["unused_rows"] else ""
-    )
+    chat = "with a chat template" if tokenizer.chat_template else "no chat template"
+    unused = f", {tokenizer.unused_rows:,} rows of the embedding unused" if tokenizer.unused_rows else ""
     return [
         *result,
-        f"tokenizer    {tokenizer['vocabulary']:,} tokens, {tokenizer['special_tokens']} of them special, "
-        f"replies end at {' or '.join(tokenizer['stops'])}, {chat}{unused}",
+        f"tokenizer    {tokenizer.vocabulary:,} tokens, {tokenizer.special_tokens} of them special, "
+        f"replies end at {' or '.join(tokenizer.stops)}, {chat}{unused}",
     ]
 
 

@@ -90,7 +90,7 @@ class _File:
 def export_gguf(source: str | Path | Checkpoint, out: Path, quant: str) -> GgufReceipt:
     """Write a checkpoint to the file `out` in `quant` (a key of `FILE_TYPES`) and check it.
 
-    The logger `coterie` receives the progress. The file appears under its name only when it is complete and right.
+    The logger `coterie` receives the progress. The file appears only when it is complete and right.
     Errors: `ConfigError` for an unknown `quant` and for models that llama.cpp cannot run; `CheckpointError`
     for tensors, tokenizers and numbers that the file cannot hold, and when the file reads back differently.
     """

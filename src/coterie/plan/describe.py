@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from coterie.config import AttentionConfig, BlockConfig, ConfigError, MLAConfig, ModelConfig, MoEConfig
-from coterie.plan.counts import count_parameters, flops_per_token, kv_bytes, kv_bytes_per_token, memory
+from coterie.config import (
+    AttentionConfig,
+    BlockConfig,
+    ConfigError,
+    FeedForwardConfig,
+    MLAConfig,
+    ModelConfig,
+    MoEConfig,
+)
+from coterie.plan.counts import (
+    Counts,
+    count_parameters,
+    flops_per_token,
+    kv_bytes,
+    kv_bytes_per_token,
+    memory,
+)
 
 # Bits per weight of each way to hold a model; 4-bit: blocks of 32 with one 16-bit scale, as in Q4_0.
 PRECISIONS = {"float32": 32.0, "bfloat16": 16.0, "8 bits": 8.5, "4 bits": 4.5}
@@ -16,31 +32,85 @@ _ENDINGS = {2: "nd", 3: "rd"}
 _CONTEXTS = (4096, 32768, 131072, 1048576)
 
 
-def describe(config: ModelConfig) -> dict[str, Any]:
-    """Architecture, parameters, operations, cache and memory as JSON types."""
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a model is, in words and numbers.
+
+    `architecture`: one line. `layers`: one line per kind of layer. `selection_bias`, `vision`: numbers that
+    `counts` leaves out. `flops_per_token`: operations of a forward pass, averaged over `context` positions.
+    `kv_bytes_per_token`: bytes of bfloat16 that one more token adds to the cache;
+    `kv_bytes_per_token_beyond_windows`: the same once every window is full. `kv_bytes`: context -> bytes of
+    the whole cache. `memory_bytes`: purpose -> bytes. `oddities`: what is unlike a plain decoder, one line
+    each.
+    """
+
+    architecture: str
+    layers: tuple[str, ...]
+    counts: Counts
+    selection_bias: int
+    vision: int
+    context: int
+    flops_per_token: float
+    kv_bytes_per_token: int
+    kv_bytes_per_token_beyond_windows: int
+    kv_bytes: dict[int, int]
+    memory_bytes: dict[str, int]
+    oddities: tuple[str, ...]
+
+    @property
+    def everything(self) -> int:
+        """All numbers of the whole model: what a directory in its format stores."""
+        return self.counts.total + self.counts.mtp + self.selection_bias + self.vision
+
+    @property
+    def experts_share(self) -> float:
+        return self.counts.experts / self.counts.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        beside = {"selection_bias": self.selection_bias, "vision": self.vision, "everything": self.everything}
+        return {
+            "architecture": self.architecture,
+            "layers": list(self.layers),
+            "parameters": self.counts.to_dict() | beside,
+            "experts_share": self.experts_share,
+            "context": self.context,
+            "flops_per_token": self.flops_per_token,
+            "kv_bytes_per_token": self.kv_bytes_per_token,
+            "kv_bytes_per_token_beyond_windows": self.kv_bytes_per_token_beyond_windows,
+            "kv_bytes": {str(length): size for length, size in self.kv_bytes.items()},
+            "memory_bytes": self.memory_bytes,
+            "oddities": list(self.oddities),
+        }
+
+
+def describe(config: ModelConfig) -> ModelDescription:
+    """Architecture, parameters, operations, cache and memory of a model.
+
+    Errors: `ConfigError` for the config of an image encoder that lacks a key.
+    """
     context = min(config.max_positions, 4096)
     counts = count_parameters(config)
     biases, vision = selection_biases(config), vision_parameters(config)
     everything = counts.total + counts.mtp + biases + vision
     contexts = [length for length in _CONTEXTS if length < config.max_positions] + [config.max_positions]
     windows = {block.attention.window or 0 for block in config.blocks}
-    return {
-        "architecture": architecture(config),
-        "layers": layer_lines(config),
-        "parameters": counts.to_dict()
-        | {"selection_bias": biases, "vision": vision, "everything": everything},
-        "experts_share": counts.experts / counts.total,
-        "context": context,
-        "flops_per_token": flops_per_token(config, context),
-        "kv_bytes_per_token": kv_bytes_per_token(config),
-        "kv_bytes_per_token_beyond_windows": kv_bytes_per_token(config, beyond=max(windows)),
-        "kv_bytes": {str(length): kv_bytes(config, length) for length in contexts},
-        "memory_bytes": {
-            "to train with AdamW, activations aside": memory(config, "training").total,
-        }
+    training = {"to train with AdamW, activations aside": memory(config, "training").total}
+    return ModelDescription(
+        architecture=architecture(config),
+        layers=tuple(layer_lines(config)),
+        counts=counts,
+        selection_bias=biases,
+        vision=vision,
+        context=context,
+        flops_per_token=flops_per_token(config, context),
+        kv_bytes_per_token=kv_bytes_per_token(config),
+        kv_bytes_per_token_beyond_windows=kv_bytes_per_token(config, beyond=max(windows)),
+        kv_bytes={length: kv_bytes(config, length) for length in contexts},
+        memory_bytes=training
         | {f"to hold in {name}": int(everything * bits / 8) for name, bits in PRECISIONS.items()},
-        "oddities": oddities(config),
-    }
+        oddities=tuple(oddities(config)),
+    )
 
 
 def architecture(config: ModelConfig) -> str:
@@ -181,7 +251,7 @@ def _attention_words(attention: AttentionConfig | MLAConfig) -> str:
     return ", ".join(words)
 
 
-def _ffn_words(ffn: Any) -> str:
+def _ffn_words(ffn: FeedForwardConfig | MoEConfig) -> str:
     if not isinstance(ffn, MoEConfig):
         return f"dense feed-forward of {ffn.width}"
     router = ffn.router
