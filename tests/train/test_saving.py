@@ -62,7 +62,7 @@ def test_a_failed_save_lets_the_run_go_on_and_a_failed_last_one_ends_it(tmp_path
     (warning,) = caplog.records
     text = warning.getMessage()
     assert "step-000004: was not written (No space left on device)" in text and "step-000002" in text
-    assert text.endswith("training goes on") and "\n" not in text
+    assert text.endswith("training continues") and "\n" not in text
 
     out = tmp_path / "second"
     trainer = saving_trainer(out, 6)

@@ -18,8 +18,8 @@ from coterie.nn.forward_context import ForwardContext
 class Batch:
     """`ids_T`, `targets_T` int64 and `weights_T` float32 (0: not learnt), with the segments in `context`.
 
-    `weight` is the sum of `weights_T`, and `num_valid` the tokens that are not padding; both are known on the
-    host, so that the loop can count a whole step before any of it runs. `streams`: those of the rows
+    `weight` is the sum of `weights_T`, and `num_valid` the number of tokens that are not padding. Both are
+    known on the host, so the loop can count a whole step before any of it runs. `streams`: those of the rows
     (`data.rows.Row`), (T, ...) each. `counts`: for each stream that numbers things, how many there are.
     `num_counted`: tokens in the routers' statistics.
     """
@@ -42,7 +42,7 @@ class Batch:
 
 
 def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_prompts: bool = True) -> Batch:
-    """Concatenate rows; `context.valid_T` is False on padding and None when there is none.
+    """Concatenate rows; `context.valid_T` is False on padding, and None when there is no padding.
 
     `balance_prompts` False: routers count only the positions that are learnt.
     Errors: `DataError` for no rows, rows with different streams, or a row whose segments or streams do not
@@ -97,7 +97,7 @@ def _check(rows: Sequence[Row]) -> None:
 
 
 def _join_streams(rows: Sequence[Row]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Streams of all rows, those that number things counted on from row to row; and how many things."""
+    """Streams of all rows, and for those that number things how many there are; numbers stay distinct."""
     streams, counts = {}, {}
     for name in rows[0].streams:
         parts = [np.asarray(row.streams[name]) for row in rows]

@@ -1,9 +1,9 @@
 """What happens around the loop: records, progress, evaluation, a time limit, signals.
 
-`metrics.jsonl` holds one JSON object per line, in order of `step`. `kind: train` has `TRAIN_FIELDS`, for MoE
-models `MOE_FIELDS` too, and the objective's own metrics. `kind: eval` has step, tokens, seconds, flops and
-what the evaluation function returned. `kind: end` closes each time the run was worked on: reason, step,
-tokens, seconds, peak_memory_bytes.
+`metrics.jsonl` holds one JSON object per line, in order of `step`. A `kind: train` line has `TRAIN_FIELDS`,
+for MoE models also `MOE_FIELDS`, and the objective's own metrics. A `kind: eval` line has step, tokens,
+seconds, flops and what the evaluation function returned. A `kind: end` line closes each process's share of
+the run: reason, step, tokens, seconds, peak_memory_bytes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TRAIN_FIELDS = {
     "eta_s": "seconds of training left at the mean speed so far",
 }
 MOE_FIELDS = {
-    "dead_experts": "experts that got no token in this step, summed over layers",
+    "dead_experts": "experts that received no token in this step, summed over layers",
     "worst_overload": "largest share of an expert over the uniform share, over layers",
     "balance_loss": "mean over layers of E * sum(f * P); 1 when uniform",
     "z_loss": "mean over layers of the mean squared log-sum-exp of router logits",
@@ -49,10 +49,10 @@ MOE_FIELDS = {
 
 
 class Callback:
-    """Hooks, all doing nothing. `after_step` runs in list order, so evaluation stands before saving."""
+    """Hooks that do nothing by default. Callbacks run in list order, so evaluation comes before saving."""
 
     def on_start(self, trainer: RunningTraining) -> None:
-        """Before the first step of this process; a resumed trainer already stands at its step."""
+        """Before the first step of this process; a resumed trainer is already at its step."""
 
     def on_record(self, trainer: RunningTraining, record: Record) -> None:
         """A record was published (`Trainer.publish`)."""
@@ -70,18 +70,18 @@ class Callback:
         """The run ended; `error` is what ended it early, None after a clean end."""
 
     def state_dict(self) -> dict[str, Any]:
-        """State to keep in a checkpoint (JSON types); stored under the class's name."""
+        """State to keep in a checkpoint (JSON types), stored under the class's name."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
 
 
 class JsonlLog(Callback):
-    """Appends records to a JSONL file; on start drops records after the trainer's step.
+    """Appends records to a JSONL file; on start it drops records after the trainer's step.
 
-    `every`: of the train records, each n-th and the last. The file is opened for each record, so that
-    whatever ends the process leaves every finished line on it.
+    `every`: write every n-th train record, and the last. The file is opened anew for each record, so that
+    every finished line is on disk however the process ends.
     """
 
     def __init__(self, path: Path, every: int = 1) -> None:
@@ -91,6 +91,7 @@ class JsonlLog(Callback):
     def on_start(self, trainer: RunningTraining) -> None:
         if not trainer.processes.is_main:
             return
+        # A killed run may have logged steps after its last checkpoint; the resumed run writes them again.
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = (
             [r for r in read_records(self.path) if r["step"] <= trainer.step_count]
@@ -114,15 +115,14 @@ class JsonlLog(Callback):
 
 
 def read_records(path: Path) -> list[Record]:
-    """Records of a JSONL file; a last line cut short by a kill is left out.
+    """The records of a JSONL file, without a last line that a kill cut short.
 
     Errors: `TrainingError` naming any other line that is not a JSON object.
     """
     lines = Path(path).read_text(encoding="utf-8").split("\n")
     records: list[Record] = []
-    for number, line in enumerate(
-        lines[:-1], start=1
-    ):  # the part after the last newline is empty or cut short
+    # The part after the last newline is empty, or a kill cut it short.
+    for number, line in enumerate(lines[:-1], start=1):
         try:
             record = json.loads(line)
         except ValueError:
@@ -134,8 +134,10 @@ def read_records(path: Path) -> list[Record]:
 
 
 class Progress(Callback):
-    """Where the run is: one live line on a terminal, elsewhere a line now and then (`seconds` apart, and the
-    last). Shown by the main process where messages of the logger `coterie` are shown.
+    """Shows where the run is: one live line on a terminal, elsewhere a log line every `seconds`.
+
+    The last step is always shown. Only the main process shows progress, and only where the logger `coterie`
+    shows messages.
     """
 
     def __init__(self, label: str = "", stream: IO[str] | None = None, seconds: float = 10.0) -> None:
@@ -227,10 +229,9 @@ class StopAfter(Callback):
 
 
 class Interrupts(Callback):
-    """Ctrl-C and SIGTERM end the run after the current step, so that it is saved; a second one ends it at
-    once.
+    """Ctrl-C and SIGTERM end the run after the current step, so that it is saved; a second one at once.
 
-    Last in the list of callbacks: its line on how to go on (`resume_hint`) comes after the last save.
+    Must be last in the list of callbacks: its line on how to resume (`resume_hint`) follows the last save.
     """
 
     def __init__(self, resume_hint: str) -> None:

@@ -1,6 +1,4 @@
-"""The coverage contract: what was asked to be trained gets gradients, and nothing else changes; or the run
-stops.
-"""
+"""The coverage contract: everything that is to be trained gets gradients, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -27,7 +25,10 @@ _PIECE, _64 = 1 << 20, (1 << 64) - 1
 def plan_table(
     model: nn.Module, treatments: Mapping[str, str], ranks: Mapping[str, int], tokens_per_step: float
 ) -> list[GroupPlan]:
-    """One entry per group of the model. `treatments` and `ranks` by group; both may lack groups."""
+    """One entry per group of the model. `treatments` and `ranks` are by group; either may omit groups.
+
+    `tokens_per_step`: learnt from in one optimiser step, for the mean number of tokens per expert.
+    """
     groups = parameter_groups(model)
     config: Any = getattr(model, "config", None)
     sizes: dict[str, list[int]] = {}
@@ -39,7 +40,7 @@ def plan_table(
     plan = []
     for group, (total, trainable) in sizes.items():
         bits = None
-        if group in kept:  # weights that are kept as codes are no parameters
+        if group in kept:  # weights that are stored as codes are not parameters
             bits = kept[group].bits
             total = max(total, kept[group].numbers)
         tokens = (
@@ -83,8 +84,9 @@ def _padded(row: tuple[str, ...], widths: list[int]) -> list[str]:
 
 
 def reach(model: nn.Module) -> list[GroupReach]:
-    """What gradients reach, from those that are there now. A layer is reached when one of its tensors has
-    any.
+    """What gradients reach, read from the gradients that are there now, one entry per trained group.
+
+    A layer is reached when one of its tensors has a gradient that is not zero.
     """
     groups = parameter_groups(model)
     layers: dict[str, dict[str, bool]] = {}
@@ -110,14 +112,15 @@ def reach(model: nn.Module) -> list[GroupReach]:
 
 
 def require_reach(found: list[GroupReach], asked: set[str]) -> None:
-    """Errors: `TrainingError` naming a group that was to be trained and has no trainable tensor or no
-    gradient.
+    """Check that gradients reach every group in `asked`.
+
+    Errors: `TrainingError` naming a group without a trainable tensor or without any gradient.
     """
     by_group = {entry.group: entry for entry in found}
     for group in sorted(asked):
         entry = by_group.get(group)
         if entry is None:
-            raise TrainingError(f"'{group}' was to be trained and has no trainable tensor; the run stops")
+            raise TrainingError(f"'{group}' was to be trained but has no trainable tensor; the run stops")
         if entry.reached == 0:
             raise TrainingError(
                 f"'{group}' was to be trained and none of its {entry.layers} layers gets a gradient; "
@@ -126,11 +129,10 @@ def require_reach(found: list[GroupReach], asked: set[str]) -> None:
 
 
 class Coverage(Callback):
-    """After the first backward pass, checks that every group in `asked` is reached; keeps the finding as
-    `found`.
+    """Checks after the first backward pass that every group in `asked` is reached; keeps `found`.
 
-    Frozen tensors are summed up bit by bit at the start; `require_frozen` compares. A resumed run keeps its
-    finding.
+    At the start it takes a checksum of each frozen tensor's bits, which `require_frozen` compares. A resumed
+    run keeps its finding.
     """
 
     def __init__(self, asked: set[str]) -> None:
@@ -156,7 +158,7 @@ class Coverage(Callback):
         trainer.publish({"kind": "coverage", **place, "groups": [asdict(entry) for entry in self.found]})
 
     def require_frozen(self, model: nn.Module) -> None:
-        """Errors: `TrainingError` naming a frozen tensor that is not as it was when the run began."""
+        """Check that frozen tensors are as they were at the start. Errors: `TrainingError` naming one."""
         now = _frozen_marks(model)
         for name, mark in self._frozen.items():
             if now.get(name) != mark:
@@ -164,10 +166,10 @@ class Coverage(Callback):
 
 
 def _frozen_marks(model: nn.Module) -> dict[str, int]:
-    """Of each frozen parameter a sum over its bits, each times an odd number of its place (modulo 2^64).
+    """Checksum of each frozen parameter: the sum over its bits, each times an odd number, modulo 2^64.
 
-    Any change of a single number changes it; so does nearly every other change, numbers that trade places
-    included.
+    The odd numbers differ from place to place. Any change of a single number changes the sum; so does nearly
+    every other change, numbers that swap places included.
     """
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     marks = {}

@@ -23,9 +23,10 @@ _ROWS = 256
 
 
 class Distillation(Objective):
-    """`(1 - share)` of the cross-entropy and `share` of KL(teacher || student), of a frozen teacher.
+    """`(1 - share)` of the cross-entropy and `share` of KL(teacher || student), with a frozen teacher.
 
-    Logits exist for a few hundred tokens at a time. Errors: `ConfigError` for different vocabularies.
+    Logits exist for a few hundred tokens at a time, so memory does not grow with T times V.
+    Errors: `ConfigError` for different vocabularies.
     """
 
     def __init__(self, student: Transformer, teacher: Transformer, share: float = 1.0) -> None:

@@ -1,7 +1,7 @@
-"""The one training loop. It knows neither the method (an objective) nor what happens around it (callbacks).
+"""The one training loop. It knows neither the method (an objective) nor the callbacks' work.
 
-Sums, then one division: every micro-batch contributes `objective sum / weight of the whole step`, so that
-gradient accumulation, padding and the number of processes cannot change a step.
+Sums come first, then one division: every micro-batch contributes `objective sum / weight of the whole step`.
+Gradient accumulation, padding and the number of processes therefore cannot change a step.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ from coterie.train.running import Record
 _log = logging.getLogger("coterie")
 
 Batches = Callable[[int], Iterator[list[Row]]]
-"""Given a sample number: the rows of each micro-batch from there on (`data.order.read_batches`). Called again
-on resume, so that one integer is the run's place in its data.
+"""Maps a sample number to the rows of each micro-batch from there on (`data.order.read_batches`).
+
+A resumed run calls it again, so one integer is the run's place in its data.
 """
 
 
 class Trainer:
     """Steps a model over rows.
 
-    `model(ids_T, context) -> h_TD` with `head_weight`; its `after_step()` and
-    `training_buffers()` are used where it has them. `schedule(step)` is the factor on `lr` of step 0, 1, ...
-    One step takes `accumulate` micro-batches. `mtp_weight`: of the loss of the model's layers for multi-token
-    prediction, beside the objective. `balance_prompts` False: router statistics are of learnt positions
-    alone. `bytes_per_token` turns nats per token into bits per byte; `flops_per_token` is forward and
-    backward. Building one seeds PyTorch with `seed`.
+    `model(ids_T, context) -> h_TD` must have `head_weight`; its `after_step()` and `training_buffers()` are
+    optional. `schedule(step)` is the factor on `lr` of step 0, 1, ... One step takes `accumulate`
+    micro-batches. `mtp_weight`: weight of the multi-token prediction loss, added to the objective.
+    `balance_prompts` False: router statistics cover learnt positions alone. `bytes_per_token` converts nats
+    per token into bits per byte. `flops_per_token`: forward and backward. Creating a trainer seeds PyTorch
+    with `seed`.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Trainer:
             callback.on_save(self, path)
 
     def run(self) -> str:
-        """Step until the budget or a `stop`; returns why it ended (`finished` or the reason given)."""
+        """Step until the budget or a `stop`. Returns why it ended: `finished` or the reason given."""
         error: BaseException | None = None
         try:
             for callback in self.callbacks:
@@ -134,7 +135,7 @@ class Trainer:
     def step(self) -> Record:
         """One optimiser step; returns its record (`train.callbacks.TRAIN_FIELDS`).
 
-        Errors: `TrainingError` when the loss or a gradient is not finite; the weights are then as before the
+        Errors: `TrainingError` when the loss or a gradient is not finite. The weights are then as before the
         step.
         """
         started = time.perf_counter()
@@ -159,7 +160,7 @@ class Trainer:
         return self._record(float(loss), float(norm), lr, num_valid / took, {**balance, **metrics})
 
     def state(self) -> TrainState:
-        """Everything a resumed run needs beside the model's own files."""
+        """Everything a resumed run needs besides the model's own files."""
         tensors = {f"optimiser.{name}": value for name, value in self.optimiser.state_tensors().items()}
         tensors |= {f"buffer.{name}": value for name, value in self._buffers().items()}
         tensors["rng.cpu"] = torch.get_rng_state()
@@ -178,7 +179,7 @@ class Trainer:
         return TrainState(progress, tensors, {name: state for name, state in states.items() if state})
 
     def load_state(self, state: TrainState) -> None:
-        """Take over `state`; the model's own weights are loaded by the caller.
+        """Restore `state`. The caller loads the model's weights itself.
 
         Errors: `CheckpointError` for the state of another seed, model or optimiser.
         """
@@ -212,7 +213,7 @@ class Trainer:
                 one.load_state_dict(state.callbacks[type(one).__name__])
 
     def _end(self, error: BaseException | None) -> None:
-        """End every callback, then raise the first error of theirs, unless the run already fails with one."""
+        """End every callback, then raise their first error, unless the run already fails with one."""
         first: Exception | None = None
         for callback in self.callbacks:
             try:
@@ -283,7 +284,7 @@ class Trainer:
             if self.mtp_weight:
                 further = self._predict_further(h_TD, batch)
                 total, metrics = total + self.mtp_weight * further, metrics | {"mtp_loss": further}
-            if total.requires_grad:  # not where biases that follow a rule are all that moves
+            if total.requires_grad:  # False where only biases that follow a rule move
                 (total / weight).backward()
             loss += total.detach()
             for name, value in metrics.items():
@@ -292,7 +293,7 @@ class Trainer:
         return loss / weight, {name: float(value) / weight for name, value in sums.items()}
 
     def _sum_router_statistics(self) -> None:
-        """Make the statistics of routers those of the global batch, so that all processes balance alike."""
+        """Sum router statistics over all processes, so that every process balances by the global batch."""
         if self.processes.world > 1 and isinstance(self.model, Transformer):
             for _, router in self.model.routers():
                 balance = router.balance
@@ -301,9 +302,7 @@ class Trainer:
                 )
 
     def _predict_further(self, h_TD: Tensor, batch: Batch) -> Tensor:
-        """Sum of -log p over the targets one and more tokens further on, averaged over the layers that
-        predict them.
-        """
+        """Multi-token prediction loss: the sum of -log p over later targets, averaged over its layers."""
         sums = []
         targets_T, weights_T = batch.targets_T, batch.weights_T
         layers = self.model.predict_further(h_TD, batch.targets_T, batch.context)  # type: ignore[operator]
@@ -324,7 +323,7 @@ class Trainer:
         return norm
 
     def _require_finite(self, loss: Tensor, norm: Tensor) -> None:
-        """One look at the device for both; a NaN in any gradient makes the norm NaN."""
+        """Check loss and norm with a single wait for the device; a NaN in any gradient makes the norm NaN."""
         if bool(torch.isfinite(loss) & torch.isfinite(norm)):
             return
         self.optimiser.zero_grad()

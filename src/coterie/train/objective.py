@@ -58,12 +58,13 @@ class Objective:
                 )
 
     def weight(self, batch: Batch) -> float:
-        """What this micro-batch adds to the divisor: by default its token weight. No device is asked."""
+        """What this micro-batch adds to the divisor: by default its token weight. No wait for the device."""
         return batch.weight
 
     def derive(self, h_TD: Tensor, head_VD: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        """Further streams (T, ...) computed from the hidden states, for objectives that need more of the
-        distribution than the log-probability of the target. Gradients flow through them.
+        """Further streams (T, ...) computed from the hidden states; gradients flow through them.
+
+        For objectives that need more of the distribution than the log-probability of the target.
         """
         return {}
 

@@ -1,7 +1,7 @@
-"""Optimisers: parameters grouped by role, AdamW from PyTorch, Muon of our own, state as a flat dictionary of
-tensors.
+"""Optimisers: parameters grouped by role, AdamW from PyTorch, and our Muon.
 
-E experts, M and N the sides of a matrix, B matrices orthogonalised together.
+Their state is a flat dictionary of tensors. E experts, M and N the sides of a matrix, B matrices that are
+orthogonalised together.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 def parameter_roles(model: nn.Module) -> dict[str, Role]:
-    """Role of every trainable parameter by its module: expert weights are `matrix`, norms and all biases
-    `vector`.
+    """Role of every trainable parameter, by its module.
 
-    A tied embedding is `embedding`. An adapter's factors have the role of a matrix in their place (`router`
-    in a router), DoRA's row lengths are `vector`.
+    Expert weights are `matrix`; norms and all biases are `vector`; a tied embedding is `embedding`. An
+    adapter's factors have the role that a matrix in their place has (`router` in a router). DoRA's row
+    lengths are `vector`.
     """
     head = getattr(model, "head_weight", None)
     roles: dict[str, Role] = {}
@@ -54,9 +54,7 @@ def _role(module: nn.Module, local: str, parameter: Tensor, head: Tensor | None)
 
 
 class Optimiser:
-    """One or two PyTorch optimisers over a model's named parameters, stepped together at one learning
-    rate.
-    """
+    """One or two PyTorch optimisers over a model's named parameters, stepped at one learning rate."""
 
     def __init__(self, parts: list[torch.optim.Optimizer], names: Mapping[str, nn.Parameter]) -> None:
         self.parts = parts
@@ -87,10 +85,9 @@ class Optimiser:
         }
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state_tensors` gave.
+        """Restore what `state_tensors` returned.
 
-        Errors: `CheckpointError` naming a state of an unknown parameter, of another shape or of another
-        optimiser.
+        Errors: `CheckpointError` for the state of an unknown parameter, another shape or another optimiser.
         """
         for key, value in tensors.items():
             kind, _, name = key.partition(".")
@@ -173,11 +170,11 @@ def _groups(
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised per matrix; decoupled weight decay. Takes `(M, N)` and `(E, M, N)` parameters.
+    """Momentum, orthogonalised per matrix, and decoupled weight decay. Takes (M, N) and (E, M, N) parameters.
 
-    `pieces` of a group: matrices stacked along M in one parameter (gate and up), each orthogonalised on its
-    own. The update has the root mean square of AdamW's (0.2, Moonlight, arXiv 2502.16982), so AdamW's
-    learning rate serves.
+    `pieces` of a group: the number of matrices stacked along M in one parameter (gate and up); each is
+    orthogonalised separately. The update has the root mean square of AdamW's (0.2; Moonlight, arXiv
+    2502.16982), so AdamW's learning rate serves.
     """
 
     def __init__(
@@ -220,9 +217,8 @@ class Muon(torch.optim.Optimizer):
         momentum = state["momentum"].lerp_(grad, 1 - group["momentum"])
         direction = grad.lerp(momentum, group["momentum"])  # Nesterov
         rows, columns = parameter.shape[-2] // group["pieces"], parameter.shape[-1]
-        matrices_BMN = direction.reshape(
-            -1, rows, columns
-        )  # (E, 2F, D) in two pieces is (2E, F, D): halves stay whole
+        # (E, 2F, D) in two pieces becomes (2E, F, D): no half is mixed with the other.
+        matrices_BMN = direction.reshape(-1, rows, columns)
         update_BMN = orthogonalise(matrices_BMN, group["steps"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         scale = 0.2 * math.sqrt(max(rows, columns))

@@ -1,9 +1,8 @@
 """Objectives that learn from preferences and labels: DPO and its forms, ORPO, KTO.
 
-All are sums over the preferences or labels of a micro-batch (the stream `pair`); the loop divides by their
-number in the whole step. Notation: pi is the model, r the reference, c chosen, j rejected; log-probabilities
-are summed over the learnt tokens of a side, or averaged over them where `normalise` says so. T tokens, P
-pairs.
+All are sums over the preferences or labels of a micro-batch (the stream `pair`). The loop divides by their
+number in the whole step. Notation: pi is the model, r the reference, c chosen, j rejected. Log-probabilities
+are summed over the learnt tokens of a side, or averaged where `normalise` says so. T tokens, P pairs.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from coterie.train.objective import Metrics, Objective
 class Sides:
     """(P,) each: log-probabilities of both sides of every pair under the model and under the reference.
 
-    For preferences `own` is the chosen side and `other` the rejected one; for labels `own` is the labelled
-    continuation and `other` the continuation of another prompt. Without a reference its two are 0.
+    For preferences `own` is the chosen side and `other` the rejected one. For labels `own` is the labelled
+    continuation and `other` the continuation of another prompt. Without a reference its two tensors are 0.
     """
 
     own: Tensor
@@ -46,12 +45,12 @@ class Sides:
 
     @property
     def other_gain(self) -> Tensor:
-        """The same of the other side."""
+        """By how much more likely than under the reference the other side is."""
         return self.other - self.other_reference
 
 
 def sides(logp_T: Tensor, batch: Batch, normalise: bool = False) -> Sides:
-    """Both sides of every pair, summed over learnt tokens; averaged over them where `normalise`."""
+    """Log-probabilities of both sides of every pair: summed over learnt tokens, or averaged."""
     masks = side_masks(batch)
     reference_T = batch.streams.get("reference_logp", torch.zeros_like(logp_T))
     found = [pair_sums(values_T, mask_T, batch) for values_T in (logp_T, reference_T) for mask_T in masks]
@@ -79,7 +78,7 @@ def pair_sums(values_T: Tensor, mask_T: Tensor, batch: Batch) -> Tensor:
 
 
 def pair_values(name: str, batch: Batch) -> Tensor:
-    """(P,): what the stream `name` says on the own side of each pair, where it is the same on every token."""
+    """(P,): the value of the stream `name` on each pair's own side, where all of its tokens agree."""
     own_T, _ = side_masks(batch)
     stream_T, number = batch.streams[name], batch.counts["pair"]
     at_T = torch.where(own_T, batch.streams["pair"], number)  # all other tokens write to a place to drop
@@ -231,10 +230,10 @@ def with_reference(model: Transformer, rows: Sequence[Row], device: torch.device
 
 
 def right_preferences(logp_T: Tensor, batch: Batch) -> tuple[int, int]:
-    """(pairs that the model ranks rightly, pairs), by their gains on the reference.
+    """(pairs that the model ranks correctly, all pairs), by their gains over the reference.
 
-    A preference is ranked rightly when its chosen side gained more than the rejected one; a label when the
-    wanted continuation gained more than another prompt's, or an unwanted one did not.
+    A preference is correct when its chosen side gained more than the rejected one. A label is correct when
+    the wanted continuation gained more than another prompt's, or an unwanted one did not.
     """
     both = sides(logp_T, batch)
     more_P = both.gain > both.other_gain

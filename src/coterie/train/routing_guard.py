@@ -14,17 +14,17 @@ _log = logging.getLogger("coterie")
 OVERLOAD = 3.0  # times the worst overload of the first steps
 DEAD = 0.25  # of all routed experts, beyond those of the first steps
 DRIFT = 0.5  # share of expert choices on fixed texts that are still those of the start
-LOOKS = 10  # at the agreement, in a run
-SETTLE = 3  # steps whose worst is the measure
+LOOKS = 10  # measurements of the agreement in a run
+SETTLE = 3  # first steps, whose worst values define what is usual
 
 
 class RouterGuard(Callback):
-    """Watches the statistics of every step, and `agreement()`, the share of expert choices that are as at the
-    start.
+    """Watches the statistics of every step for overloaded and dead experts, and `agreement()` for drift.
 
-    `warn` says it once per kind; `stop` ends the run after the step; `rollback` ends it too, and the result
-    is what `restore()` brings back (the last checkpoint). The first steps of a run are the measure of what is
-    usual. The agreement is measured ten times in a run, and at its end.
+    `agreement()`: share of expert choices on fixed texts that are as at the start, measured ten times in a
+    run and at its end. The first steps of a run define what is usual. `action`: `warn` logs one line per kind
+    of problem; `stop` ends the run after the step; `rollback` also ends it, and the result is what
+    `restore()` brings back (the last checkpoint).
     """
 
     def __init__(
@@ -41,22 +41,22 @@ class RouterGuard(Callback):
         self.warnings: list[str] = []
         self._usual: dict[str, float] = {}
         self._seen = 0
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "warnings": self.warnings,
             "usual": self._usual,
             "seen": self._seen,
-            "told": sorted(self._told),
+            "told": sorted(self._reported),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.warnings, self._usual = list(state["warnings"]), dict(state["usual"])
-        self._seen, self._told = int(state["seen"]), set(state["told"])
+        self._seen, self._reported = int(state["seen"]), set(state["told"])
 
     def on_start(self, trainer: RunningTraining) -> None:
-        if self.warnings and self.action != "warn":  # the run has been ended by this before
+        if self.warnings and self.action != "warn":  # this guard has ended the run before
             trainer.stop(f"routing: {self.warnings[0]}")
 
     def after_step(self, trainer: RunningTraining) -> None:
@@ -83,12 +83,12 @@ class RouterGuard(Callback):
             )
         if dead > self._usual["dead_experts"] + DEAD * self.num_experts:
             usual = self._usual["dead_experts"]
-            self._act(trainer, "dead", f"{dead:.0f} experts got no token, {usual:.0f} at the start")
+            self._act(trainer, "dead", f"{dead:.0f} experts received no token, {usual:.0f} at the start")
 
     def _act(self, trainer: RunningTraining, kind: str, what: str) -> None:
-        if kind in self._told:
+        if kind in self._reported:
             return
-        self._told.add(kind)
+        self._reported.add(kind)
         line = f"step {trainer.step_count}: {what}"
         self.warnings.append(line)
         if self.action == "warn":

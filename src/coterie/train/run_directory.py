@@ -1,4 +1,4 @@
-"""A directory holds one run: other settings need another one."""
+"""Checks that a directory holds one run only: other settings need another directory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from coterie.config.run import RunSettings
 
 
 def check_same_run(config: RunSettings, path: Path) -> None:
-    """Compare with the settings in `path`, where there are any.
+    """Compare `config` with the settings in `path`, if that file exists.
 
     Errors: `ConfigError` naming the first key that differs.
     """

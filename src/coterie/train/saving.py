@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are written, what survives, and how a run goes on from one."""
+"""Checkpoints of a run: when they are written, what is kept, and how a run resumes from one."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ _SPARE_BYTES = 1 << 20  # tokenizer, config, manifest and file system overhead
 
 
 class SaveCheckpoint(Callback):
-    """Commits `run_dir/step-NNNNNN` every `every` steps (0: only at the end) and at a clean end; keeps
-    `keep`.
+    """Commits `run_dir/step-NNNNNN` every `every` steps (0: never) and at a clean end; keeps `keep`.
 
-    `write_model(directory)` writes the model's files; `extra(trainer)` gives manifest entries. A save that
-    fails is reported in one line and the run goes on with the last good checkpoint whole; if the save at the
-    end fails, the run ends with `TrainingError`.
+    `write_model(directory)` writes the model's files; `extra(trainer)` returns manifest entries. A save that
+    fails is logged in one line, and the run continues with the last good checkpoint intact. If the save at
+    the end fails, the run ends with `TrainingError`.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class SaveCheckpoint(Callback):
         if self.every > 0 and trainer.step_count % self.every == 0:
             problem = self._save(trainer)
             if problem:
-                _log.warning("%s; training goes on", problem)
+                _log.warning("%s; training continues", problem)
 
     def on_end(self, trainer: RunningTraining, error: BaseException | None) -> None:
         if error is not None or self._saved_at == trainer.step_count:
@@ -74,7 +73,7 @@ class SaveCheckpoint(Callback):
             raise TrainingError(problem)
 
     def _save(self, trainer: RunningTraining) -> str | None:
-        """Commit a checkpoint in the main process; what went wrong in one line, or None; the same in all."""
+        """Commit a checkpoint in the main process. Returns the problem in one line, or None, in all."""
         path = step_path(self.run_dir, trainer.step_count)
         problem = self._commit(trainer, path) if trainer.processes.is_main else None
         problem = trainer.processes.first_reason(problem)
@@ -114,12 +113,12 @@ class SaveCheckpoint(Callback):
 
 
 def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) -> Path | None:
-    """Set `trainer` to the newest checkpoint of `run_dir` that verifies; its path, or None for a fresh start.
+    """Set `trainer` to the newest checkpoint of `run_dir` that verifies.
 
-    `load_model(directory)` loads the weights into the trainer's model. Bit-exact on CPU at the same thread
-    count and PyTorch version; a warning says when they differ. Newer checkpoints that do not verify are
-    removed: the run writes those steps again. Errors: `CheckpointError` when there are checkpoints and none
-    verifies.
+    Returns its path, or None for a fresh start. `load_model(directory)` loads the weights into the trainer's
+    model. Resuming is bit-exact on CPU at the same thread count and PyTorch version; a warning says when they
+    differ. Newer checkpoints that do not verify are removed: the run writes those steps again.
+    Errors: `CheckpointError` when there are checkpoints and none verifies.
     """
     run_dir = Path(run_dir)
     is_main = trainer.processes.is_main

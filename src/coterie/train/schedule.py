@@ -10,9 +10,9 @@ from coterie.config.run import ScheduleConfig
 def multiplier(step: int, total_steps: int, config: ScheduleConfig) -> float:
     """Factor on the learning rate of optimiser step `step` (0 is the first) of `total_steps`.
 
-    Warmup rises from `1 / warmup` at step 0 to 1 and never moves nothing; the last step of a decay has
-    `final_ratio` exactly when that is above 0, and the last positive point of the line otherwise. Steps past
-    the end keep it.
+    Warmup rises from `1 / warmup` at step 0 to 1, so no step has size 0. The last step of a decay has exactly
+    `final_ratio` when that is above 0, and the last positive point of the line otherwise. Later steps keep
+    it.
     """
     warmup = (
         config.warmup_steps

@@ -12,7 +12,7 @@ from coterie.train.running import Record, RunningTraining
 
 
 class Track(Callback):
-    """Sends every numeric field of every record, by step, to `kind`, with files below `run_dir`.
+    """Sends every numeric field of every record, by step, to `kind`; files go below `run_dir`.
 
     Errors: `ConfigError` at once when the package is not installed.
     """
