@@ -171,7 +171,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     dense = built("qwen3")
     with pytest.raises(ConfigError, match="experts=lora reaches no parameter of this qwen3 model"):
         attach(dense, config(train=INTENTS["experts alone"]))
-    with pytest.raises(ConfigError, match="layer 1 of this qwen3_moe model has none"):
+    with pytest.raises(ConfigError, match="layer 1 of this qwen3_moe model has no experts"):
         attach(built("qwen3_moe"), config(), experts=ExpertSelection(experts={1: (0,)}))
     with pytest.raises(ConfigError, match="layer 0 has experts 0 to 7, not 8"):
         attach(built("qwen3_moe"), config(), experts=ExpertSelection(experts={0: (8,)}))

@@ -153,7 +153,7 @@ def test_two_patches_of_one_base_go_together_unless_they_overlap(tmp_path: Path)
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="layer 1 of this qwen3_moe model has none"):
+    with pytest.raises(ConfigError, match="layer 1 of this qwen3_moe model has no experts"):
         attach_subset(built("qwen3_moe"), ExpertSelection(experts={1: (0,)}))
     with pytest.raises(ConfigError, match="experts 0 to 7, not 8"):
         attach_subset(built("qwen3_moe"), ExpertSelection(experts={0: (8,)}))

@@ -1,6 +1,4 @@
-"""What an adapter is, as data: which groups of a model are trained and how, the rank, the form of frozen
-weights.
-"""
+"""What an adapter is, as data: the groups that are trained and how, the rank, the form of frozen weights."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ ADAPTED_GROUPS: tuple[AdaptedGroup, ...] = get_args(AdaptedGroup)
 Treatment = Literal["lora", "full", "freeze", "bias"]
 RankRule = Literal["per-expert", "active", "total"]
 
-# Groups without a matrix that is multiplied by activations: nothing for two factors to follow.
+# Groups without a matrix that multiplies activations, which low-rank factors need.
 _NO_LORA = ("norm", "embedding")
 _DEFAULT: dict[AdaptedGroup, Treatment] = {
     "attention": "lora",
@@ -33,7 +31,7 @@ def effective_rank(rank: int, rule: RankRule, num_experts: int, top_k: int) -> i
     """Rank of each expert's factors, at least 1.
 
     `per-expert`: `rank` itself. `active`: `rank // top_k`, so that the experts of one token have `rank`
-    together. `total`: `rank // num_experts`, so that all experts of a layer have.
+    together. `total`: `rank // num_experts`, so that all experts of a layer have `rank` together.
     """
     share = {"per-expert": 1, "active": top_k, "total": num_experts}[rule]
     return max(1, rank // share)
@@ -42,13 +40,13 @@ def effective_rank(rank: int, rule: RankRule, num_experts: int, top_k: int) -> i
 class AdapterConfig(Settings):
     """How a model is adapted.
 
-    `train` says for each group `lora` (low-rank factors beside frozen weights), `full` (the weights
-    themselves), `freeze`, or for routers `bias` (their biases alone, the selection bias too); groups that are
-    not named keep the default: LoRA on attention, experts, shared and dense feed-forwards. The factors'
-    product is multiplied by `alpha` over their rank. `dropout` acts on what the factors read. `dora` learns
-    the length of each output row beside its direction. `quant`: the frozen matrices of attention, experts,
-    shared and dense feed-forwards are kept in 8 or 4 bits, each `quant_block` numbers of a row with a scale
-    of their own. `seed`: of the factors' start.
+    `train` says for each group `lora` (low-rank factors added to frozen weights), `full` (the weights
+    themselves), `freeze`, or for routers `bias` (only their biases, the selection bias included). Groups that
+    are not named keep the default: LoRA on attention, experts, shared and dense feed-forwards. The product of
+    the factors is multiplied by `alpha` over their rank. `dropout` acts on the input of the factors. `dora`
+    also learns the length of each output row. `quant`: the frozen matrices of attention, experts, shared and
+    dense feed-forwards are kept in 8 or 4 bits, with one scale for every `quant_block` numbers of a row.
+    `seed`: for the initial values of the factors.
     """
 
     rank: int = Field(16, gt=0)
@@ -78,7 +76,7 @@ class AdapterConfig(Settings):
         for group in _NO_LORA:
             if self.train[group] == "lora":  # type: ignore[index]
                 raise ValueError(
-                    f"'{group}' takes full or freeze: it has no matrix product to put factors beside"
+                    f"'{group}' takes full or freeze: low-rank factors need a matrix product, which it lacks"
                 )
         for group, treatment in self.train.items():
             if treatment == "bias" and group != "router":

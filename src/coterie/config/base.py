@@ -21,9 +21,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 class Settings(BaseModel):
-    """Base of every settings object: frozen, strict about keys, readable from a mapping, YAML or dotted
-    overrides.
-    """
+    """Base of every settings object: frozen, strict about keys, read from mappings, YAML or overrides."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=False
@@ -105,7 +103,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
 
 
 def _number_or_text(text: str) -> Any:
-    """YAML reads `3e-4` as text; people mean a number."""
+    """Read `3e-4` as a number: YAML 1.1 takes it for text because it lacks a decimal point."""
     try:
         return float(text)
     except ValueError:
@@ -120,7 +118,7 @@ def _copy(value: Any) -> Any:
 
 def _first_problem(cls: type[Settings], error: ValidationError, where: str) -> str:
     problems = error.errors()
-    # A key that is not known explains most; show it before what follows from it.
+    # An unknown key often causes the other problems, so it is shown first.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     location = [str(part) for part in problem["loc"]]
     dotted = ".".join(location)
@@ -135,13 +133,13 @@ def _first_problem(cls: type[Settings], error: ValidationError, where: str) -> s
         return f"{where}: '{dotted}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-    if not dotted:  # about several settings together: the message names them
+    if not dotted:  # a check of several settings together, whose message names them
         return f"{where}: {message}{more}"
     return f"{where}: '{dotted}': {message}, got {problem.get('input')!r}{more}"
 
 
 def _known_keys(cls: type[BaseModel], location: list[str]) -> list[str]:
-    """Field names of the settings object at `location` below `cls` (empty when it cannot be told)."""
+    """Field names of the settings object at `location` below `cls`; empty when the location is unknown."""
     current: Any = cls
     for part in location:
         fields = getattr(current, "model_fields", {})

@@ -13,8 +13,8 @@ class SourceConfig(Settings):
     """One source: a file, a directory, `primer[@version]` or `hf://owner/name[:split]`.
 
     `weight`: how often each of its training documents is seen in one epoch (2: twice; 0.5: half of them).
-    `name`: the slice its documents are counted under (default: told from the file). `max_bytes`: reading
-    stops there.
+    `name`: the slice that its documents are counted under (default: derived from the file). `max_bytes`:
+    reading stops there.
     """
 
     path: str = Field(min_length=1)
@@ -24,7 +24,7 @@ class SourceConfig(Settings):
 
 
 class DataConfig(Settings):
-    """Sources to token shards. A source may be written as its path alone.
+    """How sources become token shards. A source may be written as its path alone.
 
     `tokenizer`: a directory with tokenizer.json; None trains one of `vocab_size` on the training side.
     `heldout_fraction`: share of documents kept for evaluation, chosen by their content.

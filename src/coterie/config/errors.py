@@ -2,9 +2,7 @@
 
 
 class CoterieError(Exception):
-    """Base of every error meant for a user; the command line prints it as one line and exits with
-    `exit_code`.
-    """
+    """Base of every error meant for a user; the command line prints one line and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -20,8 +18,8 @@ class DataError(CoterieError):
 
 
 class CheckpointError(CoterieError):
-    """A checkpoint directory is missing, incomplete, damaged or of another shape than asked for."""
+    """A checkpoint directory is missing, incomplete, damaged, or has other shapes than asked for."""
 
 
 class TrainingError(CoterieError):
-    """Training cannot go on: a loss that is not finite, a full disk, an interrupted run."""
+    """Training cannot continue: a loss that is not finite, a full disk, an interrupted run."""

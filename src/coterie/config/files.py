@@ -1,6 +1,4 @@
-"""Files: their hash; small ones whole or not at all, under another name first; JSON objects in one clear
-line.
-"""
+"""Small files: hashing them, writing them whole or not at all, reading JSON with one-line errors."""
 
 from __future__ import annotations
 
@@ -34,9 +32,9 @@ def write_json(path: str | Path, data: Mapping[str, Any], indent: int | None = 1
 
 
 def read_json(path: str | Path, hint: str = "", error: type[CoterieError] = ConfigError) -> dict[str, Any]:
-    """The JSON object in a file. `hint`: what to do instead, such as "give a file of coterie select".
+    """The JSON object in a file. `hint`: advice to add to an error, such as "give a file of coterie select".
 
-    Errors: `error`, one line, for a file that cannot be read, is no JSON, or holds no object.
+    Errors: `error`, one line, for a file that cannot be read, is not JSON, or is not an object.
     """
     end = f"; {hint}" if hint else ""
     try:

@@ -1,4 +1,4 @@
-"""The tuning methods: one record says everything that settings, recipe and planner need to know of one."""
+"""The tuning methods: one record holds all that settings, recipe and planner need to know of a method."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ _FACTORS: Mapping[AdaptedGroup, Treatment] = dict.fromkeys(
 class TuningMethod:
     """How a model is tuned.
 
-    `trains`: what happens to each group of parameters; groups that are not named stay frozen. `wraps`: what
-    the model is changed into. `factors` puts an adapter in (PEFT's form, groups trained in full included);
-    `chosen experts` trains slices of the expert weights; `weights` trains the parameters themselves.
-    `dora` and `quantised`: forms of the adapter. `float32`: weights are loaded in 32 bits, because all that
-    is trained are the weights. `moe_only`: a dense model has nothing for it.
+    `trains`: the treatment of each group of parameters; groups that are not named stay frozen. `wraps`: what
+    the model is changed into. `factors` inserts an adapter (PEFT's form, groups trained in full included);
+    `chosen experts` trains slices of the expert weights; `weights` trains the parameters themselves. `dora`,
+    `quantised`: forms of the adapter. `float32`: weights are loaded in 32 bits, because the weights are what
+    is trained. `moe_only`: the method trains nothing in a dense model.
 
-    `learning_rates`: the defaults for models below 50 million, below 1 billion, and more parameters.
-    `held`: for the planner, memory taken for activations over their size, what the C library keeps of freed
-    temporaries included (fitted to the first six processes of bench/plan_accuracy.py, on a CPU with glibc).
+    `learning_rates`: the defaults for models below 50 million, below 1 billion, and more parameters. `held`:
+    for the planner, the memory taken for activations divided by their size, including what the C library
+    keeps of freed temporaries (fitted to the first six processes of bench/plan_accuracy.py, on a CPU with
+    glibc).
     """
 
     trains: Mapping[AdaptedGroup, Treatment]
@@ -54,11 +55,11 @@ class TuningMethod:
 
     @property
     def adds_values(self) -> bool:
-        """Whether what is trained is kept next to the base's weights, in 32 bits."""
+        """Whether the trained values are kept next to the base's weights, in 32 bits."""
         return self.has_factors or self.wraps == "chosen experts"
 
     def treatments(self) -> dict[AdaptedGroup, Treatment]:
-        """What happens to every group."""
+        """The treatment of every group."""
         frozen: dict[AdaptedGroup, Treatment] = dict.fromkeys(ADAPTED_GROUPS, "freeze")
         return frozen | dict(self.trains)
 

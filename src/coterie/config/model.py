@@ -1,6 +1,4 @@
-"""What a Transformer is, as data: every difference between families is a field here, never a branch on a
-name.
-"""
+"""What a Transformer is, as data: each difference between families is a field, never a branch on a name."""
 
 from __future__ import annotations
 
@@ -57,8 +55,9 @@ class RopeConfig(Settings):
 
 
 class TemperatureConfig(Settings):
-    """Queries times `log1p(floor((position + 1) / floor_scale)) * scale + 1` (Llama 4, layers without
-    positions).
+    """Queries are multiplied by `log1p(floor((position + 1) / floor_scale)) * scale + 1`.
+
+    Llama 4 does so in its layers without positions.
     """
 
     floor_scale: int = Field(8192, gt=0)
@@ -107,8 +106,8 @@ class MLAConfig(Settings):
     """Multi-head latent attention of one layer (DeepSeek; docs/design/families.md).
 
     Keys and values of all heads come from one normed latent of `kv_rank` numbers and one rotated key of
-    `rope_dim` shared by the heads; only these are cached. A query or key head is `nope_dim` plain numbers,
-    then `rope_dim` rotated ones. `q_rank`: width of the queries' own normed latent (None: one full matrix).
+    `rope_dim` that the heads share; only these are cached. A query or key head is `nope_dim` plain numbers,
+    then `rope_dim` rotated ones. `q_rank`: width of the queries' normed latent (None: one full matrix).
     `latent_eps`: of the two norms.
     """
 
@@ -197,8 +196,9 @@ class BalanceConfig(Settings):
 
 
 class ClampedConfig(Settings):
-    """Experts with biases and `(up + 1) * gate * sigmoid(alpha * gate)`, gate <= limit, |up| <= limit
-    (gpt-oss).
+    """Experts of gpt-oss: with biases, and `(up + 1) * gate * sigmoid(alpha * gate)` as activation.
+
+    `limit`: gate <= limit and |up| <= limit.
     """
 
     alpha: float = 1.702
@@ -208,7 +208,7 @@ class ClampedConfig(Settings):
 class MoEConfig(Settings):
     """Routed SwiGLU experts of inner size `expert_width`, plus one always-on SwiGLU of size `shared_width`.
 
-    `clamped`: the routed experts are of gpt-oss's kind instead.
+    `clamped`: the routed experts have gpt-oss's activation instead.
     """
 
     kind: Literal["moe"] = "moe"
@@ -220,7 +220,7 @@ class MoEConfig(Settings):
 
     @property
     def gate_up_alternates(self) -> bool:
-        """Whether gate and up rows of the experts' first matrix alternate; else all gate rows stand first."""
+        """Whether gate and up rows of the experts' first matrix alternate; else all gate rows come first."""
         return self.clamped is not None
 
     @model_validator(mode="after")
@@ -246,12 +246,10 @@ class BlockConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """A whole model. `family` is the Hugging Face `model_type`; `extra` holds its unknown `config.json` keys.
+    """A whole model. `family`: Hugging Face `model_type`. `extra`: unknown keys of its `config.json`.
 
     `num_mtp_layers`: layers for multi-token prediction after the last block, each with the last block's
-    settings.
-
-    `norm_rounding`: RMSNorm rounds to the activations' dtype before or after its weight
+    settings. `norm_rounding`: RMSNorm rounds to the activations' dtype before or after its weight
     (docs/design/families.md).
     """
 

@@ -1,4 +1,4 @@
-"""What a training run is, as data: model, text, budget, optimiser, schedule and where it writes."""
+"""What a training run is, as data: model, text, budget, optimiser, schedule and output directory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class OptimiserConfig(Settings):
     """AdamW for everything, or Muon for the matrices and AdamW for the rest.
 
     One `lr` serves both: Muon's update is scaled to the root mean square of AdamW's. Matrices, the head and
-    the router decay by `lr * weight_decay` per step; norms and biases never do; the embedding where
+    the router decay by `lr * weight_decay` per step; norms and biases never do; the embedding does where
     `decay_embeddings`. `expert_lr` is a factor on `lr` for routed experts: where their weights sum to 1, each
-    of K experts moves the output by only 1/K of its own change, and K makes up for it. `router_lr` is a
-    factor for routers: a step of AdamW moves a router's scores by about `lr` times the width, and a large
-    move sends tokens to experts that have not seen them.
+    of K experts moves the output by only 1/K of its own change, and a factor of K makes up for it.
+    `router_lr` is a factor for routers: a step of AdamW moves a router's scores by about `lr` times the
+    width, and a large move sends tokens to experts that have not seen them.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -66,12 +66,11 @@ class ScheduleConfig(Settings):
 
 
 class RunSettings(Settings):
-    """What every run has, whatever it trains.
+    """The settings of every run, whatever it trains.
 
     `accumulate`: micro-batches per optimiser step. `save_every` and `eval_every` count steps (0: only at the
-    end); `keep` is the number of checkpoints kept. `threads`: None leaves PyTorch's own choice.
-    `free_to_change`: settings that may differ when a run is taken up again, because they do not change what
-    is computed.
+    end). `keep`: number of checkpoints kept. `threads`: None leaves the choice to PyTorch. `free_to_change`:
+    settings that may differ when a run resumes, because they do not change what is computed.
     """
 
     free_to_change: ClassVar[frozenset[str]] = frozenset(
@@ -94,11 +93,11 @@ class RunSettings(Settings):
 class TrainConfig(RunSettings):
     """One training run.
 
-    `model`: keys of a Hugging Face `config.json` with its `model_type`, or `from: PATH` to go on from a
-    checkpoint's weights. The budget is `tokens` or `steps`. One optimiser step sees `batch_rows * accumulate`
-    rows. `balance` replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared data is kept
-    (default: `data` in `out`). `mtp_weight`: of the loss of layers for multi-token prediction
-    (`num_nextn_predict_layers` of deepseek_v3; DeepSeek used 0.3, later 0.1).
+    `model`: keys of a Hugging Face `config.json` with its `model_type`, or `from: PATH` to start from the
+    weights of a checkpoint. The budget is `tokens` or `steps`. One optimiser step sees `batch_rows *
+    accumulate` rows. `balance` replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared
+    data is kept (default: `data` in `out`). `mtp_weight`: weight of the loss of layers for multi-token
+    prediction (`num_nextn_predict_layers` of deepseek_v3; DeepSeek used 0.3, later 0.1).
     """
 
     free_to_change: ClassVar[frozenset[str]] = RunSettings.free_to_change | {"track", "data_dir"}

@@ -16,8 +16,8 @@ from coterie.config.model import ModelConfig
 class ExpertSelection(Settings):
     """Selected experts by layer, in the schema of ESFT's files: `{"experts": {"1": [3, 5]}, ...}`.
 
-    `shared_experts`: the always-on experts are selected too; `non_expert_modules`: and everything that is not
-    an expert. Layers are numbered as in the checkpoint; in layers that are not named no expert is selected.
+    `shared_experts`: select the always-on experts too. `non_expert_modules`: also select everything that is
+    not an expert. Layers are numbered as in the checkpoint. A layer that is not named has no selected expert.
     """
 
     experts: dict[int, tuple[int, ...]] = Field(min_length=1)
@@ -55,7 +55,8 @@ class ExpertSelection(Settings):
         for layer, chosen in self.experts.items():
             if layer not in moes:
                 raise ConfigError(
-                    f"experts: layer {layer} of this {config.family} model has none; select again for it"
+                    f"experts: layer {layer} of this {config.family} model has no experts; "
+                    "select again for this model"
                 )
             num_experts = moes[layer].router.num_experts
             wrong = [expert for expert in chosen if not 0 <= expert < num_experts]

@@ -55,7 +55,7 @@ SHORT = {
 
 
 class TuneOptimiser(OptimiserConfig):
-    """The optimiser of a tuning run. `lr` None: by method, model size and objective."""
+    """The optimiser of a tuning run. `lr` None: chosen by method, model size and objective."""
 
     lr: float | None = Field(None, gt=0)  # type: ignore[assignment]  # resolved before it is used
     betas: tuple[float, float] = (0.9, 0.99)
@@ -75,26 +75,26 @@ class TuneSchedule(ScheduleConfig):
 
 
 class TuneConfig(RunSettings):
-    """One tuning run; names of other tools (`ALIASES`) are understood.
+    """One tuning run. Names that other tools use (`ALIASES`) are understood.
 
-    `objective`: a name of `train.objectives.OBJECTIVES`, or `auto`.
-    `model`: a checkpoint directory, hub id, or an adapter's directory (whose factors are then trained
-    further). `data`: sources of examples; their kind chooses the objective where it is `auto`. `train`: what
-    happens to each group, over what `method` does by itself. `experts`: a file of chosen experts (of `coterie
-    select`) that alone are trained. `router`: policy for routers (freeze, full, lora, bias: their biases
-    alone, or dense-grad: in full, learning from the experts that were not chosen too); None is what the
-    method does. `balance`: the balance losses as the model declares them (arch), none, or a coefficient;
+    `model`: a checkpoint directory, a hub id, or an adapter's directory (whose factors are then trained
+    further). `data`: sources of examples; with `objective` "auto" their kind chooses the objective.
+    `objective`: a name of `train.objectives.OBJECTIVES`, or `auto`. `train`: the treatment of each group,
+    where it differs from `method`. `experts`: a file of chosen experts (of `coterie select`), the only ones
+    that are trained. `router`: policy for routers (freeze, full, lora, bias: only their biases, or
+    dense-grad: in full, learning also from the experts that were not chosen); None leaves it to the method.
+    `balance`: the balance losses as the model declares them (arch), none, or a coefficient.
     `balance_prompts`: whether tokens that are not learnt count in the statistics.
 
     Budget: `steps`, else `epochs` over the data. `row_length` None: what the longest example needs, at most
-    the model's positions; `batch_rows` None: about 4096 tokens a step, fewer for few examples.
-    `optimiser` and `schedule` are those of `TrainConfig` with defaults for tuning. `lr`, `weight_decay` and
-    `warmup` (a fraction of the steps) are short names of three of their fields.
+    the model's positions. `batch_rows` None: about 4096 tokens a step, fewer for few examples. `optimiser`
+    and `schedule` are those of `TrainConfig` with defaults for tuning. `lr`, `weight_decay` and `warmup` (a
+    fraction of the steps) are short names of three of their fields.
 
-    `eval`: share of the examples held out (by content), or a file. `retention`: what must
-    not be forgotten (`primer`, a text source, or none); more than `max_forgetting` bits per byte lost ends
-    the run without a result. `guard`: what happens when routing goes astray. `on_bad`: whether examples that
-    cannot be used stop the run.
+    `eval`: share of the examples held out (by content), or a file. `retention`: text that must not be
+    forgotten (`primer`, a text source, or none); a loss of more than `max_forgetting` bits per byte ends the
+    run without a result. `guard`: the reaction to routing that goes astray. `on_bad`: whether unusable
+    examples stop the run.
     """
 
     other_names: ClassVar[Mapping[str, str]] = ALIASES
@@ -172,7 +172,7 @@ class TuneConfig(RunSettings):
         return self
 
     def treatments(self) -> dict[str, Treatment]:
-        """What happens to each group: the method's own way, then `router`, then `train`.
+        """The treatment of each group: the method's default, then `router`, then `train`.
 
         Errors: `ConfigError` for a group that does not exist.
         """

@@ -1,4 +1,4 @@
-"""Which device and activation dtype a run uses, by what the processor does well."""
+"""The device and activation dtype of a run, by what the processor does well."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _FAST_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 
 
 def choose_device(requested: str = "auto") -> torch.device:
-    """`auto`: CUDA where there is one, else CPU; otherwise the named device.
+    """The named device, or for `auto` CUDA where the machine has it and else the CPU.
 
-    Errors: `ConfigError` for a name PyTorch does not know or a device this machine does not have.
+    Errors: `ConfigError` for a name that PyTorch does not know, and for a device that this machine lacks.
     """
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -54,7 +54,7 @@ def choose_dtype(requested: str, device: torch.device) -> torch.dtype:
 
 @functools.cache
 def cpu_has_fast_bfloat16() -> bool:
-    """By the processor's flags where the system lists them, else by measuring for some 50 ms."""
+    """By the processor's flags where the system lists them, else by measuring for about 50 ms."""
     facts = processor_facts()
     if facts:
         return has_bfloat16_flag(facts)

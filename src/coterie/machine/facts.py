@@ -1,4 +1,4 @@
-"""What this machine is, what it ran, and how much memory it used: everything that is read of the system."""
+"""Facts about this machine for people: processor, versions of packages, and what `coterie doctor` reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.util
 import os
 import platform
 import shutil
-from typing import Any
 
 import psutil
 import torch
@@ -24,19 +23,19 @@ def machine_words() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Versions of Python and of the packages that decide a result."""
     packages = {
         name: importlib.metadata.version(name) for name in ("coterie", "torch", "tokenizers", "numpy")
     }
     return {"python": platform.python_version()} | packages
 
 
-def machine_report() -> tuple[dict[str, Any], list[str]]:
-    """What this machine offers, by name, and the problems that a run here would meet, one line each."""
+def machine_report() -> tuple[dict[str, str | int | bool | None], list[str]]:
+    """The facts of this machine by name, and the problems that a run here would meet, one line each."""
     device = choose_device("auto")
     free = shutil.disk_usage(".").free
     transformers = importlib.util.find_spec("transformers") is not None
-    facts = {
+    facts: dict[str, str | int | bool | None] = {
         "coterie": importlib.metadata.version("coterie"),
         "python": platform.python_version(),
         "torch": torch.__version__,

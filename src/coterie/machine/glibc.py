@@ -1,4 +1,4 @@
-"""How the C library treats memory that training frees and takes again at every step."""
+"""How the C library treats memory that training frees and allocates again at every step."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _KEEP_BYTES = 2**30
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep up to 1 GiB of freed memory in the process instead of giving it back after every use.
+    """Let glibc keep up to 1 GiB of freed memory in the process instead of returning it after every use.
 
-    Each step frees and takes the same activations; by default every large one is a fresh mapping whose pages
-    the kernel clears again. Returns whether the C library took the setting (it is glibc's own; elsewhere
-    nothing changes).
+    Each step frees and allocates the same activations. By default every large one is a fresh mapping, whose
+    pages the kernel clears again. Returns whether the C library took the setting: it is glibc's own, and
+    elsewhere nothing changes.
     """
     if not sys.platform.startswith("linux"):
         return False

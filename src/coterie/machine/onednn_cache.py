@@ -1,4 +1,4 @@
-"""How many compiled products the process keeps."""
+"""How many compiled matrix products the process keeps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ KEPT = 128
 
 
 def keep_few_kernels() -> None:
-    """Let each of the two caches of compiled products hold 128 of them. Call before the first product.
+    """Limit each of the two caches of compiled products to 128. Call before the first product.
 
-    Prompts come in every length, and each number of rows is compiled anew: about 280 KB in either cache, by
-    default a thousand in each. Both must be small, for either keeps a product alive. A variable that is
+    Prompts have every length, and each number of rows is compiled anew: about 280 KB in either cache, which
+    by default holds a thousand. Both must be small, because either keeps a product alive. A variable that is
     already set stays.
     """
     for name in VARIABLES:

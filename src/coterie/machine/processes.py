@@ -48,7 +48,7 @@ class Processes:
             torch.distributed.barrier()
 
     def main_first(self, work: Callable[[], T]) -> T:
-        """`work()` in the main process, then in the others, which find what the first one wrote."""
+        """`work()` in the main process, then in the others, which find what the main one wrote."""
         if self.is_main:
             result = work()
             self.wait()

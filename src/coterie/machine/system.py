@@ -1,4 +1,4 @@
-"""What the operating system says of this machine and of this process."""
+"""What the operating system reports about this machine and this process."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _CPUINFO, _STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
 
 
 def processor_facts() -> dict[str, str]:
-    """What Linux says of the first processor (`model name`, `flags`, ...); empty on other systems."""
+    """What Linux reports of the first processor (`model name`, `flags`, ...); empty on other systems."""
     return _first_values(_CPUINFO)
 
 
 def peak_memory_bytes() -> int:
-    """Most memory this program has held at once.
+    """Largest amount of memory that this program has held at once.
 
-    Linux's `VmHWM`; `ru_maxrss` would also count what the process was before it became this program.
+    Reads Linux's `VmHWM`; `ru_maxrss` would also count what the process was before it became this program.
     """
     peak = _first_values(_STATUS).get("VmHWM")
     if peak is not None:
@@ -26,7 +26,7 @@ def peak_memory_bytes() -> int:
 
 
 def _first_values(path: Path) -> dict[str, str]:
-    """`name: value` lines of a file of the kernel, the first of each name; empty where there is none."""
+    """`name: value` lines of a kernel file, the first of each name; empty where the file does not exist."""
     found: dict[str, str] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

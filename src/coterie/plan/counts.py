@@ -1,8 +1,8 @@
 """Parameters, FLOPs, KV cache and memory of a `ModelConfig`, by arithmetic alone.
 
 "Active" has no common definition, so `Counts` gives three. Llama 4, Mixtral, OLMoE and Qwen publish
-`active_all`, gpt-oss and DeepSeek sit at `active_head`, papers on scaling mostly use `active_core`. Buffers
-(the routers' selection bias and balance statistics) are not parameters and are not counted.
+`active_all`; gpt-oss and DeepSeek are close to `active_head`; papers on scaling mostly use `active_core`.
+Buffers (the routers' selection bias and balance statistics) are not parameters and are not counted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from coterie.config import AttentionConfig, BlockConfig, ConfigError, MLAConfig,
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of parameters. The parts sum to `total`; a tied head holds nothing of its own (`head` is 0).
+    """Numbers of parameters. The parts sum to `total`; a tied head adds nothing (`head` is 0).
 
     Layers for multi-token prediction (`mtp`) are left out of every sum, as in published totals.
     """
@@ -33,24 +33,25 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """Every parameter once, those of `mtp` aside."""
+        """Every parameter once, without those of `mtp`."""
         return self.embedding + self.head + self._always + self.experts
 
     @property
     def active_all(self) -> int:
-        """What one token uses, embedding and head counted."""
+        """What one token uses, embedding and head included."""
         return self.embedding + self.head + self.active_core
 
     @property
     def active_head(self) -> int:
-        """What one token uses, head counted, embedding not. A tied matrix is the embedding's, so it is not
-        counted.
+        """What one token uses, the head included but not the embedding.
+
+        A tied matrix counts as the embedding, so it is left out.
         """
         return self.head + self.active_core
 
     @property
     def active_core(self) -> int:
-        """What one token uses, neither embedding nor head counted."""
+        """What one token uses, without embedding and head."""
         return self._always + self.experts_active
 
     @property
@@ -122,8 +123,9 @@ def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2, beyond: in
 
 
 def kv_bytes(config: ModelConfig, context: int, bytes_per_value: int = 2) -> int:
-    """Bytes of keys and values kept for one sequence of `context` tokens, windowed layers bounded by their
-    window.
+    """Bytes of keys and values kept for one sequence of `context` tokens.
+
+    A layer with a window keeps at most its window.
     """
     _positive("context", context)
     attentions = [block.attention for block in config.blocks]
@@ -208,7 +210,7 @@ def _attention_vectors(a: AttentionConfig | MLAConfig, width: int) -> int:
 
 
 def _active_matrices(block: BlockConfig, width: int) -> int:
-    """Parameters of one block that stand in a matrix product with each token."""
+    """Parameters of one block that take part in a matrix product with each token."""
     ffn = block.ffn
     if isinstance(ffn, MoEConfig):
         inner = 3 * (ffn.router.top_k * ffn.expert_width + (ffn.shared_width or 0)) + ffn.router.num_experts

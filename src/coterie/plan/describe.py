@@ -124,7 +124,7 @@ def architecture(config: ModelConfig) -> str:
 
 
 def layer_lines(config: ModelConfig) -> list[str]:
-    """Each kind of layer in words, with the layers that are of it: `layers 0-2, 4: ...`."""
+    """Each kind of layer in words, after the layers of that kind: `layers 0-2, 4: ...`."""
     kinds: dict[BlockConfig, list[int]] = {}
     for index, block in enumerate(config.blocks):
         kinds.setdefault(block, []).append(index)
@@ -135,7 +135,7 @@ def layer_lines(config: ModelConfig) -> list[str]:
 
 
 def _which(layers: list[int], total: int) -> str:
-    """Some of `total` layers by number, the shorter way around."""
+    """Some of `total` layers by number, or the others as exceptions where that is shorter."""
     if len(layers) == total:
         return "all layers" if total > 1 else "its layer"
     listed = f"{'layer' if len(layers) == 1 else 'layers'} {ranges(layers)}"
@@ -144,7 +144,7 @@ def _which(layers: list[int], total: int) -> str:
 
 
 def ranges(numbers: list[int]) -> str:
-    """Ascending numbers, runs joined, a constant step named: `0-2, 4`, `3-47 every 4th`."""
+    """Ascending numbers as text: runs are joined and a constant step is named: `0-2, 4`, `3-47 every 4th`."""
     steps = {b - a for a, b in pairwise(numbers)}
     if len(numbers) > 2 and len(steps) == 1 and (step := steps.pop()) > 1:
         return f"{numbers[0]}-{numbers[-1]} every {step}{_ENDINGS.get(step, 'th')}"
@@ -207,8 +207,10 @@ def oddities(config: ModelConfig) -> list[str]:
 
 
 def vision_parameters(config: ModelConfig) -> int:
-    """Parameters of Llama 4's image encoder and projector (docs/design/families.md); 0 for a model without
-    one.
+    """Parameters of Llama 4's image encoder and projector; 0 for a model without them.
+
+    Source: docs/design/families.md.
+    Errors: `ConfigError` for a `vision_config` that lacks a key.
     """
     vision = config.extra.get("vision_config")
     if not isinstance(vision, Mapping):
@@ -223,7 +225,7 @@ def vision_parameters(config: ModelConfig) -> int:
         output = int(vision["vision_output_dim"])
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"vision_config: {error} is missing or no number; give the config of the whole model"
+            f"vision_config: {error} is missing or not a number; give the config of the whole model"
         ) from None
     layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
     encoder = patch * width + width + positions * width + 4 * width + layers * layer
@@ -231,7 +233,7 @@ def vision_parameters(config: ModelConfig) -> int:
 
 
 def selection_biases(config: ModelConfig) -> int:
-    """Numbers in the routers' selection biases: on disk, moved by a rule in training, and no parameters."""
+    """Numbers in the routers' selection biases: stored, moved by a rule in training, not parameters."""
     routers = [moe.router for _, moe in config.moe_layers()]
     last = config.blocks[-1].ffn
     if config.num_mtp_layers and isinstance(last, MoEConfig):

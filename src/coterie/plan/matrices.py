@@ -1,6 +1,4 @@
-"""Every weight matrix of a model, from its config alone: what an adapter, a patch or a quantised form acts
-on.
-"""
+"""Every weight matrix of a model, from its config: what adapters, patches and quantised forms act on."""
 
 from __future__ import annotations
 
@@ -15,8 +13,9 @@ MatrixGroup = Literal["attention", "experts", "shared", "dense", "router", "embe
 
 @dataclass(frozen=True)
 class Matrix:
-    """`count` matrices of `rows` x `columns` (out x in): 1, or one per expert. `layer` is None outside the
-    blocks.
+    """`count` matrices of `rows` x `columns` (out x in): 1, or one per expert.
+
+    `layer` is None outside the blocks.
     """
 
     group: MatrixGroup
@@ -31,7 +30,7 @@ class Matrix:
 
 
 def matrices(config: ModelConfig) -> Iterator[Matrix]:
-    """All matrices of the decoder; gate and up of an expert are one, as they are stored and adapted."""
+    """All matrices of the decoder. Gate and up of an expert are one, as they are stored and adapted."""
     yield Matrix("embedding", config.vocab_size, config.width)
     for layer, block in enumerate(config.blocks):
         for rows, columns in _attention(block, config.width):

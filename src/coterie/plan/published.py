@@ -15,10 +15,9 @@ _FILE = Path(__file__).parent / "published.json"
 
 @dataclass(frozen=True)
 class Published:
-    """One published model. `total` and `active`: parameters as stated in `source` (active by its own
-    definition).
+    """One published model. `total`, `active`: parameters as `source` states them, by its definitions.
 
-    `config`: keys of its config.json, None for a model that was announced and never released.
+    `config`: keys of its config.json, or None for a model that was announced and never released.
     """
 
     name: str
@@ -32,7 +31,7 @@ class Published:
 
 @cache
 def published_models() -> dict[str, Published]:
-    """All of them by name, such as `llama-4-scout-17b-16e`."""
+    """All published models by name, such as `llama-4-scout-17b-16e`."""
     data = json.loads(_FILE.read_text(encoding="utf-8"))
     return {
         entry["name"]: Published(**entry | {"config": data["configs"].get(entry["config"])})
@@ -41,7 +40,7 @@ def published_models() -> dict[str, Published]:
 
 
 def find_published(name: str) -> Published | None:
-    """The model of a name or of an unambiguous beginning (`llama-4-scout`); None when it names none of them.
+    """The model of a name or of an unambiguous beginning (`llama-4-scout`); None for any other name.
 
     Errors: `ConfigError` for a beginning of several names, and for a model whose config was never published.
     """
@@ -63,15 +62,15 @@ def find_published(name: str) -> Published | None:
 
 
 def named_published(name: str) -> Published:
-    """As `find_published`, for a name that is no directory. Errors: also `CheckpointError` when it names
-    none.
+    """As `find_published`, for a name that is not a directory.
+
+    Errors: also `CheckpointError` for a name that is not a published one.
     """
     published = find_published(name)
     if published is None:
         raise CheckpointError(
             f"{name}: no such directory, and no published model of that name{suggest_published(name)}; "
-            "give a "
-            "directory, a hub id such as owner/name, or a name such as llama-4-scout"
+            "give a directory, a hub id such as owner/name, or a name such as llama-4-scout"
         )
     return published
 

@@ -1,6 +1,6 @@
 """What tuning costs, from the config alone: parameters trained, bytes held in each phase, what makes it fit.
 
-Bytes are of one process on a CPU or a GPU; activations are those that this implementation keeps for the
+Bytes are those of one process on a CPU or a GPU. Activations are those that this implementation keeps for the
 backward pass (no recomputation). E experts, K chosen, T tokens of a micro-batch.
 """
 
@@ -23,9 +23,10 @@ LOGITS_CHUNK_BYTES = 3 * 8 * 1024**2
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """What is planned. `experts`: share of each layer's experts that `esft` trains, or their number by layer.
+    """The settings that decide the cost of tuning.
 
-    `dtype_bytes`: of parameters and activations (4 or 2). `row_length` and `batch_rows` make one micro-batch.
+    `experts`: share of each layer's experts that `esft` trains, or their number by layer. `dtype_bytes`: of
+    parameters and activations (4 or 2). `row_length` and `batch_rows` make one micro-batch.
     """
 
     method: str = "lora"
@@ -59,8 +60,10 @@ class TuneSettings:
 
 @dataclass(frozen=True)
 class TunePlan:
-    """Parameters by kind, bytes by part, bytes by phase (`load`, `step`, `save`, `merge`), operations per
-    token.
+    """What tuning with `settings` costs.
+
+    `parameters`: by kind. `parts`: bytes by part. `phases`: bytes by phase (`load`, `step`, `save`, `merge`).
+    `flops_per_token`: operations of a training step per token.
     """
 
     settings: TuneSettings
@@ -71,7 +74,7 @@ class TunePlan:
 
     @property
     def peak(self) -> int:
-        """Bytes of the largest phase of tuning; merging can be done elsewhere."""
+        """Bytes of the largest phase of tuning. Merging is left out: it can run on another machine."""
         return max(self.phases[name] for name in ("load", "step", "save"))
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,7 +91,10 @@ class TunePlan:
 
 
 def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
-    """The plan of one set of settings. Errors: `ConfigError` for a method that the model has nothing for."""
+    """The plan for one set of settings.
+
+    Errors: `ConfigError` for a method that trains nothing in the model.
+    """
     how = settings.how
     if how.moe_only and not config.is_moe:
         raise ConfigError(
@@ -123,7 +129,7 @@ def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
 
 
 def trained_parameters(config: ModelConfig, settings: TuneSettings) -> int:
-    """Parameters that get gradients, group by group: factors, the weights, or those of chosen experts."""
+    """Parameters that receive gradients: factors, whole weights, or those of chosen experts."""
     counts, how = count_parameters(config), settings.how
     train = how.treatments()
     if set(train.values()) == {"full"}:
@@ -139,7 +145,7 @@ def trained_parameters(config: ModelConfig, settings: TuneSettings) -> int:
 
 
 def activation_values(config: ModelConfig, settings: TuneSettings) -> float:
-    """Numbers kept for the backward pass per token of a micro-batch, the head's logits aside."""
+    """Numbers kept for the backward pass per token of a micro-batch, without the head's logits."""
     return (
         sum(_block_values(config, layer, settings) for layer in range(config.num_layers)) + 2 * config.width
     )
@@ -186,7 +192,7 @@ def _padding(ffn: MoEConfig, settings: TuneSettings) -> float:
 
 
 def _working_values(config: ModelConfig, settings: TuneSettings) -> Iterator[float]:
-    """Per token, what the backward pass of one block holds beside what was kept."""
+    """Per token, what the backward pass of one block holds in addition to what was kept."""
     for block in config.blocks:
         ffn = block.ffn
         if isinstance(ffn, MoEConfig):
@@ -196,7 +202,7 @@ def _working_values(config: ModelConfig, settings: TuneSettings) -> Iterator[flo
 
 
 def _weight_bytes(config: ModelConfig, settings: TuneSettings) -> int:
-    """Bytes of the base's weights; quantised are the matrices that the adapter's groups freeze."""
+    """Bytes of the base's weights, where the matrices that an adapter's groups freeze are quantised."""
     total = count_parameters(config).total
     if settings.quant == "none":
         return total * settings.dtype_bytes
@@ -214,7 +220,7 @@ def _chosen(config: ModelConfig, settings: TuneSettings, matrix: Matrix) -> int:
 
 
 def _flops(config: ModelConfig, settings: TuneSettings) -> float:
-    """Operations per token of a step: forward, gradients of inputs, and of the weights that are trained."""
+    """Operations per token of a step: forward, gradients of inputs, and of the trained weights."""
     forward = flops_per_token(config, settings.row_length)
     share = 1.0 if settings.how.wraps == "weights" else 0.0
     if settings.how.wraps == "chosen experts":
@@ -231,8 +237,8 @@ def _flops(config: ModelConfig, settings: TuneSettings) -> float:
 def fitting(config: ModelConfig, settings: TuneSettings, limit: int) -> list[tuple[str, TunePlan]]:
     """(what was changed, plan), one change added after another until the plan fits into `limit` bytes.
 
-    The first entry is the plan as it was asked for. Changes go from those that cost least to those that cost
-    most; when none suffices, the last entry still does not fit.
+    The first entry is the plan as asked for. Changes are ordered from the cheapest to the most costly. When
+    none suffices, the last entry still does not fit.
     """
     found = [("as asked", plan_tune(config, settings))]
     for words, change in _changes(found[0][1].settings):
