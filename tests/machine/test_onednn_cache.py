@@ -1,5 +1,6 @@
-"""Compiled products of ever new numbers of rows must not pile up. In a process of its own: the caches are set
-once.
+"""Compiled products of ever new numbers of rows must not pile up.
+
+Runs in a process of its own, because the size of the caches is set once.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from coterie.nn.kernels.dense import product
 from coterie.machine.onednn_cache import keep_few_kernels
 
 class Usage(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks",
-                                                     "fsmblks", "uordblks", "fordblks", "keepcost")]
+    names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
+    _fields_ = [(name, ctypes.c_size_t) for name in (*names, "keepcost")]
 
 usage = ctypes.CDLL(None).mallinfo2
 usage.restype = Usage

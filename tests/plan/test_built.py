@@ -1,6 +1,4 @@
-"""The arithmetic against the built model: parameters exactly, and the products that a forward pass really
-runs.
-"""
+"""The arithmetic against the built model: parameters exactly, and the products that a forward pass runs."""
 
 from __future__ import annotations
 

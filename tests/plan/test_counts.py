@@ -1,6 +1,4 @@
-"""Counts against published models, against sums done by hand, and FLOPs against position-by-position
-counting.
-"""
+"""Counts against published models and sums done by hand, and FLOPs against counting by position."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Every published model by name: counts and cache equal the table, which was computed apart from this
-code.
+"""Every published model by name: counts and cache equal the table.
+
+The table was computed independently of this code.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The tuning plan against built models: parameters exactly, kept activations closely, memory in the right
-direction.
+"""The tuning plan against built models.
+
+Parameters agree exactly, kept activations closely; memory changes in the right direction.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Runs that must agree, compared step by step: accumulated, resumed, killed, packed, padded, sparse,
-decoded.
-"""
+"""Runs that must agree step by step: accumulated, resumed, killed, packed, padded, sparse, decoded."""
 
 import json
 import os
@@ -130,9 +128,7 @@ def test_a_resumed_run_is_bit_exact(tmp_path, optimiser):
 
 
 def test_leaving_any_group_of_the_state_out_would_be_seen(tmp_path):
-    """The proof that the test above can fail: a resume without optimiser, or without router statistics,
-    diverges.
-    """
+    """Proves that the test above can fail: a resume without one part of the state diverges."""
     for group in ("optimiser.", "buffer."):
         whole = Keep()
         make_trainer(whole).run()
@@ -311,9 +307,7 @@ def test_kill_and_interrupt_then_go_on_gives_the_uninterrupted_weights(tmp_path)
 
 
 def test_prompts_can_stay_out_of_the_statistics_of_routers() -> None:
-    """Only learnt positions count then, the balance loss is divided by them, and accumulation still changes
-    nothing.
-    """
+    """Only learnt positions count then, also as divisor of the balance loss; accumulation changes nothing."""
     found = []
     for batch_rows, accumulate in ((4, 1), (1, 4)):
         trainer = make_trainer(batch_rows=batch_rows, accumulate=accumulate, steps=1, balance_prompts=False)

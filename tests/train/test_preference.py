@@ -1,6 +1,4 @@
-"""Preference objectives against the formulas worked out by hand, finite differences, and other packings of
-the data.
-"""
+"""Preference objectives against formulas worked out by hand, finite differences, and other packings."""
 
 from __future__ import annotations
 
