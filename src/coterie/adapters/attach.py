@@ -1,5 +1,4 @@
-"""Adapters in a model: attach fresh ones by intent, take them out as tensors, put them back, merge or drop
-them.
+"""Adapters in a model: attach fresh ones by intent, take them out as tensors, put them back, merge, drop.
 
 A layer is replaced in place by its adapted form, which keeps the frozen weight under the same name and adds
 `lora_A`, `lora_B` and (DoRA) `lora_magnitude`. Adapters in files: `adapters/apply.py`.

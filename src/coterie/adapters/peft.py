@@ -1,5 +1,4 @@
-"""Encode an adapter as PEFT's tensors and `adapter_config.json`, and decode it; every tensor is accounted
-for.
+"""Encode an adapter as PEFT's tensors and `adapter_config.json`, and decode it without losing any tensor.
 
 `target_modules` name the linear layers, `target_parameters` the experts and routers, which are not linear
 layers in transformers 5. In a mixture of experts the dense and shared feed-forwards are named as parameters

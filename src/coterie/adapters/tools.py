@@ -68,8 +68,11 @@ def resolve_adapter(
 
 @dataclass(frozen=True)
 class AdapterConversion:
-    """What `convert_adapter` wrote: `layers` adapted layers, `came_from` one layout (or "merged") `to`
-    another."""
+    """What `convert_adapter` wrote.
+
+    `layers`: how many layers are adapted. `came_from`: the layout that was read (or "merged"). `to`: the one
+    that was written.
+    """
 
     source: str
     came_from: str

@@ -129,7 +129,7 @@ def ok(answer: Answer, what: str) -> Any:
     if answer.status in (404, 405, 501):
         raise Absent(f"{what}: status {answer.status}")
     expect(answer.status == 200, f"{what}: status {answer.status}: {answer.text[:160]}")
-    expect(isinstance(answer.data, dict), f"{what}: the answer is no JSON object")
+    expect(isinstance(answer.data, dict), f"{what}: the answer is not a JSON object")
     return answer.data
 
 
@@ -157,5 +157,5 @@ def _event(text: str) -> Any:
         found = json.loads(text)
     except ValueError:
         raise Failed(f"an event is not JSON: {text[:120]}") from None
-    expect(isinstance(found, dict), f"an event is no JSON object: {text[:120]}")
+    expect(isinstance(found, dict), f"an event is not a JSON object: {text[:120]}")
     return found

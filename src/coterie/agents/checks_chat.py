@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.agents.checks import Absent, Client, Failed, check, expect, ok, refused
+from coterie.agents.checks import Absent, Client, check, expect, ok, refused
 from coterie.sandbox.schemas import problem
 
 REASONS = ("stop", "length", "tool_calls", "content_filter")
@@ -29,7 +29,7 @@ SCHEMA = {
 
 
 def choice(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The first choice of a chat completion. Raises `Failed` if its form is wrong."""
+    """The first choice of a chat completion. Errors: `Failed` if its form is wrong."""
     found = data["choices"][0]
     expect(found["message"]["role"] == "assistant", f"the role is {found['message'].get('role')!r}")
     expect(found["finish_reason"] in REASONS, f"finish_reason is {found['finish_reason']!r}")
@@ -140,7 +140,8 @@ def stream_form(client: Client) -> None:
     got = client.stream(client.chat_body())
     expect(got.done, "the stream does not end with [DONE]")
     expect(
-        {e["object"] for e in got.events} == {"chat.completion.chunk"}, "an event is no chat.completion.chunk"
+        {e["object"] for e in got.events} == {"chat.completion.chunk"},
+        "an event is not a chat.completion.chunk",
     )
     expect(len({e["id"] for e in got.events}) == 1, "the id changes within a stream")
     expect(got.deltas[0].get("role") == "assistant", "the first delta has no role")
@@ -181,12 +182,7 @@ def stream_reasoning(client: Client) -> None:
 def tool_required(client: Client) -> None:
     """`required`, and the name of a tool, force a call whose arguments fit the schema."""
     for wanted in ("required", {"type": "function", "function": {"name": "get_weather"}}):
-        answer = client.chat("Weather in Rome?", tools=[TOOL], tool_choice=wanted, max_tokens=200)
-        if answer.status == 400:
-            raise Absent(f"tool_choice is refused: {refused(answer, 'tools')['message']}")
-        found = choice(ok(answer, "tools"))
-        if found["finish_reason"] == "length":
-            raise Failed("no whole call in 200 tokens")
+        found = _constrained(client, "Weather in Rome?", "tool_choice", tools=[TOOL], tool_choice=wanted)
         calls = found["message"].get("tool_calls") or []
         expect(calls, "tool_choice was accepted, and no whole call made")
         expect(found["finish_reason"] == "tool_calls", f"finish_reason is {found['finish_reason']!r}")
@@ -195,6 +191,19 @@ def tool_required(client: Client) -> None:
         expect(call["function"]["name"] == "get_weather", f"a call of {call['function']['name']!r}")
         wrong = problem(json.loads(call["function"]["arguments"]), WEATHER)
         expect(wrong is None, f"arguments break the schema: {wrong}")
+
+
+def _constrained(client: Client, prompt: str, what: str, **options: Any) -> dict[str, Any]:
+    """The choice of a reply that `options` constrain.
+
+    Errors: `Absent` when the server refuses `what`, `Failed` when the reply is cut off at 200 tokens.
+    """
+    answer = client.chat(prompt, max_tokens=200, **options)
+    if answer.status == 400:
+        raise Absent(f"{what} is refused: {refused(answer, what)['message']}")
+    found = choice(ok(answer, what))
+    expect(found["finish_reason"] != "length", f"{what}: the reply is not complete after 200 tokens")
+    return found
 
 
 @check("tools", "calls in a stream", needed=False)
@@ -244,11 +253,7 @@ def tool_history(client: Client) -> None:
 def json_schema(client: Client) -> None:
     """The reply fits the schema even when the prompt asks for something else."""
     named = {"type": "json_schema", "json_schema": {"name": "reply", "schema": SCHEMA, "strict": True}}
-    answer = client.chat("Write a poem without any JSON.", response_format=named, max_tokens=200)
-    if answer.status == 400:
-        raise Absent(f"refused: {refused(answer, 'json_schema')['message']}")
-    found = choice(ok(answer, "json_schema"))
-    expect(found["finish_reason"] != "length", "the JSON did not fit in 200 tokens")
+    found = _constrained(client, "Write a poem without any JSON.", "json_schema", response_format=named)
     wrong = problem(json.loads(found["message"]["content"]), SCHEMA)
     expect(wrong is None, f"the reply breaks the schema: {wrong}")
 
@@ -261,7 +266,7 @@ def json_object(client: Client) -> None:
         raise Absent(f"refused: {refused(answer, 'json_object')['message']}")
     found = choice(ok(answer, "json_object"))
     if found["finish_reason"] != "length":
-        expect(isinstance(json.loads(found["message"]["content"]), dict), "the reply is no JSON object")
+        expect(isinstance(json.loads(found["message"]["content"]), dict), "the reply is not a JSON object")
 
 
 @check("json", "broken schemas are refused")

@@ -90,7 +90,7 @@ def responses(client: Client) -> None:
         client.post("/v1/responses", {"model": client.model, "input": "Hello", "max_output_tokens": 16}),
         "responses",
     )
-    expect(data["object"] == "response" and isinstance(data["output"], list), "the answer is no response")
+    expect(data["object"] == "response" and isinstance(data["output"], list), "the answer is not a response")
     expect(data["usage"]["total_tokens"] > 0, "usage is missing")
 
 

@@ -203,7 +203,9 @@ class Agent:
         tool = self.tools.get(call.name)
         try:
             if number in self._broken:
-                raise ToolError(f"arguments of {call.name} are no JSON object: {self._broken[number][:200]}")
+                raise ToolError(
+                    f"arguments of {call.name} are not a JSON object: {self._broken[number][:200]}"
+                )
             if tool is None:
                 raise ToolError(f"there is no tool '{call.name}'; there are {', '.join(self.tools)}")
             tool.check(call.arguments)

@@ -153,7 +153,7 @@ def row_of(
     padding_id: int,
     streams: Mapping[str, Sequence[float]] | None = None,
 ) -> Row:
-    """A row of whole (ids, mask) pairs, each a segment of its own, padded to `row_length`.
+    """A row of whole (ids, mask) pairs, each its own segment, padded to `row_length`.
 
     `streams`: one value per pair, which every position of its segment gets. Padding gets 0, and -1 in
     streams that number things.

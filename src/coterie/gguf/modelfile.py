@@ -39,7 +39,7 @@ def modelfile(checkpoint: Checkpoint, gguf_name: str, max_positions: int) -> str
     tokenizer = checkpoint.tokenizer
     if tokenizer is None:
         raise CheckpointError(
-            f"{checkpoint.path}: has no tokenizer.json, and Ollama runs no model without its tokenizer"
+            f"{checkpoint.path}: has no tokenizer.json, and Ollama needs the tokenizer to run a model"
         )
     stem = Path(gguf_name).stem
     lines = [f"# ollama create {stem.lower()} -f {stem}.Modelfile", f"FROM ./{gguf_name}"]

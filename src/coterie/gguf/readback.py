@@ -87,7 +87,7 @@ def put_back(model: Transformer, checkpoint: Checkpoint, file: Path) -> None:
         tensor = stored.get(high.name)
         if tensor is None or tuple(reversed(tensor.shape.tolist())) != high.shape:
             raise CheckpointError(
-                f"{file}: has no such tensor '{high.name}'; it was not written from {checkpoint.path}"
+                f"{file}: lacks the tensor '{high.name}'; it was not written from {checkpoint.path}"
             )
         packed = tensor.data.reshape(-1, tensor.data.shape[-1])
         _scatter(own[high.origin], high, low, packed, tensor.tensor_type.name)

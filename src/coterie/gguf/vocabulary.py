@@ -83,7 +83,7 @@ def vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Vocabulary:
     tokenizer = checkpoint.tokenizer
     if tokenizer is None:
         raise CheckpointError(
-            f"{checkpoint.path}: has no tokenizer.json, and llama.cpp runs no model without its tokenizer"
+            f"{checkpoint.path}: has no tokenizer.json, and llama.cpp needs the tokenizer to run a model"
         )
     path = checkpoint.path / "tokenizer.json"
     content = read_json(path)
@@ -101,7 +101,7 @@ def vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Vocabulary:
         pre = _split_name(path, content, differences)
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
         if not merges:
-            raise CheckpointError(f"{path}: has no merges, and llama.cpp reads no such tokenizer")
+            raise CheckpointError(f"{path}: has no merges, which llama.cpp needs")
         keys |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges}
     keys |= _special(checkpoint, tokenizer, content, differences)
     if tokenizer.chat_template is not None:

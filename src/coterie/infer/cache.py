@@ -59,7 +59,7 @@ class LayerCache:
     def append(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[Tensor, Tensor, int]:
         """Store the new tokens' keys and values; return (k_SGD, v_SGD, position of the first kept key).
 
-        The new tokens stand at positions `SequenceLength.length ...`, which `advance` moves on after the
+        The new tokens are at positions `SequenceLength.length ...`, which `advance` moves on after the
         last layer. The results are views, good until the next append. Use under `torch.inference_mode` or
         `torch.no_grad`.
         """

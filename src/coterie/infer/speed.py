@@ -58,25 +58,20 @@ def measure_decode(
             f"speed: {num_tokens} tokens after this prompt do not fit; the model has room for {room}"
         )
     params = SamplingParams(temperature=0, max_tokens=num_tokens + 2, stop_ids=())
-    cache_bytes = 0
 
-    def run() -> float:
-        nonlocal cache_bytes
+    def read() -> Engine:
         engine = Engine(model, max_batch=batch, prefill_chunk=batch * max(1, len(prompt_ids)))
         for _ in range(batch):
             engine.add(prompt_ids, params)
         engine.step()
-        _wait(model)
-        start = time.perf_counter()
+        return engine
+
+    def decode(engine: Engine) -> None:
         for _ in range(num_tokens):
             engine.step()
-        _wait(model)
-        seconds = time.perf_counter() - start
-        cache_bytes = engine.cache_bytes
-        return seconds
 
-    median, spread = _repeated(run, repeats)
-    return DecodeSpeed(batch * num_tokens / median, 1000 * median / num_tokens, spread, cache_bytes)
+    median, spread, engine = _timed(model, read, decode, repeats)
+    return DecodeSpeed(batch * num_tokens / median, 1000 * median / num_tokens, spread, engine.cache_bytes)
 
 
 def measure_prefill(model: Transformer, prompt_ids: Sequence[int], repeats: int = 3) -> PrefillSpeed:
@@ -87,27 +82,31 @@ def measure_prefill(model: Transformer, prompt_ids: Sequence[int], repeats: int 
     if repeats < 1:
         raise ConfigError(f"speed: repeats {repeats} must be at least 1")
     params = SamplingParams(temperature=0, max_tokens=1, stop_ids=())
-
-    def run() -> float:
-        engine = Engine(model)
-        _wait(model)
-        start = time.perf_counter()
-        engine.generate([prompt_ids], params)
-        _wait(model)
-        return time.perf_counter() - start
-
-    median, spread = _repeated(run, repeats)
+    median, spread, _ = _timed(
+        model, lambda: Engine(model), lambda engine: engine.generate([prompt_ids], params), repeats
+    )
     return PrefillSpeed(len(prompt_ids) / median, 1000 * median, spread)
 
 
-def _repeated(run: Callable[[], float], repeats: int) -> tuple[float, float]:
-    """Median seconds and spread of `repeats` runs after an unmeasured one."""
-    seconds = [run() for _ in range(repeats + 1)][1:]
-    median = statistics.median(seconds)
-    return median, (max(seconds) - min(seconds)) / median
+def _timed(
+    model: Transformer, prepare: Callable[[], Engine], work: Callable[[Engine], object], repeats: int
+) -> tuple[float, float, Engine]:
+    """Median seconds and spread of `work` over `repeats` runs after an unmeasured one, and the last engine.
+
+    Each run works on a new engine of `prepare`, which is not timed.
+    """
+    seconds = []
+    for _ in range(repeats + 1):
+        engine = prepare()
+        start = _now(model)
+        work(engine)
+        seconds.append(_now(model) - start)
+    median = statistics.median(seconds[1:])
+    return median, (max(seconds[1:]) - min(seconds[1:])) / median, engine
 
 
-def _wait(model: Transformer) -> None:
-    """Wait for the GPU, which runs asynchronously, so that timed work is complete."""
+def _now(model: Transformer) -> float:
+    """The clock in seconds. A GPU runs asynchronously, so this waits until its work is complete."""
     if model.embed.weight.device.type == "cuda":
         torch.cuda.synchronize()
+    return time.perf_counter()

@@ -20,7 +20,7 @@ class Interval(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.low <= self.value <= self.high:
-            raise ValueError(f"value {self.value} lies outside its interval {self.low} .. {self.high}")
+            raise ValueError(f"value {self.value} is outside its interval {self.low} .. {self.high}")
         return self
 
 

@@ -127,7 +127,7 @@ class Specialist:
 
 
 def specialisation(share: Sequence[Sequence[float]]) -> float:
-    """How much the kind of text tells about the expert, in 0..1, for one layer's `share[slice][expert]`.
+    """How much the kind of text predicts the expert, in 0..1, for one layer's `share[slice][expert]`.
 
     It is the mutual information of slice and expert with all slices weighted equally (their Jensen-Shannon
     divergence), divided by its maximum, log(number of slices): 0 if every kind of text is routed alike, 1 if

@@ -125,7 +125,7 @@ def limit_resources(seconds: int, memory: int, file: int) -> None:
 
 
 def restrict_files(readable: list[str], work: str, writable: bool) -> bool:
-    """Let Landlock allow reading `readable`, writing in `work` if `writable`, and nothing else.
+    """Let Landlock allow reading `readable`, and writing in `work` if `writable`.
 
     False if the kernel has no Landlock. Errors: `OSError`.
     """

@@ -116,7 +116,7 @@ def _read_content(content: Any) -> str | tuple[Part, ...]:
 def _read_part(part: Any, number: int) -> Part:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind is None:
-        raise DataError(f"message: part {number} of the content is no object with a 'type'")
+        raise DataError(f"message: part {number} of the content is not an object with a 'type'")
     if kind not in _TEXT_PARTS:
         raise DataError(f"message: part {number} of the content is '{kind}'; models here read text only")
     if not isinstance(part.get("text"), str):

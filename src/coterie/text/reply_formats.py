@@ -44,7 +44,7 @@ class Writing:
     `{arguments}` in it. `open`, `between`, `close`: around and between calls; `between` None: a reply has one
     call. `trigger`: the text after which a free reply goes on with a call; "": a call can only begin the
     reply, or its last message. `thought`, `preamble`: the texts around reasoning, and around words to
-    the user before calls, that are messages of their own; `answer`: before an answer.
+    the user before calls, which are separate messages; `answer`: before an answer.
     """
 
     call: str

@@ -1,5 +1,6 @@
-"""Byte-level BPE: train, load, save, encode, decode. The files are those of Hugging Face; no transformers
-needed.
+"""Byte-level BPE: train, load, save, encode, decode.
+
+The files are those of Hugging Face; transformers is not needed.
 
 Text never turns into a special token by accident: `encode` treats `<|im_start|>` in a document as ten
 ordinary characters unless the caller says `allow_special=True`.

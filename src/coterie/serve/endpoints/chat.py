@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -25,21 +23,16 @@ async def chat_completions(request: Request) -> Response:
     service, body = received.service, received.body
     talk = await asyncio.to_thread(prepare, service, body, received.variant)
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
-    head = {
-        "id": "chatcmpl-" + secrets.token_hex(12),
-        "created": int(time.time()),
-        "model": body.model,
-        "system_fingerprint": received.fingerprint,
-    }
+    head = received.head("chatcmpl-")
     usage = body.stream_options is not None and body.stream_options.include_usage
     with_ids = bool(body.return_token_ids)
     return await respond(
         request,
-        service,
+        received,
         replies.call,
-        received.headers(talk.ignored),
-        (lambda: _stream(replies, head, usage, with_ids)) if body.stream else None,
+        lambda: _stream(replies, head, usage, with_ids),
         lambda: _whole(replies, head, with_ids),
+        talk.ignored,
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -35,17 +33,9 @@ async def completions(request: Request) -> Response:
     service, body = received.service, received.body
     texts = await asyncio.to_thread(prepare, service, body, received.variant)
     call = service.thread.submit([text.job for text in texts])
-    head = {
-        "id": "cmpl-" + secrets.token_hex(12),
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": body.model,
-        "system_fingerprint": received.fingerprint,
-    }
+    head = {"object": "text_completion", **received.head("cmpl-")}
     run = Completions(service, body, texts, call, head)
-    return await respond(
-        request, service, call, received.headers(), run.stream if body.stream else None, run.whole
-    )
+    return await respond(request, received, call, run.stream, run.whole)
 
 
 @dataclass

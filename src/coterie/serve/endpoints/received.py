@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -30,10 +32,14 @@ class Received(Generic[B]):
     variant: str
     ignored: tuple[str, ...]
 
-    @property
-    def fingerprint(self) -> str:
-        """The answer's `system_fingerprint`."""
-        return self.service.fingerprints[self.variant]
+    def head(self, prefix: str) -> dict[str, Any]:
+        """Fields that open every object of the answer, with a new id that begins with `prefix`."""
+        return {
+            "id": prefix + secrets.token_hex(12),
+            "created": int(time.time()),
+            "model": getattr(self.body, "model", None),
+            "system_fingerprint": self.service.fingerprints[self.variant],
+        }
 
     def headers(self, more: Sequence[str] = ()) -> dict[str, str]:
         """The header that lists fields without effect, those of `more` too; empty when there are none."""
@@ -54,16 +60,18 @@ async def receive(request: Request, kind: type[B]) -> Received[B]:
 
 async def respond(
     request: Request,
-    service: Service,
+    received: Received[Any],
     call: Call,
-    headers: dict[str, str],
-    stream: Callable[[], AsyncGenerator[bytes, None]] | None,
+    stream: Callable[[], AsyncGenerator[bytes, None]],
     whole: Callable[[], Awaitable[Any]],
+    ignored: Sequence[str] = (),
 ) -> Response:
-    """The answer to a generating request: a stream of events, or without `stream` the whole as JSON.
+    """The answer to a generating request: a stream of events when the body asks for one, else JSON.
 
+    `ignored`: more fields without effect, for the header.
     The call is cancelled when the client disconnects. Errors: any exception of `whole`; `Disconnected`.
     """
-    if stream is not None:
-        return EventStream(stream(), headers, service.explain, call.cancel)
+    headers = received.headers(ignored)
+    if received.body.stream:
+        return EventStream(stream(), headers, received.service.explain, call.cancel)
     return JsonAnswer(await unless_gone(request.receive, whole()), headers=headers)

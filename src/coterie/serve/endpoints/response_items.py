@@ -101,12 +101,7 @@ class Output:
             yield from self._begin(kind)
         item = self.items[-1]
         item["content"][0]["text"] += text
-        where = {
-            "item_id": item["id"],
-            "output_index": len(self.items) - 1,
-            "content_index": 0,
-            "delta": text,
-        }
+        where = {**self._place(), "delta": text}
         if kind == "message":
             item["content"][0]["logprobs"] += logprobs or []
             yield "response.output_text.delta", {**where, "logprobs": logprobs or []}
@@ -126,10 +121,11 @@ class Output:
         place = {"output_index": len(self.items) - 1}
         yield "response.output_item.added", {**place, "item": {**item, "content": []}}
         item["content"] = [part]
-        yield (
-            "response.content_part.added",
-            {**place, "item_id": item["id"], "content_index": 0, "part": dict(part)},
-        )
+        yield "response.content_part.added", {**self._place(), "part": dict(part)}
+
+    def _place(self) -> dict[str, Any]:
+        """Fields by which an event names the content of the last item."""
+        return {"item_id": self.items[-1]["id"], "output_index": len(self.items) - 1, "content_index": 0}
 
     def close(self) -> Iterator[ResponseEvent]:
         """Complete the open item."""
@@ -139,7 +135,7 @@ class Output:
         item = self.items[-1]
         item["status"] = "completed"
         part = item["content"][0]
-        where = {"item_id": item["id"], "output_index": len(self.items) - 1, "content_index": 0}
+        where = self._place()
         if kind == "message":
             yield "response.output_text.done", {**where, "text": part["text"], "logprobs": part["logprobs"]}
         else:

@@ -91,9 +91,7 @@ async def responses(request: Request) -> Response:
     talk = await asyncio.to_thread(prepare, service, chat, received.variant)
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
     run = _Run(replies, body)
-    headers = received.headers([*more, *talk.ignored])
-    stream = run.stream if body.stream else None
-    return await respond(request, service, replies.call, headers, stream, run.whole)
+    return await respond(request, received, replies.call, run.stream, run.whole, [*more, *talk.ignored])
 
 
 def as_chat(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
