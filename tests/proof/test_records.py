@@ -40,7 +40,7 @@ def tokenizer() -> Tokenizer:
 
 def test_a_record_equals_a_slow_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make()
-    monkeypatch.setattr(records, "_CHUNK_TOKENS", 9)  # several groups
+    monkeypatch.setattr(records, "PASS_TOKENS", 9)  # several groups
     found = record(model, SEQUENCES)
     position, router = 0, model.blocks[1].ffn.router
     for sequence in SEQUENCES:

@@ -126,7 +126,7 @@ def disk_tensor(slots: Sequence[Slot], own: Mapping[str, Tensor], stored: torch.
     float32.
     """
     first = own[slots[0].name]
-    dtype = stored if isinstance(first, torch.nn.Parameter) else first.dtype
+    dtype = _disk_dtype(first, stored)
     if slots[0].within is None:
         return slots[0].view(first.detach()).to("cpu", dtype)
     result = torch.empty(slots[0].within.shape, dtype=dtype)
@@ -146,13 +146,18 @@ def _pieces(model: Transformer, stored: torch.dtype) -> list[TensorToWrite]:
 
 def _piece(name: str, slots: list[Slot], own: Mapping[str, Tensor], stored: torch.dtype) -> TensorToWrite:
     first = own[slots[0].name]
-    dtype = stored if isinstance(first, torch.nn.Parameter) else first.dtype
+    nbytes = math.prod(slots[0].disk_shape(first)) * _disk_dtype(first, stored).itemsize
 
     def make() -> Tensor:
         result = disk_tensor(slots, own, stored).contiguous()
         return result.clone() if slots[0].copy else result  # safetensors writes no memory twice
 
-    return TensorToWrite(name, math.prod(slots[0].disk_shape(first)) * dtype.itemsize, make)
+    return TensorToWrite(name, nbytes, make)
+
+
+def _disk_dtype(tensor: Tensor, stored: torch.dtype) -> torch.dtype:
+    """`stored` for weights; buffers keep their type."""
+    return stored if isinstance(tensor, torch.nn.Parameter) else tensor.dtype
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

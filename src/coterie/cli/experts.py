@@ -15,7 +15,9 @@ from coterie.cli.output import answer
 
 if TYPE_CHECKING:
     from coterie.config import ExpertSelection
+    from coterie.data.heldout import HeldoutDocument
     from coterie.evaluate.routing.profile import Profile, SelectionCover
+    from coterie.nn.transformer import Transformer
     from coterie.results.routing import RoutingRecord
 
 Tokens = Annotated[int, typer.Option("--max-tokens", help="Tokens read of each source.", min=2)]
@@ -30,12 +32,10 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Count which experts a task's texts use, layer by layer, and with how much gate weight."""
-    from coterie.checkpoints.checkpoint import Checkpoint
-    from coterie.data.heldout import read_domains
     from coterie.evaluate.routing.profile import profile as run
 
-    loaded = Checkpoint.open(model).load()
-    found = run(loaded.model, read_domains(data, loaded.tokenizer, max_tokens, model), model)
+    loaded, documents = _loaded(model, data, max_tokens)
+    found = run(loaded, documents, model)
     found.to_file(out)
     answer(found.to_dict(), as_json, _profiled(found, out))
 
@@ -125,15 +125,22 @@ def routing(
 
 def _routed(base: str, tuned: str | None, data: list[str], max_tokens: int) -> RoutingRecord:
     from coterie.checkpoints.checkpoint import Checkpoint
-    from coterie.data.heldout import read_domains
     from coterie.evaluate.routing.compare import routing_report
+
+    model, documents = _loaded(base, data, max_tokens)
+    other = None if tuned is None else Checkpoint.open(tuned).load().model
+    return routing_report(model, documents, other)
+
+
+def _loaded(directory: str, data: list[str], max_tokens: int) -> tuple[Transformer, list[HeldoutDocument]]:
+    """The model, which must have experts, and the token ids of the texts."""
+    from coterie.checkpoints.checkpoint import Checkpoint
+    from coterie.data.heldout import read_domains
     from coterie.evaluate.routing.trace import require_experts
 
-    loaded = Checkpoint.open(base).load()
-    require_experts(loaded.model, base)
-    documents = read_domains(data, loaded.tokenizer, max_tokens, base)
-    other = None if tuned is None else Checkpoint.open(tuned).load().model
-    return routing_report(loaded.model, documents, other)
+    loaded = Checkpoint.open(directory).load()
+    require_experts(loaded.model, directory)
+    return loaded.model, read_domains(data, loaded.tokenizer, max_tokens, directory)
 
 
 def _broken(

@@ -60,6 +60,22 @@ def read_attention(reader: Reader, **variation: Any) -> dict[str, Any]:
     return {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim} | variation
 
 
+def read_moe(
+    reader: Reader,
+    expert_width: int,
+    experts_keys: tuple[str, ...],
+    router: Mapping[str, Any],
+    balance: Mapping[str, Any] | None = None,
+    loss_key: str = "router_aux_loss_coef",
+    **variation: Any,
+) -> dict[str, Any]:
+    """`MoEConfig` as data. `experts_keys`: the names of the number of experts. The rest adds to each part."""
+    common = {"num_experts": reader.get(*experts_keys), "top_k": reader.get("num_experts_per_tok")}
+    coefficient = {"loss_coef": reader.get(loss_key, default=0.0)}
+    moe = {"kind": "moe", "expert_width": expert_width, "router": common | dict(router)}
+    return moe | {"balance": coefficient | dict(balance or {})} | variation
+
+
 def read_model(
     reader: Reader, blocks: list[dict[str, Any]], default_eps: float, default_tie: bool, **variation: Any
 ) -> ModelConfig:

@@ -18,6 +18,7 @@ from coterie.families.base import (
     ffn_slots,
     moe_slots,
     read_model,
+    read_moe,
     write_model,
 )
 from coterie.families.mapping import Slot
@@ -56,23 +57,15 @@ def _read(
     expert_width, num_shared = reader.get("moe_intermediate_size"), reader.get("n_shared_experts")
     if num_shared < 1:
         raise ConfigError(f"{reader.where}: 'n_shared_experts' is {num_shared}; this family has at least one")
-    router |= {
-        "num_experts": reader.get("n_routed_experts", "num_local_experts", "num_experts"),
-        "top_k": reader.get("num_experts_per_tok"),
-        "scale": reader.get("routed_scaling_factor", default=1.0),
-    }
-    balance = {
-        "loss_coef": reader.get("aux_loss_alpha", default=0.0),
-        "z_loss_coef": reader.get("router_z_loss_coef", default=0.0),
-        "bias_rate": bias_rate,
-    }
-    moe = {
-        "kind": "moe",
-        "expert_width": expert_width,
-        "shared_width": num_shared * expert_width,
-        "router": router,
-        "balance": balance,
-    }
+    moe = read_moe(
+        reader,
+        expert_width,
+        ("n_routed_experts", "num_local_experts", "num_experts"),
+        router | {"scale": reader.get("routed_scaling_factor", default=1.0)},
+        {"z_loss_coef": reader.get("router_z_loss_coef", default=0.0), "bias_rate": bias_rate},
+        "aux_loss_alpha",
+        shared_width=num_shared * expert_width,
+    )
     dense = {"kind": "dense", "width": reader.get("intermediate_size")}
     attention, num_dense = _read_attention(reader, style), reader.get("first_k_dense_replace", default=0)
     blocks = [

@@ -17,6 +17,7 @@ from coterie.families.base import (
     grouped_query,
     read_attention,
     read_model,
+    read_moe,
     write_model,
 )
 from coterie.families.mapping import Slot, transposed
@@ -44,21 +45,16 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     sliding = attention
     if "sliding_attention" in types:
         sliding = attention | {"mask": "sliding", "window": reader.get("sliding_window")}
-    moe = {
-        "kind": "moe",
-        "expert_width": reader.get("intermediate_size"),
-        "clamped": {
+    moe = read_moe(
+        reader,
+        reader.get("intermediate_size"),
+        ("num_local_experts", "num_experts"),
+        {"score_after_topk": True, "bias": True},
+        clamped={
             "alpha": reader.get("swiglu_alpha", default=1.702),
             "limit": reader.get("swiglu_limit", default=7.0),
         },
-        "router": {
-            "num_experts": reader.get("num_local_experts", "num_experts"),
-            "top_k": reader.get("num_experts_per_tok"),
-            "score_after_topk": True,
-            "bias": True,
-        },
-        "balance": {"loss_coef": reader.get("router_aux_loss_coef", default=0.0)},
-    }
+    )
     blocks = [
         {"attention": sliding if _MASKS[kind] == "sliding" else attention, "ffn": moe} for kind in types
     ]

@@ -20,6 +20,7 @@ from coterie.families.base import (
     grouped_query,
     read_attention,
     read_model,
+    read_moe,
     write_model,
 )
 from coterie.families.mapping import Slot, transposed
@@ -47,19 +48,8 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     local = _local_attention(reader)
     full = read_attention(reader, rope=None, temperature=_temperature(reader))
     width = reader.get("intermediate_size")
-    moe = {
-        "kind": "moe",
-        "expert_width": width,
-        "shared_width": width,
-        "router": {
-            "num_experts": reader.get("num_local_experts"),
-            "top_k": reader.get("num_experts_per_tok"),
-            "score": "sigmoid",
-            "score_after_topk": True,
-            "apply_to": "input",
-        },
-        "balance": {"loss_coef": reader.get("router_aux_loss_coef", default=0.0)},
-    }
+    router = {"score": "sigmoid", "score_after_topk": True, "apply_to": "input"}
+    moe = read_moe(reader, width, ("num_local_experts",), router, shared_width=width)
     dense = {"kind": "dense", "width": reader.get("intermediate_size_mlp", default=width)}
     blocks = [
         {"attention": local if uses_rope[i] else full, "ffn": moe if i in moe_layers else dense}

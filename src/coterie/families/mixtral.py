@@ -14,6 +14,7 @@ from coterie.families.base import (
     grouped_query,
     read_attention,
     read_model,
+    read_moe,
     routed_ffn,
     write_model,
 )
@@ -27,16 +28,7 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     window = reader.get("sliding_window", default=None)
     mask = {"mask": "sliding", "window": window} if window else {}
-    ffn = {
-        "kind": "moe",
-        "expert_width": reader.get("intermediate_size"),
-        "router": {
-            "num_experts": reader.get("num_local_experts"),
-            "top_k": reader.get("num_experts_per_tok"),
-            "renormalize": True,
-        },
-        "balance": {"loss_coef": reader.get("router_aux_loss_coef", default=0.0)},
-    }
+    ffn = read_moe(reader, reader.get("intermediate_size"), ("num_local_experts",), {"renormalize": True})
     block = {"attention": read_attention(reader, rope=reader.rope(1e6), **mask), "ffn": ffn}
     return read_model(reader, [block] * reader.get("num_hidden_layers"), 1e-5, False)
 

@@ -21,6 +21,7 @@ from coterie.families.base import (
     moe_slots,
     read_attention,
     read_model,
+    read_moe,
     routed_ffn,
     write_model,
 )
@@ -47,17 +48,9 @@ def _write_dense(config: ModelConfig) -> dict[str, Any]:
 
 
 def _read_moe_ffn(reader: Reader, width_key: str, renormalize_default: bool) -> dict[str, Any]:
-    router = {
-        "num_experts": reader.get("num_experts", "num_local_experts"),
-        "top_k": reader.get("num_experts_per_tok"),
-        "renormalize": bool(reader.get("norm_topk_prob", default=renormalize_default)),
-    }
-    balance = {
-        "loss_coef": reader.get("router_aux_loss_coef", default=0.0),
-        "z_loss_coef": reader.get("router_z_loss_coef", default=0.0),
-    }
-    reader.used.update(_BALANCE_KEYS - {"output_router_logits"})
-    return {"kind": "moe", "expert_width": reader.get(width_key), "router": router, "balance": balance}
+    router = {"renormalize": bool(reader.get("norm_topk_prob", default=renormalize_default))}
+    balance = {"z_loss_coef": reader.get("router_z_loss_coef", default=0.0)}
+    return read_moe(reader, reader.get(width_key), ("num_experts", "num_local_experts"), router, balance)
 
 
 def _write_moe_ffn(ffn: MoEConfig, width_key: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coterie.config import CheckpointError
-from coterie.nn.forward_context import ForwardContext
+from coterie.nn.packed import PASS_TOKENS, forward_packed, groups_of
 from coterie.nn.recording import Recorder
 from coterie.nn.transformer import Transformer
 from coterie.proof.texts import TEXTS
@@ -33,7 +33,7 @@ FILE = "probes/probes.safetensors"
 NUM_PROBES = 16
 LONGEST = 384  # tokens of one probe: beyond the small windows of published models
 _KEPT = 20
-_CHUNK_TOKENS, _CHUNK_BYTES = 2048, 64 << 20
+_CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +109,9 @@ def record(
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     routing: dict[int, list[Tensor]] = {}
     with _in_float32(model):
-        for group in _groups(sequences):
-            h_TD, recorder = _forward(model, group)
+        for group in groups_of(sequences, PASS_TOKENS):
+            recorder = Recorder()
+            h_TD = forward_packed(model, group, recorder)
             lengths = [len(sequence) for sequence in group]
             keep_T = torch.cat([torch.arange(n) < n - 1 for n in lengths]).to(h_TD.device)
             following = torch.tensor(
@@ -220,26 +221,6 @@ def rounded(model: Transformer, dtype: torch.dtype) -> Iterator[None]:
     finally:
         for parameter, data in originals:
             parameter.data = data
-
-
-def _groups(sequences: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Sequences in order, as many at a time as make about 2048 tokens."""
-    group: list[Sequence[int]] = []
-    for sequence in sequences:
-        if group and sum(map(len, group)) + len(sequence) > _CHUNK_TOKENS:
-            yield group
-            group = []
-        group.append(sequence)
-    if group:
-        yield group
-
-
-def _forward(model: Transformer, group: list[Sequence[int]]) -> tuple[Tensor, Recorder]:
-    """Hidden states of packed sequences, and what each router chose."""
-    device, recorder = model.embed.weight.device, Recorder()
-    ids_T = torch.tensor([token for sequence in group for token in sequence], device=device)
-    lengths = [len(sequence) for sequence in group]
-    return model(ids_T, ForwardContext.packed(lengths, device=device, recorder=recorder)), recorder
 
 
 def _likely(model: Transformer, h_TD: Tensor, following_T: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -5,7 +5,7 @@ T tokens, D width, E experts, F expert width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from coterie.config import BlockConfig, ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
 from coterie.families import config_to_hf
-from coterie.nn.forward_context import ForwardContext
 from coterie.nn.moe import MoE
+from coterie.nn.packed import PASS_TOKENS, forward_packed, groups_of
 from coterie.nn.recording import Recorder
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
@@ -22,7 +22,6 @@ from coterie.nn.transformer import Transformer
 FeedForwardOf = Callable[[int, FeedForwardConfig | MoEConfig], FeedForwardConfig | MoEConfig]
 Sequences = Sequence[Sequence[int]]
 _TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_CHUNK = 2048  # tokens of one forward pass
 
 
 def changed(config: ModelConfig, ffn_of: FeedForwardOf, family: str | None = None) -> ModelConfig:
@@ -112,6 +111,26 @@ def combine_experts(old: MoE, new: MoE, mixture_NE: Tensor) -> None:
                 after[row] = sum(float(weights_E[e]) * before[e].float() for e in chosen)
 
 
+def with_mixtures(model: Transformer, mixtures: Mapping[int, Tensor]) -> Transformer:
+    """The model with other experts in every layer: `mixtures[layer]` is the (N, E) of `combine_experts`.
+
+    Errors: `ConfigError` when the model's family cannot have these numbers of experts.
+    """
+
+    def ffn_of(layer: int, ffn: FeedForwardConfig | MoEConfig) -> FeedForwardConfig | MoEConfig:
+        if not isinstance(ffn, MoEConfig):
+            return ffn
+        router = ffn.router.model_copy(update={"num_experts": len(mixtures[layer])})
+        return ffn.model_copy(update={"router": router})
+
+    new = rebuilt(model, changed(model.config, ffn_of))
+    for layer, mixture in mixtures.items():
+        before, after = model.blocks[layer].ffn, new.blocks[layer].ffn
+        assert isinstance(before, MoE) and isinstance(after, MoE)
+        combine_experts(before, after, mixture)
+    return finished(new)
+
+
 @torch.no_grad()
 def watch(model: Transformer, sequences: Sequences) -> Iterator[Recorder]:
     """Run the model on some sequences at a time; each record holds routing, inputs and outputs by layer.
@@ -121,17 +140,12 @@ def watch(model: Transformer, sequences: Sequences) -> Iterator[Recorder]:
     if not any(len(sequence) for sequence in sequences):
         raise ConfigError("surgery: no text to look at; give --data")
     moe_layers(model, "surgery")
-    device, limit = model.embed.weight.device, model.config.max_positions
-    pieces = [list(s[at : at + limit]) for s in sequences for at in range(0, len(s), limit)]
-    group: list[list[int]] = []
-    for index, piece in enumerate(pieces):
-        group.append(piece)
-        if index + 1 == len(pieces) or sum(map(len, group)) + len(pieces[index + 1]) > _CHUNK:
-            recorder = Recorder(tensors=True)
-            ids_T = torch.tensor([token for part in group for token in part], device=device)
-            model(ids_T, ForwardContext.packed(list(map(len, group)), device=device, recorder=recorder))
-            yield recorder
-            group = []
+    limit = model.config.max_positions
+    pieces = [s[at : at + limit] for s in sequences for at in range(0, len(s), limit)]
+    for group in groups_of(pieces, PASS_TOKENS):
+        recorder = Recorder(tensors=True)
+        forward_packed(model, group, recorder)
+        yield recorder
 
 
 def expert_output(module: MoE, expert: int, x_TD: Tensor, weights_T: Tensor | None = None) -> Tensor:

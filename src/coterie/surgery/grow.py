@@ -7,10 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.config import ConfigError, MoEConfig
+from coterie.config import ConfigError
 from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
-from coterie.surgery.common import Sequences, changed, combine_experts, finished, moe_layers, rebuilt, watch
+from coterie.surgery.common import (
+    Sequences,
+    finished,
+    moe_layers,
+    rebuilt,
+    watch,
+    with_mixtures,
+)
 
 NEVER = -1e4  # added to an expert's score so that no token chooses it; finite, so training can undo it
 
@@ -36,20 +43,15 @@ def add_experts(model: Transformer, sequences: Sequences, count: int = 1, source
     if count < 1:
         raise ConfigError(f"add-expert: {count} experts; add one at least")
 
-    def ffn_of(layer: int, ffn: Any) -> Any:
-        if not isinstance(ffn, MoEConfig):
-            return ffn
-        router = ffn.router.model_copy(update={"num_experts": ffn.router.num_experts + count})
-        return ffn.model_copy(update={"router": router})
-
-    new = rebuilt(model, changed(model.config, ffn_of))
+    mixtures = {}
+    for layer, moe in layers:
+        same = torch.eye(moe.config.router.num_experts, dtype=torch.float64)
+        mixtures[layer] = torch.cat([same, same[[source] * count]])
+    new = with_mixtures(model, mixtures)
     rows = _quiet_rows(model, layers, sequences)
     for layer, moe in layers:
-        after = new.blocks[layer].ffn
+        after, num = new.blocks[layer].ffn, moe.config.router.num_experts
         assert isinstance(after, MoE)
-        num = moe.config.router.num_experts
-        mixture = torch.eye(num, dtype=torch.float64)
-        combine_experts(moe, after, torch.cat([mixture, mixture[[source] * count]]))
         with torch.no_grad():
             after.experts.down.weight[num:] = 0
             if after.experts.down.bias is not None:

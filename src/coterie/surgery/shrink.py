@@ -9,25 +9,22 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from coterie.config import ConfigError, MoEConfig
+from coterie.config import ConfigError
 from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
 from coterie.surgery.common import (
     Sequences,
-    changed,
-    combine_experts,
     expert_output,
-    finished,
     moe_layers,
-    rebuilt,
     rows_of_expert,
     watch,
+    with_mixtures,
 )
 
 PruneMethod = Literal["reap", "freq", "random"]
@@ -49,7 +46,7 @@ def prune(
     if method != "random":
         scores = {layer: values.tolist() for layer, values in expert_scores(model, sequences)[method].items()}
     kept = {layer: _best(scores[layer], moe, keep) for layer, moe in layers}
-    return _with_mixtures(model, {layer: _identity(moe)[kept[layer]] for layer, moe in layers}), kept
+    return with_mixtures(model, {layer: _identity(moe)[kept[layer]] for layer, moe in layers}), kept
 
 
 @torch.no_grad()
@@ -98,7 +95,7 @@ def merge_experts(
         for row, members in enumerate(found):
             mixture[row, members] = weights[members] / weights[members].sum()
         mixtures[layer], clusters[layer] = mixture, found
-    return _with_mixtures(model, mixtures), clusters
+    return with_mixtures(model, mixtures), clusters
 
 
 @torch.no_grad()
@@ -128,21 +125,6 @@ def _cluster(outputs_ED: Tensor, num: int) -> list[list[int]]:
         largest = max(found, key=len)
         found.append([largest.pop()])
     return sorted(found)
-
-
-def _with_mixtures(model: Transformer, mixtures: dict[int, Tensor]) -> Transformer:
-    def ffn_of(layer: int, ffn: Any) -> Any:
-        if not isinstance(ffn, MoEConfig):
-            return ffn
-        router = ffn.router.model_copy(update={"num_experts": len(mixtures[layer])})
-        return ffn.model_copy(update={"router": router})
-
-    new = rebuilt(model, changed(model.config, ffn_of))
-    for layer, mixture in mixtures.items():
-        before, after = model.blocks[layer].ffn, new.blocks[layer].ffn
-        assert isinstance(before, MoE) and isinstance(after, MoE)
-        combine_experts(before, after, mixture)
-    return finished(new)
 
 
 def _identity(moe: MoE) -> Tensor:

@@ -1,0 +1,37 @@
+"""Running a model over whole sequences that are packed into passes of limited size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from coterie.nn.forward_context import ForwardContext
+from coterie.nn.recording import Recorder
+from coterie.nn.transformer import Transformer
+
+PASS_TOKENS = 2048  # enough to use a processor fully, few enough for little memory
+
+
+def groups_of(sequences: Iterable[Sequence[int]], limit: int) -> Iterator[list[Sequence[int]]]:
+    """The sequences in order, in groups of at most `limit` tokens; a longer one is a group alone."""
+    group: list[Sequence[int]] = []
+    for sequence in sequences:
+        if group and sum(map(len, group)) + len(sequence) > limit:
+            yield group
+            group = []
+        group.append(sequence)
+    if group:
+        yield group
+
+
+def forward_packed(
+    model: Transformer, sequences: Sequence[Sequence[int]], recorder: Recorder | None = None
+) -> Tensor:
+    """Hidden states `(T, D)` of one pass over all sequences, each a segment."""
+    device = model.embed.weight.device
+    ids_T = torch.tensor([token for sequence in sequences for token in sequence], device=device)
+    lengths = [len(sequence) for sequence in sequences]
+    h_TD: Tensor = model(ids_T, ForwardContext.packed(lengths, device=device, recorder=recorder))
+    return h_TD

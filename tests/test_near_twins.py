@@ -1,0 +1,152 @@
+"""Functions that do one job are written once: near twins are merged, or this table says why they are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.near_twins import LIMIT, near_twins
+
+ROOT = Path(__file__).resolve().parents[1]
+_AUTOGRAD = (
+    "forward and backward of one autograd function: the same loop over experts, products of other operands"
+)
+_FORMATS = (
+    "two published formats that look alike today: each family states its own keys, so that a change of one "
+    "cannot change the other"
+)
+
+# Two functions, as `path::name` below src/coterie -> why they stay apart.
+EXPLAINED: dict[frozenset[str], str] = {
+    frozenset(pair): reason
+    for *pair, reason in (
+        (
+            "serve/inprocess.py::_sync_transport",
+            "serve/inprocess.py::_async_transport",
+            "the blocking and the asynchronous half of httpx's interface, whose base classes differ; they "
+            "share Exchange",
+        ),
+        ("families/llama.py::_write", "families/mixtral.py::_write", _FORMATS),
+        ("families/qwen3.py::_read_moe", "families/qwen3.py::_read_olmoe", _FORMATS),
+        ("families/gpt_oss.py::_read", "families/llama.py::_read", _FORMATS),
+        ("families/llama.py::_read", "families/qwen3.py::_read_moe", _FORMATS),
+        (
+            "nn/kernels/adapted.py::_AdaptedMixture.forward",
+            "nn/kernels/adapted.py::_AdaptedMixture.backward",
+            _AUTOGRAD,
+        ),
+        ("nn/kernels/grouped.py::_Loop.forward", "nn/kernels/grouped.py::_Loop.backward", _AUTOGRAD),
+        (
+            "nn/kernels/adapted.py::_AdaptedMixture.forward",
+            "nn/kernels/swiglu.py::_Experts.forward",
+            "the plain kernel decides the speed of training; with one loop for both it would test for "
+            "factors at every expert",
+        ),
+        (
+            "primer/stories.py::hiding",
+            "primer/stories.py::travelling",
+            "two kinds of story: they share the form of sentences drawn at random, and one frame for both "
+            "would change the draws and so the corpus",
+        ),
+        (
+            "primer/functions.py::_described",
+            "primer/functions.py::generate",
+            "the second calls the first; both join lines of examples, whose number they draw differently",
+        ),
+        (
+            "text/template_sandbox.py::WorkMeter.made",
+            "text/template_sandbox.py::WorkMeter.weigh",
+            "two tests of a value's type with other outcomes: one charges a new value, one measures any",
+        ),
+        (
+            "sandbox/folder.py::Folder.read",
+            "sandbox/folder.py::Folder.write",
+            "reading and writing below an opened folder: the same refusals, with other flags and order",
+        ),
+        (
+            "adapters/peft_names.py::Names.places",
+            "adapters/peft_names.py::Names.parameters",
+            "both walk the slots and tell experts from other layers; one names layers and one parameters",
+        ),
+        (
+            "surgery/densify.py::_choose_units",
+            "surgery/densify.py::_regression",
+            "two passes over the same activations, the second on the units that the first has chosen",
+        ),
+        (
+            "surgery/shrink.py::expert_scores",
+            "surgery/shrink.py::mean_outputs",
+            "both walk the watched layers; one scores the chosen tokens and one averages over all tokens",
+        ),
+        (
+            "cli/chat.py::chat",
+            "cli/chat.py::run",
+            "a conversation and a single answer: what they share is the call of `connect` and of `Sampling`",
+        ),
+        (
+            "report/plots.py::slice_scores",
+            "report/plots.py::slice_differences",
+            "two drawings over the same rows, whose shared parts (`axes`, `_rows`, `_dot`, `inline`) are "
+            "functions already",
+        ),
+    )
+}
+
+
+def test_every_near_twin_is_explained():
+    here = ROOT / "src" / "coterie"
+    found = {
+        frozenset((t.first, t.second)): t.share for t in near_twins(sorted(here.rglob("*.py")), here, LIMIT)
+    }
+    unexplained = [
+        f"{found[pair]:.0%} {' and '.join(sorted(pair))}" for pair in found.keys() - EXPLAINED.keys()
+    ]
+    assert not unexplained, "merge them or explain them in EXPLAINED:\n" + "\n".join(unexplained)
+    stale = [" and ".join(sorted(pair)) for pair in EXPLAINED.keys() - found.keys()]
+    assert not stale, "no longer near twins, delete their explanations:\n" + "\n".join(stale)
+    assert all(len(pair) == 2 and len(reason) > 20 for pair, reason in EXPLAINED.items())
+
+
+_SUM = '''
+def {name}(values):
+    """{doc}"""
+    total = 0
+    count = 0
+    for value in values:
+        if value > 0:
+            total += value * value
+            count += 1
+    if count == 0:
+        raise ValueError("{message}")
+    return {result}
+'''
+_OTHER = """
+def unlike(path):
+    with open(path) as file:
+        lines = file.readlines()
+    names = []
+    while lines:
+        line = lines.pop()
+        names.append(line.strip().lower())
+    names.sort(key=len)
+    return names
+"""
+
+
+def test_the_observer_finds_a_copy_with_another_name_and_end(tmp_path: Path):
+    first = _SUM.format(name="mean_square", doc="One.", message="none", result="total / count")
+    second = _SUM.format(name="root", doc="Another.", message="empty", result="(total / count) ** 0.5")
+    (tmp_path / "a.py").write_text(first + _OTHER)
+    (tmp_path / "b.py").write_text(second)
+    (twins,) = near_twins(sorted(tmp_path.glob("*.py")), tmp_path)
+    assert (twins.first, twins.second) == ("a.py::mean_square", "b.py::root")
+    assert 0.8 < twins.share < 1
+    assert not near_twins(sorted(tmp_path.glob("*.py")), tmp_path, limit=twins.share)
+
+
+def test_the_observer_ignores_short_functions_and_those_inside_another(tmp_path: Path):
+    inner = _SUM.format(name="inner", doc="One.", message="none", result="total")
+    nested = "def outer(values):\n" + "".join(f"    {line}\n" for line in inner.strip().splitlines())
+    (tmp_path / "a.py").write_text(nested + "    return inner(values)\n")
+    short = "def {}(a):\n    b = a + 1\n    c = b * a\n    return a + b + c\n"
+    (tmp_path / "b.py").write_text(short.format("one") + short.format("two"))
+    assert near_twins(sorted(tmp_path.glob("*.py")), tmp_path) == []
