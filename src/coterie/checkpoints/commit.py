@@ -69,7 +69,7 @@ def commit_directory(
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint directory, after a check of its own hash.
+    """The manifest of a checkpoint directory, checked against its own hash.
 
     Errors: `CheckpointError` when the directory or its `coterie.json` is missing or damaged.
     """

@@ -1,6 +1,4 @@
-"""Reading `config.json` key by key: what is used, what is kept for the round trip, what must not be
-ignored.
-"""
+"""Reading `config.json` key by key: what is used, kept for the round trip, or must not be ignored."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ class Reader:
         return default
 
     def expect(self, name: str, *allowed: Any) -> None:
-        """A key whose value changes the mathematics and of which only `allowed` is implemented (absent is
-        fine).
-        """
+        """Refuse a key that changes the mathematics unless it is absent or has an `allowed` value."""
         self.used.add(name)
         if name in self.data and self.data[name] not in allowed:
             options = " or ".join(repr(value) for value in allowed)

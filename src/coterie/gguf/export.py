@@ -105,8 +105,8 @@ def export_gguf(source: str | Path | Checkpoint, out: Path, quant: str) -> GgufR
         _log.info("left out: %s", name)
     for line in file.differences:
         _log.info("differs: %s", line)
-    beside = out.with_suffix(".Modelfile")
-    temporaries = [path.with_name(f"{path.name}.tmp-{os.getpid()}") for path in (out, beside)]
+    modelfile_path = out.with_suffix(".Modelfile")
+    temporaries = [path.with_name(f"{path.name}.tmp-{os.getpid()}") for path in (out, modelfile_path)]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         _write(temporaries[0], file)
@@ -115,7 +115,7 @@ def export_gguf(source: str | Path | Checkpoint, out: Path, quant: str) -> GgufR
         text = modelfile(checkpoint, out.name, file.source.config.max_positions)
         temporaries[1].write_text(text, encoding="utf-8")
         size = temporaries[0].stat().st_size
-        for temporary, final in zip(temporaries, (out, beside), strict=True):
+        for temporary, final in zip(temporaries, (out, modelfile_path), strict=True):
             os.replace(temporary, final)
     except OSError as error:
         raise CheckpointError(
@@ -125,15 +125,15 @@ def export_gguf(source: str | Path | Checkpoint, out: Path, quant: str) -> GgufR
         for temporary in temporaries:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-    return _receipt(file, out, beside, size, quant, errors)
+    return _receipt(file, out, modelfile_path, size, quant, errors)
 
 
 def _receipt(
-    file: _File, out: Path, beside: Path, size: int, quant: str, errors: dict[str, PackingError]
+    file: _File, out: Path, modelfile_path: Path, size: int, quant: str, errors: dict[str, PackingError]
 ) -> GgufReceipt:
     return GgufReceipt(
         file=str(out),
-        modelfile=str(beside),
+        modelfile=str(modelfile_path),
         bytes=size,
         architecture=file.described.target.name,
         quant=quant,

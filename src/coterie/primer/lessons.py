@@ -38,7 +38,7 @@ def _lesson(rng: Rng) -> dict[str, Any]:
     if rng.chance(0.1):
         tools, sums = [*tools, *_FILES], 2
     described = rng.between(0, 9)
-    if described < 4:  # as clients describe functions of their own
+    if described < 4:  # as clients describe their functions
         tools = [_by_a_client(tool, strict=described < 2, titles=described % 2 == 0) for tool in tools]
     kind = rng.between(0, 9)
     if kind < 2:

@@ -1,8 +1,8 @@
 """Templated stories and small facts with questions whose answers follow from the text.
 
 A story is built from episodes; each episode writes its sentences and the questions they settle, and episodes
-about counted things or places keep to names of their own, so that no later sentence changes an earlier
-answer.
+about counted things or places use names that no other episode uses, so that no later sentence changes an
+earlier answer.
 """
 
 from dataclasses import dataclass, field

@@ -57,8 +57,7 @@ class Difference:
         }
 
     def within(self, tolerance: float) -> bool:
-        """Whether the mean is at most `tolerance` (nats), and no single difference more than 20 times that or
-        0.05.
+        """Whether the mean is at most `tolerance` nats, and the largest at most `SPIKE` times that or `TIE`.
 
         In a few sequences two experts may tie and change places. There, only the positions before the tie
         count.
@@ -72,8 +71,9 @@ class Difference:
 
 
 def difference(a: ProbeRecord, b: ProbeRecord) -> Difference:
-    """How far `b` is from `a`. Errors: `CheckpointError` when they were not recorded on the same
-    sequences.
+    """How far `b` is from `a`.
+
+    Errors: `CheckpointError` when they were not recorded on the same sequences.
     """
     if a.sequences != b.sequences:
         raise CheckpointError(
@@ -131,8 +131,9 @@ def _overlap(a_TK: Tensor, b_TK: Tensor) -> float:
 
 
 def _divergence(a_TK: Tensor, b_TK: Tensor, same_TKK: Tensor) -> float:
-    """Mean over positions of KL(a || b) on the union of both lists plus one bucket for the rest, never
-    negative.
+    """Mean over positions of KL(a || b), at least 0.
+
+    It is taken on the union of both lists plus one bucket for the rest.
 
     A token missing from a list has at most that list's smallest probability; it gets that, or an even share
     of what the list leaves over, whichever is less.

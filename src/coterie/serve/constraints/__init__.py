@@ -1,1 +1,1 @@
-"""What binds a reply's tokens: grammars and thinking."""
+"""What restricts a reply's tokens: grammars, and a bound on thinking."""
