@@ -45,7 +45,7 @@ def test_messages_round_trip_through_dicts():
         ({"role": "bot", "content": "x"}, "role 'bot' is not one of"),
         ({"role": "user"}, "neither content nor tool calls"),
         ({"role": "user", "content": 3}, "content is int"),
-        ({"role": "user", "content": ["x"]}, "part 1 of the content is no object"),
+        ({"role": "user", "content": ["x"]}, "part 1 of the content is not an object"),
         ({"role": "user", "content": [{"type": "text"}]}, "part 1 of the content has no 'text'"),
         (
             {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]},
