@@ -12,9 +12,9 @@ from coterie.config.tune import TuneConfig
 from coterie.families import config_from_hf
 from coterie.plan.tuning import TuneSettings, plan_tune, trained_parameters
 from coterie.recipes.step_time import step_trainer
-from coterie.recipes.tune import default_lr
+from coterie.train.objectives import default_lr
 from tests.plan.test_tuning import MOE
-from tests.recipes.tuned import base, conversations, tensors, tuned
+from tests.recipes.tuned import base, conversations, report_of, tensors, tuned
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def test_a_new_method_tunes_and_its_result_is_read_back(tmp_path: Path) -> None:
     data = conversations(tmp_path / "c.jsonl")
     result = tuned(base(tmp_path, "qwen3_moe"), data, tmp_path / "out", method="toy", steps=2)
     assert result.kind == "adapter" and result.path is not None
-    assert {e["group"] for e in result.report["coverage"]} == {"attention", "router"}
+    assert {entry.group for entry in report_of(result).coverage} == {"attention", "router"}
     assert all("self_attn" in name or "gate" in name for name in tensors(result.path))
     config = TuneConfig.from_dict({"model": "m", "data": "d", "method": "toy"})
     assert default_lr(config, 1_000) == 1e-2 and default_lr(config, 10**10) == 1e-4

@@ -1,6 +1,4 @@
-"""What is trained is exactly what was asked for, in every architecture, and whatever moves is in the
-result.
-"""
+"""Exactly what was asked for is trained, in every architecture, and whatever moves is in the result."""
 
 from __future__ import annotations
 
@@ -13,6 +11,8 @@ import pytest
 import torch
 
 import coterie
+from coterie.adapters.trainable import prepare_model
+from coterie.adapters.tuned import prove
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError, ConfigError
 from coterie.config.tune import TuneConfig
@@ -20,9 +20,9 @@ from coterie.nn.experts import ExpertLinear
 from coterie.nn.linear import Linear
 from coterie.nn.moe import MoE
 from coterie.nn.router import Router
-from coterie.recipes.tune_model import prepare_model, probe, prove
+from coterie.proof.records import probe
 from tests.arithmetic import model_tolerance
-from tests.recipes.tuned import base, conversations, tuned
+from tests.recipes.tuned import base, conversations, report_of, tuned
 
 FAMILIES = ["llama", "qwen3", "qwen3_moe", "mixtral", "olmoe", "llama4_maverick", "deepseek_v3", "gpt_oss"]
 FROZEN = dict.fromkeys(["attention", "experts", "shared", "dense"], "freeze")
@@ -116,9 +116,10 @@ def test_whatever_a_router_policy_moves_is_in_the_result(
     result = tuned(base(folder, family), folder / "data.jsonl", out, lr=0.02, **how)
     config = Checkpoint.open(base(folder, family)).config
     size = math.log(config.vocab_size)
-    assert result.path is not None
-    assert result.report["proof"]["reloaded_max"] <= model_tolerance(config, size, config.max_positions)
-    assert result.report["proof"]["moved_mean"] > 1e-3
+    proof = report_of(result).proof
+    assert result.path is not None and proof is not None
+    assert proof.reloaded_max <= model_tolerance(config, size, config.max_positions)
+    assert proof.moved_mean > 1e-3
     start, end = (
         coterie.load(base(folder, family)).model,
         coterie.load(*([result.path] if result.kind == "model" else [base(folder, family), "float32", "cpu", False]),
@@ -135,13 +136,15 @@ def test_whatever_a_router_policy_moves_is_in_the_result(
             assert not torch.equal(before.bias, after.bias)
 
 
-def test_weights_trained_in_full_in_16_bits_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_trained_in_full_in_16_bits_get_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     coterie.save(coterie.load(base(folder, "qwen3_moe")), folder / "half", dtype="bfloat16")
-    for train, told in (({"norm": "full"}, True), ({}, False)):
+    for train, warned in (({"norm": "full"}, True), ({}, False)):
         caplog.clear()
         config = TuneConfig.from_dict({"model": str(folder / "half"), "data": "x", "train": train})
         prepare_model(config, torch.float32, torch.device("cpu"))
-        assert ("norm is trained in full in 16 bits" in caplog.text) == told
+        assert ("norm is trained in full in 16 bits" in caplog.text) == warned
 
 
 def test_dense_gradients_are_switched_on_or_refused(folder: Path) -> None:
@@ -150,7 +153,7 @@ def test_dense_gradients_are_switched_on_or_refused(folder: Path) -> None:
     layers = [block.ffn for block in model.blocks if isinstance(block.ffn, MoE)]
     assert layers and all(layer.dense_gradient for layer in layers)
     for family, router, message in (
-        ("llama4_maverick", "dense-grad", "says nothing"),
+        ("llama4_maverick", "dense-grad", "has no output to learn from"),
         ("qwen3_moe", "bias", "has no bias"),
         ("qwen3", "full", "dense"),
     ):
@@ -168,12 +171,12 @@ def test_a_result_that_lost_part_of_the_tuning_is_no_result(folder: Path) -> Non
         for block in model.model.blocks:
             block.attention.v.weight += 0.3 * torch.randn_like(block.attention.v.weight)
     after = probe(model.model, model.tokenizer)
-    assert prove(before, after, after, Path("x"))["gravity"] == 1.0
+    assert prove(before, after, after, Path("x")).gravity == 1.0
     with torch.no_grad():
         model.model.blocks[0].attention.v.weight *= 1.01
     with pytest.raises(CheckpointError, match="is not the tuned model"):
         prove(before, after, probe(model.model, model.tokenizer), Path("x"))
     with pytest.raises(CheckpointError, match="is still the base"):
         prove(before, after, before, Path("x"))
-    with pytest.raises(CheckpointError, match="exactly what its base says"):
+    with pytest.raises(CheckpointError, match="exactly as its base"):
         prove(before, before, before, Path("x"))

@@ -1,6 +1,4 @@
-"""Tuning from its command line and from Python: it learns, goes on, stops where it must, and its result
-serves.
-"""
+"""Tuning from its command line and from Python: it learns, resumes, and stops where it must."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ from coterie.train.coverage import Coverage
 from coterie.train.routing_guard import RouterGuard
 from tests.adapters.test_attach import MERGED
 from tests.arithmetic import approx, assert_model_close, mean_sums
-from tests.recipes.tuned import ANSWERS, base, command, conversations, tensors, tuned
+from tests.recipes.tuned import ANSWERS, base, command, conversations, report_of, tensors, tuned
 
 MOE_FAMILIES = ["mixtral", "olmoe", "llama4_scout", "deepseek_v3", "deepseek_v2_lite", "gpt_oss"]
 
@@ -102,16 +100,16 @@ def test_a_run_that_broke_off_goes_on_to_the_same_result(
             if trainer.step_count == 5:
                 raise RuntimeError("the power is gone")
 
-    plain = recipe._watchers
+    plain = recipe.watchers
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "_watchers", lambda *args: [*plain(*args), Break()])
+        patch.setattr(recipe, "watchers", lambda *args: [*plain(*args), Break()])
         with pytest.raises(RuntimeError, match="power"):
             tuned(model, data, folder / "broken", **settings)
     assert not (folder / "broken/adapter").exists()
     again = tuned(model, data, folder / "broken", **settings)
     assert again.steps == 6 and again.path is not None and whole.path is not None
     assert all(torch.equal(tensors(whole.path)[name], value) for name, value in tensors(again.path).items())
-    assert again.report["coverage"] == whole.report["coverage"] != []
+    assert report_of(again).coverage == report_of(whole).coverage != []
     with pytest.raises(ConfigError, match="another 'rank'"):
         tuned(model, data, folder / "broken", **settings, rank=8)
 
@@ -159,7 +157,7 @@ def test_coverage_stops_a_group_without_gradient_and_a_frozen_tensor_that_moved(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, data = base(folder, "qwen3_moe"), folder / "data.jsonl"
-    plain = recipe._watchers
+    plain = recipe.watchers
 
     class Lose(Callback):
         """Before the check: the experts' gradients are lost, as in a forward pass that leaves the factors
@@ -172,7 +170,7 @@ def test_coverage_stops_a_group_without_gradient_and_a_frozen_tensor_that_moved(
                     parameter.grad = None
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "_watchers", lambda *args: [Lose(), *plain(*args)])
+        patch.setattr(recipe, "watchers", lambda *args: [Lose(), *plain(*args)])
         with pytest.raises(TrainingError, match="'experts' was to be trained and none of its 6 layers"):
             tuned(model, data, folder / "lost")
     assert not (folder / "lost/adapter").exists()
@@ -186,7 +184,7 @@ def test_coverage_stops_a_group_without_gradient_and_a_frozen_tensor_that_moved(
             weight.data = weight.data.flip(0).clone()
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "_watchers", lambda *args: [*plain(*args), Swap()])
+        patch.setattr(recipe, "watchers", lambda *args: [*plain(*args), Swap()])
         with pytest.raises(TrainingError, match=r"blocks\.0\.ffn\.experts\.down\.weight' was to stay frozen"):
             tuned(model, data, folder / "moved", steps=1)
     assert not (folder / "moved/adapter").exists()
@@ -196,8 +194,9 @@ def test_experts_without_tokens_are_reported_and_not_failed(folder: Path) -> Non
     one = folder / "one.jsonl"
     one.write_text((folder / "data.jsonl").read_text().splitlines()[0] + "\n")
     result = tuned(base(folder, "llama4_scout"), one, folder / "few", steps=1, batch_rows=1)
-    experts = next(entry for entry in result.report["coverage"] if entry["group"] == "experts")
-    assert 0 < experts["experts_reached"] <= experts["experts"] and experts["reached"] == experts["layers"]
+    experts = next(entry for entry in report_of(result).coverage if entry.group == "experts")
+    assert experts.experts is not None and experts.experts_reached is not None
+    assert 0 < experts.experts_reached <= experts.experts and experts.reached == experts.layers
 
 
 def drifting(action: str, share: float, steps: int) -> tuple[RouterGuard, list[str], Any]:
@@ -240,7 +239,7 @@ def test_the_guard_ends_a_run_that_sends_tokens_elsewhere(folder: Path) -> None:
     settings: dict[str, Any] = {"router": "full", "lr": 0.3, "warmup": 1.0, "steps": 20, "save_every": 1}
     settings |= {"guard": "rollback"}
     result = tuned(base(folder, "qwen3_moe"), folder / "data.jsonl", folder / "astray", **settings)
-    assert result.reason.startswith("routing: step") and result.steps < 20 and result.report["warnings"]
+    assert result.reason.startswith("routing: step") and result.steps < 20 and report_of(result).warnings
 
 
 def test_an_adapter_is_trained_further_and_is_its_own_reference(folder: Path) -> None:
@@ -276,7 +275,8 @@ def test_every_objective_runs_from_its_data(objective: str, folder: Path) -> Non
     data = folder / f"{objective}.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     result = tuned(base(folder, "llama"), data, folder / f"as-{objective}", objective=objective)
-    assert result.path is not None and result.report["proof"]["gravity"] == 1.0
+    proof = report_of(result).proof
+    assert result.path is not None and proof is not None and proof.gravity == 1.0
 
 
 def test_preferences_are_judged_by_their_chosen_side(folder: Path) -> None:
@@ -284,8 +284,9 @@ def test_preferences_are_judged_by_their_chosen_side(folder: Path) -> None:
     lines = [{"prompt": c, "chosen": a, "rejected": "sing"} for c, a in ANSWERS.items()]
     pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings: dict[str, Any] = {"eval": str(pairs), "steps": 12, "lr": 0.01}
-    report = tuned(base(folder, "llama"), pairs, folder / "prefer", **settings).report
-    assert report["preferred"] == 1.0 and report["held_out"]["change"]["documents"] == len(lines)
+    report = report_of(tuned(base(folder, "llama"), pairs, folder / "prefer", **settings))
+    assert report.held_out is not None and report.held_out.change.documents == len(lines)
+    assert report.preferred == 1.0
 
 
 def test_mistakes_are_one_line_each(folder: Path) -> None:

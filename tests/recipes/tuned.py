@@ -14,6 +14,7 @@ from coterie.cli.main import main
 from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
 from coterie.recipes.tune import TuneResult, tune
+from coterie.results.tuning import TuningRecord
 from coterie.text.tokenizer import Tokenizer
 from tests.families.hf import _BASE, CONFIGS, randomise
 
@@ -33,8 +34,9 @@ def conversations(path: Path, copies: int = 3) -> Path:
 
 
 def base(directory: Path, family: str, calm: bool = False) -> Path:
-    """A checkpoint of one family, every parameter random. `calm`: fresh weights, as a model begins its life
-    with.
+    """A checkpoint of one family, every parameter random.
+
+    `calm`: with the fresh weights of a model before its training.
     """
     path = directory / family
     if not path.exists():
@@ -57,6 +59,12 @@ def base(directory: Path, family: str, calm: bool = False) -> Path:
 def tuned(model: Path, data: Path | str, out: Path, **settings: Any) -> TuneResult:
     """`tune` with small settings."""
     return tune(str(model), str(data), out=str(out), **(SMALL | {"steps": 3} | settings))
+
+
+def report_of(result: TuneResult) -> TuningRecord:
+    """The report of a run that came to its end."""
+    assert result.report is not None
+    return result.report
 
 
 def command(monkeypatch: Any, capsys: Any, *words: object) -> tuple[int, str, str]:

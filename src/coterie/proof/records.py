@@ -137,6 +137,20 @@ def record(
     )
 
 
+def probe(model: Transformer, tokenizer: Tokenizer) -> ProbeRecord:
+    """Record the answers to the default probes without dropout. The model keeps its mode.
+
+    Errors: as `record`.
+    """
+    training = model.training
+    model.eval()
+    try:
+        sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
+        return record(model, sequences, tokenizer)
+    finally:
+        model.train(training)
+
+
 def save_probes(directory: Path, record: ProbeRecord) -> None:
     """Write `probes/probes.safetensors` (temporary name, then rename)."""
     path = Path(directory) / FILE

@@ -84,3 +84,7 @@ class TuningRecord(Settings):
     proof: TuningProof | None = None
     failed: str | None = None
     path: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without the fields that were never set."""
+        return self.model_dump(mode="json", exclude_unset=True)

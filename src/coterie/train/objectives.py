@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from coterie.config import ConfigError, suggest
+from coterie.config.methods import tuning_method
+from coterie.config.tune import TuneConfig
 from coterie.train.distil import Distillation
 from coterie.train.objective import CrossEntropy, Objective
 from coterie.train.preference import DPO, IPO, KTO, ORPO, NormalisedDPO
@@ -25,3 +27,14 @@ def objective_class(name: str) -> type[Objective]:
         known = ", ".join(["auto", *OBJECTIVES])
         raise ConfigError(f"objective '{name}' does not exist{suggest(name, OBJECTIVES)}; choose {known}")
     return OBJECTIVES[name]
+
+
+def default_lr(config: TuneConfig, num_parameters: int) -> float:
+    """The learning rate of a tuning run that names none.
+
+    It is smaller for larger models, for methods that train whole weights, and for preferences.
+    Errors: `ConfigError` for an unknown method or objective.
+    """
+    size = 0 if num_parameters < 5e7 else 1 if num_parameters < 1e9 else 2
+    lr = tuning_method(config.method).learning_rates[size]
+    return lr * (1.0 if config.objective == "auto" else objective_class(config.objective).lr_factor)

@@ -73,7 +73,7 @@ def quickstart(
             "lr": plan.sweeps[name].best,
             "lr_sweep": [p.to_dict() for p in plan.sweeps[name].points],
         }
-    parts["tuned"] = tune_chapter(out, minutes, seed, threads)
+    parts["tuned"] = tune_chapter(out, minutes, seed, threads).to_dict()
     parts |= {"seed": seed, "minutes": minutes, "machine": machine_words(), "versions": versions()}
     parts |= {"data": data_summary(prepared, plan, documents)}
     trained = sum(parts[name]["train_seconds"] for name in TWINS)

@@ -1,6 +1,4 @@
-"""The quickstart's last chapter: its mixture of experts tuned on the starter conversations, merged, and asked
-again.
-"""
+"""The quickstart's last chapter: tune its mixture of experts on conversations, merge, and ask both models."""
 
 from __future__ import annotations
 
@@ -8,13 +6,15 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 from coterie.adapters.merge import merge_checkpoint
 from coterie.config import CoterieError
 from coterie.config.tune import TuneConfig
 from coterie.infer.model import LanguageModel, load
 from coterie.recipes.tune import run_tune
+from coterie.results.intervals import Interval
+from coterie.results.quickstart import AnswerPair, Change, Trained, TunedResults
+from coterie.results.tuning import TuningChange, TuningRecord
 
 _log = logging.getLogger("coterie")
 
@@ -28,9 +28,10 @@ _QUESTIONS = (
 )
 
 
-def tune_chapter(out: Path, minutes: float, seed: int, threads: int | None) -> dict[str, Any]:
-    """Tune `out/moe/model` with LoRA on attention and experts, merge, compare; `TunedResults` of the
-    report.
+def tune_chapter(out: Path, minutes: float, seed: int, threads: int | None) -> TunedResults:
+    """Tune `out/moe/model` with LoRA on attention and experts, merge, and compare.
+
+    Errors: `CoterieError` subclasses, one line each.
     """
     started = time.monotonic()
     base, folder, merged = out / "moe" / "model", out / "tuned", out / "tuned" / "merged"
@@ -47,30 +48,27 @@ def tune_chapter(out: Path, minutes: float, seed: int, threads: int | None) -> d
         "quickstart",
     )
     _log.info(f"tuning its experts: coterie tune {base} starter -o {folder}")
-    result = run_tune(config, resume_hint="the same command")
-    if result.path is None:
-        raise CoterieError(f"{folder}: tuning was stopped; run the same command again to go on")
+    result = run_tune(config)
+    if result.path is None or result.report is None:
+        raise CoterieError(f"{folder}: tuning was stopped; run the same command again to resume it")
     shutil.rmtree(merged, ignore_errors=True)
     merge = merge_checkpoint(base, result.path, merged)
     _log.info(f"merged: {merged}")
-    before, after = _answers(load(base)), _answers(load(merged))
-    return {
-        "path": str(merged),
-        "trained": [
-            {"group": entry["group"], "how": entry["treatment"], "trainable": entry["trainable"]}
-            for entry in result.report["plan"]
-            if entry["trainable"]
+    answers = zip(_QUESTIONS, _answers(load(base)), _answers(load(merged)), strict=True)
+    return TunedResults(
+        path=str(merged),
+        trained=[
+            Trained(group=entry.group, how=entry.treatment, trainable=entry.trainable)
+            for entry in result.report.plan
+            if entry.trainable
         ],
-        "experts": _experts(result.report),
-        "held_out": _change(result.report["held_out"]),
-        "retention": _change(result.report["retention"]),
-        "gravity": merge.gravity,
-        "answers": [
-            {"question": q, "before": b, "after": a}
-            for q, b, a in zip(_QUESTIONS, before, after, strict=True)
-        ],
-        "seconds": time.monotonic() - started,
-    }
+        experts=_experts(result.report),
+        held_out=_change(result.report.held_out),
+        retention=_change(result.report.retention),
+        gravity=merge.gravity,
+        answers=[AnswerPair(question=q, before=before, after=after) for q, before, after in answers],
+        seconds=time.monotonic() - started,
+    )
 
 
 def _answers(model: LanguageModel) -> list[str]:
@@ -78,11 +76,14 @@ def _answers(model: LanguageModel) -> list[str]:
     return [reply.text for reply in model.generate_many(prompts, temperature=0, max_tokens=48)]
 
 
-def _change(found: dict[str, Any]) -> dict[str, Any]:
-    change = {name: found["change"][name] for name in ("value", "low", "high", "documents")}
-    return {"before": found["before"], "after": found["after"], "change": change}
+def _change(found: TuningChange | None) -> Change:
+    """The change without its parts by kind of text."""
+    assert found is not None  # the settings above ask for both measurements
+    moved = found.change
+    whole = Interval(value=moved.value, low=moved.low, high=moved.high, documents=moved.documents)
+    return Change(before=found.before, after=found.after, change=whole)
 
 
-def _experts(report: dict[str, Any]) -> str:
-    entry = next((entry for entry in report["coverage"] if entry["group"] == "experts"), None)
-    return f"{entry['experts_reached']} of {entry['experts']}" if entry else "none"
+def _experts(report: TuningRecord) -> str:
+    entry = next((entry for entry in report.coverage if entry.group == "experts"), None)
+    return f"{entry.experts_reached} of {entry.experts}" if entry else "none"

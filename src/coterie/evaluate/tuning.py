@@ -1,21 +1,24 @@
-"""The measurements before and after tuning: probes, held-out examples, texts it must not forget."""
+"""The measurements before and after tuning: probes, held-out examples, and texts not to be forgotten."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from coterie.adapters.trainable import Tuned
 from coterie.data.heldout import HeldoutDocument
 from coterie.data.rows import Row
 from coterie.data.tuning_rows import TuneData
 from coterie.evaluate.bits import DocumentScore, score_documents
+from coterie.evaluate.stats import difference_intervals
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
-from coterie.proof.records import ProbeRecord
-from coterie.recipes.tune_model import Tuned, probe
+from coterie.proof.records import ProbeRecord, probe
+from coterie.results.tuning import TuningChange
 from coterie.train.batch import Batch, collate
 from coterie.train.preference import right_preferences, side_masks
 
@@ -24,7 +27,10 @@ Device = torch.device | str
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model does. `preferred`: share of pairs that it ranks rightly (None without a reference)."""
+    """One measurement of a model.
+
+    `preferred`: the share of pairs that it ranks rightly (None without a reference).
+    """
 
     probes: ProbeRecord
     examples: list[DocumentScore]
@@ -32,8 +38,8 @@ class Measured:
     preferred: float | None
 
 
-def measure(tuned: Tuned, data: TuneData, documents: list[HeldoutDocument]) -> Measured:
-    """Measure the model as it is now, in evaluation mode."""
+def measure(tuned: Tuned, data: TuneData, documents: Sequence[HeldoutDocument]) -> Measured:
+    """Measure the model in evaluation mode; it is in its former mode afterwards."""
     model, device = tuned.model, tuned.model.embed.weight.device
     training = model.training
     model.eval()
@@ -46,13 +52,20 @@ def measure(tuned: Tuned, data: TuneData, documents: list[HeldoutDocument]) -> M
     return result
 
 
+def change(before: Sequence[DocumentScore], after: Sequence[DocumentScore]) -> TuningChange:
+    """Bits per byte (of examples: per token) before and after, and their difference with its interval."""
+    sums = [sum(s.nats for s in scores) / sum(s.num_bytes for s in scores) for scores in (before, after)]
+    bits = [value / math.log(2) for value in sums]
+    return TuningChange(before=bits[0], after=bits[1], change=difference_intervals(after, before))
+
+
 def unit_scores(
     model: Transformer, rows: Sequence[Row], device: Device, wanted: bool = False
 ) -> list[DocumentScore]:
     """Nats and learnt tokens of each segment of the rows, in their order.
 
-    `wanted`: only of what is to become likelier (of preferences the chosen side, of labels the wanted
-    continuations).
+    `wanted`: score only what is to become more likely: the chosen side of preferences, and the
+    continuations with a positive label.
     """
     return [
         score for logp_T, batch in _scored(model, rows, device) for score in _segments(logp_T, batch, wanted)

@@ -1,0 +1,204 @@
+"""Load a model for tuning and make exactly what the settings say trainable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie.adapters.apply import apply_in_place
+from coterie.adapters.attach import attach, is_trained
+from coterie.adapters.files import adapter_base, is_adapter
+from coterie.adapters.patch import attach_subset, is_patch
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.config import AdapterConfig, BalanceConfig, ConfigError, ExpertSelection
+from coterie.config.methods import ResultKind, TuningMethod, tuning_method
+from coterie.config.tune import TuneConfig
+from coterie.nn.moe import MoE
+from coterie.nn.parameter_groups import Group, parameter_groups
+from coterie.nn.transformer import Transformer
+from coterie.text.tokenizer import Tokenizer
+
+_log = logging.getLogger("coterie")
+BIAS_RATE = 1e-3  # step of the selection bias where the model names none: DeepSeek-V3's
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A model that is ready for tuning.
+
+    `base`: its directory. `origin`: the name of the base as it was given. `kind`: of the result.
+    `treatments`: by group. `asked`: the groups that are to be trained.
+    """
+
+    model: Transformer
+    tokenizer: Tokenizer
+    base: Path
+    origin: str
+    kind: ResultKind
+    treatments: dict[str, str]
+    asked: set[str]
+
+    def ranks(self, rank: int) -> dict[str, int]:
+        """The rank of each group's factors; `rank` where the model has no adapter."""
+        adapter = self.model.adapter
+        if adapter is None:
+            return dict.fromkeys(self.treatments, rank)
+        ranks = dict.fromkeys(self.treatments, adapter.rank)
+        moe = next((block.ffn for block in self.model.config.blocks if block.ffn.kind == "moe"), None)
+        if moe is not None:
+            ranks["experts"] = adapter.expert_rank(moe.router.num_experts, moe.router.top_k)
+        return ranks
+
+
+def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) -> Tuned:
+    """Load the model and make exactly what `config` says trainable.
+
+    Errors: `ConfigError` for an intent that this model cannot follow, `CheckpointError`, `DataError`.
+    """
+    origin, further = config.model, None
+    if is_patch(config.model):
+        raise ConfigError(
+            f"{config.model}: is an expert patch, which is not trained further; apply it first "
+            "(coterie patch apply)"
+        )
+    if is_adapter(config.model):
+        origin, further = adapter_base(config.model), config.model
+    method = tuning_method(config.method)
+    # An adapter belongs to the base as it is stored, not to a rounding of it.
+    checkpoint = Checkpoint.open(origin)
+    held = torch.float32 if method.float32 else checkpoint.kept_dtype
+    quantise = config.adapter() if method.quantised else None
+    loaded = checkpoint.load(held, device, compute_dtype=dtype, quantise=quantise)
+    model = loaded.model
+    if loaded.tokenizer is None:
+        raise ConfigError(
+            f"{config.model}: has no tokenizer.json, so examples cannot be read; add the model's own"
+        )
+    treatments: dict[str, str] = {**config.treatments()}
+    _check_intent(config, model)
+    if further is not None:
+        _check_further(config)
+        apply_in_place(model, further, checkpoint)
+        assert model.adapter is not None
+        treatments = {str(group): how for group, how in model.adapter.train.items()}
+    else:
+        chosen = ExpertSelection.from_file(config.experts) if config.experts else None
+        make_trainable(model, method, config.adapter(), chosen)
+    if config.router == "dense-grad":
+        _send_gradients_to_all_experts(model)
+    _set_balance(config, model, treatments.get("router", "freeze"))
+    groups = parameter_groups(model)
+    _warn_of_coarse_steps(model, groups)
+    asked = {groups[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    asked |= {g for g in groups.values() if treatments.get(g, "freeze") not in ("freeze", "bias")}
+    if config.experts and method.wraps == "factors":
+        asked |= {"experts"}
+    return Tuned(
+        model, loaded.tokenizer, checkpoint.path, origin, method.result, treatments, {str(g) for g in asked}
+    )
+
+
+def make_trainable(
+    model: Transformer, method: TuningMethod, adapter: AdapterConfig, chosen: ExpertSelection | None = None
+) -> None:
+    """Change a plain model into the form that `method` trains, and set `requires_grad` of every parameter.
+
+    `adapter.train` says what happens to each group. `chosen`: the experts to which training is limited
+    (default: all). Errors: `ConfigError` for what the method or the model cannot do.
+    """
+    if method.wraps == "chosen experts":
+        assert chosen is not None
+        attach_subset(model, chosen)
+    elif method.wraps == "factors":
+        attach(model, adapter, chosen)
+    elif "lora" in adapter.train.values():
+        raise ConfigError(
+            "method full trains weights themselves; use method lora with train.GROUP=full to mix both"
+        )
+    else:
+        treatments: dict[str, str] = {str(group): how for group, how in adapter.train.items()}
+        groups = parameter_groups(model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(is_trained(name, treatments.get(groups[name], "freeze")))
+
+
+def _warn_of_coarse_steps(model: Transformer, groups: Mapping[str, Group]) -> None:
+    """Weights trained in full keep the base's type.
+
+    In 16 bits, a step below 1/256 of a weight may be rounded away.
+    """
+    trained = ((n, p) for n, p in model.named_parameters() if p.requires_grad)
+    coarse = sorted({groups[name] for name, parameter in trained if parameter.dtype != torch.float32})
+    if coarse:
+        _log.warning(
+            "%s is trained in full in 16 bits, as the base is stored, so small steps are rounded away; "
+            "convert the base with --dtype float32 first to keep them",
+            ", ".join(coarse),
+        )
+
+
+def _check_intent(config: TuneConfig, model: Transformer) -> None:
+    """Refuse an explicit setting that the model cannot follow; a method's defaults apply where they can."""
+    groups = set(parameter_groups(model).values())
+    for group, how in config.train.items():
+        if how != "freeze" and group not in groups:
+            raise ConfigError(
+                f"train.{group}={how}: this {model.config.family} model has no '{group}'; its groups: "
+                f"{', '.join(sorted(groups))}"
+            )
+    if not model.config.is_moe:
+        for name, given in (("experts", config.experts), ("router", config.router)):
+            if given not in (None, "freeze"):
+                raise ConfigError(
+                    f"{name}: this {model.config.family} model is dense and has none; leave it out"
+                )
+        if tuning_method(config.method).moe_only:
+            raise ConfigError(
+                f"method {config.method} is for mixtures of experts, and {config.model} is dense"
+            )
+
+
+def _check_further(config: TuneConfig) -> None:
+    method = tuning_method(config.method)
+    if not method.has_factors or method.quantised or config.train or config.experts or config.router:
+        raise ConfigError(
+            f"{config.model}: is an adapter, whose own factors are trained further; leave method, train, "
+            "experts and router out, or merge it first (coterie merge)"
+        )
+
+
+def _send_gradients_to_all_experts(model: Transformer) -> None:
+    """Let routers also learn from the experts that they did not choose."""
+    for layer, block in enumerate(model.blocks):
+        if isinstance(block.ffn, MoE):
+            if block.ffn.config.router.apply_to == "input":
+                raise ConfigError(
+                    f"router=dense-grad: layer {layer} multiplies the input of experts by the score, so an "
+                    "expert that is not chosen has no output to learn from; use router=full"
+                )
+            block.ffn.dense_gradient = True
+
+
+def _set_balance(config: TuneConfig, model: Transformer, treatment: str) -> None:
+    """Set the balance losses as asked. The selection bias moves only where the result stores it."""
+    for layer, router in model.routers():
+        own = router.balance.config
+        change: dict[str, Any] = {}
+        if config.balance == "none":
+            change = {"loss_coef": 0.0, "z_loss_coef": 0.0}
+        elif isinstance(config.balance, float):
+            change = {"loss_coef": config.balance}
+        if treatment not in ("full", "bias"):
+            change["bias_rate"] = 0.0
+        elif treatment == "bias" and router.bias is None:
+            if router.select_bias is None:
+                raise ConfigError(
+                    f"router=bias: the router of layer {layer} has no bias; use router=full or lora"
+                )
+            change["bias_rate"] = own.bias_rate or BIAS_RATE
+        router.balance.config = BalanceConfig.from_dict(own.to_dict() | change, "balance")

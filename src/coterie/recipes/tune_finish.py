@@ -1,0 +1,73 @@
+"""The end of a tuning run: measure again, write the result, prove it from disk, report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from coterie.adapters.tuned import load_result, prove, save_result
+from coterie.checkpoints.commit import remove_directory
+from coterie.config import TrainingError
+from coterie.data.heldout import HeldoutDocument
+from coterie.evaluate.tuning import Measured, change, measure
+from coterie.proof.records import probe
+from coterie.recipes.tune_report import write_report
+from coterie.recipes.tune_run import TuneRun
+from coterie.report.tuning_page import tuning_lines
+from coterie.results.tuning import TuningRecord
+
+_log = logging.getLogger("coterie")
+
+
+def finish(
+    run: TuneRun, documents: Sequence[HeldoutDocument], before: Measured, record: TuningRecord
+) -> tuple[Path, TuningRecord]:
+    """Write the proven result; returns its path and the complete record.
+
+    The main process writes, the others wait for it. The report is written whatever happens.
+    Errors: `TrainingError` for a model that forgot too much, `CheckpointError` for a result that is not
+    the tuned model; no result remains then.
+    """
+    after = measure(run.tuned, run.data, documents)
+    found: dict[str, object] = {}
+    if after.examples:
+        found |= {"held_out": change(before.examples, after.examples), "preferred": after.preferred}
+    if after.retention:
+        found["retention"] = change(before.retention, after.retention)
+    record = record.model_copy(update=found)
+    path = Path(run.config.out) / run.tuned.kind
+    if run.trainer.processes.is_main:
+        record = _write(run, path, before, after, record)
+        for line in tuning_lines(record):
+            _log.info("%s", line)
+    run.trainer.processes.wait()
+    return path, record
+
+
+def _write(run: TuneRun, path: Path, before: Measured, after: Measured, record: TuningRecord) -> TuningRecord:
+    config, trainer = run.config, run.trainer
+    try:
+        _check_forgetting(run, record)
+        save_result(run.tuned, path, {"metrics": {"steps": trainer.step_count, "tokens": trainer.tokens}})
+        reloaded = probe(load_result(config, run.tuned, path), run.tuned.tokenizer)
+        proof = prove(before.probes, after.probes, reloaded, path)
+        record = record.model_copy(update={"proof": proof, "path": str(path)})
+    except Exception as error:
+        record = record.model_copy(update={"failed": str(error)})
+        if path.exists():
+            remove_directory(path)
+        raise
+    finally:
+        write_report(path.parent, record, f"Tuning {config.model}")
+    return record
+
+
+def _check_forgetting(run: TuneRun, record: TuningRecord) -> None:
+    config = run.config
+    lost = record.retention.change.value if record.retention is not None else 0.0
+    if config.max_forgetting is not None and lost > config.max_forgetting:
+        raise TrainingError(
+            f"{config.retention}: {lost:+.3f} bits per byte after tuning, and max_forgetting is "
+            f"{config.max_forgetting}; no result was written (see report.json)"
+        )

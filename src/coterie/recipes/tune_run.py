@@ -1,0 +1,116 @@
+"""The parts of a tuning run: model, examples, objective, trainer, and what watches over the training."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coterie.adapters.trainable import Tuned, prepare_model
+from coterie.adapters.tuned import read_trainable
+from coterie.config.tune import TuneConfig
+from coterie.data.tuning_rows import TuneData, prepare_examples
+from coterie.evaluate.tuning import held_out_metrics
+from coterie.machine.device import choose_device, choose_dtype
+from coterie.machine.processes import Processes
+from coterie.proof.difference import difference
+from coterie.proof.records import ProbeRecord, probe
+from coterie.recipes.run import build_trainer
+from coterie.results.tuning import GroupPlan
+from coterie.train.callbacks import Callback, Evaluate
+from coterie.train.coverage import Coverage, plan_lines, plan_table
+from coterie.train.loop import Trainer
+from coterie.train.objectives import default_lr, objective_class
+from coterie.train.preference import with_reference
+from coterie.train.routing_guard import RouterGuard
+
+_log = logging.getLogger("coterie")
+
+
+@dataclass(frozen=True)
+class TuneRun:
+    """The parts of one run. `coverage`: checks what gradients reach."""
+
+    config: TuneConfig
+    tuned: Tuned
+    data: TuneData
+    trainer: Trainer
+    coverage: Coverage
+
+
+def build_run(config: TuneConfig, processes: Processes) -> TuneRun:
+    """Load the model and the examples, and build the trainer, without callbacks.
+
+    Errors: `ConfigError`, `DataError`, `CheckpointError`.
+    """
+    # An unknown name ends the run before a model is loaded.
+    needs = None if config.objective == "auto" else objective_class(config.objective).examples
+    device = processes.place(choose_device(config.device))
+    tuned = prepare_model(config, choose_dtype(config.dtype, device), device)
+    model = tuned.model.to(device)
+    data = prepare_examples(config, tuned.tokenizer, model.config.max_positions, needs)
+    objective = objective_class(data.objective).build(config)
+    if "reference_logp" in objective.streams:
+        _log.info("reference: log-probabilities of %d rows", len(data.rows))
+        rows, held_out = (with_reference(model, some, device) for some in (data.rows, data.held_out))
+        data = replace(data, rows=rows, held_out=held_out)
+    trainer = build_trainer(
+        model,
+        data.rows,
+        objective,
+        config.optimiser.resolved(default_lr(config, sum(p.numel() for p in model.parameters()))),
+        config.schedule,
+        steps=data.steps,
+        batch_rows=data.batch_rows,
+        seed=config.seed,
+        processes=processes,
+        accumulate=config.accumulate,
+        clip_norm=config.clip_norm,
+        balance_prompts=config.balance_prompts,
+        device=device,
+    )
+    return TuneRun(config, tuned, data, trainer, Coverage(tuned.asked))
+
+
+def log_plan(run: TuneRun) -> list[GroupPlan]:
+    """Log what the run will do to each group of parameters, and return it."""
+    config, tuned, data = run.config, run.tuned, run.data
+    ranks = tuned.ranks(config.rank)
+    per_step = data.num_tokens * min(1.0, data.batch_rows * config.accumulate / len(data.rows))
+    plan = plan_table(tuned.model, tuned.treatments, ranks, per_step)
+    lines = [f"tune {config.model}: {config.method}, {data.objective}; {data.summary()}", *plan_lines(plan)]
+    adapter = tuned.model.adapter
+    if adapter is not None and tuned.model.config.is_moe and adapter.train["experts"] == "lora":
+        lines.append(
+            f"rank rule: {adapter.rank_rule} ({adapter.rank} asked, {ranks['experts']} for each expert)"
+        )
+    for line in lines:
+        _log.info("%s", line)
+    return plan
+
+
+def watchers(run: TuneRun, before: ProbeRecord) -> list[Callback]:
+    """The check of gradients, the evaluation on held-out examples, and the guard on routing.
+
+    `before`: the answers before tuning, with which the guard compares the choice of experts.
+    """
+    model, config, trainer = run.tuned.model, run.config, run.trainer
+    callbacks: list[Callback] = [run.coverage]
+    if run.data.held_out:
+
+        def evaluate(_: Trainer) -> dict[str, float]:
+            return held_out_metrics(model, run.data.held_out, trainer.device)
+
+        callbacks.append(Evaluate(config.eval_every, evaluate))
+    if model.config.is_moe and config.guard != "off":
+
+        def agreement() -> float:
+            shares = difference(probe(model, run.tuned.tokenizer), before).routing.values()
+            return sum(shares) / len(shares)
+
+        def restore() -> None:
+            read_trainable(Path(trainer.last_checkpoint or ""), model)
+
+        num_experts = sum(router.config.num_experts for _, router in model.routers())
+        callbacks.append(RouterGuard(config.guard, num_experts, agreement, restore))
+    return callbacks
