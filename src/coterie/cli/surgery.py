@@ -79,15 +79,13 @@ def _operate(kind: str, settings: Mapping[str, Any], common: Mapping[str, Any]) 
         healing = Healing(common["steps"] or 100, common["lr"], common["train"], seed=common["seed"])
     operation = Operation(
         kind,
-        common["model"],
-        common["out"],
         settings,
         data=tuple(common["data"] or ("primer",)),
         heal_data=tuple(common["heal"] or ()),
         healing=healing,
         distil=common["distil"],
     )
-    receipt = operate(operation)
+    receipt = operate(common["model"], common["out"], operation)
     answer(receipt.to_dict(), common["as_json"], _receipt(receipt, common["out"]))
 
 

@@ -85,3 +85,8 @@ def _logprobs(model: Transformer, pieces: list[np.ndarray], lengths: list[int]) 
 def bits_per_byte(scores: Sequence[DocumentScore]) -> float:
     """Total bits over total bytes."""
     return sum(s.nats for s in scores) / math.log(2) / sum(s.num_bytes for s in scores)
+
+
+def perplexity(scores: Sequence[DocumentScore]) -> float:
+    """The exponential of the mean nats per token; at most e^700, so that it stays finite."""
+    return math.exp(min(700.0, sum(s.nats for s in scores) / sum(s.num_tokens for s in scores)))

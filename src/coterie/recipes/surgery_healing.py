@@ -1,4 +1,4 @@
-"""Healing: a few steps of training after surgery, on text or towards the model it was made from."""
+"""Healing: a few steps of training after surgery, on text or towards the original model."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ _GROUPS = {"router": ("router",), "ffn": ("router", "experts", "shared", "dense"
 
 @dataclass(frozen=True)
 class Healing:
-    """`steps` of `batch_rows` rows; `part`: what is trained. `distil`: the share of the loss that is the
-    teacher's.
+    """`steps` of `batch_rows` rows of `row_length` tokens.
+
+    `part`: what is trained. `distil`: the teacher's share of the loss.
     """
 
     steps: int
@@ -37,6 +38,11 @@ class Healing:
     batch_rows: int = 8
     row_length: int = 256
     seed: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens of text that the steps read, at most 20 million."""
+        return min(20_000_000, self.steps * self.batch_rows * self.row_length + self.row_length)
 
 
 class _Losses(Callback):
@@ -50,13 +56,13 @@ class _Losses(Callback):
 def heal(
     model: Transformer, teacher: Transformer | None, documents: Sequence[np.ndarray], healing: Healing
 ) -> HealingRecord:
-    """Train `model` in place; towards `teacher` where one is given, else on the text alone.
+    """Train `model` in place, towards `teacher` where one is given, else on the text alone.
 
-    Returns what was done, with the first and last loss. Errors: `ConfigError` when `part` reaches no
-    parameter.
+    Returns what was done, with the first and last loss.
+    Errors: `ConfigError` when `part` reaches no parameter.
     """
     length = min(healing.row_length, model.config.max_positions)
-    # A separator is wanted only after the end of the stream, which no whole row reaches.
+    # The separator would follow the last document, which no whole row reaches, so any id will do.
     rows = PackedRows(MemoryStream(documents, eos_id=0), length).whole()
     groups = parameter_groups(model)
     for name, parameter in model.named_parameters():

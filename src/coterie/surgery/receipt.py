@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
+from coterie.config import ModelConfig
+from coterie.families import family
+from coterie.plan.counts import count_parameters, memory
+
 T = TypeVar("T")
 
 
@@ -74,3 +78,36 @@ class SurgeryReceipt:
         if self.healing is None:
             del data["healing"]
         return data
+
+
+def open_receipt(
+    operation: str,
+    settings: Mapping[str, Any],
+    source: str,
+    before: ModelConfig,
+    after: ModelConfig,
+    details: dict[str, Any],
+) -> SurgeryReceipt:
+    """The receipt of an operation, as far as the two configs tell: sizes, losses, readers."""
+    mtp_lost = before.num_mtp_layers and not after.num_mtp_layers
+    return SurgeryReceipt(
+        operation=operation,
+        settings=dict(settings),
+        source=source,
+        family=BeforeAfter(before.family, after.family),
+        parameters=BeforeAfter(_counts(before), _counts(after)),
+        memory=BeforeAfter(memory(before, "inference").total, memory(after, "inference").total),
+        lost=["the layers for multi-token prediction"] if mtp_lost else [],
+        loads_in={
+            "coterie": "read back with the same answers",
+            "transformers": f"{family(after.family).architecture} (model_type {after.family})",
+            "others": f"whatever reads {after.family} checkpoints: every layer has as many experts as "
+            "config.json says",
+        },
+        details=details,
+    )
+
+
+def _counts(config: ModelConfig) -> dict[str, int]:
+    found = count_parameters(config)
+    return {name: getattr(found, name) for name in ("total", "active_all", "active_core", "experts")}
