@@ -120,11 +120,11 @@ def test_whatever_a_router_policy_moves_is_in_the_result(
     assert result.path is not None and proof is not None
     assert proof.reloaded_max <= model_tolerance(config, size, config.max_positions)
     assert proof.moved_mean > 1e-3
-    start, end = (
-        coterie.load(base(folder, family)).model,
-        coterie.load(*([result.path] if result.kind == "model" else [base(folder, family), "float32", "cpu", False]),
-                     **({} if result.kind == "model" else {"adapter": result.path})).model,
-    )  # fmt: skip
+    start = coterie.load(base(folder, family)).model
+    if result.kind == "model":
+        end = coterie.load(result.path).model
+    else:
+        end = coterie.load(base(folder, family), "float32", "cpu", adapter=result.path).model
     moves = "full" in (how.get("router"), how.get("method")) or how.get("router") in ("bias", "dense-grad")
     moves = moves or how.get("method") == "router"
     for (_, before), (_, after) in zip(start.routers(), end.routers(), strict=True):

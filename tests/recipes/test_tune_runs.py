@@ -217,8 +217,12 @@ def drifting(action: str, share: float, steps: int) -> tuple[RouterGuard, list[s
 @pytest.mark.parametrize("action", ["warn", "stop", "rollback"])
 def test_the_guard_acts_on_drift_overload_and_dead_experts(action: str) -> None:
     calm = {"kind": "train", "worst_overload": 1.5, "dead_experts": 0.0}
-    for bad, share, word in (({"worst_overload": 6.0}, 1.0, "share"), ({"dead_experts": 4.0}, 1.0, "no token"),
-                             ({}, 0.2, "expert choices")):  # fmt: skip
+    cases: list[tuple[dict[str, float], float, str]] = [
+        ({"worst_overload": 6.0}, 1.0, "share"),
+        ({"dead_experts": 4.0}, 1.0, "no token"),
+        ({}, 0.2, "expert choices"),
+    ]
+    for bad, share, word in cases:
         guard, restored, trainer = drifting(action, share, steps=40)
         for step in range(1, 7):
             trainer.step_count = step
@@ -248,10 +252,13 @@ def test_an_adapter_is_trained_further_and_is_its_own_reference(folder: Path) ->
     assert first.path is not None
     pairs = folder / "pairs.jsonl"
     lines = [
-        {"prompt": [{"role": "user", "content": f"{colour}?"}], "chosen": [{"role": "assistant", "content": answer}],
-         "rejected": [{"role": "assistant", "content": "sing"}]}
+        {
+            "prompt": [{"role": "user", "content": f"{colour}?"}],
+            "chosen": [{"role": "assistant", "content": answer}],
+            "rejected": [{"role": "assistant", "content": "sing"}],
+        }
         for colour, answer in ANSWERS.items()
-    ]  # fmt: skip
+    ]
     pairs.write_text("".join(json.dumps(line) + "\n" for line in lines))
     second = tuned(first.path, pairs, folder / "second", steps=1, clip_norm=None)
     losses = [json.loads(line) for line in (folder / "second/metrics.jsonl").read_text().splitlines()]

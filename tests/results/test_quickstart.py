@@ -7,7 +7,7 @@ import json
 import pytest
 
 from coterie.config import ConfigError
-from coterie.results.quickstart import QuickstartResults
+from coterie.results.quickstart import CurvePoint, QuickstartResults, equal_time
 from tests.report.fake import fake_dict, fake_results
 
 
@@ -57,3 +57,23 @@ def test_files_that_cannot_be_read(tmp_path):
     path.write_text(json.dumps(fake_dict() | {"sampels": []}))
     with pytest.raises(ConfigError, match="did you mean 'samples'"):
         QuickstartResults.read(path)
+
+
+def test_equal_time_reads_the_curves_before_the_decay() -> None:
+    def records(seconds_per_step: float) -> list[dict[str, object]]:
+        return [
+            {"kind": "train", "tokens": 10 * i, "lr": 1.0 if i <= 7 else 0.5, "seconds": seconds_per_step * i}
+            for i in range(1, 11)
+        ]
+
+    def curve(seconds_per_step: float, start: float) -> list[CurvePoint]:
+        return [
+            CurvePoint(tokens=10 * i, seconds=seconds_per_step * i, flops=0, bits_per_byte=start - 0.1 * i)
+            for i in range(1, 11)
+        ]
+
+    metrics = {"moe": records(2.0), "dense": records(1.0)}
+    result = equal_time({"moe": curve(2.0, 3.0), "dense": curve(1.0, 3.2)}, metrics)
+    # Dense decays after its 7th step, at 7 s; the mixture is then between its 3rd and 4th.
+    assert result is not None
+    assert result.to_dict() == pytest.approx({"seconds": 7.0, "moe": 3.0 - 0.35, "dense": 3.2 - 0.7})

@@ -183,3 +183,19 @@ def _spread(
     kind = np.int32 if numbering else np.float32
     fill = np.full(padding, -1 if numbering else 0, dtype=kind)
     return np.concatenate([np.repeat(np.asarray(values, dtype=kind), lengths), fill])
+
+
+class RandomRows(Sequence[Row]):
+    """A million rows of random tokens, seeded by their index, so that every step routes other tokens."""
+
+    def __init__(self, row_length: int, vocab_size: int) -> None:
+        self.row_length, self.vocab_size = row_length, vocab_size
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]  # rows are taken one at a time
+        draw = np.random.default_rng(index)
+        ids = draw.integers(0, self.vocab_size, self.row_length + 1).astype(np.int32)
+        ones = np.ones(self.row_length, dtype=np.float32)
+        return Row(ids[:-1], ids[1:], ones, (self.row_length,))

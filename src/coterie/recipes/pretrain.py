@@ -12,16 +12,13 @@ from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.config import ConfigError
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared, prepare
-from coterie.machine.device import choose_device, choose_dtype
-from coterie.machine.processes import Processes
 from coterie.machine.system import peak_memory_bytes
 from coterie.nn.transformer import Transformer
-from coterie.recipes.fresh_model import build_model, check_fit
 from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents, heldout_bits
-from coterie.recipes.run import Run, build_trainer, execute, open_run
+from coterie.recipes.pretrainer import pretrainer
+from coterie.recipes.run import Run, execute, open_run
 from coterie.train.callbacks import Callback, Evaluate, read_records
 from coterie.train.loop import Trainer
-from coterie.train.objective import CrossEntropy
 from coterie.train.running import RunningTraining
 from coterie.train.track import Track
 
@@ -52,7 +49,8 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
         directory = config.data_dir or Path(config.out) / "data"
         prepared = processes.main_first(lambda: prepare(config.data, directory))
         trainer = pretrainer(config, prepared, processes)
-        model = _model(trainer)
+        model = trainer.model
+        assert isinstance(model, Transformer)
         documents = evaluation_documents(prepared, EVAL_TOKENS)
         mirrors: list[Callback] = [] if config.track == "none" else [Track(config.track, Path(config.out))]
 
@@ -71,38 +69,13 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
             mirrors=mirrors,
             about=lambda _: {"data": prepared.directory.name},
         )
-        return _finish(config, prepared, trainer, execute(config, run, resume_hint))
+        return _finish(config, prepared, trainer, model, execute(config, run, resume_hint))
 
 
-def pretrainer(config: TrainConfig, prepared: Prepared, processes: Processes | None = None) -> Trainer:
-    """The trainer of a run, without callbacks. Errors: `ConfigError` for settings that do not go together."""
-    processes = processes or Processes.current()
-    device = processes.place(choose_device(config.device))
-    dtype = choose_dtype(config.dtype, device)
-    model = build_model(config.model, prepared.tokenizer, dtype, config.seed, config.balance)
-    check_fit(model.config, prepared.tokenizer, prepared.row_length)
-    if config.mtp_weight and not model.config.num_mtp_layers:
-        raise ConfigError("mtp_weight: the model has no layer for multi-token prediction; leave it at 0")
-    return build_trainer(
-        model.to(device),
-        prepared.train_rows(),
-        CrossEntropy(),
-        config.optimiser,
-        config.schedule,
-        steps=config.num_steps(prepared.row_length),
-        batch_rows=config.batch_rows,
-        seed=config.seed,
-        processes=processes,
-        accumulate=config.accumulate,
-        clip_norm=config.clip_norm,
-        mtp_weight=config.mtp_weight,
-        bytes_per_token=prepared.card.bytes_per_token,
-        device=device,
-    )
-
-
-def _finish(config: TrainConfig, prepared: Prepared, trainer: Trainer, reason: str) -> TrainResult:
-    """Write `model` after a finished run, and a last record of what the whole run took."""
+def _finish(
+    config: TrainConfig, prepared: Prepared, trainer: Trainer, model: Transformer, reason: str
+) -> TrainResult:
+    """Write `model` after a finished run, and a last record of the time and memory of the whole run."""
     out, final = Path(config.out), None
     place = {"step": trainer.step_count, "tokens": trainer.tokens, "seconds": trainer.seconds}
     trainer.publish({"kind": "end", "reason": reason, **place, "peak_memory_bytes": peak_memory_bytes()})
@@ -118,20 +91,15 @@ def _finish(config: TrainConfig, prepared: Prepared, trainer: Trainer, reason: s
             "metrics": {"tokens": trainer.tokens, "steps": trainer.step_count, "heldout_bits_per_byte": bits},
         }
         if trainer.processes.is_main:
-            save_model(final, _model(trainer), prepared.tokenizer, extra=manifest, probes=True)
+            save_model(final, model, prepared.tokenizer, extra=manifest, probes=True)
         trainer.processes.wait()
     return TrainResult(final, trainer.step_count, trainer.tokens, trainer.seconds, reason, bits)
 
 
 def _check_same_text(checkpoint: Path, prepared: Prepared) -> None:
-    """The place in the data is a number: with other text it would be another place."""
+    """Refuse a checkpoint of other text: it stores its place in the data as a number, which is then wrong."""
     before = read_manifest(checkpoint).get("data")
     if before != prepared.directory.name:
         raise ConfigError(
             f"{checkpoint}: was trained on other text (the sources have changed since); choose another 'out'"
         )
-
-
-def _model(trainer: Trainer) -> Transformer:
-    assert isinstance(trainer.model, Transformer)
-    return trainer.model

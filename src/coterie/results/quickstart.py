@@ -6,8 +6,10 @@ byte are of held-out documents; every interval is a 95 % interval over documents
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -171,3 +173,35 @@ class QuickstartResults(Settings):
     def write(self, path: str | Path) -> None:
         """Write as JSON (temporary name, then rename)."""
         write_json(path, self.to_dict())
+
+
+def equal_time(
+    curves: Mapping[str, Sequence[CurvePoint]], metrics: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> EqualTime | None:
+    """Compare "moe" and "dense" at the last moment when both still trained at the full learning rate.
+
+    The final decay of the learning rate lowers the loss by itself, so a decayed model is never compared with
+    one that is not. `metrics`: the records of both metrics streams. None when the curves do not overlap.
+    """
+    before = {name: _before_decay(curves[name], metrics[name]) for name in ("moe", "dense")}
+    if not all(before.values()):
+        return None
+    seconds = min(curve[-1].seconds for curve in before.values())
+    moe, dense = _at(before["moe"], seconds), _at(before["dense"], seconds)
+    return None if moe is None or dense is None else EqualTime(seconds=seconds, moe=moe, dense=dense)
+
+
+def _before_decay(curve: Sequence[CurvePoint], records: Sequence[Mapping[str, Any]]) -> list[CurvePoint]:
+    steps = [r for r in records if r["kind"] == "train"]
+    peak = max(r["lr"] for r in steps)
+    last = max((r["tokens"] for r in steps if r["lr"] >= peak * (1 - 1e-9)), default=0)
+    return [point for point in curve if point.tokens <= last]
+
+
+def _at(curve: Sequence[CurvePoint], seconds: float) -> float | None:
+    """Bits per byte at `seconds`, interpolated between two points; None before the first."""
+    for before, after in itertools.pairwise(curve):
+        if before.seconds <= seconds <= after.seconds:
+            share = (seconds - before.seconds) / (after.seconds - before.seconds)
+            return before.bits_per_byte + share * (after.bits_per_byte - before.bits_per_byte)
+    return curve[-1].bits_per_byte if curve[-1].seconds == seconds else None

@@ -1,6 +1,4 @@
-"""The main job in little: it compares, writes what it says, goes on after a stop, and both models load
-elsewhere.
-"""
+"""The main job in little: it compares, reports, resumes after a stop, and both models load elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +15,6 @@ import coterie
 from coterie.checkpoints.commit import verify_directory
 from coterie.config import ConfigError, DataError
 from coterie.plan.counts import count_parameters
-from coterie.recipes.quickstart.measure import equal_time
 from coterie.recipes.quickstart.plan import Plan, take_up
 from coterie.recipes.quickstart.run import quickstart, redraw
 from coterie.recipes.quickstart.twins import read_twin, twins
@@ -33,8 +30,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("quickstart") / "run"
     source = str(Path(coterie.__file__).parent / "nn")
     with pytest.MonkeyPatch.context() as patched:
-        # The processor's clock decides what fits: a machine that is busy with other things makes no
-        # difference.
+        # The processor's clock decides what fits, so that a busy machine makes no difference.
         patched.setattr("coterie.recipes.quickstart.run.time", SimpleNamespace(monotonic=time.process_time))
         patched.setattr(
             "coterie.recipes.quickstart.lr_sweep.time", SimpleNamespace(perf_counter=time.process_time)
@@ -108,22 +104,3 @@ def test_too_little_text_is_said_before_training(tmp_path: Path) -> None:
 def test_twins_have_equal_active_parameters(minutes: float) -> None:
     moe, dense = (count_parameters(read_twin(settings, 2048)).active_core for settings in twins(minutes))
     assert 0.98 < moe / dense <= 1.0, "the dense twin must not be the smaller one"
-
-
-def test_equal_time_reads_the_curves_before_the_decay() -> None:
-    def records(seconds_per_step: float) -> list[dict[str, object]]:
-        return [
-            {"kind": "train", "tokens": 10 * i, "lr": 1.0 if i <= 7 else 0.5, "seconds": seconds_per_step * i}
-            for i in range(1, 11)
-        ]
-
-    def curve(seconds_per_step: float, start: float) -> list[dict[str, float]]:
-        return [
-            {"tokens": 10 * i, "seconds": seconds_per_step * i, "bits_per_byte": start - 0.1 * i}
-            for i in range(1, 11)
-        ]
-
-    metrics = {"moe": records(2.0), "dense": records(1.0)}
-    result = equal_time({"curve": curve(2.0, 3.0)}, {"curve": curve(1.0, 3.2)}, metrics)
-    # Dense decays after its 7th step, at 7 s; the mixture is then between its 3rd and 4th.
-    assert result == pytest.approx({"seconds": 7.0, "moe": 3.0 - 0.35, "dense": 3.2 - 0.7})

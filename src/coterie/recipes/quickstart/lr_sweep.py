@@ -12,7 +12,7 @@ from coterie.data.build import Prepared
 from coterie.data.heldout import HeldoutDocument
 from coterie.nn.transformer import Transformer
 from coterie.recipes.heldout import heldout_bits
-from coterie.recipes.pretrain import pretrainer
+from coterie.recipes.pretrainer import pretrainer
 from coterie.results.quickstart import SweepPoint
 
 _log = logging.getLogger("coterie")
@@ -22,15 +22,14 @@ _WARM_STEPS = 6
 
 
 class Sweep(Settings):
-    """Short runs of one model, and its speed. `best` is the learning rate with the fewest held-out bits per
-    byte.
-    """
+    """The short runs of one model, and its mean speed."""
 
     points: tuple[SweepPoint, ...]
     seconds_per_token: float
 
     @property
     def best(self) -> float:
+        """The learning rate with the fewest held-out bits per byte."""
         return min(self.points, key=lambda point: point.bits_per_byte).lr
 
 
@@ -40,7 +39,10 @@ def sweep(
     documents: Sequence[HeldoutDocument],
     seconds: float,
 ) -> dict[str, Sweep]:
-    """Train each model with each rate of `GRID` for the same number of steps, in about `seconds` in all."""
+    """Train each model with each rate of `GRID` for the same number of steps, in about `seconds` in all.
+
+    Errors: `TrainingError` when a model's loss is not finite at any rate.
+    """
     speed = {name: _seconds_per_step(config, prepared) for name, config in configs.items()}
     steps = max(_WARM_STEPS, int(0.85 * seconds / (len(GRID) * sum(speed.values()))))
     sweeps = {}
@@ -62,13 +64,13 @@ def sweep(
                 f"learning rate {lr:g}, {name}: {bits:.3f} bits per byte after {trainer.tokens:,} tokens"
             )
         if not points:
-            raise TrainingError(f"{name}: every learning rate of {GRID} ends in numbers that are not finite")
+            raise TrainingError(f"{name}: every learning rate of {GRID} makes the loss infinite or NaN")
         sweeps[name] = Sweep(points=tuple(points), seconds_per_token=took / len(points))
     return sweeps
 
 
 def _seconds_per_step(config: TrainConfig, prepared: Prepared) -> float:
-    """Time of one step, from a few of them after a first."""
+    """The mean time of a few steps after the first."""
     trainer = pretrainer(config.with_overrides([f"steps={_WARM_STEPS}", "tokens=null"]), prepared)
     trainer.step()
     started = time.perf_counter()

@@ -1,6 +1,4 @@
-"""The main job: train a mixture of experts and its dense twin on the same text, compare them, write a
-report.
-"""
+"""The main job: train a mixture of experts and its dense twin on the same text, compare, and report."""
 
 from __future__ import annotations
 
@@ -19,20 +17,11 @@ from coterie.machine.glibc import keep_freed_memory
 from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents
 from coterie.recipes.quickstart.lr_sweep import sweep
 from coterie.recipes.quickstart.measure import compare
-from coterie.recipes.quickstart.plan import (
-    TWINS,
-    Plan,
-    check_budget,
-    check_enough,
-    data_summary,
-    questions,
-    take_up,
-    train_twin,
-    twin_config,
-    with_budget,
-)
+from coterie.recipes.quickstart.plan import TWINS, Plan, check_budget, take_up
+from coterie.recipes.quickstart.questions import check_enough, data_summary, questions
+from coterie.recipes.quickstart.train_twin import train_twin
 from coterie.recipes.quickstart.tuning import tune_chapter
-from coterie.recipes.quickstart.twins import twins
+from coterie.recipes.quickstart.twins import twin_config, twins, with_budget
 from coterie.report.page import write_report
 from coterie.results.quickstart import QuickstartResults
 from coterie.train.callbacks import read_records
@@ -47,9 +36,10 @@ _SLACK = 0.9  # of the training time: evaluations, saving, and a machine that sl
 def quickstart(
     minutes: float, data: str | None, seed: int, out: Path, threads: int | None
 ) -> QuickstartResults:
-    """Run the whole comparison below `out` (or go on with a stopped one); returns what `results.json` holds.
+    """Run the whole comparison below `out`, or resume a stopped one; returns what `results.json` holds.
 
-    `data`: None for the embedded corpus, else a source as `coterie train` takes it. Errors: `CoterieError`.
+    `data`: None for the embedded corpus, else a source as `coterie train` takes it.
+    Errors: `CoterieError` subclasses, one line each.
     """
     started = time.monotonic()
     if threads is not None:
@@ -66,19 +56,26 @@ def quickstart(
     assert plan.sweeps is not None
     for name in TWINS:
         train_twin(with_budget(configs[name], plan, name), out / f"{name}.yaml")
-    documents, probes, prompts = questions(prepared, plan)
-    parts = compare({name: out / name for name in TWINS}, prepared, documents, probes, prompts)
-    for name in TWINS:
-        parts[name] |= {
-            "lr": plan.sweeps[name].best,
-            "lr_sweep": [p.to_dict() for p in plan.sweeps[name].points],
-        }
-    parts["tuned"] = tune_chapter(out, minutes, seed, threads).to_dict()
-    parts |= {"seed": seed, "minutes": minutes, "machine": machine_words(), "versions": versions()}
-    parts |= {"data": data_summary(prepared, plan, documents)}
-    trained = sum(parts[name]["train_seconds"] for name in TWINS)
-    parts |= {"total_seconds": max(time.monotonic() - started, trained + plan.seconds_before)}
-    QuickstartResults.from_dict(parts, "results").write(out / "results.json")
+    asked = questions(prepared, plan)
+    found = compare({name: out / name for name in TWINS}, plan.sweeps, prepared, asked)
+    tuned = tune_chapter(out, minutes, seed, threads)
+    # A resumed run has not measured its earlier part, so the time is at least what the records add up to.
+    recorded = found.moe.train_seconds + found.dense.train_seconds + plan.seconds_before
+    QuickstartResults(
+        seed=seed,
+        minutes=minutes,
+        machine=machine_words(),
+        versions=versions(),
+        data=data_summary(prepared, plan, asked.documents),
+        moe=found.moe,
+        dense=found.dense,
+        difference=found.difference,
+        equal_time=found.equal_time,
+        routing=found.routing,
+        samples=found.samples,
+        tuned=tuned,
+        total_seconds=max(time.monotonic() - started, recorded),
+    ).write(out / "results.json")
     return redraw(out)[0]
 
 
@@ -97,7 +94,7 @@ def _decide(plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, 
 
 
 def redraw(out: Path) -> tuple[QuickstartResults, Path]:
-    """Write `report.html` from `results.json` and the metrics; the results and the page's path."""
+    """Write `report.html` from `results.json` and the metrics; returns the results and the page's path."""
     results = QuickstartResults.read(out / "results.json")
     metrics = {name: read_records(out / name / "metrics.jsonl") for name in TWINS}
     write_report(results, metrics, out / "report.html")

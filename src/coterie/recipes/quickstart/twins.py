@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from coterie.config import ModelConfig
+from coterie.config.run import TrainConfig
 from coterie.families import config_from_hf
+from coterie.recipes.quickstart.plan import BATCH_ROWS, ROW_LENGTH, Plan
 
-ROW_LENGTH = 256
 VOCAB_SIZE = 2048
+NUM_EVALUATIONS = 12
+BYTES_PER_MINUTE = 2_000_000
 
 
 def twins(minutes: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`config.json` settings of the pair for a run of about `minutes` on two cores: (mixture of experts,
-    dense).
+    """Settings as in `config.json` of the pair (mixture of experts, dense), by the time there is.
 
-    The dense feed-forward is as wide as the chosen experts together plus the router's parameters, so that the
-    dense twin never has fewer active parameters.
+    Both fit a run of about `minutes` on two cores.
+    The dense feed-forward is as wide as the chosen experts together, and a little wider to make up for the
+    router's parameters, so that the dense twin never has fewer active parameters.
     """
     width, layers = (128, 4) if minutes < 30 else (256, 6)
     num_experts, top_k, expert_width = 16, 2, width
@@ -47,3 +52,45 @@ def twins(minutes: float) -> tuple[dict[str, Any], dict[str, Any]]:
 def read_twin(settings: dict[str, Any], vocab_size: int) -> ModelConfig:
     """The `ModelConfig` of one of `twins`."""
     return config_from_hf({"vocab_size": vocab_size} | settings, "twin", strict=True)
+
+
+def twin_config(model: Mapping[str, Any], plan: Plan, out: Path, data_dir: Path) -> TrainConfig:
+    """The training settings of one twin; `with_budget` sets the budget and the learning rate."""
+    return TrainConfig.from_dict(
+        {
+            "model": dict(model),
+            "data": {
+                "sources": [plan.data or "primer"],
+                "vocab_size": VOCAB_SIZE,
+                "row_length": ROW_LENGTH,
+                "seed": plan.seed,
+                # More text than the time allows would be prepared and never trained on.
+                "max_bytes": int(max(1.0, plan.minutes) * BYTES_PER_MINUTE) if plan.data else None,
+            },
+            "steps": 1,
+            "batch_rows": BATCH_ROWS,
+            # The same for both; the dense twin has no experts or routers for these two factors to act on.
+            "optimiser": {"expert_lr": 2.0, "router_lr": 0.2},
+            "schedule": {"kind": "wsd", "warmup_fraction": 0.03, "decay_fraction": 0.3},
+            "seed": plan.seed,
+            "threads": plan.threads,
+            "keep": 1,
+            "out": str(out),
+            "data_dir": str(data_dir),
+        },
+        "quickstart",
+    )
+
+
+def with_budget(config: TrainConfig, plan: Plan, name: str) -> TrainConfig:
+    """The training settings with the plan's tokens and the twin's own best learning rate."""
+    assert plan.sweeps is not None and plan.tokens is not None
+    steps = max(1, plan.tokens // (config.batch_rows * config.data.row_length))
+    return config.model_copy(
+        update={
+            "steps": steps,
+            "eval_every": max(1, steps // NUM_EVALUATIONS),
+            "save_every": max(1, steps // 4),
+            "optimiser": config.optimiser.model_copy(update={"lr": plan.sweeps[name].best}),
+        }
+    )
