@@ -44,7 +44,7 @@ def _swap(model: Transformer, settings: OwnSettings, _: Sequences) -> tuple[Tran
 
 Operate = Callable[[Transformer, OwnSettings, Sequences], tuple[Transformer, Details]]
 
-# Each takes (model, its own settings, token ids to analyse) and returns (new model, `details` of the receipt).
+# Each takes (model, its own settings, token ids to analyse) and returns (new model, details of the receipt).
 # `swap-expert` expects the other model in memory as its setting `other`.
 OPERATIONS: dict[str, Operate] = {
     "upcycle": _upcycle,
