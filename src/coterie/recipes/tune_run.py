@@ -23,6 +23,7 @@ from coterie.train.loop import Trainer
 from coterie.train.objectives import default_lr, objective_class
 from coterie.train.preference import with_reference
 from coterie.train.routing_guard import RouterGuard
+from coterie.train.running import RunningTraining
 
 _log = logging.getLogger("coterie")
 
@@ -98,7 +99,7 @@ def watchers(run: TuneRun, before: ProbeRecord) -> list[Callback]:
     callbacks: list[Callback] = [run.coverage]
     if run.data.held_out:
 
-        def evaluate(_: Trainer) -> dict[str, float]:
+        def evaluate(_: RunningTraining) -> dict[str, float]:
             return held_out_metrics(model, run.data.held_out, trainer.device)
 
         callbacks.append(Evaluate(config.eval_every, evaluate))
