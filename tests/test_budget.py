@@ -1,6 +1,4 @@
-"""Limits that keep the code readable: sizes, annotations, docstrings, duplication, and configurations that
-parse.
-"""
+"""Limits that keep the code readable: sizes, annotations, docstrings, names, duplication, configurations."""
 
 from __future__ import annotations
 
@@ -49,9 +47,7 @@ def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]
 
 
 def public_functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]:
-    """Functions of a module and methods of its classes whose name, and class's name, has no leading
-    underscore.
-    """
+    """Public functions of a module, and public methods of its public classes (no leading underscore)."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from public_functions(node, f"{prefix}{node.name}.")
@@ -75,9 +71,9 @@ def needs_docstring(function: Function) -> bool:
 
 
 def documented_methods(trees: list[ast.Module]) -> dict[str, set[str]]:
-    """Class name -> methods that need no docstring of their own: they, or those they override, have one.
+    """Class name -> methods that need no docstring, because they or those they override have one.
 
-    `forward` of a documented class is its calling convention, which the class describes.
+    The docstring of a class describes its `forward`, which is its calling convention.
     """
     classes = {node.name: node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
@@ -93,10 +89,10 @@ def documented_methods(trees: list[ast.Module]) -> dict[str, set[str]]:
 
 
 def duplicated(paths: list[Path], run: int = DUPLICATE_RUN) -> tuple[dict[tuple[str, int], str], int]:
-    """Lines that stand in a repeated run of `run` lines, as (path, line number) -> text, and the number of
-    all lines.
+    """Lines that are part of a repeated run of `run` lines.
 
-    Blank lines, comments, imports and lines of brackets alone are no lines here.
+    Returns (path, line number) -> text, and the number of all lines. Blank lines, comments, imports and lines
+    of brackets alone do not count.
     """
     windows: dict[tuple[str, ...], list[list[tuple[str, int]]]] = defaultdict(list)
     texts: dict[tuple[str, int], str] = {}

@@ -1,6 +1,6 @@
 """Compiled products of ever new numbers of rows must not pile up.
 
-Runs in a process of its own, because the size of the caches is set once.
+Runs in a separate process, because the size of the caches is set once.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def test_a_resume_from_the_published_layout_is_bit_exact(tmp_path):
 
 
 def one_document_rows(sample: int) -> list[Row]:
-    """The documents of `make_row(sample)`, each as a row of its own."""
+    """The documents of `make_row(sample)`, each as a separate row."""
     row = make_row(sample)
     rows, start = [], 0
     for length in row.lengths[:-1] if row.num_padding else row.lengths:
@@ -241,7 +241,7 @@ class Slow(Callback):
 
 
 def run_in(out: Path, pause: float = 0.0) -> str:
-    """A whole run of 20 steps in `out`, from wherever it stands."""
+    """A whole run of 20 steps in `out`, from the step that it has reached."""
     with RunLock(out):
         trainer = make_trainer(steps=20)
         save = SaveCheckpoint(out, write_model(trainer.model), every=3, keep=2)

@@ -26,7 +26,7 @@ def choose_device(requested: str = "auto") -> torch.device:
     except RuntimeError:
         raise ConfigError(f"device '{requested}': is not a device; use auto, cpu or cuda") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device '{requested}': this machine has no usable CUDA device; use device=cpu")
+        raise ConfigError(f"device '{requested}': this machine lacks a usable CUDA device; use device=cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device '{requested}': this machine has {torch.cuda.device_count()} CUDA device(s)"

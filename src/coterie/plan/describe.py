@@ -68,11 +68,15 @@ class ModelDescription:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
-        beside = {"selection_bias": self.selection_bias, "vision": self.vision, "everything": self.everything}
+        uncounted = {
+            "selection_bias": self.selection_bias,
+            "vision": self.vision,
+            "everything": self.everything,
+        }
         return {
             "architecture": self.architecture,
             "layers": list(self.layers),
-            "parameters": self.counts.to_dict() | beside,
+            "parameters": self.counts.to_dict() | uncounted,
             "experts_share": self.experts_share,
             "context": self.context,
             "flops_per_token": self.flops_per_token,
@@ -183,7 +187,7 @@ def oddities(config: ModelConfig) -> list[str]:
         lambda block: isinstance(block.attention, MLAConfig),
     )
     if any(a.temperature for a in plain):
-        found.append("queries grow with their position where there is no rotation")
+        found.append("queries grow with their position in layers without rotation")
     if any(a.sinks for a in plain):
         found.append("attention sinks: a learnt score that takes attention and gives nothing")
     if any(a.qkv_clip for a in plain):

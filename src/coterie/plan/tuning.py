@@ -104,8 +104,8 @@ def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
         settings = replace(settings, quant="int4")
     total = count_parameters(config).total
     trained = trained_parameters(config, settings)
-    beside = trained if how.adds_values else 0
-    weights = _weight_bytes(config, settings) + beside * 4
+    added = trained if how.adds_values else 0
+    weights = _weight_bytes(config, settings) + added * 4
     tokens = settings.row_length * settings.batch_rows
     in_one = any(_in_one(moe, settings) for _, moe in config.moe_layers())
     kept = activation_values(config, settings) * (HELD_IN_ONE if in_one else how.held)
@@ -121,7 +121,7 @@ def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
         "load": PROCESS_BYTES + weights + (largest if settings.quant != "none" else 0),
         "step": PROCESS_BYTES + step,
         "save": PROCESS_BYTES + weights + optimiser + trained * 4,
-        "merge": PROCESS_BYTES + whole + beside * 4 + largest,
+        "merge": PROCESS_BYTES + whole + added * 4 + largest,
     }
     parts = {"process": PROCESS_BYTES, "weights": weights, "gradients": gradients, "optimiser": optimiser}
     parts |= {"activations": activations, "logits": logits, "working": working}

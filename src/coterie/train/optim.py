@@ -94,7 +94,7 @@ class Optimiser:
             parameter = self.parameters.get(name)
             if parameter is None:
                 raise CheckpointError(
-                    f"optimiser state '{key}': the model has no such parameter; resume the same model"
+                    f"optimiser state '{key}': the model lacks this parameter; resume the same model"
                 )
             if kind not in _STATE_KINDS[type(self._part_of[id(parameter)])]:
                 raise CheckpointError(
