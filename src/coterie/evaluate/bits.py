@@ -13,6 +13,7 @@ from coterie.config import DataError
 from coterie.data.heldout import HeldoutDocument
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
+from coterie.nn.packed import groups_of
 from coterie.nn.transformer import Transformer
 
 BATCH_TOKENS = 4096
@@ -55,17 +56,11 @@ def score_documents(
     # Neighbours of like length share a batch without waste.
     pieces.sort(key=lambda piece: len(piece[1]))
     done = 0
-    while done < len(pieces):
-        batch: list[tuple[int, np.ndarray]] = []
-        size = 0
-        while done < len(pieces) and (not batch or size + len(pieces[done][1]) <= BATCH_TOKENS):
-            batch.append(pieces[done])
-            size += len(pieces[done][1])
+    for batch in groups_of([ids for _, ids in pieces], BATCH_TOKENS):
+        lengths = [len(ids) - 1 for ids in batch]
+        for part in _logprobs(model, batch, lengths).split(lengths):
+            nats[pieces[done][0]] -= float(part.double().sum())
             done += 1
-        lengths = [len(ids) - 1 for _, ids in batch]
-        logprobs = _logprobs(model, [ids for _, ids in batch], lengths)
-        for (index, _), part in zip(batch, logprobs.split(lengths), strict=True):
-            nats[index] -= float(part.double().sum())
         if progress is not None:
             progress(done, len(pieces))
     return [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,17 +12,20 @@ from coterie.nn.forward_context import ForwardContext
 from coterie.nn.recording import Recorder
 from coterie.nn.transformer import Transformer
 
+S = TypeVar("S", bound=Sized)
 PASS_TOKENS = 2048  # enough to use a processor fully, few enough for little memory
 
 
-def groups_of(sequences: Iterable[Sequence[int]], limit: int) -> Iterator[list[Sequence[int]]]:
+def groups_of(sequences: Iterable[S], limit: int) -> Iterator[list[S]]:
     """The sequences in order, in groups of at most `limit` tokens; a longer one is a group alone."""
-    group: list[Sequence[int]] = []
+    group: list[S] = []
+    size = 0
     for sequence in sequences:
-        if group and sum(map(len, group)) + len(sequence) > limit:
+        if group and size + len(sequence) > limit:
             yield group
-            group = []
+            group, size = [], 0
         group.append(sequence)
+        size += len(sequence)
     if group:
         yield group
 

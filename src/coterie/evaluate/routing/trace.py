@@ -15,11 +15,10 @@ from torch import Tensor
 from coterie.config import ConfigError, DataError
 from coterie.data.heldout import HeldoutDocument
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.packed import PASS_TOKENS, groups_of
 from coterie.nn.recording import Recorder
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
-
-BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,7 @@ class TracedText:
 def trace(
     models: Sequence[Transformer], documents: Sequence[HeldoutDocument], row_length: int = 512
 ) -> Iterator[tuple[TracedText, ...]]:
-    """The same rows through every model, about `BATCH_TOKENS` tokens at a time, one domain after another.
+    """The same rows through every model, at most `PASS_TOKENS` tokens at a time, one domain after another.
 
     Documents are cut to `row_length` tokens, or to the positions of the model that has fewest.
     Errors: `DataError` for a token that a model lacks.
@@ -55,18 +54,14 @@ def trace(
             if document.slice == domain
             for at in range(0, len(document.ids), limit)
         ]
-        group: list[np.ndarray] = []
-        for index, row in enumerate(rows):
-            group.append(row)
-            if index + 1 == len(rows) or sum(map(len, group)) + len(rows[index + 1]) > BATCH_TOKENS:
-                ids = np.concatenate(group).astype(np.int64)
-                if ids.max() >= vocabulary:
-                    raise DataError(
-                        f"{domain}: token {ids.max()} is outside the vocabulary of {vocabulary}; give the "
-                        "tokenizer that belongs to the model"
-                    )
-                yield tuple(_forward(model, domain, ids, tuple(map(len, group))) for model in models)
-                group = []
+        for group in groups_of(rows, PASS_TOKENS):
+            ids = np.concatenate(group).astype(np.int64)
+            if ids.max() >= vocabulary:
+                raise DataError(
+                    f"{domain}: token {ids.max()} is outside the vocabulary of {vocabulary}; give the "
+                    "tokenizer that belongs to the model"
+                )
+            yield tuple(_forward(model, domain, ids, tuple(map(len, group))) for model in models)
 
 
 def _forward(model: Transformer, domain: str, ids: np.ndarray, lengths: tuple[int, ...]) -> TracedText:
