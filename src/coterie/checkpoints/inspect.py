@@ -16,7 +16,7 @@ from coterie.plan.published import Published, named_published
 def config_of(name: str) -> ModelConfig:
     """The config of a directory, a hub id or a published name such as `llama-4-scout`.
 
-    Errors: `CoterieError` for a name that is none of them, with the nearest published one.
+    Errors: `CoterieError` for an unknown name, with the nearest published one.
     """
     published = _published(name)
     if published is not None:
@@ -109,7 +109,7 @@ class Inspection:
 def inspect_model(name: str) -> Inspection:
     """Describe a directory, a hub id or a published name. Of a hub id only the small files are fetched.
 
-    Errors: `CoterieError` for a name that is none of them. Damaged weights raise nothing: the facts of the
+    Errors: `CoterieError` for an unknown name. Damaged weights raise nothing: the facts of the
     directory then name the problem.
     """
     published = _published(name)

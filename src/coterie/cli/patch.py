@@ -64,7 +64,7 @@ def _inspected(facts: PatchFacts, path: str) -> Iterator[str]:
     for layer, chosen in facts.experts.items():
         yield f"  layer {layer}: experts {', '.join(map(str, chosen))}"
     if facts.whole:
-        yield f"  and {len(facts.whole)} tensors that are no routed experts"
+        yield f"  and {len(facts.whole)} tensors that are not routed experts"
     yield f"parameters   {facts.parameters:,}, {facts.bytes:,} bytes"
     yield f"base         weights hash to {facts.base_sha256[:12]}"
 

@@ -25,7 +25,7 @@ from coterie.nn.router import Routing
 class ExpertLinear(nn.Module):
     """One linear layer per expert: weight `(E, out, in)`, bias `(E, out)`.
 
-    Adapted, quantised and partly trained forms override `weights` and `effective_weight` and nothing else.
+    Adapted, quantised and partly trained forms override only `weights` and `effective_weight`.
     """
 
     def __init__(self, num_experts: int, in_features: int, out_features: int, bias: bool = False) -> None:

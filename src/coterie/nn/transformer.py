@@ -27,7 +27,7 @@ from coterie.nn.router import Router
 class Transformer(nn.Module):
     """A decoder built from `ModelConfig`; parameters keep their dtype, activations run in `compute_dtype`.
 
-    `carried`: tensors of the checkpoint that are no part of the decoder (an image encoder), by their names on
+    `carried`: tensors of the checkpoint that the decoder does not use (an image encoder), by their names on
     disk. `adapter`: the attached factors (`adapters.attach`); None for a plain model.
     """
 

@@ -38,7 +38,7 @@ class ExpertWeights(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is a plain matrix and nothing else."""
+        """Whether there is only a plain matrix."""
         return (
             self.bias_EO is None
             and self.slices_SOI is None
@@ -49,7 +49,7 @@ class ExpertWeights(NamedTuple):
 
     @property
     def is_adapted_only(self) -> bool:
-        """Whether there is a frozen matrix with factors and nothing else, no dropout."""
+        """Whether there is only a frozen matrix with factors, without dropout."""
         frozen = not isinstance(self.matrix, Tensor) or not self.matrix.requires_grad
         rest = (self.bias_EO, self.slices_SOI, self.gain_EO)
         return self.a_SrI is not None and frozen and not self.dropout and all(part is None for part in rest)
