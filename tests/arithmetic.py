@@ -38,7 +38,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from coterie.config import FeedForwardConfig, ModelConfig
+from coterie.config import FeedForwardConfig, MLAConfig, ModelConfig
 
 GROWTH = 5.0
 # queries and keys, scores, values, output, gate and up, down: each reads the one before
@@ -67,12 +67,16 @@ def model_sums(config: ModelConfig, tokens: int = 1, passes: int = 1) -> tuple[i
     all tokens. `passes`: how often results go through the depth of the model (`FORWARD_AND_BACKWARD` for
     gradients).
     """
-    widths = [config.width, tokens]
+    widths, depth = [config.width, tokens], 1
     for block in config.blocks:
         ffn, attention = block.ffn, block.attention
         widths.append(ffn.width if isinstance(ffn, FeedForwardConfig) else ffn.expert_width)
         widths.append(attention.num_heads * attention.head_dim)
-    depth = OPERATIONS_PER_BLOCK * (config.num_layers + config.num_mtp_layers) + 1
+        depth += OPERATIONS_PER_BLOCK
+        if isinstance(attention, MLAConfig):  # two products through latents in place of one
+            widths.append(attention.kv_rank)
+            depth += 1
+    depth += OPERATIONS_PER_BLOCK * config.num_mtp_layers
     return max(widths), depth * passes
 
 

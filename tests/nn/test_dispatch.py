@@ -9,7 +9,7 @@ from coterie.nn.dispatch import LocalDispatcher
 from coterie.nn.experts import Experts
 from coterie.nn.kernels.choose import row_multiple
 from coterie.nn.kernels.grouped import grouped_linear
-from tests.arithmetic import assert_close, tolerance, unit_roundoff
+from tests.arithmetic import FORWARD_AND_BACKWARD, assert_close, tolerance, unit_roundoff
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def test_equals_run_every_expert(case, on_input, seed):
     upstream = torch.randn_like(y)
     ours = torch.autograd.grad(y, (x, weights, weight), upstream)
     for a, b in zip(ours, torch.autograd.grad(slow, (x, weights, weight), upstream), strict=True):
-        assert_close(a, b, terms=ids.numel(), depth=2, size=1.0)
+        assert_close(a, b, terms=ids.numel(), depth=2 * FORWARD_AND_BACKWARD, size=1.0)
 
 
 def test_hand_computed_order():
@@ -112,7 +112,7 @@ def test_padding_changes_no_gradient_of_experts():
         experts(x.repeat_interleave(2, 0)[order], true) * upstream.repeat_interleave(2, 0)[order]
     ).sum().backward()
     for a, p in zip(padded, experts.parameters(), strict=True):
-        assert_close(a, p.grad, terms=ids.numel(), depth=2)
+        assert_close(a, p.grad, terms=ids.numel(), depth=2 * FORWARD_AND_BACKWARD)
 
 
 @pytest.mark.parametrize("num_experts", [256, 257, 300])
