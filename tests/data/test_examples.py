@@ -155,3 +155,16 @@ def test_sources_shares_and_mixtures(tmp_path, monkeypatch):
     ]:
         with pytest.raises(DataError, match=message):
             read_examples(source)
+
+
+def test_the_shipped_conversations_are_whole() -> None:
+    found = read_examples("starter")
+    assert not found.problems and 150 <= len(found.examples) <= 250
+    examples = [example for example in found.examples if isinstance(example, ChatExample)]
+    assert len(examples) == len(found.examples)
+    assert sum(any(m.tool_calls for m in example.messages) for example in examples) >= 20
+    for example in examples:
+        assert example.messages[-1].role == "assistant"
+        names = {tool["function"]["name"] for tool in example.tools}
+        assert {call.name for message in example.messages for call in message.tool_calls} <= names
+    assert len({repr((example.messages, example.tools)) for example in examples}) == len(examples)

@@ -1,6 +1,4 @@
-"""The measured prediction of a step's time: layers of each kind are counted as often as the model has
-them.
-"""
+"""The measured prediction of a step's time, layer by layer."""
 
 from __future__ import annotations
 
@@ -48,6 +46,5 @@ def test_the_clock_is_read_for_every_step() -> None:
         budget=0.01,
         clock=lambda: float(next(ticks)),
     )
-    assert (
-        seconds == 1.0
-    )  # a step lies between two readings; one and two layers take alike, so all is "the rest"
+    # Each step is between two readings, so one layer and two take the same time and all of it is "the rest".
+    assert seconds == 1.0

@@ -24,20 +24,21 @@ def build_model(
     """The model of `TrainConfig.model`: a checkpoint's weights (`from`), or fresh ones; parameters in fp32.
 
     `dtype`: of activations. `vocab_size` defaults to the tokenizer's. `balance` replaces fields of every MoE
-    layer's `BalanceConfig`. Errors: `ConfigError` for settings that do not make a model.
+    layer's `BalanceConfig`.
+    Errors: `ConfigError` for settings that do not describe a model.
     """
     if "from" in settings:
         return _given_model(settings["from"], tokenizer, dtype, balance)
     config = config_from_hf({"vocab_size": tokenizer.vocab_size} | dict(settings), "model", strict=True)
     if balance:
         if not config.is_moe:
-            raise ConfigError("'balance' is for mixtures of experts and this model is dense; remove it")
+            raise ConfigError("'balance' is for mixtures of experts, and this model is dense; remove it")
         data = config.to_dict()
         for block in data["blocks"]:
             if block["ffn"]["kind"] == "moe":
                 block["ffn"]["balance"] |= dict(balance)
         config = ModelConfig.from_dict(data, "balance")
-    # Refuses now what the family's published form could not store after training.
+    # A config that the family's published form cannot store is an error now, not after the training.
     config_to_hf(config)
     model = Transformer(config, dtype)
     model.initialise(seed)

@@ -1,4 +1,4 @@
-"""Which held-out documents a training run is measured on, and the measure."""
+"""The held-out documents on which a training run is measured, and the measurement."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def evaluation_documents(
 ) -> list[HeldoutDocument]:
     """Some of the held-out documents, spread evenly, of about `max_tokens` tokens.
 
-    `search` and `final` share no document (unless there is only one), so that the documents which chose a
-    setting do not judge its result.
+    `search` and `final` share no document (unless there is only one), so that no document both chooses a
+    setting and judges its result.
     """
     everything = prepared.heldout_documents()
     documents = everything[1::2] if part == "search" else everything[::2]

@@ -25,7 +25,7 @@ from coterie.train.track import Track
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where the trained model is (None when the run was stopped early), and how the run ended."""
+    """How a run ended. `model`: the trained model's directory (None for a run that was stopped early)."""
 
     model: Path | None
     steps: int
@@ -43,7 +43,8 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
     """Run the training that `config` describes, or resume it.
 
     Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints/step-NNNNNN` and, when finished,
-    `model`, a Hugging Face directory. Errors: `CoterieError` subclasses, one line each.
+    `model`, a Hugging Face directory.
+    Errors: `CoterieError` subclasses, one line each.
     """
     with open_run(config) as processes:
         directory = config.data_dir or Path(config.out) / "data"

@@ -49,7 +49,7 @@ def build_trainer(
 ) -> Trainer:
     """The trainer of a run over `rows`, in the order of `seed`, without callbacks.
 
-    `batch_rows` rows make a micro-batch of all processes together. `options`: further ones of `Trainer`.
+    `batch_rows`: rows of a micro-batch, over all processes. `options`: further arguments of `Trainer`.
     Errors: `ConfigError` for rows that the processes cannot share evenly.
     """
     processes = processes or Processes.current()
@@ -71,7 +71,7 @@ def build_trainer(
 
 @contextmanager
 def open_run(config: RunSettings) -> Iterator[Processes]:
-    """Hold the directory of a run, and set this process up for it; gives the processes of the run.
+    """Lock the directory of a run and set this process up for it; yields the processes of the run.
 
     Errors: `ConfigError` for a directory that holds another run; `TrainingError` for one in use.
     """
@@ -79,7 +79,7 @@ def open_run(config: RunSettings) -> Iterator[Processes]:
     processes = Processes.current()
     with RunLock(out) if processes.is_main else nullcontext():
         check_same_run(config, out / "config.yaml")
-        processes.wait()  # until all have read the settings that the main process is about to write
+        processes.wait()  # every process must read the old settings before the main one overwrites them
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         keep_freed_memory()
@@ -91,8 +91,8 @@ class Run:
     """What a recipe adds to the shell.
 
     `write(directory)` and `read(directory)`: the model's part of a checkpoint. `callbacks` run before a
-    checkpoint is saved, so that their state and records are as old as the checkpoint; `mirrors` receive the
-    records after the log. `about(trainer)`: more entries of a checkpoint's manifest.
+    checkpoint is saved, so that their state and records are of the same step. `mirrors` receive the records
+    after the log. `about(trainer)`: further entries of a checkpoint's manifest.
     """
 
     trainer: Trainer
@@ -121,7 +121,7 @@ def execute(config: RunSettings, run: Run, resume_hint: str) -> str:
     ]
     path = resume(trainer, checkpoints, run.read)
     if path is not None:
-        _log.info("going on from %s", path)
+        _log.info("resuming from %s", path)
     if trainer.processes.is_main:
         config.to_yaml(out / "config.yaml")
     return trainer.run()

@@ -21,7 +21,7 @@ from coterie.recipes.quickstart.twins import read_twin, twins
 from coterie.results.quickstart import QuickstartResults
 from tests.arithmetic import assert_model_close
 
-MINUTES = 0.8
+MINUTES = 1.2
 
 
 @pytest.fixture(scope="module")
