@@ -38,7 +38,7 @@ def test_the_same_command_again_changes_nothing(
 ) -> None:
     before = (run_dir / "model" / "model.safetensors").read_bytes()
     call("train", str(write_config(run_dir.parent, text, run_dir)))
-    assert "going on from" in capsys.readouterr().err
+    assert "resuming from" in capsys.readouterr().err
     assert (run_dir / "model" / "model.safetensors").read_bytes() == before
 
 

@@ -14,7 +14,7 @@ from coterie.train.objective import CrossEntropy
 
 
 def pretrainer(config: TrainConfig, prepared: Prepared, processes: Processes | None = None) -> Trainer:
-    """The trainer of a run, without callbacks. Errors: `ConfigError` for settings that contradict each other."""
+    """The trainer of a run, without callbacks. Errors: `ConfigError` for contradictory settings."""
     processes = processes or Processes.current()
     device = processes.place(choose_device(config.device))
     dtype = choose_dtype(config.dtype, device)
