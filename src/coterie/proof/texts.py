@@ -4,6 +4,8 @@ A stored record holds token ids, so a change here would not break old records, b
 compared with them.
 """
 
+# ruff: noqa: E501 - a line break would not change a text, but a slip of the hand would
+
 TEXTS: tuple[str, ...] = (
     "The harbour was quiet that morning. Two boats lay on their sides in the mud, and a boy counted the gulls on the "
     "wall: one, two, three, four. When the fifth one came, he ran home to tell his sister.",
