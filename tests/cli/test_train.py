@@ -50,7 +50,7 @@ def test_the_same_command_again_changes_nothing(
         ("model.hiden_size=8", "unknown key 'hiden_size' (did you mean 'hidden_size'?)"),
         ("model.model_type=qwen4", "did you mean 'qwen3'?"),
         ("data.row_length=256", "longer than the model's max_position_embeddings 128"),
-        ("model.vocab_size=100", "the tokenizer has 300 tokens, the model's vocab_size is 100"),
+        ("model.vocab_size=100", "the tokenizer has 300 tokens and the model's vocab_size is 100"),
         ("data.sources=[/no/such/place]", "/no/such/place: no such file or directory"),
         ("steps", "write it as key=value"),
         ("tokens=5", "'tokens' or as 'steps'"),
