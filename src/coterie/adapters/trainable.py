@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from coterie.config import AdapterConfig, BalanceConfig, ConfigError, ExpertSele
 from coterie.config.methods import ResultKind, TuningMethod, tuning_method
 from coterie.config.tune import TuneConfig
 from coterie.nn.moe import MoE
-from coterie.nn.parameter_groups import Group, parameter_groups
+from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 
@@ -49,7 +49,7 @@ class Tuned:
         if adapter is None:
             return dict.fromkeys(self.treatments, rank)
         ranks = dict.fromkeys(self.treatments, adapter.rank)
-        moe = next((block.ffn for block in self.model.config.blocks if block.ffn.kind == "moe"), None)
+        moe = self.model.config.first_moe
         if moe is not None:
             ranks["experts"] = adapter.expert_rank(moe.router.num_experts, moe.router.top_k)
         return ranks
@@ -92,15 +92,11 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     if config.router == "dense-grad":
         _send_gradients_to_all_experts(model)
     _set_balance(config, model, treatments.get("router", "freeze"))
-    groups = parameter_groups(model)
-    _warn_of_coarse_steps(model, groups)
-    asked = {groups[name] for name, parameter in model.named_parameters() if parameter.requires_grad}
-    asked |= {g for g in groups.values() if treatments.get(g, "freeze") not in ("freeze", "bias")}
+    _warn_of_coarse_steps(model)
+    asked = _asked_groups(model, treatments)
     if config.experts and method.wraps == "factors":
         asked |= {"experts"}
-    return Tuned(
-        model, loaded.tokenizer, checkpoint.path, origin, method.result, treatments, {str(g) for g in asked}
-    )
+    return Tuned(model, loaded.tokenizer, checkpoint.path, origin, method.result, treatments, asked)
 
 
 def make_trainable(
@@ -127,13 +123,27 @@ def make_trainable(
             parameter.requires_grad_(is_trained(name, treatments.get(groups[name], "freeze")))
 
 
-def _warn_of_coarse_steps(model: Transformer, groups: Mapping[str, Group]) -> None:
+def _asked_groups(model: Transformer, treatments: Mapping[str, str]) -> set[str]:
+    """The groups of the model that are to be trained: by their treatment, or with a trainable parameter."""
+    asked = {str(group) for group in parameter_groups(model).values()}
+    asked = {group for group in asked if treatments.get(group, "freeze") not in ("freeze", "bias")}
+    return asked | {group for group, _ in _trained(model)}
+
+
+def _trained(model: Transformer) -> Iterator[tuple[str, torch.dtype]]:
+    """(group, type) of each trainable parameter."""
+    groups = parameter_groups(model)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield groups[name], parameter.dtype
+
+
+def _warn_of_coarse_steps(model: Transformer) -> None:
     """Weights trained in full keep the base's type.
 
     In 16 bits, a step below 1/256 of a weight may be rounded away.
     """
-    trained = ((n, p) for n, p in model.named_parameters() if p.requires_grad)
-    coarse = sorted({groups[name] for name, parameter in trained if parameter.dtype != torch.float32})
+    coarse = sorted({group for group, dtype in _trained(model) if dtype != torch.float32})
     if coarse:
         _log.warning(
             "%s is trained in full in 16 bits, as the base is stored, so small steps are rounded away; "
