@@ -99,7 +99,8 @@ def test_text_that_changed_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Ca
     path = str(write_config(tmp_path, folder, tmp_path / "out"))
     call("train", path)
     (folder / "3.txt").write_text("quite another text " * 30)
-    assert "was trained on other text" in fails(capsys, "train", path)
+    message = fails(capsys, "train", path)
+    assert "was trained on other text" in message and "earlier version of coterie" in message
 
 
 def test_a_killed_command_goes_on_to_the_same_weights(text: Path, tmp_path: Path) -> None:

@@ -102,5 +102,6 @@ def _check_same_text(checkpoint: Path, prepared: Prepared) -> None:
     before = read_manifest(checkpoint).get("data")
     if before != prepared.directory.name:
         raise ConfigError(
-            f"{checkpoint}: was trained on other text (the sources have changed since); choose another 'out'"
+            f"{checkpoint}: was trained on other text: the sources have changed since, or an earlier version "
+            "of coterie prepared them; choose another 'out'"
         )
