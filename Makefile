@@ -48,7 +48,7 @@ check: .venv/installed-dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy src/coterie
-	$(BIN)/python -m pytest tests/test_layers.py tests/test_budget.py tests/test_references.py tests/test_near_twins.py
+	$(BIN)/python -m pytest $(addprefix tests/test_,layers.py budget.py references.py near_twins.py words.py)
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

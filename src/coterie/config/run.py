@@ -17,7 +17,7 @@ class OptimiserConfig(Settings):
     One `lr` serves both: Muon's update is scaled to the root mean square of AdamW's. Matrices, the head and
     the router decay by `lr * weight_decay` per step; norms and biases never do; the embedding does where
     `decay_embeddings`. `expert_lr` is a factor on `lr` for routed experts: where their weights sum to 1, each
-    of K experts moves the output by only 1/K of its own change, and a factor of K makes up for it.
+    of K experts moves the output by only 1/K of its change, and a factor of K makes up for it.
     `router_lr` is a factor for routers: a step of AdamW moves a router's scores by about `lr` times the
     width, and a large move sends tokens to experts that have not seen them.
     """
