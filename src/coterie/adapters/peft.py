@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -176,7 +176,10 @@ def decode(
     names = Names(config)
     rest = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
     factors: dict[str, Factors] = {}
-    stems = {match.group(1) for key in rest if (match := _PART.fullmatch(key))}
+    stems: dict[str, list[str]] = {}
+    for key in rest:
+        if match := _PART.fullmatch(key):
+            stems.setdefault(match.group(1), []).append(key)
     single: dict[str, dict[tuple[int, int], Factors]] = {}
     places = {place.path: place for place in names.places.values() if place.kind not in ("gate_up", "down")}
     for stem in sorted(stems):
@@ -186,23 +189,19 @@ def decode(
         elif stem in places:
             place = places[stem]
             factors[place.name] = _one(rest, stem, [place.path, place.parameter], data, where)
-        elif (fused := _fused_place(names, stem, stems, data)) is not None:
+        elif (fused := _fused_place(names, stem, stems.keys(), data)) is not None:
             factors[fused.name] = _read_experts(rest, stem, fused, data, config, layout, where, chosen)
         else:
             raise CheckpointError(
                 f"{where}: '{stem}' is not a layer of this {config.family} model that takes factors"
             )
-        rest = {key: tensor for key, tensor in rest.items() if not _belongs(key, stem)}
+        for key in stems[stem]:
+            del rest[key]
     factors |= {layer: read_single(names, layer, parts, where) for layer, parts in single.items()}
     order = {layer: number for number, layer in enumerate(names.places)}
     return Adapter(
         dict(sorted(factors.items(), key=lambda item: order[item[0]])), _decode_full(rest, names, where)
     )
-
-
-def _belongs(key: str, stem: str) -> bool:
-    match = _PART.fullmatch(key)
-    return match is not None and match.group(1) == stem
 
 
 def _one(
@@ -218,7 +217,7 @@ def _one(
     return Factors(a, b, alpha, rest.get(f"{stem}.lora_magnitude_vector"))
 
 
-def _fused_place(names: Names, stem: str, stems: set[str], data: Mapping[str, Any]) -> Place | None:
+def _fused_place(names: Names, stem: str, stems: Set[str], data: Mapping[str, Any]) -> Place | None:
     for place in names.places.values():
         if place.kind == "gate_up" and stem == place.stem:
             return place

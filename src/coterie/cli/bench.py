@@ -27,10 +27,11 @@ def bench(
     ] = 64,
     shared: Annotated[bool, typer.Option(help="Start all prompts alike.", rich_help_panel=LOAD)] = False,
     ttft: Annotated[
-        float, typer.Option(help="Most seconds to its first token.", min=0, rich_help_panel=GOOD)
+        float, typer.Option(help="Most seconds to a reply's first token.", min=0, rich_help_panel=GOOD)
     ] = 2.0,
     tpot: Annotated[
-        float, typer.Option(help="Most seconds for each further token.", min=0, rich_help_panel=GOOD)
+        float,
+        typer.Option(help="Most seconds for each further token of a reply.", min=0, rich_help_panel=GOOD),
     ] = 0.2,
     api_key_file: KeyFile = None,
     served: Served = None,

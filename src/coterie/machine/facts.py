@@ -19,7 +19,8 @@ def machine_words() -> str:
     """Processor, cores and threads in use, for example `AMD EPYC, 2 cores, 2 threads`."""
     name = processor_facts().get("model name") or platform.processor() or platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}"
+    count = torch.get_num_threads()
+    return f"{name}, {os.cpu_count()} cores, {count} thread{'s' * (count != 1)}{gpu}"
 
 
 def versions() -> dict[str, str]:

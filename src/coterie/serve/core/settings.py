@@ -39,7 +39,9 @@ class ServeSettings(Settings):
         "feedback", description="Directory for the page's judgements of replies; 'off' keeps none."
     )
     log_requests: Literal["off", "meta", "full"] = Field("meta", description="off, meta (no text) or full.")
-    adapter_dir: Path | None = Field(None, description="Whose adapters may be added while serving (by key).")
+    adapter_dir: Path | None = Field(
+        None, description="Folder whose adapters may be added while serving (needs a key)."
+    )
     max_body: int = Field(32 * 2**20, ge=1024, description="Bytes that a request's body may have.")
     ping: float = Field(5.0, gt=0, description="Seconds of silence after which a stream sends a comment.")
     header_timeout: float = Field(
