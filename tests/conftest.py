@@ -1,9 +1,12 @@
-"""What every test shares: Hugging Face libraries offline, and one hypothesis profile."""
+"""What every test shares: Hugging Face libraries offline, one hypothesis profile, and a fresh logger."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Set before any Hugging Face library is imported: a test that needs the network is marked `net` and clears it
@@ -16,3 +19,13 @@ settings.register_profile(
     "coterie", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("coterie")
+
+
+@pytest.fixture(autouse=True)
+def _messages_of_one_test() -> Iterator[None]:
+    """A command of the CLI installs a handler on the logger `coterie`; the next test starts without it."""
+    log = logging.getLogger("coterie")
+    handlers, level = log.handlers[:], log.level
+    yield
+    log.handlers[:] = handlers
+    log.setLevel(level)
