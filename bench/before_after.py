@@ -1,10 +1,11 @@
 """Two checkouts of coterie against each other: training, prompts, decoding, tuning and serving.
 
 Both sides are driven by their public commands and by `coterie.load`, so that a refactoring cannot break the
-comparison. The sides take turns, each in its own processes, and a ratio is taken within a round. A ratio
-above 1 means that this checkout is slower than the other.
+comparison. Both sides run at the same time, each on its own core with one thread, and change cores in the
+next round: other programs on the machine then slow both. A ratio is taken within a round. A ratio above 1
+means that this checkout is slower than the other.
 
-    python bench/before_after.py OTHER_CHECKOUT [--rounds N] [--only train forward tune serve]
+    python bench/before_after.py OTHER_CHECKOUT [--rounds N] [--only train forward tune serve] [--models ...]
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,12 +45,26 @@ MODELS: dict[str, dict[str, Any]] = {
 Figures = dict[str, float]
 
 
-def run(tree: Path, *words: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Side:
+    """One checkout, the core it runs on, and the models to measure."""
+
+    tree: Path
+    core: int
+    models: tuple[str, ...]
+    dtypes: tuple[str, ...]
+
+    def command(self, *words: str) -> list[str]:
+        """Python with these words on this side's core."""
+        return ["taskset", "-c", str(self.core), sys.executable, *words]
+
+
+def run(side: Side, *words: str) -> subprocess.CompletedProcess[str]:
     """A command of one checkout, one thread."""
-    command = [sys.executable, "-m", "coterie.cli.main", *words]
-    done = subprocess.run(command, env=environ(tree), capture_output=True, text=True, check=False)
+    command = side.command("-m", "coterie.cli.main", *words)
+    done = subprocess.run(command, env=environ(side.tree), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{tree}: coterie {' '.join(words)} failed: {done.stderr.strip()[-400:]}")
+        raise SystemExit(f"{side.tree}: coterie {' '.join(words)} failed: {done.stderr.strip()[-400:]}")
     return done
 
 
@@ -63,11 +79,12 @@ def seconds_per_step(metrics: Path) -> float:
     return statistics.median(b - a for a, b in pairwise(seconds))
 
 
-def train(tree: Path, work: Path, data: Path) -> Figures:
+def train(side: Side, work: Path, data: Path) -> Figures:
     """Seconds per step of 2,048 tokens."""
     figures = {}
-    for name, model in MODELS.items():
-        for dtype in ("float32", "bfloat16"):
+    for name in side.models:
+        model = MODELS[name]
+        for dtype in side.dtypes:
             out = work / f"{name}-{dtype}"
             config = {
                 "model": BASE | model, "data": DATA,
@@ -76,18 +93,18 @@ def train(tree: Path, work: Path, data: Path) -> Figures:
             }  # fmt: skip
             file = work / f"{name}-{dtype}.json"
             file.write_text(json.dumps(config))
-            run(tree, "train", str(file))
+            run(side, "train", str(file))
             figures[f"train step, {name}, {dtype}"] = seconds_per_step(out / "metrics.jsonl")
     return figures
 
 
-def forward(tree: Path, work: Path, data: Path) -> Figures:
+def forward(side: Side, work: Path, data: Path) -> Figures:
     """Processor seconds of a prompt of 512 tokens and of 64 greedy tokens."""
     figures: Figures = {}
-    for name in MODELS:
-        for dtype in ("float32", "bfloat16"):
-            command = [sys.executable, __file__, "--worker", str(data.parent / f"model-{name}"), dtype]
-            done = subprocess.run(command, env=environ(tree), capture_output=True, text=True, check=True)
+    for name in side.models:
+        for dtype in side.dtypes:
+            command = side.command(__file__, "--worker", str(data.parent / f"model-{name}"), dtype)
+            done = subprocess.run(command, env=environ(side.tree), capture_output=True, text=True, check=True)
             prompt, decode = json.loads(done.stdout.splitlines()[-1])
             figures |= {f"prompt, {name}, {dtype}": prompt, f"decode, {name}, {dtype}": decode}
     return figures
@@ -114,19 +131,19 @@ def worker(directory: str, dtype: str) -> None:
     print(json.dumps([statistics.median(values[1:]) for values in found]))
 
 
-def tune(tree: Path, work: Path, data: Path) -> Figures:
+def tune(side: Side, work: Path, data: Path) -> Figures:
     """Seconds per step of LoRA on attention and experts."""
     figures = {}
-    for name in ("dense", "moe"):
+    for name in (name for name in side.models if name != "llama4"):
         out = work / f"tune-{name}"
         model = str(data.parent / f"model-{name}")
         settings = ("--steps", "8", "dtype=float32", "threads=1", "row_length=512", "batch_rows=4")
-        run(tree, "tune", model, "starter", "-o", str(out), *settings)
+        run(side, "tune", model, "starter", "-o", str(out), *settings)
         figures[f"LoRA step, {name}"] = seconds_per_step(out / "metrics.jsonl")
     return figures
 
 
-def serve(tree: Path, work: Path, data: Path) -> Figures:
+def serve(side: Side, work: Path, data: Path) -> Figures:
     """Seconds per token of one and of eight clients."""
     model = str(data.parent / "model-moe")
     command = [
@@ -141,7 +158,7 @@ def serve(tree: Path, work: Path, data: Path) -> Figures:
         "off",
     ]
     with subprocess.Popen(
-        command, env=environ(tree), stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        command, env=environ(side.tree), stderr=subprocess.PIPE, stdout=subprocess.PIPE
     ) as server:
         try:
             port = _port(server)
@@ -189,18 +206,18 @@ def _ask(port: int, seed: int) -> int:
     return int(answer["usage"]["completion_tokens"])
 
 
-def prepare(tree: Path, root: Path) -> Path:
+def prepare(side: Side, root: Path) -> Path:
     """Data and models that both sides use, made by one of them."""
     data = root / "data"
-    for name, model in MODELS.items():
+    for name in side.models:
         config = {
-            "model": BASE | model, "data": DATA,
+            "model": BASE | MODELS[name], "data": DATA,
             "data_dir": str(data), "steps": 3, "batch_rows": 8, "threads": 2,
             "out": str(root / f"made-{name}"),
         }  # fmt: skip
         file = root / f"{name}.json"
         file.write_text(json.dumps(config))
-        run(tree, "train", str(file))
+        run(side, "train", str(file))
         os.symlink(root / f"made-{name}" / "model", root / f"model-{name}")
     return data
 
@@ -215,6 +232,8 @@ def main() -> None:
     parser.add_argument("other", nargs="?", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--worker", nargs=2, metavar=("DIRECTORY", "DTYPE"))
     parser.add_argument("--out", type=Path, default=RESULTS / "before_after.json")
     options = parser.parse_args()
@@ -224,16 +243,23 @@ def main() -> None:
     if options.other is None or not (options.other / "src" / "coterie").is_dir():
         raise SystemExit("before_after.py: give the root of another checkout (git worktree add DIR COMMIT)")
     trees = {"before": options.other.resolve(), "after": HERE}
+    chosen = tuple(options.models), tuple(options.dtypes)
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        data = prepare(trees["before"], Path(folder))
+        data = prepare(Side(trees["before"], 0, *chosen), Path(folder))
         for number in range(options.rounds):
+            cores = (number % 2, 1 - number % 2)
+            sides = [Side(tree, core, *chosen) for tree, core in zip(trees.values(), cores, strict=True)]
             for part in options.only:
-                for side in sorted(trees, reverse=number % 2 == 0):  # the first side alternates
-                    with tempfile.TemporaryDirectory() as work:
-                        for figure, value in PARTS[part](trees[side], Path(work), data).items():
-                            found.setdefault(figure, {}).setdefault(side, []).append(value)
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
+                with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(2) as pool:
+                    folders = [Path(work, name) for name in trees]
+                    for place in folders:
+                        place.mkdir()
+                    both = pool.map(PARTS[part], sides, folders, [data, data])
+                    for name, figures in zip(trees, both, strict=True):
+                        for figure, value in figures.items():
+                            found.setdefault(figure, {}).setdefault(name, []).append(value)
+            print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     table = {
         figure: {"ratio": median_ratio(sides["after"], sides["before"])}
         | {side: median(values) for side, values in sides.items()}
@@ -251,7 +277,8 @@ def main() -> None:
         for side, tree in trees.items()
     }
     record = {"environment": environment() | {"commits": commits}, "figures": table}
-    record["environment"]["command"] = "before_after.py OTHER_CHECKOUT"
+    command = record["environment"]["command"]
+    record["environment"]["command"] = command.replace(str(options.other), "OTHER_CHECKOUT")
     write_json(options.out, record)
 
 
