@@ -3,9 +3,9 @@
     python bench/densify.py [--steps 500] [--heal 150]
 
 A small mixture is trained on the embedded corpus; `densify` makes a dense model of its active size from it
-and heals it by distillation. Beside it: the same dense shape trained from nothing for the healing's steps,
-and for all of them; rows in the same order, the same learning rate. Bits per byte on held-out text. Writes
-bench/results/densify.json.
+and heals it by distillation. It is compared with the same dense shape trained from nothing, once for the
+healing's steps and once for all of them, with rows in the same order and the same learning rate. The figures
+are bits per byte on held-out text. Writes bench/results/densify.json.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import copy
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,14 @@ from common import RESULTS, environment, write_json
 from coterie.config.data import DataConfig
 from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.data.build import Prepared, prepare
-from coterie.data.order import Order, read_batches
-from coterie.data.rows import Row
 from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
 from coterie.plan.counts import count_parameters
 from coterie.recipes.heldout import evaluation_documents, heldout_bits
+from coterie.recipes.run import build_trainer
 from coterie.recipes.surgery_healing import Healing, heal
 from coterie.surgery.densify import densify
-from coterie.train import CrossEntropy, Trainer, build_optimiser, multiplier
+from coterie.train import CrossEntropy
 
 ROW, ROWS = 256, 8
 
@@ -59,23 +57,9 @@ def shape(vocab_size: int) -> dict[str, Any]:
 
 def train(model: Transformer, prepared: Prepared, steps: int, lr: float) -> float:
     """Seconds of training."""
-    rows = prepared.train_rows()
-    order = Order(len(rows), 0)
-
-    def batches(start: int) -> Iterator[list[Row]]:
-        return read_batches(rows, order, start, ROWS)
-
     schedule = ScheduleConfig(kind="cosine", warmup_fraction=0.05, final_ratio=0.1)
-    optimiser = build_optimiser(model, OptimiserConfig(lr=lr))
-    trainer = Trainer(
-        model,
-        batches,
-        CrossEntropy(),
-        optimiser,
-        lambda s: multiplier(s, steps, schedule),
-        steps=steps,
-        lr=lr,
-    )
+    rows, optimiser = prepared.train_rows(), OptimiserConfig(lr=lr)
+    trainer = build_trainer(model, rows, CrossEntropy(), optimiser, schedule, steps=steps, batch_rows=ROWS)
     trainer.run()
     model.eval()
     return trainer.seconds

@@ -79,7 +79,6 @@ def _run(
     settings: ServeSettings,
 ) -> int:
     """Load and serve; returns the exit code. Errors: `CoterieError` before anything listens."""
-    from coterie.checkpoints.locate import locate
     from coterie.infer.model import load
     from coterie.machine.onednn_cache import keep_few_kernels
     from coterie.serve.core.service import Service, default_name
@@ -90,7 +89,7 @@ def _run(
     show_messages("wall")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     model = load(path, dtype=dtype)
-    service = Service(model, name or default_name(path), settings, aliases, locate(path))
+    service = Service(model, name or default_name(path), settings, aliases)
     for adapter, directory in adapters.items():
         service.add_adapter(adapter, directory)
     for profile, file in profiles.items():

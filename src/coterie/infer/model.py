@@ -44,8 +44,8 @@ class LanguageModel:
 
     `bos_id`: the token put before a text prompt (documents were trained to start with it); None puts none;
     "auto" is the tokenizer's end of text, as for every tokenizer trained here. `stop_ids`: the tokens that
-    end a reply by default; None means the tokenizer's. `manifest`: `coterie.json` of the directory it came
-    from.
+    end a reply by default; None means the tokenizer's. `checkpoint`: what it was read from. `manifest`:
+    `coterie.json` of the directory it came from (default: the checkpoint's).
 
     Keyword settings of `generate`, `stream` and `chat` are the fields of `SamplingParams`: `max_tokens`,
     `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `logprobs`.
@@ -59,6 +59,7 @@ class LanguageModel:
         bos_id: int | Literal["auto"] | None = "auto",
         stop_ids: Iterable[int] | None = None,
         manifest: Mapping[str, Any] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -68,6 +69,9 @@ class LanguageModel:
         if stop_ids is None:
             stop_ids = tokenizer.stop_ids if tokenizer is not None else ()
         self.stop_ids = tuple(sorted(stop_ids))
+        self.checkpoint = checkpoint
+        if manifest is None and checkpoint is not None:
+            manifest = checkpoint.manifest
         self.manifest = dict(manifest or {})
 
     @property
@@ -238,7 +242,7 @@ def load(
         loaded.tokenizer,
         bos_id=checkpoint.bos,
         stop_ids=checkpoint.stops,
-        manifest=checkpoint.manifest,
+        checkpoint=checkpoint,
     )
 
 

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import coterie
 from coterie.checkpoints.commit import verify_directory
 from coterie.config import ConfigError, DataError
+from coterie.families import config_from_hf
 from coterie.plan.counts import count_parameters
 from coterie.recipes.quickstart.plan import Plan, take_up
 from coterie.recipes.quickstart.run import quickstart, redraw
-from coterie.recipes.quickstart.twins import read_twin, twins
+from coterie.recipes.quickstart.twins import VOCAB_SIZE, twins
 from coterie.results.quickstart import QuickstartResults
 from tests.arithmetic import assert_model_close
 
@@ -102,5 +103,8 @@ def test_too_little_text_is_said_before_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("minutes", [1, 8, 60])
 def test_twins_have_equal_active_parameters(minutes: float) -> None:
-    moe, dense = (count_parameters(read_twin(settings, 2048)).active_core for settings in twins(minutes))
+    configs = [
+        config_from_hf({"vocab_size": VOCAB_SIZE} | settings, strict=True) for settings in twins(minutes)
+    ]
+    moe, dense = (count_parameters(config).active_core for config in configs)
     assert 0.98 < moe / dense <= 1.0, "the dense twin must not be the smaller one"

@@ -23,6 +23,7 @@ from coterie.nn.transformer import Transformer
 from coterie.serve.server import ServerThread
 from tests.adapters.test_attach import ALL, config, randomise_factors
 from tests.arithmetic import approx_model
+from tests.checkpoints.opens import count_opens, of_directory
 from tests.families.hf import _BASE, CONFIGS, randomise
 from tests.serve.support import ASK, call, service, tokenizer
 
@@ -158,3 +159,19 @@ def test_another_base_is_refused(directory):
     randomise(other, 1)
     with pytest.raises((CheckpointError, ConfigError)):
         apply_shared(other, directory / "adapters" / "patch")
+
+
+def test_a_server_opens_its_base_once_and_refuses_adapters_of_other_weights(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = base_model()
+    randomise(other, 1)
+    save(LanguageModel(other, tokenizer()), tmp_path / "other")
+    opened = count_opens(monkeypatch)
+    served = service(load(directory / "base"))
+    for name in NAMES:
+        served.add_adapter(name, directory / "adapters" / name)
+    base = of_directory(opened, directory / "base")
+    assert set(base.values()) == {1} and {"config.json", "coterie.json", "model.safetensors"} <= base.keys()
+    with pytest.raises(CheckpointError, match="was made for other weights"):
+        service(load(tmp_path / "other")).add_adapter("lora", directory / "adapters" / "lora")

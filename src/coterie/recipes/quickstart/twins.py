@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coterie.config import ModelConfig
 from coterie.config.run import TrainConfig
-from coterie.families import config_from_hf
 from coterie.recipes.quickstart.plan import BATCH_ROWS, ROW_LENGTH, Plan
 
 VOCAB_SIZE = 2048
@@ -47,11 +45,6 @@ def twins(minutes: float) -> tuple[dict[str, Any], dict[str, Any]]:
     router_columns = -(-num_experts // 3)
     dense_width = -(-(top_k * expert_width + router_columns) // 8) * 8
     return moe, common | {"model_type": "qwen3", "intermediate_size": dense_width}
-
-
-def read_twin(settings: dict[str, Any], vocab_size: int) -> ModelConfig:
-    """The `ModelConfig` of one of `twins`."""
-    return config_from_hf({"vocab_size": vocab_size} | settings, "twin", strict=True)
 
 
 def twin_config(model: Mapping[str, Any], plan: Plan, out: Path, data_dir: Path) -> TrainConfig:

@@ -32,8 +32,8 @@ log = logging.getLogger("coterie.serve")
 class Service:
     """A model being served.
 
-    `name` is the name that requests use; `aliases` are further names. `directory` is where the model was read
-    from: an adapter made for other weights is refused.
+    `name` is the name that requests use; `aliases` are further names. An adapter made for other weights than
+    those of the model's checkpoint is refused.
     """
 
     def __init__(
@@ -42,12 +42,10 @@ class Service:
         name: str,
         settings: ServeSettings | None = None,
         aliases: tuple[str, ...] = (),
-        directory: Path | None = None,
     ) -> None:
         self.model = model
         self.name = name
         self.adapters: tuple[str, ...] = ()
-        self.directory = directory
         self.aliases = aliases
         self.settings = settings or ServeSettings()
         self.metrics = Metrics()
@@ -119,7 +117,7 @@ class Service:
             raise ConfigError(
                 f"adapter name '{name[:40]}': use letters, digits, '.', '-', '_', and no model's own name"
             )
-        model = apply_shared(self.model.model, path, self.directory, self.model.tokenizer)
+        model = apply_shared(self.model.model, path, self.model.checkpoint, self.model.tokenizer)
         self.fingerprints[name] = self._adapter_fingerprint(Path(path))
         self.engine.add_variant(name, model)
         self.adapters = (*(other for other in self.adapters if other != name), name)
