@@ -71,9 +71,8 @@ def one(side: str, path: str) -> None:
     before = resident("VmHWM")
     start = time.perf_counter()
     model = load()
-    total = sum(
-        float(parameter.flatten()[-1]) for parameter in model.parameters()
-    )  # the last byte really came
+    # The last byte really came.
+    total = sum(float(parameter.flatten()[-1]) for parameter in model.parameters())
     seconds = time.perf_counter() - start
     assert total == total
     parameter_bytes = sum(parameter.nbytes for parameter in model.parameters())

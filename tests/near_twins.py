@@ -61,11 +61,8 @@ def body_tokens(source: list[str], node: Function) -> list[str]:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type not in _SKIPPED:
                 found.append(token.string)
-    except (
-        tokenize.TokenError,
-        IndentationError,
-    ):  # a body cut from its indentation may end in a dedent error
-        pass
+    except (tokenize.TokenError, IndentationError):
+        pass  # a body cut from its indentation may end in a dedent error
     return found
 
 

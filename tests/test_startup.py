@@ -43,9 +43,8 @@ def test_help_is_fast():
     command = Path(sys.executable).with_name("coterie")
     assert os.access(command, os.X_OK), f"{command} is missing: install the package with pip install -e ."
     times = []
-    for _ in range(
-        5
-    ):  # processor time, because other programs share the machine; and the best, for the same reason
+    # Processor time, because other programs share the machine; and the best, for the same reason.
+    for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([command, "--help"], capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

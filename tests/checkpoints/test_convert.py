@@ -163,9 +163,8 @@ def test_rounding_is_counted_and_never_called_lossless(tmp_path: Path) -> None:
     model = make("qwen3_moe")
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16().float()
-    model.norm.weight.data[:3] = torch.tensor(
-        [1.0 + 2**-9, 1.0 + 3 * 2**-9, 3.0]
-    )  # two need more than bfloat16 has
+    # Two need more than bfloat16 has.
+    model.norm.weight.data[:3] = torch.tensor([1.0 + 2**-9, 1.0 + 3 * 2**-9, 3.0])
     save_model(tmp_path / "a", model)
     receipt = convert_directory(tmp_path / "a", tmp_path / "b", dtype="bfloat16")
     assert not receipt.lossless and (receipt.rounding.tensors, receipt.rounding.numbers) == (1, 2)

@@ -80,9 +80,8 @@ def test_a_model_here_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     }
     (tmp_path / "s.json").write_text(json.dumps(schema))
     answers, schema_file = [], str(tmp_path / "s.json")
-    for seed in range(
-        8
-    ):  # a random model may also think, for ever, before its first brace: that is an error then
+    # A random model may also think, for ever, before its first brace: that is an error then.
+    for seed in range(8):
         capsys.readouterr()  # what a reply that was cut short had printed
         with contextlib.suppress(SystemExit):
             call("run", here, "go", "--json-schema", schema_file, "--seed", str(seed), "--max-tokens", "40")

@@ -81,9 +81,8 @@ def test_calls_that_do_not_come_back(tmp_path, tokenizer):
 
 
 def test_replies_without_an_end_are_noted(tmp_path, tokenizer):
-    foreign = Tokenizer(
-        tokenizer._json, tokenizer._config, shipped_template("llama4")
-    )  # its marks are no tokens here
+    # Its marks are no tokens here.
+    foreign = Tokenizer(tokenizer._json, tokenizer._config, shipped_template("llama4"))
     (note,) = lint_examples([write(tmp_path / "a.jsonl", GOOD)], foreign, 400).notes
     assert "do not end with a stop token: 1," in note
 

@@ -51,9 +51,8 @@ def test_mxfp4_by_hand() -> None:
 def test_mxfp4_is_what_the_format_s_own_package_packs() -> None:
     rng = np.random.default_rng(0)
     rows_RI = (rng.standard_normal((2000, 64)) * np.exp2(rng.integers(-60, 60, (2000, 1)))).astype(np.float32)
-    rows_RI[::7] = (
-        np.round(rows_RI[::7] * 4 / np.abs(rows_RI[::7]).max(-1, keepdims=True)) / 4
-    )  # middles and ties
+    # Middles and ties.
+    rows_RI[::7] = np.round(rows_RI[::7] * 4 / np.abs(rows_RI[::7]).max(-1, keepdims=True)) / 4
     rows_RI[::11] = 0
     wanted = gguf.quants.quantize(rows_RI, gguf.GGMLQuantizationType.MXFP4)
     np.testing.assert_array_equal(pack(rows_RI, "MXFP4", "x"), wanted)

@@ -97,9 +97,8 @@ def test_memory_of_a_window_does_not_grow_with_the_sequence(mask: str) -> None:
         last = row[0]
         cache.advance(1)
     assert cache.num_bytes <= 2 * (4 * 100) * 2 * 4 * 4
-    assert (
-        moves <= 4000 / 100 + 3
-    )  # a move costs at most a window of rows and happens at most once per window
+    # A move costs at most a window of rows and happens at most once per window.
+    assert moves <= 4000 / 100 + 3
 
 
 @given(st.sampled_from(MASKS), st.integers(1, 12), st.integers(1, 40), st.integers(0, 40), st.integers(1, 9))

@@ -22,9 +22,8 @@ def make(balance: BalanceConfig | None = None, **settings: object) -> Router:
     for parameter in router.parameters():
         parameter.data = torch.randn_like(parameter)
     if router.select_bias is not None:
-        router.select_bias.copy_(
-            torch.randn(E) - 1.0
-        )  # negative too: the fill value of dropped groups must matter
+        # Negative too: the fill value of dropped groups must matter.
+        router.select_bias.copy_(torch.randn(E) - 1.0)
     return router
 
 

@@ -56,9 +56,8 @@ def test_it_is_a_source_of_examples(tmp_path, monkeypatch) -> None:
     examples = [example for example in found.examples if isinstance(example, ChatExample)]
     heard = [example.messages[0].text for example in examples if example.messages[0].role == "system"]
     assert heard.count(AGENT_SYSTEM) > COUNT / 3 and len(set(heard)) > 4 and len(heard) < COUNT
-    assert (
-        len({json.dumps(example.tools) for example in examples}) > 8
-    )  # as agents and as clients describe them
+    # As agents and as clients describe them.
+    assert len({json.dumps(example.tools) for example in examples}) > 8
     assert str(examples[4].origin) == "tools:5"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tools").mkdir()

@@ -142,9 +142,8 @@ def test_more_forgetting_than_allowed_ends_without_a_result(
     assert not (out / "adapter").exists()
     report = json.loads((out / "report.json").read_text())
     assert report["retention"]["change"]["value"] > 0.01 and "failed" in report
-    code, printed, said = command(
-        monkeypatch, capsys, *line, "--max-forgetting", 100
-    )  # allowed: the same run's result
+    # Allowed: the same run's result.
+    code, printed, said = command(monkeypatch, capsys, *line, "--max-forgetting", 100)
     assert code == 0 and (out / "adapter").is_dir(), said
 
 

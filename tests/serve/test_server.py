@@ -343,9 +343,8 @@ def test_signals(drain, signals, code):
         stream = open_request(url, {**LONG, "stream": True})
         assert b"200 OK" in stream.recv(200)
         begun = time.monotonic()
-        for number in (signal.SIGTERM, signal.SIGINT)[
-            :signals
-        ]:  # the second before the first has begun to drain
+        # The second before the first has begun to drain.
+        for number in (signal.SIGTERM, signal.SIGINT)[:signals]:
             process.send_signal(number)
         received = b""
         while chunk := stream.recv(65536):

@@ -27,10 +27,11 @@ from coterie.primer.lessons import lessons
 JSONL = frozenset({".jsonl", ".ndjson"})
 PARQUET = frozenset({".parquet"})
 RECORDS = JSONL | PARQUET | {".json"}
+# Examples that coterie ships: short conversations, and lessons in using tools.
 EMBEDDED = (
     "starter",
     "tools",
-)  # examples that coterie ships: short conversations, and lessons in using tools
+)
 _STARTER = Path(__file__).parent / "conversations" / "starter.jsonl"
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "CVS"})
 _SNIFF_BYTES = 8192

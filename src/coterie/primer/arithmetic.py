@@ -181,9 +181,8 @@ def _draw_chain(rng: Rng, level: int) -> Exercise:
     numbers = [_number(rng, rng.between(1, min(level, 2))) for _ in range(rng.between(3, 4))]
     signs, total = "", numbers[0]
     for number in numbers[1:]:
-        sign = (
-            "-" if number <= total and rng.chance(0.5) else "+"
-        )  # never below zero: one difficulty at a time
+        # Never below zero: one difficulty at a time.
+        sign = "-" if number <= total and rng.chance(0.5) else "+"
         total = total + number if sign == "+" else total - number
         signs += sign
     return chain(numbers, signs)

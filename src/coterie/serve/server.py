@@ -47,9 +47,8 @@ class SlowHeaderProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(
-            high=0
-        )  # call `pause_writing` for every byte the client has not taken
+        # Call `pause_writing` for every byte the client has not taken.
+        transport.set_write_buffer_limits(high=0)
         self._arm()
 
     def data_received(self, data: bytes) -> None:

@@ -200,9 +200,8 @@ class _Counting(NodeTransformer):
     """Inserts the counting into a parsed template."""
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
-        return nodes.Const(
-            node.data, lineno=node.lineno
-        )  # a constant passes through `_finalize` like every other value
+        # A constant passes through `_finalize` like every other value.
+        return nodes.Const(node.data, lineno=node.lineno)
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)

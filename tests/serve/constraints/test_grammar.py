@@ -104,9 +104,8 @@ def test_tools_that_are_not_called_leave_text(client):
     answer = client.chat.completions.create(**settings, tools=TOOLS, tool_choice="none")
     assert answer.choices[0].message.tool_calls is None
     bare = client.chat.completions.create(**settings)
-    assert (
-        answer.choices[0].message.content == bare.choices[0].message.content
-    )  # their description was not shown
+    # Their description was not shown.
+    assert answer.choices[0].message.content == bare.choices[0].message.content
 
 
 def test_strict_tools_bind_only_once_a_call_begins(client, server):
@@ -230,9 +229,8 @@ def test_schemas_that_are_refused(client, schema, pointer):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="tiny", messages=ASK, response_format=response_format(schema))
     assert caught.value.code == "invalid_schema"
-    assert (
-        "start:" not in caught.value.message and "\n" not in caught.value.message
-    )  # our grammar is not theirs
+    # Our grammar is not theirs.
+    assert "start:" not in caught.value.message and "\n" not in caught.value.message
     assert caught.value.param == "/response_format/json_schema/schema" + pointer
 
 

@@ -84,9 +84,8 @@ def test_stats_count_every_token(server, client):
     before = call(server.url, "GET", "/v1/moe/stats")[2]
     answer = client.chat.completions.create(**SETTINGS)
     after = call(server.url, "GET", "/v1/moe/stats")[2]
-    fed = (
-        answer.usage.total_tokens - 1 - answer.usage.prompt_tokens_details.cached_tokens
-    )  # the last is not fed back
+    # The last is not fed back.
+    fed = answer.usage.total_tokens - 1 - answer.usage.prompt_tokens_details.cached_tokens
     for one, two in zip(before["layers"], after["layers"], strict=True):
         assert sum(two["counts"]) - sum(one["counts"]) == 2 * fed
 

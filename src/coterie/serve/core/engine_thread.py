@@ -152,9 +152,8 @@ class EngineThread:
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self.refusing = False
-        self.listening: set[Call | Errand[Any]] = (
-            set()
-        )  # calls and errands that a coroutine waits for; event loop only
+        # Calls and errands that a coroutine waits for; event loop only.
+        self.listening: set[Call | Errand[Any]] = set()
         self.num_cancelled = 0
         self.step_seconds = 0.05  # smoothed
         self.seconds_per_request = 1.0  # smoothed, from submission to the end

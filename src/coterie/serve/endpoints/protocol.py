@@ -228,6 +228,7 @@ class CompletionRequest(Generation):
 
 
 B = TypeVar("B", bound=Body)
+# Of a message's parts.
 _MEDIA = (
     "image_url",
     "input_audio",
@@ -236,7 +237,7 @@ _MEDIA = (
     "file",
     "file_id",
     "file_data",
-)  # of a message's parts
+)
 
 
 def read(kind: type[B], data: Mapping[str, Any]) -> tuple[B, list[str]]:

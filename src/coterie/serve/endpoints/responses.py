@@ -102,9 +102,8 @@ def as_chat(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
         raise unsupported("cutting the prompt", "/truncation")
     functions, ignored = [], []
     for index, tool in enumerate(body.tools or ()):
-        if (
-            tool.get("type") != "function"
-        ):  # a built-in tool of other servers, which clients send to every server
+        # A built-in tool of other servers, which clients send to every server.
+        if tool.get("type") != "function":
             ignored.append(f"tools/{index}")
             continue
         functions.append({"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}})
