@@ -1,7 +1,7 @@
 """The inside of the sandbox: a separate program that confines itself and then runs a file of Python.
 
 It imports only the standard library because it is started with `python -I -S inside.py SETTINGS`. The kernel
-enforces every limit, and none can be lifted again: user, network, mount and IPC namespaces (best effort),
+enforces every limit, and none can be lifted again: namespaces and a root of the program's own (best effort),
 Landlock for files, seccomp for system calls, resource limits. It writes the layers that hold to the file
 descriptor `status`, as one line of JSON. Without seccomp, or without both Landlock and the mount namespace of
 bubblewrap, it stops before the program runs.
@@ -13,6 +13,7 @@ linux/prctl.h.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import platform
@@ -23,53 +24,62 @@ import sys
 import traceback
 from typing import Any
 
-# System call -> number on x86-64 and on arm64. They are refused because through them a process without
-# privileges reaches other processes, the network, files without opening them, or memory that no limit counts.
-REFUSED: dict[str, tuple[int | None, int | None]] = {
-    "socket": (41, 198), "socketpair": (53, 199),
-    "clone": (56, 220), "clone3": (435, 435), "fork": (57, None), "vfork": (58, None),
-    "execve": (59, 221), "execveat": (322, 281),
-    "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
-    "pidfd_getfd": (438, 438),
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "process_madvise": (440, 440), "kcmp": (312, 272),
-    "setpriority": (141, 140), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119),
-    "sched_setattr": (314, 274), "sched_setaffinity": (203, 122), "ioprio_set": (251, 30),
-    "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
-    "unshare": (272, 97),
-    "setns": (308, 268), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-    "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442),
-    "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218), "bpf": (321, 280),
-    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "seccomp": (317, 277),
-    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "io_setup": (206, 0),
-    "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "msgget": (68, 186),
-    "semget": (64, 190), "mq_open": (240, 180),
-    "truncate": (76, 45), "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
-    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463),
-    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
-    "removexattrat": (466, 466),
-    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
-    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    "inotify_init": (253, None), "inotify_init1": (294, 26), "fanotify_init": (300, 262),
-    "personality": (135, 92), "quotactl": (179, 60), "quotactl_fd": (443, 443), "acct": (163, 89),
-    "syslog": (103, 116),
-    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
-    "kexec_load": (246, 104),
-    "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225),
-    "sethostname": (170, 161), "setdomainname": (171, 162), "settimeofday": (164, 170),
-    "clock_settime": (227, 112),
-    "adjtimex": (159, 171), "clock_adjtime": (305, 266), "vhangup": (153, 58),
-    "iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None),
+# System call -> number on x86-64 and on arm64. The filter allows these and refuses all others, so that a
+# call of a later kernel is closed from the start. All of them act on this process, its own memory and the
+# descriptors that it opened; Landlock decides what it may open, make or remove.
+ALLOWED: dict[str, tuple[int | None, int | None]] = {
+    # descriptors
+    "read": (0, 63), "write": (1, 64), "close": (3, 57), "close_range": (436, 436), "lseek": (8, 62),
+    "pread64": (17, 67), "pwrite64": (18, 68), "readv": (19, 65), "writev": (20, 66), "preadv": (295, 69),
+    "pwritev": (296, 70), "preadv2": (327, 286), "pwritev2": (328, 287), "sendfile": (40, 71),
+    "copy_file_range": (326, 285), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24),
+    "pipe": (22, None), "pipe2": (293, 59), "flock": (73, 32), "fsync": (74, 82), "fdatasync": (75, 83),
+    "ftruncate": (77, 46), "fallocate": (285, 47), "fadvise64": (221, 223),
+    "select": (23, None), "pselect6": (270, 72), "poll": (7, None), "ppoll": (271, 73),
+    "epoll_create": (213, None), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
+    "epoll_wait": (232, None), "epoll_pwait": (281, 22),
+    # files and folders
+    "open": (2, None), "openat": (257, 56), "openat2": (437, 437), "creat": (85, None),
+    "stat": (4, None), "fstat": (5, 80), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291),
+    "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439),
+    "readlink": (89, None), "readlinkat": (267, 78), "getdents": (78, None), "getdents64": (217, 61),
+    "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "umask": (95, 166),
+    "rename": (82, None), "renameat": (264, 38), "renameat2": (316, 276),
+    "mkdir": (83, None), "mkdirat": (258, 34), "rmdir": (84, None),
+    "unlink": (87, None), "unlinkat": (263, 35),
+    # memory
+    "brk": (12, 214), "mmap": (9, 222), "munmap": (11, 215), "mremap": (25, 216), "mprotect": (10, 226),
+    "madvise": (28, 233),
+    # time and chance
+    "clock_gettime": (228, 113), "clock_getres": (229, 114), "clock_nanosleep": (230, 115),
+    "nanosleep": (35, 101), "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153),
+    "alarm": (37, None), "getitimer": (36, 102), "setitimer": (38, 103), "getrandom": (318, 278),
+    # this process
+    "getpid": (39, 172), "getppid": (110, 173), "gettid": (186, 178), "getpgrp": (111, None),
+    "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176), "getegid": (108, 177),
+    "getresuid": (118, 148), "getresgid": (120, 150), "getgroups": (115, 158), "getrusage": (98, 165),
+    "getrlimit": (97, 163), "setrlimit": (160, 164), "uname": (63, 160), "sysinfo": (99, 179),
+    "getcpu": (309, 168), "sched_yield": (24, 124), "pause": (34, None),
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139),
+    "rt_sigpending": (127, 136), "rt_sigsuspend": (130, 133), "rt_sigtimedwait": (128, 137),
+    "sigaltstack": (131, 132), "restart_syscall": (219, 128),
+    "futex": (202, 98), "set_robust_list": (273, 99), "set_tid_address": (218, 96), "rseq": (334, 293),
+    "exit": (60, 93), "exit_group": (231, 94),
 }  # fmt: skip
-# Refused for some values of one argument only: prlimit64 on other processes, and the commands of fcntl that
-# send signals to the owner of a file. See the end of `filter_program`.
-PRLIMIT64, FCNTL = (302, 261), (72, 25)
+# Allowed for some values of one argument only: name -> numbers, which argument, its values.
+PARTLY: dict[str, tuple[tuple[int, int], int, tuple[int, ...]]] = {
+    "prlimit64": ((302, 261), 0, (0,)),  # limits of this process, not of another one
+    "sched_getaffinity": ((204, 123), 0, (0,)),
+    # F_DUPFD, flags, locks, F_DUPFD_CLOEXEC, F_OFD_*; not F_SETOWN and its kin, which send signals
+    "fcntl": ((72, 25), 1, (0, 1, 2, 3, 4, 5, 6, 7, 1030, 36, 37, 38)),
+    "ioctl": ((16, 29), 1, (0x5401, 0x5413, 0x5450, 0x5451)),  # is it a terminal, its size, close on exec
+}
+# Programs take ENOSYS to mean "use the older call", so calls newer than this list answer with it.
+NEWEST = 470
 AUDIT_ARCH = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x08000000, 0x10000000, 0x40000000
+MS_BIND, MS_REC, MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
+INSTALLED = ("site-packages", "dist-packages")
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 READ_FILE, READ_DIR, WRITE_FILE, TRUNCATE = 1 << 2, 1 << 3, 1 << 1, 1 << 14
 # Write, read, remove, make directories and regular files, move between directories; but no links, devices or
@@ -87,8 +97,8 @@ def check(result: int, what: str) -> int:
     return result
 
 
-def enter_namespaces(work: str, disk: int) -> list[str]:
-    """Enter new namespaces and mount a file system in memory of `disk` bytes on `work`.
+def enter_namespaces(work: str, disk: int, shown: list[str]) -> list[str]:
+    """Enter new namespaces and a root that holds only `shown`, and `work`: `disk` bytes in memory.
 
     Returns the layers that this machine allowed. None is required, because other layers guard the same
     things.
@@ -100,14 +110,89 @@ def enter_namespaces(work: str, disk: int) -> list[str]:
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
-        private = 1 << 18 | 1 << 14  # MS_PRIVATE | MS_REC
-        check(libc.mount(b"none", b"/", None, ctypes.c_ulong(private), None), "mount")
-        hardened = 1 << 1 | 1 << 2 | 1 << 3  # MS_NOSUID | MS_NODEV | MS_NOEXEC
-        options = f"size={disk},nr_inodes=1024,mode=700".encode()
-        check(libc.mount(b"tmpfs", work.encode(), b"tmpfs", ctypes.c_ulong(hardened), options), "mount")
+        check(libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_PRIVATE | MS_REC), None), "mount")
+        mount_memory(work, disk)
     except OSError:
         return ["namespaces"]
-    return ["namespaces", "tmpfs"]
+    try:
+        enter_root(work, disk, shown)
+    except OSError:
+        return ["namespaces", "tmpfs"]
+    return ["namespaces", "tmpfs", "root"]
+
+
+def mount_memory(place: str, size: int) -> None:
+    """Mount a file system in memory of `size` bytes on `place`. Errors: `OSError`."""
+    hardened = 1 << 1 | 1 << 2 | 1 << 3  # MS_NOSUID | MS_NODEV | MS_NOEXEC
+    options = f"size={size},nr_inodes=1024,mode=700".encode()
+    check(libc.mount(b"tmpfs", place.encode(), b"tmpfs", ctypes.c_ulong(hardened), options), "mount")
+
+
+def enter_root(work: str, disk: int, shown: list[str]) -> None:
+    """Make `work` the root of the file system, with `shown` and a new `work` under their old names.
+
+    So neither processes, mounts, nor the names of other files can be seen. Errors: `OSError`; the old root
+    is then still in place, and `work` may hold a few empty folders.
+    """
+    for path in shown:
+        if not os.path.lexists(path):
+            continue
+        show_links(path, work)
+        real = os.path.realpath(path)
+        if os.path.lexists(work + real):
+            continue  # it lies under a folder that is shown already
+        if os.path.isdir(real):
+            os.makedirs(work + real)
+        else:
+            os.makedirs(os.path.dirname(work + real), exist_ok=True)
+            open(work + real, "x").close()
+        bind = MS_BIND | MS_REC
+        check(libc.mount(real.encode(), (work + real).encode(), None, ctypes.c_ulong(bind), None), "mount")
+    os.makedirs(work + work)
+    mount_memory(work + work, disk)
+    os.chdir(work)
+    number = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -1)
+    check(libc.syscall(number, b".", b"."), "pivot_root")  # the old root now lies on top of the new one
+    check(libc.umount2(b".", 2), "umount")  # MNT_DETACH
+    os.chdir(work)
+
+
+def show_links(path: str, root: str) -> None:
+    """Copy the symbolic links on the way to `path`, such as /lib -> usr/lib, into `root`."""
+    so_far = ""
+    for part in path.strip("/").split("/"):
+        so_far += f"/{part}"
+        if os.path.islink(so_far):
+            if not os.path.lexists(root + so_far):
+                os.makedirs(os.path.dirname(root + so_far), exist_ok=True)
+                os.symlink(os.readlink(so_far), root + so_far)
+            return
+
+
+def readable_paths(libraries: list[str], modules: list[str], others: list[str]) -> list[str]:
+    """What a program may read: shared libraries, the standard library's modules, and `others`.
+
+    Landlock's rules hold for everything below a folder, so a folder that also holds installed packages is
+    not named itself: of `libraries`, the shared objects and the folders of a machine type; of `modules`,
+    every entry except site-packages and dist-packages.
+    """
+    found = list(others)
+    for folder in libraries:
+        for entry in entries(folder):
+            library = ".so" in entry.name and not entry.is_dir()
+            if library or (entry.is_dir() and entry.name.endswith(("-linux-gnu", "-linux-musl"))):
+                found.append(entry.path)
+    for folder in modules:
+        found += [entry.path for entry in entries(folder) if entry.name not in INSTALLED]
+    return found
+
+
+def entries(folder: str) -> list[os.DirEntry[str]]:
+    """The entries of a folder; none if it is missing or closed."""
+    try:
+        return list(os.scandir(folder))
+    except OSError:
+        return []
 
 
 def limit_resources(seconds: int, memory: int, file: int) -> None:
@@ -174,9 +259,9 @@ def filter_program(machine: str) -> bytes | None:
     if machine not in AUDIT_ARCH:
         return None
     column, arch = AUDIT_ARCH[machine]
-    numbers = sorted(n for pair in REFUSED.values() if (n := pair[column]) is not None)
+    numbers = sorted(n for pair in ALLOWED.values() if (n := pair[column]) is not None)
     load, equal, greater, give = 0x20, 0x15, 0x35, 0x06
-    refuse, allow, kill = 0x00050000 | 1, 0x7FFF0000, 0x80000000  # errno EPERM, allow, kill the process
+    refuse, unknown, allow, kill = 0x00050000 | 1, 0x00050000 | 38, 0x7FFF0000, 0x80000000
     # (operation, value, jump if true, jump if false); named jumps go to the end and are resolved below.
     code: list[tuple[int, int, Any, Any]] = [
         (load, 4, 0, 0),
@@ -184,16 +269,15 @@ def filter_program(machine: str) -> bytes | None:
         (give, kill, 0, 0),
         (load, 0, 0, 0),
         (greater, 0x40000000, "refuse", 0),  # the x32 twins of the same calls
-        *((equal, number, "refuse", 0) for number in numbers),
-        (equal, PRLIMIT64[column], 0, 2),
-        (load, 16, 0, 0),
-        (equal, 0, "allow", "refuse"),
-        (equal, FCNTL[column], 0, "allow"),
-        (load, 24, 0, 0),
-        *((equal, command, "refuse", 0) for command in (8, 10, 15)),  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+        *((equal, number, "allow", 0) for number in numbers),
     ]
-    end = {"allow": len(code), "refuse": len(code) + 1}
-    code += [(give, allow, 0, 0), (give, refuse, 0, 0)]
+    for pair, argument, values in PARTLY.values():
+        code += [(equal, pair[column], 0, len(values) + 1), (load, 16 + 8 * argument, 0, 0)]
+        code += [(equal, value, "allow", 0) for value in values[:-1]]
+        code += [(equal, values[-1], "allow", "refuse")]
+    code += [(greater, NEWEST + 1, "unknown", "refuse")]
+    end = {"allow": len(code), "refuse": len(code) + 1, "unknown": len(code) + 2}
+    code += [(give, allow, 0, 0), (give, refuse, 0, 0), (give, unknown, 0, 0)]
     resolved = []
     for place, (operation, value, true, false) in enumerate(code):
         jumps = [end[jump] - place - 1 if isinstance(jump, str) else jump for jump in (true, false)]
@@ -232,10 +316,14 @@ def main() -> None:
     with open(settings["program"], "rb") as file:
         program = file.read()
     layers = list(settings["layers"])
+    libraries, modules, others = settings["libraries"], settings["modules"], settings["others"]
+    # An import lists the folders of modules, which Landlock will not allow; what was listed is remembered.
+    importlib.util.find_spec("no_module_of_this_name")
     if "bwrap" in layers:
         layers.append("tmpfs")
     else:
-        layers += enter_namespaces(work, settings["disk"])
+        shown = [*libraries, *modules, *others, "/dev/null", "/dev/urandom"]
+        layers += enter_namespaces(work, settings["disk"], shown)
     writable = "tmpfs" in layers
     if writable:
         os.chdir(work)
@@ -244,7 +332,7 @@ def main() -> None:
     limit_resources(settings["seconds"], settings["memory"], settings["disk"])
     sys.argv = [""]
     target = os.path.join(work, "program.py") if writable else settings["program"]
-    if restrict_files(settings["readable"], work, writable):
+    if restrict_files(readable_paths(libraries, modules, others), work, writable):
         layers.append("landlock")
     drop_privileges()
     if filter_calls():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import select
 import shutil
 import subprocess
@@ -21,9 +22,12 @@ from pathlib import Path
 from typing import Literal
 
 from coterie.config.errors import CoterieError
+from coterie.sandbox.inside import ALLOWED, AUDIT_ARCH, INSTALLED, PARTLY
 
 INSIDE = Path(__file__).with_name("inside.py")
-SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
+# Folders of shared libraries, and other files of the system that programs read.
+LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+OTHERS = ("/usr/lib/locale", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 Ending = Literal["done", "failed", "time", "output"]
 
 
@@ -81,6 +85,7 @@ class Sandbox:
                 "folder": folder,
                 "parent": os.getpid(),
                 "memory": self.limits.memory,
+                "calls": _refused_calls(),
             }
             result = self.run(f"VALUES = {values!r}\n{_PROBE}")
             try:
@@ -134,19 +139,18 @@ class Sandbox:
             return Finished(ending, process.returncode, texts[0], texts[1], time.monotonic() - started)
 
     def _start(self, source: Path, work: Path, status: int, seconds: float) -> subprocess.Popen[bytes]:
-        paths = [
-            sysconfig.get_path("stdlib"),
-            sysconfig.get_path("platstdlib"),
-            sysconfig.get_config_var("LIBDIR"),
-        ]
-        readable = sorted({str(Path(path).resolve()) for path in (*SYSTEM, *paths, source) if path})
+        modules = sorted({str(Path(sysconfig.get_path(kind)).resolve()) for kind in ("stdlib", "platstdlib")})
+        libraries = [*LIBRARIES, str(Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib").resolve())]
+        others = [*OTHERS, str(source.resolve())]
         python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-        prefix, layers = _bubblewrap(readable, python, work, self.limits.disk)
+        prefix, layers = _bubblewrap([*libraries, *modules, *others], modules, python, work, self.limits.disk)
         settings = {
             "program": str(source),
             "work": str(work),
             "status": status,
-            "readable": readable,
+            "libraries": libraries,
+            "modules": modules,
+            "others": others,
             "layers": layers,
             "seconds": int(seconds) + 2,
             "memory": self.limits.memory,
@@ -203,20 +207,35 @@ class Sandbox:
             raise SandboxError(f"sandbox: this machine lacks {missing}; programs are not run")
 
 
-def _bubblewrap(readable: list[str], python: str, work: Path, disk: int) -> tuple[list[str], list[str]]:
+def _bubblewrap(
+    readable: list[str], modules: list[str], python: str, work: Path, disk: int
+) -> tuple[list[str], list[str]]:
     """A command to put before Python, and its layer; both empty unless bubblewrap has to replace Landlock.
 
-    Python can read what it needs, and write to `work` alone, which holds `disk` bytes.
+    Python can read `readable`, except packages installed among `modules`, and write to `work` alone, which
+    holds `disk` bytes.
     """
     program = shutil.which("bwrap")
     if program is None or _landlock_version() >= 1:
         return [], []
-    binds = [
-        part for path in [*SYSTEM, *readable, python, str(INSIDE)] for part in ("--ro-bind-try", path, path)
-    ]
+    binds = [part for path in [*readable, python, str(INSIDE)] for part in ("--ro-bind-try", path, path)]
     binds += [part for path in ("/dev/null", "/dev/urandom") for part in ("--dev-bind", path, path)]
+    installed = {Path(folder, name).resolve() for folder in modules for name in INSTALLED}
+    installed |= {path.resolve() for folder in LIBRARIES for path in Path(folder).glob("python*/*-packages")}
+    for path in sorted(path for path in installed if path.is_dir()):
+        binds += ["--tmpfs", str(path)]
     place = ["--size", str(disk), "--tmpfs", str(work), "--chdir", str(work), "--remount-ro", "/"]
     return [program, "--unshare-all", "--die-with-parent", "--clearenv", *binds, *place, "--"], ["bwrap"]
+
+
+def _refused_calls() -> list[int]:
+    """Numbers of system calls that the filter must refuse here, some of future kernels included."""
+    column = AUDIT_ARCH.get(platform.machine(), (0, 0))[0]
+    allowed = {pair[column] for pair in (*ALLOWED.values(), *(partly[0] for partly in PARTLY.values()))}
+    # Not tried: fork, vfork, vhangup and sync, which take any argument, and the calls of user probes, which
+    # the kernel keeps those from every filter and answers with a fatal signal.
+    untried = {"x86_64": {57, 58, 153, 162, 335, 336}, "aarch64": {58, 81}}.get(platform.machine(), set())
+    return [number for number in range(1024) if number not in allowed | untried]
 
 
 def _landlock_version() -> int:
@@ -231,8 +250,9 @@ def _last(text: str) -> str:
 
 
 _PROBE = """
-import json, os, signal, socket, subprocess, threading
+import ctypes, json, os, signal, socket, subprocess, sys, threading
 escaped = []
+kernel = ctypes.CDLL(None, use_errno=True)
 
 def must_fail(what, action):
     try:
@@ -251,15 +271,26 @@ must_fail("sockets can be made", lambda: socket.socket(socket.AF_UNIX, socket.SO
 must_fail("files outside can be read", lambda: open(outside).read())
 must_fail("files outside can be written", lambda: write(outside))
 must_fail("files outside can be cut", lambda: os.truncate(outside, 0))
+must_fail("attributes of files outside can be read", lambda: os.listxattr(outside))
 must_fail("files outside can be made", lambda: write(os.path.join(VALUES["folder"], "new")))
 must_fail("files outside can be removed", lambda: os.unlink(outside))
 must_fail("modes of files outside can be changed", lambda: os.chmod(outside, 0o777))
 must_fail("folders outside can be listed", lambda: os.listdir(VALUES["folder"]))
 must_fail("processes can be seen", lambda: os.listdir("/proc"))
+must_fail("other processes can be seen", lambda: os.getsid(VALUES["parent"]))
 must_fail("processes can be made", lambda: os._exit(0) if os.fork() == 0 else None)
 must_fail("programs can be started", lambda: subprocess.run(["/bin/true"]))
 must_fail("threads can be made", lambda: threading.Thread(target=int).start())
 must_fail("other processes can be signalled", lambda: os.kill(VALUES["parent"], 0))
 must_fail("memory is not limited", lambda: bytearray(VALUES["memory"]))
+for module in set(sys.path):
+    for packages in ("site-packages", "dist-packages"):
+        must_fail("installed packages can be seen", lambda: os.listdir(os.path.join(module, packages)))
+# All arguments are -1, which almost no call takes, so that a call which is open by mistake does nothing.
+for number in VALUES["calls"]:
+    ctypes.set_errno(0)
+    if kernel.syscall(number, -1, -1, -1, -1, -1, -1) != -1 or ctypes.get_errno() not in (1, 38):
+        escaped.append(f"system call {number} is open")
+        break
 print(json.dumps(escaped))
 """
