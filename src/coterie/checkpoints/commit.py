@@ -22,7 +22,7 @@ import psutil
 from safetensors import SafetensorError
 
 from coterie.config.errors import CheckpointError, TrainingError
-from coterie.config.files import file_sha256
+from coterie.config.files import file_sha256, read_json
 
 MANIFEST = "coterie.json"
 FORMAT = 1
@@ -76,23 +76,34 @@ def read_manifest(path: Path) -> dict[str, Any]:
     file = Path(path) / MANIFEST
     if not Path(path).is_dir():
         raise CheckpointError(f"{path}: is not a directory; give the path of a checkpoint")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: has no {MANIFEST}, so coterie did not write it, or not completely"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
-    if not isinstance(manifest, dict) or manifest.get("sha256") != _own_hash(manifest):
+    if not file.exists():
+        raise CheckpointError(f"{path}: has no {MANIFEST}, so coterie did not write it, or not completely")
+    manifest = read_json(file, "use another checkpoint", CheckpointError)
+    if manifest.get("sha256") != _own_hash(manifest):
         raise CheckpointError(
             f"{file}: is damaged (its content does not match its own hash); use another checkpoint"
         )
-    if manifest["format"] != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise CheckpointError(
-            f"{file}: is of format {manifest['format']}, this version reads {FORMAT}; update coterie"
+            f"{file}: is of format {manifest.get('format')!r}, this version reads {FORMAT}; update coterie"
         )
+    wrong = _unusable_entry(manifest.get("files"))
+    if wrong is not None:
+        raise CheckpointError(f"{file}: its list of files is not usable ({wrong}); use another checkpoint")
     return manifest
+
+
+def _unusable_entry(listed: Any) -> str | None:
+    """What is wrong with a manifest's list of files; a hash over nonsense is still a right hash."""
+    if not isinstance(listed, dict):
+        return "it is missing"
+    for name, entry in listed.items():
+        inside = name and not name.startswith("/") and ".." not in Path(name).parts
+        if not inside or "\0" in name:
+            return f"{name[:80]!r} is not a name inside the directory"
+        if not (isinstance(entry, list) and [type(part) for part in entry] == [int, str]):
+            return f"{name[:80]!r} has no size and hash"
+    return None
 
 
 def travelling(manifest: Mapping[str, Any]) -> dict[str, Any]:

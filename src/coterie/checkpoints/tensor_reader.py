@@ -8,7 +8,6 @@ encode.
 from __future__ import annotations
 
 import io
-import json
 import math
 import struct
 from collections import Counter
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from coterie.checkpoints.published_quants import fp8_blocks, mxfp4
 from coterie.config import CheckpointError
+from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
 
 # Bits per number of every type safetensors knows.
 _BITS = {
@@ -48,6 +48,8 @@ _DTYPES = _TYPES | {
     "F8_E8M0": torch.float8_e8m0fnu,
 }
 _LONGEST_HEADER = 100_000_000
+_HEADER = JsonLimits(size=_LONGEST_HEADER, depth=4, digits=20)
+_MOST_DIMENSIONS = 16  # the product of very many would take quadratic time
 _READ = 1 << 22
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -85,11 +87,9 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        data = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header is not usable JSON: {' '.join(str(error).split())[:120]}") from None
-    if not isinstance(data, dict):
-        raise _damaged(path, "its header is not a JSON object")
+        data = parse_json_object(text, _HEADER)
+    except JsonError as error:
+        raise _damaged(path, f"its header {error}") from None
     data.pop("__metadata__", None)
     entries = {name: _entry(path, name, value, 8 + length) for name, value in data.items()}
     entries = dict(sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)))
@@ -104,23 +104,15 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     return entries
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice")
-    return data
-
-
 def _entry(path: Path, name: str, value: Any, offset: int) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _damaged(path, f"tensor '{name}' lacks dtype, shape or data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if dtype not in _BITS:
+    if not isinstance(dtype, str) or dtype not in _BITS:
         raise _damaged(path, f"tensor '{name}' has the unknown type {dtype!r}")
     for field, numbers in (("shape", shape), ("data_offsets", offsets)):
         whole = isinstance(numbers, list) and all(type(n) is int and 0 <= n < 2**63 for n in numbers)
-        if not whole or (field == "data_offsets" and len(numbers) != 2):
+        if not whole or (len(numbers) != 2 if field == "data_offsets" else len(numbers) > _MOST_DIMENSIONS):
             raise _damaged(path, f"tensor '{name}' has an unusable {field}")
     nbytes = offsets[1] - offsets[0]
     if math.prod(shape) * _BITS[dtype] != 8 * nbytes:

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from coterie.config.errors import CheckpointError
+from coterie.config.files import read_json
+from coterie.config.json_text import JsonLimits
 
 FOLDER = "train"
 
@@ -54,11 +56,12 @@ def read_train_state(directory: Path) -> TrainState:
         raise CheckpointError(
             f"{directory}: has no '{FOLDER}' folder, so training cannot continue from it; start a new run"
         )
-    try:
-        content = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        progress, callbacks = content["progress"], content["callbacks"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / 'state.json'}: cannot be read ({_one_line(error)})") from None
+    content = read_json(folder / "state.json", error=CheckpointError, limits=JsonLimits())
+    progress, callbacks = content.get("progress"), content.get("callbacks")
+    if not (isinstance(progress, dict) and isinstance(callbacks, dict)):
+        raise CheckpointError(
+            f"{folder / 'state.json'}: lacks 'progress' or 'callbacks'; use another checkpoint"
+        )
     try:
         tensors = load_file(folder / "optimizer.safetensors")
     except (OSError, SafetensorError) as error:

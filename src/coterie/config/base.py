@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from coterie.config.errors import ConfigError
-from coterie.config.files import write_text
+from coterie.config.files import read_bytes, write_text
+from coterie.config.yaml_text import SIZE, YamlError, parse_yaml
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -59,15 +60,14 @@ class Settings(BaseModel):
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file. Errors: `ConfigError`, one line."""
-    path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(read_bytes(path, SIZE))
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); give the path of a YAML file"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+    except YamlError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -94,9 +94,9 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
             if not isinstance(node, dict):
                 raise ConfigError(f"override '{text}': '{part}' is a single value and has no keys below it")
         try:
-            node[last] = yaml.safe_load(value) if value else None
-        except yaml.YAMLError:
-            raise ConfigError(f"override '{text}': the value is not valid YAML") from None
+            node[last] = parse_yaml(value) if value else None
+        except YamlError as error:
+            raise ConfigError(f"override '{text[:80]}': the value {error}") from None
         if isinstance(node[last], str):
             node[last] = _number_or_text(node[last])
     return result

@@ -1,15 +1,21 @@
-"""Small files: hashing them, writing them whole or not at all, reading JSON with one-line errors."""
+"""Small files: hashing them, writing them whole or not at all, reading them within limits."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import ConfigError, CoterieError
+from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
+
+# Integers of files are counts, sizes and seeds; records of measurements may hold a loss that is not finite.
+FILE_TEXT = JsonLimits(digits=20, not_finite=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -31,18 +37,36 @@ def write_json(path: str | Path, data: Mapping[str, Any], indent: int | None = 1
     write_text(path, json.dumps(data, indent=indent) + "\n")
 
 
-def read_json(path: str | Path, hint: str = "", error: type[CoterieError] = ConfigError) -> dict[str, Any]:
+def read_bytes(path: str | Path, size: int) -> bytes:
+    """The bytes of a file, at most `size` of them and one more, which tells the caller that there are more.
+
+    A named pipe, a socket or a device could keep the reader for ever, so they are refused, except under
+    /dev, where shells put what they pass to a command (`<(...)`, /dev/stdin).
+    Errors: `OSError` with a reason, for a directory too.
+    """
+    passed = str(path).startswith(("/dev/", "/proc/self/fd/"))
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if passed else os.O_NONBLOCK))
+    with open(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or passed):
+            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            reason = os.strerror(code) if stat.S_ISDIR(mode) else "Not a regular file"
+            raise OSError(code, reason, str(path))
+        return file.read(size + 1)
+
+
+def read_json(
+    path: str | Path, hint: str = "", error: type[CoterieError] = ConfigError, limits: JsonLimits = FILE_TEXT
+) -> dict[str, Any]:
     """The JSON object in a file. `hint`: advice to add to an error, such as "give a file of coterie select".
 
-    Errors: `error`, one line, for a file that cannot be read, is not JSON, or is not an object.
+    Errors: `error`, one line, for a file that cannot be read, goes beyond `limits`, is not JSON, or is not an
+    object.
     """
     end = f"; {hint}" if hint else ""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json_object(read_bytes(path, limits.size), limits)
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror}){end}") from None
-    except (ValueError, RecursionError) as problem:
-        raise error(f"{path}: is not valid JSON ({problem}){end}") from None
-    if not isinstance(data, dict):
-        raise error(f"{path}: holds a {type(data).__name__}, an object was expected{end}")
-    return data
+    except JsonError as problem:
+        raise error(f"{path}: {problem}{end}") from None

@@ -22,6 +22,7 @@ import torch
 
 from coterie.config.errors import TrainingError
 from coterie.config.files import write_text
+from coterie.config.json_text import JsonError, parse_json_object
 from coterie.train.running import Record, RunningTraining
 
 _log = logging.getLogger("coterie")
@@ -119,17 +120,17 @@ def read_records(path: Path) -> list[Record]:
 
     Errors: `TrainingError` naming any other line that is not a JSON object.
     """
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    try:
+        lines = Path(path).read_bytes().split(b"\n")
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be read ({error.strerror})") from None
     records: list[Record] = []
     # The part after the last newline is empty, or a kill cut it short.
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            raise TrainingError(f"{path}: line {number} is not a JSON object; remove it")
-        records.append(record)
+            records.append(parse_json_object(line))
+        except JsonError as error:
+            raise TrainingError(f"{path}: line {number} {error}; remove it") from None
     return records
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 from coterie.config import ConfigError, Settings, TrainingError
+from coterie.config.files import read_json
 from coterie.recipes.quickstart.lr_sweep import Sweep
 
 _log = logging.getLogger("coterie")
@@ -51,7 +51,7 @@ def take_up(plan: Plan, out: Path) -> Plan:
                 f"{out}: holds trained models but no plan.json; choose another --out, or remove it"
             )
         return plan
-    before = Plan.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
+    before = Plan.from_dict(read_json(path), str(path))
     if (out / "results.json").is_file():
         _log.info(f"{out} holds a finished run; starting anew with the text that it prepared")
         for name in (*TWINS, "tuned"):
