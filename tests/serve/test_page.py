@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
+import subprocess
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +167,50 @@ def test_the_narrow_page_can_close_its_settings(page: Any) -> None:
     assert not page.is_visible("#side")
     width = page.locator("body").evaluate("node => node.scrollWidth")
     assert width <= 360
+
+
+PROBE = """<!doctype html><title>elsewhere</title><pre id="said"></pre><script>
+(async () => {
+  const [url, key] = location.hash.slice(1).split(",");
+  const headers = {authorization: "Bearer " + key, "content-type": "application/json", "x-stainless-os": "x"};
+  const body = {model: "tiny", messages: [{role: "user", content: "Hi"}], max_tokens: 3, store: true};
+  const said = [];
+  const ask = async (path, options) => {
+    try {
+      const answer = await fetch(url + path, {headers, ...options});
+      said.push([answer.status, answer.headers.get("x-coterie-ignored"), (await answer.text()).length > 9]);
+    } catch (error) { said.push(String(error)); }
+  };
+  const chat = (more) =>
+    ask("/v1/chat/completions", {method: "POST", body: JSON.stringify({...body, ...more})});
+  await ask("/v1/models", {});
+  await chat({}); await chat({stream: true}); await chat({temperature: "hot"});
+  document.getElementById("said").textContent = JSON.stringify(said);
+})();
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_page_of_an_allowed_origin_reads_every_answer(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(PROBE)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    key = "key-of-this-test"
+
+    def said(origin: str, **settings: Any) -> Any:
+        with serving(api_key=key, **settings) as server:
+            address = f"{origin}/#{server.url},{key}"
+            command = [CHROMIUM, "--headless", *ARGUMENTS, f"--user-data-dir={tmp_path / 'profile'}"]
+            command += ["--virtual-time-budget=8000", "--dump-dom", address]
+            shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+        found = re.search(r'<pre id="said">(.*?)</pre>', shown)
+        assert found, shown
+        return json.loads(html.unescape(found[1]))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as elsewhere:
+        threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
+        origin = f"http://localhost:{elsewhere.server_port}"
+        read = said(origin, allowed_origins=(origin,))
+        assert read == [[200, None, True], [200, "store", True], [200, "store", True], [400, None, True]]
+        assert all("Failed to fetch" in one for one in said(origin))
+        elsewhere.shutdown()

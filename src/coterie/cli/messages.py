@@ -11,6 +11,10 @@ import time
 from typing import Literal
 
 Clock = Literal["none", "run", "wall"]
+# Text of others must not look like a further message, nor reach the terminal as a command.
+_ONE_LINE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != 9} | {
+    0x2028: "\\u2028", 0x2029: "\\u2029"
+}  # fmt: skip
 
 
 class _ToStandardError(logging.Handler):
@@ -30,14 +34,17 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One message, and the traceback of an exception."""
-        text = record.getMessage()
+        text = record.getMessage().translate(_ONE_LINE)
         if record.levelno > logging.INFO:
             text = f"{record.levelname}: {text}"
         if self.clock == "run":
             text = f"[{time.monotonic() - self.started:5.0f} s] {text}"
         elif self.clock == "wall":
             text = f"{self.formatTime(record)} {text}"
-        return text if record.exc_info is None else f"{text}\n{self.formatException(record.exc_info)}"
+        if record.exc_info is None:
+            return text
+        lines = self.formatException(record.exc_info).splitlines()
+        return "\n".join([text, *("  | " + line.translate(_ONE_LINE) for line in lines)])
 
 
 def show_messages(clock: Clock = "none", quiet: bool | None = None) -> None:

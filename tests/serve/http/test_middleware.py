@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from urllib.parse import quote
 
 import pytest
 from starlette.routing import Route
 
+from coterie.cli.messages import show_messages
 from coterie.config import ConfigError
 from coterie.serve.app import routes
 from coterie.serve.core.settings import ServeSettings
@@ -71,14 +74,56 @@ def test_hosts_and_origins(server):
     assert status(host=own, origin=f"http://{own}") == 200
     assert status(origin="https://evil.example") == status(origin="null") == 403
     assert status(host="[") == status(origin="http://[") == 403
-    with serving(allowed_origins=("https://good.example",), allowed_hosts=("box.lan",)) as open_server:
-        answer = call(
-            open_server.url,
-            "GET",
-            "/v1/models",
-            headers={"origin": "https://good.example", "host": "box.lan"},
-        )
-        assert answer[0] == 200 and "access-control-allow-origin" not in answer[1]
+    with serving(allowed_hosts=("box.lan",)) as named:
+        answer = call(named.url, "GET", "/v1/models", headers={"host": "box.lan"})
+        assert answer[0] == 200 and "vary" not in answer[1]
+
+
+GOOD = "https://good.example"
+ASKS = {
+    "origin": GOOD,
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,x-stainless-os,x-stainless-retry-count",
+}
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_pages_of_an_allowed_origin_may_read_every_answer(key):
+    """As the fetch standard asks: a preflight without the key, then headers on answers of any status."""
+    sent = {"origin": GOOD} | ({"authorization": f"Bearer {key}"} if key else {})
+    body = {"model": "tiny", "messages": ASK, "max_tokens": 2}
+    with serving(allowed_origins=(GOOD + "/",), api_key=key) as running:
+        ask = lambda *given, headers=sent: call(running.url, *given, headers=headers)[:2]  # noqa: E731
+        answers = [
+            (200, ask("GET", "/v1/models")), (200, ask("POST", CHAT, body)), (404, ask("GET", "/nope")),
+            (200, ask("POST", CHAT, {**body, "stream": True})), (400, ask("POST", CHAT, {"model": "tiny"})),
+            (405, ask("GET", CHAT)), (204, ask("OPTIONS", CHAT, headers=ASKS)),
+            (401 if key else 200, ask("GET", "/v1/models", headers={"origin": GOOD})),
+        ]  # fmt: skip
+        for wanted, (status, headers) in answers:
+            assert status == wanted and headers["access-control-allow-origin"] == GOOD, wanted
+            assert (
+                headers["vary"] == "Origin"
+                and "x-coterie-ignored" in headers["access-control-expose-headers"]
+            )
+        status, preflight = ask("OPTIONS", "/v1/adapters/x", headers=ASKS)
+        assert preflight["access-control-allow-headers"] == ASKS["access-control-request-headers"]
+        assert "PUT" in preflight["access-control-allow-methods"] and preflight["access-control-max-age"]
+        for other in ("https://evil.example", "null", GOOD + ".evil.example", "http://good.example"):
+            for method in ("OPTIONS", "GET"):
+                status, headers = ask(method, "/v1/models", headers={**ASKS, "origin": other})
+                assert status == 403 and "access-control-allow-origin" not in headers
+                assert headers["vary"] == "Origin"
+        assert "access-control-allow-origin" not in ask("GET", "/health", headers={})[1]
+
+
+def test_origins_that_no_browser_sends_are_refused():
+    given = ("https://a.example:443/", "HTTP://Box:8080", "app://obsidian.md", "*", "null")
+    wanted = ("https://a.example", "http://box:8080", "app://obsidian.md", "*", "null")
+    assert ServeSettings(allowed_origins=given).allowed_origins == wanted
+    for wrong in ("a.example", "https://a.example/page", "https://", "https://*.example/x y", ""):
+        with pytest.raises(ValueError, match="origin"):
+            ServeSettings(allowed_origins=(wrong,))
 
 
 def test_other_addresses_need_a_key():
@@ -104,6 +149,22 @@ def test_logs(level, caplog):
     assert KEY not in caplog.text and secret not in metrics and KEY not in metrics
     assert (secret in caplog.text) == (level == "full")
     assert (CHAT in caplog.text) == (level != "off")
+
+
+def test_no_request_adds_a_line_to_the_log(caplog, capsys):
+    show_messages("wall", quiet=False)
+    forged = "\n2026-11-28 07:00:00,000 req-0 POST /v1/forged 200\r\x1b[2J\u2028"
+    body = {"model": "tiny" + forged, "messages": [{"role": "user", "content": forged}], "max_tokens": 3}
+    try:
+        with serving(log_requests="full") as running:
+            text = json.dumps(body, ensure_ascii=False).encode()
+            for path in (CHAT, CHAT + "?" + quote(forged), "/v1/models/" + quote(forged)):
+                call(running.url, "POST", path, text, {"x-request-id": "req-0 forged"})
+    finally:
+        logging.getLogger("coterie").handlers.clear()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6 and all(line.startswith("20") and line.isprintable() for line in lines), lines
+    assert not any("/v1/forged" in line and "body: [" not in line for line in lines)
 
 
 def test_metrics_name_what_happened(server):

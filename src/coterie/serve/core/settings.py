@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from coterie.config import Settings
+
+
+def _origin(given: str) -> str:
+    """An origin as browsers send it. Errors: `ValueError` for what can never equal one."""
+    origin = given.rstrip("/").lower()
+    if origin in ("*", "null") or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
+        return origin.removesuffix({"http": ":80", "https": ":443"}.get(origin.partition("://")[0], "/"))
+    raise ValueError(f"{given!r} is not an origin such as https://example.org:8080, nor '*'")
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class ServeSettings(Settings):
@@ -23,7 +35,9 @@ class ServeSettings(Settings):
     )
     insecure_no_auth: bool = Field(False, description="Let everyone in, on any address.")
     allowed_hosts: tuple[str, ...] = Field((), description="A further name in Host headers to accept.")
-    allowed_origins: tuple[str, ...] = Field((), description="A web origin whose pages may call.")
+    allowed_origins: tuple[Origin, ...] = Field(
+        (), description="A web origin whose pages may call; '*' lets every page in."
+    )
     slots: int = Field(16, ge=1, le=1024, description="Replies generated at once; more wait.")
     max_queue: int | None = Field(None, ge=0, description="Requests that may wait (default: 4 x slots).")
     prefill_chunk: int = Field(256, ge=1, description="Prompt tokens read in one step at most.")

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coterie.serve.core.service import Service
@@ -32,6 +33,11 @@ _SAFE_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 _ID = re.compile(r"[\w.:-]{1,128}")
+# What a page of an allowed origin may read and send (CORS, https://fetch.spec.whatwg.org).
+_EXPOSED = "x-request-id, x-coterie-ignored, retry-after"
+_METHODS = "GET, POST, PUT, DELETE"
+_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,4096}", re.ASCII)
+_PREFLIGHT_SECONDS = "600"
 
 
 def is_loopback(host: str) -> bool:
@@ -61,6 +67,7 @@ class Guard:
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else "req-" + secrets.token_hex(12)
         begun, status = time.monotonic(), 0
+        shared = self._cross_origin(headers)
 
         async def finish(message: Message) -> None:
             nonlocal status
@@ -68,13 +75,17 @@ class Guard:
                 status = message["status"]
                 out = MutableHeaders(scope=message)
                 out["x-request-id"] = request_id
-                for name, value in _SAFE_HEADERS.items():
+                for name, value in {**_SAFE_HEADERS, **shared}.items():
                     out.setdefault(name, value)
             await send(message)
 
         self.service.num_open += 1
         try:
-            self._check(scope["path"], headers)
+            self._check_source(headers)
+            if shared and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await Response(status_code=204, headers=_preflight(headers))(scope, receive, finish)
+                return
+            self._check_key(scope["path"], headers)
             await self.app(scope, receive, finish)
         except Disconnected:
             status = status or 499
@@ -89,7 +100,22 @@ class Guard:
             self.service.num_open -= 1
             self._note(scope, status, request_id, time.monotonic() - begun)
 
-    def _check(self, path: str, headers: Headers) -> None:
+    def _cross_origin(self, headers: Headers) -> dict[str, str]:
+        """The headers without which a browser keeps an answer from a page of an allowed origin."""
+        allowed, origin = self.service.settings.allowed_origins, headers.get("origin")
+        if not allowed:
+            return {}
+        if origin is None or not (origin in allowed or "*" in allowed):
+            return {"vary": "Origin"}
+        return {
+            "vary": "Origin",
+            "access-control-allow-origin": origin,
+            "access-control-expose-headers": _EXPOSED,
+            "cross-origin-resource-policy": "cross-origin",
+        }
+
+    def _check_source(self, headers: Headers) -> None:
+        """Refuse other names of this machine, and pages of origins that are not allowed."""
         settings = self.service.settings
         host = _split("//" + headers.get("host", "")).hostname or ""
         if is_loopback(settings.host) and not is_loopback(host) and host not in settings.allowed_hosts:
@@ -97,9 +123,16 @@ class Guard:
                 403, "this name is not one of the server's; see --allowed-host", "host_not_allowed"
             )
         origin = headers.get("origin")
-        if origin is not None and origin not in settings.allowed_origins:
+        allowed = settings.allowed_origins
+        if origin is not None and origin not in allowed and "*" not in allowed:
             if _split(origin).netloc != headers.get("host"):
-                raise ApiError(403, "other pages may not use this server", "origin_not_allowed")
+                raise ApiError(
+                    403, "pages of this origin may not use this server; see --allowed-origin",
+                    "origin_not_allowed",
+                )  # fmt: skip
+
+    def _check_key(self, path: str, headers: Headers) -> None:
+        settings = self.service.settings
         if settings.api_key is None or path in OPEN_PATHS or (settings.page and path in PAGE_PATHS):
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -116,6 +149,23 @@ class Guard:
         self.service.metrics.add("coterie_requests_total", endpoint=endpoint, status=str(status or 500))
         if self.service.settings.log_requests != "off":
             log.info("%s %s %s %d %.3fs", request_id, scope["method"], endpoint, status, seconds)
+
+
+def _preflight(headers: Headers) -> dict[str, str]:
+    """The answer to a browser's question whether a page may send a request; it comes without the key.
+
+    The names that the page wants to send are allowed as they are: "*" would not cover `authorization`.
+    """
+    names = headers.get("access-control-request-headers", "")
+    answer = {
+        "access-control-allow-methods": _METHODS,
+        "access-control-allow-headers": names if _NAMES.fullmatch(names) else "",
+        "access-control-max-age": _PREFLIGHT_SECONDS,
+    }
+    # Chromium asks this before a public page may reach a private address.
+    if headers.get("access-control-request-private-network") == "true":
+        answer["access-control-allow-private-network"] = "true"
+    return answer
 
 
 def _split(address: str) -> SplitResult:

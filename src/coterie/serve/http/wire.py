@@ -56,7 +56,9 @@ async def read_object(request: Request, cap: int) -> dict[str, Any]:
         raise _too_large(cap)
     body = await _read(request, cap)
     if request.app.state.service.settings.log_requests == "full":
-        log.info("%s body: %s", request.url.path, body.decode("utf-8", "replace"))
+        # As JSON text: a line break in the body or the path must not look like a further entry.
+        said = json.dumps([request.url.path, body.decode("utf-8", "replace")], ensure_ascii=True)
+        log.info("body: %s", said)
     return parse(body)
 
 
