@@ -14,6 +14,7 @@ import torch
 from coterie.checkpoints.commit import MANIFEST, read_manifest, travelling, verify_files
 from coterie.checkpoints.fill import fill_model, materialise, without_absent_layers
 from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
+from coterie.checkpoints.names import FamilyNames, is_bare
 from coterie.checkpoints.quantise import quantise_model
 from coterie.checkpoints.tensor_reader import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype
@@ -74,9 +75,12 @@ class Checkpoint:
     @cached_property
     def tensors(self) -> StoredTensors:
         """The tensors of the weight files: headers checked, nothing read yet."""
-        has_config = (self.path / "config.json").is_file()
-        quantisation = self.raw_config.get("quantization_config") if has_config else None
-        return StoredTensors(weight_files(self.path), quantisation)
+        if not (self.path / "config.json").is_file():
+            return StoredTensors(weight_files(self.path))
+        chosen = family(self.config.family)
+        names = FamilyNames((slot.disk for slot in chosen.slots(self.config)), chosen.memory_names)
+        quantisation = self.raw_config.get("quantization_config")
+        return StoredTensors(weight_files(self.path), quantisation, names.canonical)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -135,6 +139,16 @@ class Checkpoint:
         """The type to hold and write the weights in: the stored one, or bfloat16 for quantised weights."""
         return torch.bfloat16 if self.quantised else self.stored_dtype
 
+    @property
+    def _is_bare(self) -> bool:
+        """Whether the files hold the decoder alone, without an output head."""
+        slots = family(self.config.family).slots(self.config)
+        names = {slot.name: slot.disk for slot in slots if not slot.copy}
+        embedding, head = names["embed.weight"], names.get("head.weight")
+        if head is None or head in self.tensors or embedding not in self.tensors:
+            return False
+        return is_bare(self.tensors.stored_name(embedding))
+
     def travelling_manifest(self) -> dict[str, Any]:
         """What a directory made from this one keeps of its manifest: origin, metrics and the like."""
         return travelling(self.manifest)
@@ -181,6 +195,10 @@ class Checkpoint:
         """
         parameter_dtype = as_dtype(dtype)
         config = without_absent_layers(self.config, self.tensors)
+        has_head = config.tie_embeddings or not self._is_bare
+        if not has_head:
+            config = config.model_copy(update={"tie_embeddings": True})
+            _log.warning("%s has no output head: it gives vectors and no text", self.path)
         if self.quantised:
             kind = str(parameter_dtype).split(".")[-1]
             _log.warning("%s is stored quantised; read as %s, and saved so", self.path, kind)
@@ -196,6 +214,7 @@ class Checkpoint:
             )
         materialise(model, parameter_dtype, device)
         placement = fill_model(self.tensors, model, self.path)
+        model.has_head = has_head
         if check:
             self.check_probes(model)
         return Loaded(model, self, placement.ignored)

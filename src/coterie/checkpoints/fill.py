@@ -16,6 +16,11 @@ from coterie.families import Slot, family
 from coterie.families.mapping import Held
 from coterie.nn.transformer import Transformer
 
+# Buffers that old versions of transformers stored although they follow from config.json.
+_FOLLOWING = tuple(
+    f"rotary_emb.{name}" for name in ("inv_freq", "original_inv_freq", "cos_cached", "sin_cached")
+)
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -165,13 +170,20 @@ def _check_shape(source: TensorSource, slot: Slot, parameter: Tensor) -> None:
         raise CheckpointError(
             f"{source.file(slot.disk)}: '{slot.disk}' has shape {found}, the config asks for {wanted}"
         )
+    stored = source.dtype(slot.disk)
+    if not stored.is_floating_point:
+        kind = str(stored).removeprefix("torch.")
+        raise CheckpointError(
+            f"{source.file(slot.disk)}: '{slot.disk}' is stored as {kind}, and weights are floating-point "
+            "numbers; quantised weights need a quantization_config in config.json that is read here"
+        )
 
 
 def _check_repeated(
     source: TensorSource, name: str, config: ModelConfig, slots: Mapping[str, Iterable[Slot]]
 ) -> None:
     """Accept rotary frequencies, and a tied head that really equals the embedding; refuse everything else."""
-    if name.endswith("rotary_emb.inv_freq"):
+    if name.endswith(_FOLLOWING):
         return
     if name.endswith("lm_head.weight") and config.tie_embeddings:
         embedding = next(slot.disk for slot in _flat(slots) if slot.name == "embed.weight" and not slot.copy)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coterie.config import CheckpointError, files
+
+INDEX = "model.safetensors.index.json"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -45,12 +48,19 @@ def locate(path: str | Path, weights: bool = True) -> Path:
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a directory: `model.safetensors`, or the shards that its index names.
 
-    Errors: `CheckpointError` for a damaged index, a missing shard, pickle weights, or no weights at all.
+    Errors: `CheckpointError` for a damaged index, a missing shard, pickle weights, no weights at all, and for
+    a single file next to the index of other ones.
     """
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        return _shards(directory, index)
+    index = directory / INDEX
     single = directory / "model.safetensors"
+    if index.is_file():
+        shards = _shards(directory, index)
+        if single.is_file() and single not in shards:
+            raise CheckpointError(
+                f"{directory}: has model.safetensors and the shards of {INDEX}, which may be two models; "
+                "remove one of them"
+            )
+        return shards
     if single.is_file():
         return [single]
     pickles = sorted(
@@ -62,6 +72,23 @@ def weight_files(directory: Path) -> list[Path]:
             "convert them"
         )
     raise CheckpointError(f"{directory}: has no model.safetensors and no index of shards{nearest(directory)}")
+
+
+def check_index(directory: Path, found: Mapping[str, Path]) -> None:
+    """Check that the index of shards, if there is one, agrees with the files. `found`: tensor -> its file.
+
+    Errors: `CheckpointError` naming the first tensor that is in another file, or in none.
+    """
+    index = directory / INDEX
+    if not index.is_file():
+        return
+    for name, file in read_json(index)["weight_map"].items():
+        if name not in found:
+            raise CheckpointError(f"{index}: names the tensor '{name}', which no file holds; fetch it again")
+        if found[name].name != file:
+            raise CheckpointError(
+                f"{index}: says that '{name}' is in {file}, but {found[name].name} holds it"
+            )
 
 
 def nearest(directory: Path) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coterie.checkpoints.locate import check_index
 from coterie.checkpoints.published_quants import fp8_blocks, mxfp4
 from coterie.config import CheckpointError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
@@ -31,8 +32,11 @@ _BITS = {
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 64),
     **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6},
 }
-_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_DTYPES = _TYPES | {
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -56,12 +60,24 @@ _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a file: type as safetensors names it, shape, and its bytes `[start, end)` in the file."""
+    """One tensor of a file: type as safetensors names it, shape, and its bytes `[start, end)` in the file.
+
+    `stored`: its name in the file, where the family calls it otherwise or it is a part of that tensor.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     start: int
     end: int
+    stored: str | None = None
+
+    def part(self, shape: tuple[int, ...], index: int) -> TensorEntry:
+        """The `index`-th of the pieces of `shape` that fill the tensor, each one range of its bytes."""
+        size = math.prod(shape) * _BITS[self.dtype] // 8
+        return TensorEntry(self.dtype, shape, self.start + index * size, self.start + (index + 1) * size)
+
+
+Entries = dict[str, tuple[Path, TensorEntry]]  # name -> the file that holds the tensor, and its place there
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
@@ -129,17 +145,26 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 class StoredTensors:
     """All tensors of a checkpoint's safetensors files, under the names and shapes that a model uses.
 
-    `quantisation`: `quantization_config` of config.json (None: plain). Errors: `CheckpointError` for damaged
+    `quantisation`: `quantization_config` of config.json (None: plain). `renamed`: gives the tensors the names
+    and shapes of the model's family (default: those of the files). Errors: `CheckpointError` for damaged
     files, a tensor in two files, a quantised tensor without its scale, and quantisation of another kind.
     """
 
-    def __init__(self, files: list[Path], quantisation: Mapping[str, Any] | None = None) -> None:
-        self._where: dict[str, tuple[Path, TensorEntry]] = {}
+    def __init__(
+        self,
+        files: list[Path],
+        quantisation: Mapping[str, Any] | None = None,
+        renamed: Callable[[Entries], Entries] | None = None,
+    ) -> None:
+        self._where: Entries = {}
         for file in files:
             for name, entry in read_header(file).items():
                 if name in self._where:
                     raise CheckpointError(f"{file}: tensor '{name}' is in {self._where[name][0].name} too")
                 self._where[name] = (file, entry)
+        check_index(files[0].parent, {name: file for name, (file, _) in self._where.items()})
+        if renamed is not None:
+            self._where = renamed(self._where)
         self._quantisation = dict(quantisation or {})
         method = self._quantisation.get("quant_method")
         if method not in (None, "fp8", "mxfp4"):
@@ -181,6 +206,10 @@ class StoredTensors:
         """The file that holds a tensor (the larger part of a quantised one)."""
         return self._where[self._parts.get(name, (name,))[0]][0]
 
+    def stored_name(self, name: str) -> str:
+        """What the file calls a tensor, or the tensor that it is a part of."""
+        return self._where[self._parts.get(name, (name,))[0]][1].stored or name
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of the tensor that `read` returns."""
         shape = self._where[self._parts.get(name, (name,))[0]][1].shape
@@ -191,7 +220,7 @@ class StoredTensors:
 
     def dtype(self, name: str) -> torch.dtype:
         """The type of the tensor that `read` returns: that on disk, or float32 for a quantised tensor."""
-        return torch.float32 if name in self._parts else _TYPES.get(self._where[name][1].dtype, torch.float32)
+        return torch.float32 if name in self._parts else self._dtype(name)
 
     def read(self, name: str) -> Tensor:
         """The tensor, in new memory; a quantised one is float32."""
@@ -259,7 +288,7 @@ class StoredTensors:
                 parts[name] = (name, f"{name}_scale_inv")
             elif method == "mxfp4" and name.endswith("_blocks"):
                 parts[name.removesuffix("_blocks")] = (name, f"{name.removesuffix('_blocks')}_scales")
-            elif entry.dtype.startswith(("F8", "F6", "F4")):
+            elif entry.dtype.startswith(("F8_", "F6_", "F4")):
                 raise CheckpointError(
                     f"{file}: '{name}' is stored as {entry.dtype}, but config.json has no "
                     "quantization_config for it"

@@ -45,7 +45,8 @@ def write_model_files(
 
     `dtype`: of the weights on disk (default: the parameters' own). `stop_ids`: tokens that end a reply
     (default: the tokenizer's).
-    Errors: `CheckpointError` for a model with an adapter, chosen experts or quantised weights.
+    Errors: `CheckpointError` for a model with an adapter, chosen experts or quantised weights; `ConfigError`
+    for an embedding model without a head.
     """
     if model.adapter is not None:
         raise CheckpointError(
@@ -59,6 +60,7 @@ def write_model_files(
         raise CheckpointError(
             f"{directory.name}: the weights are quantised in memory; load the base again to save it"
         )
+    model.check_head()
     stored = as_dtype(dtype) if dtype is not None else next(model.parameters()).dtype
     config = config_to_hf(model.config) | {"dtype": str(stored).removeprefix("torch.")}
     config |= {"torch_dtype": config["dtype"]}

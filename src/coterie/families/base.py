@@ -31,6 +31,7 @@ class Family:
     of the Transformer and are kept as they are. `fused`: how transformers holds the experts of a layer as one
     tensor: `(E, out, in)`, `(E, in, out)`, or the latter without the mark by which PEFT recognises it.
     `dense`: the family of the same decoder with dense feed-forwards, for surgery (None: there is none).
+    `memory_names`: parts of tensor names as transformers has them in memory, and as they are on disk.
     `write` and `slots` raise `ConfigError` for a model whose layers the family cannot have.
     """
 
@@ -43,6 +44,7 @@ class Family:
     carried: tuple[str, ...] = ()
     fused: Literal["out-in", "in-out", "in-out unmarked"] = "out-in"
     dense: str | None = None
+    memory_names: tuple[tuple[str, str], ...] = ()
 
 
 COMMON_KEYS = frozenset(

@@ -57,4 +57,13 @@ def _slots(config: ModelConfig) -> list[Slot]:
     return slots
 
 
-MIXTRAL = Family("mixtral", "MixtralForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS, dense="llama")
+MIXTRAL = Family(
+    "mixtral",
+    "MixtralForCausalLM",
+    _read,
+    _write,
+    _slots,
+    COMMON_KEYS | _KEYS,
+    dense="llama",
+    memory_names=((".mlp.", ".block_sparse_moe."),),
+)

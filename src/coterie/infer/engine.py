@@ -161,6 +161,7 @@ class Engine:
         token outside the vocabulary; `ConfigError` for stop strings without a tokenizer.
         """
         params = params or SamplingParams()
+        self.model.check_head()
         config = self.model.config
         prompt = [int(i) for i in prompt_ids]
         check_prompt(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coterie.config.adapter import AdapterConfig
+from coterie.config.errors import ConfigError
 from coterie.config.model import ModelConfig
 from coterie.nn.attention import KeyValueCache
 from coterie.nn.block import Block
@@ -28,7 +29,8 @@ class Transformer(nn.Module):
     """A decoder built from `ModelConfig`; parameters keep their dtype, activations run in `compute_dtype`.
 
     `carried`: tensors of the checkpoint that the decoder does not use (an image encoder), by their names on
-    disk. `adapter`: the attached factors (`adapters.attach`); None for a plain model.
+    disk. `adapter`: the attached factors (`adapters.attach`); None for a plain model. `has_head`: False for an
+    embedding model, which gives hidden states only.
     """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -45,6 +47,14 @@ class Transformer(nn.Module):
         self.mtp = nn.ModuleList(MTPLayer(config) for _ in range(config.num_mtp_layers))
         self.carried: dict[str, Tensor] = {}
         self.adapter: AdapterConfig | None = None
+        self.has_head = True
+
+    def check_head(self) -> None:
+        """Refuse an embedding model. Errors: `ConfigError`."""
+        if not self.has_head:
+            raise ConfigError(
+                "model: its checkpoint has no output head (lm_head.weight), so it gives vectors and no text"
+            )
 
     def forward(
         self,
@@ -69,7 +79,8 @@ class Transformer(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """(V, D), the output matrix (the embedding itself when tied)."""
+        """(V, D), the output matrix (the embedding itself when tied). Errors: `ConfigError` without one."""
+        self.check_head()
         return self.embed.weight if self.head is None else self.head.effective_weight()
 
     def logits(self, h_TD: Tensor) -> Tensor:
