@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from coterie.checkpoints import commit
-from coterie.config import CheckpointError, TrainingError
+from coterie.config import CheckpointError, TrainingError, temporaries
 
 
 def write_files(files: dict[str, bytes]):
@@ -127,6 +129,21 @@ def test_reserved_and_unwritable_manifest_entries_are_refused(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_all_files_get_the_permissions_of_new_files(tmp_path):
+    """safetensors writes for the owner alone, so a model could not be read by the account that serves it."""
+    before = os.umask(0o027)
+    try:
+        tensors = {"a": torch.zeros(2)}
+        commit.commit_directory(
+            tmp_path / "a", lambda folder: save_file(tensors, folder / "model.safetensors")
+        )
+        (tmp_path / "plain").write_text("")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode for path in (tmp_path / "a").iterdir()}
+    assert modes == {(tmp_path / "plain").stat().st_mode} and len(list((tmp_path / "a").iterdir())) == 2
+
+
 def test_newest_valid_falls_back_with_a_warning_for_each(tmp_path, caplog):
     assert commit.newest_valid(tmp_path / "none") is None
     for step in (5, 20, 100):
@@ -147,28 +164,11 @@ def test_steps_sort_as_numbers(tmp_path):
     assert [step for step, _ in commit.step_directories(tmp_path)] == [2, 999_999, 1_000_000]
 
 
-def dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_leftovers_of_dead_processes_go_and_a_displaced_directory_returns(tmp_path):
-    pid = dead_pid()
-    for name in (f"a.tmp-{pid}", f"b.old-{pid}", f"c.old-{pid}", "c", f"d.tmp-{os.getpid()}", "notes.tmp-x"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(name)
-    commit.clean_stale(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["b", "c", f"d.tmp-{os.getpid()}", "notes.tmp-x"]
-    assert (tmp_path / "b" / "file").read_text() == f"b.old-{pid}" and (
-        tmp_path / "c" / "file"
-    ).read_text() == "c"
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from coterie.checkpoints import commit
+from coterie.config import temporaries
 target, moment = Path(sys.argv[1]), sys.argv[2]
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 def write(directory):
@@ -178,7 +178,7 @@ def write(directory):
 if moment == "manifest":
     commit._write_manifest = die
 if moment == "flush":
-    commit._flush = die
+    temporaries.flush = die
 if moment == "rename":
     rename = os.rename
     def first_then_die(a, b):
@@ -195,7 +195,8 @@ def test_a_kill_at_any_moment_leaves_a_whole_directory(tmp_path, moment):
     commit.commit_directory(target, write_files({"x": b"old"}))
     process = subprocess.run([sys.executable, "-c", KILLED, str(target), moment], timeout=60)
     assert process.returncode == -signal.SIGKILL
-    commit.clean_stale(tmp_path)
+    assert len(os.listdir(tmp_path)) == 2
+    temporaries.remove_dead(tmp_path)
     commit.verify_directory(target)
     assert (target / "x").read_bytes() == b"old" and os.listdir(tmp_path) == ["model"]
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import DataError
+from coterie.config.files import write_text
 from coterie.text.chat import Message
 
 
 def write_row(path: Path, row: Mapping[str, Any]) -> None:
     """Write a file of one conversation, by rename. Errors: `DataError` if it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; name a file in a folder that can be written") from None
 

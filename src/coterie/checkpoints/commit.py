@@ -1,6 +1,6 @@
 """Commit a directory: write it under another name, list its files with their hashes, rename it when whole.
 
-Three steps (docs/design/commit.md): write into `NAME.tmp-PID`; list every file with its size and SHA-256 in
+Three steps (docs/design/commit.md): write into a temporary; list every file with its size and SHA-256 in
 `coterie.json` and flush all to disk; rename. The rename is the commit, so a kill at any moment leaves either
 the whole new directory or none of it. A reader takes the newest `step-NNNNNN` whose files match the list.
 """
@@ -12,17 +12,16 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
 from safetensors import SafetensorError
 
 from coterie.config.errors import CheckpointError, TrainingError
 from coterie.config.files import file_sha256, read_json
+from coterie.config.temporaries import replace_with, temporary
 
 MANIFEST = "coterie.json"
 FORMAT = 1
@@ -30,7 +29,6 @@ LOCK = "run.lock"
 OWN_KEYS = frozenset({"format", "files", "sha256"})  # of one directory; all other keys travel with the model
 
 _STEP = re.compile(r"step-(\d{6,})")
-_LEFTOVER = re.compile(r"(?P<name>.+)\.(?P<kind>tmp|old)-(?P<pid>\d+)")
 _log = logging.getLogger("coterie")
 
 
@@ -48,24 +46,17 @@ def commit_directory(
     reserved = OWN_KEYS & set(extra or {})
     if reserved:
         raise CheckpointError(f"{final}: the manifest keys {sorted(reserved)} are reserved; rename them")
-    temporary = final.with_name(f"{final.name}.tmp-{os.getpid()}")
     try:
-        _remove(temporary)
-        temporary.mkdir(parents=True)
-        write(temporary)
-        _write_manifest(temporary, extra or {})
-        _flush(temporary)
-        _swap_in(temporary, final)
-        _sync_path(final.parent)
-    except BaseException as error:
-        _remove(temporary)
-        # safetensors reports a full disk with its own type.
-        if isinstance(error, OSError | SafetensorError):
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise CheckpointError(
-                f"{final}: was not written ({reason}); free space or choose another place"
-            ) from error
-        raise
+        with temporary(final, directory=True) as folder:
+            write(folder)
+            _write_manifest(folder, extra or {})
+            _open_to_readers(folder)
+            replace_with(folder, final)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk with its own type
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise CheckpointError(
+            f"{final}: was not written ({reason}); free space or choose another place"
+        ) from error
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -177,30 +168,6 @@ def newest_valid(run_dir: Path) -> Path | None:
     return None
 
 
-def remove_directory(path: Path) -> None:
-    """Delete a committed directory; a kill half-way never leaves part of it under its name."""
-    hidden = Path(path).with_name(f"{Path(path).name}.tmp-{os.getpid()}")
-    _remove(hidden)
-    os.rename(path, hidden)
-    _remove(hidden)
-
-
-def clean_stale(parent: Path) -> None:
-    """Remove the leftovers of killed processes in `parent`.
-
-    A directory that was set aside for a replacement returns if the replacement never came.
-    """
-    for path in sorted(Path(parent).iterdir()):
-        match = _LEFTOVER.fullmatch(path.name)
-        if match is None or not path.is_dir() or psutil.pid_exists(int(match["pid"])):
-            continue
-        original = path.with_name(match["name"])
-        if match["kind"] == "old" and not original.exists():
-            os.rename(path, original)
-        else:
-            _remove(path)
-
-
 class RunLock:
     """A context manager that lets only one process write to a run directory.
 
@@ -257,35 +224,9 @@ def _own_hash(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _flush(directory: Path) -> None:
-    for path in [*directory.rglob("*"), directory]:
-        _sync_path(path)
-
-
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _swap_in(temporary: Path, final: Path) -> None:
-    """Rename to the final name; an existing directory is set aside first, and returns if the rename fails."""
-    if not final.exists():
-        os.rename(temporary, final)
-        return
-    aside = final.with_name(f"{final.name}.old-{os.getpid()}")
-    _remove(aside)
-    os.rename(final, aside)
-    try:
-        os.rename(temporary, final)
-    except BaseException:
-        os.rename(aside, final)
-        raise
-    _remove(aside)
-
-
-def _remove(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path)
+def _open_to_readers(directory: Path) -> None:
+    """Give every file the permissions that new files get here; safetensors writes for the owner alone."""
+    allowed = directory.stat().st_mode & 0o666  # a new directory shows the umask without changing it
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(path.stat().st_mode | allowed)

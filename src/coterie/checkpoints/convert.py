@@ -89,10 +89,12 @@ def convert_directory(
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     drop: Collection[str] = (),
+    shown: Path | None = None,
 ) -> ConversionReceipt:
     """Write the model of `source` as `target`'s layout (None: its own) into the new directory `out`.
 
     `dtype` None keeps the stored type (bfloat16 for quantised weights, float32 where types are mixed).
+    `shown`: the name of the result in the receipt, where `out` is a temporary one.
     Errors: `ConfigError` for a layout that cannot carry the model, `CheckpointError` for numbers too large
     for the type, a source that fails its own probes, an occupied `out`, and a result that differs from what
     was to be written.
@@ -121,7 +123,7 @@ def convert_directory(
         exact, apart = _same_answers(written, loaded, chosen)
         receipt = ConversionReceipt(
             source=checkpoint.name,
-            out=str(out),
+            out=str(shown or out),
             family=(checkpoint.config.family, model.config.family),
             dtype=("quantised" if checkpoint.quantised else _name(kept), _name(chosen)),
             tensors=tensors,

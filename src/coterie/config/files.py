@@ -13,6 +13,7 @@ from typing import Any
 
 from coterie.config.errors import ConfigError, CoterieError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
+from coterie.config.temporaries import replace_with, temporary
 
 # Integers of files are counts, sizes and seeds; records of measurements may hold a loss that is not finite.
 FILE_TEXT = JsonLimits(digits=20, not_finite=True)
@@ -26,10 +27,9 @@ def file_sha256(path: Path) -> str:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` under a temporary name, then rename, so that a reader never sees half a file."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with temporary(path) as part:
+        part.write_text(text, encoding="utf-8")
+        replace_with(part, path)
 
 
 def write_json(path: str | Path, data: Mapping[str, Any], indent: int | None = 1) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from coterie.config.data import DataConfig
 from coterie.config.errors import DataError
 from coterie.config.files import file_sha256, write_json
+from coterie.config.temporaries import remove_dead, temporary
 from coterie.data.card import DataCard, count_slices
 from coterie.data.dedup import deduplicate
 from coterie.data.documents import Document
@@ -89,6 +90,7 @@ def prepare(config: DataConfig, out_dir: str | Path) -> Prepared:
                 f"{source.path}: holds {out_dir}, where the result goes; choose an 'out' outside the text"
             )
     final = Path(out_dir) / f"data-{_key(config)}"
+    remove_dead(final.parent)
     if final.exists():
         try:
             prepared = _open(final, config)
@@ -97,18 +99,15 @@ def prepare(config: DataConfig, out_dir: str | Path) -> Prepared:
         except DataError as error:
             _log.info(f"data: {error}; building it anew")
             shutil.rmtree(final)
-    temporary = final.with_name(f"{final.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _build(config, temporary)
-        os.replace(temporary, final)
+        with temporary(final, directory=True) as part:
+            _build(config, part)
+            os.replace(part, final)
     except OSError as error:
         if not final.is_dir():  # another process may have finished the same work first
             raise DataError(
                 f"{final}: cannot be written ({error.strerror}); free space or choose another place"
             ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     prepared = _open(final, config)
     return replace(prepared, reused=False)
 

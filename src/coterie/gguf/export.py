@@ -7,7 +7,6 @@ differently.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError, ConfigError
+from coterie.config.temporaries import replace_with, temporary
 from coterie.gguf.architectures import Description, describe
 from coterie.gguf.blocks import FILE_TYPES, Choice, allowed_error, choose, pack, row_bytes, unpack
 from coterie.gguf.modelfile import modelfile
@@ -106,25 +106,21 @@ def export_gguf(source: str | Path | Checkpoint, out: Path, quant: str) -> GgufR
     for line in file.differences:
         _log.info("differs: %s", line)
     modelfile_path = out.with_suffix(".Modelfile")
-    temporaries = [path.with_name(f"{path.name}.tmp-{os.getpid()}") for path in (out, modelfile_path)]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write(temporaries[0], file)
-        _log.info("reading %d tensors back", len(file.plan))
-        errors = _check(temporaries[0], file)
-        text = modelfile(checkpoint, out.name, file.source.config.max_positions)
-        temporaries[1].write_text(text, encoding="utf-8")
-        size = temporaries[0].stat().st_size
-        for temporary, final in zip(temporaries, (out, modelfile_path), strict=True):
-            os.replace(temporary, final)
+        with temporary(out) as part, temporary(modelfile_path) as second:
+            _write(part, file)
+            _log.info("reading %d tensors back", len(file.plan))
+            errors = _check(part, file)
+            text = modelfile(checkpoint, out.name, file.source.config.max_positions)
+            second.write_text(text, encoding="utf-8")
+            size = part.stat().st_size
+            replace_with(part, out)
+            replace_with(second, modelfile_path)
     except OSError as error:
         raise CheckpointError(
             f"{out}: was not written ({error.strerror}); make room or choose another place"
         ) from None
-    finally:
-        for temporary in temporaries:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
     return _receipt(file, out, modelfile_path, size, quant, errors)
 
 

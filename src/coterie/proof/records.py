@@ -9,7 +9,6 @@ D width.
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -152,7 +151,7 @@ def probe(model: Transformer, tokenizer: Tokenizer) -> ProbeRecord:
 
 
 def save_probes(directory: Path, record: ProbeRecord) -> None:
-    """Write `probes/probes.safetensors` (temporary name, then rename)."""
+    """Write `probes/probes.safetensors` into a directory that is being written."""
     path = Path(directory) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -165,9 +164,7 @@ def save_probes(directory: Path, record: ProbeRecord) -> None:
         "top_logprobs": record.top_TK.contiguous(),
     } | {f"routing.{layer}": ids_TK.contiguous() for layer, ids_TK in record.routing.items()}
     about = {"format": 1, "tokenizer": record.tokenizer, "dtype": record.dtype}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={"probes": json.dumps(about)})
-    os.replace(temporary, path)
+    save_file(tensors, path, metadata={"probes": json.dumps(about)})
 
 
 def load_probes(directory: Path) -> ProbeRecord | None:

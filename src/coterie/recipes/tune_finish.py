@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coterie.adapters.tuned import load_result, prove, save_result
-from coterie.checkpoints.commit import remove_directory
 from coterie.config import TrainingError
+from coterie.config.temporaries import remove_tree
 from coterie.data.heldout import HeldoutDocument
 from coterie.evaluate.tuning import Measured, change, measure
 from coterie.proof.records import probe
@@ -56,7 +56,7 @@ def _write(run: TuneRun, path: Path, before: Measured, after: Measured, record: 
     except Exception as error:
         record = record.model_copy(update={"failed": str(error)})
         if path.exists():
-            remove_directory(path)
+            remove_tree(path)
         raise
     finally:
         write_report(path.parent, record, f"Tuning {config.model}")

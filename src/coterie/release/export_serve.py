@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import shlex
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import require_free
 from coterie.checkpoints.convert import convert_directory
 from coterie.config import CheckpointError, ConfigError, suggest
+from coterie.config.temporaries import replace_with, temporary
 from coterie.gguf.export import export_gguf
 from coterie.gguf.readback import gguf_difference
 from coterie.proof.difference import Difference
@@ -145,27 +145,24 @@ def export_serve(
     called = name or _name(checkpoint.path)
     parsers = reply_parsers(checkpoint, chosen)
     ranks = {key: _check_adapter(key, path, checkpoint, chosen) for key, path in adapters.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    try:
+    source = str(checkpoint.path.resolve())
+    with temporary(out, directory=True) as part:
         file = None
         if chosen in ("vllm", "sglang"):
-            convert_directory(checkpoint, out / "model")
+            convert_directory(checkpoint, part / "model", shown=out / "model")
             for key, path in adapters.items():
-                convert_adapter(path, "peft", out / "adapters" / key, checkpoint)
+                convert_adapter(path, "peft", part / "adapters" / key, checkpoint)
             start = _start_directory(chosen, called, parsers, ranks)
         else:
-            receipt = export_gguf(checkpoint, out / "model.gguf", quant)
+            receipt = export_gguf(checkpoint, part / "model.gguf", quant)
             _log.info("comparing answers")
-            apart = gguf_difference(checkpoint, out / "model.gguf")
+            apart = gguf_difference(checkpoint, part / "model.gguf")
             file = GgufPart(quant, receipt.architecture, receipt.left_out, apart)
             start = _start_file(chosen, called, checkpoint.config.max_positions)
-        source = str(checkpoint.path.resolve())
         verify = _verify(chosen, source, called, file)
         exported = ServeExport(chosen, source, called, parsers, tuple(sorted(ranks)), start, verify, file)
-        _write(out, exported)
-    except BaseException:
-        shutil.rmtree(out)
-        raise
+        _write(part, exported)
+        replace_with(part, out)
     return exported
 
 

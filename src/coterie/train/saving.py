@@ -11,15 +11,14 @@ from typing import Any
 import torch
 
 from coterie.checkpoints.commit import (
-    clean_stale,
     commit_directory,
     newest_valid,
-    remove_directory,
     step_directories,
     step_path,
 )
 from coterie.checkpoints.train_state import read_train_state, state_bytes, write_train_state
 from coterie.config.errors import CheckpointError, TrainingError
+from coterie.config.temporaries import remove_dead, remove_tree
 from coterie.train.callbacks import Callback
 from coterie.train.loop import Trainer
 from coterie.train.running import RunningTraining
@@ -56,7 +55,7 @@ class SaveCheckpoint(Callback):
     def on_start(self, trainer: RunningTraining) -> None:
         if trainer.processes.is_main:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            clean_stale(self.run_dir)
+            remove_dead(self.run_dir)
         self._saved_at = trainer.step_count if trainer.last_checkpoint else -1
 
     def after_step(self, trainer: RunningTraining) -> None:
@@ -108,7 +107,7 @@ class SaveCheckpoint(Callback):
             return f"{error}; {last}"
         for _, old in step_directories(self.run_dir)[: -self.keep]:
             if old != path:
-                remove_directory(old)
+                remove_tree(old)
         return None
 
 
@@ -123,7 +122,7 @@ def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) 
     run_dir = Path(run_dir)
     is_main = trainer.processes.is_main
     if run_dir.is_dir() and is_main:
-        clean_stale(run_dir)
+        remove_dead(run_dir)
     path = newest_valid(run_dir)
     if path is None:
         if step_directories(run_dir):
@@ -137,7 +136,7 @@ def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) 
     trainer.last_checkpoint = str(path)
     for step, damaged in step_directories(run_dir):
         if step > trainer.step_count and is_main:
-            remove_directory(damaged)
+            remove_tree(damaged)
     for name, now in (("threads", torch.get_num_threads()), ("torch", torch.__version__)):
         if state.progress[name] != now:
             _log.warning(
