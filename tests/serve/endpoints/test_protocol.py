@@ -75,7 +75,7 @@ WRONG = [
     ({"logit_bias": {"999999": 1}}, "/logit_bias"),
     ({"logit_bias": {"-1": 1}}, "/logit_bias"),
     ({"seed": 2**70}, "/seed"),
-    ({"top_p": 0}, "/top_p"),
+    ({"top_p": -0.1}, "/top_p"),
     ({"presence_penalty": 3}, "/presence_penalty"),
     ({"response_format": {"type": "yaml"}}, "/response_format/type"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "/tools/0/function/name"),
@@ -83,7 +83,7 @@ WRONG = [
     ({"stream": True, "stream_options": {"include_usage": 1}}, "/stream_options/include_usage"),
     ({"stream_options": {"include_usage": True}}, "/stream_options"),
     ({"audio": {}}, "/audio"),
-    ({"functions": []}, "/functions"),
+    ({"functions": [{"name": "f"}]}, "/functions"),
     ({"prediction": {}}, "/prediction"),
     ({"web_search_options": {}}, "/web_search_options"),
     ({"chat_template": "{{ messages }}"}, "/chat_template"),
@@ -120,7 +120,8 @@ def test_wrong_completions(server, more, param):
 
 def test_every_field_of_the_contract_is_honoured_reported_or_refused(server):
     """Fields that clients send: none may vanish without a word."""
-    from coterie.serve.endpoints.protocol import IGNORED, UNSUPPORTED, ChatRequest
+    from coterie.serve.endpoints.fields import EXTRAS
+    from coterie.serve.endpoints.protocol import ChatRequest
 
     contract = """
         model messages max_tokens max_completion_tokens temperature top_p stop n seed stream
@@ -131,7 +132,7 @@ def test_every_field_of_the_contract_is_honoured_reported_or_refused(server):
         prompt_cache_key prompt_cache_retention verbosity audio modalities web_search_options
         prediction functions
     """.split()
-    known = {*ChatRequest.model_fields, *IGNORED, *UNSUPPORTED}
+    known = {*ChatRequest.model_fields, *EXTRAS[""].named, *EXTRAS[""].refused}
     assert not set(contract) - known
     answer = call(
         server.url,

@@ -7,18 +7,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coterie.config import CoterieError
+from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
 from coterie.infer.request import TokenFilter
 from coterie.serve.constraints.grammar import GrammarFilter
 from coterie.serve.constraints.thinking import ThinkingBudget
 from coterie.serve.core.engine_thread import Job
 from coterie.serve.core.service import Service
 from coterie.serve.endpoints.moe import options_of
-from coterie.serve.endpoints.protocol import ChatMessage, ChatRequest, ContentPart, NamedChoice, choose_tokens
+from coterie.serve.endpoints.protocol import ChatMessage, ChatRequest, NamedChoice, choose_tokens
 from coterie.serve.errors import ApiError, invalid
 from coterie.text.chat import Message, conversation_ids
 from coterie.text.replies import ReplyParser
 from coterie.text.reply_formats import ReplyFormat, format_of
 
+ARGUMENTS = JsonLimits(depth=64, items=200_000)  # of a call in the history
 _TEMPLATE_SETTINGS = ("enable_thinking", "thinking", "reasoning_effort", "preserve_thinking")
 
 
@@ -194,12 +196,17 @@ def _message(given: ChatMessage, index: int) -> Message:
     pointer = f"/messages/{index}"
     content = given.content
     if isinstance(content, list):
-        content = "".join(_text(part, f"{pointer}/content/{place}") for place, part in enumerate(content))
+        content = "".join(part.text for part in content)
+    if content is None and given.role == "assistant":
+        content = ""  # so a reply that holds only reasoning comes back
     if given.reasoning_content is not None and given.reasoning not in (None, given.reasoning_content):
         raise invalid(
             f"{pointer}/reasoning: differs from reasoning_content; send one", f"{pointer}/reasoning"
         )
-    data = given.model_dump(include={"tool_calls"}, exclude_none=True)
+    data = given.model_dump(include={"tool_calls", "tool_call_id"}, exclude_none=True)
+    for place, call in enumerate(data.get("tool_calls", ())):
+        where = f"{pointer}/tool_calls/{place}/function/arguments"
+        call["function"]["arguments"] = _arguments(call["function"]["arguments"], where)
     role = "system" if given.role == "developer" else given.role
     data |= {"role": role, "content": content, "name": given.name}
     reasoning = given.reasoning if given.reasoning_content is None else given.reasoning_content
@@ -211,7 +218,9 @@ def _message(given: ChatMessage, index: int) -> Message:
         raise invalid(f"{pointer}: {error}", pointer) from None
 
 
-def _text(part: ContentPart, pointer: str) -> str:
-    if part.type == "refusal":
-        raise invalid(f"{pointer}/type: refusals are not read back", f"{pointer}/type")
-    return part.text
+def _arguments(text: str, pointer: str) -> dict[str, Any]:
+    """The arguments of a call in the history, as JSON text; "" is how some models say none."""
+    try:
+        return parse_json_object(text, ARGUMENTS) if text.strip() else {}
+    except JsonError as error:
+        raise invalid(f"{pointer}: {error}", pointer) from None

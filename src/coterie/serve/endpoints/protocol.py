@@ -3,62 +3,66 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from coterie.infer.sampling import SamplingParams
+from coterie.serve.endpoints.fields import reason, sift
 from coterie.serve.errors import ApiError, invalid, too_long, unsupported
 
 MAX_CHOICES = 8
+MAX_STOPS = 64
 MAX_TOKENS = 2**31 - 1
+_ONE_TOKEN = 1e-9  # `top_p` 0 keeps the likeliest token, as this does
 Text = Annotated[str, Field(max_length=16 * 2**20)]
+# In JSON 10.0 is a whole number too.
+Whole = Annotated[int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 Ids = list[int]
-Probability = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-
-# Accepted because clients send them, and ignoring them takes nothing away from the answer.
-IGNORED = (
-    "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "verbosity", "user",
-)  # fmt: skip
-UNSUPPORTED = {
-    "audio": "audio output",
-    "web_search_options": "web search",
-    "prediction": "predicted output",
-    "functions": "the old 'functions' (send 'tools')",
-    "function_call": "the old 'function_call' (send 'tool_choice')",
-    "suffix": "text after the completion",
-    "chat_template": "a template in a request",
-    "background": "a background job",
-    "conversation": "a stored conversation",
-    "prompt": "a stored prompt",
-    "truncation": "cutting the prompt",
-    "max_tool_calls": "a bound on built-in tools",
-}
 
 
 class Body(BaseModel):
-    """Strict: no unknown keys, no conversion between types."""
+    """Strict: no conversion between types, and no unknown keys but those that `fields.EXTRAS` names."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    place: ClassVar[str] = "elsewhere"  # in `EXTRAS`
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sifted(cls, data: Any, info: ValidationInfo) -> Any:
+        """Leave out what asks for nothing and what has no effect; the latter is named in the context."""
+        if not isinstance(data, Mapping):
+            return data
+        required = {field.alias or name: field.is_required() for name, field in cls.model_fields.items()}
+        left = sift(cls.place, data, required, info.context)
+        return {key: value for key, value in left.items() if value is not None or required.get(key, True)}
 
 
 class StreamOptions(Body):
     """`stream_options`."""
 
+    place = "stream_options"
     include_usage: bool = False
-    include_obfuscation: Literal[False] = False
 
 
 class MoeOptions(Body):
     """A request's control of the experts. Numbers of layers and experts are text, as JSON keys are."""
 
     routing: Literal["off", "summary", "full"] = "off"
-    top_k: Annotated[int, Field(ge=1, le=1024)] | None = None
+    top_k: Annotated[Whole, Field(ge=1, le=1024)] | None = None
     mask: dict[str, list[int]] | None = None
     bias: dict[str, dict[str, Annotated[float, Field(ge=-1e4, le=1e4)]]] | None = None
     profile: Name | None = None
@@ -68,12 +72,12 @@ class Generation(Body):
     """The fields that chat and completions share."""
 
     model: Name
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Probability | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1, le=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     presence_penalty: Penalty | None = None
@@ -81,11 +85,11 @@ class Generation(Body):
     logit_bias: (
         Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None
     ) = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**64)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: Name | None = None
-    priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
+    priority: Annotated[Whole, Field(ge=-1000, le=1000)] | None = None
     return_token_ids: bool | None = None
     moe: MoeOptions | None = None
 
@@ -100,7 +104,7 @@ class Generation(Body):
         return SamplingParams(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_k=max(0, self.top_k or 0),
-            top_p=1.0 if self.top_p is None else self.top_p,
+            top_p=1.0 if self.top_p is None else max(self.top_p, _ONE_TOKEN),
             min_p=self.min_p or 0.0,
             repetition_penalty=self.repetition_penalty or 1.0,
             seed=None if self.seed is None else self.seed % 2**64,
@@ -116,13 +120,15 @@ class Generation(Body):
 class ContentPart(Body):
     """A part of a message's content."""
 
-    type: Literal["text", "input_text", "output_text", "refusal"]
+    place = "messages.content"
+    type: Literal["text", "input_text", "output_text"]
     text: Text
 
 
 class FunctionCall(Body):
     """Name and arguments (JSON text) of a call."""
 
+    place = "messages.tool_calls.function"
     name: Name
     arguments: Text = "{}"
 
@@ -130,15 +136,16 @@ class FunctionCall(Body):
 class ToolCallItem(Body):
     """A call in an assistant's turn."""
 
+    place = "messages.tool_calls"
     id: Name | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
-    index: int | None = None
 
 
 class ChatMessage(Body):
     """One turn of a conversation."""
 
+    place = "messages"
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[ContentPart] | None = None
     name: Name | None = None
@@ -146,15 +153,12 @@ class ChatMessage(Body):
     reasoning: Text | None = None
     tool_calls: list[ToolCallItem] | None = None
     tool_call_id: Name | None = None
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    annotations: list[Any] | None = None
 
 
 class FunctionSpec(Body):
     """A tool that the model may call."""
 
+    place = "tools.function"
     name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.-]+$")]
     description: Text | None = None
     parameters: dict[str, Any] | None = None
@@ -164,6 +168,7 @@ class FunctionSpec(Body):
 class ToolDefinition(Body):
     """`{"type": "function", "function": ...}`."""
 
+    place = "tools"
     type: Literal["function"]
     function: FunctionSpec
 
@@ -201,15 +206,15 @@ class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    thinking_token_budget: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    thinking_token_budget: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
     chat_template_kwargs: dict[str, bool | str | int] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -221,23 +226,13 @@ class CompletionRequest(Generation):
 
     prompt: Text | Ids | list[Text] | list[Ids]
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     add_special_tokens: bool | None = None
     return_tokens_as_token_ids: bool | None = None
 
 
 B = TypeVar("B", bound=Body)
-# Of a message's parts.
-_MEDIA = (
-    "image_url",
-    "input_audio",
-    "audio_url",
-    "video_url",
-    "file",
-    "file_id",
-    "file_data",
-)
 
 
 def read(kind: type[B], data: Mapping[str, Any]) -> tuple[B, list[str]]:
@@ -245,37 +240,45 @@ def read(kind: type[B], data: Mapping[str, Any]) -> tuple[B, list[str]]:
 
     Errors: `ApiError` 400 whose `param` is the JSON pointer of the field.
     """
-    known = kind.model_fields
-    ignored = [name for name in IGNORED if name in data and name not in known]
-    for name in data:
-        if name in UNSUPPORTED and name not in known and data[name] is not None:
-            raise unsupported(UNSUPPORTED[name], f"/{name}")
-    if data.get("stream_options") is not None and "stream" in known and not data.get("stream"):
+    if data.get("stream_options") is not None and "stream" in kind.model_fields and not data.get("stream"):
         raise invalid('/stream_options: goes with "stream": true only', "/stream_options")
-    rest = {k: v for k, v in data.items() if k not in ignored and (k in known or k not in UNSUPPORTED)}
+    named: list[str] = []
     try:
-        return kind.model_validate(rest), [name for name in ignored if data[name] is not None]
+        return kind.model_validate(sift("", data, kind.model_fields, named), context=named), named
     except ValidationError as error:
-        raise _problem(kind, error, rest) from None
+        raise _problem(kind, error, data) from None
 
 
 def _problem(kind: type[Body], error: ValidationError, data: Mapping[str, Any]) -> ApiError:
     """The deepest problem: of a field's alternative forms, the one that matched furthest was meant."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    located = [(_path(problem["loc"], data), problem) for problem in problems]
-    path, problem = max(located, key=lambda pair: (len(pair[0]), pair[1]["type"] == "extra_forbidden"))
-    pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)[:200]
-    if problem["type"] == "extra_forbidden" and path[-1] in _MEDIA:
-        return unsupported(f"{pointer}: anything but text", pointer)
+
+    def rank(pair: tuple[list[int | str], Any]) -> tuple[int, bool, bool]:
+        return len(pair[0]), pair[1]["type"] == "extra_forbidden", not pair[1]["type"].endswith("_type")
+
+    path, problem = max(((_path(one["loc"], data), one) for one in problems), key=rank)
+    pointer = pointer_to(path)
     if problem["type"] == "extra_forbidden":
-        close = (
-            difflib.get_close_matches(str(path[-1]), list(kind.model_fields), n=1) if len(path) == 1 else []
-        )
-        hint = f" (did you mean '{close[0]}'?)" if close else ""
-        return ApiError(400, f"{pointer}: unknown field{hint}", "unsupported_parameter", pointer)
+        return unknown_field(".".join(p for p in path[:-1] if isinstance(p, str)), path, kind.model_fields)
     if problem["type"] == "missing":
         return invalid(f"{pointer}: is missing", pointer, "missing_required_parameter")
     return invalid(f"{pointer or 'body'}: {problem['msg'][:200]}", pointer or None)
+
+
+def unknown_field(place: str, path: Sequence[int | str], known: Collection[str] = ()) -> ApiError:
+    """400 for the field at the end of `path`, of an object at `place` of `EXTRAS`."""
+    pointer, name = pointer_to(path), str(path[-1])
+    why = reason(place, name)
+    if why is not None:
+        return unsupported(f"{pointer}: {why}" if place else why, pointer)
+    close = difflib.get_close_matches(name, list(known), n=1) if len(path) == 1 else []
+    hint = f" (did you mean '{close[0]}'?)" if close else ""
+    return ApiError(400, f"{pointer}: unknown field{hint}", "unsupported_parameter", pointer)
+
+
+def pointer_to(path: Sequence[int | str]) -> str:
+    """The JSON pointer of a path, shortened for messages."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)[:200]
 
 
 def _path(loc: Sequence[int | str], data: Any) -> list[int | str]:

@@ -2,60 +2,130 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from coterie.serve.endpoints.fields import sift
+from coterie.serve.endpoints.protocol import pointer_to, unknown_field
 from coterie.serve.endpoints.replies import call_object
-from coterie.serve.errors import invalid
+from coterie.serve.errors import ApiError, invalid
 from coterie.text.replies import Delta, NumberedCall
 
 ResponseEvent = tuple[str, dict[str, Any]]
 
 
-def messages_of(given: str | Sequence[Mapping[str, Any]], instructions: str | None) -> list[dict[str, Any]]:
-    """The input as chat messages. Errors: `ApiError` 400 with a pointer for items of an unknown type."""
-    messages: list[dict[str, Any]] = [{"role": "system", "content": instructions}] if instructions else []
-    if isinstance(given, str):
-        return [*messages, {"role": "user", "content": given}]
-    names: dict[str, str] = {}
-    for index, item in enumerate(given):
-        pointer = f"/input/{index}"
-        kind = item.get("type", "message")
-        if kind == "message":
-            role = _text_of(item, "role", pointer)
-            if role == "assistant" and messages and messages[-1].get("open"):
-                messages[-1]["content"] = _content(item, pointer)
-                continue
-            messages.append({"role": role, "content": _content(item, pointer)})
-        elif kind == "reasoning":
-            parts = item.get("content") or item.get("summary") or []
-            text = "".join(part.get("text", "") for part in parts if isinstance(part, Mapping))
-            if text:
-                messages.append({"role": "assistant", "content": "", "reasoning_content": text, "open": True})
-        elif kind == "function_call":
-            name, call_id = _text_of(item, "name", pointer), _text_of(item, "call_id", pointer)
-            names[call_id] = name
-            call = {
-                "id": call_id,
-                "type": "function",
-                "function": {"name": name, "arguments": _text_of(item, "arguments", pointer)},
-            }
-            if not messages or messages[-1]["role"] != "assistant":
-                messages.append({"role": "assistant", "content": ""})
-            messages[-1].setdefault("tool_calls", []).append(call)
-        elif kind == "function_call_output":
-            call_id = _text_of(item, "call_id", pointer)
-            content = _content({"content": item.get("output")}, pointer)
-            tool = {"name": names[call_id]} if call_id in names else {}
-            messages.append({"role": "tool", "content": content, "tool_call_id": call_id, **tool})
+# Fields of an item that are read, by its type; `EXTRAS` lists those that are accepted besides.
+_READ = {
+    "message": ("type", "role", "content"),
+    "reasoning": ("type", "content", "summary"),
+    "function_call": ("type", "call_id", "name", "arguments"),
+    "function_call_output": ("type", "call_id", "output"),
+}
+
+
+class ItemReader:
+    """The input of a request as chat messages.
+
+    `ignored`: fields without effect. `origins`: for each message the items that it came from: the one that
+    holds its role or content, then one for each of its calls.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.ignored: list[str] = []
+        self.origins: list[list[int]] = []
+        self._names: dict[str, str] = {}  # of functions, by the id of their call
+        self._open = False  # the last message holds only reasoning so far
+
+    def read(self, given: str | Sequence[Mapping[str, Any]], instructions: str | None) -> None:
+        """Errors: `ApiError` 400 with a pointer, for an unknown type of item or field."""
+        if instructions:
+            self._add(0, {"role": "system", "content": instructions})
+        if isinstance(given, str):
+            return self._add(0, {"role": "user", "content": given})
+        for index, item in enumerate(given):
+            kind = item.get("type") or "message"
+            if not isinstance(kind, str) or kind not in _READ:
+                pointer = f"/input/{index}/type"
+                raise invalid(f"{pointer}: items of type {str(kind)[:40]!r} are not read here", pointer)
+            place = f"input.{kind}"
+            left = sift(place, item, _READ[kind], self.ignored)
+            for name in left.keys() - {*_READ[kind]}:
+                raise unknown_field(place, ["input", index, name])
+            getattr(self, f"_{kind}")(left, index)
+
+    def translated(self, error: ApiError) -> ApiError:
+        """The same error with the places in the items in place of those in the messages."""
+
+        def place(found: re.Match[str]) -> str:
+            origin = self.origins[int(found[1])]
+            if found[2] is None:
+                return f"/input/{origin[0]}"
+            return f"/input/{origin[1 + int(found[2])]}" if len(origin) > 1 + int(found[2]) else found[0]
+
+        def rewritten(text: str) -> str:
+            text = re.sub(r"/messages/(\d+)(?:/tool_calls/(\d+)(?:/function)?)?", place, text)
+            return text.replace("/messages", "/input").replace("/function", "")
+
+        param = None if error.param is None else rewritten(error.param)
+        return ApiError(error.status, rewritten(str(error)), error.code, param, error.kind, error.retry_after)
+
+    def _add(self, index: int, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        self.origins.append([index])
+        self._open = False
+
+    def _message(self, item: Mapping[str, Any], index: int) -> None:
+        role = _text_of(item, "role", f"/input/{index}")
+        content = self._content(item.get("content"), [index, "content"])
+        if role == "assistant" and self._open:
+            self.messages[-1]["content"], self._open = content, False
         else:
-            raise invalid(
-                f"{pointer}/type: items of type {str(kind)[:40]!r} are not read here", f"{pointer}/type"
-            )
-    for message in messages:
-        message.pop("open", None)
-    return messages
+            self._add(index, {"role": role, "content": content})
+
+    def _reasoning(self, item: Mapping[str, Any], index: int) -> None:
+        parts = item.get("content") or item.get("summary") or []
+        if not isinstance(parts, list):
+            raise invalid(f"/input/{index}: a list of parts was expected", f"/input/{index}")
+        found = [part.get("text") for part in parts if isinstance(part, Mapping)]
+        text = "".join(one for one in found if isinstance(one, str))
+        if text:
+            self._add(index, {"role": "assistant", "content": "", "reasoning_content": text})
+            self._open = True
+
+    def _function_call(self, item: Mapping[str, Any], index: int) -> None:
+        name, call_id = (_text_of(item, key, f"/input/{index}") for key in ("name", "call_id"))
+        self._names[call_id] = name
+        function = {"name": name, "arguments": _text_of(item, "arguments", f"/input/{index}")}
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            self._add(index, {"role": "assistant", "content": ""})
+        call = {"id": call_id, "type": "function", "function": function}
+        self.messages[-1].setdefault("tool_calls", []).append(call)
+        self.origins[-1].append(index)
+
+    def _function_call_output(self, item: Mapping[str, Any], index: int) -> None:
+        call_id = _text_of(item, "call_id", f"/input/{index}")
+        content = self._content(item.get("output"), [index, "output"])
+        tool = {"name": self._names[call_id]} if call_id in self._names else {}
+        self._add(index, {"role": "tool", "content": content, "tool_call_id": call_id, **tool})
+
+    def _content(self, content: Any, path: list[int | str]) -> Any:
+        """Text, or parts with nothing but their type and text."""
+        if not isinstance(content, list):
+            return content
+        place, read = "input.message.content", ("type", "text")
+        parts = []
+        for number, part in enumerate(content):
+            if not isinstance(part, Mapping):
+                pointer = pointer_to(["input", *path, number])
+                raise invalid(f"{pointer}: an object was expected", pointer)
+            left = sift(place, part, read, self.ignored)
+            for name in left.keys() - {*read}:
+                raise unknown_field(place, ["input", *path, number, name])
+            parts.append(left)
+        return parts
 
 
 def _text_of(item: Mapping[str, Any], key: str, pointer: str) -> str:
@@ -63,19 +133,6 @@ def _text_of(item: Mapping[str, Any], key: str, pointer: str) -> str:
     if not isinstance(value, str):
         raise invalid(f"{pointer}/{key}: text was expected", f"{pointer}/{key}")
     return value
-
-
-def _content(item: Mapping[str, Any], pointer: str) -> Any:
-    """Text, or parts reduced to type and text; other parts are left unchanged and refused later."""
-    content = item.get("content")
-    if not isinstance(content, list):
-        return content
-    return [
-        {"type": part["type"], "text": part["text"]}
-        if isinstance(part, Mapping) and isinstance(part.get("text"), str) and "type" in part
-        else part
-        for part in content
-    ]
 
 
 class Output:

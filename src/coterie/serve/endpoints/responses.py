@@ -13,7 +13,8 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.serve.endpoints.conversation import prepare
+from coterie.serve.core.service import Service
+from coterie.serve.endpoints.conversation import Conversation, prepare
 from coterie.serve.endpoints.protocol import (
     MAX_TOKENS,
     Body,
@@ -23,11 +24,12 @@ from coterie.serve.endpoints.protocol import (
     Probability,
     StreamOptions,
     Text,
+    Whole,
     read,
 )
 from coterie.serve.endpoints.received import receive, respond
 from coterie.serve.endpoints.replies import Replies
-from coterie.serve.endpoints.response_items import Output, ResponseEvent, messages_of
+from coterie.serve.endpoints.response_items import ItemReader, Output, ResponseEvent
 from coterie.serve.errors import ApiError, unsupported
 from coterie.serve.http.wire import encode
 
@@ -68,11 +70,11 @@ class ResponsesRequest(Body):
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    max_output_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Probability | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    seed: int | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    seed: Whole | None = None
     logit_bias: dict[str, float] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -87,20 +89,31 @@ async def responses(request: Request) -> Response:
     """Answer, whole or as typed events."""
     received = await receive(request, ResponsesRequest)
     service, body = received.service, received.body
-    chat, more = as_chat(body)
-    talk = await asyncio.to_thread(prepare, service, chat, received.variant)
+    talk, ignored = await asyncio.to_thread(_prepared, service, body, received.variant)
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
     run = _Run(replies, body)
-    return await respond(request, received, replies.call, run.stream, run.whole, [*more, *talk.ignored])
+    return await respond(request, received, replies.call, run.stream, run.whole, ignored)
 
 
-def as_chat(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
+def _prepared(service: Service, body: ResponsesRequest, variant: str) -> tuple[Conversation, list[str]]:
+    """The conversation, and the fields without effect. Errors: `ApiError` 400 with a place in `input`."""
+    items = ItemReader()
+    chat, ignored = as_chat(body, items)
+    try:
+        talk = prepare(service, chat, variant)
+    except ApiError as error:
+        raise items.translated(error) from None
+    return talk, [*ignored, *talk.ignored]
+
+
+def as_chat(body: ResponsesRequest, items: ItemReader) -> tuple[ChatRequest, list[str]]:
     """The same request in the chat API, and the fields without effect. Errors: `ApiError` 400."""
+    items.read(body.input, body.instructions)
     if body.previous_response_id is not None:
         raise unsupported("a stored conversation (send all items in 'input')", "/previous_response_id")
     if body.truncation == "auto":
         raise unsupported("cutting the prompt", "/truncation")
-    functions, ignored = [], []
+    functions, ignored = [], items.ignored
     for index, tool in enumerate(body.tools or ()):
         # A built-in tool of other servers, which clients send to every server.
         if tool.get("type") != "function":
@@ -114,7 +127,7 @@ def as_chat(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
     if body.reasoning is not None and (body.reasoning.summary or body.reasoning.generate_summary):
         ignored.append("reasoning.summary")
     data: dict[str, Any] = {
-        "messages": messages_of(body.input, body.instructions),
+        "messages": items.messages,
         "tools": functions or None,
         "tool_choice": _choice(body, bool(functions)),
         "response_format": _format(body.text.format if body.text is not None else None),
@@ -136,10 +149,10 @@ def as_chat(body: ResponsesRequest) -> tuple[ChatRequest, list[str]]:
     if body.moe is not None:
         data["moe"] = body.moe.model_dump(exclude_none=True)
     try:
-        return read(ChatRequest, {key: value for key, value in data.items() if value is not None})[0], ignored
+        chat, more = read(ChatRequest, {key: value for key, value in data.items() if value is not None})
     except ApiError as error:
-        pointer = (error.param or "").replace("/messages", "/input").replace("/function", "")
-        raise ApiError(400, str(error).replace("/messages", "/input"), error.code, pointer) from None
+        raise items.translated(error) from None
+    return chat, [*ignored, *more]
 
 
 def _choice(body: ResponsesRequest, has_tools: bool) -> Any:
