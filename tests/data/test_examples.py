@@ -111,7 +111,7 @@ def test_faults_have_their_lines_and_the_rest_is_read(tmp_path):
     path = tmp_path / "a.jsonl"
     bad = [
         "{bad", "[1]", json.dumps({"body": 1}), json.dumps({"text": "x"}), json.dumps({"messages": "x"}), json.dumps({"messages": []}),
-        json.dumps({"messages": [{"role": "bot", "content": "x"}]}), json.dumps({"messages": [{"role": "user"}]}),
+        json.dumps({"messages": [{"role": "robot", "content": "x"}]}), json.dumps({"messages": [{"role": "user"}]}),
         json.dumps({**GOOD, "text": "x"}), json.dumps({**GOOD, "tools": "{"}),
     ]  # fmt: skip
     path.write_text("\n".join([json.dumps(GOOD), *bad, "", json.dumps(GOOD)]))
@@ -120,7 +120,7 @@ def test_faults_have_their_lines_and_the_rest_is_read(tmp_path):
     assert [problem.line for problem in found.problems] == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
     said = [
         "is not valid JSON", "an object was expected", "known formats", "of the kind 'text' in a source that began with 'messages'", "not a list of messages",
-        "not a list of messages", "role 'bot'", "neither content", "messages and text, so it is not clear", "'tools' is not JSON",
+        "not a list of messages", "role 'robot'", "neither content", "messages and text, so it is not clear", "field 'tools' is text and is not valid JSON",
     ]  # fmt: skip
     for problem, part in zip(found.problems, said, strict=True):
         assert part in problem.message

@@ -18,7 +18,7 @@ def test_lint_lists_every_problem_with_its_line(tmp_path):
         "a.jsonl:3: has neither 'text' nor 'messages' (fields: body)",
         "a.jsonl:4: empty text",
         "a.jsonl:5: repeats a.jsonl:1",
-        "a.jsonl:6: is not UTF-8 at byte 10 of the line",
+        "a.jsonl:6: is not UTF-8 text (byte 10)",
         "b.txt:2: a line of 100,001 characters",
         "c.bin: binary file, will be skipped",
         "d.txt:2: is not UTF-8 at byte 8; convert it (iconv)",

@@ -6,22 +6,52 @@ line; no record is dropped silently.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from coterie.config.errors import DataError
-from coterie.data.formats import FORMATS, READERS, Example, LabelledExample, PreferenceExample, kind_of
-from coterie.data.records import Problem, read_records
+from coterie.data.fields import ignorable
+from coterie.data.formats import Example, LabelledExample, PreferenceExample
+from coterie.data.readers import FORMATS, read_row
+from coterie.data.records import Origin, Problem, read_records
 
 
 @dataclass
 class ExampleSet:
-    """The examples and problems of some sources. `format`: of the first file."""
+    """The examples and problems of some sources. `format`: of the first file.
+
+    `unused`: the fields that no reader used, with the first row that has them and the number of such rows.
+    """
 
     format: str = ""
     examples: list[Example] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    unused: dict[str, tuple[Origin, int]] = field(default_factory=dict)
+
+    def warnings(self) -> list[Problem]:
+        """The unused fields that may say something, each once, with the first row that has it."""
+        return [
+            Problem(
+                first.file,
+                first.line,
+                f"field '{name}' is not used (in {count:,} rows); rename it if it should be, or remove it",
+                warning=True,
+            )
+            for name, (first, count) in self.unused.items()
+            if not ignorable(name)
+        ]
+
+    def notes(self) -> list[str]:
+        """One line that lists the other unused fields, which describe their rows."""
+        names = [f"{name} ({count:,})" for name, (_, count) in self.unused.items() if ignorable(name)]
+        return [f"note: not used: {', '.join(names)} (rows)"] if names else []
+
+    def add_unused(self, names: Iterable[str], first: Origin, count: int = 1) -> None:
+        """Count rows with fields that were not used."""
+        for name in names:
+            before, rows = self.unused.get(name, (first, 0))
+            self.unused[name] = (before, rows + count)
 
 
 def read_examples(source: str, limit: int | None = None) -> ExampleSet:
@@ -41,13 +71,14 @@ def read_examples(source: str, limit: int | None = None) -> ExampleSet:
         if limit is not None and len(found.examples) >= limit:
             break
         try:
-            kind = kind_of(record)
+            kind, example, unused = read_row(record, origin)
             if found.format and kind != found.format:
                 raise DataError(
                     f"is of the kind '{kind}' in a source that began with '{found.format}'; separate them"
                 )
             found.format = found.format or kind
-            found.examples.append(READERS[kind](record, origin))
+            found.examples.append(example)
+            found.add_unused(unused, origin)
         except DataError as error:
             found.problems.append(Problem(origin.file, origin.line, str(error)))
     if not found.examples and not found.problems:
@@ -73,6 +104,8 @@ def read_all(sources: Sequence[str]) -> ExampleSet:
         merged.format = merged.format or found.format
         merged.examples += found.examples
         merged.problems += found.problems
+        for name, (first, rows) in found.unused.items():
+            merged.add_unused([name], first, rows)
     kinds = {_purpose(example) for example in merged.examples}
     if len(kinds) > 1:
         raise DataError(

@@ -12,7 +12,8 @@ import numpy as np
 
 from coterie.config.errors import DataError
 from coterie.data.examples import ExampleSet, portion, read_all
-from coterie.data.formats import ChatExample, Example, LabelledExample, PreferenceExample, kind_of
+from coterie.data.formats import ChatExample, Example, LabelledExample, PreferenceExample
+from coterie.data.readers import kind_of
 from coterie.data.records import EMBEDDED, RECORDS, Problem, read_records, walk
 from coterie.data.tokenised import TokenExample, TokenSequence, pack, tokenise_all
 from coterie.text.chat import render
@@ -45,14 +46,15 @@ class ExamplesReport:
     """What a source of examples holds. Fields that need a tokenizer are None without one.
 
     `tokens`: lengths of the sequences at the percentiles 0, 50, 90, 99 and 100. `filled`: share of the
-    positions of packed rows that are used. `learnt`: share of tokens that are learnt. `notes`: remarks that
-    are not faults.
+    positions of packed rows that are used. `learnt`: share of tokens that are learnt. `warnings`: what may be
+    wrong, where training goes on. `notes`: remarks that are not faults.
     """
 
     format: str
     examples: int
     problems: list[Problem]
     notes: list[str]
+    warnings: list[Problem] = field(default_factory=list)
     sequences: int | None = None
     tokens: dict[str, int] | None = None
     rows: int | None = None
@@ -68,7 +70,7 @@ class ExamplesReport:
     def to_text(self, colour: bool = False) -> str:
         """Preview, problems and counts for people; learnt tokens in colour, or in brackets."""
         lines = [line for shown in self.preview for line in (shown.origin, _painted(shown.runs, colour), "")]
-        lines += [*map(str, self.problems), *self.notes]
+        lines += [*map(str, self.problems), *map(str, self.warnings), *self.notes]
         if self.tokens is not None:
             spread = ", ".join(f"{name} {size:,}" for name, size in self.tokens.items())
             lines.append(f"tokens: {spread}; {self.learnt or 0:.1%} are learnt")
@@ -76,6 +78,7 @@ class ExamplesReport:
         lines.append(
             f"{self.examples:,} examples ({self.format or 'no known format'}), "
             f"{len(self.problems):,} problems"
+            + (f", {count:,} warnings" if (count := len(self.warnings)) else "")
         )
         return "\n".join(lines)
 
@@ -108,7 +111,8 @@ def lint_examples(
     Errors: `DataError` for sources that cannot be read or combined. Faults of examples are in the report.
     """
     found = read_all(sources)
-    report = ExamplesReport(found.format, len(found.examples), list(found.problems), list(_repeats(found)))
+    notes = [*found.notes(), *_repeats(found)]
+    report = ExamplesReport(found.format, len(found.examples), list(found.problems), notes, found.warnings())
     if tokenizer is None:
         report.notes.append("note: tokens, what is learnt and the template are checked with --model")
         return report

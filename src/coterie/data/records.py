@@ -1,4 +1,4 @@
-"""The one reader of records and files: JSON lines, JSON, Parquet, folders, the Hub and standard input.
+"""The one reader of records and files: JSON lines, JSON, Arrow, folders, the Hub and standard input.
 
     file, folder --.
     standard input --> (Origin, record | Problem) --.--> sources.read_sources    a Problem is raised
@@ -12,21 +12,24 @@ be read at all is a `DataError`.
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from coterie.config.errors import DataError
+from coterie.config.json_text import JsonError, JsonLimits, parse_json
+from coterie.data.arrow import arrow_records, without_padding
 from coterie.primer.lessons import lessons
 
 JSONL = frozenset({".jsonl", ".ndjson"})
 PARQUET = frozenset({".parquet"})
-RECORDS = JSONL | PARQUET | {".json"}
+ARROW = frozenset({".arrow"})
+RECORDS = JSONL | PARQUET | ARROW | {".json"}
 # Examples that coterie ships: short conversations, and lessons in using tools.
 EMBEDDED = (
     "starter",
@@ -35,6 +38,21 @@ EMBEDDED = (
 _STARTER = Path(__file__).parent / "conversations" / "starter.jsonl"
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "CVS"})
 _SNIFF_BYTES = 8192
+MAX_LINE = 64 * 2**20  # bytes of one record
+_ONE_LINE = JsonLimits(size=MAX_LINE)
+_WHOLE_FILE = JsonLimits(size=2**32)
+_TABLES = frozenset({".csv", ".tsv", ".xlsx"})
+_MAGIC = {
+    b"\x1f\x8b": "is compressed (gzip); unpack it first",
+    b"PK\x03\x04": "is compressed (zip); unpack it first",
+    b"BZh": "is compressed (bzip2); unpack it first",
+    b"\xfd7zXZ": "is compressed (xz); unpack it first",
+    b"\x28\xb5\x2f\xfd": "is compressed (zstd); unpack it first",
+    b"PAR1": "is a Parquet file; name it .parquet",
+    b"ARROW1": "is an Arrow file; name it .arrow",
+    b"\xff\xfe": "is in UTF-16; convert it to UTF-8 (iconv)",
+    b"\xfe\xff": "is in UTF-16; convert it to UTF-8 (iconv)",
+}
 
 
 @dataclass(frozen=True)
@@ -50,14 +68,19 @@ class Origin:
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault. `line` counts from 1 (records in Parquet, the Hub and the primer); 0 is the whole file."""
+    """One fault. `line` counts from 1 (records in Parquet, the Hub and the primer); 0 is the whole file.
+
+    `warning`: training may go on in spite of it.
+    """
 
     path: str
     line: int
     message: str
+    warning: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.message}" if self.line else f"{self.path}: {self.message}"
+        where = f"{self.path}:{self.line}" if self.line else self.path
+        return f"{where}: {'warning: ' if self.warning else ''}{self.message}"
 
 
 Records = Iterator[tuple[Origin, Mapping[str, Any] | Problem]]
@@ -96,8 +119,10 @@ def read_records(source: str) -> Records:
     path = _STARTER if source == "starter" else Path(source).expanduser()
     if path.is_dir():
         files = [file for file in walk(path, Counter()) if file.suffix in RECORDS]
+        if any(file.suffix in ARROW for file in files):  # `datasets` writes descriptions next to its data
+            files = [file for file in files if file.name not in ("dataset_info.json", "state.json")]
         if not files:
-            raise DataError(f"{source}: has no .jsonl, .json or .parquet file")
+            raise DataError(f"{source}: has no .jsonl, .json, .parquet or .arrow file")
         for file in files:
             yield from read_file(file)
         return
@@ -109,16 +134,23 @@ def read_records(source: str) -> Records:
 
 
 def read_file(path: Path, columns: Sequence[str] = ()) -> Records:
-    """The records of one JSONL, JSON or Parquet file; other suffixes are read as JSONL.
+    """The records of one JSONL, JSON, Parquet or Arrow file; other suffixes are read as JSONL.
 
     `columns`: the only columns to read of a Parquet file (default: all).
     Errors: `DataError` for a file that cannot be read, or a Parquet file with none of the columns.
     """
     try:
-        if path.suffix in PARQUET:
-            yield from _read_parquet(path, columns)
+        if path.suffix in PARQUET | ARROW:
+            for number, record in enumerate(arrow_records(path, columns), 1):
+                origin = Origin(str(path), number)
+                if isinstance(record, DataError):
+                    yield origin, Problem(origin.file, number, str(record))
+                else:
+                    yield origin, record
         elif path.suffix == ".json":
             yield from _read_json(path)
+        elif path.suffix in _TABLES:
+            raise DataError(f"{path}: tables of text are not read; write it as JSON lines or Parquet")
         else:
             with path.open("rb") as stream:
                 yield from _read_lines(str(path), stream)
@@ -126,17 +158,30 @@ def read_file(path: Path, columns: Sequence[str] = ()) -> Records:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _read_lines(name: str, stream: Iterable[bytes]) -> Records:
-    for number, raw in enumerate(stream, 1):
-        if not raw.strip():
-            continue
-        try:
-            yield _checked(Origin(name, number), json.loads(raw.decode("utf-8-sig")))
-        except UnicodeDecodeError as error:
-            message = f"is not UTF-8 at byte {error.start} of the line"
+def _read_lines(name: str, stream: IO[bytes]) -> Records:
+    number = 0
+    while raw := stream.readline(MAX_LINE + 1):
+        number += 1
+        if number == 1 and (reason := _no_text(raw)):
+            raise DataError(f"{name}: {reason}")
+        if len(raw) > MAX_LINE:
+            while (more := stream.readline(MAX_LINE)) and not more.endswith(b"\n"):
+                pass
+            message = f"is longer than {MAX_LINE // 2**20} MiB; split this record"
             yield Origin(name, number), Problem(name, number, message)
-        except (ValueError, RecursionError) as error:
-            yield Origin(name, number), Problem(name, number, f"is not valid JSON ({error})")
+        elif raw.strip(b"\xef\xbb\xbf \t\r\n"):
+            try:
+                yield _checked(Origin(name, number), parse_json(raw.rstrip(b"\r\n"), _ONE_LINE))
+            except JsonError as error:
+                yield Origin(name, number), Problem(name, number, str(error))
+
+
+def _no_text(raw: bytes) -> str | None:
+    """Why the first bytes of a file cannot begin JSON in UTF-8, if they cannot."""
+    for magic, what in _MAGIC.items():
+        if raw.startswith(magic):
+            return what
+    return "holds binary data; JSON lines in UTF-8 were expected" if b"\0" in raw[:_SNIFF_BYTES] else None
 
 
 def _checked(origin: Origin, record: Any) -> tuple[Origin, Mapping[str, Any] | Problem]:
@@ -147,32 +192,22 @@ def _checked(origin: Origin, record: Any) -> tuple[Origin, Mapping[str, Any] | P
 
 
 def _read_json(path: Path) -> Records:
+    """The records of a JSON file: a list of objects, one object, or JSON lines under this name."""
+    raw = path.read_bytes()
+    if reason := _no_text(raw[:_SNIFF_BYTES]):
+        raise DataError(f"{path}: {reason}")
+    if not raw.strip():
+        return
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not valid JSON ({error})") from None
+        data = parse_json(raw, _WHOLE_FILE)
+    except JsonError as error:
+        first, _, rest = raw.lstrip().partition(b"\n")
+        if not (first.startswith(b"{") and first.rstrip().endswith(b"}") and rest.strip()):
+            raise DataError(f"{path}: {error}") from None
+        yield from _read_lines(str(path), io.BytesIO(raw))
+        return
     for number, record in enumerate(data if isinstance(data, list) else [data], 1):
         yield _checked(Origin(str(path), number), record)
-
-
-def _read_parquet(path: Path, columns: Sequence[str]) -> Records:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        table = pyarrow.parquet.ParquetFile(path)
-        names = table.schema_arrow.names
-        found = [name for name in columns if name in names]
-        if columns and not found:
-            wanted = " or ".join(f"'{name}'" for name in columns)
-            raise DataError(f"{path}: has no column {wanted}; its columns: {', '.join(names)}")
-        for batch in table.iter_batches(columns=found or None, batch_size=1024):
-            for record in batch.to_pylist():
-                number += 1
-                yield Origin(str(path), number), record
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: is not a readable Parquet file ({' '.join(str(error).split())})") from None
 
 
 def read_hub(source: str) -> Records:
@@ -189,7 +224,7 @@ def read_hub(source: str) -> Records:
     try:
         for record in datasets.load_dataset(name, split=split or "train", streaming=True):
             number += 1
-            yield Origin(source, number), dict(record)
+            yield Origin(source, number), without_padding(dict(record))
     except Exception as error:  # the Hub's clients raise types of several libraries
         reason = " ".join(str(error).split())[:200]
         raise DataError(

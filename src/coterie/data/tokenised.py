@@ -7,6 +7,7 @@ A text longer than a row gives several token examples; every other example gives
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -112,8 +113,15 @@ def tokenise(example: ChatExample | PairExample | PretokenisedExample, tokenizer
     token written twice, or nothing to learn.
     """
     if isinstance(example, ChatExample):
+        _check_unread(example, tokenizer.chat_template or "")
         tools = list(example.tools)
-        rendered = render_ids(tokenizer, example.messages, tools=tools or None, learn=example.learn)
+        rendered = render_ids(
+            tokenizer,
+            example.messages,
+            tools=tools or None,
+            variables=example.variables,
+            learn=example.learn,
+        )
         ids, learnt = rendered.ids, rendered.mask
     elif isinstance(example, PairExample):
         start, end = _begin(tokenizer), [tokenizer.eos_id]
@@ -137,6 +145,16 @@ def tokenise(example: ChatExample | PairExample | PretokenisedExample, tokenizer
     if sequence.num_learnt == 0:
         raise DataError("has nothing to learn: no token of an assistant is marked")
     return sequence
+
+
+def _check_unread(example: ChatExample, template: str) -> None:
+    """Errors: `DataError` for a field of a turn that nothing reads, the template included."""
+    lost = [name for name in example.unread if not re.search(rf"\b{re.escape(name)}\b", template)]
+    if lost:
+        names = ", ".join(f"'{name}'" for name in lost)
+        raise DataError(
+            f"has {names} in its turns, which the chat template does not read; remove or rename it"
+        )
 
 
 def pack(
