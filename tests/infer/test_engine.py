@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import random
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
 from coterie.infer.engine import Engine, Reply, TokenEvent
+from coterie.infer.request import RequestOptions
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.forward_context import ForwardContext
 from tests.arithmetic import assert_model_close, largest
@@ -179,10 +182,70 @@ def test_a_failed_pass_drops_its_requests_and_only_those(monkeypatch: pytest.Mon
     engine.add([1, 2], SamplingParams(seed=1, max_tokens=4))
     waiting = engine.add([1, 2], SamplingParams(seed=1, max_tokens=4))
     with monkeypatch.context() as patched:
-        patched.setattr(model, "logits", lambda h_TD: h_TD.new_full((h_TD.shape[0], 61), float("nan")))
-        with pytest.raises(ConfigError, match="not finite"):
+        patched.setattr(model, "logits", Broken())
+        with pytest.raises(ZeroDivisionError):
             engine.step()
     assert [event.request for event in engine.step()] == [waiting]
+
+
+class Broken:
+    """Fails when it is called, as a model, as a tokenizer, and as a filter of tokens."""
+
+    failure = None
+
+    def __call__(self, *given: object) -> None:
+        raise ZeroDivisionError
+
+    def allowed(self) -> None:
+        raise ZeroDivisionError
+
+    def accept(self, token: int) -> None:
+        raise ZeroDivisionError
+
+
+class Late(Broken):
+    """Fails only once a token is drawn."""
+
+    def allowed(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("fault", ["nan", "filter", "accept", "bias", "text"])
+def test_what_is_wrong_with_one_request_does_not_touch_the_others(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event says why, and the other replies are what they are without it."""
+    model = tiny_model("dense")
+    params = [SamplingParams(seed=seed, max_tokens=4) for seed in range(3)]
+    alone = Engine(model).generate([[1, 2], [3], [4, 5]], params)
+    engine = Engine(model)
+    options = RequestOptions(filter={"filter": Broken(), "accept": Late()}.get(fault))
+    asked = replace(params[1], logit_bias=((10**6, 1.0),)) if fault == "bias" else params[1]
+    ids = [engine.add([1, 2], params[0]), engine.add([3], asked, options), engine.add([4, 5], params[2])]
+    if fault == "nan":
+        right = model.logits
+
+        def spoilt(h_TD: Tensor) -> Tensor:
+            logits_TV: Tensor = right(h_TD).clone()
+            logits_TV[1 if logits_TV.shape[0] == 3 else 9 :][:1] = float("nan")
+            return logits_TV
+
+        monkeypatch.setattr(model, "logits", spoilt)
+    if fault == "text":
+        monkeypatch.setattr(engine._waiting[1].text, "push", Broken())
+    replies = {request: Reply() for request in ids}
+    failures = {}
+    while engine.busy:
+        for event in engine.step():
+            if event.failure is not None:
+                failures[event.request] = event.failure
+            else:
+                replies[event.request].add(event)
+    wanted = {"nan": ConfigError, "bias": IndexError}.get(fault, ZeroDivisionError)
+    assert failures.keys() == {ids[1]} and isinstance(failures[ids[1]], wanted)
+    assert [replies[ids[0]].ids, replies[ids[2]].ids] == [alone[0].ids, alone[2].ids]
+    with pytest.raises(ZeroDivisionError):
+        next(engine._events(engine.add([3], asked, RequestOptions(filter=Broken()))))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
+from coterie.infer.drawing import Drawn, draw_next
 from coterie.infer.forward import Feeding, feed
 from coterie.infer.pace import Pace
 from coterie.infer.prefix import BLOCK as MIN_SHARED
@@ -32,7 +33,7 @@ from coterie.infer.request import (
     Variant,
     check_prompt,
 )
-from coterie.infer.sampling import SamplingParams, sample
+from coterie.infer.sampling import SamplingParams
 from coterie.nn.steering import check_control
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
@@ -184,20 +185,26 @@ class Engine:
         self._waiting.append(request)
         return request.id
 
-    def cancel(self, request_id: int) -> bool:
-        """Drop a request. Returns False when it is not here: it may just have finished."""
+    def cancel(self, request_id: int, keep: bool = False) -> bool:
+        """Drop a request. Returns False when it is not here: it may just have finished.
+
+        `keep` its keys and values for later prompts, as those of a finished one.
+        """
         for queue in (self._running, self._waiting):
             for request in queue:
                 if request.id == request_id:
-                    queue.remove(request)
+                    if keep and queue is self._running:
+                        self._leave(request)
+                    else:
+                        queue.remove(request)
                     return True
         return False
 
     def step(self) -> list[TokenEvent]:
         """Run one forward pass; return the events of the sequences that got a token.
 
-        The list is empty while only prompts are being read. A failure (also Ctrl-C) drops the requests that
-        were in the pass and is raised; the others stay usable.
+        The list is empty while only prompts are being read. What fails in drawing a token is its event's
+        `failure`. A failure of the pass (also Ctrl-C) drops its requests and is raised; others stay usable.
         """
         while self._waiting and len(self._running) < self.max_batch:
             request = min(self._waiting, key=lambda waiting: (waiting.options.priority, waiting.id))
@@ -261,7 +268,10 @@ class Engine:
     def _events(self, request_id: int) -> Iterator[TokenEvent]:
         try:
             while self.busy:
-                yield from self.step()
+                for event in self.step():
+                    if event.failure is not None:
+                        raise event.failure
+                    yield event
         finally:
             self.cancel(request_id)
 
@@ -345,16 +355,18 @@ class Engine:
         fed = feed(self._groups(plan), self.expert_counts)
         if fed is None:
             return []
-        filters = [request.options.filter for request in fed.requests]
-        sampled = sample(
-            fed.logits_BV,
-            [request.params for request in fed.requests],
-            [request.num_drawn for request in fed.requests],
-            [request.tokens for request in fed.requests],
-            [None if one is None else one.allowed() for one in filters],
-        )
-        drawn = zip(fed.requests, sampled.ids, sampled.logprobs, sampled.top, fed.routings, strict=True)
-        return [self._take(*row) for row in drawn]
+        drawn = zip(fed.requests, draw_next(fed), fed.routings, strict=True)
+        return [self._taken(*row) for row in drawn]
+
+    def _taken(self, request: Request, drawn: Drawn | Exception, routing: TokenRouting | None) -> TokenEvent:
+        """Add a drawn token to its reply. What fails here ends this request alone."""
+        try:
+            if isinstance(drawn, Exception):
+                raise drawn
+            return self._take(request, *drawn, routing)
+        except Exception as error:
+            self.cancel(request.id)
+            return TokenEvent(request.id, -1, 0.0, (), "", "stop", failure=error)
 
     def _groups(self, plan: Feeding) -> list[Feeding]:
         """The packed batches of one step: one per variant, or when deterministic one per sequence."""

@@ -62,8 +62,8 @@ class TokenEvent:
 
     `text`: the text that this token made certain; it may be empty, or end before the token's own text.
     `logprob`: the model's own, before any penalty, temperature or filter. `finish_reason` is set on the last
-    event only. `cached` (prompt tokens that were not read again) and `prompt` (if requested) come with the
-    first event.
+    event only; `failure` is why the reply could not go on. `cached` (prompt tokens that were not read again)
+    and `prompt` (if requested) come with the first event.
     """
 
     request: int
@@ -75,6 +75,7 @@ class TokenEvent:
     cached: int = 0
     prompt: PromptScores | None = None
     routing: TokenRouting | None = None
+    failure: Exception | None = None
 
 
 @dataclass(slots=True)
@@ -90,7 +91,9 @@ class Reply:
     prompt: PromptScores | None = None
 
     def add(self, event: TokenEvent) -> None:
-        """Append the next event."""
+        """Append the next event. Errors: its `failure`."""
+        if event.failure is not None:
+            raise event.failure
         if not self.ids:
             self.cached, self.prompt = event.cached, event.prompt
         self.ids.append(event.token)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
 
 from coterie.infer.sampling import SamplingParams
 from coterie.serve.core.engine_thread import Job
+from coterie.serve.endpoints import conversation
 from coterie.serve.errors import ApiError
 from coterie.serve.http import wire
 from tests.serve.support import call, eventually, language_model, service, serving
@@ -40,12 +43,63 @@ def test_a_request_on_its_way_into_an_engine_that_dies_of_it_is_told(stream):
     server = serving()
 
     def broken(*given):
-        raise RuntimeError("/secret/path")
+        raise SystemExit("/secret/path")
 
     server.service.engine.add = broken
     received = read_all(open_request(server.url, {**LONG, "stream": stream}))
     assert b"engine_dead" in received and b"secret" not in received
     assert server.stop() == 1
+
+
+class Faulty:
+    """A filter of tokens that fails at a given call."""
+
+    def __init__(self, place: str) -> None:
+        self.place, self.failure = place, None
+
+    def allowed(self) -> None:
+        if self.place == "allowed":
+            raise RuntimeError("/secret/path")
+
+    def accept(self, token: int) -> None:
+        if self.place == "accept":
+            raise RuntimeError("/secret/path")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("place", ["allowed", "accept", "compile", "template", "add", "forward"])
+def test_a_fault_ends_one_request_and_no_other(place, stream, monkeypatch):
+    """A 500 with an id and no path, a log entry with the traceback, and replies that go on."""
+
+    def broken(*given, **named):
+        raise RuntimeError("/secret/path")
+
+    with serving(slots=4) as server, ThreadPoolExecutor(1) as pool:
+        slowed(server.service, 0.005)
+        asked = {**LONG, "max_tokens": 60, "stream": True}
+        other = pool.submit(call, server.url, "POST", CHAT, asked)
+        eventually(lambda: server.service.engine.num_running == 1)
+        body = {**LONG, "max_tokens": 40, "stream": stream, "response_format": {"type": "json_object"}}
+        with monkeypatch.context() as patched:
+            if place in ("allowed", "accept"):
+                patched.setattr(conversation, "_filter", lambda *given: Faulty(place))
+            elif place == "compile":
+                patched.setattr(server.service.grammars, "_compiled", broken)
+            elif place == "template":
+                patched.setattr(conversation, "conversation_ids", broken)
+            elif place == "add":
+                patched.setattr(server.service.engine, "add", broken)
+            elif place == "forward":
+                patched.setattr("coterie.infer.engine.feed", broken)
+            status, headers, answer = call(server.url, "POST", CHAT, body)
+        said = json.dumps(answer)
+        assert "server_error" in said and "secret" not in said and "[DONE]" not in said
+        assert status == 500 or (stream and status == 200)
+        assert headers["x-request-id"].startswith("req-")
+        # A pass that fails takes the replies that were in it, and only those.
+        assert ("[DONE]" in str(other.result()[2])) == (place != "forward")
+        assert call(server.url, "GET", "/ready")[0] == 200
+        assert call(server.url, "POST", CHAT, {**LONG, "max_tokens": 2})[0] == 200
 
 
 def test_what_comes_while_the_thread_ends_is_told():

@@ -55,7 +55,8 @@ class GrammarFilter:
         self._prototype, self._matcher = prototype, prototype.deep_copy()
         self._decoder = StreamDecoder(tokenizer)
         self._known, self._vocab_size = tokenizer.vocab_size, vocab_size
-        self._stops = torch.tensor(list(stop_ids), dtype=torch.int64)
+        # A directory may name stop ids beyond the vocabulary, which no reply can contain.
+        self._stops = torch.tensor([i for i in stop_ids if 0 <= i < vocab_size], dtype=torch.int64)
         self._trigger, self._repeat, self._think = trigger, repeat, think
         self._active = trigger is None
         self._tail = ""

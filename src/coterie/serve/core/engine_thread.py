@@ -16,7 +16,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from coterie.config import CoterieError
+import torch
+
 from coterie.infer.engine import Engine
 from coterie.infer.request import RequestOptions, TokenEvent
 from coterie.infer.sampling import SamplingParams
@@ -86,7 +87,7 @@ class Call:
             self._owner.cancel(self, None)
 
     def drop(self, index: int) -> None:
-        """End one job early, because its reply is complete for the caller."""
+        """End one job early, because its reply is complete for the caller; its prompt may be used again."""
         self._dropped.add(index)
         self._owner.cancel(self, index)
 
@@ -279,7 +280,7 @@ class EngineThread:
                 self._calls[request_id] = call
                 self._started[request_id] = time.monotonic()
                 self._count(-1, -len(left.popleft().prompt))
-        except CoterieError as error:
+        except Exception as error:
             self._fail([call], error)
         except BaseException:  # ends the thread, before `_calls` knows this call
             self._fail([call], engine_dead())
@@ -289,7 +290,7 @@ class EngineThread:
 
     def _cancel(self, call: Call, index: int | None) -> None:
         wanted = [i for i, job in call.ids.items() if index is None or job == index]
-        dropped = [i for i in wanted if self.engine.cancel(i)]
+        dropped = [i for i in wanted if self.engine.cancel(i, keep=index is not None)]
         self._forget(wanted)
         call.unfinished -= len(dropped)
         if dropped and index is None:
@@ -345,9 +346,12 @@ class EngineThread:
         start = time.monotonic()
         try:
             events = self.engine.step()
-        except CoterieError as error:
-            # The engine has dropped the sequences of this pass and remains usable.
+        except Exception as error:
+            # The engine has dropped the sequences of this pass and remains usable, unless it dropped none or
+            # the device has failed, which fails every later pass too.
             lost = {call for request_id, call in self._calls.items() if request_id not in self.engine}
+            if not lost or isinstance(error, torch.AcceleratorError):
+                raise
             self._fail(list(lost), error)
             return
         end = time.monotonic()
@@ -356,6 +360,10 @@ class EngineThread:
         for event in events:
             call = self._calls.get(event.request)
             if call is None:
+                continue
+            if event.failure is not None:
+                self._fail([call], event.failure)
+                batches.pop(call, None)
                 continue
             batches.setdefault(call, []).append((call.ids[event.request], event))
             if event.finish_reason is not None:

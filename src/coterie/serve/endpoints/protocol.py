@@ -301,9 +301,10 @@ def _path(loc: Sequence[int | str], data: Any) -> list[int | str]:
 def _bias(given: Mapping[str, float] | None, vocab_size: int) -> tuple[tuple[int, float], ...]:
     pairs = []
     for key, value in (given or {}).items():
-        if not key.isascii() or not key.isdigit() or int(key[:12]) >= vocab_size:
+        token = int(key) if key.isascii() and key.isdigit() and len(key) < 12 else vocab_size
+        if token >= vocab_size or str(token) != key:  # "007" could name a token twice
             raise invalid(f"/logit_bias/{key[:20]}: is not a token id below {vocab_size}", "/logit_bias")
-        pairs.append((int(key), value))
+        pairs.append((token, value))
     return tuple(pairs)
 
 
