@@ -74,10 +74,11 @@ def test_going_on_from_a_model_needs_its_tokenizer(
 ) -> None:
     model = run_dir / "model"
     path = str(write_config(tmp_path, text, tmp_path / "out", model={"from": str(model)}, steps=2))
-    call("train", path)  # the same text trains the same tokenizer
-    other = ["data.vocab_size=290", f"out={tmp_path / 'other'}"]
+    call("train", path, "data.vocab_size=290")  # without a tokenizer, the text gets the model's own
+    (tmp_path / "f").mkdir()
+    call("train", str(write_config(tmp_path / "f", text, tmp_path / "f/out", steps=1)), "data.vocab_size=290")
+    other = [f"data.tokenizer={tmp_path / 'f/out/model'}", f"out={tmp_path / 'other'}"]
     assert "prepared with another tokenizer; set data.tokenizer=" in fails(capsys, "train", path, *other)
-    call("train", path, *other, f"data.tokenizer={model}")
     assert "'balance' does not change" in fails(
         capsys, "train", path, "balance.loss_coef=1", f"out={tmp_path / 'b'}"
     )

@@ -79,6 +79,18 @@ METHODS: dict[str, TuningMethod] = {
     "router": TuningMethod({"router": "full"}, "factors", _WEIGHT_RATES, held=1.3, moe_only=True),
 }
 
+CONTINUED_RATES = (5e-4, 5e-5, 1e-5)
+"""Learning rates of `coterie train` from a given model, by size as `TuningMethod.learning_rates`.
+
+Far below those of a fresh model: its optimiser's moments start from zero, so each early step moves every
+weight by about the whole rate, and a small batch of new text then undoes what was learnt from many.
+"""
+
+
+def rate_for_size(rates: tuple[float, float, float], num_parameters: int) -> float:
+    """The rate for models below 50 million, below 1 billion, or more parameters."""
+    return rates[0 if num_parameters < 5e7 else 1 if num_parameters < 1e9 else 2]
+
 
 def tuning_method(name: str) -> TuningMethod:
     """The method called `name`. Errors: `ConfigError` with the closest known name."""

@@ -10,20 +10,24 @@ from coterie.config.base import Settings
 from coterie.config.data import DataConfig
 from coterie.config.model import BalanceConfig
 
+CONTINUED_WARMUP = 0.1
+"""Share of the steps that a run from a given model warms up for: its optimiser's moments start from zero."""
+
 
 class OptimiserConfig(Settings):
     """AdamW for everything, or Muon for the matrices and AdamW for the rest.
 
-    One `lr` serves both: Muon's update is scaled to the root mean square of AdamW's. Matrices, the head and
-    the router decay by `lr * weight_decay` per step; norms and biases never do; the embedding does where
-    `decay_embeddings`. `expert_lr` is a factor on `lr` for routed experts: where their weights sum to 1, each
-    of K experts moves the output by only 1/K of its change, and a factor of K makes up for it.
-    `router_lr` is a factor for routers: a step of AdamW moves a router's scores by about `lr` times the
-    width, and a large move sends tokens to experts that have not seen them.
+    One `lr` serves both: Muon's update is scaled to the root mean square of AdamW's; None leaves it to what
+    is trained (`resolved`). Matrices, the head and the router decay by `lr * weight_decay` per step; norms
+    and biases never do; the embedding does where `decay_embeddings`. `expert_lr` is a factor on `lr` for
+    routed experts: where their weights sum to 1, each of K experts moves the output by only 1/K of its
+    change, and a factor of K makes up for it. `router_lr` is a factor for routers: a step of AdamW moves a
+    router's scores by about `lr` times the width, and a large move sends tokens to experts that have not seen
+    them.
     """
 
     name: Literal["adamw", "muon"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
+    lr: float | None = Field(None, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
@@ -38,6 +42,10 @@ class OptimiserConfig(Settings):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {self.betas} must each be at least 0 and below 1")
         return self
+
+    def resolved(self, lr: float) -> OptimiserConfig:
+        """These settings, with `lr` where none is given."""
+        return OptimiserConfig.from_dict(self.to_dict() | {"lr": self.lr or lr}, "optimiser")
 
 
 class ScheduleConfig(Settings):
@@ -69,12 +77,18 @@ class RunSettings(Settings):
     """The settings of every run, whatever it trains.
 
     `accumulate`: micro-batches per optimiser step. `save_every` and `eval_every` count steps (0: only at the
-    end). `keep`: number of checkpoints kept. `threads`: None leaves the choice to PyTorch. `free_to_change`:
-    settings that may differ when a run resumes, because they do not change what is computed.
+    end). `keep`: number of checkpoints kept. `threads`: None leaves the choice to PyTorch.
+
+    For a run that starts from a model: `retention` is text that must not be forgotten (`primer`, a text
+    source, or none), and a loss of more than `max_forgetting` bits per byte on it ends the run without a
+    result.
+
+    `free_to_change`: settings that may differ when a run resumes, because they do not change what is
+    computed.
     """
 
     free_to_change: ClassVar[frozenset[str]] = frozenset(
-        ("out", "save_every", "eval_every", "keep", "log_every", "threads")
+        ("out", "save_every", "eval_every", "keep", "log_every", "threads", "max_forgetting")
     )
 
     out: str
@@ -88,16 +102,20 @@ class RunSettings(Settings):
     keep: int = Field(2, gt=0)
     log_every: int = Field(1, gt=0)
     threads: int | None = Field(None, gt=0)
+    retention: str = "primer"
+    max_forgetting: float | None = Field(None, ge=0)
 
 
 class TrainConfig(RunSettings):
     """One training run.
 
     `model`: keys of a Hugging Face `config.json` with its `model_type`, or `from: PATH` to start from the
-    weights of a checkpoint. The budget is `tokens` or `steps`. One optimiser step sees `batch_rows *
-    accumulate` rows. `balance` replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared
-    data is kept (default: `data` in `out`). `mtp_weight`: weight of the loss of layers for multi-token
-    prediction (`num_nextn_predict_layers` of deepseek_v3; DeepSeek used 0.3, later 0.1).
+    weights of a checkpoint. Such a run has a smaller default for `optimiser.lr`, by size, and warms up for
+    longer (`CONTINUED_WARMUP`); it measures before and after, and keeps the weights of its best evaluation.
+    The budget is `tokens` or `steps`. One optimiser step sees `batch_rows * accumulate` rows. `balance`
+    replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared data is kept (default: `data`
+    in `out`). `mtp_weight`: weight of the loss of layers for multi-token prediction
+    (`num_nextn_predict_layers` of deepseek_v3; DeepSeek used 0.3, later 0.1).
     """
 
     free_to_change: ClassVar[frozenset[str]] = RunSettings.free_to_change | {"track", "data_dir"}
@@ -115,6 +133,19 @@ class TrainConfig(RunSettings):
     data_dir: str | None = None
     track: Literal["none", "tensorboard", "wandb"] = "none"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _warm_up_again(cls, data: Any) -> Any:
+        """A given model takes a longer warm-up, written into the settings so that `config.yaml` shows it."""
+        if not (isinstance(data, dict) and isinstance(data.get("model"), dict) and "from" in data["model"]):
+            return data
+        schedule = data.get("schedule")
+        schedule = schedule.model_dump(exclude_unset=True) if isinstance(schedule, Settings) else schedule
+        given = schedule if isinstance(schedule, dict) else {}
+        if schedule is not None and not isinstance(schedule, dict):
+            return data
+        return data | {"schedule": {"warmup_fraction": CONTINUED_WARMUP} | given}
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.tokens is None) == (self.steps is None):
@@ -124,6 +155,8 @@ class TrainConfig(RunSettings):
                 "'model' needs either 'model_type' (with config.json keys) or 'from' (a checkpoint)"
             )
         BalanceConfig.from_dict(self.balance, "balance")
+        if "from" not in self.model and self.max_forgetting is not None:
+            raise ValueError("max_forgetting is for 'model.from': a fresh model has nothing to forget")
         if "from" in self.model and len(self.model) > 1:
             raise ValueError(
                 "'model.from' takes its settings from the checkpoint; remove the other model keys"

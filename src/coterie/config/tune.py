@@ -57,13 +57,8 @@ SHORT = {
 class TuneOptimiser(OptimiserConfig):
     """The optimiser of a tuning run. `lr` None: chosen by method, model size and objective."""
 
-    lr: float | None = Field(None, gt=0)  # type: ignore[assignment]  # resolved before it is used
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(0.0, ge=0)
-
-    def resolved(self, lr: float) -> OptimiserConfig:
-        """These settings, with `lr` where none is given."""
-        return OptimiserConfig.from_dict(self.to_dict() | {"lr": self.lr or lr}, "optimiser")
 
 
 class TuneSchedule(ScheduleConfig):
@@ -91,14 +86,11 @@ class TuneConfig(RunSettings):
     and `schedule` are those of `TrainConfig` with defaults for tuning. `lr`, `weight_decay` and `warmup` (a
     fraction of the steps) are short names of three of their fields.
 
-    `eval`: share of the examples held out (by content), or a file. `retention`: text that must not be
-    forgotten (`primer`, a text source, or none); a loss of more than `max_forgetting` bits per byte ends the
-    run without a result. `guard`: the reaction to routing that goes astray. `on_bad`: whether unusable
-    examples stop the run.
+    `eval`: share of the examples held out (by content), or a file. `guard`: the reaction to routing that goes
+    astray. `on_bad`: whether unusable examples stop the run.
     """
 
     other_names: ClassVar[Mapping[str, str]] = ALIASES
-    free_to_change: ClassVar[frozenset[str]] = RunSettings.free_to_change | {"max_forgetting"}
 
     model: str
     data: list[str] = Field(min_length=1)
@@ -125,8 +117,6 @@ class TuneConfig(RunSettings):
     optimiser: TuneOptimiser = TuneOptimiser()
     schedule: TuneSchedule = TuneSchedule()
     eval: float | str = 0.05
-    retention: str = "primer"
-    max_forgetting: float | None = Field(None, ge=0)
     guard: Literal["off", "warn", "stop", "rollback"] = "warn"
     on_bad: Literal["stop", "skip"] = "stop"
     eval_every: int = Field(0, ge=0)

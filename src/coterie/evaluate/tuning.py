@@ -43,13 +43,20 @@ def measure(tuned: Tuned, data: TuneData, documents: Sequence[HeldoutDocument]) 
     model, device = tuned.model, tuned.model.embed.weight.device
     training = model.training
     model.eval()
-    longest = min(1024, model.config.max_positions)
-    retention = score_documents(model, documents, tuned.tokenizer.eos_id, longest) if documents else []
+    retention = score_retention(model, tuned.tokenizer.eos_id, documents)
     preferred = held_out_metrics(model, data.held_out, device).get("held_out_preferred")
     examples = unit_scores(model, data.held_out, device, wanted=True)
     result = Measured(probe(model, tuned.tokenizer), examples, retention, preferred)
     model.train(training)
     return result
+
+
+def score_retention(
+    model: Transformer, eos_id: int, documents: Sequence[HeldoutDocument]
+) -> list[DocumentScore]:
+    """Scores of the texts that a model must not forget; none without texts."""
+    longest = min(1024, model.config.max_positions)
+    return score_documents(model, documents, eos_id, longest) if documents else []
 
 
 def change(before: Sequence[DocumentScore], after: Sequence[DocumentScore]) -> TuningChange:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from coterie.data.build import Prepared
 from coterie.data.heldout import HeldoutDocument, spread
-from coterie.evaluate.bits import bits_per_byte, score_documents
+from coterie.evaluate.bits import DocumentScore, bits_per_byte, score_documents
 from coterie.nn.transformer import Transformer
 
 EVAL_TOKENS = 32768
@@ -26,6 +26,13 @@ def evaluation_documents(
     return spread(documents or everything, max_tokens)
 
 
+def heldout_scores(
+    model: Transformer, prepared: Prepared, documents: Sequence[HeldoutDocument]
+) -> list[DocumentScore]:
+    """The scores of `documents`, read in rows of the length that training uses."""
+    return score_documents(model, documents, prepared.tokenizer.eos_id, prepared.row_length)
+
+
 def heldout_bits(model: Transformer, prepared: Prepared, documents: Sequence[HeldoutDocument]) -> float:
     """Bits per byte of `documents` under `model`."""
-    return bits_per_byte(score_documents(model, documents, prepared.tokenizer.eos_id, prepared.row_length))
+    return bits_per_byte(heldout_scores(model, prepared, documents))

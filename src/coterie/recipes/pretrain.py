@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.commit import read_manifest
 from coterie.checkpoints.directory import load_state_into, save_model
+from coterie.checkpoints.locate import locate
 from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.config import ConfigError
+from coterie.config.data import DataConfig
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared, prepare
 from coterie.machine.system import peak_memory_bytes
 from coterie.nn.transformer import Transformer
+from coterie.recipes.continued import Continued, evaluation_interval
 from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents, heldout_bits
 from coterie.recipes.pretrainer import pretrainer
 from coterie.recipes.run import Run, execute, open_run
+from coterie.results.tuning import TuningRecord
 from coterie.train.callbacks import Callback, Evaluate, read_records
 from coterie.train.loop import Trainer
 from coterie.train.running import RunningTraining
@@ -25,7 +30,11 @@ from coterie.train.track import Track
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended. `model`: the trained model's directory (None for a run that was stopped early)."""
+    """How a run ended.
+
+    `model`: the trained model's directory (None for a run that was stopped early). `report`: what
+    `report.json` holds, for a finished run that started from a given model.
+    """
 
     model: Path | None
     steps: int
@@ -33,26 +42,30 @@ class TrainResult:
     seconds: float
     reason: str
     bits_per_byte: float | None
+    report: TuningRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self) | {"model": str(self.model) if self.model else None}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        report = {} if self.report is None else {"report": self.report.to_dict()}
+        return plain | {"model": str(self.model) if self.model else None} | report
 
 
 def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> TrainResult:
     """Run the training that `config` describes, or resume it.
 
     Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints/step-NNNNNN` and, when finished,
-    `model`, a Hugging Face directory.
+    `model`, a Hugging Face directory. A run from a given model also writes `report.json` and `report.html`.
     Errors: `CoterieError` subclasses, one line each.
     """
     with open_run(config) as processes:
         directory = config.data_dir or Path(config.out) / "data"
-        prepared = processes.main_first(lambda: prepare(config.data, directory))
+        prepared = processes.main_first(lambda: prepare(_data_settings(config), directory))
         trainer = pretrainer(config, prepared, processes)
         model = trainer.model
         assert isinstance(model, Transformer)
         documents = evaluation_documents(prepared, EVAL_TOKENS)
+        continued = Continued(config, prepared, trainer, model) if "from" in config.model else None
         mirrors: list[Callback] = [] if config.track == "none" else [Track(config.track, Path(config.out))]
 
         def read(checkpoint: Path) -> None:
@@ -66,35 +79,67 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
             trainer,
             write=lambda path: write_model_files(path, model, prepared.tokenizer),
             read=read,
-            callbacks=[Evaluate(config.eval_every, measure)],
+            callbacks=_watchers(config, trainer, measure, continued),
             mirrors=mirrors,
             about=lambda _: {"data": prepared.directory.name},
         )
-        return _finish(config, prepared, trainer, model, execute(config, run, resume_hint))
+        reason = execute(config, run, resume_hint)
+        return _finish(config, prepared, trainer, model, continued, reason)
+
+
+def _data_settings(config: TrainConfig) -> DataConfig:
+    """The settings of the text. The text for a given model is prepared with that model's own tokenizer."""
+    if "from" not in config.model or config.data.tokenizer is not None:
+        return config.data
+    return config.data.model_copy(update={"tokenizer": str(locate(config.model["from"], weights=False))})
+
+
+def _watchers(
+    config: TrainConfig,
+    trainer: Trainer,
+    measure: Callable[[RunningTraining], dict[str, float]],
+    continued: Continued | None,
+) -> list[Callback]:
+    if continued is None:
+        return [Evaluate(config.eval_every, measure)]
+    return [Evaluate(evaluation_interval(config, trainer.steps), measure), continued.best]
 
 
 def _finish(
-    config: TrainConfig, prepared: Prepared, trainer: Trainer, model: Transformer, reason: str
+    config: TrainConfig,
+    prepared: Prepared,
+    trainer: Trainer,
+    model: Transformer,
+    continued: Continued | None,
+    reason: str,
 ) -> TrainResult:
     """Write `model` after a finished run, and a last record of the time and memory of the whole run."""
-    out, final = Path(config.out), None
+    out = Path(config.out)
     place = {"step": trainer.step_count, "tokens": trainer.tokens, "seconds": trainer.seconds}
     trainer.publish({"kind": "end", "reason": reason, **place, "peak_memory_bytes": peak_memory_bytes()})
     trainer.processes.wait()
     evals = [r for r in read_records(out / "metrics.jsonl") if r["kind"] == "eval"]
     bits = evals[-1]["heldout_bits_per_byte"] if evals else None
-    if reason == "finished":
-        final = out / "model"
-        manifest = {
-            "recipe": "pretrain",
-            "parent": config.model.get("from"),
-            "data_card": prepared.card.to_dict(),
-            "metrics": {"tokens": trainer.tokens, "steps": trainer.step_count, "heldout_bits_per_byte": bits},
-        }
-        if trainer.processes.is_main:
-            save_model(final, model, prepared.tokenizer, extra=manifest, probes=True)
-        trainer.processes.wait()
-    return TrainResult(final, trainer.step_count, trainer.tokens, trainer.seconds, reason, bits)
+    if reason != "finished":
+        return TrainResult(None, trainer.step_count, trainer.tokens, trainer.seconds, reason, bits)
+    manifest = {
+        "recipe": "pretrain",
+        "parent": config.model.get("from"),
+        "data_card": prepared.card.to_dict(),
+    }
+
+    def write() -> None:
+        metrics = {"tokens": trainer.tokens, "steps": trainer.step_count, "heldout_bits_per_byte": bits}
+        save_model(final, model, prepared.tokenizer, extra=manifest | {"metrics": metrics}, probes=True)
+
+    final, record = out / "model", None
+    if continued is not None:
+        bits = continued.take_best()
+        record = continued.finish(reason, final, write)
+    elif trainer.processes.is_main:
+        write()
+    trainer.processes.wait()
+    return TrainResult(final, trainer.step_count, trainer.tokens, trainer.seconds, reason, bits, record)
 
 
 def _check_same_text(checkpoint: Path, prepared: Prepared) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coterie.config import ConfigError
+from coterie.config.methods import CONTINUED_RATES, rate_for_size
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared
 from coterie.machine.device import choose_device, choose_dtype
@@ -11,6 +12,9 @@ from coterie.recipes.fresh_model import build_model, check_fit
 from coterie.recipes.run import build_trainer
 from coterie.train.loop import Trainer
 from coterie.train.objective import CrossEntropy
+
+FRESH_RATE = 1e-3
+"""Learning rate of a fresh model for which the settings give none."""
 
 
 def pretrainer(config: TrainConfig, prepared: Prepared, processes: Processes | None = None) -> Trainer:
@@ -22,11 +26,13 @@ def pretrainer(config: TrainConfig, prepared: Prepared, processes: Processes | N
     check_fit(model.config, prepared.tokenizer, prepared.row_length)
     if config.mtp_weight and not model.config.num_mtp_layers:
         raise ConfigError("mtp_weight: the model has no layer for multi-token prediction; leave it at 0")
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    lr = rate_for_size(CONTINUED_RATES, num_parameters) if "from" in config.model else FRESH_RATE
     return build_trainer(
         model.to(device),
         prepared.train_rows(),
         CrossEntropy(),
-        config.optimiser,
+        config.optimiser.resolved(lr),
         config.schedule,
         steps=config.num_steps(prepared.row_length),
         batch_rows=config.batch_rows,

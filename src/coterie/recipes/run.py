@@ -49,9 +49,12 @@ def build_trainer(
 ) -> Trainer:
     """The trainer of a run over `rows`, in the order of `seed`, without callbacks.
 
-    `batch_rows`: rows of a micro-batch, over all processes. `options`: further arguments of `Trainer`.
+    `optimiser`: with its `lr` resolved. `batch_rows`: rows of a micro-batch, over all processes. `options`:
+    further arguments of `Trainer`.
     Errors: `ConfigError` for rows that the processes cannot share evenly.
     """
+    if optimiser.lr is None:
+        raise ValueError("the learning rate must be resolved before a trainer is built")
     processes = processes or Processes.current()
     order = Order(len(rows), seed)
     return Trainer(

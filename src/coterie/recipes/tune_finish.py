@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coterie.adapters.tuned import load_result, prove, save_result
-from coterie.config import TrainingError
 from coterie.config.temporaries import remove_tree
 from coterie.data.heldout import HeldoutDocument
 from coterie.evaluate.tuning import Measured, change, measure
 from coterie.proof.records import probe
+from coterie.recipes.retention import require_remembered
 from coterie.recipes.tune_report import write_report
 from coterie.recipes.tune_run import TuneRun
 from coterie.report.tuning_page import tuning_lines
@@ -48,7 +48,7 @@ def finish(
 def _write(run: TuneRun, path: Path, before: Measured, after: Measured, record: TuningRecord) -> TuningRecord:
     config, trainer = run.config, run.trainer
     try:
-        _check_forgetting(run, record)
+        require_remembered(config, record.retention, "tuning")
         save_result(run.tuned, path, {"metrics": {"steps": trainer.step_count, "tokens": trainer.tokens}})
         reloaded = probe(load_result(config, run.tuned, path), run.tuned.tokenizer)
         proof = prove(before.probes, after.probes, reloaded, path)
@@ -61,13 +61,3 @@ def _write(run: TuneRun, path: Path, before: Measured, after: Measured, record: 
     finally:
         write_report(path.parent, record, f"Tuning {config.model}")
     return record
-
-
-def _check_forgetting(run: TuneRun, record: TuningRecord) -> None:
-    config = run.config
-    lost = record.retention.change.value if record.retention is not None else 0.0
-    if config.max_forgetting is not None and lost > config.max_forgetting:
-        raise TrainingError(
-            f"{config.retention}: {lost:+.3f} bits per byte after tuning, and max_forgetting is "
-            f"{config.max_forgetting}; no result was written (see report.json)"
-        )

@@ -16,6 +16,7 @@ from coterie.results.tuning import TuningChange, TuningRecord
 
 _MEASURES = (
     ("held_out", "bits per token of held-out examples"),
+    ("held_out_text", "bits per byte of held-out text"),
     ("retention", "bits per byte of other text"),
 )
 

@@ -66,7 +66,8 @@ class TuningRecord(Settings):
     """The content of `report.json`.
 
     `data`: summary of the examples. `skipped`: problems of examples left out. `coverage`: of the groups that
-    were trained. `ended`: why the run ended. `held_out`: bits per token; `retention`: bits per byte.
+    were trained. `ended`: why the run ended. `held_out`: bits per token of examples; `held_out_text` and
+    `retention`: bits per byte of text like the data, and of text that must not be forgotten.
     `preferred`: share of held-out preferences ranked rightly. `failed`: why there is no result; `path`: of
     the result.
     """
@@ -79,6 +80,7 @@ class TuningRecord(Settings):
     ended: str
     warnings: list[str]
     held_out: TuningChange | None = None
+    held_out_text: TuningChange | None = None
     preferred: float | None = None
     retention: TuningChange | None = None
     proof: TuningProof | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coterie.config import ConfigError, suggest
-from coterie.config.methods import tuning_method
+from coterie.config.methods import rate_for_size, tuning_method
 from coterie.config.tune import TuneConfig
 from coterie.train.distil import Distillation
 from coterie.train.objective import CrossEntropy, Objective
@@ -35,6 +35,5 @@ def default_lr(config: TuneConfig, num_parameters: int) -> float:
     It is smaller for larger models, for methods that train whole weights, and for preferences.
     Errors: `ConfigError` for an unknown method or objective.
     """
-    size = 0 if num_parameters < 5e7 else 1 if num_parameters < 1e9 else 2
-    lr = tuning_method(config.method).learning_rates[size]
+    lr = rate_for_size(tuning_method(config.method).learning_rates, num_parameters)
     return lr * (1.0 if config.objective == "auto" else objective_class(config.objective).lr_factor)

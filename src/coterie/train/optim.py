@@ -141,15 +141,16 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig) -> Optimiser:
     def for_muon(name: str) -> dict[str, Any]:
         return {"pieces": 1 + (id(parameters[name]) in halved), "lr_factor": factor(name)}
 
+    lr = config.lr or 0.0  # `Optimiser.step` sets it before every step
     parts: list[torch.optim.Optimizer] = []
     if by_adam:
         groups = _groups(parameters, by_adam, for_adam)
-        parts.append(torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True))
+        parts.append(torch.optim.AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=True))
     if by_muon:
         parts.append(
             Muon(
                 _groups(parameters, by_muon, for_muon),
-                lr=config.lr,
+                lr=lr,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
                 steps=config.newton_schulz_steps,
