@@ -81,7 +81,7 @@ def test_mistakes_are_told_to_the_model(tmp_path: Path) -> None:
     assert agent.run(TASK).status == "done"
     results = [m.text for m in agent.messages if m.role == "tool"]
     assert "not arithmetic" in results[0] and "'expression' is a required" in results[1]
-    assert "there is no tool 'fly'" in results[2] and "not a JSON object: {not json" in results[3]
+    assert "there is no tool 'fly'" in results[2] and "not a usable JSON object: {not json" in results[3]
     assert all(result.startswith("error: ") for result in results)
     assert json.loads(path.read_text())["agent"]["broken_calls"] == 1
 

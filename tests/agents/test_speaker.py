@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import pytest
 
-from coterie.agents.speaker import RemoteSpeaker, Sampling, wire_messages
+from coterie.agents.speaker import RemoteSpeaker, Sampling, StreamedReply, wire_messages
 from coterie.config.errors import ConfigError
-from coterie.remote.client import Endpoint
+from coterie.config.json_text import encodable
+from coterie.remote.client import Endpoint, EndpointError
 from coterie.text.chat import Message, ToolCall
 from tests.agents.fake import USAGE, FakeServer, call_chunks, chunk
 
@@ -35,7 +39,7 @@ def test_a_whole_reply() -> None:
         "assistant", "one\u2028two", "hm", (ToolCall("add", {"a": 1}), ToolCall("add", {}))
     )
     assert (turn.prompt_tokens, turn.completion_tokens, turn.finish_reason) == (5, 2, "tool_calls")
-    assert turn.broken == {1: "[oops"}
+    assert turn.broken[1].startswith("it is not valid JSON") and turn.broken[1].endswith(": [oops")
     assert pieces == [("reasoning", "hm"), ("text", "one\u2028two")]
     path, body, _ = server.seen[0]
     assert path == "/v1/chat/completions"
@@ -67,3 +71,58 @@ def test_results_are_tied_to_their_calls() -> None:
     assert wired[1]["tool_calls"][0]["function"]["arguments"] == '{"a": "é"}'
     with pytest.raises(ConfigError, match="without a call"):
         wire_messages([*ASK, Message("tool", "1")])
+
+
+HOSTILE_ARGUMENTS = {
+    "half a character": '{"path": "\\ud800"}',
+    "deep list": "[" * 100_000,
+    "deep object": '{"path":' * 50_000 + "1" + "}" * 50_000,
+    "not JSON": "{bad",
+    "NaN": '{"a": NaN}',
+    "huge number": '{"a": 1' + "0" * 10_000 + "}",
+    "a number": "5",
+    "null": "null",
+    "text": '"x"',
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_ARGUMENTS)
+def test_arguments_that_cannot_be_used(case: str) -> None:
+    """The loop shows the reason to the model; a traceback here would lose the conversation."""
+    reply = StreamedReply()
+    for event in (*call_chunks("read", HOSTILE_ARGUMENTS[case]), chunk({}, "tool_calls")):
+        reply.feed(event)
+    turn = reply.turn()
+    assert turn.message.tool_calls == (ToolCall("read", {}),)
+    assert len(turn.broken[0]) < 600 and encodable(turn.broken[0])
+
+
+WRONG: list[Any] = [None, 5, "x", [], {}, [5], ["x"], [[]], {"a": 1}, True, 1e300]
+
+
+def test_fields_of_wrong_types() -> None:
+    """A broken server gives a reply or one clear error."""
+    for field in ("content", "reasoning", "reasoning_content", "tool_calls", "role"):
+        for value in WRONG:
+            for event in (
+                chunk({field: value}),
+                {**chunk(), "choices": value},
+                {**chunk({"content": "a"}), "usage": value},
+                {**chunk(), "choices": [{"delta": value, "finish_reason": value}]},
+                chunk({"tool_calls": [{"index": 0, "function": {"name": value, "arguments": value}}]}),
+                chunk({"tool_calls": [{"index": value, "function": value}]}),
+                chunk(usage={"prompt_tokens": value, "completion_tokens": value}),
+            ):
+                reply = StreamedReply()
+                with contextlib.suppress(EndpointError):
+                    reply.feed(event)
+                turn = reply.turn()
+                assert isinstance(turn.message.text, str) and isinstance(turn.prompt_tokens, int | None)
+
+
+def test_a_character_cut_in_two_is_joined() -> None:
+    pieces: list[str] = []
+    reply = StreamedReply(lambda kind, text: pieces.append(text))
+    for text in ("a\ud83d", "\ude00b", "c\ud83d", "d\ude00", "e\ud83d"):
+        reply.feed(chunk({"content": text}))
+    assert reply.turn().message.text == "a\U0001f600bc\ufffdd\ufffde\ufffd" == "".join(pieces)

@@ -43,7 +43,7 @@ def test_run_streams_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(
     ("text", "finish", "said"),
-    [("sure!", "stop", "not JSON"), ('{"a": 1', "length", "cut off"), ("{}", "stop", "'a'")],
+    [("sure!", "stop", "not valid JSON"), ('{"a": 1', "length", "cut off"), ("{}", "stop", "'a'")],
 )
 def test_a_server_that_ignores_the_schema_is_caught(
     text: str, finish: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -33,7 +33,7 @@ class _Asker:
             return True
         print(f"\n{tool.name} wants to go ahead with:", file=sys.stderr)
         for name, value in arguments.items():
-            text = json.dumps(value)
+            text = json.dumps(value)  # which escapes every control character
             print(
                 f"  {json.dumps(name)}: {text[:4000]}{f'... ({len(text)} characters)' * (len(text) > 4000)}",
                 file=sys.stderr,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from coterie.config.json_text import JsonError, parse_json
 from coterie.remote.client import Answer, Endpoint
 
 
@@ -154,8 +154,8 @@ def refused(answer: Answer, what: str, *statuses: int) -> Mapping[str, Any]:
 
 def _event(text: str) -> Any:
     try:
-        found = json.loads(text)
-    except ValueError:
-        raise Failed(f"an event is not JSON: {text[:120]}") from None
+        found = parse_json(text)
+    except JsonError as error:
+        raise Failed(f"an event {error}: {text[:120]}") from None
     expect(isinstance(found, dict), f"an event is not a JSON object: {text[:120]}")
     return found

@@ -18,6 +18,7 @@ from coterie.agents.transcript import read_conversation, write_row
 from coterie.config.errors import CoterieError, DataError
 from coterie.sandbox.tools import Tool, ToolError
 from coterie.text.chat import Message, ToolCall
+from coterie.text.printable import joined
 
 Status = Literal[
     "done", "empty", "steps", "tokens", "seconds", "cut", "loop", "interrupted", "failed", "running"
@@ -204,7 +205,7 @@ class Agent:
         try:
             if number in self._broken:
                 raise ToolError(
-                    f"arguments of {call.name} are not a JSON object: {self._broken[number][:200]}"
+                    f"arguments of {call.name} are not a usable JSON object: {self._broken[number]}"
                 )
             if tool is None:
                 raise ToolError(f"there is no tool '{call.name}'; there are {', '.join(self.tools)}")
@@ -212,9 +213,9 @@ class Agent:
             if tool.writes and not self.approve(tool, call.arguments):
                 raise ToolError("the user did not allow this call")
             seconds = min(self.budget.tool_seconds, max(self._left(), 0.1))
-            return _capped(tool.call(call.arguments, seconds), self.budget.result)
+            return _capped(joined(tool.call(call.arguments, seconds)), self.budget.result)
         except (CoterieError, OSError) as error:
-            return _capped(f"error: {error}", self.budget.result)
+            return _capped(joined(f"error: {error}"), self.budget.result)
 
     def _add(self, message: Message) -> None:
         self.messages.append(message)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from coterie.config.errors import ConfigError
+from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
 from coterie.remote.client import Endpoint, EndpointError
 from coterie.text.chat import Message, ToolCall
+from coterie.text.printable import joined
 
 Kind = Literal["text", "reasoning"]
 OnPiece = Callable[[Kind, str], None]
@@ -116,6 +118,7 @@ class StreamedReply:
         self._on_piece = on_piece
         self._started = time.perf_counter()
         self._texts: dict[Kind, list[str]] = {"text": [], "reasoning": []}
+        self._held: dict[Kind, str] = {}
         self._calls: dict[int, dict[str, str]] = {}
         self._usage: Mapping[str, Any] = {}
 
@@ -123,15 +126,17 @@ class StreamedReply:
         """Take in one chunk. Errors: `EndpointError` for an event that is not a chunk."""
         if not isinstance(event, Mapping) or not isinstance(event.get("choices"), list):
             raise EndpointError(f"a chunk of the stream has no list of choices: {json.dumps(event)[:200]}")
-        self._usage = event.get("usage") or self._usage
-        for choice in event["choices"]:
-            delta = choice.get("delta") or {}
+        self._usage = _object(event.get("usage")) or self._usage
+        for choice in map(_object, event["choices"]):
+            delta = _object(choice.get("delta"))
             # Servers use one of two names for reasoning; one that sends both sends the same text twice.
             self._piece("reasoning", delta.get("reasoning_content") or delta.get("reasoning"))
             self._piece("text", delta.get("content"))
-            for call in delta.get("tool_calls") or ():
-                self._call(call)
-            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            calls = delta.get("tool_calls")
+            for call in calls if isinstance(calls, list) else ():
+                self._call(_object(call))
+            reason = choice.get("finish_reason")
+            self.finish_reason = reason if isinstance(reason, str) else self.finish_reason
 
     def turn(self) -> Turn:
         """The whole reply."""
@@ -139,15 +144,17 @@ class StreamedReply:
         for number, index in enumerate(sorted(self._calls)):
             call = self._calls[index]
             try:
-                arguments = json.loads(call["arguments"] or "{}")
-            except ValueError:
-                arguments = None
-            if not isinstance(arguments, dict):
-                broken[number], arguments = call["arguments"], {}
-            calls.append(ToolCall(call["name"], arguments))
+                arguments = parse_json_object(call["arguments"] or "{}", JsonLimits(repeated_keys=True))
+            except JsonError as error:
+                broken[number], arguments = f"it {error}: {joined(call['arguments'][:200])}", {}
+            calls.append(ToolCall(joined(call["name"]), arguments))
+        while self._held:
+            kind, half = self._held.popitem()
+            self._add(kind, joined(half))
         text, reasoning = "".join(self._texts["text"]), "".join(self._texts["reasoning"])
         message = Message("assistant", text, reasoning or None, tuple(calls))
-        counts = [self._usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+        found = [self._usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+        counts = [count if isinstance(count, int) and count >= 0 else None for count in found]
         seconds = time.perf_counter() - self._started
         return Turn(
             message, self.finish_reason or "stop", counts[0], counts[1], self.first_seconds, seconds, broken
@@ -157,6 +164,15 @@ class StreamedReply:
         if not isinstance(text, str) or not text:
             return
         self._tick()
+        # Servers that count in UTF-16 may cut a character in two; the first half waits for the second.
+        text = self._held.pop(kind, "") + text
+        if "\ud800" <= text[-1] <= "\udbff":
+            text, self._held[kind] = text[:-1], text[-1]
+        self._add(kind, joined(text))
+
+    def _add(self, kind: Kind, text: str) -> None:
+        if not text:
+            return
         self._texts[kind].append(text)
         if self._on_piece is not None:
             self._on_piece(kind, text)
@@ -167,12 +183,20 @@ class StreamedReply:
         if not isinstance(index, int):
             raise EndpointError("a tool call in the stream has no index, so its pieces cannot be told apart")
         call = self._calls.setdefault(index, {"name": "", "arguments": ""})
-        function = delta.get("function") or {}
-        call["name"] = call["name"] or function.get("name") or ""
-        call["arguments"] += function.get("arguments") or ""
+        function = _object(delta.get("function"))
+        name, arguments = function.get("name"), function.get("arguments")
+        if not isinstance(name, str | None) or not isinstance(arguments, str | None):
+            raise EndpointError("a tool call in the stream has a name or arguments that are not text")
+        call["name"] = call["name"] or name or ""
+        call["arguments"] += arguments or ""
 
     def _tick(self) -> None:
         self.first_seconds = self.first_seconds or time.perf_counter() - self._started
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """The value if it is a JSON object, else an empty one: servers leave fields out or send null."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from coterie.agents.speaker import Kind, Sampling, Speaker, Turn
 from coterie.agents.transcript import read_conversation, write_row
 from coterie.config.errors import CoterieError
 from coterie.text.chat import Message
+from coterie.text.printable import printable, shown
 
 HELP = """/system [TEXT]  set the system message; without text, show it
 /temp [NUMBER]  set the temperature: 0 always takes the most likely token
@@ -86,7 +87,7 @@ class Terminal:
             except CoterieError as error:
                 if not self.interactive:
                     raise
-                _note(f"coterie: {error}")
+                _note(printable(f"coterie: {error}"))
 
     def take(self, line: str) -> None:
         """Obey one line: a command if it begins with a slash and a person typed it, else a message."""
@@ -109,7 +110,7 @@ class Terminal:
 
         def show(kind: Kind, piece: str) -> None:
             said[kind].append(piece)
-            piece = printable(piece) if self.interactive else piece
+            piece = printable(piece) if self.interactive else shown(piece)
             if kind == "text":
                 sys.stdout.write(
                     ("\n" if said["reasoning"] and len(said["text"]) == 1 and self.interactive else "")
@@ -133,7 +134,7 @@ class Terminal:
         self.messages = [*messages, turn.message]
         for call in turn.message.tool_calls:
             arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
-            print(f"{self._dim}[tool call] {call.name}({arguments}){self._plain}")
+            print(f"{self._dim}{shown(f'[tool call] {call.name}({arguments})')}{self._plain}")
         if self.interactive:
             _note(f"{self._dim}{_speed(turn)}{self._plain}")
 
@@ -141,7 +142,7 @@ class Terminal:
         rest = [m for m in self.messages if m.role != "system"]
         current = [m for m in self.messages if m.role == "system"]
         if not text:
-            _note(current[0].text if current else "(no system message)")
+            _note(printable(current[0].text) if current else "(no system message)")
             return
         self.messages = [Message("system", text), *rest]
 
@@ -180,11 +181,6 @@ class Terminal:
         if not places:
             raise CoterieError(f"{command}: you have not said anything yet")
         return places[-1]
-
-
-def printable(text: str) -> str:
-    """A text with control characters escaped, except line ends and tabs: they could fake what is shown."""
-    return "".join(char if char in "\n\t" or char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _speed(turn: Turn) -> str:

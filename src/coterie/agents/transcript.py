@@ -9,13 +9,15 @@ from typing import Any
 
 from coterie.config.errors import DataError
 from coterie.config.files import write_text
+from coterie.config.json_text import JsonError, parse_json
 from coterie.text.chat import Message
+from coterie.text.printable import joined
 
 
 def write_row(path: Path, row: Mapping[str, Any]) -> None:
     """Write a file of one conversation, by rename. Errors: `DataError` if it cannot be written."""
     try:
-        write_text(path, json.dumps(row, ensure_ascii=False) + "\n")
+        write_text(path, joined(json.dumps(row, ensure_ascii=False)) + "\n")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; name a file in a folder that can be written") from None
 
@@ -29,9 +31,9 @@ def read_conversation(path: Path) -> tuple[tuple[Message, ...], dict[str, Any]]:
     if len(lines) != 1:
         raise DataError(f"{path}: holds {len(lines)} lines; one conversation (one line of JSON) was expected")
     try:
-        row = json.loads(lines[0])
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
+        row = parse_json(lines[0])
+    except JsonError as error:
+        raise DataError(f"{path}: {error}") from None
     given = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
         raise DataError(f"{path}: has no 'messages', a list of objects with role and content")

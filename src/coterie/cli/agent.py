@@ -97,7 +97,7 @@ class _Show:
         self._middle = False
 
     def __call__(self, kind: str, text: str) -> None:
-        from coterie.agents.terminal import printable
+        from coterie.text.printable import printable
 
         if kind in ("text", "reasoning"):
             self._middle = True

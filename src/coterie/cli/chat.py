@@ -59,6 +59,7 @@ def generate(
     """Continue a text."""
     from coterie.infer.model import load
     from coterie.infer.sampling import SamplingParams
+    from coterie.text.printable import shown
 
     params = SamplingParams(
         temperature=temperature,
@@ -78,7 +79,7 @@ def generate(
         answer(facts | {"finish_reason": reply.finish_reason}, True, ())
         return
     for piece in loaded.stream(text, params):
-        print(piece, end="", flush=True)
+        print(shown(piece), end="", flush=True)
     print()
 
 
@@ -96,11 +97,15 @@ def chat(
     """Talk to a model or a server in the terminal. /help lists commands; an empty line or Ctrl-D ends."""
     from coterie.agents.speaker import Sampling
     from coterie.agents.terminal import Terminal
+    from coterie.text.printable import printable
 
     with connect(model, dtype, api_key_file, served) as speaker:
         interactive = sys.stdin.isatty()
         if interactive:
-            print(f"{speaker.name}. /help lists the commands; an empty line or Ctrl-D ends.", file=sys.stderr)
+            print(
+                f"{printable(speaker.name)}. /help lists the commands; an empty line or Ctrl-D ends.",
+                file=sys.stderr,
+            )
         Terminal(speaker, system, Sampling(temperature, top_p, max_tokens, seed), interactive).run()
 
 
@@ -150,8 +155,10 @@ def run(
 
 
 def _show(kind: Kind, piece: str) -> None:
+    from coterie.text.printable import shown
+
     if kind == "text":
-        print(piece, end="", flush=True)
+        print(shown(piece), end="", flush=True)
 
 
 def _text_of(prompt: str) -> str:
@@ -160,8 +167,11 @@ def _text_of(prompt: str) -> str:
     Errors: `DataError` for empty input, or bytes that are not UTF-8.
     """
     from coterie.config import DataError
+    from coterie.config.json_text import encodable
 
     if prompt != "-":
+        if not encodable(prompt):
+            raise DataError("the prompt is not UTF-8 text; pass it on standard input and '-' as the prompt")
         return prompt
     try:
         text = sys.stdin.buffer.read().decode("utf-8")

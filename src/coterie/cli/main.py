@@ -168,7 +168,9 @@ def _misused(error: Any) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"coterie: {' '.join(message.split())}", file=sys.stderr)
+    from coterie.text.printable import printable
+
+    print(printable(f"coterie: {' '.join(message.split())}"), file=sys.stderr)
     sys.exit(code)
 
 

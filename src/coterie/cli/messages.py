@@ -11,10 +11,6 @@ import time
 from typing import Literal
 
 Clock = Literal["none", "run", "wall"]
-# Text of others must not look like a further message, nor reach the terminal as a command.
-_ONE_LINE = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != 9} | {
-    0x2028: "\\u2028", 0x2029: "\\u2029"
-}  # fmt: skip
 
 
 class _ToStandardError(logging.Handler):
@@ -34,7 +30,10 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One message, and the traceback of an exception."""
-        text = record.getMessage().translate(_ONE_LINE)
+        from coterie.text.printable import printable  # here, because most commands log nothing
+
+        # Text of others must not look like a further message.
+        text = printable(record.getMessage()).replace("\n", "\\x0a")
         if record.levelno > logging.INFO:
             text = f"{record.levelname}: {text}"
         if self.clock == "run":
@@ -43,8 +42,8 @@ class _Plain(logging.Formatter):
             text = f"{self.formatTime(record)} {text}"
         if record.exc_info is None:
             return text
-        lines = self.formatException(record.exc_info).splitlines()
-        return "\n".join([text, *("  | " + line.translate(_ONE_LINE) for line in lines)])
+        lines = printable(self.formatException(record.exc_info)).splitlines()
+        return "\n".join([text, *(f"  | {line}" for line in lines)])
 
 
 def show_messages(clock: Clock = "none", quiet: bool | None = None) -> None:

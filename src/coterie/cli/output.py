@@ -15,11 +15,14 @@ def answer(
 
     `lines` is read only when it is printed, so a generator costs nothing with `--json`.
     """
+    from coterie.text.printable import shown
+
     if as_json:
-        print(json.dumps(facts, ensure_ascii=ensure_ascii))
+        text = json.dumps(facts, ensure_ascii=ensure_ascii)
+        print(text if shown(text) == text else json.dumps(facts))
     else:
         for line in lines:
-            print(line)
+            print(shown(line))
 
 
 def note(line: str) -> None:

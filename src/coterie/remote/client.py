@@ -12,9 +12,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from coterie.config.errors import ConfigError, CoterieError
+from coterie.config.json_text import JsonError, JsonLimits, parse_json
 
 KEY_VARIABLE = "COTERIE_API_KEY"
 MAX_ANSWER = 64 * 2**20  # bytes of one answer or one event; a server that sends more is broken
+
+
+# A server may repeat keys and cut characters in two; nesting beyond this depth is an attack.
+_RECEIVED = JsonLimits(size=MAX_ANSWER, depth=200, repeated_keys=True, not_finite=True, half_surrogates=True)
 
 
 class EndpointError(CoterieError):
@@ -255,8 +260,8 @@ def sse_data(chunks: Iterator[bytes]) -> Iterator[str]:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text, _RECEIVED)
+    except JsonError:
         return None
 
 

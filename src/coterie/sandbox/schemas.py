@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import ConfigError, CoterieError
 from coterie.config.files import read_json
+from coterie.config.json_text import JsonError, parse_json
 
 
 def read_schema(path: Path) -> dict[str, Any]:
@@ -46,9 +46,9 @@ def problem(value: Any, schema: Mapping[str, Any]) -> str | None:
 def check_text(text: str, schema: Mapping[str, Any]) -> None:
     """Errors: `CoterieError` when a reply is not JSON or does not fit the schema."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise CoterieError(f"the reply is not JSON ({error}), though a schema was asked for") from None
+        value = parse_json(text)
+    except JsonError as error:
+        raise CoterieError(f"the reply {error}, though a schema was asked for") from None
     wrong = problem(value, schema)
     if wrong is not None:
         raise CoterieError(f"the reply breaks the schema at {wrong}")
