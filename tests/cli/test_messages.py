@@ -51,4 +51,4 @@ def test_the_time_of_day_and_tracebacks(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_message_is_one_line_of_printable_text(capsys: pytest.CaptureFixture[str]) -> None:
     show_messages(quiet=False)
     log.info("%s", "a\nb\x1b[2J\rc\td\x85\u2028é")
-    assert capsys.readouterr().err == "a\\x0ab\\x1b[2J\\x0dc\td\\x85\\u2028é\n"
+    assert capsys.readouterr().err == "a\\nb\\x1b[2J\\rc\td\\x85\\u2028é\n"

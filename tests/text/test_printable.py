@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from coterie.config.json_text import encodable
 from coterie.text.printable import joined, printable, shown
 
-
 TURNING = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
 
 

@@ -33,7 +33,7 @@ class _Plain(logging.Formatter):
         from coterie.text.printable import printable  # here, because most commands log nothing
 
         # Text of others must not look like a further message.
-        text = printable(record.getMessage()).replace("\n", "\\x0a")
+        text = printable(record.getMessage()).replace("\n", "\\n")
         if record.levelno > logging.INFO:
             text = f"{record.levelname}: {text}"
         if self.clock == "run":

@@ -23,5 +23,5 @@ def shown(text: str) -> str:
 
 
 def joined(text: str) -> str:
-    """A text whose halves of surrogate pairs (JSON can name them) are joined, or U+FFFD where one is alone."""
+    """A text whose halves of surrogate pairs (from JSON) are joined, or U+FFFD where one is alone."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
