@@ -41,7 +41,6 @@ def test_every_property_is_that_of_the_files(saved: Path, tokenizer: Tokenizer) 
     assert checkpoint.tokenizer is not None and checkpoint.tokenizer.sha256 == tokenizer.sha256
     assert checkpoint.probes is not None and checkpoint.probes.num_positions > 0
     assert checkpoint.stops == tuple(sorted(tokenizer.stop_ids))
-    assert checkpoint.bos == tokenizer.eos_id
     assert not checkpoint.quantised
     assert checkpoint.stored_dtype == checkpoint.kept_dtype == torch.bfloat16
     loaded = checkpoint.load("bfloat16", check=True)
@@ -61,7 +60,7 @@ def test_a_directory_of_other_origin_has_fewer_properties(tmp_path: Path) -> Non
     save_model(tmp_path / "model", make("llama_tied_bias"))
     (tmp_path / "model" / "coterie.json").unlink()
     checkpoint = Checkpoint.open(tmp_path / "model")
-    assert checkpoint.tokenizer is None and checkpoint.probes is None and checkpoint.bos is None
+    assert checkpoint.tokenizer is None and checkpoint.probes is None
     assert checkpoint.stops == () and checkpoint.manifest == {} and checkpoint.travelling_manifest() == {}
     checkpoint.verify()
     with pytest.raises(CheckpointError, match="holds no probes to check"):

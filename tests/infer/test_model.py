@@ -44,7 +44,7 @@ def test_five_lines(model: LanguageModel, tmp_path: Path) -> None:
     assert "".join(m.stream("once upon", max_tokens=12, seed=1)) == reply.text
     assert m.num_parameters == sum(p.numel() for p in model.model.parameters()) > 0
     assert m.config.blocks == model.config.blocks
-    assert (m.bos_id, m.stop_ids) == (TOKENIZER.eos_id, model.stop_ids)
+    assert (m.start_ids, m.stop_ids) == ((TOKENIZER.eos_id,), model.stop_ids)
     assert m.manifest["parent"] == "somewhere"
     assert "qwen3" in repr(m)
     assert torch.equal(m.logits([1, 2, 3]), model.logits([1, 2, 3]))
@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_training_forward(model: LanguageModel) -> None:
 def test_a_text_prompt_starts_like_a_document(model: LanguageModel) -> None:
     text = "once <|im_end|> upon"
     assert model.encode(text) == [TOKENIZER.eos_id, *TOKENIZER.encode(text)]
-    bare = LanguageModel(model.model, TOKENIZER, bos_id=None)
+    bare = LanguageModel(model.model, TOKENIZER, start_ids=())
     assert bare.encode(text) == TOKENIZER.encode(text)
     from_text = model.generate(text, seed=2, max_tokens=5)
     assert from_text.ids == model.generate(model.encode(text), seed=2, max_tokens=5).ids
@@ -142,7 +142,7 @@ def test_loading_what_cannot_be_loaded(model: LanguageModel, tmp_path: Path) -> 
 def test_without_a_tokenizer_ids_still_work(model: LanguageModel, tmp_path: Path) -> None:
     coterie.save(LanguageModel(model.model), tmp_path / "bare")
     bare = coterie.load(tmp_path / "bare")
-    assert bare.tokenizer is None and bare.bos_id is None
+    assert bare.tokenizer is None and bare.start_ids == ()
     reply = bare.generate([1, 2, 3], seed=1, max_tokens=5)
     assert len(reply.ids) == 5 and reply.text == ""
 

@@ -106,23 +106,8 @@ def test_transformers_reads_the_directory(tokenizer, tmp_path):
     assert (theirs.eos_token_id, theirs.bos_token_id, theirs.pad_token_id) == (0, 0, 0)
     assert theirs.chat_template.strip() == CHATML.read_text().strip()
     text = "<|im_start|>user\n" + CORPUS[0] + CORPUS[1] + "<|im_end|>"
-    assert theirs(text).input_ids == tokenizer.encode(text, allow_special=True)
-    assert theirs.decode(theirs(text).input_ids) == text
-
-
-def test_a_tag_listed_as_not_special_still_stays_text(tokenizer, tmp_path):
-    tokenizer.save(tmp_path)
-    path = tmp_path / "tokenizer.json"
-    data = json.loads(path.read_text())
-    for token in data["added_tokens"]:
-        token["special"] = token["content"] != "<think>" and token["special"]
-    path.write_text(json.dumps(data))
-    again = Tokenizer.load(tmp_path)
-    assert (
-        3 not in again.special_ids
-        and 3 not in again.encode("<think>")
-        and again.encode("<think>", True) == [3]
-    )
+    assert theirs(text).input_ids == [0, *tokenizer.encode(text, allow_special=True)]
+    assert tokenizer.start_ids == (0,) and theirs.decode(theirs(text).input_ids[1:]) == text
 
 
 def test_sentencepiece_style_bytes_and_leading_space(tmp_path):
@@ -163,7 +148,7 @@ def test_errors_are_one_line(make, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_gaps_in_a_vocabulary_stand_for_nothing(tokenizer, tmp_path):
+def test_a_stated_id_beyond_the_vocabulary(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     path = tmp_path / "tokenizer.json"
     data = json.loads(path.read_text())
@@ -171,7 +156,5 @@ def test_gaps_in_a_vocabulary_stand_for_nothing(tokenizer, tmp_path):
     data["added_tokens"].append({**data["added_tokens"][0], **top})
     path.write_text(json.dumps(data))
     again = Tokenizer.load(tmp_path)
-    gap = next(
-        n for n in range(tokenizer.vocab_size, again.vocab_size) if n not in again.added_tokens.values()
-    )
-    assert again.decode([gap, *tokenizer.encode("a")]) == "a"
+    # `tokenizers` gives a name that the vocabulary lacks the next free id, whatever the file says.
+    assert again.added_tokens["<top>"] == tokenizer.vocab_size == again.vocab_size - 1

@@ -111,12 +111,6 @@ class Checkpoint:
         return tuple(sorted(named | (self.tokenizer.stop_ids if self.tokenizer is not None else set())))
 
     @property
-    def bos(self) -> int | None:
-        """The id that every text starts with; None where the tokenizer names none."""
-        name = self.tokenizer.named_tokens.get("bos_token") if self.tokenizer is not None else None
-        return self.tokenizer.token_id(name) if self.tokenizer is not None and name else None
-
-    @property
     def quantised(self) -> bool:
         """Whether any tensor is stored in a narrower form than it is used."""
         return self.tensors.quantised

@@ -54,6 +54,10 @@ SHORT = {
 }
 
 
+# What the name of a special token in a plain text or a completion is: a fault, letters, or the token.
+ControlTokens = Literal["refuse", "text", "ids"]
+
+
 class TuneOptimiser(OptimiserConfig):
     """The optimiser of a tuning run. `lr` None: chosen by method, model size and objective."""
 
@@ -87,7 +91,9 @@ class TuneConfig(RunSettings):
     fraction of the steps) are short names of three of their fields.
 
     `eval`: share of the examples held out (by content), or a file. `guard`: the reaction to routing that goes
-    astray. `on_bad`: whether unusable examples stop the run.
+    astray. `on_bad`: whether unusable examples stop the run. `control_tokens`: what the name of a special
+    token in a plain text or a completion is: a fault of the example (refuse), letters (text), or the token
+    itself (ids, for texts that a template has rendered already).
     """
 
     other_names: ClassVar[Mapping[str, str]] = ALIASES
@@ -119,6 +125,7 @@ class TuneConfig(RunSettings):
     eval: float | str = 0.05
     guard: Literal["off", "warn", "stop", "rollback"] = "warn"
     on_bad: Literal["stop", "skip"] = "stop"
+    control_tokens: ControlTokens = "refuse"
     eval_every: int = Field(0, ge=0)
 
     @model_validator(mode="before")

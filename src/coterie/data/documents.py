@@ -33,7 +33,7 @@ class Document:
 
 
 def document_ids(documents: Sequence[Document], tokenizer: Tokenizer, plain: bool = False) -> list[list[int]]:
-    """`[end of text] + tokens` of each document.
+    """`tokenizer.document_start` and the tokens of each document.
 
     A conversation is rendered with the tokenizer's chat template, unless it was read with this tokenizer and
     has its ids already. If the tokenizer has no template, or with `plain`, its text is encoded like any
@@ -43,7 +43,8 @@ def document_ids(documents: Sequence[Document], tokenizer: Tokenizer, plain: boo
     rendered = [None if plain else _conversation_ids(document, tokenizer) for document in documents]
     texts = [document.text for document, ids in zip(documents, rendered, strict=True) if ids is None]
     encoded = iter(tokenizer.encode_batch(texts))
-    return [[tokenizer.eos_id, *(next(encoded) if ids is None else ids)] for ids in rendered]
+    start = tokenizer.document_start
+    return [[*start, *(next(encoded) if ids is None else ids)] for ids in rendered]
 
 
 def _conversation_ids(document: Document, tokenizer: Tokenizer) -> Sequence[int] | None:

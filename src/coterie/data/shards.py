@@ -39,7 +39,7 @@ class Shards:
 
     directory: Path
     tokenizer_sha256: str
-    eos_id: int
+    eos_id: int  # what begins a document and so ends the one before it
     slice_names: tuple[str, ...]
     tokens: tuple[npt.NDArray[Any], ...]  # per shard
     starts: npt.NDArray[np.int64]  # (documents + 1,) first token of each document in the whole stream
@@ -100,7 +100,7 @@ def write_shards(
     sidecar = {
         "format": "coterie-shards-1",
         "tokenizer_sha256": tokenizer.sha256,
-        "eos_id": tokenizer.eos_id,
+        "eos_id": tokenizer.document_start[0],
         "dtype": "uint16" if width.itemsize == 2 else "int32",
         "slices": list(names),
         "shards": [f"shard-{index:05d}" for index in range(number)],

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coterie.config.errors import DataError
+from coterie.config.tune import ControlTokens
 from coterie.data.examples import ExampleSet
 from coterie.data.formats import (
     ChatExample,
@@ -90,12 +91,17 @@ def count_learnt(examples: Sequence[TokenExample]) -> int:
     return sum(sequence.num_learnt for example in examples for sequence in example.sequences)
 
 
-def tokenise_all(found: ExampleSet, tokenizer: Tokenizer, max_length: int) -> TokenExampleSet:
-    """Every example as token examples of at most `max_length` positions, or as a problem with its line."""
+def tokenise_all(
+    found: ExampleSet, tokenizer: Tokenizer, max_length: int, control_tokens: ControlTokens = "refuse"
+) -> TokenExampleSet:
+    """Every example as token examples of at most `max_length` positions, or as a problem with its line.
+
+    `control_tokens`: what names of special tokens in plain texts and completions are (`TuneConfig`).
+    """
     result = TokenExampleSet(problems=list(found.problems))
     for example in found.examples:
         try:
-            result.examples += _token_examples(example, tokenizer, max_length)
+            result.examples += _token_examples(example, tokenizer, max_length, control_tokens)
         except DataError as error:
             result.problems.append(Problem(example.origin.file, example.origin.line, str(error)))
     result.judged = any(
@@ -106,11 +112,15 @@ def tokenise_all(found: ExampleSet, tokenizer: Tokenizer, max_length: int) -> To
     return result
 
 
-def tokenise(example: ChatExample | PairExample | PretokenisedExample, tokenizer: Tokenizer) -> TokenSequence:
+def tokenise(
+    example: ChatExample | PairExample | PretokenisedExample,
+    tokenizer: Tokenizer,
+    control_tokens: ControlTokens = "refuse",
+) -> TokenSequence:
     """One example as a token sequence.
 
-    Errors: `DataError` for a template that cannot be used, tokens that the tokenizer lacks, a start or end
-    token written twice, or nothing to learn.
+    Errors: `DataError` for a template that cannot be used, tokens that the tokenizer lacks, special tokens
+    spelt in plain text, a start or end token written twice, or nothing to learn.
     """
     if isinstance(example, ChatExample):
         _check_unread(example, tokenizer.chat_template or "")
@@ -124,10 +134,7 @@ def tokenise(example: ChatExample | PairExample | PretokenisedExample, tokenizer
         )
         ids, learnt = rendered.ids, rendered.mask
     elif isinstance(example, PairExample):
-        start, end = _begin(tokenizer), [tokenizer.eos_id]
-        prompt, completion = tokenizer.encode(example.prompt), tokenizer.encode(example.completion)
-        ids = [*start, *prompt, *completion, *end]
-        learnt = [False] * (len(start) + len(prompt)) + [True] * (len(completion) + 1)
+        ids, learnt = _plain(example.prompt, example.completion, tokenizer, control_tokens)
     else:
         ids, learnt = list(example.ids), [label != -100 for label in example.labels]
         if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
@@ -196,9 +203,11 @@ def _streams(examples: Sequence[TokenExample]) -> dict[str, list[float]]:
     return streams
 
 
-def _token_examples(example: Example, tokenizer: Tokenizer, max_length: int) -> list[TokenExample]:
+def _token_examples(
+    example: Example, tokenizer: Tokenizer, max_length: int, control: ControlTokens
+) -> list[TokenExample]:
     if isinstance(example, TextExample):
-        ids = [*_begin(tokenizer), *tokenizer.encode(example.text), tokenizer.eos_id]
+        ids, _ = _plain("", example.text, tokenizer, control)
         # Neighbouring parts share one token: the last target of a part is the first input of the next.
         parts = [ids[at : at + max_length + 1] for at in range(0, max(1, len(ids) - 1), max_length)]
         return [
@@ -208,16 +217,16 @@ def _token_examples(example: Example, tokenizer: Tokenizer, max_length: int) -> 
         ]
     if isinstance(example, PreferenceExample):
         found = TokenExample(
-            (tokenise(example.chosen, tokenizer), tokenise(example.rejected, tokenizer)),
+            (tokenise(example.chosen, tokenizer, control), tokenise(example.rejected, tokenizer, control)),
             example.origin,
             margin=example.margin,
         )
         if found.sequences[0] == found.sequences[1]:
             raise DataError("chosen and rejected are the same tokens, so there is nothing to prefer")
     elif isinstance(example, LabelledExample):
-        found = TokenExample((tokenise(example.example, tokenizer),), example.origin, example.label)
+        found = TokenExample((tokenise(example.example, tokenizer, control),), example.origin, example.label)
     else:
-        found = TokenExample((tokenise(example, tokenizer),), example.origin)
+        found = TokenExample((tokenise(example, tokenizer, control),), example.origin)
     if found.positions > max_length:
         raise DataError(
             f"takes {found.positions} positions and row_length is {max_length}; raise it or split this"
@@ -249,8 +258,28 @@ def _with_mismatched(found: TokenExampleSet, max_length: int) -> list[TokenExamp
     return examples
 
 
-def _begin(tokenizer: Tokenizer) -> list[int]:
-    """The beginning-of-text token, which starts plain text, if the tokenizer names one."""
-    name = tokenizer.named_tokens.get("bos_token")
-    found = tokenizer.token_id(name) if name is not None else None
-    return [] if found is None else [found]
+def _plain(
+    prompt: str, completion: str, tokenizer: Tokenizer, control: ControlTokens
+) -> tuple[list[int], list[bool]]:
+    """Ids of a text without a template, encoded as one, and what is learnt: its completion and the end.
+
+    Errors: `DataError` for the name of a special token, unless `control` says what that is.
+    """
+    text = prompt + completion
+    special = tokenizer.special_names_in(text)
+    if special and control == "refuse":
+        raise DataError(
+            f"spells the special token {special[0]} in plain text, which would be learnt as letters; use "
+            "messages, or set control_tokens=ids (they are tokens) or control_tokens=text (they are letters)"
+        )
+    if control == "ids" or not special:
+        encoded = tokenizer.encode_places(text)
+    else:
+        encoded = tokenizer.encode_places(text, lambda name, _: not tokenizer.is_special(name))
+    start, end, ids = list(tokenizer.start_ids), [tokenizer.eos_id], encoded.ids
+    if special and ids[: len(start)] == start:  # the text writes its own start and end
+        start = []
+    if special and ids[-1:] == end:
+        end = []
+    learnt = [stop > len(prompt) for _, stop in encoded.offsets]
+    return [*start, *ids, *end], [False] * len(start) + learnt + [True] * len(end)

@@ -86,11 +86,11 @@ def prepare_examples(
     """
     limit = min(config.row_length or MAX_ROW_LENGTH, max_positions)
     found = read_all(config.data)
-    tokenised = tokenise_all(found, tokenizer, limit)
+    tokenised = tokenise_all(found, tokenizer, limit, config.control_tokens)
     skipped = _settle(tokenised, config, found.format)
     objective = _objective(config, tokenised, found.format, needs)
     if isinstance(config.eval, str):
-        other = tokenise_all(read_all([config.eval]), tokenizer, limit)
+        other = tokenise_all(read_all([config.eval]), tokenizer, limit, config.control_tokens)
         _settle(other, config, found.format)
         train, held_out = tokenised.examples, other.examples
     else:

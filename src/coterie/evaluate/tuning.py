@@ -43,7 +43,7 @@ def measure(tuned: Tuned, data: TuneData, documents: Sequence[HeldoutDocument]) 
     model, device = tuned.model, tuned.model.embed.weight.device
     training = model.training
     model.eval()
-    retention = score_retention(model, tuned.tokenizer.eos_id, documents)
+    retention = score_retention(model, tuned.tokenizer.document_start[0], documents)
     preferred = held_out_metrics(model, data.held_out, device).get("held_out_preferred")
     examples = unit_scores(model, data.held_out, device, wanted=True)
     result = Measured(probe(model, tuned.tokenizer), examples, retention, preferred)

@@ -225,6 +225,10 @@ def _special(
     for end in ("bos", "eos"):
         adds = config.get(f"add_{end}_token")
         keys[f"tokenizer.ggml.add_{end}_token"] = _template_adds(content, end) if adds is None else bool(adds)
+    template = tokenizer.chat_template
+    if keys["tokenizer.ggml.add_bos_token"] and template is not None and "bos_token" not in template:
+        # llama.cpp would put it before conversations too, whose template writes none.
+        keys["tokenizer.ggml.add_bos_token"] = False
     if "tokenizer.ggml.bos_token_id" not in keys:
         # llama.cpp would take token 11 for it.
         keys |= {"tokenizer.ggml.bos_token_id": tokenizer.eos_id, "tokenizer.ggml.add_bos_token": False}

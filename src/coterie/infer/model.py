@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,8 +42,8 @@ Prompt = str | Ids | Messages
 class LanguageModel:
     """A Transformer with its tokenizer. Build one with `coterie.load`, or from parts.
 
-    `bos_id`: the token put before a text prompt (documents were trained to start with it); None puts none;
-    "auto" is the tokenizer's end of text, as for every tokenizer trained here. `stop_ids`: the tokens that
+    `start_ids`: the tokens put before a text prompt; None means those that the tokenizer itself puts before a
+    text. `stop_ids`: the tokens that
     end a reply by default; None means the tokenizer's. `checkpoint`: what it was read from. `manifest`:
     `coterie.json` of the directory it came from (default: the checkpoint's).
 
@@ -56,16 +56,16 @@ class LanguageModel:
         model: Transformer,
         tokenizer: Tokenizer | None = None,
         *,
-        bos_id: int | Literal["auto"] | None = "auto",
+        start_ids: Sequence[int] | None = None,
         stop_ids: Iterable[int] | None = None,
         manifest: Mapping[str, Any] | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        if bos_id == "auto":
-            bos_id = tokenizer.eos_id if tokenizer is not None else None
-        self.bos_id: int | None = bos_id
+        if start_ids is None:
+            start_ids = tokenizer.start_ids if tokenizer is not None else ()
+        self.start_ids = tuple(start_ids)
         if stop_ids is None:
             stop_ids = tokenizer.stop_ids if tokenizer is not None else ()
         self.stop_ids = tuple(sorted(stop_ids))
@@ -93,9 +93,8 @@ class LanguageModel:
         return f"LanguageModel({c.family}, {size})"
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text prompt, `bos_id` first. Special tokens written in the text stay text."""
-        ids = self._needs_tokenizer("a text prompt").encode(text)
-        return ids if self.bos_id is None else [self.bos_id, *ids]
+        """Token ids of a text prompt, `start_ids` first. Special tokens written in the text stay text."""
+        return [*self.start_ids, *self._needs_tokenizer("a text prompt").encode(text)]
 
     @torch.inference_mode()
     def logits(self, ids: Ids) -> Tensor:
@@ -240,7 +239,6 @@ def load(
     return LanguageModel(
         loaded.model,
         loaded.tokenizer,
-        bos_id=checkpoint.bos,
         stop_ids=checkpoint.stops,
         checkpoint=checkpoint,
     )

@@ -30,7 +30,7 @@ def heldout_scores(
     model: Transformer, prepared: Prepared, documents: Sequence[HeldoutDocument]
 ) -> list[DocumentScore]:
     """The scores of `documents`, read in rows of the length that training uses."""
-    return score_documents(model, documents, prepared.tokenizer.eos_id, prepared.row_length)
+    return score_documents(model, documents, prepared.tokenizer.document_start[0], prepared.row_length)
 
 
 def heldout_bits(model: Transformer, prepared: Prepared, documents: Sequence[HeldoutDocument]) -> float:

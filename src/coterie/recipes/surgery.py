@@ -106,7 +106,7 @@ def _perplexity(
     if not documents or tokenizer is None:
         return None
     length = min(512, model.config.max_positions)
-    return perplexity(score_documents(model, documents, tokenizer.eos_id, length))
+    return perplexity(score_documents(model, documents, tokenizer.document_start[0], length))
 
 
 def _write(checkpoint: Checkpoint, out: Path, result: Transformer, receipt: SurgeryReceipt) -> None:

@@ -1,21 +1,23 @@
 """Conversations to token ids: `conversation_ids` for a prompt, `render_ids` with what is learnt.
 
-A prompt is rendered once, as a whole. Only learning asks which tokens the assistant wrote, and only then are
-the beginnings of the conversation rendered, so that any Hugging Face template works unchanged.
+A conversation is rendered as a whole, and the whole text is encoded in one call, as transformers does it: the
+ids are those of `apply_chat_template`. What people typed is the one exception (`text.control_tokens`).
+Learning renders it once more to find what the assistant wrote (`text.reply_places`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from coterie.config.errors import DataError
-from coterie.text.control_tokens import SafeConversation
+from coterie.text.control_tokens import Conversation, Shown, TypedMarks, typed_names, without
+from coterie.text.guarded import Encoded
 from coterie.text.messages import Message, ToolCall
 from coterie.text.rendering import render, shipped_template
 from coterie.text.replies import parse_reply
-from coterie.text.reply_places import openings, reply_span, reply_starts
+from coterie.text.reply_places import ReplyFinder, Span, surroundings, ways_of_marking
 from coterie.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "render",
     "render_ids",
     "shipped_template",
+    "typed_control_tokens",
 ]
 
 
@@ -45,20 +48,13 @@ def conversation_ids(
     tools: Sequence[Mapping[str, Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Token ids of a conversation, rendered in one pass.
+    """Token ids of a conversation, rendered and encoded in one pass.
 
-    `template=None` is the tokenizer's own; `variables`: more names for it. Control tokens inside messages and
-    tools stay text. Errors: `DataError` for no template, and when the template refuses the conversation.
+    `template=None` is the tokenizer's own; `variables`: more names for it. Control tokens that users and
+    tools wrote stay text. Errors: `DataError` for no template, or one that refuses the conversation.
     """
-    template, variables = _settings(tokenizer, template, variables)
-    added = tokenizer.added_tokens
-    found = openings(template, variables, added)
-    # A user could type an opening of plain text, so the occurrences in messages are hidden.
-    plain = [opening.mark for opening in found if not any(name in opening.mark for name in added)]
-    safe = SafeConversation(tokenizer, messages, tools, plain)
-    whole = render(safe.messages, template, add_generation_prompt, safe.tools, variables)
-    edges = [0, *reply_starts(whole, found, added), len(whole)]
-    return safe.ids(whole[start:end] for start, end in pairwise(edges))
+    page = _Page(tokenizer, messages, template, tools, variables)
+    return page.encode(page.show(add_generation_prompt)).ids
 
 
 def render_ids(
@@ -75,60 +71,118 @@ def render_ids(
     A reply's tokens are those that follow its prompt. A template may show a reply differently once the
     conversation goes on; the reply is then what it shows. `learn`: for each message whether an assistant's
     words in it are marked at all. With `add_generation_prompt` nothing is: nobody learns from a prompt.
-    Errors: those of `conversation_ids`; `DataError` for a template that changes earlier turns so that a reply
-    cannot be found again, or that leaves out reasoning that is to be learnt.
+    Errors: those of `conversation_ids`; `DataError` for a template that leaves out a reply, or reasoning,
+    that is to be learnt.
     """
-    if add_generation_prompt:
-        asked = conversation_ids(tokenizer, messages, template, True, tools, variables)
-        return Rendered(asked, [False] * len(asked))
-    template, variables = _settings(tokenizer, template, variables)
-    safe = SafeConversation(tokenizer, messages, tools)
+    page = _Page(tokenizer, messages, template, tools, variables)
+    shown = page.show(add_generation_prompt)
+    encoded = page.encode(shown)
+    mask = [False] * len(encoded.ids)
+    if not add_generation_prompt and any(message.role == "assistant" for message in messages):
+        for index, span in page.replies(shown):
+            if learn is None or learn[index]:
+                _mark(mask, encoded, page.added, _learnt(messages[index], index, span, shown.text))
+    return Rendered(encoded.ids, mask)
 
-    def text_of(count: int, prompt: bool) -> str:
-        return render(safe.messages[:count], template, prompt, safe.tools, variables)
 
-    whole = text_of(len(safe.messages), False)
-    ids: list[int] = []
-    mask: list[bool] = []
-    done = 0
+def typed_control_tokens(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    template: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> list[str]:
+    """Control tokens in the words of users and tools, which stay text. Errors: `DataError`, no template."""
+    page = _Page(tokenizer, messages, template, tools, None)
+    return typed_names(page.talk, page.control)
 
-    def add(end: int, learnt: bool) -> None:
-        """Encode the text up to `end`."""
-        nonlocal done
-        new = safe.ids([whole[done:end]])
-        ids.extend(new)
-        mask.extend([learnt] * len(new))
-        done = end
 
-    for index, message in enumerate(safe.messages):
-        if message.role != "assistant":
-            continue
-        marked = learn is None or learn[index]
-        beginnings = text_of(index, False), text_of(index, True), text_of(index + 1, False)
-        span = reply_span(tokenizer, whole, *beginnings)
-        if span is None or span[0] < done:
+class _Page:
+    """A conversation with the tokenizer and template that show it."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        messages: Sequence[Message],
+        template: str | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any] | None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        given = tokenizer.chat_template if template is None else template
+        if given is None:
             raise DataError(
-                f"chat template: it rewrites turn {index + 1} later on, so replies cannot be told apart"
+                "this tokenizer has no chat template; save a chat_template.jinja in its directory or give one"
             )
-        lost = message.reasoning is not None and message.reasoning.strip() not in whole[span[0] : span[1]]
-        if lost and marked:
+        self._template = given
+        self.talk = Conversation(messages, tools, variables)
+        self.control = tokenizer.control_tokens(given)
+        self.added = frozenset(tokenizer.added_tokens.values())
+        self._safe, self._typed = self.talk, None
+        if typed_names(self.talk, self.control):
+            self._typed = TypedMarks(*self.talk.unused(2))
+            self._safe = self._typed.put(self.talk, self.control)
+
+    def show(self, prompt: bool) -> Shown:
+        """The conversation rendered, with the request for a reply where `prompt`."""
+        text = self._render(self._safe.messages, prompt)
+        return Shown(text) if self._typed is None else self._typed.take(text)
+
+    def encode(self, shown: Shown) -> Encoded:
+        """The whole text in one call."""
+        is_token = None if self._typed is None else shown.is_token
+        return self._tokenizer.encode_places(shown.text, is_token, self._template)
+
+    def replies(self, shown: Shown) -> Iterator[tuple[int, Span | None]]:
+        """Each assistant's message with the span of its reply in the rendered text; None: it is not shown."""
+        messages = self._safe.messages
+        marks = self._safe.unused(len(messages))
+        number = {mark: index for index, mark in enumerate(marks)}
+        for marked in ways_of_marking(messages, marks):
+            text = self._render(marked, False)
+            bare = text if self._typed is None else self._typed.take(text).text
+            bare, places = without(bare, marks)
+            if bare == shown.text:
+                break
+        else:
             raise DataError(
-                f"chat template: it leaves out the reasoning of turn {index + 1}; drop it, or learn no "
-                "such turn"
+                "chat template: it looks into replies in a way that hides where they begin and end"
             )
-        add(span[0], False)
-        add(span[1], marked)
-    add(len(whole), False)
-    return Rendered(ids, mask)
+        tokenizer = self._tokenizer
+        names = tokenizer.added_tokens
+        stops = [name for name, token in names.items() if token in tokenizer.stop_ids]
+        variables = {**tokenizer.named_tokens, **(self._safe.variables or {})}
+        around = surroundings(self._template, variables, names)
+        found = [(place, number[mark]) for place, mark in places]
+        return ReplyFinder(shown.text, found, around, stops, names).spans(messages)
+
+    def _render(self, messages: Sequence[Message], prompt: bool) -> str:
+        variables = {**self._tokenizer.named_tokens, **(self._safe.variables or {})}
+        return render(messages, self._template, prompt, self._safe.tools, variables)
 
 
-def _settings(
-    tokenizer: Tokenizer, template: str | None, variables: Mapping[str, Any] | None
-) -> tuple[str, dict[str, Any]]:
-    """The template to use, and the names it is given besides the conversation. Errors: `DataError`."""
-    template = tokenizer.chat_template if template is None else template
-    if template is None:
+def _learnt(message: Message, index: int, span: Span | None, text: str) -> Span:
+    """The span of a reply that is to be learnt. Errors: `DataError` if the template does not show it all."""
+    shown = "" if span is None else text[slice(*span)]
+    if any(call.name not in shown for call in message.tool_calls):
+        raise DataError(f"chat template: it leaves out the tool calls of turn {index + 1}, so none is learnt")
+    if span is None:
         raise DataError(
-            "this tokenizer has no chat template; save a chat_template.jinja in its directory or give one"
+            f"chat template: it rewrites turn {index + 1} later on, so replies cannot be told apart"
         )
-    return template, {**tokenizer.named_tokens, **(variables or {})}
+    if message.reasoning is not None and message.reasoning.strip() not in shown:
+        raise DataError(
+            f"chat template: it leaves out the reasoning of turn {index + 1}; drop it, or learn no such turn"
+        )
+    return span
+
+
+def _mark(mask: list[bool], encoded: Encoded, added: Collection[int], span: Span) -> None:
+    """Mark the tokens that stand for any character of the span."""
+    begin, end = span
+    first = bisect_right(encoded.offsets, begin, key=lambda place: place[1])
+    for number in range(first, len(mask)):
+        start, _ = encoded.offsets[number]
+        if start >= end:
+            break
+        # An added token may take white space after it, which is the reply's; it is the prompt's all the same.
+        mask[number] = start >= begin or encoded.ids[number] not in added

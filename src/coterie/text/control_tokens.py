@@ -1,86 +1,138 @@
 """Control tokens that people type stay text: a user who writes `<|im_end|>` does not end the turn.
 
-Before a conversation is rendered, each control token inside a message or a tool is replaced by a private-use
-character that occurs nowhere in the conversation. All control tokens in the rendered text are then the
-template's own. Those become ids. Everything else is encoded as plain text, with the characters turned back.
+People's words are those of users and of tools, the descriptions of tools, and the names that a client gives a
+template. An assistant's and a system's words are the model's own, and control tokens in them are tokens.
+
+Most conversations hold no typed control token and are rendered as they are. In the others each typed one is
+put between two private-use characters that occur nowhere in the conversation, as transformers does it for
+`sanitize_control_tokens`. The marks are taken out of the rendered text, which tells what was typed where.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from coterie.text.messages import Message, TextPart, ToolCall
-from coterie.text.tokenizer import Tokenizer
+from coterie.text.guarded import names_pattern
+from coterie.text.messages import Message, TextPart
 
 _PRIVATE = range(0xF0000, 0x10FFFE)  # Unicode's supplementary private-use planes
+_PEOPLE = ("user", "tool")
 
 
-class SafeConversation:
-    """A conversation whose texts hold no control token of `tokenizer`, and the way back to its ids.
+@dataclass(frozen=True)
+class Conversation:
+    """What a template is given: messages, tools, and more names for it."""
 
-    `marks`: further texts that only the template may write, such as a plain-text header of replies.
-    """
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    variables: Mapping[str, Any] | None = None
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        marks: Sequence[str] = (),
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._added = tokenizer.added_tokens
-        # Longest first, so that a token is found before another one that it contains.
-        hidden = sorted({*self._added, *marks}, key=lambda text: (-len(text), text))
-        used = {char for text in _strings([[m.to_dict() for m in messages], tools or ()]) for char in text}
+    def typed(self) -> Iterable[str]:
+        """Every text that people wrote, keys of objects included."""
+        for message in self.messages:
+            if message.role in _PEOPLE:
+                yield from (text for _, text in _texts_of(message))
+        yield from _strings([self.tools or (), self.variables or {}])
+
+    def unused(self, count: int) -> list[str]:
+        """Private-use characters that occur nowhere in the conversation, the same ones every time."""
+        used: set[str] = set()
+        for text in _strings([[vars(part) for part in _flat(self.messages)], self.tools or ()]):
+            used.update(text)
+        used.update(char for text in _strings(self.variables or {}) for char in text)
         free = (chr(code) for code in _PRIVATE if chr(code) not in used)
-        self._char_of = dict(zip(hidden, free, strict=False))
-        self._text_of = {ord(char): text for text, char in self._char_of.items()}
-        self._hidden = _any_of(hidden)
-        self._control = _any_of([text for text in hidden if text in self._added])
-        self.messages = [self._safe(message) for message in messages]
-        self.tools: list[Any] = self._hide(list(tools or ()))
-
-    def ids(self, pieces: Iterable[str]) -> list[int]:
-        """Token ids of rendered text, each piece encoded apart."""
-        split = self._control.split if self._control else lambda piece: [piece]
-        parts = [part for piece in pieces for part in split(piece) if part]
-        plain = [part.translate(self._text_of) for part in parts if part not in self._added]
-        encoded = iter(self._tokenizer.encode_batch(plain))
-        ids: list[int] = []
-        for part in parts:
-            if part in self._added:
-                ids.append(self._added[part])
-            else:
-                ids.extend(next(encoded))
-        return ids
-
-    def _safe(self, message: Message) -> Message:
-        return replace(
-            message,
-            content=tuple(TextPart(self._hide(part.text)) for part in message.content),
-            reasoning=self._hide(message.reasoning),
-            name=self._hide(message.name),
-            tool_calls=tuple(
-                ToolCall(self._hide(call.name), self._hide(call.arguments)) for call in message.tool_calls
-            ),
-        )
-
-    def _hide(self, value: Any) -> Any:
-        """A JSON value with the hidden texts replaced in every string, keys of objects included."""
-        if isinstance(value, str):
-            return self._hidden.sub(lambda found: self._char_of[found[0]], value) if self._hidden else value
-        if isinstance(value, Mapping):
-            return {self._hide(key): self._hide(item) for key, item in value.items()}
-        return [self._hide(item) for item in value] if isinstance(value, list | tuple) else value
+        return [char for char, _ in zip(free, range(count), strict=False)]
 
 
-def _any_of(texts: Sequence[str]) -> re.Pattern[str] | None:
-    """A pattern (one group) that matches any of `texts`, earlier ones first; None without texts."""
-    return re.compile(f"({'|'.join(map(re.escape, texts))})") if texts else None
+@dataclass(frozen=True)
+class Shown:
+    """A rendered conversation without marks, and where people typed control tokens: their starts and ends."""
+
+    text: str
+    starts: frozenset[int] = frozenset()
+    ends: frozenset[int] = frozenset()
+
+    def is_token(self, name: str, place: int) -> bool:
+        """Whether the control token `name` at `place` is the template's or the model's own."""
+        return place not in self.starts and place + len(name) not in self.ends
+
+
+@dataclass(frozen=True)
+class TypedMarks:
+    """The two characters around a typed control token."""
+
+    start: str
+    end: str
+
+    def put(self, talk: Conversation, control: Collection[str]) -> Conversation:
+        """The conversation with every typed control token between the marks."""
+        pattern = names_pattern(control)
+
+        def mark(value: Any) -> Any:
+            if isinstance(value, str):
+                return pattern.sub(lambda found: f"{self.start}{found[0]}{self.end}", value)
+            if isinstance(value, Mapping):
+                return {mark(key): mark(item) for key, item in value.items()}
+            return [mark(item) for item in value] if isinstance(value, list | tuple) else value
+
+        messages = []
+        for message in talk.messages:
+            if message.role in _PEOPLE:
+                # Parts are marked as the one text that they become, or a token could be typed in two halves.
+                new = {name: mark(text) for name, text in _texts_of(message)}
+                if "content" in new:
+                    new["content"] = (TextPart(new["content"]),)
+                message = replace(message, **new)
+            messages.append(message)
+        return Conversation(messages, mark(talk.tools), mark(talk.variables))
+
+    def take(self, rendered: str) -> Shown:
+        """The rendered text without the marks."""
+        for char in (self.start, self.end):  # a template may write JSON in ASCII
+            rendered = rendered.replace(json.dumps(char)[1:-1], char)
+        text, found = without(rendered, (self.start, self.end))
+        places = {
+            char: frozenset(at for at, mark in found if mark == char) for char in (self.start, self.end)
+        }
+        return Shown(text, places[self.start], places[self.end])
+
+
+def without(text: str, chars: Collection[str]) -> tuple[str, list[tuple[int, str]]]:
+    """A text without `chars`, and each of them with its place in the new text, in order."""
+    found: list[tuple[int, str]] = []
+    pattern = re.compile(f"[{''.join(chars)}]") if chars else re.compile("(?!)")
+    for number, match in enumerate(pattern.finditer(text)):
+        found.append((match.start() - number, match[0]))
+    return pattern.sub("", text), found
+
+
+def typed_names(talk: Conversation, control: Collection[str]) -> list[str]:
+    """The control tokens that people typed, in their order; they stay text."""
+    if not control:
+        return []
+    pattern = names_pattern(control)
+    return list(dict.fromkeys(name for text in talk.typed() for name in pattern.findall(text)))
+
+
+def _texts_of(message: Message) -> list[tuple[str, str]]:
+    """The texts of a message by field; its content as one text."""
+    found = [("content", message.text)] if message.content else []
+    for field in fields(message):
+        value = getattr(message, field.name)
+        if field.name != "role" and isinstance(value, str):
+            found.append((field.name, value))
+    return found
+
+
+def _flat(messages: Sequence[Message]) -> Iterable[Any]:
+    for message in messages:
+        yield message
+        yield from message.content
+        yield from message.tool_calls
 
 
 def _strings(value: Any) -> Iterable[str]:

@@ -1,23 +1,28 @@
-"""Byte-level BPE: train, load, save, encode, decode.
+"""Text to token ids and back: train, load, save, encode, decode.
 
-The files are those of Hugging Face; transformers is not needed.
+The files are those of Hugging Face; transformers is not needed, and the ids are the ones that it gives.
 
 Text never turns into a special token by accident: `encode` treats `<|im_start|>` in a document as ten
-ordinary characters unless the caller says `allow_special=True`.
+ordinary characters unless the caller says `allow_special=True`. Added tokens that are not special are ids in
+any text.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.config.errors import DataError
 from coterie.config.files import read_json, write_text
+from coterie.text.added_tokens import add_configured, content_of, control_names, whole_config
+from coterie.text.guarded import Encoded, GuardedEncoder, names_pattern
 
 if TYPE_CHECKING:
     import tokenizers
@@ -53,19 +58,29 @@ class Tokenizer:
         import tokenizers
 
         self.chat_template = chat_template
-        self._json, self._config = tokenizer_json, dict(config)
-        content = json.loads(tokenizer_json)
+        self._config = dict(config)
         self._full: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
-        added = content.get("added_tokens") or []
-        self._added = {token["content"]: int(token["id"]) for token in added}
-        self.special_ids = frozenset(int(token["id"]) for token in added if token["special"])
-        # A second object without control tokens, because switching one back and forth is not thread-safe.
-        plain = {**content, "added_tokens": [token for token in added if not _is_control(token)]}
-        self._plain: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain))
+        self._full.no_truncation()  # a length that a file asks for would cut texts without a word
+        self._full.no_padding()
+        changed = add_configured(self._full, self._config)
+        self._json = self._full.to_str() if changed else tokenizer_json
+        added = self._full.get_added_tokens_decoder()
+        self._added = {token.content: int(number) for number, token in added.items()}
+        self._special = {token.content: bool(token.special) for token in added.values()}
+        self.special_ids = frozenset(int(number) for number, token in added.items() if token.special)
+        # Made when they are needed, one for each set of control tokens: they take as long as loading.
+        self._guards: dict[frozenset[str], GuardedEncoder] = {}
+        content = json.loads(self._json)
         decoder = json.dumps(content.get("decoder") or {})
         self._byte_level = '"ByteLevel"' in decoder
-        self._strips_start = '"Strip"' in decoder
-        eos = _content(self._config.get("eos_token")) or END_OF_TEXT
+        self._starts_with_space = '"Strip"' in decoder or (
+            '"Metaspace"' in decoder and '"never"' not in decoder
+        )
+        #: The tokens that the tokenizer itself puts before a text.
+        self.start_ids = _start_ids(self._full)
+        # Offsets are those of the characters of a token: a post-processor of ByteLevel leaves out its spaces.
+        self._full.post_processor = None
+        eos = content_of(self._config.get("eos_token")) or END_OF_TEXT
         if eos not in self._added:
             raise DataError(f"tokenizer: its eos token '{eos}' is not among its added tokens; set eos_token")
         self.eos_id = self._added[eos]
@@ -83,7 +98,7 @@ class Tokenizer:
         has no more pairs to merge. Errors: `DataError` when `vocab_size` cannot hold the specials and 256
         bytes.
         """
-        from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+        from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
         from tokenizers import Regex as TokenizersRegex
         from tokenizers import Tokenizer as Rust
 
@@ -106,12 +121,15 @@ class Tokenizer:
             show_progress=False,
         )
         rust.train_from_iterator(texts, trainer)
+        # Documents are trained with this token before them, and transformers puts it there by this.
+        rust.post_processor = processors.TemplateProcessing(
+            single=f"{specials[0]} $A", pair=f"{specials[0]} $A $B", special_tokens=[(specials[0], 0)]
+        )
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": specials[0],
             "eos_token": specials[0],
             "pad_token": specials[0],
-            "add_bos_token": False,
             "clean_up_tokenization_spaces": False,
             "model_max_length": 1_000_000_000,
         }
@@ -127,10 +145,8 @@ class Tokenizer:
             raise DataError(
                 f"{directory}: has no tokenizer.json; give a directory that a tokenizer was saved to"
             )
-        config = {
-            **_read_json(directory / "special_tokens_map.json"),
-            **_read_json(directory / "tokenizer_config.json"),
-        }
+        names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+        config = whole_config(*(_read_json(directory / name) for name in names))
         template = directory / "chat_template.jinja"
         inline = config.pop("chat_template", None)
         try:
@@ -159,19 +175,58 @@ class Tokenizer:
             write_text(directory / name, text)
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """Token ids, without bos or eos. Special tokens inside `text` stay text unless `allow_special`."""
+        """Token ids, without start or end. Special tokens inside `text` stay text unless `allow_special`."""
         return self.encode_batch([text], allow_special)[0]
 
     def encode_batch(self, texts: Sequence[str], allow_special: bool = False) -> list[list[int]]:
         """`encode` of many texts, on all cores. Errors: `DataError` for text without a UTF-8 form."""
-        rust = self._full if allow_special else self._plain
-        try:
-            encodings = rust.encode_batch_fast(list(texts), add_special_tokens=False)
-        except TypeError:  # the Rust side raises it for a lone surrogate
-            for number, text in enumerate(texts):
-                _check_utf8(text, number)
-            raise
-        return [encoding.ids for encoding in encodings]
+        with _only_utf8(texts):
+            if allow_special or not self.special_ids:
+                found = self._full.encode_batch_fast(list(texts), add_special_tokens=False)
+                return [encoding.ids for encoding in found]
+            control = self.control_tokens()
+            plain = frozenset(name for name in control if not self._special[name])
+            return self._guard(control).encode_batch(texts, plain)
+
+    def encode_places(
+        self, text: str, is_token: Callable[[str, int], bool] | None = None, template: str | None = None
+    ) -> Encoded:
+        """Token ids with the characters that each stands for. By default every name in `text` is a token.
+
+        `is_token(name, place)`: whether a control token (of `control_tokens(template)`) at this place is one.
+        Errors: `DataError` for text without a UTF-8 form.
+        """
+        with _only_utf8([text]):
+            if is_token is not None:
+                return self._guard(self.control_tokens(template)).encode(text, is_token)
+            encoding = self._full.encode(text, add_special_tokens=False)
+            return Encoded(encoding.ids, encoding.offsets)
+
+    def control_tokens(self, template: str | None = None) -> frozenset[str]:
+        """The names that are control tokens in conversations of this template (None: the tokenizer's own).
+
+        Special tokens, and added tokens that the template writes, as `added_tokens.control_names` tells.
+        """
+        template = self.chat_template if template is None else template
+        return control_names(self._special, template, self._config.get("chat_control_tokens"))
+
+    def special_names_in(self, text: str) -> list[str]:
+        """The special tokens whose names stand in `text`, which `encode` reads as text, in their order."""
+        found = dict.fromkeys(self._names.findall(text))
+        return [name for name in found if self._special[name]]
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        return names_pattern(self._added)
+
+    def is_special(self, name: str) -> bool:
+        """Whether `name` is a special token."""
+        return self._special.get(name, False)
+
+    def _guard(self, control: frozenset[str]) -> GuardedEncoder:
+        if control not in self._guards:
+            self._guards[control] = GuardedEncoder(self._full.to_str(), control, self._added)
+        return self._guards[control]
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD. `skip_special`: without special tokens."""
@@ -205,8 +260,16 @@ class Tokenizer:
     @property
     def named_tokens(self) -> dict[str, str]:
         """`bos_token`, `eos_token`... of the configuration, which chat templates may use."""
-        named = {key: _content(value) for key, value in self._config.items() if key.endswith("_token")}
+        named = {key: content_of(value) for key, value in self._config.items() if key.endswith("_token")}
         return {key: value for key, value in named.items() if value is not None}
+
+    @cached_property
+    def document_start(self) -> tuple[int, ...]:
+        """What stands before a document in a stream of documents, and so also ends the one before it.
+
+        `start_ids`; where the tokenizer puts nothing before a text, its `<|endoftext|>`, or else its eos.
+        """
+        return self.start_ids or (self._added.get(END_OF_TEXT, self.eos_id),)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -231,7 +294,11 @@ class Tokenizer:
         # Some published vocabularies have gaps, and a model can emit the ids in them.
         table = dict.fromkeys(range(self.vocab_size), b"")
         table.update({number: spell(piece) for piece, number in vocabulary.items()})
-        table.update({number: name.encode() for name, number in self._added.items()})
+        # A name is text as it is written, but for SentencePiece's mark of a space.
+        names = {
+            n: name if self._byte_level else name.replace("\u2581", " ") for name, n in self._added.items()
+        }
+        table.update({number: name.encode() for number, name in names.items()})
         return table
 
 
@@ -241,14 +308,14 @@ class StreamDecoder:
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = False) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._at_start = tokenizer._strips_start
+        self._at_start = tokenizer._starts_with_space
 
     def feed(self, token: int) -> str:
         """The text that this id completes; empty in the middle of a character."""
         if self._skip and token in self._tokenizer.special_ids:
             return ""
         part = self._tokenizer.token_bytes([token])[0]
-        if self._at_start and token not in self._tokenizer.special_ids:
+        if self._at_start:
             part, self._at_start = part.removeprefix(b" "), False
         return self._utf8.decode(part)
 
@@ -256,29 +323,32 @@ class StreamDecoder:
         """The rest: U+FFFD if the ids ended inside a character. The decoder can then be used again."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
-        self._at_start = self._tokenizer._strips_start
+        self._at_start = self._tokenizer._starts_with_space
         return rest
 
 
-def _check_utf8(text: str, number: int) -> None:
+@contextlib.contextmanager
+def _only_utf8(texts: Sequence[str]) -> Iterator[None]:
+    """Turns the error of the Rust side for a lone surrogate into a `DataError` with its place."""
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"text {number} cannot be encoded: {error.reason} at character {error.start}"
-        ) from None
+        yield
+    except TypeError:
+        for number, text in enumerate(texts):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"text {number} cannot be encoded: {error.reason} at character {error.start}"
+                ) from None
+        raise
 
 
-def _is_control(token: dict[str, Any]) -> bool:
-    """Special tokens, and tags such as `<think>` that some tokenizers list as not special."""
-    return bool(token["special"]) or token["content"].startswith(("<", "["))
-
-
-def _content(token: Any) -> str | None:
-    """The name of a token, which configurations write as text or as {"content": text}."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
+def _start_ids(rust: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """What the tokenizer puts before a text by itself: the tokens that its post-processor adds there."""
+    encoding = rust.encode("a", add_special_tokens=True)
+    marks = encoding.special_tokens_mask
+    count = marks.index(0) if 0 in marks else 0
+    return tuple(encoding.ids[:count])
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -52,7 +52,9 @@ def compare(
     scores = {}
     for name, model in models.items():
         _log.info(f"scoring {len(documents)} held-out documents with {name}")
-        scores[name] = score_documents(model.model, documents, prepared.tokenizer.eos_id, prepared.row_length)
+        scores[name] = score_documents(
+            model.model, documents, prepared.tokenizer.document_start[0], prepared.row_length
+        )
     _log.info("measuring speed, routing and samples")
     results = {
         name: _results(model, runs[name] / "model", metrics[name], sweeps[name], scores[name], questions)

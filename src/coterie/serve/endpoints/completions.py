@@ -175,10 +175,8 @@ def _prompts(service: Service, body: CompletionRequest) -> list[list[int]]:
 
 
 def encode_text(service: Service, text: str, special: bool) -> list[int]:
-    """Token ids of a text, with the model's first token where `special`."""
-    ids = service.tokenizer.encode(text)
-    bos = service.model.bos_id
-    return ids if bos is None or not special else [bos, *ids]
+    """Token ids of a text, with what the tokenizer puts before it where `special`."""
+    return service.model.encode(text) if special else service.tokenizer.encode(text)
 
 
 @dataclass
