@@ -108,7 +108,7 @@ class Continued:
         training = self.model.training
         self.model.eval()
         text = heldout_scores(self.model, self.prepared, self.judging)
-        found = text, score_retention(self.model, self.prepared.tokenizer.eos_id, self.retained)
+        found = text, score_retention(self.model, self.prepared.tokenizer.document_start[0], self.retained)
         self.model.train(training)
         return found
 
