@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{}'))
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{},'))
 _NUMBERS = bytes(
     ord("0") if byte in b"0123456789" else ord("e") if byte in b"eE" else byte if byte in b"+" else ord(" ")
     for byte in range(256)
@@ -32,14 +32,16 @@ class JsonLimits:
 
     `size`: bytes of text. `depth`: levels of lists and objects. `digits`: of one integer; with 300, every
     integer is also a finite float. `items`: of one list or object (None: as many as fit in `size`).
-    `repeated_keys`: the last value of a key wins, as in `json.loads`; otherwise a repeated key is refused.
-    `not_finite`: NaN and Infinity are read. `half_surrogates`: text that no encoding can hold is read.
+    `values`: of all lists and objects together. `repeated_keys`: the last value of a key wins, as in
+    `json.loads`; otherwise a repeated key is refused. `not_finite`: NaN and Infinity are read.
+    `half_surrogates`: text that no encoding can hold is read.
     """
 
     size: int = 64 * 2**20
     depth: int = 100
     digits: int = 300
     items: int | None = None
+    values: int | None = None
     repeated_keys: bool = False
     not_finite: bool = False
     half_surrogates: bool = False
@@ -62,8 +64,7 @@ def parse_json(content: bytes | str, limits: JsonLimits = ANY_TEXT) -> Any:
         if not (isinstance(content, str) and limits.half_surrogates):
             raise JsonError(f"is not UTF-8 text (byte {error.start:,})") from None
         text = content
-    if _deeper(raw, limits.depth):
-        raise JsonError(f"is nested deeper than {limits.depth} levels")
+    _check_structure(raw, limits)
     try:
         value = json.loads(text, parse_constant=_constant(limits), **_hooks(raw, limits))
     except JsonError:
@@ -83,10 +84,11 @@ def parse_json_object(content: bytes | str, limits: JsonLimits = ANY_TEXT) -> di
     return cast(dict[str, Any], value)
 
 
-def _deeper(raw: bytes, depth: int) -> bool:
-    """Whether brackets outside strings nest deeper than `depth`."""
-    if raw.count(b"[") + raw.count(b"{") <= depth:
-        return False
+def _check_structure(raw: bytes, limits: JsonLimits) -> None:
+    """Check the depth of brackets and the number of values, by the bytes outside strings."""
+    many = limits.values is not None and raw.count(b",") >= limits.values
+    if not many and raw.count(b"[") + raw.count(b"{") <= limits.depth:
+        return
     if b"\\" in raw:  # pairs of backslashes first, so that what is left before a quote escapes it
         raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     import numpy as np  # here, because most texts are decided above and commands start faster without it
@@ -95,7 +97,10 @@ def _deeper(raw: bytes, depth: int) -> bool:
     outside = marks[np.cumsum(marks == ord('"'), dtype=np.uint8) % 2 == 0]  # wraps at 256, which is even
     step = np.zeros(256, dtype=np.int8)
     step[list(b"[{")], step[list(b"]}")] = 1, -1
-    return int(np.cumsum(step[outside], dtype=np.int32).max(initial=0)) > depth
+    if int(np.cumsum(step[outside], dtype=np.int32).max(initial=0)) > limits.depth:
+        raise JsonError(f"is nested deeper than {limits.depth} levels")
+    if limits.values is not None and np.count_nonzero(outside == ord(",")) >= limits.values:
+        raise JsonError(f"holds more than {limits.values:,} values")
 
 
 def _hooks(raw: bytes, limits: JsonLimits) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def create_app(service: Service) -> ASGIApp:
         try:
             yield
         finally:
-            service.thread.stop()
+            service.stop()
 
     # The bare router: Starlette's own application would answer failures before the guard sees them.
     return Guard(Router(routes(service.settings.page), lifespan=lifespan), service)

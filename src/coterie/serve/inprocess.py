@@ -245,7 +245,7 @@ def _sync_transport(service: Service) -> Any:
             return httpx2.Response(status, headers=headers, stream=Body(exchange), request=request)
 
         def close(self) -> None:
-            service.thread.stop()
+            service.stop()
             loop.close()
 
     service.start()
@@ -276,7 +276,7 @@ def _async_transport(service: Service) -> Any:
             return httpx2.Response(status, headers=headers, stream=Body(exchange), request=request)
 
         async def aclose(self) -> None:
-            await asyncio.to_thread(service.thread.stop)
+            await asyncio.to_thread(service.stop)
 
     service.start()
     return Transport()

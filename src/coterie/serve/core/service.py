@@ -21,6 +21,7 @@ from coterie.nn.steering import RouterControl
 from coterie.serve.constraints.grammar import Grammars
 from coterie.serve.core.engine_thread import EngineThread
 from coterie.serve.core.metrics import Metrics
+from coterie.serve.core.preparation import Preparations
 from coterie.serve.core.settings import ServeSettings
 from coterie.serve.errors import ApiError
 from coterie.text.reply_formats import format_of
@@ -63,6 +64,7 @@ class Service:
         queue = 4 * s.slots if s.max_queue is None else s.max_queue
         positions = model.config.max_positions
         self.thread = EngineThread(self.engine, queue, max_queued_tokens=max(1, queue) * positions)
+        self.preparations = Preparations(max(8, queue))
         self.draining = False
         self.num_open = 0  # requests whose answer is not yet written to its end
         self.profiles: dict[str, RouterControl] = {}
@@ -92,6 +94,11 @@ class Service:
         """Start the engine's thread; a second call does nothing."""
         if not self.thread.started:
             self.thread.start()
+
+    def stop(self) -> None:
+        """End the threads; unfinished calls receive an error."""
+        self.thread.stop()
+        self.preparations.close()
 
     def resolve(self, name: str) -> str:
         """The variant that a model's name selects ("": the base). Errors: `ApiError` 404.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -21,7 +20,7 @@ async def chat_completions(request: Request) -> Response:
     """Answer a conversation, whole or streamed."""
     received = await receive(request, ChatRequest)
     service, body = received.service, received.body
-    talk = await asyncio.to_thread(prepare, service, body, received.variant)
+    talk = await received.prepared(request, lambda: prepare(service, body, received.variant))
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
     head = received.head("chatcmpl-")
     usage = body.stream_options is not None and body.stream_options.include_usage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,7 @@ async def completions(request: Request) -> Response:
     """Continue one or many prompts, whole or streamed."""
     received = await receive(request, CompletionRequest)
     service, body = received.service, received.body
-    texts = await asyncio.to_thread(prepare, service, body, received.variant)
+    texts = await received.prepared(request, lambda: prepare(service, body, received.variant))
     call = service.thread.submit([text.job for text in texts])
     head = {"object": "text_completion", **received.head("cmpl-")}
     run = Completions(service, body, texts, call, head)

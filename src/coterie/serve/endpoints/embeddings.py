@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from functools import partial
 from typing import Annotated, Literal
@@ -44,7 +43,7 @@ async def embeddings(request: Request) -> Response:
     width = service.model.config.width
     if body.dimensions is not None and body.dimensions > width:
         raise invalid(f"/dimensions: the model's vectors have {width} numbers", "/dimensions")
-    inputs = await asyncio.to_thread(_inputs, service, body)
+    inputs = await received.prepared(request, lambda: _inputs(service, body))
 
     async def work() -> list[Tensor]:
         # One text at a time between two steps of the engine, so that running replies continue.

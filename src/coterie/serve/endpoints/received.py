@@ -12,11 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie.serve.core.engine_thread import Call
+from coterie.serve.core.preparation import SMALL
 from coterie.serve.core.service import Service
 from coterie.serve.endpoints.protocol import Body, read
-from coterie.serve.http.wire import EventStream, JsonAnswer, read_object, unless_gone
+from coterie.serve.http.strict_json import parse
+from coterie.serve.http.wire import EventStream, JsonAnswer, read_body, unless_gone
 
 B = TypeVar("B", bound=Body)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,21 @@ class Received(Generic[B]):
     """A request's validated body.
 
     `variant`: the served variant that its field `model` selects ("": the base, also where no model is named).
-    `ignored`: names of fields that were accepted and have no effect.
+    `ignored`: names of fields that were accepted and have no effect. `size`: bytes.
     """
 
     service: Service
     body: B
     variant: str
     ignored: tuple[str, ...]
+    size: int
+
+    async def prepared(self, request: Request, work: Callable[[], T]) -> T:
+        """The result of `work` in a thread, unless the client leaves before.
+
+        Errors: any exception of `work`; `ApiError` 429; `Disconnected`.
+        """
+        return await unless_gone(request.receive, self.service.preparations.run(work, self.size))
 
     def head(self, prefix: str) -> dict[str, Any]:
         """Fields that open every object of the answer, with a new id that begins with `prefix`."""
@@ -50,12 +61,22 @@ class Received(Generic[B]):
 async def receive(request: Request, kind: type[B]) -> Received[B]:
     """Read and validate a body, and resolve its model.
 
-    Errors: `ApiError` 400, 404 (unknown model), 408, 411, 413 or 415; `Disconnected`.
+    Errors: `ApiError` 400, 404 (unknown model), 408, 413, 415 or 429; `Disconnected`.
     """
     service: Service = request.app.state.service
-    body, ignored = read(kind, await read_object(request, service.settings.max_body))
+    raw = await read_body(request, service.settings.max_body)
+
+    def understood() -> tuple[B, list[str]]:
+        return read(kind, parse(raw))
+
+    if len(raw) <= SMALL:
+        body, ignored = understood()
+    else:
+        work = service.preparations.run(understood, len(raw))
+        body, ignored = await unless_gone(request.receive, work)
     name: str | None = getattr(body, "model", None)
-    return Received(service, body, "" if name is None else service.resolve(name), tuple(ignored))
+    variant = "" if name is None else service.resolve(name)
+    return Received(service, body, variant, tuple(ignored), len(raw))
 
 
 async def respond(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -89,7 +88,7 @@ async def responses(request: Request) -> Response:
     """Answer, whole or as typed events."""
     received = await receive(request, ResponsesRequest)
     service, body = received.service, received.body
-    talk, ignored = await asyncio.to_thread(_prepared, service, body, received.variant)
+    talk, ignored = await received.prepared(request, lambda: _prepared(service, body, received.variant))
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
     run = _Run(replies, body)
     return await respond(request, received, replies.call, run.stream, run.whole, ignored)

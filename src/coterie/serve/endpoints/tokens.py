@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -43,7 +42,7 @@ async def tokenize(request: Request) -> Response:
     service, body = received.service, received.body
     if (body.prompt is None) == (body.messages is None):
         raise invalid("/prompt: give either a prompt or messages", "/prompt")
-    return JsonAnswer(await asyncio.to_thread(_tokens, service, body))
+    return JsonAnswer(await received.prepared(request, lambda: _tokens(service, body)))
 
 
 def _tokens(service: Service, body: TokenizeRequest) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from coterie.serve.errors import ApiError, draining
-from coterie.serve.http.strict_json import parse
 
 T = TypeVar("T")
 BODY_IDLE = 30.0  # seconds to wait for the next byte of a body
@@ -44,8 +43,8 @@ def error_answer(error: ApiError) -> Response:
     return JsonAnswer(error.body(), error.status, error.headers())
 
 
-async def read_object(request: Request, cap: int) -> dict[str, Any]:
-    """The JSON object of a request. Errors: `ApiError` 408, 411, 413, 415 or 400."""
+async def read_body(request: Request, cap: int) -> bytes:
+    """The bytes of a JSON request. Errors: `ApiError` 408, 413 or 415; `Disconnected`."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "send the header 'content-type: application/json'", "unsupported_media_type")
@@ -59,7 +58,7 @@ async def read_object(request: Request, cap: int) -> dict[str, Any]:
         # As JSON text: a line break in the body or the path must not look like a further entry.
         said = json.dumps([request.url.path, body.decode("utf-8", "replace")], ensure_ascii=True)
         log.info("body: %s", said)
-    return parse(body)
+    return body
 
 
 async def _read(request: Request, cap: int) -> bytes:
