@@ -193,7 +193,7 @@ class Agent:
             self.show("call", f"{call.name}({json.dumps(dict(call.arguments))})")
             result = self._result(number, call)
             self.show("result", result)
-            self._add(Message("tool", result, name=call.name))
+            self._add(Message("tool", result, name=call.name, tool_call_id=call.id))
             key = json.dumps([call.name, dict(call.arguments), result], sort_keys=True)
             self._seen[key] += 1
             going = going and self._seen[key] < self.budget.repeats

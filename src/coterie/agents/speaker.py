@@ -147,7 +147,7 @@ class StreamedReply:
                 arguments = parse_json_object(call["arguments"] or "{}", JsonLimits(repeated_keys=True))
             except JsonError as error:
                 broken[number], arguments = f"it {error}: {joined(call['arguments'][:200])}", {}
-            calls.append(ToolCall(joined(call["name"]), arguments))
+            calls.append(ToolCall(joined(call["name"]), arguments, joined(call["id"]) or None))
         while self._held:
             kind, half = self._held.popitem()
             self._add(kind, joined(half))
@@ -182,13 +182,14 @@ class StreamedReply:
         index = delta.get("index")
         if not isinstance(index, int):
             raise EndpointError("a tool call in the stream has no index, so its pieces cannot be told apart")
-        call = self._calls.setdefault(index, {"name": "", "arguments": ""})
+        call = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
         function = _object(delta.get("function"))
         name, arguments = function.get("name"), function.get("arguments")
         if not isinstance(name, str | None) or not isinstance(arguments, str | None):
             raise EndpointError("a tool call in the stream has a name or arguments that are not text")
         call["name"] = call["name"] or name or ""
         call["arguments"] += arguments or ""
+        call["id"] = call["id"] or str(delta.get("id") or "")
 
     def _tick(self) -> None:
         self.first_seconds = self.first_seconds or time.perf_counter() - self._started
@@ -202,21 +203,24 @@ def _object(value: Any) -> Mapping[str, Any]:
 def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages in the OpenAI API's form: arguments as JSON text, an id that ties each result to its call.
 
-    Results belong to the calls before them, in order. Errors: `ConfigError` for a result without a call.
+    Calls keep the ids that the server gave them. Results that name no call belong to the calls before them,
+    in order. Errors: `ConfigError` for a result without a call.
     """
     wired: list[dict[str, Any]] = []
     waiting: list[str] = []
     for number, message in enumerate(messages):
         data = message.to_dict()
         if message.role == "assistant":
-            waiting = [f"call_{number}_{index}" for index in range(len(message.tool_calls))]
+            waiting = [call.id or f"call_{number}_{index}" for index, call in enumerate(message.tool_calls)]
             for id, call in zip(waiting, data.get("tool_calls", ()), strict=True):
                 call["id"] = id
                 call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
         elif message.role == "tool":
             if not waiting:
                 raise ConfigError(f"message {number + 1}: a tool's result without a call before it")
-            data["tool_call_id"] = waiting.pop(0)
+            own = message.tool_call_id if message.tool_call_id in waiting else waiting[0]
+            waiting.remove(own)
+            data["tool_call_id"] = own
         wired.append(data)
     return wired
 

@@ -44,6 +44,7 @@ _TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+_FURTHER_TEMPLATES = ("chat_template.json", "additional_chat_templates/*.jinja")
 
 _TRAIN_SAMPLE_BYTES = 4_000_000  # of text for the tokenizer: more changes few merges and costs time
 _TRAIN_DOCUMENT_CHARS = 65536
@@ -122,6 +123,8 @@ def _key(config: DataConfig) -> str:
     if config.tokenizer is not None:
         files = [Path(config.tokenizer) / name for name in _TOKENIZER_FILES]
         tokenizer = [file_sha256(file) if file.is_file() else None for file in files]
+        for pattern in _FURTHER_TEMPLATES:
+            tokenizer += map(file_sha256, sorted(Path(config.tokenizer).glob(pattern)))
     about = [_FORMAT, settings, fingerprint(config.sources), tokenizer]
     if any(source.path.startswith("primer") for source in config.sources):
         about += [platform.python_version(), PRIMER_VERSION]

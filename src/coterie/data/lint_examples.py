@@ -183,19 +183,19 @@ def _chats(example: Example) -> list[ChatExample]:
 
 def _calls_that_change(found: ExampleSet, tokenizer: Tokenizer) -> Iterator[Problem]:
     """Tool calls that the reply parser does not recover from the rendered text; a server would miss them."""
-    template = tokenizer.chat_template
-    for example in found.examples if template is not None else ():
+    for example in found.examples if tokenizer.templates.named else ():
         for chat in _chats(example):
             for index, message in enumerate(chat.messages):
                 if message.tool_calls:
-                    fault = _call_fault(chat, index, str(template), tokenizer)
+                    fault = _call_fault(chat, index, tokenizer)
                     if fault:
                         yield Problem(example.origin.file, example.origin.line, f"turn {index + 1}: {fault}")
 
 
-def _call_fault(chat: ChatExample, index: int, template: str, tokenizer: Tokenizer) -> str | None:
-    names = tokenizer.named_tokens
+def _call_fault(chat: ChatExample, index: int, tokenizer: Tokenizer) -> str | None:
+    names = {**tokenizer.named_tokens, **chat.variables}
     try:
+        template = tokenizer.template_for(bool(chat.tools))
         prompt = render(chat.messages[:index], template, True, chat.tools, names)
         turn = render(chat.messages[: index + 1], template, False, chat.tools, names)
     except DataError:

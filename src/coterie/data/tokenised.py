@@ -26,6 +26,7 @@ from coterie.data.formats import (
 from coterie.data.records import Origin, Problem
 from coterie.data.rows import Row, best_fit, row_of
 from coterie.text.chat import render_ids
+from coterie.text.template_facts import facts_of
 from coterie.text.tokenizer import Tokenizer
 
 
@@ -125,6 +126,11 @@ def tokenise(
     if isinstance(example, ChatExample):
         _check_unread(example, tokenizer.chat_template or "")
         tools = list(example.tools)
+        complaint = facts_of(tokenizer, bool(tools), example.variables).complaint(
+            example.messages, tools, example.variables
+        )
+        if complaint is not None:
+            raise DataError(complaint)
         rendered = render_ids(
             tokenizer,
             example.messages,

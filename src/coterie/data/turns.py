@@ -116,12 +116,14 @@ def _read(turn: Mapping[str, Any]) -> Iterator[Turn]:
     elif calls := _calls(turn):
         data["tool_calls"] = calls
     data |= _reasoning(turn, role)
+    unread = _unread(turn, TURN_FIELDS)
+    data |= {name: turn[name] for name in unread}
     plain_json(data, "tool_calls")
     message = Message.from_dict(data)
     marked = one_mark(turn)
     if marked and role != "assistant":
         raise DataError(f"marks the words of role '{given}' to be learnt; only an assistant's are")
-    yield Turn(message, marked, _unread(turn, TURN_FIELDS), is_call)
+    yield Turn(message, marked, unread, is_call)
 
 
 def _same(turn: Mapping[str, Any], names: Sequence[str]) -> Any:

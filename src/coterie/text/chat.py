@@ -18,6 +18,7 @@ from coterie.text.messages import Message, ToolCall
 from coterie.text.rendering import render, shipped_template
 from coterie.text.replies import parse_reply
 from coterie.text.reply_places import ReplyFinder, Span, surroundings, ways_of_marking
+from coterie.text.template_facts import left_out
 from coterie.text.tokenizer import Tokenizer
 
 __all__ = [
@@ -82,6 +83,8 @@ def render_ids(
         for index, span in page.replies(shown):
             if learn is None or learn[index]:
                 _mark(mask, encoded, page.added, _learnt(messages[index], index, span, shown.text))
+        for index, what in left_out(messages, shown.text, page.text_of):
+            raise DataError(f"chat template: it leaves out {what} of turn {index + 1}")
     return Rendered(encoded.ids, mask)
 
 
@@ -108,14 +111,9 @@ class _Page:
         variables: Mapping[str, Any] | None,
     ) -> None:
         self._tokenizer = tokenizer
-        given = tokenizer.chat_template if template is None else template
-        if given is None:
-            raise DataError(
-                "this tokenizer has no chat template; save a chat_template.jinja in its directory or give one"
-            )
-        self._template = given
+        self._template = tokenizer.template_for(bool(tools)) if template is None else template
         self.talk = Conversation(messages, tools, variables)
-        self.control = tokenizer.control_tokens(given)
+        self.control = tokenizer.control_tokens(self._template)
         self.added = frozenset(tokenizer.added_tokens.values())
         self._safe, self._typed = self.talk, None
         if typed_names(self.talk, self.control):
@@ -126,6 +124,10 @@ class _Page:
         """The conversation rendered, with the request for a reply where `prompt`."""
         text = self._render(self._safe.messages, prompt)
         return Shown(text) if self._typed is None else self._typed.take(text)
+
+    def text_of(self, messages: Sequence[Message]) -> str:
+        """The text of other messages in the place of this conversation's."""
+        return self._render(messages, False)
 
     def encode(self, shown: Shown) -> Encoded:
         """The whole text in one call."""

@@ -36,6 +36,7 @@ class Conversation:
         for message in self.messages:
             if message.role in _PEOPLE:
                 yield from (text for _, text in _texts_of(message))
+                yield from _strings(message.extra)
         yield from _strings([self.tools or (), self.variables or {}])
 
     def unused(self, count: int) -> list[str]:
@@ -86,7 +87,7 @@ class TypedMarks:
                 new = {name: mark(text) for name, text in _texts_of(message)}
                 if "content" in new:
                     new["content"] = (TextPart(new["content"]),)
-                message = replace(message, **new)
+                message = replace(message, **new, extra=mark(message.extra))
             messages.append(message)
         return Conversation(messages, mark(talk.tools), mark(talk.variables))
 
@@ -123,7 +124,7 @@ def _texts_of(message: Message) -> list[tuple[str, str]]:
     found = [("content", message.text)] if message.content else []
     for field in fields(message):
         value = getattr(message, field.name)
-        if field.name != "role" and isinstance(value, str):
+        if field.name not in ("role", "form") and isinstance(value, str):
             found.append((field.name, value))
     return found
 

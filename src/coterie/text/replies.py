@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie.config.errors import DataError
@@ -48,17 +48,34 @@ class Delta:
         self.calls += later.calls
 
 
+def long_id() -> str:
+    """A new id of a call, as OpenAI writes them."""
+    return "call_" + secrets.token_hex(12)
+
+
+def short_id() -> str:
+    """A new id of a call for templates that insist on nine letters and digits, as Mistral's do."""
+    return secrets.token_hex(5)[:9]
+
+
 class ReplyParser:
     """Parses a reply from pieces of its text; how it is cut does not matter.
 
     `opened`: the prompt ended inside a reasoning block. `tools`: whether calls are parsed or stay text.
+    `new_id` makes the ids of calls.
     """
 
-    def __init__(self, form: ReplyFormat | None = None, opened: bool = False, tools: bool = True) -> None:
+    def __init__(
+        self,
+        form: ReplyFormat | None = None,
+        opened: bool = False,
+        tools: bool = True,
+        new_id: Callable[[], str] = long_id,
+    ) -> None:
         form = form or format_of(None)
         regions = form.regions
         self._regions = tuple(region for region in regions if tools or region.kind != "calls")
-        self._tools = tools
+        self._tools, self._new_id = tools, new_id
         self._region = form.reasoning if opened else None
         self._mark = ""  # that opened the region
         self._part = "reasoning"  # where text of the region goes; "" while its head is read
@@ -81,7 +98,7 @@ class ReplyParser:
         """The whole message, after the last text. A mark that was never completed is text."""
         self.flush()
         whole = self._whole
-        calls = tuple(numbered.call for numbered in whole.calls)
+        calls = tuple(replace(numbered.call, id=numbered.id) for numbered in whole.calls)
         return Message("assistant", whole.content, whole.reasoning if self._thought else None, calls)
 
     def flush(self) -> Delta:
@@ -182,7 +199,7 @@ class ReplyParser:
         calls = _read(self._part, region.read, inside) if mark or region.ends else []
         if calls:
             for call in calls:
-                numbered = NumberedCall(len(self._whole.calls), "call_" + secrets.token_hex(12), call)
+                numbered = NumberedCall(len(self._whole.calls), self._id_of(call), call)
                 new.calls.append(numbered)
                 self._whole.calls.append(numbered)
             self._text = rest
@@ -190,6 +207,13 @@ class ReplyParser:
             return True
         self._stays(new, self._mark + inside + mark, rest)
         return True
+
+    def _id_of(self, call: ToolCall) -> str:
+        """The id that the model wrote, unless it is odd or the reply has it already; else a new one."""
+        taken = {numbered.id for numbered in self._whole.calls}
+        written = call.id or ""
+        good = re.fullmatch(r"[\w.:-]{1,64}", written) is not None and written not in taken
+        return written if good else self._new_id()
 
     def _stays(self, new: Delta, text: str, rest: str) -> None:
         """Add text that is not a call to the content, and parse `rest` again."""

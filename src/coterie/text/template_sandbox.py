@@ -52,7 +52,8 @@ def run(template: str, names: Mapping[str, Any]) -> str:
             _METER.reset(mark)
     except _FAILURES as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"chat template: {reason}") from None
+        origin = getattr(template, "origin", "")
+        raise DataError(f"chat template: {reason}{f' (in {origin})' if origin else ''}") from None
 
 
 class WorkMeter:
@@ -133,11 +134,11 @@ def _gather(template: jinja2.Template, names: dict[str, Any]) -> str:
 def _compiled(template: str) -> jinja2.Template:
     if len(template) > MAX_SOURCE:
         raise jinja2.TemplateError(f"is longer than {MAX_SOURCE:,} characters")
-    return _environment().from_string(template)
+    return environment().from_string(template)
 
 
 @functools.lru_cache(maxsize=1)
-def _environment() -> _Environment:
+def environment() -> _Environment:
     """The environment that transformers uses (blocks trimmed, plain JSON), with every growth measured."""
     environment = _Environment(
         trim_blocks=True,

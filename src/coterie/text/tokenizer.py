@@ -23,6 +23,7 @@ from coterie.config.errors import DataError
 from coterie.config.files import read_json, write_text
 from coterie.text.added_tokens import add_configured, content_of, control_names, whole_config
 from coterie.text.guarded import Encoded, GuardedEncoder, names_pattern
+from coterie.text.template_sources import ChatTemplates, read_templates, write_templates
 
 if TYPE_CHECKING:
     import tokenizers
@@ -53,11 +54,17 @@ _TURN_ENDS = (END_OF_TURN, "<|eot_id|>", "<|eot|>", "<|eom_id|>", "<end_of_turn>
 class Tokenizer:
     """Text to token ids and back. Build one with `train` or `load`."""
 
-    def __init__(self, tokenizer_json: str, config: dict[str, Any], chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer_json: str,
+        config: dict[str, Any],
+        chat_template: str | ChatTemplates | None = None,
+    ) -> None:
         """From the text of tokenizer.json and the object of tokenizer_config.json. Errors: `DataError`."""
         import tokenizers
 
-        self.chat_template = chat_template
+        given = chat_template
+        self.templates = given if isinstance(given, ChatTemplates) else ChatTemplates.of(given)
         self._config = dict(config)
         self._full: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
         self._full.no_truncation()  # a length that a file asks for would cut texts without a word
@@ -147,13 +154,9 @@ class Tokenizer:
             )
         names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
         config = whole_config(*(_read_json(directory / name) for name in names))
-        template = directory / "chat_template.jinja"
-        inline = config.pop("chat_template", None)
+        templates = read_templates(directory, config.pop("chat_template", None))
         try:
-            chat = template.read_text(encoding="utf-8") if template.is_file() else inline
-            return Tokenizer(
-                path.read_text(encoding="utf-8"), config, chat if isinstance(chat, str) else None
-            )
+            return Tokenizer(path.read_text(encoding="utf-8"), config, templates)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: is not a usable tokenizer ({' '.join(str(error).split())})") from None
         except DataError as error:
@@ -162,17 +165,29 @@ class Tokenizer:
             raise DataError(f"{path}: is not a usable tokenizer ({' '.join(str(error).split())})") from None
 
     def save(self, directory: str | Path) -> None:
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, each by rename."""
+        """Write tokenizer.json, tokenizer_config.json and the chat templates, each by rename."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         files = {
             "tokenizer.json": self._json,
             "tokenizer_config.json": json.dumps(self._config, indent=2, ensure_ascii=False) + "\n",
         }
-        if self.chat_template is not None:
-            files["chat_template.jinja"] = self.chat_template
         for name, text in files.items():
             write_text(directory / name, text)
+        write_templates(directory, self.templates)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template for conversations without tools; setting it replaces the named ones too."""
+        return self.templates.default
+
+    @chat_template.setter
+    def chat_template(self, text: str | None) -> None:
+        self.templates = ChatTemplates.of(text)
+
+    def template_for(self, tools: bool) -> str:
+        """The chat template for a conversation with or without tools. Errors: `DataError` for none."""
+        return self.templates.choose(tools)
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Token ids, without start or end. Special tokens inside `text` stay text unless `allow_special`."""

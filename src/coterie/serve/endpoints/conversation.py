@@ -194,24 +194,22 @@ def _prompt(service: Service, body: ChatRequest, tools: list[Any], variables: di
 
 def _message(given: ChatMessage, index: int) -> Message:
     pointer = f"/messages/{index}"
-    content = given.content
+    content: Any = given.content
     if isinstance(content, list):
-        content = "".join(part.text for part in content)
-    if content is None and given.role == "assistant":
+        content = [{"type": "text", "text": part.text} for part in content]
+    if content is None and given.role == "assistant" and not given.tool_calls:
         content = ""  # so a reply that holds only reasoning comes back
     if given.reasoning_content is not None and given.reasoning not in (None, given.reasoning_content):
         raise invalid(
             f"{pointer}/reasoning: differs from reasoning_content; send one", f"{pointer}/reasoning"
         )
-    data = given.model_dump(include={"tool_calls", "tool_call_id"}, exclude_none=True)
+    data = given.model_dump(include={"tool_calls"}, exclude_none=True)
     for place, call in enumerate(data.get("tool_calls", ())):
         where = f"{pointer}/tool_calls/{place}/function/arguments"
         call["function"]["arguments"] = _arguments(call["function"]["arguments"], where)
     role = "system" if given.role == "developer" else given.role
-    data |= {"role": role, "content": content, "name": given.name}
-    reasoning = given.reasoning if given.reasoning_content is None else given.reasoning_content
-    if reasoning is not None:
-        data["reasoning_content"] = reasoning
+    data |= {"role": role, "content": content, "name": given.name, "tool_call_id": given.tool_call_id}
+    data |= {"reasoning_content": given.reasoning_content, "reasoning": given.reasoning}
     try:
         return Message.from_dict(data)
     except CoterieError as error:
