@@ -84,7 +84,8 @@ def render_ids(
             if learn is None or learn[index]:
                 _mark(mask, encoded, page.added, _learnt(messages[index], index, span, shown.text))
         for index, what in left_out(messages, shown.text, page.text_of):
-            raise DataError(f"chat template: it leaves out {what} of turn {index + 1}")
+            if messages[index].role == "assistant" and (learn is None or learn[index]):
+                raise DataError(f"chat template: it leaves out {what} of turn {index + 1}")
     return Rendered(encoded.ids, mask)
 
 
