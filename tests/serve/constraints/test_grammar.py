@@ -220,7 +220,7 @@ def test_json_object(client):
         ({"type": "string", "maxLength": 10**9}, "/maxLength"),
         ({"enum": ["x" * 20 + str(i) for i in range(10**5)]}, ""),
         ({"$ref": "http://169.254.169.254/schema.json"}, "/$ref"),
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}}}, ""),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}}}, "/$defs/a/$ref"),
         ({"type": "string", "pattern": "(?=a)b"}, ""),
         ({"type": "strin"}, ""),
     ],

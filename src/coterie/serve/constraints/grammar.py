@@ -9,25 +9,20 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from coterie.serve.errors import ApiError, invalid
+from coterie.serve.constraints.schemas import bad, enforceable
+from coterie.serve.errors import invalid
 from coterie.text.reply_formats import ReplyFormat
 from coterie.text.tokenizer import StreamDecoder, Tokenizer
 
-MAX_SCHEMA_BYTES = 64 * 1024
-MAX_BOUND = 10_000  # of lengths and counts in a schema
-MAX_REPEAT = 1000  # {n,m} in a pattern
 _CACHED = 64
-# llguidance accepts these and does not enforce them, or reads them as comments.
-_REFUSED_KEYS = ("patternProperties", "x-guidance", "$dynamicRef", "$recursiveRef", "unevaluatedProperties",
-                 "unevaluatedItems", "propertyNames", "dependentSchemas")  # fmt: skip
-_BOUNDS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_PLACE = re.compile(r"^at \d+\(\d+\): ")
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -98,7 +93,7 @@ class GrammarFilter:
         if token in self._stops or self.failure is not None:
             return
         if not self._matcher.consume_token(token):
-            self.failure = "a token outside the grammar was drawn"
+            raise RuntimeError("a token outside the grammar was drawn")
         elif self._repeat and self._matcher.is_stopped():
             self._active, self._matcher = False, self._prototype.deep_copy()
 
@@ -138,8 +133,8 @@ class Grammars:
 
         Errors: `ApiError` 400 `invalid_schema`.
         """
-        check_schema(schema, pointer)
-        rules = f"answer: {self._literal(self._writing.answer)} value\nvalue: %json {_json(schema, False)}"
+        value = _json(enforceable(schema, pointer), False)
+        rules = f"answer: {self._literal(self._writing.answer)} value\nvalue: %json {value}"
         if tools:
             return self._filter("answer | calls", f"{rules}\n{self._calls(tools, False)}", pointer, opened)
         return self._filter("answer", rules, pointer, opened)
@@ -239,10 +234,12 @@ class Grammars:
                 # The lines after the first show our own grammar, which would not help the client.
                 first_lines = (note.strip().partition("\n")[0] for note in notes)
                 reason = "; ".join(_PLACE.sub("", line) for line in first_lines)[:300]
-                raise _bad(pointer, f"this schema cannot be enforced ({reason})")
+                raise bad(pointer, f"this schema cannot be enforced ({reason})")
             matcher = LLMatcher(self._tokens(), wrapped, log_level=0, limits=limits)
-            if matcher.is_error():
-                raise _bad(pointer, matcher.get_error()[:200])
+            first = matcher.deep_copy()  # a grammar may compile and then be too costly, or allow nothing
+            if not any(first.compute_bitmask()) or first.is_error():
+                why = first.get_error().partition("\n")[0][:200] if first.is_error() else "it allows nothing"
+                raise bad(pointer, f"this schema cannot be enforced ({why})")
             self._cache[grammar] = matcher
             if len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)
@@ -283,83 +280,17 @@ def _quoted(text: str) -> str:
 
 
 def _call_schema(tool: Mapping[str, Any], index: int, key: str | None) -> dict[str, Any]:
-    """The schema of a call's arguments; with a `key`, of the object of the name and, under `key`, these.
-
-    Definitions of the parameters then move to the top level, to which `#/$defs` refers.
-    """
-    parameters = dict(tool.get("parameters") or {"type": "object"})
+    """The schema of a call's arguments; with a `key`, of the object of the name and, under `key`, these."""
+    parameters = tool.get("parameters") or {"type": "object"}
     pointer = f"/tools/{index}/function/parameters"
-    check_schema(parameters, pointer)
     if parameters.get("type", "object") != "object":
         raise invalid(f"{pointer}/type: parameters must be an object", pointer, "invalid_schema")
-    parameters.pop("$schema", None)
-    arguments = {"type": "object", **parameters}
+    arguments = {"type": "object", **enforceable(parameters, pointer, f"/properties/{key}" if key else "")}
     if key is None:
         return arguments
-    moved = {word: arguments.pop(word) for word in ("$defs", "definitions") if word in arguments}
     return {
         "type": "object",
         "properties": {"name": {"const": tool["name"]}, key: arguments},
         "required": ["name", key],
         "additionalProperties": False,
-        **moved,
     }
-
-
-def check_schema(schema: Any, pointer: str) -> None:
-    """Refuse schemas that take too long to compile or that llguidance would not enforce.
-
-    Errors: `ApiError` 400 `invalid_schema` with a pointer to the first problem.
-    """
-    if len(json.dumps(schema)) > MAX_SCHEMA_BYTES:
-        raise _bad(pointer, f"the schema is larger than {MAX_SCHEMA_BYTES} bytes")
-    for place, node in _objects(schema, pointer):
-        for key in _REFUSED_KEYS:
-            if key in node and not place.endswith("/properties"):
-                raise _bad(f"{place}/{key}", "is not supported")
-        for key in _BOUNDS:
-            value = node.get(key)
-            if isinstance(value, int) and value > MAX_BOUND:
-                raise _bad(f"{place}/{key}", f"at most {MAX_BOUND}")
-        reference = node.get("$ref")
-        if (
-            isinstance(reference, str)
-            and not reference.startswith("#/$defs/")
-            and not reference.startswith("#/definitions/")
-        ):
-            raise ApiError(
-                400, f"{place}/$ref: only '#/$defs/...' is followed", "invalid_schema", f"{place}/$ref"[:200]
-            )
-        pattern = node.get("pattern")
-        if isinstance(pattern, str):
-            _check_pattern(pattern, f"{place}/pattern")
-
-
-def _check_pattern(pattern: str, pointer: str) -> None:
-    counts = [
-        int(number[:9]) for number in re.findall(r"\d+", " ".join(re.findall(r"\{([\d,]*)\}", pattern)))
-    ]
-    if len(pattern) > 1000 or any(count > MAX_REPEAT for count in counts):
-        raise _bad(pointer, f"is too large (repeats up to {MAX_REPEAT})")
-
-
-_PLACE = re.compile(r"^at \d+\(\d+\): ")
-
-
-def _bad(pointer: str, why: str) -> ApiError:
-    return ApiError(400, f"{pointer[:200]}: {why}", "invalid_schema", pointer[:200])
-
-
-def _objects(value: Any, pointer: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    pending = [(pointer, value)]
-    while pending:
-        place, node = pending.pop()
-        if isinstance(node, Mapping):
-            yield place, node
-            pending += [
-                (f"{place}/{key}", item)
-                for key, item in node.items()
-                if key not in ("enum", "const", "default")
-            ]
-        elif isinstance(node, list):
-            pending += [(f"{place}/{index}", item) for index, item in enumerate(node)]

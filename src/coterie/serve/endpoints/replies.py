@@ -14,7 +14,7 @@ from coterie.serve.core.engine_thread import Call, CallEvents
 from coterie.serve.core.service import Service
 from coterie.serve.endpoints.conversation import Conversation
 from coterie.serve.endpoints.moe import routing_of
-from coterie.serve.errors import ApiError
+from coterie.serve.errors import invalid
 from coterie.text.replies import Delta, NumberedCall
 from coterie.text.tokenizer import Tokenizer
 
@@ -118,7 +118,8 @@ class Replies:
         parser = self._parsers[index]
         grammar = self.talk.jobs[index].options.filter
         if grammar is not None and grammar.failure is not None:
-            raise ApiError(500, f"the reply cannot satisfy its grammar ({grammar.failure})", "grammar_failed")
+            # The schema's fault: it asks for what this vocabulary cannot write, or costs too much to follow.
+            raise invalid(f"the reply cannot satisfy its grammar ({grammar.failure})", None, "grammar_failed")
         thinking = parser.reasoning
         delta = parser.feed(event.text)
         self.usage.reasoning += thinking or parser.reasoning
