@@ -64,7 +64,7 @@ def test_damage_and_foreign_tokenizers_are_found(tokenizer, tmp_path):
     write_shards(documents(9), tokenizer, tmp_path)
     with pytest.raises(DataError, match="written with another tokenizer"):
         open_shards(tmp_path, Tokenizer.train(["abc"], 265))
-    with pytest.raises(DataError, match=r"no readable shard.json"):
+    with pytest.raises(DataError, match=r"shard.json: cannot be read .*; prepare the data again"):
         open_shards(tmp_path / "none")
     data = tmp_path / "shard-00000.bin"
     good = data.read_bytes()
@@ -78,7 +78,23 @@ def test_damage_and_foreign_tokenizers_are_found(tokenizer, tmp_path):
     data.unlink()
     with pytest.raises(DataError, match="is missing"):
         open_shards(tmp_path)
+    data.write_bytes(good)
     sidecar = tmp_path / "shard.json"
-    sidecar.write_text(json.dumps({"format": "coterie-shards-1"}))
-    with pytest.raises(DataError, match="is damaged"):
+    whole = json.loads(sidecar.read_text())
+    for change, said in (
+        (
+            {"format": "coterie-shards-1"},
+            "'format': Input should be 'coterie-shards-2', got 'coterie-shards-1'",
+        ),
+        ({"files": {"shard-00000.bin": 3}}, "'files.shard-00000.bin'"),
+        ({"shards": ["../other"]}, "names '../other', which is not a file next to it"),
+        ({"slices": []}, "document table and index disagree"),
+        ({"later": 1}, "unknown key 'later'"),
+    ):
+        sidecar.write_text(json.dumps(whole | change))
+        with pytest.raises(DataError, match="prepare the data again") as caught:
+            open_shards(tmp_path)
+        assert said in str(caught.value) and "\n" not in str(caught.value)
+    sidecar.write_text("{")
+    with pytest.raises(DataError, match=r"is not valid JSON .*; prepare the data again"):
         open_shards(tmp_path)

@@ -173,7 +173,7 @@ class RunLock:
 
     The kernel drops the lock when its holder ends, however it ends; the process id in the file is only for
     the message.
-    Errors: `TrainingError` naming the process that holds the lock.
+    Errors: `TrainingError` naming the process that holds the lock, or a directory that cannot be written.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -183,8 +183,13 @@ class RunLock:
     def __enter__(self) -> Self:
         import fcntl  # POSIX only, and not needed for reading checkpoints on other systems
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path.parent}: cannot be written ({error.strerror}); choose another 'out'"
+            ) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -108,6 +108,8 @@ VERBS = {
     "schema": Verb("JSON schema of a YAML file of settings, for editors.", "schema:schema", section=LOOK),
 }
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
+
 app = group(VERBS, "Train, compare, inspect and talk to dense and mixture-of-experts language models.")
 
 
@@ -134,11 +136,13 @@ def main() -> None:
     """Run the command line; errors meant for users are one line on standard error and a non-zero exit."""
     try:
         status = app(prog_name="coterie", standalone_mode=False)
+        if status == INTERRUPTED:  # what typer makes of Ctrl-C
+            _fail("stopped", INTERRUPTED)
         sys.exit(status if isinstance(status, int) else 0)
     except BrokenPipeError:
         sys.stderr.close()
     except typer.Abort:
-        _fail("stopped", 1)
+        _fail("stopped", INTERRUPTED)
     except Exception as error:
         if isinstance(error, _UsageError):
             _misused(error)

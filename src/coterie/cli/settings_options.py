@@ -73,7 +73,8 @@ def _parameter(name: str, field: FieldInfo, section: str | None) -> inspect.Para
     declared: list[str] = []
     if get_origin(kind) is tuple:
         declared, default = [f"--{name.removesuffix('s').replace('_', '-')}"], None
-        kind, optional = GenericAlias(list, get_args(kind)[:1]), True
+        item = get_args(kind)[0]  # a checked type (`Annotated`) is its plain type to typer
+        kind, optional = GenericAlias(list, (getattr(item, "__origin__", item),)), True
     elif kind is Path:
         kind = str  # typer would show its own words for paths in the help
     option = typer.Option(*declared, help=field.description, rich_help_panel=section, **bounds)

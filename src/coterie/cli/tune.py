@@ -72,7 +72,8 @@ def tune(
     data: Annotated[
         list[str],
         typer.Argument(
-            help="Files, directories, hf://owner/name, 'starter', 'tools' or '-'; and settings as key=value."
+            help="Files, directories (also of plain text), hf://owner/name, 'starter', 'tools' or '-'; and "
+            "settings as key=value."
         ),
     ],
     out: Annotated[str | None, typer.Option("--out", "-o", help="Where to write.")] = None,

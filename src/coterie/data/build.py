@@ -22,7 +22,7 @@ import numpy as np
 
 from coterie.config.data import DataConfig
 from coterie.config.errors import DataError
-from coterie.config.files import file_sha256, write_json
+from coterie.config.files import file_sha256, read_json, write_json
 from coterie.config.temporaries import remove_dead, temporary
 from coterie.data.card import DataCard, count_slices
 from coterie.data.dedup import deduplicate
@@ -37,7 +37,7 @@ from coterie.text.tokenizer import Tokenizer
 
 _log = logging.getLogger("coterie")
 
-_FORMAT = 2  # raise when the same settings and sources would give other tokens
+_FORMAT = 3  # raise when the same settings and sources would give other tokens
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -177,9 +177,11 @@ def _open(directory: Path, config: DataConfig) -> Prepared:
     train = open_shards(directory / "train", tokenizer, verify=True)
     heldout = open_shards(directory / "heldout", tokenizer, verify=True)
     try:
-        card = DataCard.from_dict(json.loads((directory / "card.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{directory / 'card.json'}: is missing or damaged ({error!r})") from None
+        card = DataCard.from_dict(read_json(directory / "card.json", error=DataError))
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{directory / 'card.json'}: is damaged ({error!r})") from None
+    if (card.train, card.heldout) != (count_slices(train), count_slices(heldout)):
+        raise DataError(f"{directory / 'card.json'}: counts other documents than the shards hold")
     return Prepared(directory, tokenizer, train, heldout, card, config.row_length, reused=True)
 
 

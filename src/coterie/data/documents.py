@@ -35,6 +35,8 @@ class Document:
 def document_ids(documents: Sequence[Document], tokenizer: Tokenizer, plain: bool = False) -> list[list[int]]:
     """`tokenizer.document_start` and the tokens of each document.
 
+    With a tokenizer that has `start_ids`, a text also ends with the eos, because the next document's start is
+    not an end. A conversation that the template begins with the start does not get it twice.
     A conversation is rendered with the tokenizer's chat template, unless it was read with this tokenizer and
     has its ids already. If the tokenizer has no template, or with `plain`, its text is encoded like any
     other.
@@ -43,8 +45,14 @@ def document_ids(documents: Sequence[Document], tokenizer: Tokenizer, plain: boo
     rendered = [None if plain else _conversation_ids(document, tokenizer) for document in documents]
     texts = [document.text for document, ids in zip(documents, rendered, strict=True) if ids is None]
     encoded = iter(tokenizer.encode_batch(texts))
-    start = tokenizer.document_start
-    return [[*start, *(next(encoded) if ids is None else ids)] for ids in rendered]
+    start = list(tokenizer.document_start)
+    end = [tokenizer.eos_id] if tokenizer.start_ids and tokenizer.eos_id not in start else []
+    return [
+        [*start, *next(encoded), *end] if ids is None
+        else list(ids) if list(ids[: len(start)]) == start
+        else [*start, *ids]
+        for ids in rendered
+    ]  # fmt: skip
 
 
 def _conversation_ids(document: Document, tokenizer: Tokenizer) -> Sequence[int] | None:

@@ -15,6 +15,7 @@ from coterie.data.fields import ignorable
 from coterie.data.formats import Example, LabelledExample, PreferenceExample
 from coterie.data.readers import FORMATS, read_row
 from coterie.data.records import Origin, Problem, read_records
+from coterie.data.texts import is_plain_text, read_texts
 
 
 @dataclass
@@ -58,11 +59,30 @@ def read_examples(source: str, limit: int | None = None) -> ExampleSet:
     """All examples of one source.
 
     `source`: a JSONL, JSON or Parquet file, a folder of them, `hf://owner/name`, `-` (standard input),
-    `starter` or `tools`. `name:0.3` takes that share of a source and `name#500` that many examples, evenly
-    spread. `limit`: stop after that many examples.
+    `starter` or `tools`; or plain text (`data.texts`), of which each document is an example. `name:0.3`
+    takes that share of a source and `name#500` that many examples, evenly spread. `limit`: stop after that
+    many examples.
     Errors: `DataError` for a source that cannot be read, holds nothing, or mixes kinds.
     """
     path, share, count = portion(source)
+    found = _read_texts(path, limit) if is_plain_text(path) else _read_rows(path, limit)
+    if not found.examples and not found.problems:
+        raise DataError(f"{path}: holds no example; give one of: {FORMATS}")
+    if share is not None:
+        count = max(1, round(share * len(found.examples)))
+    if count is not None and found.examples:
+        total = len(found.examples)
+        if count > total:
+            raise DataError(f"{source}: asks for {count} examples and there are {total}; ask for fewer")
+        found.examples = [found.examples[index * total // count] for index in range(count)]
+    return found
+
+
+def _read_texts(path: str, limit: int | None) -> ExampleSet:
+    return ExampleSet("text", list(read_texts(path)[:limit]))
+
+
+def _read_rows(path: str, limit: int | None) -> ExampleSet:
     found = ExampleSet()
     for origin, record in read_records(path):
         if isinstance(record, Problem):
@@ -81,15 +101,6 @@ def read_examples(source: str, limit: int | None = None) -> ExampleSet:
             found.add_unused(unused, origin)
         except DataError as error:
             found.problems.append(Problem(origin.file, origin.line, str(error)))
-    if not found.examples and not found.problems:
-        raise DataError(f"{path}: holds no example; give one of: {FORMATS}")
-    if share is not None:
-        count = max(1, round(share * len(found.examples)))
-    if count is not None and found.examples:
-        total = len(found.examples)
-        if count > total:
-            raise DataError(f"{source}: asks for {count} examples and there are {total}; ask for fewer")
-        found.examples = [found.examples[index * total // count] for index in range(count)]
     return found
 
 

@@ -7,18 +7,18 @@ slice names, the tokenizer's hash, and size and SHA-256 of every file.
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from coterie.config.errors import DataError
-from coterie.config.files import file_sha256, write_json
+from coterie.config.base import Settings
+from coterie.config.errors import ConfigError, DataError
+from coterie.config.files import file_sha256, read_json, write_json
 from coterie.data.documents import Document, document_ids
 from coterie.text.tokenizer import Tokenizer
 
@@ -29,8 +29,26 @@ _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, document marks
 # Megatron knows no uint32; its int32 has the same bits for every id below 2^31.
 _CODES: dict[int, str] = {8: "<u2", 4: "<i4"}
+_FORMAT = "coterie-shards-2"  # 1: every document began with the eos, whatever the tokenizer puts before texts
 _TOKENS_PER_SHARD = 250_000_000
 _BATCH = 1024
+
+
+class _ShardFile(Settings):
+    bytes: int
+    sha256: str
+
+
+class _Sidecar(Settings):
+    """The content of `shard.json`."""
+
+    format: Literal["coterie-shards-2"]  # `_FORMAT`
+    tokenizer_sha256: str
+    eos_id: int
+    dtype: str
+    slices: list[str]
+    shards: list[str]
+    files: dict[str, _ShardFile]
 
 
 @dataclass(frozen=True)
@@ -98,7 +116,7 @@ def write_shards(
     ):
         number += 1
     sidecar = {
-        "format": "coterie-shards-1",
+        "format": _FORMAT,
         "tokenizer_sha256": tokenizer.sha256,
         "eos_id": tokenizer.document_start[0],
         "dtype": "uint16" if width.itemsize == 2 else "int32",
@@ -160,21 +178,18 @@ def open_shards(directory: str | Path, tokenizer: Tokenizer | None = None, verif
     directory = Path(directory)
     path = directory / "shard.json"
     try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
-        if sidecar["format"] != "coterie-shards-1":
-            raise DataError(f"{path}: format '{sidecar['format']}' is not one this version reads")
-        found, names = sidecar["tokenizer_sha256"], sidecar["shards"]
-        slices, eos_id, files = tuple(sidecar["slices"]), int(sidecar["eos_id"]), sidecar["files"]
-    except OSError as error:
-        raise DataError(
-            f"{directory}: has no readable shard.json ({error.strerror}); prepare the data again"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: is damaged ({error!r}); prepare the data again") from None
+        sidecar = _Sidecar.from_dict(read_json(path, error=DataError), str(path))
+    except (ConfigError, DataError) as error:
+        raise DataError(f"{error}; prepare the data again") from None
+    found, names, eos_id = sidecar.tokenizer_sha256, sidecar.shards, sidecar.eos_id
+    slices, files = tuple(sidecar.slices), sidecar.files
     if tokenizer is not None and found != tokenizer.sha256:
         raise DataError(
             f"{directory}: was written with another tokenizer ({found[:12]}, not {tokenizer.sha256[:12]})"
         )
+    for name in [*files, *names]:
+        if Path(name).name != name:
+            raise DataError(f"{path}: names '{name}', which is not a file next to it; prepare the data again")
     for name, expected in files.items():
         _check_file(directory / name, expected, verify)
     tokens, lengths, about = [], [np.zeros(1, dtype=np.int64)], [np.zeros((0, 2), dtype=np.int32)]
@@ -182,17 +197,35 @@ def open_shards(directory: str | Path, tokenizer: Tokenizer | None = None, verif
         shard, count = _map_one(directory / name)
         tokens.append(shard)
         lengths.append(count)
-        about.append(np.load(directory / f"{name}.documents.npy", allow_pickle=False))
+        about.append(_load_table(directory / f"{name}.documents.npy"))
     columns = np.concatenate(about)
     starts = np.cumsum(np.concatenate(lengths), dtype=np.int64)
-    if len(columns) != len(starts) - 1:
+    if len(columns) != len(starts) - 1 or (
+        len(columns) and not 0 <= columns[:, 0].min() <= columns[:, 0].max() < len(slices)
+    ):
         raise DataError(f"{directory}: document table and index disagree; prepare the data again")
     return Shards(directory, found, eos_id, slices, tuple(tokens), starts, columns[:, 0], columns[:, 1])
+
+
+def _load_table(path: Path) -> npt.NDArray[np.int32]:
+    """(documents, 2) slice number and bytes of each document."""
+    try:
+        table = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise DataError(
+            f"{path}: is damaged ({' '.join(str(error).split())}); prepare the data again"
+        ) from None
+    if not isinstance(table, np.ndarray) or table.dtype != np.int32 or table.ndim != 2 or table.shape[1] != 2:
+        raise DataError(f"{path}: is not a table of documents; prepare the data again")
+    return table
 
 
 def _map_one(stem: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """(tokens, document lengths) of one `.bin/.idx` pair."""
     index, data = Path(f"{stem}.idx"), Path(f"{stem}.bin")
+    for file in (index, data):
+        if not file.is_file():
+            raise DataError(f"{file}: is missing; prepare the data again")
     raw = index.read_bytes()
     if len(raw) < _HEADER.size:
         raise DataError(f"{index}: is cut short; prepare the data again")
@@ -205,17 +238,19 @@ def _map_one(stem: Path) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         )
     lengths = np.frombuffer(raw, dtype="<i4", count=count, offset=_HEADER.size).astype(np.int64)
     kind = np.dtype(_CODES[code])
+    if not count or lengths.min() < 1:
+        raise DataError(f"{index}: holds a document without tokens; prepare the data again")
     if data.stat().st_size != int(lengths.sum()) * kind.itemsize:
         raise DataError(f"{data}: its size does not fit its index; prepare the data again")
     return np.memmap(data, dtype=kind, mode="r"), lengths
 
 
-def _check_file(path: Path, expected: dict[str, Any], verify: bool) -> None:
+def _check_file(path: Path, expected: _ShardFile, verify: bool) -> None:
     if not path.is_file():
         raise DataError(f"{path}: is missing; prepare the data again")
-    if path.stat().st_size != expected["bytes"]:
+    if path.stat().st_size != expected.bytes:
         raise DataError(
-            f"{path}: has {path.stat().st_size} bytes, {expected['bytes']} were written; prepare it again"
+            f"{path}: has {path.stat().st_size} bytes, {expected.bytes} were written; prepare it again"
         )
-    if verify and file_sha256(path) != expected["sha256"]:
+    if verify and file_sha256(path) != expected.sha256:
         raise DataError(f"{path}: its content has changed since it was written; prepare the data again")

@@ -40,11 +40,13 @@ def split(documents: Sequence[Document], fraction: float) -> tuple[list[Document
 def split_examples(
     examples: Sequence[TokenExample], fraction: float
 ) -> tuple[list[TokenExample], list[TokenExample]]:
-    """(train, held out) of tuning examples, by their token ids.
+    """(train, held out) of tuning examples, by their token ids; the parts of a long text stay together.
 
     Nothing is held out for a fraction of 0, of fewer than `MIN_EXAMPLES`, or when all examples are equal.
     """
-    places = [_token_place(example) for example in examples]
+    places: list[float] = []
+    for example in examples:
+        places.append(places[-1] if example.part and places else _token_place(example))
     if fraction == 0 or len(examples) < MIN_EXAMPLES or len(set(places)) < 2:
         return list(examples), []
     held, _ = _held_out(places, fraction)

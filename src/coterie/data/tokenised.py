@@ -49,13 +49,15 @@ class TokenExample:
 
     A preference has the chosen sequence, then the rejected one. A labelled continuation has its own sequence,
     then its prompt with the continuation of another example. `label`: whether the continuation is wanted
-    (None: the data is not labelled). `margin`: by how much the chosen sequence is better.
+    (None: the data is not labelled). `margin`: by how much the chosen sequence is better. `part`: number of
+    the part of a long text, from 0; the parts of a text follow each other.
     """
 
     sequences: tuple[TokenSequence, ...]
     origin: Origin
     label: bool | None = None
     margin: float = 0.0
+    part: int = 0
 
     @property
     def positions(self) -> int:
@@ -217,8 +219,8 @@ def _token_examples(
         # Neighbouring parts share one token: the last target of a part is the first input of the next.
         parts = [ids[at : at + max_length + 1] for at in range(0, max(1, len(ids) - 1), max_length)]
         return [
-            TokenExample((TokenSequence(tuple(part), (True,) * len(part)),), example.origin)
-            for part in parts
+            TokenExample((TokenSequence(tuple(part), (True,) * len(part)),), example.origin, part=number)
+            for number, part in enumerate(parts)
             if len(part) > 1
         ]
     if isinstance(example, PreferenceExample):

@@ -10,9 +10,7 @@ from typing import Any
 
 from coterie.checkpoints.directory import load_state_into
 from coterie.checkpoints.tensor_writer import write_model_files
-from coterie.config import TrainingError
 from coterie.config.run import TrainConfig
-from coterie.config.temporaries import remove_tree
 from coterie.data.build import Prepared
 from coterie.data.heldout import retention_documents
 from coterie.evaluate.bits import DocumentScore
@@ -20,7 +18,7 @@ from coterie.evaluate.tuning import change, score_retention
 from coterie.nn.transformer import Transformer
 from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents, heldout_scores
 from coterie.recipes.retention import require_remembered
-from coterie.recipes.tune_report import write_report
+from coterie.recipes.tune_report import with_report
 from coterie.report.tuning_page import tuning_lines
 from coterie.results.tuning import TuningChange, TuningRecord
 from coterie.train.keep_best import KeepBest
@@ -89,17 +87,12 @@ class Continued:
         return record
 
     def _write(self, record: TuningRecord, path: Path, write: Callable[[], None]) -> TuningRecord:
-        try:
+        def checked() -> dict[str, Any]:
             require_remembered(self.config, record.retention, "training")
             write()
-            record = record.model_copy(update={"path": str(path)})
-        except TrainingError as error:
-            record = record.model_copy(update={"failed": str(error)})
-            if path.exists():
-                remove_tree(path)
-            raise
-        finally:
-            write_report(path.parent, record, f"Training {self.config.model['from']} further")
+            return {}
+
+        record = with_report(record, path, f"Training {self.config.model['from']} further", checked)
         for line in tuning_lines(record):
             _log.info("%s", line)
         return record

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from coterie.adapters.tuned import load_result, prove, save_result
-from coterie.config.temporaries import remove_tree
 from coterie.data.heldout import HeldoutDocument
 from coterie.evaluate.tuning import Measured, change, measure
 from coterie.proof.records import probe
 from coterie.recipes.retention import require_remembered
-from coterie.recipes.tune_report import write_report
+from coterie.recipes.tune_report import with_report
 from coterie.recipes.tune_run import TuneRun
 from coterie.report.tuning_page import tuning_lines
 from coterie.results.tuning import TuningRecord
@@ -47,17 +47,11 @@ def finish(
 
 def _write(run: TuneRun, path: Path, before: Measured, after: Measured, record: TuningRecord) -> TuningRecord:
     config, trainer = run.config, run.trainer
-    try:
+
+    def write() -> dict[str, Any]:
         require_remembered(config, record.retention, "tuning")
         save_result(run.tuned, path, {"metrics": {"steps": trainer.step_count, "tokens": trainer.tokens}})
         reloaded = probe(load_result(config, run.tuned, path), run.tuned.tokenizer)
-        proof = prove(before.probes, after.probes, reloaded, path)
-        record = record.model_copy(update={"proof": proof, "path": str(path)})
-    except Exception as error:
-        record = record.model_copy(update={"failed": str(error)})
-        if path.exists():
-            remove_tree(path)
-        raise
-    finally:
-        write_report(path.parent, record, f"Tuning {config.model}")
-    return record
+        return {"proof": prove(before.probes, after.probes, reloaded, path)}
+
+    return with_report(record, path, f"Tuning {config.model}", write)

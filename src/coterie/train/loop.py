@@ -181,7 +181,7 @@ class Trainer:
     def load_state(self, state: TrainState) -> None:
         """Restore `state`. The caller loads the model's weights itself.
 
-        Errors: `CheckpointError` for the state of another seed, model or optimiser.
+        Errors: `CheckpointError` for the state of another seed, model or optimiser, or a damaged one.
         """
         progress = state.progress
         if progress["seed"] != self.seed:
@@ -192,6 +192,8 @@ class Trainer:
         groups: dict[str, dict[str, Tensor]] = {"optimiser": {}, "buffer": {}, "rng": {}}
         for name, value in state.tensors.items():
             group, _, rest = name.partition(".")
+            if group not in groups:
+                raise CheckpointError(f"the checkpoint holds '{name}', which this version does not know")
             groups[group][rest] = value
         self.optimiser.load_state_tensors(groups["optimiser"])
         buffers = self._buffers()
@@ -201,16 +203,25 @@ class Trainer:
                 f"the checkpoint and the model differ in the buffer '{odd}'; resume the same model"
             )
         for name, buffer in buffers.items():
+            if groups["buffer"][name].shape != buffer.shape:
+                raise CheckpointError(f"the checkpoint's buffer '{name}' has another shape than the model's")
             buffer.copy_(groups["buffer"][name])
-        torch.set_rng_state(groups["rng"]["cpu"])
-        if self.device.type == "cuda" and "cuda" in groups["rng"]:
-            torch.cuda.set_rng_state(groups["rng"]["cuda"], self.device)
+        try:
+            torch.set_rng_state(groups["rng"]["cpu"])
+            if self.device.type == "cuda" and "cuda" in groups["rng"]:
+                torch.cuda.set_rng_state(groups["rng"]["cuda"], self.device)
+        except (KeyError, RuntimeError, TypeError):
+            raise CheckpointError("the checkpoint's random state is missing or damaged") from None
         self._reader = None
         self.step_count, self.tokens = progress["step"], progress["tokens"]
         self.next_sample, self.seconds = progress["next_sample"], progress["seconds"]
         for one in self._stateful():
-            if type(one).__name__ in state.callbacks:
-                one.load_state_dict(state.callbacks[type(one).__name__])
+            name = type(one).__name__
+            try:
+                if name in state.callbacks:
+                    one.load_state_dict(state.callbacks[name])
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(f"the checkpoint's state of {name} is damaged ({error!r})") from None
 
     def _end(self, error: BaseException | None) -> None:
         """End every callback, then raise their first error, unless the run already fails with one."""

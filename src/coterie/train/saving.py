@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from coterie.train.running import RunningTraining
 
 _log = logging.getLogger("coterie")
 _SPARE_BYTES = 1 << 20  # tokenizer, config, manifest and file system overhead
+_COUNTS = ("step", "tokens", "next_sample", "seconds", "seed", "threads")  # of `TrainState.progress`
 
 
 class SaveCheckpoint(Callback):
@@ -131,8 +133,12 @@ def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) 
             )
         return None
     state = read_train_state(path)
+    _check_progress(path, state.progress)
     load_model(path)
-    trainer.load_state(state)
+    try:
+        trainer.load_state(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     trainer.last_checkpoint = str(path)
     for step, damaged in step_directories(run_dir):
         if step > trainer.step_count and is_main:
@@ -144,3 +150,16 @@ def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) 
                 path, name, state.progress[name], now,
             )  # fmt: skip
     return path
+
+
+def _check_progress(path: Path, progress: Mapping[str, Any]) -> None:
+    """Errors: `CheckpointError` for a value that no run of this version writes."""
+    for name in (*_COUNTS, "torch"):
+        value = progress.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        wanted = isinstance(value, str) if name == "torch" else number and 0 <= float(value or 0) < math.inf
+        if not wanted or (name not in ("torch", "seconds") and not isinstance(value, int)):
+            raise CheckpointError(
+                f"{path}: train/state.json has {value!r} as '{name}', which no run writes; use the coterie "
+                "that wrote it, or remove this checkpoint to go on from the one before"
+            )

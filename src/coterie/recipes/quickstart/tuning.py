@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from coterie.adapters.merge import merge_checkpoint
-from coterie.config import CoterieError
 from coterie.config.tune import TuneConfig
 from coterie.infer.model import LanguageModel, load
 from coterie.recipes.tune import run_tune
@@ -49,8 +48,8 @@ def tune_chapter(out: Path, minutes: float, seed: int, threads: int | None) -> T
     )
     _log.info(f"tuning its experts: coterie tune {base} starter -o {folder}")
     result = run_tune(config)
-    if result.path is None or result.report is None:
-        raise CoterieError(f"{folder}: tuning was stopped; run the same command again to resume it")
+    if result.path is None or result.report is None:  # stopped by a signal, and saved
+        raise KeyboardInterrupt
     shutil.rmtree(merged, ignore_errors=True)
     merge = merge_checkpoint(base, result.path, merged)
     _log.info(f"merged: {merged}")
