@@ -18,8 +18,10 @@ from coterie.checkpoints.names import FamilyNames, is_bare
 from coterie.checkpoints.quantise import quantise_model
 from coterie.checkpoints.tensor_reader import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype
+from coterie.checkpoints.token_facts import TokenFacts, gather_tokens
 from coterie.config import AdapterConfig, CheckpointError, ModelConfig
 from coterie.families import config_from_hf, family
+from coterie.families.contradictions import contradictions
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import Difference
 from coterie.proof.judge import check_record
@@ -104,11 +106,21 @@ class Checkpoint:
         return read_json(file) if file.is_file() else {}
 
     @cached_property
+    def tokens(self) -> TokenFacts:
+        """What the files say about the tokens that end a reply, checked against the embedding."""
+        return gather_tokens(
+            self.path, self.raw_config, self.generation_config, self.tokenizer, self.config.vocab_size
+        )
+
+    @property
     def stops(self) -> tuple[int, ...]:
-        """Ids that end a reply, ascending: the tokenizer's and those of generation_config.json."""
-        ends = self.generation_config.get("eos_token_id")
-        named = {ends} if isinstance(ends, int) else set(ends or ())
-        return tuple(sorted(named | (self.tokenizer.stop_ids if self.tokenizer is not None else set())))
+        """Ids that end a reply, ascending; see `token_facts`."""
+        return self.tokens.stops
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What the files contradict each other in, one line each: which decides, and which is ignored."""
+        return (*contradictions(self.raw_config, str(self.path / "config.json")), *self.tokens.notes)
 
     @property
     def quantised(self) -> bool:
@@ -188,11 +200,15 @@ class Checkpoint:
         hashes).
         """
         parameter_dtype = as_dtype(dtype)
+        for line in self.notes:
+            _log.warning("%s: %s", self.path, line)
         config = without_absent_layers(self.config, self.tensors)
         has_head = config.tie_embeddings or not self._is_bare
         if not has_head:
             config = config.model_copy(update={"tie_embeddings": True})
             _log.warning("%s has no output head: it gives vectors and no text", self.path)
+        if self.raw_config.get("quantization_config") and not self.quantised:
+            _log.warning("%s: config.json says quantised, but no tensor is; read as it is stored", self.path)
         if self.quantised:
             kind = str(parameter_dtype).split(".")[-1]
             _log.warning("%s is stored quantised; read as %s, and saved so", self.path, kind)

@@ -16,7 +16,8 @@ from coterie.config import (
     MoEConfig,
 )
 from coterie.families.mapping import Slot, expert, expert_half
-from coterie.families.reader import Reader, rope_to_hf
+from coterie.families.reader import Reader
+from coterie.families.rope import rope_to_hf
 
 
 class LayerKindError(ConfigError):
@@ -57,7 +58,9 @@ COMMON_KEYS = frozenset(
 def read_attention(reader: Reader, **variation: Any) -> dict[str, Any]:
     """Head counts and width of `AttentionConfig` from the common keys, as keyword arguments."""
     num_heads = reader.get("num_attention_heads")
-    head_dim = reader.get("head_dim", default=None) or reader.get("hidden_size") // num_heads
+    head_dim = reader.get("head_dim", default=None)
+    if head_dim is None:
+        head_dim = reader.get("hidden_size") // num_heads
     num_kv_heads = reader.get("num_key_value_heads", default=num_heads)
     return {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim} | variation
 
@@ -82,7 +85,8 @@ def read_model(
     reader: Reader, blocks: list[dict[str, Any]], default_eps: float, default_tie: bool, **variation: Any
 ) -> ModelConfig:
     """The whole `ModelConfig` from the common keys and the blocks; unknown keys go to `extra`."""
-    reader.expect("hidden_act", "silu")
+    reader.expect("hidden_act", "silu", "swish")  # two names of one function
+    reader.refuse_unread()
     data = {
         "family": reader.data["model_type"],
         "vocab_size": reader.get("vocab_size"),

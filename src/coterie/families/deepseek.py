@@ -23,6 +23,7 @@ from coterie.families.base import (
 )
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
+from coterie.families.rope import read_rope
 
 _KEYS = frozenset(
     "q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim moe_intermediate_size "
@@ -34,7 +35,10 @@ _KEYS = frozenset(
 def _read_attention(reader: Reader, style: str) -> dict[str, Any]:
     num_heads = reader.get("num_attention_heads")
     reader.expect("num_key_value_heads", num_heads, None)
-    reader.used.update(("head_dim", "qk_head_dim"))  # transformers derives both, and writes them
+    nope, rope_dim = reader.get("qk_nope_head_dim"), reader.get("qk_rope_head_dim")
+    # transformers derives both, and writes them
+    for name in ("head_dim", "qk_head_dim"):
+        reader.expect(name, None, rope_dim, nope + rope_dim)
     for name in ("attention_bias", "mlp_bias"):
         reader.expect(name, False, None)
     return {
@@ -42,15 +46,20 @@ def _read_attention(reader: Reader, style: str) -> dict[str, Any]:
         "num_heads": num_heads,
         "q_rank": reader.get("q_lora_rank", default=None),
         "kv_rank": reader.get("kv_lora_rank"),
-        "nope_dim": reader.get("qk_nope_head_dim"),
-        "rope_dim": reader.get("qk_rope_head_dim"),
+        "nope_dim": nope,
+        "rope_dim": rope_dim,
         "value_dim": reader.get("v_head_dim"),
-        "rope": reader.rope(10000.0, style=style),
+        "rope": read_rope(reader, 10000.0, style=style),
     }
 
 
 def _read(
-    reader: Reader, style: str, router: dict[str, Any], bias_rate: float, **variation: Any
+    reader: Reader,
+    style: str,
+    router: dict[str, Any],
+    bias_rate: float,
+    default_scale: float,
+    **variation: Any,
 ) -> ModelConfig:
     reader.expect("moe_layer_freq", 1, None)
     reader.used.discard("moe_layer_freq")  # read by the original code only: goes back as it came
@@ -61,7 +70,7 @@ def _read(
         reader,
         expert_width,
         ("n_routed_experts", "num_local_experts", "num_experts"),
-        router | {"scale": reader.get("routed_scaling_factor", default=1.0)},
+        router | {"scale": reader.get("routed_scaling_factor", default=default_scale)},
         {"z_loss_coef": reader.get("router_z_loss_coef", default=0.0), "bias_rate": bias_rate},
         "aux_loss_alpha",
         shared_width=num_shared * expert_width,
@@ -85,16 +94,16 @@ def _read_v3(data: Mapping[str, Any], where: str) -> ModelConfig:
     router = {
         "score": "sigmoid",
         "select_bias": True,
-        "renormalize": bool(reader.get("norm_topk_prob", default=True)),
-        "num_groups": reader.get("n_group", default=1),
-        "top_groups": reader.get("topk_group", default=1),
+        "renormalize": reader.flag("norm_topk_prob", True),
+        "num_groups": reader.get("n_group", default=1 if "n_group" in data else 8),
+        "top_groups": reader.get("topk_group", default=1 if "topk_group" in data else 4),
         "group_score": "top2sum",
         "group_fill": "minus_infinity",
     }
-    style = "pairs" if reader.get("rope_interleave", default=True) else "half"
+    style = "pairs" if reader.flag("rope_interleave", True) else "half"
     num_mtp_layers = reader.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
     bias_rate = reader.get("router_bias_rate", default=0.001)
-    return _read(reader, style, router, bias_rate, num_mtp_layers=num_mtp_layers)
+    return _read(reader, style, router, bias_rate, 2.5, num_mtp_layers=num_mtp_layers)
 
 
 def _read_v2(data: Mapping[str, Any], where: str) -> ModelConfig:
@@ -109,7 +118,7 @@ def _read_v2(data: Mapping[str, Any], where: str) -> ModelConfig:
         router |= {"num_groups": reader.get("n_group"), "top_groups": reader.get("topk_group")}
     elif method != "greedy":
         raise ConfigError(f"{where}: topk_method '{method}' is not known; use greedy or group_limited_greedy")
-    return _read(reader, "pairs", router, 0.0)
+    return _read(reader, "pairs", router, 0.0, 1.0)
 
 
 def _routed(config: ModelConfig) -> MoEConfig:

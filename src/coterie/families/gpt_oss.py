@@ -22,11 +22,21 @@ from coterie.families.base import (
 )
 from coterie.families.mapping import Slot, transposed
 from coterie.families.reader import Reader
+from coterie.families.rope import read_rope
 
 _KEYS = frozenset(
     "num_local_experts num_experts_per_tok sliding_window layer_types attention_bias swiglu_alpha "
     "swiglu_limit router_aux_loss_coef".split()
 )
+# What transformers uses where config.json says nothing about positions.
+_YARN = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 _MASKS = {"sliding_attention": "sliding", "full_attention": "causal"}
 
 
@@ -40,7 +50,12 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
         raise ConfigError(f"{where}: 'layer_types' needs {num_layers} entries out of {', '.join(_MASKS)}")
     bias = bool(reader.get("attention_bias", default=True))
     attention = read_attention(
-        reader, rope=reader.rope(150000.0), sinks=True, qkv_bias=bias, output_bias=bias, mask="causal"
+        reader,
+        rope=read_rope(reader, 150000.0, unsaid=_YARN),
+        sinks=True,
+        qkv_bias=bias,
+        output_bias=bias,
+        mask="causal",
     )
     sliding = attention
     if "sliding_attention" in types:

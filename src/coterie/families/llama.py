@@ -19,12 +19,13 @@ from coterie.families.base import (
 )
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
+from coterie.families.rope import read_rope
 
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     bias = bool(reader.get("attention_bias", default=False))
-    attention = read_attention(reader, rope=reader.rope(10000.0), qkv_bias=bias, output_bias=bias)
+    attention = read_attention(reader, rope=read_rope(reader, 10000.0), qkv_bias=bias, output_bias=bias)
     mlp_bias = bool(reader.get("mlp_bias", default=False))
     block = {
         "attention": attention,

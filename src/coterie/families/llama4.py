@@ -25,6 +25,7 @@ from coterie.families.base import (
 )
 from coterie.families.mapping import Slot, transposed
 from coterie.families.reader import Reader
+from coterie.families.rope import read_rope
 
 _KEYS = frozenset(
     "num_local_experts num_experts_per_tok intermediate_size_mlp interleave_moe_layer_step moe_layers "
@@ -44,7 +45,9 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     step = reader.get("interleave_moe_layer_step", default=1)
     moe_layers = reader.get("moe_layers", default=None)
     moe_layers = list(range(step - 1, num_layers, step)) if moe_layers is None else moe_layers
-    reader.used.update(("layer_types", "no_rope_layer_interval"))
+    reader.used.add("no_rope_layer_interval")
+    masks = ["chunked_attention" if rope else "full_attention" for rope in uses_rope]
+    reader.expect("layer_types", None, masks)  # one fact, stated twice
     local = _local_attention(reader)
     full = read_attention(reader, rope=None, temperature=_temperature(reader))
     width = reader.get("intermediate_size")
@@ -61,7 +64,7 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _local_attention(reader: Reader) -> dict[str, Any]:
-    rope = reader.rope(500000.0, style="pairs")
+    rope = read_rope(reader, 500000.0, style="pairs")
     chunk = reader.get("attention_chunk_size", default=8192)
     qk_norm = "weightless" if reader.get("use_qk_norm", default=True) else "none"
     return read_attention(reader, rope=rope, mask="chunked", window=chunk, qk_norm=qk_norm)

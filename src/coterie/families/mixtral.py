@@ -20,6 +20,7 @@ from coterie.families.base import (
 )
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
+from coterie.families.rope import read_rope
 
 _KEYS = {"num_local_experts", "num_experts_per_tok", "router_aux_loss_coef", "sliding_window"}
 
@@ -27,9 +28,11 @@ _KEYS = {"num_local_experts", "num_experts_per_tok", "router_aux_loss_coef", "sl
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     window = reader.get("sliding_window", default=None)
-    mask = {"mask": "sliding", "window": window} if window else {}
-    ffn = read_moe(reader, reader.get("intermediate_size"), ("num_local_experts",), {"renormalize": True})
-    block = {"attention": read_attention(reader, rope=reader.rope(1e6), **mask), "ffn": ffn}
+    mask = {"mask": "sliding", "window": window} if window is not None else {}
+    ffn = read_moe(
+        reader, reader.get("intermediate_size"), ("num_local_experts", "num_experts"), {"renormalize": True}
+    )
+    block = {"attention": read_attention(reader, rope=read_rope(reader, 1e6), **mask), "ffn": ffn}
     return read_model(reader, [block] * reader.get("num_hidden_layers"), 1e-5, False)
 
 

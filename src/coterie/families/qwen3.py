@@ -27,6 +27,7 @@ from coterie.families.base import (
 )
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
+from coterie.families.rope import read_rope
 
 _ROUTER_KEYS = {"num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob"}
 _BALANCE_KEYS = {"router_aux_loss_coef", "router_z_loss_coef", "output_router_logits"}
@@ -36,7 +37,7 @@ def _read_dense(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     reader.expect("use_sliding_window", False, None)
     reader.expect("attention_bias", False, None)
-    attention = read_attention(reader, rope=reader.rope(10000.0), qk_norm="head")
+    attention = read_attention(reader, rope=read_rope(reader, 10000.0), qk_norm="head")
     block = {"attention": attention, "ffn": {"kind": "dense", "width": reader.get("intermediate_size")}}
     return read_model(reader, [block] * reader.get("num_hidden_layers"), 1e-6, False)
 
@@ -70,7 +71,7 @@ def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     reader.expect("use_sliding_window", False, None)
     reader.expect("attention_bias", False, None)
-    attention = read_attention(reader, rope=reader.rope(10000.0), qk_norm="head")
+    attention = read_attention(reader, rope=read_rope(reader, 10000.0), qk_norm="head")
     moe = _read_moe_ffn(reader, "moe_intermediate_size", renormalize_default=False)
     num_layers = reader.get("num_hidden_layers")
     dense_layers = set(reader.get("mlp_only_layers", default=()))
@@ -118,7 +119,7 @@ def _read_olmoe(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     reader.expect("attention_bias", False, None)
     clip = reader.get("clip_qkv", default=None)
-    attention = read_attention(reader, rope=reader.rope(10000.0), qk_norm="full", qkv_clip=clip)
+    attention = read_attention(reader, rope=read_rope(reader, 10000.0), qk_norm="full", qkv_clip=clip)
     if attention["head_dim"] * attention["num_heads"] != reader.get("hidden_size"):
         raise ConfigError(f"{where}: olmoe needs head_dim * num_attention_heads equal to hidden_size")
     ffn = _read_moe_ffn(reader, "intermediate_size", renormalize_default=False)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.config import ConfigError, RopeConfig, RopeScaling, suggest
+from coterie.config import ConfigError, suggest
 
 _MISSING: Any = object()
+# Values with which these keys change nothing.
+_MASKS: dict[str, tuple[Any, ...]] = {
+    "is_causal": (None, True),
+    "use_bidirectional_attention": (None, False),
+    "per_layer_config": (None, {}),
+}
 
 
 class Reader:
@@ -19,11 +25,21 @@ class Reader:
         self.used: set[str] = {"model_type", "architectures"}
 
     def get(self, *names: str, default: Any = _MISSING) -> Any:
-        """The value of the first name present and not null; `default`, or an error naming the key."""
+        """The value of the name present and not null; `default`, or an error naming the key.
+
+        Several names are spellings of one setting. Errors: `ConfigError` where two of them disagree.
+        """
         self.used.update(names)
-        for name in names:
-            if self.data.get(name) is not None:
-                return self.data[name]
+        found = {name: self.data[name] for name in names if self.data.get(name) is not None}
+        if found:
+            first, *others = found
+            for other in others:
+                if found[other] != found[first]:
+                    raise ConfigError(
+                        f"{self.where}: '{first}' is {found[first]!r} and '{other}' is {found[other]!r}, which "
+                        "are names of one setting; remove one"
+                    )
+            return found[first]
         if default is _MISSING:
             hint = suggest(names[0], set(self.data) - self.used)
             raise ConfigError(f"{self.where}: '{names[0]}' is missing{hint}")
@@ -38,62 +54,40 @@ class Reader:
                 f"{self.where}: '{name}' is {self.data[name]!r}; only {options} is supported here"
             )
 
+    def flag(self, name: str, default: bool) -> bool:
+        """A switch; null means off, as in transformers, and absent means `default`."""
+        self.used.add(name)
+        return bool(self.data.get(name, default))
+
+    def refuse_unread(self) -> None:
+        """Refuse settings that transformers reads for every family and this one did not take.
+
+        They would change the mask: a window that is shorter than the model's positions, other kinds of
+        layers, layers with settings of their own. Errors: `ConfigError`.
+        """
+        for name, allowed in _MASKS.items():
+            if name not in self.used and self.data.get(name) not in allowed:
+                raise ConfigError(
+                    f"{self.where}: '{name}' is {self.data[name]!r}, which is not supported here"
+                )
+        for name in ("sliding_window", "attention_chunk_size"):
+            window = self.data.get(name)
+            # Families with a switch for the window have checked the switch.
+            switched = name == "sliding_window" and "use_sliding_window" in self.used
+            if window is None or name in self.used or switched:
+                continue
+            if type(window) is not int or not window >= self.get("max_position_embeddings") > 0:
+                raise ConfigError(
+                    f"{self.where}: '{name}' is {window!r}, and {self.data['model_type']} models attend to all "
+                    "positions; remove it, or give a number from max_position_embeddings up"
+                )
+        types = self.data.get("layer_types")
+        if types is not None and "layer_types" not in self.used and set(types) - {"full_attention"}:
+            raise ConfigError(
+                f"{self.where}: 'layer_types' names {min(set(types) - {'full_attention'})!r}; "
+                f"{self.data['model_type']} models have full attention in every layer"
+            )
+
     def rest(self) -> dict[str, Any]:
         """Keys that were not taken, kept so that saving writes them back."""
         return {key: value for key, value in self.data.items() if key not in self.used}
-
-    def rope(self, default_theta: float, style: str = "half") -> RopeConfig:
-        """Both spellings: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling` (4.x)."""
-        parameters = dict(
-            self.get("rope_parameters", default=None) or self.get("rope_scaling", default=None) or {}
-        )
-        self.used.update(("rope_parameters", "rope_scaling"))
-        theta = parameters.pop("rope_theta", None) or self.get("rope_theta", default=default_theta)
-        self.used.add("rope_theta")
-        kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
-        parameters.pop("type", None)
-        if kind == "default":
-            return RopeConfig.from_dict({"theta": theta, "style": style}, self.where)
-        if kind not in ("llama3", "linear", "yarn"):
-            raise ConfigError(
-                f"{self.where}: rope_type '{kind}' is not supported here; use default, llama3, linear or yarn"
-            )
-        parameters = {key: value for key, value in parameters.items() if value is not None}
-        if kind == "yarn":  # as transformers fills in what is left out
-            longest = self.get("max_position_embeddings")
-            original = parameters.setdefault("original_max_position_embeddings", longest)
-            parameters.setdefault("factor", longest / original)
-        names = {"original_max_position_embeddings": "original_max_positions"}
-        scaling = {"kind": kind} | {names.get(key, key): value for key, value in parameters.items()}
-        return RopeConfig.from_dict(
-            {"theta": theta, "style": style, "scaling": scaling}, f"{self.where}: rope"
-        )
-
-
-def rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
-    """`rope_theta`, `rope_scaling` for 4.x readers and llama.cpp, `rope_parameters` for transformers 5."""
-    scaling = _scaling_to_hf(rope.scaling) if rope.scaling else None
-    parameters = {"rope_theta": rope.theta} | (scaling or {"rope_type": "default"})
-    return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": parameters}
-
-
-def _scaling_to_hf(scaling: RopeScaling) -> dict[str, Any]:
-    if scaling.kind == "linear":
-        return {"rope_type": "linear", "factor": scaling.factor}
-    if scaling.kind == "yarn":
-        gains = {name: getattr(scaling, name) for name in ("mscale", "mscale_all_dim", "attention_factor")}
-        return {
-            "rope_type": "yarn",
-            "factor": scaling.factor,
-            "original_max_position_embeddings": scaling.original_max_positions,
-            "beta_fast": scaling.beta_fast,
-            "beta_slow": scaling.beta_slow,
-            "truncate": scaling.truncate,
-        } | {name: value for name, value in gains.items() if value is not None}
-    return {
-        "rope_type": "llama3",
-        "factor": scaling.factor,
-        "low_freq_factor": scaling.low_freq_factor,
-        "high_freq_factor": scaling.high_freq_factor,
-        "original_max_position_embeddings": scaling.original_max_positions,
-    }

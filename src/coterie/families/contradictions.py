@@ -1,0 +1,109 @@
+"""What `config.json` says twice and differently, one line each: which place decides, and which is ignored.
+
+Contradictions that change the model and have no winner are errors of the readers; these lines are about the
+others, which transformers resolves without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.families.registry import family
+from coterie.families.rope import rope_settings
+
+# Names that other families or tools give to one setting. A config's own family reads one or more of them.
+_SPELLINGS = (
+    ("hidden_act", "hidden_activation", "activation_function"),
+    ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "top_k_experts", "moe_k"),
+    ("norm_topk_prob", "moe_renormalize", "route_norm"),
+    ("router_aux_loss_coef", "aux_loss_alpha"),
+    ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps"),
+    ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "multi_query_group_num"),
+    ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    ("hidden_size", "n_embd", "d_model", "dim"),
+    ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
+    ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx"),
+    ("tie_word_embeddings", "tie_embeddings", "share_input_output_embed", "tie_lm_head"),
+    ("sliding_window", "window_size", "attention_window_size"),
+    ("head_dim", "attention_head_dim", "kv_channels"),
+    ("dtype", "torch_dtype"),
+)
+_DEFAULT_KEYS = {"rope_theta", "rope_type", "type"}
+
+
+def contradictions(data: Mapping[str, Any], where: str = "config.json") -> list[str]:
+    """The contradictions of a config that its family can read. Errors: `ConfigError` for one it cannot."""
+    chosen = family(str(data.get("model_type")), where)
+    text = data.get("text_config")
+    lines = _architecture(data, chosen.architecture)
+    if isinstance(text, Mapping) and "text_config" in chosen.keys:
+        inner = {**text, "model_type": f"{chosen.model_type}_text"}
+        lines += [f"text_config: {line}" for line in [*_rope(inner, where), *_spellings(inner)]]
+        return [*lines, *_outside(data, text)]
+    return [*lines, *_rope(data, where), *_spellings(data)]
+
+
+def _architecture(data: Mapping[str, Any], wanted: str) -> list[str]:
+    named = data.get("architectures")
+    first = named[0] if isinstance(named, list) and named else named
+    stem = wanted.removesuffix("ForCausalLM").removesuffix("ForConditionalGeneration")
+    if not isinstance(first, str):
+        return []
+    if first.startswith(stem) and first.removeprefix(stem)[:3] in ("For", "Mod", ""):
+        return []
+    return [f"model_type '{data['model_type']}' decides; architectures names {first!r}, which is ignored"]
+
+
+def _rope(data: Mapping[str, Any], where: str) -> list[str]:
+    scaling, parameters, theta = (data.get(k) for k in ("rope_scaling", "rope_parameters", "rope_theta"))
+    used = rope_settings(data, where)
+    lines = []
+    if scaling and isinstance(parameters, Mapping):
+        other = {"rope_theta": used.get("rope_theta", theta)} | _plain(parameters)
+        mine = {"rope_theta": other["rope_theta"]} | _plain(used)
+        different = sorted(key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key))
+        if different:
+            lines.append(
+                f"rope_scaling decides; rope_parameters differs from it in {', '.join(different)} and is ignored"
+            )
+    inside = used.get("rope_theta")
+    if None not in (inside, theta) and inside != theta:
+        lines.append(f"rope_theta {theta} is ignored; the rope settings say {inside}")
+    kinds = [used.get(key) for key in ("rope_type", "type")]
+    if None not in kinds and kinds[0] != kinds[1]:
+        lines.append(f"rope_type '{kinds[0]}' decides; type '{kinds[1]}' is ignored")
+    if (kinds[0] or kinds[1] or "default") == "default" and set(used) - _DEFAULT_KEYS:
+        idle = ", ".join(sorted(set(used) - _DEFAULT_KEYS))
+        lines.append(f"rope settings name no rope_type, so {idle} is ignored")
+    return lines
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without nulls, under the new name of the type."""
+    plain = {key: value for key, value in parameters.items() if value is not None and key != "type"}
+    return {"rope_type": parameters.get("rope_type") or parameters.get("type") or "default"} | plain
+
+
+def _spellings(data: Mapping[str, Any]) -> list[str]:
+    keys = family(str(data["model_type"])).keys | {"dtype"}
+    lines = []
+    for names in _SPELLINGS:
+        given = {name: data[name] for name in names if data.get(name) is not None}
+        read = next((name for name in given if name in keys), None)
+        for other, value in given.items():
+            if read is not None and other not in keys and value != given[read]:
+                lines.append(f"'{read}' {given[read]!r} decides; '{other}' {value!r} is ignored")
+    return lines
+
+
+def _outside(data: Mapping[str, Any], text: Mapping[str, Any]) -> list[str]:
+    """Settings of the text model that are repeated outside of it with another value."""
+    keys = family(f"{data['model_type']}_text").keys - {"model_type", "tie_word_embeddings"}
+    return [
+        f"text_config decides; '{key}' outside of it is ignored"
+        for key in sorted(keys & data.keys() & text.keys())
+        if data[key] != text[key]
+    ]
