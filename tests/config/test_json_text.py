@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coterie.config.files import read_json
 from coterie.config.json_text import JsonError, JsonLimits, encodable, parse_json, parse_json_object
 
 VALUES = st.recursive(
@@ -101,3 +103,10 @@ def test_a_repeated_key_among_many_is_found_in_linear_time() -> None:
     with pytest.raises(JsonError, match="k19999"):
         parse_json(body)
     assert time.process_time() - started < 1.0  # some 0.03 s; quadratic: 10 s
+
+
+def test_a_file_may_hold_the_length_that_means_no_limit(tmp_path: Path) -> None:
+    """Transformers writes `model_max_length` as int(1e30) where a tokenizer has no limit."""
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({"model_max_length": int(1e30)}))
+    assert read_json(path) == {"model_max_length": int(1e30)}

@@ -16,7 +16,7 @@ from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
 from coterie.config.temporaries import replace_with, temporary
 
 # Integers of files are counts, sizes and seeds; records of measurements may hold a loss that is not finite.
-FILE_TEXT = JsonLimits(digits=20, not_finite=True)
+FILE_TEXT = JsonLimits(digits=40, not_finite=True)  # transformers writes 10^30 for "no limit"
 
 
 def file_sha256(path: Path) -> str:
