@@ -80,11 +80,13 @@ def test_calls_that_do_not_come_back(tmp_path, tokenizer):
         assert report.problems == [] and not any("stops a reply" in note for note in report.notes)
 
 
-def test_replies_without_an_end_are_noted(tmp_path, tokenizer):
+def test_replies_without_an_end_are_warned_of(tmp_path, tokenizer):
     # Its marks are no tokens here.
     foreign = Tokenizer(tokenizer._json, tokenizer._config, shipped_template("llama4"))
-    (note,) = lint_examples([write(tmp_path / "a.jsonl", GOOD)], foreign, 400).notes
-    assert "do not end with a stop token: 1," in note
+    report = lint_examples([write(tmp_path / "a.jsonl", GOOD)], foreign, 400)
+    (warning,) = report.warnings
+    assert str(warning).startswith(f"{tmp_path}/a.jsonl:1: warning: the reply does not end with a stop token")
+    assert report.to_text().endswith("0 problems, 1 warnings")
 
 
 def test_templates_that_rewrite_are_reported(tmp_path, tokenizer):

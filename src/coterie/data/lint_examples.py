@@ -12,13 +12,10 @@ import numpy as np
 
 from coterie.config.errors import DataError
 from coterie.data.examples import ExampleSet, portion, read_all
-from coterie.data.formats import ChatExample, Example, LabelledExample, PreferenceExample
+from coterie.data.findings import examine
 from coterie.data.readers import kind_of
 from coterie.data.records import EMBEDDED, RECORDS, Problem, read_records, walk
 from coterie.data.tokenised import TokenExample, TokenSequence, pack, tokenise_all
-from coterie.text.chat import render
-from coterie.text.replies import parse_reply
-from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer
 
 _GREEN, _DIM, _PLAIN = "\033[32m", "\033[2m", "\033[0m"
@@ -117,16 +114,16 @@ def lint_examples(
         report.notes.append("note: tokens, what is learnt and the template are checked with --model")
         return report
     result = tokenise_all(found, tokenizer, row_length)
-    report.problems = [*result.problems, *_calls_that_change(found, tokenizer)]
+    findings = examine(found, result, tokenizer)
+    report.problems = [*result.problems, *findings.problems]
     report.problems.sort(key=lambda problem: (problem.path, problem.line))
+    report.warnings += findings.warnings()
     sequences = [sequence for example in result.examples for sequence in example.sequences]
     if not sequences:
         return report
     rows = pack(result.examples, row_length, tokenizer.eos_id, result.judged)
     sizes = np.asarray([len(sequence.ids) for sequence in sequences])
     report.sequences = len(sequences)
-    if found.format != "text":  # only the last part of a long text ends with a stop token
-        report.notes += _endless(result.examples, tokenizer)
     names = ("shortest", "median", "90 %", "99 %", "longest")
     spread = np.percentile(sizes, [0, 50, 90, 99, 100], method="higher")
     report.tokens = {name: int(size) for name, size in zip(names, spread, strict=True)}
@@ -154,64 +151,6 @@ def _repeats(found: ExampleSet) -> Iterator[str]:
             again.append(f"{where} repeats {before}")
     if again:
         yield f"note: repeated examples: {len(again):,}; the first: {again[0]}"
-
-
-def _endless(examples: Sequence[TokenExample], tokenizer: Tokenizer) -> Iterator[str]:
-    """Replies that do not end with a stop token: the template's end mark may not be in the vocabulary."""
-    ends = [(example, _last_learnt(example.sequences[0])) for example in examples]
-    found = [example for example, last in ends if last is not None and last not in tokenizer.stop_ids]
-    if found:
-        yield (
-            f"note: examples that do not end with a stop token: {len(found):,}, "
-            f"the first at {found[0].origin}; "
-            "a model would not learn when to stop"
-        )
-
-
-def _last_learnt(sequence: TokenSequence) -> int | None:
-    pairs = zip(reversed(sequence.ids), reversed(sequence.learnt), strict=True)
-    return next((token for token, learnt in pairs if learnt), None)
-
-
-def _chats(example: Example) -> list[ChatExample]:
-    if isinstance(example, PreferenceExample):
-        parts: list[Any] = [example.chosen, example.rejected]
-    else:
-        parts = [example.example if isinstance(example, LabelledExample) else example]
-    return [part for part in parts if isinstance(part, ChatExample)]
-
-
-def _calls_that_change(found: ExampleSet, tokenizer: Tokenizer) -> Iterator[Problem]:
-    """Tool calls that the reply parser does not recover from the rendered text; a server would miss them."""
-    for example in found.examples if tokenizer.templates.named else ():
-        for chat in _chats(example):
-            for index, message in enumerate(chat.messages):
-                if message.tool_calls:
-                    fault = _call_fault(chat, index, tokenizer)
-                    if fault:
-                        yield Problem(example.origin.file, example.origin.line, f"turn {index + 1}: {fault}")
-
-
-def _call_fault(chat: ChatExample, index: int, tokenizer: Tokenizer) -> str | None:
-    names = {**tokenizer.named_tokens, **chat.variables}
-    try:
-        template = tokenizer.template_for(bool(chat.tools))
-        prompt = render(chat.messages[:index], template, True, chat.tools, names)
-        turn = render(chat.messages[: index + 1], template, False, chat.tools, names)
-    except DataError:
-        return None  # tokenising this example reports the fault
-    if not turn.startswith(prompt):
-        return None
-    text = turn[len(prompt) :].rstrip()
-    for name, number in tokenizer.added_tokens.items():
-        if number in tokenizer.stop_ids:
-            text = text.removesuffix(name)
-    opened = prompt.rstrip().endswith(("<think>", "[THINK]"))
-    read = parse_reply(text, format_of(template), opened).tool_calls
-    if read == chat.messages[index].tool_calls:
-        return None
-    lost = next((call.name for call in chat.messages[index].tool_calls if call not in read), "?")
-    return f"the call of '{lost}' is lost when the rendered reply is parsed; the template changes its form"
 
 
 def _preview(example: TokenExample, sequence: TokenSequence, tokenizer: Tokenizer) -> Preview:

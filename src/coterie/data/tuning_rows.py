@@ -8,12 +8,14 @@ The recipe of `coterie tune` gets the rows and knows nothing of files, formats o
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from coterie.config.errors import DataError
 from coterie.config.tune import TuneConfig
-from coterie.data.examples import read_all
+from coterie.data.examples import ExampleSet, read_all
+from coterie.data.findings import examine
 from coterie.data.rows import Row
 from coterie.data.split import split_examples
 from coterie.data.tokenised import (
@@ -43,7 +45,7 @@ class TuneData:
     """Rows to train on and rows to evaluate on, with the examples they were packed from.
 
     `objective`: the one asked for, or the one that suits the data for `auto`. `skipped`: the problems of
-    examples that were left out. `format`: of the first file.
+    examples that were left out. `format`: of the first file. `warnings`: what `coterie data lint` warns of.
     """
 
     rows: list[Row]
@@ -56,6 +58,7 @@ class TuneData:
     objective: str
     skipped: list[str]
     format: str
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
@@ -85,16 +88,17 @@ def prepare_examples(
     is `skip`.
     """
     limit = min(config.row_length or MAX_ROW_LENGTH, max_positions)
-    found = read_all(config.data)
-    tokenised = tokenise_all(found, tokenizer, limit, config.control_tokens)
+    found, tokenised, warnings = _read(config.data, tokenizer, limit, config)
     skipped = _settle(tokenised, config, found.format)
     objective = _objective(config, tokenised, found.format, needs)
     if isinstance(config.eval, str):
-        other = tokenise_all(read_all([config.eval]), tokenizer, limit, config.control_tokens)
+        _, other, more = _read([config.eval], tokenizer, limit, config)
+        warnings += more
         _settle(other, config, found.format)
         train, held_out = tokenised.examples, other.examples
     else:
         train, held_out = split_examples(tokenised.examples, config.eval)
+    _show("warning", warnings)
     longest = max(example.positions for example in [*train, *held_out])
     # Multiples of 16 keep matrix sizes even; 32 is the shortest row worth a step.
     row_length = limit if config.row_length else min(limit, max(32, -(-longest // 16) * 16))
@@ -112,7 +116,31 @@ def prepare_examples(
         objective,
         skipped,
         found.format,
+        warnings,
     )
+
+
+def _read(
+    sources: Sequence[str], tokenizer: Tokenizer, limit: int, config: TuneConfig
+) -> tuple[ExampleSet, TokenExampleSet, list[str]]:
+    """The examples, their tokens with everything that `coterie data lint` calls wrong, and its warnings."""
+    found = read_all(sources)
+    tokenised = tokenise_all(found, tokenizer, limit, config.control_tokens)
+    findings = examine(found, tokenised, tokenizer)
+    problems = [*tokenised.problems, *findings.problems]
+    tokenised.problems = sorted(problems, key=lambda problem: (problem.path, problem.line))
+    for line in found.notes():
+        _log.info("%s", line)
+    warnings = [*found.warnings(), *findings.warnings()]
+    return found, tokenised, [f"{line.path}:{line.line}: {line.message}" for line in warnings]
+
+
+def _show(kind: str, lines: Sequence[str]) -> None:
+    """Log the first few lines, and how many more there are."""
+    for line in lines[:_SHOWN]:
+        _log.warning("%s: %s", kind, line)
+    if len(lines) > _SHOWN:
+        _log.warning("%s: %d more; report.json lists them", kind, len(lines) - _SHOWN)
 
 
 def _settle(tokenised: TokenExampleSet, config: TuneConfig, kind: str) -> list[str]:
@@ -126,10 +154,7 @@ def _settle(tokenised: TokenExampleSet, config: TuneConfig, kind: str) -> list[s
     if not tokenised.examples:
         first = f": {lines[0]}" if lines else ""
         raise DataError(f"{', '.join(config.data)}: no example of {kind} can be used{first}")
-    for line in lines[:_SHOWN]:
-        _log.warning("skipped: %s", line)
-    if len(lines) > _SHOWN:
-        _log.warning("skipped: %d more; report.json lists them", len(lines) - _SHOWN)
+    _show("skipped", lines)
     return lines
 
 

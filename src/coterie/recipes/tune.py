@@ -96,5 +96,5 @@ def _record(run: TuneRun, plan: list[GroupPlan], reason: str) -> TuningRecord:
         plan=plan,
         coverage=run.coverage.found or [],
         ended=reason,
-        warnings=[line for guard in guards for line in guard.warnings],
+        warnings=[*run.data.warnings, *(line for guard in guards for line in guard.warnings)],
     )
