@@ -18,7 +18,7 @@ from coterie.data.examples import ExampleSet
 from coterie.data.formats import ChatExample, Example, LabelledExample, PreferenceExample, TextExample
 from coterie.data.records import Origin, Problem
 from coterie.data.tokenised import TokenExample, TokenExampleSet, TokenSequence
-from coterie.text.chat import render
+from coterie.text.chat import render, typed_control_tokens
 from coterie.text.replies import parse_reply
 from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer
@@ -99,7 +99,6 @@ class _Template:
         self._tokenizer = tokenizer
         self._source = tokenizer.chat_template
         self._names = tokenizer.named_tokens
-        self._control = re.compile("|".join(map(re.escape, sorted(tokenizer.added_tokens, key=len)[::-1])))
         self._stops = [name for name, token in tokenizer.added_tokens.items() if token in tokenizer.stop_ids]
         self._shows_tools: bool | None = None
 
@@ -149,10 +148,11 @@ class _Template:
                 yield f"the chat template does not read '{name}' of chat_template_kwargs"
         if chat.tools and not self._tools_shown(chat):
             yield "the chat template shows no tools, so the model is trained without seeing them"
+        if typed := typed_control_tokens(self._tokenizer, chat.messages, tools=chat.tools):
+            names = " and ".join(f"'{name}'" for name in typed)
+            yield f"{names} in the words of a user or a tool stays text"
         text = self._text(chat)
         for number, message in enumerate(chat.messages, 1):
-            if message.role != "assistant" and (typed := self._control.search(message.text)):
-                yield f"the {message.role} typed '{typed[0]}' in turn {number}, which stays text"
             words = message.text.strip()
             if text is not None and message.role != "assistant" and not _holds(text, words):
                 yield f"the chat template leaves out the words of turn {number} ({message.role})"
