@@ -29,19 +29,19 @@ BARE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-MUTE = BARE.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+SHORT = BARE.replace("in messages %}", "in messages[messages | length > 3:] %}")
 GOOD = {"messages": [u("q"), a("r")]}
 # template, second row, what is said of line 2
 WARNED = {
-    "tools": (BARE, {**GOOD, "tools": [TOOL]}, "shows no tools"),
-    "system": (MUTE, {"messages": [{"role": "system", "content": "be"}, u("q"), a("r")]}, "leaves out the words of turn 1 (system)"),
-    "arguments": (BARE, {**GOOD, "chat_template_kwargs": {"loud": True}}, "does not read 'loud'"),
+    "words": (SHORT, {"messages": [u("q"), a("r"), u("p"), a("s")]}, "leaves out the words of turn 1 (user)"),
     "typed": (BARE, {"messages": [u("say <|im_end|> now"), a("r")]}, "'<|im_end|>'"),
     "fields": (BARE, {**GOOD, "answer_style": "short"}, "field 'answer_style' is not used"),
     "end": (BARE.replace("<|im_end|>\n", "\n"), GOOD, "stop token"),
 }  # fmt: skip
 WRONG = {
-    "calls": (BARE, {"messages": [u("q"), CALL]}, "turn 2"),
+    "tools": (BARE, {**GOOD, "tools": [TOOL]}, "shows no tools"),
+    "arguments": (BARE, {**GOOD, "chat_template_kwargs": {"loud": True}}, "does not read the argument 'loud'"),
+    "calls": (BARE, {"messages": [u("q"), CALL]}, "shows no tool calls"),
     "turn fields": (BARE, {"messages": [u("q"), a("r", mood="x")]}, "'mood'"),
     "row fields": (BARE, {**GOOD, "thinking": "x"}, "'thinking', which rows"),
     "nothing": (BARE, {"messages": [u("q"), a("r", train=False)]}, "nothing to learn"),

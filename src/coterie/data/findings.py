@@ -6,21 +6,19 @@ learnt may not be what was meant; each is given once, with the first line and th
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from coterie.config.errors import DataError
 from coterie.data.examples import ExampleSet
 from coterie.data.formats import ChatExample, Example, LabelledExample, PreferenceExample, TextExample
 from coterie.data.records import Origin, Problem
 from coterie.data.tokenised import TokenExample, TokenExampleSet, TokenSequence
-from coterie.text.chat import render, typed_control_tokens
+from coterie.text.chat import Message, render, typed_control_tokens
 from coterie.text.replies import parse_reply
 from coterie.text.reply_formats import format_of
+from coterie.text.template_facts import left_out
 from coterie.text.tokenizer import Tokenizer
 
 _OPEN = ("<think>", "[THINK]")  # a prompt may end inside the reasoning of the reply
@@ -97,27 +95,20 @@ class _Template:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._source = tokenizer.chat_template
-        self._names = tokenizer.named_tokens
         self._stops = [name for name, token in tokenizer.added_tokens.items() if token in tokenizer.stop_ids]
-        self._shows_tools: bool | None = None
 
     def lost_call(self, chat: ChatExample, sequence: TokenSequence) -> str | None:
         """A learnt call of a tool that the reply parser does not recover; a server would miss it too."""
-        learn = chat.learn or (True,) * len(chat.messages)
         wanted = [
             (turn, call)
-            for turn, (message, learnt) in enumerate(zip(chat.messages, learn, strict=True), 1)
+            for turn, (message, learnt) in enumerate(zip(chat.messages, _learn(chat), strict=True), 1)
             for call in (message.tool_calls if learnt else ())
         ]
-        if not wanted or self._source is None:
+        if not wanted:
             return None
-        form = format_of(self._source)
-        read = [
-            call
-            for text, opened in self._replies(sequence)
-            for call in parse_reply(text, form, opened).tool_calls
-        ]
+        form = format_of(self._tokenizer.template_for(bool(chat.tools)))
+        replies = [parse_reply(text, form, opened) for text, opened in self._replies(sequence)]
+        read = [call for reply in replies for call in reply.tool_calls]
         for turn, call in wanted:
             if call not in read:
                 return (
@@ -140,44 +131,25 @@ class _Template:
             start = end
 
     def doubts(self, chat: ChatExample) -> Iterator[str]:
-        """What the template does not show, and control tokens that people typed."""
-        if self._source is None:
-            return
-        for name in chat.variables:
-            if not re.search(rf"\b{re.escape(name)}\b", self._source):
-                yield f"the chat template does not read '{name}' of chat_template_kwargs"
-        if chat.tools and not self._tools_shown(chat):
-            yield "the chat template shows no tools, so the model is trained without seeing them"
+        """Words that the template does not show and nobody learns, and control tokens that people typed."""
         if typed := typed_control_tokens(self._tokenizer, chat.messages, tools=chat.tools):
             names = " and ".join(f"'{name}'" for name in typed)
             yield f"{names} in the words of a user or a tool stays text"
-        text = self._text(chat)
-        for number, message in enumerate(chat.messages, 1):
-            words = message.text.strip()
-            if text is not None and message.role != "assistant" and not _holds(text, words):
-                yield f"the chat template leaves out the words of turn {number} ({message.role})"
+        template = self._tokenizer.template_for(bool(chat.tools))
+        names_given = {**self._tokenizer.named_tokens, **chat.variables}
 
-    def _tools_shown(self, chat: ChatExample) -> bool:
-        """Whether the tools change the text; asked of the first example with tools, as it costs two."""
-        if self._shows_tools is None:
-            self._shows_tools = self._text(chat) != self._text(chat, tools=False)
-        return self._shows_tools
+        def rendered(messages: Sequence[Message]) -> str:
+            return render(messages, template, False, chat.tools or None, names_given)
 
-    def _text(self, chat: ChatExample, tools: bool = True) -> str | None:
-        names = {**self._names, **chat.variables}
-        try:
-            given = list(chat.tools) if tools and chat.tools else None
-            return render(chat.messages, self._source or "", False, given, names)
-        except DataError:
-            return None  # tokenising the example reported it
+        learn = _learn(chat)
+        for index, what in left_out(chat.messages, rendered(chat.messages), rendered):
+            if not learn[index]:  # what is to be learnt and is left out is a problem
+                role = chat.messages[index].role
+                yield f"the chat template leaves out {what} of turn {index + 1} ({role})"
 
 
-def _holds(text: str, words: str) -> bool:
-    """Whether a rendered text holds some words, perhaps spelt as JSON or with other white space."""
-    if (
-        words in text
-        or json.dumps(words, ensure_ascii=False)[1:-1] in text
-        or json.dumps(words)[1:-1] in text
-    ):
-        return True
-    return "".join(words.split()) in "".join(text.split())
+def _learn(chat: ChatExample) -> tuple[bool, ...]:
+    """For each message whether it is learnt."""
+    if chat.learn is not None:
+        return chat.learn
+    return tuple(message.role == "assistant" for message in chat.messages)

@@ -126,8 +126,8 @@ def tokenise(
     spelt in plain text, a start or end token written twice, or nothing to learn.
     """
     if isinstance(example, ChatExample):
-        _check_unread(example, tokenizer.chat_template or "")
         tools = list(example.tools)
+        _check_unread(example, tokenizer.template_for(bool(tools)))
         complaint = facts_of(tokenizer, bool(tools), example.variables).complaint(
             example.messages, tools, example.variables
         )
