@@ -79,11 +79,12 @@ METHODS: dict[str, TuningMethod] = {
     "router": TuningMethod({"router": "full"}, "factors", _WEIGHT_RATES, held=1.3, moe_only=True),
 }
 
-CONTINUED_RATES = (5e-4, 5e-5, 1e-5)
+CONTINUED_RATES = (2e-4, 5e-5, 1e-5)
 """Learning rates of `coterie train` from a given model, by size as `TuningMethod.learning_rates`.
 
 Far below those of a fresh model: its optimiser's moments start from zero, so each early step moves every
-weight by about the whole rate, and a small batch of new text then undoes what was learnt from many.
+weight by about the whole rate, and a small batch of new text then undoes what was learnt from many. The first
+two are measured (bench/continued_rates.py): they teach new text more than they take from other text.
 """
 
 

@@ -28,6 +28,7 @@ from coterie.data.card import DataCard, count_slices
 from coterie.data.dedup import deduplicate
 from coterie.data.documents import Document
 from coterie.data.heldout import HeldoutDocument
+from coterie.data.progress import Ticker, counted
 from coterie.data.rows import PackedRows
 from coterie.data.shards import Shards, open_shards, write_shards
 from coterie.data.sources import Reading, fingerprint, read_sources
@@ -134,7 +135,7 @@ def _key(config: DataConfig) -> str:
 def _build(config: DataConfig, directory: Path) -> None:
     given = None if config.tokenizer is None else Tokenizer.load(config.tokenizer)
     reading = Reading(config.text_field, config.seed, config.max_bytes, given)
-    documents, report = list(read_sources(config.sources, reading)), reading.report
+    documents, report = _read(config, reading), reading.report
     if given is not None and given.chat_template is None and any(document.messages for document in documents):
         raise DataError(
             f"{config.tokenizer}: has no chat template, which conversations need; "
@@ -150,7 +151,9 @@ def _build(config: DataConfig, directory: Path) -> None:
     tokenizer = given or _train_tokenizer(config.vocab_size, train)
     tokenizer.save(directory / "tokenizer")
     shards = {
-        "train": write_shards(train, tokenizer, directory / "train"),
+        "train": write_shards(
+            counted(train, Ticker("data: documents encoded"), len(train)), tokenizer, directory / "train"
+        ),
         "heldout": write_shards(heldout, tokenizer, directory / "heldout"),
     }
     notes = ("so few documents that one was moved to fill an empty side of the split",) if forced else ()
@@ -169,6 +172,10 @@ def _build(config: DataConfig, directory: Path) -> None:
         f"data: {shards['train'].num_tokens:,} training and {shards['heldout'].num_tokens:,} held-out tokens"
     )
     write_json(directory / "card.json", card.to_dict())
+
+
+def _read(config: DataConfig, reading: Reading) -> list[Document]:
+    return list(counted(read_sources(config.sources, reading), Ticker("data: documents read")))
 
 
 def _open(directory: Path, config: DataConfig) -> Prepared:

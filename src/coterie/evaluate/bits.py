@@ -11,6 +11,7 @@ import torch
 
 from coterie.config import DataError
 from coterie.data.heldout import HeldoutDocument
+from coterie.data.progress import Ticker
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.packed import groups_of
@@ -40,9 +41,11 @@ def score_documents(
     """Score every token of every document, and `end_id` after it.
 
     A document longer than `row_length` tokens is read in parts of that length, each without the context of
-    the part before it, as in training. `progress` is called with (parts done, parts in all).
+    the part before it, as in training. `progress` is called with (parts done, parts in all); by default it
+    logs a line every ten seconds.
     Errors: `DataError` for a document with a token that the model lacks.
     """
+    progress = progress or Ticker("scoring: parts of text")
     pieces: list[tuple[int, np.ndarray]] = []
     for index, document in enumerate(documents):
         ids = np.append(document.ids, end_id).astype(np.int64)
@@ -61,8 +64,7 @@ def score_documents(
         for part in _logprobs(model, batch, lengths).split(lengths):
             nats[pieces[done][0]] -= float(part.double().sum())
             done += 1
-        if progress is not None:
-            progress(done, len(pieces))
+        progress(done, len(pieces))
     return [
         DocumentScore(document.slice, float(cost), document.num_bytes, len(document.ids))
         for document, cost in zip(documents, nats, strict=True)
