@@ -1,9 +1,9 @@
-"""What a learning rate does to a given model: bits per byte of new and of other text, before, during and after.
+"""What a learning rate does to a given model: bits per byte of new and of other text, before and after.
 
     python bench/continued_rates.py MODEL TEXT --rates 1e-3 2e-4 --steps 40 --seeds 0 1
 
-Prints one JSON object per run: by step, [new text, other text (the embedded corpus)]. The warm-up is that of `coterie
-train` from a given model, the decay a cosine to a tenth.
+Prints one JSON object per run: by step, [new text, other text (the embedded corpus)]. The warm-up is that of
+`coterie train` from a given model, the decay a cosine to a tenth.
 """
 
 from __future__ import annotations
