@@ -26,7 +26,7 @@ from coterie.data.formats import (
 from coterie.data.records import Origin, Problem
 from coterie.data.rows import Row, best_fit, row_of
 from coterie.text.chat import render_ids
-from coterie.text.template_facts import facts_of
+from coterie.text.template_facts import complaint_of
 from coterie.text.tokenizer import Tokenizer
 
 
@@ -128,9 +128,7 @@ def tokenise(
     if isinstance(example, ChatExample):
         tools = list(example.tools)
         _check_unread(example, tokenizer.template_for(bool(tools)))
-        complaint = facts_of(tokenizer, bool(tools), example.variables).complaint(
-            example.messages, tools, example.variables
-        )
+        complaint = complaint_of(tokenizer, example.messages, tools, example.variables)
         if complaint is not None:
             raise DataError(complaint)
         rendered = render_ids(

@@ -46,7 +46,7 @@ def render(
     """
     names: dict[str, Any] = {"documents": None, **(variables or {})}
     names |= {"tools": list(tools) if tools else None, "add_generation_prompt": add_generation_prompt}
-    takes = _parts_read(template, _key(variables))
+    takes = _parts_read(template, _tokens(variables))
     first: DataError | None = None
     for ways in _ways(messages):
         try:
@@ -102,8 +102,9 @@ def _reads_reasoning_only(template: str) -> bool:
     return "reasoning" in words and not words & {"reasoning_content", "thinking"}
 
 
-def _key(variables: Mapping[str, Any] | None) -> str:
-    return json.dumps(variables or {}, sort_keys=True, default=str)
+def _tokens(variables: Mapping[str, Any] | None) -> str:
+    """The variables that a probe needs. Not those of a request, because each new value would be probed."""
+    return json.dumps({key: value for key, value in (variables or {}).items() if key.endswith("_token")})
 
 
 @functools.lru_cache(maxsize=64)

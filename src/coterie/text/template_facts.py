@@ -62,6 +62,7 @@ class TemplateFacts:
             "calls": any(message.tool_calls for message in messages),
             "results": any(message.role == "tool" and message.text for message in messages),
             "system": any(message.role == "system" and message.text for message in messages),
+            "reasoning": any(message.reasoning for message in messages),
         }
         return [
             kind
@@ -88,7 +89,8 @@ class TemplateFacts:
             "results": "it shows no results of tools, so they are left out",
             "system": "it shows no system messages, so they are left out",
         }
-        for kind in self.lost(messages, tools):
+        # Reasoning of earlier turns is left out by design; `render_ids` looks at what is to be learnt.
+        for kind in (kind for kind in self.lost(messages, tools) if kind in words):
             return (
                 f"chat template: {words[kind]}; give another one with --template "
                 f"({', '.join(shipped_names())}) or remove them"
@@ -104,6 +106,23 @@ def facts_of(
     Errors: `DataError` for a tokenizer without a chat template.
     """
     return template_facts(tokenizer.template_for(tools), {**tokenizer.named_tokens, **(arguments or {})})
+
+
+def complaint_of(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    tools: Sequence[Any] | None,
+    arguments: Mapping[str, Any] | None = None,
+) -> str | None:
+    """`TemplateFacts.complaint` for the template that a tokenizer uses for this conversation.
+
+    A template may show something only with certain arguments, so these are tried before it is said.
+    Errors: `DataError` for a tokenizer without a chat template.
+    """
+    said = facts_of(tokenizer, bool(tools)).complaint(messages, tools, arguments)
+    if said is not None and arguments:
+        said = facts_of(tokenizer, bool(tools), arguments).complaint(messages, tools, arguments)
+    return said
 
 
 def template_facts(template: str, variables: Mapping[str, Any] | None = None) -> TemplateFacts:

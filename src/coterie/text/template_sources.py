@@ -55,13 +55,17 @@ class ChatTemplates:
         """The template for conversations without tools."""
         return self.named.get(DEFAULT)
 
+    @property
+    def for_calls(self) -> ChatTemplate | None:
+        """The template for conversations with tools, if there is one."""
+        return self.named.get(TOOL_USE, self.default)
+
     def choose(self, tools: bool) -> ChatTemplate:
         """The template for a conversation with or without tools, as transformers chooses it.
 
         Errors: `DataError` when there is none for it.
         """
-        found = self.named.get(TOOL_USE) if tools else None
-        found = self.default if found is None else found
+        found = self.for_calls if tools else self.default
         if found is None and self.named:
             raise DataError(
                 f"chat template: there is no '{DEFAULT}' one, only {', '.join(sorted(self.named))}; "

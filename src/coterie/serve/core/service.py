@@ -87,7 +87,7 @@ class Service:
     @cached_property
     def grammars(self) -> Grammars:
         """Makes the grammars of replies. Errors: `ApiError` 400 when the model lacks a tokenizer."""
-        form = format_of(self.tokenizer.chat_template)
+        form = format_of(self.tokenizer.templates.for_calls)
         return Grammars(self.tokenizer, self.model.config.vocab_size, self.model.stop_ids, form)
 
     def start(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from coterie.config import CoterieError
+from coterie.config.errors import DataError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
 from coterie.infer.request import TokenFilter
 from coterie.serve.constraints.grammar import GrammarFilter
@@ -17,11 +18,19 @@ from coterie.serve.endpoints.moe import options_of
 from coterie.serve.endpoints.protocol import ChatMessage, ChatRequest, NamedChoice, choose_tokens
 from coterie.serve.errors import ApiError, invalid
 from coterie.text.chat import Message, conversation_ids
-from coterie.text.replies import ReplyParser
+from coterie.text.replies import ReplyParser, long_id
 from coterie.text.reply_formats import ReplyFormat, format_of
+from coterie.text.template_facts import TemplateFacts, facts_of
 
 ARGUMENTS = JsonLimits(depth=64, items=200_000)  # of a call in the history
-_TEMPLATE_SETTINGS = ("enable_thinking", "thinking", "reasoning_effort", "preserve_thinking")
+# What `x-coterie-ignored` calls what the model's template does not show.
+_LOST = {
+    "tools": "tools",
+    "calls": "messages.tool_calls",
+    "results": "messages.tool",
+    "system": "messages.system",
+    "reasoning": "messages.reasoning_content",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,8 @@ class Conversation:
     """A prepared chat request.
 
     `prompt`: token ids. `jobs`: one per choice. `opened`: the prompt ends inside reasoning. `hide_calls`:
-    tool calls are left out of the reply. `ignored`: fields without effect on this model.
+    tool calls are left out of the reply. `ignored`: fields without effect on this model. `new_id`: makes the
+    ids of calls, as the template takes them.
     """
 
     prompt: list[int]
@@ -42,10 +52,11 @@ class Conversation:
     one_call: bool
     routing: str = "off"
     ignored: tuple[str, ...] = ()
+    new_id: Callable[[], str] = long_id
 
     def parser(self) -> ReplyParser:
         """A parser for one reply."""
-        return ReplyParser(self.form, self.opened, self.has_tools)
+        return ReplyParser(self.form, self.opened, self.has_tools, self.new_id)
 
 
 def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
@@ -57,10 +68,14 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
             "/continue_final_message: cannot go with add_generation_prompt", "/continue_final_message"
         )
     _check_tools(body)
-    variables, ignored = _template_settings(service, body)
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
     hide = body.tool_choice == "none"
-    prompt = _prompt(service, body, [] if hide else tools, variables)
+    shown = [] if hide else tools
+    facts = _facts(service, bool(shown))
+    variables, ignored = _template_settings(facts, body)
+    messages = [_message(message, index) for index, message in enumerate(body.messages)]
+    ignored += tuple(_LOST[kind] for kind in facts.lost(messages, shown))
+    prompt = _prompt(service, body, messages, shown, variables)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     limit = choose_tokens(body.max_completion_tokens or body.max_tokens, len(prompt), service.max_length)
     if body.max_tokens == 0:
@@ -68,7 +83,7 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     params = body.sampling(limit, num_logprobs or 0, service.model.config.vocab_size)
     params = replace(params, stop_ids=service.model.stop_ids)
     options = options_of(service, body, variant)
-    form = format_of(service.tokenizer.chat_template)
+    form = format_of(service.tokenizer.template_for(bool(shown)))
     opened = _ends_in_reasoning(service, form, prompt)
     jobs = []
     for index in range(body.n or 1):
@@ -86,6 +101,7 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
         one_call=body.parallel_tool_calls is False,
         routing=body.routing,
         ignored=ignored,
+        new_id=facts.new_id,
     )
 
 
@@ -143,39 +159,43 @@ def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter 
     return None
 
 
-def _template_settings(service: Service, body: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _facts(service: Service, tools: bool) -> TemplateFacts:
+    """What the template of a conversation shows. Errors: `ApiError` 400 when the model has none for it."""
+    try:
+        return facts_of(service.tokenizer, tools)
+    except DataError as error:
+        named = bool(service.tokenizer.templates.named)
+        reason = str(error) if named else "the model has no chat template; use /v1/completions"
+        raise ApiError(400, reason, "no_chat_template", "/messages") from None
+
+
+def _template_settings(facts: TemplateFacts, body: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Variables for the template, and ignored fields.
 
     A variable that the template never reads is refused; `reasoning_effort` is reported as ignored instead.
     """
-    template = service.tokenizer.chat_template
-    if template is None:
-        raise ApiError(
-            400, "the model has no chat template; use /v1/completions", "no_chat_template", "/messages"
-        )
-    given: dict[str, Any] = {}
-    for name, value in (body.chat_template_kwargs or {}).items():
+    given = body.chat_template_kwargs or {}
+    for name in facts.unread(given):
         pointer = f"/chat_template_kwargs/{name[:60]}"
-        if name not in _TEMPLATE_SETTINGS or not _reads(template, name):
-            raise ApiError(
-                400, f"{pointer}: the model's template does not know it", "unsupported_parameter", pointer
-            )
-        given[name] = value
+        raise ApiError(
+            400, f"{pointer}: the model's template does not know it", "unsupported_parameter", pointer
+        )
     if body.reasoning_effort is None:
         return given, ()
-    if body.reasoning_effort == "none" and _reads(template, "enable_thinking"):
+    if body.reasoning_effort == "none" and "enable_thinking" in facts.reads:
         return {"enable_thinking": False, **given}, ()
-    if not _reads(template, "reasoning_effort"):
+    if "reasoning_effort" not in facts.reads:
         return given, ("reasoning_effort",)
     return {"reasoning_effort": body.reasoning_effort, **given}, ()
 
 
-def _reads(template: str, name: str) -> bool:
-    return re.search(rf"\b{re.escape(name)}\b", template) is not None
-
-
-def _prompt(service: Service, body: ChatRequest, tools: list[Any], variables: dict[str, Any]) -> list[int]:
-    messages = [_message(message, index) for index, message in enumerate(body.messages)]
+def _prompt(
+    service: Service,
+    body: ChatRequest,
+    messages: list[Message],
+    tools: list[Any],
+    variables: dict[str, Any],
+) -> list[int]:
     end = ""
     if body.continue_final_message:
         last = messages.pop()

@@ -215,7 +215,7 @@ class ChatRequest(Generation):
     response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     thinking_token_budget: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
-    chat_template_kwargs: dict[str, bool | str | int] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     modalities: list[Literal["text"]] | None = None

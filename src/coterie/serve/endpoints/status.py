@@ -11,6 +11,7 @@ from coterie.nn.load import load_statistics
 from coterie.serve.core.service import Service
 from coterie.serve.errors import ApiError, draining, engine_dead
 from coterie.serve.http.wire import JsonAnswer
+from coterie.text.template_facts import facts_of
 
 
 async def models(request: Request) -> Response:
@@ -35,7 +36,8 @@ def _listing(service: Service) -> list[dict[str, Any]]:
 
 def _entry(service: Service, name: str) -> dict[str, Any]:
     tokenizer = service.model.tokenizer
-    template = (tokenizer.chat_template if tokenizer is not None else None) or ""
+    template = None if tokenizer is None else tokenizer.templates.for_calls
+    facts = None if template is None or tokenizer is None else facts_of(tokenizer, tools=True)
     return {
         "id": name,
         "object": "model",
@@ -45,9 +47,10 @@ def _entry(service: Service, name: str) -> dict[str, Any]:
         "parent": None if name == service.name else service.name,
         "max_model_len": service.max_length,
         "capabilities": {
-            "chat": tokenizer is not None and tokenizer.chat_template is not None,
-            "tools": "tools" in template,
-            "reasoning": "reasoning" in template or "<think>" in template,
+            "chat": template is not None,
+            "tools": facts is not None and facts.tools,
+            # Some templates let a model think and never show it again.
+            "reasoning": facts is not None and (facts.reasoning or "<think>" in str(template)),
             "embeddings": True,
             "vision": False,
             "moe": bool(service.model.model.routers()),
