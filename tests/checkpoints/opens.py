@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coterie.checkpoints import commit, tensor_reader
+from coterie.checkpoints import tensor_reader
 from coterie.config import files
 from coterie.proof import records
 
@@ -30,7 +30,6 @@ def count_opens(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
 
     watch(tensor_reader.read_header, lambda path: path)
     watch(files.read_json, lambda path: path)
-    watch(commit.read_manifest, lambda path: path / commit.MANIFEST)
     watch(records.load_probes, lambda path: path / records.FILE)
     return opened
 

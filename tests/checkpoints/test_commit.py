@@ -69,14 +69,41 @@ def test_any_single_change_is_found_and_named(tmp_path, data):
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_quick_check_sees_sizes_but_not_bits(tmp_path):
-    commit.commit_directory(tmp_path / "a", write_files(FILES))
-    file = tmp_path / "a" / "model.safetensors"
-    file.write_bytes(b"\xff" + file.read_bytes()[1:])
+def test_the_quick_check_sees_sizes_of_all_files_and_samples_of_weights(tmp_path):
+    weights = os.urandom(1024) * 8192  # 8 MiB, half of it in samples
+    files = FILES | {"model.safetensors": weights}
+    commit.commit_directory(tmp_path / "a", write_files(files))
+    file, small = tmp_path / "a" / "model.safetensors", tmp_path / "a" / "config.json"
+    small.write_bytes(b"[]")  # small files are for people to edit
     commit.verify_directory(tmp_path / "a", full=False)
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="5119 bytes instead of 5120"):
+    for start, found in (
+        (0, True),
+        (500 * (len(weights) // 1023), True),
+        (len(weights) - 4096, True),
+        (4096, False),
+    ):
+        file.write_bytes(weights[:start] + bytes(4096) + weights[start + 4096 :])
+        if found:
+            with pytest.raises(CheckpointError, match=r"samples differs\); use another copy; if you changed"):
+                commit.verify_directory(tmp_path / "a", full=False)
+        else:
+            commit.verify_directory(tmp_path / "a", full=False)
+        with pytest.raises(CheckpointError, match="SHA-256 differs"):
+            commit.verify_directory(tmp_path / "a", suffix=".safetensors")
+    file.write_bytes(weights[:-1])
+    with pytest.raises(CheckpointError, match=f"{len(weights) - 1} bytes instead of {len(weights)}"):
         commit.verify_directory(tmp_path / "a", full=False)
+
+
+@pytest.mark.parametrize("files", [None, {"../x": [1, "a"]}, {"/etc/passwd": [1, "a"]}, {"a": [1]}, {"a": 5}])
+def test_a_manifest_of_nonsense_under_a_right_hash_is_refused(tmp_path, files):
+    commit.commit_directory(tmp_path / "a", write_files({}))
+    for change in ({"files": files}, {"sampled": {"a": 1}}, {"format": [1]}):
+        manifest = {"format": 1, "files": {}, **change}
+        manifest["sha256"] = commit._own_hash(manifest)
+        (tmp_path / "a" / "coterie.json").write_text(json.dumps(manifest))
+        with pytest.raises(CheckpointError, match=r"coterie\.json"):
+            commit.verify_directory(tmp_path / "a")
 
 
 def test_files_added_later_are_no_damage(tmp_path):

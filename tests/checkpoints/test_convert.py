@@ -301,12 +301,12 @@ def test_a_source_that_is_not_what_it_was_is_refused(tmp_path: Path) -> None:
     tensors = stored(tmp_path / "a")
     tensors["model.norm.weight"] *= 1.5
     save_file(tensors, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="SHA-256 of samples differs"):
+        convert_directory(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a" / "coterie.json").unlink()
     with pytest.raises(CheckpointError, match="is not the model its probes were recorded from"):
         convert_directory(tmp_path / "a", tmp_path / "b")
-    (tmp_path / "a" / "probes" / "probes.safetensors").unlink()
+    save_model(tmp_path / "c", make("qwen3_moe"), probes=True)
+    (tmp_path / "c" / "probes" / "probes.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"probes\.safetensors: is missing"):
-        convert_directory(tmp_path / "a", tmp_path / "b")
-    save_model(tmp_path / "c", make("qwen3_moe"))
-    save_file(tensors, tmp_path / "c" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match="its SHA-256 differs"):
         convert_directory(tmp_path / "c", tmp_path / "d")

@@ -86,5 +86,8 @@ def test_a_source_that_fails_its_probes_is_not_exported(
     tensors = load_file(file)
     tensors["model.norm.weight"] *= 1.5
     save_file(tensors, file, {"format": "pt"})
-    words = fails(capsys, "convert", str(tmp_path / "a"), "--to", "gguf", "-o", str(tmp_path / "m.gguf"))
+    convert = ("convert", str(tmp_path / "a"), "--to", "gguf", "-o", str(tmp_path / "m.gguf"))
+    assert "SHA-256 of samples differs" in fails(capsys, *convert)
+    (tmp_path / "a" / "coterie.json").unlink()
+    words = fails(capsys, *convert)
     assert "is not the model its probes were recorded from" in words and not (tmp_path / "m.gguf").exists()

@@ -122,7 +122,7 @@ def read_adapter(path: str | Path | AdapterFiles) -> AdapterFiles:
     stamp: dict[str, Any] = {}
     if (directory / MANIFEST).is_file():
         manifest = read_manifest(directory)
-        verify_files(directory, manifest["files"])
+        verify_files(directory, manifest)
         stamp = manifest.get("adapter") or {}
     read_header(directory / WEIGHTS)  # refuses a pickle or a damaged header before safetensors opens the file
     try:
@@ -285,8 +285,9 @@ def check_adapter_base(files: AdapterFiles, base: Checkpoint) -> None:
     if not hashes:
         _log.warning("%s does not state which weights it was made for; nothing to compare with", files.path)
         return
+    base.verify()  # a manifest that speaks of other bytes proves nothing
     if stamped.get("manifest") and base.manifest.get("sha256") == stamped["manifest"]:
-        return  # the manifest lists the hashes of all files, so none of them needs to be read
+        return  # it lists the hashes of all files
     found = _hashes(base, hashes)
     wrong = [name for name, digest in hashes.items() if found.get(name) != digest]
     if wrong:
@@ -298,6 +299,7 @@ def check_adapter_base(files: AdapterFiles, base: Checkpoint) -> None:
 
 
 def _base_stamp(base: Checkpoint, touched: Iterable[str]) -> dict[str, Any]:
+    base.verify()
     return {
         "path": str(base.path),
         "manifest": base.manifest.get("sha256"),

@@ -156,18 +156,23 @@ class Checkpoint:
         return is_bare(self.tensors.stored_name(embedding))
 
     def travelling_manifest(self) -> dict[str, Any]:
-        """What a directory made from this one keeps of its manifest: origin, metrics and the like."""
+        """What a directory made from this one keeps of its manifest: origin, metrics and the like.
+
+        What it claims travels only with the weights that it lists. Errors: `CheckpointError` for others.
+        """
+        self.verify()
         return travelling(self.manifest)
 
     def verify(self, full: bool = True, suffix: str = ".safetensors") -> None:
-        """Check the weight files against the manifest: their sizes and, when `full`, their SHA-256.
+        """Check the weight files against the manifest: sizes and samples or, when `full`, their SHA-256.
 
-        Each check runs once. Without a manifest there is nothing to check. `suffix`: only files whose names
-        end like this; the default leaves out the small files, which people may edit. Errors:
-        `CheckpointError` naming the first file that differs.
+        Each check runs once. Without a manifest there is nothing to check. A model that is only used is
+        checked by samples; whatever stamps its result with the manifest, or trusts such a stamp, by hashes.
+        `suffix`: only files whose names end like this; the default leaves out the small files, which people
+        may edit. Errors: `CheckpointError` naming the first file that differs.
         """
         if self.manifest and not {(full, suffix), (True, suffix)} & self._verified:
-            verify_files(self.path, self.manifest["files"], full, suffix)
+            verify_files(self.path, self.manifest, full, suffix)
             self._verified.add((full, suffix))
 
     def check_probes(self, model: Transformer) -> Difference:
@@ -196,8 +201,8 @@ class Checkpoint:
         `quantise`: round the matrices that its `quant` names while they are read, so that the wide model is
         never in memory.
         Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, pickle files, a
-        tokenizer that is too large, and weights whose length differs from the manifest (`verify` checks
-        hashes).
+        tokenizer that is too large, and weights that differ from the manifest in length or samples (`verify`
+        checks hashes).
         """
         parameter_dtype = as_dtype(dtype)
         for line in self.notes:

@@ -151,6 +151,7 @@ def _prepare(checkpoint: Checkpoint, quant: str) -> _File:
     _require_package()
     if quant not in FILE_TYPES:
         raise ConfigError(f"quant '{quant}' is not known; use one of {', '.join(FILE_TYPES)}")
+    checkpoint.verify()
     source = ParameterSource(checkpoint)
     described = describe(source.config)
     if quant == "mxfp4" and not source.config.is_moe:

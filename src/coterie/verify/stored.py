@@ -58,13 +58,18 @@ def _check_model(path: str) -> StoredCheck:
         own = Checkpoint.open(path)
         if own.probes is None:
             raise _without_probes(path)
+        listed = bool(own.manifest)
+    except CoterieError as error:
+        error.exit_code = 2
+        raise
+    if listed:
+        _log.info("hashing files")
+        own.verify(suffix="")
+    try:
         model = own.load().model
     except CoterieError as error:
         error.exit_code = 2
         raise
-    if own.manifest:
-        _log.info("hashing files")
-        own.verify(suffix="")
     return StoredCheck(own.path, own.check_probes(model))
 
 
