@@ -329,6 +329,7 @@ def test_a_directory_that_coterie_wrote_in_shards(tmp_path: Path) -> None:
     write_model_files(tmp_path / "own", loaded.model, loaded.tokenizer, shard_bytes=20_000)
     assert len(list((tmp_path / "own").glob("*.safetensors"))) > 3
     (tmp_path / "own" / "model.safetensors").unlink()
+    (tmp_path / "own" / "coterie.json").unlink()  # it lists the single file
     receipt, reader = export(tmp_path / "own", "bf16")
     gate_up = loaded.model.state_dict()["blocks.1.ffn.experts.gate_up.weight"].float().numpy()
     found = {tensor.name: unpack(np.array(tensor.data), tensor.tensor_type.name) for tensor in reader.tensors}

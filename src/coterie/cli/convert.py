@@ -107,8 +107,9 @@ def _to_gguf(model: str, file: Path, quant: str, outputs: bool, as_json: bool) -
     """
     from coterie.checkpoints.checkpoint import Checkpoint
     from coterie.checkpoints.commit import require_free
-    from coterie.config import ConfigError
+    from coterie.config import CheckpointError, ConfigError
     from coterie.config.files import write_json
+    from coterie.config.temporaries import replace_with, temporary
     from coterie.gguf.export import export_gguf
     from coterie.gguf.readback import gguf_difference
 
@@ -119,14 +120,23 @@ def _to_gguf(model: str, file: Path, quant: str, outputs: bool, as_json: bool) -
     if source.probes is not None:
         # A damaged source would export well: every number of the file would equal the damaged one.
         source.load(source.stored_dtype, check=True)
-    written = export_gguf(source, file, quant)
-    found = None
-    if outputs:
-        note("comparing answers")
-        found = gguf_difference(source, file)
-    receipt = {"source": model, **written.to_dict(), "difference": None if found is None else found.to_dict()}
     receipt_file = file.with_suffix(".receipt.json")
-    write_json(receipt_file, receipt, indent=2)
+    # All three appear together and the model last, so that no kill leaves a model without its receipt.
+    with temporary(file, directory=True) as folder:
+        try:
+            written = export_gguf(source, folder / file.name, quant)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(folder / file.name), str(file))) from None
+        found = None
+        if outputs:
+            note("comparing answers")
+            found = gguf_difference(source, folder / file.name)
+        difference = None if found is None else found.to_dict()
+        receipt = {"source": model, **written.to_dict(), "difference": difference}
+        receipt |= {"file": str(file), "modelfile": str(file.with_suffix(".Modelfile"))}
+        write_json(folder / receipt_file.name, receipt, indent=2)
+        for name in (receipt_file.name, Path(written.modelfile).name, file.name):
+            replace_with(folder / name, file.with_name(name))
     answer(receipt, as_json, _gguf_lines(receipt, found, receipt_file))
 
 

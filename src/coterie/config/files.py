@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
@@ -37,21 +38,29 @@ def write_json(path: str | Path, data: Mapping[str, Any], indent: int | None = 1
     write_text(path, json.dumps(data, indent=indent) + "\n")
 
 
-def read_bytes(path: str | Path, size: int) -> bytes:
-    """The bytes of a file, at most `size` of them and one more, which tells the caller that there are more.
+def open_regular(path: str | Path) -> io.BufferedReader:
+    """Open a file for reading, never blocking.
 
     A named pipe, a socket or a device could keep the reader for ever, so they are refused, except under
     /dev, where shells put what they pass to a command (`<(...)`, /dev/stdin).
     Errors: `OSError` with a reason, for a directory too.
     """
     passed = str(path).startswith(("/dev/", "/proc/self/fd/"))
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if passed else os.O_NONBLOCK))
-    with open(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not (stat.S_ISREG(mode) or passed):
-            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-            reason = os.strerror(code) if stat.S_ISDIR(mode) else "Not a regular file"
-            raise OSError(code, reason, str(path))
+    flags = 0 if passed else getattr(os, "O_NONBLOCK", 0)
+    file = open(os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | flags), "rb")  # noqa: SIM115
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode) or passed:
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def read_bytes(path: str | Path, size: int) -> bytes:
+    """The bytes of a file, at most `size` of them and one more, which tells the caller that there are more.
+
+    Errors: those of `open_regular`.
+    """
+    with open_regular(path) as file:
         return file.read(size + 1)
 
 

@@ -22,6 +22,7 @@ from coterie.config.temporaries import replace_with, temporary
 from coterie.gguf.architectures import Description, describe
 from coterie.gguf.blocks import FILE_TYPES, Choice, allowed_error, choose, pack, row_bytes, unpack
 from coterie.gguf.modelfile import modelfile
+from coterie.gguf.opened import open_gguf
 from coterie.gguf.parameters import ParameterSource
 from coterie.gguf.tensors import Mapped, map_tensors
 from coterie.gguf.vocabulary import vocabulary
@@ -250,9 +251,7 @@ def _value_type(value: Any) -> Any:
 
 def _check(path: Path, written: _File) -> dict[str, PackingError]:
     """Compare every key and every number of the file with what was meant; the errors found, by type."""
-    import gguf
-
-    reader = gguf.GGUFReader(path)
+    reader = open_gguf(path)
     for key, value in written.keys.items():
         field = reader.get_field(key)
         found = None if field is None else field.contents()

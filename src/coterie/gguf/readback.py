@@ -17,6 +17,7 @@ from torch import Tensor
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError
 from coterie.gguf.blocks import unpack
+from coterie.gguf.opened import open_gguf
 from coterie.gguf.parameters import ParameterSource
 from coterie.gguf.targets import TARGETS, Parts, Target, config_values, keys_of
 from coterie.gguf.tensors import Mapped, map_tensors
@@ -71,10 +72,8 @@ def put_back(model: Transformer, checkpoint: Checkpoint, file: Path) -> None:
 
     Errors: `CheckpointError` for a file of another config or with other tensors.
     """
-    import gguf
-
     sources = _Positions(checkpoint, high=True), _Positions(checkpoint, high=False)
-    reader = gguf.GGUFReader(file)
+    reader = open_gguf(file)
     target = TARGETS[sources[0].config.family]
     _check_keys(reader, file, target, sources[0])
     stored = {tensor.name: tensor for tensor in reader.tensors}
@@ -97,16 +96,21 @@ def put_back(model: Transformer, checkpoint: Checkpoint, file: Path) -> None:
 def _check_keys(reader: Any, file: Path, target: Target, source: ParameterSource) -> None:
     """Every value that the file states of the config must be that of the checkpoint."""
     prefix = f"{target.name}."
-    found = {
-        name.removeprefix(prefix): field.contents()
-        for name, field in reader.fields.items()
-        if name.startswith(prefix)
-    }
     parts, directory = Parts.of(source.config), source.checkpoint.path
-    for place, value in config_values(keys_of(target, source.config), found).items():
+    try:
+        found = {
+            name.removeprefix(prefix): field.contents()
+            for name, field in reader.fields.items()
+            if name.startswith(prefix)
+        }
+        values = config_values(keys_of(target, source.config), found)
+    except (ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{file}: one of its keys has an unusable value ({error!r:.120})") from None
+    for place, value in values.items():
         wanted = parts.value(place)
         # The file holds floats in 32 bits.
-        same = np.float32(value) == np.float32(wanted) if isinstance(wanted, float) else value == wanted
+        real = isinstance(wanted, float) and isinstance(value, float)
+        same = np.float32(value) == np.float32(wanted) if real else value == wanted
         if not same:
             raise CheckpointError(
                 f"{file}: states {place} {value}, its config {wanted}; it was not written from {directory}"
