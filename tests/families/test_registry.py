@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import time
+
 import pytest
 
 from coterie.config import ConfigError
 from coterie.families import FAMILIES, config_from_hf, config_to_hf, family, routed_form
 from coterie.families.base import LayerKindError
+from tests.families.hf import _BASE, CONFIGS
 from tests.nn.test_transformer import SMALL
 
 
@@ -40,3 +44,37 @@ def test_a_routed_family_refuses_dense_layers(target: str) -> None:
     config = config_from_hf(shape | dense | {"max_position_embeddings": 16})
     with pytest.raises(LayerKindError, match="has no dense layers"):
         config_to_hf(config.model_copy(update={"family": target}))
+
+
+SIZES = ("hidden_size", "vocab_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+NONSENSE = (2**32, 2**40, 2**63, -1, 0.5, float("nan"), [4], {"a": 4}, "many", [])
+
+
+@pytest.mark.parametrize(
+    "name", sorted({config["model_type"]: name for name, config in CONFIGS.items()}.values())
+)
+def test_a_hostile_config_is_refused_in_one_line_soon(name: str) -> None:
+    """Readers build an entry for each layer: 2^32 of them would never end."""
+    good = _BASE | CONFIGS[name]
+    started = time.process_time()
+    for key in ("num_hidden_layers", *SIZES):
+        for value in (*NONSENSE, *((True, 4.0, "4", 20_000) if key == "num_hidden_layers" else ())):
+            data = copy.deepcopy(good)
+            inner = data["text_config"] if key in data.get("text_config", ()) else data
+            if key not in inner:
+                continue
+            changed = {key: value} if inner is data else {"text_config": inner | {key: value}}
+            try:
+                found = config_from_hf(data | changed)
+            except ConfigError as error:
+                assert "\n" not in str(error) and len(str(error)) < 400, (key, value)
+            else:  # a size that this model has no use for
+                assert key in ("intermediate_size", "num_key_value_heads"), (key, value)
+                assert found.blocks == config_from_hf(good).blocks
+    assert time.process_time() - started < 30
+
+
+def test_experts_of_all_layers_together_are_limited() -> None:
+    data = _BASE | CONFIGS["qwen3_moe"] | {"num_hidden_layers": 9000, "num_experts": 60_000}
+    with pytest.raises(ConfigError, match=r"experts in .* layers; at most"):
+        config_from_hf(data)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -24,10 +23,11 @@ from coterie.adapters.attach import Adapter, drop_adapter, put_adapter, take_ada
 from coterie.adapters.peft import decode, encode, holds_fused_experts, holds_single_experts
 from coterie.adapters.peft_layouts import LAYOUTS, Layout
 from coterie.adapters.peft_names import Names
+from coterie.adapters.peft_settings import check_settings_types, check_stamp_types
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import MANIFEST, commit_directory, read_manifest, require_free, verify_files
 from coterie.checkpoints.locate import read_json
-from coterie.checkpoints.tensor_reader import read_header
+from coterie.checkpoints.tensor_reader import read_tensors
 from coterie.config import AdapterConfig, CheckpointError, CoterieError, ModelConfig
 from coterie.config.files import write_json
 from coterie.nn.transformer import Transformer
@@ -123,16 +123,11 @@ def read_adapter(path: str | Path | AdapterFiles) -> AdapterFiles:
     if (directory / MANIFEST).is_file():
         manifest = read_manifest(directory)
         verify_files(directory, manifest)
-        stamp = manifest.get("adapter") or {}
-    read_header(directory / WEIGHTS)  # refuses a pickle or a damaged header before safetensors opens the file
-    try:
-        with safe_open(directory / WEIGHTS, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{directory / WEIGHTS}: cannot be read ({' '.join(str(error).split())})"
-        ) from None
-    return AdapterFiles(directory, read_json(directory / CONFIG), tensors, stamp, load_probes(directory))
+        stamp = check_stamp_types(manifest.get("adapter") or {}, str(directory))
+    tensors = read_tensors(directory / WEIGHTS)
+    config = read_json(directory / CONFIG)
+    check_settings_types(config, str(directory))
+    return AdapterFiles(directory, config, tensors, stamp, load_probes(directory))
 
 
 def _require_files(directory: Path) -> None:

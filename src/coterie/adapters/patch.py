@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from coterie.checkpoints.commit import commit_directory, require_free, verify_directory
 from coterie.checkpoints.locate import read_json
+from coterie.checkpoints.tensor_reader import read_tensors
 from coterie.config import CheckpointError, ConfigError, ExpertSelection
 from coterie.config.files import write_json
 from coterie.nn.chosen_experts import SubsetExpertLinear
@@ -219,9 +220,12 @@ def read_patch(path: str | Path) -> Patch:
                 f"{directory}: is a patch of format {about['format']}, this version reads {FORMAT}"
             )
         base = about["base"]
+        texts = (*(base[key] for key in ("sha256", "sha256_bfloat16", "dtype", "name")), about["family"])
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a text is something else")
         mark = BaseMark(base["sha256"], base["sha256_bfloat16"], base["dtype"])
         selection = ExpertSelection.from_dict(about["selection"], str(directory / ABOUT))
-        return Patch(selection, load_file(directory / TENSORS), mark, about["family"], base["name"])
+        return Patch(selection, read_tensors(directory / TENSORS), mark, about["family"], base["name"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / ABOUT}: is not a usable description of a patch ({error})"

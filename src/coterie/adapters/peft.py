@@ -28,6 +28,7 @@ from coterie.adapters.peft_layouts import (
     write_single,
 )
 from coterie.adapters.peft_names import Names, Place
+from coterie.adapters.peft_settings import check_settings_types, path_pattern
 from coterie.config import CheckpointError, ModelConfig
 
 PREFIX = "base_model.model."
@@ -252,6 +253,8 @@ def _read_experts(
     factors = read_fused(rest, stem, num_experts, swapped, alpha, rank, where)
     if chosen is None or place.name not in chosen:
         return factors
+    if any(expert >= num_experts for expert in chosen[place.name]):
+        raise CheckpointError(f"{where}: its stamp names experts of '{place.name}' beyond {num_experts}")
     index = torch.tensor(list(chosen[place.name]))
     return replace(factors, a=factors.a[index], b=factors.b[index], chosen=tuple(chosen[place.name]))
 
@@ -269,13 +272,8 @@ def _rank_and_alpha(data: Mapping[str, Any], paths: list[str], where: str) -> tu
 
 def _from_pattern(pattern: Any, paths: list[str], default: Any, where: str) -> Any:
     for key, value in (pattern or {}).items():
-        try:
-            if any(re.fullmatch(rf"(.*\.)?({key})", path) for path in paths):
-                return value
-        except re.error:
-            raise CheckpointError(
-                f"{where}: adapter_config.json has a pattern that is not a regular expression: '{key}'"
-            ) from None
+        if any(path_pattern(key, where).fullmatch(path) for path in paths):
+            return value
     return default
 
 
@@ -299,6 +297,7 @@ def _decode_full(rest: Mapping[str, Tensor], names: Names, where: str) -> dict[s
 
 
 def _check_settings(data: Mapping[str, Any], where: str) -> None:
+    check_settings_types(data, where)
     if data.get("peft_type") not in ("LORA", FOREIGN):
         raise CheckpointError(f"{where}: is a {data.get('peft_type')} adapter; only LORA can be read")
     used = [key for key in _NOT_READ if data.get(key)]

@@ -200,7 +200,7 @@ def inspect_adapter(
         groups=list(table.values()),
         full={name: tensor.numel() for name, tensor in adapter.full.items()},
         probes=files.probes is not None,
-        peft_cannot=list(files.stamp.get("peft_cannot", [])),
+        peft_cannot=list(files.stamp.get("peft_cannot") or []),
         made_by=files.stamp.get("version")
         or f"peft {files.config.get('peft_version') or 'of unknown version'}",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from coterie.adapters.apply import apply_in_place
@@ -15,6 +15,7 @@ from coterie.adapters.files import save_adapter
 from coterie.adapters.patch import save_patch
 from coterie.adapters.trainable import Tuned
 from coterie.checkpoints.directory import load_model, save_model
+from coterie.checkpoints.tensor_reader import read_tensors
 from coterie.config import CheckpointError
 from coterie.config.methods import tuning_method
 from coterie.config.tune import TuneConfig
@@ -45,7 +46,7 @@ def write_trainable(directory: Path, model: Transformer) -> None:
 @torch.no_grad()
 def read_trainable(directory: Path, model: Transformer) -> None:
     """Read back what `write_trainable` wrote. Errors: `CheckpointError` for the checkpoint of another run."""
-    stored, own = load_file(directory / TRAINABLE), trainable_tensors(model)
+    stored, own = read_tensors(directory / TRAINABLE), trainable_tensors(model)
     if stored.keys() != own.keys() or any(stored[name].shape != own[name].shape for name in own):
         raise CheckpointError(
             f"{directory}: was written by a run that trained other tensors; choose another 'out'"

@@ -12,7 +12,13 @@ from typing import Any
 import torch
 
 from coterie.checkpoints.commit import MANIFEST, read_manifest, travelling, verify_files
-from coterie.checkpoints.fill import fill_model, materialise, without_absent_layers
+from coterie.checkpoints.fill import (
+    fill_model,
+    materialise,
+    place_tensors,
+    require_memory,
+    without_absent_layers,
+)
 from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
 from coterie.checkpoints.names import FamilyNames, is_bare
 from coterie.checkpoints.quantise import quantise_model
@@ -217,6 +223,7 @@ class Checkpoint:
         if self.quantised:
             kind = str(parameter_dtype).split(".")[-1]
             _log.warning("%s is stored quantised; read as %s, and saved so", self.path, kind)
+        self._check_layers(config)
         with torch.device("meta"):
             model = Transformer(config, compute_dtype or parameter_dtype)
             if quantise is not None:
@@ -227,12 +234,23 @@ class Checkpoint:
                 f"{self.path}: tokenizer.json has {self.tokenizer.vocab_size} tokens but the model only "
                 f"{config.vocab_size}; they do not belong together"
             )
+        placement = place_tensors(self.tensors, model, self.path)
+        require_memory(model, parameter_dtype, device, self.path)
         materialise(model, parameter_dtype, device)
-        placement = fill_model(self.tensors, model, self.path)
+        fill_model(self.tensors, model, self.path, placement=placement)
         model.has_head = has_head
         if check:
             self.check_probes(model)
         return Loaded(model, self, placement.ignored)
+
+    def _check_layers(self, config: ModelConfig) -> None:
+        """Refuse more layers than the weights can have tensors for, before any of them is built."""
+        stored = sum(1 for _ in self.tensors)
+        if config.num_layers > stored:
+            raise CheckpointError(
+                f"{self.path}: config.json has {config.num_layers:,} layers, the weights {stored:,} tensors; "
+                "they do not belong together"
+            )
 
 
 @dataclass(frozen=True)

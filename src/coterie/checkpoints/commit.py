@@ -115,7 +115,7 @@ def require_free(path: Path, option: str = "path", replaces: tuple[str, str] | N
     directory that holds this file is an earlier output of this kind and may be replaced.
     Errors: `CheckpointError`.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     if replaces is not None and (path / replaces[0]).is_file():
         return

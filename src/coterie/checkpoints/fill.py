@@ -14,6 +14,7 @@ from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family
 from coterie.families.mapping import Held
+from coterie.machine.system import memory_bytes
 from coterie.nn.transformer import Transformer
 
 # Buffers that old versions of transformers stored although they follow from config.json.
@@ -84,15 +85,20 @@ def place_tensors(
 
 @torch.no_grad()
 def fill_model(
-    source: TensorSource, model: Transformer, where: Path, held: Mapping[str, Held] | None = None
+    source: TensorSource,
+    model: Transformer,
+    where: Path,
+    held: Mapping[str, Held] | None = None,
+    placement: Placement | None = None,
 ) -> Placement:
     """Read every tensor of `source` into the model, one in memory at a time in addition to the model.
 
-    `held`: as for `place_tensors`; only the held parts are read. Errors: `CheckpointError` as there, for a
+    `held`: as for `place_tensors`; only the held parts are read. `placement`: what `place_tensors` found, if
+    it was asked already. Errors: `CheckpointError` as there, for a
     damaged file, and for a copy that differs.
     """
     held = held or {}
-    placement = place_tensors(source, model, where, held)
+    placement = placement if placement is not None else place_tensors(source, model, where, held)
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     quantised = quantised_parts(model)
     for name in placement.carried:
@@ -139,6 +145,22 @@ def materialise(model: Transformer, dtype: torch.dtype, device: str | torch.devi
         router.balance.reset()
         if router.select_bias is not None:
             router.select_bias.data = torch.zeros_like(router.select_bias, dtype=torch.float32)
+
+
+def require_memory(model: Transformer, dtype: torch.dtype, device: str | torch.device, where: Path) -> None:
+    """Refuse a model on the meta device that the whole machine could not hold, before anything is allocated.
+
+    Errors: `CheckpointError` with both numbers.
+    """
+    needed = sum(parameter.numel() * dtype.itemsize for parameter in model.parameters())
+    needed += sum(buffer.numel() * buffer.dtype.itemsize for buffer in model.buffers())
+    kind = torch.device(device).type
+    free = memory_bytes() if kind == "cpu" else torch.cuda.mem_get_info(device)[1] if kind == "cuda" else None
+    if free is not None and needed > free:
+        raise CheckpointError(
+            f"{where}: its weights need {needed / 2**30:,.1f} GiB as {dtype}, and "
+            f"this machine has {free / 2**30:,.1f} GiB; use a smaller type or a larger machine"
+        )
 
 
 def without_absent_layers(config: ModelConfig, source: TensorSource) -> ModelConfig:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from coterie.checkpoints.locate import check_index
@@ -118,6 +120,15 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     if at != size:
         raise _damaged(path, f"its tensors end at byte {at:,}, the file at {size:,}")
     return entries
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one small file, as they are stored. Errors: `CheckpointError` for a damaged one."""
+    read_header(path)  # stricter than safetensors, and with the file's name in its errors
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({' '.join(str(error).split())[:160]})") from None
 
 
 def _entry(path: Path, name: str, value: Any, offset: int) -> TensorEntry:

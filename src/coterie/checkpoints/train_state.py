@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from coterie.checkpoints.tensor_reader import read_tensors
 from coterie.config.errors import CheckpointError
 from coterie.config.files import read_json
 from coterie.config.json_text import JsonLimits
@@ -62,19 +62,10 @@ def read_train_state(directory: Path) -> TrainState:
         raise CheckpointError(
             f"{folder / 'state.json'}: lacks 'progress' or 'callbacks'; use another checkpoint"
         )
-    try:
-        tensors = load_file(folder / "optimizer.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder / 'optimizer.safetensors'}: cannot be read ({_one_line(error)})"
-        ) from None
+    tensors = read_tensors(folder / "optimizer.safetensors")
     return TrainState(progress, tensors, callbacks)
 
 
 def state_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of the tensors on disk, without the small header."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

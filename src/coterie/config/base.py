@@ -35,6 +35,8 @@ class Settings(BaseModel):
 
         Errors: `ConfigError`, one line naming the key, what was expected and the closest known key.
         """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{where}: holds a {type(data).__name__}; a mapping of settings was expected")
         try:
             return cls.model_validate(dict(data))
         except ValidationError as error:
@@ -135,7 +137,9 @@ def _first_problem(cls: type[Settings], error: ValidationError, where: str) -> s
     more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
     if not dotted:  # a check of several settings together, whose message names them
         return f"{where}: {message}{more}"
-    return f"{where}: '{dotted}': {message}, got {problem.get('input')!r}{more}"
+    given = repr(problem.get("input"))
+    given = given if len(given) <= 120 else f"{given[:100]}... ({len(given):,} characters)"
+    return f"{where}: '{dotted}': {message}, got {given}{more}"
 
 
 def _known_keys(cls: type[BaseModel], location: list[str]) -> list[str]:

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from coterie.config.base import Settings
 
+# Far beyond every published model: a damaged config.json is refused before anything is built from it.
+_WIDEST, _MOST_IDS, _MOST_EXPERTS, _MOST_IN_ALL = 2**20, 2**26, 2**16, 2**21
+
 
 class RopeScaling(Settings):
     """Frequency scaling for long contexts (docs/design/families.md, Rotary positions).
@@ -74,9 +77,9 @@ class AttentionConfig(Settings):
     """
 
     kind: Literal["gqa"] = "gqa"
-    num_heads: int = Field(gt=0)
-    num_kv_heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
+    num_heads: int = Field(gt=0, le=_WIDEST)
+    num_kv_heads: int = Field(gt=0, le=_WIDEST)
+    head_dim: int = Field(gt=0, le=_WIDEST)
     rope: RopeConfig | None = RopeConfig()
     mask: Literal["causal", "sliding", "chunked"] = "causal"
     window: int | None = Field(None, gt=0)
@@ -112,12 +115,12 @@ class MLAConfig(Settings):
     """
 
     kind: Literal["mla"] = "mla"
-    num_heads: int = Field(gt=0)
-    q_rank: int | None = Field(None, gt=0)
-    kv_rank: int = Field(gt=0)
-    nope_dim: int = Field(gt=0)
-    rope_dim: int = Field(gt=0, multiple_of=2)
-    value_dim: int = Field(gt=0)
+    num_heads: int = Field(gt=0, le=_WIDEST)
+    q_rank: int | None = Field(None, gt=0, le=_WIDEST)
+    kv_rank: int = Field(gt=0, le=_WIDEST)
+    nope_dim: int = Field(gt=0, le=_WIDEST)
+    rope_dim: int = Field(gt=0, multiple_of=2, le=_WIDEST)
+    value_dim: int = Field(gt=0, le=_WIDEST)
     rope: RopeConfig = RopeConfig(style="pairs")
     latent_eps: float = Field(1e-6, gt=0)
 
@@ -139,7 +142,7 @@ class FeedForwardConfig(Settings):
     """SwiGLU `down(silu(gate x) * up x)` of inner size `width`."""
 
     kind: Literal["dense"] = "dense"
-    width: int = Field(gt=0)
+    width: int = Field(gt=0, le=_WIDEST)
     bias: bool = False
 
 
@@ -152,7 +155,7 @@ class RouterConfig(Settings):
     sum. `scale`: weights times this. `apply_to`: the weight multiplies the expert's `input` or its `output`.
     """
 
-    num_experts: int = Field(gt=0)
+    num_experts: int = Field(gt=0, le=_MOST_EXPERTS)
     top_k: int = Field(gt=0)
     score: Literal["softmax", "sigmoid"] = "softmax"
     score_after_topk: bool = False
@@ -212,9 +215,9 @@ class MoEConfig(Settings):
     """
 
     kind: Literal["moe"] = "moe"
-    expert_width: int = Field(gt=0)
+    expert_width: int = Field(gt=0, le=_WIDEST)
     router: RouterConfig
-    shared_width: int | None = Field(None, gt=0)
+    shared_width: int | None = Field(None, gt=0, le=_WIDEST)
     clamped: ClampedConfig | None = None
     balance: BalanceConfig = BalanceConfig()
 
@@ -254,16 +257,23 @@ class ModelConfig(Settings):
     """
 
     family: str
-    vocab_size: int = Field(gt=0)
-    width: int = Field(gt=0)
+    vocab_size: int = Field(gt=0, le=_MOST_IDS)
+    width: int = Field(gt=0, le=_WIDEST)
     blocks: tuple[BlockConfig, ...] = Field(min_length=1)
-    max_positions: int = Field(gt=0)
+    max_positions: int = Field(gt=0, le=2**40)
     norm_eps: float = Field(1e-6, gt=0)
     norm_rounding: Literal["before_weight", "after_weight"] = "before_weight"
     tie_embeddings: bool = False
     init_std: float = Field(0.02, gt=0)
-    num_mtp_layers: int = Field(0, ge=0)
+    num_mtp_layers: int = Field(0, ge=0, le=1000)
     extra: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        experts = sum(moe.router.num_experts for _, moe in self.moe_layers())
+        if experts > _MOST_IN_ALL:
+            raise ValueError(f"{experts:,} experts in {self.num_layers:,} layers; at most {_MOST_IN_ALL:,}")
+        return self
 
     @property
     def num_layers(self) -> int:

@@ -14,6 +14,8 @@ _MASKS: dict[str, tuple[Any, ...]] = {
     "use_bidirectional_attention": (None, False),
     "per_layer_config": (None, {}),
 }
+# Readers build one entry for each of these before `ModelConfig` checks anything.
+_MOST = {"num_hidden_layers": 10_000, "num_nextn_predict_layers": 1_000}
 
 
 class Reader:
@@ -36,9 +38,13 @@ class Reader:
             for other in others:
                 if found[other] != found[first]:
                     raise ConfigError(
-                        f"{self.where}: '{first}' is {found[first]!r} and '{other}' is {found[other]!r}, which "
+                        f"{self.where}: '{first}' is {found[first]!r:.60} and '{other}' is {found[other]!r:.60}, which "
                         "are names of one setting; remove one"
                     )
+            most = _MOST.get(first)
+            if most is not None and not (type(found[first]) is int and 0 <= found[first] <= most):
+                shown = f"'{first}' is {str(found[first])[:60]}"
+                raise ConfigError(f"{self.where}: {shown}; a whole number up to {most:,} was expected")
             return found[first]
         if default is _MISSING:
             hint = suggest(names[0], set(self.data) - self.used)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 _CPUINFO, _STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def processor_facts() -> dict[str, str]:
@@ -23,6 +24,18 @@ def peak_memory_bytes() -> int:
     if peak is not None:
         return 1024 * int(peak.split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_bytes() -> int:
+    """Memory that a process here can ever have: memory and swap of the machine, or the container's limit."""
+    import psutil
+
+    whole = int(psutil.virtual_memory().total + psutil.swap_memory().total)
+    try:
+        limit = _LIMIT.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        limit = ""
+    return min(whole, int(limit)) if limit.isdigit() else whole
 
 
 def _first_values(path: Path) -> dict[str, str]:

@@ -158,11 +158,13 @@ class Tokenizer:
         try:
             return Tokenizer(path.read_text(encoding="utf-8"), config, templates)
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: is not a usable tokenizer ({' '.join(str(error).split())})") from None
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{path}: is not a usable tokenizer ({reason})") from None
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         except Exception as error:  # the Rust side raises plain Exception for content it cannot read
-            raise DataError(f"{path}: is not a usable tokenizer ({' '.join(str(error).split())})") from None
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{path}: is not a usable tokenizer ({reason})") from None
 
     def save(self, directory: str | Path) -> None:
         """Write tokenizer.json, tokenizer_config.json and the chat templates, each by rename."""
