@@ -141,8 +141,8 @@ def main() -> None:
         sys.exit(status if isinstance(status, int) else 0)
     except BrokenPipeError:
         sys.stderr.close()
-    except typer.Abort:
-        _fail("stopped", INTERRUPTED)
+    except typer.Abort as stopped:
+        _fail("stopped", INTERRUPTED if isinstance(stopped.__cause__, KeyboardInterrupt) else 1)
     except Exception as error:
         if isinstance(error, _UsageError):
             _misused(error)
@@ -151,9 +151,29 @@ def main() -> None:
 
         if isinstance(error, CoterieError):
             _fail(str(error), error.exit_code)
-        if isinstance(error, OSError) and error.strerror:
-            _fail(f"{error.filename or 'system'}: {error.strerror}", 1)
+        reason = _outside_reason(error)
+        if reason is not None:
+            _fail(reason, 1)
         raise
+
+
+def _outside_reason(error: Exception) -> str | None:
+    """What the system or the input did, in words; None for a fault of the program, which keeps its traceback.
+
+    Readers name the file in errors of their own; what arrives here are the few that none of them expects.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'system'}: {error.strerror}"
+    # torch reports refused memory as RuntimeError: "... can't allocate memory", "CUDA out of memory".
+    words = str(error).lower()
+    if isinstance(error, MemoryError) or "allocate memory" in words or "out of memory" in words:
+        return "not enough memory; use a smaller model, type, length or batch"
+    if isinstance(error, UnicodeDecodeError):
+        found = f"byte {error.start:,} is {error.object[error.start]:#04x}"
+        return f"a file is not UTF-8 text ({found}); save it as UTF-8"
+    if isinstance(error, UnicodeEncodeError):
+        return "a text holds half of a surrogate pair, which no file can hold; write whole characters"
+    return None
 
 
 # Wrong options raise it. Typer exports it only as a base class: newer versions carry their own copy of click.
