@@ -92,12 +92,13 @@ def test_marks_are_characters_that_nobody_used():
     talk = Conversation([Message("user", used + "<x>")], None, {"a": "\U000f0001"})
     start, end = talk.unused(2)
     assert (start, end) == ("\U000f0003", "\U000f0004")
-    marked = TypedMarks(start, end).put(talk, ["<x>"])
+    marked = TypedMarks(start, end).put(talk, frozenset(["<x>"]))
     assert marked.messages[0].text == f"{used}{start}<x>{end}"
     shown = TypedMarks(start, end).take("<x>" + marked.messages[0].text)
     assert shown.text == f"<x>{used}<x>"
     assert shown.is_token("<x>", 0) and not shown.is_token("<x>", 5)
-    assert typed_names(talk, ["<x>", "<y>"]) == ["<x>"] and without("abcab", "b") == (
+    assert typed_names(talk, frozenset(["<x>", "<y>"])) == ["<x>"]
+    assert without("abcab", "b") == (
         "aca",
         [(1, "b"), (3, "b")],
     )

@@ -92,8 +92,8 @@ class TuneConfig(RunSettings):
 
     `eval`: share of the examples held out (by content), or a file. `guard`: the reaction to routing that goes
     astray. `on_bad`: whether unusable examples stop the run. `control_tokens`: what the name of a special
-    token in a plain text or a completion is: a fault of the example (refuse), letters (text), or the token
-    itself (ids, for texts that a template has rendered already).
+    token in a plain text or a completion is: the token itself, as the tokenizer reads it (ids; a template may
+    have rendered the text), letters (text), or a fault of the example (refuse).
     """
 
     other_names: ClassVar[Mapping[str, str]] = ALIASES
@@ -125,7 +125,7 @@ class TuneConfig(RunSettings):
     eval: float | str = 0.05
     guard: Literal["off", "warn", "stop", "rollback"] = "warn"
     on_bad: Literal["stop", "skip"] = "stop"
-    control_tokens: ControlTokens = "refuse"
+    control_tokens: ControlTokens = "ids"
     eval_every: int = Field(0, ge=0)
 
     @model_validator(mode="before")

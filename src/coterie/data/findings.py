@@ -11,8 +11,16 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+from coterie.config.tune import ControlTokens
 from coterie.data.examples import ExampleSet
-from coterie.data.formats import ChatExample, Example, LabelledExample, PreferenceExample, TextExample
+from coterie.data.formats import (
+    ChatExample,
+    Example,
+    LabelledExample,
+    PairExample,
+    PreferenceExample,
+    TextExample,
+)
 from coterie.data.records import Origin, Problem
 from coterie.data.tokenised import TokenExample, TokenExampleSet, TokenSequence
 from coterie.text.chat import Message, render, typed_control_tokens
@@ -46,8 +54,16 @@ class Findings:
         return sorted(lines, key=lambda line: (line.path, line.line))
 
 
-def examine(examples: ExampleSet, result: TokenExampleSet, tokenizer: Tokenizer) -> Findings:
-    """Look at every example that became tokens. Examples with a problem are taken out of `result`."""
+def examine(
+    examples: ExampleSet,
+    result: TokenExampleSet,
+    tokenizer: Tokenizer,
+    control_tokens: ControlTokens = "ids",
+) -> Findings:
+    """Look at every example that became tokens. Examples with a problem are taken out of `result`.
+
+    `control_tokens`: what `result` makes of the names of special tokens in plain text.
+    """
     findings = Findings()
     tokens: dict[Origin, TokenExample] = {}
     parts: dict[Origin, int] = {}
@@ -60,6 +76,9 @@ def examine(examples: ExampleSet, result: TokenExampleSet, tokenizer: Tokenizer)
             continue  # tokenising it gave a problem
         if isinstance(example, TextExample) and parts[example.origin] > 1:
             findings.warn("the text is longer than a row and is cut into parts", example.origin)
+        if spelt := tokenizer.special_names_in(_plain_text(example)):
+            read = "read as that token" if control_tokens == "ids" else "learnt as letters"
+            findings.warn(f"the name of a special token in plain text is {read}: {spelt[0]}", example.origin)
         for chat, sequence in zip(chats_of(example), tokens[example.origin].sequences, strict=False):
             if fault := template.lost_call(chat, sequence):
                 findings.problems.append(Problem(example.origin.file, example.origin.line, fault))
@@ -73,6 +92,16 @@ def examine(examples: ExampleSet, result: TokenExampleSet, tokenizer: Tokenizer)
     bad = {(problem.path, problem.line) for problem in findings.problems}
     result.examples = [e for e in result.examples if (e.origin.file, e.origin.line) not in bad]
     return findings
+
+
+def _plain_text(example: Example) -> str:
+    """All text of an example for which no template is used."""
+    if isinstance(example, PreferenceExample):
+        return f"{_plain_text(example.chosen)}\0{_plain_text(example.rejected)}"
+    inner = example.example if isinstance(example, LabelledExample) else example
+    if isinstance(inner, PairExample):
+        return inner.prompt + inner.completion
+    return inner.text if isinstance(inner, TextExample) else ""
 
 
 def chats_of(example: Example) -> list[ChatExample]:

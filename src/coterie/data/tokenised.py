@@ -95,7 +95,7 @@ def count_learnt(examples: Sequence[TokenExample]) -> int:
 
 
 def tokenise_all(
-    found: ExampleSet, tokenizer: Tokenizer, max_length: int, control_tokens: ControlTokens = "refuse"
+    found: ExampleSet, tokenizer: Tokenizer, max_length: int, control_tokens: ControlTokens = "ids"
 ) -> TokenExampleSet:
     """Every example as token examples of at most `max_length` positions, or as a problem with its line.
 
@@ -118,7 +118,7 @@ def tokenise_all(
 def tokenise(
     example: ChatExample | PairExample | PretokenisedExample,
     tokenizer: Tokenizer,
-    control_tokens: ControlTokens = "refuse",
+    control_tokens: ControlTokens = "ids",
 ) -> TokenSequence:
     """One example as a token sequence.
 
@@ -275,17 +275,24 @@ def _plain(
     special = tokenizer.special_names_in(text)
     if special and control == "refuse":
         raise DataError(
-            f"spells the special token {special[0]} in plain text, which would be learnt as letters; use "
-            "messages, or set control_tokens=ids (they are tokens) or control_tokens=text (they are letters)"
+            f"spells the special token {special[0]} in plain text; use messages, or set control_tokens=ids "
+            "(it is the token) or control_tokens=text (it is letters)"
         )
     if control == "ids" or not special:
         encoded = tokenizer.encode_places(text)
     else:
         encoded = tokenizer.encode_places(text, lambda name, _: not tokenizer.is_special(name))
     start, end, ids = list(tokenizer.start_ids), [tokenizer.eos_id], encoded.ids
-    if special and ids[: len(start)] == start:  # the text writes its own start and end
+    # A text that a template has rendered writes its own start and end.
+    if special and ids[: len(start)] == start:
         start = []
-    if special and ids[-1:] == end:
+    if special and ids and _last_sign(ids, tokenizer) in tokenizer.stop_ids:
         end = []
     learnt = [stop > len(prompt) for _, stop in encoded.offsets]
     return [*start, *ids, *end], [False] * len(start) + learnt + [True] * len(end)
+
+
+def _last_sign(ids: list[int], tokenizer: Tokenizer) -> int:
+    """The last token that is not white space: a template may write a line break after the end of a turn."""
+    marked = (token for token in reversed(ids) if tokenizer.token_bytes([token])[0].strip())
+    return next(marked, ids[-1])

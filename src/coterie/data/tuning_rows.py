@@ -126,7 +126,7 @@ def _read(
     """The examples, their tokens with everything that `coterie data lint` calls wrong, and its warnings."""
     found = read_all(sources)
     tokenised = tokenise_all(found, tokenizer, limit, config.control_tokens)
-    findings = examine(found, tokenised, tokenizer)
+    findings = examine(found, tokenised, tokenizer, config.control_tokens)
     problems = [*tokenised.problems, *findings.problems]
     tokenised.problems = sorted(problems, key=lambda problem: (problem.path, problem.line))
     for line in found.notes():

@@ -75,11 +75,13 @@ def add_configured(rust: tokenizers.Tokenizer, config: Mapping[str, Any]) -> boo
             wanted.append(new)
     known = {token.content for token in rust.get_added_tokens_decoder().values()}
     known |= {token.content for token in wanted}
+    others: list[Any] = []
     for token in (*(config[name] for name in _named(config)), *_extras(config)):
         name = content_of(token)
-        if name is not None and name not in known:
+        # A name after the same token with flags is added again, without them, as transformers does.
+        if name is not None and name not in known and token not in others:
+            others.append(token)
             wanted.append(made(listed.get(name, token), True))
-            known.add(name)
     rust.add_tokens(wanted)
     return before != [repr(token) for token in rust.get_added_tokens_decoder().values()]
 

@@ -69,7 +69,7 @@ class TypedMarks:
     start: str
     end: str
 
-    def put(self, talk: Conversation, control: Collection[str]) -> Conversation:
+    def put(self, talk: Conversation, control: frozenset[str]) -> Conversation:
         """The conversation with every typed control token between the marks."""
         pattern = names_pattern(control)
 
@@ -111,7 +111,7 @@ def without(text: str, chars: Collection[str]) -> tuple[str, list[tuple[int, str
     return pattern.sub("", text), found
 
 
-def typed_names(talk: Conversation, control: Collection[str]) -> list[str]:
+def typed_names(talk: Conversation, control: frozenset[str]) -> list[str]:
     """The control tokens that people typed, in their order; they stay text."""
     if not control:
         return []

@@ -7,6 +7,7 @@ other text gets the ids, spaces at the start and `lstrip` included, that the tok
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import secrets
@@ -25,7 +26,8 @@ class Encoded(NamedTuple):
     offsets: list[tuple[int, int]]
 
 
-def names_pattern(names: Collection[str]) -> re.Pattern[str]:
+@functools.lru_cache(maxsize=64)
+def names_pattern(names: frozenset[str]) -> re.Pattern[str]:
     """Matches any of `names`, the longest first, as `tokenizers` does; nothing without names."""
     ordered = sorted(names, key=lambda name: (-len(name), name))
     return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
@@ -50,7 +52,7 @@ class GuardedEncoder:
         content["post_processor"] = content["truncation"] = content["padding"] = None
         _rename(content["model"], self._secret)
         self._rust: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
-        self._pattern = names_pattern(added)
+        self._pattern = names_pattern(frozenset(added))
         # Renamed tokens may have got other ids; those of the vocabulary are the same.
         new = ((self._rust.token_to_id(self._secret.get(name, name)), old) for name, old in added.items())
         self._id_of = {found: old for found, old in new if found is not None and found != old}

@@ -13,7 +13,6 @@ import codecs
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +75,7 @@ class Tokenizer:
         self._special = {token.content: bool(token.special) for token in added.values()}
         self.special_ids = frozenset(int(number) for number, token in added.items() if token.special)
         # Made when they are needed, one for each set of control tokens: they take as long as loading.
+        self._control: dict[str | None, frozenset[str]] = {}
         self._guards: dict[frozenset[str], GuardedEncoder] = {}
         content = json.loads(self._json)
         decoder = json.dumps(content.get("decoder") or {})
@@ -225,16 +225,15 @@ class Tokenizer:
         Special tokens, and added tokens that the template writes, as `added_tokens.control_names` tells.
         """
         template = self.chat_template if template is None else template
-        return control_names(self._special, template, self._config.get("chat_control_tokens"))
+        if template not in self._control:
+            listed = self._config.get("chat_control_tokens")
+            self._control[template] = control_names(self._special, template, listed)
+        return self._control[template]
 
     def special_names_in(self, text: str) -> list[str]:
         """The special tokens whose names stand in `text`, which `encode` reads as text, in their order."""
-        found = dict.fromkeys(self._names.findall(text))
+        found = dict.fromkeys(names_pattern(frozenset(self._added)).findall(text))
         return [name for name in found if self._special[name]]
-
-    @cached_property
-    def _names(self) -> re.Pattern[str]:
-        return names_pattern(self._added)
 
     def is_special(self, name: str) -> bool:
         """Whether `name` is a special token."""

@@ -73,7 +73,7 @@ def test_both_models_load_in_transformers_with_the_same_logits(out: Path, name: 
     tokenizer = AutoTokenizer.from_pretrained(path)
     text = "def forward(self, x: int) -> list[str]:\n    return [1, 2.5]"
     ids = ours.encode(text)
-    assert tokenizer(text)["input_ids"] == ids[1:], "ours puts the document separator first"
+    assert tokenizer(text)["input_ids"] == ids, "both put the document separator first"
     with torch.no_grad():
         expected = theirs(torch.tensor([ids])).logits[0]
     assert_model_close(ours.config, ours.logits(ids), expected, len(ids))

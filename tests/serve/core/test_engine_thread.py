@@ -288,7 +288,7 @@ def test_a_long_text_that_is_being_split_into_tokens_holds_up_nobody(monkeypatch
             return slow
 
         tokenizer = server.service.tokenizer
-        for name in ("encode", "encode_batch"):
+        for name in ("encode", "encode_batch", "encode_places"):
             monkeypatch.setattr(tokenizer, name, slowed_down(getattr(tokenizer, name)))
         long = open_request(server.url, body, path)
         assert met.wait(10)
