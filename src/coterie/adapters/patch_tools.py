@@ -179,4 +179,4 @@ def _load(source: str | Path | Checkpoint) -> Loaded:
 def _save(loaded: Loaded, out: str | Path, extra: dict[str, Any]) -> None:
     origin = loaded.checkpoint
     about = origin.travelling_manifest() | extra
-    save_model(out, loaded.model, origin.tokenizer, extra=about, stop_ids=origin.stops or None)
+    save_model(out, loaded.model, origin.tokenizer, extra=about, generation=origin.generation)

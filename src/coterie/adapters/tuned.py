@@ -14,6 +14,7 @@ from coterie.adapters.apply import apply_in_place
 from coterie.adapters.files import save_adapter
 from coterie.adapters.patch import save_patch
 from coterie.adapters.trainable import Tuned
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.checkpoints.tensor_reader import read_tensors
 from coterie.config import CheckpointError
@@ -63,7 +64,8 @@ def save_result(tuned: Tuned, path: Path, about: Mapping[str, Any]) -> None:
         save_patch(path, tuned.model, tuned.origin)
     else:
         manifest = {"recipe": "tune", "parent": tuned.origin, **about}
-        save_model(path, tuned.model, tuned.tokenizer, extra=manifest)
+        generation = Checkpoint.open(tuned.base).generation
+        save_model(path, tuned.model, tuned.tokenizer, extra=manifest, generation=generation)
 
 
 def load_result(config: TuneConfig, tuned: Tuned, path: Path) -> Transformer:

@@ -111,6 +111,11 @@ class Checkpoint:
         file = self.path / "generation_config.json"
         return read_json(file) if file.is_file() else {}
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """What a model made from this one says in its generation_config.json: the same, with all stop tokens."""
+        return self.generation_config | ({"eos_token_id": list(self.stops)} if self.stops else {})
+
     @cached_property
     def tokens(self) -> TokenFacts:
         """What the files say about the tokens that end a reply, checked against the embedding."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,19 @@ def save_model(
     tokenizer: Tokenizer | None = None,
     dtype: str | torch.dtype | None = None,
     extra: Mapping[str, Any] | None = None,
-    stop_ids: Iterable[int] | None = None,
+    generation: Mapping[str, Any] | None = None,
     probes: bool = False,
 ) -> None:
     """Write a complete checkpoint directory, committed by rename after its manifest is on disk.
 
-    `extra`: further keys of the manifest. `stop_ids`: the tokens of `generation_config.json` that end a reply
-    (default: the tokenizer's). `probes`: record what the model answers to the default probes, weights rounded
+    `extra`: further keys of the manifest. `generation`: the content of `generation_config.json`
+    (`Checkpoint.generation`; default: the tokenizer's stop tokens). `probes`: record what the model answers to the default probes, weights rounded
     as they are stored, for `Checkpoint.load(check=True)`.
     Errors: `CheckpointError` when `path` holds something that is not a checkpoint, or cannot be written.
     """
 
     def write(target: Path) -> None:
-        write_model_files(target, model, tokenizer, dtype, stop_ids=stop_ids)
+        write_model_files(target, model, tokenizer, dtype, generation=generation)
         if probes:
             sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
             with rounded(model, as_dtype(dtype) if dtype is not None else next(model.parameters()).dtype):

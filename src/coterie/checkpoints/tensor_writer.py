@@ -39,12 +39,12 @@ def write_model_files(
     tokenizer: Tokenizer | None = None,
     dtype: str | torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
-    stop_ids: Iterable[int] | None = None,
+    generation: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config, safetensors (in shards of at most `shard_bytes`), tokenizer and generation config.
 
-    `dtype`: of the weights on disk (default: the parameters' own). `stop_ids`: tokens that end a reply
-    (default: the tokenizer's).
+    `dtype`: of the weights on disk (default: the parameters' own). `generation`: the content of
+    generation_config.json (default: the tokenizer's stop tokens).
     Errors: `CheckpointError` for a model with an adapter, chosen experts or quantised weights; `ConfigError`
     for an embedding model without a head.
     """
@@ -68,8 +68,10 @@ def write_model_files(
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             config[name] = tokenizer.eos_id if config.get(name) is None else config[name]
         tokenizer.save(directory)
-        stops = sorted(tokenizer.stop_ids if stop_ids is None else stop_ids)
-        _write_json(directory / "generation_config.json", {"eos_token_id": stops})
+        if generation is None:
+            generation = {"eos_token_id": sorted(tokenizer.stop_ids)}
+    if generation:
+        _write_json(directory / "generation_config.json", generation)
     _write_json(directory / "config.json", config)
     write_shards(directory, _pieces(model, stored), shard_bytes)
 

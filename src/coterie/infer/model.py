@@ -9,6 +9,7 @@ for piece in m.stream("def add(a, b):", temperature=0):
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import travelling
 from coterie.checkpoints.directory import save_model
 from coterie.config import ConfigError, CoterieError, ModelConfig, suggest
+from coterie.infer.defaults import sampling_defaults, unused_settings
 from coterie.infer.engine import Engine
 from coterie.infer.request import Reply, check_prompt
 from coterie.infer.sampling import SamplingParams
@@ -37,15 +39,16 @@ from coterie.text.tokenizer import Tokenizer
 Ids = Sequence[int] | Tensor
 Messages = Sequence[Message | Mapping[str, Any]]
 Prompt = str | Ids | Messages
+_log = logging.getLogger("coterie")
 
 
 class LanguageModel:
     """A Transformer with its tokenizer. Build one with `coterie.load`, or from parts.
 
     `start_ids`: the tokens put before a text prompt; None means those that the tokenizer itself puts before a
-    text. `stop_ids`: the tokens that
-    end a reply by default; None means the tokenizer's. `checkpoint`: what it was read from. `manifest`:
-    `coterie.json` of the directory it came from (default: the checkpoint's).
+    text. `stop_ids`: the tokens that end a reply by default; None means the tokenizer's. `sampling`: settings
+    of replies where a call says nothing. `checkpoint`: what it was read from. `manifest`: `coterie.json` of the
+    directory it came from (default: the checkpoint's).
 
     Keyword settings of `generate`, `stream` and `chat` are the fields of `SamplingParams`: `max_tokens`,
     `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `logprobs`.
@@ -58,6 +61,7 @@ class LanguageModel:
         *,
         start_ids: Sequence[int] | None = None,
         stop_ids: Iterable[int] | None = None,
+        sampling: SamplingParams | None = None,
         manifest: Mapping[str, Any] | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
@@ -69,6 +73,7 @@ class LanguageModel:
         if stop_ids is None:
             stop_ids = tokenizer.stop_ids if tokenizer is not None else ()
         self.stop_ids = tuple(sorted(stop_ids))
+        self.sampling = sampling or SamplingParams()
         self.checkpoint = checkpoint
         if manifest is None and checkpoint is not None:
             manifest = checkpoint.manifest
@@ -77,6 +82,12 @@ class LanguageModel:
     @property
     def config(self) -> ModelConfig:
         return self.model.config
+
+    @property
+    def reply_limit(self) -> int | None:
+        """The length of replies that its directory recommends, in tokens; None where it names none."""
+        named = self.checkpoint is not None and self.checkpoint.generation_config.get("max_new_tokens")
+        return self.sampling.max_tokens if named else None
 
     @property
     def device(self) -> torch.device:
@@ -204,7 +215,7 @@ class LanguageModel:
             if name not in known:
                 hint = suggest(name, known) or f"; known settings: {', '.join(known)}"
                 raise ConfigError(f"sampling: unknown setting '{name}'{hint}")
-        merged = replace(params or SamplingParams(), **settings)
+        merged = replace(params or self.sampling, **settings)
         return merged if merged.stop_ids is not None else replace(merged, stop_ids=self.stop_ids)
 
     def _needs_tokenizer(self, what: str) -> Tokenizer:
@@ -226,7 +237,8 @@ def load(
 
     `check`: run the stored probes. `adapter`: a directory of LoRA factors (ours or PEFT's) or an expert patch
     to apply; given as `path`, such a directory loads the base that it names and is applied to it. A reply
-    ends with the tokenizer's stop tokens and those of generation_config.json.
+    ends with the tokenizer's stop tokens and those of generation_config.json, whose sampling settings are the
+    defaults of the replies.
     Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an adapter or patch made for
     other weights; `ConfigError` for the device.
     """
@@ -236,10 +248,14 @@ def load(
     loaded = checkpoint.load(dtype, choose_device(device), check=check)
     if adapter is not None:
         apply_in_place(loaded.model, adapter, checkpoint, check=check)
+    for line in unused_settings(checkpoint.generation_config):
+        _log.warning("%s: %s", checkpoint.path, line)
+    where = str(checkpoint.path / "generation_config.json")
     return LanguageModel(
         loaded.model,
         loaded.tokenizer,
         stop_ids=checkpoint.stops,
+        sampling=sampling_defaults(checkpoint.generation_config, checkpoint.tokens.stop_strings, where),
         checkpoint=checkpoint,
     )
 
@@ -248,13 +264,15 @@ def save(model: LanguageModel, path: str | Path, dtype: str | None = None, probe
     """Write a checkpoint directory that `load` and transformers read; `dtype` None keeps the parameters' own.
 
     `probes`: store what the model answers to a few texts, so that `load(path, check=True)` can prove that it
-    is the same model. The manifest of its origin (parent, data card, metrics) is kept.
+    is the same model. The manifest of its origin (parent, data card, metrics) is kept, and so is everything
+    that its generation_config.json says.
     Errors: `CheckpointError`.
     """
     kept = travelling(model.manifest)
-    save_model(
-        path, model.model, model.tokenizer, dtype=dtype, extra=kept, stop_ids=model.stop_ids, probes=probes
-    )
+    generation = dict(model.checkpoint.generation_config) if model.checkpoint is not None else {}
+    if model.stop_ids:
+        generation["eos_token_id"] = list(model.stop_ids)
+    save_model(path, model.model, model.tokenizer, dtype, kept, generation, probes)
 
 
 def _id_list(ids: Ids) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import read_manifest
 from coterie.checkpoints.directory import load_state_into, save_model
 from coterie.checkpoints.locate import locate
@@ -130,7 +131,16 @@ def _finish(
 
     def write() -> None:
         metrics = {"tokens": trainer.tokens, "steps": trainer.step_count, "heldout_bits_per_byte": bits}
-        save_model(final, model, prepared.tokenizer, extra=manifest | {"metrics": metrics}, probes=True)
+        given = config.model.get("from")
+        generation = Checkpoint.open(given, weights=False).generation if given else None
+        save_model(
+            final,
+            model,
+            prepared.tokenizer,
+            extra=manifest | {"metrics": metrics},
+            generation=generation,
+            probes=True,
+        )
 
     final, record = out / "model", None
     if continued is not None:

@@ -111,7 +111,15 @@ def _perplexity(
 
 def _write(checkpoint: Checkpoint, out: Path, result: Transformer, receipt: SurgeryReceipt) -> None:
     extra = {"parent": checkpoint.name, "surgery": receipt.operation}
-    save_model(out, result, checkpoint.tokenizer, dtype=checkpoint.stored_dtype, extra=extra, probes=True)
+    save_model(
+        out,
+        result,
+        checkpoint.tokenizer,
+        dtype=checkpoint.stored_dtype,
+        extra=extra,
+        generation=checkpoint.generation,
+        probes=True,
+    )
     try:
         load_model(out, check=True)
     except CheckpointError:

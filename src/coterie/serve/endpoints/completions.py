@@ -140,9 +140,11 @@ def prepare(service: Service, body: CompletionRequest, variant: str) -> list[Con
     texts: list[Continuation] = []
     for ids in prompts:
         given = body.max_tokens
-        limit = choose_tokens(given or None, len(ids), service.max_length, default=_DEFAULT_TOKENS)
-        params = body.sampling(limit, body.logprobs or 0, service.model.config.vocab_size)
-        params = replace(params, stop_ids=service.model.stop_ids, max_tokens=1 if given == 0 else limit)
+        limit = choose_tokens(
+            given or None, len(ids), service.max_length, default=service.model.reply_limit or _DEFAULT_TOKENS
+        )
+        params = body.sampling(service.model, limit, body.logprobs or 0)
+        params = replace(params, max_tokens=1 if given == 0 else limit)
         options = options_of(service, body, variant)
         options = replace(options, prompt_logprobs=body.logprobs if body.echo else None)
         for choice in range(body.n or 1):

@@ -77,11 +77,11 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     ignored += tuple(_LOST[kind] for kind in facts.lost(messages, shown))
     prompt = _prompt(service, body, messages, shown, variables)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    limit = choose_tokens(body.max_completion_tokens or body.max_tokens, len(prompt), service.max_length)
+    asked = body.max_completion_tokens or body.max_tokens
+    limit = choose_tokens(asked, len(prompt), service.max_length, service.model.reply_limit)
     if body.max_tokens == 0:
         raise invalid("/max_tokens: a reply has at least one token", "/max_tokens")
-    params = body.sampling(limit, num_logprobs or 0, service.model.config.vocab_size)
-    params = replace(params, stop_ids=service.model.stop_ids)
+    params = body.sampling(service.model, limit, num_logprobs or 0)
     options = options_of(service, body, variant)
     form = format_of(service.tokenizer.template_for(bool(shown)))
     opened = _ends_in_reasoning(service, form, prompt)

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from coterie.infer.model import LanguageModel
 from coterie.infer.sampling import SamplingParams
 from coterie.serve.endpoints.fields import reason, sift
 from coterie.serve.errors import ApiError, invalid, too_long, unsupported
@@ -98,22 +99,27 @@ class Generation(Body):
         """`off`, `summary` or `full`."""
         return "off" if self.moe is None else self.moe.routing
 
-    def sampling(self, default_tokens: int, logprobs: int, vocab_size: int) -> SamplingParams:
-        """The engine's settings. Errors: `ApiError` 400 for a bias on a token that does not exist."""
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+    def sampling(self, model: LanguageModel, num_tokens: int, logprobs: int) -> SamplingParams:
+        """The engine's settings: the request's, else those that the model's directory recommends.
+
+        Errors: `ApiError` 400 for a bias on a token that does not exist.
+        """
+        own = model.sampling
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         return SamplingParams(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=max(0, self.top_k or 0),
-            top_p=1.0 if self.top_p is None else max(self.top_p, _ONE_TOKEN),
-            min_p=self.min_p or 0.0,
-            repetition_penalty=self.repetition_penalty or 1.0,
+            temperature=own.temperature if self.temperature is None else self.temperature,
+            top_k=own.top_k if self.top_k is None else max(0, self.top_k),
+            top_p=own.top_p if self.top_p is None else max(self.top_p, _ONE_TOKEN),
+            min_p=own.min_p if self.min_p is None else self.min_p,
+            repetition_penalty=self.repetition_penalty or own.repetition_penalty,
             seed=None if self.seed is None else self.seed % 2**64,
-            max_tokens=max(1, default_tokens),
-            stop=stops,
+            max_tokens=max(1, num_tokens),
+            stop=own.stop if stops is None else tuple(stops),
+            stop_ids=model.stop_ids,
             logprobs=logprobs,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
-            logit_bias=_bias(self.logit_bias, vocab_size),
+            logit_bias=_bias(self.logit_bias, model.config.vocab_size),
         )
 
 
