@@ -16,11 +16,11 @@ def test_lint_lists_every_problem_with_its_line(tmp_path):
         "a.jsonl:2: is not valid JSON "
         "(Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
         "a.jsonl:3: has neither 'text' nor 'messages' (fields: body)",
-        "a.jsonl:4: empty text",
-        "a.jsonl:5: repeats a.jsonl:1",
+        "a.jsonl:4: warning: empty text, will be skipped",
+        "a.jsonl:5: warning: repeats a.jsonl:1",
         "a.jsonl:6: is not UTF-8 text (byte 10)",
-        "b.txt:2: a line of 100,001 characters",
-        "c.bin: binary file, will be skipped",
+        "b.txt:2: warning: a line of 100,001 characters",
+        "c.bin: warning: binary file, will be skipped",
         "d.txt:2: is not UTF-8 at byte 8; convert it (iconv)",
         "none: no such file or directory",
     ]

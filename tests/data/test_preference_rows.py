@@ -93,7 +93,7 @@ REFUSED = [
     ({"prompt": [u("p")], "chosen": [S, u("q"), a("good")], "rejected": [a("bad")]}, "not the beginning"),
     ({"prompt": "q", "completion": [u("p"), a("x")]}, "not the beginning"),
     ({"prompt": "q", "completion": [u("p"), a("x")], "label": True}, "not the beginning"),
-    ({"prompt": "q", "chosen": [u("q"), a("good")], "rejected": [u("q"), a("bad")], "messages": [u("z"), a("y")]}, "'messages', which rows"),
+    ({"prompt": "q", "chosen": [u("q"), a("good")], "rejected": [u("q"), a("bad")], "messages": [u("z"), a("y")]}, "'messages' that are neither"),
     ({"chosen": [u("q"), a("x")], "rejected": [u("q"), a("x")]}, "do not differ"),
     ({"chosen": "one", "rejected": [a("x")]}, "text and the other"),
     ({"chosen": "same", "rejected": "same"}, "do not differ"),

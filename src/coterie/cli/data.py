@@ -52,7 +52,7 @@ def lint(
     if model is None and not any(map(holds_examples, sources)):
         plain = lint_text(sources)
         answer(plain.to_dict(), as_json, [plain.to_text()])
-        problems = len(plain.problems)
+        problems = sum(not problem.warning for problem in plain.problems)
     else:
         report = lint_examples(sources, _tokenizer(model, template), row_length, show)
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")

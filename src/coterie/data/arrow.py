@@ -14,6 +14,7 @@ from typing import Any
 
 from coterie.config.errors import DataError
 from coterie.config.json_text import JsonError, parse_json
+from coterie.data.fields import telling
 
 _ARGUMENTS = ("arguments", "parameters")
 
@@ -71,7 +72,7 @@ def _required_arguments(tools: Any) -> Iterator[tuple[str, frozenset[str]]]:
 def arrow_records(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any] | DataError]:
     """The records of a Parquet or Arrow file, or why one cannot be read in its place.
 
-    `columns`: the only columns to read (default: all).
+    `columns`: the only columns to read (default: all), besides those that say what is learnt.
     Errors: `DataError` for a file that cannot be read, or that has none of the columns.
     """
     import pyarrow
@@ -127,7 +128,7 @@ def _wanted(path: Path, names: Sequence[str], columns: Sequence[str]) -> list[st
     if columns and not found:
         wanted = " or ".join(f"'{name}'" for name in columns)
         raise DataError(f"{path}: has no column {wanted}; its columns: {', '.join(names)}")
-    return found or None
+    return [*found, *(name for name in names if telling(name) and name not in found)] if found else None
 
 
 def _plain(batch: Any) -> list[dict[str, Any]]:

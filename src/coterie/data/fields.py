@@ -8,7 +8,7 @@ used, and any other one is a warning.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from coterie.config.errors import DataError
@@ -29,8 +29,8 @@ MASKS = (
 # A row that has one of these and a format that does not read it would teach something else than it says.
 _TELLING = frozenset((*MARKS, *REASONING, *TOOLS, *VARIABLES, *MASKS)) | frozenset(
     "system system_prompt history context mask masked train_detail train_on_input train_on_inputs "
-    "train_on_prompt tool_calls function_call tool_choice documents segments attention_mask labels image "
-    "images video videos audio audios objects completions label kto_tag chosen rejected rejected_response "
+    "train_on_prompt tool_calls function_call tool_choice documents segments attention_mask image "
+    "images video videos audio audios objects completions chosen rejected rejected_response "
     "rejected_messages rejected_images preferred_output non_preferred_output margin refusal channel "
     "recipient suffix".split()
 )
@@ -64,6 +64,14 @@ def ignorable(name: str) -> bool:
 def telling(name: str) -> bool:
     """Whether a field says what is learnt, so that a row in which nothing reads it cannot be used."""
     return name.lower() in _TELLING
+
+
+def check_lost(record: Mapping[str, Any], names: Iterable[str], kind: str) -> None:
+    """Errors: `DataError` for fields among `names`, which nothing read, that say what is learnt."""
+    lost = sorted(name for name in names if telling(name) and not says_nothing(record.get(name)))
+    if lost:
+        listed = ", ".join(f"'{name}'" for name in lost)
+        raise DataError(f"has {listed}, which rows of the format '{kind}' do not use; remove or rename it")
 
 
 class Fields:

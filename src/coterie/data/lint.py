@@ -29,7 +29,7 @@ LONG_LINE = 100_000  # characters; longer lines are nearly always data, not text
 
 @dataclass(frozen=True)
 class LintReport:
-    """Counts of what was read, and the problems found."""
+    """Counts of what was read, and the problems found. Those that are warnings do not stop training."""
 
     files: int
     documents: int
@@ -109,19 +109,24 @@ def _of_records(records: Records, reading: Reading) -> Iterator[TextOrProblem]:
 
 
 def _of_text_file(path: Path) -> Iterator[TextOrProblem]:
-    yield 0, Problem(str(path), 0, "binary file, will be skipped") if is_binary(path) else read_text(path)
+    yield (
+        0,
+        Problem(str(path), 0, "binary file, will be skipped", warning=True)
+        if is_binary(path)
+        else read_text(path),
+    )
 
 
 def _faults(path: str, line: int, text: str, first: dict[bytes, str]) -> Iterator[Problem]:
     """What is wrong with one text. `first`: where each content was met first."""
     if not text.strip():
-        yield Problem(path, line, "empty text")
+        yield Problem(path, line, "empty text, will be skipped", warning=True)
         return
     where = f"{path}:{line}" if line else path
     before = first.setdefault(content_digest(text), where)
     if before != where:
-        yield Problem(path, line, f"repeats {before}")
+        yield Problem(path, line, f"repeats {before}", warning=True)
     for number, content in enumerate(text.splitlines(), line or 1):
         if len(content) > LONG_LINE:
-            yield Problem(path, line or number, f"a line of {len(content):,} characters")
+            yield Problem(path, line or number, f"a line of {len(content):,} characters", warning=True)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -34,7 +33,7 @@ def read_preference(row: Fields, origin: Origin) -> PreferenceExample:
     """
     margin = row.take("margin")
     margin = 0.0 if margin is None else margin
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not math.isfinite(margin):
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not abs(margin) < 1e30:  # NaN too
         raise DataError("field 'margin' is not a number")
     chosen, rejected = _pair(row, origin)
     if isinstance(chosen, ChatExample) and isinstance(rejected, ChatExample):

@@ -17,7 +17,7 @@ from coterie.data.chat_rows import (
     read_sharegpt,
     read_text,
 )
-from coterie.data.fields import ANSWER, QUESTION, Fields, telling
+from coterie.data.fields import ANSWER, QUESTION, Fields, check_lost
 from coterie.data.formats import (
     ChatExample,
     Example,
@@ -86,10 +86,9 @@ def read_row(record: Mapping[str, Any], origin: Origin) -> tuple[str, Example, l
     example = READERS[kind](row, origin)
     words = _words(example)
     left = [name for name in row.left() if not _said(record[name], words)]
-    lost = sorted(name for name in left if telling(name) or (name == "messages" and kind == "preference"))
-    if lost:
-        names = ", ".join(f"'{name}'" for name in lost)
-        raise DataError(f"has {names}, which rows of the format '{kind}' do not use; remove or rename it")
+    check_lost(record, left, kind)
+    if kind == "preference" and "messages" in left:
+        raise DataError("has 'messages' that are neither the prompt nor the chosen conversation; remove them")
     return kind, example, left
 
 

@@ -201,7 +201,7 @@ def _read_json(path: Path) -> Records:
     try:
         data = parse_json(raw, _WHOLE_FILE)
     except JsonError as error:
-        first, _, rest = raw.lstrip().partition(b"\n")
+        first, _, rest = raw.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
         if not (first.startswith(b"{") and first.rstrip().endswith(b"}") and rest.strip()):
             raise DataError(f"{path}: {error}") from None
         yield from _read_lines(str(path), io.BytesIO(raw))

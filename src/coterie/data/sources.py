@@ -19,6 +19,7 @@ from typing import Any
 from coterie.config.data import SourceConfig
 from coterie.config.errors import DataError
 from coterie.data.documents import Document
+from coterie.data.fields import check_lost
 from coterie.data.records import (
     JSONL,
     PARQUET,
@@ -31,6 +32,7 @@ from coterie.data.records import (
     read_text,
     walk,
 )
+from coterie.data.turns import read_turns
 from coterie.text.chat import Message, conversation_ids, render
 from coterie.text.tokenizer import CHATML, Tokenizer
 
@@ -113,20 +115,30 @@ def text_of(record: Mapping[str, Any], text_field: str) -> str | tuple[Message, 
 
     Errors: `DataError` that names the wrong field.
     """
-    if record.get(text_field) is not None:
+    has_text, turns = record.get(text_field) is not None, record.get("messages")
+    if has_text and turns is not None:
+        raise DataError(
+            f"has '{text_field}' and 'messages', so it is not clear which is meant; keep one of them"
+        )
+    if not has_text and turns is None:
+        raise DataError(
+            f"has neither '{text_field}' nor 'messages' (fields: {', '.join(map(str, record)) or 'none'})"
+        )
+    name = text_field if has_text else "messages"
+    check_lost(record, (other for other in record if other != name), name)
+    if has_text:
         text = record[text_field]
         if not isinstance(text, str):
             raise DataError(f"field '{text_field}' is {type(text).__name__}; text was expected")
         check_utf8(text)
         return text
-    turns = record.get("messages")
-    if turns is None:
+    read = read_turns(turns, "messages")
+    if unlearnt := [number for number, turn in enumerate(read, 1) if turn.mark is False]:
         raise DataError(
-            f"has neither '{text_field}' nor 'messages' (fields: {', '.join(map(str, record)) or 'none'})"
+            f"marks turn {unlearnt[0]} as not to be learnt, and training on text learns all of it; use "
+            "`coterie tune`, or remove the mark"
         )
-    if not isinstance(turns, list | tuple) or not all(isinstance(turn, dict) for turn in turns):
-        raise DataError("field 'messages' is not a list of objects")
-    return tuple(Message.from_dict(turn) for turn in turns)
+    return tuple(turn.message for turn in read)
 
 
 def rendered(messages: Sequence[Message], tokenizer: Tokenizer | None) -> tuple[str, tuple[int, ...] | None]:
