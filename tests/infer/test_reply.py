@@ -6,41 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.infer.engine import Engine
-from coterie.infer.reply import ReplyText, StopStrings
+from coterie.infer.reply import ReplyText
 from coterie.infer.request import Reply
 from coterie.infer.sampling import SamplingParams
 from coterie.text.tokenizer import StreamDecoder, Tokenizer
 from tests.infer.models import tiny_model
+from tests.text.test_stop_strings import cut_at_first_stop
 
 TEXTS = ["the cat sat on the mat. naïve café 北京 🙂🙃 1234\n"] * 3
 TOKENIZER = Tokenizer.train(TEXTS, vocab_size=300)
-
-
-def cut_at_first_stop(text: str, stops: list[str]) -> tuple[str, bool]:
-    for end in range(1, len(text) + 1):
-        ending = [stop for stop in stops if text[:end].endswith(stop)]
-        if ending:
-            return text[: end - max(map(len, ending))], True
-    return text, False
-
-
-@given(
-    st.lists(st.text("ab", max_size=5), max_size=12),
-    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
-)
-@settings(max_examples=400, deadline=None)
-def test_stop_strings_over_any_cutting(pieces: list[str], stops: list[str]) -> None:
-    filter_ = StopStrings(stops)
-    said = ""
-    stopped = False
-    for piece in pieces:
-        text, stopped = filter_.push(piece)
-        said += text
-        if stopped:
-            break
-    if not stopped:
-        said += filter_.finish()
-    assert (said, stopped) == cut_at_first_stop("".join(pieces), stops)
 
 
 @given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=3))

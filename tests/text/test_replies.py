@@ -116,3 +116,19 @@ def test_a_template_tells_its_format():
         format_of("<|start_header_id|>").name == "llama3" and format_of("<|header_start|>").name == "llama4"
     )
     assert format_of("<｜User｜><｜Assistant｜>").name == "deepseek"
+
+
+@pytest.mark.parametrize("stop", ["lo", "\n", " ", "<", "Hello", "}"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_stop_strings_cut_the_content_at_the_same_place_however_it_is_cut(stop: str, size: int) -> None:
+    """The content is what it is without them, up to the first one."""
+    text = "<think>\nHello } lo < x\n</think>\n\n Hello < lo\nand } more <b> \n"
+    whole = ReplyParser()
+    whole.feed(text)
+    content = whole.finish().text
+    parser = ReplyParser(stops=(stop, "never"))
+    for start in range(0, len(text), size):
+        parser.feed(text[start : start + size])
+    message = parser.finish()
+    assert message.text == content.partition(stop)[0].rstrip() and parser.stopped == (stop in content)
+    assert message.reasoning == whole.finish().reasoning == "Hello } lo < x"

@@ -10,13 +10,14 @@ import ast
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie.config.errors import DataError
 from coterie.text.messages import Message, ToolCall, read_call
 from coterie.text.reply_formats import Region, ReplyFormat, format_of
+from coterie.text.stop_strings import StopStrings
 
 _PEEK = 200  # characters within which `while` decides
 
@@ -62,7 +63,8 @@ class ReplyParser:
     """Parses a reply from pieces of its text; how it is cut does not matter.
 
     `opened`: the prompt ended inside a reasoning block. `tools`: whether calls are parsed or stay text.
-    `new_id` makes the ids of calls.
+    `new_id` makes the ids of calls. `stops`: texts that end the reply where they occur in its content,
+    without the white space before it; reasoning and calls may contain them. `stopped`: whether one has.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ReplyParser:
         opened: bool = False,
         tools: bool = True,
         new_id: Callable[[], str] = long_id,
+        stops: Sequence[str] = (),
     ) -> None:
         form = form or format_of(None)
         regions = form.regions
@@ -83,6 +86,9 @@ class ReplyParser:
         self._space = {"reasoning": "", "content": ""}
         self._whole = Delta()
         self._thought = False
+        self._stops = StopStrings(stops)
+        self._has_content = False
+        self.stopped = False
 
     @property
     def reasoning(self) -> bool:
@@ -107,8 +113,10 @@ class ReplyParser:
 
     def _run(self, last: bool) -> Delta:
         new = Delta()
-        while self._advance(new, last):
+        while not self.stopped and self._advance(new, last):
             pass
+        if last and not self.stopped:
+            self._append(new, "content", self._stops.finish())
         return new
 
     def _advance(self, new: Delta, last: bool) -> bool:
@@ -136,7 +144,7 @@ class ReplyParser:
 
     def _outside(self, new: Delta, last: bool) -> bool:
         """Content up to the next mark that opens a region."""
-        started = bool(self._whole.content or self._whole.calls)
+        started = self._has_content or bool(self._whole.calls)
         if not started:
             bare = self._text.lstrip()
             starts = [
@@ -222,6 +230,14 @@ class ReplyParser:
         self._region, self._mark = None, ""
 
     def _add(self, new: Delta, part: str, text: str) -> None:
+        """Add text; content only up to a stop string."""
+        if part == "content":
+            text = text if self._has_content else text.lstrip()
+            self._has_content = self._has_content or bool(text)
+            text, self.stopped = self._stops.push(text)
+        self._append(new, part, text)
+
+    def _append(self, new: Delta, part: str, text: str) -> None:
         """Add text without white space at the start and, until more follows, at the end."""
         text = self._space[part] + text
         begun = getattr(self._whole, part)

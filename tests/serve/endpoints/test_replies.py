@@ -24,7 +24,14 @@ def steps(pieces: list[str], **talk: Any) -> list[ChoiceStep]:
         served = service()
         served.start()
         job = Job([1], SamplingParams())
-        given = {"has_tools": True, "hide_calls": False, "one_call": False, **talk}
+        given = {
+            "has_tools": True,
+            "hide_calls": False,
+            "one_call": False,
+            "forced": False,
+            "stops": (),
+            **talk,
+        }
         conversation = Conversation([1], [job], None, format_of(None), False, **given)
         replies = Replies(served, conversation, served.thread.submit([job]))
         texts = [(piece, None) for piece in pieces] + [("", "stop")]
@@ -59,3 +66,33 @@ def test_without_tools_marks_are_text() -> None:
 
 def test_one_call_ends_the_reply_at_once() -> None:
     assert steps([CALL, CALL], one_call=True)[0].finish == "tool_calls"
+
+
+OTHER = CALL.replace("1", "2")
+
+
+def test_a_forced_reply_ends_before_it_repeats_a_call() -> None:
+    """Some models never stop by themselves; another call is another matter."""
+    done = steps([CALL, OTHER, CALL, OTHER], forced=True)
+    assert [len(step.delta.calls) for step in done[:3]] == [1, 1, 0]
+    assert [step.finish for step in done[:3]] == [None, None, "tool_calls"]
+    free = steps([CALL, CALL], forced=False)
+    assert [len(step.delta.calls) for step in free[:2]] == [1, 1]
+
+
+def test_stop_strings_end_content_and_nothing_else() -> None:
+    """Reasoning and arguments may contain them; they are found across pieces and across a call."""
+    thinking = "<think>one END two</think>\n\n"
+    call_of_end = CALL.replace("add", "END")
+    for texts, content, finish in (
+        ([thinking, "yes EN", "D no"], "yes", "stop"),
+        ([thinking, "yes", call_of_end, "END no"], "yes", "tool_calls"),
+        ([thinking, "yes EN", call_of_end, "D no"], "yes", "tool_calls"),
+        ([thinking + "yes EN"], "yes EN", "stop"),
+        ([thinking + "END"], "", "stop"),
+        ([thinking[:12], thinking[12:-2], "\n\nyes", "\n", "\nno"], "yes", "stop"),
+    ):
+        done = steps(texts, stops=("END", "\n\n"))
+        ended = next(step.finish for step in done if step.finish)
+        assert ("".join(step.delta.content for step in done), ended) == (content, finish), texts
+        assert "".join(step.delta.reasoning for step in done) == "one END two"

@@ -38,8 +38,10 @@ class Conversation:
     """A prepared chat request.
 
     `prompt`: token ids. `jobs`: one per choice. `opened`: the prompt ends inside reasoning. `hide_calls`:
-    tool calls are left out of the reply. `ignored`: fields without effect on this model. `new_id`: makes the
-    ids of calls, as the template takes them.
+    tool calls are left out of the reply. `one_call`: the reply ends after its first call. `forced`: it ends
+    before it repeats a call, because a model that is held to calls may never stop by itself. `stops`: texts
+    that end the reply's content. `ignored`: fields without effect on this model. `new_id`: makes the ids of
+    calls, as the template takes them.
     """
 
     prompt: list[int]
@@ -50,13 +52,15 @@ class Conversation:
     has_tools: bool
     hide_calls: bool
     one_call: bool
+    forced: bool = False
+    stops: tuple[str, ...] = ()
     routing: str = "off"
     ignored: tuple[str, ...] = ()
     new_id: Callable[[], str] = long_id
 
     def parser(self) -> ReplyParser:
         """A parser for one reply."""
-        return ReplyParser(self.form, self.opened, self.has_tools, self.new_id)
+        return ReplyParser(self.form, self.opened, self.has_tools, self.new_id, self.stops)
 
 
 def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
@@ -82,6 +86,8 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     if body.max_tokens == 0:
         raise invalid("/max_tokens: a reply has at least one token", "/max_tokens")
     params = body.sampling(service.model, limit, num_logprobs or 0)
+    # Stop strings end the content, which only the parser of the reply knows; stop ids end any part of it.
+    stops, params = params.stop, replace(params, stop=())
     options = options_of(service, body, variant)
     form = format_of(service.tokenizer.template_for(bool(shown)))
     opened = _ends_in_reasoning(service, form, prompt)
@@ -99,6 +105,8 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
         has_tools=bool(tools),
         hide_calls=hide,
         one_call=body.parallel_tool_calls is False,
+        forced=body.tool_choice == "required",
+        stops=stops,
         routing=body.routing,
         ignored=ignored,
         new_id=facts.new_id,
@@ -144,9 +152,10 @@ def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter 
     if choice == "required" or isinstance(choice, NamedChoice):
         if form is not None and form.type != "text":
             raise invalid("/response_format: cannot go with a tool that must be called", "/response_format")
-        if isinstance(choice, NamedChoice):
+        if isinstance(choice, NamedChoice):  # OpenAI: exactly one call
             tools = [tool for tool in tools if tool["name"] == choice.function.name]
-        return service.grammars.of_calls(tools, body.parallel_tool_calls is not False, opened)
+        several = choice == "required" and body.parallel_tool_calls is not False
+        return service.grammars.of_calls(tools, several, opened)
     if form is not None and form.type != "text":
         callable_tools = tools if choice != "none" else []
         if form.json_schema is None:

@@ -101,7 +101,8 @@ class Replies:
     def __post_init__(self) -> None:
         self.usage = Usage(len(self.talk.prompt))
         self._parsers = [self.talk.parser() for _ in self.talk.jobs]
-        self._num_calls = [0 for _ in self.talk.jobs]
+        self._calls: list[set[str]] = [set() for _ in self.talk.jobs]
+        self._repeats = [False for _ in self.talk.jobs]
 
     async def steps(self) -> AsyncGenerator[list[ChoiceStep], None]:
         """The steps as they come; an empty list is the moment for a ping."""
@@ -125,14 +126,16 @@ class Replies:
         self.usage.reasoning += thinking or parser.reasoning
         self._count_calls(index, delta)
         finish: str | None = event.finish_reason
-        if finish is None and self.talk.one_call and self._num_calls[index]:
+        enough = self._repeats[index] or (self.talk.one_call and self._calls[index])
+        if finish is None and (parser.stopped or enough):
             self.call.drop(index)
             finish = "stop"
         if finish is not None:
             rest = parser.flush()
             self._count_calls(index, rest)
             delta.add(rest)
-        if finish == "stop" and self._num_calls[index]:
+            finish = "stop" if parser.stopped else finish
+        if finish == "stop" and self._calls[index]:
             finish = "tool_calls"
         entries = None
         if self.talk.num_logprobs is not None:
@@ -141,10 +144,14 @@ class Replies:
         return ChoiceStep(index, delta, event.token, entries, finish, routing_of(self.talk.routing, [event]))
 
     def _count_calls(self, index: int, delta: Delta) -> None:
-        """Count the new calls of a choice, or with `tool_choice: none` leave them out."""
-        if self.talk.hide_calls:
-            delta.calls.clear()
-        self._num_calls[index] += len(delta.calls)
+        """Note the new calls of a choice. Left out are all with `tool_choice: none`, and a forced repeat."""
+        new, delta.calls = delta.calls, []
+        for numbered in () if self.talk.hide_calls else new:
+            made = numbered.call.name + json.dumps(dict(numbered.call.arguments), sort_keys=True)
+            self._repeats[index] |= self.talk.forced and made in self._calls[index]
+            if not self._repeats[index]:
+                self._calls[index].add(made)
+                delta.calls.append(numbered)
 
 
 def call_object(numbered: NumberedCall) -> dict[str, Any]:
