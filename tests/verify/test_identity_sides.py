@@ -47,7 +47,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_gguf_file_against_its_directory(exported: Path) -> None:
     found = verdict(exported / "0", exported / "0.gguf")
     assert (
-        found.same and found.difference.max_logprob == 0 and found.tolerance == 0.05 and len(found.notes) == 1
+        found.same and found.difference.max_logprob == 0 and found.tolerance == 0.05 and len(found.notes) == 2
     )
     assert verdict(exported / "0.gguf", exported / "0").same
     assert not verdict(exported / "0", exported / "1.gguf").same

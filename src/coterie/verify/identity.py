@@ -22,6 +22,7 @@ from coterie.data.documents import document_ids
 from coterie.data.sources import Reading, read_sources
 from coterie.families.registry import first_difference
 from coterie.gguf.readback import put_back
+from coterie.gguf.rounding import file_rounding
 from coterie.proof.difference import ROUNDED, SAME, Difference, difference
 from coterie.proof.judge import FAITHFUL, judge
 from coterie.proof.records import LONGEST, ProbeRecord, default_sequences, record
@@ -136,7 +137,7 @@ def compare(
     `data`: a source of texts instead of the built-in probes. `tolerance`: of the mean difference of
     log-probabilities in nats (20 times that, or 0.05, for a single one). If it is given, it alone decides,
     and differing tensors are only reported. Default: 0.0001, or 0.05 where the sides are stored in different
-    types or one is an endpoint. `base`: the model that B was tuned from; A must have B's change and not be
+    types or one is an endpoint; a GGUF file and its checkpoint are compared number by number instead. `base`: the model that B was tuned from; A must have B's change and not be
     the base.
     Errors: `CoterieError` for sides that cannot be compared.
     """
@@ -150,6 +151,8 @@ def compare(
     limit = tolerance if tolerance is not None else (ROUNDED if loose else SAME)
     reasons = _outputs(found, limit)
     notes: list[str] = []
+    if tolerance is None:
+        reasons = _rounded_file(a, b, reasons, notes)
     gravity = None
     if base is not None:
         judged = judge(records[2], records[1], records[0], limit)
@@ -234,6 +237,29 @@ def _outputs(found: Difference, limit: float) -> list[str]:
         f"log-probabilities differ by {found.mean_logprob:.3g} on average and {found.max_logprob:.3g} at "
         f"most ({where}); the tolerance is {limit:g}"
     ]
+
+
+def _rounded_file(a: Side, b: Side, reasons: list[str], notes: list[str]) -> list[str]:
+    """The reasons after a GGUF file's numbers were compared with its checkpoint's, which decides more sharply.
+
+    A file that is the checkpoint rounded to its types, byte for byte, is the same model in that form, however
+    far the rounding moves the answers. One with a tensor beyond that rounding is another model, however near its
+    answers are.
+    """
+    file = a.gguf if a.gguf is not None else b.gguf
+    other = b if a.gguf is not None else a
+    if file is None or not other.is_checkpoint:
+        return reasons
+    assert other.checkpoint is not None
+    _log.info("comparing the numbers of %s", file)
+    found = file_rounding(other.checkpoint, file)
+    if found.wrong:
+        return [found.line, *reasons]
+    notes.append(found.line)
+    if not found.exact:
+        return reasons
+    notes += [f"{reason}; rounding alone does this" for reason in reasons]
+    return []
 
 
 def _tensors(a: Side, b: Side, notes: list[str]) -> TensorWalk | None:
