@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.data.examples import read_examples
+from coterie.data.findings import examine
 from coterie.data.tokenised import TokenExample, TokenSequence, pack, tokenise_all
 from coterie.text import Tokenizer
 
@@ -107,3 +108,48 @@ def test_packed_rows_hold_every_example_once(sizes, together, seed):
     assert sorted(seen) == sorted(
         (example.sequences[0].ids, example.sequences[0].learnt[1:]) for example in examples
     )
+
+
+RENDERED = "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_names_of_special_tokens_in_plain_text(tmp_path, chat_tokenizer):
+    """They are tokens, as the tokenizer reads them, unless the settings say otherwise; lint names them."""
+    records = (
+        {"prompt": RENDERED, "completion": "2<|im_end|>"},
+        {"prompt": "1+1?", "completion": " 2<|endoftext|>"},
+    )
+    path = write(tmp_path / "rendered.jsonl", *records)
+    found = read_examples(path)
+    first, second = (e.sequences[0] for e in tokenise_all(found, chat_tokenizer, 200).examples)
+    # The same as the conversation, with what the tokenizer puts before a text.
+    talk = tokens_of(tmp_path, chat_tokenizer, GOOD).examples[0].sequences[0]
+    line_break = 1  # the template writes one after the end of the turn
+    assert first.ids == (chat_tokenizer.eos_id, *talk.ids[:-line_break])
+    assert learnt_text(chat_tokenizer, first) == "2<|im_end|>"
+    assert (
+        learnt_text(chat_tokenizer, second) == " 2<|endoftext|>" and second.num_learnt == len(second.ids) - 5
+    )
+    letters = tokenise_all(found, chat_tokenizer, 200, "text")
+    assert chat_tokenizer.token_id("<|im_end|>") not in letters.examples[0].sequences[0].ids
+    assert learnt_text(chat_tokenizer, letters.examples[0].sequences[0]) == "2<|im_end|><|endoftext|>"
+    refused = tokenise_all(found, chat_tokenizer, 200, "refuse")
+    assert [problem.line for problem in refused.problems] == [1, 2] and not refused.examples
+    assert "spells the special token <|im_start|>" in refused.problems[0].message
+    warnings = examine(found, tokenise_all(found, chat_tokenizer, 200), chat_tokenizer).warnings()
+    assert [(warning.line, warning.message.rpartition(": ")[2]) for warning in warnings] == [
+        (1, "<|im_start|>"),
+        (2, "<|endoftext|>"),
+    ]
+
+
+def test_a_pair_is_encoded_as_one_text(tmp_path):
+    """SentencePiece-like tokenizers put a space before every text, so a completion apart would get another."""
+    from tests.text.layouts import write as write_layout
+
+    write_layout("pieces, space first", tmp_path / "model", "{{ messages[0].content }}")
+    tokenizer = Tokenizer.load(tmp_path / "model")
+    pair = {"prompt": "the answer is", "completion": " four"}
+    (example,) = tokens_of(tmp_path, tokenizer, pair).examples
+    assert example.sequences[0].ids == (*tokenizer.encode("the answer is four"), tokenizer.eos_id)
+    assert learnt_text(tokenizer, example.sequences[0]).endswith(" four<|im_end|>")

@@ -158,3 +158,40 @@ def test_a_stated_id_beyond_the_vocabulary(tokenizer, tmp_path):
     again = Tokenizer.load(tmp_path)
     # `tokenizers` gives a name that the vocabulary lacks the next free id, whatever the file says.
     assert again.added_tokens["<top>"] == tokenizer.vocab_size == again.vocab_size - 1
+
+
+def test_what_stands_before_a_text_and_before_a_document(tokenizer, tmp_path):
+    """What the post-processor adds; before a document `<|endoftext|>` if that is nothing, or else the eos."""
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+
+    def loaded(single: list, eos: str = "<|im_end|>") -> Tokenizer:
+        content["post_processor"]["single"] = single
+        path.write_text(json.dumps(content))
+        (tmp_path / "tokenizer_config.json").write_text(
+            json.dumps({"eos_token": eos, "bos_token": "<|im_start|>"})
+        )
+        return Tokenizer.load(tmp_path)
+
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    start = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    assert (loaded([text]).start_ids, loaded([text]).document_start) == ((), (0,))
+    assert (loaded([start, text]).start_ids, loaded([start, start, text]).document_start) == ((0,), (0, 0))
+    assert loaded([text, start]).start_ids == ()
+    bare = Tokenizer.train(CORPUS, 300, ["</s>"])
+    assert bare.document_start == (0,) and bare.start_ids == (0,)
+
+
+def test_lengths_that_a_file_asks_for_cut_nothing(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["truncation"] = {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    content["padding"] = {
+        "strategy": {"Fixed": 40}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "<|endoftext|>",
+    }  # fmt: skip
+    path.write_text(json.dumps(content))
+    for special in (False, True):
+        assert Tokenizer.load(tmp_path).encode(CORPUS[0], special) == tokenizer.encode(CORPUS[0])
