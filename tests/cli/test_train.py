@@ -121,6 +121,7 @@ def test_a_killed_command_goes_on_to_the_same_weights(text: Path, tmp_path: Path
             assert process.wait() == -9, "it had ended before it was killed"
         subprocess.run(command, check=True, capture_output=True)
         weights[name] = (out / "model" / "model.safetensors").read_bytes()
+        assert not [*out.rglob("*.tmp-*"), *out.rglob("*.old-*")], "the killed run's temporaries remain"
     assert weights["whole"] == weights["killed"]
 
 

@@ -49,6 +49,17 @@ def test_a_resumed_log_drops_later_records_and_a_half_written_line(tmp_path):
     trainer.step_count = 3
     JsonlLog(path).on_start(trainer)
     assert [r["step"] for r in read_records(path)] == [1, 2, 3]
+    good = path.read_text()
+    for line in (
+        '{"kind": "train"}',
+        '{"step": 1}',
+        '{"kind": "train", "step": null}',
+        "[]",
+        '{"step": 1.5, "kind": "x"}',
+    ):
+        path.write_text(f"{good}{line}\n")
+        with pytest.raises(TrainingError, match=r"line \d+ .*; remove it"):
+            read_records(path)
     path.write_text("broken\n" + lines[0] + "\n")
     with pytest.raises(TrainingError, match=r"metrics\.jsonl: line 1 is not"):
         JsonlLog(path).on_start(trainer)

@@ -120,7 +120,7 @@ def _finish(
     trainer.publish({"kind": "end", "reason": reason, **place, "peak_memory_bytes": peak_memory_bytes()})
     trainer.processes.wait()
     evals = [r for r in read_records(out / "metrics.jsonl") if r["kind"] == "eval"]
-    bits = evals[-1]["heldout_bits_per_byte"] if evals else None
+    bits = evals[-1].get("heldout_bits_per_byte") if evals else None
     if reason != "finished":
         return TrainResult(None, trainer.step_count, trainer.tokens, trainer.seconds, reason, bits)
     manifest = {

@@ -37,5 +37,5 @@ def write_report(out: Path, record: TuningRecord, title: str) -> None:
     write_json(out / "report.json", record.to_dict())
     metrics = out / "metrics.jsonl"
     records = read_records(metrics) if metrics.is_file() else []
-    losses = [(record["step"], record["loss"]) for record in records if record["kind"] == "train"]
+    losses = [(record["step"], record["loss"]) for record in records if isinstance(record.get("loss"), float)]
     write_tuning_page(record, out / "report.html", title, losses)

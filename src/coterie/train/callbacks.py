@@ -118,7 +118,7 @@ class JsonlLog(Callback):
 def read_records(path: Path) -> list[Record]:
     """The records of a JSONL file, without a last line that a kill cut short.
 
-    Errors: `TrainingError` naming any other line that is not a JSON object.
+    Errors: `TrainingError` naming any other line that is not a JSON object with kind and step.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -128,9 +128,12 @@ def read_records(path: Path) -> list[Record]:
     # The part after the last newline is empty, or a kill cut it short.
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            records.append(parse_json_object(line))
+            record = parse_json_object(line)
         except JsonError as error:
             raise TrainingError(f"{path}: line {number} {error}; remove it") from None
+        if not isinstance(record.get("kind"), str) or type(record.get("step")) is not int:
+            raise TrainingError(f"{path}: line {number} lacks a 'kind' or the number of a 'step'; remove it")
+        records.append(record)
     return records
 
 
