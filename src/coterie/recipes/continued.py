@@ -16,7 +16,7 @@ from coterie.data.heldout import retention_documents
 from coterie.evaluate.bits import DocumentScore
 from coterie.evaluate.tuning import change, score_retention
 from coterie.nn.transformer import Transformer
-from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents, heldout_scores
+from coterie.recipes.heldout import CONTINUED_EVAL_TOKENS, evaluation_documents, heldout_scores
 from coterie.recipes.retention import require_remembered
 from coterie.recipes.tune_report import with_report
 from coterie.report.tuning_page import tuning_lines
@@ -43,7 +43,7 @@ class Continued:
 
     def __init__(self, config: TrainConfig, prepared: Prepared, trainer: Trainer, model: Transformer) -> None:
         self.config, self.prepared, self.trainer, self.model = config, prepared, trainer, model
-        self.judging = evaluation_documents(prepared, EVAL_TOKENS, "final")
+        self.judging = evaluation_documents(prepared, CONTINUED_EVAL_TOKENS, "final")
         self.retained = retention_documents(config.retention, prepared.tokenizer)
         self.best = KeepBest(
             Path(config.out) / "best",

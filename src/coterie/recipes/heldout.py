@@ -11,6 +11,8 @@ from coterie.evaluate.bits import DocumentScore, bits_per_byte, score_documents
 from coterie.nn.transformer import Transformer
 
 EVAL_TOKENS = 32768
+# For a given model: its changes are measured in pairs, which needs fewer texts, and it may be large.
+CONTINUED_EVAL_TOKENS = 8192
 
 
 def evaluation_documents(
