@@ -20,14 +20,14 @@ from coterie.data.fields import (
 )
 from coterie.data.formats import ChatExample, PairExample, TextExample, Tools
 from coterie.data.records import Origin
-from coterie.data.turns import Turn, learnt_of, read_turns
+from coterie.data.turns import RowTurn, learnt_of, read_turns, turns_in
 from coterie.text.messages import Message
 
 # What a template is given anyway; a row's arguments must not replace it.
 _TAKEN = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
 
-def chat(row: Fields, origin: Origin, turns: Sequence[Turn], first: int | None = None) -> ChatExample:
+def chat(row: Fields, origin: Origin, turns: Sequence[RowTurn], first: int | None = None) -> ChatExample:
     """A conversation with the row's own system message, tools and arguments for the template.
 
     `first`: the first of `turns` that can be learnt (default: by the marks of the turns).
@@ -39,7 +39,7 @@ def chat(row: Fields, origin: Origin, turns: Sequence[Turn], first: int | None =
         if not isinstance(system, str):
             raise DataError(f"field 'system' is {type(system).__name__}; text was expected")
         if turns[0].message.role != "system":
-            turns.insert(0, Turn(Message("system", system)))
+            turns.insert(0, RowTurn(Message("system", system)))
             first = None if first is None else first + 1
         elif turns[0].message.text != system:
             raise DataError("has a 'system' and a system message that differ; keep one of them")
@@ -97,7 +97,7 @@ def read_alpaca(row: Fields, origin: Origin) -> ChatExample:
     return chat(row, origin, [*instructed(row), answer])
 
 
-def instructed(row: Fields) -> list[Turn]:
+def instructed(row: Fields) -> list[RowTurn]:
     """The turns of an instruction with its history and input, without the answer. Errors: `DataError`."""
     question = row.text("instruction")
     extra = row.take("input", "context")
@@ -107,20 +107,20 @@ def instructed(row: Fields) -> list[Turn]:
     if history is not None and not isinstance(history, list | tuple):
         raise DataError("field 'history' is not a list of [question, answer]")
     earlier = [turn for pair in history or () for turn in _both(pair)]
-    return [*earlier, Turn(Message("user", question))]
+    return [*earlier, RowTurn(Message("user", question))]
 
 
-def _both(pair: Any) -> Iterator[Turn]:
+def _both(pair: Any) -> Iterator[RowTurn]:
     if (
         not isinstance(pair, list | tuple)
         or len(pair) != 2
         or not all(isinstance(text, str) for text in pair)
     ):
         raise DataError("field 'history' is not a list of [question, answer]")
-    yield from (Turn(Message(role, text)) for role, text in zip(("user", "assistant"), pair, strict=True))
+    yield from (RowTurn(Message(role, text)) for role, text in zip(("user", "assistant"), pair, strict=True))
 
 
-def answered(row: Fields, names: Sequence[str]) -> Turn:
+def answered(row: Fields, names: Sequence[str]) -> RowTurn:
     """The assistant's turn of a row without turns: its answer, and its reasoning if the row has it.
 
     Errors: `DataError`.
@@ -128,7 +128,7 @@ def answered(row: Fields, names: Sequence[str]) -> Turn:
     reasoning = row.take(*REASONING)
     if not isinstance(reasoning, str | None):
         raise DataError(f"reasoning is {type(reasoning).__name__}; text was expected")
-    return Turn(Message("assistant", row.text(*names), reasoning or None), one_mark(_marks(row)))
+    return RowTurn(Message("assistant", row.text(*names), reasoning or None), one_mark(_marks(row)))
 
 
 def _marks(row: Fields) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _marks(row: Fields) -> dict[str, Any]:
 
 def read_question(row: Fields, origin: Origin) -> ChatExample:
     """A question and its answer, under any of their names. Errors: `DataError`."""
-    return chat(row, origin, [Turn(Message("user", row.text(*QUESTION))), answered(row, ANSWER)])
+    return chat(row, origin, [RowTurn(Message("user", row.text(*QUESTION))), answered(row, ANSWER)])
 
 
 def read_completion(row: Fields, origin: Origin) -> ChatExample | PairExample:
@@ -165,28 +165,18 @@ def continued(row: Fields, origin: Origin, prompt: Any, side: Any, name: str) ->
         if not side:
             raise DataError(f"field '{name}' is empty, so there is nothing to learn")
         return PairExample(prompt, side, origin)
-    before = [Turn(Message("user", prompt))] if _is_text(prompt) else read_turns(prompt, "prompt")
-    after = [Turn(Message("assistant", side))] if _is_text(side) else read_turns(side, name)
+    before = [RowTurn(Message("user", prompt))] if _is_text(prompt) else read_turns(prompt, "prompt")
+    after = [RowTurn(Message("assistant", side))] if _is_text(side) else read_turns(side, name)
     turns, first = joined(before, after, name)
     return chat(row, origin, turns, first)
 
 
 def _is_text(value: Any) -> bool:
     """Whether a value is words, and not turns as JSON text."""
-    if not isinstance(value, str):
-        return False
-    try:
-        found = from_json(value, "") if value.lstrip()[:1] == "[" else None
-    except DataError:
-        return True
-    return not (
-        isinstance(found, list)
-        and found
-        and all(isinstance(turn, Mapping) and {"role", "from"} & set(turn) for turn in found)
-    )
+    return isinstance(value, str) and turns_in(value) is None
 
 
-def joined(before: list[Turn], after: list[Turn], name: str) -> tuple[list[Turn], int]:
+def joined(before: list[RowTurn], after: list[RowTurn], name: str) -> tuple[list[RowTurn], int]:
     """A prompt and its continuation as one conversation, and the number of turns before what is learnt.
 
     `after` may hold the whole prompt, perhaps with turns before it, or the prompt's last turns once more;

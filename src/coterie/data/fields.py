@@ -156,7 +156,7 @@ def plain_json(value: Any, name: str) -> Any:
         item = pending.pop()
         if isinstance(item, Mapping):
             if not all(isinstance(key, str) for key in item):
-                raise DataError(f"field '{name}' has a key that is no text")
+                raise DataError(f"field '{name}' has a key other than text")
             pending += item.values()
         elif isinstance(item, list | tuple):
             pending += item

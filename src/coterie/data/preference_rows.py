@@ -8,7 +8,7 @@ from typing import Any
 
 from coterie.config.errors import DataError
 from coterie.data.chat_rows import chat, continued, instructed
-from coterie.data.fields import QUESTION, Fields, from_json, mark
+from coterie.data.fields import QUESTION, Fields, mark
 from coterie.data.formats import (
     ChatExample,
     Example,
@@ -17,7 +17,7 @@ from coterie.data.formats import (
     PreferenceExample,
 )
 from coterie.data.records import Origin
-from coterie.data.turns import Turn, learnt_of, read_turns
+from coterie.data.turns import RowTurn, learnt_of, read_turns, turns_in
 from coterie.text.messages import Message
 
 Pair = tuple[ChatExample, ChatExample] | tuple[PairExample, PairExample]
@@ -83,14 +83,8 @@ def _prompt(row: Fields) -> Any:
 
 def _side(value: Any) -> Any:
     """One side, a single turn as a list."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            found = from_json(value, "")
-        except DataError:
-            return value  # words that begin with a bracket
-        first = found[0] if isinstance(found, list) and found else found
-        if isinstance(first, Mapping) and {"role", "from"} & set(first):
-            value = found
+    if isinstance(value, str) and (found := turns_in(value)) is not None:
+        value = found
     single = isinstance(value, Mapping) and {"role", "from"} & set(value) and not _table(value)
     return [value] if single else value
 
@@ -99,11 +93,11 @@ def _table(value: Mapping[str, Any]) -> bool:
     return isinstance(value.get("role", value.get("from")), list)
 
 
-def _rejected(row: Fields, whole: list[Turn]) -> list[Turn]:
+def _rejected(row: Fields, whole: list[RowTurn]) -> list[RowTurn]:
     """The rejected conversation of a row in swift's form, where `messages` is the chosen one."""
     given = row.take("rejected_response", "rejected_messages")
     if isinstance(_side(given), str):
-        return [*whole[:-1], Turn(Message("assistant", given))]
+        return [*whole[:-1], RowTurn(Message("assistant", given))]
     turns = read_turns(_side(given), "rejected_messages")
     if turns[0].message.role in ("system", "user"):
         return turns
@@ -112,7 +106,7 @@ def _rejected(row: Fields, whole: list[Turn]) -> list[Turn]:
 
 
 def _whole(
-    row: Fields, origin: Origin, whole: list[Turn], other: list[Turn]
+    row: Fields, origin: Origin, whole: list[RowTurn], other: list[RowTurn]
 ) -> tuple[ChatExample, ChatExample]:
     """Two whole conversations: what follows their common beginning is learnt."""
     same = _same([turn.message for turn in whole], [turn.message for turn in other])
@@ -166,7 +160,7 @@ def read_labelled(row: Fields, origin: Origin, read: Callable[[Fields, Origin], 
         raise DataError(f"field 'label' is {label!r}; true or false was expected") from None
     example = read(row, origin)
     if isinstance(example, ChatExample) and example.learn is None:
-        turns = [Turn(message) for message in example.messages]
+        turns = [RowTurn(message) for message in example.messages]
         example = replace(example, learn=learnt_of(turns, len(turns) - 1))
     if not isinstance(example, ChatExample | PairExample):
         raise DataError("a label needs a conversation, or a prompt and its completion")

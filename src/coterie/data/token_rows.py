@@ -28,7 +28,7 @@ def read_tokens(row: Fields, origin: Origin) -> PretokenisedExample:
     if any(labels[at] not in (UNLEARNT, ids[at]) for at in kept):
         shifted = all(label in (UNLEARNT, after) for label, after in zip(labels, ids[1:], strict=False))
         raise DataError(
-            "has labels that are shifted by one; each label is the id of its own position"
+            "has labels that are shifted by one; write the id of each position as its label"
             if shifted
             else "has labels that are other tokens than input_ids; a label is the id of its position, or -100"
         )

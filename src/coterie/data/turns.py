@@ -1,7 +1,7 @@
 """The turns of a row's conversation, in every form that public data uses, each with its mark.
 
 [{role, content}], [{from, value}], [{human, assistant}], a table of them {role: [...], content: [...]},
-or any of these as JSON text  -->  Turn
+or any of these as JSON text  -->  RowTurn
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TURN_FIELDS = (
 
 
 @dataclass(frozen=True)
-class Turn:
+class RowTurn:
     """One turn. `mark`: whether its words are learnt; None if the row does not say.
 
     `unread`: fields that nothing here reads, for a chat template to use. `is_call`: it came as a turn that
@@ -45,7 +45,7 @@ class Turn:
     is_call: bool = False
 
 
-def read_turns(value: Any, name: str) -> list[Turn]:
+def read_turns(value: Any, name: str) -> list[RowTurn]:
     """The turns in the field `name`.
 
     Errors: `DataError` for another form, or for the first turn that cannot be read, with its number.
@@ -60,7 +60,7 @@ def read_turns(value: Any, name: str) -> list[Turn]:
         or not all(isinstance(turn, Mapping) for turn in value)
     ):
         raise DataError(f"field '{name}' is not a list of messages")
-    turns: list[Turn] = []
+    turns: list[RowTurn] = []
     for number, turn in enumerate(value, 1):
         try:
             for read in _read(turn):
@@ -70,7 +70,19 @@ def read_turns(value: Any, name: str) -> list[Turn]:
     return turns
 
 
-def learnt_of(turns: Sequence[Turn], first: int | None = None) -> tuple[bool, ...] | None:
+def turns_in(text: str) -> Any:
+    """The turn or the turns that a text is the JSON of; None for other words."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        found = from_json(text, "")
+    except DataError:
+        return None  # words that begin with a bracket
+    first = found[0] if isinstance(found, list) and found else found
+    return found if isinstance(first, Mapping) and {"role", "from"} & set(first) else None
+
+
+def learnt_of(turns: Sequence[RowTurn], first: int | None = None) -> tuple[bool, ...] | None:
     """A mark per turn: its own, or whether an assistant wrote it. Turns before `first` are not learnt.
 
     None without any mark of the row's own and without `first`: every assistant's turn is learnt.
@@ -93,14 +105,14 @@ def _transposed(table: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _read(turn: Mapping[str, Any]) -> Iterator[Turn]:
+def _read(turn: Mapping[str, Any]) -> Iterator[RowTurn]:
     if not {"role", "from"} & set(turn) and {"human", "assistant"} <= set(turn):
         unread = _unread(turn, ("human", "assistant", "system", *MARKS))
         if not says_nothing(turn.get("system")):
-            yield Turn(Message.from_dict({"role": "system", "content": turn["system"]}))
-        yield Turn(Message.from_dict({"role": "user", "content": turn["human"]}))
+            yield RowTurn(Message.from_dict({"role": "system", "content": turn["system"]}))
+        yield RowTurn(Message.from_dict({"role": "user", "content": turn["human"]}))
         answer = Message.from_dict({"role": "assistant", "content": turn["assistant"]})
-        yield Turn(answer, one_mark(turn), unread)
+        yield RowTurn(answer, one_mark(turn), unread)
         return
     given = _same(turn, ("role", "from"))
     if given is None:
@@ -123,7 +135,7 @@ def _read(turn: Mapping[str, Any]) -> Iterator[Turn]:
     marked = one_mark(turn)
     if marked and role != "assistant":
         raise DataError(f"marks the words of role '{given}' to be learnt; only an assistant's are")
-    yield Turn(message, marked, unread, is_call)
+    yield RowTurn(message, marked, unread, is_call)
 
 
 def _same(turn: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -174,7 +186,7 @@ def _unread(turn: Mapping[str, Any], read: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _joined(last: list[Turn], new: Turn) -> list[Turn]:
+def _joined(last: list[RowTurn], new: RowTurn) -> list[RowTurn]:
     """The last turn and a new one. A turn that only calls joins the assistant's turn before it."""
     if not last or not new.is_call or last[0].message.role != "assistant":
         return [*last, new]
