@@ -63,6 +63,15 @@ def test_a_directory_set_aside_by_a_live_writer_stays(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a"]  # the writer ended without a result, so what was there returned
 
 
+def test_what_the_system_refuses_is_said_of_the_final_place(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        write_text(tmp_path / "none" / "a", "x")
+    assert caught.value.filename == str(tmp_path / "none" / "a")
+    with pytest.raises(OSError) as caught, temporary(tmp_path / "a", directory=True) as part:
+        (part / "b" / "c").write_text("x")
+    assert caught.value.filename == str(tmp_path / "a" / "b" / "c")
+
+
 @pytest.mark.parametrize("directory", [False, True])
 def test_what_is_not_renamed_goes_and_errors_name_the_final_place(tmp_path: Path, directory: bool) -> None:
     with pytest.raises(ConfigError) as caught, temporary(tmp_path / "a", directory) as part:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from coterie.config.errors import CheckpointError, TrainingError
 from coterie.config.files import file_sha256, read_json
-from coterie.config.temporaries import replace_with, temporary
+from coterie.config.temporaries import locked, replace_with, temporary
 
 MANIFEST = "coterie.json"
 FORMAT = 1
@@ -207,8 +207,6 @@ class RunLock:
         self._file: int | None = None
 
     def __enter__(self) -> Self:
-        import fcntl  # POSIX only, and not needed for reading checkpoints on other systems
-
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -216,14 +214,12 @@ class RunLock:
             raise TrainingError(
                 f"{self.path.parent}: cannot be written ({error.strerror}); choose another 'out'"
             ) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not locked(descriptor):
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise TrainingError(
                 f"{self.path.parent}: process {holder} is already running here; choose another 'out' or wait"
-            ) from None
+            )
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         self._file = descriptor

@@ -160,7 +160,7 @@ def main() -> None:
 def _outside_reason(error: Exception) -> str | None:
     """What the system or the input did, in words; None for a fault of the program, which keeps its traceback.
 
-    Readers name the file in errors of their own; what arrives here are the few that none of them expects.
+    Readers raise errors that name the file; what arrives here are the few that none of them expects.
     """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'system'}: {error.strerror}"

@@ -1,6 +1,6 @@
 """Names to write under until a file or directory is whole, and the removal of what killed writers left.
 
-A temporary is called `NAME.tmp-PID-MARK`, lies beside NAME and so on its file system, and is locked (`flock`)
+A temporary is called `NAME.tmp-PID-MARK`, lies next to NAME and so on its file system, and is locked (`flock`)
 by its writer. The kernel drops the lock when the writer ends, however it ends, so a temporary that can be
 locked is dead: process ids come back, and differ between containers that share a folder; a held lock does
 neither. The next writer into the same folder removes the dead ones. Where the file system cannot lock,
@@ -30,7 +30,7 @@ _NAME = re.compile(r"(?P<name>.+)\.(?P<kind>tmp|old)-(?P<writer>\d+-[0-9a-f]{8})
 
 @contextmanager
 def temporary(final: str | Path, directory: bool = False) -> Iterator[Path]:
-    """A new empty file beside `final`; or a new directory, whose parents are made where they are missing.
+    """A new empty file next to `final`; or a new directory, whose parents are made where they are missing.
 
     The caller fills it and calls `replace_with`; what is not renamed is removed at the end. What writers that
     were killed left in the same folder is removed first.
@@ -43,8 +43,12 @@ def temporary(final: str | Path, directory: bool = False) -> Iterator[Path]:
     path, lock = _locked(final, directory)
     try:
         yield path
-    except CoterieError as error:  # it may name the temporary, which nobody will find
+    except CoterieError as error:  # errors may name the temporary, which nobody will find
         error.args = tuple(str(part).replace(str(path), str(final)) for part in error.args)
+        raise
+    except OSError as error:
+        if isinstance(error.filename, str):
+            error.filename = error.filename.replace(str(path), str(final))
         raise
     finally:
         discard(path)
@@ -104,6 +108,17 @@ def remove_dead(folder: Path) -> None:
                 discard(path)
 
 
+def locked(descriptor: int) -> bool:
+    """Lock an open file or directory until it is closed; False where another holds the lock, or none works."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def discard(path: Path) -> None:
     """Delete a file or directory as far as the system allows; nothing is wrong if it is gone."""
     if path.is_dir() and not path.is_symlink():
@@ -139,11 +154,13 @@ def _locked(final: Path, directory: bool) -> tuple[Path, int]:
     """A new locked temporary and the open descriptor that holds the lock."""
     while True:
         path = final.with_name(f"{final.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
-        if directory:
-            path.mkdir()
-            descriptor = os.open(path, os.O_RDONLY)
-        else:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            if directory:
+                path.mkdir()
+            flags = os.O_RDONLY if directory else os.O_RDWR | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(final)) from None
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -162,11 +179,6 @@ def _if_dead(path: Path) -> Iterator[bool]:
         yield isinstance(error, FileNotFoundError)
         return
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
+        yield locked(descriptor)
     finally:
         os.close(descriptor)

@@ -35,7 +35,7 @@ def family(model_type: str, where: str = "model") -> Family:
     """The family of a `model_type`; `ConfigError` names the known ones."""
     if model_type not in FAMILIES:
         hint = suggest(model_type, FAMILIES) or f"; known: {', '.join(sorted(FAMILIES))}"
-        raise ConfigError(f"{where}: model_type '{model_type}' is not supported{hint}")
+        raise ConfigError(f"{where}: model_type '{model_type[:60]}' is not supported{hint}")
     return FAMILIES[model_type]
 
 
@@ -66,7 +66,9 @@ def config_from_hf(data: Mapping[str, Any], where: str = "config.json", strict: 
         return chosen.read(data, where)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         # Readers calculate with values before ModelConfig checks their types.
-        raise ConfigError(f"{where}: a value of this {model_type} config cannot be used ({error})") from None
+        raise ConfigError(
+            f"{where}: a value of this {model_type} config cannot be used ({str(error)[:200]})"
+        ) from None
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:

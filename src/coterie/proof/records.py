@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coterie.config import CheckpointError
+from coterie.config.json_text import parse_json_object
 from coterie.nn.packed import PASS_TOKENS, forward_packed, groups_of
 from coterie.nn.recording import Recorder
 from coterie.nn.transformer import Transformer
@@ -177,12 +178,12 @@ def load_probes(directory: Path) -> ProbeRecord | None:
         return None
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})["probes"])
+            about = parse_json_object((file.metadata() or {})["probes"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if about["format"] != 1:
             raise ValueError(f"format {about['format']} is not known")
         return _from_tensors(tensors, str(about["tokenizer"]), str(about["dtype"]))
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(
             f"{path}: is not a usable record of probes ({reason}); save the model again"
