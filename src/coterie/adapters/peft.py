@@ -299,7 +299,9 @@ def _decode_full(rest: Mapping[str, Tensor], names: Names, where: str) -> dict[s
 def _check_settings(data: Mapping[str, Any], where: str) -> None:
     check_settings_types(data, where)
     if data.get("peft_type") not in ("LORA", FOREIGN):
-        raise CheckpointError(f"{where}: is a {str(data.get('peft_type'))[:60]} adapter; only LORA can be read")
+        raise CheckpointError(
+            f"{where}: is a {str(data.get('peft_type'))[:60]} adapter; only LORA can be read"
+        )
     used = [key for key in _NOT_READ if data.get(key)]
     start = data.get("init_lora_weights", True)
     if isinstance(start, str) and start not in ("gaussian", "orthogonal", "eva"):

@@ -123,7 +123,7 @@ def _first_problem(cls: type[Settings], error: ValidationError, where: str) -> s
     # An unknown key often causes the other problems, so it is shown first.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     location = [str(part) for part in problem["loc"]]
-    dotted = ".".join(location)
+    dotted = ".".join(part if len(part) <= 80 else f"{part[:60]}..." for part in location)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(cls, location[:-1])
         others = [] if location[:-1] else list(cls.other_names)

@@ -1,7 +1,7 @@
 """Names to write under until a file or directory is whole, and the removal of what killed writers left.
 
-A temporary is called `NAME.tmp-PID-MARK`, lies next to NAME and so on its file system, and is locked (`flock`)
-by its writer. The kernel drops the lock when the writer ends, however it ends, so a temporary that can be
+A temporary is called `NAME.tmp-PID-MARK` and lies next to NAME, so on its file system; its writer locks it
+(`flock`). The kernel drops the lock when the writer ends, however it ends, so a temporary that can be
 locked is dead: process ids come back, and differ between containers that share a folder; a held lock does
 neither. The next writer into the same folder removes the dead ones. Where the file system cannot lock,
 nothing is removed.
@@ -109,7 +109,7 @@ def remove_dead(folder: Path) -> None:
 
 
 def locked(descriptor: int) -> bool:
-    """Lock an open file or directory until it is closed; False where another holds the lock, or none works."""
+    """Lock an open file or directory until it is closed; False where another holds it, or nothing locks."""
     if fcntl is None:
         return False
     try:

@@ -9,13 +9,18 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from coterie.config.errors import DataError
+
 if TYPE_CHECKING:
     import tokenizers
 
+_MOST_IDS = 2**26  # as `ModelConfig` limits an embedding
+_LONG_NUMBER = re.compile(r":\s*\d{9}")
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -127,3 +132,22 @@ def _named(config: Mapping[str, Any]) -> list[str]:
 def _extras(config: Mapping[str, Any]) -> list[Any]:
     found = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     return list(found.values()) if isinstance(found, Mapping) else list(found)
+
+
+def check_ids(tokenizer_json: str) -> None:
+    """Refuse ids that no embedding has: tokenizers takes minutes and gigabytes to count up to them.
+
+    Errors: `DataError` naming the token.
+    """
+    if _LONG_NUMBER.search(tokenizer_json) is None:
+        return
+    content = json.loads(tokenizer_json)
+    model, added = content.get("model"), content.get("added_tokens")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocab.items()) if isinstance(vocab, dict) else []
+    ids += [(str(token.get("content")), token.get("id")) for token in added or () if isinstance(token, dict)]
+    for token, number in ids:
+        if isinstance(number, int) and number >= _MOST_IDS:
+            raise DataError(
+                f"tokenizer: the id of '{token[:60]}' is {number:,}; {_MOST_IDS - 1:,} is the largest"
+            )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from coterie.config.errors import DataError
 from coterie.config.files import read_json, write_text
-from coterie.text.added_tokens import add_configured, content_of, control_names, whole_config
+from coterie.text.added_tokens import add_configured, check_ids, content_of, control_names, whole_config
 from coterie.text.guarded import Encoded, GuardedEncoder, names_pattern
 from coterie.text.template_sources import ChatTemplates, read_templates, write_templates
 
@@ -65,6 +65,7 @@ class Tokenizer:
         given = chat_template
         self.templates = given if isinstance(given, ChatTemplates) else ChatTemplates.of(given)
         self._config = dict(config)
+        check_ids(tokenizer_json)
         self._full: tokenizers.Tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
         self._full.no_truncation()  # a length that a file asks for would cut texts without a word
         self._full.no_padding()
