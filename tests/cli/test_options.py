@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from coterie.cli.options import named_paths, parse_bytes
+from coterie.cli.options import TEMPLATES, named_paths, parse_bytes
 from coterie.config import ConfigError
+from coterie.text.rendering import shipped_names
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,7 @@ def test_named_paths() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             named_paths(given, "--adapter")
+
+
+def test_help_names_the_shipped_templates() -> None:
+    assert TEMPLATES.replace(" or ", ", ").split(", ") == shipped_names()

@@ -22,6 +22,7 @@ from coterie.adapters.files import (
     layout_by_probes,
     read_adapter,
 )
+from coterie.adapters.own_templates import adopt_templates
 from coterie.adapters.patch import Patch, apply_patches, check_patch_base, is_patch, patch_base, read_patch
 from coterie.adapters.peft_layouts import Layout
 from coterie.checkpoints.checkpoint import Checkpoint
@@ -68,10 +69,13 @@ def apply_in_place(
     Errors: `CheckpointError` or `ConfigError`, one line.
     """
     opened = open_variant(variant)
+    origin = Checkpoint.open(base) if base is not None else None
+    path = opened.path if isinstance(opened, AdapterFiles) else variant
+    if origin is not None and isinstance(path, str | Path):
+        adopt_templates(origin, path)
     if isinstance(opened, Patch):
         apply_patches(model, [opened])
         return
-    origin = Checkpoint.open(base) if base is not None else None
     if origin is not None:
         check_adapter_base(opened, origin)
     known = opened.layout(layout)

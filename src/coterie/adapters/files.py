@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coterie.adapters.attach import Adapter, drop_adapter, put_adapter, take_adapter
+from coterie.adapters.own_templates import other_templates
 from coterie.adapters.peft import decode, encode, holds_fused_experts, holds_single_experts
 from coterie.adapters.peft_layouts import LAYOUTS, Layout
 from coterie.adapters.peft_names import Names
@@ -33,6 +34,7 @@ from coterie.config.files import write_json
 from coterie.nn.transformer import Transformer
 from coterie.proof.judge import check_record
 from coterie.proof.records import ProbeRecord, default_sequences, load_probes, record, save_probes
+from coterie.text.template_sources import ChatTemplates, write_templates
 from coterie.text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -168,7 +170,8 @@ def save_adapter(
         recorded = record(model, sequences, tokenizer)
         model.train(mode)
     opened = Checkpoint.open(base) if base is not None else None
-    write_adapter(path, take_adapter(model), model.config, model.adapter, opened, layout, recorded)
+    templates = other_templates(opened, tokenizer)
+    write_adapter(path, take_adapter(model), model.config, model.adapter, opened, layout, recorded, templates)
 
 
 def write_adapter(
@@ -179,8 +182,11 @@ def write_adapter(
     base: Checkpoint | None = None,
     layout: Layout = "peft",
     probes: ProbeRecord | None = None,
+    templates: ChatTemplates | None = None,
 ) -> None:
     """Write an adapter directory, committed by rename; parts that PEFT cannot express are logged.
+
+    `templates`: the chat templates it was tuned with, if they are not the base's.
 
     Errors: `CheckpointError` when `path` holds something that is not an adapter.
     """
@@ -211,6 +217,7 @@ def write_adapter(
         save_file(stored, target / WEIGHTS, metadata={"format": "pt"})
         if probes is not None:
             save_probes(target, probes)
+        write_templates(target, templates or ChatTemplates())
 
     commit_directory(final, write, {"adapter": stamp})
 

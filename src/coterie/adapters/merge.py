@@ -26,6 +26,7 @@ from coterie.nn.transformer import Transformer
 from coterie.proof.difference import ROUNDED, SAME, Difference
 from coterie.proof.judge import Judgement, judge
 from coterie.proof.records import ProbeRecord, default_sequences, record, save_probes
+from coterie.text.template_sources import stored_templates, write_templates
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")
 _log = logging.getLogger("coterie")
@@ -94,12 +95,14 @@ def merge_checkpoint(
     if judge(untouched, tuned, tuned).ruling == "unchanged":
         raise CheckpointError(f"{files.path}: changes nothing; base with adapter is still the base")
     about = _manifest(checkpoint, files, model.adapter)
+    carried = stored_templates(files.path)
     merge_adapter(model)
     models, found = [model], list[Judgement]()
     del model  # one model in memory at a time: `write` drops it before it reads the result back
 
     def write(target: Path) -> None:
         _copy_small_files(checkpoint.path, target)
+        write_templates(target, carried if carried.named else stored_templates(checkpoint.path))
         write_model_files(target, models.pop(), dtype=stored)
         written = record(Checkpoint.open(target).load(stored).model, sequences, tokenizer)
         found.append(_judged(untouched, tuned, written, stored, final))

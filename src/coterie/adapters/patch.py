@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from coterie.adapters.own_templates import other_templates
 from coterie.checkpoints.commit import commit_directory, require_free, verify_directory
 from coterie.checkpoints.locate import read_json
 from coterie.checkpoints.tensor_reader import read_tensors
@@ -26,6 +27,8 @@ from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.parameter_groups import Group, parameter_groups
 from coterie.nn.transformer import Transformer
+from coterie.text.template_sources import ChatTemplates, write_templates
+from coterie.text.tokenizer import Tokenizer
 
 TENSORS, ABOUT, FORMAT = "patch.safetensors", "patch.json", 1
 _NON_EXPERT: tuple[Group, ...] = ("attention", "dense", "router", "norm", "embedding", "head")
@@ -157,8 +160,12 @@ def base_mark(model: Transformer, without: Iterable[str] = ()) -> BaseMark:
     return BaseMark(hashes[0].hexdigest(), hashes[1].hexdigest(), dtype)
 
 
-def save_patch(path: str | Path, model: Transformer, base: str | Path) -> Patch:
+def save_patch(
+    path: str | Path, model: Transformer, base: str | Path, tokenizer: Tokenizer | None = None
+) -> Patch:
     """Write the trained subset of `model` (see `attach_subset`) as a patch. `base`: the name of its base.
+
+    `tokenizer`: its chat templates are written too if they are not the base's.
 
     Errors: `ConfigError` without a subset, `CheckpointError` when it cannot be written or `path` holds
     something else.
@@ -166,12 +173,12 @@ def save_patch(path: str | Path, model: Transformer, base: str | Path) -> Patch:
     selection, tensors = attached_selection(model), patch_tensors(model)
     whole = [name for name in tensors if ".ffn.experts." not in name]
     patch = Patch(selection, tensors, base_mark(model, whole), model.config.family, str(base))
-    write_patch(Path(path), patch)
+    write_patch(Path(path), patch, other_templates(base, tokenizer))
     return patch
 
 
-def write_patch(path: Path, patch: Patch) -> None:
-    """Write the directory of a patch, committed by rename.
+def write_patch(path: Path, patch: Patch, templates: ChatTemplates | None = None) -> None:
+    """Write the directory of a patch, committed by rename. `templates`: those it was tuned with.
 
     Errors: `CheckpointError` when `path` holds something that is not a patch, or cannot be written.
     """
@@ -189,6 +196,7 @@ def write_patch(path: Path, patch: Patch) -> None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in patch.tensors.items()}
         save_file(tensors, directory / TENSORS, metadata={"format": "pt"})
         write_json(directory / ABOUT, about, indent=2)
+        write_templates(directory, templates or ChatTemplates())
 
     commit_directory(path, write, {"kind": "patch"})
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coterie.adapters.own_templates import adopt_templates
 from coterie.adapters.patch import Patch, apply_patches, check_patch_base, is_patch, read_patch
 from coterie.checkpoints.checkpoint import Checkpoint, Loaded
 from coterie.checkpoints.directory import save_model
@@ -71,6 +72,8 @@ def apply_to_checkpoint(base: str | Path | Checkpoint, patches: Sequence[str | P
     """
     loaded = _load(base)
     applied = apply_patches(loaded.model, [read_patch(path) for path in patches])
+    for path in patches:
+        adopt_templates(loaded.checkpoint, path)
     _save(
         loaded,
         out,

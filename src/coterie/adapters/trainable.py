@@ -21,6 +21,7 @@ from coterie.config.tune import TuneConfig
 from coterie.nn.moe import MoE
 from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
+from coterie.text.template_sources import ChatTemplates, template_from
 from coterie.text.tokenizer import Tokenizer
 
 _log = logging.getLogger("coterie")
@@ -68,6 +69,7 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
         )
     if is_adapter(config.model):
         origin, further = adapter_base(config.model), config.model
+    template = None if config.template is None else template_from(config.template)
     method = tuning_method(config.method)
     # An adapter belongs to the base as it is stored, not to a rounding of it.
     checkpoint = Checkpoint.open(origin)
@@ -93,6 +95,8 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
         _send_gradients_to_all_experts(model)
     _set_balance(config, model, treatments.get("router", "freeze"))
     _warn_of_coarse_steps(model)
+    if template is not None:
+        loaded.tokenizer.templates = ChatTemplates.of(template)
     asked = _asked_groups(model, treatments)
     if config.experts and method.wraps == "factors":
         asked |= {"experts"}

@@ -61,7 +61,7 @@ def save_result(tuned: Tuned, path: Path, about: Mapping[str, Any]) -> None:
     if tuned.kind == "adapter":
         save_adapter(path, tuned.model, tuned.base, tuned.tokenizer)
     elif tuned.kind == "patch":
-        save_patch(path, tuned.model, tuned.origin)
+        save_patch(path, tuned.model, tuned.origin, tuned.tokenizer)
     else:
         manifest = {"recipe": "tune", "parent": tuned.origin, **about}
         generation = Checkpoint.open(tuned.base).generation

@@ -12,7 +12,7 @@ import typer
 
 from coterie.agents.settings import AgentSettings
 from coterie.cli.connect import connect
-from coterie.cli.options import REPLY, Dtype, Json, KeyFile, Model, Served, Target
+from coterie.cli.options import REPLY, Dtype, Json, KeyFile, Model, Served, Target, Template
 from coterie.cli.output import answer, note
 from coterie.cli.settings_options import with_options
 
@@ -34,6 +34,7 @@ def agent(
     settings: AgentSettings,
     task: Annotated[str | None, typer.Argument(help="What is to be done.")] = None,
     dtype: Dtype = "float32",
+    template: Template = None,
     api_key_file: KeyFile = None,
     served: Served = None,
     as_json: Json = False,
@@ -59,7 +60,7 @@ def agent(
             messages = resume(settings.resume, tools, task)
         else:
             messages = [Message("system", settings.system or AGENT_SYSTEM), Message("user", str(task))]
-        with connect(model, dtype, api_key_file, served) as speaker:
+        with connect(model, dtype, api_key_file, served, template) as speaker:
             limits, drawn, file = settings.budget, settings.sampling, settings.file
             outcome = Agent(speaker, tools, limits, may, drawn, file, show, facts).run(messages)
     finally:

@@ -23,6 +23,7 @@ from coterie.cli.options import (
     System,
     Target,
     Temperature,
+    Template,
     TopP,
 )
 from coterie.cli.output import answer
@@ -91,6 +92,7 @@ def chat(
     max_tokens: Longest = None,
     seed: Seed = None,
     dtype: Dtype = "float32",
+    template: Template = None,
     api_key_file: KeyFile = None,
     served: Served = None,
 ) -> None:
@@ -99,7 +101,7 @@ def chat(
     from coterie.agents.terminal import Terminal
     from coterie.text.printable import printable
 
-    with connect(model, dtype, api_key_file, served) as speaker:
+    with connect(model, dtype, api_key_file, served, template) as speaker:
         interactive = sys.stdin.isatty()
         if interactive:
             print(
@@ -122,6 +124,7 @@ def run(
     max_tokens: Longest = None,
     seed: Seed = None,
     dtype: Dtype = "float32",
+    template: Template = None,
     api_key_file: KeyFile = None,
     served: Served = None,
     as_json: Json = False,
@@ -139,7 +142,7 @@ def run(
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", _text_of(prompt)))
     sampling = Sampling(temperature, top_p, max_tokens, seed)
-    with connect(model, dtype, api_key_file, served) as speaker:
+    with connect(model, dtype, api_key_file, served, template) as speaker:
         on_piece = None if as_json else _show
         turn = speaker.say(messages, sampling=sampling, schema=schema, on_piece=on_piece)
     if not as_json:

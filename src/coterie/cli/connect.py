@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def connect(target: str, dtype: str, key_file: str | None, served: str | None) -> Iterator[RemoteSpeaker]:
+def connect(
+    target: str, dtype: str, key_file: str | None, served: str | None, template: str | None = None
+) -> Iterator[RemoteSpeaker]:
     """A server at an address, or a checkpoint (directory or hub id) answered in this process.
 
     Both are reached through the same HTTP API, so tool calls, schemas and cached prompts work the same way.
@@ -26,6 +28,8 @@ def connect(target: str, dtype: str, key_file: str | None, served: str | None) -
     from coterie.remote.client import is_url
 
     if is_url(target):
+        if template is not None:
+            raise ConfigError(f"{target}: a server has its own chat template; leave out --template")
         with address(target, key_file) as endpoint:
             yield RemoteSpeaker(endpoint, served)
         return
@@ -36,7 +40,7 @@ def connect(target: str, dtype: str, key_file: str | None, served: str | None) -
     from coterie.infer.model import load
     from coterie.serve.inprocess import endpoint as in_process
 
-    model = load(target, dtype=dtype)
+    model = load(target, dtype=dtype, template=template)
     # A day: nobody else waits for this model, and a slow machine may take long.
     with contextlib.closing(in_process(model, label=target, request_timeout=86400.0)) as local:
         yield RemoteSpeaker(local)

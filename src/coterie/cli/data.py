@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coterie.cli.options import Json, Sources
+from coterie.cli.options import TEMPLATES, Json, Sources
 from coterie.cli.output import answer
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def lint(
         str | None, typer.Option(help="The model whose tokenizer and chat template are checked too.")
     ] = None,
     template: Annotated[
-        str | None, typer.Option(help="Another chat template: a shipped one, or a file.")
+        str | None, typer.Option(help=f"Another chat template: a file, or {TEMPLATES}.")
     ] = None,
     row_length: Annotated[int, typer.Option(help="Most tokens that an example may take.", min=8)] = 4096,
     show: Annotated[int, typer.Option(help="Show the tokens of the first examples.", min=0)] = 0,
@@ -66,7 +65,7 @@ def _tokenizer(model: str | None, template: str | None) -> Tokenizer | None:
     """The model's tokenizer, with another chat template where one was named (a shipped one, or a file)."""
     from coterie.checkpoints.locate import locate
     from coterie.config import DataError
-    from coterie.text.chat import shipped_template
+    from coterie.text.template_sources import ChatTemplates, template_from
     from coterie.text.tokenizer import Tokenizer
 
     if model is None:
@@ -77,8 +76,5 @@ def _tokenizer(model: str | None, template: str | None) -> Tokenizer | None:
         return None
     tokenizer = Tokenizer.load(locate(model, weights=False))
     if template is not None:
-        file = Path(template)
-        tokenizer.chat_template = (
-            file.read_text(encoding="utf-8") if file.is_file() else shipped_template(template)
-        )
+        tokenizer.templates = ChatTemplates.of(template_from(template))
     return tokenizer

@@ -40,6 +40,12 @@ Longest = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same reply.", rich_help_panel=REPLY)]
 System = Annotated[str | None, typer.Option(help="System message.", rich_help_panel=REPLY)]
+# `tests/cli/test_options.py` compares these names with the shipped files.
+TEMPLATES = "chatml, deepseek_r1, deepseek_v3, gpt_oss, llama3, llama4, mistral, olmoe or qwen3"
+Template = Annotated[
+    str | None,
+    typer.Option(help=f"Another chat template: a file, or {TEMPLATES}.", rich_help_panel=CONNECTION),
+]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=CONNECTION)]
 Target = Annotated[
     str, typer.Argument(help="A checkpoint directory, a hub id (owner/name) or a server's http address.")

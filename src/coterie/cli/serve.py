@@ -11,7 +11,7 @@ import typer
 from pydantic import SecretStr
 
 from coterie.cli.messages import show_messages
-from coterie.cli.options import Dtype, Model, named_paths
+from coterie.cli.options import Dtype, Model, Template, named_paths
 from coterie.cli.settings_options import with_options
 from coterie.config import ConfigError
 from coterie.serve.core.settings import NOT_OPTIONS, ServeSettings
@@ -57,6 +57,7 @@ def serve(
         ),
     ] = None,
     dtype: Dtype = "float32",
+    template: Template = None,
 ) -> None:
     """Serve a model over an OpenAI-compatible HTTP API. Ctrl-C or SIGTERM drains and ends."""
     from coterie.serve.server import check_binding
@@ -66,7 +67,7 @@ def serve(
     check_binding(wanted)
     _check_adapter_dir(wanted.adapter_dir, key)
     adapters, profiles = named_paths(adapter or [], "--adapter"), named_paths(profile or [], "--profile")
-    sys.exit(_run(model, name, tuple(alias or ()), adapters, profiles, dtype, wanted))
+    sys.exit(_run(model, name, tuple(alias or ()), adapters, profiles, dtype, template, wanted))
 
 
 def _run(
@@ -76,6 +77,7 @@ def _run(
     adapters: dict[str, str],
     profiles: dict[str, str],
     dtype: str,
+    template: str | None,
     settings: ServeSettings,
 ) -> int:
     """Load and serve; returns the exit code. Errors: `CoterieError` before anything listens."""
@@ -88,7 +90,7 @@ def _run(
     keep_few_kernels()
     show_messages("wall")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    model = load(path, dtype=dtype)
+    model = load(path, dtype=dtype, template=template)
     service = Service(model, name or default_name(path), settings, aliases)
     for adapter, directory in adapters.items():
         service.add_adapter(adapter, directory)

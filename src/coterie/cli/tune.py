@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie.cli.options import Json
+from coterie.cli.options import TEMPLATES, Json
 from coterie.cli.output import answer
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ def tune(
     lr: LearningRate = None,
     evaluation: Evaluation = None,
     max_forgetting: MaxForgetting = None,
+    template: Annotated[
+        str | None, typer.Option(help=f"Another chat template: a file, or {TEMPLATES}.", rich_help_panel=HOW)
+    ] = None,
     config: Annotated[str | None, typer.Option(help="A YAML file of settings; options override it.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")
@@ -109,7 +112,7 @@ def tune(
         "objective": objective,
     }
     given |= {"router": router, "rank": rank, "epochs": epochs, "steps": steps, "lr": lr}
-    given |= {"max_forgetting": max_forgetting}
+    given |= {"max_forgetting": max_forgetting, "template": template}
     given |= {"train": None if train is None else parse_train(train)}
     given |= {"eval": None if evaluation is None else _share(evaluation)}
     chosen = _settings(data, {key: value for key, value in given.items() if value is not None}, config)

@@ -94,6 +94,7 @@ class TuneConfig(RunSettings):
     astray. `on_bad`: whether unusable examples stop the run. `control_tokens`: what the name of a special
     token in a plain text or a completion is: the token itself, as the tokenizer reads it (ids; a template may
     have rendered the text), letters (text), or a fault of the example (refuse).
+    `template`: another chat template, a file or the name of a shipped one; the result carries it.
     """
 
     other_names: ClassVar[Mapping[str, str]] = ALIASES
@@ -126,6 +127,7 @@ class TuneConfig(RunSettings):
     guard: Literal["off", "warn", "stop", "rollback"] = "warn"
     on_bad: Literal["stop", "skip"] = "stop"
     control_tokens: ControlTokens = "ids"
+    template: str | None = None
     eval_every: int = Field(0, ge=0)
 
     @model_validator(mode="before")

@@ -34,6 +34,7 @@ from coterie.nn.recording import Recorder
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
 from coterie.text.chat import Message, conversation_ids
+from coterie.text.template_sources import ChatTemplates, template_from
 from coterie.text.tokenizer import Tokenizer
 
 Ids = Sequence[int] | Tensor
@@ -232,22 +233,28 @@ def load(
     device: str = "auto",
     check: bool = False,
     adapter: str | Path | None = None,
+    template: str | None = None,
 ) -> LanguageModel:
     """Read a checkpoint directory or a hub id. `device` auto: the GPU if there is one.
 
     `check`: run the stored probes. `adapter`: a directory of LoRA factors (ours or PEFT's) or an expert patch
     to apply; given as `path`, such a directory loads the base that it names and is applied to it. A reply
     ends with the tokenizer's stop tokens and those of generation_config.json, whose sampling settings are the
-    defaults of the replies.
+    defaults of the replies. `template`: another chat template, a file or the name of a shipped one.
     Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an adapter or patch made for
     other weights; `ConfigError` for the device.
     """
     if adapter is None and is_variant(path):
         path, adapter = base_of(path), path
+    given = None if template is None else ChatTemplates.of(template_from(template))
     checkpoint = Checkpoint.open(path)
     loaded = checkpoint.load(dtype, choose_device(device), check=check)
     if adapter is not None:
         apply_in_place(loaded.model, adapter, checkpoint, check=check)
+    if given is not None:
+        if loaded.tokenizer is None:
+            raise ConfigError(f"{path}: has no tokenizer, so it cannot use the chat template '{template}'")
+        loaded.tokenizer.templates = given
     for line in unused_settings(checkpoint.generation_config):
         _log.warning("%s: %s", checkpoint.path, line)
     where = str(checkpoint.path / "generation_config.json")

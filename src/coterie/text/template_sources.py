@@ -99,6 +99,13 @@ def read_templates(directory: Path, inline: Any) -> ChatTemplates:
     return ChatTemplates(used, tuple(notes))
 
 
+def stored_templates(directory: Path) -> ChatTemplates:
+    """The chat templates in a directory that may hold nothing else of a tokenizer. Errors: `DataError`."""
+    config = directory / _CONFIG
+    content = read_json(config, error=DataError) if config.is_file() else {}
+    return read_templates(directory, content.get("chat_template"))
+
+
 def write_templates(directory: Path, templates: ChatTemplates) -> None:
     """Write the templates as transformers does: the default one, and a folder of the others."""
     for name, text in templates.named.items():

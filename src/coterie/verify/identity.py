@@ -300,7 +300,7 @@ def _tokenizers(a: Side, b: Side, notes: list[str]) -> list[str]:
             reasons.append("the tokenizers have different special tokens")
         else:
             notes.append("tokenizer.json differs, but every probe text becomes the same tokens")
-    if one.chat_template != other.chat_template:
+    if one.templates.named != other.templates.named:
         reasons.append("the chat templates differ: conversations become different text")
     return reasons
 
