@@ -58,7 +58,7 @@ def test_the_same_command_again_changes_nothing(
         ("model.num_experts_per_tok=9", "top_k 9 is larger than num_experts 4"),
         ("steps=7", "holds a run with another 'steps'"),
         ("balance.los_coef=1", "unknown key 'los_coef' (did you mean 'loss_coef'?)"),
-        ("model.num_hidden_layers=six", "cannot be used"),
+        ("model.num_hidden_layers=six", "a whole number up to 10,000 was expected"),
         ("out=/dev/null/x", "/dev/null"),
     ],
 )
