@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 import coterie
 from coterie.checkpoints.directory import save_model
 from coterie.config import ConfigError
-from coterie.infer.defaults import sampling_defaults, unused_settings
+from coterie.infer.defaults import sampling_defaults
 from coterie.infer.sampling import SamplingParams
 from coterie.proof.texts import TEXTS
 from coterie.serve.endpoints.protocol import ChatRequest
@@ -77,13 +77,6 @@ def test_a_setting_that_cannot_be_used_names_the_file(key: str, value: Any) -> N
     with pytest.raises(ConfigError, match=r"^dir/generation_config.json: sampling: ") as caught:
         sampling_defaults({key: value}, (), "dir/generation_config.json")
     assert "\n" not in str(caught.value)
-
-
-def test_settings_that_are_not_applied_are_named_unless_they_change_nothing() -> None:
-    neutral = GenerationConfig().to_dict() | {"num_beams": 1, "no_repeat_ngram_size": 0, "typical_p": 1.0}
-    assert unused_settings(neutral) == [] == unused_settings({})
-    found = unused_settings({"num_beams": 4, "no_repeat_ngram_size": 3, "bad_words_ids": [[5]]})
-    assert [line.split("'")[1] for line in found] == ["num_beams", "no_repeat_ngram_size", "bad_words_ids"]
 
 
 def test_calls_and_requests_use_the_directorys_settings_unless_they_say_otherwise(directory: Path) -> None:

@@ -19,6 +19,7 @@ from coterie.checkpoints.fill import (
     require_memory,
     without_absent_layers,
 )
+from coterie.checkpoints.generation import unused_settings
 from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
 from coterie.checkpoints.names import FamilyNames, is_bare
 from coterie.checkpoints.quantise import quantise_model
@@ -130,8 +131,9 @@ class Checkpoint:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What the files contradict each other in, one line each: which decides, and which is ignored."""
-        return (*contradictions(self.raw_config, str(self.path / "config.json")), *self.tokens.notes)
+        """What the files contradict each other in, and what is not used, one line each."""
+        named = contradictions(self.raw_config, str(self.path / "config.json"))
+        return (*named, *self.tokens.notes, *unused_settings(self.generation_config))
 
     @property
     def quantised(self) -> bool:

@@ -12,6 +12,12 @@ from coterie.families import config_from_hf
 from coterie.plan.describe import ModelDescription, describe
 from coterie.plan.published import Published, named_published
 
+# Keys of generation_config.json that do not change replies.
+_NO_SAMPLING = frozenset(
+    "transformers_version _from_model_config use_cache output_attentions output_hidden_states output_scores "
+    "return_dict_in_generate cache_implementation".split()
+)
+
 
 def config_of(name: str) -> ModelConfig:
     """The config of a directory, a hub id or a published name such as `llama-4-scout`.
@@ -26,12 +32,15 @@ def config_of(name: str) -> ModelConfig:
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """A tokenizer in figures. `end`, `stops`: tokens as text. `unused_rows`: of the model's embedding."""
+    """A tokenizer in figures. `end`: as text. `unused_rows`: of the model's embedding.
+
+    `stops`: the tokens that end a reply, as text, and the files that name each.
+    """
 
     vocabulary: int
     special_tokens: int
     end: str
-    stops: list[str]
+    stops: dict[str, list[str]]
     unused_rows: int
     chat_template: bool
     sha256: str
@@ -63,6 +72,8 @@ class DirectoryFacts:
     """What a directory adds to the description of its model.
 
     `quantised`: the method on disk, or None. `kept_keys`: of config.json, kept for the round trip alone.
+    `sampling`: what generation_config.json recommends, without its ids. `notes`: what the files contradict each
+    other in, and what is not used.
     """
 
     path: Path
@@ -70,6 +81,8 @@ class DirectoryFacts:
     tokenizer: TokenizerFacts | None
     stored: StoredFacts
     kept_keys: list[str]
+    sampling: dict[str, Any]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,7 @@ class Inspection:
             facts["tokenizer"] = None if tokenizer is None else asdict(tokenizer)
             facts["stored"] = self.directory.stored.to_dict()
             facts["kept_keys"] = self.directory.kept_keys
+            facts["sampling"], facts["notes"] = self.directory.sampling, self.directory.notes
         return facts
 
 
@@ -123,6 +137,12 @@ def inspect_model(name: str) -> Inspection:
         _tokenizer(checkpoint),
         _stored(checkpoint),
         sorted(config.extra),
+        {
+            key: value
+            for key, value in checkpoint.generation_config.items()
+            if not key.endswith("_token_id") and key not in _NO_SAMPLING
+        },
+        _notes(checkpoint),
     )
     return Inspection(name, describe(config), directory=directory)
 
@@ -151,11 +171,30 @@ def _tokenizer(checkpoint: Checkpoint) -> TokenizerFacts | None:
         vocabulary=tokenizer.vocab_size,
         special_tokens=len(tokenizer.special_ids),
         end=named[tokenizer.eos_id],
-        stops=sorted(named[token] for token in tokenizer.stop_ids),
+        stops={
+            named.get(token, f"token {token}"): list(files)
+            for token, files in sorted(_sources(checkpoint).items())
+        },
         unused_rows=checkpoint.config.vocab_size - tokenizer.vocab_size,
         chat_template=tokenizer.chat_template is not None,
         sha256=tokenizer.sha256,
     )
+
+
+def _sources(checkpoint: Checkpoint) -> dict[int, tuple[str, ...]]:
+    """Stop id -> the files that name it; empty where one of them is damaged, which is among the notes."""
+    try:
+        return checkpoint.tokens.sources
+    except CoterieError:
+        return {}
+
+
+def _notes(checkpoint: Checkpoint) -> list[str]:
+    """The contradictions of the files; a problem with one of them is reported, not raised."""
+    try:
+        return list(checkpoint.notes)
+    except CoterieError as error:
+        return [str(error)]
 
 
 def _stored(checkpoint: Checkpoint) -> StoredFacts:

@@ -84,14 +84,20 @@ def _directory_lines(directory: DirectoryFacts) -> list[str]:
         types = ", ".join(f"{_size(size)} {kind}" for kind, size in stored.bytes_by_type.items())
         probes = f"; {stored.probes} probes" if stored.probes else "; no probes"
         result = [f"on disk      {types}{probes}{'' if stored.committed else '; no manifest of coterie'}"]
+    sampling = ", ".join(f"{key} {value}" for key, value in directory.sampling.items())
+    result += [f"sampling     {sampling} (generation_config.json)"] if sampling else []
+    result += [f"note         {line}" for line in directory.notes]
     if tokenizer is None:
         return [*result, "tokenizer    none"]
     chat = "with a chat template" if tokenizer.chat_template else "no chat template"
     unused = f", {tokenizer.unused_rows:,} rows of the embedding unused" if tokenizer.unused_rows else ""
+    stops = (
+        " or ".join(f"{stop} ({', '.join(files)})" for stop, files in tokenizer.stops.items()) or "nothing"
+    )
     return [
         *result,
         f"tokenizer    {tokenizer.vocabulary:,} tokens, {tokenizer.special_tokens} of them special, "
-        f"replies end at {' or '.join(tokenizer.stops)}, {chat}{unused}",
+        f"replies end at {stops}, {chat}{unused}",
     ]
 
 

@@ -9,7 +9,6 @@ for piece in m.stream("def add(a, b):", temperature=0):
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import travelling
 from coterie.checkpoints.directory import save_model
 from coterie.config import ConfigError, CoterieError, ModelConfig, suggest
-from coterie.infer.defaults import sampling_defaults, unused_settings
+from coterie.infer.defaults import sampling_defaults
 from coterie.infer.engine import Engine
 from coterie.infer.request import Reply, check_prompt
 from coterie.infer.sampling import SamplingParams
@@ -40,7 +39,6 @@ from coterie.text.tokenizer import Tokenizer
 Ids = Sequence[int] | Tensor
 Messages = Sequence[Message | Mapping[str, Any]]
 Prompt = str | Ids | Messages
-_log = logging.getLogger("coterie")
 
 
 class LanguageModel:
@@ -255,8 +253,6 @@ def load(
         if loaded.tokenizer is None:
             raise ConfigError(f"{path}: has no tokenizer, so it cannot use the chat template '{template}'")
         loaded.tokenizer.templates = given
-    for line in unused_settings(checkpoint.generation_config):
-        _log.warning("%s: %s", checkpoint.path, line)
     where = str(checkpoint.path / "generation_config.json")
     return LanguageModel(
         loaded.model,
