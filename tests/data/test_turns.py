@@ -74,6 +74,8 @@ REFUSED = [
     ({"role": "user", "from": "gpt", "content": "a"}, "role and from differ"),
     ({"role": "assistant", "content": "a", "value": "b"}, "content and value differ"),
     ({"content": "a"}, "has no role"),
+    ({"role": "assistant", "content": [{"type": "text", "text": "a", "train": False}]}, "part 1 of the content has 'train'"),
+    ({"role": "assistant", "content": [{"type": "thinking", "thinking": "a"}]}, "part 1 of the content"),
     ({"role": ["x"], "content": "a"}, r"role \['x'\]"),
     ({"from": "function_call", "value": "{"}, "is text and is not valid JSON"),
     ({"from": "function_call", "value": "[3]"}, "'name' and 'arguments'"),

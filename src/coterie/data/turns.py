@@ -121,6 +121,7 @@ def _read(turn: Mapping[str, Any]) -> Iterator[RowTurn]:
     if role is None:
         raise DataError(f"role {given!r} is not one of {', '.join(ROLES)}")
     data: dict[str, Any] = {"role": role, "content": _same(turn, ("content", "value"))}
+    _check_parts(data["content"])
     data |= {key: turn[key] for key in ("name", "tool_call_id") if turn.get(key) is not None}
     is_call = given.lower() in _CALLS
     if is_call:
@@ -136,6 +137,13 @@ def _read(turn: Mapping[str, Any]) -> Iterator[RowTurn]:
     if marked and role != "assistant":
         raise DataError(f"marks the words of role '{given}' to be learnt; only an assistant's are")
     yield RowTurn(message, marked, unread, is_call)
+
+
+def _check_parts(content: Any) -> None:
+    """Errors: `DataError` for a part of the content that says more than its text."""
+    for number, part in enumerate(content if isinstance(content, list | tuple) else (), 1):
+        if isinstance(part, Mapping) and (lost := _unread(part, ("type", "text", "cache_control"))):
+            raise DataError(f"part {number} of the content has '{lost[0]}', which is not read")
 
 
 def _same(turn: Mapping[str, Any], names: Sequence[str]) -> Any:
