@@ -18,6 +18,7 @@ from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import adapted_layers, attach
 from coterie.adapters.files import CONFIG, WEIGHTS, read_adapter, save_adapter
 from coterie.adapters.peft_layouts import LAYOUTS, Layout, is_swapped
+from coterie.checkpoints import commit
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import CheckpointError, ConfigError, ExpertSelection
 from coterie.nn.transformer import Transformer
@@ -250,3 +251,26 @@ def test_two_adapters_do_not_stack_silently(tmp_path: Path) -> None:
     apply_in_place(model, adapter, base)
     with pytest.raises(ConfigError, match="has one already"):
         apply_in_place(model, adapter, base)
+
+
+def test_a_base_whose_bytes_changed_under_its_manifest_is_refused(tmp_path: Path) -> None:
+    """The manifest lists the hashes of all files, so it was believed; the signs of a tensor had changed."""
+    save_model(tmp_path / "base", built("qwen3_moe"))
+    listed = tmp_path / "base" / "coterie.json"
+    manifest = json.loads(listed.read_text())
+    del manifest["sampled"]  # as an earlier version wrote it: loading sees sizes only
+    listed.write_text(json.dumps(manifest | {"sha256": commit._own_hash(manifest)}))
+    model = load_model(tmp_path / "base").model
+    attach(model, config())
+    randomise_factors(model)
+    save_adapter(tmp_path / "adapter", model, tmp_path / "base")
+    apply_in_place(load_model(tmp_path / "base").model, tmp_path / "adapter", tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 0x80  # the sign of the last number
+    file.write_bytes(content)
+    other = load_model(tmp_path / "base").model
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        apply_in_place(other, tmp_path / "adapter", tmp_path / "base")
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        save_adapter(tmp_path / "again", model, tmp_path / "base")

@@ -73,6 +73,7 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     method = tuning_method(config.method)
     # An adapter belongs to the base as it is stored, not to a rounding of it.
     checkpoint = Checkpoint.open(origin)
+    checkpoint.verify()  # the result names this base by its manifest
     held = torch.float32 if method.float32 else checkpoint.kept_dtype
     quantise = config.adapter() if method.quantised else None
     loaded = checkpoint.load(held, device, compute_dtype=dtype, quantise=quantise)

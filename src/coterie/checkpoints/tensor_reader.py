@@ -150,6 +150,7 @@ def _entry(path: Path, name: str, value: Any, offset: int) -> TensorEntry:
 
 
 def _damaged(path: Path, why: str) -> CheckpointError:
+    why = why if len(why) <= 300 else f"{why[:280]}..."
     return CheckpointError(f"{path}: is not a whole safetensors file ({why}); fetch it again")
 
 

@@ -57,6 +57,7 @@ def operate(source: str | Path | Checkpoint, out: str | Path, operation: Operati
         raise ConfigError("surgery: -o is the model itself; write the result to another directory")
     if healing is not None and not operation.heal_data:
         raise ConfigError("surgery: --steps heals on text; give it with --heal")
+    checkpoint.verify()
     original, tokenizer = checkpoint.load().model, checkpoint.tokenizer
     analysed, measured = _texts(operation.data, tokenizer)
     sequences = default_sequences(tokenizer, original.config.vocab_size, original.config.max_positions)
