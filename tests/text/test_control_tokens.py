@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from coterie.text import SPECIALS, Message, Tokenizer, ToolCall, conversation_ids, render, render_ids
 from coterie.text.chat import typed_control_tokens
-from coterie.text.control_tokens import Conversation, TypedMarks, typed_names, without
+from coterie.text.control_tokens import Talk, TypedMarks, typed_names, without
 from coterie.text.messages import TextPart
 
 TYPED = st.lists(
@@ -89,7 +89,7 @@ def test_a_template_that_cuts_or_escapes_a_typed_token_still_gives_text(tokenize
 
 def test_marks_are_characters_that_nobody_used():
     used = "\U000f0000\U000f0002"
-    talk = Conversation([Message("user", used + "<x>")], None, {"a": "\U000f0001"})
+    talk = Talk([Message("user", used + "<x>")], None, {"a": "\U000f0001"})
     start, end = talk.unused(2)
     assert (start, end) == ("\U000f0003", "\U000f0004")
     marked = TypedMarks(start, end).put(talk, frozenset(["<x>"]))
@@ -98,7 +98,5 @@ def test_marks_are_characters_that_nobody_used():
     assert shown.text == f"<x>{used}<x>"
     assert shown.is_token("<x>", 0) and not shown.is_token("<x>", 5)
     assert typed_names(talk, frozenset(["<x>", "<y>"])) == ["<x>"]
-    assert without("abcab", "b") == (
-        "aca",
-        [(1, "b"), (3, "b")],
-    )
+    marked = f"a{start}c{used}a{end}"
+    assert without(marked, (start, end)) == (f"ac{used}a", [(1, start), (5, end)])

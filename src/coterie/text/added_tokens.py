@@ -1,4 +1,4 @@
-"""Added tokens: those that files beside tokenizer.json name, and which of them are control tokens.
+"""Added tokens: those that other files than tokenizer.json name, and which of them are control tokens.
 
 `tokenizer.json` alone decides the ids in most directories. Others name tokens in `tokenizer_config.json`
 (`added_tokens_decoder`, `additional_special_tokens`, `extra_special_tokens`, `eos_token`...), in
@@ -35,7 +35,7 @@ def content_of(token: Any) -> str | None:
 def whole_config(
     config: Mapping[str, Any], special_tokens_map: Mapping[str, Any], added_tokens: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """tokenizer_config.json with what the older files beside it add.
+    """tokenizer_config.json with what the older files next to it add.
 
     A config with `added_tokens_decoder` is complete, and transformers reads no other file then. Without one,
     `special_tokens_map.json` wins over the config. `added_tokens`: the content of added_tokens.json.

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from coterie.config.errors import DataError
-from coterie.text.control_tokens import Conversation, Shown, TypedMarks, typed_names, without
+from coterie.text.control_tokens import Shown, Talk, TypedMarks, typed_names, without
 from coterie.text.guarded import Encoded
 from coterie.text.messages import Message, ToolCall
 from coterie.text.rendering import render, shipped_template
@@ -113,7 +113,7 @@ class _Page:
     ) -> None:
         self._tokenizer = tokenizer
         self._template = tokenizer.template_for(bool(tools)) if template is None else template
-        self.talk = Conversation(messages, tools, variables)
+        self.talk = Talk(messages, tools, variables)
         self.control = tokenizer.control_tokens(self._template)
         self.added = frozenset(tokenizer.added_tokens.values())
         self._safe, self._typed = self.talk, None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -20,11 +20,12 @@ from coterie.text.guarded import names_pattern
 from coterie.text.messages import Message, TextPart
 
 _PRIVATE = range(0xF0000, 0x10FFFE)  # Unicode's supplementary private-use planes
+_MARK = re.compile("[\U000f0000-\U0010ffff]")
 _PEOPLE = ("user", "tool")
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Talk:
     """What a template is given: messages, tools, and more names for it."""
 
     messages: Sequence[Message]
@@ -69,27 +70,23 @@ class TypedMarks:
     start: str
     end: str
 
-    def put(self, talk: Conversation, control: frozenset[str]) -> Conversation:
+    def put(self, talk: Talk, control: frozenset[str]) -> Talk:
         """The conversation with every typed control token between the marks."""
         pattern = names_pattern(control)
 
-        def mark(value: Any) -> Any:
-            if isinstance(value, str):
-                return pattern.sub(lambda found: f"{self.start}{found[0]}{self.end}", value)
-            if isinstance(value, Mapping):
-                return {mark(key): mark(item) for key, item in value.items()}
-            return [mark(item) for item in value] if isinstance(value, list | tuple) else value
+        def mark(text: str) -> str:
+            return pattern.sub(lambda found: f"{self.start}{found[0]}{self.end}", text)
 
         messages = []
         for message in talk.messages:
             if message.role in _PEOPLE:
                 # Parts are marked as the one text that they become, or a token could be typed in two halves.
-                new = {name: mark(text) for name, text in _texts_of(message)}
+                new: dict[str, Any] = {name: mark(text) for name, text in _texts_of(message)}
                 if "content" in new:
                     new["content"] = (TextPart(new["content"]),)
-                message = replace(message, **new, extra=mark(message.extra))
+                message = replace(message, **new, extra=with_strings(message.extra, mark))
             messages.append(message)
-        return Conversation(messages, mark(talk.tools), mark(talk.variables))
+        return Talk(messages, with_strings(talk.tools, mark), with_strings(talk.variables, mark))
 
     def take(self, rendered: str) -> Shown:
         """The rendered text without the marks."""
@@ -103,15 +100,20 @@ class TypedMarks:
 
 
 def without(text: str, chars: Collection[str]) -> tuple[str, list[tuple[int, str]]]:
-    """A text without `chars`, and each of them with its place in the new text, in order."""
+    """A text without `chars` (private-use ones), and each of them with its place in the new text."""
+    wanted = frozenset(chars)
     found: list[tuple[int, str]] = []
-    pattern = re.compile(f"[{''.join(chars)}]") if chars else re.compile("(?!)")
-    for number, match in enumerate(pattern.finditer(text)):
-        found.append((match.start() - number, match[0]))
-    return pattern.sub("", text), found
+    parts, done = [], 0
+    # One range: a class of many characters takes time for each of them at every place of the text.
+    for match in _MARK.finditer(text):
+        if match[0] in wanted:
+            parts.append(text[done : match.start()])
+            done = match.end()
+            found.append((match.start() - len(found), match[0]))
+    return "".join((*parts, text[done:])), found
 
 
-def typed_names(talk: Conversation, control: frozenset[str]) -> list[str]:
+def typed_names(talk: Talk, control: frozenset[str]) -> list[str]:
     """The control tokens that people typed, in their order; they stay text."""
     if not control:
         return []
@@ -137,12 +139,22 @@ def _flat(messages: Sequence[Message]) -> Iterable[Any]:
 
 
 def _strings(value: Any) -> Iterable[str]:
+    """Every string in a JSON value, keys of objects included, in their order."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, Mapping):
+            waiting += [part for pair in reversed(list(item.items())) for part in reversed(pair)]
+        elif isinstance(item, list | tuple):
+            waiting += reversed(item)
+
+
+def with_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with every string changed, keys of objects included."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _strings(key)
-            yield from _strings(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _strings(item)
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(key): with_strings(item, change) for key, item in value.items()}
+    return [with_strings(item, change) for item in value] if isinstance(value, list | tuple) else value

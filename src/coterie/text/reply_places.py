@@ -1,7 +1,7 @@
 """Where the assistant's replies are in a rendered conversation, found by one more rendering.
 
-In that rendering each message carries a private-use character of its own at the edges of its words
-(`ways_of_marking`). Without these characters it is the same text, so they tell where the words of every
+In that rendering each message carries one private-use character, which no other has, at the edges of its
+words (`ways_of_marking`). Without these characters it is the same text, so they tell where the words of every
 message are. What a template writes between a message's words and the reply it asks for does not depend on the
 conversation: rendering a few short ones shows it (`surroundings`). The work is linear in the turns, and a
 template is never given a beginning of the conversation, which it may refuse.
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from coterie.config.errors import DataError
+from coterie.text.control_tokens import with_strings
 from coterie.text.messages import ROLES, Message, TextPart, ToolCall
 from coterie.text.rendering import render
 
@@ -115,13 +116,10 @@ def _marked(message: Message, mark: str, empty: bool, sparing: bool) -> Message:
         start = "" if sparing or message.role != "assistant" else mark
         return text[:before] + start + body + mark + text[before + len(body) :] if body else text
 
-    def behind(value: Any) -> Any:
-        """Every text of a call's arguments, and every key: whichever is last ends what the model wrote."""
-        if isinstance(value, str):
-            return value + mark
-        if isinstance(value, Mapping):
-            return {key + mark: behind(item) for key, item in value.items()}
-        return [behind(item) for item in value] if isinstance(value, list | tuple) else value
+    def arguments(call: ToolCall) -> Mapping[str, Any]:
+        """Every text of a call, and every key, with the mark: whichever is last ends what the model wrote."""
+        marked: Mapping[str, Any] = with_strings(call.arguments, lambda text: text + mark)
+        return call.arguments if sparing else marked
 
     if not message.text.strip() and not message.tool_calls:
         text = message.text + mark if empty else message.text
@@ -131,8 +129,7 @@ def _marked(message: Message, mark: str, empty: bool, sparing: bool) -> Message:
     if message.role != "assistant" or (sparing and message.text.strip() and not message.tool_calls):
         return replace(message, content=content)
     calls = tuple(
-        replace(call, name=call.name + mark, arguments=call.arguments if sparing else behind(call.arguments))
-        for call in message.tool_calls
+        replace(call, name=call.name + mark, arguments=arguments(call)) for call in message.tool_calls
     )
     reasoning = None if message.reasoning is None else around(message.reasoning)
     return replace(message, content=content, reasoning=reasoning, tool_calls=calls)
