@@ -93,7 +93,8 @@ class GrammarFilter:
         if token in self._stops or self.failure is not None:
             return
         if not self._matcher.consume_token(token):
-            raise RuntimeError("a token outside the grammar was drawn")
+            # Following a token may cost more than the limits allow, even where its mask did not.
+            self.failure = self._matcher.get_error().partition("\n")[0][:200] or "a token did not fit"
         elif self._repeat and self._matcher.is_stopped():
             self._active, self._matcher = False, self._prototype.deep_copy()
 
