@@ -39,7 +39,7 @@ class Conversation:
 
     `prompt`: token ids. `jobs`: one per choice. `opened`: the prompt ends inside reasoning. `hide_calls`:
     tool calls are left out of the reply. `one_call`: the reply ends after its first call. `forced`: it ends
-    before it repeats a call, because a model that is held to calls may never stop by itself. `stops`: texts
+    before it repeats a call, because a model that must call may never stop by itself. `stops`: texts
     that end the reply's content. `ignored`: fields without effect on this model. `new_id`: makes the ids of
     calls, as the template takes them.
     """
