@@ -76,7 +76,7 @@ def taught(path):
 
 
 @given(records=rows())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_every_format_teaches_the_same(tmp_path_factory, records):
     records = ordered(records)
     paths = written(tmp_path_factory.mktemp("rows"), records)
