@@ -69,7 +69,7 @@ class Reader:
         """Refuse settings that transformers reads for every family and this one did not take.
 
         They would change the mask: a window that is shorter than the model's positions, other kinds of
-        layers, layers with settings of their own. Errors: `ConfigError`.
+        layers, layers with separate settings. Errors: `ConfigError`.
         """
         for name, allowed in _MASKS.items():
             if name not in self.used and self.data.get(name) not in allowed:
