@@ -133,7 +133,8 @@ class Checkpoint:
     def notes(self) -> tuple[str, ...]:
         """What the files contradict each other in, and what is not used, one line each."""
         named = contradictions(self.raw_config, str(self.path / "config.json"))
-        return (*named, *self.tokens.notes, *unused_settings(self.generation_config))
+        templates = () if self.tokenizer is None else self.tokenizer.templates.notes
+        return (*named, *self.tokens.notes, *unused_settings(self.generation_config), *templates)
 
     @property
     def quantised(self) -> bool:

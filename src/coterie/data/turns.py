@@ -131,6 +131,7 @@ def _read(turn: Mapping[str, Any]) -> Iterator[RowTurn]:
     data |= _reasoning(turn, role)
     unread = _unread(turn, TURN_FIELDS)
     data |= {name: turn[name] for name in unread}
+    data = {key: data[key] for key in dict.fromkeys((*turn, *data)) if key in data}  # in the order of the row
     plain_json(data, "tool_calls")
     message = Message.from_dict(data)
     marked = one_mark(turn)

@@ -51,7 +51,8 @@ class Message:
     `content` is a tuple of parts; an empty one means that the message says nothing. `tool_call_id`: the call
     whose result this is. `form`: how the content was given, and `calls_it_reasoning`: whether the reasoning
     came under the name `reasoning`; templates can tell. `extra`: further fields, which a template may read.
-    Messages that differ only in these three say the same, so they are equal.
+    `keys`: the order of the fields, for templates that write a message as JSON. Messages that differ only in
+    these four say the same, so they are equal.
     """
 
     role: str
@@ -63,6 +64,7 @@ class Message:
     form: Form = field(compare=False)
     calls_it_reasoning: bool = field(compare=False)
     extra: Mapping[str, Any] = field(compare=False)
+    keys: tuple[str, ...] = field(compare=False)
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class Message:
         form: Form | None = None,
         calls_it_reasoning: bool = False,
         extra: Mapping[str, Any] | None = None,
+        keys: tuple[str, ...] = (),
     ) -> None:
         """`content`: parts, or a text, which becomes one part (the empty text none), or None for nothing.
 
@@ -86,6 +89,7 @@ class Message:
         fields: dict[str, Any] = {"role": role, "content": tuple(content), "reasoning": reasoning}
         fields |= {"tool_calls": tuple(tool_calls), "name": name, "tool_call_id": tool_call_id}
         fields |= {"form": form or "parts", "calls_it_reasoning": calls_it_reasoning, "extra": extra or {}}
+        fields["keys"] = keys
         for key, value in fields.items():
             object.__setattr__(self, key, value)  # the only way to fill a frozen dataclass
 
@@ -137,6 +141,7 @@ class Message:
             calls,
             data.get("name"),
             data.get("tool_call_id"),
+            keys=tuple(map(str, data)),
             calls_it_reasoning=data.get("reasoning") is not None,
             extra={
                 key: plain(key, data[key]) for key in data if key not in _FIELDS and data[key] is not None

@@ -92,7 +92,9 @@ def _for_template(
         data["thinking"] = message.reasoning
         if message.calls_it_reasoning or _reads_reasoning_only(template):
             data["reasoning"] = message.reasoning
-    return data
+    # transformers puts `thinking` first and leaves the other fields in their order.
+    first = ["thinking"] if message.reasoning is not None else []
+    return {key: data[key] for key in dict.fromkeys((*first, *message.keys, *data)) if key in data}
 
 
 @functools.lru_cache(maxsize=64)

@@ -232,13 +232,13 @@ def _message(given: ChatMessage, index: int) -> Message:
         raise invalid(
             f"{pointer}/reasoning: differs from reasoning_content; send one", f"{pointer}/reasoning"
         )
-    data = given.model_dump(include={"tool_calls"}, exclude_none=True)
-    for place, call in enumerate(data.get("tool_calls", ())):
+    called = given.model_dump(include={"tool_calls"}, exclude_none=True)
+    for place, call in enumerate(called.get("tool_calls", ())):
         where = f"{pointer}/tool_calls/{place}/function/arguments"
         call["function"]["arguments"] = _arguments(call["function"]["arguments"], where)
     role = "system" if given.role == "developer" else given.role
-    data |= {"role": role, "content": content, "name": given.name, "tool_call_id": given.tool_call_id}
-    data |= {"reasoning_content": given.reasoning_content, "reasoning": given.reasoning}
+    data = {"role": role, "content": content, "reasoning_content": given.reasoning_content}
+    data |= {"reasoning": given.reasoning, **called, "tool_call_id": given.tool_call_id, "name": given.name}
     try:
         return Message.from_dict(data)
     except CoterieError as error:
