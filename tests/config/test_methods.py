@@ -31,7 +31,9 @@ def test_a_new_method_tunes_and_its_result_is_read_back(tmp_path: Path) -> None:
     assert {entry.group for entry in report_of(result).coverage} == {"attention", "router"}
     assert all("self_attn" in name or "gate" in name for name in tensors(result.path))
     config = TuneConfig.from_dict({"model": "m", "data": "d", "method": "toy"})
-    assert default_lr(config, 1_000) == 1e-2 and default_lr(config, 10**10) == 1e-4
+    assert (
+        default_lr(config.method, "sft", 1_000) == 1e-2 and default_lr(config.method, "sft", 10**10) == 1e-4
+    )
 
 
 def test_a_new_method_is_planned_and_timed() -> None:

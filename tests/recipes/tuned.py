@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from coterie.adapters.files import is_adapter
 from coterie.checkpoints.directory import save_model
 from coterie.cli.main import main
 from coterie.families import config_from_hf
@@ -19,7 +20,7 @@ from coterie.text.tokenizer import Tokenizer
 from tests.families.hf import _BASE, CONFIGS, randomise
 
 ANSWERS = {"red": "stop", "green": "go", "amber": "wait", "blue": "swim", "white": "ski", "black": "sleep"}
-SMALL: dict[str, Any] = {"row_length": 128, "batch_rows": 2, "retention": "none", "eval": 0.0, "rank": 4}
+SMALL: dict[str, Any] = {"row_length": 128, "batch_rows": 2, "retention": "none", "eval": 0.0}
 
 
 def conversations(path: Path, copies: int = 3) -> Path:
@@ -57,7 +58,11 @@ def base(directory: Path, family: str, calm: bool = False) -> Path:
 
 
 def tuned(model: Path, data: Path | str, out: Path, **settings: Any) -> TuneResult:
-    """`tune` with small settings."""
+    """`tune` with small settings; the rank only where factors are trained."""
+    train = settings.get("train")
+    factors = settings.get("method", "lora") in ("lora", "qlora", "dora")
+    if factors and (train is None or "lora" in train.values()) and not is_adapter(model):
+        settings = {"rank": 4} | settings
     return tune(str(model), str(data), out=str(out), **(SMALL | {"steps": 3} | settings))
 
 

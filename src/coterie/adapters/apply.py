@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from coterie.adapters.attach import put_adapter
+from coterie.adapters.attach import put_adapter, untie
 from coterie.adapters.files import (
     AdapterFiles,
     adapter_base,
@@ -81,7 +81,8 @@ def apply_in_place(
     known = opened.layout(layout)
     if known is None:
         known = layout_by_probes(model, opened, origin.tokenizer if origin is not None else None)
-    put_adapter(model, opened.adapter(model.config, known), opened.settings)
+    adapter = opened.adapter(model.config, known)
+    put_adapter(model, adapter, opened.settings_in(model, adapter))
     if check:
         if origin is None:
             raise ConfigError(f"{opened.path}: to check an adapter, give the directory of its base")
@@ -133,9 +134,11 @@ def _with_adapter(
         known = layout_by_probes(copy.deepcopy(model), files, tokenizer)
     adapter = files.adapter(model.config, known)
     result = _shadow(model)
+    if adapter.unties:
+        untie(result)
     for name in adapter.full:
         _unshare(result, name)
-    put_adapter(result, adapter, files.settings)
+    put_adapter(result, adapter, files.settings_in(model, adapter))
     if files.probes is not None:
         check_record(files.probes, result, tokenizer, files.path)
     return result.requires_grad_(False)

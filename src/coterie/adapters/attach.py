@@ -44,10 +44,16 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter separate from its model: factors by layer, and weights trained in full by parameter name."""
+    """An adapter separate from its model: factors by layer, and weights trained in full by parameter name.
+
+    `repeated`: weights of the base that the adapter's file repeats; those of the model must be the same.
+    `unties`: a head that was the embedding becomes a matrix of its own, at first a copy of it.
+    """
 
     factors: dict[str, Factors]
     full: dict[str, Tensor] = field(default_factory=dict)
+    repeated: dict[str, Tensor] = field(default_factory=dict)
+    unties: bool = False
 
 
 def is_factor(name: str) -> bool:
@@ -180,6 +186,8 @@ def put_adapter(model: Transformer, adapter: Adapter, config: AdapterConfig) -> 
     """
     if model.adapter is not None:
         raise ConfigError("adapter: the model has one already; merge it or load the base again")
+    if adapter.unties:
+        untie(model)
     layers = dict(_adaptable(model))
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, factors in adapter.factors.items():
@@ -188,6 +196,12 @@ def put_adapter(model: Transformer, adapter: Adapter, config: AdapterConfig) -> 
         if name not in own or own[name].shape != tensor.shape:
             raise ConfigError(
                 f"adapter: '{name}' {tuple(tensor.shape)} does not fit this {model.config.family} model"
+            )
+    for name, tensor in adapter.repeated.items():
+        if name not in own or not torch.equal(own[name], tensor.to(own[name])):
+            raise ConfigError(
+                f"adapter: its file repeats the base's '{name}' with other values than this model has; give "
+                "the base that it was trained on"
             )
     model.requires_grad_(False)
     for name, factors in adapter.factors.items():
@@ -205,6 +219,17 @@ def put_adapter(model: Transformer, adapter: Adapter, config: AdapterConfig) -> 
         if isinstance(own[name], nn.Parameter):
             own[name].requires_grad_(True)
     model.adapter = config
+
+
+@torch.no_grad()
+def untie(model: Transformer) -> None:
+    """Give a model whose head is its embedding a head of its own, with the same values."""
+    if model.head is not None:
+        return
+    model.head = Linear(model.config.width, model.config.vocab_size).to(model.embed.weight)
+    model.head.weight.copy_(model.embed.weight)
+    model.config = model.config.model_copy(update={"tie_embeddings": False})
+    model.untied = True
 
 
 def _check_fits(name: str, layer: nn.Module | None, factors: Factors) -> None:
@@ -233,7 +258,7 @@ def merge_adapter(model: Transformer) -> None:
     for name, layer in list(adapted_layers(model)):
         model.set_submodule(name, layer.merged())
     model.requires_grad_(False)
-    model.adapter = None
+    model.adapter, model.untied = None, False
 
 
 @torch.no_grad()
@@ -244,6 +269,9 @@ def drop_adapter(model: Transformer, full: Mapping[str, Tensor] | None = None) -
     """
     for name, layer in list(adapted_layers(model)):
         model.set_submodule(name, layer.plain())
+    if model.untied:
+        model.head, model.untied = None, False
+        model.config = model.config.model_copy(update={"tie_embeddings": True})
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     for name, tensor in (full or {}).items():
         own[name].copy_(tensor)

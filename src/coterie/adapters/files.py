@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +31,9 @@ from coterie.checkpoints.commit import MANIFEST, commit_directory, read_manifest
 from coterie.checkpoints.locate import read_json
 from coterie.checkpoints.tensor_reader import read_tensors
 from coterie.config import AdapterConfig, CheckpointError, CoterieError, ModelConfig
+from coterie.config.adapter import ADAPTED_GROUPS
 from coterie.config.files import write_json
+from coterie.nn.parameter_groups import module_groups, parameter_groups
 from coterie.nn.transformer import Transformer
 from coterie.proof.judge import check_record
 from coterie.proof.records import ProbeRecord, default_sequences, load_probes, record, save_probes
@@ -60,7 +63,32 @@ class AdapterFiles:
         stated = self.stamp.get("config")
         if stated is not None:
             return AdapterConfig.from_dict(stated, f"{self.path / MANIFEST}: adapter.config")
-        return AdapterConfig(rank=int(self.config.get("r") or 1))
+        data = self.config
+        return AdapterConfig.from_dict(
+            {
+                "rank": data.get("r") or 1,
+                "alpha": data.get("lora_alpha") or 1.0,
+                "dropout": data.get("lora_dropout") or 0.0,
+                "dora": bool(data.get("use_dora")),
+            },
+            str(self.path / CONFIG),
+        )
+
+    def settings_in(self, model: Transformer, adapter: Adapter) -> AdapterConfig:
+        """`settings`, and where the files do not state it, which groups of `model` the tensors train."""
+        if self.stamp.get("config") is not None:
+            return self.settings
+        modules, parameters = module_groups(model), parameter_groups(model)
+        train: dict[str, str] = dict.fromkeys(ADAPTED_GROUPS, "freeze")
+        train |= {str(parameters[name]): "full" for name in adapter.full if name in parameters}
+        train |= {str(modules[name]): "lora" for name in adapter.factors if name in modules}
+        stated = self.settings.to_dict() | {"train": train}
+        scales = Counter(
+            (factors.rank, factors.alpha) for factors in adapter.factors.values() if factors.alpha
+        )
+        if scales:  # with rslora and patterns, what the config file says first is not what the factors have
+            stated["rank"], stated["alpha"] = scales.most_common(1)[0][0]
+        return AdapterConfig.from_dict(stated, str(self.path / CONFIG))
 
     def layout(self, assume: Layout | None = None) -> Layout | None:
         """The layout by the stamp, the kind of names, or PEFT's version; None when none of them states it.

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from coterie.adapters.apply import apply_in_place
 from coterie.adapters.attach import merge_adapter
-from coterie.adapters.files import AdapterFiles, check_adapter, read_adapter
+from coterie.adapters.files import AdapterFiles, check_adapter, layout_by_probes, read_adapter
+from coterie.adapters.independent import check_weights
 from coterie.adapters.peft_layouts import Layout
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
@@ -94,6 +96,7 @@ def merge_checkpoint(
     tuned = record(model, sequences, tokenizer)
     if judge(untouched, tuned, tuned).ruling == "unchanged":
         raise CheckpointError(f"{files.path}: changes nothing; base with adapter is still the base")
+    read_as = files.layout(layout) or _probed_layout(files, checkpoint)
     about = _manifest(checkpoint, files, model.adapter)
     carried = stored_templates(files.path)
     merge_adapter(model)
@@ -104,7 +107,9 @@ def merge_checkpoint(
         _copy_small_files(checkpoint.path, target)
         write_templates(target, carried if carried.named else stored_templates(checkpoint.path))
         write_model_files(target, models.pop(), dtype=stored)
-        written = record(Checkpoint.open(target).load(stored).model, sequences, tokenizer)
+        result = Checkpoint.open(target)
+        _check_weights(checkpoint, files, read_as, result, stored, final)
+        written = record(result.load(stored).model, sequences, tokenizer)
         found.append(_judged(untouched, tuned, written, stored, final))
         about["merged"] |= {"gravity": found[0].gravity, "mean_logprob": found[0].lost.mean_logprob}
         save_probes(target, written)
@@ -119,6 +124,31 @@ def merge_checkpoint(
         dequantised=checkpoint.quantised,
         adapter_probes=probed,
     )
+
+
+def _probed_layout(files: AdapterFiles, base: Checkpoint) -> Layout:
+    return layout_by_probes(base.load().model, files, base.tokenizer)
+
+
+def _check_weights(
+    base: Checkpoint,
+    files: AdapterFiles,
+    layout: Layout,
+    result: Checkpoint,
+    stored: torch.dtype,
+    final: Path,
+) -> None:
+    """The written tensors must be what an independent application of the adapter gives."""
+    written = result.tensors
+
+    def actual(name: str) -> Tensor | None:
+        if name in written:
+            return written.read(name)
+        tied = name == "lm_head.weight" and result.config.tie_embeddings
+        embedding = next((n for n in written if n.endswith("embed_tokens.weight")), None) if tied else None
+        return None if embedding is None else written.read(embedding)
+
+    check_weights(base, files.tensors, files.config, layout, actual, stored, str(final))
 
 
 def _judged(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from coterie.adapters.attach import Adapter, Factors
+from coterie.adapters.peft_config import FOREIGN, check_settings, check_tensors, unties
 from coterie.adapters.peft_layouts import (
     Layout,
     is_swapped,
@@ -28,20 +29,15 @@ from coterie.adapters.peft_layouts import (
     write_single,
 )
 from coterie.adapters.peft_names import Names, Place
-from coterie.adapters.peft_settings import check_settings_types, path_pattern
+from coterie.adapters.peft_settings import path_pattern
 from coterie.config import CheckpointError, ModelConfig
 
 PREFIX = "base_model.model."
 # The `peft_version` written for each layout (the first with it), for readers that do not know our stamp.
 VERSIONS: dict[Layout, str] = {"peft": "0.19.1", "peft019": "0.19.0", "peft018": "0.18.1"}
-FOREIGN = "COTERIE"  # a peft_type that PEFT refuses to load
 
 _PART = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
 _SINGLE = re.compile(r".+\.experts\.\d+\.\w+")
-_NOT_READ = (
-    "layer_replication megatron_config alora_invocation_tokens trainable_token_indices use_qalora "
-    "use_bdlora lora_bias kasa_config velora_config arrow_config fan_in_fan_out monteclora_config".split()
-)
 
 
 def encode(
@@ -173,9 +169,15 @@ def decode(
     `chosen`: our layer -> the experts that have factors, as the stamp states them. `where`: the directory,
     for messages. Errors: `CheckpointError` for unsupported settings and for tensors that belong to no layer.
     """
-    _check_settings(data, where)
+    check_settings(data, where)
     names = Names(config)
     rest = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
+    apart = config.tie_embeddings and unties(data, rest, names.parameters["embed.weight"])
+    if apart:
+        names = Names(config.model_copy(update={"tie_embeddings": False}))
+    check_tensors(data, rest.keys(), names, where)
+    # PEFT saves the weight of a head with factors too; it must be the base's.
+    head = rest.pop("lm_head.base_layer.weight", None)
     factors: dict[str, Factors] = {}
     stems: dict[str, list[str]] = {}
     for key in rest:
@@ -201,7 +203,10 @@ def decode(
     factors |= {layer: read_single(names, layer, parts, where) for layer, parts in single.items()}
     order = {layer: number for number, layer in enumerate(names.places)}
     return Adapter(
-        dict(sorted(factors.items(), key=lambda item: order[item[0]])), _decode_full(rest, names, where)
+        dict(sorted(factors.items(), key=lambda item: order[item[0]])),
+        _decode_full(rest, names, where),
+        {} if head is None else {"head.weight": head},
+        apart,
     )
 
 
@@ -282,11 +287,12 @@ def _decode_full(rest: Mapping[str, Tensor], names: Names, where: str) -> dict[s
     full = {}
     for key, tensor in rest.items():
         name = ours.get(key)
-        if name is None and key.endswith("lm_head.weight") and names.config.tie_embeddings:
-            embedding = rest.get(names.parameters["embed.weight"])
-            if embedding is not None and torch.equal(embedding, tensor):
-                continue
-            raise CheckpointError(f"{where}: holds a separate head, but the base ties it to the embedding")
+        if (
+            name is None
+            and names.config.tie_embeddings
+            and key == _tied_head(names.parameters["embed.weight"])
+        ):
+            continue  # equal to the embedding: `unties` would have separated the two
         if name is None:
             raise CheckpointError(
                 f"{where}: tensor '{key}' belongs to no layer of this {names.config.family} model"
@@ -294,22 +300,6 @@ def _decode_full(rest: Mapping[str, Tensor], names: Names, where: str) -> dict[s
         experts = ".experts." in name and name.endswith(".weight")
         full[name] = tensor.mT.contiguous() if experts and names.transposed else tensor
     return full
-
-
-def _check_settings(data: Mapping[str, Any], where: str) -> None:
-    check_settings_types(data, where)
-    if data.get("peft_type") not in ("LORA", FOREIGN):
-        raise CheckpointError(
-            f"{where}: is a {str(data.get('peft_type'))[:60]} adapter; only LORA can be read"
-        )
-    used = [key for key in _NOT_READ if data.get(key)]
-    start = data.get("init_lora_weights", True)
-    if isinstance(start, str) and start not in ("gaussian", "orthogonal", "eva"):
-        used.append(f"init_lora_weights={start}")  # these change the base's weights
-    if data.get("bias", "none") != "none":
-        used.append("bias")
-    if used:
-        raise CheckpointError(f"{where}: uses '{used[0]}', which cannot be read; merge it with PEFT first")
 
 
 def holds_fused_experts(keys: Sequence[str]) -> bool:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from coterie.adapters.apply import apply_in_place
-from coterie.adapters.attach import attach, is_trained
-from coterie.adapters.files import adapter_base, is_adapter
+from coterie.adapters.attach import adapted_layers, attach, is_trained
+from coterie.adapters.files import AdapterFiles, adapter_base, is_adapter, read_adapter
 from coterie.adapters.patch import attach_subset, is_patch
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.config import AdapterConfig, BalanceConfig, ConfigError, ExpertSelection
+from coterie.config import AdapterConfig, BalanceConfig, ConfigError, ExpertSelection, ModelConfig
+from coterie.config.effects import Facts
 from coterie.config.methods import ResultKind, TuningMethod, tuning_method
 from coterie.config.tune import TuneConfig
 from coterie.nn.moe import MoE
@@ -56,26 +57,27 @@ class Tuned:
         return ranks
 
 
+def held_dtype(method: TuningMethod, kept: torch.dtype) -> torch.dtype:
+    """The type in which `method` holds the weights of a base that is kept as `kept`."""
+    return torch.float32 if method.float32 else kept
+
+
 def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) -> Tuned:
     """Load the model and make exactly what `config` says trainable.
 
+    Where `config.model` is an adapter, `config` is what `continued` returned.
     Errors: `ConfigError` for an intent that this model cannot follow, `CheckpointError`, `DataError`.
     """
-    origin, further = config.model, None
-    if is_patch(config.model):
-        raise ConfigError(
-            f"{config.model}: is an expert patch, which is not trained further; apply it first "
-            "(coterie patch apply)"
-        )
-    if is_adapter(config.model):
-        origin, further = adapter_base(config.model), config.model
+    further = read_adapter(config.model) if is_adapter(config.model) else None
+    origin = adapter_base(config.model) if further is not None else config.model
     template = None if config.template is None else template_from(config.template)
     method = tuning_method(config.method)
-    # An adapter belongs to the base as it is stored, not to a rounding of it.
     checkpoint = Checkpoint.open(origin)
+    _check_intent(config, checkpoint.config)
     checkpoint.verify()  # the result names this base by its manifest
-    held = torch.float32 if method.float32 else checkpoint.kept_dtype
-    quantise = config.adapter() if method.quantised else None
+    held = held_dtype(method, checkpoint.kept_dtype)
+    rounding = further.settings if further is not None else config.adapter() if method.quantised else None
+    quantise = rounding if rounding is not None and rounding.quant != "none" else None
     loaded = checkpoint.load(held, device, compute_dtype=dtype, quantise=quantise)
     model = loaded.model
     if loaded.tokenizer is None:
@@ -83,12 +85,9 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
             f"{config.model}: has no tokenizer.json, so examples cannot be read; add the model's own"
         )
     treatments: dict[str, str] = {**config.treatments()}
-    _check_intent(config, model)
+    _check_groups(config, model)
     if further is not None:
-        _check_further(config)
-        apply_in_place(model, further, checkpoint)
-        assert model.adapter is not None
-        treatments = {str(group): how for group, how in model.adapter.train.items()}
+        treatments = _attach_further(config, model, further, checkpoint)
     else:
         chosen = ExpertSelection.from_file(config.experts) if config.experts else None
         make_trainable(model, method, config.adapter(), chosen)
@@ -102,6 +101,72 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     if config.experts and method.wraps == "factors":
         asked |= {"experts"}
     return Tuned(model, loaded.tokenizer, checkpoint.path, origin, method.result, treatments, asked)
+
+
+def continued(config: TuneConfig) -> TuneConfig:
+    """The settings of a run that trains an adapter further: the adapter's own; others are as they are.
+
+    Errors: `ConfigError` for a given setting that says something else than the adapter, whose factors it
+    cannot change, and for an expert patch.
+    """
+    if is_patch(config.model):
+        raise ConfigError(
+            f"{config.model}: is an expert patch, which is not trained further; apply it first "
+            "(coterie patch apply)"
+        )
+    if not is_adapter(config.model):
+        return config
+    own = read_adapter(config.model).settings
+    factors = "lora" in own.train.values()
+    own_method = "qlora" if own.quant != "none" else "dora" if own.dora else "lora" if factors else "router"
+    its: dict[str, Any] = {"method": own_method}
+    if factors:
+        its |= {"rank": own.rank, "alpha": own.alpha}
+    if own.quant != "none":
+        its["bits"] = 4 if own.quant == "int4" else 8
+    for name, value in its.items():
+        given = getattr(config, name)
+        if name in config.model_fields_set and given is not None and given != value:
+            raise ConfigError(
+                f"{config.model}: is an adapter of {name} {value}, and its own factors are trained further, "
+                f"so '{name}' cannot be {given}; leave it out, or merge the adapter first (coterie merge)"
+            )
+    for name in ("experts", "router"):
+        if getattr(config, name) is not None:
+            raise ConfigError(
+                f"{config.model}: is an adapter, whose own factors are trained further; leave '{name}' out, "
+                "or merge it first (coterie merge)"
+            )
+    if factors and "dropout" not in config.model_fields_set:
+        its["dropout"] = own.dropout
+    if "rank_rule" in config.model_fields_set and config.rank_rule != own.rank_rule:
+        raise ConfigError(
+            f"{config.model}: is an adapter of rank_rule {own.rank_rule}; leave 'rank_rule' out"
+        )
+    return config.model_copy(update=its)
+
+
+def _attach_further(
+    config: TuneConfig, model: Transformer, further: AdapterFiles, base: Checkpoint
+) -> dict[str, str]:
+    """Put the adapter into its base, trainable; the treatment of each group."""
+    apply_in_place(model, further, base)
+    adapter = model.adapter
+    assert adapter is not None
+    adapter = model.adapter = adapter.model_copy(update={"dropout": config.dropout})
+    for _, layer in adapted_layers(model):
+        layer.dropout = config.dropout
+    present = {str(group) for group in parameter_groups(model).values()}
+    own: dict[str, str] = {str(group): how for group, how in adapter.train.items()}
+    trained = {group: how for group, how in own.items() if how != "freeze" and group in present}
+    asked = {group: how for group, how in config.train.items() if how != "freeze"}
+    if config.train and asked != trained:
+        words = ",".join(f"{group}={how}" for group, how in trained.items())
+        raise ConfigError(
+            f"{config.model}: is an adapter that trains {words}, and its own factors are trained further; "
+            "leave 'train' out, or merge it first (coterie merge)"
+        )
+    return own
 
 
 def make_trainable(
@@ -157,8 +222,8 @@ def _warn_of_coarse_steps(model: Transformer) -> None:
         )
 
 
-def _check_intent(config: TuneConfig, model: Transformer) -> None:
-    """Refuse an explicit setting that the model cannot follow; a method's defaults apply where they can."""
+def _check_groups(config: TuneConfig, model: Transformer) -> None:
+    """Refuse a group that the model lacks; a method's defaults apply where they can."""
     groups = set(parameter_groups(model).values())
     for group, how in config.train.items():
         if how != "freeze" and group not in groups:
@@ -166,25 +231,21 @@ def _check_intent(config: TuneConfig, model: Transformer) -> None:
                 f"train.{group}={how}: this {model.config.family} model has no '{group}'; its groups: "
                 f"{', '.join(sorted(groups))}"
             )
-    if not model.config.is_moe:
+
+
+def _check_intent(config: TuneConfig, model: ModelConfig) -> None:
+    """Refuse a given setting that the model cannot follow, before its weights are read."""
+    if not model.is_moe:
         for name, given in (("experts", config.experts), ("router", config.router)):
             if given not in (None, "freeze"):
-                raise ConfigError(
-                    f"{name}: this {model.config.family} model is dense and has none; leave it out"
-                )
+                raise ConfigError(f"{name}: this {model.family} model is dense and has none; leave it out")
         if tuning_method(config.method).moe_only:
             raise ConfigError(
                 f"method {config.method} is for mixtures of experts, and {config.model} is dense"
             )
-
-
-def _check_further(config: TuneConfig) -> None:
-    method = tuning_method(config.method)
-    if not method.has_factors or method.quantised or config.train or config.experts or config.router:
-        raise ConfigError(
-            f"{config.model}: is an adapter, whose own factors are trained further; leave method, train, "
-            "experts and router out, or merge it first (coterie merge)"
-        )
+    config.check_facts(Facts(moe=model.is_moe))
+    if config.experts is not None:
+        ExpertSelection.from_file(config.experts).check(model)
 
 
 def _send_gradients_to_all_experts(model: Transformer) -> None:

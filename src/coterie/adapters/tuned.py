@@ -18,8 +18,6 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.checkpoints.tensor_reader import read_tensors
 from coterie.config import CheckpointError
-from coterie.config.methods import tuning_method
-from coterie.config.tune import TuneConfig
 from coterie.nn.transformer import Transformer
 from coterie.proof.judge import judge
 from coterie.proof.records import ProbeRecord
@@ -68,13 +66,14 @@ def save_result(tuned: Tuned, path: Path, about: Mapping[str, Any]) -> None:
         save_model(path, tuned.model, tuned.tokenizer, extra=manifest, generation=generation)
 
 
-def load_result(config: TuneConfig, tuned: Tuned, path: Path) -> Transformer:
+def load_result(tuned: Tuned, path: Path) -> Transformer:
     """Load the result as a user would: the base with the result applied to it, or the result itself."""
     dtype = tuned.model.compute_dtype
     parameters = next(tuned.model.parameters()).dtype
     if tuned.kind == "model":
         return load_model(path, parameters, compute_dtype=dtype).model
-    quantise = config.adapter() if tuning_method(config.method).quantised else None
+    adapter = tuned.model.adapter
+    quantise = adapter if adapter is not None and adapter.quant != "none" else None
     base = load_model(tuned.base, parameters, compute_dtype=dtype, quantise=quantise)
     apply_in_place(base.model, path, base.checkpoint)
     return base.model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from typing import Annotated, Any
 
 import typer
@@ -134,6 +136,7 @@ def root(
 
 def main() -> None:
     """Run the command line; errors meant for users are one line on standard error and a non-zero exit."""
+    _end_on_sigterm()
     try:
         status = app(prog_name="coterie", standalone_mode=False)
         if status == INTERRUPTED:  # what typer makes of Ctrl-C
@@ -174,6 +177,15 @@ def _outside_reason(error: Exception) -> str | None:
     if isinstance(error, UnicodeEncodeError):
         return "a text holds half of a surrogate pair, which no file can hold; write whole characters"
     return None
+
+
+def _end_on_sigterm() -> None:
+    """Let SIGTERM end a command as Ctrl-C does, so that what it was writing is removed: with status 143.
+
+    Verbs that go on after a signal (train, tune, serve) set handlers of their own.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 # Wrong options raise it. Typer exports it only as a base class: newer versions carry their own copy of click.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,8 +20,12 @@ def tune(
     method: Annotated[str, typer.Option(help="lora, qlora, dora, full, esft or router.")] = "lora",
     rank: Annotated[int, typer.Option(help="Rank of the factors.", min=1)] = 16,
     experts: Annotated[str | None, typer.Option(help="A file of `coterie select`, for esft.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    quant: Annotated[str, typer.Option(help="Frozen matrices: none, int8 or int4.")] = "none",
+    dtype: Annotated[
+        str, typer.Option(help="Of products: auto, float32 or bfloat16, as `coterie tune` takes it.")
+    ] = "auto",
+    quant: Annotated[
+        str | None, typer.Option(help="Frozen matrices: none, int8 or int4 [default: the method's].")
+    ] = None,
     row_length: Annotated[int, typer.Option(help="Tokens of a row.", min=1)] = 1024,
     batch_rows: Annotated[int, typer.Option(help="Rows of a micro-batch.", min=1)] = 4,
     accumulate: Annotated[int, typer.Option(help="Micro-batches of a step.", min=1)] = 1,
@@ -38,15 +43,19 @@ def tune(
     """
     from coterie.checkpoints.inspect import config_of
     from coterie.config import ConfigError, ExpertSelection
+    from coterie.config.methods import tuning_method
     from coterie.plan.tuning import TuneSettings, fitting, plan_tune
 
-    if dtype not in ("float32", "bfloat16") or quant not in ("none", "int8", "int4"):
+    if dtype not in ("auto", "float32", "bfloat16") or quant not in (None, "none", "int8", "int4"):
         raise ConfigError(
-            f"plan: dtype is float32 or bfloat16, quant none, int8 or int4; got {dtype} and {quant}"
+            f"plan: dtype is auto, float32 or bfloat16, quant none, int8 or int4; got {dtype} and {quant}"
         )
     config = config_of(model)
+    held, computed = _bytes_held(model, method, dtype)
+    if quant is None:
+        quant = "int4" if tuning_method(method).quantised else "none"
     settings: dict[str, Any] = {"method": method, "rank": rank, "quant": quant, "row_length": row_length}
-    settings |= {"dtype_bytes": 4 if dtype == "float32" else 2}
+    settings |= {"dtype_bytes": held, "activation_bytes": computed}
     settings |= {"batch_rows": batch_rows, "accumulate": accumulate}
     if experts is not None:
         selection = ExpertSelection.from_file(experts)
@@ -69,6 +78,23 @@ def tune(
     answer(facts, as_json, _lines(steps, limit, seconds, tokens))
     if not fits:
         raise SystemExit(1)
+
+
+def _bytes_held(model: str, method: str, dtype: str) -> tuple[int, int]:
+    """Bytes of a weight and of an activation, as `coterie tune` chooses their types on this machine.
+
+    A model without weights here (a published name, a hub id) counts as one stored in bfloat16.
+    """
+    import torch
+
+    from coterie.adapters.trainable import held_dtype
+    from coterie.checkpoints.checkpoint import Checkpoint
+    from coterie.config.methods import tuning_method
+    from coterie.machine.device import choose_device, choose_dtype
+
+    kept = Checkpoint.open(model).kept_dtype if Path(model).is_dir() else torch.bfloat16
+    held = held_dtype(tuning_method(method), kept)
+    return held.itemsize, choose_dtype(dtype, choose_device("auto")).itemsize
 
 
 def _lines(

@@ -25,17 +25,18 @@ def train(
     """Train a model, dense or mixture of experts. The same command resumes a stopped run."""
     from coterie.config.run import TrainConfig
     from coterie.recipes.pretrain import pretrain
+    from coterie.train.callbacks import STOPPED
 
     changes = overrides or []
     settings = TrainConfig.from_yaml(config, changes)
     result = pretrain(settings, resume_hint=" ".join(["coterie train", config, *changes]))
     answer(result.to_dict(), as_json, _trained(result))
-    if result.reason == "interrupted":
-        sys.exit(130)
+    if result.reason in STOPPED:
+        sys.exit(STOPPED[result.reason])
 
 
 def _trained(result: TrainResult) -> Iterator[str]:
-    if result.reason != "interrupted" and result.model is not None:
+    if result.model is not None:
         bits = f", {result.bits_per_byte:.4f} bits per byte on held-out text" if result.bits_per_byte else ""
         yield f"trained {result.tokens:,} tokens in {result.seconds:.0f} s{bits}"
         yield (

@@ -103,6 +103,7 @@ def tune(
     """
     from coterie.config.tune import parse_train
     from coterie.recipes.tune import run_tune
+    from coterie.train.callbacks import STOPPED
 
     given: dict[str, Any] = {
         "model": model,
@@ -118,6 +119,8 @@ def tune(
     chosen = _settings(data, {key: value for key, value in given.items() if value is not None}, config)
     result = run_tune(chosen, shlex.join(["coterie", *sys.argv[1:]]), dry_run)
     answer(result.to_dict(), as_json, [str(result.path)] if result.path is not None else [])
+    if result.reason in STOPPED:
+        sys.exit(STOPPED[result.reason])
 
 
 def _settings(arguments: list[str], given: Mapping[str, Any], file: str | None) -> TuneConfig:
@@ -125,18 +128,20 @@ def _settings(arguments: list[str], given: Mapping[str, Any], file: str | None) 
 
     An argument with `=` is a setting unless it names a file. Errors: `ConfigError`.
     """
-    from coterie.config.base import apply_overrides, read_yaml
+    from coterie.config.base import read_yaml
     from coterie.config.errors import ConfigError
-    from coterie.config.tune import TuneConfig
+    from coterie.config.tune import TuneConfig, merge_sources
 
     overrides = [text for text in arguments if "=" in text and not Path(text).exists()]
     sources = [text for text in arguments if text not in overrides]
-    settings = (read_yaml(file) if file is not None else {}) | dict(given)
-    if sources:
-        settings["data"] = sources
+    options = dict(given) | ({"data": sources} if sources else {})
+    try:
+        settings = merge_sources(read_yaml(file) if file is not None else {}, options, overrides)
+    except ValueError as error:
+        raise ConfigError(f"{file or 'tune'}: {error}") from None
     if "data" not in settings:
         raise ConfigError("tune: no examples given; name a file after the model, 'starter' or 'tools'")
-    return TuneConfig.from_dict(apply_overrides(settings, overrides), file or "tune")
+    return TuneConfig.from_dict(settings, file or "tune")
 
 
 def _share(text: str) -> float | str:

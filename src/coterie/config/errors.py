@@ -23,3 +23,11 @@ class CheckpointError(CoterieError):
 
 class TrainingError(CoterieError):
     """Training cannot continue: a loss that is not finite, a full disk, an interrupted run."""
+
+
+class StoppedError(CoterieError):
+    """A part of a command was stopped by a signal; `exit_code` is 128 and the signal's number."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

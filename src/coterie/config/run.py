@@ -8,7 +8,10 @@ from pydantic import Field, model_validator
 
 from coterie.config.base import Settings
 from coterie.config.data import DataConfig
+from coterie.config.effects import Effects, Facts, effective, first_void
+from coterie.config.errors import ConfigError
 from coterie.config.model import BalanceConfig
+from coterie.config.run_effects import SHARED_EFFECTS, TRAIN_EFFECTS
 
 CONTINUED_WARMUP = 0.1
 """Share of the steps that a run from a given model warms up for: its optimiser's moments start from zero."""
@@ -84,11 +87,17 @@ class RunSettings(Settings):
     result.
 
     `free_to_change`: settings that may differ when a run resumes, because they do not change what is
-    computed.
+    computed. `effects`: what single settings need to have an effect; a setting that was given and has none is
+    an error.
     """
 
+    effects: ClassVar[Effects] = SHARED_EFFECTS
+
     free_to_change: ClassVar[frozenset[str]] = frozenset(
-        ("out", "save_every", "eval_every", "keep", "log_every", "threads", "max_forgetting")
+        (
+            *("out", "save_every", "eval_every", "keep", "log_every", "threads", "device"),
+            "max_forgetting",
+        )
     )
 
     out: str
@@ -105,6 +114,23 @@ class RunSettings(Settings):
     retention: str = "primer"
     max_forgetting: float | None = Field(None, ge=0)
 
+    @model_validator(mode="after")
+    def _no_void_settings(self) -> Self:
+        message = first_void(self, self.effects)
+        if message is not None:
+            raise ValueError(message)
+        return self
+
+    def check_facts(self, facts: Facts) -> None:
+        """Refuse a given setting that has no effect on what the run now knows of. Errors: `ConfigError`."""
+        message = first_void(self, self.effects, facts)
+        if message is not None:
+            raise ConfigError(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types: every setting that has an effect, without choices that are left open (None)."""
+        return effective(self, self.effects)
+
 
 class TrainConfig(RunSettings):
     """One training run.
@@ -119,6 +145,7 @@ class TrainConfig(RunSettings):
     """
 
     free_to_change: ClassVar[frozenset[str]] = RunSettings.free_to_change | {"track", "data_dir"}
+    effects: ClassVar[Effects] = TRAIN_EFFECTS
 
     model: dict[str, Any]
     balance: dict[str, float] = Field(default_factory=dict)
@@ -142,7 +169,7 @@ class TrainConfig(RunSettings):
         schedule = data.get("schedule")
         schedule = schedule.model_dump(exclude_unset=True) if isinstance(schedule, Settings) else schedule
         given = schedule if isinstance(schedule, dict) else {}
-        if schedule is not None and not isinstance(schedule, dict):
+        if (schedule is not None and not isinstance(schedule, dict)) or given.get("warmup_steps") is not None:
             return data
         return data | {"schedule": {"warmup_fraction": CONTINUED_WARMUP} | given}
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from coterie.config.adapter import ADAPTED_GROUPS, AdapterConfig, RankRule, Treatment
-from coterie.config.base import Settings, suggest
+from coterie.config.base import Settings, apply_overrides, suggest
+from coterie.config.effects import Effects
 from coterie.config.errors import ConfigError
 from coterie.config.methods import METHODS, tuning_method
 from coterie.config.run import OptimiserConfig, RunSettings, ScheduleConfig
+from coterie.config.run_effects import TUNE_EFFECTS, rounding_contradiction
 
 # Names that other tools use for the same thing.
 ALIASES = {
@@ -78,10 +80,11 @@ class TuneConfig(RunSettings):
 
     `model`: a checkpoint directory, a hub id, or an adapter's directory (whose factors are then trained
     further). `data`: sources of examples; with `objective` "auto" their kind chooses the objective.
-    `objective`: a name of `train.objectives.OBJECTIVES`, or `auto`. `train`: the treatment of each group,
-    where it differs from `method`. `experts`: a file of chosen experts (of `coterie select`), the only ones
-    that are trained. `router`: policy for routers (freeze, full, lora, bias: only their biases, or
-    dense-grad: in full, learning also from the experts that were not chosen); None leaves it to the method.
+    `objective`: a name of `train.objectives.OBJECTIVES`, or `auto`. `train`: the treatment of each group that
+    is trained; groups that are not named are frozen (none named: `method` says it). `experts`: a file of
+    chosen experts (of `coterie select`), the only ones that are trained. `router`: policy for routers
+    (freeze, full, lora, bias: only their biases, or dense-grad: in full, learning also from the experts that
+    were not chosen); None leaves it to `method` and `train`.
     `balance`: the balance losses as the model declares them (arch), none, or a coefficient.
     `balance_prompts`: whether tokens that are not learnt count in the statistics.
 
@@ -98,6 +101,7 @@ class TuneConfig(RunSettings):
     """
 
     other_names: ClassVar[Mapping[str, str]] = ALIASES
+    effects: ClassVar[Effects] = TUNE_EFFECTS
 
     model: str
     data: list[str] = Field(min_length=1)
@@ -135,19 +139,10 @@ class TuneConfig(RunSettings):
     def _other_names(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        result: dict[str, Any] = {}
-        for key, value in data.items():
-            name = str(ALIASES.get(key, key))
-            if name in result:
-                raise ValueError(f"'{key}' and another key both set '{name}'; keep one")
-            result[name] = value
-        if result.pop("load_in_4bit", False):
-            result.setdefault("method", "qlora")
-        for short, (holder, key) in SHORT.items():
-            if short in result:
-                held = result.get(holder) or {}
-                held = held.to_dict() if isinstance(held, Settings) else dict(held)
-                result[holder] = held | {key: result.pop(short)}
+        result = canonical(data)
+        contradiction = rounding_contradiction(result)
+        if contradiction is not None:
+            raise ValueError(contradiction)
         if isinstance(result.get("data"), str):
             result["data"] = [result["data"]]
         if result.get("guard") is False:  # what YAML makes of `off`
@@ -171,13 +166,16 @@ class TuneConfig(RunSettings):
         return self
 
     def treatments(self) -> dict[str, Treatment]:
-        """The treatment of each group: the method's default, then `router`, then `train`.
+        """The treatment of each group: what `train` says, all other groups frozen; else the method's default.
+
+        `router` sets that group in either case.
 
         Errors: `ConfigError` for a group that does not exist.
         """
-        adapted: dict[str, Treatment] = {
+        method: dict[str, Treatment] = {
             str(group): how for group, how in tuning_method(self.method).treatments().items()
         }
+        adapted: dict[str, Treatment] = dict.fromkeys(method, "freeze") if self.train else method
         if self.router is not None:
             adapted["router"] = "full" if self.router == "dense-grad" else self.router
         unknown = [group for group in self.train if group not in ADAPTED_GROUPS]
@@ -216,3 +214,47 @@ def parse_train(text: str) -> dict[str, str]:
             )
         result[group.strip()] = treatment.strip()
     return result
+
+
+def canonical(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one source under our names: names of other tools and short names replaced.
+
+    Errors: `ValueError` for two keys that set the same thing.
+    """
+    result: dict[str, Any] = {}
+    for key, value in data.items():
+        name = str(ALIASES.get(key, key))
+        if name in result:
+            raise ValueError(f"'{key}' and another key both set '{name}'; keep one")
+        result[name] = value
+    for short, (holder, key) in SHORT.items():
+        if short not in result:
+            continue
+        held = result.get(holder) or {}
+        held = held.model_dump(exclude_unset=True) if isinstance(held, Settings) else dict(held)
+        value = result.pop(short)
+        if key in held and held[key] != value:
+            raise ValueError(f"'{short}' and '{holder}.{key}' say different things; keep one")
+        result[holder] = held | {key: value}
+    return result
+
+
+def merge_sources(
+    file: Mapping[str, Any], options: Mapping[str, Any], overrides: Iterable[str]
+) -> dict[str, Any]:
+    """One mapping from three sources, each under any names; of the same setting the later source counts.
+
+    Errors: `ConfigError` for an override without `=`; `ValueError` as `canonical`.
+    """
+    result, given = canonical(file), canonical(options)
+    for holder in ("optimiser", "schedule"):
+        if holder in result and holder in given:
+            given[holder] = {**result[holder], **given[holder]}
+    return apply_overrides(result | given, [_own_name(text) for text in overrides])
+
+
+def _own_name(override: str) -> str:
+    name, equals, value = override.partition("=")
+    root, dot, rest = name.partition(".")
+    name = ALIASES.get(root, root) + dot + rest
+    return ".".join(SHORT.get(name, (name,))) + equals + value

@@ -16,6 +16,7 @@ from coterie.data.dedup import content_digest
 from coterie.data.documents import Document
 from coterie.data.tokenised import TokenExample
 
+LEAST_HELD_OUT = 10  # examples, where they are at most a fifth of all: fewer show little
 MIN_EXAMPLES = 10  # of fewer tuning examples none is held out: all are needed for training
 
 
@@ -42,6 +43,7 @@ def split_examples(
 ) -> tuple[list[TokenExample], list[TokenExample]]:
     """(train, held out) of tuning examples, by their token ids; the parts of a long text stay together.
 
+    A small share of few examples holds out `LEAST_HELD_OUT` of them, or a fifth if that is less.
     Nothing is held out for a fraction of 0, of fewer than `MIN_EXAMPLES`, or when all examples are equal.
     """
     places: list[float] = []
@@ -49,7 +51,8 @@ def split_examples(
         places.append(places[-1] if example.part and places else _token_place(example))
     if fraction == 0 or len(examples) < MIN_EXAMPLES or len(set(places)) < 2:
         return list(examples), []
-    held, _ = _held_out(places, fraction)
+    least = sorted(places)[min(LEAST_HELD_OUT, len(places) // 5)]
+    held, _ = _held_out(places, max(fraction, least))
     train = [example for example, out in zip(examples, held, strict=True) if not out]
     return train, [example for example, out in zip(examples, held, strict=True) if out]
 

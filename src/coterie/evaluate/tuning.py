@@ -15,9 +15,11 @@ from coterie.data.rows import Row
 from coterie.data.tuning_rows import TuneData
 from coterie.evaluate.bits import DocumentScore, score_documents
 from coterie.evaluate.stats import difference_intervals
+from coterie.evaluate.tuning_samples import sample_prompts, sample_replies
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.proof.records import ProbeRecord, probe
+from coterie.results.intervals import FEWEST, Few
 from coterie.results.tuning import TuningChange
 from coterie.train.batch import Batch, collate
 from coterie.train.preference import right_preferences, side_masks
@@ -29,13 +31,15 @@ Device = torch.device | str
 class Measured:
     """One measurement of a model.
 
-    `preferred`: the share of pairs that it ranks rightly (None without a reference).
+    `preferred`: the share of pairs that it ranks rightly (None without a reference). `replies`: to the
+    prompts of `sample_prompts`.
     """
 
     probes: ProbeRecord
     examples: list[DocumentScore]
     retention: list[DocumentScore]
     preferred: float | None
+    replies: list[str]
 
 
 def measure(tuned: Tuned, data: TuneData, documents: Sequence[HeldoutDocument]) -> Measured:
@@ -46,7 +50,9 @@ def measure(tuned: Tuned, data: TuneData, documents: Sequence[HeldoutDocument]) 
     retention = score_retention(model, tuned.tokenizer.document_start[0], documents)
     preferred = held_out_metrics(model, data.held_out, device).get("held_out_preferred")
     examples = unit_scores(model, data.held_out, device, wanted=True)
-    result = Measured(probe(model, tuned.tokenizer), examples, retention, preferred)
+    prompts = sample_prompts(data.held_out_examples, tuned.tokenizer, model.config.max_positions)
+    replies = sample_replies(model, tuned.tokenizer, prompts)
+    result = Measured(probe(model, tuned.tokenizer), examples, retention, preferred, replies)
     model.train(training)
     return result
 
@@ -60,10 +66,17 @@ def score_retention(
 
 
 def change(before: Sequence[DocumentScore], after: Sequence[DocumentScore]) -> TuningChange:
-    """Bits per byte (of examples: per token) before and after, and their difference with its interval."""
+    """Bits per byte (of examples: per token) before and after, and their difference with its interval.
+
+    Of fewer than `FEWEST` texts no interval is given.
+    """
     sums = [sum(s.nats for s in scores) / sum(s.num_bytes for s in scores) for scores in (before, after)]
     bits = [value / math.log(2) for value in sums]
-    return TuningChange(before=bits[0], after=bits[1], change=difference_intervals(after, before))
+    found = difference_intervals(after, before)
+    if len(before) < FEWEST:
+        few = Few(value=found.value, documents=len(before))
+        return TuningChange(before=bits[0], after=bits[1], change=few)
+    return TuningChange(before=bits[0], after=bits[1], change=found)
 
 
 def unit_scores(

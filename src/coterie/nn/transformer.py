@@ -29,8 +29,9 @@ class Transformer(nn.Module):
     """A decoder built from `ModelConfig`; parameters keep their dtype, activations run in `compute_dtype`.
 
     `carried`: tensors of the checkpoint that the decoder does not use (an image encoder), by their names on
-    disk. `adapter`: the attached factors (`adapters.attach`); None for a plain model. `has_head`: False for an
-    embedding model, which gives hidden states only.
+    disk. `adapter`: the attached factors (`adapters.attach`); None for a plain model. `untied`: the adapter
+    gave the head, which was the embedding, a matrix of its own. `has_head`: False for an embedding model,
+    which gives hidden states only.
     """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -47,6 +48,7 @@ class Transformer(nn.Module):
         self.mtp = nn.ModuleList(MTPLayer(config) for _ in range(config.num_mtp_layers))
         self.carried: dict[str, Tensor] = {}
         self.adapter: AdapterConfig | None = None
+        self.untied = False
         self.has_head = True
 
     def check_head(self) -> None:

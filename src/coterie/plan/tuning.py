@@ -26,13 +26,15 @@ class TuneSettings:
     """The settings that decide the cost of tuning.
 
     `experts`: share of each layer's experts that `esft` trains, or their number by layer. `dtype_bytes`: of
-    parameters and activations (4 or 2). `row_length` and `batch_rows` make one micro-batch.
+    parameters (4 or 2). `activation_bytes`: of activations (None: those of the parameters). `row_length`
+    and `batch_rows` make one micro-batch.
     """
 
     method: str = "lora"
     rank: int = 16
     experts: float | Mapping[int, int] = 0.25
     dtype_bytes: int = 4
+    activation_bytes: int | None = None
     quant: Literal["none", "int8", "int4"] = "none"
     quant_block: int = 64
     row_length: int = 1024
@@ -52,9 +54,10 @@ class TuneSettings:
             "int4": "4 bit",
         }
         rank = f", rank {self.rank}" if self.how.has_factors else ""
+        computed = {4: "float32", 2: "bfloat16"}[self.activation_bytes or self.dtype_bytes]
         return (
-            f"{self.method}{rank}, {precision[self.quant]}, {self.batch_rows} x {self.row_length} tokens, "
-            f"accumulate {self.accumulate}"
+            f"{self.method}{rank}, {precision[self.quant]} weights, {computed} products, "
+            f"{self.batch_rows} x {self.row_length} tokens, accumulate {self.accumulate}"
         )
 
 
@@ -109,11 +112,12 @@ def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
     tokens = settings.row_length * settings.batch_rows
     in_one = any(_in_one(moe, settings) for _, moe in config.moe_layers())
     kept = activation_values(config, settings) * (HELD_IN_ONE if in_one else how.held)
-    activations = int(kept * tokens * settings.dtype_bytes)
-    logits = min(KEPT_LOGITS_BYTES, tokens * config.vocab_size * settings.dtype_bytes) + LOGITS_CHUNK_BYTES
+    each = settings.activation_bytes or settings.dtype_bytes
+    activations = int(kept * tokens * each)
+    logits = min(KEPT_LOGITS_BYTES, tokens * config.vocab_size * each) + LOGITS_CHUNK_BYTES
     trained_bytes = 4 if how.adds_values else settings.dtype_bytes
     gradients, optimiser = trained * trained_bytes, trained * 2 * trained_bytes
-    working = int(max(_working_values(config, settings)) * tokens * settings.dtype_bytes)
+    working = int(max(_working_values(config, settings)) * tokens * each)
     step = weights + optimiser + activations + logits + gradients + working
     largest = max(matrix.rows * matrix.columns for matrix in matrices(config)) * 4
     whole = total * settings.dtype_bytes
@@ -257,8 +261,8 @@ def _changes(settings: TuneSettings) -> Sequence[tuple[str, dict[str, Any]]]:
         changes.append(
             (f"batch_rows={rows} accumulate={accumulate}", {"batch_rows": rows, "accumulate": accumulate})
         )
-    if settings.dtype_bytes == 4:
-        changes.append(("dtype=bfloat16", {"dtype_bytes": 2}))
+    if settings.dtype_bytes == 4 or settings.activation_bytes == 4:
+        changes.append(("dtype=bfloat16", {"dtype_bytes": 2, "activation_bytes": 2}))
     if settings.how.wraps == "weights":
         changes.append(("method=lora", {"method": "lora"}))
     changes += [

@@ -125,14 +125,14 @@ class Continued:
                 f"step {self.trainer.step_count}"
             )
         if text is not None and text.change.value >= 0:
-            worse = "worse" if text.change.low > 0 else "not better"
+            worse = "worse" if text.verdict == "worse" else "not better"
             lines.append(
                 f"on held-out text the trained model is {worse} than {self.config.model['from']} "
                 f"({text.before:.3f} -> {text.after:.3f} bits per byte); use that, or train again with a "
                 f"smaller optimiser.lr (it was {self.trainer.lr:g}), more steps or other text"
             )
         learnt = -text.change.value if text is not None else 0.0
-        if retention is not None and retention.change.low > 0 and retention.change.value > learnt:
+        if retention is not None and retention.verdict == "worse" and retention.change.value > learnt:
             lines.append(
                 f"the model forgot more ({retention.change.value:+.3f} bits per byte of "
                 f"{self.config.retention}) than it learnt; mix in text like that of its first training or "

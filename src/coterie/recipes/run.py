@@ -26,7 +26,13 @@ from coterie.train.callbacks import Callback, Interrupts, JsonlLog, Progress
 from coterie.train.loop import Trainer
 from coterie.train.objective import Objective
 from coterie.train.optim import build_optimiser
-from coterie.train.run_directory import check_same_run
+from coterie.train.run_directory import (
+    SETTINGS,
+    check_same_inputs,
+    check_same_run,
+    write_inputs,
+    write_settings,
+)
 from coterie.train.running import RunningTraining
 from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
@@ -81,7 +87,7 @@ def open_run(config: RunSettings) -> Iterator[Processes]:
     out = Path(config.out)
     processes = Processes.current()
     with RunLock(out) if processes.is_main else nullcontext():
-        check_same_run(config, out / "config.yaml")
+        check_same_run(config, out / SETTINGS)
         processes.wait()  # every process must read the old settings before the main one overwrites them
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -95,7 +101,9 @@ class Run:
 
     `write(directory)` and `read(directory)`: the model's part of a checkpoint. `callbacks` run before a
     checkpoint is saved, so that their state and records are of the same step. `mirrors` receive the records
-    after the log. `about(trainer)`: further entries of a checkpoint's manifest.
+    after the log. `about(trainer)`: further entries of a checkpoint's manifest. `inputs`: what the run reads,
+    in words -> a hash of its content; a run goes on over the same inputs only. `stated`: the settings with
+    every choice made (default: as they were given).
     """
 
     trainer: Trainer
@@ -104,15 +112,18 @@ class Run:
     callbacks: Sequence[Callback] = ()
     mirrors: Sequence[Callback] = ()
     about: Callable[[RunningTraining], Mapping[str, Any]] | None = field(default=None)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    stated: Mapping[str, Any] | None = None
 
 
 def execute(config: RunSettings, run: Run, resume_hint: str) -> str:
     """Train from the newest checkpoint of the run's directory, or from the start; returns why it ended.
 
     Writes `config.yaml`, `metrics.jsonl` and `checkpoints` below `config.out`. `resume_hint`: how a user
-    resumes after an interruption.
+    resumes after an interruption. Errors: `ConfigError` for a run over other inputs or of other settings.
     """
     out, trainer = Path(config.out), run.trainer
+    check_same(config, run.stated, run.inputs)
     checkpoints = out / "checkpoints"
     trainer.callbacks = [
         *run.callbacks,
@@ -126,5 +137,16 @@ def execute(config: RunSettings, run: Run, resume_hint: str) -> str:
     if path is not None:
         _log.info("resuming from %s", path)
     if trainer.processes.is_main:
-        config.to_yaml(out / "config.yaml")
+        write_settings(out, config.to_dict() if run.stated is None else run.stated)
+        write_inputs(out, run.inputs)
     return trainer.run()
+
+
+def check_same(config: RunSettings, stated: Mapping[str, Any] | None, inputs: Mapping[str, str]) -> None:
+    """Refuse to go on in a directory whose run has other settings or read other inputs.
+
+    Errors: `ConfigError` naming the first that differs.
+    """
+    out = Path(config.out)
+    check_same_run(config, out / SETTINGS, stated)
+    check_same_inputs(out, inputs)

@@ -65,8 +65,9 @@ def _time(
 
 def step_trainer(config: ModelConfig, settings: TuneSettings) -> Trainer:
     """The trainer of a fresh, unquantised model on random tokens, with the method of `settings`."""
-    dtype = torch.float32 if settings.dtype_bytes == 4 else torch.bfloat16
-    model = Transformer(config, dtype)
+    types = {4: torch.float32, 2: torch.bfloat16}
+    dtype = types[settings.dtype_bytes]
+    model = Transformer(config, types[settings.activation_bytes or settings.dtype_bytes])
     model.initialise()
     model.to(dtype)
     how = settings.how

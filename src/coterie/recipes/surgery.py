@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.commit import MANIFEST, require_free
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import CheckpointError, ConfigError
 from coterie.config.files import write_json
@@ -19,6 +20,7 @@ from coterie.nn.transformer import Transformer
 from coterie.proof.difference import difference
 from coterie.proof.records import default_sequences, record
 from coterie.recipes.surgery_healing import Healing, heal
+from coterie.surgery.arguments import check_arguments
 from coterie.surgery.common import Sequences
 from coterie.surgery.operations import OPERATIONS
 from coterie.surgery.receipt import FunctionChange, SurgeryReceipt, open_receipt
@@ -57,15 +59,22 @@ def operate(source: str | Path | Checkpoint, out: str | Path, operation: Operati
         raise ConfigError("surgery: -o is the model itself; write the result to another directory")
     if healing is not None and not operation.heal_data:
         raise ConfigError("surgery: --steps heals on text; give it with --heal")
+    require_free(out, "-o", replaces=(MANIFEST, "a checkpoint of coterie"))
+    settings = dict(operation.settings)
+    other = Checkpoint.open(settings["other"]) if "other" in settings else None
+    check_arguments(
+        operation.kind, checkpoint.config, settings if other is None else settings | {"other": other.config}
+    )
+    if healing is not None:
+        healing.check()
     checkpoint.verify()
     original, tokenizer = checkpoint.load().model, checkpoint.tokenizer
     analysed, measured = _texts(operation.data, tokenizer)
     sequences = default_sequences(tokenizer, original.config.vocab_size, original.config.max_positions)
     before = record(original, sequences)
     _log.info(f"operating: {operation.kind}")
-    settings = dict(operation.settings)
-    if "other" in settings:
-        settings["other"] = load_model(settings["other"]).model
+    if other is not None:
+        settings["other"] = other.load().model
     result, details = OPERATIONS[operation.kind](original, settings, analysed or sequences)
     receipt = open_receipt(
         operation.kind, operation.settings, checkpoint.name, original.config, result.config, details

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -38,6 +39,13 @@ class Healing:
     batch_rows: int = 8
     row_length: int = 256
     seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what no model can follow. Errors: `ConfigError`."""
+        if self.part not in get_args(Part):
+            raise ConfigError(f"--train {self.part}: choose {', '.join(get_args(Part))}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"--lr {self.lr:g}: give a learning rate above 0")
 
     @property
     def num_tokens(self) -> int:

@@ -12,10 +12,11 @@ from coterie.config.tune import TuneConfig
 from coterie.data.heldout import retention_documents
 from coterie.evaluate.tuning import measure
 from coterie.machine.processes import Processes
-from coterie.recipes.run import Run, execute, open_run
+from coterie.recipes.run import Run, check_same, execute, open_run
 from coterie.recipes.tune_finish import finish
 from coterie.recipes.tune_run import TuneRun, build_run, log_plan, watchers
 from coterie.results.tuning import GroupPlan, TuningRecord
+from coterie.train.callbacks import STOPPED
 from coterie.train.routing_guard import RouterGuard
 
 
@@ -67,7 +68,8 @@ def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run:
         return TuneResult(None, run.tuned.kind, "dry run", 0, 0, 0.0, record)
     with open_run(config) as processes:
         run = build_run(config, processes)
-        tuned, trainer = run.tuned, run.trainer
+        tuned, trainer, config = run.tuned, run.trainer, run.config
+        check_same(config, run.stated, run.inputs)  # before the measurements, which take time
         documents = retention_documents(config.retention, tuned.tokenizer)
         before = measure(tuned, run.data, documents)
         plan = log_plan(run)
@@ -76,10 +78,12 @@ def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run:
             write=lambda directory: write_trainable(directory, tuned.model),
             read=lambda directory: read_trainable(directory, tuned.model),
             callbacks=watchers(run, before.probes),
+            inputs=run.inputs,
+            stated=run.stated,
         )
         reason = execute(config, shell, resume_hint)
         place = (trainer.step_count, trainer.tokens, trainer.seconds)
-        if reason == "interrupted":
+        if reason in STOPPED:
             return TuneResult(None, tuned.kind, reason, *place)
         run.coverage.require_frozen(tuned.model)
         path, record = finish(run, documents, before, _record(run, plan, reason))
@@ -90,7 +94,7 @@ def _record(run: TuneRun, plan: list[GroupPlan], reason: str) -> TuningRecord:
     """The part of the report that is known when training ends."""
     guards = (c for c in run.trainer.callbacks if isinstance(c, RouterGuard))
     return TuningRecord(
-        config=run.config.to_dict(),
+        config=run.stated,
         data=run.data.summary(),
         skipped=run.data.skipped,
         plan=plan,

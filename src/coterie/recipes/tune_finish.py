@@ -9,13 +9,17 @@ from typing import Any
 
 from coterie.adapters.tuned import load_result, prove, save_result
 from coterie.data.heldout import HeldoutDocument
+from coterie.data.tokenised import count_learnt
 from coterie.evaluate.tuning import Measured, change, measure
+from coterie.evaluate.tuning_samples import sample_prompts
+from coterie.machine.facts import versions
+from coterie.machine.system import peak_memory_bytes
 from coterie.proof.records import probe
 from coterie.recipes.retention import require_remembered
 from coterie.recipes.tune_report import with_report
 from coterie.recipes.tune_run import TuneRun
 from coterie.report.tuning_page import tuning_lines
-from coterie.results.tuning import TuningRecord
+from coterie.results.tuning import TuningRecord, TuningSample
 
 _log = logging.getLogger("coterie")
 
@@ -35,7 +39,7 @@ def finish(
         found |= {"held_out": change(before.examples, after.examples), "preferred": after.preferred}
     if after.retention:
         found["retention"] = change(before.retention, after.retention)
-    record = record.model_copy(update=found)
+    record = record.model_copy(update=found | _circumstances(run, before, after))
     path = Path(run.config.out) / run.tuned.kind
     if run.trainer.processes.is_main:
         record = _write(run, path, before, after, record)
@@ -45,13 +49,37 @@ def finish(
     return path, record
 
 
+def _circumstances(run: TuneRun, before: Measured, after: Measured) -> dict[str, object]:
+    """Fields of the record: samples, counts, time, memory, versions."""
+    data, tokenizer = run.data, run.tuned.tokenizer
+    prompts = sample_prompts(data.held_out_examples, tokenizer, run.tuned.model.config.max_positions)
+    return {
+        "samples": [
+            TuningSample(prompt=prompt.text, wanted=prompt.wanted, before=then, after=now)
+            for prompt, then, now in zip(prompts, before.replies, after.replies, strict=True)
+        ],
+        "counts": {
+            "examples trained on": len(data.examples),
+            "examples held out": len(data.held_out_examples),
+            "examples left out": len(data.skipped),
+            "tokens": data.num_tokens,
+            "tokens learnt": count_learnt(data.examples),
+            "rows": len(data.rows),
+            "tokens trained on, over all steps": run.trainer.tokens,
+        },
+        "seconds": run.trainer.seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "versions": versions(),
+    }
+
+
 def _write(run: TuneRun, path: Path, before: Measured, after: Measured, record: TuningRecord) -> TuningRecord:
     config, trainer = run.config, run.trainer
 
     def write() -> dict[str, Any]:
         require_remembered(config, record.retention, "tuning")
         save_result(run.tuned, path, {"metrics": {"steps": trainer.step_count, "tokens": trainer.tokens}})
-        reloaded = probe(load_result(config, run.tuned, path), run.tuned.tokenizer)
+        reloaded = probe(load_result(run.tuned, path), run.tuned.tokenizer)
         return {"proof": prove(before.probes, after.probes, reloaded, path)}
 
     return with_report(record, path, f"Tuning {config.model}", write)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from coterie.adapters.trainable import Tuned, prepare_model
+from coterie.adapters.trainable import Tuned, continued, prepare_model
 from coterie.adapters.tuned import read_trainable
+from coterie.config.effects import Facts
 from coterie.config.tune import TuneConfig
 from coterie.data.tuning_rows import TuneData, prepare_examples
 from coterie.evaluate.tuning import held_out_metrics
@@ -16,6 +18,7 @@ from coterie.machine.processes import Processes
 from coterie.proof.difference import difference
 from coterie.proof.records import ProbeRecord, probe
 from coterie.recipes.run import build_trainer
+from coterie.recipes.tune_facts import run_inputs, stated_settings
 from coterie.results.tuning import GroupPlan
 from coterie.train.callbacks import Callback, Evaluate
 from coterie.train.coverage import Coverage, plan_lines, plan_table
@@ -30,13 +33,19 @@ _log = logging.getLogger("coterie")
 
 @dataclass(frozen=True)
 class TuneRun:
-    """The parts of one run. `coverage`: checks what gradients reach."""
+    """The parts of one run.
+
+    `coverage`: checks what gradients reach. `stated`: the settings with every choice made. `inputs`: what is
+    read, in words -> a hash of its content.
+    """
 
     config: TuneConfig
     tuned: Tuned
     data: TuneData
     trainer: Trainer
     coverage: Coverage
+    stated: dict[str, Any]
+    inputs: dict[str, str]
 
 
 def build_run(config: TuneConfig, processes: Processes) -> TuneRun:
@@ -44,13 +53,17 @@ def build_run(config: TuneConfig, processes: Processes) -> TuneRun:
 
     Errors: `ConfigError`, `DataError`, `CheckpointError`.
     """
+    config = continued(config)
     # An unknown name ends the run before a model is loaded.
     needs = None if config.objective == "auto" else objective_class(config.objective).examples
     device = processes.place(choose_device(config.device))
     tuned = prepare_model(config, choose_dtype(config.dtype, device), device)
     model = tuned.model.to(device)
     data = prepare_examples(config, tuned.tokenizer, model.config.max_positions, needs)
+    config.check_facts(Facts(moe=model.config.is_moe, objective=data.objective))
     objective = objective_class(data.objective).build(config)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    optimiser = config.optimiser.resolved(default_lr(config.method, data.objective, numbers))
     if "reference_logp" in objective.streams:
         _log.info("reference: log-probabilities of %d rows", len(data.rows))
         rows, held_out = (with_reference(model, some, device) for some in (data.rows, data.held_out))
@@ -59,7 +72,7 @@ def build_run(config: TuneConfig, processes: Processes) -> TuneRun:
         model,
         data.rows,
         objective,
-        config.optimiser.resolved(default_lr(config, sum(p.numel() for p in model.parameters()))),
+        optimiser,
         config.schedule,
         steps=data.steps,
         batch_rows=data.batch_rows,
@@ -70,7 +83,9 @@ def build_run(config: TuneConfig, processes: Processes) -> TuneRun:
         balance_prompts=config.balance_prompts,
         device=device,
     )
-    return TuneRun(config, tuned, data, trainer, Coverage(tuned.asked))
+    stated = stated_settings(config, tuned, data, optimiser)
+    inputs = run_inputs(config, tuned, data)
+    return TuneRun(config, tuned, data, trainer, Coverage(tuned.asked), stated, inputs)
 
 
 def log_plan(run: TuneRun) -> list[GroupPlan]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from markupsafe import Markup
 from coterie.config.files import write_text
 from coterie.report.svg import INK, MOE, SOFT, axes, inline, styled
 from coterie.report.templates import render_template
-from coterie.results.intervals import Interval
-from coterie.results.tuning import TuningChange, TuningRecord
+from coterie.report.words import duration, size
+from coterie.results.intervals import FEWEST, Few, Interval, Score
+from coterie.results.tuning import TuningChange, TuningRecord, verdict
 
 _MEASURES = (
     ("held_out", "bits per token of held-out examples"),
@@ -40,7 +41,30 @@ def render_tuning(record: TuningRecord, title: str, losses: Sequence[tuple[int, 
         plan=record.plan,
         reach={entry.group: entry for entry in record.coverage},
         skipped=record.skipped,
+        samples=record.samples,
+        facts=[*_facts(record)],
+        settings=[*_dotted(record.config)],
     )
+
+
+def _facts(record: TuningRecord) -> Iterator[tuple[str, str]]:
+    """(name, value) of the run's circumstances."""
+    yield from ((name, f"{number:,}") for name, number in record.counts.items())
+    if record.seconds is not None:
+        yield "time in steps", duration(record.seconds)
+    if record.peak_memory_bytes is not None:
+        yield "peak memory of the process", size(record.peak_memory_bytes)
+    yield "ended", record.ended
+    yield from record.versions.items()
+
+
+def _dotted(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, value) of each setting."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{before}{name}.")
+        else:
+            yield before + name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _measured(record: TuningRecord) -> list[tuple[str, TuningChange]]:
@@ -53,11 +77,7 @@ def tuning_lines(record: TuningRecord) -> list[str]:
     """The findings as sentences: gains, losses, what was trained, and how the written result compares."""
     lines = []
     for text, found in _measured(record):
-        moved = found.change
-        lines.append(
-            f"{text}: {found.before:.3f} -> {found.after:.3f} "
-            f"({moved.value:+.3f}, 95% {moved.low:+.3f} to {moved.high:+.3f}: {_verdict(moved)})"
-        )
+        lines.append(f"{text}: {found.before:.3f} -> {found.after:.3f} ({_moved(found)})")
     if record.preferred is not None:
         lines.append(
             f"held-out pairs in which the better side gained more than the other: {record.preferred:.0%}"
@@ -90,21 +110,28 @@ def loss_curve(losses: Sequence[tuple[int, float]]) -> str:
     return inline(figure, "loss", "Loss by step.")
 
 
-def _verdict(moved: Interval) -> str:
-    return "better" if moved.high < 0 else "worse" if moved.low > 0 else "no clear change"
+def _moved(found: TuningChange) -> str:
+    moved = found.change
+    if isinstance(moved, Few):
+        return f"{moved.value:+.3f}; {moved.documents} texts are too few for an interval or a verdict"
+    return f"{moved.value:+.3f}, 95% {moved.low:+.3f} to {moved.high:+.3f}: {found.verdict}"
 
 
 def _changes(text: str, found: TuningChange) -> list[dict[str, Any]]:
     """One row for all texts, and one for each kind of text if there are several."""
-    slices = found.change.per_slice
-    moved: dict[str, Interval] = {text: found.change} | (slices if len(slices) > 1 else {})
+    whole = found.change
+    slices = whole.per_slice if isinstance(whole, Score) and len(whole.per_slice) > 1 else {}
+    moved: dict[str, Interval | Few] = {text: whole} | {
+        name: each for name, each in slices.items() if (each.documents or FEWEST) >= FEWEST
+    }
     return [
         {
             "measure": name,
-            "verdict": _verdict(each),
+            "verdict": verdict(each),
             "value": each.value,
-            "low": each.low,
-            "high": each.high,
+            "low": getattr(each, "low", None),
+            "high": getattr(each, "high", None),
+            "documents": each.documents,
         }
         for name, each in moved.items()
     ]

@@ -8,6 +8,17 @@ from pydantic import model_validator
 
 from coterie.config import Settings
 
+# Of fewer documents no interval is given. A sign test shows why: where all n documents move the same way,
+# chance alone does that with probability 2 / 2^n, which is below 5 % only from six on.
+FEWEST = 6
+
+
+class Few(Settings):
+    """A mean over fewer than `FEWEST` documents, which is too few for an interval and for a verdict."""
+
+    value: float
+    documents: int
+
 
 class Interval(Settings):
     """An estimate, the ends of its 95 % interval, and the number of documents behind it (None: not known)."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field
+
 from coterie.config import Settings
-from coterie.results.intervals import Score
+from coterie.results.intervals import Few, Interval, Score
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,26 @@ class GroupReach:
 
 
 class TuningChange(Settings):
-    """Bits before and after tuning. `change`: after minus before, paired by text (below 0: better)."""
+    """Bits before and after tuning. `change`: after minus before, paired by text (below 0: better).
+
+    Few texts have no interval.
+    """
 
     before: float
     after: float
-    change: Score
+    change: Score | Few
+
+    @property
+    def verdict(self) -> str:
+        """Whether the model became better, as far as the interval shows."""
+        return verdict(self.change)
+
+
+def verdict(moved: Interval | Few) -> str:
+    """better, worse, no clear change; or that there are too few texts to tell."""
+    if isinstance(moved, Few):
+        return "too few to tell"
+    return "better" if moved.high < 0 else "worse" if moved.low > 0 else "no clear change"
 
 
 class TuningProof(Settings):
@@ -62,13 +79,24 @@ class TuningProof(Settings):
     reloaded_max: float
 
 
+class TuningSample(Settings):
+    """One held-out prompt: the answer in the data, and the model's before and after (greedy, cut off)."""
+
+    prompt: str
+    wanted: str
+    before: str
+    after: str
+
+
 class TuningRecord(Settings):
     """The content of `report.json`.
 
     `data`: summary of the examples. `skipped`: problems of examples left out. `coverage`: of the groups that
     were trained. `ended`: why the run ended. `held_out`: bits per token of examples; `held_out_text` and
-    `retention`: bits per byte of text like the data, and of text that must not be forgotten.
-    `preferred`: share of held-out preferences ranked rightly. `failed`: why there is no result; `path`: of
+    `retention`: bits per byte of text like the data, and of text that must not be forgotten. `preferred`:
+    share of held-out preferences ranked rightly. `samples`: answers to held-out prompts. `counts`: of
+    examples, tokens and rows. `seconds`: spent in steps, of resumed runs in all; `peak_memory_bytes`: of this
+    process. `versions`: of the packages that decide a result. `failed`: why there is no result; `path`: of
     the result.
     """
 
@@ -83,6 +111,11 @@ class TuningRecord(Settings):
     held_out_text: TuningChange | None = None
     preferred: float | None = None
     retention: TuningChange | None = None
+    samples: list[TuningSample] = Field(default_factory=list)
+    counts: dict[str, int] = Field(default_factory=dict)
+    seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
     proof: TuningProof | None = None
     failed: str | None = None
     path: str | None = None

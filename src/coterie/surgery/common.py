@@ -18,6 +18,7 @@ from coterie.nn.packed import PASS_TOKENS, forward_packed, groups_of
 from coterie.nn.recording import Recorder
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
+from coterie.surgery.arguments import routers_of
 
 FeedForwardOf = Callable[[int, FeedForwardConfig | MoEConfig], FeedForwardConfig | MoEConfig]
 Sequences = Sequence[Sequence[int]]
@@ -80,10 +81,8 @@ def moe_layers(model: Transformer, what: str) -> list[tuple[int, MoE]]:
 
     Errors: `ConfigError` for a dense model.
     """
-    found = [(index, block.ffn) for index, block in enumerate(model.blocks) if isinstance(block.ffn, MoE)]
-    if not found:
-        raise ConfigError(f"{what}: this {model.config.family} model is dense; give a mixture of experts")
-    return found
+    routers_of(model.config, what)
+    return [(index, block.ffn) for index, block in enumerate(model.blocks) if isinstance(block.ffn, MoE)]
 
 
 @torch.no_grad()

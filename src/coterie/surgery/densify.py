@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
+from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
 from coterie.families import family
-from coterie.nn.experts import Experts
 from coterie.nn.kernels.swiglu import swiglu
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
+from coterie.surgery.arguments import check_densify
 from coterie.surgery.common import Sequences, changed, finished, moe_layers, rebuilt, rows_of_expert, watch
 
 RIDGE = 1e-2
@@ -30,18 +30,14 @@ def densify(model: Transformer, sequences: Sequences, width: int | None = None) 
     Errors: `ConfigError` for a dense model, biased experts, a width that is too large or too small, or a
     family without a dense form.
     """
+    check_densify(model.config)
     layers = dict(moe_layers(model, "densify"))
-    for layer, moe in layers.items():
-        if not isinstance(moe.experts, Experts):
-            raise ConfigError(
-                f"densify: the experts of layer {layer} are clamped and biased, which no dense form has"
-            )
     if width is None:
         width = max(
             m.config.router.top_k * m.config.expert_width + (m.config.shared_width or 0)
             for m in layers.values()
         )
-    _check_width(model, width)
+    check_densify(model.config, width)
     dense = FeedForwardConfig(width=width)
     new = rebuilt(model, _dense_config(model.config, dense))
     units = _choose_units(model, layers, sequences, width)
@@ -55,21 +51,6 @@ def densify(model: Transformer, sequences: Sequences, width: int | None = None) 
             assert isinstance(old, FeedForward)
             _write_padded(ffn, old)
     return finished(new)
-
-
-def _check_width(model: Transformer, width: int) -> None:
-    for layer, block in enumerate(model.config.blocks):
-        ffn = block.ffn
-        if isinstance(ffn, MoEConfig):
-            most = ffn.router.num_experts * ffn.expert_width + (ffn.shared_width or 0)
-            if not 1 <= width <= most:
-                raise ConfigError(
-                    f"densify: width {width}: layer {layer} has {most} inner units to choose from"
-                )
-        elif ffn.width > width:
-            raise ConfigError(
-                f"densify: width {width} is less than the {ffn.width} of dense layer {layer}; give more"
-            )
 
 
 def _dense_config(config: ModelConfig, dense: FeedForwardConfig) -> ModelConfig:

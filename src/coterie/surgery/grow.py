@@ -10,6 +10,7 @@ from torch import Tensor
 from coterie.config import ConfigError
 from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
+from coterie.surgery.arguments import check_add, check_swap
 from coterie.surgery.common import (
     Sequences,
     finished,
@@ -30,19 +31,8 @@ def add_experts(model: Transformer, sequences: Sequences, count: int = 1, source
     tokens of `sequences`. The receipt measures the remaining change.
     Errors: `ConfigError` for a dense model or a router that chooses in groups.
     """
+    check_add(model.config, count, source)
     layers = moe_layers(model, "add-expert")
-    for layer, moe in layers:
-        if moe.config.router.num_groups > 1:
-            raise ConfigError(
-                f"add-expert: layer {layer} chooses among groups of equal size; it takes no further one"
-            )
-        if not 0 <= source < moe.config.router.num_experts:
-            raise ConfigError(
-                f"add-expert: layer {layer} has no expert {source} to copy; choose another --source"
-            )
-    if count < 1:
-        raise ConfigError(f"add-expert: {count} experts; add one at least")
-
     mixtures = {}
     for layer, moe in layers:
         same = torch.eye(moe.config.router.num_experts, dtype=torch.float64)
@@ -114,6 +104,7 @@ def swap_expert(
     """
     other_layer = layer if other_layer is None else other_layer
     other_expert = expert if other_expert is None else other_expert
+    check_swap(model.config, other.config, layer, expert, other_layer, other_expert)
     new = rebuilt(model, model.config)
     target, source = _place(new, layer, expert), _place(other, other_layer, other_expert)
     same = target.config.clamped == source.config.clamped
@@ -133,9 +124,6 @@ def swap_expert(
 
 
 def _place(model: Transformer, layer: int, expert: int) -> MoE:
-    ffn = model.blocks[layer].ffn if 0 <= layer < model.config.num_layers else None
-    if not isinstance(ffn, MoE) or not 0 <= expert < ffn.config.router.num_experts:
-        raise ConfigError(
-            f"swap-expert: there is no expert {expert} in layer {layer} of this {model.config.family} model"
-        )
+    ffn = model.blocks[layer].ffn
+    assert isinstance(ffn, MoE)
     return ffn

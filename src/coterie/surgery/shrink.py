@@ -7,7 +7,6 @@ tokens and averages each cluster, an expert counting as often as it was chosen.
 
 from __future__ import annotations
 
-import math
 import random
 from typing import Literal
 
@@ -15,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coterie.config import ConfigError
 from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
+from coterie.surgery.arguments import check_merge, check_prune, kept_experts
 from coterie.surgery.common import (
     Sequences,
     expert_output,
@@ -39,8 +38,7 @@ def prune(
     Errors: `ConfigError` for a share that leaves fewer experts than a token chooses.
     """
     layers = moe_layers(model, "prune")
-    if method not in ("reap", "freq", "random"):
-        raise ConfigError(f"prune: unknown method '{method}'; choose reap, freq or random")
+    check_prune(model.config, keep, method)
     draw = random.Random(seed)
     scores = {layer: [draw.random() for _ in range(moe.config.router.num_experts)] for layer, moe in layers}
     if method != "random":
@@ -79,17 +77,13 @@ def merge_experts(
 
     Errors: `ConfigError` as for `prune`, and for routers that choose among groups.
     """
+    check_merge(model.config, keep)
     layers = moe_layers(model, "merge-experts")
-    for layer, moe in layers:
-        if moe.config.router.num_groups > 1:
-            raise ConfigError(
-                f"merge-experts: layer {layer} chooses among groups of experts; prune it instead"
-            )
     frequency = expert_scores(model, sequences)["freq"]
     outputs = mean_outputs(model, sequences)
     mixtures, clusters = {}, {}
     for layer, moe in layers:
-        found = _cluster(outputs[layer], _count(moe, keep))
+        found = _cluster(outputs[layer], kept_experts(moe.config.router, keep))
         weights = frequency[layer].clamp_min(1e-6)
         mixture = torch.zeros(len(found), len(weights), dtype=torch.float64)
         for row, members in enumerate(found):
@@ -131,23 +125,10 @@ def _identity(moe: MoE) -> Tensor:
     return torch.eye(moe.config.router.num_experts, dtype=torch.float64)
 
 
-def _count(moe: MoE, keep: float) -> int:
-    router = moe.config.router
-    if not 0 < keep <= 1:
-        raise ConfigError(f"--keep {keep:g}: give a share of the experts above 0 and up to 1")
-    count = math.ceil(keep * router.num_experts / router.num_groups) * router.num_groups
-    if router.top_groups * (count // router.num_groups) < router.top_k:
-        raise ConfigError(
-            f"--keep {keep:g} leaves {count} experts, too few for the {router.top_k} that a token chooses; "
-            "keep more"
-        )
-    return count
-
-
 def _best(scores: list[float], moe: MoE, keep: float) -> list[int]:
     """The best experts of each group, in their old order."""
     groups = moe.config.router.num_groups
-    size, per_group = len(scores) // groups, _count(moe, keep) // groups
+    size, per_group = len(scores) // groups, kept_experts(moe.config.router, keep) // groups
     kept: list[int] = []
     for group in range(groups):
         members = range(group * size, (group + 1) * size)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from coterie.config import BalanceConfig, ConfigError, FeedForwardConfig, MoEConfig, RouterConfig
-from coterie.families import FAMILIES, routed_form
 from coterie.nn.experts import Experts
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.transformer import Transformer
+from coterie.surgery.arguments import check_upcycle
 from coterie.surgery.common import changed, finished, rebuilt
 
 Variation = Literal["copy", "noise", "drop"]
@@ -41,27 +41,10 @@ def upcycle(
     Errors: `ConfigError` for numbers that do not fit, and for models that are routed already or of a family
     without a routed form.
     """
-    if model.config.is_moe:
-        raise ConfigError("upcycle: the model is a mixture of experts already; give a dense one")
-    target = routed_form(model.config.family)
-    if target is None:
-        known = ", ".join(chosen.dense for chosen in FAMILIES.values() if chosen.dense is not None)
-        raise ConfigError(f"upcycle: no routed form of {model.config.family} is known; it takes {known}")
-    if split < 1 or num_experts % split or top_k % split or top_k > num_experts:
-        raise ConfigError(
-            f"upcycle: {num_experts} experts and {top_k} chosen must be multiples of split {split}, "
-            "and at least as many experts as chosen"
-        )
-    if variation not in ("copy", "noise", "drop"):
-        raise ConfigError(f"upcycle: unknown variation '{variation}'; choose copy, noise or drop")
+    target = check_upcycle(model.config, num_experts, top_k, split, variation)
 
-    def ffn_of(layer: int, ffn: Any) -> MoEConfig:
+    def ffn_of(_: int, ffn: Any) -> MoEConfig:
         assert isinstance(ffn, FeedForwardConfig)
-        if ffn.width % split or ffn.bias:
-            reason = "has biases" if ffn.bias else f"of width {ffn.width} cannot be cut into {split} parts"
-            raise ConfigError(
-                f"upcycle: the feed-forward of layer {layer} {reason}; choose another split or model"
-            )
         router = RouterConfig(num_experts=num_experts, top_k=top_k, renormalize=True)
         return MoEConfig(
             expert_width=ffn.width // split, router=router, balance=BalanceConfig(loss_coef=0.001)

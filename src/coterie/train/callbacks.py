@@ -202,7 +202,7 @@ class Evaluate(Callback):
             self._evaluate(trainer)
 
     def on_end(self, trainer: RunningTraining, error: BaseException | None) -> None:
-        if error is None and trainer.stop_reason != "interrupted" and self._done_at != trainer.step_count:
+        if error is None and trainer.stop_reason not in STOPPED and self._done_at != trainer.step_count:
             self._evaluate(trainer)
 
     def _evaluate(self, trainer: RunningTraining) -> None:
@@ -232,6 +232,10 @@ class StopAfter(Callback):
             trainer.stop("time is up")
 
 
+# Why a run was stopped from outside -> the exit status of its command: 128 and the number of the signal.
+STOPPED = {"interrupted": 128 + signal.SIGINT, "terminated": 128 + signal.SIGTERM}
+
+
 class Interrupts(Callback):
     """Ctrl-C and SIGTERM end the run after the current step, so that it is saved; a second one at once.
 
@@ -244,15 +248,15 @@ class Interrupts(Callback):
 
     def on_start(self, trainer: RunningTraining) -> None:
         def handle(number: int, frame: FrameType | None) -> None:
-            if trainer.stop_reason == "interrupted":
+            if trainer.stop_reason in STOPPED:
                 raise KeyboardInterrupt
-            trainer.stop_reason = "interrupted"
+            trainer.stop_reason = "interrupted" if number == signal.SIGINT else "terminated"
 
         self._before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_end(self, trainer: RunningTraining, error: BaseException | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if trainer.stop_reason == "interrupted" and error is None and trainer.processes.is_main:
+        if trainer.stop_reason in STOPPED and error is None and trainer.processes.is_main:
             saved = f", saved as {trainer.last_checkpoint}" if trainer.last_checkpoint else ""
             _log.info("stopped after step %d%s; to go on: %s", trainer.step_count, saved, self.resume_hint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from coterie.config import ConfigError, suggest
 from coterie.config.methods import rate_for_size, tuning_method
-from coterie.config.tune import TuneConfig
 from coterie.train.distil import Distillation
 from coterie.train.objective import CrossEntropy, Objective
 from coterie.train.preference import DPO, IPO, KTO, ORPO, NormalisedDPO
@@ -29,11 +28,11 @@ def objective_class(name: str) -> type[Objective]:
     return OBJECTIVES[name]
 
 
-def default_lr(config: TuneConfig, num_parameters: int) -> float:
+def default_lr(method: str, objective: str, num_parameters: int) -> float:
     """The learning rate of a tuning run that names none.
 
     It is smaller for larger models, for methods that train whole weights, and for preferences.
     Errors: `ConfigError` for an unknown method or objective.
     """
-    lr = rate_for_size(tuning_method(config.method).learning_rates, num_parameters)
-    return lr * (1.0 if config.objective == "auto" else objective_class(config.objective).lr_factor)
+    lr = rate_for_size(tuning_method(method).learning_rates, num_parameters)
+    return lr * objective_class(objective).lr_factor

@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 from coterie.adapters.merge import merge_checkpoint
+from coterie.config.errors import StoppedError
 from coterie.config.tune import TuneConfig
 from coterie.infer.model import LanguageModel, load
 from coterie.recipes.tune import run_tune
-from coterie.results.intervals import Interval
+from coterie.results.intervals import Interval, Score
 from coterie.results.quickstart import AnswerPair, Change, Trained, TunedResults
 from coterie.results.tuning import TuningChange, TuningRecord
+from coterie.train.callbacks import STOPPED
 
 _log = logging.getLogger("coterie")
 
@@ -48,8 +50,10 @@ def tune_chapter(out: Path, minutes: float, seed: int, threads: int | None) -> T
     )
     _log.info(f"tuning its experts: coterie tune {base} starter -o {folder}")
     result = run_tune(config)
-    if result.path is None or result.report is None:  # stopped by a signal, and saved
-        raise KeyboardInterrupt
+    if result.path is None or result.report is None:
+        raise StoppedError(
+            f"{folder}: tuning was stopped; run the same command again to resume it", STOPPED[result.reason]
+        )
     shutil.rmtree(merged, ignore_errors=True)
     merge = merge_checkpoint(base, result.path, merged)
     _log.info(f"merged: {merged}")
@@ -79,6 +83,7 @@ def _change(found: TuningChange | None) -> Change:
     """The change without its parts by kind of text."""
     assert found is not None  # the settings above ask for both measurements
     moved = found.change
+    assert isinstance(moved, Score)  # of the shipped conversations, more than enough are held out
     whole = Interval(value=moved.value, low=moved.low, high=moved.high, documents=moved.documents)
     return Change(before=found.before, after=found.after, change=whole)
 

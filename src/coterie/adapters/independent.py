@@ -1,0 +1,171 @@
+"""The weights that base and adapter must give, computed a second way: by the names of tensors on disk.
+
+A proof by answers cannot judge the reader (`peft.decode`, `put_adapter`), because base with adapter and
+the written result both come from it. This computation shares nothing with it but the declared layout of fused
+experts: it knows PEFT's formulas and the names on disk, and neither our layers nor our names.
+
+E experts, r rank, I input and O output features.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.adapters.peft_layouts import Layout, is_swapped
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.config import CheckpointError
+from coterie.families import family
+
+_PREFIX = "base_model.model."
+_HEAD = "lm_head.weight"
+_SINGLE = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))  # names of one expert's matrices
+Actual = Callable[[str], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A tensor on disk as it must be. `error`: how far rounding in float32 may move each number."""
+
+    value: Tensor
+    error: Tensor | float
+
+
+@torch.no_grad()
+def check_weights(
+    base: Checkpoint,
+    tensors: Mapping[str, Tensor],
+    data: Mapping[str, Any],
+    layout: Layout,
+    actual: Actual,
+    stored: torch.dtype,
+    where: str,
+) -> int:
+    """Compare each tensor of a result with what base and adapter must give; returns how many were compared.
+
+    `tensors`, `data`: the adapter's two files. `actual(name)`: the result's tensor of this name on disk, or
+    None where it has none. `stored`: the type of the result. `where`: the result, for messages.
+    Errors: `CheckpointError` naming the first tensor that differs.
+    """
+    expected = dict(_expected(base, tensors, data, layout))
+    own = base.tensors
+    names = [] if base.quantised else [name for name in own if name not in expected]
+    for name in [*expected, *names]:
+        found = actual(name)
+        if found is None:
+            if name in expected:
+                raise CheckpointError(
+                    f"{where}: has no '{name}', which the adapter changes; nothing was written"
+                )
+            continue
+        want = expected[name] if name in expected else Expected(own.read(name).float(), 0.0)
+        slack = torch.finfo(stored).eps * want.value.abs() + want.error
+        worst = (found.float() - want.value).abs() - slack
+        if found.shape != want.value.shape or bool((worst > 0).any()) or not bool(found.isfinite().all()):
+            raise CheckpointError(
+                f"{where}: '{name}' is not what its adapter makes of the base, by a second reading of the "
+                f"files (it differs by up to {float(worst.max()):.2g} more than rounding); nothing was written"
+            )
+    return len(expected) + len(names)
+
+
+def _expected(
+    base: Checkpoint, tensors: Mapping[str, Tensor], data: Mapping[str, Any], layout: Layout
+) -> Iterator[tuple[str, Expected]]:
+    rest = {key.removeprefix(_PREFIX): tensor for key, tensor in tensors.items()}
+    own = base.tensors
+    tied = _HEAD not in own
+    embedding = next((name for name in own if name.endswith("embed_tokens.weight")), "")
+    for key, tensor in rest.items():
+        if ".lora_" not in key and not key.endswith(".base_layer.weight") and (name := _on_disk(key, own)):
+            yield name, Expected(tensor.float(), 0.0)
+    if tied and _HEAD not in rest and "lm_head.lora_A.weight" not in rest and embedding:
+        # PEFT ties the two again only where it is asked to; else the head stays what it was.
+        new = rest.get(embedding) if data.get("ensure_weight_tying") else None
+        yield _HEAD, Expected((own.read(embedding) if new is None else new).float(), 0.0)
+    elif tied and _HEAD in rest:
+        yield _HEAD, Expected(rest[_HEAD].float(), 0.0)
+    for key in rest:
+        if not key.endswith(".lora_A.weight"):
+            continue
+        stem = key.removesuffix(".lora_A.weight")
+        if stem.removesuffix(".base_layer").endswith(".experts"):
+            yield from _fused(base, rest, stem, data, layout)
+        elif (name := f"{stem}.weight") == _HEAD and tied:
+            yield name, _linear(own.read(embedding), rest, stem, data)
+        elif name := _on_disk(name, own):
+            yield name, _linear(own.read(name), rest, stem, data)
+
+
+def _on_disk(name: str, own: Any) -> str:
+    """The name on disk of what transformers calls `name`; empty where no tensor has it."""
+    return next((n for n in (name, name.replace(".mlp.", ".block_sparse_moe.")) if n in own), "")
+
+
+def _linear(weight_OI: Tensor, rest: Mapping[str, Tensor], stem: str, data: Mapping[str, Any]) -> Expected:
+    a_rI, b_Or = rest[f"{stem}.lora_A.weight"].double(), rest[f"{stem}.lora_B.weight"].double()
+    scale = _scale(data, [stem, f"{stem}.weight"], a_rI.shape[0])
+    value = weight_OI.double() + scale * (b_Or @ a_rI)
+    size = weight_OI.double().abs() + abs(scale) * (b_Or.abs() @ a_rI.abs())
+    magnitude = rest.get(f"{stem}.lora_magnitude_vector")
+    terms = a_rI.shape[0] + 8
+    if magnitude is not None:
+        factor = magnitude.double()[:, None] / value.norm(dim=1, keepdim=True)
+        value, size, terms = value * factor, size * factor.abs(), terms + a_rI.shape[1]
+    return Expected(value.float(), (terms * torch.finfo(torch.float32).eps * size).float())
+
+
+def _scale(data: Mapping[str, Any], paths: list[str], rank: int) -> float:
+    """Alpha over the rank of the factors, or over its root."""
+    alpha = float(data.get("lora_alpha") or 0.0)
+    for pattern, value in (data.get("alpha_pattern") or {}).items():
+        if any(re.match(rf"(.*\.)?({pattern})$", path) for path in paths):
+            alpha = float(value)
+            break
+    return alpha / (math.sqrt(rank) if data.get("use_rslora") else rank)
+
+
+def _fused(
+    base: Checkpoint, rest: Mapping[str, Tensor], stem: str, data: Mapping[str, Any], layout: Layout
+) -> Iterator[tuple[str, Expected]]:
+    """Each tensor on disk of one layer's experts. Magnitudes of experts are ours alone and left out."""
+    experts, own = stem.removesuffix(".base_layer"), base.tensors
+    inner = f"{experts}.base_layer.lora_A.weight" in rest
+    targets = data.get("target_parameters") or ["down_proj"]
+    both = stem != experts or (not inner and not any(t.endswith("down_proj") for t in targets))
+    part = "gate_up_proj" if both else "down_proj"
+    index = re.search(r"layers\.(\d+)\.", stem)
+    if f"{stem}.lora_magnitude_vector" in rest or index is None:
+        return
+    num_experts = dict(base.config.moe_layers())[int(index[1])].router.num_experts
+    a, b = rest[f"{stem}.lora_A.weight"].double(), rest[f"{stem}.lora_B.weight"].double()
+    a_ErI = a.reshape(num_experts, -1, a.shape[1])
+    b_EOr = b.reshape(b.shape[0], -1, num_experts).permute(2, 0, 1)
+    scale = _scale(data, [f"{experts}.{part}", experts], a_ErI.shape[1])
+    change, size = scale * (b_EOr @ a_ErI), abs(scale) * (b_EOr.abs() @ a_ErI.abs())
+    if is_swapped(base.config.family, layout):
+        change, size = change.mT, size.mT
+    slack = (a_ErI.shape[1] + 8) * torch.finfo(torch.float32).eps
+
+    def changed(weight: Tensor, by: Tensor, sized: Tensor) -> Expected:
+        return Expected((weight.double() + by).float(), (slack * (weight.double().abs() + sized)).float())
+
+    if name := _on_disk(f"{experts}.{part}", own):
+        if family(base.config.family).fused != "out-in":
+            change, size = change.mT, size.mT
+        yield name, changed(own.read(name), change, size)
+        return
+    for expert in range(num_experts):
+        for names in _SINGLE:
+            chosen = names[:2] if both else names[2:]
+            rows = change.shape[1] // len(chosen)
+            for half, name in enumerate(chosen):
+                place = slice(half * rows, (half + 1) * rows)
+                if disk := _on_disk(f"{experts}.{expert}.{name}.weight", own):
+                    yield disk, changed(own.read(disk), change[expert, place], size[expert, place])
