@@ -108,9 +108,9 @@ def merge_checkpoint(
         write_templates(target, carried if carried.named else stored_templates(checkpoint.path))
         write_model_files(target, models.pop(), dtype=stored)
         result = Checkpoint.open(target)
-        _check_weights(checkpoint, files, read_as, result, stored, final)
         written = record(result.load(stored).model, sequences, tokenizer)
         found.append(_judged(untouched, tuned, written, stored, final))
+        _check_weights(checkpoint, files, read_as, result, stored, final)
         about["merged"] |= {"gravity": found[0].gravity, "mean_logprob": found[0].lost.mean_logprob}
         save_probes(target, written)
 

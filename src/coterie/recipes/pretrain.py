@@ -10,6 +10,7 @@ from typing import Any
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import read_manifest
 from coterie.checkpoints.directory import load_state_into, save_model
+from coterie.checkpoints.fingerprint import weights_fingerprint
 from coterie.checkpoints.locate import locate
 from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.config import ConfigError
@@ -83,9 +84,17 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
             callbacks=_watchers(config, trainer, measure, continued),
             mirrors=mirrors,
             about=lambda _: {"data": prepared.directory.name},
+            inputs=_inputs(config),
         )
         reason = execute(config, run, resume_hint)
         return _finish(config, prepared, trainer, model, continued, reason)
+
+
+def _inputs(config: TrainConfig) -> dict[str, str]:
+    """What a resumed run must find unchanged besides its text, in words -> a hash of its content."""
+    if "from" not in config.model:
+        return {}
+    return {"base (the weights of the model)": weights_fingerprint(locate(config.model["from"]))}
 
 
 def _data_settings(config: TrainConfig) -> DataConfig:
