@@ -18,8 +18,8 @@ INTRODUCTION = """# Commands
 This page is the output of `--help`. `python docs/make_cli.py` writes it.
 
 Results go to standard output, progress to standard error. An error is one line on standard error. The exit
-status is 0 for success, 1 for failure, 2 for a wrong setting or option, and 130 or 143 for a run that was stopped
-and can be resumed. `coterie --quiet VERB` shows no progress.
+status is 0 for success, 1 for failure, 2 for a wrong setting or option, and 130 or 143 for a run that was
+stopped and can be resumed. `coterie --quiet VERB` shows no progress.
 
 `coterie --install-completion` adds the commands and their options to your shell's completion. It takes effect
 in the next shell.

@@ -79,6 +79,21 @@ EXPLAINED: dict[frozenset[str], str] = {
             "both walk the watched layers; one scores the chosen tokens and one averages over all tokens",
         ),
         (
+            "infer/engine.py::Engine._events",
+            "infer/engine.py::Engine.generate",
+            "one yields the events of a reply as they come, one gathers many replies; both drop what is left",
+        ),
+        (
+            "cli/train.py::train",
+            "cli/tune.py::tune",
+            "two commands: what they share is reading the settings and reporting the result",
+        ),
+        (
+            "adapters/attach.py::drop_adapter",
+            "adapters/attach.py::put_adapter",
+            "the way there and the way back, over the same parameters with opposite steps",
+        ),
+        (
             "cli/chat.py::chat",
             "cli/chat.py::run",
             "a conversation and a single answer: what they share is the call of `connect` and of `Sampling`",

@@ -1,4 +1,4 @@
-"""Every published form of the same tensors loads as the same model, against transformers where it reads them."""
+"""Every published form of the same tensors loads as the same model; against transformers where it can."""
 
 from __future__ import annotations
 

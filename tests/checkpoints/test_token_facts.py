@@ -1,4 +1,4 @@
-"""Stop tokens from every file that may name them: what counts, what is left out with a line, what is refused."""
+"""Stop tokens from every file that may name them: which count, which are left out, which are refused."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from coterie.config.tune import ALIASES, TuneConfig, merge_sources
 PLAIN: dict[str, Any] = {"model": "m", "data": "d"}
 # Whatever else is set, these count.
 ALWAYS = set(
-    "model data out accumulate clip_norm dtype device seed save_every keep log_every threads retention method "
+    "model data out accumulate clip_norm dtype device seed save_every keep log_every threads retention "
+    "method "
     "objective steps row_length batch_rows packing eval on_bad control_tokens template".split()
 )
 # Setting -> a value, and settings that make it void.

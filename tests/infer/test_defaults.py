@@ -1,4 +1,4 @@
-"""The settings of generation_config.json: used as defaults, kept by saving, named where they are not applied."""
+"""Settings of generation_config.json: used as defaults, kept by saving, named where they are not applied."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_calls_and_requests_use_the_directorys_settings_unless_they_say_otherwis
     assert {key: getattr(request.sampling(model, 5, 0), key) for key in wanted} == wanted
     assert request.sampling(model, 5, 0).stop == ("END",)
     asked = ChatRequest(
-        model="m", messages=[{"role": "user", "content": "hi"}], temperature=0, top_k=-1, top_p=1, min_p=0, stop="x",
-        repetition_penalty=1,
+        model="m", messages=[{"role": "user", "content": "hi"}], temperature=0, top_k=-1, top_p=1, min_p=0,
+        stop="x", repetition_penalty=1,
     )  # fmt: skip
     found = asked.sampling(model, 5, 0)
     assert (found.temperature, found.top_k, found.top_p, found.min_p) == (0, 0, 1, 0)

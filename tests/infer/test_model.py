@@ -19,7 +19,7 @@ from coterie.text.tokenizer import Tokenizer
 from tests.arithmetic import assert_model_close, largest
 from tests.infer.models import CAUSAL, DENSE, tiny_model, training_logprobs
 
-TOKENIZER = Tokenizer.train(["once upon a time there was a fox. it ran.\n"] * 3, vocab_size=290)
+TOKENIZER = Tokenizer.train(["once upon a time there was a fox. it ran.\n"] * 3, 290, starts_texts=True)
 
 
 @pytest.fixture(scope="module")

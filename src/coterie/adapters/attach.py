@@ -47,7 +47,7 @@ class Adapter:
     """An adapter separate from its model: factors by layer, and weights trained in full by parameter name.
 
     `repeated`: weights of the base that the adapter's file repeats; those of the model must be the same.
-    `unties`: a head that was the embedding becomes a matrix of its own, at first a copy of it.
+    `unties`: a head that was the embedding becomes a separate matrix, at first a copy of it.
     """
 
     factors: dict[str, Factors]
@@ -223,7 +223,7 @@ def put_adapter(model: Transformer, adapter: Adapter, config: AdapterConfig) -> 
 
 @torch.no_grad()
 def untie(model: Transformer) -> None:
-    """Give a model whose head is its embedding a head of its own, with the same values."""
+    """Give a model whose head is its embedding a separate head with the same values."""
     if model.head is not None:
         return
     model.head = Linear(model.config.width, model.config.vocab_size).to(model.embed.weight)

@@ -80,7 +80,7 @@ def check_tensors(data: Mapping[str, Any], keys: Collection[str], names: Names, 
 def unties(data: Mapping[str, Any], tensors: Mapping[str, Tensor], embedding: str) -> bool:
     """Whether a model whose head is its embedding has two different matrices with this adapter.
 
-    PEFT gives each module of `modules_to_save` a copy of its own, and factors on the head leave the embedding
+    PEFT copies each module of `modules_to_save`, and factors on the head leave the embedding
     alone. `tensors`: without PEFT's prefix. `embedding`: the key of its weight.
     """
     if any(key.startswith("lm_head.lora_") for key in tensors):

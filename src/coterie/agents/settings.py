@@ -34,9 +34,13 @@ class AgentSettings(Settings):
     )
     resume: Path | None = Field(None, description="Continue a transcript (TASK, if given, is said next).")
     system: str | None = Field(None, description="System message.")
-    temperature: float = Field(0.7, ge=0, description="0 always takes the most likely token.")
-    top_p: float = Field(
-        0.95, description="Sample from the fewest tokens that hold this share of the probability."
+    temperature: float | None = Field(
+        None, ge=0, description="0 always takes the most likely token (default: the model's, or else 0.7)."
+    )
+    top_p: float | None = Field(
+        None,
+        description="Sample from the fewest tokens that hold this share of the probability (default: the "
+        "model's, or else 0.95).",
     )
     max_tokens: int | None = Field(None, ge=1, description="Longest reply, in tokens (default: what fits).")
     seed: int | None = Field(None, description="Same seed, same reply.")

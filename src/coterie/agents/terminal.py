@@ -148,7 +148,8 @@ class Terminal:
 
     def _temp(self, text: str) -> None:
         if not text:
-            _note(f"temperature {self.sampling.temperature}")
+            now = self.sampling.temperature
+            _note("the model's temperature" if now is None else f"temperature {now}")
             return
         try:
             value = float(text)

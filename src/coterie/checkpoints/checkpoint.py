@@ -114,7 +114,7 @@ class Checkpoint:
 
     @property
     def generation(self) -> dict[str, Any]:
-        """What a model made from this one says in its generation_config.json: the same, with all stop tokens."""
+        """The generation_config.json of a model made from this one: the same, with all stop tokens."""
         return self.generation_config | ({"eos_token_id": list(self.stops)} if self.stops else {})
 
     @cached_property

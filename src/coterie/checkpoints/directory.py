@@ -48,8 +48,8 @@ def save_model(
     """Write a complete checkpoint directory, committed by rename after its manifest is on disk.
 
     `extra`: further keys of the manifest. `generation`: the content of `generation_config.json`
-    (`Checkpoint.generation`; default: the tokenizer's stop tokens). `probes`: record what the model answers to the default probes, weights rounded
-    as they are stored, for `Checkpoint.load(check=True)`.
+    (`Checkpoint.generation`; default: the tokenizer's stop tokens). `probes`: record what the model answers
+    to the default probes, weights rounded as they are stored, for `Checkpoint.load(check=True)`.
     Errors: `CheckpointError` when `path` holds something that is not a checkpoint, or cannot be written.
     """
 

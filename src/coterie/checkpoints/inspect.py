@@ -72,8 +72,8 @@ class DirectoryFacts:
     """What a directory adds to the description of its model.
 
     `quantised`: the method on disk, or None. `kept_keys`: of config.json, kept for the round trip alone.
-    `sampling`: what generation_config.json recommends, without its ids. `notes`: what the files contradict each
-    other in, and what is not used.
+    `sampling`: what generation_config.json recommends, without its ids. `notes`: what the files contradict
+    each other in, and what is not used.
     """
 
     path: Path

@@ -1,9 +1,9 @@
 """Stored tensors under the names of their family, whichever of its published forms the file has.
 
-Three forms occur. Checkpoints of the bare decoder (embedding models) lack the prefix `model.`; text models cut
-out of larger ones have a prefix more. transformers 5 holds the experts of a layer as one tensor, `gate_up_proj`
-(E, 2F, D) and `down_proj` (E, D, F), and can save them so. Every expert's matrix is one range of bytes of such a
-tensor, so the parts become separate entries and are read like any other tensor.
+Three forms occur. Checkpoints of the bare decoder (embedding models) lack the prefix `model.`; text models
+cut out of larger ones have a prefix more. transformers 5 holds the experts of a layer as one tensor,
+`gate_up_proj` (E, 2F, D) and `down_proj` (E, D, F), and can save them so. Every expert's matrix is one range
+of bytes of such a tensor, so the parts become separate entries and are read like any other tensor.
 E experts, F their width, D width of the model.
 """
 

@@ -1,8 +1,8 @@
 """Which tokens begin, end and fill texts: read from every file that may say it, and checked.
 
 `generation_config.json` decides what ends a reply, as in transformers; `config.json` (its `text_config` too)
-decides where it says nothing; the tokenizer's own turn ends are added. Ids are checked against the rows of the
-embedding: an id that no token can have would end nothing, and code that looks it up would fail.
+decides where it says nothing; the tokenizer's own turn ends are added. Ids are checked against the rows of
+the embedding: an id that no token can have would end nothing, and code that looks it up would fail.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from coterie.text.tokenizer import Tokenizer
 class TokenFacts:
     """The stop tokens and stop strings of a directory.
 
-    `stops`: ids that end a reply, ascending. `stop_strings`: texts that end one. `sources`: stop id -> the files
-    that name it. `notes`: what was left out or contradicts, one line each.
+    `stops`: ids that end a reply, ascending. `stop_strings`: texts that end one. `sources`: stop id -> the
+    files that name it. `notes`: what was left out or contradicts, one line each.
     """
 
     stops: tuple[int, ...]
@@ -48,13 +48,15 @@ class _Gathered:
         wrong = [item for item in given if type(item) is not int]
         if wrong:
             raise CheckpointError(
-                f"{self.directory / file}: '{key}' holds {wrong[0]!r:.60}; give a token id (a whole number), a "
+                f"{self.directory / file}: '{key}' holds {wrong[0]!r:.60}; give a token id (a whole "
+                f"number), a "
                 "list of them, or null"
             )
         for number in given:
             if not 0 <= number < self.rows:
                 self.notes.append(
-                    f"{file}: '{key}' names token {number}, but the model has tokens 0 to {self.rows - 1}; left out"
+                    f"{file}: '{key}' names token {number}, but the model has tokens 0 to "
+                    f"{self.rows - 1}; left out"
                 )
         return [number for number in given if 0 <= number < self.rows]
 
@@ -123,7 +125,8 @@ def _tokenizer_notes(directory: Path, tokenizer: Tokenizer, sources: Mapping[int
             names = [_content(side[key]) for side in (older, newer)]
             if key.endswith("_token") and None not in names and names[0] != names[1]:
                 notes.append(
-                    f"tokenizer_config.json: '{key}' {names[1]!r} decides; special_tokens_map.json says {names[0]!r}"
+                    f"tokenizer_config.json: '{key}' {names[1]!r} decides; special_tokens_map.json says "
+                    f"{names[0]!r}"
                 )
     return notes
 
@@ -139,7 +142,8 @@ def _stop_strings(
     given = [value] if isinstance(value, str) else value or []
     if not isinstance(given, list) or not all(isinstance(item, str) and item for item in given):
         raise CheckpointError(
-            f"{directory / 'generation_config.json'}: 'stop_strings' must be a string or a list of strings, not "
+            f"{directory / 'generation_config.json'}: 'stop_strings' must be a string or a list of "
+            f"strings, not "
             f"{value!r:.60}"
         )
     return tuple(dict.fromkeys(given)) if tokenizer is not None else ()

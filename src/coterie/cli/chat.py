@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coterie.cli.connect import connect
+from coterie.cli.connect import connect, recommended
 from coterie.cli.options import (
     REPLY,
     Dtype,
@@ -35,20 +35,29 @@ if TYPE_CHECKING:
 def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="Text to continue; '-' reads standard input.")],
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.95,
+    temperature: Temperature = None,
+    top_p: TopP = None,
     top_k: Annotated[
-        int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.", min=0, rich_help_panel=REPLY)
-    ] = 0,
-    min_p: Annotated[
-        float,
+        int | None,
         typer.Option(
-            help="Drop tokens below this share of the best one's probability.", rich_help_panel=REPLY
+            help="Keep the k most likely tokens; 0 keeps all. [default: the model's]",
+            min=0,
+            rich_help_panel=REPLY,
         ),
-    ] = 0.0,
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Drop tokens below this share of the best one's probability. [default: the model's]",
+            rich_help_panel=REPLY,
+        ),
+    ] = None,
     repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1 makes repeated tokens less likely.", rich_help_panel=REPLY)
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Above 1 makes repeated tokens less likely. [default: the model's]", rich_help_panel=REPLY
+        ),
+    ] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this string (repeatable).", rich_help_panel=REPLY)
     ] = None,
@@ -59,21 +68,15 @@ def generate(
 ) -> None:
     """Continue a text."""
     from coterie.infer.model import load
-    from coterie.infer.sampling import SamplingParams
     from coterie.text.printable import shown
 
-    params = SamplingParams(
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=tuple(stop or ()),
-        max_tokens=max_tokens,
-        seed=seed,
-    )
+    given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
+    given |= {"repetition_penalty": repetition_penalty, "stop": tuple(stop) if stop else None}
     text = _text_of(prompt)
     loaded = load(model, dtype=dtype)
+    own = recommended(loaded)
+    params = replace(own, **{name: value for name, value in given.items() if value is not None})
+    params = replace(params, max_tokens=max_tokens, seed=seed)
     if as_json:
         reply = loaded.generate(text, params)
         facts = {"text": reply.text, "ids": list(reply.ids), "logprobs": list(reply.logprobs)}
@@ -87,8 +90,8 @@ def generate(
 def chat(
     model: Target,
     system: System = None,
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.95,
+    temperature: Temperature = None,
+    top_p: TopP = None,
     max_tokens: Longest = None,
     seed: Seed = None,
     dtype: Dtype = "float32",
@@ -119,8 +122,8 @@ def run(
         str | None,
         typer.Option(help="File with a JSON schema that the answer must satisfy.", rich_help_panel=REPLY),
     ] = None,
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.95,
+    temperature: Temperature = None,
+    top_p: TopP = None,
     max_tokens: Longest = None,
     seed: Seed = None,
     dtype: Dtype = "float32",

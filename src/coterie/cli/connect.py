@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from coterie.agents.speaker import RemoteSpeaker
+    from coterie.infer.model import LanguageModel
+    from coterie.infer.sampling import SamplingParams
     from coterie.remote.client import Endpoint
 
 
@@ -41,9 +44,16 @@ def connect(
     from coterie.serve.inprocess import endpoint as in_process
 
     model = load(target, dtype=dtype, template=template)
+    model.sampling = recommended(model)
     # A day: nobody else waits for this model, and a slow machine may take long.
     with contextlib.closing(in_process(model, label=target, request_timeout=86400.0)) as local:
         yield RemoteSpeaker(local)
+
+
+def recommended(model: LanguageModel) -> SamplingParams:
+    """The sampling settings of the model's directory, or else temperature 0.7 and top-p 0.95."""
+    own = model.sampling
+    return replace(own, temperature=0.7, top_p=0.95) if (own.temperature, own.top_p) == (1.0, 1.0) else own
 
 
 @contextlib.contextmanager

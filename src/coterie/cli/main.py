@@ -182,7 +182,7 @@ def _outside_reason(error: Exception) -> str | None:
 def _end_on_sigterm() -> None:
     """Let SIGTERM end a command as Ctrl-C does, so that what it was writing is removed: with status 143.
 
-    Verbs that go on after a signal (train, tune, serve) set handlers of their own.
+    Verbs that go on after a signal (train, tune, serve) set other handlers.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

@@ -23,12 +23,19 @@ Quant = Annotated[
     str | None, typer.Option(help="GGUF type: f32, f16, bf16, q8_0, q4_0 or mxfp4 (default: q8_0).")
 ]
 Temperature = Annotated[
-    float, typer.Option(help="0 always takes the most likely token.", min=0, rich_help_panel=REPLY)
+    float | None,
+    typer.Option(
+        help="0 always takes the most likely token. [default: the model's, or else 0.7]",
+        min=0,
+        rich_help_panel=REPLY,
+    ),
 ]
 TopP = Annotated[
-    float,
+    float | None,
     typer.Option(
-        help="Sample from the fewest tokens that hold this share of the probability.", rich_help_panel=REPLY
+        help="Sample from the fewest tokens that hold this share of the probability. [default: the model's, "
+        "or else 0.95]",
+        rich_help_panel=REPLY,
     ),
 ]
 MaxTokens = Annotated[int, typer.Option(help="Longest reply, in tokens.", min=1, rich_help_panel=REPLY)]

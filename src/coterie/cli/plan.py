@@ -12,7 +12,8 @@ from coterie.cli.options import Described, Json, parse_bytes
 from coterie.cli.output import answer, note
 
 if TYPE_CHECKING:
-    from coterie.plan.tuning import TunePlan
+    from coterie.config import ModelConfig
+    from coterie.plan.tuning import TunePlan, TuneSettings
 
 
 def tune(
@@ -65,19 +66,22 @@ def tune(
     limit = None if memory is None else parse_bytes(memory, "--memory")
     steps = [("as asked", plan_tune(config, asked))] if limit is None else fitting(config, asked, limit)
     last = steps[-1][1]
-    seconds = None
-    if tokens is not None:
-        from coterie.recipes.step_time import step_seconds
-
-        note("measuring one layer for about 5 seconds")
-        per_step = last.settings.row_length * last.settings.batch_rows * last.settings.accumulate
-        seconds = step_seconds(config, last.settings) * tokens / per_step
+    seconds = None if tokens is None else _seconds(config, last.settings, tokens)
     fits = limit is None or last.peak <= limit
     plans = [{"change": words, **plan.to_dict()} for words, plan in steps]
     facts = {"limit_bytes": limit, "fits": fits, "plans": plans, "seconds": seconds}
     answer(facts, as_json, _lines(steps, limit, seconds, tokens))
     if not fits:
         raise SystemExit(1)
+
+
+def _seconds(config: ModelConfig, settings: TuneSettings, tokens: float) -> float:
+    """Seconds to train on `tokens` tokens on this machine, from the time of one layer."""
+    from coterie.recipes.step_time import step_seconds
+
+    note("measuring one layer for about 5 seconds")
+    per_step = settings.row_length * settings.batch_rows * settings.accumulate
+    return step_seconds(config, settings) * tokens / per_step
 
 
 def _bytes_held(model: str, method: str, dtype: str) -> tuple[int, int]:

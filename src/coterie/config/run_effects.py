@@ -94,7 +94,7 @@ TRAIN_EFFECTS: Effects = {
 def rounding_contradiction(data: dict[str, Any]) -> str | None:
     """Take `load_in_4bit` and `load_in_8bit` out of `data` and set method and bits; a contradiction in words.
 
-    Either is another tool's word for method qlora with those bits, so beside another method or other bits it
+    Either is another tool's word for method qlora with those bits, so with another method or other bits it
     cannot be followed.
     """
     asked = {}

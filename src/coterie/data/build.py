@@ -217,6 +217,6 @@ def _train_tokenizer(vocab_size: int, train: Sequence[Document]) -> Tokenizer:
             left -= len(text.encode())
             yield text
 
-    tokenizer = Tokenizer.train(sample(), vocab_size)
+    tokenizer = Tokenizer.train(sample(), vocab_size, starts_texts=True)
     _log.info(f"data: trained a tokenizer of {tokenizer.vocab_size:,} ids")
     return tokenizer

@@ -67,7 +67,8 @@ def _rope(data: Mapping[str, Any], where: str) -> list[str]:
         different = sorted(key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key))
         if different:
             lines.append(
-                f"rope_scaling decides; rope_parameters differs from it in {', '.join(different)} and is ignored"
+                f"rope_scaling decides; rope_parameters differs from it in {', '.join(different)} and is "
+                f"ignored"
             )
     inside = used.get("rope_theta")
     if None not in (inside, theta) and inside != theta:

@@ -38,7 +38,8 @@ class Reader:
             for other in others:
                 if found[other] != found[first]:
                     raise ConfigError(
-                        f"{self.where}: '{first}' is {found[first]!r:.60} and '{other}' is {found[other]!r:.60}, which "
+                        f"{self.where}: '{first}' is {found[first]!r:.60} and '{other}' is "
+                        f"{found[other]!r:.60}, which "
                         "are names of one setting; remove one"
                     )
             most = _MOST.get(first)
@@ -84,7 +85,8 @@ class Reader:
                 continue
             if type(window) is not int or not window >= self.get("max_position_embeddings") > 0:
                 raise ConfigError(
-                    f"{self.where}: '{name}' is {window!r}, and {self.data['model_type']} models attend to all "
+                    f"{self.where}: '{name}' is {window!r}, and {self.data['model_type']} models attend "
+                    f"to all "
                     "positions; remove it, or give a number from max_position_embeddings up"
                 )
         types = self.data.get("layer_types")

@@ -1,7 +1,7 @@
 """Rotary positions in `config.json`, in both spellings, resolved as transformers 5 resolves them.
 
-transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters`. Directories often have
-both: `rope_scaling` decides where it says anything, and a theta inside it wins over `rope_theta`.
+transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters`. Directories often
+have both: `rope_scaling` decides where it says anything, and a theta inside it wins over `rope_theta`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def _check(reader: Reader, parameters: Mapping[str, Any]) -> None:
     inner, outer = parameters.get(_ORIGINAL), reader.data.get(_ORIGINAL)
     if None not in (inner, outer) and inner != outer:
         raise ConfigError(
-            f"{reader.where}: '{_ORIGINAL}' is {outer!r}, but {inner!r} in the rope settings; give one of them"
+            f"{reader.where}: '{_ORIGINAL}' is {outer!r}, but {inner!r} in the rope settings; give one of "
+            f"them"
         )
 
 

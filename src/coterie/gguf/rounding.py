@@ -1,8 +1,9 @@
 """Whether a GGUF file is a checkpoint rounded to the file's types, and nothing else.
 
-Answers cannot tell: rounding to eight or four bits moves them by more than any tolerance that would still find
-a wrong tensor. The numbers can. The checkpoint is packed once more and compared byte by byte; a file of another
-program may choose among neighbouring steps, so there each number must lie within the error of its type.
+Answers cannot tell: rounding to eight or four bits moves them by more than any tolerance that would still
+find a wrong tensor. The numbers can. The checkpoint is packed once more and compared byte by byte; a file of
+another program may choose among neighbouring steps, so there each number must lie within the error of its
+type.
 """
 
 from __future__ import annotations
@@ -48,13 +49,15 @@ class FileRounding:
         total = sum(self.types.values())
         if self.wrong:
             return (
-                f"{len(self.wrong)} of {total} tensors of the file are not the checkpoint's rounded to their types, "
+                f"{len(self.wrong)} of {total} tensors of the file are not the checkpoint's rounded to "
+                f"their types, "
                 f"first '{self.wrong[0]}'"
             )
         if self.near:
             return (
                 f"every number of the file is within one rounding of the checkpoint's ({types}), but "
-                f"{self.near} of {total} tensors were packed otherwise than here, so a nearby model would pass too"
+                f"{self.near} of {total} tensors were packed otherwise than here, so a nearby model would "
+                f"pass too"
             )
         return (
             f"the file is the checkpoint rounded to its types ({types}): every byte of {total} tensors agrees"

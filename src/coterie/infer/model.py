@@ -46,8 +46,8 @@ class LanguageModel:
 
     `start_ids`: the tokens put before a text prompt; None means those that the tokenizer itself puts before a
     text. `stop_ids`: the tokens that end a reply by default; None means the tokenizer's. `sampling`: settings
-    of replies where a call says nothing. `checkpoint`: what it was read from. `manifest`: `coterie.json` of the
-    directory it came from (default: the checkpoint's).
+    of replies where a call says nothing. `checkpoint`: what it was read from. `manifest`: `coterie.json` of
+    the directory it came from (default: the checkpoint's).
 
     Keyword settings of `generate`, `stream` and `chat` are the fields of `SamplingParams`: `max_tokens`,
     `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `logprobs`.

@@ -30,7 +30,7 @@ class Transformer(nn.Module):
 
     `carried`: tensors of the checkpoint that the decoder does not use (an image encoder), by their names on
     disk. `adapter`: the attached factors (`adapters.attach`); None for a plain model. `untied`: the adapter
-    gave the head, which was the embedding, a matrix of its own. `has_head`: False for an embedding model,
+    gave the head, which was the embedding, a separate matrix. `has_head`: False for an embedding model,
     which gives hidden states only.
     """
 

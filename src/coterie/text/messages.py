@@ -81,7 +81,7 @@ class Message:
     ) -> None:
         """`content`: parts, or a text, which becomes one part (the empty text none), or None for nothing.
 
-        `form` only matters beside parts; it is that of `content` by default.
+        `form` only matters when `content` is parts; it is that of `content` by default.
         """
         if content is None or isinstance(content, str):
             form = "nothing" if content is None else "text"

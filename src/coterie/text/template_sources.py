@@ -128,7 +128,7 @@ def template_from(option: str) -> ChatTemplate:
         return ChatTemplate(shipped_template(option), f"the shipped '{option}'")
     except DataError:
         known = ", ".join(shipped_names())
-        raise DataError(f"--template {option}: is no file and no shipped template ({known})") from None
+        raise DataError(f"--template {option}: is neither a file nor a shipped template ({known})") from None
 
 
 def _read(path: Path, origin: str) -> ChatTemplate:

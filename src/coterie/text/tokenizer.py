@@ -99,12 +99,14 @@ class Tokenizer:
         vocab_size: int,
         specials: Sequence[str] = SPECIALS,
         chat_template: str | None = None,
+        starts_texts: bool = False,
     ) -> Tokenizer:
         """Learn byte-level BPE merges from `texts`. `specials[0]` gets id 0: bos, eos, pad and separator.
 
-        `chat_template=None` is the shipped ChatML. The vocabulary is smaller than `vocab_size` if the text
-        has no more pairs to merge. Errors: `DataError` when `vocab_size` cannot hold the specials and 256
-        bytes.
+        `chat_template=None` is the shipped ChatML. `starts_texts`: the tokenizer puts `specials[0]` before a
+        text, here and in transformers, as before each document of pretraining. The vocabulary is smaller
+        than `vocab_size` if the text has no more pairs to merge. Errors: `DataError` when `vocab_size` cannot
+        hold the specials and 256 bytes.
         """
         from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
         from tokenizers import Regex as TokenizersRegex
@@ -129,10 +131,11 @@ class Tokenizer:
             show_progress=False,
         )
         rust.train_from_iterator(texts, trainer)
-        # Documents are trained with this token before them, and transformers puts it there by this.
-        rust.post_processor = processors.TemplateProcessing(
-            single=f"{specials[0]} $A", pair=f"{specials[0]} $A $B", special_tokens=[(specials[0], 0)]
-        )
+        if starts_texts:
+            first = specials[0]
+            rust.post_processor = processors.TemplateProcessing(
+                single=f"{first} $A", pair=f"{first} $A $B", special_tokens=[(first, 0)]
+            )
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": specials[0],

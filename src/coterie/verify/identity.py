@@ -137,8 +137,8 @@ def compare(
     `data`: a source of texts instead of the built-in probes. `tolerance`: of the mean difference of
     log-probabilities in nats (20 times that, or 0.05, for a single one). If it is given, it alone decides,
     and differing tensors are only reported. Default: 0.0001, or 0.05 where the sides are stored in different
-    types or one is an endpoint; a GGUF file and its checkpoint are compared number by number instead. `base`: the model that B was tuned from; A must have B's change and not be
-    the base.
+    types or one is an endpoint; a GGUF file and its checkpoint are compared number by number instead. `base`:
+    the model that B was tuned from; A must have B's change and not be the base.
     Errors: `CoterieError` for sides that cannot be compared.
     """
     sides = [a, b] + ([base] if base is not None else [])
@@ -240,11 +240,11 @@ def _outputs(found: Difference, limit: float) -> list[str]:
 
 
 def _rounded_file(a: Side, b: Side, reasons: list[str], notes: list[str]) -> list[str]:
-    """The reasons after a GGUF file's numbers were compared with its checkpoint's, which decides more sharply.
+    """The reasons after a comparison of the numbers of a GGUF file and its checkpoint, which decides.
 
     A file that is the checkpoint rounded to its types, byte for byte, is the same model in that form, however
-    far the rounding moves the answers. One with a tensor beyond that rounding is another model, however near its
-    answers are.
+    far the rounding moves the answers. One with a tensor beyond that rounding is another model, however near
+    its answers are.
     """
     file = a.gguf if a.gguf is not None else b.gguf
     other = b if a.gguf is not None else a
