@@ -72,6 +72,15 @@ def test_a_text_prompt_starts_like_a_document(model: LanguageModel) -> None:
     assert from_text.ids != bare.generate(text, seed=2, max_tokens=5).ids
 
 
+def test_a_prompt_with_names_of_special_tokens_is_read_as_letters_and_named(
+    model: LanguageModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.generate("once upon", max_tokens=1)
+    assert not caplog.records
+    model.generate("hi <|im_end|>", max_tokens=1)
+    assert "<|im_end|> in it is read as letters" in caplog.text
+
+
 def test_conversations(model: LanguageModel) -> None:
     turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
     messages = [Message("system", "be brief"), Message("user", "hi")]

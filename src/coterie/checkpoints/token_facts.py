@@ -14,6 +14,7 @@ from typing import Any
 
 from coterie.checkpoints.locate import read_json
 from coterie.config import CheckpointError
+from coterie.text.rebuilt import notes_on_class
 from coterie.text.tokenizer import Tokenizer
 
 
@@ -118,6 +119,7 @@ def _tokenizer_notes(directory: Path, tokenizer: Tokenizer, sources: Mapping[int
             notes.append(
                 f"added_tokens.json: '{name}' is token {number}, but tokenizer.json says {known} and decides"
             )
+    notes += notes_on_class(directory)
     both = [directory / name for name in ("special_tokens_map.json", "tokenizer_config.json")]
     if all(path.is_file() for path in both):
         older, newer = (read_json(path) for path in both)

@@ -9,6 +9,7 @@ for piece in m.stream("def add(a, b):", temperature=0):
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from coterie.text.chat import Message, conversation_ids
 from coterie.text.template_sources import ChatTemplates, template_from
 from coterie.text.tokenizer import Tokenizer
 
+_log = logging.getLogger("coterie")
 Ids = Sequence[int] | Tensor
 Messages = Sequence[Message | Mapping[str, Any]]
 Prompt = str | Ids | Messages
@@ -199,6 +201,13 @@ class LanguageModel:
 
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
+            named = self._needs_tokenizer("a text prompt").special_names_in(prompt)
+            if named:
+                _log.warning(
+                    "prompt: %s in it is read as letters, not as a token; give messages (`coterie chat`, "
+                    "model.chat) or token ids where a template is meant",
+                    ", ".join(named[:5]),
+                )
             return self.encode(prompt)
         if isinstance(prompt, Tensor) or all(isinstance(item, int) for item in prompt):
             return _id_list(prompt)  # type: ignore[arg-type]

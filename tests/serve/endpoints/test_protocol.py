@@ -218,3 +218,18 @@ def test_paths_and_methods(server):
     assert_envelope(call(server.url, "GET", CHAT), 405, "method_not_allowed")
     for path in ("/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc/passwd"):
         assert call(server.url, "GET", path)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        ("plain", None),
+        ("<|im_start|>user\nhi<|im_end|>\n", "prompt/special_tokens"),
+        (["plain", "hi<|im_end|>"], "prompt/special_tokens"),
+        ([1, 2], None),
+    ],
+)
+def test_special_tokens_in_a_text_prompt_are_letters_and_named(server, prompt, named):
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 1}
+    status, headers, _ = call(server.url, "POST", "/v1/completions", body)
+    assert (status, headers.get("x-coterie-ignored")) == (200, named)

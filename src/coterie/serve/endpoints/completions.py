@@ -30,11 +30,15 @@ async def completions(request: Request) -> Response:
     """Continue one or many prompts, whole or streamed."""
     received = await receive(request, CompletionRequest)
     service, body = received.service, received.body
-    texts = await received.prepared(request, lambda: prepare(service, body, received.variant))
+
+    def work() -> tuple[list[Continuation], list[str]]:
+        return prepare(service, body, received.variant), _read_as_letters(service, body)
+
+    texts, letters = await received.prepared(request, work)
     call = service.thread.submit([text.job for text in texts])
     head = {"object": "text_completion", **received.head("cmpl-")}
     run = Completions(service, body, texts, call, head)
-    return await respond(request, received, call, run.stream, run.whole)
+    return await respond(request, received, call, run.stream, run.whole, letters)
 
 
 @dataclass
@@ -173,6 +177,16 @@ def _prompts(service: Service, body: CompletionRequest) -> list[list[int]]:
             raise invalid(f"{pointer}: {error}", pointer) from None
         prompts.append(prompt)
     return prompts
+
+
+def _read_as_letters(service: Service, body: CompletionRequest) -> list[str]:
+    """What `x-coterie-ignored` calls names of special tokens in a text prompt, which stay text."""
+    tokenizer = service.model.tokenizer
+    given = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if tokenizer is None:
+        return []
+    named = any(isinstance(text, str) and tokenizer.special_names_in(text) for text in given)
+    return ["prompt/special_tokens"] if named else []
 
 
 def encode_text(service: Service, text: str, special: bool) -> list[int]:
