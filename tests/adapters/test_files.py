@@ -181,7 +181,7 @@ def changed(adapter: Path, change: Any) -> None:
     [
         ({"peft_type": "IA3"}, "is a IA3 adapter; only LORA can be read"),
         ({"init_lora_weights": "pissa"}, "uses 'init_lora_weights=pissa'"),
-        ({"bias": "all"}, "uses 'bias'"),
+        ({"bias": "all"}, "uses 'bias=all'"),
         ({"layer_replication": [[0, 2]]}, "uses 'layer_replication'"),
         ({"r": 3}, "8 experts of rank 3 have 24"),
         ({"rank_pattern": {"(": 3}}, "a pattern that is not a regular expression"),

@@ -90,7 +90,9 @@ def test_coterie_agent_calls_the_tool(
         assert (outcome["status"], outcome["answer"]) == ("done", f"it is {a + b}")
         messages, row = read_conversation(transcript)
         assert messages[2].tool_calls == (ToolCall("calculator", {"expression": f"{a} + {b}"}),)
-        assert messages[3] == Message("tool", str(a + b), name="calculator")
+        call_id = messages[2].tool_calls[0].id
+        assert call_id is not None
+        assert messages[3] == Message("tool", str(a + b), name="calculator", tool_call_id=call_id)
         assert row["tools"] == [Calculator().spec()]
 
 

@@ -34,7 +34,8 @@ def test_plans(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     shown = run(monkeypatch, capsys, model, "--method", "lora")
-    assert "lora, rank 16, float32, 4 x 1024 tokens" in shown and "phases" in shown
+    # Without weights the model counts as stored in bfloat16; the type of products is this machine's choice.
+    assert "lora, rank 16, bfloat16" in shown and "4 x 1024 tokens" in shown and "phases" in shown
     plan = run(monkeypatch, capsys, model, "--method", "full", "--memory", "600MB", "--json")
     assert plan["fits"] and plan["plans"][0]["change"] == "as asked" and len(plan["plans"]) > 1
     assert plan["plans"][-1]["peak_bytes"] <= 600e6 < plan["plans"][-2]["peak_bytes"]

@@ -73,11 +73,19 @@ def test_going_on_from_a_model_needs_its_tokenizer(
     run_dir: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = run_dir / "model"
-    path = str(write_config(tmp_path, text, tmp_path / "out", model={"from": str(model)}, steps=2))
-    call("train", path, "data.vocab_size=290")  # without a tokenizer, the text gets the model's own
+    data = {"sources": [str(text)], "row_length": 64}
+    start = {"from": str(model)}
+    path = str(write_config(tmp_path, text, tmp_path / "out", model=start, steps=2, data=data))
+    call("train", path)  # without a tokenizer, the text gets the model's own
+    assert "'data.vocab_size' needs a tokenizer to train" in fails(
+        capsys, "train", path, "data.vocab_size=290", f"out={tmp_path / 'v'}"
+    )
     (tmp_path / "f").mkdir()
     call("train", str(write_config(tmp_path / "f", text, tmp_path / "f/out", steps=1)), "data.vocab_size=290")
-    other = [f"data.tokenizer={tmp_path / 'f/out/model'}", f"out={tmp_path / 'other'}"]
+    other = [
+        f"data.tokenizer={tmp_path / 'f/out/model'}",
+        f"out={tmp_path / 'other'}",
+    ]
     assert "prepared with another tokenizer; set data.tokenizer=" in fails(capsys, "train", path, *other)
     assert "'balance' does not change" in fails(
         capsys, "train", path, "balance.loss_coef=1", f"out={tmp_path / 'b'}"

@@ -38,7 +38,7 @@ def test_equal_examples_are_on_one_side():
     assert not {e.sequences for e in train} & {e.sequences for e in heldout}
     assert split_examples(examples[::-1], 0.3)[1] == heldout[::-1]
     train, heldout = split_examples(examples, 1e-9)
-    assert len(heldout) == 2
+    assert len(heldout) == 8  # a fifth of them, because ten would be more
 
 
 @pytest.mark.parametrize(

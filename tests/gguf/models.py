@@ -85,6 +85,13 @@ def tokenizer() -> Tokenizer:
     return result
 
 
+def describe(directory: Path, vocab_size: int) -> Path:
+    """Put a small model's config.json next to a tokenizer."""
+    model = tiny("llama", vocab_size=vocab_size)
+    (directory / "config.json").write_text(model.config.to_json_string())
+    return directory
+
+
 def write(kind: str, directory: Path, seed: int = 0, **changes: Any) -> Path:
     """The checkpoint `directory` of a kind, every parameter random."""
     name, fixed, _ = KINDS[kind]

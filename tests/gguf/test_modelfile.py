@@ -14,7 +14,7 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.gguf.modelfile import _CHATML, modelfile
 from coterie.text import Message, render
 from coterie.text.tokenizer import CHATML
-from tests.gguf.models import tokenizer
+from tests.gguf.models import describe, tokenizer
 
 GO = """package main
 
@@ -57,7 +57,7 @@ def test_the_modelfile_for_ollama(tmp_path: Path) -> None:
     directory = tmp_path
     tokenizer().save(directory)
     (directory / "generation_config.json").write_text('{"eos_token_id": [0, 2, 3], "temperature": 0.6}')
-    text = modelfile(Checkpoint.open(directory), "Model.gguf", 256)
+    text = modelfile(Checkpoint.open(describe(directory, 400)), "Model.gguf", 256)
     lines = text.splitlines()
     assert lines[:7] == [
         "# ollama create model -f Model.Modelfile",

@@ -16,7 +16,7 @@ from coterie.config import CheckpointError
 from coterie.gguf import vocabulary as known
 from coterie.gguf.vocabulary import Vocabulary, vocabulary
 from coterie.text.tokenizer import SPLIT, Tokenizer
-from tests.gguf.models import VOCAB, tokenizer
+from tests.gguf.models import VOCAB, describe, tokenizer
 from tests.gguf.tokenizers import SPECIALS, byte_level, pieces
 
 
@@ -35,7 +35,7 @@ def changed(result: Tokenizer, directory: Path, change: Any = None, **config: An
 
 
 def read(directory: Path, vocab_size: int) -> Vocabulary:
-    return vocabulary(Checkpoint.open(directory), vocab_size)
+    return vocabulary(Checkpoint.open(describe(directory, vocab_size)), vocab_size)
 
 
 def test_the_tokenizer_of_every_new_model(tmp_path: Path) -> None:

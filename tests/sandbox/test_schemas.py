@@ -21,7 +21,9 @@ def test_what_is_no_schema(text: str, tmp_path: Path) -> None:
         read_schema(tmp_path / "s.json")
 
 
-@pytest.mark.parametrize(("text", "said"), [("not", "not JSON"), ("{}", "age"), ('{"age": -1}', "minimum")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("not", "not valid JSON"), ("{}", "age"), ('{"age": -1}', "minimum")]
+)
 def test_replies_that_break_it(text: str, said: str) -> None:
     check_text('{"age": 3}', SCHEMA)
     with pytest.raises(CoterieError, match=said):

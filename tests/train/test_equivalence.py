@@ -295,9 +295,10 @@ def test_kill_and_interrupt_then_go_on_gives_the_uninterrupted_weights(tmp_path)
     process = start(stopped, 0.05)
     while int(process.stdout.readline()) < 4:
         pass
-    process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
+    sent, reason = rng.choice([(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+    process.send_signal(sent)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0 and output.splitlines()[-1] == "interrupted"
+    assert process.returncode == 0 and output.splitlines()[-1] == reason
     line = errors.strip().splitlines()[-1]
     step = json.loads((sorted(stopped.glob("step-*"))[-1] / "coterie.json").read_text())["step"]
     assert 4 <= step < 20 and line.startswith(f"stopped after step {step}, saved as ")

@@ -87,7 +87,7 @@ def _seconds(config: ModelConfig, settings: TuneSettings, tokens: float) -> floa
 def _bytes_held(model: str, method: str, dtype: str) -> tuple[int, int]:
     """Bytes of a weight and of an activation, as `coterie tune` chooses their types on this machine.
 
-    A model without weights here (a published name, a hub id) counts as one stored in bfloat16.
+    A model without weights here (a config, a published name, a hub id) counts as stored in bfloat16.
     """
     import torch
 
@@ -96,7 +96,8 @@ def _bytes_held(model: str, method: str, dtype: str) -> tuple[int, int]:
     from coterie.config.methods import tuning_method
     from coterie.machine.device import choose_device, choose_dtype
 
-    kept = Checkpoint.open(model).kept_dtype if Path(model).is_dir() else torch.bfloat16
+    stored = any(Path(model).glob("*.safetensors")) if Path(model).is_dir() else False
+    kept = Checkpoint.open(model).kept_dtype if stored else torch.bfloat16
     held = held_dtype(tuning_method(method), kept)
     return held.itemsize, choose_dtype(dtype, choose_device("auto")).itemsize
 

@@ -28,6 +28,8 @@ class TrainingError(CoterieError):
 class StoppedError(CoterieError):
     """A part of a command was stopped by a signal; `exit_code` is 128 and the signal's number."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    exit_code = 130
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)
         self.exit_code = exit_code

@@ -84,7 +84,8 @@ TUNE_EFFECTS: Effects = {
 
 TRAIN_EFFECTS: Effects = {
     "data.vocab_size": Effect(
-        lambda settings, _: settings.data.tokenizer is None, "a tokenizer to train (data.tokenizer gives one)"
+        lambda settings, _: settings.data.tokenizer is None and "from" not in settings.model,
+        "a tokenizer to train (data.tokenizer or the given model has one)",
     ),
     "data.near_threshold": Effect(lambda settings, _: settings.data.dedup_near, "data.dedup_near=true"),
     "balance": _MOE,
