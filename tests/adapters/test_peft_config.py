@@ -24,6 +24,7 @@ READ: dict[str, dict[str, Any]] = {
     "both": Q | {"modules_to_save": ["embed_tokens", "lm_head"]},
     "embedding, tied again": Q | {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     "factors on the head": Q | {"target_modules": ["q_proj", "lm_head"]},
+    "a module with parts": Q | {"modules_to_save": ["mlp"]},
     "norms": Q | {"modules_to_save": ["input_layernorm", "norm"]},
     "dora, rslora, patterns": Q
     | {

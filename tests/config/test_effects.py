@@ -128,3 +128,14 @@ def test_stated_settings_hold_no_open_choice_and_read_back_alike() -> None:
         assert ("rank" in stated) == (given.get("method") != "full")
         assert ("epochs" in stated) == ("steps" not in given)
         assert "beta" in stated or given.get("objective") is not None
+
+
+def test_stated_settings_of_training_hold_no_null_in_a_list() -> None:
+    given = {
+        "model": {"model_type": "llama"},
+        "data": {"sources": ["a", {"path": "b", "weight": 2.0}]},
+        "steps": 3,
+    }
+    stated = TrainConfig.from_dict(given).to_dict()
+    assert stated["data"]["sources"] == [{"path": "a", "weight": 1.0}, {"path": "b", "weight": 2.0}]
+    assert TrainConfig.from_dict(stated).to_dict() == stated

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coterie.config.tune import TuneConfig
+import pytest
+
+from coterie.config.errors import ConfigError
+from coterie.config.tune import REFUSED, TuneConfig
 
 
 def test_names_of_other_tools_are_understood(tmp_path: Path) -> None:
@@ -34,3 +37,11 @@ def test_names_of_other_tools_are_understood(tmp_path: Path) -> None:
     assert (nested.schedule.kind, nested.schedule.warmup_fraction) == ("wsd", 0.2)
     assert TuneConfig.from_dict(nested.to_dict()) == nested
     assert config.method == "qlora" and config.seed == 3 and config.adapter().quant == "int4"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_names_of_other_tools_that_cannot_be_taken_say_what_to_write(name: str) -> None:
+    assert name not in {*TuneConfig.model_fields, *TuneConfig.other_names}
+    with pytest.raises(ConfigError, match=f"^c.yml: unknown key '{name}'; ") as refused:
+        TuneConfig.from_dict({"model": "m", "data": "d", name: True}, "c.yml")
+    assert str(refused.value).endswith(REFUSED[name])

@@ -21,7 +21,7 @@ from coterie.machine.processes import Processes
 from coterie.recipes.continued import evaluation_interval
 from coterie.recipes.heldout import evaluation_documents, heldout_bits
 from coterie.recipes.pretrain import TrainResult, pretrain
-from coterie.recipes.pretrainer import FRESH_RATE, pretrainer
+from coterie.recipes.pretrainer import FRESH_RATE, pretrainer, stated_training
 from tests.cli.support import MODEL, call
 
 WORDS = (
@@ -88,7 +88,9 @@ def test_the_rate_follows_the_size_and_the_start(place: Path, tmp_path: Path) ->
         (fresh, FRESH_RATE, 0.02),
     ):
         config = TrainConfig.from_dict(settings)
-        assert pretrainer(config, prepared, Processes()).lr == rate
+        trainer = pretrainer(config, prepared, Processes())
+        stated = stated_training(config, trainer, trainer.model)
+        assert trainer.lr == rate == stated["optimiser"]["lr"] and stated["dtype"] == "float32"
         assert config.schedule.warmup_fraction == warmup
         config.to_yaml(tmp_path / "config.yaml")
         assert TrainConfig.from_yaml(tmp_path / "config.yaml") == config

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from coterie.config import ConfigError
+from coterie.config.run import TrainConfig
 from coterie.config.tune import TuneConfig
 from coterie.train.run_directory import (
     INPUTS,
@@ -47,3 +48,15 @@ def test_settings_are_compared_as_far_as_they_make_a_choice(tmp_path: Path) -> N
             check_same_run(TuneConfig.from_dict(plain | {key: value}), tmp_path / SETTINGS)
     with pytest.raises(ConfigError, match="another 'steps'"):
         check_same_run(TuneConfig.from_dict(plain), tmp_path / SETTINGS, stated | {"steps": 9})
+
+
+def test_nulls_that_earlier_versions_wrote_are_no_other_settings(tmp_path: Path) -> None:
+    config = TrainConfig.from_dict({"model": {"model_type": "llama"}, "data": {"sources": ["a"]}, "steps": 3})
+    earlier = config.to_dict()
+    earlier["data"]["sources"][0] |= {"name": None, "max_bytes": None}
+    write_settings(tmp_path, earlier)
+    check_same_run(config, tmp_path / SETTINGS)
+    earlier["data"]["sources"][0]["weight"] = 2.0
+    write_settings(tmp_path, earlier)
+    with pytest.raises(ConfigError, match=r"another 'data\.sources'"):
+        check_same_run(config, tmp_path / SETTINGS)

@@ -67,7 +67,7 @@ def check_tensors(data: Mapping[str, Any], keys: Collection[str], names: Names, 
     if any(".lora_magnitude_vector" in key for key in keys) != bool(data.get("use_dora")):
         raise CheckpointError(f"{where}: 'use_dora' is {data.get('use_dora')}, and its tensors say otherwise")
     for module in data.get("modules_to_save") or ():
-        if not any(_names(key.rpartition(".")[0], module) for key in keys):
+        if not any(_within(key, module) for key in keys):
             raise CheckpointError(f"{where}: modules_to_save names '{module}', and its file lacks it")
     for path in _announced(data, names):
         if f"{path}.lora_A.weight" not in keys:
@@ -121,3 +121,10 @@ def _matches(path: str, targets: str | Collection[str]) -> bool:
 
 def _names(path: str, target: str) -> bool:
     return path == target or path.endswith(f".{target}")
+
+
+def _within(key: str, module: str) -> bool:
+    """Whether a tensor saved in full belongs to `module` or, where that has parts (`mlp`), to one of them."""
+    parts = key.split(".")[:-1]
+    saved = not any(part.startswith("lora_") for part in parts)
+    return saved and any(_names(".".join(parts[:end]), module) for end in range(1, len(parts) + 1))

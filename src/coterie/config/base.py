@@ -28,6 +28,7 @@ class Settings(BaseModel):
         extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=False
     )
     other_names: ClassVar[Mapping[str, str]] = {}  # names of other tools -> ours
+    refused_names: ClassVar[Mapping[str, str]] = {}  # names of other tools -> what to write instead
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "settings") -> Self:
@@ -126,6 +127,8 @@ def _first_problem(cls: type[Settings], error: ValidationError, where: str) -> s
     dotted = ".".join(part if len(part) <= 80 else f"{part[:60]}..." for part in location)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(cls, location[:-1])
+        if not location[:-1] and location[0] in cls.refused_names:
+            return f"{where}: unknown key '{dotted}'; {cls.refused_names[location[0]]}"
         others = [] if location[:-1] else list(cls.other_names)
         hint = suggest(location[-1], [*known, *others])
         if not hint and known:

@@ -87,7 +87,12 @@ def _stated(
         # None that is not the default says something: `clip_norm: null` turns clipping off.
         if ".".join(place) in void or (value is None and field.default is None):
             continue
-        result[name] = (
-            _stated(value, plain[name], void, place) if isinstance(value, BaseModel) else plain[name]
-        )
+        result[name] = _stated_value(value, plain[name], void, place)
     return result
+
+
+def _stated_value(value: Any, plain: Any, void: Collection[str], place: tuple[str, ...]) -> Any:
+    if isinstance(value, list | tuple):
+        pairs = zip(value, plain, strict=True)
+        return [_stated_value(item, shown, void, place) for item, shown in pairs]
+    return _stated(value, plain, void, place) if isinstance(value, BaseModel) else plain

@@ -48,6 +48,31 @@ ALIASES = {
     "val_set_size": "eval",
     "router_policy": "router",
 }
+_LAYERS = "say which layers with train (attention=lora, experts=lora...)"
+_FULL = "write train.embedding=full, train.head=full or train.norm=full"
+_ROUNDED = "write method=qlora and bits=4 or bits=8"
+_LEARNT = "what is learnt follows from the rows: give conversations, or prompt and completion"
+_PRECISION = "write dtype=bfloat16 or dtype=float32"
+# Names that other tools use for what is said in another way here.
+REFUSED = {
+    **dict.fromkeys(("target_modules", "lora_target_modules", "lora_target", "lora_target_linear"), _LAYERS),
+    **dict.fromkeys(("modules_to_save", "lora_modules_to_save", "additional_target"), _FULL),
+    **dict.fromkeys(("quantization_config", "quantization_bit", "bnb_config", "quant_method"), _ROUNDED),
+    **dict.fromkeys(("use_dora", "peft_use_dora", "dora"), "write method=dora"),
+    **dict.fromkeys(("use_rslora", "peft_use_rslora", "rslora"), "write alpha as rank ** 0.5 times theirs"),
+    **dict.fromkeys(("finetuning_type", "peft"), "write method=lora, qlora, dora, full, esft or router"),
+    **dict.fromkeys(("stage", "loss_type"), "write objective=sft, dpo, orpo or kto"),
+    **dict.fromkeys(
+        ("train_on_inputs", "train_on_prompt", "completion_only_loss", "assistant_only_loss"), _LEARNT
+    ),
+    **dict.fromkeys(("bf16", "fp16", "torch_dtype"), _PRECISION),
+    "chat_template": "write template",
+    "lr_scheduler_type": "write schedule.kind",
+    "lr_scheduler": "write schedule.kind",
+    "warmup_steps": "write warmup, a fraction of the steps",
+    "optim": "write optimiser.name",
+    "resume_from_checkpoint": "the same command goes on with a stopped run in the same 'out'",
+}
 # Short names of settings that the optimiser and the schedule hold.
 SHORT = {
     "lr": ("optimiser", "lr"),
@@ -101,6 +126,7 @@ class TuneConfig(RunSettings):
     """
 
     other_names: ClassVar[Mapping[str, str]] = ALIASES
+    refused_names: ClassVar[Mapping[str, str]] = REFUSED
     effects: ClassVar[Effects] = TUNE_EFFECTS
 
     model: str

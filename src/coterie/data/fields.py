@@ -32,7 +32,8 @@ _TELLING = frozenset((*MARKS, *REASONING, *TOOLS, *VARIABLES, *MASKS)) | frozens
     "train_on_prompt tool_calls function_call tool_choice documents segments attention_mask image "
     "images video videos audio audios objects completions chosen rejected rejected_response "
     "rejected_messages rejected_images preferred_output non_preferred_output margin refusal channel "
-    "recipient suffix".split()
+    "recipient suffix weights loss_weights token_weights sample_weight target_mask target_masks train_mask "
+    "label_mask learn learnt ignore do_not_train".split()
 )
 _IGNORED = frozenset(
     "id uid uuid idx index no number row key hash sha name title url link path file filename source src "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coterie.config.errors import DataError
 from coterie.config.tune import ControlTokens
@@ -25,7 +25,7 @@ from coterie.data.formats import (
 )
 from coterie.data.records import Origin, Problem
 from coterie.data.rows import Row, best_fit, row_of
-from coterie.text.chat import render_ids
+from coterie.text.chat import render, render_ids
 from coterie.text.template_facts import complaint_of
 from coterie.text.tokenizer import Tokenizer
 
@@ -127,7 +127,7 @@ def tokenise(
     """
     if isinstance(example, ChatExample):
         tools = list(example.tools)
-        _check_unread(example, tokenizer.template_for(bool(tools)))
+        _check_unread(example, tokenizer)
         complaint = complaint_of(tokenizer, example.messages, tools, example.variables)
         if complaint is not None:
             raise DataError(complaint)
@@ -160,14 +160,35 @@ def tokenise(
     return sequence
 
 
-def _check_unread(example: ChatExample, template: str) -> None:
+def _check_unread(example: ChatExample, tokenizer: Tokenizer) -> None:
     """Errors: `DataError` for a field of a turn that nothing reads, the template included."""
-    lost = [name for name in example.unread if not re.search(rf"\b{re.escape(name)}\b", template)]
+    lost = [name for name in example.unread if not _shows(example, name, tokenizer)]
     if lost:
         names = ", ".join(f"'{name}'" for name in lost)
         raise DataError(
             f"has {names} in its turns, which the chat template does not read; remove or rename it"
         )
+
+
+def _shows(example: ChatExample, name: str, tokenizer: Tokenizer) -> bool:
+    """Whether the chat template does anything with the field `name` of this conversation's turns."""
+    template = tokenizer.template_for(bool(example.tools))
+    if not re.search(rf"\b{re.escape(name)}\b", template):
+        return False
+    values = [message.extra[name] for message in example.messages if name in message.extra]
+    if not any(values):  # false or 0: a template that reads it may well write nothing
+        return True
+    # The name may be there for something else: `tools` in a turn is not the row's `tools`.
+    bare = [
+        replace(message, extra={key: value for key, value in message.extra.items() if key != name})
+        for message in example.messages
+    ]
+    names = {**tokenizer.named_tokens, **example.variables}
+    given, without = (
+        render(messages, template, tools=example.tools or None, variables=names)
+        for messages in (example.messages, bare)
+    )
+    return given != without
 
 
 def pack(

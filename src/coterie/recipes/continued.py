@@ -17,6 +17,7 @@ from coterie.evaluate.bits import DocumentScore
 from coterie.evaluate.tuning import change, score_retention
 from coterie.nn.transformer import Transformer
 from coterie.recipes.heldout import CONTINUED_EVAL_TOKENS, evaluation_documents, heldout_scores
+from coterie.recipes.pretrainer import stated_training
 from coterie.recipes.retention import require_remembered
 from coterie.recipes.tune_report import with_report
 from coterie.report.tuning_page import tuning_lines
@@ -71,7 +72,7 @@ class Continued:
             None if not old else change(old, new) for old, new in zip(self.before, after, strict=True)
         )
         record = TuningRecord(
-            config=self._resolved(),
+            config=stated_training(self.config, self.trainer, self.model),
             data=self._about_data(),
             skipped=[],
             plan=[],
@@ -104,10 +105,6 @@ class Continued:
         found = text, score_retention(self.model, self.prepared.tokenizer.document_start[0], self.retained)
         self.model.train(training)
         return found
-
-    def _resolved(self) -> dict[str, Any]:
-        optimiser = self.config.optimiser.resolved(self.trainer.lr)
-        return self.config.model_copy(update={"optimiser": optimiser}).to_dict()
 
     def _about_data(self) -> str:
         total = self.prepared.card.total("train")

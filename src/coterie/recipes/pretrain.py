@@ -21,7 +21,7 @@ from coterie.machine.system import peak_memory_bytes
 from coterie.nn.transformer import Transformer
 from coterie.recipes.continued import Continued, evaluation_interval
 from coterie.recipes.heldout import CONTINUED_EVAL_TOKENS, EVAL_TOKENS, evaluation_documents, heldout_bits
-from coterie.recipes.pretrainer import pretrainer
+from coterie.recipes.pretrainer import pretrainer, stated_training
 from coterie.recipes.run import Run, execute, open_run
 from coterie.results.tuning import TuningRecord
 from coterie.train.callbacks import Callback, Evaluate, read_records
@@ -85,6 +85,7 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
             mirrors=mirrors,
             about=lambda _: {"data": prepared.directory.name},
             inputs=_inputs(config),
+            stated=stated_training(config, trainer, model),
         )
         reason = execute(config, run, resume_hint)
         return _finish(config, prepared, trainer, model, continued, reason)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from coterie.config import ConfigError
 from coterie.config.methods import CONTINUED_RATES, rate_for_size
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared
 from coterie.machine.device import choose_device, choose_dtype
 from coterie.machine.processes import Processes
+from coterie.nn.transformer import Transformer
 from coterie.recipes.fresh_model import build_model, check_fit
 from coterie.recipes.run import build_trainer
 from coterie.train.loop import Trainer
@@ -44,3 +47,13 @@ def pretrainer(config: TrainConfig, prepared: Prepared, processes: Processes | N
         bytes_per_token=prepared.card.bytes_per_token,
         device=device,
     )
+
+
+def stated_training(config: TrainConfig, trainer: Trainer, model: Transformer) -> dict[str, Any]:
+    """The settings of a run with the choices that they leave to it: rate, precision, device."""
+    made = {
+        "optimiser": config.optimiser.model_copy(update={"lr": trainer.lr}),
+        "dtype": str(model.compute_dtype).removeprefix("torch."),
+        "device": str(trainer.device),
+    }
+    return config.model_copy(update=made).to_dict()

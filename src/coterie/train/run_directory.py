@@ -46,10 +46,22 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
         if key == "train" and isinstance(value, Mapping):
             result[key] = {group: how for group, how in value.items() if how != "freeze"}
         elif key in ("optimiser", "schedule", "data") and isinstance(value, Mapping):
-            result |= {f"{key}.{name}": item for name, item in value.items()}
+            result |= {f"{key}.{name}": _closed(item) for name, item in value.items()}
         else:
             result[key] = value
     return result
+
+
+def _closed(value: Any) -> Any:
+    """The settings of a list without those that are None; runs of earlier versions wrote them."""
+    if not isinstance(value, list):
+        return value
+    return [
+        {name: item for name, item in entry.items() if item is not None}
+        if isinstance(entry, Mapping)
+        else entry
+        for entry in value
+    ]
 
 
 def check_same_inputs(out: Path, inputs: Mapping[str, str]) -> None:
