@@ -27,6 +27,13 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
             {"rope_scaling": YARN, "rope_parameters": YARN | {"factor": 8.0}},
             "differs from it in factor and is ignored",
         ),
+        ({"text_config": {"rope_theta": 5.0}}, "text_config: 'rope_theta' is ignored"),
+        ({"text_config": {"num_hidden_layers": None, "torch_dtype": "float32"}}, None),
+        ({"text_config": [1]}, "text_config is ignored: it is not an object"),
+        (
+            {"rotary_emb_base": 5.0, "rope_theta": 10000.0},
+            "'rope_theta' 10000.0 decides; 'rotary_emb_base' 5.0",
+        ),
         ({"rope_theta": 5.0}, "rope_theta 5.0 is ignored; the rope settings say 10000.0"),
         (
             {"rope_parameters": YARN | {"type": "linear"}},

@@ -5,6 +5,7 @@ line.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,9 @@ def test_keys_go_only_where_they_were_meant(tmp_path: Path, monkeypatch: pytest.
 def test_addresses_that_are_none(url: str) -> None:
     with pytest.raises(ConfigError, match="address"):
         Endpoint(url)
+
+
+def test_a_pipe_in_place_of_a_key_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "key")
+    with pytest.raises(ConfigError, match="key: Not a regular file"):
+        read_key(str(tmp_path / "key"))

@@ -111,7 +111,7 @@ def test_an_option_names_a_file_or_a_shipped_template(tmp_path):
     (tmp_path / "mine.jinja").write_text("{{ 1 }}")
     assert template_from(str(tmp_path / "mine.jinja")) == "{{ 1 }}"
     assert "im_start" in template_from("chatml")
-    with pytest.raises(DataError, match=r"no shipped template .chatml, deepseek_r1"):
+    with pytest.raises(DataError, match=r"nor a shipped template .chatml, deepseek_r1"):
         template_from("nothing")
     write_templates(tmp_path, ChatTemplates.of(template_from("chatml")))
     assert "im_start" in (tmp_path / JINJA).read_text()

@@ -26,7 +26,8 @@ from coterie.checkpoints.quantise import quantise_model
 from coterie.checkpoints.tensor_reader import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype
 from coterie.checkpoints.token_facts import TokenFacts, gather_tokens
-from coterie.config import AdapterConfig, CheckpointError, ModelConfig
+from coterie.config import AdapterConfig, CheckpointError, DataError, ModelConfig
+from coterie.config.files import present
 from coterie.families import config_from_hf, family
 from coterie.families.contradictions import contradictions
 from coterie.nn.transformer import Transformer
@@ -68,7 +69,7 @@ class Checkpoint:
     def raw_config(self) -> dict[str, Any]:
         """The content of config.json."""
         file = self.path / "config.json"
-        if not file.is_file():
+        if not present(file, CheckpointError):
             if (self.path / "adapter_config.json").is_file():
                 raise CheckpointError(
                     f"{self.path}: is an adapter; merge it with its base first, or name the base"
@@ -94,12 +95,12 @@ class Checkpoint:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """The content of `coterie.json`, its own hash checked; empty for directories of other origin."""
-        return read_manifest(self.path) if (self.path / MANIFEST).is_file() else {}
+        return read_manifest(self.path) if present(self.path / MANIFEST, CheckpointError) else {}
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer; None where the directory has none. Errors: `DataError` for a damaged one."""
-        return Tokenizer.load(self.path) if (self.path / "tokenizer.json").is_file() else None
+        return Tokenizer.load(self.path) if present(self.path / "tokenizer.json", DataError) else None
 
     @cached_property
     def probes(self) -> ProbeRecord | None:
@@ -110,7 +111,7 @@ class Checkpoint:
     def generation_config(self) -> dict[str, Any]:
         """The content of generation_config.json; empty where the directory has none."""
         file = self.path / "generation_config.json"
-        return read_json(file) if file.is_file() else {}
+        return read_json(file) if present(file, CheckpointError) else {}
 
     @property
     def generation(self) -> dict[str, Any]:

@@ -21,7 +21,10 @@ _UNUSED: dict[str, tuple[Any, ...]] = {
 
 def unused_settings(generation: Mapping[str, Any]) -> list[str]:
     """One line for each setting that would change replies in transformers and is not applied here."""
-    return [
+    length = generation.get("max_length")
+    short = length not in (None, 20) and generation.get("max_new_tokens") is None  # 20: transformers' default
+    lines = [f"generation_config.json: 'max_length' is {json.dumps(length)[:60]}, which is not applied here"]
+    return (lines if short else []) + [
         f"generation_config.json: '{key}' is {json.dumps(generation[key])[:60]}, which is not applied here"
         for key, neutral in _UNUSED.items()
         if generation.get(key) is not None and generation[key] not in neutral

@@ -53,7 +53,7 @@ def weight_files(directory: Path) -> list[Path]:
     """
     index = directory / INDEX
     single = directory / "model.safetensors"
-    if index.is_file():
+    if files.present(index, CheckpointError):
         shards = _shards(directory, index)
         if single.is_file() and single not in shards:
             raise CheckpointError(
@@ -61,7 +61,7 @@ def weight_files(directory: Path) -> list[Path]:
                 "remove one of them"
             )
         return shards
-    if single.is_file():
+    if files.present(single, CheckpointError):
         return [single]
     pickles = sorted(
         path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in directory.glob(pattern)

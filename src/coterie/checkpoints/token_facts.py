@@ -14,6 +14,7 @@ from typing import Any
 
 from coterie.checkpoints.locate import read_json
 from coterie.config import CheckpointError
+from coterie.config.files import present
 from coterie.text.rebuilt import notes_on_class
 from coterie.text.tokenizer import Tokenizer
 
@@ -113,7 +114,7 @@ def _tokenizer_notes(directory: Path, tokenizer: Tokenizer, sources: Mapping[int
         if number >= tokenizer.vocab_size
     ]
     file = directory / "added_tokens.json"
-    for name, number in (read_json(file) if file.is_file() else {}).items():
+    for name, number in (read_json(file) if present(file, CheckpointError) else {}).items():
         known = tokenizer.token_id(name)
         if known is not None and known != number:
             notes.append(

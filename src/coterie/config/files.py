@@ -64,6 +64,20 @@ def read_bytes(path: str | Path, size: int) -> bytes:
         return file.read(size + 1)
 
 
+def present(path: Path, error: type[CoterieError]) -> bool:
+    """Whether a file that may be absent is there.
+
+    Errors: `error` for what has the name and is no file: a link to nothing (half a download), a directory, a
+    pipe. Taken as absent, it would leave the defaults to decide without a word.
+    """
+    if path.is_file():
+        return True
+    if os.path.lexists(path):
+        kind = "a link to no file" if path.is_symlink() else "a directory" if path.is_dir() else "not a file"
+        raise error(f"{path}: is {kind}; fetch the file again, or remove it")
+    return False
+
+
 def read_json(
     path: str | Path, hint: str = "", error: type[CoterieError] = ConfigError, limits: JsonLimits = FILE_TEXT
 ) -> dict[str, Any]:

@@ -30,6 +30,7 @@ _SPELLINGS = (
     ("sliding_window", "window_size", "attention_window_size"),
     ("head_dim", "attention_head_dim", "kv_channels"),
     ("dtype", "torch_dtype"),
+    ("rope_theta", "rotary_emb_base", "rope_base", "rotary_base"),
 )
 _DEFAULT_KEYS = {"rope_theta", "rope_type", "type"}
 
@@ -43,7 +44,7 @@ def contradictions(data: Mapping[str, Any], where: str = "config.json") -> list[
         inner = {**text, "model_type": f"{chosen.model_type}_text"}
         lines += [f"text_config: {line}" for line in [*_rope(inner, where), *_spellings(inner)]]
         return [*lines, *_outside(data, text)]
-    return [*lines, *_rope(data, where), *_spellings(data)]
+    return [*lines, *_rope(data, where), *_spellings(data), *_inside(data, text)]
 
 
 def _architecture(data: Mapping[str, Any], wanted: str) -> list[str]:
@@ -108,3 +109,12 @@ def _outside(data: Mapping[str, Any], text: Mapping[str, Any]) -> list[str]:
         for key in sorted(keys & data.keys() & text.keys())
         if data[key] != text[key]
     ]
+
+
+def _inside(data: Mapping[str, Any], text: Any) -> list[str]:
+    """Settings in a `text_config` that the family does not read, where the config says something else."""
+    if not isinstance(text, Mapping):
+        return [] if text is None else ["text_config is ignored: it is not an object"]
+    keys = family(str(data["model_type"])).keys - {"model_type"}
+    different = [key for key in sorted(keys & text.keys()) if text[key] is not None]
+    return [f"text_config: '{key}' is ignored" for key in different if text[key] != data.get(key)]

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coterie.config import CheckpointError
+from coterie.config.files import present
 from coterie.config.json_text import parse_json_object
 from coterie.nn.packed import PASS_TOKENS, forward_packed, groups_of
 from coterie.nn.recording import Recorder
@@ -174,7 +175,7 @@ def load_probes(directory: Path) -> ProbeRecord | None:
     Errors: `CheckpointError` for a damaged file.
     """
     path = Path(directory) / FILE
-    if not path.is_file():
+    if not present(path, CheckpointError):
         return None
     try:
         with safe_open(path, "pt") as file:

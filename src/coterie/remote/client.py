@@ -7,11 +7,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from coterie.config.errors import ConfigError, CoterieError
+from coterie.config.files import read_bytes
 from coterie.config.json_text import JsonError, JsonLimits, parse_json
 
 KEY_VARIABLE = "COTERIE_API_KEY"
@@ -55,7 +55,7 @@ def read_key(path: str | None) -> str | None:
     if path is None:
         return os.environ.get(KEY_VARIABLE) or None
     try:
-        key = Path(path).read_text(encoding="utf-8").partition("\n")[0].strip()
+        key = read_bytes(path, 2**16).decode().partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"key file {path}: {getattr(error, 'strerror', None) or 'not text'}") from None
     if not key:

@@ -236,6 +236,11 @@ class ReplyParser:
             self._has_content = self._has_content or bool(text)
             text, self.stopped = self._stops.push(text)
         self._append(new, part, text)
+        if part == "content" and self.stopped:
+            # The reply goes right up to the stop string, white space included.
+            rest, self._space[part] = self._space[part], ""
+            new.content += rest
+            self._whole.content += rest
 
     def _append(self, new: Delta, part: str, text: str) -> None:
         """Add text without white space at the start and, until more follows, at the end."""

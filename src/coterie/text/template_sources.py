@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import DataError
-from coterie.config.files import read_json, write_text
+from coterie.config.files import present, read_json, write_text
 from coterie.text.rendering import shipped_names, shipped_template
 
 DEFAULT, TOOL_USE = "default", "tool_use"
@@ -85,13 +85,13 @@ def read_templates(directory: Path, inline: Any) -> ChatTemplates:
     Errors: `DataError`, naming the file, for one that cannot be read or holds something else.
     """
     files: dict[str, ChatTemplate] = {}
-    if (directory / FILE).is_file():
+    if present(directory / FILE, DataError):
         files[DEFAULT] = _read(directory / FILE, FILE)
     for path in sorted((directory / FOLDER).glob("*.jinja")):
         files[path.name.removesuffix(".jinja")] = _read(path, f"{FOLDER}/{path.name}")
     configured = _of_json(inline, _CONFIG)
     processors: dict[str, ChatTemplate] = {}
-    if (directory / _PROCESSORS).is_file():
+    if present(directory / _PROCESSORS, DataError):
         content = read_json(directory / _PROCESSORS, error=DataError)
         processors = _of_json(content.get("chat_template"), _PROCESSORS)
     used, *others = [found for found in (files, configured, processors) if found] or [{}]
@@ -102,7 +102,7 @@ def read_templates(directory: Path, inline: Any) -> ChatTemplates:
 def stored_templates(directory: Path) -> ChatTemplates:
     """The chat templates in a directory that may hold nothing else of a tokenizer. Errors: `DataError`."""
     config = directory / _CONFIG
-    content = read_json(config, error=DataError) if config.is_file() else {}
+    content = read_json(config, error=DataError) if present(config, DataError) else {}
     return read_templates(directory, content.get("chat_template"))
 
 

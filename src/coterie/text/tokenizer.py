@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coterie.config.errors import DataError
-from coterie.config.files import read_json, write_text
+from coterie.config.files import present, read_json, write_text
 from coterie.text.added_tokens import add_configured, check_ids, content_of, control_names, whole_config
 from coterie.text.guarded import Encoded, GuardedEncoder, names_pattern
 from coterie.text.template_sources import ChatTemplates, read_templates, write_templates
@@ -152,7 +152,7 @@ class Tokenizer:
         """Read a Hugging Face directory (tokenizer.json and its companions). Errors: `DataError`."""
         directory = Path(directory)
         path = directory / "tokenizer.json"
-        if not path.is_file():
+        if not present(path, DataError):
             raise DataError(
                 f"{directory}: has no tokenizer.json; give a directory that a tokenizer was saved to"
             )
@@ -372,7 +372,7 @@ def _start_ids(rust: tokenizers.Tokenizer) -> tuple[int, ...]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return read_json(path, error=DataError) if path.is_file() else {}
+    return read_json(path, error=DataError) if present(path, DataError) else {}
 
 
 def _byte_of_char() -> dict[str, int]:
