@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from coterie.agents.loop import Agent
-from coterie.agents.mcp_tools import McpServers, read_config
+from coterie.agents.mcp_tools import McpServers, _check_name, read_config
 from coterie.config.errors import ConfigError, CoterieError
 from coterie.sandbox.tools import ToolError
 from coterie.text.chat import Message
@@ -148,3 +149,24 @@ def test_closing_gives_back_what_it_opened(tmp_path: Path) -> None:
         with pytest.raises(CoterieError, match="did not start"):
             McpServers(config(tmp_path, broken={"command": "/bin/false"}))
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "\x1b[31m", "<|im_end|>", "x" * 129])
+def test_names_that_could_pass_for_something_else_are_refused(name: str) -> None:
+    with pytest.raises(CoterieError, match="a tool is called") as caught:
+        _check_name(name)
+    assert str(caught.value).isprintable()
+    _check_name("files/read-1.2_x")
+
+
+@pytest.mark.parametrize("depth", [None, 100_000])
+def test_results_of_a_hostile_server_are_errors_that_the_model_reads(depth: int | None) -> None:
+    nested: list[object] = []
+    for _ in range(depth or 0):
+        nested = [nested]
+    result = SimpleNamespace(content=[] if depth else None, structured_content=nested, is_error=False)
+    servers = object.__new__(McpServers)
+    servers._clients = {"h": SimpleNamespace(call_tool=lambda *_, **__: None)}
+    servers._wait = lambda work, seconds: result  # type: ignore[method-assign]
+    with pytest.raises(ToolError, match="h: "):
+        servers.call("h", "t", {}, 1.0)

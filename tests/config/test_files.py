@@ -21,8 +21,8 @@ def test_what_has_the_name_of_a_file_and_is_none_is_not_taken_as_absent(tmp_path
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for name, said in (
-        ("half", "a link to no file"),
-        ("round", "a link to no file"),
+        ("half", "a link to nothing"),
+        ("round", "a link to nothing"),
         ("folder", "a directory"),
         ("pipe", "not a file"),
     ):

@@ -40,3 +40,11 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
         problem(1, {"$ref": "#/$defs/n", "$defs": {"n": {"type": "string"}}})
         == "$: 1 is not of type 'string'"
     )
+
+
+@pytest.mark.parametrize(
+    "schema", [{"properties": 5}, {"$ref": "#"}, {"pattern": "("}, {"enum": 5}, {"allOf": 1}]
+)
+def test_a_schema_that_is_none_is_a_problem_of_the_value_and_no_crash(schema: dict[str, Any]) -> None:
+    found = problem("x" if "pattern" in schema else {"a": 1}, schema)
+    assert found is not None and "\n" not in found

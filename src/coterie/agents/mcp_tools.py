@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -69,10 +70,10 @@ class McpServers:
             result = self._wait(
                 self._clients[server].call_tool(tool, arguments, read_timeout_seconds=seconds), seconds + 5
             )
+            parts = [getattr(part, "text", None) or f"({part.type} left out)" for part in result.content]
+            text = "\n".join(parts) or json.dumps(result.structured_content)
         except Exception as error:  # the model sees whatever fails in a foreign server
             raise ToolError(f"{server}: {_line(error)}") from None
-        parts = [getattr(part, "text", None) or f"({part.type} left out)" for part in result.content]
-        text = "\n".join(parts) or json.dumps(result.structured_content)
         if result.is_error:
             raise ToolError(f"{server}: {text}")
         return text
@@ -106,6 +107,8 @@ class McpServers:
                         while listed.next_cursor:
                             listed = await client.list_tools(cursor=listed.next_cursor)
                             tools += listed.tools
+                    for tool in tools:
+                        _check_name(tool.name)
                     self.tools += [McpTool(self, server, tool) for tool in tools]
                 self._ready.set()
                 await self._closing.wait()
@@ -131,6 +134,12 @@ def read_config(path: Path) -> dict[str, dict[str, Any]]:
         if unknown:
             raise ConfigError(f"{path}: {name}: '{unknown[0]}' is not known; known: {', '.join(known)}")
     return servers
+
+
+def _check_name(name: str) -> None:
+    """Errors: `CoterieError` for a name that the API and the marks of a call cannot carry."""
+    if not re.fullmatch(r"[A-Za-z0-9_./-]{1,128}", name):
+        raise CoterieError(f"a tool is called {ascii(name)[:80]}; names are letters, digits and _ . / -")
 
 
 def _client(settings: Mapping[str, Any]) -> Any:

@@ -67,13 +67,13 @@ def read_bytes(path: str | Path, size: int) -> bytes:
 def present(path: Path, error: type[CoterieError]) -> bool:
     """Whether a file that may be absent is there.
 
-    Errors: `error` for what has the name and is no file: a link to nothing (half a download), a directory, a
+    Errors: `error` for anything else that has the name: a link to nothing (half a download), a directory, a
     pipe. Taken as absent, it would leave the defaults to decide without a word.
     """
     if path.is_file():
         return True
     if os.path.lexists(path):
-        kind = "a link to no file" if path.is_symlink() else "a directory" if path.is_dir() else "not a file"
+        kind = "a link to nothing" if path.is_symlink() else "a directory" if path.is_dir() else "not a file"
         raise error(f"{path}: is {kind}; fetch the file again, or remove it")
     return False
 

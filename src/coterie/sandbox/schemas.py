@@ -35,11 +35,13 @@ def problem(value: Any, schema: Mapping[str, Any]) -> str | None:
     from jsonschema_specifications import REGISTRY
 
     # The default registry would fetch the URLs that a schema refers to.
-    validator = jsonschema.Draft202012Validator(schema, registry=REGISTRY)
     try:
+        validator = jsonschema.Draft202012Validator(schema, registry=REGISTRY)
         error = jsonschema.exceptions.best_match(validator.iter_errors(value))
     except referencing.exceptions.Unresolvable as unknown:
         return f"the schema refers to {unknown.ref}, which it does not contain"
+    except Exception as broken:  # of a foreign server: the validator trusts schemas, and fails in many ways
+        return f"the schema cannot be used ({type(broken).__name__})"
     return None if error is None else f"{error.json_path}: {error.message}"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config.errors import DataError
-from coterie.config.files import read_json
+from coterie.config.files import present, read_json
 
 # The split of Qwen2Tokenizer (`PRETOKENIZE_REGEX`).
 _QWEN2_SPLIT = (
@@ -54,7 +54,7 @@ def notes_on_class(directory: Path) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json(path, error=DataError) if path.is_file() else {}
+    return read_json(path, error=DataError) if present(path, DataError) else {}
 
 
 def _differs(name: str, part: str, content: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
