@@ -25,7 +25,7 @@ GOOD = {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", 
 
 @pytest.fixture(scope="module")
 def chat_tokenizer() -> Tokenizer:
-    return Tokenizer.train(["user assistant 1+1? 2 Be brief."] * 5, 320)
+    return Tokenizer.train(["user assistant 1+1? 2 Be brief."] * 5, 320, starts_texts=True)
 
 
 def tokens_of(tmp_path, tokenizer, *records, limit=200):
@@ -153,3 +153,35 @@ def test_a_pair_is_encoded_as_one_text(tmp_path):
     (example,) = tokens_of(tmp_path, tokenizer, pair).examples
     assert example.sequences[0].ids == (*tokenizer.encode("the answer is four"), tokenizer.eos_id)
     assert learnt_text(tokenizer, example.sequences[0]).endswith(" four<|im_end|>")
+
+
+STRICT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% for c in m.tool_calls or [] %}"
+    "{% if c.id is not defined or c.id|length != 9 %}{{ raise_exception('ids must have 9 characters') }}{% endif %}"
+    "<tool_call>{{ {'name': c.function.name, 'arguments': c.function.arguments, 'id': c.id}|tojson }}</tool_call>"
+    "{% endfor %}{% if m.role == 'tool' %}{% if m.tool_call_id|length != 9 %}{{ raise_exception('no id') }}{% endif %}"
+    "{{ m.tool_call_id }} {% endif %}{{ m.content or '' }}<|im_end|>\\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\\n{% endif %}"
+)
+CALL = {"name": "f", "arguments": {"a": 1}}
+WITHOUT_IDS = {
+    "ShareGPT": {"conversations": [
+        {"from": "human", "value": "q"}, {"from": "function_call", "value": json.dumps(CALL)},
+        {"from": "observation", "value": "42"}, {"from": "gpt", "value": "ok"}]},
+    "messages": {"messages": [
+        {"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [{"function": CALL}]},
+        {"role": "tool", "content": "42"}, {"role": "assistant", "content": "ok"}]},
+    "preference": {"prompt": [{"role": "user", "content": "q"}],
+        "chosen": [{"role": "assistant", "content": "", "tool_calls": [{"function": CALL}]}],
+        "rejected": [{"role": "assistant", "content": "no"}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", WITHOUT_IDS)
+def test_a_strict_template_gets_ids_for_the_calls_of_rows_without(tmp_path, chat_tokenizer, form):
+    strict = Tokenizer(chat_tokenizer._json, chat_tokenizer._config, STRICT)
+    found = [tokens_of(tmp_path, strict, WITHOUT_IDS[form], limit=400) for _ in range(2)]
+    assert not found[0].problems and found[0].examples == found[1].examples
+    text = strict.decode(found[0].examples[0].sequences[0].ids)
+    name = text.split('"id": "')[1].split('"')[0]
+    assert len(name) == 9 and (form == "preference" or f"<|im_start|>tool\n{name} 42" in text)

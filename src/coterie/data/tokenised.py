@@ -25,7 +25,7 @@ from coterie.data.formats import (
 )
 from coterie.data.records import Origin, Problem
 from coterie.data.rows import Row, best_fit, row_of
-from coterie.text.chat import render, render_ids
+from coterie.text.chat import Message, Rendered, render, render_ids, with_call_ids
 from coterie.text.template_facts import complaint_of
 from coterie.text.tokenizer import Tokenizer
 
@@ -131,13 +131,7 @@ def tokenise(
         complaint = complaint_of(tokenizer, example.messages, tools, example.variables)
         if complaint is not None:
             raise DataError(complaint)
-        rendered = render_ids(
-            tokenizer,
-            example.messages,
-            tools=tools or None,
-            variables=example.variables,
-            learn=example.learn,
-        )
+        rendered = _rendered(example, tokenizer)
         ids, learnt = rendered.ids, rendered.mask
     elif isinstance(example, PairExample):
         ids, learnt = _plain(example.prompt, example.completion, tokenizer, control_tokens)
@@ -158,6 +152,26 @@ def tokenise(
     if sequence.num_learnt == 0:
         raise DataError("has nothing to learn: no token of an assistant is marked")
     return sequence
+
+
+def _rendered(example: ChatExample, tokenizer: Tokenizer) -> Rendered:
+    """A conversation as tokens. Calls of formats without ids get some if the template refuses them so."""
+    tools, variables = list(example.tools) or None, example.variables
+
+    def show(messages: Sequence[Message]) -> Rendered:
+        return render_ids(tokenizer, messages, tools=tools, variables=variables, learn=example.learn)
+
+    try:
+        return show(example.messages)
+    except DataError:
+        calls = [call for message in example.messages for call in message.tool_calls]
+        if all(call.id is not None for call in calls):
+            raise
+        try:
+            return show(with_call_ids(example.messages))
+        except DataError:
+            pass
+        raise
 
 
 def _check_unread(example: ChatExample, tokenizer: Tokenizer) -> None:

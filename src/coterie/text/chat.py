@@ -7,8 +7,10 @@ Learning renders it once more to find what the assistant wrote (`text.reply_plac
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from coterie.config.errors import DataError
@@ -31,6 +33,7 @@ __all__ = [
     "render_ids",
     "shipped_template",
     "typed_control_tokens",
+    "with_call_ids",
 ]
 
 
@@ -56,6 +59,37 @@ def conversation_ids(
     """
     page = _Page(tokenizer, messages, template, tools, variables)
     return page.encode(page.show(add_generation_prompt)).ids
+
+
+def with_call_ids(messages: Sequence[Message]) -> list[Message]:
+    """The messages with ids for calls that have none, and for the results of these, in their order.
+
+    They are nine letters and digits, as Mistral's templates insist, and depend on the conversation alone.
+    """
+    found: list[Message] = []
+    waiting: list[str] = []
+    for number, message in enumerate(messages):
+        if message.tool_calls:
+            calls = []
+            for place, call in enumerate(message.tool_calls):
+                seed = f"{number} {place} {call.name} {call.arguments}"
+                new = hashlib.sha256(seed.encode("utf-8", "replace")).hexdigest()[:9]
+                calls.append(call if call.id is not None else replace(call, id=new))
+            waiting = [call.id or "" for call in calls]
+            message = _changed(message, tool_calls=tuple(calls))
+        elif message.role == "tool":
+            known = message.tool_call_id
+            if known is not None and known in waiting:
+                waiting.remove(known)
+            elif known is None and waiting:
+                message = _changed(message, tool_call_id=waiting.pop(0))
+        found.append(message)
+    return found
+
+
+def _changed(message: Message, **new: Any) -> Message:
+    keys = (*message.keys, *new) if message.keys else ()
+    return replace(message, **new, keys=tuple(dict.fromkeys(keys)))
 
 
 def render_ids(

@@ -233,3 +233,6 @@ def test_special_tokens_in_a_text_prompt_are_letters_and_named(server, prompt, n
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 1}
     status, headers, _ = call(server.url, "POST", "/v1/completions", body)
     assert (status, headers.get("x-coterie-ignored")) == (200, named)
+    if isinstance(prompt, str):
+        _, headers, _ = call(server.url, "POST", "/tokenize", {"model": "tiny", "prompt": prompt})
+        assert headers.get("x-coterie-ignored") == named

@@ -30,11 +30,7 @@ async def completions(request: Request) -> Response:
     """Continue one or many prompts, whole or streamed."""
     received = await receive(request, CompletionRequest)
     service, body = received.service, received.body
-
-    def work() -> tuple[list[Continuation], list[str]]:
-        return prepare(service, body, received.variant), _read_as_letters(service, body)
-
-    texts, letters = await received.prepared(request, work)
+    texts, letters = await received.prepared(request, lambda: _prepared(service, body, received.variant))
     call = service.thread.submit([text.job for text in texts])
     head = {"object": "text_completion", **received.head("cmpl-")}
     run = Completions(service, body, texts, call, head)
@@ -135,6 +131,12 @@ def _no_logprobs() -> dict[str, list[Any]]:
     return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
 
 
+def _prepared(
+    service: Service, body: CompletionRequest, variant: str
+) -> tuple[list[Continuation], list[str]]:
+    return prepare(service, body, variant), read_as_letters(service, body.prompt, "prompt")
+
+
 def prepare(service: Service, body: CompletionRequest, variant: str) -> list[Continuation]:
     """Encode, check and count; the jobs go to `variant`. Errors: `ApiError` 400."""
     if body.best_of is not None and body.best_of != (body.n or 1):
@@ -179,14 +181,14 @@ def _prompts(service: Service, body: CompletionRequest) -> list[list[int]]:
     return prompts
 
 
-def _read_as_letters(service: Service, body: CompletionRequest) -> list[str]:
-    """What `x-coterie-ignored` calls names of special tokens in a text prompt, which stay text."""
+def read_as_letters(service: Service, given: Any, field: str) -> list[str]:
+    """What `x-coterie-ignored` calls names of special tokens in a field with text prompts: they stay text."""
     tokenizer = service.model.tokenizer
-    given = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    texts = [given] if isinstance(given, str) else given or ()
     if tokenizer is None:
         return []
-    named = any(isinstance(text, str) and tokenizer.special_names_in(text) for text in given)
-    return ["prompt/special_tokens"] if named else []
+    named = any(isinstance(text, str) and tokenizer.special_names_in(text) for text in texts)
+    return [f"{field}/special_tokens"] if named else []
 
 
 def encode_text(service: Service, text: str, special: bool) -> list[int]:

@@ -16,7 +16,7 @@ from coterie.config import CoterieError
 from coterie.infer.request import check_prompt
 from coterie.nn.forward_context import ForwardContext
 from coterie.serve.core.service import Service
-from coterie.serve.endpoints.completions import encode_text
+from coterie.serve.endpoints.completions import encode_text, read_as_letters
 from coterie.serve.endpoints.protocol import Body, Ids, Name, Text
 from coterie.serve.endpoints.received import receive
 from coterie.serve.errors import draining, invalid, too_long
@@ -65,7 +65,8 @@ async def embeddings(request: Request) -> Response:
     tokens = sum(map(len, inputs))
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     answer = {"object": "list", "data": data, "model": body.model, "usage": usage}
-    return JsonAnswer(answer, headers=received.headers())
+    letters = read_as_letters(service, body.input, "input")
+    return JsonAnswer(answer, headers=received.headers(letters))
 
 
 def _inputs(service: Service, body: EmbeddingRequest) -> list[list[int]]:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie.serve.core.service import Service
-from coterie.serve.endpoints.completions import encode_text
+from coterie.serve.endpoints.completions import encode_text, read_as_letters
 from coterie.serve.endpoints.conversation import prepare
 from coterie.serve.endpoints.protocol import Body, ChatMessage, ChatRequest, Text, ToolDefinition
 from coterie.serve.endpoints.received import receive
@@ -42,10 +42,12 @@ async def tokenize(request: Request) -> Response:
     service, body = received.service, received.body
     if (body.prompt is None) == (body.messages is None):
         raise invalid("/prompt: give either a prompt or messages", "/prompt")
-    return JsonAnswer(await received.prepared(request, lambda: _tokens(service, body)))
+    answer, letters = await received.prepared(request, lambda: _tokens(service, body))
+    return JsonAnswer(answer, headers=received.headers(letters))
 
 
-def _tokens(service: Service, body: TokenizeRequest) -> dict[str, Any]:
+def _tokens(service: Service, body: TokenizeRequest) -> tuple[dict[str, Any], list[str]]:
+    """The answer, and what of the request has no effect."""
     if body.prompt is not None:
         ids = encode_text(service, body.prompt, body.add_special_tokens)
     else:
@@ -59,7 +61,7 @@ def _tokens(service: Service, body: TokenizeRequest) -> dict[str, Any]:
     answer: dict[str, Any] = {"count": len(ids), "max_model_len": service.max_length, "tokens": ids}
     if body.return_token_strs:
         answer["token_strs"] = [service.tokenizer.decode([token]) for token in ids]
-    return answer
+    return answer, read_as_letters(service, body.prompt, "prompt")
 
 
 async def detokenize(request: Request) -> Response:
