@@ -15,7 +15,6 @@ from typing import Any
 from coterie.checkpoints.locate import read_json
 from coterie.config import CheckpointError
 from coterie.config.files import present
-from coterie.text.rebuilt import notes_on_class
 from coterie.text.tokenizer import Tokenizer
 
 
@@ -101,12 +100,14 @@ def gather_tokens(
             if number not in sources:
                 found.notes.append(f"{file}: 'eos_token_id' {number} is ignored; {origin} decides")
     if tokenizer is not None:
-        found.notes += _tokenizer_notes(directory, tokenizer, sources)
+        found.notes += _tokenizer_notes(directory, tokenizer, sources, str(config.get("model_type", "")))
     strings = _stop_strings(directory, generation, tokenizer)
     return TokenFacts(tuple(sorted(sources)), strings, sources, tuple(dict.fromkeys(found.notes)))
 
 
-def _tokenizer_notes(directory: Path, tokenizer: Tokenizer, sources: Mapping[int, object]) -> list[str]:
+def _tokenizer_notes(
+    directory: Path, tokenizer: Tokenizer, sources: Mapping[int, object], model_type: str
+) -> list[str]:
     """Stop ids that the tokenizer has no token for, and ids of added_tokens.json that are another token's."""
     notes = [
         f"stop token {number} is in no vocabulary of the tokenizer ({tokenizer.vocab_size} tokens)"
@@ -120,7 +121,7 @@ def _tokenizer_notes(directory: Path, tokenizer: Tokenizer, sources: Mapping[int
             notes.append(
                 f"added_tokens.json: '{name}' is token {number}, but tokenizer.json says {known} and decides"
             )
-    notes += notes_on_class(directory)
+    notes += tokenizer.notes_on_class(model_type)
     both = [directory / name for name in ("special_tokens_map.json", "tokenizer_config.json")]
     if all(path.is_file() for path in both):
         older, newer = (read_json(path) for path in both)

@@ -9,11 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from coterie.config.errors import DataError
-from coterie.config.files import present, read_json
 
 # The split of Qwen2Tokenizer (`PRETOKENIZE_REGEX`).
 _QWEN2_SPLIT = (
@@ -28,12 +24,11 @@ _USED_FOR = {
 }
 
 
-def notes_on_class(directory: Path) -> list[str]:
-    """A line for each setting with which transformers gives other ids than the tokenizer.json of a directory.
+def notes_on_class(config: Mapping[str, Any], tokenizer_json: str, model_type: str) -> list[str]:
+    """A line for each setting with which transformers gives other ids than tokenizer.json.
 
-    Errors: `DataError` for a file that holds no JSON object.
+    `config`: the content of tokenizer_config.json. `model_type`: of config.json.
     """
-    config = _read(directory / "tokenizer_config.json")
     notes = []
     if config.get("split_special_tokens"):
         notes.append(
@@ -41,8 +36,8 @@ def notes_on_class(directory: Path) -> list[str]:
             "tokens, while transformers spells them"
         )
     name = str(config.get("tokenizer_class", "")).removesuffix("Fast")
-    if name in _USED_FOR and _read(directory / "config.json").get("model_type", "") in _USED_FOR[name]:
-        content = _read(directory / "tokenizer.json")
+    if model_type in _USED_FOR.get(name, ()):
+        content = json.loads(tokenizer_json)
         parts = [part for part in ("normalizer", "pre_tokenizer") if _differs(name, part, content, config)]
         if parts:
             notes.append(
@@ -51,10 +46,6 @@ def notes_on_class(directory: Path) -> list[str]:
                 "may differ; tokenizer_class 'PreTrainedTokenizerFast' makes them the same"
             )
     return notes
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path, error=DataError) if present(path, DataError) else {}
 
 
 def _differs(name: str, part: str, content: Mapping[str, Any], config: Mapping[str, Any]) -> bool:

@@ -22,6 +22,8 @@ from coterie.config.errors import DataError
 from coterie.config.files import present, read_json, write_text
 from coterie.text.added_tokens import add_configured, check_ids, content_of, control_names, whole_config
 from coterie.text.guarded import Encoded, GuardedEncoder, names_pattern
+from coterie.text.rebuilt import notes_on_class
+from coterie.text.spelling import spell_byte_level, spell_sentencepiece
 from coterie.text.template_sources import ChatTemplates, read_templates, write_templates
 
 if TYPE_CHECKING:
@@ -291,6 +293,10 @@ class Tokenizer:
         """
         return self.start_ids or (self._added.get(END_OF_TEXT, self.eos_id),)
 
+    def notes_on_class(self, model_type: str) -> list[str]:
+        """Where transformers gives other ids because of the tokenizer's class, for a model of this type."""
+        return notes_on_class(self._config, self._json, model_type)
+
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end a reply: end of text and end of turn."""
@@ -310,7 +316,7 @@ class Tokenizer:
     @cached_property
     def _bytes(self) -> dict[int, bytes]:
         vocabulary = self._full.get_vocab(with_added_tokens=False)
-        spell = _spell_byte_level if self._byte_level else _spell_sentencepiece
+        spell = spell_byte_level if self._byte_level else spell_sentencepiece
         # Some published vocabularies have gaps, and a model can emit the ids in them.
         table = dict.fromkeys(range(self.vocab_size), b"")
         table.update({number: spell(piece) for piece, number in vocabulary.items()})
@@ -373,27 +379,3 @@ def _start_ids(rust: tokenizers.Tokenizer) -> tuple[int, ...]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return read_json(path, error=DataError) if present(path, DataError) else {}
-
-
-def _byte_of_char() -> dict[str, int]:
-    """GPT-2's table: printable Latin-1 bytes stand for themselves, the other 68 for U+0100 and up."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table = {chr(byte): byte for byte in printable}
-    others = (byte for byte in range(256) if byte not in set(printable))
-    table.update({chr(256 + index): byte for index, byte in enumerate(others)})
-    return table
-
-
-_BYTES = _byte_of_char()
-
-
-def _spell_byte_level(piece: str) -> bytes:
-    if all(char in _BYTES for char in piece):
-        return bytes(_BYTES[char] for char in piece)
-    return piece.encode()
-
-
-def _spell_sentencepiece(piece: str) -> bytes:
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return bytes([int(piece[3:5], 16)])
-    return piece.replace("\u2581", " ").encode()
