@@ -69,9 +69,14 @@ def check_weights(
                 )
             continue
         want = expected.get(name) or Expected(own.read(name).float(), 0.0)
+        if found.shape != want.value.shape:
+            raise CheckpointError(
+                f"{where}: '{name}' has the shape {tuple(found.shape)} where its adapter makes "
+                f"{tuple(want.value.shape)} of the base; nothing was written"
+            )
         slack = torch.finfo(stored).eps * want.value.abs() + want.error
         worst = (found.float() - want.value).abs() - slack
-        if found.shape != want.value.shape or bool((worst > 0).any()) or not bool(found.isfinite().all()):
+        if bool((worst > 0).any()) or not bool(found.isfinite().all()):
             raise CheckpointError(
                 f"{where}: '{name}' is not what its adapter makes of the base, by a second reading of the "
                 f"files (by up to {float(worst.max()):.2g} more than rounding); nothing was written"

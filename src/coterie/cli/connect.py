@@ -51,9 +51,11 @@ def connect(
 
 
 def recommended(model: LanguageModel) -> SamplingParams:
-    """The sampling settings of the model's directory, or else temperature 0.7 and top-p 0.95."""
-    own = model.sampling
-    return replace(own, temperature=0.7, top_p=0.95) if (own.temperature, own.top_p) == (1.0, 1.0) else own
+    """The sampling settings that the model's directory names, or else temperature 0.7 and top-p 0.95."""
+    named = {} if model.checkpoint is None else model.checkpoint.generation_config
+    if any(named.get(name) is not None for name in ("do_sample", "temperature", "top_p", "top_k", "min_p")):
+        return model.sampling
+    return replace(model.sampling, temperature=0.7, top_p=0.95)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# The split of Qwen2Tokenizer (`PRETOKENIZE_REGEX`).
-_QWEN2_SPLIT = (
+# The split of Qwen2Tokenizer (`PRETOKENIZE_REGEX`): that of GPT-4 with every digit alone.
+QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
@@ -64,4 +64,4 @@ def _differs(name: str, part: str, content: Mapping[str, Any], config: Mapping[s
         ) is not False
     if part == "normalizer":
         return found != {"type": "NFC"}
-    return json.dumps(_QWEN2_SPLIT, ensure_ascii=False) not in json.dumps(found, ensure_ascii=False)
+    return json.dumps(QWEN2_SPLIT, ensure_ascii=False) not in json.dumps(found, ensure_ascii=False)

@@ -22,7 +22,7 @@ from coterie.config.errors import DataError
 from coterie.config.files import present, read_json, write_text
 from coterie.text.added_tokens import add_configured, check_ids, content_of, control_names, whole_config
 from coterie.text.guarded import Encoded, GuardedEncoder, names_pattern
-from coterie.text.rebuilt import notes_on_class
+from coterie.text.rebuilt import QWEN2_SPLIT, notes_on_class
 from coterie.text.spelling import spell_byte_level, spell_sentencepiece
 from coterie.text.template_sources import ChatTemplates, read_templates, write_templates
 
@@ -42,11 +42,7 @@ SPECIALS = (
     "<tool_response>",
     "</tool_response>",
 )
-# The GPT-4 / Qwen2 split with every digit alone, so that numbers are spelt digit by digit.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
+SPLIT = QWEN2_SPLIT  # numbers are spelt digit by digit
 CHATML = Path(__file__).parent / "templates" / "chatml.jinja"
 # Turn ends that published chat models generate; whichever of them a vocabulary holds stops a reply.
 _TURN_ENDS = (END_OF_TURN, "<|eot_id|>", "<|eot|>", "<|eom_id|>", "<end_of_turn>", "<|call|>")

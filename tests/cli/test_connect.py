@@ -1,0 +1,31 @@
+"""The sampling settings of replies in the terminal."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from coterie.cli.connect import recommended
+from coterie.infer.defaults import sampling_defaults
+
+
+@pytest.mark.parametrize(
+    ("named", "temperature", "top_p"),
+    [
+        ({}, 0.7, 0.95),
+        ({"eos_token_id": 1, "temperature": None}, 0.7, 0.95),
+        ({"temperature": 1.0, "top_p": 1.0}, 1.0, 1.0),
+        ({"temperature": 0.6}, 0.6, 1.0),
+        ({"do_sample": False}, 0.0, 1.0),
+        ({"do_sample": True}, 1.0, 1.0),
+    ],
+)
+def test_the_settings_of_the_directory_come_first(
+    named: dict[str, Any], temperature: float, top_p: float
+) -> None:
+    checkpoint = SimpleNamespace(generation_config=named)
+    model: Any = SimpleNamespace(sampling=sampling_defaults(named), checkpoint=checkpoint)
+    found = recommended(model)
+    assert (found.temperature, found.top_p) == (temperature, top_p)
