@@ -99,3 +99,17 @@ def _config(path: Path) -> ModelConfig:
     from coterie.checkpoints.checkpoint import Checkpoint
 
     return Checkpoint.open(path).config
+
+
+def test_a_tensor_of_another_shape_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path, "qwen3_moe")
+    right = merge.check_weights
+
+    def wrong(*args: Any) -> int:
+        *before, actual, stored, where = args
+        return right(*before, lambda name: None if actual(name) is None else actual(name)[:1], stored, where)
+
+    monkeypatch.setattr(merge, "check_weights", wrong)
+    with pytest.raises(CheckpointError, match=r"has the shape \(1,"):
+        merge_checkpoint(tmp_path / "base", read_adapter(tmp_path / "adapter"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
