@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from coterie.infer.model import LanguageModel, save
+from tests.api.admin.test_adapters import base_model
 from tests.cli.support import fails
-from tests.serve.endpoints.test_adapters import base_model
 from tests.serve.support import tokenizer
 
 

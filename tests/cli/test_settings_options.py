@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from coterie.cli.settings_options import with_options
 from coterie.config import ConfigError, Settings
-from coterie.serve.core.settings import NOT_OPTIONS, ServeSettings
+from coterie.hosting.settings import NOT_OPTIONS, ServeSettings
 
 
 class Toy(Settings):

@@ -9,9 +9,9 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from coterie.hosting.service import Service
+from coterie.hosting.settings import ServeSettings
 from coterie.infer.model import LanguageModel
-from coterie.serve.core.service import Service
-from coterie.serve.core.settings import ServeSettings
 from coterie.serve.server import ServerThread
 from coterie.text.tokenizer import Tokenizer
 from tests.infer.models import tiny_model

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from coterie.serve.http.middleware import PAGE, PAGE_PATHS
+from coterie.serve.middleware import PAGE, PAGE_PATHS
 from coterie.serve.server import ServerThread
 from tests.serve.support import call, language_model, serving
 

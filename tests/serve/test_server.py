@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
+from coterie.api.common import wire
+from coterie.hosting.engine_thread import Call, Job
 from coterie.infer.sampling import SamplingParams
-from coterie.serve.core.engine_thread import Call, Job
-from coterie.serve.http import wire
 from tests.serve.support import ASK, call, eventually, language_model, service, serving
 
 CHAT = "/v1/chat/completions"
@@ -360,7 +360,7 @@ def test_signals(drain, signals, code):
 
 def test_a_mixed_batch_is_each_request_alone():
     """Text, JSON, tools, log-probabilities and expert control side by side, in deterministic mode."""
-    from tests.serve.constraints.test_grammar import NO_REASONING, SCHEMA, TOOLS, response_format
+    from tests.hosting.constraints.test_grammar import NO_REASONING, SCHEMA, TOOLS, response_format
 
     base = {"model": "tiny", "messages": ASK, "logit_bias": NO_REASONING, "max_tokens": 48}
     bodies = []

@@ -14,7 +14,7 @@ from coterie.cli.messages import show_messages
 from coterie.cli.options import Dtype, Model, Template, named_paths
 from coterie.cli.settings_options import with_options
 from coterie.config import ConfigError
-from coterie.serve.core.settings import NOT_OPTIONS, ServeSettings
+from coterie.hosting.settings import NOT_OPTIONS, ServeSettings
 
 WHAT, ACCESS, LOAD, PAGE = "What is served", "Who may call", "Load", "Page and log"
 SECTIONS = {
@@ -81,10 +81,10 @@ def _run(
     settings: ServeSettings,
 ) -> int:
     """Load and serve; returns the exit code. Errors: `CoterieError` before anything listens."""
+    from coterie.api.common.moe import read_profile
+    from coterie.hosting.service import Service, default_name
     from coterie.infer.model import load
     from coterie.machine.onednn_cache import keep_few_kernels
-    from coterie.serve.core.service import Service, default_name
-    from coterie.serve.endpoints.moe import read_profile
     from coterie.serve.server import serve as serve_until_stopped
 
     keep_few_kernels()

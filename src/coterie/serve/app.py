@@ -9,19 +9,11 @@ from starlette.routing import BaseRoute, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from coterie.serve.core.service import Service
-from coterie.serve.endpoints import (
-    adapters,
-    chat,
-    completions,
-    embeddings,
-    feedback,
-    moe,
-    responses,
-    status,
-    tokens,
-)
-from coterie.serve.http.middleware import PAGE, PAGE_PATHS, Guard
+from coterie.api.admin import adapters, feedback, status
+from coterie.api.common import moe
+from coterie.api.openai import chat, completions, embeddings, responses, tokens
+from coterie.hosting.service import Service
+from coterie.serve.middleware import PAGE, PAGE_PATHS, Guard
 
 
 def routes(page: bool = True) -> list[BaseRoute]:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from coterie.config.extras import require_extra
+from coterie.hosting.service import Service
+from coterie.hosting.settings import ServeSettings
 from coterie.infer.model import LanguageModel
 from coterie.remote.client import Endpoint
 from coterie.serve.app import create_app
-from coterie.serve.core.service import Service
-from coterie.serve.core.settings import ServeSettings
 
 if TYPE_CHECKING:
     import openai

@@ -17,14 +17,14 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from coterie.api.common import wire
 from coterie.config import ConfigError, CoterieError
+from coterie.hosting.errors import draining
+from coterie.hosting.service import Service
+from coterie.hosting.settings import ServeSettings
 from coterie.infer.model import LanguageModel
 from coterie.serve.app import create_app
-from coterie.serve.core.service import Service
-from coterie.serve.core.settings import ServeSettings
-from coterie.serve.errors import draining
-from coterie.serve.http import wire
-from coterie.serve.http.middleware import is_loopback
+from coterie.serve.middleware import is_loopback
 
 log = logging.getLogger("coterie.serve")
 _KEEP_ALIVE = 30

@@ -1,0 +1,1 @@
+"""The server itself: models, health, adapters, feedback."""

@@ -1,0 +1,1 @@
+"""What the protocols share: bodies, fields, conversations, replies, bytes in and out."""

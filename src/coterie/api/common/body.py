@@ -1,0 +1,116 @@
+"""What every request body shares: strictness, reading, and errors with a pointer to the field."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from coterie.api.common.fields import reason, sift
+from coterie.hosting.errors import ApiError, invalid, unsupported
+
+MAX_TOKENS = 2**31 - 1
+
+Text = Annotated[str, Field(max_length=16 * 2**20)]
+
+# In JSON 10.0 is a whole number too.
+Whole = Annotated[int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
+
+Name = Annotated[str, Field(min_length=1, max_length=512)]
+
+Ids = list[int]
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Body(BaseModel):
+    """Strict: no conversion between types, and no unknown keys but those that `fields.EXTRAS` names."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    place: ClassVar[str] = "elsewhere"  # in `EXTRAS`
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sifted(cls, data: Any, info: ValidationInfo) -> Any:
+        """Leave out what asks for nothing and what has no effect; the latter is named in the context."""
+        if not isinstance(data, Mapping):
+            return data
+        required = {field.alias or name: field.is_required() for name, field in cls.model_fields.items()}
+        left = sift(cls.place, data, required, info.context)
+        return {key: value for key, value in left.items() if value is not None or required.get(key, True)}
+
+
+B = TypeVar("B", bound=Body)
+
+
+def read(kind: type[B], data: Mapping[str, Any]) -> tuple[B, list[str]]:
+    """The request, and the fields that were accepted and have no effect.
+
+    Errors: `ApiError` 400 whose `param` is the JSON pointer of the field.
+    """
+    if data.get("stream_options") is not None and "stream" in kind.model_fields and not data.get("stream"):
+        raise invalid('/stream_options: goes with "stream": true only', "/stream_options")
+    named: list[str] = []
+    try:
+        return kind.model_validate(sift("", data, kind.model_fields, named), context=named), named
+    except ValidationError as error:
+        raise _problem(kind, error, data) from None
+
+
+def _problem(kind: type[Body], error: ValidationError, data: Mapping[str, Any]) -> ApiError:
+    """The deepest problem: of a field's alternative forms, the one that matched furthest was meant."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+
+    def rank(pair: tuple[list[int | str], Any]) -> tuple[int, bool, bool]:
+        return len(pair[0]), pair[1]["type"] == "extra_forbidden", not pair[1]["type"].endswith("_type")
+
+    path, problem = max(((_path(one["loc"], data), one) for one in problems), key=rank)
+    pointer = pointer_to(path)
+    if problem["type"] == "extra_forbidden":
+        return unknown_field(".".join(p for p in path[:-1] if isinstance(p, str)), path, kind.model_fields)
+    if problem["type"] == "missing":
+        return invalid(f"{pointer}: is missing", pointer, "missing_required_parameter")
+    return invalid(f"{pointer or 'body'}: {problem['msg'][:200]}", pointer or None)
+
+
+def unknown_field(place: str, path: Sequence[int | str], known: Collection[str] = ()) -> ApiError:
+    """400 for the field at the end of `path`, of an object at `place` of `EXTRAS`."""
+    pointer, name = pointer_to(path), str(path[-1])
+    why = reason(place, name)
+    if why is not None:
+        return unsupported(f"{pointer}: {why}" if place else why, pointer)
+    close = difflib.get_close_matches(name, list(known), n=1) if len(path) == 1 else []
+    hint = f" (did you mean '{close[0]}'?)" if close else ""
+    return ApiError(400, f"{pointer}: unknown field{hint}", "unsupported_parameter", pointer)
+
+
+def pointer_to(path: Sequence[int | str]) -> str:
+    """The JSON pointer of a path, shortened for messages."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)[:200]
+
+
+def _path(loc: Sequence[int | str], data: Any) -> list[int | str]:
+    """The steps of pydantic's location that exist in the data; it also names alternative forms."""
+    path: list[int | str] = []
+    for place, part in enumerate(loc):
+        inside = (isinstance(data, Mapping) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
+        )
+        if inside:
+            path.append(part)
+            data = data[part]
+        elif (
+            place == len(loc) - 1 and isinstance(data, Mapping) and isinstance(part, str) and "[" not in part
+        ):
+            path.append(part)
+    return path

@@ -1,0 +1,253 @@
+"""A chat request prepared for the engine: its prompt, its jobs, and how to parse the replies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from coterie.api.common.moe import options_of
+from coterie.api.common.protocol import ChatMessage, ChatRequest, NamedChoice, choose_tokens
+from coterie.config import CoterieError
+from coterie.config.errors import DataError
+from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
+from coterie.hosting.constraints.grammar import GrammarFilter
+from coterie.hosting.constraints.thinking import ThinkingBudget
+from coterie.hosting.engine_thread import Job
+from coterie.hosting.errors import ApiError, invalid
+from coterie.hosting.service import Service
+from coterie.infer.request import TokenFilter
+from coterie.text.chat import Message, conversation_ids
+from coterie.text.replies import ReplyParser, long_id
+from coterie.text.reply_formats import ReplyFormat, format_of
+from coterie.text.template_facts import TemplateFacts, facts_of
+
+ARGUMENTS = JsonLimits(depth=64, items=200_000)  # of a call in the history
+# What `x-coterie-ignored` calls what the model's template does not show.
+_LOST = {
+    "tools": "tools",
+    "calls": "messages.tool_calls",
+    "results": "messages.tool",
+    "system": "messages.system",
+    "reasoning": "messages.reasoning_content",
+}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prepared chat request.
+
+    `prompt`: token ids. `jobs`: one per choice. `opened`: the prompt ends inside reasoning. `hide_calls`:
+    tool calls are left out of the reply. `one_call`: the reply ends after its first call. `forced`: it ends
+    before it repeats a call, because a model that must call may never stop by itself. `stops`: texts
+    that end the reply's content. `ignored`: fields without effect on this model. `new_id`: makes the ids of
+    calls, as the template takes them.
+    """
+
+    prompt: list[int]
+    jobs: list[Job]
+    num_logprobs: int | None
+    form: ReplyFormat
+    opened: bool
+    has_tools: bool
+    hide_calls: bool
+    one_call: bool
+    forced: bool = False
+    stops: tuple[str, ...] = ()
+    routing: str = "off"
+    ignored: tuple[str, ...] = ()
+    new_id: Callable[[], str] = long_id
+
+    def parser(self) -> ReplyParser:
+        """A parser for one reply."""
+        return ReplyParser(self.form, self.opened, self.has_tools, self.new_id, self.stops)
+
+
+def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
+    """Render, check and count; the jobs go to `variant`. Errors: `ApiError` 400; nothing is queued then."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("/top_logprobs: needs 'logprobs': true", "/top_logprobs")
+    if body.continue_final_message and body.add_generation_prompt:
+        raise invalid(
+            "/continue_final_message: cannot go with add_generation_prompt", "/continue_final_message"
+        )
+    _check_tools(body)
+    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+    hide = body.tool_choice == "none"
+    shown = [] if hide else tools
+    facts = _facts(service, bool(shown))
+    variables, ignored = _template_settings(facts, body)
+    messages = [_message(message, index) for index, message in enumerate(body.messages)]
+    ignored += tuple(_LOST[kind] for kind in facts.lost(messages, shown))
+    prompt = _prompt(service, body, messages, shown, variables)
+    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    asked = body.max_completion_tokens or body.max_tokens
+    limit = choose_tokens(asked, len(prompt), service.max_length, service.model.reply_limit)
+    if body.max_tokens == 0:
+        raise invalid("/max_tokens: a reply has at least one token", "/max_tokens")
+    params = body.sampling(service.model, limit, num_logprobs or 0)
+    # Stop strings end the content, which only the parser of the reply knows; stop ids end any part of it.
+    stops, params = params.stop, replace(params, stop=())
+    options = options_of(service, body, variant)
+    form = format_of(service.tokenizer.template_for(bool(shown)))
+    opened = _ends_in_reasoning(service, form, prompt)
+    jobs = []
+    for index in range(body.n or 1):
+        seed = None if params.seed is None else (params.seed + index) % 2**64
+        filtered = replace(options, filter=_bounded(service, body, form, opened))
+        jobs.append(Job(prompt, replace(params, seed=seed), filtered))
+    return Conversation(
+        prompt=prompt,
+        jobs=jobs,
+        num_logprobs=num_logprobs,
+        form=form,
+        opened=opened,
+        has_tools=bool(tools),
+        hide_calls=hide,
+        one_call=body.parallel_tool_calls is False,
+        forced=body.tool_choice == "required",
+        stops=stops,
+        routing=body.routing,
+        ignored=ignored,
+        new_id=facts.new_id,
+    )
+
+
+def _ends_in_reasoning(service: Service, form: ReplyFormat, prompt: list[int]) -> bool:
+    """Whether the template opened a reasoning block for the reply."""
+    tail = service.tokenizer.decode(prompt[-16:]).rstrip()
+    return any(
+        tail.endswith(mark) for region in form.regions if region.kind == "reasoning" for mark in region.open
+    )
+
+
+def _check_tools(body: ChatRequest) -> None:
+    names = [tool.function.name for tool in body.tools or ()]
+    if len(set(names)) != len(names):
+        raise invalid("/tools: two tools have one name", "/tools")
+    choice = body.tool_choice
+    if isinstance(choice, NamedChoice) and choice.function.name not in names:
+        raise invalid("/tool_choice/function/name: is none of the tools", "/tool_choice/function/name")
+    if choice == "required" and not names:
+        raise invalid("/tool_choice: 'required' needs tools", "/tool_choice")
+    if body.response_format is not None and body.response_format.type == "json_schema":
+        if body.response_format.json_schema is None:
+            raise invalid("/response_format/json_schema: is missing", "/response_format/json_schema",
+                          "missing_required_parameter")  # fmt: skip
+
+
+def _bounded(service: Service, body: ChatRequest, form: ReplyFormat, opened: bool) -> TokenFilter | None:
+    """The filter of a reply: its grammar, and the bound on its reasoning if the request sets one."""
+    kept = _filter(service, body, opened)
+    if body.thinking_token_budget is None:
+        return kept
+    vocab_size = service.model.config.vocab_size
+    return ThinkingBudget(body.thinking_token_budget, form, service.tokenizer, vocab_size, opened, kept)
+
+
+def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter | None:
+    """The grammar that constrains the reply. Errors: `ApiError` 400 for a schema that cannot be enforced."""
+    choice, form = body.tool_choice, body.response_format
+    tools = [tool.function.model_dump(exclude_none=True) for tool in body.tools or ()]
+    if choice == "required" or isinstance(choice, NamedChoice):
+        if form is not None and form.type != "text":
+            raise invalid("/response_format: cannot go with a tool that must be called", "/response_format")
+        if isinstance(choice, NamedChoice):  # OpenAI: exactly one call
+            tools = [tool for tool in tools if tool["name"] == choice.function.name]
+        several = choice == "required" and body.parallel_tool_calls is not False
+        return service.grammars.of_calls(tools, several, opened)
+    if form is not None and form.type != "text":
+        callable_tools = tools if choice != "none" else []
+        if form.json_schema is None:
+            return service.grammars.of_schema({"type": "object"}, "/response_format", opened, callable_tools)
+        pointer = "/response_format/json_schema/schema"
+        return service.grammars.of_schema(form.json_schema.schema_, pointer, opened, callable_tools)
+    if choice != "none" and any(tool.get("strict") for tool in tools):
+        plain = [tool if tool.get("strict") else {"name": tool["name"]} for tool in tools]
+        return service.grammars.of_strict_calls(plain, opened)
+    return None
+
+
+def _facts(service: Service, tools: bool) -> TemplateFacts:
+    """What the template of a conversation shows. Errors: `ApiError` 400 when the model has none for it."""
+    try:
+        return facts_of(service.tokenizer, tools)
+    except DataError as error:
+        named = bool(service.tokenizer.templates.named)
+        reason = str(error) if named else "the model has no chat template; use /v1/completions"
+        raise ApiError(400, reason, "no_chat_template", "/messages") from None
+
+
+def _template_settings(facts: TemplateFacts, body: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Variables for the template, and ignored fields.
+
+    A variable that the template never reads is refused; `reasoning_effort` is reported as ignored instead.
+    """
+    given = body.chat_template_kwargs or {}
+    for name in facts.unread(given):
+        pointer = f"/chat_template_kwargs/{name[:60]}"
+        raise ApiError(
+            400, f"{pointer}: the model's template does not know it", "unsupported_parameter", pointer
+        )
+    if body.reasoning_effort is None:
+        return given, ()
+    if body.reasoning_effort == "none" and "enable_thinking" in facts.reads:
+        return {"enable_thinking": False, **given}, ()
+    if "reasoning_effort" not in facts.reads:
+        return given, ("reasoning_effort",)
+    return {"reasoning_effort": body.reasoning_effort, **given}, ()
+
+
+def _prompt(
+    service: Service,
+    body: ChatRequest,
+    messages: list[Message],
+    tools: list[Any],
+    variables: dict[str, Any],
+) -> list[int]:
+    end = ""
+    if body.continue_final_message:
+        last = messages.pop()
+        if last.role != "assistant" or last.tool_calls:
+            raise invalid("/messages: the last one must be the assistant's text to be continued", "/messages")
+        end = last.text
+    ask = body.continue_final_message or body.add_generation_prompt is not False
+    try:
+        prompt = conversation_ids(service.tokenizer, messages, None, bool(ask), tools, variables)
+        return prompt + (service.tokenizer.encode(end) if end else [])
+    except ApiError:
+        raise
+    except CoterieError as error:
+        raise invalid(f"/messages: {error}", "/messages") from None
+
+
+def _message(given: ChatMessage, index: int) -> Message:
+    pointer = f"/messages/{index}"
+    content: Any = given.content
+    if isinstance(content, list):
+        content = [{"type": "text", "text": part.text} for part in content]
+    if content is None and given.role == "assistant" and not given.tool_calls:
+        content = ""  # so a reply that holds only reasoning comes back
+    if given.reasoning_content is not None and given.reasoning not in (None, given.reasoning_content):
+        raise invalid(
+            f"{pointer}/reasoning: differs from reasoning_content; send one", f"{pointer}/reasoning"
+        )
+    called = given.model_dump(include={"tool_calls"}, exclude_none=True)
+    for place, call in enumerate(called.get("tool_calls", ())):
+        where = f"{pointer}/tool_calls/{place}/function/arguments"
+        call["function"]["arguments"] = _arguments(call["function"]["arguments"], where)
+    role = "system" if given.role == "developer" else given.role
+    data = {"role": role, "content": content, "reasoning_content": given.reasoning_content}
+    data |= {"reasoning": given.reasoning, **called, "tool_call_id": given.tool_call_id, "name": given.name}
+    try:
+        return Message.from_dict(data)
+    except CoterieError as error:
+        raise invalid(f"{pointer}: {error}", pointer) from None
+
+
+def _arguments(text: str, pointer: str) -> dict[str, Any]:
+    """The arguments of a call in the history, as JSON text; "" is how some models say none."""
+    try:
+        return parse_json_object(text, ARGUMENTS) if text.strip() else {}
+    except JsonError as error:
+        raise invalid(f"{pointer}: {error}", pointer) from None

@@ -1,0 +1,231 @@
+"""Request bodies. Each field is honoured, listed in `x-coterie-ignored`, or refused with a pointer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+)
+
+from coterie.api.common.body import MAX_TOKENS, Body, Ids, Name, Probability, Text, Whole
+from coterie.hosting.errors import invalid, too_long
+from coterie.infer.model import LanguageModel
+from coterie.infer.sampling import SamplingParams
+
+MAX_CHOICES = 8
+MAX_STOPS = 64
+_ONE_TOKEN = 1e-9  # `top_p` 0 keeps the likeliest token, as this does
+Stop = Annotated[str, Field(min_length=1, max_length=1024)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class StreamOptions(Body):
+    """`stream_options`."""
+
+    place = "stream_options"
+    include_usage: bool = False
+
+
+class MoeOptions(Body):
+    """A request's control of the experts. Numbers of layers and experts are text, as JSON keys are."""
+
+    routing: Literal["off", "summary", "full"] = "off"
+    top_k: Annotated[Whole, Field(ge=1, le=1024)] | None = None
+    mask: dict[str, list[int]] | None = None
+    bias: dict[str, dict[str, Annotated[float, Field(ge=-1e4, le=1e4)]]] | None = None
+    profile: Name | None = None
+
+
+class Generation(Body):
+    """The fields that chat and completions share."""
+
+    model: Name
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Probability | None = None
+    top_k: Annotated[Whole, Field(ge=-1, le=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None
+    ) = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**64)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    cache_salt: Name | None = None
+    priority: Annotated[Whole, Field(ge=-1000, le=1000)] | None = None
+    return_token_ids: bool | None = None
+    moe: MoeOptions | None = None
+
+    @property
+    def routing(self) -> str:
+        """`off`, `summary` or `full`."""
+        return "off" if self.moe is None else self.moe.routing
+
+    def sampling(self, model: LanguageModel, num_tokens: int, logprobs: int) -> SamplingParams:
+        """The engine's settings: the request's, else those that the model's directory recommends.
+
+        Errors: `ApiError` 400 for a bias on a token that does not exist.
+        """
+        own = model.sampling
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop
+        return SamplingParams(
+            temperature=own.temperature if self.temperature is None else self.temperature,
+            top_k=own.top_k if self.top_k is None else max(0, self.top_k),
+            top_p=own.top_p if self.top_p is None else max(self.top_p, _ONE_TOKEN),
+            min_p=own.min_p if self.min_p is None else self.min_p,
+            repetition_penalty=self.repetition_penalty or own.repetition_penalty,
+            seed=None if self.seed is None else self.seed % 2**64,
+            max_tokens=max(1, num_tokens),
+            stop=own.stop if stops is None else tuple(stops),
+            stop_ids=model.stop_ids,
+            logprobs=logprobs,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=_bias(self.logit_bias, model.config.vocab_size),
+        )
+
+
+class ContentPart(Body):
+    """A part of a message's content."""
+
+    place = "messages.content"
+    type: Literal["text", "input_text", "output_text"]
+    text: Text
+
+
+class FunctionCall(Body):
+    """Name and arguments (JSON text) of a call."""
+
+    place = "messages.tool_calls.function"
+    name: Name
+    arguments: Text = "{}"
+
+
+class ToolCallItem(Body):
+    """A call in an assistant's turn."""
+
+    place = "messages.tool_calls"
+    id: Name | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class ChatMessage(Body):
+    """One turn of a conversation."""
+
+    place = "messages"
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[ContentPart] | None = None
+    name: Name | None = None
+    reasoning_content: Text | None = None
+    reasoning: Text | None = None
+    tool_calls: list[ToolCallItem] | None = None
+    tool_call_id: Name | None = None
+
+
+class FunctionSpec(Body):
+    """A tool that the model may call."""
+
+    place = "tools.function"
+    name: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.-]+$")]
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolDefinition(Body):
+    """`{"type": "function", "function": ...}`."""
+
+    place = "tools"
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class NamedFunction(Body):
+    """The function that must be called."""
+
+    name: Name
+
+
+class NamedChoice(Body):
+    """`tool_choice` with a name."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(Body):
+    """`response_format.json_schema`."""
+
+    name: Name
+    description: Text | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """`response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class ChatRequest(Generation):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+    max_completion_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    thinking_token_budget: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+
+
+class CompletionRequest(Generation):
+    """`POST /v1/completions`."""
+
+    prompt: Text | Ids | list[Text] | list[Ids]
+    echo: bool | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    add_special_tokens: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+
+
+def _bias(given: Mapping[str, float] | None, vocab_size: int) -> tuple[tuple[int, float], ...]:
+    pairs = []
+    for key, value in (given or {}).items():
+        token = int(key) if key.isascii() and key.isdigit() and len(key) < 12 else vocab_size
+        if token >= vocab_size or str(token) != key:  # "007" could name a token twice
+            raise invalid(f"/logit_bias/{key[:20]}: is not a token id below {vocab_size}", "/logit_bias")
+        pairs.append((token, value))
+    return tuple(pairs)
+
+
+def choose_tokens(given: int | None, num_prompt: int, most: int, default: int | None = None) -> int:
+    """How many tokens a reply may have: the requested number, else `default` or all remaining positions.
+
+    A requested number must fit after the prompt; the default is reduced to what fits.
+    Errors: `ApiError` 400 `context_length_exceeded`.
+    """
+    left = most - num_prompt
+    if left < 1 or (given is not None and given > left):
+        raise too_long(num_prompt, given, most)
+    if given is not None:
+        return given
+    return left if default is None else min(default, left)

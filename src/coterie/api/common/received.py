@@ -1,0 +1,98 @@
+"""From an HTTP request to a validated body and the model variant that it names, and back to an answer."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from coterie.api.common.body import Body, read
+from coterie.api.common.strict_json import parse
+from coterie.api.common.wire import EventStream, JsonAnswer, read_body, unless_gone
+from coterie.hosting.engine_thread import Call
+from coterie.hosting.preparation import SMALL
+from coterie.hosting.service import Service
+
+B = TypeVar("B", bound=Body)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Received(Generic[B]):
+    """A request's validated body.
+
+    `variant`: the served variant that its field `model` selects ("": the base, also where no model is named).
+    `ignored`: names of fields that were accepted and have no effect. `size`: bytes.
+    """
+
+    service: Service
+    body: B
+    variant: str
+    ignored: tuple[str, ...]
+    size: int
+
+    async def prepared(self, request: Request, work: Callable[[], T]) -> T:
+        """The result of `work` in a thread, unless the client leaves before.
+
+        Errors: any exception of `work`; `ApiError` 429; `Disconnected`.
+        """
+        return await unless_gone(request.receive, self.service.preparations.run(work, self.size))
+
+    def head(self, prefix: str) -> dict[str, Any]:
+        """Fields that open every object of the answer, with a new id that begins with `prefix`."""
+        return {
+            "id": prefix + secrets.token_hex(12),
+            "created": int(time.time()),
+            "model": getattr(self.body, "model", None),
+            "system_fingerprint": self.service.fingerprints[self.variant],
+        }
+
+    def headers(self, more: Sequence[str] = ()) -> dict[str, str]:
+        """The header that lists fields without effect, those of `more` too; empty when there are none."""
+        names = (*self.ignored, *more)
+        return {"x-coterie-ignored": ",".join(names)} if names else {}
+
+
+async def receive(request: Request, kind: type[B]) -> Received[B]:
+    """Read and validate a body, and resolve its model.
+
+    Errors: `ApiError` 400, 404 (unknown model), 408, 413, 415 or 429; `Disconnected`.
+    """
+    service: Service = request.app.state.service
+    raw = await read_body(request, service.settings.max_body)
+
+    def understood() -> tuple[B, list[str]]:
+        return read(kind, parse(raw))
+
+    if len(raw) <= SMALL:
+        body, ignored = understood()
+    else:
+        work = service.preparations.run(understood, len(raw))
+        body, ignored = await unless_gone(request.receive, work)
+    name: str | None = getattr(body, "model", None)
+    variant = "" if name is None else service.resolve(name)
+    return Received(service, body, variant, tuple(ignored), len(raw))
+
+
+async def respond(
+    request: Request,
+    received: Received[Any],
+    call: Call,
+    stream: Callable[[], AsyncGenerator[bytes, None]],
+    whole: Callable[[], Awaitable[Any]],
+    ignored: Sequence[str] = (),
+) -> Response:
+    """The answer to a generating request: a stream of events when the body asks for one, else JSON.
+
+    `ignored`: more fields without effect, for the header.
+    The call is cancelled when the client disconnects. Errors: any exception of `whole`; `Disconnected`.
+    """
+    headers = received.headers(ignored)
+    if received.body.stream:
+        return EventStream(stream(), headers, received.service.explain, call.cancel)
+    return JsonAnswer(await unless_gone(request.receive, whole()), headers=headers)

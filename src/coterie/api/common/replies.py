@@ -1,0 +1,179 @@
+"""The choices of one request as they grow: streams send each step, plain answers add them up."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from coterie.api.common.conversation import Conversation
+from coterie.api.common.moe import routing_of
+from coterie.hosting.engine_thread import Call, CallEvents
+from coterie.hosting.errors import invalid
+from coterie.hosting.service import Service
+from coterie.infer.request import TokenEvent
+from coterie.text.replies import Delta, NumberedCall
+from coterie.text.tokenizer import Tokenizer
+
+
+@dataclass
+class ChoiceStep:
+    """What one token added to one choice. `finish` is set on the last step only."""
+
+    index: int
+    delta: Delta
+    token: int
+    logprobs: list[dict[str, Any]] | None
+    finish: str | None = None
+    moe: dict[str, Any] | None = None
+
+
+@dataclass
+class Usage:
+    """Token counts of one request."""
+
+    prompt: int
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `usage` object of chat and completions."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+        }
+
+
+class Timer:
+    """Records the times to the first and between further tokens, and token counts, in the metrics."""
+
+    def __init__(self, service: Service) -> None:
+        self._metrics = service.metrics
+        self._last = time.monotonic()
+        self._begun = False
+
+    def note(self, events: CallEvents, usage: Usage) -> None:
+        """Count newly arrived tokens."""
+        now = time.monotonic()
+        name = "coterie_tpot_seconds" if self._begun else "coterie_ttft_seconds"
+        if not self._begun:
+            self._begun = True
+            usage.cached = events[0][1].cached
+            self._metrics.add("coterie_prompt_tokens_total", usage.prompt - usage.cached, cached="false")
+            self._metrics.add("coterie_prompt_tokens_total", usage.cached, cached="true")
+        self._metrics.observe(name, now - self._last)
+        self._last = now
+        self._metrics.add("coterie_generation_tokens_total", len(events))
+        usage.completion += len(events)
+
+
+async def counted_events(service: Service, call: Call, usage: Usage) -> AsyncGenerator[CallEvents, None]:
+    """The events of a call as they come, recorded in the metrics and counted in `usage`.
+
+    An empty list means that `settings.ping` seconds passed without an event: the moment for a keep-alive
+    comment. Close the generator to cancel the call.
+    Errors: as `Call.batches`.
+    """
+    timer = Timer(service)
+    async with aclosing(call.batches(service.settings.ping, service.deadline())) as batches:
+        async for events in batches:
+            if events:
+                timer.note(events, usage)
+            yield events
+
+
+@dataclass
+class Replies:
+    """The replies to one conversation. After `steps` has ended, `usage` is complete."""
+
+    service: Service
+    talk: Conversation
+    call: Call
+    usage: Usage = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.usage = Usage(len(self.talk.prompt))
+        self._parsers = [self.talk.parser() for _ in self.talk.jobs]
+        self._calls: list[set[str]] = [set() for _ in self.talk.jobs]
+        self._repeats = [False for _ in self.talk.jobs]
+
+    async def steps(self) -> AsyncGenerator[list[ChoiceStep], None]:
+        """The steps as they come; an empty list is the moment for a ping."""
+        async with aclosing(counted_events(self.service, self.call, self.usage)) as batches:
+            async for events in batches:
+                yield [self._step(index, event) for index, event in events]
+
+    def ping(self) -> bytes:
+        """A comment that keeps the connection open while the prompt is read."""
+        read, total = self.service.thread.progress(self.call)
+        return f": ping prefill={read}/{total}\n\n".encode()
+
+    def _step(self, index: int, event: TokenEvent) -> ChoiceStep:
+        parser = self._parsers[index]
+        grammar = self.talk.jobs[index].options.filter
+        if grammar is not None and grammar.failure is not None:
+            # The schema's fault: it asks for what this vocabulary cannot write, or costs too much to follow.
+            raise invalid(f"the reply cannot satisfy its grammar ({grammar.failure})", None, "grammar_failed")
+        thinking = parser.reasoning
+        delta = parser.feed(event.text)
+        self.usage.reasoning += thinking or parser.reasoning
+        self._count_calls(index, delta)
+        finish: str | None = event.finish_reason
+        enough = self._repeats[index] or (self.talk.one_call and self._calls[index])
+        if finish is None and (parser.stopped or enough):
+            self.call.drop(index)
+            finish = "stop"
+        if finish is not None:
+            rest = parser.flush()
+            self._count_calls(index, rest)
+            delta.add(rest)
+            finish = "stop" if parser.stopped else finish
+        if finish == "stop" and self._calls[index]:
+            finish = "tool_calls"
+        entries = None
+        if self.talk.num_logprobs is not None:
+            stops = self.service.model.stop_ids
+            entries = [] if event.token in stops else [logprob_entry(self.service.tokenizer, event)]
+        return ChoiceStep(index, delta, event.token, entries, finish, routing_of(self.talk.routing, [event]))
+
+    def _count_calls(self, index: int, delta: Delta) -> None:
+        """Note the new calls of a choice. Left out are all with `tool_choice: none`, and a forced repeat."""
+        new, delta.calls = delta.calls, []
+        for numbered in () if self.talk.hide_calls else new:
+            made = numbered.call.name + json.dumps(dict(numbered.call.arguments), sort_keys=True)
+            self._repeats[index] |= self.talk.forced and made in self._calls[index]
+            if not self._repeats[index]:
+                self._calls[index].add(made)
+                delta.calls.append(numbered)
+
+
+def call_object(numbered: NumberedCall) -> dict[str, Any]:
+    """A tool call in the form of the chat API; arguments are JSON text."""
+    arguments = json.dumps(dict(numbered.call.arguments), ensure_ascii=False)
+    function = {"name": numbered.call.name, "arguments": arguments}
+    return {"index": numbered.index, "id": numbered.id, "type": "function", "function": function}
+
+
+def logprob_entry(tokenizer: Tokenizer, event: TokenEvent) -> dict[str, Any]:
+    """One entry of a chat choice's `logprobs.content`."""
+    top = [_named(tokenizer, token, value) for token, value in event.top]
+    return {**_named(tokenizer, event.token, event.logprob), "top_logprobs": top}
+
+
+def _named(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
+    if token >= tokenizer.vocab_size:  # a row of the model that the tokenizer has no text for
+        return {"token": "", "logprob": finite(logprob), "bytes": []}
+    spelt = tokenizer.token_bytes([token])[0]
+    return {"token": spelt.decode("utf-8", "replace"), "logprob": finite(logprob), "bytes": list(spelt)}
+
+
+def finite(logprob: float) -> float:
+    """JSON lacks infinity; clients read -9999 as such."""
+    return max(logprob, -9999.0)

@@ -1,0 +1,129 @@
+"""`POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from coterie.api.common.conversation import Conversation, prepare
+from coterie.api.common.protocol import ChatRequest
+from coterie.api.common.received import receive, respond
+from coterie.api.common.replies import ChoiceStep, Replies, call_object
+from coterie.api.common.wire import DONE, encode
+
+
+async def chat_completions(request: Request) -> Response:
+    """Answer a conversation, whole or streamed."""
+    received = await receive(request, ChatRequest)
+    service, body = received.service, received.body
+    talk = await received.prepared(request, lambda: prepare(service, body, received.variant))
+    replies = Replies(service, talk, service.thread.submit(talk.jobs))
+    head = received.head("chatcmpl-")
+    usage = body.stream_options is not None and body.stream_options.include_usage
+    with_ids = bool(body.return_token_ids)
+    return await respond(
+        request,
+        received,
+        replies.call,
+        lambda: _stream(replies, head, usage, with_ids),
+        lambda: _whole(replies, head, with_ids),
+        talk.ignored,
+    )
+
+
+async def _stream(
+    replies: Replies, head: dict[str, Any], usage: bool, with_ids: bool
+) -> AsyncGenerator[bytes, None]:
+    head = {**head, "object": "chat.completion.chunk"}
+
+    def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return b"data: " + encode({**head, "choices": choices, **more}) + b"\n\n"
+
+    more = {"usage": None} if usage else {}
+    begun: set[int] = set()
+    async with aclosing(replies.steps()) as batches:
+        async for steps in batches:
+            if not steps:
+                yield replies.ping()
+            for step in steps:
+                first = step.index not in begun
+                begun.add(step.index)
+                for choice in _chunks(step, first, with_ids, replies.talk):
+                    yield chunk([choice], **more)
+    if usage:
+        yield chunk([], usage=replies.usage.to_dict())
+    yield DONE
+
+
+def _chunks(step: ChoiceStep, first: bool, with_ids: bool, talk: Conversation) -> list[dict[str, Any]]:
+    """The `choices` entries to send for one step: what it added, then why the choice ended."""
+    choices = []
+    added: dict[str, Any] = {"role": "assistant", "content": ""} if first else {}
+    if step.delta.reasoning:
+        added["reasoning_content"] = step.delta.reasoning
+    if step.delta.content:
+        added["content"] = step.delta.content
+    if step.delta.calls:
+        added["tool_calls"] = [call_object(call) for call in step.delta.calls]
+    if added or step.logprobs or with_ids or step.moe:
+        choice: dict[str, Any] = {
+            "index": step.index,
+            "delta": added,
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        if step.logprobs is not None:
+            choice["logprobs"] = {"content": step.logprobs, "refusal": None}
+        if with_ids:
+            choice["token_ids"] = [step.token]
+            if first:
+                choice["prompt_token_ids"] = talk.prompt
+        if step.moe:
+            choice["moe"] = step.moe
+        choices.append(choice)
+    if step.finish is not None:
+        choices.append({"index": step.index, "delta": {}, "logprobs": None, "finish_reason": step.finish})
+    return choices
+
+
+async def _whole(replies: Replies, head: dict[str, Any], with_ids: bool) -> dict[str, Any]:
+    whole: list[list[ChoiceStep]] = [[] for _ in replies.talk.jobs]
+    async with aclosing(replies.steps()) as batches:
+        async for steps in batches:
+            for step in steps:
+                whole[step.index].append(step)
+    choices = [_choice(steps, with_ids, replies.talk) for steps in whole]
+    return {**head, "object": "chat.completion", "choices": choices, "usage": replies.usage.to_dict()}
+
+
+def _choice(steps: list[ChoiceStep], with_ids: bool, talk: Conversation) -> dict[str, Any]:
+    """A whole choice: the sum of its steps."""
+    content = "".join(step.delta.content for step in steps)
+    reasoning = "".join(step.delta.reasoning for step in steps)
+    calls = [call_object(call) for step in steps for call in step.delta.calls]
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if reasoning:
+        message["reasoning_content"] = reasoning
+    if calls:
+        message["tool_calls"] = [{k: v for k, v in call.items() if k != "index"} for call in calls]
+        message["content"] = content or None
+    logprobs = None
+    if talk.num_logprobs is not None:
+        entries = [entry for step in steps for entry in step.logprobs or ()]
+        logprobs = {"content": entries, "refusal": None}
+    choice = {
+        "index": steps[0].index,
+        "message": message,
+        "logprobs": logprobs,
+        "finish_reason": steps[-1].finish,
+    }
+    routed = [step.moe for step in steps if step.moe is not None]
+    if routed:
+        choice["moe"] = {**routed[0], "tokens": [token for moe in routed for token in moe["tokens"]]}
+    if with_ids:
+        choice |= {"token_ids": [step.token for step in steps], "prompt_token_ids": talk.prompt}
+    return choice

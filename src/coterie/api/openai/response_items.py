@@ -1,0 +1,227 @@
+"""Items of the Responses API: a request's input as chat messages, and a reply as items with their events."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from coterie.api.common.body import pointer_to, unknown_field
+from coterie.api.common.fields import sift
+from coterie.api.common.replies import call_object
+from coterie.hosting.errors import ApiError, invalid
+from coterie.text.replies import Delta, NumberedCall
+
+ResponseEvent = tuple[str, dict[str, Any]]
+
+
+# Fields of an item that are read, by its type; `EXTRAS` lists those that are accepted besides.
+_READ = {
+    "message": ("type", "role", "content"),
+    "reasoning": ("type", "content", "summary"),
+    "function_call": ("type", "call_id", "name", "arguments"),
+    "function_call_output": ("type", "call_id", "output"),
+}
+
+
+class ItemReader:
+    """The input of a request as chat messages.
+
+    `ignored`: fields without effect. `origins`: for each message the items that it came from: the one that
+    holds its role or content, then one for each of its calls.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.ignored: list[str] = []
+        self.origins: list[list[int]] = []
+        self._names: dict[str, str] = {}  # of functions, by the id of their call
+        self._open = False  # the last message holds only reasoning so far
+
+    def read(self, given: str | Sequence[Mapping[str, Any]], instructions: str | None) -> None:
+        """Errors: `ApiError` 400 with a pointer, for an unknown type of item or field."""
+        if instructions:
+            self._add(0, {"role": "system", "content": instructions})
+        if isinstance(given, str):
+            return self._add(0, {"role": "user", "content": given})
+        for index, item in enumerate(given):
+            kind = item.get("type") or "message"
+            if not isinstance(kind, str) or kind not in _READ:
+                pointer = f"/input/{index}/type"
+                raise invalid(f"{pointer}: items of type {str(kind)[:40]!r} are not read here", pointer)
+            place = f"input.{kind}"
+            left = sift(place, item, _READ[kind], self.ignored)
+            for name in left.keys() - {*_READ[kind]}:
+                raise unknown_field(place, ["input", index, name])
+            getattr(self, f"_{kind}")(left, index)
+
+    def translated(self, error: ApiError) -> ApiError:
+        """The same error with the places in the items in place of those in the messages."""
+
+        def place(found: re.Match[str]) -> str:
+            origin = self.origins[int(found[1])]
+            if found[2] is None:
+                return f"/input/{origin[0]}"
+            return f"/input/{origin[1 + int(found[2])]}" if len(origin) > 1 + int(found[2]) else found[0]
+
+        def rewritten(text: str) -> str:
+            text = re.sub(r"/messages/(\d+)(?:/tool_calls/(\d+)(?:/function)?)?", place, text)
+            return text.replace("/messages", "/input").replace("/function", "")
+
+        param = None if error.param is None else rewritten(error.param)
+        return ApiError(error.status, rewritten(str(error)), error.code, param, error.kind, error.retry_after)
+
+    def _add(self, index: int, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        self.origins.append([index])
+        self._open = False
+
+    def _message(self, item: Mapping[str, Any], index: int) -> None:
+        role = _text_of(item, "role", f"/input/{index}")
+        content = self._content(item.get("content"), [index, "content"])
+        if role == "assistant" and self._open:
+            self.messages[-1]["content"], self._open = content, False
+        else:
+            self._add(index, {"role": role, "content": content})
+
+    def _reasoning(self, item: Mapping[str, Any], index: int) -> None:
+        parts = item.get("content") or item.get("summary") or []
+        if not isinstance(parts, list):
+            raise invalid(f"/input/{index}: a list of parts was expected", f"/input/{index}")
+        found = [part.get("text") for part in parts if isinstance(part, Mapping)]
+        text = "".join(one for one in found if isinstance(one, str))
+        if text:
+            self._add(index, {"role": "assistant", "content": "", "reasoning_content": text})
+            self._open = True
+
+    def _function_call(self, item: Mapping[str, Any], index: int) -> None:
+        name, call_id = (_text_of(item, key, f"/input/{index}") for key in ("name", "call_id"))
+        self._names[call_id] = name
+        function = {"name": name, "arguments": _text_of(item, "arguments", f"/input/{index}")}
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            self._add(index, {"role": "assistant", "content": ""})
+        call = {"id": call_id, "type": "function", "function": function}
+        self.messages[-1].setdefault("tool_calls", []).append(call)
+        self.origins[-1].append(index)
+
+    def _function_call_output(self, item: Mapping[str, Any], index: int) -> None:
+        call_id = _text_of(item, "call_id", f"/input/{index}")
+        content = self._content(item.get("output"), [index, "output"])
+        tool = {"name": self._names[call_id]} if call_id in self._names else {}
+        self._add(index, {"role": "tool", "content": content, "tool_call_id": call_id, **tool})
+
+    def _content(self, content: Any, path: list[int | str]) -> Any:
+        """Text, or parts with nothing but their type and text."""
+        if not isinstance(content, list):
+            return content
+        place, read = "input.message.content", ("type", "text")
+        parts = []
+        for number, part in enumerate(content):
+            if not isinstance(part, Mapping):
+                pointer = pointer_to(["input", *path, number])
+                raise invalid(f"{pointer}: an object was expected", pointer)
+            left = sift(place, part, read, self.ignored)
+            for name in left.keys() - {*read}:
+                raise unknown_field(place, ["input", *path, number, name])
+            parts.append(left)
+        return parts
+
+
+def _text_of(item: Mapping[str, Any], key: str, pointer: str) -> str:
+    value = item.get(key)
+    if not isinstance(value, str):
+        raise invalid(f"{pointer}/{key}: text was expected", f"{pointer}/{key}")
+    return value
+
+
+class Output:
+    """Builds the output items of one response from deltas, and yields the events for each change."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        self._open: str | None = None
+
+    def add(self, delta: Delta, logprobs: list[dict[str, Any]] | None) -> Iterator[ResponseEvent]:
+        """The events of newly written text and calls."""
+        if delta.reasoning:
+            yield from self._text("reasoning", delta.reasoning, None)
+        if delta.content:
+            yield from self._text("message", delta.content, logprobs)
+        for call in delta.calls:
+            yield from self.close()
+            yield from self._call(call)
+
+    def _text(self, kind: str, text: str, logprobs: list[dict[str, Any]] | None) -> Iterator[ResponseEvent]:
+        if self._open != kind:
+            yield from self.close()
+            yield from self._begin(kind)
+        item = self.items[-1]
+        item["content"][0]["text"] += text
+        where = {**self._place(), "delta": text}
+        if kind == "message":
+            item["content"][0]["logprobs"] += logprobs or []
+            yield "response.output_text.delta", {**where, "logprobs": logprobs or []}
+        else:
+            yield "response.reasoning_text.delta", where
+
+    def _begin(self, kind: str) -> Iterator[ResponseEvent]:
+        self._open = kind
+        if kind == "message":
+            item: dict[str, Any] = {"type": "message", "id": _new("msg"), "role": "assistant"}
+            part: dict[str, Any] = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        else:
+            item = {"type": "reasoning", "id": _new("rs"), "summary": []}
+            part = {"type": "reasoning_text", "text": ""}
+        item |= {"status": "in_progress", "content": []}
+        self.items.append(item)
+        place = {"output_index": len(self.items) - 1}
+        yield "response.output_item.added", {**place, "item": {**item, "content": []}}
+        item["content"] = [part]
+        yield "response.content_part.added", {**self._place(), "part": dict(part)}
+
+    def _place(self) -> dict[str, Any]:
+        """Fields by which an event names the content of the last item."""
+        return {"item_id": self.items[-1]["id"], "output_index": len(self.items) - 1, "content_index": 0}
+
+    def close(self) -> Iterator[ResponseEvent]:
+        """Complete the open item."""
+        if self._open is None:
+            return
+        kind, self._open = self._open, None
+        item = self.items[-1]
+        item["status"] = "completed"
+        part = item["content"][0]
+        where = self._place()
+        if kind == "message":
+            yield "response.output_text.done", {**where, "text": part["text"], "logprobs": part["logprobs"]}
+        else:
+            yield "response.reasoning_text.done", {**where, "text": part["text"]}
+        yield "response.content_part.done", {**where, "part": part}
+        yield "response.output_item.done", {"output_index": where["output_index"], "item": item}
+
+    def _call(self, call: NumberedCall) -> Iterator[ResponseEvent]:
+        function = call_object(call)["function"]
+        item = {
+            "type": "function_call",
+            "id": _new("fc"),
+            "call_id": call.id,
+            "name": function["name"],
+            "arguments": "",
+            "status": "in_progress",
+        }
+        self.items.append(item)
+        place = {"output_index": len(self.items) - 1}
+        yield "response.output_item.added", {**place, "item": dict(item)}
+        item |= {"arguments": function["arguments"], "status": "completed"}
+        where = {**place, "item_id": item["id"]}
+        yield "response.function_call_arguments.delta", {**where, "delta": item["arguments"]}
+        yield (
+            "response.function_call_arguments.done",
+            {**where, "arguments": item["arguments"], "name": item["name"]},
+        )
+        yield "response.output_item.done", {**place, "item": item}
+
+
+def _new(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(12)}"

@@ -1,0 +1,176 @@
+"""The state that all endpoints share: the model, its names, the engine's thread, settings and counters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from coterie import __version__
+from coterie.adapters.apply import apply_shared
+from coterie.config import ConfigError, CoterieError
+from coterie.config.files import file_sha256
+from coterie.hosting.constraints.grammar import Grammars
+from coterie.hosting.engine_thread import EngineThread
+from coterie.hosting.errors import ApiError
+from coterie.hosting.metrics import Metrics
+from coterie.hosting.preparation import Preparations
+from coterie.hosting.settings import ServeSettings
+from coterie.infer.engine import Engine
+from coterie.infer.model import LanguageModel
+from coterie.nn.steering import RouterControl
+from coterie.text.reply_formats import format_of
+from coterie.text.tokenizer import Tokenizer
+
+log = logging.getLogger("coterie.serve")
+
+
+class Service:
+    """A model being served.
+
+    `name` is the name that requests use; `aliases` are further names. An adapter made for other weights than
+    those of the model's checkpoint is refused.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        name: str,
+        settings: ServeSettings | None = None,
+        aliases: tuple[str, ...] = (),
+    ) -> None:
+        self.model = model
+        self.name = name
+        self.adapters: tuple[str, ...] = ()
+        self.aliases = aliases
+        self.settings = settings or ServeSettings()
+        self.metrics = Metrics()
+        self.started = int(time.time())
+        s = self.settings
+        self.engine = Engine(
+            model.model,
+            model.tokenizer,
+            max_batch=s.slots,
+            prefill_chunk=s.prefill_chunk,
+            max_stall=s.max_stall,
+            deterministic=s.deterministic,
+            prefix_bytes=s.prefix_cache_mb * 2**20,
+        )
+        queue = 4 * s.slots if s.max_queue is None else s.max_queue
+        positions = model.config.max_positions
+        self.thread = EngineThread(self.engine, queue, max_queued_tokens=max(1, queue) * positions)
+        self.preparations = Preparations(max(8, queue))
+        self.draining = False
+        self.num_open = 0  # requests whose answer is not yet written to its end
+        self.profiles: dict[str, RouterControl] = {}
+        if model.model.routers():
+            self.engine.count_experts()
+        self.fingerprints = {"": self._fingerprint()}  # adapter -> `system_fingerprint`
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of prompt and reply together."""
+        return self.model.config.max_positions
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer. Errors: `ApiError` 400 when the model lacks one."""
+        if self.model.tokenizer is None:
+            raise ApiError(400, "the model has no tokenizer; send token ids", "no_tokenizer")
+        return self.model.tokenizer
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Makes the grammars of replies. Errors: `ApiError` 400 when the model lacks a tokenizer."""
+        form = format_of(self.tokenizer.templates.for_calls)
+        return Grammars(self.tokenizer, self.model.config.vocab_size, self.model.stop_ids, form)
+
+    def start(self) -> None:
+        """Start the engine's thread; a second call does nothing."""
+        if not self.thread.started:
+            self.thread.start()
+
+    def stop(self) -> None:
+        """End the threads; unfinished calls receive an error."""
+        self.thread.stop()
+        self.preparations.close()
+
+    def resolve(self, name: str) -> str:
+        """The variant that a model's name selects ("": the base). Errors: `ApiError` 404.
+
+        The name is only compared with the served names, as `ADAPTER` or `BASE:ADAPTER`; nothing is opened.
+        """
+        bases = (self.name, *self.aliases)
+        if name in bases:
+            return ""
+        for adapter in self.adapters:
+            if name == adapter or name in (f"{base}:{adapter}" for base in bases):
+                return adapter
+        message = f"the model {json.dumps(name[:80])} does not exist here; GET /v1/models lists them"
+        raise ApiError(404, message, "model_not_found", "/model")
+
+    def add_adapter(self, name: str, path: str | Path) -> None:
+        """Serve an adapter or expert patch next to the base.
+
+        Call it before the start, or on the engine's thread.
+        Errors: `ConfigError` or `CheckpointError`, one line.
+        """
+        if not re.fullmatch(r"[\w.-]{1,128}", name) or name in (self.name, *self.aliases):
+            raise ConfigError(
+                f"adapter name '{name[:40]}': use letters, digits, '.', '-', '_', and no model's own name"
+            )
+        model = apply_shared(self.model.model, path, self.model.checkpoint, self.model.tokenizer)
+        self.fingerprints[name] = self._adapter_fingerprint(Path(path))
+        self.engine.add_variant(name, model)
+        self.adapters = (*(other for other in self.adapters if other != name), name)
+
+    def remove_adapter(self, name: str) -> None:
+        """Stop serving an adapter; running replies finish with it. Call it on the engine's thread."""
+        self.adapters = tuple(other for other in self.adapters if other != name)
+        self.engine.remove_variant(name)
+
+    def deadline(self) -> float:
+        """The moment (monotonic) at which a request that arrives now times out."""
+        return time.monotonic() + self.settings.request_timeout
+
+    def explain(self, error: Exception) -> ApiError:
+        """The error that a client receives for a failure: it shows no paths and no traces."""
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, CoterieError):
+            return ApiError(400, str(error), "invalid_value")
+        log.error("request failed: %s", type(error).__name__, exc_info=error)
+        return ApiError(500, "the server failed to answer this request", "server_error")
+
+    def _fingerprint(self) -> str:
+        """A hash of the weights (through the manifest if there is one), their dtype and this program."""
+        files = self.model.manifest.get("files") or self.model.manifest.get("sha256")
+        weight = self.model.model.embed.weight
+        parts: list[Any] = [__version__, str(weight.dtype), self.model.config.to_dict(), files]
+        if files is None:
+            parts += [float(p.detach().double().sum()) for p in self.model.model.parameters()]
+        return (
+            "fp_" + hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        )
+
+    def _adapter_fingerprint(self, path: Path) -> str:
+        """A hash of the base's fingerprint and the adapter's files."""
+        digest = hashlib.sha256(self.fingerprints[""].encode())
+        for file in sorted(path.iterdir()):
+            if file.suffix in (".safetensors", ".json") and file.is_file():
+                digest.update((file.name + file_sha256(file)).encode())
+        return "fp_" + digest.hexdigest()[:16]
+
+
+def default_name(path: str) -> str:
+    """The served name when none is given: the checkpoint's directory, or the hub's owner/name as it is."""
+    local = Path(path).expanduser()
+    if not local.is_dir():
+        return path
+    parts = [part for part in local.resolve().parts if part not in ("/", "model", "checkpoints", "latest")]
+    return parts[-1] if parts else "model"

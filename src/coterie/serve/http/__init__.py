@@ -1,1 +1,0 @@
-"""HTTP mechanics: bodies and answers, strict JSON, and the middleware."""

@@ -1,0 +1,183 @@
+"""Middleware around all endpoints: request ids, key, Host and Origin checks, safe headers, errors, log."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import SplitResult, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coterie.api.common.wire import Disconnected, error_answer
+from coterie.hosting.errors import ApiError
+from coterie.hosting.service import Service
+
+log = logging.getLogger("coterie.serve")
+OPEN_PATHS = ("/health", "/ready")
+PAGE = Path(__file__).parent / "page"
+# The page contains no secret and a browser requests it without a key; the page's own requests need the key.
+PAGE_PATHS = frozenset({"/", *(f"/{file.name}" for file in PAGE.iterdir())})
+CSP = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+_SAFE_HEADERS = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+_ID = re.compile(r"[\w.:-]{1,128}")
+# What a page of an allowed origin may read and send (CORS, https://fetch.spec.whatwg.org).
+_EXPOSED = "x-request-id, x-coterie-ignored, retry-after"
+_METHODS = "GET, POST, PUT, DELETE"
+_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,4096}", re.ASCII)
+_PREFLIGHT_SECONDS = "600"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.service = service
+        self._owner = SimpleNamespace(state=SimpleNamespace(service=service))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check and answer one request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        scope["app"] = self._owner  # endpoints find the service as `request.app.state.service`
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else "req-" + secrets.token_hex(12)
+        begun, status = time.monotonic(), 0
+        shared = self._cross_origin(headers)
+
+        async def finish(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                out = MutableHeaders(scope=message)
+                out["x-request-id"] = request_id
+                for name, value in {**_SAFE_HEADERS, **shared}.items():
+                    out.setdefault(name, value)
+            await send(message)
+
+        self.service.num_open += 1
+        try:
+            self._check_source(headers)
+            if shared and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await Response(status_code=204, headers=_preflight(headers))(scope, receive, finish)
+                return
+            self._check_key(scope["path"], headers)
+            await self.app(scope, receive, finish)
+        except Disconnected:
+            status = status or 499
+        except Exception as error:
+            answer = _of_routing(error) if isinstance(error, HTTPException) else self.service.explain(error)
+            if answer.status in (429, 503):
+                self.service.metrics.add("coterie_rejected_total", reason=answer.code)
+            if status:  # the answer has started: break the connection, so that it does not look complete
+                raise
+            await error_answer(answer)(scope, receive, finish)
+        finally:
+            self.service.num_open -= 1
+            self._note(scope, status, request_id, time.monotonic() - begun)
+
+    def _cross_origin(self, headers: Headers) -> dict[str, str]:
+        """The headers without which a browser keeps an answer from a page of an allowed origin."""
+        allowed, origin = self.service.settings.allowed_origins, headers.get("origin")
+        if not allowed:
+            return {}
+        if origin is None or not (origin in allowed or "*" in allowed):
+            return {"vary": "Origin"}
+        return {
+            "vary": "Origin",
+            "access-control-allow-origin": origin,
+            "access-control-expose-headers": _EXPOSED,
+            "cross-origin-resource-policy": "cross-origin",
+        }
+
+    def _check_source(self, headers: Headers) -> None:
+        """Refuse other names of this machine, and pages of origins that are not allowed."""
+        settings = self.service.settings
+        host = _split("//" + headers.get("host", "")).hostname or ""
+        if is_loopback(settings.host) and not is_loopback(host) and host not in settings.allowed_hosts:
+            raise ApiError(
+                403, "this name is not one of the server's; see --allowed-host", "host_not_allowed"
+            )
+        origin = headers.get("origin")
+        allowed = settings.allowed_origins
+        if origin is not None and origin not in allowed and "*" not in allowed:
+            if _split(origin).netloc != headers.get("host"):
+                raise ApiError(
+                    403, "pages of this origin may not use this server; see --allowed-origin",
+                    "origin_not_allowed",
+                )  # fmt: skip
+
+    def _check_key(self, path: str, headers: Headers) -> None:
+        settings = self.service.settings
+        if settings.api_key is None or path in OPEN_PATHS or (settings.page and path in PAGE_PATHS):
+            return
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        expected = settings.api_key.get_secret_value().encode()
+        good = secrets.compare_digest(key.strip().encode("utf-8", "replace"), expected)
+        if scheme.lower() != "bearer" or not good:
+            raise ApiError(
+                401, "send the header 'authorization: Bearer KEY' with this server's key", "invalid_api_key"
+            )
+
+    def _note(self, scope: Scope, status: int, request_id: str, seconds: float) -> None:
+        route = scope.get("route")
+        endpoint = getattr(route, "path", "other")
+        self.service.metrics.add("coterie_requests_total", endpoint=endpoint, status=str(status or 500))
+        if self.service.settings.log_requests != "off":
+            log.info("%s %s %s %d %.3fs", request_id, scope["method"], endpoint, status, seconds)
+
+
+def _preflight(headers: Headers) -> dict[str, str]:
+    """The answer to a browser's question whether a page may send a request; it comes without the key.
+
+    The names that the page wants to send are allowed as they are: "*" would not cover `authorization`.
+    """
+    names = headers.get("access-control-request-headers", "")
+    answer = {
+        "access-control-allow-methods": _METHODS,
+        "access-control-allow-headers": names if _NAMES.fullmatch(names) else "",
+        "access-control-max-age": _PREFLIGHT_SECONDS,
+    }
+    # Chromium asks this before a public page may reach a private address.
+    if headers.get("access-control-request-private-network") == "true":
+        answer["access-control-allow-private-network"] = "true"
+    return answer
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; empty parts for text that is not an address."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
+
+
+def _of_routing(error: HTTPException) -> ApiError:
+    """The API error for Starlette's own: unknown path or wrong method."""
+    if error.status_code == 405:
+        return ApiError(405, "this method is not possible here", "method_not_allowed")
+    return ApiError(error.status_code, "there is nothing at this path", "not_found")

@@ -1,0 +1,197 @@
+"""Fields beside those that are honoured: named when they have no effect, refused when they would have one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessage
+from openai.types.responses import Response
+from pydantic import BaseModel
+
+from coterie.api.common.fields import EXTRAS, asks_for_nothing, sift
+from tests.serve.support import ASK, call
+
+CHAT = "/v1/chat/completions"
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+FORMS = {
+    "object": lambda said: said,
+    "whole": lambda said: said.model_dump(mode="json", warnings=False),
+    "set": lambda said: said.model_dump(mode="json", exclude_none=True, warnings=False),
+}
+
+
+class Pick(BaseModel):
+    x: Literal["a", "b"]
+
+
+@pytest.fixture(scope="module")
+def said(client: openai.OpenAI) -> dict[str, Any]:
+    """Replies as the package's own objects: plain, parsed, with calls, put together from a stream."""
+    tools: dict[str, Any] = {"tools": [openai.pydantic_function_tool(Pick)], "tool_choice": "required"}
+    asked: dict[str, Any] = {"model": "tiny", "messages": ASK, "seed": 1, "parallel_tool_calls": False}
+    chats = client.chat.completions
+    with chats.stream(**asked, **tools, max_tokens=200) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    thought = {"role": "assistant", "content": None, "refusal": None, "reasoning_content": "hm"}
+    return {
+        "plain": chats.create(model="tiny", messages=ASK, max_tokens=4).choices[0].message,
+        "parsed": chats.parse(**asked, response_format=Pick, max_tokens=200).choices[0].message,
+        "called": chats.parse(**asked, **tools, max_tokens=200).choices[0].message,
+        "streamed": streamed,
+        "thought": ChatCompletionMessage.model_validate(thought),
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["plain", "parsed", "called", "streamed", "thought"])
+def test_a_reply_of_the_openai_package_may_be_sent_back(client, said, kind, form):
+    message = said[kind]
+    results = [{"role": "tool", "tool_call_id": one.id, "content": "1"} for one in message.tool_calls or ()]
+    answer = client.chat.completions.with_raw_response.create(
+        model="tiny", messages=[*ASK, FORMS[form](message), *(results or ASK)], max_tokens=1
+    )
+    named = answer.headers.get("x-coterie-ignored", "")
+    assert ("messages.parsed" in named) == (kind == "parsed"), named
+    assert ("parsed_arguments" in named) == (kind in ("called", "streamed")), named
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_response_may_be_sent_back(client, form):
+    """Items of every type, with all fields that the package knows; those without effect are named."""
+    message = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "phase": None}
+    text = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": []}
+    call_item = {"type": "function_call", "id": "f", "call_id": "c", "name": "f", "arguments": "{}"}
+    reasoning = {"type": "reasoning", "id": "r", "summary": [], "encrypted_content": None}
+    thought = {**reasoning, "content": [{"type": "reasoning_text", "text": "hm"}]}
+    output = [thought, {**message, "content": [text]}, {**call_item, "status": "completed"}]
+    fields = {"id": "r", "created_at": 1, "model": "tiny", "object": "response", "tools": []}
+    whole = Response.model_validate(
+        {**fields, "output": output, "parallel_tool_calls": True, "tool_choice": "auto"}
+    )
+    result = {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "1"}]}
+    answer = client.responses.with_raw_response.create(
+        model="tiny",
+        input=[{"role": "user", "content": "x"}, *map(FORMS[form], whole.output), result],
+        max_output_tokens=1,
+    )
+    named = set(answer.headers["x-coterie-ignored"].split(","))
+    assert {"input.message.id", "input.reasoning.id", "input.function_call.status"} <= named
+    real = client.responses.parse(model="tiny", input="x", text_format=Pick, max_output_tokens=200)
+    again = [*map(FORMS[form], real.output), {"role": "user", "content": "y"}]
+    client.responses.create(model="tiny", input=again, max_output_tokens=1)
+
+
+@pytest.mark.parametrize("place", EXTRAS)
+def test_every_field_of_the_table_is_named_or_refused(place):
+    extra = EXTRAS[place]
+    prefix = f"{place}." if place else ""
+    for name in extra.named:
+        named: list[str] = []
+        assert sift(place, {name: {"a": 1}, "known": 1}, ["known"], named) == {"known": 1}
+        assert named == [prefix + name]
+        assert sift(place, {name: None}, [], named := []) == {} and named == []
+    for name, others in extra.repeats.items():
+        for other in others:
+            assert sift(place, {name: [1], other: "x"}, [other], named := []) == {other: "x"}
+            assert named == [prefix + name]
+        assert sift(place, {name: [1]}, [], named := []) == {name: [1]} and not named
+        assert sift(place, {name: []}, [], named) == {}
+    for name in extra.refused:
+        for value in ({}, "x", True, [0], 0):
+            assert sift(place, {name: value}, [], []) == {name: value}
+        for value in (None, False, "", []):
+            assert sift(place, {name: value}, [], named := []) == {} and not named
+    assert sift(place, {"unheard_of": 1, "nothing": None}, [], []) == {"unheard_of": 1}
+
+
+def test_zero_and_empty_objects_ask_for_something():
+    assert not any(asks_for_nothing(value) for value in (0, 0.0, {}, " ", [None], True))
+
+
+ACCEPTED: list[tuple[dict[str, Any], str | None]] = [
+    ({"background": False, "suffix": "", "functions": [], "audio": None, "temprature": None}, None),
+    ({"stop": ["a", "b", "c", "d", "e"], "top_p": 0, "max_tokens": 2.0, "n": 1.0, "seed": 3.0}, None),
+    ({"stream": True, "stream_options": {"include_obfuscation": True, "include_usage": None}},
+     "stream_options.include_obfuscation"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"a": 1}}]}]},
+     "messages.content.cache_control"),
+    ({"messages": [*ASK, {"role": "assistant", "content": "b", "reasoning_details": []}, *ASK]}, None),
+    ({"messages": [*ASK, {"role": "assistant", "content": None, "tool_calls": []}, *ASK]}, None),
+    ({"messages": [*ASK, {"role": "assistant", "reasoning": "hm"}, *ASK]}, None),
+    ({"messages": [*ASK, {"role": "assistant", "content": "b", "provider_specific_fields": {"refusal": None}},
+                   *ASK]}, "messages.provider_specific_fields"),
+    ({"messages": [*ASK, {"role": "assistant", "content": None, "tool_calls": [
+        {**CALL, "index": 0, "function": {"name": "f", "arguments": "", "parsed_arguments": {}}}]},
+        {"role": "tool", "tool_call_id": "c1", "content": "1"}]},
+     "messages.tool_calls.index,messages.tool_calls.function.parsed_arguments"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "named"), ACCEPTED)
+def test_fields_that_cannot_change_the_reply(server, more, named):
+    status, headers, body = call(
+        server.url, "POST", CHAT, {"model": "tiny", "messages": ASK, "max_tokens": 1, **more}
+    )
+    assert status == 200, body
+    assert headers.get("x-coterie-ignored") == named
+
+
+SAID: list[tuple[dict[str, Any], str]] = [
+    ({"content": None, "refusal": "no"}, "refusal"),
+    ({"content": "x", "audio": {"id": "a"}}, "audio"),
+    ({"content": None, "function_call": {"name": "f", "arguments": "{}"}}, "function_call"),
+    ({"content": None, "parsed": {"x": 1}}, "parsed"),
+    ({"content": "x", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}, "reasoning_details"),
+    ({"content": "x", "colour": 0}, "colour"),
+    ({"content": [{"type": "refusal", "refusal": "no"}]}, "content/0/refusal"),
+    ({"content": None, "tool_calls": [{**CALL, "type": "custom"}]}, "tool_calls/0/type"),
+]  # fmt: skip
+ARGUMENTS = ['{"a": ', "[1]", "3", '{"a": "\\ud800"}', '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000,
+             '{"a":' * 100_000, '{"a": 1e999}']  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "place"), SAID)
+def test_fields_that_would_change_the_reply_are_pointed_at(server, message, place):
+    messages = [*ASK, {"role": "assistant", **message}, *ASK]
+    status, _, body = call(server.url, "POST", CHAT, {"model": "tiny", "messages": messages, "max_tokens": 1})
+    assert status == 400 and body["error"]["param"] == f"/messages/1/{place}", body
+
+
+@pytest.mark.parametrize("text", ARGUMENTS)
+def test_arguments_in_the_history_are_pointed_at(server, text):
+    """In both APIs, at the place in the request that holds them."""
+    place = "/messages/1/tool_calls/1/function/arguments"
+    bad = {**CALL, "function": {"name": "f", "arguments": text}}
+    turns = [*ASK, {"role": "assistant", "content": None, "tool_calls": [CALL, bad]}, *ASK]
+    status, _, body = call(server.url, "POST", CHAT, {"model": "tiny", "messages": turns, "max_tokens": 1})
+    assert (status, body["error"]["param"]) == (400, place), body
+    items = [{"role": "user", "content": "x"}] + [
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": one} for one in ("{}", text)
+    ]
+    asked = {"model": "tiny", "instructions": "be", "input": items, "max_output_tokens": 1}
+    status, _, body = call(server.url, "POST", "/v1/responses", asked)
+    assert (status, body["error"]["param"]) == (400, "/input/2/arguments"), body
+    assert body["error"]["message"].startswith("/input/2/arguments: ")
+
+
+WRONG_ITEMS: list[tuple[Any, str]] = [
+    ({"type": "image_generation_call"}, "/input/1/type"),
+    ({"type": ["x"]}, "/input/1/type"),
+    ({"role": "assistant", "content": "x", "colour": 1}, "/input/1/colour"),
+    ({"role": "king", "content": "x"}, "/input/1/role"),
+    ({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}, "/input/1/content/0/image_"),
+    ({"role": "user", "content": ["x"]}, "/input/1/content/0"),
+    ({"type": "reasoning", "summary": 3}, "/input/1"),
+    ({"type": "function_call_output", "call_id": "c"}, "/input/1"),
+    ({"type": "function_call", "call_id": "c", "arguments": "{}"}, "/input/1/name"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("item", "place"), WRONG_ITEMS)
+def test_wrong_items_are_pointed_at(server, item, place):
+    asked = {"model": "tiny", "input": [{"role": "user", "content": "x"}, item], "instructions": "be brief"}
+    status, _, body = call(server.url, "POST", "/v1/responses", {**asked, "max_output_tokens": 1})
+    assert status == 400 and body["error"]["param"].startswith(place), json.dumps(body)

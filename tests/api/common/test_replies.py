@@ -1,0 +1,98 @@
+"""How a reply's tokens become steps of a choice: calls are numbered, hidden or counted for the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from coterie.api.common.conversation import Conversation
+from coterie.api.common.replies import ChoiceStep, Replies, call_object
+from coterie.hosting.engine_thread import Job
+from coterie.infer.request import TokenEvent
+from coterie.infer.sampling import SamplingParams
+from coterie.text.reply_formats import format_of
+from tests.serve.support import service
+
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "é"}}\n</tool_call>'
+
+
+def steps(pieces: list[str], **talk: Any) -> list[ChoiceStep]:
+    """The steps of a reply whose tokens have these texts, the last one a stop token."""
+
+    async def main() -> list[ChoiceStep]:
+        served = service()
+        served.start()
+        job = Job([1], SamplingParams())
+        given = {
+            "has_tools": True,
+            "hide_calls": False,
+            "one_call": False,
+            "forced": False,
+            "stops": (),
+            **talk,
+        }
+        conversation = Conversation([1], [job], None, format_of(None), False, **given)
+        replies = Replies(served, conversation, served.thread.submit([job]))
+        texts = [(piece, None) for piece in pieces] + [("", "stop")]
+        try:
+            return [replies._step(0, TokenEvent(0, 5, 0.0, (), text, end)) for text, end in texts]
+        finally:
+            await asyncio.to_thread(served.thread.stop)
+
+    return asyncio.run(main())
+
+
+def test_calls_are_numbered_and_end_the_reply() -> None:
+    done = steps(["Sure. ", CALL, CALL])
+    objects = [call_object(call) for step in done for call in step.delta.calls]
+    assert [call["index"] for call in objects] == [0, 1]
+    assert len({call["id"] for call in objects}) == 2
+    assert json.loads(objects[0]["function"]["arguments"]) == {"a": 1, "b": "é"}
+    assert "".join(step.delta.content for step in done) == "Sure."
+    assert [step.finish for step in done] == [None, None, None, "tool_calls"]
+
+
+def test_hidden_calls_leave_no_marks() -> None:
+    done = steps([f"Well. {CALL}"], hide_calls=True)
+    assert "".join(step.delta.content for step in done) == "Well."
+    assert not any(step.delta.calls for step in done) and done[-1].finish == "stop"
+
+
+def test_without_tools_marks_are_text() -> None:
+    done = steps([CALL], has_tools=False)
+    assert "".join(step.delta.content for step in done) == CALL and done[-1].finish == "stop"
+
+
+def test_one_call_ends_the_reply_at_once() -> None:
+    assert steps([CALL, CALL], one_call=True)[0].finish == "tool_calls"
+
+
+OTHER = CALL.replace("1", "2")
+
+
+def test_a_forced_reply_ends_before_it_repeats_a_call() -> None:
+    """Some models never stop by themselves; another call is another matter."""
+    done = steps([CALL, OTHER, CALL, OTHER], forced=True)
+    assert [len(step.delta.calls) for step in done[:3]] == [1, 1, 0]
+    assert [step.finish for step in done[:3]] == [None, None, "tool_calls"]
+    free = steps([CALL, CALL], forced=False)
+    assert [len(step.delta.calls) for step in free[:2]] == [1, 1]
+
+
+def test_stop_strings_end_content_and_nothing_else() -> None:
+    """Reasoning and arguments may contain them; they are found across pieces and across a call."""
+    thinking = "<think>one END two</think>\n\n"
+    call_of_end = CALL.replace("add", "END")
+    for texts, content, finish in (
+        ([thinking, "yes EN", "D no"], "yes ", "stop"),
+        ([thinking, "yes", call_of_end, "END no"], "yes", "tool_calls"),
+        ([thinking, "yes EN", call_of_end, "D no"], "yes ", "tool_calls"),
+        ([thinking + "yes EN"], "yes EN", "stop"),
+        ([thinking + "END"], "", "stop"),
+        ([thinking[:12], thinking[12:-2], "\n\nyes", "\n", "\nno"], "yes", "stop"),
+    ):
+        done = steps(texts, stops=("END", "\n\n"))
+        ended = next(step.finish for step in done if step.finish)
+        assert ("".join(step.delta.content for step in done), ended) == (content, finish), texts
+        assert "".join(step.delta.reasoning for step in done) == "one END two"
