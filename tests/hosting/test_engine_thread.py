@@ -191,7 +191,7 @@ def test_embeddings_that_the_end_of_the_server_meets_are_told():
     connection = open_request(server.url, EMBED, "/v1/embeddings")
     late = open_request(server.url, LONG)
     stopper = threading.Thread(target=server.stop)
-    while server.service.num_open < 2:
+    while server.host.num_open < 2:
         time.sleep(0.01)
     stopper.start()
     try:
@@ -314,7 +314,7 @@ def test_stopping_twice_cuts_nobody_off():
     eventually(lambda: server.service.engine.num_running == 1)
     first = threading.Thread(target=server.stop)
     first.start()
-    eventually(lambda: server.service.draining)
+    eventually(lambda: server.host.draining)
     assert server.stop() == 0
     first.join(20)
     assert b"data: [DONE]" in read_all(stream)
@@ -327,7 +327,7 @@ def test_a_body_that_is_not_whole_when_the_server_ends_is_refused():
     head = f"POST {CHAT} HTTP/1.1\r\nhost: {parts.netloc}\r\n"
     head += "content-type: application/json\r\ncontent-length: 900\r\n\r\n"
     connection.sendall(head.encode() + b'{"model": ')
-    eventually(lambda: server.service.num_open == 1)
+    eventually(lambda: server.host.num_open == 1)
     begun = time.monotonic()
     server.stop()
     received = read_all(connection)

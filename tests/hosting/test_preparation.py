@@ -39,10 +39,10 @@ def test_clients_that_hang_up_while_their_prompts_are_rendered_keep_nobody_waiti
                 hang_up(connection)
             started = time.monotonic()
             assert call(server.url, "POST", CHAT, BODY)[0] == 200 and time.monotonic() - started < 5
-            lane = server.service.preparations._lanes[0][1]
+            lane = server.host.preparations._lanes[0][1]
             # A waiting request may begin before the server has noticed that its client left as well.
             assert 4 <= lane.num_left == len(begun) <= 7 and lane.num_waiting == 0
-            eventually(lambda: server.service.num_open == 0)
+            eventually(lambda: server.host.num_open == 0)
         finally:
             go.set()
         eventually(lambda: lane.num_left == 0)

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from coterie.hosting.host import Host
 from coterie.hosting.service import Service
 from coterie.hosting.settings import ServeSettings
 from coterie.infer.model import LanguageModel
@@ -36,7 +37,7 @@ def service(model: LanguageModel | None = None, name: str = "tiny", **settings: 
 
 
 def serving(model: LanguageModel | None = None, **settings: Any) -> ServerThread:
-    return ServerThread(service(model, **settings))
+    return ServerThread(Host(service(model, **settings)))
 
 
 def call(

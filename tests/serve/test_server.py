@@ -53,9 +53,9 @@ def slowed(service, seconds: float = 0.02):
     return service
 
 
-def idle(service) -> bool:
-    engine, thread = service.engine, service.thread
-    nothing = not (engine.busy or engine.cache_bytes or service.num_open)
+def idle(host) -> bool:
+    engine, thread = host.default.engine, host.default.thread
+    nothing = not (engine.busy or engine.cache_bytes or host.num_open)
     return nothing and not (thread.num_waiting or thread._calls or thread._started or thread.listening)
 
 
@@ -71,7 +71,7 @@ def test_fifty_clients_that_vanish_leave_nothing(stream):
         for connection in connections:
             hang_up(connection)
         gone = time.monotonic()
-        eventually(lambda: idle(service))
+        eventually(lambda: idle(server.host))
         assert time.monotonic() - gone < 2
         assert service.thread.num_cancelled == 50
         assert call(server.url, "GET", "/metrics")[2].count("coterie_cancelled_total 50") == 1
@@ -85,7 +85,7 @@ def test_a_client_that_vanishes_while_its_prompt_is_read():
         connection = open_request(server.url, body, "/v1/completions")
         eventually(lambda: service.engine.cache_bytes > 0)
         hang_up(connection)
-        eventually(lambda: idle(service), 3)
+        eventually(lambda: idle(server.host), 3)
         assert service.thread.num_cancelled == 1
 
 
@@ -142,13 +142,13 @@ def test_one_request_larger_than_the_queue_is_taken_alone():
 @pytest.mark.parametrize("stream", [True, False])
 def test_requests_that_take_too_long(stream):
     with serving(request_timeout=0.5, prefix_cache_mb=0) as server:
-        service = slowed(server.service)
+        slowed(server.service)
         client = openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0)
         with pytest.raises(openai.APIError) as caught:
             answer = client.chat.completions.create(**LONG, stream=stream)
             list(answer)
         assert caught.value.code == "timeout"
-        eventually(lambda: idle(service))
+        eventually(lambda: idle(server.host))
 
 
 def test_slow_headers_and_slow_bodies_are_hung_up_on(monkeypatch):
@@ -183,7 +183,7 @@ def test_a_reader_that_never_reads_is_dropped(monkeypatch):
         body = {**LONG, "max_tokens": 50_000, "stream": True, "logprobs": True, "top_logprobs": 20}
         connection = open_request(server.url, body, buffer=4096)
         eventually(lambda: service.engine.num_running == 1)
-        eventually(lambda: idle(service), 30)
+        eventually(lambda: idle(server.host), 30)
         assert service.thread.num_cancelled == 1
         connection.close()
 
@@ -248,7 +248,7 @@ def test_draining_lets_replies_end_and_takes_no_more():
     eventually(lambda: server.service.engine.num_running == 4)
     stopper = threading.Thread(target=server.stop)
     stopper.start()
-    eventually(lambda: server.service.draining)
+    eventually(lambda: server.host.draining)
     assert call(server.url, "GET", "/ready")[2]["error"]["code"] == "draining"
     assert call(server.url, "POST", CHAT, LONG)[0] == 503
     assert call(server.url, "POST", "/v1/embeddings", {"model": "tiny", "input": "Once"})[0] == 503
@@ -301,12 +301,13 @@ def test_after_the_time_to_drain_all_are_told_even_while_the_engine_is_in_a_long
 SCRIPT = """
 import sys
 from tests.serve.support import language_model, service
+from coterie.hosting.host import Host
 from coterie.serve.server import serve
 s = service(drain=float(sys.argv[1]))
 step = s.engine.step
 import time
 s.engine.step = lambda: (time.sleep(0.05), step())[1]
-sys.exit(serve(s, lambda url: print(url, flush=True)))
+sys.exit(serve(Host(s), lambda url: print(url, flush=True)))
 """
 
 

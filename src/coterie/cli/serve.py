@@ -82,6 +82,7 @@ def _run(
 ) -> int:
     """Load and serve; returns the exit code. Errors: `CoterieError` before anything listens."""
     from coterie.api.common.moe import read_profile
+    from coterie.hosting.host import Host
     from coterie.hosting.service import Service, default_name
     from coterie.infer.model import load
     from coterie.machine.onednn_cache import keep_few_kernels
@@ -102,7 +103,7 @@ def _run(
         key = "" if settings.api_key is None else ", with a key"
         print(f"{url} serves {service.name}: {size}{key}", file=sys.stderr, flush=True)
 
-    return serve_until_stopped(service, announce)
+    return serve_until_stopped(Host(service), announce)
 
 
 def _key(path: str | None) -> str | None:

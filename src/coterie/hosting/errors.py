@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from coterie.config import CoterieError
+
+log = logging.getLogger("coterie.serve")
 
 
 class ApiError(CoterieError):
@@ -47,6 +50,16 @@ _KINDS = {
     429: "rate_limit_error",
     503: "overloaded",
 }
+
+
+def explain(error: Exception) -> ApiError:
+    """The error that a client receives for a failure: it shows no paths and no traces."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, CoterieError):
+        return ApiError(400, str(error), "invalid_value")
+    log.error("request failed: %s", type(error).__name__, exc_info=error)
+    return ApiError(500, "the server failed to answer this request", "server_error")
 
 
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:

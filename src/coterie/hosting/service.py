@@ -13,13 +13,12 @@ from typing import Any
 
 from coterie import __version__
 from coterie.adapters.apply import apply_shared
-from coterie.config import ConfigError, CoterieError
+from coterie.config import ConfigError
 from coterie.config.files import file_sha256
 from coterie.hosting.constraints.grammar import Grammars
 from coterie.hosting.engine_thread import EngineThread
 from coterie.hosting.errors import ApiError
 from coterie.hosting.metrics import Metrics
-from coterie.hosting.preparation import Preparations
 from coterie.hosting.settings import ServeSettings
 from coterie.infer.engine import Engine
 from coterie.infer.model import LanguageModel
@@ -43,13 +42,14 @@ class Service:
         name: str,
         settings: ServeSettings | None = None,
         aliases: tuple[str, ...] = (),
+        metrics: Metrics | None = None,
     ) -> None:
         self.model = model
         self.name = name
         self.adapters: tuple[str, ...] = ()
         self.aliases = aliases
         self.settings = settings or ServeSettings()
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self.started = int(time.time())
         s = self.settings
         self.engine = Engine(
@@ -64,9 +64,6 @@ class Service:
         queue = 4 * s.slots if s.max_queue is None else s.max_queue
         positions = model.config.max_positions
         self.thread = EngineThread(self.engine, queue, max_queued_tokens=max(1, queue) * positions)
-        self.preparations = Preparations(max(8, queue))
-        self.draining = False
-        self.num_open = 0  # requests whose answer is not yet written to its end
         self.profiles: dict[str, RouterControl] = {}
         if model.model.routers():
             self.engine.count_experts()
@@ -96,12 +93,11 @@ class Service:
             self.thread.start()
 
     def stop(self) -> None:
-        """End the threads; unfinished calls receive an error."""
+        """End the thread; unfinished calls receive an error."""
         self.thread.stop()
-        self.preparations.close()
 
-    def resolve(self, name: str) -> str:
-        """The variant that a model's name selects ("": the base). Errors: `ApiError` 404.
+    def variant_of(self, name: str) -> str | None:
+        """The variant that a model's name selects ("": the base); None for a name of another model.
 
         The name is only compared with the served names, as `ADAPTER` or `BASE:ADAPTER`; nothing is opened.
         """
@@ -111,8 +107,7 @@ class Service:
         for adapter in self.adapters:
             if name == adapter or name in (f"{base}:{adapter}" for base in bases):
                 return adapter
-        message = f"the model {json.dumps(name[:80])} does not exist here; GET /v1/models lists them"
-        raise ApiError(404, message, "model_not_found", "/model")
+        return None
 
     def add_adapter(self, name: str, path: str | Path) -> None:
         """Serve an adapter or expert patch next to the base.
@@ -137,15 +132,6 @@ class Service:
     def deadline(self) -> float:
         """The moment (monotonic) at which a request that arrives now times out."""
         return time.monotonic() + self.settings.request_timeout
-
-    def explain(self, error: Exception) -> ApiError:
-        """The error that a client receives for a failure: it shows no paths and no traces."""
-        if isinstance(error, ApiError):
-            return error
-        if isinstance(error, CoterieError):
-            return ApiError(400, str(error), "invalid_value")
-        log.error("request failed: %s", type(error).__name__, exc_info=error)
-        return ApiError(500, "the server failed to answer this request", "server_error")
 
     def _fingerprint(self) -> str:
         """A hash of the weights (through the manifest if there is one), their dtype and this program."""

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from coterie.api.admin import adapters, feedback, status
 from coterie.api.common import moe
 from coterie.api.openai import chat, completions, embeddings, responses, tokens
-from coterie.hosting.service import Service
+from coterie.hosting.host import Host
 from coterie.serve.middleware import PAGE, PAGE_PATHS, Guard
 
 
@@ -46,16 +46,16 @@ def routes(page: bool = True) -> list[BaseRoute]:
     return listed
 
 
-def create_app(service: Service) -> ASGIApp:
-    """The ASGI application of a service. Its lifespan starts and stops the engine's thread."""
+def create_app(host: Host) -> ASGIApp:
+    """The ASGI application of a host. Its lifespan starts and stops the engines' threads."""
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
-        service.start()
+        host.start()
         try:
             yield
         finally:
-            service.stop()
+            host.stop()
 
     # The bare router: Starlette's own application would answer failures before the guard sees them.
-    return Guard(Router(routes(service.settings.page), lifespan=lifespan), service)
+    return Guard(Router(routes(host.settings.page), lifespan=lifespan), host)

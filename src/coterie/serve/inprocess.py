@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from coterie.config.extras import require_extra
+from coterie.hosting.host import Host
 from coterie.hosting.service import Service
 from coterie.hosting.settings import ServeSettings
 from coterie.infer.model import LanguageModel
@@ -38,7 +39,7 @@ def endpoint(
     `ServeSettings`.
     Errors: `ConfigError` for wrong settings.
     """
-    transport = _sync_transport(_service(model, name, settings, "endpoint"))
+    transport = _sync_transport(_host(model, name, settings, "endpoint"))
     return Endpoint(_ADDRESS, label=label or name, transport=transport)
 
 
@@ -53,7 +54,7 @@ def openai_client(model: LanguageModel, name: str = "model", **settings: Any) ->
     import httpx2
     import openai
 
-    transport = _sync_transport(_service(model, name, settings, "openai_client"))
+    transport = _sync_transport(_host(model, name, settings, "openai_client"))
     http = httpx2.Client(transport=transport, base_url=_ADDRESS)
     return openai.OpenAI(api_key="in-process", base_url=_ADDRESS, http_client=http)
 
@@ -64,7 +65,7 @@ def async_openai_client(model: LanguageModel, name: str = "model", **settings: A
     import httpx2
     import openai
 
-    transport = _async_transport(_service(model, name, settings, "openai_client"))
+    transport = _async_transport(_host(model, name, settings, "openai_client"))
     http = httpx2.AsyncClient(transport=transport, base_url=_ADDRESS)
     return openai.AsyncOpenAI(api_key="in-process", base_url=_ADDRESS, http_client=http)
 
@@ -208,12 +209,12 @@ class LoopThread:
         return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
 
 
-def _sync_transport(service: Service) -> Any:
+def _sync_transport(host: Host) -> Any:
     """A transport whose event loop runs in its own thread."""
     import httpx2
 
     loop = LoopThread()
-    app = create_app(service)
+    app = create_app(host)
 
     class Body(httpx2.SyncByteStream):
         def __init__(self, exchange: Exchange) -> None:
@@ -245,18 +246,18 @@ def _sync_transport(service: Service) -> Any:
             return httpx2.Response(status, headers=headers, stream=Body(exchange), request=request)
 
         def close(self) -> None:
-            service.stop()
+            host.stop()
             loop.close()
 
-    service.start()
+    host.start()
     return Transport()
 
 
-def _async_transport(service: Service) -> Any:
+def _async_transport(host: Host) -> Any:
     """A transport in the caller's own event loop."""
     import httpx2
 
-    app = create_app(service)
+    app = create_app(host)
 
     class Body(httpx2.AsyncByteStream):
         def __init__(self, exchange: Exchange) -> None:
@@ -276,12 +277,12 @@ def _async_transport(service: Service) -> Any:
             return httpx2.Response(status, headers=headers, stream=Body(exchange), request=request)
 
         async def aclose(self) -> None:
-            await asyncio.to_thread(service.stop)
+            await asyncio.to_thread(host.stop)
 
-    service.start()
+    host.start()
     return Transport()
 
 
-def _service(model: LanguageModel, name: str, settings: dict[str, Any], where: str) -> Service:
+def _host(model: LanguageModel, name: str, settings: dict[str, Any], where: str) -> Host:
     quiet = {"page": False, "log_requests": "off"}
-    return Service(model, name, ServeSettings.from_dict(quiet | settings, where=where))
+    return Host(Service(model, name, ServeSettings.from_dict(quiet | settings, where=where)))

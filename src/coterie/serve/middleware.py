@@ -16,9 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coterie.api.common.wire import Disconnected, error_answer
-from coterie.hosting.errors import ApiError
-from coterie.hosting.service import Service
+from coterie.api.common.dialects import dialect_of
+from coterie.api.common.wire import Disconnected, JsonAnswer
+from coterie.hosting.errors import ApiError, explain
+from coterie.hosting.host import Host
 
 log = logging.getLogger("coterie.serve")
 OPEN_PATHS = ("/health", "/ready")
@@ -53,16 +54,16 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, host: Host) -> None:
         self.app = app
-        self.service = service
-        self._owner = SimpleNamespace(state=SimpleNamespace(service=service))
+        self.host = host
+        self._owner = SimpleNamespace(state=SimpleNamespace(host=host))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check and answer one request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        scope["app"] = self._owner  # endpoints find the service as `request.app.state.service`
+        scope["app"] = self._owner  # endpoints find the host as `request.app.state.host`
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else "req-" + secrets.token_hex(12)
@@ -79,7 +80,7 @@ class Guard:
                     out.setdefault(name, value)
             await send(message)
 
-        self.service.num_open += 1
+        self.host.num_open += 1
         try:
             self._check_source(headers)
             if shared and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
@@ -90,19 +91,20 @@ class Guard:
         except Disconnected:
             status = status or 499
         except Exception as error:
-            answer = _of_routing(error) if isinstance(error, HTTPException) else self.service.explain(error)
+            answer = _of_routing(error) if isinstance(error, HTTPException) else explain(error)
             if answer.status in (429, 503):
-                self.service.metrics.add("coterie_rejected_total", reason=answer.code)
+                self.host.metrics.add("coterie_rejected_total", reason=answer.code)
             if status:  # the answer has started: break the connection, so that it does not look complete
                 raise
-            await error_answer(answer)(scope, receive, finish)
+            body = dialect_of(scope["path"]).body(answer, request_id)
+            await JsonAnswer(body, answer.status, answer.headers())(scope, receive, finish)
         finally:
-            self.service.num_open -= 1
+            self.host.num_open -= 1
             self._note(scope, status, request_id, time.monotonic() - begun)
 
     def _cross_origin(self, headers: Headers) -> dict[str, str]:
         """The headers without which a browser keeps an answer from a page of an allowed origin."""
-        allowed, origin = self.service.settings.allowed_origins, headers.get("origin")
+        allowed, origin = self.host.settings.allowed_origins, headers.get("origin")
         if not allowed:
             return {}
         if origin is None or not (origin in allowed or "*" in allowed):
@@ -116,7 +118,7 @@ class Guard:
 
     def _check_source(self, headers: Headers) -> None:
         """Refuse other names of this machine, and pages of origins that are not allowed."""
-        settings = self.service.settings
+        settings = self.host.settings
         host = _split("//" + headers.get("host", "")).hostname or ""
         if is_loopback(settings.host) and not is_loopback(host) and host not in settings.allowed_hosts:
             raise ApiError(
@@ -132,10 +134,12 @@ class Guard:
                 )  # fmt: skip
 
     def _check_key(self, path: str, headers: Headers) -> None:
-        settings = self.service.settings
+        settings = self.host.settings
         if settings.api_key is None or path in OPEN_PATHS or (settings.page and path in PAGE_PATHS):
             return
         scheme, _, key = headers.get("authorization", "").partition(" ")
+        if not scheme:  # as clients of Anthropic's API send it
+            scheme, key = "bearer", headers.get("x-api-key", "")
         expected = settings.api_key.get_secret_value().encode()
         good = secrets.compare_digest(key.strip().encode("utf-8", "replace"), expected)
         if scheme.lower() != "bearer" or not good:
@@ -146,8 +150,8 @@ class Guard:
     def _note(self, scope: Scope, status: int, request_id: str, seconds: float) -> None:
         route = scope.get("route")
         endpoint = getattr(route, "path", "other")
-        self.service.metrics.add("coterie_requests_total", endpoint=endpoint, status=str(status or 500))
-        if self.service.settings.log_requests != "off":
+        self.host.metrics.add("coterie_requests_total", endpoint=endpoint, status=str(status or 500))
+        if self.host.settings.log_requests != "off":
             log.info("%s %s %s %d %.3fs", request_id, scope["method"], endpoint, status, seconds)
 
 

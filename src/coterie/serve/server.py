@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from coterie.api.common import wire
 from coterie.config import ConfigError, CoterieError
 from coterie.hosting.errors import draining
+from coterie.hosting.host import Host
 from coterie.hosting.service import Service
 from coterie.hosting.settings import ServeSettings
 from coterie.infer.model import LanguageModel
@@ -108,9 +109,9 @@ class SlowHeaderProtocol(H11Protocol):
 class DrainingServer(uvicorn.Server):
     """Drains on the first SIGTERM or SIGINT, cuts replies off on the second, ends when the engine died."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, host: Host) -> None:
         super().__init__(config)
-        self.service = service
+        self.host = host
         self.exit_code = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: Future[None] | None = None
@@ -119,7 +120,8 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
         self._loop = asyncio.get_running_loop()
-        self.service.thread.on_failure = self._engine_died
+        for service in self.host.services:
+            service.thread.on_failure = self._engine_died
         await super().startup(sockets)
 
     @contextlib.contextmanager
@@ -142,23 +144,23 @@ class DrainingServer(uvicorn.Server):
         if self._loop is None or self._hurried:
             self.exit_code = self.exit_code or 1
             self.should_exit = self.force_exit = True
-        elif self.service.draining:
+        elif self.host.draining:
             self.exit_code, self._hurried = self.exit_code or 1, True
         else:
-            self.service.draining = True
+            self.host.draining = True
             self._ending = asyncio.run_coroutine_threadsafe(self._finish(), self._loop)
 
     def stop(self) -> None:
         """Drain and end, from another thread. A second call changes nothing; only a second signal does."""
-        if not self.service.draining:
+        if not self.host.draining:
             self.handle_exit(signal.SIGTERM, None)
 
     async def _finish(self) -> None:
-        thread, seconds = self.service.thread, self.service.settings.drain
-        thread.refusing = True
-        log.info("draining: %d open requests, at most %g s", self.service.num_open, seconds)
+        seconds = self.host.settings.drain
+        self.host.refuse()
+        log.info("draining: %d open requests, at most %g s", self.host.num_open, seconds)
         if not await self._all_answered(seconds, patient=False):
-            thread.abort(draining())
+            self.host.abort(draining())
         await self._leave()
 
     async def _all_answered(self, seconds: float, patient: bool = True) -> bool:
@@ -168,9 +170,9 @@ class DrainingServer(uvicorn.Server):
         wait.
         """
         end = time.monotonic() + seconds
-        while self.service.num_open and time.monotonic() < end and (patient or not self._hurried):
+        while self.host.num_open and time.monotonic() < end and (patient or not self._hurried):
             await asyncio.sleep(0.02)
-        return not self.service.num_open
+        return not self.host.num_open
 
     def _engine_died(self) -> None:
         self.exit_code = 1
@@ -191,13 +193,13 @@ def check_binding(settings: ServeSettings) -> None:
         )
 
 
-def make_server(service: Service) -> tuple[DrainingServer, socket.socket]:
+def make_server(host: Host) -> tuple[DrainingServer, socket.socket]:
     """A server and its bound socket. Errors: `ConfigError` when the address is unsafe or in use."""
-    settings = service.settings
+    settings = host.settings
     check_binding(settings)
     protocol = type("Protocol", (SlowHeaderProtocol,), {"header_timeout": settings.header_timeout})
     config = uvicorn.Config(
-        create_app(service),
+        create_app(host),
         http=protocol,
         ws="none",
         loop="asyncio",
@@ -221,7 +223,7 @@ def make_server(service: Service) -> tuple[DrainingServer, socket.socket]:
         raise ConfigError(
             f"serve: cannot listen on {settings.host}:{settings.port} ({error.strerror})"
         ) from None
-    return DrainingServer(config, service), listener
+    return DrainingServer(config, host), listener
 
 
 def url_of(listener: socket.socket) -> str:
@@ -230,13 +232,13 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(service: Service, announce: Callable[[str], None] | None = None) -> int:
+def serve(host: Host, announce: Callable[[str], None] | None = None) -> int:
     """Serve until a signal or the engine's failure; return the exit code.
 
     `announce(url)` is called once the socket listens.
     Errors: as `make_server`.
     """
-    server, listener = make_server(service)
+    server, listener = make_server(host)
     if announce is not None:
         announce(url_of(listener))
     asyncio.run(server.serve([listener]))
@@ -246,9 +248,9 @@ def serve(service: Service, announce: Callable[[str], None] | None = None) -> in
 class ServerThread:
     """A server in a thread of this process. Use it as a context manager, or call `stop`."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self._server, listener = make_server(service)
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._server, listener = make_server(host)
         self.url = url_of(listener)
         self._thread = threading.Thread(
             target=asyncio.run, args=(self._server.serve([listener]),), name="coterie-server", daemon=True
@@ -259,11 +261,16 @@ class ServerThread:
                 raise CoterieError("serve: the server did not start")
             time.sleep(0.005)
 
+    @property
+    def service(self) -> Service:
+        """The service of requests that name no model."""
+        return self.host.default
+
     def stop(self) -> int:
         """Drain and end; return the exit code."""
         if self._thread.is_alive():
             self._server.stop()
-            self._thread.join(timeout=self.service.settings.drain + 30)
+            self._thread.join(timeout=self.host.settings.drain + 30)
         return self._server.exit_code
 
     def __enter__(self) -> ServerThread:
@@ -279,4 +286,5 @@ def serve_in_thread(model: LanguageModel, name: str = "model", **settings: Any) 
     `settings`: fields of `ServeSettings`. Returns a handle with `url` and `stop`.
     Errors: `ConfigError` for wrong settings or an address that is in use.
     """
-    return ServerThread(Service(model, name, ServeSettings.from_dict({"port": 0, **settings}, where="serve")))
+    given = ServeSettings.from_dict({"port": 0, **settings}, where="serve")
+    return ServerThread(Host(Service(model, name, given)))

@@ -15,6 +15,7 @@ from coterie.adapters.files import save_adapter
 from coterie.adapters.patch import attach_subset, save_patch
 from coterie.config import CheckpointError, ConfigError, ExpertSelection
 from coterie.families import config_from_hf
+from coterie.hosting.host import Host
 from coterie.infer.engine import Engine
 from coterie.infer.model import LanguageModel, load, save
 from coterie.infer.request import Reply, RequestOptions
@@ -121,7 +122,7 @@ def test_served_by_name_added_and_removed(directory, tmp_path):
     def ask(name: str):
         return call(url, "POST", "/v1/chat/completions", {"model": name, **body}, headers)
 
-    with ServerThread(made) as server:
+    with ServerThread(Host(made)) as server:
         url = server.url
         listed = call(url, "GET", "/v1/models", headers=headers)[2]["data"]
         assert {entry["id"]: entry["parent"] for entry in listed}["tiny:lora"] == "tiny"

@@ -20,7 +20,7 @@ from coterie.hosting.service import Service
 
 async def listing(request: Request) -> Response:
     """`GET /v1/adapters`: the served adapters, and the available ones."""
-    service: Service = request.app.state.service
+    service: Service = request.app.state.host.default
     return JsonAnswer(
         {"object": "list", "data": list(service.adapters), "available": sorted(_entries(service))}
     )
@@ -59,7 +59,7 @@ async def remove(request: Request) -> Response:
 
 
 def _operated(request: Request) -> Service:
-    service: Service = request.app.state.service
+    service: Service = request.app.state.host.default
     if service.settings.api_key is None:
         raise ApiError(403, "adapters are added and removed only on a server with a key", "key_needed")
     return service

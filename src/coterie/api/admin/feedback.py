@@ -50,7 +50,7 @@ async def feedback(request: Request) -> Response:
 
     Errors: `ApiError` 400, 404 when the server keeps no feedback, 507 when the disk is full.
     """
-    service: Service = request.app.state.service
+    service: Service = request.app.state.host.default
     if service.settings.feedback is None:
         raise ApiError(
             404, "this server keeps no feedback; start it with --feedback DIRECTORY", "feedback_off"

@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import ApiError, draining, engine_dead
+from coterie.hosting.host import Host
 from coterie.hosting.service import Service
 from coterie.nn.load import load_statistics
 from coterie.text.template_facts import facts_of
@@ -16,22 +17,25 @@ from coterie.text.template_facts import facts_of
 
 async def models(request: Request) -> Response:
     """`GET /v1/models`."""
-    return JsonAnswer({"object": "list", "data": _listing(request.app.state.service)})
+    return JsonAnswer({"object": "list", "data": _listing(request.app.state.host)})
 
 
 async def model(request: Request) -> Response:
     """`GET /v1/models/{name}`; a name may contain slashes. Errors: `ApiError` 404."""
     name = request.path_params["name"]
-    for entry in _listing(request.app.state.service):
+    for entry in _listing(request.app.state.host):
         if entry["id"] == name:
             return JsonAnswer(entry)
     raise ApiError(404, "this model does not exist here; GET /v1/models lists them", "model_not_found")
 
 
-def _listing(service: Service) -> list[dict[str, Any]]:
-    """One entry for each name that a request may use: the base first, then its aliases and its adapters."""
-    names = [service.name, *service.aliases, *(f"{service.name}:{adapter}" for adapter in service.adapters)]
-    return [_entry(service, name) for name in names]
+def _listing(host: Host) -> list[dict[str, Any]]:
+    """One entry for each name that a request may use: of each model its own, its aliases and adapters."""
+    return [
+        _entry(service, name)
+        for service in host.services
+        for name in (service.name, *service.aliases, *(f"{service.name}:{one}" for one in service.adapters))
+    ]
 
 
 def _entry(service: Service, name: str) -> dict[str, Any]:
@@ -65,17 +69,17 @@ async def health(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """200 while new requests are accepted. Errors: `ApiError` 503."""
-    service: Service = request.app.state.service
-    if service.draining:
+    host: Host = request.app.state.host
+    if host.draining:
         raise draining()
-    if not service.thread.alive:
+    if not all(service.thread.alive for service in host.services):
         raise engine_dead()
     return JsonAnswer({"status": "ready"})
 
 
 async def metrics(request: Request) -> Response:
     """The counters and gauges in the Prometheus text form."""
-    service: Service = request.app.state.service
+    service: Service = request.app.state.host.default
     engine, thread = service.engine, service.thread
     service.metrics.set_total("coterie_cancelled_total", thread.num_cancelled)
     gauges = {

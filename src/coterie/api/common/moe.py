@@ -110,7 +110,7 @@ def routing_of(kind: str, events: Sequence[TokenEvent]) -> dict[str, Any] | None
 
 async def stats(request: Request) -> Response:
     """`GET /v1/moe/stats`: how often each expert was chosen since the start, prompts included."""
-    service: Service = request.app.state.service
+    service: Service = request.app.state.host.default
     counts = service.engine.expert_counts or {}
     layers = []
     for layer, counts_E in sorted(counts.items()):

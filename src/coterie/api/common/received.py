@@ -12,9 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie.api.common.body import Body, read
+from coterie.api.common.dialects import dialect_of
 from coterie.api.common.strict_json import parse
 from coterie.api.common.wire import EventStream, JsonAnswer, read_body, unless_gone
 from coterie.hosting.engine_thread import Call
+from coterie.hosting.errors import ApiError
+from coterie.hosting.host import Host
 from coterie.hosting.preparation import SMALL
 from coterie.hosting.service import Service
 
@@ -30,6 +33,7 @@ class Received(Generic[B]):
     `ignored`: names of fields that were accepted and have no effect. `size`: bytes.
     """
 
+    host: Host
     service: Service
     body: B
     variant: str
@@ -41,7 +45,7 @@ class Received(Generic[B]):
 
         Errors: any exception of `work`; `ApiError` 429; `Disconnected`.
         """
-        return await unless_gone(request.receive, self.service.preparations.run(work, self.size))
+        return await unless_gone(request.receive, self.host.preparations.run(work, self.size))
 
     def head(self, prefix: str) -> dict[str, Any]:
         """Fields that open every object of the answer, with a new id that begins with `prefix`."""
@@ -63,8 +67,8 @@ async def receive(request: Request, kind: type[B]) -> Received[B]:
 
     Errors: `ApiError` 400, 404 (unknown model), 408, 413, 415 or 429; `Disconnected`.
     """
-    service: Service = request.app.state.service
-    raw = await read_body(request, service.settings.max_body)
+    host: Host = request.app.state.host
+    raw = await read_body(request, host.settings.max_body)
 
     def understood() -> tuple[B, list[str]]:
         return read(kind, parse(raw))
@@ -72,11 +76,10 @@ async def receive(request: Request, kind: type[B]) -> Received[B]:
     if len(raw) <= SMALL:
         body, ignored = understood()
     else:
-        work = service.preparations.run(understood, len(raw))
+        work = host.preparations.run(understood, len(raw))
         body, ignored = await unless_gone(request.receive, work)
-    name: str | None = getattr(body, "model", None)
-    variant = "" if name is None else service.resolve(name)
-    return Received(service, body, variant, tuple(ignored), len(raw))
+    service, variant = await host.find(getattr(body, "model", None))
+    return Received(host, service, body, variant, tuple(ignored), len(raw))
 
 
 async def respond(
@@ -86,13 +89,15 @@ async def respond(
     stream: Callable[[], AsyncGenerator[bytes, None]],
     whole: Callable[[], Awaitable[Any]],
     ignored: Sequence[str] = (),
+    failed: Callable[[ApiError], bytes] | None = None,
 ) -> Response:
     """The answer to a generating request: a stream of events when the body asks for one, else JSON.
 
-    `ignored`: more fields without effect, for the header.
+    `ignored`: more fields without effect, for the header. `failed`: the last bytes of a stream that fails, in
+    place of those of the path's dialect.
     The call is cancelled when the client disconnects. Errors: any exception of `whole`; `Disconnected`.
     """
     headers = received.headers(ignored)
     if received.body.stream:
-        return EventStream(stream(), headers, received.service.explain, call.cancel)
+        return EventStream(stream(), headers, failed or dialect_of(request.url.path).event, call.cancel)
     return JsonAnswer(await unless_gone(request.receive, whole()), headers=headers)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from coterie.hosting.errors import ApiError, draining
+from coterie.hosting.errors import ApiError, draining, explain
 
 T = TypeVar("T")
 BODY_IDLE = 30.0  # seconds to wait for the next byte of a body
@@ -38,11 +38,6 @@ class JsonAnswer(Response):
         return encode(content)
 
 
-def error_answer(error: ApiError) -> Response:
-    """The error envelope."""
-    return JsonAnswer(error.body(), error.status, error.headers())
-
-
 async def read_body(request: Request, cap: int) -> bytes:
     """The bytes of a JSON request. Errors: `ApiError` 408, 413 or 415; `Disconnected`."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -54,7 +49,7 @@ async def read_body(request: Request, cap: int) -> bytes:
     if declared and (not declared.isdigit() or int(declared[:20]) > cap):
         raise _too_large(cap)
     body = await _read(request, cap)
-    if request.app.state.service.settings.log_requests == "full":
+    if request.app.state.host.settings.log_requests == "full":
         # As JSON text: a line break in the body or the path must not look like a further entry.
         said = json.dumps([request.url.path, body.decode("utf-8", "replace")], ensure_ascii=True)
         log.info("body: %s", said)
@@ -84,7 +79,7 @@ async def _read(request: Request, cap: int) -> bytes:
             if not message.get("more_body", False):
                 return b"".join(chunks)
             end = time.monotonic() + BODY_IDLE
-        if request.app.state.service.thread.refusing:  # the complete request would be refused too
+        if request.app.state.host.refusing:  # the complete request would be refused too
             raise draining()
 
 
@@ -125,7 +120,7 @@ class EventStream(Response):
 
     The generator is closed when the client disconnects or reads nothing for a minute. `leave` is called
     however the stream ends, because a generator that was never started does not cancel its work itself. A
-    failure inside the generator becomes a last event with the error envelope: a stream never ends without
+    failure inside the generator becomes a last event, which `failed` writes: a stream never ends without
     `[DONE]` or an error.
     """
 
@@ -135,13 +130,13 @@ class EventStream(Response):
         self,
         events: AsyncGenerator[bytes, None],
         headers: dict[str, str],
-        explain: Callable[[Exception], ApiError],
+        failed: Callable[[ApiError], bytes],
         leave: Callable[[], None],
     ) -> None:
         super().__init__(b"", 200, {"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
         del self.headers["content-length"]
         self._events = events
-        self._explain = explain
+        self._failed = failed
         self._leave = leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,5 +164,5 @@ class EventStream(Response):
         except (TimeoutError, OSError):
             return  # the client reads nothing or has gone
         except Exception as error:
-            await put(b"data: " + encode(self._explain(error).body()) + b"\n\n")
+            await put(self._failed(explain(error)))
         await put(b"", more=False)

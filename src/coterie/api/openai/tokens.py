@@ -77,7 +77,7 @@ async def detokenize(request: Request) -> Response:
 
 async def tokenizer_info(request: Request) -> Response:
     """The names of its special tokens and its chat template."""
-    service: Service = request.app.state.service
+    service: Service = request.app.state.host.default
     tokenizer = service.tokenizer
     names = {"bos_token": None, "pad_token": None, **tokenizer.named_tokens}
     return JsonAnswer(
