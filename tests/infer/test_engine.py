@@ -157,6 +157,27 @@ def test_stop_ids_end_a_reply_and_stay_in_its_ids() -> None:
     assert reply.finish_reason == "stop" and len(reply.logprobs) == len(reply.ids)
 
 
+def test_a_reply_does_not_stop_before_its_fewest_tokens() -> None:
+    """Greedy: each early token is the best that is no stop, and later ones are as without the setting."""
+    model = tiny_model("moe")
+    prompt = [5, 9, 2]
+    free = Engine(model).generate([prompt], SamplingParams(temperature=0, max_tokens=20, stop_ids=()))[0]
+    stops = tuple(set(free.ids[2:5]))
+    params = SamplingParams(temperature=0, max_tokens=20, stop_ids=stops, min_tokens=8)
+    others = [replace(params, temperature=1.0, seed=seed, min_tokens=seed) for seed in range(4)]
+    alone = Engine(model).generate([prompt], params)[0]
+    among = Engine(model).generate([[3], prompt, [7, 7], [1], [4]], [others[0], params, *others[1:]])
+    assert among[1].ids == alone.ids and len(alone.ids) > 8
+    for place, token in enumerate(alone.ids[:8]):
+        scores = training_logprobs(model, [*prompt, *alone.ids[:place]])[-1].clone()
+        scores[list(stops)] = -torch.inf
+        assert token == int(scores.argmax())
+    assert among[0].finish_reason is not None and set(alone.ids[:8]).isdisjoint(stops)
+    unused = [token for token in range(61) if token not in free.ids][:2]
+    same = Engine(model).generate([prompt], replace(params, stop_ids=tuple(unused), min_tokens=20))[0]
+    assert same.ids == free.ids
+
+
 def test_prompt_and_reply_fill_the_positions_and_no_more() -> None:
     model = tiny_model("chunked", max_positions=20)
     reply = Engine(model).generate([[3] * 12], SamplingParams(temperature=0, max_tokens=500))[0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from coterie.config import ConfigError
-from coterie.infer.sampling import SamplingParams, sample, uniform
+from coterie.infer.sampling import SamplingParams, sample, score, uniform
 from tests.arithmetic import approx, tolerance
 
 
@@ -222,6 +222,8 @@ def test_logits_that_are_not_finite_are_an_error() -> None:
         ({"top_k": 2.5}, "top_k"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"logprobs": True}, "logprobs"),
+        ({"min_tokens": -1}, "min_tokens must be a whole number from 0 up"),
+        ({"min_tokens": 5, "max_tokens": 4}, "min_tokens 5 is more than max_tokens 4"),
         ({"seed": -3}, "seed"),
         ({"seed": 2**64}, "seed"),
         ({"stop": ("a", "")}, "empty stop string"),
@@ -242,3 +244,11 @@ def test_seeds() -> None:
         sample(torch.zeros(1, 4), [SamplingParams()], [0])
     with pytest.raises(ConfigError, match="histories"):
         sample(torch.zeros(1, 4), [SamplingParams(temperature=0, repetition_penalty=2.0)], [0])
+
+
+def test_the_score_of_given_tokens_has_their_rank() -> None:
+    logits_TV = torch.randn(7, 11, generator=torch.Generator().manual_seed(3))
+    ids = [3, 0, 10, 5, 5, 2, 7]
+    logprobs, top, ranks = score(logits_TV, ids, 11)
+    for row, (token, logprob, rank) in enumerate(zip(ids, logprobs, ranks, strict=True)):
+        assert top[row][rank - 1] == (token, logprob)

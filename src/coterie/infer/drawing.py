@@ -19,7 +19,7 @@ def draw_next(fed: Fed) -> list[Drawn | Exception]:
     allowed: list[Tensor | Exception | None] = []
     for request in fed.requests:
         try:
-            allowed.append(None if request.options.filter is None else request.options.filter.allowed())
+            allowed.append(request.allowed(fed.logits_BV.shape[1]))
         except Exception as error:  # a grammar is code of others; its failure is its request's own
             allowed.append(error)
     rows = [row for row, mask in enumerate(allowed) if not isinstance(mask, Exception)]

@@ -178,7 +178,7 @@ class Engine:
         self.variant(options.variant)
         variant = self._variants[options.variant]
         check_control(options.control, variant.routers)
-        text = ReplyText(self.tokenizer, params.stop)
+        text = ReplyText(self.tokenizer, params)
         stops = frozenset(stop_ids)
         request = Request(self._next_id, prompt, params.with_seed(), limit, stops, text, options, variant)
         self._next_id += 1

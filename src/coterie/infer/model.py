@@ -52,7 +52,8 @@ class LanguageModel:
     the directory it came from (default: the checkpoint's).
 
     Keyword settings of `generate`, `stream` and `chat` are the fields of `SamplingParams`: `max_tokens`,
-    `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `logprobs`.
+    `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `min_tokens`,
+    `include_stop`, `logprobs`... `stop_ids=()`: no token ends a reply.
     """
 
     def __init__(

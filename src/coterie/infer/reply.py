@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from coterie.infer.sampling import SamplingParams
 from coterie.text.stop_strings import StopStrings
 from coterie.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -11,15 +10,18 @@ from coterie.text.tokenizer import StreamDecoder, Tokenizer
 class ReplyText:
     """Token ids in, certain text out; always empty without a tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, params: SamplingParams) -> None:
         self._decoder = StreamDecoder(tokenizer) if tokenizer is not None else None
         # A model may have more rows than the tokenizer has tokens; such a row has no text.
         self._num_known = tokenizer.vocab_size if tokenizer is not None else 0
-        self._stops = StopStrings(stops)
+        self._stops = StopStrings(params.stop, params.include_stop)
+        self._too_early = params.min_tokens  # tokens in which a stop string does not count
         self._stopped = False
 
     def push(self, token: int) -> tuple[str, bool]:
         """(text that became certain, whether a stop string was completed)."""
+        self._stops.armed = self._too_early <= 0
+        self._too_early -= 1
         if self._decoder is None or token >= self._num_known:
             return "", False
         text, self._stopped = self._stops.push(self._decoder.feed(token))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from coterie.config import CoterieError
@@ -39,10 +40,14 @@ class TokenFilter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PromptScores:
-    """For each prompt token but the first: its log-probability, and the most likely tokens at its place."""
+    """For each prompt token but the first: its log-probability, the likeliest tokens at its place, its rank.
 
-    logprobs: list[float]
-    top: list[TopLogprobs]
+    The rank is 1 for the most likely token.
+    """
+
+    logprobs: list[float] = field(default_factory=list)
+    top: list[TopLogprobs] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,7 @@ class Request:
         self.options = options
         self.variant = variant
         self.cached = 0
-        self.prompt = PromptScores([], []) if options.prompt_logprobs is not None else None
+        self.prompt = PromptScores() if options.prompt_logprobs is not None else None
         self.cache: SequenceCache
 
     @property
@@ -186,6 +191,16 @@ class Request:
         """Tokens of the reply so far."""
         return len(self.tokens) - self.num_prompt
 
+    def allowed(self, vocab_size: int) -> Tensor | None:
+        """bool (V,): what its filter allows, without stop tokens while the reply is too short; None: all."""
+        mask_V = None if self.options.filter is None else self.options.filter.allowed()
+        stops = [token for token in self.stop_ids if token < vocab_size]
+        if self.num_drawn >= self.params.min_tokens or not stops:
+            return mask_V
+        mask_V = torch.ones(vocab_size, dtype=torch.bool) if mask_V is None else mask_V.clone()
+        mask_V[stops] = False
+        return mask_V
+
     def score_prompt(self, h_TD: Tensor, start: int) -> None:
         """Score the prompt tokens that follow positions `start ...`, if the request asked for it."""
         if self.prompt is None:
@@ -194,9 +209,10 @@ class Request:
         for first in range(0, len(following), _SCORED_ROWS):
             ids = following[first : first + _SCORED_ROWS]
             logits_TV = self.variant.model.logits(h_TD[first : first + len(ids)])
-            logprobs, top = score(logits_TV, ids, self.options.prompt_logprobs or 0)
+            logprobs, top, ranks = score(logits_TV, ids, self.options.prompt_logprobs or 0)
             self.prompt.logprobs.extend(logprobs)
             self.prompt.top.extend(top)
+            self.prompt.ranks.extend(ranks)
 
 
 def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") -> None:

@@ -36,7 +36,8 @@ class SamplingParams:
     its ids, not in its text); None means the tokenizer's own. `logprobs`: how many of the most likely tokens
     are reported at each step. `presence_penalty` is subtracted from the score of each token that the reply
     contains so far, `frequency_penalty` once per occurrence. `logit_bias`: pairs of a token and a number
-    added to its score.
+    added to its score. `min_tokens`: so many tokens come before a stop token may be drawn or a stop string
+    counts. `include_stop`: the stop string that ends the reply stays in its text.
     """
 
     temperature: float = 1.0
@@ -52,6 +53,8 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    include_stop: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.stop, str | tuple | list):
@@ -69,6 +72,11 @@ class SamplingParams:
         _whole(self.top_k, "top_k", 0, "0 keeps all tokens")
         _whole(self.max_tokens, "max_tokens", 1, "a reply has at least one token")
         _whole(self.logprobs, "logprobs", 0, "the number of likely tokens to report")
+        _whole(self.min_tokens, "min_tokens", 0, "0 lets a reply end at once")
+        if self.min_tokens > self.max_tokens:
+            raise ConfigError(
+                f"sampling: min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}; lower it"
+            )
         if self.seed is not None:
             _whole(self.seed, "seed", 0, "or None for a fresh one")
             if self.seed >= 2**64:
@@ -244,11 +252,16 @@ def _penalise(scores_V: Tensor, p: SamplingParams, history: Sequence[int], step:
 
 def score(
     logits_TV: Tensor, ids: Sequence[int], num_top: int
-) -> tuple[list[float], list[tuple[tuple[int, float], ...]]]:
-    """The log-probability of each row's given token, and its `num_top` most likely ones."""
+) -> tuple[list[float], list[tuple[tuple[int, float], ...]], list[int]]:
+    """The log-probability of each row's given token, its `num_top` most likely ones, the given one's rank.
+
+    The rank is one more than the number of tokens that are more likely.
+    """
     logprobs_TV = logits_TV.log_softmax(-1)
     ids_T = torch.tensor(ids, dtype=torch.int64, device=logits_TV.device)
-    return logprobs_TV.gather(1, ids_T[:, None])[:, 0].tolist(), _top(logprobs_TV, [num_top] * len(ids))
+    given_T1 = logprobs_TV.gather(1, ids_T[:, None])
+    ranks = (1 + (logprobs_TV > given_T1).sum(-1)).tolist()
+    return given_T1[:, 0].tolist(), _top(logprobs_TV, [num_top] * len(ids)), ranks
 
 
 def _top(logprobs_BV: Tensor, counts: Sequence[int]) -> list[tuple[tuple[int, float], ...]]:

@@ -9,11 +9,14 @@ class StopStrings:
     """Passes text through until the first stop string is complete; a possible start of one is held back.
 
     The result does not depend on how the text is cut into pieces: the stop string that ends first wins, and
-    of several that end together the longest.
+    of several that end together the longest. `include`: it is passed through as well. While `armed` is false,
+    text is passed through unseen.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], include: bool = False) -> None:
         self._stops = tuple(stops)
+        self._include = include
+        self.armed = True
         self._longest = max(map(len, stops), default=0)
         self._held = ""
 
@@ -22,10 +25,14 @@ class StopStrings:
         if not self._stops:
             return piece, False
         text = self._held + piece
+        if not self.armed:
+            self._held = ""
+            return text, False
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)[1]], True
+            end, start = min(found)
+            return text[: end if self._include else start], True
         keep = next(
             (n for n in range(min(self._longest - 1, len(text)), 0, -1) if self._may_begin(text[-n:])),
             0,
