@@ -36,7 +36,7 @@ class SamplingParams:
     its ids, not in its text); None means the tokenizer's own. `logprobs`: how many of the most likely tokens
     are reported at each step. `presence_penalty` is subtracted from the score of each token that the reply
     contains so far, `frequency_penalty` once per occurrence. `logit_bias`: pairs of a token and a number
-    added to its score. `min_tokens`: so many tokens come before a stop token may be drawn or a stop string
+    added to its score. `min_tokens`: how many tokens come before a stop token may be drawn or a stop string
     counts. `include_stop`: the stop string that ends the reply stays in its text.
     """
 
