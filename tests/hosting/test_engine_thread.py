@@ -224,7 +224,7 @@ def test_a_stream_that_nobody_reads_from_its_first_event_on_is_cancelled_and_hun
         }
         unread = open_request(server.url, body, "/v1/responses", buffer=4096)
         eventually(lambda: server.service.engine.num_running == 1)
-        eventually(lambda: idle(server.service) and connections(server) == 0)
+        eventually(lambda: idle(server.host) and connections(server) == 0)
         assert server.service.thread.num_cancelled == 1
         unread.close()
 
@@ -303,7 +303,7 @@ def test_who_goes_after_sending_a_second_request_too_is_missed():
         eventually(lambda: service.engine.num_running == 1)
         connection.sendall(f"GET /health HTTP/1.1\r\nhost: {urlsplit(server.url).netloc}\r\n\r\n".encode())
         connection.close()
-        eventually(lambda: idle(service))
+        eventually(lambda: idle(server.host))
         assert service.thread.num_cancelled == 1
 
 

@@ -96,16 +96,17 @@ def test_closing_ends_its_threads() -> None:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Services of the clients that the test makes; each step of theirs takes at least 50 ms."""
-    made, make = [], inprocess._service
+    made, make = [], inprocess._host
 
     def slowed(*given: Any) -> Any:
-        service = make(*given)
+        host = make(*given)
+        service = host.default
         step = service.engine.step
         service.engine.step = lambda: (time.sleep(0.05), step())[1]
         made.append(service)
-        return service
+        return host
 
-    monkeypatch.setattr(inprocess, "_service", slowed)
+    monkeypatch.setattr(inprocess, "_host", slowed)
     return made
 
 
