@@ -17,7 +17,7 @@ from coterie.hosting.service import Service
 from coterie.infer.model import LanguageModel
 from coterie.infer.sampling import SamplingParams
 from coterie.serve import model_tools as tools
-from coterie.serve.model_tools import ModelTool, Progress, Seen, explain_ids, score_ids
+from coterie.serve.model_tools import CallProgress, ModelTool, Seen, explain_ids, score_ids
 from tests.agents.models import chat_model
 
 DECIMALS = 2 * 0.5e-4 + 1e-9  # two weights, each given to four decimals
@@ -75,7 +75,7 @@ def answer(model: LanguageModel, given: dict[str, Any]) -> tuple[str, Any]:
 
     async def work() -> tuple[str, Any]:
         tool = tools.model_tools(host)[0]
-        return await tool.work(tool.read(given), Progress())
+        return await tool.work(tool.read(given), CallProgress())
 
     try:
         return asyncio.run(work())
@@ -110,7 +110,7 @@ def test_a_system_message_that_the_template_drops_is_refused() -> None:
 def test_reports_always_grow_and_silence_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     now, seen = 0.0, Seen(0, 10, "")
     monkeypatch.setattr("coterie.serve.model_tools.time.monotonic", lambda: now)
-    progress = Progress(look=lambda: seen)
+    progress = CallProgress(look=lambda: seen)
 
     def news() -> float | None:
         report = progress.news()

@@ -17,7 +17,7 @@ from coterie.hosting.host import Host
 from coterie.hosting.service import Service
 from coterie.hosting.settings import ServeSettings
 from coterie.infer.model import LanguageModel
-from coterie.serve.model_tools import ModelTool, Progress, model_tools
+from coterie.serve.model_tools import CallProgress, ModelTool, model_tools
 
 if TYPE_CHECKING:
     from mcp import types
@@ -71,7 +71,7 @@ def build(host: Host) -> Server[Any]:
         if params.name not in tools:
             known = ", ".join(tools)
             raise MCPError(types.INVALID_PARAMS, f"unknown tool '{params.name[:60]}'; known: {known}")
-        progress = Progress()
+        progress = CallProgress()
 
         async def report() -> None:
             if (seen := progress.news()) is not None:
@@ -99,7 +99,7 @@ def build(host: Host) -> Server[Any]:
     )
 
 
-async def answer(tool: ModelTool, given: Mapping[str, Any], progress: Progress) -> types.CallToolResult:
+async def answer(tool: ModelTool, given: Mapping[str, Any], progress: CallProgress) -> types.CallToolResult:
     """The result of one call; a failure is a result too: one line, which the calling model can read."""
     from mcp import types
 

@@ -83,8 +83,8 @@ class Seen:
 
 
 @dataclass
-class Progress:
-    """What a waiting client is told. Every report is larger than the one before, as MCP demands.
+class CallProgress:
+    """What a waiting client learns. Every report is larger than the one before, as MCP demands.
 
     The work sets `look`. Of a chat it counts the tokens written; between 0 and 1 the prompt is read.
     """
@@ -113,7 +113,7 @@ class ModelTool:
     description: str
     arguments: type[Arguments]
     result: type[BaseModel]
-    work: Callable[[dict[str, Any], Progress], Awaitable[tuple[str, BaseModel]]]
+    work: Callable[[dict[str, Any], CallProgress], Awaitable[tuple[str, BaseModel]]]
 
     def read(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments that were given, checked. A null is as good as an argument that is left out.
@@ -185,7 +185,7 @@ def model_tools(host: Host) -> list[ModelTool]:
 
 
 async def _chat(
-    host: Host, longest: int, given: dict[str, Any], progress: Progress
+    host: Host, longest: int, given: dict[str, Any], progress: CallProgress
 ) -> tuple[str, ChatResult]:
     """One reply. A cancelled caller cancels the generation in the engine."""
     service = host.default
@@ -251,7 +251,7 @@ async def _of_text(
     measure: Callable[[LanguageModel, list[int], str], dict[str, Any]],
     result: type[BaseModel],
     given: dict[str, Any],
-    progress: Progress,
+    progress: CallProgress,
 ) -> tuple[str, BaseModel]:
     """What one forward pass over a text shows, between two steps of the engine."""
     service, text = host.default, given["text"]
