@@ -48,6 +48,9 @@ class ServeSettings(Settings):
     drain: float = Field(30.0, ge=0, description="Seconds that replies may go on after SIGTERM.")
     prefix_cache_mb: int = Field(256, ge=0, description="Memory (MiB) for starts of prompts read before.")
     deterministic: bool = Field(False, description="Same seed, same bytes, whatever else runs (slower).")
+    strict: bool = Field(
+        False, description="Refuse (400) fields that have no effect, which are named otherwise."
+    )
     page: bool = Field(True, description="Serve the chat page at /.")
     feedback: Annotated[str | None, BeforeValidator(lambda given: None if given == "off" else given)] = Field(
         "feedback", description="Directory for the page's judgements of replies; 'off' keeps none."

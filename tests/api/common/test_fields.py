@@ -11,7 +11,8 @@ from openai.types.chat import ChatCompletionMessage
 from openai.types.responses import Response
 from pydantic import BaseModel
 
-from coterie.api.common.fields import EXTRAS, asks_for_nothing, sift
+from coterie.api.common.field_table import EXTRAS
+from coterie.api.common.fields import Ignored, asks_for_nothing, sift
 from tests.serve.support import ASK, call
 
 CHAT = "/v1/chat/completions"
@@ -84,27 +85,63 @@ def test_a_response_may_be_sent_back(client, form):
     client.responses.create(model="tiny", input=again, max_output_tokens=1)
 
 
+def sifted(place: str, data: dict[str, Any], known: tuple[str, ...] = ()) -> tuple[dict[str, Any], list[str]]:
+    named = Ignored()
+    return sift(place, data, known, named), named
+
+
 @pytest.mark.parametrize("place", EXTRAS)
 def test_every_field_of_the_table_is_named_or_refused(place):
     extra = EXTRAS[place]
-    prefix = f"{place}." if place else ""
+    prefix = "" if place.startswith("/") else f"{place}."
     for name in extra.named:
-        named: list[str] = []
-        assert sift(place, {name: {"a": 1}, "known": 1}, ["known"], named) == {"known": 1}
-        assert named == [prefix + name]
-        assert sift(place, {name: None}, [], named := []) == {} and named == []
+        name = name.replace("*", "some")
+        assert sifted(place, {name: {"a": 1}, "known": 1}, ("known",)) == ({"known": 1}, [prefix + name])
+        assert sifted(place, {name: None}) == sifted(place, {name: []}) == ({}, [])
     for name, others in extra.repeats.items():
         for other in others:
-            assert sift(place, {name: [1], other: "x"}, [other], named := []) == {other: "x"}
-            assert named == [prefix + name]
-        assert sift(place, {name: [1]}, [], named := []) == {name: [1]} and not named
-        assert sift(place, {name: []}, [], named) == {}
+            assert sifted(place, {name: [1], other: "x"}, (other,)) == ({other: "x"}, [prefix + name])
+        assert sifted(place, {name: [1]}) == ({name: [1]}, [])
+        assert sifted(place, {name: []}) == ({}, [])
+    for name, other in extra.same.items():
+        assert sifted(place, {name: 7, other: 7}, (other,)) == ({other: 7}, [prefix + name])
+        assert sifted(place, {name: 7, other: 8}, (other,))[0] == {name: 7, other: 8}
+        assert sifted(place, {name: 7})[0] == {name: 7}
+    for name, (values, _) in extra.neutral.items():
+        assert [sifted(place, {name: value}) for value in values] == [({}, [])] * len(values)
+        assert sifted(place, {name: 0.125}) == ({name: 0.125}, [])
     for name in extra.refused:
         for value in ({}, "x", True, [0], 0):
-            assert sift(place, {name: value}, [], []) == {name: value}
+            assert sifted(place, {name: value}) == ({name: value}, [])
         for value in (None, False, "", []):
-            assert sift(place, {name: value}, [], named := []) == {} and not named
-    assert sift(place, {"unheard_of": 1, "nothing": None}, [], []) == {"unheard_of": 1}
+            assert sifted(place, {name: value}) == ({}, [])
+    unheard = {"unheard_of": 1, "nothing": None}
+    assert sifted(place, unheard) == (
+        ({}, [f"{place}.unheard_of"]) if extra.is_open else ({"unheard_of": 1}, [])
+    )
+
+
+def test_a_misspelt_field_of_an_open_object_is_refused():
+    assert sifted("tools.function", {"paramaters": {}}, ("name", "parameters"))[0] == {"paramaters": {}}
+    both = {"paramaters": {}, "parameters": {}}  # then it cannot be what was meant
+    assert sifted("tools.function", both, ("name", "parameters")) == (
+        {"parameters": {}}, ["tools.function.paramaters"]
+    )  # fmt: skip
+
+
+def test_made_up_names_are_safe_in_a_header():
+    _, named = sifted("messages", {"a\r\nset-cookie: b\u20ac": 1, **{f"field{i}": 1 for i in range(1000)}})
+    assert named[0] == "messages.a??set-cookie:?b?" and len(named) == 65 and named[-1] == "messages.*"
+
+
+def test_strict_refuses_what_would_be_named_except_the_labels_of_the_contract():
+    named = Ignored(strict=True)
+    data = {"user": "me", "client_metadata": {"a": 1}, "timeout": None, "tags": []}
+    left = sift("/v1/chat/completions", data, (), named)
+    assert (left, named) == ({"client_metadata": {"a": 1}}, ["user"])
+    assert sift("messages", {"parsed": 1, "content": "x", "colour": 1}, ("content",), named).keys() == {
+        "parsed", "content", "colour"
+    }  # fmt: skip
 
 
 def test_zero_and_empty_objects_ask_for_something():
@@ -112,7 +149,12 @@ def test_zero_and_empty_objects_ask_for_something():
 
 
 ACCEPTED: list[tuple[dict[str, Any], str | None]] = [
-    ({"background": False, "suffix": "", "functions": [], "audio": None, "temprature": None}, None),
+    ({"background": False, "suffix": "", "functions": [], "audio": None, "temprature": None,
+      "mirostat": 0, "typical_p": 1.0, "rep_pen": None}, None),
+    ({"client_metadata": {"a": "b"}, "litellm_trace": "t", "n_predict": 1},
+     "client_metadata,litellm_trace,n_predict"),
+    ({"messages": [{"role": "user", "content": "x", "colour": 0}]}, "messages.colour"),
+    ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs.enable_thinking"),
     ({"stop": ["a", "b", "c", "d", "e"], "top_p": 0, "max_tokens": 2.0, "n": 1.0, "seed": 3.0}, None),
     ({"stream": True, "stream_options": {"include_obfuscation": True, "include_usage": None}},
      "stream_options.include_obfuscation"),
@@ -145,12 +187,12 @@ SAID: list[tuple[dict[str, Any], str]] = [
     ({"content": None, "function_call": {"name": "f", "arguments": "{}"}}, "function_call"),
     ({"content": None, "parsed": {"x": 1}}, "parsed"),
     ({"content": "x", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}, "reasoning_details"),
-    ({"content": "x", "colour": 0}, "colour"),
+    ({"role": "assistant", "contents": "y"}, "contents"),
     ({"content": [{"type": "refusal", "refusal": "no"}]}, "content/0/refusal"),
     ({"content": None, "tool_calls": [{**CALL, "type": "custom"}]}, "tool_calls/0/type"),
 ]  # fmt: skip
-ARGUMENTS = ['{"a": ', "[1]", "3", '{"a": "\\ud800"}', '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 100_000,
-             '{"a":' * 100_000, '{"a": 1e999}']  # fmt: skip
+ARGUMENTS = ['{"a": ', "[1]", "3", '{"a": "\\ud800"}', '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 80,
+             '{"a":' * 66, '{"a": 1e999}']  # fmt: skip
 
 
 @pytest.mark.parametrize(("message", "place"), SAID)
@@ -161,26 +203,30 @@ def test_fields_that_would_change_the_reply_are_pointed_at(server, message, plac
 
 
 @pytest.mark.parametrize("text", ARGUMENTS)
-def test_arguments_in_the_history_are_pointed_at(server, text):
-    """In both APIs, at the place in the request that holds them."""
-    place = "/messages/1/tool_calls/1/function/arguments"
+def test_arguments_in_the_history_that_are_no_object_are_shown_as_they_are(server, text):
+    """In both APIs; a header says so."""
     bad = {**CALL, "function": {"name": "f", "arguments": text}}
     turns = [*ASK, {"role": "assistant", "content": None, "tool_calls": [CALL, bad]}, *ASK]
-    status, _, body = call(server.url, "POST", CHAT, {"model": "tiny", "messages": turns, "max_tokens": 1})
-    assert (status, body["error"]["param"]) == (400, place), body
+    status, headers, body = call(
+        server.url, "POST", CHAT, {"model": "tiny", "messages": turns, "max_tokens": 1}
+    )
+    assert status == 200, body
+    assert headers["x-coterie-ignored"] == "messages.tool_calls.function.arguments"
     items = [{"role": "user", "content": "x"}] + [
         {"type": "function_call", "call_id": "c", "name": "f", "arguments": one} for one in ("{}", text)
     ]
-    asked = {"model": "tiny", "instructions": "be", "input": items, "max_output_tokens": 1}
-    status, _, body = call(server.url, "POST", "/v1/responses", asked)
-    assert (status, body["error"]["param"]) == (400, "/input/2/arguments"), body
-    assert body["error"]["message"].startswith("/input/2/arguments: ")
+    asked = {"model": "tiny", "input": items, "max_output_tokens": 1}
+    status, headers, body = call(server.url, "POST", "/v1/responses", asked)
+    assert (status, headers["x-coterie-ignored"]) == (200, "messages.tool_calls.function.arguments"), body
+    good = [*ASK, {"role": "assistant", "content": None, "tool_calls": [CALL, CALL]}, *ASK]
+    shown = [call(server.url, "POST", "/tokenize", {"messages": each})[2] for each in (turns, good)]
+    assert shown[0]["count"] > shown[1]["count"]  # the model sees its own text
 
 
 WRONG_ITEMS: list[tuple[Any, str]] = [
     ({"type": "image_generation_call"}, "/input/1/type"),
     ({"type": ["x"]}, "/input/1/type"),
-    ({"role": "assistant", "content": "x", "colour": 1}, "/input/1/colour"),
+    ({"role": "assistant", "contents": "x"}, "/input/1/contents"),
     ({"role": "king", "content": "x"}, "/input/1/role"),
     ({"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}, "/input/1/content/0/image_"),
     ({"role": "user", "content": ["x"]}, "/input/1/content/0"),

@@ -55,10 +55,11 @@ async def feedback(request: Request) -> Response:
         raise ApiError(
             404, "this server keeps no feedback; start it with --feedback DIRECTORY", "feedback_off"
         )
-    body = (await receive(request, FeedbackRequest)).body
+    received = await receive(request, FeedbackRequest)
+    body = received.body
     path = Path(service.settings.feedback) / FILES[body.kind]
     append_line(path, record_of(body) | {"time": int(time.time())})
-    return JsonAnswer({"object": "feedback", "file": path.name})
+    return JsonAnswer({"object": "feedback", "file": path.name}, headers=received.headers())
 
 
 def record_of(body: FeedbackRequest) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -15,9 +14,10 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from coterie.api.common.fields import reason, sift
-from coterie.hosting.errors import ApiError, invalid, unsupported
+from coterie.api.common.fields import Ignored, closest, has_no_effect, sift, why_refused
+from coterie.hosting.errors import ApiError, invalid
 
 MAX_TOKENS = 2**31 - 1
 
@@ -35,10 +35,10 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Body(BaseModel):
-    """Strict: no conversion between types, and no unknown keys but those that `fields.EXTRAS` names."""
+    """Strict: no conversion between types, and no unknown keys but those that `field_table.EXTRAS` names."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    place: ClassVar[str] = "elsewhere"  # in `EXTRAS`
+    place: ClassVar[str] = "elsewhere"  # in the table
 
     @model_validator(mode="before")
     @classmethod
@@ -48,51 +48,64 @@ class Body(BaseModel):
             return data
         required = {field.alias or name: field.is_required() for name, field in cls.model_fields.items()}
         left = sift(cls.place, data, required, info.context)
+        for name in left.keys() - required.keys():
+            reason = why_unread(cls.place, name, required)
+            raise PydanticCustomError("unread", "{reason}", {"name": str(name), "reason": reason})
         return {key: value for key, value in left.items() if value is not None or required.get(key, True)}
 
 
 B = TypeVar("B", bound=Body)
 
 
-def read(kind: type[B], data: Mapping[str, Any]) -> tuple[B, list[str]]:
-    """The request, and the fields that were accepted and have no effect.
+def read(kind: type[B], data: Mapping[str, Any], strict: bool = False) -> tuple[B, list[str]]:
+    """The request, and the fields that were accepted and have no effect; none are with `strict`.
 
     Errors: `ApiError` 400 whose `param` is the JSON pointer of the field.
     """
     if data.get("stream_options") is not None and "stream" in kind.model_fields and not data.get("stream"):
         raise invalid('/stream_options: goes with "stream": true only', "/stream_options")
-    named: list[str] = []
+    named = Ignored(strict=strict)
     try:
-        return kind.model_validate(sift("", data, kind.model_fields, named), context=named), named
+        return kind.model_validate(data, context=named), named
     except ValidationError as error:
-        raise _problem(kind, error, data) from None
+        raise _problem(error, data) from None
 
 
-def _problem(kind: type[Body], error: ValidationError, data: Mapping[str, Any]) -> ApiError:
+def _problem(error: ValidationError, data: Mapping[str, Any]) -> ApiError:
     """The deepest problem: of a field's alternative forms, the one that matched furthest was meant."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    problems = error.errors(include_url=False, include_input=False)
+
+    def where(problem: Mapping[str, Any]) -> list[int | str]:
+        path = _path(problem["loc"], data)
+        return [*path, problem["ctx"]["name"]] if problem["type"] == "unread" else path
 
     def rank(pair: tuple[list[int | str], Any]) -> tuple[int, bool, bool]:
-        return len(pair[0]), pair[1]["type"] == "extra_forbidden", not pair[1]["type"].endswith("_type")
+        return len(pair[0]), pair[1]["type"] == "unread", not pair[1]["type"].endswith("_type")
 
-    path, problem = max(((_path(one["loc"], data), one) for one in problems), key=rank)
+    path, problem = max(((where(one), one) for one in problems), key=rank)
     pointer = pointer_to(path)
-    if problem["type"] == "extra_forbidden":
-        return unknown_field(".".join(p for p in path[:-1] if isinstance(p, str)), path, kind.model_fields)
+    if problem["type"] == "unread":
+        return unread(path, problem["ctx"]["reason"])
     if problem["type"] == "missing":
         return invalid(f"{pointer}: is missing", pointer, "missing_required_parameter")
     return invalid(f"{pointer or 'body'}: {problem['msg'][:200]}", pointer or None)
 
 
-def unknown_field(place: str, path: Sequence[int | str], known: Collection[str] = ()) -> ApiError:
-    """400 for the field at the end of `path`, of an object at `place` of `EXTRAS`."""
-    pointer, name = pointer_to(path), str(path[-1])
-    why = reason(place, name)
-    if why is not None:
-        return unsupported(f"{pointer}: {why}" if place else why, pointer)
-    close = difflib.get_close_matches(name, list(known), n=1) if len(path) == 1 else []
-    hint = f" (did you mean '{close[0]}'?)" if close else ""
-    return ApiError(400, f"{pointer}: unknown field{hint}", "unsupported_parameter", pointer)
+def why_unread(place: str, name: str, known: Collection[str]) -> str:
+    """Why a field of an object at `place` of the table is refused: the rest of the message."""
+    needs = why_refused(place, name)
+    if needs is not None:
+        return f"{needs} is not supported here"
+    if has_no_effect(place, name):
+        return "has no effect here, and --strict refuses such fields"
+    close = closest(name, frozenset(known))
+    return "unknown field" + (f" (did you mean '{close}'?)" if close else "")
+
+
+def unread(path: Sequence[int | str], reason: str) -> ApiError:
+    """400 for the field at the end of `path`, which is not read."""
+    pointer = pointer_to(path)
+    return ApiError(400, f"{pointer}: {reason}", "unsupported_parameter", pointer)
 
 
 def pointer_to(path: Sequence[int | str]) -> str:

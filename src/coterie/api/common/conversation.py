@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from coterie.api.common.fields import Ignored
 from coterie.api.common.moe import options_of
 from coterie.api.common.protocol import ChatMessage, ChatRequest, NamedChoice, choose_tokens
 from coterie.config import CoterieError
@@ -18,6 +19,7 @@ from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
 from coterie.infer.request import TokenFilter
 from coterie.text.chat import Message, conversation_ids
+from coterie.text.rendering import GIVEN
 from coterie.text.replies import ReplyParser, long_id
 from coterie.text.reply_formats import ReplyFormat, format_of
 from coterie.text.template_facts import TemplateFacts, facts_of
@@ -76,9 +78,10 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     hide = body.tool_choice == "none"
     shown = [] if hide else tools
     facts = _facts(service, bool(shown))
-    variables, ignored = _template_settings(facts, body)
-    messages = [_message(message, index) for index, message in enumerate(body.messages)]
-    ignored += tuple(_LOST[kind] for kind in facts.lost(messages, shown))
+    variables, unread = _template_settings(facts, body)
+    messages = [_message(message, index, unread) for index, message in enumerate(body.messages)]
+    lost = [_LOST[kind] for kind in facts.lost(messages, shown)]
+    ignored = _reported([*unread, *lost], service.settings.strict)
     prompt = _prompt(service, body, messages, shown, variables)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     asked = body.max_completion_tokens or body.max_tokens
@@ -178,24 +181,32 @@ def _facts(service: Service, tools: bool) -> TemplateFacts:
         raise ApiError(400, reason, "no_chat_template", "/messages") from None
 
 
-def _template_settings(facts: TemplateFacts, body: ChatRequest) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Variables for the template, and ignored fields.
-
-    A variable that the template never reads is refused; `reasoning_effort` is reported as ignored instead.
-    """
-    given = body.chat_template_kwargs or {}
+def _template_settings(facts: TemplateFacts, body: ChatRequest) -> tuple[dict[str, Any], Ignored]:
+    """Variables for the template, and the fields that it never reads, which cannot change the prompt."""
+    given, unread = dict(body.chat_template_kwargs or {}), Ignored()
     for name in facts.unread(given):
-        pointer = f"/chat_template_kwargs/{name[:60]}"
-        raise ApiError(
-            400, f"{pointer}: the model's template does not know it", "unsupported_parameter", pointer
-        )
+        if name in GIVEN:
+            pointer = f"/chat_template_kwargs/{name}"
+            raise invalid(f"{pointer}: is part of the conversation, not an argument", pointer)
+        unread.add("chat_template_kwargs", name)
+        del given[name]
     if body.reasoning_effort is None:
-        return given, ()
+        return given, unread
     if body.reasoning_effort == "none" and "enable_thinking" in facts.reads:
-        return {"enable_thinking": False, **given}, ()
+        return {"enable_thinking": False, **given}, unread
     if "reasoning_effort" not in facts.reads:
-        return given, ("reasoning_effort",)
-    return {"reasoning_effort": body.reasoning_effort, **given}, ()
+        unread.add("", "reasoning_effort")
+        return given, unread
+    return {"reasoning_effort": body.reasoning_effort, **given}, unread
+
+
+def _reported(names: list[str], strict: bool) -> tuple[str, ...]:
+    """The names of fields without effect on this model. Errors: `ApiError` 400 for any where `strict`."""
+    for name in names if strict else ():
+        pointer = "/messages" if name.startswith("messages.") else "/" + name.replace(".", "/")
+        reason = "has no effect on this model, and --strict refuses such fields"
+        raise ApiError(400, f"{name}: {reason}", "unsupported_parameter", pointer)
+    return tuple(names)
 
 
 def _prompt(
@@ -221,7 +232,7 @@ def _prompt(
         raise invalid(f"/messages: {error}", "/messages") from None
 
 
-def _message(given: ChatMessage, index: int) -> Message:
+def _message(given: ChatMessage, index: int, unread: Ignored) -> Message:
     pointer = f"/messages/{index}"
     content: Any = given.content
     if isinstance(content, list):
@@ -233,9 +244,8 @@ def _message(given: ChatMessage, index: int) -> Message:
             f"{pointer}/reasoning: differs from reasoning_content; send one", f"{pointer}/reasoning"
         )
     called = given.model_dump(include={"tool_calls"}, exclude_none=True)
-    for place, call in enumerate(called.get("tool_calls", ())):
-        where = f"{pointer}/tool_calls/{place}/function/arguments"
-        call["function"]["arguments"] = _arguments(call["function"]["arguments"], where)
+    for call in called.get("tool_calls", ()):
+        call["function"]["arguments"] = _arguments(call["function"]["arguments"], unread)
     role = "system" if given.role == "developer" else given.role
     data = {"role": role, "content": content, "reasoning_content": given.reasoning_content}
     data |= {"reasoning": given.reasoning, **called, "tool_call_id": given.tool_call_id, "name": given.name}
@@ -245,9 +255,14 @@ def _message(given: ChatMessage, index: int) -> Message:
         raise invalid(f"{pointer}: {error}", pointer) from None
 
 
-def _arguments(text: str, pointer: str) -> dict[str, Any]:
-    """The arguments of a call in the history, as JSON text; "" is how some models say none."""
+def _arguments(text: str, unread: Ignored) -> dict[str, Any]:
+    """The arguments of a call in the history, as JSON text; "" is how some models say none.
+
+    Clients send back what a model wrote, with the tool's complaint, also where it is no JSON object: cut off,
+    say. The model then sees its own text, as `raw`.
+    """
     try:
         return parse_json_object(text, ARGUMENTS) if text.strip() else {}
-    except JsonError as error:
-        raise invalid(f"{pointer}: {error}", pointer) from None
+    except JsonError:
+        unread.add("messages.tool_calls.function", "arguments")
+        return {"raw": text}

@@ -180,6 +180,7 @@ class ResponseFormat(Body):
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
+    place = "/v1/chat/completions"
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
     max_completion_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool | None = None
@@ -199,6 +200,7 @@ class ChatRequest(Generation):
 class CompletionRequest(Generation):
     """`POST /v1/completions`."""
 
+    place = "/v1/completions"
     prompt: Text | Ids | list[Text] | list[Ids]
     echo: bool | None = None
     logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None

@@ -56,10 +56,19 @@ class Received(Generic[B]):
             "system_fingerprint": self.service.fingerprints[self.variant],
         }
 
+    def names(self, more: Sequence[str] = ()) -> list[str]:
+        """The fields without effect, those of `more` too, each once."""
+        return list(dict.fromkeys((*self.ignored, *more)))
+
     def headers(self, more: Sequence[str] = ()) -> dict[str, str]:
         """The header that lists fields without effect, those of `more` too; empty when there are none."""
-        names = (*self.ignored, *more)
+        names = self.names(more)
         return {"x-coterie-ignored": ",".join(names)} if names else {}
+
+    def last(self, more: Sequence[str] = ()) -> dict[str, list[str]]:
+        """What the last data object of a stream says in place of the header; empty when there is nothing."""
+        names = self.names(more)
+        return {"x_coterie_ignored": names} if names else {}
 
 
 async def receive(request: Request, kind: type[B]) -> Received[B]:
@@ -71,7 +80,7 @@ async def receive(request: Request, kind: type[B]) -> Received[B]:
     raw = await read_body(request, host.settings.max_body)
 
     def understood() -> tuple[B, list[str]]:
-        return read(kind, parse(raw))
+        return read(kind, parse(raw), host.settings.strict)
 
     if len(raw) <= SMALL:
         body, ignored = understood()

@@ -29,14 +29,14 @@ async def chat_completions(request: Request) -> Response:
         request,
         received,
         replies.call,
-        lambda: _stream(replies, head, usage, with_ids),
+        lambda: _stream(replies, head, usage, with_ids, received.last(talk.ignored)),
         lambda: _whole(replies, head, with_ids),
         talk.ignored,
     )
 
 
 async def _stream(
-    replies: Replies, head: dict[str, Any], usage: bool, with_ids: bool
+    replies: Replies, head: dict[str, Any], usage: bool, with_ids: bool, last: dict[str, Any]
 ) -> AsyncGenerator[bytes, None]:
     head = {**head, "object": "chat.completion.chunk"}
 
@@ -53,7 +53,7 @@ async def _stream(
                 first = step.index not in begun
                 begun.add(step.index)
                 for choice in _chunks(step, first, with_ids, replies.talk):
-                    yield chunk([choice], **more)
+                    yield chunk([choice], **more, **(last if choice["finish_reason"] else {}))
     if usage:
         yield chunk([], usage=replies.usage.to_dict())
     yield DONE

@@ -33,7 +33,7 @@ async def completions(request: Request) -> Response:
     texts, letters = await received.prepared(request, lambda: _prepared(service, body, received.variant))
     call = service.thread.submit([text.job for text in texts])
     head = {"object": "text_completion", **received.head("cmpl-")}
-    run = Completions(service, body, texts, call, head)
+    run = Completions(service, body, texts, call, head, received.last(letters))
     return await respond(request, received, call, run.stream, run.whole, letters)
 
 
@@ -205,6 +205,7 @@ class Completions:
     texts: list[Continuation]
     call: Call
     head: dict[str, Any]
+    last: dict[str, Any]  # what a stream's last choice says besides
 
     def __post_init__(self) -> None:
         distinct = self.texts[:: self.body.n or 1]
@@ -219,7 +220,9 @@ class Completions:
                 if choice is None:
                     yield b": ping\n\n"
                 else:
-                    yield b"data: " + encode({**self.head, "choices": [choice], **more}) + b"\n\n"
+                    last = self.last if choice["finish_reason"] else {}
+                    data = {**self.head, "choices": [choice], **more, **last}
+                    yield b"data: " + encode(data) + b"\n\n"
         if wants_usage:
             yield b"data: " + encode({**self.head, "choices": [], "usage": self.usage.to_dict()}) + b"\n\n"
         yield DONE

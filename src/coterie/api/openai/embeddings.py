@@ -28,6 +28,7 @@ MAX_INPUTS = 2048
 class EmbeddingRequest(Body):
     """Texts or token ids."""
 
+    place = "/v1/embeddings"
     model: Name
     input: Text | Ids | list[Text] | list[Ids]
     encoding_format: Literal["float", "base64"] = "float"

@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from coterie.api.common.body import pointer_to, unknown_field
-from coterie.api.common.fields import sift
+from coterie.api.common.body import pointer_to, unread, why_unread
+from coterie.api.common.fields import Ignored, sift
 from coterie.api.common.replies import call_object
 from coterie.hosting.errors import ApiError, invalid
 from coterie.text.replies import Delta, NumberedCall
@@ -16,7 +16,7 @@ from coterie.text.replies import Delta, NumberedCall
 ResponseEvent = tuple[str, dict[str, Any]]
 
 
-# Fields of an item that are read, by its type; `EXTRAS` lists those that are accepted besides.
+# Fields of an item that are read, by its type; `field_table` lists those that are accepted besides.
 _READ = {
     "message": ("type", "role", "content"),
     "reasoning": ("type", "content", "summary"),
@@ -32,9 +32,9 @@ class ItemReader:
     holds its role or content, then one for each of its calls.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
         self.messages: list[dict[str, Any]] = []
-        self.ignored: list[str] = []
+        self.ignored = Ignored(strict=strict)
         self.origins: list[list[int]] = []
         self._names: dict[str, str] = {}  # of functions, by the id of their call
         self._open = False  # the last message holds only reasoning so far
@@ -53,7 +53,7 @@ class ItemReader:
             place = f"input.{kind}"
             left = sift(place, item, _READ[kind], self.ignored)
             for name in left.keys() - {*_READ[kind]}:
-                raise unknown_field(place, ["input", index, name])
+                raise unread(["input", index, name], why_unread(place, name, _READ[kind]))
             getattr(self, f"_{kind}")(left, index)
 
     def translated(self, error: ApiError) -> ApiError:
@@ -123,7 +123,7 @@ class ItemReader:
                 raise invalid(f"{pointer}: an object was expected", pointer)
             left = sift(place, part, read, self.ignored)
             for name in left.keys() - {*read}:
-                raise unknown_field(place, ["input", *path, number, name])
+                raise unread(["input", *path, number, name], why_unread(place, name, read))
             parts.append(left)
         return parts
 

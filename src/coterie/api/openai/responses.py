@@ -43,6 +43,7 @@ class TextOptions(Body):
 class Reasoning(Body):
     """`reasoning`."""
 
+    place = "reasoning"
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     summary: str | None = None
     generate_summary: str | None = None
@@ -51,6 +52,7 @@ class Reasoning(Body):
 class ResponsesRequest(Body):
     """`POST /v1/responses`."""
 
+    place = "/v1/responses"
     model: Name
     input: Text | Annotated[list[dict[str, Any]], Field(max_length=10_000)]
     instructions: Text | None = None
@@ -80,13 +82,13 @@ async def responses(request: Request) -> Response:
     service, body = received.service, received.body
     talk, ignored = await received.prepared(request, lambda: _prepared(service, body, received.variant))
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
-    run = _Run(replies, body)
+    run = _Run(replies, body, received.last(ignored))
     return await respond(request, received, replies.call, run.stream, run.whole, ignored)
 
 
 def _prepared(service: Service, body: ResponsesRequest, variant: str) -> tuple[Conversation, list[str]]:
     """The conversation, and the fields without effect. Errors: `ApiError` 400 with a place in `input`."""
-    items = ItemReader()
+    items = ItemReader(service.settings.strict)
     chat, ignored = as_chat(body, items)
     try:
         talk = prepare(service, chat, variant)
@@ -138,7 +140,8 @@ def as_chat(body: ResponsesRequest, items: ItemReader) -> tuple[ChatRequest, lis
     if body.moe is not None:
         data["moe"] = body.moe.model_dump(exclude_none=True)
     try:
-        chat, more = read(ChatRequest, {key: value for key, value in data.items() if value is not None})
+        asked = {key: value for key, value in data.items() if value is not None}
+        chat, more = read(ChatRequest, asked, items.ignored.strict)
     except ApiError as error:
         raise items.translated(error) from None
     return chat, [*ignored, *more]
@@ -169,8 +172,8 @@ def _format(given: TextFormat | None) -> Any:
 class _Run:
     """A running request."""
 
-    def __init__(self, replies: Replies, body: ResponsesRequest) -> None:
-        self._replies, self._body = replies, body
+    def __init__(self, replies: Replies, body: ResponsesRequest, last: dict[str, Any]) -> None:
+        self._replies, self._body, self._last = replies, body, last
         self._output = Output()
         self._finish: str | None = None
         self._moe: dict[str, Any] | None = None
@@ -196,7 +199,7 @@ class _Run:
             yield event(name, {"response": self._response("in_progress")})
         async for item in self._events():
             yield self._replies.ping() if item is None else event(*item)
-        yield event(f"response.{self._status}", {"response": self._response(self._status)})
+        yield event(f"response.{self._status}", {"response": self._response(self._status) | self._last})
 
     async def _events(self) -> AsyncGenerator[ResponseEvent | None, None]:
         async with aclosing(self._replies.steps()) as batches:

@@ -21,6 +21,7 @@ from coterie.hosting.service import Service
 class TokenizeRequest(Body):
     """Text or a conversation."""
 
+    place = "/tokenize"
     model: str | None = None
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)] | None = None
@@ -33,6 +34,7 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """Token ids."""
 
+    place = "/detokenize"
     model: str | None = None
     tokens: Annotated[list[int], Field(max_length=200_000)]
 
@@ -43,12 +45,13 @@ async def tokenize(request: Request) -> Response:
     service, body = received.service, received.body
     if (body.prompt is None) == (body.messages is None):
         raise invalid("/prompt: give either a prompt or messages", "/prompt")
-    answer, letters = await received.prepared(request, lambda: _tokens(service, body))
-    return JsonAnswer(answer, headers=received.headers(letters))
+    answer, lost = await received.prepared(request, lambda: _tokens(service, body))
+    return JsonAnswer(answer, headers=received.headers(lost))
 
 
 def _tokens(service: Service, body: TokenizeRequest) -> tuple[dict[str, Any], list[str]]:
     """The answer, and what of the request has no effect."""
+    lost: list[str] = []
     if body.prompt is not None:
         ids = encode_text(service, body.prompt, body.add_special_tokens)
     else:
@@ -58,11 +61,12 @@ def _tokens(service: Service, body: TokenizeRequest) -> tuple[dict[str, Any], li
             tools=body.tools,
             add_generation_prompt=body.add_generation_prompt,
         )
-        ids = prepare(service, chat, "").prompt  # every variant reads the same prompt
+        talk = prepare(service, chat, "")  # every variant reads the same prompt
+        ids, lost = talk.prompt, [*talk.ignored]
     answer: dict[str, Any] = {"count": len(ids), "max_model_len": service.max_length, "tokens": ids}
     if body.return_token_strs:
         answer["token_strs"] = [service.tokenizer.decode([token]) for token in ids]
-    return answer, read_as_letters(service, body.prompt, "prompt")
+    return answer, [*lost, *read_as_letters(service, body.prompt, "prompt")]
 
 
 async def detokenize(request: Request) -> Response:
@@ -72,7 +76,7 @@ async def detokenize(request: Request) -> Response:
     known = service.tokenizer.vocab_size
     if any(not 0 <= token < known for token in body.tokens):
         raise invalid(f"/tokens: ids must be from 0 to {known - 1}", "/tokens")
-    return JsonAnswer({"prompt": service.tokenizer.decode(body.tokens)})
+    return JsonAnswer({"prompt": service.tokenizer.decode(body.tokens)}, headers=received.headers())
 
 
 async def tokenizer_info(request: Request) -> Response:

@@ -1,0 +1,13 @@
+"""The one table of fields that requests may carry besides those that are honoured, by place.
+
+A place is the path of the endpoint for the request itself (`/v1/chat/completions`), and the way to an object
+inside it (`messages.content`); where endpoints differ in an object, both (`/v1/messages messages.content`).
+"""
+
+from __future__ import annotations
+
+from coterie.api.common.field_table.entries import Extra
+from coterie.api.common.field_table.parts import PARTS
+from coterie.api.common.field_table.requests import REQUESTS
+
+EXTRAS: dict[str, Extra] = {**REQUESTS, **PARTS}

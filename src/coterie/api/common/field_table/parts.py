@@ -1,0 +1,67 @@
+"""Fields of the objects inside requests in the OpenAI form: messages, their parts, calls, tools, items.
+
+What these objects describe has been said or made, so that a field of another name is accepted and named; the
+refused ones carry something that the model would have to read.
+"""
+
+from __future__ import annotations
+
+from coterie.api.common.field_table.entries import Extra, because
+
+_ATTACHED = because(
+    "what a library attaches on the way", "provider_specific_fields", "extra_content"
+) | because("starts of prompts are shared without it", "cache_control", "prompt_cache_breakpoint")
+_RECORD = because("part of the record of a reply, which the model does not read",
+                  "id", "status", "object", "created", "model", "annotations", "logprobs")  # fmt: skip
+_ITEM = _ATTACHED | because(
+    "part of the record of a reply, which the model does not read",
+    *("id", "status", "caller", "created_by", "namespace", "async", "async_", "phase"),
+)
+_REASONING = ("reasoning_content", "reasoning")
+_MEDIA = because(
+    "anything but text",
+    *("image_url", "input_audio", "audio_url", "video_url", "image", "audio", "video", "source"),
+    *("file", "file_id", "file_data", "file_url"),
+) | {"refusal": "a refusal in the history"}
+_TEXT = {"parsed": ("text",)}
+_CALL = {"parsed_arguments": ("arguments",)}
+
+PARTS = {
+    "stream_options": Extra(because("nothing is added to hide lengths", "include_obfuscation")),
+    "messages": Extra(
+        _ATTACHED | _RECORD | because("says what the message is", "type", "phase"),
+        {"parsed": ("content",), "reasoning_details": _REASONING, "thinking_blocks": _REASONING},
+        refused={
+            "refusal": "a refusal in the history",
+            "audio": "audio in the history",
+            "images": "anything but text",
+            "function_call": "the old 'function_call' (send 'tool_calls')",
+        },
+        is_open=True,
+    ),
+    "messages.content": Extra(_ATTACHED | _RECORD, _TEXT, refused=_MEDIA, is_open=True),
+    "messages.tool_calls": Extra(
+        _ATTACHED | because("the order of the list decides", "index") | because("the call is over", "status"),
+        refused={"custom": "a custom tool"},
+        is_open=True,
+    ),
+    "messages.tool_calls.function": Extra(_ATTACHED, _CALL, is_open=True),
+    "tools": Extra(_ATTACHED, refused={"custom": "a custom tool"}, is_open=True),
+    "tools.function": Extra(
+        _ATTACHED
+        | because("the model is shown every tool at once", "defer_loading")
+        | because("templates do not show what a tool returns", "output_schema", "outputSchema")
+        | because("a note for the client", "annotations", "title"),
+        neutral={"allowed_callers": ((["direct"],), "calls by other tools")},
+        refused=because("calls that end later", "async", "async_"),
+        is_open=True,
+    ),
+    "reasoning": Extra(refused={"context": "a choice of the reasoning that is shown", "mode": "a mode"}),
+    "input.message": Extra(_ITEM | _RECORD, is_open=True),
+    "input.message.content": Extra(_ATTACHED | _RECORD, _TEXT, refused=_MEDIA, is_open=True),
+    "input.reasoning": Extra(
+        _ITEM | because("only the server that made it can read it", "encrypted_content"), is_open=True
+    ),
+    "input.function_call": Extra(_ITEM, _CALL, is_open=True),
+    "input.function_call_output": Extra(_ITEM | because("the call names its tool", "name"), is_open=True),
+}
