@@ -106,7 +106,8 @@ def play(name: str, script: str, part: str, url: str, folder: Path) -> Any:
     if name in PYTHON:
         printed = run(found, [str(SCRIPTS / script), url, part], folder)
     else:  # node looks for packages beside the script
-        shutil.copyfile(SCRIPTS / script, found / script)
+        for file in (script, "parts.mjs"):
+            shutil.copyfile(SCRIPTS / file, found / file)
         printed = run(Path("node"), [str(found / script), url, part], folder)
     return json.loads(printed.strip().splitlines()[-1])
 
