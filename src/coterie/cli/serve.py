@@ -17,6 +17,7 @@ from coterie.config import ConfigError
 from coterie.hosting.settings import NOT_OPTIONS, ServeSettings
 
 WHAT, ACCESS, LOAD, PAGE = "What is served", "Who may call", "Load", "Page and log"
+STATE = "Stored responses"
 SECTIONS = {
     ACCESS: ("host", "port", "insecure_no_auth", "allowed_hosts", "allowed_origins"),
     LOAD: (
@@ -24,6 +25,7 @@ SECTIONS = {
         *("prefix_cache_mb", "deterministic"),
     ),
     PAGE: ("page", "feedback", "log_requests"),
+    STATE: ("store", "state_dir", "store_mb", "store_days"),
     WHAT: ("adapter_dir",),
 }
 

@@ -8,6 +8,7 @@ import time
 from coterie.hosting.errors import ApiError
 from coterie.hosting.preparation import Preparations
 from coterie.hosting.service import Service
+from coterie.hosting.state_store import StateStore
 
 
 class Host:
@@ -21,6 +22,7 @@ class Host:
         self.preparations = Preparations(max(8, 4 * slots if queue is None else queue))
         self.started = int(time.time())
         self.draining = False
+        self.state = None if not self.settings.store else StateStore.of(self.settings)
         self.num_open = 0  # requests whose answer is not yet written to its end
 
     @property
@@ -54,6 +56,8 @@ class Host:
         for service in self.services:
             service.stop()
         self.preparations.close()
+        if self.state is not None:
+            self.state.close()
 
     def refuse(self) -> None:
         """Take no new requests."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -55,6 +56,12 @@ class ServeSettings(Settings):
     feedback: Annotated[str | None, BeforeValidator(lambda given: None if given == "off" else given)] = Field(
         "feedback", description="Directory for the page's judgements of replies; 'off' keeps none."
     )
+    store: bool = Field(True, description="Keep responses and conversations, as the Responses API does.")
+    state_dir: Path | None = Field(
+        None, description="Folder of what is kept (default: coterie's in the user's state folder)."
+    )
+    store_mb: int = Field(256, ge=1, description="Size (MiB) of what is kept; the least used goes first.")
+    store_days: float = Field(30.0, gt=0, description="Days without use after which it is removed.")
     log_requests: Literal["off", "meta", "full"] = Field("meta", description="off, meta (no text) or full.")
     adapter_dir: Path | None = Field(
         None, description="Folder whose adapters may be added while serving (needs a key)."
@@ -65,6 +72,13 @@ class ServeSettings(Settings):
         10.0, gt=0, description="Seconds that a client may take to send its headers."
     )
     max_connections: int = Field(1000, ge=1, description="Connections open at once; more receive 503.")
+
+    @property
+    def state_path(self) -> Path:
+        """The folder of the server's own state: `state_dir`, else coterie's as the XDG standard places it."""
+        if self.state_dir is not None:
+            return self.state_dir.expanduser()
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "coterie"
 
 
 # The key comes from a file or the environment, never from the command line, where other users can read it.
