@@ -65,6 +65,7 @@ class ReplyParser:
     `opened`: the prompt ended inside a reasoning block. `tools`: whether calls are parsed or stay text.
     `new_id` makes the ids of calls. `stops`: texts that end the reply where they occur in its content,
     without the white space before it; reasoning and calls may contain them. `stopped`: whether one has.
+    `include_stop`: the stop stays in the content.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ReplyParser:
         tools: bool = True,
         new_id: Callable[[], str] = long_id,
         stops: Sequence[str] = (),
+        include_stop: bool = False,
     ) -> None:
         form = form or format_of(None)
         regions = form.regions
@@ -86,7 +88,7 @@ class ReplyParser:
         self._space = {"reasoning": "", "content": ""}
         self._whole = Delta()
         self._thought = False
-        self._stops = StopStrings(stops)
+        self._stops = StopStrings(stops, include_stop)
         self._has_content = False
         self.stopped = False
 
@@ -94,6 +96,10 @@ class ReplyParser:
     def reasoning(self) -> bool:
         """Whether the reply is inside reasoning."""
         return self._region is not None and self._region.kind != "calls" and self._part == "reasoning"
+
+    def arm(self, armed: bool) -> None:
+        """Set whether `stops` count in the text that follows."""
+        self._stops.armed = armed
 
     def feed(self, text: str) -> Delta:
         """Take in the next text of the reply; returns what it made certain."""

@@ -9,6 +9,7 @@ from typing import Any
 from coterie.api.common.fields import Ignored
 from coterie.api.common.moe import options_of
 from coterie.api.common.protocol import ChatMessage, ChatRequest, NamedChoice, choose_tokens
+from coterie.api.common.structured import Structure, check_end, one_form
 from coterie.config import CoterieError
 from coterie.config.errors import DataError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
@@ -42,8 +43,8 @@ class Conversation:
     `prompt`: token ids. `jobs`: one per choice. `opened`: the prompt ends inside reasoning. `hide_calls`:
     tool calls are left out of the reply. `one_call`: the reply ends after its first call. `forced`: it ends
     before it repeats a call, because a model that must call may never stop by itself. `stops`: texts
-    that end the reply's content. `ignored`: fields without effect on this model. `new_id`: makes the ids of
-    calls, as the template takes them.
+    that end the reply's content, and stay in it with `include_stop`. `ignored`: fields without effect on this
+    model. `new_id`: makes the ids of calls, as the template takes them.
     """
 
     prompt: list[int]
@@ -56,13 +57,16 @@ class Conversation:
     one_call: bool
     forced: bool = False
     stops: tuple[str, ...] = ()
+    include_stop: bool = False
     routing: str = "off"
     ignored: tuple[str, ...] = ()
     new_id: Callable[[], str] = long_id
 
     def parser(self) -> ReplyParser:
         """A parser for one reply."""
-        return ReplyParser(self.form, self.opened, self.has_tools, self.new_id, self.stops)
+        return ReplyParser(
+            self.form, self.opened, self.has_tools, self.new_id, self.stops, include_stop=self.include_stop
+        )
 
 
 def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
@@ -85,6 +89,7 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     prompt = _prompt(service, body, messages, shown, variables)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     asked = body.max_completion_tokens or body.max_tokens
+    prompt = body.cut(prompt, asked or service.model.reply_limit, service.max_length)
     limit = choose_tokens(asked, len(prompt), service.max_length, service.model.reply_limit)
     if body.max_tokens == 0:
         raise invalid("/max_tokens: a reply has at least one token", "/max_tokens")
@@ -98,6 +103,8 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     for index in range(body.n or 1):
         seed = None if params.seed is None else (params.seed + index) % 2**64
         filtered = replace(options, filter=_bounded(service, body, form, opened))
+        if index == 0:  # the choices have one prompt
+            filtered = replace(filtered, prompt_logprobs=body.prompt_logprobs)
         jobs.append(Job(prompt, replace(params, seed=seed), filtered))
     return Conversation(
         prompt=prompt,
@@ -110,6 +117,7 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
         one_call=body.parallel_tool_calls is False,
         forced=body.tool_choice == "required",
         stops=stops,
+        include_stop=params.include_stop,
         routing=body.routing,
         ignored=ignored,
         new_id=facts.new_id,
@@ -142,6 +150,7 @@ def _check_tools(body: ChatRequest) -> None:
 def _bounded(service: Service, body: ChatRequest, form: ReplyFormat, opened: bool) -> TokenFilter | None:
     """The filter of a reply: its grammar, and the bound on its reasoning if the request sets one."""
     kept = _filter(service, body, opened)
+    check_end(body, kept)
     if body.thinking_token_budget is None:
         return kept
     vocab_size = service.model.config.vocab_size
@@ -152,6 +161,14 @@ def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter 
     """The grammar that constrains the reply. Errors: `ApiError` 400 for a schema that cannot be enforced."""
     choice, form = body.tool_choice, body.response_format
     tools = [tool.function.model_dump(exclude_none=True) for tool in body.tools or ()]
+    structure = Structure.of(body)
+    if structure is not None:
+        if form is not None and form.type != "text":
+            raise one_form(structure)
+        if choice == "required" or isinstance(choice, NamedChoice):
+            pointer = structure.pointer
+            raise invalid(f"{pointer}: cannot go with a tool that must be called", pointer)
+        return structure.filter(service.grammars, opened, tools if choice != "none" else [])
     if choice == "required" or isinstance(choice, NamedChoice):
         if form is not None and form.type != "text":
             raise invalid("/response_format: cannot go with a tool that must be called", "/response_format")

@@ -14,10 +14,12 @@ from coterie.hosting.errors import invalid, too_long
 from coterie.infer.model import LanguageModel
 from coterie.infer.sampling import SamplingParams
 
-MAX_CHOICES = 8
+MAX_CHOICES = 128
 MAX_STOPS = 64
 _ONE_TOKEN = 1e-9  # `top_p` 0 keeps the likeliest token, as this does
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
+Form = Annotated[str, Field(min_length=1, max_length=2**16)]
+Choices = Annotated[list[Text], Field(min_length=1, max_length=1024)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -26,6 +28,7 @@ class StreamOptions(Body):
 
     place = "stream_options"
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 class MoeOptions(Body):
@@ -36,6 +39,33 @@ class MoeOptions(Body):
     mask: dict[str, list[int]] | None = None
     bias: dict[str, dict[str, Annotated[float, Field(ge=-1e4, le=1e4)]]] | None = None
     profile: Name | None = None
+
+
+class JsonSchema(Body):
+    """`response_format.json_schema`."""
+
+    name: Name
+    description: Text | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """`response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(Body):
+    """`structured_outputs` of vLLM: one of its fields says the form of the reply."""
+
+    place = "structured_outputs"
+    json_: dict[str, Any] | Text | None = Field(None, alias="json")
+    json_object: bool | None = None
+    regex: Form | None = None
+    choice: Choices | None = None
+    grammar: Form | None = None
 
 
 class Generation(Body):
@@ -62,6 +92,18 @@ class Generation(Body):
     priority: Annotated[Whole, Field(ge=-1000, le=1000)] | None = None
     return_token_ids: bool | None = None
     moe: MoeOptions | None = None
+    response_format: ResponseFormat | None = None
+    min_tokens: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[Whole], Field(max_length=1024)] | None = None
+    include_stop_str_in_output: bool | None = None
+    prompt_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    truncate_prompt_tokens: Annotated[Whole, Field(ge=-1, le=MAX_TOKENS)] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | Text | None = None
+    guided_regex: Form | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Form | None = None
 
     @property
     def routing(self) -> str:
@@ -71,9 +113,13 @@ class Generation(Body):
     def sampling(self, model: LanguageModel, num_tokens: int, logprobs: int) -> SamplingParams:
         """The engine's settings: the request's, else those that the model's directory recommends.
 
-        Errors: `ApiError` 400 for a bias on a token that does not exist.
+        Errors: `ApiError` 400 for a token that does not exist, or a least length that the reply cannot have.
         """
         own = model.sampling
+        if self.prompt_logprobs is not None and self.stream:
+            raise invalid("/prompt_logprobs: cannot go with 'stream'", "/prompt_logprobs")
+        if self.min_tokens is not None and self.min_tokens > num_tokens:
+            raise invalid(f"/min_tokens: the reply has at most {num_tokens} tokens", "/min_tokens")
         stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         return SamplingParams(
             temperature=own.temperature if self.temperature is None else self.temperature,
@@ -84,12 +130,27 @@ class Generation(Body):
             seed=None if self.seed is None else self.seed % 2**64,
             max_tokens=max(1, num_tokens),
             stop=own.stop if stops is None else tuple(stops),
-            stop_ids=model.stop_ids,
+            stop_ids=_stop_ids(self, model),
             logprobs=logprobs,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias=_bias(self.logit_bias, model.config.vocab_size),
+            min_tokens=self.min_tokens or 0,
+            include_stop=bool(self.include_stop_str_in_output),
         )
+
+    def cut(self, prompt: list[int], asked: int | None, most: int) -> list[int]:
+        """The last `truncate_prompt_tokens` of a prompt; for -1, what fits before `asked` tokens of reply.
+
+        `most`: tokens of prompt and reply together. Errors: `ApiError` 400 for 0.
+        """
+        keep = self.truncate_prompt_tokens
+        if keep is None:
+            return prompt
+        if keep == 0:
+            pointer = "/truncate_prompt_tokens"
+            raise invalid(f"{pointer}: give how many tokens to keep, or -1 for all that fit", pointer)
+        return prompt[-(max(1, most - max(1, asked or 1)) if keep == -1 else keep) :]
 
 
 class ContentPart(Body):
@@ -161,22 +222,6 @@ class NamedChoice(Body):
     function: NamedFunction
 
 
-class JsonSchema(Body):
-    """`response_format.json_schema`."""
-
-    name: Name
-    description: Text | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
-
-
-class ResponseFormat(Body):
-    """`response_format`."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
@@ -188,7 +233,6 @@ class ChatRequest(Generation):
     tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     thinking_token_budget: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -204,9 +248,20 @@ class CompletionRequest(Generation):
     prompt: Text | Ids | list[Text] | list[Ids]
     echo: bool | None = None
     logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    suffix: Text | None = None
     best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     add_special_tokens: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+
+
+def _stop_ids(body: Generation, model: LanguageModel) -> tuple[int, ...]:
+    """The tokens that end the reply: the model's own unless `ignore_eos`, and those of the request."""
+    vocab_size = model.config.vocab_size
+    for index, token in enumerate(body.stop_token_ids or ()):
+        if not 0 <= token < vocab_size:
+            pointer = f"/stop_token_ids/{index}"
+            raise invalid(f"{pointer}: is not a token id below {vocab_size}", pointer)
+    return (*(() if body.ignore_eos else model.stop_ids), *(body.stop_token_ids or ()))
 
 
 def _bias(given: Mapping[str, float] | None, vocab_size: int) -> tuple[tuple[int, float], ...]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from coterie.api.common.conversation import Conversation
 from coterie.api.common.moe import routing_of
-from coterie.hosting.engine_thread import Call, CallEvents
+from coterie.api.common.protocol import StreamOptions
+from coterie.hosting.engine_thread import Call, CallEvents, Job
 from coterie.hosting.errors import invalid
 from coterie.hosting.service import Service
-from coterie.infer.request import TokenEvent
+from coterie.infer.request import PromptScores, TokenEvent
 from coterie.text.replies import Delta, NumberedCall
 from coterie.text.tokenizer import Tokenizer
 
@@ -49,6 +50,12 @@ class Usage:
             "prompt_tokens_details": {"cached_tokens": self.cached},
             "completion_tokens_details": {"reasoning_tokens": self.reasoning},
         }
+
+    def so_far(self, options: StreamOptions) -> dict[str, Any]:
+        """What each event of a stream says of the usage."""
+        if options.continuous_usage_stats:
+            return {"usage": self.to_dict()}
+        return {"usage": None} if options.include_usage else {}
 
 
 class Timer:
@@ -91,18 +98,23 @@ async def counted_events(service: Service, call: Call, usage: Usage) -> AsyncGen
 
 @dataclass
 class Replies:
-    """The replies to one conversation. After `steps` has ended, `usage` is complete."""
+    """The replies to one conversation. After `steps` has ended, `usage` is complete.
+
+    `prompt_scores`: of the prompt, once the first token has come, if the request asked for them.
+    """
 
     service: Service
     talk: Conversation
     call: Call
     usage: Usage = field(init=False)
+    prompt_scores: PromptScores | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.usage = Usage(len(self.talk.prompt))
         self._parsers = [self.talk.parser() for _ in self.talk.jobs]
         self._calls: list[set[str]] = [set() for _ in self.talk.jobs]
         self._repeats = [False for _ in self.talk.jobs]
+        self._drawn = [0 for _ in self.talk.jobs]
 
     async def steps(self) -> AsyncGenerator[list[ChoiceStep], None]:
         """The steps as they come; an empty list is the moment for a ping."""
@@ -117,10 +129,12 @@ class Replies:
 
     def _step(self, index: int, event: TokenEvent) -> ChoiceStep:
         parser = self._parsers[index]
-        grammar = self.talk.jobs[index].options.filter
-        if grammar is not None and grammar.failure is not None:
-            # The schema's fault: it asks for what this vocabulary cannot write, or costs too much to follow.
-            raise invalid(f"the reply cannot satisfy its grammar ({grammar.failure})", None, "grammar_failed")
+        job = self.talk.jobs[index]
+        check_grammar(job)
+        self._drawn[index] += 1
+        parser.arm(self._drawn[index] > job.params.min_tokens)
+        if event.prompt is not None:
+            self.prompt_scores = event.prompt
         thinking = parser.reasoning
         delta = parser.feed(event.text)
         self.usage.reasoning += thinking or parser.reasoning
@@ -152,6 +166,36 @@ class Replies:
             if not self._repeats[index]:
                 self._calls[index].add(made)
                 delta.calls.append(numbered)
+
+
+def check_grammar(job: Job) -> None:
+    """Check that the grammar of a reply can go on. Errors: `ApiError` 400."""
+    grammar = job.options.filter
+    if grammar is not None and grammar.failure is not None:
+        # The schema's fault: it asks for what this vocabulary cannot write, or costs too much to follow.
+        raise invalid(f"the reply cannot satisfy its grammar ({grammar.failure})", None, "grammar_failed")
+
+
+def prompt_logprobs(
+    tokenizer: Tokenizer | None, prompt: Sequence[int], scores: PromptScores, num_top: int
+) -> list[dict[str, Any] | None]:
+    """The prompt's log-probabilities in vLLM's form: null, then each token's own and the `num_top` best.
+
+    Each is an object from a token's id to its `logprob`, `rank` (1: the likeliest) and `decoded_token`.
+    """
+    entries: list[dict[str, Any] | None] = [None]
+    for token, value, rank, top in zip(prompt[1:], scores.logprobs, scores.ranks, scores.top, strict=True):
+        found = {token: (value, rank)} | {
+            other: (logprob, place) for place, (other, logprob) in enumerate(top[:num_top], 1)
+        }
+        entries.append({str(one): _ranked(tokenizer, one, *pair) for one, pair in found.items()})
+    return entries
+
+
+def _ranked(tokenizer: Tokenizer | None, token: int, logprob: float, rank: int) -> dict[str, Any]:
+    known = tokenizer is not None and token < tokenizer.vocab_size
+    text = tokenizer.token_bytes([token])[0].decode("utf-8", "replace") if tokenizer and known else ""
+    return {"logprob": finite(logprob), "rank": rank, "decoded_token": text}
 
 
 def call_object(numbered: NumberedCall) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie.api.common.conversation import Conversation, prepare
-from coterie.api.common.protocol import ChatRequest
+from coterie.api.common.protocol import ChatRequest, StreamOptions
 from coterie.api.common.received import receive, respond
-from coterie.api.common.replies import ChoiceStep, Replies, call_object
+from coterie.api.common.replies import ChoiceStep, Replies, call_object, prompt_logprobs
 from coterie.api.common.wire import DONE, encode
 
 
@@ -23,27 +23,26 @@ async def chat_completions(request: Request) -> Response:
     talk = await received.prepared(request, lambda: prepare(service, body, received.variant))
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
     head = received.head("chatcmpl-")
-    usage = body.stream_options is not None and body.stream_options.include_usage
+    options = body.stream_options or StreamOptions()
     with_ids = bool(body.return_token_ids)
     return await respond(
         request,
         received,
         replies.call,
-        lambda: _stream(replies, head, usage, with_ids, received.last(talk.ignored)),
+        lambda: _stream(replies, head, options, with_ids, received.last(talk.ignored)),
         lambda: _whole(replies, head, with_ids),
         talk.ignored,
     )
 
 
 async def _stream(
-    replies: Replies, head: dict[str, Any], usage: bool, with_ids: bool, last: dict[str, Any]
+    replies: Replies, head: dict[str, Any], options: StreamOptions, with_ids: bool, last: dict[str, Any]
 ) -> AsyncGenerator[bytes, None]:
     head = {**head, "object": "chat.completion.chunk"}
 
     def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
         return b"data: " + encode({**head, "choices": choices, **more}) + b"\n\n"
 
-    more = {"usage": None} if usage else {}
     begun: set[int] = set()
     async with aclosing(replies.steps()) as batches:
         async for steps in batches:
@@ -53,8 +52,9 @@ async def _stream(
                 first = step.index not in begun
                 begun.add(step.index)
                 for choice in _chunks(step, first, with_ids, replies.talk):
-                    yield chunk([choice], **more, **(last if choice["finish_reason"] else {}))
-    if usage:
+                    more = replies.usage.so_far(options) | (last if choice["finish_reason"] else {})
+                    yield chunk([choice], **more)
+    if options.include_usage:
         yield chunk([], usage=replies.usage.to_dict())
     yield DONE
 
@@ -97,7 +97,14 @@ async def _whole(replies: Replies, head: dict[str, Any], with_ids: bool) -> dict
             for step in steps:
                 whole[step.index].append(step)
     choices = [_choice(steps, with_ids, replies.talk) for steps in whole]
-    return {**head, "object": "chat.completion", "choices": choices, "usage": replies.usage.to_dict()}
+    answer = {**head, "object": "chat.completion", "choices": choices, "usage": replies.usage.to_dict()}
+    if replies.prompt_scores is not None:
+        tokenizer, job = replies.service.model.tokenizer, replies.talk.jobs[0]
+        most = job.options.prompt_logprobs or 0
+        answer["prompt_logprobs"] = prompt_logprobs(
+            tokenizer, replies.talk.prompt, replies.prompt_scores, most
+        )
+    return answer
 
 
 def _choice(steps: list[ChoiceStep], with_ids: bool, talk: Conversation) -> dict[str, Any]:

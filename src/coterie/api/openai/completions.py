@@ -11,18 +11,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie.api.common.moe import options_of, routing_of
-from coterie.api.common.protocol import CompletionRequest, choose_tokens
+from coterie.api.common.protocol import CompletionRequest, StreamOptions, choose_tokens
 from coterie.api.common.received import receive, respond
-from coterie.api.common.replies import Usage, counted_events, finite
+from coterie.api.common.replies import Usage, check_grammar, counted_events, finite, prompt_logprobs
+from coterie.api.common.structured import check_end, structure_of_text
 from coterie.api.common.wire import DONE, encode
 from coterie.config import CoterieError
 from coterie.hosting.engine_thread import Call, Job
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
 from coterie.infer.request import PromptScores, TokenEvent, TopLogprobs, check_prompt
+from coterie.text.infilling import InfillForm, infill_form
 from coterie.text.tokenizer import Tokenizer
 
 MAX_PROMPTS = 1024
+MAX_REPLIES = 8192
 _DEFAULT_TOKENS = 16
 
 
@@ -73,10 +76,10 @@ class Continuation:
 
     def _prompt_logprobs(self, event: TokenEvent) -> dict[str, list[Any]]:
         logprobs = _no_logprobs()
-        scores = event.prompt or PromptScores([], [])
+        scores = event.prompt or PromptScores()
         self._append(logprobs, self.job.prompt[0], None, ())
         for token, value, top in zip(self.job.prompt[1:], scores.logprobs, scores.top, strict=True):
-            self._append(logprobs, token, value, top)
+            self._append(logprobs, token, value, top[: self.names.wanted])
         return logprobs
 
     def _append(
@@ -141,26 +144,53 @@ def prepare(service: Service, body: CompletionRequest, variant: str) -> list[Con
     """Encode, check and count; the jobs go to `variant`. Errors: `ApiError` 400."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise invalid("/best_of: must equal n; choosing among more is not supported", "/best_of")
-    prompts = _prompts(service, body)
+    form = _infilling(service, body)
+    prompts = _prompts(service, body, form)
+    if len(prompts) * (body.n or 1) > MAX_REPLIES:
+        raise invalid(f"/n: prompts and choices together ask for more than {MAX_REPLIES} replies", "/n")
+    structure = structure_of_text(body)
     names = TokenNames(service.model.tokenizer, body.logprobs, bool(body.return_tokens_as_token_ids))
     texts: list[Continuation] = []
     for ids in prompts:
-        given = body.max_tokens
-        limit = choose_tokens(
-            given or None, len(ids), service.max_length, default=service.model.reply_limit or _DEFAULT_TOKENS
-        )
+        given, default = body.max_tokens, service.model.reply_limit or _DEFAULT_TOKENS
+        ids = body.cut(ids, given or default, service.max_length)
+        limit = choose_tokens(given or None, len(ids), service.max_length, default)
         params = body.sampling(service.model, limit, body.logprobs or 0)
         params = replace(params, max_tokens=1 if given == 0 else limit)
+        if form is not None and not body.ignore_eos:
+            params = replace(params, stop_ids=(*(params.stop_ids or ()), *form.stops(service.tokenizer)))
         options = options_of(service, body, variant)
-        options = replace(options, prompt_logprobs=body.logprobs if body.echo else None)
         for choice in range(body.n or 1):
             seed = None if params.seed is None else (params.seed + choice) % 2**64
-            job = Job(list(ids), replace(params, seed=seed), options)
+            kept = None if structure is None else structure.filter(service.grammars, None)
+            check_end(body, kept)
+            its = replace(options, filter=kept, prompt_logprobs=_scored(body, choice))
+            job = Job(list(ids), replace(params, seed=seed), its)
             texts.append(Continuation(len(texts), job, bool(body.echo), 0 if given == 0 else limit, names))
     return texts
 
 
-def _prompts(service: Service, body: CompletionRequest) -> list[list[int]]:
+def _scored(body: CompletionRequest, choice: int) -> int | None:
+    """How many likely tokens to find at each place of a choice's prompt; None: its prompt is not scored."""
+    wanted = [body.logprobs if body.echo else None, None if choice else body.prompt_logprobs]
+    return max((number for number in wanted if number is not None), default=None)
+
+
+def _infilling(service: Service, body: CompletionRequest) -> InfillForm | None:
+    """How the model writes a prompt with a `suffix`; None where there is none. Errors: `ApiError` 400."""
+    if not body.suffix:
+        return None
+    for name, value in (("echo", body.echo), ("truncate_prompt_tokens", body.truncate_prompt_tokens)):
+        if value:
+            raise invalid(f"/{name}: cannot go with suffix", f"/{name}")
+    form = infill_form(service.tokenizer)
+    if form is None:
+        message = "/suffix: the model's tokenizer has no tokens for text between a beginning and an end"
+        raise ApiError(400, message, "unsupported_parameter", "/suffix")
+    return form
+
+
+def _prompts(service: Service, body: CompletionRequest, form: InfillForm | None) -> list[list[int]]:
     given: Any = body.prompt
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         given = [given]
@@ -171,8 +201,14 @@ def _prompts(service: Service, body: CompletionRequest) -> list[list[int]]:
     prompts = []
     for place, prompt in enumerate(given):
         pointer = "/prompt" if given[0] is body.prompt else f"/prompt/{place}"
-        if isinstance(prompt, str):
-            prompt = encode_text(service, prompt, body.add_special_tokens is not False)
+        special = body.add_special_tokens is not False
+        if form is not None:
+            if not isinstance(prompt, str):
+                raise invalid("/suffix: needs a prompt that is text", "/suffix")
+            filled = form.prompt(service.tokenizer, prompt, body.suffix or "")
+            prompt = [*(service.model.start_ids if special else ()), *filled]
+        elif isinstance(prompt, str):
+            prompt = encode_text(service, prompt, special)
         try:
             check_prompt(prompt, service.model.config.vocab_size, 2**60)
         except CoterieError as error:
@@ -213,17 +249,15 @@ class Completions:
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events."""
-        wants_usage = self.body.stream_options is not None and self.body.stream_options.include_usage
-        more = {"usage": None} if wants_usage else {}
+        options = self.body.stream_options or StreamOptions()
         async with aclosing(self._choices()) as choices:
             async for choice in choices:
                 if choice is None:
                     yield b": ping\n\n"
                 else:
-                    last = self.last if choice["finish_reason"] else {}
-                    data = {**self.head, "choices": [choice], **more, **last}
-                    yield b"data: " + encode(data) + b"\n\n"
-        if wants_usage:
+                    more = self.usage.so_far(options) | (self.last if choice["finish_reason"] else {})
+                    yield b"data: " + encode({**self.head, "choices": [choice], **more}) + b"\n\n"
+        if options.include_usage:
             yield b"data: " + encode({**self.head, "choices": [], "usage": self.usage.to_dict()}) + b"\n\n"
         yield DONE
 
@@ -238,9 +272,17 @@ class Completions:
             if self.body.return_token_ids:
                 choice["token_ids"] = [event.token for event in text.events]
                 choice["prompt_token_ids"] = text.job.prompt
+            if self.body.prompt_logprobs is not None:
+                choice["prompt_logprobs"] = self._prompt_logprobs(text)
             if self.body.routing != "off":
                 choice["moe"] = routing_of(self.body.routing, text.events)
         return {**self.head, "choices": merged, "usage": self.usage.to_dict()}
+
+    def _prompt_logprobs(self, text: Continuation) -> list[dict[str, Any] | None]:
+        """Of the prompt of a choice; the first choice of each prompt has its scores."""
+        first = self.texts[text.index - text.index % (self.body.n or 1)]
+        scores, most = first.events[0].prompt or PromptScores(), self.body.prompt_logprobs or 0
+        return prompt_logprobs(self.service.model.tokenizer, text.job.prompt, scores, most)
 
     async def _choices(self) -> AsyncGenerator[dict[str, Any] | None, None]:
         """Choices with what each token added; None is the moment for a ping."""
@@ -256,6 +298,7 @@ class Completions:
     def _choice(self, index: int, event: TokenEvent) -> dict[str, Any] | None:
         """One token's entry of `choices`, or None when it adds nothing to show."""
         text = self.texts[index]
+        check_grammar(text.job)
         choice = text.take(event)
         if text.limit == 0:  # only the prompt was asked for: the token drawn to score it is not part of it
             self.usage.completion -= 1

@@ -57,6 +57,11 @@ class GrammarFilter:
         self._tail = ""
         self._fresh = True
 
+    @property
+    def ends(self) -> bool:
+        """Whether the reply ends when the grammar is satisfied."""
+        return not self._repeat
+
     def allowed(self) -> Tensor | None:
         """bool (V,): the tokens the grammar allows, or all but stops before it starts; None: all tokens."""
         if not self._active:
@@ -128,14 +133,31 @@ class Grammars:
         self._marks = sorted(tokenizer.added_tokens, key=len, reverse=True)
 
     def of_schema(
-        self, schema: Mapping[str, Any], pointer: str, opened: bool, tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        schema: Mapping[str, Any],
+        pointer: str,
+        opened: bool | None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> GrammarFilter:
-        """For a reply that must be JSON of this schema, or a call of one of `tools`.
+        """For a reply that must be JSON of this schema, or a call of one of `tools`; `opened` as `of_rules`.
 
         Errors: `ApiError` 400 `invalid_schema`.
         """
         value = _json(enforceable(schema, pointer), False)
-        rules = f"answer: {self._literal(self._writing.answer)} value\nvalue: %json {value}"
+        return self.of_rules(f"value: %json {value}", pointer, opened, tools)
+
+    def of_rules(
+        self, rules: str, pointer: str, opened: bool | None, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> GrammarFilter:
+        """For a reply that must be the `value` of these Lark rules, or a call of one of `tools`.
+
+        `opened` None: for plain text, in which neither reasoning nor the marks of an answer come first.
+        Errors: `ApiError` 400 `invalid_schema`.
+        """
+        if opened is None:
+            prototype = self._compiled(f"start: value\n{rules}", pointer)
+            return GrammarFilter(prototype, self._tokenizer, self._vocab_size, self._stop_ids)
+        rules = f"answer: {self._literal(self._writing.answer)} value\n{rules}"
         if tools:
             return self._filter("answer | calls", f"{rules}\n{self._calls(tools, False)}", pointer, opened)
         return self._filter("answer", rules, pointer, opened)
@@ -235,12 +257,12 @@ class Grammars:
                 # The lines after the first show our own grammar, which would not help the client.
                 first_lines = (note.strip().partition("\n")[0] for note in notes)
                 reason = "; ".join(_PLACE.sub("", line) for line in first_lines)[:300]
-                raise bad(pointer, f"this schema cannot be enforced ({reason})")
+                raise bad(pointer, f"cannot be enforced ({reason})")
             matcher = LLMatcher(self._tokens(), wrapped, log_level=0, limits=limits)
             first = matcher.deep_copy()  # a grammar may compile and then be too costly, or allow nothing
             if not any(first.compute_bitmask()) or first.is_error():
                 why = first.get_error().partition("\n")[0][:200] if first.is_error() else "it allows nothing"
-                raise bad(pointer, f"this schema cannot be enforced ({why})")
+                raise bad(pointer, f"cannot be enforced ({why})")
             self._cache[grammar] = matcher
             if len(self._cache) > _CACHED:
                 self._cache.popitem(last=False)

@@ -28,6 +28,15 @@ _CALL = {"parsed_arguments": ("arguments",)}
 
 PARTS = {
     "stream_options": Extra(because("nothing is added to hide lengths", "include_obfuscation")),
+    "structured_outputs": Extra(
+        because("JSON is written without optional white space", "disable_any_whitespace")
+        | because("there is one way to enforce a form", "disable_fallback"),
+        refused={
+            "whitespace_pattern": "a choice of white space in JSON",
+            "disable_additional_properties": "a change of the schema (say it in the schema)",
+            "structural_tag": "structural tags (send 'tools' or a grammar)",
+        },
+    ),
     "messages": Extra(
         _ATTACHED | _RECORD | because("says what the message is", "type", "phase"),
         {"parsed": ("content",), "reasoning_details": _REASONING, "thinking_blocks": _REASONING},

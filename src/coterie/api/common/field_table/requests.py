@@ -49,6 +49,7 @@ _CLIENTS = Extra(
 # What the sampler of the same name is called in a message, and the values with which it does nothing.
 _SAMPLERS = Extra(
     named=because("a setting of mirostat, which is off", "mirostat_tau", "mirostat_eta")
+    | because("there is one way to enforce a form", "guided_decoding_backend")
     | because("a setting of DRY, which is off", "dry_base", "dry_allowed_length", "dry_penalty_last_n")
     | because("a setting of DRY, which is off", "dry_sequence_breakers", "dry_range")
     | because("a setting of XTC, which is off", "xtc_threshold")
@@ -107,6 +108,7 @@ _SAMPLERS = Extra(
         "sampler_priority": "another order of samplers",
         "samplers": "another order of samplers",
         "logits_processors": "code in a request",
+        "guided_whitespace_pattern": "a choice of white space in JSON",
         "allowed_token_ids": "a list of allowed tokens (send 'logit_bias')",
         "bad_words": "a list of banned words",
         "banned_tokens": "a list of banned words",

@@ -1,0 +1,67 @@
+"""What the text of a reply must be, as Lark rules that define `value`: JSON, a choice, a pattern, a grammar.
+
+llguidance follows references between rules by recursion, so a long chain of rules would overflow the stack of
+the process; the size of a grammar is bounded before it is compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from coterie.hosting.constraints.schemas import bad
+
+MAX_GRAMMAR = 64 * 1024  # characters of a grammar
+MAX_PATTERN = 8 * 1024  # characters of a pattern
+# Rules and brackets of a grammar together; llguidance 1.9 overflows a stack of 8 MB at about 3000.
+MAX_PARTS = 400
+_REPEAT = 1000  # {n,m} in a pattern
+
+
+def choice_rules(choices: Sequence[str], pointer: str) -> str:
+    """Rules for exactly one of these texts."""
+    return "value: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+
+
+def regex_rules(pattern: str, pointer: str) -> str:
+    """Rules for a text that the whole pattern matches.
+
+    Errors: `ApiError` 400 `invalid_schema` for a pattern that is too large or ends in an open escape.
+    """
+    counts = [int(n[:9]) for n in re.findall(r"\d+", " ".join(re.findall(r"\{([\d,]*)\}", pattern)))]
+    if len(pattern) > MAX_PATTERN or any(count > _REPEAT for count in counts):
+        raise bad(pointer, f"is too large (up to {MAX_PATTERN} characters, repeats up to {_REPEAT})")
+    # Between slashes, as Lark writes patterns.
+    written = re.sub(r"\\.|/", lambda found: r"\/" if found[0] == "/" else found[0], pattern, flags=re.S)
+    if re.sub(r"\\.", "", pattern, flags=re.S).endswith("\\"):
+        raise bad(pointer, "ends in a backslash that escapes nothing")
+    return f"value: /{written}/"
+
+
+def grammar_rules(grammar: str, pointer: str) -> str:
+    """Rules for a text of this grammar: Lark with a rule `start`, or GBNF with a rule `root`.
+
+    Errors: `ApiError` 400 `invalid_schema` for one that is too large or cannot be read.
+    """
+    if "::=" in grammar:
+        grammar = _from_gbnf(grammar[: MAX_GRAMMAR + 1], pointer)
+    parts = sum(":" in line for line in grammar.splitlines()) + grammar.count("(") + grammar.count("[")
+    if len(grammar) > MAX_GRAMMAR or parts > MAX_PARTS:
+        limits = f"{MAX_GRAMMAR} characters, {MAX_PARTS} rules and brackets"
+        raise bad(pointer, f"the grammar is too large (at most {limits})")
+    return f"value: %lark {{\n{grammar}\n}}"
+
+
+def _from_gbnf(grammar: str, pointer: str) -> str:
+    """The same grammar in Lark."""
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        written: str = gbnf_to_lark(grammar)
+    except RecursionError:
+        raise bad(pointer, "the grammar is nested too deeply") from None
+    except Exception as error:  # the converter raises its own kinds and plain ones
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise bad(pointer, f"the grammar cannot be read ({reason})") from None
+    return written
