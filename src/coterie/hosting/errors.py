@@ -72,7 +72,15 @@ def unsupported(feature: str, param: str) -> ApiError:
     return ApiError(400, f"{feature} is not supported here", "unsupported_parameter", param)
 
 
-def too_long(num_tokens: int, asked: int | None, most: int) -> ApiError:
+class ContextExceeded(ApiError):
+    """400: a prompt of `num_tokens`, with the reply asked for, has no room in the model's `most` tokens."""
+
+    def __init__(self, message: str, num_tokens: int, most: int) -> None:
+        super().__init__(400, message, "context_length_exceeded")
+        self.num_tokens, self.most = num_tokens, most
+
+
+def too_long(num_tokens: int, asked: int | None, most: int) -> ContextExceeded:
     """400 with the wording that clients search for."""
     detail = f"the prompt has {num_tokens} tokens"
     if asked is not None:
@@ -82,7 +90,7 @@ def too_long(num_tokens: int, asked: int | None, most: int) -> ApiError:
     message = (
         f"This model's maximum context length is {most} tokens; {detail}. Shorten the prompt or the reply."
     )
-    return ApiError(400, message, "context_length_exceeded", None)
+    return ContextExceeded(message, num_tokens, most)
 
 
 def too_slow() -> ApiError:

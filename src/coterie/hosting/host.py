@@ -43,7 +43,8 @@ class Host:
             variant = service.variant_of(name)
             if variant is not None:
                 return service, variant
-        message = f"the model {json.dumps(name[:80])} does not exist here; GET /v1/models lists them"
+        found = "GET /v1/models lists them, --alias gives further names"
+        message = f"the model {json.dumps(name[:80])} does not exist here; {found}"
         raise ApiError(404, message, "model_not_found", "/model")
 
     def start(self) -> None:

@@ -10,6 +10,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from coterie.api.admin import adapters, feedback, status
+from coterie.api.anthropic import messages
+from coterie.api.anthropic.models import in_form_of_client
 from coterie.api.common import moe
 from coterie.api.openai import chat, completions, embeddings, responses, tokens
 from coterie.hosting.host import Host
@@ -22,9 +24,11 @@ def routes(page: bool = True) -> list[BaseRoute]:
         Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
         Route("/v1/completions", completions.completions, methods=["POST"]),
         Route("/v1/responses", responses.responses, methods=["POST"]),
+        Route("/v1/messages", messages.messages, methods=["POST"]),
+        Route("/v1/messages/count_tokens", messages.count_tokens, methods=["POST"]),
         Route("/v1/embeddings", embeddings.embeddings, methods=["POST"]),
-        Route("/v1/models", status.models, methods=["GET"]),
-        Route("/v1/models/{name:path}", status.model, methods=["GET"]),
+        Route("/v1/models", in_form_of_client(status.models), methods=["GET"]),
+        Route("/v1/models/{name:path}", in_form_of_client(status.model), methods=["GET"]),
         Route("/v1/moe/stats", moe.stats, methods=["GET"]),
         Route("/v1/adapters", adapters.listing, methods=["GET"]),
         Route("/v1/adapters/{name}", adapters.add, methods=["PUT"]),

@@ -35,7 +35,7 @@ _SAFE_HEADERS = {
 }
 _ID = re.compile(r"[\w.:-]{1,128}")
 # What a page of an allowed origin may read and send (CORS, https://fetch.spec.whatwg.org).
-_EXPOSED = "x-request-id, x-coterie-ignored, retry-after"
+_EXPOSED = "x-request-id, request-id, x-coterie-ignored, retry-after"
 _METHODS = "GET, POST, PUT, DELETE"
 _NAMES = re.compile(r"[\w!#$%&'*+.^`|~, -]{0,4096}", re.ASCII)
 _PREFLIGHT_SECONDS = "600"
@@ -69,13 +69,14 @@ class Guard:
         request_id = given if _ID.fullmatch(given) else "req-" + secrets.token_hex(12)
         begun, status = time.monotonic(), 0
         shared = self._cross_origin(headers)
+        dialect = dialect_of(scope["path"], headers)
 
         async def finish(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 out = MutableHeaders(scope=message)
-                out["x-request-id"] = request_id
+                out["x-request-id"] = out[dialect.id_header] = request_id
                 for name, value in {**_SAFE_HEADERS, **shared}.items():
                     out.setdefault(name, value)
             await send(message)
@@ -96,8 +97,8 @@ class Guard:
                 self.host.metrics.add("coterie_rejected_total", reason=answer.code)
             if status:  # the answer has started: break the connection, so that it does not look complete
                 raise
-            body = dialect_of(scope["path"]).body(answer, request_id)
-            await JsonAnswer(body, answer.status, answer.headers())(scope, receive, finish)
+            body, code = dialect.body(answer, request_id), dialect.statuses.get(answer.status, answer.status)
+            await JsonAnswer(body, code, answer.headers())(scope, receive, finish)
         finally:
             self.host.num_open -= 1
             self._note(scope, status, request_id, time.monotonic() - begun)

@@ -93,6 +93,11 @@ class ReplyParser:
         self.stopped = False
 
     @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the reply."""
+        return self._stops.found
+
+    @property
     def reasoning(self) -> bool:
         """Whether the reply is inside reasoning."""
         return self._region is not None and self._region.kind != "calls" and self._part == "reasoning"

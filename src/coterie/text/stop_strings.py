@@ -10,13 +10,14 @@ class StopStrings:
 
     The result does not depend on how the text is cut into pieces: the stop string that ends first wins, and
     of several that end together the longest. `include`: it is passed through as well. While `armed` is false,
-    text is passed through unseen.
+    text is passed through unseen. `found`: the stop string that ended the text.
     """
 
     def __init__(self, stops: Sequence[str], include: bool = False) -> None:
         self._stops = tuple(stops)
         self._include = include
         self.armed = True
+        self.found: str | None = None
         self._longest = max(map(len, stops), default=0)
         self._held = ""
 
@@ -32,6 +33,7 @@ class StopStrings:
         if found:
             self._held = ""
             end, start = min(found)
+            self.found = text[start:end]
             return text[: end if self._include else start], True
         keep = next(
             (n for n in range(min(self._longest - 1, len(text)), 0, -1) if self._may_begin(text[-n:])),

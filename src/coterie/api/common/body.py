@@ -76,7 +76,7 @@ def _problem(error: ValidationError, data: Mapping[str, Any]) -> ApiError:
     problems = error.errors(include_url=False, include_input=False)
 
     def where(problem: Mapping[str, Any]) -> list[int | str]:
-        path = _path(problem["loc"], data)
+        path = _path(problem["loc"], data, missing=problem["type"] == "missing")
         return [*path, problem["ctx"]["name"]] if problem["type"] == "unread" else path
 
     def rank(pair: tuple[list[int | str], Any]) -> tuple[int, bool, bool]:
@@ -113,8 +113,11 @@ def pointer_to(path: Sequence[int | str]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)[:200]
 
 
-def _path(loc: Sequence[int | str], data: Any) -> list[int | str]:
-    """The steps of pydantic's location that exist in the data; it also names alternative forms."""
+def _path(loc: Sequence[int | str], data: Any, missing: bool) -> list[int | str]:
+    """The steps of pydantic's location that exist in the data; it also names alternative forms.
+
+    `missing`: the last step does not, as it is a field that is missing.
+    """
     path: list[int | str] = []
     for place, part in enumerate(loc):
         inside = (isinstance(data, Mapping) and part in data) or (
@@ -123,8 +126,6 @@ def _path(loc: Sequence[int | str], data: Any) -> list[int | str]:
         if inside:
             path.append(part)
             data = data[part]
-        elif (
-            place == len(loc) - 1 and isinstance(data, Mapping) and isinstance(part, str) and "[" not in part
-        ):
+        elif missing and place == len(loc) - 1:
             path.append(part)
     return path

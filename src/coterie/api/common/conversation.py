@@ -81,7 +81,7 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
     hide = body.tool_choice == "none"
     shown = [] if hide else tools
-    facts = _facts(service, bool(shown))
+    facts = template_facts(service, bool(shown))
     variables, unread = _template_settings(facts, body)
     messages = [_message(message, index, unread) for index, message in enumerate(body.messages)]
     lost = [_LOST[kind] for kind in facts.lost(messages, shown)]
@@ -188,7 +188,7 @@ def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter 
     return None
 
 
-def _facts(service: Service, tools: bool) -> TemplateFacts:
+def template_facts(service: Service, tools: bool) -> TemplateFacts:
     """What the template of a conversation shows. Errors: `ApiError` 400 when the model has none for it."""
     try:
         return facts_of(service.tokenizer, tools)
@@ -275,8 +275,8 @@ def _message(given: ChatMessage, index: int, unread: Ignored) -> Message:
 def _arguments(text: str, unread: Ignored) -> dict[str, Any]:
     """The arguments of a call in the history, as JSON text; "" is how some models say none.
 
-    Clients send back what a model wrote, with the tool's complaint, also where it is not a JSON object: cut
-    off, say. The model then sees its own text, as `raw`.
+    Clients send back what a model wrote, with the tool's complaint, also where it is no JSON object: cut off,
+    say. The model then sees its own text, as `raw`.
     """
     try:
         return parse_json_object(text, ARGUMENTS) if text.strip() else {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from coterie.api.common.wire import encode
@@ -15,13 +15,16 @@ class Dialect:
     """The errors of one protocol.
 
     `body(error, request_id)`: the JSON of an answer. `event(error)`: the last bytes of a failed stream.
+    `statuses`: our statuses -> its own, where they differ. `id_header`: a header for the request's id.
     """
 
     body: Callable[[ApiError, str], dict[str, Any]]
     event: Callable[[ApiError], bytes]
+    statuses: Mapping[int, int] = field(default_factory=dict)
+    id_header: str = "x-request-id"
 
 
-# https://docs.anthropic.com/en/api/errors
+# https://platform.claude.com/docs/en/api/errors
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -35,7 +38,10 @@ _ANTHROPIC_TYPES = {
 
 def _anthropic(error: ApiError) -> dict[str, Any]:
     kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": str(error)}}
+    message = str(error)
+    if error.param and error.param not in message:  # the envelope has no field for the place
+        message = f"{error.param}: {message}"
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 OPENAI = Dialect(
@@ -45,6 +51,8 @@ OPENAI = Dialect(
 ANTHROPIC = Dialect(
     body=lambda error, request_id: {**_anthropic(error), "request_id": request_id},
     event=lambda error: b"event: error\ndata: " + encode(_anthropic(error)) + b"\n\n",
+    statuses={503: 529},
+    id_header="request-id",
 )
 OLLAMA = Dialect(
     body=lambda error, request_id: {"error": str(error)},
@@ -52,8 +60,8 @@ OLLAMA = Dialect(
 )
 
 
-def dialect_of(path: str) -> Dialect:
-    """The protocol of a path."""
-    if path.startswith("/v1/messages"):
+def dialect_of(path: str, headers: Mapping[str, str]) -> Dialect:
+    """The protocol of a request; a header of Anthropic's clients tells on paths that protocols share."""
+    if path.startswith("/v1/messages") or "anthropic-version" in headers:
         return ANTHROPIC
     return OLLAMA if path.startswith("/api/") else OPENAI

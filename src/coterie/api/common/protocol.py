@@ -16,6 +16,8 @@ from coterie.infer.sampling import SamplingParams
 
 MAX_CHOICES = 128
 MAX_STOPS = 64
+MAX_TOOLS = 1024
+MAX_MESSAGES = 10_000
 _ONE_TOKEN = 1e-9  # `top_p` 0 keeps the likeliest token, as this does
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 Form = Annotated[str, Field(min_length=1, max_length=2**16)]
@@ -226,11 +228,11 @@ class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
     place = "/v1/chat/completions"
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
-    tools: Annotated[list[ToolDefinition], Field(max_length=128)] | None = None
+    tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None

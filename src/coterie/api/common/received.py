@@ -108,5 +108,6 @@ async def respond(
     """
     headers = received.headers(ignored)
     if received.body.stream:
-        return EventStream(stream(), headers, failed or dialect_of(request.url.path).event, call.cancel)
+        dialect = dialect_of(request.url.path, request.headers)
+        return EventStream(stream(), headers, failed or dialect.event, call.cancel)
     return JsonAnswer(await unless_gone(request.receive, whole()), headers=headers)

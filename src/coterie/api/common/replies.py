@@ -22,7 +22,10 @@ from coterie.text.tokenizer import Tokenizer
 
 @dataclass
 class ChoiceStep:
-    """What one token added to one choice. `finish` is set on the last step only."""
+    """What one token added to one choice.
+
+    `finish` is set on the last step only; so is `stop`, the stop string that ended the content.
+    """
 
     index: int
     delta: Delta
@@ -30,6 +33,7 @@ class ChoiceStep:
     logprobs: list[dict[str, Any]] | None
     finish: str | None = None
     moe: dict[str, Any] | None = None
+    stop: str | None = None
 
 
 @dataclass
@@ -155,7 +159,8 @@ class Replies:
         if self.talk.num_logprobs is not None:
             stops = self.service.model.stop_ids
             entries = [] if event.token in stops else [logprob_entry(self.service.tokenizer, event)]
-        return ChoiceStep(index, delta, event.token, entries, finish, routing_of(self.talk.routing, [event]))
+        routing = routing_of(self.talk.routing, [event])
+        return ChoiceStep(index, delta, event.token, entries, finish, routing, parser.stop_string)
 
     def _count_calls(self, index: int, delta: Delta) -> None:
         """Note the new calls of a choice. Left out are all with `tool_choice: none`, and a forced repeat."""

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from coterie.api.common.body import MAX_TOKENS, Body, Name, Probability, Text, Whole, read
 from coterie.api.common.conversation import Conversation, prepare
-from coterie.api.common.protocol import ChatRequest, MoeOptions, StreamOptions
+from coterie.api.common.protocol import MAX_MESSAGES, MAX_TOOLS, ChatRequest, MoeOptions, StreamOptions
 from coterie.api.common.received import receive, respond
 from coterie.api.common.replies import Replies
 from coterie.api.common.wire import encode
@@ -54,9 +54,9 @@ class ResponsesRequest(Body):
 
     place = "/v1/responses"
     model: Name
-    input: Text | Annotated[list[dict[str, Any]], Field(max_length=10_000)]
+    input: Text | Annotated[list[dict[str, Any]], Field(max_length=MAX_MESSAGES)]
     instructions: Text | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None

@@ -6,8 +6,9 @@ inside it (`messages.content`); where endpoints differ in an object, both (`/v1/
 
 from __future__ import annotations
 
+from coterie.api.common.field_table.anthropic import ANTHROPIC
 from coterie.api.common.field_table.entries import Extra
 from coterie.api.common.field_table.parts import PARTS
 from coterie.api.common.field_table.requests import REQUESTS
 
-EXTRAS: dict[str, Extra] = {**REQUESTS, **PARTS}
+EXTRAS: dict[str, Extra] = {**REQUESTS, **PARTS, **ANTHROPIC}

@@ -13,10 +13,10 @@ class Extra:
     """The fields of one object besides those that are honoured. Every text is a reason, for people.
 
     `named`: without effect on the reply; a name may hold `*`. `repeats`: copies of the named fields of the
-    object: without effect together with one of them. `same`: other servers' names for a field of ours:
-    accepted together with ours of the same value. `neutral`: accepted with one of these values, which ask for
-    what happens anyway. `refused`: what the field would need. `is_open`: the object describes something that
-    has been said or made, so that fields of any other name are accepted and named.
+    object: without effect beside one of them. `same`: other servers' names for a field of ours: accepted
+    beside ours with the same value. `neutral`: accepted with one of these values, which ask for what happens
+    anyway. `refused`: what the field would need. `is_open`: the object describes something that has been
+    said or made, so that fields of any other name are accepted and named.
     """
 
     named: Mapping[str, str] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Extra:
         for name, why in self.named.items():
             yield name, "named", why
         for name, others in self.repeats.items():
-            yield name, f"named together with {_either(others)}, else refused", "it repeats that field"
+            yield name, f"named beside {_either(others)}, else refused", "it repeats that field"
         for name, other in self.same.items():
             yield name, f"named when equal to `{other}`, else refused", f"another name for `{other}`"
         for name, (values, why) in self.neutral.items():

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: requests as chat requests, replies as content blocks and their events."""

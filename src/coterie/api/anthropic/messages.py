@@ -1,0 +1,182 @@
+"""`POST /v1/messages` and `/v1/messages/count_tokens`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from coterie.api.anthropic.bodies import CountRequest, MessagesRequest
+from coterie.api.anthropic.events import BlockEvent, Blocks, fold
+from coterie.api.anthropic.translate import Translation
+from coterie.api.common.conversation import Conversation, prepare
+from coterie.api.common.received import receive, respond
+from coterie.api.common.replies import ChoiceStep, Replies
+from coterie.api.common.wire import JsonAnswer, encode
+from coterie.hosting.errors import ApiError, ContextExceeded
+from coterie.hosting.service import Service
+
+
+async def messages(request: Request) -> Response:
+    """Answer, whole or as events."""
+    received = await receive(request, MessagesRequest)
+    service, body = received.service, received.body
+
+    def prepared() -> _Prepared:
+        return _Prepared(service, body, received.variant, received.ignored)
+
+    ready = await received.prepared(request, prepared)
+    replies = Replies(service, ready.talk, service.thread.submit(ready.talk.jobs))
+    run = _MessageRun(replies, body, ready, received.last(ready.ignored))
+    return await respond(request, received, replies.call, run.stream, run.whole, ready.ignored)
+
+
+async def count_tokens(request: Request) -> Response:
+    """How many tokens the prompt of a conversation has, also when it is too long for the model."""
+    received = await receive(request, CountRequest)
+    service, body = received.service, received.body
+
+    def counted() -> tuple[int, list[str]]:
+        # Neither a call that is asked for nor a form of the answer changes the prompt.
+        hides = body.tool_choice is not None and body.tool_choice.type == "none"
+        config = body.output_config and body.output_config.model_copy(update={"format": None})
+        bare = {"tool_choice": body.tool_choice if hides else None, "output_config": config}
+        prompt = body.model_copy(update={**bare, "output_format": None})
+        translation = Translation(service, prompt, received.ignored)
+        try:
+            talk = prepare(service, translation.chat, received.variant)
+        except ContextExceeded as error:
+            return error.num_tokens, translation.ignored
+        except ApiError as error:
+            raise translation.translated(error) from None
+        return len(talk.prompt), [*translation.ignored, *translation.names(talk.ignored)]
+
+    number, ignored = await received.prepared(request, counted)
+    return JsonAnswer({"input_tokens": number}, headers=received.headers(ignored))
+
+
+class _Prepared:
+    """A request ready for the engine.
+
+    `clamped`: its `max_tokens` are more than the context has room for after the prompt, so that the reply may
+    end with the context. `ignored`: fields without effect besides those that the body named.
+    """
+
+    def __init__(self, service: Service, body: MessagesRequest, variant: str, named: Sequence[str]) -> None:
+        translation = Translation(service, body, named)
+        try:
+            talk = prepare(service, translation.chat, variant)
+        except ApiError as error:
+            raise translation.translated(error) from None
+        left = service.max_length - len(talk.prompt)
+        most = min(body.max_tokens, left)
+        jobs = [replace(job, params=replace(job.params, max_tokens=most)) for job in talk.jobs]
+        self.talk: Conversation = replace(talk, jobs=jobs)
+        self.cached = translation.cached
+        self.clamped = body.max_tokens > left
+        self.ignored = [*translation.ignored, *translation.names(talk.ignored)]
+        if self.clamped:
+            self.ignored.append("max_tokens")
+
+
+class _MessageRun:
+    """A running request."""
+
+    def __init__(
+        self, replies: Replies, body: MessagesRequest, ready: _Prepared, last: dict[str, Any]
+    ) -> None:
+        self._replies, self._body, self._ready, self._last = replies, body, ready, last
+        hide = body.thinking is not None and body.thinking.display == "omitted"
+        self._blocks = Blocks(hide)
+        self._id = "msg_" + secrets.token_hex(12)
+        self._finish: str | None = None
+        self._stop: str | None = None
+        self._moe: dict[str, Any] | None = None
+
+    async def whole(self) -> dict[str, Any]:
+        """The plain answer: what the events add up to."""
+        return fold([event async for event in self._events() if event is not None])
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The events as they come."""
+        begun = False
+        async for event in self._events():
+            if event is not None:
+                if event["type"] == "message_delta":
+                    event |= self._last
+                yield _bytes(event)
+            elif begun:
+                yield _bytes({"type": "ping"})
+            else:
+                yield self._replies.ping()  # a comment; no event may come before the first
+            begun = begun or event is not None
+
+    async def _events(self) -> AsyncGenerator[BlockEvent | None, None]:
+        """The events; None is the moment for a ping."""
+        begun = False
+        async with aclosing(self._replies.steps()) as batches:
+            async for steps in batches:
+                if not steps:
+                    yield None
+                elif not begun:  # only now is it known how much of the prompt was read before
+                    begun = True
+                    yield {"type": "message_start", "message": self._start()}
+                    yield {"type": "ping"}
+                for step in steps:
+                    self._note(step)
+                    for event in self._blocks.add(step.delta):
+                        yield event
+        for event in self._blocks.close():
+            yield event
+        yield self._end()
+        yield {"type": "message_stop"}
+
+    def _note(self, step: ChoiceStep) -> None:
+        self._finish, self._stop = step.finish or self._finish, step.stop or self._stop
+        if step.moe is not None:
+            tokens = [] if self._moe is None else self._moe["tokens"]
+            self._moe = {**step.moe, "tokens": tokens + step.moe["tokens"]}
+
+    def _end(self) -> BlockEvent:
+        if self._finish == "length":
+            reason = "model_context_window_exceeded" if self._ready.clamped else "max_tokens"
+        elif self._finish == "tool_calls":
+            reason = "tool_use"
+        else:
+            reason = "stop_sequence" if self._stop in (self._body.stop_sequences or ()) else "end_turn"
+        ended = {"stop_reason": reason, "stop_sequence": self._stop if reason == "stop_sequence" else None}
+        more = {} if self._moe is None else {"moe": self._moe}
+        return {"type": "message_delta", "delta": ended, "usage": self._usage(), **more}
+
+    def _start(self) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._body.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": self._usage(),
+        }
+
+    def _usage(self) -> dict[str, Any]:
+        """Counts; tokens read before are apart where the request marked places for a cache."""
+        usage = self._replies.usage
+        cached = usage.cached if self._ready.cached else 0
+        return {
+            "input_tokens": usage.prompt - cached,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": cached,
+            "output_tokens": usage.completion,
+            "output_tokens_details": {"thinking_tokens": usage.reasoning},
+        }
+
+
+def _bytes(event: BlockEvent) -> bytes:
+    return b"event: " + event["type"].encode() + b"\ndata: " + encode(event) + b"\n\n"
