@@ -37,7 +37,7 @@ def service(model: LanguageModel | None = None, name: str = "tiny", **settings: 
 
 
 def serving(model: LanguageModel | None = None, **settings: Any) -> ServerThread:
-    return ServerThread(Host(service(model, **settings)))
+    return ServerThread(Host.of(service(model, **settings)))
 
 
 def call(

@@ -307,7 +307,7 @@ s = service(drain=float(sys.argv[1]))
 step = s.engine.step
 import time
 s.engine.step = lambda: (time.sleep(0.05), step())[1]
-sys.exit(serve(Host(s), lambda url: print(url, flush=True)))
+sys.exit(serve(Host.of(s), lambda url: print(url, flush=True)))
 """
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import SecretStr
 
 from coterie.cli.messages import show_messages
-from coterie.cli.options import Dtype, Model, Template, named_paths
+from coterie.cli.options import Dtype, Template, parse_bytes
+from coterie.cli.served import Wanted, host_of, wanted_models
 from coterie.cli.settings_options import with_options
 from coterie.config import ConfigError
 from coterie.hosting.settings import NOT_OPTIONS, ServeSettings
@@ -19,7 +21,9 @@ from coterie.hosting.settings import NOT_OPTIONS, ServeSettings
 WHAT, ACCESS, LOAD, PAGE = "What is served", "Who may call", "Load", "Page and log"
 STATE = "Stored responses"
 SECTIONS = {
-    ACCESS: ("host", "port", "insecure_no_auth", "allowed_hosts", "allowed_origins"),
+    ACCESS: (
+        *("host", "port", "insecure_no_auth", "allowed_hosts", "allowed_origins", "tls_cert", "tls_key"),
+    ),
     LOAD: (
         *("slots", "max_queue", "prefill_chunk", "max_stall", "request_timeout", "drain"),
         *("prefix_cache_mb", "deterministic"),
@@ -32,7 +36,10 @@ SECTIONS = {
 
 @with_options(ServeSettings, leave_out=NOT_OPTIONS, sections=SECTIONS)
 def serve(
-    model: Model,
+    models: Annotated[
+        list[str],
+        typer.Argument(help="A checkpoint directory or a hub id; of several, each as NAME=PATH or PATH."),
+    ],
     settings: ServeSettings,
     name: Annotated[
         str | None,
@@ -42,70 +49,84 @@ def serve(
         ),
     ] = None,
     alias: Annotated[
-        list[str] | None, typer.Option(help="A further name for it (repeatable).", rich_help_panel=WHAT)
+        list[str] | None,
+        typer.Option(
+            help="A further name for it (repeatable); of several models ALIAS=MODEL.", rich_help_panel=WHAT
+        ),
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=DIR of an adapter or patch to serve too.", rich_help_panel=WHAT),
+        typer.Option(
+            help="NAME=DIR of an adapter or patch to serve too; of several models MODEL:NAME=DIR.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     profile: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE with a request's 'moe' object.", rich_help_panel=WHAT)
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory for models, such as 12GB: others are loaded on demand, and the least recently used "
+            "one makes room (default: no limit).",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     api_key_file: Annotated[
         str | None,
         typer.Option(
-            help="File whose first line is the key to ask for (default: COTERIE_API_KEY, or no key).",
+            help="File whose first line is the key to ask for, or a .yaml file of keys with names and limits "
+            "(default: COTERIE_API_KEY, or no key).",
             rich_help_panel=ACCESS,
         ),
     ] = None,
     dtype: Dtype = "float32",
     template: Template = None,
 ) -> None:
-    """Serve a model over an OpenAI-compatible HTTP API. Ctrl-C or SIGTERM drains and ends."""
+    """Serve models over an OpenAI-compatible HTTP API. Ctrl-C or SIGTERM drains and ends."""
     from coterie.serve.server import check_binding
 
-    key = _key(api_key_file)
-    wanted = settings.model_copy(update={"api_key": None if key is None else SecretStr(key)})
+    access = _access(api_key_file)
+    wanted = settings.model_copy(update=access)
     check_binding(wanted)
-    _check_adapter_dir(wanted.adapter_dir, key)
-    adapters, profiles = named_paths(adapter or [], "--adapter"), named_paths(profile or [], "--profile")
-    sys.exit(_run(model, name, tuple(alias or ()), adapters, profiles, dtype, template, wanted))
+    _check_adapter_dir(wanted)
+    limit = None if memory is None else parse_bytes(memory, "--memory")
+    served = wanted_models(models, name, alias or [], adapter or [], profile or [])
+    if template is not None and len(served) > 1:
+        raise ConfigError("serve: --template goes with one model")
+    sys.exit(_run(served, dtype, template, limit, wanted))
 
 
 def _run(
-    path: str,
-    name: str | None,
-    aliases: tuple[str, ...],
-    adapters: dict[str, str],
-    profiles: dict[str, str],
-    dtype: str,
-    template: str | None,
-    settings: ServeSettings,
+    served: Sequence[Wanted], dtype: str, template: str | None, memory: int | None, settings: ServeSettings
 ) -> int:
     """Load and serve; returns the exit code. Errors: `CoterieError` before anything listens."""
-    from coterie.api.common.moe import read_profile
-    from coterie.hosting.host import Host
-    from coterie.hosting.service import Service, default_name
-    from coterie.infer.model import load
     from coterie.machine.onednn_cache import keep_few_kernels
     from coterie.serve.server import serve as serve_until_stopped
 
     keep_few_kernels()
     show_messages("wall")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    model = load(path, dtype=dtype, template=template)
-    service = Service(model, name or default_name(path), settings, aliases)
-    for adapter, directory in adapters.items():
-        service.add_adapter(adapter, directory)
-    for profile, file in profiles.items():
-        service.profiles[profile] = read_profile(service, file)
+    host = host_of(served, settings, dtype, template, memory)
 
     def announce(url: str) -> None:
-        size = f"{model.num_parameters:,} parameters, {service.max_length} positions"
-        key = "" if settings.api_key is None else ", with a key"
-        print(f"{url} serves {service.name}: {size}{key}", file=sys.stderr, flush=True)
+        first = host.default
+        size = f"{first.model.num_parameters:,} parameters, {first.max_length} positions"
+        others = "".join(f", {place.card.name}" for place in host.places[1:])
+        key = ", with keys" if settings.keys else "" if settings.api_key is None else ", with a key"
+        print(f"{url} serves {first.name}: {size}{others}{key}", file=sys.stderr, flush=True)
 
-    return serve_until_stopped(Host(service), announce)
+    return serve_until_stopped(host, announce)
+
+
+def _access(path: str | None) -> dict[str, Any]:
+    """The settings of a key file: `keys` of a YAML file, else `api_key`. Errors: `ConfigError`."""
+    if path is not None and Path(path).suffix in (".yaml", ".yml"):
+        from coterie.hosting.keys import read_keys
+
+        return {"keys": read_keys(path)}
+    key = _key(path)
+    return {"api_key": None if key is None else SecretStr(key)}
 
 
 def _key(path: str | None) -> str | None:
@@ -120,13 +141,14 @@ def _key(path: str | None) -> str | None:
     return key
 
 
-def _check_adapter_dir(path: Path | None, key: str | None) -> None:
+def _check_adapter_dir(settings: ServeSettings) -> None:
+    path = settings.adapter_dir
     if path is None:
         return
-    if key is None:
+    if settings.api_key is None and not any(key.admin for key in settings.keys):
         raise ConfigError(
             "serve: --adapter-dir needs a key, because its holder may add and remove adapters; "
-            "give --api-key-file"
+            "give --api-key-file (in a .yaml file, a key with 'admin: true')"
         )
     if not path.is_dir():
         raise ConfigError(f"serve: --adapter-dir {path}: no such directory")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import time
 from functools import cached_property
@@ -15,6 +14,7 @@ from coterie import __version__
 from coterie.adapters.apply import apply_shared
 from coterie.config import ConfigError
 from coterie.config.files import file_sha256
+from coterie.hosting.cards import card_of
 from coterie.hosting.constraints.grammar import Grammars
 from coterie.hosting.engine_thread import EngineThread
 from coterie.hosting.errors import ApiError
@@ -25,8 +25,6 @@ from coterie.infer.model import LanguageModel
 from coterie.nn.steering import RouterControl
 from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer
-
-log = logging.getLogger("coterie.serve")
 
 
 class Service:
@@ -45,9 +43,8 @@ class Service:
         metrics: Metrics | None = None,
     ) -> None:
         self.model = model
-        self.name = name
-        self.adapters: tuple[str, ...] = ()
-        self.aliases = aliases
+        self.card = card_of(name, aliases, model.config, model.tokenizer)
+        self.adapter_paths: dict[str, Path] = {}
         self.settings = settings or ServeSettings()
         self.metrics = metrics or Metrics()
         self.started = int(time.time())
@@ -70,9 +67,27 @@ class Service:
         self.fingerprints = {"": self._fingerprint()}  # adapter -> `system_fingerprint`
 
     @property
+    def name(self) -> str:
+        """The name that requests use."""
+        return self.card.name
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that are served with the model."""
+        return tuple(self.adapter_paths)
+
+    @property
     def max_length(self) -> int:
         """Tokens of prompt and reply together."""
-        return self.model.config.max_positions
+        return self.card.max_length
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights and of the prefix cache when it is full."""
+        tensors = (*self.model.model.parameters(), *self.model.model.buffers())
+        return (
+            sum(one.numel() * one.element_size() for one in tensors) + self.settings.prefix_cache_mb * 2**20
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -96,37 +111,24 @@ class Service:
         """End the thread; unfinished calls receive an error."""
         self.thread.stop()
 
-    def variant_of(self, name: str) -> str | None:
-        """The variant that a model's name selects ("": the base); None for a name of another model.
-
-        The name is only compared with the served names, as `ADAPTER` or `BASE:ADAPTER`; nothing is opened.
-        """
-        bases = (self.name, *self.aliases)
-        if name in bases:
-            return ""
-        for adapter in self.adapters:
-            if name == adapter or name in (f"{base}:{adapter}" for base in bases):
-                return adapter
-        return None
-
     def add_adapter(self, name: str, path: str | Path) -> None:
         """Serve an adapter or expert patch next to the base.
 
         Call it before the start, or on the engine's thread.
         Errors: `ConfigError` or `CheckpointError`, one line.
         """
-        if not re.fullmatch(r"[\w.-]{1,128}", name) or name in (self.name, *self.aliases):
+        if not re.fullmatch(r"[\w.-]{1,128}", name) or name in self.card.names:
             raise ConfigError(
                 f"adapter name '{name[:40]}': use letters, digits, '.', '-', '_', and no model's own name"
             )
         model = apply_shared(self.model.model, path, self.model.checkpoint, self.model.tokenizer)
         self.fingerprints[name] = self._adapter_fingerprint(Path(path))
         self.engine.add_variant(name, model)
-        self.adapters = (*(other for other in self.adapters if other != name), name)
+        self.adapter_paths = {**self.adapter_paths, name: Path(path)}
 
     def remove_adapter(self, name: str) -> None:
         """Stop serving an adapter; running replies finish with it. Call it on the engine's thread."""
-        self.adapters = tuple(other for other in self.adapters if other != name)
+        self.adapter_paths = {key: path for key, path in self.adapter_paths.items() if key != name}
         self.engine.remove_variant(name)
 
     def deadline(self) -> float:

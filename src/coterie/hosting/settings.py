@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from coterie.config import Settings
+from coterie.hosting.keys import KeySettings
 
 
 def _origin(given: str) -> str:
@@ -34,11 +35,14 @@ class ServeSettings(Settings):
     api_key: SecretStr | None = Field(
         None, description="The key that requests must send; None asks for none."
     )
+    keys: tuple[KeySettings, ...] = Field((), description="Keys with names and limits.")
     insecure_no_auth: bool = Field(False, description="Let everyone in, on any address.")
     allowed_hosts: tuple[str, ...] = Field((), description="A further name in Host headers to accept.")
     allowed_origins: tuple[Origin, ...] = Field(
         (), description="A web origin whose pages may call; '*' lets every page in."
     )
+    tls_cert: Path | None = Field(None, description="Certificate file (PEM): serve https.")
+    tls_key: Path | None = Field(None, description="Private key of the certificate (PEM).")
     slots: int = Field(16, ge=1, le=1024, description="Replies generated at once; more wait.")
     max_queue: int | None = Field(None, ge=0, description="Requests that may wait (default: 4 x slots).")
     prefill_chunk: int = Field(256, ge=1, description="Prompt tokens read in one step at most.")
@@ -80,6 +84,11 @@ class ServeSettings(Settings):
             return self.state_dir.expanduser()
         return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "coterie"
 
+    @property
+    def locked(self) -> bool:
+        """Whether requests need a key."""
+        return self.api_key is not None or bool(self.keys)
+
 
 # The key comes from a file or the environment, never from the command line, where other users can read it.
-NOT_OPTIONS = ("api_key", "max_body", "ping", "header_timeout", "max_connections")
+NOT_OPTIONS = ("api_key", "keys", "max_body", "ping", "header_timeout", "max_connections")

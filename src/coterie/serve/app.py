@@ -12,7 +12,6 @@ from starlette.types import ASGIApp
 from coterie.api.admin import adapters, feedback, status
 from coterie.api.anthropic import messages
 from coterie.api.anthropic.models import in_form_of_client
-from coterie.api.common import moe
 from coterie.api.openai import chat, completions, embeddings, responses, tokens
 from coterie.hosting.host import Host
 from coterie.serve.middleware import PAGE, PAGE_PATHS, Guard
@@ -29,7 +28,7 @@ def routes(page: bool = True) -> list[BaseRoute]:
         Route("/v1/embeddings", embeddings.embeddings, methods=["POST"]),
         Route("/v1/models", in_form_of_client(status.models), methods=["GET"]),
         Route("/v1/models/{name:path}", in_form_of_client(status.model), methods=["GET"]),
-        Route("/v1/moe/stats", moe.stats, methods=["GET"]),
+        Route("/v1/moe/stats", status.moe_stats, methods=["GET"]),
         Route("/v1/adapters", adapters.listing, methods=["GET"]),
         Route("/v1/adapters/{name}", adapters.add, methods=["PUT"]),
         Route("/v1/adapters/{name}", adapters.remove, methods=["DELETE"]),

@@ -20,6 +20,7 @@ from coterie.api.common.dialects import dialect_of
 from coterie.api.common.wire import Disconnected, JsonAnswer
 from coterie.hosting.errors import ApiError, explain
 from coterie.hosting.host import Host
+from coterie.hosting.keys import HOLDER, Holder
 
 log = logging.getLogger("coterie.serve")
 OPEN_PATHS = ("/health", "/ready")
@@ -87,8 +88,14 @@ class Guard:
             if shared and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await Response(status_code=204, headers=_preflight(headers))(scope, receive, finish)
                 return
-            self._check_key(scope["path"], headers)
-            await self.app(scope, receive, finish)
+            holder = self._holder(scope["path"], headers)
+            HOLDER.set(holder)
+            if holder is None or scope["method"] == "GET":
+                await self.app(scope, receive, finish)
+            else:
+                with holder.request():
+                    shared |= holder.headers()
+                    await self.app(scope, receive, finish)
         except Disconnected:
             status = status or 499
         except Exception as error:
@@ -100,6 +107,7 @@ class Guard:
             body, code = dialect.body(answer, request_id), dialect.statuses.get(answer.status, answer.status)
             await JsonAnswer(body, code, answer.headers())(scope, receive, finish)
         finally:
+            self.host.release(scope)
             self.host.num_open -= 1
             self._note(scope, status, request_id, time.monotonic() - begun)
 
@@ -134,19 +142,14 @@ class Guard:
                     "origin_not_allowed",
                 )  # fmt: skip
 
-    def _check_key(self, path: str, headers: Headers) -> None:
-        settings = self.host.settings
-        if settings.api_key is None or path in OPEN_PATHS or (settings.page and path in PAGE_PATHS):
-            return
+    def _holder(self, path: str, headers: Headers) -> Holder | None:
+        """The key that a request sends, None where it needs none. Errors: `ApiError` 401."""
+        if not self.host.keys or path in OPEN_PATHS or (self.host.settings.page and path in PAGE_PATHS):
+            return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if not scheme:  # as clients of Anthropic's API send it
             scheme, key = "bearer", headers.get("x-api-key", "")
-        expected = settings.api_key.get_secret_value().encode()
-        good = secrets.compare_digest(key.strip().encode("utf-8", "replace"), expected)
-        if scheme.lower() != "bearer" or not good:
-            raise ApiError(
-                401, "send the header 'authorization: Bearer KEY' with this server's key", "invalid_api_key"
-            )
+        return self.host.keys.holder(key if scheme.lower() == "bearer" else "")
 
     def _note(self, scope: Scope, status: int, request_id: str, seconds: float) -> None:
         route = scope.get("route")

@@ -120,8 +120,7 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening."""
         self._loop = asyncio.get_running_loop()
-        for service in self.host.services:
-            service.thread.on_failure = self._engine_died
+        self.host.on_failure = self._engine_died
         await super().startup(sockets)
 
     @contextlib.contextmanager
@@ -185,8 +184,10 @@ class DrainingServer(uvicorn.Server):
 
 
 def check_binding(settings: ServeSettings) -> None:
-    """Refuse to listen without a key on an address that other machines can reach. Errors: `ConfigError`."""
-    if settings.api_key is None and not settings.insecure_no_auth and not is_loopback(settings.host):
+    """Refuse an address that others can reach without a key, and half a TLS set. Errors: `ConfigError`."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise ConfigError("serve: give --tls-cert and --tls-key together")
+    if not settings.locked and not settings.insecure_no_auth and not is_loopback(settings.host):
         raise ConfigError(
             f"serve: {settings.host} can be reached from other machines, and there is no key; "
             "give --api-key-file, or --insecure-no-auth to let everyone in"
@@ -210,7 +211,11 @@ def make_server(host: Host) -> tuple[DrainingServer, socket.socket]:
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=2,
         limit_concurrency=settings.max_connections,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
+    if settings.tls_cert is not None:
+        _check_certificate(config)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -226,10 +231,25 @@ def make_server(host: Host) -> tuple[DrainingServer, socket.socket]:
     return DrainingServer(config, host), listener
 
 
-def url_of(listener: socket.socket) -> str:
+def _check_certificate(config: uvicorn.Config) -> None:
+    """Read the certificate and its key now. Errors: `ConfigError`, one line."""
+    try:
+        config.load()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+        raise ConfigError(
+            f"serve: --tls-cert {config.ssl_certfile}, --tls-key {config.ssl_keyfile}: {why}"
+        ) from None
+
+
+def url_of(listener: socket.socket, scheme: str = "http") -> str:
     """The address of a listening socket."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _scheme(host: Host) -> str:
+    return "http" if host.settings.tls_cert is None else "https"
 
 
 def serve(host: Host, announce: Callable[[str], None] | None = None) -> int:
@@ -240,7 +260,7 @@ def serve(host: Host, announce: Callable[[str], None] | None = None) -> int:
     """
     server, listener = make_server(host)
     if announce is not None:
-        announce(url_of(listener))
+        announce(url_of(listener, _scheme(host)))
     asyncio.run(server.serve([listener]))
     return server.exit_code
 
@@ -251,7 +271,7 @@ class ServerThread:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._server, listener = make_server(host)
-        self.url = url_of(listener)
+        self.url = url_of(listener, _scheme(host))
         self._thread = threading.Thread(
             target=asyncio.run, args=(self._server.serve([listener]),), name="coterie-server", daemon=True
         )
@@ -287,4 +307,4 @@ def serve_in_thread(model: LanguageModel, name: str = "model", **settings: Any) 
     Errors: `ConfigError` for wrong settings or an address that is in use.
     """
     given = ServeSettings.from_dict({"port": 0, **settings}, where="serve")
-    return ServerThread(Host(Service(model, name, given)))
+    return ServerThread(Host.of(Service(model, name, given)))

@@ -122,7 +122,7 @@ def test_served_by_name_added_and_removed(directory, tmp_path):
     def ask(name: str):
         return call(url, "POST", "/v1/chat/completions", {"model": name, **body}, headers)
 
-    with ServerThread(Host(made)) as server:
+    with ServerThread(Host.of(made)) as server:
         url = server.url
         listed = call(url, "GET", "/v1/models", headers=headers)[2]["data"]
         assert {entry["id"]: entry["parent"] for entry in listed}["tiny:lora"] == "tiny"

@@ -12,15 +12,17 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
+from coterie.api.common.received import queried
 from coterie.api.common.wire import JsonAnswer
 from coterie.config import CoterieError
 from coterie.hosting.errors import ApiError
+from coterie.hosting.keys import HOLDER
 from coterie.hosting.service import Service
 
 
 async def listing(request: Request) -> Response:
     """`GET /v1/adapters`: the served adapters, and the available ones."""
-    service: Service = request.app.state.host.default
+    service = await queried(request)
     return JsonAnswer(
         {"object": "list", "data": list(service.adapters), "available": sorted(_entries(service))}
     )
@@ -31,7 +33,7 @@ async def add(request: Request) -> Response:
 
     Errors: `ApiError` 400 for an adapter that does not fit, 403 without a key, 404 for an unknown entry.
     """
-    service = _operated(request)
+    service = await _operated(request)
     name = request.path_params["name"]
     path = _entries(service).get(name)
     if path is None:
@@ -50,7 +52,7 @@ async def remove(request: Request) -> Response:
 
     Errors: `ApiError` 403 without a key, 404 for an adapter that is not served.
     """
-    service = _operated(request)
+    service = await _operated(request)
     name = request.path_params["name"]
     if name not in service.adapters:
         raise ApiError(404, "no adapter of this name is served", "adapter_not_found")
@@ -58,11 +60,13 @@ async def remove(request: Request) -> Response:
     return JsonAnswer({"id": f"{service.name}:{name}", "object": "model", "deleted": True})
 
 
-def _operated(request: Request) -> Service:
-    service: Service = request.app.state.host.default
-    if service.settings.api_key is None:
+async def _operated(request: Request) -> Service:
+    holder = HOLDER.get()
+    if holder is None:
         raise ApiError(403, "adapters are added and removed only on a server with a key", "key_needed")
-    return service
+    if not holder.settings.admin:
+        raise ApiError(403, "this key may not add or remove adapters ('admin' in the key file)", "key_needed")
+    return await queried(request)
 
 
 def _entries(service: Service) -> dict[str, Path]:

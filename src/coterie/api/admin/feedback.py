@@ -23,7 +23,7 @@ from coterie.api.common.protocol import ChatMessage
 from coterie.api.common.received import receive
 from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import ApiError, invalid
-from coterie.hosting.service import Service
+from coterie.hosting.host import Host
 
 FILES = {"preference": "preferences.jsonl", "label": "labels.jsonl", "undecided": "undecided.jsonl"}
 _lock = threading.Lock()
@@ -50,14 +50,14 @@ async def feedback(request: Request) -> Response:
 
     Errors: `ApiError` 400, 404 when the server keeps no feedback, 507 when the disk is full.
     """
-    service: Service = request.app.state.host.default
-    if service.settings.feedback is None:
+    host: Host = request.app.state.host
+    if host.settings.feedback is None:
         raise ApiError(
             404, "this server keeps no feedback; start it with --feedback DIRECTORY", "feedback_off"
         )
     received = await receive(request, FeedbackRequest)
     body = received.body
-    path = Path(service.settings.feedback) / FILES[body.kind]
+    path = Path(host.settings.feedback) / FILES[body.kind]
     append_line(path, record_of(body) | {"time": int(time.time())})
     return JsonAnswer({"object": "feedback", "file": path.name}, headers=received.headers())
 

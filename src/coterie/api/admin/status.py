@@ -1,4 +1,4 @@
-"""`GET /v1/models`, `/health`, `/ready` and `/metrics`."""
+"""`GET /v1/models`, `/health`, `/ready`, `/metrics` and `/v1/moe/stats`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from coterie.api.common.received import queried
 from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import ApiError, draining, engine_dead
-from coterie.hosting.host import Host
+from coterie.hosting.host import Host, Place
+from coterie.hosting.metrics import labelled
 from coterie.hosting.service import Service
 from coterie.nn.load import load_statistics
-from coterie.text.template_facts import facts_of
 
 
 async def models(request: Request) -> Response:
@@ -32,32 +33,30 @@ async def model(request: Request) -> Response:
 def _listing(host: Host) -> list[dict[str, Any]]:
     """One entry for each name that a request may use: of each model its own, its aliases and adapters."""
     return [
-        _entry(service, name)
-        for service in host.services
-        for name in (service.name, *service.aliases, *(f"{service.name}:{one}" for one in service.adapters))
+        _entry(place, name)
+        for place in host.places
+        for name in (*place.card.names, *(f"{place.card.name}:{one}" for one in place.adapters))
     ]
 
 
-def _entry(service: Service, name: str) -> dict[str, Any]:
-    tokenizer = service.model.tokenizer
-    template = None if tokenizer is None else tokenizer.templates.for_calls
-    facts = None if template is None or tokenizer is None else facts_of(tokenizer, tools=True)
+def _entry(place: Place, name: str) -> dict[str, Any]:
+    card = place.card
     return {
         "id": name,
         "object": "model",
-        "created": service.started,
+        "created": card.created,
         "owned_by": "coterie",
-        "root": service.name,
-        "parent": None if name == service.name else service.name,
-        "max_model_len": service.max_length,
+        "root": card.name,
+        "parent": None if name == card.name else card.name,
+        "max_model_len": card.max_length,
+        "loaded": place.service is not None,
         "capabilities": {
-            "chat": template is not None,
-            "tools": facts is not None and facts.tools,
-            # Some templates let a model think and never show it again.
-            "reasoning": facts is not None and (facts.reasoning or "<think>" in str(template)),
+            "chat": card.chat,
+            "tools": card.tools,
+            "reasoning": card.reasoning,
             "embeddings": True,
             "vision": False,
-            "moe": bool(service.model.model.routers()),
+            "moe": card.moe,
         },
     }
 
@@ -78,11 +77,24 @@ async def ready(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    """The counters and gauges in the Prometheus text form."""
-    service: Service = request.app.state.host.default
+    """The counters and gauges in the Prometheus text form; with several models each gauge names its model."""
+    host: Host = request.app.state.host
+    host.metrics.set_total("coterie_cancelled_total", host.num_cancelled)
+    gauges: dict[str, float] = {}
+    for service in host.services:
+        model = {"model": service.name} if len(host.places) > 1 else {}
+        gauges |= {labelled(name, model): value for name, value in _gauges(service).items()}
+        for layer, counts_E in (service.engine.expert_counts or {}).items():
+            load = load_statistics(counts_E.tolist())
+            labels = {"layer": str(layer), **model}
+            gauges[labelled("coterie_expert_load_imbalance", labels)] = load.overload
+            gauges[labelled("coterie_expert_load_entropy", labels)] = load.entropy
+    return PlainTextResponse(host.metrics.text(gauges))
+
+
+def _gauges(service: Service) -> dict[str, float]:
     engine, thread = service.engine, service.thread
-    service.metrics.set_total("coterie_cancelled_total", thread.num_cancelled)
-    gauges = {
+    return {
         "coterie_queue_depth": float(thread.num_waiting),
         "coterie_running": float(engine.num_running),
         "coterie_slots": float(engine.max_batch),
@@ -90,8 +102,18 @@ async def metrics(request: Request) -> Response:
         "coterie_prefix_cache_bytes": float(engine.prefixes.num_bytes),
         "coterie_step_seconds": thread.step_seconds,
     }
-    for layer, counts_E in (engine.expert_counts or {}).items():
-        load = load_statistics(counts_E.tolist())
-        gauges[f'coterie_expert_load_imbalance{{layer="{layer}"}}'] = load.overload
-        gauges[f'coterie_expert_load_entropy{{layer="{layer}"}}'] = load.entropy
-    return PlainTextResponse(service.metrics.text(gauges))
+
+
+async def moe_stats(request: Request) -> Response:
+    """`GET /v1/moe/stats`: how often each expert was chosen since the start, prompts included."""
+    service = await queried(request)
+    counts = service.engine.expert_counts or {}
+    layers = []
+    for layer, counts_E in sorted(counts.items()):
+        numbers = [int(n) for n in counts_E.tolist()]
+        load = load_statistics(numbers)
+        layers.append(
+            {"layer": layer, "counts": numbers, "imbalance": load.overload, "entropy": load.entropy}
+        )
+    top_k = [router.config.top_k for _, router in service.model.model.routers()]
+    return JsonAnswer({"object": "moe.stats", "model": service.name, "top_k": top_k, "layers": layers})

@@ -6,18 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from coterie.api.common.body import read
 from coterie.api.common.protocol import Generation, MoeOptions
 from coterie.api.common.strict_json import parse
-from coterie.api.common.wire import JsonAnswer
 from coterie.config import ConfigError
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
 from coterie.infer.request import RequestOptions, TokenEvent
-from coterie.nn.load import load_statistics
 from coterie.nn.steering import LayerControl, RouterControl, check_control
 
 _SUMMARY_LAYERS = 4
@@ -106,18 +101,3 @@ def routing_of(kind: str, events: Sequence[TokenEvent]) -> dict[str, Any] | None
             }
         )
     return {"routing": kind, "layers": layers, "tokens": tokens}
-
-
-async def stats(request: Request) -> Response:
-    """`GET /v1/moe/stats`: how often each expert was chosen since the start, prompts included."""
-    service: Service = request.app.state.host.default
-    counts = service.engine.expert_counts or {}
-    layers = []
-    for layer, counts_E in sorted(counts.items()):
-        numbers = [int(n) for n in counts_E.tolist()]
-        load = load_statistics(numbers)
-        layers.append(
-            {"layer": layer, "counts": numbers, "imbalance": load.overload, "entropy": load.entropy}
-        )
-    top_k = [router.config.top_k for _, router in service.model.model.routers()]
-    return JsonAnswer({"object": "moe.stats", "model": service.name, "top_k": top_k, "layers": layers})

@@ -71,6 +71,16 @@ class Received(Generic[B]):
         return {"x_coterie_ignored": names} if names else {}
 
 
+async def queried(request: Request) -> Service:
+    """The service of the model that the query names (`?model=`), by default the first.
+
+    Errors: `ApiError` 403, 404 or 503; `Disconnected`.
+    """
+    host: Host = request.app.state.host
+    finding = host.find(request.query_params.get("model"), request.scope)
+    return (await unless_gone(request.receive, finding))[0]
+
+
 async def receive(request: Request, kind: type[B]) -> Received[B]:
     """Read and validate a body, and resolve its model.
 
@@ -87,7 +97,8 @@ async def receive(request: Request, kind: type[B]) -> Received[B]:
     else:
         work = host.preparations.run(understood, len(raw))
         body, ignored = await unless_gone(request.receive, work)
-    service, variant = await host.find(getattr(body, "model", None))
+    finding = host.find(getattr(body, "model", None), request.scope)
+    service, variant = await unless_gone(request.receive, finding)
     return Received(host, service, body, variant, tuple(ignored), len(raw))
 
 

@@ -14,6 +14,7 @@ from coterie.api.common.moe import routing_of
 from coterie.api.common.protocol import StreamOptions
 from coterie.hosting.engine_thread import Call, CallEvents, Job
 from coterie.hosting.errors import invalid
+from coterie.hosting.keys import spend
 from coterie.hosting.service import Service
 from coterie.infer.request import PromptScores, TokenEvent
 from coterie.text.replies import Delta, NumberedCall
@@ -79,9 +80,11 @@ class Timer:
             usage.cached = events[0][1].cached
             self._metrics.add("coterie_prompt_tokens_total", usage.prompt - usage.cached, cached="false")
             self._metrics.add("coterie_prompt_tokens_total", usage.cached, cached="true")
+            spend("prompt", usage.prompt)
         self._metrics.observe(name, now - self._last)
         self._last = now
         self._metrics.add("coterie_generation_tokens_total", len(events))
+        spend("completion", len(events))
         usage.completion += len(events)
 
 

@@ -18,6 +18,7 @@ from coterie.api.common.wire import JsonAnswer, unless_gone
 from coterie.api.openai.completions import encode_text, read_as_letters
 from coterie.config import CoterieError
 from coterie.hosting.errors import draining, invalid, too_long
+from coterie.hosting.keys import spend
 from coterie.hosting.service import Service
 from coterie.infer.request import check_prompt
 from coterie.nn.forward_context import ForwardContext
@@ -45,6 +46,7 @@ async def embeddings(request: Request) -> Response:
     if body.dimensions is not None and body.dimensions > width:
         raise invalid(f"/dimensions: the model's vectors have {width} numbers", "/dimensions")
     inputs = await received.prepared(request, lambda: _inputs(service, body))
+    spend("prompt", sum(map(len, inputs)))
 
     async def work() -> list[Tensor]:
         # One text at a time between two steps of the engine, so that running replies continue.

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from coterie.api.common.body import Body, Text
 from coterie.api.common.conversation import prepare
 from coterie.api.common.protocol import MAX_MESSAGES, ChatMessage, ChatRequest, ToolDefinition
-from coterie.api.common.received import receive
+from coterie.api.common.received import queried, receive
 from coterie.api.common.wire import JsonAnswer
 from coterie.api.openai.completions import encode_text, read_as_letters
 from coterie.hosting.errors import invalid
@@ -81,7 +81,7 @@ async def detokenize(request: Request) -> Response:
 
 async def tokenizer_info(request: Request) -> Response:
     """The names of its special tokens and its chat template."""
-    service: Service = request.app.state.host.default
+    service = await queried(request)
     tokenizer = service.tokenizer
     names = {"bos_token": None, "pad_token": None, **tokenizer.named_tokens}
     return JsonAnswer(
