@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from coterie.config import ConfigError
-from coterie.hosting.host import Host, Offer, Place, check_memory
+from coterie.hosting.host import Host, HostedModel, Offer, check_memory
 from coterie.hosting.metrics import Metrics
 from coterie.hosting.service import Service
 from coterie.hosting.settings import ServeSettings
@@ -37,7 +37,7 @@ def hosted(names: str, room: float | None, wait: Callable[[], Any] = lambda: Non
     metrics, loads = Metrics(), list[str]()
     offers = [offer(name, seed, metrics, loads, wait) for seed, name in enumerate(names)]
     memory = None if room is None else int(room * offers[0].num_bytes)
-    return Host([Place(one) for one in offers], SETTINGS, metrics, memory), loads
+    return Host([HostedModel(one) for one in offers], SETTINGS, metrics, memory), loads
 
 
 def ask(url: str, model: str, **more: Any) -> tuple[int, str]:

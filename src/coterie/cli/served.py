@@ -80,13 +80,13 @@ def host_of(
 
     Errors: `CoterieError` for a model whose directory cannot be read, or that alone exceeds `memory` (bytes).
     """
-    from coterie.hosting.host import Host, Place, check_memory
+    from coterie.hosting.host import Host, HostedModel, check_memory
     from coterie.hosting.metrics import Metrics
 
     metrics = Metrics()
     offers = [_offer(one, settings, metrics, dtype, template) for one in wanted]
     check_memory(offers, memory)
-    places = [Place(offer) for offer in offers]
+    places = [HostedModel(offer) for offer in offers]
     first = places[0].offer.load()
     for name, path in offers[0].adapters.items():
         first.add_adapter(name, path)

@@ -45,7 +45,7 @@ class Offer:
 
 
 @dataclass
-class Place:
+class HostedModel:
     """An offered model and what is known of it now. Belongs to the event loop, once the server runs."""
 
     offer: Offer
@@ -74,7 +74,11 @@ class Host:
     """The models of one server. The first is the one of requests that name no model."""
 
     def __init__(
-        self, places: Sequence[Place], settings: ServeSettings, metrics: Metrics, memory: int | None = None
+        self,
+        places: Sequence[HostedModel],
+        settings: ServeSettings,
+        metrics: Metrics,
+        memory: int | None = None,
     ) -> None:
         self.places = tuple(places)
         self.settings, self.metrics, self.memory = settings, metrics, memory
@@ -92,7 +96,7 @@ class Host:
     @classmethod
     def of(cls, *services: Service) -> Host:
         """A host of models that are loaded already and stay."""
-        places = [Place(Offer(one.card, one.num_bytes, partial(_itself, one)), one) for one in services]
+        places = [HostedModel(Offer(one.card, one.num_bytes, partial(_itself, one)), one) for one in services]
         return cls(places, services[0].settings, services[0].metrics)
 
     @property
@@ -172,7 +176,7 @@ class Host:
         for service in self.services:
             service.thread.abort(error)
 
-    def _place_of(self, name: str | None) -> tuple[Place, str]:
+    def _place_of(self, name: str | None) -> tuple[HostedModel, str]:
         if name is None:
             return self.places[0], ""
         for place in self.places:
@@ -183,7 +187,7 @@ class Host:
         message = f"the model {json.dumps(name[:80])} does not exist here; {found}"
         raise ApiError(404, message, "model_not_found", "/model")
 
-    async def _loaded(self, place: Place) -> Service:
+    async def _loaded(self, place: HostedModel) -> Service:
         """The service of a model that is not loaded; requests that come meanwhile wait for the same load."""
         if place.loading is None:
             place.loading = asyncio.ensure_future(self._load(place))
@@ -197,7 +201,7 @@ class Host:
                 retry_after=10,
             ) from None  # fmt: skip
 
-    async def _load(self, place: Place) -> Service:
+    async def _load(self, place: HostedModel) -> Service:
         async with self._room:  # one at a time: two loads would each count on the same room
             await self._make_room(place)
             if self.draining:
@@ -220,7 +224,7 @@ class Host:
             log.info("model %s: loaded in %.1f s", place.card.name, time.monotonic() - begun)
             return service
 
-    async def _make_room(self, place: Place) -> None:
+    async def _make_room(self, place: HostedModel) -> None:
         """Unload the models that were used least recently until this one fits."""
         while self.memory is not None:
             loaded = [one for one in self.places if one.service is not None]
@@ -233,7 +237,7 @@ class Host:
                 self._released.clear()
                 await self._released.wait()
 
-    async def _unload(self, place: Place) -> None:
+    async def _unload(self, place: HostedModel) -> None:
         service, place.service = place.service, None
         if service is None:
             return
@@ -264,7 +268,7 @@ def _itself(service: Service) -> Service:
     return service
 
 
-def _forget(place: Place, done: asyncio.Task[Service]) -> None:
+def _forget(place: HostedModel, done: asyncio.Task[Service]) -> None:
     place.loading = None
     if not done.cancelled():
         done.exception()  # every waiter may have left

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coterie.api.anthropic.bodies import Turn
+from coterie.api.anthropic.bodies import InputMessage
 from coterie.api.anthropic.turns import TurnReader, carried, signature
 from coterie.api.common.body import read
 from coterie.api.common.fields import Ignored
@@ -25,7 +25,7 @@ def result(id: str, content: object = "3", **more: object) -> dict:
 
 def reader(*turns: tuple[str, object], system: str | None = None) -> TurnReader:
     given = TurnReader(Ignored())
-    given.read(system, [read(Turn, {"role": role, "content": content})[0] for role, content in turns])
+    given.read(system, [read(InputMessage, {"role": role, "content": content})[0] for role, content in turns])
     return given
 
 

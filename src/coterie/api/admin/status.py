@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from coterie.api.common.received import queried
 from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import ApiError, draining, engine_dead
-from coterie.hosting.host import Host, Place
+from coterie.hosting.host import Host, HostedModel
 from coterie.hosting.metrics import labelled
 from coterie.hosting.service import Service
 from coterie.nn.load import load_statistics
@@ -39,7 +39,7 @@ def _listing(host: Host) -> list[dict[str, Any]]:
     ]
 
 
-def _entry(place: Place, name: str) -> dict[str, Any]:
+def _entry(place: HostedModel, name: str) -> dict[str, Any]:
     card = place.card
     return {
         "id": name,

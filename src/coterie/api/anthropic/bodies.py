@@ -115,7 +115,7 @@ ContentBlock = Annotated[
 ]
 
 
-class Turn(Body):
+class InputMessage(Body):
     """One message of a conversation."""
 
     place = "/v1/messages messages"
@@ -192,7 +192,7 @@ class CountRequest(Body):
 
     place = "/v1/messages/count_tokens"
     model: Name
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[InputMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: Text | list[SystemBlock] | None = None
     tools: Annotated[list[AnyTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None

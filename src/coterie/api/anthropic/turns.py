@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from coterie.api.anthropic.bodies import (
+    InputMessage,
     OtherBlock,
     RedactedThinking,
     SystemBlock,
@@ -19,7 +20,6 @@ from coterie.api.anthropic.bodies import (
     ToolReference,
     ToolResult,
     ToolUse,
-    Turn,
 )
 from coterie.api.common.fields import Ignored
 from coterie.hosting.errors import invalid
@@ -40,7 +40,7 @@ class TurnReader:
         self._ignored = ignored
         self._names: dict[str, str] = {}  # of tools, by the id of their call
 
-    def read(self, system: str | Sequence[SystemBlock] | None, turns: Sequence[Turn]) -> None:
+    def read(self, system: str | Sequence[SystemBlock] | None, turns: Sequence[InputMessage]) -> None:
         """Errors: `ApiError` 400 for a block that its role cannot have."""
         text = system if isinstance(system, str) else "".join(block.text for block in system or ())
         if text:
@@ -57,7 +57,7 @@ class TurnReader:
 
         return re.sub(r"/messages/(\d+)(?:/tool_calls/(\d+)(?:/function/arguments)?)?", place, text)
 
-    def _turn(self, turn: Turn, where: str) -> None:
+    def _turn(self, turn: InputMessage, where: str) -> None:
         if isinstance(turn.content, str):
             return self._add(where, {"role": turn.role, "content": turn.content})
         texts: list[str] = []
