@@ -285,7 +285,7 @@ class StateFile:
 
 
 class StateStore:
-    """The state of one server: a `StateFile` in a thread of its own, away from the event loop."""
+    """The state of one server: a `StateFile` in its own thread, away from the event loop."""
 
     def __init__(self, file: StateFile) -> None:
         self._file = file

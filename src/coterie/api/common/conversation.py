@@ -275,7 +275,7 @@ def _message(given: ChatMessage, index: int, unread: Ignored) -> Message:
 def _arguments(text: str, unread: Ignored) -> dict[str, Any]:
     """The arguments of a call in the history, as JSON text; "" is how some models say none.
 
-    Clients send back what a model wrote, with the tool's complaint, also where it is no JSON object: cut off,
+    Clients send back what a model wrote, with the tool's complaint, even if it is not a JSON object: cut off,
     say. The model then sees its own text, as `raw`.
     """
     try:

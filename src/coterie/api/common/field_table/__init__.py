@@ -1,4 +1,4 @@
-"""The one table of fields that requests may carry besides those that are honoured, by place.
+"""The one table of fields that requests may carry in addition to those that are honoured, by place.
 
 A place is the path of the endpoint for the request itself (`/v1/chat/completions`), and the way to an object
 inside it (`messages.content`); where endpoints differ in an object, both (`/v1/messages messages.content`).

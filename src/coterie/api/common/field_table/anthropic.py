@@ -9,7 +9,7 @@ _CACHE = because("starts of prompts are shared without it", "cache_control")
 _REQUEST = Extra(
     _CACHE
     | because("a label of the request", "metadata", "diagnostics")
-    | because("says who asks", "user_profile_id", "workspace_id")
+    | because("identifies the user", "user_profile_id", "workspace_id")
     | because("there is one tier", "service_tier", "speed", "inference_geo")
     | because("nothing is billed", "billing_policy", "fallback_credit_token")
     | because("the named model answers or nobody", "fallbacks")

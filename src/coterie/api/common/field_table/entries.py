@@ -10,11 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Extra:
-    """The fields of one object besides those that are honoured. Every text is a reason, for people.
+    """The fields of one object in addition to those that are honoured. Every text is a reason, for people.
 
     `named`: without effect on the reply; a name may hold `*`. `repeats`: copies of the named fields of the
-    object: without effect beside one of them. `same`: other servers' names for a field of ours: accepted
-    beside ours with the same value. `neutral`: accepted with one of these values, which ask for what happens
+    object: without effect next to one of them. `same`: other servers' names for a field of ours: accepted
+    next to ours with the same value. `neutral`: accepted with one of these values, which ask for what happens
     anyway. `refused`: what the field would need. `is_open`: the object describes something that has been
     said or made, so that fields of any other name are accepted and named.
     """
@@ -44,7 +44,7 @@ class Extra:
         for name, why in self.named.items():
             yield name, "named", why
         for name, others in self.repeats.items():
-            yield name, f"named beside {_either(others)}, else refused", "it repeats that field"
+            yield name, f"named next to {_either(others)}, else refused", "it repeats that field"
         for name, other in self.same.items():
             yield name, f"named when equal to `{other}`, else refused", f"another name for `{other}`"
         for name, (values, why) in self.neutral.items():

@@ -9,8 +9,8 @@ LABELS = {
     "store": "replies are not stored",
     "metadata": "a label of the request",
     "service_tier": "there is one tier",
-    "safety_identifier": "says who asks",
-    "user": "says who asks",
+    "safety_identifier": "identifies the user",
+    "user": "identifies the user",
     "prompt_cache_key": "starts of prompts are shared without it",
     "prompt_cache_retention": "starts of prompts stay in memory while there is room",
     "verbosity": "a hint that open models are not trained on",
@@ -18,7 +18,7 @@ LABELS = {
 
 _CLIENTS = Extra(
     because("a label of the request", "client_metadata", "tags", "trace", "generation_name", "*_metadata")
-    | because("says who asks, or in which session", "user_id", "session_id", "chat_id", "message_id")
+    | because("identifies the user or the session", "user_id", "session_id", "chat_id", "message_id")
     | because("an id for another program's records", "request_id", "trace_id", "id")
     | because("starts of prompts are shared without it", "prompt_cache_*", "cache_prompt", "n_cache_reuse")
     | because("a setting of the client", "timeout", "max_retries", "num_retries", "drop_params", "fallbacks")
@@ -37,12 +37,12 @@ _CLIENTS = Extra(
     refused={
         "background": "a background job",
         "suffix": "text after the reply",
-        "extra_body": "a body inside the body (put its fields beside 'model')",
+        "extra_body": "a body inside the body (put its fields next to 'model')",
         "extra_headers": "headers inside the body",
         "extra_query": "a query inside the body",
         "plugins": "a plugin",
         "preset": "a stored preset",
-        "options": "'options' (put its fields beside 'model', as OpenAI names them)",
+        "options": "'options' (put its fields next to 'model', as OpenAI names them)",
     },
 )
 
@@ -120,7 +120,7 @@ _SAMPLERS = Extra(
 )
 
 _REASONING = Extra(
-    because("reasoning is always a field of its own", "include_reasoning", "separate_reasoning"),
+    because("reasoning is always a separate field", "include_reasoning", "separate_reasoning"),
     neutral={
         "reasoning_format": (("auto", "parsed", "deepseek"), "reasoning inside the content"),
         "stream_reasoning": ((True,), "reasoning in one piece"),
@@ -146,7 +146,7 @@ _CHAT = Extra(
         "mm_processor_kwargs": "anything but text",
         "moderation": "moderation",
         "format": "'format' (send 'response_format')",
-        "json_schema": "'json_schema' beside the messages (send 'response_format')",
+        "json_schema": "'json_schema' next to the messages (send 'response_format')",
         "return_tokens_as_token_ids": "ids in place of texts (send 'return_token_ids')",
     },
 )
