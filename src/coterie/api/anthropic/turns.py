@@ -30,8 +30,9 @@ _ROLES = {ThinkingBlock: "assistant", RedactedThinking: "assistant", ToolUse: "a
 
 
 class TurnReader:
-    """Reads turns. `messages`: them as the chat API has them; `origins`: the place of each in the request,
-    and the places of its calls.
+    """Reads turns as messages of the chat API.
+
+    `origins`: for each of `messages` its place in the request, and the places of its calls.
     """
 
     def __init__(self, ignored: Ignored) -> None:
