@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coterie.agents.settings import AgentSettings
-from coterie.cli.connect import connect
+from coterie.cli.connect import connect, recommended
 from coterie.cli.options import REPLY, Dtype, Json, KeyFile, Model, Served, Target, Template
 from coterie.cli.output import answer, note
 from coterie.cli.settings_options import with_options
@@ -82,11 +82,17 @@ def _report(outcome: Outcome, path: Path | None, as_json: bool) -> None:
     note(f"{outcome.status}: {figures}{where}")
 
 
-def mcp(model: Model, dtype: Dtype = "float32") -> None:
+def mcp(model: Model, dtype: Dtype = "float32", template: Template = None) -> None:
     """Offer a model as an MCP server on standard input and output: tools chat, score and route_explain."""
-    from coterie.serve.mcp import run
+    from coterie.serve.mcp import require_mcp, run
 
-    run(model, dtype)
+    require_mcp()  # before a large model is read
+    from coterie.hosting.service import default_name
+    from coterie.infer.model import load
+
+    loaded = load(model, dtype=dtype, template=template)
+    loaded.sampling = recommended(loaded)
+    run(loaded, default_name(model))
 
 
 class _Show:

@@ -1,117 +1,129 @@
-"""A model as an MCP server on standard input and output: tools chat, score, route_explain (extra `mcp`)."""
+"""A model as an MCP server on standard input and output (extra `mcp`): the tools of `model_tools`.
+
+Calls run at one time in the one engine. A cancelled call leaves it at once, whatever cancels it: the client's
+`notifications/cancelled`, its time-out, or the end of the connection.
+"""
 
 from __future__ import annotations
 
-import math
-import threading
-from collections.abc import Callable
-from contextlib import closing
-from typing import Any, TypeVar
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from coterie import __version__
-from coterie.config import CoterieError
 from coterie.config.extras import require_extra
-from coterie.infer.model import LanguageModel, load
-from coterie.remote.client import Endpoint
-from coterie.serve.inprocess import endpoint
+from coterie.hosting.errors import explain
+from coterie.hosting.host import Host
+from coterie.hosting.service import Service
+from coterie.hosting.settings import ServeSettings
+from coterie.infer.model import LanguageModel
+from coterie.serve.mcp_stdio import serve_stdio
+from coterie.serve.model_tools import CallProgress, ModelTool, model_tools
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from mcp import types
+    from mcp.server import Server
 
-
-def run(path: str, dtype: str = "float32") -> None:
-    """Serve a checkpoint over MCP until standard input ends. Errors: `ConfigError` without the extra."""
-    _require_mcp()
-    model = load(path, dtype=dtype)
-    with closing(endpoint(model, label=path)) as client:
-        build(model, client, path).run("stdio")
-
-
-def build(model: LanguageModel, client: Endpoint, name: str) -> Any:
-    """The MCP server, not yet running. `client` answers chats with the same model.
-
-    Errors: `ConfigError` without the extra.
-    """
-    _require_mcp()
-    from mcp.server import MCPServer
-    from mcp.server.mcpserver.exceptions import ToolError
-
-    server = MCPServer(
-        "coterie", version=__version__, instructions=f"The language model {name}.", log_level="ERROR"
-    )
-    alone = threading.Lock()
-
-    def answer(work: Callable[[], T]) -> T:
-        """Run tools one at a time, as the MCP server calls them from several threads.
-
-        Our own errors are one line and reach the client; others stay hidden.
-        """
-        try:
-            with alone:
-                return work()
-        except CoterieError as error:
-            raise ToolError(str(error)) from None
-
-    @server.tool()
-    def chat(message: str, system: str = "", max_tokens: int = 512, temperature: float = 0.7) -> str:
-        """Ask the model: one message, one answer."""
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": message})
-        settings = {"max_tokens": max_tokens, "temperature": temperature}
-        return answer(lambda: ask(client, messages, settings))
-
-    @server.tool()
-    def score(text: str) -> dict[str, Any]:
-        """How likely the model finds a text: tokens, log-probability in all, and bits per byte."""
-        return answer(lambda: score_text(model, text))
-
-    @server.tool()
-    def route_explain(text: str) -> dict[str, Any]:
-        """Which experts the model chooses for each token of a text, layer by layer, with their weights."""
-        return answer(lambda: explain_routes(model, text))
-
-    return server
+_LOOK = 0.1  # seconds between looks at a call's progress
+# A day: nobody else waits for this model, a slow machine may take long, and a client can cancel.
+_TIMEOUT = 86400.0
 
 
-def ask(client: Endpoint, messages: list[dict[str, str]], settings: dict[str, Any]) -> str:
-    """The content of the model's reply, without its reasoning. Errors: `EndpointError`."""
-    body = {"model": "model", "messages": messages, **settings}
-    data = client.post("/v1/chat/completions", body)
-    content: str | None = data["choices"][0]["message"]["content"]
-    return content or ""
-
-
-def score_text(model: LanguageModel, text: str) -> dict[str, Any]:
-    """Tokens, their summed natural log-probability, and bits per byte of the text.
-
-    The first token counts only if the model puts a start token before texts.
-    Errors: `CoterieError`.
-    """
-    ids = model.encode(text)
-    logprob = float(model.logprobs(ids).double().sum())
-    size = len(text.encode())
-    return {
-        "tokens": len(ids),
-        "logprob": logprob,
-        "bits_per_byte": -logprob / math.log(2) / size if size else None,
-    }
-
-
-def explain_routes(model: LanguageModel, text: str) -> dict[str, Any]:
-    """The text of each token and, for each MoE layer, the experts chosen for it with their weights.
-
-    Errors: `CoterieError`.
-    """
-    ids = model.encode(text)
-    layers = {
-        str(layer): {
-            "experts": routing.ids_TK.tolist(),
-            "weights": [[round(float(weight), 4) for weight in row] for row in routing.weights_TK],
-        }
-        for layer, routing in model.routing(ids).items()
-    }
-    tokens = [model.tokenizer.decode([token]) for token in ids] if model.tokenizer is not None else []
-    return {"tokens": tokens, "layers": layers}
-
-
-def _require_mcp() -> None:
+def require_mcp() -> None:
+    """Errors: `ConfigError` without the extra."""
     require_extra("mcp", "MCP needs its package", "'coterie[mcp]'")
+
+
+def run(model: LanguageModel, name: str) -> None:
+    """Serve a model over MCP until standard input ends. Errors: `ConfigError` without the extra."""
+    require_mcp()
+    settings = ServeSettings.from_dict(
+        {"request_timeout": _TIMEOUT, "page": False, "store": False}, where="mcp"
+    )
+    host = Host.of(Service(model, name, settings))
+    host.start()
+    try:
+        asyncio.run(serve_stdio(build(host)))
+    finally:
+        host.stop()
+
+
+def build(host: Host) -> Server[Any]:
+    """The MCP server of a started host, not yet running. Errors: `ConfigError` without the extra."""
+    require_mcp()
+    from mcp import types
+    from mcp.server import Server
+    from mcp.server.context import ServerRequestContext
+    from mcp.shared.exceptions import MCPError
+
+    tools = {tool.name: tool for tool in model_tools(host)}
+
+    async def listing(_: Any, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=[_described(tool) for tool in tools.values()])
+
+    async def call(
+        context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
+    ) -> types.CallToolResult:
+        if params.name not in tools:
+            known = ", ".join(tools)
+            raise MCPError(types.INVALID_PARAMS, f"unknown tool '{params.name[:60]}'; known: {known}")
+        progress = CallProgress()
+
+        async def report() -> None:
+            if (seen := progress.news()) is not None:
+                await context.session.report_progress(seen.value, seen.total, seen.message)
+
+        async def reports() -> None:
+            while True:
+                await report()
+                await asyncio.sleep(_LOOK)
+
+        reporting = asyncio.create_task(reports())
+        try:
+            result = await answer(tools[params.name], params.arguments or {}, progress)
+        finally:
+            reporting.cancel()
+        await report()
+        return result
+
+    return Server(
+        "coterie",
+        version=__version__,
+        instructions=f"The language model {host.default.name}.",
+        on_list_tools=listing,
+        on_call_tool=call,
+    )
+
+
+async def answer(tool: ModelTool, given: Mapping[str, Any], progress: CallProgress) -> types.CallToolResult:
+    """The result of one call; a failure is a result too: one line, which the calling model can read."""
+    from mcp import types
+
+    try:
+        text, result = await tool.work(tool.read(given), progress)
+    except Exception as error:
+        line = types.TextContent(type="text", text=str(explain(error)))
+        return types.CallToolResult(content=[line], is_error=True)
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=text)], structured_content=result.model_dump()
+    )
+
+
+def _described(tool: ModelTool) -> types.Tool:
+    """The tool as clients see it. The hints: no call changes anything, here or elsewhere."""
+    from mcp import types
+
+    return types.Tool(
+        name=tool.name,
+        title=tool.title,
+        description=tool.description,
+        input_schema=tool.arguments.model_json_schema(),
+        output_schema=tool.result.model_json_schema(mode="serialization"),
+        annotations=types.ToolAnnotations(
+            title=tool.title,
+            read_only_hint=True,
+            destructive_hint=False,
+            idempotent_hint=True,
+            open_world_hint=False,
+        ),
+    )

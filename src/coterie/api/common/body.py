@@ -24,7 +24,8 @@ MAX_TOKENS = 2**31 - 1
 Text = Annotated[str, Field(max_length=16 * 2**20)]
 
 # In JSON 10.0 is a whole number too.
-Whole = Annotated[int, BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)]
+AS_WHOLE = BeforeValidator(lambda n: int(n) if isinstance(n, float) and n.is_integer() else n)
+Whole = Annotated[int, AS_WHOLE]
 
 Name = Annotated[str, Field(min_length=1, max_length=512)]
 
