@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from coterie.config import CoterieError
@@ -31,6 +32,11 @@ class ApiError(CoterieError):
         self.param = param
         self.kind = kind or _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
         self.retry_after = retry_after
+
+    def moved(self, place: Callable[[str], str]) -> ApiError:
+        """The same error for a request in another form: `place` rewrites the pointers in a text."""
+        param = None if self.param is None else place(self.param)
+        return ApiError(self.status, place(str(self)), self.code, param, self.kind, self.retry_after)
 
     def body(self) -> dict[str, Any]:
         """The envelope."""

@@ -78,6 +78,15 @@ def test_a_system_turn_stays_where_it_is():
     assert [one["content"] for one in first.messages] == ["Be kind", "Be brief", "b"]
 
 
+def test_a_system_turn_may_last_for_one_turn():
+    note = {"role": "system", "content": "Be brief", "clear_at": "next_user_message"}
+    told = [read(InputMessage, turn)[0] for turn in ({"role": "user", "content": "a"}, note)]
+    for turns, count in ((told, 2), ([*told, told[0]], 1)):
+        given = TurnReader(Ignored())
+        given.read(None, turns)
+        assert len(given.messages) == count
+
+
 def test_results_of_all_forms():
     found = [{"type": "tool_reference", "tool_name": "add"}]
     given = reader(("user", [result("x", found), {"type": "tool_result", "tool_use_id": "y"},

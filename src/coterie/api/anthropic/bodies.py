@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from coterie.api.common.body import MAX_TOKENS, Body, Name, Probability, Text, Whole
@@ -120,7 +120,16 @@ class InputMessage(Body):
 
     place = "/v1/messages messages"
     role: Literal["user", "assistant", "system"]
-    content: Text | list[ContentBlock]
+    content: Text | list[ContentBlock] = ""
+    clear_at: Literal["next_user_message", "never"] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> InputMessage:
+        if self.role != "system" and "content" not in self.model_fields_set:
+            raise ValueError("'content' is missing")
+        if self.role != "system" and self.clear_at is not None:
+            raise ValueError("'clear_at' is for system messages")
+        return self
 
 
 class ClientTool(Body):
@@ -168,7 +177,12 @@ class Thinking(Body):
     place = "/v1/messages thinking"
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
-    display: Literal["summarized", "omitted"] | None = None
+    display: Literal["summarized", "omitted", "updates"] | None = None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether reasoning is not shown."""
+        return self.display == "omitted"
 
 
 class OutputFormat(Body):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -15,25 +15,17 @@ from coterie.api.anthropic.bodies import CountRequest, MessagesRequest
 from coterie.api.anthropic.events import BlockEvent, Blocks, fold
 from coterie.api.anthropic.translate import Translation
 from coterie.api.common.conversation import Conversation, prepare
-from coterie.api.common.received import receive, respond
+from coterie.api.common.received import Received, receive, respond
 from coterie.api.common.replies import ChoiceStep, Replies
 from coterie.api.common.wire import JsonAnswer, encode
 from coterie.hosting.errors import ApiError, ContextExceeded
-from coterie.hosting.service import Service
 
 
 async def messages(request: Request) -> Response:
     """Answer, whole or as events."""
     received = await receive(request, MessagesRequest)
-    service, body = received.service, received.body
-
-    def prepared() -> _Prepared:
-        return _Prepared(service, body, received.variant, received.ignored)
-
-    ready = await received.prepared(request, prepared)
-    replies = Replies(service, ready.talk, service.thread.submit(ready.talk.jobs))
-    run = _MessageRun(replies, body, ready, received.last(ready.ignored))
-    return await respond(request, received, replies.call, run.stream, run.whole, ready.ignored)
+    run = _MessageRun(await received.prepared(request, lambda: _Prepared(received)))
+    return await respond(request, received, run.call, run.stream, run.whole, run.ignored)
 
 
 async def count_tokens(request: Request) -> Response:
@@ -67,10 +59,11 @@ class _Prepared:
     end with the context. `ignored`: fields without effect besides those that the body named.
     """
 
-    def __init__(self, service: Service, body: MessagesRequest, variant: str, named: Sequence[str]) -> None:
-        translation = Translation(service, body, named)
+    def __init__(self, received: Received[MessagesRequest]) -> None:
+        self.received, service, body = received, received.service, received.body
+        translation = Translation(service, body, received.ignored)
         try:
-            talk = prepare(service, translation.chat, variant)
+            talk = prepare(service, translation.chat, received.variant)
         except ApiError as error:
             raise translation.translated(error) from None
         left = service.max_length - len(talk.prompt)
@@ -87,13 +80,15 @@ class _Prepared:
 class _MessageRun:
     """A running request."""
 
-    def __init__(
-        self, replies: Replies, body: MessagesRequest, ready: _Prepared, last: dict[str, Any]
-    ) -> None:
-        self._replies, self._body, self._ready, self._last = replies, body, ready, last
-        hide = body.thinking is not None and body.thinking.display == "omitted"
-        self._blocks = Blocks(hide)
+    def __init__(self, ready: _Prepared) -> None:
+        received = ready.received
+        self.call = received.service.thread.submit(ready.talk.jobs)
+        self.ignored = ready.ignored
+        self._replies = Replies(received.service, ready.talk, self.call)
+        self._body, self._ready, self._last = received.body, ready, received.last(ready.ignored)
+        self._blocks = Blocks(received.body.thinking is not None and received.body.thinking.hidden)
         self._id = "msg_" + secrets.token_hex(12)
+        self._begun = False
         self._finish: str | None = None
         self._stop: str | None = None
         self._moe: dict[str, Any] | None = None
@@ -104,37 +99,31 @@ class _MessageRun:
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The events as they come."""
-        begun = False
         async for event in self._events():
-            if event is not None:
-                if event["type"] == "message_delta":
-                    event |= self._last
-                yield _bytes(event)
-            elif begun:
-                yield _bytes({"type": "ping"})
+            if event is None:
+                # No event may come before the first, but a comment may.
+                yield _bytes({"type": "ping"}) if self._begun else self._replies.ping()
             else:
-                yield self._replies.ping()  # a comment; no event may come before the first
-            begun = begun or event is not None
+                yield _bytes({**event, **self._last} if event["type"] == "message_delta" else event)
 
     async def _events(self) -> AsyncGenerator[BlockEvent | None, None]:
         """The events; None is the moment for a ping."""
-        begun = False
         async with aclosing(self._replies.steps()) as batches:
             async for steps in batches:
-                if not steps:
-                    yield None
-                elif not begun:  # only now is it known how much of the prompt was read before
-                    begun = True
-                    yield {"type": "message_start", "message": self._start()}
-                    yield {"type": "ping"}
-                for step in steps:
-                    self._note(step)
-                    for event in self._blocks.add(step.delta):
-                        yield event
-        for event in self._blocks.close():
+                for event in self._grown(steps) if steps else [None]:
+                    yield event
+        for event in (*self._blocks.close(), self._end(), {"type": "message_stop"}):
             yield event
-        yield self._end()
-        yield {"type": "message_stop"}
+
+    def _grown(self, steps: Sequence[ChoiceStep]) -> Iterator[BlockEvent]:
+        """The events of new steps."""
+        if not self._begun:  # only now is it known how much of the prompt was read before
+            self._begun = True
+            yield {"type": "message_start", "message": self._start()}
+            yield {"type": "ping"}
+        for step in steps:
+            self._note(step)
+            yield from self._blocks.add(step.delta)
 
     def _note(self, step: ChoiceStep) -> None:
         self._finish, self._stop = step.finish or self._finish, step.stop or self._stop

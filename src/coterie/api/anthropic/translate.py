@@ -86,10 +86,7 @@ class Translation:
             # The form that clients look for, to shorten their history.
             message = f"prompt is too long: {error.num_tokens} tokens > {error.most} maximum"
             return ApiError(400, message, error.code)
-        param = None if error.param is None else self._place(error.param)
-        return ApiError(
-            error.status, self._place(str(error)), error.code, param, error.kind, error.retry_after
-        )
+        return error.moved(self._place)
 
     def _place(self, text: str) -> str:
         def tool(found: re.Match[str]) -> str:
@@ -136,6 +133,8 @@ class Translation:
                 self.ignored.add("", "thinking")
         if kind == "between_tools":
             self.ignored.add("", "thinking")
+        if body.thinking.display == "updates":
+            self.ignored.add("thinking", "display")  # all of it is shown
         return fields
 
     def _output(self, body: CountRequest) -> dict[str, Any]:

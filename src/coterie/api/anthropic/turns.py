@@ -30,9 +30,9 @@ _ROLES = {ThinkingBlock: "assistant", RedactedThinking: "assistant", ToolUse: "a
 
 
 class TurnReader:
-    """Reads turns as messages of the chat API.
+    """Turns read into `messages` of the chat API.
 
-    `origins`: for each of `messages` its place in the request, and the places of its calls.
+    `origins`: the place of each message in the request, and the places of its calls.
     """
 
     def __init__(self, ignored: Ignored) -> None:
@@ -46,8 +46,10 @@ class TurnReader:
         text = system if isinstance(system, str) else "".join(block.text for block in system or ())
         if text:
             self._add("/system", {"role": "system", "content": text})
+        last_user = max((index for index, turn in enumerate(turns) if turn.role == "user"), default=-1)
         for index, turn in enumerate(turns):
-            self._turn(turn, f"/messages/{index}")
+            if turn.clear_at != "next_user_message" or index > last_user:
+                self._turn(turn, f"/messages/{index}")
 
     def translated(self, text: str) -> str:
         """`text` with the places of the request in place of those in the chat messages."""

@@ -69,8 +69,7 @@ class ItemReader:
             text = re.sub(r"/messages/(\d+)(?:/tool_calls/(\d+)(?:/function)?)?", place, text)
             return text.replace("/messages", "/input").replace("/function", "")
 
-        param = None if error.param is None else rewritten(error.param)
-        return ApiError(error.status, rewritten(str(error)), error.code, param, error.kind, error.retry_after)
+        return error.moved(rewritten)
 
     def _add(self, index: int, message: dict[str, Any]) -> None:
         self.messages.append(message)
