@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -42,6 +43,16 @@ class ToolCall:
     name: str
     arguments: Mapping[str, Any]
     id: str | None = field(default=None, compare=False)
+
+
+def long_id() -> str:
+    """A new id of a call, as OpenAI writes them."""
+    return "call_" + secrets.token_hex(12)
+
+
+def short_id() -> str:
+    """A new id of a call for templates that insist on nine letters and digits, as Mistral's do."""
+    return secrets.token_hex(5)[:9]
 
 
 @dataclass(frozen=True, init=False)

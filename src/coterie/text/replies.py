@@ -1,62 +1,90 @@
 """An incremental parser of what a model writes: reasoning, content, tool calls.
 
 It serves every family; `reply_formats` declares how they write. Text that is not well-formed stays content,
-its marks included.
+its marks included, unless it is streamed: then a call that has begun stays a call.
 """
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coterie.config.errors import DataError
-from coterie.text.messages import Message, ToolCall, read_call
+from coterie.text.call_readers import arguments_text, call_of, read_calls, read_cut
+from coterie.text.call_streams import CallStream, Piece
+from coterie.text.marks import first_mark, num_held
+from coterie.text.messages import Message, ToolCall, long_id
 from coterie.text.reply_formats import Region, ReplyFormat, format_of
 from coterie.text.stop_strings import StopStrings
 
 _PEEK = 200  # characters within which `while` decides
+_UNMISTAKABLE = 5  # characters of a mark that are no chance
+
+
+@dataclass(frozen=True)
+class CallPart:
+    """New text of a call's arguments. `index`: as of the call; its first part has its id and name."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
 
 
 @dataclass(frozen=True)
 class NumberedCall:
-    """A tool call of one reply: its place among the reply's calls, an id for its result, and the call."""
+    """A tool call of one reply: its place among the reply's calls, an id for its result, and the call.
+
+    `arguments`: their text, which is that of the call's parts together: the model's own where it writes JSON.
+    `broken`: the text is not a JSON object, because the call was cut off or is not well-formed; `call` then
+    has no arguments.
+    """
 
     index: int
     id: str
     call: ToolCall
+    arguments: str
+    broken: bool = False
 
 
 @dataclass
 class Delta:
-    """What the last text made certain: text to append, and whole calls."""
+    """What the last text made certain: text to append, parts of calls, and the calls that are complete."""
 
     reasoning: str = ""
     content: str = ""
+    parts: list[CallPart] = field(default_factory=list)
     calls: list[NumberedCall] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.reasoning or self.content or self.calls)
+        return bool(self.reasoning or self.content or self.parts or self.calls)
 
     def add(self, later: Delta) -> None:
         """Append the text and the calls of a later delta of the same reply."""
         self.reasoning += later.reasoning
         self.content += later.content
+        self.parts += later.parts
         self.calls += later.calls
 
+    def in_order(self, inside: bool) -> Iterator[tuple[str, Any]]:
+        """What is new in the order in which it was written: ("reasoning" or "content", text), ("call", pair).
 
-def long_id() -> str:
-    """A new id of a call, as OpenAI writes them."""
-    return "call_" + secrets.token_hex(12)
+        A pair is one of `written`. `inside`: a call has begun, which words can only follow.
+        """
+        calls = [("call", pair) for pair in self.written()]
+        words = [("reasoning", self.reasoning), ("content", self.content)]
+        words = [(kind, text) for kind, text in words if text]
+        yield from [*calls, *words] if inside else [*words, *calls]
 
-
-def short_id() -> str:
-    """A new id of a call for templates that insist on nine letters and digits, as Mistral's do."""
-    return secrets.token_hex(5)[:9]
+    def written(self) -> Iterator[tuple[CallPart | None, NumberedCall | None]]:
+        """The parts of calls in order, each with the call that it ends; None for a call that ends without."""
+        ended = {numbered.index: numbered for numbered in self.calls}
+        last = {part.index: place for place, part in enumerate(self.parts)}
+        for place, part in enumerate(self.parts):
+            yield part, ended.pop(part.index, None) if last[part.index] == place else None
+        for numbered in ended.values():
+            yield None, numbered
 
 
 class ReplyParser:
@@ -66,6 +94,8 @@ class ReplyParser:
     `new_id` makes the ids of calls. `stops`: texts that end the reply where they occur in its content,
     without the white space before it; reasoning and calls may contain them. `stopped`: whether one has.
     `include_stop`: the stop stays in the content.
+    `streamed`: calls are given as they are written. A call that has begun then stays one, even if it turns
+    out not to be well-formed, and what is cut off is a call as far as it was written, never its marks.
     """
 
     def __init__(
@@ -76,6 +106,7 @@ class ReplyParser:
         new_id: Callable[[], str] = long_id,
         stops: Sequence[str] = (),
         include_stop: bool = False,
+        streamed: bool = False,
     ) -> None:
         form = form or format_of(None)
         regions = form.regions
@@ -84,6 +115,11 @@ class ReplyParser:
         self._region = form.reasoning if opened else None
         self._mark = ""  # that opened the region
         self._part = "reasoning"  # where text of the region goes; "" while its head is read
+        self._streamed = streamed
+        self._stream: CallStream | None = None  # of a region of calls
+        self._fed = 0  # characters of the text that it has
+        self._written = ["", "", ""]  # id, name and arguments of the call that is being written
+        self._cut = False
         self._text = ""  # not yet decided
         self._space = {"reasoning": "", "content": ""}
         self._whole = Delta()
@@ -100,7 +136,7 @@ class ReplyParser:
     @property
     def reasoning(self) -> bool:
         """Whether the reply is inside reasoning."""
-        return self._region is not None and self._region.kind != "calls" and self._part == "reasoning"
+        return self._region is not None and self._part == "reasoning"
 
     def arm(self, armed: bool) -> None:
         """Set whether `stops` count in the text that follows."""
@@ -112,14 +148,19 @@ class ReplyParser:
         return self._run(last=False)
 
     def finish(self) -> Message:
-        """The whole message, after the last text. A mark that was never completed is text."""
+        """The whole message, after the last text, without calls that are broken.
+
+        A mark that was never completed is text.
+        """
         self.flush()
         whole = self._whole
-        calls = tuple(replace(numbered.call, id=numbered.id) for numbered in whole.calls)
+        sound = [numbered for numbered in whole.calls if not numbered.broken]
+        calls = tuple(replace(numbered.call, id=numbered.id) for numbered in sound)
         return Message("assistant", whole.content, whole.reasoning if self._thought else None, calls)
 
-    def flush(self) -> Delta:
-        """Take the end of the reply; returns what was held back until then."""
+    def flush(self, cut: bool = False) -> Delta:
+        """Take the end of the reply; returns what was held back. `cut`: the model had not ended it."""
+        self._cut = cut and self._streamed
         return self._run(last=True)
 
     def _run(self, last: bool) -> Delta:
@@ -135,23 +176,27 @@ class ReplyParser:
         region = self._region
         if region is None:
             return self._outside(new, last)
-        if region.kind == "calls":
-            return self._calls(new, region, last)
-        if region.kind == "message" and self._part == "":
+        if self._part == "":
             return self._head(new, region, last)
-        if region.kind == "message" and self._part.startswith("to="):
+        if self._part.startswith("to="):
             return self._calls(new, region, last)
         self._thought = self._thought or self._part == "reasoning"
-        at, mark = _first(self._text, region.close)
+        mark = self._up_to(new, self._part, region.close)
         if mark:
-            self._add(new, self._part, self._text[:at])
-            self._text = self._text[at + len(mark) :]
+            self._text = self._text[len(mark) :]
             self._leave()
-            return True
-        keep = 0 if last else _held(self._text, region.close)
-        self._add(new, self._part, self._text[: len(self._text) - keep])
-        self._text = self._text[len(self._text) - keep :]
-        return False
+        elif last:
+            self._add(new, self._part, self._text)
+            self._text = ""
+        return bool(mark)
+
+    def _up_to(self, new: Delta, part: str, marks: tuple[str, ...]) -> str:
+        """Add text up to the first mark, or to what may be the beginning of one. Returns the mark, or ""."""
+        at, mark = first_mark(self._text, marks)
+        end = at if mark else len(self._text) - num_held(self._text, marks)
+        self._add(new, part, self._text[:end])
+        self._text = self._text[end:]
+        return mark
 
     def _outside(self, new: Delta, last: bool) -> bool:
         """Content up to the next mark that opens a region."""
@@ -169,19 +214,21 @@ class ReplyParser:
                 return False
         anywhere = [region for region in self._regions if not region.at_start]
         marks = tuple(mark for region in anywhere for mark in region.open)
-        at, mark = _first(self._text, marks)
+        mark = self._up_to(new, "content", marks)
         if mark:
-            self._add(new, "content", self._text[:at])
-            return self._enter(next(r for r in anywhere if mark in r.open), mark, self._text[at:])
-        keep = 0 if last else _held(self._text, marks)
-        self._add(new, "content", self._text[: len(self._text) - keep])
-        self._text = self._text[len(self._text) - keep :]
+            return self._enter(next(r for r in anywhere if mark in r.open), mark, self._text)
+        if last:
+            if not (self._cut and len(self._text) >= _UNMISTAKABLE):
+                self._add(new, "content", self._text)
+            self._text = ""
         return False
 
     def _enter(self, region: Region, mark: str, text: str) -> bool:
         self._region, self._mark = region, "" if region.keep else mark
         self._text = text if region.keep else text[len(mark) :]
-        self._part = "" if region.kind == "message" else "reasoning"
+        self._part = {"message": "", "calls": "to="}.get(region.kind, "reasoning")
+        if region.kind == "calls":
+            self._begin_calls(region)
         return True
 
     def _leave(self) -> None:
@@ -193,7 +240,10 @@ class ReplyParser:
         """The head of a message, up to its mark: it names the channel or the receiver."""
         head, found, rest = self._text.partition(region.head_end)
         if not found:
-            if last:
+            if last and self._cut and (self._mark or "to=functions." in head):
+                self._text = ""
+                self._leave()
+            elif last:
                 self._stays(new, self._mark + self._text, "")
             return last
         receiver = re.search(r"\bto=(?:functions\.)?([\w.-]+)", head)
@@ -201,36 +251,95 @@ class ReplyParser:
         self._text = rest
         thinks = re.search(r"\banalysis\b", head) is not None
         self._part = f"to={receiver[1]}" if receiver and self._tools else "reasoning" if thinks else "content"
+        self._begin_calls(region)
         return True
 
+    def _begin_calls(self, region: Region) -> None:
+        """At the beginning of a region of calls: read them as they are written, if they are streamed."""
+        ways = region.read
+        self._stream, self._fed = None, 0
+        if self._streamed and self._part.startswith("to=") and CallStream.reads(ways):
+            again = () if region.keep or region.kind == "message" else region.open
+            self._stream = CallStream(ways, self._part.removeprefix("to="), region.close, again)
+
     def _calls(self, new: Delta, region: Region, last: bool) -> bool:
-        """The inside of a region of calls: parsed as a whole, or left as text."""
-        at, mark = _first(self._text, region.close)
+        """The inside of a region of calls: read as it is written, parsed as a whole, or left as text."""
+        if self._stream is not None and self._stream.begun:
+            return self._goes_on(new, region, self._stream, last)
+        if region.viable and not re.fullmatch(region.viable, self._text[:_PEEK], re.DOTALL):
+            self._stays(new, self._text[:1], self._text[1:])
+            return True
+        if self._stream is not None:
+            return self._goes_on(new, region, self._stream, last)
+        return self._whole_region(new, region, last)
+
+    def _goes_on(self, new: Delta, region: Region, stream: CallStream, last: bool) -> bool:
+        """Calls that are read as they are written; the text is kept until one has begun."""
+        for piece in stream.feed(self._text[self._fed :], last):
+            self._piece(new, piece)
+        self._fed = len(self._text)
+        if stream.begun:
+            self._text, self._fed = "", 0
+        if stream.failed:
+            self._stream = None
+            bare = region.keep and region.kind == "calls"  # its text may as well be an answer
+            if stream.cut and self._cut and not bare:
+                if stream.name:
+                    self._piece(new, Piece("", True, stream.name))
+                self._text = ""
+                self._leave()
+            return True
+        if not stream.over:
+            return False
+        self._text = "" if stream.cut and self._cut else stream.rest
+        if stream.closed or not region.close:
+            self._leave()
+        else:
+            self._part = "content"  # words between the calls and the mark
+        return True
+
+    def _whole_region(self, new: Delta, region: Region, last: bool) -> bool:
+        at, mark = first_mark(self._text, region.close)
         if not mark:
-            beginning = self._text[:_PEEK]
-            if region.viable and not re.fullmatch(region.viable, beginning, re.DOTALL):
-                self._stays(new, self._text[:1], self._text[1:])
-                return True
             if not last:
                 return False
             at = len(self._text)
         inside, rest = self._text[:at], self._text[at + len(mark) :]
-        calls = _read(self._part, region.read, inside) if mark or region.ends else []
-        if calls:
-            for call in calls:
-                numbered = NumberedCall(len(self._whole.calls), self._id_of(call), call)
-                new.calls.append(numbered)
-                self._whole.calls.append(numbered)
+        calls = read_calls(self._part, region.read, inside) if mark or region.ends else []
+        begun = read_cut(region.read, inside) if self._cut and not mark and not calls else None
+        for call in calls:
+            self._piece(new, Piece(arguments_text(call), True, call.name, call.id), call)
+        for call, complete in begun or ():
+            text = arguments_text(call)
+            self._piece(new, Piece(text if complete else text[:-1], True, call.name))
+        if calls or begun or (begun is not None and not region.keep):
             self._text = rest
             self._leave()
             return True
         self._stays(new, self._mark + inside + mark, rest)
         return True
 
-    def _id_of(self, call: ToolCall) -> str:
+    def _piece(self, new: Delta, piece: Piece, call: ToolCall | None = None) -> None:
+        """Add what was written of a call; `call`: the whole one, if it is known."""
+        index, first = len(self._whole.calls), piece.name is not None
+        if piece.name is not None:
+            self._written = [self._id_of(piece.id), piece.name, ""]
+        id, name, _ = self._written
+        self._written[2] += piece.arguments
+        if first or piece.arguments:
+            part = CallPart(index, id, name, piece.arguments)
+            new.parts.append(part if first else replace(part, id=None, name=None))
+        if piece.ended:
+            text = self._written[2]
+            call = call or call_of(name, text)
+            numbered = NumberedCall(index, id, call or ToolCall(name, {}), text, call is None)
+            new.calls.append(numbered)
+            self._whole.calls.append(numbered)
+
+    def _id_of(self, given: str | None) -> str:
         """The id that the model wrote, unless it is odd or the reply has it already; else a new one."""
         taken = {numbered.id for numbered in self._whole.calls}
-        written = call.id or ""
+        written = given or ""
         good = re.fullmatch(r"[\w.:-]{1,64}", written) is not None and written not in taken
         return written if good else self._new_id()
 
@@ -274,105 +383,8 @@ def parse_reply(text: str, form: ReplyFormat | None = None, opened: bool | None 
     form = form or format_of(None)
     if opened is None:
         thought = form.reasoning
-        at, end = _first(text, thought.close if thought else ())
-        opened = bool(thought and end and _first(text[:at], thought.open)[1] == "")
+        at, end = first_mark(text, thought.close if thought else ())
+        opened = bool(thought and end and first_mark(text[:at], thought.open)[1] == "")
     parser = ReplyParser(form, opened)
     parser.feed(text)
     return parser.finish()
-
-
-def _first(text: str, marks: tuple[str, ...]) -> tuple[int, str]:
-    """Place and text of the earliest mark, the longest of those that begin there; (-1, "") for none."""
-    found = [(text.find(mark), -len(mark), mark) for mark in marks if mark in text]
-    at, _, mark = min(found, default=(-1, 0, ""))
-    return at, mark
-
-
-def _held(text: str, marks: tuple[str, ...]) -> int:
-    """How many characters at the end of `text` may be the beginning of a mark."""
-    longest = max(map(len, marks), default=1) - 1
-    ends = range(min(longest, len(text)), 0, -1)
-    return next((n for n in ends if any(mark.startswith(text[-n:]) for mark in marks)), 0)
-
-
-def _read(part: str, ways: tuple[str, ...], text: str) -> list[ToolCall]:
-    """The calls in a region, by the first way of `ways` that can read it; else none."""
-    name = part.removeprefix("to=") if part.startswith("to=") else ""
-    for way in ways:
-        try:
-            calls = [read_call({"name": name, "arguments": text})] if way == "named" else _READERS[way](text)
-        except (ValueError, SyntaxError, DataError, RecursionError, MemoryError):
-            continue
-        if calls:
-            return calls
-    return []
-
-
-def _read_json(text: str) -> list[ToolCall]:
-    """One object or several (as a list, or one after another), each with a name and perhaps arguments."""
-    return [read_call(value) for value in _values(text)]
-
-
-def _read_bare(text: str) -> list[ToolCall]:
-    """As `json`, but as an answer may be JSON too, a call needs a name and arguments."""
-    values = _values(text)
-    for value in values:
-        if not isinstance(value, Mapping) or not value.keys() & {"arguments", "parameters", "function"}:
-            raise DataError("no call")
-    return [read_call(value) for value in values]
-
-
-def _values(text: str) -> list[Any]:
-    decoder, at, found = json.JSONDecoder(), 0, []
-    text = text.strip()
-    while at < len(text):
-        value, at = decoder.raw_decode(text, at)
-        found += value if isinstance(value, list) else [value]
-        while at < len(text) and text[at] in "; ,\n\r\t":
-            at += 1
-    return found
-
-
-def _read_pythonic(text: str) -> list[ToolCall]:
-    """`[f(a=1), g(b="x")]`, values as literals (also true, false and null)."""
-    tree = ast.parse(text.strip(), mode="eval").body
-    calls = tree.elts if isinstance(tree, ast.List) else [tree]
-    return [_pythonic_call(call) for call in calls]
-
-
-def _pythonic_call(call: ast.expr) -> ToolCall:
-    if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
-        raise DataError("no call")
-    arguments = {str(word.arg): ast.literal_eval(_LiteralNames().visit(word.value)) for word in call.keywords}
-    return ToolCall(ast.unparse(call.func), json.loads(json.dumps(arguments)))
-
-
-class _LiteralNames(ast.NodeTransformer):
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        names = {"true": True, "false": False, "null": None}
-        return ast.Constant(names[node.id]) if node.id in names else node
-
-
-def _read_separated(mark: str, begin: str, end: str) -> Callable[[str], list[ToolCall]]:
-    """A reader of calls NAME `mark` ARGUMENTS, each between `begin` and `end`; the JSON may be fenced."""
-
-    def read(text: str) -> list[ToolCall]:
-        calls = []
-        for piece in filter(str.strip, re.split("|".join(map(re.escape, filter(None, (begin, end)))), text)):
-            name, found, arguments = piece.strip().removeprefix("function" + mark).partition(mark)
-            if not found:
-                name, found, arguments = name.partition("\n")
-            arguments = re.sub(r"^\s*```(?:json)?\s*\n(.*)\n\s*```\s*$", r"\1", arguments, flags=re.DOTALL)
-            calls.append(read_call({"name": name.strip() if found else "", "arguments": arguments}))
-        return calls
-
-    return read
-
-
-_READERS: dict[str, Callable[[str], list[ToolCall]]] = {
-    "json": _read_json,
-    "bare": _read_bare,
-    "pythonic": _read_pythonic,
-    "args": _read_separated("[ARGS]", "[TOOL_CALLS]", ""),
-    "sep": _read_separated("<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"),
-}

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from coterie.config.errors import DataError
-from coterie.text.messages import Message, TextPart, ToolCall
+from coterie.text.messages import Message, TextPart, ToolCall, long_id, short_id
 from coterie.text.rendering import GIVEN, render, shipped_names
-from coterie.text.replies import long_id, short_id
 
 if TYPE_CHECKING:
     from coterie.text.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from coterie.api.anthropic.events import Blocks, fold
 from coterie.api.anthropic.turns import carried
 from coterie.text.messages import ToolCall
-from coterie.text.replies import Delta, NumberedCall
+from coterie.text.replies import CallPart, Delta, NumberedCall
 
 TEXT = st.text(max_size=3)
 ARGUMENTS = st.dictionaries(TEXT, st.integers() | TEXT | st.none(), max_size=2)
@@ -21,14 +21,19 @@ ARGUMENTS = st.dictionaries(TEXT, st.integers() | TEXT | st.none(), max_size=2)
 def deltas(draw: st.DrawFn) -> list[Delta]:
     calls = iter(range(100))
 
-    def call() -> NumberedCall:
-        number = next(calls)
-        return NumberedCall(number, f"call_{number}", ToolCall(draw(st.sampled_from("fg")), draw(ARGUMENTS)))
-
-    return [
-        Delta(draw(TEXT), draw(TEXT), [call() for _ in range(draw(st.integers(0, 2)))])
-        for _ in range(draw(st.integers(0, 5)))
-    ]
+    found = []
+    for _ in range(draw(st.integers(0, 5))):
+        found.append(Delta(draw(TEXT), draw(TEXT)))
+        for _ in range(draw(st.integers(0, 2))):
+            number, name, arguments = next(calls), draw(st.sampled_from("fg")), draw(ARGUMENTS)
+            text, id = json.dumps(arguments), f"call_{number}"
+            cut = draw(st.integers(1, len(text)))
+            found[-1].parts.append(CallPart(number, id, name, text[:cut]))
+            if draw(st.booleans()):  # the rest comes with a later step
+                found.append(Delta())
+            found[-1].parts.append(CallPart(number, None, None, text[cut:]))
+            found[-1].calls.append(NumberedCall(number, id, ToolCall(name, arguments), text))
+    return found
 
 
 def events_of(steps: list[Delta], hide: bool = False) -> list[dict]:

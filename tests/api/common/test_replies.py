@@ -17,8 +17,8 @@ from tests.serve.support import service
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": "é"}}\n</tool_call>'
 
 
-def steps(pieces: list[str], **talk: Any) -> list[ChoiceStep]:
-    """The steps of a reply whose tokens have these texts, the last one a stop token."""
+def steps(pieces: list[str], end: str = "stop", **talk: Any) -> list[ChoiceStep]:
+    """The steps of a reply whose tokens have these texts, and an empty one with the reason of the end."""
 
     async def main() -> list[ChoiceStep]:
         served = service()
@@ -34,9 +34,9 @@ def steps(pieces: list[str], **talk: Any) -> list[ChoiceStep]:
         }
         conversation = Conversation([1], [job], None, format_of(None), False, **given)
         replies = Replies(served, conversation, served.thread.submit([job]))
-        texts = [(piece, None) for piece in pieces] + [("", "stop")]
+        texts = [(piece, None) for piece in pieces] + [("", end)]
         try:
-            return [replies._step(0, TokenEvent(0, 5, 0.0, (), text, end)) for text, end in texts]
+            return [replies._step(0, TokenEvent(0, 5, 0.0, (), text, reason)) for text, reason in texts]
         finally:
             await asyncio.to_thread(served.thread.stop)
 
@@ -78,6 +78,39 @@ def test_a_forced_reply_ends_before_it_repeats_a_call() -> None:
     assert [step.finish for step in done[:3]] == [None, None, "tool_calls"]
     free = steps([CALL, CALL], forced=False)
     assert [len(step.delta.calls) for step in free[:2]] == [1, 1]
+
+
+def test_a_call_that_must_differ_is_held_back_until_it_does() -> None:
+    """Characters are tokens here. What is equal to an earlier call's beginning may become a repeat."""
+    pieces = [*CALL, *OTHER, *CALL]
+    done = steps(pieces, forced=True)
+    ends = [number for number, step in enumerate(done) if step.finish]
+    done = done[: ends[0] + 1]
+    parts = [(number, part) for number, step in enumerate(done) for part in step.delta.parts]
+    calls = [call for step in done for call in step.delta.calls]
+    assert [call.arguments for call in calls] == ['{"a": 1, "b": "é"}', '{"a": 2, "b": "é"}']
+    for call in calls:
+        assert "".join(part.arguments for _, part in parts if part.index == call.index) == call.arguments
+    second = min(number for number, part in parts if part.index == 1)
+    assert pieces[second] == "2" and pieces[second - 1] == " "
+    assert len(done) == len(CALL) + len(OTHER) + CALL.rindex("}") + 1, "it ends where it is known to repeat"
+    cut = steps([*CALL, *CALL[:40]], forced=True, end="length")
+    assert [call.arguments for step in cut for call in step.delta.calls][1:] == [""]
+
+
+def test_one_call_ends_where_its_object_does() -> None:
+    done = steps([CALL + CALL], one_call=True)
+    assert [len(step.delta.calls) for step in done[:1]] == [1] and {p.index for p in done[0].delta.parts} == {
+        0
+    }
+    assert done[0].delta.content == "" and done[0].finish == "tool_calls"
+
+
+def test_a_call_that_is_cut_off_is_a_call_and_the_reason_stays() -> None:
+    done = steps(["Sure.", *CALL[:47]], end="length")
+    (call,) = [call for step in done for call in step.delta.calls]
+    assert call.broken and call_object(call)["function"] == {"name": "add", "arguments": '{"a": '}
+    assert done[-1].finish == "length" and "".join(step.delta.content for step in done) == "Sure."
 
 
 def test_stop_strings_end_content_and_nothing_else() -> None:

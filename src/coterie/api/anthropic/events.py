@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from coterie.api.anthropic.turns import signature
-from coterie.api.common.replies import call_object
-from coterie.text.replies import Delta, NumberedCall
+from coterie.text.call_readers import call_of
+from coterie.text.replies import CallPart, Delta, NumberedCall
 
 BlockEvent = dict[str, Any]  # its `type` is also the event's name
 
@@ -27,16 +26,17 @@ class Blocks:
 
     def add(self, delta: Delta) -> Iterator[BlockEvent]:
         """The events of newly written text and calls."""
-        if delta.reasoning:
-            yield from self._begin("thinking", {"thinking": "", "signature": ""})
-            self._reasoning += delta.reasoning
-            if not self._hide:
-                yield self._delta({"type": "thinking_delta", "thinking": delta.reasoning})
-        if delta.content:
-            yield from self._begin("text", {"text": ""})
-            yield self._delta({"type": "text_delta", "text": delta.content})
-        for call in delta.calls:
-            yield from self._call(call)
+        for kind, new in delta.in_order(self._open == "tool_use"):
+            if kind == "call":
+                yield from self._call(*new)
+            elif kind == "content":
+                yield from self._begin("text", {"text": ""})
+                yield self._delta({"type": "text_delta", "text": new})
+            else:
+                yield from self._begin("thinking", {"thinking": "", "signature": ""})
+                self._reasoning += new
+                if not self._hide:
+                    yield self._delta({"type": "thinking_delta", "thinking": new})
 
     def close(self) -> Iterator[BlockEvent]:
         """End the open block."""
@@ -62,12 +62,14 @@ class Blocks:
     def _delta(self, delta: dict[str, Any]) -> BlockEvent:
         return {"type": "content_block_delta", "index": self._count - 1, "delta": delta}
 
-    def _call(self, call: NumberedCall) -> Iterator[BlockEvent]:
-        function = call_object(call)["function"]
-        yield from self.close()
-        yield from self._begin("tool_use", {"id": call.id, "name": function["name"], "input": {}})
-        yield self._delta({"type": "input_json_delta", "partial_json": function["arguments"]})
-        yield from self.close()
+    def _call(self, part: CallPart | None, ended: NumberedCall | None) -> Iterator[BlockEvent]:
+        if part is not None and part.name is not None:
+            yield from self.close()
+            yield from self._begin("tool_use", {"id": part.id, "name": part.name, "input": {}})
+        if part is not None and part.arguments:
+            yield self._delta({"type": "input_json_delta", "partial_json": part.arguments})
+        if ended is not None:
+            yield from self.close()
 
 
 def fold(events: Iterable[BlockEvent]) -> dict[str, Any]:
@@ -90,7 +92,8 @@ def fold(events: Iterable[BlockEvent]) -> dict[str, Any]:
                 field = delta["type"].removesuffix("_delta")
                 block[field] += delta[field]
         elif kind == "content_block_stop" and message["content"][-1]["type"] == "tool_use":
-            message["content"][-1]["input"] = json.loads(written or "{}")
+            call = call_of(message["content"][-1]["name"], written)
+            message["content"][-1]["input"] = {} if call is None else dict(call.arguments)
         elif kind == "message_delta":
             message |= event["delta"] | {name: event[name] for name in ("usage", "moe") if name in event}
     return message

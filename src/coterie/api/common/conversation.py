@@ -20,8 +20,9 @@ from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
 from coterie.infer.request import TokenFilter
 from coterie.text.chat import Message, conversation_ids
+from coterie.text.messages import long_id
 from coterie.text.rendering import GIVEN
-from coterie.text.replies import ReplyParser, long_id
+from coterie.text.replies import ReplyParser
 from coterie.text.reply_formats import ReplyFormat, format_of
 from coterie.text.template_facts import TemplateFacts, facts_of
 
@@ -42,9 +43,9 @@ class Conversation:
 
     `prompt`: token ids. `jobs`: one per choice. `opened`: the prompt ends inside reasoning. `hide_calls`:
     tool calls are left out of the reply. `one_call`: the reply ends after its first call. `forced`: it ends
-    before it repeats a call, because a model that must call may never stop by itself. `stops`: texts
-    that end the reply's content, and stay in it with `include_stop`. `ignored`: fields without effect on this
-    model. `new_id`: makes the ids of calls, as the template takes them.
+    before it repeats a call word for word, because a model that must call may never stop by itself.
+    `stops`: texts that end the reply's content, and stay in it with `include_stop`. `ignored`: fields without
+    effect on this model. `new_id`: makes the ids of calls, as the template takes them.
     """
 
     prompt: list[int]
@@ -65,7 +66,13 @@ class Conversation:
     def parser(self) -> ReplyParser:
         """A parser for one reply."""
         return ReplyParser(
-            self.form, self.opened, self.has_tools, self.new_id, self.stops, include_stop=self.include_stop
+            self.form,
+            self.opened,
+            self.has_tools,
+            self.new_id,
+            self.stops,
+            include_stop=self.include_stop,
+            streamed=True,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -17,7 +16,7 @@ from coterie.hosting.errors import invalid
 from coterie.hosting.keys import spend
 from coterie.hosting.service import Service
 from coterie.infer.request import PromptScores, TokenEvent
-from coterie.text.replies import Delta, NumberedCall
+from coterie.text.replies import CallPart, Delta, NumberedCall
 from coterie.text.tokenizer import Tokenizer
 
 
@@ -119,8 +118,7 @@ class Replies:
     def __post_init__(self) -> None:
         self.usage = Usage(len(self.talk.prompt))
         self._parsers = [self.talk.parser() for _ in self.talk.jobs]
-        self._calls: list[set[str]] = [set() for _ in self.talk.jobs]
-        self._repeats = [False for _ in self.talk.jobs]
+        self._called = [Called(self.talk) for _ in self.talk.jobs]
         self._drawn = [0 for _ in self.talk.jobs]
 
     async def steps(self) -> AsyncGenerator[list[ChoiceStep], None]:
@@ -143,20 +141,17 @@ class Replies:
         if event.prompt is not None:
             self.prompt_scores = event.prompt
         thinking = parser.reasoning
-        delta = parser.feed(event.text)
+        called = self._called[index]
+        delta = called.kept(parser.feed(event.text))
         self.usage.reasoning += thinking or parser.reasoning
-        self._count_calls(index, delta)
         finish: str | None = event.finish_reason
-        enough = self._repeats[index] or (self.talk.one_call and self._calls[index])
-        if finish is None and (parser.stopped or enough):
+        if finish is None and (parser.stopped or called.enough):
             self.call.drop(index)
             finish = "stop"
         if finish is not None:
-            rest = parser.flush()
-            self._count_calls(index, rest)
-            delta.add(rest)
+            delta.add(called.kept(parser.flush(cut=finish == "length" or called.enough)))
             finish = "stop" if parser.stopped else finish
-        if finish == "stop" and self._calls[index]:
+        if finish == "stop" and called.any:
             finish = "tool_calls"
         entries = None
         if self.talk.num_logprobs is not None:
@@ -165,15 +160,55 @@ class Replies:
         routing = routing_of(self.talk.routing, [event])
         return ChoiceStep(index, delta, event.token, entries, finish, routing, parser.stop_string)
 
-    def _count_calls(self, index: int, delta: Delta) -> None:
-        """Note the new calls of a choice. Left out are all with `tool_choice: none`, and a forced repeat."""
-        new, delta.calls = delta.calls, []
-        for numbered in () if self.talk.hide_calls else new:
-            made = numbered.call.name + json.dumps(dict(numbered.call.arguments), sort_keys=True)
-            self._repeats[index] |= self.talk.forced and made in self._calls[index]
-            if not self._repeats[index]:
-                self._calls[index].add(made)
-                delta.calls.append(numbered)
+
+class Called:
+    """What of a reply's calls is kept: none where they are hidden, one where only one is wanted.
+
+    A reply that must call ends before it repeats a call. So the parts of a further call are held back until
+    they differ from every earlier one. `any`: whether there are calls. `enough`: the reply ends here.
+    """
+
+    def __init__(self, talk: Conversation) -> None:
+        self._talk = talk
+        self._earlier: set[tuple[str, str]] = set()
+        self._held: list[CallPart] = []
+        self.enough = False
+
+    @property
+    def any(self) -> bool:
+        return bool(self._earlier)
+
+    def kept(self, delta: Delta) -> Delta:
+        """The delta with those of its calls that are kept."""
+        kept = Delta(delta.reasoning, delta.content)
+        for part, ended in delta.written():
+            self._add(kept, part, ended)
+        return kept
+
+    def _add(self, kept: Delta, part: CallPart | None, ended: NumberedCall | None) -> None:
+        """The next part of the call that is being written, and the call if it ends with it."""
+        if self._talk.hide_calls or self.enough:
+            return
+        self._held += [] if part is None else [part]
+        again = self._talk.forced and self._may_repeat(ended)
+        if not again:
+            kept.parts += self._held
+            self._held = []
+        if ended is None:
+            return
+        self.enough = again or self._talk.one_call
+        if not again:
+            self._earlier.add((ended.call.name, ended.arguments))
+            kept.calls.append(ended)
+
+    def _may_repeat(self, ended: NumberedCall | None) -> bool:
+        """Whether the call that is held back is, or may become, one of the earlier ones."""
+        if not self._held:  # it is known to differ
+            return False
+        if ended is not None:
+            return (ended.call.name, ended.arguments) in self._earlier
+        written = "".join(part.arguments for part in self._held)
+        return any(name == self._held[0].name and text.startswith(written) for name, text in self._earlier)
 
 
 def check_grammar(job: Job) -> None:
@@ -208,9 +243,16 @@ def _ranked(tokenizer: Tokenizer | None, token: int, logprob: float, rank: int) 
 
 def call_object(numbered: NumberedCall) -> dict[str, Any]:
     """A tool call in the form of the chat API; arguments are JSON text."""
-    arguments = json.dumps(dict(numbered.call.arguments), ensure_ascii=False)
-    function = {"name": numbered.call.name, "arguments": arguments}
+    function = {"name": numbered.call.name, "arguments": numbered.arguments}
     return {"index": numbered.index, "id": numbered.id, "type": "function", "function": function}
+
+
+def part_object(part: CallPart) -> dict[str, Any]:
+    """A part of a tool call in the form of the chat API's stream; the first one names the call."""
+    if part.name is None:
+        return {"index": part.index, "function": {"arguments": part.arguments}}
+    function = {"name": part.name, "arguments": part.arguments}
+    return {"index": part.index, "id": part.id, "type": "function", "function": function}
 
 
 def logprob_entry(tokenizer: Tokenizer, event: TokenEvent) -> dict[str, Any]:

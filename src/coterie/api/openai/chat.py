@@ -12,7 +12,7 @@ from starlette.responses import Response
 from coterie.api.common.conversation import Conversation, prepare
 from coterie.api.common.protocol import ChatRequest, StreamOptions
 from coterie.api.common.received import receive, respond
-from coterie.api.common.replies import ChoiceStep, Replies, call_object, prompt_logprobs
+from coterie.api.common.replies import ChoiceStep, Replies, call_object, part_object, prompt_logprobs
 from coterie.api.common.wire import DONE, encode
 
 
@@ -67,8 +67,8 @@ def _chunks(step: ChoiceStep, first: bool, with_ids: bool, talk: Conversation) -
         added["reasoning_content"] = step.delta.reasoning
     if step.delta.content:
         added["content"] = step.delta.content
-    if step.delta.calls:
-        added["tool_calls"] = [call_object(call) for call in step.delta.calls]
+    if step.delta.parts:
+        added["tool_calls"] = [part_object(part) for part in step.delta.parts]
     if added or step.logprobs or with_ids or step.moe:
         choice: dict[str, Any] = {
             "index": step.index,

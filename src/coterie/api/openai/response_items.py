@@ -9,9 +9,8 @@ from typing import Any
 
 from coterie.api.common.body import pointer_to, unread, why_unread
 from coterie.api.common.fields import Ignored, sift
-from coterie.api.common.replies import call_object
 from coterie.hosting.errors import ApiError, invalid
-from coterie.text.replies import Delta, NumberedCall
+from coterie.text.replies import CallPart, Delta, NumberedCall
 
 ResponseEvent = tuple[str, dict[str, Any]]
 
@@ -143,13 +142,13 @@ class Output:
 
     def add(self, delta: Delta, logprobs: list[dict[str, Any]] | None) -> Iterator[ResponseEvent]:
         """The events of newly written text and calls."""
-        if delta.reasoning:
-            yield from self._text("reasoning", delta.reasoning, None)
-        if delta.content:
-            yield from self._text("message", delta.content, logprobs)
-        for call in delta.calls:
-            yield from self.close()
-            yield from self._call(call)
+        for kind, new in delta.in_order(self._open == "call"):
+            if kind == "call":
+                yield from self._call(*new)
+            elif kind == "reasoning":
+                yield from self._text("reasoning", new, None)
+            else:
+                yield from self._text("message", new, logprobs)
 
     def _text(self, kind: str, text: str, logprobs: list[dict[str, Any]] | None) -> Iterator[ResponseEvent]:
         if self._open != kind:
@@ -199,25 +198,34 @@ class Output:
         yield "response.content_part.done", {**where, "part": part}
         yield "response.output_item.done", {"output_index": where["output_index"], "item": item}
 
-    def _call(self, call: NumberedCall) -> Iterator[ResponseEvent]:
-        function = call_object(call)["function"]
-        item = {
-            "type": "function_call",
-            "id": _new("fc"),
-            "call_id": call.id,
-            "name": function["name"],
-            "arguments": "",
-            "status": "in_progress",
-        }
-        self.items.append(item)
+    def _call(self, part: CallPart | None, ended: NumberedCall | None) -> Iterator[ResponseEvent]:
+        if part is not None:
+            yield from self._part(part)
+        if ended is not None:
+            yield from self._end(ended)
+
+    def _part(self, part: CallPart) -> Iterator[ResponseEvent]:
+        if part.name is not None:
+            yield from self.close()
+            item: dict[str, Any] = {"type": "function_call", "id": _new("fc"), "call_id": part.id}
+            item |= {"name": part.name, "arguments": "", "status": "in_progress"}
+            self.items.append(item)
+            self._open = "call"
+            yield "response.output_item.added", {"output_index": len(self.items) - 1, "item": dict(item)}
+        if part.arguments:
+            item = self.items[-1]
+            item["arguments"] += part.arguments
+            where = {"output_index": len(self.items) - 1, "item_id": item["id"]}
+            yield "response.function_call_arguments.delta", {**where, "delta": part.arguments}
+
+    def _end(self, call: NumberedCall) -> Iterator[ResponseEvent]:
+        """Complete the open call."""
+        self._open, item = None, self.items[-1]
+        item["status"] = "incomplete" if call.broken else "completed"
         place = {"output_index": len(self.items) - 1}
-        yield "response.output_item.added", {**place, "item": dict(item)}
-        item |= {"arguments": function["arguments"], "status": "completed"}
-        where = {**place, "item_id": item["id"]}
-        yield "response.function_call_arguments.delta", {**where, "delta": item["arguments"]}
         yield (
             "response.function_call_arguments.done",
-            {**where, "arguments": item["arguments"], "name": item["name"]},
+            {**place, "item_id": item["id"], "arguments": item["arguments"], "name": item["name"]},
         )
         yield "response.output_item.done", {**place, "item": item}
 
