@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from coterie.api.admin import adapters, feedback, status
 from coterie.api.anthropic import messages
 from coterie.api.anthropic.models import in_form_of_client
-from coterie.api.openai import chat, completions, embeddings, responses, tokens
+from coterie.api.openai import chat, completions, embeddings, responses, scoring, tokens
 from coterie.hosting.host import Host
 from coterie.serve.middleware import PAGE, PAGE_PATHS, Guard
 
@@ -43,6 +43,10 @@ def routes(page: bool = True) -> list[BaseRoute]:
             Route(f"{prefix}/detokenize", tokens.detokenize, methods=["POST"]),
             Route(f"{prefix}/tokenizer_info", tokens.tokenizer_info, methods=["GET"]),
         ]
+    for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+        listed.append(Route(path, scoring.rerank, methods=["POST"]))
+    for path in ("/score", "/v1/score"):
+        listed.append(Route(path, scoring.score, methods=["POST"]))
     if page:
         files = StaticFiles(directory=PAGE, html=True)
         listed += [Route(path, files, methods=["GET"]) for path in sorted(PAGE_PATHS)]

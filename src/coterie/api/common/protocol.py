@@ -22,6 +22,7 @@ _ONE_TOKEN = 1e-9  # `top_p` 0 keeps the likeliest token, as this does
 Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 Form = Annotated[str, Field(min_length=1, max_length=2**16)]
 Choices = Annotated[list[Text], Field(min_length=1, max_length=1024)]
+Keep = Annotated[Whole, Field(ge=-1, le=MAX_TOKENS)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -100,7 +101,7 @@ class Generation(Body):
     stop_token_ids: Annotated[list[Whole], Field(max_length=1024)] | None = None
     include_stop_str_in_output: bool | None = None
     prompt_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
-    truncate_prompt_tokens: Annotated[Whole, Field(ge=-1, le=MAX_TOKENS)] | None = None
+    truncate_prompt_tokens: Keep | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | Text | None = None
     guided_regex: Form | None = None
@@ -142,17 +143,11 @@ class Generation(Body):
         )
 
     def cut(self, prompt: list[int], asked: int | None, most: int) -> list[int]:
-        """The last `truncate_prompt_tokens` of a prompt; for -1, what fits before `asked` tokens of reply.
+        """The prompt as `truncate_prompt_tokens` asks, before a reply of `asked` tokens.
 
-        `most`: tokens of prompt and reply together. Errors: `ApiError` 400 for 0.
+        `most`: tokens of prompt and reply together. Errors: `ApiError` 400.
         """
-        keep = self.truncate_prompt_tokens
-        if keep is None:
-            return prompt
-        if keep == 0:
-            pointer = "/truncate_prompt_tokens"
-            raise invalid(f"{pointer}: give how many tokens to keep, or -1 for all that fit", pointer)
-        return prompt[-(max(1, most - max(1, asked or 1)) if keep == -1 else keep) :]
+        return cut_prompt(prompt, self.truncate_prompt_tokens, most - max(1, asked or 1))
 
 
 class ContentPart(Body):
@@ -254,6 +249,19 @@ class CompletionRequest(Generation):
     best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     add_special_tokens: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+
+
+def cut_prompt(prompt: list[int], keep: int | None, room: int) -> list[int]:
+    """The last `keep` tokens of a prompt: all for None, for -1 as many as there is room for.
+
+    Errors: `ApiError` 400 for 0.
+    """
+    if keep is None:
+        return prompt
+    if keep == 0:
+        pointer = "/truncate_prompt_tokens"
+        raise invalid(f"{pointer}: give how many tokens to keep, or -1 for all that fit", pointer)
+    return prompt[-(max(1, room) if keep == -1 else keep) :]
 
 
 def _stop_ids(body: Generation, model: LanguageModel) -> tuple[int, ...]:

@@ -55,6 +55,11 @@ PARTS = {
         is_open=True,
     ),
     "messages.tool_calls.function": Extra(_ATTACHED, _CALL, is_open=True),
+    "documents": Extra(
+        because("only the text of a document is read", "id", "title", "metadata"),
+        refused=_MEDIA,
+        is_open=True,
+    ),
     "tools": Extra(_ATTACHED, refused={"custom": "a custom tool"}, is_open=True),
     "tools.function": Extra(
         _ATTACHED

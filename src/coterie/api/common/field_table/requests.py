@@ -174,6 +174,14 @@ _EMBEDDINGS = Extra(
     },
 )
 
+_RERANK = Extra(
+    neutral={
+        "return_embeddings": ((False,), "vectors next to scores"),
+        "rank_fields": ((["text"],), "a choice of fields of documents"),
+        "max_chunks_per_doc": ((1,), "documents in several pieces"),
+    }
+)
+
 _TOKENIZE = Extra(
     neutral={"continue_final_message": ((False,), "a message that goes on")},
     refused={"chat_template": "a template in a request", "mm_processor_kwargs": "anything but text"},
@@ -185,6 +193,8 @@ REQUESTS = {
     "/v1/completions": _ANY | _SAMPLERS,
     "/v1/responses": _ANY | _RESPONSES,
     "/v1/embeddings": _ANY | _EMBEDDINGS,
+    "/v1/rerank": _ANY | _EMBEDDINGS | _RERANK,
+    "/v1/score": _ANY | _EMBEDDINGS,
     "/tokenize": _ANY | _TOKENIZE,
     "/detokenize": _ANY,
 }
