@@ -58,10 +58,8 @@ def _from_gbnf(grammar: str, pointer: str) -> str:
     from llguidance.gbnf_to_lark import gbnf_to_lark
 
     try:
-        written: str = gbnf_to_lark(grammar)
-    except RecursionError:
-        raise bad(pointer, "the grammar is nested too deeply") from None
-    except Exception as error:  # the converter raises its own kinds and plain ones
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise bad(pointer, f"the grammar cannot be read ({reason})") from None
-    return written
+        return str(gbnf_to_lark(grammar))
+    except Exception as error:  # the converter raises plain ones too
+        deep = isinstance(error, RecursionError)
+        why = "it is nested too deeply" if deep else " ".join(str(error).split())[:200]
+    raise bad(pointer, f"the grammar cannot be read ({why})")
