@@ -88,6 +88,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
         ({"structured_outputs": {"regex": "a"}, "ignore_eos": True}, "/ignore_eos"),
         ({"structured_outputs": {"structural_tag": "{}"}}, "/structured_outputs/structural_tag"),
         ({"guided_choice": ["a"], "tools": [TOOL], "tool_choice": "required"}, "/guided_choice"),
+        ({"min_tokens": 2, "tools": [TOOL], "parallel_tool_calls": False}, "/min_tokens"),
     ],
 )
 def test_contradictions_and_faults(client, extra, pointer):

@@ -39,6 +39,7 @@ def fits(grammars: Grammars, rules: str, text: str) -> bool:
             ["re", "redd"],
         ),
         (choice_rules(["", "x"], ""), ["", "x"], ["xx"]),
+        (choice_rules(["\x00\x7f\u2028", "🙂/\\"], ""), ["\x00\x7f\u2028", "🙂/\\"], ["🙂"]),
         (regex_rules("[a-c]{2,3}|no", ""), ["ab", "abc", "no"], ["a", "abcd", "abno"]),
         (regex_rules(r"^a/b\/c\\$", ""), ["a/b/c\\"], ["a/b", "a/b\\/c\\"]),
         (regex_rules("(?i)yes", ""), ["YES", "yes"], ["no"]),
@@ -54,6 +55,7 @@ def test_what_fits(grammars: Grammars, rules: str, right: list[str], wrong: list
 @pytest.mark.parametrize(
     ("make", "given", "words"),
     [
+        (choice_rules, ["a" * 40_000, "b" * 40_000], "too long"),
         (regex_rules, "(?=a)b", "regex parse error"),
         (regex_rules, r"\bfoo", "lookarounds not supported"),
         (regex_rules, "a{5000}", "too large"),

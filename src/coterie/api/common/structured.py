@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.api.common.protocol import Generation, ResponseFormat
+from coterie.api.common.protocol import ChatRequest, Generation, ResponseFormat
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
 from coterie.hosting.constraints.contents import choice_rules, grammar_rules, regex_rules
 from coterie.hosting.constraints.grammar import GrammarFilter, Grammars
@@ -93,7 +93,9 @@ def one_form(found: Structure) -> Exception:
 
 
 def check_end(body: Generation, kept: GrammarFilter | None) -> None:
-    """Refuse to lengthen a reply that its grammar ends. Errors: `ApiError` 400."""
+    """Refuse to lengthen a reply that its grammar or its first call ends. Errors: `ApiError` 400."""
+    if body.min_tokens and isinstance(body, ChatRequest) and body.tools and body.parallel_tool_calls is False:
+        raise invalid("/min_tokens: cannot go with one call at most, which ends the reply", "/min_tokens")
     for name in ("min_tokens", "ignore_eos"):
         if kept is not None and kept.ends and getattr(body, name):
             raise invalid(

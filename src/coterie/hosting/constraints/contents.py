@@ -20,8 +20,14 @@ _REPEAT = 1000  # {n,m} in a pattern
 
 
 def choice_rules(choices: Sequence[str], pointer: str) -> str:
-    """Rules for exactly one of these texts."""
-    return "value: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+    """Rules for exactly one of these texts.
+
+    Errors: `ApiError` 400 `invalid_schema` when they are too long.
+    """
+    if sum(map(len, choices)) > MAX_GRAMMAR:
+        raise bad(pointer, f"the choices are too long (at most {MAX_GRAMMAR} characters in all)")
+    written = (json.dumps(choice, ensure_ascii=False) for choice in choices)
+    return "value: " + " | ".join(written).replace("\x7f", r"\u007f")  # Lark reads every other character
 
 
 def regex_rules(pattern: str, pointer: str) -> str:
