@@ -134,4 +134,4 @@ def scripted(say: Say, max_positions: int = 65_536, **settings: Any) -> ServerTh
     blocks = (BlockConfig(attention=NEAR, ffn=DENSE),) * 2
     shape = {"vocab_size": tokenizer.vocab_size, "width": 32, "max_positions": max_positions}
     model = Transformer(ModelConfig(family="test", blocks=blocks, **shape))
-    return ServerThread(Host(follow(service(LanguageModel(model, tokenizer), **settings), say)))
+    return ServerThread(Host.of(follow(service(LanguageModel(model, tokenizer), **settings), say)))
