@@ -14,7 +14,7 @@ TOOL = {"name": "calculator", "description": "Work out a sum.", "input_schema": 
 
 class Dog(pydantic.BaseModel):
     name: Literal["Rex", "Fido"]
-    age: int
+    age: Literal[1, 2, 3]
 
 
 def client(url: str) -> anthropic.Anthropic:
