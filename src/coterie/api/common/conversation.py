@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from coterie.api.common.demands import Demand, SchemaCheck, names_of
 from coterie.api.common.fields import Ignored
 from coterie.api.common.moe import options_of
-from coterie.api.common.protocol import ChatMessage, ChatRequest, NamedChoice, choose_tokens
-from coterie.api.common.structured import Structure, check_end, one_form
+from coterie.api.common.protocol import ChatMessage, ChatRequest, choose_tokens
+from coterie.api.common.structured import check_end
 from coterie.config import CoterieError
 from coterie.config.errors import DataError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
@@ -45,7 +46,8 @@ class Conversation:
     tool calls are left out of the reply. `one_call`: the reply ends after its first call. `forced`: it ends
     before it repeats a call word for word, because a model that must call may never stop by itself.
     `stops`: texts that end the reply's content, and stay in it with `include_stop`. `ignored`: fields without
-    effect on this model. `new_id`: makes the ids of calls, as the template takes them.
+    effect on this model. `check`: of finished replies, for what a grammar does not enforce. `new_id`: makes
+    the ids of calls, as the template takes them.
     """
 
     prompt: list[int]
@@ -61,6 +63,7 @@ class Conversation:
     include_stop: bool = False
     routing: str = "off"
     ignored: tuple[str, ...] = ()
+    check: SchemaCheck | None = None
     new_id: Callable[[], str] = long_id
 
     def parser(self) -> ReplyParser:
@@ -84,15 +87,16 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
         raise invalid(
             "/continue_final_message: cannot go with add_generation_prompt", "/continue_final_message"
         )
-    _check_tools(body)
+    strict = service.settings.strict
+    demand = Demand.of(body, strict)
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
-    hide = body.tool_choice == "none"
+    hide = demand.mode == "none"
     shown = [] if hide else tools
     facts = template_facts(service, bool(shown))
     variables, unread = _template_settings(facts, body)
     messages = [_message(message, index, unread) for index, message in enumerate(body.messages)]
     lost = [_LOST[kind] for kind in facts.lost(messages, shown)]
-    ignored = _reported([*unread, *lost], service.settings.strict)
+    ignored = _reported([*unread, *lost, *demand.ignored], strict)
     prompt = _prompt(service, body, messages, shown, variables)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     asked = body.max_completion_tokens or body.max_tokens
@@ -106,10 +110,13 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     options = options_of(service, body, variant)
     form = format_of(service.tokenizer.template_for(bool(shown)))
     opened = _ends_in_reasoning(service, form, prompt)
+    kept = demand.filter(service.grammars, opened)
+    check_end(body, kept)
+    ignored += _reported(names_of(kept.unenforced if kept is not None else ()), strict)
     jobs = []
     for index in range(body.n or 1):
         seed = None if params.seed is None else (params.seed + index) % 2**64
-        filtered = replace(options, filter=_bounded(service, body, form, opened))
+        filtered = replace(options, filter=_bounded(service, body, form, opened, kept))
         if index == 0:  # the choices have one prompt
             filtered = replace(filtered, prompt_logprobs=body.prompt_logprobs)
         jobs.append(Job(prompt, replace(params, seed=seed), filtered))
@@ -122,11 +129,12 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
         has_tools=bool(tools),
         hide_calls=hide,
         one_call=body.parallel_tool_calls is False,
-        forced=body.tool_choice == "required",
+        forced=demand.mode == "required",
         stops=stops,
         include_stop=params.include_stop,
         routing=body.routing,
         ignored=ignored,
+        check=demand.check(kept),
         new_id=facts.new_id,
     )
 
@@ -139,60 +147,15 @@ def _ends_in_reasoning(service: Service, form: ReplyFormat, prompt: list[int]) -
     )
 
 
-def _check_tools(body: ChatRequest) -> None:
-    names = [tool.function.name for tool in body.tools or ()]
-    if len(set(names)) != len(names):
-        raise invalid("/tools: two tools have one name", "/tools")
-    choice = body.tool_choice
-    if isinstance(choice, NamedChoice) and choice.function.name not in names:
-        raise invalid("/tool_choice/function/name: is none of the tools", "/tool_choice/function/name")
-    if choice == "required" and not names:
-        raise invalid("/tool_choice: 'required' needs tools", "/tool_choice")
-    if body.response_format is not None and body.response_format.type == "json_schema":
-        if body.response_format.json_schema is None:
-            raise invalid("/response_format/json_schema: is missing", "/response_format/json_schema",
-                          "missing_required_parameter")  # fmt: skip
-
-
-def _bounded(service: Service, body: ChatRequest, form: ReplyFormat, opened: bool) -> TokenFilter | None:
-    """The filter of a reply: its grammar, and the bound on its reasoning if the request sets one."""
-    kept = _filter(service, body, opened)
-    check_end(body, kept)
+def _bounded(
+    service: Service, body: ChatRequest, form: ReplyFormat, opened: bool, kept: GrammarFilter | None
+) -> TokenFilter | None:
+    """The filter of one reply: its grammar, and the bound on its reasoning if the request sets one."""
+    kept = None if kept is None else kept.fresh()
     if body.thinking_token_budget is None:
         return kept
     vocab_size = service.model.config.vocab_size
     return ThinkingBudget(body.thinking_token_budget, form, service.tokenizer, vocab_size, opened, kept)
-
-
-def _filter(service: Service, body: ChatRequest, opened: bool) -> GrammarFilter | None:
-    """The grammar that constrains the reply. Errors: `ApiError` 400 for a schema that cannot be enforced."""
-    choice, form = body.tool_choice, body.response_format
-    tools = [tool.function.model_dump(exclude_none=True) for tool in body.tools or ()]
-    structure = Structure.of(body)
-    if structure is not None:
-        if form is not None and form.type != "text":
-            raise one_form(structure)
-        if choice == "required" or isinstance(choice, NamedChoice):
-            pointer = structure.pointer
-            raise invalid(f"{pointer}: cannot go with a tool that must be called", pointer)
-        return structure.filter(service.grammars, opened, tools if choice != "none" else [])
-    if choice == "required" or isinstance(choice, NamedChoice):
-        if form is not None and form.type != "text":
-            raise invalid("/response_format: cannot go with a tool that must be called", "/response_format")
-        if isinstance(choice, NamedChoice):  # OpenAI: exactly one call
-            tools = [tool for tool in tools if tool["name"] == choice.function.name]
-        several = choice == "required" and body.parallel_tool_calls is not False
-        return service.grammars.of_calls(tools, several, opened)
-    if form is not None and form.type != "text":
-        callable_tools = tools if choice != "none" else []
-        if form.json_schema is None:
-            return service.grammars.of_schema({"type": "object"}, "/response_format", opened, callable_tools)
-        pointer = "/response_format/json_schema/schema"
-        return service.grammars.of_schema(form.json_schema.schema_, pointer, opened, callable_tools)
-    if choice != "none" and any(tool.get("strict") for tool in tools):
-        plain = [tool if tool.get("strict") else {"name": tool["name"]} for tool in tools]
-        return service.grammars.of_strict_calls(plain, opened)
-    return None
 
 
 def template_facts(service: Service, tools: bool) -> TemplateFacts:
@@ -224,10 +187,11 @@ def _template_settings(facts: TemplateFacts, body: ChatRequest) -> tuple[dict[st
     return {"reasoning_effort": body.reasoning_effort, **given}, unread
 
 
-def _reported(names: list[str], strict: bool) -> tuple[str, ...]:
+def _reported(names: Sequence[str], strict: bool) -> tuple[str, ...]:
     """The names of fields without effect on this model. Errors: `ApiError` 400 for any where `strict`."""
     for name in names if strict else ():
-        pointer = "/messages" if name.startswith("messages.") else "/" + name.replace(".", "/")
+        pointer = name if name.startswith("/") else "/" + name.replace(".", "/")
+        pointer = "/messages" if name.startswith("messages.") else pointer
         reason = "has no effect on this model, and --strict refuses such fields"
         raise ApiError(400, f"{name}: {reason}", "unsupported_parameter", pointer)
     return tuple(names)

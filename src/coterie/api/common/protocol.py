@@ -219,6 +219,27 @@ class NamedChoice(Body):
     function: NamedFunction
 
 
+class AllowedTool(Body):
+    """One entry of `allowed_tools`."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class AllowedTools(Body):
+    """The tools that may be called (`auto`), or of which one must be called (`required`)."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[AllowedTool], Field(min_length=1, max_length=128)]
+
+
+class AllowedChoice(Body):
+    """`tool_choice` with a list of names."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
@@ -228,7 +249,7 @@ class ChatRequest(Generation):
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     thinking_token_budget: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie.api.common.conversation import Conversation
@@ -24,7 +24,8 @@ from coterie.text.tokenizer import Tokenizer
 class ChoiceStep:
     """What one token added to one choice.
 
-    `finish` is set on the last step only; so is `stop`, the stop string that ended the content.
+    `finish` is set on the last step only; so are `stop`, the stop string that ended the content, and `schema`
+    (see `demands.SchemaCheck.of`).
     """
 
     index: int
@@ -34,6 +35,7 @@ class ChoiceStep:
     finish: str | None = None
     moe: dict[str, Any] | None = None
     stop: str | None = None
+    schema: str | None = None
 
 
 @dataclass
@@ -125,12 +127,23 @@ class Replies:
         """The steps as they come; an empty list is the moment for a ping."""
         async with aclosing(counted_events(self.service, self.call, self.usage)) as batches:
             async for events in batches:
-                yield [self._step(index, event) for index, event in events]
+                steps = [self._step(index, event) for index, event in events]
+                for step in steps:
+                    await self._check(step)
+                yield steps
 
     def ping(self) -> bytes:
         """A comment that keeps the connection open while the prompt is read."""
         read, total = self.service.thread.progress(self.call)
         return f": ping prefill={read}/{total}\n\n".encode()
+
+    async def _check(self, step: ChoiceStep) -> None:
+        """Say in the last step of a whole reply what became of a schema that no grammar enforced."""
+        if self.talk.check is not None and step.finish in ("stop", "tool_calls"):
+            message = self._parsers[step.index].finish()
+            step.schema = await self.talk.check.of(
+                replace(message, tool_calls=()) if self.talk.hide_calls else message
+            )
 
     def _step(self, index: int, event: TokenEvent) -> ChoiceStep:
         parser = self._parsers[index]

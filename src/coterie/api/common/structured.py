@@ -24,12 +24,13 @@ _RULES = {"regex": regex_rules, "choice": choice_rules, "grammar": grammar_rules
 class Structure:
     """The form of a reply. `kind`: `json` (`value` is a schema), `regex`, `choice` or `grammar`.
 
-    `pointer`: the field of the request that says so.
+    `pointer`: the field of the request that says so. `strict`: a schema is enforced in full or refused.
     """
 
     kind: str
     value: Any
     pointer: str
+    strict: bool = False
 
     @staticmethod
     def of(body: Generation) -> Structure | None:
@@ -54,19 +55,23 @@ class Structure:
         return Structure(kind, value, "/" + place)
 
     def filter(
-        self, grammars: Grammars, opened: bool | None, tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        grammars: Grammars,
+        opened: bool | None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        exact: bool = True,
     ) -> GrammarFilter:
         """The grammar of one reply, which may call one of `tools` instead; `opened` as `Grammars.of_rules`.
 
-        Errors: `ApiError` 400 for what cannot be enforced.
+        `exact`: as if `strict`. Errors: `ApiError` 400 for what cannot be enforced.
         """
         if self.kind == "json":
-            return grammars.of_schema(self.value, self.pointer, opened, tools)
+            return grammars.of_schema(self.value, self.pointer, opened, tools, exact or self.strict)
         return grammars.of_rules(_RULES[self.kind](self.value, self.pointer), self.pointer, opened, tools)
 
 
-def structure_of_text(body: Generation) -> Structure | None:
-    """The form of a completion, where `response_format` says it too. Errors: as `Structure.of`."""
+def structure_of(body: Generation) -> Structure | None:
+    """The form of a reply, which `response_format` may say too. Errors: as `Structure.of`."""
     found, form = Structure.of(body), body.response_format
     if form is None or form.type == "text":
         return found
@@ -74,7 +79,8 @@ def structure_of_text(body: Generation) -> Structure | None:
         raise one_form(found)
     if form.type == "json_object":
         return Structure("json", {"type": "object"}, "/response_format")
-    return Structure("json", schema_of(form), "/response_format/json_schema/schema")
+    strict = form.json_schema is not None and form.json_schema.strict is True
+    return Structure("json", schema_of(form), "/response_format/json_schema/schema", strict)
 
 
 def schema_of(form: ResponseFormat) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def _chunks(step: ChoiceStep, first: bool, with_ids: bool, talk: Conversation) -
             choice["moe"] = step.moe
         choices.append(choice)
     if step.finish is not None:
-        choices.append({"index": step.index, "delta": {}, "logprobs": None, "finish_reason": step.finish})
+        end = {"index": step.index, "delta": {}, "logprobs": None, "finish_reason": step.finish}
+        choices.append(end if step.schema is None else {**end, "x_coterie_schema": step.schema})
     return choices
 
 
@@ -128,6 +129,8 @@ def _choice(steps: list[ChoiceStep], with_ids: bool, talk: Conversation) -> dict
         "logprobs": logprobs,
         "finish_reason": steps[-1].finish,
     }
+    if steps[-1].schema is not None:
+        choice["x_coterie_schema"] = steps[-1].schema
     routed = [step.moe for step in steps if step.moe is not None]
     if routed:
         choice["moe"] = {**routed[0], "tokens": [token for moe in routed for token in moe["tokens"]]}

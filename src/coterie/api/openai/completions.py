@@ -14,7 +14,7 @@ from coterie.api.common.moe import options_of, routing_of
 from coterie.api.common.protocol import CompletionRequest, StreamOptions, choose_tokens
 from coterie.api.common.received import receive, respond
 from coterie.api.common.replies import Usage, check_grammar, counted_events, finite, prompt_logprobs
-from coterie.api.common.structured import check_end, structure_of_text
+from coterie.api.common.structured import check_end, structure_of
 from coterie.api.common.wire import DONE, encode
 from coterie.config import CoterieError
 from coterie.hosting.engine_thread import Call, Job
@@ -148,7 +148,7 @@ def prepare(service: Service, body: CompletionRequest, variant: str) -> list[Con
     prompts = _prompts(service, body, form)
     if len(prompts) * (body.n or 1) > MAX_REPLIES:
         raise invalid(f"/n: prompts and choices together ask for more than {MAX_REPLIES} replies", "/n")
-    structure = structure_of_text(body)
+    structure = structure_of(body)
     names = TokenNames(service.model.tokenizer, body.logprobs, bool(body.return_tokens_as_token_ids))
     texts: list[Continuation] = []
     for ids in prompts:

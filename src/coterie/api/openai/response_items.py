@@ -28,13 +28,15 @@ class ItemReader:
     """The input of a request as chat messages.
 
     `ignored`: fields without effect. `origins`: for each message the items that it came from: the one that
-    holds its role or content, then one for each of its calls.
+    holds its role or content, then one for each of its calls. `tools`: the places of the functions among the
+    request's tools.
     """
 
     def __init__(self, strict: bool = False) -> None:
         self.messages: list[dict[str, Any]] = []
         self.ignored = Ignored(strict=strict)
         self.origins: list[list[int]] = []
+        self.tools: list[int] = []
         self._names: dict[str, str] = {}  # of functions, by the id of their call
         self._open = False  # the last message holds only reasoning so far
 
@@ -56,19 +58,32 @@ class ItemReader:
             getattr(self, f"_{kind}")(left, index)
 
     def translated(self, error: ApiError) -> ApiError:
-        """The same error with the places in the items in place of those in the messages."""
+        """The same error with the places in this request in place of those in the chat request."""
+        return error.moved(self.placed)
+
+    def placed(self, text: str) -> str:
+        """A text with the places of a chat request, as the places in this request that they came from."""
 
         def place(found: re.Match[str]) -> str:
-            origin = self.origins[int(found[1])]
+            number = int(found[1])
+            origin = self.origins[number] if number < len(self.origins) else []
+            if not origin:
+                return found[0]
             if found[2] is None:
                 return f"/input/{origin[0]}"
             return f"/input/{origin[1 + int(found[2])]}" if len(origin) > 1 + int(found[2]) else found[0]
 
-        def rewritten(text: str) -> str:
-            text = re.sub(r"/messages/(\d+)(?:/tool_calls/(\d+)(?:/function)?)?", place, text)
-            return text.replace("/messages", "/input").replace("/function", "")
+        def tool(found: re.Match[str]) -> str:
+            number = int(found[1])
+            return f"/tools/{self.tools[number]}" if number < len(self.tools) else found[0]
 
-        return error.moved(rewritten)
+        text = re.sub(r"/messages/(\d+)(?:/tool_calls/(\d+)(?:/function)?)?", place, text)
+        text = re.sub(r"(?<!allowed_tools)/tools/(\d{1,3})(?:/function)?", tool, text)
+        text = re.sub(
+            r"\bresponse_format(/json_schema)?", "text/format" if "/" in text else "text.format", text
+        )
+        text = text.replace("/tool_choice/allowed_tools", "/tool_choice")
+        return text.replace("/messages", "/input").replace("/function", "")
 
     def _add(self, index: int, message: dict[str, Any]) -> None:
         self.messages.append(message)

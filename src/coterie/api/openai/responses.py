@@ -80,21 +80,25 @@ async def responses(request: Request) -> Response:
     """Answer, whole or as typed events."""
     received = await receive(request, ResponsesRequest)
     service, body = received.service, received.body
-    talk, ignored = await received.prepared(request, lambda: _prepared(service, body, received.variant))
+    items = ItemReader(service.settings.strict)
+    talk, ignored = await received.prepared(
+        request, lambda: _prepared(service, body, received.variant, items)
+    )
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
-    run = _Run(replies, body, received.last(ignored))
+    run = _Run(replies, body, items, received.last(ignored))
     return await respond(request, received, replies.call, run.stream, run.whole, ignored)
 
 
-def _prepared(service: Service, body: ResponsesRequest, variant: str) -> tuple[Conversation, list[str]]:
+def _prepared(
+    service: Service, body: ResponsesRequest, variant: str, items: ItemReader
+) -> tuple[Conversation, list[str]]:
     """The conversation, and the fields without effect. Errors: `ApiError` 400 with a place in `input`."""
-    items = ItemReader(service.settings.strict)
     chat, ignored = as_chat(body, items)
     try:
         talk = prepare(service, chat, variant)
     except ApiError as error:
         raise items.translated(error) from None
-    return talk, [*ignored, *talk.ignored]
+    return talk, [*ignored, *map(items.placed, talk.ignored)]
 
 
 def as_chat(body: ResponsesRequest, items: ItemReader) -> tuple[ChatRequest, list[str]]:
@@ -110,6 +114,7 @@ def as_chat(body: ResponsesRequest, items: ItemReader) -> tuple[ChatRequest, lis
         if tool.get("type") != "function":
             ignored.append(f"tools/{index}")
             continue
+        items.tools.append(index)
         functions.append({"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}})
     if body.include:
         ignored.append("include")
@@ -150,10 +155,21 @@ def as_chat(body: ResponsesRequest, items: ItemReader) -> tuple[ChatRequest, lis
 def _choice(body: ResponsesRequest, has_tools: bool) -> Any:
     choice = body.tool_choice
     if isinstance(choice, dict):
+        if choice.get("type") == "allowed_tools":
+            tools = choice.get("tools")
+            listed = [_named(tool) for tool in tools] if isinstance(tools, list) else tools
+            return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode"), "tools": listed}}
         if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
             raise unsupported("this tool_choice", "/tool_choice")
         return {"type": "function", "function": {"name": choice["name"]}}
     return choice if has_tools or choice == "required" else None
+
+
+def _named(tool: Any) -> Any:
+    """An entry of `allowed_tools` in the form of the chat API."""
+    if not isinstance(tool, dict):
+        return tool
+    return {"type": tool.get("type"), "function": {k: v for k, v in tool.items() if k != "type"}}
 
 
 def _format(given: TextFormat | None) -> Any:
@@ -172,10 +188,13 @@ def _format(given: TextFormat | None) -> Any:
 class _Run:
     """A running request."""
 
-    def __init__(self, replies: Replies, body: ResponsesRequest, last: dict[str, Any]) -> None:
-        self._replies, self._body, self._last = replies, body, last
+    def __init__(
+        self, replies: Replies, body: ResponsesRequest, items: ItemReader, last: dict[str, Any]
+    ) -> None:
+        self._replies, self._body, self._items, self._last = replies, body, items, last
         self._output = Output()
         self._finish: str | None = None
+        self._schema: str | None = None
         self._moe: dict[str, Any] | None = None
         self._id, self._created = "resp_" + secrets.token_hex(16), int(time.time())
 
@@ -208,6 +227,7 @@ class _Run:
                     yield None
                 for step in steps:
                     self._finish = step.finish or self._finish
+                    self._schema = step.schema or self._schema
                     if step.moe is not None:
                         tokens = (self._moe or {"tokens": []})["tokens"] + step.moe["tokens"]
                         self._moe = {**step.moe, "tokens": tokens}
@@ -265,4 +285,6 @@ class _Run:
             }
             if self._moe is not None:
                 answer["moe"] = self._moe
+            if self._schema is not None:
+                answer["x_coterie_schema"] = self._items.placed(self._schema)
         return answer

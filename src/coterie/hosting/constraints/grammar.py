@@ -1,4 +1,7 @@
-"""Constrained replies: JSON schemas and tool calls, through llguidance. Unenforceable schemas are refused.
+"""Constrained replies: JSON schemas and tool calls, through llguidance.
+
+A tool is a mapping: `name`; `parameters`, a schema (none: any arguments); `strict`, whether a schema that
+cannot be enforced is refused; `pointer`, its place in the request.
 
 V vocabulary.
 """
@@ -16,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coterie.hosting.constraints.schemas import bad, enforceable
+from coterie.hosting.constraints.schemas import bad, fit
 from coterie.hosting.errors import invalid
 from coterie.text.reply_formats import ReplyFormat
 from coterie.text.tokenizer import StreamDecoder, Tokenizer
@@ -33,7 +36,8 @@ class GrammarFilter:
     reply is free until the next trigger; without `repeat` it must end. `think`: the token that opens and the
     text that closes a reasoning block, which may come first. Without `repeat` a reply cannot stop before the
     grammar has started: reasoning continues until it is closed. When no token can satisfy the grammar,
-    `failure` is set and the reply ends.
+    `failure` is set and the reply ends. `unenforced`: pointers to the keywords of schemas that the grammar
+    does not enforce.
     """
 
     def __init__(
@@ -45,8 +49,11 @@ class GrammarFilter:
         trigger: str | None = None,
         repeat: bool = False,
         think: tuple[int, str] | None = None,
+        unenforced: Sequence[str] = (),
     ) -> None:
         self.failure: str | None = None
+        self.unenforced = tuple(unenforced)
+        self._made_from = (prototype, tokenizer, vocab_size, stop_ids, trigger, repeat, think, unenforced)
         self._prototype, self._matcher = prototype, prototype.deep_copy()
         self._decoder = StreamDecoder(tokenizer)
         self._known, self._vocab_size = tokenizer.vocab_size, vocab_size
@@ -61,6 +68,10 @@ class GrammarFilter:
     def ends(self) -> bool:
         """Whether the reply ends when the grammar is satisfied."""
         return not self._repeat
+
+    def fresh(self) -> GrammarFilter:
+        """The same filter for another reply."""
+        return GrammarFilter(*self._made_from)
 
     def allowed(self) -> Tensor | None:
         """bool (V,): the tokens the grammar allows, or all but stops before it starts; None: all tokens."""
@@ -138,51 +149,71 @@ class Grammars:
         pointer: str,
         opened: bool | None,
         tools: Sequence[Mapping[str, Any]] = (),
+        strict: bool = True,
     ) -> GrammarFilter:
         """For a reply that must be JSON of this schema, or a call of one of `tools`; `opened` as `of_rules`.
 
         Errors: `ApiError` 400 `invalid_schema`.
         """
-        value = _json(enforceable(schema, pointer), False)
-        return self.of_rules(f"value: %json {value}", pointer, opened, tools)
+        fitted = fit(schema, pointer, strict=strict)
+        rules = f"value: %json {_json(fitted.schema, False)}"
+        return self.of_rules(rules, pointer, opened, tools, fitted.left)
 
     def of_rules(
-        self, rules: str, pointer: str, opened: bool | None, tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        rules: str,
+        pointer: str,
+        opened: bool | None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        unenforced: Sequence[str] = (),
     ) -> GrammarFilter:
         """For a reply that must be the `value` of these Lark rules, or a call of one of `tools`.
 
         `opened` None: for plain text, in which neither reasoning nor the marks of an answer come first.
-        Errors: `ApiError` 400 `invalid_schema`.
+        `unenforced`: pointers to what the rules do not enforce. Errors: `ApiError` 400 `invalid_schema`.
         """
+        left = list(unenforced)
         if opened is None:
             prototype = self._compiled(f"start: value\n{rules}", pointer)
-            return GrammarFilter(prototype, self._tokenizer, self._vocab_size, self._stop_ids)
+            return GrammarFilter(
+                prototype, self._tokenizer, self._vocab_size, self._stop_ids, unenforced=left
+            )
         rules = f"answer: {self._literal(self._writing.answer)} value\n{rules}"
         if tools:
-            return self._filter("answer | calls", f"{rules}\n{self._calls(tools, False)}", pointer, opened)
-        return self._filter("answer", rules, pointer, opened)
+            rules = f"{rules}\n{self._calls(tools, False, left)}"
+        return self._filter("answer | calls" if tools else "answer", rules, pointer, opened, left)
 
     def of_calls(self, tools: Sequence[Mapping[str, Any]], several: bool, opened: bool) -> GrammarFilter:
-        """For a reply that must be one call (or `several`) of these tools."""
-        return self._filter("calls", self._calls(tools, several), "/tools", opened)
+        """For a reply that must be one call (or `several`) of these tools. Errors: `ApiError` 400."""
+        left: list[str] = []
+        return self._filter("calls", self._calls(tools, several, left), "/tools", opened, left)
 
     def of_strict_calls(self, tools: Sequence[Mapping[str, Any]], opened: bool) -> GrammarFilter:
-        """For a free reply whose calls, if it makes any, must be of these tools and their schemas."""
-        writing = self._writing
+        """For a free reply whose calls, if it makes any, must be of these tools and their schemas.
+
+        Errors: `ApiError` 400.
+        """
+        writing, left = self._writing, list[str]()
         if not writing.trigger:
             first = f"[^\\s{self._begins}]" if self._begins else ""
             free = f"free: {self._literal(writing.answer)} TEXT\nTEXT: /{first}(.|\\n)*/"
-            rules = f"{self._calls(tools, True)}\n{free}"
-            return self._filter("calls | free", rules, "/tools", opened, writing.preamble)
+            rules = f"{self._calls(tools, True, left)}\n{free}"
+            return self._filter("calls | free", rules, "/tools", opened, left, writing.preamble)
         _, inside, rest = writing.call.partition(writing.trigger)
         if inside:
-            grammar = f"start: tool\n{self._tools(tools, rest)}"
+            grammar = f"start: tool\n{self._tools(tools, rest, left)}"
         else:
             opening = writing.open.partition(writing.trigger)[2]
-            grammar = self._calls(tools, True, opening).replace("calls:", "start:", 1)
+            grammar = self._calls(tools, True, left, opening).replace("calls:", "start:", 1)
         prototype = self._compiled(grammar, "/tools")
         return GrammarFilter(
-            prototype, self._tokenizer, self._vocab_size, self._stop_ids, writing.trigger, True
+            prototype,
+            self._tokenizer,
+            self._vocab_size,
+            self._stop_ids,
+            writing.trigger,
+            True,
+            unenforced=left,
         )
 
     def _literal(self, text: str) -> str:
@@ -192,21 +223,25 @@ class Grammars:
         added = self._tokenizer.added_tokens
         return " ".join(f"<[{added[part]}]>" if part in added else _quoted(part) for part in parts if part)
 
-    def _calls(self, tools: Sequence[Mapping[str, Any]], several: bool, opening: str | None = None) -> str:
-        """Rules for `calls`; `opening` replaces the text with which the family opens calls."""
+    def _calls(
+        self, tools: Sequence[Mapping[str, Any]], several: bool, left: list[str], opening: str | None = None
+    ) -> str:
+        """Rules for `calls`; `opening` replaces the text with which the family opens calls.
+
+        Pointers to what the rules do not enforce are appended to `left`.
+        """
         writing = self._writing
         more = f"({self._literal(writing.between)} tool)*" if several and writing.between else ""
         begin = self._literal(writing.open if opening is None else opening)
-        return (
-            f"calls: {begin} tool {more} {self._literal(writing.close)}\n{self._tools(tools, writing.call)}"
-        )
+        end = self._literal(writing.close)
+        return f"calls: {begin} tool {more} {end}\n{self._tools(tools, writing.call, left)}"
 
-    def _tools(self, tools: Sequence[Mapping[str, Any]], pattern: str) -> str:
+    def _tools(self, tools: Sequence[Mapping[str, Any]], pattern: str, left: list[str]) -> str:
         """Rules for `tool`: a call of any of the tools, written in the form `pattern`."""
         lines = ["tool: " + " | ".join(f"tool_{index}" for index in range(len(tools)))]
         for index, tool in enumerate(tools):
             whole = "{object}" in pattern
-            schema = _call_schema(tool, index, self._writing.arguments if whole else None)
+            schema = _call_schema(tool, index, self._writing.arguments if whole else None, left)
             known = {
                 "{object}": f"json_{index}",
                 "{arguments}": f"json_{index}",
@@ -218,7 +253,13 @@ class Grammars:
         return "\n".join(lines)
 
     def _filter(
-        self, start: str, rules: str, pointer: str, opened: bool, also: tuple[str, str] | None = None
+        self,
+        start: str,
+        rules: str,
+        pointer: str,
+        opened: bool,
+        left: Sequence[str],
+        also: tuple[str, str] | None = None,
     ) -> GrammarFilter:
         """A filter that allows reasoning first: as separate messages, or between marks that are tokens.
 
@@ -238,7 +279,7 @@ class Grammars:
             trigger = close if opened else None
             think = None if opened or token is None else (token, close)
         return GrammarFilter(
-            prototype, self._tokenizer, self._vocab_size, self._stop_ids, trigger, think=think
+            prototype, self._tokenizer, self._vocab_size, self._stop_ids, trigger, False, think, left
         )
 
     def _compiled(self, grammar: str, pointer: str) -> Any:
@@ -294,7 +335,9 @@ class _Vocabulary:
 
 def _json(schema: Mapping[str, Any], spaced: bool) -> str:
     """A schema for llguidance, without optional white space, on which a model may spend a whole reply."""
-    options = dict(_COMPACT) if spaced else {**_COMPACT, "item_separator": ",", "key_separator": ":"}
+    options: dict[str, Any] = {**_COMPACT, "coerce_one_of": True}  # `fit` has named or refused those
+    if not spaced:
+        options |= {"item_separator": ",", "key_separator": ":"}
     return json.dumps({**schema, "x-guidance": options})
 
 
@@ -302,13 +345,15 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _call_schema(tool: Mapping[str, Any], index: int, key: str | None) -> dict[str, Any]:
+def _call_schema(tool: Mapping[str, Any], index: int, key: str | None, left: list[str]) -> dict[str, Any]:
     """The schema of a call's arguments; with a `key`, of the object of the name and, under `key`, these."""
     parameters = tool.get("parameters") or {"type": "object"}
-    pointer = f"/tools/{index}/function/parameters"
+    pointer = tool.get("pointer", f"/tools/{index}/function/parameters")
     if parameters.get("type", "object") != "object":
         raise invalid(f"{pointer}/type: parameters must be an object", pointer, "invalid_schema")
-    arguments = {"type": "object", **enforceable(parameters, pointer, f"/properties/{key}" if key else "")}
+    fitted = fit(parameters, pointer, f"/properties/{key}" if key else "", bool(tool.get("strict")))
+    left += fitted.left
+    arguments = {"type": "object", **fitted.schema}
     if key is None:
         return arguments
     return {
