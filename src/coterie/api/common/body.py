@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from coterie.api.common.fields import Ignored, closest, has_no_effect, sift, why_refused
+from coterie.api.common.fields import Ignored, UnreadField, sift
 from coterie.hosting.errors import ApiError, invalid
 
 MAX_TOKENS = 2**31 - 1
@@ -47,10 +47,11 @@ class Body(BaseModel):
         if not isinstance(data, Mapping):
             return data
         required = {field.alias or name: field.is_required() for name, field in cls.model_fields.items()}
-        left = sift(cls.place, data, required, info.context)
-        for name in left.keys() - required.keys():
-            reason = why_unread(cls.place, name, required)
-            raise PydanticCustomError("unread", "{reason}", {"name": str(name), "reason": reason})
+        try:
+            left = sift(cls.place, data, required, info.context)
+        except UnreadField as error:  # pydantic would cut its parts off
+            told = {"name": error.name, "reason": error.reason}
+            raise PydanticCustomError("unread", "{reason}", told) from None
         return {key: value for key, value in left.items() if value is not None or required.get(key, True)}
 
 
@@ -85,25 +86,27 @@ def _problem(error: ValidationError, data: Mapping[str, Any]) -> ApiError:
     path, problem = max(((where(one), one) for one in problems), key=rank)
     pointer = pointer_to(path)
     if problem["type"] == "unread":
-        return unread(path, problem["ctx"]["reason"])
+        return _unread(path, problem["ctx"]["reason"])
     if problem["type"] == "missing":
         return invalid(f"{pointer}: is missing", pointer, "missing_required_parameter")
     return invalid(f"{pointer or 'body'}: {problem['msg'][:200]}", pointer or None)
 
 
-def why_unread(place: str, name: str, known: Collection[str]) -> str:
-    """Why a field of an object at `place` of the table is refused: the rest of the message."""
-    needs = why_refused(place, name)
-    if needs is not None:
-        return f"{needs} is not supported here"
-    if has_no_effect(place, name):
-        return "has no effect here, and --strict refuses such fields"
-    close = closest(name, frozenset(known))
-    return "unknown field" + (f" (did you mean '{close}'?)" if close else "")
+def sifted(
+    place: str,
+    data: Mapping[str, Any],
+    known: Collection[str],
+    named: Ignored,
+    path: Sequence[int | str],
+) -> dict[str, Any]:
+    """`sift` for an object that no `Body` describes, at `path` of the request. Errors: `ApiError` 400."""
+    try:
+        return sift(place, data, known, named)
+    except UnreadField as error:
+        raise _unread([*path, error.name], error.reason) from None
 
 
-def unread(path: Sequence[int | str], reason: str) -> ApiError:
-    """400 for the field at the end of `path`, which is not read."""
+def _unread(path: Sequence[int | str], reason: str) -> ApiError:
     pointer = pointer_to(path)
     return ApiError(400, f"{pointer}: {reason}", "unsupported_parameter", pointer)
 

@@ -11,14 +11,13 @@ import difflib
 import functools
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from coterie.api.common.field_table import EXTRAS
 from coterie.api.common.field_table.entries import Extra
 from coterie.api.common.field_table.requests import LABELS
 
 MOST_NAMES = 64  # in one header; a request can make up any number of names
-Fate = Literal["nothing", "named", "refused", "unknown"]
 
 
 class Ignored(list[str]):
@@ -47,66 +46,65 @@ def asks_for_nothing(value: Any) -> bool:
     return value is None or value is False or value in ("", [])
 
 
+class UnreadField(ValueError):
+    """A field that would change the reply, or that nobody knows. `reason`: the rest of a message."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+
 def sift(
     place: str, data: Mapping[str, Any], known: Collection[str], named: Ignored | None
 ) -> dict[str, Any]:
-    """The fields of an object at `place` that are left to read: the `known` ones, and any to be refused.
+    """The `known` fields of an object at `place` of the table; names of fields without effect go to `named`.
 
-    Names of fields without effect are appended to `named`.
+    Errors: `UnreadField`.
     """
     extra = EXTRAS.get(place, _NONE)
     left: dict[str, Any] = {}
     for name, value in data.items():
-        fate: Fate | None = None if name in known else fate_of(extra, name, data, known)
-        if fate == "named" and named is not None and not (named.strict and name not in LABELS):
-            named.add(place, name)
-        elif fate in (None, "refused", "unknown", "named"):
+        if name in known:
             left[name] = value
+        elif value is not None and _is_named(extra, name, data, known) and named is not None:
+            if named.strict and name not in LABELS:
+                raise UnreadField(name, "has no effect here, and --strict refuses such fields")
+            named.add(place, name)
     return left
 
 
-def fate_of(extra: Extra, name: str, data: Mapping[str, Any], known: Collection[str]) -> Fate:
-    """What happens to the field `name` of an object that is none of the `known` ones."""
-    value = data[name]
-    listed = name in extra
-    if value is None or (listed and asks_for_nothing(value)):
-        return "nothing"
-    if name in extra.refused:
-        return "refused"
-    if name in extra.neutral:
-        return "nothing" if value in extra.neutral[name][0] else "refused"
-    if name in extra.same:
-        return "named" if _equal(value, data.get(extra.same[name])) else "refused"
-    if name in extra.repeats:
-        return "named" if any(data.get(other) is not None for other in extra.repeats[name]) else "refused"
-    if listed:
-        return "named"
-    if not extra.is_open or closest(name, frozenset(known).difference(data), 0.85):
-        return "unknown"
-    return "nothing" if asks_for_nothing(value) else "named"
-
-
-def why_refused(place: str, name: str) -> str | None:
-    """What a refused field would need, if the table says so; the start of "... is not supported here"."""
-    extra = EXTRAS.get(place, _NONE)
-    if name in extra.neutral:
-        return extra.neutral[name][1]
-    if name in extra.same:
-        return f"'{name}' (send '{extra.same[name]}')"
-    if name in extra.repeats:
-        return f"'{name}' in place of '{extra.repeats[name][0]}'"
-    return extra.refused.get(name)
-
-
-def has_no_effect(place: str, name: str) -> bool:
-    """Whether the table names the field, whatever its value."""
-    return EXTRAS.get(place, _NONE).label(name) is not None
+def _is_named(extra: Extra, name: str, data: Mapping[str, Any], known: Collection[str]) -> bool:
+    """Whether a field is to be named, else it asks for nothing. Errors: `UnreadField`."""
+    value, needs = data[name], None
+    if name in extra:
+        if asks_for_nothing(value):
+            return False
+        if name in extra.neutral:
+            values, needs = extra.neutral[name]
+            if value in values:
+                return False
+        elif name in extra.same:
+            ours = extra.same[name]
+            needs = None if _equal(value, data.get(ours)) else f"'{name}' (send '{ours}')"
+        elif name in extra.repeats:
+            others = extra.repeats[name]
+            found = any(data.get(other) is not None for other in others)
+            needs = None if found else f"'{name}' without '{others[0]}'"
+        else:
+            needs = extra.refused.get(name)
+        if needs is not None:
+            raise UnreadField(name, f"{needs} is not supported here")
+        return True
+    close = closest(name, frozenset(known).difference(data if extra.is_open else ()), extra.is_open)
+    if close is not None or not extra.is_open:
+        raise UnreadField(name, "unknown field" + (f" (did you mean '{close}'?)" if close else ""))
+    return not asks_for_nothing(value)
 
 
 @functools.lru_cache(maxsize=4096)
-def closest(name: str, known: frozenset[str], cutoff: float = 0.6) -> str | None:
-    """The known name that was probably meant."""
-    found = difflib.get_close_matches(name[:64], sorted(known), n=1, cutoff=cutoff)
+def closest(name: str, known: frozenset[str], surely: bool = False) -> str | None:
+    """The known name that was probably meant, or `surely`."""
+    found = difflib.get_close_matches(name[:64], sorted(known), n=1, cutoff=0.85 if surely else 0.6)
     return found[0] if found else None
 
 

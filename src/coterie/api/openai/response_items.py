@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from coterie.api.common.body import pointer_to, unread, why_unread
-from coterie.api.common.fields import Ignored, sift
+from coterie.api.common.body import pointer_to, sifted
+from coterie.api.common.fields import Ignored
 from coterie.hosting.errors import ApiError, invalid
 from coterie.text.replies import CallPart, Delta, NumberedCall
 
@@ -51,10 +51,7 @@ class ItemReader:
             if not isinstance(kind, str) or kind not in _READ:
                 pointer = f"/input/{index}/type"
                 raise invalid(f"{pointer}: items of type {str(kind)[:40]!r} are not read here", pointer)
-            place = f"input.{kind}"
-            left = sift(place, item, _READ[kind], self.ignored)
-            for name in left.keys() - {*_READ[kind]}:
-                raise unread(["input", index, name], why_unread(place, name, _READ[kind]))
+            left = sifted(f"input.{kind}", item, _READ[kind], self.ignored, ["input", index])
             getattr(self, f"_{kind}")(left, index)
 
     def translated(self, error: ApiError) -> ApiError:
@@ -134,10 +131,7 @@ class ItemReader:
             if not isinstance(part, Mapping):
                 pointer = pointer_to(["input", *path, number])
                 raise invalid(f"{pointer}: an object was expected", pointer)
-            left = sift(place, part, read, self.ignored)
-            for name in left.keys() - {*read}:
-                raise unread(["input", *path, number, name], why_unread(place, name, read))
-            parts.append(left)
+            parts.append(sifted(place, part, read, self.ignored, ["input", *path, number]))
         return parts
 
 
