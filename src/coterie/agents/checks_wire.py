@@ -132,7 +132,7 @@ def sizes(client: Client) -> None:
     wrong: list[dict[str, Any]] = [
         {"n": 10**6},
         {"top_logprobs": 10**5, "logprobs": True},
-        {"max_tokens": -1},
+        {"max_tokens": -2},
     ]
     wrong += [{"temperature": -1}, {"top_p": 2}, {"stop": ["x"] * 1000}]
     for fields in wrong:

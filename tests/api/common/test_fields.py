@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import openai
 import pytest
+from openai.types import completion_create_params as completion_params
 from openai.types.chat import ChatCompletionMessage
-from openai.types.responses import Response
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.embedding_create_params import EmbeddingCreateParams
+from openai.types.responses import FunctionToolParam, Response
+from openai.types.responses import response_create_params as response_params
 from pydantic import BaseModel
+from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
-from coterie.api.common.field_table import EXTRAS
+from coterie.api.common.body import Body
+from coterie.api.common.field_table import EXTRAS, ITEMS
+from coterie.api.common.field_table.entries import Extra
+from coterie.api.common.field_table.requests import SHARED
 from coterie.api.common.fields import Ignored, UnreadField, asks_for_nothing, sift
+from coterie.api.common.protocol import ChatRequest, CompletionRequest, FunctionSpec
+from coterie.api.openai.embeddings import EmbeddingRequest
+from coterie.api.openai.response_items import _READ
+from coterie.api.openai.responses import ResponsesRequest
 from tests.serve.support import ASK, call
 
 CHAT = "/v1/chat/completions"
@@ -121,6 +133,107 @@ def test_every_field_of_the_table_is_named_or_refused(place):
     assert sifted(place, unheard) == (({}, [f"{prefix}unheard_of"]) if extra.is_open else "unheard_of")
 
 
+def bodies_in(annotation: Any) -> list[type[Body]]:
+    if isinstance(annotation, type) and issubclass(annotation, Body):
+        return [annotation]
+    return [body for inner in get_args(annotation) for body in bodies_in(inner)]
+
+
+def typed_dicts(annotation: Any) -> list[Any]:
+    if is_typeddict(annotation):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in typed_dicts(inner)]
+
+
+def unlisted(annotation: Any, bodies: list[type[Body]], path: str = "") -> set[str]:
+    """Fields of the package's types that the bodies do not honour and the table does not list."""
+    places = [EXTRAS.get(body.place, Extra()) for body in bodies]
+    honoured = {info.alias or name: info for body in bodies for name, info in body.model_fields.items()}
+    found = set()
+    for kind in typed_dicts(annotation):
+        for name, hint in get_type_hints(kind).items():
+            if name in honoured:
+                inner = bodies_in(honoured[name].annotation)
+                found |= unlisted(hint, inner, f"{path}.{name}") if inner else set()
+            elif not any(name in place for place in places):
+                found.add(f"{path}.{name}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (chat_params.CompletionCreateParamsStreaming, ChatRequest),
+        (completion_params.CompletionCreateParamsStreaming, CompletionRequest),
+        (response_params.ResponseCreateParamsStreaming, ResponsesRequest),
+        (EmbeddingCreateParams, EmbeddingRequest),
+    ],
+)
+def test_every_field_of_the_openai_package_is_honoured_or_in_the_table(kind, body):
+    """When the pinned package moves, this names its new fields: honour them, or list them with a reason."""
+    assert not unlisted(kind, [body])
+
+
+class NewPart(TypedDict):
+    text: str
+    new: str
+
+
+class NewMessage(TypedDict):
+    content: list[NewPart] | str
+
+
+class NewRequest(TypedDict):
+    messages: list[NewMessage]
+    newer: str
+    store: bool
+
+
+def test_a_new_field_of_the_package_would_be_noticed():
+    assert unlisted(NewRequest, [ChatRequest]) == {".newer", ".messages.content.new"}
+
+
+def test_every_item_and_tool_of_the_openai_package_is_read_or_in_the_table():
+    hints = get_type_hints(response_params.ResponseCreateParamsStreaming)
+    for item in typed_dicts(hints["input"]):
+        fields = get_type_hints(item)
+        kind = next(one for one in get_args_deep(fields["type"]) if isinstance(one, str))
+        if kind not in _READ:
+            assert kind in ITEMS, f"items of type {kind}: read them, or list them with a reason"
+            continue
+        table = EXTRAS[f"input.{kind}"]
+        assert not {name for name in fields if name not in _READ[kind] and name not in table}, item
+        for name in {"content", "output"} & fields.keys():
+            parts = [part for part in typed_dicts(fields[name]) if kind != "reasoning"]
+            listed = {"type", "text"}
+            missed = {key for part in parts for key in get_type_hints(part)} - listed
+            assert not {key for key in missed if key not in EXTRAS["input.message.content"]}, item
+    fields = get_type_hints(FunctionToolParam)
+    known = {"type", *FunctionSpec.model_fields}
+    assert not {name for name in fields if name not in known and name not in EXTRAS["tools.function"]}
+
+
+def get_args_deep(annotation: Any) -> list[Any]:
+    inner = get_args(annotation)
+    return [found for one in inner for found in get_args_deep(one)] if inner else [annotation]
+
+
+def test_the_table_lists_no_field_that_is_honoured():
+    """Except those that requests have in common, of which one may honour what another does not."""
+    shared = {name for extra in SHARED.values() for name, _, _ in extra.rows()}
+    kinds = {kind for kind in [Body] for kind in all_kinds(kind)}
+    for kind in kinds:
+        honoured = {info.alias or name for name, info in kind.model_fields.items()}
+        listed = {name for name, _, _ in EXTRAS.get(kind.place, Extra()).rows()}
+        assert not (listed & honoured) - shared, (
+            f"{kind.__name__}: take them out of {kind.place!r} in the table"
+        )
+
+
+def all_kinds(kind: type[Body]) -> set[type[Body]]:
+    return {kind}.union(*(all_kinds(one) for one in kind.__subclasses__()))
+
+
 def test_a_misspelt_field_of_an_open_object_is_refused():
     known = ("name", "parameters")
     assert sifted("tools.function", {"paramaters": {"a": 1}}, known) == "paramaters"
@@ -177,6 +290,15 @@ def test_fields_that_cannot_change_the_reply(server, more, named):
     )
     assert status == 200, body
     assert headers.get("x-coterie-ignored") == named
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+def test_minus_one_sets_no_limit(server, path):
+    asked = {"messages": ASK} if path == CHAT else {"prompt": "Hello"}
+    more = {"model": "tiny", "seed": 1, "max_tokens": -1, "stop": ["e"], "temperature": 1}
+    status, _, body = call(server.url, "POST", path, {**asked, **more, "logit_bias": {"0": -100, "2": -100}})
+    assert status == 200 and body["choices"][0]["finish_reason"] == "stop", body
+    assert call(server.url, "POST", path, {**asked, "model": "tiny", "max_tokens": -2})[0] == 400
 
 
 SAID: list[tuple[dict[str, Any], str]] = [

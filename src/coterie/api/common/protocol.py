@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import BeforeValidator, Field
 
 from coterie.api.common.body import MAX_TOKENS, Body, Ids, Name, Probability, Text, Whole
 from coterie.hosting.errors import invalid, too_long
@@ -24,6 +22,11 @@ Form = Annotated[str, Field(min_length=1, max_length=2**16)]
 Choices = Annotated[list[Text], Field(min_length=1, max_length=1024)]
 Keep = Annotated[Whole, Field(ge=-1, le=MAX_TOKENS)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+def _unless_endless(given: Any) -> Any:
+    """None for -1, by which clients of llama.cpp, LM Studio and Ollama mean that there is no limit."""
+    return None if given == -1 else given
 
 
 class StreamOptions(Body):
@@ -77,7 +80,9 @@ class Generation(Body):
     model: Name
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
+    max_tokens: Annotated[
+        Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None, BeforeValidator(_unless_endless)
+    ] = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Probability | None = None
     top_k: Annotated[Whole, Field(ge=-1, le=2**31)] | None = None
@@ -107,6 +112,11 @@ class Generation(Body):
     guided_regex: Form | None = None
     guided_choice: Choices | None = None
     guided_grammar: Form | None = None
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether the request says that there is no limit, by a `max_tokens` of -1."""
+        return self.max_tokens is None and "max_tokens" in self.model_fields_set
 
     @property
     def routing(self) -> str:
@@ -215,6 +225,7 @@ class NamedFunction(Body):
 class NamedChoice(Body):
     """`tool_choice` with a name."""
 
+    place = "tool_choice"
     type: Literal["function"]
     function: NamedFunction
 
@@ -245,13 +256,15 @@ class ChatRequest(Generation):
 
     place = "/v1/chat/completions"
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
+    max_completion_tokens: Annotated[
+        Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None, BeforeValidator(_unless_endless)
+    ] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     thinking_token_budget: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None

@@ -152,7 +152,8 @@ def prepare(service: Service, body: CompletionRequest, variant: str) -> list[Con
     names = TokenNames(service.model.tokenizer, body.logprobs, bool(body.return_tokens_as_token_ids))
     texts: list[Continuation] = []
     for ids in prompts:
-        given, default = body.max_tokens, service.model.reply_limit or _DEFAULT_TOKENS
+        given = body.max_tokens
+        default = None if body.is_endless else service.model.reply_limit or _DEFAULT_TOKENS
         ids = body.cut(ids, given or default, service.max_length)
         limit = choose_tokens(given or None, len(ids), service.max_length, default)
         params = body.sampling(service.model, limit, body.logprobs or 0)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from coterie.api.common.body import pointer_to, sifted
+from coterie.api.common.field_table import ITEMS
 from coterie.api.common.fields import Ignored
 from coterie.hosting.errors import ApiError, invalid
 from coterie.text.replies import CallPart, Delta, NumberedCall
@@ -50,7 +51,11 @@ class ItemReader:
             kind = item.get("type") or "message"
             if not isinstance(kind, str) or kind not in _READ:
                 pointer = f"/input/{index}/type"
-                raise invalid(f"{pointer}: items of type {str(kind)[:40]!r} are not read here", pointer)
+                needs = ITEMS.get(str(kind))
+                reason = f" ({needs} would be needed)" if needs else ""
+                raise invalid(
+                    f"{pointer}: items of type {str(kind)[:40]!r} are not read here{reason}", pointer
+                )
             left = sifted(f"input.{kind}", item, _READ[kind], self.ignored, ["input", index])
             getattr(self, f"_{kind}")(left, index)
 

@@ -44,7 +44,7 @@ class Reasoning(Body):
     """`reasoning`."""
 
     place = "reasoning"
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: str | None = None
     generate_summary: str | None = None
 

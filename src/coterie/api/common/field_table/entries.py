@@ -48,7 +48,7 @@ class Extra:
         for name, other in self.same.items():
             yield name, f"named when equal to `{other}`, else refused", f"another name for `{other}`"
         for name, (values, why) in self.neutral.items():
-            yield name, f"accepted when it is {_either(values)}, else refused", why
+            yield name, f"accepted as {_either(values)}, else refused", why
         for name, why in self.refused.items():
             yield name, "refused", why
 

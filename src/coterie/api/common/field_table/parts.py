@@ -23,6 +23,7 @@ _MEDIA = because(
     *("image_url", "input_audio", "audio_url", "video_url", "image", "audio", "video", "source"),
     *("file", "file_id", "file_data", "file_url"),
 ) | {"refusal": "a refusal in the history"}
+_PART = _ATTACHED | _RECORD | because("says how to read an image or a file", "detail", "filename")
 _TEXT = {"parsed": ("text",)}
 _CALL = {"parsed_arguments": ("arguments",)}
 
@@ -48,7 +49,7 @@ PARTS = {
         },
         is_open=True,
     ),
-    "messages.content": Extra(_ATTACHED | _RECORD, _TEXT, refused=_MEDIA, is_open=True),
+    "messages.content": Extra(_PART, _TEXT, refused=_MEDIA, is_open=True),
     "messages.tool_calls": Extra(
         _ATTACHED | because("the order of the list decides", "index") | because("the call is over", "status"),
         refused={"custom": "a custom tool"},
@@ -70,12 +71,39 @@ PARTS = {
         refused=because("calls that end later", "async", "async_"),
         is_open=True,
     ),
-    "reasoning": Extra(refused={"context": "a choice of the reasoning that is shown", "mode": "a mode"}),
+    "tool_choice": Extra(
+        refused={"custom": "a custom tool", "allowed_tools": "a choice among several tools"},
+    ),
+    "reasoning": Extra(
+        neutral={
+            "context": (("auto",), "a choice of the reasoning that is shown"),
+            "mode": (("standard",), "another mode of reasoning"),
+        },
+    ),
     "input.message": Extra(_ITEM | _RECORD, is_open=True),
-    "input.message.content": Extra(_ATTACHED | _RECORD, _TEXT, refused=_MEDIA, is_open=True),
+    "input.message.content": Extra(_PART, _TEXT, refused=_MEDIA, is_open=True),
     "input.reasoning": Extra(
         _ITEM | because("only the server that made it can read it", "encrypted_content"), is_open=True
     ),
     "input.function_call": Extra(_ITEM, _CALL, is_open=True),
     "input.function_call_output": Extra(_ITEM | because("the call names its tool", "name"), is_open=True),
 }
+
+# Types of items of the Responses API that are refused: what they would need.
+ITEMS = (
+    because("a file search", "file_search_call")
+    | because("a web search", "web_search_call")
+    | because("a computer to use", "computer_call", "computer_call_output")
+    | because("a search for tools", "tool_search_call", "tool_search_output", "additional_tools")
+    | because("settings that change inside a conversation", "configuration_update")
+    | because("a history that only its own server can read", "compaction", "compaction_trigger")
+    | because("images", "image_generation_call")
+    | because("a program that the server runs", "code_interpreter_call", "program", "program_output")
+    | because("a shell", "local_shell_call", "local_shell_call_output", "shell_call", "shell_call_output")
+    | because("a tool for patches", "apply_patch_call", "apply_patch_call_output")
+    | because(
+        "servers of tools", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "mcp_call"
+    )
+    | because("custom tools", "custom_tool_call", "custom_tool_call_output")
+    | because("a stored conversation", "item_reference")
+)

@@ -56,9 +56,7 @@ _SAMPLERS = Extra(
     | because("a setting of the dynamic temperature, which is off", "dynatemp_exponent")
     | because("a setting of the dynamic temperature, which is off", "dynatemp_low", "dynatemp_high")
     | because("a setting of smoothing, which is off", "smoothing_curve")
-    | because("a setting of beam search, which is off", "length_penalty", "early_stopping")
-    | because("the penalty covers the prompt and the reply", "repeat_last_n", "rep_pen_range")
-    | because("the penalty covers the prompt and the reply", "repetition_penalty_range", "rep_pen_slope"),
+    | because("a setting of beam search, which is off", "length_penalty", "early_stopping"),
     same={
         **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens", "max_length"), "max_tokens"),
         **dict.fromkeys(("repeat_penalty", "rep_pen"), "repetition_penalty"),
@@ -80,6 +78,10 @@ _SAMPLERS = Extra(
         "nsigma": ((0, -1), "top-n-sigma sampling"),
         "epsilon_cutoff": ((0,), "epsilon sampling"),
         "eta_cutoff": ((0,), "eta sampling"),
+        "repeat_last_n": ((-1,), "a penalty on some of the tokens only"),
+        "rep_pen_range": ((-1, 0), "a penalty on some of the tokens only"),
+        "repetition_penalty_range": ((-1, 0), "a penalty on some of the tokens only"),
+        "rep_pen_slope": ((0, 1), "a penalty that depends on the distance"),
         "min_keep": ((0, 1), "a least number of candidates"),
         "dynatemp_range": ((0,), "a dynamic temperature"),
         "dynamic_temperature": ((False,), "a dynamic temperature"),
@@ -91,7 +93,6 @@ _SAMPLERS = Extra(
         "encoder_repetition_penalty": ((1,), "a penalty on words that the prompt lacks"),
         "guidance_scale": ((1,), "guidance by a negative prompt"),
         "cfg_scale": ((1,), "guidance by a negative prompt"),
-        "negative_prompt": (("",), "guidance by a negative prompt"),
         "temperature_last": ((False,), "another order of samplers"),
         "do_sample": ((True,), "'do_sample' (send \"temperature\": 0)"),
         "num_beams": ((1,), "beam search"),
@@ -104,6 +105,7 @@ _SAMPLERS = Extra(
         "post_sampling_probs": ((False,), "probabilities after sampling"),
     },
     refused={
+        "negative_prompt": "guidance by a negative prompt",
         "sampler_order": "another order of samplers",
         "sampler_priority": "another order of samplers",
         "samplers": "another order of samplers",
@@ -153,7 +155,7 @@ _CHAT = Extra(
 
 _RESPONSES = Extra(
     because("built-in tools are never called", "max_tool_calls")
-    | because("says who may ask what", "access_programs")
+    | because("there are no programs of this kind", "access_programs")
     | because("there are no images", "image"),
     refused={
         "background_options": "a background job",
@@ -187,14 +189,16 @@ _TOKENIZE = Extra(
     refused={"chat_template": "a template in a request", "mm_processor_kwargs": "anything but text"},
 )
 
-_ANY = Extra(LABELS) | _CLIENTS
+EVERYWHERE = Extra(LABELS) | _CLIENTS
+# Parts of the table that several requests have in common, for the documents.
+SHARED = {"Most requests": EVERYWHERE, "Chat and text completions": _SAMPLERS}
 REQUESTS = {
-    "/v1/chat/completions": _ANY | _SAMPLERS | _REASONING | _CHAT,
-    "/v1/completions": _ANY | _SAMPLERS,
-    "/v1/responses": _ANY | _RESPONSES,
-    "/v1/embeddings": _ANY | _EMBEDDINGS,
-    "/v1/rerank": _ANY | _EMBEDDINGS | _RERANK,
-    "/v1/score": _ANY | _EMBEDDINGS,
-    "/tokenize": _ANY | _TOKENIZE,
-    "/detokenize": _ANY,
+    "/v1/chat/completions": EVERYWHERE | _SAMPLERS | _REASONING | _CHAT,
+    "/v1/completions": EVERYWHERE | _SAMPLERS,
+    "/v1/responses": EVERYWHERE | _RESPONSES,
+    "/v1/embeddings": EVERYWHERE | _EMBEDDINGS,
+    "/v1/rerank": EVERYWHERE | _EMBEDDINGS | _RERANK,
+    "/v1/score": EVERYWHERE | _EMBEDDINGS,
+    "/tokenize": EVERYWHERE | _TOKENIZE,
+    "/detokenize": EVERYWHERE,
 }
