@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, get_args
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import openai
 import pytest
-from openai.types import completion_create_params as completion_params
 from openai.types.chat import ChatCompletionMessage
-from openai.types.chat import completion_create_params as chat_params
-from openai.types.embedding_create_params import EmbeddingCreateParams
-from openai.types.responses import FunctionToolParam, Response
-from openai.types.responses import response_create_params as response_params
+from openai.types.responses import Response
 from pydantic import BaseModel
-from typing_extensions import TypedDict, get_type_hints, is_typeddict
 
-from coterie.api.common.body import Body
-from coterie.api.common.field_table import EXTRAS, ITEMS
-from coterie.api.common.field_table.entries import Extra
-from coterie.api.common.field_table.requests import SHARED
 from coterie.api.common.fields import Ignored, UnreadField, asks_for_nothing, sift
-from coterie.api.common.protocol import ChatRequest, CompletionRequest, FunctionSpec
-from coterie.api.openai.embeddings import EmbeddingRequest
-from coterie.api.openai.response_items import _READ
-from coterie.api.openai.responses import ResponsesRequest
-from tests.serve.support import ASK, call
+from tests.serve.support import ASK, call, serving
 
 CHAT = "/v1/chat/completions"
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -104,134 +92,6 @@ def sifted(place: str, data: dict[str, Any], known: tuple[str, ...] = (), strict
         return sift(place, data, known, named), [*named]
     except UnreadField as error:
         return error.name
-
-
-@pytest.mark.parametrize("place", EXTRAS)
-def test_every_field_of_the_table_is_named_or_refused(place):
-    extra = EXTRAS[place]
-    inner = place.partition(" ")[2] if place.startswith("/") else place
-    prefix = f"{inner}.".removeprefix(".")
-    for name in extra.named:
-        name = name.replace("*", "some")
-        assert sifted(place, {name: {"a": 1}, "known": 1}, ("known",)) == ({"known": 1}, [prefix + name])
-        assert sifted(place, {name: None}) == sifted(place, {name: []}) == ({}, [])
-    for name, others in extra.repeats.items():
-        for other in others:
-            assert sifted(place, {name: [1], other: "x"}, (other,)) == ({other: "x"}, [prefix + name])
-        assert sifted(place, {name: [1]}) == name
-        assert sifted(place, {name: []}) == ({}, [])
-    for name, other in extra.same.items():
-        assert sifted(place, {name: 7, other: 7}, (other,)) == ({other: 7}, [prefix + name])
-        assert sifted(place, {name: 7, other: 8}, (other,)) == sifted(place, {name: 7}) == name
-    for name, (values, _) in extra.neutral.items():
-        assert [sifted(place, {name: value}) for value in values] == [({}, [])] * len(values)
-        assert sifted(place, {name: 0.125}) == name
-    for name in extra.refused:
-        assert [sifted(place, {name: value}) for value in ({}, "x", True, [0], 0)] == [name] * 5
-        assert [sifted(place, {name: value}) for value in (None, False, "", [])] == [({}, [])] * 4
-    unheard = {"nothing": None, "unheard_of": 1}
-    assert sifted(place, unheard) == (({}, [f"{prefix}unheard_of"]) if extra.is_open else "unheard_of")
-
-
-def bodies_in(annotation: Any) -> list[type[Body]]:
-    if isinstance(annotation, type) and issubclass(annotation, Body):
-        return [annotation]
-    return [body for inner in get_args(annotation) for body in bodies_in(inner)]
-
-
-def typed_dicts(annotation: Any) -> list[Any]:
-    if is_typeddict(annotation):
-        return [annotation]
-    return [found for inner in get_args(annotation) for found in typed_dicts(inner)]
-
-
-def unlisted(annotation: Any, bodies: list[type[Body]], path: str = "") -> set[str]:
-    """Fields of the package's types that the bodies do not honour and the table does not list."""
-    places = [EXTRAS.get(body.place, Extra()) for body in bodies]
-    honoured = {info.alias or name: info for body in bodies for name, info in body.model_fields.items()}
-    found = set()
-    for kind in typed_dicts(annotation):
-        for name, hint in get_type_hints(kind).items():
-            if name in honoured:
-                inner = bodies_in(honoured[name].annotation)
-                found |= unlisted(hint, inner, f"{path}.{name}") if inner else set()
-            elif not any(name in place for place in places):
-                found.add(f"{path}.{name}")
-    return found
-
-
-@pytest.mark.parametrize(
-    ("kind", "body"),
-    [
-        (chat_params.CompletionCreateParamsStreaming, ChatRequest),
-        (completion_params.CompletionCreateParamsStreaming, CompletionRequest),
-        (response_params.ResponseCreateParamsStreaming, ResponsesRequest),
-        (EmbeddingCreateParams, EmbeddingRequest),
-    ],
-)
-def test_every_field_of_the_openai_package_is_honoured_or_in_the_table(kind, body):
-    """When the pinned package moves, this names its new fields: honour them, or list them with a reason."""
-    assert not unlisted(kind, [body])
-
-
-class NewPart(TypedDict):
-    text: str
-    new: str
-
-
-class NewMessage(TypedDict):
-    content: list[NewPart] | str
-
-
-class NewRequest(TypedDict):
-    messages: list[NewMessage]
-    newer: str
-    store: bool
-
-
-def test_a_new_field_of_the_package_would_be_noticed():
-    assert unlisted(NewRequest, [ChatRequest]) == {".newer", ".messages.content.new"}
-
-
-def test_every_item_and_tool_of_the_openai_package_is_read_or_in_the_table():
-    hints = get_type_hints(response_params.ResponseCreateParamsStreaming)
-    for item in typed_dicts(hints["input"]):
-        fields = get_type_hints(item)
-        kind = next(one for one in get_args_deep(fields["type"]) if isinstance(one, str))
-        if kind not in _READ:
-            assert kind in ITEMS, f"items of type {kind}: read them, or list them with a reason"
-            continue
-        table = EXTRAS[f"input.{kind}"]
-        assert not {name for name in fields if name not in _READ[kind] and name not in table}, item
-        for name in {"content", "output"} & fields.keys():
-            parts = [part for part in typed_dicts(fields[name]) if kind != "reasoning"]
-            listed = {"type", "text"}
-            missed = {key for part in parts for key in get_type_hints(part)} - listed
-            assert not {key for key in missed if key not in EXTRAS["input.message.content"]}, item
-    fields = get_type_hints(FunctionToolParam)
-    known = {"type", *FunctionSpec.model_fields}
-    assert not {name for name in fields if name not in known and name not in EXTRAS["tools.function"]}
-
-
-def get_args_deep(annotation: Any) -> list[Any]:
-    inner = get_args(annotation)
-    return [found for one in inner for found in get_args_deep(one)] if inner else [annotation]
-
-
-def test_the_table_lists_no_field_that_is_honoured():
-    """Except those that requests have in common, of which one may honour what another does not."""
-    shared = {name for extra in SHARED.values() for name, _, _ in extra.rows()}
-    kinds = {kind for kind in [Body] for kind in all_kinds(kind)}
-    for kind in kinds:
-        honoured = {info.alias or name for name, info in kind.model_fields.items()}
-        listed = {name for name, _, _ in EXTRAS.get(kind.place, Extra()).rows()}
-        assert not (listed & honoured) - shared, (
-            f"{kind.__name__}: take them out of {kind.place!r} in the table"
-        )
-
-
-def all_kinds(kind: type[Body]) -> set[type[Body]]:
-    return {kind}.union(*(all_kinds(one) for one in kind.__subclasses__()))
 
 
 def test_a_misspelt_field_of_an_open_object_is_refused():
@@ -361,3 +221,53 @@ def test_wrong_items_are_pointed_at(server, item, place):
     asked = {"model": "tiny", "input": [{"role": "user", "content": "x"}, item], "instructions": "be brief"}
     status, _, body = call(server.url, "POST", "/v1/responses", {**asked, "max_output_tokens": 1})
     assert status == 400 and body["error"]["param"].startswith(place), json.dumps(body)
+
+
+LAST: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {"messages": ASK, "max_tokens": 2, "n": 2}, "finish_reason"),
+    ("/v1/completions", {"prompt": "Hello", "max_tokens": 2}, "finish_reason"),
+    ("/v1/responses", {"input": "Hello", "max_output_tokens": 2}, "response.incomplete"),
+]
+
+
+@pytest.mark.parametrize(("path", "asked", "mark"), LAST)
+@pytest.mark.parametrize("more", [{}, {"user": "me", "timeout": 3}])
+def test_a_stream_says_in_its_last_object_what_had_no_effect(server, path, asked, mark, more):
+    body = {"model": "tiny", "stream": True, **asked, **more}
+    _, headers, text = call(server.url, "POST", path, body)
+    lines = [line[6:] for line in text.splitlines() if line.startswith("data: {")]
+    saying = [data for data in map(json.loads, lines) if "x_coterie_ignored" in json.dumps(data)]
+    assert headers.get("x-coterie-ignored", "") == ",".join(more)
+    assert len(saying) == (asked.get("n", 1) if more else 0)
+    for data in saying:
+        assert data.get("response", data)["x_coterie_ignored"] == [*more]
+        assert data.get("type") == mark or data["choices"][0][mark] == "length"
+
+
+@pytest.fixture(scope="module")
+def strict_url() -> Iterator[str]:
+    with serving(strict=True) as running:
+        yield running.url
+
+
+STRICT: list[tuple[str, dict[str, Any], str | None]] = [
+    (CHAT, {"messages": ASK, "user": "me"}, None),
+    (CHAT, {"messages": ASK, "client_metadata": {"a": 1}}, "/client_metadata"),
+    (CHAT, {"messages": [{**ASK[0], "colour": 1}]}, "/messages/0/colour"),
+    (CHAT, {"messages": [{"role": "assistant", "content": "x", "parsed": {"a": 1}}]}, "/messages/0/parsed"),
+    (CHAT, {"messages": ASK, "chat_template_kwargs": {"loud": True}}, "/chat_template_kwargs/loud"),
+    (CHAT, {"messages": ASK, "reasoning_effort": "low"}, "/reasoning_effort"),
+    ("/v1/responses", {"input": [{"role": "user", "content": "x", "colour": 1}]}, "/input/0/colour"),
+    ("/v1/embeddings", {"input": "x", "input_type": "query"}, "/input_type"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "asked", "param"), STRICT)
+def test_a_strict_server_refuses_what_has_no_effect(strict_url, path, asked, param):
+    limit = {CHAT: {"max_tokens": 1}, "/v1/responses": {"max_output_tokens": 1}}.get(path, {})
+    status, headers, body = call(strict_url, "POST", path, {"model": "tiny", **asked, **limit})
+    if param is None:
+        assert (status, headers["x-coterie-ignored"]) == (200, "user")
+    else:
+        assert (status, body["error"]["param"]) == (400, param), body
+        assert "x-coterie-ignored" not in headers
