@@ -25,7 +25,7 @@ _SEPARATED = {
     "sep": ("<｜tool▁sep｜>", ("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>")),
 }
 _SPACE = re.compile(r"\s*")
-_BETWEEN = re.compile(r"[\s;,`\]}]*")  # a bracket too many after a call is no text
+_BETWEEN = re.compile(r"[\s;,`\]}]*")  # a bracket too many after a call is not text
 _FENCE = re.compile(r"[`json\s]*")
 _LINE = re.compile(r"[^\n{`]*")
 _SCALAR = re.compile(r"[^\s,\]}]*")
