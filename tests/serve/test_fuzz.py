@@ -33,7 +33,8 @@ CHAT = {
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": {"model": "tiny", "prompt": ["a", "b"], "max_tokens": 2, "echo": True, "logprobs": 1,
-                        "stop": "x", "logit_bias": {"1": 2}, "best_of": 1, "n": 1},
+                        "stop": "x", "logit_bias": {"1": 2}, "best_of": 1, "n": 1, "min_tokens": 1, "stop_token_ids": [9],
+                        "truncate_prompt_tokens": 9, "prompt_logprobs": 1, "guided_regex": None},
     "/v1/responses": {"model": "tiny", "instructions": "i", "max_output_tokens": 2, "input": [
         {"role": "user", "content": [{"type": "input_text", "text": "x"}]},
         {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
@@ -41,6 +42,8 @@ BODIES: dict[str, dict[str, Any]] = {
         {"type": "function_call_output", "call_id": "c", "output": "1"}],
         "tools": [{"type": "function", **TOOL}], "text": {"format": {"type": "text"}}, "reasoning": {"effort": "low"}},
     "/v1/embeddings": {"model": "tiny", "input": ["a", "b"], "dimensions": 4, "encoding_format": "float"},
+    "/v1/rerank": {"query": "a", "documents": ["b", {"text": "c"}], "top_n": 1, "max_tokens_per_doc": 5},
+    "/v1/score": {"text_1": ["a", "b"], "text_2": ["c", "d"], "truncate_prompt_tokens": -1},
     "/tokenize": {"model": "tiny", "messages": ASK, "add_generation_prompt": True, "return_token_strs": True},
     "/detokenize": {"model": "tiny", "tokens": [1, 2, 3]},
     "/v1/feedback": {"kind": "label", "messages": ASK, "message": {"role": "assistant", "content": "x"}, "label": True},

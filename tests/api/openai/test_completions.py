@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import openai
 import pytest
 
@@ -203,3 +205,26 @@ def test_what_is_refused(client, extra, pointer):
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="tiny", prompt="a", max_tokens=4, extra_body=extra)
     assert caught.value.body["param"] == pointer
+
+
+def test_a_seeded_reply_does_not_depend_on_others():
+    """With the fields that mask tokens, next to requests that do too."""
+    bodies = [
+        {"seed": 3, "min_tokens": 9, "stop_token_ids": [60, 70, 80, 90]},
+        {"seed": 4, "guided_regex": "[a-z ]{12,20}[.]"},
+        {"seed": 5, "stop": ["e"], "min_tokens": 6, "include_stop_str_in_output": True},
+        {"seed": 6, "prompt_logprobs": 2, "truncate_prompt_tokens": 3},
+    ]
+    with serving(deterministic=True) as running:
+        asking = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+
+        def said(body):
+            choice = asking.completions.create(
+                model="tiny", prompt=[5, 6, 7, 8, 9], max_tokens=24, logprobs=0, extra_body=body
+            ).choices[0]
+            return choice.text, choice.finish_reason, choice.logprobs.token_logprobs
+
+        alone = [said(body) for body in bodies]
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(said, [*bodies, *bodies]))
+    assert together == [*alone, *alone]

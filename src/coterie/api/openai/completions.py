@@ -149,6 +149,8 @@ def prepare(service: Service, body: CompletionRequest, variant: str) -> list[Con
     if len(prompts) * (body.n or 1) > MAX_REPLIES:
         raise invalid(f"/n: prompts and choices together ask for more than {MAX_REPLIES} replies", "/n")
     structure = structure_of(body)
+    kept = None if structure is None else structure.filter(service.grammars, None)
+    check_end(body, kept)
     names = TokenNames(service.model.tokenizer, body.logprobs, bool(body.return_tokens_as_token_ids))
     texts: list[Continuation] = []
     for ids in prompts:
@@ -163,9 +165,8 @@ def prepare(service: Service, body: CompletionRequest, variant: str) -> list[Con
         options = options_of(service, body, variant)
         for choice in range(body.n or 1):
             seed = None if params.seed is None else (params.seed + choice) % 2**64
-            kept = None if structure is None else structure.filter(service.grammars, None)
-            check_end(body, kept)
-            its = replace(options, filter=kept, prompt_logprobs=_scored(body, choice))
+            own = None if kept is None else kept.fresh()
+            its = replace(options, filter=own, prompt_logprobs=_scored(body, choice))
             job = Job(list(ids), replace(params, seed=seed), its)
             texts.append(Continuation(len(texts), job, bool(body.echo), 0 if given == 0 else limit, names))
     return texts

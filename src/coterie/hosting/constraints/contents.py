@@ -11,12 +11,13 @@ import re
 from collections.abc import Sequence
 
 from coterie.hosting.constraints.schemas import bad
+from coterie.hosting.constraints.sizes import grammar_size, pattern_size
 
 MAX_GRAMMAR = 64 * 1024  # characters of a grammar
 MAX_PATTERN = 8 * 1024  # characters of a pattern
 # Rules and brackets of a grammar together; llguidance 1.9 overflows a stack of 8 MB at about 3000.
 MAX_PARTS = 400
-_REPEAT = 1000  # {n,m} in a pattern
+MAX_SIZE = 20_000  # characters of a pattern or grammar whose repeats are written out
 
 
 def choice_rules(choices: Sequence[str], pointer: str) -> str:
@@ -35,9 +36,9 @@ def regex_rules(pattern: str, pointer: str) -> str:
 
     Errors: `ApiError` 400 `invalid_schema` for a pattern that is too large or ends in an open escape.
     """
-    counts = [int(n[:9]) for n in re.findall(r"\d+", " ".join(re.findall(r"\{([\d,]*)\}", pattern)))]
-    if len(pattern) > MAX_PATTERN or any(count > _REPEAT for count in counts):
-        raise bad(pointer, f"is too large (up to {MAX_PATTERN} characters, repeats up to {_REPEAT})")
+    if len(pattern) > MAX_PATTERN or pattern_size(pattern) > MAX_SIZE:
+        limits = f"at most {MAX_PATTERN} characters, and {MAX_SIZE} with its repeats written out"
+        raise bad(pointer, f"is too large ({limits})")
     # Between slashes, as Lark writes patterns.
     written = re.sub(r"\\.|/", lambda found: r"\/" if found[0] == "/" else found[0], pattern, flags=re.S)
     if re.sub(r"\\.", "", pattern, flags=re.S).endswith("\\"):
@@ -54,8 +55,15 @@ def grammar_rules(grammar: str, pointer: str) -> str:
         grammar = _from_gbnf(grammar[: MAX_GRAMMAR + 1], pointer)
     parts = sum(":" in line for line in grammar.splitlines()) + grammar.count("(") + grammar.count("[")
     if len(grammar) > MAX_GRAMMAR or parts > MAX_PARTS:
-        limits = f"{MAX_GRAMMAR} characters, {MAX_PARTS} rules and brackets"
-        raise bad(pointer, f"the grammar is too large (at most {limits})")
+        limits = f"at most {MAX_GRAMMAR} characters, {MAX_PARTS} rules and brackets"
+        raise bad(pointer, f"the grammar is too large ({limits})")
+    try:
+        size = grammar_size(grammar)
+    except RecursionError:
+        raise bad(pointer, "its rules lead too deeply into each other") from None
+    if size > MAX_SIZE:
+        limits = f"at most {MAX_SIZE} characters with its repeats written out"
+        raise bad(pointer, f"the grammar is too large ({limits})")
     return f"value: %lark {{\n{grammar}\n}}"
 
 

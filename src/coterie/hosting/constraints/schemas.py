@@ -17,11 +17,12 @@ from urllib.parse import unquote
 from coterie.hosting.constraints.checks import wrong_schema
 from coterie.hosting.constraints.closing import close, escaped
 from coterie.hosting.constraints.names import name_properties
+from coterie.hosting.constraints.sizes import pattern_size
 from coterie.hosting.errors import ApiError
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_BOUND = 10_000  # of lengths and counts in a schema
-MAX_REPEAT = 1000  # {n,m} in a pattern
+MAX_PATTERN_SIZE = 20_000  # characters of a pattern whose repeats are written out
 # Schemas inside each other, through references too; llguidance 1.9 overflows a stack of 8 MB at about 900.
 MAX_LEVELS = 500
 # llguidance refuses these, or accepts them and does not enforce them.
@@ -269,11 +270,10 @@ def _check_sizes(node: Mapping[str, Any], where: str) -> None:
 
 
 def _check_pattern(pattern: str, pointer: str) -> None:
-    counts = [
-        int(number[:9]) for number in re.findall(r"\d+", " ".join(re.findall(r"\{([\d,]*)\}", pattern)))
-    ]
-    if len(pattern) > 1000 or any(count > MAX_REPEAT for count in counts):
-        raise bad(pointer, f"is too large (repeats up to {MAX_REPEAT})")
+    if len(pattern) > 1000 or pattern_size(pattern) > MAX_PATTERN_SIZE:
+        raise bad(
+            pointer, f"is too large (at most {MAX_PATTERN_SIZE} characters with its repeats written out)"
+        )
 
 
 def bad(pointer: str, why: str) -> ApiError:
