@@ -128,6 +128,9 @@ def test_served_by_name_added_and_removed(directory, tmp_path):
         assert {entry["id"]: entry["parent"] for entry in listed}["tiny:lora"] == "tiny"
         assert ask("patch")[0] == 404
         assert call(url, "PUT", "/v1/adapters/patch", headers=headers)[0] == 200
+        assert call(url, "PUT", "/v1/adapters/patch", {}, headers)[0] == 200
+        moved = call(url, "PUT", "/v1/adapters/patch", {"lora_path": "/tmp"}, headers)
+        assert moved[0] == 400 and moved[2]["error"]["param"] == "/lora_path"
         names = ["tiny", "lora", "tiny:lora", "small:lora", "patch", "tiny:patch"]
         with ThreadPoolExecutor(6) as pool:
             answers = dict(zip(names, pool.map(ask, names), strict=True))

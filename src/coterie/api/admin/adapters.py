@@ -12,8 +12,10 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
+from coterie.api.common.body import Body, read
 from coterie.api.common.received import queried
-from coterie.api.common.wire import JsonAnswer
+from coterie.api.common.strict_json import parse
+from coterie.api.common.wire import JsonAnswer, read_body
 from coterie.config import CoterieError
 from coterie.hosting.errors import ApiError
 from coterie.hosting.keys import HOLDER
@@ -60,12 +62,22 @@ async def remove(request: Request) -> Response:
     return JsonAnswer({"id": f"{service.name}:{name}", "object": "model", "deleted": True})
 
 
+class AdapterRequest(Body):
+    """Nothing: the path names the adapter, and the operator's directory holds it."""
+
+    place = "/v1/adapters"
+
+
 async def _operated(request: Request) -> Service:
+    """The service, for a key that may change it. Errors: `ApiError` 400 for a body with fields; 403."""
     holder = HOLDER.get()
     if holder is None:
         raise ApiError(403, "adapters are added and removed only on a server with a key", "key_needed")
     if not holder.settings.admin:
         raise ApiError(403, "this key may not add or remove adapters ('admin' in the key file)", "key_needed")
+    if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+        settings = request.app.state.host.settings
+        read(AdapterRequest, parse(await read_body(request, settings.max_body)), settings.strict)
     return await queried(request)
 
 

@@ -11,6 +11,7 @@ from coterie.api.common.fields import Ignored
 from coterie.api.common.moe import options_of
 from coterie.api.common.protocol import ChatMessage, ChatRequest, choose_tokens
 from coterie.api.common.structured import check_end
+from coterie.api.common.thinking_fields import settled
 from coterie.config import CoterieError
 from coterie.config.errors import DataError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
@@ -93,10 +94,12 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     hide = demand.mode == "none"
     shown = [] if hide else tools
     facts = template_facts(service, bool(shown))
+    form = format_of(service.tokenizer.template_for(bool(shown)))
+    body, unmet = settled(body, facts, any(form.thinking))
     variables, unread = _template_settings(facts, body)
     messages = [_message(message, index, unread) for index, message in enumerate(body.messages)]
     lost = [_LOST[kind] for kind in facts.lost(messages, shown)]
-    ignored = _reported([*unread, *lost, *demand.ignored], strict)
+    ignored = _reported([*unmet, *unread, *lost, *demand.ignored], strict)
     prompt = _prompt(service, body, messages, shown, variables)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     asked = body.max_completion_tokens or body.max_tokens
@@ -108,7 +111,6 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     # Stop strings end the content, which only the parser of the reply knows; stop ids end any part of it.
     stops, params = params.stop, replace(params, stop=())
     options = options_of(service, body, variant)
-    form = format_of(service.tokenizer.template_for(bool(shown)))
     opened = _ends_in_reasoning(service, form, prompt)
     kept = demand.filter(service.grammars, opened)
     check_end(body, kept)

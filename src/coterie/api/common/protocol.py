@@ -21,6 +21,7 @@ Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 Form = Annotated[str, Field(min_length=1, max_length=2**16)]
 Choices = Annotated[list[Text], Field(min_length=1, max_length=1024)]
 Keep = Annotated[Whole, Field(ge=-1, le=MAX_TOKENS)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -251,6 +252,23 @@ class AllowedChoice(Body):
     allowed_tools: AllowedTools
 
 
+class ThinkingSwitch(Body):
+    """`thinking`, as GLM, Kimi and DeepSeek have it."""
+
+    place = "/v1/chat/completions thinking"
+    type: Literal["enabled", "disabled", "adaptive", "auto"]
+    budget_tokens: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
+
+
+class ReasoningWish(Body):
+    """`reasoning`, as OpenRouter has it."""
+
+    place = "/v1/chat/completions reasoning"
+    effort: Effort | None = None
+    enabled: bool | None = None
+    max_tokens: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
+
+
 class ChatRequest(Generation):
     """`POST /v1/chat/completions`."""
 
@@ -264,7 +282,10 @@ class ChatRequest(Generation):
     tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: Effort | None = None
+    enable_thinking: bool | None = None
+    thinking: ThinkingSwitch | None = None
+    reasoning: ReasoningWish | None = None
     thinking_token_budget: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None

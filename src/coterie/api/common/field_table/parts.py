@@ -74,6 +74,13 @@ PARTS = {
     "tool_choice": Extra(
         refused={"custom": "a custom tool", "allowed_tools": "a choice among several tools"},
     ),
+    "/v1/chat/completions thinking": Extra(
+        refused={"clear_thinking": "a choice of the reasoning that is shown"},
+    ),
+    "/v1/chat/completions reasoning": Extra(
+        because("there are no summaries of reasoning", "summary", "generate_summary"),
+        refused={"exclude": "a reply without its reasoning"},
+    ),
     "reasoning": Extra(
         neutral={
             "context": (("auto",), "a choice of the reasoning that is shown"),

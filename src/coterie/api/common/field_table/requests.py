@@ -199,6 +199,9 @@ REQUESTS = {
     "/v1/embeddings": EVERYWHERE | _EMBEDDINGS,
     "/v1/rerank": EVERYWHERE | _EMBEDDINGS | _RERANK,
     "/v1/score": EVERYWHERE | _EMBEDDINGS,
+    "/v1/adapters": Extra(
+        refused=because("another adapter than the path names", "lora_name", "lora_path", "load_inplace")
+    ),
     "/tokenize": EVERYWHERE | _TOKENIZE,
     "/detokenize": EVERYWHERE,
 }
