@@ -12,7 +12,16 @@ from starlette.types import ASGIApp
 from coterie.api.admin import adapters, feedback, status
 from coterie.api.anthropic import messages
 from coterie.api.anthropic.models import in_form_of_client
-from coterie.api.openai import chat, completions, embeddings, responses, scoring, tokens
+from coterie.api.openai import (
+    chat,
+    completions,
+    conversations,
+    embeddings,
+    responses,
+    scoring,
+    stored_responses,
+    tokens,
+)
 from coterie.hosting.host import Host
 from coterie.serve.middleware import PAGE, PAGE_PATHS, Guard
 
@@ -25,6 +34,19 @@ def routes(page: bool = True) -> list[BaseRoute]:
         Route("/v1/responses", responses.responses, methods=["POST"]),
         Route("/v1/messages", messages.messages, methods=["POST"]),
         Route("/v1/messages/count_tokens", messages.count_tokens, methods=["POST"]),
+        Route("/v1/responses/input_tokens", responses.input_tokens, methods=["POST"]),
+        Route("/v1/responses/{id}", stored_responses.response, methods=["GET"]),
+        Route("/v1/responses/{id}", stored_responses.delete, methods=["DELETE"]),
+        Route("/v1/responses/{id}/input_items", stored_responses.input_items, methods=["GET"]),
+        Route("/v1/responses/{id}/cancel", stored_responses.cancel, methods=["POST"]),
+        Route("/v1/conversations", conversations.create, methods=["POST"]),
+        Route("/v1/conversations/{id}", conversations.conversation, methods=["GET"]),
+        Route("/v1/conversations/{id}", conversations.update, methods=["POST"]),
+        Route("/v1/conversations/{id}", conversations.delete, methods=["DELETE"]),
+        Route("/v1/conversations/{id}/items", conversations.items, methods=["GET"]),
+        Route("/v1/conversations/{id}/items", conversations.add_items, methods=["POST"]),
+        Route("/v1/conversations/{id}/items/{item}", conversations.item, methods=["GET"]),
+        Route("/v1/conversations/{id}/items/{item}", conversations.delete_item, methods=["DELETE"]),
         Route("/v1/embeddings", embeddings.embeddings, methods=["POST"]),
         Route("/v1/models", in_form_of_client(status.models), methods=["GET"]),
         Route("/v1/models/{name:path}", in_form_of_client(status.model), methods=["GET"]),

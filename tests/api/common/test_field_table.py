@@ -117,6 +117,8 @@ def test_every_item_and_tool_of_the_openai_package_is_read_or_in_the_table():
     for item in typed_dicts(hints["input"]):
         fields = get_type_hints(item)
         kind = next(one for one in get_args_deep(fields["type"]) if isinstance(one, str))
+        if kind == "item_reference":  # stands for a stored item
+            continue
         if kind not in _READ:
             assert kind in ITEMS, f"items of type {kind}: read them, or list them with a reason"
             continue
@@ -205,6 +207,8 @@ def test_fields_that_are_named_do_not_change_the_reply(server, path):
     call(server.url, "POST", path, asked)  # from here on the prompt is in the cache
     plain = call(server.url, "POST", path, asked)
     full = laden(asked, path)
+    if path == "/v1/responses":
+        del full["store"]  # honoured there
     assert len(json.dumps(full)) > len(json.dumps(asked)) + 500
     status, headers, body = call(server.url, "POST", path, full)
     assert (status, plain[0]) == (200, 200), (body, plain)

@@ -81,10 +81,10 @@ async def queried(request: Request) -> Service:
     return (await unless_gone(request.receive, finding))[0]
 
 
-async def receive(request: Request, kind: type[B]) -> Received[B]:
-    """Read and validate a body, and resolve its model.
+async def read_request(request: Request, kind: type[B]) -> tuple[B, list[str], int]:
+    """Read and validate a body: it, the names of fields without effect, and the number of its bytes.
 
-    Errors: `ApiError` 400, 404 (unknown model), 408, 413, 415 or 429; `Disconnected`.
+    Errors: `ApiError` 400, 408, 413, 415 or 429; `Disconnected`.
     """
     host: Host = request.app.state.host
     raw = await read_body(request, host.settings.max_body)
@@ -93,13 +93,21 @@ async def receive(request: Request, kind: type[B]) -> Received[B]:
         return read(kind, parse(raw), host.settings.strict)
 
     if len(raw) <= SMALL:
-        body, ignored = understood()
-    else:
-        work = host.preparations.run(understood, len(raw))
-        body, ignored = await unless_gone(request.receive, work)
+        return *understood(), len(raw)
+    work = host.preparations.run(understood, len(raw))
+    return *(await unless_gone(request.receive, work)), len(raw)
+
+
+async def receive(request: Request, kind: type[B]) -> Received[B]:
+    """Read and validate a body, and resolve its model.
+
+    Errors: `ApiError` 400, 404 (unknown model), 408, 413, 415 or 429; `Disconnected`.
+    """
+    host: Host = request.app.state.host
+    body, ignored, size = await read_request(request, kind)
     finding = host.find(getattr(body, "model", None), request.scope)
     service, variant = await unless_gone(request.receive, finding)
-    return Received(host, service, body, variant, tuple(ignored), len(raw))
+    return Received(host, service, body, variant, tuple(ignored), size)
 
 
 async def respond(
@@ -117,8 +125,9 @@ async def respond(
     place of those of the path's dialect.
     The call is cancelled when the client disconnects. Errors: any exception of `whole`; `Disconnected`.
     """
-    headers = received.headers(ignored)
     if received.body.stream:
+        headers = received.headers(ignored)
         dialect = dialect_of(request.url.path, request.headers)
         return EventStream(stream(), headers, failed or dialect.event, call.cancel)
-    return JsonAnswer(await unless_gone(request.receive, whole()), headers=headers)
+    answer = await unless_gone(request.receive, whole())
+    return JsonAnswer(answer, headers=received.headers(ignored))  # `whole` may have added a name

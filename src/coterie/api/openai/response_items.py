@@ -23,6 +23,7 @@ _READ = {
     "function_call": ("type", "call_id", "name", "arguments"),
     "function_call_output": ("type", "call_id", "output"),
 }
+_TEXTS = ("text", "input_text", "output_text")
 
 
 class ItemReader:
@@ -41,13 +42,15 @@ class ItemReader:
         self._names: dict[str, str] = {}  # of functions, by the id of their call
         self._open = False  # the last message holds only reasoning so far
 
-    def read(self, given: str | Sequence[Mapping[str, Any]], instructions: str | None) -> None:
-        """Errors: `ApiError` 400 with a pointer, for an unknown type of item or field."""
+    def read(self, given: Sequence[tuple[int, Mapping[str, Any]]], instructions: str | None) -> None:
+        """Read items with their places in the request; below 0 they are stored ones, read before.
+
+        Errors: `ApiError` 400 with a pointer, for an unknown type of item or field.
+        """
         if instructions:
             self._add(0, {"role": "system", "content": instructions})
-        if isinstance(given, str):
-            return self._add(0, {"role": "user", "content": given})
-        for index, item in enumerate(given):
+        asked = self.ignored
+        for index, item in given:
             kind = item.get("type") or "message"
             if not isinstance(kind, str) or kind not in _READ:
                 pointer = f"/input/{index}/type"
@@ -56,8 +59,10 @@ class ItemReader:
                 raise invalid(
                     f"{pointer}: items of type {str(kind)[:40]!r} are not read here{reason}", pointer
                 )
+            self.ignored = Ignored() if index < 0 else asked
             left = sifted(f"input.{kind}", item, _READ[kind], self.ignored, ["input", index])
             getattr(self, f"_{kind}")(left, index)
+        self.ignored = asked
 
     def translated(self, error: ApiError) -> ApiError:
         """The same error with the places in this request in place of those in the chat request."""
@@ -127,7 +132,7 @@ class ItemReader:
         self._add(index, {"role": "tool", "content": content, "tool_call_id": call_id, **tool})
 
     def _content(self, content: Any, path: list[int | str]) -> Any:
-        """Text, or parts with nothing but their type and text."""
+        """The text of parts, as if it had been sent as one; parts of other types as they are."""
         if not isinstance(content, list):
             return content
         place, read = "input.message.content", ("type", "text")
@@ -137,7 +142,9 @@ class ItemReader:
                 pointer = pointer_to(["input", *path, number])
                 raise invalid(f"{pointer}: an object was expected", pointer)
             parts.append(sifted(place, part, read, self.ignored, ["input", *path, number]))
-        return parts
+        texts = [part.get("text") for part in parts if part.get("type") in _TEXTS]
+        whole = [text for text in texts if isinstance(text, str)]
+        return "".join(whole) if len(whole) == len(parts) else parts
 
 
 def _text_of(item: Mapping[str, Any], key: str, pointer: str) -> str:
@@ -196,13 +203,13 @@ class Output:
         """Fields by which an event names the content of the last item."""
         return {"item_id": self.items[-1]["id"], "output_index": len(self.items) - 1, "content_index": 0}
 
-    def close(self) -> Iterator[ResponseEvent]:
-        """Complete the open item."""
+    def close(self, cut: bool = False) -> Iterator[ResponseEvent]:
+        """Complete the open item. `cut`: the reply was too long to be completed."""
         if self._open is None:
             return
         kind, self._open = self._open, None
         item = self.items[-1]
-        item["status"] = "completed"
+        item["status"] = "incomplete" if cut else "completed"
         part = item["content"][0]
         where = self._place()
         if kind == "message":

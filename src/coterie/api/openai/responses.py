@@ -1,113 +1,113 @@
-"""`POST /v1/responses`, stateless: every request contains the whole conversation."""
+"""`POST /v1/responses` and `/v1/responses/input_tokens`."""
 
 from __future__ import annotations
 
-import secrets
+import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.body import MAX_TOKENS, Body, Name, Probability, Text, Whole, read
+from coterie.api.common.body import read
 from coterie.api.common.conversation import Conversation, prepare
-from coterie.api.common.protocol import MAX_MESSAGES, MAX_TOOLS, ChatRequest, MoeOptions, StreamOptions
-from coterie.api.common.received import receive, respond
+from coterie.api.common.protocol import ChatRequest
+from coterie.api.common.received import Received, receive, respond
 from coterie.api.common.replies import Replies
-from coterie.api.common.wire import encode
+from coterie.api.common.wire import JsonAnswer, encode
+from coterie.api.openai.memory import ItemMemory, new_id
+from coterie.api.openai.response_bodies import ConversationName, InputRequest, ResponsesRequest, TextFormat
 from coterie.api.openai.response_items import ItemReader, Output, ResponseEvent
+from coterie.api.openai.response_object import LABELS, asked, outcome
+from coterie.api.openai.truncation import fitted
 from coterie.hosting.errors import ApiError, unsupported
+from coterie.hosting.keys import owner
 from coterie.hosting.service import Service
 
-
-class TextFormat(Body):
-    """`text.format`."""
-
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    name: Name | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
-    strict: bool | None = None
-    description: Text | None = None
-
-
-class TextOptions(Body):
-    """`text`."""
-
-    format: TextFormat | None = None
-    verbosity: str | None = None
-
-
-class Reasoning(Body):
-    """`reasoning`."""
-
-    place = "reasoning"
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: str | None = None
-    generate_summary: str | None = None
-
-
-class ResponsesRequest(Body):
-    """`POST /v1/responses`."""
-
-    place = "/v1/responses"
-    model: Name
-    input: Text | Annotated[list[dict[str, Any]], Field(max_length=MAX_MESSAGES)]
-    instructions: Text | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    text: TextOptions | None = None
-    reasoning: Reasoning | None = None
-    max_output_tokens: Annotated[Whole, Field(ge=1, le=MAX_TOKENS)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Probability | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
-    seed: Whole | None = None
-    logit_bias: dict[str, float] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    include: list[str] | None = None
-    truncation: Literal["disabled", "auto"] | None = None
-    previous_response_id: str | None = None
-    cache_salt: Name | None = None
-    moe: MoeOptions | None = None
+_LOGPROBS = "message.output_text.logprobs"  # of `include`
+_PLAIN = re.compile(r"[\w.]+", re.ASCII)  # safe in a header
+_ROOM = 8  # the part of the context that `truncation` keeps for a reply of no given length
 
 
 async def responses(request: Request) -> Response:
     """Answer, whole or as typed events."""
     received = await receive(request, ResponsesRequest)
     service, body = received.service, received.body
-    items = ItemReader(service.settings.strict)
-    talk, ignored = await received.prepared(
-        request, lambda: _prepared(service, body, received.variant, items)
+    memory = ItemMemory(received.host.state, owner(), body.store)
+    await _load(memory, body)
+    ready = await received.prepared(request, lambda: _prepared(service, body, received.variant, memory))
+    if body.store and not memory.keeps:
+        ready.ignored.append("store")
+    replies = Replies(service, ready.talk, service.thread.submit(ready.talk.jobs))
+    run = _Run(replies, received, ready, memory)
+    return await respond(request, received, replies.call, run.stream, run.whole, ready.ignored)
+
+
+async def input_tokens(request: Request) -> Response:
+    """How many tokens the prompt of a response would have; nothing is generated or kept."""
+    received = await receive(request, InputRequest)
+    service, body = received.service, received.body
+    memory = ItemMemory(received.host.state, owner())
+    await _load(memory, body)
+    ready = await received.prepared(request, lambda: _prepared(service, body, received.variant, memory))
+    counted = {"object": "response.input_tokens", "input_tokens": len(ready.talk.prompt)}
+    return JsonAnswer(counted, headers=received.headers(ready.ignored))
+
+
+async def _load(memory: ItemMemory, body: InputRequest) -> None:
+    named = body.conversation
+    conversation = named.id if isinstance(named, ConversationName) else named
+    await memory.load(body.input or [], body.previous_response_id, conversation)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A conversation, the fields without effect, and the ids of items that `truncation` left out."""
+
+    talk: Conversation
+    ignored: list[str]
+    items: ItemReader
+    left_out: list[str] = field(default_factory=list)
+
+
+def _prepared(service: Service, body: InputRequest, variant: str, memory: ItemMemory) -> _Ready:
+    """Errors: `ApiError` 400 with a place in `input`."""
+
+    def attempt(given: Sequence[tuple[int, Mapping[str, Any]]]) -> _Ready:
+        items = ItemReader(service.settings.strict)
+        try:
+            chat, ignored = as_chat(body, items, given)
+            try:
+                talk = prepare(service, chat, variant)
+            except ApiError as error:
+                raise items.translated(error) from None
+        except ApiError as error:
+            raise memory.placed(error) from None
+        return _Ready(talk, [*ignored, *map(items.placed, talk.ignored)], items)
+
+    if body.truncation != "auto":
+        return attempt(memory.items)
+    room = getattr(body, "max_output_tokens", None) or service.max_length // _ROOM
+    made, left_out = fitted(
+        memory.items, attempt, lambda made: len(made.talk.prompt) + room <= service.max_length
     )
-    replies = Replies(service, talk, service.thread.submit(talk.jobs))
-    run = _Run(replies, body, items, received.last(ignored))
-    return await respond(request, received, replies.call, run.stream, run.whole, ignored)
+    if not left_out:
+        return made
+    names = [*made.ignored, f"input.oldest:{len(left_out)}"]
+    return replace(made, ignored=names, left_out=left_out)
 
 
-def _prepared(
-    service: Service, body: ResponsesRequest, variant: str, items: ItemReader
-) -> tuple[Conversation, list[str]]:
-    """The conversation, and the fields without effect. Errors: `ApiError` 400 with a place in `input`."""
-    chat, ignored = as_chat(body, items)
-    try:
-        talk = prepare(service, chat, variant)
-    except ApiError as error:
-        raise items.translated(error) from None
-    return talk, [*ignored, *map(items.placed, talk.ignored)]
+def as_chat(
+    body: InputRequest, items: ItemReader, given: Sequence[tuple[int, Mapping[str, Any]]]
+) -> tuple[ChatRequest, list[str]]:
+    """The same request in the chat API, and the fields without effect. Errors: `ApiError` 400.
 
-
-def as_chat(body: ResponsesRequest, items: ItemReader) -> tuple[ChatRequest, list[str]]:
-    """The same request in the chat API, and the fields without effect. Errors: `ApiError` 400."""
-    items.read(body.input, body.instructions)
-    if body.previous_response_id is not None:
-        raise unsupported("a stored conversation (send all items in 'input')", "/previous_response_id")
-    if body.truncation == "auto":
-        raise unsupported("cutting the prompt", "/truncation")
+    `given`: the items that the prompt is made of, with their places in the request.
+    """
+    items.read(given, body.instructions)
     functions, ignored = [], items.ignored
     for index, tool in enumerate(body.tools or ()):
         # A built-in tool of other servers, which clients send to every server.
@@ -116,8 +116,9 @@ def as_chat(body: ResponsesRequest, items: ItemReader) -> tuple[ChatRequest, lis
             continue
         items.tools.append(index)
         functions.append({"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}})
-    if body.include:
-        ignored.append("include")
+    include = getattr(body, "include", None) or []
+    ignored += [f"include:{name[:64]}" for name in include if name != _LOGPROBS and _PLAIN.fullmatch(name)]
+    ignored += [name for name in LABELS if getattr(body, name, None)]
     if body.text is not None and body.text.verbosity is not None:
         ignored.append("text.verbosity")
     if body.reasoning is not None and (body.reasoning.summary or body.reasoning.generate_summary):
@@ -128,11 +129,11 @@ def as_chat(body: ResponsesRequest, items: ItemReader) -> tuple[ChatRequest, lis
         "tool_choice": _choice(body, bool(functions)),
         "response_format": _format(body.text.format if body.text is not None else None),
         "reasoning_effort": body.reasoning.effort if body.reasoning is not None else None,
-        "max_completion_tokens": body.max_output_tokens,
-        "logprobs": True if body.top_logprobs is not None else None,
+        "max_completion_tokens": getattr(body, "max_output_tokens", None),
     }
+    if getattr(body, "top_logprobs", None) is not None or _LOGPROBS in include:
+        data["logprobs"] = True
     same = (
-        "model",
         "temperature",
         "top_p",
         "top_logprobs",
@@ -141,8 +142,9 @@ def as_chat(body: ResponsesRequest, items: ItemReader) -> tuple[ChatRequest, lis
         "cache_salt",
         "parallel_tool_calls",
     )
-    data |= {name: getattr(body, name) for name in same}
-    if body.moe is not None:
+    data |= {name: getattr(body, name, None) for name in same}
+    data["model"] = body.model or "model"
+    if isinstance(body, ResponsesRequest) and body.moe is not None:
         data["moe"] = body.moe.model_dump(exclude_none=True)
     try:
         asked = {key: value for key, value in data.items() if value is not None}
@@ -152,7 +154,7 @@ def as_chat(body: ResponsesRequest, items: ItemReader) -> tuple[ChatRequest, lis
     return chat, [*ignored, *more]
 
 
-def _choice(body: ResponsesRequest, has_tools: bool) -> Any:
+def _choice(body: InputRequest, has_tools: bool) -> Any:
     choice = body.tool_choice
     if isinstance(choice, dict):
         if choice.get("type") == "allowed_tools":
@@ -189,20 +191,20 @@ class _Run:
     """A running request."""
 
     def __init__(
-        self, replies: Replies, body: ResponsesRequest, items: ItemReader, last: dict[str, Any]
+        self, replies: Replies, received: Received[ResponsesRequest], ready: _Ready, memory: ItemMemory
     ) -> None:
-        self._replies, self._body, self._items, self._last = replies, body, items, last
+        self._replies, self._received, self._ready, self._memory = replies, received, ready, memory
         self._output = Output()
         self._finish: str | None = None
         self._schema: str | None = None
         self._moe: dict[str, Any] | None = None
-        self._id, self._created = "resp_" + secrets.token_hex(16), int(time.time())
+        self._head = {"id": new_id("resp"), "object": "response", "created_at": int(time.time())}
 
     async def whole(self) -> dict[str, Any]:
         """The plain answer."""
         async for _ in self._events():
             pass
-        return self._response(self._status)
+        return await self._kept()
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Typed events, numbered."""
@@ -218,7 +220,8 @@ class _Run:
             yield event(name, {"response": self._response("in_progress")})
         async for item in self._events():
             yield self._replies.ping() if item is None else event(*item)
-        yield event(f"response.{self._status}", {"response": self._response(self._status) | self._last})
+        final = {"response": await self._kept() | self._received.last(self._ready.ignored)}
+        yield event(f"response.{self._status}", final)
 
     async def _events(self) -> AsyncGenerator[ResponseEvent | None, None]:
         async with aclosing(self._replies.steps()) as batches:
@@ -233,58 +236,31 @@ class _Run:
                         self._moe = {**step.moe, "tokens": tokens}
                     for event in self._output.add(step.delta, step.logprobs):
                         yield event
-        for event in self._output.close():
+        for event in self._output.close(cut=self._status == "incomplete"):
             yield event
+
+    async def _kept(self) -> dict[str, Any]:
+        """The complete response, after it was kept."""
+        answer = self._response(self._status)
+        lost = await self._memory.keep(answer, self._output.items)
+        self._ready.ignored.extend(lost)
+        return {**answer, "store": self._memory.keeps}
 
     @property
     def _status(self) -> str:
         return "incomplete" if self._finish == "length" else "completed"
 
     def _response(self, status: str) -> dict[str, Any]:
-        body, usage = self._body, self._replies.usage
-        given = body.model_dump(
-            mode="json",
-            by_alias=True,
-            include={
-                "instructions",
-                "max_output_tokens",
-                "temperature",
-                "top_p",
-                "top_logprobs",
-                "reasoning",
-                "text",
-            },
-        )
-        done = status != "in_progress"
+        params = self._ready.talk.jobs[0].params
         answer = {
-            "id": self._id,
-            "object": "response",
-            "created_at": self._created,
-            "status": status,
-            "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-            "model": body.model,
-            "output": self._output.items if done else [],
-            "parallel_tool_calls": body.parallel_tool_calls is not False,
-            "tool_choice": body.tool_choice or "auto",
-            "tools": [tool for tool in body.tools or () if tool.get("type") == "function"],
-            "previous_response_id": None,
-            "truncation": "disabled",
-            "store": False,
-            "metadata": {},
-            "usage": None,
-            **given,
+            **self._head,
+            **asked(self._received.body, params, self._memory),
+            **outcome(status, self._output.items, self._replies.usage),
         }
-        if done:
-            answer["usage"] = {
-                "input_tokens": usage.prompt,
-                "input_tokens_details": {"cached_tokens": usage.cached},
-                "output_tokens": usage.completion,
-                "output_tokens_details": {"reasoning_tokens": usage.reasoning},
-                "total_tokens": usage.prompt + usage.completion,
-            }
-            if self._moe is not None:
-                answer["moe"] = self._moe
-            if self._schema is not None:
-                answer["x_coterie_schema"] = self._items.placed(self._schema)
+        if self._ready.left_out:
+            answer["x_coterie_left_out"] = self._ready.left_out
+        if self._moe is not None and status != "in_progress":
+            answer["moe"] = self._moe
+        if self._schema is not None:
+            answer["x_coterie_schema"] = self._ready.items.placed(self._schema)
         return answer

@@ -112,5 +112,4 @@ ITEMS = (
         "servers of tools", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "mcp_call"
     )
     | because("custom tools", "custom_tool_call", "custom_tool_call_output")
-    | because("a stored conversation", "item_reference")
 )

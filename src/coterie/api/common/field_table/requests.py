@@ -159,11 +159,16 @@ _RESPONSES = Extra(
     | because("there are no images", "image"),
     refused={
         "background_options": "a background job",
-        "conversation": "a stored conversation",
         "prompt": "a stored prompt",
         "moderation": "moderation",
         "context_management": "cutting the prompt",
     },
+)
+
+_COUNTING = Extra(
+    because("it does not change the number of tokens", "max_output_tokens", "temperature", "top_p", "seed")
+    | because("it does not change the number of tokens", "stream", "stream_options", "include", "logit_bias")
+    | because("it does not change the number of tokens", "top_logprobs", "cache_salt")
 )
 
 _EMBEDDINGS = Extra(
@@ -196,6 +201,7 @@ REQUESTS = {
     "/v1/chat/completions": EVERYWHERE | _SAMPLERS | _REASONING | _CHAT,
     "/v1/completions": EVERYWHERE | _SAMPLERS,
     "/v1/responses": EVERYWHERE | _RESPONSES,
+    "/v1/responses/input_tokens": EVERYWHERE | _RESPONSES | _COUNTING,
     "/v1/embeddings": EVERYWHERE | _EMBEDDINGS,
     "/v1/rerank": EVERYWHERE | _EMBEDDINGS | _RERANK,
     "/v1/score": EVERYWHERE | _EMBEDDINGS,
