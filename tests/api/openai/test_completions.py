@@ -74,6 +74,18 @@ def test_chat_stops_late_and_may_keep_the_stop(client):
     assert late.startswith(free[: free.index(stop) + 1]) and len(late) > len(early)
 
 
+def test_an_end_that_is_ignored_is_a_token_of_the_reply(client, reference):
+    end = reference.tokenizer.eos_id
+    counts = []
+    for extra in ({"ignore_eos": True}, {}, {"ignore_eos": True, "stop_token_ids": [end]}):
+        choice = client.chat.completions.create(
+            model="tiny", messages=ASK, max_tokens=3, logit_bias={str(end): 100}, logprobs=True,
+            extra_body={"return_token_ids": True, **extra},
+        ).choices[0]  # fmt: skip
+        counts.append((len(choice.token_ids), len(choice.logprobs.content), choice.finish_reason))
+    assert counts == [(3, 3, "length"), (1, 0, "stop"), (1, 0, "stop")]
+
+
 def test_prompt_logprobs_are_those_of_the_model(client, reference):
     prompt = reference.encode("Once upon a time")
     expected = reference.logprobs(prompt).tolist()

@@ -168,8 +168,8 @@ class Replies:
             finish = "tool_calls"
         entries = None
         if self.talk.num_logprobs is not None:
-            stops = self.service.model.stop_ids
-            entries = [] if event.token in stops else [logprob_entry(self.service.tokenizer, event)]
+            ended = event.finish_reason == "stop" and event.token in (job.params.stop_ids or ())
+            entries = [] if ended else [logprob_entry(self.service.tokenizer, event)]
         routing = routing_of(self.talk.routing, [event])
         return ChoiceStep(index, delta, event.token, entries, finish, routing, parser.stop_string)
 
