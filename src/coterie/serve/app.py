@@ -12,6 +12,9 @@ from starlette.types import ASGIApp
 from coterie.api.admin import adapters, feedback, status
 from coterie.api.anthropic import messages
 from coterie.api.anthropic.models import in_form_of_client
+from coterie.api.ollama import chat as ollama_chat
+from coterie.api.ollama import embed as ollama_embed
+from coterie.api.ollama import models as ollama_models
 from coterie.api.openai import (
     chat,
     completions,
@@ -69,10 +72,30 @@ def routes(page: bool = True) -> list[BaseRoute]:
         listed.append(Route(path, scoring.rerank, methods=["POST"]))
     for path in ("/score", "/v1/score"):
         listed.append(Route(path, scoring.score, methods=["POST"]))
+    listed += _ollama()
     if page:
         files = StaticFiles(directory=PAGE, html=True)
         listed += [Route(path, files, methods=["GET"]) for path in sorted(PAGE_PATHS)]
     return listed
+
+
+def _ollama() -> list[BaseRoute]:
+    """The API of Ollama; what would change the models has an answer that says so."""
+    elsewhere = ("pull", "push", "create", "copy", "delete", "blobs/{digest:path}")
+    return [
+        Route("/api/chat", ollama_chat.chat, methods=["POST"]),
+        Route("/api/generate", ollama_chat.generate, methods=["POST"]),
+        Route("/api/embed", ollama_embed.embed, methods=["POST"]),
+        Route("/api/embeddings", ollama_embed.embeddings, methods=["POST"]),
+        Route("/api/show", ollama_models.show, methods=["POST"]),
+        Route("/api/tags", ollama_models.tags, methods=["GET"]),
+        Route("/api/ps", ollama_models.ps, methods=["GET"]),
+        Route("/api/version", ollama_models.version, methods=["GET"]),
+        *(
+            Route(f"/api/{name}", ollama_models.not_here, methods=["POST", "DELETE", "HEAD"])
+            for name in elsewhere
+        ),
+    ]
 
 
 def create_app(host: Host) -> ASGIApp:

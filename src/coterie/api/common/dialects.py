@@ -16,12 +16,14 @@ class Dialect:
 
     `body(error, request_id)`: the JSON of an answer. `event(error)`: the last bytes of a failed stream.
     `statuses`: our statuses -> its own, where they differ. `id_header`: a header for the request's id.
+    `stream_type`: the media type of its streams.
     """
 
     body: Callable[[ApiError, str], dict[str, Any]]
     event: Callable[[ApiError], bytes]
     statuses: Mapping[int, int] = field(default_factory=dict)
     id_header: str = "x-request-id"
+    stream_type: str = "text/event-stream"
 
 
 # https://platform.claude.com/docs/en/api/errors
@@ -57,6 +59,7 @@ ANTHROPIC = Dialect(
 OLLAMA = Dialect(
     body=lambda error, request_id: {"error": str(error)},
     event=lambda error: encode({"error": str(error)}) + b"\n",
+    stream_type="application/x-ndjson",
 )
 
 

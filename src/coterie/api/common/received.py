@@ -128,6 +128,6 @@ async def respond(
     if received.body.stream:
         headers = received.headers(ignored)
         dialect = dialect_of(request.url.path, request.headers)
-        return EventStream(stream(), headers, failed or dialect.event, call.cancel)
+        return EventStream(stream(), headers, failed or dialect.event, call.cancel, dialect.stream_type)
     answer = await unless_gone(request.receive, whole())
     return JsonAnswer(answer, headers=received.headers(ignored))  # `whole` may have added a name

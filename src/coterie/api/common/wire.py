@@ -41,7 +41,7 @@ class JsonAnswer(Response):
 async def read_body(request: Request, cap: int) -> bytes:
     """The bytes of a JSON request. Errors: `ApiError` 408, 413 or 415; `Disconnected`."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if kind != "application/json" and not _as_ollama(request, kind):
         raise ApiError(415, "send the header 'content-type: application/json'", "unsupported_media_type")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(415, "compressed bodies are not accepted", "unsupported_content_encoding")
@@ -54,6 +54,12 @@ async def read_body(request: Request, cap: int) -> bytes:
         said = json.dumps([request.url.path, body.decode("utf-8", "replace")], ensure_ascii=True)
         log.info("body: %s", said)
     return body
+
+
+def _as_ollama(request: Request, kind: str) -> bool:
+    """Whether a request is one that curl sends as Ollama's examples show; a browser's page has an origin."""
+    formless = kind in ("", "application/x-www-form-urlencoded")
+    return formless and request.url.path.startswith("/api/") and "origin" not in request.headers
 
 
 async def _read(request: Request, cap: int) -> bytes:
@@ -116,7 +122,7 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
 
 
 class EventStream(Response):
-    """Server-sent events from a generator of bytes.
+    """Server-sent events, or lines of JSON, from a generator of bytes.
 
     The generator is closed when the client disconnects or reads nothing for a minute. `leave` is called
     however the stream ends, because a generator that was never started does not cancel its work itself. A
@@ -124,16 +130,16 @@ class EventStream(Response):
     `[DONE]` or an error.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(
         self,
         events: AsyncGenerator[bytes, None],
         headers: dict[str, str],
         failed: Callable[[ApiError], bytes],
         leave: Callable[[], None],
+        media_type: str = "text/event-stream",
     ) -> None:
-        super().__init__(b"", 200, {"cache-control": "no-cache", "x-accel-buffering": "no", **headers})
+        told = {"cache-control": "no-cache", "x-accel-buffering": "no", **headers}
+        super().__init__(b"", 200, told, media_type)
         del self.headers["content-length"]
         self._events = events
         self._failed = failed

@@ -15,6 +15,7 @@ from coterie.api.common.protocol import CompletionRequest, StreamOptions, choose
 from coterie.api.common.received import receive, respond
 from coterie.api.common.replies import Usage, check_grammar, counted_events, finite, prompt_logprobs
 from coterie.api.common.structured import check_end, structure_of
+from coterie.api.common.vectors import encode_text, read_as_letters
 from coterie.api.common.wire import DONE, encode
 from coterie.config import CoterieError
 from coterie.hosting.engine_thread import Call, Job
@@ -217,21 +218,6 @@ def _prompts(service: Service, body: CompletionRequest, form: InfillForm | None)
             raise invalid(f"{pointer}: {error}", pointer) from None
         prompts.append(prompt)
     return prompts
-
-
-def read_as_letters(service: Service, given: Any, field: str) -> list[str]:
-    """What `x-coterie-ignored` calls names of special tokens in a field with text prompts: they stay text."""
-    tokenizer = service.model.tokenizer
-    texts = [given] if isinstance(given, str) else given or ()
-    if tokenizer is None:
-        return []
-    named = any(isinstance(text, str) and tokenizer.special_names_in(text) for text in texts)
-    return [f"{field}/special_tokens"] if named else []
-
-
-def encode_text(service: Service, text: str, special: bool) -> list[int]:
-    """Token ids of a text, with what the tokenizer puts before it where `special`."""
-    return service.model.encode(text) if special else service.tokenizer.encode(text)
 
 
 @dataclass

@@ -16,9 +16,8 @@ from torch import Tensor
 from coterie.api.common.body import MAX_TOKENS, Body, Name, Text, Whole
 from coterie.api.common.protocol import Keep
 from coterie.api.common.received import Received, receive
+from coterie.api.common.vectors import MAX_INPUTS, encoded, read_as_letters, vectors
 from coterie.api.common.wire import JsonAnswer
-from coterie.api.openai.completions import read_as_letters
-from coterie.api.openai.embeddings import MAX_INPUTS, encoded, vectors
 from coterie.hosting.errors import invalid
 
 

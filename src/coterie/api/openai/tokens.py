@@ -12,8 +12,8 @@ from coterie.api.common.body import Body, Text
 from coterie.api.common.conversation import prepare
 from coterie.api.common.protocol import MAX_MESSAGES, ChatMessage, ChatRequest, ToolDefinition
 from coterie.api.common.received import queried, receive
+from coterie.api.common.vectors import encode_text, read_as_letters
 from coterie.api.common.wire import JsonAnswer
-from coterie.api.openai.completions import encode_text, read_as_letters
 from coterie.hosting.errors import invalid
 from coterie.hosting.service import Service
 

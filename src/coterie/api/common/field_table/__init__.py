@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from coterie.api.common.field_table.anthropic import ANTHROPIC
 from coterie.api.common.field_table.entries import Extra
+from coterie.api.common.field_table.ollama import OLLAMA
 from coterie.api.common.field_table.parts import ITEMS, PARTS
 from coterie.api.common.field_table.requests import REQUESTS
 
 __all__ = ["EXTRAS", "ITEMS"]
 
-EXTRAS: dict[str, Extra] = {**REQUESTS, **PARTS, **ANTHROPIC}
+EXTRAS: dict[str, Extra] = {**REQUESTS, **PARTS, **ANTHROPIC, **OLLAMA}
