@@ -59,7 +59,7 @@ class OllamaMessage(Body):
     tool_call_id: Name | None = None
 
 
-class Reply(Body):
+class OllamaReply(Body):
     """The fields that chat and generate share."""
 
     model: Model
@@ -72,7 +72,7 @@ class Reply(Body):
     moe: MoeOptions | None = None
 
 
-class OllamaChat(Reply):
+class OllamaChat(OllamaReply):
     """`POST /api/chat`."""
 
     place = "/api/chat"
@@ -80,7 +80,7 @@ class OllamaChat(Reply):
     tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
 
 
-class OllamaGenerate(Reply):
+class OllamaGenerate(OllamaReply):
     """`POST /api/generate`. `raw`: the prompt goes to the model as it is, without the template."""
 
     place = "/api/generate"

@@ -18,7 +18,7 @@ from coterie.api.common.received import Received, receive, respond
 from coterie.api.common.replies import Replies, Usage, counted_events, logprob_entry
 from coterie.api.common.structured import check_end, structure_of
 from coterie.api.common.wire import JsonAnswer, encode
-from coterie.api.ollama.bodies import OllamaChat, OllamaGenerate, Reply
+from coterie.api.ollama.bodies import OllamaChat, OllamaGenerate, OllamaReply
 from coterie.api.ollama.clock import nanoseconds, now
 from coterie.api.ollama.translate import chat_of, names, options_of_reply, translated
 from coterie.hosting.engine_thread import Call, Job
@@ -273,6 +273,6 @@ def _generate_line(written: Written) -> dict[str, Any]:
 
 
 def _only_loaded(received: Received[Any], empty: dict[str, Any]) -> Response:
-    body: Reply = received.body
+    body: OllamaReply = received.body
     answer = {"model": body.model, "created_at": now(), **empty, "done": True, "done_reason": "load"}
     return JsonAnswer(answer, headers=received.headers())

@@ -10,7 +10,7 @@ from typing import Any
 from coterie.api.common.body import read
 from coterie.api.common.conversation import template_facts
 from coterie.api.common.protocol import ChatRequest
-from coterie.api.ollama.bodies import OllamaChat, OllamaGenerate, OllamaMessage, Options, Reply
+from coterie.api.ollama.bodies import OllamaChat, OllamaGenerate, OllamaMessage, OllamaReply, Options
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
 from coterie.text.reply_formats import format_of
@@ -124,7 +124,7 @@ def translated(error: ApiError) -> ApiError:
     return ApiError(error.status, rewritten(str(error)), error.code, param, error.kind, error.retry_after)
 
 
-def _format(body: Reply) -> dict[str, Any]:
+def _format(body: OllamaReply) -> dict[str, Any]:
     if body.format is None:
         return {}
     if body.format == "json":
@@ -133,7 +133,7 @@ def _format(body: Reply) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": inner}}
 
 
-def _thinking(service: Service, body: Reply, tools: bool) -> dict[str, Any]:
+def _thinking(service: Service, body: OllamaReply, tools: bool) -> dict[str, Any]:
     """How much to think. Errors: `ApiError` 400 where the model cannot think, in Ollama's words."""
     if body.think is None:
         return {}
