@@ -187,6 +187,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path, caplog):
         asyncio.run(attempts())
     assert len(caplog.messages) == 1  # not one line for every request
     store.close()
+    store.close()
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):

@@ -20,7 +20,7 @@ from coterie.remote.client import EndpointError
 from coterie.serve import inprocess
 from coterie.serve.inprocess import async_openai_client
 from tests.agents.models import PLAIN, chat_model
-from tests.serve.support import eventually
+from tests.serve.support import eventually, language_model
 
 openai = pytest.importorskip("openai")
 ASK: dict[str, Any] = {"model": "model", "messages": [{"role": "user", "content": "the quick"}]}
@@ -211,3 +211,14 @@ def test_our_own_client_reaches_the_model() -> None:
         assert said.strip() == expected(12).strip()
         with pytest.raises(EndpointError, match=r"^here: 400 invalid_value"):
             client.post("/v1/chat/completions", ASK | {"temperature": "hot"})
+
+
+def test_responses_are_kept_only_when_asked_for(tmp_path):
+    with coterie.openai_client(language_model(), "tiny") as client:
+        assert client.responses.create(model="tiny", input="Hello", max_output_tokens=2).store is False
+    kept = []
+    for _ in range(2):  # the second client is another server on the same state
+        with coterie.openai_client(language_model(), "tiny", store=True, state_dir=str(tmp_path)) as client:
+            previous = {"previous_response_id": kept[-1].id} if kept else {}
+            kept += [client.responses.create(model="tiny", input="Hello", max_output_tokens=2, **previous)]
+    assert kept[1].usage.input_tokens > kept[0].usage.input_tokens and kept[1].store

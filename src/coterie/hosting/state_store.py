@@ -311,9 +311,9 @@ class StateStore:
         return result
 
     def close(self) -> None:
-        """End the thread after the running work, and close the file."""
-        self._pool.submit(self._file.close)
+        """End the thread after the running work, and close the file; a second call does nothing."""
         self._pool.shutdown(wait=True)
+        self._file.close()
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

@@ -114,8 +114,6 @@ class ItemMemory:
         for index, (item, (id, needed)) in enumerate(zip(items, wanted, strict=True)):
             if needed and id not in found:
                 raise not_found("item", str(id), f"/input/{index}")
-            if not isinstance(item.get("id", ""), str | None):
-                raise invalid(f"/input/{index}/id: text was expected", f"/input/{index}/id")
             whole.append(item if id is None else found.get(id, item))
         return whole
 
@@ -151,7 +149,7 @@ def not_found(kind: str, id: str, pointer: str | None = None) -> ApiError:
 
 def _with_id(item: Item) -> Item:
     """The item with an id, a new one if it has none."""
-    if item.get("id"):
+    if isinstance(item.get("id"), str) and item["id"]:
         return item
     return {**item, "id": new_id(_PREFIXES.get(str(item.get("type") or "message"), "item"))}
 
