@@ -27,10 +27,15 @@ def ask(server: Any, path: str = PATH, **body: Any) -> dict[str, Any]:
 
 
 def streamed(server: Any, **body: Any) -> list[dict[str, Any]]:
+    return events_in(call(server.url, "POST", PATH, {**BODY, **body, "stream": True})[2])
+
+
+def events_in(raw: str) -> list[dict[str, Any]]:
     """The events of a stream, whose names are their types."""
-    raw = call(server.url, "POST", PATH, {**BODY, **body, "stream": True})[2]
     events = []
     for block in filter(None, raw.split("\n\n")):
+        if block.startswith(":"):
+            continue
         name, _, data = block.partition("\n")
         events.append(json.loads(data.removeprefix("data: ")))
         assert name == f"event: {events[-1]['type']}"
@@ -53,6 +58,7 @@ def streamed(server: Any, **body: Any) -> list[dict[str, Any]]:
 def test_streamed_equals_plain(server, more):
     plain, events = ask(server, **more), streamed(server, **more)
     whole = fold(events)
+    assert (whole.pop("x_coterie_ignored", None) is not None) == (more.get("max_tokens") == 10_000)
     for one in (whole, plain):  # ids are new ones each time
         assert one.pop("id").startswith("msg_")
         assert all(block.pop("id").startswith("call_") for block in one["content"] if "id" in block)
@@ -116,9 +122,19 @@ def test_a_tool_loop_over_three_turns(server):
     assert "".join(b["text"] for b in last["content"]) == same["choices"][0]["message"]["content"]
 
 
-def test_a_call_that_is_cut(server):
-    answer = ask(server, **{**FORCED, "max_tokens": 12})
-    assert answer["stop_reason"] == "max_tokens"
+def test_a_call_that_is_cut_comes_with_its_arguments_so_far(server):
+    (whole,) = ask(server, **FORCED)["content"]
+    for number, keys in ((12, ""), (18, "a"), (24, "ab")):
+        answer = ask(server, **{**FORCED, "max_tokens": number})
+        assert answer["stop_reason"] == "max_tokens"
+        (cut,) = answer["content"]
+        assert cut["name"] == "add" and cut["input"] == {key: whole["input"][key] for key in keys}
+
+
+def test_arguments_are_streamed_as_they_are_written(server):
+    deltas = [event["delta"] for event in streamed(server, **FORCED) if "index" in event and "delta" in event]
+    pieces = [delta["partial_json"] for delta in deltas]
+    assert len(pieces) > 3 and set(json.loads("".join(pieces))) == {"a", "b"}
 
 
 def test_structured_output(server):

@@ -134,3 +134,19 @@ def test_places_of_tools_count_those_that_are_left_out(served):
         prepare(served, found.chat, "")
     error = found.translated(caught.value)
     assert error.param.startswith("/tools/2/input_schema") and error.param in str(error)
+
+
+def test_strict_refuses_what_would_be_named():
+    strict = service(strict=True)
+    for more, name in (
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools/0"),
+        ({"thinking": {"type": "between_tools"}}, "thinking"),
+    ):
+        with pytest.raises(ApiError, match=f"^{name}: .*--strict"):
+            translation(strict, **more)
+    with pytest.raises(ApiError, match="--strict"):
+        read(
+            MessagesRequest,
+            {"model": "tiny", "max_tokens": 1, "messages": ASK, "context_management": {}},
+            True,
+        )

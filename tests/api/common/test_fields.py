@@ -233,7 +233,7 @@ LAST: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("path", "asked", "mark"), LAST)
 @pytest.mark.parametrize("more", [{}, {"user": "me", "timeout": 3}])
 def test_a_stream_says_in_its_last_object_what_had_no_effect(server, path, asked, mark, more):
-    body = {"model": "tiny", "stream": True, **asked, **more}
+    body = {"model": "tiny", "stream": True, "seed": 4, **asked, **more}
     _, headers, text = call(server.url, "POST", path, body)
     lines = [line[6:] for line in text.splitlines() if line.startswith("data: {")]
     saying = [data for data in map(json.loads, lines) if "x_coterie_ignored" in json.dumps(data)]

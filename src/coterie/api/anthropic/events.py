@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pydantic_core import from_json
+
 from coterie.api.anthropic.turns import signature
 from coterie.text.call_readers import call_of
 from coterie.text.replies import CallPart, Delta, NumberedCall
@@ -73,7 +75,7 @@ class Blocks:
 
 
 def fold(events: Iterable[BlockEvent]) -> dict[str, Any]:
-    """The message that the events of a stream add up to; a call that was cut off has the arguments {}."""
+    """The message that the events of a stream add up to; a call that was cut off has the arguments so far."""
     message: dict[str, Any] = {}
     written = ""  # the arguments of the open call
     for event in events:
@@ -93,7 +95,16 @@ def fold(events: Iterable[BlockEvent]) -> dict[str, Any]:
                 block[field] += delta[field]
         elif kind == "content_block_stop" and message["content"][-1]["type"] == "tool_use":
             call = call_of(message["content"][-1]["name"], written)
-            message["content"][-1]["input"] = {} if call is None else dict(call.arguments)
+            message["content"][-1]["input"] = _so_far(written) if call is None else dict(call.arguments)
         elif kind == "message_delta":
-            message |= event["delta"] | {name: event[name] for name in ("usage", "moe") if name in event}
+            message |= {**event["delta"], **{name: event[name] for name in event.keys() - {"type", "delta"}}}
     return message
+
+
+def _so_far(written: str) -> dict[str, Any]:
+    """The arguments in a text that was cut off, as Anthropic's clients read it: without the last, if open."""
+    try:
+        found = from_json(written, allow_partial=True)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

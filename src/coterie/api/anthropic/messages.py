@@ -14,7 +14,7 @@ from starlette.responses import Response
 from coterie.api.anthropic.bodies import CountRequest, MessagesRequest
 from coterie.api.anthropic.events import BlockEvent, Blocks, fold
 from coterie.api.anthropic.translate import Translation
-from coterie.api.common.conversation import Conversation, prepare
+from coterie.api.common.conversation import Conversation, prepare, reported
 from coterie.api.common.received import Received, receive, respond
 from coterie.api.common.replies import ChoiceStep, Replies
 from coterie.api.common.wire import JsonAnswer, encode
@@ -55,6 +55,7 @@ async def count_tokens(request: Request) -> Response:
 class _Prepared:
     """A request ready for the engine.
 
+    `place`: rewrites places in the chat request as those in this one.
     `clamped`: its `max_tokens` are more than the context has room for after the prompt, so that the reply may
     end with the context. `ignored`: fields without effect besides those that the body named.
     """
@@ -70,11 +71,11 @@ class _Prepared:
         most = min(body.max_tokens, left)
         jobs = [replace(job, params=replace(job.params, max_tokens=most)) for job in talk.jobs]
         self.talk: Conversation = replace(talk, jobs=jobs)
-        self.cached = translation.cached
+        self.cached, self.place = translation.cached, translation.place
         self.clamped = body.max_tokens > left
         self.ignored = [*translation.ignored, *translation.names(talk.ignored)]
         if self.clamped:
-            self.ignored.append("max_tokens")
+            self.ignored += reported(["max_tokens"], service.settings.strict)
 
 
 class _MessageRun:
@@ -91,7 +92,7 @@ class _MessageRun:
         self._begun = False
         self._finish: str | None = None
         self._stop: str | None = None
-        self._moe: dict[str, Any] | None = None
+        self._more: dict[str, Any] = {}  # fields of ours
 
     async def whole(self) -> dict[str, Any]:
         """The plain answer: what the events add up to."""
@@ -128,8 +129,10 @@ class _MessageRun:
     def _note(self, step: ChoiceStep) -> None:
         self._finish, self._stop = step.finish or self._finish, step.stop or self._stop
         if step.moe is not None:
-            tokens = [] if self._moe is None else self._moe["tokens"]
-            self._moe = {**step.moe, "tokens": tokens + step.moe["tokens"]}
+            tokens = self._more.get("moe", {"tokens": []})["tokens"]
+            self._more["moe"] = {**step.moe, "tokens": tokens + step.moe["tokens"]}
+        if step.schema is not None:
+            self._more["x_coterie_schema"] = self._ready.place(step.schema)
 
     def _end(self) -> BlockEvent:
         if self._finish == "length":
@@ -139,8 +142,7 @@ class _MessageRun:
         else:
             reason = "stop_sequence" if self._stop in (self._body.stop_sequences or ()) else "end_turn"
         ended = {"stop_reason": reason, "stop_sequence": self._stop if reason == "stop_sequence" else None}
-        more = {} if self._moe is None else {"moe": self._moe}
-        return {"type": "message_delta", "delta": ended, "usage": self._usage(), **more}
+        return {"type": "message_delta", "delta": ended, "usage": self._usage(), **self._more}
 
     def _start(self) -> dict[str, Any]:
         return {

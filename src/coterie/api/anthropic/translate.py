@@ -9,7 +9,7 @@ from typing import Any
 from coterie.api.anthropic.bodies import ClientTool, CountRequest, MessagesRequest, OutputFormat
 from coterie.api.anthropic.turns import TurnReader
 from coterie.api.common.body import read
-from coterie.api.common.conversation import template_facts
+from coterie.api.common.conversation import reported, template_facts
 from coterie.api.common.fields import Ignored
 from coterie.api.common.protocol import ChatRequest
 from coterie.hosting.errors import ApiError, ContextExceeded, invalid
@@ -26,9 +26,11 @@ _NAMES = {
     "messages.tool_calls.function.arguments": "messages.content.input",
     "messages.reasoning_content": "messages.content.thinking",
     "reasoning_effort": "output_config.effort",
+    "response_format": "output_config.format",
 }
 _PLACES = (
-    ("/response_format/json_schema/schema", "/output_config/format/schema"),
+    ("/response_format/json_schema", "/output_config/format"),
+    ("/response_format", "/output_config/format"),
     ("/tool_choice/function/name", "/tool_choice/name"),
     ("/max_completion_tokens", "/max_tokens"),
     ("/reasoning_effort", "/output_config/effort"),
@@ -44,7 +46,7 @@ class Translation:
     """
 
     def __init__(self, service: Service, body: CountRequest, named: Sequence[str]) -> None:
-        self.ignored = Ignored(strict=service.settings.strict)
+        self.ignored = Ignored()
         self.cached = any(name.endswith("cache_control") for name in named)
         self._turns = TurnReader(self.ignored)
         self._tools: list[int] = []  # the places of the functions among the tools
@@ -74,11 +76,12 @@ class Translation:
         except ApiError as error:
             raise self.translated(error) from None
         self.ignored.extend(self.names(more))
+        reported(self.ignored, service.settings.strict)
         return chat
 
     def names(self, chat: Sequence[str]) -> list[str]:
         """Names of the chat API for fields without effect, as this API has them."""
-        return [_NAMES.get(name, name) for name in chat]
+        return [self.place(name) if name.startswith("/") else _NAMES.get(name, name) for name in chat]
 
     def translated(self, error: ApiError) -> ApiError:
         """The same error with places in this request."""
@@ -86,9 +89,11 @@ class Translation:
             # The form that clients look for, to shorten their history.
             message = f"prompt is too long: {error.num_tokens} tokens > {error.most} maximum"
             return ApiError(400, message, error.code)
-        return error.moved(self._place)
+        return error.moved(self.place)
 
-    def _place(self, text: str) -> str:
+    def place(self, text: str) -> str:
+        """A text with the places of this request in place of those of the chat request."""
+
         def tool(found: re.Match[str]) -> str:
             return f"/tools/{self._tools[int(found[1])]}" + ("/input_schema" if found[2] else "")
 

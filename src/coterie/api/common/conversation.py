@@ -99,7 +99,7 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     variables, unread = _template_settings(facts, body)
     messages = [_message(message, index, unread) for index, message in enumerate(body.messages)]
     lost = [_LOST[kind] for kind in facts.lost(messages, shown)]
-    ignored = _reported([*unmet, *unread, *lost, *demand.ignored], strict)
+    ignored = reported([*unmet, *unread, *lost, *demand.ignored], strict)
     prompt = _prompt(service, body, messages, shown, variables)
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     asked = body.max_completion_tokens or body.max_tokens
@@ -114,7 +114,7 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     opened = _ends_in_reasoning(service, form, prompt)
     kept = demand.filter(service.grammars, opened)
     check_end(body, kept)
-    ignored += _reported(names_of(kept.unenforced if kept is not None else ()), strict)
+    ignored += reported(names_of(kept.unenforced if kept is not None else ()), strict)
     jobs = []
     for index in range(body.n or 1):
         seed = None if params.seed is None else (params.seed + index) % 2**64
@@ -189,7 +189,7 @@ def _template_settings(facts: TemplateFacts, body: ChatRequest) -> tuple[dict[st
     return {"reasoning_effort": body.reasoning_effort, **given}, unread
 
 
-def _reported(names: Sequence[str], strict: bool) -> tuple[str, ...]:
+def reported(names: Sequence[str], strict: bool) -> tuple[str, ...]:
     """The names of fields without effect on this model. Errors: `ApiError` 400 for any where `strict`."""
     for name in names if strict else ():
         pointer = name if name.startswith("/") else "/" + name.replace(".", "/")
