@@ -15,6 +15,7 @@ class ReplyText:
         # A model may have more rows than the tokenizer has tokens; such a row has no text.
         self._num_known = tokenizer.vocab_size if tokenizer is not None else 0
         self._stops = StopStrings(params.stop, params.include_stop)
+        self._hidden = params.hidden_ids
         self._too_early = params.min_tokens  # tokens in which a stop string does not count
         self._stopped = False
 
@@ -22,7 +23,7 @@ class ReplyText:
         """(text that became certain, whether a stop string was completed)."""
         self._stops.armed = self._too_early <= 0
         self._too_early -= 1
-        if self._decoder is None or token >= self._num_known:
+        if self._decoder is None or token >= self._num_known or token in self._hidden:
             return "", False
         text, self._stopped = self._stops.push(self._decoder.feed(token))
         return text, self._stopped

@@ -37,7 +37,8 @@ class SamplingParams:
     are reported at each step. `presence_penalty` is subtracted from the score of each token that the reply
     contains so far, `frequency_penalty` once per occurrence. `logit_bias`: pairs of a token and a number
     added to its score. `min_tokens`: how many tokens come before a stop token may be drawn or a stop string
-    counts. `include_stop`: the stop string that ends the reply stays in its text.
+    counts. `include_stop`: the stop string that ends the reply stays in its text. `hidden_ids`: tokens that
+    are left out of the text.
     """
 
     temperature: float = 1.0
@@ -55,6 +56,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     min_tokens: int = 0
     include_stop: bool = False
+    hidden_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not isinstance(self.stop, str | tuple | list):

@@ -86,6 +86,17 @@ def test_an_end_that_is_ignored_is_a_token_of_the_reply(client, reference):
     assert counts == [(3, 3, "length"), (1, 0, "stop"), (1, 0, "stop")]
 
 
+@pytest.mark.parametrize("skip", [None, False, True])
+def test_special_tokens_in_a_text(client, reference, skip):
+    special = reference.tokenizer.token_id("<think>")
+    choice = client.completions.create(
+        model="tiny", prompt=[5, 6], max_tokens=3, seed=1, logit_bias={str(special): 100}, logprobs=0,
+        extra_body={"skip_special_tokens": skip, "return_token_ids": True},
+    ).choices[0]  # fmt: skip
+    assert choice.token_ids == [special] * 3 and choice.text == ("" if skip else "<think>" * 3)
+    assert choice.logprobs.text_offset == ([0, 0, 0] if skip else [0, 7, 14])
+
+
 def test_prompt_logprobs_are_those_of_the_model(client, reference):
     prompt = reference.encode("Once upon a time")
     expected = reference.logprobs(prompt).tolist()

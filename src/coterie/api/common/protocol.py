@@ -304,6 +304,7 @@ class CompletionRequest(Generation):
     best_of: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     add_special_tokens: bool | None = None
     return_tokens_as_token_ids: bool | None = None
+    skip_special_tokens: bool | None = None
 
 
 def cut_prompt(prompt: list[int], keep: int | None, room: int) -> list[int]:

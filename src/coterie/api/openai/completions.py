@@ -70,7 +70,10 @@ class Continuation:
         if self.names.wanted is not None:
             logprobs = self._prompt_logprobs(event) if first and self.echo else _no_logprobs()
             if self.limit:
+                before = self.offset
                 self._append(logprobs, event.token, event.logprob, event.top)
+                if event.token in self.job.params.hidden_ids:
+                    self.offset = before
         if not added and self.finish is None and logprobs is None:
             return None
         return {"index": self.index, "text": added, "logprobs": logprobs, "finish_reason": self.finish}
@@ -161,6 +164,8 @@ def prepare(service: Service, body: CompletionRequest, variant: str) -> list[Con
         limit = choose_tokens(given or None, len(ids), service.max_length, default)
         params = body.sampling(service.model, limit, body.logprobs or 0)
         params = replace(params, max_tokens=1 if given == 0 else limit)
+        if body.skip_special_tokens:
+            params = replace(params, hidden_ids=service.tokenizer.special_ids)
         if form is not None and not body.ignore_eos:
             params = replace(params, stop_ids=(*(params.stop_ids or ()), *form.stops(service.tokenizer)))
         options = options_of(service, body, variant)

@@ -50,6 +50,7 @@ _CLIENTS = Extra(
 _SAMPLERS = Extra(
     named=because("a setting of mirostat, which is off", "mirostat_tau", "mirostat_eta")
     | because("there is one way to enforce a form", "guided_decoding_backend")
+    | because("special tokens in a reply are text, but for the marks of its form", "skip_special_tokens")
     | because("a setting of DRY, which is off", "dry_base", "dry_allowed_length", "dry_penalty_last_n")
     | because("a setting of DRY, which is off", "dry_sequence_breakers", "dry_range")
     | because("a setting of XTC, which is off", "xtc_threshold")
@@ -97,7 +98,6 @@ _SAMPLERS = Extra(
         "do_sample": ((True,), "'do_sample' (send \"temperature\": 0)"),
         "num_beams": ((1,), "beam search"),
         "use_beam_search": ((False,), "beam search"),
-        "skip_special_tokens": ((True,), "special tokens in the text"),
         "spaces_between_special_tokens": ((True, False), "special tokens in the text"),
         "add_bos_token": ((True,), "a prompt without its first token"),
         "n_probs": ((0,), "'n_probs' (send 'logprobs')"),
