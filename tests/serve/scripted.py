@@ -74,8 +74,9 @@ def follow(made: Service, say: Say) -> Service:
 
 def _follow(job: Job, tokenizer: Tokenizer, size: int, say: Say) -> Job:
     said = say(tokenizer.decode(job.prompt), job.options.filter is not None)
-    if said is None:
-        return job
+    if said is None:  # a random model would begin to reason at times, and never end it
+        bias = *job.params.logit_bias, (tokenizer.encode("<think>", allow_special=True)[0], -100.0)
+        return replace(job, params=replace(job.params, logit_bias=bias))
     ids = tokenizer.encode(said + END_OF_TURN, allow_special=True)
     return replace(job, options=replace(job.options, filter=Spoken(ids, size, job.options.filter)))
 
