@@ -80,7 +80,7 @@ def test_instructor_shows_an_object_as_it_grows(scripted_server: ServerThread, t
     grown, last = play("instructor", "instructor_python.py", "partial", scripted_server.url, tmp_path)
     assert grown > 2 and is_dog(last)
     with Watch(scripted_server):
-        assert play("instructor", "instructor_python.py", "cancel", scripted_server.url, tmp_path)
+        assert play("instructor", "instructor_python.py", "cancel", scripted_server.url, tmp_path) == "left"
 
 
 @pytest.mark.parametrize("client", ["litellm", "litellm-old"])

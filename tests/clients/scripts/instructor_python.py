@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -51,13 +52,22 @@ def partial(url: str) -> Any:
 
 
 def cancel(url: str) -> Any:
+    """Its streams are read to their end, so a call that is given up is how to leave."""
+    plain = openai.AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=0)
+    made = instructor.from_openai(plain, mode=instructor.Mode.TOOLS)
     messages = [{"role": "user", "content": ENDLESS}]
-    grown = patched(url, instructor.Mode.TOOLS).create_partial(
-        response_model=Note, model="tiny", messages=messages, max_retries=0, max_tokens=20_000
-    )
-    seen = [type(next(grown)).__name__ for _ in range(2)]
-    grown.close()
-    return seen
+
+    async def leave() -> str:
+        writing = made.create(
+            response_model=Note, model="tiny", messages=messages, max_retries=0, max_tokens=20_000
+        )
+        try:
+            await asyncio.wait_for(writing, 3)
+        except TimeoutError:
+            return "left"
+        return "written to the end"
+
+    return asyncio.run(leave())
 
 
 main({**{mode.name: one for mode in instructor.Mode}, "partial": partial, "cancel": cancel})
