@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -135,8 +134,7 @@ def ollama(talk: Talk, tools: bool) -> tuple[str, dict[str, Any]]:
     return "/api/chat", {**body, "options": {"num_predict": 6}, "stream": False}
 
 
-HAS_OLLAMA = find_spec("coterie.api.ollama") is not None
-PROTOCOLS = {"responses": responses, "messages": messages, **({"ollama": ollama} if HAS_OLLAMA else {})}
+PROTOCOLS = {"responses": responses, "messages": messages, "ollama": ollama}
 
 
 @pytest.fixture
@@ -218,7 +216,7 @@ PICTURED = {
 }
 
 
-@pytest.mark.parametrize("path", [path for path in PICTURED if HAS_OLLAMA or path != "/api/chat"])
+@pytest.mark.parametrize("path", PICTURED)
 def test_pictures_are_refused_by_name(path: str, server: ServerThread) -> None:
     status, _, answer = call(server.url, "POST", path, {"model": "tiny", **PICTURED[path]})
     message = answer["error"] if isinstance(answer["error"], str) else answer["error"]["message"]
@@ -336,7 +334,7 @@ READERS = {
     chat: (of_chat, of_chat_stream),
     responses: (of_responses, of_responses_stream),
     messages: (of_messages, of_messages_stream),
-    **({ollama: (of_ollama, of_ollama_stream)} if HAS_OLLAMA else {}),
+    ollama: (of_ollama, of_ollama_stream),
 }
 
 
