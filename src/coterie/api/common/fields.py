@@ -16,7 +16,9 @@ from typing import Any
 from coterie.api.common.field_table import EXTRAS
 from coterie.api.common.field_table.entries import Extra
 from coterie.api.common.field_table.requests import LABELS
+from coterie.hosting.errors import ApiError
 
+NO_EFFECT = "has no effect here, and --strict refuses such fields"
 MOST_NAMES = 64  # in one header; a request can make up any number of names
 
 
@@ -31,10 +33,13 @@ class Ignored(list[str]):
         self.strict = strict
 
     def add(self, place: str, name: str) -> None:
-        """Name a field of an object at `place` of the table."""
+        """Name a field of an object at `place` of the table. Errors: `ApiError` 400 for a strict server."""
         path = place.partition(" ")[2] if place.startswith("/") else place
         shown = re.sub(r"[^\w.:/-]", "?", name, flags=re.ASCII)[:64]  # safe in a header
         full = f"{path}.{shown}".removeprefix(".")
+        if self.strict and full not in LABELS:
+            pointer = "/" + full.replace(".", "/")
+            raise ApiError(400, f"{pointer}: {NO_EFFECT}", "unsupported_parameter", pointer)
         if len(self) >= MOST_NAMES:
             full = f"{path}.*".removeprefix(".")
         if full not in self and len(self) < 2 * MOST_NAMES:
@@ -68,7 +73,7 @@ def sift(
             left[name] = value
         elif value is not None and _is_named(extra, name, data, known) and named is not None:
             if named.strict and name not in LABELS:
-                raise UnreadField(name, "has no effect here, and --strict refuses such fields")
+                raise UnreadField(name, NO_EFFECT)
             named.add(place, name)
     return left
 
