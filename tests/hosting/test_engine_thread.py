@@ -147,9 +147,7 @@ def test_replies_go_on_while_others_have_the_thread_do_things_without_end():
         try:
             waiting = thread.submit([Job([1, 2], SamplingParams(max_tokens=3))])
             async with asyncio.timeout(10):
-                events = [
-                    batch async for batch in waiting.batches(silence=20, deadline=time.monotonic() + 60)
-                ]
+                events = [batch async for batch in waiting.batches(deadline=time.monotonic() + 60)]
             assert events
         finally:
             over.set()

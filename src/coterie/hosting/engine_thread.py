@@ -51,8 +51,8 @@ class Call:
         self._dropped: set[int] = set()
         self._queue: asyncio.Queue[CallEvents | Exception] = asyncio.Queue()
 
-    async def batches(self, silence: float, deadline: float) -> AsyncGenerator[CallEvents, None]:
-        """The events as they come, and an empty batch after each `silence` seconds without an event.
+    async def batches(self, deadline: float) -> AsyncGenerator[CallEvents, None]:
+        """The events as they come.
 
         Ends after the last job's last event. Closing the generator early cancels the remaining jobs.
         Errors: `ApiError` when `deadline` (monotonic) has passed or the engine has failed.
@@ -66,11 +66,10 @@ class Call:
                     raise too_slow()
                 try:
                     # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that meets an item.
-                    async with asyncio.timeout(min(silence, left)):
+                    async with asyncio.timeout(None if left == math.inf else left):
                         got = await self._queue.get()
                 except TimeoutError:
-                    yield []
-                    continue
+                    raise too_slow() from None
                 if isinstance(got, Exception):
                     raise got
                 got = [(index, event) for index, event in got if index in open_jobs]

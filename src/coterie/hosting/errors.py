@@ -15,6 +15,7 @@ class ApiError(CoterieError):
     """A failed request: HTTP status, message and code. `param`: a JSON pointer into the request's body.
 
     `kind` is the envelope's `type` (by default it follows from the status); `retry_after` is in seconds.
+    `final`: the same request would fail again, so clients that retry this status by themselves must not.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class ApiError(CoterieError):
         param: str | None = None,
         kind: str | None = None,
         retry_after: float | None = None,
+        final: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -32,11 +34,13 @@ class ApiError(CoterieError):
         self.param = param
         self.kind = kind or _KINDS.get(status, "invalid_request_error" if status < 500 else "server_error")
         self.retry_after = retry_after
+        self.final = final
 
     def moved(self, place: Callable[[str], str]) -> ApiError:
         """The same error for a request in another form: `place` rewrites the pointers in a text."""
         param = None if self.param is None else place(self.param)
-        return ApiError(self.status, place(str(self)), self.code, param, self.kind, self.retry_after)
+        words = place(str(self))
+        return ApiError(self.status, words, self.code, param, self.kind, self.retry_after, self.final)
 
     def body(self) -> dict[str, Any]:
         """The envelope."""
@@ -44,8 +48,9 @@ class ApiError(CoterieError):
         return {"error": inner}
 
     def headers(self) -> dict[str, str]:
-        """The header `retry-after`, if it is known."""
-        return {} if self.retry_after is None else {"retry-after": str(max(1, round(self.retry_after)))}
+        """`retry-after`, if it is known, and `x-should-retry`, which OpenAI's and Anthropic's SDKs obey."""
+        after = {} if self.retry_after is None else {"retry-after": str(max(1, round(self.retry_after)))}
+        return {**after, "x-should-retry": "false"} if self.final else after
 
 
 _KINDS = {
@@ -101,7 +106,7 @@ def too_long(num_tokens: int, asked: int | None, most: int) -> ContextExceeded:
 
 def too_slow() -> ApiError:
     """408 or an error event: the request exceeded `--request-timeout`."""
-    return ApiError(408, "the request took longer than the server allows", "timeout", kind="timeout")
+    return ApiError(408, "the request took longer than the server allows", "timeout", final=True)
 
 
 def draining() -> ApiError:

@@ -139,3 +139,22 @@ def test_special_tokens_in_text_stay_text(server):
         2
     ]["tokens"]
     assert whole.count(tokenizer().token_id("<|im_end|>")) == 1
+
+
+def test_a_call_is_streamed_and_one_that_is_cut_off_is_incomplete(client):
+    """The arguments of both are those of the plain answer."""
+    asked = {"model": "tiny", "input": "1+1?", "tools": [TOOL], "tool_choice": "required"}
+    asked["extra_body"] = {"seed": 1, "logit_bias": NO_REASONING}
+    for limit, status in ((120, "completed"), (20, "incomplete")):
+        plain = client.responses.create(**asked, max_output_tokens=limit)
+        events = list(client.responses.create(**asked, max_output_tokens=limit, stream=True))
+        made, item = plain.output[0], events[-1].response.output[0]
+        assert (made.type, made.status, plain.status) == ("function_call", status, status)
+        assert (item.name, item.arguments, item.status) == (made.name, made.arguments, made.status)
+        first = [event for event in events if getattr(event, "output_index", None) == 0]
+        written = [one.delta for one in first if one.type == "response.function_call_arguments.delta"]
+        assert "".join(written) == made.arguments and len(written) > 3
+        kinds = [event.type.removeprefix("response.") for event in first]
+        assert kinds[0] == "output_item.added"
+        assert kinds[-2:] == ["function_call_arguments.done", "output_item.done"]
+        assert not any(event.type == "response.output_text.delta" for event in events)

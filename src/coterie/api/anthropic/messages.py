@@ -96,22 +96,17 @@ class _MessageRun:
 
     async def whole(self) -> dict[str, Any]:
         """The plain answer: what the events add up to."""
-        return fold([event async for event in self._events() if event is not None])
+        return fold([event async for event in self._events()])
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The events as they come."""
         async for event in self._events():
-            if event is None:
-                # No event may come before the first, but a comment may.
-                yield _bytes({"type": "ping"}) if self._begun else self._replies.ping()
-            else:
-                yield _bytes({**event, **self._last} if event["type"] == "message_delta" else event)
+            yield _bytes({**event, **self._last} if event["type"] == "message_delta" else event)
 
-    async def _events(self) -> AsyncGenerator[BlockEvent | None, None]:
-        """The events; None is the moment for a ping."""
+    async def _events(self) -> AsyncGenerator[BlockEvent, None]:
         async with aclosing(self._replies.steps()) as batches:
             async for steps in batches:
-                for event in self._grown(steps) if steps else [None]:
+                for event in self._grown(steps):
                     yield event
         for event in (*self._blocks.close(), self._end(), {"type": "message_stop"}):
             yield event

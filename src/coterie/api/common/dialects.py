@@ -1,4 +1,4 @@
-"""How each protocol says that a request failed: the body of an answer, and the end of a stream."""
+"""How each protocol says that a request failed, and that a stream is alive while nothing else is said."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ from coterie.hosting.errors import ApiError
 
 @dataclass(frozen=True)
 class Dialect:
-    """The errors of one protocol.
+    """The errors and pings of one protocol.
 
     `body(error, request_id)`: the JSON of an answer. `event(error)`: the last bytes of a failed stream.
+    `ping(note, begun)`: bytes that keep a stream open and that clients pass over; `note`: how much of the
+    prompt has been read; `begun`: whether an event has been sent.
     `statuses`: our statuses -> its own, where they differ. `id_header`: a header for the request's id.
     `stream_type`: the media type of its streams.
     """
 
     body: Callable[[ApiError, str], dict[str, Any]]
     event: Callable[[ApiError], bytes]
+    ping: Callable[[str, bool], bytes]
     statuses: Mapping[int, int] = field(default_factory=dict)
     id_header: str = "x-request-id"
     stream_type: str = "text/event-stream"
+
+
+def _comment(note: str, begun: bool) -> bytes:
+    return f": ping {note}\n\n".encode()
 
 
 # https://platform.claude.com/docs/en/api/errors
@@ -49,10 +56,13 @@ def _anthropic(error: ApiError) -> dict[str, Any]:
 OPENAI = Dialect(
     body=lambda error, request_id: error.body(),
     event=lambda error: b"data: " + encode(error.body()) + b"\n\n",
+    ping=_comment,
 )
 ANTHROPIC = Dialect(
     body=lambda error, request_id: {**_anthropic(error), "request_id": request_id},
     event=lambda error: b"event: error\ndata: " + encode(_anthropic(error)) + b"\n\n",
+    # The event of this name may come anywhere but before `message_start`.
+    ping=lambda note, begun: b'event: ping\ndata: {"type":"ping"}\n\n' if begun else _comment(note, begun),
     statuses={503: 529},
     id_header="request-id",
 )
@@ -60,6 +70,7 @@ OLLAMA = Dialect(
     body=lambda error, request_id: {"error": str(error)},
     event=lambda error: encode({"error": str(error)}) + b"\n",
     stream_type="application/x-ndjson",
+    ping=lambda note, begun: b"",  # lines of JSON have no comments; an endpoint writes an empty piece
 )
 
 

@@ -118,16 +118,23 @@ async def respond(
     whole: Callable[[], Awaitable[Any]],
     ignored: Sequence[str] = (),
     failed: Callable[[ApiError], bytes] | None = None,
+    ping: Callable[[str, bool], bytes] | None = None,
 ) -> Response:
     """The answer to a generating request: a stream of events when the body asks for one, else JSON.
 
-    `ignored`: more fields without effect, for the header. `failed`: the last bytes of a stream that fails, in
-    place of those of the path's dialect.
+    `ignored`: more fields without effect, for the header. `failed`: the last bytes of a stream that fails,
+    and `ping`: those that keep it open, in place of those of the dialect.
     The call is cancelled when the client disconnects. Errors: any exception of `whole`; `Disconnected`.
     """
     if received.body.stream:
         headers = received.headers(ignored)
         dialect = dialect_of(request.url.path, request.headers)
-        return EventStream(stream(), headers, failed or dialect.event, call.cancel, dialect.stream_type)
+
+        def keep_open(begun: bool) -> bytes:
+            read, total = received.service.thread.progress(call)
+            return (ping or dialect.ping)(f"prefill={read}/{total}", begun)
+
+        failing, silence = failed or dialect.event, received.host.settings.ping
+        return EventStream(stream(), headers, failing, call.cancel, keep_open, silence, dialect.stream_type)
     answer = await unless_gone(request.receive, whole())
     return JsonAnswer(answer, headers=received.headers(ignored))  # `whole` may have added a name

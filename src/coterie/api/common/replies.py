@@ -92,16 +92,15 @@ class Timer:
 async def counted_events(service: Service, call: Call, usage: Usage) -> AsyncGenerator[CallEvents, None]:
     """The events of a call as they come, recorded in the metrics and counted in `usage`.
 
-    An empty list means that `settings.ping` seconds passed without an event: the moment for a keep-alive
-    comment. Close the generator to cancel the call.
+    Close the generator to cancel the call.
     Errors: as `Call.batches`.
     """
     timer = Timer(service)
-    async with aclosing(call.batches(service.settings.ping, service.deadline())) as batches:
+    async with aclosing(call.batches(service.deadline())) as batches:
         async for events in batches:
             if events:
                 timer.note(events, usage)
-            yield events
+                yield events
 
 
 @dataclass
@@ -124,18 +123,13 @@ class Replies:
         self._drawn = [0 for _ in self.talk.jobs]
 
     async def steps(self) -> AsyncGenerator[list[ChoiceStep], None]:
-        """The steps as they come; an empty list is the moment for a ping."""
+        """The steps as they come."""
         async with aclosing(counted_events(self.service, self.call, self.usage)) as batches:
             async for events in batches:
                 steps = [self._step(index, event) for index, event in events]
                 for step in steps:
                     await self._check(step)
                 yield steps
-
-    def ping(self) -> bytes:
-        """A comment that keeps the connection open while the prompt is read."""
-        read, total = self.service.thread.progress(self.call)
-        return f": ping prefill={read}/{total}\n\n".encode()
 
     async def _check(self, step: ChoiceStep) -> None:
         """Say in the last step of a whole reply what became of a schema that no grammar enforced."""

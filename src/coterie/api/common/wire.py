@@ -127,7 +127,8 @@ class EventStream(Response):
     The generator is closed when the client disconnects or reads nothing for a minute. `leave` is called
     however the stream ends, because a generator that was never started does not cancel its work itself. A
     failure inside the generator becomes a last event, which `failed` writes: a stream never ends without
-    `[DONE]` or an error.
+    `[DONE]` or an error. After each `silence` seconds in which nothing was sent, `ping` writes something,
+    which may be nothing: it is told whether the stream has begun.
     """
 
     def __init__(
@@ -136,6 +137,8 @@ class EventStream(Response):
         headers: dict[str, str],
         failed: Callable[[ApiError], bytes],
         leave: Callable[[], None],
+        ping: Callable[[bool], bytes],
+        silence: float,
         media_type: str = "text/event-stream",
     ) -> None:
         told = {"cache-control": "no-cache", "x-accel-buffering": "no", **headers}
@@ -144,6 +147,8 @@ class EventStream(Response):
         self._events = events
         self._failed = failed
         self._leave = leave
+        self._ping = ping
+        self._silence = silence
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
@@ -159,16 +164,34 @@ class EventStream(Response):
             await self._events.aclose()
 
     async def _write(self, send: Send) -> None:
-        async def put(body: bytes, more: bool = True) -> None:
-            message = {"type": "http.response.body", "body": body, "more_body": more}
-            async with asyncio.timeout(SEND_IDLE):
-                await send(message)
+        begun, last, sending = False, time.monotonic(), asyncio.Lock()
 
+        async def put(body: bytes, more: bool = True) -> None:
+            nonlocal last
+            message = {"type": "http.response.body", "body": body, "more_body": more}
+            async with sending, asyncio.timeout(SEND_IDLE):
+                await send(message)
+            last = time.monotonic()
+
+        async def beat() -> None:
+            nonlocal last
+            while True:
+                await asyncio.sleep(max(0.0, last + self._silence - time.monotonic()))
+                if time.monotonic() >= last + self._silence:
+                    last = time.monotonic()
+                    if body := self._ping(begun):
+                        await put(body)
+
+        beats = asyncio.ensure_future(beat())
         try:
             async for chunk in self._events:
+                begun = True
                 await put(chunk)
         except (TimeoutError, OSError):
             return  # the client reads nothing or has gone
         except Exception as error:
             await put(self._failed(explain(error)))
+        finally:
+            beats.cancel()
+            await asyncio.gather(beats, return_exceptions=True)
         await put(b"", more=False)

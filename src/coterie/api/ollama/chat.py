@@ -99,11 +99,11 @@ async def _answer(
     ignored: list[str],
 ) -> Response:
     run = _LineRun(received, steps, usage, line, received.last(ignored))
-    return await respond(request, received, call, run.stream, run.whole, ignored)
+    return await respond(request, received, call, run.stream, run.whole, ignored, ping=run.ping)
 
 
 async def _steps(replies: Replies) -> AsyncGenerator[list[Written], None]:
-    """The steps of a conversation's reply; an empty list is the moment for a ping."""
+    """The steps of a conversation's reply."""
     async with aclosing(replies.steps()) as batches:
         async for steps in batches:
             yield [
@@ -201,6 +201,10 @@ class _LineRun:
             yield encode({**self._head(), **line, "done": False}) + b"\n"
         yield encode({**self._head(), **self.line(Written()), **self._end(last), **self.last}) + b"\n"
 
+    def ping(self, note: str, begun: bool) -> bytes:
+        """A line that adds nothing: lines of JSON have no comments."""
+        return encode({**self._head(), **self.line(Written()), "done": False}) + b"\n"
+
     async def whole(self) -> dict[str, Any]:
         """The plain answer."""
         total, last = Written(), Written()
@@ -217,13 +221,10 @@ class _LineRun:
         return {**self._head(), **self._with_extras(total), **self._end(last)}
 
     async def _written(self) -> AsyncGenerator[Written, None]:
-        """What there is to send; an empty one where nothing came for a while."""
+        """What there is to send."""
         async with aclosing(self.steps()) as batches:
             async for steps in batches:
-                if not steps:
-                    yield Written()
-                elif self.first is None:
-                    self.first = time.monotonic()
+                self.first = self.first or time.monotonic()
                 for step in steps:
                     said = step.content or step.thinking or step.calls or step.logprobs or step.moe
                     if said or step.finish:

@@ -46,8 +46,6 @@ async def _stream(
     begun: set[int] = set()
     async with aclosing(replies.steps()) as batches:
         async for steps in batches:
-            if not steps:
-                yield replies.ping()
             for step in steps:
                 first = step.index not in begun
                 begun.add(step.index)

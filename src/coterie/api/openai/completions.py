@@ -245,11 +245,8 @@ class Completions:
         options = self.body.stream_options or StreamOptions()
         async with aclosing(self._choices()) as choices:
             async for choice in choices:
-                if choice is None:
-                    yield b": ping\n\n"
-                else:
-                    more = self.usage.so_far(options) | (self.last if choice["finish_reason"] else {})
-                    yield b"data: " + encode({**self.head, "choices": [choice], **more}) + b"\n\n"
+                more = self.usage.so_far(options) | (self.last if choice["finish_reason"] else {})
+                yield b"data: " + encode({**self.head, "choices": [choice], **more}) + b"\n\n"
         if options.include_usage:
             yield b"data: " + encode({**self.head, "choices": [], "usage": self.usage.to_dict()}) + b"\n\n"
         yield DONE
@@ -259,8 +256,7 @@ class Completions:
         merged: list[dict[str, Any]] = [{} for _ in self.texts]
         async with aclosing(self._choices()) as choices:
             async for choice in choices:
-                if choice is not None:
-                    _merge(merged[choice["index"]], choice)
+                _merge(merged[choice["index"]], choice)
         for choice, text in zip(merged, self.texts, strict=True):
             if self.body.return_token_ids:
                 choice["token_ids"] = [event.token for event in text.events]
@@ -277,12 +273,10 @@ class Completions:
         scores, most = first.events[0].prompt or PromptScores(), self.body.prompt_logprobs or 0
         return prompt_logprobs(self.service.model.tokenizer, text.job.prompt, scores, most)
 
-    async def _choices(self) -> AsyncGenerator[dict[str, Any] | None, None]:
-        """Choices with what each token added; None is the moment for a ping."""
+    async def _choices(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Choices with what each token added."""
         async with aclosing(counted_events(self.service, self.call, self.usage)) as batches:
             async for events in batches:
-                if not events:
-                    yield None
                 for index, event in events:
                     choice = self._choice(index, event)
                     if choice is not None:

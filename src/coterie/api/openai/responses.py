@@ -43,7 +43,7 @@ async def responses(request: Request) -> Response:
         ready.ignored.append("store")
     replies = Replies(service, ready.talk, service.thread.submit(ready.talk.jobs))
     run = _Run(replies, received, ready, memory)
-    return await respond(request, received, replies.call, run.stream, run.whole, ready.ignored)
+    return await respond(request, received, replies.call, run.stream, run.whole, ready.ignored, run.failed)
 
 
 async def input_tokens(request: Request) -> Response:
@@ -195,6 +195,7 @@ class _Run:
     ) -> None:
         self._replies, self._received, self._ready, self._memory = replies, received, ready, memory
         self._output = Output()
+        self._number = 0  # of the next event
         self._finish: str | None = None
         self._schema: str | None = None
         self._moe: dict[str, Any] | None = None
@@ -208,26 +209,30 @@ class _Run:
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Typed events, numbered."""
-        number = 0
-
-        def event(name: str, data: dict[str, Any]) -> bytes:
-            nonlocal number
-            body = {"type": name, "sequence_number": number, **data}
-            number += 1
-            return b"event: " + name.encode() + b"\ndata: " + encode(body) + b"\n\n"
-
         for name in ("response.created", "response.in_progress"):
-            yield event(name, {"response": self._response("in_progress")})
+            yield self._event(name, {"response": self._response("in_progress")})
         async for item in self._events():
-            yield self._replies.ping() if item is None else event(*item)
+            yield self._event(*item)
         final = {"response": await self._kept() | self._received.last(self._ready.ignored)}
-        yield event(f"response.{self._status}", final)
+        yield self._event(f"response.{self._status}", final)
 
-    async def _events(self) -> AsyncGenerator[ResponseEvent | None, None]:
+    def failed(self, error: ApiError) -> bytes:
+        """The last event of a stream that fails.
+
+        Its fields are those of the API's reference. `error` is what the API sends besides, and what the SDKs
+        of OpenAI turn into an exception.
+        """
+        fields = {"code": error.code, "message": str(error), "param": error.param}
+        return self._event("error", {**fields, **error.body()})
+
+    def _event(self, name: str, data: dict[str, Any]) -> bytes:
+        body = {"type": name, "sequence_number": self._number, **data}
+        self._number += 1
+        return b"event: " + name.encode() + b"\ndata: " + encode(body) + b"\n\n"
+
+    async def _events(self) -> AsyncGenerator[ResponseEvent, None]:
         async with aclosing(self._replies.steps()) as batches:
             async for steps in batches:
-                if not steps:
-                    yield None
                 for step in steps:
                     self._finish = step.finish or self._finish
                     self._schema = step.schema or self._schema

@@ -1,0 +1,47 @@
+"""Chat completions through the real client: calls come as they are written, and are the plain answer's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.hosting.constraints.test_grammar import ADD, NO_REASONING
+from tests.serve.support import ASK
+
+TOOL = {"type": "function", "function": {**ADD, "strict": True}}
+FORCED: dict[str, Any] = {
+    "model": "tiny",
+    "messages": ASK,
+    "tools": [TOOL],
+    "tool_choice": "required",
+    "seed": 1,
+    "logit_bias": NO_REASONING,
+    "logprobs": True,
+}
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(120, "tool_calls"), (20, "length")])
+def test_a_call_is_streamed_and_equals_the_plain_one(client, limit, reason):
+    """Whole, and cut off: then it is the call so far, and no markup."""
+    plain = client.chat.completions.create(**FORCED, max_tokens=limit).choices[0]
+    (made,) = plain.message.tool_calls[:1]
+    chunks = [
+        chunk.choices[0] for chunk in client.chat.completions.create(**FORCED, max_tokens=limit, stream=True)
+    ]
+    pieces = [piece for chunk in chunks for piece in chunk.delta.tool_calls or ()]
+    first, *later = [piece for piece in pieces if piece.index == 0]
+    assert (first.type, first.function.name, made.function.name) == ("function", "add", "add")
+    assert first.id and not any(piece.id or piece.type or piece.function.name for piece in later)
+    assert "".join(piece.function.arguments for piece in [first, *later]) == made.function.arguments
+    assert len(later) > 3, "one piece a token"
+    assert chunks[-1].finish_reason == plain.finish_reason == reason
+    assert not plain.message.content and not any(chunk.delta.content for chunk in chunks)
+    if reason == "tool_calls":
+        assert set(json.loads(made.function.arguments)) == {"a", "b"}
+    else:
+        with pytest.raises(ValueError):
+            json.loads(made.function.arguments)
+    told = [entry for chunk in chunks if chunk.logprobs for entry in chunk.logprobs.content]
+    assert [one.logprob for one in told] == pytest.approx([one.logprob for one in plain.logprobs.content])
