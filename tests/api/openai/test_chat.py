@@ -45,3 +45,22 @@ def test_a_call_is_streamed_and_equals_the_plain_one(client, limit, reason):
             json.loads(made.function.arguments)
     told = [entry for chunk in chunks if chunk.logprobs for entry in chunk.logprobs.content]
     assert [one.logprob for one in told] == pytest.approx([one.logprob for one in plain.logprobs.content])
+
+
+def test_log_probabilities_are_those_of_all_tokens_and_the_end(client, server):
+    """As many as tokens are counted; the last is that of the token that ended the reply."""
+    stop = server.service.model.stop_ids[0]
+    for stream in (False, True):
+        answer = client.chat.completions.create(
+            model="tiny", messages=ASK, max_tokens=9, logprobs=True, stream=stream,
+            logit_bias={str(stop): 100}, extra_body={"return_token_ids": True, "min_tokens": 3},
+        )  # fmt: skip
+        choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+        entries = [
+            entry for choice in choices for entry in (choice.logprobs.content if choice.logprobs else ())
+        ]
+        ids = [token for choice in choices for token in getattr(choice, "token_ids", None) or ()]
+        assert choices[-1].finish_reason == "stop" and len(entries) == len(ids) == 4
+        assert (
+            ids[-1] == stop and entries[-1].token == server.service.tokenizer.token_bytes([stop])[0].decode()
+        )

@@ -83,7 +83,7 @@ def test_an_end_that_is_ignored_is_a_token_of_the_reply(client, reference):
             extra_body={"return_token_ids": True, **extra},
         ).choices[0]  # fmt: skip
         counts.append((len(choice.token_ids), len(choice.logprobs.content), choice.finish_reason))
-    assert counts == [(3, 3, "length"), (1, 0, "stop"), (1, 0, "stop")]
+    assert counts == [(3, 3, "length"), (1, 1, "stop"), (1, 1, "stop")]
 
 
 @pytest.mark.parametrize("skip", [None, False, True])

@@ -162,8 +162,7 @@ class Replies:
             finish = "tool_calls"
         entries = None
         if self.talk.num_logprobs is not None:
-            ended = event.finish_reason == "stop" and event.token in (job.params.stop_ids or ())
-            entries = [] if ended else [logprob_entry(self.service.tokenizer, event)]
+            entries = [logprob_entry(self.service.tokenizer, event)]
         routing = routing_of(self.talk.routing, [event])
         return ChoiceStep(index, delta, event.token, entries, finish, routing, parser.stop_string)
 
