@@ -26,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import RESULTS, environment, write_json
+from protocols import compare
 from server import ServerProcess, coterie_server, make_checkpoint, request, stream
 
 WORDS = "fox river stone garden window letter number yellow morning winter table paper little old".split()
@@ -137,6 +138,7 @@ def main() -> None:
         server = coterie_server(path)
         record["prompt_tokens"] = _prompt_tokens(server.url, options)
         record["servers"]["coterie"] = run(server, "bench", options)
+        record["protocols"] = _protocols(path, Path(folder) / "state", options)
         for name, start in others(path, options).items():
             print(name, flush=True)
             try:
@@ -160,6 +162,14 @@ def others(path: Path, options: argparse.Namespace) -> dict[str, Callable[[], Se
     if program := options.llama_server:
         found["llama.cpp"] = lambda: llama(program, path, options.port + 2, max(options.clients))
     return found
+
+
+def _protocols(path: Path, state: Path, options: argparse.Namespace) -> dict[str, Any]:
+    server = coterie_server(path, "--state-dir", str(state))
+    try:
+        return compare(server, options.tokens, options.prompt, rounds=10 * options.rounds)
+    finally:
+        server.stop()
 
 
 def _prompt_tokens(url: str, options: argparse.Namespace) -> int:

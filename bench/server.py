@@ -118,6 +118,31 @@ def request(url: str, method: str, path: str, body: Any = None, timeout: float =
         connection.close()
 
 
+def lines(url: str, path: str, body: dict[str, Any], stop_after: int | None = None) -> list[dict[str, Any]]:
+    """The data objects of a streamed answer, events or lines; hangs up after `stop_after` of them.
+
+    Errors: `RuntimeError` for a refusal, or an error in the stream.
+    """
+    connection, found = _connect(url, 600), list[dict[str, Any]]()
+    try:
+        connection.request("POST", path, json.dumps(body), _JSON)
+        response = connection.getresponse()
+        if response.status != 200:
+            raise RuntimeError(f"{path}: {response.status}: {response.read()[:200]!r}")
+        for line in response:
+            data = line.removeprefix(b"data: ").strip()
+            if not data.startswith(b"{"):
+                continue
+            found.append(json.loads(data))
+            if "error" in found[-1] and found[-1]["error"]:
+                raise RuntimeError(f"{path}: {found[-1]['error']}")
+            if len(found) == stop_after:
+                break
+        return found
+    finally:
+        connection.close()
+
+
 @dataclass
 class Timing:
     """One streamed reply: seconds to the first text, between texts, in all; tokens by the server's count."""

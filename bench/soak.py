@@ -23,7 +23,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import RESULTS, environment, write_json
-from server import coterie_server, make_checkpoint, request, stream
+from server import coterie_server, lines, make_checkpoint, request, stream
 
 NUMBER = {"type": "integer", "minimum": 0, "maximum": 9}
 SCHEMA = {"type": "object", "properties": {"n": NUMBER}, "required": ["n"], "additionalProperties": False}
@@ -31,9 +31,51 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
 CHAT = "/v1/chat/completions"
 
 
+def _responses(url: str, text: str, rng: random.Random) -> None:
+    """A conversation of two turns, the second by the id of the first; some are then deleted."""
+    body = {"model": "bench", "input": text, "max_output_tokens": 12, "logit_bias": {"3": -100}}
+    first = json.loads(_good(url, "/v1/responses", body) or "{}")
+    if not first:
+        return
+    more = {**body, "input": "go on", "previous_response_id": first["id"], "stream": True}
+    lines(url, "/v1/responses", more, stop_after=rng.choice([None, 3]))
+    if rng.random() < 0.5:
+        request(url, "DELETE", f"/v1/responses/{first['id']}")
+
+
+def _messages(url: str, text: str, rng: random.Random) -> None:
+    body = {"model": "bench", "messages": [{"role": "user", "content": text}], "max_tokens": 16}
+    _good(url, "/v1/messages/count_tokens", {name: body[name] for name in ("model", "messages")})
+    tool = {"name": "add", "input_schema": SCHEMA}
+    forced = {"tools": [tool], "tool_choice": {"type": "any"}} if rng.random() < 0.5 else {}
+    lines(url, "/v1/messages", {**body, **forced, "stream": True}, stop_after=rng.choice([None, None, 4]))
+
+
+def _ollama(url: str, text: str, rng: random.Random) -> None:
+    body = {"model": "bench", "messages": [{"role": "user", "content": text}], "options": {"num_predict": 16}}
+    lines(url, "/api/chat", body, stop_after=rng.choice([None, None, 2]))
+    _good(url, "/api/embed", {"model": "bench", "input": text})
+
+
+def _rerank(url: str, text: str, rng: random.Random) -> None:
+    _good(url, "/v1/rerank", {"model": "bench", "query": "fox", "documents": [text, text[::-1]]})
+
+
+def _good(url: str, path: str, body: dict[str, Any]) -> bytes | None:
+    """The answer; None from a full queue. Errors: `RuntimeError` for any other refusal."""
+    status, answer = request(url, "POST", path, body)
+    if status not in (200, 429):
+        raise RuntimeError(f"{path}: {status} {answer[:200]!r}")
+    return answer if status == 200 else None
+
+
+PROTOCOLS = {"responses": _responses, "messages": _messages, "ollama": _ollama, "rerank": _rerank}
+KINDS = ["stream", "plain", "json", "tool", "hang up", "echo", "embed", "wrong", *PROTOCOLS]
+
+
 def one(url: str, rng: random.Random) -> str:
     """Send a request of a random kind; returns its outcome."""
-    kind = rng.choice(["stream", "plain", "json", "tool", "hang up", "echo", "embed", "wrong"])
+    kind = rng.choice(KINDS)
     text = " ".join(rng.choice(["fox", "river", "stone"]) for _ in range(rng.randrange(5, 120)))
     body: dict[str, Any] = {
         "model": "bench",
@@ -41,7 +83,9 @@ def one(url: str, rng: random.Random) -> str:
         "max_tokens": 24,
         "logit_bias": {"3": -100},
     }
-    if kind == "stream":
+    if kind in PROTOCOLS:
+        PROTOCOLS[kind](url, text, rng)
+    elif kind == "stream":
         stream(url, body)
     elif kind == "hang up":
         stream(url, {**body, "max_tokens": 200}, stop_after=2)
@@ -84,7 +128,8 @@ def soak(minutes: float, clients: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         make_checkpoint(path, width=64, layers=3, experts=8, positions=1024)
-        server = coterie_server(path, "--slots", "8", "--prefix-cache-mb", "4")
+        kept = ("--state-dir", str(Path(folder) / "state"), "--store-mb", "4")
+        server = coterie_server(path, "--slots", "8", "--prefix-cache-mb", "4", *kept)
         process = psutil.Process(server.process.pid)
         counts: Counter[str] = Counter()
         failures: list[str] = []

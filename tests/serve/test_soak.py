@@ -20,7 +20,7 @@ def test_a_minute_of_mixed_load_leaves_nothing_behind(tmp_path):
     )
     record = json.loads(out.read_text())
     assert record["failures"] == [] and record["idle_at_the_end"]
-    assert len(record["requests"]) == 8 and min(record["requests"].values()) > 0
+    assert len(record["requests"]) == 12 and min(record["requests"].values()) > 0
     assert record["descriptors"]["growth"] < 0.2 and record["threads"]["growth"] < 0.1
     # 1 % is the promise; twelve samples of a minute scatter by as much.
     assert record["memory_bytes"]["growth"] < 0.02
