@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from coterie.hosting.constraints.contents import MAX_PARTS, choice_rules, grammar_rules, regex_rules
@@ -11,6 +13,12 @@ from tests.serve.support import service, tokenizer
 
 GBNF = 'root ::= "yes" | digits ws "x"\ndigits ::= [0-9]+ # some\nws ::= [ \\t]*\n'
 LARK = 'start: pair ("," pair)*\npair: NAME "{" NAME "}"\nNAME: /[a-z]+/\n'
+
+
+CHAIN = json.dumps(
+    {"$defs": {str(i): {"items": {"$ref": f"#/$defs/{i + 1}"}} for i in range(1500)}, "$ref": "#/$defs/0"},
+    separators=(",", ":"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +78,7 @@ def test_what_fits(grammars: Grammars, rules: str, right: list[str], wrong: list
         # llguidance itself would overflow the stack, which ends the process.
         (grammar_rules, "start: r0\n" + "\n".join(f"r{i}: r{i + 1}" for i in range(5000)), "too large"),
         (grammar_rules, "start: " + "(" * (MAX_PARTS + 1), "too large"),
+        (grammar_rules, f"start: %json {CHAIN}", "too large"),
         (grammar_rules, 'start: "' + "a" * 70_000 + '"', "too large"),
     ],
 )

@@ -53,7 +53,8 @@ def grammar_rules(grammar: str, pointer: str) -> str:
     """
     if "::=" in grammar:
         grammar = _from_gbnf(grammar[: MAX_GRAMMAR + 1], pointer)
-    parts = sum(":" in line for line in grammar.splitlines()) + grammar.count("(") + grammar.count("[")
+    # A schema inside the grammar leads from definition to definition too, and each has a brace.
+    parts = sum(":" in line for line in grammar.splitlines()) + sum(map(grammar.count, "([{"))
     if len(grammar) > MAX_GRAMMAR or parts > MAX_PARTS:
         limits = f"at most {MAX_GRAMMAR} characters, {MAX_PARTS} rules and brackets"
         raise bad(pointer, f"the grammar is too large ({limits})")
