@@ -264,6 +264,7 @@ class StateFile:
         except BaseException:
             db.close()
             raise
+        log.info("responses are kept in %s; --no-store keeps none", self.path)
         self._db, self._seen = db, (there.st_dev, there.st_ino)
         return db
 

@@ -32,6 +32,10 @@ def test_responses_continue_a_conversation_and_add_to_it(client):
     assert texts(heard) == ["Hello", "Who?", first.output_text, "x"]  # as it was then
     client.responses.create(input="unkept", conversation=made.id, store=False, **SHORT)
     assert "unkept" in texts(client.conversations.items.list(made.id))
+    client.conversations.delete(made.id)
+    with pytest.raises(openai.NotFoundError, match=f"Conversation with id '{made.id}' not found"):
+        client.responses.create(input="x", previous_response_id=first.id, **SHORT)
+    assert client.responses.retrieve(first.id).output_text == first.output_text
 
 
 def test_conversations_and_items_are_changed_and_deleted(client):

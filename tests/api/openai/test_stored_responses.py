@@ -8,6 +8,7 @@ from openai.types.responses.response_item import ResponseItem
 from pydantic import TypeAdapter
 
 from tests.api.openai.test_memory import SHORT
+from tests.serve.support import call
 
 
 def test_a_response_comes_back_as_it_was_sent(client):
@@ -53,6 +54,14 @@ def test_a_deleted_response_is_gone_with_its_items(client):
         with pytest.raises(openai.NotFoundError, match=f"{first.id}' not found"):
             attempt()
     assert client.responses.retrieve(second.id).output_text == second.output_text
+
+
+def test_strange_ids_are_not_found(server):
+    for id in ("%00", "%ff", "a%2fb", "'; DROP TABLE entries; --".replace(" ", "%20"), "x" * 5000):
+        for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel")):
+            assert call(server.url, method, f"/v1/responses/{id}{path}")[0] == 404
+    body = {"model": "tiny", "input": "x", "previous_response_id": "\0' OR 1=1"}
+    assert call(server.url, "POST", "/v1/responses", body)[0] == 404
 
 
 def test_what_needs_the_background_is_refused(client):

@@ -134,6 +134,8 @@ async def look(store: StateStore, work: Callable[[StateFile], T]) -> T:
 
 def not_found(kind: str, id: str, pointer: str | None = None) -> ApiError:
     """404 in OpenAI's words. `kind`: `response`, `conversation` or `item`."""
+    if kind == "response" and id.startswith("conv_"):  # the response continued it
+        kind = "conversation"
     named = f"with id '{id[:100]}' not found."
     if kind == "item":
         hint = (
