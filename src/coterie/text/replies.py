@@ -24,12 +24,16 @@ _UNMISTAKABLE = 5  # characters of a mark that are no chance
 
 @dataclass(frozen=True)
 class CallPart:
-    """New text of a call's arguments. `index`: as of the call; its first part has its id and name."""
+    """New text of a call's arguments. `index`: as of the call; its first part has its id and name.
+
+    `custom`: the text is the input of a custom tool.
+    """
 
     index: int
     id: str | None
     name: str | None
     arguments: str
+    custom: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class NumberedCall:
 
     `arguments`: their text, which is that of the call's parts together: the model's own where it writes JSON.
     `broken`: the text is not a JSON object, because the call was cut off or is not well-formed; `call` then
-    has no arguments.
+    has no arguments. `custom`: the text is the input of a custom tool.
     """
 
     index: int
@@ -46,6 +50,7 @@ class NumberedCall:
     call: ToolCall
     arguments: str
     broken: bool = False
+    custom: bool = False
 
 
 @dataclass

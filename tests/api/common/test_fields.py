@@ -169,7 +169,7 @@ SAID: list[tuple[dict[str, Any], str]] = [
     ({"content": "x", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}, "reasoning_details"),
     ({"role": "assistant", "contents": "y"}, "contents"),
     ({"content": [{"type": "refusal", "refusal": "no"}]}, "content/0/refusal"),
-    ({"content": None, "tool_calls": [{**CALL, "type": "custom"}]}, "tool_calls/0/type"),
+    ({"content": None, "tool_calls": [{**CALL, "type": "customs"}]}, "tool_calls/0/type"),
 ]  # fmt: skip
 ARGUMENTS = ['{"a": ', "[1]", "3", '{"a": "\\ud800"}', '{"a": 1, "a": 2}', '{"a": NaN}', "[" * 80,
              '{"a":' * 66, '{"a": 1e999}']  # fmt: skip

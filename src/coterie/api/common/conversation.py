@@ -9,7 +9,7 @@ from typing import Any
 from coterie.api.common.demands import Demand, SchemaCheck, names_of
 from coterie.api.common.fields import Ignored
 from coterie.api.common.moe import options_of
-from coterie.api.common.protocol import ChatMessage, ChatRequest, choose_tokens
+from coterie.api.common.protocol import ChatMessage, ChatRequest, CustomCallItem, ToolCallItem, choose_tokens
 from coterie.api.common.structured import check_end
 from coterie.api.common.thinking_fields import settled
 from coterie.config import CoterieError
@@ -47,8 +47,8 @@ class Conversation:
     tool calls are left out of the reply. `one_call`: the reply ends after its first call. `forced`: it ends
     before it repeats a call word for word, because a model that must call may never stop by itself.
     `stops`: texts that end the reply's content, and stay in it with `include_stop`. `ignored`: fields without
-    effect on this model. `check`: of finished replies, for what a grammar does not enforce. `new_id`: makes
-    the ids of calls, as the template takes them.
+    effect on this model. `check`: of finished replies, for what a grammar does not enforce. `customs`: names
+    of custom tools. `new_id`: makes the ids of calls, as the template takes them.
     """
 
     prompt: list[int]
@@ -65,6 +65,7 @@ class Conversation:
     routing: str = "off"
     ignored: tuple[str, ...] = ()
     check: SchemaCheck | None = None
+    customs: frozenset[str] = frozenset()
     new_id: Callable[[], str] = long_id
 
     def parser(self) -> ReplyParser:
@@ -90,7 +91,10 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
         )
     strict = service.settings.strict
     demand = Demand.of(body, strict)
-    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+    tools = [
+        {"type": "function", "function": tool.function.model_dump(exclude_none=True)}
+        for tool in body.tools or ()
+    ]
     hide = demand.mode == "none"
     shown = [] if hide else tools
     facts = template_facts(service, bool(shown))
@@ -137,6 +141,7 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
         routing=body.routing,
         ignored=ignored,
         check=demand.check(kept),
+        customs=demand.customs,
         new_id=facts.new_id,
     )
 
@@ -233,9 +238,9 @@ def _message(given: ChatMessage, index: int, unread: Ignored) -> Message:
         raise invalid(
             f"{pointer}/reasoning: differs from reasoning_content; send one", f"{pointer}/reasoning"
         )
-    called = given.model_dump(include={"tool_calls"}, exclude_none=True)
-    for call in called.get("tool_calls", ()):
-        call["function"]["arguments"] = _arguments(call["function"]["arguments"], unread)
+    called: dict[str, Any] = {}
+    if given.tool_calls is not None:
+        called["tool_calls"] = [_called(call, unread) for call in given.tool_calls]
     role = "system" if given.role == "developer" else given.role
     data = {"role": role, "content": content, "reasoning_content": given.reasoning_content}
     data |= {"reasoning": given.reasoning, **called, "tool_call_id": given.tool_call_id, "name": given.name}
@@ -243,6 +248,12 @@ def _message(given: ChatMessage, index: int, unread: Ignored) -> Message:
         return Message.from_dict(data)
     except CoterieError as error:
         raise invalid(f"{pointer}: {error}", pointer) from None
+
+
+def _called(call: ToolCallItem | CustomCallItem, unread: Ignored) -> dict[str, Any]:
+    """A call in the history, as the template is given it."""
+    function = {"name": call.function.name, "arguments": _arguments(call.function.arguments, unread)}
+    return {**({} if call.id is None else {"id": call.id}), "type": "function", "function": function}
 
 
 def _arguments(text: str, unread: Ignored) -> dict[str, Any]:

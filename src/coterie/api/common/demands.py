@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
-from coterie.api.common.protocol import AllowedChoice, ChatRequest, NamedChoice
+from coterie.api.common.customs import bound
+from coterie.api.common.protocol import AllowedChoice, ChatRequest, CustomChoice, CustomTool, NamedChoice
 from coterie.api.common.structured import Structure, structure_of
 from coterie.hosting.constraints.checks import verdict
 from coterie.hosting.constraints.grammar import GrammarFilter, Grammars
@@ -32,7 +33,7 @@ class Demand:
 
     `tools`: those that may be called, as `Grammars` takes them. `limited`: others are shown to the model.
     `form`: the format of an answer; None for free text. `exact`: every schema is enforced in full or refused.
-    `ignored`: fields without effect.
+    `ignored`: fields without effect. `customs`: the names of custom tools.
     """
 
     mode: Literal["none", "auto", "required", "one"]
@@ -42,27 +43,29 @@ class Demand:
     parallel: bool
     exact: bool = False
     ignored: tuple[str, ...] = ()
+    customs: frozenset[str] = frozenset()
 
     @staticmethod
     def of(body: ChatRequest, exact: bool = False) -> Demand:
         """Read the fields of a request. Errors: `ApiError` 400 for fields that contradict one another."""
-        tools = [
-            {**tool.function.model_dump(exclude_none=True), "pointer": f"/tools/{at}/function/parameters"}
-            for at, tool in enumerate(body.tools or ())
-        ]
-        names = [tool["name"] for tool in tools]
+        names = [tool.function.name for tool in body.tools or ()]
         if len(set(names)) != len(names):
             raise invalid("/tools: two tools have one name", "/tools")
         mode, wanted = _choice(body, names)
         form = structure_of(body)
-        ignored: tuple[str, ...] = ()
-        if mode in ("required", "one") and form is not None:
+        forced = mode in ("required", "one")
+        tools, unbound = _tools(body, lambda name: exact or (forced and (wanted is None or name in wanted)))
+        ignored = tuple(unbound) if mode != "none" else ()
+        if forced and form is not None:
             if not form.pointer.startswith("/response_format"):
                 raise invalid(f"{form.pointer}: cannot go with a tool that must be called", form.pointer)
-            ignored, form = ("response_format",), None  # OpenAI takes both; a call has no other format
+            # OpenAI takes both; a call has no other format.
+            ignored, form = (*ignored, "response_format"), None
         called = tuple(tool for tool in tools if wanted is None or tool["name"] in wanted)
         limited, parallel = len(called) < len(tools), body.parallel_tool_calls is not False
-        return Demand(mode, () if mode == "none" else called, limited, form, parallel, exact, ignored)
+        customs = frozenset(tool.function.name for tool in body.tools or () if isinstance(tool, CustomTool))
+        shown = () if mode == "none" else called
+        return Demand(mode, shown, limited, form, parallel, exact, ignored, customs)
 
     def filter(self, grammars: Grammars, opened: bool) -> GrammarFilter | None:
         """The grammar that constrains the reply. Errors: `ApiError` 400 for a schema that is refused."""
@@ -119,6 +122,24 @@ def names_of(pointers: tuple[str, ...]) -> tuple[str, ...]:
     return names if len(pointers) <= _NAMED else (*names, f"and {len(pointers) - _NAMED} more")
 
 
+def _tools(body: ChatRequest, exact: Callable[[str], bool]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The tools as `Grammars` takes them, and the names of formats that are not enforced.
+
+    `exact`: whether the format of the tool of a name is enforced or refused.
+    """
+    tools: list[dict[str, Any]] = []
+    unbound: list[str] = []
+    for at, tool in enumerate(body.tools or ()):
+        if isinstance(tool, CustomTool):
+            made, name = bound(tool, at, exact(tool.custom.name))
+            tools.append(made)
+            unbound += [] if name is None else [name]
+        else:
+            plain = tool.function.model_dump(exclude_none=True)
+            tools.append({**plain, "pointer": f"/tools/{at}/function/parameters"})
+    return tools, unbound
+
+
 def _choice(
     body: ChatRequest, names: list[str]
 ) -> tuple[Literal["none", "auto", "required", "one"], set[str] | None]:
@@ -127,10 +148,15 @@ def _choice(
     if isinstance(choice, NamedChoice):
         _known(choice.function.name, names, "/tool_choice/function/name")
         return "one", {choice.function.name}  # OpenAI: exactly one call
+    if isinstance(choice, CustomChoice):
+        _known(choice.custom.name, names, "/tool_choice/custom/name")
+        return "one", {choice.custom.name}
     if isinstance(choice, AllowedChoice):
-        wanted = [tool.function.name for tool in choice.allowed_tools.tools]
-        for at, name in enumerate(wanted):
-            _known(name, names, f"/tool_choice/allowed_tools/tools/{at}/function/name")
+        wanted = []
+        for at, tool in enumerate(choice.allowed_tools.tools):
+            name = tool.function.name if isinstance(tool, NamedChoice) else tool.custom.name
+            _known(name, names, f"/tool_choice/allowed_tools/tools/{at}/{tool.type}/name")
+            wanted.append(name)
         return choice.allowed_tools.mode, {*wanted}
     if choice == "required" and not names:
         raise invalid("/tool_choice: 'required' needs tools", "/tool_choice")

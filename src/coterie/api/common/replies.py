@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coterie.api.common.conversation import Conversation
+from coterie.api.common.customs import CustomCalls
 from coterie.api.common.moe import routing_of
 from coterie.api.common.protocol import StreamOptions
 from coterie.hosting.engine_thread import Call, CallEvents, Job
@@ -176,6 +177,7 @@ class Called:
 
     def __init__(self, talk: Conversation) -> None:
         self._talk = talk
+        self._customs = CustomCalls(talk.customs)
         self._earlier: set[tuple[str, str]] = set()
         self._held: list[CallPart] = []
         self.enough = False
@@ -189,7 +191,7 @@ class Called:
         kept = Delta(delta.reasoning, delta.content)
         for part, ended in delta.written():
             self._add(kept, part, ended)
-        return kept
+        return self._customs.turned(kept)
 
     def _add(self, kept: Delta, part: CallPart | None, ended: NumberedCall | None) -> None:
         """The next part of the call that is being written, and the call if it ends with it."""
@@ -249,12 +251,16 @@ def _ranked(tokenizer: Tokenizer | None, token: int, logprob: float, rank: int) 
 
 def call_object(numbered: NumberedCall) -> dict[str, Any]:
     """A tool call in the form of the chat API; arguments are JSON text."""
-    function = {"name": numbered.call.name, "arguments": numbered.arguments}
-    return {"index": numbered.index, "id": numbered.id, "type": "function", "function": function}
+    return part_object(
+        CallPart(numbered.index, numbered.id, numbered.call.name, numbered.arguments, numbered.custom)
+    )
 
 
 def part_object(part: CallPart) -> dict[str, Any]:
     """A part of a tool call in the form of the chat API's stream; the first one names the call."""
+    if part.custom:
+        custom = {"name": part.name, "input": part.arguments}
+        return {"index": part.index, "id": part.id, "type": "custom", "custom": custom}
     if part.name is None:
         return {"index": part.index, "function": {"arguments": part.arguments}}
     function = {"name": part.name, "arguments": part.arguments}

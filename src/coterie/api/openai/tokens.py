@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from coterie.api.common.body import Body, Text
 from coterie.api.common.conversation import prepare
-from coterie.api.common.protocol import MAX_MESSAGES, ChatMessage, ChatRequest, ToolDefinition
+from coterie.api.common.protocol import MAX_MESSAGES, AnyTool, ChatMessage, ChatRequest
 from coterie.api.common.received import queried, receive
 from coterie.api.common.vectors import encode_text, read_as_letters
 from coterie.api.common.wire import JsonAnswer
@@ -25,7 +25,7 @@ class TokenizeRequest(Body):
     model: str | None = None
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    tools: list[ToolDefinition] | None = None
+    tools: list[AnyTool] | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     return_token_strs: bool = False

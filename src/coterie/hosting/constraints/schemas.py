@@ -264,12 +264,13 @@ def _check_sizes(node: Mapping[str, Any], where: str) -> None:
     patterns = node.get("patternProperties")
     for pattern in [node.get("pattern"), *(patterns if isinstance(patterns, Mapping) else ())]:
         if isinstance(pattern, str):
-            _check_pattern(
+            check_pattern(
                 pattern, f"{where}/{'pattern' if pattern == node.get('pattern') else 'patternProperties'}"
             )
 
 
-def _check_pattern(pattern: str, pointer: str) -> None:
+def check_pattern(pattern: str, pointer: str) -> None:
+    """Errors: `ApiError` 400 for a pattern that is too large."""
     if len(pattern) > 1000 or pattern_size(pattern) > MAX_PATTERN_SIZE:
         raise bad(
             pointer, f"is too large (at most {MAX_PATTERN_SIZE} characters with its repeats written out)"

@@ -52,7 +52,6 @@ PARTS = {
     "messages.content": Extra(_PART, _TEXT, refused=_MEDIA, is_open=True),
     "messages.tool_calls": Extra(
         _ATTACHED | because("the order of the list decides", "index") | because("the call is over", "status"),
-        refused={"custom": "a custom tool"},
         is_open=True,
     ),
     "messages.tool_calls.function": Extra(_ATTACHED, _CALL, is_open=True),
@@ -61,7 +60,7 @@ PARTS = {
         refused=_MEDIA,
         is_open=True,
     ),
-    "tools": Extra(_ATTACHED, refused={"custom": "a custom tool"}, is_open=True),
+    "tools": Extra(_ATTACHED, is_open=True),
     "tools.function": Extra(
         _ATTACHED
         | because("the model is shown every tool at once", "defer_loading")
