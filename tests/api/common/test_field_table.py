@@ -17,7 +17,8 @@ from coterie.api.common.body import Body
 from coterie.api.common.field_table import EXTRAS, ITEMS
 from coterie.api.common.field_table.entries import Extra
 from coterie.api.common.field_table.requests import SHARED
-from coterie.api.common.protocol import ChatRequest, CompletionRequest, FunctionSpec
+from coterie.api.common.protocol import ChatRequest, CompletionRequest
+from coterie.api.common.tool_bodies import FunctionSpec
 from coterie.api.openai.embeddings import EmbeddingRequest
 from coterie.api.openai.response_items import _READ
 from coterie.api.openai.responses import ResponsesRequest

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 from coterie.api.common.body import MAX_TOKENS, Body, Name, Probability, Text, Whole
-from coterie.api.common.protocol import MAX_MESSAGES, MAX_STOPS, MAX_TOOLS, MoeOptions, Stop
+from coterie.api.common.protocol import MAX_MESSAGES, MAX_STOPS, MoeOptions, Stop
+from coterie.api.common.tool_bodies import MAX_TOOLS
 
 _CONTENT = "/v1/messages messages.content"
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coterie.api.common.demands import Demand, SchemaCheck, names_of
+from coterie.api.common.demands import Demand, SchemaCheck, names_of, shown_tools
 from coterie.api.common.fields import Ignored
 from coterie.api.common.moe import options_of
-from coterie.api.common.protocol import ChatMessage, ChatRequest, CustomCallItem, ToolCallItem, choose_tokens
+from coterie.api.common.protocol import ChatMessage, ChatRequest, choose_tokens
 from coterie.api.common.structured import check_end
 from coterie.api.common.thinking_fields import settled
+from coterie.api.common.tool_bodies import CustomCallItem, ToolCallItem
 from coterie.config import CoterieError
 from coterie.config.errors import DataError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
@@ -91,10 +92,7 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
         )
     strict = service.settings.strict
     demand = Demand.of(body, strict)
-    tools = [
-        {"type": "function", "function": tool.function.model_dump(exclude_none=True)}
-        for tool in body.tools or ()
-    ]
+    tools = shown_tools(body)
     hide = demand.mode == "none"
     shown = [] if hide else tools
     facts = template_facts(service, bool(shown))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from coterie.api.common.protocol import CUSTOM_INPUT, CustomTool
+from coterie.api.common.tool_bodies import CUSTOM_INPUT, CustomTool
 from coterie.hosting.constraints.regular import pattern_of
 from coterie.hosting.constraints.schemas import bad, check_pattern, refusal
 from coterie.text.replies import CallPart, Delta, NumberedCall

@@ -14,8 +14,9 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from coterie.api.common.customs import bound
-from coterie.api.common.protocol import AllowedChoice, ChatRequest, CustomChoice, CustomTool, NamedChoice
+from coterie.api.common.protocol import ChatRequest
 from coterie.api.common.structured import Structure, structure_of
+from coterie.api.common.tool_bodies import AllowedChoice, CustomChoice, CustomTool, NamedChoice
 from coterie.hosting.constraints.checks import verdict
 from coterie.hosting.constraints.grammar import GrammarFilter, Grammars
 from coterie.hosting.constraints.schemas import matters
@@ -114,6 +115,12 @@ class SchemaCheck:
             return await asyncio.wait_for(checking, _WAIT)
         except TimeoutError:
             return "unchecked: too many replies were waiting to be checked"
+
+
+def shown_tools(body: ChatRequest) -> list[dict[str, Any]]:
+    """The tools as the template is given them, custom ones as functions."""
+    functions = [tool.function.model_dump(exclude_none=True) for tool in body.tools or ()]
+    return [{"type": "function", "function": function} for function in functions]
 
 
 def names_of(pointers: tuple[str, ...]) -> tuple[str, ...]:

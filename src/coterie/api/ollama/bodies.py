@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from coterie.api.common.body import MAX_TOKENS, Body, Name, Probability, Text, Whole
-from coterie.api.common.protocol import MAX_MESSAGES, MAX_STOPS, MAX_TOOLS, MoeOptions, Stop, ToolDefinition
+from coterie.api.common.protocol import MAX_MESSAGES, MAX_STOPS, MoeOptions, Stop
+from coterie.api.common.tool_bodies import MAX_TOOLS, ToolDefinition
 
 # Clients of Ollama add its default tag to names.
 Model = Annotated[Name, AfterValidator(lambda name: name.removesuffix(":latest") or name)]

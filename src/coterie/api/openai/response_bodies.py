@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from coterie.api.common.body import MAX_TOKENS, Body, Name, Probability, Text, Whole
-from coterie.api.common.protocol import MAX_MESSAGES, MAX_TOOLS, MoeOptions, StreamOptions
+from coterie.api.common.protocol import MAX_MESSAGES, MoeOptions, StreamOptions
+from coterie.api.common.tool_bodies import MAX_TOOLS
 
 
 class TextFormat(Body):

@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from coterie.api.common.body import Body, Text
 from coterie.api.common.conversation import prepare
-from coterie.api.common.protocol import MAX_MESSAGES, AnyTool, ChatMessage, ChatRequest
+from coterie.api.common.protocol import MAX_MESSAGES, ChatMessage, ChatRequest
 from coterie.api.common.received import queried, receive
+from coterie.api.common.tool_bodies import AnyTool
 from coterie.api.common.vectors import encode_text, read_as_letters
 from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import invalid
