@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import openai
 import pytest
 
@@ -155,3 +160,36 @@ def test_conversations_survive_a_restart_and_belong_to_a_key(tmp_path):
         assert call(server.url, "POST", "/v1/responses", more, key)[0] == 404
         item = [{"type": "item_reference", "id": first["output"][0]["id"]}]
         assert call(server.url, "POST", "/v1/responses", {**asked, "input": item}, key)[0] == 404
+
+
+SERVER = """
+import sys
+from coterie.hosting.host import Host
+from coterie.serve.server import serve
+from tests.serve.support import service
+serve(Host.of(service(state_dir=sys.argv[1])), lambda url: print(url, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_server_forgets_nothing_that_it_has_answered(tmp_path):
+    """Killed while it streams another reply; the next server continues the conversation."""
+    asked = {"model": "tiny", "input": "Hello", "max_output_tokens": 4}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    previous, counts = None, []
+    for _ in range(3):
+        command = [sys.executable, "-c", SERVER, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            try:
+                url = process.stdout.readline().strip()
+                more = {} if previous is None else {"previous_response_id": previous}
+                _, _, answer = call(url, "POST", "/v1/responses", {**asked, **more})
+                previous = answer["id"]
+                counts.append(answer["usage"]["input_tokens"])
+                client = openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0)
+                stream = client.responses.create(**{**asked, **more, "max_output_tokens": 300}, stream=True)
+                next(iter(stream))
+            finally:
+                process.send_signal(signal.SIGKILL)
+    assert counts[0] < counts[1] < counts[2]
+    assert not list(tmp_path.glob("*.damaged-*"))
