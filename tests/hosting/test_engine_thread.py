@@ -81,7 +81,7 @@ def test_a_fault_ends_one_request_and_no_other(place, stream, monkeypatch):
         body = {**LONG, "max_tokens": 40, "stream": stream, "response_format": {"type": "json_object"}}
         with monkeypatch.context() as patched:
             if place in ("allowed", "accept"):
-                patched.setattr(conversation, "_filter", lambda *given: Faulty(place))
+                patched.setattr(conversation, "_bounded", lambda *given: Faulty(place))
             elif place == "compile":
                 patched.setattr(server.service.grammars, "_compiled", broken)
             elif place == "template":
