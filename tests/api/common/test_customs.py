@@ -98,3 +98,29 @@ def test_parts_of_other_calls_pass():
                               calls=[numbered('{"input": "z"}', {"input": "z"})]))  # fmt: skip
     (part,), (made,) = last.parts, last.calls
     assert part == CallPart(1, "c", "patch", "z", custom=True) and made.custom and made.arguments == "z"
+
+
+def test_custom_tools_of_the_responses_api(server):
+    """A call with its events; its output comes back as the history."""
+    form = {"type": "grammar", "syntax": "regex", "definition": "[ab]{2}"}
+    choice = {"type": "custom", "name": "patch"}
+    tool = {"type": "custom", "name": "patch", "format": form}
+    body = {"model": "tiny", "input": "x", "tools": [tool], "tool_choice": choice,
+            "logit_bias": NO_REASONING, "seed": 1, "max_output_tokens": 60}  # fmt: skip
+    status, _, answer = call(server.url, "POST", "/v1/responses", body)
+    assert status == 200, answer
+    (made,) = answer["output"]
+    assert made["type"] == "custom_tool_call" and re.fullmatch("[ab]{2}", made["input"])
+    _, _, events = call(server.url, "POST", "/v1/responses", {**body, "stream": True})
+    said = [json.loads(line[6:]) for line in events.splitlines() if line.startswith("data: {")]
+    (done,) = [one for one in said if one["type"] == "response.custom_tool_call_input.done"]
+    assert done["input"] == made["input"]
+    output = {"type": "custom_tool_call_output", "call_id": made["call_id"], "output": "ok"}
+    history = [{"role": "user", "content": "x"}, made, output]
+    more = {"model": "tiny", "input": history, "max_output_tokens": 1}
+    assert call(server.url, "POST", "/v1/responses", more)[0] == 200
+    body["tools"] = [{"type": "web_search"}, {**tool, "format": {**form, "definition": "(?=a)"}}]
+    _, _, answer = call(server.url, "POST", "/v1/responses", body)
+    assert answer["error"]["param"] == "/tools/1/format/definition"
+    _, headers, _ = call(server.url, "POST", "/v1/responses", {**body, "tool_choice": "auto"})
+    assert headers["x-coterie-ignored"] == "tools/0,tools/1/format"

@@ -22,7 +22,12 @@ _READ = {
     "reasoning": ("type", "content", "summary"),
     "function_call": ("type", "call_id", "name", "arguments"),
     "function_call_output": ("type", "call_id", "output"),
+    "custom_tool_call": ("type", "call_id", "name", "input"),
+    "custom_tool_call_output": ("type", "call_id", "output"),
 }
+# Of calls: the field with their text, and the name of its events.
+_TEXT_OF = {"function_call": "arguments", "custom_tool_call": "input"}
+_EVENTS = {"function_call": "function_call_arguments", "custom_tool_call": "custom_tool_call_input"}
 _TEXTS = ("text", "input_text", "output_text")
 
 
@@ -82,10 +87,11 @@ class ItemReader:
 
         def tool(found: re.Match[str]) -> str:
             number = int(found[1])
-            return f"/tools/{self.tools[number]}" if number < len(self.tools) else found[0]
+            return f"tools/{self.tools[number]}" if number < len(self.tools) else found[0]
 
         text = re.sub(r"/messages/(\d+)(?:/tool_calls/(\d+)(?:/function)?)?", place, text)
-        text = re.sub(r"(?<!allowed_tools)/tools/(\d{1,3})(?:/function)?", tool, text)
+        text = re.sub(r"(?<!allowed_tools/)\btools/(\d{1,3})(?:/(?:function|custom))?", tool, text)
+        text = text.replace("/format/grammar", "/format")
         text = re.sub(
             r"\bresponse_format(/json_schema)?", "text/format" if "/" in text else "text.format", text
         )
@@ -119,9 +125,19 @@ class ItemReader:
         name, call_id = (_text_of(item, key, f"/input/{index}") for key in ("name", "call_id"))
         self._names[call_id] = name
         function = {"name": name, "arguments": _text_of(item, "arguments", f"/input/{index}")}
+        self._called(index, {"id": call_id, "type": "function", "function": function})
+
+    def _custom_tool_call(self, item: Mapping[str, Any], index: int) -> None:
+        name, call_id, text = (_text_of(item, key, f"/input/{index}") for key in ("name", "call_id", "input"))
+        self._names[call_id] = name
+        self._called(index, {"id": call_id, "type": "custom", "custom": {"name": name, "input": text}})
+
+    def _custom_tool_call_output(self, item: Mapping[str, Any], index: int) -> None:
+        self._function_call_output(item, index)
+
+    def _called(self, index: int, call: dict[str, Any]) -> None:
         if not self.messages or self.messages[-1]["role"] != "assistant":
             self._add(index, {"role": "assistant", "content": ""})
-        call = {"id": call_id, "type": "function", "function": function}
         self.messages[-1].setdefault("tool_calls", []).append(call)
         self.origins[-1].append(index)
 
@@ -228,26 +244,27 @@ class Output:
     def _part(self, part: CallPart) -> Iterator[ResponseEvent]:
         if part.name is not None:
             yield from self.close()
-            item: dict[str, Any] = {"type": "function_call", "id": _new("fc"), "call_id": part.id}
-            item |= {"name": part.name, "arguments": "", "status": "in_progress"}
+            kind, prefix = ("custom_tool_call", "ctc") if part.custom else ("function_call", "fc")
+            item: dict[str, Any] = {"type": kind, "id": _new(prefix), "call_id": part.id}
+            item |= {"name": part.name, _TEXT_OF[kind]: "", "status": "in_progress"}
             self.items.append(item)
             self._open = "call"
             yield "response.output_item.added", {"output_index": len(self.items) - 1, "item": dict(item)}
         if part.arguments:
             item = self.items[-1]
-            item["arguments"] += part.arguments
+            item[_TEXT_OF[item["type"]]] += part.arguments
             where = {"output_index": len(self.items) - 1, "item_id": item["id"]}
-            yield "response.function_call_arguments.delta", {**where, "delta": part.arguments}
+            yield f"response.{_EVENTS[item['type']]}.delta", {**where, "delta": part.arguments}
 
     def _end(self, call: NumberedCall) -> Iterator[ResponseEvent]:
         """Complete the open call."""
         self._open, item = None, self.items[-1]
         item["status"] = "incomplete" if call.broken else "completed"
         place = {"output_index": len(self.items) - 1}
-        yield (
-            "response.function_call_arguments.done",
-            {**place, "item_id": item["id"], "arguments": item["arguments"], "name": item["name"]},
-        )
+        text = _TEXT_OF[item["type"]]
+        named = {} if call.custom else {"name": item["name"]}
+        done = {**place, "item_id": item["id"], text: item[text], **named}
+        yield f"response.{_EVENTS[item['type']]}.done", done
         yield "response.output_item.done", {**place, "item": item}
 
 

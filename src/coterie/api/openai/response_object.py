@@ -33,7 +33,7 @@ def asked(body: ResponsesRequest, params: SamplingParams, memory: ItemMemory) ->
         "temperature": params.temperature,
         "text": {**text, "format": _format(text.get("format"))},
         "tool_choice": body.tool_choice or "auto",
-        "tools": [_tool(tool) for tool in body.tools or () if tool.get("type") == "function"],
+        "tools": [_tool(tool) for tool in body.tools or () if tool.get("type") in ("function", "custom")],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": params.top_p,
         "truncation": body.truncation or "disabled",
@@ -74,4 +74,6 @@ def _format(given: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _tool(given: dict[str, Any]) -> dict[str, Any]:
+    if given["type"] == "custom":
+        return given
     return {"description": None, "parameters": None, "strict": False, **given}

@@ -111,11 +111,11 @@ def as_chat(
     functions, ignored = [], items.ignored
     for index, tool in enumerate(body.tools or ()):
         # A built-in tool of other servers, which clients send to every server.
-        if tool.get("type") != "function":
+        if tool.get("type") not in ("function", "custom"):
             ignored.append(f"tools/{index}")
             continue
         items.tools.append(index)
-        functions.append({"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}})
+        functions.append(_nested(tool))
     include = getattr(body, "include", None) or []
     ignored += [f"include:{name[:64]}" for name in include if name != _LOGPROBS and _PLAIN.fullmatch(name)]
     ignored += [name for name in LABELS if getattr(body, name, None)]
@@ -159,19 +159,23 @@ def _choice(body: InputRequest, has_tools: bool) -> Any:
     if isinstance(choice, dict):
         if choice.get("type") == "allowed_tools":
             tools = choice.get("tools")
-            listed = [_named(tool) for tool in tools] if isinstance(tools, list) else tools
+            listed = [_nested(tool) for tool in tools] if isinstance(tools, list) else tools
             return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode"), "tools": listed}}
-        if choice.get("type") != "function" or not isinstance(choice.get("name"), str):
+        if choice.get("type") not in ("function", "custom") or not isinstance(choice.get("name"), str):
             raise unsupported("this tool_choice", "/tool_choice")
-        return {"type": "function", "function": {"name": choice["name"]}}
+        return _nested({"type": choice["type"], "name": choice["name"]})
     return choice if has_tools or choice == "required" else None
 
 
-def _named(tool: Any) -> Any:
-    """An entry of `allowed_tools` in the form of the chat API."""
+def _nested(tool: Any) -> Any:
+    """A tool, or an entry of `allowed_tools`, in the form of the chat API."""
     if not isinstance(tool, dict):
         return tool
-    return {"type": tool.get("type"), "function": {k: v for k, v in tool.items() if k != "type"}}
+    fields = {k: v for k, v in tool.items() if k != "type"}
+    form = fields.get("format")
+    if tool.get("type") == "custom" and isinstance(form, dict) and form.get("type") == "grammar":
+        fields["format"] = {"type": "grammar", "grammar": {k: v for k, v in form.items() if k != "type"}}
+    return {"type": tool.get("type"), "custom" if tool.get("type") == "custom" else "function": fields}
 
 
 def _format(given: TextFormat | None) -> Any:

@@ -92,6 +92,8 @@ PARTS = {
         _ITEM | because("only the server that made it can read it", "encrypted_content"), is_open=True
     ),
     "input.function_call": Extra(_ITEM, _CALL, is_open=True),
+    "input.custom_tool_call": Extra(_ITEM, is_open=True),
+    "input.custom_tool_call_output": Extra(_ITEM | because("the call names its tool", "name"), is_open=True),
     "input.function_call_output": Extra(_ITEM | because("the call names its tool", "name"), is_open=True),
 }
 
@@ -110,5 +112,4 @@ ITEMS = (
     | because(
         "servers of tools", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "mcp_call"
     )
-    | because("custom tools", "custom_tool_call", "custom_tool_call_output")
 )
