@@ -35,7 +35,12 @@ PYTHON = {
 }
 NODE = {
     "openai-js": ("openai@7.59.0", "zod@4.6.7"),
-    "ai-sdk": ("ai@7.0.173", "@ai-sdk/openai@4.0.118", "@ai-sdk/openai-compatible@3.0.92", "zod@4.6.7"),
+    "anthropic-js": ("@anthropic-ai/sdk@1.14.0", "zod@4.6.7"),
+    "ollama-js": ("ollama@0.6.4", "zod@4.6.7"),
+    "ai-sdk": (
+        *("ai@7.0.173", "@ai-sdk/openai@4.0.118", "@ai-sdk/openai-compatible@3.0.92"),
+        *("@ai-sdk/anthropic@4.0.105", "zod@4.6.7"),
+    ),
     "langchain-js": ("@langchain/openai@1.6.0", "@langchain/core@1.4.0", "zod@4.6.7"),
     "codex": ("@openai/codex@0.171.0",),
     "opencode": ("opencode-ai@1.18.33",),

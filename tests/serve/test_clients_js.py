@@ -18,9 +18,12 @@ pytestmark = pytest.mark.slow
 TALKING = [
     ("openai-js", "openai_js.mjs", "chat"),
     ("openai-js", "openai_js.mjs", "responses"),
+    ("anthropic-js", "anthropic_js.mjs", "messages"),
+    ("ollama-js", "ollama_js.mjs", "chat"),
     ("ai-sdk", "ai_sdk.mjs", "responses"),
     ("ai-sdk", "ai_sdk.mjs", "chat"),
     ("ai-sdk", "ai_sdk.mjs", "compatible"),
+    ("ai-sdk", "ai_sdk.mjs", "messages"),
     ("langchain-js", "langchain_js.mjs", "chat"),
     ("langchain-js", "langchain_js.mjs", "responses"),
 ]
@@ -41,7 +44,7 @@ def test_a_client_of_node(
         assert part(" cancel")
 
 
-@pytest.mark.parametrize("api", ["responses", "chat", "compatible"])
+@pytest.mark.parametrize("api", ["responses", "chat", "compatible", "messages"])
 def test_the_ai_sdk_goes_on_with_a_conversation(
     api: str, scripted_server: ServerThread, tmp_path: Path
 ) -> None:

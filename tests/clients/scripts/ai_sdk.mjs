@@ -1,12 +1,14 @@
-// The AI SDK with the OpenAI provider's default (Responses), its .chat, and the provider for compatible servers.
+// The AI SDK: the OpenAI provider's default (Responses) and its .chat, the provider for compatible servers, Anthropic's.
 import {generateObject, generateText, isStepCount, stepCountIs, streamText, tool} from 'ai';
+import {createAnthropic} from '@ai-sdk/anthropic';
 import {createOpenAI} from '@ai-sdk/openai';
 import {createOpenAICompatible} from '@ai-sdk/openai-compatible';
 import {DOG, Dog, ENDLESS, GREETING, MOST, PART, SUM, Sum, URL, calculator, main} from './parts.mjs';
 
 const openai = createOpenAI({baseURL: URL + '/v1', apiKey: 'none'});
 const compatible = createOpenAICompatible({name: 'coterie', baseURL: URL + '/v1', apiKey: 'none', supportsStructuredOutputs: true});
-const models = {responses: () => openai('tiny'), chat: () => openai.chat('tiny'), compatible: () => compatible('tiny')};
+const anthropic = createAnthropic({baseURL: URL + '/v1', apiKey: 'none'});
+const models = {responses: () => openai('tiny'), chat: () => openai.chat('tiny'), compatible: () => compatible('tiny'), messages: () => anthropic('tiny')};
 const [kind] = PART.split(' ');
 const asked = {model: models[kind](), temperature: 0, maxRetries: 0, maxOutputTokens: MOST};
 const steps = (stepCountIs ?? isStepCount)(5);
