@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("script", ["make_cli.py", "make_fields.py"])
+@pytest.mark.parametrize("script", ["make_cli.py", "make_fields.py", "make_integrations.py"])
 def test_pages_made_by_scripts_are_up_to_date(script: str) -> None:
-    """The commands' own --help, and the server's table of fields."""
+    """The commands' own --help, the server's table of fields, the recipes of clients."""
     result = subprocess.run(
         [sys.executable, ROOT / "docs" / script, "--check"], capture_output=True, text=True
     )

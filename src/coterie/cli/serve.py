@@ -13,6 +13,8 @@ from pydantic import SecretStr
 
 from coterie.cli.messages import show_messages
 from coterie.cli.options import Dtype, Template, parse_bytes
+from coterie.cli.print_config import PrintConfig
+from coterie.cli.print_config import print_config as show_config
 from coterie.cli.served import Wanted, host_of, wanted_models
 from coterie.cli.settings_options import with_options
 from coterie.config import ConfigError
@@ -82,16 +84,16 @@ def serve(
     ] = None,
     dtype: Dtype = "float32",
     template: Template = None,
+    print_config: PrintConfig = None,
 ) -> None:
     """Serve models over an OpenAI-compatible HTTP API. Ctrl-C or SIGTERM drains and ends."""
-    from coterie.serve.server import check_binding
-
-    access = _access(api_key_file)
-    wanted = settings.model_copy(update=access)
-    check_binding(wanted)
-    _check_adapter_dir(wanted)
-    limit = None if memory is None else parse_bytes(memory, "--memory")
+    wanted = settings.model_copy(update=_access(api_key_file))
     served = wanted_models(models, name, alias or [], adapter or [], profile or [])
+    if print_config is not None:
+        show_config(print_config, served, wanted)
+        return
+    _check_access(wanted)
+    limit = None if memory is None else parse_bytes(memory, "--memory")
     if template is not None and len(served) > 1:
         raise ConfigError("serve: --template goes with one model")
     sys.exit(_run(served, dtype, template, limit, wanted))
@@ -141,7 +143,11 @@ def _key(path: str | None) -> str | None:
     return key
 
 
-def _check_adapter_dir(settings: ServeSettings) -> None:
+def _check_access(settings: ServeSettings) -> None:
+    """Errors: `ConfigError` for an address or a directory of adapters that needs a key."""
+    from coterie.serve.server import check_binding
+
+    check_binding(settings)
     path = settings.adapter_dir
     if path is None:
         return

@@ -12,6 +12,8 @@ from coterie.cli.options import named_paths
 from coterie.config import ConfigError
 
 if TYPE_CHECKING:
+    from coterie.checkpoints.checkpoint import Checkpoint
+    from coterie.hosting.cards import ModelCard
     from coterie.hosting.host import Host, Offer
     from coterie.hosting.metrics import Metrics
     from coterie.hosting.service import Service
@@ -95,16 +97,25 @@ def host_of(
     return Host(places, settings, metrics, memory)
 
 
-def _offer(one: Wanted, settings: ServeSettings, metrics: Metrics, dtype: str, template: str | None) -> Offer:
+def known(one: Wanted) -> tuple[ModelCard, Checkpoint]:
+    """What a server will say of a model, and its checkpoint; only the config and the tokenizer are read.
+
+    Errors: `CoterieError` for a directory that cannot be read.
+    """
     from coterie.adapters.apply import base_of, is_variant
     from coterie.checkpoints.checkpoint import Checkpoint
-    from coterie.checkpoints.tensor_writer import as_dtype
     from coterie.hosting.cards import card_of
+
+    checkpoint = Checkpoint.open(base_of(one.path) if is_variant(one.path) else one.path)
+    return card_of(one.name, tuple(one.aliases), checkpoint.config, checkpoint.tokenizer), checkpoint
+
+
+def _offer(one: Wanted, settings: ServeSettings, metrics: Metrics, dtype: str, template: str | None) -> Offer:
+    from coterie.checkpoints.tensor_writer import as_dtype
     from coterie.hosting.host import Offer
     from coterie.plan.counts import count_parameters
 
-    checkpoint = Checkpoint.open(base_of(one.path) if is_variant(one.path) else one.path)
-    card = card_of(one.name, tuple(one.aliases), checkpoint.config, checkpoint.tokenizer)
+    card, checkpoint = known(one)
     weights = count_parameters(checkpoint.config).total * as_dtype(dtype).itemsize
     load = partial(_load, one, settings, metrics, dtype, template)
     return Offer(card, weights + settings.prefix_cache_mb * 2**20, load, dict(one.adapters))

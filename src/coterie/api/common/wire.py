@@ -128,7 +128,7 @@ class EventStream(Response):
     however the stream ends, because a generator that was never started does not cancel its work itself. A
     failure inside the generator becomes a last event, which `failed` writes: a stream never ends without
     `[DONE]` or an error. After each `silence` seconds in which nothing was sent, `ping` writes something,
-    which may be nothing: it is told whether the stream has begun.
+    which may be nothing: it receives whether the stream has begun.
     """
 
     def __init__(
