@@ -92,6 +92,25 @@ def test_a_model_in_use_is_never_unloaded() -> None:
         assert held.result()[0] == 200 and waiting.result()[0] == 200 and loads == ["a", "b"]
 
 
+def test_who_waits_for_room_hears_of_the_end() -> None:
+    host, _ = hosted("ab", room=1.5)
+    with ServerThread(host) as server, ThreadPoolExecutor(2) as pool:
+        assert ask(server.url, "a")[0] == 200
+        engine = server.service.engine
+        step, go = engine.step, threading.Event()
+        engine.step = lambda: (go.wait(20), step())[1]  # type: ignore[method-assign]
+        held = pool.submit(ask, server.url, "a", max_tokens=1)
+        waiting = pool.submit(ask, server.url, "b")
+        while not host.places[1].num_users:
+            time.sleep(0.005)
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        assert waiting.result(5) == (503, "draining")
+        go.set()
+        assert held.result(5)[0] == 200
+        stopping.join()
+
+
 def test_a_model_that_fails_to_load_leaves_the_others() -> None:
     def broken() -> None:
         if loads[-1] == "b" and loads.count("b") == 1:

@@ -166,8 +166,9 @@ class Host:
             self.state.close()
 
     def refuse(self) -> None:
-        """Take no new requests."""
+        """Take no new requests. Call it in the event loop."""
         self.draining = True
+        self._released.set()  # loads that wait for room end
         for service in self.services:
             service.thread.refusing = True
 
@@ -204,8 +205,6 @@ class Host:
     async def _load(self, place: HostedModel) -> Service:
         async with self._room:  # one at a time: two loads would each count on the same room
             await self._make_room(place)
-            if self.draining:
-                raise draining()
             log.info("model %s: loading", place.card.name)
             begun = time.monotonic()
             try:
@@ -225,8 +224,10 @@ class Host:
             return service
 
     async def _make_room(self, place: HostedModel) -> None:
-        """Unload the models that were used least recently until this one fits."""
-        while self.memory is not None:
+        """Unload the models that were used least recently until this one fits. Errors: `ApiError` 503."""
+        while not self.draining:
+            if self.memory is None:
+                return
             loaded = [one for one in self.places if one.service is not None]
             if sum(one.offer.num_bytes for one in loaded) + place.offer.num_bytes <= self.memory:
                 return
@@ -236,6 +237,7 @@ class Host:
             else:
                 self._released.clear()
                 await self._released.wait()
+        raise draining()
 
     async def _unload(self, place: HostedModel) -> None:
         service, place.service = place.service, None
