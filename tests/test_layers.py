@@ -44,7 +44,7 @@ LAYERS = {
     "cli": 13,
 }
 # Inside `api` the same rule holds: a room imports only from rooms below it and from itself.
-API_ROOMS = {"common": 0, "openai": 1, "anthropic": 1, "admin": 1, "ollama": 1}
+API_ROOMS = {"common": 0, "openai": 1, "anthropic": 1, "admin": 1, "jobs": 1, "ollama": 1}
 LIGHT = [name for name, layer in LAYERS.items() if layer <= 2 or name == "data"]
 HEAVY = {"torch", "transformers"}
 

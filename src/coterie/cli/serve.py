@@ -21,7 +21,7 @@ from coterie.config import ConfigError
 from coterie.hosting.settings import NOT_OPTIONS, ServeSettings
 
 WHAT, ACCESS, LOAD, PAGE = "What is served", "Who may call", "Load", "Page and log"
-STATE = "Stored responses"
+STATE = "What is kept"
 SECTIONS = {
     ACCESS: (
         *("host", "port", "insecure_no_auth", "allowed_hosts", "allowed_origins", "tls_cert", "tls_key"),
@@ -31,7 +31,7 @@ SECTIONS = {
         *("prefix_cache_mb", "deterministic"),
     ),
     PAGE: ("page", "feedback", "log_requests"),
-    STATE: ("store", "state_dir", "store_mb", "store_days"),
+    STATE: ("store", "state_dir", "store_mb", "store_days", "files_mb"),
     WHAT: ("adapter_dir",),
 }
 

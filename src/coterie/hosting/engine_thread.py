@@ -13,7 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -24,6 +25,9 @@ from coterie.infer.request import RequestOptions, TokenEvent
 from coterie.infer.sampling import SamplingParams
 
 T = TypeVar("T")
+# Added to the priority of what the current request generates: 0, or more for work that nobody waits for.
+BEHIND: ContextVar[int] = ContextVar("coterie_behind", default=0)
+BATCH = 10_000  # for a batch: behind every priority that a request can ask for
 CallEvents = list[tuple[int, TokenEvent]]  # index of the job, its event
 log = logging.getLogger("coterie.serve")
 
@@ -35,6 +39,11 @@ class Job:
     prompt: list[int]
     params: SamplingParams
     options: RequestOptions = field(default_factory=RequestOptions)
+
+
+def _behind(job: Job, more: int) -> Job:
+    options = job.options
+    return replace(job, options=replace(options, priority=options.priority + more)) if more else job
 
 
 class Call:
@@ -207,14 +216,14 @@ class EngineThread:
         room = self.engine.max_batch + self.max_queue - self.engine.num_running - waiting
         # A request larger than the whole queue is accepted when nothing else waits, because otherwise it
         # could never be accepted.
-        queued = self._queued_tokens + self.engine.waiting_tokens
+        queued = self._queued_tokens + sum(one.num_prompt for one in self.engine.waiting)
         crowded = len(jobs) > room or queued + tokens > self.max_queued_tokens
         if crowded and (waiting or room <= 0):
             raise ApiError(
                 429, f"the queue is full ({waiting} requests wait); try again later", "queue_full",
                 retry_after=min(self.seconds_per_request, 120.0),
             )  # fmt: skip
-        call = Call(self, jobs)
+        call = Call(self, [_behind(job, BEHIND.get()) for job in jobs])
         self._count(len(call.jobs), tokens)
         if not self._post(lambda: self._add(call)):
             raise self._ended()

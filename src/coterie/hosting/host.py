@@ -142,6 +142,10 @@ class Host:
             service = await self._loaded(place)
         return service, variant
 
+    def serves(self, name: str) -> bool:
+        """Whether requests may name this model."""
+        return any(place.variant_of(name) is not None for place in self.places)
+
     def release(self, scope: MutableMapping[str, Any]) -> None:
         """End a request's use of its models."""
         for place in scope.pop(_LEASES, ()):

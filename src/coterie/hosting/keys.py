@@ -152,6 +152,10 @@ class KeyRing:
     def __bool__(self) -> bool:
         return bool(self._holders)
 
+    def named(self, name: str) -> Holder | None:
+        """The key of this name, None where there is none."""
+        return next((one for one in self._holders.values() if one.name == name), None)
+
     def holder(self, secret: str) -> Holder:
         """The key of a secret. Errors: `ApiError` 401."""
         found = self._holders.get(_digest(secret))

@@ -1,39 +1,26 @@
 """What a server keeps between requests: stored responses and conversations, in one SQLite file.
 
-Several servers may share the file. A change is whole or not there (transactions, write-ahead log), so a
-killed server loses nothing that it has answered. What was not used for the longest time is removed first.
+What was not used for the longest time is removed first.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from coterie.config import CoterieError
+from coterie.hosting.database import Database, Keeper, StateError, object_of, text_of
 from coterie.hosting.settings import ServeSettings
 
-T = TypeVar("T")
+__all__ = ["FILE", "Entry", "MissingEntry", "StateError", "StateFile", "StateStore"]
 Item = Mapping[str, Any]
 FILE = "state-1.sqlite"  # the number is that of the tables
-_WAIT = 5.0  # seconds for another process that is writing
 _AT_ONCE = 16  # entries removed before the size is looked at again
 _TICK = 1e-6  # seconds between two uses
 _NO_END = 2**62
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_SHORT_READ)
-_SETTINGS = (
-    *("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"),
-    *("secure_delete = ON", "journal_size_limit = 4194304"),
-)
 _TABLES = """
 CREATE TABLE IF NOT EXISTS entries(
     number INTEGER PRIMARY KEY, owner TEXT NOT NULL, id TEXT NOT NULL, kind TEXT NOT NULL,
@@ -56,11 +43,6 @@ WITH RECURSIVE chain(number, parent, upto, below, depth) AS (
     JOIN entries e ON e.owner = :owner AND e.id = c.parent)
 SELECT number, parent, below FROM chain ORDER BY depth DESC
 """
-log = logging.getLogger("coterie.serve")
-
-
-class StateError(CoterieError):
-    """The state cannot be read or written: a full disk, a folder without permission."""
 
 
 class MissingEntry(CoterieError):
@@ -88,15 +70,13 @@ class Entry:
 
 
 @dataclass
-class StateFile:
+class StateFile(Database):
     """The file and its limits: bytes in use, and seconds without use. For one thread at a time."""
 
-    path: Path
+    tables, what = _TABLES, "responses"
     most_bytes: int
     most_seconds: float
     clock: Callable[[], float] = time.time
-    _db: sqlite3.Connection | None = field(default=None, init=False)
-    _seen: tuple[int, int] | None = field(default=None, init=False)  # device and inode of the open file
 
     def put(self, owner: str, entry: Entry) -> None:
         """Store a new entry, and remove old ones where the limits ask for it.
@@ -109,11 +89,11 @@ class StateFile:
             values = (owner, entry.id, entry.kind, entry.parent or None, entry.upto)
             query = "INSERT INTO entries(owner, id, kind, parent, upto, used) VALUES (?, ?, ?, ?, ?, 0)"
             number = db.execute(query, values).lastrowid
-            db.execute("INSERT INTO bodies(entry, data) VALUES (?, ?)", (number, _text(entry.data)))
+            db.execute("INSERT INTO bodies(entry, data) VALUES (?, ?)", (number, text_of(entry.data)))
             _add_items(db, number, entry.items)
             self._keep(db, owner, entry.id)
 
-        self._write(work)
+        self.write(work)
 
     def append(self, owner: str, id: str, items: Sequence[Item]) -> None:
         """Add items to an entry. Errors: as `put`."""
@@ -122,22 +102,22 @@ class StateFile:
             _add_items(db, _number(db, owner, id), items)
             self._keep(db, owner, id)
 
-        self._write(work)
+        self.write(work)
 
     def replace(self, owner: str, id: str, data: Mapping[str, Any]) -> None:
         """Give an entry other data. Errors: as `put`."""
 
         def work(db: sqlite3.Connection) -> None:
-            db.execute("UPDATE bodies SET data = ? WHERE entry = ?", (_text(data), _number(db, owner, id)))
+            db.execute("UPDATE bodies SET data = ? WHERE entry = ?", (text_of(data), _number(db, owner, id)))
             self._keep(db, owner, id)
 
-        self._write(work)
+        self.write(work)
 
     def delete(self, owner: str, id: str, kind: str) -> bool:
         """Remove an entry and its items; whether there was one. Errors: `StateError`."""
         asked = (owner, id, kind)
         query = "DELETE FROM entries WHERE owner = ? AND id = ? AND kind = ?"
-        return self._write(lambda db: db.execute(query, asked).rowcount > 0)
+        return self.write(lambda db: db.execute(query, asked).rowcount > 0)
 
     def delete_item(self, owner: str, id: str, item: str) -> bool:
         """Remove one item of an entry; whether there was one. Errors: `StateError`, `MissingEntry`."""
@@ -146,25 +126,25 @@ class StateFile:
             found = (_number(db, owner, id), item)
             return db.execute("DELETE FROM items WHERE entry = ? AND id = ?", found).rowcount > 0
 
-        return self._write(work)
+        return self.write(work)
 
     def get(self, owner: str, id: str, kind: str) -> dict[str, Any]:
         """The data of an entry. Errors: `StateError`, `MissingEntry`."""
 
         def work(db: sqlite3.Connection) -> dict[str, Any]:
             query = "SELECT data FROM bodies WHERE entry = ?"
-            return _object(db.execute(query, (_number(db, owner, id, kind),)).fetchone()[0])
+            return object_of(db.execute(query, (_number(db, owner, id, kind),)).fetchone()[0])
 
-        return self._run(work)
+        return self.run(work)
 
     def items(self, owner: str, id: str) -> list[dict[str, Any]]:
         """The items of an entry. Errors: `StateError`, `MissingEntry`."""
 
         def work(db: sqlite3.Connection) -> list[dict[str, Any]]:
             query = "SELECT data FROM items WHERE entry = ? ORDER BY position"
-            return [_object(data) for (data,) in db.execute(query, (_number(db, owner, id),))]
+            return [object_of(data) for (data,) in db.execute(query, (_number(db, owner, id),))]
 
-        return self._run(work)
+        return self.run(work)
 
     def history(self, owner: str, id: str, kind: str) -> tuple[list[dict[str, Any]], int]:
         """The items of an entry and of all that it continues, the oldest first, and where the next one goes.
@@ -178,11 +158,11 @@ class StateFile:
             query = "SELECT position, data FROM items WHERE entry = ? AND position < ? ORDER BY position"
             for number, below in _chain(db, owner, id):
                 for position, data in db.execute(query, (number, below)):
-                    items.append(_object(data))
+                    items.append(object_of(data))
                     end = position + 1
             return items, end
 
-        return self._run(work)
+        return self.run(work)
 
     def find(self, owner: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Items by their ids, those that exist. Errors: `StateError`."""
@@ -193,15 +173,9 @@ class StateFile:
                 "WHERE i.id = ? AND e.owner = ? ORDER BY e.number DESC LIMIT 1"
             )
             rows = {id: db.execute(query, (id, owner)).fetchone() for id in ids}
-            return {id: _object(row[0]) for id, row in rows.items() if row is not None}
+            return {id: object_of(row[0]) for id, row in rows.items() if row is not None}
 
-        return self._run(work)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        return self.run(work)
 
     def _keep(self, db: sqlite3.Connection, owner: str, id: str) -> None:
         """Mark an entry and all it continues as just used, then remove what exceeds the limits."""
@@ -227,125 +201,15 @@ class StateFile:
         )
         return int((pages - free) * size)
 
-    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        def whole(db: sqlite3.Connection) -> T:
-            with _transaction(db):
-                return work(db)
 
-        return self._run(whole)
-
-    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """The result of `work`; a damaged file is set aside once. Errors: `StateError`, those of `work`."""
-        try:
-            try:
-                return work(self._open())
-            except sqlite3.DatabaseError as error:
-                if not _is_damage(error):
-                    raise
-                self._set_aside()
-                return work(self._open())
-        except (sqlite3.Error, OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise StateError(f"{self.path}: {reason}") from None
-
-    def _open(self) -> sqlite3.Connection:
-        """The connection, to the file that is at the path now."""
-        with suppress(FileNotFoundError):
-            there = os.stat(self.path)
-            if self._db is not None and self._seen == (there.st_dev, there.st_ino):
-                return self._db
-        self.close()
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # nobody else reads conversations
-        db = sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
-        try:
-            _set_up(db)
-            there = os.stat(self.path)
-        except BaseException:
-            db.close()
-            raise
-        log.info("responses are kept in %s; --no-store keeps none", self.path)
-        self._db, self._seen = db, (there.st_dev, there.st_ino)
-        return db
-
-    def _set_aside(self) -> None:
-        """Rename a damaged file, unless another server has done so already."""
-        self.close()
-        try:
-            if self._open().execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
-                return
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
-                raise
-        self.close()
-        name = f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
-        for ending in ("", "-wal", "-shm"):
-            with suppress(FileNotFoundError):
-                os.replace(f"{self.path}{ending}", self.path.with_name(name + ending))
-        log.warning("%s is damaged: it is now called %s, and a new file begins", self.path, name)
-
-
-class StateStore:
-    """The state of one server: a `StateFile` in its own thread, away from the event loop."""
-
-    def __init__(self, file: StateFile) -> None:
-        self._file = file
-        self._pool = ThreadPoolExecutor(1, "coterie-state")
-        self._failed = ""  # the last failure, until something works again
+class StateStore(Keeper[StateFile]):
+    """The state of one server, in its own thread."""
 
     @staticmethod
     def of(settings: ServeSettings) -> StateStore:
         """The store that the settings describe; its file is opened when something is first kept or read."""
         path = settings.state_path / FILE
         return StateStore(StateFile(path, settings.store_mb * 2**20, settings.store_days * 86400))
-
-    async def do(self, work: Callable[[StateFile], T]) -> T:
-        """The result of `work` on the file. Errors: those of `work`."""
-        try:
-            result = await asyncio.wrap_future(self._pool.submit(work, self._file))
-        except StateError as error:
-            if str(error) != self._failed:
-                log.warning("state: %s", error)
-            self._failed = str(error)
-            raise
-        self._failed = ""
-        return result
-
-    def close(self) -> None:
-        """End the thread after the running work, and close the file; a second call does nothing."""
-        self._pool.shutdown(wait=True)
-        self._file.close()
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) in _DAMAGE
-
-
-def _set_up(db: sqlite3.Connection) -> None:
-    """Settings and tables. SQLite does not wait by itself while two connections begin a new file."""
-    end = time.monotonic() + _WAIT
-    while True:
-        try:
-            for setting in _SETTINGS:
-                db.execute(f"PRAGMA {setting}")
-            db.executescript(_TABLES)
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
-                raise
-        time.sleep(0.01)
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
 
 
 def _number(db: sqlite3.Connection, owner: str, id: str, kind: str | None = None) -> int:
@@ -365,14 +229,5 @@ def _chain(db: sqlite3.Connection, owner: str, id: str) -> list[tuple[int, int]]
 
 
 def _add_items(db: sqlite3.Connection, number: int | None, items: Sequence[Item]) -> None:
-    rows = [(number, item["id"], _text(item)) for item in items]
+    rows = [(number, item["id"], text_of(item)) for item in items]
     db.executemany("INSERT INTO items(entry, id, data) VALUES (?, ?, ?)", rows)
-
-
-def _text(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-
-
-def _object(text: str) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(text)
-    return data

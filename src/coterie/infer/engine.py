@@ -135,9 +135,9 @@ class Engine:
         return len(self._waiting)
 
     @property
-    def waiting_tokens(self) -> int:
-        """Prompt tokens of the waiting requests."""
-        return sum(request.num_prompt for request in list(self._waiting))
+    def waiting(self) -> list[Request]:
+        """The requests that wait now, also for other threads to read."""
+        return list(self._waiting)
 
     def progress(self) -> list[tuple[int, int, int]]:
         """(request, tokens read, prompt tokens) of each running sequence."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 from starlette.routing import BaseRoute, Route, Router
 from starlette.staticfiles import StaticFiles
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp
 from coterie.api.admin import adapters, feedback, status
 from coterie.api.anthropic import messages
 from coterie.api.anthropic.models import in_form_of_client
+from coterie.api.jobs import batches, files
 from coterie.api.ollama import chat as ollama_chat
 from coterie.api.ollama import embed as ollama_embed
 from coterie.api.ollama import models as ollama_models
@@ -26,7 +28,21 @@ from coterie.api.openai import (
     tokens,
 )
 from coterie.hosting.host import Host
+from coterie.hosting.job_board import JobBoard
 from coterie.serve.middleware import PAGE, PAGE_PATHS, Guard
+
+# Files, and what is done with them while nobody waits.
+_JOBS = (
+    ("/v1/files", files.upload, "POST"),
+    ("/v1/files", files.listing, "GET"),
+    ("/v1/files/{id}", files.retrieve, "GET"),
+    ("/v1/files/{id}", files.delete, "DELETE"),
+    ("/v1/files/{id}/content", files.content, "GET"),
+    ("/v1/batches", batches.create, "POST"),
+    ("/v1/batches", batches.listing, "GET"),
+    ("/v1/batches/{id}", batches.retrieve, "GET"),
+    ("/v1/batches/{id}/cancel", batches.cancel, "POST"),
+)
 
 
 def routes(page: bool = True) -> list[BaseRoute]:
@@ -73,9 +89,10 @@ def routes(page: bool = True) -> list[BaseRoute]:
     for path in ("/score", "/v1/score"):
         listed.append(Route(path, scoring.score, methods=["POST"]))
     listed += _ollama()
+    listed += [Route(path, endpoint, methods=[method]) for path, endpoint, method in _JOBS]
     if page:
-        files = StaticFiles(directory=PAGE, html=True)
-        listed += [Route(path, files, methods=["GET"]) for path in sorted(PAGE_PATHS)]
+        shown = StaticFiles(directory=PAGE, html=True)
+        listed += [Route(path, shown, methods=["GET"]) for path in sorted(PAGE_PATHS)]
     return listed
 
 
@@ -99,15 +116,24 @@ def _ollama() -> list[BaseRoute]:
 
 
 def create_app(host: Host) -> ASGIApp:
-    """The ASGI application of a host. Its lifespan starts and stops the engines' threads."""
+    """The ASGI application of a host. Its lifespan starts and stops the engines' threads and the jobs."""
+    board = JobBoard.of(host)
 
     @asynccontextmanager
     async def lifespan(app: object) -> AsyncIterator[None]:
         host.start()
+        if board is not None:
+            board.start()
         try:
             yield
         finally:
+            if board is not None:
+                await board.stop()
             host.stop()
 
     # The bare router: Starlette's own application would answer failures before the guard sees them.
-    return Guard(Router(routes(host.settings.page), lifespan=lifespan), host)
+    router = Router(routes(host.settings.page), lifespan=lifespan)
+    guard = Guard(router, host, SimpleNamespace(host=host, jobs=board))
+    if board is not None:
+        board.answer_with(guard.unguarded)
+    return guard

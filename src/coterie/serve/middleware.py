@@ -55,10 +55,10 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, host: Host) -> None:
+    def __init__(self, app: ASGIApp, host: Host, state: SimpleNamespace) -> None:
         self.app = app
         self.host = host
-        self._owner = SimpleNamespace(state=SimpleNamespace(host=host))
+        self._owner = SimpleNamespace(state=state)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check and answer one request."""
@@ -110,6 +110,11 @@ class Guard:
             self.host.release(scope)
             self.host.num_open -= 1
             self._note(scope, status, request_id, time.monotonic() - begun)
+
+    async def unguarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of the server itself."""
+        scope["app"] = self._owner
+        await self.app(scope, receive, send)
 
     def _cross_origin(self, headers: Headers) -> dict[str, str]:
         """The headers without which a browser keeps an answer from a page of an allowed origin."""

@@ -7,8 +7,10 @@ from typing import Any, get_args
 
 import pytest
 from openai.types import completion_create_params as completion_params
+from openai.types.batch_create_params import BatchCreateParams
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.embedding_create_params import EmbeddingCreateParams
+from openai.types.file_create_params import FileCreateParams
 from openai.types.responses import FunctionToolParam
 from openai.types.responses import response_create_params as response_params
 from typing_extensions import TypedDict, get_type_hints, is_typeddict
@@ -19,6 +21,8 @@ from coterie.api.common.field_table.entries import Extra
 from coterie.api.common.field_table.requests import SHARED
 from coterie.api.common.protocol import ChatRequest, CompletionRequest
 from coterie.api.common.tool_bodies import FunctionSpec
+from coterie.api.jobs.batches import BatchRequest
+from coterie.api.jobs.files import FileForm
 from coterie.api.openai.embeddings import EmbeddingRequest
 from coterie.api.openai.response_items import _READ
 from coterie.api.openai.responses import ResponsesRequest
@@ -80,6 +84,12 @@ def unlisted(annotation: Any, bodies: list[type[Body]], path: str = "") -> set[s
     return found
 
 
+class FileUpload(FileForm):
+    """With its file, which is a part of the form."""
+
+    file: bytes
+
+
 @pytest.mark.parametrize(
     ("kind", "body"),
     [
@@ -87,6 +97,8 @@ def unlisted(annotation: Any, bodies: list[type[Body]], path: str = "") -> set[s
         (completion_params.CompletionCreateParamsStreaming, CompletionRequest),
         (response_params.ResponseCreateParamsStreaming, ResponsesRequest),
         (EmbeddingCreateParams, EmbeddingRequest),
+        (FileCreateParams, FileUpload),
+        (BatchCreateParams, BatchRequest),
     ],
 )
 def test_every_field_of_the_openai_package_is_honoured_or_in_the_table(kind, body):

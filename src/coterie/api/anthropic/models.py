@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from coterie.api.common.paging import limit_of
 from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import invalid
 
@@ -38,19 +39,17 @@ def in_form_of_client(endpoint: Endpoint) -> Endpoint:
 
 def page(models: list[dict[str, Any]], query: Mapping[str, str]) -> dict[str, Any]:
     """One page of a list. Errors: `ApiError` 400 for a wrong `limit`, `after_id` or `before_id`."""
-    limit = query.get("limit", str(_PAGE))
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 6 and 1 <= int(limit) <= _LARGEST_PAGE):
-        raise invalid(f"limit: must be from 1 to {_LARGEST_PAGE}")
+    limit = limit_of(query, _PAGE, _LARGEST_PAGE)
     ids = [one["id"] for one in models]
     for name in ("after_id", "before_id"):
         if name in query and query[name] not in ids:
             raise invalid(f"{name}: is no id of a model here")
     if "before_id" in query:
         before = models[: ids.index(query["before_id"])]
-        shown, more = before[-int(limit) :], len(before) > int(limit)
+        shown, more = before[-limit:], len(before) > limit
     else:
         after = models[ids.index(query["after_id"]) + 1 if "after_id" in query else 0 :]
-        shown, more = after[: int(limit)], len(after) > int(limit)
+        shown, more = after[:limit], len(after) > limit
     first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
     return {"data": shown, "has_more": more, "first_id": first, "last_id": last}
 

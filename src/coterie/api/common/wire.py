@@ -43,12 +43,7 @@ async def read_body(request: Request, cap: int) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not _as_ollama(request, kind):
         raise ApiError(415, "send the header 'content-type: application/json'", "unsupported_media_type")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ApiError(415, "compressed bodies are not accepted", "unsupported_content_encoding")
-    declared = request.headers.get("content-length", "")
-    if declared and (not declared.isdigit() or int(declared[:20]) > cap):
-        raise _too_large(cap)
-    body = await _read(request, cap)
+    body = b"".join([chunk async for chunk in body_chunks(request, cap)])
     if request.app.state.host.settings.log_requests == "full":
         # As JSON text: a line break in the body or the path must not look like a further entry.
         said = json.dumps([request.url.path, body.decode("utf-8", "replace")], ensure_ascii=True)
@@ -62,8 +57,14 @@ def _as_ollama(request: Request, kind: str) -> bool:
     return formless and request.url.path.startswith("/api/") and "origin" not in request.headers
 
 
-async def _read(request: Request, cap: int) -> bytes:
-    chunks, size = [], 0
+async def body_chunks(request: Request, cap: int) -> AsyncGenerator[bytes, None]:
+    """The bytes of a body as they come. Errors: `ApiError` 408, 413 or 415; `Disconnected`."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "compressed bodies are not accepted", "unsupported_content_encoding")
+    declared = request.headers.get("content-length", "")
+    if declared and (not declared.isdigit() or int(declared[:20]) > cap):
+        raise _too_large(cap)
+    size = 0
     end = time.monotonic() + BODY_IDLE
     while True:
         try:
@@ -81,9 +82,9 @@ async def _read(request: Request, cap: int) -> bytes:
             size += len(chunk)
             if size > cap:
                 raise _too_large(cap)
-            chunks.append(chunk)
+            yield chunk
             if not message.get("more_body", False):
-                return b"".join(chunks)
+                return
             end = time.monotonic() + BODY_IDLE
         if request.app.state.host.refusing:  # the complete request would be refused too
             raise draining()

@@ -194,6 +194,12 @@ _TOKENIZE = Extra(
     refused={"chat_template": "a template in a request", "mm_processor_kwargs": "anything but text"},
 )
 
+_BATCHES = Extra(
+    refused={"output_expires_after": "another end of the results than after 30 days"},
+)
+
+_LABELLED = Extra(because("identifies the user", "user", "safety_identifier"))
+
 EVERYWHERE = Extra(LABELS) | _CLIENTS
 # Parts of the table that several requests have in common, for the documents.
 SHARED = {"Most requests": EVERYWHERE, "Chat and text completions": _SAMPLERS}
@@ -208,6 +214,8 @@ REQUESTS = {
     "/v1/adapters": Extra(
         refused=because("another adapter than the path names", "lora_name", "lora_path", "load_inplace")
     ),
+    "/v1/files": _LABELLED,
+    "/v1/batches": _LABELLED | _BATCHES,
     "/tokenize": EVERYWHERE | _TOKENIZE,
     "/detokenize": EVERYWHERE,
 }

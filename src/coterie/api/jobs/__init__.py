@@ -1,0 +1,1 @@
+"""OpenAI's files, batches and fine-tuning jobs."""
