@@ -144,3 +144,19 @@ def test_deterministic_replies_have_the_same_bytes_alone_and_among_others(kind):
     assert [bits(reply) for reply in again] == alone
     if kind == "moe":
         assert any(reply.cached for reply in again)
+
+
+def test_a_kept_sequence_that_cannot_serve_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shares hundreds of blocks with a long prompt, and is not looked at again for each of them."""
+    model = tiny_model("sliding", max_positions=2000)
+    engine = Engine(model, prefill_chunk=512, prefix_bytes=1 << 24)
+    start = prompts_of([1200])[0]
+    params = SamplingParams(temperature=0, max_tokens=2)
+    run(engine, [([*start, 1], params, RequestOptions())])
+    asked: list[int] = []
+    can_go_back = SequenceCache.can_go_back
+    monkeypatch.setattr(
+        SequenceCache, "can_go_back", lambda cache, to: asked.append(to) or can_go_back(cache, to)
+    )
+    run(engine, [([*start, 2], params, RequestOptions())])
+    assert 0 < len(asked) <= 3  # one per step that reads the prompt

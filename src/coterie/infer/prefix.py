@@ -90,11 +90,16 @@ class PrefixCache:
         Its length is a multiple of `multiple`.
         """
         found: tuple[int, KeptPrefix] | None = None
+        useless: set[int] = set()  # a sequence is in the list of each block that it shares: compare it once
         for block in reversed(block_hashes(salt, tokens[:most])):
             for entry in self._by_block.get(block, ()):
+                if id(entry) in useless:
+                    continue
                 length = usable(entry.salt, entry.tokens, entry.cache, salt, tokens, most, multiple)
                 if length and (found is None or length > found[0]):
                     found = length, entry
+                elif not length:
+                    useless.add(id(entry))
             if found is not None:
                 break
         if found is None:

@@ -68,7 +68,7 @@ def test_a_conversation_is_that_of_the_chat_api(server: ServerThread) -> None:
     ours = ask(server, messages=ASK)[2]
     assert ours["message"]["content"] == chat["choices"][0]["message"]["content"]
     assert ours["prompt_eval_count"] == chat["usage"]["prompt_tokens"]
-    generated = ask(server, "/api/generate", prompt="Hello")[2]
+    generated = ask(server, "/api/generate", prompt="Hello", format="")[2]
     assert generated["response"] == ours["message"]["content"]
     raw = ask(server, "/api/generate", prompt="Hello", raw=True)[2]
     text = call(server.url, "POST", "/v1/completions", {**asked, "messages": None, "prompt": "Hello"})[2]

@@ -65,7 +65,7 @@ class OllamaReply(Body):
 
     model: Model
     stream: bool = True
-    format: Literal["json"] | dict[str, Any] | None = None
+    format: Literal["json", ""] | dict[str, Any] | None = None
     options: Options | None = None
     think: Think | None = None
     logprobs: bool | None = None

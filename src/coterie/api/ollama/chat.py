@@ -151,7 +151,7 @@ def _raw_job(service: Service, body: OllamaGenerate, variant: str) -> Job:
     if body.system:
         raise invalid("/system: goes with the chat template, which 'raw' and 'suffix' leave out", "/system")
     data: dict[str, Any] = {"model": body.model, "prompt": body.prompt, **options_of_reply(body.options)}
-    if body.format is not None:
+    if body.format not in (None, ""):
         data["guided_json"] = {"type": "object"} if body.format == "json" else body.format
     asked = CompletionRequest.model_validate(data)
     stops: list[int] = []

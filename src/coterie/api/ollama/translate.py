@@ -125,7 +125,7 @@ def translated(error: ApiError) -> ApiError:
 
 
 def _format(body: OllamaReply) -> dict[str, Any]:
-    if body.format is None:
+    if body.format in (None, ""):
         return {}
     if body.format == "json":
         return {"response_format": {"type": "json_object"}}
