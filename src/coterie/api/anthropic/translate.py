@@ -8,10 +8,10 @@ from typing import Any
 
 from coterie.api.anthropic.bodies import ClientTool, CountRequest, MessagesRequest, OutputFormat
 from coterie.api.anthropic.turns import TurnReader
-from coterie.api.common.body import read
 from coterie.api.common.conversation import reported, template_facts
 from coterie.api.common.fields import Ignored
 from coterie.api.common.protocol import ChatRequest
+from coterie.api.common.translation import chat_request, in_terms_of, rewriting
 from coterie.hosting.errors import ApiError, ContextExceeded, invalid
 from coterie.hosting.service import Service
 from coterie.text.reply_formats import format_of
@@ -28,13 +28,15 @@ _NAMES = {
     "reasoning_effort": "output_config.effort",
     "response_format": "output_config.format",
 }
-_PLACES = (
-    ("/response_format/json_schema", "/output_config/format"),
-    ("/response_format", "/output_config/format"),
-    ("/tool_choice/function/name", "/tool_choice/name"),
-    ("/max_completion_tokens", "/max_tokens"),
-    ("/reasoning_effort", "/output_config/effort"),
-    ("/stop", "/stop_sequences"),
+_place = rewriting(
+    {
+        "/response_format/json_schema": "/output_config/format",
+        "/response_format": "/output_config/format",
+        "/tool_choice/function/name": "/tool_choice/name",
+        "/max_completion_tokens": "/max_tokens",
+        "/reasoning_effort": "/output_config/effort",
+        "/stop": "/stop_sequences",
+    }
 )
 
 
@@ -71,17 +73,14 @@ class Translation:
             data |= {name: getattr(body, name) for name in _SAME}
             data["stop"] = body.stop_sequences or None
             data["moe"] = None if body.moe is None else body.moe.model_dump(exclude_none=True)
-        try:
-            chat, more = read(ChatRequest, {key: value for key, value in data.items() if value is not None})
-        except ApiError as error:
-            raise self.translated(error) from None
+        chat, more = chat_request(data, self.place, service.settings.strict)
         self.ignored.extend(self.names(more))
         reported(self.ignored, service.settings.strict)
         return chat
 
     def names(self, chat: Sequence[str]) -> list[str]:
         """Names of the chat API for fields without effect, as this API has them."""
-        return [self.place(name) if name.startswith("/") else _NAMES.get(name, name) for name in chat]
+        return list(map(in_terms_of(_NAMES, self.place), chat))
 
     def translated(self, error: ApiError) -> ApiError:
         """The same error with places in this request."""
@@ -97,9 +96,7 @@ class Translation:
         def tool(found: re.Match[str]) -> str:
             return f"/tools/{self._tools[int(found[1])]}" + ("/input_schema" if found[2] else "")
 
-        text = re.sub(r"/tools/(\d+)/function(/parameters)?", tool, text)
-        for ours, theirs in _PLACES:
-            text = text.replace(ours, theirs)
+        text = _place(re.sub(r"/tools/(\d+)/function(/parameters)?", tool, text))
         if self._old_format:
             text = text.replace("/output_config/format", "/output_format")
         return self._turns.translated(text)

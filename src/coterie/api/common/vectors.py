@@ -63,8 +63,20 @@ def encoded(
     return inputs
 
 
-async def vectors(request: Request, received: Received[Any], inputs: Sequence[list[int]]) -> list[Tensor]:
-    """The vector of each text, (D,) of length 1.
+def check_dimensions(service: Service, dimensions: int | None) -> None:
+    """Errors: `ApiError` 400 for more numbers than the model's vectors have."""
+    width = service.model.config.width
+    if dimensions is not None and dimensions > width:
+        raise invalid(f"/dimensions: the model's vectors have {width} numbers", "/dimensions")
+
+
+async def vectors(
+    request: Request,
+    received: Received[Any],
+    inputs: Sequence[list[int]],
+    dimensions: int | None = None,
+) -> list[Tensor]:
+    """The vector of each text, (D,) of length 1; `dimensions` keeps the first numbers, normalised again.
 
     Errors: `ApiError` 408 when it takes too long, 503 when the server ends; `Disconnected`.
     """
@@ -77,7 +89,7 @@ async def vectors(request: Request, received: Received[Any], inputs: Sequence[li
         # One text at a time between two steps of the engine, so that running replies continue.
         deadline = service.deadline()
         return [
-            await service.thread.run(partial(_embed, service, received.variant, ids), deadline)
+            await service.thread.run(partial(_embed, service, received.variant, ids, dimensions), deadline)
             for ids in inputs
         ]
 
@@ -85,10 +97,10 @@ async def vectors(request: Request, received: Received[Any], inputs: Sequence[li
 
 
 @torch.inference_mode()
-def _embed(service: Service, variant: str, ids: list[int]) -> Tensor:
-    """(D,) float32 of length 1."""
+def _embed(service: Service, variant: str, ids: list[int], dimensions: int | None) -> Tensor:
+    """(D,) float32 of length 1: the first `dimensions` numbers of the model's vector."""
     device = service.model.device
     h_TD = service.engine.variant(variant)(
         torch.tensor(ids, device=device), ForwardContext.packed([len(ids)], device=device)
     )
-    return torch.nn.functional.normalize(h_TD.float().mean(0), dim=0).cpu()
+    return torch.nn.functional.normalize(h_TD.float().mean(0)[:dimensions], dim=0).cpu()

@@ -128,8 +128,8 @@ class EventStream(Response):
     The generator is closed when the client disconnects or reads nothing for a minute. `leave` is called
     however the stream ends, because a generator that was never started does not cancel its work itself. A
     failure inside the generator becomes a last event, which `failed` writes: a stream never ends without
-    `[DONE]` or an error. After each `silence` seconds in which nothing was sent, `ping` writes something,
-    which may be nothing: it receives whether the stream has begun.
+    `[DONE]` or an error. After each `silence` seconds in which nothing was sent, `ping` gives the bytes to
+    write, which may be none; its argument says whether the stream has begun.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from coterie.api.common.structured import check_end, structure_of
 from coterie.api.common.wire import JsonAnswer, encode
 from coterie.api.ollama.bodies import OllamaChat, OllamaGenerate, OllamaReply
 from coterie.api.ollama.clock import nanoseconds, now
-from coterie.api.ollama.translate import chat_of, names, options_of_reply, translated
+from coterie.api.ollama.translate import chat_of, name_of, options_of_reply, place
 from coterie.hosting.engine_thread import Call, Job
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
@@ -79,8 +79,8 @@ async def _conversation(
         try:
             talk = prepare(service, asked, received.variant)
         except ApiError as error:
-            raise translated(error) from None
-        return talk, [*ignored, *names(talk.ignored)]
+            raise error.moved(place) from None
+        return talk, [*ignored, *map(name_of, talk.ignored)]
 
     talk, ignored = await received.prepared(request, prepared)
     replies = Replies(service, talk, service.thread.submit(talk.jobs))
@@ -114,7 +114,7 @@ async def _steps(replies: Replies) -> AsyncGenerator[list[Written], None]:
                     logprobs=step.logprobs,
                     moe=step.moe,
                     finish=step.finish,
-                    schema=step.schema,
+                    schema=None if step.schema is None else place(step.schema),
                 )
                 for step in steps
             ]
@@ -169,7 +169,7 @@ def _raw_job(service: Service, body: OllamaGenerate, variant: str) -> Job:
         limit = choose_tokens(asked.max_tokens, len(ids), service.max_length, service.model.reply_limit)
         params = asked.sampling(service.model, limit, body.top_logprobs or 0)
     except ApiError as error:
-        raise translated(error) from None
+        raise error.moved(place) from None
     params = replace(params, stop_ids=(*(params.stop_ids or ()), *stops))
     options = options_of(service, asked.model_copy(update={"moe": body.moe}), variant)
     structure = structure_of(asked)

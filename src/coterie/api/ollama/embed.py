@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie.api.common.received import Received, receive
-from coterie.api.common.vectors import MAX_INPUTS, encoded, read_as_letters, vectors
+from coterie.api.common.vectors import MAX_INPUTS, check_dimensions, encoded, read_as_letters, vectors
 from coterie.api.common.wire import JsonAnswer
 from coterie.api.ollama.bodies import OllamaEmbed, OllamaEmbedding
 from coterie.api.ollama.clock import nanoseconds
@@ -24,14 +24,10 @@ async def embed(request: Request) -> Response:
     texts = [body.input] if isinstance(body.input, str) else body.input
     if len(texts) > MAX_INPUTS:
         raise invalid(f"/input: give at most {MAX_INPUTS} inputs", "/input")
-    if body.dimensions is not None and body.dimensions > service.model.config.width:
-        width = service.model.config.width
-        raise invalid(f"/dimensions: the model's vectors have {width} numbers", "/dimensions")
+    check_dimensions(service, body.dimensions)
     begun = time.monotonic()
     most = service.max_length if body.truncate else None
-    found, tokens = await _vectors(request, received, texts, "/input", most)
-    if body.dimensions is not None:
-        found = [torch.nn.functional.normalize(vector[: body.dimensions], dim=0) for vector in found]
+    found, tokens = await _vectors(request, received, texts, "/input", most, body.dimensions)
     answer = {
         "model": body.model,
         "embeddings": [vector.tolist() for vector in found],
@@ -47,15 +43,20 @@ async def embeddings(request: Request) -> Response:
     """The vector of one text."""
     received = await receive(request, OllamaEmbedding)
     prompt = received.body.prompt
-    found, _ = await _vectors(request, received, [prompt], "/prompt", None)
+    found, _ = await _vectors(request, received, [prompt], "/prompt")
     letters = read_as_letters(received.service, prompt, "prompt")
     return JsonAnswer({"embedding": found[0].tolist()}, headers=received.headers(letters))
 
 
 async def _vectors(
-    request: Request, received: Received[Any], texts: list[str], pointer: str, most: int | None
+    request: Request,
+    received: Received[Any],
+    texts: list[str],
+    pointer: str,
+    most: int | None = None,
+    dimensions: int | None = None,
 ) -> tuple[list[torch.Tensor], int]:
     """The vectors of texts, and how many tokens these have; `most`: tokens of a text to keep."""
     service = received.service
     inputs = await received.prepared(request, lambda: encoded(service, texts, pointer, None, most))
-    return await vectors(request, received, inputs), sum(map(len, inputs))
+    return await vectors(request, received, inputs, dimensions), sum(map(len, inputs))

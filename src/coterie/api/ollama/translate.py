@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
-from coterie.api.common.body import read
 from coterie.api.common.conversation import template_facts
 from coterie.api.common.protocol import ChatRequest
+from coterie.api.common.translation import chat_request, in_terms_of, rewriting
 from coterie.api.ollama.bodies import OllamaChat, OllamaGenerate, OllamaMessage, OllamaReply, Options
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
@@ -17,19 +16,21 @@ from coterie.text.reply_formats import format_of
 
 # Fields of the chat API, and their places in a request of Ollama's form.
 _OPTIONS = ("temperature", "top_k", "top_p", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
-_PLACES = {
-    "/response_format/json_schema/schema": "/format",
-    "/response_format": "/format",
-    "/guided_json": "/format",
-    "/max_completion_tokens": "/options/num_predict",
-    "/max_tokens": "/options/num_predict",
-    "/reasoning_effort": "/think",
-    "/chat_template_kwargs/enable_thinking": "/think",
-    "/repetition_penalty": "/options/repeat_penalty",
-    **{f"/{name}": f"/options/{name}" for name in _OPTIONS},
-}
-_PLACE = re.compile(r"(?<![\w/])(" + "|".join(map(re.escape, _PLACES)) + r")\b")
-_NAMES = {"messages.reasoning_content": "messages.thinking", "reasoning_effort": "think"}
+place = rewriting(
+    {
+        "/response_format/json_schema/schema": "/format",
+        "/response_format": "/format",
+        "/guided_json": "/format",
+        "/max_completion_tokens": "/options/num_predict",
+        "/max_tokens": "/options/num_predict",
+        "/reasoning_effort": "/think",
+        "/chat_template_kwargs/enable_thinking": "/think",
+        "/repetition_penalty": "/options/repeat_penalty",
+        **{f"/{name}": f"/options/{name}" for name in _OPTIONS},
+    }
+)
+# The same for names of fields without effect.
+name_of = in_terms_of({"messages.reasoning_content": "messages.thinking", "reasoning_effort": "think"}, place)
 
 
 def chat_of(service: Service, body: OllamaChat | OllamaGenerate) -> tuple[ChatRequest, list[str]]:
@@ -52,11 +53,8 @@ def chat_of(service: Service, body: OllamaChat | OllamaGenerate) -> tuple[ChatRe
         **_format(body),
         **_thinking(service, body, bool(tools)),
     }
-    try:
-        chat, named = read(ChatRequest, {key: value for key, value in data.items() if value is not None})
-    except ApiError as error:
-        raise translated(error) from None
-    return chat, names(named)
+    chat, named = chat_request(data, place, service.settings.strict)
+    return chat, list(map(name_of, named))
 
 
 def messages_of(given: Sequence[OllamaMessage]) -> list[dict[str, Any]]:
@@ -72,9 +70,8 @@ def messages_of(given: Sequence[OllamaMessage]) -> list[dict[str, Any]]:
             calls = []
             for call in turn.tool_calls:
                 number += 1
-                made = (
-                    call.id or f"call{number:05d}"
-                )  # nine letters and digits, as Mistral's templates insist
+                # Nine letters and digits: Mistral's templates take no other id.
+                made = call.id or f"call{number:05d}"
                 waiting.append((made, call.function.name))
                 arguments = json.dumps(call.function.arguments, ensure_ascii=False)
                 function = {"name": call.function.name, "arguments": arguments}
@@ -107,21 +104,6 @@ def options_of_reply(options: Options | None) -> dict[str, Any]:
             raise invalid("/options/num_predict: a reply has at least one token", "/options/num_predict")
         data["max_tokens"] = options.num_predict
     return {name: value for name, value in data.items() if value is not None and value != []}
-
-
-def names(chat: Sequence[str]) -> list[str]:
-    """Names of the chat API for fields without effect, as this API has them."""
-    return [_NAMES.get(name, name) for name in chat]
-
-
-def translated(error: ApiError) -> ApiError:
-    """The same error with places in this request."""
-
-    def rewritten(text: str) -> str:
-        return _PLACE.sub(lambda found: _PLACES[found[1]], text)
-
-    param = None if error.param is None else rewritten(error.param)
-    return ApiError(error.status, rewritten(str(error)), error.code, param, error.kind, error.retry_after)
 
 
 def _format(body: OllamaReply) -> dict[str, Any]:

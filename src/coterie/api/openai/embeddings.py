@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +12,7 @@ from starlette.responses import Response
 from coterie.api.common.body import Body, Ids, Name, Text
 from coterie.api.common.protocol import Keep
 from coterie.api.common.received import receive
-from coterie.api.common.vectors import MAX_INPUTS, encoded, read_as_letters, vectors
+from coterie.api.common.vectors import MAX_INPUTS, check_dimensions, encoded, read_as_letters, vectors
 from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import invalid
 from coterie.hosting.service import Service
@@ -34,14 +33,10 @@ async def embeddings(request: Request) -> Response:
     """One vector for each input. `dimensions` keeps the first numbers, normalised again."""
     received = await receive(request, EmbeddingRequest)
     service, body = received.service, received.body
-    width = service.model.config.width
-    if body.dimensions is not None and body.dimensions > width:
-        raise invalid(f"/dimensions: the model's vectors have {width} numbers", "/dimensions")
+    check_dimensions(service, body.dimensions)
     inputs = await received.prepared(request, lambda: _inputs(service, body))
     data = []
-    for index, vector in enumerate(await vectors(request, received, inputs)):
-        if body.dimensions is not None:
-            vector = torch.nn.functional.normalize(vector[: body.dimensions], dim=0)
+    for index, vector in enumerate(await vectors(request, received, inputs, body.dimensions)):
         if body.encoding_format == "base64":
             value: object = base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()
         else:

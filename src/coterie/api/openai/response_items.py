@@ -10,7 +10,7 @@ from typing import Any
 from coterie.api.common.body import pointer_to, sifted
 from coterie.api.common.field_table import ITEMS
 from coterie.api.common.fields import Ignored
-from coterie.hosting.errors import ApiError, invalid
+from coterie.hosting.errors import invalid
 from coterie.text.replies import CallPart, Delta, NumberedCall
 
 ResponseEvent = tuple[str, dict[str, Any]]
@@ -68,10 +68,6 @@ class ItemReader:
             left = sifted(f"input.{kind}", item, _READ[kind], self.ignored, ["input", index])
             getattr(self, f"_{kind}")(left, index)
         self.ignored = asked
-
-    def translated(self, error: ApiError) -> ApiError:
-        """The same error with the places in this request in place of those in the chat request."""
-        return error.moved(self.placed)
 
     def placed(self, text: str) -> str:
         """A text with the places of a chat request, as the places in this request that they came from."""

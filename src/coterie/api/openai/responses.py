@@ -12,11 +12,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.body import read
 from coterie.api.common.conversation import Conversation, prepare
 from coterie.api.common.protocol import ChatRequest
 from coterie.api.common.received import Received, receive, respond
 from coterie.api.common.replies import Replies
+from coterie.api.common.translation import chat_request
 from coterie.api.common.wire import JsonAnswer, encode
 from coterie.api.openai.memory import ItemMemory, new_id
 from coterie.api.openai.response_bodies import ConversationName, InputRequest, ResponsesRequest, TextFormat
@@ -83,7 +83,7 @@ def _prepared(service: Service, body: InputRequest, variant: str, memory: ItemMe
             try:
                 talk = prepare(service, chat, variant)
             except ApiError as error:
-                raise items.translated(error) from None
+                raise error.moved(items.placed) from None
         except ApiError as error:
             raise memory.placed(error) from None
         return _Ready(talk, [*ignored, *map(items.placed, talk.ignored)], items)
@@ -146,11 +146,7 @@ def as_chat(
     data["model"] = body.model or "model"
     if isinstance(body, ResponsesRequest) and body.moe is not None:
         data["moe"] = body.moe.model_dump(exclude_none=True)
-    try:
-        asked = {key: value for key, value in data.items() if value is not None}
-        chat, more = read(ChatRequest, asked, items.ignored.strict)
-    except ApiError as error:
-        raise items.translated(error) from None
+    chat, more = chat_request(data, items.placed, ignored.strict)
     return chat, [*ignored, *more]
 
 
