@@ -37,7 +37,9 @@ def test_every_route_but_two_wants_the_key(guarded):
             if path in ("/health", "/ready"):
                 assert status == 200
             else:
-                assert status == 401 and body["error"]["type"] == "authentication_error", path
+                assert status == 401, path
+                if not path.startswith("/api/"):  # Ollama's errors are a line alone
+                    assert body["error"]["type"] == "authentication_error", path
                 assert KEY not in str(headers) + str(body)
             checked += 1
     assert checked >= 14

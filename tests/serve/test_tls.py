@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import ssl
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -25,6 +27,20 @@ def test_the_server_speaks_https() -> None:
             assert answer.status == 200
         with pytest.raises(OSError):  # a client that does not trust it
             urllib.request.urlopen(server.url + "/health")
+
+
+def test_one_https_connection_answers_again_and_again() -> None:
+    """Also when all that was written has been sent at once, over TLS as well as without it."""
+    with serving(tls_cert=CERT, tls_key=KEY) as server:
+        trust = ssl.create_default_context(cafile=CERT)
+        for _ in range(2):
+            connection = http.client.HTTPSConnection(
+                "127.0.0.1", urlsplit(server.url).port, context=trust, timeout=5
+            )
+            for _ in range(4):
+                connection.request("GET", "/health")
+                assert connection.getresponse().read() == b'{"status":"ok"}'
+            connection.close()
 
 
 @pytest.mark.parametrize(

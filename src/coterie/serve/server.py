@@ -48,8 +48,9 @@ class SlowHeaderProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
         super().connection_made(transport)
-        # Call `pause_writing` for every byte the client has not taken.
-        transport.set_write_buffer_limits(high=0)
+        # Call `pause_writing` for every byte the client has not taken. A TLS transport pauses from `high` on
+        # (others above it), so 0 would pause an empty buffer, which nothing resumes.
+        transport.set_write_buffer_limits(high=1 if transport.get_extra_info("ssl_object") else 0)
         self._arm()
 
     def data_received(self, data: bytes) -> None:
