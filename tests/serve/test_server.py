@@ -92,16 +92,8 @@ def test_a_client_that_vanishes_while_its_prompt_is_read():
 def test_pings_while_a_prompt_is_read():
     with serving(language_model(max_positions=4096), prefill_chunk=16, ping=0.05) as server:
         slowed(server.service)
-        text = "fox " * 400
-        connection = open_request(
-            server.url,
-            {
-                "model": "tiny",
-                "messages": [{"role": "user", "content": text}],
-                "max_tokens": 1,
-                "stream": True,
-            },
-        )
+        asked = [{"role": "user", "content": "fox " * 400}]
+        connection = open_request(server.url, {**LONG, "messages": asked, "max_tokens": 1, "stream": True})
         received = b""
         while b"[DONE]" not in received:
             received += connection.recv(65536)
@@ -226,11 +218,7 @@ def test_a_failing_engine_is_seen_by_everyone():
             received += chunk
             if b'"error"' in received:
                 break
-        event = (
-            received[received.rindex(b"data: {") + 6 :].split(b"\n")[0]
-            if b"data: {" in received
-            else received
-        )
+        event = received.rpartition(b"data: {")[2].split(b"\n\n")[0] if b"data: {" in received else received
         assert b"engine_dead" in event and b"secret" not in received and b"[DONE]" not in received
     assert call(server.url, "GET", "/ready")[0] == 503 and call(server.url, "GET", "/health")[0] == 200
     assert call(server.url, "POST", CHAT, LONG)[2]["error"]["code"] == "engine_dead"
