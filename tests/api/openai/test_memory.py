@@ -86,18 +86,25 @@ def test_a_tool_call_is_continued_by_its_result_alone(client):
 def test_what_is_not_stored_is_not_found(client):
     unkept = client.responses.create(input="Hello", store=False, **SHORT)
     assert unkept.store is False
-    for more, words, code in (
-        ({"previous_response_id": unkept.id}, "Previous response with id", "previous_response_not_found"),
-        ({"conversation": "conv_1"}, "Conversation with id 'conv_1' not found.", "conversation_not_found"),
+    previous = "previous_response"
+    for more, words, code, status in (
+        ({f"{previous}_id": unkept.id}, "Previous response with id", f"{previous}_not_found", 400),
+        (
+            {"conversation": "conv_1"},
+            "Conversation with id 'conv_1' not found.",
+            "conversation_not_found",
+            404,
+        ),
         (
             {"input": [{"type": "item_reference", "id": unkept.output[0].id}]},
             "Items are not",
             "item_not_found",
+            404,
         ),
     ):
-        with pytest.raises(openai.NotFoundError, match=words) as caught:
+        with pytest.raises(openai.APIStatusError, match=words) as caught:
             client.responses.create(**{"input": "x", **SHORT, **more})
-        assert caught.value.code == code
+        assert (caught.value.code, caught.value.status_code) == (code, status)
     with pytest.raises(openai.NotFoundError, match="not found"):
         client.responses.retrieve(unkept.id)
 
@@ -157,7 +164,7 @@ def test_conversations_survive_a_restart_and_belong_to_a_key(tmp_path):
         assert call(server.url, "POST", "/v1/responses", more)[0] == 200
     with serving(state_dir=str(tmp_path), api_key="a-key-of-someone") as server:
         key = {"authorization": "Bearer a-key-of-someone"}
-        assert call(server.url, "POST", "/v1/responses", more, key)[0] == 404
+        assert call(server.url, "POST", "/v1/responses", more, key)[0] == 400
         item = [{"type": "item_reference", "id": first["output"][0]["id"]}]
         assert call(server.url, "POST", "/v1/responses", {**asked, "input": item}, key)[0] == 404
 

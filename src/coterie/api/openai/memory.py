@@ -133,7 +133,10 @@ async def look(store: StateStore, work: Callable[[StateFile], T]) -> T:
 
 
 def not_found(kind: str, id: str, pointer: str | None = None) -> ApiError:
-    """404 in OpenAI's words. `kind`: `response`, `conversation` or `item`."""
+    """The error in OpenAI's words: 404, or 400 for a response that a request continues.
+
+    `kind`: `response`, `conversation` or `item`.
+    """
     if kind == "response" and id.startswith("conv_"):  # the response continued it
         kind = "conversation"
     named = f"with id '{id[:100]}' not found."
@@ -146,7 +149,7 @@ def not_found(kind: str, id: str, pointer: str | None = None) -> ApiError:
     previous = kind == "response" and pointer is not None
     code = "previous_response_not_found" if previous else f"{kind}_not_found"
     name = "Previous response" if previous else kind.capitalize()
-    return ApiError(404, f"{name} {named}", code, pointer, "invalid_request_error")
+    return ApiError(400 if previous else 404, f"{name} {named}", code, pointer, "invalid_request_error")
 
 
 def _with_id(item: Item) -> Item:
