@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-import coterie
 from coterie.agents import grading
-from coterie.agents.checks import CHECKS, Client, Stream
-from coterie.agents.grading import Finding, run_check
-from coterie.remote.client import Answer, Endpoint
-from tests.agents.models import chat_model
+from coterie.agents.checks import CHECKS, Stream
+from coterie.agents.grading import Finding
+from coterie.remote.client import Answer
+from tests.agents.liar import Liar, changing, verdict
 from tests.cli.support import call, fails
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """Our server with a random model that closes what it opens (others think or write for ever)."""
-    with coterie.serve_in_thread(chat_model(None, 1024, 4), "tiny", page=False, log_requests="off") as server:
-        yield server.url
 
 
 def test_our_server_keeps_every_promise(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,39 +22,7 @@ def test_our_server_keeps_every_promise(url: str, capsys: pytest.CaptureFixture[
     result = json.loads(capsys.readouterr().out)
     assert result["passed"] and len(result["findings"]) == len(CHECKS)
     absent = [found["name"] for found in result["findings"] if found["verdict"] == "absent"]
-    assert set(absent) <= {"text"}, absent
-
-
-class Liar(Client):
-    """Our server with something changed on the way, as a server that breaks a promise would answer."""
-
-    def __init__(
-        self,
-        url: str,
-        body: Callable[[dict[str, Any]], None] = lambda body: None,
-        answer: Callable[[Any], Any] = lambda data: data,
-        stream: Callable[[Stream], Stream] = lambda stream: stream,
-        status: int | None = None,
-    ) -> None:
-        super().__init__(Endpoint(url), "tiny")
-        self.body, self.answer, self.changed, self.status = body, answer, stream, status
-
-    def post(self, path: str, body: Any) -> Answer:
-        body = copy.deepcopy(body)
-        self.body(body)
-        answer = super().post(path, body)
-        data = self.answer(copy.deepcopy(answer.data))
-        status = answer.status if self.status is None or answer.status == 200 else self.status
-        return replace(answer, data=data, text=json.dumps(data), status=status)
-
-    def stream(self, body: Mapping[str, Any]) -> Stream:
-        body = copy.deepcopy(dict(body))
-        self.body(body)
-        return self.changed(super().stream(body))
-
-
-def verdict(client: Client, name: str) -> Finding:
-    return run_check(client, next(check for check in CHECKS if check.name == name))
+    assert set(absent) <= {"text", "a file of requests"}, absent
 
 
 @pytest.mark.parametrize(
@@ -109,20 +68,6 @@ def cut(body: dict[str, Any]) -> None:
 def test_a_server_that_cuts_prompts_is_caught(url: str) -> None:
     found = verdict(Liar(url, body=cut), "a prompt that does not fit")
     assert found.verdict == "fail" and "status 200" in found.detail
-
-
-def changing(*path: Any, to: Any) -> Callable[[Any], Any]:
-    def change(data: Any) -> Any:
-        place = data
-        try:
-            for step in path[:-1]:
-                place = place[step]
-            place[path[-1]] = to(place[path[-1]]) if callable(to) else to
-        except (KeyError, IndexError, TypeError):
-            pass
-        return data
-
-    return change
 
 
 def shifted(vector: Any) -> Any:

@@ -32,6 +32,9 @@ PYTHON = {
     "litellm-old": ("litellm==1.81.16",),
     "instructor": ("instructor==1.17.0",),
     "pydantic-ai": ("pydantic-ai-slim[openai]==2.68.0",),
+    "langchain": ("langchain-openai==1.7.4",),
+    "llamaindex": ("llama-index-llms-openai-like==0.8.1",),
+    "aider": ("aider-chat==0.86.2",),
 }
 NODE = {
     "openai-js": ("openai@7.59.0", "zod@4.6.7"),
@@ -44,6 +47,7 @@ NODE = {
     "langchain-js": ("@langchain/openai@1.6.0", "@langchain/core@1.4.0", "zod@4.6.7"),
     "codex": ("@openai/codex@0.171.0",),
     "opencode": ("opencode-ai@1.18.33",),
+    "qwen-code": ("@qwen-code/qwen-code@0.15.10",),
 }
 
 

@@ -1,4 +1,4 @@
-"""Coding agents as their users install them, Codex CLI and opencode, against one server (slow).
+"""Coding agents as their users install them, with the settings of docs/integrations.md, at one server (slow).
 
 The model is scripted: it greets, or runs a command twice and tells what came back, or writes without end.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from coterie.serve.client_recipes import ClientFacts, recipe
 from coterie.serve.server import ServerThread
 from tests.clients import Watch, clean_environment, pinned, run
 from tests.serve.scripted import calls_twice, scripted
@@ -82,46 +83,30 @@ class Agent:
                 running.kill()
 
 
+def settings(client: str, server: ServerThread) -> str:
+    """What `coterie serve --print-config` prints for this server."""
+    port = int(server.url.rpartition(":")[2])
+    return recipe(client, ClientFacts("tiny", 65_536, port=port)).block
+
+
 @pytest.fixture
 def codex(server: ServerThread, tmp_path: Path) -> Agent:
     home = tmp_path / "codex"
     home.mkdir()
+    # Behind the recipe's last table, which is the provider's.
     (home / "config.toml").write_text(
-        f"""
-model = "tiny"
-model_provider = "coterie"
-[model_providers.coterie]
-name = "coterie"
-base_url = "{server.url}/v1"
-wire_api = "responses"
-env_key = "CODER_KEY"
-request_max_retries = 0
-stream_max_retries = 0
-"""
+        settings("codex", server) + "request_max_retries = 0\nstream_max_retries = 0\n"
     )
     (tmp_path / "dog.json").write_text(json.dumps(DOG))
     command = pinned("codex") / "node_modules" / ".bin" / "codex"
     begin = ["exec", "--skip-git-repo-check", "-o", "last.txt"]
-    return Agent(command, begin, tmp_path, CODEX_HOME=str(home), CODER_KEY="none")
+    return Agent(command, begin, tmp_path, CODEX_HOME=str(home))
 
 
 @pytest.fixture
 def opencode(server: ServerThread, tmp_path: Path) -> Agent:
-    compatible = {
-        "npm": "@ai-sdk/openai-compatible",
-        "name": "coterie",
-        "options": {"baseURL": server.url + "/v1", "apiKey": "none"},
-        "models": {"tiny": {"tool_call": True, "limit": {"context": 65_536, "output": 2_048}}},
-    }
-    settings = {
-        "model": "coterie/tiny",
-        "small_model": "coterie/tiny",
-        "autoupdate": False,
-        "share": "disabled",
-        "provider": {"coterie": compatible},
-        "permission": {"bash": "allow"},
-    }
-    (tmp_path / "opencode.json").write_text(json.dumps(settings))
+    mine = {"autoupdate": False, "share": "disabled", "permission": {"bash": "allow"}}
+    (tmp_path / "opencode.json").write_text(json.dumps(json.loads(settings("opencode", server)) | mine))
     command = pinned("opencode") / "node_modules" / ".bin" / "opencode"
     places = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("DATA", "CONFIG", "CACHE", "STATE")}
     off = ("MODELS_FETCH", "AUTOUPDATE", "DEFAULT_PLUGINS", "LSP_DOWNLOAD")
@@ -176,3 +161,28 @@ def test_opencode_runs_commands(opencode: Agent) -> None:
 def test_opencode_is_interrupted(opencode: Agent, server: ServerThread) -> None:
     with Watch(server):
         opencode.hang_up(server, "Count without end.")
+
+
+def test_aider_speaks(server: ServerThread, tmp_path: Path) -> None:
+    command = pinned("aider").with_name("aider")
+    (tmp_path / "begin.sh").write_text(settings("aider", server) + f'exec {command} "$@"\n')
+    options = [
+        "--message",
+        "Say hello.",
+        "--no-git",
+        "--yes-always",
+        "--no-check-update",
+        "--analytics-disable",
+    ]
+    aider = Agent(Path("/bin/sh"), ["begin.sh"], tmp_path, HOME=str(tmp_path))
+    said = aider.says(*options)
+    assert "Hello there." in said and "openai/tiny" in said
+    assert "Warning" not in said, "the recipe's file tells it the model's context and costs"
+
+
+def test_qwen_code_speaks(server: ServerThread, tmp_path: Path) -> None:
+    (tmp_path / ".qwen").mkdir()
+    (tmp_path / ".qwen" / "settings.json").write_text(settings("qwen-code", server))
+    command = pinned("qwen-code") / "node_modules" / ".bin" / "qwen"
+    qwen = Agent(command, ["-p"], tmp_path, HOME=str(tmp_path), COTERIE_API_KEY="none")
+    assert "Hello there." in qwen.says("Say hello.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coterie.config.json_text import JsonError, parse_json
-from coterie.remote.client import Answer, Endpoint
+from coterie.remote.client import Answer, Endpoint, sse_data
 
 
 class Failed(Exception):
@@ -47,9 +47,20 @@ class Client:
         self.endpoint = endpoint
         self.model = model
 
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request and return the answer, whatever its status; a stream is read to its end."""
+        return self.endpoint.request(method, path, body, content, headers)
+
     def post(self, path: str, body: Any) -> Answer:
-        """Send one request and return the answer, whatever its status."""
-        return self.endpoint.request("POST", path, body)
+        """Send one body as JSON and return the answer, whatever its status."""
+        return self.send("POST", path, body)
 
     def chat(self, content: str = "Hello", **fields: Any) -> Answer:
         """Ask for a chat completion of one message; by default greedy and short."""
@@ -133,6 +144,41 @@ def ok(answer: Answer, what: str) -> Any:
     return answer.data
 
 
+def ignored(answer: Answer, field: str) -> bool:
+    """Whether a header of the answer names the field as ignored."""
+    return any(field in value for key, value in answer.headers.items() if "ignored" in key.lower())
+
+
+def honoured(answer: Answer, what: str, *fields: str) -> Any:
+    """The JSON object of an answer to a request with fields that a server need not know.
+
+    Raises `Absent` when the server refuses the request or names one of the fields as ignored; otherwise as
+    `ok` does.
+    """
+    if answer.status in (400, 422):
+        raise Absent(f"{what} is refused: {_short(answer)}")
+    data = ok(answer, what)
+    for field in fields:
+        if ignored(answer, field):
+            raise Absent(f"{what}: named as ignored")
+    return data
+
+
+def events(answer: Answer, what: str) -> list[Any]:
+    """The JSON objects of a stream that was read to its end: server-sent events, or one object a line.
+
+    Raises `Absent` and `Failed` as `ok` does, `Failed` for another kind of answer.
+    """
+    if answer.status != 200:
+        ok(answer, what)
+    if "ndjson" in answer.headers.get("content-type", ""):
+        return [_event(line) for line in answer.text.splitlines() if line.strip()]
+    kind = answer.headers.get("content-type", "nothing")
+    expect(kind.startswith("text/event-stream"), f"{what}: a stream is sent as {kind}")
+    data = sse_data(iter([answer.text.encode()]))
+    return [_event(item) for item in data if item != "[DONE]"]
+
+
 def refused(answer: Answer, what: str, *statuses: int) -> Mapping[str, Any]:
     """The error object of a refusal with one of `statuses` (by default 400).
 
@@ -150,6 +196,12 @@ def refused(answer: Answer, what: str, *statuses: int) -> Mapping[str, Any]:
     expect(isinstance(code, str | None), f"{what}: error.code is {code!r}; clients compare text")
     expect("Traceback" not in answer.text, f"{what}: the error shows a traceback")
     return error
+
+
+def _short(answer: Answer) -> str:
+    error = answer.data.get("error") if isinstance(answer.data, Mapping) else None
+    message = error.get("message") if isinstance(error, Mapping) else error
+    return str(message or answer.text)[:160]
 
 
 def _event(text: str) -> Any:

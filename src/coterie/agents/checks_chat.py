@@ -16,7 +16,7 @@ WEATHER = {
     "required": ["city"],
     "additionalProperties": False,
 }
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {"name": "get_weather", "description": "Weather.", "parameters": WEATHER},
 }

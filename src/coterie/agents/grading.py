@@ -10,11 +10,23 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from coterie.agents import checks_chat, checks_wire
+from coterie.agents import (
+    checks_chat,
+    checks_messages,
+    checks_ollama,
+    checks_protocols,
+    checks_research,
+    checks_responses,
+    checks_wire,
+)
 from coterie.agents.checks import CHECKS, Absent, Check, Client, Failed
 from coterie.remote.client import Endpoint, EndpointError
 
-SUITES = (checks_chat, checks_wire)  # a module of checks enters them in CHECKS when it is imported
+# A module of checks enters them in CHECKS when it is imported.
+SUITES = (
+    *(checks_chat, checks_wire, checks_responses, checks_messages, checks_ollama, checks_research),
+    checks_protocols,
+)
 Verdict = Literal["pass", "fail", "absent"]
 SIGNS = {"pass": "ok", "fail": "FAIL", "absent": "absent"}
 

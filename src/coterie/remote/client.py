@@ -108,13 +108,21 @@ class Endpoint:
         """Close the connections."""
         self._http.close()
 
-    def request(self, method: str, path: str, body: Any = None, content: bytes | None = None) -> Answer:
-        """One call, whatever its status. `body` is sent as JSON, `content` unchanged (labelled as JSON).
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One call, whatever its status. `body` is sent as JSON, `content` unchanged, labelled as JSON.
 
-        Errors: `EndpointError` when there is no answer or it is too long.
+        `headers` are sent too, and may label the content otherwise. Errors: `EndpointError` when there is no
+        answer or it is too long.
         """
         sent = content if content is not None else (None if body is None else json.dumps(body).encode())
-        with self._open(method, path, sent) as response:
+        with self._open(method, path, sent, headers) as response:
             text = self._read(response, path)
             return Answer(response.status_code, dict(response.headers), text, _json(text))
 
@@ -172,8 +180,10 @@ class Endpoint:
     def _where(self, path: str) -> str:
         return self.root + path if self.label == self.root else self.label
 
-    def _open(self, method: str, path: str, sent: bytes | None) -> Any:
-        return _Opened(self, method, path, sent)
+    def _open(
+        self, method: str, path: str, sent: bytes | None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        return _Opened(self, method, path, sent, headers or {})
 
     def _chunks(self, response: Any, path: str) -> Iterator[bytes]:
         import httpx2
@@ -220,10 +230,14 @@ class Endpoint:
 class _Opened:
     """A context manager for a response that is read as it comes. Errors: `EndpointError` without one."""
 
-    def __init__(self, endpoint: Endpoint, method: str, path: str, sent: bytes | None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, method: str, path: str, sent: bytes | None, headers: Mapping[str, str]
+    ) -> None:
         self._endpoint, self._path = endpoint, path
-        headers = {"content-type": "application/json"} if sent is not None else {}
-        self._stream = endpoint._http.stream(method, endpoint.root + path, content=sent, headers=headers)
+        label = {"content-type": "application/json"} if sent is not None else {}
+        self._stream = endpoint._http.stream(
+            method, endpoint.root + path, content=sent, headers={**label, **headers}
+        )
 
     def __enter__(self) -> Any:
         import httpx2
