@@ -31,7 +31,7 @@ SECTIONS = {
         *("prefix_cache_mb", "deterministic"),
     ),
     PAGE: ("page", "feedback", "log_requests"),
-    STATE: ("store", "state_dir", "store_mb", "store_days", "files_mb"),
+    STATE: ("store", "state_dir", "store_mb", "store_days", "files_mb", "allow_tuning"),
     WHAT: ("adapter_dir",),
 }
 

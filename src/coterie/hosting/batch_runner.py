@@ -9,93 +9,47 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp
 
 from coterie.hosting.batch_lines import BatchLine, index, not_run, result_of, tokens_of
-from coterie.hosting.claims import claim
-from coterie.hosting.database import Keeper, StateError
 from coterie.hosting.engine_thread import BATCH
 from coterie.hosting.errors import explain
-from coterie.hosting.file_store import FileStore
-from coterie.hosting.host import Host
 from coterie.hosting.inner_request import Busy, InnerAnswer, ask
 from coterie.hosting.job_records import JobFile, JobRecord, new_id, now
+from coterie.hosting.job_runner import JobRunner
 
-log = logging.getLogger("coterie.serve")
-OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 _LOOK = 0.02  # seconds between two looks at how busy the engine is
 _LOOK_STORED = 2.0  # seconds between two looks at whether another server has cancelled the batch
-_AGAIN = 5.0  # seconds after a failure of the store
 Task = asyncio.Task[InnerAnswer]
 
 
-class BatchRunner:
-    """The batches of a server. Belongs to the event loop. `app`: answers the requests, once it is known."""
+class BatchRunner(JobRunner):
+    """The batches of a server. `app` answers their requests, once it is known."""
 
-    def __init__(self, host: Host, records: Keeper[JobFile], files: FileStore, folder: Path) -> None:
-        self.host, self.records, self.files = host, records, files
-        self.app: ASGIApp | None = None
-        self._folder = folder
-        self._task: asyncio.Task[None] | None = None
-        self._news = asyncio.Event()
+    kind = "batch"
+    unfinished = ("validating", "in_progress", "finalizing", "cancelling")
+    app: ASGIApp | None = None
 
-    def wake(self) -> None:
-        """Look for batches that are not done; also those that a request has just cancelled."""
-        self._news.set()
-        if self.app is not None and (self._task is None or self._task.done()):
-            self._task = asyncio.get_running_loop().create_task(self._run(), context=Context())
-
-    async def stop(self) -> None:
-        """End; unfinished batches go on at the next start."""
-        self.app = None
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        left: set[str] = set()  # those of other servers
-        while not self.host.draining:
-            self._news.clear()
-            found = await self.records.do(lambda file: file.all("batch"))
-            batch = next((one for one in found if self._is_ours(one) and one.id not in left), None)
-            if batch is None and not self._news.is_set():
-                return
-            if batch is None:
-                continue
-            try:
-                with claim(self._folder, batch.id) as mine:
-                    if not mine:
-                        left.add(batch.id)
-                    else:
-                        await BatchRun(self, batch).run()
-            except StateError:  # the store has told the operator
-                await asyncio.sleep(_AGAIN)
-            except Exception as error:
-                log.error("batch %s: %s", batch.id, error, exc_info=error)
-                left.add(batch.id)
-
-    def _is_ours(self, batch: JobRecord) -> bool:
-        """Whether a batch is unfinished and its models are here: other servers may share the state."""
-        return batch.data["status"] in OPEN and any(map(self.host.serves, batch.own["models"]))
+    async def work(self, record: JobRecord) -> None:
+        """Run a batch."""
+        await BatchRun(self, record).run()
 
     async def pause(self, seconds: float, running: set[Task]) -> bool:
         """Wait until a request is done, at most some seconds; whether `wake` was called meanwhile."""
-        news = asyncio.ensure_future(self._news.wait())
+        news = asyncio.ensure_future(self.news.wait())
         try:
             await asyncio.wait({news, *running}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             news.cancel()
-        told = self._news.is_set()
-        self._news.clear()
+        told = self.news.is_set()
+        self.news.clear()
         return told
 
     def has_room(self, num_running: int) -> bool:

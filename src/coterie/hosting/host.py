@@ -146,6 +146,14 @@ class Host:
         """Whether requests may name this model."""
         return any(place.variant_of(name) is not None for place in self.places)
 
+    async def add_adapter(self, model: str, name: str, path: Path) -> None:
+        """Serve an adapter with a model, now or once it is loaded. Errors: as `Service.add_adapter`."""
+        place, _ = self._place_of(model)
+        place.offer.adapters = {**place.offer.adapters, name: path}
+        service = place.service
+        if service is not None:
+            await service.thread.run(partial(service.add_adapter, name, path))
+
     def release(self, scope: MutableMapping[str, Any]) -> None:
         """End a request's use of its models."""
         for place in scope.pop(_LEASES, ()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.types import ASGIApp
 
 from coterie.hosting.batch_runner import BatchRunner
@@ -9,6 +11,7 @@ from coterie.hosting.database import Keeper
 from coterie.hosting.file_store import FileStore
 from coterie.hosting.host import Host
 from coterie.hosting.job_records import FILE, JobFile
+from coterie.hosting.tuning_runner import TuningRunner
 
 
 class JobBoard:
@@ -19,7 +22,8 @@ class JobBoard:
         self.host = host
         self.records = Keeper(JobFile(settings.state_path / FILE))
         self.files = FileStore(settings.state_path / "files", self.records, settings.files_mb * 2**20)
-        self.batches = BatchRunner(host, self.records, self.files, settings.state_path / "jobs")
+        self.batches = BatchRunner(host, self.records, self.files, settings.state_path)
+        self.tunings = TuningRunner(host, self.records, self.files, settings.state_path)
 
     @staticmethod
     def of(host: Host) -> JobBoard | None:
@@ -30,11 +34,13 @@ class JobBoard:
         """Let `app` answer the requests of batches."""
         self.batches.app = app
 
-    def start(self) -> None:
-        """Go on with what is unfinished."""
+    async def start(self) -> None:
+        """Serve what was tuned, and go on with what is unfinished."""
+        await self.tunings.serve_all()
         self.batches.wake()
+        self.tunings.wake()
 
     async def stop(self) -> None:
         """End; what is unfinished goes on at the next start."""
-        await self.batches.stop()
+        await asyncio.gather(self.batches.stop(), self.tunings.stop())
         self.records.close()

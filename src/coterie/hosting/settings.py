@@ -67,6 +67,9 @@ class ServeSettings(Settings):
     store_mb: int = Field(256, ge=1, description="Size (MiB) of what is kept; the least used goes first.")
     store_days: float = Field(30.0, gt=0, description="Days without use after which it is removed.")
     files_mb: int = Field(1024, ge=1, description="Size (MiB) of all uploaded files together.")
+    allow_tuning: bool = Field(
+        False, description="Let clients tune models (/v1/fine_tuning/jobs), which takes this machine's time."
+    )
     log_requests: Literal["off", "meta", "full"] = Field("meta", description="off, meta (no text) or full.")
     adapter_dir: Path | None = Field(
         None, description="Folder whose adapters may be added while serving (needs a key)."

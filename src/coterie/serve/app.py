@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from coterie.api.admin import adapters, feedback, status
 from coterie.api.anthropic import messages
 from coterie.api.anthropic.models import in_form_of_client
-from coterie.api.jobs import batches, files
+from coterie.api.jobs import batches, files, fine_tuning
 from coterie.api.ollama import chat as ollama_chat
 from coterie.api.ollama import embed as ollama_embed
 from coterie.api.ollama import models as ollama_models
@@ -78,6 +78,12 @@ _ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/v1/batches", batches.listing),
     ("GET", "/v1/batches/{id}", batches.retrieve),
     ("POST", "/v1/batches/{id}/cancel", batches.cancel),
+    ("POST", "/v1/fine_tuning/jobs", fine_tuning.create),
+    ("GET", "/v1/fine_tuning/jobs", fine_tuning.listing),
+    ("GET", "/v1/fine_tuning/jobs/{id}", fine_tuning.retrieve),
+    ("POST", "/v1/fine_tuning/jobs/{id}/cancel", fine_tuning.cancel),
+    ("GET", "/v1/fine_tuning/jobs/{id}/events", fine_tuning.events),
+    ("GET", "/v1/fine_tuning/jobs/{id}/checkpoints", fine_tuning.checkpoints),
     ("POST", "/api/chat", ollama_chat.chat),
     ("POST", "/api/generate", ollama_chat.generate),
     ("POST", "/api/embed", ollama_embed.embed),
@@ -110,7 +116,7 @@ def create_app(host: Host) -> ASGIApp:
     async def lifespan(app: object) -> AsyncIterator[None]:
         host.start()
         if board is not None:
-            board.start()
+            await board.start()
         try:
             yield
         finally:

@@ -11,6 +11,7 @@ from openai.types.batch_create_params import BatchCreateParams
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.embedding_create_params import EmbeddingCreateParams
 from openai.types.file_create_params import FileCreateParams
+from openai.types.fine_tuning.job_create_params import JobCreateParams
 from openai.types.responses import FunctionToolParam
 from openai.types.responses import response_create_params as response_params
 from typing_extensions import TypedDict, get_type_hints, is_typeddict
@@ -23,6 +24,7 @@ from coterie.api.common.protocol import ChatRequest, CompletionRequest
 from coterie.api.common.tool_bodies import FunctionSpec
 from coterie.api.jobs.batches import BatchRequest
 from coterie.api.jobs.files import FileForm
+from coterie.api.jobs.fine_tuning import TuningRequest
 from coterie.api.openai.embeddings import EmbeddingRequest
 from coterie.api.openai.response_items import _READ
 from coterie.api.openai.responses import ResponsesRequest
@@ -99,6 +101,7 @@ class FileUpload(FileForm):
         (EmbeddingCreateParams, EmbeddingRequest),
         (FileCreateParams, FileUpload),
         (BatchCreateParams, BatchRequest),
+        (JobCreateParams, TuningRequest),
     ],
 )
 def test_every_field_of_the_openai_package_is_honoured_or_in_the_table(kind, body):

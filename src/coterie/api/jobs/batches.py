@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from coterie.api.common.body import Body, Name
 from coterie.api.common.wire import JsonAnswer
-from coterie.api.jobs.paging import Labels, jobs_of, page, read_json
-from coterie.hosting.errors import ApiError, invalid
+from coterie.api.jobs.paging import Labels, cancelled, jobs_of, page, read_json
+from coterie.hosting.errors import invalid
 from coterie.hosting.job_records import JobRecord, new_id, now
 from coterie.hosting.keys import owner
 
@@ -82,15 +82,7 @@ async def retrieve(request: Request) -> Response:
 
 async def cancel(request: Request) -> Response:
     """`POST /v1/batches/ID/cancel`. Errors: `ApiError` 404; 409 for a batch that has ended."""
-    board, whose, id = jobs_of(request), owner(), request.path_params["id"]
-    await board.records.do(lambda file: file.get(whose, "batch", id))
-
-    def change(record: JobRecord) -> None:
-        if record.data["status"] in ("validating", "in_progress"):
-            record.data |= {"status": "cancelling", "cancelling_at": now()}
-
-    changed = await board.records.do(lambda file: file.change(id, change))
-    if changed is None or changed.data["status"] not in ("cancelling", "cancelled"):
-        raise ApiError(409, "this batch has ended and cannot be cancelled", "batch_ended")
-    board.batches.wake()
+    values = {"status": "cancelling", "cancelling_at": now()}
+    changed = await cancelled(request, "batch", ("validating", "in_progress"), values)
+    jobs_of(request).batches.wake()
     return JsonAnswer(changed.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
@@ -14,6 +14,8 @@ from coterie.api.common.strict_json import parse
 from coterie.api.common.wire import read_body
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.job_board import JobBoard
+from coterie.hosting.job_records import JobRecord
+from coterie.hosting.keys import owner
 
 B = TypeVar("B", bound=Body)
 Labels = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]
@@ -46,3 +48,20 @@ async def read_json(request: Request, kind: type[B]) -> tuple[B, dict[str, str]]
     settings = request.app.state.host.settings
     body, ignored = read(kind, parse(await read_body(request, settings.max_body)), settings.strict)
     return body, {"x-coterie-ignored": ",".join(ignored)} if ignored else {}
+
+
+async def cancelled(
+    request: Request, kind: str, unfinished: Collection[str], values: Mapping[str, Any]
+) -> JobRecord:
+    """The job of the path, changed to `values` where it is unfinished. Errors: `ApiError` 404, 409."""
+    board, whose, id = jobs_of(request), owner(), request.path_params["id"]
+    await board.records.do(lambda file: file.get(whose, kind, id))
+
+    def change(record: JobRecord) -> None:
+        if record.data["status"] in unfinished:
+            record.data |= values
+
+    changed = await board.records.do(lambda file: file.change(id, change))
+    if changed is None or changed.data["status"] not in (values["status"], "cancelled"):
+        raise ApiError(409, "this job has ended and cannot be cancelled", "job_ended")
+    return changed

@@ -28,6 +28,7 @@ _TEXT = {"parsed": ("text",)}
 _CALL = {"parsed_arguments": ("arguments",)}
 
 PARTS = {
+    "method": Extra(refused={"reinforcement": "learning from graders"}),
     "stream_options": Extra(because("nothing is added to hide lengths", "include_obfuscation")),
     "structured_outputs": Extra(
         because("JSON is written without optional white space", "disable_any_whitespace")

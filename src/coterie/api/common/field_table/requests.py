@@ -198,6 +198,8 @@ _BATCHES = Extra(
     refused={"output_expires_after": "another end of the results than after 30 days"},
 )
 
+_TUNING = Extra(refused={"integrations": "reports to another service"})
+
 _LABELLED = Extra(because("identifies the user", "user", "safety_identifier"))
 
 EVERYWHERE = Extra(LABELS) | _CLIENTS
@@ -216,6 +218,7 @@ REQUESTS = {
     ),
     "/v1/files": _LABELLED,
     "/v1/batches": _LABELLED | _BATCHES,
+    "/v1/fine_tuning/jobs": _LABELLED | _TUNING,
     "/tokenize": EVERYWHERE | _TOKENIZE,
     "/detokenize": EVERYWHERE,
 }
