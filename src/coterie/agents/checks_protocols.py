@@ -23,7 +23,7 @@ def _chat_tokens(client: Client, messages: Any, **fields: Any) -> int:
 
 
 def _responses_tokens(client: Client, messages: Any) -> int:
-    body = {"model": client.model, "input": messages, "max_output_tokens": 16, "store": False}
+    body = {"model": client.model, "input": messages, "max_output_tokens": 1, "store": False}
     answer = client.post("/v1/responses", body)
     if answer.status != 200:
         raise Absent(f"/v1/responses: status {answer.status}")

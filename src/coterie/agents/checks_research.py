@@ -22,10 +22,10 @@ def _continued(client: Client, prompt: str, **fields: Any) -> dict[str, Any]:
 @check("research", "min_tokens and ignore_eos", needed=False)
 def lengths(client: Client) -> None:
     """With either, a reply has all tokens of max_tokens."""
-    for fields in ({"ignore_eos": True}, {"min_tokens": 24}):
-        data = _continued(client, "The cat", max_tokens=24, **fields)
+    for fields in ({"ignore_eos": True}, {"min_tokens": 12}):
+        data = _continued(client, "The cat", max_tokens=12, **fields)
         count = data["usage"]["completion_tokens"]
-        expect(count == 24, f"{fields}: {count} tokens for max_tokens 24")
+        expect(count == 12, f"{fields}: {count} tokens for max_tokens 12")
         reason = data["choices"][0]["finish_reason"]
         expect(reason == "length", f"{fields}: finish_reason is {reason!r}")
 
@@ -47,7 +47,7 @@ def scored(client: Client) -> None:
 
 @check("research", "truncate_prompt_tokens", needed=False)
 def truncated(client: Client) -> None:
-    """The prompt is cut to so many tokens."""
+    """The prompt is cut to the number of tokens asked for."""
     used = _continued(client, "The cat sat on the mat", truncate_prompt_tokens=3)["usage"]["prompt_tokens"]
     expect(used == 3, f"{used} prompt tokens for truncate_prompt_tokens 3")
 

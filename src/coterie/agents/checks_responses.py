@@ -17,7 +17,7 @@ FIRST, SECOND = ({"role": "user", "content": text} for text in ("Hello", "And th
 
 
 def _body(client: Client, given: Any, **fields: Any) -> dict[str, Any]:
-    return {"model": client.model, "input": given, "max_output_tokens": 16, "temperature": 0} | fields
+    return {"model": client.model, "input": given, "max_output_tokens": 8, "temperature": 0} | fields
 
 
 def _ask(client: Client, given: Any, what: str, **fields: Any) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def grade(endpoint: Endpoint, model: str | None = None, only: str | None = None)
     Errors: `EndpointError` when the server cannot be reached.
     """
     client = Client(endpoint, model or endpoint.models()[0])
-    for check in CHECKS:
+    areas = list(dict.fromkeys(check.area for check in CHECKS))
+    for check in sorted(CHECKS, key=lambda check: areas.index(check.area)):
         if only is None or only in f"{check.area} {check.name}":
             yield run_check(client, check)
 

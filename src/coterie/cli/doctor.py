@@ -22,7 +22,8 @@ def doctor(
     """Show this machine's processor, precision, memory and libraries. With a URL, grade that server.
 
     Any OpenAI-compatible server can be graded: fields honoured or refused, errors, streams, tools, JSON,
-    limits, dropped connections. The exit status is 1 when a promise is broken.
+    limits, dropped connections; and, where it offers them, the APIs of Anthropic and Ollama, stored
+    responses, batches and vLLM's fields. The exit status is 1 when a promise is broken.
     """
     if url is None:
         _machine(as_json)
