@@ -5,7 +5,9 @@ The model is scripted: it greets, or runs a command twice and tells what came ba
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +24,11 @@ from tests.serve.support import eventually
 pytestmark = pytest.mark.slow
 COMMAND = "echo number $((700 + 287))"  # what it prints does not stand in the command
 COMMANDS = calls_twice(
-    {"exec_command": {"cmd": COMMAND}, "bash": {"command": COMMAND, "description": "Say a number"}},
+    {
+        "exec_command": {"cmd": COMMAND},
+        "bash": {"command": COMMAND, "description": "Say a number"},
+        "run_shell_command": {"command": COMMAND, "is_background": False, "description": "Say a number"},
+    },
     fallback="A title",
 )
 DOG = {
@@ -72,15 +78,17 @@ class Agent:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C reaches all processes of a terminal's group
             )
             try:
                 written = server.service.engine
                 eventually(lambda: written.num_running > 0 or running.poll() is not None, 60)
                 assert running.poll() is None, (self.folder / "log").read_text()[-2000:]
-                running.send_signal(signal.SIGINT)
+                os.killpg(running.pid, signal.SIGINT)
                 running.wait(30)
             finally:
-                running.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(running.pid, signal.SIGKILL)
 
 
 def settings(client: str, server: ServerThread) -> str:
@@ -177,6 +185,8 @@ def test_aider_speaks(server: ServerThread, tmp_path: Path) -> None:
     aider = Agent(Path("/bin/sh"), ["begin.sh"], tmp_path, HOME=str(tmp_path))
     said = aider.says(*options)
     assert "Hello there." in said and "openai/tiny" in said
+    with Watch(server):
+        aider.hang_up(server, "--message", "Count without end.", *options[2:])
     assert "Warning" not in said, "the recipe's file tells it the model's context and costs"
 
 
