@@ -23,7 +23,7 @@ from coterie.text.tokenizer import Tokenizer
 
 @dataclass
 class ChoiceStep:
-    """What one token added to one choice.
+    """What one token added to one choice. `written`: its text, which `delta` may have only later, or never.
 
     `finish` is set on the last step only; so are `stop`, the stop string that ended the content, and `schema`
     (see `demands.SchemaCheck.of`).
@@ -33,6 +33,7 @@ class ChoiceStep:
     delta: Delta
     token: int
     logprobs: list[dict[str, Any]] | None
+    written: str
     finish: str | None = None
     moe: dict[str, Any] | None = None
     stop: str | None = None
@@ -165,7 +166,7 @@ class Replies:
         if self.talk.num_logprobs is not None:
             entries = [logprob_entry(self.service.tokenizer, event)]
         routing = routing_of(self.talk.routing, [event])
-        return ChoiceStep(index, delta, event.token, entries, finish, routing, parser.stop_string)
+        return ChoiceStep(index, delta, event.token, entries, event.text, finish, routing, parser.stop_string)
 
 
 class Called:

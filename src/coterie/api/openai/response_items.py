@@ -10,8 +10,10 @@ from typing import Any
 from coterie.api.common.body import pointer_to, sifted
 from coterie.api.common.field_table import ITEMS
 from coterie.api.common.fields import Ignored
+from coterie.api.common.replies import ChoiceStep
+from coterie.api.openai.text_scores import TextScores
 from coterie.hosting.errors import invalid
-from coterie.text.replies import CallPart, Delta, NumberedCall
+from coterie.text.replies import CallPart, NumberedCall
 
 ResponseEvent = tuple[str, dict[str, Any]]
 
@@ -172,18 +174,23 @@ class Output:
     def __init__(self) -> None:
         self.items: list[dict[str, Any]] = []
         self._open: str | None = None
+        self._scores = TextScores()
 
-    def add(self, delta: Delta, logprobs: list[dict[str, Any]] | None) -> Iterator[ResponseEvent]:
+    def add(self, step: ChoiceStep) -> Iterator[ResponseEvent]:
         """The events of newly written text and calls."""
-        for kind, new in delta.in_order(self._open == "call"):
+        self._scores.hold(step.written, step.logprobs)
+        for kind, new in step.delta.in_order(self._open == "call"):
+            if kind == "content":
+                scores = self._scores.of(new, begins=self._open != "message")
+                yield from self._text("message", new, scores)
+                continue
+            self._scores.forget()
             if kind == "call":
                 yield from self._call(*new)
-            elif kind == "reasoning":
-                yield from self._text("reasoning", new, None)
             else:
-                yield from self._text("message", new, logprobs)
+                yield from self._text("reasoning", new, [])
 
-    def _text(self, kind: str, text: str, logprobs: list[dict[str, Any]] | None) -> Iterator[ResponseEvent]:
+    def _text(self, kind: str, text: str, logprobs: list[dict[str, Any]]) -> Iterator[ResponseEvent]:
         if self._open != kind:
             yield from self.close()
             yield from self._begin(kind)
@@ -191,8 +198,8 @@ class Output:
         item["content"][0]["text"] += text
         where = {**self._place(), "delta": text}
         if kind == "message":
-            item["content"][0]["logprobs"] += logprobs or []
-            yield "response.output_text.delta", {**where, "logprobs": logprobs or []}
+            item["content"][0]["logprobs"] += logprobs
+            yield "response.output_text.delta", {**where, "logprobs": logprobs}
         else:
             yield "response.reasoning_text.delta", where
 
