@@ -37,7 +37,7 @@ class Ignored(list[str]):
         path = place.partition(" ")[2] if place.startswith("/") else place
         shown = re.sub(r"[^\w.:/-]", "?", name, flags=re.ASCII)[:64]  # safe in a header
         full = f"{path}.{shown}".removeprefix(".")
-        if self.strict and full not in LABELS:
+        if self.strict and name not in LABELS:
             pointer = "/" + full.replace(".", "/")
             raise ApiError(400, f"{pointer}: {NO_EFFECT}", "unsupported_parameter", pointer)
         if len(self) >= MOST_NAMES:

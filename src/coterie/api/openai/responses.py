@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -28,7 +27,6 @@ from coterie.hosting.keys import owner
 from coterie.hosting.service import Service
 
 _LOGPROBS = "message.output_text.logprobs"  # of `include`
-_PLAIN = re.compile(r"[\w.]+", re.ASCII)  # safe in a header
 _ROOM = 8  # the part of the context that `truncation` keeps for a reply of no given length
 
 
@@ -107,22 +105,26 @@ def as_chat(
 
     `given`: the items that the prompt is made of, with their places in the request.
     """
-    items.read(given, body.instructions)
     functions, ignored = [], items.ignored
+    for name in LABELS:
+        if getattr(body, name, None):
+            ignored.add("", name)
+    items.read(given, body.instructions)
     for index, tool in enumerate(body.tools or ()):
         # A built-in tool of other servers, which clients send to every server.
         if tool.get("type") not in ("function", "custom"):
-            ignored.append(f"tools/{index}")
+            ignored.add("", f"tools/{index}")
             continue
         items.tools.append(index)
         functions.append(_nested(tool))
     include = getattr(body, "include", None) or []
-    ignored += [f"include:{name[:64]}" for name in include if name != _LOGPROBS and _PLAIN.fullmatch(name)]
-    ignored += [name for name in LABELS if getattr(body, name, None)]
+    for name in include:
+        if name != _LOGPROBS:
+            ignored.add("", f"include:{name}")
     if body.text is not None and body.text.verbosity is not None:
-        ignored.append("text.verbosity")
+        ignored.add("text", "verbosity")
     if body.reasoning is not None and (body.reasoning.summary or body.reasoning.generate_summary):
-        ignored.append("reasoning.summary")
+        ignored.add("reasoning", "summary")
     data: dict[str, Any] = {
         "messages": items.messages,
         "tools": functions or None,
@@ -239,7 +241,7 @@ class _Run:
                     if step.moe is not None:
                         tokens = (self._moe or {"tokens": []})["tokens"] + step.moe["tokens"]
                         self._moe = {**step.moe, "tokens": tokens}
-                    for event in self._output.add(step.delta, step.logprobs):
+                    for event in self._output.add(step):
                         yield event
         for event in self._output.close(cut=self._status == "incomplete"):
             yield event
