@@ -8,11 +8,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 from starlette.requests import Request
 
-from coterie.api.common.body import Body, read
-from coterie.api.common.paging import limit_of
-from coterie.api.common.strict_json import parse
-from coterie.api.common.wire import read_body
-from coterie.hosting.errors import ApiError, invalid
+from coterie.api.common.body import Body
+from coterie.api.common.paging import page_after
+from coterie.api.common.received import read_request
+from coterie.hosting.errors import ApiError
 from coterie.hosting.job_board import JobBoard
 from coterie.hosting.job_records import JobRecord
 from coterie.hosting.keys import owner
@@ -25,28 +24,20 @@ def jobs_of(request: Request) -> JobBoard:
     """The server's files and jobs. Errors: `ApiError` 404 on a server that keeps nothing."""
     board: JobBoard | None = request.app.state.jobs
     if board is None:
-        raise ApiError(404, "this server keeps no files or jobs (it runs with --no-store)", "no_store")
+        raise ApiError(404, "this server keeps no files or jobs (it runs with --no-store)", "store_off")
     return board
 
 
 def page(items: Sequence[dict[str, Any]], request: Request, default: int, most: int) -> dict[str, Any]:
     """One page of items, in their order. Reads `after` and `limit`. Errors: `ApiError` 400."""
-    limit = limit_of(request.query_params, default, most)
-    ids = [item["id"] for item in items]
-    after = request.query_params.get("after")
-    if after and after not in ids:
-        raise invalid("after: is no id of this list", "/after")
-    start = ids.index(after) + 1 if after else 0
-    shown = list(items[start : start + limit])
+    shown, more = page_after(items, request.query_params, default, most)
     first, last = (shown[0]["id"], shown[-1]["id"]) if shown else (None, None)
-    more = start + len(shown) < len(items)
     return {"object": "list", "data": shown, "first_id": first, "last_id": last, "has_more": more}
 
 
 async def read_json(request: Request, kind: type[B]) -> tuple[B, dict[str, str]]:
     """A body that names no model, and the header with its fields without effect. Errors: as `receive`."""
-    settings = request.app.state.host.settings
-    body, ignored = read(kind, parse(await read_body(request, settings.max_body)), settings.strict)
+    body, ignored, _ = await read_request(request, kind)
     return body, {"x-coterie-ignored": ",".join(ignored)} if ignored else {}
 
 

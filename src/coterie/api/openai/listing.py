@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from coterie.api.common.paging import page_after
 from coterie.hosting.errors import invalid, unsupported
 
 _MOST, _DEFAULT = 100, 20  # items of a page, as at OpenAI
@@ -28,18 +29,11 @@ def page_of(request: Request, items: Sequence[Mapping[str, Any]]) -> dict[str, A
     Errors: `ApiError` 400 for a wrong `limit`, `order` or `after`.
     """
     query = query_of(request, ("after", "limit", "order"))
-    limit, order, after = query.get("limit", str(_DEFAULT)), query.get("order", "desc"), query.get("after")
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:4]) <= _MOST:
-        raise invalid(f"/limit: a number from 1 to {_MOST} was expected", "/limit")
+    order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise invalid("/order: 'asc' or 'desc' was expected", "/order")
     listed = list(items) if order == "asc" else list(reversed(items))
-    if after:
-        places = [place for place, item in enumerate(listed) if item["id"] == after]
-        if not places:
-            raise invalid(f"/after: no item has the id '{after[:80]}'", "/after")
-        listed = listed[places[0] + 1 :]
-    return list_of(listed[: int(limit)], len(listed) > int(limit))
+    return list_of(*page_after(listed, query, _DEFAULT, _MOST))
 
 
 def list_of(items: Sequence[Mapping[str, Any]], has_more: bool = False) -> dict[str, Any]:
