@@ -11,7 +11,6 @@ from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
 from coterie.hosting.inner_request import InnerAnswer
 from coterie.hosting.job_records import new_id
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 MOST_LINES = 50_000
 _MOST_ERRORS = 100
 _FIELDS = ("custom_id", "method", "url", "body")

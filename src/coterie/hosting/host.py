@@ -85,7 +85,6 @@ class Host:
         slots, queue = settings.slots, settings.max_queue
         self.preparations = Preparations(max(8, 4 * slots if queue is None else queue))
         self.keys = KeyRing(settings.keys, settings.api_key, metrics)
-        self.started = int(time.time())
         self.draining = False
         self.state = None if not self.settings.store else StateStore.of(self.settings)
         self.num_open = 0  # requests whose answer is not yet written to its end

@@ -180,7 +180,7 @@ def spend(kind: str, tokens: int) -> None:
 
 
 def owner() -> str:
-    """The name of the current request's key; "" on a server without named keys."""
+    """The name of the current request's key; "" on a server that asks for none."""
     holder = HOLDER.get()
     return "" if holder is None else holder.name
 

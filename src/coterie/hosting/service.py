@@ -47,7 +47,6 @@ class Service:
         self.adapter_paths: dict[str, Path] = {}
         self.settings = settings or ServeSettings()
         self.metrics = metrics or Metrics()
-        self.started = int(time.time())
         s = self.settings
         self.engine = Engine(
             model.model,
