@@ -116,7 +116,11 @@ def _run(
         size = f"{first.model.num_parameters:,} parameters, {first.max_length} positions"
         others = "".join(f", {place.card.name}" for place in host.places[1:])
         key = ", with keys" if settings.keys else "" if settings.api_key is None else ", with a key"
-        kept = f", responses and files kept in {settings.state_path} (--no-store keeps none)" if settings.store else ""
+        kept = (
+            f", responses and files kept in {settings.state_path} (--no-store keeps none)"
+            if settings.store
+            else ""
+        )
         print(f"{url} serves {first.name}: {size}{others}{key}{kept}", file=sys.stderr, flush=True)
 
     return serve_until_stopped(host, announce)

@@ -9,12 +9,14 @@ import pytest
 from coterie.api.anthropic.bodies import MessagesRequest
 from coterie.api.anthropic.translate import Translation
 from coterie.api.common.body import read
-from coterie.api.common.conversation import prepare
+from coterie.api.common.conversation import prepare, template_facts
 from coterie.api.common.protocol import ChatRequest
+from coterie.api.common.thinking_fields import settled
 from coterie.hosting.errors import ApiError
 from coterie.hosting.service import Service
 from coterie.infer.model import LanguageModel
 from coterie.text.rendering import shipped_template
+from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer
 from tests.api.anthropic.test_turns import result, text, use
 from tests.hosting.constraints.test_grammar import ADD
@@ -96,8 +98,11 @@ def thinks(thinking: dict[str, Any], template: str | None = None) -> tuple[Any, 
         own = Tokenizer.train(TEXTS, 330)
         own.chat_template = shipped_template(template)
         model = LanguageModel(model.model, own)
-    found = translation(service(model), thinking=thinking)
-    return found.chat.chat_template_kwargs, found.chat.thinking_token_budget, found.ignored
+    served = service(model)
+    found = translation(served, thinking=thinking)
+    can_think = any(format_of(served.tokenizer.template_for(False)).thinking)
+    chat, named = settled(found.chat, template_facts(served, False), can_think)
+    return chat.chat_template_kwargs, chat.thinking_token_budget, [*found.ignored, *named]
 
 
 def test_thinking():

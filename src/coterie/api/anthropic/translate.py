@@ -8,13 +8,12 @@ from typing import Any
 
 from coterie.api.anthropic.bodies import ClientTool, CountRequest, MessagesRequest, OutputFormat
 from coterie.api.anthropic.turns import TurnReader
-from coterie.api.common.conversation import reported, template_facts
+from coterie.api.common.conversation import reported
 from coterie.api.common.fields import Ignored
 from coterie.api.common.protocol import ChatRequest
 from coterie.api.common.translation import chat_request, in_terms_of, rewriting
 from coterie.hosting.errors import ApiError, ContextExceeded, invalid
 from coterie.hosting.service import Service
-from coterie.text.reply_formats import format_of
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _SAME = ("model", "temperature", "top_p", "top_k", "seed", "logit_bias", "cache_salt")
@@ -62,7 +61,7 @@ class Translation:
             "messages": messages,
             "tools": functions or None,
             "continue_final_message": messages[-1]["role"] == "assistant" or None,
-            **self._thinking(service, body, bool(functions)),
+            **self._thinking(body),
             **self._output(body),
             **_choice(body, bool(functions)),
             "model": body.model,
@@ -113,31 +112,22 @@ class Translation:
             functions.append({"type": "function", "function": {**function, "parameters": tool.input_schema}})
         return functions
 
-    def _thinking(self, service: Service, body: CountRequest, tools: bool) -> dict[str, Any]:
-        """How much to think, as far as the model's template and its form of replies allow."""
-        if body.thinking is None:
+    def _thinking(self, body: CountRequest) -> dict[str, Any]:
+        """How much to think, in the field of the same name."""
+        given = body.thinking
+        if given is None:
             return {}
-        facts, kind = template_facts(service, tools), body.thinking.type
-        opens = any(format_of(service.tokenizer.template_for(tools)).thinking)
-        if "enable_thinking" in facts.reads:
-            fields: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": kind != "disabled"}}
-        elif kind == "disabled":
-            return {"thinking_token_budget": 0} if opens else {}
-        else:
-            fields = {}
-        if kind == "enabled":
-            if body.thinking.budget_tokens is None:
-                pointer = "/thinking/budget_tokens"
-                raise invalid(f"{pointer}: is missing", pointer, "missing_required_parameter")
-            if opens:
-                fields["thinking_token_budget"] = body.thinking.budget_tokens
-            else:
-                self.ignored.add("", "thinking")
-        if kind == "between_tools":
+        if given.type == "enabled" and given.budget_tokens is None:
+            pointer = "/thinking/budget_tokens"
+            raise invalid(f"{pointer}: is missing", pointer, "missing_required_parameter")
+        if given.type == "between_tools":
             self.ignored.add("", "thinking")
-        if body.thinking.display == "updates":
+        if given.display == "updates":
             self.ignored.add("thinking", "display")  # all of it is shown
-        return fields
+        if given.type == "disabled":
+            return {"thinking": {"type": "disabled"}}
+        budget = given.budget_tokens if given.type == "enabled" else None
+        return {"thinking": {"type": "enabled", "budget_tokens": budget}}
 
     def _output(self, body: CountRequest) -> dict[str, Any]:
         config = body.output_config

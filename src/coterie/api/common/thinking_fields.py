@@ -8,7 +8,7 @@ from coterie.api.common.protocol import ChatRequest
 from coterie.hosting.errors import invalid
 from coterie.text.template_facts import TemplateFacts
 
-_SWITCHES = ("enable_thinking", "thinking")  # variables of templates
+SWITCHES = ("enable_thinking", "thinking")  # variables of templates
 _TYPES = {"enabled": True, "disabled": False}
 
 
@@ -40,7 +40,7 @@ def settled(body: ChatRequest, facts: TemplateFacts, can_think: bool) -> tuple[C
             update["thinking_token_budget"] = budget
         elif budget is not None and body.thinking_token_budget != budget:
             names.append(name)
-    switch = next((name for name in _SWITCHES if name in facts.reads), None)
+    switch = next((name for name in SWITCHES if name in facts.reads), None)
     if wish is not None and switch is not None:
         update["chat_template_kwargs"] = {switch: wish, **(body.chat_template_kwargs or {})}
     elif wish is False and can_think:

@@ -8,6 +8,7 @@ from typing import Any
 
 from coterie.api.common.conversation import template_facts
 from coterie.api.common.protocol import ChatRequest
+from coterie.api.common.thinking_fields import SWITCHES
 from coterie.api.common.translation import chat_request, in_terms_of, rewriting
 from coterie.api.ollama.bodies import OllamaChat, OllamaGenerate, OllamaMessage, OllamaReply, Options
 from coterie.hosting.errors import ApiError, invalid
@@ -24,13 +25,20 @@ place = rewriting(
         "/max_completion_tokens": "/options/num_predict",
         "/max_tokens": "/options/num_predict",
         "/reasoning_effort": "/think",
-        "/chat_template_kwargs/enable_thinking": "/think",
+        "/enable_thinking": "/think",
         "/repetition_penalty": "/options/repeat_penalty",
         **{f"/{name}": f"/options/{name}" for name in _OPTIONS},
     }
 )
 # The same for names of fields without effect.
-name_of = in_terms_of({"messages.reasoning_content": "messages.thinking", "reasoning_effort": "think"}, place)
+name_of = in_terms_of(
+    {
+        "messages.reasoning_content": "messages.thinking",
+        "reasoning_effort": "think",
+        "enable_thinking": "think",
+    },
+    place,
+)
 
 
 def chat_of(service: Service, body: OllamaChat | OllamaGenerate) -> tuple[ChatRequest, list[str]]:
@@ -119,19 +127,15 @@ def _thinking(service: Service, body: OllamaReply, tools: bool) -> dict[str, Any
     """How much to think. Errors: `ApiError` 400 where the model cannot think, in Ollama's words."""
     if body.think is None:
         return {}
-    facts = template_facts(service, tools)
-    opens = any(format_of(service.tokenizer.template_for(tools)).thinking)
     if body.think is False:
-        if "enable_thinking" in facts.reads:
-            return {"chat_template_kwargs": {"enable_thinking": False}}
-        return {"thinking_token_budget": 0} if opens else {}
-    if not (opens or "enable_thinking" in facts.reads or "reasoning_effort" in facts.reads):
+        return {"enable_thinking": False}
+    reads = template_facts(service, tools).reads
+    opens = any(format_of(service.tokenizer.template_for(tools)).thinking)
+    fields: dict[str, Any] = {"enable_thinking": True} if opens or reads & {*SWITCHES} else {}
+    if not fields and "reasoning_effort" not in reads:
         raise ApiError(
             400, f'/think: "{body.model}" does not support thinking', "unsupported_parameter", "/think"
         )
-    fields: dict[str, Any] = {}
-    if "enable_thinking" in facts.reads:
-        fields["chat_template_kwargs"] = {"enable_thinking": True}
     if isinstance(body.think, str):
         fields["reasoning_effort"] = "xhigh" if body.think == "max" else body.think
     return fields
