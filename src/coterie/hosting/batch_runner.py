@@ -186,6 +186,7 @@ class BatchRun:
         result = result_of(line["custom_id"], answer)
         kind, id = ("output" if good else "error"), self._record.id
         await self._renew(lambda file: file.add_line(id, kind, result, position, count))
+        self._runner.host.metrics.add("coterie_batch_requests_total", result=kind)
         return True
 
     async def _look(self, now: bool) -> None:

@@ -153,6 +153,14 @@ class Host:
         if service is not None:
             await service.thread.run(partial(service.add_adapter, name, path))
 
+    async def remove_adapter(self, model: str, name: str) -> None:
+        """Serve an adapter no longer; running replies finish with it."""
+        place, _ = self._place_of(model)
+        place.offer.adapters = {key: path for key, path in place.offer.adapters.items() if key != name}
+        service = place.service
+        if service is not None:
+            await service.thread.run(partial(service.remove_adapter, name))
+
     def release(self, scope: MutableMapping[str, Any]) -> None:
         """End a request's use of its models."""
         for place in scope.pop(_LEASES, ()):

@@ -14,6 +14,7 @@ _HELP = {
     "coterie_generation_tokens_total": ("counter", "Tokens generated"),
     "coterie_model_loads_total": ("counter", "Models loaded on demand"),
     "coterie_model_unloads_total": ("counter", "Models unloaded to make room"),
+    "coterie_batch_requests_total": ("counter", "Requests of batches by result"),
     "coterie_cancelled_total": ("counter", "Requests dropped because the client disconnected"),
     "coterie_rejected_total": ("counter", "Requests refused by reason"),
     "coterie_key_requests_total": ("counter", "Requests by key"),

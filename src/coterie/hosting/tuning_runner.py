@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -35,13 +36,19 @@ class TuningRunner(JobRunner):
     command = COMMAND
 
     async def work(self, record: JobRecord) -> None:
-        """Run a job."""
-        await TuningRun(self, record).run()
+        """Run a job, and delete what nobody needs after its end."""
+        run = TuningRun(self, record)
+        await run.run()
+        status, out = run.status, self.out(record)
+        if status not in self.unfinished:
+            for folder in (self.data(record), out / "checkpoints" if status == "succeeded" else out):
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def serve_all(self) -> None:
         """Serve the results of earlier jobs."""
         for record in await self.records.do(lambda file: file.all(self.kind)):
-            if record.data["status"] == "succeeded" and any(map(self.host.serves, record.own["models"])):
+            kept = record.data["status"] == "succeeded" and not record.own.get("deleted")
+            if kept and any(map(self.host.serves, record.own["models"])):
                 try:
                     await self.serve(record)
                 except (CoterieError, OSError) as error:
@@ -53,9 +60,19 @@ class TuningRunner(JobRunner):
         await self.host.add_adapter(model, name, self.out(record) / "adapter")
         return f"{model}:{name}"
 
+    async def remove(self, record: JobRecord) -> None:
+        """Stop serving the result of a job, and delete it."""
+        await self.records.do(lambda file: file.change(record.id, lambda one: one.own.update(deleted=True)))
+        await self.host.remove_adapter(record.own["models"][0], record.own["adapter"])
+        await asyncio.to_thread(shutil.rmtree, self.out(record), ignore_errors=True)
+
     def out(self, record: JobRecord) -> Path:
         """The folder of a job's run."""
         return self.folder / "tuned" / record.id
+
+    def data(self, record: JobRecord) -> Path:
+        """The folder of a job's examples."""
+        return self.folder / "tuned" / f"{record.id}-data"
 
 
 class TuningRun:
@@ -66,6 +83,11 @@ class TuningRun:
         self._out = runner.out(record)
         self._last = ""  # line of the command
         self._num_read = 0  # bytes of the run's records
+
+    @property
+    def status(self) -> str:
+        """The job's state."""
+        return str(self._record.data["status"])
 
     async def run(self) -> None:
         """Tune and serve. Leaves the job as it is when the server ends: the next start resumes the run."""
@@ -98,7 +120,7 @@ class TuningRun:
 
     def _link(self, id: str) -> Path:
         """A second name of a file, which tells its form and stays when the file is deleted."""
-        folder = self._out.with_name(f"{self._record.id}-data")
+        folder = self._runner.data(self._record)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / f"{id}.jsonl"
         if not path.exists():
@@ -209,7 +231,7 @@ class TuningRun:
 
     def _shown(self, text: str) -> str:
         """A message without the folders of this machine."""
-        data = f"{self._out.with_name(f'{self._record.id}-data')}{os.sep}"
+        data = f"{self._runner.data(self._record)}{os.sep}"
         out, base = str(self._out), self._record.own["base"]
         for path, name in ((data, ""), (out, self._record.id), (base, self._record.data["model"])):
             text = text.replace(path, name)

@@ -82,6 +82,7 @@ _ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/v1/fine_tuning/jobs", fine_tuning.listing),
     ("GET", "/v1/fine_tuning/jobs/{id}", fine_tuning.retrieve),
     ("POST", "/v1/fine_tuning/jobs/{id}/cancel", fine_tuning.cancel),
+    ("DELETE", "/v1/models/{name:path}", fine_tuning.delete_model),
     ("GET", "/v1/fine_tuning/jobs/{id}/events", fine_tuning.events),
     ("GET", "/v1/fine_tuning/jobs/{id}/checkpoints", fine_tuning.checkpoints),
     ("POST", "/api/chat", ollama_chat.chat),

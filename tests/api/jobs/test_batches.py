@@ -69,7 +69,12 @@ def test_the_openai_package_runs_a_batch(client, server):
 
 @pytest.mark.parametrize("url", ["/v1/completions", "/v1/embeddings", "/v1/responses"])
 def test_the_other_endpoints(client, url):
-    body = {"model": "tiny", "input": "Hi"} if url != "/v1/completions" else {"model": "tiny", "prompt": "Hi"}
+    asked = {
+        "/v1/completions": {"prompt": "Hi", "max_tokens": 2},
+        "/v1/embeddings": {"input": "Hi"},
+        "/v1/responses": {"input": "Hi", "max_output_tokens": 2, "store": False},
+    }
+    body = {"model": "tiny", **asked[url]}
     made = send(client, [{"custom_id": "a", "method": "POST", "url": url, "body": body}], url)
     done = ended(client, made.id)
     (one,) = results(client, done.output_file_id)
@@ -167,6 +172,23 @@ def test_a_stopped_server_goes_on_with_its_batch_and_runs_no_line_twice(tmp_path
     assert done.status == "completed" and ids == [str(number) for number in range(30)]
     left = 30 - before["request_counts"]["completed"]
     assert f"coterie_generation_tokens_total {left * 30}\n" in metrics
+
+
+def test_a_batch_that_is_not_done_in_time_says_so_in_the_lines_that_did_not_run(tmp_path):
+    with serving(state_dir=str(tmp_path), slots=1) as running:
+        client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+        id = send(client, [line("quick", {}), *(line(str(n), {"max_tokens": 400}) for n in range(20))]).id
+        eventually(lambda: client.batches.retrieve(id).request_counts.completed)
+    file = JobFile(tmp_path / FILE)
+    file.change(id, lambda record: record.data.update(expires_at=1))
+    file.close()
+    with serving(state_dir=str(tmp_path)) as running:
+        client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+        done = ended(client, id)
+        good, late = results(client, done.output_file_id), results(client, done.error_file_id)
+    assert done.status == "expired" and done.expired_at and good[0]["custom_id"] == "quick"
+    assert len(good) == done.request_counts.completed and len(good) + len(late) == 21
+    assert {one["error"]["code"] for one in late} == {"batch_expired"}
 
 
 @pytest.mark.slow

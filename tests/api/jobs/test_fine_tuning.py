@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import openai
+import psutil
 import pytest
 
 import coterie
 from coterie.hosting.host import Host
-from coterie.hosting.tuning_runner import TuningRunner
+from coterie.hosting.tuning_runner import TuningRunner, end_process
 from coterie.infer.model import LanguageModel
 from coterie.serve.server import ServerThread
 from tests.recipes.tuned import base, conversations
@@ -106,6 +108,32 @@ def test_a_job_can_be_cancelled_and_the_next_one_runs(tuning):
     assert jobs.retrieve(first.id).status == "cancelled"
 
 
+def test_a_stopped_server_goes_on_with_its_job(tmp_path, monkeypatch):
+    monkeypatch.setattr(TuningRunner, "command", (sys.executable, "-S", "-c", STAND_IN))
+    with started(tmp_path) as running:
+        client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+        id = client.fine_tuning.jobs.create(model="tiny", training_file=uploaded(client, "wait")).id
+        eventually(lambda: any(one.type == "metrics" for one in client.fine_tuning.jobs.list_events(id)))
+    (example,) = (tmp_path / "tuned" / f"{id}-data").iterdir()
+    example.write_text("go on")
+    with started(tmp_path) as running:
+        client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+        assert ended(client, id).error.message.endswith("line 1: go on")
+        assert sum(one.type == "metrics" for one in client.fine_tuning.jobs.list_events(id)) == 2
+    assert [*(tmp_path / "tuned").iterdir()] == []
+
+
+def test_the_run_of_a_killed_server_is_ended_and_no_other_process():
+    with subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"]) as process:
+        born = psutil.Process(process.pid).create_time()
+        end_process([process.pid, born - 1])
+        assert process.poll() is None
+        end_process([process.pid, born])
+        assert not psutil.pid_exists(process.pid)
+    end_process([process.pid, born])
+    end_process(None)
+
+
 WRONG: list[tuple[dict[str, Any], int, str | None]] = [
     ({"model": "other"}, 404, "/model"),
     ({"training_file": "file-none"}, 404, None),
@@ -170,3 +198,10 @@ def test_a_model_is_tuned_and_served_also_after_a_restart(tmp_path):
     with serving() as running:
         client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
         assert said(client, name) == before
+        assert {one.name for one in (tmp_path / "state" / "tuned").iterdir()} == {made.id}
+        assert client.models.delete(name).deleted
+        with pytest.raises(openai.NotFoundError):
+            said(client, name)
+        with pytest.raises(openai.NotFoundError):
+            client.models.delete("tiny")
+        assert [*(tmp_path / "state" / "tuned").iterdir()] == []

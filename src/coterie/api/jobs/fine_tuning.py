@@ -155,6 +155,16 @@ async def checkpoints(request: Request) -> Response:
     return JsonAnswer(page([], request, 10, 100))
 
 
+async def delete_model(request: Request) -> Response:
+    """`DELETE /v1/models/NAME`: the result of a job of this key. Errors: `ApiError` 403, 404."""
+    board, whose, name = _board(request), owner(), request.path_params["name"]
+    for record in await board.records.do(lambda file: file.all("tuning", whose)):
+        if record.data["fine_tuned_model"] == name and not record.own.get("deleted"):
+            await board.tunings.remove(record)
+            return JsonAnswer({"id": name, "object": "model", "deleted": True})
+    raise ApiError(404, "no job of this key made a model of this name", "model_not_found")
+
+
 def _board(request: Request) -> JobBoard:
     board = jobs_of(request)
     if not board.host.settings.allow_tuning:
