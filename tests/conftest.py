@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -21,6 +22,12 @@ settings.register_profile(
 settings.load_profile("coterie")
 
 
+def pytest_collection_finish() -> None:
+    """Leave what the imports have made, which stays, out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _messages_of_one_test() -> Iterator[None]:
     """A command of the CLI installs a handler on the logger `coterie`; the next test starts without it."""
@@ -36,4 +43,12 @@ def _state_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What servers keep goes to a folder of the tests, never to the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No test cuts the power, so none waits for the disk; tests of a full disk make `os.fsync` fail."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # a closed descriptor is still an error
         yield
