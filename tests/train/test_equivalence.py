@@ -251,15 +251,19 @@ def run_in(out: Path, pause: float = 0.0) -> str:
 
 
 def start(out: Path, pause: float) -> subprocess.Popen:
-    """The same in another process."""
-    call = f"torch.set_num_threads(1); print(run_in(Path({str(out)!r}), {pause}))"
+    """The same in another process, which begins when it is sent a line."""
+    call = f"input(); torch.set_num_threads(1); print(run_in(Path({str(out)!r}), {pause}))"
     shown = "import coterie.cli.messages as messages; messages.show_messages()"
     code = f"from tests.train.test_equivalence import *; {shown}; {call}"
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPO / 'src'}:{REPO}"}
     command = [sys.executable, "-c", code]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, cwd=REPO
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env, cwd=REPO)
+
+
+def begin(process: subprocess.Popen) -> None:
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def assert_same_outcome(first: Path, second: Path) -> None:
@@ -280,9 +284,10 @@ def assert_same_outcome(first: Path, second: Path) -> None:
 def test_kill_and_interrupt_then_go_on_gives_the_uninterrupted_weights(tmp_path):
     rng = random.Random()
     whole, killed, stopped = tmp_path / "whole", tmp_path / "killed", tmp_path / "stopped"
+    process, next_process = start(killed, 0.02), start(stopped, 0.05)  # they import meanwhile
     assert run_in(whole) == "finished"
 
-    process = start(killed, 0.02)
+    begin(process)
     step, moment = rng.randrange(1, 18), rng.random() * 0.06  # between or inside steps and saves
     while int(process.stdout.readline()) < step:
         pass
@@ -292,7 +297,8 @@ def test_kill_and_interrupt_then_go_on_gives_the_uninterrupted_weights(tmp_path)
     assert run_in(killed) == "finished"
     assert_same_outcome(whole, killed)
 
-    process = start(stopped, 0.05)
+    process = next_process
+    begin(process)
     while int(process.stdout.readline()) < 4:
         pass
     sent, reason = rng.choice([(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
