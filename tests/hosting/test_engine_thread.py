@@ -16,8 +16,8 @@ from coterie.api.common import conversation, wire
 from coterie.hosting.engine_thread import Job
 from coterie.hosting.errors import ApiError
 from coterie.infer.sampling import SamplingParams
-from tests.serve.support import call, eventually, language_model, service, serving
-from tests.serve.test_server import CHAT, LONG, idle, open_request, slowed
+from tests.serve.support import call, eventually, idle, language_model, open_request, service, serving, slowed
+from tests.serve.test_server import CHAT, LONG
 
 EMBED = {"model": "tiny", "input": ["Once", "upon"]}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from coterie.hosting.metrics import Metrics
 from coterie.hosting.service import Service
 from coterie.hosting.settings import ServeSettings
 from coterie.serve.server import ServerThread
-from tests.serve.support import ASK, call, language_model
+from tests.serve.support import ASK, call, eventually, hang_up, language_model, open_request
 
 SETTINGS = ServeSettings.from_dict({"port": 0, "page": False, "drain": 2, "prefix_cache_mb": 0})
 
@@ -92,23 +93,56 @@ def test_a_model_in_use_is_never_unloaded() -> None:
         assert held.result()[0] == 200 and waiting.result()[0] == 200 and loads == ["a", "b"]
 
 
-def test_who_waits_for_room_hears_of_the_end() -> None:
-    host, _ = hosted("ab", room=1.5)
-    with ServerThread(host) as server, ThreadPoolExecutor(2) as pool:
-        assert ask(server.url, "a")[0] == 200
-        engine = server.service.engine
-        step, go = engine.step, threading.Event()
-        engine.step = lambda: (go.wait(20), step())[1]  # type: ignore[method-assign]
-        held = pool.submit(ask, server.url, "a", max_tokens=1)
+@contextmanager
+def held(server: ServerThread) -> Iterator[threading.Event]:
+    """A request that uses the first model until the event is set, or the block ends."""
+    assert ask(server.url, "a")[0] == 200
+    engine = server.service.engine
+    step, go = engine.step, threading.Event()
+    engine.step = lambda: (go.wait(20), step())[1]  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, server.url, "a", max_tokens=2)
+        eventually(lambda: server.host.places[0].num_users)
+        try:
+            yield go
+        finally:
+            go.set()
+            assert asked.result()[0] == 200
+
+
+def test_what_nobody_waits_for_any_longer_is_not_loaded() -> None:
+    host, loads = hosted("abc", room=1.5)
+    with ServerThread(host) as server, held(server):
+        body = {"messages": ASK, "max_tokens": 1}
+        leaving = [open_request(server.url, {"model": name, **body}) for name in "bc"]
+        eventually(lambda: host.places[1].num_users and host.places[2].num_users)
+        for one in leaving:
+            hang_up(one)
+        eventually(lambda: not (host.places[1].loading or host.places[2].loading))
+        assert host.places[0].service is not None
+    assert loads == ["a"]
+
+
+def test_who_waits_for_a_model_is_told_when_the_server_ends() -> None:
+    host, loads = hosted("ab", room=1.5)
+    with ServerThread(host) as server, ThreadPoolExecutor(2) as pool, held(server):
         waiting = pool.submit(ask, server.url, "b")
-        while not host.places[1].num_users:
-            time.sleep(0.005)
-        stopping = threading.Thread(target=server.stop)
-        stopping.start()
-        assert waiting.result(5) == (503, "draining")
+        eventually(lambda: host.places[1].loading)
+        pool.submit(server.stop)
+        assert waiting.result(1.5) == (503, "draining")  # at once, not after the time to drain
+    assert loads == ["a"]
+
+
+def test_a_load_does_not_outlast_the_time_to_drain() -> None:
+    go = threading.Event()
+    host, _ = hosted("a", room=None, wait=lambda: go.wait(20))
+    host.settings = SETTINGS.model_copy(update={"drain": 0.1})
+    with ServerThread(host) as server, ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(ask, server.url, "a")
+        eventually(lambda: host.places[0].loading)
+        pool.submit(server.stop)
+        assert waiting.result(3) == (503, "draining")
         go.set()
-        assert held.result(5)[0] == 200
-        stopping.join()
 
 
 def test_a_model_that_fails_to_load_leaves_the_others() -> None:

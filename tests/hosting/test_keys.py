@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,22 @@ import pytest
 
 from coterie.config import ConfigError
 from coterie.hosting import keys
+from coterie.hosting.host import Host
 from coterie.hosting.keys import KeySettings, read_keys
-from tests.serve.support import ASK, call, language_model, serving
+from tests.serve.support import (
+    ASK,
+    call,
+    eventually,
+    hang_up,
+    language_model,
+    open_request,
+    service,
+    serving,
+    slowed,
+)
 
 ANNA, BERT, CARA = "anna-secret-1", "bert-secret-2", "cara-secret-3"
+EVERY = {"tiny", "small", "x", "y", "tiny:x"}
 LIMITED: list[dict[str, Any]] = [
     {"name": "anna", "key": ANNA},
     {"name": "bert", "key": BERT, "requests_per_minute": 2, "models": ["small"]},
@@ -61,6 +75,56 @@ def test_a_key_names_the_models_it_may_use() -> None:
         assert status == 403 and body["error"]["code"] == "model_not_allowed"
         status, _, body = call(server.url, "PUT", "/v1/adapters/x", headers={"x-api-key": BERT})
         assert status == 403 and "may not add" in body["error"]["message"]
+
+
+def test_keys_share_no_prompts_and_a_key_pays_for_what_was_read() -> None:
+    """Row 20 of the faults: nobody learns from `cached_tokens` or the time what another key has asked."""
+    body = {"model": "tiny", "prompt": [7] * 64, "max_tokens": 1}
+    both = [{"name": "anna", "key": ANNA}, {"name": "bert", "key": BERT}]
+    with serving(language_model(max_positions=4096), keys=both, prefill_chunk=16) as server:
+
+        def cached(key: str, **more: Any) -> int:
+            head = {"authorization": f"Bearer {key}"}
+            usage = call(server.url, "POST", "/v1/completions", {**body, **more}, head)[2]["usage"]
+            return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+        assert cached(ANNA) == 0 < cached(ANNA)
+        assert cached(BERT) == 0 < cached(BERT)
+        assert cached(ANNA, cache_salt="own") == 0 < cached(ANNA, cache_salt="own")
+        slowed(server.service)
+        long = {**body, "prompt": [9] * 3000}
+        connection = open_request(server.url, long, "/v1/completions", key=BERT)
+        eventually(lambda: server.service.engine.num_running and server.service.engine.cache_bytes)
+        time.sleep(0.05)
+        hang_up(connection)
+        eventually(lambda: not server.host.num_open)
+        page = call(server.url, "GET", "/metrics", headers={"x-api-key": ANNA})[2]
+        read = int(page.split('coterie_key_tokens_total{key="bert",kind="prompt"} ')[1].split()[0])
+        assert 128 < read < 128 + 3000
+
+
+@pytest.mark.parametrize(
+    ("allowed", "open_to"),
+    [("x", {"x", "tiny:x"}), ("tiny", EVERY), ("small", EVERY)],
+)
+def test_a_key_for_an_adapter_may_use_no_other_variant(allowed: str, open_to: set[str]) -> None:
+    host = Host.of(service())
+    host.default.adapter_paths = {"x": Path("x"), "y": Path("y")}
+    holder = keys.Holder(KeySettings(name="a", key=ANNA, models=(allowed,)), keys.Metrics())  # type: ignore[arg-type]
+
+    def may(name: str | None) -> bool:
+        before = keys.HOLDER.set(holder)
+        try:
+            asyncio.run(host.find(name, {}))
+        except keys.ApiError as error:
+            assert error.code == "model_not_allowed"
+            return False
+        finally:
+            keys.HOLDER.reset(before)
+        return True
+
+    assert {name for name in EVERY if may(name)} == open_to
+    assert may(None) == ("tiny" in open_to)
 
 
 def test_requests_at_once_are_limited() -> None:

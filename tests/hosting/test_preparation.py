@@ -11,8 +11,8 @@ import pytest
 from coterie.api.common import conversation
 from coterie.hosting.errors import ApiError
 from coterie.hosting.preparation import SMALL, Lane
-from tests.serve.support import ASK, call, eventually, serving
-from tests.serve.test_server import CHAT, hang_up, open_request
+from tests.serve.support import ASK, call, eventually, hang_up, open_request, serving
+from tests.serve.test_server import CHAT
 
 BODY = {"model": "tiny", "messages": ASK, "max_tokens": 2}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import time
 from functools import cache
 from typing import Any
@@ -56,9 +57,69 @@ def call(
     return response.status, found, data
 
 
+def error_of(path: str, data: Any) -> str:
+    """The message of an error, which must come in the form of the path's protocol."""
+    if path.startswith("/v1/messages"):
+        assert set(data) == {"type", "error", "request_id"} and data["type"] == "error", data
+        assert set(data["error"]) == {"type", "message"}, data
+        message = data["error"]["message"]
+    elif path.startswith("/api/"):
+        assert set(data) == {"error"}, data
+        message = data["error"]
+    else:
+        assert set(data) == {"error"} and set(data["error"]) == {"message", "type", "param", "code"}, data
+        assert isinstance(data["error"]["code"], str), data
+        message = data["error"]["message"]
+    assert isinstance(message, str) and message and "\n" not in message, data
+    assert not any(sign in str(data) for sign in ("Traceback", ".py", "coterie/", "/private")), data
+    return str(message)
+
+
 def eventually(check: Any, seconds: float = 10.0) -> None:
     """Wait until `check()` is true."""
     end = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.01)
+
+
+def open_request(
+    url: str,
+    body: dict[str, Any],
+    path: str = "/v1/chat/completions",
+    buffer: int | None = None,
+    key: str = "",
+) -> socket.socket:
+    """A connection that has sent a request and not read anything."""
+    parts = urlsplit(url)
+    connection = socket.socket()
+    connection.settimeout(20)
+    if buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    connection.connect((parts.hostname, parts.port))
+    sent = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
+    head += f"authorization: Bearer {key}\r\n" if key else ""
+    head += f"content-length: {len(sent)}"
+    connection.sendall(head.encode() + b"\r\n\r\n" + sent)
+    return connection
+
+
+def hang_up(connection: socket.socket) -> None:
+    """Leave without a word."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    connection.close()
+
+
+def slowed(service: Service, seconds: float = 0.02) -> Service:
+    """Make every step take at least this long, so that requests are still running when the test looks."""
+    step = service.engine.step
+    service.engine.step = lambda: (time.sleep(seconds), step())[1]  # type: ignore[method-assign]
+    return service
+
+
+def idle(host: Host) -> bool:
+    """Whether nothing is left of any request."""
+    engine, thread = host.default.engine, host.default.thread
+    nothing = not (engine.busy or engine.cache_bytes or host.num_open)
+    return nothing and not (thread.num_waiting or thread._calls or thread._started or thread.listening)

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from coterie.hosting.errors import ApiError, draining, engine_dead, too_slow
+from coterie.hosting.keys import owner
 from coterie.infer.engine import Engine
 from coterie.infer.request import RequestOptions, TokenEvent
 from coterie.infer.sampling import SamplingParams
@@ -41,9 +42,14 @@ class Job:
     options: RequestOptions = field(default_factory=RequestOptions)
 
 
-def _behind(job: Job, more: int) -> Job:
-    options = job.options
-    return replace(job, options=replace(options, priority=options.priority + more)) if more else job
+def _placed(job: Job) -> Job:
+    """The job behind others where its coroutine says so, and with the name of the request's key in its salt.
+
+    Keys share no prompts: the time to the first token would tell one what another has asked.
+    """
+    options, key = job.options, owner()
+    salt = f"{key} {options.salt}" if key else options.salt
+    return replace(job, options=replace(options, priority=options.priority + BEHIND.get(), salt=salt))
 
 
 class Call:
@@ -223,7 +229,7 @@ class EngineThread:
                 429, f"the queue is full ({waiting} requests wait); try again later", "queue_full",
                 retry_after=min(self.seconds_per_request, 120.0),
             )  # fmt: skip
-        call = Call(self, [_behind(job, BEHIND.get()) for job in jobs])
+        call = Call(self, [_placed(job) for job in jobs])
         self._count(len(call.jobs), tokens)
         if not self._post(lambda: self._add(call)):
             raise self._ended()

@@ -132,7 +132,8 @@ class Host:
         place, variant = self._place_of(name)
         holder = HOLDER.get()
         if holder is not None:
-            holder.check_model(name, place.card.all_names(place.adapters))
+            # A key for a model may use its adapters; a key for an adapter may use nothing else.
+            holder.check_model(name, place.card.all_names([variant] if variant else []))
         place.num_users += 1
         scope.setdefault(_LEASES, []).append(place)
         place.used = time.monotonic()
@@ -185,9 +186,9 @@ class Host:
             self.state.close()
 
     def refuse(self) -> None:
-        """Take no new requests. Call it in the event loop."""
+        """Take no new requests, and begin no further load. Call it in the event loop."""
         self.draining = True
-        self._released.set()  # loads that wait for room end
+        self._released.set()
         for service in self.services:
             service.thread.refusing = True
 
@@ -195,6 +196,9 @@ class Host:
         """Fail all current and future waiters with `error`. Call it in the event loop."""
         for service in self.services:
             service.thread.abort(error)
+        for place in self.places:
+            if place.loading is not None:
+                place.loading.cancel()
 
     def _place_of(self, name: str | None) -> tuple[HostedModel, str]:
         if name is None:
@@ -209,12 +213,17 @@ class Host:
 
     async def _loaded(self, place: HostedModel) -> Service:
         """The service of a model that is not loaded; requests that come meanwhile wait for the same load."""
-        if place.loading is None:
+        if place.loading is None or place.loading.done():
             place.loading = asyncio.ensure_future(self._load(place))
             place.loading.add_done_callback(lambda done: _forget(place, done))
+        loading = place.loading
         try:
             async with asyncio.timeout(self.settings.request_timeout):
-                return await asyncio.shield(place.loading)
+                return await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            if loading.cancelled():  # the server ends
+                raise draining() from None
+            raise
         except TimeoutError:
             raise ApiError(
                 503, f"the model {place.card.name} is still being loaded; try again later", "model_loading",
@@ -243,8 +252,15 @@ class Host:
             return service
 
     async def _make_room(self, place: HostedModel) -> None:
-        """Unload the models that were used least recently until this one fits. Errors: `ApiError` 503."""
-        while not self.draining:
+        """Unload the models that were used least recently until this one fits.
+
+        Errors: `ApiError` 503 when the server ends, or when nobody waits for the model any longer.
+        """
+        while True:
+            if self.draining:
+                raise draining()
+            if not place.num_users:
+                raise ApiError(503, f"nobody waits for the model {place.card.name}", "model_loading")
             if self.memory is None:
                 return
             loaded = [one for one in self.places if one.service is not None]
@@ -256,7 +272,6 @@ class Host:
             else:
                 self._released.clear()
                 await self._released.wait()
-        raise draining()
 
     async def _unload(self, place: HostedModel) -> None:
         service, place.service = place.service, None
@@ -290,6 +305,7 @@ def _itself(service: Service) -> Service:
 
 
 def _forget(place: HostedModel, done: asyncio.Task[Service]) -> None:
-    place.loading = None
+    if place.loading is done:
+        place.loading = None
     if not done.cancelled():
         done.exception()  # every waiter may have left

@@ -90,6 +90,11 @@ class Timer:
         spend("completion", len(events))
         usage.completion += len(events)
 
+    def leave(self, num_read: int) -> None:
+        """Count for the key what was read of a prompt whose first token was never awaited."""
+        if not self._begun:
+            spend("prompt", num_read)
+
 
 async def counted_events(service: Service, call: Call, usage: Usage) -> AsyncGenerator[CallEvents, None]:
     """The events of a call as they come, recorded in the metrics and counted in `usage`.
@@ -99,10 +104,13 @@ async def counted_events(service: Service, call: Call, usage: Usage) -> AsyncGen
     """
     timer = Timer(service)
     async with aclosing(call.batches(service.deadline())) as batches:
-        async for events in batches:
-            if events:
-                timer.note(events, usage)
-                yield events
+        try:
+            async for events in batches:
+                if events:
+                    timer.note(events, usage)
+                    yield events
+        finally:
+            timer.leave(service.thread.progress(call)[0])
 
 
 @dataclass
