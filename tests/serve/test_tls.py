@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 import urllib.request
 from pathlib import Path
@@ -41,6 +42,13 @@ def test_one_https_connection_answers_again_and_again() -> None:
                 connection.request("GET", "/health")
                 assert connection.getresponse().read() == b'{"status":"ok"}'
             connection.close()
+
+
+def test_a_client_that_never_finishes_its_handshake_is_hung_up_on() -> None:
+    with serving(tls_cert=CERT, tls_key=KEY, header_timeout=0.2) as server:
+        parts = urlsplit(server.url)
+        with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
+            assert connection.recv(100) == b""
 
 
 @pytest.mark.parametrize(

@@ -140,12 +140,16 @@ class Guard:
             )
         origin = headers.get("origin")
         allowed = settings.allowed_origins
-        if origin is not None and origin not in allowed and "*" not in allowed:
-            if _split(origin).netloc != headers.get("host"):
-                raise ApiError(
-                    403, "pages of this origin may not use this server; see --allowed-origin",
-                    "origin_not_allowed",
-                )  # fmt: skip
+        if "*" in allowed or origin in allowed:
+            return
+        foreign = _is_part_of_foreign_page(headers)
+        if origin is not None:
+            foreign = _split(origin).netloc != headers.get("host")
+        if foreign:
+            raise ApiError(
+                403, "pages of this origin may not use this server; see --allowed-origin",
+                "origin_not_allowed",
+            )  # fmt: skip
 
     def _holder(self, path: str, headers: Headers) -> Holder | None:
         """The key that a request sends, None where it needs none. Errors: `ApiError` 401."""
@@ -179,6 +183,15 @@ def _preflight(headers: Headers) -> dict[str, str]:
     if headers.get("access-control-request-private-network") == "true":
         answer["access-control-allow-private-network"] = "true"
     return answer
+
+
+def _is_part_of_foreign_page(headers: Headers) -> bool:
+    """Whether a page elsewhere loads this as a picture or script, for which browsers send no `origin`.
+
+    A link that a user follows is none of it (https://www.w3.org/TR/fetch-metadata).
+    """
+    foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    return foreign and headers.get("sec-fetch-mode") != "navigate"
 
 
 def _split(address: str) -> SplitResult:
