@@ -86,6 +86,8 @@ def test_items_that_no_request_could_contain_are_refused(client):
         ([{"type": "computer_call"}], "/items/0/type"),
         ([{"role": "user", "content": "a"}, {"type": "function_call", "name": "f"}], "/items/1/call_id"),
         ([{"type": "item_reference"}], "/items/0/id"),
+        ([{"role": "user", "content": "a"}, {"role": "user", "content": {"$ref": "#"}}], "/items/1/content"),
+        ([{"role": "wizard", "content": "a"}], "/items/0/role"),
     ):
         with pytest.raises(openai.BadRequestError) as caught:
             client.conversations.create(items=items)

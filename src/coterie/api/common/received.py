@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -23,6 +24,7 @@ from coterie.hosting.service import Service
 
 B = TypeVar("B", bound=Body)
 T = TypeVar("T")
+_MOST_NAMED = 4000  # characters of the header
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,21 @@ class Received(Generic[B]):
 
     def headers(self, more: Sequence[str] = ()) -> dict[str, str]:
         """The header that lists fields without effect, those of `more` too; empty when there are none."""
-        names = self.names(more)
-        return {"x-coterie-ignored": ",".join(names)} if names else {}
+        return naming(self.names(more))
 
     def last(self, more: Sequence[str] = ()) -> dict[str, list[str]]:
         """What the last data object of a stream says in place of the header; empty when there is nothing."""
         names = self.names(more)
         return {"x_coterie_ignored": names} if names else {}
+
+
+def naming(names: Sequence[str]) -> dict[str, str]:
+    """The header that lists fields without effect: ASCII, and no longer than proxies and clients take."""
+    text = ",".join(names)
+    if len(text) > _MOST_NAMED:
+        kept = text[:_MOST_NAMED].rpartition(",")[0].split(",")
+        text = ",".join([*kept, f"and {len(names) - len(kept)} more"])
+    return {"x-coterie-ignored": re.sub(r"[^ -~]", "?", text)} if names else {}
 
 
 async def queried(request: Request) -> Service:

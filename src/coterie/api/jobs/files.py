@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from coterie.api.common.body import Body, Whole, read
+from coterie.api.common.received import naming
 from coterie.api.common.wire import JsonAnswer, body_chunks
 from coterie.api.jobs.multipart import read_form
 from coterie.api.jobs.paging import jobs_of, page
@@ -47,7 +48,7 @@ async def upload(request: Request) -> Response:
         seconds = None if body.expires_after is None else body.expires_after.seconds
         name = form.file_name or "file"
         data = await board.files.keep(id, kept, owner(), body.purpose, name, seconds)
-    headers = {"x-coterie-ignored": ",".join(ignored)} if ignored else {}
+    headers = naming(ignored)
     return JsonAnswer(data, headers=headers)
 
 

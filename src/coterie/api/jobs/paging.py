@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from coterie.api.common.body import Body
 from coterie.api.common.paging import page_after
-from coterie.api.common.received import read_request
+from coterie.api.common.received import naming, read_request
 from coterie.hosting.errors import ApiError
 from coterie.hosting.job_board import JobBoard
 from coterie.hosting.job_records import JobRecord
@@ -38,7 +38,7 @@ def page(items: Sequence[dict[str, Any]], request: Request, default: int, most: 
 async def read_json(request: Request, kind: type[B]) -> tuple[B, dict[str, str]]:
     """A body that names no model, and the header with its fields without effect. Errors: as `receive`."""
     body, ignored, _ = await read_request(request, kind)
-    return body, {"x-coterie-ignored": ",".join(ignored)} if ignored else {}
+    return body, naming(ignored)
 
 
 async def cancelled(

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from coterie.api.common.body import Body
 from coterie.api.common.received import read_request
+from coterie.api.common.translation import chat_request
 from coterie.api.common.wire import JsonAnswer
 from coterie.api.openai.listing import list_of, page_of, query_of, shown
 from coterie.api.openai.memory import ItemMemory, look, new_id, not_found
@@ -136,7 +137,10 @@ async def _readable(request: Request, given: list[dict[str, Any]]) -> list[dict[
     memory = ItemMemory(store_of(request), owner())
     try:
         await memory.load(given, None, None)
-        ItemReader(host.settings.strict).read(memory.items, None)
+        reader = ItemReader(host.settings.strict)
+        reader.read(memory.items, None)
+        if reader.messages:
+            chat_request({"model": "model", "messages": reader.messages}, reader.placed, host.settings.strict)
     except ApiError as error:
         raise error.moved(lambda text: text.replace("/input", "/items")) from None
     return memory.new_items()
