@@ -46,7 +46,8 @@ class Liar(Client):
             self.body(body)
         answer = super().send(method, path, body, content, headers)
         data = self.answer(copy.deepcopy(answer.data))
-        text = self.text(answer.text) if data is None else json.dumps(data)
+        changed = answer.text if data == answer.data else json.dumps(data)
+        text = self.text(answer.text) if data is None else changed
         status = answer.status if self.status is None or answer.status == 200 else self.status
         return self.reply(method, replace(answer, data=data, text=text, status=status))
 

@@ -131,11 +131,17 @@ def lost(method: str, answer: Answer) -> Answer:
     return replace(answer, status=404) if method == "GET" else answer
 
 
+def lost_batch(method: str, answer: Answer) -> Answer:
+    kind = answer.data.get("object") if isinstance(answer.data, dict) else None
+    return replace(answer, status=404) if method == "GET" and kind == "batch" else answer
+
+
 @pytest.mark.parametrize(
     ("liar", "name", "said"),
     [
         ({"reply": lost}, "kept, fetched and deleted", "status 404 when fetched"),
         ({"skip": "DELETE"}, "kept, fetched and deleted", "status 200 for a response that was deleted"),
+        ({"reply": lost_batch}, "a file of requests", "status 404 when fetched"),
         ({"reply": silent}, "streams that cannot begin", "no error"),
         ({"reply": unnamed}, "what a stream leaves out", "not in a stream"),
     ],

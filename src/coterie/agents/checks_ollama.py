@@ -59,15 +59,20 @@ def embedded(client: Client) -> None:
 def errors(client: Client) -> None:
     """Errors are `{"error": TEXT}` with a status, before a stream too."""
     ok(_chat(client, stream=False), "/api/chat")
-    for what, status, fields in (
-        ("an unknown model", 404, {"model": "no-such-model-anywhere"}),
-        ("an unknown model, whole", 404, {"model": "no-such-model-anywhere", "stream": False}),
-        ("messages as text", 400, {"messages": "hello"}),
-    ):
+    unknown: dict[str, Any] = {"model": "no-such-model-anywhere"}
+    trials = {"an unknown model": unknown, "an unknown model, whole": unknown | {"stream": False}}
+    for what, fields in trials.items():
         answer = _chat(client, **fields)
-        expect(answer.status == status, f"{what}: status {answer.status}, not {status}")
-        said = isinstance(answer.data, dict) and isinstance(answer.data.get("error"), str)
-        expect(said, f"{what}: the error is not {{'error': TEXT}}: {answer.text[:120]}")
+        expect(answer.status == 404, f"{what}: status {answer.status}, not 404")
+        _is_text(answer, what)
+    wrong = _chat(client, messages="hello")
+    expect(wrong.status == 400, f"messages as text: status {wrong.status}, not 400")
+    _is_text(wrong, "messages as text")
+
+
+def _is_text(answer: Answer, what: str) -> None:
+    said = isinstance(answer.data, dict) and isinstance(answer.data.get("error"), str)
+    expect(said, f"{what}: the error is not {{'error': TEXT}}: {answer.text[:120]}")
 
 
 def prompt_tokens(client: Client, messages: list[dict[str, str]]) -> int:

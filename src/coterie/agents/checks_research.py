@@ -123,13 +123,16 @@ def _upload(client: Client, content: str) -> Any:
 def _run(client: Client, file: str) -> str:
     asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     made = ok(client.post("/v1/batches", asked), "/v1/batches")
+    place = f"/v1/batches/{made['id']}"
     started = time.monotonic()
     while made["status"] in ("validating", "in_progress", "finalizing"):
         if time.monotonic() - started > WAIT:
-            client.post(f"/v1/batches/{made['id']}/cancel", {})
+            client.post(f"{place}/cancel", {})
             return f"the batch was still {made['status']} after {WAIT:.0f} s"
         time.sleep(0.05)
-        made = ok(client.send("GET", f"/v1/batches/{made['id']}"), "the batch")
+        answer = client.send("GET", place)
+        expect(answer.status == 200, f"a batch that was made: status {answer.status} when fetched")
+        made = answer.data
     if made["status"] != "completed":
         raise Failed(f"the batch is {made['status']}: {made.get('errors')}")
     lines = client.send("GET", f"/v1/files/{made['output_file_id']}/content").text.splitlines()

@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from coterie.hosting.job_records import FILE, JobFile
+from coterie.hosting.keys import KeySettings
 from tests.recipes.tuned import base
 from tests.serve.support import ASK, call, eventually, language_model, serving
 
@@ -65,6 +66,20 @@ def test_the_openai_package_runs_a_batch(client, server):
     assert made.id in [one.id for one in client.batches.list(limit=1)]
     with pytest.raises(openai.ConflictError, match="ended"):
         client.batches.cancel(made.id)
+
+
+def test_a_batch_belongs_to_the_key_that_made_it(tmp_path):
+    keys = [KeySettings(name=name, key=f"the-key-of-{name}") for name in ("anna", "ben")]
+    with serving(state_dir=tmp_path, keys=tuple(keys)) as running:
+        anna, ben = (
+            openai.OpenAI(base_url=running.url + "/v1", api_key=f"the-key-of-{name}", max_retries=0)
+            for name in ("anna", "ben")
+        )
+        made = send(anna, [line("n", {})])
+        assert ended(anna, made.id).status == "completed" and len(anna.batches.list().data) == 1
+        with pytest.raises(openai.NotFoundError):
+            ben.batches.retrieve(made.id)
+        assert not ben.batches.list().data
 
 
 @pytest.mark.parametrize("url", ["/v1/completions", "/v1/embeddings", "/v1/responses"])

@@ -62,7 +62,9 @@ async def create(request: Request) -> Response:
     }
     # Where servers share the state, only one with these models goes on with it.
     own = {"models": [place.card.name for place in board.host.places]}
-    await board.records.do(lambda file: file.add(JobRecord(data["id"], owner(), "batch", data, own)))
+    # The worker thread of the records does not know whose request this is.
+    record = JobRecord(data["id"], owner(), "batch", data, own)
+    await board.records.do(lambda file: file.add(record))
     board.batches.wake()
     return JsonAnswer(data, headers=headers)
 

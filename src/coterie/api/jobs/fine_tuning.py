@@ -115,7 +115,8 @@ async def create(request: Request) -> Response:
         "adapter": f"ft-{suffix}-{id[-8:]}",
         "settings": _settings(service, kind, chosen, seed),
     }
-    await board.records.do(lambda file: file.add(JobRecord(id, owner(), "tuning", data, own)))
+    record = JobRecord(id, owner(), "tuning", data, own)
+    await board.records.do(lambda file: file.add(record))
     board.tunings.wake()
     return JsonAnswer(data, headers=headers)
 
