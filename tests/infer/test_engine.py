@@ -13,7 +13,7 @@ from torch import Tensor
 from coterie.config import ConfigError, CoterieError
 from coterie.infer.cache import SequenceCache
 from coterie.infer.engine import Engine, Reply, TokenEvent
-from coterie.infer.request import RequestOptions
+from coterie.infer.request import LOWEST, RequestOptions
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.forward_context import ForwardContext
 from tests.arithmetic import assert_model_close, largest
@@ -324,3 +324,21 @@ def test_a_finished_request_leaves_no_ring_of_references(prefix_bytes: int) -> N
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_work_behind_all_rests_while_other_work_runs_and_keeps_no_place_from_it() -> None:
+    model = tiny_model("moe")
+    params = SamplingParams(max_tokens=6, seed=0)
+    behind = RequestOptions(priority=LOWEST + 1)
+    alone = [Engine(model).generate([prompt], params)[0].ids for prompt in ([1, 2, 3], [4, 5])]
+    engine = Engine(model, max_batch=1)
+    batch = engine.add([1, 2, 3], params, behind)
+    replies: dict[int, list[int]] = {batch: [event.token for event in engine.step()]}
+    front = engine.add([4, 5], params)
+    order = []
+    while engine.busy:
+        for event in engine.step():
+            order.append(event.request)
+            replies.setdefault(event.request, []).append(event.token)
+    assert order == [front] * 6 + [batch] * 5
+    assert [replies[batch], replies[front]] == alone

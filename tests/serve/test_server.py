@@ -278,7 +278,7 @@ def test_after_the_time_to_drain_all_are_told_even_while_the_engine_is_in_a_long
     step, told = server.service.engine.step, threading.Event()
     server.service.engine.step = lambda: (told.wait(20), step())[1]
     connection = open_request(server.url, {**LONG, "stream": stream})
-    eventually(lambda: server.service.engine.num_running + server.service.engine.num_waiting == 1)
+    eventually(lambda: server.service.engine.num_running + len(server.service.engine.waiting) == 1)
     stopper = threading.Thread(target=server.stop)
     stopper.start()
     received = b""

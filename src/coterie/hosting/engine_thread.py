@@ -22,13 +22,13 @@ import torch
 from coterie.hosting.errors import ApiError, draining, engine_dead, too_slow
 from coterie.hosting.keys import owner
 from coterie.infer.engine import Engine
-from coterie.infer.request import RequestOptions, TokenEvent
+from coterie.infer.request import LOWEST, RequestOptions, TokenEvent
 from coterie.infer.sampling import SamplingParams
 
 T = TypeVar("T")
 # Added to the priority of what the current request generates: 0, or more for work that nobody waits for.
 BEHIND: ContextVar[int] = ContextVar("coterie_behind", default=0)
-BATCH = 10_000  # for a batch: behind every priority that a request can ask for
+BATCH = 2 * LOWEST  # for a batch: behind every priority that a request can ask for
 CallEvents = list[tuple[int, TokenEvent]]  # index of the job, its event
 log = logging.getLogger("coterie.serve")
 
@@ -206,7 +206,7 @@ class EngineThread:
     @property
     def num_waiting(self) -> int:
         """Jobs that wait for a place in the batch."""
-        return self._num_submitted + self.engine.num_waiting
+        return self._num_submitted + len(self.engine.waiting)
 
     def submit(self, jobs: Sequence[Job]) -> Call:
         """Queue the jobs of one request, all or none.
@@ -219,7 +219,7 @@ class EngineThread:
             raise draining()
         tokens = sum(len(job.prompt) for job in jobs)
         waiting = self.num_waiting
-        room = self.engine.max_batch + self.max_queue - self.engine.num_running - waiting
+        room = self.engine.max_batch + self.max_queue - self.engine.num_in_front - waiting
         # A request larger than the whole queue is accepted when nothing else waits, because otherwise it
         # could never be accepted.
         queued = self._queued_tokens + sum(one.num_prompt for one in self.engine.waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 from functools import cached_property
@@ -16,7 +17,7 @@ from coterie.config import ConfigError
 from coterie.config.files import file_sha256
 from coterie.hosting.cards import card_of
 from coterie.hosting.constraints.grammar import Grammars
-from coterie.hosting.engine_thread import EngineThread
+from coterie.hosting.engine_thread import BEHIND, EngineThread
 from coterie.hosting.errors import ApiError
 from coterie.hosting.metrics import Metrics
 from coterie.hosting.settings import ServeSettings
@@ -131,8 +132,8 @@ class Service:
         self.engine.remove_variant(name)
 
     def deadline(self) -> float:
-        """The moment (monotonic) at which a request that arrives now times out."""
-        return time.monotonic() + self.settings.request_timeout
+        """The moment (monotonic) at which a request that arrives now times out; work that rests has none."""
+        return math.inf if BEHIND.get() else time.monotonic() + self.settings.request_timeout
 
     def _fingerprint(self) -> str:
         """A hash of the weights (through the manifest if there is one), their dtype and this program."""

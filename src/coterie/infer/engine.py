@@ -32,6 +32,7 @@ from coterie.infer.request import (
     TopLogprobs,
     Variant,
     check_prompt,
+    in_front,
 )
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.steering import check_control
@@ -71,9 +72,8 @@ class Engine:
         max_stall: float | None = None,
     ) -> None:
         if max_batch < 1 or prefill_chunk < 1:
-            raise ConfigError(
-                f"engine: max_batch {max_batch} and prefill_chunk {prefill_chunk} must be at least 1"
-            )
+            given = f"max_batch {max_batch} and prefill_chunk {prefill_chunk}"
+            raise ConfigError(f"engine: {given} must be at least 1")
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch = max_batch
@@ -130,9 +130,9 @@ class Engine:
         return len(self._running)
 
     @property
-    def num_waiting(self) -> int:
-        """Requests that wait for a place in the batch."""
-        return len(self._waiting)
+    def num_in_front(self) -> int:
+        """Running sequences that do not stand behind all others."""
+        return len(in_front(list(self._running)))
 
     @property
     def waiting(self) -> list[Request]:
@@ -191,13 +191,12 @@ class Engine:
         `keep` its keys and values for later prompts, as those of a finished one.
         """
         for queue in (self._running, self._waiting):
-            for request in queue:
-                if request.id == request_id:
-                    if keep and queue is self._running:
-                        self._leave(request)
-                    else:
-                        queue.remove(request)
-                    return True
+            for request in [one for one in queue if one.id == request_id]:
+                if keep and queue is self._running:
+                    self._leave(request)
+                else:
+                    queue.remove(request)
+                return True
         return False
 
     def step(self) -> list[TokenEvent]:
@@ -206,8 +205,10 @@ class Engine:
         The list is empty while only prompts are being read. What fails in drawing a token is its event's
         `failure`. A failure of the pass (also Ctrl-C) drops its requests and is raised; others stay usable.
         """
-        while self._waiting and len(self._running) < self.max_batch:
+        while self._waiting:
             request = min(self._waiting, key=lambda waiting: (waiting.options.priority, waiting.id))
+            if len(self._running if request.behind else in_front(self._running)) >= self.max_batch:
+                break
             self._waiting.remove(request)
             request.cache = SequenceCache(self.model.config)
             self._running.append(request)
@@ -240,9 +241,7 @@ class Engine:
             [params] * len(prompts) if params is None or isinstance(params, SamplingParams) else list(params)
         )
         if len(each) != len(prompts):
-            raise ConfigError(
-                f"engine: {len(prompts)} prompts but {len(each)} settings; give one, or one for each"
-            )
+            raise ConfigError(f"engine: {len(prompts)} prompts but {len(each)} settings; give one or each")
         self._check_idle()
         replies: dict[int, Reply] = {}
         try:
@@ -278,17 +277,17 @@ class Engine:
     def _check_idle(self) -> None:
         if self.busy:
             count = len(self._running) + len(self._waiting)
-            raise CoterieError(
-                f"engine: {count} other request(s) are under way; use add and step, or another engine"
-            )
+            message = f"engine: {count} other request(s) are under way; use add and step, or another engine"
+            raise CoterieError(message)
 
     def _plan(self) -> Feeding:
         """How many tokens to feed each request: one per running reply; prompts first come, first served."""
         plan = []
         budget = self.prefill_chunk
-        if self._pace is not None and any(request.num_drawn for request in self._running):
+        active = in_front(self._running) or self._running
+        if self._pace is not None and any(request.num_drawn for request in active):
             budget = self._pace.budget(budget)
-        for request in self._running:
+        for request in active:
             if self.prefixes.max_bytes and request.num_drawn == 0:
                 self._reuse(request)
             pending = len(request.tokens) - request.cache.length

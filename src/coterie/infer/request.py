@@ -18,6 +18,7 @@ from coterie.nn.transformer import Transformer
 
 FinishReason = Literal["stop", "length"]
 TopLogprobs = tuple[tuple[int, float], ...]
+LOWEST = 10_000  # the first priority of work that rests while other work runs
 _SCORED_ROWS = 64  # prompt positions whose log-probabilities are worked out at once
 
 
@@ -114,8 +115,9 @@ class RequestOptions:
 
     `prompt_logprobs`: score the prompt and report this many likely tokens at each place (None: do not).
     `filter`: a grammar for the reply. `control`: which experts its tokens may use. `routing`: report the
-    experts used. `priority`: the waiting request with the lowest number starts first. `salt`: requests with
-    equal salts share prompts in the prefix cache. `variant`: which of the engine's models answers.
+    experts used. `priority`: the waiting request with the lowest number starts first; from `LOWEST` on it
+    rests while any other runs, and takes no place from them. `salt`: requests with equal salts share prompts
+    in the prefix cache. `variant`: which of the engine's models answers.
     """
 
     prompt_logprobs: int | None = None
@@ -187,6 +189,11 @@ class Request:
         return self.variant.serial, self.options.salt, self.options.control
 
     @property
+    def behind(self) -> bool:
+        """Whether it rests while others run."""
+        return self.options.priority >= LOWEST
+
+    @property
     def num_drawn(self) -> int:
         """Tokens of the reply so far."""
         return len(self.tokens) - self.num_prompt
@@ -232,3 +239,8 @@ def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") 
             f"prompt: token id {wrong} is outside the model's vocabulary of {vocab_size}; "
             "use the model's own tokenizer"
         )
+
+
+def in_front(requests: Sequence[Request]) -> list[Request]:
+    """Those that do not stand behind all others."""
+    return [request for request in requests if not request.behind]
