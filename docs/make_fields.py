@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from coterie.api.common.field_table import EXTRAS, ITEMS
-from coterie.api.common.field_table.requests import LABELS, SHARED
+from coterie.protocol.field_table import EXTRAS, ITEMS
+from coterie.protocol.field_table.requests import LABELS, SHARED
 
 PAGE = Path(__file__).parent / "fields.md"
 INTRODUCTION = f"""# Fields without effect, and fields that are refused
 
 `python docs/make_fields.py` writes this page from the table that the server reads
-(`api/common/field_table/`). [docs/serve.md](serve.md) describes the fields that the server honours.
+(`protocol/field_table/`). [docs/serve.md](serve.md) describes the fields that the server honours.
 
 A field that would change the reply and cannot be honoured is a 400 that points to it. A field that cannot
 change the reply is accepted and **named**: in the header `x-coterie-ignored`, and in the last data object of

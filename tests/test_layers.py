@@ -39,12 +39,13 @@ LAYERS = {
     "hosting": 10,
     "agents": 10,
     "release": 10,
-    "api": 11,
-    "serve": 12,
-    "cli": 13,
+    "protocol": 11,
+    "api": 12,
+    "serve": 13,
+    "cli": 14,
 }
 # Inside `api` the same rule holds: a room imports only from rooms below it and from itself.
-API_ROOMS = {"common": 0, "openai": 1, "anthropic": 1, "admin": 1, "jobs": 1, "ollama": 1}
+API_ROOMS = {"openai": 1, "anthropic": 1, "admin": 1, "jobs": 1, "ollama": 1}
 LIGHT = [name for name, layer in LAYERS.items() if layer <= 2 or name == "data"]
 HEAVY = {"torch", "transformers"}
 

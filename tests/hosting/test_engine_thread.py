@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from coterie.api.common import conversation, wire
 from coterie.hosting.engine_thread import Job
 from coterie.hosting.errors import ApiError
 from coterie.infer.sampling import SamplingParams
+from coterie.protocol import conversation, wire
 from tests.serve.support import call, eventually, idle, language_model, open_request, service, serving, slowed
 from tests.serve.test_server import CHAT, LONG
 

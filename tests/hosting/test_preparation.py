@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from coterie.api.common import conversation
 from coterie.hosting.errors import ApiError
 from coterie.hosting.preparation import SMALL, Lane
+from coterie.protocol import conversation
 from tests.serve.support import ASK, call, eventually, hang_up, open_request, serving
 from tests.serve.test_server import CHAT
 
@@ -83,7 +83,7 @@ def test_large_bodies_are_read_beside_the_event_loop(monkeypatch):
         places.append((len(raw) > SMALL, threading.current_thread().name))
         return {"model": "tiny", "messages": ASK, "max_tokens": 1}
 
-    monkeypatch.setattr("coterie.api.common.received.parse", noted)
+    monkeypatch.setattr("coterie.protocol.received.parse", noted)
     with serving() as server:
         for size in (10, SMALL + 1, 2**21):
             assert call(server.url, "POST", CHAT, {"pad": " " * size})[0] == 200

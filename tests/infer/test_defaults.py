@@ -12,12 +12,12 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 import coterie
-from coterie.api.common.protocol import ChatRequest
 from coterie.checkpoints.directory import save_model
 from coterie.config import ConfigError
 from coterie.infer.defaults import sampling_defaults
 from coterie.infer.sampling import SamplingParams
 from coterie.proof.texts import TEXTS
+from coterie.protocol.requests import ChatRequest
 from coterie.text.tokenizer import Tokenizer
 from tests.checkpoints.test_convert import make
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
-from coterie.api.common.received import naming
+from coterie.protocol.received import naming
 from coterie.serve.app import routes
 from coterie.serve.server import ServerThread
-from tests.api.common.test_protocol import BROKEN
+from tests.protocol.test_protocol import BROKEN
 from tests.serve.protocols import OTHERS, STATE, WRITE, Body, Line
 from tests.serve.support import (
     call,

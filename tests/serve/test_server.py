@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
-from coterie.api.common import wire
 from coterie.hosting.engine_thread import Call, Job
 from coterie.infer.sampling import SamplingParams
+from coterie.protocol import wire
 from tests.serve.support import (
     ASK,
     call,

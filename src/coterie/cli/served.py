@@ -124,9 +124,9 @@ def _offer(one: Wanted, settings: ServeSettings, metrics: Metrics, dtype: str, t
 def _load(
     one: Wanted, settings: ServeSettings, metrics: Metrics, dtype: str, template: str | None
 ) -> Service:
-    from coterie.api.common.moe import read_profile
     from coterie.hosting.service import Service
     from coterie.infer.model import load
+    from coterie.protocol.moe import read_profile
 
     model = load(one.path, dtype=dtype, template=template)
     service = Service(model, one.name, settings, tuple(one.aliases), metrics)

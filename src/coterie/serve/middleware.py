@@ -16,11 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from coterie.api.common.dialects import dialect_of
-from coterie.api.common.wire import Disconnected, JsonAnswer
 from coterie.hosting.errors import ApiError, explain
 from coterie.hosting.host import Host
 from coterie.hosting.keys import HOLDER, Holder
+from coterie.protocol.dialects import dialect_of
+from coterie.protocol.wire import Disconnected, JsonAnswer
 
 log = logging.getLogger("coterie.serve")
 OPEN_PATHS = ("/health", "/ready")

@@ -16,16 +16,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from coterie.api.common.body import AS_WHOLE, Text, read
-from coterie.api.common.conversation import Conversation, prepare
-from coterie.api.common.protocol import ChatRequest
-from coterie.api.common.replies import Replies
 from coterie.config import CoterieError
 from coterie.config.base import suggest
 from coterie.hosting.errors import ApiError
 from coterie.hosting.host import Host
 from coterie.hosting.service import Service
 from coterie.infer.model import LanguageModel
+from coterie.protocol.body import AS_WHOLE, Text, read
+from coterie.protocol.conversation import Conversation, prepare
+from coterie.protocol.replies import Replies
+from coterie.protocol.requests import ChatRequest
 
 REPLY_TOKENS = 512  # of a reply whose caller names no number
 _ALIVE = 1.0  # seconds after which a call that has not advanced reports that it still runs

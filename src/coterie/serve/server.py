@@ -18,13 +18,13 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from coterie.api.common import wire
 from coterie.config import ConfigError, CoterieError
 from coterie.hosting.errors import draining
 from coterie.hosting.host import Host
 from coterie.hosting.service import Service
 from coterie.hosting.settings import ServeSettings
 from coterie.infer.model import LanguageModel
+from coterie.protocol import wire
 from coterie.serve.app import create_app
 from coterie.serve.middleware import is_loopback
 

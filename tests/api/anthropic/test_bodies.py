@@ -9,8 +9,8 @@ from typing import get_args
 import pytest
 
 from coterie.api.anthropic import bodies
-from coterie.api.common.body import Body
-from coterie.api.common.field_table import EXTRAS
+from coterie.protocol.body import Body
+from coterie.protocol.field_table import EXTRAS
 from tests.clients import environment, run
 
 HERE = Path(__file__).parent

@@ -8,13 +8,13 @@ import pytest
 
 from coterie.api.anthropic.bodies import MessagesRequest
 from coterie.api.anthropic.translate import Translation
-from coterie.api.common.body import read
-from coterie.api.common.conversation import prepare, template_facts
-from coterie.api.common.protocol import ChatRequest
-from coterie.api.common.thinking_fields import settled
 from coterie.hosting.errors import ApiError
 from coterie.hosting.service import Service
 from coterie.infer.model import LanguageModel
+from coterie.protocol.body import read
+from coterie.protocol.conversation import prepare, template_facts
+from coterie.protocol.requests import ChatRequest
+from coterie.protocol.thinking_fields import settled
 from coterie.text.rendering import shipped_template
 from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer

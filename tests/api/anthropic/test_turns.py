@@ -6,9 +6,9 @@ import pytest
 
 from coterie.api.anthropic.bodies import InputMessage
 from coterie.api.anthropic.turns import TurnReader, carried, signature
-from coterie.api.common.body import read
-from coterie.api.common.fields import Ignored
 from coterie.hosting.errors import ApiError
+from coterie.protocol.body import read
+from coterie.protocol.fields import Ignored
 
 
 def text(words: str) -> dict:

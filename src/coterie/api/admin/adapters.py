@@ -12,14 +12,14 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.body import Body, read
-from coterie.api.common.received import queried
-from coterie.api.common.strict_json import parse
-from coterie.api.common.wire import JsonAnswer, read_body
 from coterie.config import CoterieError
 from coterie.hosting.errors import ApiError
 from coterie.hosting.keys import HOLDER
 from coterie.hosting.service import Service
+from coterie.protocol.body import Body, read
+from coterie.protocol.received import queried
+from coterie.protocol.strict_json import parse
+from coterie.protocol.wire import JsonAnswer, read_body
 
 
 async def listing(request: Request) -> Response:

@@ -18,12 +18,12 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.body import Body
-from coterie.api.common.protocol import ChatMessage
-from coterie.api.common.received import receive
-from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.host import Host
+from coterie.protocol.body import Body
+from coterie.protocol.received import receive
+from coterie.protocol.requests import ChatMessage
+from coterie.protocol.wire import JsonAnswer
 
 FILES = {"preference": "preferences.jsonl", "label": "labels.jsonl", "undecided": "undecided.jsonl"}
 _lock = threading.Lock()

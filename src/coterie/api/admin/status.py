@@ -7,13 +7,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from coterie.api.common.received import queried
-from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import ApiError, draining, engine_dead
 from coterie.hosting.host import Host, HostedModel
 from coterie.hosting.metrics import labelled
 from coterie.hosting.service import Service
 from coterie.nn.load import load_statistics
+from coterie.protocol.received import queried
+from coterie.protocol.wire import JsonAnswer
 
 
 async def models(request: Request) -> Response:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from coterie.api.common.body import MAX_TOKENS, Body, Name, Probability, Text, Whole
-from coterie.api.common.protocol import MAX_MESSAGES, MAX_STOPS, MoeOptions, Stop
-from coterie.api.common.tool_bodies import MAX_TOOLS
+from coterie.protocol.body import MAX_TOKENS, Body, Name, Probability, Text, Whole
+from coterie.protocol.requests import MAX_MESSAGES, MAX_STOPS, MoeOptions, Stop
+from coterie.protocol.tool_bodies import MAX_TOOLS
 
 _CONTENT = "/v1/messages messages.content"
 

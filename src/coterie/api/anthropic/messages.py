@@ -14,11 +14,11 @@ from starlette.responses import Response
 from coterie.api.anthropic.bodies import CountRequest, MessagesRequest
 from coterie.api.anthropic.events import BlockEvent, Blocks, fold
 from coterie.api.anthropic.translate import Translation
-from coterie.api.common.conversation import Conversation, prepare, reported
-from coterie.api.common.received import Received, receive, respond
-from coterie.api.common.replies import ChoiceStep, Replies
-from coterie.api.common.wire import JsonAnswer, encode
 from coterie.hosting.errors import ApiError, ContextExceeded
+from coterie.protocol.conversation import Conversation, prepare, reported
+from coterie.protocol.received import Received, receive, respond
+from coterie.protocol.replies import ChoiceStep, Replies
+from coterie.protocol.wire import JsonAnswer, encode
 
 
 async def messages(request: Request) -> Response:

@@ -10,9 +10,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.paging import limit_of
-from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import invalid
+from coterie.protocol.paging import limit_of
+from coterie.protocol.wire import JsonAnswer
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _PAGE = 20

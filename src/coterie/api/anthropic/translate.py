@@ -8,12 +8,12 @@ from typing import Any
 
 from coterie.api.anthropic.bodies import ClientTool, CountRequest, MessagesRequest, OutputFormat
 from coterie.api.anthropic.turns import TurnReader
-from coterie.api.common.conversation import reported
-from coterie.api.common.fields import Ignored
-from coterie.api.common.protocol import ChatRequest
-from coterie.api.common.translation import chat_request, in_terms_of, rewriting
 from coterie.hosting.errors import ApiError, ContextExceeded, invalid
 from coterie.hosting.service import Service
+from coterie.protocol.conversation import reported
+from coterie.protocol.fields import Ignored
+from coterie.protocol.requests import ChatRequest
+from coterie.protocol.translation import chat_request, in_terms_of, rewriting
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _SAME = ("model", "temperature", "top_p", "top_k", "seed", "logit_bias", "cache_salt")

@@ -21,8 +21,8 @@ from coterie.api.anthropic.bodies import (
     ToolResult,
     ToolUse,
 )
-from coterie.api.common.fields import Ignored
 from coterie.hosting.errors import invalid
+from coterie.protocol.fields import Ignored
 
 _BETWEEN_TURNS = "\n\n"  # turns of one role that follow each other are one turn
 _CARRIES = "carried:"  # the start of a signature that holds the reasoning itself

@@ -8,12 +8,12 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.body import Body, Name
-from coterie.api.common.wire import JsonAnswer
 from coterie.api.jobs.paging import Labels, cancelled, jobs_of, page, read_json
 from coterie.hosting.errors import invalid
 from coterie.hosting.job_records import JobRecord, new_id, now
 from coterie.hosting.keys import owner
+from coterie.protocol.body import Body, Name
+from coterie.protocol.wire import JsonAnswer
 
 _DAY = 86400
 _TIMES = ("in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",

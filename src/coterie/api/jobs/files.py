@@ -9,13 +9,13 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from coterie.api.common.body import Body, Whole, read
-from coterie.api.common.received import naming
-from coterie.api.common.wire import JsonAnswer, body_chunks
 from coterie.api.jobs.multipart import read_form
 from coterie.api.jobs.paging import jobs_of, page
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.keys import owner
+from coterie.protocol.body import Body, Whole, read
+from coterie.protocol.received import naming
+from coterie.protocol.wire import JsonAnswer, body_chunks
 
 _FORM = 2**20  # bytes of a form without its file
 _MOST = 10_000

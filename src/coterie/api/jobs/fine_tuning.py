@@ -10,14 +10,14 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.body import Body, Name, Whole
-from coterie.api.common.wire import JsonAnswer
 from coterie.api.jobs.paging import Labels, cancelled, jobs_of, page, read_json
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.job_board import JobBoard
 from coterie.hosting.job_records import JobRecord, new_id, now
 from coterie.hosting.keys import owner
 from coterie.hosting.service import Service
+from coterie.protocol.body import Body, Name, Whole
+from coterie.protocol.wire import JsonAnswer
 from coterie.train.objectives import default_lr
 
 Auto = Literal["auto"]

@@ -8,13 +8,13 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field
 from starlette.requests import Request
 
-from coterie.api.common.body import Body
-from coterie.api.common.paging import page_after
-from coterie.api.common.received import naming, read_request
 from coterie.hosting.errors import ApiError
 from coterie.hosting.job_board import JobBoard
 from coterie.hosting.job_records import JobRecord
 from coterie.hosting.keys import owner
+from coterie.protocol.body import Body
+from coterie.protocol.paging import page_after
+from coterie.protocol.received import naming, read_request
 
 B = TypeVar("B", bound=Body)
 Labels = dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]]

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from coterie.api.common.body import MAX_TOKENS, Body, Name, Probability, Text, Whole
-from coterie.api.common.protocol import MAX_MESSAGES, MAX_STOPS, MoeOptions, Stop
-from coterie.api.common.tool_bodies import MAX_TOOLS, ToolDefinition
+from coterie.protocol.body import MAX_TOKENS, Body, Name, Probability, Text, Whole
+from coterie.protocol.requests import MAX_MESSAGES, MAX_STOPS, MoeOptions, Stop
+from coterie.protocol.tool_bodies import MAX_TOOLS, ToolDefinition
 
 # Clients of Ollama add its default tag to names.
 Model = Annotated[Name, AfterValidator(lambda name: name.removesuffix(":latest") or name)]

@@ -11,19 +11,19 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.conversation import prepare
-from coterie.api.common.moe import options_of, routing_of
-from coterie.api.common.protocol import CompletionRequest, choose_tokens
-from coterie.api.common.received import Received, receive, respond
-from coterie.api.common.replies import Replies, Usage, counted_events, logprob_entry
-from coterie.api.common.structured import check_end, structure_of
-from coterie.api.common.wire import JsonAnswer, encode
 from coterie.api.ollama.bodies import OllamaChat, OllamaGenerate, OllamaReply
 from coterie.api.ollama.clock import nanoseconds, now
 from coterie.api.ollama.translate import chat_of, name_of, options_of_reply, place
 from coterie.hosting.engine_thread import Call, Job
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
+from coterie.protocol.conversation import prepare
+from coterie.protocol.moe import options_of, routing_of
+from coterie.protocol.received import Received, receive, respond
+from coterie.protocol.replies import Replies, Usage, counted_events, logprob_entry
+from coterie.protocol.requests import CompletionRequest, choose_tokens
+from coterie.protocol.structured import check_end, structure_of
+from coterie.protocol.wire import JsonAnswer, encode
 from coterie.text.infilling import infill_form
 from coterie.text.replies import NumberedCall
 

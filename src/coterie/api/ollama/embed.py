@@ -9,12 +9,12 @@ import torch
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.received import Received, receive
-from coterie.api.common.vectors import MAX_INPUTS, check_dimensions, encoded, read_as_letters, vectors
-from coterie.api.common.wire import JsonAnswer
 from coterie.api.ollama.bodies import OllamaEmbed, OllamaEmbedding
 from coterie.api.ollama.clock import nanoseconds
 from coterie.hosting.errors import invalid
+from coterie.protocol.received import Received, receive
+from coterie.protocol.vectors import MAX_INPUTS, check_dimensions, encoded, read_as_letters, vectors
+from coterie.protocol.wire import JsonAnswer
 
 
 async def embed(request: Request) -> Response:

@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from coterie import __version__
-from coterie.api.common.received import receive
-from coterie.api.common.wire import JsonAnswer
 from coterie.api.ollama.bodies import OllamaShow
 from coterie.api.ollama.clock import moment
 from coterie.hosting.errors import ApiError
 from coterie.hosting.host import Host, HostedModel
 from coterie.hosting.service import Service
+from coterie.protocol.received import receive
+from coterie.protocol.wire import JsonAnswer
 
 API_VERSION = "0.13.0"  # of Ollama, whose API this is; clients refuse servers that they think too old
 

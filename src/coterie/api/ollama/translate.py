@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from coterie.api.common.conversation import template_facts
-from coterie.api.common.protocol import ChatRequest
-from coterie.api.common.thinking_fields import SWITCHES
-from coterie.api.common.translation import chat_request, in_terms_of, rewriting
 from coterie.api.ollama.bodies import OllamaChat, OllamaGenerate, OllamaMessage, OllamaReply, Options
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
+from coterie.protocol.conversation import template_facts
+from coterie.protocol.requests import ChatRequest
+from coterie.protocol.thinking_fields import SWITCHES
+from coterie.protocol.translation import chat_request, in_terms_of, rewriting
 from coterie.text.reply_formats import format_of
 
 # Fields of the chat API, and their places in a request of Ollama's form.

@@ -9,11 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.conversation import Conversation, prepare
-from coterie.api.common.protocol import ChatRequest, StreamOptions
-from coterie.api.common.received import receive, respond
-from coterie.api.common.replies import ChoiceStep, Replies, call_object, part_object, prompt_logprobs
-from coterie.api.common.wire import DONE, encode
+from coterie.protocol.conversation import Conversation, prepare
+from coterie.protocol.received import receive, respond
+from coterie.protocol.replies import ChoiceStep, Replies, call_object, part_object, prompt_logprobs
+from coterie.protocol.requests import ChatRequest, StreamOptions
+from coterie.protocol.wire import DONE, encode
 
 
 async def chat_completions(request: Request) -> Response:

@@ -10,18 +10,18 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.moe import options_of, routing_of
-from coterie.api.common.protocol import CompletionRequest, StreamOptions, choose_tokens
-from coterie.api.common.received import receive, respond
-from coterie.api.common.replies import Usage, check_grammar, counted_events, finite, prompt_logprobs
-from coterie.api.common.structured import check_end, structure_of
-from coterie.api.common.vectors import encode_text, read_as_letters
-from coterie.api.common.wire import DONE, encode
 from coterie.config import CoterieError
 from coterie.hosting.engine_thread import Call, Job
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
 from coterie.infer.request import PromptScores, TokenEvent, TopLogprobs, check_prompt
+from coterie.protocol.moe import options_of, routing_of
+from coterie.protocol.received import receive, respond
+from coterie.protocol.replies import Usage, check_grammar, counted_events, finite, prompt_logprobs
+from coterie.protocol.requests import CompletionRequest, StreamOptions, choose_tokens
+from coterie.protocol.structured import check_end, structure_of
+from coterie.protocol.vectors import encode_text, read_as_letters
+from coterie.protocol.wire import DONE, encode
 from coterie.text.infilling import InfillForm, infill_form
 from coterie.text.tokenizer import Tokenizer
 

@@ -9,10 +9,6 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.body import Body
-from coterie.api.common.received import read_request
-from coterie.api.common.translation import chat_request
-from coterie.api.common.wire import JsonAnswer
 from coterie.api.openai.listing import list_of, page_of, query_of, shown
 from coterie.api.openai.memory import ItemMemory, look, new_id, not_found
 from coterie.api.openai.response_items import ItemReader
@@ -21,6 +17,10 @@ from coterie.hosting.errors import ApiError
 from coterie.hosting.host import Host
 from coterie.hosting.keys import owner
 from coterie.hosting.state_store import Entry, MissingEntry
+from coterie.protocol.body import Body
+from coterie.protocol.received import read_request
+from coterie.protocol.translation import chat_request
+from coterie.protocol.wire import JsonAnswer
 
 _KIND = "conversation"
 _Items = Annotated[list[dict[str, Any]], Field(max_length=10_000)]

@@ -9,13 +9,13 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.body import Body, Ids, Name, Text
-from coterie.api.common.protocol import Keep
-from coterie.api.common.received import receive
-from coterie.api.common.vectors import MAX_INPUTS, check_dimensions, encoded, read_as_letters, vectors
-from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import invalid
 from coterie.hosting.service import Service
+from coterie.protocol.body import Body, Ids, Name, Text
+from coterie.protocol.received import receive
+from coterie.protocol.requests import Keep
+from coterie.protocol.vectors import MAX_INPUTS, check_dimensions, encoded, read_as_letters, vectors
+from coterie.protocol.wire import JsonAnswer
 
 
 class EmbeddingRequest(Body):

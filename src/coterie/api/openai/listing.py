@@ -7,8 +7,8 @@ from typing import Any
 
 from starlette.requests import Request
 
-from coterie.api.common.paging import page_after
 from coterie.hosting.errors import invalid, unsupported
+from coterie.protocol.paging import page_after
 
 _MOST, _DEFAULT = 100, 20  # items of a page, as at OpenAI
 # What they ask to add is in the items already, or never was.

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from coterie.api.common.body import MAX_TOKENS, Body, Name, Probability, Text, Whole
-from coterie.api.common.protocol import MAX_MESSAGES, MoeOptions, StreamOptions
-from coterie.api.common.tool_bodies import MAX_TOOLS
+from coterie.protocol.body import MAX_TOKENS, Body, Name, Probability, Text, Whole
+from coterie.protocol.requests import MAX_MESSAGES, MoeOptions, StreamOptions
+from coterie.protocol.tool_bodies import MAX_TOOLS
 
 
 class TextFormat(Body):

@@ -7,12 +7,12 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from coterie.api.common.body import pointer_to, sifted
-from coterie.api.common.field_table import ITEMS
-from coterie.api.common.fields import Ignored
-from coterie.api.common.replies import ChoiceStep
 from coterie.api.openai.text_scores import TextScores
 from coterie.hosting.errors import invalid
+from coterie.protocol.body import pointer_to, sifted
+from coterie.protocol.field_table import ITEMS
+from coterie.protocol.fields import Ignored
+from coterie.protocol.replies import ChoiceStep
 from coterie.text.replies import CallPart, NumberedCall
 
 ResponseEvent = tuple[str, dict[str, Any]]

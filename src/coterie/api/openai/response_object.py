@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from coterie.api.common.replies import Usage
 from coterie.api.openai.memory import ItemMemory
 from coterie.api.openai.response_bodies import ResponsesRequest
 from coterie.infer.sampling import SamplingParams
+from coterie.protocol.replies import Usage
 
 # Labels that are given back and do nothing else; `x-coterie-ignored` names them.
 LABELS = ("prompt_cache_key", "prompt_cache_retention", "safety_identifier", "user")

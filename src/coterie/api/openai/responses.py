@@ -11,12 +11,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.conversation import Conversation, prepare
-from coterie.api.common.protocol import ChatRequest
-from coterie.api.common.received import Received, receive, respond
-from coterie.api.common.replies import Replies
-from coterie.api.common.translation import chat_request
-from coterie.api.common.wire import JsonAnswer, encode
 from coterie.api.openai.memory import ItemMemory, new_id
 from coterie.api.openai.response_bodies import ConversationName, InputRequest, ResponsesRequest, TextFormat
 from coterie.api.openai.response_items import ItemReader, Output, ResponseEvent
@@ -25,6 +19,12 @@ from coterie.api.openai.truncation import fitted
 from coterie.hosting.errors import ApiError, unsupported
 from coterie.hosting.keys import owner
 from coterie.hosting.service import Service
+from coterie.protocol.conversation import Conversation, prepare
+from coterie.protocol.received import Received, receive, respond
+from coterie.protocol.replies import Replies
+from coterie.protocol.requests import ChatRequest
+from coterie.protocol.translation import chat_request
+from coterie.protocol.wire import JsonAnswer, encode
 
 _LOGPROBS = "message.output_text.logprobs"  # of `include`
 _ROOM = 8  # the part of the context that `truncation` keeps for a reply of no given length

@@ -13,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from torch import Tensor
 
-from coterie.api.common.body import MAX_TOKENS, Body, Name, Text, Whole
-from coterie.api.common.protocol import Keep
-from coterie.api.common.received import Received, receive
-from coterie.api.common.vectors import MAX_INPUTS, encoded, read_as_letters, vectors
-from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import invalid
+from coterie.protocol.body import MAX_TOKENS, Body, Name, Text, Whole
+from coterie.protocol.received import Received, receive
+from coterie.protocol.requests import Keep
+from coterie.protocol.vectors import MAX_INPUTS, encoded, read_as_letters, vectors
+from coterie.protocol.wire import JsonAnswer
 
 
 class RerankDocument(Body):

@@ -7,13 +7,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.wire import JsonAnswer
 from coterie.api.openai.listing import page_of, query_of
 from coterie.api.openai.memory import look, not_found
 from coterie.hosting.errors import ApiError, unsupported
 from coterie.hosting.host import Host
 from coterie.hosting.keys import owner
 from coterie.hosting.state_store import MissingEntry, StateStore
+from coterie.protocol.wire import JsonAnswer
 
 _KIND = "response"
 

@@ -8,15 +8,15 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from coterie.api.common.body import Body, Text
-from coterie.api.common.conversation import prepare
-from coterie.api.common.protocol import MAX_MESSAGES, ChatMessage, ChatRequest
-from coterie.api.common.received import queried, receive
-from coterie.api.common.tool_bodies import AnyTool
-from coterie.api.common.vectors import encode_text, read_as_letters
-from coterie.api.common.wire import JsonAnswer
 from coterie.hosting.errors import invalid
 from coterie.hosting.service import Service
+from coterie.protocol.body import Body, Text
+from coterie.protocol.conversation import prepare
+from coterie.protocol.received import queried, receive
+from coterie.protocol.requests import MAX_MESSAGES, ChatMessage, ChatRequest
+from coterie.protocol.tool_bodies import AnyTool
+from coterie.protocol.vectors import encode_text, read_as_letters
+from coterie.protocol.wire import JsonAnswer
 
 
 class TokenizeRequest(Body):

@@ -1,1 +1,0 @@
-"""What the protocols share: bodies, fields, conversations, replies, bytes in and out."""

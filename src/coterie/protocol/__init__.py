@@ -1,0 +1,1 @@
+"""What the protocols share: bodies, the table of fields, conversations, replies, bytes in and out."""
