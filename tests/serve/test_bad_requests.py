@@ -14,7 +14,7 @@ from starlette.routing import Route
 from coterie.protocol.received import naming
 from coterie.serve.app import routes
 from coterie.serve.server import ServerThread
-from tests.protocol.test_protocol import BROKEN
+from tests.protocol.test_requests import BROKEN
 from tests.serve.protocols import OTHERS, STATE, WRITE, Body, Line
 from tests.serve.support import (
     call,
