@@ -114,6 +114,7 @@ def test_we_load_pefts(name: str, tmp_path: Path) -> None:
         use_rslora=name == "mixtral",
         modules_to_save=["model.norm"],
     )
+    torch.manual_seed(0)  # PEFT's own draws: others may put two experts so near that rounding swaps them
     adapted = get_peft_model(model, settings)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

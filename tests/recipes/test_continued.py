@@ -54,6 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "optimiser": {"lr": 0.01},
         "out": str(place / "start"),
         "threads": 1,
+        "dtype": "float32",  # as models are scored here, on every processor
     }
     pretrain(TrainConfig.from_dict(settings))
     return place
@@ -68,6 +69,7 @@ def settings_of(place: Path, out: Path, **changes: Any) -> dict[str, Any]:
         "retention": str(place / "text"),
         "out": str(out),
         "threads": 1,
+        "dtype": "float32",
     } | changes
 
 

@@ -60,7 +60,7 @@ class ServeSettings(Settings):
     feedback: Annotated[str | None, BeforeValidator(lambda given: None if given == "off" else given)] = Field(
         "feedback", description="Directory for the page's judgements of replies; 'off' keeps none."
     )
-    store: bool = Field(True, description="Keep responses, conversations, files and batches.")
+    store: bool = Field(True, description="Keep responses, conversations, files and jobs.")
     state_dir: Path | None = Field(
         None, description="Folder of what is kept (default: coterie's in the user's state folder)."
     )

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from coterie.config import CoterieError
+from coterie.hosting.database import StateError
 from coterie.hosting.job_records import JobFile, JobRecord, new_id, now
 from coterie.hosting.job_runner import JobRunner
 
@@ -45,8 +46,12 @@ class TuningRunner(JobRunner):
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def serve_all(self) -> None:
-        """Serve the results of earlier jobs."""
-        for record in await self.records.do(lambda file: file.all(self.kind)):
+        """Serve the results of earlier jobs. A store that cannot be read has none; the log says so."""
+        try:
+            found = await self.records.do(lambda file: file.all(self.kind))
+        except StateError:
+            return
+        for record in found:
             kept = record.data["status"] == "succeeded" and not record.own.get("deleted")
             if kept and any(map(self.host.serves, record.own["models"])):
                 try:

@@ -44,15 +44,16 @@ def test_a_deleted_response_is_gone_with_its_items(client):
     first = client.responses.create(input="Hello", **SHORT)
     second = client.responses.create(input="Hello", previous_response_id=first.id, **SHORT)
     client.responses.delete(first.id)
-    for attempt in (
-        lambda: client.responses.retrieve(first.id),
-        lambda: client.responses.delete(first.id),
-        lambda: client.responses.input_items.list(first.id),
-        lambda: client.responses.input_items.list(second.id),
-        lambda: client.responses.create(input="x", previous_response_id=second.id, **SHORT),
+    for attempt, status in (
+        (lambda: client.responses.retrieve(first.id), 404),
+        (lambda: client.responses.delete(first.id), 404),
+        (lambda: client.responses.input_items.list(first.id), 404),
+        (lambda: client.responses.input_items.list(second.id), 404),
+        (lambda: client.responses.create(input="x", previous_response_id=second.id, **SHORT), 400),
     ):
-        with pytest.raises(openai.NotFoundError, match=f"{first.id}' not found"):
+        with pytest.raises(openai.APIStatusError, match=f"{first.id}' not found") as caught:
             attempt()
+        assert caught.value.status_code == status
     assert client.responses.retrieve(second.id).output_text == second.output_text
 
 
@@ -61,7 +62,7 @@ def test_strange_ids_are_not_found(server):
         for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel")):
             assert call(server.url, method, f"/v1/responses/{id}{path}")[0] == 404
     body = {"model": "tiny", "input": "x", "previous_response_id": "\0' OR 1=1"}
-    assert call(server.url, "POST", "/v1/responses", body)[0] == 404
+    assert call(server.url, "POST", "/v1/responses", body)[0] == 400
 
 
 def test_what_needs_the_background_is_refused(client):
