@@ -19,7 +19,6 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from coterie.hosting.batch_lines import BatchLine, index, not_run, result_of, tokens_of
-from coterie.hosting.engine_thread import BATCH
 from coterie.hosting.errors import explain
 from coterie.hosting.inner_request import Busy, InnerAnswer, ask
 from coterie.hosting.job_records import JobFile, JobRecord, new_id, now
@@ -63,14 +62,6 @@ class BatchRunner(JobRunner):
                 one.thread.num_waiting == 0 and one.engine.num_running < max(1, one.engine.max_batch - 1)
                 for one in loaded
             )
-        )
-
-    def must_yield(self) -> bool:
-        """Whether a client's request waits for a place."""
-        return any(
-            any(waiting.options.priority < BATCH for waiting in one.engine.waiting)
-            for one in self.host.services
-            if one.engine.num_running >= one.engine.max_batch
         )
 
 
@@ -128,8 +119,6 @@ class BatchRun:
                 if pending and time.monotonic() >= self._resting and self._runner.has_room(len(running)):
                     position = pending.popleft()
                     running[self._start(position)] = position
-                elif running and self._runner.must_yield():
-                    await self._yield_place(running)
                 told = await self._runner.pause(_LOOK, set(running))
                 for task in [one for one in running if one.done()]:
                     position = running.pop(task)
@@ -153,12 +142,6 @@ class BatchRun:
             return await ask(app, host, holder, self._record.data["endpoint"], line["body"])
 
         return asyncio.get_running_loop().create_task(work(), context=Context())
-
-    async def _yield_place(self, running: dict[Task, int]) -> None:
-        """Give up the request that began last; it runs again later."""
-        latest = list(running)[-1]
-        latest.cancel()
-        await asyncio.wait({latest})
 
     async def _keep(self, task: Task, position: int) -> bool:
         """Store an answer; False for a request that has to run again."""

@@ -16,7 +16,7 @@ import pytest
 
 import coterie
 from coterie.hosting.host import Host
-from coterie.hosting.tuning_runner import TuningRunner, end_process
+from coterie.hosting.tuning_runner import COMMAND, TuningRunner, end_process
 from coterie.infer.model import LanguageModel
 from coterie.serve.server import ServerThread
 from tests.recipes.tuned import base, conversations
@@ -165,7 +165,10 @@ def test_other_purposes_and_servers_that_do_not_allow_it(tuning, server):
 
 
 @pytest.mark.slow
-def test_a_model_is_tuned_and_served_also_after_a_restart(tmp_path):
+def test_a_model_is_tuned_and_served_also_after_a_restart(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        TuningRunner, "command", COMMAND
+    )  # the stand-in of the tests before may still be there
     path = base(tmp_path, "qwen3", calm=True)
     examples = conversations(tmp_path / "examples.jsonl").read_text()
     settings = {"state_dir": str(tmp_path / "state"), "allow_tuning": True}
