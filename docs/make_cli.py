@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
+from made_page import write_or_check
 from typer.testing import CliRunner
 
 from coterie.cli.main import app
@@ -43,14 +43,5 @@ def verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
         yield from verbs(command.get_command(None, name), (*path, name))
 
 
-def main() -> None:
-    """Write the page, or check it."""
-    page = render()
-    if "--check" not in sys.argv:
-        PAGE.write_text(page)
-    elif not PAGE.is_file() or PAGE.read_text() != page:
-        sys.exit(f"{PAGE.name} is not up to date; ")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, render())

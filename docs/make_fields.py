@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from made_page import write_or_check
 
 from coterie.protocol.field_table import EXTRAS, ITEMS
 from coterie.protocol.field_table.requests import LABELS, SHARED
@@ -64,14 +65,5 @@ def _section(title: str, rows: Iterable[tuple[str, str, str]]) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Write the page, or check it."""
-    page = render()
-    if "--check" not in sys.argv:
-        PAGE.write_text(page)
-    elif not PAGE.is_file() or PAGE.read_text() != page:
-        sys.exit(f"{PAGE.name} is not up to date; ")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, render())

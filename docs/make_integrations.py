@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+
+from made_page import write_or_check
 
 from coterie.serve.client_recipes import ClientFacts, clients, recipe
 
@@ -41,14 +42,5 @@ def render() -> str:
     return "\n".join([INTRODUCTION, *(recipe(name, EXAMPLE).section for name in clients())])
 
 
-def main() -> None:
-    """Write the page, or check it."""
-    page = render()
-    if "--check" not in sys.argv:
-        PAGE.write_text(page)
-    elif not PAGE.is_file() or PAGE.read_text() != page:
-        sys.exit(f"{PAGE.name} is not up to date; ")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, render())
