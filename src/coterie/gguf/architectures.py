@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from coterie.checkpoints.gguf_model.targets import TARGETS, ChunkedAttention, Parts, Target, keys_of
 from coterie.config import (
     AttentionConfig,
     ConfigError,
@@ -18,7 +19,6 @@ from coterie.config import (
     ModelConfig,
     RopeScaling,
 )
-from coterie.gguf.targets import TARGETS, ChunkedAttention, Parts, Target, keys_of
 from coterie.nn.rope import rotation_gain, yarn_gain
 
 Keys = dict[str, Any]

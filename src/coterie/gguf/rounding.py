@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.gguf_model.targets import TARGETS
 from coterie.config import CheckpointError
 from coterie.gguf.blocks import allowed_error, pack, unpack
 from coterie.gguf.opened import open_gguf
 from coterie.gguf.parameters import ParameterSource
-from coterie.gguf.targets import TARGETS
 from coterie.gguf.tensors import map_tensors
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.gguf_model.targets import Parts, config_values, keys_of
 from coterie.gguf.architectures import describe
-from coterie.gguf.targets import Parts, config_values, keys_of
 from tests.gguf.models import KINDS, write
 
 

@@ -1,0 +1,1 @@
+"""Models in GGUF files: architectures, keys, tensors and tokenizers, each declared once for both ways."""

@@ -1,0 +1,226 @@
+"""Our parameters as llama.cpp's tensors, for both ways: a `GgufSlot` says which numbers are which.
+
+The file has its own names, its own order of rows for rope in some architectures, experts stacked with gate
+and up apart, and latent attention's `kv_b` in two halves. R rows, I numbers in a row, E experts, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from coterie.checkpoints.gguf_model.targets import Target
+from coterie.config import CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
+from coterie.families.mapping import View, whole
+from coterie.nn.rope import inverse_frequencies
+
+ROPE_FACTORS = "rope_freqs.weight"
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class GgufSlot:
+    """Tensor `stored` of the file, of `shape`, holds the numbers of our parameter `name`, or some of them.
+
+    `pieces`: pairs of views of the file's tensor and of the parameter with the same numbers. `rows`: of a
+    tensor of experts, the rows of each expert that it holds; the pieces then fit any number of experts.
+    `note`: what is unlike the parameter, in words.
+    """
+
+    stored: str
+    shape: Shape
+    name: str
+    pieces: tuple[tuple[View, View], ...] = ((whole, whole),)
+    rows: slice | None = None
+    note: str = ""
+
+    def pack(self, parameter: Tensor) -> Tensor:
+        """The file's tensor from the parameter (of experts: as many as are given)."""
+        if self.pieces == ((whole, whole),):
+            return parameter
+        shape = self.shape if self.rows is None else (parameter.shape[0], *self.shape[1:])
+        stored = parameter.new_empty(shape)
+        for theirs, ours in self.pieces:
+            theirs(stored).copy_(ours(parameter))
+        return stored
+
+    def unpack(self, stored: Tensor, parameter: Tensor) -> None:
+        """Copy the file's tensor into the parameter (of experts: as many as are given)."""
+        for theirs, ours in self.pieces:
+            ours(parameter).copy_(theirs(stored))
+
+
+_PLAIN = {
+    "attention_norm.weight": "attn_norm.weight",
+    "attention.o.weight": "attn_output.weight",
+    "attention.o.bias": "attn_output.bias",
+    "attention.v.weight": "attn_v.weight",
+    "attention.v.bias": "attn_v.bias",
+    "attention.q_norm.weight": "attn_q_norm.weight",
+    "attention.k_norm.weight": "attn_k_norm.weight",
+    "attention.sinks": "attn_sinks.weight",
+    "attention.q_a.weight": "attn_q_a.weight",
+    "attention.q_a_norm.weight": "attn_q_a_norm.weight",
+    "attention.kv_a_norm.weight": "attn_kv_a_norm.weight",
+    "ffn.router.weight": "ffn_gate_inp.weight",
+    "ffn.router.bias": "ffn_gate_inp.bias",
+    "ffn.router.select_bias": "exp_probs_b.bias",
+    "ffn.experts.down.bias": "ffn_down_exps.bias",
+} | {
+    f"ffn.{ours}{part}.{kind}": f"ffn_{part}{theirs}.{kind}"
+    for part in ("gate", "up", "down")
+    for kind in ("weight", "bias")
+    for ours, theirs in (("", ""), ("shared.", "_shexp"))
+}
+# Matrices with rope among their rows: their name in the file.
+_ROTATED = {
+    "attention.q": "attn_q",
+    "attention.k": "attn_k",
+    "attention.q_b": "attn_q_b",
+    "attention.kv_a": "attn_kv_a_mqa",
+}
+
+
+def gguf_slots(config: ModelConfig, target: Target, shapes: Mapping[str, Shape]) -> list[GgufSlot]:
+    """Every tensor of the file that holds a parameter, in the file's order.
+
+    `shapes`: of the parameters and selection biases, by our names. A tied embedding has a second slot as the
+    head where the architecture wants one. Errors: `CheckpointError` for a parameter without a place there.
+    """
+    embedding = _whole(shapes, "embed.weight", "token_embd.weight")
+    slots = [embedding, _whole(shapes, "norm.weight", "output_norm.weight")]
+    if not config.tie_embeddings:
+        slots.append(_whole(shapes, "head.weight", "output.weight"))
+    elif target.head:
+        note = "the embedding, which llama.cpp does not share here"
+        slots.append(replace(embedding, stored="output.weight", note=note))
+    for name in shapes:
+        if name.startswith("blocks."):
+            _, index, part = name.split(".", 2)
+            slots += _block(config, target, shapes, name, int(index), part)
+    lost = set(shapes) - {slot.name for slot in slots}
+    if lost:
+        raise CheckpointError(
+            f"parameter '{min(lost)}' has no place in llama.cpp's '{target.name}' architecture"
+        )
+    return slots
+
+
+def rope_factors(config: ModelConfig) -> Tensor | None:
+    """llama3 scaling as the file has it: what each plain frequency is divided by; None for other models."""
+    attention = next((block.attention for block in config.blocks if block.attention.rope is not None), None)
+    rope = attention.rope if attention else None
+    if attention is None or rope is None or rope.scaling is None or rope.scaling.kind != "llama3":
+        return None
+    plain = inverse_frequencies(RopeConfig(theta=rope.theta), attention.head_dim)
+    return plain / inverse_frequencies(rope, attention.head_dim)
+
+
+def _block(
+    config: ModelConfig, target: Target, shapes: Mapping[str, Shape], name: str, index: int, part: str
+) -> Iterable[GgufSlot]:
+    prefix = f"blk.{index}."
+    if part == "ffn_norm.weight":
+        return [_whole(shapes, name, f"{prefix}{target.norm_before_ffn}.weight")]
+    if part in _PLAIN:
+        return [_whole(shapes, name, prefix + _PLAIN[part])]
+    stem, _, kind = part.rpartition(".")
+    attention = config.blocks[index].attention
+    if stem in _ROTATED:
+        pieces = _turned(config, target, index, stem)
+        note = "rows of rope in neighbouring pairs" if pieces else ""
+        slot = _whole(shapes, name, f"{prefix}{_ROTATED[stem]}.{kind}")
+        return [replace(slot, pieces=pieces or slot.pieces, note=note)]
+    if part == "attention.kv_b.weight" and isinstance(attention, MLAConfig):
+        return _key_and_value(name, prefix, attention)
+    if stem == "ffn.experts.gate_up":
+        ffn = config.blocks[index].ffn
+        alternate = isinstance(ffn, MoEConfig) and ffn.gate_up_alternates
+        half = shapes[name][1] // 2
+        rows = [slice(0, None, 2), slice(1, None, 2)] if alternate else [slice(0, half), slice(half, None)]
+        pairs = zip(("gate", "up"), rows, strict=True)
+        return [_experts(shapes, name, f"{prefix}ffn_{side}_exps.{kind}", chosen) for side, chosen in pairs]
+    if part == "ffn.experts.down.weight":
+        return [_experts(shapes, name, f"{prefix}ffn_down_exps.weight", slice(None))]
+    return []
+
+
+def _whole(shapes: Mapping[str, Shape], name: str, stored: str) -> GgufSlot:
+    return GgufSlot(stored, shapes[name], name)
+
+
+def _experts(shapes: Mapping[str, Shape], name: str, stored: str, rows: slice) -> GgufSlot:
+    """Rows `rows` of every expert, stacked (E, R, I); of a bias (E, R) the same."""
+    count, height, *rest = shapes[name]
+    shape = (count, len(range(*rows.indices(height))), *rest)
+    return GgufSlot(stored, shape, name, ((whole, lambda parameter: parameter[:, rows]),), rows)
+
+
+def _key_and_value(name: str, prefix: str, attention: MLAConfig) -> list[GgufSlot]:
+    """`kv_b` split into keys (H, rank, nope), which llama.cpp absorbs into the queries, and values.
+
+    The values are (H, value, rank).
+    """
+    heads, nope, value, rank = attention.num_heads, attention.nope_dim, attention.value_dim, attention.kv_rank
+
+    def keys(parameter: Tensor) -> Tensor:
+        return parameter.view(heads, nope + value, rank)[:, :nope].transpose(1, 2)
+
+    def values(parameter: Tensor) -> Tensor:
+        return parameter.view(heads, nope + value, rank)[:, nope:]
+
+    return [
+        GgufSlot(
+            f"{prefix}attn_k_b.weight",
+            (heads, rank, nope),
+            name,
+            ((whole, keys),),
+            note="the keys' half, transposed by head",
+        ),
+        GgufSlot(
+            f"{prefix}attn_v_b.weight",
+            (heads, value, rank),
+            name,
+            ((whole, values),),
+            note="the values' half",
+        ),
+    ]
+
+
+def _turned(
+    config: ModelConfig, target: Target, index: int, stem: str
+) -> tuple[tuple[View, View], ...] | None:
+    """How rows are reordered for an architecture that rotates neighbours (None: they are not).
+
+    Our rope of style `half` rotates (x[j], x[j + D/2]); there the pair is (x[2j], x[2j + 1]). In latent
+    attention only the last rows of a head are rotated.
+    """
+    attention = config.blocks[index].attention
+    if not target.pairs or attention.rope is None or attention.rope.style == "pairs":
+        return None
+    if isinstance(attention, MLAConfig):
+        heads = 1 if stem == "attention.kv_a" else attention.num_heads
+        width, plain = (
+            attention.rope_dim,
+            attention.kv_rank if stem == "attention.kv_a" else attention.nope_dim,
+        )
+    else:
+        heads = attention.num_heads if stem == "attention.q" else attention.num_kv_heads
+        width, plain = attention.head_dim, 0
+
+    def by_head(tensor: Tensor) -> Tensor:
+        return tensor.unflatten(0, (heads, plain + width))
+
+    def neighbours(stored: Tensor) -> Tensor:
+        return by_head(stored)[:, plain:].unflatten(1, (width // 2, 2))
+
+    def halves(parameter: Tensor) -> Tensor:
+        return by_head(parameter)[:, plain:].unflatten(1, (2, width // 2)).transpose(1, 2)
+
+    def unturned(tensor: Tensor) -> Tensor:
+        return by_head(tensor)[:, :plain]
+
+    turned = ((neighbours, halves),)
+    return turned if plain == 0 else ((unturned, unturned), *turned)
