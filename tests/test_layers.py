@@ -25,6 +25,7 @@ LAYERS = {
     "data": 3,
     "nn": 3,
     "machine": 3,
+    "hub": 3,
     "families": 4,
     "proof": 5,
     "surgery": 5,

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config import CheckpointError, files
+from coterie.hub.cache import obtain
+from coterie.hub.failures import HubError
+from coterie.hub.names import HubName
 
 INDEX = "model.safetensors.index.json"
 
@@ -17,32 +20,29 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def locate(path: str | Path, weights: bool = True) -> Path:
-    """The directory of a checkpoint: a local path, or a hub id `owner/name`, which is downloaded.
+    """The directory of a checkpoint: a local path, or a hub id, which is downloaded into the hub's cache.
 
-    `weights`: whether to download the weights too, or only the small files. Errors: `CheckpointError` when
-    `path` is neither, or the hub cannot be reached.
+    A hub id is `owner/name`, `owner/name@revision` or, for a GGUF file, `owner/name:Q4_K_M`. `weights`:
+    whether to download the weights too, or only the small files. Where the hub cannot be reached, the
+    revision in the cache is used, and a message says so.
+    Errors: `CheckpointError` when `path` is neither, or the hub does not deliver it.
     """
     local = Path(path).expanduser()
     if local.is_dir():
         return local
-    text = str(path)
     if local.exists():
         raise CheckpointError(f"{path}: is a file; give the checkpoint's directory")
-    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+    name = HubName.parse(str(path))
+    if name is None:
         raise CheckpointError(
             f"{path}: no such directory; give a checkpoint directory or a hub id such as owner/name"
         )
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.jinja", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
     try:
-        return Path(snapshot_download(text, allow_patterns=patterns))
-    except Exception as error:  # the hub client raises many types; all of them mean that it is unavailable
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise CheckpointError(
-            f"{path}: no such directory, and the hub did not deliver it ({reason}); "
-            "check the name and the network, or give a local directory"
-        ) from None
+        return obtain(name, weights)
+    except HubError as error:
+        if name == HubName(name.repo):  # it may be meant as a path
+            raise CheckpointError(f"{error} (and there is no directory of that name here)") from None
+        raise
 
 
 def weight_files(directory: Path) -> list[Path]:
