@@ -73,9 +73,9 @@ def model_sums(config: ModelConfig, tokens: int = 1, passes: int = 1) -> tuple[i
         widths.append(ffn.width if isinstance(ffn, FeedForwardConfig) else ffn.expert_width)
         widths.append(attention.num_heads * attention.head_dim)
         depth += OPERATIONS_PER_BLOCK
-        if isinstance(attention, MLAConfig):  # two products through latents in place of one
+        if isinstance(attention, MLAConfig):  # queries, keys and values go through two products, not one
             widths.append(attention.kv_rank)
-            depth += 1
+            depth += 3
     depth += OPERATIONS_PER_BLOCK * config.num_mtp_layers
     return max(widths), depth * passes
 

@@ -7,17 +7,22 @@ from coterie.nn.logprobs import token_logprobs
 from tests.arithmetic import assert_close, assert_norm_close, largest
 
 
-def reference(h, weight, targets):
-    return (h @ weight.t()).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+def reference(h, weight, targets, cap=None):
+    scores = h @ weight.t()
+    scores = scores if cap is None else cap * torch.tanh(scores / cap)
+    return scores.log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
-def both(h, weight, targets, upstream, **options):
+def both(h, weight, targets, upstream, cap=None, **options):
     """(value, gradient of h, gradient of the head) of ours in float32 and of the reference in float64."""
     results = []
     for dtype in (torch.float32, torch.float64):
         leaves = [x.detach().to(dtype).requires_grad_() for x in (h, weight)]
         ours = dtype == torch.float32
-        logp = token_logprobs(*leaves, targets, **options) if ours else reference(*leaves, targets)
+        if ours:
+            logp = token_logprobs(*leaves, targets, cap=cap, **options)
+        else:
+            logp = reference(*leaves, targets, cap)
         results.append([logp, *torch.autograd.grad(logp, leaves, upstream.to(dtype))])
     return zip(*results, strict=True)
 
@@ -30,13 +35,14 @@ def both(h, weight, targets, upstream, **options):
     keep_bytes=st.sampled_from([0, 500, 3000, 1 << 20]),
     scale=st.sampled_from([0.1, 1.0, 8.0]),
     seed=st.integers(0, 999),
+    cap=st.sampled_from([None, 2.0, 30.0]),
 )
-def test_value_and_gradients_equal_float64(num_tokens, vocab, chunk, keep_bytes, scale, seed):
+def test_value_and_gradients_equal_float64(num_tokens, vocab, chunk, keep_bytes, scale, seed, cap):
     torch.manual_seed(seed)
     h, weight = torch.randn(num_tokens, 12), scale * torch.randn(vocab, 12)
     targets, upstream = torch.randint(0, vocab, (num_tokens,)), torch.randn(num_tokens)
     terms = max(num_tokens, vocab, 12)
-    value, *gradients = both(h, weight, targets, upstream, chunk=chunk, keep_bytes=keep_bytes)
+    value, *gradients = both(h, weight, targets, upstream, cap, chunk=chunk, keep_bytes=keep_bytes)
     assert_close(*value, terms, depth=3, size=scale)
     for ours, exact in gradients:
         # Probabilities have the absolute errors of scores as their relative ones.

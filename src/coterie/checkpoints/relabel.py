@@ -76,14 +76,20 @@ def _candidates(config: ModelConfig) -> list[tuple[ModelConfig, str]]:
             (_with_ffns(config, [_expert_of(ffn) for ffn in ffns]), "each feed-forward became one expert")
         )
     if all(not isinstance(ffn, MoEConfig) or _is_one_expert(ffn) for ffn in ffns) and config.is_moe:
-        dense = [FeedForwardConfig(width=f.expert_width) if isinstance(f, MoEConfig) else f for f in ffns]
+        dense = [_dense_of(ffn) for ffn in ffns]
         found.append((_with_ffns(config, dense), "each single expert became a feed-forward"))
     return found
 
 
 def _expert_of(ffn: FeedForwardConfig | MoEConfig) -> MoEConfig:
     assert isinstance(ffn, FeedForwardConfig)
-    return MoEConfig(expert_width=ffn.width, router=_ONE)
+    return MoEConfig(expert_width=ffn.width, router=_ONE, activation=ffn.activation)
+
+
+def _dense_of(ffn: FeedForwardConfig | MoEConfig) -> FeedForwardConfig:
+    if isinstance(ffn, FeedForwardConfig):
+        return ffn
+    return FeedForwardConfig(width=ffn.expert_width, activation=ffn.activation)
 
 
 def _is_one_expert(moe: MoEConfig) -> bool:

@@ -19,10 +19,12 @@ class RopeScaling(Settings):
     `yarn`: a ramp between the dimensions that turn `beta_fast` and `beta_slow` times in the original context,
     rounded outwards where `truncate`; cos and sin are multiplied by `attention_factor`, by default g(mscale)
     / g(mscale_all_dim) where both are given and else g(1), with g(m) = 0.1 m ln(factor) + 1. `MLAConfig` also
-    multiplies its softmax scale by g(mscale_all_dim)^2.
+    multiplies its softmax scale by g(mscale_all_dim)^2. `longrope`: divide the j-th by `short_factors[j]`,
+    or by `long_factors[j]` in sequences that are planned to be longer than the original context; cos and sin
+    are multiplied by `attention_factor`, by default sqrt(1 + ln(factor) / ln(original context)).
     """
 
-    kind: Literal["llama3", "linear", "yarn"]
+    kind: Literal["llama3", "linear", "yarn", "longrope"]
     factor: float = Field(gt=0)
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -33,38 +35,55 @@ class RopeScaling(Settings):
     mscale: float | None = None
     mscale_all_dim: float | None = None
     attention_factor: float | None = Field(None, gt=0)
+    short_factors: tuple[float, ...] | None = None
+    long_factors: tuple[float, ...] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        only_yarn = ("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim", "attention_factor")
-        foreign = [name for name in only_yarn if getattr(self, name) != type(self).model_fields[name].default]
-        if self.kind != "yarn" and foreign:
-            raise ValueError(f"'{foreign[0]}' belongs to kind 'yarn', not to '{self.kind}'")
+        yarn = ("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim", "attention_factor")
+        longrope = ("short_factors", "long_factors", "attention_factor")
+        own = {"yarn": yarn, "longrope": longrope}.get(self.kind, ())
+        for name in (*yarn, *longrope):
+            if name not in own and getattr(self, name) != type(self).model_fields[name].default:
+                owner = "yarn" if name in yarn else "longrope"
+                raise ValueError(f"'{name}' belongs to kind '{owner}', not to '{self.kind}'")
+        if self.kind == "longrope" and not (self.short_factors and self.long_factors):
+            raise ValueError("kind 'longrope' needs short_factors and long_factors")
         return self
 
 
 class RopeConfig(Settings):
-    """Rotary positions. `half` rotates (x[j], x[j + D/2]); `pairs` rotates (x[2j], x[2j + 1]) in fp32."""
+    """Rotary positions. `half` rotates (x[j], x[j + D/2]); `pairs` rotates (x[2j], x[2j + 1]) in fp32.
+
+    `rotated`: how many numbers of a head rotate (None: all D). They are its first ones, with frequencies
+    `theta^(-2j / rotated)`; where `proportional`, its first `rotated / 2` pairs of all D/2, with frequencies
+    `theta^(-2j / D)`.
+    """
 
     theta: float = Field(10000.0, gt=0)
     style: Literal["half", "pairs"] = "half"
     scaling: RopeScaling | None = None
+    rotated: int | None = Field(None, gt=0, multiple_of=2, le=_WIDEST)
+    proportional: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.scaling is not None and self.scaling.kind == "yarn" and self.theta <= 1:
             raise ValueError("yarn scaling needs theta above 1")
+        if self.proportional and (self.rotated is None or self.style != "half" or self.scaling is not None):
+            raise ValueError("proportional rotation needs 'rotated', style 'half' and no scaling")
         return self
 
 
 class TemperatureConfig(Settings):
-    """Queries are multiplied by `log1p(floor((position + 1) / floor_scale)) * scale + 1`.
+    """Queries are multiplied by `log1p(floor((position + offset) / floor_scale)) * scale + 1`.
 
-    Llama 4 does so in its layers without positions.
+    Llama 4 does so in its layers without positions, with offset 1; Ministral 3 in all layers, with 0.
     """
 
     floor_scale: int = Field(8192, gt=0)
     scale: float = 0.1
+    offset: Literal[0, 1] = 1
 
 
 class AttentionConfig(Settings):
@@ -72,8 +91,12 @@ class AttentionConfig(Settings):
 
     `rope=None` is a layer without positions. `mask`: `causal` j <= i; `sliding` i - window < j <= i;
     `chunked` j <= i in the same chunk of `window` positions. `qk_norm`: `head` is an RMSNorm with weight per
-    head before rope, `full` an RMSNorm over the whole projection before the split, `weightless` an RMS per
-    head after rope. `sinks`: one learnt score per query head joins the softmax without a value.
+    head before rope, `head_after` the same after rope, `full` an RMSNorm over the whole projection before the
+    split, `weightless` an RMS per head after rope, `weightless_before` the same before rope. `value_norm`: an
+    RMS without weight per head of the values. `scale`: factor of the scores (None: head_dim^-1/2), times
+    `query_factor`. `score_cap` c: scores become c tanh(score / c). `gate`: the result is multiplied by
+    sigmoid(gate x), number by number (`full`) or `head` by head. `sinks`: one learnt score per query head
+    joins the softmax without a value.
     """
 
     kind: Literal["gqa"] = "gqa"
@@ -83,7 +106,12 @@ class AttentionConfig(Settings):
     rope: RopeConfig | None = RopeConfig()
     mask: Literal["causal", "sliding", "chunked"] = "causal"
     window: int | None = Field(None, gt=0)
-    qk_norm: Literal["none", "head", "full", "weightless"] = "none"
+    qk_norm: Literal["none", "head", "head_after", "full", "weightless", "weightless_before"] = "none"
+    value_norm: bool = False
+    scale: float | None = Field(None, gt=0)
+    query_factor: float = Field(1.0, gt=0)
+    score_cap: float | None = Field(None, gt=0)
+    gate: Literal["none", "full", "head"] = "none"
     qkv_clip: float | None = Field(None, gt=0)
     qkv_bias: bool = False
     output_bias: bool = False
@@ -100,9 +128,16 @@ class AttentionConfig(Settings):
             raise ValueError(f"head_dim {self.head_dim} must be even for rotary positions")
         if (self.mask != "causal") != (self.window is not None):
             raise ValueError("sliding and chunked masks need 'window', causal ones take none")
-        if self.sinks and self.mask == "chunked":
-            raise ValueError("sinks go with causal and sliding masks only")
+        if (self.sinks or self.score_cap is not None) and self.mask == "chunked":
+            raise ValueError("sinks and capped scores go with causal and sliding masks only")
+        if self.rope is not None and (self.rope.rotated or 0) > self.head_dim:
+            raise ValueError(f"rope.rotated {self.rope.rotated} is larger than head_dim {self.head_dim}")
         return self
+
+    @property
+    def softmax_scale(self) -> float:
+        """What scores are multiplied by before the softmax."""
+        return (self.head_dim**-0.5 if self.scale is None else self.scale) * self.query_factor
 
 
 class MLAConfig(Settings):
@@ -123,6 +158,7 @@ class MLAConfig(Settings):
     value_dim: int = Field(gt=0, le=_WIDEST)
     rope: RopeConfig = RopeConfig(style="pairs")
     latent_eps: float = Field(1e-6, gt=0)
+    temperature: TemperatureConfig | None = None
 
     @property
     def head_dim(self) -> int:
@@ -138,12 +174,16 @@ class MLAConfig(Settings):
         return None
 
 
+Activation = Literal["silu", "gelu_tanh"]
+
+
 class FeedForwardConfig(Settings):
-    """SwiGLU `down(silu(gate x) * up x)` of inner size `width`."""
+    """`down(activation(gate x) * up x)` of inner size `width`; with `silu` this is SwiGLU."""
 
     kind: Literal["dense"] = "dense"
     width: int = Field(gt=0, le=_WIDEST)
     bias: bool = False
+    activation: Activation = "silu"
 
 
 class RouterConfig(Settings):
@@ -152,7 +192,8 @@ class RouterConfig(Settings):
     `score`: function of the logits. `score_after_topk`: choose on raw logits, score only the chosen.
     `select_bias`: a buffer added to scores for selection alone. `num_groups`/`top_groups`: choose groups
     first, by `group_score`; the others are filled with `group_fill`. `renormalize`: weights divided by their
-    sum. `scale`: weights times this. `apply_to`: the weight multiplies the expert's `input` or its `output`.
+    sum plus `renormalize_eps`. `scale`: weights times this. `apply_to`: the weight multiplies the expert's
+    `input` or its `output`.
     """
 
     num_experts: int = Field(gt=0, le=_MOST_EXPERTS)
@@ -160,6 +201,7 @@ class RouterConfig(Settings):
     score: Literal["softmax", "sigmoid"] = "softmax"
     score_after_topk: bool = False
     renormalize: bool = False
+    renormalize_eps: float = Field(1e-20, ge=0)
     scale: float = 1.0
     bias: bool = False
     select_bias: bool = False
@@ -209,15 +251,18 @@ class ClampedConfig(Settings):
 
 
 class MoEConfig(Settings):
-    """Routed SwiGLU experts of inner size `expert_width`, plus one always-on SwiGLU of size `shared_width`.
+    """Routed experts of inner size `expert_width`, plus one always-on expert of size `shared_width`.
 
-    `clamped`: the routed experts have gpt-oss's activation instead.
+    `activation`: of both, as in `FeedForwardConfig`. `clamped`: the routed experts have gpt-oss's activation
+    instead. `shared_gate`: the always-on expert's result is multiplied by sigmoid(w x), one number per token.
     """
 
     kind: Literal["moe"] = "moe"
     expert_width: int = Field(gt=0, le=_WIDEST)
     router: RouterConfig
     shared_width: int | None = Field(None, gt=0, le=_WIDEST)
+    activation: Activation = "silu"
+    shared_gate: bool = False
     clamped: ClampedConfig | None = None
     balance: BalanceConfig = BalanceConfig()
 
@@ -230,14 +275,24 @@ class MoEConfig(Settings):
     def _check(self) -> Self:
         if self.balance.bias_rate and not self.router.select_bias:
             raise ValueError("balance.bias_rate needs router.select_bias")
+        if self.shared_gate and self.shared_width is None:
+            raise ValueError("shared_gate needs shared_width")
+        if self.clamped is not None and self.activation != "silu":
+            raise ValueError("clamped experts have their own activation")
         return self
 
 
 class BlockConfig(Settings):
-    """One pre-norm residual block: attention, then a dense or a routed feed-forward."""
+    """One residual block: attention, then a dense or a routed feed-forward.
+
+    `norms`: where each of the two has its norm. `pre`: h + f(norm h); `post`: h + norm(f(h)); `sandwich`: h +
+    post_norm(f(norm h)). `post_norm_eps`: of the norms after (None: the model's).
+    """
 
     attention: AttentionConfig | MLAConfig = Field(discriminator="kind")
     ffn: FeedForwardConfig | MoEConfig = Field(discriminator="kind")
+    norms: Literal["pre", "post", "sandwich"] = "pre"
+    post_norm_eps: float | None = Field(None, gt=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -253,7 +308,11 @@ class ModelConfig(Settings):
 
     `num_mtp_layers`: layers for multi-token prediction after the last block, each with the last block's
     settings. `norm_rounding`: RMSNorm rounds to the activations' dtype before or after its weight
-    (docs/design/families.md).
+    (docs/design/families.md). `norm_plus_one`: norms multiply by 1 + weight; `final_norm_plus_one`: the last
+    norm too (None: as the others). `embed_scale` multiplies the embeddings, itself rounded to the
+    activations' dtype, and `embed_norm` is an RMS without weight on them. `residual_scale` multiplies what
+    attention and feed-forward add. `logit_scale` multiplies the scores of tokens; `logit_cap` c: scores
+    become c tanh(score / c).
     """
 
     family: str
@@ -263,6 +322,13 @@ class ModelConfig(Settings):
     max_positions: int = Field(gt=0, le=2**40)
     norm_eps: float = Field(1e-6, gt=0)
     norm_rounding: Literal["before_weight", "after_weight"] = "before_weight"
+    norm_plus_one: bool = False
+    final_norm_plus_one: bool | None = None
+    embed_scale: float = Field(1.0, gt=0)
+    embed_norm: bool = False
+    residual_scale: float = Field(1.0, gt=0)
+    logit_scale: float = Field(1.0, gt=0)
+    logit_cap: float | None = Field(None, gt=0)
     tie_embeddings: bool = False
     init_std: float = Field(0.02, gt=0)
     num_mtp_layers: int = Field(0, ge=0, le=1000)

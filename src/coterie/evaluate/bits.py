@@ -76,7 +76,7 @@ def _logprobs(model: Transformer, pieces: list[np.ndarray], lengths: list[int]) 
     inputs = torch.from_numpy(np.concatenate([ids[:-1] for ids in pieces])).to(device)
     targets = torch.from_numpy(np.concatenate([ids[1:] for ids in pieces])).to(device)
     h_TD = model(inputs, ForwardContext.packed(lengths, device=device))
-    return token_logprobs(h_TD, model.head_weight, targets)
+    return token_logprobs(h_TD, model.head_weight, targets, cap=model.logit_cap)
 
 
 def bits_per_byte(scores: Sequence[DocumentScore]) -> float:

@@ -127,4 +127,4 @@ def _scored(model: Transformer, rows: Sequence[Row], device: Device) -> Iterator
     for row in rows:
         batch = collate([row], device)
         h_TD = model(batch.ids_T, batch.context)
-        yield token_logprobs(h_TD, model.head_weight, batch.targets_T), batch
+        yield token_logprobs(h_TD, model.head_weight, batch.targets_T, cap=model.logit_cap), batch

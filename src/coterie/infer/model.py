@@ -134,7 +134,7 @@ class LanguageModel:
         Errors: `CoterieError`, as `logits`.
         """
         h_TD, ids_T = self._hidden(ids)
-        return token_logprobs(h_TD[:-1], self.model.head_weight, ids_T[1:])
+        return token_logprobs(h_TD[:-1], self.model.head_weight, ids_T[1:], cap=self.model.logit_cap)
 
     def generate(self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any) -> Reply:
         """One reply to a text, to token ids or to a conversation (messages in the OpenAI form).

@@ -11,20 +11,24 @@ from coterie.nn.attention import Attention, KeyValueCache
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
-from coterie.nn.norm import RMSNorm
+from coterie.nn.norm import NormKind, RMSNorm
 
 
 class Block(nn.Module):
-    """Pre-norm residual block: `h += attention(norm h); h += ffn(norm h)`."""
+    """Residual block: `h += attention(h); h += ffn(h)`, each with norms before it, after it or both."""
 
-    def __init__(self, width: int, config: BlockConfig, norm_eps: float, late_rounding: bool) -> None:
+    def __init__(self, width: int, config: BlockConfig, norm: NormKind, residual_scale: float = 1.0) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(width, norm_eps, late_rounding)
+        self.residual_scale = residual_scale
+        before, after = config.norms != "post", config.norms != "pre"
+        self.attention_norm = norm.of(width) if before else None
         if isinstance(config.attention, MLAConfig):
             self.attention: Attention | LatentAttention = LatentAttention(width, config.attention)
         else:
-            self.attention = Attention(width, config.attention, norm_eps)
-        self.ffn_norm = RMSNorm(width, norm_eps, late_rounding)
+            self.attention = Attention(width, config.attention, norm)
+        self.attention_post_norm = norm.of(width, config.post_norm_eps) if after else None
+        self.ffn_norm = norm.of(width) if before else None
+        self.ffn_post_norm = norm.of(width, config.post_norm_eps) if after else None
         self.ffn = (
             MoE(width, config.ffn) if isinstance(config.ffn, MoEConfig) else FeedForward(width, config.ffn)
         )
@@ -37,10 +41,18 @@ class Block(nn.Module):
         layer: int,
     ) -> Tensor:
         """`h_TD` (T, D) after this block; `layer` is its index, by which caches, steers and records go."""
-        h_TD = h_TD + self.attention(self.attention_norm(h_TD), context, caches, layer)
-        x_TD = self.ffn_norm(h_TD)
+        x_TD = h_TD if self.attention_norm is None else self.attention_norm(h_TD)
+        y_TD = self.attention(x_TD, context, caches, layer)
+        h_TD = h_TD + self._branch(y_TD, self.attention_post_norm)
+        x_TD = h_TD if self.ffn_norm is None else self.ffn_norm(h_TD)
         ffn = self.ffn
-        return h_TD + (ffn(x_TD, context, layer) if isinstance(ffn, MoE) else ffn(x_TD))
+        y_TD = ffn(x_TD, context, layer) if isinstance(ffn, MoE) else ffn(x_TD)
+        return h_TD + self._branch(y_TD, self.ffn_post_norm)
+
+    def _branch(self, y_TD: Tensor, norm: RMSNorm | None) -> Tensor:
+        """What a part of the block adds to the stream."""
+        y_TD = y_TD if norm is None else norm(y_TD)
+        return y_TD if self.residual_scale == 1.0 else y_TD * self.residual_scale
 
     @property
     def moe(self) -> MoE | None:

@@ -6,17 +6,15 @@ D width, F expert width.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from coterie.config.model import ClampedConfig, MoEConfig
+from coterie.config.model import Activation, ClampedConfig, MoEConfig
 from coterie.nn.dispatch import LOCAL, Dispatcher
 from coterie.nn.kernels import choose
 from coterie.nn.kernels.adapted import adapted_mixture
 from coterie.nn.kernels.grouped import expert_product
-from coterie.nn.kernels.swiglu import swiglu, swiglu_experts
+from coterie.nn.kernels.swiglu import gated, swiglu_experts
 from coterie.nn.kernels.weights import Counts, ExpertWeights
 from coterie.nn.linear import drawn
 from coterie.nn.router import Routing
@@ -60,7 +58,7 @@ class RoutedExperts(nn.Module):
     experts spread over processes bring their own.
     """
 
-    is_swiglu: ClassVar[bool] = False  # whether `activate` is `silu(gate) * up` with the gate rows first
+    is_swiglu: bool = False  # whether `activate` is `silu(gate) * up` with the gate rows first
 
     def __init__(
         self,
@@ -105,14 +103,24 @@ class RoutedExperts(nn.Module):
 
 
 class Experts(RoutedExperts):
-    """SwiGLU experts: `down(silu(gate(x)) * up(x))`, with gate and up in one product (gate rows first)."""
+    """`down(activation(gate(x)) * up(x))`, with gate and up in one product (gate rows first)."""
 
-    is_swiglu = True
+    def __init__(
+        self,
+        num_experts: int,
+        width: int,
+        expert_width: int,
+        activation: Activation = "silu",
+        dispatcher: Dispatcher = LOCAL,
+    ) -> None:
+        super().__init__(num_experts, width, expert_width, dispatcher=dispatcher)
+        self.activation = activation
+        self.is_swiglu = activation == "silu"
 
     def activate(self, gate_up_RO: Tensor) -> Tensor:
-        """`silu(gate) * up`."""
+        """`activation(gate) * up`."""
         gate_RF, up_RF = gate_up_RO.chunk(2, dim=-1)
-        return swiglu(gate_RF, up_RF)
+        return gated(gate_RF, up_RF, self.activation)
 
 
 class ClampedExperts(RoutedExperts):
@@ -147,4 +155,4 @@ def build_experts(width: int, config: MoEConfig, dispatcher: Dispatcher = LOCAL)
     size = config.router.num_experts, width, config.expert_width
     if config.clamped is not None:
         return ClampedExperts(*size, config.clamped, dispatcher)
-    return Experts(*size, dispatcher=dispatcher)
+    return Experts(*size, config.activation, dispatcher)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coterie.config.model import MLAConfig
-from coterie.nn.attention import KeyValueCache
+from coterie.nn.attention import KeyValueCache, heated
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear
 from coterie.nn.norm import RMSNorm
@@ -86,7 +86,10 @@ class LatentAttention(nn.Module):
         )
         c_TC, k_TR = self.kv_a(x_TD).split((config.kv_rank, config.rope_dim), dim=-1)
         c_T1C, k_T1R = self.kv_a_norm(c_TC).unsqueeze(1), k_TR.unsqueeze(1)
-        return q_THN, rotate(q_THR, context, config.rope), c_T1C, rotate(k_T1R, context, config.rope)
+        q_THR, k_T1R = rotate(q_THR, context, config.rope), rotate(k_T1R, context, config.rope)
+        if config.temperature is not None:
+            q_THN, q_THR = (heated(q, context, config.temperature) for q in (q_THN, q_THR))
+        return q_THN, q_THR, c_T1C, k_T1R
 
     def _expand(self, c_S1C: Tensor, k_S1R: Tensor) -> tuple[Tensor, Tensor, int]:
         """Keys (S, H, N + R) and values (S, H, V) of all heads, and V.

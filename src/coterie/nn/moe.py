@@ -11,27 +11,30 @@ from coterie.config.model import FeedForwardConfig, MoEConfig
 from coterie.nn.dense_gradient import with_dense_gradient
 from coterie.nn.experts import build_experts
 from coterie.nn.forward_context import ForwardContext
-from coterie.nn.kernels.swiglu import swiglu
+from coterie.nn.kernels.swiglu import gated
 from coterie.nn.linear import Linear
 from coterie.nn.router import Router
 
 
 class FeedForward(nn.Module):
-    """SwiGLU `down(silu(gate x) * up x)` on (T, D)."""
+    """`down(activation(gate x) * up x)` on (T, D)."""
 
     def __init__(self, width: int, config: FeedForwardConfig) -> None:
         super().__init__()
+        self.activation = config.activation
         self.gate = Linear(width, config.width, bias=config.bias)
         self.up = Linear(width, config.width, bias=config.bias)
         self.down = Linear(config.width, width, bias=config.bias)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D)."""
-        return self.down(swiglu(self.gate(x_TD), self.up(x_TD)))
+        return self.down(gated(self.gate(x_TD), self.up(x_TD), self.activation))
 
 
 class MoE(nn.Module):
     """Router, experts and the optional shared expert: `sum_k w_k expert_k(x) + shared(x)` on (T, D).
+
+    The shared expert may have a gate: `sigmoid(gate x) * shared(x)`.
 
     No token is dropped. Where `router.apply_to` is `input` (Llama 4) the weight multiplies what the expert
     reads. `dense_gradient`: the router also learns from the experts that it did not choose
@@ -43,9 +46,11 @@ class MoE(nn.Module):
         self.config = config
         self.router = Router(width, config.router, config.balance)
         self.experts = build_experts(width, config)
-        self.shared = (
-            FeedForward(width, FeedForwardConfig(width=config.shared_width)) if config.shared_width else None
-        )
+        self.shared = None
+        if config.shared_width:
+            shared = FeedForwardConfig(width=config.shared_width, activation=config.activation)
+            self.shared = FeedForward(width, shared)
+        self.shared_gate = Linear(width, 1) if config.shared_gate else None
         self.dense_gradient = False
 
     def forward(self, x_TD: Tensor, context: ForwardContext, layer: int = 0) -> Tensor:
@@ -57,7 +62,10 @@ class MoE(nn.Module):
         if self.dense_gradient and not on_input and routing.scores_TE.requires_grad:
             y_TD = with_dense_gradient(y_TD, x_TD, routing, self.experts, self.config.router)
         if self.shared is not None:
-            y_TD = y_TD + self.shared(x_TD)
+            shared_TD = self.shared(x_TD)
+            if self.shared_gate is not None:
+                shared_TD = self.shared_gate(x_TD).sigmoid() * shared_TD
+            y_TD = y_TD + shared_TD
         if context.recorder is not None:
             context.recorder.note(layer, routing, x_TD, y_TD)
         return y_TD

@@ -14,7 +14,7 @@ from coterie.config.model import ModelConfig
 from coterie.nn.block import Block
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear
-from coterie.nn.norm import RMSNorm
+from coterie.nn.norm import NormKind
 
 
 class MTPLayer(nn.Module):
@@ -25,12 +25,11 @@ class MTPLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        late = config.norm_rounding == "after_weight"
-        self.enorm = RMSNorm(config.width, config.norm_eps, late)
-        self.hnorm = RMSNorm(config.width, config.norm_eps, late)
+        norm = NormKind.of_model(config)
+        self.enorm, self.hnorm = norm.of(config.width), norm.of(config.width)
         self.proj = Linear(2 * config.width, config.width)
-        self.block = Block(config.width, config.blocks[-1], config.norm_eps, late)
-        self.norm = RMSNorm(config.width, config.norm_eps, late)
+        self.block = Block(config.width, config.blocks[-1], norm, config.residual_scale)
+        self.norm = norm.of(config.width)
 
     def forward(
         self,

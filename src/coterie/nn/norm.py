@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from coterie.config.model import ModelConfig
 from coterie.nn.autograd import GradFunction
 
 
@@ -42,21 +44,47 @@ class _RMSNormFunction(GradFunction):
 class RMSNorm(nn.Module):
     """RMSNorm (arXiv 1910.07467) over the last dimension with a weight (D,); output in the input's dtype.
 
-    Rounding comes before the weight, or after it with `late`.
+    Rounding comes before the weight, or after it with `late`. `plus_one`: the factor is 1 + weight.
     """
 
-    def __init__(self, width: int, eps: float, late: bool = False) -> None:
+    def __init__(self, width: int, eps: float, late: bool = False, plus_one: bool = False) -> None:
         super().__init__()
         self.late = late
-        self.weight = nn.Parameter(torch.ones(width))
+        self.plus_one = plus_one
+        self.weight = nn.Parameter(torch.empty(width))
         self.eps = eps
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Make the factor 1."""
+        self.weight.fill_(0.0 if self.plus_one else 1.0)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Of `x_TD`'s shape and dtype."""
-        normed_TD: Tensor = _RMSNormFunction.call(x_TD, self.weight, self.eps, self.late)
+        factor_D = self.weight.float() + 1 if self.plus_one else self.weight
+        normed_TD: Tensor = _RMSNormFunction.call(x_TD, factor_D, self.eps, self.late)
         return normed_TD
 
 
+@dataclass(frozen=True)
+class NormKind:
+    """How all RMSNorms of a model are made; `of` makes one."""
+
+    eps: float
+    late: bool
+    plus_one: bool
+
+    @staticmethod
+    def of_model(config: ModelConfig) -> NormKind:
+        """That of the norms before the last one."""
+        return NormKind(config.norm_eps, config.norm_rounding == "after_weight", config.norm_plus_one)
+
+    def of(self, width: int, eps: float | None = None) -> RMSNorm:
+        """A norm of `width` numbers; `eps`: another one than the model's."""
+        return RMSNorm(width, self.eps if eps is None else eps, self.late, self.plus_one)
+
+
 def rms(x_TD: Tensor, eps: float) -> Tensor:
-    """The same without a weight (Llama 4's norm of queries and keys)."""
+    """The same without a weight."""
     return (x_TD.float() * torch.rsqrt(x_TD.float().square().mean(-1, keepdim=True) + eps)).to(x_TD.dtype)

@@ -17,15 +17,22 @@ from coterie.nn.forward_context import ForwardContext
 
 
 def inverse_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
-    """(D/2,) fp32 angles per position, `theta^(-2j/D)`, scaled for long contexts where the config says so."""
-    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    """fp32 angles per position, scaled for long contexts where the config says so.
+
+    (D/2,) `theta^(-2j/D)`. With `rotated` R numbers of a head (R/2,) `theta^(-2j/R)`, or where `proportional`
+    (D/2,) with zeros for the pairs that do not rotate.
+    """
+    width = head_dim if config.rotated is None or config.proportional else config.rotated
+    exponent = torch.arange(0, width, 2, dtype=torch.float32) / width
     inverse = 1.0 / (config.theta**exponent)
+    if config.proportional and config.rotated is not None:
+        inverse[config.rotated // 2 :] = 0.0
     if config.scaling is None:
         return inverse
     if config.scaling.kind == "linear":
         return inverse / config.scaling.factor
     if config.scaling.kind == "yarn":
-        return _yarn(inverse, config.theta, head_dim, config.scaling)
+        return _yarn(inverse, config.theta, width, config.scaling)
     return _llama3(inverse, config.scaling)
 
 
@@ -126,5 +133,8 @@ def rotate(x_THD: Tensor, context: ForwardContext, config: RopeConfig) -> Tensor
     """Queries or keys (T, H, D) rotated by their positions; `pairs` in fp32, `half` in the input's dtype."""
     dtype = torch.float32 if config.style == "pairs" else x_THD.dtype
     cos, sin = cos_sin(context, config, x_THD.shape[-1], dtype)
-    rotated_THD: Tensor = _Rotate.call(x_THD, cos, sin, config.style)
-    return rotated_THD
+    width = 2 * cos.shape[-1]
+    rotated_THD: Tensor = _Rotate.call(x_THD[..., :width], cos, sin, config.style)
+    if width == x_THD.shape[-1]:
+        return rotated_THD
+    return torch.cat((rotated_THD, x_THD[..., width:]), dim=-1)

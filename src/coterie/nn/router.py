@@ -209,7 +209,7 @@ class Router(nn.Module):
         if config.score_after_topk:
             weights_TK = weights_TK.softmax(-1) if config.score == "softmax" else weights_TK.sigmoid()
         if config.renormalize:
-            weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20)
+            weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + config.renormalize_eps)
         if config.scale != 1.0:
             weights_TK = weights_TK * config.scale
         return Routing(ids_TK, weights_TK, scores_TE)

@@ -19,9 +19,10 @@ from coterie.nn.attention import KeyValueCache
 from coterie.nn.block import Block
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear, TokenEmbedding, linear
+from coterie.nn.logprobs import capped
 from coterie.nn.moe import MoE
 from coterie.nn.mtp import MTPLayer
-from coterie.nn.norm import RMSNorm
+from coterie.nn.norm import NormKind, RMSNorm, rms
 from coterie.nn.router import Router
 
 
@@ -39,11 +40,12 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype = compute_dtype
         self.embed = TokenEmbedding(config.vocab_size, config.width)
-        late = config.norm_rounding == "after_weight"
+        norm = NormKind.of_model(config)
         self.blocks = nn.ModuleList(
-            Block(config.width, block, config.norm_eps, late) for block in config.blocks
+            Block(config.width, block, norm, config.residual_scale) for block in config.blocks
         )
-        self.norm = RMSNorm(config.width, config.norm_eps, late)
+        plus_one = config.norm_plus_one if config.final_norm_plus_one is None else config.final_norm_plus_one
+        self.norm = RMSNorm(config.width, norm.eps, norm.late, plus_one)
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
         self.mtp = nn.ModuleList(MTPLayer(config) for _ in range(config.num_mtp_layers))
         self.carried: dict[str, Tensor] = {}
@@ -64,12 +66,12 @@ class Transformer(nn.Module):
         context: ForwardContext,
         caches: Sequence[KeyValueCache] | None = None,
     ) -> Tensor:
-        """Hidden states (T, D) after the final norm.
+        """Hidden states (T, D) after the final norm, times `logit_scale`.
 
         `caches`: one per segment of `context`; the new tokens are appended to them.
         Errors: `DataError` for inserted features of another shape or place (`Inserts.into`).
         """
-        h_TD = F.embedding(ids_T, self.embed.weight).to(self.compute_dtype)
+        h_TD = self._embedded(ids_T)
         if context.inserts is not None:
             h_TD = context.inserts.into(h_TD)
         for layer, block in enumerate(self.blocks):
@@ -77,7 +79,20 @@ class Transformer(nn.Module):
         if caches is not None:
             for cache, length in zip(caches, context.lengths, strict=True):
                 cache.advance(length)
-        return self.norm(h_TD)
+        h_TD = self.norm(h_TD)
+        return h_TD if self.config.logit_scale == 1.0 else h_TD * self.config.logit_scale
+
+    def _embedded(self, ids_T: Tensor) -> Tensor:
+        """(T, D)."""
+        h_TD = F.embedding(ids_T, self.embed.weight).to(self.compute_dtype)
+        if self.config.embed_scale != 1.0:
+            h_TD = h_TD * torch.tensor(self.config.embed_scale, dtype=h_TD.dtype, device=h_TD.device)
+        return rms(h_TD, self.config.norm_eps) if self.config.embed_norm else h_TD
+
+    @property
+    def logit_cap(self) -> float | None:
+        """Scores of tokens are `cap * tanh(score / cap)`; None: as they are."""
+        return self.config.logit_cap
 
     @property
     def head_weight(self) -> Tensor:
@@ -87,7 +102,7 @@ class Transformer(nn.Module):
 
     def logits(self, h_TD: Tensor) -> Tensor:
         """Scores (T, V), float32, of hidden states (T, D)."""
-        return linear(h_TD, self.head_weight.to(h_TD.dtype)).float()
+        return capped(linear(h_TD, self.head_weight.to(h_TD.dtype)).float(), self.logit_cap)
 
     def predict_further(self, h_TD: Tensor, targets_T: Tensor, context: ForwardContext) -> Iterator[Tensor]:
         """Hidden states (T, D) of each layer for multi-token prediction, for the head.
@@ -97,7 +112,7 @@ class Transformer(nn.Module):
         enter through `h_TD` alone: the next token's embedding is always read by its id.
         """
         for depth, layer in enumerate(self.mtp):
-            next_TD = F.embedding(targets_T.roll(-depth), self.embed.weight).to(self.compute_dtype)
+            next_TD = self._embedded(targets_T.roll(-depth))
             h_TD = layer(h_TD, next_TD, context, self.config.num_layers + depth)
             yield h_TD
 
@@ -150,7 +165,7 @@ class Transformer(nn.Module):
         residual_std = self.config.init_std / (2 * self.config.num_layers) ** 0.5
         for name, parameter in self.named_parameters():
             if name.endswith("norm.weight"):
-                parameter.fill_(1.0)
+                self.get_submodule(name.removesuffix(".weight")).reset()  # type: ignore[operator]
             elif name.endswith("bias"):
                 parameter.zero_()
             else:

@@ -177,14 +177,14 @@ def memory(
 def _block_counts(block: BlockConfig, width: int) -> dict[str, int]:
     ffn = block.ffn
     attention = _attention_matrices(block.attention, width) + _attention_vectors(block.attention, width)
-    counts = {"attention": attention, "norms": 2 * width}
+    counts = {"attention": attention, "norms": (4 if block.norms == "sandwich" else 2) * width}
     if not isinstance(ffn, MoEConfig):
         return counts | {"dense": 3 * width * ffn.width + (2 * ffn.width + width if ffn.bias else 0)}
     expert, num = 3 * width * ffn.expert_width, ffn.router.num_experts
     expert += 2 * ffn.expert_width + width if ffn.clamped else 0  # biases
     return counts | {
         "router": num * width + (num if ffn.router.bias else 0),
-        "shared": 3 * width * (ffn.shared_width or 0),
+        "shared": 3 * width * (ffn.shared_width or 0) + (width if ffn.shared_gate else 0),
         "experts": num * expert,
         "experts_active": ffn.router.top_k * expert,
     }
@@ -192,7 +192,8 @@ def _block_counts(block: BlockConfig, width: int) -> dict[str, int]:
 
 def _attention_matrices(a: AttentionConfig | MLAConfig, width: int) -> int:
     if not isinstance(a, MLAConfig):
-        return 2 * width * a.head_dim * (a.num_heads + a.num_kv_heads)
+        gate = {"none": 0, "head": a.num_heads, "full": a.num_heads * a.head_dim}[a.gate]
+        return width * (2 * a.head_dim * (a.num_heads + a.num_kv_heads) + gate)
     queries = a.num_heads * a.head_dim
     query = width * queries if a.q_rank is None else a.q_rank * (width + queries)
     latent = width * (a.kv_rank + a.rope_dim) + a.kv_rank * a.num_heads * (a.nope_dim + a.value_dim)
@@ -204,7 +205,8 @@ def _attention_vectors(a: AttentionConfig | MLAConfig, width: int) -> int:
     if isinstance(a, MLAConfig):
         return (a.q_rank or 0) + a.kv_rank
     queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
-    qk_norm = {"head": 2 * a.head_dim, "full": queries + keys}.get(a.qk_norm, 0)
+    per_head = 2 * a.head_dim
+    qk_norm = {"head": per_head, "head_after": per_head, "full": queries + keys}.get(a.qk_norm, 0)
     sinks = a.num_heads if a.sinks else 0
     return sinks + qk_norm + (queries + 2 * keys if a.qkv_bias else 0) + (width if a.output_bias else 0)
 

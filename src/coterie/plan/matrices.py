@@ -44,7 +44,8 @@ def _attention(block: BlockConfig, width: int) -> list[tuple[int, int]]:
     a = block.attention
     if not isinstance(a, MLAConfig):
         queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
-        return [(queries, width), (keys, width), (keys, width), (width, queries)]
+        gate = {"none": [], "head": [(a.num_heads, width)], "full": [(queries, width)]}[a.gate]
+        return [(queries, width), (keys, width), (keys, width), (width, queries), *gate]
     queries = a.num_heads * a.head_dim
     q = [(queries, width)] if a.q_rank is None else [(a.q_rank, width), (queries, a.q_rank)]
     kv = [(a.kv_rank + a.rope_dim, width), (a.num_heads * (a.nope_dim + a.value_dim), a.kv_rank)]
@@ -62,6 +63,8 @@ def _feed_forward(block: BlockConfig, width: int, layer: int) -> Iterator[Matrix
     yield Matrix("experts", width, ffn.expert_width, num, layer)
     if ffn.shared_width:
         yield from _swiglu("shared", ffn.shared_width, width, layer)
+    if ffn.shared_gate:
+        yield Matrix("shared", 1, width, layer=layer)
 
 
 def _swiglu(group: Literal["dense", "shared"], inner: int, width: int, layer: int) -> Iterator[Matrix]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
 from coterie.families import family
-from coterie.nn.kernels.swiglu import swiglu
+from coterie.nn.kernels.swiglu import gated
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
@@ -38,7 +38,7 @@ def densify(model: Transformer, sequences: Sequences, width: int | None = None) 
             for m in layers.values()
         )
     check_densify(model.config, width)
-    dense = FeedForwardConfig(width=width)
+    dense = FeedForwardConfig(width=width, activation=next(iter(layers.values())).config.activation)
     new = rebuilt(model, _dense_config(model.config, dense))
     units = _choose_units(model, layers, sequences, width)
     grams = _regression(model, units, sequences)
@@ -67,6 +67,7 @@ class _Units:
     """The inner units of one layer: `gate`, `up` (U, D), `down` (D, U); the shared expert's last."""
 
     def __init__(self, moe: MoE) -> None:
+        self.activation = moe.config.activation
         width = moe.config.expert_width
         gate_up, down = (
             moe.experts.gate_up.effective_weight().float(),
@@ -91,7 +92,7 @@ class _Units:
 
     def hidden(self, x_TD: Tensor) -> Tensor:
         """`(T, U)`: the value of every unit for every token."""
-        return swiglu(x_TD.float() @ self.gate.T, x_TD.float() @ self.up.T)
+        return gated(x_TD.float() @ self.gate.T, x_TD.float() @ self.up.T, self.activation)
 
 
 @torch.no_grad()
@@ -124,11 +125,14 @@ def _contributions(moe: MoE, units: _Units, hidden_TU: Tensor, x_TD: Tensor, rou
         part = slice(expert * width, (expert + 1) * width)
         if moe.config.router.apply_to == "input":
             read = x_TD[rows].float() * weights[:, None]
-            said_TU[rows, part] = swiglu(read @ units.gate[part].T, read @ units.up[part].T)
+            gate, up = read @ units.gate[part].T, read @ units.up[part].T
+            said_TU[rows, part] = gated(gate, up, units.activation)
         else:
             said_TU[rows, part] = hidden_TU[rows, part] * weights[:, None]
     shared = moe.config.router.num_experts * width
     said_TU[:, shared:] = hidden_TU[:, shared:]
+    if moe.shared_gate is not None:
+        said_TU[:, shared:] *= moe.shared_gate(x_TD).float().sigmoid()
     return said_TU
 
 

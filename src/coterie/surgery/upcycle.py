@@ -47,7 +47,10 @@ def upcycle(
         assert isinstance(ffn, FeedForwardConfig)
         router = RouterConfig(num_experts=num_experts, top_k=top_k, renormalize=True)
         return MoEConfig(
-            expert_width=ffn.width // split, router=router, balance=BalanceConfig(loss_coef=0.001)
+            expert_width=ffn.width // split,
+            router=router,
+            activation=ffn.activation,
+            balance=BalanceConfig(loss_coef=0.001),
         )
 
     new = rebuilt(model, changed(model.config, ffn_of, target))

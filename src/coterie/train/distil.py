@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from coterie.config.errors import ConfigError
 from coterie.config.tune import TuneConfig
+from coterie.nn.logprobs import capped
 from coterie.nn.transformer import Transformer
 from coterie.train.batch import Batch
 from coterie.train.objective import Metrics, Objective
@@ -35,6 +36,7 @@ class Distillation(Objective):
                 "distil: student and teacher have different vocabularies; they need the same tokenizer"
             )
         self.teacher = teacher.eval()
+        self.caps = student.logit_cap, teacher.logit_cap
         self.share = share
 
     @classmethod
@@ -48,7 +50,7 @@ class Distillation(Objective):
             # The teacher's routers keep no statistics.
             taught_TD = teacher(batch.ids_T, replace(batch.context, balance_tokens=None))
         parts = [
-            checkpoint(_divergence, h, head_VD, taught, teacher.head_weight, use_reentrant=False)
+            checkpoint(_divergence, h, head_VD, taught, teacher.head_weight, *self.caps, use_reentrant=False)
             for h, taught in zip(h_TD.split(_ROWS), taught_TD.split(_ROWS), strict=True)
         ]
         return {"divergence": torch.cat(parts)}
@@ -60,9 +62,17 @@ class Distillation(Objective):
         return loss, {"distil_kl": divergence}
 
 
-def _divergence(h_TD: Tensor, head_VD: Tensor, taught_TD: Tensor, taught_head_VD: Tensor) -> Tensor:
+def _divergence(
+    h_TD: Tensor,
+    head_VD: Tensor,
+    taught_TD: Tensor,
+    taught_head_VD: Tensor,
+    cap: float | None,
+    taught_cap: float | None,
+) -> Tensor:
     """(T,): KL(teacher || student) over the whole vocabulary, float32."""
     with torch.no_grad():
-        taught_TV = (taught_TD @ taught_head_VD.to(taught_TD.dtype).t()).float().log_softmax(-1)
-    student_TV = (h_TD @ head_VD.to(h_TD.dtype).t()).float().log_softmax(-1)
+        taught_TV = capped((taught_TD @ taught_head_VD.to(taught_TD.dtype).t()).float(), taught_cap)
+        taught_TV = taught_TV.log_softmax(-1)
+    student_TV = capped((h_TD @ head_VD.to(h_TD.dtype).t()).float(), cap).log_softmax(-1)
     return (taught_TV.exp() * (taught_TV - student_TV)).sum(-1)

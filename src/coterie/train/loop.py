@@ -287,7 +287,7 @@ class Trainer:
             batch = replace(batch, context=context)
             h_TD = self.model(batch.ids_T, context)
             head_VD: Tensor = self.model.head_weight  # type: ignore[assignment]
-            logp_T = token_logprobs(h_TD, head_VD, batch.targets_T)
+            logp_T = token_logprobs(h_TD, head_VD, batch.targets_T, cap=self._logit_cap)
             derived = self.objective.derive(h_TD, head_VD, batch)
             if derived:
                 batch = replace(batch, streams={**batch.streams, **derived})
@@ -302,6 +302,10 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value.detach()
         self.processes.sum_in_place([loss, *sums.values()])
         return loss / weight, {name: float(value) / weight for name, value in sums.items()}
+
+    @property
+    def _logit_cap(self) -> float | None:
+        return self.model.logit_cap if isinstance(self.model, Transformer) else None
 
     def _sum_router_statistics(self) -> None:
         """Sum router statistics over all processes, so that every process balances by the global batch."""
@@ -319,7 +323,8 @@ class Trainer:
         layers = self.model.predict_further(h_TD, batch.targets_T, batch.context)  # type: ignore[operator]
         for further_TD in layers:
             targets_T, weights_T = shifted_targets(targets_T, weights_T, batch.context)
-            logp_T = token_logprobs(further_TD, self.model.head_weight, targets_T)  # type: ignore[arg-type]
+            head_VD: Tensor = self.model.head_weight  # type: ignore[assignment]
+            logp_T = token_logprobs(further_TD, head_VD, targets_T, cap=self._logit_cap)
             sums.append(-(logp_T * weights_T).sum())
         return torch.stack(sums).mean()
 

@@ -223,7 +223,7 @@ def with_reference(model: Transformer, rows: Sequence[Row], device: torch.device
     for row in rows:
         batch = collate([row], device)
         h_TD = model(batch.ids_T, batch.context)
-        logp_T = token_logprobs(h_TD, model.head_weight, batch.targets_T)
+        logp_T = token_logprobs(h_TD, model.head_weight, batch.targets_T, cap=model.logit_cap)
         result.append(replace(row, streams={**row.streams, "reference_logp": logp_T.cpu().numpy()}))
     model.train(training)
     return result

@@ -55,7 +55,7 @@ class _Tally:
         keep_T = _predicted(text)
         if bool(keep_T.any()):
             targets_T = text.ids_T.roll(-1)[keep_T]
-            logp_T = token_logprobs(text.h_TD[keep_T], model.head_weight, targets_T)
+            logp_T = token_logprobs(text.h_TD[keep_T], model.head_weight, targets_T, cap=model.logit_cap)
             self.nats[row] -= float(logp_T.double().sum())
             self.predicted[row] += int(keep_T.sum())
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from coterie.config.model import Activation
 from coterie.nn.autograd import GradFunction
 from coterie.nn.kernels import choose
 from coterie.nn.kernels.dense import product
@@ -26,6 +27,13 @@ def swiglu(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
         return F.silu(gate_TF) * up_TF
     hidden_TF: Tensor = _SiluMul.call(gate_TF, up_TF)
     return hidden_TF
+
+
+def gated(gate_TF: Tensor, up_TF: Tensor, activation: Activation) -> Tensor:
+    """`activation(gate) * up`."""
+    if activation == "silu":
+        return swiglu(gate_TF, up_TF)
+    return F.gelu(gate_TF, approximate="tanh") * up_TF
 
 
 class _SiluMul(GradFunction):

@@ -1,6 +1,4 @@
-"""gpt-oss's own parts: sinks against softmax written out, clamped experts one row at a time, the norm's
-rounding.
-"""
+"""Attention without a fused kernel against softmax written out; gpt-oss's clamped experts and norm."""
 
 from __future__ import annotations
 
@@ -13,16 +11,16 @@ from hypothesis import strategies as st
 
 from coterie.config import AttentionConfig, BlockConfig, ClampedConfig, ModelConfig, MoEConfig, RouterConfig
 from coterie.infer.cache import SequenceCache
-from coterie.nn import sinks as sinks_module
+from coterie.nn import explicit_attention
 from coterie.nn.experts import ClampedExperts
+from coterie.nn.explicit_attention import attend_explicitly
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.norm import RMSNorm
-from coterie.nn.sinks import attend_with_sinks
 from coterie.nn.transformer import Transformer
 from tests.arithmetic import FORWARD_AND_BACKWARD, assert_close, assert_model_close
 
 
-def slow(q, k, v, sinks, lengths, window, scale):
+def slow(q, k, v, lengths, window, scale, sinks, cap):
     """One query, one head at a time."""
     rows, start = [], 0
     for length in lengths:
@@ -32,7 +30,11 @@ def slow(q, k, v, sinks, lengths, window, scale):
             for head in range(q.shape[1]):
                 group = head // (q.shape[1] // k.shape[1])
                 scores = (k[first : i + 1, group] @ q[i, head]) * scale
-                weights = torch.cat((scores, sinks[head : head + 1])).softmax(0)[:-1]
+                scores = scores if cap is None else cap * torch.tanh(scores / cap)
+                if sinks is None:
+                    weights = scores.softmax(0)
+                else:
+                    weights = torch.cat((scores, sinks[head : head + 1])).softmax(0)[:-1]
                 heads.append(weights @ v[first : i + 1, group])
             rows.append(torch.stack(heads))
         start += length
@@ -45,19 +47,24 @@ def slow(q, k, v, sinks, lengths, window, scale):
     st.none() | st.integers(1, 9),
     st.integers(1, 3),
     st.integers(1, 5),
+    st.booleans(),
+    st.none() | st.floats(0.2, 3.0),
 )
-def test_sinks_equal_the_definition_forward_and_backward(lengths, window, copies, block) -> None:
+def test_attention_equals_the_definition_forward_and_backward(
+    lengths, window, copies, block, with_sinks, cap
+) -> None:
     total = sum(lengths)
     q = torch.randn(total, 2 * copies, 4, requires_grad=True)
     k, v = (torch.randn(total, 2, 4, requires_grad=True) for _ in range(2))
-    sinks = torch.randn(2 * copies, requires_grad=True)
+    sinks = torch.randn(2 * copies, requires_grad=True) if with_sinks else None
+    learnt = (q, k, v) if sinks is None else (q, k, v, sinks)
     weight = torch.randn(total, 2 * copies, 4)
     results = []
-    for function, where in ((attend_with_sinks, ForwardContext.packed(lengths)), (slow, lengths)):
+    for function, where in ((attend_explicitly, ForwardContext.packed(lengths)), (slow, lengths)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sinks_module, "BLOCK_QUERIES", block)
-            y = function(q, k, v, sinks, where, window, 0.7)
-        results.append((y, *torch.autograd.grad((y * weight).sum(), (q, k, v, sinks))))
+            patch.setattr(explicit_attention, "BLOCK_QUERIES", block)
+            y = function(q, k, v, where, window, 0.7, sinks, cap)
+        results.append((y, *torch.autograd.grad((y * weight).sum(), learnt)))
     for ours, expected in zip(*results, strict=True):
         assert_close(ours, expected, terms=total, depth=2 * FORWARD_AND_BACKWARD, size=1.0)
 
