@@ -1,4 +1,4 @@
-"""Headers that lie, files under other names, and numbers stored in eight and four bits."""
+"""Headers that lie, and files under other names."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
-from coterie.checkpoints.directory import load_model, save_model
-from coterie.checkpoints.published_quants import fp8_blocks, mxfp4
-from coterie.checkpoints.tensor_reader import StoredTensors, read_header
+from coterie.checkpoints.directory import load_model
+from coterie.checkpoints.tensor_reader import read_header
 from coterie.config import CheckpointError
 from tests.families.hf import tiny
 
@@ -118,139 +115,6 @@ def test_a_pickle_under_another_name_is_refused(start: bytes, tmp_path: Path) ->
     (tmp_path / "model.safetensors").write_bytes(start)
     with pytest.raises(CheckpointError, match="pickle under another name"):
         load_model(tmp_path)
-
-
-def test_an_index_may_name_safetensors_alone(tmp_path: Path) -> None:
-    tiny("llama").save_pretrained(tmp_path)
-    (tmp_path / "weights.bin").write_bytes(b"\0" * 64)
-    index = {"weight_map": {"model.norm.weight": "weights.bin"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"names 'weights\.bin'; only safetensors"):
-        load_model(tmp_path)
-
-
-def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
-    files = [write(tmp_path / f"{i}.safetensors", GOOD) for i in range(2)]
-    with pytest.raises(CheckpointError, match=r"'a' is in 0\.safetensors too"):
-        StoredTensors(files)
-
-
-def slow_fp8(weight: torch.Tensor, scale: torch.Tensor, size: int) -> torch.Tensor:
-    result = torch.empty(weight.shape)
-    for row in range(weight.shape[0]):
-        for column in range(weight.shape[1]):
-            result[row, column] = float(weight[row, column].float()) * float(
-                scale[row // size, column // size]
-            )
-    return result
-
-
-def test_fp8_blocks_with_partial_ones_at_both_ends() -> None:
-    weight = torch.randn(10, 7).to(torch.float8_e4m3fn)
-    scale = torch.rand(3, 2) + 0.5
-    assert torch.equal(fp8_blocks(weight, scale, 4, 4), slow_fp8(weight, scale, 4))
-
-
-def test_mxfp4_by_hand() -> None:
-    blocks = torch.zeros(1, 1, 2, 16, dtype=torch.uint8)
-    blocks[0, 0, 0, 0] = 0x21  # low half first: 1 -> 0.5, 2 -> 1.0
-    blocks[0, 0, 0, 15] = 0xF7  # 7 -> 6.0, 15 -> -6.0
-    blocks[0, 0, 1, 3] = 0x9A  # 10 -> -1.0, 9 -> -0.5
-    scales = torch.tensor([[[128, 126]]], dtype=torch.uint8)  # times 2, times 1/2
-    expected = torch.zeros(1, 1, 64)
-    expected[0, 0, [0, 1, 30, 31]] = torch.tensor([1.0, 2.0, 12.0, -12.0])
-    expected[0, 0, [38, 39]] = torch.tensor([-0.5, -0.25])
-    assert torch.equal(mxfp4(blocks, scales), expected)
-
-
-def test_mxfp4_equals_transformers(tmp_path: Path) -> None:
-    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
-
-    generator = torch.Generator().manual_seed(0)
-    blocks = torch.randint(0, 256, (3, 8, 2, 16), generator=generator, dtype=torch.uint8)
-    scales = torch.randint(110, 140, (3, 8, 2), generator=generator, dtype=torch.uint8)
-    theirs = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)  # (E, I, O)
-    assert torch.equal(mxfp4(blocks, scales).transpose(1, 2), theirs)
-
-
-def test_a_deepseek_directory_in_fp8_is_read_and_saved_without_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    tiny("deepseek_v3").save_pretrained(tmp_path / "a")
-    tensors, expected = {}, {}
-    for name, value in load_file(tmp_path / "a" / "model.safetensors").items():
-        tensors[name] = expected[name] = value
-        if name.endswith("_proj.weight") or "kv_a_proj" in name:
-            tensors[name] = value.to(torch.float8_e4m3fn)
-            shape = [-(-size // 16) for size in value.shape]
-            tensors[name + "_scale_inv"] = torch.rand(shape) + 0.5
-            expected[name] = slow_fp8(tensors[name], tensors[name + "_scale_inv"], 16)
-    # Scales in another file than what they scale.
-    scales = {name: tensors.pop(name) for name in list(tensors) if name.endswith("_scale_inv")}
-    for file, part in (("model-1.safetensors", tensors), ("model-2.safetensors", scales)):
-        save_file(part, tmp_path / "a" / file)
-    (tmp_path / "a" / "model.safetensors").unlink()
-    weight_map = dict.fromkeys(tensors, "model-1.safetensors") | dict.fromkeys(scales, "model-2.safetensors")
-    (tmp_path / "a" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    config = json.loads((tmp_path / "a" / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [16, 16]}
-    (tmp_path / "a" / "config.json").write_text(json.dumps(config))
-
-    model = load_model(tmp_path / "a").model
-    assert "stored quantised" in caplog.text
-    save_model(tmp_path / "b", model)
-    after = load_file(tmp_path / "b" / "model.safetensors")
-    assert after.keys() == expected.keys()
-    assert all(torch.equal(after[name], expected[name]) for name in expected)
-    assert "quantization_config" not in json.loads((tmp_path / "b" / "config.json").read_text())
-
-    (tmp_path / "a" / "model-2.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="header claims"):
-        load_model(tmp_path / "a")
-
-
-def test_a_gpt_oss_directory_in_mxfp4_is_read(tmp_path: Path) -> None:
-    tiny("gpt_oss", hidden_size=64, intermediate_size=32).save_pretrained(tmp_path / "a")
-    generator = torch.Generator().manual_seed(0)
-    tensors, expected = {}, {}
-    for name, value in load_file(tmp_path / "a" / "model.safetensors").items():
-        tensors[name] = expected[name] = value
-        if name.endswith("experts.gate_up_proj") or name.endswith("experts.down_proj"):
-            experts, inner, outer = value.shape
-            del tensors[name]
-            blocks = torch.randint(
-                0, 256, (experts, outer, inner // 32, 16), generator=generator, dtype=torch.uint8
-            )
-            scales = torch.randint(
-                118, 126, (experts, outer, inner // 32), generator=generator, dtype=torch.uint8
-            )
-            tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
-            expected[name] = mxfp4(blocks, scales).transpose(1, 2)
-    save_file(tensors, tmp_path / "a" / "model.safetensors")
-    config = json.loads((tmp_path / "a" / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "mxfp4"}
-    (tmp_path / "a" / "config.json").write_text(json.dumps(config))
-    save_model(tmp_path / "b", load_model(tmp_path / "a").model)
-    after = load_file(tmp_path / "b" / "model.safetensors")
-    assert all(torch.equal(after[name], expected[name]) for name in expected)
-
-
-@pytest.mark.parametrize(
-    ("quantisation", "message"),
-    [({"quant_method": "awq"}, "quantised as 'awq'"), (None, "stored as F8_E4M3, but config.json")],
-)
-def test_other_quantisation_is_refused(
-    quantisation: dict[str, Any] | None, message: str, tmp_path: Path
-) -> None:
-    save_file({"w": torch.zeros(4, 4).to(torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=message):
-        StoredTensors([tmp_path / "model.safetensors"], quantisation)
-
-
-def test_a_quantised_tensor_needs_its_scale(tmp_path: Path) -> None:
-    save_file({"w": torch.zeros(4, 4).to(torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="'w_scale_inv' is missing"):
-        StoredTensors([tmp_path / "model.safetensors"], {"quant_method": "fp8"})
 
 
 @pytest.mark.parametrize("length", [0x0280, 0x0480, 0x10580])

@@ -17,9 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gguf
-from coterie.checkpoints import tensor_reader
 from coterie.checkpoints.directory import load_model, save_model
-from coterie.checkpoints.published_quants import mxfp4
+from coterie.checkpoints.quantised.fp4 import Fp4
 from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.config import CheckpointError, ConfigError
 from coterie.gguf import export as module
@@ -290,6 +289,8 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_experts_in_mxfp4_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four-bit experts come through to the last bit, and only one of them is unpacked at a time."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
     directory = write("gpt_oss", tmp_path / "m", num_local_experts=3)
     state = load_file(directory / "model.safetensors")
     generator = torch.Generator().manual_seed(0)
@@ -303,15 +304,16 @@ def test_experts_in_mxfp4_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             118, 124, (experts, rows, columns // 32), dtype=torch.uint8, generator=generator
         )
         state |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
-        wanted[name] = mxfp4(blocks, scales).numpy()
+        wanted[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).mT.numpy()
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
     change_json(directory / "config.json", quantization_config={"quant_method": "mxfp4"})
     unpacked: list[int] = []
+    decode = Fp4.decode
     monkeypatch.setattr(
-        tensor_reader, "mxfp4", lambda blocks, scales: unpacked.append(len(blocks)) or mxfp4(blocks, scales)
+        Fp4, "decode", lambda form, parts, shape: unpacked.append(len(shape)) or decode(form, parts, shape)
     )
     receipt, reader = export(directory, "mxfp4")
-    assert set(unpacked) == {1}
+    assert set(unpacked) == {2}
     found = {tensor.name: tensor for tensor in reader.tensors}
     for layer in range(4):
         both = wanted[f"model.layers.{layer}.mlp.experts.gate_up_proj"]

@@ -23,7 +23,7 @@ from coterie.checkpoints.generation import unused_settings
 from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
 from coterie.checkpoints.names import FamilyNames, is_bare
 from coterie.checkpoints.quantise import quantise_model
-from coterie.checkpoints.tensor_reader import StoredTensors
+from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype
 from coterie.checkpoints.token_facts import TokenFacts, gather_tokens
 from coterie.config import AdapterConfig, CheckpointError, DataError, ModelConfig

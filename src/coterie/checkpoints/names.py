@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from pathlib import Path
 
-from coterie.checkpoints.tensor_reader import Entries, TensorEntry
+from coterie.checkpoints.quantised.encoded import EncodedTensor
+from coterie.checkpoints.tensor_reader import Plain
 from coterie.config import CheckpointError
 
+Tensor = Plain | EncodedTensor
+
 _WRAPPER = re.compile(r"^(?:(?:model|language_model|transformer)\.)+(?=.)")
-# Numbers and scales of a quantised tensor are stored under its name with one of these endings.
-_SUFFIX = re.compile(r"(?:_scale_inv|_blocks|_scales)$")
 _EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj|w[123])\.weight$")
 _PARTS = {
     "gate_proj": ("gate_up_proj", 0), "w1": ("gate_up_proj", 0),
@@ -44,36 +43,35 @@ class FamilyNames:
                 halves = self._fused.setdefault(f"{_core(found[1])}.{fused}", {})
                 halves.setdefault(int(found[2]), {})[half] = name
 
-    def canonical(self, stored: Entries) -> Entries:
+    def canonical(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors under the family's names, fused experts taken apart; unknown names stay as they are.
 
         Errors: `CheckpointError` for a tensor that is there in two forms, and for fused experts whose number
         or shape does not fit.
         """
-        result: Entries = {}
-        for name, (file, entry) in stored.items():
-            for own, part in self._parts(name, file, entry):
+        result: dict[str, Tensor] = {}
+        for name, tensor in stored.items():
+            for own, part in self._parts(name, tensor):
                 if own in result:
-                    other = result[own][1].stored
+                    other = result[own].name
                     raise CheckpointError(
-                        f"{file}: '{name}' and '{other}' are the same tensor of the model; keep one of them"
+                        f"{tensor.file}: '{name}' and '{other}' are the same tensor of the model; "
+                        "keep one of them"
                     )
-                result[own] = (file, replace(part, stored=name))
+                result[own] = part
         return result
 
-    def _parts(self, name: str, file: Path, entry: TensorEntry) -> list[tuple[str, TensorEntry]]:
-        ending = _SUFFIX.search(name)
-        suffix = ending[0] if ending else ""
-        if name in self._own or name.removesuffix(suffix) in self._own:
-            return [(name, entry)]
-        core = _core(name.removesuffix(suffix))
+    def _parts(self, name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+        if name in self._own:
+            return [(name, tensor)]
+        core = _core(name)
         for theirs, ours in self._memory:
             core = core if core in self._fused or core in self._by_core else core.replace(theirs, ours)
         if core in self._by_core:
-            return [(self._by_core[core] + suffix, entry)]
-        if core in self._fused and not suffix:
-            return _taken_apart(name, file, entry, self._fused[core])
-        return [(name, entry)]
+            return [(self._by_core[core], tensor)]
+        if core in self._fused:
+            return _taken_apart(name, tensor, self._fused[core])
+        return [(name, tensor)]
 
 
 def is_bare(name: str) -> bool:
@@ -87,21 +85,19 @@ def _core(name: str) -> str:
 
 
 def _taken_apart(
-    name: str, file: Path, entry: TensorEntry, experts: Mapping[int, Mapping[int, str]]
-) -> list[tuple[str, TensorEntry]]:
+    name: str, tensor: Tensor, experts: Mapping[int, Mapping[int, str]]
+) -> list[tuple[str, Tensor]]:
     """The experts of a fused tensor, one entry per matrix."""
     halves = len(experts[0])
-    shape = entry.shape
+    shape = tensor.shape
     if len(shape) != 3 or shape[0] != len(experts) or shape[1] % halves or 0 in shape:
         raise CheckpointError(
-            f"{file}: '{name}' has shape {shape}; the config asks for {len(experts)} experts"
+            f"{tensor.file}: '{name}' has shape {shape}; the config asks for {len(experts)} experts"
             + (", with as many gate as up rows each" if halves == 2 else "")
         )
-    if entry.dtype.startswith(("F8", "F4", "F6_")):
-        raise CheckpointError(f"{file}: '{name}' holds all experts quantised; store them one by one")
     piece = (shape[1] // halves, shape[2])
     return [
-        (own, entry.part(piece, expert * halves + half))
+        (own, tensor.part(piece, expert * halves + half))
         for expert, named in sorted(experts.items())
         for half, own in sorted(named.items())
     ]

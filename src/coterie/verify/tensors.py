@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.tensor_reader import StoredTensors
+from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import family
 
