@@ -25,11 +25,8 @@ EXPLAINED: dict[frozenset[str], str] = {
             "the blocking and the asynchronous half of httpx's interface, whose base classes differ; they "
             "share Exchange",
         ),
-        ("families/llama.py::_write", "families/mixtral.py::_write", _FORMATS),
         ("families/qwen3.py::_read_moe", "families/qwen3.py::_read_olmoe", _FORMATS),
-        ("families/gpt_oss.py::_read", "families/llama.py::_read", _FORMATS),
         ("families/gpt_oss.py::_read", "families/mixtral.py::_read", _FORMATS),
-        ("families/llama.py::_read", "families/qwen3.py::_read_moe", _FORMATS),
         (
             "nn/kernels/adapted.py::_AdaptedMixture.forward",
             "nn/kernels/adapted.py::_AdaptedMixture.backward",

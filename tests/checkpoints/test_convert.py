@@ -26,8 +26,8 @@ from coterie.proof.texts import TEXTS
 from coterie.text.tokenizer import Tokenizer
 from tests.arithmetic import assert_model_close
 from tests.families import hf
-from tests.families.test_llama4_whole import whole
 from tests.families.test_mtp import with_mtp
+from tests.families.test_wrapper import whole
 
 IDS = [5, 17, 3, 80, 41, 9, 2, 66, 31, 8, 12, 90]
 
@@ -227,7 +227,7 @@ def test_quantised_weights_are_widened_and_rounding_told(tmp_path: Path) -> None
 
 
 def test_the_image_encoder_is_left_behind_only_when_asked(tmp_path: Path) -> None:
-    whole(tmp_path / "a")
+    whole("llama4", tmp_path / "a")
     kept = convert_directory(tmp_path / "a", tmp_path / "b")
     assert kept.lossless and any(name.startswith("vision_model.") for name in stored(tmp_path / "b"))
     with pytest.raises(ConfigError, match=r"cannot carry the image encoder .*--drop vision"):

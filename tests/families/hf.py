@@ -80,6 +80,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "mlp_only_layers": [1],
     },
+    "mistral": {
+        "model_type": "mistral",
+        "intermediate_size": 48,
+        "head_dim": 12,
+        "sliding_window": 6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 300.0},
+    },
+    "mistral_full": {
+        "model_type": "mistral",
+        "intermediate_size": 40,
+        "head_dim": 10,
+        "sliding_window": None,
+        "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-2,
+        "rope_parameters": _YARN_ROPE,
+    },
     "mixtral": {
         "model_type": "mixtral",
         "intermediate_size": 24,

@@ -13,7 +13,8 @@ import pytest
 
 from coterie.config import ConfigError
 from coterie.families import config_from_hf
-from coterie.plan.describe import describe, layer_lines, ranges, vision_parameters
+from coterie.plan.describe import describe, layer_lines, ranges
+from coterie.plan.encoders import encoder_parameters
 from coterie.plan.published import find_published, published_models, suggest_published
 
 TABLE: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "published_counts.json").read_text())
@@ -106,4 +107,4 @@ def test_words() -> None:
     assert "router scores multiply the expert's input, not its output" in odd
     broken = {key: value for key, value in scout.config["vision_config"].items() if key != "image_size"}
     with pytest.raises(ConfigError, match="vision_config: 'image_size' is missing"):
-        vision_parameters(config.model_copy(update={"extra": {"vision_config": broken}}))
+        encoder_parameters(config.model_copy(update={"extra": {"vision_config": broken}}))

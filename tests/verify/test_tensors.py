@@ -16,8 +16,8 @@ from coterie.checkpoints.directory import save_model
 from coterie.config import CheckpointError
 from coterie.verify.tensors import compare_tensors
 from tests.checkpoints.test_convert import make
-from tests.families.test_llama4_whole import whole
 from tests.families.test_mtp import with_mtp
+from tests.families.test_wrapper import whole
 
 Tensors = dict[str, torch.Tensor]
 DOWN = "model.layers.1.feed_forward.experts.down_proj"
@@ -99,7 +99,7 @@ def test_missing_and_repeated(tmp_path: Path) -> None:
 
 def test_carried_tensors_count_and_types_are_rounded(tmp_path: Path) -> None:
     for name in "ab":
-        whole(tmp_path / name)
+        whole("llama4", tmp_path / name)
     key = next(
         name for name in load_file(tmp_path / "a" / "model.safetensors") if name.startswith("vision_model.")
     )

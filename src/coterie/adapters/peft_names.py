@@ -56,6 +56,7 @@ class Names:
         # In a model with an image encoder a name like q_proj would reach the encoder's layers too.
         self.only_whole_names = bool(chosen.carried)
         self.is_moe = config.is_moe
+        self._memory_names = chosen.memory_names
         self.transposed = chosen.fused != "out-in"
 
     @cached_property
@@ -71,7 +72,7 @@ class Names:
                     name, self.experts_path(slot), "gate_up" if name.endswith("gate_up") else "down"
                 )
             else:
-                path = in_memory(slot.disk.removesuffix(".weight"))
+                path = self._in_memory(slot.disk.removesuffix(".weight"))
                 found[name] = Place(name, path, "router" if name.endswith(".router") else "linear")
         return found
 
@@ -125,12 +126,18 @@ class Names:
                 ending = "_proj" if kind == "weight" else "_proj_bias"
                 found[slot.name] = f"{self.experts_path(slot)}.{layer.rpartition('.')[2]}{ending}"
             else:
-                found[slot.name] = in_memory(slot.disk)
+                found[slot.name] = self._in_memory(slot.disk)
         return found
 
     def experts_path(self, slot: Slot) -> str:
         """The module of a layer's experts in transformers 5."""
-        return in_memory(_experts_on_disk(slot))
+        return self._in_memory(_experts_on_disk(slot))
+
+    def _in_memory(self, disk: str) -> str:
+        """The name in a transformers 5 model of what is stored as `disk`."""
+        for memory, stored in self._memory_names:
+            disk = disk.replace(stored, memory)
+        return disk
 
     def shorten(
         self, values: Mapping[str, Value], known: Iterable[str], leaves: bool = False
@@ -168,8 +175,3 @@ def _short(path: str) -> str:
 
 def _experts_on_disk(slot: Slot) -> str:
     return slot.disk[: slot.disk.index(".experts.")] + ".experts"
-
-
-def in_memory(disk: str) -> str:
-    """The name in a transformers 5 model of what is stored as `disk`."""
-    return disk.replace(".block_sparse_moe.", ".mlp.")

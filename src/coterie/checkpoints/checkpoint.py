@@ -13,11 +13,11 @@ import torch
 
 from coterie.checkpoints.commit import MANIFEST, read_manifest, travelling, verify_files
 from coterie.checkpoints.fill import (
+    as_stored,
     fill_model,
     materialise,
     place_tensors,
     require_memory,
-    without_absent_layers,
 )
 from coterie.checkpoints.generation import unused_settings
 from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
@@ -28,7 +28,7 @@ from coterie.checkpoints.tensor_writer import as_dtype
 from coterie.checkpoints.token_facts import TokenFacts, gather_tokens
 from coterie.config import AdapterConfig, CheckpointError, DataError, ModelConfig
 from coterie.config.files import present
-from coterie.families import config_from_hf, family
+from coterie.families import config_from_hf, family, quantisation_of
 from coterie.families.contradictions import contradictions
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import Difference
@@ -88,8 +88,9 @@ class Checkpoint:
         if not (self.path / "config.json").is_file():
             return StoredTensors(weight_files(self.path))
         chosen = family(self.config.family)
-        names = FamilyNames((slot.disk for slot in chosen.slots(self.config)), chosen.memory_names)
-        quantisation = self.raw_config.get("quantization_config")
+        with_head = self.config.model_copy(update={"tie_embeddings": False})
+        names = FamilyNames((slot.disk for slot in chosen.slots(with_head)), chosen.memory_names)
+        quantisation = quantisation_of(self.raw_config)
         return StoredTensors(weight_files(self.path), quantisation, names.canonical)
 
     @cached_property
@@ -222,12 +223,16 @@ class Checkpoint:
         parameter_dtype = as_dtype(dtype)
         for line in self.notes:
             _log.warning("%s: %s", self.path, line)
-        config = without_absent_layers(self.config, self.tensors)
+        config = as_stored(self.config, self.tensors)
+        if self.config.tie_embeddings and not config.tie_embeddings:
+            _log.warning(
+                "%s: config.json ties the embeddings; the files have a head, which is used", self.path
+            )
         has_head = config.tie_embeddings or not self._is_bare
         if not has_head:
             config = config.model_copy(update={"tie_embeddings": True})
             _log.warning("%s has no output head: it gives vectors and no text", self.path)
-        if self.raw_config.get("quantization_config") and not self.quantised:
+        if quantisation_of(self.raw_config) and not self.quantised:
             _log.warning("%s: config.json says quantised, but no tensor is; read as it is stored", self.path)
         if self.quantised:
             kind = str(parameter_dtype).split(".")[-1]

@@ -163,15 +163,29 @@ def require_memory(model: Transformer, dtype: torch.dtype, device: str | torch.d
         )
 
 
-def without_absent_layers(config: ModelConfig, source: TensorSource) -> ModelConfig:
-    """The config without layers for multi-token prediction where `source` holds none.
+def as_stored(config: ModelConfig, source: TensorSource) -> ModelConfig:
+    """The config of what `source` holds, where config.json says something else and the files decide.
 
-    transformers drops these layers when it saves a model but keeps their number in config.json.
+    transformers drops layers for multi-token prediction when it saves a model but keeps their number. Of a
+    model around a text model it says that the embeddings are tied unless told otherwise, and takes the head
+    that the files have: so a head unlike the embedding means that they are not.
     """
-    prefix = f"model.layers.{config.num_layers}."
-    if config.num_mtp_layers and not any(name.startswith(prefix) for name in source):
-        return config.model_copy(update={"num_mtp_layers": 0})
-    return config
+    chosen = family(config.family)
+    further = {slot.disk for slot in chosen.slots(config) if slot.name.startswith("mtp.")}
+    if further.isdisjoint(source):
+        config = config.model_copy(update={"num_mtp_layers": 0})
+    if not (chosen.texts and config.tie_embeddings):
+        return config
+    untied = config.model_copy(update={"tie_embeddings": False})
+    names = {slot.name: slot.disk for slot in chosen.slots(untied) if not slot.copy}
+    embedding, head = names["embed.weight"], names["head.weight"]
+    if (
+        head not in source
+        or embedding not in source
+        or torch.equal(source.read(embedding), source.read(head))
+    ):
+        return config
+    return untied
 
 
 def _flat(slots: Mapping[str, Iterable[Slot]]) -> list[Slot]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CoterieError, ModelConfig
-from coterie.families import config_from_hf
+from coterie.families import config_from_hf, quantisation_of
 from coterie.plan.describe import ModelDescription, describe
 from coterie.plan.published import Published, named_published
 
@@ -158,7 +158,7 @@ def _config(published: Published) -> ModelConfig:
 
 
 def _quantisation(raw: dict[str, Any]) -> str | None:
-    quantisation = raw.get("quantization_config")
+    quantisation = quantisation_of(raw)
     return str(quantisation.get("quant_method", "unnamed")) if isinstance(quantisation, dict) else None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig, RouterConfig
-from coterie.families import config_to_hf, family
+from coterie.families import config_to_hf, family, unwrapped
 from coterie.families.base import LayerKindError
 from coterie.nn.router import Balance
 from coterie.nn.transformer import Transformer
@@ -56,8 +56,7 @@ def _without(model: Transformer, target: str, drop: Collection[str]) -> tuple[Mo
         config = config.model_copy(update={"num_mtp_layers": 0})
         notes.append(f"dropped: {DROPPABLE['mtp']}, as asked")
     if model.carried and "vision" in drop and not family(target).carried:
-        inner = config.extra.get("text_config")
-        config = config.model_copy(update={"extra": inner if isinstance(inner, dict) else {}})
+        config = config.model_copy(update={"extra": unwrapped(config).extra})
         notes.append(f"dropped: {DROPPABLE['vision']} ({len(model.carried)} tensors), as asked")
     if target != model.config.family and "auto_map" in config.extra:
         # auto_map names remote code of the other family.
@@ -116,7 +115,8 @@ def _check(config: ModelConfig, model: Transformer, target: str, drop: Collectio
             )
     elif "vision" in drop:
         raise ConfigError(
-            "convert: --drop vision needs a model with an image encoder and a text-only target (llama4_text)"
+            "convert: --drop vision needs a model with an image encoder and a text-only target "
+            f"({' or '.join(family(model.config.family).texts) or 'llama4_text'})"
         )
     try:
         config_to_hf(config)

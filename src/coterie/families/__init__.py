@@ -1,6 +1,23 @@
 """Published model families, one file each, and their registry."""
 
 from coterie.families.mapping import Slot
-from coterie.families.registry import FAMILIES, config_from_hf, config_to_hf, family, routed_form
+from coterie.families.registry import (
+    FAMILIES,
+    config_from_hf,
+    config_to_hf,
+    family,
+    quantisation_of,
+    routed_form,
+    unwrapped,
+)
 
-__all__ = ["FAMILIES", "Slot", "config_from_hf", "config_to_hf", "family", "routed_form"]
+__all__ = [
+    "FAMILIES",
+    "Slot",
+    "config_from_hf",
+    "config_to_hf",
+    "family",
+    "quantisation_of",
+    "routed_form",
+    "unwrapped",
+]

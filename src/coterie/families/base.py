@@ -33,6 +33,8 @@ class Family:
     tensor: `(E, out, in)`, `(E, in, out)`, or the latter without the mark by which PEFT recognises it.
     `dense`: the family of the same decoder with dense feed-forwards, for surgery (None: there is none).
     `memory_names`: parts of tensor names as transformers has them in memory, and as they are on disk.
+    `texts`: for a model around a text model (`wrapper.py`), the types of text models that it may hold.
+    `examples`: published models, for readers.
     `write` and `slots` raise `ConfigError` for a model whose layers the family cannot have.
     """
 
@@ -46,6 +48,8 @@ class Family:
     fused: Literal["out-in", "in-out", "in-out unmarked"] = "out-in"
     dense: str | None = None
     memory_names: tuple[tuple[str, str], ...] = ()
+    texts: tuple[str, ...] = ()
+    examples: str = ""
 
 
 COMMON_KEYS = frozenset(
@@ -98,6 +102,36 @@ def read_model(
         "init_std": reader.get("initializer_range", default=0.02),
     }
     return ModelConfig.from_dict(data | variation | {"extra": reader.rest()}, reader.where)
+
+
+def read_dense(
+    reader: Reader,
+    attention: dict[str, Any] | list[dict[str, Any]],
+    default_eps: float,
+    default_tie: bool,
+    bias: bool = False,
+) -> ModelConfig:
+    """A dense decoder from the common keys.
+
+    `attention`: of every layer, or one for each. `bias`: whether the SwiGLUs have biases.
+    """
+    num_layers = reader.get("num_hidden_layers")
+    attentions = attention if isinstance(attention, list) else [attention] * num_layers
+    ffn = {"kind": "dense", "width": reader.get("intermediate_size"), "bias": bias}
+    return read_model(
+        reader, [{"attention": one, "ffn": ffn} for one in attentions], default_eps, default_tie
+    )
+
+
+def write_dense(config: ModelConfig) -> tuple[dict[str, Any], AttentionConfig, FeedForwardConfig]:
+    """The common keys of a dense decoder, and the attention (the first with positions) and SwiGLU to add.
+
+    Errors: `LayerKindError` for a routed one, `ConfigError` for latent attention.
+    """
+    attentions = [grouped_query(config, block) for block in config.blocks]
+    attention = next((one for one in attentions if one.rope is not None), attentions[0])
+    ffns = [dense_ffn(config, block) for block in config.blocks]
+    return write_model(config, attention) | {"intermediate_size": ffns[0].width}, attention, ffns[0]
 
 
 def write_model(config: ModelConfig, attention: AttentionConfig | MLAConfig) -> dict[str, Any]:
@@ -203,6 +237,15 @@ def dense_slots(disk: str, ours: str, bias: bool = False) -> list[Slot]:
         for part in ("gate", "up", "down")
         for kind in kinds
     ]
+
+
+def dense_model_slots(config: ModelConfig) -> list[Slot]:
+    """The whole of a dense decoder under Llama's names. Errors: `LayerKindError` for a routed one."""
+    slots = decoder_slots(config)
+    for index, block in enumerate(config.blocks):
+        bias = dense_ffn(config, block).bias
+        slots += dense_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", bias)
+    return slots
 
 
 def expert_slots(

@@ -11,6 +11,7 @@ from typing import Any
 
 from coterie.families.registry import family
 from coterie.families.rope import rope_settings
+from coterie.families.wrapper import text_settings
 
 # Names that other families or tools give to one setting. A config's own family reads one or more of them.
 _SPELLINGS = (
@@ -40,10 +41,10 @@ def contradictions(data: Mapping[str, Any], where: str = "config.json") -> list[
     chosen = family(str(data.get("model_type")), where)
     text = data.get("text_config")
     lines = _architecture(data, chosen.architecture)
-    if isinstance(text, Mapping) and "text_config" in chosen.keys:
-        inner = {**text, "model_type": f"{chosen.model_type}_text"}
+    if isinstance(text, Mapping) and chosen.texts:
+        inner = text_settings(data, chosen.texts, where)
         lines += [f"text_config: {line}" for line in [*_rope(inner, where), *_spellings(inner)]]
-        return [*lines, *_outside(data, text)]
+        return [*lines, *_outside(data, text, inner["model_type"])]
     return [*lines, *_rope(data, where), *_spellings(data), *_inside(data, text)]
 
 
@@ -101,13 +102,15 @@ def _spellings(data: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _outside(data: Mapping[str, Any], text: Mapping[str, Any]) -> list[str]:
+def _outside(data: Mapping[str, Any], text: Mapping[str, Any], model_type: str) -> list[str]:
     """Settings of the text model that are repeated outside of it with another value."""
-    keys = family(f"{data['model_type']}_text").keys - {"model_type", "tie_word_embeddings"}
+    keys = (family(model_type).keys & data.keys() & text.keys()) - {"model_type"}
+    different = [key for key in sorted(keys) if data[key] != text[key]]
     return [
-        f"text_config decides; '{key}' outside of it is ignored"
-        for key in sorted(keys & data.keys() & text.keys())
-        if data[key] != text[key]
+        f"'{key}' {data[key]!r} outside of text_config decides; the one in it is ignored"
+        if key == "tie_word_embeddings"
+        else f"text_config decides; '{key}' outside of it is ignored"
+        for key in different
     ]
 
 

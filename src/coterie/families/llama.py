@@ -9,50 +9,33 @@ from coterie.config import ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    decoder_slots,
-    dense_ffn,
-    dense_slots,
-    grouped_query,
+    dense_model_slots,
     read_attention,
-    read_model,
-    write_model,
+    read_dense,
+    write_dense,
 )
-from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
 
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
-    bias = bool(reader.get("attention_bias", default=False))
+    bias = reader.flag("attention_bias", False)
     attention = read_attention(reader, rope=read_rope(reader, 10000.0), qkv_bias=bias, output_bias=bias)
-    mlp_bias = bool(reader.get("mlp_bias", default=False))
-    block = {
-        "attention": attention,
-        "ffn": {"kind": "dense", "width": reader.get("intermediate_size"), "bias": mlp_bias},
-    }
-    return read_model(reader, [block] * reader.get("num_hidden_layers"), 1e-6, False)
+    return read_dense(reader, attention, 1e-6, False, bias=reader.flag("mlp_bias", False))
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
-    block = config.blocks[0]
-    ffn = dense_ffn(config, block)
-    attention = grouped_query(config, block)
-    return write_model(config, attention) | {
-        "intermediate_size": ffn.width,
-        "attention_bias": attention.qkv_bias,
-        "mlp_bias": ffn.bias,
-    }
-
-
-def _slots(config: ModelConfig) -> list[Slot]:
-    slots = decoder_slots(config)
-    for index, block in enumerate(config.blocks):
-        bias = dense_ffn(config, block).bias
-        slots += dense_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", bias)
-    return slots
+    data, attention, ffn = write_dense(config)
+    return data | {"attention_bias": attention.qkv_bias, "mlp_bias": ffn.bias}
 
 
 LLAMA = Family(
-    "llama", "LlamaForCausalLM", _read, _write, _slots, COMMON_KEYS | {"attention_bias", "mlp_bias"}
+    "llama",
+    "LlamaForCausalLM",
+    _read,
+    _write,
+    dense_model_slots,
+    COMMON_KEYS | {"attention_bias", "mlp_bias"},
+    examples="Llama 3.x, SmolLM2, Yi, DeepSeek R1 distilled into Llama",
 )

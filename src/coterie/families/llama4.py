@@ -7,7 +7,6 @@ The mathematics is in docs/design/families.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
@@ -26,6 +25,7 @@ from coterie.families.base import (
 from coterie.families.mapping import Slot, transposed
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
+from coterie.families.wrapper import wrapper
 
 _KEYS = frozenset(
     "num_local_experts num_experts_per_tok intermediate_size_mlp interleave_moe_layer_step moe_layers "
@@ -124,49 +124,21 @@ def _slots(config: ModelConfig) -> list[Slot]:
     return slots
 
 
-# What `Llama4ForConditionalGeneration` puts around the text model; the image parts travel unchanged.
-_TEXT_PREFIX = "language_model."
-_CARRIED = ("vision_model.", "multi_modal_projector.")
-
-
-def _read_whole(data: Mapping[str, Any], where: str) -> ModelConfig:
-    text = data.get("text_config")
-    if not isinstance(text, Mapping):
-        raise ConfigError(f"{where}: 'text_config' is missing; a text-only model has model_type llama4_text")
-    if not isinstance(data.get("vision_config"), Mapping):
-        raise ConfigError(
-            f"{where}: 'vision_config' is missing; a text-only model has model_type llama4_text"
-        )
-    config = _read({**text, "model_type": "llama4_text"}, f"{where}: text_config")
-    outer = {
-        key: value for key, value in data.items() if key not in ("model_type", "architectures", "text_config")
-    }
-    return config.model_copy(update={"family": "llama4", "extra": outer | {"text_config": config.extra}})
-
-
-def _write_whole(config: ModelConfig) -> dict[str, Any]:
-    inner = config.extra.get("text_config")
-    if inner is None or "vision_config" not in config.extra:
-        raise ConfigError(
-            "a llama4 checkpoint holds an image encoder, which this model lacks; use llama4_text"
-        )
-    return {"text_config": inner | _write(config) | {"model_type": "llama4_text"}}
-
-
-def _slots_whole(config: ModelConfig) -> list[Slot]:
-    return [replace(slot, disk=_TEXT_PREFIX + slot.disk) for slot in _slots(config)]
-
-
 LLAMA4_TEXT = Family(
-    "llama4_text", "Llama4ForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS, fused="in-out unmarked"
+    "llama4_text",
+    "Llama4ForCausalLM",
+    _read,
+    _write,
+    _slots,
+    COMMON_KEYS | _KEYS,
+    fused="in-out unmarked",
+    examples="Llama 4, text part",
 )
-LLAMA4 = Family(
+LLAMA4 = wrapper(
     "llama4",
     "Llama4ForConditionalGeneration",
-    _read_whole,
-    _write_whole,
-    _slots_whole,
-    frozenset(("model_type", "text_config", "vision_config")),
-    _CARRIED,
-    "in-out unmarked",
+    (LLAMA4_TEXT,),
+    ("vision_model.", "multi_modal_projector."),
+    examples="Llama 4 Scout, Maverick",
+    memory_names=(),  # the text model has its head inside, in memory too
 )

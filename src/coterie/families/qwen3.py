@@ -13,19 +13,18 @@ from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfi
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    decoder_slots,
-    dense_ffn,
-    dense_slots,
+    dense_model_slots,
     first_ffns,
     grouped_query,
     moe_slots,
     read_attention,
+    read_dense,
     read_model,
     read_moe,
     routed_ffn,
+    write_dense,
     write_model,
 )
-from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
 
@@ -38,14 +37,11 @@ def _read_dense(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader.expect("use_sliding_window", False, None)
     reader.expect("attention_bias", False, None)
     attention = read_attention(reader, rope=read_rope(reader, 10000.0), qk_norm="head")
-    block = {"attention": attention, "ffn": {"kind": "dense", "width": reader.get("intermediate_size")}}
-    return read_model(reader, [block] * reader.get("num_hidden_layers"), 1e-6, False)
+    return read_dense(reader, attention, 1e-6, False)
 
 
 def _write_dense(config: ModelConfig) -> dict[str, Any]:
-    ffn = dense_ffn(config, config.blocks[0])
-    data = write_model(config, grouped_query(config, config.blocks[0]))
-    return data | {"intermediate_size": ffn.width, "attention_bias": False}
+    return write_dense(config)[0] | {"attention_bias": False}
 
 
 def _read_moe_ffn(reader: Reader, width_key: str, renormalize_default: bool) -> dict[str, Any]:
@@ -107,14 +103,6 @@ def _write_moe(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _dense_slots(config: ModelConfig) -> list[Slot]:
-    slots = decoder_slots(config)
-    for index, block in enumerate(config.blocks):
-        dense_ffn(config, block)
-        slots += dense_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn")
-    return slots
-
-
 def _read_olmoe(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     reader.expect("attention_bias", False, None)
@@ -136,7 +124,7 @@ def _write_olmoe(config: ModelConfig) -> dict[str, Any]:
 
 
 _MOE_KEYS = COMMON_KEYS | _ROUTER_KEYS | _BALANCE_KEYS
-QWEN3 = Family("qwen3", "Qwen3ForCausalLM", _read_dense, _write_dense, _dense_slots, COMMON_KEYS)
+QWEN3 = Family("qwen3", "Qwen3ForCausalLM", _read_dense, _write_dense, dense_model_slots, COMMON_KEYS)
 QWEN3_MOE = Family(
     "qwen3_moe",
     "Qwen3MoeForCausalLM",

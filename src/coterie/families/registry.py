@@ -11,13 +11,17 @@ from coterie.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from coterie.families.gpt_oss import GPT_OSS
 from coterie.families.llama import LLAMA
 from coterie.families.llama4 import LLAMA4, LLAMA4_TEXT
+from coterie.families.mistral import MISTRAL, MISTRAL3
 from coterie.families.mixtral import MIXTRAL
 from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
+from coterie.families.wrapper import text_alone
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         LLAMA,
+        MISTRAL,
+        MISTRAL3,
         QWEN3,
         QWEN3_MOE,
         MIXTRAL,
@@ -42,6 +46,18 @@ def family(model_type: str, where: str = "model") -> Family:
 def routed_form(model_type: str) -> str | None:
     """The family with experts whose dense counterpart is `model_type`; None where there is none."""
     return next((name for name, chosen in FAMILIES.items() if chosen.dense == model_type), None)
+
+
+def unwrapped(config: ModelConfig) -> ModelConfig:
+    """The text model alone, under its own family; the config itself where nothing is around it."""
+    return text_alone(config) if family(config.family).texts else config
+
+
+def quantisation_of(data: Mapping[str, Any]) -> Any:
+    """The `quantization_config` of a config.json, in `text_config` where the whole has none."""
+    text = data.get("text_config")
+    inner = text.get("quantization_config") if isinstance(text, Mapping) else None
+    return data.get("quantization_config") or inner
 
 
 def config_from_hf(data: Mapping[str, Any], where: str = "config.json", strict: bool = False) -> ModelConfig:

@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.fill import place_tensors, without_absent_layers
+from coterie.checkpoints.fill import as_stored, place_tensors
 from coterie.config import ModelConfig
-from coterie.families import Slot
+from coterie.families import Slot, unwrapped
 from coterie.nn.transformer import Transformer
 
 
 class ParameterSource:
     """The parameters of an opened checkpoint; each is read from disk whenever it is asked for.
 
-    `config`: without layers for multi-token prediction, which llama.cpp does not run. `shapes`: every
-    parameter and selection bias by our name. `left_out`: prefixes of tensor names that are on disk but not
-    part of the decoder. Errors: `CheckpointError` for missing, unexpected and wrongly shaped tensors, before
-    any is read.
+    `config`: of the text model, without layers for multi-token prediction, which llama.cpp does not run.
+    `shapes`: every parameter and selection bias by our name. `left_out`: prefixes of tensor names that are on
+    disk but not part of the decoder. Errors: `CheckpointError` for missing, unexpected and wrongly shaped
+    tensors, before any is read.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self._stored = checkpoint.tensors
-        whole = without_absent_layers(checkpoint.config, self._stored)
-        self.config: ModelConfig = whole.model_copy(update={"num_mtp_layers": 0})
+        whole = as_stored(checkpoint.config, self._stored)
+        self.config: ModelConfig = unwrapped(whole).model_copy(update={"num_mtp_layers": 0})
         with torch.device("meta"):
             model = Transformer(whole)
         placement = place_tensors(self._stored, model, checkpoint.path)

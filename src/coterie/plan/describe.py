@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 from coterie.config import (
     AttentionConfig,
     BlockConfig,
-    ConfigError,
     FeedForwardConfig,
     MLAConfig,
     ModelConfig,
@@ -25,6 +24,7 @@ from coterie.plan.counts import (
     kv_bytes_per_token,
     memory,
 )
+from coterie.plan.encoders import encoder_parameters
 
 # Bits per weight of each way to hold a model; 4-bit: blocks of 32 with one 16-bit scale, as in Q4_0.
 PRECISIONS = {"float32": 32.0, "bfloat16": 16.0, "8 bits": 8.5, "4 bits": 4.5}
@@ -37,7 +37,8 @@ class ModelDescription:
     """What a model is, in words and numbers.
 
     `architecture`: one line. `layers`: one line per kind of layer. `selection_bias`, `vision`: numbers that
-    `counts` leaves out. `flops_per_token`: operations of a forward pass, averaged over `context` positions.
+    `counts` leaves out (`vision` None: an encoder whose size is not known here). `flops_per_token`:
+    operations of a forward pass, averaged over `context` positions.
     `kv_bytes_per_token`: bytes of bfloat16 that one more token adds to the cache;
     `kv_bytes_per_token_beyond_windows`: the same once every window is full. `kv_bytes`: context -> bytes of
     the whole cache. `memory_bytes`: purpose -> bytes. `oddities`: what is unlike a plain decoder, one line
@@ -48,7 +49,7 @@ class ModelDescription:
     layers: tuple[str, ...]
     counts: Counts
     selection_bias: int
-    vision: int
+    vision: int | None
     context: int
     flops_per_token: float
     kv_bytes_per_token: int
@@ -60,7 +61,7 @@ class ModelDescription:
     @property
     def everything(self) -> int:
         """All numbers of the whole model: what a directory in its format stores."""
-        return self.counts.total + self.counts.mtp + self.selection_bias + self.vision
+        return self.counts.total + self.counts.mtp + self.selection_bias + (self.vision or 0)
 
     @property
     def experts_share(self) -> float:
@@ -95,8 +96,8 @@ def describe(config: ModelConfig) -> ModelDescription:
     """
     context = min(config.max_positions, 4096)
     counts = count_parameters(config)
-    biases, vision = selection_biases(config), vision_parameters(config)
-    everything = counts.total + counts.mtp + biases + vision
+    biases, vision = selection_biases(config), encoder_parameters(config)
+    everything = counts.total + counts.mtp + biases + (vision or 0)
     contexts = [length for length in _CONTEXTS if length < config.max_positions] + [config.max_positions]
     windows = {block.attention.window or 0 for block in config.blocks}
     training = {"to train with AdamW, activations aside": memory(config, "training").total}
@@ -205,35 +206,11 @@ def oddities(config: ModelConfig) -> list[str]:
         found.append(
             f"{config.num_mtp_layers} further layer(s) for multi-token prediction, not counted in the total"
         )
-    if vision_parameters(config):
-        found.append("an image encoder that is carried through and not run")
+    encoder = encoder_parameters(config)
+    if encoder != 0:
+        counted = "" if encoder else ", nor counted"
+        found.append(f"an image encoder that is carried through and not run{counted}")
     return found
-
-
-def vision_parameters(config: ModelConfig) -> int:
-    """Parameters of Llama 4's image encoder and projector; 0 for a model without them.
-
-    Source: docs/design/families.md.
-    Errors: `ConfigError` for a `vision_config` that lacks a key.
-    """
-    vision = config.extra.get("vision_config")
-    if not isinstance(vision, Mapping):
-        return 0
-    try:
-        width, inner, layers = (
-            int(vision[key]) for key in ("hidden_size", "intermediate_size", "num_hidden_layers")
-        )
-        patch = int(vision["num_channels"]) * int(vision["patch_size"]) ** 2
-        positions = (int(vision["image_size"]) // int(vision["patch_size"])) ** 2 + 1
-        middle, last = int(vision["projector_input_dim"]), int(vision["projector_output_dim"])
-        output = int(vision["vision_output_dim"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"vision_config: {error} is missing or not a number; give the config of the whole model"
-        ) from None
-    layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
-    encoder = patch * width + width + positions * width + 4 * width + layers * layer
-    return encoder + inner * middle + middle * last + output * config.width
 
 
 def selection_biases(config: ModelConfig) -> int:

@@ -168,9 +168,6 @@ class Target:
 
 
 _LLAMA = Target("llama", pairs=True, factors=True, renormalize=True, routed_keys=())
-_LLAMA4 = Target(
-    "llama4", pairs=True, factors=True, chunked=ChunkedAttention(), layers="stepped", renormalize=False
-)
 _DEEPSEEK = Target(
     "deepseek2",
     pairs=True,
@@ -191,8 +188,9 @@ TARGETS = {
     "gpt_oss": Target(
         "gpt-oss", sliding=True, renormalize=False, head=True, norm_before_ffn="post_attention_norm"
     ),
-    "llama4": _LLAMA4,
-    "llama4_text": _LLAMA4,
+    "llama4_text": Target(
+        "llama4", pairs=True, factors=True, chunked=ChunkedAttention(), layers="stepped", renormalize=False
+    ),
 }
 
 

@@ -1,0 +1,56 @@
+"""Mistral, dense (`mistral`), and the models around it that read images (`mistral3`).
+
+Mistral: arXiv 2310.06825. `mistral`: 7B, Nemo, Small 3. `mistral3`: Small 3.1 and 3.2, Magistral, Devstral,
+where the head is beside the text model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.config import ModelConfig
+from coterie.families.base import (
+    COMMON_KEYS,
+    Family,
+    dense_model_slots,
+    read_attention,
+    read_dense,
+    write_dense,
+)
+from coterie.families.reader import Reader
+from coterie.families.rope import read_rope
+from coterie.families.wrapper import wrapper
+
+
+def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader(data, where)
+    for name in ("attention_bias", "mlp_bias"):
+        reader.expect(name, False, None)
+    window = reader.get("sliding_window", default=None if "sliding_window" in data else 4096)
+    mask = {"mask": "sliding", "window": window} if window is not None else {}
+    attention = read_attention(reader, rope=read_rope(reader, 10000.0), **mask)
+    return read_dense(reader, attention, 1e-6, False)
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    data, attention, _ = write_dense(config)
+    return data | {"sliding_window": attention.window}
+
+
+MISTRAL = Family(
+    "mistral",
+    "MistralForCausalLM",
+    _read,
+    _write,
+    dense_model_slots,
+    COMMON_KEYS | {"sliding_window"},
+    examples="Mistral 7B, Nemo, Small 3, Large 2",
+)
+MISTRAL3 = wrapper(
+    "mistral3",
+    "Mistral3ForConditionalGeneration",
+    (MISTRAL,),
+    ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
+    examples="Mistral Small 3.1 and 3.2, Magistral, Devstral Small",
+)

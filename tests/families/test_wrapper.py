@@ -1,0 +1,210 @@
+"""Models around a text model: the text model inside equals transformers, and what is around it travels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from coterie.adapters.peft_names import Names
+from coterie.checkpoints.convert import convert_directory
+from coterie.checkpoints.directory import load_model, save_model
+from coterie.config import ConfigError, CoterieError
+from coterie.families import FAMILIES, config_from_hf, config_to_hf, quantisation_of, unwrapped
+from coterie.families.contradictions import contradictions
+from coterie.nn.forward_context import ForwardContext
+from coterie.plan.describe import describe
+from tests.arithmetic import assert_model_close
+from tests.families.hf import _BASE, CONFIGS, VOCAB, randomise
+
+_LLAMA4_VISION = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+    "image_size": 28, "patch_size": 14, "vision_output_dim": 16, "projector_input_dim": 16,
+    "projector_output_dim": 16, "rope_theta": 100.0,
+}  # fmt: skip
+_PIXTRAL = {
+    "model_type": "pixtral", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 24, "image_size": 28, "patch_size": 14, "head_dim": 8,
+}  # fmt: skip
+_UNTIED = {"tie_word_embeddings": False}
+# name -> (text model in hf.CONFIGS, keys around it)
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama4": ("llama4_scout", {"vision_config": _LLAMA4_VISION}),
+    "mistral3": ("mistral", {"vision_config": _PIXTRAL} | _UNTIED),
+    "mistral3_tied": ("mistral", {"vision_config": _PIXTRAL, "tie_word_embeddings": True}),
+}
+
+
+def whole(name: str, path: Path) -> Any:
+    """transformers' model of `WHOLE[name]`, randomised, and its directory at `path`."""
+    inner, outer = WHOLE[name]
+    text = _BASE | CONFIGS[inner] | {key: outer[key] for key in _UNTIED if key in outer}
+    config = AutoConfig.for_model(name.removesuffix("_tied"), text_config=text, **outer)
+    config._attn_implementation = "eager"
+    model = AutoModelForImageTextToText.from_config(config).float().eval()
+    model.config.text_config._attn_implementation = "eager"
+    randomise(model)
+    model.save_pretrained(path)
+    return model
+
+
+def stored(path: Path) -> dict[str, Tensor]:
+    return load_file(path / "model.safetensors")
+
+
+def edit(path: Path, tensors: dict[str, Tensor] | None = None, **keys: Any) -> None:
+    """Other tensors, and other keys of config.json (None takes a key away)."""
+    if tensors is not None:
+        save_file(tensors, path / "model.safetensors", {"format": "pt"})
+    config = json.loads((path / "config.json").read_text()) | keys
+    kept = {key: value for key, value in config.items() if value is not None}
+    (path / "config.json").write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_text_model_inside_equals_transformers_and_the_rest_travels(name: str, tmp_path: Path) -> None:
+    reference = whole(name, tmp_path / "a")
+    model = load_model(tmp_path / "a").model
+    ids = torch.randint(0, VOCAB, (23,), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = model.logits(model(ids, ForwardContext.packed([23])))
+        theirs = reference(input_ids=ids[None]).logits[0]
+    assert theirs.std() > 0.3
+    assert_model_close(model.config, ours, theirs, tokens=23)
+    save_model(tmp_path / "b", model)
+    before, after = stored(tmp_path / "a"), stored(tmp_path / "b")
+    carried = FAMILIES[model.config.family].carried
+    assert before.keys() == after.keys() and any(key.startswith(carried) for key in before)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    _, info = type(reference).from_pretrained(tmp_path / "b", output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+    old, new = (json.loads((tmp_path / side / "config.json").read_text()) for side in "ab")
+    inner = old.pop("text_config")
+    del old["transformers_version"]
+    assert [key for key in old if old[key] != new.get(key)] == []
+    said_otherwise = {"interleave_moe_layer_step", "no_rope_layer_interval"}  # of Llama 4, as lists
+    assert {key for key in inner if inner[key] != new["text_config"].get(key)} <= said_otherwise
+    assert contradictions(old | {"text_config": inner}) == []
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_number_is_counted(name: str, tmp_path: Path) -> None:
+    reference = whole(name, tmp_path)
+    config = config_from_hf(reference.config.to_dict())
+    assert describe(config).everything == sum(p.numel() for p in reference.parameters())
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_places_of_adapters_are_modules_of_transformers(name: str, tmp_path: Path) -> None:
+    reference = whole(name, tmp_path)
+    modules = {path for path, _ in reference.named_modules()}
+    parameters = {path for path, _ in reference.named_parameters()} | {"lm_head.weight"}
+    names = Names(config_from_hf(reference.config.to_dict()))
+    assert names.only_whole_names and len(names.places) > 20
+    assert {place.path for place in names.places.values()} - {"lm_head"} <= modules
+    assert set(names.parameters.values()) <= parameters
+
+
+def test_images_keep_their_dtype_when_the_text_is_saved_in_another(tmp_path: Path) -> None:
+    whole("llama4", tmp_path / "a")
+    save_model(tmp_path / "b", load_model(tmp_path / "a", dtype="bfloat16").model)
+    before, after = stored(tmp_path / "a"), stored(tmp_path / "b")
+    name = next(name for name in before if name.startswith("vision_model."))
+    assert torch.equal(before[name], after[name]) and after[name].dtype == torch.float32
+    assert after["language_model.model.norm.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["llama4", "mistral3"])
+def test_a_directory_without_its_image_encoder_is_not_whole(name: str, tmp_path: Path) -> None:
+    whole(name, tmp_path)
+    tensors = {k: v for k, v in stored(tmp_path).items() if k.startswith("language_model.")}
+    edit(tmp_path, tensors)
+    with pytest.raises(CoterieError, match=r"no tensor beginning with vision_"):
+        load_model(tmp_path)
+    edit(tmp_path, vision_config=None)
+    with pytest.raises(CoterieError, match="'vision_config' is missing; a text-only model has"):
+        load_model(tmp_path)
+
+
+def test_names_of_transformers_in_memory_are_read_and_the_rest_keeps_its_own(tmp_path: Path) -> None:
+    reference = whole("mistral3", tmp_path / "a")
+    expected = load_model(tmp_path / "a").model
+    edit(tmp_path / "a", {key: value.contiguous() for key, value in reference.state_dict().items()})
+    model = load_model(tmp_path / "a").model
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    save_model(tmp_path / "b", model)
+    names = stored(tmp_path / "b").keys()
+    assert "language_model.lm_head.weight" in names and "model.vision_tower.ln_pre.weight" in names
+
+
+def test_the_text_model_alone_is_a_directory_too(tmp_path: Path) -> None:
+    whole("mistral3", tmp_path / "a")
+    with pytest.raises(ConfigError, match="cannot carry the image encoder"):
+        convert_directory(tmp_path / "a", tmp_path / "b", "mistral")
+    receipt = convert_directory(tmp_path / "a", tmp_path / "b", "mistral", drop=("vision",))
+    assert receipt.family == ("mistral3", "mistral") and receipt.difference.max_logprob == 0
+    inside, alone = load_model(tmp_path / "a").model, load_model(tmp_path / "b").model
+    assert unwrapped(inside.config).blocks == alone.config.blocks and not alone.carried
+    assert alone.config.family == "mistral" and "text_config" not in alone.config.extra
+    assert unwrapped(alone.config) is alone.config
+    with pytest.raises(ConfigError, match=r"holds an image encoder.*; use mistral"):
+        convert_directory(tmp_path / "b", tmp_path / "c", "mistral3")
+
+
+def test_the_files_decide_whether_the_head_is_the_embedding(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """transformers 5 says tied wherever nobody told it otherwise, and takes the head that the files have."""
+    reference = whole("mistral3", tmp_path)
+    edit(tmp_path, tie_word_embeddings=True)
+    model = load_model(tmp_path).model
+    assert not model.config.tie_embeddings and "the files have a head, which is used" in caplog.text
+    assert torch.equal(model.head_weight, reference.lm_head.weight)
+    theirs = type(reference).from_pretrained(tmp_path, dtype=torch.float32)
+    assert torch.equal(theirs.lm_head.weight, reference.lm_head.weight)
+
+
+def test_the_key_outside_decides_and_a_difference_is_named() -> None:
+    data = {"model_type": "mistral3", "vision_config": {}, "tie_word_embeddings": True}
+    data["text_config"] = _BASE | CONFIGS["mistral"] | _UNTIED
+    assert config_from_hf(data).tie_embeddings
+    assert contradictions(data) == [
+        "'tie_word_embeddings' True outside of text_config decides; the one in it is ignored"
+    ]
+    assert config_to_hf(config_from_hf(data))["text_config"]["tie_word_embeddings"] is True
+    del data["tie_word_embeddings"]
+    assert not config_from_hf(data).tie_embeddings
+    data["quantization_config"] = {}
+    data["text_config"] |= {"quantization_config": {"quant_method": "gptq"}}
+    assert quantisation_of(data) == {"quant_method": "gptq"}
+    assert "quantization_config" not in config_to_hf(config_from_hf(data))["text_config"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"text_config": None}, "'text_config' is missing; a text-only model has model_type mistral"),
+        ({"text_config": []}, "'text_config' is missing"),
+        ({"text_config": {"model_type": "qwen2"}}, "text_config: model_type 'qwen2' is not supported here"),
+        ({"text_config": {"vocab_size": 8}}, "text_config: .* is missing"),
+        ({"vision_config": None}, "'vision_config' is missing"),
+    ],
+)
+def test_what_a_wrapper_refuses(keys: dict[str, Any], message: str) -> None:
+    text = _BASE | CONFIGS["mistral"]
+    data = {"model_type": "mistral3", "vision_config": {"hidden_size": 8}, "text_config": text} | keys
+    with pytest.raises(ConfigError, match=message) as caught:
+        config_from_hf(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_text_model_inside_is_refused_on_the_way_out(tmp_path: Path) -> None:
+    whole("llama4", tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"the text model of a mistral3 checkpoint is .*, not llama4_text"):
+        convert_directory(tmp_path / "a", tmp_path / "b", "mistral3")
