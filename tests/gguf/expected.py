@@ -8,9 +8,15 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file
 
+import gguf
 from tests.gguf.models import KINDS
 
 Arrays = dict[str, Any]
+
+
+def unpack(packed: Any, kind: str) -> Any:
+    """Rows of fp32 as the format's own package unpacks them."""
+    return np.asarray(gguf.quants.dequantize(packed, gguf.GGMLQuantizationType[kind]), np.float32)
 
 
 def neighbours(matrix: Any, heads: int) -> Any:

@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as arrays
 
 import gguf
 from coterie.config import CheckpointError
-from coterie.gguf.blocks import Choice, allowed_error, choose, pack, row_bytes, unpack
+from coterie.gguf.blocks import Choice, allowed_error, choose, pack, row_bytes
 from coterie.gguf.export import export_gguf
+from tests.gguf.expected import unpack
 from tests.gguf.models import write
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "MXFP4")

@@ -22,9 +22,9 @@ from coterie.checkpoints.quantised.fp4 import Fp4
 from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.config import CheckpointError, ConfigError
 from coterie.gguf import export as module
-from coterie.gguf.blocks import pack, unpack
+from coterie.gguf.blocks import pack
 from coterie.gguf.export import GgufReceipt, PackingError, export_gguf
-from tests.gguf.expected import Arrays, expected
+from tests.gguf.expected import Arrays, expected, unpack
 from tests.gguf.models import KINDS, YARN, write
 
 

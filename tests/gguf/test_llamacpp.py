@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import coterie
-from coterie.gguf.blocks import pack, unpack
+from coterie.gguf.blocks import pack
 from coterie.gguf.export import export_gguf
 from coterie.nn.forward_context import ForwardContext
+from tests.gguf.expected import unpack
 from tests.gguf.models import KINDS, VOCAB, tokenizer, write
 from tests.gguf.tokenizers import every_kind, random_texts
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coterie.checkpoints.gguf_file.types import BY_NAME
 from coterie.config import CheckpointError
 
 Array = npt.NDArray[Any]
@@ -91,19 +92,10 @@ def _mxfp4(rows_RI: Array) -> Array:
     return np.concatenate(((exponent + 127).astype(np.uint8), halves), axis=-1).reshape(len(rows_RI), -1)
 
 
-def unpack(packed: Array, kind: str) -> Array:
-    """Rows of fp32 from the bytes that `pack` made."""
-    import gguf
-
-    return np.asarray(gguf.quants.dequantize(packed, gguf.GGMLQuantizationType[kind]), np.float32)
-
-
 def row_bytes(length: int, kind: str) -> int:
     """Bytes of one row of `length` numbers."""
-    import gguf
-
-    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    return length // block * size
+    found = BY_NAME[kind]
+    return length // found.block * found.nbytes
 
 
 def allowed_error(rows_RI: Array, kind: str) -> Array:

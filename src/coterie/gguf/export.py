@@ -8,6 +8,7 @@ differently.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.config import CheckpointError, ConfigError
 from coterie.config.temporaries import replace_with, temporary
 from coterie.gguf.architectures import Description, describe
-from coterie.gguf.blocks import FILE_TYPES, Choice, allowed_error, choose, pack, row_bytes, unpack
+from coterie.gguf.blocks import FILE_TYPES, Choice, allowed_error, choose, pack, row_bytes
 from coterie.gguf.modelfile import modelfile
-from coterie.gguf.opened import open_gguf
 from coterie.gguf.parameters import ParameterSource
 from coterie.gguf.tensors import Mapped, map_tensors
 from coterie.gguf.vocabulary import vocabulary
@@ -251,10 +252,9 @@ def _value_type(value: Any) -> Any:
 
 def _check(path: Path, written: _File) -> dict[str, PackingError]:
     """Compare every key and every number of the file with what was meant; the errors found, by type."""
-    reader = open_gguf(path)
+    stored = GgufTensors.open(path)
     for key, value in written.keys.items():
-        field = reader.get_field(key)
-        found = None if field is None else field.contents()
+        found = stored.keys.get(key)
         same = (
             found is not None and np.array_equal(found, np.asarray(value, np.float32))
             if _is_real(value)
@@ -264,34 +264,30 @@ def _check(path: Path, written: _File) -> dict[str, PackingError]:
             raise CheckpointError(
                 f"{path}: key '{key}' reads back as {str(found)[:60]} instead of {str(value)[:60]}"
             )
-    stored = {tensor.name: tensor for tensor in reader.tensors}
     sums: dict[str, list[float]] = {}
     for tensor, choice in written.plan:
-        found = stored.pop(tensor.name, None)
         if (
-            found is None
-            or tuple(reversed(found.shape.tolist())) != tensor.shape
-            or found.tensor_type.name != choice.type
+            tensor.name not in stored
+            or stored.shape(tensor.name) != tensor.shape
+            or stored.type(tensor.name) != choice.type
         ):
             raise CheckpointError(f"{path}: tensor '{tensor.name}' reads back in another shape or type")
-        _compare(path, tensor, choice, found.data, sums.setdefault(choice.type, [0.0, 0.0, 0.0]))
-    if stored:
-        raise CheckpointError(f"{path}: holds the tensor '{min(stored)}', which was not written")
+        _compare(path, tensor, choice, stored, sums.setdefault(choice.type, [0.0, 0.0, 0.0]))
+    more = set(stored) - {tensor.name for tensor, _ in written.plan}
+    if more:
+        raise CheckpointError(f"{path}: holds the tensor '{min(more)}', which was not written")
     return {
         kind: PackingError(worst, (error / max(size, 1e-300)) ** 0.5)
         for kind, (worst, error, size) in sorted(sums.items())
     }
 
 
-def _compare(path: Path, tensor: Mapped, choice: Choice, data: Any, sums: list[float]) -> None:
+def _compare(path: Path, tensor: Mapped, choice: Choice, stored: GgufTensors, sums: list[float]) -> None:
     """Compare one tensor with the source; `sums` (largest error, squared errors, squares) is updated."""
-    packed = data.reshape(-1, data.shape[-1])
     at = 0
     for wanted_RI in tensor.rows():
-        found_RI = unpack(np.ascontiguousarray(packed[at : at + len(wanted_RI)]), choice.type)
+        found_RI = stored.read_rows(tensor.name, at, at + len(wanted_RI)).float().numpy()
         at += len(wanted_RI)
-        if found_RI.shape != wanted_RI.shape:
-            raise CheckpointError(f"{path}: tensor '{tensor.name}' is shorter than it should be")
         error_RI = np.abs(found_RI.astype(np.float64) - wanted_RI)
         if not (error_RI <= allowed_error(wanted_RI, choice.type)).all():
             off = f"off by {error_RI.max():.3g}"
@@ -299,5 +295,5 @@ def _compare(path: Path, tensor: Mapped, choice: Choice, data: Any, sums: list[f
         sums[0] = max(sums[0], float(error_RI.max(initial=0.0)))
         sums[1] += float((error_RI**2).sum())
         sums[2] += float((wanted_RI.astype(np.float64) ** 2).sum())
-    if at != len(packed):
+    if at * tensor.shape[-1] != math.prod(tensor.shape):
         raise CheckpointError(f"{path}: tensor '{tensor.name}' is longer than it should be")

@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.gguf_model.layout import GgufSlot, gguf_slots
+from coterie.checkpoints.gguf_file.tensors import GgufTensors
+from coterie.checkpoints.gguf_model.layout import gguf_slots
 from coterie.checkpoints.gguf_model.targets import TARGETS, Parts, Target, config_values, keys_of
 from coterie.config import CheckpointError
-from coterie.gguf.blocks import unpack
-from coterie.gguf.opened import open_gguf
 from coterie.gguf.parameters import ParameterSource
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import Difference, difference
@@ -45,34 +43,29 @@ def put_back(model: Transformer, checkpoint: Checkpoint, file: Path) -> None:
     Errors: `CheckpointError` for a file of another config or with other tensors.
     """
     source = ParameterSource(checkpoint)
-    reader = open_gguf(file)
+    stored = GgufTensors.open(file)
     target = TARGETS[source.config.family]
-    _check_keys(reader, file, target, source)
-    stored = {tensor.name: tensor for tensor in reader.tensors}
+    _check_keys(stored.keys, file, target, source)
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     filled: set[str] = set()
     for slot in gguf_slots(source.config, target, source.shapes):
         if slot.stored == "output.weight" and slot.name in filled:
             continue  # the embedding a second time, as the head
-        tensor = stored.get(slot.stored)
-        if tensor is None or tuple(reversed(tensor.shape.tolist())) != slot.shape:
+        if slot.stored not in stored or stored.shape(slot.stored) != slot.shape:
             raise CheckpointError(
                 f"{file}: lacks the tensor '{slot.stored}'; it was not written from {checkpoint.path}"
             )
-        _unpack(tensor, slot, own[slot.name].data)
+        for theirs, ours in slot.pieces:
+            stored.read_into(slot.stored, ours(own[slot.name]), theirs)
         filled.add(slot.name)
 
 
-def _check_keys(reader: Any, file: Path, target: Target, source: ParameterSource) -> None:
+def _check_keys(keys: dict[str, Any], file: Path, target: Target, source: ParameterSource) -> None:
     """Every value that the file states of the config must be that of the checkpoint."""
     prefix = f"{target.name}."
     parts, directory = Parts.of(source.config), source.checkpoint.path
     try:
-        found = {
-            name.removeprefix(prefix): field.contents()
-            for name, field in reader.fields.items()
-            if name.startswith(prefix)
-        }
+        found = {name.removeprefix(prefix): value for name, value in keys.items() if name.startswith(prefix)}
         values = config_values(keys_of(target, source.config), found)
     except (ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{file}: one of its keys has an unusable value ({error!r:.120})") from None
@@ -85,15 +78,3 @@ def _check_keys(reader: Any, file: Path, target: Target, source: ParameterSource
             raise CheckpointError(
                 f"{file}: states {place} {value}, its config {wanted}; it was not written from {directory}"
             )
-
-
-def _unpack(tensor: Any, slot: GgufSlot, parameter: Tensor) -> None:
-    """Copy one tensor of the file into its parameter, expert by expert where it holds experts."""
-    kind = tensor.tensor_type.name
-    if slot.rows is None or len(slot.shape) == 2:
-        numbers = unpack(np.ascontiguousarray(tensor.data), kind)
-        slot.unpack(torch.tensor(numbers).view(slot.shape), parameter)
-        return
-    for expert, packed in enumerate(tensor.data):
-        numbers = unpack(np.ascontiguousarray(packed), kind)
-        slot.unpack(torch.tensor(numbers).view(1, *slot.shape[1:]), parameter[expert : expert + 1])

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.checkpoints.gguf_model.targets import TARGETS
 from coterie.config import CheckpointError
-from coterie.gguf.blocks import allowed_error, pack, unpack
-from coterie.gguf.opened import open_gguf
+from coterie.gguf.blocks import allowed_error, pack
 from coterie.gguf.parameters import ParameterSource
 from coterie.gguf.tensors import map_tensors
 
@@ -70,25 +70,25 @@ def file_rounding(checkpoint: Checkpoint, file: Path) -> FileRounding:
     Errors: `CheckpointError` for a file that lacks a tensor of the checkpoint, or has it in another shape.
     """
     source = ParameterSource(checkpoint)
-    stored = {tensor.name: tensor for tensor in open_gguf(file).tensors}
+    stored = GgufTensors.open(file)
     types: Counter[str] = Counter()
     near, wrong = 0, list[str]()
     for mapped in map_tensors(source, TARGETS[source.config.family]):
-        tensor = stored.get(mapped.name)
-        if tensor is None or tuple(reversed(tensor.shape.tolist())) != mapped.shape:
+        if mapped.name not in stored or stored.shape(mapped.name) != mapped.shape:
             raise CheckpointError(
                 f"{file}: lacks the tensor '{mapped.name}'; it was not written from {checkpoint.path}"
             )
-        kind = tensor.tensor_type.name
+        kind = stored.type(mapped.name)
         types[kind] += 1
-        packed, at, same = tensor.data.reshape(-1, tensor.data.shape[-1]), 0, True
+        at, same = 0, True
         for rows_RI in mapped.rows():
-            found = np.ascontiguousarray(packed[at : at + len(rows_RI)])
-            at += len(rows_RI)
-            if pack(rows_RI, kind, mapped.name).tobytes() == found.tobytes():
+            start, at = at, at + len(rows_RI)
+            packed = stored.packed_rows(mapped.name, start, at).numpy()
+            if pack(rows_RI, kind, mapped.name).tobytes() == packed.tobytes():
                 continue
             same = False
-            error_RI = np.abs(unpack(found, kind).astype(np.float64) - rows_RI)
+            found_RI = stored.read_rows(mapped.name, start, at).double().numpy()
+            error_RI = np.abs(found_RI - rows_RI)
             if not (error_RI <= allowed_error(rows_RI, kind)).all():
                 wrong.append(mapped.name)
                 break
