@@ -48,10 +48,13 @@ KINDS: dict[str, list[BlockConfig]] = {
 }
 
 
-def tiny_model(kind: str, seed: int = 0, vocab_size: int = 61, max_positions: int = 96) -> Transformer:
-    """A model of one of `KINDS`, with weights large enough that its predictions are far from uniform."""
+def tiny_model(
+    kind: str | list[BlockConfig], seed: int = 0, vocab_size: int = 61, max_positions: int = 96
+) -> Transformer:
+    """A model of `KINDS` or of these blocks, with weights that make its predictions far from uniform."""
+    blocks = tuple(KINDS[kind] if isinstance(kind, str) else kind)
     config = ModelConfig(
-        family="test", vocab_size=vocab_size, width=32, blocks=tuple(KINDS[kind]), max_positions=max_positions
+        family="test", vocab_size=vocab_size, width=32, blocks=blocks, max_positions=max_positions
     )
     model = Transformer(config)
     generator = torch.Generator().manual_seed(seed)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from coterie.config import ConfigError, CoterieError
+from coterie.config import BlockConfig, ConfigError, CoterieError, RopeConfig, RopeScaling
 from coterie.infer.cache import SequenceCache
 from coterie.infer.engine import Engine, Reply, TokenEvent
 from coterie.infer.request import LOWEST, RequestOptions
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.forward_context import ForwardContext
 from tests.arithmetic import assert_model_close, largest
-from tests.infer.models import KINDS, tiny_model, training_logprobs
+from tests.infer.models import CAUSAL, DENSE, KINDS, tiny_model, training_logprobs
 
 
 def prompts_of(lengths: list[int], seed: int = 0, vocab_size: int = 61) -> list[list[int]]:
@@ -342,3 +342,24 @@ def test_work_behind_all_rests_while_other_work_runs_and_keeps_no_place_from_it(
             replies.setdefault(event.request, []).append(event.token)
     assert order == [front] * 6 + [batch] * 5
     assert [replies[batch], replies[front]] == alone
+
+
+def test_keys_are_read_again_when_a_sequence_grows_into_its_long_rotations() -> None:
+    """Each token is the likeliest one of the whole forward pass at that length, in one engine and shared."""
+    scaling = RopeScaling(
+        kind="longrope",
+        factor=4.0,
+        original_max_positions=12,
+        short_factors=(1.0, 1.1, 1.3, 1.6),
+        long_factors=(1.5, 3.0, 5.0, 8.0),
+    )
+    attention = CAUSAL.model_copy(update={"rope": RopeConfig(theta=50.0, scaling=scaling)})
+    model = tiny_model([BlockConfig(attention=attention, ffn=DENSE)] * 2)
+    engine = Engine(model, prefix_bytes=1 << 20, prefill_chunk=5)
+    for prompt in prompts_of([8, 20], seed=4):
+        for _ in range(2):  # the second time, what was kept may be used
+            reply = engine.generate([prompt], SamplingParams(temperature=0.0, max_tokens=9))[0]
+            for end, token in enumerate(reply.ids, start=len(prompt)):
+                known = (prompt + reply.ids)[:end]
+                assert token == int(training_logprobs(model, known)[-1].argmax())
+    assert reply.cached > 0

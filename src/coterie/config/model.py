@@ -354,6 +354,13 @@ class ModelConfig(Settings):
         """The first layer's experts; None for a dense model."""
         return next((moe for _, moe in self.moe_layers()), None)
 
+    @property
+    def rope_switch(self) -> int | None:
+        """The length beyond which keys rotate by other frequencies (`longrope`); None: never."""
+        ropes = [block.attention.rope for block in self.blocks]
+        scalings = [rope.scaling for rope in ropes if rope is not None and rope.scaling is not None]
+        return next((s.original_max_positions for s in scalings if s.kind == "longrope"), None)
+
     def moe_layers(self) -> list[tuple[int, MoEConfig]]:
         """The layers with experts, in order: (index of the block, its feed-forward)."""
         return [(i, block.ffn) for i, block in enumerate(self.blocks) if isinstance(block.ffn, MoEConfig)]

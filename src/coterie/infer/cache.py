@@ -129,10 +129,14 @@ class LayerCache:
 
 
 class SequenceCache:
-    """The caches of all layers for one sequence. The next token has position `length`."""
+    """The caches of all layers for one sequence. The next token has position `length`.
 
-    def __init__(self, config: ModelConfig) -> None:
+    `long`: the sequence is beyond `ModelConfig.rope_switch`, so that its keys have other rotations.
+    """
+
+    def __init__(self, config: ModelConfig, long: bool = False) -> None:
         self.config = config
+        self.long = long
         self._seen = SequenceLength()
         self._layers = [LayerCache(block.attention, self._seen) for block in config.blocks]
 
@@ -175,7 +179,7 @@ class SequenceCache:
             raise CoterieError(
                 f"cache: cannot copy the first {length} of {self.length} tokens; a window has dropped some"
             )
-        copy = SequenceCache(self.config)
+        copy = SequenceCache(self.config, self.long)
         copy._seen.length = length
         for mine, theirs in zip(copy._layers, self._layers, strict=True):
             mine.copy_from(theirs, length)

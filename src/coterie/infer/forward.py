@@ -77,6 +77,7 @@ def _hidden(variant: Variant, group: Feeding, recorder: Recorder | None) -> Tens
         device=device,
         steers=make_steers(variant.routers, controls, device),
         recorder=recorder,
+        planned=tuple(len(request.tokens) for request, _ in group),
     )
     caches = [request.cache for request, _ in group]
     h_TD: Tensor = variant.model(torch.tensor(ids, device=device), context, caches=caches)

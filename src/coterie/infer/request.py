@@ -186,7 +186,7 @@ class Request:
     @property
     def salt(self) -> tuple[Any, ...]:
         """Sequences with equal salts may share keys and values."""
-        return self.variant.serial, self.options.salt, self.options.control
+        return self.variant.serial, self.options.salt, self.options.control, self.cache.long
 
     @property
     def behind(self) -> bool:
@@ -208,9 +208,17 @@ class Request:
         mask_V[stops] = False
         return mask_V
 
+    def turn_long(self, beyond: int | None) -> None:
+        """Empty the cache of a sequence that has grown beyond the length at which rotations change.
+
+        Its kept keys have the rotations of short sequences, so all its tokens are read again. None: never.
+        """
+        if beyond is not None and not self.cache.long and len(self.tokens) > beyond:
+            self.cache = SequenceCache(self.cache.config, long=True)
+
     def score_prompt(self, h_TD: Tensor, start: int) -> None:
         """Score the prompt tokens that follow positions `start ...`, if the request asked for it."""
-        if self.prompt is None:
+        if self.prompt is None or self.num_drawn:  # read again, as `Engine._plan` may ask
             return
         following = self.tokens[start + 1 : min(start + 1 + h_TD.shape[0], self.num_prompt)]
         for first in range(0, len(following), _SCORED_ROWS):

@@ -59,6 +59,8 @@ class ForwardContext:
     `counted_T`: bool, the tokens in the routers' statistics (None: the valid ones). `balance_tokens`: the
     number of counted tokens of the global batch; training sets it, which switches statistics and balance
     losses on.
+    `planned`: how long each segment's sequence is taken to be, which decides its rotary frequencies where
+    they depend on that (`longrope`); None: as long as it is after its tokens here.
     `inserts`: features that replace some token embeddings.
     `steers`: by layer, how single tokens deviate from the trained routing. `recorder`: collects what the MoE
     layers do.
@@ -70,6 +72,7 @@ class ForwardContext:
     valid_T: Tensor | None = None
     counted_T: Tensor | None = None
     balance_tokens: float | None = None
+    planned: tuple[int, ...] | None = None
     inserts: Inserts | None = None
     steers: Mapping[int, Steer] = field(default_factory=dict)
     recorder: Recorder | None = None
@@ -91,6 +94,16 @@ class ForwardContext:
         parts = [torch.arange(start, start + n) for start, n in zip(first, lengths, strict=True)]
         positions_T = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
         return ForwardContext(positions_T.to(device), tuple(int(n) for n in lengths), valid_T, **rest)
+
+    def sequence_lengths(self) -> tuple[int, ...]:
+        """`planned`, or for each segment the position after its last token (0 for an empty one)."""
+        if self.planned is not None:
+            return self.planned
+        ends, end = [], 0
+        for length in self.lengths:
+            end += length
+            ends.append(int(self.positions_T[end - 1]) + 1 if length else 0)
+        return tuple(ends)
 
     @property
     def num_tokens(self) -> int:

@@ -16,11 +16,12 @@ from coterie.nn.autograd import GradFunction
 from coterie.nn.forward_context import ForwardContext
 
 
-def inverse_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
+def inverse_frequencies(config: RopeConfig, head_dim: int, long: bool = False) -> Tensor:
     """fp32 angles per position, scaled for long contexts where the config says so.
 
     (D/2,) `theta^(-2j/D)`. With `rotated` R numbers of a head (R/2,) `theta^(-2j/R)`, or where `proportional`
-    (D/2,) with zeros for the pairs that do not rotate.
+    (D/2,) with zeros for the pairs that do not rotate. `long`: for a sequence beyond the original context,
+    which counts for `longrope` alone.
     """
     width = head_dim if config.rotated is None or config.proportional else config.rotated
     exponent = torch.arange(0, width, 2, dtype=torch.float32) / width
@@ -33,6 +34,9 @@ def inverse_frequencies(config: RopeConfig, head_dim: int) -> Tensor:
         return inverse / config.scaling.factor
     if config.scaling.kind == "yarn":
         return _yarn(inverse, config.theta, width, config.scaling)
+    if config.scaling.kind == "longrope":
+        factors = config.scaling.long_factors if long else config.scaling.short_factors
+        return inverse / torch.tensor(factors, dtype=torch.float32)
     return _llama3(inverse, config.scaling)
 
 
@@ -65,11 +69,14 @@ def yarn_gain(factor: float, mscale: float = 1.0) -> float:
 
 
 def rotation_gain(scaling: RopeScaling | None) -> float:
-    """What cos and sin are multiplied by: 1 except for YaRN."""
-    if scaling is None or scaling.kind != "yarn":
+    """What cos and sin are multiplied by: 1 except for YaRN and LongRoPE (arXiv 2402.13753)."""
+    if scaling is None or scaling.kind not in ("yarn", "longrope"):
         return 1.0
     if scaling.attention_factor is not None:
         return scaling.attention_factor
+    if scaling.kind == "longrope":
+        stretched = max(0.0, math.log(scaling.factor)) / math.log(scaling.original_max_positions)
+        return math.sqrt(1 + stretched)
     if scaling.mscale and scaling.mscale_all_dim:
         return yarn_gain(scaling.factor, scaling.mscale) / yarn_gain(scaling.factor, scaling.mscale_all_dim)
     return yarn_gain(scaling.factor)
@@ -95,14 +102,25 @@ def cos_sin(
     """cos and sin (T, 1, D/2) of every token's angles, made once per context and shared between layers."""
     key = ("rope", config, head_dim, dtype)
     if key not in context.memo:
-        inverse = inverse_frequencies(config, head_dim).to(context.positions_T.device)
-        angles = context.positions_T.float()[:, None] * inverse
+        angles = context.positions_T.float()[:, None] * _frequencies(context, config, head_dim)
         gain = rotation_gain(config.scaling)
         context.memo[key] = (
             (angles.cos() * gain)[:, None].to(dtype),
             (angles.sin() * gain)[:, None].to(dtype),
         )
     return context.memo[key]
+
+
+def _frequencies(context: ForwardContext, config: RopeConfig, head_dim: int) -> Tensor:
+    """(D/2,), or (T, D/2) where they depend on the length of each token's sequence."""
+    device = context.positions_T.device
+    inverse = inverse_frequencies(config, head_dim).to(device)
+    if config.scaling is None or config.scaling.kind != "longrope":
+        return inverse
+    original = config.scaling.original_max_positions
+    long = torch.tensor([length > original for length in context.sequence_lengths()], device=device)
+    long_T1 = long.repeat_interleave(torch.tensor(context.lengths, device=device))[:, None]
+    return torch.where(long_T1, inverse_frequencies(config, head_dim, long=True).to(device), inverse)
 
 
 class _Rotate(GradFunction):
