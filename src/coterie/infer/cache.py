@@ -105,11 +105,16 @@ class LayerCache:
         return self._end - self.num_kept <= self.first_needed(length)
 
     def copy_from(self, other: LayerCache, length: int) -> None:
-        """Copy what `other` (with the same settings) keeps before `length`, without its spare capacity."""
+        """Copy what `other` (with the same settings) keeps before `length`."""
         high = other._high - max(0, other._end - length)
-        self._keys = other._keys[other._low : high].clone()
-        self._values = other._values[other._low : high].clone()
-        self._low, self._high, self._end = 0, high - other._low, min(other._end, length)
+        kept = high - other._low
+        # Buffers of few sizes: the C library reuses them, where odd ones would leave gaps in its heap.
+        capacity = -(-kept // _FIRST_CAPACITY) * _FIRST_CAPACITY
+        self._keys = other._keys.new_empty((capacity, *other._keys.shape[1:]))
+        self._values = other._values.new_empty((capacity, *other._values.shape[1:]))
+        self._keys[:kept] = other._keys[other._low : high]
+        self._values[:kept] = other._values[other._low : high]
+        self._low, self._high, self._end = 0, kept, min(other._end, length)
 
     def _make_room(self, num_new: int, k_TGD: Tensor, v_TGD: Tensor) -> None:
         """Move the kept rows to the front: of the same buffers if at most half used, else of larger ones."""
