@@ -79,7 +79,6 @@ class Engine:
         self.max_batch = max_batch
         self.prefill_chunk = prefill_chunk
         self.deterministic = deterministic
-        self._rope_switch = model.config.rope_switch
         self.prefixes = PrefixCache(prefix_bytes)
         self._pace = None if deterministic or max_stall is None else Pace(max_stall)
         self.expert_counts: dict[int, Tensor] | None = None
@@ -289,7 +288,7 @@ class Engine:
         if self._pace is not None and any(request.num_drawn for request in active):
             budget = self._pace.budget(budget)
         for request in active:
-            request.turn_long(self._rope_switch)
+            request.turn_long(self.model.config.rope_switch)
             if self.prefixes.max_bytes and request.num_drawn == 0:
                 self._reuse(request)
             pending = len(request.tokens) - request.cache.length
