@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,7 +37,8 @@ class FakeHub:
 
     `gated`, `private`: repos whose files need the token "hf_right". `broken`: file -> how many bytes one
     connection gives before it ends. `stated`: file -> the SHA-256 that is stated instead of the right one.
-    `down`: whether every request fails with 503. `seen`: (method, path, Range header) of each request.
+    `down`: whether every request fails with 503.
+    `pace`: seconds between two megabytes. `seen`: (method, path, Range header) of each request.
     """
 
     models: dict[str, dict[str, Revision]] = field(default_factory=dict)
@@ -44,6 +47,7 @@ class FakeHub:
     broken: dict[str, int] = field(default_factory=dict)
     stated: dict[str, str] = field(default_factory=dict)
     down: bool = False
+    pace: float = 0.0
     seen: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -149,7 +153,7 @@ class FakeHub:
         status = 200
         if request.headers["Range"]:
             status, headers["Content-Range"] = 206, f"bytes {first}-{len(content) - 1}/{len(content)}"
-        _reply(request, status, content[first:], headers, self.broken.get(name))
+        _reply(request, status, content[first:], headers, self.broken.get(name), self.pace)
 
 
 def _reply(
@@ -158,6 +162,7 @@ def _reply(
     body: bytes,
     headers: Mapping[str, str] | None = None,
     most: int | None = None,
+    pace: float = 0.0,
 ) -> None:
     """Send an answer; of a body longer than `most` bytes only so many, and then end the connection."""
     request.send_response(status)
@@ -166,7 +171,10 @@ def _reply(
     request.send_header("Content-Length", str(len(body)))
     request.end_headers()
     if request.command == "GET":
-        request.wfile.write(body if most is None else body[:most])
+        with contextlib.suppress(ConnectionError):  # a client that was stopped
+            for start in range(0, len(body if most is None else body[:most]), 2**20):
+                request.wfile.write(body[start : min(start + 2**20, len(body) if most is None else most)])
+                time.sleep(pace)
         if most is not None and most < len(body):
             request.wfile.flush()
             request.close_connection = True

@@ -33,6 +33,8 @@ from coterie.checkpoints.tensor_reader import read_tensors
 from coterie.config import AdapterConfig, CheckpointError, CoterieError, ModelConfig
 from coterie.config.adapter import ADAPTED_GROUPS
 from coterie.config.files import write_json
+from coterie.hub.cache import cached_revision
+from coterie.hub.names import HubName
 from coterie.nn.parameter_groups import module_groups, parameter_groups
 from coterie.nn.transformer import Transformer
 from coterie.proof.judge import check_record
@@ -120,13 +122,20 @@ def is_adapter(path: str | Path) -> bool:
 
 
 def adapter_base(path: str | Path) -> str:
-    """The base that an adapter's directory names. Errors: `CheckpointError` when it names none."""
-    base = read_json(Path(path).expanduser() / CONFIG).get("base_model_name_or_path")
+    """The base that an adapter's directory names, with its revision on the hub where it states one.
+
+    Errors: `CheckpointError` when it names none.
+    """
+    settings = read_json(Path(path).expanduser() / CONFIG)
+    base = settings.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise CheckpointError(
             f"{path}: is an adapter and does not name its base; give the base, and this as adapter"
         )
-    return base
+    revision = settings.get("revision")
+    named = HubName.parse(base)
+    pinned = isinstance(revision, str) and named == HubName(base) and not Path(base).is_dir()
+    return f"{base}@{revision}" if pinned else base
 
 
 def _layout_of_version(text: Any) -> Layout | None:
@@ -220,8 +229,10 @@ def write_adapter(
     """
     final = Path(path)
     require_free(final, replaces=(CONFIG, "an adapter"))
-    name = str(base.path) if base is not None else None
+    origin = cached_revision(base.path) if base is not None else None
+    name = None if base is None else str(base.path) if origin is None else origin.repo
     tensors, data, reasons = encode(adapter, config, layout, name)
+    data |= {"revision": origin.commit} if origin is not None else {}
     if reasons:
         _log.warning("%s: PEFT has no form for %s; it will refuse the directory", final, ", ".join(reasons))
     touched = [f"{name}.weight" for name in adapter.factors] + list(adapter.full)

@@ -22,6 +22,7 @@ from coterie.checkpoints.fill import (
 from coterie.checkpoints.generation import unused_settings
 from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
 from coterie.checkpoints.names import FamilyNames, is_bare
+from coterie.checkpoints.pulled import origin
 from coterie.checkpoints.quantise import quantise_model
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype
@@ -30,6 +31,7 @@ from coterie.config import AdapterConfig, CheckpointError, DataError, ModelConfi
 from coterie.config.files import present
 from coterie.families import config_from_hf, family, quantisation_of
 from coterie.families.contradictions import contradictions
+from coterie.hub.names import HubRevision
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import Difference
 from coterie.proof.judge import check_record
@@ -57,7 +59,7 @@ class Checkpoint:
 
     @staticmethod
     def open(path: str | Path | Checkpoint, weights: bool = True) -> Checkpoint:
-        """Open a directory, or a hub id `owner/name`, which is downloaded.
+        """Open a directory, or a hub id (`owner/name`, `owner/name@revision`), which is downloaded.
 
         An open checkpoint is returned as it is. `weights`: whether a download includes the weights.
         Errors: `CheckpointError` when `path` is neither a directory nor a hub id, or the hub cannot be
@@ -97,6 +99,11 @@ class Checkpoint:
     def manifest(self) -> dict[str, Any]:
         """The content of `coterie.json`, its own hash checked; empty for directories of other origin."""
         return read_manifest(self.path) if present(self.path / MANIFEST, CheckpointError) else {}
+
+    @property
+    def origin(self) -> HubRevision | None:
+        """The model and revision of the hub that the directory was pulled as; None for others."""
+        return origin(self.path, self.manifest)
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:

@@ -29,6 +29,8 @@ FORMAT = 1
 LOCK = "run.lock"
 # Of one directory; all other keys travel with the model.
 OWN_KEYS = frozenset({"format", "files", "sampled", "sha256"})
+# The revision of the hub that a directory is; not true of what is made from it.
+PULLED = "pulled"
 
 _STEP = re.compile(r"step-(\d{6,})")
 _log = logging.getLogger("coterie")
@@ -104,8 +106,8 @@ def _unusable_entry(listed: Any, sampled: Any) -> str | None:
 
 
 def travelling(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a derived directory keeps of its source's manifest: all but format, files and hash."""
-    return {key: value for key, value in manifest.items() if key not in OWN_KEYS}
+    """What a derived directory keeps of its source's manifest: all but format, files, hash and origin."""
+    return {key: value for key, value in manifest.items() if key not in OWN_KEYS and key != PULLED}
 
 
 def require_free(path: Path, option: str = "path", replaces: tuple[str, str] | None = None) -> None:
@@ -123,9 +125,11 @@ def require_free(path: Path, option: str = "path", replaces: tuple[str, str] | N
     raise CheckpointError(f"{path}: {what}; choose another {option} or remove it")
 
 
-def verify_directory(path: Path, full: bool = True, suffix: str = "") -> None:
-    """Check the listed files of a checkpoint directory: `verify_files` with its manifest."""
-    verify_files(Path(path), read_manifest(path), full, suffix)
+def verify_directory(path: Path, full: bool = True, suffix: str = "") -> int:
+    """Check the listed files of a directory, `verify_files` with its manifest; how many are listed."""
+    manifest = read_manifest(path)
+    verify_files(Path(path), manifest, full, suffix)
+    return len(manifest["files"])
 
 
 def verify_files(path: Path, manifest: Mapping[str, Any], full: bool = True, suffix: str = "") -> None:

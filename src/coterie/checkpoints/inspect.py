@@ -9,6 +9,7 @@ from typing import Any
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CoterieError, ModelConfig
 from coterie.families import config_from_hf, quantisation_of
+from coterie.hub.names import HubRevision
 from coterie.plan.describe import ModelDescription, describe
 from coterie.plan.published import Published, named_published
 
@@ -69,7 +70,7 @@ class StoredFacts:
 
 @dataclass(frozen=True)
 class DirectoryFacts:
-    """What a directory adds to the description of its model.
+    """What a directory adds to the description of its model. `origin`: its revision on the hub, if known.
 
     `quantised`: the method on disk, or None. `kept_keys`: of config.json, kept for the round trip alone.
     `sampling`: what generation_config.json recommends, without its ids. `notes`: what the files contradict
@@ -77,6 +78,7 @@ class DirectoryFacts:
     """
 
     path: Path
+    origin: HubRevision | None
     quantised: str | None
     tokenizer: TokenizerFacts | None
     stored: StoredFacts
@@ -109,6 +111,7 @@ class Inspection:
             facts["published"] = {key: getattr(self.published, key) for key in stated}
         if self.directory is not None:
             facts["directory"] = str(self.directory.path)
+            facts["hub"] = None if self.directory.origin is None else asdict(self.directory.origin)
         facts |= self.model.to_dict() | {"oddities": self.oddities}
         if self.directory is not None:
             tokenizer = self.directory.tokenizer
@@ -133,6 +136,7 @@ def inspect_model(name: str) -> Inspection:
     config = checkpoint.config
     directory = DirectoryFacts(
         checkpoint.path,
+        checkpoint.origin,
         _quantisation(checkpoint.raw_config),
         _tokenizer(checkpoint),
         _stored(checkpoint),

@@ -41,7 +41,7 @@ def locate(path: str | Path, weights: bool = True) -> Path:
         return obtain(name, weights)
     except HubError as error:
         if name == HubName(name.repo):  # it may be meant as a path
-            raise CheckpointError(f"{error} (and there is no directory of that name here)") from None
+            raise CheckpointError(f"{error} (nor is it a directory here)") from None
         raise
 
 

@@ -84,6 +84,8 @@ def _directory_lines(directory: DirectoryFacts) -> list[str]:
         types = ", ".join(f"{_size(size)} {kind}" for kind, size in stored.bytes_by_type.items())
         probes = f"; {stored.probes} probes" if stored.probes else "; no probes"
         result = [f"on disk      {types}{probes}{'' if stored.committed else '; no manifest of coterie'}"]
+    if directory.origin is not None:
+        result.append(f"pulled       {directory.origin.repo} of the hub, revision {directory.origin.commit}")
     sampling = ", ".join(f"{key} {value}" for key, value in directory.sampling.items())
     result += [f"sampling     {sampling} (generation_config.json)"] if sampling else []
     result += [f"note         {line}" for line in directory.notes]

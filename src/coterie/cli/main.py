@@ -32,6 +32,9 @@ VERBS = {
         "Tune a model on your examples, experts included; proves the result.", "tune:tune", section=TRAIN
     ),
     "report": Verb("Draw a quickstart's report again from its records.", "quickstart:report", section=TRAIN),
+    "pull": Verb(
+        "Fetch a model from the hub; resumes, pins revisions, checks hashes.", "pull:pull", section=USE
+    ),
     "chat": Verb("Talk to a model or a server in the terminal.", "chat:chat", section=USE),
     "run": Verb("One answer to one message, from a model or a server.", "chat:run", section=USE),
     "generate": Verb("Continue a text.", "chat:generate", section=USE),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +24,10 @@ EITHER = (
 def verify(
     a: Annotated[str, typer.Argument(help=EITHER)],
     b: Annotated[
-        str | None, typer.Argument(help=f"{EITHER} Without it, A's stored probes are checked.")
+        str | None,
+        typer.Argument(
+            help=f"{EITHER} Without it, A is checked against its stored probes, or the hashes of the hub."
+        ),
     ] = None,
     base: Annotated[str | None, typer.Option(help="What B was tuned from: A must be B, not this.")] = None,
     data: Annotated[
@@ -69,7 +73,11 @@ def _verify_stored(path: str, as_json: bool) -> None:
     from coterie.verify.stored import check_stored
 
     found = check_stored(path)
-    if found.difference is None:
+    if found.origin is not None and found.difference is None:
+        facts: dict[str, Any] = {"a": path, "same": True, "hub": asdict(found.origin), "files": found.files}
+        line = f"same: all {found.files} files have the hashes that the hub states for {found.origin}"
+        answer(facts, as_json, [line])
+    elif found.difference is None:
         facts = {"a": path, "same": True, "base": str(found.base)}
         answer(facts, as_json, [f"same: {path} is whole, and {found.base} is the base that it was made for"])
     else:

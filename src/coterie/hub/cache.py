@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from coterie.config import CheckpointError
@@ -14,7 +13,7 @@ from coterie.config.files import write_text
 from coterie.hub.failures import HubError, hub_error
 from coterie.hub.fetch import fetch_all, missing_bytes, require_space, right_digest
 from coterie.hub.listing import Listing, RemoteFile, list_directory, list_files, needed_files
-from coterie.hub.names import HubName, is_commit
+from coterie.hub.names import HubName, HubRevision, is_commit
 from coterie.report.words import size
 
 _log = logging.getLogger("coterie")
@@ -32,6 +31,16 @@ def cache_directory() -> Path:
 def storage_of(repo: str) -> Path:
     """The folder of one model in the cache: `blobs`, `refs` and `snapshots`."""
     return cache_directory() / f"models--{repo.replace('/', '--')}"
+
+
+def snapshot_of(listing: Listing) -> Path:
+    """The directory of a revision in the cache; it may not exist."""
+    return storage_of(listing.name.repo) / "snapshots" / listing.commit
+
+
+def missing_in_cache(listing: Listing, wanted: list[RemoteFile]) -> int:
+    """Bytes of the wanted files that are still to be fetched."""
+    return missing_bytes(_blobs(listing, _lacking(listing, wanted)))
 
 
 def obtain(name: HubName, weights: bool = True, files: tuple[str, ...] = ()) -> Path:
@@ -62,7 +71,7 @@ def fill_cache(listing: Listing, wanted: list[RemoteFile]) -> Path:
     storage = storage_of(listing.name.repo)
     lacking = _lacking(listing, wanted)
     if lacking:
-        blobs = {storage / "blobs" / file.digest: file for file in lacking}
+        blobs = _blobs(listing, lacking)
         needed = missing_bytes(blobs)
         require_space(listing, storage, needed)
         _log.info(
@@ -78,7 +87,7 @@ def fill_cache(listing: Listing, wanted: list[RemoteFile]) -> Path:
             raise hub_error(listing.name, error) from None
     if not is_commit(listing.name.asked):
         _remember(storage / "refs" / listing.name.asked, listing.commit)
-    return _snapshot(listing)
+    return snapshot_of(listing)
 
 
 def cached_snapshot(name: HubName) -> Path | None:
@@ -94,21 +103,13 @@ def cached_snapshot(name: HubName) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-@dataclass(frozen=True)
-class CachedRevision:
-    """Which revision of which model a directory of the cache is."""
-
-    repo: str
-    commit: str
-
-
-def cached_revision(directory: Path) -> CachedRevision | None:
+def cached_revision(directory: Path) -> HubRevision | None:
     """The revision that a directory holds, from its place in a cache; None for other directories."""
     directory = directory.absolute()
     match = _SNAPSHOT.fullmatch(directory.parent.parent.name)
     if match is None or directory.parent.name != "snapshots" or not is_commit(directory.name):
         return None
-    return CachedRevision(f"{match['owner']}/{match['name']}", directory.name)
+    return HubRevision(f"{match['owner']}/{match['name']}", directory.name)
 
 
 def check_cached(directory: Path) -> int:
@@ -127,13 +128,13 @@ def check_cached(directory: Path) -> int:
     return len(files)
 
 
-def _snapshot(listing: Listing) -> Path:
-    return storage_of(listing.name.repo) / "snapshots" / listing.commit
-
-
 def _lacking(listing: Listing, wanted: list[RemoteFile]) -> list[RemoteFile]:
     """Which of the wanted files the cache does not hold."""
-    return [file for file in wanted if not (_snapshot(listing) / file.name).exists()]
+    return [file for file in wanted if not (snapshot_of(listing) / file.name).exists()]
+
+
+def _blobs(listing: Listing, files: list[RemoteFile]) -> dict[Path, RemoteFile]:
+    return {storage_of(listing.name.repo) / "blobs" / file.digest: file for file in files}
 
 
 def _opened(snapshot: Path, wanted: list[RemoteFile]) -> Path:

@@ -38,6 +38,17 @@ class HubName:
         return f"{self.repo}{revision}{'' if self.quant is None else f':{self.quant}'}"
 
 
+@dataclass(frozen=True)
+class HubRevision:
+    """Which files a directory holds: those of `repo` at `commit`."""
+
+    repo: str
+    commit: str
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.commit}"
+
+
 def is_commit(revision: str) -> bool:
     """Whether a revision is a whole commit hash, which never comes to mean other files."""
     return _COMMIT.fullmatch(revision) is not None
