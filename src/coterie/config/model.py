@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -355,7 +354,7 @@ class ModelConfig(Settings):
         """The first layer's experts; None for a dense model."""
         return next((moe for _, moe in self.moe_layers()), None)
 
-    @cached_property
+    @property
     def rope_switch(self) -> int | None:
         """The length beyond which keys rotate by other frequencies (`longrope`); None: never."""
         ropes = [block.attention.rope for block in self.blocks]

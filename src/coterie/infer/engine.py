@@ -288,7 +288,7 @@ class Engine:
         if self._pace is not None and any(request.num_drawn for request in active):
             budget = self._pace.budget(budget)
         for request in active:
-            request.turn_long(self.model.config.rope_switch)
+            request.turn_long()
             if self.prefixes.max_bytes and request.num_drawn == 0:
                 self._reuse(request)
             pending = len(request.tokens) - request.cache.length

@@ -139,6 +139,7 @@ class Variant:
         self.model = model
         self.serial = serial
         self.routers = model.routers()
+        self.rope_switch = model.config.rope_switch
 
 
 class Request:
@@ -208,11 +209,12 @@ class Request:
         mask_V[stops] = False
         return mask_V
 
-    def turn_long(self, beyond: int | None) -> None:
+    def turn_long(self) -> None:
         """Empty the cache of a sequence that has grown beyond the length at which rotations change.
 
-        Its kept keys have the rotations of short sequences, so all its tokens are read again. None: never.
+        Its kept keys have the rotations of short sequences, so all its tokens are read again.
         """
+        beyond = self.variant.rope_switch
         if beyond is not None and not self.cache.long and len(self.tokens) > beyond:
             self.cache = SequenceCache(self.cache.config, long=True)
 
