@@ -27,6 +27,10 @@ EXPLAINED: dict[frozenset[str], str] = {
         ),
         ("families/qwen3.py::_read_moe", "families/qwen3.py::_read_olmoe", _FORMATS),
         ("families/gpt_oss.py::_read", "families/mixtral.py::_read", _FORMATS),
+        ("families/qwen2.py::_read", "families/qwen3.py::_read_moe", _FORMATS),
+        ("families/llama4.py::_read", "families/smollm3.py::_read", _FORMATS),
+        ("families/qwen2.py::_read", "families/smollm3.py::_read", _FORMATS),
+        ("families/deepseek.py::write_experts", "families/ernie4_5.py::_write_moe", _FORMATS),
         (
             "nn/kernels/adapted.py::_AdaptedMixture.forward",
             "nn/kernels/adapted.py::_AdaptedMixture.backward",

@@ -24,6 +24,15 @@ from tests.arithmetic import assert_model_close
 from tests.families.hf import CONFIGS, VOCAB, tiny
 
 NAMES = (
+    "mistral",
+    "qwen2",
+    "smollm3",
+    "seed_oss",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "glm4_moe_lite",
+    "dots1",
+    "hy_v3",
     "llama",
     "qwen3",
     "qwen3_moe",
@@ -53,6 +62,8 @@ NO_EFFECT = {
     "eos_token_id": "checkpoints.token_facts",
     "pad_token_id": "checkpoints.token_facts",
     "attention_dropout": "training of transformers; trained here without dropout",
+    "residual_dropout": "training of transformers; trained here without dropout",
+    "enable_moe_fp32_combine": "how one sum is rounded in types below float32",
     "router_jitter_noise": "training of transformers; trained here without noise",
     "pretraining_tp": "transformers 5 ignores it",
     "max_window_layers": "without effect while use_sliding_window is off, and on is refused",

@@ -17,7 +17,9 @@ from tests.families.hf import VOCAB, tiny
 LENGTHS = (23, 17)
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3", "deepseek_v2", "gpt_oss", "llama4_scout", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "name", ["deepseek_v3", "deepseek_v2", "gpt_oss", "llama4_scout", "qwen3_moe", "hy_v3", "smollm3"]
+)
 def test_gradients_equal_transformers(name: str, tmp_path: Path) -> None:
     reference = tiny(name)
     reference.save_pretrained(tmp_path)

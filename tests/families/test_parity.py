@@ -11,9 +11,12 @@ from transformers import AutoModelForCausalLM
 
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.checkpoints.tensor_writer import write_model_files
+from coterie.families import config_from_hf
+from coterie.infer.cache import SequenceCache
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.transformer import Transformer
 from tests.arithmetic import assert_model_close
-from tests.families.hf import CONFIGS, VOCAB, tiny
+from tests.families.hf import _BASE, CONFIGS, VOCAB, randomise, tiny
 
 LENGTHS = (23, 17)
 
@@ -29,6 +32,21 @@ def test_logits_equal_transformers_on_packed_documents(name: str, tmp_path: Path
         theirs = torch.cat([reference(part[None]).logits[0] for part in ids.split(LENGTHS)])
     assert theirs.std() > 0.3
     assert_model_close(model.config, ours, theirs, tokens=max(LENGTHS))
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_decoding_with_a_cache_equals_the_whole_pass(name: str) -> None:
+    model = Transformer(config_from_hf(_BASE | CONFIGS[name])).eval()
+    randomise(model)
+    ids = torch.randint(0, VOCAB, (max(LENGTHS),), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = model.logits(model(ids, ForwardContext.packed([len(ids)])))
+        cache, parts, start = SequenceCache(model.config), [], 0
+        for size in (9, 1, 1, len(ids) - 11):
+            positions = torch.arange(start, start + size)
+            parts.append(model(ids[start : start + size], ForwardContext(positions, (size,)), [cache]))
+            start += size
+        assert_model_close(model.config, model.logits(torch.cat(parts)), whole, tokens=len(ids))
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

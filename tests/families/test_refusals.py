@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.convert import convert_directory
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import ConfigError, MLAConfig, ModelConfig
 from coterie.families import config_from_hf, config_to_hf
@@ -31,6 +33,26 @@ def hf_config(name: str, **changes: Any) -> dict[str, Any]:
         ("deepseek_v3", {"topk_group": 5}, "top_groups 5 is larger"),
         ("deepseek_v2", {"norm_topk_prob": True}, "'norm_topk_prob' is True"),
         ("deepseek_v2", {"topk_method": "noaux_tc"}, "topk_method 'noaux_tc' is not known"),
+        ("qwen2", {"use_sliding_window": True}, "'use_sliding_window' is True"),
+        ("qwen2", {"dual_chunk_attention_config": {"chunk_size": 8}}, "'dual_chunk_attention_config' is set"),
+        ("mistral", {"attention_bias": True}, "'attention_bias' is True"),
+        ("mistral", {"layer_types": ["sliding_attention"] * 4}, "'layer_types' names 'sliding_attention'"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "'no_rope_layers' needs an entry for each of the 4 layers"),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 4}, "'use_sliding_window' is True"),
+        ("ernie4_5_moe", {"use_bias": True}, "'use_bias' is True"),
+        ("ernie4_5_moe", {"moe_layer_interval": 0}, "cannot be used"),
+        ("ernie4_5_moe", {"moe_k": 3, "num_experts_per_tok": 2}, "names of one setting"),
+        ("glm4_moe_lite", {"mlp_layer_types": ["dense"]}, "'mlp_layer_types' needs 4 entries"),
+        ("glm4_moe_lite", {"mlp_layer_types": ["dense", "moe"] * 2}, "'mlp_layer_types' needs 4 entries"),
+        ("glm4_moe_lite", {"first_k_dense_replace": 3}, "'first_k_dense_replace' is 3"),
+        (
+            "dots1",
+            {"layer_types": None, "max_window_layers": 2},
+            "'max_window_layers' 2 on have a window",
+        ),
+        ("dots1", {"layer_types": ["sliding_attention"] * 4}, "'layer_types' names 'sliding_attention'"),
+        ("hy_v3", {"num_shared_experts": 0}, "shared_width"),
+        ("hy_v3", {"mlp_bias": True}, "'mlp_bias' is True"),
         ("gpt_oss", {"layer_types": ["full_attention"]}, "'layer_types' needs 4 entries"),
         ("gpt_oss", {"layer_types": ["chunked_attention"] * 4}, "'layer_types' needs 4 entries"),
         (
@@ -58,7 +80,7 @@ def test_a_family_refuses_the_other_kind_of_attention(name: str) -> None:
         config_to_hf(ModelConfig.from_dict(config.to_dict() | {"blocks": blocks}))
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3", "deepseek_v2", "gpt_oss"])
+@pytest.mark.parametrize("name", ["deepseek_v3", "deepseek_v2", "gpt_oss", "ernie4_5_moe", "dots1", "hy_v3"])
 def test_the_balance_of_a_training_run_survives_saving(name: str) -> None:
     data = config_from_hf(hf_config(name)).to_dict()
     for block in data["blocks"]:
@@ -79,3 +101,39 @@ def test_selection_bias_stays_fp32_in_a_bfloat16_model(tmp_path: Path) -> None:
     assert torch.equal(before[key], after[key]) and after[key].dtype == torch.float32
     assert after["model.layers.1.mlp.gate.weight"].dtype == torch.bfloat16
     assert before[key].min() < 0
+
+
+def test_ernies_router_is_float32_in_a_bfloat16_model(tmp_path: Path) -> None:
+    tiny("ernie4_5_moe").bfloat16().save_pretrained(tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / "model.safetensors")
+    key = "model.layers.1.mlp.gate.weight"
+    tensors[key] = tensors[key].float() * 1.001  # as released: numbers that bfloat16 cannot hold
+    for name in tensors:
+        if name.endswith(("gate.weight", "e_score_correction_bias")):
+            tensors[name] = tensors[name].float()
+    save_file(tensors, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    checkpoint = Checkpoint.open(tmp_path / "a")
+    assert checkpoint.stored_dtype == torch.bfloat16
+    loaded = checkpoint.load("bfloat16")
+    router = dict(loaded.model.routers())[1]
+    assert torch.equal(router.weight, tensors[key]) and router.weight.dtype == torch.float32
+    save_model(tmp_path / "b", loaded.model, probes=True)
+    after = load_file(tmp_path / "b" / "model.safetensors")
+    assert after.keys() == tensors.keys()
+    assert all(torch.equal(after[name], tensors[name]) for name in tensors)
+    assert {name: after[name].dtype for name in after} == {name: tensors[name].dtype for name in tensors}
+    assert Checkpoint.open(tmp_path / "b").load("bfloat16", check=True)
+    receipt = convert_directory(tmp_path / "a", tmp_path / "c")
+    assert receipt.lossless and receipt.dtype == ("bfloat16", "bfloat16")
+
+
+def test_layers_past_the_last_one_travel_where_they_are_not_run(tmp_path: Path) -> None:
+    tiny("hy_v3").save_pretrained(tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / "model.safetensors")
+    tensors["model.layers.4.eh_proj.weight"] = torch.ones(32, 64, dtype=torch.bfloat16)
+    save_file(tensors, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    save_model(tmp_path / "b", load_model(tmp_path / "a").model)
+    assert torch.equal(
+        load_file(tmp_path / "b" / "model.safetensors")["model.layers.4.eh_proj.weight"],
+        tensors["model.layers.4.eh_proj.weight"],
+    )

@@ -54,7 +54,7 @@ class Names:
             slot for slot in chosen.slots(config) if not slot.copy and not slot.name.startswith("mtp.")
         ]
         # In a model with an image encoder a name like q_proj would reach the encoder's layers too.
-        self.only_whole_names = bool(chosen.carried)
+        self.only_whole_names = bool(chosen.texts)
         self.is_moe = config.is_moe
         self._memory_names = chosen.memory_names
         self.transposed = chosen.fused != "out-in"

@@ -153,12 +153,11 @@ class Checkpoint:
     @cached_property
     def stored_dtype(self) -> torch.dtype:
         """The type that all weights are stored in; float32 where types are mixed or weights quantised."""
-        names = [slot.disk for slot in family(self.config.family).slots(self.config)]
-        # Selection biases are float32 in checkpoints of any type, so they say nothing about it.
+        # Selection biases and some weights are float32 in checkpoints of any type: they say nothing about it.
         weights = {
-            self.tensors.dtype(name)
-            for name in names
-            if name in self.tensors and not name.endswith("e_score_correction_bias")
+            self.tensors.dtype(slot.disk)
+            for slot in family(self.config.family).slots(self.config)
+            if slot.disk in self.tensors and not (slot.float32 or slot.name.endswith("select_bias"))
         }
         only = weights.pop() if len(weights) == 1 else torch.float32
         return only if only in (torch.bfloat16, torch.float16) else torch.float32

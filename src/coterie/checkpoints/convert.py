@@ -29,7 +29,7 @@ from coterie.checkpoints.tensor_writer import (
 )
 from coterie.config import CheckpointError
 from coterie.config.files import write_json
-from coterie.families import family
+from coterie.families import family, float32_parameters
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import SAME, Difference, difference
 from coterie.proof.records import default_sequences, record, rounded, save_probes
@@ -171,8 +171,9 @@ def _rounding(model: Transformer, dtype: torch.dtype) -> Rounding:
     """
     tensors = numbers = vanished = 0
     relative = 0.0
+    wide = float32_parameters(model.config)
     for name, parameter in model.named_parameters():
-        if parameter.dtype == dtype:
+        if parameter.dtype == dtype or name in wide:
             continue
         moved_before = numbers
         for exact in parameter.detach().flatten().split(1 << 24):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from coterie.checkpoints.quantise import quantised_parts, read_quantised
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError, ModelConfig
-from coterie.families import Slot, family
+from coterie.families import Slot, family, float32_parameters
 from coterie.families.mapping import Held
 from coterie.machine.system import memory_bytes
 from coterie.nn.transformer import Transformer
@@ -53,10 +53,11 @@ def place_tensors(
         slots.setdefault(slot.disk, []).append(slot)
     parameters = _shaped(model, held or {})
     found: list[Slot] = []
+    prefixes = chosen.carries(model.config)
     carried: list[str] = []
     ignored: list[str] = []
     for name in source:
-        if name.startswith(chosen.carried):
+        if name.startswith(prefixes):
             carried.append(name)
         elif name in slots:
             for slot in slots[name]:
@@ -69,8 +70,8 @@ def place_tensors(
     missing = {slot.disk for slot in _flat(slots) if not slot.copy} - present
     if missing:
         raise CheckpointError(f"{where}: {len(missing)} tensor(s) missing, the first is '{min(missing)}'")
-    if chosen.carried and not carried:
-        raise CheckpointError(f"{where}: has no tensor beginning with {' or '.join(chosen.carried)}")
+    if chosen.texts and not carried:
+        raise CheckpointError(f"{where}: has no tensor beginning with {' or '.join(prefixes)}")
     covered = {slot.name for slot in _flat(slots)}
     for name, _ in model.named_parameters():
         if name not in covered:
@@ -135,9 +136,12 @@ def read_slot(source: TensorSource, slot: Slot, parameter: Tensor, held: Held | 
 
 def materialise(model: Transformer, dtype: torch.dtype, device: str | torch.device) -> None:
     """Give a model that was built on the meta device memory, uninitialised; router statistics start fresh."""
-    for module in model.modules():  # `to_empty` would do, but imports a symbolic algebra system on its way
+    wide = float32_parameters(model.config)
+    # `to_empty` would do, but imports a symbolic algebra system on its way
+    for prefix, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            empty = torch.empty(parameter.shape, dtype=dtype, device=device)
+            kept = torch.float32 if f"{prefix}.{name}" in wide else dtype
+            empty = torch.empty(parameter.shape, dtype=kept, device=device)
             setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))

@@ -130,7 +130,7 @@ def disk_tensor(slots: Sequence[Slot], own: Mapping[str, Tensor], stored: torch.
     float32.
     """
     first = own[slots[0].name]
-    dtype = _disk_dtype(first, stored)
+    dtype = _disk_dtype(slots[0], first, stored)
     if slots[0].within is None:
         return slots[0].view(first.detach()).to("cpu", dtype)
     result = torch.empty(slots[0].within.shape, dtype=dtype)
@@ -150,7 +150,7 @@ def _pieces(model: Transformer, stored: torch.dtype) -> list[TensorToWrite]:
 
 def _piece(name: str, slots: list[Slot], own: Mapping[str, Tensor], stored: torch.dtype) -> TensorToWrite:
     first = own[slots[0].name]
-    nbytes = math.prod(slots[0].disk_shape(first)) * _disk_dtype(first, stored).itemsize
+    nbytes = math.prod(slots[0].disk_shape(first)) * _disk_dtype(slots[0], first, stored).itemsize
 
     def make() -> Tensor:
         result = disk_tensor(slots, own, stored).contiguous()
@@ -159,8 +159,10 @@ def _piece(name: str, slots: list[Slot], own: Mapping[str, Tensor], stored: torc
     return TensorToWrite(name, nbytes, make)
 
 
-def _disk_dtype(tensor: Tensor, stored: torch.dtype) -> torch.dtype:
-    """`stored` for weights; buffers keep their type."""
+def _disk_dtype(slot: Slot, tensor: Tensor, stored: torch.dtype) -> torch.dtype:
+    """`stored` for weights; buffers keep their type, and some weights are float32 in files of any type."""
+    if slot.float32:
+        return torch.float32
     return stored if isinstance(tensor, torch.nn.Parameter) else tensor.dtype
 
 

@@ -192,8 +192,8 @@ class RouterConfig(Settings):
     `score`: function of the logits. `score_after_topk`: choose on raw logits, score only the chosen.
     `select_bias`: a buffer added to scores for selection alone. `num_groups`/`top_groups`: choose groups
     first, by `group_score`; the others are filled with `group_fill`. `renormalize`: weights divided by their
-    sum plus `renormalize_eps`. `scale`: weights times this. `apply_to`: the weight multiplies the expert's
-    `input` or its `output`.
+    sum plus `renormalize_eps`, the sum being at least `renormalize_min`. `scale`: weights times this.
+    `apply_to`: the weight multiplies the expert's `input` or its `output`.
     """
 
     num_experts: int = Field(gt=0, le=_MOST_EXPERTS)
@@ -202,6 +202,7 @@ class RouterConfig(Settings):
     score_after_topk: bool = False
     renormalize: bool = False
     renormalize_eps: float = Field(1e-20, ge=0)
+    renormalize_min: float = Field(0.0, ge=0)
     scale: float = 1.0
     bias: bool = False
     select_bias: bool = False

@@ -15,9 +15,9 @@ from coterie.config import (
     ModelConfig,
     MoEConfig,
 )
-from coterie.families.mapping import Slot, expert, expert_half
+from coterie.families.mapping import Slot, View, expert, expert_half, whole
 from coterie.families.reader import Reader
-from coterie.families.rope import rope_to_hf
+from coterie.families.rope import read_rope, rope_to_hf
 
 
 class LayerKindError(ConfigError):
@@ -29,8 +29,9 @@ class Family:
     """`model_type` with its config both ways and its tensor mapping.
 
     `keys`: config keys a new model may set. `carried`: beginnings of the names of tensors that are not part
-    of the Transformer and are kept as they are. `fused`: how transformers holds the experts of a layer as one
-    tensor: `(E, out, in)`, `(E, in, out)`, or the latter without the mark by which PEFT recognises it.
+    of the Transformer and are kept as they are (`{layers}`: the number of layers; see `carries`). `fused`:
+    how transformers holds the experts of a layer as one tensor: `(E, out, in)`, `(E, in, out)`, or the latter
+    without the mark by which PEFT recognises it.
     `dense`: the family of the same decoder with dense feed-forwards, for surgery (None: there is none).
     `memory_names`: parts of tensor names as transformers has them in memory, and as they are on disk.
     `texts`: for a model around a text model (`wrapper.py`), the types of text models that it may hold.
@@ -50,6 +51,10 @@ class Family:
     memory_names: tuple[tuple[str, str], ...] = ()
     texts: tuple[str, ...] = ()
     examples: str = ""
+
+    def carries(self, config: ModelConfig) -> tuple[str, ...]:
+        """Beginnings of the names of the tensors that a model of this config keeps as they are."""
+        return tuple(prefix.format(layers=config.num_layers) for prefix in self.carried)
 
 
 COMMON_KEYS = frozenset(
@@ -106,21 +111,29 @@ def read_model(
 
 def read_dense(
     reader: Reader,
-    attention: dict[str, Any] | list[dict[str, Any]],
+    theta: float,
     default_eps: float,
     default_tie: bool,
     bias: bool = False,
+    style: str = "half",
+    **attention: Any,
 ) -> ModelConfig:
-    """A dense decoder from the common keys.
+    """A dense decoder whose layers are alike, from the common keys.
 
-    `attention`: of every layer, or one for each. `bias`: whether the SwiGLUs have biases.
+    `theta`, `style`: of its rope. `bias`: whether the SwiGLUs have biases. The rest adds to the attention.
     """
-    num_layers = reader.get("num_hidden_layers")
-    attentions = attention if isinstance(attention, list) else [attention] * num_layers
+    layer = read_attention(reader, rope=read_rope(reader, theta, style), **attention)
+    layers = [layer] * reader.get("num_hidden_layers")
+    return read_dense_layers(reader, layers, default_eps, default_tie, bias)
+
+
+def read_dense_layers(
+    reader: Reader, attentions: list[dict[str, Any]], default_eps: float, default_tie: bool, bias: bool
+) -> ModelConfig:
+    """A dense decoder from the attention of each layer; see `read_dense`."""
     ffn = {"kind": "dense", "width": reader.get("intermediate_size"), "bias": bias}
-    return read_model(
-        reader, [{"attention": one, "ffn": ffn} for one in attentions], default_eps, default_tie
-    )
+    blocks = [{"attention": attention, "ffn": ffn} for attention in attentions]
+    return read_model(reader, blocks, default_eps, default_tie)
 
 
 def write_dense(config: ModelConfig) -> tuple[dict[str, Any], AttentionConfig, FeedForwardConfig]:
@@ -266,22 +279,44 @@ def expert_slots(
     return slots
 
 
-def ffn_slots(disk: str, ours: str, ffn: FeedForwardConfig | MoEConfig) -> list[Slot]:
-    """One layer's feed-forward, dense or routed, under the names of Qwen3 and DeepSeek."""
+@dataclass(frozen=True)
+class RoutedNames:
+    """What a family calls the parts of a routed layer, below `model.layers.{n}.`; by default as Qwen3 does.
+
+    `parts`: an expert's gate, up and down. `bias_view`: of the selection bias on disk. `float32`: whether the
+    router is float32 in files of any type.
+    """
+
+    layer: str = "mlp"
+    router: str = "gate.weight"
+    select_bias: str = "gate.e_score_correction_bias"
+    bias_view: View = whole
+    float32: bool = False
+    parts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    shared: str = "shared_experts"
+
+
+QWEN3_NAMES = RoutedNames()
+
+
+def ffn_slots(
+    disk: str, ours: str, ffn: FeedForwardConfig | MoEConfig, names: RoutedNames = QWEN3_NAMES
+) -> list[Slot]:
+    """One layer's feed-forward, dense or routed."""
     if isinstance(ffn, FeedForwardConfig):
         return dense_slots(disk, ours)
-    slots = [Slot(f"{disk}.gate.weight", f"{ours}.router.weight")]
+    slots = [Slot(f"{disk}.{names.router}", f"{ours}.router.weight", float32=names.float32)]
     if ffn.router.select_bias:
-        slots.append(Slot(f"{disk}.gate.e_score_correction_bias", f"{ours}.router.select_bias"))
-    slots += expert_slots(f"{disk}.experts", f"{ours}.experts", ffn.router.num_experts)
+        slots.append(Slot(f"{disk}.{names.select_bias}", f"{ours}.router.select_bias", names.bias_view))
+    slots += expert_slots(f"{disk}.experts", f"{ours}.experts", ffn.router.num_experts, names.parts)
     if ffn.shared_width:
-        slots += dense_slots(f"{disk}.shared_experts", f"{ours}.shared")
+        slots += dense_slots(f"{disk}.{names.shared}", f"{ours}.shared")
     return slots
 
 
-def moe_slots(config: ModelConfig) -> list[Slot]:
+def moe_slots(config: ModelConfig, names: RoutedNames = QWEN3_NAMES) -> list[Slot]:
     """The whole decoder with `ffn_slots` in every layer."""
     slots = decoder_slots(config)
     for index, block in enumerate(config.blocks):
-        slots += ffn_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", block.ffn)
+        slots += ffn_slots(f"model.layers.{index}.{names.layer}", f"blocks.{index}.ffn", block.ffn, names)
     return slots

@@ -7,7 +7,7 @@ docs/design/families.md). They differ in the router only. V3 may have layers for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coterie.config import ConfigError, FeedForwardConfig, MLAConfig, ModelConfig, MoEConfig
@@ -25,11 +25,11 @@ from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
 
-_KEYS = frozenset(
-    "q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim moe_intermediate_size "
-    "n_routed_experts n_shared_experts num_experts_per_tok first_k_dense_replace routed_scaling_factor "
-    "n_group topk_group aux_loss_alpha router_z_loss_coef".split()
+EXPERT_KEYS = frozenset(
+    "moe_intermediate_size n_routed_experts n_shared_experts num_experts_per_tok first_k_dense_replace "
+    "routed_scaling_factor n_group topk_group aux_loss_alpha router_z_loss_coef".split()
 )
+_KEYS = EXPERT_KEYS | set("q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim".split())
 
 
 def _read_attention(reader: Reader, style: str) -> dict[str, Any]:
@@ -53,20 +53,13 @@ def _read_attention(reader: Reader, style: str) -> dict[str, Any]:
     }
 
 
-def _read(
-    reader: Reader,
-    style: str,
-    router: dict[str, Any],
-    bias_rate: float,
-    default_scale: float,
-    **variation: Any,
-) -> ModelConfig:
-    reader.expect("moe_layer_freq", 1, None)
-    reader.used.discard("moe_layer_freq")  # read by the original code only: goes back as it came
+def read_experts(reader: Reader, router: dict[str, Any], default_scale: float) -> dict[str, Any]:
+    """The routed and shared experts of a layer from DeepSeek's keys, as data; `router`: what differs."""
     expert_width, num_shared = reader.get("moe_intermediate_size"), reader.get("n_shared_experts")
     if num_shared < 1:
         raise ConfigError(f"{reader.where}: 'n_shared_experts' is {num_shared}; this family has at least one")
-    moe = read_moe(
+    bias_rate = reader.get("router_bias_rate", default=0.001) if "select_bias" in router else 0.0
+    return read_moe(
         reader,
         expert_width,
         ("n_routed_experts", "num_local_experts", "num_experts"),
@@ -75,35 +68,70 @@ def _read(
         "aux_loss_alpha",
         shared_width=num_shared * expert_width,
     )
-    dense = {"kind": "dense", "width": reader.get("intermediate_size")}
-    attention, num_dense = _read_attention(reader, style), reader.get("first_k_dense_replace", default=0)
-    blocks = [
-        {"attention": attention, "ffn": dense if index < num_dense else moe}
-        for index in range(reader.get("num_hidden_layers"))
-    ]
-    if num_dense == 0:
+
+
+def selecting_router(reader: Reader, groups: tuple[int, int], renormalize: bool) -> dict[str, Any]:
+    """DeepSeek-V3's router as data: sigmoid, a bias for the choice alone, groups by their best two.
+
+    `groups`, `renormalize`: what the family uses where the config says nothing.
+    """
+    for name, value in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")):
+        reader.expect(name, value, None)
+        reader.used.discard(name)
+    return {
+        "score": "sigmoid",
+        "select_bias": True,
+        "renormalize": reader.flag("norm_topk_prob", renormalize),
+        "num_groups": reader.get("n_group", default=1 if "n_group" in reader.data else groups[0]),
+        "top_groups": reader.get("topk_group", default=1 if "topk_group" in reader.data else groups[1]),
+        "group_score": "top2sum",
+        "group_fill": "minus_infinity",
+    }
+
+
+def read_layers(
+    reader: Reader,
+    attention: dict[str, Any],
+    moe: dict[str, Any],
+    dense: Sequence[bool],
+    default_eps: float,
+    **variation: Any,
+) -> ModelConfig:
+    """A decoder with experts in all layers but those where `dense` is true."""
+    ffn = {"kind": "dense", "width": reader.get("intermediate_size")}
+    blocks = [{"attention": attention, "ffn": ffn if plain else moe} for plain in dense]
+    if not any(dense):
         reader.used.discard("intermediate_size")  # not part of the model
-    return read_model(reader, blocks, 1e-6, False, **variation)
+    return read_model(reader, blocks, default_eps, False, **variation)
+
+
+def leading(reader: Reader) -> list[bool]:
+    """Whether each layer is dense: the first `first_k_dense_replace` are."""
+    num_dense = reader.get("first_k_dense_replace", default=0)
+    return [index < num_dense for index in range(reader.get("num_hidden_layers"))]
+
+
+def read_v3(
+    reader: Reader, dense: Sequence[bool], default_scale: float, groups: tuple[int, int], default_eps: float
+) -> ModelConfig:
+    """A decoder of DeepSeek-V3's kind: latent attention, its router, layers for multi-token prediction."""
+    router = selecting_router(reader, groups, True)
+    moe = read_experts(reader, router, default_scale)
+    style = "pairs" if reader.flag("rope_interleave", True) else "half"
+    num_mtp_layers = reader.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
+    attention = _read_attention(reader, style)
+    return read_layers(reader, attention, moe, dense, default_eps, num_mtp_layers=num_mtp_layers)
 
 
 def _read_v3(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
-    for name, value in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")):
-        reader.expect(name, value, None)
-        reader.used.discard(name)
-    router = {
-        "score": "sigmoid",
-        "select_bias": True,
-        "renormalize": reader.flag("norm_topk_prob", True),
-        "num_groups": reader.get("n_group", default=1 if "n_group" in data else 8),
-        "top_groups": reader.get("topk_group", default=1 if "topk_group" in data else 4),
-        "group_score": "top2sum",
-        "group_fill": "minus_infinity",
-    }
-    style = "pairs" if reader.flag("rope_interleave", True) else "half"
-    num_mtp_layers = reader.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
-    bias_rate = reader.get("router_bias_rate", default=0.001)
-    return _read(reader, style, router, bias_rate, 2.5, num_mtp_layers=num_mtp_layers)
+    _every_layer(reader)
+    return read_v3(reader, leading(reader), 2.5, (8, 4), 1e-6)
+
+
+def _every_layer(reader: Reader) -> None:
+    reader.expect("moe_layer_freq", 1, None)
+    reader.used.discard("moe_layer_freq")  # read by the original code only: goes back as it came
 
 
 def _read_v2(data: Mapping[str, Any], where: str) -> ModelConfig:
@@ -118,7 +146,9 @@ def _read_v2(data: Mapping[str, Any], where: str) -> ModelConfig:
         router |= {"num_groups": reader.get("n_group"), "top_groups": reader.get("topk_group")}
     elif method != "greedy":
         raise ConfigError(f"{where}: topk_method '{method}' is not known; use greedy or group_limited_greedy")
-    return _read(reader, "pairs", router, 0.0, 1.0)
+    _every_layer(reader)
+    moe = read_experts(reader, router, 1.0)
+    return read_layers(reader, _read_attention(reader, "pairs"), moe, leading(reader), 1e-6)
 
 
 def _routed(config: ModelConfig) -> MoEConfig:
@@ -134,22 +164,13 @@ def _latent(config: ModelConfig) -> MLAConfig:
     return attention
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
-    attention, moe = _latent(config), _routed(config)
+def write_experts(config: ModelConfig) -> dict[str, Any]:
+    """DeepSeek's keys of the experts, and the width and number of the dense layers."""
+    moe = _routed(config)
     dense = [block.ffn for block in config.blocks if isinstance(block.ffn, FeedForwardConfig)]
-    width = (
-        dense[0].width
-        if dense
-        else config.extra.get("intermediate_size", moe.expert_width * moe.router.top_k)
-    )
-    return write_model(config, attention) | {
-        "attention_bias": False,
-        "q_lora_rank": attention.q_rank,
-        "kv_lora_rank": attention.kv_rank,
-        "qk_nope_head_dim": attention.nope_dim,
-        "qk_rope_head_dim": attention.rope_dim,
-        "v_head_dim": attention.value_dim,
-        "intermediate_size": width,
+    kept = config.extra.get("intermediate_size", moe.expert_width * moe.router.top_k)
+    return {
+        "intermediate_size": dense[0].width if dense else kept,
         "moe_intermediate_size": moe.expert_width,
         "first_k_dense_replace": len(dense),
         "n_routed_experts": moe.router.num_experts,
@@ -162,19 +183,42 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _write_v3(config: ModelConfig) -> dict[str, Any]:
+def write_selecting(config: ModelConfig) -> dict[str, Any]:
+    """`write_experts` with the keys of `selecting_router`."""
     moe = _routed(config)
-    return _write(config) | {
+    return write_experts(config) | {
         "n_group": moe.router.num_groups,
         "topk_group": moe.router.top_groups,
-        "rope_interleave": _latent(config).rope.style == "pairs",
         "router_bias_rate": moe.balance.bias_rate,
-        "num_nextn_predict_layers": config.num_mtp_layers,
     }
 
 
+def _write_latent(config: ModelConfig) -> dict[str, Any]:
+    attention = _latent(config)
+    return write_model(config, attention) | {
+        "attention_bias": False,
+        "q_lora_rank": attention.q_rank,
+        "kv_lora_rank": attention.kv_rank,
+        "qk_nope_head_dim": attention.nope_dim,
+        "qk_rope_head_dim": attention.rope_dim,
+        "v_head_dim": attention.value_dim,
+    }
+
+
+def write_v3(config: ModelConfig) -> dict[str, Any]:
+    """The config.json of a decoder that `read_v3` reads."""
+    return (
+        _write_latent(config)
+        | write_selecting(config)
+        | {
+            "rope_interleave": _latent(config).rope.style == "pairs",
+            "num_nextn_predict_layers": config.num_mtp_layers,
+        }
+    )
+
+
 def _write_v2(config: ModelConfig) -> dict[str, Any]:
-    data = _write(config) | {"mlp_bias": False, "topk_method": "greedy"}
+    data = _write_latent(config) | write_experts(config) | {"mlp_bias": False, "topk_method": "greedy"}
     router = _routed(config).router
     if router.num_groups == 1:
         return data
@@ -182,7 +226,8 @@ def _write_v2(config: ModelConfig) -> dict[str, Any]:
     return data | groups | {"topk_method": "group_limited_greedy"}
 
 
-def _slots_v3(config: ModelConfig) -> list[Slot]:
+def slots_v3(config: ModelConfig) -> list[Slot]:
+    """The whole decoder, and its layers for multi-token prediction past the last one."""
     slots = moe_slots(config)
     for depth in range(config.num_mtp_layers):
         disk, ours = f"model.layers.{config.num_layers + depth}", f"mtp.{depth}"
@@ -208,14 +253,19 @@ DEEPSEEK_V2 = Family(
     _write_v2,
     moe_slots,
     (COMMON_KEYS - {"head_dim"}) | _KEYS | {"topk_method"},
+    examples="DeepSeek V2, V2-Lite, Coder V2",
+)
+V3_KEYS = (
+    (COMMON_KEYS - {"head_dim"})
+    | _KEYS
+    | {"norm_topk_prob", "rope_interleave", "router_bias_rate", "num_nextn_predict_layers"}
 )
 DEEPSEEK_V3 = Family(
     "deepseek_v3",
     "DeepseekV3ForCausalLM",
     _read_v3,
-    _write_v3,
-    _slots_v3,
-    (COMMON_KEYS - {"head_dim"})
-    | _KEYS
-    | {"norm_topk_prob", "rope_interleave", "router_bias_rate", "num_nextn_predict_layers"},
+    write_v3,
+    slots_v3,
+    V3_KEYS,
+    examples="DeepSeek V3, V3.1, R1",
 )

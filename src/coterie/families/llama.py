@@ -10,19 +10,17 @@ from coterie.families.base import (
     COMMON_KEYS,
     Family,
     dense_model_slots,
-    read_attention,
     read_dense,
     write_dense,
 )
 from coterie.families.reader import Reader
-from coterie.families.rope import read_rope
 
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     bias = reader.flag("attention_bias", False)
-    attention = read_attention(reader, rope=read_rope(reader, 10000.0), qkv_bias=bias, output_bias=bias)
-    return read_dense(reader, attention, 1e-6, False, bias=reader.flag("mlp_bias", False))
+    mlp_bias = reader.flag("mlp_bias", False)
+    return read_dense(reader, 10000.0, 1e-6, False, mlp_bias, qkv_bias=bias, output_bias=bias)
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Slot:
     The view must share memory with the parameter and have the shape of the tensor on disk. `copy`: the file
     repeats what another slot defines; it is written, and compared when read. `within`: the view is this part
     of the tensor on disk; other slots of the same `disk` are the other parts (a fused q, k and v).
+    `float32`: a parameter that has this type in memory and on disk, whatever type the others have.
     """
 
     disk: str
@@ -62,6 +63,7 @@ class Slot:
     view: View = whole
     copy: bool = False
     within: Within | None = None
+    float32: bool = False
 
     def disk_shape(self, parameter: Tensor) -> tuple[int, ...]:
         """The shape of the whole tensor on disk; `parameter` may be on the meta device."""
@@ -138,6 +140,11 @@ def expert_half(index: int, half: int) -> View:
 def expert(index: int) -> View:
     """Expert `index`'s matrix inside a weight (E, out, in)."""
     return lambda weight: weight[index]
+
+
+def as_row(vector: Tensor) -> Tensor:
+    """(E,) as (1, E)."""
+    return vector.unsqueeze(0)
 
 
 def transposed(weight: Tensor) -> Tensor:

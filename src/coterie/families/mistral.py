@@ -14,12 +14,10 @@ from coterie.families.base import (
     COMMON_KEYS,
     Family,
     dense_model_slots,
-    read_attention,
     read_dense,
     write_dense,
 )
 from coterie.families.reader import Reader
-from coterie.families.rope import read_rope
 from coterie.families.wrapper import wrapper
 
 
@@ -29,8 +27,7 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
         reader.expect(name, False, None)
     window = reader.get("sliding_window", default=None if "sliding_window" in data else 4096)
     mask = {"mask": "sliding", "window": window} if window is not None else {}
-    attention = read_attention(reader, rope=read_rope(reader, 10000.0), **mask)
-    return read_dense(reader, attention, 1e-6, False)
+    return read_dense(reader, 10000.0, 1e-6, False, **mask)
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from coterie.config import ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    decoder_slots,
-    expert_slots,
+    RoutedNames,
     grouped_query,
+    moe_slots,
     read_attention,
     read_model,
     read_moe,
@@ -48,16 +48,13 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+_NAMES = RoutedNames("block_sparse_moe", parts=("w1", "w3", "w2"))
+
+
 def _slots(config: ModelConfig) -> list[Slot]:
-    slots = decoder_slots(config)
-    for index, block in enumerate(config.blocks):
-        ffn = routed_ffn(config, block)
-        disk, ours = f"model.layers.{index}.block_sparse_moe", f"blocks.{index}.ffn"
-        slots.append(Slot(f"{disk}.gate.weight", f"{ours}.router.weight"))
-        slots += expert_slots(
-            f"{disk}.experts", f"{ours}.experts", ffn.router.num_experts, names=("w1", "w3", "w2")
-        )
-    return slots
+    for block in config.blocks:
+        routed_ffn(config, block)
+    return moe_slots(config, _NAMES)
 
 
 MIXTRAL = Family(

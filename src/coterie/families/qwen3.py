@@ -36,8 +36,7 @@ def _read_dense(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     reader.expect("use_sliding_window", False, None)
     reader.expect("attention_bias", False, None)
-    attention = read_attention(reader, rope=read_rope(reader, 10000.0), qk_norm="head")
-    return read_dense(reader, attention, 1e-6, False)
+    return read_dense(reader, 10000.0, 1e-6, False, qk_norm="head")
 
 
 def _write_dense(config: ModelConfig) -> dict[str, Any]:

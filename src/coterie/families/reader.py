@@ -25,6 +25,7 @@ class Reader:
         self.data = data
         self.where = where
         self.used: set[str] = {"model_type", "architectures"}
+        self.inert: set[str] = set()  # found to change nothing: kept for the round trip, and not refused
 
     def get(self, *names: str, default: Any = _MISSING) -> Any:
         """The value of the name present and not null; `default`, or an error naming the key.
@@ -81,7 +82,7 @@ class Reader:
             window = self.data.get(name)
             # Families with a switch for the window have checked the switch.
             switched = name == "sliding_window" and "use_sliding_window" in self.used
-            if window is None or name in self.used or switched:
+            if window is None or name in self.used | self.inert or switched:
                 continue
             if type(window) is not int or not window >= self.get("max_position_embeddings") > 0:
                 raise ConfigError(

@@ -8,12 +8,20 @@ from typing import Any
 from coterie.config import ConfigError, ModelConfig, suggest
 from coterie.families.base import Family
 from coterie.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from coterie.families.dots1 import DOTS1
+from coterie.families.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
+from coterie.families.glm4_moe_lite import GLM4_MOE_LITE
 from coterie.families.gpt_oss import GPT_OSS
+from coterie.families.hy_v3 import HY_V3
+from coterie.families.kimi import KIMI_K2, KIMI_K25
 from coterie.families.llama import LLAMA
 from coterie.families.llama4 import LLAMA4, LLAMA4_TEXT
 from coterie.families.mistral import MISTRAL, MISTRAL3
 from coterie.families.mixtral import MIXTRAL
+from coterie.families.qwen2 import QWEN2
 from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
+from coterie.families.seed_oss import SEED_OSS
+from coterie.families.smollm3 import SMOLLM3
 from coterie.families.wrapper import text_alone
 
 FAMILIES: dict[str, Family] = {
@@ -22,6 +30,11 @@ FAMILIES: dict[str, Family] = {
         LLAMA,
         MISTRAL,
         MISTRAL3,
+        QWEN2,
+        SMOLLM3,
+        SEED_OSS,
+        ERNIE4_5,
+        ERNIE4_5_MOE,
         QWEN3,
         QWEN3_MOE,
         MIXTRAL,
@@ -30,6 +43,11 @@ FAMILIES: dict[str, Family] = {
         LLAMA4_TEXT,
         DEEPSEEK_V2,
         DEEPSEEK_V3,
+        KIMI_K2,
+        KIMI_K25,
+        GLM4_MOE_LITE,
+        DOTS1,
+        HY_V3,
         GPT_OSS,
     )
 }
@@ -51,6 +69,11 @@ def routed_form(model_type: str) -> str | None:
 def unwrapped(config: ModelConfig) -> ModelConfig:
     """The text model alone, under its own family; the config itself where nothing is around it."""
     return text_alone(config) if family(config.family).texts else config
+
+
+def float32_parameters(config: ModelConfig) -> frozenset[str]:
+    """Our names of the parameters that are float32 in a model and in files of any type."""
+    return frozenset(slot.name for slot in family(config.family).slots(config) if slot.float32)
 
 
 def quantisation_of(data: Mapping[str, Any]) -> Any:

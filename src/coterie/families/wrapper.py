@@ -51,7 +51,7 @@ def wrapper(
         around.write,
         around.slots,
         frozenset(("model_type", "text_config", "tie_word_embeddings", *parts)),
-        tuple(carried),
+        (*carried, *(_around(prefix, layout) for text in texts for prefix in text.carried)),
         texts[0].fused,
         memory_names=memory_names + tuple(dict.fromkeys(renamed)),
         texts=tuple(around.texts),

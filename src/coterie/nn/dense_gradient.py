@@ -28,7 +28,9 @@ def dense_weights(routing: Routing, config: RouterConfig) -> Tensor:
     """
     weights_TE = routing.scores_TE
     if config.renormalize or (config.score_after_topk and config.score == "softmax"):
-        chosen_T1 = weights_TE.gather(-1, routing.ids_TK).sum(-1, keepdim=True)
+        chosen_T1 = (
+            weights_TE.gather(-1, routing.ids_TK).sum(-1, keepdim=True).clamp_min(config.renormalize_min)
+        )
         weights_TE = weights_TE / (chosen_T1 + config.renormalize_eps)
     return weights_TE if config.scale == 1.0 else weights_TE * config.scale
 

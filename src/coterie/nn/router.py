@@ -209,7 +209,10 @@ class Router(nn.Module):
         if config.score_after_topk:
             weights_TK = weights_TK.softmax(-1) if config.score == "softmax" else weights_TK.sigmoid()
         if config.renormalize:
-            weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + config.renormalize_eps)
+            sum_T1 = weights_TK.sum(-1, keepdim=True)
+            if config.renormalize_min:
+                sum_T1 = sum_T1.clamp_min(config.renormalize_min)
+            weights_TK = weights_TK / (sum_T1 + config.renormalize_eps)
         if config.scale != 1.0:
             weights_TK = weights_TK * config.scale
         return Routing(ids_TK, weights_TK, scores_TE)

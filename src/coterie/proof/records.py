@@ -23,6 +23,7 @@ from torch import Tensor
 from coterie.config import CheckpointError
 from coterie.config.files import present
 from coterie.config.json_text import parse_json_object
+from coterie.families import float32_parameters
 from coterie.nn.packed import PASS_TOKENS, forward_packed, groups_of
 from coterie.nn.recording import Recorder
 from coterie.nn.transformer import Transformer
@@ -226,7 +227,12 @@ def _in_float32(model: Transformer) -> Iterator[None]:
 @contextmanager
 def rounded(model: Transformer, dtype: torch.dtype) -> Iterator[None]:
     """Inside, parameters are as they will be read back after storing them as `dtype`; then as before."""
-    originals = [(parameter, parameter.data) for parameter in model.parameters() if parameter.dtype != dtype]
+    wide = float32_parameters(model.config)
+    originals = [
+        (parameter, parameter.data)
+        for name, parameter in model.named_parameters()
+        if parameter.dtype != dtype and name not in wide
+    ]
     try:
         for parameter, data in originals:
             parameter.data = data.to(dtype)

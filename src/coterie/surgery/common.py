@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coterie.config import BlockConfig, ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
-from coterie.families import config_to_hf
+from coterie.families import config_to_hf, float32_parameters
 from coterie.nn.moe import MoE
 from coterie.nn.packed import PASS_TOKENS, forward_packed, groups_of
 from coterie.nn.recording import Recorder
@@ -55,6 +55,8 @@ def rebuilt(model: Transformer, config: ModelConfig) -> Transformer:
     parameter = next(model.parameters())
     new = Transformer(config, model.compute_dtype).to(parameter.device, parameter.dtype)
     before = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name in float32_parameters(config):
+        new.get_parameter(name).data = new.get_parameter(name).data.float()
     for name, tensor in [*new.named_parameters(), *new.named_buffers()]:
         if name in before and before[name].shape == tensor.shape:
             tensor.copy_(before[name])

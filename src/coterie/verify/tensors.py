@@ -73,7 +73,7 @@ def compare_tensors(a: Checkpoint, b: Checkpoint) -> TensorWalk:
 
 
 def _carried(config: ModelConfig) -> tuple[str, ...]:
-    return family(config.family).carried or ("\0",)
+    return family(config.family).carries(config) or ("\0",)
 
 
 def _depth(name: str) -> int:
