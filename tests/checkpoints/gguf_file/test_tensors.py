@@ -11,6 +11,7 @@ import torch
 from coterie.checkpoints.gguf_file import tensors as module
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.checkpoints.gguf_file.types import BY_NAME, PLAIN
+from coterie.checkpoints.quantised.encoded import Grid
 from coterie.config import CheckpointError
 from tests.checkpoints.gguf_file.files import random_blocks, reference, write_file
 
@@ -99,17 +100,47 @@ def test_only_what_is_asked_for_is_read(file: Path, monkeypatch: pytest.MonkeyPa
     assert read == [8, 2, 8]
 
 
-def test_stored_codes_give_the_same_numbers(file: Path) -> None:
-    source = GgufTensors.open(file)
-    for name in ("Q8_0", "Q4_0"):
-        stored = source.codes(name)
-        assert stored is not None and stored.scales.shape == (3, 8, 8)
-        codes = stored.codes.int()
-        if stored.bits == 4:
-            codes = torch.cat((codes & 15, codes >> 4), dim=-1) - 8
-        numbers = (codes.float() * stored.scales.float()[..., None]).flatten(-2)
+def test_stored_codes_give_the_same_numbers(source: GgufTensors) -> None:
+    kept = [name for name in source if source.grid(name) is not None]
+    assert set(kept) == {"Q4_0", "Q5_0", "Q8_0", "Q3_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"}
+    assert source.grid("Q8_0") == Grid(8, 32, torch.float16)
+    assert source.grid("Q4_0") == Grid(4, 32, torch.float16)
+    for name in kept:
+        grid, (codes, scales) = source.grid(name), source.codes(name)
+        assert grid is not None and codes.shape == SHAPE and scales.dtype == grid.scales
+        assert scales.shape == (3, 8, 256 // grid.block)
+        if grid.bits == 4:
+            assert codes.min() >= -8 and codes.max() <= 7
+        numbers = (codes.float().unflatten(-1, (-1, grid.block)) * scales.float()[..., None]).flatten(-2)
         assert torch.equal(numbers, wanted(source, name))
-    assert source.codes("Q4_K") is None and source.codes("F32") is None
+        for part, whole in zip(source.codes(name, 1), (codes, scales), strict=True):
+            assert torch.equal(part, whole[1])
+
+
+def test_nvfp4_has_a_factor_in_another_tensor(tmp_path: Path) -> None:
+    packed = random_blocks("NVFP4", 3 * 4 * 2, np.random.default_rng(4)).reshape(3, 4, -1)
+    factors = np.array([0.5, -3.0, 7.7], np.float32)
+    tensors = {
+        "exps.weight": ("NVFP4", packed),
+        "exps.scale": ("F32", factors),
+        "exps.input_scale": ("F32", factors),
+        "one.weight": ("NVFP4", packed),
+        "one.scale": ("F32", factors[2:]),
+        "plain.scale": ("F32", factors),
+        "wrong.weight": ("NVFP4", packed),
+        "wrong.scale": ("F32", factors[:2]),
+    }
+    source = GgufTensors.open(write_file(tmp_path / "n.gguf", tensors))
+    assert list(source) == ["exps.weight", "one.weight", "plain.scale", "wrong.weight"]
+    assert "exps.scale" not in source and source.grid("exps.weight") is None
+    numbers = torch.from_numpy(reference(packed, "NVFP4"))
+    assert torch.equal(source.read("exps.weight"), numbers * torch.from_numpy(factors)[:, None, None])
+    assert torch.equal(source.read_part("exps.weight", 1), numbers[1] * -3)
+    assert torch.equal(source.read("one.weight"), numbers * torch.tensor(7.7))
+    with pytest.raises(
+        CheckpointError, match=r"'wrong\.scale' has 2 numbers, 'wrong\.weight' needs one in all"
+    ):
+        source.read("wrong.weight")
 
 
 def test_mistakes_are_named_in_one_line(file: Path, tmp_path: Path) -> None:

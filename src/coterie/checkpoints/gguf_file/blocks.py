@@ -9,6 +9,7 @@ times faster than numpy's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from coterie.config.extras import require_extra
 
-PIECE = 1 << 18  # numbers unpacked at a time: the piece and its codes stay in the cache of a core
+PIECE = 1 << 20  # numbers unpacked at a time: few enough for a cache, many for an operation
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # doubled
 CODEBOOKS = frozenset(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0"))
 
 
@@ -49,10 +51,28 @@ def _finite(scales: Tensor) -> Tensor:
     return scales
 
 
-def _nibbles(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """The low and the high four bits of bytes, each contiguous."""
-    packed = packed.contiguous()
-    return packed & 15, packed >> 4
+def _words(packed: Tensor) -> Tensor:
+    """Bytes (..., 8 n) as int64 (..., n), so that one operation takes eight of them."""
+    return packed.clone(memory_format=torch.contiguous_format).view(torch.int64)
+
+
+def _each(byte: int) -> int:
+    """A word of eight equal bytes."""
+    return byte * 0x0101010101010101
+
+
+def _moved(words: Tensor, by: int, mask: int) -> Tensor:
+    """Bits of every byte moved `by` places up (down where negative), and those of `mask` kept."""
+    moved = words << by if by > 0 else words >> -by if by else words
+    return moved & _each(mask)
+
+
+def _halves(words: Tensor) -> Tensor:
+    """(B, 2, 8 n) codes of four bits from (B, n) words: all low halves, then all high ones."""
+    codes = torch.empty(words.shape[0], 2, words.shape[1], dtype=torch.int64)
+    torch.bitwise_and(words, _each(15), out=codes[:, 0])
+    torch.bitwise_and(words >> 4, _each(15), out=codes[:, 1])
+    return codes.view(torch.uint8)
 
 
 @cache
@@ -63,10 +83,10 @@ def _bits_of_bytes() -> Tensor:
 
 
 @cache
-def _iq4_of_bytes() -> Tensor:
+def _pairs_of_bytes(table: tuple[int, ...]) -> Tensor:
     """(256,) int16: the numbers of the byte's low and high half, int8 each."""
-    table = np.array(_IQ4, np.int8)
-    pairs = np.stack((np.tile(table, 16), np.repeat(table, 16)), axis=-1)
+    numbers = np.array(table, np.int8)
+    pairs = np.stack((np.tile(numbers, 16), np.repeat(numbers, 16)), axis=-1)
     return torch.from_numpy(np.ascontiguousarray(pairs).view(np.int16).reshape(256))
 
 
@@ -80,64 +100,139 @@ def _gather(table: Tensor, codes: Tensor) -> Tensor:
     return table.index_select(0, codes.flatten().int()).view(codes.shape)
 
 
-def _q4_0(raw: Tensor, out: Tensor) -> None:
-    halves = out.view(len(raw), 2, 16)
-    halves[:, 0], halves[:, 1] = _nibbles(raw[:, 2:])
-    halves.sub_(8).view(-1, 32).mul_(_half(raw, 0))
+def _fifth_bits(raw: Tensor, at: int) -> Tensor:
+    """(B, 32) codes of five bits: 32 fifth bits at byte `at`, then 16 bytes of halves."""
+    low = _halves(_words(raw[:, at + 4 :])).view(-1, 32)
+    return low.bitwise_or_(_gather(_bits_of_bytes(), raw[:, at : at + 4].contiguous()).view(torch.uint8))
+
+
+def _two_bits(packed: Tensor) -> Tensor:
+    """(B, 8, 4) int64, codes of 256 numbers from 64 bytes.
+
+    Bits 2j of the 32 bytes of a half are its j-th 32 numbers.
+    """
+    words = _words(packed).view(-1, 2, 4)
+    codes = torch.empty(len(words), 2, 4, 4, dtype=torch.int64)
+    for j in range(4):
+        torch.bitwise_and(words >> 2 * j, _each(3), out=codes[:, :, j])
+    return codes.view(-1, 8, 4)
+
+
+def _q3_k_codes(raw: Tensor) -> Tensor:
+    codes, high = _two_bits(raw[:, 32:96]), _words(raw[:, :32])
+    for part in range(8):  # bit `part` of byte l is the third bit of number 32 part + l
+        codes[:, part].bitwise_or_(_moved(high, 2 - part, 4))
+    return codes.view(torch.uint8)
+
+
+def _q3_k_scales(raw: Tensor) -> Tensor:
+    tops = raw[:, 104:108].contiguous()
+    tops = torch.cat([(tops >> 2 * part).bitwise_and_(3) for part in range(4)], dim=1)
+    return _half(raw, 108) * ((_halves(_words(raw[:, 96:104])).view(-1, 16) | tops << 4).float() - 32)
+
+
+def _q6_k_codes(raw: Tensor) -> Tensor:
+    low, tops = _words(raw[:, :128]).view(-1, 2, 2, 4), _words(raw[:, 128:192]).view(-1, 2, 4)
+    codes = torch.empty(len(raw), 2, 4, 4, dtype=torch.int64)
+    torch.bitwise_and(low, _each(15), out=codes[:, :, :2])
+    torch.bitwise_and(low >> 4, _each(15), out=codes[:, :, 2:])
+    for part in range(4):
+        codes[:, :, part].bitwise_or_(_moved(tops, 4 - 2 * part, 48))
+    return codes.view(torch.uint8)
+
+
+def _from_table(packed: Tensor, table: tuple[int, ...]) -> Tensor:
+    """(B, 2, n) int8 numbers of a table from (B, n) bytes: all low halves, then all high ones."""
+    pairs = _gather(_pairs_of_bytes(table), packed.contiguous())
+    numbers = torch.empty(len(packed), 2, packed.shape[1], dtype=torch.int8)
+    numbers[:, 0], numbers[:, 1] = pairs << 8 >> 8, pairs >> 8
+    return numbers
+
+
+def _iq4_xs_scales(raw: Tensor) -> Tensor:
+    tops, low = raw[:, 2:4].contiguous(), raw[:, 4:8].contiguous()
+    tops = torch.stack([(tops >> 2 * part).bitwise_and_(3) for part in range(4)], dim=2).view(-1, 8)
+    low = torch.stack((low & 15, low >> 4), dim=2).view(-1, 8)
+    return _half(raw, 0) * ((low | tops << 4).float() - 32)
+
+
+def _mxfp4_scales(raw: Tensor) -> Tensor:
+    if bool((raw[:, 0] == 255).any()):
+        raise NotFiniteError("a scale is not a number")
+    return _gather(_halved_powers(), raw[:, :1])
+
+
+def _nvfp4_scales(raw: Tensor) -> Tensor:
+    """E4M3 without a sign, halved because the numbers are doubled."""
+    scales = raw[:, :4].contiguous()
+    if bool((scales >= 127).any()):
+        raise NotFiniteError("a scale is not a number")
+    return scales.view(torch.float8_e4m3fn).float() / 2
+
+
+@dataclass(frozen=True)
+class ScaledCodes:
+    """A type whose numbers are `(code - zero) * scale`, with one scale for each `group` numbers.
+
+    `codes`: bytes of (B, numbers of a block), in any shape, from blocks; in new memory if there is a zero.
+    `scales`: (B, groups) float32 from blocks; `held`: the narrowest type that holds them. `bits`: 4 where
+    `code - zero` is from -8 to 7, else 8.
+    """
+
+    bits: int
+    group: int
+    held: torch.dtype
+    zero: int
+    codes: Callable[[Tensor], Tensor]
+    scales: Callable[[Tensor], Tensor]
+
+    def unpack(self, raw: Tensor, out: Tensor) -> None:
+        """See `unpack_blocks`."""
+        codes = self.signed(raw)
+        out.view(codes.shape).copy_(codes).view(-1, self.group).mul_(self.scales(raw).view(-1, 1))
+
+    def signed(self, raw: Tensor) -> Tensor:
+        """(B, numbers of a block) int8: `code - zero`."""
+        codes = self.codes(raw).view(torch.int8).view(len(raw), -1)
+        return codes.sub_(self.zero) if self.zero else codes
+
+
+def _first_half(raw: Tensor) -> Tensor:
+    return _half(raw, 0)
+
+
+_F16, _F32 = torch.float16, torch.float32
+SCALED = {
+    "Q4_0": ScaledCodes(4, 32, _F16, 8, lambda raw: _halves(_words(raw[:, 2:])), _first_half),
+    "Q5_0": ScaledCodes(8, 32, _F16, 16, lambda raw: _fifth_bits(raw, 2), _first_half),
+    "Q8_0": ScaledCodes(8, 32, _F16, 0, lambda raw: raw.view(torch.int8)[:, 2:], _first_half),
+    "Q3_K": ScaledCodes(4, 16, _F32, 4, _q3_k_codes, _q3_k_scales),
+    "Q6_K": ScaledCodes(
+        8, 16, _F32, 32, _q6_k_codes, lambda raw: _half(raw, 208) * raw[:, 192:208].view(torch.int8)
+    ),
+    "IQ4_NL": ScaledCodes(8, 32, _F16, 0, lambda raw: _from_table(raw[:, 2:], _IQ4), _first_half),
+    "IQ4_XS": ScaledCodes(
+        8, 32, _F32, 0, lambda raw: _from_table(raw[:, 8:].reshape(-1, 16), _IQ4), _iq4_xs_scales
+    ),
+    "MXFP4": ScaledCodes(8, 32, torch.bfloat16, 0, lambda raw: _from_table(raw[:, 1:], _E2M1), _mxfp4_scales),
+    "NVFP4": ScaledCodes(
+        8, 16, _F32, 0, lambda raw: _from_table(raw[:, 4:].reshape(-1, 8), _E2M1), _nvfp4_scales
+    ),
+}
 
 
 def _q4_1(raw: Tensor, out: Tensor) -> None:
-    halves = out.view(len(raw), 2, 16)
-    halves[:, 0], halves[:, 1] = _nibbles(raw[:, 4:])
-    halves.view(-1, 32).mul_(_half(raw, 0)).add_(_half(raw, 2))
-
-
-def _fifth_bits(raw: Tensor, at: int) -> Tensor:
-    """(B, 32) codes of five bits: 32 fifth bits at byte `at`, then 16 bytes of halves."""
-    codes = _gather(_bits_of_bytes(), raw[:, at : at + 4].contiguous()).view(torch.uint8)
-    low, high = _nibbles(raw[:, at + 4 :])
-    codes[:, :16].bitwise_or_(low)
-    codes[:, 16:].bitwise_or_(high)
-    return codes
-
-
-def _q5_0(raw: Tensor, out: Tensor) -> None:
-    out.view(-1, 32).copy_(_fifth_bits(raw, 2)).sub_(16).mul_(_half(raw, 0))
+    out.view(-1, 32).copy_(_halves(_words(raw[:, 4:])).view(-1, 32)).mul_(_half(raw, 0)).add_(_half(raw, 2))
 
 
 def _q5_1(raw: Tensor, out: Tensor) -> None:
     out.view(-1, 32).copy_(_fifth_bits(raw, 4)).mul_(_half(raw, 0)).add_(_half(raw, 2))
 
 
-def _q8_0(raw: Tensor, out: Tensor) -> None:
-    out.view(-1, 32).copy_(raw.view(torch.int8)[:, 2:]).mul_(_half(raw, 0))
-
-
-def _two_bits(packed: Tensor) -> Tensor:
-    """(B, 2, 4, 32) codes from 64 bytes: bits 2j of the 32 bytes of a half are its j-th 32 numbers."""
-    packed = packed.contiguous().view(-1, 2, 32)
-    codes = torch.empty(len(packed), 2, 4, 32, dtype=torch.uint8)
-    for j in range(4):
-        codes[:, :, j] = (packed >> 2 * j).bitwise_and_(3)
-    return codes
-
-
 def _q2_k(raw: Tensor, out: Tensor) -> None:
-    scale, offset = _nibbles(raw[:, :16])
-    numbers = out.view(-1, 16, 16).copy_(_two_bits(raw[:, 16:80]).view(-1, 16, 16))
+    scale, offset = _halves(_words(raw[:, :16])).unbind(1)
+    numbers = out.view(-1, 16, 16).copy_(_two_bits(raw[:, 16:80]).view(torch.uint8).view(-1, 16, 16))
     numbers.mul_((_half(raw, 80) * scale)[..., None]).sub_((_half(raw, 82) * offset)[..., None])
-
-
-def _q3_k(raw: Tensor, out: Tensor) -> None:
-    codes, high = _two_bits(raw[:, 32:96]), raw[:, :32].contiguous()
-    for part in range(8):  # bit `part` of byte l is the third bit of number 32 part + l
-        codes[:, part // 4, part % 4].bitwise_or_((high >> part).bitwise_and_(1).bitwise_left_shift_(2))
-    low, high = _nibbles(raw[:, 96:104])
-    tops = raw[:, 104:108].contiguous()
-    tops = torch.cat([(tops >> 2 * part).bitwise_and_(3) for part in range(4)], dim=1)
-    scale = torch.cat((low, high), dim=1) | tops.bitwise_left_shift_(4)
-    scale = _half(raw, 108) * (scale.float() - 32)
-    out.view(-1, 16, 16).copy_(codes.view(-1, 16, 16)).sub_(4).mul_(scale[..., None])
 
 
 def _six_bit_scales(raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,80 +245,17 @@ def _six_bit_scales(raw: Tensor) -> tuple[Tensor, Tensor]:
 
 def _q4_k(raw: Tensor, out: Tensor) -> None:
     scale, offset = _six_bit_scales(raw)
-    low, high = _nibbles(raw[:, 16:])
-    numbers = out.view(-1, 4, 2, 32)
-    numbers[:, :, 0], numbers[:, :, 1] = low.view(-1, 4, 32), high.view(-1, 4, 32)
-    numbers.view(-1, 8, 32).mul_(scale).sub_(offset)
+    codes = _halves(_words(raw[:, 16:]).view(-1, 4))
+    out.view(-1, 8, 32).copy_(codes.view(-1, 8, 32)).mul_(scale).sub_(offset)
 
 
 def _q5_k(raw: Tensor, out: Tensor) -> None:
     scale, offset = _six_bit_scales(raw)
-    low, high = _nibbles(raw[:, 48:])
-    codes = torch.stack((low.view(-1, 4, 32), high.view(-1, 4, 32)), dim=2).view(-1, 8, 32)
-    fifth = raw[:, 16:48].contiguous()
+    codes = _halves(_words(raw[:, 48:]).view(-1, 4)).view(torch.int64).view(-1, 8, 4)
+    fifth = _words(raw[:, 16:48])
     for part in range(8):
-        codes[:, part].bitwise_or_((fifth >> part).bitwise_and_(1).bitwise_left_shift_(4))
-    out.view(-1, 8, 32).copy_(codes).mul_(scale).sub_(offset)
-
-
-def _q6_k(raw: Tensor, out: Tensor) -> None:
-    low, high = _nibbles(raw[:, :128])
-    codes = torch.cat((low.view(-1, 2, 2, 32), high.view(-1, 2, 2, 32)), dim=2)
-    tops = raw[:, 128:192].contiguous().view(-1, 2, 32)
-    for part in range(4):
-        codes[:, :, part].bitwise_or_((tops >> 2 * part).bitwise_and_(3).bitwise_left_shift_(4))
-    scale = _half(raw, 208) * raw[:, 192:208].view(torch.int8)
-    out.view(-1, 16, 16).copy_(codes.view(-1, 16, 16)).sub_(32).mul_(scale[..., None])
-
-
-def _from_table(packed: Tensor) -> Tensor:
-    """(..., 2, 16) int8 numbers of IQ4's table from (..., 16) bytes."""
-    return _gather(_iq4_of_bytes(), packed).view(torch.int8).view(*packed.shape, 2).transpose(-1, -2)
-
-
-def _iq4_nl(raw: Tensor, out: Tensor) -> None:
-    out.view(-1, 2, 16).copy_(_from_table(raw[:, 2:]))
-    out.view(-1, 32).mul_(_half(raw, 0))
-
-
-def _iq4_xs(raw: Tensor, out: Tensor) -> None:
-    tops, low = raw[:, 2:4].contiguous(), raw[:, 4:8].contiguous()
-    tops = torch.stack([(tops >> 2 * part).bitwise_and_(3) for part in range(4)], dim=2).view(-1, 8)
-    low = torch.stack((low & 15, low >> 4), dim=2).view(-1, 8)
-    scale = _half(raw, 0) * ((low | tops << 4).float() - 32)
-    out.view(-1, 8, 2, 16).copy_(_from_table(raw[:, 8:].reshape(-1, 8, 16)))
-    out.view(-1, 8, 32).mul_(scale[..., None])
-
-
-def _four_bit_floats(codes: Tensor) -> Tensor:
-    """int16 whose bits are the float16 `2 ** -15` times twice the E2M1 numbers of `codes`."""
-    codes = codes.to(torch.int16)
-    return (codes & 8).bitwise_left_shift_(12).bitwise_or_((codes & 7).bitwise_left_shift_(9))
-
-
-def _fill_floats(packed: Tensor, out: Tensor) -> None:
-    """`out` (..., 2, n) becomes twice the E2M1 numbers of (..., n) bytes, zeros without a sign."""
-    low, high = _nibbles(packed)
-    out[..., 0, :] = _four_bit_floats(low).view(torch.float16)
-    out[..., 1, :] = _four_bit_floats(high).view(torch.float16)
-    out.mul_(2.0**15).add_(0.0)
-
-
-def _mxfp4(raw: Tensor, out: Tensor) -> None:
-    _fill_floats(raw[:, 1:], out.view(-1, 2, 16))
-    exponent = raw[:, :1]
-    if bool((exponent == 255).any()):
-        raise NotFiniteError("a scale is not a number")
-    out.view(-1, 32).mul_(_gather(_halved_powers(), exponent))
-
-
-def _nvfp4(raw: Tensor, out: Tensor) -> None:
-    """Four groups of 16; scales are E4M3 without a sign. A factor in another tensor is not applied here."""
-    scale = raw[:, :4].contiguous()
-    if bool((scale >= 127).any()):
-        raise NotFiniteError("a scale is not a number")
-    _fill_floats(raw[:, 4:].contiguous().view(-1, 4, 8), out.view(-1, 4, 2, 8))
-    out.view(-1, 4, 16).mul_((scale.view(torch.float8_e4m3fn).float() / 2)[..., None])
+        codes[:, part].bitwise_or_(_moved(fifth, 4 - part, 16))
+    out.view(-1, 8, 32).copy_(codes.view(torch.uint8)).mul_(scale).sub_(offset)
 
 
 def _codebook(raw: Tensor, kind: str, out: Tensor) -> None:
@@ -240,19 +272,11 @@ def _codebook(raw: Tensor, kind: str, out: Tensor) -> None:
         numbers[start : start + 256] = _finite(torch.from_numpy(found)).view(-1, 256)
 
 
-_UNPACK: dict[str, Callable[[Tensor, Tensor], None]] = {
-    "Q4_0": _q4_0,
+_UNPACK: dict[str, Callable[[Tensor, Tensor], None]] = {kind: form.unpack for kind, form in SCALED.items()}
+_UNPACK |= {
     "Q4_1": _q4_1,
-    "Q5_0": _q5_0,
     "Q5_1": _q5_1,
-    "Q8_0": _q8_0,
     "Q2_K": _q2_k,
-    "Q3_K": _q3_k,
     "Q4_K": _q4_k,
     "Q5_K": _q5_k,
-    "Q6_K": _q6_k,
-    "IQ4_NL": _iq4_nl,
-    "IQ4_XS": _iq4_xs,
-    "MXFP4": _mxfp4,
-    "NVFP4": _nvfp4,
 }

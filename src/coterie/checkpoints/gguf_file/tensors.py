@@ -6,31 +6,20 @@ import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.gguf_file.blocks import PIECE, NotFiniteError, unpack_blocks
+from coterie.checkpoints.gguf_file.blocks import PIECE, SCALED, NotFiniteError, unpack_blocks
 from coterie.checkpoints.gguf_file.header import GgufHeader, TensorPlace
 from coterie.checkpoints.gguf_file.split import read_headers
 from coterie.checkpoints.gguf_file.types import PLAIN
+from coterie.checkpoints.quantised.encoded import Grid
 from coterie.config import CheckpointError
 
-
-@dataclass(frozen=True)
-class BlockCodes:
-    """Blocks of 32 numbers as they are stored: `scales (*, O, B)` float16 and `codes`.
-
-    `bits` 8: `codes (*, O, B, 32)` int8, a number is `code * scale`. `bits` 4: `codes (*, O, B, 16)` uint8,
-    the first half of a block in the low and the second in the high bits, a number is `(code - 8) * scale`.
-    """
-
-    bits: int
-    codes: Tensor
-    scales: Tensor
+T = TypeVar("T")
 
 
 class GgufTensors:
@@ -45,6 +34,15 @@ class GgufTensors:
         self._where: dict[str, tuple[Path, TensorPlace]] = {
             name: (header.path, place) for header in headers for name, place in header.tensors.items()
         }
+        # NVFP4 has one more factor in a tensor of its own; that for rounded activations is not used here.
+        self._factors: dict[str, str] = {}
+        self._hidden: set[str] = set()
+        for name, (_, place) in self._where.items():
+            stem = name.removesuffix(".weight")
+            if place.type.name == "NVFP4" and stem != name:
+                self._hidden |= {f"{stem}.scale", f"{stem}.input_scale"}
+                if f"{stem}.scale" in self._where:
+                    self._factors[name] = f"{stem}.scale"
         self._open: tuple[Path, io.FileIO] | None = None
         self._packed = torch.empty(0, dtype=torch.uint8)
         self._numbers = torch.empty(0)
@@ -56,10 +54,10 @@ class GgufTensors:
 
     def __iter__(self) -> Iterator[str]:
         """Names, file by file in the order of their bytes."""
-        return iter(self._where)
+        return (name for name in self._where if name not in self._hidden)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._where
+        return name in self._where and name not in self._hidden
 
     @property
     def quantised(self) -> bool:
@@ -130,19 +128,38 @@ class GgufTensors:
             )
         self._fill(name, first, target)
 
-    def codes(self, name: str) -> BlockCodes | None:
-        """The stored blocks of a tensor in Q8_0 or Q4_0, unchanged; None for other types."""
-        kind, shape = self.type(name), self.shape(name)
-        if kind not in ("Q8_0", "Q4_0"):
+    def grid(self, name: str) -> Grid | None:
+        """The grid that holds a tensor's numbers exactly, such as int4 in blocks of 32 for Q4_0.
+
+        None for types with an offset or a codebook, and where another tensor scales this one.
+        """
+        form = SCALED.get(self.type(name))
+        if form is None or name in self._factors:
             return None
-        raw = self._bytes(name, 0, math.prod(shape[:-1])).view(*shape[:-1], shape[-1] // 32, -1)
-        scales = raw[..., :2].contiguous().view(torch.float16).squeeze(-1)
-        if not bool(torch.isfinite(scales).all()):
-            raise self._not_finite(name)
-        codes = raw[..., 2:].contiguous()
-        return (
-            BlockCodes(8, codes.view(torch.int8), scales) if kind == "Q8_0" else BlockCodes(4, codes, scales)
+        return Grid(form.bits, form.group, form.held)
+
+    def codes(self, name: str, index: int | None = None) -> tuple[Tensor, Tensor]:
+        """Of a tensor that has a grid: codes (*, O, I) int8 and scales (*, O, B), or those of expert `index`.
+
+        Code times scale in float32 is the number that `read` gives, bit for bit.
+        """
+        (_, place), form = self._place(name), SCALED[self.type(name)]
+        shape = place.shape if index is None else place.shape[1:]
+        rows = math.prod(shape[:-1])
+        codes = torch.empty(shape, dtype=torch.int8)
+        scales = torch.empty(*shape[:-1], shape[-1] // form.group, dtype=form.held)
+        flat_codes, flat_scales, step = (
+            codes.view(rows, -1),
+            scales.view(rows, -1),
+            max(1, PIECE // shape[-1]),
         )
+        for start in range(0, rows, step):
+            stop = min(rows, start + step)
+            packed = self._bytes(name, (index or 0) * rows + start, stop - start, again=True)
+            raw = packed.view(-1, place.type.nbytes)
+            flat_codes[start:stop] = form.signed(raw).reshape(stop - start, -1)
+            flat_scales[start:stop] = self._finite(name, form.scales, raw).view(stop - start, -1)
+        return codes, scales
 
     def release(self) -> None:
         """Close the open file and free the buffers; the tensors can still be read afterwards."""
@@ -185,10 +202,9 @@ class GgufTensors:
             piece.copy_(raw.view(PLAIN[kind.name]).view(piece.shape))
             return
         numbers = piece if direct else self._scratch(piece.numel())
-        try:
-            unpack_blocks(raw.view(-1, kind.nbytes), kind.name, numbers)
-        except NotFiniteError:
-            raise self._not_finite(name) from None
+        self._finite(name, unpack_blocks, raw.view(-1, kind.nbytes), kind.name, numbers)
+        if name in self._factors:
+            numbers.view(rows, -1).mul_(self._row_factors(name)[first : first + rows, None])
         if not direct:
             piece.copy_(numbers.view(piece.shape))
 
@@ -231,8 +247,22 @@ class GgufTensors:
         except OSError as error:
             raise CheckpointError(f"{file}: '{name}' cannot be read ({error.strerror})") from None
 
-    def _not_finite(self, name: str) -> CheckpointError:
-        return CheckpointError(
-            f"{self.file(name)}: '{name}' has a scale that is infinite or not a number; the file is damaged, "
-            "fetch or convert it again"
-        )
+    def _finite(self, name: str, unpack: Callable[..., T], *blocks: Any) -> T:
+        try:
+            return unpack(*blocks)
+        except NotFiniteError:
+            raise CheckpointError(
+                f"{self.file(name)}: '{name}' has a scale that is infinite or not a number; the file is "
+                "damaged, fetch or convert it again"
+            ) from None
+
+    def _row_factors(self, name: str) -> Tensor:
+        """(rows,) what an NVFP4 tensor is multiplied by: one number in all, or one per expert."""
+        shape, factors = self.shape(name), self._read(self._factors[name], 0, self.shape(self._factors[name]))
+        rows = math.prod(shape[:-1])
+        if factors.numel() not in (1, shape[0] if len(shape) == 3 else 1):
+            raise CheckpointError(
+                f"{self.file(name)}: '{self._factors[name]}' has {factors.numel()} numbers, '{name}' needs "
+                "one in all or one per expert"
+            )
+        return factors.float().flatten().repeat_interleave(rows // factors.numel())
