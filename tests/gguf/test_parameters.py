@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import load_model
-from coterie.checkpoints.tensor_reader import StoredTensors
+from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.gguf.parameters import ParameterSource
 from tests.gguf.models import KINDS, write
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.gguf_model.splits import SPLITS, Split
+from coterie.checkpoints.gguf_model.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from coterie.config import CheckpointError
-from coterie.gguf import vocabulary as known
 from coterie.gguf.vocabulary import Vocabulary, vocabulary
 from coterie.text.tokenizer import SPLIT, Tokenizer
 from tests.gguf.models import VOCAB, describe, tokenizer
@@ -43,23 +44,20 @@ def test_the_tokenizer_of_every_new_model(tmp_path: Path) -> None:
     tokens, types = found.keys["tokenizer.ggml.tokens"], found.keys["tokenizer.ggml.token_type"]
     assert found.pre == found.keys["tokenizer.ggml.pre"] == "qwen2"
     assert tokens[:4] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>"]
-    assert types[:9] == [known.CONTROL] * 3 + [known.USER_DEFINED] * 6
+    assert types[:9] == [CONTROL] * 3 + [USER_DEFINED] * 6
     (line,) = found.differences
     assert line.startswith("llama.cpp shows <think> </think> <tool_call>")
-    assert set(types[9:VOCAB]) == {known.NORMAL} and len(set(tokens)) == VOCAB + 2
-    assert tokens[VOCAB:] == ["[PAD320]", "[PAD321]"] and types[VOCAB:] == [known.UNUSED] * 2
+    assert set(types[9:VOCAB]) == {NORMAL} and len(set(tokens)) == VOCAB + 2
+    assert tokens[VOCAB:] == ["[PAD320]", "[PAD321]"] and types[VOCAB:] == [UNUSED] * 2
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     assert found.keys["tokenizer.ggml.merges"] == [" ".join(pair) for pair in content["model"]["merges"]]
     assert found.keys["tokenizer.chat_template"] == tokenizer().chat_template
     assert found.keys["tokenizer.ggml.eot_token_id"] == 2
 
 
-@pytest.mark.parametrize("rules", known._SPLITS, ids=lambda rules: next(iter(known._SPLITS[rules].values())))
-def test_every_split_has_its_name(tmp_path: Path, rules: tuple[str, ...]) -> None:
-    if known._LETTERS in rules:
-        pytest.skip("its rule is known by hash alone")
-    for whole_first, name in known._SPLITS[rules].items():
-        assert read(changed(byte_level(rules, whole_first), tmp_path), 500).pre == name
+@pytest.mark.parametrize("split", SPLITS, ids=lambda split: split.name)
+def test_every_split_has_its_name(tmp_path: Path, split: Split) -> None:
+    assert read(changed(byte_level(split.rules, split.whole_first), tmp_path), 500).pre == split.name
 
 
 def test_whole_words_first_makes_no_difference_where_merges_reach_every_token(tmp_path: Path) -> None:
@@ -112,7 +110,7 @@ def test_what_differs_is_said(tmp_path: Path) -> None:
     directory = changed(byte_level((SPLIT,)), tmp_path, change)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 2, 3]}')
     found = read(directory, 500)
-    assert found.keys["tokenizer.ggml.token_type"][3] == known.USER_DEFINED
+    assert found.keys["tokenizer.ggml.token_type"][3] == USER_DEFINED
     assert any("NFC" in line for line in found.differences)
     assert any("white space around '<think>'" in line for line in found.differences)
     assert "llama.cpp does not stop at token 3 (<think>) by itself" in found.differences
@@ -148,10 +146,7 @@ def test_pieces_have_scores_in_the_order_of_their_merges(tmp_path: Path) -> None
     tokens, scores = found["tokenizer.ggml.tokens"], found["tokenizer.ggml.scores"]
     types = found["tokenizer.ggml.token_type"]
     assert found["tokenizer.ggml.model"] == "llama" and found["tokenizer.ggml.add_space_prefix"] is True
-    assert (
-        types[:4] == [known.UNKNOWN, known.CONTROL, known.CONTROL, known.BYTE]
-        and tokens[3 + 0x41] == "<0x41>"
-    )
+    assert types[:4] == [UNKNOWN, CONTROL, CONTROL, BYTE] and tokens[3 + 0x41] == "<0x41>"
     content = json.loads((tmp_path / "tokenizer.json").read_text())
     made = list(dict.fromkeys("".join(pair) for pair in content["model"]["merges"]))
     assert [scores[tokens.index(piece)] for piece in made] == [-float(rank) for rank in range(len(made))]

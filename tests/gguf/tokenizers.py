@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from coterie.gguf import vocabulary as known
+from coterie.checkpoints.gguf_model.splits import DIGITS, GPT2, SPLITS
 from coterie.text.tokenizer import Tokenizer
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>")
@@ -40,11 +40,11 @@ def byte_level(rules: tuple[str, ...], whole_first: bool = False, size: int = 42
 
     steps: list[Any] = []
     for rule in rules:
-        if rule == known._DIGITS:
+        if rule == DIGITS:
             steps.append(pre_tokenizers.Digits(individual_digits=True))
-        elif rule != known._GPT2:
+        elif rule != GPT2:
             steps.append(pre_tokenizers.Split(Regex(rule), "isolated"))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=known._GPT2 in rules))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=GPT2 in rules))
     rust = Rust(models.BPE(ignore_merges=whole_first))
     rust.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else steps[0]
     rust.decoder = decoders.ByteLevel()
@@ -120,12 +120,7 @@ def pieces(prefix: bool = True, runs: tuple[int, ...] = ()) -> Tokenizer:
 
 def every_kind() -> dict[str, Tokenizer]:
     """Name of the split in llama.cpp -> a tokenizer that has it."""
-    kinds = {
-        name: byte_level(rules, whole_first)
-        for rules, names in known._SPLITS.items()
-        if known._LETTERS not in rules
-        for whole_first, name in names.items()
-    }
+    kinds = {split.name: byte_level(split.rules, split.whole_first) for split in SPLITS}
     return kinds | {"default": pieces(), "runs": pieces(runs=(2, 4, 3, 8, 5, 6))}
 
 

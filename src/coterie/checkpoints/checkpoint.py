@@ -20,6 +20,8 @@ from coterie.checkpoints.fill import (
     require_memory,
 )
 from coterie.checkpoints.generation import unused_settings
+from coterie.checkpoints.gguf_model.form import GgufModel
+from coterie.checkpoints.gguf_model.source import GgufSource
 from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
 from coterie.checkpoints.names import FamilyNames, is_bare
 from coterie.checkpoints.pulled import origin
@@ -42,16 +44,18 @@ _log = logging.getLogger("coterie")
 
 
 class Checkpoint:
-    """An opened checkpoint directory; use `Checkpoint.open`.
+    """An opened checkpoint: a directory, or a GGUF file; use `Checkpoint.open`.
 
-    Each property is read when it is first used and kept, so the handle describes the directory as it was
-    then. `name`: what the caller gave (a path or a hub id). `path`: the directory. Errors:
+    Each property is read when it is first used and kept, so the handle describes the files as they were
+    then. `name`: what the caller gave (a path or a hub id). `path`: the directory or file. `gguf`: the model
+    in the file, which says all that a directory's small files say; None for a directory. Errors:
     `CheckpointError`, one line, from any property whose file is missing or damaged.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, gguf: GgufModel | None = None) -> None:
         self.path = path
         self.name = name
+        self.gguf = GgufModel(path) if gguf is None and path.is_file() else gguf
         self._verified: set[tuple[bool, str]] = set()  # (full, suffix) of checks that passed
 
     def __repr__(self) -> str:
@@ -59,17 +63,18 @@ class Checkpoint:
 
     @staticmethod
     def open(path: str | Path | Checkpoint, weights: bool = True) -> Checkpoint:
-        """Open a directory, or a hub id (`owner/name`, `owner/name@revision`), which is downloaded.
+        """Open a directory, a GGUF file, or a hub id (`owner/name@revision`), which is downloaded.
 
         An open checkpoint is returned as it is. `weights`: whether a download includes the weights.
-        Errors: `CheckpointError` when `path` is neither a directory nor a hub id, or the hub cannot be
-        reached.
+        Errors: `CheckpointError` when `path` is none of these, or the hub cannot be reached.
         """
         return path if isinstance(path, Checkpoint) else Checkpoint(locate(path, weights), str(path))
 
     @cached_property
     def raw_config(self) -> dict[str, Any]:
         """The content of config.json."""
+        if self.gguf is not None:
+            return self.gguf.raw_config
         file = self.path / "config.json"
         if not present(file, CheckpointError):
             if (self.path / "adapter_config.json").is_file():
@@ -82,11 +87,17 @@ class Checkpoint:
     @cached_property
     def config(self) -> ModelConfig:
         """The model that config.json describes."""
-        return config_from_hf(self.raw_config, where=str(self.path / "config.json"))
+        return config_from_hf(self.raw_config, where=self._config_file)
+
+    @property
+    def _config_file(self) -> str:
+        return str(self.path if self.gguf is not None else self.path / "config.json")
 
     @cached_property
-    def tensors(self) -> StoredTensors:
+    def tensors(self) -> StoredTensors | GgufSource:
         """The tensors of the weight files: headers checked, nothing read yet."""
+        if self.gguf is not None:
+            return self.gguf.tensors(self.config)
         if not (self.path / "config.json").is_file():
             return StoredTensors(weight_files(self.path))
         chosen = family(self.config.family)
@@ -108,6 +119,8 @@ class Checkpoint:
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer; None where the directory has none. Errors: `DataError` for a damaged one."""
+        if self.gguf is not None:
+            return self.gguf.tokenizer
         return Tokenizer.load(self.path) if present(self.path / "tokenizer.json", DataError) else None
 
     @cached_property
@@ -118,6 +131,8 @@ class Checkpoint:
     @cached_property
     def generation_config(self) -> dict[str, Any]:
         """The content of generation_config.json; empty where the directory has none."""
+        if self.gguf is not None:
+            return self.gguf.generation_config
         file = self.path / "generation_config.json"
         return read_json(file) if present(file, CheckpointError) else {}
 
@@ -141,8 +156,10 @@ class Checkpoint:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """What the files contradict each other in, and what is not used, one line each."""
-        named = contradictions(self.raw_config, str(self.path / "config.json"))
+        named = contradictions(self.raw_config, self._config_file)
         templates = () if self.tokenizer is None else self.tokenizer.templates.notes
+        if self.gguf is not None:
+            named = [*named, *self.gguf.notes]
         return (*named, *self.tokens.notes, *unused_settings(self.generation_config), *templates)
 
     @property
@@ -164,8 +181,13 @@ class Checkpoint:
 
     @property
     def kept_dtype(self) -> torch.dtype:
-        """The type to hold and write the weights in: the stored one, or bfloat16 for quantised weights."""
-        return torch.bfloat16 if self.quantised else self.stored_dtype
+        """The type to hold and write the weights in: the stored one, or bfloat16 for quantised weights.
+
+        A GGUF file has the norms in float32 whatever type it was made from; its matrices tell.
+        """
+        if self.quantised:
+            return torch.bfloat16
+        return self.stored_dtype if self.gguf is None else self.gguf.matrix_dtype
 
     @property
     def _is_bare(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coterie.checkpoints.gguf_file.header import is_gguf
 from coterie.config import CheckpointError, files
 from coterie.hub.cache import obtain
 from coterie.hub.failures import HubError
@@ -20,7 +21,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def locate(path: str | Path, weights: bool = True) -> Path:
-    """The directory of a checkpoint: a local path, or a hub id, which is downloaded into the hub's cache.
+    """The directory or GGUF file of a checkpoint: a local path, or a hub id, which is downloaded.
 
     A hub id is `owner/name`, `owner/name@revision` or, for a GGUF file, `owner/name:Q4_K_M`. `weights`:
     whether to download the weights too, or only the small files. Where the hub cannot be reached, the
@@ -28,10 +29,10 @@ def locate(path: str | Path, weights: bool = True) -> Path:
     Errors: `CheckpointError` when `path` is neither, or the hub does not deliver it.
     """
     local = Path(path).expanduser()
-    if local.is_dir():
+    if local.is_dir() or (local.is_file() and (local.suffix == ".gguf" or is_gguf(local))):
         return local
     if local.exists():
-        raise CheckpointError(f"{path}: is a file; give the checkpoint's directory")
+        raise CheckpointError(f"{path}: is neither a checkpoint's directory nor a GGUF file")
     name = HubName.parse(str(path))
     if name is None:
         raise CheckpointError(

@@ -178,7 +178,10 @@ def _scaling(parts: Parts, target: Target) -> tuple[Keys, tuple[str, ...]]:
             target, "has YaRN with beta_fast 32, beta_slow 1 and a factor above 1 only (rope_parameters)"
         )
     width = attention.rope_dim if isinstance(attention, MLAConfig) else attention.head_dim
-    return _yarn_gains(scaling, target), _rounding(scaling, parts.rope.theta, width)
+    # A key of our own, which llama.cpp does not read: without it a file could not say this.
+    rounded: Keys = {"rope.scaling.yarn_truncate": scaling.truncate}
+    said = {} if scaling.truncate == target.yarn_truncate else rounded
+    return _yarn_gains(scaling, target) | said, _rounding(scaling, parts.rope.theta, width)
 
 
 def _yarn_gains(scaling: RopeScaling, target: Target) -> Keys:

@@ -12,8 +12,8 @@ from functools import partial
 
 from torch import Tensor
 
-from coterie.checkpoints.gguf_model.layout import ROPE_FACTORS, GgufSlot, gguf_slots, rope_factors
-from coterie.checkpoints.gguf_model.targets import Target
+from coterie.checkpoints.gguf_model.layout import GgufSlot, gguf_slots, rope_factors
+from coterie.checkpoints.gguf_model.targets import ROPE_FACTORS, Target
 from coterie.gguf.blocks import CHUNK, Array
 from coterie.gguf.parameters import ParameterSource
 

@@ -6,7 +6,6 @@ of those; any other would silently give other ids.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,45 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.gguf_model.splits import DIGITS, GPT2, SPLITS
+from coterie.checkpoints.gguf_model.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from coterie.checkpoints.locate import read_json
 from coterie.config import CheckpointError
 from coterie.gguf.sentencepiece import sentencepiece_scores
-from coterie.text.tokenizer import SPECIALS, SPLIT, Tokenizer
+from coterie.text.tokenizer import SPECIALS, Tokenizer
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_CASED = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+%s|"
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*%s"
-)
-_THREES = SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-_PUNCTUATED = (
-    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"""
-    r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + _SPACES
-)
-_GPT4O = (
-    _CASED % (_CONTRACTIONS + "?", _CONTRACTIONS + "?") + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
-)
-_TEKKEN = _CASED % ("", "") + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
-_GPT2, _DIGITS = "(the split of GPT-2)", "(every digit alone)"
-# DeepSeek-V2's second rule lists every cased letter, so it is recognised by its hash.
-_LETTERS = "sha256:38fd0b5e"
-# The rules a tokenizer splits by -> llama.cpp's name: False for tokenizers that always merge, True for those
-# that take a whole word as one token if the vocabulary has it (ignore_merges).
-_SPLITS: dict[tuple[str, ...], dict[bool, str]] = {
-    (SPLIT,): {False: "qwen2"},
-    (_THREES,): {False: "dbrx", True: "llama-bpe"},
-    (_GPT4O,): {False: "gpt-4o"},
-    (_TEKKEN,): {True: "tekken"},
-    (_GPT2,): {False: "gpt-2"},
-    (_DIGITS, _GPT2): {False: "smollm"},
-    (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", _PUNCTUATED): {False: "deepseek-v3"},
-    (r"[\r\n]", _LETTERS, r"\s?[!-/:-~！-／：-～‘-‟　-。]+", r"\s+$", "[一-龥ࠀ-一가-퟿]+", _DIGITS): {
-        False: "deepseek-llm"
-    },
-}
 # Marks of reasoning and tool calls. Programs around llama.cpp look for them in the reply's text, which never
 # contains control tokens, so they are written as user-defined tokens (as in Qwen3's own files).
 _TAGS = tuple(text for text in SPECIALS if not text.startswith("<|"))
@@ -161,10 +128,10 @@ def _split_name(path: Path, content: Mapping[str, Any], differences: list[str]) 
         rules += _rules(path, step)
     if not steps or steps[-1].get("type") != "ByteLevel":
         raise _refuse(path, "is neither byte-level nor falls back to bytes")
-    names = _SPLITS.get(tuple(rules))
-    if names is None:
+    names = {one.whole_first: one.name for one in reversed(SPLITS) if one.rules == tuple(rules)}
+    if not names:
         raise _refuse(path, f"splits text by rules that llama.cpp does not have ({' '.join(rules)[:60]})")
-    if rules[-1:] in ([_GPT4O], [_TEKKEN]):
+    if any("\\p{Lu}" in rule for rule in rules):
         differences.append(
             "when splitting, llama.cpp knows capitals of ASCII only and takes separate accents from letters"
         )
@@ -186,15 +153,13 @@ def _rules(path: Path, step: Mapping[str, Any]) -> list[str]:
     if kind == "ByteLevel":
         if step.get("add_prefix_space"):
             raise _refuse(path, "puts a space before every text (add_prefix_space)")
-        return [_GPT2] if step.get("use_regex", True) else []
+        return [GPT2] if step.get("use_regex", True) else []
     if kind == "Digits" and step.get("individual_digits"):
-        return [_DIGITS]
+        return [DIGITS]
     regex = (step.get("pattern") or {}).get("Regex")
     if kind != "Split" or regex is None or step.get("behavior") != "Isolated" or step.get("invert"):
         raise _refuse(path, f"splits text by a '{kind}' that llama.cpp does not have")
-    rule = regex.replace("\r", r"\r").replace("\n", r"\n")
-    hashed = f"sha256:{hashlib.sha256(rule.encode()).hexdigest()[:8]}"
-    return [hashed if hashed == _LETTERS else rule]
+    return [regex.replace("\r", r"\r").replace("\n", r"\n")]
 
 
 def _check_reachable(path: Path, content: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.stored_tensors import StoredTensors
+from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import family
 
@@ -82,7 +82,7 @@ def _depth(name: str) -> int:
     return int(layer[1]) if layer else -1 if "embed" in name else 1 << 30
 
 
-def _pair(name: str, ours: StoredTensors, theirs: StoredTensors) -> tuple[Tensor, Tensor] | None:
+def _pair(name: str, ours: TensorSource, theirs: TensorSource) -> tuple[Tensor, Tensor] | None:
     """Both tensors in the coarser of their types, or None where one is missing or of another shape."""
     if name not in ours or name not in theirs or ours.shape(name) != theirs.shape(name):
         return None
@@ -95,9 +95,7 @@ def _precision(dtype: torch.dtype) -> float:
     return -torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
 
 
-def _explain(
-    name: str, pair: tuple[Tensor, Tensor] | None, ours: StoredTensors, theirs: StoredTensors
-) -> str:
+def _explain(name: str, pair: tuple[Tensor, Tensor] | None, ours: TensorSource, theirs: TensorSource) -> str:
     """A simple change that turns A's tensor into B's, in words; the relative difference if there is none."""
     if pair is None:
         for side, stored in (("A", ours), ("B", theirs)):
@@ -149,7 +147,7 @@ def _changes(a: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield "is interleaved in B", torch.stack(a.chunk(2, -1), -1).flatten(-2)
 
 
-def _neighbours(name: str, a: Tensor, ours: StoredTensors) -> Iterator[str]:
+def _neighbours(name: str, a: Tensor, ours: TensorSource) -> Iterator[str]:
     """Other tensors of the same layer and shape, which a wrong name could have picked."""
     parts = name.split(".")
     place = next((i for i, part in enumerate(parts) if part.isdigit()), None)

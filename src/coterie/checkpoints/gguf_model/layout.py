@@ -16,7 +16,6 @@ from coterie.config import CheckpointError, MLAConfig, ModelConfig, MoEConfig, R
 from coterie.families.mapping import View, whole
 from coterie.nn.rope import inverse_frequencies
 
-ROPE_FACTORS = "rope_freqs.weight"
 Shape = tuple[int, ...]
 
 

@@ -20,6 +20,8 @@ from coterie.config import (
     RouterConfig,
 )
 
+ROPE_FACTORS = "rope_freqs.weight"  # the tensor that every frequency of rope is divided by
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -139,7 +141,8 @@ class Target:
 
     Attention. `pairs`: rope rotates neighbours (x[2j], x[2j+1]). `factors`: reads per-frequency factors
     (llama3 scaling). `linear_rope`: has linear scaling of positions. `yarn_multiplier`: reads
-    `yarn_log_multiplier`. `equal_heads`: needs as many key heads as query heads. `sliding`: has sliding
+    `yarn_log_multiplier`. `yarn_truncate`: whether YaRN's ramp is rounded in its published models, which a
+    file cannot say. `equal_heads`: needs as many key heads as query heads. `sliding`: has sliding
     windows, and biases in every attention. `chunked`: the chunked attention it builds in.
 
     Feed-forward. `layers`: where dense layers may be: `any`; `routed`: nowhere; `leading`: first, counted by
@@ -156,6 +159,7 @@ class Target:
     factors: bool = False
     linear_rope: bool = True
     yarn_multiplier: bool = False
+    yarn_truncate: bool = True
     equal_heads: bool = False
     sliding: bool = False
     chunked: ChunkedAttention | None = None
@@ -186,7 +190,12 @@ TARGETS = {
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
     "gpt_oss": Target(
-        "gpt-oss", sliding=True, renormalize=False, head=True, norm_before_ffn="post_attention_norm"
+        "gpt-oss",
+        sliding=True,
+        renormalize=False,
+        head=True,
+        norm_before_ffn="post_attention_norm",
+        yarn_truncate=False,
     ),
     "llama4_text": Target(
         "llama4", pairs=True, factors=True, chunked=ChunkedAttention(), layers="stepped", renormalize=False

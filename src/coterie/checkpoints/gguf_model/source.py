@@ -1,0 +1,191 @@
+"""The tensors of a GGUF file under the names and shapes of the model's family, read one at a time.
+
+The family's slots say which view of a parameter is which tensor of a Hugging Face directory, a `GgufSlot`
+which tensor of the file holds which numbers of a parameter. Both together give a `TensorSource`, so loading,
+converting and comparing need not know the format. E experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from coterie.checkpoints.gguf_file.tensors import GgufTensors
+from coterie.checkpoints.gguf_model.layout import GgufSlot, gguf_slots
+from coterie.checkpoints.gguf_model.targets import ROPE_FACTORS, TARGETS
+from coterie.config import CheckpointError, ModelConfig
+from coterie.families import Slot, family
+from coterie.families.mapping import Held
+from coterie.nn.transformer import Transformer
+
+
+class GgufSource:
+    """A `TensorSource` of a model in GGUF under its family's names.
+
+    Layers past the decoder's last, which predict further tokens, are left out. Errors: `CheckpointError` for
+    a tensor of the file that is missing, unexpected or of a wrong shape, before any is read.
+    """
+
+    def __init__(self, stored: GgufTensors, config: ModelConfig, where: Path) -> None:
+        self._stored, self._where, self._layers = stored, where, config.num_layers
+        with torch.device("meta"):
+            model = Transformer(config)
+        self._parameters: dict[str, Tensor] = {
+            name: parameter.detach() for name, parameter in model.named_parameters()
+        }
+        self._parameters |= {
+            name: buffer for name, buffer in model.named_buffers() if name.endswith("select_bias")
+        }
+        shapes = {name: tuple(tensor.shape) for name, tensor in self._parameters.items()}
+        target = TARGETS[config.family]
+        self._parts: dict[str, list[GgufSlot]] = {}
+        for part in gguf_slots(config, target, shapes):
+            self._parts.setdefault(part.name, []).append(part)
+        self._check(target.name)
+        self._slots: dict[str, list[Slot]] = {}
+        for slot in family(config.family).slots(config):
+            self._slots.setdefault(slot.disk, []).append(slot)
+        order = {name: place for place, name in enumerate(stored)}
+        self._names = sorted(self._slots, key=lambda disk: order[self._first(disk)])
+        self._last: tuple[str, int, Tensor] | None = None  # parameter, expert, its numbers
+
+    def _check(self, architecture: str) -> None:
+        wanted = {slot.stored: slot for slots in self._parts.values() for slot in slots}
+        for name in self._stored:
+            if name in wanted:
+                found, shape = self._stored.shape(name), wanted[name].shape
+                if found != shape:
+                    raise CheckpointError(
+                        f"{self._stored.file(name)}: '{name}' has shape {found}, its keys ask for {shape}"
+                    )
+            elif name != ROPE_FACTORS and layer_of(name) < self._layers:
+                raise CheckpointError(
+                    f"{self._stored.file(name)}: unexpected tensor '{name}'; it is not part of a model "
+                    f"of the architecture '{architecture}' here"
+                )
+        missing = [name for name in wanted if name not in self._stored]
+        if missing:
+            raise CheckpointError(
+                f"{self._where}: {len(missing)} tensor(s) missing, the first is '{missing[0]}'"
+            )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._slots
+
+    @property
+    def quantised(self) -> bool:
+        """Whether any tensor is stored in a narrower form than `read` returns."""
+        return self._stored.quantised
+
+    @property
+    def bytes_by_type(self) -> dict[str, int]:
+        """Bytes in the file by type, as llama.cpp names it."""
+        return self._stored.bytes_by_type
+
+    def file(self, name: str) -> Path:
+        """The file that holds the tensor."""
+        return self._stored.file(self._first(name))
+
+    def stored_name(self, name: str) -> str:
+        """The name under which a directory would have the tensor: its own."""
+        return name
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the tensor that `read` returns."""
+        slot = self._slots[name][0]
+        return slot.disk_shape(self._parameters[slot.name])
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type of the tensor that `read` returns: that in the file, float32 for a quantised one."""
+        kinds = {
+            self._stored.dtype(part.stored) for slot in self._slots[name] for part in self._parts[slot.name]
+        }
+        return kinds.pop() if len(kinds) == 1 else torch.float32
+
+    def read(self, name: str) -> Tensor:
+        """The whole tensor, in new memory."""
+        result = torch.empty(self.shape(name), dtype=self.dtype(name))
+        for slot in self._slots[name]:
+            self._fill(slot, slot.part(result))
+        return result
+
+    def read_part(self, name: str, index: int) -> Tensor:
+        """`read(name)[index]`; of stacked experts only this one is read."""
+        (slot, *others) = self._slots[name]
+        parameter = self._parameters[slot.name]
+        all_experts = parameter.dim() == 3 and math.prod(self.shape(name)) == parameter.numel()
+        if others or slot.within is not None or not all_experts:
+            return self.read(name)[index]
+        shape = parameter.shape[1:]
+        return slot.view(self._expert(slot.name, index).view(1, *shape))[0].clone()
+
+    def read_into(self, name: str, target: Tensor, part: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Copy the tensor, or the view `part` of it, into `target`; see `TensorSource.read_into`."""
+        if part is None:
+            for slot in self._slots[name]:
+                self._fill(slot, slot.part(target))
+        else:
+            target.copy_(part(self.read(name)))
+
+    def release(self) -> None:
+        """Close files and free buffers; the tensors can still be read afterwards."""
+        self._last = None
+        self._stored.release()
+
+    def _first(self, disk: str) -> str:
+        return self._parts[self._slots[disk][0].name][0].stored
+
+    def _fill(self, slot: Slot, target: Tensor) -> None:
+        """Copy a slot's numbers into `target`, expert by expert where the parameter holds experts."""
+        parameter = self._parameters[slot.name]
+        if parameter.dim() < 3:
+            target.copy_(slot.view(self._whole(slot.name)))
+            return
+        view = slot.view(parameter)  # on the meta device: its offset tells which experts it meets
+        size = math.prod(parameter.shape[1:])
+        first = int(view.storage_offset()) // size
+        count = parameter.shape[0] if view.numel() == parameter.numel() else 1
+        if view.numel() > size and count == 1:
+            raise CheckpointError(f"'{slot.disk}' holds several experts, but not all; it is not read here")
+        for expert in range(first, first + count):
+            held = Held(tuple(parameter.shape), (slice(expert, expert + 1),))
+            local = self._expert(slot.name, expert).view(1, *parameter.shape[1:])
+            found = slot.block(local, held)
+            assert found is not None
+            numbers, index = found
+            target[index].copy_(numbers)
+
+    def _whole(self, name: str) -> Tensor:
+        (part, *others) = self._parts[name]
+        if part.stored == "output.weight" or (others and others[0].stored == "output.weight"):
+            others = []  # a tied embedding that the file repeats
+        parts = [part, *others]
+        stored = [self._stored.read(one.stored) for one in parts]
+        parameter = torch.empty(self._parameters[name].shape, dtype=stored[0].dtype)
+        for one, tensor in zip(parts, stored, strict=True):
+            one.unpack(tensor, parameter)
+        return parameter
+
+    def _expert(self, name: str, expert: int) -> Tensor:
+        """One expert's numbers of a parameter; kept, since its matrices are asked for in turn."""
+        if self._last is None or self._last[:2] != (name, expert):
+            parts = self._parts[name]
+            shape = (1, *self._parameters[name].shape[1:])
+            numbers = torch.empty(shape, dtype=self._stored.dtype(parts[0].stored))
+            for part in parts:
+                part.unpack(self._stored.read_part(part.stored, expert)[None], numbers)
+            self._last = (name, expert, numbers)
+        return self._last[2]
+
+
+def layer_of(name: str) -> int:
+    """The number of the layer in a tensor's name; -1 for others."""
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "blk" and len(parts) > 1 and parts[1].isdecimal() else -1

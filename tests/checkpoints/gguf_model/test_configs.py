@@ -1,0 +1,114 @@
+"""config.json from a file's keys: the config that was written, and one line for what cannot be read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.gguf_model.configs import ARCHITECTURES
+from coterie.checkpoints.gguf_model.targets import TARGETS
+from coterie.config import CoterieError
+from coterie.families.registry import first_difference
+from tests.checkpoints.gguf_model.conftest import Exported
+from tests.gguf.models import KINDS
+from tests.gguf.rewritten import rewrite
+
+# What a file cannot say, and need not: how a model was trained, two spellings of one scaling, layers that an
+# export leaves out, and the order of the rows of rope, which is that of the file.
+_UNSAID = {
+    "qwen3": {"rope": {"scaling"}},
+    "deepseek_v3": {"num_mtp_layers"},
+    "deepseek_v3_plain_yarn": {"num_mtp_layers", "scaling"},
+    "deepseek_v3_half": {"num_mtp_layers", "style"},
+}
+
+
+def said(config: Any, unsaid: set[str]) -> Any:
+    """A config without what a file cannot say."""
+    if isinstance(config, dict):
+        return {key: said(value, unsaid) for key, value in config.items() if key not in unsaid}
+    return [said(one, unsaid) for one in config] if isinstance(config, list | tuple) else config
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_config_comes_back(kind: str, exported: Exported) -> None:
+    directory, file = exported(kind)
+    unsaid = {"balance", "extra", "init_std"} | set(_UNSAID.get(kind, ()))
+    wanted, found = (said(Checkpoint.open(path).config.to_dict(), unsaid) for path in (directory, file))
+    assert not first_difference(wanted, found)
+    assert wanted == found
+
+
+def test_every_architecture_that_is_written_is_read() -> None:
+    assert {target.name for target in TARGETS.values()} <= set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    "kind, keys, message",
+    [
+        ("llama", {"general.architecture": "lama"}, "its architecture 'lama' is not read here (did you mean"),
+        ("llama", {"general.architecture": "grok"}, "its architecture 'grok' is not read here; read here: "),
+        ("llama", {"llama.context_length": None}, "has no key 'llama.context_length', which the model needs"),
+        ("llama", {"llama.block_count": 0}, "'llama.block_count' is 0; from 1 to 10,000 layers can be read"),
+        ("llama", {"llama.embedding_length": "wide"}, "m.gguf"),
+        ("llama", {"llama.attention.head_count": 0}, "num_heads': Input should be greater than 0"),
+        (
+            "llama",
+            {"llama.attention.head_count": [4, 4, 2, 4]},
+            "'llama.attention.head_count' is [4, 4, 2, 4]",
+        ),
+        (
+            "llama",
+            {"llama.attention.value_length": 9},
+            "'llama.attention.value_length' 9, which must be equal",
+        ),
+        ("llama", {"llama.attention.causal": False}, "'llama.attention.causal' is False; True can be read"),
+        ("llama", {"llama.logit_scale": 0.25}, "'llama.logit_scale' is 0.25, which is not read here and may"),
+        ("llama_linear", {"llama.rope.scaling.type": "longrope"}, "none, linear or yarn can be read here"),
+        (
+            "llama_yarn",
+            {"llama.rope.scaling.yarn_ext_factor": 0.5},
+            "yarn_ext_factor' is 0.5; 1.0 can be read",
+        ),
+        ("llama", {"llama.rope.scaling.type": "yarn"}, "none next to the tensor rope_freqs can be read here"),
+        ("deepseek_v3", {"deepseek2.expert_gating_func": 4}, "expert_gating_func' is 4; one of 1, 2 can be"),
+        ("deepseek_v3", {"deepseek2.attention.key_length_mla": None}, "take a newer file of the model"),
+        ("qwen3_moe", {"qwen3moe.expert_used_count": 0}, "top_k"),
+    ],
+)
+def test_keys_that_cannot_be_read(
+    kind: str, keys: dict[str, Any], message: str, exported: Exported, tmp_path: Path
+) -> None:
+    file = rewrite(exported(kind)[1], tmp_path / "m.gguf", keys)
+    with pytest.raises(CoterieError, match=re.escape(message)) as error:
+        _ = Checkpoint.open(file).config
+    assert "\n" not in str(error.value) and str(file) in str(error.value)
+
+
+def test_a_key_may_state_every_layer(exported: Exported, tmp_path: Path) -> None:
+    _, file = exported("qwen3")
+    keys = {"qwen3.attention.head_count_kv": [2, 2, 2, 2], "qwen3.feed_forward_length": [48] * 4}
+    found = Checkpoint.open(rewrite(file, tmp_path / "m.gguf", keys)).config
+    assert found.blocks == Checkpoint.open(file).config.blocks
+
+
+def test_old_files_state_less(exported: Exported, tmp_path: Path) -> None:
+    """The width of heads and of experts then follows from other keys and tensors."""
+    _, file = exported("mixtral")
+    names = ("attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size")
+    keys = dict.fromkeys(f"llama.{name}" for name in names)
+    found = Checkpoint.open(rewrite(file, tmp_path / "m.gguf", keys)).config
+    assert found.blocks == Checkpoint.open(file).config.blocks and found.vocab_size == 320
+
+
+def test_groups_of_experts_are_asked_for(exported: Exported, tmp_path: Path) -> None:
+    """Old files of DeepSeek-V3 do not state them, and its size tells that it has some."""
+    keys = {"deepseek2.block_count": 61, "deepseek2.expert_count": 256}
+    keys |= {"deepseek2.expert_group_count": None, "deepseek2.expert_group_used_count": None}
+    file = rewrite(exported("deepseek_v3")[1], tmp_path / "m.gguf", keys)
+    with pytest.raises(CoterieError, match=r"--set deepseek2\.expert_group_count=8"):
+        _ = Checkpoint.open(file).config
