@@ -9,6 +9,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from markup import table
+from tables_gguf import gguf_blocks
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 INTRODUCTION = """# Results
@@ -16,12 +19,6 @@ INTRODUCTION = """# Results
 `python bench/tables.py` draws every figure on this page from a record in `bench/results`. The machines are
 shared and differ. Compare the ratios, each measured within one run, rather than absolute times.
 """
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def load(name: str) -> dict[str, Any] | None:
@@ -355,6 +352,7 @@ def render() -> str:
         ("train_step.json", train_step),
         ("forward.json", forward),
         ("load.json", load_time),
+        ("gguf_blocks.json", gguf_blocks),
         ("bf16_agreement.json", bf16_agreement),
         ("tune.json", tune),
         ("qlora_memory.json", qlora),

@@ -269,7 +269,8 @@ def _codebook(raw: Tensor, kind: str, out: Tensor) -> None:
             found = gguf.quants.dequantize(
                 packed[start : start + 256].reshape(1, -1), gguf.GGMLQuantizationType[kind]
             )
-        numbers[start : start + 256] = _finite(torch.from_numpy(found)).view(-1, 256)
+        numbers[start : start + 256] = torch.from_numpy(found).view(-1, 256)
+    _finite(out.sum())
 
 
 _UNPACK: dict[str, Callable[[Tensor, Tensor], None]] = {kind: form.unpack for kind, form in SCALED.items()}
