@@ -39,10 +39,14 @@ import torch
 from torch import Tensor
 
 from coterie.config import FeedForwardConfig, MLAConfig, ModelConfig
+from coterie.config.mixers import CHUNK, STATE_MIXERS
 
 GROWTH = 5.0
 # queries and keys, scores, values, output, gate and up, down: each reads the one before
 OPERATIONS_PER_BLOCK = 6
+# unit length, decays, the system within a chunk and its solution, the state read, written and read again: a
+# norm of single heads follows, which enlarges the errors of small results
+OPERATIONS_PER_STATE = 24
 FORWARD_AND_BACKWARD = 3  # backward computes two products for each one of forward
 
 
@@ -71,8 +75,12 @@ def model_sums(config: ModelConfig, tokens: int = 1, passes: int = 1) -> tuple[i
     for block in config.blocks:
         ffn, attention = block.ffn, block.attention
         widths.append(ffn.width if isinstance(ffn, FeedForwardConfig) else ffn.expert_width)
-        widths.append(attention.num_heads * attention.head_dim)
         depth += OPERATIONS_PER_BLOCK
+        if isinstance(attention, STATE_MIXERS):  # the state's sums, and the system within a chunk
+            widths += [attention.output_width, CHUNK]
+            depth += OPERATIONS_PER_STATE
+            continue
+        widths.append(attention.num_heads * attention.head_dim)
         if isinstance(attention, MLAConfig):  # queries, keys and values go through two products, not one
             widths.append(attention.kv_rank)
             depth += 3

@@ -15,6 +15,7 @@ from coterie.config import (
     RouterConfig,
     TemperatureConfig,
 )
+from coterie.config.mixers import DeltaNetConfig
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 
@@ -33,6 +34,8 @@ NO_POSITIONS = CAUSAL.model_copy(
     update={"rope": None, "qk_norm": "none", "temperature": TemperatureConfig(floor_scale=6, scale=0.5)}
 )
 
+DELTA = DeltaNetConfig(num_key_heads=2, num_value_heads=4, key_dim=8, value_dim=6, kernel=4)
+
 KINDS: dict[str, list[BlockConfig]] = {
     "dense": [BlockConfig(attention=CAUSAL, ffn=DENSE)] * 2,
     "moe": [BlockConfig(attention=CAUSAL, ffn=MOE)] * 2,
@@ -45,6 +48,7 @@ KINDS: dict[str, list[BlockConfig]] = {
             ffn=ON_INPUT,
         ),
     ],
+    "delta": [BlockConfig(attention=DELTA, ffn=DENSE), BlockConfig(attention=CAUSAL, ffn=MOE)],
 }
 
 

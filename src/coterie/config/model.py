@@ -7,9 +7,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from coterie.config.base import Settings
+from coterie.config.mixers import WIDEST as _WIDEST
+from coterie.config.mixers import DeltaNetConfig
 
 # Far beyond every published model: a damaged config.json is refused before anything is built from it.
-_WIDEST, _MOST_IDS, _MOST_EXPERTS, _MOST_IN_ALL = 2**20, 2**26, 2**16, 2**21
+_MOST_IDS, _MOST_EXPERTS, _MOST_IN_ALL = 2**26, 2**16, 2**21
 
 
 class RopeScaling(Settings):
@@ -284,13 +286,13 @@ class MoEConfig(Settings):
 
 
 class BlockConfig(Settings):
-    """One residual block: attention, then a dense or a routed feed-forward.
+    """One residual block: attention or another mixer of the sequence, then a dense or a routed feed-forward.
 
     `norms`: where each of the two has its norm. `pre`: h + f(norm h); `post`: h + norm(f(h)); `sandwich`: h +
     post_norm(f(norm h)). `post_norm_eps`: of the norms after (None: the model's).
     """
 
-    attention: AttentionConfig | MLAConfig = Field(discriminator="kind")
+    attention: AttentionConfig | MLAConfig | DeltaNetConfig = Field(discriminator="kind")
     ffn: FeedForwardConfig | MoEConfig = Field(discriminator="kind")
     norms: Literal["pre", "post", "sandwich"] = "pre"
     post_norm_eps: float | None = Field(None, gt=0)
@@ -347,6 +349,17 @@ class ModelConfig(Settings):
         return len(self.blocks)
 
     @property
+    def attentions(self) -> list[AttentionConfig | MLAConfig]:
+        """Those of the layers that attend to kept keys, in order; other mixers keep a state."""
+        kinds = (AttentionConfig, MLAConfig)
+        return [block.attention for block in self.blocks if isinstance(block.attention, kinds)]
+
+    @property
+    def has_states(self) -> bool:
+        """Whether a layer keeps a state of fixed size, which cannot be cut back to fewer tokens."""
+        return len(self.attentions) < self.num_layers
+
+    @property
     def is_moe(self) -> bool:
         return self.first_moe is not None
 
@@ -358,7 +371,7 @@ class ModelConfig(Settings):
     @property
     def rope_switch(self) -> int | None:
         """The length beyond which keys rotate by other frequencies (`longrope`); None: never."""
-        ropes = [block.attention.rope for block in self.blocks]
+        ropes = [attention.rope for attention in self.attentions]
         scalings = [rope.scaling for rope in ropes if rope is not None and rope.scaling is not None]
         return next((s.original_max_positions for s in scalings if s.kind == "longrope"), None)
 

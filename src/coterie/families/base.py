@@ -15,6 +15,7 @@ from coterie.config import (
     ModelConfig,
     MoEConfig,
 )
+from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import Slot, View, expert, expert_half, whole
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope, rope_to_hf
@@ -216,6 +217,8 @@ def decoder_slots(config: ModelConfig) -> list[Slot]:
 
 def block_slots(disk: str, ours: str, block: BlockConfig) -> list[Slot]:
     """One block's attention and its two norms."""
+    if isinstance(block.attention, STATE_MIXERS):
+        raise ConfigError("this family has attention in every layer, and no mixer with a state")
     slots = _attention_slots(f"{disk}.self_attn", f"{ours}.attention", block.attention)
     slots.append(Slot(f"{disk}.input_layernorm.weight", f"{ours}.attention_norm.weight"))
     slots.append(Slot(f"{disk}.post_attention_layernorm.weight", f"{ours}.ffn_norm.weight"))

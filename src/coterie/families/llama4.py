@@ -96,9 +96,9 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         "num_experts_per_tok": moe.router.top_k,
         "interleave_moe_layer_step": 1,
         "moe_layers": [index for index, _ in config.moe_layers()],
-        "no_rope_layers": [int(b.attention.rope is not None) for b in blocks],
+        "no_rope_layers": [int(one.rope is not None) for one in attentions],
         "layer_types": [
-            "chunked_attention" if b.attention.mask == "chunked" else "full_attention" for b in blocks
+            "chunked_attention" if one.mask == "chunked" else "full_attention" for one in attentions
         ],
         "attention_chunk_size": local.window,
         "use_qk_norm": local.qk_norm == "weightless",

@@ -41,7 +41,7 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
 def _write(config: ModelConfig) -> dict[str, Any]:
     data, attention, ffn = write_dense(config)
     return data | {
-        "no_rope_layers": [int(block.attention.rope is not None) for block in config.blocks],
+        "no_rope_layers": [int(one.rope is not None) for one in config.attentions],
         "use_sliding_window": False,
         "attention_bias": attention.qkv_bias,
         "mlp_bias": ffn.bias,

@@ -1,29 +1,18 @@
-"""The key/value cache of one sequence: what each layer may still need in later forward passes.
+"""What each layer keeps of one sequence for later forward passes: keys and values, or a state.
 
 Legend: T new tokens, S kept positions (old and new), G key/value heads, D head width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from coterie.config import AttentionConfig, CoterieError, MLAConfig, ModelConfig
+from coterie.config.mixers import STATE_MIXERS
+from coterie.infer.state_cache import BORDER, SequenceLength, StateCache, least_needed
 
 _FIRST_CAPACITY = 64
-
-
-@dataclass
-class SequenceLength:
-    """How many tokens of a sequence have been seen, shared by its layers.
-
-    It is a separate object so that layers do not refer back to their sequence: buffers in a reference cycle
-    would stay alive until Python's cyclic collector runs, in a large process after a thousand requests.
-    """
-
-    length: int = 0
 
 
 class LayerCache:
@@ -134,16 +123,29 @@ class LayerCache:
 
 
 class SequenceCache:
-    """The caches of all layers for one sequence. The next token has position `length`.
+    """What all layers keep of one sequence. The next token has position `length`.
 
-    `long`: the sequence is beyond `ModelConfig.rope_switch`, so that its keys have other rotations.
+    A layer with a state can only go back to where a copy of it was kept: `snapshots` copies at most, taken
+    after passes of several tokens that end at a multiple of `border`. Where more passes end there, those are
+    kept that are spread most evenly, the last one always. `long`: the sequence is beyond
+    `ModelConfig.rope_switch`, so that its keys have other rotations.
     """
 
-    def __init__(self, config: ModelConfig, long: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, snapshots: int = 0, border: int = BORDER, long: bool = False
+    ) -> None:
         self.config = config
         self.long = long
         self._seen = SequenceLength()
-        self._layers = [LayerCache(block.attention, self._seen) for block in config.blocks]
+        self._most, self._border = snapshots, border
+        self._snapshots: list[int] = []
+        self._keys: dict[int, LayerCache] = {}
+        self._states: dict[int, StateCache] = {}
+        for index, block in enumerate(config.blocks):
+            if isinstance(block.attention, STATE_MIXERS):
+                self._states[index] = StateCache(self._seen)
+            else:
+                self._keys[index] = LayerCache(block.attention, self._seen)
 
     @property
     def length(self) -> int:
@@ -151,12 +153,28 @@ class SequenceCache:
         return self._seen.length
 
     def layer(self, index: int) -> LayerCache:
-        """The cache of block `index`."""
-        return self._layers[index]
+        """The keys and values of block `index`."""
+        return self._keys[index]
+
+    def state(self, index: int) -> StateCache:
+        """The state of block `index`."""
+        return self._states[index]
+
+    @property
+    def _layers(self) -> list[LayerCache | StateCache]:
+        return [*self._keys.values(), *self._states.values()]
 
     def advance(self, num_tokens: int) -> None:
         """Count `num_tokens` as seen. Called once per forward pass, after all layers have appended them."""
         self._seen.length += num_tokens
+        if not self._states:
+            return
+        if num_tokens > 1 and self._most and self.length % self._border == 0:
+            self._snapshots.append(self.length)
+            if len(self._snapshots) > self._most:
+                del self._snapshots[least_needed(self._snapshots)]
+        for state in self._states.values():
+            state.settle(self._snapshots)
 
     def truncate(self, length: int) -> None:
         """Drop all positions from `length` on.
@@ -166,9 +184,15 @@ class SequenceCache:
         """
         if not 0 <= length <= self.length:
             raise CoterieError(f"cache: cannot go back to length {length}; it holds {self.length} tokens")
+        if not self.can_go_back(length) and self._states:
+            raise CoterieError(
+                f"cache: cannot go back to length {length}: a layer keeps a state, of which there are copies "
+                f"at {', '.join(map(str, self._snapshots)) or 'no length'} only; run the prompt again"
+            )
         for layer in self._layers:
             layer.truncate(length)
         self._seen.length = length
+        self._snapshots = [at for at in self._snapshots if at <= length]
 
     def can_go_back(self, length: int) -> bool:
         """Whether `truncate(length)` or `fork(length)` would succeed."""
@@ -182,13 +206,35 @@ class SequenceCache:
         length = self.length if length is None else length
         if not self.can_go_back(length):
             raise CoterieError(
-                f"cache: cannot copy the first {length} of {self.length} tokens; a window has dropped some"
+                f"cache: cannot copy the first {length} of {self.length} tokens; "
+                f"{'no state was kept there' if self._states else 'a window has dropped some'}"
             )
-        copy = SequenceCache(self.config, self.long)
+        copy = SequenceCache(self.config, self._most, self._border, self.long)
         copy._seen.length = length
-        for mine, theirs in zip(copy._layers, self._layers, strict=True):
-            mine.copy_from(theirs, length)
+        for index, keys in self._keys.items():
+            copy._keys[index].copy_from(keys, length)
+        for index, state in self._states.items():
+            copy._states[index].copy_from(state, length)
+        if length and self._most and length % self._border == 0:
+            copy._snapshots.append(length)
         return copy
+
+    def reusable(self, length: int, multiple: int = 1) -> int:
+        """The longest multiple of `multiple` up to `length` that `fork` can copy; 0 where there is none."""
+        lengths = (*self._snapshots, self.length) if self._states else (length - length % multiple,)
+        fitting = (at for at in lengths if at <= length and at % multiple == 0 and self.can_go_back(at))
+        return max(fitting, default=0)
+
+    def to_border(self, num_tokens: int, num_prompt: int) -> int:
+        """How many of the next `num_tokens` to feed: where copies of states are kept, up to the last border.
+
+        That of a prompt leaves one of its `num_prompt` tokens at least, which every request reads itself.
+        """
+        if not self._states or not self._most:
+            return num_tokens
+        end = min(self.length + num_tokens, num_prompt - 1)
+        fed = end - end % self._border - self.length
+        return fed if fed > 1 else num_tokens
 
     @property
     def num_bytes(self) -> int:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from coterie.config import ConfigError, CoterieError
-from coterie.infer.cache import SequenceCache
 from coterie.infer.drawing import Drawn, draw_next
 from coterie.infer.forward import Feeding, feed
 from coterie.infer.pace import Pace
@@ -79,7 +78,7 @@ class Engine:
         self.max_batch = max_batch
         self.prefill_chunk = prefill_chunk
         self.deterministic = deterministic
-        self.prefixes = PrefixCache(prefix_bytes)
+        self.prefixes = PrefixCache(prefix_bytes, prefill_chunk if deterministic else MIN_SHARED)
         self._pace = None if deterministic or max_stall is None else Pace(max_stall)
         self.expert_counts: dict[int, Tensor] | None = None
         self._variants = {"": Variant(model, 0)}
@@ -210,7 +209,7 @@ class Engine:
             if len(self._running if request.behind else in_front(self._running)) >= self.max_batch:
                 break
             self._waiting.remove(request)
-            request.cache = SequenceCache(self.model.config)
+            request.cache = self.prefixes.new_sequence(self.model.config)
             self._running.append(request)
         plan = self._plan()
         if not plan:
@@ -297,7 +296,7 @@ class Engine:
                     pending = min(pending, self.prefill_chunk - request.cache.length % self.prefill_chunk)
                     pending = pending if budget == self.prefill_chunk or pending <= budget else 0
                 else:
-                    pending = min(pending, budget)
+                    pending = request.cache.to_border(min(pending, budget), request.num_prompt)
                 budget -= pending
             if pending:
                 plan.append((request, pending))

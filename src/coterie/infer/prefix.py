@@ -12,9 +12,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coterie.config import ModelConfig
 from coterie.infer.cache import SequenceCache
+from coterie.infer.state_cache import BORDER
 
-BLOCK = 16
+BLOCK = BORDER
+SNAPSHOTS = 4  # copies of the states of one sequence: each may be as large as a thousand keys and values
 
 
 @dataclass(eq=False)
@@ -53,16 +56,24 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 class PrefixCache:
-    """Keeps finished sequences up to `max_bytes`, evicting the least recently used; 0 keeps none."""
+    """Keeps finished sequences up to `max_bytes`, evicting the least recently used; 0 keeps none.
 
-    def __init__(self, max_bytes: int) -> None:
+    `border`: where the states of sequences are copied (`SequenceCache`).
+    """
+
+    def __init__(self, max_bytes: int, border: int = BLOCK) -> None:
         self.max_bytes = max_bytes
+        self.border = border
         self.num_bytes = 0
         self._entries: OrderedDict[int, KeptPrefix] = OrderedDict()
         self._by_block: dict[int, list[KeptPrefix]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def new_sequence(self, config: ModelConfig) -> SequenceCache:
+        """An empty cache that keeps what sharing needs."""
+        return SequenceCache(config, SNAPSHOTS if self.max_bytes else 0, self.border)
 
     def keep(self, salt: Hashable, tokens: Sequence[int], cache: SequenceCache) -> None:
         """Take over the cache of a finished sequence, replacing kept ones that are a prefix of it."""
@@ -90,17 +101,18 @@ class PrefixCache:
         Its length is a multiple of `multiple`.
         """
         found: tuple[int, KeptPrefix] | None = None
-        useless: set[int] = set()  # a sequence is in the list of each block that it shares: compare it once
-        for block in reversed(block_hashes(salt, tokens[:most])):
-            for entry in self._by_block.get(block, ()):
-                if id(entry) in useless:
+        compared: set[int] = set()  # a sequence is in the list of each block that it shares: compare it once
+        hashes = block_hashes(salt, tokens[:most])
+        for number in range(len(hashes), 0, -1):
+            for entry in self._by_block.get(hashes[number - 1], ()):
+                if id(entry) in compared:
                     continue
+                compared.add(id(entry))
                 length = usable(entry.salt, entry.tokens, entry.cache, salt, tokens, most, multiple)
                 if length and (found is None or length > found[0]):
                     found = length, entry
-                elif not length:
-                    useless.add(id(entry))
-            if found is not None:
+            # Sequences that share fewer blocks may have a state at a better place.
+            if found is not None and found[0] >= (number - 1) * BLOCK:
                 break
         if found is None:
             return None
@@ -135,10 +147,9 @@ def usable(
 ) -> int:
     """How many tokens of `wanted` a cache of `tokens` can serve.
 
-    0 also when a layer with a window has dropped positions that the shorter prefix needs.
+    0 also when a layer with a window has dropped positions that the shorter prefix needs, or when a layer
+    with a state kept none within it.
     """
     if salt != wanted_salt:
         return 0
-    length = min(common_length(tokens[: cache.length], wanted), most)
-    length -= length % multiple
-    return length if length and cache.can_go_back(length) else 0
+    return cache.reusable(min(common_length(tokens[: cache.length], wanted), most), multiple)

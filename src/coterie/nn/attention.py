@@ -31,11 +31,27 @@ class KeyValues(Protocol):
         ...
 
 
+class KeptState(Protocol):
+    """The state that a mixer without keys and values keeps for one layer of one sequence."""
+
+    def read(self) -> tuple[Tensor, ...] | None:
+        """The state after all tokens that are counted; None before the first. It must not be changed."""
+        ...
+
+    def write(self, state: tuple[Tensor, ...]) -> None:
+        """The state after the new tokens, which takes effect with `KeyValueCache.advance`."""
+        ...
+
+
 class KeyValueCache(Protocol):
-    """The keys and values of one sequence in all layers; `infer.cache` implements it."""
+    """What one sequence keeps in all layers; `infer.cache` implements it."""
 
     def layer(self, index: int) -> KeyValues:
-        """Those of one layer."""
+        """The keys and values of a layer that attends to them."""
+        ...
+
+    def state(self, index: int) -> KeptState:
+        """The state of a layer that keeps one."""
         ...
 
     def advance(self, num_tokens: int) -> None:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from coterie.config.mixers import DeltaNetConfig
 from coterie.config.model import BlockConfig, MLAConfig, MoEConfig
 from coterie.nn.attention import Attention, KeyValueCache
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.gated_delta import GatedDeltaNet
 from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.norm import NormKind, RMSNorm
+from coterie.nn.recurrent import RecurrentMixer
 
 
 class Block(nn.Module):
@@ -22,10 +25,7 @@ class Block(nn.Module):
         self.residual_scale = residual_scale
         before, after = config.norms != "post", config.norms != "pre"
         self.attention_norm = norm.of(width) if before else None
-        if isinstance(config.attention, MLAConfig):
-            self.attention: Attention | LatentAttention = LatentAttention(width, config.attention)
-        else:
-            self.attention = Attention(width, config.attention, norm)
+        self.attention = _mixer(width, config, norm)
         self.attention_post_norm = norm.of(width, config.post_norm_eps) if after else None
         self.ffn_norm = norm.of(width) if before else None
         self.ffn_post_norm = norm.of(width, config.post_norm_eps) if after else None
@@ -58,3 +58,13 @@ class Block(nn.Module):
     def moe(self) -> MoE | None:
         """The feed-forward where it is a mixture of experts, else None."""
         return self.ffn if isinstance(self.ffn, MoE) else None
+
+
+def _mixer(width: int, config: BlockConfig, norm: NormKind) -> Attention | LatentAttention | RecurrentMixer:
+    """What mixes the tokens of a sequence in a block."""
+    mixer = config.attention
+    if isinstance(mixer, MLAConfig):
+        return LatentAttention(width, mixer)
+    if isinstance(mixer, DeltaNetConfig):
+        return GatedDeltaNet(width, mixer, norm.eps)
+    return Attention(width, mixer, norm)

@@ -11,6 +11,7 @@ from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.mtp import MTPLayer
 from coterie.nn.norm import RMSNorm
+from coterie.nn.recurrent import RecurrentMixer
 from coterie.nn.router import Router
 
 Group = Literal[
@@ -22,7 +23,8 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 def parameter_groups(model: nn.Module) -> dict[str, Group]:
     """Group of every parameter by its name, from the modules that hold it.
 
-    `attention`: projections, sinks and the norms inside (query, key and latent ones). `experts`: routed
+    `attention`: projections, sinks and the norms inside (query, key and latent ones); all of a mixer with a
+    state. `experts`: routed
     experts. `shared`: the always-on expert and its gate. `dense`: the feed-forward of layers without experts.
     `norm`: the norms between blocks. `head`: the output matrix where it is not tied to `embedding`. `mtp`:
     layers for multi-token prediction, whole. `extra`: everything else.
@@ -52,7 +54,7 @@ def _group_of(parent: nn.Module, name: str, child: nn.Module, group: Group) -> G
     """Group of the parameters in `child`. A group once entered is kept, except inside an `MoE`."""
     if isinstance(parent, MTPLayer) or group == "mtp":
         return "mtp"
-    if isinstance(child, Attention | LatentAttention):
+    if isinstance(child, Attention | LatentAttention | RecurrentMixer):
         return "attention"
     if isinstance(child, Router):
         return "router"

@@ -23,6 +23,7 @@ from coterie.nn.logprobs import capped
 from coterie.nn.moe import MoE
 from coterie.nn.mtp import MTPLayer
 from coterie.nn.norm import NormKind, RMSNorm, rms
+from coterie.nn.recurrent import RecurrentMixer
 from coterie.nn.router import Router
 
 
@@ -164,13 +165,18 @@ class Transformer(nn.Module):
         """
         residual_std = self.config.init_std / (2 * self.config.num_layers) ** 0.5
         for name, parameter in self.named_parameters():
-            if name.endswith("norm.weight"):
-                self.get_submodule(name.removesuffix(".weight")).reset()  # type: ignore[operator]
+            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+            parent, _, own = name.rpartition(".")
+            module = self.get_submodule(parent)
+            special = module.initial(own, generator) if isinstance(module, RecurrentMixer) else None
+            if special is not None:
+                parameter.copy_(special)
+            elif isinstance(module, RMSNorm):
+                module.reset()
             elif name.endswith("bias"):
                 parameter.zero_()
             else:
-                digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-                generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
                 std = (
                     residual_std
                     if name.endswith(("attention.o.weight", "down.weight"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from coterie.config import AttentionConfig, BlockConfig, ConfigError, MLAConfig, ModelConfig, MoEConfig
+from coterie.config.mixers import STATE_MIXERS, StateMixer
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def flops_per_token(config: ModelConfig, context: int, training: bool = False) -
     """Floating-point operations per token, averaged over a sequence of `context` tokens.
 
     A product with a matrix of n parameters is 2n operations; attention does 2 * heads * (key width + value
-    width) per visible key (latent attention is counted in its expanded form, the one training runs). Norms,
+    width) per visible key (latent attention is counted in its expanded form, the one training runs), and a
+    mixer with a state its update, token by token. Norms,
     activations, rotations and softmaxes are left out, as usual. Training costs three times the forward pass
     (one more for the gradient of the input, one for that of the weight). The head's product counts, tied or
     not.
@@ -93,10 +95,16 @@ def flops_per_token(config: ModelConfig, context: int, training: bool = False) -
     attention = 0.0
     for block in config.blocks:
         matrices += _active_matrices(block, config.width)
-        a = block.attention
-        value_dim = a.value_dim if isinstance(a, MLAConfig) else a.head_dim
-        attention += 2 * a.num_heads * (a.head_dim + value_dim) * visible_keys(a, context)
+        attention += _mixing_flops(block.attention, context)
     return (2 * matrices + attention) * (3 if training else 1)
+
+
+def _mixing_flops(mixer: AttentionConfig | MLAConfig | StateMixer, context: int) -> float:
+    """Operations per token between tokens, products with weights aside."""
+    if isinstance(mixer, STATE_MIXERS):
+        return mixer.step_flops
+    value_dim = mixer.value_dim if isinstance(mixer, MLAConfig) else mixer.head_dim
+    return 2 * mixer.num_heads * (mixer.head_dim + value_dim) * visible_keys(mixer, context)
 
 
 def visible_keys(attention: AttentionConfig | MLAConfig, context: int) -> float:
@@ -114,22 +122,26 @@ def kv_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2, beyond: in
     """Bytes of keys and values that the token at position `beyond` adds to one sequence's cache.
 
     A sliding or chunked layer stops growing after `window` tokens; `beyond=0` is the first one, kept by every
-    layer.
+    layer. A layer with a state never grows.
     """
-    growing = (
-        b.attention for b in config.blocks if b.attention.window is None or b.attention.window > beyond
-    )
+    growing = (a for a in config.attentions if a.window is None or a.window > beyond)
     return sum(_kv_values(attention) for attention in growing) * bytes_per_value
 
 
 def kv_bytes(config: ModelConfig, context: int, bytes_per_value: int = 2) -> int:
-    """Bytes of keys and values kept for one sequence of `context` tokens.
+    """Bytes of keys, values and states kept for one sequence of `context` tokens.
 
-    A layer with a window keeps at most its window.
+    A layer with a window keeps at most its window. A state is float32 and does not grow.
     """
     _positive("context", context)
-    attentions = [block.attention for block in config.blocks]
-    return sum(_kv_values(a) * min(a.window or context, context) for a in attentions) * bytes_per_value
+    growing = sum(_kv_values(a) * min(a.window or context, context) for a in config.attentions)
+    return growing * bytes_per_value + state_bytes(config)
+
+
+def state_bytes(config: ModelConfig) -> int:
+    """Bytes of the states of one sequence of any length, in the layers that keep one."""
+    mixers = [block.attention for block in config.blocks]
+    return sum(4 * mixer.state_values for mixer in mixers if isinstance(mixer, STATE_MIXERS))
 
 
 @dataclass(frozen=True)
@@ -190,7 +202,9 @@ def _block_counts(block: BlockConfig, width: int) -> dict[str, int]:
     }
 
 
-def _attention_matrices(a: AttentionConfig | MLAConfig, width: int) -> int:
+def _attention_matrices(a: AttentionConfig | MLAConfig | StateMixer, width: int) -> int:
+    if isinstance(a, STATE_MIXERS):
+        return sum(rows * columns for rows, columns in a.matrices(width))
     if not isinstance(a, MLAConfig):
         gate = {"none": 0, "head": a.num_heads, "full": a.num_heads * a.head_dim}[a.gate]
         return width * (2 * a.head_dim * (a.num_heads + a.num_kv_heads) + gate)
@@ -200,8 +214,10 @@ def _attention_matrices(a: AttentionConfig | MLAConfig, width: int) -> int:
     return query + latent + a.num_heads * a.value_dim * width
 
 
-def _attention_vectors(a: AttentionConfig | MLAConfig, width: int) -> int:
+def _attention_vectors(a: AttentionConfig | MLAConfig | StateMixer, width: int) -> int:
     """Biases, sinks and the weights of norms inside attention."""
+    if isinstance(a, STATE_MIXERS):
+        return a.vectors
     if isinstance(a, MLAConfig):
         return (a.q_rank or 0) + a.kv_rank
     queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim

@@ -16,6 +16,7 @@ from coterie.config import (
     ModelConfig,
     MoEConfig,
 )
+from coterie.config.mixers import STATE_MIXERS, StateMixer
 from coterie.plan.counts import (
     Counts,
     count_parameters,
@@ -99,7 +100,7 @@ def describe(config: ModelConfig) -> ModelDescription:
     biases, vision = selection_biases(config), encoder_parameters(config)
     everything = counts.total + counts.mtp + biases + (vision or 0)
     contexts = [length for length in _CONTEXTS if length < config.max_positions] + [config.max_positions]
-    windows = {block.attention.window or 0 for block in config.blocks}
+    windows = [attention.window or 0 for attention in config.attentions]
     training = {"to train with AdamW, activations aside": memory(config, "training").total}
     return ModelDescription(
         architecture=architecture(config),
@@ -110,7 +111,7 @@ def describe(config: ModelConfig) -> ModelDescription:
         context=context,
         flops_per_token=flops_per_token(config, context),
         kv_bytes_per_token=kv_bytes_per_token(config),
-        kv_bytes_per_token_beyond_windows=kv_bytes_per_token(config, beyond=max(windows)),
+        kv_bytes_per_token_beyond_windows=kv_bytes_per_token(config, beyond=max(windows, default=0)),
         kv_bytes={length: kv_bytes(config, length) for length in contexts},
         memory_bytes=training
         | {f"to hold in {name}": int(everything * bits / 8) for name, bits in PRECISIONS.items()},
@@ -164,8 +165,7 @@ def ranges(numbers: list[int]) -> str:
 
 def oddities(config: ModelConfig) -> list[str]:
     """What is unlike a plain decoder (rotary, causal, grouped queries, SwiGLU), one line each."""
-    attentions = [block.attention for block in config.blocks]
-    plain = [a for a in attentions if isinstance(a, AttentionConfig)]
+    plain = [a for a in config.attentions if isinstance(a, AttentionConfig)]
     found = []
 
     def layers(what: str, wanted: Callable[[BlockConfig], bool]) -> None:
@@ -187,6 +187,12 @@ def oddities(config: ModelConfig) -> list[str]:
         "latent attention (one compressed cache for all heads)",
         lambda block: isinstance(block.attention, MLAConfig),
     )
+    layers(
+        "a state of fixed size in place of keys and values",
+        lambda block: isinstance(block.attention, STATE_MIXERS),
+    )
+    if any(a.gate != "none" for a in plain):
+        found.append("attention whose result is gated")
     if any(a.temperature for a in plain):
         found.append("queries grow with their position in layers without rotation")
     if any(a.sinks for a in plain):
@@ -222,7 +228,9 @@ def selection_biases(config: ModelConfig) -> int:
     return sum(router.num_experts for router in routers if router.select_bias)
 
 
-def _attention_words(attention: AttentionConfig | MLAConfig) -> str:
+def _attention_words(attention: AttentionConfig | MLAConfig | StateMixer) -> str:
+    if isinstance(attention, STATE_MIXERS):
+        return f"{attention.words}, {4 * attention.state_values:,} bytes of state"
     if isinstance(attention, MLAConfig):
         heads = f"{attention.num_heads} heads of {attention.head_dim}"
         return f"latent attention, {heads}, latent {attention.kv_rank} + {attention.rope_dim} for positions"
@@ -245,7 +253,7 @@ def _ffn_words(ffn: FeedForwardConfig | MoEConfig) -> str:
 
 
 def _rope_words(config: ModelConfig) -> list[str]:
-    ropes = [block.attention.rope for block in config.blocks if block.attention.rope is not None]
+    ropes = [attention.rope for attention in config.attentions if attention.rope is not None]
     scalings = {rope.scaling.kind: rope.scaling for rope in ropes if rope.scaling is not None}
     words = [
         f"positions stretched by {kind} rope scaling, factor {s.factor:g}" for kind, s in scalings.items()

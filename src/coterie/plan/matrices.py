@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coterie.config import BlockConfig, MLAConfig, ModelConfig, MoEConfig
+from coterie.config.mixers import STATE_MIXERS
 
 MatrixGroup = Literal["attention", "experts", "shared", "dense", "router", "embedding", "head"]
 
@@ -42,6 +43,8 @@ def matrices(config: ModelConfig) -> Iterator[Matrix]:
 
 def _attention(block: BlockConfig, width: int) -> list[tuple[int, int]]:
     a = block.attention
+    if isinstance(a, STATE_MIXERS):
+        return a.matrices(width)
     if not isinstance(a, MLAConfig):
         queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
         gate = {"none": [], "head": [(a.num_heads, width)], "full": [(queries, width)]}[a.gate]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from coterie.config import AdapterConfig, ConfigError, MLAConfig, ModelConfig, MoEConfig
 from coterie.config.methods import TuningMethod, tuning_method
+from coterie.config.mixers import STATE_MIXERS
 from coterie.plan.counts import count_parameters, flops_per_token
 from coterie.plan.matrices import Matrix, matrices
 
@@ -160,7 +161,9 @@ def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> fl
     a = block.attention
     how = settings.how
     factors = settings.rank if how.has_factors else 0
-    if isinstance(a, MLAConfig):
+    if isinstance(a, STATE_MIXERS):
+        attention = a.training_values + len(a.matrices(width)) * factors
+    elif isinstance(a, MLAConfig):
         heads = a.num_heads * (3 * a.head_dim + 3 * a.value_dim + a.nope_dim)
         attention = heads + 2 * (a.q_rank or 0) + 3 * (a.kv_rank + a.rope_dim) + 6 * factors
     else:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.config import BlockConfig, ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
+from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
 from coterie.families import config_to_hf, float32_parameters
 from coterie.nn.moe import MoE
 from coterie.nn.packed import PASS_TOKENS, forward_packed, groups_of
@@ -31,7 +31,7 @@ def changed(config: ModelConfig, ffn_of: FeedForwardOf, family: str | None = Non
     Errors: `ConfigError` when the family's published form cannot carry the result.
     """
     blocks = tuple(
-        BlockConfig(attention=block.attention, ffn=ffn_of(index, block.ffn))
+        block.model_copy(update={"ffn": ffn_of(index, block.ffn)})
         for index, block in enumerate(config.blocks)
     )
     update: dict[str, Any] = {"blocks": blocks, "num_mtp_layers": 0}

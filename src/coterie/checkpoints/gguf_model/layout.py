@@ -13,6 +13,7 @@ from torch import Tensor
 
 from coterie.checkpoints.gguf_model.targets import Target
 from coterie.config import CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
+from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import View, whole
 from coterie.nn.rope import inverse_frequencies
 
@@ -109,7 +110,7 @@ def gguf_slots(config: ModelConfig, target: Target, shapes: Mapping[str, Shape])
 
 def rope_factors(config: ModelConfig) -> Tensor | None:
     """llama3 scaling as the file has it: what each plain frequency is divided by; None for other models."""
-    attention = next((block.attention for block in config.blocks if block.attention.rope is not None), None)
+    attention = next((one for one in config.attentions if one.rope is not None), None)
     rope = attention.rope if attention else None
     if attention is None or rope is None or rope.scaling is None or rope.scaling.kind != "llama3":
         return None
@@ -197,6 +198,8 @@ def _turned(
     attention only the last rows of a head are rotated.
     """
     attention = config.blocks[index].attention
+    if isinstance(attention, STATE_MIXERS):
+        return None
     if not target.pairs or attention.rope is None or attention.rope.style == "pairs":
         return None
     if isinstance(attention, MLAConfig):

@@ -41,7 +41,7 @@ class Parts:
     @staticmethod
     def of(config: ModelConfig) -> Parts:
         """The first layer of each kind; `rope` is the first layer's with positions."""
-        attentions = [block.attention for block in config.blocks]
+        attentions = config.attentions
         dense = (block.ffn for block in config.blocks if isinstance(block.ffn, FeedForwardConfig))
         moe = config.first_moe
         rope = next((one.rope for one in attentions if one.rope is not None), RopeConfig())
