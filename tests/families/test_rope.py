@@ -11,7 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from coterie.checkpoints.directory import load_model
-from coterie.config import ConfigError
+from coterie.config import ConfigError, RopeConfig
+from coterie.families.reader import Reader
+from coterie.families.rope import layer_ropes_to_hf, read_layer_ropes, read_rope, rope_to_hf
 from coterie.nn.forward_context import ForwardContext
 from tests.arithmetic import assert_model_close
 from tests.families.hf import VOCAB, tiny
@@ -116,3 +118,69 @@ def test_what_cannot_be_resolved_is_refused(keys: dict[str, Any], message: str, 
     with pytest.raises(ConfigError, match=message) as caught:
         load_model(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+HEADS = {"hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize(
+    ("keys", "rotated"),
+    [
+        ({}, 8),
+        ({"partial_rotary_factor": 0.25}, 4),
+        ({"rope_parameters": {"partial_rotary_factor": 0.75, "rope_theta": 5.0}}, 12),
+        ({"rope_parameters": {"partial_rotary_factor": 0.75}, "partial_rotary_factor": 0.25}, 12),
+        ({"partial_rotary_factor": 1.0}, None),
+        ({"partial_rotary_factor": 0.25, "head_dim": 32, "rope_scaling": {"type": "linear", "factor": 2}}, 8),
+    ],
+)
+def test_part_of_a_head_rotates_as_either_place_says(keys: dict[str, Any], rotated: int | None) -> None:
+    rope = read_rope(Reader(HEADS | keys, "x"), 100.0, partial=0.5)
+    assert rope.rotated == rotated and not rope.proportional
+    data = HEADS | keys
+    back = data | rope_to_hf(rope, data.get("head_dim", 16), partial=True)
+    assert read_rope(Reader(back, "x"), 1.0, partial=0.5) == rope
+
+
+UNSAID = {
+    "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+KEYS = {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "full", "sliding"),
+    [
+        ({}, RopeConfig(theta=1e6, rotated=4, proportional=True), RopeConfig(theta=1e4)),
+        (
+            {"rope_theta": 5.0, "rope_local_base_freq": 6.0},
+            RopeConfig(theta=5.0, rotated=4, proportional=True),
+            RopeConfig(theta=6.0),
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 7.0}, "sliding_attention": None}},
+            RopeConfig(theta=7.0),
+            RopeConfig(theta=1e4),
+        ),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 8.0}, "rope_theta": 5.0},
+            RopeConfig.from_dict({"theta": 5.0, "scaling": {"kind": "linear", "factor": 8.0}}),
+            RopeConfig(theta=1e4),
+        ),
+    ],
+)
+def test_each_layer_type_has_its_own_positions(
+    keys: dict[str, Any], full: RopeConfig, sliding: RopeConfig
+) -> None:
+    ropes = read_layer_ropes(Reader(HEADS | keys, "x"), UNSAID, KEYS, partial=1.0)
+    assert ropes == {"full_attention": full, "sliding_attention": sliding}
+    written = HEADS | layer_ropes_to_hf(ropes, dict.fromkeys(ropes, 16), KEYS, partial=True)
+    assert read_layer_ropes(Reader(written, "x"), UNSAID, KEYS, partial=1.0) == ropes
+    assert written["rope_theta"] == full.theta and written["rope_local_base_freq"] == sliding.theta
+
+
+def test_settings_outside_of_the_layer_types_are_refused() -> None:
+    for settings, message in (({"rope_theta": 5.0}, "'rope_theta' outside"), ([1], "must be an object")):
+        with pytest.raises(ConfigError, match=message):
+            read_layer_ropes(Reader(HEADS | {"rope_parameters": settings}, "x"), UNSAID, KEYS)

@@ -1,4 +1,4 @@
-"""The record of a family, and what most families share: Llama's names of tensors and config keys."""
+"""The record of a family, and what most families share: config keys, both ways."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from coterie.config import (
     ModelConfig,
     MoEConfig,
 )
-from coterie.config.mixers import STATE_MIXERS
-from coterie.families.mapping import Slot, View, expert, expert_half, whole
-from coterie.families.reader import Reader
+from coterie.families.mapping import Slot
+from coterie.families.reader import Reader, head_dim
 from coterie.families.rope import read_rope, rope_to_hf
 
 
@@ -68,11 +67,38 @@ COMMON_KEYS = frozenset(
 def read_attention(reader: Reader, **variation: Any) -> dict[str, Any]:
     """Head counts and width of `AttentionConfig` from the common keys, as keyword arguments."""
     num_heads = reader.get("num_attention_heads")
-    head_dim = reader.get("head_dim", default=None)
-    if head_dim is None:
-        head_dim = reader.get("hidden_size") // num_heads
     num_kv_heads = reader.get("num_key_value_heads", default=num_heads)
-    return {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim} | variation
+    heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim(reader)}
+    return heads | variation
+
+
+_TYPES = {"sliding_attention": "sliding", "full_attention": "causal"}
+
+
+def read_layer_types(reader: Reader, usual: Callable[[int], str]) -> list[str]:
+    """`layer_types`, or `usual` of each layer's index where they are not there: sliding or full attention."""
+    num_layers = reader.get("num_hidden_layers")
+    types: list[str] = reader.get("layer_types", default=None) or [
+        usual(index) for index in range(num_layers)
+    ]
+    if set(types) - set(_TYPES) or len(types) != num_layers:
+        raise ConfigError(
+            f"{reader.where}: 'layer_types' needs {num_layers} entries out of {', '.join(_TYPES)}"
+        )
+    return types
+
+
+def layer_masks(reader: Reader, types: list[str]) -> list[dict[str, Any]]:
+    """The mask of each layer as keyword arguments of `AttentionConfig`."""
+    window = reader.get("sliding_window") if "sliding_attention" in types else None
+    sliding = {"mask": "sliding", "window": window}
+    return [sliding if _TYPES[kind] == "sliding" else {"mask": "causal"} for kind in types]
+
+
+def layer_types(config: ModelConfig) -> list[str]:
+    """`layer_types` of a model whose layers have full or sliding attention."""
+    masks = [grouped_query(config, block).mask for block in config.blocks]
+    return ["sliding_attention" if mask == "sliding" else "full_attention" for mask in masks]
 
 
 def read_moe(
@@ -95,7 +121,8 @@ def read_model(
     reader: Reader, blocks: list[dict[str, Any]], default_eps: float, default_tie: bool, **variation: Any
 ) -> ModelConfig:
     """The whole `ModelConfig` from the common keys and the blocks; unknown keys go to `extra`."""
-    reader.expect("hidden_act", "silu", "swish")  # two names of one function
+    if "hidden_act" not in reader.used:
+        reader.expect("hidden_act", "silu", "swish")  # two names of one function
     reader.refuse_unread()
     data = {
         "family": reader.data["model_type"],
@@ -148,26 +175,34 @@ def write_dense(config: ModelConfig) -> tuple[dict[str, Any], AttentionConfig, F
     return write_model(config, attention) | {"intermediate_size": ffns[0].width}, attention, ffns[0]
 
 
-def write_model(config: ModelConfig, attention: AttentionConfig | MLAConfig) -> dict[str, Any]:
-    """The common keys of `config.json`. `head_dim` of latent attention is its rotated part (transformers)."""
+_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
+
+
+def write_model(
+    config: ModelConfig, attention: AttentionConfig | MLAConfig, partial: bool = False
+) -> dict[str, Any]:
+    """The common keys of `config.json`. `head_dim` of latent attention is its rotated part (transformers).
+
+    `partial`: the family has heads that rotate in part.
+    """
     if isinstance(attention, MLAConfig):
-        num_kv_heads, head_dim = attention.num_heads, attention.rope_dim
+        num_kv_heads, width = attention.num_heads, attention.rope_dim
     else:
-        num_kv_heads, head_dim = attention.num_kv_heads, attention.head_dim
+        num_kv_heads, width = attention.num_kv_heads, attention.head_dim
     data = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": num_kv_heads,
-        "head_dim": head_dim,
-        "hidden_act": "silu",
+        "head_dim": width,
+        "hidden_act": _ACTIVATIONS[config.blocks[0].ffn.activation],
         "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tie_embeddings,
         "initializer_range": config.init_std,
     }
-    return data | (rope_to_hf(attention.rope) if attention.rope else {})
+    return data | (rope_to_hf(attention.rope, width, partial) if attention.rope else {})
 
 
 def grouped_query(config: ModelConfig, block: BlockConfig) -> AttentionConfig:
@@ -202,124 +237,3 @@ def first_ffns(config: ModelConfig) -> tuple[FeedForwardConfig | None, MoEConfig
         next((ffn for ffn in ffns if isinstance(ffn, FeedForwardConfig)), None),
         config.first_moe,
     )
-
-
-def decoder_slots(config: ModelConfig) -> list[Slot]:
-    """Everything outside the feed-forward: embedding, attention, norms and head under Llama's names."""
-    slots = [Slot("model.embed_tokens.weight", "embed.weight")]
-    for index, block in enumerate(config.blocks):
-        slots += block_slots(f"model.layers.{index}", f"blocks.{index}", block)
-    slots.append(Slot("model.norm.weight", "norm.weight"))
-    if not config.tie_embeddings:
-        slots.append(Slot("lm_head.weight", "head.weight"))
-    return slots
-
-
-def block_slots(disk: str, ours: str, block: BlockConfig) -> list[Slot]:
-    """One block's attention and its two norms."""
-    if isinstance(block.attention, STATE_MIXERS):
-        raise ConfigError("this family has attention in every layer, and no mixer with a state")
-    slots = _attention_slots(f"{disk}.self_attn", f"{ours}.attention", block.attention)
-    slots.append(Slot(f"{disk}.input_layernorm.weight", f"{ours}.attention_norm.weight"))
-    slots.append(Slot(f"{disk}.post_attention_layernorm.weight", f"{ours}.ffn_norm.weight"))
-    return slots
-
-
-_LATENT = {"kv_a": "kv_a_proj_with_mqa", "kv_a_norm": "kv_a_layernorm", "kv_b": "kv_b_proj", "o": "o_proj"}
-_LATENT_QUERY = {"q_a": "q_a_proj", "q_a_norm": "q_a_layernorm", "q_b": "q_b_proj"}
-
-
-def _attention_slots(disk: str, ours: str, attention: AttentionConfig | MLAConfig) -> list[Slot]:
-    if isinstance(attention, MLAConfig):
-        names = ({"q": "q_proj"} if attention.q_rank is None else _LATENT_QUERY) | _LATENT
-        return [Slot(f"{disk}.{theirs}.weight", f"{ours}.{part}.weight") for part, theirs in names.items()]
-    slots = []
-    for part in "qkvo":
-        slots.append(Slot(f"{disk}.{part}_proj.weight", f"{ours}.{part}.weight"))
-        if attention.output_bias if part == "o" else attention.qkv_bias:
-            slots.append(Slot(f"{disk}.{part}_proj.bias", f"{ours}.{part}.bias"))
-    if attention.qk_norm in ("head", "full"):
-        slots += [Slot(f"{disk}.{part}_norm.weight", f"{ours}.{part}_norm.weight") for part in "qk"]
-    if attention.sinks:
-        slots.append(Slot(f"{disk}.sinks", f"{ours}.sinks"))
-    return slots
-
-
-def dense_slots(disk: str, ours: str, bias: bool = False) -> list[Slot]:
-    """A SwiGLU's gate, up and down."""
-    kinds = ("weight", "bias") if bias else ("weight",)
-    return [
-        Slot(f"{disk}.{part}_proj.{kind}", f"{ours}.{part}.{kind}")
-        for part in ("gate", "up", "down")
-        for kind in kinds
-    ]
-
-
-def dense_model_slots(config: ModelConfig) -> list[Slot]:
-    """The whole of a dense decoder under Llama's names. Errors: `LayerKindError` for a routed one."""
-    slots = decoder_slots(config)
-    for index, block in enumerate(config.blocks):
-        bias = dense_ffn(config, block).bias
-        slots += dense_slots(f"model.layers.{index}.mlp", f"blocks.{index}.ffn", bias)
-    return slots
-
-
-def expert_slots(
-    disk: str,
-    ours: str,
-    num_experts: int,
-    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
-) -> list[Slot]:
-    """A layer's experts, stored one by one as `{disk}.{expert}.{name}.weight`; `names`: gate, up and down."""
-    gate, up, down = names
-    slots = []
-    for e in range(num_experts):
-        slots += [
-            Slot(f"{disk}.{e}.{gate}.weight", f"{ours}.gate_up.weight", expert_half(e, 0)),
-            Slot(f"{disk}.{e}.{up}.weight", f"{ours}.gate_up.weight", expert_half(e, 1)),
-            Slot(f"{disk}.{e}.{down}.weight", f"{ours}.down.weight", expert(e)),
-        ]
-    return slots
-
-
-@dataclass(frozen=True)
-class RoutedNames:
-    """What a family calls the parts of a routed layer, below `model.layers.{n}.`; by default as Qwen3 does.
-
-    `parts`: an expert's gate, up and down. `bias_view`: of the selection bias on disk. `float32`: whether the
-    router is float32 in files of any type.
-    """
-
-    layer: str = "mlp"
-    router: str = "gate.weight"
-    select_bias: str = "gate.e_score_correction_bias"
-    bias_view: View = whole
-    float32: bool = False
-    parts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
-    shared: str = "shared_experts"
-
-
-QWEN3_NAMES = RoutedNames()
-
-
-def ffn_slots(
-    disk: str, ours: str, ffn: FeedForwardConfig | MoEConfig, names: RoutedNames = QWEN3_NAMES
-) -> list[Slot]:
-    """One layer's feed-forward, dense or routed."""
-    if isinstance(ffn, FeedForwardConfig):
-        return dense_slots(disk, ours)
-    slots = [Slot(f"{disk}.{names.router}", f"{ours}.router.weight", float32=names.float32)]
-    if ffn.router.select_bias:
-        slots.append(Slot(f"{disk}.{names.select_bias}", f"{ours}.router.select_bias", names.bias_view))
-    slots += expert_slots(f"{disk}.experts", f"{ours}.experts", ffn.router.num_experts, names.parts)
-    if ffn.shared_width:
-        slots += dense_slots(f"{disk}.{names.shared}", f"{ours}.shared")
-    return slots
-
-
-def moe_slots(config: ModelConfig, names: RoutedNames = QWEN3_NAMES) -> list[Slot]:
-    """The whole decoder with `ffn_slots` in every layer."""
-    slots = decoder_slots(config)
-    for index, block in enumerate(config.blocks):
-        slots += ffn_slots(f"model.layers.{index}.{names.layer}", f"blocks.{index}.ffn", block.ffn, names)
-    return slots

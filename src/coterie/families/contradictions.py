@@ -33,7 +33,7 @@ _SPELLINGS = (
     ("dtype", "torch_dtype"),
     ("rope_theta", "rotary_emb_base", "rope_base", "rotary_base"),
 )
-_DEFAULT_KEYS = {"rope_theta", "rope_type", "type"}
+_DEFAULT_KEYS = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
 
 
 def contradictions(data: Mapping[str, Any], where: str = "config.json") -> list[str]:
@@ -61,6 +61,8 @@ def _architecture(data: Mapping[str, Any], wanted: str) -> list[str]:
 
 def _rope(data: Mapping[str, Any], where: str) -> list[str]:
     scaling, parameters, theta = (data.get(k) for k in ("rope_scaling", "rope_parameters", "rope_theta"))
+    if isinstance(parameters, Mapping) and any(isinstance(value, Mapping) for value in parameters.values()):
+        return _layer_ropes(parameters, theta)
     used = rope_settings(data, where)
     lines = []
     if scaling and isinstance(parameters, Mapping):
@@ -72,9 +74,10 @@ def _rope(data: Mapping[str, Any], where: str) -> list[str]:
                 f"rope_scaling decides; rope_parameters differs from it in {', '.join(different)} and is "
                 f"ignored"
             )
-    inside = used.get("rope_theta")
-    if None not in (inside, theta) and inside != theta:
-        lines.append(f"rope_theta {theta} is ignored; the rope settings say {inside}")
+    for key in ("rope_theta", "partial_rotary_factor"):
+        inside, outside = used.get(key), data.get(key)
+        if None not in (inside, outside) and inside != outside:
+            lines.append(f"{key} {outside} is ignored; the rope settings say {inside}")
     kinds = [used.get(key) for key in ("rope_type", "type")]
     if None not in kinds and kinds[0] != kinds[1]:
         lines.append(f"rope_type '{kinds[0]}' decides; type '{kinds[1]}' is ignored")
@@ -82,6 +85,18 @@ def _rope(data: Mapping[str, Any], where: str) -> list[str]:
         idle = ", ".join(sorted(set(used) - _DEFAULT_KEYS))
         lines.append(f"rope settings name no rope_type, so {idle} is ignored")
     return lines
+
+
+def _layer_ropes(parameters: Mapping[str, Any], theta: Any) -> list[str]:
+    """The same for settings per layer type: a theta outside of them that none of them has."""
+    inside = [
+        part["rope_theta"]
+        for part in parameters.values()
+        if isinstance(part, Mapping) and "rope_theta" in part
+    ]
+    if theta is None or not inside or theta in inside:
+        return []
+    return [f"rope_theta {theta} is ignored; the rope settings of the layer types say {inside[0]}"]
 
 
 def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,19 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coterie.config import ConfigError, FeedForwardConfig, MLAConfig, ModelConfig, MoEConfig
-from coterie.families.base import (
-    COMMON_KEYS,
-    Family,
-    block_slots,
-    ffn_slots,
-    moe_slots,
-    read_model,
-    read_moe,
-    write_model,
-)
-from coterie.families.mapping import Slot
+from coterie.families.base import COMMON_KEYS, Family, read_model, read_moe, write_model
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
+from coterie.families.slots import moe_slots
 
 EXPERT_KEYS = frozenset(
     "moe_intermediate_size n_routed_experts n_shared_experts num_experts_per_tok first_k_dense_replace "
@@ -226,26 +217,6 @@ def _write_v2(config: ModelConfig) -> dict[str, Any]:
     return data | groups | {"topk_method": "group_limited_greedy"}
 
 
-def slots_v3(config: ModelConfig) -> list[Slot]:
-    """The whole decoder, and its layers for multi-token prediction past the last one."""
-    slots = moe_slots(config)
-    for depth in range(config.num_mtp_layers):
-        disk, ours = f"model.layers.{config.num_layers + depth}", f"mtp.{depth}"
-        head = "embed.weight" if config.tie_embeddings else "head.weight"
-        slots.append(Slot(f"{disk}.embed_tokens.weight", "embed.weight", copy=True))
-        slots.append(Slot(f"{disk}.shared_head.head.weight", head, copy=True))
-        for theirs, part in (
-            ("enorm", "enorm"),
-            ("hnorm", "hnorm"),
-            ("eh_proj", "proj"),
-            ("shared_head.norm", "norm"),
-        ):
-            slots.append(Slot(f"{disk}.{theirs}.weight", f"{ours}.{part}.weight"))
-        slots += block_slots(disk, f"{ours}.block", config.blocks[-1])
-        slots += ffn_slots(f"{disk}.mlp", f"{ours}.block.ffn", config.blocks[-1].ffn)
-    return slots
-
-
 DEEPSEEK_V2 = Family(
     "deepseek_v2",
     "DeepseekV2ForCausalLM",
@@ -265,7 +236,7 @@ DEEPSEEK_V3 = Family(
     "DeepseekV3ForCausalLM",
     _read_v3,
     write_v3,
-    slots_v3,
+    moe_slots,
     V3_KEYS,
     examples="DeepSeek V3, V3.1, R1",
 )

@@ -6,14 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config import ConfigError, ModelConfig
-from coterie.families.base import (
-    COMMON_KEYS,
-    Family,
-    grouped_query,
-    moe_slots,
-    read_attention,
-    write_model,
-)
+from coterie.families.base import COMMON_KEYS, Family, grouped_query, read_attention, write_model
 from coterie.families.deepseek import (
     EXPERT_KEYS,
     leading,
@@ -24,6 +17,7 @@ from coterie.families.deepseek import (
 )
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
+from coterie.families.slots import moe_slots
 
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:

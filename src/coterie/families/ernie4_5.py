@@ -13,11 +13,8 @@ from coterie.config import ConfigError, ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    RoutedNames,
-    dense_model_slots,
     first_ffns,
     grouped_query,
-    moe_slots,
     read_attention,
     read_dense,
     read_model,
@@ -27,6 +24,7 @@ from coterie.families.base import (
 from coterie.families.mapping import Slot, as_row
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
+from coterie.families.slots import RoutedNames, dense_model_slots, moe_slots
 
 _THETA = 500000.0
 _MOE_KEYS = frozenset(

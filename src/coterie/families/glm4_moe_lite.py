@@ -7,8 +7,9 @@ from typing import Any
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
 from coterie.families.base import Family
-from coterie.families.deepseek import V3_KEYS, read_v3, slots_v3, write_v3
+from coterie.families.deepseek import V3_KEYS, read_v3, write_v3
 from coterie.families.reader import Reader
+from coterie.families.slots import moe_slots
 
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
@@ -52,7 +53,7 @@ GLM4_MOE_LITE = Family(
     "Glm4MoeLiteForCausalLM",
     _read,
     _write,
-    slots_v3,
+    moe_slots,
     V3_KEYS | {"mlp_layer_types"},
     examples="GLM-4.7-Flash",
 )

@@ -13,9 +13,11 @@ from coterie.config import ConfigError, ModelConfig, MoEConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    decoder_slots,
     grouped_query,
+    layer_masks,
+    layer_types,
     read_attention,
+    read_layer_types,
     read_model,
     read_moe,
     write_model,
@@ -23,6 +25,7 @@ from coterie.families.base import (
 from coterie.families.mapping import Slot, transposed
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
+from coterie.families.slots import decoder_slots
 
 _KEYS = frozenset(
     "num_local_experts num_experts_per_tok sliding_window layer_types attention_bias swiglu_alpha "
@@ -37,17 +40,11 @@ _YARN = {
     "truncate": False,
     "original_max_position_embeddings": 4096,
 }
-_MASKS = {"sliding_attention": "sliding", "full_attention": "causal"}
 
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
-    num_layers = reader.get("num_hidden_layers")
-    types = reader.get("layer_types", default=None)
-    types = types or ["full_attention" if index % 2 else "sliding_attention" for index in range(num_layers)]
-    unknown = set(types) - set(_MASKS)
-    if unknown or len(types) != num_layers:
-        raise ConfigError(f"{where}: 'layer_types' needs {num_layers} entries out of {', '.join(_MASKS)}")
+    types = read_layer_types(reader, lambda index: "full_attention" if index % 2 else "sliding_attention")
     bias = bool(reader.get("attention_bias", default=True))
     attention = read_attention(
         reader,
@@ -55,11 +52,7 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
         sinks=True,
         qkv_bias=bias,
         output_bias=bias,
-        mask="causal",
     )
-    sliding = attention
-    if "sliding_attention" in types:
-        sliding = attention | {"mask": "sliding", "window": reader.get("sliding_window")}
     moe = read_moe(
         reader,
         reader.get("intermediate_size"),
@@ -70,9 +63,7 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
             "limit": reader.get("swiglu_limit", default=7.0),
         },
     )
-    blocks = [
-        {"attention": sliding if _MASKS[kind] == "sliding" else attention, "ffn": moe} for kind in types
-    ]
+    blocks = [{"attention": attention | mask, "ffn": moe} for mask in layer_masks(reader, types)]
     return read_model(reader, blocks, 1e-5, False, norm_rounding="after_weight")
 
 
@@ -91,7 +82,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         "router_aux_loss_coef": moe.balance.loss_coef,
         "attention_bias": attentions[0].qkv_bias,
         "sliding_window": window,
-        "layer_types": ["sliding_attention" if a.mask == "sliding" else "full_attention" for a in attentions],
+        "layer_types": layer_types(config),
     }
 
 

@@ -9,21 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config import ModelConfig
-from coterie.families.base import (
-    COMMON_KEYS,
-    Family,
-    RoutedNames,
-    grouped_query,
-    moe_slots,
-    read_attention,
-    read_moe,
-    write_model,
-)
+from coterie.families.base import COMMON_KEYS, Family, grouped_query, read_attention, read_moe, write_model
 from coterie.families.deepseek import read_layers, write_selecting
 from coterie.families.glm4_moe_lite import layer_kinds, read_layer_kinds
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
+from coterie.families.slots import RoutedNames, moe_slots
 
 _OURS = {"n_routed_experts": "num_experts", "n_shared_experts": "num_shared_experts"}
 _OURS |= {"routed_scaling_factor": "router_scaling_factor", "aux_loss_alpha": "router_aux_loss_coef"}

@@ -6,14 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config import ModelConfig
-from coterie.families.base import (
-    COMMON_KEYS,
-    Family,
-    dense_model_slots,
-    read_dense,
-    write_dense,
-)
+from coterie.families.base import COMMON_KEYS, Family, read_dense, write_dense
 from coterie.families.reader import Reader
+from coterie.families.slots import dense_model_slots
 
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:

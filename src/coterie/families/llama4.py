@@ -13,8 +13,6 @@ from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    decoder_slots,
-    dense_slots,
     first_ffns,
     grouped_query,
     read_attention,
@@ -25,6 +23,7 @@ from coterie.families.base import (
 from coterie.families.mapping import Slot, transposed
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
+from coterie.families.slots import RoutedNames, decoder_slots, dense_slots, shared_slots
 from coterie.families.wrapper import wrapper
 
 _KEYS = frozenset(
@@ -115,12 +114,12 @@ def _slots(config: ModelConfig) -> list[Slot]:
     for index, block in enumerate(config.blocks):
         disk, ours = f"model.layers.{index}.feed_forward", f"blocks.{index}.ffn"
         if isinstance(block.ffn, FeedForwardConfig):
-            slots += dense_slots(disk, ours)
+            slots += dense_slots(disk, ours, block.ffn, config.width)
             continue
         slots.append(Slot(f"{disk}.router.weight", f"{ours}.router.weight"))
         slots.append(Slot(f"{disk}.experts.gate_up_proj", f"{ours}.experts.gate_up.weight", transposed))
         slots.append(Slot(f"{disk}.experts.down_proj", f"{ours}.experts.down.weight", transposed))
-        slots += dense_slots(f"{disk}.shared_expert", f"{ours}.shared")
+        slots += shared_slots(disk, ours, block.ffn, config.width, RoutedNames(shared="shared_expert"))
     return slots
 
 

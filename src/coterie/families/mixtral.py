@@ -9,9 +9,7 @@ from coterie.config import ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    RoutedNames,
     grouped_query,
-    moe_slots,
     read_attention,
     read_model,
     read_moe,
@@ -21,6 +19,7 @@ from coterie.families.base import (
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
+from coterie.families.slots import RoutedNames, moe_slots
 
 _KEYS = {"num_local_experts", "num_experts_per_tok", "router_aux_loss_coef", "sliding_window"}
 

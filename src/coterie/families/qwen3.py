@@ -13,10 +13,8 @@ from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfi
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    dense_model_slots,
     first_ffns,
     grouped_query,
-    moe_slots,
     read_attention,
     read_dense,
     read_model,
@@ -27,6 +25,7 @@ from coterie.families.base import (
 )
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
+from coterie.families.slots import dense_model_slots, moe_slots
 
 _ROUTER_KEYS = {"num_experts", "num_local_experts", "num_experts_per_tok", "norm_topk_prob"}
 _BALANCE_KEYS = {"router_aux_loss_coef", "router_z_loss_coef", "output_router_logits"}

@@ -100,3 +100,10 @@ class Reader:
     def rest(self) -> dict[str, Any]:
         """Keys that were not taken, kept so that saving writes them back."""
         return {key: value for key, value in self.data.items() if key not in self.used}
+
+
+def head_dim(reader: Reader) -> int:
+    """Width of an attention head: stated, or the model's width shared between the heads."""
+    stated = reader.get("head_dim", default=None)
+    width: int = reader.get("hidden_size") // reader.get("num_attention_heads") if stated is None else stated
+    return width

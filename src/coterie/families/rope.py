@@ -6,11 +6,11 @@ have both: `rope_scaling` decides where it says anything, and a theta inside it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from coterie.config import ConfigError, RopeConfig, RopeScaling
-from coterie.families.reader import Reader
+from coterie.families.reader import Reader, head_dim
 
 _KEYS = (
     "rope_parameters",
@@ -24,44 +24,108 @@ _ORIGINAL = "original_max_position_embeddings"
 
 
 def read_rope(
-    reader: Reader, default_theta: float, style: str = "half", unsaid: Mapping[str, Any] | None = None
+    reader: Reader,
+    default_theta: float,
+    style: str = "half",
+    unsaid: Mapping[str, Any] | None = None,
+    partial: float | None = None,
+    own: Collection[str] = (),
 ) -> RopeConfig:
-    """The rotary positions of a model. `unsaid`: what its family uses where neither key is there.
+    """The rotary positions of a model.
 
+    `unsaid`: what its family uses where neither key is there. `partial`: the share of a head that rotates
+    where the config does not say; None: this family rotates whole heads only. `own`: settings next to the
+    common ones that the family reads itself.
     Errors: `ConfigError` for settings that change the model and are not supported, and for two places that
     disagree where transformers would use neither value.
     """
     reader.used.update(_KEYS)
-    parameters = rope_settings(reader.data, reader.where, unsaid)
-    _check(reader, parameters)
-    theta = parameters.pop("rope_theta", None)
-    if theta is None:
-        theta = reader.get("rope_theta", default=None)
-    if theta is None:
-        theta = default_theta
-        _check_lost_theta(reader, theta)
-    kind = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
-    if kind == "default":
-        return RopeConfig.from_dict({"theta": theta, "style": style}, reader.where)
+    settings = rope_settings(reader.data, reader.where, unsaid)
+    nested = next((key for key, value in settings.items() if isinstance(value, Mapping)), None)
+    if nested is not None:
+        raise ConfigError(
+            f"{reader.where}: gives rope settings per layer type ('{nested}'), which is not supported here"
+        )
+    if settings.get("rope_theta") is None:
+        settings["rope_theta"] = reader.get("rope_theta", default=None)
+    if settings["rope_theta"] is None:
+        settings["rope_theta"] = default_theta
+        _check_lost_theta(reader, default_theta)
+    return _resolved(reader, {k: v for k, v in settings.items() if k not in own}, style, partial)
+
+
+def read_layer_ropes(
+    reader: Reader,
+    unsaid: Mapping[str, Mapping[str, Any]],
+    theta_keys: Mapping[str, str],
+    partial: float | None = None,
+    head_dims: Mapping[str, int] | None = None,
+) -> dict[str, RopeConfig]:
+    """The rotary positions of each layer type: `rope_parameters` has an object for each one.
+
+    `unsaid`: layer type -> what its family uses where the config says nothing, `rope_theta` included.
+    `theta_keys`: layer type -> the key of its theta in transformers 4, whose `rope_scaling` is that of the
+    layers with full attention. `head_dims`: layer type -> its width of a head, where they differ.
+    Errors: as `read_rope`.
+    """
+    reader.used.update({*_KEYS, *theta_keys.values()})
+    stored = reader.data.get("rope_parameters") or {}
+    scaling = reader.data.get("rope_scaling") or {}
+    for settings in (stored, scaling):
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"{reader.where}: rope settings must be an object, not {settings!r:.40}")
+    flat = sorted(stored.keys() - unsaid.keys())
+    if flat:
+        raise ConfigError(
+            f"{reader.where}: rope_parameters has '{flat[0]}' outside of the layer types; give it to each of "
+            f"{', '.join(unsaid)}"
+        )
+    ropes = {}
+    for kind, default in unsaid.items():
+        said = dict(stored.get(kind) or {}) | (dict(scaling) if kind == "full_attention" else {})
+        settings = {key: value for key, value in said.items() if value is not None}
+        legacy = reader.get(theta_keys[kind], default=None) if kind in theta_keys else None
+        whole = default if not settings else {"rope_theta": default["rope_theta"]}
+        settings = {**whole, **({} if legacy is None else {"rope_theta": legacy}), **settings}
+        width = None if head_dims is None else head_dims[kind]
+        ropes[kind] = _resolved(reader, settings, "half", partial, width)
+    return ropes
+
+
+def _resolved(
+    reader: Reader, settings: dict[str, Any], style: str, partial: float | None, width: int | None = None
+) -> RopeConfig:
+    """One `RopeConfig` from settings without nulls that have a theta."""
+    _check(reader, settings, partial)
+    kind = settings.pop("rope_type", None) or settings.pop("type", None) or "default"
+    data = {"theta": settings.pop("rope_theta"), "style": style}
+    share = settings.pop("partial_rotary_factor", reader.get("partial_rotary_factor", default=partial))
+    if partial is not None:
+        width = head_dim(reader) if width is None else width
+        turning = 2 * int(share * width // 2) if kind == "proportional" else int(share * width)
+        data |= {} if turning == width else {"rotated": turning, "proportional": kind == "proportional"}
+    if kind == "default" or (
+        kind == "proportional" and settings.get("factor", 1) == 1 and partial is not None
+    ):
+        return RopeConfig.from_dict(data, f"{reader.where}: rope")
     if kind not in _KINDS:
         raise ConfigError(
             f"{reader.where}: rope_type '{kind}' is not supported here; use default, llama3, linear or yarn"
         )
-    for name in ("type", "partial_rotary_factor"):
-        parameters.pop(name, None)
+    settings.pop("type", None)
     if kind == "linear":
-        parameters.pop(_ORIGINAL, None)
+        settings.pop(_ORIGINAL, None)
     else:
         longest = reader.get("max_position_embeddings")
-        original = parameters.setdefault(_ORIGINAL, reader.get(_ORIGINAL, default=longest))
+        original = settings.setdefault(_ORIGINAL, reader.get(_ORIGINAL, default=longest))
         if kind == "yarn":  # as transformers fills in what is left out; 0 is none
-            parameters.setdefault("factor", longest / original)
+            settings.setdefault("factor", longest / original)
             for name in ("mscale", "mscale_all_dim"):
-                if not parameters.get(name):
-                    parameters.pop(name, None)
+                if not settings.get(name):
+                    settings.pop(name, None)
     names = {_ORIGINAL: "original_max_positions"}
-    scaling = {"kind": kind} | {names.get(key, key): value for key, value in parameters.items()}
-    return RopeConfig.from_dict({"theta": theta, "style": style, "scaling": scaling}, f"{reader.where}: rope")
+    scaling = {"kind": kind} | {names.get(key, key): value for key, value in settings.items()}
+    return RopeConfig.from_dict(data | {"scaling": scaling}, f"{reader.where}: rope")
 
 
 def rope_settings(
@@ -76,20 +140,15 @@ def rope_settings(
     return {key: value for key, value in chosen.items() if value is not None}
 
 
-def _check(reader: Reader, parameters: Mapping[str, Any]) -> None:
+def _check(reader: Reader, settings: Mapping[str, Any], partial: float | None) -> None:
     """Refuse what has no meaning here, and an original context that is stated twice."""
-    nested = next((key for key, value in parameters.items() if isinstance(value, Mapping)), None)
-    if nested is not None:
-        raise ConfigError(
-            f"{reader.where}: gives rope settings per layer type ('{nested}'), which is not supported here"
-        )
-    for source in (reader.data, parameters):
+    for source in (reader.data, settings):
         factor = source.get("partial_rotary_factor")
-        if factor not in (None, 1):
+        if partial is None and factor not in (None, 1):
             raise ConfigError(
                 f"{reader.where}: 'partial_rotary_factor' is {factor!r}; only 1 is supported here"
             )
-    inner, outer = parameters.get(_ORIGINAL), reader.data.get(_ORIGINAL)
+    inner, outer = settings.get(_ORIGINAL), reader.data.get(_ORIGINAL)
     if None not in (inner, outer) and inner != outer:
         raise ConfigError(
             f"{reader.where}: '{_ORIGINAL}' is {outer!r}, but {inner!r} in the rope settings; give one of "
@@ -109,11 +168,41 @@ def _check_lost_theta(reader: Reader, default: float) -> None:
         )
 
 
-def rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
-    """`rope_theta`, `rope_scaling` for 4.x readers and llama.cpp, `rope_parameters` for transformers 5."""
+def rope_to_hf(rope: RopeConfig, head_dim: int, partial: bool = False) -> dict[str, Any]:
+    """`rope_theta`, `rope_scaling` for 4.x readers and llama.cpp, `rope_parameters` for transformers 5.
+
+    `head_dim`: width of a head. `partial`: write the share of it that rotates in any case.
+    """
+    parameters = _parameters(rope, head_dim, partial)
     scaling = _scaling_to_hf(rope.scaling) if rope.scaling else None
-    parameters = {"rope_theta": rope.theta} | (scaling or {"rope_type": "default"})
-    return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": parameters}
+    data = {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": parameters}
+    share = parameters.get("partial_rotary_factor")
+    return data if share is None else data | {"partial_rotary_factor": share}
+
+
+def layer_ropes_to_hf(
+    ropes: Mapping[str, RopeConfig],
+    head_dims: Mapping[str, int],
+    theta_keys: Mapping[str, str],
+    partial: bool = False,
+) -> dict[str, Any]:
+    """The same for `read_layer_ropes`, with an object per layer type."""
+    data: dict[str, Any] = {"rope_scaling": None}
+    for kind, rope in ropes.items():
+        if kind in theta_keys:
+            data[theta_keys[kind]] = rope.theta
+        if kind == "full_attention" and rope.scaling is not None:
+            data["rope_scaling"] = _scaling_to_hf(rope.scaling)
+    parameters = {kind: _parameters(rope, head_dims[kind], partial) for kind, rope in ropes.items()}
+    return data | {"rope_parameters": parameters}
+
+
+def _parameters(rope: RopeConfig, head_dim: int, partial: bool) -> dict[str, Any]:
+    kind = {"rope_type": "proportional" if rope.proportional else "default"}
+    data = {"rope_theta": rope.theta} | (_scaling_to_hf(rope.scaling) if rope.scaling else kind)
+    if rope.rotated is None and not partial:
+        return data
+    return data | {"partial_rotary_factor": (rope.rotated or head_dim) / head_dim}
 
 
 def _scaling_to_hf(scaling: RopeScaling) -> dict[str, Any]:

@@ -6,16 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config import ConfigError, ModelConfig
-from coterie.families.base import (
-    COMMON_KEYS,
-    Family,
-    dense_model_slots,
-    read_attention,
-    read_dense_layers,
-    write_dense,
-)
+from coterie.families.base import COMMON_KEYS, Family, read_attention, read_dense_layers, write_dense
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
+from coterie.families.slots import dense_model_slots
 
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
