@@ -132,7 +132,7 @@ def write_shards(
             for piece in ordered:
                 tensor = piece.make()
                 assert tensor.dtype == piece.dtype and tuple(tensor.shape) == piece.shape, piece.name
-                _write_all(file, _bytes_of(tensor))
+                _write_all(file, bytes_of(tensor))
                 if written is not None:
                     written(piece.name, tensor)
                 del tensor  # before the next one is made
@@ -169,9 +169,10 @@ def _header(pieces: Iterable[TensorToWrite]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
     """The content of a tensor in main memory, in the order of its indices."""
-    return memoryview(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+    array: Any = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+    return memoryview(array)
 
 
 def _write_all(file: IO[bytes], content: memoryview) -> None:
