@@ -32,6 +32,12 @@ EXPLAINED: dict[frozenset[str], str] = {
         ("families/qwen2.py::_read", "families/smollm3.py::_read", _FORMATS),
         ("families/deepseek.py::write_experts", "families/ernie4_5.py::_write_moe", _FORMATS),
         (
+            "checkpoints/quantised/bitsandbytes.py::collect",
+            "checkpoints/quantised/modelopt.py::collect",
+            _FORMATS,
+        ),
+        ("checkpoints/quantised/awq.py::collect", "checkpoints/quantised/gptq.py::collect", _FORMATS),
+        (
             "nn/kernels/adapted.py::_AdaptedMixture.forward",
             "nn/kernels/adapted.py::_AdaptedMixture.backward",
             _AUTOGRAD,

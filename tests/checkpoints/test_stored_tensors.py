@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from coterie.checkpoints.directory import load_model
+from coterie.checkpoints.quantised.settings import QuantSettings
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.config import CheckpointError
 from tests.checkpoints.quantised.packers import blocks_of
@@ -39,7 +40,8 @@ def test_reading_into_any_place_is_reading(tmp_path: Path) -> None:
     plain = torch.randn(4, 6, generator=generator).to(torch.bfloat16)
     save_file({"e": numbers, "e_scale_inv": scales, "p": plain}, tmp_path / "model.safetensors")
     stored = StoredTensors(
-        [tmp_path / "model.safetensors"], {"quant_method": "fp8", "weight_block_size": [2, 2]}
+        [tmp_path / "model.safetensors"],
+        QuantSettings({"quant_method": "fp8", "weight_block_size": [2, 2]}, ""),
     )
     assert set(stored) == {"e", "p"} and stored.quantised and stored.shape("e") == (3, 4, 6)
     meant = torch.stack([blocks_of(numbers[e], scales[e], 2, 2) for e in range(3)])

@@ -22,6 +22,7 @@ from coterie.adapters.independent import check_weights
 from coterie.adapters.peft_layouts import Layout
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
+from coterie.checkpoints.quantised.settings import SIDE_FILES
 from coterie.checkpoints.tensor_writer import as_dtype, write_model_files
 from coterie.config import AdapterConfig, CheckpointError
 from coterie.nn.transformer import Transformer
@@ -181,7 +182,7 @@ def _check_adapter(files: AdapterFiles, model: Transformer, base: Checkpoint) ->
 def _copy_small_files(source: Path, target: Path) -> None:
     """Copy everything but weights and the manifest: tokenizer, templates and settings."""
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name != MANIFEST and not path.name.endswith(_WEIGHTS):
+        if path.is_file() and path.name not in (MANIFEST, *SIDE_FILES) and not path.name.endswith(_WEIGHTS):
             shutil.copyfile(path, target / path.name)
 
 

@@ -15,6 +15,7 @@ from coterie.checkpoints.commit import MANIFEST, read_manifest, travelling, veri
 from coterie.checkpoints.fill import (
     as_stored,
     fill_model,
+    materialise,
     place_tensors,
     require_memory,
 )
@@ -25,15 +26,15 @@ from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
 from coterie.checkpoints.names import FamilyNames, is_bare
 from coterie.checkpoints.pulled import origin
 from coterie.checkpoints.quantise import quantise_model
+from coterie.checkpoints.quantised.settings import QuantSettings, stated
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype
 from coterie.checkpoints.token_facts import TokenFacts, gather_tokens
 from coterie.config import AdapterConfig, CheckpointError, DataError, ModelConfig
 from coterie.config.files import present
-from coterie.families import config_from_hf, family, float32_parameters, quantisation_of
+from coterie.families import config_from_hf, family
 from coterie.families.contradictions import contradictions
 from coterie.hub.names import HubRevision
-from coterie.nn.materialise import materialise
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import Difference
 from coterie.proof.judge import check_record
@@ -103,8 +104,12 @@ class Checkpoint:
         chosen = family(self.config.family)
         with_head = self.config.model_copy(update={"tie_embeddings": False})
         names = FamilyNames((slot.disk for slot in chosen.slots(with_head)), chosen.memory_names)
-        quantisation = quantisation_of(self.raw_config)
-        return StoredTensors(weight_files(self.path), quantisation, names.canonical)
+        return StoredTensors(weight_files(self.path), self.quantisation, names.canonical)
+
+    @cached_property
+    def quantisation(self) -> QuantSettings | None:
+        """How the files say that the weights are quantised; None where they say nothing."""
+        return stated(self.path, self.raw_config)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -260,8 +265,8 @@ class Checkpoint:
         if not has_head:
             config = config.model_copy(update={"tie_embeddings": True})
             _log.warning("%s has no output head: it gives vectors and no text", self.path)
-        if quantisation_of(self.raw_config) and not self.quantised:
-            _log.warning("%s: config.json says quantised, but no tensor is; read as it is stored", self.path)
+        if self.quantisation is not None and not self.quantised:
+            _log.warning("%s says quantised, but no tensor is; read as it is stored", self.quantisation.where)
         if self.quantised:
             kind = str(parameter_dtype).split(".")[-1]
             _log.warning("%s is stored quantised; read as %s, and saved so", self.path, kind)
@@ -278,7 +283,7 @@ class Checkpoint:
             )
         placement = place_tensors(self.tensors, model, self.path)
         require_memory(model, parameter_dtype, device, self.path)
-        materialise(model, parameter_dtype, device, float32_parameters(config))
+        materialise(model, parameter_dtype, device)
         fill_model(self.tensors, model, self.path, placement=placement)
         model.has_head = has_head
         if check:

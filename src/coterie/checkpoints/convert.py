@@ -19,6 +19,7 @@ import torch
 
 from coterie.checkpoints.checkpoint import Checkpoint, Loaded
 from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
+from coterie.checkpoints.quantised.settings import SIDE_FILES
 from coterie.checkpoints.relabel import as_family
 from coterie.checkpoints.tensor_writer import (
     SHARD_BYTES,
@@ -36,7 +37,7 @@ from coterie.proof.records import default_sequences, record, rounded, save_probe
 
 RECEIPT = "receipt.json"
 _COMPANIONS = {".json", ".jinja", ".txt", ".model", ".md"}
-_WRITTEN = {"config.json", MANIFEST, RECEIPT, "model.safetensors.index.json"}
+_WRITTEN = {"config.json", MANIFEST, RECEIPT, "model.safetensors.index.json", *SIDE_FILES}
 _log = logging.getLogger("coterie")
 
 

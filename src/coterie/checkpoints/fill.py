@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coterie.checkpoints.quantise import quantised_parts, read_quantised
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError, ModelConfig
-from coterie.families import Slot, family
+from coterie.families import Slot, family, float32_parameters
 from coterie.families.mapping import Held
 from coterie.machine.system import memory_bytes
 from coterie.nn.transformer import Transformer
@@ -134,6 +134,23 @@ def read_slot(source: TensorSource, slot: Slot, parameter: Tensor, held: Held | 
         source.read_into(slot.disk, target, lambda stored: slot.part(stored)[index])
 
 
+def materialise(model: Transformer, dtype: torch.dtype, device: str | torch.device) -> None:
+    """Give a model that was built on the meta device memory, uninitialised; router statistics start fresh."""
+    wide = float32_parameters(model.config)
+    # `to_empty` would do, but imports a symbolic algebra system on its way
+    for prefix, module in model.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            kept = torch.float32 if f"{prefix}.{name}" in wide else dtype
+            empty = torch.empty(parameter.shape, dtype=kept, device=device)
+            setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
+    for _, router in model.routers():
+        router.balance.reset()
+        if router.select_bias is not None:
+            router.select_bias.data = torch.zeros_like(router.select_bias, dtype=torch.float32)
+
+
 def require_memory(model: Transformer, dtype: torch.dtype, device: str | torch.device, where: Path) -> None:
     """Refuse a model on the meta device that the whole machine could not hold, before anything is allocated.
 
@@ -205,9 +222,11 @@ def _check_shape(source: TensorSource, slot: Slot, parameter: Tensor) -> None:
 def _check_repeated(
     source: TensorSource, name: str, config: ModelConfig, slots: Mapping[str, Iterable[Slot]]
 ) -> None:
-    """Accept rotary frequencies, and a tied head that really equals the embedding; refuse everything else."""
+    """Accept rotary frequencies, biases of zeros and a tied head that really equals the embedding."""
     if name.endswith(_FOLLOWING):
         return
+    if name.endswith(".bias") and not bool(source.read(name).any()):
+        return  # GPTQ's tools store zeros for layers that have no bias
     if name.endswith("lm_head.weight") and config.tie_embeddings:
         embedding = next(slot.disk for slot in _flat(slots) if slot.name == "embed.weight" and not slot.copy)
         if embedding in source and torch.equal(source.read(embedding), source.read(name)):

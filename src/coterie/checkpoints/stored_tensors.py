@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from coterie.checkpoints.locate import check_index
 from coterie.checkpoints.quantised.encoded import EncodedTensor
 from coterie.checkpoints.quantised.methods import collect_tensors
+from coterie.checkpoints.quantised.settings import QuantSettings
 from coterie.checkpoints.tensor_reader import Entries, FileBytes, Plain, read_header
 from coterie.config import CheckpointError
 
@@ -23,7 +23,7 @@ Tensors = dict[str, Plain | EncodedTensor]
 class StoredTensors:
     """All tensors of a checkpoint's safetensors files, under the names and shapes that a model uses.
 
-    `quantisation`: `quantization_config` of config.json (None: plain). `renamed`: gives the tensors the names
+    `quantisation`: what the directory says of it (None: plain). `renamed`: gives the tensors the names
     and shapes of the model's family (default: those of the files). Errors: `CheckpointError` for damaged
     files, a tensor in two files, and quantised weights that are not read here (see `collect_tensors`).
     """
@@ -31,7 +31,7 @@ class StoredTensors:
     def __init__(
         self,
         files: list[Path],
-        quantisation: Mapping[str, Any] | None = None,
+        quantisation: QuantSettings | None = None,
         renamed: Callable[[Tensors], Tensors] | None = None,
     ) -> None:
         self._entries: Entries = {}

@@ -48,7 +48,6 @@ _DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
     "F8_E8M0": torch.float8_e8m0fnu,
 }
-TYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}  # what safetensors calls a type
 _LONGEST_HEADER = 100_000_000
 _HEADER = JsonLimits(size=_LONGEST_HEADER, depth=4, digits=20)
 _MOST_DIMENSIONS = 16  # the product of very many would take quadratic time
@@ -198,24 +197,27 @@ class FileBytes:
         return self._scratch[:size]
 
     def fill(self, name: str, place: Place, target: Tensor, start: int = 0) -> None:
-        """Fill a contiguous tensor in main memory from a stored one's bytes, beginning at byte `start`.
+        """Fill a contiguous tensor in main memory from a stored one's bytes, beginning at byte `start`."""
+        self.fill_from(place[0], place[1].start + start, target, name)
+
+    def fill_from(self, file: Path, start: int, target: Tensor, name: str) -> None:
+        """Fill a contiguous tensor in main memory from a file's bytes, beginning at byte `start` of it.
 
         Reads straight into the memory: a mapped file faults in page by page, which is many times slower.
-        Errors: `CheckpointError` for a file that cannot be read or is too short.
+        `name`: for messages. Errors: `CheckpointError` for a file that cannot be read or is too short.
         """
-        file, entry = place
         array: Any = target.detach().reshape(-1).view(torch.uint8).numpy()
         memory = memoryview(array)
         try:
             if self._open is None or self._open[0] != file:
                 self._open = (file, open(file, "rb", buffering=0))  # noqa: SIM115 (closed with the last reference)
             handle = self._open[1]
-            handle.seek(entry.start + start)
+            handle.seek(start)
             at = 0
             while at < len(memory):
                 count = handle.readinto(memory[at : at + _READ])
                 if not count:
-                    raise _damaged(file, f"'{name}' ends early")
+                    raise CheckpointError(f"{file}: '{name}' ends early; fetch the file again")
                 at += count
         except OSError as error:
             raise CheckpointError(f"{file}: '{name}' cannot be read ({error.strerror})") from None

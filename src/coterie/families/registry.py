@@ -76,6 +76,9 @@ def float32_parameters(config: ModelConfig) -> frozenset[str]:
     return frozenset(slot.name for slot in family(config.family).slots(config) if slot.float32)
 
 
+_QUANTISATION = ("quantization_config", "compression_config")
+
+
 def quantisation_of(data: Mapping[str, Any]) -> Any:
     """The `quantization_config` of a config.json, in `text_config` where the whole has none."""
     text = data.get("text_config")
@@ -99,8 +102,8 @@ def config_from_hf(data: Mapping[str, Any], where: str = "config.json", strict: 
             if key not in chosen.keys:
                 hint = suggest(key, chosen.keys) or f"; {model_type} takes: {', '.join(sorted(chosen.keys))}"
                 raise ConfigError(f"{where}: unknown key '{key}'{hint}")
-    # This key describes the weights on disk; the model that is built is never quantised by it.
-    data = {key: value for key, value in data.items() if key != "quantization_config"}
+    # These keys describe the weights on disk; the model that is built is never quantised by it.
+    data = {key: value for key, value in data.items() if key not in _QUANTISATION}
     try:
         return chosen.read(data, where)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from coterie.checkpoints.directory import load_model, save_model
+from coterie.checkpoints.quantised.settings import QuantSettings
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.config import CheckpointError
 from tests.checkpoints.quantised.packers import Pack, blocks_of, directory, fp8, mxfp8, quantised
@@ -73,7 +74,9 @@ def test_llama_4s_experts_have_a_scale_for_each_output(tmp_path: Path) -> None:
     scales = torch.rand(3, 6, generator=generator)
     for shape in ((3, 1, 6), (3, 6, 1)):
         save_file({"d": numbers, "d_scale": scales.view(shape)}, tmp_path / "model.safetensors")
-        stored = StoredTensors([tmp_path / "model.safetensors"], {"quant_method": "fbgemm_fp8"})
+        stored = StoredTensors(
+            [tmp_path / "model.safetensors"], QuantSettings({"quant_method": "fbgemm_fp8"}, "")
+        )
         assert torch.equal(stored.read("d"), numbers.float() * scales[:, None, :])
 
 
@@ -135,5 +138,5 @@ def test_what_does_not_fit_is_one_line(
     } | change
     save_file({n: t for n, t in tensors.items() if t is not None}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=message) as caught:
-        StoredTensors([tmp_path / "model.safetensors"], {"quant_method": "fp8"} | config)
+        StoredTensors([tmp_path / "model.safetensors"], QuantSettings({"quant_method": "fp8"} | config, ""))
     assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from coterie.checkpoints.quantised.settings import QuantSettings
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.config import CheckpointError
 
@@ -21,5 +22,6 @@ def test_other_quantisation_is_refused(
     quantisation: dict[str, Any] | None, message: str, tmp_path: Path
 ) -> None:
     save_file({"w": torch.zeros(4, 4).to(torch.float8_e4m3fn)}, tmp_path / "model.safetensors")
+    given = None if quantisation is None else QuantSettings(quantisation, "")
     with pytest.raises(CheckpointError, match=message):
-        StoredTensors([tmp_path / "model.safetensors"], quantisation)
+        StoredTensors([tmp_path / "model.safetensors"], given)

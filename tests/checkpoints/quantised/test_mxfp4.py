@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from coterie.checkpoints.directory import load_model, save_model
+from coterie.checkpoints.quantised.settings import QuantSettings
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.config import CheckpointError
 from tests.families.hf import tiny
@@ -19,7 +20,7 @@ MXFP4 = {"quant_method": "mxfp4"}
 
 def read(directory: Path, blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     save_file({"x_blocks": blocks, "x_scales": scales}, directory / "model.safetensors")
-    return StoredTensors([directory / "model.safetensors"], MXFP4).read("x")
+    return StoredTensors([directory / "model.safetensors"], QuantSettings(MXFP4, "")).read("x")
 
 
 def test_by_hand(tmp_path: Path) -> None:
@@ -87,5 +88,5 @@ def test_what_does_not_fit_is_one_line(
     tensors |= {} if scales is None else {"x_scales": torch.zeros(scales, dtype=torch.uint8)}
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=message) as caught:
-        StoredTensors([tmp_path / "model.safetensors"], MXFP4)
+        StoredTensors([tmp_path / "model.safetensors"], QuantSettings(MXFP4, ""))
     assert "\n" not in str(caught.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from coterie.checkpoints.gguf_file.header import GgufHeader, TensorPlace
 from coterie.checkpoints.gguf_file.split import read_headers
 from coterie.checkpoints.gguf_file.types import PLAIN
 from coterie.checkpoints.quantised.encoded import Grid
+from coterie.checkpoints.tensor_reader import FileBytes
 from coterie.config import CheckpointError
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class GgufTensors:
                 self._hidden |= {f"{stem}.scale", f"{stem}.input_scale"}
                 if f"{stem}.scale" in self._where:
                     self._factors[name] = f"{stem}.scale"
-        self._open: tuple[Path, io.FileIO] | None = None
+        self._files = FileBytes()
         self._packed = torch.empty(0, dtype=torch.uint8)
         self._numbers = torch.empty(0)
 
@@ -163,7 +163,8 @@ class GgufTensors:
 
     def release(self) -> None:
         """Close the open file and free the buffers; the tensors can still be read afterwards."""
-        self._open, self._packed, self._numbers = None, self._packed[:0].clone(), self._numbers[:0].clone()
+        self._files.release()
+        self._packed, self._numbers = self._packed[:0].clone(), self._numbers[:0].clone()
 
     def _place(self, name: str) -> tuple[Path, TensorPlace]:
         if name not in self._where:
@@ -227,25 +228,12 @@ class GgufTensors:
         return raw
 
     def _read_bytes(self, name: str, first: int, rows: int, memory: Tensor) -> None:
-        """Fill contiguous memory; read, not mapped, since a mapped file faults in page by page."""
+        """Fill contiguous memory from some rows."""
         file, place = self._place(name)
         size = place.shape[-1] // place.type.block * place.type.nbytes
         if first < 0 or place.start + (first + rows) * size > place.end:
             raise CheckpointError(f"{file}: '{name}' has no rows {first:,} to {first + rows:,}")
-        array: Any = memory.detach().reshape(-1).view(torch.uint8).numpy()
-        view = memoryview(array)
-        try:
-            if self._open is None or self._open[0] != file:
-                self._open = (file, open(file, "rb", buffering=0))  # noqa: SIM115 (closed with the last reference)
-            handle, at = self._open[1], 0
-            handle.seek(place.start + first * size)
-            while at < len(view):
-                count = handle.readinto(view[at:])
-                if not count:
-                    raise CheckpointError(f"{file}: '{name}' ends early; fetch the file again")
-                at += count
-        except OSError as error:
-            raise CheckpointError(f"{file}: '{name}' cannot be read ({error.strerror})") from None
+        self._files.fill_from(file, place.start + first * size, memory, name)
 
     def _finite(self, name: str, unpack: Callable[..., T], *blocks: Any) -> T:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.tensor_reader import FileBytes, Place, TensorEntry
+from coterie.checkpoints.tensor_reader import FileBytes, Place, Plain, TensorEntry
 
 Parts = Mapping[str, Tensor]  # what was read, by its role
 Shape = tuple[int, ...]
@@ -40,8 +40,8 @@ class Decoding(ABC):
     def decode(self, parts: Parts, shape: Shape) -> Tensor:
         """The matrix of `shape`, float32."""
 
-    def grid(self, part: Callable[[str], Tensor | None], shape: Shape) -> Grid | None:
-        """The grid that holds the same numbers exactly; None where there is none.
+    def grid(self, part: Callable[[str], Tensor | None], shape: Shape) -> tuple[int, int] | None:
+        """Bits and block of the grid that holds the same numbers exactly; None where there is none.
 
         `part` reads a part, None where the tensor lacks it; only small ones are asked for.
         """
@@ -106,7 +106,11 @@ class EncodedTensor:
         def part(role: str) -> Tensor | None:
             return files.tensor(self.name, self.places[role]) if role in self.places else None
 
-        return self.form.grid(part, self.whole)
+        found = self.form.grid(part, self.whole)
+        if found is None:
+            return None
+        scales = Plain(self.name, *self.places["scale"]).dtype
+        return Grid(*found, scales) if scales in (torch.float32, torch.bfloat16, torch.float16) else None
 
     def codes(self, files: FileBytes) -> tuple[Tensor, Tensor]:
         """Codes (O, I) int8 and scales (O, B) of a tensor that has a grid."""

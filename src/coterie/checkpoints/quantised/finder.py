@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from coterie.checkpoints.quantised.encoded import Decoding, EncodedTensor, Shape
+from coterie.checkpoints.quantised.settings import QuantSettings
 from coterie.checkpoints.tensor_reader import Entries, FileBytes, Place
 from coterie.config import CheckpointError
-
-
-@dataclass(frozen=True)
-class QuantSettings:
-    """The quantisation that a file describes. `where`: the file, for messages."""
-
-    values: Mapping[str, Any]
-    where: str
-
-    def number(self, key: str, default: int | None = None) -> int:
-        """A whole number. Errors: `CheckpointError` for anything else."""
-        value = self.values.get(key, default)
-        if type(value) is not int:
-            raise CheckpointError(f"{self.where}: {key} is {value!r}; a whole number is expected")
-        return value
-
-    def word(self, key: str, default: str = "") -> str:
-        """A text in lower case. Errors: `CheckpointError` for anything else."""
-        value = self.values.get(key)
-        value = default if value is None else value
-        if not isinstance(value, str):
-            raise CheckpointError(f"{self.where}: {key} is {value!r}; a text is expected")
-        return value.lower()
-
-    def table(self, key: str) -> Mapping[str, Any]:
-        """An object; empty where it is missing. Errors: `CheckpointError` for anything else."""
-        value = self.values.get(key)
-        value = {} if value is None else value
-        if not isinstance(value, dict):
-            raise CheckpointError(f"{self.where}: {key} is {value!r}; an object is expected")
-        return value
-
-    def refused(self, what: str) -> CheckpointError:
-        """The error for a form that is not read here."""
-        return CheckpointError(f"{self.where}: {what}; save the weights in bfloat16 first")
 
 
 @dataclass
@@ -84,6 +49,19 @@ class Finder:
             wanted = " or ".join(map(str, shapes))
             raise CheckpointError(f"{file}: '{part}' has shape {entry.shape}; '{name}' needs {wanted}")
         return part
+
+    def weights(self, *types: str) -> Iterator[tuple[str, str]]:
+        """(name, name without the ending) of the stored `.weight` of one of `types`."""
+        for name, stem in self.ending(".weight"):
+            if self.entries[name][1].dtype in types:
+                yield name, stem
+
+    def matrix(self, stored: str) -> tuple[int, int]:
+        """The two sizes of a stored tensor. Errors: `CheckpointError` for one with fewer or more."""
+        file, entry = self.entries[stored]
+        if len(entry.shape) != 2:
+            raise CheckpointError(f"{file}: '{stored}' of shape {entry.shape} is not a matrix")
+        return entry.shape[0], entry.shape[1]
 
     def add(self, name: str, shape: Shape, form: Decoding, **parts: str) -> None:
         """A tensor that `parts` (role = stored name, the numbers first) encode."""

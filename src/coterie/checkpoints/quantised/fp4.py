@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.quantised.encoded import Decoding, Parts, Shape
-from coterie.checkpoints.quantised.fp8 import exponents
+from coterie.checkpoints.quantised.finder import Finder
+from coterie.checkpoints.quantised.fp8 import EXPONENTS, FLOATS, exponents
+from coterie.config import CheckpointError
+
+EXPONENT, FLOAT8 = 32, 16  # numbers of a block, by the type of its scale
 
 # A 4-bit float: sign, two bits of exponent, one of mantissa.
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -51,3 +55,22 @@ class Fp4(Decoding):
         numbers = e2m1(parts["weight"].flatten(1)).unflatten(1, (scale.shape[1], -1))
         matrix = numbers.mul_(scale[..., None]).flatten(1)
         return matrix.T if self.transposed else matrix
+
+
+def add_fp4(found: Finder, stem: str, codes: str, whole: str, kind: str, divides: bool = False) -> None:
+    """`codes` (O, I / 2) with `.weight_scale` encode `stem.weight`, as MXFP4 or as NVFP4 by the scale's type.
+
+    `whole`: the ending of NVFP4's second scale. `kind`: the method, for `label`. Errors: `CheckpointError`
+    for a missing part and wrong shapes.
+    """
+    name, scale = f"{stem}.weight", f"{stem}.weight_scale"
+    rows, half = found.matrix(codes)
+    mx = found.place(name, scale)[1].dtype in EXPONENTS
+    block = EXPONENT if mx else FLOAT8
+    found.checked(name, scale, EXPONENTS if mx else ("F8_E4M3",), (rows, -(-half * 2 // block)))
+    if half * 2 % block:
+        raise CheckpointError(f"{found.entries[codes][0]}: '{codes}' is not whole blocks of {block} numbers")
+    parts = {"weight": codes, "scale": scale}
+    if not mx:
+        parts["whole"] = found.checked(name, stem + whole, FLOATS, (1,), ())
+    found.add(name, (rows, half * 2), Fp4(f"{kind} {'mxfp4' if mx else 'nvfp4'}", divides), **parts)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.quantised.encoded import Decoding, Grid, Parts, Shape, by_blocks
+from coterie.checkpoints.quantised.encoded import Decoding, Parts, Shape, by_blocks
 from coterie.checkpoints.quantised.finder import Finder
 from coterie.config import CheckpointError
 
@@ -31,13 +31,13 @@ class Scaled(Decoding):
     """Numbers of 8 bits times one scale per block of `rows` x `columns`, minus a zero before that, if any.
 
     Parts: `weight (O, I)`, `scale` with as many numbers as there are blocks, `zero` of the same size.
-    `kind`: for `label`. `bits`: of the codes, where these are whole numbers.
+    `kind`: for `label`. `bits`: of the codes, where these are whole numbers; 0 for FP8.
     """
 
     rows: int
     columns: int
     kind: str = "fp8"
-    bits: int = 8
+    bits: int = 0
 
     @property
     def label(self) -> str:
@@ -52,14 +52,14 @@ class Scaled(Decoding):
             weight = weight - by_blocks(zeros, self.rows, self.columns, shape)
         return weight * by_blocks(self._scales(parts, shape), self.rows, self.columns, shape)
 
-    def grid(self, part: Callable[[str], Tensor | None], shape: Shape) -> Grid | None:
+    def grid(self, part: Callable[[str], Tensor | None], shape: Shape) -> tuple[int, int] | None:
         """Of whole numbers without a zero: the codes as they are."""
-        if not self.kind.startswith("int") or (self.columns % 2 and self.columns < shape[1]):
+        zero = part("zero")
+        if not self.bits or (self.columns % 2 and self.columns < shape[1]):
             return None
-        zero, scale = part("zero"), part("scale")
-        if scale is None or (zero is not None and bool(zero.any())):
+        if zero is not None and bool(zero.any()):
             return None
-        return Grid(8 if self.bits > 4 else 4, min(self.columns, shape[1]), scale.dtype)
+        return (8 if self.bits > 4 else 4), min(self.columns, shape[1])
 
     def codes(self, parts: Parts, shape: Shape) -> tuple[Tensor, Tensor]:
         """The stored numbers, and each row's scales."""
@@ -118,7 +118,13 @@ def collect(found: Finder) -> None:
 
 
 def scaled(
-    found: Finder, name: str, scale: str, shape: Shape, block: tuple[int, int] | None, kind: str = "fp8"
+    found: Finder,
+    name: str,
+    scale: str,
+    shape: Shape,
+    block: tuple[int, int] | None,
+    kind: str = "fp8",
+    bits: int = 0,
 ) -> Scaled:
     """The form whose scales have the shape of those in the file: blocks, one per row, or one in all.
 
@@ -130,11 +136,11 @@ def scaled(
     found.checked(name, scale, FLOATS + EXPONENTS)
     given = entry.shape[len(experts) :] if entry.shape[: len(experts)] == experts else None
     if block is not None and given == of_blocks:
-        return Scaled(*block, kind)
+        return Scaled(*block, kind, bits)
     if given in ((), (1,), (1, 1)):
-        return Scaled(rows, columns, kind)
+        return Scaled(rows, columns, kind, bits)
     if given in ((rows,), (rows, 1)):
-        return Scaled(1, columns, kind)
+        return Scaled(1, columns, kind, bits)
     wanted = [*([of_blocks] if block else []), (rows, 1), ()]
     raise CheckpointError(
         f"{file}: '{scale}' has shape {entry.shape}; '{name}' needs "
