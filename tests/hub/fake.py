@@ -37,7 +37,8 @@ class FakeHub:
 
     `gated`, `private`: repos whose files need the token "hf_right". `broken`: file -> how many bytes one
     connection gives before it ends. `stated`: file -> the SHA-256 that is stated instead of the right one.
-    `down`: whether every request fails with 503.
+    `down`: whether every request fails with 503. `last`: the file after which
+    it is.
     `pace`: seconds between two megabytes. `seen`: (method, path, Range header) of each request.
     """
 
@@ -47,6 +48,7 @@ class FakeHub:
     broken: dict[str, int] = field(default_factory=dict)
     stated: dict[str, str] = field(default_factory=dict)
     down: bool = False
+    last: str | None = None
     pace: float = 0.0
     seen: list[tuple[str, str, str | None]] = field(default_factory=list)
 
@@ -149,6 +151,8 @@ class FakeHub:
         headers = {"X-Repo-Commit": found.commit, "ETag": f'"{git_sha1(content)}"', "Accept-Ranges": "bytes"}
         if len(content) >= LFS_FROM:
             headers |= {"X-Linked-Etag": f'"{self._etag(name, content)}"', "X-Linked-Size": str(len(content))}
+        if name == self.last and request.command == "GET":
+            self.down = True
         first = int((request.headers["Range"] or "bytes=0-").removeprefix("bytes=").split("-")[0])
         status = 200
         if request.headers["Range"]:
