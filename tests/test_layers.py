@@ -35,6 +35,7 @@ LAYERS = {
     "train": 8,
     "infer": 8,
     "verify": 8,
+    "library": 8,
     "evaluate": 9,
     "recipes": 10,
     "hosting": 10,

@@ -79,23 +79,37 @@ def missing_to(files: Sequence[RemoteFile], directory: Path) -> int:
     return missing_bytes({staging_of(directory) / file.name: file for file in files})
 
 
-def origin(directory: Path, manifest: Mapping[str, Any]) -> HubRevision | None:
-    """The revision of the hub that a directory is: from its place in the cache, or from its manifest."""
-    cached, about = cached_revision(directory), manifest.get(PULLED)
-    if cached is not None or not isinstance(about, dict):
+def origin(path: Path, manifest: Mapping[str, Any]) -> HubRevision | None:
+    """The revision of the hub that a directory or GGUF file is: from its place in the cache, or its manifest.
+
+    `manifest`: of the directory; that of a file is looked for.
+    """
+    cached = cached_revision(path)
+    if cached is not None:
         return cached
+    folder = _pulled_folder(path)
+    about = (manifest if folder == path else read_manifest(folder) if folder is not None else {}).get(PULLED)
+    if not isinstance(about, dict):
+        return None
     repo, commit = str(about.get("repo")), str(about.get("commit"))
     return HubRevision(repo, commit) if is_commit(commit) else None
 
 
-def check_origin(directory: Path) -> int:
-    """Hash every file of a pulled directory; how many there are.
+def check_origin(path: Path) -> int:
+    """Hash every file of a pulled directory, or of the one that a GGUF file is in; how many there are.
 
     Errors: `CheckpointError` for the first whose hash is not the one that the hub stated.
     """
-    if cached_revision(directory) is not None:
-        return check_cached(directory)
-    return verify_directory(directory)
+    if cached_revision(path) is not None:
+        return check_cached(path)
+    return verify_directory(_pulled_folder(path) or path)
+
+
+def _pulled_folder(path: Path) -> Path | None:
+    """The directory with the manifest of a file: its own, or the one above; a directory is its own."""
+    if path.is_dir():
+        return path
+    return next((folder for folder in path.absolute().parents[:2] if (folder / MANIFEST).is_file()), None)
 
 
 def _copy_cached(listing: Listing, file: RemoteFile, target: Path) -> None:

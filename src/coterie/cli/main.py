@@ -35,6 +35,9 @@ VERBS = {
     "pull": Verb(
         "Fetch a model from the hub; resumes, pins revisions, checks hashes.", "pull:pull", section=USE
     ),
+    "models": Verb(
+        "List the models of this machine and what can be done with each.", "models:models", section=USE
+    ),
     "chat": Verb("Talk to a model or a server in the terminal.", "chat:chat", section=USE),
     "run": Verb("One answer to one message, from a model or a server.", "chat:run", section=USE),
     "generate": Verb("Continue a text.", "chat:generate", section=USE),

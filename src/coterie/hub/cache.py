@@ -103,20 +103,24 @@ def cached_snapshot(name: HubName) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def cached_revision(directory: Path) -> HubRevision | None:
-    """The revision that a directory holds, from its place in a cache; None for other directories."""
-    directory = directory.absolute()
-    match = _SNAPSHOT.fullmatch(directory.parent.parent.name)
-    if match is None or directory.parent.name != "snapshots" or not is_commit(directory.name):
-        return None
-    return HubRevision(f"{match['owner']}/{match['name']}", directory.name)
+def cached_revision(path: Path) -> HubRevision | None:
+    """The revision that a directory or file is of, from its place in a cache; None outside of one."""
+    absolute = path.absolute()
+    for folder in (absolute, *absolute.parents):
+        match = _SNAPSHOT.fullmatch(folder.parent.parent.name)
+        if match is not None and folder.parent.name == "snapshots" and is_commit(folder.name):
+            return HubRevision(f"{match['owner']}/{match['name']}", folder.name)
+    return None
 
 
 def check_cached(directory: Path) -> int:
-    """Hash every file of a revision in the cache against the hash that the hub gave; how many there are.
+    """Hash every file of a revision against the hash that the hub gave; how many there are.
 
+    `directory`: of the revision, or a file in it.
     Errors: `CheckpointError` for the first that differs, and where a file is no link, which names no hash.
     """
+    while directory.parent.name != "snapshots":  # from a file to its revision
+        directory = directory.parent
     files = [path for path in sorted(directory.rglob("*")) if not path.is_dir()]
     for path in files:
         digest = Path(os.readlink(path)).name if path.is_symlink() else ""

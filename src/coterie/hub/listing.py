@@ -118,6 +118,12 @@ def gguf_groups(files: Iterable[RemoteFile]) -> dict[str, list[RemoteFile]]:
     return groups
 
 
+def quant_label(name: str) -> str:
+    """The type that ends a name of a GGUF file without `.gguf`, such as Q4_K_M; empty where there is none."""
+    match = _QUANT.search(name)
+    return match[1] if match else ""
+
+
 def _chosen_gguf(listing: Listing, names: Sequence[str]) -> list[RemoteFile]:
     """The named GGUF files, or those of the asked quantisation, or the only ones."""
     groups, quant = gguf_groups(listing.files), listing.name.quant
@@ -144,7 +150,7 @@ def _offer(groups: dict[str, list[RemoteFile]]) -> str:
     """The end of an error: what there is to choose from, by label where labels tell the files apart."""
     if not groups:
         return "it has no GGUF files at all"
-    labels = [match[1] if (match := _QUANT.search(name)) else "" for name in groups]
+    labels = [quant_label(name) for name in groups]
     sizes = [size(sum(file.size for file in group)) for group in groups.values()]
     if all(labels) and len({label.lower() for label in labels}) == len(labels):
         return "choose with :TYPE from " + ", ".join(map("{} ({})".format, labels, sizes))
