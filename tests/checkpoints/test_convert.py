@@ -18,6 +18,7 @@ from coterie.checkpoints.commit import read_manifest, verify_directory
 from coterie.checkpoints.convert import RECEIPT, ConversionReceipt, convert_directory
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.checkpoints.relabel import as_family
+from coterie.checkpoints.tensor_reader import read_header
 from coterie.config import CheckpointError, ConfigError, CoterieError
 from coterie.families import FAMILIES, config_from_hf
 from coterie.nn.forward_context import ForwardContext
@@ -298,9 +299,10 @@ def test_nothing_is_left_of_a_conversion_that_fails(tmp_path: Path, monkeypatch:
 
 def test_a_source_that_is_not_what_it_was_is_refused(tmp_path: Path) -> None:
     save_model(tmp_path / "a", make("qwen3_moe"), probes=True)
-    tensors = stored(tmp_path / "a")
-    tensors["model.norm.weight"] *= 1.5
-    save_file(tensors, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    file = tmp_path / "a" / "model.safetensors"
+    with open(file, "r+b") as opened:
+        opened.seek(read_header(file)["model.norm.weight"].start)
+        opened.write((1.5 * stored(tmp_path / "a")["model.norm.weight"]).numpy().tobytes())
     with pytest.raises(CheckpointError, match="SHA-256 of samples differs"):
         convert_directory(tmp_path / "a", tmp_path / "b")
     (tmp_path / "a" / "coterie.json").unlink()

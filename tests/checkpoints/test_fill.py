@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.fill import fill_model, materialise, place_tensors
+from coterie.checkpoints.fill import fill_model, place_tensors
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.checkpoints.tensor_writer import disk_tensor, disk_tensors, write_model_files
 from coterie.config import CheckpointError
 from coterie.families import config_from_hf
+from coterie.nn.materialise import materialise
 from coterie.nn.transformer import Transformer
 from tests.nn.test_transformer import SMALL
 

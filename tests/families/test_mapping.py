@@ -12,10 +12,11 @@ from torch import Tensor
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import save_model
-from coterie.checkpoints.fill import fill_model, materialise
+from coterie.checkpoints.fill import fill_model
 from coterie.config import AttentionConfig, CheckpointError, ModelConfig
 from coterie.families import FAMILIES, config_from_hf, family
 from coterie.families.mapping import Held, Slot, Within, expert, expert_half, rows_within, transposed, whole
+from coterie.nn.materialise import materialise
 from coterie.nn.transformer import Transformer
 from tests.families.hf import randomise
 from tests.nn.test_transformer import SMALL

@@ -15,7 +15,6 @@ from coterie.checkpoints.commit import MANIFEST, read_manifest, travelling, veri
 from coterie.checkpoints.fill import (
     as_stored,
     fill_model,
-    materialise,
     place_tensors,
     require_memory,
 )
@@ -32,9 +31,10 @@ from coterie.checkpoints.tensor_writer import as_dtype
 from coterie.checkpoints.token_facts import TokenFacts, gather_tokens
 from coterie.config import AdapterConfig, CheckpointError, DataError, ModelConfig
 from coterie.config.files import present
-from coterie.families import config_from_hf, family
+from coterie.families import config_from_hf, family, float32_parameters
 from coterie.families.contradictions import contradictions
 from coterie.hub.names import HubRevision
+from coterie.nn.materialise import materialise
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import Difference
 from coterie.proof.judge import check_record
@@ -283,7 +283,7 @@ class Checkpoint:
             )
         placement = place_tensors(self.tensors, model, self.path)
         require_memory(model, parameter_dtype, device, self.path)
-        materialise(model, parameter_dtype, device)
+        materialise(model, parameter_dtype, device, float32_parameters(config))
         fill_model(self.tensors, model, self.path, placement=placement)
         model.has_head = has_head
         if check:

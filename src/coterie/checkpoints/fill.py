@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coterie.checkpoints.quantise import quantised_parts, read_quantised
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError, ModelConfig
-from coterie.families import Slot, family, float32_parameters
+from coterie.families import Slot, family
 from coterie.families.mapping import Held
 from coterie.machine.system import memory_bytes
 from coterie.nn.transformer import Transformer
@@ -132,23 +132,6 @@ def read_slot(source: TensorSource, slot: Slot, parameter: Tensor, held: Held | 
     if found is not None:
         target, index = found
         source.read_into(slot.disk, target, lambda stored: slot.part(stored)[index])
-
-
-def materialise(model: Transformer, dtype: torch.dtype, device: str | torch.device) -> None:
-    """Give a model that was built on the meta device memory, uninitialised; router statistics start fresh."""
-    wide = float32_parameters(model.config)
-    # `to_empty` would do, but imports a symbolic algebra system on its way
-    for prefix, module in model.named_modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            kept = torch.float32 if f"{prefix}.{name}" in wide else dtype
-            empty = torch.empty(parameter.shape, dtype=kept, device=device)
-            setattr(module, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
-    for _, router in model.routers():
-        router.balance.reset()
-        if router.select_bias is not None:
-            router.select_bias.data = torch.zeros_like(router.select_bias, dtype=torch.float32)
 
 
 def require_memory(model: Transformer, dtype: torch.dtype, device: str | torch.device, where: Path) -> None:

@@ -48,6 +48,7 @@ _DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
     "F8_E8M0": torch.float8_e8m0fnu,
 }
+TYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}  # what safetensors calls a type
 _LONGEST_HEADER = 100_000_000
 _HEADER = JsonLimits(size=_LONGEST_HEADER, depth=4, digits=20)
 _MOST_DIMENSIONS = 16  # the product of very many would take quadratic time

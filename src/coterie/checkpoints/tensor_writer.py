@@ -1,4 +1,8 @@
-"""Write the files of a model: config.json, safetensors with an index, tokenizer, generation config."""
+"""Write the files of a model: config.json, safetensors with an index, tokenizer, generation config.
+
+Tensors are made and written one at a time, in the order of the family's slots, so a result need not be in
+memory: its feed-forwards come layer by layer.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from coterie.checkpoints.quantise import is_quantised
+from coterie.checkpoints.tensor_reader import TYPE_NAMES
 from coterie.config import CheckpointError, ConfigError
+from coterie.data.progress import Ticker
 from coterie.families import Slot, config_to_hf, family
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.transformer import Transformer
@@ -40,11 +45,15 @@ def write_model_files(
     dtype: str | torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
     generation: Mapping[str, Any] | None = None,
+    tensors: Callable[[str], Tensor] | None = None,
+    written: Callable[[str, Tensor], None] | None = None,
 ) -> None:
     """Write config, safetensors (in shards of at most `shard_bytes`), tokenizer and generation config.
 
     `dtype`: of the weights on disk (default: the parameters' own). `generation`: the content of
-    generation_config.json (default: the tokenizer's stop tokens).
+    generation_config.json (default: the tokenizer's stop tokens). `tensors`: gives a parameter or buffer by
+    its name (default: the model's), asked in the order of the slots; `model` may be on the meta device then.
+    `written`: called with the name and content of every tensor on disk.
     Errors: `CheckpointError` for a model with an adapter, chosen experts or quantised weights; `ConfigError`
     for an embedding model without a head.
     """
@@ -73,20 +82,36 @@ def write_model_files(
     if generation:
         _write_json(directory / "generation_config.json", generation)
     _write_json(directory / "config.json", config)
-    write_shards(directory, _pieces(model, stored), shard_bytes)
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    pieces = _pieces(model, own, tensors or own.__getitem__, stored)
+    write_shards(directory, pieces, shard_bytes, written)
 
 
 @dataclass(frozen=True)
 class TensorToWrite:
-    """One tensor of a file: its name and size are known before `make` produces it."""
+    """One tensor of a file: its name, type and shape are known before `make` produces it."""
 
     name: str
-    nbytes: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
     make: Callable[[], Tensor]
 
+    @property
+    def nbytes(self) -> int:
+        """Its bytes in the file."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
-def write_shards(directory: Path, pieces: Iterable[TensorToWrite], shard_bytes: int = SHARD_BYTES) -> None:
-    """Write `model.safetensors`, or shards of at most `shard_bytes` (at least one tensor) and their index."""
+
+def write_shards(
+    directory: Path,
+    pieces: Iterable[TensorToWrite],
+    shard_bytes: int = SHARD_BYTES,
+    written: Callable[[str, Tensor], None] | None = None,
+) -> None:
+    """Write `model.safetensors`, or shards of at most `shard_bytes` (at least one tensor) and their index.
+
+    Each tensor is made when its turn comes and dropped when it is written. `written`: called with each.
+    """
     shards: list[list[TensorToWrite]] = [[]]
     size = total = 0
     for piece in pieces:
@@ -96,15 +121,64 @@ def write_shards(directory: Path, pieces: Iterable[TensorToWrite], shard_bytes: 
         shards[-1].append(piece)
         size += piece.nbytes
         total += piece.nbytes
-    count = len(shards)
+    count, done = len(shards), 0
+    ticker = Ticker("writing: MB")
     weight_map: dict[str, str] = {}
     for index, shard in enumerate(shards, 1):
         name = "model.safetensors" if count == 1 else f"model-{index:05d}-of-{count:05d}.safetensors"
-        save_file({piece.name: piece.make() for piece in shard}, directory / name, metadata={"format": "pt"})
+        ordered = _aligned(shard)
+        with open(directory / name, "wb", buffering=0) as file:
+            _write_all(file, memoryview(_header(ordered)))
+            for piece in ordered:
+                tensor = piece.make()
+                assert tensor.dtype == piece.dtype and tuple(tensor.shape) == piece.shape, piece.name
+                _write_all(file, bytes_of(tensor))
+                if written is not None:
+                    written(piece.name, tensor)
+                del tensor  # before the next one is made
+                done += piece.nbytes
+                ticker(done // 1_000_000, total // 1_000_000)
         weight_map |= {piece.name: name for piece in shard}
     if count > 1:
         data = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         _write_json(directory / "model.safetensors.index.json", data)
+
+
+def _aligned(shard: list[TensorToWrite]) -> list[TensorToWrite]:
+    """In their order, unless that would put one where numbers of its type cannot begin."""
+    largest = max((piece.dtype.itemsize for piece in shard), default=1)
+    if all(piece.nbytes % largest == 0 for piece in shard):
+        return shard
+    return sorted(shard, key=lambda piece: -piece.dtype.itemsize)
+
+
+def _header(pieces: Iterable[TensorToWrite]) -> bytes:
+    """The head of a safetensors file: its length in 8 bytes, then JSON, padded to a multiple of 8 bytes."""
+    data: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for piece in pieces:
+        place = [at, at + piece.nbytes]
+        data[piece.name] = {
+            "dtype": TYPE_NAMES[piece.dtype],
+            "shape": list(piece.shape),
+            "data_offsets": place,
+        }
+        at += piece.nbytes
+    text = json.dumps(data, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The content of a tensor in main memory, in the order of its indices."""
+    array: Any = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+    return memoryview(array)
+
+
+def _write_all(file: IO[bytes], content: memoryview) -> None:
+    """One call to the system may write a part only."""
+    while len(content):
+        content = content[file.write(content) :]
 
 
 def disk_tensors(model: Transformer) -> dict[str, list[Slot]]:
@@ -139,24 +213,30 @@ def disk_tensor(slots: Sequence[Slot], own: Mapping[str, Tensor], stored: torch.
     return result
 
 
-def _pieces(model: Transformer, stored: torch.dtype) -> list[TensorToWrite]:
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
-    pieces = [_piece(name, slots, own, stored) for name, slots in disk_tensors(model).items()]
+def _pieces(
+    model: Transformer, own: Mapping[str, Tensor], tensors: Callable[[str], Tensor], stored: torch.dtype
+) -> list[TensorToWrite]:
+    """`own`: types and shapes; `tensors`: gives the contents."""
+    pieces = [_piece(name, slots, own, tensors, stored) for name, slots in disk_tensors(model).items()]
     return pieces + [
-        TensorToWrite(name, tensor.nbytes, lambda tensor=tensor: tensor)  # type: ignore[misc]
+        TensorToWrite(name, tensor.dtype, tuple(tensor.shape), lambda tensor=tensor: tensor)  # type: ignore[misc]
         for name, tensor in model.carried.items()
     ]
 
 
-def _piece(name: str, slots: list[Slot], own: Mapping[str, Tensor], stored: torch.dtype) -> TensorToWrite:
+def _piece(
+    name: str,
+    slots: list[Slot],
+    own: Mapping[str, Tensor],
+    tensors: Callable[[str], Tensor],
+    stored: torch.dtype,
+) -> TensorToWrite:
     first = own[slots[0].name]
-    nbytes = math.prod(slots[0].disk_shape(first)) * _disk_dtype(slots[0], first, stored).itemsize
 
     def make() -> Tensor:
-        result = disk_tensor(slots, own, stored).contiguous()
-        return result.clone() if slots[0].copy else result  # safetensors writes no memory twice
+        return disk_tensor(slots, {slot.name: tensors(slot.name) for slot in slots}, stored)
 
-    return TensorToWrite(name, nbytes, make)
+    return TensorToWrite(name, _disk_dtype(slots[0], first, stored), slots[0].disk_shape(first), make)
 
 
 def _disk_dtype(slot: Slot, tensor: Tensor, stored: torch.dtype) -> torch.dtype:

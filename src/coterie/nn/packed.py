@@ -34,8 +34,33 @@ def forward_packed(
     model: Transformer, sequences: Sequence[Sequence[int]], recorder: Recorder | None = None
 ) -> Tensor:
     """Hidden states `(T, D)` of one pass over all sequences, each a segment."""
+    h_TD: Tensor = model(*_packed(model, sequences, recorder))
+    return h_TD
+
+
+def layers_packed(
+    model: Transformer, sequences: Iterable[Sequence[int]], limit: int = PASS_TOKENS
+) -> Iterator[list[Recorder]]:
+    """Take all sequences through one layer after the other; a record of each pass, with tensors, per layer.
+
+    A pass has at most `limit` tokens. Between two layers only the hidden states of all tokens are in memory.
+    """
+    passes: list[tuple[Recorder, Iterator[Tensor]]] = []
+    for group in groups_of(sequences, limit):
+        recorder = Recorder(tensors=True)
+        passes.append((recorder, model.layer_by_layer(*_packed(model, group, recorder))))
+    for _ in model.blocks:
+        for _, steps in passes:
+            next(steps)
+        yield [recorder for recorder, _ in passes]
+        for recorder, _ in passes:
+            recorder.clear()
+
+
+def _packed(
+    model: Transformer, sequences: Sequence[Sequence[int]], recorder: Recorder | None
+) -> tuple[Tensor, ForwardContext]:
     device = model.embed.weight.device
     ids_T = torch.tensor([token for sequence in sequences for token in sequence], device=device)
     lengths = [len(sequence) for sequence in sequences]
-    h_TD: Tensor = model(ids_T, ForwardContext.packed(lengths, device=device, recorder=recorder))
-    return h_TD
+    return ids_T, ForwardContext.packed(lengths, device=device, recorder=recorder)

@@ -36,6 +36,11 @@ class Recorder:
         if self.tensors:
             self.inputs[layer], self.outputs[layer] = x_TD, y_TD
 
+    def clear(self) -> None:
+        """Forget all layers."""
+        for found in (self.routing, self.inputs, self.outputs):
+            found.clear()
+
     def chosen(self, row: int) -> tuple[tuple[int, list[int], list[float]], ...]:
         """(layer, experts, their weights) of one token in each layer, best expert first.
 

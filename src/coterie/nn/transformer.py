@@ -72,16 +72,30 @@ class Transformer(nn.Module):
         `caches`: one per segment of `context`; the new tokens are appended to them.
         Errors: `DataError` for inserted features of another shape or place (`Inserts.into`).
         """
-        h_TD = self._embedded(ids_T)
-        if context.inserts is not None:
-            h_TD = context.inserts.into(h_TD)
-        for layer, block in enumerate(self.blocks):
-            h_TD = block(h_TD, context, caches, layer)
+        for h_TD in self.layer_by_layer(ids_T, context, caches):  # noqa: B007 (the last one is used)
+            pass
         if caches is not None:
             for cache, length in zip(caches, context.lengths, strict=True):
                 cache.advance(length)
         h_TD = self.norm(h_TD)
         return h_TD if self.config.logit_scale == 1.0 else h_TD * self.config.logit_scale
+
+    def layer_by_layer(
+        self,
+        ids_T: Tensor,
+        context: ForwardContext,
+        caches: Sequence[KeyValueCache] | None = None,
+    ) -> Iterator[Tensor]:
+        """Hidden states (T, D) after each block, which runs when its result is asked for.
+
+        Several of these side by side take many tokens through one layer before the next.
+        """
+        h_TD = self._embedded(ids_T)
+        if context.inserts is not None:
+            h_TD = context.inserts.into(h_TD)
+        for layer, block in enumerate(self.blocks):
+            h_TD = block(h_TD, context, caches, layer)
+            yield h_TD
 
     def _embedded(self, ids_T: Tensor) -> Tensor:
         """(T, D)."""

@@ -1,27 +1,34 @@
-"""Surgery as a whole: operate, heal, measure before and after, write the result with its receipt."""
+"""Surgery as a whole: operate, heal, measure before and after, write the result with its receipt.
+
+The original and the result are never in memory together, except for healing: the result is written layer by
+layer as the operation makes it, the original is dropped, and what is measured is the result read back.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.commit import MANIFEST, require_free
-from coterie.checkpoints.directory import load_model, save_model
-from coterie.config import CheckpointError, ConfigError
+from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
+from coterie.checkpoints.tensor_writer import bytes_of, write_model_files
+from coterie.config import CheckpointError, ConfigError, ModelConfig
 from coterie.config.files import write_json
 from coterie.data.heldout import HeldoutDocument, read_domains, spread
 from coterie.evaluate.bits import perplexity, score_documents
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import difference
-from coterie.proof.records import default_sequences, record
+from coterie.proof.records import ProbeRecord, default_sequences, record, save_probes
 from coterie.recipes.surgery_healing import Healing, heal
 from coterie.surgery.arguments import check_arguments
-from coterie.surgery.common import Sequences
+from coterie.surgery.common import LayerwiseResult, Sequences
 from coterie.surgery.operations import OPERATIONS
 from coterie.surgery.receipt import FunctionChange, SurgeryReceipt, open_receipt
 from coterie.text.tokenizer import Tokenizer
@@ -29,7 +36,7 @@ from coterie.text.tokenizer import Tokenizer
 _log = logging.getLogger("coterie")
 RECEIPT = "surgery.json"
 CALIBRATION_TOKENS = 20_000
-EVALUATION_TOKENS = 20_000
+EVALUATION_TOKENS = 5_000  # the same texts before and after, so that a change shows with few of them
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def operate(source: str | Path | Checkpoint, out: str | Path, operation: Operati
     """Write the changed model to `out`; returns the receipt, which is also `surgery.json` there.
 
     Errors: `ConfigError` for what cannot be done; `CheckpointError` when the written result does not read
-    back equal (it is removed then).
+    back equal. Nothing is written then, and `out` is as it was before.
     """
     checkpoint, out, healing = Checkpoint.open(source), Path(out), operation.healing
     if out.resolve() == checkpoint.path.resolve():
@@ -68,36 +75,154 @@ def operate(source: str | Path | Checkpoint, out: str | Path, operation: Operati
     if healing is not None:
         healing.check()
     checkpoint.verify()
-    original, tokenizer = checkpoint.load().model, checkpoint.tokenizer
-    analysed, measured = _texts(operation.data, tokenizer)
-    sequences = default_sequences(tokenizer, original.config.vocab_size, original.config.max_positions)
-    before = record(original, sequences)
-    _log.info(f"operating: {operation.kind}")
     if other is not None:
-        settings["other"] = other.load().model
-    result, details = OPERATIONS[operation.kind](original, settings, analysed or sequences)
+        settings = _with_source_layer(settings, other)
+    original = _loaded(checkpoint, torch.float32 if healing is not None else checkpoint.stored_dtype)
+    measure = _Measure.of(operation.data, original.config, checkpoint.tokenizer)
+    before = measure.record(original)
+    _log.info("measuring the original")
+    perplexity_before = measure.perplexity(original)
+    planned = OPERATIONS[operation.kind](original, settings, measure.analysed or measure.sequences)
     receipt = open_receipt(
-        operation.kind, operation.settings, checkpoint.name, original.config, result.config, details
+        operation.kind, operation.settings, checkpoint.name, original.config, planned.config, planned.details
     )
-    receipt.perplexity_data = list(operation.data) if measured else []
-    receipt.perplexity["before"] = _perplexity(original, measured, tokenizer)
+    receipt.perplexity_data = list(operation.data) if measure.documents else []
+    receipt.perplexity_tokens = sum(len(document.ids) for document in measure.documents)
+    receipt.perplexity["before"] = perplexity_before
+    plans = [planned]
+    del original, planned  # `_write` drops them before it reads the result back
 
-    def compare(function: str, stage: str) -> None:
-        found = difference(before, record(result, sequences))
-        receipt.function[function] = FunctionChange(
-            found.max_logprob, found.mean_logprob, found.kl, found.top1
-        )
-        receipt.perplexity[stage] = _perplexity(result, measured, tokenizer)
+    def write(folder: Path) -> None:
+        _write(folder, checkpoint, operation, plans, measure, before, receipt)
 
-    compare("after_surgery", "after")
-    if healing is not None:
-        _log.info(f"healing: {healing.steps} steps")
-        documents = read_domains(operation.heal_data, tokenizer, healing.num_tokens, checkpoint.name)
-        teacher = original if operation.distil else None
-        receipt.healing = heal(result, teacher, [document.ids for document in documents], healing)
-        compare("after_healing", "healed")
-    _write(checkpoint, out, result, receipt)
+    commit_directory(out, write, {"parent": checkpoint.name, "surgery": receipt.operation})
     return receipt
+
+
+def _loaded(checkpoint: Checkpoint, dtype: torch.dtype) -> Transformer:
+    """The model with its weights as `dtype`; it computes in float32."""
+    return checkpoint.load(dtype, compute_dtype=torch.float32).model
+
+
+def _with_source_layer(settings: Mapping[str, Any], other: Checkpoint) -> dict[str, Any]:
+    """The settings of `swap-expert` with the layer that holds the expert instead of its checkpoint."""
+    rest = {name: value for name, value in settings.items() if name not in ("other", "other_layer")}
+    layer = settings["layer"] if settings.get("other_layer") is None else settings["other_layer"]
+    return rest | {"source": _loaded(other, other.stored_dtype).blocks[layer].ffn}
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What a model is measured by. `analysed`: other texts, for the operation."""
+
+    analysed: Sequences
+    documents: list[HeldoutDocument]
+    sequences: list[list[int]]
+    tokenizer: Tokenizer | None
+
+    @staticmethod
+    def of(data: Sequence[str], config: ModelConfig, tokenizer: Tokenizer | None) -> _Measure:
+        analysed, documents = _texts(data, tokenizer)
+        sequences = default_sequences(tokenizer, config.vocab_size, config.max_positions)
+        return _Measure(analysed, documents, sequences, tokenizer)
+
+    def record(self, model: Transformer) -> ProbeRecord:
+        return record(model, self.sequences, self.tokenizer)
+
+    def perplexity(self, model: Transformer) -> float | None:
+        """None where there is no text to measure on."""
+        if not self.documents or self.tokenizer is None:
+            return None
+        length = min(512, model.config.max_positions)
+        scores = score_documents(model, self.documents, self.tokenizer.document_start[0], length)
+        return perplexity(scores)
+
+    def change(self, before: ProbeRecord, after: ProbeRecord) -> FunctionChange:
+        found = difference(before, after)
+        return FunctionChange(found.max_logprob, found.mean_logprob, found.kl, found.top1)
+
+
+def _write(
+    folder: Path,
+    checkpoint: Checkpoint,
+    operation: Operation,
+    plans: list[LayerwiseResult],
+    measure: _Measure,
+    before: ProbeRecord,
+    receipt: SurgeryReceipt,
+) -> None:
+    """Write the result into `folder`, read it back, measure it, and write its receipt there."""
+    _log.info(f"operating: {operation.kind}")
+    written = _Written(folder, checkpoint)
+    if operation.healing is None:
+        planned = plans.pop()
+        with torch.device("meta"):
+            shape = Transformer(planned.config)
+        shape.carried = dict(planned.model.carried)
+        written.write(shape, planned)
+        del planned
+    else:
+        result, teacher = plans[0].in_memory(), plans[0].model if operation.distil else None
+        plans.clear()
+        receipt.function["after_surgery"] = measure.change(before, measure.record(result))
+        receipt.perplexity["after"] = measure.perplexity(result)
+        _log.info(f"healing: {operation.healing.steps} steps")
+        documents = read_domains(
+            operation.heal_data, measure.tokenizer, operation.healing.num_tokens, checkpoint.name
+        )
+        receipt.healing = heal(result, teacher, [document.ids for document in documents], operation.healing)
+        written.write(result)
+        del result, teacher
+    function, stage = ("after_surgery", "after") if receipt.healing is None else ("after_healing", "healed")
+    _log.info("measuring the result")
+    result = written.read_back()
+    answers = measure.record(result)
+    save_probes(folder, answers)
+    receipt.function[function] = measure.change(before, answers)
+    receipt.perplexity[stage] = measure.perplexity(result)
+    write_json(folder / RECEIPT, receipt.to_dict())
+
+
+@dataclass
+class _Written:
+    """A result on its way to `folder`: what was written, to compare with what is read."""
+
+    folder: Path
+    source: Checkpoint
+    digests: dict[str, str] = field(default_factory=dict)
+    config: ModelConfig | None = None
+
+    def write(self, model: Transformer, planned: LayerwiseResult | None = None) -> None:
+        """Write `model`, or with `planned` the tensors of a model on the meta device as they are made."""
+        self.config = model.config
+        write_model_files(
+            self.folder,
+            model,
+            self.source.tokenizer,
+            dtype=self.source.stored_dtype,
+            generation=self.source.generation,
+            tensors=None if planned is None else planned.tensors(),
+            written=lambda name, tensor: self.digests.update({name: _digest(tensor)}),
+        )
+
+    def read_back(self) -> Transformer:
+        """The result from the files. Errors: `CheckpointError` where a file does not hold what was made."""
+        result = Checkpoint.open(self.folder)
+        made, read = (
+            config and config.model_copy(update={"extra": {}}) for config in (self.config, result.config)
+        )
+        if made != read:
+            raise CheckpointError(f"{self.folder}: its config.json reads as another model; nothing was kept")
+        for name, digest in self.digests.items():
+            if name not in result.tensors or _digest(result.tensors.read(name)) != digest:
+                raise CheckpointError(
+                    f"{self.folder}: '{name}' was not written as it was made; nothing was kept"
+                )
+        return _loaded(result, self.source.stored_dtype)
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(bytes_of(tensor)).hexdigest()
 
 
 def _texts(data: Sequence[str], tokenizer: Tokenizer | None) -> tuple[Sequences, list[HeldoutDocument]]:
@@ -108,31 +233,3 @@ def _texts(data: Sequence[str], tokenizer: Tokenizer | None) -> tuple[Sequences,
     analysed, measured = (documents[::2], documents[1::2]) if len(documents) > 1 else (documents, documents)
     calibration = [document.ids.tolist() for document in spread(analysed, CALIBRATION_TOKENS)]
     return calibration, spread(measured, EVALUATION_TOKENS)
-
-
-def _perplexity(
-    model: Transformer, documents: Sequence[HeldoutDocument], tokenizer: Tokenizer | None
-) -> float | None:
-    if not documents or tokenizer is None:
-        return None
-    length = min(512, model.config.max_positions)
-    return perplexity(score_documents(model, documents, tokenizer.document_start[0], length))
-
-
-def _write(checkpoint: Checkpoint, out: Path, result: Transformer, receipt: SurgeryReceipt) -> None:
-    extra = {"parent": checkpoint.name, "surgery": receipt.operation}
-    save_model(
-        out,
-        result,
-        checkpoint.tokenizer,
-        dtype=checkpoint.stored_dtype,
-        extra=extra,
-        generation=checkpoint.generation,
-        probes=True,
-    )
-    try:
-        load_model(out, check=True)
-    except CheckpointError:
-        shutil.rmtree(out)
-        raise
-    write_json(out / RECEIPT, receipt.to_dict())

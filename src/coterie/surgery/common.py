@@ -1,37 +1,98 @@
-"""Steps that all operations on whole models share: another config, with all unaffected tensors copied over.
+"""What all operations share: an operation as one config and one layer after the other.
+
+An operation never holds its result: it gives the result's config at once and each layer's feed-forward when
+that is asked for, so that a writer needs one layer in memory in addition to the model. All other tensors are
+the model's own. `LayerwiseResult.in_memory` makes a whole model, for healing and for Python.
 
 T tokens, D width, E experts, F expert width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+import copy
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
+from coterie.data.progress import Ticker
 from coterie.families import config_to_hf, float32_parameters
-from coterie.nn.moe import MoE
-from coterie.nn.packed import PASS_TOKENS, forward_packed, groups_of
-from coterie.nn.recording import Recorder
+from coterie.nn.materialise import materialise
+from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.packed import layers_packed
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
 from coterie.surgery.arguments import routers_of
 
 FeedForwardOf = Callable[[int, FeedForwardConfig | MoEConfig], FeedForwardConfig | MoEConfig]
+Layer = FeedForward | MoE
 Sequences = Sequence[Sequence[int]]
 _TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_FFN = re.compile(r"blocks\.(\d+)\.ffn\.(.+)")
 
 
-def changed(config: ModelConfig, ffn_of: FeedForwardOf, family: str | None = None) -> ModelConfig:
+@dataclass(eq=False)
+class LayerwiseResult:
+    """What an operation makes of `model`: a config, and feed-forwards that are made when they are asked for.
+
+    `layers`: one per block, in order; a layer that stays is the model's own module. `details`: facts of the
+    operation for its receipt, complete when all layers were made.
+    """
+
+    model: Transformer
+    config: ModelConfig
+    layers: Iterator[Layer]
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def tensors(self) -> Callable[[str], Tensor]:
+        """The result's parameters and buffers by name, with the layers' own in ascending order of layers."""
+        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        at, made = -1, dict[str, Tensor]()
+
+        def tensor(name: str) -> Tensor:
+            nonlocal at, made
+            found = _FFN.fullmatch(name)
+            if found is None:
+                return own[name]
+            layer = int(found[1])
+            assert layer >= at, f"surgery: '{name}' is asked for after layer {at} was made"
+            while at < layer:
+                made = {}  # before the next one is made
+                ffn, at = next(self.layers), at + 1
+                made = dict(ffn.named_parameters()) | dict(ffn.named_buffers())
+            return made[found[2]]
+
+        return tensor
+
+    @torch.no_grad()
+    def in_memory(self) -> Transformer:
+        """The result as a model that shares no memory with the original."""
+        parameter = next(self.model.parameters())
+        with torch.device("meta"):
+            new = Transformer(self.config, self.model.compute_dtype)
+            for block in new.blocks:
+                block.ffn = torch.nn.Identity()
+        materialise(new, parameter.dtype, parameter.device, float32_parameters(self.config))
+        tensors = self.tensors()
+        for name, tensor in [*new.named_parameters(), *new.named_buffers()]:
+            tensor.copy_(tensors(name))
+        for block, before, ffn in zip(new.blocks, self.model.blocks, self.layers, strict=True):
+            block.ffn = copy.deepcopy(ffn) if ffn is before.ffn else ffn
+        new.carried = dict(self.model.carried)
+        return new.eval()
+
+
+def changed(config: ModelConfig, new_ffn: FeedForwardOf, family: str | None = None) -> ModelConfig:
     """The config with other feed-forwards, of another family if given, without multi-token prediction.
 
     Errors: `ConfigError` when the family's published form cannot carry the result.
     """
     blocks = tuple(
-        block.model_copy(update={"ffn": ffn_of(index, block.ffn)})
+        block.model_copy(update={"ffn": new_ffn(index, block.ffn)})
         for index, block in enumerate(config.blocks)
     )
     update: dict[str, Any] = {"blocks": blocks, "num_mtp_layers": 0}
@@ -43,39 +104,51 @@ def changed(config: ModelConfig, ffn_of: FeedForwardOf, family: str | None = Non
     return result
 
 
-@torch.no_grad()
-def rebuilt(model: Transformer, config: ModelConfig) -> Transformer:
-    """A model of `config` that shares no memory with `model`; tensors of equal name and shape are copied.
+def ffn_of(model: Transformer, layer: int) -> Layer:
+    """The feed-forward of a layer."""
+    ffn = model.blocks[layer].ffn
+    assert isinstance(ffn, FeedForward | MoE)
+    return ffn
 
-    All others are NaN until they are written; `finished` checks that none is left.
-    Errors: `ConfigError` for a model with an adapter.
-    """
+
+def require_plain(model: Transformer) -> None:
+    """Errors: `ConfigError` for a model with an adapter."""
     if model.adapter is not None:
         raise ConfigError("surgery: the model has an adapter; merge it first")
-    parameter = next(model.parameters())
-    new = Transformer(config, model.compute_dtype).to(parameter.device, parameter.dtype)
-    before = dict(model.named_parameters()) | dict(model.named_buffers())
-    for name in float32_parameters(config):
-        new.get_parameter(name).data = new.get_parameter(name).data.float()
+
+
+@torch.no_grad()
+def blank(model: Transformer, config: ModelConfig, layer: int) -> Layer:
+    """The feed-forward of a layer as `config` wants it; tensors of equal name and shape are the model's.
+
+    All others are NaN until they are written; `finished` checks that none is left.
+    """
+    ffn = config.blocks[layer].ffn
+    with torch.device("meta"):
+        new = MoE(config.width, ffn) if isinstance(ffn, MoEConfig) else FeedForward(config.width, ffn)
+    like, old = model.embed.weight, ffn_of(model, layer)
+    place = f"blocks.{layer}.ffn."
+    wide = {name.removeprefix(place) for name in float32_parameters(config) if name.startswith(place)}
+    materialise(new, like.dtype, like.device, wide)
+    before = dict(old.named_parameters()) | dict(old.named_buffers())
     for name, tensor in [*new.named_parameters(), *new.named_buffers()]:
+        if ".balance." in name or name.startswith("balance."):
+            continue
         if name in before and before[name].shape == tensor.shape:
             tensor.copy_(before[name])
         elif isinstance(tensor, torch.nn.Parameter):
             tensor.fill_(float("nan"))
-    for _, router in new.routers():
-        router.balance.reset()
-    new.carried = dict(model.carried)
     return new.eval()
 
 
-def finished(model: Transformer) -> Transformer:
-    """The model itself, after a check that every weight was written.
+def finished(layer: Layer) -> Layer:
+    """The layer itself, after a check that every weight was written.
 
     Errors: `AssertionError` naming a weight that an operation forgot, which is a bug of the operation.
     """
-    for name, parameter in model.named_parameters():
+    for name, parameter in layer.named_parameters():
         assert not bool(parameter.isnan().any()), f"surgery left '{name}' unwritten"
-    return model
+    return layer
 
 
 def moe_layers(model: Transformer, what: str) -> list[tuple[int, MoE]]:
@@ -112,41 +185,75 @@ def combine_experts(old: MoE, new: MoE, mixture_NE: Tensor) -> None:
                 after[row] = sum(float(weights_E[e]) * before[e].float() for e in chosen)
 
 
-def with_mixtures(model: Transformer, mixtures: Mapping[int, Tensor]) -> Transformer:
-    """The model with other experts in every layer: `mixtures[layer]` is the (N, E) of `combine_experts`.
+class LayerSeen(NamedTuple):
+    """What a mixture of experts read, chose and gave in one pass."""
 
+    x_TD: Tensor
+    routing: Routing
+    y_TD: Tensor
+
+
+MixtureOf = Callable[[int, MoE, list[LayerSeen]], Tensor]
+
+
+def mixed(
+    model: Transformer,
+    count_of: Callable[[MoEConfig], int],
+    mixture_of: MixtureOf,
+    sequences: Sequences | None,
+) -> LayerwiseResult:
+    """Other experts in every layer: `mixture_of(layer, module, seen)` is the (N, E) of `combine_experts`.
+
+    `count_of`: N, known before. `sequences`: what the layers are shown first; None: nothing.
     Errors: `ConfigError` when the model's family cannot have these numbers of experts.
     """
+    require_plain(model)
 
-    def ffn_of(layer: int, ffn: FeedForwardConfig | MoEConfig) -> FeedForwardConfig | MoEConfig:
+    def other_number(_: int, ffn: FeedForwardConfig | MoEConfig) -> FeedForwardConfig | MoEConfig:
         if not isinstance(ffn, MoEConfig):
             return ffn
-        router = ffn.router.model_copy(update={"num_experts": len(mixtures[layer])})
+        router = ffn.router.model_copy(update={"num_experts": count_of(ffn)})
         return ffn.model_copy(update={"router": router})
 
-    new = rebuilt(model, changed(model.config, ffn_of))
-    for layer, mixture in mixtures.items():
-        before, after = model.blocks[layer].ffn, new.blocks[layer].ffn
-        assert isinstance(before, MoE) and isinstance(after, MoE)
-        combine_experts(before, after, mixture)
-    return finished(new)
+    config = changed(model.config, other_number)
+
+    @torch.no_grad()
+    def layers() -> Iterator[Layer]:
+        for layer, old, seen in watch(model, sequences):
+            if not isinstance(old, MoE):
+                yield old
+                continue
+            new = blank(model, config, layer)
+            assert isinstance(new, MoE)
+            combine_experts(old, new, mixture_of(layer, old, seen))
+            yield finished(new)
+
+    return LayerwiseResult(model, config, layers())
 
 
 @torch.no_grad()
-def watch(model: Transformer, sequences: Sequences) -> Iterator[Recorder]:
-    """Run the model on some sequences at a time; each record holds routing, inputs and outputs by layer.
+def watch(model: Transformer, sequences: Sequences | None) -> Iterator[tuple[int, Layer, list[LayerSeen]]]:
+    """Every layer with its feed-forward; for a mixture, what it read, chose and gave for the sequences.
 
-    Errors: `ConfigError` without any sequence, and for a dense model.
+    The sequences go through one layer after the other. None: no text is read.
+    Errors: `ConfigError` without any sequence.
     """
+    if sequences is None:
+        yield from ((layer, ffn_of(model, layer), []) for layer in range(model.config.num_layers))
+        return
     if not any(len(sequence) for sequence in sequences):
         raise ConfigError("surgery: no text to look at; give --data")
-    moe_layers(model, "surgery")
     limit = model.config.max_positions
     pieces = [s[at : at + limit] for s in sequences for at in range(0, len(s), limit)]
-    for group in groups_of(pieces, PASS_TOKENS):
-        recorder = Recorder(tensors=True)
-        forward_packed(model, group, recorder)
-        yield recorder
+    ticker = Ticker("surgery: layers")
+    for layer, passes in enumerate(layers_packed(model, pieces)):
+        ffn, seen = ffn_of(model, layer), list[LayerSeen]()
+        if isinstance(ffn, MoE):
+            seen = [
+                LayerSeen(part.inputs[layer], part.routing[layer], part.outputs[layer]) for part in passes
+            ]
+        yield layer, ffn, seen
+        ticker(layer + 1, len(model.blocks))
 
 
 def expert_output(module: MoE, expert: int, x_TD: Tensor, weights_T: Tensor | None = None) -> Tensor:

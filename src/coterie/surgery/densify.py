@@ -1,12 +1,17 @@
-"""From a mixture of experts to a dense model, starting from what the experts' inner units do on real tokens.
+"""From a mixture of experts to a dense model.
 
-Every inner unit j of every expert contributes `a_j = gate weight * h_j` to a token (0 where its expert was
-not chosen); in a dense layer it contributes `h_j` always. The units that explain most of the contributions
-are kept, and `down` is fitted to the mixture's own output by ridge regression. T tokens, D width, U units
-kept, F expert width.
+Experts that are copies of one feed-forward, as upcycling makes them, give it back exactly: the weights of a
+token's experts sum to 1, so the router plays no part. A layer whose experts differ is fitted to what its
+inner units do on real tokens. Every inner unit j of every expert contributes `a_j = gate weight * h_j` to a
+token (0 where its expert was not chosen); in a dense layer it contributes `h_j` always. The units that
+explain most of the contributions are kept, and `down` is fitted to the mixture's own output by ridge
+regression. T tokens, D width, U units kept, F expert width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,42 +20,69 @@ from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
 from coterie.families import family
 from coterie.nn.kernels.swiglu import gated
 from coterie.nn.moe import FeedForward, MoE
-from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
 from coterie.surgery.arguments import check_densify
-from coterie.surgery.common import Sequences, changed, finished, moe_layers, rebuilt, rows_of_expert, watch
+from coterie.surgery.common import (
+    Layer,
+    LayerSeen,
+    LayerwiseResult,
+    Sequences,
+    blank,
+    changed,
+    finished,
+    moe_layers,
+    require_plain,
+    rows_of_expert,
+    watch,
+)
 
 RIDGE = 1e-2
+CHOOSING_TOKENS = 5_000  # what a unit contributes is a mean over tokens, which fewer tell than the regression
+_BLOCKS = 4  # of the symmetric matrix H^T H, of which only the blocks on and above the diagonal are computed
 
 
 def densify(model: Transformer, sequences: Sequences, width: int | None = None) -> Transformer:
-    """A dense model whose feed-forwards have `width` inner units (default: as many as one token uses).
+    """`densifying`, in memory."""
+    return densifying(model, sequences, width).in_memory()
 
-    Dense layers of the original are kept, filled up to `width` with units that do nothing.
+
+def densifying(model: Transformer, sequences: Sequences, width: int | None = None) -> LayerwiseResult:
+    """A dense model whose feed-forwards have `width` inner units.
+
+    Default: those of the one feed-forward that all experts are copies of, where they are, else as many as one
+    token uses. Dense layers of the original are kept, filled up to `width` with units that do nothing.
+    `details`: the layers that are exact, and the share of the mixture's output that is lost in the others.
     Errors: `ConfigError` for a dense model, biased experts, a width that is too large or too small, or a
     family without a dense form.
     """
     check_densify(model.config)
+    require_plain(model)
     layers = dict(moe_layers(model, "densify"))
+    parts = {layer: _parts(moe) for layer, moe in layers.items()}
     if width is None:
-        width = max(
-            m.config.router.top_k * m.config.expert_width + (m.config.shared_width or 0)
-            for m in layers.values()
-        )
+        width = max(_own_width(moe, parts[layer], all(parts.values())) for layer, moe in layers.items())
     check_densify(model.config, width)
-    dense = FeedForwardConfig(width=width, activation=next(iter(layers.values())).config.activation)
-    new = rebuilt(model, _dense_config(model.config, dense))
-    units = _choose_units(model, layers, sequences, width)
-    grams = _regression(model, units, sequences)
-    for layer, block in enumerate(new.blocks):
-        old, ffn = model.blocks[layer].ffn, block.ffn
-        assert isinstance(ffn, FeedForward)
-        if isinstance(old, MoE):
-            _write_fitted(ffn, units[layer], *grams[layer])
-        else:
-            assert isinstance(old, FeedForward)
-            _write_padded(ffn, old)
-    return finished(new)
+    activation = next(iter(layers.values())).config.activation
+    config = _dense_config(model.config, FeedForwardConfig(width=width, activation=activation))
+    exact = {
+        layer: num for layer, num in parts.items() if num and num * layers[layer].config.expert_width <= width
+    }
+    details: dict[str, Any] = {"exact_layers": list(exact), "lost_share": {}}
+
+    @torch.no_grad()
+    def made() -> Iterator[Layer]:
+        for layer, old, seen in watch(model, sequences if len(exact) < len(layers) else None):
+            new = blank(model, config, layer)
+            assert isinstance(new, FeedForward)
+            if not isinstance(old, MoE):
+                _write_padded(new, (old.gate.weight, old.up.weight, old.down.weight))
+            elif layer in exact:
+                _write_padded(new, _joined(old, exact[layer]))
+            else:
+                details["lost_share"][str(layer)] = _write_fitted(new, old, seen, width)
+            yield finished(new)
+
+    return LayerwiseResult(model, config, made(), details)
 
 
 def _dense_config(config: ModelConfig, dense: FeedForwardConfig) -> ModelConfig:
@@ -61,6 +93,56 @@ def _dense_config(config: ModelConfig, dense: FeedForwardConfig) -> ModelConfig:
         raise ConfigError(
             f"densify: no dense {target} checkpoint can carry this {config.family} model ({error})"
         ) from None
+
+
+def _own_width(moe: MoE, parts: int | None, exact: bool) -> int:
+    """The inner units of a layer: of the feed-forward that it is made of, or those that a token uses."""
+    config = moe.config
+    if exact and parts:
+        return parts * config.expert_width
+    return config.router.top_k * config.expert_width + (config.shared_width or 0)
+
+
+@torch.no_grad()
+def _parts(moe: MoE) -> int | None:
+    """How many experts make up the one feed-forward that all experts are copies of; None where they differ.
+
+    1: every expert is the whole. More: each of the first `G` experts holds a part, the others repeat them,
+    and a token always gets whole copies, because the parts of a copy share their row in the router.
+    """
+    router = moe.config.router
+    sums_to_one = router.renormalize or (router.score == "softmax" and router.score_after_topk)
+    if not sums_to_one or router.scale != 1 or router.apply_to == "input" or moe.config.shared_width:
+        return None
+    matrices = [layer.effective_weight() for layer in (moe.experts.gate_up, moe.experts.down)]
+    rows = (moe.router.effective_weight(), moe.router.bias, moe.router.select_bias)
+    for parts in range(1, router.top_k + 1):
+        if router.num_experts % parts or router.top_k % parts or (parts > 1 and router.num_groups > 1):
+            continue
+        if all(_repeats(matrix, parts) for matrix in matrices) and (
+            parts == 1 or all(row is None or _in_runs(row, parts) for row in rows)
+        ):
+            return parts
+    return None
+
+
+def _repeats(matrix_E: Tensor, period: int) -> bool:
+    return all(torch.equal(matrix_E[e], matrix_E[e % period]) for e in range(period, len(matrix_E)))
+
+
+def _in_runs(row_E: Tensor, length: int) -> bool:
+    return all(torch.equal(row_E[e], row_E[e - e % length]) for e in range(len(row_E)))
+
+
+def _joined(moe: MoE, parts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """gate and up (U, D) and down (D, U) of the feed-forward that the first `parts` experts make up.
+
+    Upcycling multiplied `down` by their number, which a power of two does exactly.
+    """
+    width, experts = moe.config.expert_width, moe.experts
+    gate_up, down = (layer.effective_weight()[:parts] for layer in (experts.gate_up, experts.down))
+    gate, up = gate_up[:, :width].flatten(0, 1), gate_up[:, width:].flatten(0, 1)
+    return gate, up, down.transpose(0, 1).flatten(1) / parts
 
 
 class _Units:
@@ -95,30 +177,26 @@ class _Units:
         return gated(x_TD.float() @ self.gate.T, x_TD.float() @ self.up.T, self.activation)
 
 
-@torch.no_grad()
-def _choose_units(
-    model: Transformer, layers: dict[int, MoE], sequences: Sequences, width: int
-) -> dict[int, _Units]:
-    units = {layer: _Units(moe) for layer, moe in layers.items()}
-    sums = {layer: torch.zeros(2, len(u.gate), dtype=torch.float64) for layer, u in units.items()}
-    for seen in watch(model, sequences):
-        for layer, x_TD in seen.inputs.items():
-            hidden_TU = units[layer].hidden(x_TD)
-            said_TU = _contributions(layers[layer], units[layer], hidden_TU, x_TD, seen.routing[layer])
-            sums[layer][0] += (said_TU * hidden_TU).double().sum(0).cpu()
-            sums[layer][1] += hidden_TU.double().square().sum(0).cpu()
-    for layer, (joint_U, square_U) in sums.items():
-        scale_U = joint_U / square_U.clamp_min(1e-30)
-        explained_U = scale_U * joint_U * units[layer].down.double().square().sum(0).cpu()
-        index_U = explained_U.topk(width).indices.sort().values
-        device = units[layer].gate.device
-        units[layer].keep(index_U.to(device), scale_U[index_U].float().to(device))
+def _choose_units(moe: MoE, seen: list[LayerSeen], width: int) -> _Units:
+    """The `width` units that explain most of what the units contributed to the tokens."""
+    units = _Units(moe)
+    joint_U, square_U = torch.zeros(2, len(units.gate), dtype=torch.float64, device=units.gate.device)
+    step = max(1, sum(len(part.x_TD) for part in seen) // CHOOSING_TOKENS)
+    for part in seen[::step]:
+        hidden_TU = units.hidden(part.x_TD)
+        said_TU = _contributions(moe, units, hidden_TU, part)
+        joint_U += (said_TU * hidden_TU).sum(0)
+        square_U += hidden_TU.square().sum(0)
+    scale_U = joint_U / square_U.clamp_min(1e-30)
+    explained_U = scale_U * joint_U * units.down.double().square().sum(0)
+    index_U = explained_U.topk(width).indices.sort().values
+    units.keep(index_U, scale_U[index_U].float())
     return units
 
 
-def _contributions(moe: MoE, units: _Units, hidden_TU: Tensor, x_TD: Tensor, routing: Routing) -> Tensor:
+def _contributions(moe: MoE, units: _Units, hidden_TU: Tensor, seen: LayerSeen) -> Tensor:
     """`(T, U)`: what each unit added for each token in the mixture, before `down`."""
-    width = moe.config.expert_width
+    width, x_TD, routing = moe.config.expert_width, seen.x_TD, seen.routing
     said_TU = torch.zeros_like(hidden_TU)
     for expert in range(moe.config.router.num_experts):
         rows, weights = rows_of_expert(routing, expert)
@@ -136,37 +214,51 @@ def _contributions(moe: MoE, units: _Units, hidden_TU: Tensor, x_TD: Tensor, rou
     return said_TU
 
 
-@torch.no_grad()
-def _regression(
-    model: Transformer, units: dict[int, _Units], sequences: Sequences
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """Layer -> (H^T H, H^T Y) for the kept units' values H (T, U) and the mixture's output Y (T, D)."""
-    sums: dict[int, tuple[Tensor, Tensor]] = {}
-    for seen in watch(model, sequences):
-        for layer, x_TD in seen.inputs.items():
-            hidden_TU = units[layer].hidden(x_TD).double()
-            before = sums.get(layer, (0.0, 0.0))
-            joint_UD = hidden_TU.T @ seen.outputs[layer].double()
-            sums[layer] = (before[0] + hidden_TU.T @ hidden_TU, before[1] + joint_UD)
-    return sums
+def _regression(units: _Units, seen: list[LayerSeen]) -> tuple[Tensor, Tensor, float]:
+    """H^T H and H^T Y for the units' values H (T, U) and the mixture's output Y (T, D), and |Y|^2.
+
+    Products are in float32 and their sums over passes in float64: the ridge is far larger than the rounding.
+    """
+    size, device = len(units.gate), units.gate.device
+    gram_UU = torch.zeros(size, size, dtype=torch.float64, device=device)
+    joint_UD = torch.zeros(size, units.gate.shape[1], dtype=torch.float64, device=device)
+    total = 0.0
+    step = -(-size // _BLOCKS)
+    for x_TD, _, y_TD in seen:
+        hidden_TU = units.hidden(x_TD)
+        for at in range(0, size, step):
+            gram_UU[at : at + step, at:] += hidden_TU[:, at : at + step].T @ hidden_TU[:, at:]
+        joint_UD += hidden_TU.T @ y_TD.float()
+        total += float(y_TD.double().square().sum())
+    upper_UU = gram_UU.triu(1)
+    return upper_UU.T + gram_UU.triu_(), joint_UD, total
 
 
-@torch.no_grad()
-def _write_fitted(ffn: FeedForward, units: _Units, gram_UU: Tensor, joint_UD: Tensor) -> None:
-    """Write the kept units, `down` fitted by ridge regression towards their scaled original columns."""
-    ridge = RIDGE * gram_UU.diagonal().mean()
-    left = gram_UU + ridge * torch.eye(len(gram_UU), dtype=gram_UU.dtype, device=gram_UU.device)
-    fitted_UD = torch.linalg.solve(left, joint_UD + ridge * units.down.T.double())
+def _write_fitted(ffn: FeedForward, moe: MoE, seen: list[LayerSeen], width: int) -> float:
+    """Write the units that matter most, `down` fitted by ridge towards their scaled original columns.
+
+    Returns the share of the mixture's output, squared, that the fit misses on the tokens seen.
+    """
+    units = _choose_units(moe, seen, width)
+    gram_UU, joint_UD, total = _regression(units, seen)
+    ridge = float(RIDGE * gram_UU.diagonal().mean().clamp_min(1e-30))
+    gram_UU.diagonal().add_(ridge)
+    prior_UD = ridge * units.down.T.double()
+    fitted_UD = torch.cholesky_solve(joint_UD + prior_UD, torch.linalg.cholesky(gram_UU))
     ffn.gate.weight.copy_(units.gate)
     ffn.up.weight.copy_(units.up)
     ffn.down.weight.copy_(fitted_UD.T)
+    # |Y - H W|^2, with H^T H W from the equation that W solves
+    explained = (fitted_UD * (joint_UD - prior_UD + ridge * fitted_UD)).sum()
+    return max(0.0, 1.0 - float(explained) / max(total, 1e-30))
 
 
-@torch.no_grad()
-def _write_padded(ffn: FeedForward, old: FeedForward) -> None:
-    size = old.gate.weight.shape[0]
+def _write_padded(ffn: FeedForward, matrices: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Write gate, up (U, D) and down (D, U); all further units do nothing."""
+    gate, up, down = matrices
+    size = len(gate)
     for part in (ffn.gate, ffn.up, ffn.down):
         part.weight.zero_()
-    ffn.gate.weight[:size] = old.gate.weight
-    ffn.up.weight[:size] = old.up.weight
-    ffn.down.weight[:, :size] = old.down.weight
+    ffn.gate.weight[:size] = gate
+    ffn.up.weight[:size] = up
+    ffn.down.weight[:, :size] = down

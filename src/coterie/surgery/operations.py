@@ -1,4 +1,4 @@
-"""The operations by name: how each one is called and what it reports in addition to its model."""
+"""The operations by name: how each one is called with its own settings."""
 
 from __future__ import annotations
 
@@ -6,51 +6,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coterie.nn.transformer import Transformer
-from coterie.surgery.common import Sequences
-from coterie.surgery.densify import densify
-from coterie.surgery.grow import add_experts, swap_expert
-from coterie.surgery.shrink import merge_experts, prune
-from coterie.surgery.upcycle import upcycle
+from coterie.surgery.common import LayerwiseResult, Sequences
+from coterie.surgery.densify import densifying
+from coterie.surgery.grow import adding_experts, swapping
+from coterie.surgery.shrink import expert_merging, pruning
+from coterie.surgery.upcycle import upcycling
 
-Details = dict[str, Any]
 OwnSettings = Mapping[str, Any]
+Operate = Callable[[Transformer, OwnSettings, Sequences], LayerwiseResult]
 
-
-def _upcycle(model: Transformer, settings: OwnSettings, _: Sequences) -> tuple[Transformer, Details]:
-    return upcycle(model, **settings), {}
-
-
-def _prune(model: Transformer, settings: OwnSettings, sequences: Sequences) -> tuple[Transformer, Details]:
-    result, kept = prune(model, sequences=sequences, **settings)
-    return result, {"kept": {str(layer): experts for layer, experts in kept.items()}}
-
-
-def _merge(model: Transformer, settings: OwnSettings, sequences: Sequences) -> tuple[Transformer, Details]:
-    result, clusters = merge_experts(model, sequences=sequences, **settings)
-    return result, {"clusters": {str(layer): found for layer, found in clusters.items()}}
-
-
-def _densify(model: Transformer, settings: OwnSettings, sequences: Sequences) -> tuple[Transformer, Details]:
-    return densify(model, sequences, **settings), {}
-
-
-def _add(model: Transformer, settings: OwnSettings, sequences: Sequences) -> tuple[Transformer, Details]:
-    return add_experts(model, sequences, **settings), {}
-
-
-def _swap(model: Transformer, settings: OwnSettings, _: Sequences) -> tuple[Transformer, Details]:
-    return swap_expert(model, **settings), {}
-
-
-Operate = Callable[[Transformer, OwnSettings, Sequences], tuple[Transformer, Details]]
-
-# Each takes (model, its own settings, token ids to analyse) and returns (new model, details of the receipt).
-# `swap-expert` expects the other model in memory as its setting `other`.
+# Each takes (model, its own settings, token ids to analyse) and makes its result layer by layer.
+# `swap-expert` expects the layer that the expert comes from as its setting `source`.
 OPERATIONS: dict[str, Operate] = {
-    "upcycle": _upcycle,
-    "prune": _prune,
-    "merge-experts": _merge,
-    "densify": _densify,
-    "add-expert": _add,
-    "swap-expert": _swap,
+    "upcycle": lambda model, settings, _: upcycling(model, **settings),
+    "prune": lambda model, settings, sequences: pruning(model, sequences=sequences, **settings),
+    "merge-experts": lambda model, settings, sequences: expert_merging(
+        model, sequences=sequences, **settings
+    ),
+    "densify": lambda model, settings, sequences: densifying(model, sequences, **settings),
+    "add-expert": lambda model, settings, sequences: adding_experts(model, sequences, **settings),
+    "swap-expert": lambda model, settings, _: swapping(model, **settings),
 }

@@ -51,7 +51,8 @@ class SurgeryReceipt:
     `parameters`: counts by name. `memory`: bytes for inference in bfloat16. `lost`: parts that the result
     lacks. `loads_in`: reader -> how it reads the result. `details`: facts of one kind of operation, such as
     the experts kept by layer. `function`: stage ("after_surgery", "after_healing") -> change.
-    `perplexity_data`: the texts it was measured on; empty where the model has no tokenizer. `perplexity`:
+    `perplexity_data`: the texts it was measured on; empty where the model has no tokenizer.
+    `perplexity_tokens`: how many of their tokens. `perplexity`:
     stage ("before", "after", "healed") -> value, None where it was not measured.
     """
 
@@ -66,6 +67,7 @@ class SurgeryReceipt:
     details: dict[str, Any] = field(default_factory=dict)
     function: dict[str, FunctionChange] = field(default_factory=dict)
     perplexity_data: list[str] = field(default_factory=list)
+    perplexity_tokens: int = 0
     perplexity: dict[str, float | None] = field(default_factory=dict)
     healing: HealingRecord | None = None
 
@@ -74,7 +76,7 @@ class SurgeryReceipt:
         data = {"format": 1} | asdict(self)
         data["memory_bytes_bfloat16"] = data.pop("memory")
         texts = data.pop("perplexity_data") or "none: the model has no tokenizer"
-        data["perplexity"] = {"data": texts} | data["perplexity"]
+        data["perplexity"] = {"data": texts, "tokens": data.pop("perplexity_tokens")} | data["perplexity"]
         if self.healing is None:
             del data["healing"]
         return data

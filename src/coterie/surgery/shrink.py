@@ -18,12 +18,14 @@ from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
 from coterie.surgery.arguments import check_merge, check_prune, kept_experts
 from coterie.surgery.common import (
+    LayerSeen,
+    LayerwiseResult,
     Sequences,
     expert_output,
+    mixed,
     moe_layers,
     rows_of_expert,
     watch,
-    with_mixtures,
 )
 
 PruneMethod = Literal["reap", "freq", "random"]
@@ -32,7 +34,15 @@ PruneMethod = Literal["reap", "freq", "random"]
 def prune(
     model: Transformer, keep: float, method: PruneMethod = "reap", sequences: Sequences = (), seed: int = 0
 ) -> tuple[Transformer, dict[int, list[int]]]:
-    """The model with the share `keep` of each layer's experts (rounded up), and which ones stayed, by layer.
+    """`pruning` in memory, and the experts that stayed, by layer."""
+    found = pruning(model, keep, method, sequences, seed)
+    return found.in_memory(), {int(layer): kept for layer, kept in found.details["kept"].items()}
+
+
+def pruning(
+    model: Transformer, keep: float, method: PruneMethod = "reap", sequences: Sequences = (), seed: int = 0
+) -> LayerwiseResult:
+    """The share `keep` of each layer's experts (rounded up); `details`: which ones stay, by layer.
 
     `reap` and `freq` look at `sequences`. Routers with groups keep as many of each group.
     Errors: `ConfigError` for a share that leaves fewer experts than a token chooses.
@@ -41,68 +51,91 @@ def prune(
     check_prune(model.config, keep, method)
     draw = random.Random(seed)
     scores = {layer: [draw.random() for _ in range(moe.config.router.num_experts)] for layer, moe in layers}
-    if method != "random":
-        scores = {layer: values.tolist() for layer, values in expert_scores(model, sequences)[method].items()}
-    kept = {layer: _best(scores[layer], moe, keep) for layer, moe in layers}
-    return with_mixtures(model, {layer: _identity(moe)[kept[layer]] for layer, moe in layers}), kept
+    kept: dict[str, list[int]] = {}
+
+    def best_of(layer: int, moe: MoE, seen: list[LayerSeen]) -> Tensor:
+        found = scores[layer] if method == "random" else _scores(moe, seen)[method].tolist()
+        kept[str(layer)] = _best(found, moe, keep)
+        return _identity(moe)[kept[str(layer)]]
+
+    result = mixed(
+        model,
+        lambda moe: kept_experts(moe.router, keep),
+        best_of,
+        None if method == "random" else sequences,
+    )
+    result.details["kept"] = kept
+    return result
+
+
+def expert_scores(model: Transformer, sequences: Sequences) -> dict[str, dict[int, Tensor]]:
+    """`{"freq": {layer: (E,)}, "reap": {layer: (E,)}}`: share of assignments, and REAP's score."""
+    found: dict[str, dict[int, Tensor]] = {"freq": {}, "reap": {}}
+    for layer, moe, seen in watch(model, sequences):
+        if isinstance(moe, MoE):
+            for name, values in _scores(moe, seen).items():
+                found[name][layer] = values
+    return found
 
 
 @torch.no_grad()
-def expert_scores(model: Transformer, sequences: Sequences) -> dict[str, dict[int, Tensor]]:
-    """`{"freq": {layer: (E,)}, "reap": {layer: (E,)}}`: share of assignments, and REAP's score."""
-    layers = moe_layers(model, "surgery")
-    count = {layer: torch.zeros(moe.config.router.num_experts, dtype=torch.float64) for layer, moe in layers}
-    total = {layer: torch.zeros_like(values) for layer, values in count.items()}
-    for seen in watch(model, sequences):
-        for layer, moe in layers:
-            x_TD, routing = seen.inputs[layer], seen.routing[layer]
-            on_input = moe.config.router.apply_to == "input"
-            for expert in range(len(count[layer])):
-                rows, weights = rows_of_expert(routing, expert)
-                if not len(rows):
-                    continue
-                length = expert_output(moe, expert, x_TD[rows], weights).float().norm(dim=-1)
-                count[layer][expert] += len(rows)
-                total[layer][expert] += float((length if on_input else length * weights).double().sum())
-    return {
-        "freq": {layer: values / values.sum() for layer, values in count.items()},
-        "reap": {layer: values / count[layer].clamp_min(1) for layer, values in total.items()},
-    }
+def _scores(moe: MoE, seen: list[LayerSeen]) -> dict[str, Tensor]:
+    """`expert_scores` of one layer."""
+    count = torch.zeros(moe.config.router.num_experts, dtype=torch.float64)
+    total = torch.zeros_like(count)
+    on_input = moe.config.router.apply_to == "input"
+    for x_TD, routing, _ in seen:
+        for expert in range(len(count)):
+            rows, weights = rows_of_expert(routing, expert)
+            if not len(rows):
+                continue
+            length = expert_output(moe, expert, x_TD[rows], weights).float().norm(dim=-1)
+            count[expert] += len(rows)
+            total[expert] += float((length if on_input else length * weights).double().sum())
+    return {"freq": count / count.sum(), "reap": total / count.clamp_min(1)}
 
 
 def merge_experts(
     model: Transformer, keep: float, sequences: Sequences
 ) -> tuple[Transformer, dict[int, list[list[int]]]]:
-    """The model with its experts merged to the share `keep` (rounded up), and the clusters, by layer.
+    """`expert_merging` in memory, and the clusters, by layer."""
+    found = expert_merging(model, keep, sequences)
+    return found.in_memory(), {int(layer): members for layer, members in found.details["clusters"].items()}
 
-    Errors: `ConfigError` as for `prune`, and for routers that choose among groups.
+
+def expert_merging(model: Transformer, keep: float, sequences: Sequences) -> LayerwiseResult:
+    """Experts merged to the share `keep` (rounded up); `details`: the clusters, by layer.
+
+    Errors: `ConfigError` as for `pruning`, and for routers that choose among groups.
     """
     check_merge(model.config, keep)
-    layers = moe_layers(model, "merge-experts")
-    frequency = expert_scores(model, sequences)["freq"]
-    outputs = mean_outputs(model, sequences)
-    mixtures, clusters = {}, {}
-    for layer, moe in layers:
-        found = _cluster(outputs[layer], kept_experts(moe.config.router, keep))
-        weights = frequency[layer].clamp_min(1e-6)
+    clusters: dict[str, list[list[int]]] = {}
+
+    def merged(layer: int, moe: MoE, seen: list[LayerSeen]) -> Tensor:
+        found = _cluster(_mean_outputs(moe, seen), kept_experts(moe.config.router, keep))
+        weights = _scores(moe, seen)["freq"].clamp_min(1e-6)
         mixture = torch.zeros(len(found), len(weights), dtype=torch.float64)
         for row, members in enumerate(found):
             mixture[row, members] = weights[members] / weights[members].sum()
-        mixtures[layer], clusters[layer] = mixture, found
-    return with_mixtures(model, mixtures), clusters
+        clusters[str(layer)] = found
+        return mixture
+
+    result = mixed(model, lambda moe: kept_experts(moe.router, keep), merged, sequences)
+    result.details["clusters"] = clusters
+    return result
 
 
 @torch.no_grad()
-def mean_outputs(model: Transformer, sequences: Sequences) -> dict[int, Tensor]:
-    """Layer -> `(E, D)`: each expert's output averaged over all tokens, chosen for them or not."""
-    layers = moe_layers(model, "surgery")
-    sums: dict[int, Tensor] = {}
-    for seen in watch(model, sequences):
-        for layer, moe in layers:
-            x_TD = seen.inputs[layer]
-            each = [expert_output(moe, e, x_TD).double().sum(0) for e in range(moe.config.router.num_experts)]
-            sums[layer] = sums.get(layer, torch.zeros(())) + torch.stack(each)
-    return sums
+def _mean_outputs(moe: MoE, seen: list[LayerSeen]) -> Tensor:
+    """`(E, D)`: each expert's output, added up over all tokens, chosen for them or not."""
+    experts = range(moe.config.router.num_experts)
+    return torch.stack([_sums(moe, expert, seen) for expert in experts]) / sum(
+        len(part.x_TD) for part in seen
+    )
+
+
+def _sums(moe: MoE, expert: int, seen: list[LayerSeen]) -> Tensor:
+    return torch.stack([expert_output(moe, expert, part.x_TD).double().sum(0) for part in seen]).sum(0)
 
 
 def _cluster(outputs_ED: Tensor, num: int) -> list[list[int]]:

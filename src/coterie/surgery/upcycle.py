@@ -9,6 +9,7 @@ whole copies, and `down` is multiplied by G because the K chosen weights sum to 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from coterie.nn.experts import Experts
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.transformer import Transformer
 from coterie.surgery.arguments import check_upcycle
-from coterie.surgery.common import changed, finished, rebuilt
+from coterie.surgery.common import Layer, LayerwiseResult, blank, changed, finished, require_plain
 
 Variation = Literal["copy", "noise", "drop"]
 
@@ -33,6 +34,19 @@ def upcycle(
     amount: float | None = None,
     seed: int = 0,
 ) -> Transformer:
+    """`upcycling`, in memory."""
+    return upcycling(model, num_experts, top_k, split, variation, amount, seed).in_memory()
+
+
+def upcycling(
+    model: Transformer,
+    num_experts: int = 8,
+    top_k: int = 2,
+    split: int = 1,
+    variation: Variation = "copy",
+    amount: float | None = None,
+    seed: int = 0,
+) -> LayerwiseResult:
     """A mixture of `num_experts` experts per layer with `top_k` chosen.
 
     `split`: each expert is 1/`split` of the dense feed-forward wide. `amount`: for `noise`, its size relative
@@ -42,6 +56,9 @@ def upcycle(
     without a routed form.
     """
     target = check_upcycle(model.config, num_experts, top_k, split, variation)
+    require_plain(model)
+    if variation == "drop" and amount is not None and not 0 <= amount <= 1:
+        raise ConfigError(f"upcycle: drop takes an amount from 0 to 1, not {amount:g}")
 
     def ffn_of(_: int, ffn: Any) -> MoEConfig:
         assert isinstance(ffn, FeedForwardConfig)
@@ -53,15 +70,20 @@ def upcycle(
             balance=BalanceConfig(loss_coef=0.001),
         )
 
-    new = rebuilt(model, changed(model.config, ffn_of, target))
-    for layer, (before, after) in enumerate(zip(model.blocks, new.blocks, strict=True)):
-        assert isinstance(before.ffn, FeedForward) and isinstance(after.ffn, MoE)
-        digest = hashlib.sha256(f"{seed}:{layer}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        _fill(before.ffn, after.ffn, split, model.config.init_std, generator)
-        for expert in range(num_experts if variation != "copy" else 0):
-            _vary(after.ffn, expert, variation, amount, generator)
-    return finished(new)
+    config = changed(model.config, ffn_of, target)
+
+    def layers() -> Iterator[Layer]:
+        for layer, block in enumerate(model.blocks):
+            dense, moe = block.ffn, blank(model, config, layer)
+            assert isinstance(dense, FeedForward) and isinstance(moe, MoE)
+            digest = hashlib.sha256(f"{seed}:{layer}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+            _fill(dense, moe, split, model.config.init_std, generator)
+            for expert in range(num_experts if variation != "copy" else 0):
+                _vary(moe, expert, variation, amount, generator)
+            yield finished(moe)
+
+    return LayerwiseResult(model, config, layers())
 
 
 @torch.no_grad()
@@ -85,12 +107,10 @@ def _vary(
     if variation == "noise":
         for matrix in (gate_up_OD, down_DF):
             size = (0.05 if amount is None else amount) * float(matrix.float().std())
-            matrix += _draw(matrix, 0.0, size, generator)
+            matrix.copy_(matrix.float() + _draw(matrix.float(), 0.0, size, generator))
         return
     width = moe.config.expert_width
     num_dropped = round((0.5 if amount is None else amount) * width)
-    if not 0 <= num_dropped <= width:
-        raise ConfigError(f"upcycle: drop takes an amount from 0 to 1, not {amount:g}")
     units = torch.randperm(width, generator=generator)[:num_dropped]
     for part in (gate_up_OD[:width], gate_up_OD[width:], down_DF.t()):
         dropped = part[units].float()

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.fill import fill_model, materialise
+from coterie.checkpoints.fill import fill_model
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.materialise import materialise
 from coterie.nn.transformer import Transformer
 from tests.families.hf import VOCAB
 
