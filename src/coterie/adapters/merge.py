@@ -105,8 +105,8 @@ def merge_checkpoint(
     del model  # one model in memory at a time: `write` drops it before it reads the result back
 
     def write(target: Path) -> None:
-        _copy_small_files(checkpoint.path, target)
-        write_templates(target, carried if carried.named else stored_templates(checkpoint.path))
+        _copy_small_files(checkpoint, target)
+        write_templates(target, carried if carried.named else stored_templates(target))
         write_model_files(target, models.pop(), dtype=stored)
         result = Checkpoint.open(target)
         written = record(result.load(stored).model, sequences, tokenizer)
@@ -179,9 +179,12 @@ def _check_adapter(files: AdapterFiles, model: Transformer, base: Checkpoint) ->
     return True
 
 
-def _copy_small_files(source: Path, target: Path) -> None:
+def _copy_small_files(source: Checkpoint, target: Path) -> None:
     """Copy everything but weights and the manifest: tokenizer, templates and settings."""
-    for path in sorted(source.iterdir()):
+    if source.gguf is not None:
+        source.gguf.write_small_files(target)
+        return
+    for path in sorted(source.path.iterdir()):
         if path.is_file() and path.name not in (MANIFEST, *SIDE_FILES) and not path.name.endswith(_WEIGHTS):
             shutil.copyfile(path, target / path.name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,12 @@ class Checkpoint:
     @cached_property
     def tokens(self) -> TokenFacts:
         """What the files say about the tokens that end a reply, checked against the embedding."""
-        return gather_tokens(
+        found = gather_tokens(
             self.path, self.raw_config, self.generation_config, self.tokenizer, self.config.vocab_size
         )
+        if self.gguf is None:
+            return found
+        return replace(found, sources=dict.fromkeys(found.sources, (self.path.name,)))
 
     @property
     def stops(self) -> tuple[int, ...]:

@@ -115,6 +115,7 @@ def convert_directory(
     made: list[ConversionReceipt] = []
 
     def write(folder: Path) -> None:
+        changes.extend(_from_keys(checkpoint, folder))
         write_model_files(folder, model, None, chosen, shard_bytes)
         for name in copied:
             shutil.copyfile(checkpoint.path / name, folder / name)
@@ -151,8 +152,18 @@ def _parent(checkpoint: Checkpoint) -> dict[str, Any]:
     return checkpoint.travelling_manifest() | {"converted_from": about}
 
 
+def _from_keys(checkpoint: Checkpoint, folder: Path) -> list[str]:
+    """Write the small files of a model in GGUF, and say so; nothing for a directory, whose own are copied."""
+    if checkpoint.gguf is None:
+        return []
+    names = ["config.json", *checkpoint.gguf.write_small_files(folder)]
+    return [*checkpoint.gguf.notes, f"made from the file's keys: {', '.join(names)}"]
+
+
 def _companions(directory: Path) -> tuple[list[str], list[str]]:
     """Names of the small files that are copied unchanged, and of the files that are not."""
+    if directory.is_file():
+        return [], []
     files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name not in _WRITTEN]
     small = [
         p.name for p in files if p.suffix in _COMPANIONS or p.name.upper().startswith(("LICENSE", "NOTICE"))

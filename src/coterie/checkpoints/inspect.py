@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.config import CoterieError, ModelConfig
+from coterie.config import CheckpointError, CoterieError, ModelConfig
 from coterie.families import config_from_hf, quantisation_of
 from coterie.hub.names import HubRevision
 from coterie.plan.describe import ModelDescription, describe
@@ -69,8 +70,22 @@ class StoredFacts:
 
 
 @dataclass(frozen=True)
+class GgufFileFacts:
+    """What only a GGUF file says. `files`: of a split one, all. `tensors`: number by type.
+
+    `split`: llama.cpp's name of how text is split before merging.
+    """
+
+    architecture: str
+    name: str | None
+    files: int
+    tensors: dict[str, int]
+    split: str | None
+
+
+@dataclass(frozen=True)
 class DirectoryFacts:
-    """What a directory adds to the description of its model. `origin`: its revision on the hub, if known.
+    """What a directory or file adds to the description of its model. `origin`: on the hub, if known.
 
     `quantised`: the method on disk, or None. `kept_keys`: of config.json, kept for the round trip alone.
     `sampling`: what generation_config.json recommends, without its ids. `notes`: what the files contradict
@@ -85,6 +100,7 @@ class DirectoryFacts:
     kept_keys: list[str]
     sampling: dict[str, Any]
     notes: list[str]
+    gguf: GgufFileFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +132,8 @@ class Inspection:
         if self.directory is not None:
             tokenizer = self.directory.tokenizer
             facts["quantised"] = self.directory.quantised
+            if self.directory.gguf is not None:
+                facts["gguf"] = asdict(self.directory.gguf)
             facts["tokenizer"] = None if tokenizer is None else asdict(tokenizer)
             facts["stored"] = self.directory.stored.to_dict()
             facts["kept_keys"] = self.directory.kept_keys
@@ -137,7 +155,7 @@ def inspect_model(name: str) -> Inspection:
     directory = DirectoryFacts(
         checkpoint.path,
         checkpoint.origin,
-        _quantisation(checkpoint.raw_config),
+        _quantisation(checkpoint),
         _tokenizer(checkpoint),
         _stored(checkpoint),
         sorted(config.extra),
@@ -147,6 +165,7 @@ def inspect_model(name: str) -> Inspection:
             if not key.endswith("_token_id") and key not in _NO_SAMPLING
         },
         _notes(checkpoint),
+        _gguf(checkpoint),
     )
     return Inspection(name, describe(config), directory=directory)
 
@@ -161,13 +180,32 @@ def _config(published: Published) -> ModelConfig:
     return config_from_hf(published.config, published.name)
 
 
-def _quantisation(raw: dict[str, Any]) -> str | None:
-    quantisation = quantisation_of(raw)
+def _gguf(checkpoint: Checkpoint) -> GgufFileFacts | None:
+    if checkpoint.gguf is None:
+        return None
+    keys, stored = checkpoint.gguf.keys, checkpoint.gguf.stored
+    name, split = (keys.get(key) for key in ("general.name", "tokenizer.ggml.pre"))
+    return GgufFileFacts(
+        architecture=str(keys.get("general.architecture")),
+        name=None if name is None else str(name),
+        files=len(stored.paths),
+        tensors=dict(Counter(stored.type(tensor) for tensor in stored).most_common()),
+        split=None if split is None else str(split),
+    )
+
+
+def _quantisation(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.gguf is not None:
+        return "gguf" if checkpoint.gguf.stored.quantised else None
+    quantisation = quantisation_of(checkpoint.raw_config)
     return str(quantisation.get("quant_method", "unnamed")) if isinstance(quantisation, dict) else None
 
 
 def _tokenizer(checkpoint: Checkpoint) -> TokenizerFacts | None:
-    tokenizer = checkpoint.tokenizer
+    try:
+        tokenizer = checkpoint.tokenizer
+    except CheckpointError:  # of a GGUF file; the line is among the notes
+        tokenizer = None
     if tokenizer is None:
         return None
     named = {token: name for name, token in tokenizer.added_tokens.items()}

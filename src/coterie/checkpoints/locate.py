@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coterie.checkpoints.gguf_file.header import is_gguf
+from coterie.checkpoints.gguf_file.recognise import is_gguf
 from coterie.config import CheckpointError, files
 from coterie.hub.cache import obtain
 from coterie.hub.failures import HubError

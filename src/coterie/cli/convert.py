@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +14,26 @@ from coterie.cli.output import answer, note
 from coterie.cli.verify import difference_lines
 
 if TYPE_CHECKING:
+    from coterie.checkpoints.checkpoint import Checkpoint
     from coterie.checkpoints.convert import ConversionReceipt
     from coterie.proof.difference import Difference
+
+
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Read a key of the file as this value: deepseek2.expert_group_count=8 (null: as absent).",
+        rich_help_panel="Only with a GGUF file",
+    ),
+]
+_Tokenizer = Annotated[
+    str | None,
+    typer.Option(
+        help="A directory whose tokenizer is taken instead of the file's.",
+        rich_help_panel="Only with a GGUF file",
+    ),
+]
 
 
 def convert(
@@ -57,6 +76,8 @@ def convert(
             rich_help_panel="Only with --to gguf",
         ),
     ] = True,
+    settings: _Settings = None,
+    tokenizer: _Tokenizer = None,
     as_json: Json = False,
 ) -> None:
     """Write a model in another layout, type, sharding or format, with a receipt.
@@ -64,12 +85,42 @@ def convert(
     A conversion that would lose anything is refused. The result is read back: every tensor, and the answers
     to the probes.
     """
+    source = _source(model, settings or [], tokenizer)
     if to == "gguf":
         _refuse({"--dtype": dtype, "--shard-size": shard_size, "--drop": drop}, to)
-        _to_gguf(model, Path(out), quant or "q8_0", outputs, as_json)
+        _to_gguf(source, Path(out), quant or "q8_0", outputs, as_json)
     else:
         _refuse({"--quant": quant, "--no-outputs": None if outputs else True}, to)
-        _to_directory(model, to, out, dtype, shard_size, drop or [], as_json)
+        _to_directory(source, to, out, dtype, shard_size, drop or [], as_json)
+
+
+def _source(model: str, settings: list[str], tokenizer: str | None) -> Checkpoint:
+    """The opened model; what a GGUF file cannot say is taken from the options."""
+    from coterie.checkpoints.checkpoint import Checkpoint
+    from coterie.checkpoints.gguf_model.form import GgufModel
+    from coterie.config import ConfigError
+
+    checkpoint = Checkpoint.open(model)
+    if not settings and tokenizer is None:
+        return checkpoint
+    if checkpoint.gguf is None:
+        raise ConfigError("convert: --set and --tokenizer are for models in a GGUF file; leave them out")
+    given = None if tokenizer is None else Path(tokenizer).expanduser()
+    form = GgufModel(checkpoint.path, dict(_setting(text) for text in settings), given)
+    return Checkpoint(checkpoint.path, model, form)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A key and its value: JSON, or else the text itself."""
+    from coterie.config import ConfigError
+
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ConfigError(f"convert: --set {text}: give a key and a value, such as llama.context_length=4096")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _refuse(options: Mapping[str, Any], to: str) -> None:
@@ -82,7 +133,13 @@ def _refuse(options: Mapping[str, Any], to: str) -> None:
 
 
 def _to_directory(
-    model: str, to: str, out: str, dtype: str | None, shard_size: str | None, drop: list[str], as_json: bool
+    model: Checkpoint,
+    to: str,
+    out: str,
+    dtype: str | None,
+    shard_size: str | None,
+    drop: list[str],
+    as_json: bool,
 ) -> None:
     from coterie.checkpoints.convert import convert_directory
     from coterie.checkpoints.tensor_writer import SHARD_BYTES
@@ -99,13 +156,12 @@ def _to_directory(
     answer(receipt.to_dict(), as_json, _receipt_lines(receipt))
 
 
-def _to_gguf(model: str, file: Path, quant: str, outputs: bool, as_json: bool) -> None:
+def _to_gguf(source: Checkpoint, file: Path, quant: str, outputs: bool, as_json: bool) -> None:
     """Write one GGUF file, and its receipt next to it as `NAME.receipt.json`.
 
     `outputs`: put the file's numbers back into the model and compare its answers (needs memory for the model
     in float32).
     """
-    from coterie.checkpoints.checkpoint import Checkpoint
     from coterie.checkpoints.commit import require_free
     from coterie.config import CheckpointError, ConfigError
     from coterie.config.files import write_json
@@ -116,7 +172,6 @@ def _to_gguf(model: str, file: Path, quant: str, outputs: bool, as_json: bool) -
     if file.suffix != ".gguf":
         raise ConfigError(f"convert: --out {file} must be the name of the file to write, such as model.gguf")
     require_free(file, "--out")
-    source = Checkpoint.open(model)
     if source.probes is not None:
         # A damaged source would export well: every number of the file would equal the damaged one.
         source.load(source.stored_dtype, check=True)
@@ -132,7 +187,7 @@ def _to_gguf(model: str, file: Path, quant: str, outputs: bool, as_json: bool) -
             note("comparing answers")
             found = gguf_difference(source, folder / file.name)
         difference = None if found is None else found.to_dict()
-        receipt = {"source": model, **written.to_dict(), "difference": difference}
+        receipt = {"source": source.name, **written.to_dict(), "difference": difference}
         receipt |= {"file": str(file), "modelfile": str(file.with_suffix(".Modelfile"))}
         write_json(folder / receipt_file.name, receipt, indent=2)
         for name in (receipt_file.name, Path(written.modelfile).name, file.name):

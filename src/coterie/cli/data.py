@@ -13,6 +13,8 @@ from coterie.cli.options import TEMPLATES, Json, Sources
 from coterie.cli.output import answer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from coterie.text.tokenizer import Tokenizer
 
 
@@ -61,6 +63,17 @@ def lint(
         sys.exit(1)
 
 
+def _of_file(path: Path) -> Tokenizer:
+    """The tokenizer of a model in a GGUF file."""
+    from coterie.checkpoints.checkpoint import Checkpoint
+    from coterie.config import DataError
+
+    tokenizer = Checkpoint.open(path).tokenizer
+    if tokenizer is None:
+        raise DataError(f"{path}: holds no tokenizer")
+    return tokenizer
+
+
 def _tokenizer(model: str | None, template: str | None) -> Tokenizer | None:
     """The model's tokenizer, with another chat template where one was named (a shipped one, or a file)."""
     from coterie.checkpoints.locate import locate
@@ -74,7 +87,8 @@ def _tokenizer(model: str | None, template: str | None) -> Tokenizer | None:
                 f"chat template '{template}': needs --model, whose tokenizer turns it into tokens"
             )
         return None
-    tokenizer = Tokenizer.load(locate(model, weights=False))
+    path = locate(model, weights=False)
+    tokenizer = _of_file(path) if path.is_file() else Tokenizer.load(path)
     if template is not None:
         tokenizer.templates = ChatTemplates.of(template_from(template))
     return tokenizer

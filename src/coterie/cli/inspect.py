@@ -8,7 +8,7 @@ from coterie.cli.options import Described, Json
 from coterie.cli.output import answer
 
 if TYPE_CHECKING:
-    from coterie.checkpoints.inspect import DirectoryFacts, Inspection
+    from coterie.checkpoints.inspect import DirectoryFacts, GgufFileFacts, Inspection
     from coterie.plan.counts import Counts
     from coterie.plan.published import Published
 
@@ -83,7 +83,10 @@ def _directory_lines(directory: DirectoryFacts) -> list[str]:
     else:
         types = ", ".join(f"{_size(size)} {kind}" for kind, size in stored.bytes_by_type.items())
         probes = f"; {stored.probes} probes" if stored.probes else "; no probes"
-        result = [f"on disk      {types}{probes}{'' if stored.committed else '; no manifest of coterie'}"]
+        of_ours = stored.committed or directory.gguf is not None
+        result = [f"on disk      {types}{probes}{'' if of_ours else '; no manifest of coterie'}"]
+    if directory.gguf is not None:
+        result.append(_gguf_line(directory.gguf))
     if directory.origin is not None:
         result.append(f"pulled       {directory.origin.repo} of the hub, revision {directory.origin.commit}")
     sampling = ", ".join(f"{key} {value}" for key, value in directory.sampling.items())
@@ -101,6 +104,14 @@ def _directory_lines(directory: DirectoryFacts) -> list[str]:
         f"tokenizer    {tokenizer.vocabulary:,} tokens, {tokenizer.special_tokens} of them special, "
         f"replies end at {stops}, {chat}{unused}",
     ]
+
+
+def _gguf_line(gguf: GgufFileFacts) -> str:
+    tensors = ", ".join(f"{count} {kind}" for kind, count in gguf.tensors.items())
+    parts = f", in {gguf.files} files" if gguf.files > 1 else ""
+    named = f" '{gguf.name}'" if gguf.name else ""
+    split = f"; text split as {gguf.split}" if gguf.split else ""
+    return f"GGUF        {named} architecture {gguf.architecture}{parts}; tensors {tensors}{split}"
 
 
 def _size(count: int) -> str:

@@ -13,9 +13,12 @@ CONNECTION = "Model or server"
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
-Model = Annotated[str, typer.Argument(help="A checkpoint directory or a hub id (owner/name).")]
+Model = Annotated[str, typer.Argument(help="A checkpoint directory, a GGUF file or a hub id (owner/name).")]
 Described = Annotated[
-    str, typer.Argument(help="A directory, a hub id (owner/name) or a published name such as llama-4-scout.")
+    str,
+    typer.Argument(
+        help="A directory, a GGUF file, a hub id (owner/name) or a published name such as llama-4-scout."
+    ),
 ]
 Sources = Annotated[list[str], typer.Argument(help="Files, directories, 'primer' or hf://owner/name.")]
 Out = Annotated[str, typer.Option("--out", "-o", help="Where to write.")]

@@ -96,7 +96,8 @@ def _bytes_held(model: str, method: str, dtype: str) -> tuple[int, int]:
     from coterie.config.methods import tuning_method
     from coterie.machine.device import choose_device, choose_dtype
 
-    stored = any(Path(model).glob("*.safetensors")) if Path(model).is_dir() else False
+    path = Path(model)
+    stored = any(path.glob("*.safetensors")) if path.is_dir() else path.is_file()
     kept = Checkpoint.open(model).kept_dtype if stored else torch.bfloat16
     held = held_dtype(tuning_method(method), kept)
     return held.itemsize, choose_dtype(dtype, choose_device("auto")).itemsize

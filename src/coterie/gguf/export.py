@@ -166,7 +166,7 @@ def _prepare(checkpoint: Checkpoint, quant: str) -> _File:
     ]
     keys = {
         "general.type": "model",
-        "general.name": checkpoint.path.resolve().name,
+        "general.name": checkpoint.path.resolve().name.removesuffix(".gguf"),
         "general.file_type": FILE_TYPES[quant],
         "general.quantization_version": 2,
     }

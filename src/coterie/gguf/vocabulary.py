@@ -15,7 +15,7 @@ from typing import Any
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.gguf_model.splits import DIGITS, GPT2, SPLITS
 from coterie.checkpoints.gguf_model.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from coterie.checkpoints.locate import read_json
+from coterie.checkpoints.gguf_model.tokenizer import WHOLE
 from coterie.config import CheckpointError
 from coterie.gguf.sentencepiece import sentencepiece_scores
 from coterie.text.tokenizer import SPECIALS, Tokenizer
@@ -52,8 +52,8 @@ def vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Vocabulary:
         raise CheckpointError(
             f"{checkpoint.path}: has no tokenizer.json, and llama.cpp needs the tokenizer to run a model"
         )
-    path = checkpoint.path / "tokenizer.json"
-    content = read_json(path)
+    path = checkpoint.path if checkpoint.gguf is not None else checkpoint.path / "tokenizer.json"
+    content = tokenizer.content
     model = content["model"]
     if model.get("type") not in (None, "BPE"):
         raise _refuse(path, f"is a {model['type']} tokenizer; only BPE has a form in GGUF here")
@@ -71,6 +71,7 @@ def vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Vocabulary:
             raise CheckpointError(f"{path}: has no merges, which llama.cpp needs")
         keys |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges}
     keys |= _special(checkpoint, tokenizer, content, differences)
+    keys[WHOLE] = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     if tokenizer.chat_template is not None:
         keys["tokenizer.chat_template"] = tokenizer.chat_template
     added = content.get("added_tokens") or []
@@ -185,10 +186,8 @@ def _special(
     for ours, theirs in (("bos_token", "bos"), ("pad_token", "padding"), ("unk_token", "unknown")):
         if named.get(ours) is not None:
             keys[f"tokenizer.ggml.{theirs}_token_id"] = named[ours]
-    path = checkpoint.path / "tokenizer_config.json"
-    config = read_json(path) if path.is_file() else {}
     for end in ("bos", "eos"):
-        adds = config.get(f"add_{end}_token")
+        adds = tokenizer.config.get(f"add_{end}_token")
         keys[f"tokenizer.ggml.add_{end}_token"] = _template_adds(content, end) if adds is None else bool(adds)
     template = tokenizer.chat_template
     if keys["tokenizer.ggml.add_bos_token"] and template is not None and "bos_token" not in template:

@@ -156,8 +156,10 @@ class Service:
 
 
 def default_name(path: str) -> str:
-    """The served name when none is given: the checkpoint's directory, or the hub's owner/name as it is."""
+    """The served name when none is given: the directory's or file's, or the hub's owner/name as it is."""
     local = Path(path).expanduser()
+    if local.is_file():
+        return local.stem
     if not local.is_dir():
         return path
     parts = [part for part in local.resolve().parts if part not in ("/", "model", "checkpoints", "latest")]

@@ -102,7 +102,12 @@ def _data_settings(config: TrainConfig) -> DataConfig:
     """The settings of the text. The text for a given model is prepared with that model's own tokenizer."""
     if "from" not in config.model or config.data.tokenizer is not None:
         return config.data
-    return config.data.model_copy(update={"tokenizer": str(locate(config.model["from"], weights=False))})
+    base = Checkpoint.open(config.model["from"], weights=False)
+    path = base.path
+    if base.gguf is not None and base.tokenizer is not None:
+        path = Path(config.out) / "base-tokenizer"
+        base.tokenizer.save(path)
+    return config.data.model_copy(update={"tokenizer": str(path)})
 
 
 def _watchers(

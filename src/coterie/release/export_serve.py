@@ -308,7 +308,7 @@ def _rank(rank: int) -> int:
 
 
 def _name(directory: Path) -> str:
-    """The directory's name, or its parent's for a directory called model."""
-    path = directory.resolve()
+    """The directory's or file's name, or its parent's for a directory called model."""
+    path = directory.resolve() if directory.is_dir() else directory.resolve().with_suffix("")
     name = path.parent.name if path.name == "model" and path.parent.name else path.name
     return re.sub(r"[^\w.-]+", "-", name).strip("-.").lower() or "model"

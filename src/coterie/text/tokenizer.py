@@ -181,6 +181,16 @@ class Tokenizer:
         write_templates(directory, self.templates)
 
     @property
+    def content(self) -> dict[str, Any]:
+        """The content of tokenizer.json."""
+        return dict(json.loads(self._json))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The content of tokenizer_config.json and of the files that older versions split off from it."""
+        return dict(self._config)
+
+    @property
     def chat_template(self) -> str | None:
         """The chat template for conversations without tools; setting it replaces the named ones too."""
         return self.templates.default

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coterie.checkpoints.gguf_file.header import is_gguf, read_header
+from coterie.checkpoints.gguf_file.header import read_header
+from coterie.checkpoints.gguf_file.recognise import is_gguf
 from coterie.config import CheckpointError
 
 BIG = 2**63

@@ -57,15 +57,6 @@ class _Damaged(Exception):
     """What is wrong with a file, as the end of a sentence about it."""
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a file begins like one, whatever its name. Errors: none; what cannot be read is not one."""
-    try:
-        with open_regular(path) as file:
-            return file.read(4) == b"GGUF"
-    except OSError:
-        return False
-
-
 def read_header(path: Path) -> GgufHeader:
     """Keys of a file and places of its tensors. Errors: `CheckpointError` for a file that is not whole."""
     try:

@@ -15,6 +15,7 @@ from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.source import GgufSource, layer_of
 from coterie.checkpoints.gguf_model.tokenizer import TokenKeys, read_tokenizer, stop_ids
 from coterie.config import ModelConfig
+from coterie.config.files import write_json
 from coterie.text.tokenizer import Tokenizer
 
 
@@ -75,6 +76,14 @@ class GgufModel:
     def tensors(self, config: ModelConfig) -> GgufSource:
         """The tensors under the names of the model's family."""
         return GgufSource(self.stored, config, self.path)
+
+    def write_small_files(self, directory: Path) -> list[str]:
+        """Write what a directory has next to config.json and the weights; the names of the files."""
+        if self.tokenizer is not None:
+            self.tokenizer.save(directory)
+        if self.generation_config:
+            write_json(directory / "generation_config.json", self.generation_config)
+        return sorted(path.name for path in directory.iterdir() if path.is_file())
 
     @property
     def matrix_dtype(self) -> torch.dtype:
