@@ -12,6 +12,7 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import read_manifest, require_free
 from coterie.checkpoints.convert import convert_directory
 from coterie.checkpoints.directory import save_model
+from coterie.checkpoints.locate import weight_files
 from coterie.config import CheckpointError
 from coterie.proof.texts import TEXTS
 from coterie.text.tokenizer import Tokenizer
@@ -124,3 +125,14 @@ def test_an_output_must_be_free(tmp_path: Path) -> None:
         require_free(tmp_path / "full", "--out")
     with pytest.raises(CheckpointError, match="exists and is not an adapter"):
         require_free(tmp_path / "full", replaces=("adapter_config.json", "an adapter"))
+
+
+def test_mistrals_own_form_is_refused_with_what_to_fetch(tmp_path: Path) -> None:
+    (tmp_path / "params.json").write_text("{}")
+    (tmp_path / "consolidated.safetensors").write_bytes(b"")
+    for config in (False, True):
+        if config:
+            (tmp_path / "config.json").write_text("{}")
+        with pytest.raises(CheckpointError, match=r"Mistral's own form .*; fetch config.json") as caught:
+            weight_files(tmp_path) if config else Checkpoint.open(tmp_path).raw_config
+        assert "\n" not in str(caught.value)

@@ -267,6 +267,7 @@ CONFIGS |= {
         "use_bias": True,
         "rope_parameters": {"rope_type": "default", "rope_theta": 300.0},
     },
+    "ernie4_5_tied": {"model_type": "ernie4_5", "intermediate_size": 48, "head_dim": 8},
     "ernie4_5_moe": {
         "model_type": "ernie4_5_moe",
         "intermediate_size": 40,

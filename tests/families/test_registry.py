@@ -8,8 +8,9 @@ import time
 import pytest
 
 from coterie.config import ConfigError
-from coterie.families import FAMILIES, config_from_hf, config_to_hf, family, routed_form
+from coterie.families import FAMILIES, config_from_hf, config_to_hf, dense_forms, family, routed_form
 from coterie.families.base import LayerKindError
+from coterie.families.unsupported import UNSUPPORTED
 from tests.families.hf import _BASE, CONFIGS
 from tests.nn.test_transformer import SMALL
 
@@ -17,9 +18,11 @@ from tests.nn.test_transformer import SMALL
 def test_a_dense_counterpart_exists_and_leads_back() -> None:
     for name, chosen in FAMILIES.items():
         assert family(name) is chosen and chosen.model_type == name
-        if chosen.dense is not None:
-            assert chosen.dense in FAMILIES and routed_form(chosen.dense) == name
+        for dense in dense_forms(name):
+            assert dense in FAMILIES and routed_form(dense) == name
+        assert chosen.examples, f"{name} names no published model"
     assert routed_form("qwen3") == "qwen3_moe" and routed_form("gpt_oss") is None
+    assert dense_forms("mixtral") == ("llama", "mistral") and dense_forms("gpt_oss") == ()
 
 
 def test_an_unknown_family_names_the_known_ones() -> None:
@@ -27,6 +30,14 @@ def test_an_unknown_family_names_the_known_ones() -> None:
         family("qwen3_mo")
     with pytest.raises(ConfigError, match="known: deepseek_v2"):
         family("zzz")
+
+
+def test_a_known_type_that_is_not_supported_says_what_it_needs() -> None:
+    assert not UNSUPPORTED.keys() & FAMILIES.keys()
+    for name in ("deepseek_v4", "qwen4_exp_text"):
+        with pytest.raises(ConfigError, match="is not supported: it needs hyper-connections") as caught:
+            config_from_hf({"model_type": name})
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("target", ["llama", "qwen3"])

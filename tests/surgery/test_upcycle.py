@@ -6,19 +6,39 @@ import pytest
 import torch
 
 from coterie.config import ConfigError
+from coterie.families import config_from_hf
+from coterie.surgery.arguments import check_upcycle
 from coterie.surgery.upcycle import upcycle
 from tests.adapters.test_attach import IDS, built, logits
 from tests.arithmetic import assert_model_close
+from tests.families.hf import _BASE, CONFIGS
 from tests.surgery.common import moe
+
+ROUTED = {"qwen3": "qwen3_moe", "llama": "mixtral", "mistral": "mixtral", "ernie4_5_tied": "ernie4_5_moe"}
 
 
 @pytest.mark.parametrize(
-    ("name", "split"), [("qwen3", 1), ("qwen3", 2), ("qwen3", 4), ("llama", 1), ("llama", 2)]
+    ("name", "split"),
+    [
+        ("qwen3", 1),
+        ("qwen3", 2),
+        ("qwen3", 4),
+        ("llama", 1),
+        ("llama", 2),
+        ("mistral", 1),
+        ("ernie4_5_tied", 1),
+    ],
 )
 def test_upcycling_by_copy_is_the_dense_model(name: str, split: int) -> None:
     dense = built(name)
     routed = upcycle(dense, num_experts=8, top_k=4, split=split)
-    assert routed.config.is_moe and routed.config.family == {"qwen3": "qwen3_moe", "llama": "mixtral"}[name]
+    families = {
+        "qwen3": "qwen3_moe",
+        "llama": "mixtral",
+        "mistral": "mixtral",
+        "ernie4_5_tied": "ernie4_5_moe",
+    }
+    assert routed.config.is_moe and routed.config.family == families[name]
     assert moe(routed).config.expert_width == 48 // split
     found, expected = (logits(model).log_softmax(-1) for model in (routed, dense))
     assert_model_close(dense.config, found, expected, len(IDS))
@@ -54,3 +74,7 @@ def test_refusals() -> None:
         upcycle(built("qwen3"), num_experts=8, top_k=2, split=4)
     with pytest.raises(ConfigError, match="has biases"):
         upcycle(built("llama_tied_bias"))
+    text = _BASE | CONFIGS["mistral"]
+    around = config_from_hf({"model_type": "mistral3", "text_config": text, "vision_config": {}})
+    with pytest.raises(ConfigError, match=r"--to mistral --drop vision"):
+        check_upcycle(around)

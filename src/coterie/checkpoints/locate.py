@@ -94,6 +94,11 @@ def check_index(directory: Path, found: Mapping[str, Path]) -> None:
 
 def nearest(directory: Path) -> str:
     """The end of an error about a directory that is not a checkpoint; it names one inside it, if any."""
+    if (directory / "params.json").is_file() or any(directory.glob("consolidated*")):
+        return (
+            ", only Mistral's own form (params.json, consolidated*); fetch config.json, model*.safetensors "
+            "and tokenizer.json of this repository, or of one converted for transformers"
+        )
     inside = sorted(
         str(path.parent) for pattern in ("*", "*/*") for path in directory.glob(f"{pattern}/config.json")
     )

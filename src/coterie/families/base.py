@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from coterie.config import (
@@ -32,7 +32,9 @@ class Family:
     of the Transformer and are kept as they are (`{layers}`: the number of layers; see `carries`). `fused`:
     how transformers holds the experts of a layer as one tensor: `(E, out, in)`, `(E, in, out)`, or the latter
     without the mark by which PEFT recognises it.
-    `dense`: the family of the same decoder with dense feed-forwards, for surgery (None: there is none).
+    `dense`: the family of the same decoder with dense feed-forwards, for surgery (None: there is none);
+    `also_dense`: others, for models that it cannot carry. `upcycled`: settings that every router of this
+    family has, for a new one.
     `memory_names`: parts of tensor names as transformers has them in memory, and as they are on disk.
     `texts`: for a model around a text model (`wrapper.py`), the types of text models that it may hold.
     `examples`: published models, for readers.
@@ -48,6 +50,8 @@ class Family:
     carried: tuple[str, ...] = ()
     fused: Literal["out-in", "in-out", "in-out unmarked"] = "out-in"
     dense: str | None = None
+    also_dense: tuple[str, ...] = ()
+    upcycled: Mapping[str, Any] = field(default_factory=dict)
     memory_names: tuple[tuple[str, str], ...] = ()
     texts: tuple[str, ...] = ()
     examples: str = ""

@@ -51,10 +51,11 @@ def contradictions(data: Mapping[str, Any], where: str = "config.json") -> list[
 def _architecture(data: Mapping[str, Any], wanted: str) -> list[str]:
     named = data.get("architectures")
     first = named[0] if isinstance(named, list) and named else named
-    stem = wanted.removesuffix("ForCausalLM").removesuffix("ForConditionalGeneration")
+    stem = wanted.removesuffix("ForCausalLM").removesuffix("ForConditionalGeneration").replace("_", "")
     if not isinstance(first, str):
         return []
-    if first.startswith(stem) and first.removeprefix(stem)[:3] in ("For", "Mod", ""):
+    plain = first.replace("_", "")  # which releases and transformers use in different places
+    if plain.startswith(stem) and plain.removeprefix(stem)[:3] in ("For", "Mod", ""):
         return []
     return [f"model_type '{data['model_type']}' decides; architectures names {first!r}, which is ignored"]
 

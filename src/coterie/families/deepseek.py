@@ -30,6 +30,7 @@ def _read_attention(reader: Reader, style: str) -> dict[str, Any]:
     # transformers derives both, and writes them
     for name in ("head_dim", "qk_head_dim"):
         reader.expect(name, None, rope_dim, nope + rope_dim)
+    reader.used.discard("qk_head_dim")
     for name in ("attention_bias", "mlp_bias"):
         reader.expect(name, False, None)
     return {

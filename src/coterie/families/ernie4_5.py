@@ -27,6 +27,12 @@ from coterie.families.rope import read_rope
 from coterie.families.slots import RoutedNames, dense_model_slots, moe_slots
 
 _THETA = 500000.0
+_ROUTER: dict[str, Any] = {
+    "select_bias": True,
+    "renormalize": True,
+    "renormalize_min": 1e-12,
+    "renormalize_eps": 0.0,
+}
 _MOE_KEYS = frozenset(
     "moe_intermediate_size moe_num_experts num_experts moe_k num_experts_per_tok moe_num_shared_experts "
     "moe_layer_start_index moe_layer_end_index moe_layer_interval moe_norm_min router_aux_loss_coef "
@@ -49,19 +55,17 @@ def _write_dense(config: ModelConfig) -> dict[str, Any]:
 def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     reader.expect("use_bias", False, None)
-    smallest = reader.get("moe_norm_min", default=1e-12)
+    smallest = reader.get("moe_norm_min", default=_ROUTER["renormalize_min"])
     width, num_shared = reader.get("moe_intermediate_size"), reader.get("moe_num_shared_experts", default=0)
     moe = {
         "kind": "moe",
         "expert_width": width,
         "shared_width": width * num_shared or None,
-        "router": {
+        "router": _ROUTER
+        | {
             "num_experts": reader.get("moe_num_experts", "num_experts"),
             "top_k": reader.get("moe_k", "num_experts_per_tok"),
-            "select_bias": True,
-            "renormalize": True,
             "renormalize_min": smallest,
-            "renormalize_eps": 0.0,
         },
         "balance": {
             "loss_coef": reader.get("router_aux_loss_coef", default=0.0),
@@ -135,6 +139,7 @@ ERNIE4_5_MOE = Family(
     COMMON_KEYS | _MOE_KEYS | {"use_bias"},
     ("model.mtp_",),
     dense="ernie4_5",
+    upcycled=_ROUTER,
     memory_names=((".mlp.gate.moe_statics.", ".mlp.moe_statics."),),
     examples="ERNIE 4.5 21B-A3B, 300B-A47B",
 )

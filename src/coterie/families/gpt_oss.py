@@ -97,4 +97,13 @@ def _slots(config: ModelConfig) -> list[Slot]:
     return slots
 
 
-GPT_OSS = Family("gpt_oss", "GptOssForCausalLM", _read, _write, _slots, COMMON_KEYS | _KEYS, fused="in-out")
+GPT_OSS = Family(
+    "gpt_oss",
+    "GptOssForCausalLM",
+    _read,
+    _write,
+    _slots,
+    COMMON_KEYS | _KEYS,
+    fused="in-out",
+    examples="gpt-oss 20b, 120b",
+)

@@ -1,7 +1,7 @@
-"""Mistral, dense (`mistral`), and the models around it that read images (`mistral3`).
+"""Mistral, dense (`mistral`), and the models around it (`mistral3`).
 
 Mistral: arXiv 2310.06825. `mistral`: 7B, Nemo, Small 3. `mistral3`: Small 3.1 and 3.2, Magistral, Devstral,
-where the head is beside the text model.
+which read images.
 """
 
 from __future__ import annotations

@@ -64,5 +64,7 @@ MIXTRAL = Family(
     _slots,
     COMMON_KEYS | _KEYS,
     dense="llama",
+    also_dense=("mistral",),  # with a sliding window
+    examples="Mixtral 8x7B, 8x22B",
     memory_names=((".mlp.", ".block_sparse_moe."),),
 )

@@ -122,7 +122,15 @@ def _write_olmoe(config: ModelConfig) -> dict[str, Any]:
 
 
 _MOE_KEYS = COMMON_KEYS | _ROUTER_KEYS | _BALANCE_KEYS
-QWEN3 = Family("qwen3", "Qwen3ForCausalLM", _read_dense, _write_dense, dense_model_slots, COMMON_KEYS)
+QWEN3 = Family(
+    "qwen3",
+    "Qwen3ForCausalLM",
+    _read_dense,
+    _write_dense,
+    dense_model_slots,
+    COMMON_KEYS,
+    examples="Qwen3 0.6B to 32B",
+)
 QWEN3_MOE = Family(
     "qwen3_moe",
     "Qwen3MoeForCausalLM",
@@ -131,5 +139,14 @@ QWEN3_MOE = Family(
     moe_slots,
     _MOE_KEYS | {"moe_intermediate_size", "mlp_only_layers", "decoder_sparse_step"},
     dense="qwen3",
+    examples="Qwen3 30B-A3B, 235B-A22B, Coder",
 )
-OLMOE = Family("olmoe", "OlmoeForCausalLM", _read_olmoe, _write_olmoe, moe_slots, _MOE_KEYS | {"clip_qkv"})
+OLMOE = Family(
+    "olmoe",
+    "OlmoeForCausalLM",
+    _read_olmoe,
+    _write_olmoe,
+    moe_slots,
+    _MOE_KEYS | {"clip_qkv"},
+    examples="OLMoE 1B-7B",
+)

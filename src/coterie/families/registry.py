@@ -22,6 +22,7 @@ from coterie.families.qwen2 import QWEN2
 from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
 from coterie.families.seed_oss import SEED_OSS
 from coterie.families.smollm3 import SMOLLM3
+from coterie.families.unsupported import UNSUPPORTED
 from coterie.families.wrapper import text_alone
 
 FAMILIES: dict[str, Family] = {
@@ -54,8 +55,14 @@ FAMILIES: dict[str, Family] = {
 
 
 def family(model_type: str, where: str = "model") -> Family:
-    """The family of a `model_type`; `ConfigError` names the known ones."""
+    """The family of a `model_type`; `ConfigError` says what an unsupported one needs, or names the known."""
     if model_type not in FAMILIES:
+        needs = UNSUPPORTED.get(model_type.removesuffix("_text"))
+        if needs is not None:
+            raise ConfigError(
+                f"{where}: model_type '{model_type}' is not supported: it needs {needs}; docs/families.md "
+                "lists what is"
+            )
         hint = suggest(model_type, FAMILIES) or f"; known: {', '.join(sorted(FAMILIES))}"
         raise ConfigError(f"{where}: model_type '{model_type[:60]}' is not supported{hint}")
     return FAMILIES[model_type]
@@ -63,7 +70,13 @@ def family(model_type: str, where: str = "model") -> Family:
 
 def routed_form(model_type: str) -> str | None:
     """The family with experts whose dense counterpart is `model_type`; None where there is none."""
-    return next((name for name, chosen in FAMILIES.items() if chosen.dense == model_type), None)
+    return next((name for name, chosen in FAMILIES.items() if model_type in dense_forms(name)), None)
+
+
+def dense_forms(model_type: str) -> tuple[str, ...]:
+    """The dense counterparts of a family with experts, the one to prefer first."""
+    chosen = family(model_type)
+    return (*((chosen.dense,) if chosen.dense is not None else ()), *chosen.also_dense)
 
 
 def unwrapped(config: ModelConfig) -> ModelConfig:

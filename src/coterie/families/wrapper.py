@@ -1,4 +1,4 @@
-"""Models around a text model: its settings are in `text_config`, its tensors under a prefix of their own.
+"""Models around a text model: its settings are in `text_config`, its tensors under another prefix.
 
 What surrounds it (encoders of images and sound, projectors) is carried through unchanged and not run. The
 model is named by the outer `model_type`; the text model's own type decides how its part is read and written.

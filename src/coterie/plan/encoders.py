@@ -57,7 +57,7 @@ def _pixtral(vision: Mapping[str, Any], config: ModelConfig) -> int:
 
 
 def _moonvit(vision: Mapping[str, Any], config: ModelConfig) -> int:
-    """Kimi's encoder, under the names of its own releases or of transformers."""
+    """Kimi's encoder, under the names of the releases or of transformers."""
     names = {"hidden_size": "vt_hidden_size", "intermediate_size": "vt_intermediate_size"}
     names |= {"num_hidden_layers": "vt_num_hidden_layers", "pos_emb_height": "init_pos_emb_height"}
     names |= {"pos_emb_width": "init_pos_emb_width"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
 from coterie.config.model import MoEConfig, RouterConfig
-from coterie.families import FAMILIES, routed_form
+from coterie.families import FAMILIES, dense_forms, routed_form, unwrapped
 
 
 def check_arguments(kind: str, config: ModelConfig, settings: Mapping[str, Any]) -> None:
@@ -128,7 +128,13 @@ def check_upcycle(
         raise ConfigError("upcycle: the model is a mixture of experts already; give a dense one")
     target = routed_form(config.family)
     if target is None:
-        known = ", ".join(chosen.dense for chosen in FAMILIES.values() if chosen.dense is not None)
+        texts = FAMILIES[config.family].texts
+        if texts:
+            raise ConfigError(
+                f"upcycle: a {config.family} model has more around its text model; take that out first "
+                f"(coterie convert --to {unwrapped(config).family} --drop vision)"
+            )
+        known = ", ".join(name for routed in FAMILIES for name in dense_forms(routed))
         raise ConfigError(f"upcycle: no routed form of {config.family} is known; it takes {known}")
     if split < 1 or num_experts % split or top_k % split or top_k > num_experts:
         raise ConfigError(

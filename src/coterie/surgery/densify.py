@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
-from coterie.families import family
+from coterie.families import dense_forms
 from coterie.nn.kernels.swiglu import gated
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.transformer import Transformer
@@ -86,13 +86,15 @@ def densifying(model: Transformer, sequences: Sequences, width: int | None = Non
 
 
 def _dense_config(config: ModelConfig, dense: FeedForwardConfig) -> ModelConfig:
-    target = family(config.family).dense or config.family
-    try:
-        return changed(config, lambda _layer, _ffn: dense, target)
-    except ConfigError as error:
-        raise ConfigError(
-            f"densify: no dense {target} checkpoint can carry this {config.family} model ({error})"
-        ) from None
+    reasons = []
+    for target in dense_forms(config.family) or (config.family,):
+        try:
+            return changed(config, lambda _layer, _ffn: dense, target)
+        except ConfigError as error:
+            reasons.append(
+                f"densify: no dense {target} checkpoint can carry this {config.family} model ({error})"
+            )
+    raise ConfigError(reasons[0])
 
 
 def _own_width(moe: MoE, parts: int | None, exact: bool) -> int:

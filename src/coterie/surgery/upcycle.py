@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from coterie.config import BalanceConfig, ConfigError, FeedForwardConfig, MoEConfig, RouterConfig
+from coterie.families import family
 from coterie.nn.experts import Experts
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.transformer import Transformer
@@ -62,7 +63,8 @@ def upcycling(
 
     def ffn_of(_: int, ffn: Any) -> MoEConfig:
         assert isinstance(ffn, FeedForwardConfig)
-        router = RouterConfig(num_experts=num_experts, top_k=top_k, renormalize=True)
+        chosen: dict[str, Any] = {"num_experts": num_experts, "top_k": top_k, "renormalize": True}
+        router = RouterConfig.from_dict(chosen | dict(family(target).upcycled))
         return MoEConfig(
             expert_width=ffn.width // split,
             router=router,

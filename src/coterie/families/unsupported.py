@@ -1,0 +1,40 @@
+"""Types of models that are known and not supported, and what each would need: the end of an error's line."""
+
+from __future__ import annotations
+
+_HYPER = "hyper-connections (several residual streams)"
+_INDEXER = "an indexer that chooses the keys of each query"
+_KDA = "linear attention with a decay per channel (KDA)"
+_OLD = "norms with biases, learnt positions or attention and feed-forward side by side"
+
+UNSUPPORTED: dict[str, str] = {
+    "bailing_hybrid": _KDA,
+    "cohere": _OLD,
+    "cohere2": _OLD,
+    "deepseek_v4": f"{_HYPER}, keys compressed in two ratios and routing by hashes",
+    "deepseek_v41": f"{_HYPER}, keys compressed in two ratios and routing by hashes",
+    "falcon": _OLD,
+    "falcon_h1": "Mamba2 and attention side by side in each layer",
+    "gemma3n": "several residual streams (AltUp) and weights shared between sizes of one model",
+    "glm5_next": f"{_HYPER}, {_KDA} and {_INDEXER}",
+    "gpt2": _OLD,
+    "gpt_neox": _OLD,
+    "hy_v4": f"{_HYPER} and {_INDEXER}",
+    "jamba": "Mamba layers of the first kind",
+    "kimi_k3": "a design whose code transformers does not have yet",
+    "kimi_linear": _KDA,
+    "mamba": "Mamba layers of the first kind",
+    "minimax": "lightning attention (linear, with a decay per head)",
+    "minimax_m3_vl": f"{_INDEXER}, by blocks",
+    "mistral_large4": f"{_INDEXER} and caches that layers share",
+    "muse_spark": "experts in a narrower space than the model and gates on the residual",
+    "phi": _OLD,
+    "phimoe": "routing that draws experts one after the other (sparsemixer)",
+    "qwen2_5_vl": "positions in three dimensions (images and time)",
+    "qwen3_vl": "features of the image encoder that enter several layers",
+    "qwen3_vl_moe": "features of the image encoder that enter several layers",
+    "qwen4_exp": f"{_HYPER}, tables of n-gram embeddings and {_INDEXER}",
+    "rwkv": "recurrent layers in place of attention",
+    "step3p5": "windows and head counts that differ by layer",
+    "zaya": "Mamba2 layers and attention in a compressed space",
+}
