@@ -109,3 +109,13 @@ def test_an_adapter_names_its_base(folder: Path, tmp_path: Path):
     found = entry(tmp_path / "adapter")
     assert found.family == "adapter" and not found.load.possible
     assert found.load.words == f"is made for {folder}; load that with this as --adapter"
+
+
+def test_small_files_alone_in_the_cache(folder: Path, tmp_path: Path):
+    commit = "a" * 40
+    (tmp_path / "models--o--n" / "snapshots").mkdir(parents=True)
+    part = copy(folder, tmp_path / "models--o--n" / "snapshots" / commit, "model.safetensors")
+    assert entry(part).load.words == f"holds small files alone; run coterie pull o/n@{commit} for the weights"
+    (part / "model.safetensors.index.json").write_text('{"weight_map": {"a": "x.safetensors"}}')
+    words = f"names 'x.safetensors', which is not in the directory; run coterie pull o/n@{commit}"
+    assert words in entry(part).load.words

@@ -8,7 +8,7 @@ from typing import Any
 
 from coterie.checkpoints.gguf_file.recognise import is_gguf
 from coterie.config import CheckpointError, files
-from coterie.hub.cache import obtain
+from coterie.hub.cache import cached_revision, obtain
 from coterie.hub.failures import HubError
 from coterie.hub.names import HubName
 
@@ -72,6 +72,11 @@ def weight_files(directory: Path) -> list[Path]:
             f"{directory}: only pickle weights ({pickles[0]}); they can run code and are refused; "
             "convert them"
         )
+    revision = cached_revision(directory)
+    if revision is not None:
+        raise CheckpointError(
+            f"{directory}: holds small files alone; run coterie pull {revision} for the weights"
+        )
     raise CheckpointError(f"{directory}: has no model.safetensors and no index of shards{nearest(directory)}")
 
 
@@ -114,5 +119,7 @@ def _shards(directory: Path, index: Path) -> list[Path]:
         if file.suffix != ".safetensors":
             raise CheckpointError(f"{index}: names '{file.name}'; only safetensors files are read")
         if file.parent != directory or not file.is_file():
-            raise CheckpointError(f"{index}: names '{file.name}', which is not in the directory")
+            revision = cached_revision(directory)
+            advice = "" if revision is None else f"; run coterie pull {revision}"
+            raise CheckpointError(f"{index}: names '{file.name}', which is not in the directory{advice}")
     return shards

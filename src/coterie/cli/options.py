@@ -13,7 +13,9 @@ CONNECTION = "Model or server"
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
-Model = Annotated[str, typer.Argument(help="A checkpoint directory, a GGUF file or a hub id (owner/name).")]
+Model = Annotated[
+    str, typer.Argument(help="A directory, a GGUF file or a hub id (owner/name, owner/name@revision).")
+]
 Described = Annotated[
     str,
     typer.Argument(
@@ -58,7 +60,7 @@ Template = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=CONNECTION)]
 Target = Annotated[
-    str, typer.Argument(help="A checkpoint directory, a hub id (owner/name) or a server's http address.")
+    str, typer.Argument(help="A directory, GGUF file, hub id (owner/name) or a server's http address.")
 ]
 KeyFile = Annotated[
     str | None,

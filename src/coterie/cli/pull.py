@@ -73,7 +73,8 @@ def pull(
         fill_cache(listing, files)
     elif not dry_run:
         pull_to(listing, files, folder)
-    answer(facts, as_json, _lines(facts, files, str(name) if to is None else to))
+    opens = Path(to, files[0].name if files[0].name.endswith(".gguf") else "") if to is not None else name
+    answer(facts, as_json, _lines(facts, files, str(opens)))
 
 
 def _lines(facts: dict[str, Any], files: list[RemoteFile], opens: str) -> Iterator[str]:

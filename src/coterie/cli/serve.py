@@ -40,7 +40,7 @@ SECTIONS = {
 def serve(
     models: Annotated[
         list[str],
-        typer.Argument(help="A checkpoint directory or a hub id; of several, each as NAME=PATH or PATH."),
+        typer.Argument(help="A directory, GGUF file or hub id; of several, each as NAME=PATH or PATH."),
     ],
     settings: ServeSettings,
     name: Annotated[

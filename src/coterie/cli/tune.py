@@ -67,7 +67,7 @@ MaxForgetting = Annotated[
 
 def tune(
     model: Annotated[
-        str, typer.Argument(help="A checkpoint directory, a hub id, or an adapter to train further.")
+        str, typer.Argument(help="A directory, GGUF file or hub id, or an adapter to train further.")
     ],
     data: Annotated[
         list[str],
