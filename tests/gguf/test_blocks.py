@@ -17,10 +17,12 @@ import gguf
 from coterie.config import CheckpointError
 from coterie.gguf.blocks import Choice, allowed_error, choose, pack, row_bytes
 from coterie.gguf.export import export_gguf
+from coterie.gguf.mixes import MixFacts
 from tests.gguf.expected import unpack
 from tests.gguf.models import write
 
-KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "MXFP4")
+FACTS = MixFacts(4, 8, 2, False)
+KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "MXFP4", "Q4_1", "Q5_0", "Q5_1")
 
 
 def row(*values: float) -> Any:
@@ -107,9 +109,9 @@ def test_the_bound_is_nearly_reached(kind: str) -> None:
     ],
 )
 def test_which_tensor_gets_which_type(name: str, shape: tuple[int, ...], quant: str, kind: str) -> None:
-    chosen = choose(name, shape, quant)
+    chosen = choose(name, shape, quant, FACTS)
     assert chosen.type == kind and bool(chosen.reason) == (kind.lower() != quant)
-    assert choose(name, shape, "f32") == Choice("F32", chosen.reason if kind == "F32" else "")
+    assert choose(name, shape, "f32", FACTS) == Choice("F32", chosen.reason if kind == "F32" else "")
 
 
 def test_the_receipt_counts_types_and_says_why(tmp_path: Path) -> None:

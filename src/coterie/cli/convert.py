@@ -55,7 +55,8 @@ def convert(
     quant: Annotated[
         str | None,
         typer.Option(
-            help="f32, f16, bf16, q8_0, q4_0 or mxfp4 (default: q8_0).", rich_help_panel="Only with --to gguf"
+            help="f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q3_k_m, q2_k, q4_0 or mxfp4 (default: q8_0).",
+            rich_help_panel="Only with --to gguf",
         ),
     ] = None,
     shard_size: Annotated[

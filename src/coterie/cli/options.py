@@ -25,7 +25,8 @@ Described = Annotated[
 Sources = Annotated[list[str], typer.Argument(help="Files, directories, 'primer' or hf://owner/name.")]
 Out = Annotated[str, typer.Option("--out", "-o", help="Where to write.")]
 Quant = Annotated[
-    str | None, typer.Option(help="GGUF type: f32, f16, bf16, q8_0, q4_0 or mxfp4 (default: q8_0).")
+    str | None,
+    typer.Option(help="GGUF type: f16, bf16, q8_0, q4_k_m or another of convert's (default: q8_0)."),
 ]
 Temperature = Annotated[
     float | None,

@@ -23,6 +23,7 @@ from coterie.config import CheckpointError, ConfigError
 from coterie.config.temporaries import replace_with, temporary
 from coterie.gguf.architectures import Description, describe
 from coterie.gguf.blocks import FILE_TYPES, Choice, allowed_error, choose, pack, row_bytes
+from coterie.gguf.mixes import MixFacts
 from coterie.gguf.modelfile import modelfile
 from coterie.gguf.parameters import ParameterSource
 from coterie.gguf.tensors import Mapped, map_tensors
@@ -161,9 +162,9 @@ def _prepare(checkpoint: Checkpoint, quant: str) -> _File:
             f"{checkpoint.path}: mxfp4 is a format for experts and this model has none; use q4_0 or q8_0"
         )
     tokens = vocabulary(checkpoint, source.config.vocab_size)
-    plan = [
-        (tensor, choose(tensor.name, tensor.shape, quant)) for tensor in map_tensors(source, described.target)
-    ]
+    tensors = map_tensors(source, described.target)
+    facts = MixFacts.of(source.config, tied=all(tensor.name != "output.weight" for tensor in tensors))
+    plan = [(tensor, choose(tensor.name, tensor.shape, quant, facts)) for tensor in tensors]
     keys = {
         "general.type": "model",
         "general.name": checkpoint.path.resolve().name.removesuffix(".gguf"),
