@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.families.hf_sandwich import SANDWICHES
+
 VOCAB = 97
 _BASE = {
     "vocab_size": VOCAB,
@@ -314,6 +316,7 @@ CONFIGS |= {
         "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
     },
 }
+CONFIGS |= SANDWICHES
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:

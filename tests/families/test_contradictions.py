@@ -89,7 +89,8 @@ def test_what_changes_the_model_without_a_winner_is_refused(keys: dict[str, Any]
 @pytest.mark.parametrize("keys", [{"sliding_window": 4}, {"layer_types": ["linear_attention"] * 4}])
 def test_no_family_takes_a_mask_that_it_does_not_have(name: str, keys: dict[str, Any]) -> None:
     data = tiny(name).config.to_dict()
-    reads = data["model_type"] in ("mistral", "mixtral", "gpt_oss") or "use_sliding_window" in data
+    own = ("mistral", "mixtral", "gpt_oss", "phi3", "gemma2", "gemma3_text")
+    reads = data["model_type"] in own or "use_sliding_window" in data
     reads |= "max_window_layers" in data  # layer_types decides, and says full
     if reads and "sliding_window" in keys:
         assert config_from_hf(data | keys | {"use_sliding_window": False})

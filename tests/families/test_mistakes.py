@@ -28,9 +28,12 @@ ENOUGH = 0.05
 
 def edited(config: ModelConfig, path: str, value: Any) -> ModelConfig:
     """Set `path` (below a block) in every block that has it with another value (windows: where there is
-    one).
+    one). Paths from `model.` on are settings of the whole model.
     """
     data, hits = config.to_dict(), 0
+    if path.startswith("model."):
+        assert data[path.removeprefix("model.")] != value
+        return ModelConfig.from_dict(data | {path.removeprefix("model."): value})
     *parents, last = path.split(".")
     for block in data["blocks"]:
         node: Any = block
@@ -127,6 +130,28 @@ MISTAKES: list[tuple[str, str, Any]] = [
     ("hy_v3", "attention.qk_norm", "head_after"),
     ("hy_v3", "ffn.router.renormalize", False),
     ("hy_v3", "ffn.router.scale", 1.0),
+    ("phi3", "attention.window", 7),
+    ("phi3_longrope", "attention.rope.scaling", None),
+    ("phi3_longrope", f"{_YARN}.long_factors", [1.0, 1.2, 1.7]),
+    ("phi3_longrope", f"{_YARN}.short_factors", [1.5, 3.0, 8.0]),
+    ("phi3_longrope", f"{_YARN}.attention_factor", 1.0),
+    ("phi3_longrope", f"{_YARN}.original_max_positions", 30),
+    ("glm4", "attention.rope.style", "half"),
+    ("glm4", "attention.rope.rotated", None),
+    ("glm4", "norms", "pre"),
+    ("glm", "attention.qkv_bias", False),
+    ("gemma2", "attention.scale", None),
+    ("gemma2", "attention.score_cap", None),
+    ("gemma2", "attention.window", 6),
+    ("gemma2", "ffn.activation", "silu"),
+    ("gemma2", "model.norm_plus_one", False),
+    ("gemma2", "model.logit_cap", None),
+    ("gemma2", "model.embed_scale", 1.0),
+    ("gemma3_text", "attention.scale", None),
+    ("gemma3_text", "attention.qk_norm", "none"),
+    ("gemma3_text", "attention.rope.theta", 50.0),
+    ("gemma3_text", "attention.rope.scaling", None),
+    ("gemma3_text", "model.norm_plus_one", False),
     ("gpt_oss", "attention.sinks", False),
     ("gpt_oss", "ffn.clamped.limit", 7.0),
     ("gpt_oss", "ffn.clamped.alpha", 1.0),

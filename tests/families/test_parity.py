@@ -44,7 +44,8 @@ def test_decoding_with_a_cache_equals_the_whole_pass(name: str) -> None:
         cache, parts, start = SequenceCache(model.config), [], 0
         for size in (9, 1, 1, len(ids) - 11):
             positions = torch.arange(start, start + size)
-            parts.append(model(ids[start : start + size], ForwardContext(positions, (size,)), [cache]))
+            context = ForwardContext(positions, (size,), planned=(len(ids),))
+            parts.append(model(ids[start : start + size], context, [cache]))
             start += size
         assert_model_close(model.config, model.logits(torch.cat(parts)), whole, tokens=len(ids))
 

@@ -97,7 +97,7 @@ def test_every_family_has_its_own_default_and_reads_both_places(
     [
         ({"rope_scaling": LLAMA3, "rope_parameters": {"rope_theta": 500.0}}, "hides that of rope_parameters"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic' is not supported"),
-        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "rope_type 'longrope'"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "longrope' needs short_factors"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}, "rope_type 'mrope'"),
         ({"rope_scaling": {"type": "su"}}, "rope_type 'su'"),
         ({"rope_parameters": {"full_attention": DEFAULT}}, r"per layer type \('full_attention'\)"),

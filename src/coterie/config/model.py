@@ -134,6 +134,12 @@ class AttentionConfig(Settings):
             raise ValueError("sinks and capped scores go with causal and sliding masks only")
         if self.rope is not None and (self.rope.rotated or 0) > self.head_dim:
             raise ValueError(f"rope.rotated {self.rope.rotated} is larger than head_dim {self.head_dim}")
+        scaling = None if self.rope is None else self.rope.scaling
+        if self.rope is not None and scaling is not None and scaling.kind == "longrope":
+            pairs = (self.rope.rotated or self.head_dim) // 2
+            for factors in (scaling.short_factors or (), scaling.long_factors or ()):
+                if len(factors) != pairs or min(factors) <= 0:
+                    raise ValueError(f"longrope needs {pairs} factors above 0, not {len(factors)}")
         return self
 
     @property

@@ -160,15 +160,28 @@ def read_dense(
 
 
 def read_dense_layers(
-    reader: Reader, attentions: list[dict[str, Any]], default_eps: float, default_tie: bool, bias: bool
+    reader: Reader,
+    attentions: list[dict[str, Any]],
+    default_eps: float,
+    default_tie: bool,
+    bias: bool = False,
+    activation: str = "silu",
+    block: Mapping[str, Any] | None = None,
+    **variation: Any,
 ) -> ModelConfig:
-    """A dense decoder from the attention of each layer; see `read_dense`."""
-    ffn = {"kind": "dense", "width": reader.get("intermediate_size"), "bias": bias}
-    blocks = [{"attention": attention, "ffn": ffn} for attention in attentions]
-    return read_model(reader, blocks, default_eps, default_tie)
+    """A dense decoder from the attention of each layer; see `read_dense`.
+
+    `block`: what else its blocks have. The rest adds to the model.
+    """
+    width = reader.get("intermediate_size")
+    ffn = {"kind": "dense", "width": width, "bias": bias, "activation": activation}
+    blocks = [{"attention": attention, "ffn": ffn} | dict(block or {}) for attention in attentions]
+    return read_model(reader, blocks, default_eps, default_tie, **variation)
 
 
-def write_dense(config: ModelConfig) -> tuple[dict[str, Any], AttentionConfig, FeedForwardConfig]:
+def write_dense(
+    config: ModelConfig, partial: bool = False
+) -> tuple[dict[str, Any], AttentionConfig, FeedForwardConfig]:
     """The common keys of a dense decoder, and the attention (the first with positions) and SwiGLU to add.
 
     Errors: `LayerKindError` for a routed one, `ConfigError` for latent attention.
@@ -176,7 +189,8 @@ def write_dense(config: ModelConfig) -> tuple[dict[str, Any], AttentionConfig, F
     attentions = [grouped_query(config, block) for block in config.blocks]
     attention = next((one for one in attentions if one.rope is not None), attentions[0])
     ffns = [dense_ffn(config, block) for block in config.blocks]
-    return write_model(config, attention) | {"intermediate_size": ffns[0].width}, attention, ffns[0]
+    data = write_model(config, attention, partial) | {"intermediate_size": ffns[0].width}
+    return data, attention, ffns[0]
 
 
 _ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}

@@ -10,6 +10,8 @@ from coterie.families.base import Family
 from coterie.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from coterie.families.dots1 import DOTS1
 from coterie.families.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
+from coterie.families.gemma import GEMMA2, GEMMA3, GEMMA3_TEXT
+from coterie.families.glm4 import GLM, GLM4
 from coterie.families.glm4_moe_lite import GLM4_MOE_LITE
 from coterie.families.gpt_oss import GPT_OSS
 from coterie.families.hy_v3 import HY_V3
@@ -18,6 +20,8 @@ from coterie.families.llama import LLAMA
 from coterie.families.llama4 import LLAMA4, LLAMA4_TEXT
 from coterie.families.mistral import MISTRAL, MISTRAL3
 from coterie.families.mixtral import MIXTRAL
+from coterie.families.muse_glimmer import MUSE_GLIMMER, MUSE_GLIMMER_TEXT
+from coterie.families.phi3 import PHI3
 from coterie.families.qwen2 import QWEN2
 from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
 from coterie.families.seed_oss import SEED_OSS
@@ -34,6 +38,14 @@ FAMILIES: dict[str, Family] = {
         QWEN2,
         SMOLLM3,
         SEED_OSS,
+        PHI3,
+        GLM,
+        GLM4,
+        GEMMA2,
+        GEMMA3_TEXT,
+        GEMMA3,
+        MUSE_GLIMMER_TEXT,
+        MUSE_GLIMMER,
         ERNIE4_5,
         ERNIE4_5_MOE,
         QWEN3,

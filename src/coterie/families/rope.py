@@ -19,8 +19,9 @@ _KEYS = (
     "partial_rotary_factor",
     "original_max_position_embeddings",
 )
-_KINDS = ("llama3", "linear", "yarn")
+_KINDS = ("llama3", "linear", "yarn", "longrope")
 _ORIGINAL = "original_max_position_embeddings"
+_FACTORS = {"short_factor": "short_factors", "long_factor": "long_factors"}
 
 
 def read_rope(
@@ -110,7 +111,7 @@ def _resolved(
         return RopeConfig.from_dict(data, f"{reader.where}: rope")
     if kind not in _KINDS:
         raise ConfigError(
-            f"{reader.where}: rope_type '{kind}' is not supported here; use default, llama3, linear or yarn"
+            f"{reader.where}: rope_type '{kind}' is not supported here; use default, {', '.join(_KINDS)}"
         )
     settings.pop("type", None)
     if kind == "linear":
@@ -118,12 +119,13 @@ def _resolved(
     else:
         longest = reader.get("max_position_embeddings")
         original = settings.setdefault(_ORIGINAL, reader.get(_ORIGINAL, default=longest))
-        if kind == "yarn":  # as transformers fills in what is left out; 0 is none
+        if kind in ("yarn", "longrope"):  # as transformers fills in what is left out
             settings.setdefault("factor", longest / original)
+        if kind == "yarn":  # 0 is none
             for name in ("mscale", "mscale_all_dim"):
                 if not settings.get(name):
                     settings.pop(name, None)
-    names = {_ORIGINAL: "original_max_positions"}
+    names = {_ORIGINAL: "original_max_positions"} | _FACTORS
     scaling = {"kind": kind} | {names.get(key, key): value for key, value in settings.items()}
     return RopeConfig.from_dict(data | {"scaling": scaling}, f"{reader.where}: rope")
 
@@ -208,6 +210,11 @@ def _parameters(rope: RopeConfig, head_dim: int, partial: bool) -> dict[str, Any
 def _scaling_to_hf(scaling: RopeScaling) -> dict[str, Any]:
     if scaling.kind == "linear":
         return {"rope_type": "linear", "factor": scaling.factor}
+    if scaling.kind == "longrope":
+        factors = {theirs: list(getattr(scaling, ours)) for theirs, ours in _FACTORS.items()}
+        gain = {} if scaling.attention_factor is None else {"attention_factor": scaling.attention_factor}
+        original = {_ORIGINAL: scaling.original_max_positions}
+        return {"rope_type": "longrope", "factor": scaling.factor} | original | factors | gain
     if scaling.kind == "yarn":
         gains = {name: getattr(scaling, name) for name in ("mscale", "mscale_all_dim", "attention_factor")}
         return {

@@ -1,0 +1,45 @@
+"""GLM-4, dense: `glm` (4-9B) and `glm4` (4-0414, with norms after each part too); half of a head rotates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coterie.config import ModelConfig
+from coterie.families.base import COMMON_KEYS, Family, read_attention, read_dense_layers, write_dense
+from coterie.families.reader import Reader
+from coterie.families.rope import read_rope
+from coterie.families.slots import LAYER, RoutedNames, dense_model_slots
+
+# `post_attention_layernorm` is the norm before the feed-forward, as in Llama.
+_LAYER = LAYER | {
+    "attention_post_norm": "post_self_attn_layernorm",
+    "ffn_post_norm": "post_mlp_layernorm",
+}
+_NAMES = RoutedNames(dense=("gate_up_proj", "gate_up_proj", "down_proj"))
+_KEYS = COMMON_KEYS | {"attention_bias", "partial_rotary_factor"}
+
+
+def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader(data, where)
+    rope = read_rope(reader, 10000.0, style="pairs", partial=0.5)
+    attention = read_attention(reader, rope=rope, qkv_bias=reader.flag("attention_bias", True))
+    block = {"norms": "sandwich" if data["model_type"] == "glm4" else "pre"}
+    layers = [attention] * reader.get("num_hidden_layers")
+    return read_dense_layers(reader, layers, 1.5625e-7, False, block=block)
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    data, attention, _ = write_dense(config, partial=True)
+    return data | {"attention_bias": attention.qkv_bias}
+
+
+def _family(model_type: str, architecture: str, examples: str) -> Family:
+    def slots(config: ModelConfig) -> Any:
+        return dense_model_slots(config, _NAMES, _LAYER)
+
+    return Family(model_type, architecture, _read, _write, slots, _KEYS, examples=examples)
+
+
+GLM = _family("glm", "GlmForCausalLM", "GLM-4-9B")
+GLM4 = _family("glm4", "Glm4ForCausalLM", "GLM-4-0414 9B and 32B, GLM-Z1")

@@ -1,0 +1,70 @@
+"""Small configs of Phi-3, GLM-4 and Gemma for `hf.tiny`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_PHI3_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 100.0,
+    "short_factor": [1.0, 1.2, 1.7],
+    "long_factor": [1.5, 3.0, 8.0],
+}
+SANDWICHES: dict[str, dict[str, Any]] = {
+    "phi3": {"model_type": "phi3", "intermediate_size": 48, "sliding_window": 5},
+    "phi3_longrope": {
+        "model_type": "phi3",
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        "original_max_position_embeddings": 20,
+        "rope_parameters": _PHI3_LONGROPE | {"partial_rotary_factor": 0.75},
+        "tie_word_embeddings": True,
+    },
+    "glm": {"model_type": "glm", "intermediate_size": 48, "head_dim": 12},
+    "glm4": {"model_type": "glm4", "intermediate_size": 48, "head_dim": 16},
+    "glm4_no_bias": {
+        "model_type": "glm4",
+        "intermediate_size": 40,
+        "head_dim": 8,
+        "attention_bias": False,
+        "partial_rotary_factor": 1.0,
+    },
+    "gemma2": {
+        "model_type": "gemma2",
+        "intermediate_size": 48,
+        "head_dim": 12,
+        "sliding_window": 5,
+        "query_pre_attn_scalar": 7,
+        "attn_logit_softcapping": 1.5,
+        "final_logit_softcapping": 2.5,
+    },
+    "gemma2_bias": {
+        "model_type": "gemma2",
+        "intermediate_size": 40,
+        "head_dim": 8,
+        "sliding_window": 3,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    },
+    "gemma3_text": {
+        "model_type": "gemma3_text",
+        "intermediate_size": 48,
+        "head_dim": 12,
+        "sliding_window": 5,
+        "query_pre_attn_scalar": 7,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 700.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+        },
+    },
+    "gemma3_text_plain": {
+        "model_type": "gemma3_text",
+        "intermediate_size": 40,
+        "head_dim": 8,
+        "sliding_window": 4,
+        "num_hidden_layers": 7,
+        "final_logit_softcapping": 3.0,
+    },
+}
