@@ -42,6 +42,9 @@ NAMES = (
     "deepseek_v2",
     "deepseek_v3",
     "gpt_oss",
+    "qwen3_next",
+    "qwen3_5_text",
+    "qwen3_5_moe_text",
 )
 IDS = torch.randint(0, VOCAB, (24,), generator=torch.Generator().manual_seed(1))
 

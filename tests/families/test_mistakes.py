@@ -155,6 +155,12 @@ MISTAKES: list[tuple[str, str, Any]] = [
     ("gpt_oss", "attention.sinks", False),
     ("gpt_oss", "ffn.clamped.limit", 7.0),
     ("gpt_oss", "ffn.clamped.alpha", 1.0),
+    ("qwen3_next", "attention.rope.rotated", None),
+    ("qwen3_5_moe_text", "attention.rope.rotated", 8),
+    ("qwen3_5_text", "attention.gate", "none"),
+    ("qwen3_next", "ffn.shared_gate", False),
+    ("qwen3_next", "ffn.router.renormalize", True),
+    ("qwen3_5_moe_text", "ffn.router.renormalize", False),
 ]
 
 

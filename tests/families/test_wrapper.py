@@ -45,6 +45,10 @@ _GLIMMER = {
     "pos_emb_height": 4, "pos_emb_width": 4, "max_position_embeddings": 16,
 }  # fmt: skip
 _GLIMMER_AROUND = {"out_hidden_size": 64, "projector_hidden_size": 24, "tie_word_embeddings": False}
+_QWEN = {
+    "hidden_size": 16, "depth": 2, "num_heads": 2, "intermediate_size": 24, "patch_size": 4,
+    "out_hidden_size": 32, "num_position_embeddings": 16,
+}  # fmt: skip
 _UNTIED = {"tie_word_embeddings": False}
 # Text models that transformers has inside of another one only.
 TEXTS: dict[str, dict[str, Any]] = {
@@ -59,6 +63,8 @@ TEXTS: dict[str, dict[str, Any]] = {
 WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     "llama4": ("llama4_scout", {"vision_config": _LLAMA4_VISION}),
     "mistral3": ("mistral", {"vision_config": _PIXTRAL} | _UNTIED),
+    "qwen3_5": ("qwen3_5_text", {"vision_config": _QWEN}),
+    "qwen3_5_moe": ("qwen3_5_moe_text", {"vision_config": _QWEN} | _UNTIED),
     "mistral3_tied": ("mistral", {"vision_config": _PIXTRAL, "tie_word_embeddings": True}),
     "kimi_k25": (
         "deepseek_v3",

@@ -33,7 +33,10 @@ _SPELLINGS = (
     ("dtype", "torch_dtype"),
     ("rope_theta", "rotary_emb_base", "rope_base", "rotary_base"),
 )
-_DEFAULT_KEYS = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
+# The last two give images angles of height and width, which for text are those of the position.
+_DEFAULT_KEYS = {
+    "rope_theta", "rope_type", "type", "partial_rotary_factor", "mrope_section", "mrope_interleaved",
+}  # fmt: skip
 
 
 def contradictions(data: Mapping[str, Any], where: str = "config.json") -> list[str]:

@@ -24,6 +24,13 @@ from coterie.families.muse_glimmer import MUSE_GLIMMER, MUSE_GLIMMER_TEXT
 from coterie.families.phi3 import PHI3
 from coterie.families.qwen2 import QWEN2
 from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
+from coterie.families.qwen3_next import (
+    QWEN3_5,
+    QWEN3_5_MOE,
+    QWEN3_5_MOE_TEXT,
+    QWEN3_5_TEXT,
+    QWEN3_NEXT,
+)
 from coterie.families.seed_oss import SEED_OSS
 from coterie.families.smollm3 import SMOLLM3
 from coterie.families.unsupported import UNSUPPORTED
@@ -62,6 +69,11 @@ FAMILIES: dict[str, Family] = {
         DOTS1,
         HY_V3,
         GPT_OSS,
+        QWEN3_NEXT,
+        QWEN3_5_TEXT,
+        QWEN3_5_MOE_TEXT,
+        QWEN3_5,
+        QWEN3_5_MOE,
     )
 }
 

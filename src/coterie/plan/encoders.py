@@ -70,8 +70,22 @@ def _moonvit(vision: Mapping[str, Any], config: ModelConfig) -> int:
     return encoder + 2 * width + merged * merged + merged + merged * config.width + config.width
 
 
+def _qwen3_5(vision: Mapping[str, Any], config: ModelConfig) -> int:
+    """The encoder of Qwen3.5; every layer has biases and norms with them."""
+    usual = {"in_channels": 3, "temporal_patch_size": 2, "spatial_merge_size": 2}
+    width, inner, layers = _numbers(vision, "hidden_size", "intermediate_size", "depth")
+    patch, positions, last = _numbers(vision, "patch_size", "num_position_embeddings", "out_hidden_size")
+    channels, frames, merge = _numbers(usual | dict(vision), *usual)
+    encoder = channels * frames * patch**2 * width + width + positions * width
+    layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
+    merged = width * merge**2
+    return encoder + layers * layer + 2 * width + merged * merged + merged + merged * last + last
+
+
 _COUNTS: dict[str, Callable[[Mapping[str, Any], ModelConfig], int]] = {
     "llama4": _llama4,
     "mistral3": _pixtral,
     "kimi_k25": _moonvit,
+    "qwen3_5": _qwen3_5,
+    "qwen3_5_moe": _qwen3_5,
 }

@@ -1,0 +1,85 @@
+"""Which tensors on disk are the parameters of mixers with a state, and of attention whose gate is fused.
+
+Several of our matrices may be one tensor on disk, in which the rows of each head stand together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from coterie.config import AttentionConfig
+from coterie.config.mixers import DeltaNetConfig
+from coterie.families.mapping import Slot, View, Within
+
+
+def by_head(num_heads: int, first: int = 0, end: int | None = None) -> View:
+    """Rows `first` to `end` of a matrix or vector as (heads, rows of each, ...)."""
+
+    def view(parameter: Tensor) -> Tensor:
+        return parameter[first:end].unflatten(0, (num_heads, -1))
+
+    return view
+
+
+def within_heads(shape: tuple[int, ...], num_heads: int, first: int, end: int) -> Within:
+    """Rows `first` to `end` of each head in a tensor on disk of `shape`, (heads, end - first, ...)."""
+
+    def view(stored: Tensor) -> Tensor:
+        return stored.unflatten(0, (num_heads, -1))[:, first:end]
+
+    return Within(shape, view)
+
+
+def interleaved(
+    disk: str, num_heads: int, columns: int, parts: list[tuple[str, int, int, int]]
+) -> list[Slot]:
+    """Slots of one tensor on disk that holds the parts of each head one after another.
+
+    `parts`: (our name, its first and last row, its rows per head), in the order on disk.
+    """
+    shape = (num_heads * sum(rows for *_, rows in parts), columns)
+    slots, at = [], 0
+    for name, first, end, rows in parts:
+        within = within_heads(shape, num_heads, at, at + rows)
+        slots.append(Slot(disk, name, by_head(num_heads, first, end), within=within))
+        at += rows
+    return slots
+
+
+def gated_query_slots(disk: str, ours: str, attention: AttentionConfig, width: int) -> list[Slot]:
+    """A query projection whose rows are, head by head, those of the query and of the gate."""
+    heads, rows = attention.num_heads, attention.head_dim
+    parts = [(f"{ours}.{part}.weight", 0, heads * rows, rows) for part in ("q", "gate")]
+    return interleaved(f"{disk}.weight", heads, width, parts)
+
+
+def delta_slots(disk: str, ours: str, mixer: DeltaNetConfig, width: int, by_key_head: bool) -> list[Slot]:
+    """A Gated DeltaNet; `by_key_head`: the input projections are two tensors, key head after key head."""
+    heads, copies = mixer.num_key_heads, mixer.num_value_heads // mixer.num_key_heads
+    if by_key_head:
+        keys, values = mixer.key_dim, copies * mixer.value_dim
+        qkv = f"{ours}.qkv.weight"
+        starts = [0, heads * keys, 2 * heads * keys, mixer.channels]
+        rows = [keys, keys, values]
+        parts = [(qkv, starts[i], starts[i + 1], rows[i]) for i in range(3)]
+        parts.append((f"{ours}.z.weight", 0, mixer.output_width, values))
+        slots = interleaved(f"{disk}.in_proj_qkvz.weight", heads, width, parts)
+        pair = [(f"{ours}.{part}.weight", 0, mixer.num_value_heads, copies) for part in "ba"]
+        slots += interleaved(f"{disk}.in_proj_ba.weight", heads, width, pair)
+    else:
+        slots = _named(disk, ours, {f"in_proj_{part}.weight": f"{part}.weight" for part in ("qkv", *"zba")})
+    slots += _named(disk, ours, {"out_proj.weight": "o.weight"})
+    slots.append(Slot(f"{disk}.conv1d.weight", f"{ours}.conv", one_channel))
+    exact = {"A_log": "A_log", "dt_bias": "dt_bias", "norm.weight": "norm.weight"}
+    return slots + _named(disk, ours, exact, float32=True)
+
+
+def one_channel(taps: Tensor) -> Tensor:
+    """The taps (C, K) of a convolution of single channels as (C, 1, K)."""
+    return taps.unsqueeze(1)
+
+
+def _named(disk: str, ours: str, names: Mapping[str, str], float32: bool = False) -> list[Slot]:
+    return [Slot(f"{disk}.{theirs}", f"{ours}.{own}", float32=float32) for theirs, own in names.items()]

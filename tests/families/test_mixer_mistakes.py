@@ -1,0 +1,108 @@
+"""Deliberate mistakes in mixers with a state: each must move logits that equal those of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coterie.checkpoints.directory import load_model
+from coterie.nn import gated_delta
+from coterie.nn.delta_rule import delta_rule
+from coterie.nn.gated_delta import GatedDeltaNet
+from coterie.nn.transformer import Transformer
+from tests.families.hf import tiny
+from tests.families.test_mistakes import ENOUGH, logits, rebuilt
+
+
+@pytest.fixture(scope="module")
+def delta(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    path: Path = tmp_path_factory.mktemp("delta")
+    tiny("qwen3_5_text").save_pretrained(path)
+    return load_model(path).model
+
+
+def _decay_after_the_read(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, *rest: Any) -> Any:
+    # S k is read before its decay: only the value that replaces it would have to be larger by as much.
+    return delta_rule(q, k, v * g.exp().unsqueeze(-1), g, beta, *rest)
+
+
+def _by_value_rows(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, *rest: Any) -> Any:
+    tiled = [x[:, [0, 2, 0, 2]] for x in (q, k)]  # value heads that take turns in place of neighbours
+    return delta_rule(*tiled, v, g, beta, *rest)
+
+
+def _never_forgetting(q: Tensor, k: Tensor, v: Tensor, g: Tensor, *rest: Any) -> Any:
+    return delta_rule(q, k, v, torch.zeros_like(g), *rest)
+
+
+def _written_whole(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, *rest: Any) -> Any:
+    return delta_rule(q, k, v, g, torch.ones_like(beta), *rest)
+
+
+WRONG_RULES = [_decay_after_the_read, _by_value_rows, _never_forgetting, _written_whole]
+
+
+@pytest.mark.parametrize("rule", WRONG_RULES)
+def test_a_wrong_rule(delta: Transformer, monkeypatch: pytest.MonkeyPatch, rule: Callable[..., Any]) -> None:
+    right = logits(delta)
+    monkeypatch.setattr(gated_delta, "delta_rule", rule)
+    assert (logits(delta) - right).abs().max() > ENOUGH
+
+
+def test_keys_of_any_length(delta: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = logits(delta)
+    monkeypatch.setattr(gated_delta, "_unit", lambda x: x)
+    assert (logits(delta) - right).abs().max() > ENOUGH
+
+
+def _changed(model: Transformer, change: Callable[[GatedDeltaNet], Any]) -> Tensor:
+    """How the logits move where `change` has been made to every mixer."""
+    wrong = rebuilt(model, model.config)
+    with torch.no_grad():
+        for block in wrong.blocks:
+            if isinstance(block.attention, GatedDeltaNet):
+                change(block.attention)
+    return (logits(wrong) - logits(model)).abs().max()
+
+
+def test_the_output_norm_with_one_added(delta: Transformer) -> None:
+    assert _changed(delta, lambda mixer: mixer.norm.weight.add_(1)) > ENOUGH
+
+
+def test_taps_in_the_wrong_order(delta: Transformer) -> None:
+    assert _changed(delta, lambda mixer: mixer.conv.copy_(mixer.conv.flip(1))) > ENOUGH
+
+
+def test_decays_that_are_exponents_already(delta: Transformer) -> None:
+    assert _changed(delta, lambda mixer: mixer.A_log.copy_(mixer.A_log.abs().log())) > ENOUGH
+
+
+def test_other_norms_without_the_one(delta: Transformer) -> None:
+    wrong = rebuilt(delta, delta.config.model_copy(update={"norm_plus_one": False}))
+    assert (logits(wrong) - logits(delta)).abs().max() > ENOUGH
+
+
+def test_the_gate_before_the_norm(delta: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gated(self: GatedDeltaNet, o_THV: Tensor, x_TD: Tensor) -> Tensor:
+        return self.norm(o_THV * F.silu(self.z(x_TD).unflatten(-1, o_THV.shape[1:])))
+
+    right = logits(delta)
+    monkeypatch.setattr(GatedDeltaNet, "_gated", gated)
+    assert (logits(delta) - right).abs().max() > ENOUGH
+
+
+def test_query_and_gate_exchanged(delta: Transformer) -> None:
+    wrong = rebuilt(delta, delta.config)
+    with torch.no_grad():
+        for block in wrong.blocks:
+            if not isinstance(block.attention, GatedDeltaNet):
+                query, gate = (p.weight.clone() for p in (block.attention.q, block.attention.gate))
+                block.attention.q.weight.copy_(gate)
+                block.attention.gate.weight.copy_(query)
+    assert (logits(wrong) - logits(delta)).abs().max() > ENOUGH

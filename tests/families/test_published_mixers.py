@@ -1,0 +1,108 @@
+"""Published models with recurrent mixers on the meta device: names, shapes and numbers of parameters.
+
+The settings are those of the released config.json files as far as they are known here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
+
+from coterie.families import config_from_hf, config_to_hf, family
+from coterie.nn.transformer import Transformer
+from coterie.plan.counts import count_parameters, kv_bytes
+from coterie.plan.describe import describe
+
+_QWEN = {
+    "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6, "max_position_embeddings": 262144,
+    "linear_num_key_heads": 16, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4, "full_attention_interval": 4, "hidden_act": "silu",
+}  # fmt: skip
+_ROPE = {
+    "rope_parameters": {
+        "mrope_interleaved": True, "mrope_section": [11, 11, 10], "rope_type": "default",
+        "rope_theta": 10000000, "partial_rotary_factor": 0.25,
+    }
+}  # fmt: skip
+_EXPERTS = {
+    "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "num_key_value_heads": 2,
+    "num_attention_heads": 16, "hidden_size": 2048, "linear_num_value_heads": 32,
+}  # fmt: skip
+CONFIGS: dict[str, dict[str, Any]] = {
+    "Qwen3.5-27B": _QWEN | _ROPE | {
+        "model_type": "qwen3_5_text", "vocab_size": 248320, "hidden_size": 5120, "intermediate_size": 17408,
+        "num_hidden_layers": 64, "num_attention_heads": 24, "linear_num_value_heads": 48,
+    },
+    "Qwen3.5-0.8B": _QWEN | _ROPE | {
+        "model_type": "qwen3_5_text", "vocab_size": 248320, "hidden_size": 1024, "intermediate_size": 3584,
+        "num_hidden_layers": 24, "num_attention_heads": 8, "num_key_value_heads": 2,
+        "linear_num_value_heads": 16, "tie_word_embeddings": True,
+    },
+    "Qwen3.5-35B-A3B": _QWEN | _ROPE | _EXPERTS | {
+        "model_type": "qwen3_5_moe_text", "vocab_size": 248320, "num_hidden_layers": 40, "num_experts": 256,
+        "num_experts_per_tok": 8,
+    },
+    "Qwen3-Next-80B-A3B": _QWEN | _EXPERTS | {
+        "model_type": "qwen3_next", "vocab_size": 151936, "num_hidden_layers": 48, "num_experts": 512,
+        "num_experts_per_tok": 10, "rope_theta": 10000000, "partial_rotary_factor": 0.25,
+        "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [], "intermediate_size": 5120,
+    },
+}  # fmt: skip
+# Billions of parameters without encoder and layers for multi-token prediction: total, active.
+SIZES = {
+    "Qwen3.5-27B": (26.9, 26.9),
+    "Qwen3.5-0.8B": (0.75, 0.75),
+    "Qwen3.5-35B-A3B": (34.7, 3.5),
+    "Qwen3-Next-80B-A3B": (79.7, 3.9),
+}
+
+
+def reference(data: dict[str, Any]) -> Any:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**data))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_config_survives_and_its_numbers_are_counted(name: str) -> None:
+    data = CONFIGS[name]
+    config = config_from_hf(data, strict=True)
+    written = config_to_hf(config)
+    assert config_from_hf(written) == config.model_copy(update={"extra": config_from_hf(written).extra})
+    assert [key for key in data if written.get(key) != data[key]] == []
+    counts = count_parameters(config)
+    assert counts.total == sum(p.numel() for p in reference(data).parameters())
+    total, active = SIZES[name]
+    assert counts.total / 1e9 == pytest.approx(total, abs=0.05)
+    assert counts.active_all / 1e9 == pytest.approx(active, abs=0.05)
+
+
+@pytest.mark.parametrize("layers", [8, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_names_and_shapes_are_those_transformers_writes(name: str, layers: int | None) -> None:
+    data = CONFIGS[name] | ({} if layers is None else {"num_hidden_layers": layers})
+    config, theirs = config_from_hf(data), reference(data)
+    with torch.device("meta"):
+        model = Transformer(config)
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    assert sum(p.numel() for p in model.parameters()) == count_parameters(config).total
+    ours = {slot.disk: slot.disk_shape(own[slot.name]) for slot in family(config.family).slots(config)}
+    expected = {
+        key: tuple(tensor.shape)
+        for key, tensor in revert_weight_conversion(theirs, theirs.state_dict()).items()
+        if key != "lm_head.weight" or not config.tie_embeddings
+    }
+    assert ours == expected
+
+
+def test_states_do_not_grow_and_are_described() -> None:
+    config = config_from_hf(CONFIGS["Qwen3.5-27B"])
+    state = 48 * 4 * (48 * 128 * 128 + (2 * 16 * 128 + 48 * 128) * 3)
+    assert kv_bytes(config, 1000) == 16 * 1000 * 2 * 4 * 256 * 2 + state
+    facts = describe(config)
+    assert facts.kv_bytes_per_token == 16 * 2 * 4 * 256 * 2
+    assert "gated delta rule, 48/16 heads of 128 x 128" in facts.layers[0]
+    assert any(line.startswith("a state of fixed size") for line in facts.oddities)
