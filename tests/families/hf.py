@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.families.hf_newer import NEWER
 from tests.families.hf_sandwich import SANDWICHES
 
 VOCAB = 97
@@ -317,6 +319,7 @@ CONFIGS |= {
     },
 }
 CONFIGS |= SANDWICHES
+CONFIGS |= NEWER
 
 _DELTA = {
     "head_dim": 16,
@@ -381,7 +384,7 @@ def _name(model: torch.nn.Module, parameter: torch.nn.Parameter) -> str:
 
 def tiny(name: str, seed: int = 0, **changes: Any) -> Any:
     """A randomised transformers model of `CONFIGS[name]`, fp32, eager attention and experts."""
-    data = _BASE | CONFIGS[name] | changes
+    data = copy.deepcopy(_BASE | CONFIGS[name] | changes)  # transformers writes into the parts
     config = AutoConfig.for_model(**data)
     config._attn_implementation = "eager"
     config._experts_implementation = "eager"

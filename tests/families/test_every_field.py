@@ -45,6 +45,10 @@ NAMES = (
     "qwen3_next",
     "qwen3_5_text",
     "qwen3_5_moe_text",
+    "glm4_moe",
+    "minimax_m2",
+    "ministral3",
+    "qwen2_moe",
 )
 IDS = torch.randint(0, VOCAB, (24,), generator=torch.Generator().manual_seed(1))
 

@@ -19,7 +19,18 @@ LENGTHS = (23, 17)
 
 @pytest.mark.parametrize(
     "name",
-    ["deepseek_v3", "deepseek_v2", "gpt_oss", "llama4_scout", "qwen3_moe", "hy_v3", "smollm3", "qwen3_next"],
+    [
+        "deepseek_v3",
+        "deepseek_v2",
+        "gpt_oss",
+        "llama4_scout",
+        "qwen3_moe",
+        "hy_v3",
+        "smollm3",
+        "qwen3_next",
+        "qwen2_moe",
+        "minimax_m2",
+    ],
 )
 def test_gradients_equal_transformers(name: str, tmp_path: Path) -> None:
     reference = tiny(name)

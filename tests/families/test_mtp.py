@@ -22,11 +22,9 @@ from tests.families.hf import VOCAB, randomise, tiny
 from tests.train.support import make_row, make_trainer
 
 
-def with_mtp(path: Path, layers: int = 2) -> tuple[torch.nn.Module, MtpModel]:
-    """A directory of DeepSeek-V3's layout with layers past the last one, and the modules it was written
-    from.
-    """
-    main = tiny("deepseek_v3", num_nextn_predict_layers=layers)
+def with_mtp(path: Path, layers: int = 2, name: str = "deepseek_v3") -> tuple[torch.nn.Module, MtpModel]:
+    """A directory with layers past the last one, and the modules it was written from."""
+    main = tiny(name, num_nextn_predict_layers=layers)
     main.save_pretrained(path)
     further = MtpModel(main, layers).eval()
     randomise(further.layers, seed=3)
@@ -57,8 +55,9 @@ def with_mtp(path: Path, layers: int = 2) -> tuple[torch.nn.Module, MtpModel]:
     return main, further
 
 
-def test_hidden_states_equal_those_of_transformers_layer(tmp_path: Path) -> None:
-    main, further = with_mtp(tmp_path)
+@pytest.mark.parametrize("name", ["deepseek_v3", "glm4_moe", "glm4_moe_air"])
+def test_hidden_states_equal_those_of_transformers_layer(name: str, tmp_path: Path) -> None:
+    main, further = with_mtp(tmp_path, name=name)
     model = load_model(tmp_path).model
     ids = torch.randint(0, VOCAB, (14,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -78,8 +77,9 @@ def test_hidden_states_equal_those_of_transformers_layer(tmp_path: Path) -> None
             assert_model_close(model.config, ours[depth][kept], hidden[0, kept], tokens=12)
 
 
-def test_the_layers_travel_bit_for_bit_and_are_counted(tmp_path: Path) -> None:
-    with_mtp(tmp_path / "a", layers=1)
+@pytest.mark.parametrize("name", ["deepseek_v3", "glm4_moe"])
+def test_the_layers_travel_bit_for_bit_and_are_counted(name: str, tmp_path: Path) -> None:
+    with_mtp(tmp_path / "a", layers=1, name=name)
     model = load_model(tmp_path / "a").model
     save_model(tmp_path / "b", model)
     before, after = (load_file(tmp_path / side / "model.safetensors") for side in "ab")

@@ -53,6 +53,16 @@ def hf_config(name: str, **changes: Any) -> dict[str, Any]:
         ("dots1", {"layer_types": ["sliding_attention"] * 4}, "'layer_types' names 'sliding_attention'"),
         ("hy_v3", {"num_shared_experts": 0}, "shared_width"),
         ("hy_v3", {"mlp_bias": True}, "'mlp_bias' is True"),
+        ("minimax_m2", {"scoring_func": "softmax"}, "'scoring_func' is 'softmax'"),
+        ("minimax_m2", {"shared_intermediate_size": 8}, "'shared_intermediate_size' is 8"),
+        ("minimax_m2", {"rotary_dim": 4}, "'rotary_dim' is 4, and 'partial_rotary_factor' says 8"),
+        ("ministral3", {"rope_parameters": {"rope_type": "default"}}, "'llama_4_scaling_beta' is missing"),
+        (
+            "ministral3",
+            {"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}},
+            "'original_max_position_embeddings' is missing",
+        ),
+        ("qwen2_moe", {"use_sliding_window": True}, "'use_sliding_window' is True"),
         ("gpt_oss", {"layer_types": ["full_attention"]}, "'layer_types' needs 4 entries"),
         ("gpt_oss", {"layer_types": ["chunked_attention"] * 4}, "'layer_types' needs 4 entries"),
         (

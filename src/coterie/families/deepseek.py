@@ -90,16 +90,15 @@ def read_layers(
     **variation: Any,
 ) -> ModelConfig:
     """A decoder with experts in all layers but those where `dense` is true."""
-    ffn = {"kind": "dense", "width": reader.get("intermediate_size")}
+    # Without dense layers their width is not part of the model, and goes back as it came.
+    ffn = {"kind": "dense", "width": reader.get("intermediate_size")} if any(dense) else {}
     blocks = [{"attention": attention, "ffn": ffn if plain else moe} for plain in dense]
-    if not any(dense):
-        reader.used.discard("intermediate_size")  # not part of the model
     return read_model(reader, blocks, default_eps, False, **variation)
 
 
-def leading(reader: Reader) -> list[bool]:
-    """Whether each layer is dense: the first `first_k_dense_replace` are."""
-    num_dense = reader.get("first_k_dense_replace", default=0)
+def leading(reader: Reader, unsaid: int = 0) -> list[bool]:
+    """Whether each layer is dense: the first `first_k_dense_replace` are; `unsaid` without this key."""
+    num_dense = reader.get("first_k_dense_replace", default=unsaid)
     return [index < num_dense for index in range(reader.get("num_hidden_layers"))]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from coterie.config import ModelConfig
 from coterie.families.base import COMMON_KEYS, Family, read_dense, write_dense
+from coterie.families.ministral3 import MINISTRAL3
 from coterie.families.reader import Reader
 from coterie.families.slots import dense_model_slots
 from coterie.families.wrapper import wrapper
@@ -42,7 +43,7 @@ MISTRAL = Family(
 MISTRAL3 = wrapper(
     "mistral3",
     "Mistral3ForConditionalGeneration",
-    (MISTRAL,),
+    (MISTRAL, MINISTRAL3),
     ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
     examples="Mistral Small 3.1 and 3.2, Magistral, Devstral Small",
 )

@@ -23,6 +23,7 @@ from coterie.families.base import (
     write_dense,
     write_model,
 )
+from coterie.families.deepseek import read_layers
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
 from coterie.families.slots import dense_model_slots, moe_slots
@@ -42,10 +43,12 @@ def _write_dense(config: ModelConfig) -> dict[str, Any]:
     return write_dense(config)[0] | {"attention_bias": False}
 
 
-def _read_moe_ffn(reader: Reader, width_key: str, renormalize_default: bool) -> dict[str, Any]:
-    router = {"renormalize": bool(reader.get("norm_topk_prob", default=renormalize_default))}
+def read_moe_ffn(reader: Reader, width_key: str, **variation: Any) -> dict[str, Any]:
+    """Experts as data from Qwen's keys; `width_key`: of their width."""
+    router = {"renormalize": reader.flag("norm_topk_prob", False)}
     balance = {"z_loss_coef": reader.get("router_z_loss_coef", default=0.0)}
-    return read_moe(reader, reader.get(width_key), ("num_experts", "num_local_experts"), router, balance)
+    names = ("num_experts", "num_local_experts")
+    return read_moe(reader, reader.get(width_key), names, router, balance, **variation)
 
 
 def _write_moe_ffn(ffn: MoEConfig, width_key: str) -> dict[str, Any]:
@@ -66,39 +69,40 @@ def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader.expect("use_sliding_window", False, None)
     reader.expect("attention_bias", False, None)
     attention = read_attention(reader, rope=read_rope(reader, 10000.0), qk_norm="head")
-    moe = _read_moe_ffn(reader, "moe_intermediate_size", renormalize_default=False)
+    return read_sparse(reader, attention, read_moe_ffn(reader, "moe_intermediate_size"))
+
+
+def read_sparse(reader: Reader, attention: dict[str, Any], moe: dict[str, Any]) -> ModelConfig:
+    """A decoder with experts in some layers, as Qwen's keys say: `mlp_only_layers`, `decoder_sparse_step`."""
     num_layers = reader.get("num_hidden_layers")
     dense_layers = set(reader.get("mlp_only_layers", default=()))
     step = reader.get("decoder_sparse_step", default=1)
-    blocks = []
-    for index in range(num_layers):
-        sparse = index not in dense_layers and (index + 1) % step == 0
-        ffn = moe if sparse else {"kind": "dense", "width": reader.get("intermediate_size")}
-        blocks.append({"attention": attention, "ffn": ffn})
-    if all(block["ffn"] is moe for block in blocks):
-        reader.used.discard("intermediate_size")  # not part of the model: kept as it is for the round trip
-    return read_model(reader, blocks, 1e-6, False)
+    dense = [index in dense_layers or (index + 1) % step != 0 for index in range(num_layers)]
+    return read_layers(reader, attention, moe, dense, 1e-6)
 
 
-def _write_moe(config: ModelConfig) -> dict[str, Any]:
+def write_sparse(config: ModelConfig) -> dict[str, Any]:
+    """The common keys, those of the experts, and the layers that have none."""
     dense = [index for index, block in enumerate(config.blocks) if isinstance(block.ffn, FeedForwardConfig)]
     first_dense, moe = first_ffns(config)
     if moe is None:
-        raise ConfigError("qwen3_moe needs at least one MoE layer; for none, use qwen3")
-    data = write_model(config, grouped_query(config, config.blocks[0])) | _write_moe_ffn(
-        moe, "moe_intermediate_size"
+        raise ConfigError(f"{config.family} needs at least one MoE layer; for none, use a dense family")
+    kept = config.extra.get("intermediate_size", moe.expert_width * moe.router.top_k)
+    data = write_model(config, grouped_query(config, config.blocks[0]))
+    return (
+        data
+        | _write_moe_ffn(moe, "moe_intermediate_size")
+        | {
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": dense,
+            "use_sliding_window": False,
+            "intermediate_size": first_dense.width if first_dense is not None else kept,
+        }
     )
-    data |= {
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": dense,
-        "attention_bias": False,
-        "use_sliding_window": False,
-    }
-    if first_dense is not None:
-        return data | {"intermediate_size": first_dense.width}
-    return data | {
-        "intermediate_size": config.extra.get("intermediate_size", moe.expert_width * moe.router.top_k)
-    }
+
+
+def _write_moe(config: ModelConfig) -> dict[str, Any]:
+    return write_sparse(config) | {"attention_bias": False}
 
 
 def _read_olmoe(data: Mapping[str, Any], where: str) -> ModelConfig:
@@ -108,7 +112,7 @@ def _read_olmoe(data: Mapping[str, Any], where: str) -> ModelConfig:
     attention = read_attention(reader, rope=read_rope(reader, 10000.0), qk_norm="full", qkv_clip=clip)
     if attention["head_dim"] * attention["num_heads"] != reader.get("hidden_size"):
         raise ConfigError(f"{where}: olmoe needs head_dim * num_attention_heads equal to hidden_size")
-    ffn = _read_moe_ffn(reader, "intermediate_size", renormalize_default=False)
+    ffn = read_moe_ffn(reader, "intermediate_size")
     return read_model(
         reader, [{"attention": attention, "ffn": ffn}] * reader.get("num_hidden_layers"), 1e-5, False
     )
@@ -122,6 +126,7 @@ def _write_olmoe(config: ModelConfig) -> dict[str, Any]:
 
 
 _MOE_KEYS = COMMON_KEYS | _ROUTER_KEYS | _BALANCE_KEYS
+SPARSE_KEYS = _MOE_KEYS | {"moe_intermediate_size", "mlp_only_layers", "decoder_sparse_step"}
 QWEN3 = Family(
     "qwen3",
     "Qwen3ForCausalLM",
@@ -137,7 +142,7 @@ QWEN3_MOE = Family(
     _read_moe,
     _write_moe,
     moe_slots,
-    _MOE_KEYS | {"moe_intermediate_size", "mlp_only_layers", "decoder_sparse_step"},
+    SPARSE_KEYS,
     dense="qwen3",
     examples="Qwen3 30B-A3B, 235B-A22B, Coder",
 )

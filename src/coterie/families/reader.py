@@ -102,8 +102,8 @@ class Reader:
         return {key: value for key, value in self.data.items() if key not in self.used}
 
 
-def head_dim(reader: Reader) -> int:
-    """Width of an attention head: stated, or the model's width shared between the heads."""
-    stated = reader.get("head_dim", default=None)
+def head_dim(reader: Reader, unsaid: int | None = None) -> int:
+    """Width of an attention head: stated, or `unsaid`, or the model's width shared between the heads."""
+    stated = reader.get("head_dim", default=unsaid)
     width: int = reader.get("hidden_size") // reader.get("num_attention_heads") if stated is None else stated
     return width

@@ -12,17 +12,21 @@ from coterie.families.dots1 import DOTS1
 from coterie.families.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
 from coterie.families.gemma import GEMMA2, GEMMA3, GEMMA3_TEXT
 from coterie.families.glm4 import GLM, GLM4
+from coterie.families.glm4_moe import GLM4_MOE
 from coterie.families.glm4_moe_lite import GLM4_MOE_LITE
 from coterie.families.gpt_oss import GPT_OSS
 from coterie.families.hy_v3 import HY_V3
 from coterie.families.kimi import KIMI_K2, KIMI_K25
 from coterie.families.llama import LLAMA
 from coterie.families.llama4 import LLAMA4, LLAMA4_TEXT
+from coterie.families.minimax_m2 import MINIMAX_M2
+from coterie.families.ministral3 import MINISTRAL3
 from coterie.families.mistral import MISTRAL, MISTRAL3
 from coterie.families.mixtral import MIXTRAL
 from coterie.families.muse_glimmer import MUSE_GLIMMER, MUSE_GLIMMER_TEXT
 from coterie.families.phi3 import PHI3
 from coterie.families.qwen2 import QWEN2
+from coterie.families.qwen2_moe import QWEN2_MOE
 from coterie.families.qwen3 import OLMOE, QWEN3, QWEN3_MOE
 from coterie.families.qwen3_next import (
     QWEN3_5,
@@ -41,8 +45,10 @@ FAMILIES: dict[str, Family] = {
     for family in (
         LLAMA,
         MISTRAL,
+        MINISTRAL3,
         MISTRAL3,
         QWEN2,
+        QWEN2_MOE,
         SMOLLM3,
         SEED_OSS,
         PHI3,
@@ -65,7 +71,9 @@ FAMILIES: dict[str, Family] = {
         DEEPSEEK_V3,
         KIMI_K2,
         KIMI_K25,
+        GLM4_MOE,
         GLM4_MOE_LITE,
+        MINIMAX_M2,
         DOTS1,
         HY_V3,
         GPT_OSS,

@@ -31,12 +31,13 @@ def read_rope(
     unsaid: Mapping[str, Any] | None = None,
     partial: float | None = None,
     own: Collection[str] = (),
+    width: int | None = None,
 ) -> RopeConfig:
     """The rotary positions of a model.
 
     `unsaid`: what its family uses where neither key is there. `partial`: the share of a head that rotates
     where the config does not say; None: this family rotates whole heads only. `own`: settings next to the
-    common ones that the family reads itself.
+    common ones that the family reads itself. `width`: of a head, where the common keys do not say it.
     Errors: `ConfigError` for settings that change the model and are not supported, and for two places that
     disagree where transformers would use neither value.
     """
@@ -52,7 +53,7 @@ def read_rope(
     if settings["rope_theta"] is None:
         settings["rope_theta"] = default_theta
         _check_lost_theta(reader, default_theta)
-    return _resolved(reader, {k: v for k, v in settings.items() if k not in own}, style, partial)
+    return _resolved(reader, {k: v for k, v in settings.items() if k not in own}, style, partial, width)
 
 
 def read_layer_ropes(
