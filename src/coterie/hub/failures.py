@@ -49,12 +49,18 @@ def hub_error(name: HubName, error: Exception) -> HubError:
         reason, advice = "the disk is full", "free space and run it again; what was fetched is kept"
     elif isinstance(error, OSError) and error.strerror and error.filename:
         reason, advice = f"{error.filename}: {error.strerror}", "check permissions, HF_HOME and HF_HUB_CACHE"
+    elif isinstance(error, ValueError):  # an answer that is no JSON, or a file that only hf_xet fetches
+        reason = f"the hub's client failed ({_detail(error)})"
+        advice = "check HF_ENDPOINT and the network"
     else:
-        detail = " ".join(str(error).split())[:120] or type(error).__name__
-        reason = f"the hub cannot be reached ({detail})"
+        reason = f"the hub cannot be reached ({_detail(error)})"
         advice = "check the network and run it again; what was fetched is kept"
     final = isinstance(error, RevisionNotFoundError)
     return HubError(f"{name}: {reason}; {advice}", reason, final)
+
+
+def _detail(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _page(name: HubName) -> str:
