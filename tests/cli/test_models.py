@@ -27,7 +27,7 @@ def test_the_list(hub: FakeHub, cache: Path, tmp_path: Path, capsys: pytest.Capt
     assert lines[0].startswith(f"2 models in the cache {cache}; memory ")
     assert lines[1].split() == "MODEL FAMILY PARAMETERS STORED AS SIZE LOAD TUNE SERVE".split()
     assert lines[2].startswith("c/d         -") and lines[2].endswith("no    no    no")
-    assert lines[3] == "    load no, tune no, serve no: holds no revision"
+    assert lines[3] == "    holds no revision"
     assert lines[4].startswith("some/model  qwen3_moe") and lines[4].endswith("yes   no    no")
     assert lines[5] == "    tune no, serve no: has no tokenizer.json"
     call("models", "--json")

@@ -96,6 +96,8 @@ def test_other_families_and_damage(folder: Path, tmp_path: Path):
     (other / "config.json").write_text('{"model_type": "mamba9"}')
     found = entry(other)
     assert found.family is None and found.serve.words.startswith("model_type 'mamba9' is not supported")
+    (other / "config.json").write_text('{"model_type": "qwen3_mo"}')
+    assert entry(other).load.words == "model_type 'qwen3_mo' is not supported"
     (other / "config.json").write_text("[")
     assert entry(other).family is None and not entry(other).load.possible
     lost = examine(FoundModel("x", None, 3, problem="holds no revision"), MANY)

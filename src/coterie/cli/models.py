@@ -92,4 +92,6 @@ def _reasons(entry: ModelEntry) -> Iterator[str]:
         use = getattr(entry, name)
         if use.words:
             said.setdefault(use.words, []).append(f"{name} {use}")
-    yield from (f"    {', '.join(uses)}: {words}" for words, uses in said.items())
+    for words, uses in said.items():
+        same = len(uses) == 3
+        yield f"    {words}" if same else f"    {', '.join(uses)}: {words}"

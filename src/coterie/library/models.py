@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -178,4 +179,5 @@ def _short(error: Exception, path: Path | None) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if path is not None:
         text = text.replace(f"{path}/config.json: ", "").replace(f"{path}/", "").replace(f"{path}: ", "")
-    return text.split("; known: ")[0]
+    # The name is the maker's, so a family with a similar one is no answer.
+    return re.sub(r" \(did you mean '\w+'\?\)", "", text.split("; known: ")[0])
