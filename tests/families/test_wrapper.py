@@ -15,12 +15,15 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from coterie.adapters.peft_names import Names
 from coterie.checkpoints.convert import convert_directory
 from coterie.checkpoints.directory import load_model, save_model
+from coterie.checkpoints.inspect import inspect_model
 from coterie.config import ConfigError, CoterieError
 from coterie.families import FAMILIES, config_from_hf, config_to_hf, quantisation_of, unwrapped
 from coterie.families.contradictions import contradictions
 from coterie.nn.forward_context import ForwardContext
 from coterie.plan.describe import describe
 from tests.arithmetic import assert_model_close
+from tests.checkpoints.quantised.packers import packed
+from tests.checkpoints.quantised.test_compressed import config as compressed
 from tests.families.hf import _BASE, CONFIGS, VOCAB, randomise
 
 _LLAMA4_VISION = {
@@ -180,6 +183,39 @@ def test_a_directory_without_its_image_encoder_is_not_whole(name: str, tmp_path:
     edit(tmp_path, vision_config=None)
     with pytest.raises(CoterieError, match="'vision_config' is missing; a text-only model has"):
         load_model(tmp_path)
+
+
+def test_kimis_experts_in_four_bits_are_read_where_text_config_says_so(tmp_path: Path) -> None:
+    whole("kimi_k25", tmp_path)
+    generator, tensors, meant = torch.Generator().manual_seed(7), {}, {}
+    for name, tensor in stored(tmp_path).items():
+        if ".experts." in name:
+            parts, meant[name] = packed()(generator, *tensor.shape)
+            stem = name.removesuffix(".weight")
+            tensors |= {stem + ending: part.contiguous() for ending, part in parts.items()}
+        else:
+            tensors[name] = meant[name] = tensor
+    settings = compressed("pack-quantized") | {
+        "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|down)_proj.*"]
+    }
+    text = json.loads((tmp_path / "config.json").read_text())["text_config"]
+    edit(tmp_path, tensors, text_config=text | {"quantization_config": settings})
+    loaded = load_model(tmp_path)
+    assert (
+        loaded.checkpoint.quantised
+        and inspect_model(str(tmp_path)).directory.quantised == settings["quant_method"]
+    )
+    experts = loaded.model.blocks[1].ffn.experts
+    gate, down = (
+        meant[f"language_model.model.layers.1.mlp.experts.2.{part}_proj.weight"] for part in ("gate", "down")
+    )
+    assert torch.equal(experts.gate_up.weight[2, : len(gate)], gate) and torch.equal(
+        experts.down.weight[2], down
+    )
+    save_model(tmp_path / "b", loaded.model)
+    after = stored(tmp_path / "b")
+    assert after.keys() == meant.keys() and all(torch.equal(after[name], meant[name]) for name in meant)
+    assert quantisation_of(json.loads((tmp_path / "b" / "config.json").read_text())) is None
 
 
 def test_names_of_transformers_in_memory_are_read_and_the_rest_keeps_its_own(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
         reader.expect(name, False, None)
     window = reader.get("sliding_window", default=None if "sliding_window" in data else 4096)
     mask = {"mask": "sliding", "window": window} if window is not None else {}
+    if mask:  # transformers takes both at once, for something that no release means
+        reader.expect("layer_types", None)
     return read_dense(reader, 10000.0, 1e-6, False, **mask)
 
 

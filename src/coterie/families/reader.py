@@ -59,7 +59,7 @@ class Reader:
         if name in self.data and self.data[name] not in allowed:
             options = " or ".join(repr(value) for value in allowed)
             raise ConfigError(
-                f"{self.where}: '{name}' is {self.data[name]!r}; only {options} is supported here"
+                f"{self.where}: '{name}' is {self.data[name]!r:.80}; only {options} is supported here"
             )
 
     def flag(self, name: str, default: bool) -> bool:
