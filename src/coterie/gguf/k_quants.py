@@ -72,29 +72,34 @@ def _largest(x_nG: Tensor) -> Tensor:
     return x_nG.gather(0, x_nG.abs().argmax(0, keepdim=True))[0]
 
 
+def _start(x_nG: Tensor, top: int, steps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes when the largest number is `-steps`, and their sums with the numbers and with themselves.
+
+    Squares of the numbers are the weights: large ones count more.
+    """
+    codes = (x_nG * (-steps / _largest(x_nG))).round_().clamp_(-top, top - 1)
+    weighted = x_nG.square() * codes
+    return codes, (weighted * x_nG).sum(0), (weighted * codes).sum(0)
+
+
 def _fit_signed(x_nG: Tensor, top: int) -> Tensor:
-    """(G,) scale for codes from -top to top - 1; large numbers count more."""
-    largest, weight_nG = _largest(x_nG), x_nG.square()
-    best, scale = torch.zeros_like(largest), torch.zeros_like(largest)
+    """(G,) scale for codes from -top to top - 1, the best of several roundings."""
+    best, scale = torch.zeros_like(x_nG[0]), torch.zeros_like(x_nG[0])
     for number in (0, *range(-9, 0), *range(1, 10)):
-        codes = (x_nG * (-(top + 0.1 * number) / largest)).round_().clamp_(-top, top - 1)
-        weighted = weight_nG * codes
-        sum_xl, sum_l2 = (weighted * x_nG).sum(0), (weighted * codes).sum(0)
+        _, sum_xl, sum_l2 = _start(x_nG, top, top + 0.1 * number)
         better = (sum_l2 > 0) & (sum_xl * sum_xl > best * sum_l2)
         scale = torch.where(better, sum_xl / sum_l2, scale)
         best = torch.where(better, scale * sum_xl, best)
-    return torch.where(largest.abs() < _NOTHING, 0.0, scale)
+    return torch.where(_largest(x_nG).abs() < _NOTHING, 0.0, scale)
 
 
 def _fit_one_by_one(x_nG: Tensor, top: int) -> Tensor:
     """(G,) scale for codes from -top to top - 1, each of which is improved in turn while that helps."""
-    largest, weight_nG = _largest(x_nG), x_nG.square()
-    codes = (x_nG * (-top / largest)).round_().clamp_(-top, top - 1)
-    weighted = weight_nG * codes
-    sum_xl, sum_l2 = (weighted * x_nG).sum(0), (weighted * codes).sum(0)
+    codes, sum_xl, sum_l2 = _start(x_nG, top, top)
     for _ in range(5):
         changed = False
-        for x, weight, code in zip(x_nG, weight_nG, codes, strict=True):
+        for x, code in zip(x_nG, codes, strict=True):
+            weight = x * x
             rest_xl, rest_l2 = sum_xl - weight * x * code, sum_l2 - weight * code * code
             new = (x * rest_l2 / rest_xl).round_().clamp_(-top, top - 1)
             new_xl, new_l2 = rest_xl + weight * x * new, rest_l2 + weight * new * new
@@ -106,7 +111,8 @@ def _fit_one_by_one(x_nG: Tensor, top: int) -> Tensor:
                 sum_xl, sum_l2 = torch.where(better, new_xl, sum_xl), torch.where(better, new_l2, sum_l2)
         if not changed:
             break
-    return torch.where((largest.abs() < _NOTHING) | (sum_l2 <= 0), 0.0, sum_xl / sum_l2)
+    nothing = (_largest(x_nG).abs() < _NOTHING) | (sum_l2 <= 0)
+    return torch.where(nothing, 0.0, sum_xl / sum_l2)
 
 
 def _shared(numbers_BJ: Tensor, top: int) -> tuple[Tensor, Tensor]:

@@ -71,12 +71,10 @@ def _wanted(name: str, quant: str, facts: MixFacts) -> str:
     if facts.experts == 8 and matrix in ("attn_v", "attn_k"):
         return "Q8_0"
     found: str | None = None
-    if matrix == "attn_v":
-        found = _values(layer, quant, facts)
+    if matrix == "attn_v" or matrix.startswith("ffn_down"):
+        found = _favoured(layer, quant, facts, values=matrix == "attn_v")
     elif matrix == "attn_qkv":
         found = {"q3_k_m": "Q4_K", "q3_k_l": "Q4_K", "q4_k_m": "Q5_K", "q5_k_m": "Q6_K"}.get(quant)
-    elif matrix.startswith("ffn_down"):
-        found = _down(layer, quant, facts)
     elif matrix == "attn_output" and facts.experts == 8:
         found = "Q5_K" if quant in ("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m") else None
     elif matrix == "attn_output":
@@ -84,25 +82,16 @@ def _wanted(name: str, quant: str, facts: MixFacts) -> str:
     return found or MIXES[quant]
 
 
-def _values(layer: int, quant: str, facts: MixFacts) -> str | None:
+def _favoured(layer: int, quant: str, facts: MixFacts, values: bool) -> str | None:
+    """The type of the matrix of values, or of the last one of a feed-forward; None: as most matrices."""
     if quant in ("q4_k_m", "q5_k_m"):
         return "Q6_K" if _more_bits(layer, facts.layers) else None
+    first = {"q3_k_m": 2 if values else facts.layers // 16, "q4_k_s": 4 if values else facts.layers // 8}
     return {
-        "q2_k": "Q4_K" if facts.sharing >= 4 else "Q3_K",
-        "q3_k_m": "Q5_K" if layer < 2 else "Q4_K",
+        "q2_k": "Q4_K" if values and facts.sharing >= 4 else "Q3_K",
+        "q3_k_m": "Q5_K" if layer < first["q3_k_m"] else "Q4_K",
         "q3_k_l": "Q5_K",
-        "q4_k_s": "Q5_K" if layer < 4 else None,
-    }.get(quant)
-
-
-def _down(layer: int, quant: str, facts: MixFacts) -> str | None:
-    if quant in ("q4_k_m", "q5_k_m"):
-        return "Q6_K" if _more_bits(layer, facts.layers) else None
-    return {
-        "q2_k": "Q3_K",
-        "q3_k_m": "Q5_K" if layer < facts.layers // 16 else "Q4_K",
-        "q3_k_l": "Q5_K",
-        "q4_k_s": "Q5_K" if layer < facts.layers // 8 else None,
+        "q4_k_s": "Q5_K" if layer < first["q4_k_s"] else None,
     }.get(quant)
 
 

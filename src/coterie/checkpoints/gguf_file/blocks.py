@@ -31,7 +31,7 @@ class NotFiniteError(ValueError):
 def unpack_blocks(raw: Tensor, kind: str, out: Tensor) -> None:
     """Fill `out` from B blocks of type `kind`; both contiguous, on the CPU.
 
-    Errors: `NotFiniteError` for a scale that is no number; `ConfigError` where a type with a codebook needs
+    Errors: `NotFiniteError` for a scale that is not finite; `ConfigError` where a type with a codebook needs
     the gguf package.
     """
     if kind in _UNPACK:

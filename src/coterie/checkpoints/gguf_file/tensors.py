@@ -34,7 +34,7 @@ class GgufTensors:
         self._where: dict[str, tuple[Path, TensorPlace]] = {
             name: (header.path, place) for header in headers for name, place in header.tensors.items()
         }
-        # NVFP4 has one more factor in a tensor of its own; that for rounded activations is not used here.
+        # NVFP4 has one more factor in another tensor; that for rounded activations is not used here.
         self._factors: dict[str, str] = {}
         self._hidden: set[str] = set()
         for name, (_, place) in self._where.items():
