@@ -104,6 +104,7 @@ MUSE_GLIMMER_TEXT = Family(
     _write,
     lambda config: dense_model_slots(config, layer=_LAYER),
     (COMMON_KEYS - {"hidden_act"}) | _KEYS,
+    examples="the text model of Muse Glimmer 30B",
 )
 MUSE_GLIMMER = wrapper(
     "muse_glimmer",
