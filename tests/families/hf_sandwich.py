@@ -1,4 +1,4 @@
-"""Small configs of Phi-3, GLM-4 and Gemma for `hf.tiny`."""
+"""Small configs of Phi-3, GLM-4, Gemma and the newest latent attention for `hf.tiny`."""
 
 from __future__ import annotations
 
@@ -66,5 +66,46 @@ SANDWICHES: dict[str, dict[str, Any]] = {
         "sliding_window": 4,
         "num_hidden_layers": 7,
         "final_logit_softcapping": 3.0,
+    },
+}
+_LATENT = {
+    "num_key_value_heads": 4,
+    "intermediate_size": 40,
+    "moe_intermediate_size": 12,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 6,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 1,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 300.0},
+}
+_INDEXED = _LATENT | {"index_topk": 64, "index_head_dim": 12, "index_n_heads": 2}
+SANDWICHES |= {
+    "deepseek_v32": _INDEXED | {"model_type": "deepseek_v32", "n_group": 4, "topk_group": 2},
+    "glm_moe_dsa": _INDEXED
+    | {"model_type": "glm_moe_dsa", "indexer_types": ["full", "shared", "full", "shared"]},
+}
+# Inside another model only, as transformers has it.
+MISTRAL4 = {
+    **_LATENT,
+    "model_type": "mistral4",
+    "n_group": 4,
+    "topk_group": 2,
+    "n_shared_experts": 2,
+    "routed_scaling_factor": 1.5,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 300.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 7,
+        "beta_fast": 4.0,
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.4,
     },
 }

@@ -152,6 +152,8 @@ MISTAKES: list[tuple[str, str, Any]] = [
     ("gemma3_text", "attention.rope.theta", 50.0),
     ("gemma3_text", "attention.rope.scaling", None),
     ("gemma3_text", "model.norm_plus_one", False),
+    ("deepseek_v32", "ffn.router.select_bias", False),
+    ("glm_moe_dsa", "attention.rope.style", "half"),
     ("gpt_oss", "attention.sinks", False),
     ("gpt_oss", "ffn.clamped.limit", 7.0),
     ("gpt_oss", "ffn.clamped.alpha", 1.0),

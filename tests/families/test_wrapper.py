@@ -25,6 +25,7 @@ from tests.arithmetic import assert_model_close
 from tests.checkpoints.quantised.packers import packed
 from tests.checkpoints.quantised.test_compressed import config as compressed
 from tests.families.hf import _BASE, CONFIGS, VOCAB, randomise
+from tests.families.hf_sandwich import MISTRAL4
 
 _LLAMA4_VISION = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
@@ -55,6 +56,7 @@ _QWEN = {
 _UNTIED = {"tie_word_embeddings": False}
 # Text models that transformers has inside of another one only.
 TEXTS: dict[str, dict[str, Any]] = {
+    "mistral4": MISTRAL4,
     "muse_glimmer_text": {
         "model_type": "muse_glimmer_text", "intermediate_size": 48, "head_dim": 12, "sliding_window": 5,
         "rope_parameters": {"rope_type": "default", "rope_theta": 300.0}, "qk_scale_factor": 1.7,
@@ -68,6 +70,7 @@ WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral3": ("mistral", {"vision_config": _PIXTRAL} | _UNTIED),
     "qwen3_5": ("qwen3_5_text", {"vision_config": _QWEN}),
     "qwen3_5_moe": ("qwen3_5_moe_text", {"vision_config": _QWEN} | _UNTIED),
+    "mistral3_fourth": ("mistral4", {"vision_config": _PIXTRAL} | _UNTIED),
     "mistral3_tied": ("mistral", {"vision_config": _PIXTRAL, "tie_word_embeddings": True}),
     "kimi_k25": (
         "deepseek_v3",
@@ -83,7 +86,9 @@ def whole(name: str, path: Path) -> Any:
     """transformers' model of `WHOLE[name]`, randomised, and its directory at `path`."""
     inner, outer = WHOLE[name]
     text = _BASE | (CONFIGS | TEXTS)[inner] | {key: outer[key] for key in _UNTIED if key in outer}
-    config = AutoConfig.for_model(name.removesuffix("_tied"), text_config=text, **outer)
+    config = AutoConfig.for_model(
+        name.partition("_tied")[0].partition("_fourth")[0], text_config=text, **outer
+    )
     config._attn_implementation = "eager"
     model = AutoModelForImageTextToText.from_config(config).float().eval()
     model.config.text_config._attn_implementation = "eager"

@@ -58,7 +58,12 @@ class Family:
 
     def carries(self, config: ModelConfig) -> tuple[str, ...]:
         """Beginnings of the names of the tensors that a model of this config keeps as they are."""
-        return tuple(prefix.format(layers=config.num_layers) for prefix in self.carried)
+        total = config.num_layers + config.num_mtp_layers
+        return tuple(
+            prefix.format(layers=config.num_layers, layer=layer)
+            for prefix in self.carried
+            for layer in (range(total) if "{layer}" in prefix else (0,))
+        )
 
 
 COMMON_KEYS = frozenset(

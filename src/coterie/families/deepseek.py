@@ -20,10 +20,13 @@ EXPERT_KEYS = frozenset(
     "moe_intermediate_size n_routed_experts n_shared_experts num_experts_per_tok first_k_dense_replace "
     "routed_scaling_factor n_group topk_group aux_loss_alpha router_z_loss_coef".split()
 )
-_KEYS = EXPERT_KEYS | set("q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim".split())
+LATENT_KEYS = EXPERT_KEYS | set(
+    "q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim".split()
+)
 
 
-def _read_attention(reader: Reader, style: str) -> dict[str, Any]:
+def read_latent(reader: Reader, style: str, **rope: Any) -> dict[str, Any]:
+    """Latent attention from DeepSeek's keys, as data; `rope`: what `read_rope` takes besides."""
     num_heads = reader.get("num_attention_heads")
     reader.expect("num_key_value_heads", num_heads, None)
     nope, rope_dim = reader.get("qk_nope_head_dim"), reader.get("qk_rope_head_dim")
@@ -41,7 +44,7 @@ def _read_attention(reader: Reader, style: str) -> dict[str, Any]:
         "nope_dim": nope,
         "rope_dim": rope_dim,
         "value_dim": reader.get("v_head_dim"),
-        "rope": read_rope(reader, 10000.0, style=style),
+        "rope": read_rope(reader, 10000.0, style=style, **rope),
     }
 
 
@@ -110,7 +113,7 @@ def read_v3(
     moe = read_experts(reader, router, default_scale)
     style = "pairs" if reader.flag("rope_interleave", True) else "half"
     num_mtp_layers = reader.get("num_nextn_predict_layers", "num_mtp_layers", default=0)
-    attention = _read_attention(reader, style)
+    attention = read_latent(reader, style)
     return read_layers(reader, attention, moe, dense, default_eps, num_mtp_layers=num_mtp_layers)
 
 
@@ -139,7 +142,7 @@ def _read_v2(data: Mapping[str, Any], where: str) -> ModelConfig:
         raise ConfigError(f"{where}: topk_method '{method}' is not known; use greedy or group_limited_greedy")
     _every_layer(reader)
     moe = read_experts(reader, router, 1.0)
-    return read_layers(reader, _read_attention(reader, "pairs"), moe, leading(reader), 1e-6)
+    return read_layers(reader, read_latent(reader, "pairs"), moe, leading(reader), 1e-6)
 
 
 def _routed(config: ModelConfig) -> MoEConfig:
@@ -184,7 +187,8 @@ def write_selecting(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _write_latent(config: ModelConfig) -> dict[str, Any]:
+def write_latent(config: ModelConfig) -> dict[str, Any]:
+    """The common keys of `config.json` and DeepSeek's keys of latent attention."""
     attention = _latent(config)
     return write_model(config, attention) | {
         "attention_bias": False,
@@ -199,7 +203,7 @@ def _write_latent(config: ModelConfig) -> dict[str, Any]:
 def write_v3(config: ModelConfig) -> dict[str, Any]:
     """The config.json of a decoder that `read_v3` reads."""
     return (
-        _write_latent(config)
+        write_latent(config)
         | write_selecting(config)
         | {
             "rope_interleave": _latent(config).rope.style == "pairs",
@@ -209,7 +213,7 @@ def write_v3(config: ModelConfig) -> dict[str, Any]:
 
 
 def _write_v2(config: ModelConfig) -> dict[str, Any]:
-    data = _write_latent(config) | write_experts(config) | {"mlp_bias": False, "topk_method": "greedy"}
+    data = write_latent(config) | write_experts(config) | {"mlp_bias": False, "topk_method": "greedy"}
     router = _routed(config).router
     if router.num_groups == 1:
         return data
@@ -223,12 +227,12 @@ DEEPSEEK_V2 = Family(
     _read_v2,
     _write_v2,
     moe_slots,
-    (COMMON_KEYS - {"head_dim"}) | _KEYS | {"topk_method"},
+    (COMMON_KEYS - {"head_dim"}) | LATENT_KEYS | {"topk_method"},
     examples="DeepSeek V2, V2-Lite, Coder V2",
 )
 V3_KEYS = (
     (COMMON_KEYS - {"head_dim"})
-    | _KEYS
+    | LATENT_KEYS
     | {"norm_topk_prob", "rope_interleave", "router_bias_rate", "num_nextn_predict_layers"}
 )
 DEEPSEEK_V3 = Family(

@@ -12,6 +12,7 @@ from typing import Any
 from coterie.config import ModelConfig
 from coterie.families.base import COMMON_KEYS, Family, read_dense, write_dense
 from coterie.families.ministral3 import MINISTRAL3
+from coterie.families.mistral4 import MISTRAL4
 from coterie.families.reader import Reader
 from coterie.families.slots import dense_model_slots
 from coterie.families.wrapper import wrapper
@@ -45,7 +46,7 @@ MISTRAL = Family(
 MISTRAL3 = wrapper(
     "mistral3",
     "Mistral3ForConditionalGeneration",
-    (MISTRAL, MINISTRAL3),
+    (MISTRAL, MINISTRAL3, MISTRAL4),
     ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
     examples="Mistral Small 3.1 and 3.2, Magistral, Devstral Small",
 )

@@ -8,6 +8,7 @@ from typing import Any
 from coterie.config import ConfigError, ModelConfig, suggest
 from coterie.families.base import Family
 from coterie.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from coterie.families.deepseek_v32 import DEEPSEEK_V32, GLM_MOE_DSA
 from coterie.families.dots1 import DOTS1
 from coterie.families.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
 from coterie.families.gemma import GEMMA2, GEMMA3, GEMMA3_TEXT
@@ -22,6 +23,7 @@ from coterie.families.llama4 import LLAMA4, LLAMA4_TEXT
 from coterie.families.minimax_m2 import MINIMAX_M2
 from coterie.families.ministral3 import MINISTRAL3
 from coterie.families.mistral import MISTRAL, MISTRAL3
+from coterie.families.mistral4 import MISTRAL4
 from coterie.families.mixtral import MIXTRAL
 from coterie.families.muse_glimmer import MUSE_GLIMMER, MUSE_GLIMMER_TEXT
 from coterie.families.phi3 import PHI3
@@ -69,6 +71,9 @@ FAMILIES: dict[str, Family] = {
         LLAMA4_TEXT,
         DEEPSEEK_V2,
         DEEPSEEK_V3,
+        DEEPSEEK_V32,
+        GLM_MOE_DSA,
+        MISTRAL4,
         KIMI_K2,
         KIMI_K25,
         GLM4_MOE,
