@@ -32,6 +32,8 @@ FAMILIES = [
     "gpt_oss",
     "llama4_scout",
     "llama4_maverick",
+    "ernie4_5_moe",
+    "hy_v3",
 ]
 ROUTERS = {
     "gpt_oss": "mlp.router",

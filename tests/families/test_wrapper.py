@@ -8,19 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from coterie.adapters.attach import attach
+from coterie.adapters.files import save_adapter
 from coterie.adapters.peft_names import Names
 from coterie.checkpoints.convert import convert_directory
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.checkpoints.inspect import inspect_model
-from coterie.config import ConfigError, CoterieError
+from coterie.config import AdapterConfig, ConfigError, CoterieError
 from coterie.families import FAMILIES, config_from_hf, config_to_hf, quantisation_of, unwrapped
 from coterie.families.contradictions import contradictions
 from coterie.nn.forward_context import ForwardContext
 from coterie.plan.describe import describe
+from tests.adapters.test_attach import randomise_factors
 from tests.arithmetic import assert_model_close
 from tests.checkpoints.quantised.packers import packed
 from tests.checkpoints.quantised.test_compressed import config as compressed
@@ -167,6 +171,22 @@ def test_places_of_adapters_are_modules_of_transformers(name: str, tmp_path: Pat
     assert names.only_whole_names and len(names.places) > 20
     assert {place.path for place in names.places.values()} - {"lm_head"} <= modules
     assert set(names.parameters.values()) <= parameters
+
+
+@pytest.mark.parametrize("name", ["mistral3", "kimi_k25"])
+def test_peft_puts_our_adapter_into_the_text_model(name: str, tmp_path: Path) -> None:
+    reference = whole(name, tmp_path / "base")
+    model = load_model(tmp_path / "base").model
+    attach(model, AdapterConfig(rank=3, train={"head": "lora"}))
+    randomise_factors(model)
+    save_adapter(tmp_path / "adapter", model, tmp_path / "base")
+    ids = torch.randint(0, VOCAB, (1, 11), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = reference(input_ids=ids).logits[0]
+        theirs = PeftModel.from_pretrained(reference, str(tmp_path / "adapter"))(input_ids=ids).logits[0]
+        ours = model.logits(model(ids[0], ForwardContext.packed([11])))
+    assert (theirs - before).abs().max() > 0.1
+    assert_model_close(model.config, ours, theirs, tokens=11, passes=2)
 
 
 def test_images_keep_their_dtype_when_the_text_is_saved_in_another(tmp_path: Path) -> None:
