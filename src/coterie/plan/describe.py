@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -193,21 +194,18 @@ def oddities(config: ModelConfig) -> list[str]:
     )
     if any(a.gate != "none" for a in plain):
         found.append("attention whose result is gated")
-    if any(a.temperature for a in plain):
-        found.append("queries grow with their position in layers without rotation")
+    layers("queries grow with their position", _has_temperature)
     if any(a.sinks for a in plain):
         found.append("attention sinks: a learnt score that takes attention and gives nothing")
     if any(a.qkv_clip for a in plain):
         found.append(f"queries, keys and values clipped to {max(a.qkv_clip or 0 for a in plain):g}")
     if any(a.qkv_bias or a.output_bias for a in plain):
         found.append("biases in attention")
-    found += _rope_words(config) + _moe_words(config)
+    found += _rope_words(config) + _scale_words(config) + _norm_words(config) + _moe_words(config)
     if config.is_moe:
         layers("dense feed-forward", lambda block: not isinstance(block.ffn, MoEConfig))
     if config.tie_embeddings:
         found.append("the head is the embedding (tied)")
-    if config.norm_rounding == "after_weight":
-        found.append("norms round after their weight")
     if config.num_mtp_layers:
         found.append(
             f"{config.num_mtp_layers} further layer(s) for multi-token prediction, not counted in the total"
@@ -258,8 +256,49 @@ def _rope_words(config: ModelConfig) -> list[str]:
     words = [
         f"positions stretched by {kind} rope scaling, factor {s.factor:g}" for kind, s in scalings.items()
     ]
+    for rope, width in {(a.rope, a.head_dim) for a in config.attentions if isinstance(a, AttentionConfig)}:
+        if rope is not None and rope.rotated is not None and rope.rotated < width:
+            words.append(f"rope turns {rope.rotated} of {width} numbers of a head")
     return words + (
         ["rope turns neighbouring pairs of numbers"] if any(r.style == "pairs" for r in ropes) else []
+    )
+
+
+def _scale_words(config: ModelConfig) -> list[str]:
+    """Factors and caps, in the order in which a token meets them."""
+    plain = [a for a in config.attentions if isinstance(a, AttentionConfig)]
+    words = [f"embeddings times {config.embed_scale:g}"] if config.embed_scale != 1 else []
+    factors = {
+        a.softmax_scale for a in plain if not math.isclose(a.softmax_scale, a.head_dim**-0.5, rel_tol=1e-6)
+    }
+    words += [f"attention scores times {factor:g}, not head width^-1/2" for factor in sorted(factors)]
+    caps = {a.score_cap for a in plain if a.score_cap is not None}
+    words += [f"attention scores capped at {cap:g}" for cap in sorted(caps)]
+    if any(block.ffn.activation == "gelu_tanh" for block in config.blocks):
+        words.append("GELU (its tanh form) in place of SiLU")
+    if config.residual_scale != 1:
+        words.append(f"what a layer adds times {config.residual_scale:g}")
+    if config.logit_scale != 1:
+        words.append(f"scores of tokens times {config.logit_scale:g}")
+    if config.logit_cap is not None:
+        words.append(f"scores of tokens capped at {config.logit_cap:g}")
+    return words
+
+
+def _norm_words(config: ModelConfig) -> list[str]:
+    kinds = {block.norms for block in config.blocks}
+    words = ["norms before and after attention and feed-forward"] if "sandwich" in kinds else []
+    words += ["norms after attention and feed-forward, none before"] if "post" in kinds else []
+    words += ["norms multiply by 1 + weight"] if config.norm_plus_one else []
+    words += ["embeddings normed"] if config.embed_norm else []
+    if any(isinstance(a, AttentionConfig) and a.value_norm for a in config.attentions):
+        words.append("values normed")
+    return words + (["norms round after their weight"] if config.norm_rounding == "after_weight" else [])
+
+
+def _has_temperature(block: BlockConfig) -> bool:
+    return (
+        isinstance(block.attention, AttentionConfig | MLAConfig) and block.attention.temperature is not None
     )
 
 
