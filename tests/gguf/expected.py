@@ -37,7 +37,7 @@ def expected_attention(state: Arrays, disk: str, out: str, arch: str, config: di
             if f"{disk}.self_attn.{part}_proj.{kind}" in state:
                 tensor = state[f"{disk}.self_attn.{part}_proj.{kind}"]
                 wanted[f"{out}.{theirs}.{kind}"] = (
-                    neighbours(tensor, count) if count and arch == "llama" else tensor
+                    neighbours(tensor, count) if count and arch in ("llama", "smollm3") else tensor
                 )
     names = {
         "o_proj.weight": "attn_output.weight",
@@ -94,8 +94,10 @@ def expected_ffn(state: Arrays, disk: str, out: str) -> Arrays:
         for kind in ("weight", "bias"):
             if f"{disk}.{router}.{kind}" in state:
                 wanted[f"{out}.ffn_gate_inp.{kind}"] = state[f"{disk}.{router}.{kind}"]
-    if f"{disk}.mlp.gate.e_score_correction_bias" in state:
-        wanted[f"{out}.exp_probs_b.bias"] = state[f"{disk}.mlp.gate.e_score_correction_bias"]
+    for place in ("gate", "moe_statics"):
+        if f"{disk}.mlp.{place}.e_score_correction_bias" in state:
+            bias = state[f"{disk}.mlp.{place}.e_score_correction_bias"]
+            wanted[f"{out}.exp_probs_b.bias"] = bias.reshape(-1)
     for place, names in {
         "mlp": ("gate_proj", "up_proj", "down_proj"),
         "block_sparse_moe": ("w1", "w3", "w2"),
@@ -142,7 +144,7 @@ def expected(directory: Path, kind: str, config: dict[str, Any]) -> Arrays:
     for layer in range(config["num_hidden_layers"]):
         disk, out = f"model.layers.{layer}", f"blk.{layer}"
         wanted[f"{out}.attn_norm.weight"] = state[f"{disk}.input_layernorm.weight"]
-        second = "post_attention_norm" if arch == "gpt-oss" else "ffn_norm"
+        second = "post_attention_norm" if arch in ("gpt-oss", "seed_oss") else "ffn_norm"
         wanted[f"{out}.{second}.weight"] = state[f"{disk}.post_attention_layernorm.weight"]
         if arch == "deepseek2":
             wanted |= expected_latent(state, disk, out, kind == "deepseek_v3_half", config)

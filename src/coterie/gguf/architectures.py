@@ -63,6 +63,9 @@ def _grouped(config: ModelConfig, target: Target) -> Keys:
     first = attentions[0]
     if first.qkv_clip is not None:
         raise _refuse(target, f"does not clip queries, keys and values (clip_qkv {first.qkv_clip})")
+    _check_biases(config, target)
+    if target.full_width and first.num_heads * first.head_dim != config.width:
+        raise _refuse(target, "needs heads that fill the model's width (head_dim)")
     if target.equal_heads and first.num_kv_heads != first.num_heads:
         raise _refuse(target, "needs as many key heads as query heads")
     if target.sliding:
@@ -70,10 +73,29 @@ def _grouped(config: ModelConfig, target: Target) -> Keys:
     if target.chunked is not None:
         _check_chunked(config, target, target.chunked, attentions)
         return {}
-    for attention in attentions:
+    every = target.no_rope_every
+    for index, attention in enumerate(attentions):
+        if (attention.rope is None) != (every is not None and index % every == every - 1):
+            pattern = f"only in every {every}th layer" if every else "in no layer"
+            raise _refuse(target, f"leaves positions out {pattern} (no_rope_layers)")
         if attention.window is not None and attention.window < config.max_positions:
             raise _refuse(target, f"has no sliding window (sliding_window {attention.window})")
     return {}
+
+
+def _check_biases(config: ModelConfig, target: Target) -> None:
+    """Refuse a bias that the architecture has no place for."""
+    for block in config.blocks:
+        attention, ffn = block.attention, block.ffn
+        assert isinstance(attention, AttentionConfig)
+        if attention.qkv_bias and target.biases == "none":
+            raise _refuse(target, "has no biases on queries, keys and values (attention_bias)")
+        if attention.output_bias and target.biases != "any":
+            raise _refuse(
+                target, "has no bias on the attention's output (attention_bias, attention_out_bias)"
+            )
+        if isinstance(ffn, FeedForwardConfig) and ffn.bias and target.biases != "any":
+            raise _refuse(target, "has no biases in the feed-forward (mlp_bias, use_bias)")
 
 
 def _sliding(config: ModelConfig, target: Target, attentions: list[AttentionConfig]) -> Keys:
@@ -139,12 +161,14 @@ def _feed_forward(config: ModelConfig, target: Target) -> Keys:
         raise _refuse(target, "has swiglu_alpha 1.702 and swiglu_limit 7 built in")
     keys: Keys = {"feed_forward_length": dense[0] if dense else moe.expert_width}
     if target.layers == "leading":
-        keys["leading_dense_block_count"] = len(dense)
+        keys |= _leading(config, target, len(dense))
     elif target.layers == "stepped":
         keys["interleave_moe_layer_step"] = _moe_step(config, target)
     if target.shared:
-        keys["expert_shared_count"] = (moe.shared_width or 0) // moe.expert_width
         router = moe.router
+        keys["expert_shared_count"] = (moe.shared_width or 0) // moe.expert_width
+        if target.shared_width_key and moe.shared_width:
+            keys["expert_shared_feed_forward_length"] = moe.shared_width
         if router.top_groups != router.num_groups and router.group_score != "top2sum":
             raise _refuse(
                 target, "ranks groups of experts by their two best, not by the best one (topk_method)"
@@ -158,6 +182,13 @@ def _moe_step(config: ModelConfig, target: Target) -> int:
     if routed != list(range(routed[0], config.num_layers, step)):
         raise _refuse(target, "has experts in every n-th layer (moe_layers)")
     return step
+
+
+def _leading(config: ModelConfig, target: Target, num_dense: int) -> Keys:
+    if any(index < num_dense for index, _ in config.moe_layers()):
+        raise _refuse(target, "has its dense layers first (mlp_layer_types, moe_layer_interval)")
+    keys: Keys = {"leading_dense_block_count": num_dense}
+    return keys | ({"interleave_moe_layer_step": 1} if target.step_key else {})
 
 
 def _scaling(parts: Parts, target: Target) -> tuple[Keys, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.fill import as_stored, place_tensors
 from coterie.config import ModelConfig
 from coterie.families import Slot, unwrapped
+from coterie.families.mapping import whole
 from coterie.nn.transformer import Transformer
 
 
@@ -50,9 +51,16 @@ class ParameterSource:
         self.left_out += [f"{prefix}.* (image encoder)" for prefix in prefixes]
 
     def read(self, name: str) -> Tensor:
-        """A parameter that is one tensor on disk, which holds for all but the weights of experts."""
-        (slot,) = self._slots[name]
-        return slot.view(slot.part(self._stored.read(slot.disk)))
+        """A whole parameter, for all but the weights of experts."""
+        first, *others = self._slots[name]
+        stored = first.part(self._stored.read(first.disk))
+        if first.view is whole:
+            return stored
+        parameter = torch.empty(self.shapes[name], dtype=stored.dtype)
+        first.view(parameter).copy_(stored)
+        for slot in others:
+            slot.view(parameter).copy_(slot.part(self._stored.read(slot.disk)))
+        return parameter
 
     def experts(self, name: str, rows: slice = slice(None)) -> Iterator[Tensor]:
         """Rows `rows` of each expert of a parameter (E, out, in), as fp32, one expert in memory at a time."""

@@ -18,9 +18,11 @@ from tests.gguf.models import KINDS
 from tests.gguf.rewritten import rewrite
 
 # What a file cannot say, and need not: how a model was trained, two spellings of one scaling, layers that an
-# export leaves out, and the order of the rows of rope, which is that of the file.
+# export leaves out, two names of one decoder, and the order of the rows of rope, which is that of the file.
 _UNSAID = {
-    "qwen3": {"rope": {"scaling"}},
+    "qwen3": {"scaling"},
+    "mistral": {"family"},  # a Llama, without a window
+    "glm4_moe_lite": {"family", "num_mtp_layers"},  # DeepSeek-V3's decoder
     "deepseek_v3": {"num_mtp_layers"},
     "deepseek_v3_plain_yarn": {"num_mtp_layers", "scaling"},
     "deepseek_v3_half": {"num_mtp_layers", "style"},

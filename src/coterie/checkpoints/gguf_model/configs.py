@@ -118,15 +118,21 @@ def _llama(file: GgufKeys) -> Hf:
         window = file.count("attention.sliding_window", None)
         return _grouped(file, "mixtral") | _routed(file, "mixtral", names) | {"sliding_window": window}
     file.count("expert_used_count", None)
-    return (
-        _grouped(file, "llama")
-        | _dense(file)
-        | {"attention_bias": file.has("attn_q.bias"), "mlp_bias": file.has("ffn_gate.bias")}
-    )
+    window = file.count("attention.sliding_window", None)
+    if window is not None and window < file.count("context_length"):
+        return _grouped(file, "mistral") | _dense(file) | {"sliding_window": window}
+    biases = {"attention_bias": file.has("attn_q.bias"), "mlp_bias": file.has("ffn_gate.bias")}
+    return _grouped(file, "llama") | _dense(file) | biases
 
 
-def _qwen3(file: GgufKeys) -> Hf:
-    return _grouped(file, "qwen3") | _dense(file)
+def _plain(family: str, known: Hf | None = None) -> Callable[[GgufKeys], Hf]:
+    """A dense decoder; `known`: what config.json says besides the common keys."""
+    return lambda file: _grouped(file, family) | _dense(file) | (known or {})
+
+
+def _seed_oss(file: GgufKeys) -> Hf:
+    biases = {"attention_bias": file.has("attn_q.bias"), "attention_out_bias": False, "mlp_bias": False}
+    return _grouped(file, "seed_oss") | _dense(file) | biases
 
 
 def _qwen3_moe(file: GgufKeys) -> Hf:
@@ -175,6 +181,36 @@ def _llama4(file: GgufKeys) -> Hf:
         "attn_temperature_tuning": True,
         "floor_scale": built_in.floor_scale,
         "attn_scale": built_in.scale,
+    }
+
+
+def _dots1(file: GgufKeys) -> Hf:
+    names = {"router.num_experts": "n_routed_experts", "router.score": "scoring_func"}
+    return (
+        _grouped(file, "dots1")
+        | {"norm_topk_prob": True, "sliding_window": None}
+        | _dense(file)
+        | _routed(file, "dots1", names)
+        | {
+            "first_k_dense_replace": file.count("leading_dense_block_count", 0),
+            "n_shared_experts": file.count("expert_shared_count"),
+        }
+    )
+
+
+def _ernie_moe(file: GgufKeys) -> Hf:
+    names = {"router.num_experts": "moe_num_experts", "router.top_k": "moe_k"}
+    data = _grouped(file, "ernie4_5_moe") | _routed(file, "ernie4_5_moe", names)
+    for name in ("expert_shared_count", "expert_shared_feed_forward_length"):
+        file.get(name, None)  # converters differ in what they write here; the tensors tell
+    shared = next((file.shapes[name][0] for name in file.shapes if name.endswith("ffn_up_shexp.weight")), 0)
+    return data | {
+        "intermediate_size": file.count("feed_forward_length"),
+        "moe_num_shared_experts": shared // data["moe_intermediate_size"],
+        "moe_layer_start_index": file.count("leading_dense_block_count", 0),
+        "moe_layer_end_index": -1,
+        "moe_layer_interval": file.count("interleave_moe_layer_step", 1),
+        "use_bias": False,
     }
 
 
@@ -235,7 +271,13 @@ def _v2_groups(file: GgufKeys, data: Hf) -> Hf:
 
 _READERS: dict[str, Callable[[GgufKeys], Hf]] = {
     "llama": _llama,
-    "qwen3": _qwen3,
+    "qwen2": _plain("qwen2", {"use_sliding_window": False}),
+    "qwen3": _plain("qwen3"),
+    "smollm3": _plain("smollm3", {"no_rope_layer_interval": TARGETS["smollm3"].no_rope_every}),
+    "seed_oss": _seed_oss,
+    "ernie4_5": _plain("ernie4_5", {"use_bias": False}),
+    "ernie4_5-moe": _ernie_moe,
+    "dots1": _dots1,
     "qwen3moe": _qwen3_moe,
     "olmoe": _olmoe,
     "gpt-oss": _gpt_oss,

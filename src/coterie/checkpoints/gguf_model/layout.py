@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from coterie.checkpoints.gguf_model.targets import Target
+from coterie.checkpoints.gguf_model.targets import Parts, Target
 from coterie.config import CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
 from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import View, whole
@@ -200,7 +200,9 @@ def _turned(
     attention = config.blocks[index].attention
     if isinstance(attention, STATE_MIXERS):
         return None
-    if not target.pairs or attention.rope is None or attention.rope.style == "pairs":
+    # Converters reorder all layers alike, those without positions too.
+    rope = Parts.of(config).rope
+    if not target.pairs or rope.style == "pairs":
         return None
     if isinstance(attention, MLAConfig):
         heads = 1 if stem == "attention.kv_a" else attention.num_heads

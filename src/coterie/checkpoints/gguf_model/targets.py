@@ -142,13 +142,16 @@ class Target:
     Attention. `pairs`: rope rotates neighbours (x[2j], x[2j+1]). `factors`: reads per-frequency factors
     (llama3 scaling). `linear_rope`: has linear scaling of positions. `yarn_multiplier`: reads
     `yarn_log_multiplier`. `yarn_truncate`: whether YaRN's ramp is rounded in its published models, which a
-    file cannot say. `equal_heads`: needs as many key heads as query heads. `sliding`: has sliding
-    windows, and biases in every attention. `chunked`: the chunked attention it builds in.
+    file cannot say. `equal_heads`: needs as many key heads as query heads. `full_width`: its heads fill the
+    model's width. `sliding`: has sliding windows, and biases in every attention. `chunked`: the chunked
+    attention it builds in. `no_rope_every`: each layer of this number has no positions. `biases`: which
+    matrices may have one: `any`, `qkv` or `none`.
 
     Feed-forward. `layers`: where dense layers may be: `any`; `routed`: nowhere; `leading`: first, counted by
-    a key; `stepped`: before every n-th layer, n in a key. `renormalize`: whether it divides the chosen
-    experts' weights by their sum (None: as the file says). `shared`: has a key for the number of shared
-    experts and groups of experts. `routed_keys`: keys of models with experts beyond `ROUTED_KEYS`.
+    a key; `stepped`: before every n-th layer, n in a key. `step_key`: states that n too. `renormalize`:
+    whether it divides the chosen experts' weights by their sum (None: as the file says). `shared`: has a key
+    for the number of shared experts. `groups`: has groups of experts. `shared_width_key`: states the width of
+    the shared experts together. `routed_keys`: keys of models with experts beyond `ROUTED_KEYS`.
 
     `head`: needs the output matrix even where that is the embedding. `norm_before_ffn`: its name of the
     second norm.
@@ -161,17 +164,23 @@ class Target:
     yarn_multiplier: bool = False
     yarn_truncate: bool = True
     equal_heads: bool = False
+    full_width: bool = False
     sliding: bool = False
     chunked: ChunkedAttention | None = None
+    no_rope_every: int | None = None
+    biases: Literal["any", "qkv", "none"] = "none"
     layers: Literal["any", "routed", "leading", "stepped"] = "any"
     renormalize: bool | None = None
     shared: bool = False
+    groups: bool = False
+    shared_width_key: bool = False
+    step_key: bool = False
     routed_keys: tuple[Key, ...] = field(default=_EXPERT_WIDTH, repr=False)
     head: bool = False
     norm_before_ffn: str = "ffn_norm"
 
 
-_LLAMA = Target("llama", pairs=True, factors=True, renormalize=True, routed_keys=())
+_LLAMA = Target("llama", pairs=True, factors=True, biases="any", renormalize=True, routed_keys=())
 _DEEPSEEK = Target(
     "deepseek2",
     pairs=True,
@@ -179,19 +188,38 @@ _DEEPSEEK = Target(
     yarn_multiplier=True,
     layers="leading",
     shared=True,
+    groups=True,
     routed_keys=_SCORED,
 )
 TARGETS = {
     "llama": _LLAMA,
+    "mistral": _LLAMA,
     "mixtral": _LLAMA,
+    "qwen2": Target("qwen2", biases="qkv", full_width=True),
+    "smollm3": Target("smollm3", pairs=True, no_rope_every=4),
+    "seed_oss": Target("seed_oss", biases="qkv", norm_before_ffn="post_attention_norm"),
+    "ernie4_5": Target("ernie4_5", pairs=True),
+    "ernie4_5_moe": Target(
+        "ernie4_5-moe",
+        pairs=True,
+        layers="leading",
+        renormalize=True,
+        shared=True,
+        shared_width_key=True,
+        step_key=True,
+    ),
+    "dots1": Target("dots1", equal_heads=True, layers="leading", shared=True, routed_keys=_SCORED),
     "qwen3": Target("qwen3"),
     "qwen3_moe": Target("qwen3moe", layers="routed", renormalize=True),
     "olmoe": Target("olmoe", equal_heads=True, renormalize=False, routed_keys=(), head=True),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
+    "glm4_moe_lite": _DEEPSEEK,
+    "kimi_k2": _DEEPSEEK,
     "gpt_oss": Target(
         "gpt-oss",
         sliding=True,
+        biases="any",
         renormalize=False,
         head=True,
         norm_before_ffn="post_attention_norm",
@@ -209,7 +237,7 @@ def keys_of(target: Target, config: ModelConfig) -> tuple[Key, ...]:
     keys = MODEL_KEYS + (LATENT_KEYS if isinstance(parts.attention, MLAConfig) else GROUPED_KEYS)
     if parts.router is not None:
         keys += ROUTED_KEYS + target.routed_keys
-        if target.shared and parts.router.top_groups != parts.router.num_groups:
+        if target.groups and parts.router.top_groups != parts.router.num_groups:
             keys += GROUP_KEYS  # equal: no group is ever left out, and llama.cpp needs no groups
     if parts.scaling is not None and parts.scaling.kind != "llama3":  # that one is the tensor rope_freqs
         keys += SCALING_KEYS + (YARN_KEYS if parts.scaling.kind == "yarn" else ())
