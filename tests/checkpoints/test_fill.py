@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.fill import fill_model, place_tensors
+from coterie.checkpoints.quantised.encoded import Grid
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.checkpoints.tensor_writer import disk_tensor, disk_tensors, write_model_files
 from coterie.config import CheckpointError
@@ -94,6 +95,12 @@ class InMemory:
 
     def read_into(self, name: str, target: Tensor, part: Callable[[Tensor], Tensor] | None = None) -> None:
         target.copy_(self.tensors[name] if part is None else part(self.tensors[name]))
+
+    def grid(self, name: str) -> Grid | None:
+        return None
+
+    def codes(self, name: str) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
 
     def release(self) -> None:
         self.released = True

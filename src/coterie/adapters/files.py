@@ -29,6 +29,7 @@ from coterie.adapters.peft_settings import check_settings_types, check_stamp_typ
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import MANIFEST, commit_directory, read_manifest, require_free, verify_files
 from coterie.checkpoints.locate import read_json
+from coterie.checkpoints.quantise import MatrixRounding
 from coterie.checkpoints.tensor_reader import read_tensors
 from coterie.config import AdapterConfig, CheckpointError, CoterieError, ModelConfig
 from coterie.config.adapter import ADAPTED_GROUPS
@@ -261,19 +262,22 @@ def write_adapter(
     commit_directory(final, write, {"adapter": stamp})
 
 
-def check_adapter(files: AdapterFiles, model: Transformer, base: Checkpoint) -> None:
+def check_adapter(files: AdapterFiles, model: Transformer, base: Checkpoint) -> MatrixRounding | None:
     """Base with adapter must answer as the adapter recorded when it was saved.
 
-    An adapter of a quantised base is checked on the base rounded in the same way, not on `model`.
-    Errors: `CheckpointError` when the answers differ or none were recorded.
+    An adapter of a quantised base is checked on the base held in the same way, not on `model`; returns what
+    became of its matrices. Errors: `CheckpointError` when the answers differ or none were recorded.
     """
     if files.probes is None:
         raise CheckpointError(f"{files.path}: holds no probes to check; save the adapter with probes=True")
+    rounding: MatrixRounding | None = None
     if files.settings.quant != "none":
-        model = base.load(quantise=files.settings).model
+        loaded = base.load(quantise=files.settings)
+        model, rounding = loaded.model, loaded.rounding
         known = files.layout() or layout_by_probes(model, files, base.tokenizer)
         put_adapter(model, files.adapter(model.config, known), files.settings)
     check_record(files.probes, model, base.tokenizer, files.path)
+    return rounding
 
 
 def layout_by_probes(model: Transformer, files: AdapterFiles, tokenizer: Tokenizer | None) -> Layout:
@@ -332,10 +336,12 @@ def check_adapter_base(files: AdapterFiles, base: Checkpoint) -> None:
     found = _hashes(base, hashes)
     wrong = [name for name, digest in hashes.items() if found.get(name) != digest]
     if wrong:
+        form = stamped.get("quantisation")
         raise CheckpointError(
             f"{files.path}: was made for other weights than {base.path}: '{wrong[0]}' differs"
             + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
-            + f"; give the base it was trained on ({stamped.get('path')})"
+            + f"; give the base it was trained on ({stamped.get('path')}"
+            + (f", stored as {form})" if form else ")")
         )
 
 
@@ -345,6 +351,7 @@ def _base_stamp(base: Checkpoint, touched: Iterable[str]) -> dict[str, Any]:
         "path": str(base.path),
         "manifest": base.manifest.get("sha256"),
         "tensors": _hashes(base, touched),
+        "quantisation": base.stored_forms or None,
     }
 
 

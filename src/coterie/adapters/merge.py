@@ -172,10 +172,10 @@ def _check_adapter(files: AdapterFiles, model: Transformer, base: Checkpoint) ->
     if files.probes is None:
         _log.warning("%s holds no probes; nothing shows that it is read as it was trained", files.path)
         return None
-    quant = files.settings.quant
-    if quant != "none":
+    rounding = check_adapter(files, model, base)
+    if rounding is not None and rounding.rounded:
+        quant = files.settings.quant
         _log.warning("%s was trained on %s weights; it is merged into the unrounded ones", files.path, quant)
-    check_adapter(files, model, base)
     return True
 
 

@@ -9,9 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 from coterie.config import CheckpointError
+from coterie.config.patterns import may_explode
 
 _LARGEST_RANK = 1 << 16
-_LONGEST_PATTERN, _MOST_REPEATS = 500, 5
+_LONGEST_PATTERN = 500
 
 
 def check_settings_types(data: Mapping[str, Any], where: str) -> None:
@@ -43,7 +44,7 @@ def path_pattern(text: str, where: str) -> re.Pattern[str]:
     `CheckpointError` for these, and for what is not a regular expression.
     """
     wrong = f"{where}: adapter_config.json has a pattern that"
-    if len(text) > _LONGEST_PATTERN or _may_explode(text):
+    if len(text) > _LONGEST_PATTERN or may_explode(text):
         raise CheckpointError(
             f"{wrong} is too long or repeats repetitions: '{text[:60]}'; name the layers plainly"
         )
@@ -51,26 +52,6 @@ def path_pattern(text: str, where: str) -> re.Pattern[str]:
         return re.compile(rf"(.*\.)?({text})")
     except (re.error, OverflowError, RecursionError):
         raise CheckpointError(f"{wrong} is not a regular expression: '{text[:60]}'") from None
-
-
-def _may_explode(text: str) -> bool:
-    """Whether a repeated group holds a repetition or alternatives, or many repetitions follow one another."""
-    plain = re.sub(r"\\.|\[\^?\]?[^\]]*\]", "x", text)  # escapes and classes are single characters
-    plain = re.sub(r"\((\?[:=!]|\?<[=!]|\?P<\w+>)", "(", plain)
-    open_groups, repeats = [False], 0
-    for index, character in enumerate(plain):
-        repeated = plain[index + 1 : index + 2] in ("*", "+", "{")
-        if character == "(":
-            open_groups.append(False)
-        elif character == ")" and len(open_groups) > 1:
-            if open_groups.pop() and repeated:
-                return True
-            open_groups[-1] = True
-        elif character in "*+{":
-            repeats += 1
-        if character in "*+{|?":
-            open_groups[-1] = True
-    return repeats > _MOST_REPEATS
 
 
 def _text(value: Any) -> bool:

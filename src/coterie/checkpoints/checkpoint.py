@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from coterie.checkpoints.gguf_model.source import GgufSource
 from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
 from coterie.checkpoints.names import FamilyNames, is_bare
 from coterie.checkpoints.pulled import origin
-from coterie.checkpoints.quantise import quantise_model
+from coterie.checkpoints.quantise import MatrixRounding, keep_codes, quantise_model
 from coterie.checkpoints.quantised.settings import QuantSettings, stated
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype
@@ -109,7 +109,7 @@ class Checkpoint:
     @cached_property
     def quantisation(self) -> QuantSettings | None:
         """How the files say that the weights are quantised; None where they say nothing."""
-        return stated(self.path, self.raw_config)
+        return None if self.gguf is not None else stated(self.path, self.raw_config)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -174,6 +174,13 @@ class Checkpoint:
     def quantised(self) -> bool:
         """Whether any tensor is stored in a narrower form than it is used."""
         return self.tensors.quantised
+
+    @cached_property
+    def stored_forms(self) -> str:
+        """The quantised forms of the weights in words; empty for plain ones."""
+        if isinstance(self.tensors, StoredTensors):
+            return ", ".join(sorted(facts.form for facts in self.tensors.forms))
+        return ", ".join(sorted(self.tensors.bytes_by_type)) if self.quantised else ""
 
     @cached_property
     def stored_dtype(self) -> torch.dtype:
@@ -250,8 +257,8 @@ class Checkpoint:
 
         `dtype`: of the parameters ("float32", "bfloat16"); activations use it too unless `compute_dtype` says
         otherwise. `check`: run the recorded probes, and fail unless the model answers as recorded.
-        `quantise`: round the matrices that its `quant` names while they are read, so that the wide model is
-        never in memory.
+        `quantise`: hold the matrices that its `quant` names in fewer bits, so that the wide model is never in
+        memory: as their stored codes where these fit, otherwise rounded as they are read; a message says so.
         Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, pickle files, a
         tokenizer that is too large, and weights that differ from the manifest in length or samples (`verify`
         checks hashes).
@@ -270,7 +277,7 @@ class Checkpoint:
             _log.warning("%s has no output head: it gives vectors and no text", self.path)
         if self.quantisation is not None and not self.quantised:
             _log.warning("%s says quantised, but no tensor is; read as it is stored", self.quantisation.where)
-        if self.quantised:
+        if self.quantised and quantise is None:
             kind = str(parameter_dtype).split(".")[-1]
             _log.warning("%s is stored quantised; read as %s, and saved so", self.path, kind)
         self._check_layers(config)
@@ -285,13 +292,18 @@ class Checkpoint:
                 f"{config.vocab_size}; they do not belong together"
             )
         placement = place_tensors(self.tensors, model, self.path)
+        if quantise is not None:
+            keep_codes(self.tensors, placement.slots, model)
         require_memory(model, parameter_dtype, device, self.path)
         materialise(model, parameter_dtype, device, float32_parameters(config))
-        fill_model(self.tensors, model, self.path, placement=placement)
+        rounding = MatrixRounding()
+        fill_model(self.tensors, model, self.path, placement=placement, rounding=rounding)
+        if quantise is not None:
+            _log.log(logging.WARNING if self.quantised else logging.INFO, "%s: %s", self.path, rounding)
         model.has_head = has_head
         if check:
             self.check_probes(model)
-        return Loaded(model, self, placement.ignored)
+        return Loaded(model, self, placement.ignored, rounding)
 
     def _check_layers(self, config: ModelConfig) -> None:
         """Refuse more layers than the weights can have tensors for, before any of them is built."""
@@ -305,11 +317,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint in memory. `ignored`: tensors of its files that repeat or follow from others."""
+    """A checkpoint in memory.
+
+    `ignored`: tensors of its files that repeat or follow from others. `rounding`: what became of the matrices
+    that were asked for in fewer bits.
+    """
 
     model: Transformer
     checkpoint: Checkpoint
     ignored: tuple[str, ...] = ()
+    rounding: MatrixRounding = field(default_factory=MatrixRounding)
 
     @property
     def tokenizer(self) -> Tokenizer | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.quantise import quantised_parts, read_quantised
+from coterie.checkpoints.quantise import MatrixRounding, quantised_parts, read_quantised
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family
@@ -91,14 +91,15 @@ def fill_model(
     where: Path,
     held: Mapping[str, Held] | None = None,
     placement: Placement | None = None,
+    rounding: MatrixRounding | None = None,
 ) -> Placement:
     """Read every tensor of `source` into the model, one in memory at a time in addition to the model.
 
     `held`: as for `place_tensors`; only the held parts are read. `placement`: what `place_tensors` found, if
-    it was asked already. Errors: `CheckpointError` as there, for a
-    damaged file, and for a copy that differs.
+    it was asked already. `rounding`: counts what becomes of quantised matrices. Errors: `CheckpointError` as
+    there, for a damaged file, and for a copy that differs.
     """
-    held = held or {}
+    held, rounding = held or {}, rounding or MatrixRounding()
     placement = placement if placement is not None else place_tensors(source, model, where, held)
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     quantised = quantised_parts(model)
@@ -106,7 +107,7 @@ def fill_model(
         model.carried[name] = source.read(name)
     for slot in placement.slots:
         if slot.name in quantised:
-            read_quantised(source, slot, quantised[slot.name])
+            read_quantised(source, slot, quantised[slot.name], rounding)
         else:
             read_slot(source, slot, own[slot.name], held.get(slot.name))
     for slot in placement.copies:

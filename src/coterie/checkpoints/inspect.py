@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.quantised.encoded import FormFacts
+from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.config import CheckpointError, CoterieError, ModelConfig
-from coterie.families import config_from_hf, quantisation_of
+from coterie.families import config_from_hf
 from coterie.hub.names import HubRevision
 from coterie.plan.describe import ModelDescription, describe
 from coterie.plan.published import Published, named_published
@@ -52,8 +54,8 @@ class TokenizerFacts:
 class StoredFacts:
     """What a directory stores. `committed`: it has our manifest, which may name its `parent` and `step`.
 
-    `probes`: how many there are. `bytes_by_type`: on disk. `problem`: why these two could not be read; they
-    are then None.
+    `probes`: how many there are. `bytes_by_type`: on disk. `forms`: of quantised tensors. `problem`: why
+    these could not be read; the first two are then None.
     """
 
     committed: bool
@@ -62,11 +64,18 @@ class StoredFacts:
     probes: int | None
     bytes_by_type: dict[str, int] | None
     problem: str | None = None
+    forms: list[FormFacts] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, without the keys that could not be read."""
         optional = ("probes", "bytes_by_type", "problem")
-        return {key: value for key, value in asdict(self).items() if key not in optional or value is not None}
+        facts = {
+            key: value for key, value in asdict(self).items() if key not in optional or value is not None
+        }
+        del facts["forms"]
+        return facts | (
+            {"forms": [asdict(form) | {"bits": form.bits} for form in self.forms]} if self.forms else {}
+        )
 
 
 @dataclass(frozen=True)
@@ -115,9 +124,10 @@ class Inspection:
     @property
     def oddities(self) -> list[str]:
         """What is unlike a plain decoder, on disk too."""
-        quantised = self.directory.quantised if self.directory is not None else None
-        stored = [f"quantised on disk ({quantised}); widened when it is loaded"] if quantised else []
-        return [*self.model.oddities, *stored]
+        if self.directory is None or not self.directory.quantised:
+            return list(self.model.oddities)
+        forms = "; ".join(map(str, self.directory.stored.forms)) or self.directory.quantised
+        return [*self.model.oddities, f"quantised on disk ({forms}); widened when it is loaded"]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -197,8 +207,8 @@ def _gguf(checkpoint: Checkpoint) -> GgufFileFacts | None:
 def _quantisation(checkpoint: Checkpoint) -> str | None:
     if checkpoint.gguf is not None:
         return "gguf" if checkpoint.gguf.stored.quantised else None
-    quantisation = quantisation_of(checkpoint.raw_config)
-    return str(quantisation.get("quant_method", "unnamed")) if isinstance(quantisation, dict) else None
+    quantisation = checkpoint.quantisation
+    return None if quantisation is None else str(quantisation.values.get("quant_method", "unnamed"))
 
 
 def _tokenizer(checkpoint: Checkpoint) -> TokenizerFacts | None:
@@ -244,10 +254,12 @@ def _stored(checkpoint: Checkpoint) -> StoredFacts:
     manifest = checkpoint.manifest
     probes: int | None = None
     sizes: dict[str, int] | None = None
-    problem = None
+    problem, forms = None, list[FormFacts]()
     try:
         probes = len(checkpoint.probes.sequences) if checkpoint.probes is not None else 0
         sizes = checkpoint.tensors.bytes_by_type
+        forms = checkpoint.tensors.forms if isinstance(checkpoint.tensors, StoredTensors) else []
     except CoterieError as error:
         problem = str(error)
-    return StoredFacts(bool(manifest), manifest.get("parent"), manifest.get("step"), probes, sizes, problem)
+    parent, step = manifest.get("parent"), manifest.get("step")
+    return StoredFacts(bool(manifest), parent, step, probes, sizes, problem, forms)

@@ -5,13 +5,16 @@ Embedding, head, routers, norms and biases stay as they are, and so does every g
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import AdapterConfig, ConfigError
 from coterie.families import Slot
+from coterie.families.mapping import View
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.linear import Linear
 from coterie.nn.parameter_groups import module_groups
@@ -20,6 +23,7 @@ from coterie.nn.quantised_tensor import BITS, QuantisedTensor
 from coterie.nn.transformer import Transformer
 
 _GROUPS = ("attention", "experts", "shared", "dense")
+_SAMPLE = 64  # rows of a matrix; each is rounded by itself
 
 
 def quantise_model(model: Transformer, config: AdapterConfig) -> None:
@@ -56,17 +60,86 @@ def is_quantised(model: Transformer) -> bool:
     return any(isinstance(module, QuantisedTensor) for module in model.modules())
 
 
+def keep_codes(source: TensorSource, slots: Iterable[Slot], model: Transformer) -> None:
+    """Give every matrix whose stored codes fit into its bits the blocks and the scales of the file.
+
+    It then holds the stored numbers exactly, in place of rounding them again. A matrix has one form, so all
+    its parts (experts, gate and up) must have the same grid. `model`: on the meta device.
+    """
+    parts: dict[str, list[Slot]] = {}
+    for slot in slots:
+        parts.setdefault(slot.name, []).append(slot)
+    for name, target in quantised_parts(model).items():
+        grids = {
+            source.grid(slot.disk) if _of_rows(slot, target, source) else None for slot in parts[name]
+        }  # fmt: skip
+        grid = grids.pop() if len(grids) == 1 else None
+        if grid is not None and grid.bits <= target.bits:
+            target.keep(grid.block, grid.scales)
+
+
+def _of_rows(slot: Slot, target: QuantisedTensor, source: TensorSource) -> bool:
+    """Whether a slot selects rows alone, in the parameter and on disk, so that it selects codes too."""
+    width, shape = target.shape[-1], source.shape(slot.disk)
+    views = slot.view(torch.empty(target.shape, device="meta")), slot.part(torch.empty(shape, device="meta"))
+    return len(shape) == 2 and all(view.shape[-1] == width and view.stride(-1) == 1 for view in views)
+
+
+@dataclass
+class MatrixRounding:
+    """What reading made of a model's matrices: `kept` as they are stored, or `rounded`.
+
+    `error` and `size`: sums of squares of the change and of the numbers, over samples of what was rounded.
+    """
+
+    kept: int = 0
+    rounded: int = 0
+    error: float = 0.0
+    size: float = 0.0
+
+    def __str__(self) -> str:
+        """In words, such as `196 matrices are kept code for code (lossless)`."""
+        kept = f"{self.kept} matrices are kept code for code (lossless)"
+        if not self.rounded:
+            return kept
+        change = (self.error / self.size) ** 0.5 if self.size else 0.0
+        rounded = (
+            f"{self.rounded} matrices are rounded, which changes them by {change:.2%} (root mean square)"
+        )
+        return f"{kept}, {rounded}" if self.kept else rounded
+
+
 @torch.no_grad()
-def read_quantised(stored: TensorSource, slot: Slot, target: QuantisedTensor) -> None:
-    """Read one tensor from disk and round it into its place, expert by expert where it holds several."""
+def read_quantised(
+    source: TensorSource, slot: Slot, target: QuantisedTensor, rounding: MatrixRounding
+) -> None:
+    """Read one tensor from disk into its place, as its codes or rounded; `rounding` counts it.
+
+    What holds all experts is read expert by expert.
+    """
+    if target.kept:
+        codes, scales = source.codes(slot.disk)
+        target.store_codes(slot.part(codes), slot.part(scales), slot.view)
+        rounding.kept += 1
+        return
+    rounding.rounded += 1
     whole = torch.empty(target.shape, device="meta")
-    view = slot.view(whole)
-    if view.stride(-1) == 1:  # the view selects leading dimensions only, so it selects the codes too
-        target.store(slot.part(stored.read(slot.disk)), slot.view)
+    if slot.view(whole).stride(-1) == 1:  # the view selects leading dimensions only, so it selects codes too
+        _round(target, slot.part(source.read(slot.disk)), slot.view, rounding)
         return
     for expert in range(target.shape[0]):  # (E, in, out) on disk
-        part = stored.read_part(slot.disk, expert).mT
-        target.store(part, lambda tensor, expert=expert: tensor[expert])  # type: ignore[misc]
+        part = source.read_part(slot.disk, expert).mT
+        _round(target, part, lambda tensor, expert=expert: tensor[expert], rounding)  # type: ignore[misc]
+
+
+def _round(target: QuantisedTensor, weight: Tensor, view: View, rounding: MatrixRounding) -> None:
+    target.store(weight, view)
+    rows = weight.reshape(-1, weight.shape[-1])
+    sample = rows[:: max(1, len(rows) // _SAMPLE)].float()
+    small = QuantisedTensor(tuple(sample.shape), target.bits, target.block)
+    small.store(sample)
+    rounding.error += float((small.dequantise() - sample).square().sum())
+    rounding.size += float(sample.square().sum())
 
 
 @dataclass

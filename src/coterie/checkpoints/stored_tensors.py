@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.locate import check_index
-from coterie.checkpoints.quantised.encoded import EncodedTensor
+from coterie.checkpoints.quantised.encoded import EncodedTensor, FormFacts, Grid
 from coterie.checkpoints.quantised.methods import collect_tensors
 from coterie.checkpoints.quantised.settings import QuantSettings
 from coterie.checkpoints.tensor_reader import Entries, FileBytes, Plain, read_header
@@ -64,6 +64,18 @@ class StoredTensors:
         for _, entry in self._entries.values():
             total[entry.dtype] += entry.end - entry.start
         return dict(total)
+
+    @property
+    def forms(self) -> list[FormFacts]:
+        """The quantised forms among the tensors, from the headers alone."""
+        found: dict[str, FormFacts] = {}
+        for tensor in self._tensors.values():
+            if isinstance(tensor, EncodedTensor):
+                facts = found.setdefault(tensor.form.label, FormFacts(tensor.form.label))
+                facts.tensors += 1
+                facts.numbers += math.prod(tensor.shape)
+                facts.bytes += tensor.nbytes
+        return list(found.values())
 
     def file(self, name: str) -> Path:
         """The file that holds a tensor (the numbers of a quantised one)."""
@@ -121,6 +133,17 @@ class StoredTensors:
         if isinstance(tensor, EncodedTensor) and len(tensor.shape) == 3:
             return tensor.expert(index).read(self._files)
         return self.read(name)[index]
+
+    def grid(self, name: str) -> Grid | None:
+        """The grid that holds a tensor's numbers exactly; see `TensorSource.grid`."""
+        tensor = self._tensors[name]
+        return tensor.grid(self._files) if isinstance(tensor, EncodedTensor) else None
+
+    def codes(self, name: str) -> tuple[Tensor, Tensor]:
+        """Codes and scales of a tensor that has a grid; see `TensorSource.codes`."""
+        tensor = self._tensors[name]
+        assert isinstance(tensor, EncodedTensor)
+        return tensor.codes(self._files)
 
     def release(self) -> None:
         """Close the open file and free the buffer; the tensors can still be read afterwards."""

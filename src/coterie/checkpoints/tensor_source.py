@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from coterie.checkpoints.quantised.encoded import Grid
+
 
 class TensorSource(Protocol):
     """Named tensors on disk, whatever the format. `StoredTensors` reads safetensors.
@@ -50,6 +52,14 @@ class TensorSource(Protocol):
 
         `part`: copy only this view of the tensor; a contiguous one is read without the rest.
         """
+        ...
+
+    def grid(self, name: str) -> Grid | None:
+        """The grid that holds the numbers of a tensor (O, I) exactly; None where there is none."""
+        ...
+
+    def codes(self, name: str) -> tuple[Tensor, Tensor]:
+        """Of a tensor that has a grid: codes (O, I) int8 and scales (O, B); a number is code times scale."""
         ...
 
     def release(self) -> None:

@@ -19,10 +19,10 @@ BITS = {"int8": 8, "int4": 4}
 class QuantisedTensor(nn.Module):
     """A frozen weight `(*, O, I)` as plain tensors.
 
-    `scales (*, O, B)` bfloat16. 8 bits: `codes (*, O, B, b)` int8, a number is `code * scale`. 4 bits: `codes
-    (*, O, B, b / 2)` uint8, the first half of a block in the low and the second in the high bits, a number is
-    `(code - 8) * scale`; the sign of the scale is chosen so that the largest number of the block is exact to
-    its rounding. A short last block is filled with zeros.
+    `scales (*, O, B)`: bfloat16 unless they are kept from a file. 8 bits: `codes (*, O, B, b)` int8, a number
+    is `code * scale`. 4 bits: `codes (*, O, B, b / 2)` uint8, the first half of a block in the low and the
+    second in the high bits, a number is `(code - 8) * scale`; the sign of the scale is chosen so that the
+    largest number of the block is exact to its rounding. A short last block is filled with zeros.
     """
 
     codes: Tensor
@@ -32,14 +32,24 @@ class QuantisedTensor(nn.Module):
         self, shape: tuple[int, ...], bits: int, block: int, device: torch.device | None = None
     ) -> None:
         super().__init__()
-        self.shape, self.bits = tuple(shape), bits
-        self.block = min(block + block % 2, shape[-1] + shape[-1] % 2)  # even: two numbers share a byte
-        num_blocks = -(-shape[-1] // self.block)
-        size, dtype = (self.block, torch.int8) if bits == 8 else (self.block // 2, torch.uint8)
-        self.register_buffer("codes", torch.empty(*shape[:-1], num_blocks, size, dtype=dtype, device=device))
-        self.register_buffer(
-            "scales", torch.empty(*shape[:-1], num_blocks, dtype=torch.bfloat16, device=device)
-        )
+        self.shape, self.bits, self.kept = tuple(shape), bits, False
+        self._allocate(block, torch.bfloat16, device)
+
+    def _allocate(self, block: int, scales: torch.dtype, device: torch.device | None) -> None:
+        width = self.shape[-1]
+        self.block = min(block + block % 2, width + width % 2)  # even: two numbers share a byte
+        leading = (*self.shape[:-1], -(-width // self.block))
+        size, dtype = (self.block, torch.int8) if self.bits == 8 else (self.block // 2, torch.uint8)
+        self.register_buffer("codes", torch.empty(*leading, size, dtype=dtype, device=device))
+        self.register_buffer("scales", torch.empty(leading, dtype=scales, device=device))
+
+    def keep(self, block: int, scales: torch.dtype) -> None:
+        """Make place for codes and scales that `store_codes` takes from a file as they are.
+
+        `kept` is true afterwards.
+        """
+        self._allocate(block, scales, self.codes.device)
+        self.kept = True
 
     @property
     def nbytes(self) -> int:
@@ -53,18 +63,31 @@ class QuantisedTensor(nn.Module):
         view(self.codes).copy_(codes)
         view(self.scales).copy_(scales)
 
-    def _round(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def store_codes(
+        self, codes: Tensor, scales: Tensor, view: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    ) -> None:
+        """Take codes (*, O, I), int8 around 0, and scales (*, O, B) into the part that `view` takes."""
+        view(self.codes).copy_(self._packed(self._blocks(codes.to(self.codes.device))))
+        view(self.scales).copy_(scales)
+
+    def _blocks(self, rows: Tensor) -> Tensor:
         missing = self.scales.shape[-1] * self.block - self.shape[-1]
-        blocks = torch.nn.functional.pad(weight.float(), (0, missing)).unflatten(-1, (-1, self.block))
+        return torch.nn.functional.pad(rows, (0, missing)).unflatten(-1, (-1, self.block))
+
+    def _packed(self, codes: Tensor) -> Tensor:
+        if self.bits == 8:
+            return codes.to(torch.int8)
+        low, high = (codes + 8).to(torch.uint8).chunk(2, dim=-1)
+        return low | (high << 4)
+
+    def _round(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = self._blocks(weight.float())
         largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1)
         scales = _away_from_zero(largest.abs() / 127 if self.bits == 8 else largest / -8)
         inverse = torch.where(scales == 0, 0.0, 1.0 / scales.float())
         codes = (blocks * inverse[..., None]).round_()
-        if self.bits == 8:
-            return codes.clamp_(-127, 127).to(torch.int8), scales
-        codes = codes.add_(8).clamp_(0, 15).to(torch.uint8)
-        low, high = codes.chunk(2, dim=-1)
-        return low | (high << 4), scales
+        return self._packed(codes.clamp_(-127, 127) if self.bits == 8 else codes.clamp_(-8, 7)), scales
 
     def dequantise(self, index: int | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """`(*, O, I)` in `dtype`, or with `index` the one matrix `(O, I)` of an expert."""

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.convert import convert_directory
+from coterie.checkpoints.inspect import inspect_model
 from coterie.checkpoints.quantised.settings import stated
+from coterie.checkpoints.tensor_reader import FileBytes
 from coterie.config import CheckpointError
-from tests.checkpoints.quantised.packers import Pack, awq, directory, fp4, gptq, packed
+from tests.checkpoints.quantised.packers import Pack, awq, directory, fp4, fp8, gptq, packed
 from tests.checkpoints.quantised.reading import assert_reads
 
 GROUP = {"targets": ["Linear"], "weights": {"num_bits": 4, "strategy": "group", "group_size": 32}}
@@ -84,3 +86,31 @@ def test_biases_of_zeros_that_the_family_lacks_are_left_out(tmp_path: Path) -> N
             assert f"{stem}.bias" in Checkpoint.open(tmp_path).load().ignored
     with pytest.raises(CheckpointError, match=f"unexpected tensor '{stem}.bias'"):
         Checkpoint.open(tmp_path).load()
+
+
+def test_inspecting_tells_forms_and_effective_bits_without_reading_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = "group_0", "group_1"
+    targets = {"targets": ["re:.*self_attn.*"], "weights": {"num_bits": 8, "type": "float"}}
+    groups = dict(zip(pair, (GROUP, targets), strict=True))
+    settings = {"quant_method": "compressed-tensors", "format": "mixed-precision", "config_groups": groups}
+    directory(tmp_path, packed(), settings, attention=fp8(16, 16, ".weight_scale"))
+    data = json.loads((tmp_path / "config.json").read_text())
+    block = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [16, 16]}
+    data["quantization_config"]["config_groups"]["group_1"]["weights"] = block
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    read: list[int] = []
+    fill = FileBytes.fill
+    monkeypatch.setattr(
+        FileBytes, "fill", lambda *args: read.append(args[3].numel() * args[3].itemsize) or fill(*args)
+    )
+    found = inspect_model(str(tmp_path))
+    assert max(read) == 16  # the shapes that compressed-tensors stores
+    assert found.directory is not None and found.directory.quantised == "compressed-tensors"
+    # 4 bits, and a scale of 16 bits for 32 of them
+    words = "compressed-tensors, 4 bits in groups of 32: 6 tensors, 4.50 bits a number"
+    assert any(words in line for line in found.oddities)
+    assert any("fp8, a scale per 16 x 16: 4 tensors, 8.12 bits a number" in line for line in found.oddities)
+    forms = found.to_dict()["stored"]["forms"]
+    assert [form["tensors"] for form in forms] == [6, 4] and forms[0]["bits"] == 4.5

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from coterie.checkpoints.gguf_model.targets import Parts, Target
@@ -35,6 +36,12 @@ class GgufSlot:
     pieces: tuple[tuple[View, View], ...] = ((whole, whole),)
     rows: slice | None = None
     note: str = ""
+
+    def of_rows(self, parameter: Tensor) -> bool:
+        """Whether the pieces move whole rows, so that they move rows of codes too."""
+        stored = torch.empty(self.shape, device="meta")
+        views = [view for theirs, ours in self.pieces for view in (theirs(stored), ours(parameter))]
+        return all(view.shape[-1] == self.shape[-1] and view.stride(-1) == 1 for view in views)
 
     def pack(self, parameter: Tensor) -> Tensor:
         """The file's tensor from the parameter (of experts: as many as are given)."""

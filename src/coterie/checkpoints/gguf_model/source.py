@@ -17,6 +17,7 @@ from torch import Tensor
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.checkpoints.gguf_model.layout import GgufSlot, gguf_slots
 from coterie.checkpoints.gguf_model.targets import ROPE_FACTORS, TARGETS
+from coterie.checkpoints.quantised.encoded import Grid
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family
 from coterie.families.mapping import Held
@@ -133,6 +134,41 @@ class GgufSource:
                 self._fill(slot, slot.part(target))
         else:
             target.copy_(part(self.read(name)))
+
+    def grid(self, name: str) -> Grid | None:
+        """The grid that holds a tensor's numbers exactly; see `TensorSource.grid`."""
+        (slot, *others) = self._slots[name]
+        parameter = self._parameters[slot.name]
+        grids = {
+            self._stored.grid(part.stored) if part.of_rows(parameter) else None
+            for part in self._parts[slot.name]
+        }
+        return grids.pop() if len(grids) == 1 and not others else None
+
+    def codes(self, name: str) -> tuple[Tensor, Tensor]:
+        """Codes and scales of a tensor that has a grid; see `TensorSource.codes`."""
+        slot = self._slots[name][0]
+        parameter, parts = self._parameters[slot.name], self._parts[slot.name]
+        rows, expert = parameter.shape[:-1], None
+        if parameter.dim() == 3:
+            expert = int(slot.view(parameter).storage_offset()) // math.prod(parameter.shape[1:])
+        found = [self._stored.codes(part.stored, expert) for part in parts]
+        both = []
+        for stored in zip(*found, strict=True):  # the codes of all parts, then their scales
+            width = stored[0].shape[-1]
+            if expert is None:
+                local = torch.empty(*rows, width, dtype=stored[0].dtype)
+            else:
+                local = torch.empty(1, rows[1], width, dtype=stored[0].dtype)
+            for part, tensor in zip(parts, stored, strict=True):
+                part.unpack(tensor if expert is None else tensor[None], local)
+            if expert is None:
+                both.append(slot.view(local))
+                continue
+            block = slot.block(local, Held((*rows, width), (slice(expert, expert + 1),)))
+            assert block is not None
+            both.append(block[0])
+        return both[0], both[1]
 
     def release(self) -> None:
         """Close files and free buffers; the tensors can still be read afterwards."""

@@ -5,6 +5,7 @@ E experts, O rows, I columns of a matrix, B blocks of a row.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +27,28 @@ class Grid:
     bits: int
     block: int
     scales: torch.dtype
+
+
+@dataclass
+class FormFacts:
+    """How much of a model is stored in one form: tensors, numbers, and bytes with all scales.
+
+    `form`: kind and blocks, as `Decoding.label` says them.
+    """
+
+    form: str
+    tensors: int = 0
+    numbers: int = 0
+    bytes: int = 0
+
+    @property
+    def bits(self) -> float:
+        """Effective bits per number."""
+        return 8 * self.bytes / self.numbers
+
+    def __str__(self) -> str:
+        """In words, with the number of tensors and the effective bits."""
+        return f"{self.form}: {self.tensors:,} tensors, {self.bits:.2f} bits a number"
 
 
 class Decoding(ABC):
@@ -79,8 +102,9 @@ class EncodedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on disk of all parts of the whole tensor."""
-        return sum(entry.end - entry.start for _, entry in self.places.values())
+        """Bytes on disk of all parts; of rows, their share."""
+        whole = sum(entry.end - entry.start for _, entry in self.places.values())
+        return whole * math.prod(self.shape) // max(1, math.prod(self.whole))
 
     def read(self, files: FileBytes) -> Tensor:
         """The tensor as float32, in new memory."""

@@ -6,16 +6,15 @@ import re
 
 from coterie.checkpoints.quantised.settings import QuantSettings
 from coterie.config import CheckpointError
+from coterie.config.patterns import may_explode
 
 _LONGEST = 500
-# A repeated group that repeats something itself can take time exponential in the length of a name.
-_EXPLODES = re.compile(r"[*+}][^()]*\)[*+{]|\([^()]*\)[*+{].*\)[*+{]")
 
 
 def compiled(text: str, settings: QuantSettings) -> re.Pattern[str]:
     """A rule as a pattern for `match`. Errors: `CheckpointError` for one that is wrong or could hang."""
     try:
-        if len(text) <= _LONGEST and not _EXPLODES.search(text):
+        if len(text) <= _LONGEST and not may_explode(text):
             return re.compile(text)
         why = "is too long or repeats a repetition"
     except re.error as error:
