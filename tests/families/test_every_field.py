@@ -49,6 +49,14 @@ NAMES = (
     "minimax_m2",
     "ministral3",
     "qwen2_moe",
+    "granite",
+    "granitemoe",
+    "granitemoeshared",
+    "olmo2",
+    "olmo3",
+    "flex_olmo",
+    "hunyuan_v1_dense",
+    "hunyuan_v1_moe",
 )
 IDS = torch.randint(0, VOCAB, (24,), generator=torch.Generator().manual_seed(1))
 
@@ -68,6 +76,8 @@ NO_EFFECT = {
     "bos_token_id": "checkpoints.token_facts",
     "eos_token_id": "checkpoints.token_facts",
     "pad_token_id": "checkpoints.token_facts",
+    "eod_token_id": "a token of the original tools",
+    "sep_token_id": "a token of the original tools",
     "attention_dropout": "training of transformers; trained here without dropout",
     "residual_dropout": "training of transformers; trained here without dropout",
     "enable_moe_fp32_combine": "how one sum is rounded in types below float32",

@@ -34,6 +34,7 @@ _SPELLINGS = (
     ("rope_theta", "rotary_emb_base", "rope_base", "rotary_base"),
 )
 # The last two give images angles of height and width, which for text are those of the position.
+_TEMPERATURE = {"llama_4_scaling_beta", "original_max_position_embeddings"}  # of queries, beside the rotation
 _DEFAULT_KEYS = {
     "rope_theta", "rope_type", "type", "partial_rotary_factor", "mrope_section", "mrope_interleaved",
 }  # fmt: skip
@@ -70,8 +71,9 @@ def _rope(data: Mapping[str, Any], where: str) -> list[str]:
     used = rope_settings(data, where)
     lines = []
     if scaling and isinstance(parameters, Mapping):
-        other = {"rope_theta": used.get("rope_theta", theta)} | _plain(parameters)
-        mine = {"rope_theta": other["rope_theta"]} | _plain(used)
+        shared = {"partial_rotary_factor": data.get("partial_rotary_factor")}
+        other = shared | {"rope_theta": used.get("rope_theta", theta)} | _plain(parameters)
+        mine = shared | {"rope_theta": other["rope_theta"]} | _plain(used)
         different = sorted(key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key))
         if different:
             lines.append(
@@ -85,9 +87,9 @@ def _rope(data: Mapping[str, Any], where: str) -> list[str]:
     kinds = [used.get(key) for key in ("rope_type", "type")]
     if None not in kinds and kinds[0] != kinds[1]:
         lines.append(f"rope_type '{kinds[0]}' decides; type '{kinds[1]}' is ignored")
-    if (kinds[0] or kinds[1] or "default") == "default" and set(used) - _DEFAULT_KEYS:
-        idle = ", ".join(sorted(set(used) - _DEFAULT_KEYS))
-        lines.append(f"rope settings name no rope_type, so {idle} is ignored")
+    idle = set(used) - _DEFAULT_KEYS - (_TEMPERATURE if used.keys() >= _TEMPERATURE else set())
+    if (kinds[0] or kinds[1] or "default") == "default" and idle:
+        lines.append(f"rope settings name no rope_type, so {', '.join(sorted(idle))} is ignored")
     return lines
 
 

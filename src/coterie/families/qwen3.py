@@ -51,7 +51,8 @@ def read_moe_ffn(reader: Reader, width_key: str, **variation: Any) -> dict[str, 
     return read_moe(reader, reader.get(width_key), names, router, balance, **variation)
 
 
-def _write_moe_ffn(ffn: MoEConfig, width_key: str) -> dict[str, Any]:
+def write_moe_ffn(ffn: MoEConfig, width_key: str) -> dict[str, Any]:
+    """Qwen's keys of the experts."""
     data = {
         # transformers 5 reads num_local_experts and 4.x reads num_experts: write both.
         "num_experts": ffn.router.num_experts,
@@ -91,7 +92,7 @@ def write_sparse(config: ModelConfig) -> dict[str, Any]:
     data = write_model(config, grouped_query(config, config.blocks[0]))
     return (
         data
-        | _write_moe_ffn(moe, "moe_intermediate_size")
+        | write_moe_ffn(moe, "moe_intermediate_size")
         | {
             "decoder_sparse_step": 1,
             "mlp_only_layers": dense,
@@ -121,7 +122,7 @@ def _read_olmoe(data: Mapping[str, Any], where: str) -> ModelConfig:
 def _write_olmoe(config: ModelConfig) -> dict[str, Any]:
     block = config.blocks[0]
     attention = grouped_query(config, block)
-    data = write_model(config, attention) | _write_moe_ffn(routed_ffn(config, block), "intermediate_size")
+    data = write_model(config, attention) | write_moe_ffn(routed_ffn(config, block), "intermediate_size")
     return data | {"clip_qkv": attention.qkv_clip, "attention_bias": False}
 
 

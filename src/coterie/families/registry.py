@@ -16,6 +16,8 @@ from coterie.families.glm4 import GLM, GLM4
 from coterie.families.glm4_moe import GLM4_MOE
 from coterie.families.glm4_moe_lite import GLM4_MOE_LITE
 from coterie.families.gpt_oss import GPT_OSS
+from coterie.families.granite import GRANITE, GRANITEMOE, GRANITEMOESHARED
+from coterie.families.hunyuan_v1 import HUNYUAN_V1_DENSE, HUNYUAN_V1_MOE
 from coterie.families.hy_v3 import HY_V3
 from coterie.families.kimi import KIMI_K2, KIMI_K25
 from coterie.families.llama import LLAMA
@@ -26,6 +28,7 @@ from coterie.families.mistral import MISTRAL, MISTRAL3
 from coterie.families.mistral4 import MISTRAL4
 from coterie.families.mixtral import MIXTRAL
 from coterie.families.muse_glimmer import MUSE_GLIMMER, MUSE_GLIMMER_TEXT
+from coterie.families.olmo import FLEX_OLMO, OLMO2, OLMO3
 from coterie.families.phi3 import PHI3
 from coterie.families.qwen2 import QWEN2
 from coterie.families.qwen2_moe import QWEN2_MOE
@@ -79,6 +82,14 @@ FAMILIES: dict[str, Family] = {
         GLM4_MOE,
         GLM4_MOE_LITE,
         MINIMAX_M2,
+        GRANITE,
+        GRANITEMOE,
+        GRANITEMOESHARED,
+        OLMO2,
+        OLMO3,
+        FLEX_OLMO,
+        HUNYUAN_V1_DENSE,
+        HUNYUAN_V1_MOE,
         DOTS1,
         HY_V3,
         GPT_OSS,
