@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import shutil
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +16,16 @@ import numpy as np
 import pytest
 import torch
 
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import load_model, save_model
+from coterie.checkpoints.tensor_reader import read_header
 from coterie.cli.main import main
+from coterie.config import CheckpointError
 from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
+from coterie.recipes import surgery
+from coterie.surgery import common as surgery_common
+from coterie.surgery.upcycle import upcycle
 from coterie.text.tokenizer import Tokenizer
 from tests.adapters.test_attach import IDS, logits
 from tests.arithmetic import approx, assert_model_close, mean_sums, model_tolerance
@@ -39,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = Transformer(config_from_hf(_BASE | CONFIGS[family] | {"vocab_size": tokenizer.vocab_size}))
         randomise(model, seed)
         save_model(folder / name, model, tokenizer)
+    save_model(folder / "copies", upcycle(load_model(folder / "dense").model, 4), tokenizer)
     return folder
 
 
@@ -65,6 +77,7 @@ def run(
         (["prune", "--keep", "0.5"], "moe"),
         (["merge-experts", "--keep", "0.5"], "moe"),
         (["densify"], "moe"),
+        (["densify"], "copies"),
         (["add-expert"], "moe"),
         (["swap-expert", "--layer", "0", "--expert", "1", "--other", "OTHER"], "moe"),
     ],
@@ -94,6 +107,13 @@ def test_every_operation_writes_a_model_and_its_receipt(
         "densify": -1,
     }.get(words[0], 0) >= 0
     assert receipt["perplexity"]["before"] > 1 and receipt["perplexity"]["after"] > 1
+    if source == "copies":
+        assert receipt["details"]["lost_share"] == {} and len(receipt["details"]["exact_layers"]) == 4
+        dense = load_model(folder / "dense").model
+        assert all(
+            torch.equal(ours, theirs)
+            for ours, theirs in zip(loaded.model.parameters(), dense.parameters(), strict=True)
+        )
     if words[0] == "upcycle":
         config, expected = loaded.model.config, logits(load_model(folder / source).model)
         allowed = model_tolerance(config, expected.log_softmax(-1), config.max_positions)
@@ -134,3 +154,103 @@ def test_mistakes_are_one_line(
         told = run(folder, monkeypatch, capsys, *words, code=2)
         assert said in told and told.count("coterie:") == 1
     assert not Path(out).exists()
+
+
+def operation(kind: str = "prune", **settings: Any) -> surgery.Operation:
+    return surgery.Operation(kind, settings or {"keep": 0.5}, data=())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_left_of_an_operation_that_stops_half_way(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, replaced: bool
+) -> None:
+    """`replaced`: an earlier result is in the way, and stays."""
+    out = tmp_path / "out"
+    if replaced:
+        shutil.copytree(folder / "other", out)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    combine, done = surgery_common.combine_experts, [0]
+
+    def stops(*arguments: Any) -> None:
+        done[0] += 1
+        if done[0] == 2:  # the first layer is made, and part of the file is written
+            raise error
+        combine(*arguments)
+
+    monkeypatch.setattr(surgery_common, "combine_experts", stops)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else CheckpointError):
+        surgery.operate(folder / "moe", out, operation())
+    assert done == [2] and sorted(path.name for path in tmp_path.rglob("*")) == before
+    if replaced:
+        load_model(out)
+
+
+def test_a_file_that_does_not_hold_what_was_made_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = surgery.write_model_files
+
+    def damaged(target: Path, *arguments: Any, **named: Any) -> None:
+        write(target, *arguments, **named)
+        entry = read_header(target / "model.safetensors")["model.layers.0.mlp.experts.1.up_proj.weight"]
+        with open(target / "model.safetensors", "r+b") as file:
+            file.seek(entry.end - 1)
+            file.write(b"\x01")
+
+    def other_config(target: Path, *arguments: Any, **named: Any) -> None:
+        write(target, *arguments, **named)
+        config = json.loads((target / "config.json").read_text()) | {"norm_topk_prob": False}
+        (target / "config.json").write_text(json.dumps(config))
+
+    for wrong, said in (
+        (damaged, r"experts\.1\.up_proj\.weight' was not written"),
+        (other_config, "another model"),
+    ):
+        monkeypatch.setattr(surgery, "write_model_files", wrong)
+        with pytest.raises(CheckpointError, match=said):
+            surgery.operate(folder / "moe", tmp_path / "out", operation())
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_original_is_not_in_memory_when_the_result_is_read_back(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Transformer]] = []
+    load = Checkpoint.load
+
+    def loads(self: Checkpoint, *arguments: Any, **named: Any) -> Any:
+        gc.collect()
+        assert all(model() is None for model in alive)
+        loaded = load(self, *arguments, **named)
+        alive.append(weakref.ref(loaded.model))
+        return loaded
+
+    monkeypatch.setattr(Checkpoint, "load", loads)
+    surgery.operate(folder / "moe", tmp_path / "out", operation())
+    assert len(alive) == 2
+    settings = {"layer": 0, "expert": 1, "other": str(folder / "other")}
+    surgery.operate(folder / "moe", tmp_path / "swapped", operation("swap-expert", **settings))
+    assert len(alive) == 5
+
+
+@pytest.mark.slow
+def test_a_killed_operation_leaves_nothing_that_stays(folder: Path, tmp_path: Path) -> None:
+    """Killed while it writes: no result appears, and the next operation removes what it left."""
+    program = (
+        "import os, sys\n"
+        "from coterie.recipes import surgery\n"
+        "from coterie.surgery import common\n"
+        "combine, done = common.combine_experts, []\n"
+        "def dies(*arguments):\n"
+        "    done.append(0)\n"
+        "    os.kill(os.getpid(), 9) if len(done) == 2 else combine(*arguments)\n"
+        "common.combine_experts = dies\n"
+        "surgery.operate(sys.argv[1], sys.argv[2], surgery.Operation('prune', {'keep': 0.5}, data=()))\n"
+    )
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", program, str(folder / "moe"), str(out)]
+    assert subprocess.run(command, check=False, timeout=300).returncode == -9
+    assert not out.exists() and len(list(tmp_path.iterdir())) == 1
+    surgery.operate(folder / "moe", out, operation())
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -21,6 +21,7 @@ from torch import Tensor
 from coterie.adapters.peft_layouts import Layout, is_swapped
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import CheckpointError
+from coterie.data.progress import Ticker
 from coterie.families import family
 
 _PREFIX = "base_model.model."
@@ -53,22 +54,20 @@ def check_weights(
     None where it has none. `stored`: the type of the result. `where`: the result, for messages.
     Errors: `CheckpointError` naming the first tensor that differs.
     """
-    expected = dict(_expected(base, tensors, data, layout))
-    own = base.tensors
-    names = [] if base.quantised else [name for name in own if name not in expected]
-    compared = 0
-    for name in [*expected, *names]:
+    changed: set[str] = set()
+    compared, ticker = 0, Ticker("comparing: tensors")
+    for name, want in _all_expected(base, tensors, data, layout, changed):
         found = actual(name)
-        if name in expected and expected[name] is None:
+        if want is None:
             continue
         compared += 1
+        ticker(compared)
         if found is None:
-            if name in expected:
+            if name in changed:
                 raise CheckpointError(
                     f"{where}: has no '{name}', which the adapter changes; nothing was written"
                 )
             continue
-        want = expected.get(name) or Expected(own.read(name).float(), 0.0)
         if found.shape != want.value.shape:
             raise CheckpointError(
                 f"{where}: '{name}' has the shape {tuple(found.shape)} where its adapter makes "
@@ -82,6 +81,25 @@ def check_weights(
                 f"files (by up to {float(worst.max()):.2g} more than rounding); nothing was written"
             )
     return compared
+
+
+def _all_expected(
+    base: Checkpoint,
+    tensors: Mapping[str, Tensor],
+    data: Mapping[str, Any],
+    layout: Layout,
+    changed: set[str],
+) -> Iterator[tuple[str, Expected | None]]:
+    """One tensor after the other: those that the adapter changes, whose names go to `changed`, and the rest.
+
+    The rest of a quantised base has no exact value.
+    """
+    for name, want in _expected(base, tensors, data, layout):
+        changed.add(name)
+        yield name, want
+    for name in () if base.quantised else base.tensors:
+        if name not in changed:
+            yield name, Expected(base.tensors.read(name).float(), 0.0)
 
 
 def _expected(

@@ -83,6 +83,7 @@ def merge_checkpoint(
     require_free(final)
     checkpoint, files = Checkpoint.open(base), read_adapter(adapter)
     stored = checkpoint.kept_dtype if dtype is None else as_dtype(dtype)
+    read_as = files.layout(layout) or _probed_layout(files, checkpoint)
     model, tokenizer = checkpoint.load(stored).model, checkpoint.tokenizer
     if checkpoint.quantised:
         _log.warning(
@@ -92,12 +93,11 @@ def merge_checkpoint(
         )
     sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
     untouched = record(model, sequences, tokenizer)
-    apply_in_place(model, files, checkpoint, layout)
+    apply_in_place(model, files, checkpoint, read_as)
     probed = _check_adapter(files, model, checkpoint)
     tuned = record(model, sequences, tokenizer)
     if judge(untouched, tuned, tuned).ruling == "unchanged":
         raise CheckpointError(f"{files.path}: changes nothing; base with adapter is still the base")
-    read_as = files.layout(layout) or _probed_layout(files, checkpoint)
     about = _manifest(checkpoint, files, model.adapter)
     carried = stored_templates(files.path)
     merge_adapter(model)

@@ -305,6 +305,13 @@ class Checkpoint:
             self.check_probes(model)
         return Loaded(model, self, placement.ignored, rounding)
 
+    def load_as_stored(self) -> Loaded:
+        """`load` with weights of the type they are stored in and activations in float32.
+
+        It answers as the model in float32 does and is no larger in memory than on disk; see `stored_dtype`.
+        """
+        return self.load(self.stored_dtype, compute_dtype=torch.float32)
+
     def _check_layers(self, config: ModelConfig) -> None:
         """Refuse more layers than the weights can have tensors for, before any of them is built."""
         stored = sum(1 for _ in self.tensors)

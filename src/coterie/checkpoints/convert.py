@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from coterie.checkpoints.checkpoint import Checkpoint, Loaded
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
 from coterie.checkpoints.quantised.settings import SIDE_FILES
 from coterie.checkpoints.relabel import as_family
@@ -28,12 +28,19 @@ from coterie.checkpoints.tensor_writer import (
     disk_tensors,
     write_model_files,
 )
-from coterie.config import CheckpointError
+from coterie.config import CheckpointError, ModelConfig
 from coterie.config.files import write_json
+from coterie.data.progress import Ticker
 from coterie.families import family, float32_parameters
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import SAME, Difference, difference
-from coterie.proof.records import default_sequences, record, rounded, save_probes
+from coterie.proof.records import (
+    ProbeRecord,
+    default_sequences,
+    record,
+    round_parameters,
+    save_probes,
+)
 
 RECEIPT = "receipt.json"
 _COMPANIONS = {".json", ".jinja", ".txt", ".model", ".md"}
@@ -83,6 +90,14 @@ class ConversionReceipt:
         return asdict(self) | {"difference": self.difference.to_dict(), "exact": self.exact.to_dict()}
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """What the source answers as it is, and `rounded` as it is written."""
+
+    original: ProbeRecord
+    rounded: ProbeRecord
+
+
 def convert_directory(
     source: str | Path | Checkpoint,
     out: Path,
@@ -104,17 +119,14 @@ def convert_directory(
     checkpoint = Checkpoint.open(source)
     _log.info("reading %s", checkpoint.path)
     kept = checkpoint.stored_dtype
-    loaded = checkpoint.load(kept, check=checkpoint.probes is not None)
-    model, changes = as_family(loaded.model, target or checkpoint.config.family, drop)
     chosen = as_dtype(dtype) if dtype is not None else checkpoint.kept_dtype
-    if checkpoint.quantised:
-        changes.append("widened from the quantised form on disk")
-    changes += [f"not repeated: '{name}', which follows from other tensors" for name in loaded.ignored]
+    models, changes, rounding, answers = _converted(checkpoint, kept, chosen, target, drop)
+    config = models[0].config
     copied, left_out = _companions(checkpoint.path)
-    rounding = _rounding(model, chosen)
     made: list[ConversionReceipt] = []
 
     def write(folder: Path) -> None:
+        model = models.pop()
         changes.extend(_from_keys(checkpoint, folder))
         write_model_files(folder, model, None, chosen, shard_bytes)
         for name in copied:
@@ -122,14 +134,15 @@ def convert_directory(
         _log.info("reading the result back")
         written = Checkpoint.open(folder)
         tensors = _same_tensors(written, model, chosen)
-        exact, apart = _same_answers(written, loaded, chosen)
+        del model  # one model in memory at a time
+        exact, apart = _same_answers(written, checkpoint, answers, chosen)
         receipt = ConversionReceipt(
             source=checkpoint.name,
             out=str(shown or out),
-            family=(checkpoint.config.family, model.config.family),
+            family=(checkpoint.config.family, config.family),
             dtype=("quantised" if checkpoint.quantised else _name(kept), _name(chosen)),
             tensors=tensors,
-            mapped=_mapping(loaded.model, model),
+            mapped=_mapping(checkpoint.config, config),
             changes=changes,
             copied=copied,
             left_out=left_out,
@@ -176,6 +189,29 @@ def _companions(directory: Path) -> tuple[list[str], list[str]]:
     return small, others + folders
 
 
+def _converted(
+    checkpoint: Checkpoint, kept: torch.dtype, chosen: torch.dtype, target: str | None, drop: Collection[str]
+) -> tuple[list[Transformer], list[str], Rounding, _Answers]:
+    """The model to write, rounded, as the only one that holds it, what changed, and what the source answers.
+
+    The source is rounded in place, one tensor at a time, between its two records.
+    """
+    loaded = checkpoint.load(kept, check=checkpoint.probes is not None)
+    source, wanted = loaded.model, target or checkpoint.config.family
+    model, changes = as_family(source, wanted, drop)
+    if checkpoint.quantised:
+        changes.append("widened from the quantised form on disk")
+    changes += [f"not repeated: '{name}', which follows from other tensors" for name in loaded.ignored]
+    rounding = _rounding(model, chosen)
+    wide = float32_parameters(model.config)
+    del model
+    sequences = default_sequences(checkpoint.tokenizer, source.config.vocab_size, source.config.max_positions)
+    original = expected = record(source, sequences, checkpoint.tokenizer)
+    if round_parameters(source, chosen, wide):
+        expected = record(source, sequences, checkpoint.tokenizer)
+    return [as_family(source, wanted, drop)[0]], changes, rounding, _Answers(original, expected)
+
+
 def _rounding(model: Transformer, dtype: torch.dtype) -> Rounding:
     """What storing the parameters as `dtype` changes.
 
@@ -219,7 +255,9 @@ def _same_tensors(written: Checkpoint, model: Transformer, dtype: torch.dtype) -
         raise CheckpointError(
             f"convert: '{odd}' is {'not to be' if odd in stored else 'missing'} in the result"
         )
-    for name in expected:
+    ticker = Ticker("comparing: tensors")
+    for number, name in enumerate(expected, 1):
+        ticker(number, len(expected))
         wanted = disk_tensor(made[name], own, dtype) if name in made else model.carried[name]
         found = stored.read(name)
         if found.dtype != wanted.dtype or not torch.equal(found, wanted):
@@ -227,33 +265,29 @@ def _same_tensors(written: Checkpoint, model: Transformer, dtype: torch.dtype) -
     return len(expected)
 
 
-def _same_answers(written: Checkpoint, source: Loaded, dtype: torch.dtype) -> tuple[Difference, Difference]:
+def _same_answers(
+    written: Checkpoint, source: Checkpoint, answers: _Answers, dtype: torch.dtype
+) -> tuple[Difference, Difference]:
     """Differences of the written model's answers from the rounded source and from the source as it is.
 
     Errors: `CheckpointError` unless the first is (nearly) zero.
     """
-    before, tokenizer = source.model, source.tokenizer
-    config = before.config
-    sequences = default_sequences(tokenizer, config.vocab_size, config.max_positions)
-    original = record(before, sequences, tokenizer)
-    with rounded(before, dtype):
-        expected = record(before, sequences, tokenizer)
-    found = record(written.load(dtype).model, sequences, tokenizer)
-    exact = difference(expected, found)
+    found = record(written.load(dtype).model, answers.original.sequences, source.tokenizer)
+    exact = difference(answers.rounded, found)
     if not exact.within(SAME):
         raise CheckpointError(
             f"convert: the result answers differently ({exact.mean_logprob:.3g} on average, "
             f"{exact.max_logprob:.3g} at most); nothing was kept"
         )
     save_probes(written.path, found)
-    return exact, difference(original, found)
+    return exact, difference(answers.original, found)
 
 
-def _mapping(before: Transformer, after: Transformer) -> list[dict[str, dict[str, int]]]:
+def _mapping(before: ModelConfig, after: ModelConfig) -> list[dict[str, dict[str, int]]]:
     """Names on disk before and after, paired by our names, numbers as `*`; one side may be empty."""
     table: dict[str, tuple[dict[str, int], dict[str, int]]] = {}
-    for side, model in enumerate((before, after)):
-        for slot in family(model.config.family).slots(model.config):
+    for side, config in enumerate((before, after)):
+        for slot in family(config.family).slots(config):
             names = table.setdefault(_part(slot.name), ({}, {}))[side]
             pattern = _pattern(slot.disk)
             names[pattern] = names.get(pattern, 0) + 1

@@ -12,6 +12,7 @@ from torch import Tensor
 from coterie.checkpoints.quantise import MatrixRounding, quantised_parts, read_quantised
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError, ModelConfig
+from coterie.data.progress import Ticker
 from coterie.families import Slot, family
 from coterie.families.mapping import Held
 from coterie.machine.system import memory_bytes
@@ -105,7 +106,9 @@ def fill_model(
     quantised = quantised_parts(model)
     for name in placement.carried:
         model.carried[name] = source.read(name)
-    for slot in placement.slots:
+    ticker = Ticker("reading: tensors")
+    for number, slot in enumerate(placement.slots, 1):
+        ticker(number, len(placement.slots))
         if slot.name in quantised:
             read_quantised(source, slot, quantised[slot.name], rounding)
         else:

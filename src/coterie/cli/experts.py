@@ -128,7 +128,7 @@ def _routed(base: str, tuned: str | None, data: list[str], max_tokens: int) -> R
     from coterie.evaluate.routing.compare import routing_report
 
     model, documents = _loaded(base, data, max_tokens)
-    other = None if tuned is None else Checkpoint.open(tuned).load().model
+    other = None if tuned is None else Checkpoint.open(tuned).load_as_stored().model
     return routing_report(model, documents, other)
 
 
@@ -138,7 +138,7 @@ def _loaded(directory: str, data: list[str], max_tokens: int) -> tuple[Transform
     from coterie.data.heldout import read_domains
     from coterie.evaluate.routing.trace import require_experts
 
-    loaded = Checkpoint.open(directory).load()
+    loaded = Checkpoint.open(directory).load_as_stored()
     require_experts(loaded.model, directory)
     return loaded.model, read_domains(data, loaded.tokenizer, max_tokens, directory)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,19 +227,25 @@ def _in_float32(model: Transformer) -> Iterator[None]:
 @contextmanager
 def rounded(model: Transformer, dtype: torch.dtype) -> Iterator[None]:
     """Inside, parameters are as they will be read back after storing them as `dtype`; then as before."""
-    wide = float32_parameters(model.config)
-    originals = [
-        (parameter, parameter.data)
-        for name, parameter in model.named_parameters()
-        if parameter.dtype != dtype and name not in wide
-    ]
+    originals = [(parameter, parameter.data) for parameter in model.parameters()]
     try:
-        for parameter, data in originals:
-            parameter.data = data.to(dtype)
+        round_parameters(model, dtype)
         yield
     finally:
         for parameter, data in originals:
             parameter.data = data
+
+
+def round_parameters(model: Transformer, dtype: torch.dtype, also_wide: Collection[str] = ()) -> int:
+    """Make parameters what storing them as `dtype` makes of them, for good; returns how many changed type.
+
+    `also_wide`: names that stay as they are, besides those that the family stores as float32.
+    """
+    wide = float32_parameters(model.config) | set(also_wide)
+    changing = [p for name, p in model.named_parameters() if p.dtype != dtype and name not in wide]
+    for parameter in changing:
+        parameter.data = parameter.data.to(dtype)
+    return len(changing)
 
 
 def _likely(model: Transformer, h_TD: Tensor, following_T: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

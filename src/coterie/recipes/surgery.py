@@ -77,7 +77,8 @@ def operate(source: str | Path | Checkpoint, out: str | Path, operation: Operati
     checkpoint.verify()
     if other is not None:
         settings = _with_source_layer(settings, other)
-    original = _loaded(checkpoint, torch.float32 if healing is not None else checkpoint.stored_dtype)
+    # Healing trains in float32.
+    original = (checkpoint.load_as_stored() if healing is None else checkpoint.load()).model
     measure = _Measure.of(operation.data, original.config, checkpoint.tokenizer)
     before = measure.record(original)
     _log.info("measuring the original")
@@ -99,16 +100,11 @@ def operate(source: str | Path | Checkpoint, out: str | Path, operation: Operati
     return receipt
 
 
-def _loaded(checkpoint: Checkpoint, dtype: torch.dtype) -> Transformer:
-    """The model with its weights as `dtype`; it computes in float32."""
-    return checkpoint.load(dtype, compute_dtype=torch.float32).model
-
-
 def _with_source_layer(settings: Mapping[str, Any], other: Checkpoint) -> dict[str, Any]:
     """The settings of `swap-expert` with the layer that holds the expert instead of its checkpoint."""
     rest = {name: value for name, value in settings.items() if name not in ("other", "other_layer")}
     layer = settings["layer"] if settings.get("other_layer") is None else settings["other_layer"]
-    return rest | {"source": _loaded(other, other.stored_dtype).blocks[layer].ffn}
+    return rest | {"source": other.load_as_stored().model.blocks[layer].ffn}
 
 
 @dataclass(frozen=True)
@@ -218,7 +214,7 @@ class _Written:
                 raise CheckpointError(
                     f"{self.folder}: '{name}' was not written as it was made; nothing was kept"
                 )
-        return _loaded(result, self.source.stored_dtype)
+        return result.load_as_stored().model
 
 
 def _digest(tensor: Tensor) -> str:

@@ -10,6 +10,7 @@ T tokens, D width, E experts, F expert width.
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -218,17 +219,15 @@ def mixed(
     config = changed(model.config, other_number)
 
     @torch.no_grad()
-    def layers() -> Iterator[Layer]:
-        for layer, old, seen in watch(model, sequences):
-            if not isinstance(old, MoE):
-                yield old
-                continue
-            new = blank(model, config, layer)
-            assert isinstance(new, MoE)
-            combine_experts(old, new, mixture_of(layer, old, seen))
-            yield finished(new)
+    def made(layer: int, old: Layer, seen: list[LayerSeen]) -> Layer:
+        if not isinstance(old, MoE):
+            return old
+        new = blank(model, config, layer)
+        assert isinstance(new, MoE)
+        combine_experts(old, new, mixture_of(layer, old, seen))
+        return finished(new)
 
-    return LayerwiseResult(model, config, layers())
+    return LayerwiseResult(model, config, itertools.starmap(made, watch(model, sequences)))
 
 
 @torch.no_grad()
@@ -253,6 +252,7 @@ def watch(model: Transformer, sequences: Sequences | None) -> Iterator[tuple[int
                 LayerSeen(part.inputs[layer], part.routing[layer], part.outputs[layer]) for part in passes
             ]
         yield layer, ffn, seen
+        del seen  # before the next layer runs
         ticker(layer + 1, len(model.blocks))
 
 

@@ -10,7 +10,7 @@ regression. T tokens, D width, U units kept, F expert width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from typing import Any
 
 import torch
@@ -70,19 +70,19 @@ def densifying(model: Transformer, sequences: Sequences, width: int | None = Non
     details: dict[str, Any] = {"exact_layers": list(exact), "lost_share": {}}
 
     @torch.no_grad()
-    def made() -> Iterator[Layer]:
-        for layer, old, seen in watch(model, sequences if len(exact) < len(layers) else None):
-            new = blank(model, config, layer)
-            assert isinstance(new, FeedForward)
-            if not isinstance(old, MoE):
-                _write_padded(new, (old.gate.weight, old.up.weight, old.down.weight))
-            elif layer in exact:
-                _write_padded(new, _joined(old, exact[layer]))
-            else:
-                details["lost_share"][str(layer)] = _write_fitted(new, old, seen, width)
-            yield finished(new)
+    def made(layer: int, old: Layer, seen: list[LayerSeen]) -> Layer:
+        new = blank(model, config, layer)
+        assert isinstance(new, FeedForward)
+        if not isinstance(old, MoE):
+            _write_padded(new, (old.gate.weight, old.up.weight, old.down.weight))
+        elif layer in exact:
+            _write_padded(new, _joined(old, exact[layer]))
+        else:
+            details["lost_share"][str(layer)] = _write_fitted(new, old, seen, width)
+        return finished(new)
 
-    return LayerwiseResult(model, config, made(), details)
+    text = sequences if len(exact) < len(layers) else None
+    return LayerwiseResult(model, config, itertools.starmap(made, watch(model, text)), details)
 
 
 def _dense_config(config: ModelConfig, dense: FeedForwardConfig) -> ModelConfig:

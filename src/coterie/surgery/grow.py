@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from typing import Any
 
 import torch
@@ -52,13 +52,12 @@ def adding_experts(
 
     result = mixed(model, lambda moe: moe.router.num_experts + count, grown, sequences)
 
-    def layers(made: Iterator[Layer]) -> Iterator[Layer]:
-        for layer, new in enumerate(made):
-            if isinstance(new, MoE):
-                _silence(new, new.config.router.num_experts - count, rows.pop(layer))
-            yield new
+    def silenced(layer: int, new: Layer) -> Layer:
+        if isinstance(new, MoE):
+            _silence(new, new.config.router.num_experts - count, rows.pop(layer))
+        return new
 
-    result.layers = layers(result.layers)
+    result.layers = itertools.starmap(silenced, enumerate(result.layers))
     return result
 
 
@@ -141,17 +140,15 @@ def swapping(
         )
     require_plain(model)
 
-    def layers() -> Iterator[Layer]:
-        for index in range(model.config.num_layers):
-            if index != layer:
-                yield ffn_of(model, index)
-                continue
-            new = blank(model, model.config, index)
-            assert isinstance(new, MoE)
-            _take(new, expert, source, expert if other_expert is None else other_expert, with_router)
-            yield finished(new)
+    def made(index: int) -> Layer:
+        if index != layer:
+            return ffn_of(model, index)
+        new = blank(model, model.config, index)
+        assert isinstance(new, MoE)
+        _take(new, expert, source, expert if other_expert is None else other_expert, with_router)
+        return finished(new)
 
-    return LayerwiseResult(model, model.config, layers())
+    return LayerwiseResult(model, model.config, map(made, range(model.config.num_layers)))
 
 
 @torch.no_grad()

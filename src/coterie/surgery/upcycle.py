@@ -9,7 +9,6 @@ whole copies, and `down` is multiplied by G because the K chosen weights sum to 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -21,7 +20,7 @@ from coterie.nn.experts import Experts
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.transformer import Transformer
 from coterie.surgery.arguments import check_upcycle
-from coterie.surgery.common import Layer, LayerwiseResult, blank, changed, finished, require_plain
+from coterie.surgery.common import Layer, LayerwiseResult, blank, changed, ffn_of, finished, require_plain
 
 Variation = Literal["copy", "noise", "drop"]
 
@@ -61,7 +60,7 @@ def upcycling(
     if variation == "drop" and amount is not None and not 0 <= amount <= 1:
         raise ConfigError(f"upcycle: drop takes an amount from 0 to 1, not {amount:g}")
 
-    def ffn_of(_: int, ffn: Any) -> MoEConfig:
+    def routed(_: int, ffn: Any) -> MoEConfig:
         assert isinstance(ffn, FeedForwardConfig)
         chosen: dict[str, Any] = {"num_experts": num_experts, "top_k": top_k, "renormalize": True}
         router = RouterConfig.from_dict(chosen | dict(family(target).upcycled))
@@ -72,20 +71,19 @@ def upcycling(
             balance=BalanceConfig(loss_coef=0.001),
         )
 
-    config = changed(model.config, ffn_of, target)
+    config = changed(model.config, routed, target)
 
-    def layers() -> Iterator[Layer]:
-        for layer, block in enumerate(model.blocks):
-            dense, moe = block.ffn, blank(model, config, layer)
-            assert isinstance(dense, FeedForward) and isinstance(moe, MoE)
-            digest = hashlib.sha256(f"{seed}:{layer}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-            _fill(dense, moe, split, model.config.init_std, generator)
-            for expert in range(num_experts if variation != "copy" else 0):
-                _vary(moe, expert, variation, amount, generator)
-            yield finished(moe)
+    def made(layer: int) -> Layer:
+        dense, moe = ffn_of(model, layer), blank(model, config, layer)
+        assert isinstance(dense, FeedForward) and isinstance(moe, MoE)
+        digest = hashlib.sha256(f"{seed}:{layer}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        _fill(dense, moe, split, model.config.init_std, generator)
+        for expert in range(num_experts if variation != "copy" else 0):
+            _vary(moe, expert, variation, amount, generator)
+        return finished(moe)
 
-    return LayerwiseResult(model, config, layers())
+    return LayerwiseResult(model, config, map(made, range(config.num_layers)))
 
 
 @torch.no_grad()
