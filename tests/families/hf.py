@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.families.hf_mixers import CONFIGS as MIXERS
 from tests.families.hf_newer import NEWER
 from tests.families.hf_sandwich import SANDWICHES
 
@@ -320,51 +321,7 @@ CONFIGS |= {
 }
 CONFIGS |= SANDWICHES
 CONFIGS |= NEWER
-
-_DELTA = {
-    "head_dim": 16,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 6,
-    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
-}
-_DELTA_MOE = _DELTA | {
-    "moe_intermediate_size": 12,
-    "shared_expert_intermediate_size": 20,
-    "num_experts": 6,
-    "num_experts_per_tok": 3,
-}
-CONFIGS |= {
-    "qwen3_next": _DELTA_MOE
-    | {
-        "model_type": "qwen3_next",
-        "intermediate_size": 40,
-        "norm_topk_prob": False,
-        "mlp_only_layers": [1],
-        "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5},
-    },
-    "qwen3_5_text": _DELTA
-    | {
-        "model_type": "qwen3_5_text",
-        "intermediate_size": 48,
-        "linear_conv_kernel_dim": 3,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 300.0,
-            "partial_rotary_factor": 0.5,
-            "mrope_section": [2, 1, 1],
-            "mrope_interleaved": True,
-        },
-    },
-    "qwen3_5_moe_text": _DELTA_MOE
-    | {
-        "model_type": "qwen3_5_moe_text",
-        "linear_num_key_heads": 4,
-        "tie_word_embeddings": True,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "mrope_section": [1, 1, 0]},
-    },
-}
+CONFIGS |= MIXERS
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
@@ -374,7 +331,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
         noise = torch.randn(parameter.shape, generator=generator)
         parameter.data = 1 + 0.3 * noise if "norm" in _name(model, parameter) else noise * 0.25
     for name, buffer in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):
+        if name.endswith(("e_score_correction_bias", "expert_bias")):
             buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.5 - 0.6)
 
 

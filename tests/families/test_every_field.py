@@ -57,6 +57,8 @@ NAMES = (
     "flex_olmo",
     "hunyuan_v1_dense",
     "hunyuan_v1_moe",
+    "lfm2",
+    "lfm2_moe",
 )
 IDS = torch.randint(0, VOCAB, (24,), generator=torch.Generator().manual_seed(1))
 

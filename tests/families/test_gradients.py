@@ -30,6 +30,7 @@ LENGTHS = (23, 17)
         "qwen3_next",
         "qwen2_moe",
         "minimax_m2",
+        "lfm2_moe",
     ],
 )
 def test_gradients_equal_transformers(name: str, tmp_path: Path) -> None:

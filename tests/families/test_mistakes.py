@@ -207,6 +207,10 @@ MISTAKES: list[tuple[str, str, Any]] = [
     ("qwen2_moe", "ffn.router.renormalize", True),
     ("qwen2_moe", "attention.qkv_bias", False),
     ("qwen2_moe_every_second", "ffn.router.renormalize", False),
+    ("lfm2", "attention.qk_norm", "none"),
+    ("lfm2", "attention.bias", False),
+    ("lfm2_moe", "ffn.router.select_bias", False),
+    ("lfm2_moe", "ffn.router.scale", 1.0),
 ]
 
 

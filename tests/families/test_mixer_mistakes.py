@@ -15,6 +15,7 @@ from coterie.checkpoints.directory import load_model
 from coterie.nn import gated_delta
 from coterie.nn.delta_rule import delta_rule
 from coterie.nn.gated_delta import GatedDeltaNet
+from coterie.nn.recurrent import RecurrentMixer
 from coterie.nn.transformer import Transformer
 from tests.families.hf import tiny
 from tests.families.test_mistakes import ENOUGH, logits, rebuilt
@@ -24,6 +25,13 @@ from tests.families.test_mistakes import ENOUGH, logits, rebuilt
 def delta(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
     path: Path = tmp_path_factory.mktemp("delta")
     tiny("qwen3_5_text").save_pretrained(path)
+    return load_model(path).model
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    path: Path = tmp_path_factory.mktemp("short")
+    tiny("lfm2").save_pretrained(path)
     return load_model(path).model
 
 
@@ -61,12 +69,12 @@ def test_keys_of_any_length(delta: Transformer, monkeypatch: pytest.MonkeyPatch)
     assert (logits(delta) - right).abs().max() > ENOUGH
 
 
-def _changed(model: Transformer, change: Callable[[GatedDeltaNet], Any]) -> Tensor:
+def _changed(model: Transformer, change: Callable[[Any], Any]) -> Tensor:
     """How the logits move where `change` has been made to every mixer."""
     wrong = rebuilt(model, model.config)
     with torch.no_grad():
         for block in wrong.blocks:
-            if isinstance(block.attention, GatedDeltaNet):
+            if isinstance(block.attention, RecurrentMixer):
                 change(block.attention)
     return (logits(wrong) - logits(model)).abs().max()
 
@@ -106,3 +114,20 @@ def test_query_and_gate_exchanged(delta: Transformer) -> None:
                 block.attention.q.weight.copy_(gate)
                 block.attention.gate.weight.copy_(query)
     assert (logits(wrong) - logits(delta)).abs().max() > ENOUGH
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0)])
+def test_the_thirds_of_a_short_convolution_in_the_wrong_order(
+    short: Transformer, order: tuple[int, ...]
+) -> None:
+    def change(mixer: Any) -> None:
+        for part in (mixer.bcx.weight, mixer.bcx.bias):
+            thirds = part.clone().chunk(3)
+            part.copy_(torch.cat([thirds[index] for index in order]))
+
+    moved = _changed(short, change)
+    assert moved < ENOUGH if order == (2, 1, 0) else moved > ENOUGH  # b * x is x * b
+
+
+def test_the_taps_of_a_short_convolution_in_the_wrong_order(short: Transformer) -> None:
+    assert _changed(short, lambda mixer: mixer.conv.copy_(mixer.conv.flip(1))) > ENOUGH

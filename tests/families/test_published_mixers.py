@@ -32,6 +32,10 @@ _EXPERTS = {
     "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "num_key_value_heads": 2,
     "num_attention_heads": 16, "hidden_size": 2048, "linear_num_value_heads": 32,
 }  # fmt: skip
+_LFM2 = {
+    "vocab_size": 65536, "num_key_value_heads": 8, "max_position_embeddings": 128000, "norm_eps": 1e-5,
+    "conv_L_cache": 3, "conv_bias": False,
+}  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {
     "Qwen3.5-27B": _QWEN | _ROPE | {
         "model_type": "qwen3_5_text", "vocab_size": 248320, "hidden_size": 5120, "intermediate_size": 17408,
@@ -52,12 +56,31 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [], "intermediate_size": 5120,
     },
 }  # fmt: skip
+_DENSE = {
+    "model_type": "lfm2", "num_hidden_layers": 16, "rope_theta": 1000000.0, "block_multiple_of": 256,
+    "block_ffn_dim_multiplier": 1.0, "block_auto_adjust_ff_dim": True, "tie_embedding": True,
+    "layer_types": ["full_attention" if i in (2, 5, 8, 10, 12, 14) else "conv" for i in range(16)],
+}  # fmt: skip
+CONFIGS |= {
+    "LFM2-350M": _LFM2 | _DENSE | {"hidden_size": 1024, "num_attention_heads": 16, "block_ff_dim": 6656},
+    "LFM2-1.2B": _LFM2 | _DENSE | {"hidden_size": 2048, "num_attention_heads": 32, "block_ff_dim": 12288},
+    "LFM2-8B-A1B": _LFM2 | {
+        "model_type": "lfm2_moe", "num_hidden_layers": 24, "hidden_size": 2048, "num_attention_heads": 32,
+        "intermediate_size": 7168, "moe_intermediate_size": 1792, "num_dense_layers": 2, "num_experts": 32,
+        "num_experts_per_tok": 4, "use_expert_bias": True, "norm_topk_prob": True, "rope_theta": 1000000.0,
+        "routed_scaling_factor": 1.0, "tie_embedding": True,
+        "layer_types": ["full_attention" if i in (2, 6, 10, 14, 18, 21) else "conv" for i in range(24)],
+    },
+}  # fmt: skip
 # Billions of parameters without encoder and layers for multi-token prediction: total, active.
 SIZES = {
     "Qwen3.5-27B": (26.9, 26.9),
     "Qwen3.5-0.8B": (0.75, 0.75),
     "Qwen3.5-35B-A3B": (34.7, 3.5),
     "Qwen3-Next-80B-A3B": (79.7, 3.9),
+    "LFM2-350M": (0.354, 0.354),
+    "LFM2-1.2B": (1.170, 1.170),
+    "LFM2-8B-A1B": (8.34, 1.56),
 }
 
 
@@ -83,7 +106,10 @@ def test_the_config_survives_and_its_numbers_are_counted(name: str) -> None:
 @pytest.mark.parametrize("layers", [8, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_names_and_shapes_are_those_transformers_writes(name: str, layers: int | None) -> None:
-    data = CONFIGS[name] | ({} if layers is None else {"num_hidden_layers": layers})
+    data = dict(CONFIGS[name])
+    if layers is not None:
+        data["num_hidden_layers"] = layers
+        data |= {"layer_types": data["layer_types"][:layers]} if "layer_types" in data else {}
     config, theirs = config_from_hf(data), reference(data)
     with torch.device("meta"):
         model = Transformer(config)

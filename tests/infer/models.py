@@ -15,7 +15,7 @@ from coterie.config import (
     RouterConfig,
     TemperatureConfig,
 )
-from coterie.config.mixers import DeltaNetConfig
+from coterie.config.mixers import DeltaNetConfig, ShortConvConfig
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 
@@ -47,6 +47,10 @@ KINDS: dict[str, list[BlockConfig]] = {
             attention=CHUNKED.model_copy(update={"rope": RopeConfig(theta=500.0, style="pairs")}),
             ffn=ON_INPUT,
         ),
+    ],
+    "short_conv": [
+        BlockConfig(attention=ShortConvConfig(channels=32, kernel=4, bias=True), ffn=DENSE),
+        BlockConfig(attention=CAUSAL, ffn=DENSE),
     ],
     "delta": [BlockConfig(attention=DELTA, ffn=DENSE), BlockConfig(attention=CAUSAL, ffn=MOE)],
 }

@@ -61,8 +61,7 @@ class DeltaNetConfig(Settings):
         """Operations per token besides products with matrices: the convolution, and a state's three uses."""
         return 2 * self.channels * self.kernel + 6 * self._matrix
 
-    @property
-    def vectors(self) -> int:
+    def vectors(self, width: int) -> int:
         """Parameters that are not in `matrices`: taps, decays, time steps and a norm."""
         return self.channels * self.kernel + 2 * self.num_value_heads + self.value_dim
 
@@ -84,5 +83,50 @@ class DeltaNetConfig(Settings):
         return self.num_value_heads * self.key_dim * self.value_dim
 
 
-StateMixer = DeltaNetConfig
-STATE_MIXERS = (DeltaNetConfig,)
+class ShortConvConfig(Settings):
+    """A gated short convolution of one layer (LFM2; docs/design/families.md, Recurrent mixers).
+
+    `channels`: its width. `kernel`: taps. `bias`: of its projections and of the convolution.
+    """
+
+    kind: Literal["short_conv"] = "short_conv"
+    channels: int = Field(gt=0, le=WIDEST)
+    kernel: int = Field(3, gt=1, le=1024)
+    bias: bool = False
+
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
+        return f"gated convolution, {self.kernel} taps"
+
+    @property
+    def output_width(self) -> int:
+        """Numbers per token before the output projection."""
+        return self.channels
+
+    @property
+    def state_values(self) -> int:
+        """Numbers that one sequence keeps in float32, whatever its length."""
+        return self.channels * (self.kernel - 1)
+
+    @property
+    def step_flops(self) -> int:
+        """Operations per token besides products with matrices: two gates and the convolution."""
+        return 2 * self.channels * (self.kernel + 1)
+
+    @property
+    def training_values(self) -> int:
+        """About how many numbers per token are kept for the backward pass, projections included."""
+        return self.channels * (self.kernel + 7)
+
+    def vectors(self, width: int) -> int:
+        """Parameters that are not in `matrices`: taps and biases."""
+        return self.channels * self.kernel + (4 * self.channels + width if self.bias else 0)
+
+    def matrices(self, width: int) -> list[tuple[int, int]]:
+        """(rows, columns) of each weight matrix, for a model of `width`."""
+        return [(3 * self.channels, width), (width, self.channels)]
+
+
+StateMixer = DeltaNetConfig | ShortConvConfig
+STATE_MIXERS = (DeltaNetConfig, ShortConvConfig)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from coterie.config.base import Settings
 from coterie.config.mixers import WIDEST as _WIDEST
-from coterie.config.mixers import DeltaNetConfig
+from coterie.config.mixers import DeltaNetConfig, ShortConvConfig
 
 # Far beyond every published model: a damaged config.json is refused before anything is built from it.
 _MOST_IDS, _MOST_EXPERTS, _MOST_IN_ALL = 2**26, 2**16, 2**21
@@ -298,7 +298,7 @@ class BlockConfig(Settings):
     post_norm(f(norm h)). `post_norm_eps`: of the norms after (None: the model's).
     """
 
-    attention: AttentionConfig | MLAConfig | DeltaNetConfig = Field(discriminator="kind")
+    attention: AttentionConfig | MLAConfig | DeltaNetConfig | ShortConvConfig = Field(discriminator="kind")
     ffn: FeedForwardConfig | MoEConfig = Field(discriminator="kind")
     norms: Literal["pre", "post", "sandwich"] = "pre"
     post_norm_eps: float | None = Field(None, gt=0)

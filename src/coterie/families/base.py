@@ -15,6 +15,7 @@ from coterie.config import (
     ModelConfig,
     MoEConfig,
 )
+from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader, head_dim
 from coterie.families.rope import read_rope, rope_to_hf
@@ -230,6 +231,8 @@ def write_model(
 
 def grouped_query(config: ModelConfig, block: BlockConfig) -> AttentionConfig:
     """The block's attention, for families without latent attention. Errors: `ConfigError` for any other."""
+    if isinstance(block.attention, STATE_MIXERS):
+        raise ConfigError(f"a {config.family} checkpoint has no layer of this kind: {block.attention.words}")
     if not isinstance(block.attention, AttentionConfig):
         raise ConfigError(
             f"a {config.family} checkpoint has no latent attention; use deepseek_v3 or deepseek_v2"

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from coterie.config import AttentionConfig
-from coterie.config.mixers import DeltaNetConfig
+from coterie.config import AttentionConfig, ConfigError
+from coterie.config.mixers import DeltaNetConfig, ShortConvConfig, StateMixer
 from coterie.families.mapping import Slot, View, Within
 
 
@@ -53,6 +53,28 @@ def gated_query_slots(disk: str, ours: str, attention: AttentionConfig, width: i
     heads, rows = attention.num_heads, attention.head_dim
     parts = [(f"{ours}.{part}.weight", 0, heads * rows, rows) for part in ("q", "gate")]
     return interleaved(f"{disk}.weight", heads, width, parts)
+
+
+def mixer_slots(disk: str, ours: str, mixer: StateMixer, width: int, names: Mapping[str, str]) -> list[Slot]:
+    """A mixer with a state. `names`: its kind -> the name of its module on disk.
+
+    Errors: `ConfigError` for a kind that the family does not have.
+    """
+    if mixer.kind not in names:
+        raise ConfigError(f"a layer is a {mixer.words.split(',')[0]}, which this family does not have")
+    disk = f"{disk}.{names[mixer.kind]}"
+    if isinstance(mixer, ShortConvConfig):
+        return short_conv_slots(disk, ours, mixer)
+    return delta_slots(disk, ours, mixer, width, "attention.qkvz" in names)
+
+
+def short_conv_slots(disk: str, ours: str, mixer: ShortConvConfig) -> list[Slot]:
+    """A gated short convolution."""
+    parts = {"in_proj": "bcx", "out_proj": "o"}
+    kinds = ("weight", "bias") if mixer.bias else ("weight",)
+    slots = _named(disk, ours, {f"{a}.{kind}": f"{b}.{kind}" for a, b in parts.items() for kind in kinds})
+    slots.append(Slot(f"{disk}.conv.weight", f"{ours}.conv", one_channel))
+    return slots + (_named(disk, ours, {"conv.bias": "conv_bias"}) if mixer.bias else [])
 
 
 def delta_slots(disk: str, ours: str, mixer: DeltaNetConfig, width: int, by_key_head: bool) -> list[Slot]:

@@ -10,14 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coterie.config import (
-    AttentionConfig,
-    BlockConfig,
-    ConfigError,
-    FeedForwardConfig,
-    ModelConfig,
-    MoEConfig,
-)
+from coterie.config import AttentionConfig, ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
 from coterie.config.mixers import DeltaNetConfig
 from coterie.families.base import (
     COMMON_KEYS,
@@ -31,10 +24,10 @@ from coterie.families.base import (
     write_model,
 )
 from coterie.families.mapping import Slot
-from coterie.families.mixer_slots import delta_slots, gated_query_slots
+from coterie.families.mixed_layers import first_of_both, kinds_of, read_kinds
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
-from coterie.families.slots import RoutedNames, ffn_slots
+from coterie.families.slots import LAYER, RoutedNames, moe_slots
 from coterie.families.wrapper import wrapper
 
 _LINEAR = {
@@ -61,12 +54,8 @@ def _read_layers(reader: Reader) -> list[dict[str, Any]]:
     num_layers = reader.get("num_hidden_layers")
     interval = reader.get("full_attention_interval", default=4)
     usual = ["full_attention" if (i + 1) % interval == 0 else "linear_attention" for i in range(num_layers)]
-    types = reader.get("layer_types", default=None) or usual
+    types = read_kinds(reader, _KINDS, usual)
     reader.used.discard("full_attention_interval")  # kept as it is: layer_types, which is written, decides
-    if len(types) != num_layers or set(types) - set(_KINDS):
-        raise ConfigError(
-            f"{reader.where}: 'layer_types' needs {num_layers} entries out of {', '.join(_KINDS)}"
-        )
     linear = {name: reader.get(key, default=usual) for key, (name, usual) in _LINEAR.items()}
     rope = read_rope(reader, 10000.0, partial=0.25, own=_GRID)
     full = read_attention(reader, rope=rope, qk_norm="head", gate="full")
@@ -121,18 +110,13 @@ def _some_routed(reader: Reader) -> list[dict[str, Any]]:
 
 
 def _write_layers(config: ModelConfig) -> dict[str, Any]:
-    mixers = [block.attention for block in config.blocks]
-    full = next((mixer for mixer in mixers if isinstance(mixer, AttentionConfig)), None)
-    linear = next((mixer for mixer in mixers if isinstance(mixer, DeltaNetConfig)), None)
-    if full is None or linear is None:
-        raise ConfigError(f"a {config.family} model needs layers of attention and of gated delta rule")
-    names = {kind: name for name, kind in _KINDS.items()}
+    full, linear = first_of_both(config, DeltaNetConfig)
     data = write_model(config, full, partial=True)
     grid = config.extra.get("rope_parameters", {})
     data["rope_parameters"] = {key: grid[key] for key in _GRID if key in grid} | data["rope_parameters"]
     return data | {
         "attention_bias": False,
-        "layer_types": [names.get(type(mixer), "") for mixer in mixers],
+        "layer_types": kinds_of(config, _KINDS),
         **{key: getattr(linear, name) for key, (name, _) in _LINEAR.items()},
     }
 
@@ -168,34 +152,15 @@ def _write_next(config: ModelConfig) -> dict[str, Any]:
 
 
 _NAMES = RoutedNames(shared="shared_expert")
+_LAYER = LAYER | {"attention.gate": "self_attn.q_proj", "gated_delta": "linear_attn"}
 
 
-def _slots(config: ModelConfig, by_key_head: bool = False) -> list[Slot]:
-    slots = [Slot("model.embed_tokens.weight", "embed.weight")]
-    for index, block in enumerate(config.blocks):
-        disk, ours = f"model.layers.{index}", f"blocks.{index}"
-        slots += _mixer_slots(disk, f"{ours}.attention", block, config.width, by_key_head)
-        slots.append(Slot(f"{disk}.input_layernorm.weight", f"{ours}.attention_norm.weight"))
-        slots.append(Slot(f"{disk}.post_attention_layernorm.weight", f"{ours}.ffn_norm.weight"))
-        slots += ffn_slots(f"{disk}.mlp", f"{ours}.ffn", block.ffn, config.width, _NAMES)
-    slots.append(Slot("model.norm.weight", "norm.weight"))
-    return slots if config.tie_embeddings else [*slots, Slot("lm_head.weight", "head.weight")]
-
-
-def _mixer_slots(disk: str, ours: str, block: BlockConfig, width: int, by_key_head: bool) -> list[Slot]:
-    mixer = block.attention
-    if isinstance(mixer, DeltaNetConfig):
-        return delta_slots(f"{disk}.linear_attn", ours, mixer, width, by_key_head)
-    if not isinstance(mixer, AttentionConfig):
-        raise ConfigError("Qwen3-Next and Qwen3.5 have no latent attention")
-    disk = f"{disk}.self_attn"
-    slots = gated_query_slots(f"{disk}.q_proj", ours, mixer, width)
-    slots += [Slot(f"{disk}.{part}_proj.weight", f"{ours}.{part}.weight") for part in "kvo"]
-    return slots + [Slot(f"{disk}.{part}_norm.weight", f"{ours}.{part}_norm.weight") for part in "qk"]
+def _slots(config: ModelConfig) -> list[Slot]:
+    return moe_slots(config, _NAMES, _LAYER)
 
 
 def _slots_next(config: ModelConfig) -> list[Slot]:
-    return _slots(config, by_key_head=True)
+    return moe_slots(config, _NAMES, _LAYER | {"attention.qkvz": "linear_attn.in_proj_qkvz"})
 
 
 _FURTHER = ("mtp.",)

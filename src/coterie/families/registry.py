@@ -20,6 +20,7 @@ from coterie.families.granite import GRANITE, GRANITEMOE, GRANITEMOESHARED
 from coterie.families.hunyuan_v1 import HUNYUAN_V1_DENSE, HUNYUAN_V1_MOE
 from coterie.families.hy_v3 import HY_V3
 from coterie.families.kimi import KIMI_K2, KIMI_K25
+from coterie.families.lfm2 import LFM2, LFM2_MOE
 from coterie.families.llama import LLAMA
 from coterie.families.llama4 import LLAMA4, LLAMA4_TEXT
 from coterie.families.minimax_m2 import MINIMAX_M2
@@ -93,6 +94,8 @@ FAMILIES: dict[str, Family] = {
         DOTS1,
         HY_V3,
         GPT_OSS,
+        LFM2,
+        LFM2_MOE,
         QWEN3_NEXT,
         QWEN3_5_TEXT,
         QWEN3_5_MOE_TEXT,

@@ -2,7 +2,8 @@
 
 `LAYER` gives the name on disk of each part of a layer by our name; a family passes a table of its own,
 usually `LAYER | {...}`. `RoutedNames` does so for the feed-forward. Linear layers with one name on disk are
-one tensor there: their rows follow each other in the order of ours (q, k, v; gate, up).
+one tensor there: their rows follow each other in the order of ours (q, k, v; gate, up). Mixers with a state:
+`mixer_slots.py`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from coterie.config import (
 from coterie.config.mixers import STATE_MIXERS
 from coterie.families.base import dense_ffn
 from coterie.families.mapping import Slot, View, expert, expert_half, rows_within, whole
+from coterie.families.mixer_slots import gated_query_slots, mixer_slots
 
 Names = dict[str, str]
 
 LAYER: Names = {
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
+    "norm": "norm",
     "attention.q": "self_attn.q_proj",
     "attention.k": "self_attn.k_proj",
     "attention.v": "self_attn.v_proj",
@@ -77,7 +80,7 @@ def decoder_slots(config: ModelConfig, names: Names = LAYER) -> list[Slot]:
     slots = [Slot("model.embed_tokens.weight", "embed.weight")]
     for index, block in enumerate(config.blocks):
         slots += block_slots(f"model.layers.{index}", f"blocks.{index}", block, config.width, names)
-    slots.append(Slot("model.norm.weight", "norm.weight"))
+    slots.append(Slot(f"model.{names['norm']}.weight", "norm.weight"))
     if not config.tie_embeddings:
         slots.append(Slot("lm_head.weight", "head.weight"))
     return slots
@@ -88,9 +91,11 @@ def block_slots(disk: str, ours: str, block: BlockConfig, width: int, names: Nam
 
     Errors: `ConfigError` for norms where the family has none.
     """
-    if isinstance(block.attention, STATE_MIXERS):
-        raise ConfigError("this family has attention in every layer, and no mixer with a state")
-    slots = _attention_slots(disk, ours, block.attention, width, names)
+    mixer = block.attention
+    if isinstance(mixer, STATE_MIXERS):
+        slots = mixer_slots(disk, f"{ours}.attention", mixer, width, names)
+    else:
+        slots = _attention_slots(disk, ours, mixer, width, names)
     for part in _NORMS[block.norms]:
         if part not in names:
             raise ConfigError(f"norms '{block.norms}' have no tensor in this family's layout ('{part}')")
@@ -133,7 +138,9 @@ def _attention_slots(
     if isinstance(attention, MLAConfig):
         return [slot(part) for part in (*(("q",) if attention.q_rank is None else _LATENT_QUERY), *_LATENT)]
     queries, keys = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
-    rows = {"q": queries, "k": keys, "v": keys}
+    # A gate with the name of the queries: one tensor that holds both, head by head.
+    fused = attention.gate == "full" and names["attention.gate"] == names["attention.q"]
+    rows = {"k": keys, "v": keys} if fused else {"q": queries, "k": keys, "v": keys}
     parts = [
         (f"{disk}.{names[f'attention.{part}']}", f"{ours}.attention.{part}", count)
         for part, count in rows.items()
@@ -142,7 +149,9 @@ def _attention_slots(
     slots.append(slot("o"))
     if attention.output_bias:
         slots.append(slot("o", ".bias"))
-    if attention.gate != "none":
+    if fused:
+        slots += gated_query_slots(f"{disk}.{names['attention.q']}", f"{ours}.attention", attention, width)
+    elif attention.gate != "none":
         slots.append(slot("gate"))
     if attention.qk_norm in ("head", "head_after", "full"):
         slots += [slot("q_norm"), slot("k_norm")]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from coterie.config.mixers import DeltaNetConfig
+from coterie.config.mixers import DeltaNetConfig, ShortConvConfig
 from coterie.config.model import BlockConfig, MLAConfig, MoEConfig
 from coterie.nn.attention import Attention, KeyValueCache
 from coterie.nn.forward_context import ForwardContext
@@ -15,6 +15,7 @@ from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.norm import NormKind, RMSNorm
 from coterie.nn.recurrent import RecurrentMixer
+from coterie.nn.short_conv import ShortConv
 
 
 class Block(nn.Module):
@@ -67,4 +68,6 @@ def _mixer(width: int, config: BlockConfig, norm: NormKind) -> Attention | Laten
         return LatentAttention(width, mixer)
     if isinstance(mixer, DeltaNetConfig):
         return GatedDeltaNet(width, mixer, norm.eps)
+    if isinstance(mixer, ShortConvConfig):
+        return ShortConv(width, mixer)
     return Attention(width, mixer, norm)

@@ -217,7 +217,7 @@ def _attention_matrices(a: AttentionConfig | MLAConfig | StateMixer, width: int)
 def _attention_vectors(a: AttentionConfig | MLAConfig | StateMixer, width: int) -> int:
     """Biases, sinks and the weights of norms inside attention."""
     if isinstance(a, STATE_MIXERS):
-        return a.vectors
+        return a.vectors(width)
     if isinstance(a, MLAConfig):
         return (a.q_rank or 0) + a.kv_rank
     queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim

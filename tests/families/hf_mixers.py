@@ -1,0 +1,73 @@
+"""Configs of `hf.py` for families with recurrent mixers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_DELTA = {
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 6,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+}
+_DELTA_MOE = _DELTA | {
+    "moe_intermediate_size": 12,
+    "shared_expert_intermediate_size": 20,
+    "num_experts": 6,
+    "num_experts_per_tok": 3,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen3_next": _DELTA_MOE
+    | {
+        "model_type": "qwen3_next",
+        "intermediate_size": 40,
+        "norm_topk_prob": False,
+        "mlp_only_layers": [1],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5},
+    },
+    "qwen3_5_text": _DELTA
+    | {
+        "model_type": "qwen3_5_text",
+        "intermediate_size": 48,
+        "linear_conv_kernel_dim": 3,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 300.0,
+            "partial_rotary_factor": 0.5,
+            "mrope_section": [2, 1, 1],
+            "mrope_interleaved": True,
+        },
+    },
+    "qwen3_5_moe_text": _DELTA_MOE
+    | {
+        "model_type": "qwen3_5_moe_text",
+        "linear_num_key_heads": 4,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "mrope_section": [1, 1, 0]},
+    },
+}
+CONFIGS |= {
+    "lfm2": {
+        "model_type": "lfm2",
+        "intermediate_size": 50,
+        "block_multiple_of": 8,
+        "block_ffn_dim_multiplier": 1.2,
+        "conv_bias": True,
+        "conv_L_cache": 4,
+        "layer_types": ["conv", "full_attention", "conv", "conv"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 300.0},
+    },
+    "lfm2_moe": {
+        "model_type": "lfm2_moe",
+        "intermediate_size": 40,
+        "moe_intermediate_size": 12,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "num_dense_layers": 1,
+        "routed_scaling_factor": 1.7,
+        "tie_word_embeddings": False,
+        "layer_types": ["conv", "conv", "full_attention", "conv"],
+    },
+}
