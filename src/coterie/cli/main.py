@@ -82,6 +82,7 @@ VERBS = {
             "upcycle": Verb("Make a mixture of experts from a dense model.", "surgery:upcycle"),
             "prune": Verb("Remove the experts that matter least for the text.", "surgery:prune"),
             "merge-experts": Verb("Merge experts that respond alike to the text.", "surgery:merge_experts"),
+            "add-tokens": Verb("Add tokens to a model and its tokenizer.", "vocabulary:add_tokens"),
             "densify": Verb("Make a dense model from a mixture of experts.", "surgery:densify"),
             "add-expert": Verb(
                 "Add experts that change nothing until they are trained.", "surgery:add_expert"

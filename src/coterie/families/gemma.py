@@ -2,7 +2,7 @@
 
 Both have norms before and after each part with 1 + weight, scaled embeddings, GeGLU and sliding layers.
 Gemma 2 (arXiv 2408.00118) caps scores. Gemma 3 (arXiv 2503.19786) norms queries and keys instead, and its
-sliding layers have positions of their own.
+sliding layers have other positions.
 """
 
 from __future__ import annotations

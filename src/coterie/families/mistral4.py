@@ -22,7 +22,7 @@ from coterie.families.rope import rope_settings
 from coterie.families.slots import decoder_slots, dense_slots, shared_slots
 
 _BETA, _ORIGINAL = "llama_4_scaling_beta", "original_max_position_embeddings"
-# Stated beside the rope settings; they follow from the rest.
+# Stated with the rope settings; they follow from the rest.
 _REPEATED = ("max_position_embeddings", "partial_rotary_factor")
 _UNSAID = {
     "rope_type": "yarn",
