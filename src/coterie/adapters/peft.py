@@ -67,6 +67,8 @@ def encode(
             (parameters if _as_parameter(names, place, layout) else modules)[
                 _target(names, place, layout)
             ] = how
+        if layer in names.shared:
+            reasons.append(f"factors of a part of {names.shared[layer]}")
         if factors.magnitude is not None and (place.parameter in parameters or place.kind == "router"):
             reasons.append(f"DoRA on {place.kind if place.kind == 'router' else place.path.split('.')[-1]}")
         tensors |= part
@@ -145,6 +147,8 @@ def _encode_full(adapter: Adapter, names: Names) -> tuple[dict[str, Tensor], lis
     known = {_module(key) for key in names.parameters.values()} | modules
     saved = sorted(names.shorten(dict.fromkeys(modules, 0), sorted(known)))
     reasons = [f"{key.rpartition('.')[2]} trained in full" for key in tensors if key.endswith(".sinks")]
+    layers = {name.rpartition(".")[0] for name in adapter.full} & names.shared.keys()
+    reasons += [f"a part of {names.shared[layer]} trained in full" for layer in layers]
     return tensors, [module for module in saved if not module.endswith("self_attn")], reasons
 
 

@@ -72,7 +72,7 @@ class Names:
                     name, self.experts_path(slot), "gate_up" if name.endswith("gate_up") else "down"
                 )
             else:
-                path = self._in_memory(slot.disk.removesuffix(".weight"))
+                path = self._own_name(slot).removesuffix(".weight")
                 found[name] = Place(name, path, "router" if name.endswith(".router") else "linear")
         return found
 
@@ -126,8 +126,22 @@ class Names:
                 ending = "_proj" if kind == "weight" else "_proj_bias"
                 found[slot.name] = f"{self.experts_path(slot)}.{layer.rpartition('.')[2]}{ending}"
             else:
-                found[slot.name] = self._in_memory(slot.disk)
+                found[slot.name] = self._own_name(slot)
         return found
+
+    @cached_property
+    def shared(self) -> dict[str, str]:
+        """Layers that are a part of another model's layer, such as q of `qkv_proj` -> its name there."""
+        return {
+            slot.name.rpartition(".")[0]: slot.disk.split(".")[-2]
+            for slot in self.slots
+            if slot.within is not None and ".experts." not in slot.name
+        }
+
+    def _own_name(self, slot: Slot) -> str:
+        """The name in transformers 5; a part of a tensor, which has none, is named below the whole."""
+        path, _, kind = self._in_memory(slot.disk).rpartition(".")
+        return f"{path}.{kind}" if slot.within is None else f"{path}.{slot.name.split('.')[-2]}.{kind}"
 
     def experts_path(self, slot: Slot) -> str:
         """The module of a layer's experts in transformers 5."""
