@@ -86,7 +86,7 @@ def test_what_changes_the_model_without_a_winner_is_refused(keys: dict[str, Any]
 @pytest.mark.parametrize(
     "name", sorted({data["model_type"]: name for name, data in CONFIGS.items()}.values())
 )
-@pytest.mark.parametrize("keys", [{"sliding_window": 4}, {"layer_types": ["linear_attention"] * 4}])
+@pytest.mark.parametrize("keys", [{"sliding_window": 4}, {"layer_types": ["chunked_attention"] * 4}])
 def test_no_family_takes_a_mask_that_it_does_not_have(name: str, keys: dict[str, Any]) -> None:
     data = tiny(name).config.to_dict()
     own = ("mistral", "ministral3", "mixtral", "gpt_oss", "phi3", "gemma2", "gemma3_text", "olmo3")

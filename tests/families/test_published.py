@@ -46,8 +46,17 @@ def test_the_config_survives(name: str) -> None:
             assert written[key] == value, key
 
 
+_LARGE = {"kimi-k2", "hunyuan-3", "ernie-4.5-300b-a47b"}  # thousands of experts of forms seen elsewhere
+
+
 # One name for each configuration: some models are other weights of the same one.
-@pytest.mark.parametrize("name", {repr(config): name for name, config in CONFIGS.items()}.values())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in _LARGE else [])
+        for name in {repr(config): name for name, config in CONFIGS.items()}.values()
+    ],
+)
 def test_names_and_shapes_are_those_transformers_writes(name: str) -> None:
     data = CONFIGS[name]
     config = config_from_hf(data)

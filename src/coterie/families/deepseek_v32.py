@@ -66,5 +66,7 @@ def _family(model_type: str, architecture: str, examples: str) -> Family:
     )
 
 
-DEEPSEEK_V32 = _family("deepseek_v32", "DeepseekV32ForCausalLM", "DeepSeek V3.2")
-GLM_MOE_DSA = _family("glm_moe_dsa", "GlmMoeDsaForCausalLM", "GLM-5")
+DEEPSEEK_V32 = _family(
+    "deepseek_v32", "DeepseekV32ForCausalLM", "DeepSeek V3.2, up to the 2,048 keys that it chooses"
+)
+GLM_MOE_DSA = _family("glm_moe_dsa", "GlmMoeDsaForCausalLM", "GLM-5, up to 2,048 positions")
