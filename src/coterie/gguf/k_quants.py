@@ -72,30 +72,32 @@ def _largest(x_nG: Tensor) -> Tensor:
     return x_nG.gather(0, x_nG.abs().argmax(0, keepdim=True))[0]
 
 
-def _start(x_nG: Tensor, top: int, steps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _start(x_nG: Tensor, largest_G: Tensor, top: int, steps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Codes when the largest number is `-steps`, and their sums with the numbers and with themselves.
 
     Squares of the numbers are the weights: large ones count more.
     """
-    codes = (x_nG * (-steps / _largest(x_nG))).round_().clamp_(-top, top - 1)
+    codes = (x_nG * (-steps / largest_G)).round_().clamp_(-top, top - 1)
     weighted = x_nG.square() * codes
     return codes, (weighted * x_nG).sum(0), (weighted * codes).sum(0)
 
 
 def _fit_signed(x_nG: Tensor, top: int) -> Tensor:
     """(G,) scale for codes from -top to top - 1, the best of several roundings."""
-    best, scale = torch.zeros_like(x_nG[0]), torch.zeros_like(x_nG[0])
+    largest = _largest(x_nG)
+    best, scale = torch.zeros_like(largest), torch.zeros_like(largest)
     for number in (0, *range(-9, 0), *range(1, 10)):
-        _, sum_xl, sum_l2 = _start(x_nG, top, top + 0.1 * number)
+        _, sum_xl, sum_l2 = _start(x_nG, largest, top, top + 0.1 * number)
         better = (sum_l2 > 0) & (sum_xl * sum_xl > best * sum_l2)
         scale = torch.where(better, sum_xl / sum_l2, scale)
         best = torch.where(better, scale * sum_xl, best)
-    return torch.where(_largest(x_nG).abs() < _NOTHING, 0.0, scale)
+    return torch.where(largest.abs() < _NOTHING, 0.0, scale)
 
 
 def _fit_one_by_one(x_nG: Tensor, top: int) -> Tensor:
     """(G,) scale for codes from -top to top - 1, each of which is improved in turn while that helps."""
-    codes, sum_xl, sum_l2 = _start(x_nG, top, top)
+    largest = _largest(x_nG)
+    codes, sum_xl, sum_l2 = _start(x_nG, largest, top, top)
     for _ in range(5):
         changed = False
         for x, code in zip(x_nG, codes, strict=True):
@@ -111,7 +113,7 @@ def _fit_one_by_one(x_nG: Tensor, top: int) -> Tensor:
                 sum_xl, sum_l2 = torch.where(better, new_xl, sum_xl), torch.where(better, new_l2, sum_l2)
         if not changed:
             break
-    nothing = (_largest(x_nG).abs() < _NOTHING) | (sum_l2 <= 0)
+    nothing = (largest.abs() < _NOTHING) | (sum_l2 <= 0)
     return torch.where(nothing, 0.0, sum_xl / sum_l2)
 
 
