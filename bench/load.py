@@ -1,26 +1,32 @@
-"""Loading a 2 GB mixture of experts: coterie against transformers, fresh processes, files in page cache.
+"""Loading a model, fresh processes, files in page cache: coterie against transformers and llama.cpp.
 
-The checkpoint has the layout of Qwen3-MoE (one tensor per expert and matrix), bfloat16, in shards of 512 MB.
-Time is from the call to the last byte in memory; the peak is the process's largest resident size minus
+Without options a 2 GB mixture of experts in the layout of Qwen3-MoE (one tensor per expert and matrix), in
+bfloat16 shards of 512 MB. With `--gguf` a dense model of the llama architecture in one GGUF file: coterie and
+transformers unpack it into bfloat16, coterie also rounds it to int4 while reading, and llama.cpp keeps it as
+it is. Time is from the call to the last byte in memory; the peak is the process's largest resident size minus
 that after its imports.
 
     python bench/load.py [--gigabytes 2] [--repeats 5]
+    python bench/load.py --gguf q4_k_m [--gigabytes 1] [--repeats 5]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from common import RESULTS, environment, median, median_ratio, resident, write_json
 
 SIDES = ("coterie", "transformers")
+GGUF_SIDES = ("coterie", "coterie, int4", "transformers", "llama.cpp")
 
 
 def generate(path: Path, gigabytes: float) -> int:
@@ -51,36 +57,98 @@ def generate(path: Path, gigabytes: float) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def generate_gguf(folder: Path, gigabytes: float, quant: str) -> int:
+    """Write model.gguf, `gigabytes` in bfloat16; the number of its parameters."""
+    import torch
+
+    from coterie.config import AttentionConfig, BlockConfig, FeedForwardConfig, ModelConfig, RopeConfig
+    from coterie.gguf.export import export_gguf
+    from coterie.infer.model import LanguageModel, save
+    from coterie.nn.transformer import Transformer
+    from coterie.primer import documents
+    from coterie.text.tokenizer import Tokenizer
+
+    texts = [str(getattr(d, "text", d)) for _, d in zip(range(400), documents(), strict=False)]
+    tokenizer = Tokenizer.train(texts, 4096)
+    attention = AttentionConfig(num_heads=32, num_kv_heads=8, head_dim=64, rope=RopeConfig(theta=1e4))
+    block = BlockConfig(attention=attention, ffn=FeedForwardConfig(width=5632))
+    config = ModelConfig(
+        family="llama",
+        vocab_size=tokenizer.vocab_size,
+        width=2048,
+        blocks=(block,) * max(1, round(11 * gigabytes)),
+        max_positions=2048,
+        tie_embeddings=False,
+    )
+    model = Transformer(config).to(torch.bfloat16)
+    model.initialise(0)
+    save(LanguageModel(model, tokenizer), folder / "m")
+    export_gguf(folder / "m", folder / "model.gguf", quant)
+    shutil.rmtree(folder / "m")
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def loader(side: str, path: str) -> Callable[[], Any]:
+    """What loads the model and gives an object with parameters (llama.cpp: without)."""
+    if side.startswith("coterie"):
+        from coterie.checkpoints.directory import load_model
+        from coterie.config import AdapterConfig
+
+        quantise = AdapterConfig(quant="int4") if "int4" in side else None
+        return lambda: load_model(path, dtype="bfloat16", quantise=quantise).model
+    if side == "llama.cpp":
+        import llama_cpp
+
+        # Not mapped: all of it in memory, as for the others.
+        return lambda: llama_cpp.Llama(path, n_ctx=64, n_threads=1, use_mmap=False, verbose=False)
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen3MoeForCausalLM  # noqa: F401 (not timed)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if path.endswith(".gguf"):
+        import gguf  # noqa: F401
+
+        folder, name = str(Path(path).parent), Path(path).name
+        return lambda: AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.bfloat16)
+    return lambda: AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
+
+
 def one(side: str, path: str) -> None:
     """Load in this process; print the figures as JSON."""
-    if side == "coterie":
-        from coterie.checkpoints.directory import load_model
-
-        def load() -> Any:
-            return load_model(path, dtype="bfloat16").model
-    else:
-        import torch
-        from transformers import AutoModelForCausalLM, Qwen3MoeForCausalLM  # noqa: F401 (its import is not timed)
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-
-        def load() -> Any:
-            return AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
-
+    load = loader(side, path)
     before = resident("VmHWM")
     start = time.perf_counter()
     model = load()
     # The last byte really came.
-    total = sum(float(parameter.flatten()[-1]) for parameter in model.parameters())
+    parameters = [] if side == "llama.cpp" else [*model.parameters(), *model.buffers()]
+    total = sum(float(parameter.flatten()[-1]) for parameter in parameters)
     seconds = time.perf_counter() - start
     assert total == total
-    parameter_bytes = sum(parameter.nbytes for parameter in model.parameters())
+    parameter_bytes = sum(parameter.nbytes for parameter in parameters)
     print(
         json.dumps(
             {"seconds": seconds, "peak_bytes": resident("VmHWM") - before, "parameter_bytes": parameter_bytes}
         )
     )
+
+
+def measure(sides: tuple[str, ...], path: str, repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds and peaks of every side, by rounds; the first round fills the page cache and is not kept."""
+    figures: dict[str, dict[str, list[float]]] = {side: {"seconds": [], "peak_bytes": []} for side in sides}
+    for round_number in range(repeats + 1):
+        for side in sides:
+            command = [sys.executable, __file__, "--one", side, path]
+            run = subprocess.run(command, check=True, capture_output=True, text=True)
+            found = json.loads(run.stdout.splitlines()[-1])
+            if round_number:
+                for name, values in figures[side].items():
+                    values.append(found[name])
+                print(
+                    f"{side:14s} {found['seconds']:6.2f} s  peak {found['peak_bytes'] / 1e9:5.2f} GB",
+                    flush=True,
+                )
+    return figures
 
 
 def main() -> None:
@@ -89,44 +157,47 @@ def main() -> None:
     )
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=RESULTS / "load.json")
+    parser.add_argument("--gguf", metavar="QUANT")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "PATH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         one(*options.one)
         return
-    figures: dict[str, dict[str, list[float]]] = {side: {"seconds": [], "peak_bytes": []} for side in SIDES}
-    with tempfile.TemporaryDirectory() as folder:
-        parameters = generate(Path(folder), options.gigabytes)
-        size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-        for round_number in range(options.repeats + 1):
-            for side in SIDES:
-                command = [sys.executable, __file__, "--one", side, folder]
-                found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                if round_number:  # the first round fills the page cache
-                    for name, values in figures[side].items():
-                        values.append(found[name])
-                    print(
-                        f"{side:14s} {found['seconds']:6.2f} s  peak {found['peak_bytes'] / 1e9:5.2f} GB",
-                        flush=True,
-                    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.gguf:
+            sides, path = GGUF_SIDES, folder / "model.gguf"
+            parameters = generate_gguf(folder, options.gigabytes, options.gguf)
+        else:
+            sides, path = SIDES, folder
+            parameters = generate(folder, options.gigabytes)
+        size = sum(
+            file.stat().st_size for file in folder.rglob("*") if file.suffix in (".safetensors", ".gguf")
+        )
+        figures = measure(sides, str(path), options.repeats)
+    own = figures["coterie"]
+    ratios = {
+        side: {name: round(median_ratio(own[name], found[name]), 3) for name in ("seconds", "peak_bytes")}
+        for side, found in figures.items()
+        if side != "coterie"
+    }
     record = {
         "what": " ".join((__doc__ or "").split("\n\n    ")[0].split()),
         "environment": environment(),
         "repeats": options.repeats,
+        "quant": options.gguf,
         "parameters": parameters,
         "file_bytes": size,
         "sides": {
             side: {name: median(values) for name, values in found.items()} for side, found in figures.items()
         },
-        "ratios": {
-            name: round(median_ratio(figures["coterie"][name], figures["transformers"][name]), 3)
-            for name in ("seconds", "peak_bytes")
-        },
+        "ratios": ratios if options.gguf else ratios["transformers"],
     }
     print(record["ratios"])
-    write_json(options.out, record)
-    print(f"wrote {options.out}")
+    out = options.out or RESULTS / ("load_gguf.json" if options.gguf else "load.json")
+    write_json(out, record)
+    print(f"wrote {out}")
 
 
 if __name__ == "__main__":

@@ -101,11 +101,17 @@ def readers(folder: Path) -> dict[str, Callable[[Path], object]]:
         read_train_state(path)
         read_records(path / "metrics.jsonl")
 
+    def read_a_gguf(path: Path) -> None:
+        if len(path.name) % 2:
+            read_model(path / "m.gguf")
+        else:
+            put_back(copy.deepcopy(model), base, path / "m.gguf")
+
     return {
         "model": read_model,
         "adapter": read_an_adapter,
         "patch": lambda path: apply_shared(model, path),
-        "gguf": lambda path: put_back(copy.deepcopy(model), base, path / "m.gguf"),
+        "gguf": read_a_gguf,
         "state": read_state,
         "settings": read_settings,
     }

@@ -66,7 +66,7 @@ def read_tokenizer(keys: TokenKeys) -> Tokenizer | None:
     kind = keys.get("model")
     if kind in (None, "none"):
         return None
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         known = ", ".join(_KINDS)
         raise keys.refuse(f"'{_GGML}model' is {kind!r:.60}; {known} are read here")
     tokens = keys.texts("tokens")
