@@ -237,9 +237,11 @@ def _q2_k(raw: Tensor, out: Tensor) -> None:
 
 def _six_bit_scales(raw: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 8, 1) scales and offsets of Q4_K and Q5_K: d and dmin, then eight six-bit numbers of each."""
-    first, second, third = (raw[:, at : at + 4].contiguous() for at in (4, 8, 12))
-    scale = torch.cat((first & 63, (third & 15) | (first >> 6 << 4)), dim=1)
-    offset = torch.cat((second & 63, (third >> 4) | (second >> 6 << 4)), dim=1)
+    words = raw[:, 4:16].clone(memory_format=torch.contiguous_format).view(torch.int32)
+    first, second, third = words.unbind(1)
+    low, six, tops = 0x0F0F0F0F, 0x3F3F3F3F, 0x30303030  # of each byte
+    scale = torch.stack((first & six, (third & low) | (first >> 2 & tops)), dim=1).view(torch.uint8)
+    offset = torch.stack((second & six, (third >> 4 & low) | (second >> 2 & tops)), dim=1).view(torch.uint8)
     return (_half(raw, 0) * scale)[..., None], (_half(raw, 2) * offset)[..., None]
 
 

@@ -181,10 +181,13 @@ class GgufSource:
     def _fill(self, slot: Slot, target: Tensor) -> None:
         """Copy a slot's numbers into `target`, expert by expert where the parameter holds experts."""
         parameter = self._parameters[slot.name]
-        if parameter.dim() < 3:
-            target.copy_(slot.view(self._whole(slot.name)))
-            return
         view = slot.view(parameter)  # on the meta device: its offset tells which experts it meets
+        if parameter.dim() < 3:
+            if view.shape == parameter.shape and view.stride() == parameter.stride():
+                self._read_straight(slot.name, target)
+            else:
+                target.copy_(slot.view(self._whole(slot.name)))
+            return
         size = math.prod(parameter.shape[1:])
         first = int(view.storage_offset()) // size
         count = parameter.shape[0] if view.numel() == parameter.numel() else 1
@@ -198,11 +201,20 @@ class GgufSource:
             numbers, index = found
             target[index].copy_(numbers)
 
-    def _whole(self, name: str) -> Tensor:
+    def _used(self, name: str) -> list[GgufSlot]:
         (part, *others) = self._parts[name]
         if part.stored == "output.weight" or (others and others[0].stored == "output.weight"):
             others = []  # a tied embedding that the file repeats
-        parts = [part, *others]
+        return [part, *others]
+
+    def _read_straight(self, name: str, target: Tensor) -> None:
+        """Fill `target`, which has the parameter's shape, without the tensor in memory a second time."""
+        for part in self._used(name):
+            for theirs, ours in part.pieces:
+                self._stored.read_into(part.stored, ours(target), theirs)
+
+    def _whole(self, name: str) -> Tensor:
+        parts = self._used(name)
         stored = [self._stored.read(one.stored) for one in parts]
         parameter = torch.empty(self._parameters[name].shape, dtype=stored[0].dtype)
         for one, tensor in zip(parts, stored, strict=True):
