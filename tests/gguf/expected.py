@@ -84,12 +84,17 @@ def expected_ffn(state: Arrays, disk: str, out: str) -> Arrays:
         "feed_forward": "",
         "mlp.shared_experts": "_shexp",
         "feed_forward.shared_expert": "_shexp",
+        "mlp.shared_expert": "_shexp",
     }
     for place, suffix in places.items():
         for part in ("gate", "up", "down"):
             for kind in ("weight", "bias"):
                 if f"{disk}.{place}.{part}_proj.{kind}" in state:
                     wanted[f"{out}.ffn_{part}{suffix}.{kind}"] = state[f"{disk}.{place}.{part}_proj.{kind}"]
+    if f"{disk}.mlp.shared_expert_gate.weight" in state:
+        wanted[f"{out}.ffn_gate_inp_shexp.weight"] = state[f"{disk}.mlp.shared_expert_gate.weight"][0]
+    if f"{disk}.block_sparse_moe.e_score_correction_bias" in state:
+        wanted[f"{out}.exp_probs_b.bias"] = state[f"{disk}.block_sparse_moe.e_score_correction_bias"]
     for router in ("mlp.gate", "mlp.router", "feed_forward.router", "block_sparse_moe.gate"):
         for kind in ("weight", "bias"):
             if f"{disk}.{router}.{kind}" in state:
@@ -144,11 +149,17 @@ def expected(directory: Path, kind: str, config: dict[str, Any]) -> Arrays:
     for layer in range(config["num_hidden_layers"]):
         disk, out = f"model.layers.{layer}", f"blk.{layer}"
         wanted[f"{out}.attn_norm.weight"] = state[f"{disk}.input_layernorm.weight"]
-        second = "post_attention_norm" if arch in ("gpt-oss", "seed_oss") else "ffn_norm"
+        second = "post_attention_norm" if arch in ("gpt-oss", "seed_oss", "glm4moe") else "ffn_norm"
+        if arch.startswith("gemma"):
+            second = "post_attention_norm"
+            wanted[f"{out}.ffn_norm.weight"] = state[f"{disk}.pre_feedforward_layernorm.weight"]
+            wanted[f"{out}.post_ffw_norm.weight"] = state[f"{disk}.post_feedforward_layernorm.weight"]
         wanted[f"{out}.{second}.weight"] = state[f"{disk}.post_attention_layernorm.weight"]
         if arch == "deepseek2":
             wanted |= expected_latent(state, disk, out, kind == "deepseek_v3_half", config)
         else:
             wanted |= expected_attention(state, disk, out, arch, config)
         wanted |= expected_ffn(state, disk, out)
+    if arch.startswith("gemma"):
+        wanted |= {name: tensor + 1 for name, tensor in wanted.items() if "norm" in name}
     return wanted

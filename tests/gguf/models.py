@@ -86,6 +86,20 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "rms_norm_eps": 1e-6},
         "deepseek2",
     ),
+    "qwen2_moe": ("qwen2_moe", {"mlp_only_layers": []}, "qwen2moe"),
+    "glm4_moe": ("glm4_moe", {"n_group": 1, "topk_group": 1}, "glm4moe"),
+    "glm4_moe_air": ("glm4_moe_air", {"n_group": 1, "topk_group": 1, "rope_parameters": YARN}, "glm4moe"),
+    "minimax_m2": ("minimax_m2", {}, "minimax-m2"),
+    "gemma2": ("gemma2", {"query_pre_attn_scalar": 12}, "gemma2"),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "query_pre_attn_scalar": 12,
+            "num_hidden_layers": 7,
+            "layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
+        },
+        "gemma3",
+    ),
     "llama4_scout": ("llama4_scout", _LLAMA4, "llama4"),
     "llama4_dense_layers": ("llama4_maverick", _LLAMA4 | _SINGLE | {"use_qk_norm": True}, "llama4"),
 }

@@ -28,7 +28,9 @@ def test_every_number_finds_its_way_back(kind: str, tmp_path: Path) -> None:
         parameter.data.fill_(torch.nan)
     put_back(model, Checkpoint.open(directory), tmp_path / "model.gguf")
     for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, expected[name]), name
+        # Gemma's norms are in the file plus 1, which rounds.
+        atol = 2**-22 if "gemma" in kind else 0
+        torch.testing.assert_close(parameter.detach(), expected[name], rtol=0, atol=atol, msg=name)
 
 
 def test_answers_by_type(tmp_path: Path) -> None:

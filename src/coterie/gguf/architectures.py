@@ -47,7 +47,10 @@ def describe(config: ModelConfig) -> Description:
         derived = _grouped(config, target)
     derived |= _feed_forward(config, target)
     scaled, differences = _scaling(parts, target)
+    if any(block.ffn.activation == "gelu_tanh" for block in config.blocks):
+        differences += ("llama.cpp takes GELU from a table of 16-bit floats",)
     plain = {key.name: key.write(parts) for key in keys_of(target, config)}
+    plain = {name: value for name, value in plain.items() if value is not None}
     return Description(target, plain | derived | scaled, differences)
 
 
@@ -68,8 +71,9 @@ def _grouped(config: ModelConfig, target: Target) -> Keys:
         raise _refuse(target, "needs heads that fill the model's width (head_dim)")
     if target.equal_heads and first.num_kv_heads != first.num_heads:
         raise _refuse(target, "needs as many key heads as query heads")
-    if target.sliding:
-        return _sliding(config, target, attentions)
+    _check_scale(config, target, first)
+    if target.sliding is not None:
+        return _sliding(config, target, attentions, target.sliding)
     if target.chunked is not None:
         _check_chunked(config, target, target.chunked, attentions)
         return {}
@@ -98,14 +102,29 @@ def _check_biases(config: ModelConfig, target: Target) -> None:
             raise _refuse(target, "has no biases in the feed-forward (mlp_bias, use_bias)")
 
 
-def _sliding(config: ModelConfig, target: Target, attentions: list[AttentionConfig]) -> Keys:
-    if not all(attention.qkv_bias and attention.output_bias for attention in attentions):
+def _check_scale(config: ModelConfig, target: Target, first: AttentionConfig) -> None:
+    """Refuse a scale of the scores that llama.cpp does not compute from the model's sizes."""
+    wide = target.wide_scale_layers == config.num_layers
+    width = config.width / first.num_heads if wide else first.head_dim
+    if not math.isclose(first.softmax_scale, width**-0.5, rel_tol=1e-6):
+        raise _refuse(target, f"scales scores by {width:g}^-0.5 at this size (query_pre_attn_scalar)")
+
+
+def _sliding(config: ModelConfig, target: Target, attentions: list[AttentionConfig], every: int) -> Keys:
+    if target.always_biased and not all(one.qkv_bias and one.output_bias for one in attentions):
         raise _refuse(target, "always has biases in the attention (attention_bias false)")
     windows = {attention.window for attention in attentions if attention.window is not None}
     keys: Keys = {"attention.sliding_window": windows.pop() if windows else config.max_positions}
     sliding = [attention.mask == "sliding" for attention in attentions]
-    if sliding != [index % 2 == 0 for index in range(len(sliding))]:  # llama.cpp's default
+    if sliding != [index % every != every - 1 for index in range(len(sliding))]:  # llama.cpp's default
+        if not target.window_pattern_key:
+            raise _refuse(target, f"has a full layer after every {every - 1} sliding ones (layer_types)")
         keys["attention.sliding_window_pattern"] = sliding
+    local = next((one.rope for one in attentions if one.mask == "sliding" and one.rope is not None), None)
+    if target.local_theta is not None and local is not None:
+        if local.scaling is not None:
+            raise _refuse(target, "does not scale the positions of sliding layers (rope_parameters)")
+        keys["rope.freq_base_swa"] = local.theta
     return keys
 
 
@@ -164,11 +183,11 @@ def _feed_forward(config: ModelConfig, target: Target) -> Keys:
         keys |= _leading(config, target, len(dense))
     elif target.layers == "stepped":
         keys["interleave_moe_layer_step"] = _moe_step(config, target)
+    if target.shared_width_key and moe.shared_width:
+        keys["expert_shared_feed_forward_length"] = moe.shared_width
     if target.shared:
         router = moe.router
         keys["expert_shared_count"] = (moe.shared_width or 0) // moe.expert_width
-        if target.shared_width_key and moe.shared_width:
-            keys["expert_shared_feed_forward_length"] = moe.shared_width
         if router.top_groups != router.num_groups and router.group_score != "top2sum":
             raise _refuse(
                 target, "ranks groups of experts by their two best, not by the best one (topk_method)"
@@ -208,7 +227,7 @@ def _scaling(parts: Parts, target: Target) -> tuple[Keys, tuple[str, ...]]:
         raise _refuse(
             target, "has YaRN with beta_fast 32, beta_slow 1 and a factor above 1 only (rope_parameters)"
         )
-    width = attention.rope_dim if isinstance(attention, MLAConfig) else attention.head_dim
+    width = attention.rope_dim if isinstance(attention, MLAConfig) else parts.value("rope.rotated")
     # A key of our own, which llama.cpp does not read: without it a file could not say this.
     rounded: Keys = {"rope.scaling.yarn_truncate": scaling.truncate}
     said = {} if scaling.truncate == target.yarn_truncate else rounded

@@ -22,6 +22,8 @@ from tests.gguf.rewritten import rewrite
 _UNSAID = {
     "qwen3": {"scaling"},
     "mistral": {"family"},  # a Llama, without a window
+    "glm4_moe": {"num_mtp_layers"},
+    "glm4_moe_air": {"num_mtp_layers"},
     "glm4_moe_lite": {"family", "num_mtp_layers"},  # DeepSeek-V3's decoder
     "deepseek_v3": {"num_mtp_layers"},
     "deepseek_v3_plain_yarn": {"num_mtp_layers", "scaling"},

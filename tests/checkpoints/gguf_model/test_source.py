@@ -31,7 +31,10 @@ def test_what_was_written_is_read(kind: str, exported: Exported) -> None:
     if kind != "deepseek_v3_half":  # there the file has rows of rope in another order, and so has the model
         parameters = dict(found.model.named_parameters())
         for name, parameter in wanted.model.named_parameters():
-            assert torch.equal(parameters[name], parameter), name
+            # Gemma's norms are in the file plus 1, which rounds.
+            torch.testing.assert_close(
+                parameters[name], parameter, rtol=0, atol=2**-22 if "gemma" in kind else 0, msg=name
+            )
     torch.testing.assert_close(logits(found.model), logits(wanted.model), rtol=1e-5, atol=1e-5)
 
 

@@ -33,6 +33,7 @@ _NAMES = {
     "attention.num_heads": "num_attention_heads",
     "attention.num_kv_heads": "num_key_value_heads",
     "attention.head_dim": "head_dim",
+    "rope.rotated": "head_dim",
     "router.num_experts": "num_experts",
     "router.top_k": "num_experts_per_tok",
     "router.renormalize": "norm_topk_prob",
@@ -41,6 +42,7 @@ _NAMES = {
     "router.top_groups": "topk_group",
     "moe.expert_width": "moe_intermediate_size",
 }
+_PARTIAL = {"rope.rotated": "rotary_dim"}  # only the first numbers of a head rotate
 _LATENT_NAMES = {
     "attention.num_heads": "num_attention_heads",
     "attention.kv_rank": "kv_lora_rank",
@@ -86,13 +88,18 @@ def _common(file: GgufKeys, keys: Iterable[Key] = GROUPED_KEYS, names: Mapping[s
     }
 
 
-def _grouped(file: GgufKeys, family: str) -> Hf:
+def _grouped(file: GgufKeys, family: str, names: Mapping[str, str] | None = None) -> Hf:
     """A decoder with grouped-query attention."""
-    data: Hf = {"model_type": family} | _common(file)
+    keys = (*GROUPED_KEYS, *TARGETS[family].extra_keys)
+    data: Hf = {"model_type": family} | _common(file, keys, _NAMES | dict(names or {}))
     data.setdefault("num_key_value_heads", data["num_attention_heads"])
     if "head_dim" not in data:
         data["head_dim"] = data["hidden_size"] // data["num_attention_heads"]
-    return data | {"rope_parameters": rope_parameters(file, TARGETS[family], data["head_dim"])}
+    rotary = int(data.get("rotary_dim") or data["head_dim"])
+    rope = rope_parameters(file, TARGETS[family], rotary)
+    if rotary != data["head_dim"]:
+        rope["partial_rotary_factor"] = rotary / data["head_dim"]
+    return data | {"rope_parameters": rope}
 
 
 def _dense(file: GgufKeys) -> Hf:
@@ -198,6 +205,86 @@ def _dots1(file: GgufKeys) -> Hf:
     )
 
 
+def _qwen2_moe(file: GgufKeys) -> Hf:
+    known = {
+        "norm_topk_prob": False,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "use_sliding_window": False,
+    }
+    shared = file.shape("blk.0.ffn_up_shexp.weight")[0]
+    file.get("expert_shared_feed_forward_length", None)
+    return (
+        _grouped(file, "qwen2_moe")
+        | known
+        | _routed(file, "qwen2_moe")
+        | {"shared_expert_intermediate_size": shared}
+    )
+
+
+def _glm4_moe(file: GgufKeys) -> Hf:
+    data = _grouped(file, "glm4_moe", _PARTIAL)
+    del data["rotary_dim"]
+    names = {"router.num_experts": "n_routed_experts", "router.score": "scoring_func"}
+    for name in ("expert_group_count", "expert_group_used_count"):
+        file.expect(name, 1)
+    return (
+        data
+        | {"norm_topk_prob": True}
+        | _dense(file)
+        | _routed(file, "glm4_moe", names)
+        | {
+            "first_k_dense_replace": file.count("leading_dense_block_count", 0),
+            "n_shared_experts": file.count("expert_shared_count"),
+            "use_qk_norm": file.has("attn_q_norm.weight"),
+            "attention_bias": file.has("attn_q.bias"),
+        }
+    )
+
+
+def _minimax_m2(file: GgufKeys) -> Hf:
+    names = {
+        "router.num_experts": "num_local_experts",
+        "moe.expert_width": "intermediate_size",
+        "router.score": "scoring_func",
+    }
+    return _grouped(file, "minimax_m2", _PARTIAL) | _routed(file, "minimax_m2", names)
+
+
+def _gemma(family: str) -> Callable[[GgufKeys], Hf]:
+    """Gemma 2 and 3: which layers slide and how scores are scaled follow from the sizes."""
+    target = TARGETS[family]
+    names = {"attention.score_cap": "attn_logit_softcapping", "model.logit_cap": "final_logit_softcapping"}
+
+    def read(file: GgufKeys) -> Hf:
+        data: Hf = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+        data |= _grouped(file, family, names) | _dense(file)
+        del data["hidden_act"]
+        wide = data["num_hidden_layers"] == target.wide_scale_layers
+        every = target.sliding or 1
+        kinds = [
+            "sliding_attention" if (index + 1) % every else "full_attention"
+            for index in range(data["num_hidden_layers"])
+        ]
+        if target.local_theta is not None:
+            theta = file.get("rope.freq_base_swa", target.local_theta)
+            local = {"rope_type": "default", "rope_theta": theta}
+            data["rope_parameters"] = {
+                "full_attention": data["rope_parameters"],
+                "sliding_attention": local,
+            }
+        return data | {
+            "hidden_activation": "gelu_pytorch_tanh",
+            "query_pre_attn_scalar": data["hidden_size"] // data["num_attention_heads"]
+            if wide
+            else data["head_dim"],
+            "sliding_window": file.count("attention.sliding_window"),
+            "layer_types": kinds,
+        }
+
+    return read
+
+
 def _ernie_moe(file: GgufKeys) -> Hf:
     names = {"router.num_experts": "moe_num_experts", "router.top_k": "moe_k"}
     data = _grouped(file, "ernie4_5_moe") | _routed(file, "ernie4_5_moe", names)
@@ -278,6 +365,11 @@ _READERS: dict[str, Callable[[GgufKeys], Hf]] = {
     "ernie4_5": _plain("ernie4_5", {"use_bias": False}),
     "ernie4_5-moe": _ernie_moe,
     "dots1": _dots1,
+    "qwen2moe": _qwen2_moe,
+    "glm4moe": _glm4_moe,
+    "minimax-m2": _minimax_m2,
+    "gemma2": _gemma("gemma2"),
+    "gemma3": _gemma("gemma3_text"),
     "qwen3moe": _qwen3_moe,
     "olmoe": _olmoe,
     "gpt-oss": _gpt_oss,

@@ -27,6 +27,7 @@ class GgufSlot:
 
     `pieces`: pairs of views of the file's tensor and of the parameter with the same numbers. `rows`: of a
     tensor of experts, the rows of each expert that it holds; the pieces then fit any number of experts.
+    `plus`: what the file adds to every number.
     `note`: what is unlike the parameter, in words.
     """
 
@@ -35,6 +36,7 @@ class GgufSlot:
     name: str
     pieces: tuple[tuple[View, View], ...] = ((whole, whole),)
     rows: slice | None = None
+    plus: float = 0.0
     note: str = ""
 
     def of_rows(self, parameter: Tensor) -> bool:
@@ -45,6 +47,8 @@ class GgufSlot:
 
     def pack(self, parameter: Tensor) -> Tensor:
         """The file's tensor from the parameter (of experts: as many as are given)."""
+        if self.plus:
+            parameter = parameter.float() + self.plus
         if self.pieces == ((whole, whole),):
             return parameter
         shape = self.shape if self.rows is None else (parameter.shape[0], *self.shape[1:])
@@ -56,11 +60,13 @@ class GgufSlot:
     def unpack(self, stored: Tensor, parameter: Tensor) -> None:
         """Copy the file's tensor into the parameter (of experts: as many as are given)."""
         for theirs, ours in self.pieces:
-            ours(parameter).copy_(theirs(stored))
+            ours(parameter).copy_(theirs(stored) - self.plus if self.plus else theirs(stored))
 
 
 _PLAIN = {
     "attention_norm.weight": "attn_norm.weight",
+    "attention_post_norm.weight": "post_attention_norm.weight",
+    "ffn_post_norm.weight": "post_ffw_norm.weight",
     "attention.o.weight": "attn_output.weight",
     "attention.o.bias": "attn_output.bias",
     "attention.v.weight": "attn_v.weight",
@@ -107,6 +113,8 @@ def gguf_slots(config: ModelConfig, target: Target, shapes: Mapping[str, Shape])
         if name.startswith("blocks."):
             _, index, part = name.split(".", 2)
             slots += _block(config, target, shapes, name, int(index), part)
+    if config.norm_plus_one:
+        slots = [replace(one, plus=1.0, note="plus 1") if _is_norm(one.name) else one for one in slots]
     lost = set(shapes) - {slot.name for slot in slots}
     if lost:
         raise CheckpointError(
@@ -133,6 +141,9 @@ def _block(
         return [_whole(shapes, name, f"{prefix}{target.norm_before_ffn}.weight")]
     if part in _PLAIN:
         return [_whole(shapes, name, prefix + _PLAIN[part])]
+    if part == "ffn.shared_gate.weight":  # one row, which the file has without its first dimension
+        row = ((whole, lambda parameter: parameter[0]),)
+        return [GgufSlot(f"{prefix}ffn_gate_inp_shexp.weight", shapes[name][1:], name, row)]
     stem, _, kind = part.rpartition(".")
     attention = config.blocks[index].attention
     if stem in _ROTATED:
@@ -152,6 +163,10 @@ def _block(
     if part == "ffn.experts.down.weight":
         return [_experts(shapes, name, f"{prefix}ffn_down_exps.weight", slice(None))]
     return []
+
+
+def _is_norm(name: str) -> bool:
+    return name.removesuffix(".weight").endswith("norm")
 
 
 def _whole(shapes: Mapping[str, Shape], name: str, stored: str) -> GgufSlot:

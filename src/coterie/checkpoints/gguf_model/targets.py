@@ -44,13 +44,19 @@ class Parts:
         attentions = config.attentions
         dense = (block.ffn for block in config.blocks if isinstance(block.ffn, FeedForwardConfig))
         moe = config.first_moe
-        rope = next((one.rope for one in attentions if one.rope is not None), RopeConfig())
+        # Sliding layers may have a rope of their own, which has its own keys.
+        ropes = sorted(
+            (one for one in attentions if one.rope is not None), key=lambda one: one.mask != "causal"
+        )
+        rope = next((one.rope for one in ropes if one.rope is not None), RopeConfig())
         router = moe.router if moe is not None else None
         return Parts(config, attentions[0], rope, rope.scaling, next(dense, None), moe, router)
 
     def value(self, place: str) -> Any:
         """The value at `part.field`."""
         part, _, name = place.partition(".")
+        if place == "rope.rotated":  # None: whole heads
+            return self.rope.rotated or self.attention.head_dim
         return getattr(getattr(self, part), name)
 
 
@@ -91,13 +97,15 @@ MODEL_KEYS = (
     ),
     Key("rope.freq_base", "rope.theta"),
 )
-GROUPED_KEYS = _keys(
-    "attention",
-    attention__head_count="num_heads",
-    attention__head_count_kv="num_kv_heads",
-    attention__key_length="head_dim",
-    attention__value_length="head_dim",
-    rope__dimension_count="head_dim",
+GROUPED_KEYS = (
+    *_keys(
+        "attention",
+        attention__head_count="num_heads",
+        attention__head_count_kv="num_kv_heads",
+        attention__key_length="head_dim",
+        attention__value_length="head_dim",
+    ),
+    Key("rope.dimension_count", "rope.rotated"),
 )
 LATENT_KEYS = _keys(
     "attention",
@@ -114,6 +122,11 @@ _SCORED = (
     *_EXPERT_WIDTH,
     *_keys("router", expert_weights_scale="scale", expert_weights_norm="renormalize"),
     Key("expert_gating_func", "router.score", {"softmax": 1, "sigmoid": 2}),
+)
+_SIGMOID = (*_EXPERT_WIDTH, _SCORED[-1])
+_CAPS = (
+    Key("attn_logit_softcapping", "attention.score_cap"),
+    Key("final_logit_softcapping", "model.logit_cap"),
 )
 GROUP_KEYS = _keys("router", expert_group_count="num_groups", expert_group_used_count="top_groups")
 SCALING_KEYS = _keys("scaling", rope__scaling__type="kind", rope__scaling__factor="factor")
@@ -165,7 +178,12 @@ class Target:
     yarn_truncate: bool = True
     equal_heads: bool = False
     full_width: bool = False
-    sliding: bool = False
+    sliding: int | None = None
+    always_biased: bool = False
+    window_pattern_key: bool = False
+    local_theta: float | None = None
+    wide_scale_layers: int | None = None
+    extra_keys: tuple[Key, ...] = field(default=(), repr=False)
     chunked: ChunkedAttention | None = None
     no_rope_every: int | None = None
     biases: Literal["any", "qkv", "none"] = "none"
@@ -209,6 +227,22 @@ TARGETS = {
         step_key=True,
     ),
     "dots1": Target("dots1", equal_heads=True, layers="leading", shared=True, routed_keys=_SCORED),
+    "qwen2_moe": Target(
+        "qwen2moe", biases="qkv", full_width=True, layers="routed", renormalize=False, shared_width_key=True
+    ),
+    "glm4_moe": Target(
+        "glm4moe",
+        biases="qkv",
+        layers="leading",
+        shared=True,
+        routed_keys=_SCORED,
+        norm_before_ffn="post_attention_norm",
+    ),
+    "minimax_m2": Target("minimax-m2", layers="routed", renormalize=True, routed_keys=_SIGMOID),
+    "gemma2": Target("gemma2", sliding=2, wide_scale_layers=46, linear_rope=False, extra_keys=_CAPS),
+    "gemma3_text": Target(
+        "gemma3", sliding=6, wide_scale_layers=62, local_theta=10000.0, extra_keys=_CAPS[1:]
+    ),
     "qwen3": Target("qwen3"),
     "qwen3_moe": Target("qwen3moe", layers="routed", renormalize=True),
     "olmoe": Target("olmoe", equal_heads=True, renormalize=False, routed_keys=(), head=True),
@@ -218,7 +252,9 @@ TARGETS = {
     "kimi_k2": _DEEPSEEK,
     "gpt_oss": Target(
         "gpt-oss",
-        sliding=True,
+        sliding=2,
+        always_biased=True,
+        window_pattern_key=True,
         biases="any",
         renormalize=False,
         head=True,
@@ -235,6 +271,7 @@ def keys_of(target: Target, config: ModelConfig) -> tuple[Key, ...]:
     """Every key of the file that holds a config value unchanged or by code."""
     parts = Parts.of(config)
     keys = MODEL_KEYS + (LATENT_KEYS if isinstance(parts.attention, MLAConfig) else GROUPED_KEYS)
+    keys += target.extra_keys
     if parts.router is not None:
         keys += ROUTED_KEYS + target.routed_keys
         if target.groups and parts.router.top_groups != parts.router.num_groups:
