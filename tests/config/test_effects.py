@@ -16,7 +16,7 @@ PLAIN: dict[str, Any] = {"model": "m", "data": "d"}
 # Whatever else is set, these count.
 ALWAYS = set(
     "model data out accumulate clip_norm dtype device seed save_every keep log_every threads retention "
-    "method "
+    "recompute track method "
     "objective steps row_length batch_rows packing eval on_bad control_tokens template".split()
 )
 # Setting -> a value, and settings that make it void.

@@ -29,6 +29,9 @@ def tune(
     ] = None,
     row_length: Annotated[int, typer.Option(help="Tokens of a row.", min=1)] = 1024,
     batch_rows: Annotated[int, typer.Option(help="Rows of a micro-batch.", min=1)] = 4,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Layers run again in the backward pass (less memory).")
+    ] = False,
     accumulate: Annotated[int, typer.Option(help="Micro-batches of a step.", min=1)] = 1,
     memory: Annotated[
         str | None, typer.Option(help="Available memory, for example 24GB: find settings that fit.")
@@ -57,7 +60,7 @@ def tune(
         quant = "int4" if tuning_method(method).quantised else "none"
     settings: dict[str, Any] = {"method": method, "rank": rank, "quant": quant, "row_length": row_length}
     settings |= {"dtype_bytes": held, "activation_bytes": computed}
-    settings |= {"batch_rows": batch_rows, "accumulate": accumulate}
+    settings |= {"batch_rows": batch_rows, "accumulate": accumulate, "recompute": recompute}
     if experts is not None:
         selection = ExpertSelection.from_file(experts)
         selection.check(config)

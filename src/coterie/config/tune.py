@@ -14,6 +14,7 @@ from coterie.config.errors import ConfigError
 from coterie.config.methods import METHODS, tuning_method
 from coterie.config.run import OptimiserConfig, RunSettings, ScheduleConfig
 from coterie.config.run_effects import TUNE_EFFECTS, rounding_contradiction
+from coterie.config.target_modules import with_own_names
 
 # Names that other tools use for the same thing.
 ALIASES = {
@@ -47,16 +48,21 @@ ALIASES = {
     "adapter": "method",
     "val_set_size": "eval",
     "router_policy": "router",
+    "gradient_checkpointing": "recompute",
+    "use_gradient_checkpointing": "recompute",
+    "report_to": "track",
+    "lora_target_modules": "target_modules",
+    "lora_target": "target_modules",
+    "lora_modules_to_save": "modules_to_save",
+    "additional_target": "modules_to_save",
 }
 _LAYERS = "say which layers with train (attention=lora, experts=lora...)"
-_FULL = "write train.embedding=full, train.head=full or train.norm=full"
 _ROUNDED = "write method=qlora and bits=4 or bits=8"
 _LEARNT = "what is learnt follows from the rows: give conversations, or prompt and completion"
 _PRECISION = "write dtype=bfloat16 or dtype=float32"
 # Names that other tools use for what is said in another way here.
 REFUSED = {
-    **dict.fromkeys(("target_modules", "lora_target_modules", "lora_target", "lora_target_linear"), _LAYERS),
-    **dict.fromkeys(("modules_to_save", "lora_modules_to_save", "additional_target"), _FULL),
+    "lora_target_linear": _LAYERS,
     **dict.fromkeys(("quantization_config", "quantization_bit", "bnb_config", "quant_method"), _ROUNDED),
     **dict.fromkeys(("use_dora", "peft_use_dora", "dora"), "write method=dora"),
     **dict.fromkeys(("use_rslora", "peft_use_rslora", "rslora"), "write alpha as rank ** 0.5 times theirs"),
@@ -262,7 +268,7 @@ def canonical(data: Mapping[str, Any]) -> dict[str, Any]:
         if key in held and held[key] != value:
             raise ValueError(f"'{short}' and '{holder}.{key}' say different things; keep one")
         result[holder] = held | {key: value}
-    return result
+    return with_own_names(result)
 
 
 def merge_sources(

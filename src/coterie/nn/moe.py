@@ -13,6 +13,7 @@ from coterie.nn.experts import build_experts
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.kernels.swiglu import gated
 from coterie.nn.linear import Linear
+from coterie.nn.recompute import recomputing
 from coterie.nn.router import Router
 
 
@@ -66,6 +67,6 @@ class MoE(nn.Module):
             if self.shared_gate is not None:
                 shared_TD = self.shared_gate(x_TD).sigmoid() * shared_TD
             y_TD = y_TD + shared_TD
-        if context.recorder is not None:
+        if context.recorder is not None and not recomputing():
             context.recorder.note(layer, routing, x_TD, y_TD)
         return y_TD

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from coterie.config.model import BalanceConfig, RouterConfig
 from coterie.nn.linear import linear
 from coterie.nn.load import load_statistics
+from coterie.nn.recompute import recomputing
 
 
 class Routing(NamedTuple):
@@ -99,18 +100,23 @@ class Balance(nn.Module):
         share_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp_min(1e-20)
         score_sum_E = share_TE.sum(0)
         z_T = torch.logsumexp(logits_TE, -1).square()
-        with torch.no_grad():
-            num_experts = self.counts_E.numel()
-            self.counts_E += torch.bincount(ids_TK.flatten(), minlength=num_experts).to(torch.float64)
-            self.score_sum_E += score_sum_E.double()
-            self.z_sum += z_T.sum().double()
-            self.num_tokens += ids_TK.shape[0]
+        num_experts = self.counts_E.numel()
+        if not recomputing():
+            self._count(ids_TK, score_sum_E, z_T)
         losses = []
         if self.config.loss_coef:
             losses.append(self.config.loss_coef * num_experts * (self.fraction_E * score_sum_E).sum())
         if self.config.z_loss_coef:
             losses.append(self.config.z_loss_coef * z_T.sum())
         return torch.stack(losses).sum() / balance_tokens if losses else None
+
+    @torch.no_grad()
+    def _count(self, ids_TK: Tensor, score_sum_E: Tensor, z_T: Tensor) -> None:
+        num_experts = self.counts_E.numel()
+        self.counts_E += torch.bincount(ids_TK.flatten(), minlength=num_experts).to(torch.float64)
+        self.score_sum_E += score_sum_E.double()
+        self.z_sum += z_T.sum().double()
+        self.num_tokens += ids_TK.shape[0]
 
     @torch.no_grad()
     def commit(self, select_bias_E: Tensor | None) -> dict[str, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from coterie.nn.logprobs import capped
 from coterie.nn.moe import MoE
 from coterie.nn.mtp import MTPLayer
 from coterie.nn.norm import NormKind, RMSNorm, rms
+from coterie.nn.recompute import recomputed
 from coterie.nn.recurrent import RecurrentMixer
 from coterie.nn.router import Router
 
@@ -33,7 +35,8 @@ class Transformer(nn.Module):
     `carried`: tensors of the checkpoint that the decoder does not use (an image encoder), by their names on
     disk. `adapter`: the attached factors (`adapters.attach`); None for a plain model. `untied`: the adapter
     gave the head, which was the embedding, a separate matrix. `has_head`: False for an embedding model,
-    which gives hidden states only.
+    which gives hidden states only. `recompute`: blocks keep their input alone for the backward pass and run
+    again in it.
     """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -53,6 +56,7 @@ class Transformer(nn.Module):
         self.adapter: AdapterConfig | None = None
         self.untied = False
         self.has_head = True
+        self.recompute = False
 
     def check_head(self) -> None:
         """Refuse an embedding model. Errors: `ConfigError`."""
@@ -93,8 +97,12 @@ class Transformer(nn.Module):
         h_TD = self._embedded(ids_T)
         if context.inserts is not None:
             h_TD = context.inserts.into(h_TD)
+        recompute = self.recompute and caches is None and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
-            h_TD = block(h_TD, context, caches, layer)
+            if recompute:
+                h_TD = recomputed(partial(_run_block, block, context, layer), h_TD)
+            else:
+                h_TD = block(h_TD, context, caches, layer)
             yield h_TD
 
     def _embedded(self, ids_T: Tensor) -> Tensor:
@@ -201,3 +209,8 @@ class Transformer(nn.Module):
             router.balance.reset()
             if router.select_bias is not None:
                 router.select_bias.zero_()
+
+
+def _run_block(block: nn.Module, context: ForwardContext, layer: int, h_TD: Tensor) -> Tensor:
+    result_TD: Tensor = block(h_TD, context, None, layer)
+    return result_TD

@@ -1,7 +1,7 @@
 """What tuning costs, from the config alone: parameters trained, bytes held in each phase, what makes it fit.
 
 Bytes are those of one process on a CPU or a GPU. Activations are those that this implementation keeps for the
-backward pass (no recomputation). E experts, K chosen, T tokens of a micro-batch.
+backward pass. E experts, K chosen, T tokens of a micro-batch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class TuneSettings:
 
     `experts`: share of each layer's experts that `esft` trains, or their number by layer. `dtype_bytes`: of
     parameters (4 or 2). `activation_bytes`: of activations (None: those of the parameters). `row_length`
-    and `batch_rows` make one micro-batch.
+    and `batch_rows` make one micro-batch. `recompute`: layers keep their input and run again in the backward
+    pass.
     """
 
     method: str = "lora"
@@ -41,6 +42,7 @@ class TuneSettings:
     row_length: int = 1024
     batch_rows: int = 4
     accumulate: int = 1
+    recompute: bool = False
 
     @property
     def how(self) -> TuningMethod:
@@ -112,7 +114,11 @@ def plan_tune(config: ModelConfig, settings: TuneSettings) -> TunePlan:
     weights = _weight_bytes(config, settings) + added * 4
     tokens = settings.row_length * settings.batch_rows
     in_one = any(_in_one(moe, settings) for _, moe in config.moe_layers())
-    kept = activation_values(config, settings) * (HELD_IN_ONE if in_one else how.held)
+    held = HELD_IN_ONE if in_one else how.held
+    kept = activation_values(config, settings) * held
+    if settings.recompute:  # the inputs of all layers, and all of one layer
+        one = max(_block_values(config, layer, settings) for layer in range(config.num_layers))
+        kept = min(kept, (config.num_layers + 2) * config.width + one * held)
     each = settings.activation_bytes or settings.dtype_bytes
     activations = int(kept * tokens * each)
     logits = min(KEPT_LOGITS_BYTES, tokens * config.vocab_size * each) + LOGITS_CHUNK_BYTES

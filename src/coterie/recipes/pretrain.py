@@ -27,7 +27,6 @@ from coterie.results.tuning import TuningRecord
 from coterie.train.callbacks import Callback, Evaluate, read_records
 from coterie.train.loop import Trainer
 from coterie.train.running import RunningTraining
-from coterie.train.track import Track
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,6 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
         assert isinstance(model, Transformer)
         continued = Continued(config, prepared, trainer, model) if "from" in config.model else None
         documents = evaluation_documents(prepared, CONTINUED_EVAL_TOKENS if continued else EVAL_TOKENS)
-        mirrors: list[Callback] = [] if config.track == "none" else [Track(config.track, Path(config.out))]
 
         def read(checkpoint: Path) -> None:
             _check_same_text(checkpoint, prepared)
@@ -82,7 +80,6 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
             write=lambda path: write_model_files(path, model, prepared.tokenizer),
             read=read,
             callbacks=_watchers(config, trainer, measure, continued),
-            mirrors=mirrors,
             about=lambda _: {"data": prepared.directory.name},
             inputs=_inputs(config),
             stated=stated_training(config, trainer, model),

@@ -43,6 +43,7 @@ def pretrainer(config: TrainConfig, prepared: Prepared, processes: Processes | N
         processes=processes,
         accumulate=config.accumulate,
         clip_norm=config.clip_norm,
+        recompute=config.recompute,
         mtp_weight=config.mtp_weight,
         bytes_per_token=prepared.card.bytes_per_token,
         device=device,

@@ -36,6 +36,7 @@ from coterie.train.run_directory import (
 from coterie.train.running import RunningTraining
 from coterie.train.saving import SaveCheckpoint, resume
 from coterie.train.schedule import multiplier
+from coterie.train.track import Track
 
 _log = logging.getLogger("coterie")
 
@@ -51,18 +52,20 @@ def build_trainer(
     batch_rows: int,
     seed: int = 0,
     processes: Processes | None = None,
+    recompute: bool = False,
     **options: Any,
 ) -> Trainer:
     """The trainer of a run over `rows`, in the order of `seed`, without callbacks.
 
-    `optimiser`: with its `lr` resolved. `batch_rows`: rows of a micro-batch, over all processes. `options`:
-    further arguments of `Trainer`.
+    `optimiser`: with its `lr` resolved. `batch_rows`: rows of a micro-batch, over all processes. `recompute`:
+    see `RunSettings`. `options`: further arguments of `Trainer`.
     Errors: `ConfigError` for rows that the processes cannot share evenly.
     """
     if optimiser.lr is None:
         raise ValueError("the learning rate must be resolved before a trainer is built")
     processes = processes or Processes.current()
     order = Order(len(rows), seed)
+    model.recompute = recompute
     return Trainer(
         model,
         lambda start: read_batches(rows, order, start, batch_rows, processes.rank, processes.world),
@@ -100,17 +103,16 @@ class Run:
     """What a recipe adds to the shell.
 
     `write(directory)` and `read(directory)`: the model's part of a checkpoint. `callbacks` run before a
-    checkpoint is saved, so that their state and records are of the same step. `mirrors` receive the records
-    after the log. `about(trainer)`: further entries of a checkpoint's manifest. `inputs`: what the run reads,
-    in words -> a hash of its content; a run goes on over the same inputs only. `stated`: the settings with
-    every choice made (default: as they were given).
+    checkpoint is saved, so that their state and records are of the same step. `about(trainer)`: further
+    entries of a checkpoint's manifest. `inputs`: what the run reads, in words -> a hash of its content; a run
+    goes on over the same inputs only. `stated`: the settings with every choice made (default: as they were
+    given).
     """
 
     trainer: Trainer
     write: Callable[[Path], None]
     read: Callable[[Path], None]
     callbacks: Sequence[Callback] = ()
-    mirrors: Sequence[Callback] = ()
     about: Callable[[RunningTraining], Mapping[str, Any]] | None = field(default=None)
     inputs: Mapping[str, str] = field(default_factory=dict)
     stated: Mapping[str, Any] | None = None
@@ -130,7 +132,7 @@ def execute(config: RunSettings, run: Run, resume_hint: str) -> str:
         SaveCheckpoint(checkpoints, run.write, config.save_every, config.keep, run.about),
         JsonlLog(out / "metrics.jsonl", config.log_every),
         Progress(out.name),
-        *run.mirrors,
+        *([] if config.track == "none" else [Track(config.track, out)]),
         Interrupts(resume_hint),  # last, so that its line follows everything else
     ]
     path = resume(trainer, checkpoints, run.read)

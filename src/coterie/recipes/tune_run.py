@@ -80,6 +80,7 @@ def build_run(config: TuneConfig, processes: Processes) -> TuneRun:
         processes=processes,
         accumulate=config.accumulate,
         clip_norm=config.clip_norm,
+        recompute=config.recompute,
         balance_prompts=config.balance_prompts,
         device=device,
     )
