@@ -115,7 +115,8 @@ def test_later_sources_count_under_any_name() -> None:
     assert (config.schedule.kind, config.schedule.warmup_fraction) == ("constant", 0.1)
     with pytest.raises(ConfigError, match="rounds nothing"):
         TuneConfig.from_dict(PLAIN | merge_sources({"load_in_4bit": True}, {"method": "lora"}, []))
-    assert set(ALIASES.values()) <= {*TuneConfig.model_fields, "lr", "warmup"}
+    layers = {"target_modules", "modules_to_save"}
+    assert set(ALIASES.values()) <= {*TuneConfig.model_fields, *layers, "lr", "warmup"}
 
 
 def test_stated_settings_hold_no_open_choice_and_read_back_alike() -> None:
