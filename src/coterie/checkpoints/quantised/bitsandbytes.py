@@ -135,7 +135,7 @@ def _state(found: Finder, name: str, state: str) -> dict[str, Any]:
     if math.prod(entry.shape) > _LIMITS.size:
         raise CheckpointError(f"{file}: '{state}' is too long for what it should say")
     try:
-        data = parse_json_object(bytes(found.files.tensor(state, (file, entry)).tolist()), _LIMITS)
+        data = parse_json_object(bytes(found.files.tensor(state, (file, entry)).flatten().tolist()), _LIMITS)
     except JsonError as error:
         raise CheckpointError(f"{file}: '{state}' {error}") from None
     shape, block = data.get("shape"), data.get("blocksize")

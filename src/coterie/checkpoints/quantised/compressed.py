@@ -99,8 +99,9 @@ def _add_packed(found: Finder, stem: str, packed: str, scheme: QuantSettings) ->
     parts = {"weight": packed, "scale": found.checked(name, f"{stem}.weight_scale", FLOATS, *shapes)}
     zero, order = f"{stem}.weight_zero_point", f"{stem}.weight_g_idx"
     if zero in found.entries or scheme.values.get("symmetric") is False:
-        sizes = (packed_words(rows, bits), count), (rows, count)
-        parts["zero"] = found.checked(name, zero, ("I32", "I8"), *sizes)
+        plain = found.place(name, zero)[1].dtype == "I8"
+        size = rows if plain else packed_words(rows, bits)
+        parts["zero"] = found.checked(name, zero, ("I32", "I8"), (size, count))
     if order in found.entries:
         parts["order"] = found.checked(name, order, ("I32", "I64"), (columns,))
         found_groups = found.files.tensor(order, found.entries[order])

@@ -59,7 +59,7 @@ class Finder:
     def matrix(self, stored: str) -> tuple[int, int]:
         """The two sizes of a stored tensor. Errors: `CheckpointError` for one with fewer or more."""
         file, entry = self.entries[stored]
-        if len(entry.shape) != 2:
+        if len(entry.shape) != 2 or 0 in entry.shape:
             raise CheckpointError(f"{file}: '{stored}' of shape {entry.shape} is not a matrix")
         return entry.shape[0], entry.shape[1]
 

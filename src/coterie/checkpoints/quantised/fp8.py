@@ -106,7 +106,7 @@ def collect(found: Finder) -> None:
         if entry.dtype not in NUMBERS:
             continue
         scale = _scale_of(found, name)
-        if len(entry.shape) not in (2, 3):
+        if len(entry.shape) not in (2, 3) or 0 in entry.shape:
             raise CheckpointError(f"{found.entries[name][0]}: '{name}' in FP8 is not a matrix: {entry.shape}")
         form: Decoding = ScaledColumns()
         if by_column and len(entry.shape) == 3:

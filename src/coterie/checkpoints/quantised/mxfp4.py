@@ -20,7 +20,7 @@ def collect(found: Finder) -> None:
     for blocks, name in list(found.ending("_blocks")):
         found.checked(name, blocks, ("U8",))
         file, entry = found.entries[blocks]
-        if len(entry.shape) != 4 or entry.shape[3] * 2 != BLOCK:
+        if len(entry.shape) != 4 or entry.shape[3] * 2 != BLOCK or 0 in entry.shape:
             raise CheckpointError(
                 f"{file}: '{blocks}' has shape {entry.shape}; blocks of {BLOCK} numbers have (E, O, B, 16)"
             )
