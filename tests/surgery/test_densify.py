@@ -32,7 +32,9 @@ def damaged(model: Transformer, layer: int = 0) -> Transformer:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("name", "split"), [("qwen3", 1), ("qwen3", 2), ("llama", 4)])
+@pytest.mark.parametrize(
+    ("name", "split"), [("qwen3", 1), ("qwen3", 2), ("llama", 4), ("qwen2", 2), ("hunyuan_v1_dense", 1)]
+)
 def test_copies_give_back_the_weights_that_they_were_made_of(
     name: str, split: int, dtype: torch.dtype
 ) -> None:
@@ -82,6 +84,16 @@ def test_copies_whose_weights_do_not_sum_to_one_are_not_taken_for_the_whole(
         with torch.no_grad():
             router.weight[1] *= 1.5
     assert densifying(routed, SEQUENCES).details["exact_layers"] == []
+
+
+def test_a_shared_expert_that_differs_or_weighs_otherwise_is_not_a_copy() -> None:
+    for name in ("gate", "shared"):
+        routed = upcycle(built("qwen2"), num_experts=4, top_k=2)
+        for layer, _ in routed.routers():
+            with torch.no_grad():
+                part = moe(routed, layer).shared_gate if name == "gate" else moe(routed, layer).shared.up
+                part.weight[0, 0] += 0.5
+        assert densifying(routed, SEQUENCES).details["exact_layers"] == []
 
 
 def test_a_fit_keeps_everything_when_every_expert_is_chosen_and_fits() -> None:

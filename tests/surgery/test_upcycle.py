@@ -14,7 +14,16 @@ from tests.arithmetic import assert_model_close
 from tests.families.hf import _BASE, CONFIGS
 from tests.surgery.common import moe
 
-ROUTED = {"qwen3": "qwen3_moe", "llama": "mixtral", "mistral": "mixtral", "ernie4_5_tied": "ernie4_5_moe"}
+ROUTED = {
+    "qwen3": "qwen3_moe",
+    "llama": "mixtral",
+    "mistral": "mixtral",
+    "ernie4_5_tied": "ernie4_5_moe",
+    "qwen2": "qwen2_moe",
+    "granite": "granitemoe",
+    "olmo2": "flex_olmo",
+    "hunyuan_v1_dense": "hunyuan_v1_moe",
+}
 
 
 @pytest.mark.parametrize(
@@ -27,18 +36,17 @@ ROUTED = {"qwen3": "qwen3_moe", "llama": "mixtral", "mistral": "mixtral", "ernie
         ("llama", 2),
         ("mistral", 1),
         ("ernie4_5_tied", 1),
+        ("qwen2", 1),
+        ("qwen2", 2),
+        ("granite", 2),
+        ("olmo2", 2),
+        ("hunyuan_v1_dense", 1),
     ],
 )
 def test_upcycling_by_copy_is_the_dense_model(name: str, split: int) -> None:
     dense = built(name)
     routed = upcycle(dense, num_experts=8, top_k=4, split=split)
-    families = {
-        "qwen3": "qwen3_moe",
-        "llama": "mixtral",
-        "mistral": "mixtral",
-        "ernie4_5_tied": "ernie4_5_moe",
-    }
-    assert routed.config.is_moe and routed.config.family == families[name]
+    assert routed.config.is_moe and routed.config.family == ROUTED[name]
     assert moe(routed).config.expert_width == 48 // split
     found, expected = (logits(model).log_softmax(-1) for model in (routed, dense))
     assert_model_close(dense.config, found, expected, len(IDS))

@@ -35,7 +35,7 @@ class Family:
     without the mark by which PEFT recognises it.
     `dense`: the family of the same decoder with dense feed-forwards, for surgery (None: there is none);
     `also_dense`: others, for models that it cannot carry. `upcycled`: settings that every router of this
-    family has, for a new one.
+    family has, for a new one. `shared`: the expert for all tokens that every routed layer of it has.
     `memory_names`: parts of tensor names as transformers has them in memory, and as they are on disk.
     `texts`: for a model around a text model (`wrapper.py`), the types of text models that it may hold.
     `examples`: published models, for readers.
@@ -53,6 +53,7 @@ class Family:
     dense: str | None = None
     also_dense: tuple[str, ...] = ()
     upcycled: Mapping[str, Any] = field(default_factory=dict)
+    shared: Literal["none", "plain", "gated"] = "none"
     memory_names: tuple[tuple[str, str], ...] = ()
     texts: tuple[str, ...] = ()
     examples: str = ""

@@ -156,6 +156,7 @@ GRANITEMOESHARED = Family(
     _write_shared,
     _moe_slots,
     COMMON_KEYS | _MULTIPLIERS | _MOE_KEYS | {"shared_intermediate_size"},
+    also_dense=("granite",),
     memory_names=_IN_MEMORY,
     examples="Granite MoE with shared experts",
 )

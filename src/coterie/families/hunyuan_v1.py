@@ -87,6 +87,7 @@ def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
         _each_layer(reader, name, value, num_layers)
         reader.used.discard(name)
     top_k = _each_layer(reader, "moe_topk", None, num_layers)
+    reader.used.discard("moe_topk")  # a list or one number: goes back as it came
     attention, num_experts = _read_attention(reader), reader.get("num_experts", "num_local_experts")
     balance = {"loss_coef": reader.get("router_aux_loss_coef", default=0.0)}
     moe = {"kind": "moe", "expert_width": width, "shared_width": width, "balance": balance}
@@ -151,5 +152,6 @@ HUNYUAN_V1_MOE = Family(
     _moe_slots,
     COMMON_KEYS | {"attention_bias", "num_experts", "moe_topk", "router_aux_loss_coef"},
     dense="hunyuan_v1_dense",
+    shared="plain",
     examples="Hunyuan-A13B",
 )

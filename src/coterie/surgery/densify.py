@@ -114,7 +114,7 @@ def _parts(moe: MoE) -> int | None:
     """
     router = moe.config.router
     sums_to_one = router.renormalize or (router.score == "softmax" and router.score_after_topk)
-    if not sums_to_one or router.scale != 1 or router.apply_to == "input" or moe.config.shared_width:
+    if not sums_to_one or router.scale != 1 or router.apply_to == "input":
         return None
     matrices = [layer.effective_weight() for layer in (moe.experts.gate_up, moe.experts.down)]
     rows = (moe.router.effective_weight(), moe.router.bias, moe.router.select_bias)
@@ -124,8 +124,16 @@ def _parts(moe: MoE) -> int | None:
         if all(_repeats(matrix, parts) for matrix in matrices) and (
             parts == 1 or all(row is None or _in_runs(row, parts) for row in rows)
         ):
-            return parts
+            return parts if moe.shared is None or _shares_units(moe, parts) else None
     return None
+
+
+def _shares_units(moe: MoE, parts: int) -> bool:
+    """Whether the shared expert has the inner units of the first `parts` experts, at constant weight."""
+    gate, up = _inner(moe, parts)
+    assert moe.shared is not None
+    same = torch.equal(moe.shared.gate.weight, gate) and torch.equal(moe.shared.up.weight, up)
+    return same and (moe.shared_gate is None or not bool(moe.shared_gate.weight.any()))
 
 
 def _repeats(matrix_E: Tensor, period: int) -> bool:
@@ -141,10 +149,16 @@ def _joined(moe: MoE, parts: int) -> tuple[Tensor, Tensor, Tensor]:
 
     Upcycling multiplied `down` by their number, which a power of two does exactly.
     """
-    width, experts = moe.config.expert_width, moe.experts
-    gate_up, down = (layer.effective_weight()[:parts] for layer in (experts.gate_up, experts.down))
-    gate, up = gate_up[:, :width].flatten(0, 1), gate_up[:, width:].flatten(0, 1)
-    return gate, up, down.transpose(0, 1).flatten(1) / parts
+    down = moe.experts.down.effective_weight()[:parts].transpose(0, 1).flatten(1) / parts
+    if moe.shared is not None:  # a gate of zeros lets half through
+        down = down + moe.shared.down.weight * (1.0 if moe.shared_gate is None else 0.5)
+    return (*_inner(moe, parts), down)
+
+
+def _inner(moe: MoE, parts: int) -> tuple[Tensor, Tensor]:
+    """gate and up (U, D) of the first `parts` experts."""
+    width, gate_up = moe.config.expert_width, moe.experts.gate_up.effective_weight()[:parts]
+    return gate_up[:, :width].flatten(0, 1), gate_up[:, width:].flatten(0, 1)
 
 
 class _Units:

@@ -3,7 +3,9 @@
 Copies: every expert is the dense feed-forward (arXiv 2212.05055). Split: the feed-forward is cut into G parts
 and each expert holds one; the G parts of a copy share their row in the router, so that a token always gets
 whole copies, and `down` is multiplied by G because the K chosen weights sum to 1 (virtual groups, arXiv
-2410.07524). Noise and drop (arXiv 2502.19261) make the copies differ and give up equality at the start.
+2410.07524). A shared expert, where the family has one in every layer, is a copy too and gives half of the
+result: its gate lets half through, or its `down` is halved. Noise and drop (arXiv 2502.19261) make the routed
+copies differ and give up equality at the start.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ def upcycling(
     if variation == "drop" and amount is not None and not 0 <= amount <= 1:
         raise ConfigError(f"upcycle: drop takes an amount from 0 to 1, not {amount:g}")
 
+    shared = family(target).shared
+
     def routed(_: int, ffn: Any) -> MoEConfig:
         assert isinstance(ffn, FeedForwardConfig)
         chosen: dict[str, Any] = {"num_experts": num_experts, "top_k": top_k, "renormalize": True}
@@ -68,6 +72,8 @@ def upcycling(
             expert_width=ffn.width // split,
             router=router,
             activation=ffn.activation,
+            shared_width=ffn.width if shared != "none" else None,
+            shared_gate=shared == "gated",
             balance=BalanceConfig(loss_coef=0.001),
         )
 
@@ -91,11 +97,18 @@ def _fill(dense: FeedForward, moe: MoE, split: int, std: float, generator: torch
     num_experts, width = moe.config.router.num_experts, moe.config.expert_width
     copies = torch.randn(num_experts // split, moe.router.weight.shape[1], generator=generator) * std
     moe.router.weight.copy_(copies.repeat_interleave(split, dim=0))
+    share = 1.0 if moe.shared is None else 0.5
+    if moe.shared is not None:
+        moe.shared.load_state_dict(dense.state_dict())
+        if moe.shared_gate is None:
+            moe.shared.down.weight.mul_(0.5)
+        else:
+            moe.shared_gate.weight.zero_()
     for expert in range(num_experts):
         part = slice((expert % split) * width, (expert % split + 1) * width)
         moe.experts.gate_up.weight[expert, :width] = dense.gate.weight[part]
         moe.experts.gate_up.weight[expert, width:] = dense.up.weight[part]
-        moe.experts.down.weight[expert] = dense.down.weight[:, part] * split
+        moe.experts.down.weight[expert] = dense.down.weight[:, part] * (split * share)
 
 
 @torch.no_grad()
