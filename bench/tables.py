@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from markup import table
-from tables_gguf import gguf_blocks
+from tables_gguf import gguf_blocks, gguf_load
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -352,6 +352,7 @@ def render() -> str:
         ("train_step.json", train_step),
         ("forward.json", forward),
         ("load.json", load_time),
+        ("load_gguf.json", gguf_load),
         ("gguf_blocks.json", gguf_blocks),
         ("bf16_agreement.json", bf16_agreement),
         ("tune.json", tune),

@@ -21,3 +21,25 @@ def gguf_blocks(record: dict[str, Any]) -> str:
         f"Machine: {environment['processor']}. Command: `python bench/{environment['command']}`.\n\n"
         + table(["type", "coterie", "gguf", "ratio"], rows)
     )
+
+
+def gguf_load(record: dict[str, Any]) -> str:
+    """One row per side, one of ratios per other side."""
+    rows = [
+        [side, f"{found['seconds']:.2f} s", f"{found['peak_bytes'] / 1e9:.2f} GB"]
+        for side, found in record["sides"].items()
+    ]
+    rows += [
+        [f"coterie : {side}", f"{ratio['seconds']:.2f}", f"{ratio['peak_bytes']:.2f}"]
+        for side, ratio in record["ratios"].items()
+    ]
+    environment = record["environment"]
+    return (
+        "## Loading GGUF\n\n"
+        f"A dense model of {record['parameters']:,} parameters in one file of "
+        f"{record['file_bytes'] / 1e9:.2f} GB ({record['quant']}), fresh processes, file in page cache, "
+        f"medians of {record['repeats']} rounds, one thread. coterie and transformers unpack it into "
+        "bfloat16. In the second row coterie rounds it to int4 while reading; llama.cpp keeps the file's "
+        f"blocks. The machine also did other work (load average {environment['load_average']:.1f}). "
+        f"Command: `python bench/{environment['command']}`.\n\n" + table(["", "time", "peak memory"], rows)
+    )
