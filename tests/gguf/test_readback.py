@@ -30,7 +30,7 @@ def test_every_number_finds_its_way_back(kind: str, tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         # Gemma's norms are in the file plus 1, which rounds.
         atol = 2**-22 if "gemma" in kind else 0
-        torch.testing.assert_close(parameter.detach(), expected[name], rtol=0, atol=atol, msg=name)
+        torch.testing.assert_close(parameter.detach(), expected[name], rtol=0, atol=atol)
 
 
 def test_answers_by_type(tmp_path: Path) -> None:

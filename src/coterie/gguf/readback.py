@@ -55,8 +55,7 @@ def put_back(model: Transformer, checkpoint: Checkpoint, file: Path) -> None:
             raise CheckpointError(
                 f"{file}: lacks the tensor '{slot.stored}'; it was not written from {checkpoint.path}"
             )
-        for theirs, ours in slot.pieces:
-            stored.read_into(slot.stored, ours(own[slot.name]), theirs)
+        slot.read_into(stored, own[slot.name])
         filled.add(slot.name)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.gguf_model.targets import Parts, Target
+from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
 from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import View, whole
@@ -27,8 +28,7 @@ class GgufSlot:
 
     `pieces`: pairs of views of the file's tensor and of the parameter with the same numbers. `rows`: of a
     tensor of experts, the rows of each expert that it holds; the pieces then fit any number of experts.
-    `plus`: what the file adds to every number.
-    `note`: what is unlike the parameter, in words.
+    `plus`: what the file adds to every number. `note`: what is unlike the parameter, in words.
     """
 
     stored: str
@@ -41,6 +41,8 @@ class GgufSlot:
 
     def of_rows(self, parameter: Tensor) -> bool:
         """Whether the pieces move whole rows, so that they move rows of codes too."""
+        if self.plus:
+            return False
         stored = torch.empty(self.shape, device="meta")
         views = [view for theirs, ours in self.pieces for view in (theirs(stored), ours(parameter))]
         return all(view.shape[-1] == self.shape[-1] and view.stride(-1) == 1 for view in views)
@@ -61,6 +63,14 @@ class GgufSlot:
         """Copy the file's tensor into the parameter (of experts: as many as are given)."""
         for theirs, ours in self.pieces:
             ours(parameter).copy_(theirs(stored) - self.plus if self.plus else theirs(stored))
+
+    def read_into(self, source: TensorSource, parameter: Tensor) -> None:
+        """Fill the parameter from the file, without the tensor in memory twice where that is possible."""
+        if self.plus:
+            self.unpack(source.read(self.stored), parameter)
+            return
+        for theirs, ours in self.pieces:
+            source.read_into(self.stored, ours(parameter), theirs)
 
 
 _PLAIN = {

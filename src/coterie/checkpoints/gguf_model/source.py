@@ -210,8 +210,7 @@ class GgufSource:
     def _read_straight(self, name: str, target: Tensor) -> None:
         """Fill `target`, which has the parameter's shape, without the tensor in memory a second time."""
         for part in self._used(name):
-            for theirs, ours in part.pieces:
-                self._stored.read_into(part.stored, ours(target), theirs)
+            part.read_into(self._stored, target)
 
     def _whole(self, name: str) -> Tensor:
         parts = self._used(name)
