@@ -21,6 +21,7 @@ from coterie.config import ConfigError, CoterieError, DataError, TrainingError
 from coterie.machine.processes import Processes
 from coterie.nn.transformer import Transformer
 from coterie.recipes import tune as recipe
+from coterie.recipes import tune_cost
 from coterie.train import Callback, Trainer
 from tests.adapters.test_attach import MERGED
 from tests.arithmetic import approx, assert_model_close, mean_sums
@@ -283,10 +284,13 @@ def test_mistakes_are_one_line_each(folder: Path) -> None:
 def test_a_dry_run_says_the_plan_and_writes_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(tune_cost, "step_seconds", lambda config, settings: 0.25 * settings.batch_rows)
     train = "attention=freeze,experts=lora,shared=freeze,dense=freeze,router=full"
     words = ["tune", base(folder, "qwen3_moe"), folder / "data.jsonl", "-o", folder / "dry", "--train", train]
     code, printed, said = command(monkeypatch, capsys, *words, "--dry-run", "--json", "rank_rule=active")
     assert code == 0, said
+    cost = json.loads(printed)["cost"]
+    assert cost["peak_bytes"] > 4e8 and cost["seconds"] >= cost["step_seconds"] > 0 and "cost  " in said
     plan = {entry["group"]: entry for entry in json.loads(printed)["report"]["plan"]}
     assert {group for group, entry in plan.items() if entry["trainable"]} == {"experts", "router"}
     assert "rank rule: active (16 asked, 5 for each expert)" in said and not (folder / "dry").exists()

@@ -93,7 +93,7 @@ def tune(
     ] = None,
     config: Annotated[str | None, typer.Option(help="A YAML file of settings; options override it.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")
+        bool, typer.Option("--dry-run", help="Print what would be trained and what it would cost, and stop.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from coterie.data.heldout import retention_documents
 from coterie.evaluate.tuning import measure
 from coterie.machine.processes import Processes
 from coterie.recipes.run import Run, check_same, execute, open_run
+from coterie.recipes.tune_cost import TuneCost, tuning_cost
 from coterie.recipes.tune_finish import finish
 from coterie.recipes.tune_run import TuneRun, build_run, log_plan, watchers
 from coterie.results.tuning import GroupPlan, TuningRecord
 from coterie.train.callbacks import STOPPED
 from coterie.train.routing_guard import RouterGuard
+
+_log = logging.getLogger("coterie")
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class TuneResult:
     """How a run ended.
 
     `path`: the adapter, patch or model (None for a run that was stopped, or a dry run). `report`: what
-    `report.json` holds (None for a run that was stopped).
+    `report.json` holds (None for a run that was stopped). `cost`: of a dry run, what it would take.
     """
 
     path: Path | None
@@ -35,6 +39,7 @@ class TuneResult:
     tokens: int
     seconds: float
     report: TuningRecord | None = None
+    cost: TuneCost | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -42,6 +47,7 @@ class TuneResult:
         return plain | {
             "path": str(self.path) if self.path else None,
             "report": self.report.to_dict() if self.report else {},
+            "cost": asdict(self.cost) if self.cost else None,
         }
 
 
@@ -59,13 +65,15 @@ def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run:
 
     Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints/step-NNNNNN`, `report.json`, and the
     result as `adapter` (in PEFT's format), `patch` or `model`, as the method says. `dry_run`: log the plan
-    and write nothing.
+    and the cost, and write nothing.
     Errors: `CoterieError` subclasses, one line each; an incomplete result is removed.
     """
     if dry_run:
         run = build_run(config, Processes())
         record = _record(run, log_plan(run), "dry run")
-        return TuneResult(None, run.tuned.kind, "dry run", 0, 0, 0.0, record)
+        cost = tuning_cost(run)
+        _log.info("%s", cost.words())
+        return TuneResult(None, run.tuned.kind, "dry run", 0, 0, 0.0, record, cost)
     with open_run(config) as processes:
         run = build_run(config, processes)
         tuned, trainer, config = run.tuned, run.trainer, run.config
