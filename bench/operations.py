@@ -5,12 +5,15 @@ converted and profiled, and an adapter is merged into it. Both checkouts run the
 time, each on its own core with one thread. Memory is the most that the process held (its peak resident set),
 Python and libraries included. A ratio above 1 means that this checkout needs less than the other.
 
-    python bench/operations.py OTHER_CHECKOUT [--layers 30] [--only NAME ...]
+    python bench/operations.py OTHER_CHECKOUT [--layers 8] [--only NAME ...]
+
+Operations that are not chosen keep their record.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -105,11 +108,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("other", type=Path, help="the root of another checkout (git worktree add DIR COMMIT)")
-    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--only", nargs="+", choices=list(OPERATIONS), default=list(OPERATIONS))
     parser.add_argument("--out", type=Path, default=RESULTS / "operations.json")
     options = parser.parse_args()
     trees = {"before": options.other.resolve(), "after": HERE}
+    commits = {side: commit_of(tree) for side, tree in trees.items()}
+    known = json.loads(options.out.read_text())["operations"] if options.out.is_file() else {}
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -133,20 +138,23 @@ def main() -> None:
             row: dict[str, Any] = dict(zip(trees, both, strict=True))
             row["cpu_ratio"] = both[0]["cpu_seconds"] / both[1]["cpu_seconds"]
             row["peak_ratio"] = both[0]["peak_bytes"] / both[1]["peak_bytes"]
+            row |= {"layers": options.layers, "commits": commits}
             row["result_bytes"] = size_of(outs[1])
             found[operation] = row
             print(operation, row, file=sys.stderr, flush=True)
             for out in outs:
                 subprocess.run(["rm", "-rf", str(out)], check=True)
-    commits = {
-        side: subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=tree, capture_output=True, text=True, check=False
-        ).stdout.strip()
-        for side, tree in trees.items()
-    }
-    about = environment() | {"commits": commits}
+    about = environment()
     about["command"] = about["command"].replace(str(options.other), "OTHER_CHECKOUT")
-    write_json(options.out, {"environment": about, "layers": options.layers, "operations": found})
+    rows = {name: (known | found)[name] for name in OPERATIONS if name in known | found}
+    write_json(options.out, {"environment": about, "operations": rows})
+
+
+def commit_of(tree: Path) -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=tree, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
 
 
 if __name__ == "__main__":

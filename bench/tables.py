@@ -11,6 +11,7 @@ from typing import Any
 
 from markup import table
 from tables_gguf import gguf_blocks, gguf_load
+from tables_operations import operations
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -360,6 +361,7 @@ def render() -> str:
         ("subset.json", subset),
         ("plan.json", plan),
         ("densify.json", densify),
+        ("operations.json", operations),
         ("serve.json", serve),
         ("soak.json", soak),
         ("stall.json", stall),

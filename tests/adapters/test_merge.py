@@ -23,6 +23,7 @@ from coterie.nn.transformer import Transformer
 from coterie.proof.judge import check_probes
 from tests.adapters.test_attach import IDS, MERGED, config, logits, randomise_factors
 from tests.arithmetic import assert_model_close, model_tolerance
+from tests.checkpoints.alive import one_at_a_time
 from tests.checkpoints.opens import count_opens
 from tests.families.hf import tiny
 
@@ -204,3 +205,10 @@ def test_occupied_places_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="exists already"):
         merged(tmp_path)
     assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+
+
+def test_one_model_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path)
+    read = one_at_a_time(monkeypatch)
+    merged(tmp_path)
+    assert len(read) == 2

@@ -26,6 +26,7 @@ from coterie.nn.transformer import Transformer
 from coterie.proof.texts import TEXTS
 from coterie.text.tokenizer import Tokenizer
 from tests.arithmetic import assert_model_close
+from tests.checkpoints.alive import one_at_a_time
 from tests.families import hf
 from tests.families.test_mtp import with_mtp
 from tests.families.test_wrapper import whole
@@ -312,3 +313,13 @@ def test_a_source_that_is_not_what_it_was_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c" / "probes" / "probes.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"probes\.safetensors: is missing"):
         convert_directory(tmp_path / "c", tmp_path / "d")
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_one_model_is_in_memory_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None
+) -> None:
+    save_model(tmp_path / "a", make("qwen3_moe"), probes=True)
+    read = one_at_a_time(monkeypatch)
+    receipt = convert_directory(tmp_path / "a", tmp_path / "b", dtype=dtype)
+    assert len(read) == 2 and receipt.lossless == (dtype is None)

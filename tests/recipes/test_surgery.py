@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import shutil
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.checkpoints.tensor_reader import read_header
 from coterie.cli.main import main
@@ -29,6 +26,7 @@ from coterie.surgery.upcycle import upcycle
 from coterie.text.tokenizer import Tokenizer
 from tests.adapters.test_attach import IDS, logits
 from tests.arithmetic import approx, assert_model_close, mean_sums, model_tolerance
+from tests.checkpoints.alive import one_at_a_time
 from tests.families.hf import _BASE, CONFIGS, randomise
 
 WORDS = (
@@ -216,22 +214,12 @@ def test_a_file_that_does_not_hold_what_was_made_is_refused(
 def test_the_original_is_not_in_memory_when_the_result_is_read_back(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alive: list[weakref.ref[Transformer]] = []
-    load = Checkpoint.load
-
-    def loads(self: Checkpoint, *arguments: Any, **named: Any) -> Any:
-        gc.collect()
-        assert all(model() is None for model in alive)
-        loaded = load(self, *arguments, **named)
-        alive.append(weakref.ref(loaded.model))
-        return loaded
-
-    monkeypatch.setattr(Checkpoint, "load", loads)
+    read = one_at_a_time(monkeypatch)
     surgery.operate(folder / "moe", tmp_path / "out", operation())
-    assert len(alive) == 2
+    assert len(read) == 2
     settings = {"layer": 0, "expert": 1, "other": str(folder / "other")}
     surgery.operate(folder / "moe", tmp_path / "swapped", operation("swap-expert", **settings))
-    assert len(alive) == 5
+    assert len(read) == 5
 
 
 @pytest.mark.slow
