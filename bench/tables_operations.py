@@ -35,7 +35,7 @@ def operations(record: dict[str, Any]) -> str:
     environment = record["environment"]
     return (
         "## What big operations cost\n\n"
-        "Processor time and peak memory of commands on a random model of SmolLM2-135M's widths in float32, at "
+        "Processor time and peak memory of commands on a random float32 model of SmolLM2-135M's widths, at "
         "two commits (both at the same time, one core each; ratios above 1 are savings). Memory includes "
         f"Python and its libraries, about 0.3 GB. Machine: {environment['processor']}. "
         "Command: `python bench/operations.py OTHER_CHECKOUT`.\n\n"

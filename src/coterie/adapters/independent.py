@@ -73,6 +73,8 @@ def check_weights(
                 f"{where}: '{name}' has the shape {tuple(found.shape)} where its adapter makes "
                 f"{tuple(want.value.shape)} of the base; nothing was written"
             )
+        if torch.equal(found.float(), want.value) and bool(found.isfinite().all()):
+            continue  # which most are, and no further copies are needed to see it
         slack = torch.finfo(stored).eps * want.value.abs() + want.error
         worst = (found.float() - want.value).abs() - slack
         if bool((worst > 0).any()) or not bool(found.isfinite().all()):

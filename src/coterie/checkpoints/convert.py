@@ -224,7 +224,7 @@ def _rounding(model: Transformer, dtype: torch.dtype) -> Rounding:
         if parameter.dtype == dtype or name in wide:
             continue
         moved_before = numbers
-        for exact in parameter.detach().flatten().split(1 << 24):
+        for exact in parameter.detach().flatten().split(1 << 20):
             after = exact.to(dtype)
             if bool((after.isinf() & exact.isfinite()).any()):
                 raise CheckpointError(
