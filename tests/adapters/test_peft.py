@@ -34,6 +34,10 @@ FAMILIES = [
     "llama4_maverick",
     "ernie4_5_moe",
     "hy_v3",
+    "phi3",
+    "glm4",
+    "qwen3_5_text",
+    "qwen3_next",
 ]
 ROUTERS = {
     "gpt_oss": "mlp.router",

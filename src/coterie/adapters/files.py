@@ -23,6 +23,7 @@ from torch import Tensor
 from coterie.adapters.attach import Adapter, drop_adapter, put_adapter, take_adapter
 from coterie.adapters.own_templates import other_templates
 from coterie.adapters.peft import decode, encode, holds_fused_experts, holds_single_experts
+from coterie.adapters.peft_joined import join_factors
 from coterie.adapters.peft_layouts import LAYOUTS, Layout
 from coterie.adapters.peft_names import Names
 from coterie.adapters.peft_settings import check_settings_types, check_stamp_types
@@ -113,7 +114,8 @@ class AdapterFiles:
 
     def adapter(self, config: ModelConfig, layout: Layout) -> Adapter:
         """The adapter for a model of `config`. Errors: `CheckpointError` for tensors that do not fit it."""
-        return decode(self.tensors, self.config, config, layout, str(self.path), self.stamp.get("experts"))
+        stated = self.stamp.get("experts"), self.stamp.get("columns")
+        return decode(self.tensors, self.config, config, layout, str(self.path), *stated)
 
 
 def is_adapter(path: str | Path) -> bool:
@@ -247,6 +249,7 @@ def write_adapter(
         "rank_rule": settings.rank_rule,
         "config": settings.to_dict(),
         "experts": chosen or None,
+        "columns": join_factors(Names(config), adapter.factors)[1] or None,
         "version": _own_version(),
         "base": _base_stamp(base, touched) if base is not None else {},
     }

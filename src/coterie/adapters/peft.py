@@ -19,6 +19,7 @@ from torch import Tensor
 
 from coterie.adapters.attach import Adapter, Factors
 from coterie.adapters.peft_config import FOREIGN, check_settings, check_tensors, unties
+from coterie.adapters.peft_joined import join_factors, join_full, split_factors, split_full
 from coterie.adapters.peft_layouts import (
     Layout,
     is_swapped,
@@ -37,6 +38,7 @@ PREFIX = "base_model.model."
 VERSIONS: dict[Layout, str] = {"peft": "0.19.1", "peft019": "0.19.0", "peft018": "0.18.1"}
 
 _PART = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
+_BARE = (".sinks", ".A_log", ".dt_bias")  # parameters beside modules, which PEFT cannot save
 _SINGLE = re.compile(r".+\.experts\.\d+\.\w+")
 
 
@@ -52,7 +54,7 @@ def encode(
     modules: dict[str, tuple[int, float]] = {}
     parameters: dict[str, tuple[int, float]] = {}
     reasons = []
-    for layer, factors in adapter.factors.items():
+    for layer, factors in join_factors(names, adapter.factors)[0].items():
         place, how = names.places[layer], (factors.rank, factors.alpha)
         if place.kind in ("gate_up", "down") and layout == "per-expert":
             part = write_single(names, layer, factors)
@@ -67,8 +69,6 @@ def encode(
             (parameters if _as_parameter(names, place, layout) else modules)[
                 _target(names, place, layout)
             ] = how
-        if layer in names.shared:
-            reasons.append(f"factors of a part of {names.shared[layer]}")
         if factors.magnitude is not None and (place.parameter in parameters or place.kind == "router"):
             reasons.append(f"DoRA on {place.kind if place.kind == 'router' else place.path.split('.')[-1]}")
         tensors |= part
@@ -136,8 +136,10 @@ def _plain(number: float) -> int | float:
 def _encode_full(adapter: Adapter, names: Names) -> tuple[dict[str, Tensor], list[str], list[str]]:
     """Weights trained in full as PEFT's `modules_to_save`: tensors, modules, parts PEFT cannot express."""
     tensors: dict[str, Tensor] = {}
-    for name, tensor in adapter.full.items():
-        key = names.parameters[name]
+    whole = join_full(names, adapter.full)
+    ours = {key: name for name, key in names.parameters.items()}
+    for key, tensor in whole.items():
+        name = ours[key]
         experts = ".experts." in name and name.endswith(".weight")
         tensors[key] = tensor.mT if experts and names.transposed else tensor
         if name == "embed.weight" and names.config.tie_embeddings:
@@ -146,10 +148,9 @@ def _encode_full(adapter: Adapter, names: Names) -> tuple[dict[str, Tensor], lis
     modules = {_module(key) for key in tensors}
     known = {_module(key) for key in names.parameters.values()} | modules
     saved = sorted(names.shorten(dict.fromkeys(modules, 0), sorted(known)))
-    reasons = [f"{key.rpartition('.')[2]} trained in full" for key in tensors if key.endswith(".sinks")]
-    layers = {name.rpartition(".")[0] for name in adapter.full} & names.shared.keys()
-    reasons += [f"a part of {names.shared[layer]} trained in full" for layer in layers]
-    return tensors, [module for module in saved if not module.endswith("self_attn")], reasons
+    bare = [key for key in tensors if key.endswith(_BARE)]
+    reasons = [f"{key.rpartition('.')[2]} trained in full" for key in bare]
+    return tensors, [module for module in saved if not module.endswith(("self_attn", "linear_attn"))], reasons
 
 
 def _module(key: str) -> str:
@@ -167,11 +168,13 @@ def decode(
     layout: Layout,
     where: str,
     chosen: Mapping[str, Sequence[int]] | None = None,
+    columns: Mapping[str, Sequence[int]] | None = None,
 ) -> Adapter:
     """The adapter in a file's tensors.
 
-    `chosen`: our layer -> the experts that have factors, as the stamp states them. `where`: the directory,
-    for messages. Errors: `CheckpointError` for unsupported settings and for tensors that belong to no layer.
+    `chosen`: our layer -> the experts that have factors, as the stamp states them. `columns`: our layer ->
+    its columns in the factors of a tensor that holds several (`peft_joined`). `where`: the directory, for
+    messages. Errors: `CheckpointError` for unsupported settings and for tensors that belong to no layer.
     """
     check_settings(data, where)
     names = Names(config)
@@ -193,6 +196,9 @@ def decode(
         if stem in names.expert_modules:
             layer, expert, half = names.expert_modules[stem]
             single.setdefault(layer, {})[expert, half] = _one(rest, stem, [stem], data, where)
+        elif stem in names.joined:
+            whole = _one(rest, stem, [stem, f"{stem}.weight"], data, where)
+            factors |= split_factors(names, stem, whole, columns or {})
         elif stem in places:
             place = places[stem]
             factors[place.name] = _one(rest, stem, [place.path, place.parameter], data, where)
@@ -288,7 +294,7 @@ def _from_pattern(pattern: Any, paths: list[str], default: Any, where: str) -> A
 
 def _decode_full(rest: Mapping[str, Tensor], names: Names, where: str) -> dict[str, Tensor]:
     ours = {key: name for name, key in names.parameters.items()}
-    full = {}
+    full: dict[str, Tensor] = {}
     for key, tensor in rest.items():
         name = ours.get(key)
         if (
@@ -301,6 +307,9 @@ def _decode_full(rest: Mapping[str, Tensor], names: Names, where: str) -> dict[s
             raise CheckpointError(
                 f"{where}: tensor '{key}' belongs to no layer of this {names.config.family} model"
             )
+        if key in names.joined_tensors:
+            full |= split_full(names, key, tensor, where)
+            continue
         experts = ".experts." in name and name.endswith(".weight")
         full[name] = tensor.mT.contiguous() if experts and names.transposed else tensor
     return full

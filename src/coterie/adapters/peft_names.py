@@ -72,9 +72,24 @@ class Names:
                     name, self.experts_path(slot), "gate_up" if name.endswith("gate_up") else "down"
                 )
             else:
-                path = self._own_name(slot).removesuffix(".weight")
+                path = self._in_memory(slot.disk.removesuffix(".weight"))
                 found[name] = Place(name, path, "router" if name.endswith(".router") else "linear")
         return found
+
+    @cached_property
+    def joined_tensors(self) -> dict[str, list[Slot]]:
+        """The tensors that hold several of our parameters outside of experts: their key -> the parts."""
+        found: dict[str, list[Slot]] = {}
+        for slot in self.slots:
+            if slot.within is not None and ".experts." not in slot.name:
+                found.setdefault(self._in_memory(slot.disk), []).append(slot)
+        return found
+
+    @cached_property
+    def joined(self) -> dict[str, list[Slot]]:
+        """The same for the weights of linear layers: the layer's path -> the parts."""
+        tensors = self.joined_tensors
+        return {key.removesuffix(".weight"): tensors[key] for key in tensors if key.endswith(".weight")}
 
     @cached_property
     def expert_modules(self) -> dict[str, tuple[str, int, int]]:
@@ -126,22 +141,8 @@ class Names:
                 ending = "_proj" if kind == "weight" else "_proj_bias"
                 found[slot.name] = f"{self.experts_path(slot)}.{layer.rpartition('.')[2]}{ending}"
             else:
-                found[slot.name] = self._own_name(slot)
+                found[slot.name] = self._in_memory(slot.disk)
         return found
-
-    @cached_property
-    def shared(self) -> dict[str, str]:
-        """Layers that are a part of another model's layer, such as q of `qkv_proj` -> its name there."""
-        return {
-            slot.name.rpartition(".")[0]: slot.disk.split(".")[-2]
-            for slot in self.slots
-            if slot.within is not None and ".experts." not in slot.name
-        }
-
-    def _own_name(self, slot: Slot) -> str:
-        """The name in transformers 5; a part of a tensor, which has none, is named below the whole."""
-        path, _, kind = self._in_memory(slot.disk).rpartition(".")
-        return f"{path}.{kind}" if slot.within is None else f"{path}.{slot.name.split('.')[-2]}.{kind}"
 
     def experts_path(self, slot: Slot) -> str:
         """The module of a layer's experts in transformers 5."""
