@@ -99,6 +99,8 @@ def test_the_bound_is_nearly_reached(kind: str) -> None:
         ("blk.0.attn_q.weight", (64, 48), "q8_0", "F16"),
         ("blk.0.attn_q.weight", (64, 48), "bf16", "BF16"),
         ("blk.0.attn_norm.weight", (64,), "q4_0", "F32"),
+        ("blk.0.ssm_norm.weight", (4, 64), "q4_0", "F32"),
+        ("blk.0.shortconv.conv.weight", (256, 32), "q4_k_m", "F32"),
         ("blk.0.ffn_gate_exps.bias", (8, 64), "f16", "F32"),
         ("blk.0.ffn_gate_inp.weight", (8, 64), "q4_0", "F32"),
         ("blk.0.ffn_gate_exps.weight", (8, 64, 64), "mxfp4", "MXFP4"),
