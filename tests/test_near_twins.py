@@ -31,6 +31,12 @@ EXPLAINED: dict[frozenset[str], str] = {
         ("families/llama4.py::_read", "families/smollm3.py::_read", _FORMATS),
         ("families/qwen2.py::_read", "families/smollm3.py::_read", _FORMATS),
         ("families/deepseek.py::write_experts", "families/ernie4_5.py::_write_moe", _FORMATS),
+        ("families/ernie4_5.py::_write_moe", "families/qwen3.py::write_sparse", _FORMATS),
+        ("families/minimax_m2.py::_read", "families/mixtral.py::_read", _FORMATS),
+        ("families/minimax_m2.py::_read", "families/hy_v3.py::_read", _FORMATS),
+        ("families/minimax_m2.py::_read", "families/granite.py::_read_moe", _FORMATS),
+        ("families/granite.py::_moe_slots", "families/llama4.py::_slots", _FORMATS),
+        ("families/granite.py::_read_attention", "families/smollm3.py::_read", _FORMATS),
         (
             "checkpoints/quantised/bitsandbytes.py::collect",
             "checkpoints/quantised/modelopt.py::collect",

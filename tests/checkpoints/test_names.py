@@ -21,7 +21,10 @@ from tests.arithmetic import assert_model_close
 from tests.families.hf import VOCAB, tiny
 
 Tensors = dict[str, Tensor]
-ROUTED = ("qwen3_moe", "mixtral", "olmoe", "deepseek_v2", "deepseek_v3", "llama4_scout", "gpt_oss")
+ROUTED = (
+    *("qwen3_moe", "mixtral", "olmoe", "deepseek_v2", "deepseek_v3", "llama4_scout", "gpt_oss"),
+    *("glm4_moe", "minimax_m2", "qwen2_moe", "granitemoeshared", "flex_olmo", "hunyuan_v1_moe"),
+)
 IDS = torch.randint(0, VOCAB, (19,), generator=torch.Generator().manual_seed(3))
 
 

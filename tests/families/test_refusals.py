@@ -64,6 +64,13 @@ def hf_config(name: str, **changes: Any) -> dict[str, Any]:
             "'original_max_position_embeddings' is missing",
         ),
         ("qwen2_moe", {"use_sliding_window": True}, "'use_sliding_window' is True"),
+        ("hunyuan_v1_moe", {"moe_topk": [1, 2]}, "'moe_topk' is .*an entry for each layer"),
+        ("hunyuan_v1_moe", {"num_shared_expert": [1, 2, 1, 1]}, "'num_shared_expert' is .*1 in every layer"),
+        ("hunyuan_v1_moe", {"moe_intermediate_size": 8}, "'moe_intermediate_size' is 8; 12 in every layer"),
+        ("hunyuan_v1_dense", {"use_cla": True}, "'use_cla' is True"),
+        ("hunyuan_v1_dense", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
+        ("olmo3", {"rope_parameters": None, "rope_theta": 7.0}, "'rope_theta' is 7.0, which transformers"),
+        ("olmo3", {"rope_parameters": {"rope_theta": 7.0}}, "'rope_theta' outside of the layer types"),
         ("gpt_oss", {"layer_types": ["full_attention"]}, "'layer_types' needs 4 entries"),
         ("gpt_oss", {"layer_types": ["chunked_attention"] * 4}, "'layer_types' needs 4 entries"),
         (

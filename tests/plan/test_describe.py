@@ -55,4 +55,4 @@ def test_each_difference_has_its_words(changes: dict[str, Any], words: str):
 
 def test_the_kind_of_norm_of_queries_is_in_the_line_of_the_layers():
     (line,) = describe(config({"qk_norm": "head_after"})).layers
-    assert "head_after query/key norm" in line
+    assert "query/key norm per head after rope" in line

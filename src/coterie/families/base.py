@@ -106,6 +106,12 @@ def layer_masks(reader: Reader, types: list[str]) -> list[dict[str, Any]]:
     return [sliding if _TYPES[kind] == "sliding" else {"mask": "causal"} for kind in types]
 
 
+def read_window(reader: Reader, unsaid: int | None = None) -> dict[str, Any]:
+    """`sliding_window` of every layer as keyword arguments of `AttentionConfig`; none where it is null."""
+    window = reader.get("sliding_window", default=None if "sliding_window" in reader.data else unsaid)
+    return {} if window is None else {"mask": "sliding", "window": window}
+
+
 def layer_types(config: ModelConfig) -> list[str]:
     """`layer_types` of a model whose layers have full or sliding attention."""
     masks = [grouped_query(config, block).mask for block in config.blocks]
@@ -198,6 +204,24 @@ def write_dense(
     ffns = [dense_ffn(config, block) for block in config.blocks]
     data = write_model(config, attention, partial) | {"intermediate_size": ffns[0].width}
     return data, attention, ffns[0]
+
+
+def write_routed(
+    config: ModelConfig, partial: bool = False
+) -> tuple[dict[str, Any], AttentionConfig, MoEConfig]:
+    """The common keys of a decoder with experts in every layer, in Mixtral's words, and what to add from.
+
+    Errors: `LayerKindError` for a dense layer, `ConfigError` for latent attention.
+    """
+    attentions = [grouped_query(config, block) for block in config.blocks]
+    moes = [routed_ffn(config, block) for block in config.blocks]
+    data = write_model(config, attentions[0], partial) | {
+        "intermediate_size": moes[0].expert_width,
+        "num_local_experts": moes[0].router.num_experts,
+        "num_experts_per_tok": moes[0].router.top_k,
+        "router_aux_loss_coef": moes[0].balance.loss_coef,
+    }
+    return data, attentions[0], moes[0]
 
 
 _ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}

@@ -34,7 +34,7 @@ _SPELLINGS = (
     ("rope_theta", "rotary_emb_base", "rope_base", "rotary_base"),
 )
 # The last two give images angles of height and width, which for text are those of the position.
-_TEMPERATURE = {"llama_4_scaling_beta", "original_max_position_embeddings"}  # of queries, beside the rotation
+_TEMPERATURE = {"llama_4_scaling_beta", "original_max_position_embeddings"}  # of queries, in the same place
 _DEFAULT_KEYS = {
     "rope_theta", "rope_type", "type", "partial_rotary_factor", "mrope_section", "mrope_interleaved",
 }  # fmt: skip

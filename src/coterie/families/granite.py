@@ -13,14 +13,13 @@ from coterie.config import AttentionConfig, ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    grouped_query,
     read_attention,
     read_dense_layers,
     read_model,
     read_moe,
     routed_ffn,
     write_dense,
-    write_model,
+    write_routed,
 )
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
@@ -89,18 +88,8 @@ def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _write_moe(config: ModelConfig) -> dict[str, Any]:
-    block = config.blocks[0]
-    attention, moe = grouped_query(config, block), routed_ffn(config, block)
-    return (
-        write_model(config, attention)
-        | _write_scales(config, attention)
-        | {
-            "intermediate_size": moe.expert_width,
-            "num_local_experts": moe.router.num_experts,
-            "num_experts_per_tok": moe.router.top_k,
-            "router_aux_loss_coef": moe.balance.loss_coef,
-        }
-    )
+    data, attention, _ = write_routed(config)
+    return data | _write_scales(config, attention)
 
 
 def _write_shared(config: ModelConfig) -> dict[str, Any]:

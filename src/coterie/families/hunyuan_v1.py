@@ -13,13 +13,12 @@ from coterie.config import AttentionConfig, ConfigError, ModelConfig, RopeConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    grouped_query,
     read_attention,
     read_dense_layers,
     read_model,
     routed_ffn,
     write_dense,
-    write_model,
+    write_routed,
 )
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader, head_dim
@@ -110,19 +109,12 @@ def _each_layer(reader: Reader, name: str, expected: Any, num_layers: int) -> li
 
 
 def _write_moe(config: ModelConfig) -> dict[str, Any]:
-    attention = grouped_query(config, config.blocks[0])
-    moes = [routed_ffn(config, block) for block in config.blocks]
-    top_k, kept = [moe.router.top_k for moe in moes], config.extra.get("moe_topk")
-    return (
-        write_model(config, attention)
-        | _write_attention(config, attention)
-        | {
-            "intermediate_size": moes[0].expert_width,
-            "num_experts": moes[0].router.num_experts,
-            "moe_topk": top_k if len(set(top_k)) > 1 or isinstance(kept, list) else top_k[0],
-            "router_aux_loss_coef": moes[0].balance.loss_coef,
-        }
-    )
+    data, attention, moe = write_routed(config)
+    del data["num_local_experts"], data["num_experts_per_tok"]  # transformers' names in memory
+    top_k = [routed_ffn(config, block).router.top_k for block in config.blocks]
+    listed = len(set(top_k)) > 1 or isinstance(config.extra.get("moe_topk"), list)
+    own = {"num_experts": moe.router.num_experts, "moe_topk": top_k if listed else top_k[0]}
+    return data | own | _write_attention(config, attention)
 
 
 def _dense_slots(config: ModelConfig) -> list[Slot]:

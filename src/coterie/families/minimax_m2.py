@@ -12,12 +12,11 @@ from coterie.config import ConfigError, ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    grouped_query,
     read_attention,
     read_model,
     read_moe,
     routed_ffn,
-    write_model,
+    write_routed,
 )
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader, head_dim
@@ -66,17 +65,9 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
-    block = config.blocks[0]
-    attention, moe = grouped_query(config, block), routed_ffn(config, block)
+    data, attention, moe = write_routed(config, partial=True)
     turning = attention.rope.rotated if attention.rope else None
-    return write_model(config, attention, partial=True) | {
-        "rotary_dim": turning or attention.head_dim,
-        "intermediate_size": moe.expert_width,
-        "num_local_experts": moe.router.num_experts,
-        "num_experts_per_tok": moe.router.top_k,
-        "router_aux_loss_coef": moe.balance.loss_coef,
-        "router_bias_rate": moe.balance.bias_rate,
-    }
+    return data | {"rotary_dim": turning or attention.head_dim, "router_bias_rate": moe.balance.bias_rate}
 
 
 def _slots(config: ModelConfig) -> list[Slot]:

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config import ConfigError, ModelConfig
-from coterie.families.base import COMMON_KEYS, Family, read_attention, read_dense_layers, write_dense
+from coterie.families.base import (
+    COMMON_KEYS,
+    Family,
+    read_attention,
+    read_dense_layers,
+    read_window,
+    write_dense,
+)
 from coterie.families.reader import Reader, head_dim
 from coterie.families.rope import read_rope, rope_settings
 from coterie.families.slots import dense_model_slots
@@ -39,11 +46,11 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     if floor is None or _BETA not in settings:
         missing = _BETA if _BETA not in settings else _ORIGINAL
         raise ConfigError(f"{where}: '{missing}' is missing in the rope settings")
-    window = reader.get("sliding_window", default=None)
-    mask = {} if window is None else {"mask": "sliding", "window": window}
     temperature = {"floor_scale": floor, "scale": settings[_BETA], "offset": 0}
     width = head_dim(reader, None if "head_dim" in data else 128)
-    attention = read_attention(reader, rope=rope, temperature=temperature, head_dim=width, **mask)
+    attention = read_attention(
+        reader, rope=rope, temperature=temperature, head_dim=width, **read_window(reader)
+    )
     return read_dense_layers(reader, [attention] * reader.get("num_hidden_layers"), 1e-5, False, False)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config import ModelConfig
-from coterie.families.base import COMMON_KEYS, Family, read_dense, write_dense
+from coterie.families.base import COMMON_KEYS, Family, read_dense, read_window, write_dense
 from coterie.families.ministral3 import MINISTRAL3
 from coterie.families.mistral4 import MISTRAL4
 from coterie.families.reader import Reader
@@ -22,8 +22,7 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
     for name in ("attention_bias", "mlp_bias"):
         reader.expect(name, False, None)
-    window = reader.get("sliding_window", default=None if "sliding_window" in data else 4096)
-    mask = {"mask": "sliding", "window": window} if window is not None else {}
+    mask = read_window(reader, 4096)
     if mask:  # transformers takes both at once, for something that no release means
         reader.expect("layer_types", None)
     return read_dense(reader, 10000.0, 1e-6, False, **mask)

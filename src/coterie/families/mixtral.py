@@ -9,12 +9,12 @@ from coterie.config import ModelConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
-    grouped_query,
     read_attention,
     read_model,
     read_moe,
+    read_window,
     routed_ffn,
-    write_model,
+    write_routed,
 )
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
@@ -26,25 +26,19 @@ _KEYS = {"num_local_experts", "num_experts_per_tok", "router_aux_loss_coef", "sl
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
-    window = reader.get("sliding_window", default=None)
-    mask = {"mask": "sliding", "window": window} if window is not None else {}
     ffn = read_moe(
         reader, reader.get("intermediate_size"), ("num_local_experts", "num_experts"), {"renormalize": True}
     )
-    block = {"attention": read_attention(reader, rope=read_rope(reader, 1e6), **mask), "ffn": ffn}
+    block = {
+        "attention": read_attention(reader, rope=read_rope(reader, 1e6), **read_window(reader)),
+        "ffn": ffn,
+    }
     return read_model(reader, [block] * reader.get("num_hidden_layers"), 1e-5, False)
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
-    block = config.blocks[0]
-    attention, ffn = grouped_query(config, block), routed_ffn(config, block)
-    return write_model(config, attention) | {
-        "intermediate_size": ffn.expert_width,
-        "num_local_experts": ffn.router.num_experts,
-        "num_experts_per_tok": ffn.router.top_k,
-        "router_aux_loss_coef": ffn.balance.loss_coef,
-        "sliding_window": attention.window,
-    }
+    data, attention, _ = write_routed(config)
+    return data | {"sliding_window": attention.window}
 
 
 _NAMES = RoutedNames("block_sparse_moe", parts=("w1", "w3", "w2"))

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config import ModelConfig
-from coterie.families.base import COMMON_KEYS, Family, read_attention, read_dense_layers, write_dense
+from coterie.families.base import (
+    COMMON_KEYS,
+    Family,
+    read_attention,
+    read_dense_layers,
+    read_window,
+    write_dense,
+)
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
 from coterie.families.slots import LAYER, RoutedNames, dense_model_slots
@@ -20,9 +27,7 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(_renamed({"original_max_position_embeddings": 4096, **data}), where)
     for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
         reader.expect(name, False, None)
-    window = reader.get("sliding_window", default=None)
-    mask = {} if window is None else {"mask": "sliding", "window": window}
-    attention = read_attention(reader, rope=read_rope(reader, 10000.0, partial=1.0), **mask)
+    attention = read_attention(reader, rope=read_rope(reader, 10000.0, partial=1.0), **read_window(reader))
     layers = [attention] * reader.get("num_hidden_layers")
     return read_dense_layers(reader, layers, 1e-5, False)
 

@@ -1,6 +1,6 @@
 """Which tensors on disk are which parameters: Llama's names, and how other families differ from them.
 
-`LAYER` gives the name on disk of each part of a layer by our name; a family passes a table of its own,
+`LAYER` gives the name on disk of each part of a layer by our name; a family passes another table,
 usually `LAYER | {...}`. `RoutedNames` does so for the feed-forward. Linear layers with one name on disk are
 one tensor there: their rows follow each other in the order of ours (q, k, v; gate, up). Mixers with a state:
 `mixer_slots.py`.

@@ -226,6 +226,15 @@ def selection_biases(config: ModelConfig) -> int:
     return sum(router.num_experts for router in routers if router.select_bias)
 
 
+_QK_NORMS = {
+    "head": "query/key norm per head",
+    "head_after": "query/key norm per head after rope",
+    "full": "query/key norm over all heads",
+    "weightless": "query/key norm per head without weight, after rope",
+    "weightless_before": "query/key norm per head without weight",
+}
+
+
 def _attention_words(attention: AttentionConfig | MLAConfig | StateMixer) -> str:
     if isinstance(attention, STATE_MIXERS):
         return f"{attention.words}, {4 * attention.state_values:,} bytes of state"
@@ -236,7 +245,7 @@ def _attention_words(attention: AttentionConfig | MLAConfig | StateMixer) -> str
     words.append(attention.mask if attention.window is None else f"{attention.mask} {attention.window}")
     words.append("no positions" if attention.rope is None else f"rope theta {attention.rope.theta:g}")
     if attention.qk_norm != "none":
-        words.append(f"{attention.qk_norm} query/key norm")
+        words.append(_QK_NORMS[attention.qk_norm])
     return ", ".join(words)
 
 
@@ -253,8 +262,10 @@ def _ffn_words(ffn: FeedForwardConfig | MoEConfig) -> str:
 def _rope_words(config: ModelConfig) -> list[str]:
     ropes = [attention.rope for attention in config.attentions if attention.rope is not None]
     scalings = {rope.scaling.kind: rope.scaling for rope in ropes if rope.scaling is not None}
+    some = ", in some layers" if any(rope.scaling is None for rope in ropes) else ""
     words = [
-        f"positions stretched by {kind} rope scaling, factor {s.factor:g}" for kind, s in scalings.items()
+        f"positions stretched by {kind} rope scaling, factor {s.factor:g}{some}"
+        for kind, s in scalings.items()
     ]
     for rope, width in {(a.rope, a.head_dim) for a in config.attentions if isinstance(a, AttentionConfig)}:
         if rope is not None and rope.rotated is not None and rope.rotated < width:
@@ -328,6 +339,8 @@ def _moe_words(config: ModelConfig) -> list[str]:
         words.append("the chosen experts' weights do not sum to 1")
     if router.scale != 1:
         words.append(f"expert weights times {router.scale:g}")
+    if moe.shared_gate:
+        words.append("the shared expert's result is multiplied by a gate, one number per token")
     if moe.clamped is not None:
         words.append(f"experts with biases and an activation clamped at {moe.clamped.limit:g}")
     return words
