@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from coterie.adapters.attach import attach
 from coterie.adapters.files import save_adapter
+from coterie.adapters.merge import merge_checkpoint
 from coterie.adapters.peft_names import Names
 from coterie.checkpoints.convert import convert_directory
 from coterie.checkpoints.directory import load_model, save_model
@@ -169,8 +170,9 @@ def test_places_of_adapters_are_modules_of_transformers(name: str, tmp_path: Pat
     parameters |= {"lm_head.weight"}
     names = Names(config_from_hf(reference.config.to_dict()))
     assert names.only_whole_names and len(names.places) > 20
-    assert {place.path for place in names.places.values()} - {"lm_head"} <= modules
-    assert set(names.parameters.values()) <= parameters
+    places = {name: place.path for name, place in names.places.items() if name not in names.shared}
+    keys = {key for name, key in names.parameters.items() if name.rpartition(".")[0] not in names.shared}
+    assert set(places.values()) <= modules | {"lm_head"} and keys <= parameters
 
 
 @pytest.mark.parametrize("name", ["mistral3", "kimi_k25"])
@@ -187,6 +189,22 @@ def test_peft_puts_our_adapter_into_the_text_model(name: str, tmp_path: Path) ->
         ours = model.logits(model(ids[0], ForwardContext.packed([11])))
     assert (theirs - before).abs().max() > 0.1
     assert_model_close(model.config, ours, theirs, tokens=11, passes=2)
+
+
+@pytest.mark.parametrize("name", ["llama4", "mistral3", "mistral3_tied"])
+def test_a_merge_is_proven_and_keeps_what_is_around(name: str, tmp_path: Path) -> None:
+    whole(name, tmp_path / "base")
+    model = load_model(tmp_path / "base").model
+    train = {"embedding": "full"} if name.endswith("tied") else {"head": "lora"}
+    attach(model, AdapterConfig(rank=3, train=train))
+    randomise_factors(model)
+    save_adapter(tmp_path / "adapter", model, tmp_path / "base")
+    merge_checkpoint(tmp_path / "base", tmp_path / "adapter", tmp_path / "out")
+    before, after = stored(tmp_path / "base"), stored(tmp_path / "out")
+    carried = FAMILIES[model.config.family].carried
+    assert before.keys() == after.keys()
+    same = {key for key in before if torch.equal(before[key], after[key])}
+    assert {key for key in before if key.startswith(carried)} <= same < before.keys()
 
 
 def test_images_keep_their_dtype_when_the_text_is_saved_in_another(tmp_path: Path) -> None:

@@ -110,17 +110,20 @@ def _expected(
     """(name on disk, what it must be; None where this computation has no formula)."""
     rest = {key.removeprefix(_PREFIX): tensor for key, tensor in tensors.items()}
     own = base.tensors
-    tied = _HEAD not in own
     embedding = next((name for name in own if name.endswith("embed_tokens.weight")), "")
+    head = ("language_model." if embedding.startswith("language_model.") else "") + _HEAD
+    tied = head not in own
+    full = {}
     for key, tensor in rest.items():
-        if ".lora_" not in key and not key.endswith(".base_layer.weight") and (name := _on_disk(key, own)):
-            yield name, Expected(tensor.float(), 0.0)
+        if ".lora_" not in key and not key.endswith(".base_layer.weight") and (name := _on_disk(key, base)):
+            full[name] = tensor
+    yield from ((name, Expected(tensor.float(), 0.0)) for name, tensor in full.items())
     if tied and _HEAD not in rest and "lm_head.lora_A.weight" not in rest and embedding:
         # PEFT ties the two again only where it is asked to; else the head stays what it was.
-        new = rest.get(embedding) if data.get("ensure_weight_tying") else None
-        yield _HEAD, Expected((own.read(embedding) if new is None else new).float(), 0.0)
+        new = full.get(embedding) if data.get("ensure_weight_tying") else None
+        yield head, Expected((own.read(embedding) if new is None else new).float(), 0.0)
     elif tied and _HEAD in rest:
-        yield _HEAD, Expected(rest[_HEAD].float(), 0.0)
+        yield head, Expected(rest[_HEAD].float(), 0.0)
     for key in rest:
         if not key.endswith(".lora_A.weight"):
             continue
@@ -128,14 +131,17 @@ def _expected(
         if stem.removesuffix(".base_layer").endswith(".experts"):
             yield from _fused(base, rest, stem, data, layout)
         elif (name := f"{stem}.weight") == _HEAD and tied:
-            yield name, _linear(own.read(embedding), rest, stem, data)
-        elif name := _on_disk(name, own):
+            yield head, _linear(own.read(embedding), rest, stem, data)
+        elif name := _on_disk(name, base):
             yield name, _linear(own.read(name), rest, stem, data)
 
 
-def _on_disk(name: str, own: Any) -> str:
+def _on_disk(name: str, base: Checkpoint) -> str:
     """The name on disk of what transformers calls `name`; empty where no tensor has it."""
-    return next((n for n in (name, name.replace(".mlp.", ".block_sparse_moe.")) if n in own), "")
+    names = [name]
+    for memory, disk in family(base.config.family).memory_names:
+        names += [other.replace(memory, disk) for other in names]
+    return next((other for other in names if other in base.tensors), "")
 
 
 def _linear(weight_OI: Tensor, rest: Mapping[str, Tensor], stem: str, data: Mapping[str, Any]) -> Expected:
@@ -188,7 +194,7 @@ def _fused(
             return None
         return Expected((weight.double() + by).float(), (slack * (weight.double().abs() + sized)).float())
 
-    if name := _on_disk(f"{experts}.{part}", own):
+    if name := _on_disk(f"{experts}.{part}", base):
         if family(base.config.family).fused != "out-in":
             change, size = change.mT, size.mT
         yield name, changed(own.read(name), change, size)
@@ -199,5 +205,5 @@ def _fused(
             rows = change.shape[1] // len(chosen)
             for half, name in enumerate(chosen):
                 place = slice(half * rows, (half + 1) * rows)
-                if disk := _on_disk(f"{experts}.{expert}.{name}.weight", own):
+                if disk := _on_disk(f"{experts}.{expert}.{name}.weight", base):
                     yield disk, changed(own.read(disk), change[expert, place], size[expert, place])

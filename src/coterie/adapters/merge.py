@@ -145,7 +145,7 @@ def _check_weights(
     def actual(name: str) -> Tensor | None:
         if name in written:
             return written.read(name)
-        tied = name == "lm_head.weight" and result.config.tie_embeddings
+        tied = name.endswith("lm_head.weight") and result.config.tie_embeddings
         embedding = next((n for n in written if n.endswith("embed_tokens.weight")), None) if tied else None
         return None if embedding is None else written.read(embedding)
 
