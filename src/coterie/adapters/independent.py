@@ -56,7 +56,7 @@ def check_weights(
     """
     changed: set[str] = set()
     compared, ticker = 0, Ticker("comparing: tensors")
-    for name, want in _all_expected(base, tensors, data, layout, changed):
+    for name, want in _all_expected(base, tensors, data, layout, stored, changed):
         found = actual(name)
         if want is None:
             continue
@@ -90,13 +90,15 @@ def _all_expected(
     tensors: Mapping[str, Tensor],
     data: Mapping[str, Any],
     layout: Layout,
+    stored: torch.dtype,
     changed: set[str],
 ) -> Iterator[tuple[str, Expected | None]]:
     """One tensor after the other: those that the adapter changes, whose names go to `changed`, and the rest.
 
     The rest of a quantised base has no exact value.
     """
-    for name, want in _expected(base, tensors, data, layout):
+    own = _Held(base, stored)
+    for name, want in _expected(own, tensors, data, layout):
         changed.add(name)
         yield name, want
     for name in () if base.quantised else base.tensors:
@@ -104,18 +106,35 @@ def _all_expected(
             yield name, Expected(base.tensors.read(name).float(), 0.0)
 
 
+class _Held:
+    """The tensors of a base as the merge holds them: of a quantised one in the type of the result."""
+
+    def __init__(self, base: Checkpoint, stored: torch.dtype) -> None:
+        self.config, self._tensors = base.config, base.tensors
+        self._dtype = stored if base.quantised else None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def read(self, name: str) -> Tensor:
+        tensor = self._tensors.read(name)
+        return tensor if self._dtype is None else tensor.to(self._dtype)
+
+
 def _expected(
-    base: Checkpoint, tensors: Mapping[str, Tensor], data: Mapping[str, Any], layout: Layout
+    own: _Held, tensors: Mapping[str, Tensor], data: Mapping[str, Any], layout: Layout
 ) -> Iterator[tuple[str, Expected | None]]:
     """(name on disk, what it must be; None where this computation has no formula)."""
     rest = {key.removeprefix(_PREFIX): tensor for key, tensor in tensors.items()}
-    own = base.tensors
     embedding = next((name for name in own if name.endswith("embed_tokens.weight")), "")
     head = ("language_model." if embedding.startswith("language_model.") else "") + _HEAD
     tied = head not in own
     full = {}
     for key, tensor in rest.items():
-        if ".lora_" not in key and not key.endswith(".base_layer.weight") and (name := _on_disk(key, base)):
+        if ".lora_" not in key and not key.endswith(".base_layer.weight") and (name := _on_disk(key, own)):
             full[name] = tensor
     yield from ((name, Expected(tensor.float(), 0.0)) for name, tensor in full.items())
     if tied and _HEAD not in rest and "lm_head.lora_A.weight" not in rest and embedding:
@@ -129,19 +148,19 @@ def _expected(
             continue
         stem = key.removesuffix(".lora_A.weight")
         if stem.removesuffix(".base_layer").endswith(".experts"):
-            yield from _fused(base, rest, stem, data, layout)
+            yield from _fused(own, rest, stem, data, layout)
         elif (name := f"{stem}.weight") == _HEAD and tied:
             yield head, _linear(own.read(embedding), rest, stem, data)
-        elif name := _on_disk(name, base):
+        elif name := _on_disk(name, own):
             yield name, _linear(own.read(name), rest, stem, data)
 
 
-def _on_disk(name: str, base: Checkpoint) -> str:
+def _on_disk(name: str, own: _Held) -> str:
     """The name on disk of what transformers calls `name`; empty where no tensor has it."""
     names = [name]
-    for memory, disk in family(base.config.family).memory_names:
+    for memory, disk in family(own.config.family).memory_names:
         names += [other.replace(memory, disk) for other in names]
-    return next((other for other in names if other in base.tensors), "")
+    return next((other for other in names if other in own), "")
 
 
 def _linear(weight_OI: Tensor, rest: Mapping[str, Tensor], stem: str, data: Mapping[str, Any]) -> Expected:
@@ -168,10 +187,10 @@ def _scale(data: Mapping[str, Any], paths: list[str], rank: int) -> float:
 
 
 def _fused(
-    base: Checkpoint, rest: Mapping[str, Tensor], stem: str, data: Mapping[str, Any], layout: Layout
+    own: _Held, rest: Mapping[str, Tensor], stem: str, data: Mapping[str, Any], layout: Layout
 ) -> Iterator[tuple[str, Expected | None]]:
     """Each tensor on disk of one layer's experts. PEFT has no magnitudes of experts, so no formula."""
-    experts, own = stem.removesuffix(".base_layer"), base.tensors
+    experts = stem.removesuffix(".base_layer")
     inner = f"{experts}.base_layer.lora_A.weight" in rest
     targets = data.get("target_parameters") or ["down_proj"]
     both = stem != experts or (not inner and not any(t.endswith("down_proj") for t in targets))
@@ -179,13 +198,13 @@ def _fused(
     index = re.search(r"layers\.(\d+)\.", stem)
     if index is None:
         return
-    num_experts = dict(base.config.moe_layers())[int(index[1])].router.num_experts
+    num_experts = dict(own.config.moe_layers())[int(index[1])].router.num_experts
     a, b = rest[f"{stem}.lora_A.weight"].double(), rest[f"{stem}.lora_B.weight"].double()
     a_ErI = a.reshape(num_experts, -1, a.shape[1])
     b_EOr = b.reshape(b.shape[0], -1, num_experts).permute(2, 0, 1)
     scale = _scale(data, [f"{experts}.{part}", experts], a_ErI.shape[1])
     change, size = scale * (b_EOr @ a_ErI), abs(scale) * (b_EOr.abs() @ a_ErI.abs())
-    if is_swapped(base.config.family, layout):
+    if is_swapped(own.config.family, layout):
         change, size = change.mT, size.mT
     slack = (a_ErI.shape[1] + 8) * torch.finfo(torch.float32).eps
 
@@ -194,8 +213,8 @@ def _fused(
             return None
         return Expected((weight.double() + by).float(), (slack * (weight.double().abs() + sized)).float())
 
-    if name := _on_disk(f"{experts}.{part}", base):
-        if family(base.config.family).fused != "out-in":
+    if name := _on_disk(f"{experts}.{part}", own):
+        if family(own.config.family).fused != "out-in":
             change, size = change.mT, size.mT
         yield name, changed(own.read(name), change, size)
         return
@@ -205,5 +224,5 @@ def _fused(
             rows = change.shape[1] // len(chosen)
             for half, name in enumerate(chosen):
                 place = slice(half * rows, (half + 1) * rows)
-                if disk := _on_disk(f"{experts}.{expert}.{name}.weight", base):
+                if disk := _on_disk(f"{experts}.{expert}.{name}.weight", own):
                     yield disk, changed(own.read(disk), change[expert, place], size[expert, place])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from coterie.adapters.attach import attach
+from coterie.adapters.attach import attach, merge_adapter
 from coterie.adapters.files import read_adapter, save_adapter
 from coterie.adapters.merge import merge_checkpoint
 from coterie.checkpoints.checkpoint import Checkpoint, Loaded
@@ -18,8 +18,8 @@ from coterie.config import AdapterConfig, CheckpointError
 from coterie.families import family
 from coterie.gguf.export import export_gguf
 from coterie.nn.transformer import Transformer
-from tests.adapters.test_attach import MERGED, randomise_factors
 from tests.adapters.test_attach import config as adapter_config
+from tests.adapters.test_attach import randomise_factors
 from tests.arithmetic import assert_model_close
 from tests.checkpoints.quantised.packers import (
     Pack,
@@ -145,7 +145,8 @@ def test_tuning_a_quantised_base_is_stamped_and_merges_into_it_alone(
     base = tmp_path / "base"
     directory(base, gptq(symmetric=True), GPTQ)
     how = adapter_config(quant="int4", quant_block=8)
-    model = Checkpoint.open(base).load(quantise=how).model
+    # Held as `coterie tune` holds it: the tensors that are not in codes lose what bfloat16 cannot hold.
+    model = Checkpoint.open(base).load("bfloat16", compute_dtype=torch.float32, quantise=how).model
     attach(model, how)
     randomise_factors(model)
     save_adapter(tmp_path / "adapter", model, base)
@@ -154,8 +155,12 @@ def test_tuning_a_quantised_base_is_stamped_and_merges_into_it_alone(
     caplog.clear()
     result = merge_checkpoint(base, tmp_path / "adapter", tmp_path / "out", dtype="float32")
     assert result.adapter_probes and result.dequantised and "unrounded" not in caplog.text
-    merged = Checkpoint.open(tmp_path / "out").load(dtype="float32").model
-    assert_model_close(model.config, logits(merged), logits(model), 11, passes=MERGED)
+    merged = dict(Checkpoint.open(tmp_path / "out").load(dtype="float32").model.named_parameters())
+    merge_adapter(model)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and ("attention" in name or "experts" in name):
+            torch.testing.assert_close(merged[name], parameter.float(), rtol=2e-6, atol=2e-6)
+    assert merge_checkpoint(base, tmp_path / "adapter", tmp_path / "narrow").dtype == "bfloat16"
     # The same weights in bfloat16 are other weights: the line says which form the right ones have.
     convert_directory(base, tmp_path / "wide", dtype="bfloat16")
     wanted = "was made for other weights .* stored as gptq, 4 bits in groups of 16"
