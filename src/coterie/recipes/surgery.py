@@ -126,7 +126,7 @@ class _Measure:
         return record(model, self.sequences, self.tokenizer)
 
     def perplexity(self, model: Transformer) -> float | None:
-        """None where there is no text to measure on."""
+        """None without a text to measure on."""
         if not self.documents or self.tokenizer is None:
             return None
         length = min(512, model.config.max_positions)
