@@ -18,7 +18,7 @@ LOWER_ISA := $(shell grep -qs avx512f /proc/cpuinfo \
 GPU_BENCHES := $(wildcard bench/gpu_*.py)
 BENCHES := bench/train_step.py bench/forward.py bench/load.py
 
-.PHONY: demo test test-isa test-all test-gpu bench bench-gpu check clean
+.PHONY: demo test test-isa test-all test-gpu test-real bench bench-gpu check clean
 
 demo: .venv/installed
 	$(BIN)/coterie quickstart $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
@@ -35,6 +35,10 @@ test-all: .venv/installed-test
 
 test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+# One published model through everything, fetched once into ~/.cache/coterie-tests (or $COTERIE_TEST_CACHE).
+test-real: .venv/installed-test
+	$(BIN)/python -m pytest -m real -rs $(ARGS)
 
 bench: .venv/installed-test
 	set -e; for file in $(BENCHES); do $(BIN)/python $$file $(ARGS); done

@@ -12,6 +12,7 @@ from typing import Any
 from markup import table
 from tables_gguf import gguf_blocks, gguf_load
 from tables_operations import operations
+from tables_real import real_model
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -349,6 +350,7 @@ def render() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     for name, draw in (
+        ("real.json", real_model),
         ("quickstart.json", quickstart),
         ("train_step.json", train_step),
         ("forward.json", forward),
