@@ -34,12 +34,14 @@ FAMILIES = [
     "llama4_maverick",
     "ernie4_5_moe",
     "hy_v3",
+    "granitemoeshared",
     "phi3",
     "glm4",
     "qwen3_5_text",
     "qwen3_next",
 ]
 ROUTERS = {
+    "granitemoeshared": "block_sparse_moe.router",
     "gpt_oss": "mlp.router",
     "llama4_scout": "feed_forward.router",
     "llama4_maverick": "feed_forward.router",

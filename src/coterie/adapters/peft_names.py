@@ -72,7 +72,7 @@ class Names:
                     name, self.experts_path(slot), "gate_up" if name.endswith("gate_up") else "down"
                 )
             else:
-                path = self._in_memory(slot.disk.removesuffix(".weight"))
+                path = self._in_memory(slot.disk).removesuffix(".weight")
                 found[name] = Place(name, path, "router" if name.endswith(".router") else "linear")
         return found
 
@@ -125,7 +125,7 @@ class Names:
         return {
             int(slot.name.split(".")[1]): (
                 slot.name.rpartition(".experts.")[0] + ".experts",
-                _experts_on_disk(slot),
+                _experts_of(slot.disk) or self.experts_path(slot),
             )
             for slot in self.slots
             if ".experts." in slot.name
@@ -146,7 +146,7 @@ class Names:
 
     def experts_path(self, slot: Slot) -> str:
         """The module of a layer's experts in transformers 5."""
-        return self._in_memory(_experts_on_disk(slot))
+        return _experts_of(self._in_memory(slot.disk))
 
     def _in_memory(self, disk: str) -> str:
         """The name in a transformers 5 model of what is stored as `disk`."""
@@ -188,5 +188,7 @@ def _short(path: str) -> str:
     return match.group(1) if match else path
 
 
-def _experts_on_disk(slot: Slot) -> str:
-    return slot.disk[: slot.disk.index(".experts.")] + ".experts"
+def _experts_of(name: str) -> str:
+    """The experts' module of a tensor's name; empty where the name shows none."""
+    head, found, _ = name.partition(".experts.")
+    return f"{head}.experts" if found else ""

@@ -114,8 +114,8 @@ def _moe_slots(config: ModelConfig) -> list[Slot]:
 
 
 _IN_MEMORY = (
-    (".experts.gate_up_proj", ".input_linear.weight"),
-    (".experts.down_proj", ".output_linear.weight"),
+    (".block_sparse_moe.experts.gate_up_proj", ".block_sparse_moe.input_linear.weight"),
+    (".block_sparse_moe.experts.down_proj", ".block_sparse_moe.output_linear.weight"),
     (".router.weight", ".router.layer.weight"),
 )
 GRANITE = Family(
