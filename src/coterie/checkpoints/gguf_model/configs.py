@@ -191,18 +191,24 @@ def _llama4(file: GgufKeys) -> Hf:
     }
 
 
-def _dots1(file: GgufKeys) -> Hf:
-    names = {"router.num_experts": "n_routed_experts", "router.score": "scoring_func"}
+def _selecting(file: GgufKeys, family: str, names: Mapping[str, str] | None = None) -> Hf:
+    """DeepSeek-V3's router and shared experts behind the first, dense layers, without latent attention."""
+    own = {"router.num_experts": "n_routed_experts", "router.score": "scoring_func"}
+    for name in ("expert_group_count", "expert_group_used_count"):
+        file.expect(name, 1)
+    data = _grouped(file, family, names) | {"norm_topk_prob": True} | _dense(file)
     return (
-        _grouped(file, "dots1")
-        | {"norm_topk_prob": True, "sliding_window": None}
-        | _dense(file)
-        | _routed(file, "dots1", names)
+        data
+        | _routed(file, family, own)
         | {
             "first_k_dense_replace": file.count("leading_dense_block_count", 0),
             "n_shared_experts": file.count("expert_shared_count"),
         }
     )
+
+
+def _dots1(file: GgufKeys) -> Hf:
+    return _selecting(file, "dots1") | {"sliding_window": None}
 
 
 def _qwen2_moe(file: GgufKeys) -> Hf:
@@ -223,23 +229,10 @@ def _qwen2_moe(file: GgufKeys) -> Hf:
 
 
 def _glm4_moe(file: GgufKeys) -> Hf:
-    data = _grouped(file, "glm4_moe", _PARTIAL)
+    data = _selecting(file, "glm4_moe", _PARTIAL)
     del data["rotary_dim"]
-    names = {"router.num_experts": "n_routed_experts", "router.score": "scoring_func"}
-    for name in ("expert_group_count", "expert_group_used_count"):
-        file.expect(name, 1)
-    return (
-        data
-        | {"norm_topk_prob": True}
-        | _dense(file)
-        | _routed(file, "glm4_moe", names)
-        | {
-            "first_k_dense_replace": file.count("leading_dense_block_count", 0),
-            "n_shared_experts": file.count("expert_shared_count"),
-            "use_qk_norm": file.has("attn_q_norm.weight"),
-            "attention_bias": file.has("attn_q.bias"),
-        }
-    )
+    found = {"use_qk_norm": file.has("attn_q_norm.weight"), "attention_bias": file.has("attn_q.bias")}
+    return data | found
 
 
 def _minimax_m2(file: GgufKeys) -> Hf:

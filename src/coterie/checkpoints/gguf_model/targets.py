@@ -44,7 +44,7 @@ class Parts:
         attentions = config.attentions
         dense = (block.ffn for block in config.blocks if isinstance(block.ffn, FeedForwardConfig))
         moe = config.first_moe
-        # Sliding layers may have a rope of their own, which has its own keys.
+        # Sliding layers may have another rope, which other keys state.
         ropes = sorted(
             (one for one in attentions if one.rope is not None), key=lambda one: one.mask != "causal"
         )
