@@ -82,14 +82,9 @@ EXPLAINED: dict[frozenset[str], str] = {
             "both walk the slots and tell experts from other layers; one names layers and one parameters",
         ),
         (
-            "surgery/densify.py::_choose_units",
-            "surgery/densify.py::_regression",
-            "two passes over the same activations, the second on the units that the first has chosen",
-        ),
-        (
-            "surgery/shrink.py::expert_scores",
-            "surgery/shrink.py::mean_outputs",
-            "both walk the watched layers; one scores the chosen tokens and one averages over all tokens",
+            "surgery/common.py::mixed",
+            "surgery/densify.py::densifying",
+            "how one layer of a result is made, of other experts and of a dense feed-forward",
         ),
         (
             "infer/engine.py::Engine._events",
