@@ -8,6 +8,11 @@ that after its imports.
 
     python bench/load.py [--gigabytes 2] [--repeats 5]
     python bench/load.py --gguf q4_k_m [--gigabytes 1] [--repeats 5]
+
+With `--int4` the first model's matrices are in 4 bits (compressed-tensors, groups of 32): coterie widens them
+to bfloat16, or keeps their codes.
+
+    python bench/load.py --int4 [--gigabytes 2] [--repeats 5]
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from typing import Any
 from common import RESULTS, environment, median, median_ratio, resident, write_json
 
 SIDES = ("coterie", "transformers")
+INT4_SIDES = ("coterie", "coterie, int4")
 GGUF_SIDES = ("coterie", "coterie, int4", "transformers", "llama.cpp")
 
 
@@ -55,6 +61,37 @@ def generate(path: Path, gigabytes: float) -> int:
     model = Qwen3MoeForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(path, max_shard_size="512MB")
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def pack_int4(path: Path, group: int = 32) -> None:
+    """Round the matrices of attention and experts to 4 bits, as compressed-tensors packs them."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for file in path.glob("*.safetensors"):
+        stored = {}
+        for name, tensor in load_file(file).items():
+            if not name.endswith("_proj.weight"):
+                stored[name] = tensor
+                continue
+            blocks = tensor.float().unflatten(1, (-1, group))
+            scales = (blocks.abs().amax(-1) / 7.5).to(torch.bfloat16)
+            codes = (blocks / scales.float()[..., None]).round().clamp(-8, 7).flatten(1).int() + 8
+            shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+            stem = name.removesuffix(".weight")
+            packed = (codes.unflatten(1, (-1, 8)) << shifts).sum(-1, dtype=torch.int32)
+            stored[f"{stem}.weight_packed"], stored[f"{stem}.weight_scale"] = packed, scales
+            stored[f"{stem}.weight_shape"] = torch.tensor(tensor.shape)
+        save_file(stored, file)
+    (path / "model.safetensors.index.json").unlink(missing_ok=True)
+    files = sorted(path.glob("*.safetensors"))
+    names = {name: file.name for file in files for name in load_file(file)}
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    method = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+    config = json.loads((path / "config.json").read_text()) | {"quantization_config": method}
+    (path / "config.json").write_text(json.dumps(config))
 
 
 def generate_gguf(folder: Path, gigabytes: float, quant: str) -> int:
@@ -158,6 +195,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--gguf", metavar="QUANT")
+    parser.add_argument("--int4", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "PATH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -170,8 +208,10 @@ def main() -> None:
             sides, path = GGUF_SIDES, folder / "model.gguf"
             parameters = generate_gguf(folder, options.gigabytes, options.gguf)
         else:
-            sides, path = SIDES, folder
+            sides, path = INT4_SIDES if options.int4 else SIDES, folder
             parameters = generate(folder, options.gigabytes)
+            if options.int4:
+                pack_int4(folder)
         size = sum(
             file.stat().st_size for file in folder.rglob("*") if file.suffix in (".safetensors", ".gguf")
         )
@@ -186,16 +226,18 @@ def main() -> None:
         "what": " ".join((__doc__ or "").split("\n\n    ")[0].split()),
         "environment": environment(),
         "repeats": options.repeats,
-        "quant": options.gguf,
+        "quant": "int4" if options.int4 else options.gguf,
         "parameters": parameters,
         "file_bytes": size,
         "sides": {
             side: {name: median(values) for name, values in found.items()} for side, found in figures.items()
         },
-        "ratios": ratios if options.gguf else ratios["transformers"],
+        "ratios": ratios.get("transformers", ratios) if not options.gguf else ratios,
     }
     print(record["ratios"])
-    out = options.out or RESULTS / ("load_gguf.json" if options.gguf else "load.json")
+    out = options.out or RESULTS / (
+        "load_gguf.json" if options.gguf else "load_int4.json" if options.int4 else "load.json"
+    )
     write_json(out, record)
     print(f"wrote {out}")
 
