@@ -49,7 +49,7 @@ def hub_error(name: HubName, error: Exception) -> HubError:
         reason, advice = "the disk is full", "free space and run it again; what was fetched is kept"
     elif isinstance(error, OSError) and error.strerror and error.filename:
         reason, advice = f"{error.filename}: {error.strerror}", "check permissions, HF_HOME and HF_HUB_CACHE"
-    elif isinstance(error, ValueError):  # an answer that is no JSON, or a file that only hf_xet fetches
+    elif isinstance(error, ValueError):  # an answer other than JSON, or a file that only hf_xet fetches
         reason = f"the hub's client failed ({_detail(error)})"
         advice = "check HF_ENDPOINT and the network"
     else:
