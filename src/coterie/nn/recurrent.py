@@ -25,7 +25,7 @@ class RecurrentMixer(nn.Module):
     """Base of the mixers with a state: a change of the model's type leaves `FLOAT32` parameters alone."""
 
     def initial(self, name: str, generator: torch.Generator) -> Tensor | None:
-        """Fresh values of its own parameter `name`; None: as other matrices."""
+        """Fresh values of the parameter `name`; None: as other matrices."""
         return None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RecurrentMixer:
