@@ -46,6 +46,11 @@ EXPLAINED: dict[frozenset[str], str] = {
             "both read and write the tails of a convolution; one carries a matrix besides",
         ),
         (
+            "adapters/peft.py::_decode_full",
+            "adapters/peft.py::_encode_full",
+            "the two directions of one format, which the round trip of every family holds together",
+        ),
+        (
             "checkpoints/quantised/bitsandbytes.py::collect",
             "checkpoints/quantised/modelopt.py::collect",
             _FORMATS,

@@ -38,7 +38,7 @@ PREFIX = "base_model.model."
 VERSIONS: dict[Layout, str] = {"peft": "0.19.1", "peft019": "0.19.0", "peft018": "0.18.1"}
 
 _PART = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
-_BARE = (".sinks", ".A_log", ".dt_bias")  # parameters beside modules, which PEFT cannot save
+_BARE = (".sinks", ".A_log", ".dt_bias")  # parameters outside of modules, which PEFT cannot save
 _SINGLE = re.compile(r".+\.experts\.\d+\.\w+")
 
 
