@@ -76,6 +76,7 @@ WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_5": ("qwen3_5_text", {"vision_config": _QWEN}),
     "qwen3_5_moe": ("qwen3_5_moe_text", {"vision_config": _QWEN} | _UNTIED),
     "mistral3_fourth": ("mistral4", {"vision_config": _PIXTRAL} | _UNTIED),
+    "mistral3_tied_ministral": ("ministral3", {"vision_config": _PIXTRAL, "tie_word_embeddings": True}),
     "mistral3_tied": ("mistral", {"vision_config": _PIXTRAL, "tie_word_embeddings": True}),
     "kimi_k25": (
         "deepseek_v3",
