@@ -39,6 +39,10 @@ FAMILIES = [
     "glm4",
     "qwen3_5_text",
     "qwen3_next",
+    "qwen2_moe",
+    "minimax_m2",
+    "hunyuan_v1_moe",
+    "olmo3",
 ]
 ROUTERS = {
     "granitemoeshared": "block_sparse_moe.router",
