@@ -333,6 +333,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     for name, buffer in model.named_buffers():
         if name.endswith(("e_score_correction_bias", "expert_bias")):
             buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.5 - 0.6)
+        elif name.endswith(("layer_scalar", "output_scale")):
+            buffer.copy_(0.8 + 0.3 * torch.rand(buffer.shape, generator=generator))
 
 
 def _name(model: torch.nn.Module, parameter: torch.nn.Parameter) -> str:

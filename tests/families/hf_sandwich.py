@@ -68,6 +68,45 @@ SANDWICHES: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": 3.0,
     },
 }
+_GEMMA4_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
+SANDWICHES |= {
+    "gemma4_text": {
+        "model_type": "gemma4_text",
+        "num_hidden_layers": 7,
+        "layer_types": [*_GEMMA4_TYPES, *_GEMMA4_TYPES, "full_attention"],
+        "intermediate_size": 40,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "sliding_window": 5,
+        "vocab_size_per_layer_input": 97,
+        "hidden_size_per_layer_input": 12,
+        "num_kv_shared_layers": 3,
+        "use_double_wide_mlp": True,
+        "final_logit_softcapping": 2.5,
+        "rope_parameters": {
+            "full_attention": {
+                "rope_type": "proportional",
+                "partial_rotary_factor": 0.5,
+                "rope_theta": 700.0,
+            },
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+        },
+    },
+    "gemma4_text_keys_as_values": {
+        "model_type": "gemma4_text",
+        "num_hidden_layers": 6,
+        "intermediate_size": 48,
+        "head_dim": 12,
+        "global_head_dim": 24,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "sliding_window": 6,
+        "hidden_size_per_layer_input": 0,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+        "use_bidirectional_attention": "vision",
+    },
+}
 _LATENT = {
     "num_key_value_heads": 4,
     "intermediate_size": 40,

@@ -59,6 +59,8 @@ NAMES = (
     "hunyuan_v1_moe",
     "lfm2",
     "lfm2_moe",
+    "gemma4_text",
+    "gemma4_text_keys_as_values",
 )
 IDS = torch.randint(0, VOCAB, (24,), generator=torch.Generator().manual_seed(1))
 
@@ -95,6 +97,9 @@ REFUSED = {
     "mlp_bias": "Reader.expect",
     "head_dim": "latent attention derives it",
     "norm_topk_prob": "Reader.expect in deepseek_v2",
+    "num_experts": "with enable_moe_block in gemma4_text",
+    "top_k_experts": "with enable_moe_block in gemma4_text",
+    "moe_intermediate_size": "with enable_moe_block in gemma4_text",
     "num_mtp_layers": "another name of num_nextn_predict_layers",
 }
 EXTRA: dict[str, list[Any]] = {

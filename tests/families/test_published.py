@@ -37,6 +37,23 @@ CONFIGS["flex-olmo-7x7b"] = {
     "num_experts_per_tok": 5,
     "norm_topk_prob": False,
 }
+# Gemma 4 E2B's text model.
+CONFIGS["gemma-4-e2b-text"] = {
+    "model_type": "gemma4_text",
+    "vocab_size": 262144,
+    "hidden_size": 1536,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 35,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "layer_types": (["sliding_attention"] * 4 + ["full_attention"]) * 7,
+    "num_kv_shared_layers": 20,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 256,
+    "final_logit_softcapping": 30.0,
+}
 # Keys that say the same in another way in what we write.
 _OTHER_WAY = (
     "rope_scaling",

@@ -240,10 +240,10 @@ def _piece(
 
 
 def _disk_dtype(slot: Slot, tensor: Tensor, stored: torch.dtype) -> torch.dtype:
-    """`stored` for weights; buffers keep their type, and some weights are float32 in files of any type."""
+    """`stored` for all but selection biases, which keep their type, and what is float32 in any file."""
     if slot.float32:
         return torch.float32
-    return stored if isinstance(tensor, torch.nn.Parameter) else tensor.dtype
+    return tensor.dtype if slot.name.endswith("select_bias") else stored
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

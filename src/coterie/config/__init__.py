@@ -19,11 +19,9 @@ from coterie.config.model import (
     MLAConfig,
     ModelConfig,
     MoEConfig,
-    RopeConfig,
-    RopeScaling,
     RouterConfig,
-    TemperatureConfig,
 )
+from coterie.config.positions import RopeConfig, RopeScaling, TemperatureConfig
 from coterie.config.selection import ExpertSelection
 
 __all__ = [

@@ -9,83 +9,10 @@ from pydantic import Field, model_validator
 from coterie.config.base import Settings
 from coterie.config.mixers import WIDEST as _WIDEST
 from coterie.config.mixers import DeltaNetConfig, ShortConvConfig
+from coterie.config.positions import RopeConfig, TemperatureConfig
 
 # Far beyond every published model: a damaged config.json is refused before anything is built from it.
 _MOST_IDS, _MOST_EXPERTS, _MOST_IN_ALL = 2**26, 2**16, 2**21
-
-
-class RopeScaling(Settings):
-    """Frequency scaling for long contexts (docs/design/families.md, Rotary positions).
-
-    `linear`: divide all by `factor`. `llama3`: by wavelength, `low_freq_factor` and `high_freq_factor`.
-    `yarn`: a ramp between the dimensions that turn `beta_fast` and `beta_slow` times in the original context,
-    rounded outwards where `truncate`; cos and sin are multiplied by `attention_factor`, by default g(mscale)
-    / g(mscale_all_dim) where both are given and else g(1), with g(m) = 0.1 m ln(factor) + 1. `MLAConfig` also
-    multiplies its softmax scale by g(mscale_all_dim)^2. `longrope`: divide the j-th by `short_factors[j]`,
-    or by `long_factors[j]` in sequences that are planned to be longer than the original context; cos and sin
-    are multiplied by `attention_factor`, by default sqrt(1 + ln(factor) / ln(original context)).
-    """
-
-    kind: Literal["llama3", "linear", "yarn", "longrope"]
-    factor: float = Field(gt=0)
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_positions: int = Field(8192, gt=0)
-    beta_fast: float = Field(32.0, gt=0)
-    beta_slow: float = Field(1.0, gt=0)
-    truncate: bool = True
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    attention_factor: float | None = Field(None, gt=0)
-    short_factors: tuple[float, ...] | None = None
-    long_factors: tuple[float, ...] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        yarn = ("beta_fast", "beta_slow", "truncate", "mscale", "mscale_all_dim", "attention_factor")
-        longrope = ("short_factors", "long_factors", "attention_factor")
-        own = {"yarn": yarn, "longrope": longrope}.get(self.kind, ())
-        for name in (*yarn, *longrope):
-            if name not in own and getattr(self, name) != type(self).model_fields[name].default:
-                owner = "yarn" if name in yarn else "longrope"
-                raise ValueError(f"'{name}' belongs to kind '{owner}', not to '{self.kind}'")
-        if self.kind == "longrope" and not (self.short_factors and self.long_factors):
-            raise ValueError("kind 'longrope' needs short_factors and long_factors")
-        return self
-
-
-class RopeConfig(Settings):
-    """Rotary positions. `half` rotates (x[j], x[j + D/2]); `pairs` rotates (x[2j], x[2j + 1]) in fp32.
-
-    `rotated`: how many numbers of a head rotate (None: all D). They are its first ones, with frequencies
-    `theta^(-2j / rotated)`; where `proportional`, its first `rotated / 2` pairs of all D/2, with frequencies
-    `theta^(-2j / D)`.
-    """
-
-    theta: float = Field(10000.0, gt=0)
-    style: Literal["half", "pairs"] = "half"
-    scaling: RopeScaling | None = None
-    rotated: int | None = Field(None, gt=0, multiple_of=2, le=_WIDEST)
-    proportional: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.scaling is not None and self.scaling.kind == "yarn" and self.theta <= 1:
-            raise ValueError("yarn scaling needs theta above 1")
-        if self.proportional and (self.rotated is None or self.style != "half" or self.scaling is not None):
-            raise ValueError("proportional rotation needs 'rotated', style 'half' and no scaling")
-        return self
-
-
-class TemperatureConfig(Settings):
-    """Queries are multiplied by `log1p(floor((position + offset) / floor_scale)) * scale + 1`.
-
-    Llama 4 does so in its layers without positions, with offset 1; Ministral 3 in all layers, with 0.
-    """
-
-    floor_scale: int = Field(8192, gt=0)
-    scale: float = 0.1
-    offset: Literal[0, 1] = 1
 
 
 class AttentionConfig(Settings):
@@ -98,7 +25,8 @@ class AttentionConfig(Settings):
     RMS without weight per head of the values. `scale`: factor of the scores (None: head_dim^-1/2), times
     `query_factor`. `score_cap` c: scores become c tanh(score / c). `gate`: the result is multiplied by
     sigmoid(gate x), number by number (`full`) or `head` by head. `sinks`: one learnt score per query head
-    joins the softmax without a value.
+    joins the softmax without a value. `keys_as_values`: values are the key projection, before the keys' norm
+    and rope. `keys_of`: the earlier layer whose keys and values this one uses, which then has no projections.
     """
 
     kind: Literal["gqa"] = "gqa"
@@ -119,6 +47,8 @@ class AttentionConfig(Settings):
     output_bias: bool = False
     temperature: TemperatureConfig | None = None
     sinks: bool = False
+    keys_as_values: bool = False
+    keys_of: int | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -134,6 +64,8 @@ class AttentionConfig(Settings):
             raise ValueError("sinks and capped scores go with causal and sliding masks only")
         if self.rope is not None and (self.rope.rotated or 0) > self.head_dim:
             raise ValueError(f"rope.rotated {self.rope.rotated} is larger than head_dim {self.head_dim}")
+        if self.keys_of is not None and (self.keys_as_values or self.qk_norm == "full"):
+            raise ValueError("keys_of goes without keys_as_values and without qk_norm 'full'")
         scaling = None if self.rope is None else self.rope.scaling
         if self.rope is not None and scaling is not None and scaling.kind == "longrope":
             pairs = (self.rope.rotated or self.head_dim) // 2
@@ -295,13 +227,17 @@ class BlockConfig(Settings):
     """One residual block: attention or another mixer of the sequence, then a dense or a routed feed-forward.
 
     `norms`: where each of the two has its norm. `pre`: h + f(norm h); `post`: h + norm(f(h)); `sandwich`: h +
-    post_norm(f(norm h)). `post_norm_eps`: of the norms after (None: the model's).
+    post_norm(f(norm h)). `post_norm_eps`: of the norms after (None: the model's). `per_layer_width`: width of
+    the input that each token has for each layer (`nn.per_layer`), the same in all layers (None: no such
+    input). `output_scale`: the block's result is multiplied by a stored number, which is not trained.
     """
 
     attention: AttentionConfig | MLAConfig | DeltaNetConfig | ShortConvConfig = Field(discriminator="kind")
     ffn: FeedForwardConfig | MoEConfig = Field(discriminator="kind")
     norms: Literal["pre", "post", "sandwich"] = "pre"
     post_norm_eps: float | None = Field(None, gt=0)
+    per_layer_width: int | None = Field(None, gt=0, le=_WIDEST)
+    output_scale: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -348,7 +284,27 @@ class ModelConfig(Settings):
         experts = sum(moe.router.num_experts for _, moe in self.moe_layers())
         if experts > _MOST_IN_ALL:
             raise ValueError(f"{experts:,} experts in {self.num_layers:,} layers; at most {_MOST_IN_ALL:,}")
+        if len({block.per_layer_width for block in self.blocks}) > 1:
+            raise ValueError("per_layer_width must be the same in all layers")
+        alone = self.per_layer_width is not None or self.key_sources or self.blocks[-1].output_scale
+        if self.num_mtp_layers and alone:
+            raise ValueError(
+                "per_layer_width, keys_of and output_scale go without layers for multi-token prediction"
+            )
+        for index, block in enumerate(self.blocks):
+            if isinstance(block.attention, AttentionConfig):
+                self._check_keys(index, block.attention)
         return self
+
+    def _check_keys(self, index: int, own: AttentionConfig) -> None:
+        if own.keys_of is None:
+            return
+        source = self.blocks[own.keys_of].attention if own.keys_of < index else None
+        if not isinstance(source, AttentionConfig) or source.keys_of is not None:
+            raise ValueError(f"layer {index}: keys_of must be an earlier layer that has its own keys")
+        for name in ("mask", "window", "num_kv_heads", "head_dim"):
+            if getattr(source, name) != getattr(own, name):
+                raise ValueError(f"layer {index}: '{name}' is unlike that of layer {own.keys_of} (keys_of)")
 
     @property
     def num_layers(self) -> int:
@@ -359,6 +315,17 @@ class ModelConfig(Settings):
         """Those of the layers that attend to kept keys, in order; other mixers keep a state."""
         kinds = (AttentionConfig, MLAConfig)
         return [block.attention for block in self.blocks if isinstance(block.attention, kinds)]
+
+    @property
+    def key_sources(self) -> frozenset[int]:
+        """The layers whose keys and values later layers use too."""
+        plain = (block.attention for block in self.blocks if isinstance(block.attention, AttentionConfig))
+        return frozenset(a.keys_of for a in plain if a.keys_of is not None)
+
+    @property
+    def per_layer_width(self) -> int | None:
+        """Width of each token's input for each layer; None where there is none."""
+        return self.blocks[0].per_layer_width
 
     @property
     def has_states(self) -> bool:

@@ -30,7 +30,8 @@ class Family:
     """`model_type` with its config both ways and its tensor mapping.
 
     `keys`: config keys a new model may set. `carried`: beginnings of the names of tensors that are not part
-    of the Transformer and are kept as they are (`{layers}`: the number of layers; see `carries`). `fused`:
+    of the Transformer and are kept as they are (`{layers}`: the number of layers; `{layer}`: each one;
+    `{sharing}`: each one that uses another's keys). `fused`:
     how transformers holds the experts of a layer as one tensor: `(E, out, in)`, `(E, in, out)`, or the latter
     without the mark by which PEFT recognises it.
     `dense`: the family of the same decoder with dense feed-forwards, for surgery (None: there is none);
@@ -61,10 +62,16 @@ class Family:
     def carries(self, config: ModelConfig) -> tuple[str, ...]:
         """Beginnings of the names of the tensors that a model of this config keeps as they are."""
         total = config.num_layers + config.num_mtp_layers
+        sharing = [
+            layer
+            for layer, block in enumerate(config.blocks)
+            if isinstance(block.attention, AttentionConfig) and block.attention.keys_of is not None
+        ]
+        ranges = {"{layer}": range(total), "{sharing}": sharing}
         return tuple(
-            prefix.format(layers=config.num_layers, layer=layer)
+            prefix.format(layers=config.num_layers, layer=layer, sharing=layer)
             for prefix in self.carried
-            for layer in (range(total) if "{layer}" in prefix else (0,))
+            for layer in next((some for mark, some in ranges.items() if mark in prefix), (0,))
         )
 
 

@@ -73,6 +73,17 @@ _NORMS = {
     "post": ("attention_post_norm", "ffn_post_norm"),
     "sandwich": ("attention_norm", "attention_post_norm", "ffn_norm", "ffn_post_norm"),
 }
+# Parts of per-layer inputs by our names, in the model and in a layer; Gemma's are the only ones.
+_PER_LAYER_INPUTS = {
+    "embed": "embed_tokens_per_layer",
+    "projection": "per_layer_model_projection",
+    "norm": "per_layer_projection_norm",
+}
+_PER_LAYER = {
+    "gate": "per_layer_input_gate",
+    "projection": "per_layer_projection",
+    "norm": "post_per_layer_input_norm",
+}
 
 
 def decoder_slots(config: ModelConfig, names: Names = LAYER) -> list[Slot]:
@@ -80,6 +91,8 @@ def decoder_slots(config: ModelConfig, names: Names = LAYER) -> list[Slot]:
     slots = [Slot("model.embed_tokens.weight", "embed.weight")]
     for index, block in enumerate(config.blocks):
         slots += block_slots(f"model.layers.{index}", f"blocks.{index}", block, config.width, names)
+    if config.per_layer_width is not None:
+        slots += _per_layer_slots("model", "per_layer", _PER_LAYER_INPUTS)
     slots.append(Slot(f"model.{names['norm']}.weight", "norm.weight"))
     if not config.tie_embeddings:
         slots.append(Slot("lm_head.weight", "head.weight"))
@@ -100,7 +113,15 @@ def block_slots(disk: str, ours: str, block: BlockConfig, width: int, names: Nam
         if part not in names:
             raise ConfigError(f"norms '{block.norms}' have no tensor in this family's layout ('{part}')")
         slots.append(Slot(f"{disk}.{names[part]}.weight", f"{ours}.{part}.weight"))
+    if block.per_layer_width is not None:
+        slots += _per_layer_slots(disk, f"{ours}.per_layer", _PER_LAYER)
+    if block.output_scale:
+        slots.append(Slot(f"{disk}.layer_scalar", f"{ours}.output_scale"))
     return slots
+
+
+def _per_layer_slots(disk: str, ours: str, names: Names) -> list[Slot]:
+    return [Slot(f"{disk}.{theirs}.weight", f"{ours}.{part}.weight") for part, theirs in names.items()]
 
 
 def linear_slots(
@@ -140,7 +161,9 @@ def _attention_slots(
     queries, keys = attention.num_heads * attention.head_dim, attention.num_kv_heads * attention.head_dim
     # A gate with the name of the queries: one tensor that holds both, head by head.
     fused = attention.gate == "full" and names["attention.gate"] == names["attention.q"]
-    rows = {"k": keys, "v": keys} if fused else {"q": queries, "k": keys, "v": keys}
+    rows = {} if fused else {"q": queries}
+    if attention.keys_of is None:
+        rows |= {"k": keys} if attention.keys_as_values else {"k": keys, "v": keys}
     parts = [
         (f"{disk}.{names[f'attention.{part}']}", f"{ours}.attention.{part}", count)
         for part, count in rows.items()
@@ -154,7 +177,7 @@ def _attention_slots(
     elif attention.gate != "none":
         slots.append(slot("gate"))
     if attention.qk_norm in ("head", "head_after", "full"):
-        slots += [slot("q_norm"), slot("k_norm")]
+        slots += [slot("q_norm"), *([slot("k_norm")] if attention.keys_of is None else [])]
     if attention.sinks:
         slots.append(slot("sinks", ""))
     return slots

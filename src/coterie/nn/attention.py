@@ -11,13 +11,16 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from coterie.config.model import AttentionConfig, TemperatureConfig
+from coterie.config.model import AttentionConfig
+from coterie.config.positions import TemperatureConfig
 from coterie.nn.explicit_attention import attend_explicitly, attend_kept_explicitly
-from coterie.nn.forward_context import ForwardContext
+from coterie.nn.forward_context import ForwardContext, Kept
 from coterie.nn.linear import Linear
-from coterie.nn.norm import NormKind, rms
+from coterie.nn.norm import NormKind, RMSNorm, rms
 from coterie.nn.rope import rotate
 from coterie.nn.sdpa import attend, attend_cached
+
+_WEIGHTED = ("head", "head_after", "full")
 
 
 class KeyValues(Protocol):
@@ -68,16 +71,20 @@ class Attention(nn.Module):
         self.norm_eps = norm.eps
         q_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.q = Linear(width, q_width, bias=config.qkv_bias)
-        self.k = Linear(width, kv_width, bias=config.qkv_bias)
-        self.v = Linear(width, kv_width, bias=config.qkv_bias)
+        own_keys = config.keys_of is None
+        if own_keys:
+            self.k = Linear(width, kv_width, bias=config.qkv_bias)
+        if own_keys and not config.keys_as_values:
+            self.v = Linear(width, kv_width, bias=config.qkv_bias)
         self.o = Linear(q_width, width, bias=config.output_bias)
         self.sinks = nn.Parameter(torch.zeros(config.num_heads)) if config.sinks else None
         if config.gate != "none":
             self.gate = Linear(width, q_width if config.gate == "full" else config.num_heads)
-        if config.qk_norm in ("head", "head_after", "full"):
+        if config.qk_norm in _WEIGHTED:
             full = config.qk_norm == "full"
             self.q_norm = norm.of(q_width if full else config.head_dim)
-            self.k_norm = norm.of(kv_width if full else config.head_dim)
+            if own_keys:
+                self.k_norm = norm.of(kv_width if full else config.head_dim)
 
     def forward(
         self,
@@ -87,20 +94,21 @@ class Attention(nn.Module):
         layer: int = 0,
     ) -> Tensor:
         """(T, width). `caches`: one per segment of `context`, or None to attend within the segments."""
-        q_THD, k_TGD, v_TGD = self._project(x_TD, context)
+        q_THD = self._queries(x_TD, context)
         config = self.config
         scale, cap = config.softmax_scale, config.score_cap
         explicit = self.sinks is not None or cap is not None
+        kept = self._keys_values(x_TD, context, caches, layer)
         if caches is None:
+            ((k_TGD, v_TGD, _),) = kept
             if explicit:
                 y_THD = attend_explicitly(q_THD, k_TGD, v_TGD, context, config.window, scale, self.sinks, cap)
             else:
                 y_THD = attend(q_THD, k_TGD, v_TGD, context, config.mask, config.window, scale)
         else:
             parts, start = [], 0
-            for cache, length in zip(caches, context.lengths, strict=True):
+            for (k_SGD, v_SGD, first), length in zip(kept, context.lengths, strict=True):
                 new = slice(start, start + length)
-                k_SGD, v_SGD, first = cache.layer(layer).append(k_TGD[new], v_TGD[new])
                 if explicit:
                     part = attend_kept_explicitly(
                         q_THD[new], k_SGD, v_SGD, config.window, scale, self.sinks, cap
@@ -115,6 +123,26 @@ class Attention(nn.Module):
             y_THD = torch.cat(parts) if len(parts) > 1 else parts[0]
         return self.o(self._gated(y_THD, x_TD).flatten(1))
 
+    def _keys_values(
+        self,
+        x_TD: Tensor,
+        context: ForwardContext,
+        caches: Sequence[KeyValueCache] | None,
+        layer: int,
+    ) -> Kept:
+        """Those of all packed tokens, or with caches the kept ones of each segment."""
+        if self.config.keys_of is not None:
+            return context.kept[self.config.keys_of]
+        k_TGD, v_TGD = self._project(x_TD, context)
+        if caches is None:
+            kept: Kept = ((k_TGD, v_TGD, 0),)
+        else:
+            news = zip(caches, k_TGD.split(context.lengths), v_TGD.split(context.lengths), strict=True)
+            kept = tuple(cache.layer(layer).append(k_new, v_new) for cache, k_new, v_new in news)
+        if layer in context.kept:
+            context.kept[layer] = kept
+        return kept
+
     def _gated(self, y_THD: Tensor, x_TD: Tensor) -> Tensor:
         if self.config.gate == "none":
             return y_THD
@@ -123,31 +151,42 @@ class Attention(nn.Module):
             return y_THD * gate_TH[..., None]
         return y_THD * gate_TH.unflatten(-1, y_THD.shape[1:])
 
-    def _project(self, x_TD: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor, Tensor]:
+    def _queries(self, x_TD: Tensor, context: ForwardContext) -> Tensor:
         config = self.config
-        q, k, v = self.q(x_TD), self.k(x_TD), self.v(x_TD)
-        if config.qk_norm == "full":
-            q, k = self.q_norm(q), self.k_norm(k)
-        if config.qkv_clip is not None:
-            q, k, v = (part.clamp(-config.qkv_clip, config.qkv_clip) for part in (q, k, v))
-        q = q.unflatten(-1, (config.num_heads, config.head_dim))
-        k = k.unflatten(-1, (config.num_kv_heads, config.head_dim))
-        v = v.unflatten(-1, (config.num_kv_heads, config.head_dim))
+        norm = self.q_norm if config.qk_norm in _WEIGHTED else None
+        q_THD = self._placed(self.q(x_TD), config.num_heads, norm, context)
+        return q_THD if config.temperature is None else heated(q_THD, context, config.temperature)
+
+    def _project(self, x_TD: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor]:
+        """New keys and values."""
+        config = self.config
+        k = self.k(x_TD)
+        v_TGD = self._heads(k if config.keys_as_values else self.v(x_TD), config.num_kv_heads)
         if config.value_norm:
-            v = rms(v, self.norm_eps)
-        if config.qk_norm == "head":
-            q, k = self.q_norm(q), self.k_norm(k)
+            v_TGD = rms(v_TGD, self.norm_eps)
+        norm = self.k_norm if config.qk_norm in _WEIGHTED else None
+        return self._placed(k, config.num_kv_heads, norm, context), v_TGD
+
+    def _placed(self, x: Tensor, heads: int, norm: RMSNorm | None, context: ForwardContext) -> Tensor:
+        """Queries or keys from their projection: normed and rotated."""
+        config = self.config
+        if config.qk_norm == "full" and norm is not None:
+            x = norm(x)
+        x_THD = self._heads(x, heads)
+        if config.qk_norm == "head" and norm is not None:
+            x_THD = norm(x_THD)
         if config.qk_norm == "weightless_before":
-            q, k = rms(q, self.norm_eps), rms(k, self.norm_eps)
+            x_THD = rms(x_THD, self.norm_eps)
         if config.rope is not None:
-            q, k = rotate(q, context, config.rope), rotate(k, context, config.rope)
-        if config.qk_norm == "head_after":
-            q, k = self.q_norm(q), self.k_norm(k)
-        if config.qk_norm == "weightless":
-            q, k = rms(q, self.norm_eps), rms(k, self.norm_eps)
-        if config.temperature is not None:
-            q = heated(q, context, config.temperature)
-        return q, k, v
+            x_THD = rotate(x_THD, context, config.rope)
+        if config.qk_norm == "head_after" and norm is not None:
+            x_THD = norm(x_THD)
+        return rms(x_THD, self.norm_eps) if config.qk_norm == "weightless" else x_THD
+
+    def _heads(self, x: Tensor, heads: int) -> Tensor:
+        clip = self.config.qkv_clip
+        x = x if clip is None else x.clamp(-clip, clip)
+        return x.unflatten(-1, (heads, self.config.head_dim))
 
 
 def heated(q_THD: Tensor, context: ForwardContext, config: TemperatureConfig) -> Tensor:

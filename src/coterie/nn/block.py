@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from coterie.config.mixers import DeltaNetConfig, ShortConvConfig
@@ -14,12 +15,17 @@ from coterie.nn.gated_delta import GatedDeltaNet
 from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.norm import NormKind, RMSNorm
+from coterie.nn.per_layer import PerLayerGate
 from coterie.nn.recurrent import RecurrentMixer
 from coterie.nn.short_conv import ShortConv
 
 
 class Block(nn.Module):
-    """Residual block: `h += attention(h); h += ffn(h)`, each with norms before it, after it or both."""
+    """Residual block: `h += attention(h); h += ffn(h)`, each with norms before it, after it or both.
+
+    Then what the layer adds from the token's own input for it, and the factor of the whole
+    (`BlockConfig.per_layer_width`, `output_scale`).
+    """
 
     def __init__(self, width: int, config: BlockConfig, norm: NormKind, residual_scale: float = 1.0) -> None:
         super().__init__()
@@ -33,6 +39,11 @@ class Block(nn.Module):
         self.ffn = (
             MoE(width, config.ffn) if isinstance(config.ffn, MoEConfig) else FeedForward(width, config.ffn)
         )
+        self.per_layer = None
+        if config.per_layer_width is not None:
+            self.per_layer = PerLayerGate(width, config.per_layer_width, config.ffn.activation, norm)
+        self.output_scale: Tensor | None
+        self.register_buffer("output_scale", torch.ones(1) if config.output_scale else None)
 
     def forward(
         self,
@@ -48,7 +59,10 @@ class Block(nn.Module):
         x_TD = h_TD if self.ffn_norm is None else self.ffn_norm(h_TD)
         ffn = self.ffn
         y_TD = ffn(x_TD, context, layer) if isinstance(ffn, MoE) else ffn(x_TD)
-        return h_TD + self._branch(y_TD, self.ffn_post_norm)
+        h_TD = h_TD + self._branch(y_TD, self.ffn_post_norm)
+        if self.per_layer is not None and context.per_layer_TNP is not None:
+            h_TD = h_TD + self.per_layer(h_TD, context.per_layer_TNP[:, layer])
+        return h_TD if self.output_scale is None else h_TD * self.output_scale.to(h_TD.dtype)
 
     def _branch(self, y_TD: Tensor, norm: RMSNorm | None) -> Tensor:
         """What a part of the block adds to the stream."""

@@ -16,6 +16,9 @@ from coterie.config.errors import DataError
 from coterie.nn.recording import Recorder
 from coterie.nn.router import Steer
 
+# Keys, values and the position of the first key: of each segment with caches, else of all tokens at once.
+Kept = tuple[tuple[Tensor, Tensor, int], ...]
+
 
 @dataclass(frozen=True, eq=False)
 class Inserts:
@@ -64,6 +67,8 @@ class ForwardContext:
     `inserts`: features that replace some token embeddings.
     `steers`: by layer, how single tokens deviate from the trained routing. `recorder`: collects what the MoE
     layers do.
+    `kept`, `per_layer_TNP`: what the model hands from one part of a single pass to later ones: the keys and
+    values that further layers use, by layer, and each token's input for each layer.
     `memo`: index tables that attention derives from the lengths once per batch and shares between layers.
     """
 
@@ -76,6 +81,8 @@ class ForwardContext:
     inserts: Inserts | None = None
     steers: Mapping[int, Steer] = field(default_factory=dict)
     recorder: Recorder | None = None
+    kept: dict[int, Kept] = field(default_factory=dict, repr=False)
+    per_layer_TNP: Tensor | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @staticmethod

@@ -11,6 +11,7 @@ from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.mtp import MTPLayer
 from coterie.nn.norm import RMSNorm
+from coterie.nn.per_layer import PerLayerGate, PerLayerInputs
 from coterie.nn.recurrent import RecurrentMixer
 from coterie.nn.router import Router
 
@@ -24,8 +25,8 @@ def parameter_groups(model: nn.Module) -> dict[str, Group]:
     """Group of every parameter by its name, from the modules that hold it.
 
     `attention`: projections, sinks and the norms inside (query, key and latent ones); all of a mixer with a
-    state. `experts`: routed
-    experts. `shared`: the always-on expert and its gate. `dense`: the feed-forward of layers without experts.
+    state. `experts`: routed experts. `shared`: the always-on expert and its gate. `dense`: the feed-forward
+    of layers without experts, and what is made of per-layer inputs (their table is an `embedding`).
     `norm`: the norms between blocks. `head`: the output matrix where it is not tied to `embedding`. `mtp`:
     layers for multi-token prediction, whole. `extra`: everything else.
     """
@@ -60,7 +61,9 @@ def _group_of(parent: nn.Module, name: str, child: nn.Module, group: Group) -> G
         return "router"
     if isinstance(parent, MoE):
         return "experts" if name == "experts" else "shared"
-    if isinstance(child, FeedForward):
+    if isinstance(child, FeedForward | PerLayerGate) or (
+        isinstance(parent, PerLayerInputs) and name == "projection"
+    ):
         return "dense"
     if group != "extra":
         return group

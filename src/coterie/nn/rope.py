@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.config.model import RopeConfig, RopeScaling
+from coterie.config.positions import RopeConfig, RopeScaling
 from coterie.nn.autograd import GradFunction
 from coterie.nn.forward_context import ForwardContext
 

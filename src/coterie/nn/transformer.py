@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,16 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coterie.config.adapter import AdapterConfig
-from coterie.config.errors import ConfigError
+from coterie.config.errors import ConfigError, DataError
 from coterie.config.model import ModelConfig
 from coterie.nn.attention import KeyValueCache
 from coterie.nn.block import Block
-from coterie.nn.forward_context import ForwardContext
+from coterie.nn.forward_context import ForwardContext, Kept
 from coterie.nn.linear import Linear, TokenEmbedding, linear
 from coterie.nn.logprobs import capped
 from coterie.nn.moe import MoE
 from coterie.nn.mtp import MTPLayer
 from coterie.nn.norm import NormKind, RMSNorm, rms
+from coterie.nn.per_layer import PerLayerInputs
 from coterie.nn.recompute import recomputed
 from coterie.nn.recurrent import RecurrentMixer
 from coterie.nn.router import Router
@@ -50,6 +52,10 @@ class Transformer(nn.Module):
         )
         plus_one = config.norm_plus_one if config.final_norm_plus_one is None else config.final_norm_plus_one
         self.norm = RMSNorm(config.width, norm.eps, norm.late, plus_one)
+        self.per_layer = None
+        if config.per_layer_width is not None:
+            sizes = (config.vocab_size, config.width, config.num_layers, config.per_layer_width)
+            self.per_layer = PerLayerInputs(*sizes, norm)
         self.head = None if config.tie_embeddings else Linear(config.width, config.vocab_size)
         self.mtp = nn.ModuleList(MTPLayer(config) for _ in range(config.num_mtp_layers))
         self.carried: dict[str, Tensor] = {}
@@ -97,6 +103,8 @@ class Transformer(nn.Module):
         h_TD = self._embedded(ids_T)
         if context.inserts is not None:
             h_TD = context.inserts.into(h_TD)
+        if self.per_layer is not None or self.config.key_sources:
+            context = self._handing_on(ids_T, h_TD, context)
         recompute = self.recompute and caches is None and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
             if recompute:
@@ -104,6 +112,19 @@ class Transformer(nn.Module):
             else:
                 h_TD = block(h_TD, context, caches, layer)
             yield h_TD
+
+    def _handing_on(self, ids_T: Tensor, h_TD: Tensor, context: ForwardContext) -> ForwardContext:
+        """The context of this pass alone, with what its layers share."""
+        if self.per_layer is None:
+            inputs_TNP = None
+        elif context.inserts is not None:
+            raise DataError(
+                "inserts: this model has an input per token and layer, which features lack; give ids only"
+            )
+        else:
+            inputs_TNP = self.per_layer(ids_T, h_TD)
+        kept: dict[int, Kept] = dict.fromkeys(self.config.key_sources, ())
+        return replace(context, kept=kept, per_layer_TNP=inputs_TNP)
 
     def _embedded(self, ids_T: Tensor) -> Tensor:
         """(T, D)."""
@@ -169,9 +190,10 @@ class Transformer(nn.Module):
     def training_buffers(self) -> dict[str, Tensor]:
         """The state besides parameters that a resumed run needs, by name.
 
-        These are each router's expert fractions of the last step and its selection bias.
+        These are each router's expert fractions of the last step and its selection bias, and the factors of
+        blocks.
         """
-        buffers = {}
+        buffers = {name: scale for name, scale in self.named_buffers() if name.endswith("output_scale")}
         for layer, router in self.routers():
             buffers[f"blocks.{layer}.ffn.router.balance.fraction_E"] = router.balance.fraction_E
             if router.select_bias is not None:
@@ -205,6 +227,9 @@ class Transformer(nn.Module):
                     else self.config.init_std
                 )
                 parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(std))
+        for name, buffer in self.named_buffers():
+            if name.endswith("output_scale"):
+                buffer.fill_(1.0)
         for _, router in self.routers():
             router.balance.reset()
             if router.select_bias is not None:

@@ -69,15 +69,18 @@ class Counts:
 def count_parameters(config: ModelConfig) -> Counts:
     """Count the parameters of the model that `config` describes (equal to the built model's: tests/plan)."""
     matrix = config.vocab_size * config.width
+    inputs = config.num_layers * (config.per_layer_width or 0)
     sums = dict.fromkeys(("attention", "dense", "router", "shared", "experts", "experts_active", "norms"), 0)
     for block in config.blocks:
         for name, value in _block_counts(block, config.width).items():
             sums[name] += value
-    sums["norms"] += config.width
+    sums["norms"] += config.width + (config.per_layer_width or 0)
+    sums["dense"] += inputs * config.width
     last = _block_counts(config.blocks[-1], config.width)
     one_further = sum(last.values()) - last.get("experts_active", 0) + 2 * config.width**2 + 3 * config.width
     mtp = config.num_mtp_layers * one_further
-    return Counts(embedding=matrix, head=0 if config.tie_embeddings else matrix, mtp=mtp, **sums)
+    embedding = matrix + config.vocab_size * inputs
+    return Counts(embedding=embedding, head=0 if config.tie_embeddings else matrix, mtp=mtp, **sums)
 
 
 def flops_per_token(config: ModelConfig, context: int, training: bool = False) -> float:
@@ -91,7 +94,9 @@ def flops_per_token(config: ModelConfig, context: int, training: bool = False) -
     not.
     """
     _positive("context", context)
-    matrices = config.vocab_size * config.width
+    matrices = config.vocab_size * config.width + config.num_layers * config.width * (
+        config.per_layer_width or 0
+    )
     attention = 0.0
     for block in config.blocks:
         matrices += _active_matrices(block, config.width)
@@ -190,11 +195,14 @@ def _block_counts(block: BlockConfig, width: int) -> dict[str, int]:
     ffn = block.ffn
     attention = _attention_matrices(block.attention, width) + _attention_vectors(block.attention, width)
     counts = {"attention": attention, "norms": (4 if block.norms == "sandwich" else 2) * width}
+    per_layer = 0 if block.per_layer_width is None else (2 * block.per_layer_width + 1) * width
     if not isinstance(ffn, MoEConfig):
-        return counts | {"dense": 3 * width * ffn.width + (2 * ffn.width + width if ffn.bias else 0)}
+        biases = 2 * ffn.width + width if ffn.bias else 0
+        return counts | {"dense": 3 * width * ffn.width + biases + per_layer}
     expert, num = 3 * width * ffn.expert_width, ffn.router.num_experts
     expert += 2 * ffn.expert_width + width if ffn.clamped else 0  # biases
     return counts | {
+        "dense": per_layer,
         "router": num * width + (num if ffn.router.bias else 0),
         "shared": 3 * width * (ffn.shared_width or 0) + (width if ffn.shared_gate else 0),
         "experts": num * expert,
@@ -207,11 +215,16 @@ def _attention_matrices(a: AttentionConfig | MLAConfig | StateMixer, width: int)
         return sum(rows * columns for rows, columns in a.matrices(width))
     if not isinstance(a, MLAConfig):
         gate = {"none": 0, "head": a.num_heads, "full": a.num_heads * a.head_dim}[a.gate]
-        return width * (2 * a.head_dim * (a.num_heads + a.num_kv_heads) + gate)
+        return width * (a.head_dim * (2 * a.num_heads + _key_projections(a) * a.num_kv_heads) + gate)
     queries = a.num_heads * a.head_dim
     query = width * queries if a.q_rank is None else a.q_rank * (width + queries)
     latent = width * (a.kv_rank + a.rope_dim) + a.kv_rank * a.num_heads * (a.nope_dim + a.value_dim)
     return query + latent + a.num_heads * a.value_dim * width
+
+
+def _key_projections(a: AttentionConfig) -> int:
+    """Keys and values; one where they are the same, none where another layer's are used."""
+    return 0 if a.keys_of is not None else 1 if a.keys_as_values else 2
 
 
 def _attention_vectors(a: AttentionConfig | MLAConfig | StateMixer, width: int) -> int:
@@ -221,10 +234,15 @@ def _attention_vectors(a: AttentionConfig | MLAConfig | StateMixer, width: int) 
     if isinstance(a, MLAConfig):
         return (a.q_rank or 0) + a.kv_rank
     queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
-    per_head = 2 * a.head_dim
+    per_head = (2 if a.keys_of is None else 1) * a.head_dim
     qk_norm = {"head": per_head, "head_after": per_head, "full": queries + keys}.get(a.qk_norm, 0)
     sinks = a.num_heads if a.sinks else 0
-    return sinks + qk_norm + (queries + 2 * keys if a.qkv_bias else 0) + (width if a.output_bias else 0)
+    return (
+        sinks
+        + qk_norm
+        + (queries + _key_projections(a) * keys if a.qkv_bias else 0)
+        + (width if a.output_bias else 0)
+    )
 
 
 def _active_matrices(block: BlockConfig, width: int) -> int:
@@ -234,12 +252,15 @@ def _active_matrices(block: BlockConfig, width: int) -> int:
         inner = 3 * (ffn.router.top_k * ffn.expert_width + (ffn.shared_width or 0)) + ffn.router.num_experts
     else:
         inner = 3 * ffn.width
+    inner += 2 * (block.per_layer_width or 0)
     return _attention_matrices(block.attention, width) + inner * width
 
 
 def _kv_values(attention: AttentionConfig | MLAConfig) -> int:
     if isinstance(attention, MLAConfig):
         return attention.kv_rank + attention.rope_dim
+    if attention.keys_of is not None:
+        return 0
     return 2 * attention.num_kv_heads * attention.head_dim
 
 

@@ -192,6 +192,13 @@ def oddities(config: ModelConfig) -> list[str]:
         "a state of fixed size in place of keys and values",
         lambda block: isinstance(block.attention, STATE_MIXERS),
     )
+    layers("keys and values of an earlier layer", _borrows)
+    if any(a.keys_as_values for a in plain):
+        found.append("values are the keys before their norm, in some layers or all")
+    if config.per_layer_width is not None:
+        found.append(f"each token has an input of {config.per_layer_width} numbers for each layer")
+    if any(block.output_scale for block in config.blocks):
+        found.append("the result of a layer is multiplied by a stored number")
     if any(a.gate != "none" for a in plain):
         found.append("attention whose result is gated")
     layers("queries grow with their position", _has_temperature)
@@ -246,6 +253,10 @@ def _attention_words(attention: AttentionConfig | MLAConfig | StateMixer) -> str
     words.append("no positions" if attention.rope is None else f"rope theta {attention.rope.theta:g}")
     if attention.qk_norm != "none":
         words.append(_QK_NORMS[attention.qk_norm])
+    if attention.keys_of is not None:
+        words.append(f"keys and values of layer {attention.keys_of}")
+    if attention.keys_as_values:
+        words.append("keys as values")
     return ", ".join(words)
 
 
@@ -311,6 +322,10 @@ def _has_temperature(block: BlockConfig) -> bool:
     return (
         isinstance(block.attention, AttentionConfig | MLAConfig) and block.attention.temperature is not None
     )
+
+
+def _borrows(block: BlockConfig) -> bool:
+    return isinstance(block.attention, AttentionConfig) and block.attention.keys_of is not None
 
 
 def _limited(block: BlockConfig, mask: str, window: int) -> bool:

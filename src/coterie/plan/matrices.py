@@ -33,10 +33,17 @@ class Matrix:
 def matrices(config: ModelConfig) -> Iterator[Matrix]:
     """All matrices of the decoder. Gate and up of an expert are one, as they are stored and adapted."""
     yield Matrix("embedding", config.vocab_size, config.width)
+    if config.per_layer_width is not None:
+        inputs = config.num_layers * config.per_layer_width
+        yield Matrix("embedding", config.vocab_size, inputs)
+        yield Matrix("dense", inputs, config.width)
     for layer, block in enumerate(config.blocks):
         for rows, columns in _attention(block, config.width):
             yield Matrix("attention", rows, columns, layer=layer)
         yield from _feed_forward(block, config.width, layer)
+        if block.per_layer_width is not None:
+            yield Matrix("dense", block.per_layer_width, config.width, layer=layer)
+            yield Matrix("dense", config.width, block.per_layer_width, layer=layer)
     if not config.tie_embeddings:
         yield Matrix("head", config.vocab_size, config.width)
 
@@ -48,7 +55,8 @@ def _attention(block: BlockConfig, width: int) -> list[tuple[int, int]]:
     if not isinstance(a, MLAConfig):
         queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
         gate = {"none": [], "head": [(a.num_heads, width)], "full": [(queries, width)]}[a.gate]
-        return [(queries, width), (keys, width), (keys, width), (width, queries), *gate]
+        number = 0 if a.keys_of is not None else 1 if a.keys_as_values else 2
+        return [(queries, width), *[(keys, width)] * number, (width, queries), *gate]
     queries = a.num_heads * a.head_dim
     q = [(queries, width)] if a.q_rank is None else [(a.q_rank, width), (queries, a.q_rank)]
     kv = [(a.kv_rank + a.rope_dim, width), (a.num_heads * (a.nope_dim + a.value_dim), a.kv_rank)]

@@ -175,7 +175,9 @@ def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> fl
     else:
         queries, keys = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
         normed = 1 if a.qk_norm in ("head", "full") else 0
+        keys = keys if a.keys_of is None else 0
         attention = queries * (2 + normed) + keys * (2 + normed) + 4 * factors
+        attention += 3 * (block.per_layer_width or 0)
     ffn = block.ffn
     if not isinstance(ffn, MoEConfig):
         return 4 * width + attention + 3 * ffn.width + 3 * factors

@@ -80,6 +80,11 @@ def extend_vocabulary(
     checkpoint.verify()
     model = checkpoint.load(checkpoint.kept_dtype, compute_dtype=torch.float32).model
     first, rows = checkpoint.tokenizer.vocab_size, model.config.vocab_size
+    if model.config.per_layer_width is not None:
+        raise ConfigError(
+            f"{checkpoint.path}: each token has an input for every layer (hidden_size_per_layer_input), and "
+            "new tokens have none; add no tokens to this model"
+        )
     receipt = VocabularyReceipt(checkpoint.name, special, tied=model.config.tie_embeddings)
     receipt.tokens = [
         NewToken(token, first + number, checkpoint.tokenizer.encode(token))

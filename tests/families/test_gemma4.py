@@ -1,0 +1,124 @@
+"""Gemma 4: both spellings of its layers, what files hold beyond the model, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from coterie.checkpoints.directory import load_model, save_model
+from coterie.config import AttentionConfig, ConfigError, ModelConfig
+from coterie.families import config_from_hf, config_to_hf
+from coterie.gguf.export import export_gguf
+from coterie.nn.transformer import Transformer
+from coterie.recipes.vocabulary import extend_vocabulary
+from coterie.text.tokenizer import Tokenizer
+from tests.families.hf import _BASE, CONFIGS, tiny
+from tests.families.test_mistakes import ENOUGH, logits, rebuilt
+
+E2B_LIKE = _BASE | CONFIGS["gemma4_text"]
+EQUAL = _BASE | CONFIGS["gemma4_text_keys_as_values"]
+
+
+def attentions(config: ModelConfig) -> list[AttentionConfig]:
+    return [block.attention for block in config.blocks if isinstance(block.attention, AttentionConfig)]
+
+
+def test_layers_take_keys_of_the_last_layer_of_their_type() -> None:
+    config = config_from_hf(E2B_LIKE)
+    assert [a.keys_of for a in attentions(config)] == [None, None, None, None, 1, 3, 1]
+    assert [a.head_dim for a in attentions(config)] == [8, 16, 8, 8, 16, 8, 16]
+    assert [block.ffn.width for block in config.blocks] == [40] * 4 + [80] * 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["gemma4_text", "gemma4_text_keys_as_values"])
+def test_both_spellings_of_layers_are_one(name: str) -> None:
+    written = tiny(name).config.to_dict()
+    assert "per_layer_config" in written
+    ours = config_from_hf(_BASE | CONFIGS[name])
+    assert config_from_hf(written).blocks == ours.blocks
+    assert config_from_hf(config_to_hf(ours)).blocks == ours.blocks
+
+
+def test_keys_of_another_layer_move_the_logits(tmp_path: Path) -> None:
+    tiny("gemma4_text").save_pretrained(tmp_path)
+    model = load_model(tmp_path).model
+    data = model.config.to_dict()
+    data["blocks"][5]["attention"]["keys_of"] = 2
+    wrong = rebuilt(model, ModelConfig.from_dict(data))
+    assert (logits(wrong) - logits(model)).abs().max() > ENOUGH
+
+
+def test_projections_that_no_layer_uses_travel_and_bfloat16_comes_back(tmp_path: Path) -> None:
+    tiny("gemma4_text").to(torch.bfloat16).save_pretrained(tmp_path / "a")
+    file = tmp_path / "a" / "model.safetensors"
+    tensors = load_file(file)
+    assert tensors["model.layers.3.layer_scalar"].dtype == torch.bfloat16
+    unused = {
+        f"model.layers.{layer}.self_attn.{part}.weight": torch.randn(3, dtype=torch.bfloat16)
+        for layer in (4, 5, 6)
+        for part in ("k_proj", "v_proj", "k_norm")
+    }
+    before = tensors | unused
+    save_file(before, file, {"format": "pt"})
+    save_model(tmp_path / "b", load_model(tmp_path / "a", dtype=torch.bfloat16).model)
+    after = load_file(tmp_path / "b" / "model.safetensors")
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        assert tensor.dtype == after[key].dtype and torch.equal(tensor, after[key]), key
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "words"),
+    [
+        (E2B_LIKE, {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}, "'enable_moe_block'"),
+        (E2B_LIKE, {"use_bidirectional_attention": "all"}, "'use_bidirectional_attention'"),
+        (E2B_LIKE, {"vocab_size_per_layer_input": 90}, "'vocab_size_per_layer_input' is 90"),
+        (E2B_LIKE, {"num_kv_shared_layers": 6}, "'num_kv_shared_layers' is 6"),
+        (E2B_LIKE, {"num_kv_shared_layers": 7}, "'num_kv_shared_layers' is 7"),
+        (EQUAL, {"layer_types": ["full_attention"] * 5 + ["sliding_attention"]}, "'layer_types' ends"),
+        (EQUAL, {"per_layer_config": {"5": {"head_dim": 8, "sliding_window": 3}}}, "'per_layer_config'"),
+        (EQUAL, {"per_layer_config": {"4": {"head_dim": 8}}}, "'per_layer_config'"),
+        (EQUAL, {"hidden_activation": "silu"}, "'hidden_activation'"),
+    ],
+)
+def test_what_would_change_the_model_is_refused(
+    base: dict[str, Any], changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        config_from_hf(base | changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rope_type": "linear", "factor": 4.0, "rope_theta": 700.0}, "rope_type 'linear'"),
+        ({"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 9.0}, "partial_rotary_factor"),
+    ],
+)
+def test_positions_that_transformers_takes_otherwise_are_refused(
+    settings: dict[str, Any], words: str
+) -> None:
+    ropes = {"rope_parameters": {"full_attention": settings}}
+    with pytest.raises(ConfigError, match=words):
+        config_from_hf(EQUAL | ropes)
+
+
+def test_tokens_cannot_be_added_where_each_has_inputs_for_layers(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train(["one text of a few words"], vocab_size=270)
+    rows = tokenizer.vocab_size
+    config = config_from_hf(E2B_LIKE | {"vocab_size": rows, "vocab_size_per_layer_input": rows})
+    save_model(tmp_path / "a", Transformer(config), tokenizer)
+    with pytest.raises(ConfigError, match="hidden_size_per_layer_input"):
+        extend_vocabulary(tmp_path / "a", tmp_path / "b", ["<new>"])
+    assert not (tmp_path / "b").exists()
+
+
+def test_there_is_no_gguf_form(tmp_path: Path) -> None:
+    tiny("gemma4_text").save_pretrained(tmp_path / "a")
+    with pytest.raises(ConfigError, match="a gemma4_text model has no form in GGUF"):
+        export_gguf(tmp_path / "a", tmp_path / "a.gguf", "f16")
