@@ -29,6 +29,11 @@ EXPLAINED: dict[frozenset[str], str] = {
             "the blocking and the asynchronous half of httpx's interface, whose base classes differ; they "
             "share Exchange",
         ),
+        (
+            "recipes/quickstart/from_model.py::pair_from",
+            "recipes/quickstart/twins.py::twin_config",
+            "the values of the same settings for two kinds of pairs; what is equal is `settings`",
+        ),
         ("plan/encoders.py::_llama4", "plan/encoders.py::_qwen3_5", _FORMATS),
         (
             "plan/counts.py::_attention_matrices",

@@ -20,6 +20,13 @@ def quickstart(
     minutes: Annotated[float, typer.Option(help="Time the whole run may take.", min=0.5)] = 8.0,
     data: Annotated[str | None, typer.Option(help="Your own text instead of the embedded corpus.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and generated text.", min=0)] = 0,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="A dense model: train it and a mixture made from it, instead of fresh twins.",
+        ),
+    ] = None,
     out: Annotated[str, typer.Option(help="Where to write.")] = "runs/quickstart",
     threads: Annotated[
         int | None, typer.Option(help="Processor threads (default: PyTorch's choice).", min=1)
@@ -30,7 +37,7 @@ def quickstart(
     from coterie.recipes.quickstart.run import quickstart as run
 
     show_messages("run")
-    results = run(minutes, data, seed, Path(out), threads)
+    results = run(minutes, data, seed, Path(out), threads, start)
     answer(results.to_dict(), as_json, _next_steps(results, Path(out) / "report.html"))
 
 

@@ -63,7 +63,21 @@ def winner(difference: Interval) -> str | None:
 
 def verdict(results: QuickstartResults) -> list[str]:
     """Sentences on quality, kinds of text, equal training time, cost, and which model to choose."""
-    return [_quality(results), *_slices(results), *_equal_time(results), _cost(results), _choice(results)]
+    said = [_quality(results), *_slices(results), *_equal_time(results), _cost(results), _choice(results)]
+    return said if results.start is None else [*said, _worth(results)]
+
+
+def _worth(results: QuickstartResults) -> str:
+    """Whether a mixture made from the given model learns the text better than the model itself."""
+    question = f"Is a mixture worth it for {results.start} and this text?"
+    who = winner(results.difference)
+    if who == "moe":
+        return (
+            f"{question} Yes in quality: it learnt more from the same tokens and arithmetic; see its costs."
+        )
+    if who == "dense":
+        return f"{question} No: the dense model learnt more from the same tokens and arithmetic."
+    return f"{question} Not shown: after this much training no difference in quality exceeds the interval."
 
 
 def fairness(results: QuickstartResults) -> str:

@@ -134,10 +134,14 @@ class TunedResults(Settings):
 
 
 class QuickstartResults(Settings):
-    """The content of `results.json`. `difference`: MoE minus dense by document (below 0: MoE better)."""
+    """The content of `results.json`. `difference`: MoE minus dense by document (below 0: MoE better).
+
+    `start`: the dense model that both were made from, None for fresh twins.
+    """
 
     seed: int
     minutes: float
+    start: str | None = None
     machine: str
     versions: dict[str, str]
     data: DataSummary

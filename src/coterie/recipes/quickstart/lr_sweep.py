@@ -22,14 +22,17 @@ _WARM_STEPS = 6
 
 
 class Sweep(Settings):
-    """The short runs of one model, and its mean speed."""
+    """The short runs of one model, and its mean speed. `fixed`: its learning rate where none was sought."""
 
     points: tuple[SweepPoint, ...]
     seconds_per_token: float
+    fixed: float | None = None
 
     @property
     def best(self) -> float:
-        """The learning rate with the fewest held-out bits per byte."""
+        """The fixed learning rate, or that with the fewest held-out bits per byte."""
+        if self.fixed is not None:
+            return self.fixed
         return min(self.points, key=lambda point: point.bits_per_byte).lr
 
 
@@ -67,6 +70,19 @@ def sweep(
             raise TrainingError(f"{name}: every learning rate of {GRID} makes the loss infinite or NaN")
         sweeps[name] = Sweep(points=tuple(points), seconds_per_token=took / len(points))
     return sweeps
+
+
+def timed(configs: Mapping[str, TrainConfig], prepared: Prepared) -> dict[str, Sweep]:
+    """The speed of each model at the learning rate of its settings, without a search."""
+    return {
+        name: Sweep(
+            points=(),
+            seconds_per_token=_seconds_per_step(config, prepared)
+            / (config.batch_rows * config.accumulate * prepared.row_length),
+            fixed=config.optimiser.lr,
+        )
+        for name, config in configs.items()
+    }
 
 
 def _seconds_per_step(config: TrainConfig, prepared: Prepared) -> float:

@@ -22,20 +22,22 @@ MIN_STEPS = 10
 class Plan(Settings):
     """What was asked for and decided; kept as `plan.json`, so that a stopped run resumes with the same.
 
-    `tokens`: to train each twin on. `seconds_before`: spent on preparing text and on the sweeps.
+    `start`: a dense model to start from instead of fresh twins. `tokens`: to train each twin on.
+    `seconds_before`: spent on preparing text and on the sweeps.
     """
 
     minutes: float
     data: str | None
     seed: int
     threads: int | None
+    start: str | None = None
     sweeps: dict[str, Sweep] | None = None
     tokens: int | None = None
     seconds_before: float = 0.0
 
     def asked(self) -> dict[str, Any]:
         """The part that a user gives."""
-        return {name: getattr(self, name) for name in ("minutes", "data", "seed", "threads")}
+        return {name: getattr(self, name) for name in ("minutes", "data", "seed", "threads", "start")}
 
 
 def take_up(plan: Plan, out: Path) -> Plan:
@@ -54,7 +56,7 @@ def take_up(plan: Plan, out: Path) -> Plan:
     before = Plan.from_dict(read_json(path), str(path))
     if (out / "results.json").is_file():
         _log.info(f"{out} holds a finished run; starting anew with the text that it prepared")
-        for name in (*TWINS, "tuned"):
+        for name in (*TWINS, "tuned", "upcycled"):
             shutil.rmtree(out / name, ignore_errors=True)
         for file in ("results.json", "report.html", "plan.json"):
             (out / file).unlink(missing_ok=True)
@@ -67,9 +69,9 @@ def take_up(plan: Plan, out: Path) -> Plan:
     return before
 
 
-def check_budget(tokens: int, plan: Plan) -> None:
+def check_budget(tokens: int, step_tokens: int, plan: Plan) -> None:
     """Refuse too short a training. Errors: `TrainingError` when `tokens` are fewer than ten steps take."""
-    if tokens < MIN_STEPS * BATCH_ROWS * ROW_LENGTH:
+    if tokens < MIN_STEPS * step_tokens:
         raise TrainingError(
             f"only {max(tokens, 0):,} tokens fit into what is left of {plan.minutes:g} minutes; give "
             "more --minutes"

@@ -14,6 +14,8 @@ from coterie.recipes.quickstart.plan import Plan
 from coterie.results.quickstart import DataSummary
 
 HELDOUT_TOKENS = 120_000
+_LEAST_HELDOUT_TOKENS = 4096
+_SCORING_SHARE = 0.1  # of the whole time, for a given model; scoring a token takes a third of training on it
 _PROBES_PER_SLICE = 50
 _PROMPT_CHARACTERS = 120
 _MOST_PROMPTS = 8
@@ -40,9 +42,9 @@ def check_enough(prepared: Prepared, config: TrainConfig) -> None:
 
 def questions(prepared: Prepared, plan: Plan) -> Questions:
     """Collect everything that both twins are asked after their training."""
-    documents = evaluation_documents(prepared, HELDOUT_TOKENS, "final")
+    documents = evaluation_documents(prepared, _heldout_tokens(plan), "final")
     probes: dict[str, list[tuple[str, str]]] = {}
-    if plan.data is None:
+    if plan.data is None and plan.start is None:
         names = ("arithmetic", "functions", "stories")
         probes = {name: list(qa_probes(name, plan.seed, _PROBES_PER_SLICE)) for name in names}
     prompts = [(name, pairs[0][0]) for name, pairs in probes.items()]
@@ -53,6 +55,14 @@ def questions(prepared: Prepared, plan: Plan) -> Questions:
             text = prepared.tokenizer.decode(document.ids[1:].tolist())
             prompts.append((document.slice, text[:_PROMPT_CHARACTERS]))
     return Questions(documents, probes, prompts)
+
+
+def _heldout_tokens(plan: Plan) -> int:
+    if plan.start is None or plan.sweeps is None:
+        return HELDOUT_TOKENS
+    per_token = sum(part.seconds_per_token for part in plan.sweeps.values()) / 3
+    affordable = int(_SCORING_SHARE * 60 * plan.minutes / per_token)
+    return min(HELDOUT_TOKENS, max(_LEAST_HELDOUT_TOKENS, affordable))
 
 
 def data_summary(prepared: Prepared, plan: Plan, documents: list[HeldoutDocument]) -> DataSummary:

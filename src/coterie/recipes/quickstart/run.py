@@ -15,7 +15,8 @@ from coterie.data.build import Prepared, prepare
 from coterie.machine.facts import machine_words, versions
 from coterie.machine.glibc import keep_freed_memory
 from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents
-from coterie.recipes.quickstart.lr_sweep import sweep
+from coterie.recipes.quickstart.from_model import EVALUATED_TOKENS, pair_from
+from coterie.recipes.quickstart.lr_sweep import sweep, timed
 from coterie.recipes.quickstart.measure import compare
 from coterie.recipes.quickstart.plan import TWINS, Plan, check_budget, take_up
 from coterie.recipes.quickstart.questions import check_enough, data_summary, questions
@@ -34,20 +35,24 @@ _SLACK = 0.9  # of the training time: evaluations, saving, and a machine that sl
 
 
 def quickstart(
-    minutes: float, data: str | None, seed: int, out: Path, threads: int | None
+    minutes: float, data: str | None, seed: int, out: Path, threads: int | None, start: str | None = None
 ) -> QuickstartResults:
     """Run the whole comparison below `out`, or resume a stopped one; returns what `results.json` holds.
 
-    `data`: None for the embedded corpus, else a source as `coterie train` takes it.
+    `data`: None for the embedded corpus, else a source as `coterie train` takes it. `start`: a dense model;
+    it and a mixture made from it are trained further, instead of fresh twins.
     Errors: `CoterieError` subclasses, one line each.
     """
     started = time.monotonic()
     if threads is not None:
         torch.set_num_threads(threads)
     keep_freed_memory()
-    plan = take_up(Plan(minutes=minutes, data=data, seed=seed, threads=threads), out)
-    pair = dict(zip(TWINS, twins(minutes), strict=True))
-    configs = {name: twin_config(pair[name], plan, out / name, out / "data") for name in TWINS}
+    plan = take_up(Plan(minutes=minutes, data=data, seed=seed, threads=threads, start=start), out)
+    if start is None:
+        pair = dict(zip(TWINS, twins(minutes), strict=True))
+        configs = {name: twin_config(pair[name], plan, out / name, out / "data") for name in TWINS}
+    else:
+        configs = pair_from(plan, start, out)
     prepared = prepare(configs["moe"].data, out / "data")
     check_enough(prepared, configs["moe"])
     if plan.sweeps is None:
@@ -58,12 +63,13 @@ def quickstart(
         train_twin(with_budget(configs[name], plan, name), out / f"{name}.yaml")
     asked = questions(prepared, plan)
     found = compare({name: out / name for name in TWINS}, plan.sweeps, prepared, asked)
-    tuned = tune_chapter(out, minutes, seed, threads)
+    tuned = tune_chapter(out, minutes, seed, threads) if start is None else None
     # A resumed run has not measured its earlier part, so the time is at least what the records add up to.
     recorded = found.moe.train_seconds + found.dense.train_seconds + plan.seconds_before
     QuickstartResults(
         seed=seed,
         minutes=minutes,
+        start=start,
         machine=machine_words(),
         versions=versions(),
         data=data_summary(prepared, plan, asked.documents),
@@ -80,13 +86,21 @@ def quickstart(
 
 
 def _decide(plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, started: float) -> Plan:
-    """Search both learning rates alike, then give both twins the number of tokens that fits in the time."""
+    """Search both learning rates alike, then give both twins the number of tokens that fits in the time.
+
+    A given model has a default for its rate, which both take.
+    """
     end = started + 60 * plan.minutes * (1 - _COMPARE_SHARE)
-    documents = evaluation_documents(prepared, EVAL_TOKENS)
-    sweeps = sweep(configs, prepared, documents, _SWEEP_SHARE * (end - time.monotonic()))
+    if plan.start is None:
+        documents = evaluation_documents(prepared, EVAL_TOKENS)
+        sweeps = sweep(configs, prepared, documents, _SWEEP_SHARE * (end - time.monotonic()))
+    else:
+        sweeps = timed(configs, prepared)
     per_token = sum(part.seconds_per_token for part in sweeps.values())
     tokens = int(max(0.0, end - time.monotonic()) * _SLACK / per_token)
-    check_budget(tokens, plan)
+    if plan.start is not None:
+        tokens -= EVALUATED_TOKENS
+    check_budget(tokens, configs["moe"].batch_rows * prepared.row_length, plan)
     _log.info(f"both will see {tokens:,} tokens")
     return plan.model_copy(
         update={"sweeps": sweeps, "tokens": tokens, "seconds_before": time.monotonic() - started}

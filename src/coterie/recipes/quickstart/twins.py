@@ -49,27 +49,45 @@ def twins(minutes: float) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def twin_config(model: Mapping[str, Any], plan: Plan, out: Path, data_dir: Path) -> TrainConfig:
     """The training settings of one twin; `with_budget` sets the budget and the learning rate."""
+    data = {
+        "vocab_size": VOCAB_SIZE,
+        # More text than the time allows would be prepared and never trained on.
+        "max_bytes": int(max(1.0, plan.minutes) * BYTES_PER_MINUTE) if plan.data else None,
+    }
+    own = {
+        "batch_rows": BATCH_ROWS,
+        # The same for both; the dense twin has no experts or routers for these two factors to act on.
+        "optimiser": {"expert_lr": 2.0, "router_lr": 0.2},
+        "schedule": {"kind": "wsd", "warmup_fraction": 0.03, "decay_fraction": 0.3},
+    }
+    return settings(model, plan, out, data_dir, data, own)
+
+
+def settings(
+    model: Mapping[str, Any],
+    plan: Plan,
+    out: Path,
+    data_dir: Path,
+    data: Mapping[str, Any],
+    own: Mapping[str, Any],
+) -> TrainConfig:
+    """The training settings of one model of a pair: what every pair shares, with `data` and `own` added."""
     return TrainConfig.from_dict(
         {
             "model": dict(model),
             "data": {
                 "sources": [plan.data or "primer"],
-                "vocab_size": VOCAB_SIZE,
                 "row_length": ROW_LENGTH,
                 "seed": plan.seed,
-                # More text than the time allows would be prepared and never trained on.
-                "max_bytes": int(max(1.0, plan.minutes) * BYTES_PER_MINUTE) if plan.data else None,
+                **data,
             },
             "steps": 1,
-            "batch_rows": BATCH_ROWS,
-            # The same for both; the dense twin has no experts or routers for these two factors to act on.
-            "optimiser": {"expert_lr": 2.0, "router_lr": 0.2},
-            "schedule": {"kind": "wsd", "warmup_fraction": 0.03, "decay_fraction": 0.3},
             "seed": plan.seed,
             "threads": plan.threads,
             "keep": 1,
             "out": str(out),
             "data_dir": str(data_dir),
+            **own,
         },
         "quickstart",
     )
@@ -83,7 +101,8 @@ def with_budget(config: TrainConfig, plan: Plan, name: str) -> TrainConfig:
         update={
             "steps": steps,
             "eval_every": max(1, steps // NUM_EVALUATIONS),
-            "save_every": max(1, steps // 4),
+            # A checkpoint of a given model may be large; a stopped run still writes one.
+            "save_every": max(1, steps // 4) if plan.start is None else 0,
             "optimiser": config.optimiser.model_copy(update={"lr": plan.sweeps[name].best}),
         }
     )
