@@ -107,6 +107,20 @@ SANDWICHES |= {
         "use_bidirectional_attention": "vision",
     },
 }
+SANDWICHES["gemma4_unified_text"] = {
+    "model_type": "gemma4_unified_text",
+    "num_hidden_layers": 6,
+    "layer_types": [*_GEMMA4_TYPES, "full_attention", "sliding_attention", "full_attention"],
+    "intermediate_size": 40,
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_global_key_value_heads": 4,
+    "attention_k_eq_v": True,
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+    "sliding_window": 5,
+    "final_logit_softcapping": 2.5,
+}
 _LATENT = {
     "num_key_value_heads": 4,
     "intermediate_size": 40,

@@ -61,6 +61,7 @@ NAMES = (
     "lfm2_moe",
     "gemma4_text",
     "gemma4_text_keys_as_values",
+    "gemma4_unified_text",
 )
 IDS = torch.randint(0, VOCAB, (24,), generator=torch.Generator().manual_seed(1))
 

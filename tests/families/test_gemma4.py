@@ -20,6 +20,7 @@ from tests.families.hf import _BASE, CONFIGS, tiny
 from tests.families.test_mistakes import ENOUGH, logits, rebuilt
 
 E2B_LIKE = _BASE | CONFIGS["gemma4_text"]
+UNIFIED = _BASE | CONFIGS["gemma4_unified_text"]
 EQUAL = _BASE | CONFIGS["gemma4_text_keys_as_values"]
 
 
@@ -34,7 +35,7 @@ def test_layers_take_keys_of_the_last_layer_of_their_type() -> None:
     assert [block.ffn.width for block in config.blocks] == [40] * 4 + [80] * 3  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", ["gemma4_text", "gemma4_text_keys_as_values"])
+@pytest.mark.parametrize("name", ["gemma4_text", "gemma4_text_keys_as_values", "gemma4_unified_text"])
 def test_both_spellings_of_layers_are_one(name: str) -> None:
     written = tiny(name).config.to_dict()
     assert "per_layer_config" in written
@@ -82,6 +83,8 @@ def test_projections_that_no_layer_uses_travel_and_bfloat16_comes_back(tmp_path:
         (EQUAL, {"layer_types": ["full_attention"] * 5 + ["sliding_attention"]}, "'layer_types' ends"),
         (EQUAL, {"per_layer_config": {"5": {"head_dim": 8, "sliding_window": 3}}}, "'per_layer_config'"),
         (EQUAL, {"per_layer_config": {"4": {"head_dim": 8}}}, "'per_layer_config'"),
+        (UNIFIED, {"hidden_size_per_layer_input": 8}, "'hidden_size_per_layer_input' is 8"),
+        (UNIFIED, {"enable_moe_block": True}, "'enable_moe_block'"),
         (EQUAL, {"hidden_activation": "silu"}, "'hidden_activation'"),
     ],
 )

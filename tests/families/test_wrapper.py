@@ -53,6 +53,10 @@ _GEMMA4 = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
     "intermediate_size": 24, "head_dim": 8, "patch_size": 4, "position_embedding_size": 16,
 }  # fmt: skip
+_UNIFIED = {
+    "patch_size": 2, "pooling_kernel_size": 2, "mm_embed_dim": 16, "mm_posemb_size": 8,
+    "output_proj_dims": 16,
+}  # fmt: skip
 _GLIMMER = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
     "pos_emb_height": 4, "pos_emb_width": 4, "max_position_embeddings": 16,
@@ -89,6 +93,7 @@ WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma3": ("gemma3_text", {"vision_config": _SIGLIP, "mm_tokens_per_image": 4}),
     "gemma4": ("gemma4_text", {"vision_config": _GEMMA4, "audio_config": None}),
+    "gemma4_unified": ("gemma4_unified_text", {"vision_config": _UNIFIED, "audio_config": None}),
     "muse_glimmer": ("muse_glimmer_text", {"vision_config": _GLIMMER} | _GLIMMER_AROUND),
 }
 

@@ -1,9 +1,10 @@
-"""Gemma 4 (`gemma4_text`, and `gemma4` around it with encoders of images and sound), its dense models.
+"""Gemma 4's dense models (`gemma4_text`, and `gemma4` around it with encoders of images and sound).
 
 As in Gemma 3 there are norms before and after each part, scaled embeddings, GeGLU and sliding layers. Unlike
 it, norms multiply by their weight, scores are not scaled, values are normed and each block has a factor.
 Layers with full attention have wider heads, of which a part rotates, and may use their keys as values. The
-last layers may use the keys and values of earlier ones, and tokens may have an input for each layer.
+last layers may use the keys and values of earlier ones. Tokens may have an input for each layer, except in
+`gemma4_unified_text` (`gemma4_unified` with images and sound), which is the same otherwise.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _LAYER = LAYER | {
     "ffn_post_norm": "post_feedforward_layernorm",
 }
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+_UNIFIED = "gemma4_unified_text"
 _KEYS = (COMMON_KEYS - {"hidden_act"}) | frozenset(
     "hidden_activation attention_bias sliding_window layer_types final_logit_softcapping global_head_dim "
     "num_global_key_value_heads per_layer_config attention_k_eq_v num_kv_shared_layers use_double_wide_mlp "
@@ -57,6 +59,11 @@ _UNSAID: dict[str, Any] = {
     "vocab_size_per_layer_input": 262144,
     "hidden_size_per_layer_input": 256,
 }
+_UNSAID_UNIFIED = {
+    "max_position_embeddings": 262144,
+    "sliding_window": 1024,
+    "hidden_size_per_layer_input": 0,
+}
 _ROPES: dict[str, dict[str, Any]] = {
     _FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
     _SLIDING: {"rope_theta": 1e4},
@@ -66,11 +73,14 @@ _WITHOUT_EFFECT = {"use_bidirectional_attention": (None, "vision"), "enable_moe_
 
 
 def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
-    reader = Reader({**_UNSAID, **data}, where)
+    unified = data["model_type"] == _UNIFIED
+    reader = Reader({**_UNSAID, **(_UNSAID_UNIFIED if unified else {}), **data}, where)
     reader.expect("hidden_activation", "gelu_pytorch_tanh", None)
     reader.used.add("hidden_act")  # transformers reads the other name alone
     for name, allowed in _WITHOUT_EFFECT.items():
         reader.expect(name, *allowed)
+    if unified:
+        reader.expect("hidden_size_per_layer_input", 0, None)
     types = read_layer_types(reader, lambda index: _FULL if (index + 1) % 6 == 0 else _SLIDING)
     if types[-1] != _FULL:
         raise ConfigError(
@@ -78,7 +88,7 @@ def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
             f"name {_FULL} there"
         )
     attentions = _attentions(reader, types)
-    width, per_layer = reader.get("intermediate_size"), reader.get("hidden_size_per_layer_input")
+    width, per_layer = reader.get("intermediate_size"), reader.get("hidden_size_per_layer_input", default=0)
     double = 2 if reader.flag("use_double_wide_mlp", False) else 1
     rows = reader.get("vocab_size_per_layer_input")
     if per_layer and rows != reader.get("vocab_size"):
@@ -216,9 +226,10 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         "sliding_window": config.extra.get("sliding_window", 512) if usual is None else usual.window,
         "layer_types": types,
         "final_logit_softcapping": config.logit_cap,
-        "hidden_size_per_layer_input": config.per_layer_width or 0,
-        "vocab_size_per_layer_input": config.vocab_size,
     }
+    if config.family != _UNIFIED:
+        data["hidden_size_per_layer_input"] = config.per_layer_width or 0
+        data["vocab_size_per_layer_input"] = config.vocab_size
     for name in ("rope_theta", "rope_scaling", "partial_rotary_factor"):
         data.pop(name, None)
     ropes = {kind: one.rope for kind, one in of.items() if one.rope is not None}
@@ -251,6 +262,10 @@ def _slots(config: ModelConfig) -> list[Slot]:
     return dense_model_slots(config, layer=_LAYER)
 
 
+# Files may hold the projections that these layers do not have.
+_UNUSED = tuple(
+    f"model.layers.{{sharing}}.self_attn.{part}." for part in ("k_proj", "v_proj", "k_norm", "v_norm")
+)
 GEMMA4_TEXT = Family(
     "gemma4_text",
     "Gemma4ForCausalLM",
@@ -258,8 +273,7 @@ GEMMA4_TEXT = Family(
     _write,
     _slots,
     _KEYS,
-    # Files may hold the projections that these layers do not have.
-    tuple(f"model.layers.{{sharing}}.self_attn.{part}." for part in ("k_proj", "v_proj", "k_norm", "v_norm")),
+    _UNUSED,
     examples="the text models of Gemma 4 E2B, E4B and 31B",
 )
 GEMMA4 = wrapper(
@@ -269,4 +283,22 @@ GEMMA4 = wrapper(
     ("model.vision_tower.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio."),
     layout="inside",
     examples="Gemma 4 E2B, E4B and 31B",
+)
+GEMMA4_UNIFIED_TEXT = Family(
+    _UNIFIED,
+    "Gemma4UnifiedForCausalLM",
+    _read,
+    _write,
+    _slots,
+    _KEYS - {"hidden_size_per_layer_input", "vocab_size_per_layer_input", "enable_moe_block"},
+    _UNUSED,
+    examples="the text model of Gemma 4 12B",
+)
+GEMMA4_UNIFIED = wrapper(
+    "gemma4_unified",
+    "Gemma4UnifiedForConditionalGeneration",
+    (GEMMA4_UNIFIED_TEXT,),
+    ("model.vision_embedder.", "model.embed_vision.", "model.embed_audio."),
+    layout="inside",
+    examples="Gemma 4 12B",
 )

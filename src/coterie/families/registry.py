@@ -12,7 +12,7 @@ from coterie.families.deepseek_v32 import DEEPSEEK_V32, GLM_MOE_DSA
 from coterie.families.dots1 import DOTS1
 from coterie.families.ernie4_5 import ERNIE4_5, ERNIE4_5_MOE
 from coterie.families.gemma import GEMMA2, GEMMA3, GEMMA3_TEXT
-from coterie.families.gemma4 import GEMMA4, GEMMA4_TEXT
+from coterie.families.gemma4 import GEMMA4, GEMMA4_TEXT, GEMMA4_UNIFIED, GEMMA4_UNIFIED_TEXT
 from coterie.families.glm4 import GLM, GLM4
 from coterie.families.glm4_moe import GLM4_MOE
 from coterie.families.glm4_moe_lite import GLM4_MOE_LITE
@@ -66,6 +66,8 @@ FAMILIES: dict[str, Family] = {
         GEMMA3,
         GEMMA4_TEXT,
         GEMMA4,
+        GEMMA4_UNIFIED_TEXT,
+        GEMMA4_UNIFIED,
         MUSE_GLIMMER_TEXT,
         MUSE_GLIMMER,
         ERNIE4_5,
