@@ -160,23 +160,32 @@ def test_tune(steps: Steps) -> None:
     ]
     steps.run("tune", *words)
     report = json.loads(Path(steps.made("tuned/report.json")).read_text())
-    assert report["failed"] is None and report["proof"]["gravity"] > 0.9
+    assert report.get("failed") is None and report["proof"]["gravity"] > 0.9
     steps.note("tune", gravity=report["proof"]["gravity"], steps=3)
 
 
 def test_merge(steps: Steps) -> None:
     words = ["merge", steps.made("model.gguf"), steps.made("tuned/adapter"), "-o", steps.new("merged")]
-    found = json.loads(steps.run("merge", *words, "--dtype", "bfloat16", "--json"))
+    # So few steps change the weights by less than bfloat16 resolves, and a merge into it is refused.
+    found = json.loads(steps.run("merge", *words, "--dtype", "float32", "--json"))
     assert found["gravity"] > 0.9
     steps.note("merge", gravity=found["gravity"])
 
 
+def test_convert(steps: Steps) -> None:
+    words = ["convert", steps.made("merged"), "--to", "hf", "--dtype", "bfloat16", "-o", steps.new("small")]
+    steps.run("convert", *words)
+    size = sum(file.stat().st_size for file in Path(steps.made("small")).glob("model*.safetensors"))
+    assert size < 1.01 * 2 * 134_515_008
+    steps.note("convert", file_bytes=size)
+
+
 def test_upcycle(steps: Steps) -> None:
     """Eight copies of each feed-forward are the same function, in float32 to 1e-5 nats."""
-    words = ["surgery", "upcycle", steps.made("merged"), "-o", steps.new("moe"), "--experts", "8"]
+    words = ["surgery", "upcycle", steps.made("small"), "-o", steps.new("moe"), "--experts", "8"]
     steps.run("upcycle", *words, "--data", str(TEXT), "--json")
     ids = text_ids(steps.made("moe"))
-    dense, moe = (fp32_logits(steps.made(name), ids).log_softmax(-1) for name in ("merged", "moe"))
+    dense, moe = (fp32_logits(steps.made(name), ids).log_softmax(-1) for name in ("small", "moe"))
     # The likely tokens; rounding grows with the size of a logit.
     apart = float((dense - moe).abs().mean())
     assert apart < 1e-5
@@ -187,7 +196,7 @@ def test_the_exact_way_back(steps: Steps) -> None:
     """Where nothing was trained, the dense model comes back bit for bit."""
     words = ["surgery", "densify", steps.made("moe"), "-o", steps.new("back"), "--data", str(TEXT)]
     steps.run("densify, untrained", *words)
-    before, after = tensors(steps.made("merged")), tensors(steps.made("back"))
+    before, after = tensors(steps.made("small")), tensors(steps.made("back"))
     assert before.keys() == after.keys()
     different = [name for name in before if not torch.equal(before[name], after[name])]
     assert not different
@@ -217,7 +226,7 @@ def test_routing_report(steps: Steps) -> None:
 
 def test_merge_experts_and_densify(steps: Steps) -> None:
     words = ["merge", steps.made("moe"), steps.made("experts/adapter"), "-o", steps.new("moe-tuned")]
-    steps.run("merge experts", *words, "--json")
+    steps.run("merge experts", *words, "--dtype", "float32", "--json")
     words = ["surgery", "densify", steps.made("moe-tuned"), "-o", steps.new("dense"), "--data", str(TEXT)]
     found = json.loads(steps.run("densify, trained", *words, "--json"))["perplexity"]
     # Experts that a few steps moved are near copies, so little is lost.
