@@ -37,6 +37,7 @@ LONG = 600  # tokens that logits are compared on
 # Few examples and no other text: measuring before and after would take longer than the steps. The model's own
 # template shows no tools, which some of the starter conversations use.
 SMALL = ("batch_rows=1", "row_length=512", "--template", "chatml", "--lr", "1e-3", "retention=none")
+EXACT = "dtype=float32"  # an adapter tuned in bfloat16 has probes that a merge in float32 does not meet
 CONVERSATIONS = "starter#64"
 WEATHER = {
     "type": "function",
@@ -158,7 +159,7 @@ def test_tune(steps: Steps) -> None:
         "3",
         *SMALL,
     ]
-    steps.run("tune", *words)
+    steps.run("tune", *words, EXACT)
     report = json.loads(Path(steps.made("tuned/report.json")).read_text())
     assert report.get("failed") is None and report["proof"]["gravity"] > 0.9
     steps.note("tune", gravity=report["proof"]["gravity"], steps=3)
@@ -205,7 +206,7 @@ def test_the_exact_way_back(steps: Steps) -> None:
 
 def test_tune_the_experts_only(steps: Steps) -> None:
     words = ["tune", steps.made("moe"), CONVERSATIONS, "-o", steps.new("experts"), "--steps", "3", *SMALL]
-    steps.run("tune experts", *words, "--train", "experts=lora")
+    steps.run("tune experts", *words, "--train", "experts=lora", EXACT)
     with safe_open(steps.made("experts/adapter/adapter_model.safetensors"), "pt") as factors:
         names = list(factors.keys())
     assert names and all("experts" in name for name in names)
