@@ -71,3 +71,30 @@ CONFIGS |= {
         "layer_types": ["conv", "conv", "full_attention", "conv"],
     },
 }
+_HYBRID = {
+    "model_type": "granitemoehybrid",
+    "intermediate_size": 12,
+    "shared_intermediate_size": 20,
+    "mamba_n_heads": 8,
+    "mamba_d_state": 6,
+    "mamba_n_groups": 2,
+    "mamba_expand": 2,
+    "embedding_multiplier": 1.7,
+    "logits_scaling": 1.3,
+    "residual_multiplier": 0.8,
+    "attention_multiplier": 0.3,
+    "layer_types": ["mamba", "attention", "mamba", "mamba"],
+}
+CONFIGS |= {
+    "granitemoehybrid": _HYBRID | {"num_local_experts": 6, "num_experts_per_tok": 3},
+    "granitemoehybrid_dense": _HYBRID
+    | {
+        "num_local_experts": 0,
+        "mamba_n_groups": 1,
+        "mamba_d_conv": 3,
+        "mamba_proj_bias": True,
+        "position_embedding_type": "rope",
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 300.0},
+    },
+}

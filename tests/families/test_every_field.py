@@ -62,10 +62,12 @@ NAMES = (
     "gemma4_text",
     "gemma4_text_keys_as_values",
     "gemma4_unified_text",
+    "granitemoehybrid",
 )
 IDS = torch.randint(0, VOCAB, (24,), generator=torch.Generator().manual_seed(1))
 
 NO_EFFECT = {
+    "mamba_chunk_size": "how the scan is divided",
     "architectures": "model_type decides; a contradiction is named",
     "transformers_version": "says who wrote the file",
     "dtype": "the weights have their types; the type to compute in is an argument",

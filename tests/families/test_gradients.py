@@ -31,6 +31,7 @@ LENGTHS = (23, 17)
         "qwen2_moe",
         "minimax_m2",
         "lfm2_moe",
+        "granitemoehybrid",
     ],
 )
 def test_gradients_equal_transformers(name: str, tmp_path: Path) -> None:

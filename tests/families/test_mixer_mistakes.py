@@ -15,6 +15,8 @@ from coterie.checkpoints.directory import load_model
 from coterie.nn import gated_delta
 from coterie.nn.delta_rule import delta_rule
 from coterie.nn.gated_delta import GatedDeltaNet
+from coterie.nn.mamba2 import Mamba2
+from coterie.nn.norm import rms
 from coterie.nn.recurrent import RecurrentMixer
 from coterie.nn.transformer import Transformer
 from tests.families.hf import tiny
@@ -131,3 +133,47 @@ def test_the_thirds_of_a_short_convolution_in_the_wrong_order(
 
 def test_the_taps_of_a_short_convolution_in_the_wrong_order(short: Transformer) -> None:
     assert _changed(short, lambda mixer: mixer.conv.copy_(mixer.conv.flip(1))) > ENOUGH
+
+
+@pytest.fixture(scope="module")
+def mamba(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    path: Path = tmp_path_factory.mktemp("mamba")
+    tiny("granitemoehybrid").save_pretrained(path)
+    return load_model(path).model
+
+
+def _keys_and_queries_exchanged(mixer: Any) -> None:
+    _, keys, queries = mixer.xbc.weight.split((64, 12, 12))
+    mixer.xbc.weight[64:].copy_(torch.cat((queries, keys)))
+
+
+MAMBA_MISTAKES: dict[str, Callable[[Any], Any]] = {
+    "no skip": lambda mixer: mixer.skip.zero_(),
+    "taps": lambda mixer: mixer.conv.copy_(mixer.conv.flip(1)),
+    "decay": lambda mixer: mixer.A_log.copy_(mixer.A_log.exp()),
+    "steps": lambda mixer: mixer.dt_bias.zero_(),
+    "keys": _keys_and_queries_exchanged,
+    "gate": lambda mixer: mixer.z.weight.copy_(mixer.z.weight.roll(8, 0)),
+}
+
+
+@pytest.mark.parametrize("name", MAMBA_MISTAKES)
+def test_a_mistake_in_mamba(mamba: Transformer, name: str) -> None:
+    assert _changed(mamba, MAMBA_MISTAKES[name]) > ENOUGH
+
+
+def test_one_norm_over_all_groups_and_the_norm_before_the_gate(
+    mamba: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = logits(mamba)
+
+    def whole(self: Mamba2, y_TI: Tensor, x_TD: Tensor) -> Tensor:
+        return self.norm(y_TI * F.silu(self.z(x_TD)))
+
+    def before(self: Mamba2, y_TI: Tensor, x_TD: Tensor) -> Tensor:
+        normed = rms(y_TI.unflatten(-1, (self.config.groups, -1)), self.norm.eps).flatten(1)
+        return normed * self.norm.weight * F.silu(self.z(x_TD))
+
+    for wrong in (whole, before):
+        monkeypatch.setattr(Mamba2, "_gated", wrong)
+        assert (logits(mamba) - right).abs().max() > ENOUGH

@@ -72,6 +72,19 @@ CONFIGS |= {
         "layer_types": ["full_attention" if i in (2, 6, 10, 14, 18, 21) else "conv" for i in range(24)],
     },
 }  # fmt: skip
+CONFIGS |= {
+    "granite-4.0-h-tiny": {
+        "model_type": "granitemoehybrid", "vocab_size": 100352, "hidden_size": 1536, "num_hidden_layers": 40,
+        "num_attention_heads": 12, "num_key_value_heads": 4, "intermediate_size": 512,
+        "num_local_experts": 64, "num_experts_per_tok": 6, "shared_intermediate_size": 1024,
+        "mamba_n_heads": 48, "mamba_d_head": 64, "mamba_d_state": 128, "mamba_n_groups": 1, "mamba_d_conv": 4,
+        "mamba_expand": 2, "mamba_conv_bias": True, "mamba_proj_bias": False, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 131072, "position_embedding_type": "nope", "tie_word_embeddings": True,
+        "embedding_multiplier": 12, "logits_scaling": 6, "residual_multiplier": 0.22,
+        "attention_multiplier": 0.0078125,
+        "layer_types": ["attention" if i in (5, 15, 25, 35) else "mamba" for i in range(40)],
+    },
+}  # fmt: skip
 # Billions of parameters without encoder and layers for multi-token prediction: total, active.
 SIZES = {
     "Qwen3.5-27B": (26.9, 26.9),
@@ -81,6 +94,7 @@ SIZES = {
     "LFM2-350M": (0.354, 0.354),
     "LFM2-1.2B": (1.170, 1.170),
     "LFM2-8B-A1B": (8.34, 1.56),
+    "granite-4.0-h-tiny": (6.94, 1.47),
 }
 
 

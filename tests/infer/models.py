@@ -15,7 +15,7 @@ from coterie.config import (
     RouterConfig,
     TemperatureConfig,
 )
-from coterie.config.mixers import DeltaNetConfig, ShortConvConfig
+from coterie.config.mixers import DeltaNetConfig, Mamba2Config, ShortConvConfig
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
 
@@ -51,6 +51,10 @@ KINDS: dict[str, list[BlockConfig]] = {
     "short_conv": [
         BlockConfig(attention=ShortConvConfig(channels=32, kernel=4, bias=True), ffn=DENSE),
         BlockConfig(attention=CAUSAL, ffn=DENSE),
+    ],
+    "mamba2": [
+        BlockConfig(attention=Mamba2Config(num_heads=4, head_dim=6, state=5, groups=2), ffn=DENSE),
+        BlockConfig(attention=CAUSAL, ffn=MOE),
     ],
     "delta": [BlockConfig(attention=DELTA, ffn=DENSE), BlockConfig(attention=CAUSAL, ffn=MOE)],
 }

@@ -38,7 +38,7 @@ PREFIX = "base_model.model."
 VERSIONS: dict[Layout, str] = {"peft": "0.19.1", "peft019": "0.19.0", "peft018": "0.18.1"}
 
 _PART = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
-_BARE = (".sinks", ".A_log", ".dt_bias")  # parameters outside of modules, which PEFT cannot save
+_BARE = (".sinks", ".A_log", ".dt_bias", ".D")  # parameters outside of modules, which PEFT cannot save
 _SINGLE = re.compile(r".+\.experts\.\d+\.\w+")
 
 
@@ -150,7 +150,11 @@ def _encode_full(adapter: Adapter, names: Names) -> tuple[dict[str, Tensor], lis
     saved = sorted(names.shorten(dict.fromkeys(modules, 0), sorted(known)))
     bare = [key for key in tensors if key.endswith(_BARE)]
     reasons = [f"{key.rpartition('.')[2]} trained in full" for key in bare]
-    return tensors, [module for module in saved if not module.endswith(("self_attn", "linear_attn"))], reasons
+    return (
+        tensors,
+        [module for module in saved if not module.endswith(("self_attn", "linear_attn", ".mamba"))],
+        reasons,
+    )
 
 
 def _module(key: str) -> str:

@@ -128,5 +128,73 @@ class ShortConvConfig(Settings):
         return [(3 * self.channels, width), (width, self.channels)]
 
 
-StateMixer = DeltaNetConfig | ShortConvConfig
-STATE_MIXERS = (DeltaNetConfig, ShortConvConfig)
+class Mamba2Config(Settings):
+    """Mamba-2 of one layer (arXiv 2405.21060; docs/design/families.md, Recurrent mixers).
+
+    `num_heads` heads of `head_dim` keep a matrix of `state` x `head_dim` each; the heads of one of the
+    `groups` share keys and queries. `kernel`: taps of the convolution, with a bias where `conv_bias`. `bias`:
+    of the projections. Time steps stay between `step_low` and `step_high` (None: no limit).
+    """
+
+    kind: Literal["mamba2"] = "mamba2"
+    num_heads: int = Field(gt=0, le=WIDEST)
+    head_dim: int = Field(gt=0, le=WIDEST)
+    state: int = Field(gt=0, le=WIDEST)
+    groups: int = Field(1, gt=0, le=WIDEST)
+    kernel: int = Field(4, gt=1, le=1024)
+    conv_bias: bool = True
+    bias: bool = False
+    step_low: float = Field(0.0, ge=0)
+    step_high: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_heads % self.groups:
+            raise ValueError(f"num_heads {self.num_heads} must be a multiple of groups {self.groups}")
+        return self
+
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
+        return f"Mamba-2, {self.num_heads} heads of {self.state} x {self.head_dim}"
+
+    @property
+    def channels(self) -> int:
+        """Numbers per token that the convolution reads: what is written, keys and queries."""
+        return self.output_width + 2 * self.groups * self.state
+
+    @property
+    def output_width(self) -> int:
+        """Numbers per token before the output projection."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def state_values(self) -> int:
+        """Numbers that one sequence keeps in float32, whatever its length."""
+        return self.channels * (self.kernel - 1) + self.output_width * self.state
+
+    @property
+    def step_flops(self) -> int:
+        """Operations per token besides products with matrices: the convolution, and a state's two uses."""
+        return 2 * self.channels * self.kernel + 4 * self.output_width * self.state
+
+    @property
+    def training_values(self) -> int:
+        """About how many numbers per token are kept for the backward pass, projections included."""
+        chunked = self.num_heads * (5 * self.state + 3 * CHUNK) + 6 * self.output_width
+        return self.channels * (self.kernel + 4) + chunked
+
+    def vectors(self, width: int) -> int:
+        """Parameters that are not in `matrices`: taps, decays, time steps, skips, a norm and biases."""
+        inside = self.output_width + self.channels + self.num_heads
+        biases = (self.channels if self.conv_bias else 0) + (inside + width if self.bias else 0)
+        return self.channels * self.kernel + 3 * self.num_heads + self.output_width + biases
+
+    def matrices(self, width: int) -> list[tuple[int, int]]:
+        """(rows, columns) of each weight matrix, for a model of `width`."""
+        inner = self.output_width
+        return [(inner, width), (self.channels, width), (self.num_heads, width), (width, inner)]
+
+
+StateMixer = DeltaNetConfig | ShortConvConfig | Mamba2Config
+STATE_MIXERS = (DeltaNetConfig, ShortConvConfig, Mamba2Config)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from coterie.config.base import Settings
 from coterie.config.mixers import WIDEST as _WIDEST
-from coterie.config.mixers import DeltaNetConfig, ShortConvConfig
+from coterie.config.mixers import DeltaNetConfig, Mamba2Config, ShortConvConfig
 from coterie.config.positions import RopeConfig, TemperatureConfig
 
 # Far beyond every published model: a damaged config.json is refused before anything is built from it.
@@ -232,7 +232,9 @@ class BlockConfig(Settings):
     input). `output_scale`: the block's result is multiplied by a stored number, which is not trained.
     """
 
-    attention: AttentionConfig | MLAConfig | DeltaNetConfig | ShortConvConfig = Field(discriminator="kind")
+    attention: AttentionConfig | MLAConfig | DeltaNetConfig | ShortConvConfig | Mamba2Config = Field(
+        discriminator="kind"
+    )
     ffn: FeedForwardConfig | MoEConfig = Field(discriminator="kind")
     norms: Literal["pre", "post", "sandwich"] = "pre"
     post_norm_eps: float | None = Field(None, gt=0)

@@ -1,4 +1,4 @@
-"""Granite 3 and 4.1: dense (`granite`), with experts (`granitemoe`), with a shared one (`granitemoeshared`).
+"""Granite: dense, with experts, with a shared one (`...shared`), with Mamba-2 layers (`...hybrid`, 4.0).
 
 Embeddings, what a layer adds, attention scores and logits have multipliers. The experts of a layer are two
 tensors on disk, gate rows first. Sources: arXiv 2408.13359 (multipliers), the Granite 3.0 report (2024).
@@ -9,22 +9,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.config import AttentionConfig, ModelConfig
+from coterie.config import AttentionConfig, ConfigError, ModelConfig, MoEConfig
+from coterie.config.mixers import Mamba2Config
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
+    grouped_query,
     read_attention,
     read_dense_layers,
     read_model,
     read_moe,
     routed_ffn,
     write_dense,
+    write_model,
     write_routed,
 )
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
-from coterie.families.slots import RoutedNames, decoder_slots, dense_model_slots, shared_slots
+from coterie.families.slots import (
+    LAYER,
+    Names,
+    RoutedNames,
+    decoder_slots,
+    dense_model_slots,
+    dense_slots,
+    shared_slots,
+)
 
 _MULTIPLIERS = frozenset(
     "attention_multiplier embedding_multiplier residual_multiplier logits_scaling attention_bias".split()
@@ -97,14 +108,118 @@ def _write_shared(config: ModelConfig) -> dict[str, Any]:
     return _write_moe(config) | {"shared_intermediate_size": shared or 0}
 
 
+_KINDS = {"mamba": Mamba2Config, "attention": AttentionConfig}
+_SPELLINGS = {"linear_attention": "mamba", "full_attention": "attention"}
+_MAMBA = {
+    "mamba_n_heads": ("num_heads", 128),
+    "mamba_d_state": ("state", 256),
+    "mamba_n_groups": ("groups", 1),
+    "mamba_d_conv": ("kernel", 4),
+    "mamba_conv_bias": ("conv_bias", True),
+    "mamba_proj_bias": ("bias", False),
+}
+_HYBRID_KEYS = frozenset(
+    "layer_types position_embedding_type shared_intermediate_size mamba_d_head mamba_expand "
+    "time_step_limit".split()
+)
+
+
+def _read_mamba(reader: Reader) -> dict[str, Any]:
+    """The Mamba-2 layer of a hybrid model."""
+    mixer = {name: reader.get(key, default=usual) for key, (name, usual) in _MAMBA.items()}
+    inner = reader.get("mamba_expand", default=2) * reader.get("hidden_size")
+    head_dim = reader.get("mamba_d_head", default="auto")
+    head_dim = inner // mixer["num_heads"] if head_dim == "auto" else head_dim
+    if head_dim * mixer["num_heads"] != inner:
+        raise ConfigError(
+            f"{reader.where}: mamba_n_heads {mixer['num_heads']} times mamba_d_head {head_dim} must be "
+            f"mamba_expand times hidden_size, {inner}"
+        )
+    limits = reader.get("time_step_limit", default=None)
+    low, high = (0.0, None) if limits is None else (_number(limit) for limit in limits)
+    return {"kind": "mamba2", "head_dim": head_dim, "step_low": low, "step_high": high} | mixer
+
+
+def _number(limit: Any) -> float | None:
+    """A limit of time steps; None for infinity, which transformers writes as an object."""
+    number = float(limit["__float__"] if isinstance(limit, Mapping) else limit)
+    return None if number == float("inf") else number
+
+
+def _read_hybrid(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader(data, where)
+    num_layers = reader.get("num_hidden_layers")
+    types = reader.get("layer_types", default=None) or ["mamba"] * num_layers
+    types = [_SPELLINGS.get(kind, kind) for kind in types]
+    if len(types) != num_layers or set(types) - set(_KINDS) or "attention" not in types:
+        raise ConfigError(
+            f"{where}: 'layer_types' needs {num_layers} entries out of mamba and attention, and one of "
+            "attention at least"
+        )
+    attention = _read_attention(reader)
+    reader.expect("position_embedding_type", "rope", "nope", None)
+    if data.get("position_embedding_type") != "rope":
+        attention["rope"] = None
+    layers = {"attention": attention} | ({"mamba": _read_mamba(reader)} if "mamba" in types else {})
+    width = reader.get("shared_intermediate_size", default=1024)
+    ffn = {"kind": "dense", "width": width}
+    if reader.get("num_local_experts", default=8):
+        experts = reader.get("intermediate_size")
+        ffn = read_moe(reader, experts, ("num_local_experts",), {"renormalize": True}, shared_width=width)
+    blocks = [{"attention": layers[kind], "ffn": ffn} for kind in types]
+    return read_model(reader, blocks, 1e-6, False, **_read_scales(reader))
+
+
+def _write_hybrid(config: ModelConfig) -> dict[str, Any]:
+    mixers = [block.attention for block in config.blocks]
+    others = [block for block in config.blocks if not isinstance(block.attention, Mamba2Config)]
+    attentions = [grouped_query(config, block) for block in others]
+    if not attentions:
+        raise ConfigError("a granitemoehybrid model needs at least one layer of attention")
+    attention, ffn = attentions[0], config.blocks[0].ffn
+    data = write_model(config, attention) | _write_scales(config, attention)
+    data |= {
+        "layer_types": ["mamba" if isinstance(mixer, Mamba2Config) else "attention" for mixer in mixers],
+        "position_embedding_type": "rope" if attention.rope is not None else "nope",
+    }
+    if isinstance(ffn, MoEConfig):
+        data |= {"intermediate_size": ffn.expert_width, "num_local_experts": ffn.router.num_experts}
+        data |= {"num_experts_per_tok": ffn.router.top_k, "shared_intermediate_size": ffn.shared_width}
+        data |= {"router_aux_loss_coef": ffn.balance.loss_coef}
+    else:
+        data |= {"num_local_experts": 0, "shared_intermediate_size": ffn.width}
+    mamba = next((mixer for mixer in mixers if isinstance(mixer, Mamba2Config)), None)
+    if mamba is None:
+        return data
+    high = {"__float__": "Infinity"} if mamba.step_high is None else mamba.step_high
+    data |= {key: getattr(mamba, name) for key, (name, _) in _MAMBA.items()}
+    return data | {
+        "mamba_d_head": mamba.head_dim,
+        "mamba_expand": mamba.output_width // config.width,
+        "time_step_limit": [mamba.step_low, high],
+    }
+
+
 _SHARED = RoutedNames(dense=("input_linear", "input_linear", "output_linear"), shared="shared_mlp")
 
 
+_HYBRID = LAYER | {"mamba2": "mamba"}
+
+
 def _moe_slots(config: ModelConfig) -> list[Slot]:
-    slots = decoder_slots(config)
+    for block in config.blocks:
+        routed_ffn(config, block)
+    return _hybrid_slots(config, LAYER)
+
+
+def _hybrid_slots(config: ModelConfig, names: Names = _HYBRID) -> list[Slot]:
+    slots = decoder_slots(config, names)
     for index, block in enumerate(config.blocks):
-        ffn = routed_ffn(config, block)
+        ffn = block.ffn
         layer, ours = f"model.layers.{index}", f"blocks.{index}.ffn"
+        if not isinstance(ffn, MoEConfig):
+            slots += dense_slots(f"{layer}.shared_mlp", ours, ffn, config.width, _SHARED)
+            continue
         disk = f"{layer}.block_sparse_moe"
         slots.append(Slot(f"{disk}.router.layer.weight", f"{ours}.router.weight"))
         slots.append(Slot(f"{disk}.input_linear.weight", f"{ours}.experts.gate_up.weight"))
@@ -148,4 +263,14 @@ GRANITEMOESHARED = Family(
     also_dense=("granite",),
     memory_names=_IN_MEMORY,
     examples="Granite MoE with shared experts",
+)
+GRANITEMOEHYBRID = Family(
+    "granitemoehybrid",
+    "GraniteMoeHybridForCausalLM",
+    _read_hybrid,
+    _write_hybrid,
+    _hybrid_slots,
+    COMMON_KEYS | _MULTIPLIERS | _MOE_KEYS | _HYBRID_KEYS | _MAMBA.keys(),
+    memory_names=_IN_MEMORY,
+    examples="Granite 4.0 micro, h-micro, h-tiny, h-small",
 )

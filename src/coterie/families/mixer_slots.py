@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from coterie.config import AttentionConfig, ConfigError
-from coterie.config.mixers import DeltaNetConfig, ShortConvConfig, StateMixer
-from coterie.families.mapping import Slot, View, Within
+from coterie.config.mixers import DeltaNetConfig, Mamba2Config, ShortConvConfig, StateMixer
+from coterie.families.mapping import Slot, View, Within, rows_within
 
 
 def by_head(num_heads: int, first: int = 0, end: int | None = None) -> View:
@@ -65,6 +65,8 @@ def mixer_slots(disk: str, ours: str, mixer: StateMixer, width: int, names: Mapp
     disk = f"{disk}.{names[mixer.kind]}"
     if isinstance(mixer, ShortConvConfig):
         return short_conv_slots(disk, ours, mixer)
+    if isinstance(mixer, Mamba2Config):
+        return mamba_slots(disk, ours, mixer, width)
     return delta_slots(disk, ours, mixer, width, "attention.qkvz" in names)
 
 
@@ -75,6 +77,24 @@ def short_conv_slots(disk: str, ours: str, mixer: ShortConvConfig) -> list[Slot]
     slots = _named(disk, ours, {f"{a}.{kind}": f"{b}.{kind}" for a, b in parts.items() for kind in kinds})
     slots.append(Slot(f"{disk}.conv.weight", f"{ours}.conv", one_channel))
     return slots + (_named(disk, ours, {"conv.bias": "conv_bias"}) if mixer.bias else [])
+
+
+def mamba_slots(disk: str, ours: str, mixer: Mamba2Config, width: int) -> list[Slot]:
+    """A Mamba-2 layer, whose input projections are one tensor: gate, what is written with its keys, steps."""
+    rows = {"z": mixer.output_width, "xbc": mixer.channels, "dt": mixer.num_heads}
+    total, at, slots = sum(rows.values()), 0, []
+    for part, count in rows.items():
+        for kind in ("weight", "bias") if mixer.bias else ("weight",):
+            shape = (total, width) if kind == "weight" else (total,)
+            within = rows_within(shape, at, at + count)
+            slots.append(Slot(f"{disk}.in_proj.{kind}", f"{ours}.{part}.{kind}", within=within))
+        at += count
+    slots.append(Slot(f"{disk}.conv1d.weight", f"{ours}.conv", one_channel))
+    names = {"out_proj.weight": "o.weight"}
+    names |= {"out_proj.bias": "o.bias"} if mixer.bias else {}
+    names |= {"conv1d.bias": "conv_bias"} if mixer.conv_bias else {}
+    exact = {"A_log": "A_log", "dt_bias": "dt_bias", "D": "skip", "norm.weight": "norm.weight"}
+    return slots + _named(disk, ours, names) + _named(disk, ours, exact, float32=True)
 
 
 def delta_slots(disk: str, ours: str, mixer: DeltaNetConfig, width: int, by_key_head: bool) -> list[Slot]:

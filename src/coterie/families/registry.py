@@ -17,7 +17,7 @@ from coterie.families.glm4 import GLM, GLM4
 from coterie.families.glm4_moe import GLM4_MOE
 from coterie.families.glm4_moe_lite import GLM4_MOE_LITE
 from coterie.families.gpt_oss import GPT_OSS
-from coterie.families.granite import GRANITE, GRANITEMOE, GRANITEMOESHARED
+from coterie.families.granite import GRANITE, GRANITEMOE, GRANITEMOEHYBRID, GRANITEMOESHARED
 from coterie.families.hunyuan_v1 import HUNYUAN_V1_DENSE, HUNYUAN_V1_MOE
 from coterie.families.hy_v3 import HY_V3
 from coterie.families.kimi import KIMI_K2, KIMI_K25
@@ -91,6 +91,7 @@ FAMILIES: dict[str, Family] = {
         GRANITE,
         GRANITEMOE,
         GRANITEMOESHARED,
+        GRANITEMOEHYBRID,
         OLMO2,
         OLMO3,
         FLEX_OLMO,

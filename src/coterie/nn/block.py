@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from coterie.config.mixers import DeltaNetConfig, ShortConvConfig
+from coterie.config.mixers import DeltaNetConfig, Mamba2Config, ShortConvConfig
 from coterie.config.model import BlockConfig, MLAConfig, MoEConfig
 from coterie.nn.attention import Attention, KeyValueCache
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.gated_delta import GatedDeltaNet
+from coterie.nn.mamba2 import Mamba2
 from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.norm import NormKind, RMSNorm
@@ -84,4 +85,6 @@ def _mixer(width: int, config: BlockConfig, norm: NormKind) -> Attention | Laten
         return GatedDeltaNet(width, mixer, norm.eps)
     if isinstance(mixer, ShortConvConfig):
         return ShortConv(width, mixer)
+    if isinstance(mixer, Mamba2Config):
+        return Mamba2(width, mixer, norm.eps)
     return Attention(width, mixer, norm)

@@ -18,7 +18,7 @@ from coterie.nn.forward_context import ForwardContext
 
 # They decide over many steps how fast a state decays: bfloat16 would change the decay after a few hundred.
 # Some published files have the norm in float32 too; a model of mixed types would be kept in float32 whole.
-FLOAT32 = ("A_log", "dt_bias", "norm.weight")
+FLOAT32 = ("A_log", "dt_bias", "skip", "norm.weight")
 
 
 class RecurrentMixer(nn.Module):
