@@ -34,6 +34,22 @@ EXPLAINED: dict[frozenset[str], str] = {
             "recipes/quickstart/twins.py::twin_config",
             "the values of the same settings for two kinds of pairs; what is equal is `settings`",
         ),
+        ("families/granite.py::_hybrid_slots", "families/mistral4.py::_slots", _FORMATS),
+        (
+            "nn/gated_delta.py::GatedDeltaNet.forward",
+            "nn/mamba2.py::Mamba2.forward",
+            "two rules for a state in one frame: convolution, decays, tokens or chunks; they share Carried",
+        ),
+        (
+            "nn/gated_delta.py::GatedDeltaNet.__init__",
+            "nn/mamba2.py::Mamba2.__init__",
+            "the published projections and parameters of two mixers, which have other widths",
+        ),
+        (
+            "nn/delta_rule.py::delta_rule",
+            "nn/mamba2.py::scan",
+            "the delta rule solves a system where the scan only adds; they share Chunks and decays",
+        ),
         ("plan/encoders.py::_llama4", "plan/encoders.py::_qwen3_5", _FORMATS),
         (
             "plan/counts.py::_attention_matrices",
@@ -44,11 +60,6 @@ EXPLAINED: dict[frozenset[str], str] = {
             "surgery/common.py::mixed",
             "surgery/densify.py::densifying",
             "both are one operation as a config and a generator of layers, which is the form of them all",
-        ),
-        (
-            "nn/gated_delta.py::GatedDeltaNet.forward",
-            "nn/short_conv.py::ShortConv.forward",
-            "both read and write the tails of a convolution; one carries a matrix besides",
         ),
         (
             "adapters/peft.py::_decode_full",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from coterie.nn.recurrent import Chunks
+from coterie.nn.recurrent import Chunks, decays
 
 
 def delta_rule(
@@ -32,11 +32,7 @@ def delta_rule(
     """
     q, k, v = (chunks.split(x).transpose(1, 2) for x in (q_THK, k_THK, v_THV))  # (N, H, L, K or V)
     beta_NHL1 = chunks.split(beta_TH).transpose(1, 2).unsqueeze(-1)
-    g_NHL = chunks.split(log_decay_TH).transpose(1, 2).cumsum(-1)
-    above_LL = torch.ones(chunks.length, chunks.length, dtype=torch.bool, device=g_NHL.device).triu(1)
-    # Masked before exp: above the diagonal it would overflow.
-    decay_NHLL = (g_NHL[..., :, None] - g_NHL[..., None, :]).masked_fill(above_LL, -torch.inf).exp()
-    from_start_NHL1 = g_NHL.exp().unsqueeze(-1)
+    decay_NHLL, from_start_NHL1, to_end_NHL1, whole_NH11 = decays(log_decay_TH, chunks)
     written, read = v * beta_NHL1, k * (beta_NHL1 * from_start_NHL1)
     system_NHLL = (k * beta_NHL1) @ k.mT * decay_NHLL  # the diagonal is not read
     solved = torch.linalg.solve_triangular(
@@ -44,9 +40,7 @@ def delta_rule(
     )
     written, read = solved.split((v.shape[-1], k.shape[-1]), dim=-1)
     within_NHLL = (q @ k.mT) * decay_NHLL
-    q = q * from_start_NHL1
-    k = k * (g_NHL[..., -1:] - g_NHL).exp().unsqueeze(-1)
-    whole_NH11 = g_NHL[..., -1].exp()[..., None, None]
+    q, k = q * from_start_NHL1, k * to_end_NHL1
 
     def step(at: slice, state: Tensor) -> tuple[Tensor, Tensor]:
         new = written[at] - read[at] @ state

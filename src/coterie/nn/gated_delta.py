@@ -19,7 +19,7 @@ from coterie.nn.delta_rule import delta_rule, delta_step
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear, drawn
 from coterie.nn.norm import RMSNorm
-from coterie.nn.recurrent import Chunks, RecurrentMixer, states_of
+from coterie.nn.recurrent import Carried, Chunks, RecurrentMixer
 
 _LENGTH_EPS = 1e-6
 
@@ -59,28 +59,18 @@ class GatedDeltaNet(RecurrentMixer):
     ) -> Tensor:
         """(T, D). `caches`: one per segment of `context`, or None where every segment starts without one."""
         config = self.config
-        kept = states_of(caches, layer)
-        before = None if kept is None else [one.read() for one in kept]
-        tails = None if before is None else [None if state is None else state[0] for state in before]
-        u_TC, new_tails = causal_conv(self.qkv(x_TD), self.conv, None, context, tails)
+        carried = Carried(caches, layer, context)
+        u_TC, tails = causal_conv(self.qkv(x_TD), self.conv, None, context, carried.tails)
         q, k, v_THV = self._heads(F.silu(u_TC))
         log_decay_TH = -self.A_log.exp() * F.softplus(self.a(x_TD).float() + self.dt_bias)
         beta_TH = self.b(x_TD).float().sigmoid()
-        matrices = [
-            v_THV.new_zeros(config.num_value_heads, config.key_dim, config.value_dim)
-            if before is None or (state := before[i]) is None
-            else state[1]
-            for i in range(len(context.lengths))
-        ]
-        state_BHKV = torch.stack(matrices)
-        if kept is not None and set(context.lengths) == {1}:
+        state_BHKV = carried.matrices(v_THV, config.num_value_heads, config.key_dim, config.value_dim)
+        if carried.single:
             o_THV, state_BHKV = delta_step(q, k, v_THV, log_decay_TH, beta_TH, state_BHKV)
         else:
             chunks = Chunks.of(context)
             o_THV, state_BHKV = delta_rule(q, k, v_THV, log_decay_TH, beta_TH, chunks, state_BHKV)
-        if kept is not None:
-            for one, tail, matrix in zip(kept, new_tails, state_BHKV.unbind(), strict=True):
-                one.write((tail, matrix))
+        carried.keep(tails, state_BHKV)
         return self.o(self._gated(o_THV.to(x_TD.dtype), x_TD).flatten(1))
 
     def _heads(self, u_TC: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ from coterie.nn.causal_conv import causal_conv
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear, drawn
 from coterie.nn.norm import RMSNorm, rms
-from coterie.nn.recurrent import Chunks, RecurrentMixer, states_of
+from coterie.nn.recurrent import Carried, Chunks, RecurrentMixer, decays
 
 
 class Mamba2(RecurrentMixer):
@@ -62,30 +62,21 @@ class Mamba2(RecurrentMixer):
     ) -> Tensor:
         """(T, D). `caches`: one per segment of `context`, or None where every segment starts without one."""
         config = self.config
-        kept = states_of(caches, layer)
-        before = None if kept is None else [one.read() for one in kept]
-        tails = None if before is None else [None if state is None else state[0] for state in before]
-        u_TC, new_tails = causal_conv(self.xbc(x_TD), self.conv, self.conv_bias, context, tails)
+        carried = Carried(caches, layer, context)
+        u_TC, tails = causal_conv(self.xbc(x_TD), self.conv, self.conv_bias, context, carried.tails)
         x_THP, b_THS, c_THS = self._heads(F.silu(u_TC))
         step_TH = F.softplus(self.dt(x_TD).float() + self.dt_bias).clamp(config.step_low, config.step_high)
         log_decay_TH = -self.A_log.exp() * step_TH
-        matrices = [
-            x_THP.new_zeros(config.num_heads, config.state, config.head_dim)
-            if before is None or (state := before[i]) is None
-            else state[1]
-            for i in range(len(context.lengths))
-        ]
-        written_THP, state_BHSP = x_THP * step_TH.unsqueeze(-1), torch.stack(matrices)
-        if kept is not None and set(context.lengths) == {1}:
+        written_THP = x_THP * step_TH.unsqueeze(-1)
+        state_BHSP = carried.matrices(x_THP, config.num_heads, config.state, config.head_dim)
+        if carried.single:
             state_BHSP = state_BHSP * log_decay_TH.exp()[..., None, None]
             state_BHSP = state_BHSP.addcmul(b_THS.unsqueeze(-1), written_THP.unsqueeze(-2))
             y_THP = (c_THS.unsqueeze(-2) @ state_BHSP).squeeze(-2)
         else:
             chunks = Chunks.of(context)
             y_THP, state_BHSP = scan(c_THS, b_THS, written_THP, log_decay_TH, chunks, state_BHSP)
-        if kept is not None:
-            for one, tail, matrix in zip(kept, new_tails, state_BHSP.unbind(), strict=True):
-                one.write((tail, matrix))
+        carried.keep(tails, state_BHSP)
         y_THP = y_THP + self.skip.float()[:, None] * x_THP
         return self.o(self._gated(y_THP.flatten(1), x_TD))
 
@@ -113,13 +104,9 @@ def scan(
     K state width, V head width.
     """
     q, k, v = (chunks.split(x).transpose(1, 2) for x in (q_THK, k_THK, v_THV))  # (N, H, L, K or V)
-    g_NHL = chunks.split(log_decay_TH).transpose(1, 2).cumsum(-1)
-    above_LL = torch.ones(chunks.length, chunks.length, dtype=torch.bool, device=g_NHL.device).triu(1)
-    decay_NHLL = (g_NHL[..., :, None] - g_NHL[..., None, :]).masked_fill(above_LL, -torch.inf).exp()
-    within = ((q @ k.mT) * decay_NHLL) @ v
-    q = q * g_NHL.exp().unsqueeze(-1)
-    added = (k * (g_NHL[..., -1:] - g_NHL).exp().unsqueeze(-1)).mT @ v
-    whole_NH11 = g_NHL[..., -1].exp()[..., None, None]
+    decay_NHLL, from_start_NHL1, to_end_NHL1, whole_NH11 = decays(log_decay_TH, chunks)
+    within, added = ((q @ k.mT) * decay_NHLL) @ v, (k * to_end_NHL1).mT @ v
+    q = q * from_start_NHL1
 
     def step(at: slice, state: Tensor) -> tuple[Tensor, Tensor]:
         return within[at] + q[at] @ state, state * whole_NH11[at] + added[at]

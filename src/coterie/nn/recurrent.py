@@ -37,11 +37,6 @@ class RecurrentMixer(nn.Module):
         return self
 
 
-def states_of(caches: Sequence[KeyValueCache] | None, layer: int) -> list[KeptState] | None:
-    """The states of one layer, one per segment; None without caches."""
-    return None if caches is None else [cache.state(layer) for cache in caches]
-
-
 @dataclass(frozen=True, eq=False)
 class Chunks:
     """Segments cut into chunks of L tokens, the last of each padded at its end.
@@ -118,3 +113,41 @@ def _make_chunks(lengths: Sequence[int], device: torch.device) -> Chunks:
     rank[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
     tensors: Any = (torch.tensor(gather, dtype=torch.int64), place, torch.tensor(order), rank)
     return Chunks(length, tuple(sizes), *(tensor.to(device) for tensor in tensors))
+
+
+class Carried:
+    """The states of one layer, one per segment of a pass, before it and after it.
+
+    `tails`: the first part of each, for the convolution; None without caches, where nothing is kept.
+    """
+
+    def __init__(self, caches: Sequence[KeyValueCache] | None, layer: int, context: ForwardContext) -> None:
+        self._kept: list[KeptState] = [] if caches is None else [cache.state(layer) for cache in caches]
+        before = [one.read() for one in self._kept]
+        self._matrices = [None if state is None else state[-1] for state in before]
+        self._matrices = self._matrices or [None] * len(context.lengths)
+        self.tails = None if caches is None else [None if state is None else state[0] for state in before]
+        self.single = caches is not None and set(context.lengths) == {1}
+
+    def matrices(self, like: Tensor, *shape: int) -> Tensor:
+        """(B, H, ...) the last part of each state, zeros at the start of a sequence."""
+        return torch.stack([like.new_zeros(shape) if one is None else one for one in self._matrices])
+
+    def keep(self, tails: Sequence[Tensor], matrices: Tensor | None = None) -> None:
+        """Hand in the states after the pass."""
+        for index, one in enumerate(self._kept):
+            one.write((tails[index],) if matrices is None else (tails[index], matrices[index]))
+
+
+def decays(log_decay_TH: Tensor, chunks: Chunks) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """How much is left within chunks: from token to token (N, H, L, L), from the start and to the end.
+
+    These two are (N, H, L, 1). The last result is that of the whole chunk, (N, H, 1, 1).
+    """
+    g_NHL = chunks.split(log_decay_TH).transpose(1, 2).cumsum(-1)
+    above_LL = torch.ones(chunks.length, chunks.length, dtype=torch.bool, device=g_NHL.device).triu(1)
+    # Masked before exp: above the diagonal it would overflow.
+    pairs_NHLL = (g_NHL[..., :, None] - g_NHL[..., None, :]).masked_fill(above_LL, -torch.inf).exp()
+    last_NH1 = g_NHL[..., -1:]
+    start_NHL1, end_NHL1 = g_NHL.exp().unsqueeze(-1), (last_NH1 - g_NHL).exp().unsqueeze(-1)
+    return pairs_NHLL, start_NHL1, end_NHL1, last_NH1.exp().unsqueeze(-1)

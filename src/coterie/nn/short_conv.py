@@ -15,7 +15,7 @@ from coterie.nn.attention import KeyValueCache
 from coterie.nn.causal_conv import causal_conv
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.linear import Linear, drawn
-from coterie.nn.recurrent import RecurrentMixer, states_of
+from coterie.nn.recurrent import Carried, RecurrentMixer
 
 
 class ShortConv(RecurrentMixer):
@@ -37,10 +37,7 @@ class ShortConv(RecurrentMixer):
     ) -> Tensor:
         """(T, D). `caches`: one per segment of `context`, or None where every segment starts without one."""
         b_TC, c_TC, x_TC = self.bcx(x_TD).chunk(3, dim=-1)
-        kept = states_of(caches, layer)
-        before = None if kept is None else [one.read() for one in kept]
-        tails = None if before is None else [None if state is None else state[0] for state in before]
-        y_TC, new_tails = causal_conv(b_TC * x_TC, self.conv, self.conv_bias, context, tails)
-        for one, tail in zip(kept or (), new_tails, strict=True):
-            one.write((tail,))
+        carried = Carried(caches, layer, context)
+        y_TC, tails = causal_conv(b_TC * x_TC, self.conv, self.conv_bias, context, carried.tails)
+        carried.keep(tails)
         return self.o(c_TC * y_TC.to(x_TD.dtype))
