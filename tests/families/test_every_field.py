@@ -145,10 +145,11 @@ def _values(value: Any) -> list[Any]:
 
 def _edits(raw: dict[str, Any], config: Any) -> Iterator[dict[str, Any]]:
     names = {field.name for field in dataclasses.fields(type(config))} | raw.keys() | EXTRA.keys()
+    usual = type(config)().to_dict()
     for name in sorted(names - {"model_type", "architectures", "transformers_version", "return_dict"}):
         if name in raw:
             yield {key: value for key, value in raw.items() if key != name}
-        for value in [*_values(raw.get(name, getattr(type(config)(), name, None))), *EXTRA.get(name, [])]:
+        for value in [*_values(raw.get(name, usual.get(name))), *EXTRA.get(name, [])]:
             yield raw | {name: value}
 
 

@@ -296,6 +296,18 @@ def test_the_text_model_alone_is_a_directory_too(tmp_path: Path) -> None:
         convert_directory(tmp_path / "b", tmp_path / "c", "mistral3")
 
 
+@pytest.mark.parametrize(("name", "text"), [("gemma4", "gemma4_text"), ("qwen3_5", "qwen3_5_text")])
+def test_a_text_model_that_carries_tensors_itself_leaves_the_encoder(
+    name: str, text: str, tmp_path: Path
+) -> None:
+    whole(name, tmp_path / "a")
+    with pytest.raises(ConfigError, match="cannot carry the image encoder"):
+        convert_directory(tmp_path / "a", tmp_path / "b", text)
+    convert_directory(tmp_path / "a", tmp_path / "b", text, drop=("vision",))
+    assert load_model(tmp_path / "b").model.config.family == text
+    assert not any("vision" in key or "visual" in key for key in stored(tmp_path / "b"))
+
+
 def test_the_files_decide_whether_the_head_is_the_embedding(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -55,15 +55,24 @@ def _without(model: Transformer, target: str, drop: Collection[str]) -> tuple[Mo
             )
         config = config.model_copy(update={"num_mtp_layers": 0})
         notes.append(f"dropped: {DROPPABLE['mtp']}, as asked")
-    if model.carried and "vision" in drop and not family(target).carried:
+    left = _left(model, target)
+    if left and "vision" in drop:
         config = config.model_copy(update={"extra": unwrapped(config).extra})
-        notes.append(f"dropped: {DROPPABLE['vision']} ({len(model.carried)} tensors), as asked")
+        notes.append(f"dropped: {DROPPABLE['vision']} ({len(left)} tensors), as asked")
     if target != model.config.family and "auto_map" in config.extra:
         # auto_map names remote code of the other family.
         kept = {key: value for key, value in config.extra.items() if key != "auto_map"}
         config = config.model_copy(update={"extra": kept})
         notes.append("left out of config.json: auto_map, which names code of the other family")
     return config, notes
+
+
+def _left(model: Transformer, target: str) -> list[str]:
+    """Names of the carried tensors that have no place in the files of `target`, a text model."""
+    if family(target).texts:
+        return []
+    kept = family(target).carries(model.config) or ("\0",)
+    return [name for name in model.carried if not name.startswith(kept)]
 
 
 def _candidates(config: ModelConfig) -> list[tuple[ModelConfig, str]]:
@@ -106,11 +115,12 @@ def _with_ffns(config: ModelConfig, ffns: list[Any]) -> ModelConfig:
 
 def _check(config: ModelConfig, model: Transformer, target: str, drop: Collection[str]) -> None:
     """Refuse what the family's form cannot carry. Errors: `ConfigError`."""
-    if model.carried and not family(target).carried:
+    left = _left(model, target)
+    if left:
         if "vision" not in drop:
             raise ConfigError(
                 f"convert: a {target} checkpoint cannot carry the image encoder "
-                f"({len(model.carried)} tensors, such as '{min(model.carried)}'); "
+                f"({len(left)} tensors, such as '{min(left)}'); "
                 "to leave it behind give --drop vision"
             )
     elif "vision" in drop:
@@ -142,7 +152,8 @@ def _rebuild(model: Transformer, config: ModelConfig) -> Transformer:
     result.load_state_dict(state, assign=True)
     for _, router in result.routers():  # statistics are not in the state dict
         router.balance = Balance(router.config.num_experts, router.balance.config).to(router.weight.device)
-    result.carried = dict(model.carried) if family(config.family).carried else {}
+    left = set(_left(model, config.family))
+    result.carried = {name: tensor for name, tensor in model.carried.items() if name not in left}
     return result
 
 
