@@ -52,11 +52,6 @@ EXPLAINED: dict[frozenset[str], str] = {
         ),
         ("plan/encoders.py::_llama4", "plan/encoders.py::_qwen3_5", _FORMATS),
         (
-            "plan/counts.py::_attention_matrices",
-            "plan/matrices.py::_attention",
-            "one counts numbers and one lists shapes; a test holds their sums together",
-        ),
-        (
             "surgery/common.py::mixed",
             "surgery/densify.py::densifying",
             "both are one operation as a config and a generator of layers, which is the form of them all",

@@ -90,6 +90,7 @@ def test_what_changes_the_model_without_a_winner_is_refused(keys: dict[str, Any]
 def test_no_family_takes_a_mask_that_it_does_not_have(name: str, keys: dict[str, Any]) -> None:
     data = tiny(name).config.to_dict()
     own = ("mistral", "ministral3", "mixtral", "gpt_oss", "phi3", "gemma2", "gemma3_text", "olmo3")
+    own += ("gemma4_text", "gemma4_unified_text")
     reads = data["model_type"] in own or "use_sliding_window" in data
     reads |= "max_window_layers" in data  # layer_types decides, and says full
     if reads and "sliding_window" in keys:
