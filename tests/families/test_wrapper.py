@@ -185,7 +185,7 @@ def test_places_of_adapters_are_modules_of_transformers(name: str, tmp_path: Pat
     assert set(names.parameters.values()) <= parameters
 
 
-@pytest.mark.parametrize("name", ["mistral3", "kimi_k25"])
+@pytest.mark.parametrize("name", ["mistral3", "kimi_k25", "gemma4"])
 def test_peft_puts_our_adapter_into_the_text_model(name: str, tmp_path: Path) -> None:
     reference = whole(name, tmp_path / "base")
     model = load_model(tmp_path / "base").model
@@ -201,7 +201,7 @@ def test_peft_puts_our_adapter_into_the_text_model(name: str, tmp_path: Path) ->
     assert_model_close(model.config, ours, theirs, tokens=11, passes=2)
 
 
-@pytest.mark.parametrize("name", ["llama4", "mistral3", "mistral3_tied"])
+@pytest.mark.parametrize("name", ["llama4", "mistral3", "mistral3_tied", "gemma4"])
 def test_a_merge_is_proven_and_keeps_what_is_around(name: str, tmp_path: Path) -> None:
     whole(name, tmp_path / "base")
     model = load_model(tmp_path / "base").model
