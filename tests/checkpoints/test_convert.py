@@ -4,6 +4,7 @@ half-written.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -36,7 +37,7 @@ IDS = [5, 17, 3, 80, 41, 9, 2, 66, 31, 8, 12, 90]
 
 def make(name: str, **changes: object) -> Transformer:
     settings = hf._BASE | hf.CONFIGS[name] | {"max_position_embeddings": 64} | changes
-    model = Transformer(config_from_hf(AutoConfig.for_model(**settings).to_dict()))
+    model = Transformer(config_from_hf(AutoConfig.for_model(**copy.deepcopy(settings)).to_dict()))
     hf.randomise(model)
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def whole(name: str, path: Path) -> Any:
     """transformers' model of `WHOLE[name]`, randomised, and its directory at `path`."""
     inner, outer = WHOLE[name]
     text = _BASE | (CONFIGS | TEXTS)[inner] | {key: outer[key] for key in _UNTIED if key in outer}
+    text = copy.deepcopy(text)  # transformers writes into the parts
     config = AutoConfig.for_model(
         name.partition("_tied")[0].partition("_fourth")[0], text_config=text, **outer
     )

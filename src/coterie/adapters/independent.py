@@ -107,11 +107,11 @@ def _all_expected(
 
 
 class _Held:
-    """The tensors of a base as the merge holds them: of a quantised one in the type of the result."""
+    """The tensors of a base as the merge holds them; see `Checkpoint.held_for`."""
 
     def __init__(self, base: Checkpoint, stored: torch.dtype) -> None:
         self.config, self._tensors = base.config, base.tensors
-        self._dtype = stored if base.quantised else None
+        self._dtype = base.held_for(stored) if base.quantised else None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

@@ -84,7 +84,8 @@ def merge_checkpoint(
     checkpoint, files = Checkpoint.open(base), read_adapter(adapter)
     stored = checkpoint.kept_dtype if dtype is None else as_dtype(dtype)
     read_as = files.layout(layout) or _probed_layout(files, checkpoint)
-    model, tokenizer = checkpoint.load(stored).model, checkpoint.tokenizer
+    model, tokenizer = checkpoint.load(checkpoint.held_for(stored)).model.to(stored), checkpoint.tokenizer
+    model.compute_dtype = stored
     if checkpoint.quantised:
         _log.warning(
             "the base %s is quantised; the merged weights are written as %s",
@@ -106,7 +107,8 @@ def merge_checkpoint(
 
     def write(target: Path) -> None:
         _copy_small_files(checkpoint, target)
-        write_templates(target, carried if carried.named else stored_templates(target))
+        if carried.named or checkpoint.gguf is None:
+            write_templates(target, carried if carried.named else stored_templates(checkpoint.path))
         write_model_files(target, models.pop(), dtype=stored)
         result = Checkpoint.open(target)
         written = record(result.load(stored).model, sequences, tokenizer)
