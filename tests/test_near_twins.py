@@ -62,6 +62,11 @@ EXPLAINED: dict[frozenset[str], str] = {
             "the two directions of one format, which the round trip of every family holds together",
         ),
         (
+            "recipes/quickstart/from_model.py::pair_from",
+            "recipes/quickstart/twins.py::twin_config",
+            "both name the settings of a pair of runs; one starts from given weights and one from none",
+        ),
+        (
             "checkpoints/quantised/bitsandbytes.py::collect",
             "checkpoints/quantised/modelopt.py::collect",
             _FORMATS,

@@ -36,6 +36,7 @@ def test_the_shipped_configs_are_valid(capsys: pytest.CaptureFixture[str]) -> No
 def test_tuning_takes_the_names_of_other_tools(capsys: pytest.CaptureFixture[str]) -> None:
     found = schema("tune", capsys)
     jsonschema.validate({"base_model": "m", "data": "x.jsonl", "method": "lora", "lora_r": 8}, found)
+    jsonschema.validate({"model": "m", "data": "x.jsonl", "target_modules": ["q_proj"]}, found)
     for wrong in ({"rank": 0}, {"lora_r": 0}, {"method": "loro"}, {"rang": 1}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"model": "m", "data": ["x.jsonl"]} | wrong, found)

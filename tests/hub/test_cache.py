@@ -139,6 +139,7 @@ def test_without_a_network_the_cache_serves_and_says_so(
     commit = hub.put("some/model", FILES)
     path = get("some/model")
     caplog.set_level(logging.INFO, "coterie")
+    caplog.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert get("some/model") == get(f"some/model@{commit[:8]}") == path
     offline = f"some/model: HF_HUB_OFFLINE is set; using revision {commit[:12]} from the cache"

@@ -36,6 +36,9 @@ def schema(
     if kind is SettingsFile.tune:
         properties["data"] = {"anyOf": [{"type": "string"}, properties["data"]]}
         properties["load_in_4bit"] = {"type": "boolean", "description": "true: method 'qlora'."}
+        names = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+        for key, what in (("target_modules", "get factors"), ("modules_to_save", "are trained whole")):
+            properties[key] = names | {"description": f"Layers that {what}, by PEFT's names of them."}
         for short, (holder, key) in SHORT.items():
             held = found["$defs"][properties[holder]["$ref"].removeprefix("#/$defs/")]
             properties[short] = held["properties"][key] | {"description": f"Short for '{holder}.{key}'."}
