@@ -45,18 +45,20 @@ def check_weights(
     data: Mapping[str, Any],
     layout: Layout,
     actual: Actual,
-    stored: torch.dtype,
+    types: tuple[torch.dtype, torch.dtype],
     where: str,
 ) -> int:
     """Compare each tensor of a result with what base and adapter must give; returns how many were compared.
 
     `tensors`, `data`: the adapter's two files. `actual(name)`: the result's tensor of this name on disk, or
-    None where it has none. `stored`: the type of the result. `where`: the result, for messages.
+    None where it has none. `types`: in which the base is read, and of the result. `where`: the result, for
+    messages.
     Errors: `CheckpointError` naming the first tensor that differs.
     """
+    held, stored = types
     changed: set[str] = set()
     compared, ticker = 0, Ticker("comparing: tensors")
-    for name, want in _all_expected(base, tensors, data, layout, stored, changed):
+    for name, want in _all_expected(base, tensors, data, layout, held, changed):
         found = actual(name)
         if want is None:
             continue
@@ -90,14 +92,14 @@ def _all_expected(
     tensors: Mapping[str, Tensor],
     data: Mapping[str, Any],
     layout: Layout,
-    stored: torch.dtype,
+    held: torch.dtype,
     changed: set[str],
 ) -> Iterator[tuple[str, Expected | None]]:
     """One tensor after the other: those that the adapter changes, whose names go to `changed`, and the rest.
 
     The rest of a quantised base has no exact value.
     """
-    own = _Held(base, stored)
+    own = _Held(base, held)
     for name, want in _expected(own, tensors, data, layout):
         changed.add(name)
         yield name, want
@@ -107,11 +109,11 @@ def _all_expected(
 
 
 class _Held:
-    """The tensors of a base as the merge holds them; see `Checkpoint.held_for`."""
+    """The tensors of a base as the merge holds them: of a quantised one in the type that it is read in."""
 
-    def __init__(self, base: Checkpoint, stored: torch.dtype) -> None:
+    def __init__(self, base: Checkpoint, held: torch.dtype) -> None:
         self.config, self._tensors = base.config, base.tensors
-        self._dtype = base.held_for(stored) if base.quantised else None
+        self._dtype = held if base.quantised else None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

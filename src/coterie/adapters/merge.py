@@ -84,7 +84,8 @@ def merge_checkpoint(
     checkpoint, files = Checkpoint.open(base), read_adapter(adapter)
     stored = checkpoint.kept_dtype if dtype is None else as_dtype(dtype)
     read_as = files.layout(layout) or _probed_layout(files, checkpoint)
-    model, tokenizer = checkpoint.load(checkpoint.held_for(stored)).model.to(stored), checkpoint.tokenizer
+    held = held_for(checkpoint, files, stored)
+    model, tokenizer = checkpoint.load(held).model.to(stored), checkpoint.tokenizer
     model.compute_dtype = stored
     if checkpoint.quantised:
         _log.warning(
@@ -113,7 +114,7 @@ def merge_checkpoint(
         result = Checkpoint.open(target)
         written = record(result.load(stored).model, sequences, tokenizer)
         found.append(_judged(untouched, tuned, written, stored, final))
-        _check_weights(checkpoint, files, read_as, result, stored, final)
+        _check_weights(checkpoint, files, read_as, result, (held, stored), final)
         about["merged"] |= {"gravity": found[0].gravity, "mean_logprob": found[0].lost.mean_logprob}
         save_probes(target, written)
 
@@ -129,6 +130,16 @@ def merge_checkpoint(
     )
 
 
+def held_for(base: Checkpoint, files: AdapterFiles, dtype: torch.dtype) -> torch.dtype:
+    """The type in which to read the base of an adapter for a result of type `dtype`.
+
+    Tuning holds quantised weights that it does not keep as codes in `kept_dtype`, and the adapter was made
+    for these rounded weights: they are not read wider.
+    """
+    rounded = base.quantised and files.settings.quant == "none"
+    return base.kept_dtype if rounded and dtype.itemsize > base.kept_dtype.itemsize else dtype
+
+
 def _probed_layout(files: AdapterFiles, base: Checkpoint) -> Layout:
     return layout_by_probes(base.load().model, files, base.tokenizer)
 
@@ -138,10 +149,13 @@ def _check_weights(
     files: AdapterFiles,
     layout: Layout,
     result: Checkpoint,
-    stored: torch.dtype,
+    types: tuple[torch.dtype, torch.dtype],
     final: Path,
 ) -> None:
-    """The written tensors must be what an independent application of the adapter gives."""
+    """The written tensors must be what an independent application of the adapter gives.
+
+    `types`: in which the base is read, and of the result.
+    """
     written = result.tensors
 
     def actual(name: str) -> Tensor | None:
@@ -151,7 +165,7 @@ def _check_weights(
         embedding = next((n for n in written if n.endswith("embed_tokens.weight")), None) if tied else None
         return None if embedding is None else written.read(embedding)
 
-    check_weights(base, files.tensors, files.config, layout, actual, stored, str(final))
+    check_weights(base, files.tensors, files.config, layout, actual, types, str(final))
 
 
 def _judged(

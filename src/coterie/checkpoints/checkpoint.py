@@ -204,15 +204,6 @@ class Checkpoint:
             return torch.bfloat16
         return self.stored_dtype if self.gguf is None else self.gguf.matrix_dtype
 
-    def held_for(self, dtype: torch.dtype) -> torch.dtype:
-        """The type to read the weights in for a result of type `dtype`.
-
-        Quantised weights are never read wider than `kept_dtype`: tuning held them so, and what an adapter
-        was made for is the rounded weights.
-        """
-        wider = self.quantised and dtype.itemsize > self.kept_dtype.itemsize
-        return self.kept_dtype if wider else dtype
-
     @property
     def _is_bare(self) -> bool:
         """Whether the files hold the decoder alone, without an output head."""
