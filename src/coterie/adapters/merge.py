@@ -84,15 +84,8 @@ def merge_checkpoint(
     checkpoint, files = Checkpoint.open(base), read_adapter(adapter)
     stored = checkpoint.kept_dtype if dtype is None else as_dtype(dtype)
     read_as = files.layout(layout) or _probed_layout(files, checkpoint)
-    held = held_for(checkpoint, files, stored)
-    model, tokenizer = checkpoint.load(held).model.to(stored), checkpoint.tokenizer
-    model.compute_dtype = stored
-    if checkpoint.quantised:
-        _log.warning(
-            "the base %s is quantised; the merged weights are written as %s",
-            checkpoint.path,
-            _name(stored),
-        )
+    held, tokenizer = held_for(checkpoint, files, stored), checkpoint.tokenizer
+    model = _loaded(checkpoint, held, stored)
     sequences = default_sequences(tokenizer, model.config.vocab_size, model.config.max_positions)
     untouched = record(model, sequences, tokenizer)
     apply_in_place(model, files, checkpoint, read_as)
@@ -128,6 +121,16 @@ def merge_checkpoint(
         dequantised=checkpoint.quantised,
         adapter_probes=probed,
     )
+
+
+def _loaded(base: Checkpoint, held: torch.dtype, stored: torch.dtype) -> Transformer:
+    """The base as a model of type `stored`, read as `held`."""
+    if base.quantised:
+        name = _name(stored)
+        _log.warning("the base %s is quantised; the merged weights are written as %s", base.path, name)
+    model: Transformer = base.load(held).model.to(stored)
+    model.compute_dtype = stored
+    return model
 
 
 def held_for(base: Checkpoint, files: AdapterFiles, dtype: torch.dtype) -> torch.dtype:
