@@ -47,3 +47,34 @@ def test_contradictions_are_one_line(settings: Any, data: dict[str, Any], words:
     with pytest.raises(ConfigError) as caught:
         settings.from_dict(data)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _longrope(pairs: int, original: int) -> dict[str, Any]:
+    factors = [1.0 + n for n in range(pairs)]
+    scaling = {"kind": "longrope", "factor": 4.0, "original_max_positions": original}
+    return {"scaling": scaling | {"short_factors": factors, "long_factors": factors}}
+
+
+@pytest.mark.parametrize(
+    ("attentions", "message"),
+    [
+        ([("mla", 3, 16)], "longrope needs 4 factors above 0, not 3"),
+        ([("gqa", 3, 16)], "longrope needs 4 factors above 0, not 3"),
+        ([("gqa", 4, 1)], "an original context of more than one position"),
+        ([("gqa", 4, 16), ("gqa", 4, 32)], "all layers need the same original context"),
+    ],
+)
+def test_longrope_that_cannot_be_computed_is_refused(attentions: list[Any], message: str) -> None:
+    latent = {"kind": "mla", "num_heads": 2, "kv_rank": 4, "nope_dim": 4, "rope_dim": 8, "value_dim": 4}
+    grouped = {"kind": "gqa", "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
+    ffn = {"kind": "dense", "width": 8}
+    blocks = [
+        {
+            "attention": (latent if kind == "mla" else grouped) | {"rope": _longrope(pairs, original)},
+            "ffn": ffn,
+        }
+        for kind, pairs, original in attentions
+    ]
+    data = {"family": "any", "vocab_size": 9, "width": 8, "blocks": blocks, "max_positions": 64}
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig.from_dict(data, "test")

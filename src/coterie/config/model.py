@@ -62,16 +62,10 @@ class AttentionConfig(Settings):
             raise ValueError("sliding and chunked masks need 'window', causal ones take none")
         if (self.sinks or self.score_cap is not None) and self.mask == "chunked":
             raise ValueError("sinks and capped scores go with causal and sliding masks only")
-        if self.rope is not None and (self.rope.rotated or 0) > self.head_dim:
-            raise ValueError(f"rope.rotated {self.rope.rotated} is larger than head_dim {self.head_dim}")
+        if self.rope is not None:
+            self.rope.check_width(self.head_dim)
         if self.keys_of is not None and (self.keys_as_values or self.qk_norm == "full"):
             raise ValueError("keys_of goes without keys_as_values and without qk_norm 'full'")
-        scaling = None if self.rope is None else self.rope.scaling
-        if self.rope is not None and scaling is not None and scaling.kind == "longrope":
-            pairs = (self.rope.rotated or self.head_dim) // 2
-            for factors in (scaling.short_factors or (), scaling.long_factors or ()):
-                if len(factors) != pairs or min(factors) <= 0:
-                    raise ValueError(f"longrope needs {pairs} factors above 0, not {len(factors)}")
         return self
 
     @property
@@ -99,6 +93,11 @@ class MLAConfig(Settings):
     rope: RopeConfig = RopeConfig(style="pairs")
     latent_eps: float = Field(1e-6, gt=0)
     temperature: TemperatureConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.rope.check_width(self.rope_dim)
+        return self
 
     @property
     def head_dim(self) -> int:
@@ -296,6 +295,8 @@ class ModelConfig(Settings):
         for index, block in enumerate(self.blocks):
             if isinstance(block.attention, AttentionConfig):
                 self._check_keys(index, block.attention)
+        if len(self._rope_switches) > 1:
+            raise ValueError("longrope: all layers need the same original context")
         return self
 
     def _check_keys(self, index: int, own: AttentionConfig) -> None:
@@ -346,9 +347,13 @@ class ModelConfig(Settings):
     @property
     def rope_switch(self) -> int | None:
         """The length beyond which keys rotate by other frequencies (`longrope`); None: never."""
+        return next(iter(self._rope_switches), None)
+
+    @property
+    def _rope_switches(self) -> set[int]:
         ropes = [attention.rope for attention in self.attentions]
         scalings = [rope.scaling for rope in ropes if rope is not None and rope.scaling is not None]
-        return next((s.original_max_positions for s in scalings if s.kind == "longrope"), None)
+        return {scaling.original_max_positions for scaling in scalings if scaling.kind == "longrope"}
 
     def moe_layers(self) -> list[tuple[int, MoEConfig]]:
         """The layers with experts, in order: (index of the block, its feed-forward)."""

@@ -47,6 +47,8 @@ class RopeScaling(Settings):
                 raise ValueError(f"'{name}' belongs to kind '{owner}', not to '{self.kind}'")
         if self.kind == "longrope" and not (self.short_factors and self.long_factors):
             raise ValueError("kind 'longrope' needs short_factors and long_factors")
+        if self.kind == "longrope" and self.original_max_positions < 2:
+            raise ValueError("kind 'longrope' needs an original context of more than one position")
         return self
 
 
@@ -71,6 +73,17 @@ class RopeConfig(Settings):
         if self.proportional and (self.rotated is None or self.style != "half" or self.scaling is not None):
             raise ValueError("proportional rotation needs 'rotated', style 'half' and no scaling")
         return self
+
+    def check_width(self, width: int) -> None:
+        """Errors: `ValueError` where a head of `width` numbers cannot rotate so."""
+        rotated = width if self.rotated is None else self.rotated
+        if rotated > width:
+            raise ValueError(f"rope.rotated {rotated} is larger than the {width} numbers of a head")
+        if self.scaling is None or self.scaling.kind != "longrope":
+            return
+        for factors in (self.scaling.short_factors or (), self.scaling.long_factors or ()):
+            if len(factors) != rotated // 2 or min(factors) <= 0:
+                raise ValueError(f"longrope needs {rotated // 2} factors above 0, not {len(factors)}")
 
 
 class TemperatureConfig(Settings):

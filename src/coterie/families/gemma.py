@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.config import ConfigError, ModelConfig
+from coterie.config import ConfigError, ModelConfig, RopeConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
@@ -25,60 +25,60 @@ from coterie.families.base import (
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 from coterie.families.rope import layer_ropes_to_hf, read_layer_ropes, read_rope
-from coterie.families.slots import LAYER, dense_model_slots
+from coterie.families.slots import SANDWICH, dense_model_slots
 from coterie.families.wrapper import wrapper
 
-_LAYER = LAYER | {
-    "attention_post_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "ffn_post_norm": "post_feedforward_layernorm",
-}
 _KEYS = (COMMON_KEYS - {"hidden_act"}) | frozenset(
     "hidden_activation attention_bias query_pre_attn_scalar sliding_window layer_types "
     "final_logit_softcapping attn_logit_softcapping".split()
 )
 # What transformers fills in: Gemma 3's files leave out what is as in its smallest model with images.
-_UNSAID: dict[str, dict[str, Any]] = {
-    "gemma2": {
-        "sliding_window": 4096,
-        "query_pre_attn_scalar": 256,
-        "head_dim": 256,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-    },
-    "gemma3_text": {
-        "vocab_size": 262208,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "max_position_embeddings": 131072,
-        "sliding_window": 4096,
-        "query_pre_attn_scalar": 256,
-    },
+_UNSAID_2 = {
+    "sliding_window": 4096,
+    "query_pre_attn_scalar": 256,
+    "head_dim": 256,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+_UNSAID_3 = {
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+    "query_pre_attn_scalar": 256,
 }
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _GEMMA3_ROPES = {_FULL: {"rope_theta": 1e6}, _SLIDING: {"rope_theta": 1e4}}
 _GEMMA3_THETAS = {_FULL: "rope_theta", _SLIDING: "rope_local_base_freq"}
 
 
-def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
-    third = data["model_type"] == "gemma3_text"
-    reader = Reader({**_UNSAID[data["model_type"]], **data}, where)
+def _read_2(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader({**_UNSAID_2, **data}, where)
+    ropes = dict.fromkeys((_FULL, _SLIDING), read_rope(reader, 10000.0))
+    return _read(reader, 2, ropes, "none")
+
+
+def _read_3(data: Mapping[str, Any], where: str) -> ModelConfig:
+    reader = Reader({**_UNSAID_3, **data}, where)
+    ropes = read_layer_ropes(reader, _GEMMA3_ROPES, _GEMMA3_THETAS)
+    return _read(reader, data.get("sliding_window_pattern", 6), ropes, "head")
+
+
+def _read(reader: Reader, pattern: Any, ropes: Mapping[str, RopeConfig], qk_norm: str) -> ModelConfig:
+    """`pattern`: without a list of types, the last of `pattern` layers has full attention."""
     reader.expect("hidden_activation", "gelu_pytorch_tanh", None)
     reader.used.add("hidden_act")  # transformers reads the other name alone
-    pattern = data.get("sliding_window_pattern", 6) if third else 2
     if type(pattern) is not int or pattern < 1:
-        raise ConfigError(f"{where}: 'sliding_window_pattern' is {pattern!r}; give a whole number from 1 up")
+        said = f"'sliding_window_pattern' is {pattern!r}"
+        raise ConfigError(f"{reader.where}: {said}; give a whole number from 1 up")
     types = read_layer_types(reader, lambda index: _SLIDING if (index + 1) % pattern else _FULL)
-    if third:
-        ropes = read_layer_ropes(reader, _GEMMA3_ROPES, _GEMMA3_THETAS)
-    else:
-        ropes = dict.fromkeys((_FULL, _SLIDING), read_rope(reader, 10000.0))
     bias = reader.flag("attention_bias", False)
     common = {
         "scale": _scale(reader),
         "score_cap": reader.get("attn_logit_softcapping", default=None),
-        "qk_norm": "head" if third else "none",
+        "qk_norm": qk_norm,
         "qkv_bias": bias,
         "output_bias": bias,
     }
@@ -107,13 +107,13 @@ def _scale(reader: Reader) -> float:
     return float(scalar**-0.5)
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
+def _write_2(config: ModelConfig) -> dict[str, Any]:
     data, attention, _ = write_dense(config)
     attentions = [grouped_query(config, block) for block in config.blocks]
     windows = [one.window for one in attentions if one.window is not None]
     window = windows[0] if windows else config.extra.get("sliding_window", 4096)
     scalar = attention.softmax_scale**-2
-    data |= {
+    return data | {
         "hidden_activation": data["hidden_act"],
         "attention_bias": attention.qkv_bias,
         "query_pre_attn_scalar": round(scalar) if round(scalar) ** -0.5 == attention.scale else scalar,
@@ -122,10 +122,12 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         "sliding_window": window,
         "layer_types": layer_types(config),
     }
-    if config.family == "gemma2":
-        return data
+
+
+def _write_3(config: ModelConfig) -> dict[str, Any]:
     ropes = {kind: rope for kind, rope in _ropes(config).items() if rope is not None}
-    return data | layer_ropes_to_hf(ropes, dict.fromkeys(ropes, attention.head_dim), _GEMMA3_THETAS)
+    width = grouped_query(config, config.blocks[0]).head_dim
+    return _write_2(config) | layer_ropes_to_hf(ropes, dict.fromkeys(ropes, width), _GEMMA3_THETAS)
 
 
 def _ropes(config: ModelConfig) -> dict[str, Any]:
@@ -137,17 +139,17 @@ def _ropes(config: ModelConfig) -> dict[str, Any]:
 
 
 def _slots(config: ModelConfig) -> list[Slot]:
-    return dense_model_slots(config, layer=_LAYER)
+    return dense_model_slots(config, layer=SANDWICH)
 
 
 GEMMA2 = Family(
-    "gemma2", "Gemma2ForCausalLM", _read, _write, _slots, _KEYS, examples="Gemma 2 2B, 9B and 27B"
+    "gemma2", "Gemma2ForCausalLM", _read_2, _write_2, _slots, _KEYS, examples="Gemma 2 2B, 9B and 27B"
 )
 GEMMA3_TEXT = Family(
     "gemma3_text",
     "Gemma3ForCausalLM",
-    _read,
-    _write,
+    _read_3,
+    _write_3,
     _slots,
     _KEYS | {"rope_local_base_freq"},
     examples="Gemma 3 270M and 1B, FunctionGemma",

@@ -28,16 +28,10 @@ from coterie.families.base import (
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 from coterie.families.rope import layer_ropes_to_hf, read_layer_ropes
-from coterie.families.slots import LAYER, dense_model_slots
+from coterie.families.slots import SANDWICH, dense_model_slots
 from coterie.families.wrapper import wrapper
 
-_LAYER = LAYER | {
-    "attention_post_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "ffn_post_norm": "post_feedforward_layernorm",
-}
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_UNIFIED = "gemma4_unified_text"
 _KEYS = (COMMON_KEYS - {"hidden_act"}) | frozenset(
     "hidden_activation attention_bias sliding_window layer_types final_logit_softcapping global_head_dim "
     "num_global_key_value_heads per_layer_config attention_k_eq_v num_kv_shared_layers use_double_wide_mlp "
@@ -72,8 +66,7 @@ _ROPES: dict[str, dict[str, Any]] = {
 _WITHOUT_EFFECT = {"use_bidirectional_attention": (None, "vision"), "enable_moe_block": (None, False)}
 
 
-def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
-    unified = data["model_type"] == _UNIFIED
+def _read(data: Mapping[str, Any], where: str, unified: bool = False) -> ModelConfig:
     reader = Reader({**_UNSAID, **(_UNSAID_UNIFIED if unified else {}), **data}, where)
     reader.expect("hidden_activation", "gelu_pytorch_tanh", None)
     reader.used.add("hidden_act")  # transformers reads the other name alone
@@ -206,7 +199,7 @@ def _check_ropes(reader: Reader, ropes: Mapping[str, RopeConfig]) -> None:
             )
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
+def _write(config: ModelConfig, unified: bool = False) -> dict[str, Any]:
     data, _, _ = write_dense(config)
     types = layer_types(config)
     attentions = [grouped_query(config, block) for block in config.blocks]
@@ -227,7 +220,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
         "layer_types": types,
         "final_logit_softcapping": config.logit_cap,
     }
-    if config.family != _UNIFIED:
+    if not unified:
         data["hidden_size_per_layer_input"] = config.per_layer_width or 0
         data["vocab_size_per_layer_input"] = config.vocab_size
     for name in ("rope_theta", "rope_scaling", "partial_rotary_factor"):
@@ -259,7 +252,7 @@ def _first_ffn(config: ModelConfig) -> FeedForwardConfig:
 
 
 def _slots(config: ModelConfig) -> list[Slot]:
-    return dense_model_slots(config, layer=_LAYER)
+    return dense_model_slots(config, layer=SANDWICH)
 
 
 # Files may hold the projections that these layers do not have.
@@ -285,10 +278,10 @@ GEMMA4 = wrapper(
     examples="Gemma 4 E2B, E4B and 31B",
 )
 GEMMA4_UNIFIED_TEXT = Family(
-    _UNIFIED,
+    "gemma4_unified_text",
     "Gemma4UnifiedForCausalLM",
-    _read,
-    _write,
+    lambda data, where: _read(data, where, unified=True),
+    lambda config: _write(config, unified=True),
     _slots,
     _KEYS - {"hidden_size_per_layer_input", "vocab_size_per_layer_input", "enable_moe_block"},
     _UNUSED,

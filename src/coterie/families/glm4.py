@@ -20,13 +20,12 @@ _NAMES = RoutedNames(dense=("gate_up_proj", "gate_up_proj", "down_proj"))
 _KEYS = COMMON_KEYS | {"attention_bias", "partial_rotary_factor"}
 
 
-def _read(data: Mapping[str, Any], where: str) -> ModelConfig:
+def _read(data: Mapping[str, Any], where: str, norms: str) -> ModelConfig:
     reader = Reader(data, where)
     rope = read_rope(reader, 10000.0, style="pairs", partial=0.5)
     attention = read_attention(reader, rope=rope, qkv_bias=reader.flag("attention_bias", True))
-    block = {"norms": "sandwich" if data["model_type"] == "glm4" else "pre"}
     layers = [attention] * reader.get("num_hidden_layers")
-    return read_dense_layers(reader, layers, 1.5625e-7, False, block=block)
+    return read_dense_layers(reader, layers, 1.5625e-7, False, block={"norms": norms})
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
@@ -34,12 +33,17 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     return data | {"attention_bias": attention.qkv_bias}
 
 
-def _family(model_type: str, architecture: str, examples: str) -> Family:
-    def slots(config: ModelConfig) -> Any:
-        return dense_model_slots(config, _NAMES, _LAYER)
+def _family(model_type: str, architecture: str, norms: str, examples: str) -> Family:
+    return Family(
+        model_type,
+        architecture,
+        lambda data, where: _read(data, where, norms),
+        _write,
+        lambda config: dense_model_slots(config, _NAMES, _LAYER),
+        _KEYS,
+        examples=examples,
+    )
 
-    return Family(model_type, architecture, _read, _write, slots, _KEYS, examples=examples)
 
-
-GLM = _family("glm", "GlmForCausalLM", "GLM-4-9B")
-GLM4 = _family("glm4", "Glm4ForCausalLM", "GLM-4-0414 9B and 32B, GLM-Z1")
+GLM = _family("glm", "GlmForCausalLM", "pre", "GLM-4-9B")
+GLM4 = _family("glm4", "Glm4ForCausalLM", "sandwich", "GLM-4-0414 9B and 32B, GLM-Z1")

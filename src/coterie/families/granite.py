@@ -87,11 +87,16 @@ def _write_dense(config: ModelConfig) -> dict[str, Any]:
 
 
 def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
+    return _read_routed(Reader(data, where), None)
+
+
+def _read_shared(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader(data, where)
+    return _read_routed(reader, reader.get("shared_intermediate_size", default=0) or None)
+
+
+def _read_routed(reader: Reader, shared: int | None) -> ModelConfig:
     names, width = ("num_local_experts", "num_experts"), reader.get("intermediate_size")
-    shared = None
-    if data["model_type"] == "granitemoeshared":
-        shared = reader.get("shared_intermediate_size", default=0) or None
     # A softmax over the chosen logits is the softmax over all of them, divided by the sum of the chosen.
     moe = read_moe(reader, width, names, {"renormalize": True}, shared_width=shared)
     blocks = [{"attention": _read_attention(reader), "ffn": moe}] * reader.get("num_hidden_layers")
@@ -256,7 +261,7 @@ GRANITEMOE = Family(
 GRANITEMOESHARED = Family(
     "granitemoeshared",
     "GraniteMoeSharedForCausalLM",
-    _read_moe,
+    _read_shared,
     _write_shared,
     _moe_slots,
     COMMON_KEYS | _MULTIPLIERS | _MOE_KEYS | {"shared_intermediate_size"},

@@ -23,14 +23,9 @@ from coterie.families.base import (
 )
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
-from coterie.families.slots import LAYER, dense_model_slots
+from coterie.families.slots import SANDWICH, dense_model_slots
 from coterie.families.wrapper import wrapper
 
-_LAYER = LAYER | {
-    "attention_post_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "ffn_post_norm": "post_feedforward_layernorm",
-}
 _KEYS = frozenset(
     "hidden_activation attention_bias sliding_window layer_types layer_rope_theta qk_scale_factor "
     "output_multiplier final_logit_softcapping post_norm_eps".split()
@@ -102,7 +97,7 @@ MUSE_GLIMMER_TEXT = Family(
     "MuseGlimmerForCausalLM",
     _read,
     _write,
-    lambda config: dense_model_slots(config, layer=_LAYER),
+    lambda config: dense_model_slots(config, layer=SANDWICH),
     (COMMON_KEYS - {"hidden_act"}) | _KEYS,
     examples="the text model of Muse Glimmer 30B",
 )

@@ -46,6 +46,13 @@ LAYER: Names = {
     "attention.kv_a_norm": "self_attn.kv_a_layernorm",
     "attention.kv_b": "self_attn.kv_b_proj",
 }
+# With norms before and after both parts, as Gemma names them: the norm after attention has the name that
+# Llama gives the norm before the feed-forward.
+SANDWICH: Names = LAYER | {
+    "attention_post_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "ffn_post_norm": "post_feedforward_layernorm",
+}
 
 
 @dataclass(frozen=True)
