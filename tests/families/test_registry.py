@@ -6,6 +6,7 @@ import copy
 import time
 
 import pytest
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from coterie.config import ConfigError
 from coterie.families import FAMILIES, config_from_hf, config_to_hf, dense_forms, family, routed_form
@@ -30,8 +31,20 @@ def test_a_dense_counterpart_exists_and_leads_back() -> None:
 def test_an_unknown_family_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="did you mean 'qwen3_moe'"):
         family("qwen3_mo")
-    with pytest.raises(ConfigError, match="known: deepseek_v2"):
-        family("zzz")
+    with pytest.raises(ConfigError, match="did you mean 'llama'"):
+        family("lama")
+    for unlike in ("zzz", "lamb", "llama_moe_hybrid"):
+        with pytest.raises(ConfigError, match="known: deepseek_v2"):
+            family(unlike)
+
+
+def test_a_published_type_is_never_taken_for_the_spelling_of_another() -> None:
+    others = CONFIG_MAPPING_NAMES.keys() - FAMILIES.keys()
+    assert {"gemma", "olmo", "ministral", "bamba"} <= others
+    for name in sorted(others):
+        with pytest.raises(ConfigError) as caught:
+            family(name)
+        assert "did you mean" not in str(caught.value), name
 
 
 def test_a_known_type_that_is_not_supported_says_what_it_needs() -> None:

@@ -15,9 +15,12 @@ from coterie.config.files import read_bytes, write_text
 from coterie.config.yaml_text import SIZE, YamlError, parse_yaml
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the closest known name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def suggest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """` (did you mean 'x'?)` for the closest known name, or an empty string.
+
+    `likeness`: how much of both names has to agree, from 0 to 1 (`difflib`).
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 

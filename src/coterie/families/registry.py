@@ -111,6 +111,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+_SPELLING = 0.88  # one letter of five; published types that are closer to another one are in UNSUPPORTED
+
+
 def family(model_type: str, where: str = "model") -> Family:
     """The family of a `model_type`; `ConfigError` says what an unsupported one needs, or names the known."""
     if model_type not in FAMILIES:
@@ -120,7 +123,7 @@ def family(model_type: str, where: str = "model") -> Family:
                 f"{where}: model_type '{model_type}' is not supported: it needs {needs}; docs/families.md "
                 "lists what is"
             )
-        hint = suggest(model_type, FAMILIES) or f"; known: {', '.join(sorted(FAMILIES))}"
+        hint = suggest(model_type, FAMILIES, _SPELLING) or f"; known: {', '.join(sorted(FAMILIES))}"
         raise ConfigError(f"{where}: model_type '{model_type[:60]}' is not supported{hint}")
     return FAMILIES[model_type]
 
