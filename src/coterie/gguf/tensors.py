@@ -6,13 +6,14 @@ declared in `checkpoints.gguf_model.layout`. R rows, I numbers in a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
-from coterie.checkpoints.gguf_model.layout import GgufSlot, gguf_slots, rope_factors
+from coterie.checkpoints.gguf_model.layout import gguf_slots, rope_factors
+from coterie.checkpoints.gguf_model.slot import GgufSlot
 from coterie.checkpoints.gguf_model.targets import ROPE_FACTORS, Target
 from coterie.gguf.blocks import CHUNK, Array
 from coterie.gguf.parameters import ParameterSource
@@ -20,7 +21,7 @@ from coterie.gguf.parameters import ParameterSource
 
 @dataclass(frozen=True)
 class Mapped:
-    """One tensor of the file: our parameter `origin`, changed as `note` says.
+    """One tensor of the file: our parameters `origin`, changed as `note` says.
 
     `rows()`: the tensor as (R, I) fp32, in chunks of rows.
     """
@@ -37,10 +38,14 @@ def map_tensors(source: ParameterSource, target: Target) -> list[Mapped]:
 
     Errors: `CheckpointError` for a parameter that has no place in the architecture.
     """
-    slots = gguf_slots(source.config, target, source.shapes)
-    mapped = [
-        Mapped(slot.stored, slot.shape, slot.name, partial(_rows, source, slot), slot.note) for slot in slots
-    ]
+    shared: dict[str, list[GgufSlot]] = {}
+    for slot in gguf_slots(source.config, target, source.shapes):
+        shared.setdefault(slot.stored, []).append(slot)
+    mapped = []
+    for name, slots in shared.items():
+        notes = ", ".join(dict.fromkeys(slot.words for slot in slots if slot.words))
+        origin = " and ".join(slot.name for slot in slots)
+        mapped.append(Mapped(name, slots[0].shape, origin, partial(_rows, source, slots), notes))
     factors = rope_factors(source.config)
     if factors is not None:
         made = partial(_chunks, factors)
@@ -48,12 +53,19 @@ def map_tensors(source: ParameterSource, target: Target) -> list[Mapped]:
     return mapped
 
 
-def _rows(source: ParameterSource, slot: GgufSlot) -> Iterator[Array]:
-    if slot.rows is None or len(slot.shape) == 2:
-        yield from _chunks(slot.pack(source.read(slot.name)))
+def _rows(source: ParameterSource, slots: Sequence[GgufSlot]) -> Iterator[Array]:
+    first, *others = slots
+    if first.rows is not None and len(first.shape) == 3:
+        for expert in source.experts(first.name, first.rows):
+            yield from _chunks(expert)
         return
-    for expert in source.experts(slot.name, slot.rows):
-        yield from _chunks(expert)
+    parameters = [source.read(slot.name) for slot in slots]
+    if len({parameter.dtype for parameter in parameters}) > 1:
+        parameters = [parameter.float() for parameter in parameters]
+    stored = first.pack(parameters[0])
+    for slot, parameter in zip(others, parameters[1:], strict=True):
+        slot.add_to(stored, parameter)
+    yield from _chunks(stored)
 
 
 def _chunks(tensor: Tensor) -> Iterator[Array]:

@@ -1,4 +1,4 @@
-"""Our parameters as llama.cpp's tensors, for both ways: a `GgufSlot` says which numbers are which.
+"""Our parameters as llama.cpp's tensors, for both ways: which `GgufSlot`s a model has.
 
 The file has its own names, its own order of rows for rope in some architectures, experts stacked with gate
 and up apart, and latent attention's `kv_b` in two halves. R rows, I numbers in a row, E experts, H heads.
@@ -7,71 +7,16 @@ and up apart, and latent attention's `kv_b` in two halves. R rows, I numbers in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
+from coterie.checkpoints.gguf_model.slot import PLUS_ONE, GgufSlot, Shape
 from coterie.checkpoints.gguf_model.targets import Parts, Target
-from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
 from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import View, whole
 from coterie.nn.rope import inverse_frequencies
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class GgufSlot:
-    """Tensor `stored` of the file, of `shape`, holds the numbers of our parameter `name`, or some of them.
-
-    `pieces`: pairs of views of the file's tensor and of the parameter with the same numbers. `rows`: of a
-    tensor of experts, the rows of each expert that it holds; the pieces then fit any number of experts.
-    `plus`: what the file adds to every number. `note`: what is unlike the parameter, in words.
-    """
-
-    stored: str
-    shape: Shape
-    name: str
-    pieces: tuple[tuple[View, View], ...] = ((whole, whole),)
-    rows: slice | None = None
-    plus: float = 0.0
-    note: str = ""
-
-    def of_rows(self, parameter: Tensor) -> bool:
-        """Whether the pieces move whole rows, so that they move rows of codes too."""
-        if self.plus:
-            return False
-        stored = torch.empty(self.shape, device="meta")
-        views = [view for theirs, ours in self.pieces for view in (theirs(stored), ours(parameter))]
-        return all(view.shape[-1] == self.shape[-1] and view.stride(-1) == 1 for view in views)
-
-    def pack(self, parameter: Tensor) -> Tensor:
-        """The file's tensor from the parameter (of experts: as many as are given)."""
-        if self.plus:
-            parameter = parameter.float() + self.plus
-        if self.pieces == ((whole, whole),):
-            return parameter
-        shape = self.shape if self.rows is None else (parameter.shape[0], *self.shape[1:])
-        stored = parameter.new_empty(shape)
-        for theirs, ours in self.pieces:
-            theirs(stored).copy_(ours(parameter))
-        return stored
-
-    def unpack(self, stored: Tensor, parameter: Tensor) -> None:
-        """Copy the file's tensor into the parameter (of experts: as many as are given)."""
-        for theirs, ours in self.pieces:
-            ours(parameter).copy_(theirs(stored) - self.plus if self.plus else theirs(stored))
-
-    def read_into(self, source: TensorSource, parameter: Tensor) -> None:
-        """Fill the parameter from the file, without the tensor in memory twice where that is possible."""
-        if self.plus:
-            self.unpack(source.read(self.stored), parameter)
-            return
-        for theirs, ours in self.pieces:
-            source.read_into(self.stored, ours(parameter), theirs)
-
 
 _PLAIN = {
     "attention_norm.weight": "attn_norm.weight",
@@ -124,7 +69,7 @@ def gguf_slots(config: ModelConfig, target: Target, shapes: Mapping[str, Shape])
             _, index, part = name.split(".", 2)
             slots += _block(config, target, shapes, name, int(index), part)
     if config.norm_plus_one:
-        slots = [replace(one, plus=1.0, note="plus 1") if _is_norm(one.name) else one for one in slots]
+        slots = [replace(one, change=PLUS_ONE) if _is_norm(one.name) else one for one in slots]
     lost = set(shapes) - {slot.name for slot in slots}
     if lost:
         raise CheckpointError(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
-from coterie.checkpoints.gguf_model.layout import GgufSlot, gguf_slots
+from coterie.checkpoints.gguf_model.layout import gguf_slots
+from coterie.checkpoints.gguf_model.slot import GgufSlot
 from coterie.checkpoints.gguf_model.targets import ROPE_FACTORS, TARGETS
 from coterie.checkpoints.quantised.encoded import Grid
 from coterie.config import CheckpointError, ModelConfig
