@@ -43,9 +43,11 @@ FAMILIES = [
     "minimax_m2",
     "hunyuan_v1_moe",
     "olmo3",
+    "gemma4_text_moe",
 ]
 ROUTERS = {
     "granitemoeshared": "block_sparse_moe.router",
+    "gemma4_text_moe": "router.proj",
     "gpt_oss": "mlp.router",
     "llama4_scout": "feed_forward.router",
     "llama4_maverick": "feed_forward.router",

@@ -329,7 +329,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        parameter.data = 1 + 0.3 * noise if "norm" in _name(model, parameter) else noise * 0.25
+        name = _name(model, parameter)
+        parameter.data = 1 + 0.3 * noise if "norm" in name or name.endswith("scale") else noise * 0.25
     for name, buffer in model.named_buffers():
         if name.endswith(("e_score_correction_bias", "expert_bias")):
             buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.5 - 0.6)

@@ -107,6 +107,24 @@ SANDWICHES |= {
         "use_bidirectional_attention": "vision",
     },
 }
+SANDWICHES["gemma4_text_moe"] = {
+    "model_type": "gemma4_text",
+    "num_hidden_layers": 5,
+    "layer_types": [*_GEMMA4_TYPES, "sliding_attention", "full_attention"],
+    "intermediate_size": 20,
+    "enable_moe_block": True,
+    "num_experts": 6,
+    "top_k_experts": 3,
+    "moe_intermediate_size": 12,
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_global_key_value_heads": 1,
+    "attention_k_eq_v": True,
+    "sliding_window": 5,
+    "hidden_size_per_layer_input": 0,
+    "final_logit_softcapping": 2.5,
+    "rms_norm_eps": 1e-3,
+}
 SANDWICHES["gemma4_unified_text"] = {
     "model_type": "gemma4_unified_text",
     "num_hidden_layers": 6,

@@ -61,6 +61,7 @@ NAMES = (
     "lfm2_moe",
     "gemma4_text",
     "gemma4_text_keys_as_values",
+    "gemma4_text_moe",
     "gemma4_unified_text",
     "granitemoehybrid",
 )
@@ -100,9 +101,6 @@ REFUSED = {
     "mlp_bias": "Reader.expect",
     "head_dim": "latent attention derives it",
     "norm_topk_prob": "Reader.expect in deepseek_v2",
-    "num_experts": "with enable_moe_block in gemma4_text",
-    "top_k_experts": "with enable_moe_block in gemma4_text",
-    "moe_intermediate_size": "with enable_moe_block in gemma4_text",
     "num_mtp_layers": "another name of num_nextn_predict_layers",
 }
 EXTRA: dict[str, list[Any]] = {

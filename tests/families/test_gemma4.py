@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import AttentionConfig, ConfigError, ModelConfig
 from coterie.families import config_from_hf, config_to_hf
 from coterie.gguf.export import export_gguf
+from coterie.nn.forward_context import ForwardContext
+from coterie.nn.steering import LayerControl, RouterControl, make_steers
 from coterie.nn.transformer import Transformer
+from coterie.plan import count_parameters
 from coterie.recipes.vocabulary import extend_vocabulary
+from coterie.surgery.densify import densify
+from coterie.surgery.grow import add_experts
+from coterie.surgery.shrink import merge_experts, prune
 from coterie.text.tokenizer import Tokenizer
+from tests.arithmetic import assert_model_close
 from tests.families.hf import _BASE, CONFIGS, tiny
 from tests.families.test_mistakes import ENOUGH, logits, rebuilt
+from tests.families.test_published import CONFIGS as PUBLISHED
+from tests.surgery.common import SEQUENCES
 
 E2B_LIKE = _BASE | CONFIGS["gemma4_text"]
 UNIFIED = _BASE | CONFIGS["gemma4_unified_text"]
 EQUAL = _BASE | CONFIGS["gemma4_text_keys_as_values"]
+MOE = _BASE | CONFIGS["gemma4_text_moe"]
+
+
+def logits_of(model: Transformer, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.logits(model(ids, ForwardContext.packed([len(ids)])))
 
 
 def attentions(config: ModelConfig) -> list[AttentionConfig]:
@@ -75,7 +92,8 @@ def test_projections_that_no_layer_uses_travel_and_bfloat16_comes_back(tmp_path:
 @pytest.mark.parametrize(
     ("base", "changes", "words"),
     [
-        (E2B_LIKE, {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}, "'enable_moe_block'"),
+        (E2B_LIKE, {"enable_moe_block": True, "num_experts": 4}, "'top_k_experts' is missing"),
+        (MOE, {"top_k_experts": 7}, "top_k 7"),
         (E2B_LIKE, {"use_bidirectional_attention": "all"}, "'use_bidirectional_attention'"),
         (E2B_LIKE, {"vocab_size_per_layer_input": 90}, "'vocab_size_per_layer_input' is 90"),
         (E2B_LIKE, {"num_kv_shared_layers": 6}, "'num_kv_shared_layers' is 6"),
@@ -119,6 +137,84 @@ def test_tokens_cannot_be_added_where_each_has_inputs_for_layers(tmp_path: Path)
     with pytest.raises(ConfigError, match="hidden_size_per_layer_input"):
         extend_vocabulary(tmp_path / "a", tmp_path / "b", ["<new>"])
     assert not (tmp_path / "b").exists()
+
+
+def test_the_published_sizes_are_those_that_the_config_gives() -> None:
+    counts = count_parameters(config_from_hf(PUBLISHED["gemma-4-26b-a4b-text"]))
+    assert round(counts.total / 1e9, 1) == 25.2 and round(counts.active_all / 1e9, 1) == 3.8
+
+
+@pytest.fixture(scope="module")
+def moe(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    path = tmp_path_factory.mktemp("moe")
+    tiny("gemma4_text_moe").save_pretrained(path)
+    return load_model(path).model
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ffn_norm", "ffn.expert_norm"),
+        ("ffn.expert_post_norm", "ffn.shared_post_norm"),
+        ("ffn_post_norm", "ffn.expert_post_norm"),
+    ],
+)
+def test_norms_in_each_others_place_move_the_logits(moe: Transformer, one: str, other: str) -> None:
+    wrong = rebuilt(moe, moe.config)
+    state = wrong.state_dict()
+    for layer in range(moe.config.num_layers):
+        a, b = (f"blocks.{layer}.{name}.weight" for name in (one, other))
+        state[a], state[b] = state[b].clone(), state[a].clone()
+    wrong.load_state_dict(state)
+    assert (logits(wrong) - logits(moe)).abs().max() > ENOUGH
+
+
+def test_a_pruned_model_is_one_that_never_chooses_the_others(moe: Transformer, tmp_path: Path) -> None:
+    pruned, kept = prune(moe, 0.6, "random")
+    control = RouterControl(
+        tuple(
+            (layer, LayerControl(masked=tuple(set(range(6)) - set(experts))))
+            for layer, experts in kept.items()
+        )
+    )
+    ids = torch.arange(24)
+    steers = make_steers(moe.routers(), [(control, len(ids))], ids.device)
+    with torch.no_grad():
+        context = replace(ForwardContext.packed([len(ids)]), steers=steers)
+        expected = moe.logits(moe(ids, context))
+        found = pruned.logits(pruned(ids, ForwardContext.packed([len(ids)])))
+        save_model(tmp_path, pruned)
+        theirs = AutoModelForCausalLM.from_pretrained(
+            tmp_path, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
+        )
+        assert theirs.config.num_experts == 4
+        assert_model_close(moe.config, theirs(ids[None]).logits[0], found, len(ids))
+    assert (found - logits_of(moe, ids)).abs().max() > ENOUGH
+    assert_model_close(moe.config, found, expected, len(ids))
+
+
+def test_an_added_expert_changes_nothing_and_reads_what_the_router_reads(moe: Transformer) -> None:
+    model = rebuilt(moe, moe.config)
+    with torch.no_grad():  # as in trained models: what routers read has a common direction
+        model.embed.weight[:, 0] = 3.0
+        for _, router in model.routers():
+            assert router.input_scale is not None
+            router.input_scale[0] = 8.0
+    grown = add_experts(model, SEQUENCES, source=2)
+    router = grown.routers()[0][1]
+    assert router.expert_scale is not None and router.expert_scale[6] == router.expert_scale[2]
+    ids = torch.tensor(SEQUENCES[0])
+    assert_model_close(moe.config, logits_of(grown, ids), logits_of(model, ids), len(ids))
+
+
+def test_merged_experts_keep_their_norms_and_dense_forms_are_refused(moe: Transformer) -> None:
+    merged, _ = merge_experts(moe, 0.5, SEQUENCES)
+    assert logits(merged).isfinite().all()
+    before, after = (model.blocks[0].ffn.expert_norm for model in (moe, merged))
+    assert before is not None and after is not None and torch.equal(before.weight, after.weight)
+    with pytest.raises(ConfigError, match="densify: the experts of layer 0 have norms around them") as caught:
+        densify(moe, SEQUENCES)
+    assert "\n" not in str(caught.value)
 
 
 def test_there_is_no_gguf_form(tmp_path: Path) -> None:

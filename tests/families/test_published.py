@@ -54,6 +54,28 @@ CONFIGS["gemma-4-e2b-text"] = {
     "hidden_size_per_layer_input": 256,
     "final_logit_softcapping": 30.0,
 }
+# Gemma 4 26B-A4B's.
+CONFIGS["gemma-4-26b-a4b-text"] = {
+    "model_type": "gemma4_text",
+    "vocab_size": 262144,
+    "hidden_size": 2816,
+    "intermediate_size": 2112,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "num_global_key_value_heads": 2,
+    "attention_k_eq_v": True,
+    "sliding_window": 1024,
+    "max_position_embeddings": 262144,
+    "hidden_size_per_layer_input": 0,
+    "enable_moe_block": True,
+    "num_experts": 128,
+    "top_k_experts": 8,
+    "moe_intermediate_size": 704,
+    "final_logit_softcapping": 30.0,
+}
 # Keys that say the same in another way in what we write.
 _OTHER_WAY = (
     "rope_scaling",

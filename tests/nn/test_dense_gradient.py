@@ -13,6 +13,7 @@ from coterie.config import MoEConfig, RouterConfig
 from coterie.nn.dense_gradient import dense_weights
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.moe import MoE
+from coterie.nn.norm import NormKind
 from tests.arithmetic import FORWARD_AND_BACKWARD, assert_close
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -20,6 +21,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "renormalised": {"renormalize": True, "scale": 2.5},
     "sigmoid": {"score": "sigmoid", "renormalize": True, "select_bias": True},
     "softmax_of_the_chosen": {"score_after_topk": True, "bias": True},
+    "scaled": {"renormalize": True, "renormalize_eps": 0.0, "input_norm_eps": 1e-3, "expert_scale": True},
     "groups": {"score": "sigmoid", "num_groups": 3, "top_groups": 2},
 }
 T, D, E = 23, 12, 6
@@ -27,7 +29,8 @@ T, D, E = 23, 12, 6
 
 def make(kind: str, top_k: int = 2) -> MoE:
     torch.manual_seed(3)
-    moe = MoE(D, MoEConfig(expert_width=10, router=RouterConfig(num_experts=E, top_k=top_k, **KINDS[kind])))
+    router = RouterConfig(num_experts=E, top_k=top_k, **KINDS[kind])
+    moe = MoE(D, MoEConfig(expert_width=10, router=router), NormKind(1e-6, False, False))
     for tensor in [
         *moe.parameters(),
         *([moe.router.select_bias] if moe.router.select_bias is not None else []),
@@ -56,7 +59,7 @@ def gradients(moe: MoE, y_TD: Tensor, x_TD: Tensor, g_TD: Tensor) -> dict[str, T
 def test_weights_of_the_chosen_are_those_of_the_router(kind: str) -> None:
     moe, x_TD = make(kind), torch.randn(T, D)
     routing = moe.router(x_TD)
-    all_TE = dense_weights(routing, moe.config.router)
+    all_TE = dense_weights(routing, moe.router)
     assert_close(all_TE.gather(-1, routing.ids_TK), routing.weights_TK, terms=D, depth=2)
 
 
@@ -72,7 +75,7 @@ def test_gradient_is_that_of_every_expert_with_the_unchosen_constant(kind: str) 
     found = gradients(moe, y_TD, x_TD, g_TD)
 
     routing = moe.router(x_TD)
-    weights_TE = dense_weights(routing, moe.config.router)
+    weights_TE = dense_weights(routing, moe.router)
     chosen_TE = torch.zeros(T, E).scatter(-1, routing.ids_TK, 1.0)
     trained = (weights_TE * chosen_TE)[..., None] * every_expert(moe, x_TD, constant=False)
     heard = (weights_TE * (1 - chosen_TE))[..., None] * every_expert(moe, x_TD, constant=True)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from coterie.config import MoEConfig, RouterConfig
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.moe import MoE
+from coterie.nn.norm import NormKind
 from tests.arithmetic import FORWARD_AND_BACKWARD, assert_close
 
 D, F_EXPERT = 12, 10
@@ -50,6 +51,7 @@ def make(num_experts: int, seed: int, **router: object) -> MoE:
             shared_width=6 if seed % 2 else None,
             router=RouterConfig(num_experts=num_experts, **router),
         ),
+        NormKind(1e-6, False, False),
     )
     for parameter in moe.parameters():
         parameter.data = torch.randn_like(parameter) * 0.5

@@ -38,6 +38,6 @@ def test_activations_are_kept_only_when_wanted_and_a_dense_model_leaves_nothing(
 def test_the_experts_of_a_token_come_best_first_without_those_of_weight_zero():
     ids, weights = torch.tensor([[2, 0, 1], [0, 1, 2]]), torch.tensor([[0.2, 0.7, 0.0], [0.5, 0.3, 0.2]])
     recorder = Recorder()
-    recorder.note(4, Routing(ids, weights, torch.zeros(2, 3)), torch.zeros(2, 1), torch.zeros(2, 1))
+    recorder.note(4, Routing(ids, weights, torch.zeros(2, 3)), *torch.zeros(3, 2, 1))
     ((layer, experts, kept),) = recorder.chosen(0)
     assert (layer, experts) == (4, [0, 2]) and torch.equal(torch.tensor(kept), torch.tensor([0.7, 0.2]))

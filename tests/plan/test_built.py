@@ -72,10 +72,19 @@ def feed_forwards(draw):
         top_k=draw(st.integers(1, experts)),
         bias=draw(st.booleans()),
         select_bias=draw(st.booleans()),
+        input_norm_eps=draw(st.none() | st.just(1e-6)),
+        expert_scale=draw(st.booleans()),
     )
     clamped = draw(st.none() | st.just(ClampedConfig()))
     shared_width = draw(st.none() | st.integers(1, 12))
-    return MoEConfig(expert_width=width, router=router, shared_width=shared_width, clamped=clamped)
+    normed = shared_width is not None and draw(st.booleans())
+    return MoEConfig(
+        expert_width=width,
+        router=router,
+        shared_width=shared_width,
+        clamped=clamped,
+        expert_norms=normed,
+    )
 
 
 @st.composite

@@ -105,7 +105,8 @@ def _is_one_expert(moe: MoEConfig) -> bool:
     router = moe.router
     always_one = router.renormalize or router.score == "softmax"
     plain = moe.shared_width is None and moe.clamped is None and not router.bias and not router.select_bias
-    return router.num_experts == 1 and always_one and router.scale == 1.0 and plain
+    unscaled = router.scale == 1.0 and not router.expert_scale
+    return router.num_experts == 1 and always_one and unscaled and plain
 
 
 def _with_ffns(config: ModelConfig, ffns: list[Any]) -> ModelConfig:

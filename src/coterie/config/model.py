@@ -132,7 +132,9 @@ class RouterConfig(Settings):
     `select_bias`: a buffer added to scores for selection alone. `num_groups`/`top_groups`: choose groups
     first, by `group_score`; the others are filled with `group_fill`. `renormalize`: weights divided by their
     sum plus `renormalize_eps`, the sum being at least `renormalize_min`. `scale`: weights times this.
-    `apply_to`: the weight multiplies the expert's `input` or its `output`.
+    `apply_to`: the weight multiplies the expert's `input` or its `output`. `input_norm_eps`: the router reads
+    its input x of width D as `x / rms(x) * input_scale / sqrt(D)` with a learnt vector `input_scale`.
+    `expert_scale`: the final weight of an expert is multiplied by a learnt number.
     """
 
     num_experts: int = Field(gt=0, le=_MOST_EXPERTS)
@@ -150,6 +152,8 @@ class RouterConfig(Settings):
     group_score: Literal["max", "top2sum"] = "max"
     group_fill: Literal["zero", "minus_infinity"] = "minus_infinity"
     apply_to: Literal["input", "output"] = "output"
+    input_norm_eps: float | None = Field(None, gt=0)
+    expert_scale: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -195,6 +199,9 @@ class MoEConfig(Settings):
 
     `activation`: of both, as in `FeedForwardConfig`. `clamped`: the routed experts have gpt-oss's activation
     instead. `shared_gate`: the always-on expert's result is multiplied by sigmoid(w x), one number per token.
+    `expert_norms`: the router reads the residual stream before the block's norm, the routed experts read it
+    through a norm that is theirs, and their sum and the always-on expert's result are normed before they are
+    added.
     """
 
     kind: Literal["moe"] = "moe"
@@ -203,6 +210,7 @@ class MoEConfig(Settings):
     shared_width: int | None = Field(None, gt=0, le=_WIDEST)
     activation: Activation = "silu"
     shared_gate: bool = False
+    expert_norms: bool = False
     clamped: ClampedConfig | None = None
     balance: BalanceConfig = BalanceConfig()
 
@@ -217,6 +225,8 @@ class MoEConfig(Settings):
             raise ValueError("balance.bias_rate needs router.select_bias")
         if self.shared_gate and self.shared_width is None:
             raise ValueError("shared_gate needs shared_width")
+        if self.expert_norms and self.shared_width is None:
+            raise ValueError("expert_norms needs shared_width")
         if self.clamped is not None and self.activation != "silu":
             raise ValueError("clamped experts have their own activation")
         return self

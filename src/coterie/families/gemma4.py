@@ -1,18 +1,19 @@
-"""Gemma 4's dense models (`gemma4_text`, and `gemma4` around it with encoders of images and sound).
+"""Gemma 4 (`gemma4_text`, and `gemma4` around it with encoders of images and sound).
 
 As in Gemma 3 there are norms before and after each part, scaled embeddings, GeGLU and sliding layers. Unlike
 it, norms multiply by their weight, scores are not scaled, values are normed and each block has a factor.
 Layers with full attention have wider heads, of which a part rotates, and may use their keys as values. The
 last layers may use the keys and values of earlier ones. Tokens may have an input for each layer, except in
-`gemma4_unified_text` (`gemma4_unified` with images and sound), which is the same otherwise.
+`gemma4_unified_text` (`gemma4_unified` with images and sound), which is the same otherwise. In 26B-A4B a
+layer has experts next to its feed-forward, and norms for each of the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from coterie.config import AttentionConfig, ConfigError, FeedForwardConfig, ModelConfig, RopeConfig
+from coterie.config import AttentionConfig, ConfigError, ModelConfig, RopeConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
@@ -23,12 +24,19 @@ from coterie.families.base import (
     read_attention,
     read_layer_types,
     read_model,
-    write_dense,
+    routed_ffn,
+    write_model,
 )
 from coterie.families.mapping import Slot
 from coterie.families.reader import Reader
 from coterie.families.rope import layer_ropes_to_hf, read_layer_ropes
-from coterie.families.slots import SANDWICH, dense_model_slots
+from coterie.families.slots import (
+    SANDWICH,
+    RoutedNames,
+    decoder_slots,
+    dense_model_slots,
+    shared_slots,
+)
 from coterie.families.wrapper import wrapper
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -36,7 +44,7 @@ _KEYS = (COMMON_KEYS - {"hidden_act"}) | frozenset(
     "hidden_activation attention_bias sliding_window layer_types final_logit_softcapping global_head_dim "
     "num_global_key_value_heads per_layer_config attention_k_eq_v num_kv_shared_layers use_double_wide_mlp "
     "hidden_size_per_layer_input vocab_size_per_layer_input enable_moe_block "
-    "use_bidirectional_attention".split()
+    "use_bidirectional_attention num_experts top_k_experts moe_intermediate_size".split()
 )
 # What transformers fills in.
 _UNSAID: dict[str, Any] = {
@@ -62,18 +70,18 @@ _ROPES: dict[str, dict[str, Any]] = {
     _FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
     _SLIDING: {"rope_theta": 1e4},
 }
-# Kept as they are: text alone is causal in both, and no layer has experts.
-_WITHOUT_EFFECT = {"use_bidirectional_attention": (None, "vision"), "enable_moe_block": (None, False)}
+_DIRECTIONS = "use_bidirectional_attention"  # kept as it is: text alone is causal in both
+_OF_EXPERTS = ("num_experts", "top_k_experts", "moe_intermediate_size")
 
 
 def _read(data: Mapping[str, Any], where: str, unified: bool = False) -> ModelConfig:
     reader = Reader({**_UNSAID, **(_UNSAID_UNIFIED if unified else {}), **data}, where)
     reader.expect("hidden_activation", "gelu_pytorch_tanh", None)
     reader.used.add("hidden_act")  # transformers reads the other name alone
-    for name, allowed in _WITHOUT_EFFECT.items():
-        reader.expect(name, *allowed)
+    reader.expect(_DIRECTIONS, None, "vision")
     if unified:
         reader.expect("hidden_size_per_layer_input", 0, None)
+        reader.expect("enable_moe_block", False, None)
     types = read_layer_types(reader, lambda index: _FULL if (index + 1) % 6 == 0 else _SLIDING)
     if types[-1] != _FULL:
         raise ConfigError(
@@ -81,8 +89,8 @@ def _read(data: Mapping[str, Any], where: str, unified: bool = False) -> ModelCo
             f"name {_FULL} there"
         )
     attentions = _attentions(reader, types)
-    width, per_layer = reader.get("intermediate_size"), reader.get("hidden_size_per_layer_input", default=0)
-    double = 2 if reader.flag("use_double_wide_mlp", False) else 1
+    per_layer = reader.get("hidden_size_per_layer_input", default=0)
+    feed_forward = _feed_forwards(reader)
     rows = reader.get("vocab_size_per_layer_input")
     if per_layer and rows != reader.get("vocab_size"):
         raise ConfigError(
@@ -91,8 +99,7 @@ def _read(data: Mapping[str, Any], where: str, unified: bool = False) -> ModelCo
     blocks = [
         {
             "attention": attention,
-            "ffn": {"width": width * (1 if attention.get("keys_of") is None else double)}
-            | {"kind": "dense", "activation": "gelu_tanh"},
+            "ffn": feed_forward(attention.get("keys_of") is not None),
             "norms": "sandwich",
             "per_layer_width": per_layer or None,
             "output_scale": True,
@@ -108,8 +115,28 @@ def _read(data: Mapping[str, Any], where: str, unified: bool = False) -> ModelCo
         embed_scale=reader.get("hidden_size") ** 0.5,
         logit_cap=reader.get("final_logit_softcapping", default=None),
     )
-    kept = {name: data[name] for name in _WITHOUT_EFFECT if name in data}
+    kept = {_DIRECTIONS: data[_DIRECTIONS]} if _DIRECTIONS in data else {}
     return config.model_copy(update={"extra": config.extra | kept})
+
+
+def _feed_forwards(reader: Reader) -> Callable[[bool], dict[str, Any]]:
+    """What gives the feed-forward of a layer as data, asked whether it uses another's keys."""
+    width = reader.get("intermediate_size")
+    double = 2 if reader.flag("use_double_wide_mlp", False) else 1
+    activation = {"activation": "gelu_tanh"}
+    if not reader.flag("enable_moe_block", False):
+        return lambda sharing: {"kind": "dense", "width": width * (double if sharing else 1)} | activation
+    router = {
+        "num_experts": reader.get("num_experts"),
+        "top_k": reader.get("top_k_experts"),
+        "renormalize": True,
+        "renormalize_eps": 0.0,
+        "input_norm_eps": reader.get("rms_norm_eps", default=1e-6),
+        "expert_scale": True,
+    }
+    moe = {"kind": "moe", "expert_width": reader.get("moe_intermediate_size"), "router": router}
+    moe |= activation | {"expert_norms": True}
+    return lambda sharing: moe | {"shared_width": width * (double if sharing else 1)}
 
 
 def _attentions(reader: Reader, types: list[str]) -> list[dict[str, Any]]:
@@ -200,29 +227,30 @@ def _check_ropes(reader: Reader, ropes: Mapping[str, RopeConfig]) -> None:
 
 
 def _write(config: ModelConfig, unified: bool = False) -> dict[str, Any]:
-    data, _, _ = write_dense(config)
     types = layer_types(config)
     attentions = [grouped_query(config, block) for block in config.blocks]
     of = dict(zip(types, attentions, strict=True))
     if _FULL not in of:
         raise ConfigError(f"a {config.family} checkpoint ends with a layer of full attention")
     full, usual = of[_FULL], of.get(_SLIDING)
-    data |= _heads(config, full, usual) | {
-        "hidden_activation": data.pop("hidden_act"),
-        "intermediate_size": _first_ffn(config).width,
-        "use_double_wide_mlp": any(
-            dense_ffn(config, block).width != _first_ffn(config).width for block in config.blocks
-        ),
-        "attention_bias": full.qkv_bias,
-        "attention_k_eq_v": any(one.keys_as_values for one in attentions),
-        "num_kv_shared_layers": sum(one.keys_of is not None for one in attentions),
-        "sliding_window": config.extra.get("sliding_window", 512) if usual is None else usual.window,
-        "layer_types": types,
-        "final_logit_softcapping": config.logit_cap,
-    }
+    data = write_model(config, full)
+    data |= (
+        _heads(config, full, usual)
+        | _write_feed_forwards(config)
+        | {
+            "hidden_activation": data.pop("hidden_act"),
+            "attention_bias": full.qkv_bias,
+            "attention_k_eq_v": any(one.keys_as_values for one in attentions),
+            "num_kv_shared_layers": sum(one.keys_of is not None for one in attentions),
+            "sliding_window": config.extra.get("sliding_window", 512) if usual is None else usual.window,
+            "layer_types": types,
+            "final_logit_softcapping": config.logit_cap,
+        }
+    )
     if not unified:
         data["hidden_size_per_layer_input"] = config.per_layer_width or 0
         data["vocab_size_per_layer_input"] = config.vocab_size
+        data["enable_moe_block"] = config.is_moe
     for name in ("rope_theta", "rope_scaling", "partial_rotary_factor"):
         data.pop(name, None)
     ropes = {kind: one.rope for kind, one in of.items() if one.rope is not None}
@@ -247,12 +275,46 @@ def _heads(config: ModelConfig, full: AttentionConfig, usual: AttentionConfig | 
     }
 
 
-def _first_ffn(config: ModelConfig) -> FeedForwardConfig:
-    return dense_ffn(config, config.blocks[0])
+def _write_feed_forwards(config: ModelConfig) -> dict[str, Any]:
+    """The keys of what follows attention: of layers that are all dense, or all have experts."""
+    if config.is_moe:
+        moes = [routed_ffn(config, block) for block in config.blocks]
+        widths = [moe.shared_width for moe in moes]
+        router = moes[0].router
+        experts = dict(
+            zip(_OF_EXPERTS, (router.num_experts, router.top_k, moes[0].expert_width), strict=True)
+        )
+    else:
+        widths, experts = [dense_ffn(config, block).width for block in config.blocks], {}
+    return {
+        "intermediate_size": widths[0],
+        "use_double_wide_mlp": any(width != widths[0] for width in widths),
+    } | experts
+
+
+# Our names of a routed layer's further tensors, and theirs.
+_MOE_TENSORS = {
+    "router.weight": "router.proj.weight",
+    "router.input_scale": "router.scale",
+    "router.expert_scale": "router.per_expert_scale",
+    "experts.gate_up.weight": "experts.gate_up_proj",
+    "experts.down.weight": "experts.down_proj",
+    "expert_norm.weight": "pre_feedforward_layernorm_2.weight",
+    "expert_post_norm.weight": "post_feedforward_layernorm_2.weight",
+    "shared_post_norm.weight": "post_feedforward_layernorm_1.weight",
+}
+_MLP = RoutedNames(shared="mlp")
 
 
 def _slots(config: ModelConfig) -> list[Slot]:
-    return dense_model_slots(config, layer=SANDWICH)
+    if not config.is_moe:
+        return dense_model_slots(config, layer=SANDWICH)
+    slots = decoder_slots(config, SANDWICH)
+    for index, block in enumerate(config.blocks):
+        disk, ours = f"model.layers.{index}", f"blocks.{index}.ffn"
+        slots += [Slot(f"{disk}.{theirs}", f"{ours}.{own}") for own, theirs in _MOE_TENSORS.items()]
+        slots += shared_slots(disk, ours, routed_ffn(config, block), config.width, _MLP)
+    return slots
 
 
 # Files may hold the projections that these layers do not have.
@@ -267,7 +329,7 @@ GEMMA4_TEXT = Family(
     _slots,
     _KEYS,
     _UNUSED,
-    examples="the text models of Gemma 4 E2B, E4B and 31B",
+    examples="the text models of Gemma 4 E2B, E4B, 26B-A4B and 31B",
 )
 GEMMA4 = wrapper(
     "gemma4",
@@ -275,7 +337,7 @@ GEMMA4 = wrapper(
     (GEMMA4_TEXT,),
     ("model.vision_tower.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio."),
     layout="inside",
-    examples="Gemma 4 E2B, E4B and 31B",
+    examples="Gemma 4 E2B, E4B, 26B-A4B and 31B",
 )
 GEMMA4_UNIFIED_TEXT = Family(
     "gemma4_unified_text",
@@ -283,7 +345,7 @@ GEMMA4_UNIFIED_TEXT = Family(
     lambda data, where: _read(data, where, unified=True),
     lambda config: _write(config, unified=True),
     _slots,
-    _KEYS - {"hidden_size_per_layer_input", "vocab_size_per_layer_input", "enable_moe_block"},
+    _KEYS - {"hidden_size_per_layer_input", "vocab_size_per_layer_input", "enable_moe_block", *_OF_EXPERTS},
     _UNUSED,
     examples="the text model of Gemma 4 12B",
 )

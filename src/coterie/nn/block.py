@@ -38,7 +38,9 @@ class Block(nn.Module):
         self.ffn_norm = norm.of(width) if before else None
         self.ffn_post_norm = norm.of(width, config.post_norm_eps) if after else None
         self.ffn = (
-            MoE(width, config.ffn) if isinstance(config.ffn, MoEConfig) else FeedForward(width, config.ffn)
+            MoE(width, config.ffn, norm)
+            if isinstance(config.ffn, MoEConfig)
+            else FeedForward(width, config.ffn)
         )
         self.per_layer = None
         if config.per_layer_width is not None:
@@ -59,7 +61,7 @@ class Block(nn.Module):
         h_TD = h_TD + self._branch(y_TD, self.attention_post_norm)
         x_TD = h_TD if self.ffn_norm is None else self.ffn_norm(h_TD)
         ffn = self.ffn
-        y_TD = ffn(x_TD, context, layer) if isinstance(ffn, MoE) else ffn(x_TD)
+        y_TD = ffn(x_TD, context, layer, h_TD) if isinstance(ffn, MoE) else ffn(x_TD)
         h_TD = h_TD + self._branch(y_TD, self.ffn_post_norm)
         if self.per_layer is not None and context.per_layer_TNP is not None:
             h_TD = h_TD + self.per_layer(h_TD, context.per_layer_TNP[:, layer])

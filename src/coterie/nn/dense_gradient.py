@@ -15,34 +15,35 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from coterie.config.model import RouterConfig
 from coterie.nn.autograd import GradFunction
 from coterie.nn.experts import RoutedExperts
-from coterie.nn.router import Routing
+from coterie.nn.router import Router, Routing
 
 
-def dense_weights(routing: Routing, config: RouterConfig) -> Tensor:
+def dense_weights(routing: Routing, router: Router) -> Tensor:
     """(T, E): the weight that each expert would have had next to the chosen ones.
 
     Those of the chosen ones themselves are `routing.weights_TK`.
     """
-    weights_TE = routing.scores_TE
+    weights_TE, config = routing.scores_TE, router.config
     if config.renormalize or (config.score_after_topk and config.score == "softmax"):
         chosen_T1 = (
             weights_TE.gather(-1, routing.ids_TK).sum(-1, keepdim=True).clamp_min(config.renormalize_min)
         )
         weights_TE = weights_TE / (chosen_T1 + config.renormalize_eps)
-    return weights_TE if config.scale == 1.0 else weights_TE * config.scale
+    if config.scale != 1.0:
+        weights_TE = weights_TE * config.scale
+    return weights_TE if router.expert_scale is None else weights_TE * router.expert_scale.float()
 
 
 def with_dense_gradient(
-    y_TD: Tensor, x_TD: Tensor, routing: Routing, experts: RoutedExperts, config: RouterConfig
+    y_TD: Tensor, x_TD: Tensor, routing: Routing, experts: RoutedExperts, router: Router
 ) -> Tensor:
     """`y_TD` unchanged; in the backward pass experts not chosen in `routing` add to the router's gradient.
 
     `experts.mix(x_TD, routing)` has made `y_TD`, weighted on the output (`apply_to` output).
     """
-    result: Tensor = _Unchosen.call(y_TD, dense_weights(routing, config), x_TD, routing.ids_TK, experts)
+    result: Tensor = _Unchosen.call(y_TD, dense_weights(routing, router), x_TD, routing.ids_TK, experts)
     return result
 
 

@@ -188,7 +188,7 @@ class LoRARouter(LowRank, Router):
 
     def logits(self, x_TD: Tensor) -> Tensor:
         """(T, E) in fp32, with the factors' part."""
-        x_TD = x_TD.float()
+        x_TD = self.read(x_TD)
         logits_TE = linear(x_TD, self.weight.float())
         read_TD = F.dropout(x_TD, self.dropout, self.training)
         logits_TE = logits_TE + self.scale * linear(linear(read_TD, self.lora_A), self.lora_B)
@@ -207,6 +207,7 @@ class LoRARouter(LowRank, Router):
 
 def _take_over(source: Router, target: Router) -> None:
     target.config, target.weight, target.bias = source.config, source.weight, source.bias
+    target.input_scale, target.expert_scale = source.input_scale, source.expert_scale
     target.register_buffer("select_bias", source.select_bias)
     target.balance = source.balance
 

@@ -27,8 +27,8 @@ def parameter_groups(model: nn.Module) -> dict[str, Group]:
     `attention`: projections, sinks and the norms inside (query, key and latent ones); all of a mixer with a
     state. `experts`: routed experts. `shared`: the always-on expert and its gate. `dense`: the feed-forward
     of layers without experts, and what is made of per-layer inputs (their table is an `embedding`).
-    `norm`: the norms between blocks. `head`: the output matrix where it is not tied to `embedding`. `mtp`:
-    layers for multi-token prediction, whole. `extra`: everything else.
+    `norm`: the norms of blocks, around their parts and in a mixture. `head`: the output matrix where it is
+    not tied to `embedding`. `mtp`: layers for multi-token prediction, whole. `extra`: everything else.
     """
     modules = module_groups(model)
     return {
@@ -60,7 +60,7 @@ def _group_of(parent: nn.Module, name: str, child: nn.Module, group: Group) -> G
     if isinstance(child, Router):
         return "router"
     if isinstance(parent, MoE):
-        return "experts" if name == "experts" else "shared"
+        return "experts" if name == "experts" else "norm" if isinstance(child, RMSNorm) else "shared"
     if isinstance(child, FeedForward | PerLayerGate) or (
         isinstance(parent, PerLayerInputs) and name == "projection"
     ):

@@ -16,9 +16,10 @@ from coterie.nn.router import Routing
 class Recorder:
     """The choices of each MoE layer in the last forward pass that carried this recorder, by layer index.
 
-    `routing`: ids_TK, weights_TK and scores_TE. With `tensors`, also the input (T, D) of router and experts
-    in `inputs`, and the layer's result (T, D) with its shared expert in `outputs`. They are off by default
-    because they keep the activations of all layers in memory. Nothing is detached.
+    `routing`: ids_TK, weights_TK and scores_TE. With `tensors`, also the input (T, D) of the router in
+    `seen`, that of the experts in `inputs` (the same tensor, unless experts have norms), and the layer's
+    result (T, D) with its shared expert in `outputs`. They are off by default because they keep the
+    activations of all layers in memory. Nothing is detached.
 
         recorder = Recorder()
         model(ids_T, ForwardContext.packed([len(ids_T)], recorder=recorder))
@@ -27,18 +28,19 @@ class Recorder:
 
     tensors: bool = False
     routing: dict[int, Routing] = field(default_factory=dict)
+    seen: dict[int, Tensor] = field(default_factory=dict)
     inputs: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
 
-    def note(self, layer: int, routing: Routing, x_TD: Tensor, y_TD: Tensor) -> None:
+    def note(self, layer: int, routing: Routing, seen_TD: Tensor, x_TD: Tensor, y_TD: Tensor) -> None:
         """Called by every MoE layer at the end of its forward pass."""
         self.routing[layer] = routing
         if self.tensors:
-            self.inputs[layer], self.outputs[layer] = x_TD, y_TD
+            self.seen[layer], self.inputs[layer], self.outputs[layer] = seen_TD, x_TD, y_TD
 
     def clear(self) -> None:
         """Forget all layers."""
-        for found in (self.routing, self.inputs, self.outputs):
+        for found in (self.routing, self.seen, self.inputs, self.outputs):
             found.clear()
 
     def chosen(self, row: int) -> tuple[tuple[int, list[int], list[float]], ...]:

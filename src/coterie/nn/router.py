@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from coterie.config.model import BalanceConfig, RouterConfig
 from coterie.nn.linear import linear
 from coterie.nn.load import load_statistics
+from coterie.nn.norm import rms
 from coterie.nn.recompute import recomputing
 
 
@@ -162,6 +163,9 @@ class Router(nn.Module):
         self.config = config
         self.weight = nn.Parameter(torch.empty(config.num_experts, width))
         self.bias = nn.Parameter(torch.zeros(config.num_experts)) if config.bias else None
+        normed = config.input_norm_eps is not None
+        self.input_scale = nn.Parameter(torch.ones(width)) if normed else None
+        self.expert_scale = nn.Parameter(torch.ones(config.num_experts)) if config.expert_scale else None
         self.register_buffer("select_bias", torch.zeros(config.num_experts) if config.select_bias else None)
         self.balance = Balance(config.num_experts, balance)
 
@@ -184,7 +188,15 @@ class Router(nn.Module):
     def logits(self, x_TD: Tensor) -> Tensor:
         """(T, E) in fp32: the scores before softmax or sigmoid; adapted forms override it."""
         bias_E = self.bias.float() if self.bias is not None else None
-        return linear(x_TD.float(), self.weight.float(), bias_E)
+        return linear(self.read(x_TD), self.weight.float(), bias_E)
+
+    def read(self, x_TD: Tensor) -> Tensor:
+        """(T, D) in fp32: the input as the weight is multiplied with it."""
+        x_TD = x_TD.float()
+        if self.input_scale is None or self.config.input_norm_eps is None:
+            return x_TD
+        scale_D = self.input_scale.float() * x_TD.shape[-1] ** -0.5
+        return rms(x_TD, self.config.input_norm_eps) * scale_D
 
     def effective_weight(self) -> Tensor:
         """The `(E, D)` weight that `logits` is equal to."""
@@ -221,6 +233,8 @@ class Router(nn.Module):
             weights_TK = weights_TK / (sum_T1 + config.renormalize_eps)
         if config.scale != 1.0:
             weights_TK = weights_TK * config.scale
+        if self.expert_scale is not None:
+            weights_TK = weights_TK * self.expert_scale.float()[ids_TK]
         return Routing(ids_TK, weights_TK, scores_TE)
 
     def _keep_groups(self, selection_TE: Tensor) -> Tensor:

@@ -220,6 +220,8 @@ class Transformer(nn.Module):
                 module.reset()
             elif name.endswith("bias"):
                 parameter.zero_()
+            elif isinstance(module, Router) and own.endswith("_scale"):
+                parameter.fill_(1.0)
             else:
                 std = (
                     residual_std

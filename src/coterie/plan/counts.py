@@ -194,16 +194,19 @@ def memory(
 def _block_counts(block: BlockConfig, width: int) -> dict[str, int]:
     ffn = block.ffn
     attention = _attention_matrices(block.attention, width) + _attention_vectors(block.attention, width)
-    counts = {"attention": attention, "norms": (4 if block.norms == "sandwich" else 2) * width}
+    norms = (4 if block.norms == "sandwich" else 2) + (3 if ffn.kind == "moe" and ffn.expert_norms else 0)
+    counts = {"attention": attention, "norms": norms * width}
     per_layer = 0 if block.per_layer_width is None else (2 * block.per_layer_width + 1) * width
     if not isinstance(ffn, MoEConfig):
         biases = 2 * ffn.width + width if ffn.bias else 0
         return counts | {"dense": 3 * width * ffn.width + biases + per_layer}
     expert, num = 3 * width * ffn.expert_width, ffn.router.num_experts
     expert += 2 * ffn.expert_width + width if ffn.clamped else 0  # biases
+    router = num * width + (width if ffn.router.input_norm_eps is not None else 0)
+    router += num * (ffn.router.bias + ffn.router.expert_scale)
     return counts | {
         "dense": per_layer,
-        "router": num * width + (num if ffn.router.bias else 0),
+        "router": router,
         "shared": 3 * width * (ffn.shared_width or 0) + (width if ffn.shared_gate else 0),
         "experts": num * expert,
         "experts_active": ffn.router.top_k * expert,

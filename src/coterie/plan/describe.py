@@ -354,6 +354,12 @@ def _moe_words(config: ModelConfig) -> list[str]:
         words.append("the chosen experts' weights do not sum to 1")
     if router.scale != 1:
         words.append(f"expert weights times {router.scale:g}")
+    if router.input_norm_eps is not None:
+        words.append("the router norms what it reads")
+    if router.expert_scale:
+        words.append("expert weights times a learnt number per expert")
+    if moe.expert_norms:
+        words.append("routed experts and the shared one have norms each, before and after")
     if moe.shared_gate:
         words.append("the shared expert's result is multiplied by a gate, one number per token")
     if moe.clamped is not None:

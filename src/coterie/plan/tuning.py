@@ -189,6 +189,7 @@ def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> fl
     per_row = 2 * ffn.expert_width if _in_one(ffn, settings) else 2 * width + inner * ffn.expert_width
     routed = rows * per_row + 3 * ffn.router.num_experts + 20
     shared = 3 * ffn.shared_width + 3 * factors if ffn.shared_width else 0
+    shared += 3 * width if ffn.expert_norms else 0
     return 4 * width + attention + routed + shared
 
 

@@ -91,6 +91,11 @@ def check_densify(config: ModelConfig, width: int | None = None) -> None:
                 raise ConfigError(
                     f"densify: the experts of layer {layer} are clamped and biased, which no dense form has"
                 )
+            if ffn.expert_norms:
+                raise ConfigError(
+                    f"densify: the experts of layer {layer} have norms around them, which no dense form has; "
+                    "prune or merge experts instead"
+                )
             most = ffn.router.num_experts * ffn.expert_width + (ffn.shared_width or 0)
             if width is not None and not 1 <= width <= most:
                 raise ConfigError(

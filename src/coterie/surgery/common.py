@@ -24,6 +24,7 @@ from coterie.data.progress import Ticker
 from coterie.families import config_to_hf, float32_parameters
 from coterie.nn.materialise import materialise
 from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.norm import NormKind
 from coterie.nn.packed import layers_packed
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
@@ -126,7 +127,8 @@ def blank(model: Transformer, config: ModelConfig, layer: int) -> Layer:
     """
     ffn = config.blocks[layer].ffn
     with torch.device("meta"):
-        new = MoE(config.width, ffn) if isinstance(ffn, MoEConfig) else FeedForward(config.width, ffn)
+        norm = NormKind.of_model(config)
+        new = MoE(config.width, ffn, norm) if isinstance(ffn, MoEConfig) else FeedForward(config.width, ffn)
     like, old = model.embed.weight, ffn_of(model, layer)
     place = f"blocks.{layer}.ffn."
     wide = {name.removeprefix(place) for name in float32_parameters(config) if name.startswith(place)}
@@ -172,6 +174,7 @@ def combine_experts(old: MoE, new: MoE, mixture_NE: Tensor) -> None:
         (old.router.bias, new.router.bias),
     ]
     pairs.append((old.router.select_bias, new.router.select_bias))
+    pairs.append((old.router.expert_scale, new.router.expert_scale))
     for name in ("gate_up", "down"):
         before, after = getattr(old.experts, name), getattr(new.experts, name)
         pairs += [(before.weight, after.weight), (before.bias, after.bias)]
@@ -187,11 +190,12 @@ def combine_experts(old: MoE, new: MoE, mixture_NE: Tensor) -> None:
 
 
 class LayerSeen(NamedTuple):
-    """What a mixture of experts read, chose and gave in one pass."""
+    """What a mixture's experts read, what was chosen, what it gave, and what its router read, in one pass."""
 
     x_TD: Tensor
     routing: Routing
     y_TD: Tensor
+    router_TD: Tensor
 
 
 MixtureOf = Callable[[int, MoE, list[LayerSeen]], Tensor]
@@ -249,7 +253,8 @@ def watch(model: Transformer, sequences: Sequences | None) -> Iterator[tuple[int
         ffn, seen = ffn_of(model, layer), list[LayerSeen]()
         if isinstance(ffn, MoE):
             seen = [
-                LayerSeen(part.inputs[layer], part.routing[layer], part.outputs[layer]) for part in passes
+                LayerSeen(part.inputs[layer], part.routing[layer], part.outputs[layer], part.seen[layer])
+                for part in passes
             ]
         yield layer, ffn, seen
         del seen  # before the next layer runs

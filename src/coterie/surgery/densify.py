@@ -114,7 +114,7 @@ def _parts(moe: MoE) -> int | None:
     """
     router = moe.config.router
     sums_to_one = router.renormalize or (router.score == "softmax" and router.score_after_topk)
-    if not sums_to_one or router.scale != 1 or router.apply_to == "input":
+    if not sums_to_one or router.scale != 1 or router.expert_scale or router.apply_to == "input":
         return None
     matrices = [layer.effective_weight() for layer in (moe.experts.gate_up, moe.experts.down)]
     rows = (moe.router.effective_weight(), moe.router.bias, moe.router.select_bias)
@@ -240,7 +240,7 @@ def _regression(units: _Units, seen: list[LayerSeen]) -> tuple[Tensor, Tensor, f
     joint_UD = torch.zeros(size, units.gate.shape[1], dtype=torch.float64, device=device)
     total = 0.0
     step = -(-size // _BLOCKS)
-    for x_TD, _, y_TD in seen:
+    for x_TD, _, y_TD, _ in seen:
         hidden_TU = units.hidden(x_TD)
         for at in range(0, size, step):
             gram_UU[at : at + step, at:] += hidden_TU[:, at : at + step].T @ hidden_TU[:, at:]

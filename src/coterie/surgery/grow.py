@@ -82,7 +82,7 @@ def _quiet_row(moe: MoE, seen: list[LayerSeen]) -> Tensor:
     The direction `u` is the least-squares solution of `x u = 1`; the multiple is the one, out of four, that
     leaves the least weight with the new expert.
     """
-    x_TD = torch.cat([part.x_TD.float() for part in seen])
+    x_TD = torch.cat([moe.router.read(part.router_TD) for part in seen])
     weight_ED = moe.router.weight.float()
     gram = x_TD.T @ x_TD
     gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
@@ -156,6 +156,6 @@ def _take(moe: MoE, expert: int, source: MoE, other_expert: int, with_router: bo
     pairs: list[tuple[Any, Any]] = [(moe.router, source.router)] if with_router else []
     pairs += [(moe.experts.gate_up, source.experts.gate_up), (moe.experts.down, source.experts.down)]
     for ours, theirs in pairs:
-        for name in ("weight", "bias"):
-            if getattr(ours, name) is not None:
+        for name in ("weight", "bias", "expert_scale"):
+            if getattr(ours, name, None) is not None:
                 getattr(ours, name)[expert] = getattr(theirs, name)[other_expert]

@@ -84,7 +84,7 @@ def _scores(moe: MoE, seen: list[LayerSeen]) -> dict[str, Tensor]:
     count = torch.zeros(moe.config.router.num_experts, dtype=torch.float64)
     total = torch.zeros_like(count)
     on_input = moe.config.router.apply_to == "input"
-    for x_TD, routing, _ in seen:
+    for x_TD, routing, *_ in seen:
         for expert in range(len(count)):
             rows, weights = rows_of_expert(routing, expert)
             if not len(rows):
