@@ -14,6 +14,10 @@ from tests.gguf.models import KINDS
 Arrays = dict[str, Any]
 
 
+# Architectures whose converters bring the rows of rope next to each other.
+_NEIGHBOURS = ("llama", "smollm3", "mistral3", "granite", "granitemoe")
+
+
 def unpack(packed: Any, kind: str) -> Any:
     """Rows of fp32 as the format's own package unpacks them."""
     return np.asarray(gguf.quants.dequantize(packed, gguf.GGMLQuantizationType[kind]), np.float32)
@@ -37,7 +41,7 @@ def expected_attention(state: Arrays, disk: str, out: str, arch: str, config: di
             if f"{disk}.self_attn.{part}_proj.{kind}" in state:
                 tensor = state[f"{disk}.self_attn.{part}_proj.{kind}"]
                 wanted[f"{out}.{theirs}.{kind}"] = (
-                    neighbours(tensor, count) if count and arch in ("llama", "smollm3") else tensor
+                    neighbours(tensor, count) if count and arch in _NEIGHBOURS else tensor
                 )
     names = {
         "o_proj.weight": "attn_output.weight",
@@ -45,6 +49,7 @@ def expected_attention(state: Arrays, disk: str, out: str, arch: str, config: di
         "sinks": "attn_sinks.weight",
     }
     names |= {"q_norm.weight": "attn_q_norm.weight", "k_norm.weight": "attn_k_norm.weight"}
+    names |= {f"{part}_layernorm.weight": f"attn_{part[0]}_norm.weight" for part in ("query", "key")}
     return wanted | {
         f"{out}.{theirs}": state[f"{disk}.self_attn.{ours}"]
         for ours, theirs in names.items()
@@ -85,6 +90,7 @@ def expected_ffn(state: Arrays, disk: str, out: str) -> Arrays:
         "mlp.shared_experts": "_shexp",
         "feed_forward.shared_expert": "_shexp",
         "mlp.shared_expert": "_shexp",
+        "mlp.shared_mlp": "_shexp",
     }
     for place, suffix in places.items():
         for part in ("gate", "up", "down"):
@@ -95,7 +101,8 @@ def expected_ffn(state: Arrays, disk: str, out: str) -> Arrays:
         wanted[f"{out}.ffn_gate_inp_shexp.weight"] = state[f"{disk}.mlp.shared_expert_gate.weight"][0]
     if f"{disk}.block_sparse_moe.e_score_correction_bias" in state:
         wanted[f"{out}.exp_probs_b.bias"] = state[f"{disk}.block_sparse_moe.e_score_correction_bias"]
-    for router in ("mlp.gate", "mlp.router", "feed_forward.router", "block_sparse_moe.gate"):
+    routers = ("mlp.gate", "mlp.router", "feed_forward.router", "block_sparse_moe.gate", "mlp.gate.wg")
+    for router in (*routers, "block_sparse_moe.router.layer"):
         for kind in ("weight", "bias"):
             if f"{disk}.{router}.{kind}" in state:
                 wanted[f"{out}.ffn_gate_inp.{kind}"] = state[f"{disk}.{router}.{kind}"]
@@ -123,8 +130,25 @@ def expected_fused(state: Arrays, disk: str, out: str) -> Arrays:
         return dict(
             zip((f"{out}.ffn_{p}_exps.weight" for p in ("gate", "up", "down")), (gate, up, down), strict=True)
         )
+    granite, shared = f"{disk}.block_sparse_moe", f"{disk}.shared_mlp"
+    if f"{granite}.input_linear.weight" in state:  # Granite: [gate | up] rows
+        names = {f"{granite}.input_linear.weight": "_exps", f"{shared}.input_linear.weight": "_shexp"}
+        wanted: Arrays = {}
+        for name, suffix in names.items():
+            if name in state:
+                halves = zip(("gate", "up"), np.split(state[name], 2, axis=-2), strict=True)
+                wanted |= {f"{out}.ffn_{part}{suffix}.weight": half for part, half in halves}
+                down = name.replace("input", "output")
+                wanted[f"{out}.ffn_down{suffix}.weight"] = state[down]
+        return wanted
     if f"{disk}.mlp.experts.gate_up_proj" not in state:
         return {}
+    if f"{disk}.mlp.experts.gate_up_proj_bias" not in state:  # Mistral 4: [gate | up] rows
+        gate, up = np.split(state[f"{disk}.mlp.experts.gate_up_proj"], 2, axis=1)
+        down = state[f"{disk}.mlp.experts.down_proj"]
+        return {
+            f"{out}.ffn_{part}_exps.weight": t for part, t in (("gate", gate), ("up", up), ("down", down))
+        }
     both, bias = state[f"{disk}.mlp.experts.gate_up_proj"], state[f"{disk}.mlp.experts.gate_up_proj_bias"]
     return {  # gpt-oss: columns in turn
         f"{out}.ffn_gate_exps.weight": both[:, :, 0::2].swapaxes(1, 2),
@@ -148,14 +172,16 @@ def expected(directory: Path, kind: str, config: dict[str, Any]) -> Arrays:
         wanted["output.weight"] = state["lm_head.weight"]
     for layer in range(config["num_hidden_layers"]):
         disk, out = f"model.layers.{layer}", f"blk.{layer}"
-        wanted[f"{out}.attn_norm.weight"] = state[f"{disk}.input_layernorm.weight"]
+        if f"{disk}.input_layernorm.weight" in state:
+            wanted[f"{out}.attn_norm.weight"] = state[f"{disk}.input_layernorm.weight"]
         second = "post_attention_norm" if arch in ("gpt-oss", "seed_oss", "glm4moe") else "ffn_norm"
-        if arch.startswith("gemma"):
+        if arch.startswith("gemma") or arch == "olmo2":
             second = "post_attention_norm"
-            wanted[f"{out}.ffn_norm.weight"] = state[f"{disk}.pre_feedforward_layernorm.weight"]
+            if arch.startswith("gemma"):
+                wanted[f"{out}.ffn_norm.weight"] = state[f"{disk}.pre_feedforward_layernorm.weight"]
             wanted[f"{out}.post_ffw_norm.weight"] = state[f"{disk}.post_feedforward_layernorm.weight"]
         wanted[f"{out}.{second}.weight"] = state[f"{disk}.post_attention_layernorm.weight"]
-        if arch == "deepseek2":
+        if arch in ("deepseek2", "mistral4"):
             wanted |= expected_latent(state, disk, out, kind == "deepseek_v3_half", config)
         else:
             wanted |= expected_attention(state, disk, out, arch, config)

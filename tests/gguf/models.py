@@ -6,8 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from coterie.checkpoints.directory import save_model
+from coterie.families import config_from_hf
+from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
-from tests.families.hf import tiny
+from tests.families.hf import _BASE, randomise, tiny
+from tests.families.hf_sandwich import MISTRAL4
 
 VOCAB = 320
 YARN = {
@@ -18,6 +24,8 @@ YARN = {
     "beta_fast": 32.0,
     "beta_slow": 1.0,
 }
+_MINISTRAL = YARN | {"original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.7}
+_PUBLISHED_GAINS = {"mscale": 1.0, "mscale_all_dim": 1.0}
 _SINGLE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _LLAMA4 = {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1}
 # Test name -> model of tests/families/hf.py, what is changed so that llama.cpp has it, its architecture
@@ -100,6 +108,57 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "gemma3",
     ),
+    "granite": ("granite", {"head_dim": 12, "rope_parameters": YARN}, "granite"),
+    "granite_tied_bias": ("granite_tied_bias", {"attention_multiplier": 0.015625}, "granite"),
+    "granitemoe": ("granitemoe", {"logits_scaling": 6.0}, "granitemoe"),
+    "granitemoeshared": ("granitemoeshared", {}, "granitemoe"),
+    "ministral3": (
+        "ministral3",
+        {"sliding_window": None, "rope_parameters": _MINISTRAL | _PUBLISHED_GAINS},
+        "mistral3",
+    ),
+    "ministral3_gains": (
+        "ministral3",
+        {"sliding_window": None, "rope_parameters": _MINISTRAL | {"mscale": 1.0, "mscale_all_dim": 0.6}},
+        "mistral3",
+    ),
+    "ministral3_own_gain": (
+        "ministral3",
+        {"sliding_window": None, "rope_parameters": _MINISTRAL | {"attention_factor": 1.3}},
+        "mistral3",
+    ),
+    "ministral3_tied": ("ministral3_tied", {}, "mistral3"),
+    "mistral4": ("mistral4", {"rope_parameters": _MINISTRAL | _PUBLISHED_GAINS}, "mistral4"),
+    "mistral4_gains": (
+        "mistral4",
+        {"rope_parameters": _MINISTRAL | {"mscale": 0.7, "mscale_all_dim": 1.2}, "norm_topk_prob": False}
+        | {"q_lora_rank": None, "n_group": 1, "topk_group": 1},
+        "mistral4",
+    ),
+    "olmo2": ("olmo2", {"attention_bias": False, "rope_parameters": YARN}, "olmo2"),
+    "olmo3": (
+        "olmo3",
+        {
+            "rope_parameters": {
+                "full_attention": YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": YARN["rope_theta"]},
+            }
+        },
+        "olmo2",
+    ),
+    "olmo3_pattern": (
+        "olmo3",
+        {
+            "rope_parameters": {
+                kind: {"rope_type": "default", "rope_theta": 60.0}
+                for kind in ("full_attention", "sliding_attention")
+            },
+            "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+        },
+        "olmo2",
+    ),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {}, "hunyuan-dense"),
+    "hunyuan_v1_moe": ("hunyuan_v1_moe", {"moe_topk": 3, "attention_bias": False}, "hunyuan-moe"),
     "llama4_scout": ("llama4_scout", _LLAMA4, "llama4"),
     "llama4_dense_layers": ("llama4_maverick", _LLAMA4 | _SINGLE | {"use_qk_norm": True}, "llama4"),
 }
@@ -127,6 +186,12 @@ def describe(directory: Path, vocab_size: int) -> Path:
 def write(kind: str, directory: Path, seed: int = 0, **changes: Any) -> Path:
     """The checkpoint `directory` of a kind, every parameter random."""
     name, fixed, _ = KINDS[kind]
+    if name == "mistral4":  # transformers has it inside of another model only
+        data = _BASE | {"vocab_size": VOCAB} | MISTRAL4 | fixed | changes
+        model = Transformer(config_from_hf(data))
+        randomise(model, seed)
+        save_model(directory, model, tokenizer(), dtype=torch.float32)
+        return directory
     model = tiny(name, seed, **({"vocab_size": VOCAB} | fixed | changes))
     model.save_pretrained(directory)
     tokenizer().save(directory)

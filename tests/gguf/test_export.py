@@ -185,6 +185,15 @@ REFUSED = [
     ("qwen3", {"rope_parameters": {"rope_type": "llama3", "factor": 4.0, "high_freq_factor": 4.0,
         "low_freq_factor": 1.0, "original_max_position_embeddings": 16}}, "no llama3 scaling"),
     ("deepseek_v3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "no linear scaling"),
+    ("llama", {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4, "original_max_position_embeddings": 16}},
+        "no longrope scaling of its positions"),
+    ("ministral3", {"sliding_window": 9}, "has no sliding window (sliding_window 9)"),
+    ("ministral3", {"rope_parameters": YARN | {"beta_fast": 4.0, "llama_4_scaling_beta": 0.1}}, "fast 32"),
+    ("olmo2", {"attention_bias": True}, "no biases on queries"),
+    ("olmo3", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 9.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 8.0}}}, "has one rope_theta"),
+    ("hunyuan_v1_moe", {"moe_topk": [3, 2, 3, 3]}, "the same number of experts in every layer"),
 ]  # fmt: skip
 
 

@@ -10,7 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.checkpoints.gguf_model.targets import TARGETS, ChunkedAttention, Parts, Target, keys_of
+from coterie.checkpoints.gguf_model.targets import (
+    TARGETS,
+    YARN_KEYS,
+    ChunkedAttention,
+    Parts,
+    Target,
+    keys_of,
+)
 from coterie.config import (
     AttentionConfig,
     ConfigError,
@@ -71,7 +78,8 @@ def _grouped(config: ModelConfig, target: Target) -> Keys:
         raise _refuse(target, "needs heads that fill the model's width (head_dim)")
     if target.equal_heads and first.num_kv_heads != first.num_heads:
         raise _refuse(target, "needs as many key heads as query heads")
-    _check_scale(config, target, first)
+    if all(key.place != "attention.softmax_scale" for key in target.extra_keys):
+        _check_scale(config, target, first)
     if target.sliding is not None:
         return _sliding(config, target, attentions, target.sliding)
     if target.chunked is not None:
@@ -121,10 +129,14 @@ def _sliding(config: ModelConfig, target: Target, attentions: list[AttentionConf
             raise _refuse(target, f"has a full layer after every {every - 1} sliding ones (layer_types)")
         keys["attention.sliding_window_pattern"] = sliding
     local = next((one.rope for one in attentions if one.mask == "sliding" and one.rope is not None), None)
-    if target.local_theta is not None and local is not None:
-        if local.scaling is not None:
-            raise _refuse(target, "does not scale the positions of sliding layers (rope_parameters)")
+    if local is None:
+        return keys
+    if local.scaling is not None and not target.scale_sliding:
+        raise _refuse(target, "does not scale the positions of sliding layers (rope_parameters)")
+    if target.local_theta is not None:
         keys["rope.freq_base_swa"] = local.theta
+    elif local.theta != Parts.of(config).rope.theta:
+        raise _refuse(target, "has one rope_theta for sliding and full layers (rope_parameters)")
     return keys
 
 
@@ -178,6 +190,8 @@ def _feed_forward(config: ModelConfig, target: Target) -> Keys:
         raise _refuse(target, "has experts in every layer (mlp_only_layers, decoder_sparse_step)")
     if moe.clamped is not None and (moe.clamped.alpha, moe.clamped.limit) != (1.702, 7.0):
         raise _refuse(target, "has swiglu_alpha 1.702 and swiglu_limit 7 built in")
+    if len({one.router.top_k for _, one in config.moe_layers()}) > 1:
+        raise _refuse(target, "chooses the same number of experts in every layer (moe_topk)")
     keys: Keys = {"feed_forward_length": dense[0] if dense else moe.expert_width}
     if target.layers == "leading":
         keys |= _leading(config, target, len(dense))
@@ -212,7 +226,7 @@ def _leading(config: ModelConfig, target: Target, num_dense: int) -> Keys:
 
 def _scaling(parts: Parts, target: Target) -> tuple[Keys, tuple[str, ...]]:
     """Keys of scaled positions that are derived from the config, and what llama.cpp rounds differently."""
-    scaling, attention = parts.scaling, parts.attention
+    scaling, attention, temperature = parts.scaling, parts.attention, parts.temperature
     if scaling is None:
         return {}, ()
     if scaling.kind == "llama3":
@@ -223,34 +237,54 @@ def _scaling(parts: Parts, target: Target) -> tuple[Keys, tuple[str, ...]]:
         if not target.linear_rope:
             raise _refuse(target, "has no linear scaling of its positions (rope_type)")
         return {}, ()
+    if scaling.kind != "yarn":
+        raise _refuse(target, f"has no {scaling.kind} scaling of its positions (rope_type)")
     if (scaling.beta_fast, scaling.beta_slow) != (32, 1) or scaling.factor <= 1:
         raise _refuse(
             target, "has YaRN with beta_fast 32, beta_slow 1 and a factor above 1 only (rope_parameters)"
         )
+    one_key = any(key.name == YARN_KEYS[0].name for key in target.extra_keys)
+    if one_key and temperature is not None and temperature.floor_scale != scaling.original_max_positions:
+        raise _refuse(
+            target, "lets queries grow at YaRN's original context only (original_max_position_embeddings)"
+        )
+    latent = isinstance(attention, MLAConfig)
     width = attention.rope_dim if isinstance(attention, MLAConfig) else parts.value("rope.rotated")
     # A key of our own, which llama.cpp does not read: without it a file could not say this.
     rounded: Keys = {"rope.scaling.yarn_truncate": scaling.truncate}
     said = {} if scaling.truncate == target.yarn_truncate else rounded
-    return _yarn_gains(scaling, target) | said, _rounding(scaling, parts.rope.theta, width)
+    return _yarn_gains(scaling, target, latent) | said, _rounding(scaling, parts.rope.theta, width)
 
 
-def _yarn_gains(scaling: RopeScaling, target: Target) -> Keys:
+def _yarn_gains(scaling: RopeScaling, target: Target, latent: bool) -> Keys:
     """Keys from which llama.cpp arrives at our gain of cos and sin and, with latents, of the softmax scale.
 
-    llama.cpp multiplies cos and sin by g = g(1) times `attn_factor`. With `yarn_log_multiplier` (L / 10) it
-    multiplies them by `attn_factor` alone, and the softmax scale by (`attn_factor` (1 + L (g - 1)))^2. A
-    target that reads `yarn_log_multiplier` and does not get it multiplies both by g `attn_factor`, the
-    softmax scale squared.
+    llama.cpp multiplies cos and sin by g = g(1) times `attn_factor` A. With `yarn_log_multiplier` (L in units
+    of the target's) there are two kinds. `deepseek2` multiplies them by A, and the softmax scale by
+    (A g(L))^2. A target that divides (`yarn_divides`) multiplies them by A g / g(L), and with latents the
+    softmax scale by (A g)^2. Without L both are A g, the softmax scale squared.
     """
     gain, full = rotation_gain(scaling), yarn_gain(scaling.factor)
-    plain = {} if math.isclose(gain, full, rel_tol=1e-9) else {"rope.scaling.attn_factor": gain / full}
+    plain = _unless_one("rope.scaling.attn_factor", gain / full)
     if not target.yarn_multiplier:
         return plain
     softmax = yarn_gain(scaling.factor, scaling.mscale_all_dim) if scaling.mscale_all_dim else 1.0
-    if math.isclose(softmax, gain, rel_tol=1e-9):
-        return plain
-    keys: Keys = {"rope.scaling.yarn_log_multiplier": 0.1 * (softmax / gain - 1) / (full - 1)}
-    return keys if gain == 1 else keys | {"rope.scaling.attn_factor": gain}
+    if target.yarn_divides:
+        # Without latents nothing asks for a softmax scale: L is then the divisor that the config states.
+        factor = softmax / full if latent else gain * softmax / full
+        logarithm = (factor * full / gain - 1) / (full - 1)
+    else:
+        factor, logarithm = gain, (softmax / gain - 1) / (full - 1)
+        if math.isclose(softmax, gain, rel_tol=1e-9):
+            return plain
+    keys = _unless_one("rope.scaling.attn_factor", factor)
+    if abs(logarithm) < 1e-9:
+        return keys
+    return {"rope.scaling.yarn_log_multiplier": target.yarn_multiplier * logarithm} | keys
+
+
+def _unless_one(name: str, value: float) -> Keys:
+    return {} if math.isclose(value, 1, rel_tol=1e-9) else {name: value}
 
 
 def _rounding(scaling: RopeScaling, theta: float, width: int) -> tuple[str, ...]:

@@ -28,6 +28,8 @@ _UNSAID = {
     "deepseek_v3": {"num_mtp_layers"},
     "deepseek_v3_plain_yarn": {"num_mtp_layers", "scaling"},
     "deepseek_v3_half": {"num_mtp_layers", "style"},
+    "mistral4_gains": {"scaling"},
+    "hunyuan_v1_dense": {"theta"},  # stretched: the file has it in 32 bits
 }
 
 
@@ -82,6 +84,19 @@ def test_every_architecture_that_is_written_is_read() -> None:
         ("deepseek_v3", {"deepseek2.expert_gating_func": 4}, "expert_gating_func' is 4; one of 1, 2 can be"),
         ("deepseek_v3", {"deepseek2.attention.key_length_mla": None}, "take a newer file of the model"),
         ("qwen3_moe", {"qwen3moe.expert_used_count": 0}, "top_k"),
+        ("granite", {"granite.rope.scaling.finetuned": False}, "finetuned' is False; True can be read here"),
+        ("granite", {"granite.attention.scale": None}, "has no key 'granite.attention.scale', which the"),
+        (
+            "mistral4",
+            {"mistral4.attention.temperature_scale": None},
+            "'mistral4.attention.temperature_scale',",
+        ),
+        (
+            "olmo3",
+            {"olmo2.rope.freq_base_swa": 7.0},
+            "'olmo2.rope.freq_base_swa' is 7.0; 10000.0 can be read",
+        ),
+        ("hunyuan_v1_moe", {"hunyuan-moe.expert_shared_count": 2}, "expert_shared_count' is 2; 1 can be"),
     ],
 )
 def test_keys_that_cannot_be_read(
@@ -98,6 +113,23 @@ def test_a_key_may_state_every_layer(exported: Exported, tmp_path: Path) -> None
     keys = {"qwen3.attention.head_count_kv": [2, 2, 2, 2], "qwen3.feed_forward_length": [48] * 4}
     found = Checkpoint.open(rewrite(file, tmp_path / "m.gguf", keys)).config
     assert found.blocks == Checkpoint.open(file).config.blocks
+
+
+def test_sliding_layers_may_be_stated_as_a_period(exported: Exported, tmp_path: Path) -> None:
+    """One number: every n-th layer attends to all, as in llama.cpp; 0 stands for none."""
+    _, file = exported("gpt_oss_pattern")
+    for period, full in ((3, [2]), (0, [])):
+        keys = {"gpt-oss.attention.sliding_window_pattern": period}
+        found = Checkpoint.open(rewrite(file, tmp_path / "m.gguf", keys)).config
+        assert [n for n, one in enumerate(found.attentions) if one.mask == "causal"] == full
+
+
+def test_a_mistral3_whose_queries_do_not_grow_is_a_mistral(exported: Exported, tmp_path: Path) -> None:
+    keys = dict.fromkeys(
+        ("mistral3.attention.temperature_scale", "mistral3.rope.scaling.original_context_length")
+    )
+    found = Checkpoint.open(rewrite(exported("ministral3_tied")[1], tmp_path / "m.gguf", keys))
+    assert found.config.family == "mistral" and found.load().model is not None
 
 
 def test_old_files_state_less(exported: Exported, tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def _zero_biases(tensors: dict[str, Any]) -> None:
             tensors[name] = tensors[name] * 0
 
 
-# What transformers 5.23 drops without a word when it reads such files: without it the answers differ, so the
-# tests above would notice. The unknown split of a tokenizer is in test_form.py.
+# What transformers 5.23 drops without a word when it reads such files, and keys of other architectures:
+# without them the answers differ, so the tests above would notice. Splits of tokenizers are in test_form.py.
 @pytest.mark.parametrize(
     "kind, keys, change",
     [
@@ -121,12 +121,24 @@ def _zero_biases(tensors: dict[str, Any]) -> None:
         ("llama_yarn", {"llama.rope.scaling.type": None, "llama.rope.scaling.factor": None}, None),
         ("llama_linear", {"llama.rope.scaling.type": None, "llama.rope.scaling.factor": None}, None),
         ("llama_tied_bias", {}, _zero_biases),
+        ("granite", {"granite.embedding_scale": None}, None),
+        ("granite", {"granite.residual_scale": None}, None),
+        ("granite", {"granite.attention.scale": 12**-0.5}, None),
+        ("granite", {"granite.logit_scale": 1.0}, None),
+        ("ministral3", {"mistral3.attention.temperature_scale": None}, None),
+        ("ministral3_gains", {"mistral3.rope.scaling.yarn_log_multiplier": None}, None),
+        ("mistral4", {"mistral4.attention.temperature_scale": 0.0}, None),
+        ("mistral4", {"mistral4.rope.scaling.yarn_log_multiplier": None}, None),
+        ("olmo3", {"olmo2.attention.sliding_window": None}, None),
+        ("hunyuan_v1_dense", {"hunyuan-dense.rope.freq_base": 10.0}, None),
     ],
 )
 def test_what_others_drop_changes_the_answers(
     kind: str, keys: dict[str, Any], change: Any, exported: Exported, tmp_path: Path
 ) -> None:
-    extra = {f"llama.rope.scaling.{name}": None for name in ("original_context_length", "attn_factor")}
+    extra: dict[str, Any] = {
+        f"llama.rope.scaling.{name}": None for name in ("original_context_length", "attn_factor")
+    }
     file = rewrite(exported(kind)[1], tmp_path / "m.gguf", keys | (extra if "yarn" in kind else {}), change)
     dropped, whole = (logits(Checkpoint.open(path).load().model) for path in (file, exported(kind)[1]))
     assert (dropped - whole).abs().max() > 0.05

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from coterie.checkpoints.gguf_model import variants
 from coterie.checkpoints.gguf_model.decoder import PARTIAL, Hf, dense_width, grouped, routed, selecting
 from coterie.checkpoints.gguf_model.keys import GgufKeys
-from coterie.checkpoints.gguf_model.latent import read_deepseek
+from coterie.checkpoints.gguf_model.latent import read_deepseek, read_mistral4
 from coterie.checkpoints.gguf_model.targets import TARGETS
 from coterie.config import CheckpointError, suggest
 
@@ -68,18 +69,13 @@ def _olmoe(file: GgufKeys) -> Hf:
 
 
 def _gpt_oss(file: GgufKeys) -> Hf:
-    layers = file.layers
-    pattern = file.get("attention.sliding_window_pattern", None)
-    sliding = [index % 2 == 0 for index in range(layers)]  # llama.cpp's default
-    if pattern is not None:
-        sliding = file.per_layer("attention.sliding_window_pattern", layers)
     names = {"router.num_experts": "num_local_experts", "moe.expert_width": "intermediate_size"}
     return (
         grouped(file, "gpt_oss")
         | routed(file, "gpt_oss", names)
         | {
             "sliding_window": file.count("attention.sliding_window"),
-            "layer_types": ["sliding_attention" if one else "full_attention" for one in sliding],
+            "layer_types": file.layer_types(2),
             "attention_bias": True,
             "swiglu_alpha": 1.702,
             "swiglu_limit": 7.0,
@@ -211,5 +207,7 @@ _READERS: dict[str, Callable[[GgufKeys], Hf]] = {
     "gpt-oss": _gpt_oss,
     "llama4": _llama4,
     "deepseek2": read_deepseek,
+    "mistral4": read_mistral4,
+    **variants.READERS,
 }
 ARCHITECTURES = tuple(sorted(_READERS))

@@ -63,6 +63,17 @@ class GgufKeys:
             raise self.unusable(name, value, f"{layers} values")
         return value[:layers]
 
+    def layer_types(self, every: int) -> list[str]:
+        """`layer_types`: stated layer by layer or as a period, else every n-th layer attends to all."""
+        name = "attention.sliding_window_pattern"
+        stated = self.get(name, None)
+        if isinstance(stated, list):
+            sliding = [bool(one) for one in self.per_layer(name, self.layers)]
+        else:
+            period = self.count(name, every)
+            sliding = [period == 0 or index % period < period - 1 for index in range(self.layers)]
+        return ["sliding_attention" if one else "full_attention" for one in sliding]
+
     def stated(self, keys: Iterable[Key], names: Mapping[str, str]) -> dict[str, Any]:
         """The config.json keys that the file's keys state. `names`: place in our config -> key there.
 

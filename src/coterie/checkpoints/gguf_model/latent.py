@@ -22,14 +22,40 @@ _LATENT_NAMES = {
 
 def read_deepseek(file: GgufKeys) -> Hf:
     """DeepSeek-V2 or V3 and their kin, told apart by the function that scores experts."""
+    sigmoid = file.stated(_GATING, NAMES | _LATENT_NAMES).get("scoring_func") == "sigmoid"
+    data = _decoder(file, "deepseek_v3" if sigmoid else "deepseek_v2")
+    return data | (_v3_groups(file, data) if sigmoid else _v2_groups(file, data))
+
+
+def read_mistral4(file: GgufKeys) -> Hf:
+    """Mistral 4: queries grow with their position, which converters of the Hugging Face form do not say."""
+    data = _decoder(file, "mistral4")
+    beta = file.get("attention.temperature_scale", None)
+    if beta is None:
+        raise CheckpointError(
+            f"{file.where}: has no key '{file.arch}.attention.temperature_scale', and Mistral 4's queries "
+            "grow with their position; convert it with --set and this key: 0.1 for Mistral Small 4, else "
+            "llama_4_scaling_beta of the original's config.json"
+        )
+    stated = file.count("rope.scaling.original_context_length", data["max_position_embeddings"])
+    original = file.count("attention.temperature_length", stated)
+    if data.pop("scoring_func", "softmax") != "softmax":
+        raise file.unusable("expert_gating_func", 2, "1")
+    own = {"llama_4_scaling_beta": beta, "original_max_position_embeddings": original}
+    return data | {
+        "n_group": data.get("n_group", 1),
+        "topk_group": data.get("topk_group", 1),
+        "norm_topk_prob": data.get("norm_topk_prob", False),
+        "rope_interleave": True,
+        "rope_parameters": data["rope_parameters"] | own,
+    }
+
+
+def _decoder(file: GgufKeys, family: str) -> Hf:
+    """What all of them have: latent attention, experts behind dense layers, shared experts."""
     names = NAMES | _LATENT_NAMES
-    sigmoid = file.stated(_GATING, names).get("scoring_func") == "sigmoid"
-    family = "deepseek_v3" if sigmoid else "deepseek_v2"
     data: Hf = {"model_type": family} | common(file, LATENT_KEYS, names)
     data |= routed(file, family, _LATENT_NAMES) | file.stated(GROUP_KEYS, names)
-    dense = file.count("leading_dense_block_count", 0)
-    shared = file.count("expert_shared_count")
-    width = file.count("feed_forward_length")
     for name in ("attention.head_count_kv", "attention.key_length", "expert_shared_feed_forward_length"):
         file.get(name, None)  # follow from the others
     head = data.pop("qk_head_dim", None)
@@ -39,16 +65,15 @@ def read_deepseek(file: GgufKeys) -> Hf:
             "llama.cpp stored latent attention as it is now: take a newer file of the model"
         )
     rope_dim = data["qk_rope_head_dim"]
-    data |= {
+    return data | {
         "q_lora_rank": file.count("attention.q_lora_rank", 0) or None,
         "qk_nope_head_dim": head - rope_dim,
         "num_key_value_heads": data["num_attention_heads"],
-        "intermediate_size": width,
-        "first_k_dense_replace": dense,
-        "n_shared_experts": shared,
+        "intermediate_size": file.count("feed_forward_length"),
+        "first_k_dense_replace": file.count("leading_dense_block_count", 0),
+        "n_shared_experts": file.count("expert_shared_count"),
         "rope_parameters": rope_parameters(file, TARGETS[family], rope_dim),
     }
-    return data | (_v3_groups(file, data) if sigmoid else _v2_groups(file, data))
 
 
 def _v3_groups(file: GgufKeys, data: Hf) -> Hf:

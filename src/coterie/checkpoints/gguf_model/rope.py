@@ -58,15 +58,17 @@ def _gains(file: GgufKeys, target: Target, factor: float) -> dict[str, Any]:
     """The gain of cos and sin, and with latents of the softmax: `architectures._yarn_gains` reversed."""
     attn, stated = (file.get(f"rope.scaling.{name}attn_factor", None) for name in ("", "yarn_"))
     full = yarn_gain(factor)
-    if stated is not None and not target.yarn_multiplier:
+    logarithm = file.get("rope.scaling.yarn_log_multiplier", None) if target.yarn_multiplier else None
+    if stated is not None and not target.latent:
         return {"attention_factor": stated}  # llama.cpp's converter writes that of config.json here
-    if not target.yarn_multiplier:
+    if not logarithm and not target.latent:
         if attn is None:
             return {}
         return {"attention_factor": _meant(attn * full, lambda gain: gain / full, attn)}
-    logarithm = file.get("rope.scaling.yarn_log_multiplier", None)
     if full == 1:
         return {}
+    if target.yarn_divides:
+        return _divided(attn, logarithm or 0.0, factor, target)
     if logarithm is None:
         gain = softmax = full * (1.0 if attn is None else attn)
         mscale = (softmax - 1) / (full - 1)
@@ -81,6 +83,21 @@ def _gains(file: GgufKeys, target: Target, factor: float) -> dict[str, Any]:
     if logarithm is not None and attn is None:
         return {"mscale": mscale, "mscale_all_dim": mscale}
     return {"attention_factor": gain, "mscale_all_dim": mscale}
+
+
+def _divided(attn: float | None, logarithm: float, factor: float, target: Target) -> dict[str, Any]:
+    """The same for a target that divides by g(L): cos and sin A g / g(L), with latents the softmax A g."""
+    full, mscale = yarn_gain(factor), logarithm / target.yarn_multiplier
+    divisor = yarn_gain(factor, mscale)
+    if not target.latent:
+        if attn is None:
+            return {"mscale": 1.0, "mscale_all_dim": shortest(mscale)}
+        return {"attention_factor": attn * full / divisor, "mscale_all_dim": shortest(mscale)}
+    if attn is None and abs(mscale - 1) < 1e-6:
+        return {"mscale": 1.0, "mscale_all_dim": 1.0}
+    stored = 1.0 if attn is None else attn
+    all_dim = _meant((stored * full - 1) / (full - 1), lambda one: yarn_gain(factor, one) / full, stored)
+    return {"attention_factor": yarn_gain(factor, all_dim) / divisor, "mscale_all_dim": all_dim}
 
 
 def _meant(value: float, written: Callable[[float], float], stored: float) -> float:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from coterie.config import (
@@ -18,6 +18,7 @@ from coterie.config import (
     RopeConfig,
     RopeScaling,
     RouterConfig,
+    TemperatureConfig,
 )
 
 ROPE_FACTORS = "rope_freqs.weight"  # the tensor that every frequency of rope is divided by
@@ -34,6 +35,7 @@ class Parts:
     attention: AttentionConfig | MLAConfig
     rope: RopeConfig
     scaling: RopeScaling | None
+    temperature: TemperatureConfig | None
     dense: FeedForwardConfig | None
     moe: MoEConfig | None
     router: RouterConfig | None
@@ -50,13 +52,18 @@ class Parts:
         )
         rope = next((one.rope for one in ropes if one.rope is not None), RopeConfig())
         router = moe.router if moe is not None else None
-        return Parts(config, attentions[0], rope, rope.scaling, next(dense, None), moe, router)
+        first = attentions[0]
+        return Parts(config, first, rope, rope.scaling, first.temperature, next(dense, None), moe, router)
 
     def value(self, place: str) -> Any:
         """The value at `part.field`."""
         part, _, name = place.partition(".")
         if place == "rope.rotated":  # None: whole heads
             return self.rope.rotated or self.attention.head_dim
+        if place == "model.logit_divisor":
+            divisor = 1 / self.model.logit_scale
+            short = float(f"{divisor:.12g}")  # 1 / (1 / 49) is not 49
+            return short if 1 / short == self.model.logit_scale else divisor
         return getattr(getattr(self, part), name)
 
 
@@ -128,9 +135,17 @@ _CAPS = (
     Key("attn_logit_softcapping", "attention.score_cap"),
     Key("final_logit_softcapping", "model.logit_cap"),
 )
+_GRANITE_KEYS = (
+    *_keys(
+        "model", embedding_scale="embed_scale", residual_scale="residual_scale", logit_scale="logit_divisor"
+    ),
+    Key("attention.scale", "attention.softmax_scale"),
+)
+_TEMPERATURE = Key("attention.temperature_scale", "temperature.scale")
+_ORIGINAL = "rope.scaling.original_context_length"
 GROUP_KEYS = _keys("router", expert_group_count="num_groups", expert_group_used_count="top_groups")
 SCALING_KEYS = _keys("scaling", rope__scaling__type="kind", rope__scaling__factor="factor")
-YARN_KEYS = _keys("scaling", rope__scaling__original_context_length="original_max_positions")
+YARN_KEYS = (Key(_ORIGINAL, "scaling.original_max_positions"),)
 
 
 @dataclass(frozen=True)
@@ -153,18 +168,20 @@ class Target:
     """One architecture of llama.cpp.
 
     Attention. `pairs`: rope rotates neighbours (x[2j], x[2j+1]). `factors`: reads per-frequency factors
-    (llama3 scaling). `linear_rope`: has linear scaling of positions. `yarn_multiplier`: reads
-    `yarn_log_multiplier`. `yarn_truncate`: whether YaRN's ramp is rounded in its published models, which a
-    file cannot say. `equal_heads`: needs as many key heads as query heads. `full_width`: its heads fill the
-    model's width. `sliding`: has sliding windows, and biases in every attention. `chunked`: the chunked
-    attention it builds in. `no_rope_every`: each layer of this number has no positions. `biases`: which
-    matrices may have one: `any`, `qkv` or `none`.
+    (llama3 scaling). `linear_rope`: has linear scaling of positions. `yarn_multiplier`: the unit in which it
+    reads `yarn_log_multiplier` (0: it does not). `yarn_divides`: by that, and multiplies the softmax scale by
+    the whole gain (`_yarn_gains`). `yarn_truncate`: whether YaRN's ramp is rounded in its published models,
+    which a file cannot say. `equal_heads`: needs as many key heads as query heads. `full_width`: its heads
+    fill the model's width. `latent`: has latent attention, and groups of experts. `sliding`: has sliding
+    windows, every n-th layer being full. `scale_sliding`: scales the positions of sliding layers too.
+    `chunked`: the chunked attention it builds in. `no_rope_every`: each layer of this number has no
+    positions. `biases`: which matrices may have one: `any`, `qkv` or `none`.
 
     Feed-forward. `layers`: where dense layers may be: `any`; `routed`: nowhere; `leading`: first, counted by
     a key; `stepped`: before every n-th layer, n in a key. `step_key`: states that n too. `renormalize`:
     whether it divides the chosen experts' weights by their sum (None: as the file says). `shared`: has a key
-    for the number of shared experts. `groups`: has groups of experts. `shared_width_key`: states the width of
-    the shared experts together. `routed_keys`: keys of models with experts beyond `ROUTED_KEYS`.
+    for the number of shared experts. `shared_width_key`: states the width of the shared experts together.
+    `routed_keys`: keys of models with experts beyond `ROUTED_KEYS`.
 
     `head`: needs the output matrix even where that is the embedding. `norm_before_ffn`: its name of the
     second norm.
@@ -174,11 +191,13 @@ class Target:
     pairs: bool = False
     factors: bool = False
     linear_rope: bool = True
-    yarn_multiplier: bool = False
+    yarn_multiplier: float = 0.0
+    yarn_divides: bool = False
     yarn_truncate: bool = True
     equal_heads: bool = False
     full_width: bool = False
     sliding: int | None = None
+    scale_sliding: bool = True
     always_biased: bool = False
     window_pattern_key: bool = False
     local_theta: float | None = None
@@ -190,7 +209,7 @@ class Target:
     layers: Literal["any", "routed", "leading", "stepped"] = "any"
     renormalize: bool | None = None
     shared: bool = False
-    groups: bool = False
+    latent: bool = False
     shared_width_key: bool = False
     step_key: bool = False
     routed_keys: tuple[Key, ...] = field(default=_EXPERT_WIDTH, repr=False)
@@ -199,14 +218,25 @@ class Target:
 
 
 _LLAMA = Target("llama", pairs=True, factors=True, biases="any", renormalize=True, routed_keys=())
+_GRANITE = Target(
+    "granite",
+    pairs=True,
+    factors=True,
+    biases="any",
+    extra_keys=_GRANITE_KEYS,
+    renormalize=True,
+    routed_keys=(),
+)
+_GRANITE_MOE = replace(_GRANITE, name="granitemoe", layers="routed", shared_width_key=True)
+_OLMO2 = Target("olmo2", full_width=True, head=True)
 _DEEPSEEK = Target(
     "deepseek2",
     pairs=True,
     linear_rope=False,
-    yarn_multiplier=True,
+    yarn_multiplier=0.1,
     layers="leading",
     shared=True,
-    groups=True,
+    latent=True,
     routed_keys=_SCORED,
 )
 TARGETS = {
@@ -241,7 +271,35 @@ TARGETS = {
     "minimax_m2": Target("minimax-m2", layers="routed", renormalize=True, routed_keys=_SIGMOID),
     "gemma2": Target("gemma2", sliding=2, wide_scale_layers=46, linear_rope=False, extra_keys=_CAPS),
     "gemma3_text": Target(
-        "gemma3", sliding=6, wide_scale_layers=62, local_theta=10000.0, extra_keys=_CAPS[1:]
+        "gemma3",
+        sliding=6,
+        scale_sliding=False,
+        wide_scale_layers=62,
+        local_theta=10000.0,
+        extra_keys=_CAPS[1:],
+    ),
+    "granite": _GRANITE,
+    "granitemoe": _GRANITE_MOE,
+    "granitemoeshared": _GRANITE_MOE,
+    "ministral3": Target(
+        "mistral3",
+        pairs=True,
+        factors=True,
+        yarn_multiplier=1.0,
+        yarn_divides=True,
+        extra_keys=(_TEMPERATURE, Key(_ORIGINAL, "temperature.floor_scale")),
+    ),
+    "mistral4": replace(
+        _DEEPSEEK,
+        name="mistral4",
+        yarn_divides=True,
+        extra_keys=(_TEMPERATURE, Key("attention.temperature_length", "temperature.floor_scale")),
+    ),
+    "olmo2": _OLMO2,
+    "olmo3": replace(_OLMO2, sliding=4, scale_sliding=False, window_pattern_key=True),
+    "hunyuan_v1_dense": Target("hunyuan-dense"),
+    "hunyuan_v1_moe": Target(
+        "hunyuan-moe", layers="routed", renormalize=True, shared=True, shared_width_key=True
     ),
     "qwen3": Target("qwen3"),
     "qwen3_moe": Target("qwen3moe", layers="routed", renormalize=True),
@@ -274,11 +332,12 @@ def keys_of(target: Target, config: ModelConfig) -> tuple[Key, ...]:
     keys += target.extra_keys
     if parts.router is not None:
         keys += ROUTED_KEYS + target.routed_keys
-        if target.groups and parts.router.top_groups != parts.router.num_groups:
+        if target.latent and parts.router.top_groups != parts.router.num_groups:
             keys += GROUP_KEYS  # equal: no group is ever left out, and llama.cpp needs no groups
     if parts.scaling is not None and parts.scaling.kind != "llama3":  # that one is the tensor rope_freqs
         keys += SCALING_KEYS + (YARN_KEYS if parts.scaling.kind == "yarn" else ())
-    return keys
+    # Two places of one key: `architectures.describe` sees to it that they hold one value.
+    return tuple({key.name: key for key in keys}.values())
 
 
 def config_values(keys: Iterable[Key], found: Mapping[str, Any]) -> dict[str, Any]:
