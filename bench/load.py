@@ -129,10 +129,10 @@ def loader(side: str, path: str) -> Callable[[], Any]:
     """What loads the model and gives an object with parameters (llama.cpp: without)."""
     if side.startswith("coterie"):
         from coterie.checkpoints.directory import load_model
-        from coterie.config import AdapterConfig
+        from coterie.config import Precision
 
-        quantise = AdapterConfig(quant="int4") if "int4" in side else None
-        return lambda: load_model(path, dtype="bfloat16", quantise=quantise).model
+        precision = Precision.parse("int4") if "int4" in side else None
+        return lambda: load_model(path, dtype="bfloat16", precision=precision).model
     if side == "llama.cpp":
         import llama_cpp
 

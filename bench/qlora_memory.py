@@ -67,8 +67,8 @@ def generate(folder: Path, quick: bool) -> None:
 def tune(folder: Path, steps: int, quant: str) -> None:
     settings = AdapterConfig(rank=RANK, alpha=32, quant=quant)  # type: ignore[arg-type]
     start = time.perf_counter()
-    quantise = settings if quant != "none" else None
-    loaded = load_model(folder, dtype="bfloat16", compute_dtype=torch.float32, quantise=quantise)
+    precision = settings.precision
+    loaded = load_model(folder, dtype="bfloat16", compute_dtype=torch.float32, precision=precision)
     model, seconds = loaded.model, time.perf_counter() - start
     after_loading = {
         "resident": resident("VmRSS") / 2**20,

@@ -5,8 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
+from coterie.cli.served import Loading, host_of, wanted_models
+from coterie.config import ConfigError
+from coterie.hosting.host import Host
+from coterie.hosting.service import Service
+from coterie.hosting.settings import ServeSettings
 from coterie.infer.model import LanguageModel, save
+from coterie.serve.app import create_app
 from tests.api.admin.test_adapters import base_model
 from tests.cli.support import fails
 from tests.serve.support import tokenizer
@@ -32,6 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--profile", "p={tmp}/profile"], "/profile: /moe: layer 9 has no experts"),
         (["--profile", "p={tmp}/key"], "/key: it is not valid JSON"),
         (["--host", "0.0.0.0"], "there is no key"),
+        (["--quant", "int5"], "quant: int5: 'int5' is no form of weights"),
     ],
 )
 def test_wrong_options(
@@ -64,3 +72,19 @@ def test_a_short_key_of_the_environment(
 
 def test_the_directory_above_a_model_is_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"did you mean {model}?" in fails(capsys, "serve", str(model.parent), "--port", "0")
+
+
+def test_what_weights_are_held_in_and_the_memory_of_it(model: Path) -> None:
+    def served(quant: str, memory: int | None = None) -> Service:
+        wanted = wanted_models([str(model)], None, [], [], [])
+        return host_of(wanted, ServeSettings(), Loading("float32", quant=quant), memory).default
+
+    plain, rounded = served("stored"), served("experts=int4,attention=bf16,block=8")
+    assert set(plain.held.values()) == {"f32"}
+    assert rounded.held == plain.held | {"attention": "bf16", "experts": "int4 in blocks of 8"}
+    assert rounded.num_bytes < plain.num_bytes and rounded.fingerprints != plain.fingerprints
+    served("int4,head=int4,embedding=bf16", memory=plain.num_bytes - 1)
+    with pytest.raises(ConfigError, match="more than --memory"):
+        served("none", memory=plain.num_bytes - 1)
+    with TestClient(create_app(Host.of(rounded)), base_url="http://localhost") as client:
+        assert client.get("/health").json() == {"status": "ok", "weights": [rounded.held]}

@@ -7,6 +7,7 @@ A *variant* is the directory of either kind. Fresh adapters and subsets come fro
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 
 import torch
@@ -26,12 +27,15 @@ from coterie.adapters.own_templates import adopt_templates
 from coterie.adapters.patch import Patch, apply_patches, check_patch_base, is_patch, patch_base, read_patch
 from coterie.adapters.peft_layouts import Layout
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.quantise import is_rounded
 from coterie.config import ConfigError
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.transformer import Transformer
 from coterie.proof.judge import check_record
 from coterie.text.tokenizer import Tokenizer
+
+_log = logging.getLogger("coterie")
 
 
 def is_variant(path: str | Path) -> bool:
@@ -139,7 +143,9 @@ def _with_adapter(
     for name in adapter.full:
         _unshare(result, name)
     put_adapter(result, adapter, files.settings_in(model, adapter))
-    if files.probes is not None:
+    if is_rounded(model):
+        _log.warning("%s: its stored answers are not checked: they are of unrounded weights", files.path)
+    elif files.probes is not None:
         check_record(files.probes, result, tokenizer, files.path)
     return result.requires_grad_(False)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from coterie.checkpoints.quantise import quantise_model
+from coterie.checkpoints.quantise import quantise_model, quantised_parts
 from coterie.config import AdapterConfig, ConfigError, ExpertSelection
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.linear import Linear
@@ -82,8 +82,8 @@ def attach(model: Transformer, config: AdapterConfig, experts: ExpertSelection |
         if config.train["experts"] != "lora":
             raise ConfigError("experts: a selection limits factors; it needs train.experts=lora")
         experts.check(model.config)
-    if config.quant != "none":
-        quantise_model(model, config)
+    if config.precision is not None:
+        quantise_model(model, config.precision)
     treatments: dict[Group, str] = {**config.train}  # type: ignore[dict-item]
     modules = module_groups(model)
     for name, layer in list(_adaptable(model)):
@@ -193,6 +193,10 @@ def put_adapter(model: Transformer, adapter: Adapter, config: AdapterConfig) -> 
     for name, factors in adapter.factors.items():
         _check_fits(name, layers.get(name), factors)
     for name, tensor in adapter.full.items():
+        if name in quantised_parts(model):
+            raise ConfigError(
+                f"adapter: it replaces '{name}' whole, which is in codes here; load the base with quant none"
+            )
         if name not in own or own[name].shape != tensor.shape:
             raise ConfigError(
                 f"adapter: '{name}' {tuple(tensor.shape)} does not fit this {model.config.family} model"

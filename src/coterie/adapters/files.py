@@ -276,7 +276,7 @@ def check_adapter(files: AdapterFiles, model: Transformer, base: Checkpoint) -> 
     rounding: MatrixRounding | None = None
     if files.settings.quant != "none":
         # Tensors that are not in codes are held as they were then: in bfloat16, even where the file has more.
-        loaded = base.load(files.probes.dtype or "float32", quantise=files.settings)
+        loaded = base.load(files.probes.dtype or "float32", precision=files.settings.precision)
         model, rounding = loaded.model, loaded.rounding
         known = files.layout() or layout_by_probes(model, files, base.tokenizer)
         put_adapter(model, files.adapter(model.config, known), files.settings)

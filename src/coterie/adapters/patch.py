@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from coterie.adapters.own_templates import other_templates
 from coterie.checkpoints.commit import commit_directory, require_free, verify_directory
 from coterie.checkpoints.locate import read_json
+from coterie.checkpoints.quantise import quantised_parts
 from coterie.checkpoints.tensor_reader import read_tensors
 from coterie.config import CheckpointError, ConfigError, ExpertSelection
 from coterie.config.files import write_json
@@ -283,6 +284,10 @@ def check_patch_base(model: Transformer, patch: Patch) -> None:
             if chosen is None
             else (len(chosen), *own[name].shape[1:])
         )
+        if name in quantised_parts(model):
+            raise ConfigError(
+                f"patch of {patch.origin}: '{name}' is in codes here; load the base with quant none"
+            )
         if expected is None or tuple(expected) != tuple(tensor.shape):
             raise CheckpointError(
                 f"patch of {patch.origin}: '{name}' {tuple(tensor.shape)} does not fit this model"

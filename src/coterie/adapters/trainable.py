@@ -77,8 +77,8 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     checkpoint.verify()  # the result names this base by its manifest
     held = held_dtype(method, checkpoint.kept_dtype)
     rounding = further.settings if further is not None else config.adapter() if method.quantised else None
-    quantise = rounding if rounding is not None and rounding.quant != "none" else None
-    loaded = checkpoint.load(held, device, compute_dtype=dtype, quantise=quantise)
+    precision = None if rounding is None else rounding.precision
+    loaded = checkpoint.load(held, device, compute_dtype=dtype, precision=precision)
     model = loaded.model
     if loaded.tokenizer is None:
         raise ConfigError(

@@ -73,8 +73,8 @@ def load_result(tuned: Tuned, path: Path) -> Transformer:
     if tuned.kind == "model":
         return load_model(path, parameters, compute_dtype=dtype).model
     adapter = tuned.model.adapter
-    quantise = adapter if adapter is not None and adapter.quant != "none" else None
-    base = load_model(tuned.base, parameters, compute_dtype=dtype, quantise=quantise)
+    precision = None if adapter is None else adapter.precision
+    base = load_model(tuned.base, parameters, compute_dtype=dtype, precision=precision)
     apply_in_place(base.model, path, base.checkpoint)
     return base.model
 

@@ -13,10 +13,12 @@ import torch
 
 from coterie.checkpoints.commit import MANIFEST, read_manifest, travelling, verify_files
 from coterie.checkpoints.fill import (
+    Placement,
     as_stored,
     fill_model,
     place_tensors,
     require_memory,
+    weight_bytes,
 )
 from coterie.checkpoints.generation import unused_settings
 from coterie.checkpoints.gguf_model.form import GgufModel
@@ -24,12 +26,12 @@ from coterie.checkpoints.gguf_model.source import GgufSource
 from coterie.checkpoints.locate import locate, nearest, read_json, weight_files
 from coterie.checkpoints.names import FamilyNames, is_bare
 from coterie.checkpoints.pulled import origin
-from coterie.checkpoints.quantise import MatrixRounding, keep_codes, quantise_model
+from coterie.checkpoints.quantise import MatrixRounding, hold_as, quantised_parts, round_head, types_of
 from coterie.checkpoints.quantised.settings import QuantSettings, stated
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype
 from coterie.checkpoints.token_facts import TokenFacts, gather_tokens
-from coterie.config import AdapterConfig, CheckpointError, DataError, ModelConfig
+from coterie.config import CheckpointError, DataError, ModelConfig, Precision
 from coterie.config.files import present
 from coterie.families import config_from_hf, family, float32_parameters
 from coterie.families.contradictions import contradictions
@@ -251,21 +253,42 @@ class Checkpoint:
         device: str | torch.device = "cpu",
         compute_dtype: torch.dtype | None = None,
         check: bool = False,
-        quantise: AdapterConfig | None = None,
+        precision: Precision | None = None,
     ) -> Loaded:
         """Build the model and fill it, one tensor in memory at a time in addition to the model.
 
         `dtype`: of the parameters ("float32", "bfloat16"); activations use it too unless `compute_dtype` says
         otherwise. `check`: run the recorded probes, and fail unless the model answers as recorded.
-        `quantise`: hold the matrices that its `quant` names in fewer bits, so that the wide model is never in
-        memory: as their stored codes where these fit, otherwise rounded as they are read; a message says so.
+        `precision`: what each class of weights is held in, so that the wide model is never in memory: as
+        their stored codes where these fit, otherwise rounded as they are read; a message says so. None: all
+        as `dtype`, stored codes widened.
         Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, pickle files, a
         tokenizer that is too large, and weights that differ from the manifest in length or samples (`verify`
         checks hashes).
         """
-        parameter_dtype = as_dtype(dtype)
         for line in self.notes:
             _log.warning("%s: %s", self.path, line)
+        made = self._skeleton(as_dtype(dtype), compute_dtype, precision)
+        model, placement = made.model, made.placement
+        require_memory(model, made.dtype, device, self.path, made.types)
+        materialise(model, made.dtype, device, made.types)
+        rounding = MatrixRounding()
+        fill_model(self.tensors, model, self.path, placement=placement, rounding=rounding)
+        round_head(model)
+        self._tell(model, rounding, made.dtype)
+        if check:
+            self.check_probes(model)
+        return Loaded(model, self, placement.ignored, rounding)
+
+    def held_bytes(self, dtype: str | torch.dtype, precision: Precision) -> int:
+        """Bytes of the weights as `load` would hold them; only headers are read. Errors: as `load`."""
+        made = self._skeleton(as_dtype(dtype), None, precision)
+        return weight_bytes(made.model, made.dtype, made.types)
+
+    def _skeleton(
+        self, dtype: torch.dtype, compute_dtype: torch.dtype | None, precision: Precision | None
+    ) -> _Skeleton:
+        """The model on the meta device, with the form of every weight decided; files are verified."""
         config = as_stored(self.config, self.tensors)
         if self.config.tie_embeddings and not config.tie_embeddings:
             _log.warning(
@@ -277,14 +300,10 @@ class Checkpoint:
             _log.warning("%s has no output head: it gives vectors and no text", self.path)
         if self.quantisation is not None and not self.quantised:
             _log.warning("%s says quantised, but no tensor is; read as it is stored", self.quantisation.where)
-        if self.quantised and quantise is None:
-            kind = str(parameter_dtype).split(".")[-1]
-            _log.warning("%s is stored quantised; read as %s, and saved so", self.path, kind)
         self._check_layers(config)
         with torch.device("meta"):
-            model = Transformer(config, compute_dtype or parameter_dtype)
-            if quantise is not None:
-                quantise_model(model, quantise)
+            model = Transformer(config, compute_dtype or dtype)
+        model.has_head = has_head
         self.verify(full=False)
         if self.tokenizer is not None and self.tokenizer.vocab_size > config.vocab_size:
             raise CheckpointError(
@@ -292,18 +311,21 @@ class Checkpoint:
                 f"{config.vocab_size}; they do not belong together"
             )
         placement = place_tensors(self.tensors, model, self.path)
-        if quantise is not None:
-            keep_codes(self.tensors, placement.slots, model)
-        require_memory(model, parameter_dtype, device, self.path)
-        materialise(model, parameter_dtype, device, float32_parameters(config))
-        rounding = MatrixRounding()
-        fill_model(self.tensors, model, self.path, placement=placement, rounding=rounding)
-        if quantise is not None:
-            _log.log(logging.WARNING if self.quantised else logging.INFO, "%s: %s", self.path, rounding)
-        model.has_head = has_head
-        if check:
-            self.check_probes(model)
-        return Loaded(model, self, placement.ignored, rounding)
+        types = dict.fromkeys(float32_parameters(config), torch.float32)
+        if precision is not None:
+            hold_as(model, precision, self.tensors, placement.slots)
+            types = types_of(model, precision) | types
+        return _Skeleton(model, placement, dtype, types)
+
+    def _tell(self, model: Transformer, rounding: MatrixRounding, dtype: torch.dtype) -> None:
+        """Say what became of weights that are stored, or now held, in fewer bits."""
+        kind = str(dtype).removeprefix("torch.")
+        if quantised_parts(model) and self.quantised:
+            _log.warning("%s: %s; all else is read as %s", self.path, rounding, kind)
+        elif quantised_parts(model):
+            _log.info("%s: %s", self.path, rounding)
+        elif self.quantised:
+            _log.warning("%s is stored quantised; read as %s, and saved so", self.path, kind)
 
     def load_as_stored(self) -> Loaded:
         """`load` with weights of the type they are stored in and activations in float32.
@@ -320,6 +342,16 @@ class Checkpoint:
                 f"{self.path}: config.json has {config.num_layers:,} layers, the weights {stored:,} tensors; "
                 "they do not belong together"
             )
+
+
+@dataclass(frozen=True)
+class _Skeleton:
+    """A model on the meta device. `dtype`: of its parameters, but for those that `types` names."""
+
+    model: Transformer
+    placement: Placement
+    dtype: torch.dtype
+    types: dict[str, torch.dtype]
 
 
 @dataclass(frozen=True)

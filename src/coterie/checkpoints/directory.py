@@ -12,7 +12,7 @@ from coterie.checkpoints.checkpoint import Checkpoint, Loaded
 from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
 from coterie.checkpoints.fill import fill_model
 from coterie.checkpoints.tensor_writer import as_dtype, write_model_files
-from coterie.config import AdapterConfig
+from coterie.config import Precision
 from coterie.nn.transformer import Transformer
 from coterie.proof.records import default_sequences, record, rounded, save_probes
 from coterie.text.tokenizer import Tokenizer
@@ -24,10 +24,10 @@ def load_model(
     device: str | torch.device = "cpu",
     compute_dtype: torch.dtype | None = None,
     check: bool = False,
-    quantise: AdapterConfig | None = None,
+    precision: Precision | None = None,
 ) -> Loaded:
     """`Checkpoint.open(path).load(...)`."""
-    return Checkpoint.open(path).load(dtype, device, compute_dtype, check, quantise)
+    return Checkpoint.open(path).load(dtype, device, compute_dtype, check, precision)
 
 
 def load_state_into(model: Transformer, directory: Path) -> None:

@@ -138,13 +138,18 @@ def read_slot(source: TensorSource, slot: Slot, parameter: Tensor, held: Held | 
         source.read_into(slot.disk, target, lambda stored: slot.part(stored)[index])
 
 
-def require_memory(model: Transformer, dtype: torch.dtype, device: str | torch.device, where: Path) -> None:
+def require_memory(
+    model: Transformer,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    where: Path,
+    types: Mapping[str, torch.dtype],
+) -> None:
     """Refuse a model on the meta device that the whole machine could not hold, before anything is allocated.
 
-    Errors: `CheckpointError` with both numbers.
+    `types`: as for `materialise`. Errors: `CheckpointError` with both numbers.
     """
-    needed = sum(parameter.numel() * dtype.itemsize for parameter in model.parameters())
-    needed += sum(buffer.numel() * buffer.dtype.itemsize for buffer in model.buffers())
+    needed = weight_bytes(model, dtype, types)
     kind = torch.device(device).type
     free = memory_bytes() if kind == "cpu" else torch.cuda.mem_get_info(device)[1] if kind == "cuda" else None
     if free is not None and needed > free:
@@ -152,6 +157,13 @@ def require_memory(model: Transformer, dtype: torch.dtype, device: str | torch.d
             f"{where}: its weights need {needed / 2**30:,.1f} GiB as {dtype}, and "
             f"this machine has {free / 2**30:,.1f} GiB; use a smaller type or a larger machine"
         )
+
+
+def weight_bytes(model: Transformer, dtype: torch.dtype, types: Mapping[str, torch.dtype]) -> int:
+    """Bytes of a model on the meta device once it has memory. `types`: as for `materialise`."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    own = sum(size * types.get(name, dtype).itemsize for name, size in sizes.items())
+    return own + sum(buffer.numel() * buffer.dtype.itemsize for buffer in model.buffers())
 
 
 def as_stored(config: ModelConfig, source: TensorSource) -> ModelConfig:

@@ -7,12 +7,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.quantised.encoded import FormFacts
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.config import CheckpointError, CoterieError, ModelConfig
-from coterie.families import config_from_hf
+from coterie.config.precision import WEIGHT_CLASSES
+from coterie.families import config_from_hf, family
 from coterie.hub.names import HubRevision
+from coterie.nn.parameter_groups import parameter_groups
+from coterie.nn.transformer import Transformer
 from coterie.plan.describe import ModelDescription, describe
 from coterie.plan.published import Published, named_published
 
@@ -54,8 +59,9 @@ class TokenizerFacts:
 class StoredFacts:
     """What a directory stores. `committed`: it has our manifest, which may name its `parent` and `step`.
 
-    `probes`: how many there are. `bytes_by_type`: on disk. `forms`: of quantised tensors. `problem`: why
-    these could not be read; the first two are then None.
+    `probes`: how many there are. `bytes_by_type`: on disk. `forms`: of quantised tensors. `classes`: class of
+    weights -> its forms, where any is quantised. `problem`: why these could not be read; the first two are
+    then None.
     """
 
     committed: bool
@@ -65,6 +71,7 @@ class StoredFacts:
     bytes_by_type: dict[str, int] | None
     problem: str | None = None
     forms: list[FormFacts] = field(default_factory=list)
+    classes: dict[str, list[str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, without the keys that could not be read."""
@@ -73,6 +80,8 @@ class StoredFacts:
             key: value for key, value in asdict(self).items() if key not in optional or value is not None
         }
         del facts["forms"]
+        if not self.classes:
+            del facts["classes"]
         return facts | (
             {"forms": [asdict(form) | {"bits": form.bits} for form in self.forms]} if self.forms else {}
         )
@@ -127,7 +136,7 @@ class Inspection:
         if self.directory is None or not self.directory.quantised:
             return list(self.model.oddities)
         forms = "; ".join(map(str, self.directory.stored.forms)) or self.directory.quantised
-        return [*self.model.oddities, f"quantised on disk ({forms}); widened when it is loaded"]
+        return [*self.model.oddities, f"quantised on disk ({forms})"]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -254,12 +263,26 @@ def _stored(checkpoint: Checkpoint) -> StoredFacts:
     manifest = checkpoint.manifest
     probes: int | None = None
     sizes: dict[str, int] | None = None
-    problem, forms = None, list[FormFacts]()
+    problem, forms, classes = None, list[FormFacts](), dict[str, list[str]]()
     try:
         probes = len(checkpoint.probes.sequences) if checkpoint.probes is not None else 0
         sizes = checkpoint.tensors.bytes_by_type
-        forms = checkpoint.tensors.forms if isinstance(checkpoint.tensors, StoredTensors) else []
+        if isinstance(checkpoint.tensors, StoredTensors) and checkpoint.quantised:
+            forms = checkpoint.tensors.forms
+            classes = _classes(checkpoint.config, checkpoint.tensors)
     except CoterieError as error:
         problem = str(error)
     parent, step = manifest.get("parent"), manifest.get("step")
-    return StoredFacts(bool(manifest), parent, step, probes, sizes, problem, forms)
+    return StoredFacts(bool(manifest), parent, step, probes, sizes, problem, forms, classes)
+
+
+def _classes(config: ModelConfig, tensors: StoredTensors) -> dict[str, list[str]]:
+    """Class of weights -> the forms that its matrices are stored in."""
+    with torch.device("meta"):
+        groups = parameter_groups(Transformer(config))
+    found: dict[str, set[str]] = {}
+    for slot in family(config.family).slots(config):
+        if groups.get(slot.name) in WEIGHT_CLASSES and slot.name.endswith("weight") and slot.disk in tensors:
+            form = tensors.form(slot.disk) or str(tensors.dtype(slot.disk)).removeprefix("torch.")
+            found.setdefault(groups[slot.name], set()).add(form)
+    return {group: sorted(found[group]) for group in WEIGHT_CLASSES if group in found}

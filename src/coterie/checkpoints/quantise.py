@@ -1,49 +1,91 @@
-"""Round a model's frozen matrices to 8 or 4 bits, in memory or while its files are read.
+"""Hold a model's matrices in the form that a `Precision` names, in memory or while its files are read.
 
-Embedding, head, routers, norms and biases stay as they are, and so does every group that is trained in full.
+Routers, norms and biases stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from coterie.checkpoints.quantised.encoded import Grid
 from coterie.checkpoints.tensor_source import TensorSource
-from coterie.config import AdapterConfig, ConfigError
+from coterie.config import ConfigError, Precision
+from coterie.config.precision import WEIGHT_CLASSES
 from coterie.families import Slot
 from coterie.families.mapping import View
 from coterie.nn.experts import ExpertLinear
-from coterie.nn.linear import Linear
+from coterie.nn.linear import Linear, TokenEmbedding
 from coterie.nn.parameter_groups import module_groups
 from coterie.nn.quantised_layers import QuantisedExpertLinear, QuantisedLinear, quantise_layer
-from coterie.nn.quantised_tensor import BITS, QuantisedTensor
+from coterie.nn.quantised_tensor import QuantisedTensor
 from coterie.nn.transformer import Transformer
 
-_GROUPS = ("attention", "experts", "shared", "dense")
 _SAMPLE = 64  # rows of a matrix; each is rounded by itself
+_ROWS = 8192  # of a head that are rounded at once
+_TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 
-def quantise_model(model: Transformer, config: AdapterConfig) -> None:
-    """Round every matrix of attention, experts, shared and dense feed-forwards that is not trained in full.
-
-    One layer at a time; a model on the meta device only gets the places for the codes. Layers that are
-    quantised already stay as they are.
-    Errors: `ConfigError` without `quant`, or for a model that has an adapter.
-    """
-    if config.quant == "none":
-        raise ConfigError("quant: is none; give int8 or int4")
-    if model.adapter is not None:
-        raise ConfigError("quant: the model has an adapter; quantise the base before it is attached")
+def _matrices(model: Transformer) -> Iterator[tuple[str, str, nn.Module]]:
+    """(name, class, layer) of every layer whose weight can be held in a form that a `Precision` names."""
     groups = module_groups(model)
     for name, layer in list(model.named_modules()):
-        plain = type(layer) in (Linear, ExpertLinear)
-        group = groups.get(name, "extra")
-        if plain and group in _GROUPS and config.train[group] != "full":  # type: ignore[index]
+        if groups.get(name) in WEIGHT_CLASSES and isinstance(layer, Linear | ExpertLinear | TokenEmbedding):
+            yield name, groups[name], layer
+
+
+@torch.no_grad()
+def quantise_model(model: Transformer, precision: Precision) -> None:
+    """Round every matrix of the classes that `precision` holds in 8 or 4 bits, one layer at a time.
+
+    A model on the meta device only gets the places for the codes. Layers that are quantised already stay as
+    they are. A head that is the embedding becomes a second, rounded copy of it (`round_head`).
+    Errors: `ConfigError` for a model that has an adapter, or none of whose weights is of a named class.
+    """
+    if model.adapter is not None:
+        raise ConfigError("quant: the model has an adapter; quantise the base before it is attached")
+    bits = precision.bits("head")
+    if model.head is None and bits is not None:
+        with torch.device("meta"):
+            head = Linear(model.config.width, model.config.vocab_size)
+        shape = (model.config.vocab_size, model.config.width)
+        codes = QuantisedTensor(shape, bits, precision.block, model.embed.weight.device)
+        model.head = QuantisedLinear(head, codes)
+        round_head(model)
+    reached = set[str]()
+    for name, group, layer in list(_matrices(model)):
+        reached.add(group)
+        bits = precision.bits(group)
+        if bits is not None and type(layer) in (Linear, ExpertLinear):
             assert isinstance(layer, Linear | ExpertLinear)
-            model.set_submodule(name, quantise_layer(layer, BITS[config.quant], config.quant_block))
+            model.set_submodule(name, quantise_layer(layer, bits, precision.block))
+    if precision.named and not reached & precision.named.keys():
+        raise ConfigError(f"quant: {precision} names no weight of this {model.config.family} model")
+
+
+@torch.no_grad()
+def round_head(model: Transformer) -> None:
+    """Give a head in codes the embedding's numbers where the two are one; nothing for other models."""
+    if (
+        model.config.tie_embeddings
+        and isinstance(model.head, QuantisedLinear)
+        and not model.embed.weight.is_meta
+    ):
+        for first in range(0, model.config.vocab_size, _ROWS):
+            rows = slice(first, first + _ROWS)
+            model.head.quantised.store(model.embed.weight[rows], lambda tensor, rows=rows: tensor[rows])  # type: ignore[misc]
+
+
+def types_of(model: Transformer, precision: Precision) -> dict[str, torch.dtype]:
+    """Our names of the weights that `precision` holds in a floating-point type, and the type of each."""
+    found = {name: precision.form(group) for name, group, _ in _matrices(model)}
+    return {
+        f"{name}.weight": _TYPES[form] for name, form in found.items() if form is not None and form in _TYPES
+    }
 
 
 def quantised_parts(model: Transformer) -> dict[str, QuantisedTensor]:
@@ -60,29 +102,45 @@ def is_quantised(model: Transformer) -> bool:
     return any(isinstance(module, QuantisedTensor) for module in model.modules())
 
 
-def keep_codes(source: TensorSource, slots: Iterable[Slot], model: Transformer) -> None:
-    """Give every matrix whose stored codes fit into its bits the blocks and the scales of the file.
+def is_rounded(model: Transformer) -> bool:
+    """Whether any weight of the model is kept in fewer bits that are not those of its files."""
+    return any(isinstance(module, QuantisedTensor) and not module.kept for module in model.modules())
 
-    It then holds the stored numbers exactly, in place of rounding them again. A matrix has one form, so all
-    its parts (experts, gate and up) must have the same grid. `model`: on the meta device.
+
+def hold_as(model: Transformer, precision: Precision, source: TensorSource, slots: Iterable[Slot]) -> None:
+    """Give a model on the meta device the places for what `precision` names, before it is filled.
+
+    Every matrix in codes whose stored codes fit into its bits gets the blocks and the scales of the file. It
+    then holds the stored numbers exactly, in place of rounding them again. A matrix has one form, so all its
+    parts (experts, gate and up) must have the same grid. Errors: as `quantise_model`.
     """
+    quantise_model(model, precision)
     parts: dict[str, list[Slot]] = {}
     for slot in slots:
         parts.setdefault(slot.name, []).append(slot)
+    for name, group, layer in list(_matrices(model)) if precision.stored and source.quantised else []:
+        if precision.form(group) is None and type(layer) in (Linear, ExpertLinear):
+            assert isinstance(layer, Linear | ExpertLinear)
+            grid = _grid(parts[f"{name}.weight"], tuple(layer.weight.shape), source)
+            if grid is not None:
+                model.set_submodule(name, quantise_layer(layer, grid.bits, grid.block))
     for name, target in quantised_parts(model).items():
-        grids = {
-            source.grid(slot.disk) if _of_rows(slot, target, source) else None for slot in parts[name]
-        }  # fmt: skip
-        grid = grids.pop() if len(grids) == 1 else None
+        grid = _grid(parts.get(name, ()), target.shape, source)
         if grid is not None and grid.bits <= target.bits:
             target.keep(grid.block, grid.scales)
 
 
-def _of_rows(slot: Slot, target: QuantisedTensor, source: TensorSource) -> bool:
+def _grid(slots: Iterable[Slot], shape: tuple[int, ...], source: TensorSource) -> Grid | None:
+    """The grid that holds all parts of a matrix exactly; None where they have none, or several."""
+    found = {source.grid(slot.disk) if _of_rows(slot, shape, source) else None for slot in slots}
+    return found.pop() if len(found) == 1 else None
+
+
+def _of_rows(slot: Slot, shape: tuple[int, ...], source: TensorSource) -> bool:
     """Whether a slot selects rows alone, in the parameter and on disk, so that it selects codes too."""
-    width, shape = target.shape[-1], source.shape(slot.disk)
-    views = slot.view(torch.empty(target.shape, device="meta")), slot.part(torch.empty(shape, device="meta"))
-    return len(shape) == 2 and all(view.shape[-1] == width and view.stride(-1) == 1 for view in views)
+    width, stored = shape[-1], source.shape(slot.disk)
+    views = slot.view(torch.empty(shape, device="meta")), slot.part(torch.empty(stored, device="meta"))
+    return len(stored) == 2 and all(view.shape[-1] == width and view.stride(-1) == 1 for view in views)
 
 
 @dataclass
@@ -169,3 +227,29 @@ def weights_by_group(model: Transformer) -> dict[str, GroupWeights]:
                 row.numbers += parameter.numel()
                 row.bytes += parameter.nbytes
     return {group: row for group, row in table.items() if row.numbers}
+
+
+def held_forms(model: Transformer) -> dict[str, str]:
+    """What the weights of each class are held in, in words: `int4 in blocks of 64`, `bf16`."""
+    groups = module_groups(model)
+    found: dict[str, dict[str, None]] = {}
+    for name, layer in model.named_modules():
+        group = groups[name]
+        if isinstance(layer, QuantisedLinear | QuantisedExpertLinear):
+            codes = layer.quantised
+            form = f"int{codes.bits} in blocks of {codes.block}"
+        elif isinstance(layer, Linear | ExpertLinear | TokenEmbedding):
+            form = _NAMES.get(layer.weight.dtype, str(layer.weight.dtype))
+        else:
+            continue
+        if group in WEIGHT_CLASSES:
+            found.setdefault(group, {})[form] = None
+    return {group: " and ".join(found[group]) for group in WEIGHT_CLASSES if group in found}
+
+
+def in_words(held: Mapping[str, str]) -> str:
+    """`held_forms` as one text: classes of the same form together."""
+    by_form: dict[str, list[str]] = {}
+    for group, form in held.items():
+        by_form.setdefault(form, []).append(group)
+    return "; ".join(f"{', '.join(groups)} in {form}" for form, groups in by_form.items())

@@ -77,6 +77,11 @@ class StoredTensors:
                 facts.bytes += tensor.nbytes
         return list(found.values())
 
+    def form(self, name: str) -> str | None:
+        """The quantised form of a tensor in words; None for a plain one."""
+        tensor = self._tensors[name]
+        return tensor.form.label if isinstance(tensor, EncodedTensor) else None
+
     def file(self, name: str) -> Path:
         """The file that holds a tensor (the numbers of a quantised one)."""
         return self._tensors[name].file

@@ -12,7 +12,7 @@ import typer
 
 from coterie.agents.settings import AgentSettings
 from coterie.cli.connect import connect, recommended
-from coterie.cli.options import REPLY, Dtype, Json, KeyFile, Model, Served, Target, Template
+from coterie.cli.options import REPLY, Dtype, Json, KeyFile, Model, Served, Target, Template, Weights
 from coterie.cli.output import answer, note
 from coterie.cli.settings_options import with_options
 
@@ -34,6 +34,7 @@ def agent(
     settings: AgentSettings,
     task: Annotated[str | None, typer.Argument(help="What is to be done.")] = None,
     dtype: Dtype = "float32",
+    quant: Weights = None,
     template: Template = None,
     api_key_file: KeyFile = None,
     served: Served = None,
@@ -60,7 +61,7 @@ def agent(
             messages = resume(settings.resume, tools, task)
         else:
             messages = [Message("system", settings.system or AGENT_SYSTEM), Message("user", str(task))]
-        with connect(model, dtype, api_key_file, served, template) as speaker:
+        with connect(model, dtype, api_key_file, served, template, quant) as speaker:
             limits, drawn, file = settings.budget, settings.sampling, settings.file
             outcome = Agent(speaker, tools, limits, may, drawn, file, show, facts).run(messages)
     finally:
@@ -82,7 +83,7 @@ def _report(outcome: Outcome, path: Path | None, as_json: bool) -> None:
     note(f"{outcome.status}: {figures}{where}")
 
 
-def mcp(model: Model, dtype: Dtype = "float32", template: Template = None) -> None:
+def mcp(model: Model, dtype: Dtype = "float32", quant: Weights = None, template: Template = None) -> None:
     """Offer a model as an MCP server on standard input and output: tools chat, score and route_explain."""
     from coterie.serve.mcp import require_mcp, run
 
@@ -90,7 +91,7 @@ def mcp(model: Model, dtype: Dtype = "float32", template: Template = None) -> No
     from coterie.hosting.service import default_name
     from coterie.infer.model import load
 
-    loaded = load(model, dtype=dtype, template=template)
+    loaded = load(model, dtype=dtype, template=template, quant=quant or "stored")
     loaded.sampling = recommended(loaded)
     run(loaded, default_name(model))
 

@@ -25,6 +25,7 @@ from coterie.cli.options import (
     Temperature,
     Template,
     TopP,
+    Weights,
 )
 from coterie.cli.output import answer
 
@@ -64,6 +65,7 @@ def generate(
     max_tokens: MaxTokens = 128,
     seed: Seed = None,
     dtype: Dtype = "float32",
+    quant: Weights = None,
     as_json: Json = False,
 ) -> None:
     """Continue a text."""
@@ -73,7 +75,7 @@ def generate(
     given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     given |= {"repetition_penalty": repetition_penalty, "stop": tuple(stop) if stop else None}
     text = _text_of(prompt)
-    loaded = load(model, dtype=dtype)
+    loaded = load(model, dtype=dtype, quant=quant or "stored")
     own = recommended(loaded)
     params = replace(own, **{name: value for name, value in given.items() if value is not None})
     params = replace(params, max_tokens=max_tokens, seed=seed)
@@ -95,6 +97,7 @@ def chat(
     max_tokens: Longest = None,
     seed: Seed = None,
     dtype: Dtype = "float32",
+    quant: Weights = None,
     template: Template = None,
     api_key_file: KeyFile = None,
     served: Served = None,
@@ -104,7 +107,7 @@ def chat(
     from coterie.agents.terminal import Terminal
     from coterie.text.printable import printable
 
-    with connect(model, dtype, api_key_file, served, template) as speaker:
+    with connect(model, dtype, api_key_file, served, template, quant) as speaker:
         interactive = sys.stdin.isatty()
         if interactive:
             print(
@@ -127,6 +130,7 @@ def run(
     max_tokens: Longest = None,
     seed: Seed = None,
     dtype: Dtype = "float32",
+    quant: Weights = None,
     template: Template = None,
     api_key_file: KeyFile = None,
     served: Served = None,
@@ -145,7 +149,7 @@ def run(
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", _text_of(prompt)))
     sampling = Sampling(temperature, top_p, max_tokens, seed)
-    with connect(model, dtype, api_key_file, served, template) as speaker:
+    with connect(model, dtype, api_key_file, served, template, quant) as speaker:
         on_piece = None if as_json else _show
         turn = speaker.say(messages, sampling=sampling, schema=schema, on_piece=on_piece)
     if not as_json:

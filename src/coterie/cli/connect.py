@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def connect(
-    target: str, dtype: str, key_file: str | None, served: str | None, template: str | None = None
+    target: str,
+    dtype: str,
+    key_file: str | None,
+    served: str | None,
+    template: str | None = None,
+    quant: str | None = None,
 ) -> Iterator[RemoteSpeaker]:
     """A server at an address, or a checkpoint (directory or hub id) answered in this process.
 
@@ -33,6 +38,8 @@ def connect(
     if is_url(target):
         if template is not None:
             raise ConfigError(f"{target}: a server has its own chat template; leave out --template")
+        if quant is not None:
+            raise ConfigError(f"{target}: a server chooses what it holds weights in; leave out --quant")
         with address(target, key_file) as endpoint:
             yield RemoteSpeaker(endpoint, served)
         return
@@ -43,7 +50,7 @@ def connect(
     from coterie.infer.model import load
     from coterie.serve.inprocess import endpoint as in_process
 
-    model = load(target, dtype=dtype, template=template)
+    model = load(target, dtype=dtype, template=template, quant=quant or "stored")
     model.sampling = recommended(model)
     # A day: nobody else waits for this model, and a slow machine may take long.
     with contextlib.closing(in_process(model, label=target, request_timeout=86400.0)) as local:

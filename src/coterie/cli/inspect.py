@@ -85,6 +85,7 @@ def _directory_lines(directory: DirectoryFacts) -> list[str]:
         probes = f"; {stored.probes} probes" if stored.probes else "; no probes"
         of_ours = stored.committed or directory.gguf is not None
         result = [f"on disk      {types}{probes}{'' if of_ours else '; no manifest of coterie'}"]
+    result += [f"held         {group} in {' and '.join(forms)}" for group, forms in stored.classes.items()]
     if directory.gguf is not None:
         result.append(_gguf_line(directory.gguf))
     if directory.origin is not None:

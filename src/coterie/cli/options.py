@@ -60,6 +60,15 @@ Template = Annotated[
     typer.Option(help=f"Another chat template: a file, or {TEMPLATES}.", rich_help_panel=CONNECTION),
 ]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=CONNECTION)]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--quant",
+        help="What weights are held in: int8, int4, none (all as --dtype), or by class, such as "
+        "experts=int4,attention=bf16,ffn=int8,head=int8 (default: stored, as the files have them).",
+        rich_help_panel=CONNECTION,
+    ),
+]
 Target = Annotated[
     str, typer.Argument(help="A directory, GGUF file, hub id (owner/name) or a server's http address.")
 ]

@@ -12,10 +12,10 @@ import typer
 from pydantic import SecretStr
 
 from coterie.cli.messages import show_messages
-from coterie.cli.options import Dtype, Template, parse_bytes
+from coterie.cli.options import Dtype, Template, Weights, parse_bytes
 from coterie.cli.print_config import PrintConfig
 from coterie.cli.print_config import print_config as show_config
-from coterie.cli.served import Wanted, host_of, wanted_models
+from coterie.cli.served import Loading, Wanted, host_of, wanted_models
 from coterie.cli.settings_options import with_options
 from coterie.config import ConfigError
 from coterie.hosting.settings import NOT_OPTIONS, ServeSettings
@@ -34,6 +34,16 @@ SECTIONS = {
     STATE: ("store", "state_dir", "store_mb", "store_days", "files_mb", "allow_tuning"),
     WHAT: ("adapter_dir",),
 }
+
+
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for models, such as 12GB: others are loaded on demand, and the least recently used "
+        "one makes room (default: no limit).",
+        rich_help_panel=WHAT,
+    ),
+]
 
 
 @with_options(ServeSettings, leave_out=NOT_OPTIONS, sections=SECTIONS)
@@ -66,14 +76,7 @@ def serve(
     profile: Annotated[
         list[str] | None, typer.Option(help="NAME=FILE with a request's 'moe' object.", rich_help_panel=WHAT)
     ] = None,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            help="Memory for models, such as 12GB: others are loaded on demand, and the least recently used "
-            "one makes room (default: no limit).",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
+    memory: Memory = None,
     api_key_file: Annotated[
         str | None,
         typer.Option(
@@ -83,6 +86,7 @@ def serve(
         ),
     ] = None,
     dtype: Dtype = "float32",
+    quant: Weights = None,
     template: Template = None,
     print_config: PrintConfig = None,
 ) -> None:
@@ -93,27 +97,27 @@ def serve(
         show_config(print_config, served, wanted)
         return
     _check_access(wanted)
-    limit = None if memory is None else parse_bytes(memory, "--memory")
     if template is not None and len(served) > 1:
         raise ConfigError("serve: --template goes with one model")
-    sys.exit(_run(served, dtype, template, limit, wanted))
+    limit = None if memory is None else parse_bytes(memory, "--memory")
+    sys.exit(_run(served, Loading(dtype, template, quant or "stored"), limit, wanted))
 
 
-def _run(
-    served: Sequence[Wanted], dtype: str, template: str | None, memory: int | None, settings: ServeSettings
-) -> int:
+def _run(served: Sequence[Wanted], form: Loading, memory: int | None, settings: ServeSettings) -> int:
     """Load and serve; returns the exit code. Errors: `CoterieError` before anything listens."""
+    from coterie.checkpoints.quantise import in_words
     from coterie.machine.onednn_cache import keep_few_kernels
     from coterie.serve.server import serve as serve_until_stopped
 
     keep_few_kernels()
     show_messages("wall")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    host = host_of(served, settings, dtype, template, memory)
+    host = host_of(served, settings, form, memory)
 
     def announce(url: str) -> None:
         first = host.default
-        size = f"{first.model.num_parameters:,} parameters, {first.max_length} positions"
+        count = f"{first.model.num_parameters:,} parameters ({in_words(first.held)})"
+        size = f"{count}, {first.max_length} positions"
         others = "".join(f", {place.card.name}" for place in host.places[1:])
         key = ", with keys" if settings.keys else "" if settings.api_key is None else ", with a key"
         kept = (

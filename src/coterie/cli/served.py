@@ -31,6 +31,15 @@ class Wanted:
     profiles: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How models are loaded: type, what weights are held in (`Precision.parse`), and chat template."""
+
+    dtype: str
+    template: str | None = None
+    quant: str = "stored"
+
+
 def wanted_models(
     models: Sequence[str],
     name: str | None,
@@ -74,8 +83,7 @@ def wanted_models(
 def host_of(
     wanted: Sequence[Wanted],
     settings: ServeSettings,
-    dtype: str,
-    template: str | None,
+    form: Loading,
     memory: int | None,
 ) -> Host:
     """The host of these models. One model is loaded now; of several the first, and others when asked for.
@@ -86,7 +94,7 @@ def host_of(
     from coterie.hosting.metrics import Metrics
 
     metrics = Metrics()
-    offers = [_offer(one, settings, metrics, dtype, template) for one in wanted]
+    offers = [_offer(one, settings, metrics, form) for one in wanted]
     check_memory(offers, memory)
     places = [HostedModel(offer) for offer in offers]
     first = places[0].offer.load()
@@ -110,25 +118,29 @@ def known(one: Wanted) -> tuple[ModelCard, Checkpoint]:
     return card_of(one.name, tuple(one.aliases), checkpoint.config, checkpoint.tokenizer), checkpoint
 
 
-def _offer(one: Wanted, settings: ServeSettings, metrics: Metrics, dtype: str, template: str | None) -> Offer:
+def _offer(one: Wanted, settings: ServeSettings, metrics: Metrics, form: Loading) -> Offer:
     from coterie.checkpoints.tensor_writer import as_dtype
+    from coterie.config import Precision
     from coterie.hosting.host import Offer
     from coterie.plan.counts import count_parameters
 
     card, checkpoint = known(one)
-    weights = count_parameters(checkpoint.config).total * as_dtype(dtype).itemsize
-    load = partial(_load, one, settings, metrics, dtype, template)
+    precision = Precision.parse(form.quant)
+    in_codes = checkpoint.quantisation is not None or checkpoint.gguf is not None
+    if precision.named or (precision.stored and in_codes):
+        weights = checkpoint.held_bytes(form.dtype, precision)
+    else:
+        weights = count_parameters(checkpoint.config).total * as_dtype(form.dtype).itemsize
+    load = partial(_load, one, settings, metrics, form)
     return Offer(card, weights + settings.prefix_cache_mb * 2**20, load, dict(one.adapters))
 
 
-def _load(
-    one: Wanted, settings: ServeSettings, metrics: Metrics, dtype: str, template: str | None
-) -> Service:
+def _load(one: Wanted, settings: ServeSettings, metrics: Metrics, form: Loading) -> Service:
     from coterie.hosting.service import Service
     from coterie.infer.model import load
     from coterie.protocol.moe import read_profile
 
-    model = load(one.path, dtype=dtype, template=template)
+    model = load(one.path, dtype=form.dtype, template=form.template, quant=form.quant)
     service = Service(model, one.name, settings, tuple(one.aliases), metrics)
     for name, file in one.profiles.items():
         service.profiles[name] = read_profile(service, file)

@@ -22,6 +22,7 @@ from coterie.config.model import (
     RouterConfig,
 )
 from coterie.config.positions import RopeConfig, RopeScaling, TemperatureConfig
+from coterie.config.precision import Precision
 from coterie.config.selection import ExpertSelection
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "MLAConfig",
     "MoEConfig",
     "ModelConfig",
+    "Precision",
     "RankRule",
     "RopeConfig",
     "RopeScaling",

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from coterie.config.base import Settings, suggest
+from coterie.config.precision import Precision
 
 AdaptedGroup = Literal["attention", "experts", "shared", "dense", "router", "norm", "embedding", "head"]
 ADAPTED_GROUPS: tuple[AdaptedGroup, ...] = get_args(AdaptedGroup)
@@ -86,6 +87,18 @@ class AdapterConfig(Settings):
                 "every group is frozen, so nothing would be trained; give one of them lora or full"
             )
         return self
+
+    @property
+    def precision(self) -> Precision | None:
+        """What the frozen matrices are held in; None without `quant`."""
+        if self.quant == "none":
+            return None
+        held = {
+            group: self.quant
+            for group in ("attention", "experts", "shared", "dense")
+            if self.train[group] != "full"  # type: ignore[index]
+        }
+        return Precision.from_dict({**held, "block": self.quant_block, "stored": False}, where="adapter")
 
     def expert_rank(self, num_experts: int, top_k: int) -> int:
         """Rank of each routed expert's factors under `rank_rule`; all other matrices have `rank`."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from coterie import __version__
 from coterie.adapters.apply import apply_shared
+from coterie.checkpoints.quantise import quantised_parts
 from coterie.config import ConfigError
 from coterie.config.files import file_sha256
 from coterie.hosting.cards import card_of
@@ -64,6 +65,7 @@ class Service:
         self.profiles: dict[str, RouterControl] = {}
         if model.model.routers():
             self.engine.count_experts()
+        self.held = model.held
         self.fingerprints = {"": self._fingerprint()}  # adapter -> `system_fingerprint`
 
     @property
@@ -140,8 +142,11 @@ class Service:
         files = self.model.manifest.get("files") or self.model.manifest.get("sha256")
         weight = self.model.model.embed.weight
         parts: list[Any] = [__version__, str(weight.dtype), self.model.config.to_dict(), files]
+        if quantised := quantised_parts(self.model.model):
+            parts.append(self.model.held)
         if files is None:
             parts += [float(p.detach().double().sum()) for p in self.model.model.parameters()]
+            parts += [int(part.codes.sum()) for part in quantised.values()]
         return (
             "fp_" + hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         )

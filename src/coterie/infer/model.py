@@ -10,6 +10,7 @@ for piece in m.stream("def add(a, b):", temperature=0):
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from coterie.adapters.apply import apply_in_place, base_of, is_variant
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import travelling
 from coterie.checkpoints.directory import save_model
-from coterie.config import ConfigError, CoterieError, ModelConfig, suggest
+from coterie.checkpoints.quantise import held_forms, quantised_parts
+from coterie.config import ConfigError, CoterieError, ModelConfig, Precision, suggest
 from coterie.infer.defaults import sampling_defaults
 from coterie.infer.engine import Engine
 from coterie.infer.request import Reply, check_prompt
@@ -98,7 +100,16 @@ class LanguageModel:
     @property
     def num_parameters(self) -> int:
         """All parameters, each counted once (a tied head is the embedding)."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        plain = sum(parameter.numel() for parameter in self.model.parameters())
+        codes = quantised_parts(self.model)
+        if self.config.tie_embeddings:
+            codes.pop("head.weight", None)
+        return plain + sum(math.prod(part.shape) for part in codes.values())
+
+    @property
+    def held(self) -> dict[str, str]:
+        """What the weights of each class are held in, in words."""
+        return held_forms(self.model)
 
     def __repr__(self) -> str:
         c = self.config
@@ -242,6 +253,7 @@ def load(
     check: bool = False,
     adapter: str | Path | None = None,
     template: str | None = None,
+    quant: str | Precision | None = None,
 ) -> LanguageModel:
     """Read a checkpoint directory or a hub id. `device` auto: the GPU if there is one.
 
@@ -249,6 +261,8 @@ def load(
     to apply; given as `path`, such a directory loads the base that it names and is applied to it. A reply
     ends with the tokenizer's stop tokens and those of generation_config.json, whose sampling settings are the
     defaults of the replies. `template`: another chat template, a file or the name of a shipped one.
+    `quant`: what the weights of each class are held in, as `Precision.parse` reads it: "int4",
+    "experts=int4,attention=bf16", "stored" (as the files hold them); None: all as `dtype`.
     Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an adapter or patch made for
     other weights; `ConfigError` for the device.
     """
@@ -256,7 +270,12 @@ def load(
         path, adapter = base_of(path), path
     given = None if template is None else ChatTemplates.of(template_from(template))
     checkpoint = Checkpoint.open(path)
-    loaded = checkpoint.load(dtype, choose_device(device), check=check)
+    precision = Precision.parse(quant) if isinstance(quant, str) else quant
+    if check and precision is not None and precision.named:
+        raise ConfigError(
+            f"{path}: in other forms ({precision}) the weights answer unlike the probes; check without quant"
+        )
+    loaded = checkpoint.load(dtype, choose_device(device), check=check, precision=precision)
     if adapter is not None:
         apply_in_place(loaded.model, adapter, checkpoint, check=check)
     if given is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -11,16 +12,19 @@ from coterie.nn.router import Router
 
 
 def materialise(
-    module: nn.Module, dtype: torch.dtype, device: str | torch.device, wide: Collection[str] = ()
+    module: nn.Module,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    types: Mapping[str, torch.dtype] = MappingProxyType({}),
 ) -> None:
     """Give a module built on the meta device memory, uninitialised; router statistics start fresh.
 
-    `wide`: names of parameters that are float32 whatever `dtype` is.
+    `types`: names of parameters that have another type than `dtype`, with their types.
     """
     # `to_empty` would do, but imports a symbolic algebra system on its way
     for prefix, part in list(module.named_modules()):
         for name, parameter in list(part.named_parameters(recurse=False)):
-            kept = torch.float32 if (f"{prefix}.{name}" if prefix else name) in wide else dtype
+            kept = types.get(f"{prefix}.{name}" if prefix else name, dtype)
             empty = torch.empty(parameter.shape, dtype=kept, device=device)
             setattr(part, name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
         for name, buffer in list(part.named_buffers(recurse=False)):

@@ -26,6 +26,7 @@ from coterie.nn.moe import MoE
 from coterie.nn.mtp import MTPLayer
 from coterie.nn.norm import NormKind, RMSNorm, rms
 from coterie.nn.per_layer import PerLayerInputs
+from coterie.nn.quantised_layers import quantised_of
 from coterie.nn.recompute import recomputed
 from coterie.nn.recurrent import RecurrentMixer
 from coterie.nn.router import Router
@@ -146,6 +147,9 @@ class Transformer(nn.Module):
 
     def logits(self, h_TD: Tensor) -> Tensor:
         """Scores (T, V), float32, of hidden states (T, D)."""
+        if self.head is not None and quantised_of(self.head) is not None:
+            self.check_head()
+            return capped(self.head(h_TD).float(), self.logit_cap)
         return capped(linear(h_TD, self.head_weight.to(h_TD.dtype)).float(), self.logit_cap)
 
     def predict_further(self, h_TD: Tensor, targets_T: Tensor, context: ForwardContext) -> Iterator[Tensor]:

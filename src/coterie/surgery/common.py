@@ -78,7 +78,8 @@ class LayerwiseResult:
             new = Transformer(self.config, self.model.compute_dtype)
             for block in new.blocks:
                 block.ffn = torch.nn.Identity()
-        materialise(new, parameter.dtype, parameter.device, float32_parameters(self.config))
+        wide = dict.fromkeys(float32_parameters(self.config), torch.float32)
+        materialise(new, parameter.dtype, parameter.device, wide)
         tensors = self.tensors()
         for name, tensor in [*new.named_parameters(), *new.named_buffers()]:
             tensor.copy_(tensors(name))
@@ -131,8 +132,8 @@ def blank(model: Transformer, config: ModelConfig, layer: int) -> Layer:
         new = MoE(config.width, ffn, norm) if isinstance(ffn, MoEConfig) else FeedForward(config.width, ffn)
     like, old = model.embed.weight, ffn_of(model, layer)
     place = f"blocks.{layer}.ffn."
-    wide = {name.removeprefix(place) for name in float32_parameters(config) if name.startswith(place)}
-    materialise(new, like.dtype, like.device, wide)
+    wide = [name.removeprefix(place) for name in float32_parameters(config) if name.startswith(place)]
+    materialise(new, like.dtype, like.device, dict.fromkeys(wide, torch.float32))
     before = dict(old.named_parameters()) | dict(old.named_buffers())
     for name, tensor in [*new.named_parameters(), *new.named_buffers()]:
         if ".balance." in name or name.startswith("balance."):

@@ -13,8 +13,8 @@ from coterie.adapters.files import read_adapter, save_adapter
 from coterie.adapters.merge import merge_checkpoint
 from coterie.checkpoints.checkpoint import Checkpoint, Loaded
 from coterie.checkpoints.convert import convert_directory
-from coterie.checkpoints.quantise import quantised_parts
-from coterie.config import AdapterConfig, CheckpointError
+from coterie.checkpoints.quantise import held_forms, quantised_parts
+from coterie.config import AdapterConfig, CheckpointError, Precision
 from coterie.families import family
 from coterie.gguf.export import export_gguf
 from coterie.nn.transformer import Transformer
@@ -42,7 +42,7 @@ BNB = {"quant_method": "bitsandbytes"}
 
 def held(path: Path, quant: str) -> Loaded:
     how = AdapterConfig(quant=quant, quant_block=8)  # type: ignore[arg-type]
-    return Checkpoint.open(path).load(dtype="float32", quantise=how)
+    return Checkpoint.open(path).load(dtype="float32", precision=how.precision)
 
 
 def assert_kept(path: Path, loaded: Loaded) -> None:
@@ -139,6 +139,28 @@ def test_ggufs_blocks_with_a_step_are_held_as_they_are(kind: str, quant: str, tm
     assert kept and all(torch.equal(codes.dequantise(), plain[name]) for name, codes in kept.items())
 
 
+@pytest.mark.parametrize(
+    ("pack", "settings", "kept"),
+    [
+        (packed(), config(PACK), True),
+        (fp8(8, 8), {"quant_method": "fp8", "weight_block_size": [8, 8]}, False),
+    ],
+)
+def test_a_model_is_served_as_its_files_have_it(
+    pack: Pack, settings: dict[str, Any], kept: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory(tmp_path, pack, settings)
+    loaded = Checkpoint.open(tmp_path).load("float32", precision=Precision.parse("stored"))
+    if kept:
+        assert_kept(tmp_path, loaded)
+        assert "code for code (lossless); all else is read as float32" in caplog.text
+        assert held_forms(loaded.model)["attention"] == "int4 in blocks of 32"
+        mixed = Checkpoint.open(tmp_path).load("float32", precision=Precision.parse("attention=bf16"))
+        assert held_forms(mixed.model)["attention"] == "bf16" and quantised_parts(mixed.model)
+    else:
+        assert not quantised_parts(loaded.model) and "read as float32, and saved so" in caplog.text
+
+
 def test_tuning_a_quantised_base_is_stamped_and_merges_into_it_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -146,7 +168,7 @@ def test_tuning_a_quantised_base_is_stamped_and_merges_into_it_alone(
     directory(base, gptq(symmetric=True), GPTQ)
     how = adapter_config(quant="int4", quant_block=8)
     # Held as `coterie tune` holds it: the tensors that are not in codes lose what bfloat16 cannot hold.
-    model = Checkpoint.open(base).load("bfloat16", compute_dtype=torch.float32, quantise=how).model
+    model = Checkpoint.open(base).load("bfloat16", compute_dtype=torch.float32, precision=how.precision).model
     attach(model, how)
     randomise_factors(model)
     save_adapter(tmp_path / "adapter", model, base)
