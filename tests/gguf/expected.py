@@ -50,6 +50,8 @@ def expected_attention(state: Arrays, disk: str, out: str, arch: str, config: di
     }
     names |= {"q_norm.weight": "attn_q_norm.weight", "k_norm.weight": "attn_k_norm.weight"}
     names |= {f"{part}_layernorm.weight": f"attn_{part[0]}_norm.weight" for part in ("query", "key")}
+    if f"{disk}.self_attn.qkv_proj.weight" in state:
+        wanted[f"{out}.attn_qkv.weight"] = state[f"{disk}.self_attn.qkv_proj.weight"]
     return wanted | {
         f"{out}.{theirs}": state[f"{disk}.self_attn.{ours}"]
         for ours, theirs in names.items()
@@ -97,6 +99,8 @@ def expected_ffn(state: Arrays, disk: str, out: str) -> Arrays:
             for kind in ("weight", "bias"):
                 if f"{disk}.{place}.{part}_proj.{kind}" in state:
                     wanted[f"{out}.ffn_{part}{suffix}.{kind}"] = state[f"{disk}.{place}.{part}_proj.{kind}"]
+    if f"{disk}.mlp.gate_up_proj.weight" in state:
+        wanted[f"{out}.ffn_up.weight"] = state[f"{disk}.mlp.gate_up_proj.weight"]
     if f"{disk}.mlp.shared_expert_gate.weight" in state:
         wanted[f"{out}.ffn_gate_inp_shexp.weight"] = state[f"{disk}.mlp.shared_expert_gate.weight"][0]
     if f"{disk}.block_sparse_moe.e_score_correction_bias" in state:
@@ -181,6 +185,9 @@ def expected(directory: Path, kind: str, config: dict[str, Any]) -> Arrays:
                 wanted[f"{out}.ffn_norm.weight"] = state[f"{disk}.pre_feedforward_layernorm.weight"]
             wanted[f"{out}.post_ffw_norm.weight"] = state[f"{disk}.post_feedforward_layernorm.weight"]
         wanted[f"{out}.{second}.weight"] = state[f"{disk}.post_attention_layernorm.weight"]
+        if arch == "glm4":
+            wanted[f"{out}.post_attention_norm.weight"] = state[f"{disk}.post_self_attn_layernorm.weight"]
+            wanted[f"{out}.post_ffw_norm.weight"] = state[f"{disk}.post_mlp_layernorm.weight"]
         if arch in ("deepseek2", "mistral4"):
             wanted |= expected_latent(state, disk, out, kind == "deepseek_v3_half", config)
         else:

@@ -50,12 +50,14 @@ def test_every_tensor_of_every_architecture(tmp_path: Path, kind: str) -> None:
     receipt, reader = export(directory)
     assert receipt.architecture == KINDS[kind][2] == keys(reader)["general.architecture"]
     found = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
-    factors = found.pop("rope_freqs.weight", None)
+    factors = {name: found.pop(name) for name in list(found) if name.startswith("rope_f")}
     wanted = expected(directory, kind, config)
     assert set(found) == set(wanted)
     for name, tensor in wanted.items():
         np.testing.assert_array_equal(found[name], tensor, err_msg=name)
-    assert (factors is not None) == (kind in ("llama", "llama4_scout"))
+    scaled = {"rope_freqs.weight"} if kind in ("llama", "llama4_scout") else set()
+    long = {f"rope_factors_{length}.weight" for length in ("long", "short")}
+    assert set(factors) == (long if kind in ("phi3_long", "phi3_short") else scaled)
     assert (
         receipt.checked == len(reader.tensors) == len(receipt.mapped) and receipt.errors["F32"].largest == 0
     )
@@ -100,6 +102,25 @@ def test_the_factors_of_scaled_positions_by_hand(tmp_path: Path) -> None:
     (factors,) = (tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight")
     smooth = (16 / (2 * np.pi) - 1) / 3  # 16 / wavelength - low, over high - low
     np.testing.assert_allclose(factors, [1 / ((1 - smooth) / 8 + smooth), 8, 8, 8], rtol=1e-6)
+
+
+def test_longrope_is_two_tensors_and_a_gain(tmp_path: Path) -> None:
+    receipt, reader = export(write("phi3_long", tmp_path / "m"))
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    np.testing.assert_array_equal(tensors["rope_factors_long.weight"], np.float32([1.5, 3.0, 8.0]))
+    np.testing.assert_array_equal(tensors["rope_factors_short.weight"], np.float32([1.0, 1.2, 1.7]))
+    found = keys(reader)
+    wanted = {
+        "attention.sliding_window": 0,
+        "rope.dimension_count": 6,
+        "rope.scaling.original_context_length": 20,
+    }
+    assert {key: found[f"phi3.{key}"] for key in wanted} == wanted
+    # sqrt(1 + ln(64 / 20) / ln(20))
+    assert found["phi3.rope.scaling.attn_factor"] == pytest.approx((1 + np.log(3.2) / np.log(20)) ** 0.5)
+    # With a factor of the length llama.cpp would divide the positions once more.
+    assert "phi3.rope.scaling.factor" not in found
+    assert "of more than 20 tokens (LongRoPE)" in receipt.differences[0]
 
 
 def test_the_keys_of_a_deepseek_v3(tmp_path: Path) -> None:
@@ -190,6 +211,7 @@ REFUSED = [
         "no longrope scaling of its positions"),
     ("ministral3", {"sliding_window": 9}, "has no sliding window (sliding_window 9)"),
     ("ministral3", {"rope_parameters": YARN | {"beta_fast": 4.0, "llama_4_scaling_beta": 0.1}}, "fast 32"),
+    ("phi3", {"sliding_window": 5}, "has no sliding window (sliding_window 5)"),
     ("olmo2", {"attention_bias": True}, "no biases on queries"),
     ("olmo3", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 9.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 8.0}}}, "has one rope_theta"),

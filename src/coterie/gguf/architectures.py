@@ -92,7 +92,7 @@ def _grouped(config: ModelConfig, target: Target) -> Keys:
             raise _refuse(target, f"leaves positions out {pattern} (no_rope_layers)")
         if attention.window is not None and attention.window < config.max_positions:
             raise _refuse(target, f"has no sliding window (sliding_window {attention.window})")
-    return {}
+    return {"attention.sliding_window": first.window or 0} if target.states_window else {}
 
 
 def _check_biases(config: ModelConfig, target: Target) -> None:
@@ -237,6 +237,8 @@ def _scaling(parts: Parts, target: Target) -> tuple[Keys, tuple[str, ...]]:
         if not target.linear_rope:
             raise _refuse(target, "has no linear scaling of its positions (rope_type)")
         return {}, ()
+    if scaling.kind == "longrope" and target.longrope:
+        return _longrope(scaling)
     if scaling.kind != "yarn":
         raise _refuse(target, f"has no {scaling.kind} scaling of its positions (rope_type)")
     if (scaling.beta_fast, scaling.beta_slow) != (32, 1) or scaling.factor <= 1:
@@ -254,6 +256,15 @@ def _scaling(parts: Parts, target: Target) -> tuple[Keys, tuple[str, ...]]:
     rounded: Keys = {"rope.scaling.yarn_truncate": scaling.truncate}
     said = {} if scaling.truncate == target.yarn_truncate else rounded
     return _yarn_gains(scaling, target, latent) | said, _rounding(scaling, parts.rope.theta, width)
+
+
+def _longrope(scaling: RopeScaling) -> tuple[Keys, tuple[str, ...]]:
+    """The gain; the factors are tensors, and the factor of the length is in none of its places."""
+    original = scaling.original_max_positions
+    return _unless_one("rope.scaling.attn_factor", rotation_gain(scaling)), (
+        f"llama.cpp takes the factors for long texts in every text of a context of more than {original} "
+        "tokens (LongRoPE), and those for short ones in no other",
+    )
 
 
 def _yarn_gains(scaling: RopeScaling, target: Target, latent: bool) -> Keys:

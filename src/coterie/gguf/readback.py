@@ -48,7 +48,7 @@ def put_back(model: Transformer, checkpoint: Checkpoint, file: Path) -> None:
     _check_keys(stored.keys, file, target, source)
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     filled: set[str] = set()
-    for slot in gguf_slots(source.config, target, source.shapes):
+    for slot in gguf_slots(source.config, target, source.shapes, frozenset(stored)):
         if slot.stored == "output.weight" and slot.name in filled:
             continue  # the embedding a second time, as the head
         if slot.stored not in stored or stored.shape(slot.stored) != slot.shape:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coterie.checkpoints.gguf_model.layout import gguf_slots, rope_factors
 from coterie.checkpoints.gguf_model.slot import GgufSlot
-from coterie.checkpoints.gguf_model.targets import ROPE_FACTORS, Target
+from coterie.checkpoints.gguf_model.targets import Target
 from coterie.gguf.blocks import CHUNK, Array
 from coterie.gguf.parameters import ParameterSource
 
@@ -46,10 +46,9 @@ def map_tensors(source: ParameterSource, target: Target) -> list[Mapped]:
         notes = ", ".join(dict.fromkeys(slot.words for slot in slots if slot.words))
         origin = " and ".join(slot.name for slot in slots)
         mapped.append(Mapped(name, slots[0].shape, origin, partial(_rows, source, slots), notes))
-    factors = rope_factors(source.config)
-    if factors is not None:
+    for name, factors in rope_factors(source.config).items():
         made = partial(_chunks, factors)
-        mapped.append(Mapped(ROPE_FACTORS, tuple(factors.shape), "config", made, "llama3 scaling"))
+        mapped.append(Mapped(name, tuple(factors.shape), "config", made, "scaling of positions"))
     return mapped
 
 

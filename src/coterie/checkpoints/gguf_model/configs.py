@@ -43,7 +43,7 @@ def _llama(file: GgufKeys) -> Hf:
     window = file.count("attention.sliding_window", None)
     if window is not None and window < file.count("context_length"):
         return grouped(file, "mistral") | dense_width(file) | {"sliding_window": window}
-    biases = {"attention_bias": file.has("attn_q.bias"), "mlp_bias": file.has("ffn_gate.bias")}
+    biases = {"attention_bias": file.biased, "mlp_bias": file.has("ffn_gate.bias")}
     return grouped(file, "llama") | dense_width(file) | biases
 
 
@@ -53,7 +53,7 @@ def _plain(family: str, known: Hf | None = None) -> Callable[[GgufKeys], Hf]:
 
 
 def _seed_oss(file: GgufKeys) -> Hf:
-    biases = {"attention_bias": file.has("attn_q.bias"), "attention_out_bias": False, "mlp_bias": False}
+    biases = {"attention_bias": file.biased, "attention_out_bias": False, "mlp_bias": False}
     return grouped(file, "seed_oss") | dense_width(file) | biases
 
 
@@ -125,7 +125,7 @@ def _qwen2_moe(file: GgufKeys) -> Hf:
 def _glm4_moe(file: GgufKeys) -> Hf:
     data = selecting(file, "glm4_moe", PARTIAL)
     del data["rotary_dim"]
-    found = {"use_qk_norm": file.has("attn_q_norm.weight"), "attention_bias": file.has("attn_q.bias")}
+    found = {"use_qk_norm": file.has("attn_q_norm.weight"), "attention_bias": file.biased}
     return data | found
 
 

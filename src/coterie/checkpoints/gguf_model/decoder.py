@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from coterie.checkpoints.gguf_model.fused import EXPERTS
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.rope import rope_parameters
 from coterie.checkpoints.gguf_model.targets import (
@@ -83,8 +84,10 @@ def routed(file: GgufKeys, family: str, names: Mapping[str, str] | None = None) 
         file.expect("expert_gating_func", 1)  # softmax
     file.count("feed_forward_length", None)
     width = used["moe.expert_width"]
+    both = next((shape for name, shape in file.shapes.items() if f".{EXPERTS}." in name), None)
     first = next((name for name in file.shapes if name.endswith("ffn_gate_exps.weight")), "")
-    return {width: file.shape(first or "blk.0.ffn_gate_exps.weight")[1]} | found
+    rows = file.shape(first or "blk.0.ffn_gate_exps.weight")[1] if both is None else both[1] // 2
+    return {width: rows} | found
 
 
 def selecting(file: GgufKeys, family: str, names: Mapping[str, str] | None = None) -> Hf:

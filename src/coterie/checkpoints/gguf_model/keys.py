@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from coterie.checkpoints.gguf_model.targets import ROPE_FACTORS, Key
+from coterie.checkpoints.gguf_model.fused import QKV
+from coterie.checkpoints.gguf_model.targets import Key
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError
 
@@ -118,11 +119,14 @@ class GgufKeys:
             raise CheckpointError(f"{self.where}: the tensor '{tensor}' is missing")
         return self.shapes[tensor]
 
-    def divisors(self) -> Tensor | None:
+    @property
+    def biased(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.has("attn_q.bias") or self.has(f"{QKV}.bias")
+
+    def divisors(self, name: str) -> Tensor | None:
         """(n/2,) float32: what the frequencies of rope are divided by; None where the file has none."""
-        if ROPE_FACTORS not in self.shapes:
-            return None
-        return self._tensors.read(ROPE_FACTORS).float()
+        return self._tensors.read(name).float() if name in self.shapes else None
 
     @property
     def layers(self) -> int:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from coterie.checkpoints.gguf_model.decoder import NAMES, Hf, common, routed
+from coterie.checkpoints.gguf_model.fused import KV_B
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.rope import rope_parameters
-from coterie.checkpoints.gguf_model.targets import GROUP_KEYS, LATENT_KEYS, TARGETS
+from coterie.checkpoints.gguf_model.targets import GROUP_KEYS, LATENT_KEYS, TARGETS, Key
 from coterie.config import CheckpointError
 
 _GATING = tuple(key for key in TARGETS["deepseek_v3"].routed_keys if key.place == "router.score")
+# Files with `kv_b` in one piece state the lengths of heads where newer ones state those of the latent.
+_OLD_KEYS = (
+    *(key for key in LATENT_KEYS if key.name != "attention.value_length"),
+    Key("attention.key_length", "attention.head_dim"),
+    Key("attention.value_length", "attention.value_dim"),
+)
 _LATENT_NAMES = {
     "attention.num_heads": "num_attention_heads",
     "attention.kv_rank": "kv_lora_rank",
@@ -54,15 +61,16 @@ def read_mistral4(file: GgufKeys) -> Hf:
 def _decoder(file: GgufKeys, family: str) -> Hf:
     """What all of them have: latent attention, experts behind dense layers, shared experts."""
     names = NAMES | _LATENT_NAMES
-    data: Hf = {"model_type": family} | common(file, LATENT_KEYS, names)
+    old = file.has(f"{KV_B}.weight")
+    data: Hf = {"model_type": family} | common(file, _OLD_KEYS if old else LATENT_KEYS, names)
     data |= routed(file, family, _LATENT_NAMES) | file.stated(GROUP_KEYS, names)
     for name in ("attention.head_count_kv", "attention.key_length", "expert_shared_feed_forward_length"):
         file.get(name, None)  # follow from the others
     head = data.pop("qk_head_dim", None)
     if head is None:
         raise CheckpointError(
-            f"{file.where}: has no key '{file.arch}.attention.key_length_mla'; it was written before "
-            "llama.cpp stored latent attention as it is now: take a newer file of the model"
+            f"{file.where}: has no key '{file.arch}.attention.key_length_mla', and no tensor '{KV_B}' as "
+            "files from before that key have: take another file of the model"
         )
     rope_dim = data["qk_rope_head_dim"]
     return data | {

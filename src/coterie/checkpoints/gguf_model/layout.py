@@ -6,13 +6,15 @@ and up apart, and latent attention's `kv_b` in two halves. R rows, I numbers in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
+from coterie.checkpoints.gguf_model.fused import fused
 from coterie.checkpoints.gguf_model.slot import PLUS_ONE, GgufSlot, Shape
-from coterie.checkpoints.gguf_model.targets import Parts, Target
+from coterie.checkpoints.gguf_model.targets import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, Parts, Target
 from coterie.config import CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
 from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import View, whole
@@ -51,10 +53,13 @@ _ROTATED = {
 }
 
 
-def gguf_slots(config: ModelConfig, target: Target, shapes: Mapping[str, Shape]) -> list[GgufSlot]:
+def gguf_slots(
+    config: ModelConfig, target: Target, shapes: Mapping[str, Shape], present: Collection[str] = ()
+) -> list[GgufSlot]:
     """Every tensor of the file that holds a parameter, in the file's order.
 
-    `shapes`: of the parameters and selection biases, by our names. A tied embedding has a second slot as the
+    `shapes`: of the parameters and selection biases, by our names. `present`: the tensors of a file that is
+    read, where several forms mean the same. A tied embedding has a second slot as the
     head where the architecture wants one. Errors: `CheckpointError` for a parameter without a place there.
     """
     embedding = _whole(shapes, "embed.weight", "token_embd.weight")
@@ -68,6 +73,7 @@ def gguf_slots(config: ModelConfig, target: Target, shapes: Mapping[str, Shape])
         if name.startswith("blocks."):
             _, index, part = name.split(".", 2)
             slots += _block(config, target, shapes, name, int(index), part)
+    slots = fused(slots, target.fused, present, shapes)
     if config.norm_plus_one:
         slots = [replace(one, change=PLUS_ONE) if _is_norm(one.name) else one for one in slots]
     lost = set(shapes) - {slot.name for slot in slots}
@@ -78,14 +84,19 @@ def gguf_slots(config: ModelConfig, target: Target, shapes: Mapping[str, Shape])
     return slots
 
 
-def rope_factors(config: ModelConfig) -> Tensor | None:
-    """llama3 scaling as the file has it: what each plain frequency is divided by; None for other models."""
+def rope_factors(config: ModelConfig) -> dict[str, Tensor]:
+    """Tensors with what each plain frequency of rope is divided by: llama3's scaling and LongRoPE's."""
     attention = next((one for one in config.attentions if one.rope is not None), None)
     rope = attention.rope if attention else None
-    if attention is None or rope is None or rope.scaling is None or rope.scaling.kind != "llama3":
-        return None
+    if attention is None or rope is None or rope.scaling is None:
+        return {}
+    if rope.scaling.kind == "longrope":
+        pairs = ((LONG_FACTORS, rope.scaling.long_factors), (SHORT_FACTORS, rope.scaling.short_factors))
+        return {name: torch.tensor(factors, dtype=torch.float32) for name, factors in pairs}
+    if rope.scaling.kind != "llama3":
+        return {}
     plain = inverse_frequencies(RopeConfig(theta=rope.theta), attention.head_dim)
-    return plain / inverse_frequencies(rope, attention.head_dim)
+    return {ROPE_FACTORS: plain / inverse_frequencies(rope, attention.head_dim)}
 
 
 def _block(

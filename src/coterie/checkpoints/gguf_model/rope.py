@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.gguf_model.keys import GgufKeys, shortest
-from coterie.checkpoints.gguf_model.targets import Target
+from coterie.checkpoints.gguf_model.targets import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, Target
 from coterie.config import CheckpointError, RopeConfig, RopeScaling
 from coterie.nn.rope import inverse_frequencies, yarn_gain
 
@@ -28,7 +29,9 @@ def rope_parameters(file: GgufKeys, target: Target, width: int) -> dict[str, Any
     theta = file.get("rope.freq_base", 10000.0)
     kind = file.get("rope.scaling.type", "none")
     plain = {"rope_type": "default", "rope_theta": theta}
-    divisors = file.divisors()
+    if LONG_FACTORS in file.shapes:
+        return plain | _longrope(file, target, kind)
+    divisors = file.divisors(ROPE_FACTORS)
     if divisors is not None:
         if kind != "none":
             raise file.unusable("rope.scaling.type", kind, "none next to the tensor rope_freqs")
@@ -52,6 +55,28 @@ def rope_parameters(file: GgufKeys, target: Target, width: int) -> dict[str, Any
         "truncate": file.get("rope.scaling.yarn_truncate", target.yarn_truncate),
     }
     return plain | yarn | _gains(file, target, factor)
+
+
+def _longrope(file: GgufKeys, target: Target, kind: str) -> dict[str, Any]:
+    """LongRoPE: two tensors of factors, and a gain that follows from the lengths or is stated."""
+    long, short = file.divisors(LONG_FACTORS), file.divisors(SHORT_FACTORS)
+    if long is None or short is None or not target.longrope or kind not in ("none", "longrope"):
+        raise CheckpointError(
+            f"{file.where}: has the tensor '{LONG_FACTORS}', which is read here next to '{SHORT_FACTORS}' in "
+            f"'phi3' models without another scaling"
+        )
+    file.expect("rope.scaling.factor", 1.0)
+    longest = file.count("context_length")
+    original = file.count("rope.scaling.original_context_length", longest)
+    gain = file.get("rope.scaling.attn_factor", 1.0)
+    usual = math.sqrt(1 + max(0.0, math.log(longest / original)) / math.log(original))
+    own = {} if shortest(usual) == gain else {"attention_factor": gain}
+    return own | {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": original,
+        "long_factor": shortest(long.tolist()),
+        "short_factor": shortest(short.tolist()),
+    }
 
 
 def _gains(file: GgufKeys, target: Target, factor: float) -> dict[str, Any]:

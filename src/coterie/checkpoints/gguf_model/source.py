@@ -17,7 +17,7 @@ from torch import Tensor
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.checkpoints.gguf_model.layout import gguf_slots
 from coterie.checkpoints.gguf_model.slot import GgufSlot
-from coterie.checkpoints.gguf_model.targets import ROPE_FACTORS, TARGETS
+from coterie.checkpoints.gguf_model.targets import FACTOR_TENSORS, TARGETS
 from coterie.checkpoints.quantised.encoded import Grid
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family
@@ -45,7 +45,7 @@ class GgufSource:
         shapes = {name: tuple(tensor.shape) for name, tensor in self._parameters.items()}
         target = TARGETS[config.family]
         self._parts: dict[str, list[GgufSlot]] = {}
-        for part in gguf_slots(config, target, shapes):
+        for part in gguf_slots(config, target, shapes, frozenset(stored)):
             self._parts.setdefault(part.name, []).append(part)
         self._check(target.name)
         self._slots: dict[str, list[Slot]] = {}
@@ -64,7 +64,7 @@ class GgufSource:
                     raise CheckpointError(
                         f"{self._stored.file(name)}: '{name}' has shape {found}, its keys ask for {shape}"
                     )
-            elif name != ROPE_FACTORS and layer_of(name) < self._layers:
+            elif name not in FACTOR_TENSORS and layer_of(name) < self._layers:
                 raise CheckpointError(
                     f"{self._stored.file(name)}: unexpected tensor '{name}'; it is not part of a model "
                     f"of the architecture '{architecture}' here"

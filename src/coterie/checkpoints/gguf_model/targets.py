@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from coterie.checkpoints.gguf_model.fused import GATE_UP, QKV
 from coterie.config import (
     AttentionConfig,
     FeedForwardConfig,
@@ -21,7 +22,12 @@ from coterie.config import (
     TemperatureConfig,
 )
 
-ROPE_FACTORS = "rope_freqs.weight"  # the tensor that every frequency of rope is divided by
+# Tensors that the frequencies of rope are divided by: in all texts, and with LongRoPE in long and short ones.
+ROPE_FACTORS, LONG_FACTORS, SHORT_FACTORS = FACTOR_TENSORS = (
+    "rope_freqs.weight",
+    "rope_factors_long.weight",
+    "rope_factors_short.weight",
+)
 
 
 @dataclass(frozen=True)
@@ -168,12 +174,14 @@ class Target:
     """One architecture of llama.cpp.
 
     Attention. `pairs`: rope rotates neighbours (x[2j], x[2j+1]). `factors`: reads per-frequency factors
-    (llama3 scaling). `linear_rope`: has linear scaling of positions. `yarn_multiplier`: the unit in which it
-    reads `yarn_log_multiplier` (0: it does not). `yarn_divides`: by that, and multiplies the softmax scale by
-    the whole gain (`_yarn_gains`). `yarn_truncate`: whether YaRN's ramp is rounded in its published models,
-    which a file cannot say. `equal_heads`: needs as many key heads as query heads. `full_width`: its heads
-    fill the model's width. `latent`: has latent attention, and groups of experts. `sliding`: has sliding
-    windows, every n-th layer being full. `scale_sliding`: scales the positions of sliding layers too.
+    (llama3 scaling). `longrope`: has LongRoPE. `linear_rope`: has linear scaling of positions.
+    `yarn_multiplier`: the unit in which it reads `yarn_log_multiplier` (0: it does not). `yarn_divides`: by
+    that, and multiplies the softmax scale by the whole gain (`_yarn_gains`). `yarn_truncate`: whether YaRN's
+    ramp is rounded in its published models, which a file cannot say. `equal_heads`: needs as many key heads
+    as query heads. `full_width`: its heads fill the model's width. `latent`: has latent attention, and groups
+    of experts. `sliding`: has sliding windows, every n-th layer being full. `scale_sliding`: scales the
+    positions of sliding layers too. `states_window`: has a key for the window of all layers, 0 for none, and
+    ignores it.
     `chunked`: the chunked attention it builds in. `no_rope_every`: each layer of this number has no
     positions. `biases`: which matrices may have one: `any`, `qkv` or `none`.
 
@@ -184,12 +192,13 @@ class Target:
     `routed_keys`: keys of models with experts beyond `ROUTED_KEYS`.
 
     `head`: needs the output matrix even where that is the embedding. `norm_before_ffn`: its name of the
-    second norm.
+    second norm. `fused`: matrices of a layer that it has as one tensor.
     """
 
     name: str
     pairs: bool = False
     factors: bool = False
+    longrope: bool = False
     linear_rope: bool = True
     yarn_multiplier: float = 0.0
     yarn_divides: bool = False
@@ -198,6 +207,7 @@ class Target:
     full_width: bool = False
     sliding: int | None = None
     scale_sliding: bool = True
+    states_window: bool = False
     always_biased: bool = False
     window_pattern_key: bool = False
     local_theta: float | None = None
@@ -215,6 +225,7 @@ class Target:
     routed_keys: tuple[Key, ...] = field(default=_EXPERT_WIDTH, repr=False)
     head: bool = False
     norm_before_ffn: str = "ffn_norm"
+    fused: tuple[str, ...] = ()
 
 
 _LLAMA = Target("llama", pairs=True, factors=True, biases="any", renormalize=True, routed_keys=())
@@ -278,6 +289,8 @@ TARGETS = {
         local_theta=10000.0,
         extra_keys=_CAPS[1:],
     ),
+    "phi3": Target("phi3", full_width=True, longrope=True, fused=(QKV, GATE_UP), states_window=True),
+    "glm4": Target("glm4", pairs=True, biases="qkv", fused=(GATE_UP,)),
     "granite": _GRANITE,
     "granitemoe": _GRANITE_MOE,
     "granitemoeshared": _GRANITE_MOE,
@@ -334,8 +347,9 @@ def keys_of(target: Target, config: ModelConfig) -> tuple[Key, ...]:
         keys += ROUTED_KEYS + target.routed_keys
         if target.latent and parts.router.top_groups != parts.router.num_groups:
             keys += GROUP_KEYS  # equal: no group is ever left out, and llama.cpp needs no groups
-    if parts.scaling is not None and parts.scaling.kind != "llama3":  # that one is the tensor rope_freqs
-        keys += SCALING_KEYS + (YARN_KEYS if parts.scaling.kind == "yarn" else ())
+    kind = parts.scaling.kind if parts.scaling is not None else None
+    keys += SCALING_KEYS if kind in ("linear", "yarn") else ()  # the others are tensors of factors
+    keys += YARN_KEYS if kind in ("longrope", "yarn") else ()
     # Two places of one key: `architectures.describe` sees to it that they hold one value.
     return tuple({key.name: key for key in keys}.values())
 

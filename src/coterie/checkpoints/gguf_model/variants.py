@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coterie.checkpoints.gguf_model.decoder import Hf, dense_width, grouped, routed
+from coterie.checkpoints.gguf_model.decoder import PARTIAL, Hf, dense_width, grouped, routed
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.rope import rope_parameters
 from coterie.checkpoints.gguf_model.targets import TARGETS
@@ -27,7 +27,7 @@ def _granite(file: GgufKeys) -> Hf:
     shared = file.count("expert_shared_feed_forward_length", 0) if routing else 0
     family = "granite" if not routing else "granitemoeshared" if shared else "granitemoe"
     data = grouped(file, family, _SCALES)
-    data["attention_bias"] = file.has("attn_q.bias")
+    data["attention_bias"] = file.biased
     if not routing:
         file.count("expert_used_count", None)
         return data | dense_width(file) | {"mlp_bias": file.has("ffn_gate.bias")}
@@ -77,11 +77,29 @@ def _hunyuan_moe(file: GgufKeys) -> Hf:
     return data | {"attention_bias": False}
 
 
+def _phi3(file: GgufKeys) -> Hf:
+    """Phi-3 and Phi-4: llama.cpp ignores the window, the models do not; 0 is none."""
+    data = grouped(file, "phi3", PARTIAL) | dense_width(file)
+    data.pop("rotary_dim", None)
+    original = file.count("rope.scaling.original_context_length", data["max_position_embeddings"])
+    window = file.count("attention.sliding_window", 0) or None
+    return data | {"sliding_window": window, "original_max_position_embeddings": original}
+
+
+def _glm4(file: GgufKeys) -> Hf:
+    data = grouped(file, "glm4", PARTIAL) | dense_width(file)
+    rotary = data.pop("rotary_dim", data["head_dim"])
+    data["rope_parameters"]["partial_rotary_factor"] = rotary / data["head_dim"]
+    return data | {"attention_bias": file.biased}
+
+
 READERS: dict[str, Callable[[GgufKeys], Hf]] = {
     "granite": _granite,
     "granitemoe": _granite,
     "mistral3": _mistral3,
     "olmo2": _olmo2,
+    "phi3": _phi3,
+    "glm4": _glm4,
     "hunyuan-dense": _hunyuan_dense,
     "hunyuan-moe": _hunyuan_moe,
 }
