@@ -19,7 +19,7 @@ PROOFS = {
     "tokens": "{} tokens",
     "arguments": "arguments `{}`",
     "file_bytes": "{:,} bytes",
-    "error": "logits differ by {:.1%} of their spread",
+    "divergence": "divergence {:.1e} nats per token",
     "same_best_token": "same best token {:.1%}",
 }
 

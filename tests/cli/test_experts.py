@@ -47,6 +47,10 @@ def test_from_profile_to_patch_and_back(
 
     assert "patches: 1" in run("patch", "apply", model, patch, "-o", "applied")
     assert "base gravity      1.000" in run("verify", "applied", patch, "--base", model)
+    routed = [
+        json.loads(run("routing", model, tuned, "--data", task, "--json")) for tuned in (patch, "applied")
+    ]
+    assert routed[0]["drift"] == routed[1]["drift"] and routed[0]["drift"]["layers"]
     assert "DIFFERENT" in run("verify", model, patch, code=1)
     untouched, applied, on_base, by_itself = (
         coterie.load(model),

@@ -2,6 +2,7 @@
 
 Each test is a step that a user would take, in this order; a step works on what earlier ones wrote and is
 skipped where they failed. `make test-real` runs them, `bench/real_model.py` also records their figures.
+What the steps write is kept in $COTERIE_REAL_FOLDER where that is set, so that one step can be run again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -34,10 +34,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.real]
 QUESTION = "What is the capital of France?"
 TEXT = Path(__file__).parents[2] / "docs" / "train.md"
 LONG = 600  # tokens that logits are compared on
-# Few examples and no other text: measuring before and after would take longer than the steps. The model's own
-# template shows no tools, which some of the starter conversations use.
-SMALL = ("batch_rows=1", "row_length=512", "--template", "chatml", "--lr", "1e-3", "retention=none")
-EXACT = "dtype=float32"  # an adapter tuned in bfloat16 has probes that a merge in float32 does not meet
+# The model's own template shows no tools, which some of the starter conversations use.
+SMALL = ("batch_rows=1", "row_length=512", "--template", "chatml", "--lr", "1e-3", "dtype=float32")
 CONVERSATIONS = "starter#64"
 WEATHER = {
     "type": "function",
@@ -85,10 +83,14 @@ class Steps:
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steps]:
-    folder = tmp_path_factory.mktemp("smollm2")
-    smollm2_gguf(folder).rename(folder / "model.gguf")
+    kept = os.environ.get("COTERIE_REAL_FOLDER")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("smollm2")
+    if not (folder / "model.gguf").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        smollm2_gguf(folder).rename(folder / "model.gguf")
     yield Steps(folder)
-    shutil.rmtree(folder)  # several gigabytes
+    if not kept:
+        shutil.rmtree(folder)  # several gigabytes
 
 
 def encoded(path: str | Path, text: str) -> list[int]:
@@ -159,7 +161,7 @@ def test_tune(steps: Steps) -> None:
         "3",
         *SMALL,
     ]
-    steps.run("tune", *words, EXACT)
+    steps.run("tune", *words)
     report = json.loads(Path(steps.made("tuned/report.json")).read_text())
     assert report.get("failed") is None and report["proof"]["gravity"] > 0.9
     steps.note("tune", gravity=report["proof"]["gravity"], steps=3)
@@ -206,7 +208,7 @@ def test_the_exact_way_back(steps: Steps) -> None:
 
 def test_tune_the_experts_only(steps: Steps) -> None:
     words = ["tune", steps.made("moe"), CONVERSATIONS, "-o", steps.new("experts"), "--steps", "3", *SMALL]
-    steps.run("tune experts", *words, "--train", "experts=lora", EXACT)
+    steps.run("tune experts", *words, "--train", "experts=lora")
     with safe_open(steps.made("experts/adapter/adapter_model.safetensors"), "pt") as factors:
         names = list(factors.keys())
     assert names and all("experts" in name for name in names)
@@ -273,7 +275,7 @@ def test_tools(steps: Steps) -> None:
     steps.note("tools", seconds=seconds, arguments=call.function.arguments)
 
 
-@pytest.mark.parametrize("quant", ["q8_0", "q4_k_m"])
+@pytest.mark.parametrize("quant", ["f32", "q8_0", "q4_k_m"])
 def test_export_to_gguf(steps: Steps, quant: str) -> None:
     words = ["convert", steps.made("merged"), "--to", "gguf", "--quant", quant, "--json"]
     steps.run(f"export {quant}", *words, "-o", steps.new(f"{quant}.gguf"))
@@ -282,29 +284,43 @@ def test_export_to_gguf(steps: Steps, quant: str) -> None:
     steps.note(f"export {quant}", file_bytes=Path(steps.made(f"{quant}.gguf")).stat().st_size)
 
 
-@pytest.mark.parametrize("quant", ["q8_0", "q4_k_m"])
-def test_llama_cpp_runs_the_export(steps: Steps, quant: str) -> None:
-    """The same file in both programs: logits up to the rounding of llama.cpp's activations to 8 bits."""
+# Divergence in nats per token. With weights and cache in float32 both compute the same; where the weights are
+# blocks, llama.cpp also rounds the activations to 8 bits.
+@pytest.mark.parametrize(("quant", "limit"), [("f32", 1e-5), ("q8_0", 0.02), ("q4_k_m", 0.02)])
+def test_llama_cpp_runs_the_export(steps: Steps, quant: str, limit: float) -> None:
+    """The same file in both programs."""
     if importlib.util.find_spec("llama_cpp") is None:
-        pytest.skip("llama-cpp-python is not installed")
+        pytest.skip("llama_cpp is not installed: pip install llama-cpp-python==0.3.36")
     import llama_cpp
 
     file = steps.made(f"{quant}.gguf")
     ids = text_ids(file)[:200]
-    ours = fp32_logits(file, ids).numpy()
-    theirs = llama_cpp.Llama(file, n_ctx=512, n_threads=1, logits_all=True, verbose=False)
+    ours = fp32_logits(file, ids)
+    float32 = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+    theirs = llama_cpp.Llama(file, n_ctx=512, n_threads=1, logits_all=True, verbose=False, **float32)
     try:
         assert theirs.tokenize(QUESTION.encode(), add_bos=False) == encoded(file, QUESTION)
         begun = time.perf_counter()
         theirs.eval(ids)
         seconds = time.perf_counter() - begun
-        error = float(np.sqrt(((theirs.scores[: len(ids)] - ours) ** 2).mean()) / ours.std())
-        same = float((theirs.scores[: len(ids)].argmax(-1) == ours.argmax(-1)).mean())
+        found = torch.tensor(theirs.scores[: len(ids)])
         answer = theirs.create_chat_completion(
             [{"role": "user", "content": QUESTION}], temperature=0, max_tokens=16
         )
     finally:
         theirs.close()
-    assert error < 0.1 and same > 0.9
+    here, there = ours.log_softmax(-1), found.log_softmax(-1)
+    divergence = float((here.exp() * (here - there)).sum(-1).mean())
+    apart, same = (
+        float((ours - found).abs().max()),
+        float((ours.argmax(-1) == found.argmax(-1)).float().mean()),
+    )
+    assert abs(divergence) < limit and (quant != "f32" or apart < 1e-3)
     assert "Paris" in answer["choices"][0]["message"]["content"]
-    steps.note(f"llama.cpp {quant}", seconds=seconds, error=error, same_best_token=same)
+    steps.note(
+        f"llama.cpp {quant}",
+        seconds=seconds,
+        max_difference=apart,
+        divergence=divergence,
+        same_best_token=same,
+    )

@@ -127,7 +127,7 @@ def _with_adapter(
 ) -> Transformer:
     if files.settings.quant != "none":
         raise ConfigError(
-            f"{files.path}: was trained on a quantised base; merge it (coterie merge) and serve the result"
+            f"{files.path}: was trained on a quantised base; merge it (coterie merge) and use the result"
         )
     if base is not None:
         check_adapter_base(files, base)

@@ -82,7 +82,8 @@ class Checkpoint:
         if not present(file, CheckpointError):
             if (self.path / "adapter_config.json").is_file():
                 raise CheckpointError(
-                    f"{self.path}: is an adapter; merge it with its base first, or name the base"
+                    f"{self.path}: is an adapter, and a whole model is needed; merge it with its base first "
+                    "(coterie merge BASE ADAPTER -o DIR)"
                 )
             raise CheckpointError(f"{self.path}: has no config.json{nearest(self.path)}")
         return read_json(file)

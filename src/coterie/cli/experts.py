@@ -85,7 +85,7 @@ def _selected(selection: ExpertSelection, facts: SelectionCover, out: str) -> It
 def routing(
     base: Model,
     tuned: Annotated[
-        str | None, typer.Argument(help="The same model after tuning, on the same tokens.")
+        str | None, typer.Argument(help="The same model after tuning, or an adapter or patch of it.")
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option(help="Text of one kind to route (repeatable; needed).")
@@ -124,11 +124,17 @@ def routing(
 
 
 def _routed(base: str, tuned: str | None, data: list[str], max_tokens: int) -> RoutingRecord:
+    from coterie.adapters.apply import apply_shared, is_variant
     from coterie.checkpoints.checkpoint import Checkpoint
     from coterie.evaluate.routing.compare import routing_report
 
     model, documents = _loaded(base, data, max_tokens)
-    other = None if tuned is None else Checkpoint.open(tuned).load_as_stored().model
+    if tuned is None:
+        other = None
+    elif is_variant(tuned):
+        other = apply_shared(model, tuned, Checkpoint.open(base))
+    else:
+        other = Checkpoint.open(tuned).load_as_stored().model
     return routing_report(model, documents, other)
 
 
