@@ -109,7 +109,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
         "gemma3",
     ),
     "phi3": ("phi3", {"sliding_window": 300}, "phi3"),
-    "phi3_long": ("phi3_longrope", {"partial_rotary_factor": 0.75}, "phi3"),
+    "phi3_long": ("phi3_longrope", {"max_position_embeddings": 128}, "phi3"),
     "phi3_short": (
         "phi3_longrope",
         {

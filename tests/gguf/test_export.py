@@ -116,8 +116,8 @@ def test_longrope_is_two_tensors_and_a_gain(tmp_path: Path) -> None:
         "rope.scaling.original_context_length": 20,
     }
     assert {key: found[f"phi3.{key}"] for key in wanted} == wanted
-    # sqrt(1 + ln(64 / 20) / ln(20))
-    assert found["phi3.rope.scaling.attn_factor"] == pytest.approx((1 + np.log(3.2) / np.log(20)) ** 0.5)
+    # sqrt(1 + ln(128 / 20) / ln(20))
+    assert found["phi3.rope.scaling.attn_factor"] == pytest.approx((1 + np.log(6.4) / np.log(20)) ** 0.5)
     # With a factor of the length llama.cpp would divide the positions once more.
     assert "phi3.rope.scaling.factor" not in found
     assert "of more than 20 tokens (LongRoPE)" in receipt.differences[0]

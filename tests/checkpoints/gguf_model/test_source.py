@@ -130,7 +130,7 @@ def _zero_biases(tensors: dict[str, Any]) -> None:
         ("mistral4", {"mistral4.attention.temperature_scale": 0.0}, None),
         ("mistral4", {"mistral4.rope.scaling.yarn_log_multiplier": None}, None),
         ("phi3_long", {"phi3.rope.scaling.attn_factor": None}, None),
-        ("phi3_long", {"phi3.rope.scaling.original_context_length": 64}, None),
+        ("phi3_long", {"phi3.rope.scaling.original_context_length": 128}, None),
         ("glm4", {"glm4.rope.dimension_count": 12}, None),
         ("olmo3", {"olmo2.attention.sliding_window": None}, None),
         ("hunyuan_v1_dense", {"hunyuan-dense.rope.freq_base": 10.0}, None),
