@@ -17,13 +17,17 @@ def rewrite(
     keys: Mapping[str, Any] | None = None,
     change: Callable[[Arrays], Any] | None = None,
 ) -> Path:
-    """`file` in float32 with changed keys (None: without the key) and tensors passed through `change`."""
+    """`file` with changed keys (None: without the key) and tensors passed through `change`.
+
+    It is in float32, or has one quantised type besides, whose rows `change` gets as bytes.
+    """
     import gguf
 
     reader = gguf.GGUFReader(file)
     found = {
         name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")
     } | dict(keys or {})
+    packed = {tensor.tensor_type for tensor in reader.tensors if tensor.data.dtype == np.uint8}
     tensors: Arrays = {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
     if change is not None:
         change(tensors)
@@ -41,7 +45,7 @@ def rewrite(
         else:
             writer.add_key_value(name, value, gguf.GGUFValueType.get_type(value))
     for name, tensor in tensors.items():
-        writer.add_tensor(name, tensor)
+        writer.add_tensor(name, tensor, raw_dtype=min(packed) if tensor.dtype == np.uint8 else None)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

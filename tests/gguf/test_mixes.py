@@ -15,6 +15,17 @@ from coterie.gguf.mixes import MIXES, MixFacts, mixed_type
 from tests.checkpoints.gguf_file.test_third_party import pytestmark as needs_llama_cpp
 from tests.gguf.models import write
 
+_MIXED = [
+    "llama",
+    "mixtral",
+    "llama_tied_bias",
+    "qwen3_moe",
+    "phi3",
+    "glm4",
+    "granitemoeshared",
+    "olmo2",
+    "mistral4",
+]
 DENSE, EIGHT = MixFacts(32, 0, 4, False), MixFacts(32, 8, 4, True)
 
 
@@ -28,6 +39,8 @@ DENSE, EIGHT = MixFacts(32, 0, 4, False), MixFacts(32, 8, 4, True)
         ("blk.3.attn_v.weight", "q4_k_s", DENSE, "Q5_K"),
         ("blk.4.attn_v.weight", "q4_k_s", DENSE, "Q4_K"),
         ("blk.4.attn_q.weight", "q4_k_s", DENSE, "Q4_K"),
+        ("blk.1.attn_qkv.weight", "q3_k_m", DENSE, "Q5_K"),
+        ("blk.4.attn_qkv.weight", "q4_k_m", DENSE, "Q4_K"),
         ("blk.1.ffn_down.weight", "q3_k_m", DENSE, "Q5_K"),
         ("blk.2.ffn_down.weight", "q3_k_m", DENSE, "Q4_K"),
         ("blk.2.attn_output.weight", "q3_k_l", DENSE, "Q5_K"),
@@ -70,7 +83,7 @@ class TestAgainstLlamaCpp:
     pytestmark = needs_llama_cpp
 
     @pytest.mark.parametrize("quant", MIXES)
-    @pytest.mark.parametrize("kind", ["llama", "mixtral", "llama_tied_bias", "qwen3_moe"])
+    @pytest.mark.parametrize("kind", _MIXED)
     def test_the_same_type_for_every_tensor(self, quant: str, kind: str, tmp_path: Path) -> None:
         import llama_cpp
 

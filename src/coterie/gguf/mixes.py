@@ -68,13 +68,12 @@ def _wanted(name: str, quant: str, facts: MixFacts) -> str:
     if part[0] != "blk":
         return MIXES[quant]
     layer, matrix = int(part[1]), part[2]
-    if facts.experts == 8 and matrix in ("attn_v", "attn_k"):
+    values = matrix in ("attn_v", "attn_qkv")
+    if facts.experts == 8 and (values or matrix == "attn_k"):
         return "Q8_0"
     found: str | None = None
-    if matrix == "attn_v" or matrix.startswith("ffn_down"):
-        found = _favoured(layer, quant, facts, values=matrix == "attn_v")
-    elif matrix == "attn_qkv":
-        found = {"q3_k_m": "Q4_K", "q3_k_l": "Q4_K", "q4_k_m": "Q5_K", "q5_k_m": "Q6_K"}.get(quant)
+    if values or matrix.startswith("ffn_down"):
+        found = _favoured(layer, quant, facts, values)
     elif matrix == "attn_output" and facts.experts == 8:
         found = "Q5_K" if quant in ("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m") else None
     elif matrix == "attn_output":

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.checkpoints.gguf_model.configs import ARCHITECTURES
 from coterie.checkpoints.gguf_model.targets import TARGETS
 from coterie.config import CoterieError
@@ -132,6 +133,19 @@ def test_a_mistral3_whose_queries_do_not_grow_is_a_mistral(exported: Exported, t
     )
     found = Checkpoint.open(rewrite(exported("ministral3_tied")[1], tmp_path / "m.gguf", keys))
     assert found.config.family == "mistral" and found.load().model is not None
+
+
+def test_mistral_large_3_has_the_name_of_deepseek(exported: Exported, tmp_path: Path) -> None:
+    _, plain = exported("mistral4")
+    stated = GgufTensors.open(plain).keys
+    keys: dict[str, Any] = {"general.architecture": "deepseek2"}
+    for name, value in stated.items():
+        if name.startswith("mistral4."):
+            keys |= {name: None, name.replace("mistral4", "deepseek2"): value}
+    assert Checkpoint.open(rewrite(plain, tmp_path / "m.gguf", keys)).config == Checkpoint.open(plain).config
+    keys["deepseek2.rope.scaling.yarn_log_multiplier"] = 0.05
+    with pytest.raises(CoterieError, match=r"yarn_log_multiplier' is 0\.05; 0\.1 can be read here"):
+        _ = Checkpoint.open(rewrite(plain, tmp_path / "m.gguf", keys)).config
 
 
 def test_old_files_state_less(exported: Exported, tmp_path: Path) -> None:

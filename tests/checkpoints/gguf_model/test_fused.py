@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.gguf.export import export_gguf
 from tests.checkpoints.gguf_model.conftest import Exported
 from tests.gguf.rewritten import rewrite
 
@@ -64,6 +65,27 @@ def test_fused_or_apart_is_one_model(kind: str, change: Any, exported: Exported,
     stored, tensors = Checkpoint.open(plain).tensors, Checkpoint.open(file).tensors
     for name in stored:
         assert torch.equal(tensors.read(name), stored.read(name)), name
+
+
+@pytest.mark.parametrize(
+    "kind, change", [("llama_tied_bias", _QKV), ("qwen3_moe", _EXPERTS), ("phi3", _apart)]
+)
+def test_codes_are_found_in_fused_matrices(
+    kind: str, change: Any, exported: Exported, tmp_path: Path
+) -> None:
+    """Q8_0 and its own blocks of int8: numbers, codes and scales of every matrix."""
+    plain = Path(export_gguf(exported(kind)[0], tmp_path / "plain.gguf", "q8_0").file)
+    file = rewrite(plain, tmp_path / "m.gguf", change=change)
+    wanted, found = Checkpoint.open(plain).tensors, Checkpoint.open(file).tensors
+    grids = 0
+    for name in wanted:
+        assert torch.equal(found.read(name), wanted.read(name)), name
+        if wanted.grid(name) is None or found.grid(name) is None:
+            continue
+        grids += 1
+        for ours, theirs in zip(found.codes(name), wanted.codes(name), strict=True):
+            assert torch.equal(ours, theirs), name
+    assert grids > 4
 
 
 def test_old_files_have_kv_b_in_one_piece(exported: Exported, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ _LATENT_NAMES = {
 def read_deepseek(file: GgufKeys) -> Hf:
     """DeepSeek-V2 or V3 and their kin, told apart by the function that scores experts."""
     sigmoid = file.stated(_GATING, NAMES | _LATENT_NAMES).get("scoring_func") == "sigmoid"
+    if not sigmoid and file.get("attention.temperature_scale", None):
+        return _mistral_large(file)
     data = _decoder(file, "deepseek_v3" if sigmoid else "deepseek_v2")
     return data | (_v3_groups(file, data) if sigmoid else _v2_groups(file, data))
 
@@ -56,6 +58,21 @@ def read_mistral4(file: GgufKeys) -> Hf:
         "rope_interleave": True,
         "rope_parameters": data["rope_parameters"] | own,
     }
+
+
+def _mistral_large(file: GgufKeys) -> Hf:
+    """Mistral Large 3 from Mistral's own form: Mistral 4's decoder under DeepSeek's name.
+
+    The two names multiply softmax scales alike where the multiplier is 0.1.
+    """
+    if (
+        file.get("rope.scaling.type", "none") == "yarn"
+        and file.get("rope.scaling.yarn_log_multiplier") != 0.1
+    ):
+        raise file.unusable(
+            "rope.scaling.yarn_log_multiplier", file.get("rope.scaling.yarn_log_multiplier"), "0.1"
+        )
+    return read_mistral4(file)
 
 
 def _decoder(file: GgufKeys, family: str) -> Hf:
