@@ -14,6 +14,7 @@ from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from tests.families.hf import _BASE, randomise, tiny
 from tests.families.hf_sandwich import MISTRAL4
+from tests.gguf.hybrids import HYBRIDS
 
 VOCAB = 320
 YARN = {
@@ -174,6 +175,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "hunyuan_v1_moe": ("hunyuan_v1_moe", {"moe_topk": 3, "attention_bias": False}, "hunyuan-moe"),
     "llama4_scout": ("llama4_scout", _LLAMA4, "llama4"),
     "llama4_dense_layers": ("llama4_maverick", _LLAMA4 | _SINGLE | {"use_qk_norm": True}, "llama4"),
+    **HYBRIDS,
 }
 
 

@@ -58,8 +58,9 @@ def test_logits_and_greedy_tokens_agree(tmp_path: Path, kind: str) -> None:
     reply = model.generate(ids, max_tokens=REPLY, temperature=0.0, stop_ids=())
     with llama(export(directory, "f32"), logits_all=True) as theirs:
         theirs.eval(ids)
-        # Its GELU is a table of 16-bit floats, and scores differ by some times their rounding.
-        tolerance = 0.05 if "gemma" in kind else 2e-4
+        # Its GELU is a table of 16-bit floats, and scores differ by some times their rounding. Rounding one
+        # weight in 2^24 moves the logits of the tiny models with a delta rule, which reach 13, by 2e-3.
+        tolerance = 0.05 if "gemma" in kind else 5e-3 if kind.startswith(("qwen3_5", "qwen3_next")) else 2e-4
         np.testing.assert_allclose(theirs.scores[:LENGTH], ours, atol=tolerance)
         generated = []
         for _ in range(REPLY):

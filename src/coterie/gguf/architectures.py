@@ -10,14 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.checkpoints.gguf_model.targets import (
-    TARGETS,
-    YARN_KEYS,
-    ChunkedAttention,
-    Parts,
-    Target,
-    keys_of,
-)
+from coterie.checkpoints.gguf_model.key_tables import YARN_KEYS, Parts
+from coterie.checkpoints.gguf_model.targets import TARGETS, ChunkedAttention, Target, keys_of, target_of
 from coterie.config import (
     AttentionConfig,
     ConfigError,
@@ -26,6 +20,7 @@ from coterie.config import (
     ModelConfig,
     RopeScaling,
 )
+from coterie.gguf.mixed_layers import mixed_keys, mixer_differences, unfit_mixer
 from coterie.nn.rope import rotation_gain, yarn_gain
 
 Keys = dict[str, Any]
@@ -47,13 +42,19 @@ def describe(config: ModelConfig) -> Description:
     """
     if config.family not in TARGETS:
         raise ConfigError(f"a {config.family} model has no form in GGUF; known: {', '.join(sorted(TARGETS))}")
-    target, parts = TARGETS[config.family], Parts.of(config)
+    target, parts = target_of(config), Parts.of(config)
     if isinstance(parts.attention, MLAConfig):
         derived = _latent(config, target, parts.attention)
     else:
         derived = _grouped(config, target)
+    reason = unfit_mixer(config, target)
+    if reason is not None:
+        raise _refuse(target, reason)
+    if target.mixed is not None:
+        derived |= mixed_keys(config, target.mixed)
     derived |= _feed_forward(config, target)
     scaled, differences = _scaling(parts, target)
+    differences += mixer_differences(config)
     if any(block.ffn.activation == "gelu_tanh" for block in config.blocks):
         differences += ("llama.cpp takes GELU from a table of 16-bit floats",)
     plain = {key.name: key.write(parts) for key in keys_of(target, config)}
@@ -87,7 +88,9 @@ def _grouped(config: ModelConfig, target: Target) -> Keys:
         return {}
     every = target.no_rope_every
     for index, attention in enumerate(attentions):
-        if (attention.rope is None) != (every is not None and index % every == every - 1):
+        if target.mixed is not None and target.mixed.rope_switch:
+            pass
+        elif (attention.rope is None) != (every is not None and index % every == every - 1):
             pattern = f"only in every {every}th layer" if every else "in no layer"
             raise _refuse(target, f"leaves positions out {pattern} (no_rope_layers)")
         if attention.window is not None and attention.window < config.max_positions:
@@ -99,13 +102,13 @@ def _check_biases(config: ModelConfig, target: Target) -> None:
     """Refuse a bias that the architecture has no place for."""
     for block in config.blocks:
         attention, ffn = block.attention, block.ffn
-        assert isinstance(attention, AttentionConfig)
-        if attention.qkv_bias and target.biases == "none":
-            raise _refuse(target, "has no biases on queries, keys and values (attention_bias)")
-        if attention.output_bias and target.biases != "any":
-            raise _refuse(
-                target, "has no bias on the attention's output (attention_bias, attention_out_bias)"
-            )
+        if isinstance(attention, AttentionConfig):
+            if attention.qkv_bias and target.biases == "none":
+                raise _refuse(target, "has no biases on queries, keys and values (attention_bias)")
+            if attention.output_bias and target.biases != "any":
+                raise _refuse(
+                    target, "has no bias on the attention's output (attention_bias, attention_out_bias)"
+                )
         if isinstance(ffn, FeedForwardConfig) and ffn.bias and target.biases != "any":
             raise _refuse(target, "has no biases in the feed-forward (mlp_bias, use_bias)")
 
@@ -192,6 +195,8 @@ def _feed_forward(config: ModelConfig, target: Target) -> Keys:
         raise _refuse(target, "has swiglu_alpha 1.702 and swiglu_limit 7 built in")
     if len({one.router.top_k for _, one in config.moe_layers()}) > 1:
         raise _refuse(target, "chooses the same number of experts in every layer (moe_topk)")
+    if target.selects and (moe.router.scale, moe.router.select_bias) != (1, True):
+        raise _refuse(target, "selects by a bias and scales no weights (use_expert_bias, scale)")
     keys: Keys = {"feed_forward_length": dense[0] if dense else moe.expert_width}
     if target.layers == "leading":
         keys |= _leading(config, target, len(dense))

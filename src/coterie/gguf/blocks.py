@@ -15,6 +15,7 @@ import torch
 
 from coterie.checkpoints.gguf_file.blocks import NotFiniteError, unpack_blocks
 from coterie.checkpoints.gguf_file.types import BY_NAME
+from coterie.checkpoints.gguf_model.slot import EXACT
 from coterie.config import CheckpointError
 from coterie.gguf.k_quants import K_TYPES, pack_k
 from coterie.gguf.mixes import MIXES, MixFacts, mixed_type
@@ -61,8 +62,8 @@ def choose(name: str, shape: tuple[int, ...], quant: str, facts: MixFacts) -> Ch
         return Choice("F32", "norms, biases, sinks and factors stay exact")
     if name.endswith("ffn_gate_inp.weight"):
         return Choice("F32", "routers stay exact: a small error chooses other experts")
-    if name.endswith(("_norm.weight", "ssm_conv1d.weight", "shortconv.conv.weight")):
-        return Choice("F32", "norms and convolutions of a few numbers stay exact")
+    if name.endswith(EXACT):
+        return Choice("F32", "norms, decays and convolutions of a few numbers stay exact")
     if quant in MIXES:
         return Choice(*mixed_type(name, shape[-1], quant, facts))
     wanted, reason = quant.upper(), ""

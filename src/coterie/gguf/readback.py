@@ -13,8 +13,9 @@ import torch
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
+from coterie.checkpoints.gguf_model.key_tables import Parts, config_values
 from coterie.checkpoints.gguf_model.layout import gguf_slots
-from coterie.checkpoints.gguf_model.targets import TARGETS, Parts, Target, config_values, keys_of
+from coterie.checkpoints.gguf_model.targets import Target, keys_of, target_of
 from coterie.config import CheckpointError
 from coterie.gguf.parameters import ParameterSource
 from coterie.nn.transformer import Transformer
@@ -44,14 +45,14 @@ def put_back(model: Transformer, checkpoint: Checkpoint, file: Path) -> None:
     """
     source = ParameterSource(checkpoint)
     stored = GgufTensors.open(file)
-    target = TARGETS[source.config.family]
+    target = target_of(source.config)
     _check_keys(stored.keys, file, target, source)
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     filled: set[str] = set()
     for slot in gguf_slots(source.config, target, source.shapes, frozenset(stored)):
         if slot.stored == "output.weight" and slot.name in filled:
             continue  # the embedding a second time, as the head
-        if slot.stored not in stored or stored.shape(slot.stored) != slot.shape:
+        if slot.stored not in stored or not slot.fits(stored.shape(slot.stored)):
             raise CheckpointError(
                 f"{file}: lacks the tensor '{slot.stored}'; it was not written from {checkpoint.path}"
             )

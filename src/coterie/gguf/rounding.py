@@ -16,7 +16,8 @@ import numpy as np
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
-from coterie.checkpoints.gguf_model.targets import TARGETS
+from coterie.checkpoints.gguf_model.slot import without_ones
+from coterie.checkpoints.gguf_model.targets import target_of
 from coterie.config import CheckpointError
 from coterie.gguf.blocks import allowed_error, pack
 from coterie.gguf.parameters import ParameterSource
@@ -73,8 +74,8 @@ def file_rounding(checkpoint: Checkpoint, file: Path) -> FileRounding:
     stored = GgufTensors.open(file)
     types: Counter[str] = Counter()
     near, wrong = 0, list[str]()
-    for mapped in map_tensors(source, TARGETS[source.config.family]):
-        if mapped.name not in stored or stored.shape(mapped.name) != mapped.shape:
+    for mapped in map_tensors(source, target_of(source.config)):
+        if mapped.name not in stored or without_ones(stored.shape(mapped.name)) != without_ones(mapped.shape):
             raise CheckpointError(
                 f"{file}: lacks the tensor '{mapped.name}'; it was not written from {checkpoint.path}"
             )

@@ -44,11 +44,19 @@ def test_a_file_becomes_a_directory(exported: Exported, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "quant, kept", [("bf16", torch.bfloat16), ("f16", torch.float16), ("q8_0", torch.bfloat16)]
+    "kind, quant, kept",
+    [
+        ("llama", "bf16", torch.bfloat16),
+        ("llama", "f16", torch.float16),
+        ("llama", "q8_0", torch.bfloat16),
+        ("granite_hybrid_dense", "bf16", torch.bfloat16),
+    ],
 )
-def test_the_type_to_keep(quant: str, kept: torch.dtype, exported: Exported, tmp_path: Path) -> None:
-    """Norms are float32 in every file: that says nothing about the model's type."""
-    export_gguf(exported("llama")[0], tmp_path / "m.gguf", quant)
+def test_the_type_to_keep(
+    kind: str, quant: str, kept: torch.dtype, exported: Exported, tmp_path: Path
+) -> None:
+    """Norms, decays and convolutions are float32 in every file: they do not tell the model's type."""
+    export_gguf(exported(kind)[0], tmp_path / "m.gguf", quant)
     checkpoint = Checkpoint.open(tmp_path / "m.gguf")
     assert checkpoint.kept_dtype == kept and checkpoint.stored_dtype == torch.float32
     assert checkpoint.quantised == (quant == "q8_0")

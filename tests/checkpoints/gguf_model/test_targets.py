@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.gguf_model.targets import Parts, config_values, keys_of
+from coterie.checkpoints.gguf_model.key_tables import Parts, config_values
+from coterie.checkpoints.gguf_model.targets import keys_of
 from coterie.gguf.architectures import describe
 from tests.gguf.models import KINDS, write
 

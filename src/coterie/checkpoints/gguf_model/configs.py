@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coterie.checkpoints.gguf_model import variants
+from coterie.checkpoints.gguf_model import hybrids, variants
 from coterie.checkpoints.gguf_model.decoder import PARTIAL, Hf, dense_width, grouped, routed, selecting
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.latent import read_deepseek, read_mistral4
@@ -209,5 +209,6 @@ _READERS: dict[str, Callable[[GgufKeys], Hf]] = {
     "deepseek2": read_deepseek,
     "mistral4": read_mistral4,
     **variants.READERS,
+    **hybrids.READERS,
 }
 ARCHITECTURES = tuple(sorted(_READERS))

@@ -9,15 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from coterie.checkpoints.gguf_model.fused import EXPERTS
+from coterie.checkpoints.gguf_model.key_tables import GROUPED_KEYS, MODEL_KEYS, ROUTED_KEYS, Key
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.rope import rope_parameters
-from coterie.checkpoints.gguf_model.targets import (
-    GROUPED_KEYS,
-    MODEL_KEYS,
-    ROUTED_KEYS,
-    TARGETS,
-    Key,
-)
+from coterie.checkpoints.gguf_model.targets import TARGETS
 
 Hf = dict[str, Any]
 # Place in our config -> key of config.json; `vocab_size` and the number of layers come from the tensors.
@@ -58,7 +53,7 @@ def common(file: GgufKeys, keys: Iterable[Key] = GROUPED_KEYS, names: Mapping[st
 
 def grouped(file: GgufKeys, family: str, names: Mapping[str, str] | None = None) -> Hf:
     """A decoder with grouped-query attention."""
-    keys = (*GROUPED_KEYS, *TARGETS[family].extra_keys)
+    keys = (*TARGETS[family].attention_keys, *TARGETS[family].extra_keys)
     data: Hf = {"model_type": family} | common(file, keys, NAMES | dict(names or {}))
     data.setdefault("num_key_value_heads", data["num_attention_heads"])
     if "head_dim" not in data:

@@ -12,6 +12,7 @@ import torch
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.checkpoints.gguf_model.configs import hf_config
 from coterie.checkpoints.gguf_model.keys import GgufKeys
+from coterie.checkpoints.gguf_model.slot import EXACT
 from coterie.checkpoints.gguf_model.source import GgufSource, layer_of
 from coterie.checkpoints.gguf_model.tokenizer import TokenKeys, read_tokenizer, stop_ids
 from coterie.config import ModelConfig
@@ -87,8 +88,9 @@ class GgufModel:
 
     @property
     def matrix_dtype(self) -> torch.dtype:
-        """The type of all matrices, float32 where types are mixed; norms are always float32 in a GGUF."""
-        kinds = {self.stored.dtype(name) for name in self.stored if len(self.stored.shape(name)) > 1}
+        """The type of all matrices, float32 where types are mixed; some tensors are float32 in every file."""
+        matrices = [name for name in self.stored if len(self.stored.shape(name)) > 1]
+        kinds = {self.stored.dtype(name) for name in matrices if not name.endswith(EXACT)}
         return kinds.pop() if len(kinds) == 1 else torch.float32
 
     @cached_property

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from coterie.checkpoints.gguf_model.fused import QKV
-from coterie.checkpoints.gguf_model.targets import Key
+from coterie.checkpoints.gguf_model.key_tables import Key
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError
 
@@ -122,7 +122,8 @@ class GgufKeys:
     @property
     def biased(self) -> bool:
         """Whether queries, keys and values have biases."""
-        return self.has("attn_q.bias") or self.has(f"{QKV}.bias")
+        # The first layer may be one that keeps a state.
+        return any(name.endswith((".attn_q.bias", f".{QKV}.bias")) for name in self.shapes)
 
     def divisors(self, name: str) -> Tensor | None:
         """(n/2,) float32: what the frequencies of rope are divided by; None where the file has none."""

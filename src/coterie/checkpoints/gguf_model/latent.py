@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from coterie.checkpoints.gguf_model.decoder import NAMES, Hf, common, routed
 from coterie.checkpoints.gguf_model.fused import KV_B
+from coterie.checkpoints.gguf_model.key_tables import GROUP_KEYS, LATENT_KEYS, Key
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.rope import rope_parameters
-from coterie.checkpoints.gguf_model.targets import GROUP_KEYS, LATENT_KEYS, TARGETS, Key
+from coterie.checkpoints.gguf_model.targets import TARGETS
 from coterie.config import CheckpointError
 
 _GATING = tuple(key for key in TARGETS["deepseek_v3"].routed_keys if key.place == "router.score")

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from coterie.checkpoints.gguf_model.fused import fused
+from coterie.checkpoints.gguf_model.key_tables import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, Parts
+from coterie.checkpoints.gguf_model.mixers import gated_query, mixer_slots
 from coterie.checkpoints.gguf_model.slot import PLUS_ONE, GgufSlot, Shape
-from coterie.checkpoints.gguf_model.targets import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, Parts, Target
-from coterie.config import CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
+from coterie.checkpoints.gguf_model.targets import Target
+from coterie.config import AttentionConfig, CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
 from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import View, whole
 from coterie.nn.rope import inverse_frequencies
@@ -44,6 +47,7 @@ _PLAIN = {
     for kind in ("weight", "bias")
     for ours, theirs in (("", ""), ("shared.", "_shexp"))
 }
+_GATED: dict[str, Literal["q", "gate"]] = {"attention.q.weight": "q", "attention.gate.weight": "gate"}
 # Matrices with rope among their rows: their name in the file.
 _ROTATED = {
     "attention.q": "attn_q",
@@ -63,7 +67,7 @@ def gguf_slots(
     head where the architecture wants one. Errors: `CheckpointError` for a parameter without a place there.
     """
     embedding = _whole(shapes, "embed.weight", "token_embd.weight")
-    slots = [embedding, _whole(shapes, "norm.weight", "output_norm.weight")]
+    slots = [embedding, _whole(shapes, "norm.weight", f"{target.last_norm}.weight")]
     if not config.tie_embeddings:
         slots.append(_whole(shapes, "head.weight", "output.weight"))
     elif target.head:
@@ -75,7 +79,15 @@ def gguf_slots(
             slots += _block(config, target, shapes, name, int(index), part)
     slots = fused(slots, target.fused, present, shapes)
     if config.norm_plus_one:
-        slots = [replace(one, change=PLUS_ONE) if _is_norm(one.name) else one for one in slots]
+        inside = {  # norms of mixers with a state are applied as they are
+            f"blocks.{index}.attention.norm.weight"
+            for index, block in enumerate(config.blocks)
+            if isinstance(block.attention, STATE_MIXERS)
+        }
+        slots = [
+            replace(one, change=PLUS_ONE) if _is_norm(one.name) and one.name not in inside else one
+            for one in slots
+        ]
     lost = set(shapes) - {slot.name for slot in slots}
     if lost:
         raise CheckpointError(
@@ -102,7 +114,13 @@ def rope_factors(config: ModelConfig) -> dict[str, Tensor]:
 def _block(
     config: ModelConfig, target: Target, shapes: Mapping[str, Shape], name: str, index: int, part: str
 ) -> Iterable[GgufSlot]:
-    prefix = f"blk.{index}."
+    prefix, mixer = f"blk.{index}.", config.blocks[index].attention
+    if isinstance(mixer, STATE_MIXERS) and part.startswith("attention."):
+        found = mixer_slots(mixer, target.mixed, prefix, name.removesuffix(part) + "attention", shapes)
+        return [slot for slot in found if slot.name == name]
+    if target.mixed is not None and target.mixed.gated and part in _GATED:
+        assert isinstance(mixer, AttentionConfig)
+        return [gated_query(name, f"{prefix}attn_q.weight", mixer, config.width, _GATED[part])]
     if part == "ffn_norm.weight":
         return [_whole(shapes, name, f"{prefix}{target.norm_before_ffn}.weight")]
     if part in _PLAIN:
@@ -111,7 +129,7 @@ def _block(
         row = ((whole, lambda parameter: parameter[0]),)
         return [GgufSlot(f"{prefix}ffn_gate_inp_shexp.weight", shapes[name][1:], name, row)]
     stem, _, kind = part.rpartition(".")
-    attention = config.blocks[index].attention
+    attention = mixer
     if stem in _ROTATED:
         pieces = _turned(config, target, index, stem)
         note = "rows of rope in neighbouring pairs" if pieces else ""

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coterie.checkpoints.gguf_model.key_tables import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS
 from coterie.checkpoints.gguf_model.keys import GgufKeys, shortest
-from coterie.checkpoints.gguf_model.targets import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, Target
+from coterie.checkpoints.gguf_model.targets import Target
 from coterie.config import CheckpointError, RopeConfig, RopeScaling
 from coterie.nn.rope import inverse_frequencies, yarn_gain
 

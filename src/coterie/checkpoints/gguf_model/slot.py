@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.tensor_source import TensorSource
+from coterie.config import CheckpointError
 from coterie.families.mapping import View, whole
 
 Shape = tuple[int, ...]
+# Ends of the names of small tensors that llama.cpp takes in float32 only.
+EXACT = ("_norm.weight", "ssm_conv1d.weight", "shortconv.conv.weight", "ssm_a", "ssm_d")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class GgufSlot:
         notes = (self.note, self.change.note if self.change else "")
         return ", ".join(one for one in notes if one)
 
+    def fits(self, shape: Shape) -> bool:
+        """Whether a tensor of this shape can be `stored`; llama.cpp leaves out first dimensions of one."""
+        return without_ones(shape) == without_ones(self.shape)
+
     def of_rows(self, parameter: Tensor) -> bool:
         """Whether the pieces move whole rows, so that they move rows of codes too."""
         if self.change is not None:
@@ -84,7 +91,7 @@ class GgufSlot:
         """Copy the file's tensor into the parameter (of experts: as many as are given)."""
         for theirs, ours in self.pieces:
             numbers = theirs(stored)
-            ours(parameter).copy_(self.change.read(numbers) if self.change is not None else numbers)
+            ours(parameter).copy_(numbers if self.change is None else self._read(self.change, numbers))
 
     def read_into(self, source: TensorSource, parameter: Tensor) -> None:
         """Fill the parameter from the file, without the tensor in memory twice where that is possible."""
@@ -94,5 +101,20 @@ class GgufSlot:
         for theirs, ours in self.pieces:
             source.read_into(self.stored, ours(parameter), theirs)
 
+    def _read(self, change: StoredAs, stored: Tensor) -> Tensor:
+        numbers = change.read(stored)
+        if not numbers.isfinite().all():
+            raise CheckpointError(
+                f"'{self.stored}' holds a number that is not {change.note} of another; "
+                "the file is damaged, or was not written for llama.cpp"
+            )
+        return numbers
+
     def _changed(self, parameter: Tensor) -> Tensor:
         return parameter if self.change is None else self.change.written(parameter)
+
+
+def without_ones(shape: Shape) -> Shape:
+    """A shape without its first dimensions of one."""
+    first = next((index for index, size in enumerate(shape) if size != 1), len(shape))
+    return shape[first:]

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
+from coterie.checkpoints.gguf_model.key_tables import FACTOR_TENSORS
 from coterie.checkpoints.gguf_model.layout import gguf_slots
 from coterie.checkpoints.gguf_model.slot import GgufSlot
-from coterie.checkpoints.gguf_model.targets import FACTOR_TENSORS, TARGETS
+from coterie.checkpoints.gguf_model.targets import target_of
 from coterie.checkpoints.quantised.encoded import Grid
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family
@@ -43,7 +44,7 @@ class GgufSource:
             name: buffer for name, buffer in model.named_buffers() if name.endswith("select_bias")
         }
         shapes = {name: tuple(tensor.shape) for name, tensor in self._parameters.items()}
-        target = TARGETS[config.family]
+        target = target_of(config)
         self._parts: dict[str, list[GgufSlot]] = {}
         for part in gguf_slots(config, target, shapes, frozenset(stored)):
             self._parts.setdefault(part.name, []).append(part)
@@ -59,11 +60,10 @@ class GgufSource:
         wanted = {slot.stored: slot for slots in self._parts.values() for slot in slots}
         for name in self._stored:
             if name in wanted:
-                found, shape = self._stored.shape(name), wanted[name].shape
-                if found != shape:
-                    raise CheckpointError(
-                        f"{self._stored.file(name)}: '{name}' has shape {found}, its keys ask for {shape}"
-                    )
+                found, slot = self._stored.shape(name), wanted[name]
+                if not slot.fits(found):
+                    where, wants = self._stored.file(name), f"its keys ask for {slot.shape}"
+                    raise CheckpointError(f"{where}: '{name}' has shape {found}, {wants}")
             elif name not in FACTOR_TENSORS and layer_of(name) < self._layers:
                 raise CheckpointError(
                     f"{self._stored.file(name)}: unexpected tensor '{name}'; it is not part of a model "

@@ -1,157 +1,35 @@
-"""The architectures of llama.cpp as data: their keys, and what their fixed graphs can and cannot compute.
-
-`Key` works both ways, like a `Slot` for tensors: it says which config value a key of the file holds.
-"""
+"""The architectures of llama.cpp as data: their keys, and what their fixed graphs can and cannot compute."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from coterie.checkpoints.gguf_model.fused import GATE_UP, QKV
+from coterie.checkpoints.gguf_model.key_tables import (
+    CAPS_KEYS,
+    EXPERT_WIDTH_KEYS,
+    GRANITE_KEYS,
+    GROUP_KEYS,
+    GROUPED_KEYS,
+    LATENT_KEYS,
+    MIXER_KEYS,
+    MODEL_KEYS,
+    ORIGINAL,
+    ROUTED_KEYS,
+    SCALING_KEYS,
+    SCORED_KEYS,
+    SIGMOID_KEYS,
+    TEMPERATURE,
+    YARN_KEYS,
+    Key,
+    Parts,
+)
+from coterie.checkpoints.gguf_model.mixers import MixedLayers
 from coterie.config import (
-    AttentionConfig,
-    FeedForwardConfig,
     MLAConfig,
     ModelConfig,
-    MoEConfig,
-    RopeConfig,
-    RopeScaling,
-    RouterConfig,
-    TemperatureConfig,
 )
-
-# Tensors that the frequencies of rope are divided by: in all texts, and with LongRoPE in long and short ones.
-ROPE_FACTORS, LONG_FACTORS, SHORT_FACTORS = FACTOR_TENSORS = (
-    "rope_freqs.weight",
-    "rope_factors_long.weight",
-    "rope_factors_short.weight",
-)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The parts of a model that keys describe.
-
-    llama.cpp has one value per model where we have one per layer: that of the first layer of its kind.
-    """
-
-    model: ModelConfig
-    attention: AttentionConfig | MLAConfig
-    rope: RopeConfig
-    scaling: RopeScaling | None
-    temperature: TemperatureConfig | None
-    dense: FeedForwardConfig | None
-    moe: MoEConfig | None
-    router: RouterConfig | None
-
-    @staticmethod
-    def of(config: ModelConfig) -> Parts:
-        """The first layer of each kind; `rope` is the first layer's with positions."""
-        attentions = config.attentions
-        dense = (block.ffn for block in config.blocks if isinstance(block.ffn, FeedForwardConfig))
-        moe = config.first_moe
-        # Sliding layers may have another rope, which other keys state.
-        ropes = sorted(
-            (one for one in attentions if one.rope is not None), key=lambda one: one.mask != "causal"
-        )
-        rope = next((one.rope for one in ropes if one.rope is not None), RopeConfig())
-        router = moe.router if moe is not None else None
-        first = attentions[0]
-        return Parts(config, first, rope, rope.scaling, first.temperature, next(dense, None), moe, router)
-
-    def value(self, place: str) -> Any:
-        """The value at `part.field`."""
-        part, _, name = place.partition(".")
-        if place == "rope.rotated":  # None: whole heads
-            return self.rope.rotated or self.attention.head_dim
-        if place == "model.logit_divisor":
-            divisor = 1 / self.model.logit_scale
-            short = float(f"{divisor:.12g}")  # 1 / (1 / 49) is not 49
-            return short if 1 / short == self.model.logit_scale else divisor
-        return getattr(getattr(self, part), name)
-
-
-@dataclass(frozen=True)
-class Key:
-    """One key of the file (without the architecture's prefix) and the place of its value, `part.field`.
-
-    `codes`: value in the config -> number in the file, where the two differ.
-    """
-
-    name: str
-    place: str
-    codes: Mapping[str, int] | None = None
-
-    def write(self, parts: Parts) -> Any:
-        """The value for the file."""
-        value = parts.value(self.place)
-        return value if self.codes is None else self.codes[value]
-
-    def read(self, value: Any) -> Any:
-        """The config value that a value of the file stands for. Errors: `KeyError` for an unknown code."""
-        return value if self.codes is None else {code: ours for ours, code in self.codes.items()}[value]
-
-
-def _keys(part: str, **fields: str) -> tuple[Key, ...]:
-    """Keys of one part; in keywords `__` stands for the dot of a key's name."""
-    return tuple(Key(name.replace("__", "."), f"{part}.{ours}") for name, ours in fields.items())
-
-
-MODEL_KEYS = (
-    *_keys(
-        "model",
-        vocab_size="vocab_size",
-        context_length="max_positions",
-        embedding_length="width",
-        block_count="num_layers",
-        attention__layer_norm_rms_epsilon="norm_eps",
-    ),
-    Key("rope.freq_base", "rope.theta"),
-)
-GROUPED_KEYS = (
-    *_keys(
-        "attention",
-        attention__head_count="num_heads",
-        attention__head_count_kv="num_kv_heads",
-        attention__key_length="head_dim",
-        attention__value_length="head_dim",
-    ),
-    Key("rope.dimension_count", "rope.rotated"),
-)
-LATENT_KEYS = _keys(
-    "attention",
-    attention__head_count="num_heads",
-    attention__key_length_mla="head_dim",
-    attention__value_length="kv_rank",
-    attention__value_length_mla="value_dim",
-    attention__kv_lora_rank="kv_rank",
-    rope__dimension_count="rope_dim",
-)
-ROUTED_KEYS = _keys("router", expert_count="num_experts", expert_used_count="top_k")
-_EXPERT_WIDTH = _keys("moe", expert_feed_forward_length="expert_width")
-_SCORED = (
-    *_EXPERT_WIDTH,
-    *_keys("router", expert_weights_scale="scale", expert_weights_norm="renormalize"),
-    Key("expert_gating_func", "router.score", {"softmax": 1, "sigmoid": 2}),
-)
-_SIGMOID = (*_EXPERT_WIDTH, _SCORED[-1])
-_CAPS = (
-    Key("attn_logit_softcapping", "attention.score_cap"),
-    Key("final_logit_softcapping", "model.logit_cap"),
-)
-_GRANITE_KEYS = (
-    *_keys(
-        "model", embedding_scale="embed_scale", residual_scale="residual_scale", logit_scale="logit_divisor"
-    ),
-    Key("attention.scale", "attention.softmax_scale"),
-)
-_TEMPERATURE = Key("attention.temperature_scale", "temperature.scale")
-_ORIGINAL = "rope.scaling.original_context_length"
-GROUP_KEYS = _keys("router", expert_group_count="num_groups", expert_group_used_count="top_groups")
-SCALING_KEYS = _keys("scaling", rope__scaling__type="kind", rope__scaling__factor="factor")
-YARN_KEYS = (Key(_ORIGINAL, "scaling.original_max_positions"),)
 
 
 @dataclass(frozen=True)
@@ -188,11 +66,14 @@ class Target:
     Feed-forward. `layers`: where dense layers may be: `any`; `routed`: nowhere; `leading`: first, counted by
     a key; `stepped`: before every n-th layer, n in a key. `step_key`: states that n too. `renormalize`:
     whether it divides the chosen experts' weights by their sum (None: as the file says). `shared`: has a key
-    for the number of shared experts. `shared_width_key`: states the width of the shared experts together.
+    for the number of shared experts. `selects`: always has selection biases, and scales no weights.
+    `shared_width_key`: states the width of the shared experts together.
     `routed_keys`: keys of models with experts beyond `ROUTED_KEYS`.
 
-    `head`: needs the output matrix even where that is the embedding. `norm_before_ffn`: its name of the
-    second norm. `fused`: matrices of a layer that it has as one tensor.
+    `mixed`: has layers that keep a state. `stateless`: what a model without such a layer is there instead,
+    dense and with experts. `head`: needs the output matrix even where that is the embedding.
+    `norm_before_ffn`, `last_norm`: its names of the second norm of a layer, and of the norm before the head.
+    `fused`: matrices of a layer that it has as one tensor.
     """
 
     name: str
@@ -219,13 +100,24 @@ class Target:
     layers: Literal["any", "routed", "leading", "stepped"] = "any"
     renormalize: bool | None = None
     shared: bool = False
+    selects: bool = False
     latent: bool = False
     shared_width_key: bool = False
     step_key: bool = False
-    routed_keys: tuple[Key, ...] = field(default=_EXPERT_WIDTH, repr=False)
+    routed_keys: tuple[Key, ...] = field(default=EXPERT_WIDTH_KEYS, repr=False)
     head: bool = False
     norm_before_ffn: str = "ffn_norm"
     fused: tuple[str, ...] = ()
+    last_norm: str = "output_norm"
+    mixed: MixedLayers | None = None
+    stateless: tuple[Target, Target] | None = field(default=None, repr=False)
+
+    @property
+    def attention_keys(self) -> tuple[Key, ...]:
+        """Keys of grouped-query attention that hold one value for all layers."""
+        if self.mixed is None or not self.mixed.counted:
+            return GROUPED_KEYS
+        return tuple(key for key in GROUPED_KEYS if key.place != "attention.num_kv_heads")
 
 
 _LLAMA = Target("llama", pairs=True, factors=True, biases="any", renormalize=True, routed_keys=())
@@ -234,11 +126,20 @@ _GRANITE = Target(
     pairs=True,
     factors=True,
     biases="any",
-    extra_keys=_GRANITE_KEYS,
+    extra_keys=GRANITE_KEYS,
     renormalize=True,
     routed_keys=(),
 )
 _GRANITE_MOE = replace(_GRANITE, name="granitemoe", layers="routed", shared_width_key=True)
+_QWEN35 = Target(
+    "qwen35",
+    norm_before_ffn="post_attention_norm",
+    mixed=MixedLayers("gated_delta", gated=True, tiled=True, sections=True),
+)
+_QWEN35_MOE = replace(_QWEN35, name="qwen35moe", layers="routed", renormalize=True, shared_width_key=True)
+_LFM2 = Target(
+    "lfm2", full_width=True, last_norm="token_embd_norm", mixed=MixedLayers("short_conv", counted=True)
+)
 _OLMO2 = Target("olmo2", full_width=True, head=True)
 _DEEPSEEK = Target(
     "deepseek2",
@@ -248,7 +149,7 @@ _DEEPSEEK = Target(
     layers="leading",
     shared=True,
     latent=True,
-    routed_keys=_SCORED,
+    routed_keys=SCORED_KEYS,
 )
 TARGETS = {
     "llama": _LLAMA,
@@ -267,7 +168,7 @@ TARGETS = {
         shared_width_key=True,
         step_key=True,
     ),
-    "dots1": Target("dots1", equal_heads=True, layers="leading", shared=True, routed_keys=_SCORED),
+    "dots1": Target("dots1", equal_heads=True, layers="leading", shared=True, routed_keys=SCORED_KEYS),
     "qwen2_moe": Target(
         "qwen2moe", biases="qkv", full_width=True, layers="routed", renormalize=False, shared_width_key=True
     ),
@@ -276,37 +177,53 @@ TARGETS = {
         biases="qkv",
         layers="leading",
         shared=True,
-        routed_keys=_SCORED,
+        routed_keys=SCORED_KEYS,
         norm_before_ffn="post_attention_norm",
     ),
-    "minimax_m2": Target("minimax-m2", layers="routed", renormalize=True, routed_keys=_SIGMOID),
-    "gemma2": Target("gemma2", sliding=2, wide_scale_layers=46, linear_rope=False, extra_keys=_CAPS),
+    "minimax_m2": Target("minimax-m2", layers="routed", renormalize=True, routed_keys=SIGMOID_KEYS),
+    "gemma2": Target("gemma2", sliding=2, wide_scale_layers=46, linear_rope=False, extra_keys=CAPS_KEYS),
     "gemma3_text": Target(
         "gemma3",
         sliding=6,
         scale_sliding=False,
         wide_scale_layers=62,
         local_theta=10000.0,
-        extra_keys=_CAPS[1:],
+        extra_keys=CAPS_KEYS[1:],
     ),
     "phi3": Target("phi3", full_width=True, longrope=True, fused=(QKV, GATE_UP), states_window=True),
     "glm4": Target("glm4", pairs=True, biases="qkv", fused=(GATE_UP,)),
     "granite": _GRANITE,
     "granitemoe": _GRANITE_MOE,
     "granitemoeshared": _GRANITE_MOE,
+    "granitemoehybrid": replace(
+        _GRANITE_MOE,
+        name="granitehybrid",
+        layers="any",
+        mixed=MixedLayers("mamba2", counted=True, rope_switch=True),
+        stateless=(_GRANITE, _GRANITE_MOE),
+    ),
+    "lfm2": _LFM2,
+    "lfm2_moe": replace(
+        _LFM2, name="lfm2moe", layers="leading", renormalize=True, selects=True, routed_keys=SIGMOID_KEYS
+    ),
+    "qwen3_5_text": _QWEN35,
+    "qwen3_5_moe_text": _QWEN35_MOE,
+    "qwen3_next": replace(
+        _QWEN35_MOE, name="qwen3next", mixed=MixedLayers("gated_delta", gated=True, pair=True)
+    ),
     "ministral3": Target(
         "mistral3",
         pairs=True,
         factors=True,
         yarn_multiplier=1.0,
         yarn_divides=True,
-        extra_keys=(_TEMPERATURE, Key(_ORIGINAL, "temperature.floor_scale")),
+        extra_keys=(TEMPERATURE, Key(ORIGINAL, "temperature.floor_scale")),
     ),
     "mistral4": replace(
         _DEEPSEEK,
         name="mistral4",
         yarn_divides=True,
-        extra_keys=(_TEMPERATURE, Key("attention.temperature_length", "temperature.floor_scale")),
+        extra_keys=(TEMPERATURE, Key("attention.temperature_length", "temperature.floor_scale")),
     ),
     "olmo2": _OLMO2,
     "olmo3": replace(_OLMO2, sliding=4, scale_sliding=False, window_pattern_key=True),
@@ -338,11 +255,19 @@ TARGETS = {
 }
 
 
+def target_of(config: ModelConfig) -> Target:
+    """The architecture of a model. Errors: `KeyError` for a family without one."""
+    target = TARGETS[config.family]
+    if target.stateless is None or len(config.attentions) < config.num_layers:
+        return target
+    return target.stateless[1 if config.is_moe else 0]
+
+
 def keys_of(target: Target, config: ModelConfig) -> tuple[Key, ...]:
     """Every key of the file that holds a config value unchanged or by code."""
     parts = Parts.of(config)
-    keys = MODEL_KEYS + (LATENT_KEYS if isinstance(parts.attention, MLAConfig) else GROUPED_KEYS)
-    keys += target.extra_keys
+    keys = MODEL_KEYS + (LATENT_KEYS if isinstance(parts.attention, MLAConfig) else target.attention_keys)
+    keys += target.extra_keys + (MIXER_KEYS[parts.mixer.kind] if parts.mixer is not None else ())
     if parts.router is not None:
         keys += ROUTED_KEYS + target.routed_keys
         if target.latent and parts.router.top_groups != parts.router.num_groups:
@@ -352,8 +277,3 @@ def keys_of(target: Target, config: ModelConfig) -> tuple[Key, ...]:
     keys += YARN_KEYS if kind in ("longrope", "yarn") else ()
     # Two places of one key: `architectures.describe` sees to it that they hold one value.
     return tuple({key.name: key for key in keys}.values())
-
-
-def config_values(keys: Iterable[Key], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Config values that a file's keys state: place -> value. `found`: the file's keys without prefix."""
-    return {key.place: key.read(found[key.name]) for key in keys if key.name in found}

@@ -9,7 +9,7 @@ from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.rope import rope_parameters
 from coterie.checkpoints.gguf_model.targets import TARGETS
 
-_SCALES = {
+GRANITE_SCALES = {
     "model.embed_scale": "embedding_multiplier",
     "model.residual_scale": "residual_multiplier",
     "model.logit_divisor": "logits_scaling",
@@ -26,7 +26,7 @@ def _granite(file: GgufKeys) -> Hf:
     routing = file.count("expert_count", 0)
     shared = file.count("expert_shared_feed_forward_length", 0) if routing else 0
     family = "granite" if not routing else "granitemoeshared" if shared else "granitemoe"
-    data = grouped(file, family, _SCALES)
+    data = grouped(file, family, GRANITE_SCALES)
     data["attention_bias"] = file.biased
     if not routing:
         file.count("expert_used_count", None)

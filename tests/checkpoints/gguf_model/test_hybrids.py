@@ -1,0 +1,68 @@
+"""Which layers keep a state, as a file's keys say it, and one line for what cannot be read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.config import AttentionConfig, CoterieError
+from tests.checkpoints.gguf_model.conftest import Exported
+from tests.gguf.rewritten import rewrite
+
+
+def _attending(path: Path) -> list[int]:
+    blocks = Checkpoint.open(path).config.blocks
+    return [index for index, block in enumerate(blocks) if isinstance(block.attention, AttentionConfig)]
+
+
+def test_every_nth_layer_attends_unless_each_is_stated(exported: Exported, tmp_path: Path) -> None:
+    _, file = exported("qwen3_5")
+    silent = rewrite(file, tmp_path / "a.gguf", {"qwen35.full_attention_interval": None})
+    assert _attending(file) == _attending(silent) == [3]
+    every = rewrite(file, tmp_path / "b.gguf", {"qwen35.full_attention_interval": 2})
+    assert _attending(every) == [1, 3]
+    states = {"qwen35.attention.recurrent_layers": [False, True, True, False]}
+    assert _attending(rewrite(file, tmp_path / "c.gguf", states)) == [0, 3]
+
+
+def test_positions_are_switched_off_by_a_key(exported: Exported, tmp_path: Path) -> None:
+    _, file = exported("granite_hybrid_dense")
+    off = rewrite(file, tmp_path / "m.gguf", {"granitehybrid.rope.scaling.finetuned": False})
+    on, none = (Checkpoint.open(path).config.attentions[0] for path in (file, off))
+    assert on.rope is not None and none.rope is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "message"),
+    [
+        ("lfm2", {"lfm2.shortconv.l_cache": None}, "has no key 'lfm2.shortconv.l_cache'"),
+        (
+            "lfm2",
+            {"lfm2.attention.head_count_kv": [0, 2, 1, 0]},
+            "'lfm2.attention.head_count_kv' is [0, 2, 1, 0]; one number for all layers with attention, and 0",
+        ),
+        ("lfm2", {"lfm2.attention.head_count_kv": 2}, "'layer_types' needs 4 entries"),
+        ("lfm2_moe", {"lfm2moe.expert_gating_func": 1}, "'lfm2moe.expert_gating_func' is 1; 2 can be read"),
+        ("lfm2_moe", {"lfm2moe.expert_weights_scale": 1.7}, "'lfm2moe.expert_weights_scale' is 1.7"),
+        ("qwen3_5", {"qwen35.ssm.group_count": None}, "has no key 'qwen35.ssm.group_count'"),
+        ("qwen3_5", {"qwen35.ssm.time_step_rank": 0}, "a key of this 'qwen35' model cannot be used"),
+        ("qwen3_5", {"qwen35.ssm.inner_size": 60}, "'blk.0.ssm_conv1d.weight' has shape (80, 3)"),
+        ("granite_hybrid", {"granitehybrid.attention.scale": None}, "no key 'granitehybrid.attention.scale'"),
+        (
+            "granite_hybrid",
+            {"granitehybrid.ssm.state_size": 7},
+            "'blk.0.ssm_conv1d.weight' has shape (88",
+        ),
+    ],
+)
+def test_what_cannot_be_read(
+    kind: str, keys: dict[str, Any], message: str, exported: Exported, tmp_path: Path
+) -> None:
+    file = rewrite(exported(kind)[1], tmp_path / "m.gguf", keys)
+    with pytest.raises(CoterieError, match=re.escape(message)) as error:
+        Checkpoint.open(file).load()
+    assert "\n" not in str(error.value)
