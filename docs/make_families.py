@@ -8,7 +8,7 @@ from pathlib import Path
 from made_page import write_or_check
 
 from coterie.checkpoints.gguf_model.configs import ARCHITECTURES
-from coterie.checkpoints.gguf_model.targets import TARGETS
+from coterie.llamacpp.targets import TARGETS
 from coterie.families import FAMILIES, dense_forms, routed_form
 from coterie.families.base import Family
 from coterie.families.unsupported import UNSUPPORTED

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.gguf_model.splits import SPLITS, Split
 from coterie.checkpoints.gguf_model.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from coterie.config import CheckpointError
 from coterie.gguf.vocabulary import Vocabulary, vocabulary
+from coterie.llamacpp.splits import SPLITS, Split
 from coterie.text.tokenizer import SPLIT, Tokenizer
 from tests.gguf.models import VOCAB, describe, tokenizer
 from tests.gguf.tokenizers import SPECIALS, byte_level, pieces

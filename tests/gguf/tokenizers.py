@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from coterie.checkpoints.gguf_model.splits import DIGITS, GPT2, SPLITS
+from coterie.llamacpp.splits import DIGITS, GPT2, SPLITS
 from coterie.text.tokenizer import Tokenizer
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>")

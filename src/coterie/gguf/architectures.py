@@ -10,8 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.checkpoints.gguf_model.key_tables import YARN_KEYS, Parts
-from coterie.checkpoints.gguf_model.targets import TARGETS, ChunkedAttention, Target, keys_of, target_of
 from coterie.config import (
     AttentionConfig,
     ConfigError,
@@ -21,6 +19,8 @@ from coterie.config import (
     RopeScaling,
 )
 from coterie.gguf.mixed_layers import mixed_keys, mixer_differences, unfit_mixer
+from coterie.llamacpp.key_tables import YARN_KEYS, Parts
+from coterie.llamacpp.targets import TARGETS, ChunkedAttention, Target, keys_of, target_of
 from coterie.nn.rope import rotation_gain, yarn_gain
 
 Keys = dict[str, Any]

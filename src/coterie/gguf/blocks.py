@@ -15,10 +15,10 @@ import torch
 
 from coterie.checkpoints.gguf_file.blocks import NotFiniteError, unpack_blocks
 from coterie.checkpoints.gguf_file.types import BY_NAME
-from coterie.checkpoints.gguf_model.slot import EXACT
 from coterie.config import CheckpointError
 from coterie.gguf.k_quants import K_TYPES, pack_k
 from coterie.gguf.mixes import MIXES, MixFacts, mixed_type
+from coterie.llamacpp.slot import EXACT
 
 Array = npt.NDArray[Any]
 

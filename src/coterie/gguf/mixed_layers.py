@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from coterie.checkpoints.gguf_model.key_tables import Parts
-from coterie.checkpoints.gguf_model.mixers import MixedLayers
-from coterie.checkpoints.gguf_model.targets import Target
 from coterie.config import AttentionConfig, ModelConfig
 from coterie.config.mixers import STATE_MIXERS, DeltaNetConfig, Mamba2Config, ShortConvConfig, StateMixer
+from coterie.llamacpp.key_tables import Parts
+from coterie.llamacpp.mixers import MixedLayers
+from coterie.llamacpp.targets import Target
 
 Keys = dict[str, Any]
 

@@ -13,11 +13,11 @@ import torch
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
-from coterie.checkpoints.gguf_model.key_tables import Parts, config_values
-from coterie.checkpoints.gguf_model.layout import gguf_slots
-from coterie.checkpoints.gguf_model.targets import Target, keys_of, target_of
 from coterie.config import CheckpointError
 from coterie.gguf.parameters import ParameterSource
+from coterie.llamacpp.key_tables import Parts, config_values
+from coterie.llamacpp.layout import gguf_slots
+from coterie.llamacpp.targets import Target, keys_of, target_of
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import Difference, difference
 from coterie.proof.records import default_sequences, record

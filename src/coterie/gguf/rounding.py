@@ -16,12 +16,12 @@ import numpy as np
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
-from coterie.checkpoints.gguf_model.slot import without_ones
-from coterie.checkpoints.gguf_model.targets import target_of
 from coterie.config import CheckpointError
 from coterie.gguf.blocks import allowed_error, pack
 from coterie.gguf.parameters import ParameterSource
 from coterie.gguf.tensors import map_tensors
+from coterie.llamacpp.slot import without_ones
+from coterie.llamacpp.targets import target_of
 
 
 @dataclass(frozen=True)

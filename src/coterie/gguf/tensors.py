@@ -1,7 +1,7 @@
 """The tensors of the file to write: each yields its rows in chunks of float32.
 
 Writing and checking so hold one expert, or one matrix in its stored type, and never a layer. What is where is
-declared in `checkpoints.gguf_model.layout`. R rows, I numbers in a row.
+declared in `llamacpp.layout`. R rows, I numbers in a row.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from functools import partial
 
 from torch import Tensor
 
-from coterie.checkpoints.gguf_model.layout import gguf_slots, rope_factors
-from coterie.checkpoints.gguf_model.slot import GgufSlot
-from coterie.checkpoints.gguf_model.targets import Target
 from coterie.gguf.blocks import CHUNK, Array
 from coterie.gguf.parameters import ParameterSource
+from coterie.llamacpp.layout import gguf_slots, rope_factors
+from coterie.llamacpp.slot import GgufSlot
+from coterie.llamacpp.targets import Target
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.gguf_model.splits import DIGITS, GPT2, SPLITS
 from coterie.checkpoints.gguf_model.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from coterie.checkpoints.gguf_model.tokenizer import WHOLE
 from coterie.config import CheckpointError
 from coterie.gguf.sentencepiece import sentencepiece_scores
+from coterie.llamacpp.splits import DIGITS, GPT2, SPLITS
 from coterie.text.tokenizer import SPECIALS, Tokenizer
 
 # Marks of reasoning and tool calls. Programs around llama.cpp look for them in the reply's text, which never

@@ -11,9 +11,9 @@ import pytest
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.checkpoints.gguf_model.configs import ARCHITECTURES
-from coterie.checkpoints.gguf_model.targets import TARGETS
 from coterie.config import CoterieError
 from coterie.families.registry import first_difference
+from coterie.llamacpp.targets import TARGETS
 from tests.checkpoints.gguf_model.conftest import Exported
 from tests.gguf.models import KINDS
 from tests.gguf.rewritten import rewrite

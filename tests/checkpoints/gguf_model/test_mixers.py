@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.gguf_model.mixers import NEGATED_EXPONENTIAL
 from coterie.config import CheckpointError
+from coterie.llamacpp.mixers import NEGATED_EXPONENTIAL
 from tests.checkpoints.gguf_model.conftest import Exported
 from tests.checkpoints.gguf_model.test_source import logits
 from tests.gguf.rewritten import Arrays, rewrite

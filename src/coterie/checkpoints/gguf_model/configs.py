@@ -12,8 +12,8 @@ from coterie.checkpoints.gguf_model import hybrids, variants
 from coterie.checkpoints.gguf_model.decoder import PARTIAL, Hf, dense_width, grouped, routed, selecting
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.latent import read_deepseek, read_mistral4
-from coterie.checkpoints.gguf_model.targets import TARGETS
 from coterie.config import CheckpointError, suggest
+from coterie.llamacpp.targets import TARGETS
 
 
 def hf_config(file: GgufKeys) -> Hf:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coterie.checkpoints.gguf_model.fused import EXPERTS
-from coterie.checkpoints.gguf_model.key_tables import GROUPED_KEYS, MODEL_KEYS, ROUTED_KEYS, Key
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.rope import rope_parameters
-from coterie.checkpoints.gguf_model.targets import TARGETS
+from coterie.llamacpp.fused import EXPERTS
+from coterie.llamacpp.key_tables import GROUPED_KEYS, MODEL_KEYS, ROUTED_KEYS, Key
+from coterie.llamacpp.targets import TARGETS
 
 Hf = dict[str, Any]
 # Place in our config -> key of config.json; `vocab_size` and the number of layers come from the tensors.

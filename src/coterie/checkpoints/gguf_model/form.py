@@ -12,11 +12,11 @@ import torch
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.checkpoints.gguf_model.configs import hf_config
 from coterie.checkpoints.gguf_model.keys import GgufKeys
-from coterie.checkpoints.gguf_model.slot import EXACT
 from coterie.checkpoints.gguf_model.source import GgufSource, layer_of
 from coterie.checkpoints.gguf_model.tokenizer import TokenKeys, read_tokenizer, stop_ids
 from coterie.config import ModelConfig
 from coterie.config.files import write_json
+from coterie.llamacpp.slot import EXACT
 from coterie.text.tokenizer import Tokenizer
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coterie.checkpoints.gguf_model.decoder import PARTIAL, Hf, dense_width, grouped, routed
-from coterie.checkpoints.gguf_model.key_tables import MIXER_KEYS
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.variants import GRANITE_SCALES
+from coterie.llamacpp.key_tables import MIXER_KEYS
 
 _DELTA = {
     "mixer.kernel": "linear_conv_kernel_dim",

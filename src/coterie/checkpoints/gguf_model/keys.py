@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from coterie.checkpoints.gguf_model.fused import QKV
-from coterie.checkpoints.gguf_model.key_tables import Key
 from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError
+from coterie.llamacpp.fused import QKV
+from coterie.llamacpp.key_tables import Key
 
 _MISSING: Any = object()
 # Keys that change nothing in a decoder that is read from its tensors.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from coterie.checkpoints.gguf_model.decoder import NAMES, Hf, common, routed
-from coterie.checkpoints.gguf_model.fused import KV_B
-from coterie.checkpoints.gguf_model.key_tables import GROUP_KEYS, LATENT_KEYS, Key
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.rope import rope_parameters
-from coterie.checkpoints.gguf_model.targets import TARGETS
 from coterie.config import CheckpointError
+from coterie.llamacpp.fused import KV_B
+from coterie.llamacpp.key_tables import GROUP_KEYS, LATENT_KEYS, Key
+from coterie.llamacpp.targets import TARGETS
 
 _GATING = tuple(key for key in TARGETS["deepseek_v3"].routed_keys if key.place == "router.score")
 # Files with `kv_b` in one piece state the lengths of heads where newer ones state those of the latent.

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.gguf_model.key_tables import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS
 from coterie.checkpoints.gguf_model.keys import GgufKeys, shortest
-from coterie.checkpoints.gguf_model.targets import Target
 from coterie.config import CheckpointError, RopeConfig, RopeScaling
+from coterie.llamacpp.key_tables import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS
+from coterie.llamacpp.targets import Target
 from coterie.nn.rope import inverse_frequencies, yarn_gain
 
 # Sets of llama3 scaling, the published first: low and high factor, original context. Another set with equal

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
-from coterie.checkpoints.gguf_model.key_tables import FACTOR_TENSORS
-from coterie.checkpoints.gguf_model.layout import gguf_slots
-from coterie.checkpoints.gguf_model.slot import GgufSlot
-from coterie.checkpoints.gguf_model.targets import target_of
 from coterie.checkpoints.quantised.encoded import Grid
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family
 from coterie.families.mapping import Held
+from coterie.llamacpp.key_tables import FACTOR_TENSORS
+from coterie.llamacpp.layout import gguf_slots
+from coterie.llamacpp.slot import GgufSlot
+from coterie.llamacpp.targets import target_of
 from coterie.nn.transformer import Transformer
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coterie.checkpoints.gguf_model.pieces import piece_merges
-from coterie.checkpoints.gguf_model.splits import BY_NAME, DIGITS, GPT2, Split
 from coterie.checkpoints.gguf_model.token_types import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from coterie.config import CheckpointError, DataError, suggest
+from coterie.llamacpp.splits import BY_NAME, DIGITS, GPT2, Split
 from coterie.text.template_sources import ChatTemplate, ChatTemplates
 from coterie.text.tokenizer import Tokenizer
 

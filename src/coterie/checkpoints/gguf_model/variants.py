@@ -7,7 +7,7 @@ from collections.abc import Callable
 from coterie.checkpoints.gguf_model.decoder import PARTIAL, Hf, dense_width, grouped, routed
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.rope import rope_parameters
-from coterie.checkpoints.gguf_model.targets import TARGETS
+from coterie.llamacpp.targets import TARGETS
 
 GRANITE_SCALES = {
     "model.embed_scale": "embedding_multiplier",

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.checkpoints.gguf_model.key_tables import Parts, config_values
-from coterie.checkpoints.gguf_model.targets import keys_of
 from coterie.gguf.architectures import describe
+from coterie.llamacpp.key_tables import Parts, config_values
+from coterie.llamacpp.targets import keys_of
 from tests.gguf.models import KINDS, write
 
 

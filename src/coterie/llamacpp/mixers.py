@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.gguf_model.slot import GgufSlot, Shape, StoredAs
 from coterie.config import AttentionConfig
 from coterie.config.mixers import DeltaNetConfig, Mamba2Config, ShortConvConfig, StateMixer
 from coterie.families.mapping import View, whole
+from coterie.llamacpp.slot import GgufSlot, Shape, StoredAs
 
 Pieces = tuple[tuple[View, View], ...]
 

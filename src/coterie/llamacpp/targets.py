@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from coterie.checkpoints.gguf_model.fused import GATE_UP, QKV
-from coterie.checkpoints.gguf_model.key_tables import (
+from coterie.config import (
+    MLAConfig,
+    ModelConfig,
+)
+from coterie.llamacpp.fused import GATE_UP, QKV
+from coterie.llamacpp.key_tables import (
     CAPS_KEYS,
     EXPERT_WIDTH_KEYS,
     GRANITE_KEYS,
@@ -25,11 +29,7 @@ from coterie.checkpoints.gguf_model.key_tables import (
     Key,
     Parts,
 )
-from coterie.checkpoints.gguf_model.mixers import MixedLayers
-from coterie.config import (
-    MLAConfig,
-    ModelConfig,
-)
+from coterie.llamacpp.mixers import MixedLayers
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.gguf_model.fused import fused
-from coterie.checkpoints.gguf_model.key_tables import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, Parts
-from coterie.checkpoints.gguf_model.mixers import gated_query, mixer_slots
-from coterie.checkpoints.gguf_model.slot import PLUS_ONE, GgufSlot, Shape
-from coterie.checkpoints.gguf_model.targets import Target
 from coterie.config import AttentionConfig, CheckpointError, MLAConfig, ModelConfig, MoEConfig, RopeConfig
 from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import View, whole
+from coterie.llamacpp.fused import fused
+from coterie.llamacpp.key_tables import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, Parts
+from coterie.llamacpp.mixers import gated_query, mixer_slots
+from coterie.llamacpp.slot import PLUS_ONE, GgufSlot, Shape
+from coterie.llamacpp.targets import Target
 from coterie.nn.rope import inverse_frequencies
 
 _PLAIN = {

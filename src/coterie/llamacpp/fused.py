@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from coterie.checkpoints.gguf_model.slot import GgufSlot, Shape
 from coterie.families.mapping import View
+from coterie.llamacpp.slot import GgufSlot, Shape
 
 QKV, GATE_UP, EXPERTS, KV_B = "attn_qkv", "ffn_up", "ffn_gate_up_exps", "attn_kv_b"
 # The one tensor -> those whose rows it holds, in their order.

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.tensor_source import TensorSource
 from coterie.config import CheckpointError
 from coterie.families.mapping import View, whole
 
 Shape = tuple[int, ...]
 # Ends of the names of small tensors that llama.cpp takes in float32 only.
 EXACT = ("_norm.weight", "ssm_conv1d.weight", "shortconv.conv.weight", "ssm_a", "ssm_d")
+
+
+class Readable(Protocol):
+    """What reads the tensors of a file: a `TensorSource`."""
+
+    def read(self, name: str) -> Tensor:
+        """The whole tensor, in new memory."""
+        ...
+
+    def read_into(self, name: str, target: Tensor, part: View | None = None) -> None:
+        """Copy the tensor, or the view `part` of it, into `target`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ class GgufSlot:
             numbers = theirs(stored)
             ours(parameter).copy_(numbers if self.change is None else self._read(self.change, numbers))
 
-    def read_into(self, source: TensorSource, parameter: Tensor) -> None:
+    def read_into(self, source: Readable, parameter: Tensor) -> None:
         """Fill the parameter from the file, without the tensor in memory twice where that is possible."""
         if self.change is not None:
             self.unpack(source.read(self.stored), parameter)

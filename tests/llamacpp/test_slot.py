@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from coterie.checkpoints.gguf_model.slot import PLUS_ONE, GgufSlot
+from coterie.llamacpp.slot import PLUS_ONE, GgufSlot
 
 
 def _half(part: int, name: str) -> GgufSlot:

@@ -1,0 +1,1 @@
+"""llama.cpp's architectures, keys, tensors and splits as data, for both ways."""
