@@ -74,8 +74,11 @@ def model_sums(config: ModelConfig, tokens: int = 1, passes: int = 1) -> tuple[i
     widths, depth = [config.width, tokens], 1
     for block in config.blocks:
         ffn, attention = block.ffn, block.attention
-        widths.append(ffn.width if isinstance(ffn, FeedForwardConfig) else ffn.expert_width)
+        if ffn is not None:
+            widths.append(ffn.width if isinstance(ffn, FeedForwardConfig) else ffn.expert_width)
         depth += OPERATIONS_PER_BLOCK
+        if attention is None:
+            continue
         if isinstance(attention, STATE_MIXERS):  # the state's sums, and the system within a chunk
             widths += [attention.output_width, CHUNK]
             depth += OPERATIONS_PER_STATE

@@ -28,7 +28,7 @@ from tests.checkpoints.opens import count_opens
 from tests.families.hf import tiny
 
 MODELS = ["llama_tied_bias", "qwen3_moe", "mixtral", "olmoe", "deepseek_v3", "gpt_oss", "llama4_scout"]
-MODELS += ["gemma4_text_moe"]
+MODELS += ["gemma4_text_moe", "nemotron_h_latent"]
 
 
 def made(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from coterie.config import ConfigError, ModelConfig
-from coterie.config.model import AttentionConfig, MoEConfig, RouterConfig
+from coterie.config.feed_forward import MoEConfig, RouterConfig
+from coterie.config.model import AttentionConfig
 from coterie.config.positions import RopeConfig
 
 ATTENTION = {"num_heads": 2, "num_kv_heads": 1, "head_dim": 4}

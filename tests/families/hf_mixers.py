@@ -71,6 +71,33 @@ CONFIGS |= {
         "layer_types": ["conv", "conv", "full_attention", "conv"],
     },
 }
+_NEMOTRON = {
+    "model_type": "nemotron_h",
+    "head_dim": 12,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 6,
+    "ssm_state_size": 6,
+    "n_groups": 2,
+    "conv_kernel": 3,
+    "intermediate_size": 40,
+    "time_step_min": 0.3,
+    "layer_norm_epsilon": 1e-4,
+}
+_NEMOTRON_MOE = _NEMOTRON | {
+    "moe_intermediate_size": 12,
+    "moe_shared_expert_intermediate_size": 20,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 1.7,
+}
+CONFIGS |= {
+    "nemotron_h": _NEMOTRON | {"hybrid_override_pattern": "M-*-", "use_bias": True, "mlp_bias": True},
+    "nemotron_h_moe": _NEMOTRON_MOE | {"hybrid_override_pattern": "ME*-"},
+    "nemotron_h_latent": _NEMOTRON_MOE
+    | {"hybrid_override_pattern": "E*ME", "moe_latent_size": 14, "use_conv_bias": False, "n_groups": 1},
+}
 _HYBRID = {
     "model_type": "granitemoehybrid",
     "intermediate_size": 12,

@@ -64,11 +64,24 @@ NAMES = (
     "gemma4_text_moe",
     "gemma4_unified_text",
     "granitemoehybrid",
+    "nemotron_h_moe",
 )
 IDS = torch.randint(0, VOCAB, (24,), generator=torch.Generator().manual_seed(1))
 
 NO_EFFECT = {
     "mamba_chunk_size": "how the scan is divided",
+    "chunk_size": "how the scan is divided",
+    "expand": "the heads of Mamba-2 say how wide it is inside",
+    "mamba_ssm_cache_dtype": "the state is float32 here",
+    "use_mamba_kernels": "how the scan is computed",
+    "time_step_max": "fresh weights",
+    "time_step_floor": "fresh weights",
+    "rescale_prenorm_residual": "fresh weights",
+    "num_logits_to_keep": "what a call returns",
+    "moe_shared_expert_overlap": "the order of work",
+    "hidden_dropout": "training of transformers; trained here without dropout",
+    "num_nextn_predict_layers": "layers for multi-token prediction are carried",
+    "mtp_layers_block_type": "layers for multi-token prediction are carried",
     "architectures": "model_type decides; a contradiction is named",
     "transformers_version": "says who wrote the file",
     "dtype": "the weights have their types; the type to compute in is an argument",

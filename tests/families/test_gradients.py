@@ -35,6 +35,7 @@ FEWER = {"gemma4_text_moe": {"num_hidden_layers": 2, "layer_types": ["sliding_at
         "lfm2_moe",
         "granitemoehybrid",
         "gemma4_text_moe",
+        "nemotron_h_latent",
     ],
 )
 def test_gradients_equal_transformers(name: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coterie.checkpoints.directory import load_model
+from coterie.config import BlockConfig, ModelConfig, MoEConfig, RopeConfig
 from coterie.nn import gated_delta
 from coterie.nn.delta_rule import delta_rule
 from coterie.nn.gated_delta import GatedDeltaNet
@@ -177,3 +178,51 @@ def test_one_norm_over_all_groups_and_the_norm_before_the_gate(
     for wrong in (whole, before):
         monkeypatch.setattr(Mamba2, "_gated", wrong)
         assert (logits(mamba) - right).abs().max() > ENOUGH
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    """Layers that hold one part each."""
+    path: Path = tmp_path_factory.mktemp("parts")
+    tiny("nemotron_h_moe").save_pretrained(path)
+    return load_model(path).model
+
+
+def _with(config: ModelConfig, part: str, **changes: Any) -> ModelConfig:
+    """The config with `changes` to each mixer (`attention`), feed-forward (`ffn`) or router that has them."""
+
+    def changed(block: BlockConfig) -> BlockConfig:
+        own = block.ffn if part == "router" else getattr(block, part)
+        if part == "router":
+            if not isinstance(own, MoEConfig):
+                return block
+            router = own.router.model_copy(update=changes)
+            return block.model_copy(update={"ffn": own.model_copy(update={"router": router})})
+        if own is None or not all(hasattr(own, name) for name in changes):
+            return block
+        return block.model_copy(update={part: own.model_copy(update=changes)})
+
+    return config.model_copy(update={"blocks": tuple(map(changed, config.blocks))})
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("ffn", {"activation": "silu"}),
+        ("attention", {"rope": RopeConfig()}),
+        ("attention", {"step_low": 0.0}),
+        ("router", {"scale": 1.0}),
+        ("router", {"num_groups": 1, "top_groups": 1}),
+        ("router", {"renormalize": False}),
+        ("router", {"score": "softmax"}),
+    ],
+)
+def test_a_setting_of_layers_with_one_part(parts: Transformer, part: str, changes: dict[str, Any]) -> None:
+    wrong = rebuilt(parts, _with(parts.config, part, **changes))
+    assert (logits(wrong) - logits(parts)).abs().max() > ENOUGH
+
+
+def test_layers_with_one_part_in_another_order(parts: Transformer) -> None:
+    wrong = rebuilt(parts, parts.config)
+    wrong.blocks = torch.nn.ModuleList([wrong.blocks[index] for index in (1, 0, 2, 3)])
+    assert (logits(wrong) - logits(parts)).abs().max() > ENOUGH

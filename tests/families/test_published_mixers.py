@@ -85,6 +85,27 @@ CONFIGS |= {
         "layer_types": ["attention" if i in (5, 15, 25, 35) else "mamba" for i in range(40)],
     },
 }  # fmt: skip
+_NEMOTRON = {
+    "model_type": "nemotron_h", "vocab_size": 131072, "head_dim": 128, "mamba_head_dim": 64, "n_groups": 8,
+    "conv_kernel": 4, "ssm_state_size": 128, "num_attention_heads": 32, "layer_norm_epsilon": 1e-5,
+    "mlp_hidden_act": "relu2", "mamba_hidden_act": "silu", "use_conv_bias": True, "use_bias": False,
+    "time_step_min": 0.001, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False,
+    "mamba_proj_bias": False, "residual_in_fp32": False,
+}  # fmt: skip
+CONFIGS |= {
+    "Nemotron-H-8B": _NEMOTRON | {
+        "hidden_size": 4096, "num_hidden_layers": 52, "intermediate_size": 21504, "num_key_value_heads": 8,
+        "mamba_num_heads": 128, "max_position_embeddings": 8192,
+        "hybrid_override_pattern": "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-",
+    },
+    "Nemotron-3-Nano-30B-A3B": _NEMOTRON | {
+        "hidden_size": 2688, "num_hidden_layers": 52, "num_key_value_heads": 2, "mamba_num_heads": 64,
+        "max_position_embeddings": 262144, "n_routed_experts": 128, "num_experts_per_tok": 6,
+        "moe_intermediate_size": 1856, "moe_shared_expert_intermediate_size": 3712, "n_shared_experts": 1,
+        "norm_topk_prob": True, "routed_scaling_factor": 2.5, "n_group": 1, "topk_group": 1,
+        "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+    },
+}  # fmt: skip
 # Billions of parameters without encoder and layers for multi-token prediction: total, active.
 SIZES = {
     "Qwen3.5-27B": (26.9, 26.9),
@@ -95,6 +116,8 @@ SIZES = {
     "LFM2-1.2B": (1.170, 1.170),
     "LFM2-8B-A1B": (8.34, 1.56),
     "granite-4.0-h-tiny": (6.94, 1.47),
+    "Nemotron-H-8B": (8.10, 8.10),
+    "Nemotron-3-Nano-30B-A3B": (31.58, 3.58),
 }
 
 
@@ -123,7 +146,8 @@ def test_names_and_shapes_are_those_transformers_writes(name: str, layers: int |
     data = dict(CONFIGS[name])
     if layers is not None:
         data["num_hidden_layers"] = layers
-        data |= {"layer_types": data["layer_types"][:layers]} if "layer_types" in data else {}
+        kinds = data.keys() & {"layer_types", "hybrid_override_pattern"}
+        data |= {key: data[key][:layers] for key in kinds}
     config, theirs = config_from_hf(data), reference(data)
     with torch.device("meta"):
         model = Transformer(config)

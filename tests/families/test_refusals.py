@@ -53,6 +53,17 @@ def hf_config(name: str, **changes: Any) -> dict[str, Any]:
         ),
         ("dots1", {"layer_types": ["sliding_attention"] * 4}, "'layer_types' names 'sliding_attention'"),
         ("hy_v3", {"num_shared_experts": 0}, "shared_width"),
+        ("nemotron_h", {"layers_block_type": ["mamba", "conv"]}, "each layer's kind once.*'conv'"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-**"}, "each layer's kind once"),
+        ("nemotron_h", {"layers_block_type": ["mamba", "mlp"]}, "no layer has attention"),
+        ("nemotron_h", {"num_hidden_layers": 5}, "is 5 and the pattern has 4 layers"),
+        ("nemotron_h", {"attention_bias": True}, "'attention_bias' is True"),
+        ("nemotron_h", {"tie_word_embeddings": True}, "'tie_word_embeddings' is True"),
+        ("nemotron_h", {"mlp_hidden_act": "gelu"}, "'mlp_hidden_act' is 'gelu'"),
+        ("nemotron_h", {"time_step_limit": [0.0, 0.1]}, "limited below by time_step_min"),
+        ("nemotron_h", {"mamba_proj_bias": True}, "'mamba_proj_bias' is True"),
+        ("nemotron_h_moe", {"mlp_bias": True}, "'mlp_bias' is True"),
+        ("nemotron_h_moe", {"n_shared_experts": 2}, "'n_shared_experts' is 2"),
         ("hy_v3", {"mlp_bias": True}, "'mlp_bias' is True"),
         ("minimax_m2", {"scoring_func": "softmax"}, "'scoring_func' is 'softmax'"),
         ("minimax_m2", {"shared_intermediate_size": 8}, "'shared_intermediate_size' is 8"),
@@ -91,7 +102,11 @@ def test_a_family_refuses_the_other_kind_of_attention(name: str) -> None:
     config = config_from_hf(hf_config(name))
     other = "llama" if isinstance(config.blocks[0].attention, MLAConfig) else "deepseek_v3"
     blocks = [
-        block | {"attention": config_from_hf(hf_config(other)).blocks[0].attention.model_dump()}
+        block
+        | {
+            "attention": block["attention"]
+            and config_from_hf(hf_config(other)).blocks[0].attention.model_dump()
+        }
         for block in config.to_dict()["blocks"]
     ]
     with pytest.raises(ConfigError, match=r"latent attention|needs layers of attention and of"):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
-from coterie.config.model import BalanceConfig, RouterConfig
+from coterie.config.feed_forward import BalanceConfig, RouterConfig
 from coterie.nn.experts import ExpertLinear, Experts
 from coterie.nn.kernels.grouped import grouped_linear
 from coterie.nn.linear import Linear

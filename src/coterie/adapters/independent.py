@@ -196,11 +196,12 @@ def _fused(
     inner = f"{experts}.base_layer.lora_A.weight" in rest
     targets = data.get("target_parameters") or ["down_proj"]
     both = stem != experts or (not inner and not any(t.endswith("down_proj") for t in targets))
-    part = "gate_up_proj" if both else "down_proj"
     index = re.search(r"layers\.(\d+)\.", stem)
     if index is None:
         return
-    num_experts = dict(own.config.moe_layers())[int(index[1])].router.num_experts
+    moe = dict(own.config.moe_layers())[int(index[1])]
+    num_experts = moe.router.num_experts
+    part = "down_proj" if not both else "gate_up_proj" if moe.gated else "up_proj"
     a, b = rest[f"{stem}.lora_A.weight"].double(), rest[f"{stem}.lora_B.weight"].double()
     a_ErI = a.reshape(num_experts, -1, a.shape[1])
     b_EOr = b.reshape(b.shape[0], -1, num_experts).permute(2, 0, 1)
@@ -222,7 +223,7 @@ def _fused(
         return
     for expert in range(num_experts):
         for names in _SINGLE:
-            chosen = names[:2] if both else names[2:]
+            chosen = names[2:] if not both else names[:2] if moe.gated else names[1:2]
             rows = change.shape[1] // len(chosen)
             for half, name in enumerate(chosen):
                 place = slice(half * rows, (half + 1) * rows)

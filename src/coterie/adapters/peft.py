@@ -56,10 +56,10 @@ def encode(
     reasons = []
     for layer, factors in join_factors(names, adapter.factors)[0].items():
         place, how = names.places[layer], (factors.rank, factors.alpha)
-        if place.kind in ("gate_up", "down") and layout == "per-expert":
+        if place.of_experts and layout == "per-expert":
             part = write_single(names, layer, factors)
             modules |= {_PART.fullmatch(key).group(1): how for key in part}  # type: ignore[union-attr]
-        elif place.kind in ("gate_up", "down"):
+        elif place.of_experts:
             part = write_fused(place, factors, config, layout)
             parameters[place.parameter] = how
         else:
@@ -71,6 +71,8 @@ def encode(
             ] = how
         if factors.magnitude is not None and (place.parameter in parameters or place.kind == "router"):
             reasons.append(f"DoRA on {place.kind if place.kind == 'router' else place.path.split('.')[-1]}")
+        if (leaf := place.path.rpartition(".")[2]) in names.refused:
+            reasons.append(f"factors on {leaf} of a {config.family} model")
         tensors |= part
     full, saved, more = _encode_full(adapter, names)
     if not adapter.factors:
@@ -108,7 +110,7 @@ def _config(
     alpha = alphas.most_common(1)[0][0] if alphas else 1.0
     known = [_target(names, place, layout) for place in names.places.values()]
     if layout == "per-expert":
-        experts = {place.path for place in names.places.values() if place.kind in ("gate_up", "down")}
+        experts = {place.path for place in names.places.values() if place.of_experts}
         known = [path for path in known if path not in experts] + list(names.expert_modules)
     patterns = names.shorten(every, known)
     result: dict[str, Any] = {
@@ -152,7 +154,7 @@ def _encode_full(adapter: Adapter, names: Names) -> tuple[dict[str, Tensor], lis
     reasons = [f"{key.rpartition('.')[2]} trained in full" for key in bare]
     return (
         tensors,
-        [module for module in saved if not module.endswith(("self_attn", "linear_attn", ".mamba"))],
+        [module for module in saved if not module.endswith(("self_attn", "linear_attn", ".mamba", ".mixer"))],
         reasons,
     )
 
@@ -195,7 +197,7 @@ def decode(
         if match := _PART.fullmatch(key):
             stems.setdefault(match.group(1), []).append(key)
     single: dict[str, dict[tuple[int, int], Factors]] = {}
-    places = {place.path: place for place in names.places.values() if place.kind not in ("gate_up", "down")}
+    places = {place.path: place for place in names.places.values() if not place.of_experts}
     for stem in sorted(stems):
         if stem in names.expert_modules:
             layer, expert, half = names.expert_modules[stem]
@@ -239,12 +241,13 @@ def _one(
 
 def _fused_place(names: Names, stem: str, stems: Set[str], data: Mapping[str, Any]) -> Place | None:
     for place in names.places.values():
-        if place.kind == "gate_up" and stem == place.stem:
+        if place.reads and stem == place.stem:
             return place
         if place.kind == "down" and stem == place.stem:
             inner = f"{place.path}.base_layer" in stems
-            only_gate_up = not inner and not _targets(data, place.parameter)
-            return names.places[place.name.removesuffix("down") + "gate_up"] if only_gate_up else place
+            only_first = not inner and not _targets(data, place.parameter)
+            pair = (one for one in names.places.values() if one.reads and one.path == place.path)
+            return next(pair) if only_first else place
     return None
 
 

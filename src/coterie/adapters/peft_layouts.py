@@ -25,7 +25,7 @@ from torch import Tensor
 from coterie.adapters.attach import Factors
 from coterie.adapters.peft_names import Names, Place
 from coterie.config import CheckpointError, ModelConfig
-from coterie.config.model import MoEConfig
+from coterie.config.feed_forward import MoEConfig
 from coterie.families import family
 
 Layout = Literal["peft", "peft019", "peft018", "vllm3d", "per-expert"]
@@ -112,7 +112,7 @@ def write_single(names: Names, layer: str, factors: Factors) -> dict[str, Tensor
 def half_rows(config: ModelConfig, layer: str, half: int) -> slice:
     """Which output rows of our layer are the gate's (0) or the up's (1); all of them for `down` (2)."""
     ffn = _moe(config, layer)
-    if half == 2:
+    if half == 2 or not ffn.gated:
         return slice(None)
     if ffn.clamped is not None:
         return slice(half, None, 2)
@@ -133,12 +133,13 @@ def read_single(names: Names, layer: str, parts: Mapping[tuple[int, int], Factor
         )
     every = len(experts) == num_experts_of(names.config, layer)
     first = next(iter(parts.values()))
-    if len(halves) == 1 and halves != [2] and first.magnitude is not None:
+    whole = halves == [2] or not _moe(names.config, layer).gated
+    if len(halves) == 1 and not whole and first.magnitude is not None:
         raise CheckpointError(
             f"{where}: DoRA on only one of gate and up of '{layer}' is not supported; merge it first"
         )
-    if halves == [2]:
-        joined = [parts[expert, 2] for expert in experts]
+    if whole:
+        joined = [parts[expert, halves[0]] for expert in experts]
         alpha = first.alpha
     else:
         shared = len(halves) == 1 or all(torch.equal(parts[e, 0].a, parts[e, 1].a) for e in experts)

@@ -1,8 +1,8 @@
 """The names of our layers in transformers 5 and PEFT, derived from the family's declared mapping.
 
 transformers 5 holds the experts of a layer as two parameters of one module (`...experts`), whatever the files
-hold. PEFT wraps it twice, `gate_up_proj` first, whose factors are `experts.base_layer.lora_*`; those of
-`down_proj` are `experts.lora_*`.
+hold. PEFT wraps it twice, `gate_up_proj` (`up_proj` without gates) first, whose factors are
+`experts.base_layer.lora_*`; those of `down_proj` are `experts.lora_*`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from coterie.config import ModelConfig
 from coterie.families import Slot, family
 
 Value = TypeVar("Value")
-Kind = Literal["linear", "router", "gate_up", "down"]
+Kind = Literal["linear", "router", "gate_up", "up", "down"]
+_EXPERTS: tuple[Kind, ...] = ("gate_up", "up", "down")
 
 _LAYER = re.compile(r"(?:.*\.)?layers\.\d+\.(.+)")
 
@@ -34,14 +35,24 @@ class Place:
     kind: Kind
 
     @property
+    def of_experts(self) -> bool:
+        """Whether it is one of the two matrices of routed experts."""
+        return self.kind in _EXPERTS
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is the first of the two."""
+        return self.kind in ("gate_up", "up")
+
+    @property
     def stem(self) -> str:
         """What `.lora_A.weight` is appended to in a file with fused experts."""
-        return f"{self.path}.base_layer" if self.kind == "gate_up" else self.path
+        return f"{self.path}.base_layer" if self.reads else self.path
 
     @property
     def parameter(self) -> str:
         """The parameter, as PEFT's `target_parameters` and patterns name it."""
-        return f"{self.path}.{self.kind}_proj" if self.kind in ("gate_up", "down") else f"{self.path}.weight"
+        return f"{self.path}.{self.kind}_proj" if self.of_experts else f"{self.path}.weight"
 
 
 class Names:
@@ -57,6 +68,7 @@ class Names:
         self.only_whole_names = bool(chosen.texts)
         self.is_moe = config.is_moe
         self._memory_names = chosen.memory_names
+        self.refused = chosen.peft_refuses
         self.transposed = chosen.fused != "out-in"
 
     @cached_property
@@ -68,9 +80,8 @@ class Names:
             if kind != "weight" or name in found or name == "embed" or name.endswith("norm"):
                 continue
             if ".experts." in slot.name:
-                found[name] = Place(
-                    name, self.experts_path(slot), "gate_up" if name.endswith("gate_up") else "down"
-                )
+                part = next(kind for kind in _EXPERTS if name.endswith(f".{kind}"))
+                found[name] = Place(name, self.experts_path(slot), part)
             else:
                 path = self._in_memory(slot.disk).removesuffix(".weight")
                 found[name] = Place(name, path, "router" if name.endswith(".router") else "linear")
@@ -95,18 +106,18 @@ class Names:
     def expert_modules(self) -> dict[str, tuple[str, int, int]]:
         """Single experts' modules as transformers 4 named them: path -> (our layer, expert, half).
 
-        Half 0 is the gate and 1 the up projection of `gate_up`; 2 stands for `down`.
+        Half 0 is the gate and 1 the up projection of `gate_up`, or `up` without gates; 2 stands for `down`.
         """
         found, moes = {}, dict(self.config.moe_layers())
         for layer, (name, path) in self._experts.items():
-            parts = self._parts(path)
+            gated = moes[layer].gated
+            parts = self._parts(path)[-moes[layer].num_matrices :]
+            halves = dict(zip((0, 1, 2) if gated else (1, 2), parts, strict=True))
+            first = "gate_up" if gated else "up"
             for expert in range(moes[layer].router.num_experts):
-                for half, part in enumerate(parts):
-                    found[f"{path}.{expert}.{part}"] = (
-                        f"{name}.{'down' if half == 2 else 'gate_up'}",
-                        expert,
-                        half,
-                    )
+                for half, part in halves.items():
+                    ours = f"{name}.{'down' if half == 2 else first}"
+                    found[f"{path}.{expert}.{part}"] = (ours, expert, half)
         return found
 
     def _parts(self, path: str) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 Three forms occur. Checkpoints of the bare decoder (embedding models) lack the prefix `model.`; text models
 cut out of larger ones have a prefix more. transformers 5 holds the experts of a layer as one tensor,
-`gate_up_proj` (E, 2F, D) and `down_proj` (E, D, F), and can save them so. Every expert's matrix is one range
-of bytes of such a tensor, so the parts become separate entries and are read like any other tensor.
+`gate_up_proj` (E, 2F, D), or `up_proj` (E, F, D) without gates, and `down_proj` (E, D, F), and can save them
+so. Every expert's matrix is one range of bytes of such a tensor, so the parts become separate entries and are
+read like any other tensor.
 E experts, F their width, D width of the model.
 """
 
@@ -18,7 +19,7 @@ from coterie.config import CheckpointError
 
 Tensor = Plain | EncodedTensor
 
-_WRAPPER = re.compile(r"^(?:(?:model|language_model|transformer)\.)+(?=.)")
+_WRAPPER = re.compile(r"^(?:(?:model|language_model|transformer|backbone)\.)+(?=.)")
 _EXPERT = re.compile(r"(.+\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj|w[123])\.weight$")
 _PARTS = {
     "gate_proj": ("gate_up_proj", 0), "w1": ("gate_up_proj", 0),
@@ -35,11 +36,14 @@ class FamilyNames:
         self._memory = tuple(memory)
         self._by_core: dict[str, str] = {}
         self._fused: dict[str, dict[int, dict[int, str]]] = {}  # core -> expert -> half -> name
+        experts = [found for found in map(_EXPERT.match, self._own) if found]
+        has_gates = any(_PARTS[found[3]] == ("gate_up_proj", 0) for found in experts)
+        parts = _PARTS if has_gates else _PARTS | {"up_proj": ("up_proj", 0)}
         for name in self._own:
             self._by_core[_core(name)] = name
             found = _EXPERT.match(name)
             if found:
-                fused, half = _PARTS[found[3]]
+                fused, half = parts[found[3]]
                 halves = self._fused.setdefault(f"{_core(found[1])}.{fused}", {})
                 halves.setdefault(int(found[2]), {})[half] = name
 

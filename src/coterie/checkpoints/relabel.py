@@ -79,7 +79,9 @@ def _candidates(config: ModelConfig) -> list[tuple[ModelConfig, str]]:
     """(config, change in words) of the same function: as it is, dense as one expert, one expert as dense."""
     found = [(config, "")]
     ffns = [block.ffn for block in config.blocks]
-    if all(isinstance(ffn, FeedForwardConfig) and not ffn.bias for ffn in ffns):
+    if None in ffns:  # layers without a feed-forward, which no other family has
+        return found
+    if all(isinstance(ffn, FeedForwardConfig) and not ffn.bias and ffn.gated for ffn in ffns):
         found.append(
             (_with_ffns(config, [_expert_of(ffn) for ffn in ffns]), "each feed-forward became one expert")
         )
@@ -89,14 +91,15 @@ def _candidates(config: ModelConfig) -> list[tuple[ModelConfig, str]]:
     return found
 
 
-def _expert_of(ffn: FeedForwardConfig | MoEConfig) -> MoEConfig:
+def _expert_of(ffn: FeedForwardConfig | MoEConfig | None) -> MoEConfig:
     assert isinstance(ffn, FeedForwardConfig)
     return MoEConfig(expert_width=ffn.width, router=_ONE, activation=ffn.activation)
 
 
-def _dense_of(ffn: FeedForwardConfig | MoEConfig) -> FeedForwardConfig:
+def _dense_of(ffn: FeedForwardConfig | MoEConfig | None) -> FeedForwardConfig:
     if isinstance(ffn, FeedForwardConfig):
         return ffn
+    assert ffn is not None
     return FeedForwardConfig(width=ffn.expert_width, activation=ffn.activation)
 
 
@@ -105,6 +108,7 @@ def _is_one_expert(moe: MoEConfig) -> bool:
     router = moe.router
     always_one = router.renormalize or router.score == "softmax"
     plain = moe.shared_width is None and moe.clamped is None and not router.bias and not router.select_bias
+    plain = plain and moe.gated and moe.latent_width is None
     unscaled = router.scale == 1.0 and not router.expert_scale
     return router.num_experts == 1 and always_one and unscaled and plain
 
@@ -144,7 +148,7 @@ def _rebuild(model: Transformer, config: ModelConfig) -> Transformer:
         if config.num_mtp_layers or name[:4] != "mtp."
     }
     for index, (new, old) in enumerate(zip(config.blocks, model.config.blocks, strict=True)):
-        if new.ffn.kind != old.ffn.kind:
+        if type(new.ffn) is not type(old.ffn):
             prefix = f"blocks.{index}.ffn."
             parts = {name[len(prefix) :]: state.pop(name) for name in list(state) if name.startswith(prefix)}
             state |= {prefix + name: tensor for name, tensor in _other_kind(parts).items()}

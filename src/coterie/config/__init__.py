@@ -10,17 +10,14 @@ from coterie.config.adapter import (
 )
 from coterie.config.base import Settings, apply_overrides, suggest
 from coterie.config.errors import CheckpointError, ConfigError, CoterieError, DataError, TrainingError
-from coterie.config.model import (
-    AttentionConfig,
+from coterie.config.feed_forward import (
     BalanceConfig,
-    BlockConfig,
     ClampedConfig,
     FeedForwardConfig,
-    MLAConfig,
-    ModelConfig,
     MoEConfig,
     RouterConfig,
 )
+from coterie.config.model import AttentionConfig, BlockConfig, MLAConfig, ModelConfig
 from coterie.config.positions import RopeConfig, RopeScaling, TemperatureConfig
 from coterie.config.precision import Precision
 from coterie.config.selection import ExpertSelection

@@ -10,7 +10,7 @@ from coterie.config.base import Settings
 from coterie.config.data import DataConfig
 from coterie.config.effects import Effects, Facts, effective, first_void
 from coterie.config.errors import ConfigError
-from coterie.config.model import BalanceConfig
+from coterie.config.feed_forward import BalanceConfig
 from coterie.config.run_effects import SHARED_EFFECTS, TRAIN_EFFECTS
 
 CONTINUED_WARMUP = 0.1

@@ -37,6 +37,9 @@ class Family:
     `dense`: the family of the same decoder with dense feed-forwards, for surgery (None: there is none);
     `also_dense`: others, for models that it cannot carry. `upcycled`: settings that every router of this
     family has, for a new one. `shared`: the expert for all tokens that every routed layer of it has.
+    `part_blocks`: a layer is attention, another mixer or a feed-forward alone; else it is a mixer and a
+    feed-forward.
+    `peft_refuses`: linear layers, by the last part of their names, on which PEFT puts no factors here.
     `memory_names`: parts of tensor names as transformers has them in memory, and as they are on disk.
     `texts`: for a model around a text model (`wrapper.py`), the types of text models that it may hold.
     `examples`: published models, for readers.
@@ -55,6 +58,8 @@ class Family:
     also_dense: tuple[str, ...] = ()
     upcycled: Mapping[str, Any] = field(default_factory=dict)
     shared: Literal["none", "plain", "gated"] = "none"
+    part_blocks: bool = False
+    peft_refuses: tuple[str, ...] = ()
     memory_names: tuple[tuple[str, str], ...] = ()
     texts: tuple[str, ...] = ()
     examples: str = ""
@@ -231,7 +236,12 @@ def write_routed(
     return data, attentions[0], moes[0]
 
 
-_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
+_ACTIVATIONS = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh", "relu2": "relu2"}
+
+
+def _activation(config: ModelConfig) -> str:
+    """That of the first feed-forward."""
+    return next(block.ffn.activation for block in config.blocks if block.ffn is not None)
 
 
 def write_model(
@@ -252,7 +262,7 @@ def write_model(
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": num_kv_heads,
         "head_dim": width,
-        "hidden_act": _ACTIVATIONS[config.blocks[0].ffn.activation],
+        "hidden_act": _ACTIVATIONS[_activation(config)],
         "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tie_embeddings,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.config import AttentionConfig, ConfigError, ModelConfig, MoEConfig
+from coterie.config import AttentionConfig, ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
 from coterie.config.mixers import Mamba2Config
 from coterie.families.base import (
     COMMON_KEYS,
@@ -25,6 +25,7 @@ from coterie.families.base import (
     write_routed,
 )
 from coterie.families.mapping import Slot
+from coterie.families.mixed_layers import step_limits
 from coterie.families.reader import Reader
 from coterie.families.rope import read_rope
 from coterie.families.slots import (
@@ -140,15 +141,8 @@ def _read_mamba(reader: Reader) -> dict[str, Any]:
             f"{reader.where}: mamba_n_heads {mixer['num_heads']} times mamba_d_head {head_dim} must be "
             f"mamba_expand times hidden_size, {inner}"
         )
-    limits = reader.get("time_step_limit", default=None)
-    low, high = (0.0, None) if limits is None else (_number(limit) for limit in limits)
+    low, high = step_limits(reader)
     return {"kind": "mamba2", "head_dim": head_dim, "step_low": low, "step_high": high} | mixer
-
-
-def _number(limit: Any) -> float | None:
-    """A limit of time steps; None for infinity, which transformers writes as an object."""
-    number = float(limit["__float__"] if isinstance(limit, Mapping) else limit)
-    return None if number == float("inf") else number
 
 
 def _read_hybrid(data: Mapping[str, Any], where: str) -> ModelConfig:
@@ -191,7 +185,7 @@ def _write_hybrid(config: ModelConfig) -> dict[str, Any]:
         data |= {"intermediate_size": ffn.expert_width, "num_local_experts": ffn.router.num_experts}
         data |= {"num_experts_per_tok": ffn.router.top_k, "shared_intermediate_size": ffn.shared_width}
         data |= {"router_aux_loss_coef": ffn.balance.loss_coef}
-    else:
+    elif ffn is not None:
         data |= {"num_local_experts": 0, "shared_intermediate_size": ffn.width}
     mamba = next((mixer for mixer in mixers if isinstance(mixer, Mamba2Config)), None)
     if mamba is None:
@@ -222,8 +216,9 @@ def _hybrid_slots(config: ModelConfig, names: Names = _HYBRID) -> list[Slot]:
     for index, block in enumerate(config.blocks):
         ffn = block.ffn
         layer, ours = f"model.layers.{index}", f"blocks.{index}.ffn"
-        if not isinstance(ffn, MoEConfig):
+        if isinstance(ffn, FeedForwardConfig):
             slots += dense_slots(f"{layer}.shared_mlp", ours, ffn, config.width, _SHARED)
+        if not isinstance(ffn, MoEConfig):
             continue
         disk = f"{layer}.block_sparse_moe"
         slots.append(Slot(f"{disk}.router.layer.weight", f"{ours}.router.weight"))

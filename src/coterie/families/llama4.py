@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
+from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
 from coterie.families.base import (
     COMMON_KEYS,
     Family,
@@ -115,6 +115,7 @@ def _slots(config: ModelConfig) -> list[Slot]:
         disk, ours = f"model.layers.{index}.feed_forward", f"blocks.{index}.ffn"
         if isinstance(block.ffn, FeedForwardConfig):
             slots += dense_slots(disk, ours, block.ffn, config.width)
+        if not isinstance(block.ffn, MoEConfig):
             continue
         slots.append(Slot(f"{disk}.router.weight", f"{ours}.router.weight"))
         slots.append(Slot(f"{disk}.experts.gate_up_proj", f"{ours}.experts.gate_up.weight", transposed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coterie.config import ConfigError, MLAConfig, ModelConfig, MoEConfig
+from coterie.config import ConfigError, FeedForwardConfig, MLAConfig, ModelConfig, MoEConfig
 from coterie.families.base import COMMON_KEYS, Family
 from coterie.families.deepseek import (
     LATENT_KEYS,
@@ -77,8 +77,9 @@ def _slots(config: ModelConfig) -> list[Slot]:
     slots = decoder_slots(config)
     for index, block in enumerate(config.blocks):
         disk, ours = f"model.layers.{index}.mlp", f"blocks.{index}.ffn"
-        if not isinstance(block.ffn, MoEConfig):
+        if isinstance(block.ffn, FeedForwardConfig):
             slots += dense_slots(disk, ours, block.ffn, config.width)
+        if not isinstance(block.ffn, MoEConfig):
             continue
         slots.append(Slot(f"{disk}.gate.weight", f"{ours}.router.weight"))
         for part in ("gate_up", "down"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from coterie.config import AttentionConfig, ConfigError, ModelConfig
 from coterie.families.base import grouped_query
@@ -23,6 +23,19 @@ def read_kinds(reader: Reader, known: Mapping[str, object], usual: Sequence[str]
             f"{reader.where}: 'layer_types' needs {len(usual)} entries, both {' and '.join(known)}"
         )
     return types
+
+
+def step_limits(reader: Reader) -> tuple[float, float | None]:
+    """`time_step_limit` of Mamba-2: the smallest and the largest time step (None: no limit)."""
+    limits = reader.get("time_step_limit", default=None)
+    low, high = (0.0, None) if limits is None else (_limit(limit) for limit in limits)
+    return low or 0.0, high
+
+
+def _limit(limit: Any) -> float | None:
+    """None for infinity, which transformers writes as an object."""
+    number = float(limit["__float__"] if isinstance(limit, Mapping) else limit)
+    return None if number == float("inf") else number
 
 
 def first_of_both(config: ModelConfig, mixer: type[M]) -> tuple[AttentionConfig, M]:

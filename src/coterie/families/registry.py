@@ -30,6 +30,7 @@ from coterie.families.mistral import MISTRAL, MISTRAL3
 from coterie.families.mistral4 import MISTRAL4
 from coterie.families.mixtral import MIXTRAL
 from coterie.families.muse_glimmer import MUSE_GLIMMER, MUSE_GLIMMER_TEXT
+from coterie.families.nemotron_h import NEMOTRON_H
 from coterie.families.olmo import FLEX_OLMO, OLMO2, OLMO3
 from coterie.families.phi3 import PHI3
 from coterie.families.qwen2 import QWEN2
@@ -92,6 +93,7 @@ FAMILIES: dict[str, Family] = {
         GRANITEMOE,
         GRANITEMOESHARED,
         GRANITEMOEHYBRID,
+        NEMOTRON_H,
         OLMO2,
         OLMO3,
         FLEX_OLMO,
@@ -193,6 +195,10 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     another one).
     """
     chosen = family(config.family)
+    wrong = next((i for i, block in enumerate(config.blocks) if block.is_whole == chosen.part_blocks), None)
+    if wrong is not None:
+        has = "both a mixer and a feed-forward" if chosen.part_blocks else "a mixer or a feed-forward alone"
+        raise ConfigError(f"a {config.family} checkpoint cannot carry this model: layer {wrong} has {has}")
     data = config.extra | {"architectures": [chosen.architecture], "model_type": chosen.model_type}
     data |= chosen.write(config)
     back = chosen.read(data, "config.json")

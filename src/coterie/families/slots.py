@@ -28,6 +28,8 @@ from coterie.families.mixer_slots import gated_query_slots, mixer_slots
 Names = dict[str, str]
 
 LAYER: Names = {
+    "model": "model",
+    "embed": "embed_tokens",
     "attention_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
     "norm": "norm",
@@ -60,7 +62,8 @@ class RoutedNames:
     """What a family calls the parts of a feed-forward, below `model.layers.{n}.`; by default as Qwen3 does.
 
     `dense`: gate, up and down of a dense one and of the shared expert. `parts`: those of an expert.
-    `bias_view`: of the selection bias on disk. `float32`: whether the router is float32 in files of any type.
+    `latent`: into the space of the experts, and back. `bias_view`: of the selection bias on disk. `float32`:
+    whether the router is float32 in files of any type.
     """
 
     layer: str = "mlp"
@@ -72,6 +75,7 @@ class RoutedNames:
     parts: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
     shared: str = "shared_experts"
     shared_gate: str = "shared_expert_gate.weight"
+    latent: tuple[str, str] = ("fc1_latent_proj", "fc2_latent_proj")
 
 
 QWEN3_NAMES = RoutedNames()
@@ -95,12 +99,13 @@ _PER_LAYER = {
 
 def decoder_slots(config: ModelConfig, names: Names = LAYER) -> list[Slot]:
     """Everything outside the feed-forward: embedding, attention, norms and head."""
-    slots = [Slot("model.embed_tokens.weight", "embed.weight")]
+    model = names["model"]
+    slots = [Slot(f"{model}.{names['embed']}.weight", "embed.weight")]
     for index, block in enumerate(config.blocks):
-        slots += block_slots(f"model.layers.{index}", f"blocks.{index}", block, config.width, names)
+        slots += block_slots(f"{model}.layers.{index}", f"blocks.{index}", block, config.width, names)
     if config.per_layer_width is not None:
-        slots += _per_layer_slots("model", "per_layer", _PER_LAYER_INPUTS)
-    slots.append(Slot(f"model.{names['norm']}.weight", "norm.weight"))
+        slots += _per_layer_slots(model, "per_layer", _PER_LAYER_INPUTS)
+    slots.append(Slot(f"{model}.{names['norm']}.weight", "norm.weight"))
     if not config.tie_embeddings:
         slots.append(Slot("lm_head.weight", "head.weight"))
     return slots
@@ -111,12 +116,14 @@ def block_slots(disk: str, ours: str, block: BlockConfig, width: int, names: Nam
 
     Errors: `ConfigError` for norms where the family has none.
     """
-    mixer = block.attention
+    mixer, slots = block.attention, list[Slot]()
     if isinstance(mixer, STATE_MIXERS):
         slots = mixer_slots(disk, f"{ours}.attention", mixer, width, names)
-    else:
+    elif mixer is not None:
         slots = _attention_slots(disk, ours, mixer, width, names)
     for part in _NORMS[block.norms]:
+        if getattr(block, part.partition("_")[0]) is None:
+            continue
         if part not in names:
             raise ConfigError(f"norms '{block.norms}' have no tensor in this family's layout ('{part}')")
         slots.append(Slot(f"{disk}.{names[part]}.weight", f"{ours}.{part}.weight"))
@@ -193,9 +200,10 @@ def _attention_slots(
 def dense_slots(
     disk: str, ours: str, ffn: FeedForwardConfig, width: int, names: RoutedNames = QWEN3_NAMES
 ) -> list[Slot]:
-    """A feed-forward's gate, up and down; `width` of the model."""
+    """A feed-forward's gate where it has one, up and down; `width` of the model."""
     gate, up, down = names.dense
     halves = [(f"{disk}.{gate}", f"{ours}.gate", ffn.width), (f"{disk}.{up}", f"{ours}.up", ffn.width)]
+    halves = halves if ffn.gated else halves[1:]
     biases = [f"{ours}.{part}" for part in ("gate", "up", "down")] if ffn.bias else ()
     last = linear_slots([(f"{disk}.{down}", f"{ours}.down", width)], ffn.width, biases)
     return linear_slots(halves, width, biases) + last
@@ -206,11 +214,16 @@ def expert_slots(
     ours: str,
     num_experts: int,
     names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    gated: bool = True,
 ) -> list[Slot]:
     """A layer's experts, stored one by one as `{disk}.{expert}.{name}.weight`; `names`: gate, up and down."""
     gate, up, down = names
     slots = []
     for e in range(num_experts):
+        if not gated:
+            slots.append(Slot(f"{disk}.{e}.{up}.weight", f"{ours}.up.weight", expert(e)))
+            slots.append(Slot(f"{disk}.{e}.{down}.weight", f"{ours}.down.weight", expert(e)))
+            continue
         slots += [
             Slot(f"{disk}.{e}.{gate}.weight", f"{ours}.gate_up.weight", expert_half(e, 0)),
             Slot(f"{disk}.{e}.{up}.weight", f"{ours}.gate_up.weight", expert_half(e, 1)),
@@ -232,7 +245,11 @@ def ffn_slots(
     slots = [Slot(f"{disk}.{names.router}", f"{ours}.router.weight", float32=names.float32)]
     if ffn.router.select_bias:
         slots.append(Slot(f"{disk}.{names.select_bias}", f"{ours}.router.select_bias", names.bias_view))
-    slots += expert_slots(f"{disk}.experts", f"{ours}.experts", ffn.router.num_experts, names.parts)
+    num = ffn.router.num_experts
+    slots += expert_slots(f"{disk}.experts", f"{ours}.experts", num, names.parts, ffn.gated)
+    if ffn.latent_width is not None:
+        slots.append(Slot(f"{disk}.{names.latent[0]}.weight", f"{ours}.latent_in.weight"))
+        slots.append(Slot(f"{disk}.{names.latent[1]}.weight", f"{ours}.latent_out.weight"))
     return slots + shared_slots(disk, ours, ffn, width, names)
 
 
@@ -242,7 +259,7 @@ def shared_slots(
     """The expert that every token visits, and its gate; none where the layer has none."""
     if ffn.shared_width is None:
         return []
-    shared = FeedForwardConfig(width=ffn.shared_width)
+    shared = FeedForwardConfig(width=ffn.shared_width, gated=ffn.gated)
     slots = dense_slots(f"{disk}.{names.shared}", f"{ours}.shared", shared, width, names)
     if ffn.shared_gate:
         slots.append(Slot(f"{disk}.{names.shared_gate}", f"{ours}.shared_gate.weight"))
@@ -253,8 +270,9 @@ def moe_slots(config: ModelConfig, names: RoutedNames = QWEN3_NAMES, layer: Name
     """The whole decoder with `ffn_slots` in every layer, and its layers for multi-token prediction."""
     slots = decoder_slots(config, layer)
     for index, block in enumerate(config.blocks):
-        disk, ours = f"model.layers.{index}.{names.layer}", f"blocks.{index}.ffn"
-        slots += ffn_slots(disk, ours, block.ffn, config.width, names)
+        disk, ours = f"{layer['model']}.layers.{index}.{names.layer}", f"blocks.{index}.ffn"
+        if block.ffn is not None:
+            slots += ffn_slots(disk, ours, block.ffn, config.width, names)
     for depth in range(config.num_mtp_layers):
         slots += _mtp_slots(config, depth, names, layer)
     return slots
@@ -286,4 +304,6 @@ def _mtp_slots(config: ModelConfig, depth: int, names: RoutedNames, layer: Names
     ]
     block = config.blocks[-1]
     slots += block_slots(disk, f"{ours}.block", block, config.width, layer)
+    if block.ffn is None:
+        return slots
     return slots + ffn_slots(f"{disk}.{names.layer}", f"{ours}.block.ffn", block.ffn, config.width, names)

@@ -55,7 +55,7 @@ def describe(config: ModelConfig) -> Description:
     derived |= _feed_forward(config, target)
     scaled, differences = _scaling(parts, target)
     differences += mixer_differences(config)
-    if any(block.ffn.activation == "gelu_tanh" for block in config.blocks):
+    if any(block.ffn is not None and block.ffn.activation == "gelu_tanh" for block in config.blocks):
         differences += ("llama.cpp takes GELU from a table of 16-bit floats",)
     plain = {key.name: key.write(parts) for key in keys_of(target, config)}
     plain = {name: value for name, value in plain.items() if value is not None}

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coterie.config.model import ModelConfig, MoEConfig
+from coterie.config.feed_forward import MoEConfig
+from coterie.config.model import ModelConfig
 from coterie.text.template_facts import facts_of
 from coterie.text.tokenizer import Tokenizer
 

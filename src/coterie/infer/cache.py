@@ -144,7 +144,9 @@ class SequenceCache:
         for index, block in enumerate(config.blocks):
             if isinstance(block.attention, STATE_MIXERS):
                 self._states[index] = StateCache(self._seen)
-            elif not isinstance(block.attention, AttentionConfig) or block.attention.keys_of is None:
+            elif isinstance(block.attention, MLAConfig) or (
+                isinstance(block.attention, AttentionConfig) and block.attention.keys_of is None
+            ):
                 self._keys[index] = LayerCache(block.attention, self._seen)
 
     @property

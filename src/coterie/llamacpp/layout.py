@@ -204,7 +204,7 @@ def _turned(
     attention only the last rows of a head are rotated.
     """
     attention = config.blocks[index].attention
-    if isinstance(attention, STATE_MIXERS):
+    if attention is None or isinstance(attention, STATE_MIXERS):
         return None
     # Converters reorder all layers alike, those without positions too.
     rope = Parts.of(config).rope

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coterie.config.model import Activation
+from coterie.config.feed_forward import Activation
 from coterie.nn.kernels.swiglu import gated
 from coterie.nn.linear import Linear, TokenEmbedding
 from coterie.nn.norm import NormKind

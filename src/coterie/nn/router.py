@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from coterie.config.model import BalanceConfig, RouterConfig
+from coterie.config.feed_forward import BalanceConfig, RouterConfig
 from coterie.nn.linear import linear
 from coterie.nn.load import load_statistics
 from coterie.nn.norm import rms

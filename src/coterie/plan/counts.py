@@ -100,7 +100,7 @@ def flops_per_token(config: ModelConfig, context: int, training: bool = False) -
     attention = 0.0
     for block in config.blocks:
         matrices += _active_matrices(block, config.width)
-        attention += _mixing_flops(block.attention, context)
+        attention += 0 if block.attention is None else _mixing_flops(block.attention, context)
     return (2 * matrices + attention) * (3 if training else 1)
 
 
@@ -192,25 +192,34 @@ def memory(
 
 
 def _block_counts(block: BlockConfig, width: int) -> dict[str, int]:
-    ffn = block.ffn
-    attention = _attention_matrices(block.attention, width) + _attention_vectors(block.attention, width)
-    norms = (4 if block.norms == "sandwich" else 2) + (3 if ffn.kind == "moe" and ffn.expert_norms else 0)
+    a, ffn = block.attention, block.ffn
+    attention = 0 if a is None else _attention_matrices(a, width) + _attention_vectors(a, width)
+    norms = (2 if block.norms == "sandwich" else 1) * (2 if block.is_whole else 1)
+    norms += 3 if isinstance(ffn, MoEConfig) and ffn.expert_norms else 0
     counts = {"attention": attention, "norms": norms * width}
+    if ffn is None:
+        return counts
     per_layer = 0 if block.per_layer_width is None else (2 * block.per_layer_width + 1) * width
     if not isinstance(ffn, MoEConfig):
-        biases = 2 * ffn.width + width if ffn.bias else 0
-        return counts | {"dense": 3 * width * ffn.width + biases + per_layer}
-    expert, num = 3 * width * ffn.expert_width, ffn.router.num_experts
+        biases = (ffn.num_matrices - 1) * ffn.width + width if ffn.bias else 0
+        return counts | {"dense": ffn.num_matrices * width * ffn.width + biases + per_layer}
+    inside, num = ffn.latent_width or width, ffn.router.num_experts
+    expert = ffn.num_matrices * inside * ffn.expert_width
     expert += 2 * ffn.expert_width + width if ffn.clamped else 0  # biases
     router = num * width + (width if ffn.router.input_norm_eps is not None else 0)
     router += num * (ffn.router.bias + ffn.router.expert_scale)
     return counts | {
         "dense": per_layer,
         "router": router,
-        "shared": 3 * width * (ffn.shared_width or 0) + (width if ffn.shared_gate else 0),
+        "shared": _always_on(ffn, width) + (width if ffn.shared_gate else 0),
         "experts": num * expert,
         "experts_active": ffn.router.top_k * expert,
     }
+
+
+def _always_on(ffn: MoEConfig, width: int) -> int:
+    """Parameters of the shared expert and of the way into the latent space and back."""
+    return ffn.num_matrices * width * (ffn.shared_width or 0) + 2 * width * (ffn.latent_width or 0)
 
 
 def _attention_matrices(a: AttentionConfig | MLAConfig | StateMixer, width: int) -> int:
@@ -250,13 +259,14 @@ def _attention_vectors(a: AttentionConfig | MLAConfig | StateMixer, width: int) 
 
 def _active_matrices(block: BlockConfig, width: int) -> int:
     """Parameters of one block that take part in a matrix product with each token."""
-    ffn = block.ffn
+    a, ffn = block.attention, block.ffn
+    inner = 2 * (block.per_layer_width or 0) * width
     if isinstance(ffn, MoEConfig):
-        inner = 3 * (ffn.router.top_k * ffn.expert_width + (ffn.shared_width or 0)) + ffn.router.num_experts
-    else:
-        inner = 3 * ffn.width
-    inner += 2 * (block.per_layer_width or 0)
-    return _attention_matrices(block.attention, width) + inner * width
+        chosen = ffn.router.top_k * ffn.num_matrices * ffn.expert_width * (ffn.latent_width or width)
+        inner += chosen + _always_on(ffn, width) + ffn.router.num_experts * width
+    elif ffn is not None:
+        inner += ffn.num_matrices * ffn.width * width
+    return inner if a is None else inner + _attention_matrices(a, width)
 
 
 def _kv_values(attention: AttentionConfig | MLAConfig) -> int:

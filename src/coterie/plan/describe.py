@@ -136,9 +136,14 @@ def layer_lines(config: ModelConfig) -> list[str]:
     for index, block in enumerate(config.blocks):
         kinds.setdefault(block, []).append(index)
     return [
-        f"{_which(layers, config.num_layers)}: {_attention_words(block.attention)}; {_ffn_words(block.ffn)}"
+        f"{_which(layers, config.num_layers)}: {'; '.join(_part_words(block))}"
         for block, layers in kinds.items()
     ]
+
+
+def _part_words(block: BlockConfig) -> list[str]:
+    words = [] if block.attention is None else [_attention_words(block.attention)]
+    return words if block.ffn is None else [*words, _ffn_words(block.ffn)]
 
 
 def _which(layers: list[int], total: int) -> str:
@@ -193,6 +198,8 @@ def oddities(config: ModelConfig) -> list[str]:
         lambda block: isinstance(block.attention, STATE_MIXERS),
     )
     layers("keys and values of an earlier layer", _borrows)
+    layers("a feed-forward without attention", lambda block: block.attention is None)
+    layers("attention or another mixer without a feed-forward", lambda block: block.ffn is None)
     if any(a.keys_as_values for a in plain):
         found.append("values are the keys before their norm, in some layers or all")
     if config.per_layer_width is not None:
@@ -210,7 +217,7 @@ def oddities(config: ModelConfig) -> list[str]:
         found.append("biases in attention")
     found += _rope_words(config) + _scale_words(config) + _norm_words(config) + _moe_words(config)
     if config.is_moe:
-        layers("dense feed-forward", lambda block: not isinstance(block.ffn, MoEConfig))
+        layers("dense feed-forward", lambda block: isinstance(block.ffn, FeedForwardConfig))
     if config.tie_embeddings:
         found.append("the head is the embedding (tied)")
     if config.num_mtp_layers:
@@ -262,11 +269,13 @@ def _attention_words(attention: AttentionConfig | MLAConfig | StateMixer) -> str
 
 def _ffn_words(ffn: FeedForwardConfig | MoEConfig) -> str:
     if not isinstance(ffn, MoEConfig):
-        return f"dense feed-forward of {ffn.width}"
+        return f"dense feed-forward of {ffn.width}{'' if ffn.gated else ' without a gate'}"
     router = ffn.router
     shared = f" and a shared one of {ffn.shared_width}" if ffn.shared_width else ""
     on = " on the expert's input" if router.apply_to == "input" else ""
-    experts = f"{router.num_experts} experts of {ffn.expert_width}, {router.top_k} per token"
+    latent = f" on {ffn.latent_width} latent numbers" if ffn.latent_width else ""
+    gate = "" if ffn.gated else " without a gate"
+    experts = f"{router.num_experts} experts of {ffn.expert_width}{gate}{latent}, {router.top_k} per token"
     return f"{experts} ({router.score}{on}){shared}"
 
 
@@ -286,6 +295,12 @@ def _rope_words(config: ModelConfig) -> list[str]:
     )
 
 
+_ACTIVATIONS = {
+    "gelu_tanh": "GELU (its tanh form) in place of SiLU",
+    "relu2": "the square of ReLU in place of SiLU",
+}
+
+
 def _scale_words(config: ModelConfig) -> list[str]:
     """Factors and caps, in the order in which a token meets them."""
     plain = [a for a in config.attentions if isinstance(a, AttentionConfig)]
@@ -296,8 +311,8 @@ def _scale_words(config: ModelConfig) -> list[str]:
     words += [f"attention scores times {factor:g}, not head width^-1/2" for factor in sorted(factors)]
     caps = {a.score_cap for a in plain if a.score_cap is not None}
     words += [f"attention scores capped at {cap:g}" for cap in sorted(caps)]
-    if any(block.ffn.activation == "gelu_tanh" for block in config.blocks):
-        words.append("GELU (its tanh form) in place of SiLU")
+    activations = {block.ffn.activation for block in config.blocks if block.ffn is not None}
+    words += [words_of for name, words_of in _ACTIVATIONS.items() if name in activations]
     if config.residual_scale != 1:
         words.append(f"what a layer adds times {config.residual_scale:g}")
     if config.logit_scale != 1:

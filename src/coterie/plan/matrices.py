@@ -50,6 +50,8 @@ def matrices(config: ModelConfig) -> Iterator[Matrix]:
 
 def _attention(block: BlockConfig, width: int) -> list[tuple[int, int]]:
     a = block.attention
+    if a is None:
+        return []
     if isinstance(a, STATE_MIXERS):
         return a.matrices(width)
     if not isinstance(a, MLAConfig):
@@ -65,20 +67,29 @@ def _attention(block: BlockConfig, width: int) -> list[tuple[int, int]]:
 
 def _feed_forward(block: BlockConfig, width: int, layer: int) -> Iterator[Matrix]:
     ffn = block.ffn
-    if not isinstance(ffn, MoEConfig):
-        yield from _swiglu("dense", ffn.width, width, layer)
+    if ffn is None:
         return
-    num = ffn.router.num_experts
+    reading = ffn.num_matrices - 1
+    if not isinstance(ffn, MoEConfig):
+        yield from _dense("dense", reading, ffn.width, width, layer)
+        return
+    num, inside = ffn.router.num_experts, ffn.latent_width or width
     yield Matrix("router", num, width, layer=layer)
-    yield Matrix("experts", 2 * ffn.expert_width, width, num, layer)
-    yield Matrix("experts", width, ffn.expert_width, num, layer)
+    yield Matrix("experts", reading * ffn.expert_width, inside, num, layer)
+    yield Matrix("experts", inside, ffn.expert_width, num, layer)
     if ffn.shared_width:
-        yield from _swiglu("shared", ffn.shared_width, width, layer)
+        yield from _dense("shared", reading, ffn.shared_width, width, layer)
     if ffn.shared_gate:
         yield Matrix("shared", 1, width, layer=layer)
+    if ffn.latent_width is not None:
+        yield Matrix("shared", inside, width, layer=layer)
+        yield Matrix("shared", width, inside, layer=layer)
 
 
-def _swiglu(group: Literal["dense", "shared"], inner: int, width: int, layer: int) -> Iterator[Matrix]:
-    yield Matrix(group, inner, width, layer=layer)
-    yield Matrix(group, inner, width, layer=layer)
+def _dense(
+    group: Literal["dense", "shared"], reading: int, inner: int, width: int, layer: int
+) -> Iterator[Matrix]:
+    """`reading`: the matrices that read x, up alone or gate and up."""
+    for _ in range(reading):
+        yield Matrix(group, inner, width, layer=layer)
     yield Matrix(group, width, inner, layer=layer)

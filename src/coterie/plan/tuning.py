@@ -167,7 +167,10 @@ def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> fl
     a = block.attention
     how = settings.how
     factors = settings.rank if how.has_factors else 0
-    if isinstance(a, STATE_MIXERS):
+    attention: float
+    if a is None:
+        attention = 0
+    elif isinstance(a, STATE_MIXERS):
         attention = a.training_values + len(a.matrices(width)) * factors
     elif isinstance(a, MLAConfig):
         heads = a.num_heads * (3 * a.head_dim + 3 * a.value_dim + a.nope_dim)
@@ -178,24 +181,29 @@ def _block_values(config: ModelConfig, layer: int, settings: TuneSettings) -> fl
         keys = keys if a.keys_of is None else 0
         attention = queries * (2 + normed) + keys * (2 + normed) + 4 * factors
         attention += 3 * (block.per_layer_width or 0)
-    ffn = block.ffn
+    ffn, around = block.ffn, (4 if block.is_whole else 2) * width
+    if ffn is None:
+        return around + attention
+    layers = ffn.num_matrices
     if not isinstance(ffn, MoEConfig):
-        return 4 * width + attention + 3 * ffn.width + 3 * factors
+        return around + attention + layers * (ffn.width + factors)
     inner = 3 if how.adds_values or ffn.clamped else 2
     if ffn.clamped:
         inner = 7
+    read = ffn.latent_width or width
     rows = ffn.router.top_k * _padding(ffn, settings)
     # With factors the whole layer is one operation that keeps gate and up alone (nn.lora_moe).
-    per_row = 2 * ffn.expert_width if _in_one(ffn, settings) else 2 * width + inner * ffn.expert_width
+    per_row = 2 * ffn.expert_width if _in_one(ffn, settings) else 2 * read + inner * ffn.expert_width
     routed = rows * per_row + 3 * ffn.router.num_experts + 20
-    shared = 3 * ffn.shared_width + 3 * factors if ffn.shared_width else 0
+    shared = layers * (ffn.shared_width + factors) if ffn.shared_width else 0
     shared += 3 * width if ffn.expert_norms else 0
-    return 4 * width + attention + routed + shared
+    shared += 2 * (ffn.latent_width + factors) if ffn.latent_width else 0
+    return around + attention + routed + shared
 
 
 def _in_one(ffn: MoEConfig, settings: TuneSettings) -> bool:
     how = settings.how
-    plain = not ffn.clamped and ffn.router.apply_to == "output"
+    plain = not ffn.clamped and ffn.gated and ffn.activation == "silu" and ffn.router.apply_to == "output"
     return how.has_factors and not how.dora and plain
 
 
@@ -212,9 +220,10 @@ def _working_values(config: ModelConfig, settings: TuneSettings) -> Iterator[flo
     for block in config.blocks:
         ffn = block.ffn
         if isinstance(ffn, MoEConfig):
-            yield ffn.router.top_k * _padding(ffn, settings) * 2 * config.width + 2 * config.width
+            read = ffn.latent_width or config.width
+            yield ffn.router.top_k * _padding(ffn, settings) * 2 * read + 2 * config.width
         else:
-            yield 2 * ffn.width + 2 * config.width
+            yield 2 * (0 if ffn is None else ffn.width) + 2 * config.width
 
 
 def _weight_bytes(config: ModelConfig, settings: TuneSettings) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
-from coterie.config.model import MoEConfig, RouterConfig
+from coterie.config.feed_forward import MoEConfig, RouterConfig
 from coterie.families import FAMILIES, dense_forms, routed_form, unwrapped
 
 
@@ -96,12 +96,17 @@ def check_densify(config: ModelConfig, width: int | None = None) -> None:
                     f"densify: the experts of layer {layer} have norms around them, which no dense form has; "
                     "prune or merge experts instead"
                 )
+            if ffn.latent_width is not None:
+                raise ConfigError(
+                    f"densify: the experts of layer {layer} work in a space of {ffn.latent_width} numbers, "
+                    "which no dense form has; prune or merge experts instead"
+                )
             most = ffn.router.num_experts * ffn.expert_width + (ffn.shared_width or 0)
             if width is not None and not 1 <= width <= most:
                 raise ConfigError(
                     f"densify: width {width}: layer {layer} has {most} inner units to choose from"
                 )
-        elif width is not None and ffn.width > width:
+        elif width is not None and ffn is not None and ffn.width > width:
             raise ConfigError(
                 f"densify: width {width} is less than the {ffn.width} of dense layer {layer}; give more"
             )
@@ -150,6 +155,8 @@ def check_upcycle(
         raise ConfigError(f"upcycle: unknown variation '{variation}'; choose copy, noise or drop")
     for layer, block in enumerate(config.blocks):
         ffn = block.ffn
+        if ffn is None:
+            continue
         assert isinstance(ffn, FeedForwardConfig)
         if ffn.width % split or ffn.bias:
             reason = "has biases" if ffn.bias else f"of width {ffn.width} cannot be cut into {split} parts"

@@ -23,7 +23,7 @@ from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfi
 from coterie.data.progress import Ticker
 from coterie.families import config_to_hf, float32_parameters
 from coterie.nn.materialise import materialise
-from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.moe import FeedForward, MoE, feed_forward
 from coterie.nn.norm import NormKind
 from coterie.nn.packed import layers_packed
 from coterie.nn.router import Routing
@@ -41,13 +41,13 @@ _FFN = re.compile(r"blocks\.(\d+)\.ffn\.(.+)")
 class LayerwiseResult:
     """What an operation makes of `model`: a config, and feed-forwards that are made when they are asked for.
 
-    `layers`: one per block, in order; a layer that stays is the model's own module. `details`: facts of the
-    operation for its receipt, complete when all layers were made.
+    `layers`: one per block, in order (None: the block has no feed-forward); a layer that stays is the model's
+    own module. `details`: facts of the operation for its receipt, complete when all layers were made.
     """
 
     model: Transformer
     config: ModelConfig
-    layers: Iterator[Layer]
+    layers: Iterator[Layer | None]
     details: dict[str, Any] = field(default_factory=dict)
 
     def tensors(self) -> Callable[[str], Tensor]:
@@ -65,7 +65,7 @@ class LayerwiseResult:
             while at < layer:
                 made = {}  # before the next one is made
                 ffn, at = next(self.layers), at + 1
-                made = dict(ffn.named_parameters()) | dict(ffn.named_buffers())
+                made = {} if ffn is None else dict(ffn.named_parameters()) | dict(ffn.named_buffers())
             return made[found[2]]
 
         return tensor
@@ -77,14 +77,16 @@ class LayerwiseResult:
         with torch.device("meta"):
             new = Transformer(self.config, self.model.compute_dtype)
             for block in new.blocks:
-                block.ffn = torch.nn.Identity()
+                if block.ffn is not None:
+                    block.ffn = torch.nn.Identity()
         wide = dict.fromkeys(float32_parameters(self.config), torch.float32)
         materialise(new, parameter.dtype, parameter.device, wide)
         tensors = self.tensors()
         for name, tensor in [*new.named_parameters(), *new.named_buffers()]:
             tensor.copy_(tensors(name))
         for block, before, ffn in zip(new.blocks, self.model.blocks, self.layers, strict=True):
-            block.ffn = copy.deepcopy(ffn) if ffn is before.ffn else ffn
+            if ffn is not None:
+                block.ffn = copy.deepcopy(ffn) if ffn is before.ffn else ffn
         new.carried = dict(self.model.carried)
         return new.eval()
 
@@ -95,7 +97,7 @@ def changed(config: ModelConfig, new_ffn: FeedForwardOf, family: str | None = No
     Errors: `ConfigError` when the family's published form cannot carry the result.
     """
     blocks = tuple(
-        block.model_copy(update={"ffn": new_ffn(index, block.ffn)})
+        block if block.ffn is None else block.model_copy(update={"ffn": new_ffn(index, block.ffn)})
         for index, block in enumerate(config.blocks)
     )
     update: dict[str, Any] = {"blocks": blocks, "num_mtp_layers": 0}
@@ -107,10 +109,10 @@ def changed(config: ModelConfig, new_ffn: FeedForwardOf, family: str | None = No
     return result
 
 
-def ffn_of(model: Transformer, layer: int) -> Layer:
-    """The feed-forward of a layer."""
+def ffn_of(model: Transformer, layer: int) -> Layer | None:
+    """The feed-forward of a layer; None where it has none."""
     ffn = model.blocks[layer].ffn
-    assert isinstance(ffn, FeedForward | MoE)
+    assert ffn is None or isinstance(ffn, FeedForward | MoE)
     return ffn
 
 
@@ -124,13 +126,13 @@ def require_plain(model: Transformer) -> None:
 def blank(model: Transformer, config: ModelConfig, layer: int) -> Layer:
     """The feed-forward of a layer as `config` wants it; tensors of equal name and shape are the model's.
 
-    All others are NaN until they are written; `finished` checks that none is left.
+    All others are NaN until they are written; `finished` checks that none is left. The layer has one.
     """
-    ffn = config.blocks[layer].ffn
+    ffn, old = config.blocks[layer].ffn, ffn_of(model, layer)
+    assert ffn is not None and old is not None
     with torch.device("meta"):
-        norm = NormKind.of_model(config)
-        new = MoE(config.width, ffn, norm) if isinstance(ffn, MoEConfig) else FeedForward(config.width, ffn)
-    like, old = model.embed.weight, ffn_of(model, layer)
+        new = feed_forward(config.width, ffn, NormKind.of_model(config))
+    like = model.embed.weight
     place = f"blocks.{layer}.ffn."
     wide = [name.removeprefix(place) for name in float32_parameters(config) if name.startswith(place)]
     materialise(new, like.dtype, like.device, dict.fromkeys(wide, torch.float32))
@@ -176,7 +178,7 @@ def combine_experts(old: MoE, new: MoE, mixture_NE: Tensor) -> None:
     ]
     pairs.append((old.router.select_bias, new.router.select_bias))
     pairs.append((old.router.expert_scale, new.router.expert_scale))
-    for name in ("gate_up", "down"):
+    for name in (old.experts.first_name, "down"):
         before, after = getattr(old.experts, name), getattr(new.experts, name)
         pairs += [(before.weight, after.weight), (before.bias, after.bias)]
     for before, after in pairs:
@@ -224,7 +226,7 @@ def mixed(
     config = changed(model.config, other_number)
 
     @torch.no_grad()
-    def made(layer: int, old: Layer, seen: list[LayerSeen]) -> Layer:
+    def made(layer: int, old: Layer | None, seen: list[LayerSeen]) -> Layer | None:
         if not isinstance(old, MoE):
             return old
         new = blank(model, config, layer)
@@ -236,7 +238,9 @@ def mixed(
 
 
 @torch.no_grad()
-def watch(model: Transformer, sequences: Sequences | None) -> Iterator[tuple[int, Layer, list[LayerSeen]]]:
+def watch(
+    model: Transformer, sequences: Sequences | None
+) -> Iterator[tuple[int, Layer | None, list[LayerSeen]]]:
     """Every layer with its feed-forward; for a mixture, what it read, chose and gave for the sequences.
 
     The sequences go through one layer after the other. None: no text is read.
@@ -264,11 +268,14 @@ def watch(model: Transformer, sequences: Sequences | None) -> Iterator[tuple[int
 
 def expert_output(module: MoE, expert: int, x_TD: Tensor, weights_T: Tensor | None = None) -> Tensor:
     """`(T, D)`: one expert's output for these rows, their input weighted where the router weights inputs."""
+    if module.latent_in is not None:
+        x_TD = module.latent_in(x_TD)
     if module.config.router.apply_to == "input" and weights_T is not None:
         x_TD = x_TD * weights_T[:, None].to(x_TD.dtype)
     counts = [0] * module.config.router.num_experts
     counts[expert] = len(x_TD)
-    return module.experts(x_TD, tuple(counts))
+    y_TD = module.experts(x_TD, tuple(counts))
+    return y_TD if module.latent_out is None else module.latent_out(y_TD)
 
 
 def rows_of_expert(routing: Routing, expert: int) -> tuple[Tensor, Tensor]:

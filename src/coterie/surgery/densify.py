@@ -18,7 +18,7 @@ from torch import Tensor
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
 from coterie.families import dense_forms
-from coterie.nn.kernels.swiglu import gated
+from coterie.nn.kernels.swiglu import activated, gated
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.transformer import Transformer
 from coterie.surgery.arguments import check_densify
@@ -62,19 +62,22 @@ def densifying(model: Transformer, sequences: Sequences, width: int | None = Non
     if width is None:
         width = max(_own_width(moe, parts[layer], all(parts.values())) for layer, moe in layers.items())
     check_densify(model.config, width)
-    activation = next(iter(layers.values())).config.activation
-    config = _dense_config(model.config, FeedForwardConfig(width=width, activation=activation))
+    first = next(iter(layers.values())).config
+    dense = FeedForwardConfig(width=width, activation=first.activation, gated=first.gated)
+    config = _dense_config(model.config, dense)
     exact = {
         layer: num for layer, num in parts.items() if num and num * layers[layer].config.expert_width <= width
     }
     details: dict[str, Any] = {"exact_layers": list(exact), "lost_share": {}}
 
     @torch.no_grad()
-    def made(layer: int, old: Layer, seen: list[LayerSeen]) -> Layer:
+    def made(layer: int, old: Layer | None, seen: list[LayerSeen]) -> Layer | None:
+        if old is None:
+            return None
         new = blank(model, config, layer)
         assert isinstance(new, FeedForward)
         if not isinstance(old, MoE):
-            _write_padded(new, (old.gate.weight, old.up.weight, old.down.weight))
+            _write_padded(new, _matrices(old))
         elif layer in exact:
             _write_padded(new, _joined(old, exact[layer]))
         else:
@@ -116,7 +119,7 @@ def _parts(moe: MoE) -> int | None:
     sums_to_one = router.renormalize or (router.score == "softmax" and router.score_after_topk)
     if not sums_to_one or router.scale != 1 or router.expert_scale or router.apply_to == "input":
         return None
-    matrices = [layer.effective_weight() for layer in (moe.experts.gate_up, moe.experts.down)]
+    matrices = [layer.effective_weight() for layer in (moe.experts.first, moe.experts.down)]
     rows = (moe.router.effective_weight(), moe.router.bias, moe.router.select_bias)
     for parts in range(1, router.top_k + 1):
         if router.num_experts % parts or router.top_k % parts or (parts > 1 and router.num_groups > 1):
@@ -130,9 +133,9 @@ def _parts(moe: MoE) -> int | None:
 
 def _shares_units(moe: MoE, parts: int) -> bool:
     """Whether the shared expert has the inner units of the first `parts` experts, at constant weight."""
-    gate, up = _inner(moe, parts)
     assert moe.shared is not None
-    same = torch.equal(moe.shared.gate.weight, gate) and torch.equal(moe.shared.up.weight, up)
+    shared = _matrices(moe.shared)
+    same = all(torch.equal(shared[name], inner) for name, inner in _inner(moe, parts).items())
     return same and (moe.shared_gate is None or not bool(moe.shared_gate.weight.any()))
 
 
@@ -144,7 +147,13 @@ def _in_runs(row_E: Tensor, length: int) -> bool:
     return all(torch.equal(row_E[e], row_E[e - e % length]) for e in range(len(row_E)))
 
 
-def _joined(moe: MoE, parts: int) -> tuple[Tensor, Tensor, Tensor]:
+def _matrices(ffn: FeedForward) -> dict[str, Tensor]:
+    """gate where there is one, up (U, D) and down (D, U)."""
+    parts = {"gate": ffn.gate, "up": ffn.up, "down": ffn.down}
+    return {name: part.weight for name, part in parts.items() if part is not None}
+
+
+def _joined(moe: MoE, parts: int) -> dict[str, Tensor]:
     """gate and up (U, D) and down (D, U) of the feed-forward that the first `parts` experts make up.
 
     Upcycling multiplied `down` by their number, which a power of two does exactly.
@@ -152,51 +161,46 @@ def _joined(moe: MoE, parts: int) -> tuple[Tensor, Tensor, Tensor]:
     down = moe.experts.down.effective_weight()[:parts].transpose(0, 1).flatten(1) / parts
     if moe.shared is not None:  # a gate of zeros lets half through
         down = down + moe.shared.down.weight * (1.0 if moe.shared_gate is None else 0.5)
-    return (*_inner(moe, parts), down)
+    return _inner(moe, parts) | {"down": down}
 
 
-def _inner(moe: MoE, parts: int) -> tuple[Tensor, Tensor]:
-    """gate and up (U, D) of the first `parts` experts."""
-    width, gate_up = moe.config.expert_width, moe.experts.gate_up.effective_weight()[:parts]
-    return gate_up[:, :width].flatten(0, 1), gate_up[:, width:].flatten(0, 1)
+def _inner(moe: MoE, parts: int | None = None) -> dict[str, Tensor]:
+    """gate where there is one, and up (U, D), of the first `parts` experts (None: all)."""
+    pieces = moe.experts.first.effective_weight()[:parts].split(moe.config.expert_width, dim=1)
+    names = ("gate", "up") if moe.config.gated else ("up",)
+    return {name: piece.flatten(0, 1) for name, piece in zip(names, pieces, strict=True)}
 
 
 class _Units:
-    """The inner units of one layer: `gate`, `up` (U, D), `down` (D, U); the shared expert's last."""
+    """The inner units of one layer: `gate` (if any), `up` (U, D), `down` (D, U); the shared expert's last."""
 
     def __init__(self, moe: MoE) -> None:
         self.activation = moe.config.activation
-        width = moe.config.expert_width
-        gate_up, down = (
-            moe.experts.gate_up.effective_weight().float(),
-            moe.experts.down.effective_weight().float(),
-        )
-        parts = [
-            (
-                gate_up[:, :width].flatten(0, 1),
-                gate_up[:, width:].flatten(0, 1),
-                down.transpose(0, 1).flatten(1),
-            )
-        ]
-        if moe.shared is not None:
-            parts.append((moe.shared.gate.weight, moe.shared.up.weight, moe.shared.down.weight))
-        self.gate, self.up = (torch.cat([part[i].float() for part in parts]) for i in range(2))
-        self.down = torch.cat([part[2].float() for part in parts], dim=1)
+        routed = _inner(moe) | {"down": moe.experts.down.effective_weight().transpose(0, 1).flatten(1)}
+        parts = [routed] if moe.shared is None else [routed, _matrices(moe.shared)]
+        joined = {
+            name: torch.cat([part[name].float() for part in parts], dim=1 if name == "down" else 0)
+            for name in routed
+        }
+        self.gate, self.up, self.down = joined.get("gate"), joined["up"], joined["down"]
 
     def keep(self, index_U: Tensor, scale_U: Tensor) -> None:
         """Drop all other units; multiply the `down` columns of these by `scale_U`."""
-        self.gate, self.up = self.gate[index_U], self.up[index_U]
+        self.gate, self.up = None if self.gate is None else self.gate[index_U], self.up[index_U]
         self.down = self.down[:, index_U] * scale_U
 
-    def hidden(self, x_TD: Tensor) -> Tensor:
-        """`(T, U)`: the value of every unit for every token."""
-        return gated(x_TD.float() @ self.gate.T, x_TD.float() @ self.up.T, self.activation)
+    def hidden(self, x_TD: Tensor, part: slice = slice(None)) -> Tensor:
+        """`(T, U)`: the value of every unit, or of those in `part`, for every token."""
+        up_TU = x_TD.float() @ self.up[part].T
+        if self.gate is None:
+            return activated(up_TU, self.activation)
+        return gated(x_TD.float() @ self.gate[part].T, up_TU, self.activation)
 
 
 def _choose_units(moe: MoE, seen: list[LayerSeen], width: int) -> _Units:
     """The `width` units that explain most of what the units contributed to the tokens."""
     units = _Units(moe)
-    joint_U, square_U = torch.zeros(2, len(units.gate), dtype=torch.float64, device=units.gate.device)
+    joint_U, square_U = torch.zeros(2, len(units.up), dtype=torch.float64, device=units.up.device)
     step = max(1, sum(len(part.x_TD) for part in seen) // CHOOSING_TOKENS)
     for part in seen[::step]:
         hidden_TU = units.hidden(part.x_TD)
@@ -219,8 +223,7 @@ def _contributions(moe: MoE, units: _Units, hidden_TU: Tensor, seen: LayerSeen) 
         part = slice(expert * width, (expert + 1) * width)
         if moe.config.router.apply_to == "input":
             read = x_TD[rows].float() * weights[:, None]
-            gate, up = read @ units.gate[part].T, read @ units.up[part].T
-            said_TU[rows, part] = gated(gate, up, units.activation)
+            said_TU[rows, part] = units.hidden(read, part)
         else:
             said_TU[rows, part] = hidden_TU[rows, part] * weights[:, None]
     shared = moe.config.router.num_experts * width
@@ -235,9 +238,9 @@ def _regression(units: _Units, seen: list[LayerSeen]) -> tuple[Tensor, Tensor, f
 
     Products are in float32 and their sums over passes in float64: the ridge is far larger than the rounding.
     """
-    size, device = len(units.gate), units.gate.device
+    size, device = len(units.up), units.up.device
     gram_UU = torch.zeros(size, size, dtype=torch.float64, device=device)
-    joint_UD = torch.zeros(size, units.gate.shape[1], dtype=torch.float64, device=device)
+    joint_UD = torch.zeros(size, units.up.shape[1], dtype=torch.float64, device=device)
     total = 0.0
     step = -(-size // _BLOCKS)
     for x_TD, _, y_TD, _ in seen:
@@ -261,7 +264,8 @@ def _write_fitted(ffn: FeedForward, moe: MoE, seen: list[LayerSeen], width: int)
     gram_UU.diagonal().add_(ridge)
     prior_UD = ridge * units.down.T.double()
     fitted_UD = torch.cholesky_solve(joint_UD + prior_UD, torch.linalg.cholesky(gram_UU))
-    ffn.gate.weight.copy_(units.gate)
+    if ffn.gate is not None and units.gate is not None:
+        ffn.gate.weight.copy_(units.gate)
     ffn.up.weight.copy_(units.up)
     ffn.down.weight.copy_(fitted_UD.T)
     # |Y - H W|^2, with H^T H W from the equation that W solves
@@ -269,12 +273,9 @@ def _write_fitted(ffn: FeedForward, moe: MoE, seen: list[LayerSeen], width: int)
     return max(0.0, 1.0 - float(explained) / max(total, 1e-30))
 
 
-def _write_padded(ffn: FeedForward, matrices: tuple[Tensor, Tensor, Tensor]) -> None:
+def _write_padded(ffn: FeedForward, matrices: dict[str, Tensor]) -> None:
     """Write gate, up (U, D) and down (D, U); all further units do nothing."""
-    gate, up, down = matrices
-    size = len(gate)
-    for part in (ffn.gate, ffn.up, ffn.down):
-        part.weight.zero_()
-    ffn.gate.weight[:size] = gate
-    ffn.up.weight[:size] = up
-    ffn.down.weight[:, :size] = down
+    for name, weight in _matrices(ffn).items():
+        rows, columns = matrices[name].shape
+        weight.zero_()
+        weight[:rows, :columns] = matrices[name]

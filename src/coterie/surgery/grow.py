@@ -52,7 +52,7 @@ def adding_experts(
 
     result = mixed(model, lambda moe: moe.router.num_experts + count, grown, sequences)
 
-    def silenced(layer: int, new: Layer) -> Layer:
+    def silenced(layer: int, new: Layer | None) -> Layer | None:
         if isinstance(new, MoE):
             _silence(new, new.config.router.num_experts - count, rows.pop(layer))
         return new
@@ -131,7 +131,9 @@ def swapping(
     """`swap_expert` with the layer `source` that the expert is taken from."""
     target = model.blocks[layer].ffn
     assert isinstance(target, MoE)
-    same = target.config.clamped == source.config.clamped
+    alike = ("clamped", "gated", "activation")
+    same = all(getattr(target.config, name) == getattr(source.config, name) for name in alike)
+    same = same and target.config.latent_width is None and source.config.latent_width is None
     if not same or target.experts.down.weight.shape[1:] != source.experts.down.weight.shape[1:]:
         raise ConfigError(
             f"swap-expert: experts are {tuple(target.experts.down.weight.shape[1:])} here and "
@@ -140,7 +142,7 @@ def swapping(
         )
     require_plain(model)
 
-    def made(index: int) -> Layer:
+    def made(index: int) -> Layer | None:
         if index != layer:
             return ffn_of(model, index)
         new = blank(model, model.config, index)
@@ -154,7 +156,7 @@ def swapping(
 @torch.no_grad()
 def _take(moe: MoE, expert: int, source: MoE, other_expert: int, with_router: bool) -> None:
     pairs: list[tuple[Any, Any]] = [(moe.router, source.router)] if with_router else []
-    pairs += [(moe.experts.gate_up, source.experts.gate_up), (moe.experts.down, source.experts.down)]
+    pairs += [(moe.experts.first, source.experts.first), (moe.experts.down, source.experts.down)]
     for ours, theirs in pairs:
         for name in ("weight", "bias", "expert_scale"):
             if getattr(ours, name, None) is not None:

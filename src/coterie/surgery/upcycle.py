@@ -72,6 +72,7 @@ def upcycling(
             expert_width=ffn.width // split,
             router=router,
             activation=ffn.activation,
+            gated=ffn.gated,
             shared_width=ffn.width if shared != "none" else None,
             shared_gate=shared == "gated",
             balance=BalanceConfig(loss_coef=0.001),
@@ -79,8 +80,11 @@ def upcycling(
 
     config = changed(model.config, routed, target)
 
-    def made(layer: int) -> Layer:
-        dense, moe = ffn_of(model, layer), blank(model, config, layer)
+    def made(layer: int) -> Layer | None:
+        dense = ffn_of(model, layer)
+        if dense is None:
+            return None
+        moe = blank(model, config, layer)
         assert isinstance(dense, FeedForward) and isinstance(moe, MoE)
         digest = hashlib.sha256(f"{seed}:{layer}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -104,10 +108,11 @@ def _fill(dense: FeedForward, moe: MoE, split: int, std: float, generator: torch
             moe.shared.down.weight.mul_(0.5)
         else:
             moe.shared_gate.weight.zero_()
+    reading = [dense.up] if dense.gate is None else [dense.gate, dense.up]
     for expert in range(num_experts):
         part = slice((expert % split) * width, (expert % split + 1) * width)
-        moe.experts.gate_up.weight[expert, :width] = dense.gate.weight[part]
-        moe.experts.gate_up.weight[expert, width:] = dense.up.weight[part]
+        for half, layer in zip(moe.experts.first.weight[expert].split(width), reading, strict=True):
+            half.copy_(layer.weight[part])
         moe.experts.down.weight[expert] = dense.down.weight[:, part] * (split * share)
 
 
@@ -116,16 +121,16 @@ def _vary(
     moe: MoE, expert: int, variation: Variation, amount: float | None, generator: torch.Generator
 ) -> None:
     assert isinstance(moe.experts, Experts)
-    gate_up_OD, down_DF = moe.experts.gate_up.weight[expert], moe.experts.down.weight[expert]
+    first_OD, down_DF = moe.experts.first.weight[expert], moe.experts.down.weight[expert]
     if variation == "noise":
-        for matrix in (gate_up_OD, down_DF):
+        for matrix in (first_OD, down_DF):
             size = (0.05 if amount is None else amount) * float(matrix.float().std())
             matrix.copy_(matrix.float() + _draw(matrix.float(), 0.0, size, generator))
         return
     width = moe.config.expert_width
     num_dropped = round((0.5 if amount is None else amount) * width)
     units = torch.randperm(width, generator=generator)[:num_dropped]
-    for part in (gate_up_OD[:width], gate_up_OD[width:], down_DF.t()):
+    for part in (*first_OD.split(width), down_DF.t()):
         dropped = part[units].float()
         if num_dropped:
             part[units] = _draw(part[units], float(dropped.mean()), float(dropped.std()), generator)

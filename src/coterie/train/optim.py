@@ -124,7 +124,7 @@ def build_optimiser(model: nn.Module, config: OptimiserConfig) -> Optimiser:
     by_muon = [name for name in parameters if config.name == "muon" and roles[name] == "matrix"]
     by_adam = [name for name in parameters if name not in set(by_muon)]
     experts = {name for name, m in model.named_modules() if isinstance(m, ExpertLinear)}
-    gates = [m.gate_up for m in model.modules() if isinstance(m, Experts)]
+    gates = [m.first for m in model.modules() if isinstance(m, Experts) and m.first_name == "gate_up"]
     halved = {id(getattr(gate_up, "subset_weight", gate_up.weight)) for gate_up in gates}
 
     def factor(name: str) -> float:

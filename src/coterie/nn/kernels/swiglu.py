@@ -1,4 +1,4 @@
-"""SwiGLU: the activation, and whole layers of plain experts.
+"""SwiGLU and its relatives: the activations, and whole layers of plain experts.
 
 T tokens, R routed rows sorted by expert, N rows of one expert, E experts, D width, F inner width, O = 2 F.
 """
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from coterie.config.model import Activation
+from coterie.config.feed_forward import Activation
 from coterie.nn.autograd import GradFunction
 from coterie.nn.kernels import choose
 from coterie.nn.kernels.dense import product
@@ -33,7 +33,14 @@ def gated(gate_TF: Tensor, up_TF: Tensor, activation: Activation) -> Tensor:
     """`activation(gate) * up`."""
     if activation == "silu":
         return swiglu(gate_TF, up_TF)
-    return F.gelu(gate_TF, approximate="tanh") * up_TF
+    return activated(gate_TF, activation) * up_TF
+
+
+def activated(x_TF: Tensor, activation: Activation) -> Tensor:
+    """`activation(x)`."""
+    if activation == "relu2":
+        return F.relu(x_TF).square()
+    return F.silu(x_TF) if activation == "silu" else F.gelu(x_TF, approximate="tanh")
 
 
 class _SiluMul(GradFunction):
