@@ -269,7 +269,7 @@ class Checkpoint:
         """
         for line in self.notes:
             _log.warning("%s: %s", self.path, line)
-        made = self._skeleton(as_dtype(dtype), compute_dtype, precision)
+        made = self.skeleton(as_dtype(dtype), compute_dtype, precision)
         model, placement = made.model, made.placement
         require_memory(model, made.dtype, device, self.path, made.types)
         materialise(model, made.dtype, device, made.types)
@@ -283,12 +283,12 @@ class Checkpoint:
 
     def held_bytes(self, dtype: str | torch.dtype, precision: Precision) -> int:
         """Bytes of the weights as `load` would hold them; only headers are read. Errors: as `load`."""
-        made = self._skeleton(as_dtype(dtype), None, precision)
+        made = self.skeleton(as_dtype(dtype), None, precision)
         return weight_bytes(made.model, made.dtype, made.types)
 
-    def _skeleton(
+    def skeleton(
         self, dtype: torch.dtype, compute_dtype: torch.dtype | None, precision: Precision | None
-    ) -> _Skeleton:
+    ) -> Skeleton:
         """The model on the meta device, with the form of every weight decided; files are verified."""
         config = as_stored(self.config, self.tensors)
         if self.config.tie_embeddings and not config.tie_embeddings:
@@ -316,7 +316,7 @@ class Checkpoint:
         if precision is not None:
             hold_as(model, precision, self.tensors, placement.slots)
             types = types_of(model, precision) | types
-        return _Skeleton(model, placement, dtype, types)
+        return Skeleton(model, placement, dtype, types)
 
     def _tell(self, model: Transformer, rounding: MatrixRounding, dtype: torch.dtype) -> None:
         """Say what became of weights that are stored, or now held, in fewer bits."""
@@ -346,7 +346,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class _Skeleton:
+class Skeleton:
     """A model on the meta device. `dtype`: of its parameters, but for those that `types` names."""
 
     model: Transformer

@@ -122,12 +122,12 @@ def convert_directory(
     chosen = as_dtype(dtype) if dtype is not None else checkpoint.kept_dtype
     models, changes, rounding, answers = _converted(checkpoint, kept, chosen, target, drop)
     config = models[0].config
-    copied, left_out = _companions(checkpoint.path)
+    copied, left_out = companions(checkpoint.path)
     made: list[ConversionReceipt] = []
 
     def write(folder: Path) -> None:
         model = models.pop()
-        changes.extend(_from_keys(checkpoint, folder))
+        changes.extend(small_files_from_keys(checkpoint, folder))
         write_model_files(folder, model, None, chosen, shard_bytes)
         for name in copied:
             shutil.copyfile(checkpoint.path / name, folder / name)
@@ -154,18 +154,21 @@ def convert_directory(
         write_json(folder / RECEIPT, receipt.to_dict(), indent=2)
         made.append(receipt)
 
-    commit_directory(out, write, _parent(checkpoint))
+    commit_directory(out, write, parent_of(checkpoint, "converted_from"))
     return made[0]
 
 
-def _parent(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The source's travelling manifest, with its hash as the parent. Errors: `CheckpointError` for damage."""
+def parent_of(checkpoint: Checkpoint, key: str) -> dict[str, Any]:
+    """The source's travelling manifest, and under `key` the source with its hash.
+
+    Errors: `CheckpointError` for damage.
+    """
     about = {"path": str(checkpoint.path)}
     about |= {"sha256": checkpoint.manifest["sha256"]} if checkpoint.manifest else {}
-    return checkpoint.travelling_manifest() | {"converted_from": about}
+    return checkpoint.travelling_manifest() | {key: about}
 
 
-def _from_keys(checkpoint: Checkpoint, folder: Path) -> list[str]:
+def small_files_from_keys(checkpoint: Checkpoint, folder: Path) -> list[str]:
     """Write the small files of a model in GGUF, and say so; nothing for a directory, whose own are copied."""
     if checkpoint.gguf is None:
         return []
@@ -173,7 +176,7 @@ def _from_keys(checkpoint: Checkpoint, folder: Path) -> list[str]:
     return [*checkpoint.gguf.notes, f"made from the file's keys: {', '.join(names)}"]
 
 
-def _companions(directory: Path) -> tuple[list[str], list[str]]:
+def companions(directory: Path) -> tuple[list[str], list[str]]:
     """Names of the small files that are copied unchanged, and of the files that are not."""
     if directory.is_file():
         return [], []

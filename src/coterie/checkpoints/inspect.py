@@ -269,20 +269,22 @@ def _stored(checkpoint: Checkpoint) -> StoredFacts:
         sizes = checkpoint.tensors.bytes_by_type
         if isinstance(checkpoint.tensors, StoredTensors) and checkpoint.quantised:
             forms = checkpoint.tensors.forms
-            classes = _classes(checkpoint.config, checkpoint.tensors)
+            classes = stored_classes(checkpoint.config, checkpoint.tensors)
     except CoterieError as error:
         problem = str(error)
     parent, step = manifest.get("parent"), manifest.get("step")
     return StoredFacts(bool(manifest), parent, step, probes, sizes, problem, forms, classes)
 
 
-def _classes(config: ModelConfig, tensors: StoredTensors) -> dict[str, list[str]]:
+def stored_classes(config: ModelConfig, tensors: StoredTensors) -> dict[str, list[str]]:
     """Class of weights -> the forms that its matrices are stored in."""
     with torch.device("meta"):
         groups = parameter_groups(Transformer(config))
     found: dict[str, set[str]] = {}
     for slot in family(config.family).slots(config):
-        if groups.get(slot.name) in WEIGHT_CLASSES and slot.name.endswith("weight") and slot.disk in tensors:
+        if groups.get(slot.name) not in WEIGHT_CLASSES or slot.disk not in tensors:
+            continue
+        if len(tensors.shape(slot.disk)) > 1:
             form = tensors.form(slot.disk) or str(tensors.dtype(slot.disk)).removeprefix("torch.")
             found.setdefault(groups[slot.name], set()).add(form)
     return {group: sorted(found[group]) for group in WEIGHT_CLASSES if group in found}

@@ -132,11 +132,11 @@ def hold_as(model: Transformer, precision: Precision, source: TensorSource, slot
 
 def _grid(slots: Iterable[Slot], shape: tuple[int, ...], source: TensorSource) -> Grid | None:
     """The grid that holds all parts of a matrix exactly; None where they have none, or several."""
-    found = {source.grid(slot.disk) if _of_rows(slot, shape, source) else None for slot in slots}
+    found = {source.grid(slot.disk) if of_rows(slot, shape, source) else None for slot in slots}
     return found.pop() if len(found) == 1 else None
 
 
-def _of_rows(slot: Slot, shape: tuple[int, ...], source: TensorSource) -> bool:
+def of_rows(slot: Slot, shape: tuple[int, ...], source: TensorSource) -> bool:
     """Whether a slot selects rows alone, in the parameter and on disk, so that it selects codes too."""
     width, stored = shape[-1], source.shape(slot.disk)
     views = slot.view(torch.empty(shape, device="meta")), slot.part(torch.empty(stored, device="meta"))

@@ -56,6 +56,9 @@ VERBS = {
     "convert": Verb(
         "Write a model in another layout or type, with a receipt.", "convert:convert", section=CHANGE
     ),
+    "quantise": Verb(
+        "Write a model in 8 or 4 bits, with its losses measured.", "quantise:quantise", section=CHANGE
+    ),
     "adapter": Verb(
         "LoRA adapters: inspect, compare, convert, merge.",
         inner={

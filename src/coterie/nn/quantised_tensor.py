@@ -103,6 +103,13 @@ class QuantisedTensor(nn.Module):
             blocks = blocks.sub_(8).mul_(scales[..., None, None]).flatten(-2)
         return blocks.flatten(-2)[..., : self.shape[-1]]
 
+    def signed(self) -> Tensor:
+        """`(*, O, I)` int8: the codes around 0, in the order of the numbers."""
+        codes = self.codes
+        if self.bits == 4:
+            codes = torch.cat((codes & 15, codes >> 4), -1).to(torch.int8) - 8
+        return codes.flatten(-2)[..., : self.shape[-1]]
+
     def extra_repr(self) -> str:
         """Shape and bits."""
         return f"{tuple(self.shape)}, {self.bits} bits in blocks of {self.block}"

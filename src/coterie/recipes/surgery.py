@@ -21,22 +21,18 @@ from coterie.checkpoints.commit import MANIFEST, commit_directory, require_free
 from coterie.checkpoints.tensor_writer import bytes_of, write_model_files
 from coterie.config import CheckpointError, ConfigError, ModelConfig
 from coterie.config.files import write_json
-from coterie.data.heldout import HeldoutDocument, read_domains, spread
-from coterie.evaluate.bits import perplexity, score_documents
+from coterie.data.heldout import read_domains
 from coterie.nn.transformer import Transformer
-from coterie.proof.difference import difference
-from coterie.proof.records import ProbeRecord, default_sequences, record, save_probes
+from coterie.proof.records import ProbeRecord, save_probes
+from coterie.recipes.measure import Measure
 from coterie.recipes.surgery_healing import Healing, heal
 from coterie.surgery.arguments import check_arguments
-from coterie.surgery.common import LayerwiseResult, Sequences
+from coterie.surgery.common import LayerwiseResult
 from coterie.surgery.operations import OPERATIONS
-from coterie.surgery.receipt import FunctionChange, SurgeryReceipt, open_receipt
-from coterie.text.tokenizer import Tokenizer
+from coterie.surgery.receipt import SurgeryReceipt, open_receipt
 
 _log = logging.getLogger("coterie")
 RECEIPT = "surgery.json"
-CALIBRATION_TOKENS = 20_000
-EVALUATION_TOKENS = 5_000  # the same texts before and after, so that a change shows with few of them
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ def operate(source: str | Path | Checkpoint, out: str | Path, operation: Operati
         settings = _with_source_layer(settings, other)
     # Healing trains in float32.
     original = (checkpoint.load_as_stored() if healing is None else checkpoint.load()).model
-    measure = _Measure.of(operation.data, original.config, checkpoint.tokenizer)
+    measure = Measure.of(operation.data, original.config, checkpoint.tokenizer)
     before = measure.record(original)
     _log.info("measuring the original")
     perplexity_before = measure.perplexity(original)
@@ -107,43 +103,12 @@ def _with_source_layer(settings: Mapping[str, Any], other: Checkpoint) -> dict[s
     return rest | {"source": other.load_as_stored().model.blocks[layer].ffn}
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """What a model is measured by. `analysed`: other texts, for the operation."""
-
-    analysed: Sequences
-    documents: list[HeldoutDocument]
-    sequences: list[list[int]]
-    tokenizer: Tokenizer | None
-
-    @staticmethod
-    def of(data: Sequence[str], config: ModelConfig, tokenizer: Tokenizer | None) -> _Measure:
-        analysed, documents = _texts(data, tokenizer)
-        sequences = default_sequences(tokenizer, config.vocab_size, config.max_positions)
-        return _Measure(analysed, documents, sequences, tokenizer)
-
-    def record(self, model: Transformer) -> ProbeRecord:
-        return record(model, self.sequences, self.tokenizer)
-
-    def perplexity(self, model: Transformer) -> float | None:
-        """None without a text to measure on."""
-        if not self.documents or self.tokenizer is None:
-            return None
-        length = min(512, model.config.max_positions)
-        scores = score_documents(model, self.documents, self.tokenizer.document_start[0], length)
-        return perplexity(scores)
-
-    def change(self, before: ProbeRecord, after: ProbeRecord) -> FunctionChange:
-        found = difference(before, after)
-        return FunctionChange(found.max_logprob, found.mean_logprob, found.kl, found.top1)
-
-
 def _write(
     folder: Path,
     checkpoint: Checkpoint,
     operation: Operation,
     plans: list[LayerwiseResult],
-    measure: _Measure,
+    measure: Measure,
     before: ProbeRecord,
     receipt: SurgeryReceipt,
 ) -> None:
@@ -219,13 +184,3 @@ class _Written:
 
 def _digest(tensor: Tensor) -> str:
     return hashlib.sha256(bytes_of(tensor)).hexdigest()
-
-
-def _texts(data: Sequence[str], tokenizer: Tokenizer | None) -> tuple[Sequences, list[HeldoutDocument]]:
-    """Token ids to analyse, and other documents to measure on; a single document serves both."""
-    if tokenizer is None:
-        return [], []
-    documents = read_domains(data, tokenizer, CALIBRATION_TOKENS + EVALUATION_TOKENS)
-    analysed, measured = (documents[::2], documents[1::2]) if len(documents) > 1 else (documents, documents)
-    calibration = [document.ids.tolist() for document in spread(analysed, CALIBRATION_TOKENS)]
-    return calibration, spread(measured, EVALUATION_TOKENS)

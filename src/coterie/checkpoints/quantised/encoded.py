@@ -167,6 +167,18 @@ def unpacked(words: Tensor, bits: int, count: int) -> Tensor:
     return ((pairs >> (first % 8).to(torch.int32)) & (2**bits - 1)).to(torch.uint8)
 
 
+def packed(codes: Tensor, bits: int) -> Tensor:
+    """Int32 words (..., W) of codes (..., I), int8 around 0, of 4 or 8 bits.
+
+    `unpacked` gives the codes plus 2^(bits - 1).
+    """
+    octets = (codes.to(torch.int16) + (1 << (bits - 1))).to(torch.uint8)
+    octets = torch.nn.functional.pad(octets, (0, -codes.shape[-1] % (32 // bits)))
+    if bits == 4:
+        octets = octets[..., 0::2] | (octets[..., 1::2] << 4)
+    return octets.contiguous().view(torch.int32)
+
+
 def packed_words(count: int, bits: int) -> int:
     """How many int32 words hold `count` numbers of `bits` bits."""
     return -(-count * bits // 32)
