@@ -30,6 +30,8 @@ is in the columns:
 The mathematics is in [design/families.md](design/families.md), file formats are in
 [checkpoints.md](checkpoints.md).
 """
+UNROUTED = """## Dense families that are not upcycled
+"""
 AROUND = """## Models around a text model
 
 Their text model is used, and the tensors of what is around it (encoders of images and sound) are carried
@@ -53,6 +55,11 @@ def render() -> str:
                 ("`model_type`", "models", "layers", "upcycle", "densify", "GGUF"),
                 (_row(chosen) for chosen in texts),
             ),
+            UNROUTED,
+            *_table(
+                ("`model_type`", "why"),
+                ((_code(one.model_type), one.unrouted) for one in texts if one.unrouted),
+            ),
             f"Architectures of GGUF files that are read: {_codes(ARCHITECTURES)}.\n",
             AROUND,
             *_table(
@@ -75,7 +82,7 @@ def _row(chosen: Family) -> tuple[str, ...]:
         _code(chosen.model_type),
         chosen.examples,
         "routed" if routed else "dense",
-        "" if routed else _codes(filter(None, [routed_form(chosen.model_type)])),
+        _codes(filter(None, [routed_form(chosen.model_type)])),
         _codes(dense_forms(chosen.model_type)),
         _code(target.name) if target is not None else "",
     )

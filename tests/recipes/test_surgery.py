@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.checkpoints.tensor_reader import read_header
@@ -28,6 +29,7 @@ from tests.adapters.test_attach import IDS, logits
 from tests.arithmetic import approx, assert_model_close, mean_sums, model_tolerance
 from tests.checkpoints.alive import one_at_a_time
 from tests.families.hf import _BASE, CONFIGS, randomise
+from tests.families.test_wrapper import edit, stored, whole
 
 WORDS = (
     "the cat sees a red house and runs one two three four five six seven dogs find green trees under".split()
@@ -152,6 +154,36 @@ def test_mistakes_are_one_line(
         told = run(folder, monkeypatch, capsys, *words, code=2)
         assert said in told and told.count("coterie:") == 1
     assert not Path(out).exists()
+
+
+def test_a_model_around_a_text_model_is_upcycled_with_what_is_around_it(tmp_path: Path) -> None:
+    reference = whole("qwen3_5", tmp_path / "dense")
+    further = {"mtp.fc.weight": torch.ones(2, 3)}
+    edit(tmp_path / "dense", stored(tmp_path / "dense") | further)
+    config = json.loads((tmp_path / "dense" / "config.json").read_text())
+    edit(tmp_path / "dense", text_config=config["text_config"] | {"mtp_num_hidden_layers": 1})
+    receipt = surgery.operate(
+        tmp_path / "dense", tmp_path / "moe", operation("upcycle", num_experts=4, top_k=2)
+    )
+    assert receipt.family.after == "qwen3_5_moe" and receipt.lost == ["the layers for multi-token prediction"]
+    written = json.loads((tmp_path / "moe" / "config.json").read_text())
+    assert written["text_config"]["model_type"] == "qwen3_5_moe_text"
+    assert written["text_config"]["mtp_num_hidden_layers"] == 0
+    assert written["vision_config"] | {"model_type": 0} == config["vision_config"] | {"model_type": 0}
+    assert written["vision_config"]["model_type"] == "qwen3_5_moe_vision"
+    theirs, kept = AutoModelForImageTextToText.from_pretrained(tmp_path / "moe", dtype=torch.float32), 0
+    for name, tensor in reference.model.visual.state_dict().items():
+        assert torch.equal(theirs.model.visual.state_dict()[name], tensor)
+        kept += 1
+    assert kept and not any(name.startswith("mtp.") for name in stored(tmp_path / "moe"))
+    with torch.no_grad():
+        expected, found = (model.eval()(IDS[None]).logits[0] for model in (reference, theirs))
+    config = load_model(tmp_path / "dense").model.config
+    assert_model_close(config, found.log_softmax(-1), expected.log_softmax(-1), len(IDS))
+    surgery.operate(tmp_path / "moe", tmp_path / "back", operation("densify", width=None))
+    before, after = stored(tmp_path / "dense"), stored(tmp_path / "back")
+    assert before.keys() - after.keys() == further.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
 
 
 def operation(kind: str = "prune", **settings: Any) -> surgery.Operation:

@@ -10,17 +10,21 @@ import pytest
 import torch
 
 from coterie.config import ConfigError
-from coterie.families import family
+from coterie.families import config_to_hf, family
+from coterie.nn.forward_context import ForwardContext
 from coterie.nn.moe import MoE
+from coterie.nn.recording import Recorder
 from coterie.nn.transformer import Transformer
 from coterie.surgery.common import Layer, LayerwiseResult, finished, watch
 from coterie.surgery.densify import densifying
 from coterie.surgery.grow import adding_experts, swapping
 from coterie.surgery.shrink import expert_merging, pruning
 from coterie.surgery.upcycle import upcycling
-from tests.adapters.test_attach import built
+from tests.adapters.test_attach import built, logits
+from tests.arithmetic import assert_close, model_sums
 from tests.surgery.common import SEQUENCES, moe
 
+MIXERS = ["qwen3_next", "qwen3_5_moe_text", "lfm2_moe", "granitemoehybrid"]
 OPERATIONS: dict[str, tuple[str, Callable[[Transformer], LayerwiseResult]]] = {
     "upcycle": ("qwen3", lambda model: upcycling(model, 4, variation="noise")),
     "prune": ("deepseek_v3", lambda model: pruning(model, 0.5, "reap", SEQUENCES)),
@@ -92,6 +96,46 @@ def test_what_a_layer_is_shown_is_what_it_reads_in_a_whole_pass() -> None:
     assert all(not seen for _, _, seen in watch(model, None))
     with pytest.raises(ConfigError, match="no text to look at"):
         next(iter(watch(model, [[]])))
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_models_with_a_state_take_every_operation(name: str) -> None:
+    model = built(name)
+    lengths = [SEQUENCES[0][:7], SEQUENCES[2][:23]]
+    alone: dict[int, list[torch.Tensor]] = {}
+    for sequence in lengths:
+        recorder = Recorder(tensors=True)
+        with torch.no_grad():
+            model(torch.tensor(sequence), ForwardContext.packed([len(sequence)], recorder=recorder))
+        for layer, x_TD in recorder.inputs.items():
+            alone.setdefault(layer, []).append(x_TD)
+    shown = {layer: seen for layer, _, seen in watch(model, lengths) if seen}
+    assert shown.keys() == alone.keys() == dict(model.config.moe_layers()).keys()
+    for layer, parts in alone.items():
+        found, expected = torch.cat([part.x_TD for part in shown[layer]]), torch.cat(parts)
+        assert_close(found, expected, *model_sums(model.config, len(lengths[1])))
+    same_with_more = "more" if moe(model, 3).router.select_bias is not None else None
+    before = {key: tensor for key, tensor in model.state_dict().items() if ".ffn." not in key}
+    results = {
+        "same": pruning(model, 1.0, "reap", lengths),
+        "fewer": pruning(model, 0.5, "freq", lengths),
+        "merged": expert_merging(model, 0.5, lengths),
+        "more": adding_experts(model, lengths),
+        "other": swapping(model, moe(built(name, seed=4), 3), 3, 1, 2),
+    }
+    for kind, result in results.items():
+        made, num = result.in_memory(), moe(model, 3).config.router.num_experts
+        assert len(moe(made, 3).router.weight) == {"fewer": 3, "merged": 3, "more": 7}.get(kind, num)
+        assert all(torch.equal(made.state_dict()[key], tensor) for key, tensor in before.items()), kind
+        assert torch.equal(logits(made), logits(model)) or kind not in ("same", same_with_more), kind
+        config_to_hf(made.config)
+    if name == "qwen3_next":
+        with pytest.raises(ConfigError, match="no dense qwen3_next checkpoint can carry"):
+            densifying(model, lengths)
+        return
+    dense = densifying(model, lengths)
+    assert not dense.config.is_moe and logits(dense.in_memory()).isfinite().all()
+    assert dense.details["exact_layers"] == []
 
 
 def test_a_forgotten_weight_is_noticed() -> None:

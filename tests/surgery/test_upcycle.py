@@ -2,56 +2,90 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from coterie.checkpoints.directory import save_model
 from coterie.config import ConfigError
-from coterie.families import config_from_hf
+from coterie.families import FAMILIES, config_from_hf, dense_forms, family, routed_form
+from coterie.nn.transformer import Transformer
 from coterie.surgery.arguments import check_upcycle
 from coterie.surgery.upcycle import upcycle
 from tests.adapters.test_attach import IDS, built, logits
 from tests.arithmetic import assert_model_close
-from tests.families.hf import _BASE, CONFIGS
+from tests.families.hf import _BASE, CONFIGS, randomise
 from tests.surgery.common import moe
 
-ROUTED = {
-    "qwen3": "qwen3_moe",
-    "llama": "mixtral",
-    "mistral": "mixtral",
-    "ernie4_5_tied": "ernie4_5_moe",
-    "qwen2": "qwen2_moe",
-    "granite": "granitemoe",
-    "olmo2": "flex_olmo",
-    "hunyuan_v1_dense": "hunyuan_v1_moe",
+_LONGROPE = copy.deepcopy(CONFIGS["phi3_longrope"]["rope_parameters"]) | {
+    "partial_rotary_factor": 1.0,
+    "short_factor": [1.0, 1.2, 1.5, 1.7],
+    "long_factor": [1.5, 2.0, 3.0, 8.0],
 }
+ALL = CONFIGS | {
+    "nemotron_h_plain": CONFIGS["nemotron_h"] | {"mlp_bias": False},
+    "phi3_longrope_whole": CONFIGS["phi3_longrope"] | {"rope_parameters": _LONGROPE},
+}
+DENSE = [name for name in ALL if not config_from_hf(_BASE | ALL[name]).is_moe]
+# Dense models that the routed counterpart of their family cannot carry, and why.
+BEYOND = {
+    "llama_tied_bias": "has biases",
+    "granite_tied_bias": "has biases",
+    "ernie4_5": "has biases",
+    "seed_oss_output_bias": "has biases",
+    "nemotron_h": "has biases",
+    "phi3_longrope": "no mixtral checkpoint can carry this phi3 model",
+}
+ROUTED = [name for name in DENSE if routed_form(ALL[name]["model_type"]) and name not in BEYOND]
 
 
-@pytest.mark.parametrize(
-    ("name", "split"),
-    [
-        ("qwen3", 1),
-        ("qwen3", 2),
-        ("qwen3", 4),
-        ("llama", 1),
-        ("llama", 2),
-        ("mistral", 1),
-        ("ernie4_5_tied", 1),
-        ("qwen2", 1),
-        ("qwen2", 2),
-        ("granite", 2),
-        ("olmo2", 2),
-        ("hunyuan_v1_dense", 1),
-    ],
-)
-def test_upcycling_by_copy_is_the_dense_model(name: str, split: int) -> None:
-    dense = built(name)
+def dense_model(name: str) -> Transformer:
+    model = Transformer(config_from_hf(copy.deepcopy(_BASE | ALL[name])))
+    randomise(model)
+    return model.eval()
+
+
+def test_every_dense_family_has_a_routed_form_or_says_why_not() -> None:
+    tested = {ALL[name]["model_type"] for name in ROUTED}
+    for name in DENSE:
+        config = config_from_hf(_BASE | ALL[name])
+        assert (routed_form(config.family) is None) == bool(family(config.family).unrouted), name
+        if name in ROUTED:
+            assert check_upcycle(config, 4, 2).is_moe
+            continue
+        with pytest.raises(ConfigError, match=BEYOND.get(name, "no routed form of")) as caught:
+            check_upcycle(config, 4, 2)
+        assert str(caught.value).startswith("upcycle: ") and "\n" not in str(caught.value)
+    for routed, chosen in FAMILIES.items():
+        assert chosen.texts or set(dense_forms(routed)) <= tested, routed
+
+
+@pytest.mark.parametrize(("name", "split"), [*((name, 1) for name in ROUTED), ("qwen3", 4), ("qwen2", 2)])
+def test_upcycling_by_copy_is_the_dense_model(name: str, split: int, tmp_path: Path) -> None:
+    dense = dense_model(name)
     routed = upcycle(dense, num_experts=8, top_k=4, split=split)
-    assert routed.config.is_moe and routed.config.family == ROUTED[name]
-    assert moe(routed).config.expert_width == 48 // split
-    found, expected = (logits(model).log_softmax(-1) for model in (routed, dense))
-    assert_model_close(dense.config, found, expected, len(IDS))
-    rows = moe(routed).router.weight
+    assert routed.config.is_moe and routed.config.family == routed_form(dense.config.family)
+    mixtures = dict(routed.config.moe_layers())
+    widths = {layer: block.ffn.width // split for layer, block in enumerate(dense.config.blocks) if block.ffn}
+    assert {layer: one.expert_width for layer, one in mixtures.items()} == widths
+    expected = logits(dense).log_softmax(-1)
+    assert_model_close(dense.config, logits(routed).log_softmax(-1), expected, len(IDS))
+    rows = moe(routed, min(mixtures)).router.weight
     assert torch.equal(rows[0], rows[split - 1]) and not torch.equal(rows[0], rows[split % 8])
+    if split > 1:
+        return
+    assert_model_close(dense.config, in_transformers(routed, tmp_path).log_softmax(-1), expected, len(IDS))
+
+
+def in_transformers(model: Transformer, path: Path) -> torch.Tensor:
+    save_model(path, model)
+    theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    assert theirs.config.model_type == model.config.family
+    with torch.no_grad():
+        return theirs.eval()(IDS[None]).logits[0]
 
 
 def test_noise_and_drop_make_experts_differ_by_what_was_asked() -> None:

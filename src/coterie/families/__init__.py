@@ -9,6 +9,7 @@ from coterie.families.registry import (
     family,
     float32_parameters,
     quantisation_of,
+    retyped,
     routed_form,
     unwrapped,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "family",
     "float32_parameters",
     "quantisation_of",
+    "retyped",
     "routed_form",
     "unwrapped",
 ]

@@ -40,7 +40,9 @@ class Family:
     `part_blocks`: a layer is attention, another mixer or a feed-forward alone; else it is a mixer and a
     feed-forward.
     `peft_refuses`: linear layers, by the last part of their names, on which PEFT puts no factors here.
+    `unrouted`: for a family of dense models without a routed counterpart, why there is none.
     `memory_names`: parts of tensor names as transformers has them in memory, and as they are on disk.
+    `predicting`: those of `carried` that are layers for multi-token prediction.
     `texts`: for a model around a text model (`wrapper.py`), the types of text models that it may hold.
     `examples`: published models, for readers.
     `write` and `slots` raise `ConfigError` for a model whose layers the family cannot have.
@@ -60,12 +62,21 @@ class Family:
     shared: Literal["none", "plain", "gated"] = "none"
     part_blocks: bool = False
     peft_refuses: tuple[str, ...] = ()
+    unrouted: str = ""
+    predicting: tuple[str, ...] = ()
     memory_names: tuple[tuple[str, str], ...] = ()
     texts: tuple[str, ...] = ()
     examples: str = ""
 
     def carries(self, config: ModelConfig) -> tuple[str, ...]:
         """Beginnings of the names of the tensors that a model of this config keeps as they are."""
+        return self._named(self.carried, config)
+
+    def predicts(self, config: ModelConfig) -> tuple[str, ...]:
+        """The same of those that belong to layers for multi-token prediction."""
+        return self._named(self.predicting, config)
+
+    def _named(self, prefixes: tuple[str, ...], config: ModelConfig) -> tuple[str, ...]:
         total = config.num_layers + config.num_mtp_layers
         sharing = [
             layer
@@ -75,7 +86,7 @@ class Family:
         ranges = {"{layer}": range(total), "{sharing}": sharing}
         return tuple(
             prefix.format(layers=config.num_layers, layer=layer, sharing=layer)
-            for prefix in self.carried
+            for prefix in prefixes
             for layer in next((some for mark, some in ranges.items() if mark in prefix), (0,))
         )
 

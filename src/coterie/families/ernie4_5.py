@@ -138,6 +138,7 @@ ERNIE4_5_MOE = Family(
     _moe_slots,
     COMMON_KEYS | _MOE_KEYS | {"use_bias"},
     ("model.mtp_",),
+    predicting=("model.mtp_",),
     dense="ernie4_5",
     upcycled=_ROUTER,
     memory_names=((".mlp.gate.moe_statics.", ".mlp.moe_statics."),),

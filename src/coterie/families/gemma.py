@@ -143,7 +143,14 @@ def _slots(config: ModelConfig) -> list[Slot]:
 
 
 GEMMA2 = Family(
-    "gemma2", "Gemma2ForCausalLM", _read_2, _write_2, _slots, _KEYS, examples="Gemma 2 2B, 9B and 27B"
+    "gemma2",
+    "Gemma2ForCausalLM",
+    _read_2,
+    _write_2,
+    _slots,
+    _KEYS,
+    unrouted="no mixture with its norms is supported",
+    examples="Gemma 2 2B, 9B and 27B",
 )
 GEMMA3_TEXT = Family(
     "gemma3_text",
@@ -152,6 +159,7 @@ GEMMA3_TEXT = Family(
     _write_3,
     _slots,
     _KEYS | {"rope_local_base_freq"},
+    unrouted="no mixture with its norms is supported",
     examples="Gemma 3 270M and 1B, FunctionGemma",
 )
 GEMMA3 = wrapper(

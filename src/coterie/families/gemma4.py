@@ -329,6 +329,7 @@ GEMMA4_TEXT = Family(
     _slots,
     _KEYS,
     _UNUSED,
+    unrouted="its mixture adds experts to the dense feed-forward, with further norms",
     examples="the text models of Gemma 4 E2B, E4B, 26B-A4B and 31B",
 )
 GEMMA4 = wrapper(
@@ -347,6 +348,7 @@ GEMMA4_UNIFIED_TEXT = Family(
     _slots,
     _KEYS - {"hidden_size_per_layer_input", "vocab_size_per_layer_input", "enable_moe_block", *_OF_EXPERTS},
     _UNUSED,
+    unrouted="its mixture adds experts to the dense feed-forward, with further norms",
     examples="the text model of Gemma 4 12B",
 )
 GEMMA4_UNIFIED = wrapper(

@@ -33,7 +33,7 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     return data | {"attention_bias": attention.qkv_bias}
 
 
-def _family(model_type: str, architecture: str, norms: str, examples: str) -> Family:
+def _family(model_type: str, architecture: str, norms: str, unrouted: str, examples: str) -> Family:
     return Family(
         model_type,
         architecture,
@@ -41,9 +41,16 @@ def _family(model_type: str, architecture: str, norms: str, examples: str) -> Fa
         _write,
         lambda config: dense_model_slots(config, _NAMES, _LAYER),
         _KEYS,
+        unrouted=f"its mixture (glm4_moe) {unrouted}",
         examples=examples,
     )
 
 
-GLM = _family("glm", "GlmForCausalLM", "pre", "GLM-4-9B")
-GLM4 = _family("glm4", "Glm4ForCausalLM", "sandwich", "GLM-4-0414 9B and 32B, GLM-Z1")
+GLM = _family("glm", "GlmForCausalLM", "pre", "rotates other pairs of numbers", "GLM-4-9B")
+GLM4 = _family(
+    "glm4",
+    "Glm4ForCausalLM",
+    "sandwich",
+    "has no norms after attention and feed-forward",
+    "GLM-4-0414 9B and 32B, GLM-Z1",
+)

@@ -271,6 +271,8 @@ GRANITEMOEHYBRID = Family(
     _write_hybrid,
     _hybrid_slots,
     COMMON_KEYS | _MULTIPLIERS | _MOE_KEYS | _HYBRID_KEYS | _MAMBA.keys(),
+    dense="granitemoehybrid",  # the same type with no experts
+    shared="plain",
     memory_names=_IN_MEMORY,
     examples="Granite 4.0 micro, h-micro, h-tiny, h-small",
 )

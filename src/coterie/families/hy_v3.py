@@ -73,6 +73,7 @@ HY_V3 = Family(
     _slots,
     COMMON_KEYS | _KEYS,
     ("model.layers.{layers}.",),
+    predicting=("model.layers.{layers}.",),
     memory_names=(
         (".mlp.gate", ".mlp.router.gate"),
         (".mlp.e_score_correction_bias", ".mlp.expert_bias"),

@@ -35,9 +35,15 @@ _WIDTH_KEYS = frozenset(
     "intermediate_size block_ff_dim block_multiple_of block_ffn_dim_multiplier "
     "block_auto_adjust_ff_dim".split()
 )
+_ROUTER: dict[str, Any] = {
+    "score": "sigmoid",
+    "select_bias": True,
+    "renormalize": True,
+    "renormalize_eps": 1e-6,
+}
 _MOE_KEYS = frozenset(
     "moe_intermediate_size num_dense_layers num_experts num_experts_per_tok use_expert_bias "
-    "routed_scaling_factor norm_topk_prob router_bias_rate".split()
+    "routed_scaling_factor norm_topk_prob router_bias_rate router_aux_loss_coef".split()
 )
 
 
@@ -83,11 +89,9 @@ def _width(data: Mapping[str, Any]) -> int:
 def _read_moe(data: Mapping[str, Any], where: str) -> ModelConfig:
     reader = Reader({"num_key_value_heads": 8} | dict(data), where)
     num_layers, num_dense = reader.get("num_hidden_layers"), reader.get("num_dense_layers", default=2)
-    router = {
-        "score": "sigmoid",
+    router = _ROUTER | {
         "select_bias": reader.flag("use_expert_bias", True),
         "renormalize": reader.flag("norm_topk_prob", True),
-        "renormalize_eps": 1e-6,
         "scale": reader.get("routed_scaling_factor", default=1.0),
     }
     balance = {"bias_rate": reader.get("router_bias_rate", default=0.0)}
@@ -127,6 +131,10 @@ def _write_moe(config: ModelConfig) -> dict[str, Any]:
     dense, moe = first_ffns(config)
     if moe is None:
         raise ConfigError("lfm2_moe needs at least one layer with experts; for none, use lfm2")
+    balance = {
+        "router_bias_rate": moe.balance.bias_rate,
+        "router_aux_loss_coef": moe.balance.loss_coef,
+    }
     return (
         _write_layers(config)
         | {
@@ -139,7 +147,7 @@ def _write_moe(config: ModelConfig) -> dict[str, Any]:
             "norm_topk_prob": moe.router.renormalize,
             "routed_scaling_factor": moe.router.scale,
         }
-        | ({"router_bias_rate": moe.balance.bias_rate} if moe.balance.bias_rate else {})
+        | {key: value for key, value in balance.items() if value}
     )
 
 
@@ -180,5 +188,7 @@ LFM2_MOE = Family(
     _write_moe,
     _slots_moe,
     _KEYS | _MOE_KEYS,
+    dense="lfm2",
+    upcycled=_ROUTER,
     examples="LFM2 8B-A1B, 24B-A2B",
 )

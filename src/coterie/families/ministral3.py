@@ -72,5 +72,6 @@ MINISTRAL3 = Family(
     _write,
     dense_model_slots,
     COMMON_KEYS | {"sliding_window"},
+    unrouted="its mixture (mistral4) has latent attention",
     examples="Ministral 3, Devstral 2, Mistral Medium 3.5",
 )

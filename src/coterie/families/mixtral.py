@@ -58,7 +58,7 @@ MIXTRAL = Family(
     _slots,
     COMMON_KEYS | _KEYS,
     dense="llama",
-    also_dense=("mistral",),  # with a sliding window
+    also_dense=("mistral", "phi3"),  # with a sliding window
     examples="Mixtral 8x7B, 8x22B",
     memory_names=((".mlp.", ".block_sparse_moe."),),
 )

@@ -99,6 +99,7 @@ MUSE_GLIMMER_TEXT = Family(
     _write,
     lambda config: dense_model_slots(config, layer=SANDWICH),
     (COMMON_KEYS - {"hidden_act"}) | _KEYS,
+    unrouted="its mixture (muse_spark) is not supported",
     examples="the text model of Muse Glimmer 30B",
 )
 MUSE_GLIMMER = wrapper(

@@ -43,6 +43,7 @@ _KEYS = (COMMON_KEYS - {"rms_norm_eps", "hidden_act", "rope_theta", "rope_scalin
     "hybrid_override_pattern", "layers_block_type", "layer_norm_epsilon", "mlp_hidden_act", "mlp_bias",
     "mamba_hidden_act", "mamba_proj_bias", "time_step_limit", "attention_bias", "residual_in_fp32",
 }  # fmt: skip
+_ROUTER = {"score": "sigmoid", "select_bias": True, "group_score": "top2sum"}
 _MOE_KEYS = frozenset(
     "n_routed_experts num_experts_per_tok moe_intermediate_size moe_shared_expert_intermediate_size "
     "n_shared_experts moe_latent_size routed_scaling_factor n_group topk_group norm_topk_prob "
@@ -98,14 +99,11 @@ def _read_activation(reader: Reader) -> dict[str, Any]:
 def _read_moe(reader: Reader) -> dict[str, Any]:
     reader.expect("n_shared_experts", 1, None)
     reader.expect("mlp_bias", False, None)
-    router = {
-        "score": "sigmoid",
-        "select_bias": True,
+    router = _ROUTER | {
         "renormalize": reader.flag("norm_topk_prob", True),
         "scale": reader.get("routed_scaling_factor", default=1.0),
         "num_groups": reader.get("n_group", default=1),
         "top_groups": reader.get("topk_group", default=1),
-        "group_score": "top2sum",
     }
     return read_moe(
         reader,
@@ -210,6 +208,11 @@ NEMOTRON_H = Family(
     _slots,
     _KEYS | _MOE_KEYS | _MAMBA.keys(),
     ("mtp.",),
+    "out-in",
+    "nemotron_h",  # the same type with no experts
+    upcycled=_ROUTER,
+    shared="plain",
+    predicting=("mtp.",),
     part_blocks=True,
     peft_refuses=("out_proj",),
     memory_names=(("model.", "backbone."),),

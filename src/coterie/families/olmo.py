@@ -127,6 +127,7 @@ OLMO3 = Family(
     _write_olmo3,
     _dense_slots,
     COMMON_KEYS | {"attention_bias", "sliding_window", "layer_types"},
+    unrouted="its mixture (flex_olmo) has no layers with a window",
     examples="OLMo 3 and 3.1, 7B and 32B",
 )
 FLEX_OLMO = Family(

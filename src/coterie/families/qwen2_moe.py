@@ -51,6 +51,7 @@ QWEN2_MOE = Family(
     _slots,
     SPARSE_KEYS | {"qkv_bias", _SHARED},
     dense="qwen2",
+    also_dense=("seed_oss",),  # with heads of another width
     shared="gated",
     examples="Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B",
 )

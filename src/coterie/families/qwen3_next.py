@@ -172,6 +172,7 @@ QWEN3_NEXT = Family(
     _slots_next,
     _KEYS | _MOE_KEYS | _STEP_KEYS,
     _FURTHER,
+    predicting=_FURTHER,
     examples="Qwen3-Next 80B-A3B",
 )
 QWEN3_5_TEXT = Family(
@@ -182,6 +183,7 @@ QWEN3_5_TEXT = Family(
     _slots,
     _KEYS,
     _FURTHER,
+    predicting=_FURTHER,
     examples="Qwen3.5 0.8B to 27B, text alone",
 )
 QWEN3_5_MOE_TEXT = Family(
@@ -192,6 +194,9 @@ QWEN3_5_MOE_TEXT = Family(
     _slots,
     _KEYS | _MOE_KEYS,
     _FURTHER,
+    dense="qwen3_5_text",
+    shared="gated",
+    predicting=_FURTHER,
     examples="Qwen3.5 35B-A3B to 397B-A17B, text alone",
 )
 QWEN3_5 = wrapper(
@@ -208,5 +213,6 @@ QWEN3_5_MOE = wrapper(
     (QWEN3_5_MOE_TEXT,),
     ("model.visual.", "mtp."),
     layout="inside",
+    dense="qwen3_5",
     examples="Qwen3.5 35B-A3B, 122B-A10B, 397B-A17B",
 )

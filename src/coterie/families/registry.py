@@ -46,7 +46,7 @@ from coterie.families.qwen3_next import (
 from coterie.families.seed_oss import SEED_OSS
 from coterie.families.smollm3 import SMOLLM3
 from coterie.families.unsupported import UNSUPPORTED
-from coterie.families.wrapper import text_alone
+from coterie.families.wrapper import text_alone, with_text_of
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -141,6 +141,21 @@ def dense_forms(model_type: str) -> tuple[str, ...]:
     return (*((chosen.dense,) if chosen.dense is not None else ()), *chosen.also_dense)
 
 
+def retyped(config: ModelConfig, model_type: str) -> ModelConfig:
+    """The config under the type of its routed or dense counterpart.
+
+    The keys of its origin that hold there stay: the ids of special tokens and, for a model around a text
+    model, what describes the other parts.
+    """
+    target = family(model_type)
+    if not target.texts:
+        kept = {key: value for key, value in config.extra.items() if key in _TOKEN_KEYS}
+        return config.model_copy(update={"family": model_type, "extra": kept})
+    inner = text_alone(config).family
+    counterparts = {*dense_forms(inner), routed_form(inner)}
+    return with_text_of(config, model_type, next(name for name in target.texts if name in counterparts))
+
+
 def unwrapped(config: ModelConfig) -> ModelConfig:
     """The text model alone, under its own family; the config itself where nothing is around it."""
     return text_alone(config) if family(config.family).texts else config
@@ -151,6 +166,7 @@ def float32_parameters(config: ModelConfig) -> frozenset[str]:
     return frozenset(slot.name for slot in family(config.family).slots(config) if slot.float32)
 
 
+_TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _QUANTISATION = ("quantization_config", "compression_config")
 
 

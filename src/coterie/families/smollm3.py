@@ -49,5 +49,6 @@ SMOLLM3 = Family(
     _write,
     dense_model_slots,
     COMMON_KEYS | {"no_rope_layers", "no_rope_layer_interval", "attention_bias", "mlp_bias"},
+    unrouted="the mixture with layers without positions (llama4_text) weights what experts read",
     examples="SmolLM3 3B",
 )

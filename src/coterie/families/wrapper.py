@@ -33,12 +33,13 @@ def wrapper(
     parts: Sequence[str] = ("vision_config",),
     examples: str = "",
     memory_names: tuple[tuple[str, str], ...] | None = None,
+    dense: str | None = None,
 ) -> Family:
     """The family of a model around one of the text families `texts`; the first where the config names none.
 
     `carried`: beginnings of the names of the other tensors (the directory must hold one at least). `parts`:
     keys of the config that must be there. `memory_names`: where transformers has the text model, if not where
-    `layout` says.
+    `layout` says. `dense`: the same model around a dense text model.
     """
     around = _Around(model_type, {text.model_type: text for text in texts}, layout, tuple(parts))
     if memory_names is None:
@@ -53,6 +54,11 @@ def wrapper(
         frozenset(("model_type", "text_config", "tie_word_embeddings", *parts)),
         (*carried, *(_around(prefix, layout) for text in texts for prefix in text.carried)),
         texts[0].fused,
+        dense,
+        upcycled=texts[0].upcycled,
+        shared=texts[0].shared,
+        unrouted=texts[0].unrouted,
+        predicting=tuple(_around(prefix, layout) for text in texts for prefix in text.predicting),
         memory_names=memory_names + tuple(dict.fromkeys(renamed)),
         texts=tuple(around.texts),
         examples=examples,
@@ -127,6 +133,20 @@ def text_alone(config: ModelConfig) -> ModelConfig:
     """The text model of a wrapper's config, under its own family and with the kept keys of `text_config`."""
     inner = dict(config.extra["text_config"])
     return config.model_copy(update={"family": inner.pop("model_type"), "extra": inner})
+
+
+def with_text_of(config: ModelConfig, model_type: str, text_type: str) -> ModelConfig:
+    """A wrapper's config under another wrapper's type, around a text model of `text_type`.
+
+    Parts that are named after the wrapper are named after the other one.
+    """
+    extra = {key: value for key, value in config.extra.items() if key != "auto_map"}
+    for key, part in extra.items():
+        kind = part.get("model_type") if isinstance(part, Mapping) else None
+        if isinstance(kind, str) and kind.startswith(config.family):
+            extra[key] = dict(part) | {"model_type": model_type + kind.removeprefix(config.family)}
+    extra["text_config"] = dict(config.extra["text_config"]) | {"model_type": text_type}
+    return config.model_copy(update={"family": model_type, "extra": extra})
 
 
 def _around(disk: str, layout: Layout) -> str:

@@ -83,6 +83,7 @@ def operate(source: str | Path | Checkpoint, out: str | Path, operation: Operati
     receipt = open_receipt(
         operation.kind, operation.settings, checkpoint.name, original.config, planned.config, planned.details
     )
+    receipt.lost = planned.lost
     receipt.perplexity_data = list(operation.data) if measure.documents else []
     receipt.perplexity_tokens = sum(len(document.ids) for document in measure.documents)
     receipt.perplexity["before"] = perplexity_before
@@ -119,7 +120,7 @@ def _write(
         planned = plans.pop()
         with torch.device("meta"):
             shape = Transformer(planned.config)
-        shape.carried = dict(planned.model.carried)
+        shape.carried = planned.carried
         written.write(shape, planned)
         del planned
     else:

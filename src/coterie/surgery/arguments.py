@@ -11,7 +11,8 @@ from typing import Any
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig
 from coterie.config.feed_forward import MoEConfig, RouterConfig
-from coterie.families import FAMILIES, dense_forms, routed_form, unwrapped
+from coterie.families import FAMILIES, dense_forms, family, routed_form, unwrapped
+from coterie.surgery.configs import routed
 
 
 def check_arguments(kind: str, config: ModelConfig, settings: Mapping[str, Any]) -> None:
@@ -132,20 +133,13 @@ def check_swap(
 
 def check_upcycle(
     config: ModelConfig, num_experts: int = 8, top_k: int = 2, split: int = 1, variation: str = "copy"
-) -> str:
-    """The family of the result. Errors: `ConfigError`."""
+) -> ModelConfig:
+    """The config of the result. Errors: `ConfigError`."""
     if config.is_moe:
         raise ConfigError("upcycle: the model is a mixture of experts already; give a dense one")
     target = routed_form(config.family)
     if target is None:
-        texts = FAMILIES[config.family].texts
-        if texts:
-            raise ConfigError(
-                f"upcycle: a {config.family} model has more around its text model; take that out first "
-                f"(coterie convert --to {unwrapped(config).family} --drop vision)"
-            )
-        known = ", ".join(name for routed in FAMILIES for name in dense_forms(routed))
-        raise ConfigError(f"upcycle: no routed form of {config.family} is known; it takes {known}")
+        raise ConfigError(f"upcycle: {_unrouted(config)}")
     if split < 1 or num_experts % split or top_k % split or top_k > num_experts:
         raise ConfigError(
             f"upcycle: {num_experts} experts and {top_k} chosen must be multiples of split {split}, "
@@ -163,7 +157,19 @@ def check_upcycle(
             raise ConfigError(
                 f"upcycle: the feed-forward of layer {layer} {reason}; choose another split or model"
             )
-    return target
+    return routed(config, target, num_experts, top_k, split)
+
+
+def _unrouted(config: ModelConfig) -> str:
+    """Why there is no mixture of this family, and what to do."""
+    text = unwrapped(config).family
+    if routed_form(text) is not None:
+        return (
+            f"a {config.family} model has more around its text model; take that out first "
+            f"(coterie convert --to {text} --drop vision)"
+        )
+    known = ", ".join(dict.fromkeys(name for target in FAMILIES for name in dense_forms(target)))
+    return f"no routed form of {config.family}: {family(text).unrouted}; choose one of {known}"
 
 
 CHECKS: dict[str, Callable[..., object]] = {

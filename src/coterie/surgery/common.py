@@ -21,7 +21,7 @@ from torch import Tensor
 
 from coterie.config import ConfigError, FeedForwardConfig, ModelConfig, MoEConfig
 from coterie.data.progress import Ticker
-from coterie.families import config_to_hf, float32_parameters
+from coterie.families import family, float32_parameters
 from coterie.nn.materialise import materialise
 from coterie.nn.moe import FeedForward, MoE, feed_forward
 from coterie.nn.norm import NormKind
@@ -29,11 +29,10 @@ from coterie.nn.packed import layers_packed
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
 from coterie.surgery.arguments import routers_of
+from coterie.surgery.configs import changed
 
-FeedForwardOf = Callable[[int, FeedForwardConfig | MoEConfig], FeedForwardConfig | MoEConfig]
 Layer = FeedForward | MoE
 Sequences = Sequence[Sequence[int]]
-_TOKEN_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _FFN = re.compile(r"blocks\.(\d+)\.ffn\.(.+)")
 
 
@@ -49,6 +48,22 @@ class LayerwiseResult:
     config: ModelConfig
     layers: Iterator[Layer | None]
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def carried(self) -> dict[str, Tensor]:
+        """The carried tensors that the result keeps: without layers for multi-token prediction."""
+        carried = self.model.carried
+        if self.config is self.model.config:
+            return dict(carried)
+        dropped = family(self.model.config.family).predicts(self.model.config)
+        return {name: tensor for name, tensor in carried.items() if not name.startswith(dropped or ("\0",))}
+
+    @property
+    def lost(self) -> list[str]:
+        """Parts of the model that the result lacks, in words."""
+        fewer = self.model.config.num_mtp_layers - self.config.num_mtp_layers
+        missing = fewer or len(self.model.carried) - len(self.carried)
+        return ["the layers for multi-token prediction"] if missing else []
 
     def tensors(self) -> Callable[[str], Tensor]:
         """The result's parameters and buffers by name, with the layers' own in ascending order of layers."""
@@ -87,26 +102,8 @@ class LayerwiseResult:
         for block, before, ffn in zip(new.blocks, self.model.blocks, self.layers, strict=True):
             if ffn is not None:
                 block.ffn = copy.deepcopy(ffn) if ffn is before.ffn else ffn
-        new.carried = dict(self.model.carried)
+        new.carried = self.carried
         return new.eval()
-
-
-def changed(config: ModelConfig, new_ffn: FeedForwardOf, family: str | None = None) -> ModelConfig:
-    """The config with other feed-forwards, of another family if given, without multi-token prediction.
-
-    Errors: `ConfigError` when the family's published form cannot carry the result.
-    """
-    blocks = tuple(
-        block if block.ffn is None else block.model_copy(update={"ffn": new_ffn(index, block.ffn)})
-        for index, block in enumerate(config.blocks)
-    )
-    update: dict[str, Any] = {"blocks": blocks, "num_mtp_layers": 0}
-    if family is not None and family != config.family:
-        kept = {key: value for key, value in config.extra.items() if key in _TOKEN_KEYS}
-        update |= {"family": family, "extra": kept}
-    result = config.model_copy(update=update)
-    config_to_hf(result)
-    return result
 
 
 def ffn_of(model: Transformer, layer: int) -> Layer | None:

@@ -28,13 +28,13 @@ from coterie.surgery.common import (
     LayerwiseResult,
     Sequences,
     blank,
-    changed,
     finished,
     moe_layers,
     require_plain,
     rows_of_expert,
     watch,
 )
+from coterie.surgery.configs import changed
 
 RIDGE = 1e-2
 CHOOSING_TOKENS = 5_000  # what a unit contributes is a mean over tokens, which fewer tell than the regression
@@ -50,18 +50,20 @@ def densifying(model: Transformer, sequences: Sequences, width: int | None = Non
     """A dense model whose feed-forwards have `width` inner units.
 
     Default: those of the one feed-forward that all experts are copies of, where they are, else as many as one
-    token uses. Dense layers of the original are kept, filled up to `width` with units that do nothing.
+    token uses, and at least those of the dense layers. Layers with fewer are filled up with units that do
+    nothing.
     `details`: the layers that are exact, and the share of the mixture's output that is lost in the others.
     Errors: `ConfigError` for a dense model, biased experts, a width that is too large or too small, or a
     family without a dense form.
     """
-    check_densify(model.config)
+    check_densify(model.config, width)
     require_plain(model)
     layers = dict(moe_layers(model, "densify"))
     parts = {layer: _parts(moe) for layer, moe in layers.items()}
     if width is None:
-        width = max(_own_width(moe, parts[layer], all(parts.values())) for layer, moe in layers.items())
-    check_densify(model.config, width)
+        plain = [ffn.width for b in model.config.blocks if isinstance(ffn := b.ffn, FeedForwardConfig)]
+        own = [_own_width(moe, parts[layer], all(parts.values())) for layer, moe in layers.items()]
+        width = max(own + plain)
     first = next(iter(layers.values())).config
     dense = FeedForwardConfig(width=width, activation=first.activation, gated=first.gated)
     config = _dense_config(model.config, dense)
@@ -184,6 +186,11 @@ class _Units:
         }
         self.gate, self.up, self.down = joined.get("gate"), joined["up"], joined["down"]
 
+    @property
+    def reading(self) -> dict[str, Tensor]:
+        """`gate` (if any) and `up`."""
+        return {"up": self.up} | ({} if self.gate is None else {"gate": self.gate})
+
     def keep(self, index_U: Tensor, scale_U: Tensor) -> None:
         """Drop all other units; multiply the `down` columns of these by `scale_U`."""
         self.gate, self.up = None if self.gate is None else self.gate[index_U], self.up[index_U]
@@ -198,7 +205,7 @@ class _Units:
 
 
 def _choose_units(moe: MoE, seen: list[LayerSeen], width: int) -> _Units:
-    """The `width` units that explain most of what the units contributed to the tokens."""
+    """The `width` units, or all, that explain most of what the units contributed to the tokens."""
     units = _Units(moe)
     joint_U, square_U = torch.zeros(2, len(units.up), dtype=torch.float64, device=units.up.device)
     step = max(1, sum(len(part.x_TD) for part in seen) // CHOOSING_TOKENS)
@@ -209,7 +216,7 @@ def _choose_units(moe: MoE, seen: list[LayerSeen], width: int) -> _Units:
         square_U += hidden_TU.square().sum(0)
     scale_U = joint_U / square_U.clamp_min(1e-30)
     explained_U = scale_U * joint_U * units.down.double().square().sum(0)
-    index_U = explained_U.topk(width).indices.sort().values
+    index_U = explained_U.topk(min(width, len(explained_U))).indices.sort().values
     units.keep(index_U, scale_U[index_U].float())
     return units
 
@@ -264,10 +271,7 @@ def _write_fitted(ffn: FeedForward, moe: MoE, seen: list[LayerSeen], width: int)
     gram_UU.diagonal().add_(ridge)
     prior_UD = ridge * units.down.T.double()
     fitted_UD = torch.cholesky_solve(joint_UD + prior_UD, torch.linalg.cholesky(gram_UU))
-    if ffn.gate is not None and units.gate is not None:
-        ffn.gate.weight.copy_(units.gate)
-    ffn.up.weight.copy_(units.up)
-    ffn.down.weight.copy_(fitted_UD.T)
+    _write_padded(ffn, units.reading | {"down": fitted_UD.T})
     # |Y - H W|^2, with H^T H W from the equation that W solves
     explained = (fitted_UD * (joint_UD - prior_UD + ridge * fitted_UD)).sum()
     return max(0.0, 1.0 - float(explained) / max(total, 1e-30))

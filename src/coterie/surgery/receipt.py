@@ -62,8 +62,8 @@ class SurgeryReceipt:
     family: BeforeAfter[str]
     parameters: BeforeAfter[dict[str, int]]
     memory: BeforeAfter[int]
-    lost: list[str]
     loads_in: dict[str, str]
+    lost: list[str] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     function: dict[str, FunctionChange] = field(default_factory=dict)
     perplexity_data: list[str] = field(default_factory=list)
@@ -90,8 +90,7 @@ def open_receipt(
     after: ModelConfig,
     details: dict[str, Any],
 ) -> SurgeryReceipt:
-    """The receipt of an operation, as far as the two configs tell: sizes, losses, readers."""
-    mtp_lost = before.num_mtp_layers and not after.num_mtp_layers
+    """The receipt of an operation, as far as the two configs tell: sizes and readers."""
     return SurgeryReceipt(
         operation=operation,
         settings=dict(settings),
@@ -99,7 +98,6 @@ def open_receipt(
         family=BeforeAfter(before.family, after.family),
         parameters=BeforeAfter(_counts(before), _counts(after)),
         memory=BeforeAfter(memory(before, "inference").total, memory(after, "inference").total),
-        lost=["the layers for multi-token prediction"] if mtp_lost else [],
         loads_in={
             "coterie": "read back with the same answers",
             "transformers": f"{family(after.family).architecture} (model_type {after.family})",

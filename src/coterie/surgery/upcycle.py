@@ -11,18 +11,17 @@ copies differ and give up equality at the start.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from coterie.config import BalanceConfig, ConfigError, FeedForwardConfig, MoEConfig, RouterConfig
-from coterie.families import family
+from coterie.config import ConfigError
 from coterie.nn.experts import Experts
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.transformer import Transformer
 from coterie.surgery.arguments import check_upcycle
-from coterie.surgery.common import Layer, LayerwiseResult, blank, changed, ffn_of, finished, require_plain
+from coterie.surgery.common import Layer, LayerwiseResult, blank, ffn_of, finished, require_plain
 
 Variation = Literal["copy", "noise", "drop"]
 
@@ -57,28 +56,10 @@ def upcycling(
     Errors: `ConfigError` for numbers that do not fit, and for models that are routed already or of a family
     without a routed form.
     """
-    target = check_upcycle(model.config, num_experts, top_k, split, variation)
+    config = check_upcycle(model.config, num_experts, top_k, split, variation)
     require_plain(model)
     if variation == "drop" and amount is not None and not 0 <= amount <= 1:
         raise ConfigError(f"upcycle: drop takes an amount from 0 to 1, not {amount:g}")
-
-    shared = family(target).shared
-
-    def routed(_: int, ffn: Any) -> MoEConfig:
-        assert isinstance(ffn, FeedForwardConfig)
-        chosen: dict[str, Any] = {"num_experts": num_experts, "top_k": top_k, "renormalize": True}
-        router = RouterConfig.from_dict(chosen | dict(family(target).upcycled))
-        return MoEConfig(
-            expert_width=ffn.width // split,
-            router=router,
-            activation=ffn.activation,
-            gated=ffn.gated,
-            shared_width=ffn.width if shared != "none" else None,
-            shared_gate=shared == "gated",
-            balance=BalanceConfig(loss_coef=0.001),
-        )
-
-    config = changed(model.config, routed, target)
 
     def made(layer: int) -> Layer | None:
         dense = ffn_of(model, layer)

@@ -57,7 +57,9 @@ def test_scores_are_taken_over_the_experts_of_a_layer() -> None:
             select(found, "esft-gate", **wrong)
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", "deepseek_v3", "llama4_scout", "gpt_oss"])
+@pytest.mark.parametrize(
+    "name", ["qwen3_moe", "deepseek_v3", "llama4_scout", "gpt_oss", "qwen3_next", "granitemoehybrid"]
+)
 def test_a_profile_is_what_the_routers_chose(name: str) -> None:
     model = built(name)
     found = profile(model, documents())
