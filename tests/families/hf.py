@@ -327,19 +327,14 @@ CONFIGS |= MIXERS
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     """Every parameter random and not at its usual default: norms around 1, biases and matrices around 0."""
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
-        name = _name(model, parameter)
         parameter.data = 1 + 0.3 * noise if "norm" in name or name.endswith("scale") else noise * 0.25
     for name, buffer in model.named_buffers():
         if name.endswith(("e_score_correction_bias", "expert_bias")):
             buffer.copy_(torch.randn(buffer.shape, generator=generator) * 0.5 - 0.6)
         elif name.endswith(("layer_scalar", "output_scale")):
             buffer.copy_(0.8 + 0.3 * torch.rand(buffer.shape, generator=generator))
-
-
-def _name(model: torch.nn.Module, parameter: torch.nn.Parameter) -> str:
-    return next(name for name, other in model.named_parameters() if other is parameter)
 
 
 def tiny(name: str, seed: int = 0, **changes: Any) -> Any:
