@@ -57,9 +57,12 @@ def changes_of(path: Path) -> dict[str, torch.Tensor]:
     return {n: torch.stack(list(deltas(f, opened.base.config, n))) for n, f in opened.adapter.factors.items()}
 
 
+# Every pair for two shapes; for the others each layout once from the one before it in the list.
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_pair_of_layouts_round_trips(shape: str, tmp_path: Path) -> None:
     how = SHAPES[shape][2]
+    every = shape in ("H is 2I", "gpt_oss, square down, E is r")
+    pairs = itertools.permutations(LAYOUTS, 2) if every else itertools.pairwise((*LAYOUTS, LAYOUTS[0]))
     made(tmp_path, *SHAPES[shape])
     original = changes_of(tmp_path / "peft")
     for layout in LAYOUTS[1:]:
@@ -67,17 +70,18 @@ def test_every_pair_of_layouts_round_trips(shape: str, tmp_path: Path) -> None:
     model = load_model(tmp_path / "base").model
     apply_in_place(model, tmp_path / "peft", tmp_path / "base")
     expected = logits(model)
-    for first, second in itertools.permutations(LAYOUTS, 2):
+    for first, second in pairs:
         convert_adapter(tmp_path / first, second, tmp_path / f"{first}-{second}")
         found = changes_of(tmp_path / f"{first}-{second}")
         assert found.keys() == original.keys()
         for name, change in original.items():
             assert_close(found[name], change, terms=how["rank"], name=name)
         assert diff_adapters(tmp_path / "peft", tmp_path / f"{first}-{second}").same
+        last = f"{first}-{second}"
     other = load_model(tmp_path / "base").model
-    apply_in_place(other, tmp_path / "vllm3d-peft018", tmp_path / "base")
+    apply_in_place(other, tmp_path / last, tmp_path / "base")
     assert_model_close(model.config, logits(other), expected, len(IDS))
-    check_probes(tmp_path / "vllm3d-peft018", other)
+    check_probes(tmp_path / last, other)
 
 
 @pytest.mark.parametrize("shape", ["H is 2I", "llama4, H is 2I, E is r"])

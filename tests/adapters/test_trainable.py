@@ -93,13 +93,13 @@ def test_trained_tensors_are_exactly_the_intent(family: str, folder: Path) -> No
         assert made.asked == {group_of(name) for name in wanted}
 
 
-POLICIES: list[tuple[str, dict[str, Any]]] = [
+POLICIES: list[Any] = [
     ("deepseek_v3", {"router": "bias"}),
-    ("deepseek_v3", {"router": "bias", "train": FROZEN}),
-    ("deepseek_v3", {"router": "lora"}),
+    pytest.param("deepseek_v3", {"router": "bias", "train": FROZEN}, marks=pytest.mark.slow),
+    pytest.param("deepseek_v3", {"router": "lora"}, marks=pytest.mark.slow),
     ("deepseek_v3", {"router": "full", "method": "dora"}),
     ("deepseek_v3", {"method": "router"}),
-    ("deepseek_v3", {"method": "full", "router": "bias"}),
+    pytest.param("deepseek_v3", {"method": "full", "router": "bias"}, marks=pytest.mark.slow),
     ("gpt_oss", {"router": "bias", "method": "qlora"}),
     ("qwen3_moe", {"router": "dense-grad", "balance": 0.1, "balance_prompts": False}),
     ("mixtral", {"balance": "none", "router": "full", "dropout": 0.1}),

@@ -5,8 +5,9 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 from coterie.checkpoints import commit
 from coterie.config import CheckpointError, TrainingError, temporaries
+from tests.forked import Forked
 
 
 def write_files(files: dict[str, bytes]):
@@ -191,64 +193,56 @@ def test_steps_sort_as_numbers(tmp_path):
     assert [step for step, _ in commit.step_directories(tmp_path)] == [2, 999_999, 1_000_000]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from coterie.checkpoints import commit
-from coterie.config import temporaries
-target, moment = Path(sys.argv[1]), sys.argv[2]
-die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
-def write(directory):
-    (directory / "x").write_bytes(b"new" * 1000)
-    if moment == "write":
-        die()
-if moment == "manifest":
-    commit._write_manifest = die
-if moment == "flush":
-    temporaries.flush = die
-if moment == "rename":
-    rename = os.rename
-    def first_then_die(a, b):
+def killed(target: Path, moment: str) -> None:
+    """Replace a directory in another process, which kills itself at a moment."""
+
+    def die(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def write(directory: Path) -> None:
+        (directory / "x").write_bytes(b"new" * 1000)
+        if moment == "write":
+            die()
+
+    def first_then_die(a: str, b: str, rename: Any = os.rename) -> None:
         rename(a, b)
         die()
-    os.rename = first_then_die
-commit.commit_directory(target, write)
-"""
+
+    if moment == "manifest":
+        commit._write_manifest = die
+    if moment == "flush":
+        temporaries.flush = die
+    if moment == "rename":
+        os.rename = first_then_die
+    commit.commit_directory(target, write)
 
 
 @pytest.mark.parametrize("moment", ["write", "manifest", "flush", "rename"])
 def test_a_kill_at_any_moment_leaves_a_whole_directory(tmp_path, moment):
     target = tmp_path / "model"
     commit.commit_directory(target, write_files({"x": b"old"}))
-    process = subprocess.run([sys.executable, "-c", KILLED, str(target), moment], timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    assert Forked(killed, target, moment).wait() == -signal.SIGKILL
     assert len(os.listdir(tmp_path)) == 2
     temporaries.remove_dead(tmp_path)
     commit.verify_directory(target)
     assert (target / "x").read_bytes() == b"old" and os.listdir(tmp_path) == ["model"]
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from coterie.checkpoints.commit import RunLock
-with RunLock(Path(sys.argv[1])):
-    print("locked", flush=True)
-    time.sleep(60)
-"""
+def hold(folder: Path) -> None:
+    with commit.RunLock(folder):
+        print("locked", flush=True)
+        time.sleep(60)
 
 
 def test_two_processes_never_share_a_run_and_a_killed_one_lets_go(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout.readline() == "locked\n"
-        with (
-            pytest.raises(TrainingError, match=f"process {holder.pid} is already running"),
-            commit.RunLock(tmp_path),
-        ):
-            pass
-        holder.kill()
+    holder = Forked(hold, tmp_path)
+    assert holder.stdout.readline() == "locked\n"
+    with (
+        pytest.raises(TrainingError, match=f"process {holder.pid} is already running"),
+        commit.RunLock(tmp_path),
+    ):
+        pass
+    holder.kill()
     with (
         commit.RunLock(tmp_path),
         pytest.raises(TrainingError, match=str(os.getpid())),

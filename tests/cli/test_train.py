@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
+import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from tests.cli.support import MODEL, call, fails, write_config
+from tests.forked import Forked
 
 
 def test_a_finished_run_can_be_used(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +114,12 @@ def test_text_that_changed_is_not_gone_on_with(tmp_path: Path, capsys: pytest.Ca
     assert "was trained on other text" in message and "earlier version of coterie" in message
 
 
+def command(threads: int, *words: str) -> None:
+    """A command in another process."""
+    torch.set_num_threads(threads)
+    call(*words)
+
+
 def test_a_killed_command_goes_on_to_the_same_weights(text: Path, tmp_path: Path) -> None:
     """After kill -9 at a random moment, the same command gives the uninterrupted weights, bit for bit."""
     weights = {}
@@ -122,17 +128,11 @@ def test_a_killed_command_goes_on_to_the_same_weights(text: Path, tmp_path: Path
         (tmp_path / f"c-{name}").mkdir()
         config = str(write_config(tmp_path / f"c-{name}", text, out, steps=36, save_every=7))
         if name == "killed":
-            process = subprocess.Popen(
-                [sys.executable, "-m", "coterie.cli.main", "train", config],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-            )
+            process = Forked(command, torch.get_num_threads(), "train", config)
             while not list(out.glob("checkpoints/step-*")) and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(random.random() * 0.3)
-            process.kill()
-            assert process.wait() == -9, "it had ended before it was killed"
+            assert process.kill() == -signal.SIGKILL, "it had ended before it was killed"
         call("train", config)
         weights[name] = (out / "model" / "model.safetensors").read_bytes()
         assert not [*out.rglob("*.tmp-*"), *out.rglob("*.old-*")], "the killed run's temporaries remain"

@@ -337,12 +337,18 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             buffer.copy_(0.8 + 0.3 * torch.rand(buffer.shape, generator=generator))
 
 
-def tiny(name: str, seed: int = 0, **changes: Any) -> Any:
-    """A randomised transformers model of `CONFIGS[name]`, fp32, eager attention and experts."""
+def config_of(name: str, **changes: Any) -> Any:
+    """transformers' config of `CONFIGS[name]`, with eager attention and experts."""
     data = copy.deepcopy(_BASE | CONFIGS[name] | changes)  # transformers writes into the parts
     config = AutoConfig.for_model(**data)
     config._attn_implementation = "eager"
     config._experts_implementation = "eager"
+    return config
+
+
+def tiny(name: str, seed: int = 0, **changes: Any) -> Any:
+    """A randomised transformers model of `CONFIGS[name]`, fp32, eager attention and experts."""
+    config = config_of(name, **changes)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     randomise(model, seed)
     return model

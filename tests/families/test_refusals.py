@@ -14,11 +14,11 @@ from coterie.checkpoints.convert import convert_directory
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import ConfigError, MLAConfig, ModelConfig
 from coterie.families import config_from_hf, config_to_hf
-from tests.families.hf import CONFIGS, tiny
+from tests.families.hf import CONFIGS, config_of, tiny
 
 
 def hf_config(name: str, **changes: Any) -> dict[str, Any]:
-    return tiny(name).config.to_dict() | changes
+    return config_of(name).to_dict() | changes
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,8 @@ def test_settings_of_another_model_are_refused(name: str, changes: dict[str, Any
 def test_a_family_refuses_the_other_kind_of_attention(name: str) -> None:
     config = config_from_hf(hf_config(name))
     other = "llama" if isinstance(config.blocks[0].attention, MLAConfig) else "deepseek_v3"
-    blocks = [
-        block
-        | {
-            "attention": block["attention"]
-            and config_from_hf(hf_config(other)).blocks[0].attention.model_dump()
-        }
-        for block in config.to_dict()["blocks"]
-    ]
+    attention = config_from_hf(hf_config(other)).blocks[0].attention.model_dump()
+    blocks = [block | {"attention": block["attention"] and attention} for block in config.to_dict()["blocks"]]
     with pytest.raises(ConfigError, match=r"latent attention|needs layers of attention and of"):
         config_to_hf(ModelConfig.from_dict(config.to_dict() | {"blocks": blocks}))
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import signal
 import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 
 from coterie.hosting.settings import ServeSettings
 from coterie.hosting.state_store import Entry, MissingEntry, StateError, StateFile, StateStore
+from tests.forked import Forked
 
 DAY = 86400.0
 
@@ -223,26 +221,20 @@ def test_several_servers_write_at_once(tmp_path):
     assert not failures and all(len(ids(file, f"{name}39")) == 80 for name in "abc")
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from coterie.hosting.state_store import Entry, StateFile
-file = StateFile(Path(sys.argv[1]), 2**22, 1e6)
-for number in range(10**6):
-    items = [{"id": f"{number}-in"}, {"id": f"{number}-out", "text": "x" * 2000}]
-    file.put("", Entry(f"r{number}", "response", {"id": f"r{number}"}, items))
-    print(number, flush=True)
-"""
+def put_for_ever(path: Path) -> None:
+    file = StateFile(path, 2**22, 1e6)
+    for number in range(10**6):
+        items = [{"id": f"{number}-in"}, {"id": f"{number}-out", "text": "x" * 2000}]
+        file.put("", Entry(f"r{number}", "response", {"id": f"r{number}"}, items))
+        print(number, flush=True)
 
 
 def test_a_killed_server_loses_nothing_that_it_has_answered(tmp_path):
     file = opened(tmp_path)
-    command = [sys.executable, "-c", WRITER, str(file.path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-        assert writer.stdout is not None
-        said = [int(writer.stdout.readline()) for _ in range(20)]
-        writer.send_signal(signal.SIGKILL)
-        said += [int(line) for line in writer.stdout if line.endswith("\n")]
+    writer = Forked(put_for_ever, file.path)
+    said = [int(writer.stdout.readline()) for _ in range(20)]
+    writer.kill()
+    said += [int(line) for line in writer.stdout if line.endswith("\n")]
     assert all(ids(file, f"r{number}") == [f"{number}-in", f"{number}-out"] for number in said)
 
 

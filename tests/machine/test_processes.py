@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +13,13 @@ from coterie.data.order import Order, read_batches
 from coterie.machine.processes import Processes
 from coterie.train import JsonlLog, SaveCheckpoint, StopAfter
 from tests.arithmetic import approx
+from tests.forked import Forked
 from tests.train.support import Keep, loss_sums, make_row, make_trainer, write_model
 
-REPO = Path(__file__).parents[2]
 ROWS = [make_row(sample) for sample in range(24)]
 
 
-def train(out: Path, limit: float = 1e9) -> dict[str, object]:
+def train(out: Path, limit: float = 1e9) -> dict[str, Any]:
     """Six steps of four rows in this process's share of the run; its losses and final weights' sum."""
     processes, keep = Processes.current(), Keep()
     trainer = make_trainer(keep, steps=6, processes=processes)
@@ -38,32 +36,31 @@ def train(out: Path, limit: float = 1e9) -> dict[str, object]:
             "saved": Path(str(trainer.last_checkpoint)).name}  # fmt: skip
 
 
-def start(rank: int, meeting: Path, out: Path, limit: float) -> subprocess.Popen[str]:
-    code = (
-        "import json, torch, pathlib\n"
-        "from tests.machine.test_processes import train\n"
-        f"torch.distributed.init_process_group('gloo', 'file://{meeting}', rank={rank}, world_size=2)\n"
-        f"print(json.dumps(train(pathlib.Path({str(out)!r}), {limit})))\n"
-    )
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPO / 'src'}:{REPO}"}
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
+LIMITS = {"whole": 1e9, "stopped": 0.0}
+
+
+def share(rank: int, folder: Path) -> None:
+    """Both runs in one of two processes."""
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", meeting, rank=rank, world_size=2)
+    print(json.dumps({name: train(folder / name, limit) for name, limit in LIMITS.items()}), flush=True)
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    for name, limit in (("whole", 1e9), ("stopped", 0.0)):
-        out = tmp_path / name
-        pair = [start(rank, tmp_path / f"{name}.meeting", out, limit) for rank in range(2)]
-        found = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in pair]
-        alone = train(tmp_path / f"{name}-alone", limit)
-        for one in found:
-            sums = loss_sums(len(alone["losses"]))  # type: ignore[arg-type]
-            assert one["losses"] == approx(alone["losses"], *sums)  # type: ignore[arg-type]
-            assert one["total"] == approx(alone["total"], *sums)  # type: ignore[arg-type]
+    pair = [Forked(share, rank, tmp_path) for rank in range(2)]
+    found = [json.loads(process.stdout.read()) for process in pair]
+    for name, limit in LIMITS.items():
+        alone: dict[str, Any] = train(tmp_path / f"{name}-alone", limit)
+        for one in (shared[name] for shared in found):
+            sums = loss_sums(len(alone["losses"]))
+            assert one["losses"] == approx(alone["losses"], *sums)
+            assert one["total"] == approx(alone["total"], *sums)
             assert one["records"] == alone["records"]  # routers count the global batch
             assert one["reason"] == alone["reason"] and one["saved"] == alone["saved"]
-        lines = (out / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line)["step"] for line in lines] == list(range(1, len(alone["losses"]) + 1))  # type: ignore[arg-type]
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, len(alone["losses"]) + 1))
 
 
 def test_one_process_needs_no_group() -> None:

@@ -19,8 +19,15 @@ D, F_EXPERT = 12, 10
 DEPTH = 3  # router, gate and up, down
 
 
-def reference(moe: MoE, x_TD: Tensor, context: ForwardContext | None = None, layer: int = 0) -> Tensor:
-    """Every expert on every token, weighted by the routing (zero where not chosen)."""
+def reference(
+    moe: MoE,
+    x_TD: Tensor,
+    context: ForwardContext | None = None,
+    layer: int = 0,
+    h_TD: Tensor | None = None,
+) -> Tensor:
+    """Every expert on every token, weighted by the routing (zero where not chosen); without norms of experts."""
+    assert moe.expert_norm is None
     context = context or ForwardContext.packed([len(x_TD)])
     routing = moe.router(x_TD, context.valid_T, context.balance_tokens)
     config = moe.config.router

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,8 +17,11 @@ import openai
 import pytest
 
 from coterie.hosting.engine_thread import Call, Job
+from coterie.hosting.host import Host
 from coterie.infer.sampling import SamplingParams
 from coterie.protocol import wire
+from coterie.serve.server import serve
+from tests.forked import Forked
 from tests.serve.support import (
     ASK,
     call,
@@ -291,19 +292,6 @@ def test_after_the_time_to_drain_all_are_told_even_while_the_engine_is_in_a_long
     assert not stopper.is_alive()
 
 
-SCRIPT = """
-import sys
-from tests.serve.support import language_model, service
-from coterie.hosting.host import Host
-from coterie.serve.server import serve
-s = service(drain=float(sys.argv[1]))
-step = s.engine.step
-import time
-s.engine.step = lambda: (time.sleep(0.05), step())[1]
-sys.exit(serve(Host.of(s), lambda url: print(url, flush=True)))
-"""
-
-
 @pytest.mark.parametrize("ticks", range(5))
 def test_who_is_cancelled_while_a_token_comes_is_cancelled(ticks):
     async def read(waiting: Call) -> None:
@@ -325,15 +313,17 @@ def test_who_is_cancelled_while_a_token_comes_is_cancelled(ticks):
     asyncio.run(main())
 
 
+def served(drain: float) -> None:
+    """A server in another process, with slow steps; it says its address."""
+    offered = slowed(service(drain=drain), 0.05)
+    sys.exit(serve(Host.of(offered), lambda url: print(url, flush=True)))
+
+
 def signalled(drain: float, signals: int) -> tuple[int, bytes]:
     """The exit code of a server that was sent so many signals in a reply, and what its client received."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(drain)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    process = Forked(served, drain)
     try:
-        url = process.stdout.readline().strip()
-        stream = open_request(url, {**LONG, "stream": True})
+        stream = open_request(process.stdout.readline().strip(), {**LONG, "stream": True})
         received = stream.recv(200)
         # The second before the first has begun to drain.
         for number in (signal.SIGTERM, signal.SIGINT)[:signals]:
@@ -341,13 +331,11 @@ def signalled(drain: float, signals: int) -> tuple[int, bytes]:
         begun = time.monotonic()
         while chunk := stream.recv(65536):
             received += chunk
-        code = process.wait(timeout=20)
+        code = process.wait(20)
         assert time.monotonic() - begun < 10
         return code, received
     finally:
         process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def test_signals():

@@ -1,11 +1,8 @@
 """Runs that must agree step by step: accumulated, resumed, killed, packed, padded, sparse, decoded."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from safetensors.torch import load_file
 from coterie.checkpoints.commit import RunLock, step_path
 from coterie.checkpoints.directory import load_state_into
 from coterie.checkpoints.tensor_writer import write_model_files
+from coterie.cli.messages import show_messages
 from coterie.data.rows import Row
 from coterie.families import config_from_hf
 from coterie.infer.engine import Engine
@@ -27,6 +25,7 @@ from coterie.nn.moe import MoE
 from coterie.nn.transformer import Transformer
 from coterie.train import Callback, Interrupts, JsonlLog, SaveCheckpoint, Trainer, read_records, resume
 from tests.arithmetic import approx, assert_close, assert_model_close, tolerance
+from tests.forked import Forked
 from tests.nn.test_moe import reference as run_every_expert
 from tests.train.support import (
     STEPS,
@@ -39,8 +38,6 @@ from tests.train.support import (
     step_sums,
     write_model,
 )
-
-REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -250,20 +247,11 @@ def run_in(out: Path, pause: float = 0.0) -> str:
         return trainer.run()
 
 
-def start(out: Path, pause: float) -> subprocess.Popen:
-    """The same in another process, which begins when it is sent a line."""
-    call = f"input(); torch.set_num_threads(1); print(run_in(Path({str(out)!r}), {pause}))"
-    shown = "import coterie.cli.messages as messages; messages.show_messages()"
-    code = f"from tests.train.test_equivalence import *; {shown}; {call}"
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPO / 'src'}:{REPO}"}
-    command = [sys.executable, "-c", code]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env, cwd=REPO)
-
-
-def begin(process: subprocess.Popen) -> None:
-    process.stdin.write("\n")
-    process.stdin.flush()
+def shown_run(out: Path, pause: float) -> None:
+    """The same in another process, which says how it ended."""
+    torch.set_num_threads(1)
+    show_messages()
+    print(run_in(out, pause), flush=True)
 
 
 def assert_same_outcome(first: Path, second: Path) -> None:
@@ -284,27 +272,24 @@ def assert_same_outcome(first: Path, second: Path) -> None:
 def test_kill_and_interrupt_then_go_on_gives_the_uninterrupted_weights(tmp_path):
     rng = random.Random()
     whole, killed, stopped = tmp_path / "whole", tmp_path / "killed", tmp_path / "stopped"
-    process, next_process = start(killed, 0.02), start(stopped, 0.05)  # they import meanwhile
     assert run_in(whole) == "finished"
 
-    begin(process)
+    process = Forked(shown_run, killed, 0.02)
     step, moment = rng.randrange(1, 18), rng.random() * 0.06  # between or inside steps and saves
     while int(process.stdout.readline()) < step:
         pass
     time.sleep(moment)
-    process.kill()
-    process.communicate()
+    assert process.kill() == -signal.SIGKILL
     assert run_in(killed) == "finished"
     assert_same_outcome(whole, killed)
 
-    process = next_process
-    begin(process)
+    process = Forked(shown_run, stopped, 0.05)
     while int(process.stdout.readline()) < 4:
         pass
     sent, reason = rng.choice([(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
     process.send_signal(sent)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0 and output.splitlines()[-1] == reason
+    output, errors = process.stdout.read(), process.stderr.read()
+    assert process.wait() == 0 and output.splitlines()[-1] == reason
     line = errors.strip().splitlines()[-1]
     step = json.loads((sorted(stopped.glob("step-*"))[-1] / "coterie.json").read_text())["step"]
     assert 4 <= step < 20 and line.startswith(f"stopped after step {step}, saved as ")
