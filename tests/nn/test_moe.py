@@ -26,7 +26,7 @@ def reference(
     layer: int = 0,
     h_TD: Tensor | None = None,
 ) -> Tensor:
-    """Every expert on every token, weighted by the routing (zero where not chosen); without norms of experts."""
+    """Every expert on every token, weighted by the routing (zero where not chosen)."""
     assert moe.expert_norm is None
     context = context or ForwardContext.packed([len(x_TD)])
     routing = moe.router(x_TD, context.valid_T, context.balance_tokens)
