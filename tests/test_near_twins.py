@@ -17,7 +17,7 @@ _FORMATS = (
 )
 
 _FAMILY = re.compile(
-    r"families/\w+\.py::_?(read|write|slots|moe_slots)\w*|checkpoints/gguf_model/configs\.py::\w+"
+    r"families/\w+\.py::_?(read|write|slots|moe_slots)\w*|checkpoints/gguf_model/(configs|hybrids|latent|variants)\.py::\w+"
 )
 # Two functions, as `path::name` below src/coterie -> why they stay apart.
 EXPLAINED: dict[frozenset[str], str] = {

@@ -25,6 +25,9 @@ _MIXED = [
     "granitemoeshared",
     "olmo2",
     "mistral4",
+    "lfm2_moe",
+    "qwen3_5",
+    "granite_hybrid",
 ]
 DENSE, EIGHT = MixFacts(32, 0, 4, False), MixFacts(32, 8, 4, True)
 
@@ -54,6 +57,13 @@ DENSE, EIGHT = MixFacts(32, 0, 4, False), MixFacts(32, 8, 4, True)
 )
 def test_the_rules(name: str, quant: str, facts: MixFacts, kind: str) -> None:
     assert mixed_type(name, 512, quant, facts) == (kind, "")
+
+
+def test_values_are_counted_apart_from_layers_without() -> None:
+    facts = MixFacts(32, 0, 4, False, valued=(5, 11, 17))
+    assert mixed_type("blk.11.attn_v.weight", 512, "q3_k_m", facts)[0] == "Q5_K"
+    assert mixed_type("blk.17.attn_v.weight", 512, "q3_k_m", facts)[0] == "Q4_K"
+    assert mixed_type("blk.17.ffn_down.weight", 512, "q3_k_m", facts)[0] == "Q4_K"
 
 
 def test_rows_that_fill_no_block() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from coterie.checkpoints.gguf_file.types import BY_NAME
 from coterie.config import ModelConfig, MoEConfig
+from coterie.config.mixers import Mamba2Config, ShortConvConfig
 from coterie.config.model import AttentionConfig
 
 # Values of `quant` -> the type of most matrices.
@@ -30,12 +31,17 @@ _NARROWER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6
 
 @dataclass(frozen=True)
 class MixFacts:
-    """What the rules ask of a model. `sharing`: query heads for each head of keys and values."""
+    """What the rules ask of a model.
+
+    `sharing`: query heads for each head of keys and values. `valued`: the layers with a matrix of values,
+    which are counted apart from the others; empty: all.
+    """
 
     layers: int
     experts: int
     sharing: int
     tied: bool
+    valued: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, config: ModelConfig, tied: bool) -> MixFacts:
@@ -48,7 +54,12 @@ class MixFacts:
             for block in config.blocks
             if isinstance(block.attention, AttentionConfig)
         ]
-        return cls(config.num_layers, max(experts, default=0), max(shared, default=1), tied)
+        valued = tuple(
+            index
+            for index, block in enumerate(config.blocks)
+            if not isinstance(block.attention, ShortConvConfig | Mamba2Config)
+        )
+        return cls(config.num_layers, max(experts, default=0), max(shared, default=1), tied, valued)
 
 
 def mixed_type(name: str, length: int, quant: str, facts: MixFacts) -> tuple[str, str]:
@@ -73,7 +84,9 @@ def _wanted(name: str, quant: str, facts: MixFacts) -> str:
         return "Q8_0"
     found: str | None = None
     if values or matrix.startswith("ffn_down"):
-        found = _favoured(layer, quant, facts, values)
+        counted = values and bool(facts.valued)
+        place = facts.valued.index(layer) if counted else layer
+        found = _favoured(place, len(facts.valued) if counted else facts.layers, quant, facts, values)
     elif matrix == "attn_output" and facts.experts == 8:
         found = "Q5_K" if quant in ("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m") else None
     elif matrix == "attn_output":
@@ -81,11 +94,11 @@ def _wanted(name: str, quant: str, facts: MixFacts) -> str:
     return found or MIXES[quant]
 
 
-def _favoured(layer: int, quant: str, facts: MixFacts, values: bool) -> str | None:
+def _favoured(layer: int, layers: int, quant: str, facts: MixFacts, values: bool) -> str | None:
     """The type of the matrix of values, or of the last one of a feed-forward; None: as most matrices."""
     if quant in ("q4_k_m", "q5_k_m"):
-        return "Q6_K" if _more_bits(layer, facts.layers) else None
-    first = {"q3_k_m": 2 if values else facts.layers // 16, "q4_k_s": 4 if values else facts.layers // 8}
+        return "Q6_K" if _more_bits(layer, layers) else None
+    first = {"q3_k_m": 2 if values else layers // 16, "q4_k_s": 4 if values else layers // 8}
     return {
         "q2_k": "Q4_K" if values and facts.sharing >= 4 else "Q3_K",
         "q3_k_m": "Q5_K" if layer < first["q3_k_m"] else "Q4_K",
