@@ -35,6 +35,12 @@ EXPLAINED: dict[frozenset[str], str] = {
             "the values of the same settings for two kinds of pairs; what is equal is `settings`",
         ),
         ("families/granite.py::_hybrid_slots", "families/mistral4.py::_slots", _FORMATS),
+        ("families/granite.py::_hybrid_slots", "families/llama4.py::_slots", _FORMATS),
+        (
+            "plan/counts.py::_active_matrices",
+            "plan/counts.py::_block_counts",
+            "all parameters of a block by kind, and those that one token is multiplied by",
+        ),
         (
             "nn/gated_delta.py::GatedDeltaNet.forward",
             "nn/mamba2.py::Mamba2.forward",

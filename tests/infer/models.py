@@ -56,6 +56,12 @@ KINDS: dict[str, list[BlockConfig]] = {
         BlockConfig(attention=Mamba2Config(num_heads=4, head_dim=6, state=5, groups=2), ffn=DENSE),
         BlockConfig(attention=CAUSAL, ffn=MOE),
     ],
+    "parts": [
+        BlockConfig(attention=Mamba2Config(num_heads=4, head_dim=6, state=5, groups=2), ffn=None),
+        BlockConfig(attention=None, ffn=MOE.model_copy(update={"gated": False, "activation": "relu2"})),
+        BlockConfig(attention=CAUSAL, ffn=None),
+        BlockConfig(attention=None, ffn=DENSE.model_copy(update={"gated": False, "activation": "relu2"})),
+    ],
     "delta": [BlockConfig(attention=DELTA, ffn=DENSE), BlockConfig(attention=CAUSAL, ffn=MOE)],
 }
 

@@ -20,6 +20,7 @@ from tests.arithmetic import assert_model_close
 from tests.infer.models import tiny_model, training_logprobs
 
 MODEL = tiny_model("delta", max_positions=400)
+PARTS = tiny_model("parts", max_positions=400)
 
 
 def ids_of(length: int, seed: int = 0) -> list[int]:
@@ -154,11 +155,11 @@ def test_the_best_copy_wins_although_another_sequence_shares_more() -> None:
     assert found is not None and found.length == 64
 
 
-@pytest.mark.parametrize("chunk", [16, 24])
-def test_deterministic_bytes_alone_among_others_and_from_copies(chunk: int) -> None:
+@pytest.mark.parametrize(("model", "chunk"), [(MODEL, 16), (MODEL, 24), (PARTS, 24)])
+def test_deterministic_bytes_alone_among_others_and_from_copies(model: Transformer, chunk: int) -> None:
     prompts = [ids_of(70, 1) + ids_of(n, n) for n in (3, 9, 31)]
-    alone = [run(Engine(MODEL, prefill_chunk=chunk, deterministic=True), [p])[0] for p in prompts]
-    engine = Engine(MODEL, prefill_chunk=chunk, deterministic=True, prefix_bytes=1 << 20)
+    alone = [run(Engine(model, prefill_chunk=chunk, deterministic=True), [p])[0] for p in prompts]
+    engine = Engine(model, prefill_chunk=chunk, deterministic=True, prefix_bytes=1 << 20)
     together, later = run(engine, prompts), run(engine, prompts)
     for replies in (together, later):
         assert [(r.ids, r.logprobs) for r in replies] == [(r.ids, r.logprobs) for r in alone]

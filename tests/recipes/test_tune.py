@@ -28,6 +28,7 @@ from tests.arithmetic import approx, assert_model_close, mean_sums
 from tests.recipes.tuned import ANSWERS, base, command, conversations, report_of, tensors, tuned
 
 MOE_FAMILIES = ["mixtral", "olmoe", "llama4_scout", "deepseek_v3", "deepseek_v2_lite", "gpt_oss"]
+MOE_FAMILIES += ["nemotron_h_moe"]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from coterie.config import ConfigError
 from coterie.families import FAMILIES, config_from_hf, dense_forms, family, routed_form
 from coterie.nn.transformer import Transformer
 from coterie.surgery.arguments import check_upcycle
+from coterie.surgery.densify import densify
 from coterie.surgery.upcycle import upcycle
 from tests.adapters.test_attach import IDS, built, logits
 from tests.arithmetic import assert_model_close
@@ -86,6 +87,18 @@ def in_transformers(model: Transformer, path: Path) -> torch.Tensor:
     assert theirs.config.model_type == model.config.family
     with torch.no_grad():
         return theirs.eval()(IDS[None]).logits[0]
+
+
+def test_layers_of_one_part_become_experts_without_gates_and_come_back() -> None:
+    dense = dense_model("nemotron_h_plain")
+    routed = upcycle(dense, num_experts=4, top_k=2, split=2)
+    experts = routed.blocks[1].ffn.experts
+    assert experts.up.weight.shape == (4, 20, 32) and not hasattr(experts, "gate_up")
+    back = densify(routed, [])
+    assert back.config.blocks == dense.config.blocks
+    assert all(torch.equal(p, back.state_dict()[name]) for name, p in dense.state_dict().items())
+    dropped = upcycle(dense, num_experts=4, variation="drop", amount=0.5)
+    assert float((logits(dropped) - logits(dense)).abs().max()) > 0.1
 
 
 def test_noise_and_drop_make_experts_differ_by_what_was_asked() -> None:

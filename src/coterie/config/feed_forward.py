@@ -108,8 +108,8 @@ class MoEConfig(Settings):
     activation instead. `shared_gate`: the always-on expert's result is multiplied by sigmoid(w x), one number
     per token. `expert_norms`: the router reads the residual stream before the block's norm, the routed
     experts read it through a norm that is theirs, and their sum and the always-on expert's result are normed
-    before they are added. `latent_width`: the routed experts read and write so many numbers, which one matrix
-    makes of x and another turns back into the model's width (None: they read x itself).
+    before they are added. `latent_width`: one matrix takes x to this number of values, which the routed
+    experts read and write, and another takes their sum back to the model's width (None: they read x itself).
     """
 
     kind: Literal["moe"] = "moe"

@@ -21,6 +21,7 @@ from coterie.families.base import (
     read_moe,
     write_model,
 )
+from coterie.families.deepseek import selecting_router
 from coterie.families.mapping import Slot
 from coterie.families.mixed_layers import step_limits
 from coterie.families.reader import Reader
@@ -99,12 +100,8 @@ def _read_activation(reader: Reader) -> dict[str, Any]:
 def _read_moe(reader: Reader) -> dict[str, Any]:
     reader.expect("n_shared_experts", 1, None)
     reader.expect("mlp_bias", False, None)
-    router = _ROUTER | {
-        "renormalize": reader.flag("norm_topk_prob", True),
-        "scale": reader.get("routed_scaling_factor", default=1.0),
-        "num_groups": reader.get("n_group", default=1),
-        "top_groups": reader.get("topk_group", default=1),
-    }
+    router = selecting_router(reader, (1, 1), True)
+    router["scale"] = reader.get("routed_scaling_factor", default=1.0)
     return read_moe(
         reader,
         reader.get("moe_intermediate_size", default=7688),
