@@ -166,6 +166,28 @@ def expected_fused(state: Arrays, disk: str, out: str) -> Arrays:
     }
 
 
+def expected_gemma4(state: Arrays, disk: str, out: str) -> Arrays:
+    names = {
+        "layer_scalar": "layer_output_scale.weight",
+        "per_layer_input_gate.weight": "inp_gate.weight",
+        "per_layer_projection.weight": "proj.weight",
+        "post_per_layer_input_norm.weight": "post_norm.weight",
+        "router.proj.weight": "ffn_gate_inp.weight",
+        "router.scale": "ffn_gate_inp.scale",
+        "router.per_expert_scale": "ffn_down_exps.scale",
+        "experts.gate_up_proj": "ffn_gate_up_exps.weight",
+        "experts.down_proj": "ffn_down_exps.weight",
+        "pre_feedforward_layernorm_2.weight": "pre_ffw_norm_2.weight",
+        "post_feedforward_layernorm_1.weight": "post_ffw_norm_1.weight",
+        "post_feedforward_layernorm_2.weight": "post_ffw_norm_2.weight",
+    }
+    return {
+        f"{out}.{theirs}": state[f"{disk}.{ours}"]
+        for ours, theirs in names.items()
+        if f"{disk}.{ours}" in state
+    }
+
+
 def expected(directory: Path, kind: str, config: dict[str, Any]) -> Arrays:
     """Every tensor of the GGUF file from the names and shapes of transformers, written down by hand."""
     state = {name: tensor.numpy() for name, tensor in load_file(directory / "model.safetensors").items()}
@@ -188,6 +210,8 @@ def expected(directory: Path, kind: str, config: dict[str, Any]) -> Arrays:
         if f"{disk}.input_layernorm.weight" in state:
             wanted[f"{out}.attn_norm.weight"] = state[f"{disk}.input_layernorm.weight"]
         second = "post_attention_norm" if arch in ("gpt-oss", "seed_oss", "glm4moe") else "ffn_norm"
+        if arch == "gemma4":
+            wanted |= expected_gemma4(state, disk, out)
         if arch.startswith("gemma") or arch == "olmo2":
             second = "post_attention_norm"
             if arch.startswith("gemma"):
@@ -204,6 +228,18 @@ def expected(directory: Path, kind: str, config: dict[str, Any]) -> Arrays:
         wanted |= expected_ffn(state, disk, out)
     if arch.startswith("qwen3") and kind in HYBRIDS:
         wanted["output_norm.weight"] = wanted["output_norm.weight"] + 1
-    if arch.startswith("gemma"):
+    if arch in ("gemma2", "gemma3"):
         wanted |= {name: tensor + 1 for name, tensor in wanted.items() if "norm" in name}
+    if arch == "gemma4":
+        for theirs, ours in {
+            "per_layer_token_embd": "embed_tokens_per_layer",
+            "per_layer_model_proj": "per_layer_model_projection",
+            "per_layer_proj_norm": "per_layer_projection_norm",
+        }.items():
+            if f"model.{ours}.weight" in state:
+                wanted[f"{theirs}.weight"] = state[f"model.{ours}.weight"]
+        turning = config["rope_parameters"]["full_attention"]["partial_rotary_factor"]
+        pairs = config["per_layer_config"][str(config["num_hidden_layers"] - 1)]["head_dim"] // 2
+        factors = [1.0] * int(turning * pairs) + [1e30] * (pairs - int(turning * pairs))
+        wanted["rope_freqs.weight"] = np.asarray(factors, np.float32)
     return wanted

@@ -28,6 +28,7 @@ YARN = {
 _MINISTRAL = YARN | {"original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.7}
 _PUBLISHED_GAINS = {"mscale": 1.0, "mscale_all_dim": 1.0}
 _SINGLE = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_TWO = ["sliding_attention", "full_attention"]
 _LLAMA4 = {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1}
 # Test name -> model of tests/families/hf.py, what is changed so that llama.cpp has it, its architecture
 # there.
@@ -173,6 +174,17 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "hunyuan_v1_dense": ("hunyuan_v1_dense", {}, "hunyuan-dense"),
     "hunyuan_v1_moe": ("hunyuan_v1_moe", {"moe_topk": 3, "attention_bias": False}, "hunyuan-moe"),
+    "gemma4": (
+        "gemma4_text",
+        {"vocab_size_per_layer_input": VOCAB, "layer_types": [*_TWO, *_TWO, *_TWO, _TWO[1]]},
+        "gemma4",
+    ),
+    "gemma4_keys_as_values": (
+        "gemma4_text_keys_as_values",
+        {"attention_bias": False, "rms_norm_eps": 1e-3},
+        "gemma4",
+    ),
+    "gemma4_moe": ("gemma4_text_moe", {}, "gemma4"),
     "llama4_scout": ("llama4_scout", _LLAMA4, "llama4"),
     "llama4_dense_layers": ("llama4_maverick", _LLAMA4 | _SINGLE | {"use_qk_norm": True}, "llama4"),
     **HYBRIDS,

@@ -15,6 +15,7 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import load_model
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.gguf.parameters import ParameterSource
+from coterie.llamacpp.layout import STORED_BUFFERS
 from tests.gguf.models import KINDS, write
 
 
@@ -41,7 +42,7 @@ def test_what_is_read_is_what_is_loaded(tmp_path: Path, kind: str) -> None:
     source = ParameterSource(Checkpoint.open(directory))
     model = load_model(directory).model
     wanted = dict(model.named_parameters())
-    wanted |= {name: buffer for name, buffer in model.named_buffers() if name.endswith("select_bias")}
+    wanted |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(STORED_BUFFERS)}
     assert source.shapes == {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     for name, tensor in wanted.items():
         if tensor.dim() < 3:

@@ -118,10 +118,32 @@ def pieces(prefix: bool = True, runs: tuple[int, ...] = ()) -> Tokenizer:
     return Tokenizer(json.dumps(content), config)
 
 
+def gemma() -> Tokenizer:
+    """As Gemma's: no space before texts, runs of spaces and line breaks, none next to other characters."""
+    content = json.loads(json.dumps(pieces(prefix=False).content))
+    model = content["model"]
+    kept = [piece for piece in model["vocab"] if piece == "\n" or ("\n" not in piece and "▁▁" not in piece)]
+    merges = [pair for pair in model["merges"] if "".join(pair) in kept]
+    runs = [char * length for char in ("\n", "▁") for length in (2, 3)]
+    kept += runs
+    merges = [[run[:cut], run[cut:]] for run in runs for cut in range(len(run) - 1, 0, -1)] + merges
+    kept.append("<start_of_turn>")
+    model |= {"vocab": {piece: number for number, piece in enumerate(kept)}, "merges": merges}
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
+    content["pre_tokenizer"] = split
+    del content["decoder"]["decoders"][-1]
+    turn = content["added_tokens"][0] | {"id": len(kept) - 1, "content": "<start_of_turn>"}
+    content["added_tokens"].append(turn)
+    config = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>", "add_bos_token": True}
+    return Tokenizer(json.dumps(content), config)
+
+
 def every_kind() -> dict[str, Tokenizer]:
     """Name of the split in llama.cpp -> a tokenizer that has it."""
     kinds = {split.name: byte_level(split.rules, split.whole_first) for split in SPLITS}
-    return kinds | {"default": pieces(), "runs": pieces(runs=(2, 4, 3, 8, 5, 6))}
+    kinds |= {"default": pieces(), "runs": pieces(runs=(2, 4, 3, 8, 5, 6))}
+    return kinds | {"gemma": gemma(), "gemma4": gemma()}
 
 
 def save(tokenizer: Tokenizer, directory: Path) -> Path:

@@ -20,6 +20,7 @@ from coterie.config import (
 )
 from coterie.gguf.mixed_layers import mixed_keys, mixer_differences, unfit_mixer
 from coterie.llamacpp.key_tables import YARN_KEYS, Parts
+from coterie.llamacpp.kinds import keys_by_kind, lacking
 from coterie.llamacpp.targets import TARGETS, ChunkedAttention, Target, keys_of, target_of
 from coterie.nn.rope import rotation_gain, yarn_gain
 
@@ -45,6 +46,10 @@ def describe(config: ModelConfig) -> Description:
     target, parts = target_of(config), Parts.of(config)
     if isinstance(parts.attention, MLAConfig):
         derived = _latent(config, target, parts.attention)
+    elif target.by_kind:
+        for lack in lacking(config):
+            raise _refuse(target, lack)
+        derived = {}
     else:
         derived = _grouped(config, target)
     reason = unfit_mixer(config, target)
@@ -53,11 +58,16 @@ def describe(config: ModelConfig) -> Description:
     if target.mixed is not None:
         derived |= mixed_keys(config, target.mixed)
     derived |= _feed_forward(config, target)
+    if target.by_kind:
+        derived |= keys_by_kind(config)
     scaled, differences = _scaling(parts, target)
     differences += mixer_differences(config)
     if any(block.ffn is not None and block.ffn.activation == "gelu_tanh" for block in config.blocks):
         differences += ("llama.cpp takes GELU from a table of 16-bit floats",)
     plain = {key.name: key.write(parts) for key in keys_of(target, config)}
+    for name, usual in target.usual.items():
+        if plain.get(name) is None:
+            raise _refuse(target, f"cannot do without {name}: it takes {usual:g}")
     plain = {name: value for name, value in plain.items() if value is not None}
     return Description(target, plain | derived | scaled, differences)
 

@@ -161,7 +161,7 @@ def _prepare(checkpoint: Checkpoint, quant: str) -> _File:
         raise CheckpointError(
             f"{checkpoint.path}: mxfp4 is a format for experts and this model has none; use q4_0 or q8_0"
         )
-    tokens = vocabulary(checkpoint, source.config.vocab_size)
+    tokens = vocabulary(checkpoint, source.config.vocab_size, described.target.pieces)
     tensors = map_tensors(source, described.target)
     facts = MixFacts.of(source.config, tied=all(tensor.name != "output.weight" for tensor in tensors))
     plan = [(tensor, choose(tensor.name, tensor.shape, quant, facts)) for tensor in tensors]

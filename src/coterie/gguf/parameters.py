@@ -16,6 +16,7 @@ from coterie.checkpoints.fill import as_stored, place_tensors
 from coterie.config import ModelConfig
 from coterie.families import Slot, unwrapped
 from coterie.families.mapping import whole
+from coterie.llamacpp.layout import STORED_BUFFERS
 from coterie.nn.transformer import Transformer
 
 
@@ -37,7 +38,7 @@ class ParameterSource:
             model = Transformer(whole)
         placement = place_tensors(self._stored, model, checkpoint.path)
         own: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        own |= {name: buffer for name, buffer in model.named_buffers() if name.endswith("select_bias")}
+        own |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(STORED_BUFFERS)}
         self._parameters = {name: tensor for name, tensor in own.items() if not name.startswith("mtp.")}
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._parameters.items()}
         self._slots: dict[str, list[Slot]] = {name: [] for name in self._parameters}
@@ -47,7 +48,10 @@ class ParameterSource:
         self.left_out: list[str] = []
         if whole.num_mtp_layers:
             self.left_out.append(f"model.layers.{whole.num_layers}.* (layers that predict further tokens)")
-        prefixes = dict.fromkeys(name.partition(".")[0] for name in placement.carried)
+        unused = [name for name in placement.carried if ".layers." in name and ".self_attn." in name]
+        if unused:
+            self.left_out.append(f"{min(unused)} and others (projections that no layer uses)")
+        prefixes = dict.fromkeys(name.partition(".")[0] for name in placement.carried if name not in unused)
         self.left_out += [f"{prefix}.* (image encoder)" for prefix in prefixes]
 
     def read(self, name: str) -> Tensor:

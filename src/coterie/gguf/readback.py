@@ -16,6 +16,7 @@ from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.config import CheckpointError
 from coterie.gguf.parameters import ParameterSource
 from coterie.llamacpp.key_tables import Parts, config_values
+from coterie.llamacpp.kinds import keys_by_kind
 from coterie.llamacpp.layout import gguf_slots
 from coterie.llamacpp.targets import Target, keys_of, target_of
 from coterie.nn.transformer import Transformer
@@ -69,8 +70,10 @@ def _check_keys(keys: dict[str, Any], file: Path, target: Target, source: Parame
         values = config_values(keys_of(target, source.config), found)
     except (ValueError, LookupError, TypeError) as error:
         raise CheckpointError(f"{file}: one of its keys has an unusable value ({error!r:.120})") from None
-    for place, value in values.items():
-        wanted = parts.value(place)
+    pairs = [(place, value, parts.value(place)) for place, value in values.items()]
+    if target.by_kind:
+        pairs += [(name, found.get(name), wanted) for name, wanted in keys_by_kind(source.config).items()]
+    for place, value, wanted in pairs:
         # The file holds floats in 32 bits.
         real = isinstance(wanted, float) and isinstance(value, float)
         same = np.float32(value) == np.float32(wanted) if real else value == wanted

@@ -23,12 +23,7 @@ def sentencepiece_scores(
     Errors: `CheckpointError` where no scores order the merges in the same way.
     """
     model = content["model"]
-    missing = [byte for byte in range(256) if f"<0x{byte:02X}>" not in model["vocab"]]
-    if missing:
-        raise CheckpointError(f"{path}: falls back to bytes but has no piece '<0x{missing[0]:02X}>'")
-    merges = [
-        tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]
-    ]
+    merges = _merges(path, model)
     together: set[str] = set()
     rank, unordered = _ranks(merges, together)
     while unordered and len(set(unordered)) == 1 and unordered[0] not in together:
@@ -41,6 +36,45 @@ def sentencepiece_scores(
     scores = [-float(rank[token]) if token in rank else 0.0 for token in tokens]
     prefix = _space_before(path, content, differences)
     return {"tokenizer.ggml.scores": scores, "tokenizer.ggml.add_space_prefix": prefix}
+
+
+def sentencepiece_merges(path: Path, content: Mapping[str, Any], differences: list[str]) -> dict[str, Any]:
+    """Keys for the merges in order, as files of Gemma 4 have them.
+
+    Before merging, llama.cpp cuts text into line breaks and what is between them, and takes a run of line
+    breaks whole where that is a piece. Errors: `CheckpointError` where that makes a difference.
+    """
+    merges = _merges(path, content["model"])
+    added = {token["content"] for token in content.get("added_tokens") or []}
+    for left, right in merges:
+        if "\n" in left + right and set(left + right) != {"\n"}:
+            raise CheckpointError(
+                f"{path}: the piece {left + right!r:.60} goes on behind a line break, where llama.cpp cuts "
+                "text; it would give other ids, so nothing was written"
+            )
+    order = {
+        (len(pair[0]), len(pair[1])): place for place, pair in enumerate(merges) if pair[0].startswith("\n")
+    }
+    for piece in content["model"]["vocab"]:
+        if set(piece) == {"\n"} and piece not in added and _merged(len(piece), order) != [len(piece)]:
+            raise _unordered(path, piece)
+    if _space_before(path, content, differences):
+        raise CheckpointError(
+            f"{path}: puts a space before every text, which llama.cpp does not do here; it would give other "
+            "ids, so nothing was written"
+        )
+    joined = [" ".join(pair) for pair in merges]
+    return {"tokenizer.ggml.merges": joined, "tokenizer.ggml.add_space_prefix": False}
+
+
+def _merges(path: Path, model: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The merges in order. Errors: `CheckpointError` for a byte without a piece."""
+    missing = [byte for byte in range(256) if f"<0x{byte:02X}>" not in model["vocab"]]
+    if missing:
+        raise CheckpointError(f"{path}: falls back to bytes but has no piece '<0x{missing[0]:02X}>'")
+    return [
+        tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]
+    ]
 
 
 def _ranks(merges: list[tuple[str, ...]], together: set[str]) -> tuple[dict[str, int], str]:
@@ -120,6 +154,8 @@ def _space_before(path: Path, content: Mapping[str, Any], differences: list[str]
     normalizer, splitter = content.get("normalizer"), content.get("pre_tokenizer")
     steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
     kinds = [step["type"] for step in steps]
+    if kinds[-1:] == ["Replace"] and (splitter or {}).get("pattern") == {"String": " "}:
+        splitter = None  # Gemma's: splits at spaces, of which none is left
     if splitter is None and kinds in (["Prepend", "Replace"], ["Replace"]):
         return kinds[0] == "Prepend"
     if (

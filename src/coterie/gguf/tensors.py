@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from coterie.gguf.blocks import CHUNK, Array
@@ -46,7 +47,7 @@ def map_tensors(source: ParameterSource, target: Target) -> list[Mapped]:
         notes = ", ".join(dict.fromkeys(slot.words for slot in slots if slot.words))
         origin = " and ".join(slot.name for slot in slots)
         mapped.append(Mapped(name, slots[0].shape, origin, partial(_rows, source, slots), notes))
-    for name, factors in rope_factors(source.config).items():
+    for name, factors in rope_factors(source.config, target).items():
         made = partial(_chunks, factors)
         mapped.append(Mapped(name, tuple(factors.shape), "config", made, "scaling of positions"))
     return mapped
@@ -55,8 +56,9 @@ def map_tensors(source: ParameterSource, target: Target) -> list[Mapped]:
 def _rows(source: ParameterSource, slots: Sequence[GgufSlot]) -> Iterator[Array]:
     first, *others = slots
     if first.rows is not None and len(first.shape) == 3:
-        for expert in source.experts(first.name, first.rows):
-            yield from _chunks(expert)
+        halves = (source.experts(slot.name, slot.rows or slice(None)) for slot in slots)
+        for parts in zip(*halves, strict=True):
+            yield from _chunks(torch.cat(parts))
         return
     parameters = [source.read(slot.name) for slot in slots]
     if len({parameter.dtype for parameter in parameters}) > 1:

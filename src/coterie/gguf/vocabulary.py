@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.gguf_model.token_types import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from coterie.checkpoints.gguf_model.tokenizer import WHOLE
 from coterie.config import CheckpointError
-from coterie.gguf.sentencepiece import sentencepiece_scores
+from coterie.gguf.sentencepiece import sentencepiece_merges, sentencepiece_scores
 from coterie.llamacpp.splits import DIGITS, GPT2, SPLITS
 from coterie.text.tokenizer import SPECIALS, Tokenizer
 
@@ -42,9 +42,12 @@ class Vocabulary:
     differences: tuple[str, ...]
 
 
-def vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Vocabulary:
+def vocabulary(
+    checkpoint: Checkpoint, vocab_size: int, pieces: Literal["llama", "gemma4"] = "llama"
+) -> Vocabulary:
     """The tokenizer of a checkpoint for a model whose embedding has `vocab_size` rows.
 
+    `pieces`: the kind that the architecture has of SentencePiece-like tokenizers.
     Errors: `CheckpointError` for a missing tokenizer, and for one that llama.cpp would not follow.
     """
     tokenizer = checkpoint.tokenizer
@@ -60,10 +63,14 @@ def vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Vocabulary:
     tokens, types = _tokens(path, content, tokenizer, vocab_size)
     keys: dict[str, Any] = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types}
     differences: list[str] = []
-    if model.get("byte_fallback"):
+    if model.get("byte_fallback") and pieces == "gemma4":
+        pre = "gemma4"
+        keys |= {"tokenizer.ggml.model": "gemma4", "tokenizer.ggml.pre": pre}
+        keys |= sentencepiece_merges(path, content, differences)
+    elif model.get("byte_fallback"):
         pre = "default"
-        pieces = sentencepiece_scores(path, content, tokens, differences)
-        keys |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": pre} | pieces
+        keys |= {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": pre}
+        keys |= sentencepiece_scores(path, content, tokens, differences)
     else:
         pre = _split_name(path, content, differences)
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
@@ -71,6 +78,8 @@ def vocabulary(checkpoint: Checkpoint, vocab_size: int) -> Vocabulary:
             raise CheckpointError(f"{path}: has no merges, which llama.cpp needs")
         keys |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges}
     keys |= _special(checkpoint, tokenizer, content, differences)
+    if pre == "gemma4" and not keys["tokenizer.ggml.add_bos_token"]:
+        differences.append("llama.cpp puts the start token before every text with this kind of tokenizer")
     keys[WHOLE] = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     if tokenizer.chat_template is not None:
         keys["tokenizer.chat_template"] = tokenizer.chat_template

@@ -18,11 +18,13 @@ from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import View, whole
 from coterie.llamacpp.fused import fused
 from coterie.llamacpp.key_tables import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, Parts
+from coterie.llamacpp.kinds import rotation_factors
 from coterie.llamacpp.mixers import gated_query, mixer_slots
 from coterie.llamacpp.slot import PLUS_ONE, GgufSlot, Shape
 from coterie.llamacpp.targets import Target
 from coterie.nn.rope import inverse_frequencies
 
+STORED_BUFFERS = ("select_bias", "output_scale")  # ends of the names of buffers that a file holds
 _PLAIN = {
     "attention_norm.weight": "attn_norm.weight",
     "attention_post_norm.weight": "post_attention_norm.weight",
@@ -40,7 +42,16 @@ _PLAIN = {
     "ffn.router.weight": "ffn_gate_inp.weight",
     "ffn.router.bias": "ffn_gate_inp.bias",
     "ffn.router.select_bias": "exp_probs_b.bias",
+    "ffn.router.input_scale": "ffn_gate_inp.scale",
+    "ffn.router.expert_scale": "ffn_down_exps.scale",
+    "ffn.expert_norm.weight": "pre_ffw_norm_2.weight",
+    "ffn.expert_post_norm.weight": "post_ffw_norm_2.weight",
+    "ffn.shared_post_norm.weight": "post_ffw_norm_1.weight",
     "ffn.experts.down.bias": "ffn_down_exps.bias",
+    "per_layer.gate.weight": "inp_gate.weight",
+    "per_layer.projection.weight": "proj.weight",
+    "per_layer.norm.weight": "post_norm.weight",
+    "output_scale": "layer_output_scale.weight",
 } | {
     f"ffn.{ours}{part}.{kind}": f"ffn_{part}{theirs}.{kind}"
     for part in ("gate", "up", "down")
@@ -48,6 +59,12 @@ _PLAIN = {
     for ours, theirs in (("", ""), ("shared.", "_shexp"))
 }
 _GATED: dict[str, Literal["q", "gate"]] = {"attention.q.weight": "q", "attention.gate.weight": "gate"}
+# What tokens bring to every layer, outside of the layers.
+_PER_LAYER = {
+    "per_layer.embed.weight": "per_layer_token_embd.weight",
+    "per_layer.projection.weight": "per_layer_model_proj.weight",
+    "per_layer.norm.weight": "per_layer_proj_norm.weight",
+}
 # Matrices with rope among their rows: their name in the file.
 _ROTATED = {
     "attention.q": "attn_q",
@@ -73,6 +90,7 @@ def gguf_slots(
     elif target.head:
         note = "the embedding, which llama.cpp does not share here"
         slots.append(replace(embedding, stored="output.weight", note=note))
+    slots += [_whole(shapes, ours, theirs) for ours, theirs in _PER_LAYER.items() if ours in shapes]
     for name in shapes:
         if name.startswith("blocks."):
             _, index, part = name.split(".", 2)
@@ -96,8 +114,13 @@ def gguf_slots(
     return slots
 
 
-def rope_factors(config: ModelConfig) -> dict[str, Tensor]:
-    """Tensors with what each plain frequency of rope is divided by: llama3's scaling and LongRoPE's."""
+def rope_factors(config: ModelConfig, target: Target) -> dict[str, Tensor]:
+    """Tensors with what each plain frequency of rope is divided by: llama3's scaling and LongRoPE's.
+
+    Where kinds of layers differ, they say which pairs of a full layer's heads rotate.
+    """
+    if target.by_kind:
+        return {ROPE_FACTORS: rotation_factors(config)}
     attention = next((one for one in config.attentions if one.rope is not None), None)
     rope = attention.rope if attention else None
     if attention is None or rope is None or rope.scaling is None:
@@ -124,7 +147,7 @@ def _block(
     if part == "ffn_norm.weight":
         return [_whole(shapes, name, f"{prefix}{target.norm_before_ffn}.weight")]
     if part in _PLAIN:
-        return [_whole(shapes, name, prefix + _PLAIN[part])]
+        return [_whole(shapes, name, prefix + target.names.get(part, _PLAIN[part]))]
     if part == "ffn.shared_gate.weight":  # one row, which the file has without its first dimension
         row = ((whole, lambda parameter: parameter[0]),)
         return [GgufSlot(f"{prefix}ffn_gate_inp_shexp.weight", shapes[name][1:], name, row)]

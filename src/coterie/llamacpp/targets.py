@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -9,7 +10,7 @@ from coterie.config import (
     MLAConfig,
     ModelConfig,
 )
-from coterie.llamacpp.fused import GATE_UP, QKV
+from coterie.llamacpp.fused import EXPERTS, GATE_UP, QKV
 from coterie.llamacpp.key_tables import (
     CAPS_KEYS,
     EXPERT_WIDTH_KEYS,
@@ -74,6 +75,10 @@ class Target:
     dense and with experts. `head`: needs the output matrix even where that is the embedding.
     `norm_before_ffn`, `last_norm`: its names of the second norm of a layer, and of the norm before the head.
     `fused`: matrices of a layer that it has as one tensor.
+
+    `usual`: values that it takes where a file lacks a key, because it cannot do without. `by_kind`: has keys
+    for sliding layers apart from full ones (`llamacpp.kinds`). `names`: what it calls parts of a layer
+    that others call otherwise. `pieces`: its kind of SentencePiece-like tokenizers.
     """
 
     name: str
@@ -105,6 +110,10 @@ class Target:
     shared_width_key: bool = False
     step_key: bool = False
     routed_keys: tuple[Key, ...] = field(default=EXPERT_WIDTH_KEYS, repr=False)
+    usual: Mapping[str, float] = field(default_factory=dict, repr=False)
+    by_kind: bool = False
+    names: Mapping[str, str] = field(default_factory=dict, repr=False)
+    pieces: Literal["llama", "gemma4"] = "llama"
     head: bool = False
     norm_before_ffn: str = "ffn_norm"
     fused: tuple[str, ...] = ()
@@ -115,6 +124,8 @@ class Target:
     @property
     def attention_keys(self) -> tuple[Key, ...]:
         """Keys of grouped-query attention that hold one value for all layers."""
+        if self.by_kind:
+            return GROUPED_KEYS[:1]
         if self.mixed is None or not self.mixed.counted:
             return GROUPED_KEYS
         return tuple(key for key in GROUPED_KEYS if key.place != "attention.num_kv_heads")
@@ -151,6 +162,16 @@ _DEEPSEEK = Target(
     latent=True,
     routed_keys=SCORED_KEYS,
 )
+_GEMMA4 = Target(
+    "gemma4",
+    by_kind=True,
+    layers="routed",
+    renormalize=True,
+    fused=(EXPERTS,),
+    pieces="gemma4",
+    # Its experts stand next to a feed-forward that has the names of a dense layer's.
+    names={f"ffn.shared.{part}.weight": f"ffn_{part}.weight" for part in ("gate", "up", "down")},
+)
 TARGETS = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -181,7 +202,14 @@ TARGETS = {
         norm_before_ffn="post_attention_norm",
     ),
     "minimax_m2": Target("minimax-m2", layers="routed", renormalize=True, routed_keys=SIGMOID_KEYS),
-    "gemma2": Target("gemma2", sliding=2, wide_scale_layers=46, linear_rope=False, extra_keys=CAPS_KEYS),
+    "gemma2": Target(
+        "gemma2",
+        sliding=2,
+        wide_scale_layers=46,
+        linear_rope=False,
+        extra_keys=CAPS_KEYS,
+        usual={"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
     "gemma3_text": Target(
         "gemma3",
         sliding=6,
@@ -231,6 +259,8 @@ TARGETS = {
     "hunyuan_v1_moe": Target(
         "hunyuan-moe", layers="routed", renormalize=True, shared=True, shared_width_key=True
     ),
+    "gemma4_text": _GEMMA4,
+    "gemma4_unified_text": _GEMMA4,
     "qwen3": Target("qwen3"),
     "qwen3_moe": Target("qwen3moe", layers="routed", renormalize=True),
     "olmoe": Target("olmoe", equal_heads=True, renormalize=False, routed_keys=(), head=True),

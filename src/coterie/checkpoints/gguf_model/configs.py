@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from coterie.checkpoints.gguf_model import hybrids, variants
 from coterie.checkpoints.gguf_model.decoder import PARTIAL, Hf, dense_width, grouped, routed, selecting
+from coterie.checkpoints.gguf_model.gemma4 import read_gemma4
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.latent import read_deepseek, read_mistral4
 from coterie.config import CheckpointError, suggest
@@ -144,7 +145,7 @@ def _gemma(family: str) -> Callable[[GgufKeys], Hf]:
     names = {"attention.score_cap": "attn_logit_softcapping", "model.logit_cap": "final_logit_softcapping"}
 
     def read(file: GgufKeys) -> Hf:
-        data: Hf = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+        data: Hf = {name: target.usual.get(name) for name in names.values()}
         data |= grouped(file, family, names) | dense_width(file)
         del data["hidden_act"]
         wide = data["num_hidden_layers"] == target.wide_scale_layers
@@ -205,6 +206,7 @@ _READERS: dict[str, Callable[[GgufKeys], Hf]] = {
     "qwen3moe": _qwen3_moe,
     "olmoe": _olmoe,
     "gpt-oss": _gpt_oss,
+    "gemma4": read_gemma4,
     "llama4": _llama4,
     "deepseek2": read_deepseek,
     "mistral4": read_mistral4,

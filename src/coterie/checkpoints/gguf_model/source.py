@@ -20,7 +20,8 @@ from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family
 from coterie.families.mapping import Held
 from coterie.llamacpp.key_tables import FACTOR_TENSORS
-from coterie.llamacpp.layout import gguf_slots
+from coterie.llamacpp.kinds import unused_projections
+from coterie.llamacpp.layout import STORED_BUFFERS, gguf_slots
 from coterie.llamacpp.slot import GgufSlot
 from coterie.llamacpp.targets import target_of
 from coterie.nn.transformer import Transformer
@@ -41,10 +42,11 @@ class GgufSource:
             name: parameter.detach() for name, parameter in model.named_parameters()
         }
         self._parameters |= {
-            name: buffer for name, buffer in model.named_buffers() if name.endswith("select_bias")
+            name: buffer for name, buffer in model.named_buffers() if name.endswith(STORED_BUFFERS)
         }
         shapes = {name: tuple(tensor.shape) for name, tensor in self._parameters.items()}
         target = target_of(config)
+        self._unused = unused_projections(config)
         self._parts: dict[str, list[GgufSlot]] = {}
         for part in gguf_slots(config, target, shapes, frozenset(stored)):
             self._parts.setdefault(part.name, []).append(part)
@@ -64,7 +66,7 @@ class GgufSource:
                 if not slot.fits(found):
                     where, wants = self._stored.file(name), f"its keys ask for {slot.shape}"
                     raise CheckpointError(f"{where}: '{name}' has shape {found}, {wants}")
-            elif name not in FACTOR_TENSORS and layer_of(name) < self._layers:
+            elif name not in {*FACTOR_TENSORS, *self._unused} and layer_of(name) < self._layers:
                 raise CheckpointError(
                     f"{self._stored.file(name)}: unexpected tensor '{name}'; it is not part of a model "
                     f"of the architecture '{architecture}' here"

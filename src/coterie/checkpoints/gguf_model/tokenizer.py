@@ -8,7 +8,7 @@ Where a file holds the whole tokenizer.json (`tokenizer.huggingface.json`), that
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,6 +176,30 @@ def _sentencepiece(keys: TokenKeys, tokens: list[str], types: list[int]) -> Json
         raise keys.refuse("has no score for every token")
     if keys.get("remove_extra_whitespaces"):
         raise keys.refuse("removes white space from text, which is not read here")
+    prefix = bool(keys.get("add_space_prefix", True))
+    marked: set[str] = set()
+    if not prefix:  # SentencePiece looks for these in marked text, and files hold them unmarked
+        spaced = [kind == USER_DEFINED and " " in text for text, kind in zip(tokens, types, strict=True)]
+        tokens = [text.replace(" ", "▁") if one else text for text, one in zip(tokens, spaced, strict=True)]
+        marked = {text for text, one in zip(tokens, spaced, strict=True) if one}
+    return _of_pieces(keys, tokens, types, piece_merges(tokens, types, scores), prefix, marked)
+
+
+def _gemma4(keys: TokenKeys, tokens: list[str], types: list[int]) -> Json:
+    """The same with merges in order: Gemma 4's kind."""
+    merges = [_pair(keys, merge) for merge in keys.texts("merges")]
+    return _of_pieces(keys, tokens, types, merges, prefix=False)
+
+
+def _of_pieces(
+    keys: TokenKeys,
+    tokens: list[str],
+    types: list[int],
+    merges: list[list[str]],
+    prefix: bool,
+    marked: Collection[str] = (),
+) -> Json:
+    """BPE on text whose spaces are marked. `prefix`: with one mark more before the text."""
     unknown = keys.token("unknown")
     missing = [byte for byte in range(256) if f"<0x{byte:02X}>" not in tokens]
     if missing:
@@ -190,9 +214,8 @@ def _sentencepiece(keys: TokenKeys, tokens: list[str], types: list[int]) -> Json
         "byte_fallback": True,
         "ignore_merges": False,
         "vocab": _vocab(keys, tokens, types),
-        "merges": piece_merges(tokens, types, scores),
+        "merges": merges,
     }
-    prefix = bool(keys.get("add_space_prefix", True))
     before: list[Json] = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
     before.append({"type": "Replace", "pattern": {"String": " "}, "content": "▁"})
     decoders: list[Json] = [
@@ -208,13 +231,14 @@ def _sentencepiece(keys: TokenKeys, tokens: list[str], types: list[int]) -> Json
         types,
         model,
         starts=True,
+        marked=marked,
         normalizer={"type": "Sequence", "normalizers": before},
         pre_tokenizer=None,
         decoder={"type": "Sequence", "decoders": decoders},
     )
 
 
-_KINDS = {"gpt2": _byte_level, "llama": _sentencepiece}
+_KINDS = {"gpt2": _byte_level, "llama": _sentencepiece, "gemma4": _gemma4}
 
 
 def _vocab(keys: TokenKeys, tokens: list[str], types: list[int]) -> dict[str, int]:
@@ -230,16 +254,26 @@ def _vocab(keys: TokenKeys, tokens: list[str], types: list[int]) -> dict[str, in
 
 
 def _json(
-    keys: TokenKeys, tokens: list[str], types: list[int], model: Json, starts: bool, **parts: Any
+    keys: TokenKeys,
+    tokens: list[str],
+    types: list[int],
+    model: Json,
+    starts: bool,
+    marked: Collection[str] = (),
+    **parts: Any,
 ) -> Json:
-    """The whole tokenizer.json. `starts`: whether texts begin with bos where the file is silent."""
+    """The whole tokenizer.json.
+
+    `starts`: whether texts begin with bos where the file is silent. `marked`: added tokens that are looked
+    for in text whose spaces are marked.
+    """
     named = {keys.token(name) for name in ("bos", "eos", "eot", "eom", "unknown", "padding")}
     added = []
     for number, text in enumerate(tokens):
         special = types[number] in (CONTROL, UNKNOWN) or number in named
         if special or types[number] == USER_DEFINED:
-            flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-            added.append({"id": number, "content": text, **flags, "special": special})
+            flags = {"single_word": False, "lstrip": False, "rstrip": False, "special": special}
+            added.append({"id": number, "content": text, **flags, "normalized": text in marked})
     return {
         "version": "1.0",
         "truncation": None,
