@@ -127,6 +127,24 @@ def test_factors_that_peft_refuses_are_said_and_the_others_load(
     close(model, their_logits(loaded_by_peft(base, tmp_path / "freeze")), before)
 
 
+def test_peft_loads_a_router_with_parameters_next_to_its_matrix(tmp_path: Path) -> None:
+    base = saved_base("gemma4_text_moe", tmp_path)
+    model = load_model(base).model
+    before = logits(model)
+    attach(model, config(train={"router": "full"}, rank=4, rank_rule="active"))
+    randomise_factors(model)
+    with torch.no_grad():
+        for _, router in model.routers():
+            assert router.input_scale is not None and router.expert_scale is not None
+            router.input_scale.mul_(1.3)
+            router.expert_scale.mul_(0.7)
+    save_adapter(tmp_path / "adapter", model, base)
+    close(model, their_logits(loaded_by_peft(base, tmp_path / "adapter")), before)
+    again = load_model(base).model
+    apply_in_place(again, tmp_path / "adapter", base)
+    assert torch.equal(logits(again), logits(model))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_we_load_pefts(name: str, tmp_path: Path) -> None:
     base = saved_base(name, tmp_path)

@@ -218,6 +218,8 @@ REFUSED = [
     ("olmo3", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 9.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 8.0}}}, "has one rope_theta"),
     ("hunyuan_v1_moe", {"moe_topk": [3, 2, 3, 3]}, "the same number of experts in every layer"),
+    ("gemma2", {"attn_logit_softcapping": None}, "cannot do without attn_logit_softcapping: it takes 50"),
+    ("gemma4_keys_as_values", {"attention_bias": True}, "has no biases in the attention"),
 ]  # fmt: skip
 
 

@@ -38,6 +38,7 @@ PREFIX = "base_model.model."
 VERSIONS: dict[Layout, str] = {"peft": "0.19.1", "peft019": "0.19.0", "peft018": "0.18.1"}
 
 _PART = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
+_MIXERS = ("self_attn", "linear_attn", ".mamba", ".mixer")
 _BARE = (".sinks", ".A_log", ".dt_bias", ".D")  # parameters outside of modules, which PEFT cannot save
 _SINGLE = re.compile(r".+\.experts\.\d+\.\w+")
 
@@ -149,12 +150,15 @@ def _encode_full(adapter: Adapter, names: Names) -> tuple[dict[str, Tensor], lis
             tensors[_tied_head(key)] = tensor.clone()
     modules = {_module(key) for key in tensors}
     known = {_module(key) for key in names.parameters.values()} | modules
+    # A module with parameters next to its matrix (Gemma 4's router) is saved whole, the matrix inside of it.
+    outer = {module for module in modules if not module.endswith(_MIXERS)}
+    modules = {module for module in modules if _module(module) not in outer}
     saved = sorted(names.shorten(dict.fromkeys(modules, 0), sorted(known)))
     bare = [key for key in tensors if key.endswith(_BARE)]
     reasons = [f"{key.rpartition('.')[2]} trained in full" for key in bare]
     return (
         tensors,
-        [module for module in saved if not module.endswith(("self_attn", "linear_attn", ".mamba", ".mixer"))],
+        [module for module in saved if not module.endswith(_MIXERS)],
         reasons,
     )
 

@@ -1,4 +1,4 @@
-"""Sliding and full layers with keys of their own, as Gemma 4 has them: sizes, positions, and shared keys.
+"""Sliding and full layers that a file describes apart, as Gemma 4 has them: sizes, positions, shared keys.
 
 Where other architectures have one value for all layers, this one has heads, widths and positions per kind of
 layer. llama.cpp finds the layer whose keys another one uses by its place: the last layers before the sharing
