@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from coterie.families import config_from_hf
 from coterie.nn.transformer import Transformer
 from coterie.recipes import surgery
 from coterie.surgery import common as surgery_common
+from coterie.surgery.receipt import HealingRecord
 from coterie.surgery.upcycle import upcycle
 from coterie.text.tokenizer import Tokenizer
 from tests.adapters.test_attach import IDS, logits
@@ -154,6 +156,28 @@ def test_mistakes_are_one_line(
         told = run(folder, monkeypatch, capsys, *words, code=2)
         assert said in told and told.count("coterie:") == 1
     assert not Path(out).exists()
+
+
+def test_the_teacher_of_healing_stays_in_the_type_that_it_is_stored_in(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, seen = load_model(folder / "dense"), []
+    save_model(tmp_path / "half", loaded.model, loaded.tokenizer, dtype=torch.bfloat16)
+
+    def healed(model: Transformer, teacher: Transformer, *_: Any) -> HealingRecord:
+        seen.extend({str(p.dtype) for p in one.parameters()} for one in (model, teacher))
+        assert torch.equal(logits(teacher), logits(load_model(tmp_path / "half", dtype="float32").model))
+        return HealingRecord(1, 1, "the original", "all", 0.1, 1.0, 1.0)
+
+    monkeypatch.setattr(surgery, "heal", healed)
+    how = replace(
+        operation("upcycle", num_experts=4, top_k=2),
+        heal_data=(str(folder / "text.jsonl"),),
+        healing=surgery.Healing(1),
+    )
+    receipt = surgery.operate(tmp_path / "half", tmp_path / "out", how)
+    assert seen == [{"torch.float32"}, {"torch.bfloat16"}]
+    assert receipt.function["after_surgery"].max_logprob < 1e-4
 
 
 def test_a_model_around_a_text_model_is_upcycled_with_what_is_around_it(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from coterie.config import ModelConfig
 from coterie.data.heldout import HeldoutDocument, read_domains, spread
 from coterie.evaluate.bits import perplexity, score_documents
+from coterie.machine.glibc import return_freed_memory
 from coterie.nn.transformer import Transformer
 from coterie.proof.difference import difference
 from coterie.proof.records import ProbeRecord, default_sequences, record
@@ -40,7 +41,9 @@ class Measure:
 
     def record(self, model: Transformer) -> ProbeRecord:
         """The model's answers to the probes."""
-        return record(model, self.sequences, self.tokenizer)
+        answers = record(model, self.sequences, self.tokenizer)
+        return_freed_memory()
+        return answers
 
     def perplexity(self, model: Transformer) -> float | None:
         """Of the texts; None where there are none."""

@@ -22,6 +22,7 @@ from coterie.checkpoints.tensor_writer import bytes_of, write_model_files
 from coterie.config import CheckpointError, ConfigError, ModelConfig
 from coterie.config.files import write_json
 from coterie.data.heldout import read_domains
+from coterie.machine.glibc import return_freed_memory
 from coterie.nn.transformer import Transformer
 from coterie.proof.records import ProbeRecord, save_probes
 from coterie.recipes.measure import Measure
@@ -73,8 +74,7 @@ def operate(source: str | Path | Checkpoint, out: str | Path, operation: Operati
     checkpoint.verify()
     if other is not None:
         settings = _with_source_layer(settings, other)
-    # Healing trains in float32.
-    original = (checkpoint.load_as_stored() if healing is None else checkpoint.load()).model
+    original = checkpoint.load_as_stored().model
     measure = Measure.of(operation.data, original.config, checkpoint.tokenizer)
     before = measure.record(original)
     _log.info("measuring the original")
@@ -124,7 +124,8 @@ def _write(
         written.write(shape, planned)
         del planned
     else:
-        result, teacher = plans[0].in_memory(), plans[0].model if operation.distil else None
+        # Healing trains in float32; its teacher stays in the type that it is stored in.
+        result, teacher = plans[0].in_memory(torch.float32), plans[0].model if operation.distil else None
         plans.clear()
         receipt.function["after_surgery"] = measure.change(before, measure.record(result))
         receipt.perplexity["after"] = measure.perplexity(result)
@@ -137,6 +138,7 @@ def _write(
         del result, teacher
     function, stage = ("after_surgery", "after") if receipt.healing is None else ("after_healing", "healed")
     _log.info("measuring the result")
+    return_freed_memory()
     result = written.read_back()
     answers = measure.record(result)
     save_probes(folder, answers)

@@ -86,8 +86,11 @@ class LayerwiseResult:
         return tensor
 
     @torch.no_grad()
-    def in_memory(self) -> Transformer:
-        """The result as a model that shares no memory with the original."""
+    def in_memory(self, dtype: torch.dtype | None = None) -> Transformer:
+        """The result as a model that shares no memory with the original.
+
+        `dtype`: of its weights; None: that of the original's.
+        """
         parameter = next(self.model.parameters())
         with torch.device("meta"):
             new = Transformer(self.config, self.model.compute_dtype)
@@ -95,13 +98,14 @@ class LayerwiseResult:
                 if block.ffn is not None:
                     block.ffn = torch.nn.Identity()
         wide = dict.fromkeys(float32_parameters(self.config), torch.float32)
-        materialise(new, parameter.dtype, parameter.device, wide)
+        materialise(new, dtype or parameter.dtype, parameter.device, wide)
         tensors = self.tensors()
         for name, tensor in [*new.named_parameters(), *new.named_buffers()]:
             tensor.copy_(tensors(name))
         for block, before, ffn in zip(new.blocks, self.model.blocks, self.layers, strict=True):
             if ffn is not None:
-                block.ffn = copy.deepcopy(ffn) if ffn is before.ffn else ffn
+                ffn = copy.deepcopy(ffn) if ffn is before.ffn else ffn
+                block.ffn = ffn if dtype is None else ffn.to(dtype)
         new.carried = self.carried
         return new.eval()
 

@@ -38,7 +38,7 @@ from coterie.surgery.configs import changed
 
 RIDGE = 1e-2
 CHOOSING_TOKENS = 5_000  # what a unit contributes is a mean over tokens, which fewer tell than the regression
-_BLOCKS = 4  # of the symmetric matrix H^T H, of which only the blocks on and above the diagonal are computed
+_BLOCKS = 8  # of the symmetric matrix H^T H, of which only the blocks on and above the diagonal are computed
 
 
 def densify(model: Transformer, sequences: Sequences, width: int | None = None) -> Transformer:
@@ -243,21 +243,22 @@ def _contributions(moe: MoE, units: _Units, hidden_TU: Tensor, seen: LayerSeen) 
 def _regression(units: _Units, seen: list[LayerSeen]) -> tuple[Tensor, Tensor, float]:
     """H^T H and H^T Y for the units' values H (T, U) and the mixture's output Y (T, D), and |Y|^2.
 
-    Products are in float32 and their sums over passes in float64: the ridge is far larger than the rounding.
+    Products and their sums are in float32: the ridge is far larger than the rounding.
     """
     size, device = len(units.up), units.up.device
-    gram_UU = torch.zeros(size, size, dtype=torch.float64, device=device)
+    gram_UU = torch.zeros(size, size, device=device)
     joint_UD = torch.zeros(size, units.up.shape[1], dtype=torch.float64, device=device)
     total = 0.0
     step = -(-size // _BLOCKS)
     for x_TD, _, y_TD, _ in seen:
         hidden_TU = units.hidden(x_TD)
         for at in range(0, size, step):
-            gram_UU[at : at + step, at:] += hidden_TU[:, at : at + step].T @ hidden_TU[:, at:]
+            gram_UU[at : at + step, at:].addmm_(hidden_TU[:, at : at + step].T, hidden_TU[:, at:])
         joint_UD += hidden_TU.T @ y_TD.float()
         total += float(y_TD.double().square().sum())
-    upper_UU = gram_UU.triu(1)
-    return upper_UU.T + gram_UU.triu_(), joint_UD, total
+    gram_UU = gram_UU.double().triu_()
+    gram_UU += gram_UU.triu(1).T
+    return gram_UU, joint_UD, total
 
 
 def _write_fitted(ffn: FeedForward, moe: MoE, seen: list[LayerSeen], width: int) -> float:
