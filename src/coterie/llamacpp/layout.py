@@ -94,7 +94,7 @@ def gguf_slots(
     for name in shapes:
         if name.startswith("blocks."):
             _, index, part = name.split(".", 2)
-            slots += _block(config, target, shapes, name, int(index), part)
+            slots += _block(config, target, shapes, name, int(index), part, present)
     slots = fused(slots, target.fused, present, shapes)
     if config.norm_plus_one:
         inside = {  # norms of mixers with a state are applied as they are
@@ -135,11 +135,18 @@ def rope_factors(config: ModelConfig, target: Target) -> dict[str, Tensor]:
 
 
 def _block(
-    config: ModelConfig, target: Target, shapes: Mapping[str, Shape], name: str, index: int, part: str
+    config: ModelConfig,
+    target: Target,
+    shapes: Mapping[str, Shape],
+    name: str,
+    index: int,
+    part: str,
+    present: Collection[str],
 ) -> Iterable[GgufSlot]:
     prefix, mixer = f"blk.{index}.", config.blocks[index].attention
     if isinstance(mixer, STATE_MIXERS) and part.startswith("attention."):
-        found = mixer_slots(mixer, target.mixed, prefix, name.removesuffix(part) + "attention", shapes)
+        ours = name.removesuffix(part) + "attention"
+        found = mixer_slots(mixer, target.mixed, prefix, ours, shapes, present)
         return [slot for slot in found if slot.name == name]
     if target.mixed is not None and target.mixed.gated and part in _GATED:
         assert isinstance(mixer, AttentionConfig)

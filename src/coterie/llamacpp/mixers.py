@@ -5,7 +5,7 @@ R rows, I numbers in a row, C channels, K taps, H heads, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -60,9 +60,17 @@ class MixedLayers:
 
 
 def mixer_slots(
-    mixer: StateMixer, mixed: MixedLayers | None, prefix: str, ours: str, shapes: Mapping[str, Shape]
+    mixer: StateMixer,
+    mixed: MixedLayers | None,
+    prefix: str,
+    ours: str,
+    shapes: Mapping[str, Shape],
+    present: Collection[str] = (),
 ) -> list[GgufSlot]:
-    """The mixer named `ours`, as tensors whose names begin with `prefix`; none without a place there."""
+    """The mixer named `ours`, as tensors whose names begin with `prefix`; none without a place there.
+
+    `present`: the names in the file that is read, which may be of an older form.
+    """
     if mixed is None or mixer.kind != mixed.kind:
         return []
     if isinstance(mixer, ShortConvConfig):
@@ -70,7 +78,10 @@ def mixer_slots(
     elif isinstance(mixer, Mamba2Config):
         slots = _mamba_slots(mixer, shapes[f"{ours}.z.weight"][1])
     else:
-        slots = _delta_slots(mixer, mixed, shapes[f"{ours}.z.weight"][1])
+        width = shapes[f"{ours}.z.weight"][1]
+        slots = _delta_slots(mixer, mixed, width)
+        if f"{prefix}{_JOINED}" in present:
+            slots = [*(slot for slot in slots if slot.name not in _PROJECTIONS), *_joined(mixer, width)]
     placed = [replace(slot, stored=prefix + slot.stored, name=f"{ours}.{slot.name}") for slot in slots]
     return [replace(slot, shape=slot.shape or shapes[slot.name]) for slot in placed if slot.name in shapes]
 
@@ -89,6 +100,7 @@ def gated_query(
     return GgufSlot(stored, (2 * heads * rows, width), name, pieces, note="queries and gates, head by head")
 
 
+_PROJECTIONS, _JOINED = ("qkv.weight", "z.weight"), "ssm_in.weight"
 _SHORT_CONV = {"bcx.weight": "in_proj", "conv": "conv", "o.weight": "out_proj"}
 
 
@@ -136,6 +148,21 @@ def _delta_slots(mixer: DeltaNetConfig, mixed: MixedLayers, width: int) -> list[
     return [*slots, GgufSlot("ssm_norm.weight", (), "norm.weight")]
 
 
+def _joined(mixer: DeltaNetConfig, width: int) -> list[GgufSlot]:
+    """Projections as Qwen3-Next's first files have them: queries, keys, values and gates of each key head."""
+    heads, keys = mixer.num_key_heads, mixer.key_dim
+    values = mixer.value_dim * mixer.num_value_heads // heads
+    ends = [0, keys, 2 * keys, 2 * keys + values, 2 * (keys + values)]
+    places = [lambda stored, i=i: _by(heads)(stored)[:, ends[i] : ends[i + 1]] for i in range(4)]
+    rows = [_rows(heads * ends[i], heads * ends[i + 1]) for i in range(3)]
+    parts = tuple((place, _then(chosen, _by(heads))) for place, chosen in zip(places[:3], rows, strict=True))
+    shape, note = (heads * ends[-1], width), "key head by key head"
+    return [
+        GgufSlot(_JOINED, shape, "qkv.weight", parts, note=note),
+        GgufSlot(_JOINED, shape, "z.weight", ((places[3], _by(heads)),), note=note),
+    ]
+
+
 def _half_of_pair(mixer: DeltaNetConfig, width: int, part: str) -> GgufSlot:
     """Strengths (`b`) or decays (`a`) in a tensor that holds those of each key head together."""
     heads, copies = mixer.num_key_heads, mixer.num_value_heads // mixer.num_key_heads
@@ -173,6 +200,10 @@ def _columns(pieces: Pieces) -> Pieces:
 
 def _transposed(view: View) -> View:
     return lambda matrix: view(matrix.T)
+
+
+def _then(first: View, second: View) -> View:
+    return lambda tensor: second(first(tensor))
 
 
 def _rows(first: int, end: int) -> View:

@@ -101,6 +101,24 @@ def test_decays_that_grow(exported: Exported, tmp_path: Path) -> None:
         Checkpoint.open(file).load()
 
 
+def first_form(tensors: Arrays) -> None:
+    """Qwen3-Next as llama.cpp wrote it at first: rows of each key head together (2 heads, 8 and 16 rows)."""
+    for name in [name for name in tensors if name.endswith("attn_qkv.weight")]:
+        qkv, gate = tensors.pop(name), tensors.pop(name.replace("qkv", "gate"))
+        queries, keys, values = np.split(qkv, (16, 32))
+        parts = [np.split(one, 2) for one in (queries, keys, values, gate)]
+        joined = [part[head] for head in range(2) for part in parts]
+        tensors[name.replace("attn_qkv", "ssm_in")] = np.concatenate(joined)
+
+
+def test_the_first_form_of_qwen3_next(exported: Exported, tmp_path: Path) -> None:
+    file = exported("qwen3_next")[1]
+    old = Checkpoint.open(rewrite(file, tmp_path / "m.gguf", change=first_form))
+    found, wanted = dict(old.load().model.named_parameters()), Checkpoint.open(file).load().model
+    for name, parameter in wanted.named_parameters():
+        assert torch.equal(found[name], parameter), name
+
+
 def test_first_dimensions_of_one_may_be_missing(exported: Exported, tmp_path: Path) -> None:
     """llama.cpp's quantiser leaves them out: here that of a norm with one group."""
     directory, file = exported("granite_hybrid_dense")
