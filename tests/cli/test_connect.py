@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from coterie.cli.connect import recommended
+from coterie.cli.connect import connect, recommended
+from coterie.config import ConfigError
 from coterie.infer.defaults import sampling_defaults
 
 
@@ -29,3 +30,11 @@ def test_the_settings_of_the_directory_come_first(
     model: Any = SimpleNamespace(sampling=sampling_defaults(named), checkpoint=checkpoint)
     found = recommended(model)
     assert (found.temperature, found.top_p) == (temperature, top_p)
+
+
+def test_a_server_chooses_its_own_forms() -> None:
+    with (
+        pytest.raises(ConfigError, match="http://x: a server chooses what it holds weights in"),
+        connect("http://x", "float32", None, None, quant="int8"),
+    ):
+        pass

@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.modeling_layers import MtpModel
 
+from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import load_model, save_model
-from coterie.config import CoterieError
+from coterie.config import CoterieError, Precision
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.plan.counts import count_parameters
+from coterie.recipes.quantise_files import plan_files
 from coterie.train.batch import collate
 from tests.arithmetic import approx, assert_model_close, mean_sums
 from tests.families.hf import VOCAB, randomise, tiny
@@ -104,6 +106,20 @@ def test_a_copy_of_the_embedding_that_differs_is_refused(tmp_path: Path) -> None
         CoterieError, match=r"'model\.layers\.4\.embed_tokens\.weight' differs from the tensor"
     ):
         load_model(tmp_path)
+
+
+def test_a_copy_of_a_head_in_codes_is_compared_as_it_is_stored(tmp_path: Path) -> None:
+    with_mtp(tmp_path, layers=1)
+    held = Precision.parse("head=int8,block=8")
+    model = load_model(tmp_path, precision=held).model
+    assert model.head is not None and model.config.num_mtp_layers == 1
+    with pytest.raises(CoterieError, match="layers for multi-token prediction repeat the head"):
+        plan_files(Checkpoint.open(tmp_path), held)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.layers.4.shared_head.head.weight"][0] += 1
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CoterieError, match=r"shared_head\.head\.weight' differs from the tensor"):
+        load_model(tmp_path, precision=held)
 
 
 def test_the_loss_is_that_of_a_slow_reference_and_reaches_the_layers(tmp_path: Path) -> None:

@@ -114,9 +114,13 @@ def fill_model(
         else:
             read_slot(source, slot, own[slot.name], held.get(slot.name))
     for slot in placement.copies:
-        ours = own[slot.name]
-        copied = torch.empty_like(ours).copy_(ours)
-        read_slot(source, slot, copied, held.get(slot.name))
+        if slot.name in quantised:  # what is held is rounded, so the files are compared
+            first = next(other.disk for other in placement.slots if other.name == slot.name)
+            ours, copied = source.read(first), source.read(slot.disk)
+        else:
+            ours = own[slot.name]
+            copied = torch.empty_like(ours).copy_(ours)
+            read_slot(source, slot, copied, held.get(slot.name))
         if not torch.equal(ours, copied):
             raise CheckpointError(
                 f"{source.file(slot.disk)}: '{slot.disk}' differs from the tensor it is a copy of, "

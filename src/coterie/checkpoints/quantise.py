@@ -26,6 +26,7 @@ from coterie.nn.transformer import Transformer
 
 _SAMPLE = 64  # rows of a matrix; each is rounded by itself
 _ROWS = 8192  # of a head that are rounded at once
+_BLOCK = 32  # stored codes in other blocks are widened unless they are asked for: they are slow to read
 _TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
@@ -122,7 +123,7 @@ def hold_as(model: Transformer, precision: Precision, source: TensorSource, slot
         if precision.form(group) is None and type(layer) in (Linear, ExpertLinear):
             assert isinstance(layer, Linear | ExpertLinear)
             grid = _grid(parts[f"{name}.weight"], tuple(layer.weight.shape), source)
-            if grid is not None:
+            if grid is not None and grid.block % _BLOCK == 0:
                 model.set_submodule(name, quantise_layer(layer, grid.bits, grid.block))
     for name, target in quantised_parts(model).items():
         grid = _grid(parts.get(name, ()), target.shape, source)

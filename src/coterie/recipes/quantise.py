@@ -103,7 +103,7 @@ def quantise_checkpoint(
         receipt.bytes = BeforeAfter(receipt.bytes.before, _bytes(result))
         if measured is not None:
             _log.info("measuring the result")
-            measured.compare(_held(result), receipt, folder)
+            measured.compare(_held(result, precision), receipt, folder)
         write_json(folder / RECEIPT, receipt.to_dict(), indent=2)
 
     commit_directory(out, write, parent_of(checkpoint, "quantised_from"))
@@ -186,12 +186,12 @@ class _Measured:
         receipt.perplexity_tokens = sum(len(document.ids) for document in self.measure.documents)
 
 
-def _held(result: Checkpoint) -> Transformer:
-    """The result in its own codes, activations in float32."""
+def _held(result: Checkpoint, precision: Precision) -> Transformer:
+    """The result in its own codes, whatever their blocks, activations in float32."""
     stored = _stored(result)
     plain = {stored.dtype(name) for name in stored if stored.form(name) is None}
     dtype = plain.pop() if len(plain) == 1 else torch.float32
-    return result.load(dtype, compute_dtype=torch.float32, precision=Precision()).model
+    return result.load(dtype, compute_dtype=torch.float32, precision=precision).model
 
 
 def _stored(checkpoint: Checkpoint) -> StoredTensors:

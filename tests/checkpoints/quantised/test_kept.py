@@ -142,6 +142,7 @@ def test_ggufs_blocks_with_a_step_are_held_as_they_are(kind: str, quant: str, tm
 @pytest.mark.parametrize(
     ("pack", "settings", "kept"),
     [
+        (packed(4, 16), config(PACK, group_size=16), False),
         (packed(), config(PACK), True),
         (fp8(8, 8), {"quant_method": "fp8", "weight_block_size": [8, 8]}, False),
     ],

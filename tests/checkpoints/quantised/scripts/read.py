@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 from coterie.checkpoints.checkpoint import Checkpoint
 
-EXPERT = re.compile(r"(.*)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
+EXPERT = re.compile(r"(.*)\.experts\.(\d+)\.(\w+)\.weight")
 PLACES = {
     **dict.fromkeys(("gate_proj", "w1"), ("gate_up_proj", 0, 2)),
     **dict.fromkeys(("up_proj", "w3"), ("gate_up_proj", 1, 2)),
@@ -29,7 +29,8 @@ def theirs(state, name):
     if found is None:
         return None
     fused, half, halves = PLACES[found[3]]
-    return state[f"{found[1]}.mlp.experts.{fused}"][int(found[2])].chunk(halves)[half]
+    layer = found[1].replace("block_sparse_moe", "mlp")
+    return state[f"{layer}.experts.{fused}"][int(found[2])].chunk(halves)[half]
 
 
 def compare(tensors, settings):
