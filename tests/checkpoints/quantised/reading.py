@@ -10,6 +10,7 @@ from torch import Tensor
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.fill import fill_model
 from coterie.checkpoints.stored_tensors import StoredTensors
+from coterie.families.mapping import View
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.materialise import materialise
 from coterie.nn.transformer import Transformer
@@ -49,6 +50,6 @@ class Meant(StoredTensors):
     def read(self, name: str) -> Tensor:
         return self.meant[name] if name in self.meant else super().read(name)
 
-    def read_into(self, name: str, target: Tensor, part: object = None) -> None:
-        assert part is None
-        target.copy_(self.read(name))
+    def read_into(self, name: str, target: Tensor, part: View | None = None) -> None:
+        tensor = self.read(name)
+        target.copy_(tensor if part is None else part(tensor))

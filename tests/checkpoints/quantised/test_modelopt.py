@@ -55,3 +55,22 @@ def test_what_does_not_fit_is_one_line(
     settings: dict[str, Any], change: dict[str, Tensor | None], message: str, tmp_path: Path
 ) -> None:
     assert_refused(tmp_path, NVFP4, settings, change, message)
+
+
+@pytest.mark.parametrize(
+    ("pack", "algorithm"), [(NVFP4, "NVFP4"), (fp8(ending=".weight_scale", flat=True), "FP8")]
+)
+def test_layers_of_one_part_with_matrices_that_share_a_tensor(
+    pack: Pack, algorithm: str, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 64, "head_dim": 16, "mamba_head_dim": 8, "intermediate_size": 64}
+    experts = {
+        "moe_shared_expert_intermediate_size": 64,
+        "n_routed_experts": 2,
+        "n_group": 1,
+        "topk_group": 1,
+    }
+    layers = {"hybrid_override_pattern": "ME*-", "num_hidden_layers": 4}
+    meant = directory(tmp_path, pack, config(algorithm), "nemotron_h_moe", **sizes, **experts, **layers)
+    assert {"backbone.layers.0.mixer.in_proj.weight", "lm_head.weight"} <= meant.keys()
+    assert_reads(tmp_path, meant)
