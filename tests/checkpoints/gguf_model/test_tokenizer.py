@@ -132,3 +132,14 @@ def test_pieces_that_the_trainer_was_given_are_found_as_sentencepiece_finds_them
     for text in [*random_texts(300), *marked, "a ▁  x▁▁the   the\n\n\n\n▁", "▁ ▁ ▁x  x"]:
         text = text.replace("<", "").replace("_", "")  # no special tokens among them
         assert tokenizer.encode(text) == sentencepiece_ids(text, pieces, scores, given), repr(text)
+
+
+def test_pieces_of_equal_scores_are_noted() -> None:
+    tokens = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "ab", "ba", "aa"]
+    kinds = [UNKNOWN, CONTROL, *[BYTE] * 256, *[NORMAL] * 5]
+    common = {"model": "llama", "tokens": tokens, "token_type": kinds, "eos_token_id": 1}
+    for last, noted in (([0.0, 0.0, -1.0, -2.0, -2.0], False), ([0.0, 0.0, -2.0, -2.0, -1.0], True)):
+        values = common | {"scores": [0.0] * 258 + last}
+        keys = TokenKeys("m.gguf", {f"tokenizer.ggml.{name}": value for name, value in values.items()})
+        assert read_tokenizer(keys) is not None
+        assert [("'ab' and 'ba' have equal scores" in note) for note in keys.notes] == [True] * noted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from coterie.checkpoints.gguf_model.token_types import NORMAL
 
@@ -22,3 +22,16 @@ def piece_merges(tokens: Sequence[str], types: Sequence[int], scores: Sequence[f
                 found.append((-scores[number], -cut, cut - len(piece), left, right))
     found.sort(key=lambda one: one[:3])
     return [[left, right] for *_, left, right in found]
+
+
+def equally_scored(merges: Iterable[Sequence[str]], scores: Mapping[str, float]) -> tuple[str, str] | None:
+    """Two results of merges with one score, of which no order is right; None where there are none.
+
+    Runs of one character are left out: they may have equal scores (Mixtral's spaces).
+    """
+    seen: dict[float, str] = {}
+    for left, right in merges:
+        result = left + right
+        if len(set(result)) > 1 and seen.setdefault(scores[result], result) != result:
+            return seen[scores[result]], result
+    return None

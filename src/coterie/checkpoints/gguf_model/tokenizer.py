@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from coterie.checkpoints.gguf_model.pieces import piece_merges
+from coterie.checkpoints.gguf_model.pieces import equally_scored, piece_merges
 from coterie.checkpoints.gguf_model.token_types import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from coterie.config import CheckpointError, DataError, suggest
 from coterie.llamacpp.splits import BY_NAME, DIGITS, GPT2, Split
@@ -182,7 +182,14 @@ def _sentencepiece(keys: TokenKeys, tokens: list[str], types: list[int]) -> Json
         spaced = [kind == USER_DEFINED and " " in text for text, kind in zip(tokens, types, strict=True)]
         tokens = [text.replace(" ", "▁") if one else text for text, one in zip(tokens, spaced, strict=True)]
         marked = {text for text, one in zip(tokens, spaced, strict=True) if one}
-    return _of_pieces(keys, tokens, types, piece_merges(tokens, types, scores), prefix, marked)
+    merges = piece_merges(tokens, types, scores)
+    equal = equally_scored(merges, dict(zip(tokens, scores, strict=True)))
+    if equal is not None:
+        keys.notes.append(
+            f"the pieces {equal[0]!r:.40} and {equal[1]!r:.40} have equal scores, of which llama.cpp makes "
+            "the leftmost first; here the order is fixed, and some texts get other ids"
+        )
+    return _of_pieces(keys, tokens, types, merges, prefix, marked)
 
 
 def _gemma4(keys: TokenKeys, tokens: list[str], types: list[int]) -> Json:
