@@ -32,7 +32,7 @@ def measure(model: Transformer, prepared: Prepared, tokens: int) -> list[float]:
     tokenizer = prepared.tokenizer
     model.eval()
     other = score_retention(
-        model, tokenizer.document_start[0], spread(retention_documents("primer", tokenizer), tokens)
+        model, tokenizer.document_start[0], retention_documents("primer", tokenizer, tokens)
     )
     new = heldout_bits(model, prepared, spread(prepared.heldout_documents(), tokens))
     return [round(value, 4) for value in (new, bits_per_byte(other))]

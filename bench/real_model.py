@@ -2,8 +2,8 @@
 
 The steps are the tests of `tests/real`; each command runs in its own process. Then the same model answers and
 is tuned beside other programs: transformers reading the same file, peft, and llama.cpp where
-llama-cpp-python is installed. Every contender runs in its own process, one after the other, all in float32
-except for llama.cpp, which keeps the file's blocks.
+llama-cpp-python is installed. Every contender runs in its own process, in turns, all in float32 except for
+llama.cpp, which keeps the file's blocks. Their times are of the processor, because the machine may be shared.
 
     python bench/real_model.py [--threads N] [--rounds N]
 """
@@ -26,7 +26,7 @@ from common import RESULTS, environment, median, resident, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT, REPLY = 256, 64  # tokens
-TUNE_STEPS = 3
+TUNE_STEPS = 1  # after two that are not measured
 ANSWERING, TUNING = ("coterie", "transformers", "llama.cpp"), ("coterie", "peft-dense")
 
 
@@ -44,27 +44,28 @@ def steps(threads: int) -> dict[str, Any]:
 
 
 def answer(side: str, file: str, threads: int) -> dict[str, float]:
-    """Seconds to load `file`, to read a prompt and to write a reply of the likeliest tokens; the peak."""
+    """Processor seconds to load `file`, read a prompt and write a reply of the likeliest tokens; the peak."""
     prompt = list(range(1000, 1000 + PROMPT))
-    clock = [time.perf_counter()]
+    clock, begun = [time.process_time()], time.perf_counter()
     if side == "llama.cpp":
         import llama_cpp
 
         model = llama_cpp.Llama(file, n_ctx=PROMPT + REPLY, n_threads=threads, use_mmap=False, verbose=False)
-        clock.append(time.perf_counter())
+        clock.append(time.process_time())
         model.eval(prompt)
-        clock.append(time.perf_counter())
+        clock.append(time.process_time())
         for _ in range(REPLY):
             model.eval([model.sample(temp=0.0)])
     else:
         import torch
 
         torch.set_num_threads(threads)
-        clock[0] = time.perf_counter()
+        clock[0], begun = time.process_time(), time.perf_counter()
         (_coterie if side == "coterie" else _transformers)(file, prompt, clock)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     load, first, rest = (late - early for early, late in itertools.pairwise(clock))
-    return {"load": load, "prompt": first, "reply": rest, "peak_bytes": resident("VmHWM")}
+    wall, peak = time.perf_counter() - begun, resident("VmHWM")
+    return {"load": load, "prompt": first, "reply": rest, "wall": wall, "peak_bytes": peak}
 
 
 def _coterie(file: str, prompt: list[int], clock: list[float]) -> None:
@@ -73,10 +74,10 @@ def _coterie(file: str, prompt: list[int], clock: list[float]) -> None:
     from coterie.infer.sampling import SamplingParams
 
     engine = Engine(load_model(file, dtype="float32").model.eval(), prefill_chunk=PROMPT)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     engine.add(prompt, SamplingParams(temperature=0, max_tokens=REPLY + 1))
     engine.step()
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     while engine.busy:
         engine.step()
 
@@ -89,22 +90,23 @@ def _transformers(file: str, prompt: list[int], clock: list[float]) -> None:
     logging.disable_progress_bar()
     folder, name = str(Path(file).parent), Path(file).name
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-    clock.append(time.perf_counter())
+    clock.append(time.process_time())
     ids, cache = torch.tensor([prompt]), None
     with torch.inference_mode():
         for number in range(REPLY + 1):
             found = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             ids, cache = found.logits[:, -1:].argmax(-1), found.past_key_values
             if number == 0:
-                clock.append(time.perf_counter())
+                clock.append(time.process_time())
 
 
 def tune(side: str, folder: Path, threads: int) -> dict[str, Any]:
-    """Seconds and memory of a LoRA step, as `bench/tune.py` measures them."""
+    """Processor seconds and memory of a LoRA step, as `bench/tune.py` measures them, and the last loss."""
     from tune import work
 
     found = work(f"smollm2/{side}", folder, "float32", TUNE_STEPS, threads)
-    return {"step": found["wall"], "peak_bytes": found["peak"] * 2**20, "losses": found["losses"]}
+    peak, loss = found["peak"] * 2**20, found["losses"][-1]
+    return {"step": found["cpu"], "wall": found["wall"], "peak_bytes": peak, "loss": loss}
 
 
 def prepare(folder: Path) -> str:
@@ -130,8 +132,8 @@ def prepare(folder: Path) -> str:
 
 
 def rounds(words: list[list[str]], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The medians of what each contender measured, in turns."""
-    found: list[list[dict[str, Any]]] = [[] for _ in words]
+    """What each contender measured, in turns: by figure, the median, the lowest and the highest."""
+    found: list[list[dict[str, float]]] = [[] for _ in words]
     for _ in range(options.rounds):
         for mine, own in zip(found, words, strict=True):
             command = [sys.executable, __file__, "--threads", str(options.threads), *own]
@@ -142,10 +144,7 @@ def rounds(words: list[list[str]], options: argparse.Namespace) -> list[dict[str
             mine.append(json.loads(run.stdout.splitlines()[-1]))
             print(*own[:2], mine[-1], file=sys.stderr, flush=True)
     return [
-        {
-            key: value if key == "losses" else median([one[key] for one in mine])
-            for key, value in mine[0].items()
-        }
+        {key: [measure([one[key] for one in mine]) for measure in (median, min, max)] for key in mine[0]}
         for mine in found
     ]
 

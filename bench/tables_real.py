@@ -29,35 +29,46 @@ def real_model(record: dict[str, Any]) -> str:
     rows = []
     for name, found in record["steps"].items():
         proof = "; ".join(text.format(found[key]) for key, text in PROOFS.items() if key in found)
-        rows.append([name, _seconds(found.get("seconds")), _bytes(found.get("peak_bytes")), proof])
+        rows.append([name, _seconds(found.get("cpu_seconds")), _bytes(found.get("peak_bytes")), proof])
     environment = record["environment"]
     answers = [
-        [side, *(f"{found[part]:.2f} s" for part in ("load", "prompt", "reply")), _bytes(found["peak_bytes"])]
+        [
+            side,
+            *(_spread(found[part]) for part in ("load", "prompt", "reply")),
+            _bytes(found["peak_bytes"][0]),
+        ]
         for side, found in record["answer"].items()
     ]
     tuned = [
-        [side, f"{found['step']:.2f} s", _bytes(found["peak_bytes"]), f"{found['losses'][-1]:.4f}"]
+        [side, _spread(found["step"]), _bytes(found["peak_bytes"][0]), f"{found['loss'][0]:.4f}"]
         for side, found in record["tune"].items()
     ]
     return "\n\n".join(
         [
             "## A published model through everything",
             "SmolLM2-135M-Instruct, from its GGUF file (Q4_1) through every command and back to GGUF. Times "
-            "are of whole commands with the start of Python, and memory is the peak of the process. Steps "
-            "without a peak ran inside the test. Each figure in the last column is one that the test checks. "
+            "are of the processor and of whole commands with the start of Python; memory is the peak of the "
+            "process. Steps without a peak ran inside the test. Each figure in the last column is one that "
+            "the test checks. "
             f"{record['threads']} threads; the machine also did other work (load average "
             f"{environment['load_average']:.1f}). Machine: {environment['processor']}. "
             f"Command: `python bench/{environment['command']}`.",
             table(["step", "time", "peak memory", "found"], rows),
             f"The same file answers a prompt of {record['prompt_tokens']} tokens with "
-            f"{record['reply_tokens']}, medians of {record['rounds']} processes. coterie and transformers "
-            "unpack it into float32; llama.cpp keeps the file's blocks.",
+            f"{record['reply_tokens']}: processor time, median (lowest to highest) of {record['rounds']} "
+            "processes of each in turns. coterie and transformers unpack it into float32; llama.cpp keeps "
+            "the file's blocks.",
             table(["", "load", "prompt", "reply", "peak memory"], answers),
             "One LoRA step on 1,024 tokens, rank 16 on attention and feed-forward, with the same first "
-            "factors and data in float32. The last column is the loss of the last step.",
+            "factors and data in float32, measured alike. The last column is the loss of the last step.",
             table(["", "step", "peak memory", "loss"], tuned),
         ]
     )
+
+
+def _spread(found: list[float]) -> str:
+    middle, low, high = found
+    return f"{middle:.2f} s ({low:.2f} to {high:.2f})"
 
 
 def _seconds(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,8 +13,8 @@ from coterie.checkpoints.directory import load_model
 from coterie.config import ConfigError, DataError, TrainingError
 from coterie.config.methods import CONTINUED_RATES, rate_for_size
 from coterie.config.run import CONTINUED_WARMUP, TrainConfig
-from coterie.data.build import prepare
-from coterie.data.heldout import retention_documents
+from coterie.data.build import Prepared, prepare
+from coterie.data.heldout import LEAST_MEASURED, HeldoutDocument, retention_documents
 from coterie.evaluate.bits import bits_per_byte
 from coterie.evaluate.tuning import score_retention
 from coterie.machine.processes import Processes
@@ -98,6 +98,11 @@ def test_the_rate_follows_the_size_and_the_start(place: Path, tmp_path: Path) ->
         assert TrainConfig.from_yaml(tmp_path / "config.yaml") == config
 
 
+def measured(prepared: Prepared, part: Literal["search", "final"]) -> list[HeldoutDocument]:
+    """The held-out texts of a run as short as these."""
+    return evaluation_documents(prepared, LEAST_MEASURED, part, cut=True)
+
+
 def test_the_report_measures_the_start_and_the_written_model(place: Path, tmp_path: Path) -> None:
     result = further(place, tmp_path / "out")
     assert result.model is not None and result.report is not None
@@ -107,9 +112,9 @@ def test_the_report_measures_the_start_and_the_written_model(place: Path, tmp_pa
     data = config.data.model_copy(update={"tokenizer": str(place / "start/model")})
     prepared = prepare(data, tmp_path / "out/data")
     assert prepared.reused
-    judging = evaluation_documents(prepared, 10**6, "final")
-    assert not {tuple(d.ids) for d in judging} & {tuple(d.ids) for d in evaluation_documents(prepared, 10**6)}
-    kept = retention_documents(str(place / "text"), prepared.tokenizer)
+    judging, choosing = (measured(prepared, part) for part in ("final", "search"))
+    assert not {tuple(d.ids) for d in judging} & {tuple(d.ids) for d in choosing}
+    kept = retention_documents(str(place / "text"), prepared.tokenizer, LEAST_MEASURED)
     for name, path in (("before", place / "start/model"), ("after", result.model)):
         model = load_model(path).model
         assert report["held_out_text"][name] == pytest.approx(
@@ -124,18 +129,18 @@ def test_the_report_measures_the_start_and_the_written_model(place: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "lr", "said"),
     [
-        ("other", ["best after step", "the model forgot more"]),
-        ("text", ["is not better than", "forgot more"]),
+        ("other", 0.2, ["best after step", "the model forgot more"]),
+        ("text", 1.0, ["is not better than", "forgot more"]),
     ],
 )
 def test_a_run_that_gets_worse_says_so_and_keeps_its_best_weights(
-    source: str, said: list[str], place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: str, lr: float, said: list[str], place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     # A rate that grows until it ruins the model. New text is best known after some steps, known text at once.
-    changes = {"optimiser": {"lr": 1.0}, "schedule": {"kind": "constant", "warmup_fraction": 1.0}}
+    changes = {"optimiser": {"lr": lr}, "schedule": {"kind": "constant", "warmup_fraction": 1.0}}
     data = {"sources": [str(place / source)], "row_length": 64, "heldout_fraction": 0.3}
     config = TrainConfig.from_dict(settings_of(place, out, eval_every=2, data=data, **changes))
     config.to_yaml(tmp_path / "run.yaml")
@@ -151,7 +156,7 @@ def test_a_run_that_gets_worse_says_so_and_keeps_its_best_weights(
     assert (f"after step {min(bits, key=lambda step: bits[step])}" in last[0]) == (source == "other")
     prepared = prepare(config.data.model_copy(update={"tokenizer": config.model["from"]}), out / "data")
     written = load_model(out / "model").model
-    found = heldout_bits(written, prepared, evaluation_documents(prepared, 10**6))
+    found = heldout_bits(written, prepared, measured(prepared, "search"))
     assert found == pytest.approx(min(bits.values()), rel=1e-6)
     model = (out / "model/model.safetensors").read_bytes()
     call("train", str(tmp_path / "run.yaml"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from coterie.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-RETENTION_TOKENS = 8192
-_RETENTION_LENGTH = 1024
+LEAST_MEASURED, MOST_MEASURED = 1024, 8192  # tokens
+_FEWEST = 8  # texts, if there are as many: enough for an interval
+_LONGEST = 1024  # tokens of a text not to be forgotten
 _RETENTION_SEED = 20_011  # differs from the quickstart's seeds: no model was trained on exactly these texts
 
 
@@ -34,11 +35,51 @@ class HeldoutDocument:
     ids: npt.NDArray[np.integer]
     num_bytes: int
 
+    @property
+    def positions(self) -> int:
+        """Its tokens, with the separator."""
+        return len(self.ids)
 
-def spread(documents: Sequence[HeldoutDocument], num_tokens: int) -> list[HeldoutDocument]:
-    """Every n-th document, with n chosen so that they hold about `num_tokens` tokens."""
-    total = sum(len(document.ids) for document in documents)
-    return list(documents[:: max(1, -(-total // num_tokens))])
+
+class _Positions(Protocol):
+    @property
+    def positions(self) -> int: ...
+
+
+Measurable = TypeVar("Measurable", bound=_Positions)
+
+
+def measured_tokens(trained: int) -> int:
+    """Tokens of each kind of text to measure on before and after training on `trained` tokens.
+
+    An eighth: two kinds, twice each, take a sixth of the training's time, as a token is read in a third of
+    the time that training on it takes. Measurements are of pairs, so few texts show a change.
+    """
+    return min(MOST_MEASURED, max(LEAST_MEASURED, trained // 8))
+
+
+def sample(
+    documents: Sequence[HeldoutDocument], num_tokens: int, tokenizer: Tokenizer
+) -> list[HeldoutDocument]:
+    """About `num_tokens` tokens of the documents: all, or some and of long ones only the beginning."""
+    if sum(document.positions for document in documents) <= num_tokens:
+        return list(documents)
+    longest = num_tokens // _FEWEST
+    return spread([_shortened(document, longest, tokenizer) for document in documents], num_tokens)
+
+
+def _shortened(document: HeldoutDocument, longest: int, tokenizer: Tokenizer) -> HeldoutDocument:
+    """The first `longest` tokens of a document, and how many bytes they are."""
+    if len(document.ids) <= longest:
+        return document
+    ids = document.ids[:longest]
+    return HeldoutDocument(document.slice, ids, len(tokenizer.decode(ids[1:].tolist()).encode()))
+
+
+def spread(texts: Sequence[Measurable], num_tokens: int) -> list[Measurable]:
+    """Every n-th text, with n chosen so that they hold about `num_tokens` tokens."""
+    total = sum(text.positions for text in texts)
+    return list(texts[:: max(1, -(-total // num_tokens))])
 
 
 def read_domains(
@@ -73,8 +114,8 @@ def read_domains(
     return documents
 
 
-def retention_documents(source: str, tokenizer: Tokenizer) -> list[HeldoutDocument]:
-    """About `RETENTION_TOKENS` tokens of text that a tuned model must not forget.
+def retention_documents(source: str, tokenizer: Tokenizer, num_tokens: int) -> list[HeldoutDocument]:
+    """About `num_tokens` tokens of text that a tuned model must not forget.
 
     Bits per byte are measured on them before and after tuning. `source`: `primer`, a text source, or `none`.
     Errors: `DataError` for a source that cannot be read.
@@ -91,10 +132,10 @@ def retention_documents(source: str, tokenizer: Tokenizer) -> list[HeldoutDocume
         spec, reading = SourceConfig(path=source), Reading(max_bytes=200_000)
     # Conversations are plain text here: a chat template may refuse some of them, which must not stop a run.
     found = list(read_sources([spec], reading))
-    documents = []
-    for document, tokens in zip(found, document_ids(found, tokenizer, plain=True), strict=True):
-        ids = np.asarray(tokens[:_RETENTION_LENGTH], dtype=np.int64)
-        # Bytes of the part that is scored: a long document is cut.
-        size = len(tokenizer.decode(ids[1:].tolist()).encode())
-        documents.append(HeldoutDocument(document.slice, ids, size))
-    return spread(documents, RETENTION_TOKENS)
+    documents = [
+        HeldoutDocument(document.slice, np.asarray(ids, dtype=np.int64), len(document.text.encode()))
+        for document, ids in zip(found, document_ids(found, tokenizer, plain=True), strict=True)
+    ]
+    return sample(
+        [_shortened(document, _LONGEST, tokenizer) for document in documents], num_tokens, tokenizer
+    )

@@ -16,6 +16,7 @@ from coterie.config.errors import DataError
 from coterie.config.tune import TuneConfig
 from coterie.data.examples import ExampleSet, read_all
 from coterie.data.findings import examine
+from coterie.data.heldout import measured_tokens, spread
 from coterie.data.rows import Row
 from coterie.data.split import split_examples
 from coterie.data.tokenised import (
@@ -44,6 +45,8 @@ _log = logging.getLogger("coterie")
 class TuneData:
     """Rows to train on and rows to evaluate on, with the examples they were packed from.
 
+    `held_out`: rows of the examples in `measured`, which are all of a file that `eval` names, else some of
+    the held-out ones, of about `num_measured_tokens` tokens.
     `objective`: the one asked for, or the one that suits the data for `auto`. `skipped`: the problems of
     examples that were left out. `format`: of the first file. `warnings`: what `coterie data lint` warns of.
     """
@@ -52,6 +55,8 @@ class TuneData:
     held_out: list[Row]
     examples: list[TokenExample]
     held_out_examples: list[TokenExample]
+    measured: list[TokenExample]
+    num_measured_tokens: int
     row_length: int
     batch_rows: int
     steps: int
@@ -69,8 +74,10 @@ class TuneData:
         """One line for people."""
         learnt = count_learnt(self.examples)
         filled = sum(example.positions for example in self.examples) / (len(self.rows) * self.row_length)
+        num_held, num_measured = len(self.held_out_examples), len(self.measured)
+        part = f" ({num_measured:,} of them measured)" if num_measured < num_held else ""
         return (
-            f"{len(self.examples):,} examples ({self.format}), {len(self.held_out_examples):,} held out; "
+            f"{len(self.examples):,} examples ({self.format}), {num_held:,} held out{part}; "
             f"{self.num_tokens:,} tokens, {learnt / max(1, self.num_tokens):.0%} learnt; "
             f"{len(self.rows):,} rows of {self.row_length}, {filled:.0%} full; "
             f"{self.steps:,} steps of {self.batch_rows} rows"
@@ -104,12 +111,19 @@ def prepare_examples(
     row_length = limit if config.row_length else min(limit, max(32, -(-longest // 16) * 16))
     rows = pack(train, row_length, tokenizer.eos_id, tokenised.judged, config.packing)
     batch_rows = config.batch_rows or max(1, min(STEP_TOKENS // row_length, len(rows) // 8))
-    steps = config.steps or max(1, round(config.epochs * len(rows) / (batch_rows * config.accumulate)))
+    step_rows = batch_rows * config.accumulate
+    steps = config.steps or max(1, round(config.epochs * len(rows) / step_rows))
+    budget = measured_tokens(round(count_tokens(train) * steps * step_rows / len(rows)))
+    measured = held_out
+    if not isinstance(config.eval, str):
+        measured = spread(held_out, budget)
     return TuneData(
         rows,
-        pack(held_out, row_length, tokenizer.eos_id, tokenised.judged) if held_out else [],
+        pack(measured, row_length, tokenizer.eos_id, tokenised.judged) if measured else [],
         train,
         held_out,
+        measured,
+        budget,
         row_length,
         batch_rows,
         steps,

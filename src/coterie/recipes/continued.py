@@ -12,11 +12,11 @@ from coterie.checkpoints.directory import load_state_into
 from coterie.checkpoints.tensor_writer import write_model_files
 from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared
-from coterie.data.heldout import retention_documents
+from coterie.data.heldout import measured_tokens, retention_documents
 from coterie.evaluate.bits import DocumentScore
 from coterie.evaluate.tuning import change, score_retention
 from coterie.nn.transformer import Transformer
-from coterie.recipes.heldout import CONTINUED_EVAL_TOKENS, evaluation_documents, heldout_scores
+from coterie.recipes.heldout import evaluation_documents, heldout_scores
 from coterie.recipes.pretrainer import stated_training
 from coterie.recipes.retention import require_remembered
 from coterie.recipes.tune_report import with_report
@@ -40,12 +40,16 @@ class Continued:
     """The measurements around a run from a given model. Created before the first step.
 
     Held-out text of the new data: half of it chooses the best evaluation, the other half judges the result.
+    `choosing`, `judging`: these texts.
     """
 
     def __init__(self, config: TrainConfig, prepared: Prepared, trainer: Trainer, model: Transformer) -> None:
         self.config, self.prepared, self.trainer, self.model = config, prepared, trainer, model
-        self.judging = evaluation_documents(prepared, CONTINUED_EVAL_TOKENS, "final")
-        self.retained = retention_documents(config.retention, prepared.tokenizer)
+        step_tokens = config.batch_rows * config.accumulate * prepared.row_length
+        num_tokens = measured_tokens(trainer.steps * step_tokens)
+        self.choosing = evaluation_documents(prepared, num_tokens, "search", cut=True)
+        self.judging = evaluation_documents(prepared, num_tokens, "final", cut=True)
+        self.retained = retention_documents(config.retention, prepared.tokenizer, num_tokens)
         self.best = KeepBest(
             Path(config.out) / "best",
             "heldout_bits_per_byte",

@@ -6,26 +6,30 @@ from collections.abc import Sequence
 from typing import Literal
 
 from coterie.data.build import Prepared
-from coterie.data.heldout import HeldoutDocument, spread
+from coterie.data.heldout import HeldoutDocument, sample, spread
 from coterie.evaluate.bits import DocumentScore, bits_per_byte, score_documents
 from coterie.nn.transformer import Transformer
 
 EVAL_TOKENS = 32768
-# For a given model: its changes are measured in pairs, which needs fewer texts, and it may be large.
-CONTINUED_EVAL_TOKENS = 8192
 
 
 def evaluation_documents(
-    prepared: Prepared, max_tokens: int, part: Literal["search", "final"] = "search"
+    prepared: Prepared,
+    max_tokens: int,
+    part: Literal["search", "final"] = "search",
+    cut: bool = False,
 ) -> list[HeldoutDocument]:
     """Some of the held-out documents, spread evenly, of about `max_tokens` tokens.
+
+    `cut`: where not all fit, take only the beginnings of long ones, so that there are several.
 
     `search` and `final` share no document (unless there is only one), so that no document both chooses a
     setting and judges its result.
     """
     everything = prepared.heldout_documents()
     documents = everything[1::2] if part == "search" else everything[::2]
-    return spread(documents or everything, max_tokens)
+    documents = documents or everything
+    return sample(documents, max_tokens, prepared.tokenizer) if cut else spread(documents, max_tokens)
 
 
 def heldout_scores(

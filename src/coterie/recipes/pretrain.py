@@ -20,7 +20,7 @@ from coterie.data.build import Prepared, prepare
 from coterie.machine.system import peak_memory_bytes
 from coterie.nn.transformer import Transformer
 from coterie.recipes.continued import Continued, evaluation_interval
-from coterie.recipes.heldout import CONTINUED_EVAL_TOKENS, EVAL_TOKENS, evaluation_documents, heldout_bits
+from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents, heldout_bits
 from coterie.recipes.pretrainer import pretrainer, stated_training
 from coterie.recipes.run import Run, execute, open_run
 from coterie.results.tuning import TuningRecord
@@ -66,7 +66,7 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
         model = trainer.model
         assert isinstance(model, Transformer)
         continued = Continued(config, prepared, trainer, model) if "from" in config.model else None
-        documents = evaluation_documents(prepared, CONTINUED_EVAL_TOKENS if continued else EVAL_TOKENS)
+        documents = continued.choosing if continued else evaluation_documents(prepared, EVAL_TOKENS)
 
         def read(checkpoint: Path) -> None:
             _check_same_text(checkpoint, prepared)

@@ -78,7 +78,7 @@ def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run:
         run = build_run(config, processes)
         tuned, trainer, config = run.tuned, run.trainer, run.config
         check_same(config, run.stated, run.inputs)  # before the measurements, which take time
-        documents = retention_documents(config.retention, tuned.tokenizer)
+        documents = retention_documents(config.retention, tuned.tokenizer, run.data.num_measured_tokens)
         before = measure(tuned, run.data, documents)
         plan = log_plan(run)
         shell = Run(

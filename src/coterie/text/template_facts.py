@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from coterie.config.errors import DataError
 from coterie.text.messages import Message, TextPart, ToolCall, long_id, short_id
-from coterie.text.rendering import GIVEN, render, shipped_names
+from coterie.text.rendering import GIVEN, render
 
 if TYPE_CHECKING:
     from coterie.text.tokenizer import Tokenizer
@@ -91,8 +91,8 @@ class TemplateFacts:
         # Reasoning of earlier turns is left out by design; `render_ids` looks at what is to be learnt.
         for kind in (kind for kind in self.lost(messages, tools) if kind in words):
             return (
-                f"chat template: {words[kind]}; give another one with --template "
-                f"({', '.join(shipped_names())}) or remove them"
+                f"chat template: {words[kind]}; give one that shows them (--template chatml, or a file) or "
+                "remove them"
             )
         return None
 

@@ -96,7 +96,7 @@ def test_the_whole_comparison(dense: str, tmp_path: Path, monkeypatch: pytest.Mo
     """The shortest training, through the command: both trained alike, and a verdict on this model."""
 
     def short(plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, _: float) -> Plan:
-        return plan.model_copy(update={"sweeps": timed(configs, prepared), "tokens": 12 * 4 * 256})
+        return plan.model_copy(update={"sweeps": timed(configs, prepared, 60), "tokens": 12 * 4 * 256})
 
     monkeypatch.setattr(run, "_decide", short)
     text = tmp_path / "text"

@@ -10,8 +10,8 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import ConfigError
 from coterie.config.methods import CONTINUED_RATES, rate_for_size
 from coterie.config.run import CONTINUED_WARMUP, TrainConfig
+from coterie.data.heldout import measured_tokens
 from coterie.plan.counts import count_parameters
-from coterie.recipes.heldout import CONTINUED_EVAL_TOKENS
 from coterie.recipes.quickstart.plan import ROW_LENGTH, Plan
 from coterie.recipes.quickstart.twins import settings
 from coterie.recipes.surgery import Operation, operate
@@ -24,9 +24,14 @@ _log = logging.getLogger("coterie")
 UPCYCLING: dict[str, Any] = {"num_experts": 8, "top_k": 2, "split": 2, "variation": "copy"}
 BATCH_ROWS = 4
 BYTES_PER_MINUTE = 500_000
-# The measurements around a run from a given model, in tokens of training that take as long: about seven of
-# them, and scoring a token takes a third of training on it.
-EVALUATED_TOKENS = 7 * CONTINUED_EVAL_TOKENS // 3
+# About seven measurements around a run from a given model; reading a token takes a third of training on it.
+_MEASURED = 7 / 3
+
+
+def affordable_tokens(tokens: int) -> int:
+    """The tokens to train on in the time of `tokens`, measurements included."""
+    # Solves trained + _MEASURED * measured = tokens, where an eighth is measured.
+    return tokens - int(_MEASURED * measured_tokens(int(tokens / (1 + _MEASURED / 8))))
 
 
 def pair_from(plan: Plan, start: str, out: Path) -> dict[str, TrainConfig]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -72,12 +73,12 @@ def sweep(
     return sweeps
 
 
-def timed(configs: Mapping[str, TrainConfig], prepared: Prepared) -> dict[str, Sweep]:
-    """The speed of each model at the learning rate of its settings, without a search."""
+def timed(configs: Mapping[str, TrainConfig], prepared: Prepared, seconds: float) -> dict[str, Sweep]:
+    """The speed of each model at the learning rate of its settings, without a search, in about `seconds`."""
     return {
         name: Sweep(
             points=(),
-            seconds_per_token=_seconds_per_step(config, prepared)
+            seconds_per_token=_seconds_per_step(config, prepared, seconds / len(configs))
             / (config.batch_rows * config.accumulate * prepared.row_length),
             fixed=config.optimiser.lr,
         )
@@ -85,11 +86,13 @@ def timed(configs: Mapping[str, TrainConfig], prepared: Prepared) -> dict[str, S
     }
 
 
-def _seconds_per_step(config: TrainConfig, prepared: Prepared) -> float:
-    """The mean time of a few steps after the first."""
+def _seconds_per_step(config: TrainConfig, prepared: Prepared, seconds: float = math.inf) -> float:
+    """The mean time of a few steps after the first; of a slow model, of those that fit into `seconds`."""
     trainer = pretrainer(config.with_overrides([f"steps={_WARM_STEPS}", "tokens=null"]), prepared)
+    begun = time.perf_counter()
     trainer.step()
     started = time.perf_counter()
-    for _ in range(_WARM_STEPS - 1):
+    while True:
         trainer.step()
-    return (time.perf_counter() - started) / (_WARM_STEPS - 1)
+        if trainer.step_count == _WARM_STEPS or time.perf_counter() - begun > seconds:
+            return (time.perf_counter() - started) / (trainer.step_count - 1)

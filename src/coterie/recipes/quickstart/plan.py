@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,15 @@ def take_up(plan: Plan, out: Path) -> Plan:
     return before
 
 
-def check_budget(tokens: int, step_tokens: int, plan: Plan) -> None:
-    """Refuse too short a training. Errors: `TrainingError` when `tokens` are fewer than ten steps take."""
-    if tokens < MIN_STEPS * step_tokens:
+def check_budget(tokens: int, step_tokens: int, plan: Plan, per_minute: float) -> None:
+    """Refuse too short a training. `per_minute`: tokens that each further minute trains on.
+
+    Errors: `TrainingError` when `tokens` are fewer than ten steps take.
+    """
+    missing = MIN_STEPS * step_tokens - tokens
+    if missing > 0:
         raise TrainingError(
-            f"only {max(tokens, 0):,} tokens fit into what is left of {plan.minutes:g} minutes; give "
-            "more --minutes"
+            f"only {max(tokens, 0):,} tokens fit into what is left of {plan.minutes:g} minutes, and "
+            f"{MIN_STEPS} steps take {MIN_STEPS * step_tokens:,}; give about "
+            f"--minutes {math.ceil(plan.minutes + missing / per_minute)}"
         )

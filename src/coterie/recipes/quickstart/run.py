@@ -15,7 +15,7 @@ from coterie.data.build import Prepared, prepare
 from coterie.machine.facts import machine_words, versions
 from coterie.machine.glibc import keep_freed_memory
 from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents
-from coterie.recipes.quickstart.from_model import EVALUATED_TOKENS, pair_from
+from coterie.recipes.quickstart.from_model import affordable_tokens, pair_from
 from coterie.recipes.quickstart.lr_sweep import sweep, timed
 from coterie.recipes.quickstart.measure import compare
 from coterie.recipes.quickstart.plan import TWINS, Plan, check_budget, take_up
@@ -31,6 +31,7 @@ _log = logging.getLogger("coterie")
 
 _COMPARE_SHARE = 0.18  # of the whole time: scoring, speed, tuning, report
 _SWEEP_SHARE = 0.2  # of what is left after the text is prepared
+_TIMING_SHARE = 0.1  # of the whole time, for a given model
 _SLACK = 0.9  # of the training time: evaluations, saving, and a machine that slows down
 
 
@@ -95,12 +96,14 @@ def _decide(plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, 
         documents = evaluation_documents(prepared, EVAL_TOKENS)
         sweeps = sweep(configs, prepared, documents, _SWEEP_SHARE * (end - time.monotonic()))
     else:
-        sweeps = timed(configs, prepared)
+        sweeps = timed(configs, prepared, _TIMING_SHARE * 60 * plan.minutes)
     per_token = sum(part.seconds_per_token for part in sweeps.values())
-    tokens = int(max(0.0, end - time.monotonic()) * _SLACK / per_token)
+    tokens = int((end - time.monotonic()) * _SLACK / per_token)
     if plan.start is not None:
-        tokens -= EVALUATED_TOKENS
-    check_budget(tokens, configs["moe"].batch_rows * prepared.row_length, plan)
+        tokens = affordable_tokens(tokens)
+    # Of a further minute, a part goes to the search or to the measurements around the training.
+    per_minute = 60 * (1 - _COMPARE_SHARE) * _SLACK * (1 - _SWEEP_SHARE) / per_token
+    check_budget(tokens, configs["moe"].batch_rows * prepared.row_length, plan, per_minute)
     _log.info(f"both will see {tokens:,} tokens")
     return plan.model_copy(
         update={"sweeps": sweeps, "tokens": tokens, "seconds_before": time.monotonic() - started}
