@@ -10,9 +10,10 @@ that after its imports.
     python bench/load.py --gguf q4_k_m [--gigabytes 1] [--repeats 5]
 
 With `--int4` the first model's matrices are in 4 bits (compressed-tensors, groups of 32): coterie widens them
-to bfloat16, or keeps their codes.
+to bfloat16, or keeps their codes; transformers, with the package compressed-tensors on the path, keeps the
+codes of attention and widens the experts.
 
-    python bench/load.py --int4 [--gigabytes 2] [--repeats 5]
+    PYTHONPATH=... python bench/load.py --int4 [--gigabytes 2] [--repeats 5]
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 from common import RESULTS, environment, median, median_ratio, resident, write_json
 
 SIDES = ("coterie", "transformers")
-INT4_SIDES = ("coterie", "coterie, int4")
+INT4_SIDES = ("coterie", "coterie, int4", "transformers")
 GGUF_SIDES = ("coterie", "coterie, int4", "transformers", "llama.cpp")
 
 
@@ -86,10 +87,11 @@ def pack_int4(path: Path, group: int = 32) -> None:
     (path / "model.safetensors.index.json").unlink(missing_ok=True)
     files = sorted(path.glob("*.safetensors"))
     names = {name: file.name for file in files for name in load_file(file)}
-    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
     weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
     groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
     method = {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+    method |= {"quantization_status": "compressed", "ignore": ["lm_head"]}
     config = json.loads((path / "config.json").read_text()) | {"quantization_config": method}
     (path / "config.json").write_text(json.dumps(config))
 
@@ -232,7 +234,7 @@ def main() -> None:
         "sides": {
             side: {name: median(values) for name, values in found.items()} for side, found in figures.items()
         },
-        "ratios": ratios.get("transformers", ratios) if not options.gguf else ratios,
+        "ratios": ratios if options.gguf or options.int4 else ratios["transformers"],
     }
     print(record["ratios"])
     out = options.out or RESULTS / (

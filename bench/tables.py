@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from markup import table
-from tables_gguf import gguf_blocks, gguf_load
+from tables_gguf import gguf_blocks, gguf_load, int4_load
 from tables_operations import operations
 from tables_real import real_model
 
@@ -356,6 +356,7 @@ def render() -> str:
         ("forward.json", forward),
         ("load.json", load_time),
         ("load_gguf.json", gguf_load),
+        ("load_int4.json", int4_load),
         ("gguf_blocks.json", gguf_blocks),
         ("bf16_agreement.json", bf16_agreement),
         ("tune.json", tune),

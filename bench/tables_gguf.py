@@ -1,4 +1,4 @@
-"""Sections of docs/results.md about reading GGUF files; `bench/tables.py` puts them on the page."""
+"""Sections of docs/results.md about reading quantised files; `bench/tables.py` puts them on the page."""
 
 from __future__ import annotations
 
@@ -25,14 +25,6 @@ def gguf_blocks(record: dict[str, Any]) -> str:
 
 def gguf_load(record: dict[str, Any]) -> str:
     """One row per side, one of ratios per other side."""
-    rows = [
-        [side, f"{found['seconds']:.2f} s", f"{found['peak_bytes'] / 1e9:.2f} GB"]
-        for side, found in record["sides"].items()
-    ]
-    rows += [
-        [f"coterie : {side}", f"{ratio['seconds']:.2f}", f"{ratio['peak_bytes']:.2f}"]
-        for side, ratio in record["ratios"].items()
-    ]
     environment = record["environment"]
     return (
         "## Loading GGUF\n\n"
@@ -41,5 +33,33 @@ def gguf_load(record: dict[str, Any]) -> str:
         f"medians of {record['repeats']} rounds, one thread. coterie and transformers unpack it into "
         "bfloat16. In the second row coterie rounds it to int4 while reading; llama.cpp keeps the file's "
         f"blocks. The machine also did other work (load average {environment['load_average']:.1f}). "
-        f"Command: `python bench/{environment['command']}`.\n\n" + table(["", "time", "peak memory"], rows)
+        f"Command: `python bench/{environment['command']}`.\n\n" + _sides(record)
     )
+
+
+def int4_load(record: dict[str, Any]) -> str:
+    """One row per side, one of ratios per other side."""
+    environment = record["environment"]
+    return (
+        "## Loading int4\n\n"
+        f"A mixture of experts of {record['parameters']:,} parameters whose matrices are in 4 bits "
+        f"(compressed-tensors, groups of 32), {record['file_bytes'] / 1e9:.2f} GB of shards, fresh "
+        f"processes, files in page cache, medians of {record['repeats']} rounds. In the first row "
+        "coterie widens all to bfloat16, in the second it keeps the codes. transformers with "
+        "compressed-tensors keeps the codes of attention and widens the experts, which are most of the "
+        "model. The machine also did other work (load average "
+        f"{environment['load_average']:.1f}). Command: `python bench/{environment['command']}`.\n\n"
+        + _sides(record)
+    )
+
+
+def _sides(record: dict[str, Any]) -> str:
+    rows = [
+        [side, f"{found['seconds']:.2f} s", f"{found['peak_bytes'] / 1e9:.2f} GB"]
+        for side, found in record["sides"].items()
+    ]
+    rows += [
+        [f"coterie : {side}", f"{ratio['seconds']:.2f}", f"{ratio['peak_bytes']:.2f}"]
+        for side, ratio in record["ratios"].items()
+    ]
+    return table(["", "time", "peak memory"], rows)

@@ -79,6 +79,60 @@ def test_an_adapter_names_its_base_on_the_hub(hub: FakeHub, cache: Path, tmp_pat
     assert Checkpoint.open(adapter_base(tmp_path / "adapter")).path == base.path
 
 
+def test_an_adapter_of_the_hub_is_applied_and_served_at_its_revision(
+    hub: FakeHub,
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """For `chat` and `serve`; offline from the cache, and one line for one that is not there."""
+    from huggingface_hub import constants
+
+    from coterie.adapters.attach import attach
+    from coterie.adapters.files import save_adapter
+    from coterie.checkpoints.checkpoint import Checkpoint
+    from coterie.cli.served import Loading, host_of, wanted_models
+    from coterie.config import AdapterConfig
+    from coterie.hosting.settings import ServeSettings
+    from coterie.infer.model import load
+    from tests.adapters.test_attach import randomise_factors
+
+    put(hub, tmp_path)
+    base = Checkpoint.open("some/model")
+    commits = []
+    for number in range(2):
+        model = base.load(dtype="float32").model
+        attach(model, AdapterConfig(rank=2 + number))
+        randomise_factors(model)
+        folder = tmp_path / f"adapter{number}"
+        save_adapter(folder, model, base, probes=False)
+        kept = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+        commits.append(hub.put("an/adapter", kept, mark=str(number)))
+        hub.models["an/adapter"].setdefault("v1", hub.models["an/adapter"]["main"])
+    pinned = f"an/adapter@{commits[0]}"
+    ids = [5, 6, 7, 8]
+    plain = load("some/model", "float32", "cpu").logits(ids)
+    for name, local in (("an/adapter", "adapter1"), (pinned, "adapter0"), ("an/adapter@v1", "adapter0")):
+        found = load("some/model", "float32", "cpu", adapter=name).logits(ids)
+        assert found.equal(load("some/model", "float32", "cpu", adapter=tmp_path / local).logits(ids))
+        assert not found.equal(plain)
+    (wanted,) = wanted_models(["some/model"], None, [], ["an/adapter", f"old={pinned}"], [])
+    host = host_of([wanted], ServeSettings(port=0, page=False), Loading("float32"), None)
+    paths = host.default.adapter_paths
+    assert {name: path.name for name, path in paths.items()} == {"adapter": commits[1], "old": commits[0]}
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert (
+        load("some/model", "float32", "cpu", adapter=pinned)
+        .logits(ids)
+        .equal(load("some/model", "float32", "cpu", adapter=tmp_path / "adapter0").logits(ids))
+    )
+    capsys.readouterr()
+    error = fails(capsys, "chat", "some/model", "--adapter", "no/adapter")
+    assert "no/adapter: HF_HUB_OFFLINE is set; unset it, or give a local directory" in error
+    assert "leave out --adapter" in fails(capsys, "chat", "http://127.0.0.1:1", "--adapter", "an/adapter")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 def test_a_pull_resumes_after_a_signal(hub: FakeHub, tmp_path: Path, number: signal.Signals):

@@ -39,6 +39,7 @@ class FakeHub:
     connection gives before it ends. `stated`: file -> the SHA-256 that is stated instead of the right one.
     `down`: whether every request fails with 503. `last`: the file after which
     it is.
+    `most`: bytes of one answer; a larger one is refused.
     `pace`: seconds between two megabytes. `seen`: (method, path, Range header) of each request.
     """
 
@@ -50,6 +51,7 @@ class FakeHub:
     down: bool = False
     last: str | None = None
     pace: float = 0.0
+    most: int = 2**62
     seen: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -153,11 +155,14 @@ class FakeHub:
             headers |= {"X-Linked-Etag": f'"{self._etag(name, content)}"', "X-Linked-Size": str(len(content))}
         if name == self.last and request.command == "GET":
             self.down = True
-        first = int((request.headers["Range"] or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        start, _, last = (request.headers["Range"] or "bytes=0-").removeprefix("bytes=").partition("-")
+        first, end = int(start), int(last) + 1 if last else len(content)
+        if request.command == "GET" and end - first > self.most:
+            return _reply(request, 400, b"too large")
         status = 200
         if request.headers["Range"]:
-            status, headers["Content-Range"] = 206, f"bytes {first}-{len(content) - 1}/{len(content)}"
-        _reply(request, status, content[first:], headers, self.broken.get(name), self.pace)
+            status, headers["Content-Range"] = 206, f"bytes {first}-{end - 1}/{len(content)}"
+        _reply(request, status, content[first:end], headers, self.broken.get(name), self.pace)
 
 
 def _reply(

@@ -88,6 +88,23 @@ def test_a_download_that_failed_is_resumed_by_the_next_one(hub: FakeHub, cache: 
     assert not list(storage.rglob("*.incomplete"))
 
 
+def test_a_file_larger_than_one_answer_comes_in_pieces_and_is_resumed(
+    hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "MAX_HTTP_DOWNLOAD_SIZE", 4000)
+    hub.put("some/model", {"model.safetensors": WEIGHTS})
+    hub.most, hub.broken["model.safetensors"], hub.last = 4000, 1500, "model.safetensors"
+    with pytest.raises(CheckpointError, match="the hub answered 503"):
+        get("some/model")
+    hub.down, hub.last = False, None
+    hub.broken.clear()
+    hub.seen.clear()
+    assert (get("some/model") / "model.safetensors").read_bytes() == WEIGHTS
+    assert hub.requests("/model.safetensors") == ["bytes=1500-5499", "bytes=5500-9499", "bytes=9500-"]
+
+
 def test_another_process_that_fetches_the_same_file_is_named(hub: FakeHub, cache: Path):
     from coterie.config.temporaries import locked
 

@@ -27,8 +27,10 @@ from coterie.adapters.own_templates import adopt_templates
 from coterie.adapters.patch import Patch, apply_patches, check_patch_base, is_patch, patch_base, read_patch
 from coterie.adapters.peft_layouts import Layout
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.locate import locate
 from coterie.checkpoints.quantise import is_rounded
 from coterie.config import ConfigError
+from coterie.hub.names import HubName
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.transformer import Transformer
@@ -41,6 +43,15 @@ _log = logging.getLogger("coterie")
 def is_variant(path: str | Path) -> bool:
     """Whether a path is the directory of an adapter or of an expert patch rather than a model's."""
     return is_adapter(path) or is_patch(path)
+
+
+def find_variant(path: str | Path) -> Path:
+    """The directory of an adapter or patch: a local one, or a hub id (`owner/name@revision`), fetched.
+
+    Errors: `CheckpointError` when the hub does not deliver it.
+    """
+    local = Path(path).expanduser()
+    return local if local.exists() or HubName.parse(str(path)) is None else locate(path)
 
 
 def base_of(path: str | Path) -> str:

@@ -12,6 +12,7 @@ import typer
 from coterie.cli.connect import connect, recommended
 from coterie.cli.options import (
     REPLY,
+    Adapter,
     Dtype,
     Json,
     KeyFile,
@@ -98,6 +99,7 @@ def chat(
     seed: Seed = None,
     dtype: Dtype = "float32",
     quant: Weights = None,
+    adapter: Adapter = None,
     template: Template = None,
     api_key_file: KeyFile = None,
     served: Served = None,
@@ -107,7 +109,7 @@ def chat(
     from coterie.agents.terminal import Terminal
     from coterie.text.printable import printable
 
-    with connect(model, dtype, api_key_file, served, template, quant) as speaker:
+    with connect(model, dtype, api_key_file, served, template, quant, adapter) as speaker:
         interactive = sys.stdin.isatty()
         if interactive:
             print(

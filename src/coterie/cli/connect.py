@@ -23,6 +23,7 @@ def connect(
     served: str | None,
     template: str | None = None,
     quant: str | None = None,
+    adapter: str | None = None,
 ) -> Iterator[RemoteSpeaker]:
     """A server at an address, or a checkpoint (directory or hub id) answered in this process.
 
@@ -38,6 +39,8 @@ def connect(
     if is_url(target):
         if template is not None:
             raise ConfigError(f"{target}: a server has its own chat template; leave out --template")
+        if adapter is not None:
+            raise ConfigError(f"{target}: a server has its own adapters; leave out --adapter, take --served")
         if quant is not None:
             raise ConfigError(f"{target}: a server chooses what it holds weights in; leave out --quant")
         with address(target, key_file) as endpoint:
@@ -50,7 +53,7 @@ def connect(
     from coterie.infer.model import load
     from coterie.serve.inprocess import endpoint as in_process
 
-    model = load(target, dtype=dtype, template=template, quant=quant or "stored")
+    model = load(target, dtype=dtype, adapter=adapter, template=template, quant=quant or "stored")
     model.sampling = recommended(model)
     # A day: nobody else waits for this model, and a slow machine may take long.
     with contextlib.closing(in_process(model, label=target, request_timeout=86400.0)) as local:

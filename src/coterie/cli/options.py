@@ -59,6 +59,12 @@ Template = Annotated[
     str | None,
     typer.Option(help=f"Another chat template: a file, or {TEMPLATES}.", rich_help_panel=CONNECTION),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        help="An adapter or expert patch to apply: a directory or a hub id.", rich_help_panel=CONNECTION
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=CONNECTION)]
 Weights = Annotated[
     str | None,

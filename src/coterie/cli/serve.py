@@ -69,7 +69,8 @@ def serve(
     adapter: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=DIR of an adapter or patch to serve too; of several models MODEL:NAME=DIR.",
+            help="NAME=DIR of an adapter or patch to serve too, or a hub id; of several models "
+            "MODEL:NAME=DIR.",
             rich_help_panel=WHAT,
         ),
     ] = None,

@@ -68,7 +68,7 @@ def wanted_models(
         short, mark, model = alias.partition("=")
         owner = found[0] if len(found) == 1 else _owner(by_name, model if mark else "", f"--alias {alias}")
         owner.aliases.append(alias if len(found) == 1 else short)
-    for option, values in (("--adapter", adapters), ("--profile", profiles)):
+    for option, values in (("--adapter", list(map(_named, adapters))), ("--profile", profiles)):
         for key, path in named_paths(list(values), option).items():
             model, mark, short = key.rpartition(":")
             owner = found[0] if len(found) == 1 else _owner(by_name, model, f"{option} {key}")
@@ -119,6 +119,7 @@ def known(one: Wanted) -> tuple[ModelCard, Checkpoint]:
 
 
 def _offer(one: Wanted, settings: ServeSettings, metrics: Metrics, form: Loading) -> Offer:
+    from coterie.adapters.apply import find_variant
     from coterie.checkpoints.tensor_writer import as_dtype
     from coterie.config import Precision
     from coterie.hosting.host import Offer
@@ -132,7 +133,8 @@ def _offer(one: Wanted, settings: ServeSettings, metrics: Metrics, form: Loading
     else:
         weights = count_parameters(checkpoint.config).total * as_dtype(form.dtype).itemsize
     load = partial(_load, one, settings, metrics, form)
-    return Offer(card, weights + settings.prefix_cache_mb * 2**20, load, dict(one.adapters))
+    found = {name: find_variant(path) for name, path in one.adapters.items()}
+    return Offer(card, weights + settings.prefix_cache_mb * 2**20, load, found)
 
 
 def _load(one: Wanted, settings: ServeSettings, metrics: Metrics, form: Loading) -> Service:
@@ -145,6 +147,14 @@ def _load(one: Wanted, settings: ServeSettings, metrics: Metrics, form: Loading)
     for name, file in one.profiles.items():
         service.profiles[name] = read_profile(service, file)
     return service
+
+
+def _named(adapter: str) -> str:
+    """`NAME=PATH` of an adapter; a hub id alone is called what it is there, without its owner."""
+    from coterie.hub.names import HubName
+
+    named = None if Path(adapter).exists() else HubName.parse(adapter)
+    return adapter if named is None else f"{named.repo.partition('/')[2]}={adapter}"
 
 
 def _owner(by_name: Mapping[str, Wanted], model: str, option: str) -> Wanted:

@@ -8,6 +8,7 @@ leaves a file that no later call finds. So bytes go to `NAME.coterie.incomplete`
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from coterie.hub.failures import HubError, hub_error
 from coterie.hub.listing import Listing, RemoteFile
 from coterie.hub.meter import Halted, Meter
 from coterie.report.words import size
+
+_log = logging.getLogger("coterie")
 
 _AT_ONCE = 4
 _INCOMPLETE = ".coterie.incomplete"
@@ -59,14 +62,7 @@ def fetch_all(listing: Listing, wanted: Mapping[Path, RemoteFile]) -> None:
 
     Errors: `HubError` for the first that fails; what has arrived of the others is kept for the next call.
     """
-    from huggingface_hub import constants
-
-    # The hub gives larger files to its own client alone (Xet), which cannot resume them.
-    wanted = {
-        target: file
-        for target, file in wanted.items()
-        if file.size <= constants.MAX_HTTP_DOWNLOAD_SIZE and _held(target, file, whole=True) < file.size
-    }
+    wanted = {target: file for target, file in wanted.items() if _held(target, file, whole=True) < file.size}
     meter = Meter(f"fetching {listing.name}", sum(file.size for file in wanted.values()))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         tasks = [pool.submit(_fetch, listing, file, target, meter) for target, file in wanted.items()]
@@ -98,6 +94,9 @@ def _held(target: Path, file: RemoteFile, whole: bool = False) -> int:
 
 
 def _fetch(listing: Listing, file: RemoteFile, target: Path, meter: Meter) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
+
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_of(target)
     with partial.open("ab") as stream:
@@ -108,7 +107,16 @@ def _fetch(listing: Listing, file: RemoteFile, target: Path, meter: Meter) -> No
         if stream.tell() > file.size:
             stream.truncate(0)
         meter.keep(stream.tell())
-        _receive(listing, file, stream, meter)
+        try:
+            _receive(listing, file, stream, meter)
+        except HfHubHTTPError as error:
+            if file.size <= constants.MAX_HTTP_DOWNLOAD_SIZE or stream.tell():
+                raise
+            _log.info(
+                "%s: is given to the hub's own client alone (%s), which cannot resume it", file.name, error
+            )
+            partial.unlink()
+            return
     if not right_digest(partial, file.digest):
         partial.unlink()
         raise HubError(
@@ -121,9 +129,12 @@ def _fetch(listing: Listing, file: RemoteFile, target: Path, meter: Meter) -> No
 
 
 def _receive(listing: Listing, file: RemoteFile, stream: Any, meter: Meter) -> None:
-    """Append the missing bytes. A connection that breaks is opened again while each one brings something."""
+    """Append the missing bytes. A connection that breaks is opened again while each one brings something.
+
+    A large file comes in pieces: one answer holds up to 50 GB.
+    """
     import httpx2
-    from huggingface_hub import hf_hub_url
+    from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
@@ -131,6 +142,11 @@ def _receive(listing: Listing, file: RemoteFile, stream: Any, meter: Meter) -> N
     headers = build_hf_headers(library_name="coterie", headers={"Accept-Encoding": "identity"})
     while True:
         before = stream.tell()
+        end = min(file.size, before + constants.MAX_HTTP_DOWNLOAD_SIZE)
+        if end < file.size:
+            headers["Range"] = f"bytes=0-{end - 1}"  # the client puts the place to go on from into it
+        else:
+            headers.pop("Range", None)
         try:
             bar: Any = meter.bar
             http_get(
@@ -138,11 +154,12 @@ def _receive(listing: Listing, file: RemoteFile, stream: Any, meter: Meter) -> N
                 stream,
                 resume_size=before,
                 headers=headers,
-                expected_size=file.size,
+                expected_size=end,
                 displayed_filename=file.name,
                 tqdm_class=bar,
             )
-            return
+            if end == file.size:
+                return
         except Halted:
             raise
         except httpx2.ReadError:

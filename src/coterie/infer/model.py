@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.adapters.apply import apply_in_place, base_of, is_variant
+from coterie.adapters.apply import apply_in_place, base_of, find_variant, is_variant
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import travelling
 from coterie.checkpoints.directory import save_model
@@ -257,10 +257,11 @@ def load(
 ) -> LanguageModel:
     """Read a checkpoint directory or a hub id. `device` auto: the GPU if there is one.
 
-    `check`: run the stored probes. `adapter`: a directory of LoRA factors (ours or PEFT's) or an expert patch
-    to apply; given as `path`, such a directory loads the base that it names and is applied to it. A reply
-    ends with the tokenizer's stop tokens and those of generation_config.json, whose sampling settings are the
-    defaults of the replies. `template`: another chat template, a file or the name of a shipped one.
+    `check`: run the stored probes. `adapter`: LoRA factors (ours or PEFT's) or an expert patch to apply, a
+    directory or a hub id; given as `path`, such a directory loads the base that it names and is applied to
+    it. A reply ends with the tokenizer's stop tokens and those of generation_config.json, whose sampling
+    settings are the defaults of the replies. `template`: another chat template, a file or the name of a
+    shipped one.
     `quant`: what the weights of each class are held in, as `Precision.parse` reads it: "int4",
     "experts=int4,attention=bf16", "stored" (as the files hold them); None: all as `dtype`.
     Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an adapter or patch made for
@@ -268,6 +269,8 @@ def load(
     """
     if adapter is None and is_variant(path):
         path, adapter = base_of(path), path
+    if adapter is not None:
+        adapter = find_variant(adapter)
     given = None if template is None else ChatTemplates.of(template_from(template))
     checkpoint = Checkpoint.open(path)
     precision = Precision.parse(quant) if isinstance(quant, str) else quant
