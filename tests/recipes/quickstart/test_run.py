@@ -23,7 +23,7 @@ from coterie.results.quickstart import QuickstartResults
 from tests.arithmetic import assert_model_close
 
 MINUTES = 1.2
-HASTE = 4.0  # how much faster than the processor's clock that of the run goes: fewer steps of the same models
+HASTE = 3.0  # how much faster than the processor's clock that of the run goes: fewer steps of the same models
 
 
 def clock() -> float:
