@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from markup import table
-from tables_gguf import gguf_blocks, gguf_load, int4_load
+from tables_gguf import gguf_blocks, gguf_load, int4_load, load_time
+from tables_mixers import mixers
 from tables_operations import operations
 from tables_real import real_model
 
@@ -104,24 +105,6 @@ def forward(record: dict[str, Any]) -> str:
         f"{record['repeats']} rounds. Machine: {environment['processor']}; transformers "
         f"{environment['transformers']}. Command: `python bench/{environment['command']}`.\n\n"
         + table(head, rows)
-    )
-
-
-def load_time(record: dict[str, Any]) -> str:
-    """One row per side and one of ratios."""
-    rows = [
-        [side, f"{found['seconds']:.2f} s", f"{found['peak_bytes'] / 1e9:.2f} GB"]
-        for side, found in record["sides"].items()
-    ]
-    ratios = record["ratios"]
-    rows.append(["coterie : transformers", f"{ratios['seconds']:.2f}", f"{ratios['peak_bytes']:.2f}"])
-    return (
-        "## Loading\n\n"
-        f"A mixture of experts of {record['parameters']:,} parameters in {record['file_bytes'] / 1e9:.2f} "
-        "GB of "
-        f"bfloat16 shards, fresh processes, files in page cache, medians of {record['repeats']} rounds. "
-        "Command: "
-        f"`python bench/{record['environment']['command']}`.\n\n" + table(["", "time", "peak memory"], rows)
     )
 
 
@@ -354,6 +337,7 @@ def render() -> str:
         ("quickstart.json", quickstart),
         ("train_step.json", train_step),
         ("forward.json", forward),
+        ("mixers.json", mixers),
         ("load.json", load_time),
         ("load_gguf.json", gguf_load),
         ("load_int4.json", int4_load),

@@ -1,4 +1,4 @@
-"""Sections of docs/results.md about reading quantised files; `bench/tables.py` puts them on the page."""
+"""Sections of docs/results.md about reading models; `bench/tables.py` puts them on the page."""
 
 from __future__ import annotations
 
@@ -20,6 +20,24 @@ def gguf_blocks(record: dict[str, Any]) -> str:
         f"The types with codebooks ({', '.join(record['codebooks'])}) are unpacked by that package here too. "
         f"Machine: {environment['processor']}. Command: `python bench/{environment['command']}`.\n\n"
         + table(["type", "coterie", "gguf", "ratio"], rows)
+    )
+
+
+def load_time(record: dict[str, Any]) -> str:
+    """One row per side and one of ratios."""
+    rows = [
+        [side, f"{found['seconds']:.2f} s", f"{found['peak_bytes'] / 1e9:.2f} GB"]
+        for side, found in record["sides"].items()
+    ]
+    ratios = record["ratios"]
+    rows.append(["coterie : transformers", f"{ratios['seconds']:.2f}", f"{ratios['peak_bytes']:.2f}"])
+    return (
+        "## Loading\n\n"
+        f"A mixture of experts of {record['parameters']:,} parameters in {record['file_bytes'] / 1e9:.2f} "
+        "GB of "
+        f"bfloat16 shards, fresh processes, files in page cache, medians of {record['repeats']} rounds. "
+        "Command: "
+        f"`python bench/{record['environment']['command']}`.\n\n" + table(["", "time", "peak memory"], rows)
     )
 
 
