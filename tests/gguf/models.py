@@ -121,6 +121,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "phi3",
     ),
+    "glm": ("glm", {"head_dim": 8}, "chatglm"),
     "glm4": ("glm4", {"head_dim": 12, "rope_parameters": YARN | {"partial_rotary_factor": 0.5}}, "glm4"),
     "glm4_no_bias": ("glm4_no_bias", {}, "glm4"),
     "granite": ("granite", {"head_dim": 12, "rope_parameters": YARN}, "granite"),

@@ -219,6 +219,7 @@ TARGETS = {
         extra_keys=CAPS_KEYS[1:],
     ),
     "phi3": Target("phi3", full_width=True, longrope=True, fused=(QKV, GATE_UP), states_window=True),
+    "glm": Target("chatglm", pairs=True, biases="qkv", full_width=True, fused=(GATE_UP,)),
     "glm4": Target("glm4", pairs=True, biases="qkv", fused=(GATE_UP,)),
     "granite": _GRANITE,
     "granitemoe": _GRANITE_MOE,

@@ -44,7 +44,11 @@ def test_what_was_written_is_read(kind: str, exported: Exported) -> None:
     torch.testing.assert_close(logits(found.model), logits(wanted.model), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["llama_tied_bias", "qwen3_moe", "deepseek_v3", "gpt_oss", "llama4_scout"])
+@pytest.mark.parametrize(
+    "kind",
+    "llama_tied_bias qwen3_moe deepseek_v3 gpt_oss llama4_scout phi3_long glm4 granitemoeshared mistral4 "
+    "hunyuan_v1_moe".split(),
+)
 def test_tensors_one_by_one_and_in_parts(kind: str, exported: Exported) -> None:
     """Under the names and shapes of the directory, whole, in part, and into memory of another type."""
     directory, file = exported(kind)

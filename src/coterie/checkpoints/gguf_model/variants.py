@@ -86,11 +86,16 @@ def _phi3(file: GgufKeys) -> Hf:
     return data | {"sliding_window": window, "original_max_position_embeddings": original}
 
 
-def _glm4(file: GgufKeys) -> Hf:
-    data = grouped(file, "glm4", PARTIAL) | dense_width(file)
-    rotary = data.pop("rotary_dim", data["head_dim"])
-    data["rope_parameters"]["partial_rotary_factor"] = rotary / data["head_dim"]
-    return data | {"attention_bias": file.biased}
+def _glm(family: str) -> Callable[[GgufKeys], Hf]:
+    """GLM-4, of which the first numbers of every head rotate."""
+
+    def read(file: GgufKeys) -> Hf:
+        data = grouped(file, family, PARTIAL) | dense_width(file)
+        rotary = data.pop("rotary_dim", data["head_dim"])
+        data["rope_parameters"]["partial_rotary_factor"] = rotary / data["head_dim"]
+        return data | {"attention_bias": file.biased}
+
+    return read
 
 
 READERS: dict[str, Callable[[GgufKeys], Hf]] = {
@@ -99,7 +104,8 @@ READERS: dict[str, Callable[[GgufKeys], Hf]] = {
     "mistral3": _mistral3,
     "olmo2": _olmo2,
     "phi3": _phi3,
-    "glm4": _glm4,
+    "chatglm": _glm("glm"),
+    "glm4": _glm("glm4"),
     "hunyuan-dense": _hunyuan_dense,
     "hunyuan-moe": _hunyuan_moe,
 }
