@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from coterie.checkpoints.directory import save_model
 from coterie.families import config_from_hf
+from coterie.gguf.export import export_gguf
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from tests.families.hf import _BASE, randomise, tiny
@@ -211,8 +214,33 @@ def describe(directory: Path, vocab_size: int) -> Path:
     return directory
 
 
+@cache
+def _folder() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="coterie-gguf-")  # removed with the process
+
+
+@cache
+def _written(kind: str) -> Path:
+    return _write(kind, Path(_folder().name) / kind / "m", 0)
+
+
+@cache
+def exported(kind: str) -> tuple[Path, Path]:
+    """The directory of a kind and its file in float32, made once in a process; both stay as they are."""
+    directory = _written(kind)
+    export_gguf(directory, directory.parent / "m.gguf", "f32")
+    return directory, directory.parent / "m.gguf"
+
+
 def write(kind: str, directory: Path, seed: int = 0, **changes: Any) -> Path:
     """The checkpoint `directory` of a kind, every parameter random."""
+    if seed or changes:
+        return _write(kind, directory, seed, **changes)
+    shutil.copytree(_written(kind), directory, dirs_exist_ok=True)
+    return directory
+
+
+def _write(kind: str, directory: Path, seed: int, **changes: Any) -> Path:
     name, fixed, _ = KINDS[kind]
     if name == "mistral4":  # transformers has it inside of another model only
         data = _BASE | {"vocab_size": VOCAB} | MISTRAL4 | fixed | changes

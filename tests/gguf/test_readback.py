@@ -15,19 +15,18 @@ from coterie.config import CheckpointError
 from coterie.gguf.export import export_gguf
 from coterie.gguf.readback import gguf_difference, put_back
 from tests.checkpoints.gguf_model.test_source import rounds
-from tests.gguf.models import KINDS, write
+from tests.gguf.models import KINDS, exported, write
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_number_finds_its_way_back(kind: str, tmp_path: Path) -> None:
+def test_every_number_finds_its_way_back(kind: str) -> None:
     """Also through turned rows, stacked experts, alternating gates and the split of latent attention."""
-    directory = write(kind, tmp_path / "model")
-    export_gguf(directory, tmp_path / "model.gguf", "f32")
+    directory, file = exported(kind)
     model = load_model(directory).model
     expected = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.data.fill_(torch.nan)
-    put_back(model, Checkpoint.open(directory), tmp_path / "model.gguf")
+    put_back(model, Checkpoint.open(directory), file)
     for name, parameter in model.named_parameters():
         atol = 2**-22 if rounds(kind, name) else 0
         torch.testing.assert_close(parameter.detach(), expected[name], rtol=0, atol=atol)

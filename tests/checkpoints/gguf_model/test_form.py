@@ -20,6 +20,7 @@ from coterie.checkpoints.inspect import inspect_model
 from coterie.config import CheckpointError
 from coterie.gguf.export import export_gguf
 from tests.checkpoints.gguf_model.conftest import Exported
+from tests.gguf.models import KINDS
 from tests.gguf.rewritten import rewrite
 
 
@@ -41,6 +42,26 @@ def test_a_file_becomes_a_directory(exported: Exported, tmp_path: Path) -> None:
     assert found.stops == wanted.stops
     raw = json.loads((tmp_path / "out" / "config.json").read_text())
     assert raw["architectures"] == ["Qwen3MoeForCausalLM"] and raw["eos_token_id"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("mistral4")])
+def test_transformers_answers_alike_from_the_directory_of_a_file(
+    kind: str, exported: Exported, tmp_path: Path
+) -> None:
+    """config.json made from the keys, read by the library whose model was written."""
+    from transformers import AutoModelForCausalLM
+
+    directory, file = exported(kind)
+    convert_directory(file, tmp_path / "out", dtype="float32")
+    ids = torch.randint(9, 300, (1, 60), generator=torch.Generator().manual_seed(0))
+    found = []
+    for path in (directory, tmp_path / "out"):
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+        with torch.no_grad():
+            found.append(model.eval()(ids).logits)
+    # Gemma's norms are in the file plus 1, and some gains in 32 bits.
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(
