@@ -16,7 +16,7 @@ from coterie.infer.sampling import SamplingParams
 from coterie.infer.state_cache import BORDER, SequenceLength, StateCache, least_needed
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.transformer import Transformer
-from tests.arithmetic import assert_model_close
+from tests.arithmetic import approx_model, assert_model_close
 from tests.infer.models import tiny_model, training_logprobs
 
 MODEL = tiny_model("delta", max_positions=400)
@@ -139,6 +139,29 @@ def test_a_shared_start_is_read_from_the_copy_before_it_ends() -> None:
     longer = first + again.ids + ids_of(5, 4)  # the next turn of a conversation
     assert run(engine, [longer])[0].cached == len(first) + 4
     assert run(engine, [longer])[0].ids == run(Engine(MODEL), [longer])[0].ids
+
+
+@given(st.integers(0, 239), st.integers(1, 60), st.booleans())
+@settings(max_examples=8, deadline=None)
+def test_a_prompt_that_goes_another_way_in_the_middle_reads_less_than_half_again(
+    shared: int, rest: int, together: bool
+) -> None:
+    """And never from a state that has seen a token of the other one."""
+    first = ids_of(240, 1)
+    other = [*first[:shared], (first[shared] + 1) % 61, *ids_of(rest, 2)]
+    engine = Engine(MODEL, prefix_bytes=1 << 22)
+    if together:
+        replies = run(engine, [first, other])
+        assert replies[0].ids == run(Engine(MODEL), [first])[0].ids
+    else:
+        run(engine, [first])
+        replies = run(engine, [other])
+        copies = [n for n in (64, 128, 224) if n <= shared]
+        assert replies[0].cached == max(copies, default=0)
+    assert replies[-1].cached <= shared
+    alone = run(Engine(MODEL), [other])[0]
+    assert replies[-1].ids == alone.ids
+    assert replies[-1].logprobs == approx_model(MODEL.config, alone.logprobs, len(other) + 5)
 
 
 def test_the_best_copy_wins_although_another_sequence_shares_more() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from coterie.config import AttentionConfig, CoterieError, MLAConfig, ModelConfig
 from coterie.config.mixers import STATE_MIXERS
-from coterie.infer.state_cache import BORDER, SequenceLength, StateCache, least_needed
+from coterie.infer.state_cache import BORDER, SequenceLength, StateCache, landmark, least_needed
 
 _FIRST_CAPACITY = 64
 
@@ -230,11 +230,15 @@ class SequenceCache:
     def to_border(self, num_tokens: int, num_prompt: int) -> int:
         """How many of the next `num_tokens` to feed: where copies of states are kept, up to the last border.
 
-        That of a prompt leaves one of its `num_prompt` tokens at least, which every request reads itself.
+        Lengths of `landmark` are such places too, so that a prompt which goes another way in the middle finds
+        a copy. The last border of a prompt leaves one of its `num_prompt` tokens at least, which every
+        request reads itself.
         """
         if not self._states or not self._most:
             return num_tokens
         end = min(self.length + num_tokens, num_prompt - 1)
+        if self._border == BORDER and self.length + 1 < landmark(self.length) <= end:
+            return landmark(self.length) - self.length
         fed = end - end % self._border - self.length
         return fed if fed > 1 else num_tokens
 

@@ -75,6 +75,11 @@ class StateCache:
         self._states = {length: tuple(part.clone() for part in other._states[length])} if length else {}
 
 
+def landmark(length: int) -> int:
+    """The first of 64, 128, 256 ... beyond `length`: what two prompts share reaches past half of the way."""
+    return max(4 * BORDER, 1 << length.bit_length())
+
+
 def least_needed(lengths: Sequence[int]) -> int:
     """The index of the length, except the last, whose neighbours (0 before the first) are closest."""
     before = (0, *lengths)
