@@ -13,6 +13,7 @@ from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.gguf.export import export_gguf
 from coterie.gguf.rounding import FileRounding, file_rounding
 from tests.gguf.models import write
+from tests.gguf.rewritten import Arrays, rewrite
 from tests.verify.test_identity import verdict
 
 QUANTS = ("f32", "f16", "bf16", "q8_0", "q4_0", "mxfp4")
@@ -70,3 +71,18 @@ def test_numbers_within_one_rounding_are_told_from_the_exact_file(directory: Pat
     assert rounding.wrong == ("blk.0.attn_q.weight",)
     judged = verdict(directory, file)
     assert not judged.same and "first 'blk.0.attn_q.weight'" in judged.reasons[0]
+
+
+def test_exponentials_may_be_rounded_by_another_program(tmp_path: Path) -> None:
+    """Converters take them in float32, whose exponentials differ by a step between processors."""
+    model = write("granite_hybrid", tmp_path / "model")
+    export_gguf(model, tmp_path / "own.gguf", "f32")
+
+    def moved(factor: float) -> FileRounding:
+        def change(tensors: Arrays) -> None:
+            tensors["blk.0.ssm_a"] = tensors["blk.0.ssm_a"] * np.float32(factor)
+
+        return found(model, rewrite(tmp_path / "own.gguf", tmp_path / "other.gguf", change=change))
+
+    assert (moved(1 + 2**-23).near, moved(1 + 2**-23).wrong) == (1, ())
+    assert moved(1.00001).wrong == ("blk.0.ssm_a",)

@@ -90,7 +90,8 @@ def file_rounding(checkpoint: Checkpoint, file: Path) -> FileRounding:
             same = False
             found_RI = stored.read_rows(mapped.name, start, at).double().numpy()
             error_RI = np.abs(found_RI - rows_RI)
-            if not (error_RI <= allowed_error(rows_RI, kind)).all():
+            allowed_RI = allowed_error(rows_RI, kind) + mapped.slack * np.abs(rows_RI)
+            if not (error_RI <= allowed_RI).all():
                 wrong.append(mapped.name)
                 break
         near += not same and mapped.name not in wrong

@@ -24,7 +24,7 @@ from coterie.llamacpp.targets import Target
 class Mapped:
     """One tensor of the file: our parameters `origin`, changed as `note` says.
 
-    `rows()`: the tensor as (R, I) fp32, in chunks of rows.
+    `rows()`: the tensor as (R, I) fp32, in chunks of rows. `slack`: of `StoredAs`.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Mapped:
     origin: str
     rows: Callable[[], Iterator[Array]]
     note: str = ""
+    slack: float = 0.0
 
 
 def map_tensors(source: ParameterSource, target: Target) -> list[Mapped]:
@@ -46,7 +47,9 @@ def map_tensors(source: ParameterSource, target: Target) -> list[Mapped]:
     for name, slots in shared.items():
         notes = ", ".join(dict.fromkeys(slot.words for slot in slots if slot.words))
         origin = " and ".join(slot.name for slot in slots)
-        mapped.append(Mapped(name, slots[0].shape, origin, partial(_rows, source, slots), notes))
+        slack = max(slot.change.slack if slot.change is not None else 0.0 for slot in slots)
+        rows = partial(_rows, source, slots)
+        mapped.append(Mapped(name, slots[0].shape, origin, rows, notes, slack))
     for name, factors in rope_factors(source.config, target).items():
         made = partial(_chunks, factors)
         mapped.append(Mapped(name, tuple(factors.shape), "config", made, "scaling of positions"))

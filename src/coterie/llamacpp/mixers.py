@@ -34,7 +34,7 @@ def _logarithms(decays: Tensor) -> Tensor:
     return torch.where(_decays(short) == decays, short, found)
 
 
-NEGATED_EXPONENTIAL = StoredAs("minus the exponential", _decays, _logarithms)
+NEGATED_EXPONENTIAL = StoredAs("minus the exponential", _decays, _logarithms, slack=2.0**-22)
 
 
 @dataclass(frozen=True)

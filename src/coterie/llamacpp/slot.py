@@ -33,12 +33,14 @@ class Readable(Protocol):
 class StoredAs:
     """What the file does to every number of a parameter (`written`), and the way back (`read`).
 
-    Both work in float32. `note`: what `written` is, in words.
+    Both work in float32. `note`: what `written` is, in words. `slack`: how far other programs' `written` may
+    be from ours, as a part of the number.
     """
 
     note: str
     written: Callable[[Tensor], Tensor]
     read: Callable[[Tensor], Tensor]
+    slack: float = 0.0
 
 
 PLUS_ONE = StoredAs("plus 1", lambda numbers: numbers.float() + 1, lambda stored: stored - 1)
