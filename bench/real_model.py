@@ -5,7 +5,9 @@ is tuned beside other programs: transformers reading the same file, peft, and ll
 llama-cpp-python is installed. Every contender runs in its own process, in turns, all in float32 except for
 llama.cpp, which keeps the file's blocks. Their times are of the processor, because the machine may be shared.
 
-    python bench/real_model.py [--threads N] [--rounds N]
+    python bench/real_model.py [--threads N] [--rounds N] [--steps FIGURES.json]
+
+`--steps` takes the figures that earlier runs of the tests left in $COTERIE_REAL_FIGURES, which add up there.
 """
 
 from __future__ import annotations
@@ -155,6 +157,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=Path, help="figures of the tests' steps, instead of running them")
     parser.add_argument("--out", type=Path, default=RESULTS / "real.json")
     parser.add_argument("--answer", nargs=2, metavar=("SIDE", "FILE"), help=argparse.SUPPRESS)
     parser.add_argument("--tune", nargs=2, metavar=("SIDE", "FOLDER"), help=argparse.SUPPRESS)
@@ -171,7 +174,7 @@ def main() -> None:
         "rounds": options.rounds,
         "prompt_tokens": PROMPT,
         "reply_tokens": REPLY,
-        "steps": steps(options.threads),
+        "steps": json.loads(options.steps.read_text()) if options.steps else steps(options.threads),
     }
     answering = list(ANSWERING)
     if importlib.util.find_spec("llama_cpp") is None:

@@ -54,7 +54,10 @@ WEATHER = {
 
 @dataclass
 class Steps:
-    """The folder that the steps share. `figures`: by step, kept in the file $COTERIE_REAL_FIGURES if set."""
+    """The folder that the steps share.
+
+    `figures`: by step, kept in the file $COTERIE_REAL_FIGURES if set, with those of earlier runs.
+    """
 
     folder: Path
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -88,7 +91,8 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steps]:
     if not (folder / "model.gguf").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         smollm2_gguf(folder).rename(folder / "model.gguf")
-    yield Steps(folder)
+    file = Path(os.environ.get("COTERIE_REAL_FIGURES") or folder / "none")
+    yield Steps(folder, json.loads(file.read_text()) if file.is_file() else {})
     if not kept:
         shutil.rmtree(folder)  # several gigabytes
 
