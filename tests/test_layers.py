@@ -27,6 +27,7 @@ LAYERS = {
     "machine": 3,
     "hub": 3,
     "families": 4,
+    "native": 4,
     "llamacpp": 5,
     "proof": 5,
     "surgery": 5,

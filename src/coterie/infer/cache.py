@@ -52,6 +52,23 @@ class LayerCache:
         last layer. The results are views, good until the next append. Use under `torch.inference_mode` or
         `torch.no_grad`.
         """
+        low, high = self._extended(k_TGD, v_TGD)
+        self._keys[high - k_TGD.shape[0] : high] = k_TGD
+        self._values[high - v_TGD.shape[0] : high] = v_TGD
+        return self._keys[low:high], self._values[low:high], self._end - (high - low)
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[int, int, int]:
+        """Make room for new rows of these shapes and dtypes, which the caller writes.
+
+        Returns the addresses of the first kept row of keys and of values, and how many rows are kept with the
+        new ones.
+        """
+        low, high = self._extended(keys, values)
+        row, value_row = keys[0].nbytes, values[0].nbytes
+        return self._keys.data_ptr() + low * row, self._values.data_ptr() + low * value_row, high - low
+
+    def _extended(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[int, int]:
+        """Count the new tokens' rows as kept; the slice of all kept ones."""
         position = self._seen.length
         num_new = k_TGD.shape[0]
         # An earlier forward pass was interrupted before `advance`: drop its rows.
@@ -59,16 +76,11 @@ class LayerCache:
             self.truncate(position)
         if self._mask != "causal":
             self._low += max(0, self.first_needed(position) - (position - self.num_kept))
-        high = self._high + num_new
-        if high > self._keys.shape[0]:
+        if self._high + num_new > self._keys.shape[0]:
             self._make_room(num_new, k_TGD, v_TGD)
-            high = self._high + num_new
-        low = self._low
-        self._keys[self._high : high] = k_TGD
-        self._values[self._high : high] = v_TGD
-        self._high = high
-        self._end = end = position + num_new
-        return self._keys[low:high], self._values[low:high], end - (high - low)
+        self._high += num_new
+        self._end = position + num_new
+        return self._low, self._high
 
     def first_needed(self, position: int) -> int:
         """The earliest position that a query at `position` or later can see."""

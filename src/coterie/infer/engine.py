@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from coterie.config import ConfigError, CoterieError
+from coterie.config.kernels import Kernels
 from coterie.infer.drawing import Drawn, draw_next
-from coterie.infer.forward import Feeding, feed
+from coterie.infer.forward import Feeding, feed, grouped
 from coterie.infer.pace import Pace
 from coterie.infer.prefix import BLOCK as MIN_SHARED
 from coterie.infer.prefix import PrefixCache, usable
@@ -29,11 +30,11 @@ from coterie.infer.request import (
     TokenEvent,
     TokenRouting,
     TopLogprobs,
-    Variant,
     check_prompt,
     in_front,
 )
 from coterie.infer.sampling import SamplingParams
+from coterie.infer.variant import Variant
 from coterie.nn.steering import check_control
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
@@ -56,6 +57,9 @@ class Engine:
     `prefix_bytes`: how many bytes of keys and values of finished sequences to keep for prompts that begin the
     same way (0: none).
 
+    `kernels`: what decoding steps run on. A native step gives a sequence the same bits whatever its company,
+    so that deterministic replies share it.
+
     `max_stall`: seconds that a step should take at most while replies are running (`Pace`); then the chunks
     of prompts, and so the rounding, depend on time. None, and always when `deterministic`: whole chunks.
     """
@@ -69,6 +73,7 @@ class Engine:
         deterministic: bool = False,
         prefix_bytes: int = 0,
         max_stall: float | None = None,
+        kernels: Kernels = "auto",
     ) -> None:
         if max_batch < 1 or prefill_chunk < 1:
             given = f"max_batch {max_batch} and prefill_chunk {prefill_chunk}"
@@ -81,7 +86,8 @@ class Engine:
         self.prefixes = PrefixCache(prefix_bytes, prefill_chunk if deterministic else MIN_SHARED)
         self._pace = None if deterministic or max_stall is None else Pace(max_stall)
         self.expert_counts: dict[int, Tensor] | None = None
-        self._variants = {"": Variant(model, 0)}
+        self.kernels = kernels
+        self._variants = {"": Variant(model, 0, kernels)}
         self._next_serial = 1
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
@@ -98,7 +104,7 @@ class Engine:
         `adapters.apply.apply_shared` makes such a model on the same weights.
         """
         self.remove_variant(name)
-        self._variants[name] = Variant(model, self._next_serial)
+        self._variants[name] = Variant(model, self._next_serial, self.kernels)
         self._next_serial += 1
 
     def variant(self, name: str) -> Transformer:
@@ -132,6 +138,11 @@ class Engine:
     def num_in_front(self) -> int:
         """Running sequences that do not stand behind all others."""
         return len(in_front(list(self._running)))
+
+    @property
+    def kernels_used(self) -> str:
+        """One line: what decoding steps run on, and why."""
+        return self._variants[""].kernels
 
     @property
     def waiting(self) -> list[Request]:
@@ -176,6 +187,7 @@ class Engine:
         options = options or RequestOptions()
         self.variant(options.variant)
         variant = self._variants[options.variant]
+        variant.refresh()
         check_control(options.control, variant.routers)
         text = ReplyText(self.tokenizer, params)
         stops = frozenset(stop_ids)
@@ -351,7 +363,7 @@ class Engine:
         self.prefixes.keep(request.salt, tokens, request.cache)
 
     def _forward(self, plan: Feeding) -> list[TokenEvent]:
-        fed = feed(self._groups(plan), self.expert_counts)
+        fed = feed(grouped(plan, self.deterministic), self.expert_counts)
         if fed is None:
             return []
         drawn = zip(fed.requests, draw_next(fed), fed.routings, strict=True)
@@ -366,15 +378,6 @@ class Engine:
         except Exception as error:
             self.cancel(request.id)
             return TokenEvent(request.id, -1, 0.0, (), "", "stop", failure=error)
-
-    def _groups(self, plan: Feeding) -> list[Feeding]:
-        """The packed batches of one step: one per variant, or when deterministic one per sequence."""
-        if self.deterministic:
-            return [[entry] for entry in plan]
-        groups: dict[Variant, Feeding] = {}
-        for entry in plan:
-            groups.setdefault(entry[0].variant, []).append(entry)
-        return list(groups.values())
 
     def _take(
         self, request: Request, token: int, logprob: float, top: TopLogprobs, routing: TokenRouting | None

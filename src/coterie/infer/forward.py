@@ -1,4 +1,7 @@
-"""One packed forward pass of the engine: requests and token counts in, logits and routing out.
+"""One step of the engine: requests and token counts in, logits and routing out.
+
+A request with one token to feed takes the native step where its model has one; the others, and all of models
+without, go through the module packed together.
 
 Legend: T packed tokens, B requests whose next token is drawn, D width, V vocabulary.
 """
@@ -7,14 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from coterie.infer.request import Request, TokenRouting, Variant
+from coterie.infer.request import Request, TokenRouting
+from coterie.infer.variant import Variant
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.recording import Recorder
 from coterie.nn.steering import make_steers
+
+if TYPE_CHECKING:
+    from coterie.native.plan import Plan
 
 Feeding = list[tuple[Request, int]]  # requests and how many of their tokens to feed
 
@@ -28,9 +36,47 @@ class Fed:
     routings: list[TokenRouting | None]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Requests of one variant that are fed together, through `plan` where there is one."""
+
+    variant: Variant
+    feeding: Feeding
+    plan: Plan | None = None
+
+
+def grouped(feeding: Feeding, deterministic: bool = False) -> list[Group]:
+    """The groups of one step.
+
+    With `deterministic`, sequences share a native step, whose results do not depend on it, and go through the
+    module alone.
+    """
+    native: dict[Variant, Feeding] = {}
+    packed: dict[Variant, Feeding] = {}
+    for entry in feeding:
+        of = native if _steps_alone(*entry) else packed
+        of.setdefault(entry[0].variant, []).append(entry)
+    groups = []
+    for variant, entries in native.items():
+        plan = variant.plan
+        assert not isinstance(plan, str)
+        for start in range(0, len(entries), plan.most):
+            groups.append(Group(variant, entries[start : start + plan.most], plan))
+    for variant, entries in packed.items():
+        parts = [[entry] for entry in entries] if deterministic else [entries]
+        groups += [Group(variant, part) for part in parts]
+    return groups
+
+
+def _steps_alone(request: Request, count: int) -> bool:
+    """Whether the native step takes the request: one token, routed as trained, that is not scored."""
+    plain = count == 1 and not request.options.control and not request.scored
+    return plain and not isinstance(request.variant.plan, str)
+
+
 @torch.inference_mode()
-def feed(groups: Sequence[Feeding], expert_counts: dict[int, Tensor] | None = None) -> Fed | None:
-    """Feed each group of requests of one variant as one packed batch; caches and prompt scores are updated.
+def feed(groups: Sequence[Group], expert_counts: dict[int, Tensor] | None = None) -> Fed | None:
+    """Feed each group of requests; caches and prompt scores are updated.
 
     `expert_counts`: layer -> (E,) int64, to which the chosen experts are added. Returns None when every
     request still has tokens to feed.
@@ -39,28 +85,57 @@ def feed(groups: Sequence[Feeding], expert_counts: dict[int, Tensor] | None = No
     parts: list[Tensor] = []
     routings: list[TokenRouting | None] = []
     for group in groups:
-        wanted = expert_counts is not None or any(request.options.routing for request, _ in group)
-        variant = group[0][0].variant
-        recorder = Recorder() if wanted and variant.routers else None
-        h_TD = _hidden(variant, group, recorder)
+        wanted = expert_counts is not None or any(request.options.routing for request, _ in group.feeding)
+        recorder = Recorder() if wanted and group.variant.routers else None
+        rows, logits = (_stepped if group.plan is not None else _packed)(group, recorder)
         if recorder is not None and expert_counts is not None:
             _count(recorder, expert_counts)
-        last_rows, start = [], 0
-        for request, count in group:
-            end = request.cache.length
-            request.score_prompt(h_TD[start : start + count], end - count)
-            start += count
-            if end == len(request.tokens):
-                requests.append(request)
-                last_rows.append(start - 1)
-                routed = recorder is not None and request.options.routing
-                routings.append(TokenRouting(recorder.chosen(start - 1)) if recorder and routed else None)
-        if last_rows:
-            whole = len(last_rows) == h_TD.shape[0]  # the usual step: one token of each, no copy needed
-            parts.append(variant.model.logits(h_TD if whole else h_TD[last_rows]))
+        for request, row in rows:
+            routed = recorder is not None and request.options.routing
+            requests.append(request)
+            routings.append(TokenRouting(recorder.chosen(row)) if recorder and routed else None)
+        if logits is not None:
+            parts.append(logits)
     if not requests:
         return None
     return Fed(requests, torch.cat(parts) if len(parts) > 1 else parts[0], routings)
+
+
+# The requests whose tokens are all fed, with their row among the group's, and what to draw from (B, V).
+Rows = tuple[list[tuple[Request, int]], Tensor | None]
+
+
+def _stepped(group: Group, recorder: Recorder | None) -> Rows:
+    """One token of each through the native step."""
+    requests = [request for request, _ in group.feeding]
+    assert group.plan is not None
+    stepped = group.plan.step(
+        [request.tokens[request.cache.length] for request in requests],
+        [request.cache for request in requests],
+    )
+    if recorder is not None:
+        recorder.routing.update(group.plan.routing(len(requests)))
+    drawn = [row for row, request in enumerate(requests) if request.cache.length == len(request.tokens)]
+    if not drawn:
+        return [], None
+    logits = stepped.logits if len(drawn) == len(requests) else stepped.logits[drawn]
+    return [(requests[row], row) for row in drawn], logits
+
+
+def _packed(group: Group, recorder: Recorder | None) -> Rows:
+    """All tokens through the module; prompts that are scored are scored."""
+    h_TD = _hidden(group.variant, group.feeding, recorder)
+    rows, start = [], 0
+    for request, count in group.feeding:
+        end = request.cache.length
+        request.score_prompt(h_TD[start : start + count], end - count)
+        start += count
+        if end == len(request.tokens):
+            rows.append((request, start - 1))
+    if not rows:
+        return [], None
+    whole = len(rows) == h_TD.shape[0]  # the usual step: one token of each, no copy needed
+    return rows, group.variant.model.logits(h_TD if whole else h_TD[[row for _, row in rows]])
 
 
 def _hidden(variant: Variant, group: Feeding, recorder: Recorder | None) -> Tensor:

@@ -13,8 +13,8 @@ from coterie.config import CoterieError
 from coterie.infer.cache import SequenceCache
 from coterie.infer.reply import ReplyText
 from coterie.infer.sampling import SamplingParams, score
+from coterie.infer.variant import Variant
 from coterie.nn.steering import RouterControl
-from coterie.nn.transformer import Transformer
 
 FinishReason = Literal["stop", "length"]
 TopLogprobs = tuple[tuple[int, float], ...]
@@ -129,19 +129,6 @@ class RequestOptions:
     variant: str = ""
 
 
-class Variant:
-    """One of the models that an engine runs; they may share weights.
-
-    `serial` differs between successive models of the same name.
-    """
-
-    def __init__(self, model: Transformer, serial: int) -> None:
-        self.model = model
-        self.serial = serial
-        self.routers = model.routers()
-        self.rope_switch = model.config.rope_switch
-
-
 class Request:
     """A sequence in the engine. `tokens`: prompt and reply; those from `cache.length` on are not yet fed."""
 
@@ -195,6 +182,11 @@ class Request:
         return self.options.priority >= LOWEST
 
     @property
+    def scored(self) -> bool:
+        """Whether the tokens that are fed next are scored: those of a prompt, where it asked for that."""
+        return self.prompt is not None and not self.num_drawn
+
+    @property
     def num_drawn(self) -> int:
         """Tokens of the reply so far."""
         return len(self.tokens) - self.num_prompt
@@ -220,7 +212,7 @@ class Request:
 
     def score_prompt(self, h_TD: Tensor, start: int) -> None:
         """Score the prompt tokens that follow positions `start ...`, if the request asked for it."""
-        if self.prompt is None or self.num_drawn:  # read again, as `Engine._plan` may ask
+        if not self.scored or self.prompt is None:  # a reply's tokens, or read again (`Engine._plan`)
             return
         following = self.tokens[start + 1 : min(start + 1 + h_TD.shape[0], self.num_prompt)]
         for first in range(0, len(following), _SCORED_ROWS):

@@ -1,0 +1,66 @@
+"""Whether a model has a native plan: the one place that decides, with the reason where it has none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from coterie.config.kernels import Kernels
+from coterie.nn.transformer import Transformer
+
+if TYPE_CHECKING:
+    from coterie.native.plan import Plan
+
+_log = logging.getLogger(__name__)
+# Below this, a step is so short that reading the kernels from numba's cache takes longer than most replies.
+SMALL = 4_000_000
+_SLOW = 5.0  # seconds of planning after which people are told where they went
+
+
+def plan_for(model: Transformer, kernels: Kernels = "auto") -> Plan | str:
+    """The native plan of a model, or in one line why it has none.
+
+    `auto` leaves small models to PyTorch, `native` does not, `torch` leaves all to it. The kernels are
+    compiled at the first call on a machine and come from numba's cache later.
+    """
+    if kernels == "torch":
+        return "PyTorch's products were asked for"
+    device = model.embed.weight.device.type
+    if device != "cpu":
+        return f"the model is on {device}"
+    size = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if kernels == "auto" and size < SMALL:
+        return f"the model is small ({size:,} numbers)"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "NUMBA_DISABLE_JIT is set"
+    begun = time.monotonic()
+    try:
+        from coterie.native.plan import Plan
+        from coterie.native.program import CannotPlan
+        from coterie.native.self_test import check_products
+    except Exception as error:  # a missing or broken numba
+        return f"numba cannot be imported ({_line(error)})"
+    try:
+        plan = Plan(model)
+        check_products(plan.kinds)
+    except CannotPlan as error:
+        return f"the native step does not know {error}"
+    except Exception as error:  # whatever a compiler may raise
+        return f"the kernels cannot be compiled here ({_line(error)})"
+    spent = time.monotonic() - begun
+    if spent > _SLOW:
+        _log.warning("native kernels: compiled in %.0f s; the next start finds them in numba's cache", spent)
+    return plan
+
+
+def describe(plan: Plan | str) -> str:
+    """One line for people."""
+    return f"torch: {plan}" if isinstance(plan, str) else f"native ({plan.stored})"
+
+
+def _line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

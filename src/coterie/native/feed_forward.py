@@ -1,0 +1,173 @@
+"""Feed-forwards as operations: dense ones and mixtures of experts.
+
+Legend: T tokens, D width, F inner width, E experts, K chosen per token, R = T K routed rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coterie.native import routing, rows
+from coterie.native.layers import Sorted, experts, linear
+from coterie.native.program import CannotPlan, Program, Rows, check_known
+from coterie.nn.dispatch import LOCAL
+from coterie.nn.experts import ClampedExperts, Experts, RoutedExperts
+from coterie.nn.lora import LoRARouter
+from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.router import Router, Routing
+
+_ACTIVATIONS = {"silu": rows.SILU, "gelu_tanh": rows.GELU}
+_KNOWN_MOE = {
+    "kind",
+    "expert_width",
+    "router",
+    "shared_width",
+    "activation",
+    "shared_gate",
+    "clamped",
+    "balance",
+}
+_KNOWN_ROUTER = {
+    "num_experts", "top_k", "score", "score_after_topk", "renormalize", "renormalize_eps", "renormalize_min",
+    "scale", "bias", "select_bias", "num_groups", "top_groups", "group_score", "group_fill", "apply_to",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The buffers of one layer's routing: (M, K) int64, (M, K) and (M, E) float32, M tokens at most."""
+
+    ids: Tensor
+    weights: Tensor
+    scores: Tensor
+
+    def of(self, num_tokens: int) -> Routing:
+        """The choice of a step's tokens, copied."""
+        return Routing(*(each[:num_tokens].clone() for each in (self.ids, self.weights, self.scores)))
+
+
+def _activation(name: str) -> int:
+    if name not in _ACTIVATIONS:
+        raise CannotPlan(f"activation {name}")
+    return _ACTIVATIONS[name]
+
+
+def _activated(
+    program: Program, gate: Rows, up: Rows, y: Rows, kind: int, alpha: float, bound: float, count: int = 0
+) -> None:
+    program.add(
+        rows.activate, gate.address, up.address, gate.stride, y.width, y.address, y.stride, kind, alpha,
+        bound, count,
+    )  # fmt: skip
+
+
+def dense(
+    program: Program, layer: FeedForward, x: Rows, y: Rows, factor: float, add: bool, gate: Rows | None = None
+) -> None:
+    """`y (+)= factor * layer(x)`, or with `gate` (T, 1) its sigmoid times that."""
+    if type(layer) is not FeedForward:
+        raise CannotPlan(f"a feed-forward of kind {type(layer).__name__}")
+    width = layer.gate.out_features
+    both, hidden = program.rows(2 * width), program.rows(width)
+    first, second = both.part(0, width), both.part(width, width)
+    linear(program, layer.gate, x, first, barrier=False)
+    linear(program, layer.up, x, second)
+    _activated(program, first, second, hidden, _activation(layer.activation), 0.0, 0.0)
+    if gate is not None:
+        if layer.down.bias is not None:
+            raise CannotPlan("a gated feed-forward with a bias")
+        program.add(
+            rows.gate_rows, hidden.address, hidden.stride, hidden.width, gate.address, gate.stride, width
+        )
+    linear(program, layer.down, hidden, y, factor, add)
+
+
+def mixture(program: Program, layer: MoE, x: Rows, y: Rows, factor: float, add: bool) -> Choices:
+    """`y (+)= factor * layer(x)`."""
+    config = layer.config
+    check_known(config, "experts", _KNOWN_MOE)
+    if type(layer) is not MoE or type(layer.experts) not in (Experts, ClampedExperts):
+        raise CannotPlan(f"experts of kind {type(layer.experts).__name__}")
+    if layer.experts.dispatcher is not LOCAL:
+        raise CannotPlan("experts in several processes")
+    choices = _routed(program, layer.router, x)
+    top_k = config.router.top_k
+    places = program.whole(program.most, top_k)
+    order = _sorted(program, choices, config.router.num_experts, top_k, places)
+    on_input = config.router.apply_to == "input"
+    weights = choices.weights.data_ptr()
+    sorted_rows = program.rows(x.width, order.most)
+    program.add(
+        routing.gather, x.address, x.stride, x.width, top_k, places, sorted_rows.address, sorted_rows.stride,
+        weights if on_input else 0,
+    )  # fmt: skip
+    given = _experts(program, layer.experts, sorted_rows, order, config.expert_width)
+    program.add(
+        routing.combine, given.address, given.stride, given.width, top_k, places, 0 if on_input else weights,
+        y.address, y.stride, float(factor), int(add),
+    )  # fmt: skip
+    if layer.shared is not None:
+        gate = None
+        if layer.shared_gate is not None:
+            gate = program.rows(1)
+            linear(program, layer.shared_gate, x, gate)
+        dense(program, layer.shared, x, y, factor, True, gate)
+    return choices
+
+
+def _experts(program: Program, layer: RoutedExperts, x: Rows, order: Sorted, width: int) -> Rows:
+    both, hidden = program.rows(2 * width, order.most), program.rows(width, order.most)
+    experts(program, layer.gate_up, x, both, order)
+    first, second = both.part(0, width), both.part(width, width)
+    if isinstance(layer, ClampedExperts):
+        kind, alpha, bound = rows.CLAMPED, float(layer.config.alpha), float(layer.config.limit)
+    else:
+        assert isinstance(layer, Experts)
+        kind, alpha, bound = _activation(layer.activation), 0.0, 0.0
+    _activated(program, first, second, hidden, kind, alpha, bound, order.count)
+    given = program.rows(x.width, order.most)
+    experts(program, layer.down, hidden, given, order)
+    return given
+
+
+def _sorted(program: Program, choices: Choices, num_experts: int, top_k: int, places: int) -> Sorted:
+    order = Sorted(
+        starts=program.whole(num_experts + 1),
+        active=program.whole(num_experts),
+        num_active=program.whole(1),
+        count=program.whole(1),
+        most=program.most * top_k,
+    )
+    program.add(
+        routing.sort, choices.ids.data_ptr(), num_experts, top_k, order.starts, order.active,
+        order.num_active, places, order.count,
+    )  # fmt: skip
+    return order
+
+
+def _routed(program: Program, router: Router, x: Rows) -> Choices:
+    config = router.config
+    check_known(config, "router", _KNOWN_ROUTER)
+    if type(router) not in (Router, LoRARouter):
+        raise CannotPlan(f"a router of kind {type(router).__name__}")
+    most, num_experts, top_k = program.most, config.num_experts, config.top_k
+    logits = program.rows(num_experts)
+    linear(program, router, x, logits)
+    choices = Choices(
+        torch.zeros(most, top_k, dtype=torch.int64), torch.zeros(most, top_k), torch.zeros(most, num_experts)
+    )
+    for tensor in (choices.ids, choices.weights, choices.scores):
+        program.own(tensor)
+    bias = (0, 0) if router.select_bias is None else program.vector(router.select_bias)
+    program.add(
+        routing.route, logits.address, choices.scores.data_ptr(), program.floats(most, num_experts),
+        num_experts, top_k, int(config.score == "softmax"), int(config.score_after_topk), *bias,
+        config.num_groups, config.top_groups, int(config.group_score == "top2sum"),
+        0.0 if config.group_fill == "zero" else float("-inf"), int(config.renormalize),
+        float(config.renormalize_eps), float(config.renormalize_min), float(config.scale),
+        choices.ids.data_ptr(), choices.weights.data_ptr(), program.floats(most, config.num_groups),
+    )  # fmt: skip
+    return choices

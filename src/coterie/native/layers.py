@@ -1,0 +1,237 @@
+"""Linear layers and experts as operations: plain, quantised, with factors, partly trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coterie.native import matrices, rows
+from coterie.native.program import CannotPlan, Program, Rows
+from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32
+from coterie.nn.chosen_experts import SubsetExpertLinear
+from coterie.nn.experts import ExpertLinear
+from coterie.nn.linear import Linear
+from coterie.nn.lora import LoRAExpertLinear, LoRALinear, LoRARouter
+from coterie.nn.quantised_layers import QuantisedExpertLinear, QuantisedLinear
+from coterie.nn.quantised_tensor import QuantisedTensor
+from coterie.nn.router import Router
+
+_PRODUCTS = {
+    F32: (matrices.product_f32, matrices.experts_f32),
+    BF16: (matrices.product_bf16, matrices.experts_bf16),
+    INT8: (matrices.product_int8, matrices.experts_int8),
+    INT8_F32: (matrices.product_int8_f32, matrices.experts_int8_f32),
+    INT4: (matrices.product_int4, matrices.experts_int4),
+    INT4_F32: (matrices.product_int4_f32, matrices.experts_int4_f32),
+}
+NAMES = {F32: "f32", BF16: "bf16", INT8: "int8", INT8_F32: "int8", INT4: "int4", INT4_F32: "int4"}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight `(*, O, I)` where it lies: addresses and byte strides of its rows, scales and experts."""
+
+    kind: int
+    outputs: int
+    inputs: int
+    at: int
+    stride: int
+    scales: int = 0
+    scale_stride: int = 0
+    block: int = 1
+    expert_stride: int = 0
+    expert_scale_stride: int = 0
+
+    @property
+    def fields(self) -> tuple[int, ...]:
+        """As a product's operation holds them."""
+        return self.at, self.stride, self.scales, self.scale_stride, self.block, self.outputs
+
+
+def matrix(program: Program, weight: Tensor | QuantisedTensor) -> Matrix:
+    """A weight of the model, read in place."""
+    if isinstance(weight, QuantisedTensor):
+        return _coded(program, weight)
+    kinds = {torch.float32: F32, torch.bfloat16: BF16}
+    if weight.dtype not in kinds or weight.stride(-1) != 1:
+        raise CannotPlan(f"a {weight.dtype} matrix of strides {tuple(weight.stride())}")
+    size = weight.element_size()
+    expert = weight.stride(0) * size if weight.dim() == 3 else 0
+    at, stride = program.of(weight), weight.stride(-2) * size
+    return Matrix(kinds[weight.dtype], weight.shape[-2], weight.shape[-1], at, stride, expert_stride=expert)
+
+
+def _coded(program: Program, weight: QuantisedTensor) -> Matrix:
+    block, inputs = weight.block, weight.shape[-1]
+    if block % 32 or inputs % block:
+        raise CannotPlan(
+            f"rows of {inputs} numbers in blocks of {block} (a multiple of 32 that divides them)"
+        )
+    codes, scales = weight.codes, weight.scales
+    if scales.dtype == torch.bfloat16:
+        kind = INT8 if weight.bits == 8 else INT4
+        scales_at = program.of(scales)
+    else:
+        kind = INT8_F32 if weight.bits == 8 else INT4_F32
+        program.copied_from(scales)
+        scales = scales.float().contiguous()
+        scales_at = program.own(scales)
+    size, row = scales.element_size(), codes.stride(-3) * codes.element_size()
+    experts = len(weight.shape) == 3
+    return Matrix(
+        kind, weight.shape[-2], inputs, program.of(codes), row, scales_at, scales.stride(-2) * size, block,
+        codes.stride(0) * codes.element_size() if experts else 0, scales.stride(0) * size if experts else 0,
+    )  # fmt: skip
+
+
+def product(
+    program: Program,
+    weight: Matrix,
+    x: Rows,
+    y: Rows,
+    factor: float = 1.0,
+    add: bool = False,
+    bias: tuple[int, int] = (0, 0),
+    barrier: bool = True,
+) -> None:
+    """`y (+)= factor * x W^T`, or `bias + factor * x W^T`."""
+    program.kinds.add(weight.kind)
+    program.add(
+        _PRODUCTS[weight.kind][0], x.address, x.stride, weight.inputs, *weight.fields, y.address, y.stride,
+        float(factor), int(add), *bias, barrier=barrier,
+    )  # fmt: skip
+
+
+def linear(
+    program: Program,
+    layer: Linear | Router,
+    x: Rows,
+    y: Rows,
+    factor: float = 1.0,
+    add: bool = False,
+    barrier: bool = True,
+) -> None:
+    """`y (+)= factor * layer(x)`."""
+    if type(layer) not in (Linear, QuantisedLinear, Router, LoRALinear, LoRARouter):
+        raise CannotPlan(f"a layer of kind {type(layer).__name__}")
+    bias = (0, 0) if layer.bias is None else program.vector(layer.bias)
+    dora = isinstance(layer, LoRALinear | LoRARouter) and layer.lora_magnitude is not None
+    if not dora and (layer.bias is None or (not add and factor == 1.0)):
+        _unbiased(program, layer, x, y, factor, add, bias, barrier)
+        return
+    # A bias, and DoRA's factor, cannot take part in a sum that has begun.
+    own = program.rows(y.width)
+    _unbiased(program, layer, x, own)
+    if dora:
+        _scale_rows(program, layer, own)
+    if layer.bias is not None:
+        program.add(rows.shift_columns, own.address, own.stride, own.width, *bias)
+    copy(program, own, y, factor, add)
+
+
+def _unbiased(
+    program: Program,
+    layer: Linear | Router,
+    x: Rows,
+    y: Rows,
+    factor: float = 1.0,
+    add: bool = False,
+    bias: tuple[int, int] = (0, 0),
+    barrier: bool = True,
+) -> None:
+    """The matrix and its factors, without DoRA's lengths."""
+    quantised = getattr(layer, "quantised", None)
+    weight = matrix(program, layer.weight if quantised is None else quantised)
+    if not isinstance(layer, LoRALinear | LoRARouter):
+        product(program, weight, x, y, factor, add, bias, barrier)
+        return
+    product(program, weight, x, y, factor, add, bias)
+    thin = program.rows(layer.rank)
+    product(program, matrix(program, layer.lora_A), x, thin)
+    product(program, matrix(program, layer.lora_B), thin, y, factor * layer.scale, True)
+
+
+def _scale_rows(program: Program, layer: Linear | Router, y: Rows) -> None:
+    assert isinstance(layer, LoRALinear | LoRARouter)
+    factors = layer.row_factors()
+    assert factors is not None and layer.lora_magnitude is not None
+    program.copied_from(layer.lora_A, layer.lora_B, layer.lora_magnitude)
+    at = program.own(factors.detach().float().contiguous())
+    program.add(rows.scale_columns, y.address, y.stride, y.width, at)
+
+
+def copy(program: Program, x: Rows, y: Rows, factor: float = 1.0, add: bool = False) -> None:
+    """`y (+)= factor * x`."""
+    program.add(rows.copy, x.address, x.stride, x.width, y.address, y.stride, float(factor), int(add))
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Where a layer's routed rows are: starts of the experts' rows, experts that have any, their number."""
+
+    starts: int
+    active: int
+    num_active: int
+    count: int  # address of the number of rows
+    most: int
+
+
+def experts(program: Program, layer: ExpertLinear, x: Rows, y: Rows, order: Sorted) -> None:
+    """`y = layer(x)` on rows sorted by expert."""
+    if type(layer) not in (ExpertLinear, QuantisedExpertLinear, LoRAExpertLinear, SubsetExpertLinear):
+        raise CannotPlan(f"experts of kind {type(layer).__name__}")
+    quantised = getattr(layer, "quantised", None)
+    weight = matrix(program, layer.weight if quantised is None else quantised)
+    bias, bias_stride = (0, 0), 0
+    if layer.bias is not None:
+        whole: Tensor = layer.bias
+        if isinstance(layer, SubsetExpertLinear) and layer.subset_bias is not None:
+            program.copied_from(layer.bias, layer.subset_bias)
+            whole = layer.bias.detach().index_copy(0, layer.chosen_S, layer.subset_bias.detach())
+            program.own(whole)
+        bias, bias_stride = program.vector(whole), whole.stride(0) * whole.element_size()
+    adapted = isinstance(layer, LoRAExpertLinear)
+    if isinstance(layer, SubsetExpertLinear):
+        others = [-1 if e in layer.slots else e for e in range(layer.num_experts)]
+        _experts(program, weight, x, y, order, table=_places(program, others), bias=bias, step=bias_stride)
+        slices, own = matrix(program, layer.subset_weight), _slots(program, layer)
+        _experts(program, slices, x, y, order, table=own, add=layer.bias is not None)
+        return
+    _experts(program, weight, x, y, order, bias=bias, step=bias_stride)
+    if adapted:
+        if layer.lora_magnitude is not None:
+            raise CannotPlan("DoRA on experts")
+        thin, own = program.rows(layer.rank, order.most), _slots(program, layer)
+        _experts(program, matrix(program, layer.lora_A), x, thin, order, table=own)
+        _experts(program, matrix(program, layer.lora_B), thin, y, order, layer.scale, True, own)
+
+
+def _slots(program: Program, layer: LoRAExpertLinear | SubsetExpertLinear) -> int:
+    return _places(program, [layer.slots.get(e, -1) for e in range(layer.num_experts)])
+
+
+def _places(program: Program, places: Sequence[int]) -> int:
+    return program.own(torch.tensor(places, dtype=torch.int64))
+
+
+def _experts(
+    program: Program,
+    weight: Matrix,
+    x: Rows,
+    y: Rows,
+    order: Sorted,
+    factor: float = 1.0,
+    add: bool = False,
+    table: int = 0,
+    bias: tuple[int, int] = (0, 0),
+    step: int = 0,
+) -> None:
+    program.kinds.add(weight.kind)
+    program.add(
+        _PRODUCTS[weight.kind][1], x.address, x.stride, weight.inputs, *weight.fields, y.address, y.stride,
+        float(factor), int(add), *bias, weight.expert_stride, weight.expert_scale_stride, step,
+        order.starts, order.active, order.num_active, table,
+    )  # fmt: skip

@@ -1,0 +1,174 @@
+"""Kernels of products: of all tokens with one matrix, and of routed rows with the matrices of their experts.
+
+A kernel per kind of weight, so that only those in use are compiled. Legend: T rows, O outputs, I inputs.
+"""
+# mypy: disable-error-code="no-untyped-def,call-arg"
+
+from __future__ import annotations
+
+from numba import njit
+
+from coterie.native.layout import THREADS, TOKENS
+from coterie.native.primitives import FAST, INLINE, floats, ints, number, take
+from coterie.native.rows import fields, real
+from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32, dot
+
+_ROWS = 4  # rows of a matrix that are read together
+
+
+@njit(**INLINE)
+def _block(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, factor, add):
+    """Four rows of weights against all rows of x, up to four at a time."""
+    t = 0
+    while num_rows - t >= 4:
+        dot(kind, 2, 4, w, w_stride, s, s_stride, size, x + t * x_stride, x_stride, count,
+            y + t * y_stride, y_stride, factor, add)  # fmt: skip
+        dot(kind, 2, 4, w + 2 * w_stride, w_stride, s + 2 * s_stride, s_stride, size, x + t * x_stride,
+            x_stride, count, y + t * y_stride + 8, y_stride, factor, add)  # fmt: skip
+        t += 4
+    while num_rows - t >= 2:
+        dot(kind, 4, 2, w, w_stride, s, s_stride, size, x + t * x_stride, x_stride, count,
+            y + t * y_stride, y_stride, factor, add)  # fmt: skip
+        t += 2
+    while num_rows - t >= 1:
+        dot(kind, 4, 1, w, w_stride, s, s_stride, size, x + t * x_stride, x_stride, count,
+            y + t * y_stride, y_stride, factor, add)  # fmt: skip
+        t += 1
+
+
+@njit(**INLINE)
+def _outputs(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+             factor, add):  # fmt: skip
+    """Outputs [low, high) of all rows."""
+    o = low
+    while o + _ROWS <= high:
+        _block(kind, w + o * w_stride, w_stride, s + o * s_stride, s_stride, size, x, x_stride, count,
+               y + 4 * o, y_stride, num_rows, factor, add)  # fmt: skip
+        o += _ROWS
+    while o < high:
+        for t in range(num_rows):
+            dot(kind, 1, 1, w + o * w_stride, w_stride, s + o * s_stride, s_stride, size, x + t * x_stride,
+                x_stride, count, y + t * y_stride + 4 * o, y_stride, factor, add)  # fmt: skip
+        o += 1
+
+
+@njit(**FAST)
+def _fill(bias, bias_kind, y, y_stride, num_rows, low, high):
+    for t in range(num_rows):
+        row = floats(y + t * y_stride, high)
+        for o in range(low, high):
+            row[o] = number(bias, o, bias_kind)
+
+
+@njit(**INLINE)
+def piece_size(num_outputs, threads):
+    """Outputs that a thread takes at a time: a multiple of _ROWS."""
+    if threads == 1:
+        return num_outputs
+    return max(8, (num_outputs // (threads * 6) + 3) // _ROWS * _ROWS)
+
+
+@njit(**INLINE)
+def _product(kind, context, op):
+    """x, stride, I, weight, stride of a row, scales, stride, numbers of a block, O, y, stride, factor, add,
+    bias (0: none), its kind.
+    """
+    f, c = fields(op), ints(context, 16)
+    num_outputs, add, bias, factor = f[8], f[12], f[13], real(op, 11)
+    piece = piece_size(num_outputs, c[THREADS])
+    low = take(op) * piece
+    while low < num_outputs:
+        high = min(low + piece, num_outputs)
+        if bias != 0:
+            _fill(bias, f[14], f[9], f[10], c[TOKENS], low, high)
+            add = 1
+        _outputs(kind, f[3], f[4], f[5], f[6], f[7], f[0], f[1], f[2], f[9], f[10], c[TOKENS], low, high,
+                 factor, add)  # fmt: skip
+        low = take(op) * piece
+
+
+def product_f32(context, op):
+    """`y = x W^T` with float32 weights."""
+    _product(F32, context, op)
+
+
+def product_bf16(context, op):
+    """The same with bfloat16 weights."""
+    _product(BF16, context, op)
+
+
+def product_int8(context, op):
+    """The same with blocks of 8 bits."""
+    _product(INT8, context, op)
+
+
+def product_int8_f32(context, op):
+    """The same with float32 scales."""
+    _product(INT8_F32, context, op)
+
+
+def product_int4(context, op):
+    """The same with blocks of 4 bits."""
+    _product(INT4, context, op)
+
+
+def product_int4_f32(context, op):
+    """The same with float32 scales."""
+    _product(INT4_F32, context, op)
+
+
+@njit(**INLINE)
+def _expert_product(kind, context, op):
+    """As `_product`, with x and y sorted by expert, and from 15 on: stride of an expert's weights, of its
+    scales, of its bias, then addresses of E + 1 starts of experts' rows, of the experts that have any, and of
+    their number; a table by expert (0: all) of places among the weights (-1: none).
+    """
+    f = fields(op)
+    num_outputs, add, bias, factor = f[8], f[12], f[13], real(op, 11)
+    starts, active, num_active = ints(f[18], 1 << 20), ints(f[19], 1 << 20), ints(f[20], 1)[0]
+    piece = piece_size(num_outputs, ints(context, 16)[THREADS])
+    pieces = (num_outputs + piece - 1) // piece
+    item = take(op)
+    while item < num_active * pieces:
+        expert, low = active[item // pieces], item % pieces * piece
+        high = min(low + piece, num_outputs)
+        first, num_rows = starts[expert], starts[expert + 1] - starts[expert]
+        x, y = f[0] + first * f[1], f[9] + first * f[10]
+        place = expert if f[21] == 0 else ints(f[21], 1 << 20)[expert]
+        if bias != 0:
+            _fill(bias + expert * f[17], f[14], y, f[10], num_rows, low, high)
+            add = 1
+        if place >= 0:
+            _outputs(kind, f[3] + place * f[15], f[4], f[5] + place * f[16], f[6], f[7], x, f[1], f[2], y,
+                     f[10], num_rows, low, high, factor, add)  # fmt: skip
+        item = take(op)
+
+
+def experts_f32(context, op):
+    """Each row by its expert's float32 matrix."""
+    _expert_product(F32, context, op)
+
+
+def experts_bf16(context, op):
+    """The same with bfloat16 weights."""
+    _expert_product(BF16, context, op)
+
+
+def experts_int8(context, op):
+    """The same with blocks of 8 bits."""
+    _expert_product(INT8, context, op)
+
+
+def experts_int8_f32(context, op):
+    """The same with float32 scales."""
+    _expert_product(INT8_F32, context, op)
+
+
+def experts_int4(context, op):
+    """The same with blocks of 4 bits."""
+    _expert_product(INT4, context, op)
+
+
+def experts_int4_f32(context, op):
+    """The same with float32 scales."""
+    _expert_product(INT4_F32, context, op)

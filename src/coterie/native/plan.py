@@ -1,0 +1,248 @@
+"""A model's decoding step as one native call: made once, run for every token.
+
+Legend: T tokens, one of each sequence; D width, V vocabulary, H query heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from coterie.config.model import BlockConfig
+from coterie.native import layout, rows
+from coterie.native.feed_forward import Choices, dense, mixture
+from coterie.native.layers import NAMES, copy, linear, matrix, product
+from coterie.native.mixers import Shared, mixer, norm
+from coterie.native.program import CannotPlan, Program, Rows, check_known
+from coterie.native.runner import run, thread_functions
+from coterie.nn.block import Block
+from coterie.nn.linear import Linear
+from coterie.nn.lora import LoRALinear
+from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.quantised_layers import QuantisedLinear
+from coterie.nn.router import Routing
+from coterie.nn.transformer import Transformer
+
+MOST_TOKENS = 16
+_KNOWN_MODEL = {
+    "family", "vocab_size", "width", "blocks", "max_positions", "norm_eps", "norm_rounding", "norm_plus_one",
+    "final_norm_plus_one", "embed_scale", "embed_norm", "residual_scale", "logit_scale", "logit_cap",
+    "tie_embeddings", "init_std", "num_mtp_layers", "extra",
+}  # fmt: skip
+_KNOWN_BLOCK = {"attention", "ffn", "norms", "post_norm_eps", "output_scale"}
+_FIRST_CAPACITY = 256
+
+
+class KeptRows(Protocol):
+    """The keys and values of one layer of one sequence, written in place."""
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[int, int, int]:
+        """Make room for one row like these: addresses of keys and values, rows with the new one."""
+        ...
+
+
+class KeptSequence(Protocol):
+    """What one sequence keeps; `infer.cache.SequenceCache`."""
+
+    long: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens seen."""
+        ...
+
+    def layer(self, index: int) -> KeptRows:
+        """The keys and values of a layer."""
+        ...
+
+    def advance(self, num_tokens: int) -> None:
+        """Count new tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """The result of a step, float32: `hidden` (T, D) after the last norm, `logits` (T, V)."""
+
+    hidden: Tensor
+    logits: Tensor
+
+
+class Plan:
+    """The native form of one model. It reads the model's weights where they are.
+
+    A plan serves one thread at a time.
+    """
+
+    def __init__(self, model: Transformer, most: int = MOST_TOKENS) -> None:
+        config = model.config
+        check_known(config, "a model", _KNOWN_MODEL)
+        model.check_head()
+        self.most, self.width, self.vocab_size = most, config.width, config.vocab_size
+        self._shared = Shared(model.compute_dtype)
+        self._choices: dict[int, Choices] = {}
+        program = Program(most)
+        self._program = program
+        h = program.rows(config.width)
+        self._embed(model, h)
+        for index, block in enumerate(model.blocks):
+            if type(block) is not Block:
+                raise CannotPlan(f"blocks of kind {type(block).__name__}")
+            self._block(block, config.blocks[index], index, h)
+        self._hidden_TD, self._hidden = self._output(config.width)
+        norm(program, model.norm, h, self._hidden)
+        if config.logit_scale != 1.0:
+            copy(program, self._hidden, self._hidden, config.logit_scale)
+        self._head(model)
+        self._heads = max((attention.num_heads for attention in config.attentions), default=1)
+        self._templates = [
+            (layer, self._template(model, keys), self._template(model, values))
+            for layer, keys, values in self._shared.kept
+        ]
+        self._table = program.table()
+        self._capacity = 0
+        self._make_context()
+
+    def _embed(self, model: Transformer, h: Rows) -> None:
+        config, program = model.config, self._program
+        address, kind = program.vector(model.embed.weight)
+        scale = float(torch.tensor(config.embed_scale, dtype=model.compute_dtype))
+        program.add(rows.embed, address, kind, config.width, h.address, h.stride, scale)
+        if config.embed_norm:
+            norm(program, None, h, h, eps=config.norm_eps)
+
+    def _block(self, block: Block, config: BlockConfig, index: int, h: Rows) -> None:
+        if block.per_layer is not None:
+            raise CannotPlan("blocks with an input for each layer")
+        check_known(config, "a block", _KNOWN_BLOCK)
+        program, factor = self._program, block.residual_scale
+        x, y = program.rows(h.width), program.rows(h.width)
+        post = block.attention_post_norm
+        read = h if block.attention_norm is None else x
+        if block.attention_norm is not None:
+            norm(program, block.attention_norm, h, x)
+        seen, last = mixer(program, self._shared, block.attention, index, read)
+        assert isinstance(last, Linear)
+        if post is None:
+            linear(program, last, seen, h, factor, True)
+        else:
+            linear(program, last, seen, y)
+            norm(program, post, y, y)
+            copy(program, y, h, factor, True)
+        if block.ffn_norm is not None:
+            norm(program, block.ffn_norm, h, x)
+        self._feed_forward(block, index, h if block.ffn_norm is None else x, y, h)
+        if block.output_scale is not None:
+            copy(program, h, h, float(block.output_scale))
+            program.copied_from(block.output_scale)
+
+    def _feed_forward(self, block: Block, index: int, x: Rows, y: Rows, h: Rows) -> None:
+        program, post = self._program, block.ffn_post_norm
+        # What is read must not change before it is read: without a norm before, x is the stream itself.
+        apart = post is not None or x is h
+        to, factor, add = (y, 1.0, False) if apart else (h, block.residual_scale, True)
+        if isinstance(block.ffn, MoE):
+            self._choices[index] = mixture(program, block.ffn, x, to, factor, add)
+        else:
+            assert isinstance(block.ffn, FeedForward)
+            dense(program, block.ffn, x, to, factor, add)
+        if apart:
+            if post is not None:
+                norm(program, post, y, y)
+            copy(program, y, h, block.residual_scale, True)
+
+    def _output(self, width: int) -> tuple[Tensor, Rows]:
+        """A buffer that the caller of a step sees."""
+        tensor = torch.zeros(self.most, width)
+        return tensor, Rows(self._program.own(tensor), 4 * width, width)
+
+    @staticmethod
+    def _template(model: Transformer, shape: tuple[int, ...]) -> Tensor:
+        """A row of a cache."""
+        return torch.empty(1, *shape, dtype=model.compute_dtype)
+
+    def _head(self, model: Transformer) -> None:
+        config, program = model.config, self._program
+        self._logits_TV, logits = self._output(config.vocab_size)
+        if model.head is None:
+            product(program, matrix(program, model.embed.weight), self._hidden, logits)
+        else:
+            if type(model.head) not in (Linear, QuantisedLinear, LoRALinear):
+                raise CannotPlan(f"a head of kind {type(model.head).__name__}")
+            linear(program, model.head, self._hidden, logits)
+        if config.logit_cap is not None:
+            program.add(rows.cap, logits.address, logits.stride, logits.width, float(config.logit_cap))
+
+    def _make_context(self) -> None:
+        most = self.most
+        self._ids, self._positions, self._long = (torch.zeros(most, dtype=torch.int64) for _ in range(3))
+        self._kept = torch.zeros(max(1, len(self._templates)) * most * 3, dtype=torch.int64)
+        self._context = torch.zeros(layout.CONTEXT, dtype=torch.int64)
+        fields = {
+            layout.OPS: self._table.data_ptr(),
+            layout.NUM_OPS: self._table.shape[0],
+            layout.IDS: self._ids.data_ptr(),
+            layout.POSITIONS: self._positions.data_ptr(),
+            layout.LONG: self._long.data_ptr(),
+            layout.KEPT: self._kept.data_ptr(),
+        }
+        functions = thread_functions()
+        if functions is not None:
+            fields[layout.WAIT] = functions[1]
+        for index, value in fields.items():
+            self._context[index] = value
+
+    @property
+    def kinds(self) -> frozenset[int]:
+        """How the weights of products are stored."""
+        return frozenset(self._program.kinds)
+
+    @property
+    def stored(self) -> str:
+        """The same for people, for example `bf16, int4`."""
+        return ", ".join(dict.fromkeys(NAMES[kind] for kind in sorted(self.kinds)))
+
+    def is_current(self) -> bool:
+        """Whether the model's weights are where the plan reads them."""
+        return self._program.is_current()
+
+    @torch.inference_mode()
+    def step(self, ids: Sequence[int], caches: Sequence[KeptSequence]) -> Stepped:
+        """Feed one token to each of at most `most` sequences; their caches take it in.
+
+        The logits and hidden states are copies. An interrupted step leaves the caches as an interrupted
+        forward pass does.
+        """
+        num_tokens = len(ids)
+        assert 0 < num_tokens == len(caches) <= self.most, "a step takes one token of each of a few sequences"
+        self._ids[:num_tokens] = torch.tensor(ids)
+        self._positions[:num_tokens] = torch.tensor([cache.length for cache in caches])
+        self._long[:num_tokens] = torch.tensor([int(cache.long) for cache in caches])
+        entries: list[tuple[int, int, int]] = []
+        for layer, keys, values in self._templates:
+            entries += [cache.layer(layer).extend(keys, values) for cache in caches]
+        if entries:
+            self._kept[: 3 * len(entries)] = torch.tensor(entries).flatten()
+            self._make_room(max(count for _, _, count in entries))
+        self._context[layout.TOKENS] = num_tokens
+        self._context[layout.THREADS] = torch.get_num_threads() if thread_functions() else 1
+        run(self._context.data_ptr())
+        for cache in caches:
+            cache.advance(1)
+        return Stepped(self._hidden_TD[:num_tokens].clone(), self._logits_TV[:num_tokens].clone())
+
+    def _make_room(self, count: int) -> None:
+        """Room for the scores of `count` keys."""
+        if count > self._capacity:
+            self._capacity = max(_FIRST_CAPACITY, 2 * count)
+            self._scores = torch.empty(self.most, self._heads, self._capacity)
+            self._context[layout.SCORES] = self._scores.data_ptr()
+            self._context[layout.CAPACITY] = self._capacity
+
+    def routing(self, num_tokens: int) -> dict[int, Routing]:
+        """The choices of the last step by layer."""
+        return {layer: choices.of(num_tokens) for layer, choices in self._choices.items()}

@@ -1,0 +1,171 @@
+"""What kernels are written with: views of addresses, a shared counter of work, calls through addresses.
+
+A kernel is a plain function `(context, op)` of two addresses of int64 fields (`layout.py`). It finds its
+memory by address only.
+"""
+
+# mypy: disable-error-code="call-arg,attr-defined,var-annotated"
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.extending import intrinsic
+
+from coterie.native.layout import COUNTER
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+# Sums may be taken in any order, which is then the same at every call: nothing here depends on the number of
+# rows or threads.
+FAST: dict[str, Any] = {
+    "nogil": True,
+    "cache": True,
+    "boundscheck": False,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+INLINE: dict[str, Any] = {**FAST, "inline": "always"}
+
+
+@intrinsic
+def pointer(typing: Any, address: Any) -> Any:
+    """A void pointer of an address."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic
+def bits(typing: Any, x: Any) -> Any:
+    """The int32 with the bits of a float32."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.bitcast(args[0], _I32)
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
+def unbits(typing: Any, x: Any) -> Any:
+    """The float32 with the bits of an int32."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic
+def fetch_add(typing: Any, address: Any) -> Any:
+    """Add 1 to the int64 at `address`, atomically; returns what was there."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.atomic_rmw("add", b.inttoptr(args[0], _I64.as_pointer()), _I64(1), "monotonic")
+
+    return types.int64(types.int64), generate
+
+
+def _called(b: Any, address: Any, result: Any, arguments: list[Any]) -> Any:
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return b.call(b.inttoptr(address, kind.as_pointer()), arguments)
+
+
+@intrinsic
+def call_kernel(typing: Any, function: Any, context_address: Any, op: Any) -> Any:
+    """`function(context, op)` through its address."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        _called(b, args[0], ir.VoidType(), [args[1], args[2]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def call_barrier(typing: Any, function: Any) -> Any:
+    """`function()` through its address."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        _called(b, args[0], ir.VoidType(), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def call_parallel(typing: Any, function: Any, body: Any, data: Any, threads: Any) -> Any:
+    """libgomp's `GOMP_parallel(body, data, threads, 0)` through its address."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        function, body, data, threads = args
+        _called(b, function, ir.VoidType(), [body, data, b.trunc(threads, _I32), _I32(0)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), generate
+
+
+@njit(**INLINE)
+def ints(address, count):  # type: ignore[no-untyped-def]
+    """`count` int64 at an address."""
+    return carray(pointer(address), count, dtype=np.int64)
+
+
+@njit(**INLINE)
+def floats(address, count):  # type: ignore[no-untyped-def]
+    """`count` float32 at an address."""
+    return carray(pointer(address), count, dtype=np.float32)
+
+
+@njit(**INLINE)
+def doubles(address, count):  # type: ignore[no-untyped-def]
+    """`count` float64 at an address."""
+    return carray(pointer(address), count, dtype=np.float64)
+
+
+@njit(**INLINE)
+def shorts(address, count):  # type: ignore[no-untyped-def]
+    """`count` uint16 at an address: bfloat16 numbers."""
+    return carray(pointer(address), count, dtype=np.uint16)
+
+
+@njit(**INLINE)
+def take(op):  # type: ignore[no-untyped-def]
+    """The number of the next piece of an operation's work that no thread has taken."""
+    return fetch_add(op + 8 * COUNTER)
+
+
+@njit(**INLINE)
+def number(address, index, kind):  # type: ignore[no-untyped-def]
+    """Plain number `index` at an address: float32 (kind 0) or bfloat16 (1)."""
+    if kind == 0:
+        return floats(address, index + 1)[index]
+    return unbits(np.int32(shorts(address, index + 1)[index]) << np.int32(16))
+
+
+@njit(**INLINE)
+def as_bfloat16(x):  # type: ignore[no-untyped-def]
+    """A float32 rounded to bfloat16, as uint16."""
+    raw = bits(x)
+    return np.uint16((raw + np.int32(0x7FFF) + ((raw >> np.int32(16)) & np.int32(1))) >> np.int32(16))
+
+
+@njit(**FAST)
+def exponential(x):  # type: ignore[no-untyped-def]
+    """exp of a float32 in a form that LLVM turns into vectors; relative error about 1e-7 (Cephes' expf)."""
+    x = max(min(x, np.float32(88.0)), np.float32(-87.0))
+    n = np.float32(math.floor(x * np.float32(1.44269504) + np.float32(0.5)))
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + np.float32(1.0)
+    return p * unbits(np.int32((np.int32(n) + np.int32(127)) << np.int32(23)))

@@ -1,0 +1,115 @@
+"""A table of operations under construction: their fields, their buffers, and the tensors that they read.
+
+Legend: T tokens, D width of a row.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coterie.config.base import Settings
+from coterie.native.layout import BARRIER, FIELDS, FIRST, KERNEL
+from coterie.native.runner import Kernel, address
+
+PLAIN = {torch.float32: 0, torch.bfloat16: 1}  # kinds of numbers that kernels read one by one
+
+
+class CannotPlan(Exception):
+    """Why a model has no native plan, one line."""
+
+
+def check_known(config: Settings, where: str, known: Collection[str]) -> None:
+    """Refuse a setting that the lowering does not know and that is not as by default."""
+    for name, info in type(config).model_fields.items():
+        if name not in known and getattr(config, name) != info.get_default(call_default_factory=True):
+            raise CannotPlan(f"{where} with {name} {getattr(config, name)}")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of float32 activations: the address of the first, bytes from row to row, numbers of a row."""
+
+    address: int
+    stride: int
+    width: int
+
+    def part(self, start: int, width: int) -> Rows:
+        """`width` columns from `start` on."""
+        return Rows(self.address + 4 * start, self.stride, width)
+
+
+class Program:
+    """Operations in order. It owns every tensor whose address they hold.
+
+    `most`: tokens of a step at most. `copies`: (a tensor that was copied, its version then), by which a plan
+    notices that a copy is out of date. `kinds`: of the weights of products.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.ops: list[list[int]] = []
+        self.kept: list[Tensor] = []
+        self.sources: list[tuple[Tensor, int]] = []
+        self.copies: list[tuple[Tensor, int]] = []
+        self.kinds: set[int] = set()
+
+    def add(self, kernel: Kernel, *fields: int | float, barrier: bool = True) -> None:
+        """One operation. Without `barrier` the next one may begin before this one is finished."""
+        row = [0] * FIELDS
+        row[KERNEL], row[BARRIER] = address(kernel), int(barrier)
+        for index, field in enumerate(fields):
+            whole = field if isinstance(field, int) else struct.unpack("<q", struct.pack("<d", field))[0]
+            row[FIRST + index] = int(whole)
+        self.ops.append(row)
+
+    def own(self, tensor: Tensor) -> int:
+        """The address of a tensor that the program made, and keeps."""
+        self.kept.append(tensor)
+        return tensor.data_ptr()
+
+    def of(self, tensor: Tensor) -> int:
+        """The address of a tensor of the model, read in place."""
+        self.sources.append((tensor, tensor.data_ptr()))
+        return tensor.data_ptr()
+
+    def copied_from(self, *tensors: Tensor) -> None:
+        """Note that the program holds numbers made from these tensors."""
+        self.copies += [(tensor, version(tensor)) for tensor in tensors]
+
+    def floats(self, *shape: int) -> int:
+        """The address of new float32 zeros."""
+        return self.own(torch.zeros(*shape))
+
+    def whole(self, *shape: int) -> int:
+        """The address of new int64 zeros."""
+        return self.own(torch.zeros(*shape, dtype=torch.int64))
+
+    def rows(self, width: int, count: int | None = None) -> Rows:
+        """A new buffer of `count` rows (None: one per token)."""
+        return Rows(self.floats(count or self.most, width), 4 * width, width)
+
+    def vector(self, tensor: Tensor) -> tuple[int, int]:
+        """(address, kind) of a tensor that is read number by number."""
+        if tensor.dtype not in PLAIN or not tensor.is_contiguous():
+            raise CannotPlan(f"a vector of {tensor.dtype} numbers")
+        return self.of(tensor), PLAIN[tensor.dtype]
+
+    def table(self) -> Tensor:
+        """The operations as (N, FIELDS) int64."""
+        return torch.tensor(self.ops, dtype=torch.int64)
+
+    def is_current(self) -> bool:
+        """Whether every tensor is still where it was, and what was copied unchanged."""
+        return all(tensor.data_ptr() == at for tensor, at in self.sources) and all(
+            version(tensor) == then for tensor, then in self.copies
+        )
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was written to; 0 for one made under inference mode, which keeps no count."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -1,0 +1,56 @@
+"""A check of the compiled products on this machine, before a plan is used."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+import torch
+
+from coterie.native import layout
+from coterie.native.layers import matrix, product
+from coterie.native.program import Program
+from coterie.native.runner import run
+from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8
+from coterie.nn.quantised_tensor import QuantisedTensor
+
+_OUTPUTS, _INPUTS, _ROWS = 67, 128, 7
+# 128 products of float32 numbers, each rounded once, and their sum.
+_TOLERANCE = 128 * 2.0**-24
+
+
+def check_products(kinds: Iterable[int]) -> None:
+    """Errors: `RuntimeError` where a product of one of these kinds is not what float64 says."""
+    for kind in kinds:
+        _check(kind)
+
+
+@functools.cache
+def _check(kind: int) -> None:
+    generator = torch.Generator().manual_seed(kind)
+    weight = torch.randn(_OUTPUTS, _INPUTS, generator=generator)
+    x = torch.randn(_ROWS, _INPUTS, generator=generator)
+    program = Program(_ROWS)
+    if kind in (F32, BF16):
+        plain = weight.to(torch.float32 if kind == F32 else torch.bfloat16)
+        exact, weights = plain.double(), matrix(program, plain)
+    else:
+        held = QuantisedTensor((_OUTPUTS, _INPUTS), 4 if kind in (INT4, INT4_F32) else 8, 64)
+        held.store(weight)
+        if kind not in (INT8, INT4):
+            held.scales = held.scales.float()
+        exact, weights = held.dequantise().double(), matrix(program, held)
+    read, written = program.rows(_INPUTS), program.rows(_OUTPUTS)
+    program.kept[0].copy_(x)
+    product(program, weights, read, written)
+    table = program.table()
+    context = torch.zeros(layout.CONTEXT, dtype=torch.int64)
+    for index, value in (
+        (layout.TOKENS, _ROWS), (layout.THREADS, 1), (layout.OPS, table.data_ptr()), (layout.NUM_OPS, 1),
+    ):  # fmt: skip
+        context[index] = value
+    run(context.data_ptr())
+    error = (program.kept[1].double() - x.double() @ exact.T).abs()
+    bound = _TOLERANCE * (x.double().abs() @ exact.abs().T)
+    if not bool((error <= bound).all()):
+        raise RuntimeError(f"a product of kind {kind} is wrong by {float(error.max()):.2g}")

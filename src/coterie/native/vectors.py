@@ -1,0 +1,273 @@
+"""Products that numba emits as LLVM vector code for the processor at hand.
+
+All arguments are addresses, byte strides and counts (int64), so that no array object is made. LLVM splits a
+vector of 16 floats into what the processor has. Every result is one fixed sum: it depends neither on how many
+rows are computed together nor on which thread does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+# How numbers are stored. The last four: blocks of 8 or 4 bits with bfloat16 or float32 scales
+# (`nn.quantised_tensor`).
+F32, BF16, INT8, INT8_F32, INT4, INT4_F32 = range(6)
+LANES = 16  # numbers of one vector
+
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_FLOAT = ir.FloatType()
+_VECTOR, _WIDE = ir.VectorType(_FLOAT, LANES), ir.VectorType(_I32, LANES)
+_LINE = 64  # bytes of a cache line
+
+Value = Any  # llvmlite's values have no useful types
+
+
+def _constant(kind: Any, value: float) -> Value:
+    return ir.Constant(kind, [value] * kind.count)
+
+
+def _load(b: Any, address: Value, kind: Any) -> Value:
+    value = b.load(b.inttoptr(address, kind.as_pointer()))
+    value.align = 1
+    return value
+
+
+def _at(b: Any, address: Value, index: Value, size: int) -> Value:
+    return b.add(address, b.mul(index, _I64(size)))
+
+
+def _fma(b: Any, x: Value, y: Value, z: Value) -> Value:
+    name = "llvm.fma.f32" if x.type == _FLOAT else f"llvm.fma.v{LANES}f32"
+    return b.call(
+        cgutils.get_or_insert_function(b.module, ir.FunctionType(x.type, [x.type] * 3), name), [x, y, z]
+    )
+
+
+def _splat(b: Any, scalar: Value) -> Value:
+    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    one = b.insert_element(undefined, scalar, _I32(0))
+    return b.shuffle_vector(one, undefined, _constant(_WIDE, 0))
+
+
+def _sum(b: Any, vector: Value) -> Value:
+    kind = ir.FunctionType(_FLOAT, [_FLOAT, _VECTOR])
+    add = cgutils.get_or_insert_function(b.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
+    return b.call(add, [_FLOAT(0.0), vector], fastmath=("reassoc",))
+
+
+def _prefetch(b: Any, address: Value) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+    fetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+    b.call(fetch, [b.inttoptr(address, _I8.as_pointer()), _I32(0), _I32(3), _I32(1)])
+
+
+def _widen(b: Any, raw: Value) -> Value:
+    """float32 of bfloat16 bits, one or a vector."""
+    vector = isinstance(raw.type, ir.VectorType)
+    wide, shift = (_WIDE, _constant(_WIDE, 16)) if vector else (_I32, _I32(16))
+    return b.bitcast(b.shl(b.zext(raw, wide), shift), _VECTOR if vector else _FLOAT)
+
+
+def _vector(b: Any, kind: int, address: Value, index: Value) -> Value:
+    """16 plain numbers from `index` on."""
+    if kind == F32:
+        return _load(b, _at(b, address, index, 4), _VECTOR)
+    return _widen(b, _load(b, _at(b, address, index, 2), ir.VectorType(_I16, LANES)))
+
+
+def _number(b: Any, kind: int, address: Value, index: Value) -> Value:
+    """The plain number at `index`."""
+    if kind == F32:
+        return _load(b, _at(b, address, index, 4), _FLOAT)
+    return _widen(b, _load(b, _at(b, address, index, 2), _I16))
+
+
+class _Sums:
+    """One running sum for each of R rows and T tokens."""
+
+    def __init__(self, b: Any, rows: int, tokens: int, kind: Any = _VECTOR) -> None:
+        zero = _constant(kind, 0.0) if kind is _VECTOR else kind(0.0)
+        self.b = b
+        self.slots = [[cgutils.alloca_once_value(b, zero) for _ in range(tokens)] for _ in range(rows)]
+        self.zero = zero
+
+    def add(self, row: int, token: int, x: Value, y: Value) -> None:
+        slot = self.slots[row][token]
+        self.b.store(_fma(self.b, x, y, self.b.load(slot)), slot)
+
+    def get(self, row: int, token: int) -> Value:
+        return self.b.load(self.slots[row][token])
+
+    def clear(self) -> None:
+        for slots in self.slots:
+            for slot in slots:
+                self.b.store(self.zero, slot)
+
+
+class _Rows:
+    """The addresses of R rows or T tokens of a matrix."""
+
+    def __init__(self, b: Any, address: Value, stride: Value, count: int) -> None:
+        self.stride = stride
+        self.each = [b.add(address, b.mul(stride, _I64(row))) for row in range(count)]
+
+
+def _fetch_ahead(b: Any, rows: _Rows, offset: Value) -> None:
+    """Ask for the rows that the next call reads."""
+    ahead = b.mul(rows.stride, _I64(len(rows.each)))
+    for row in rows.each:
+        _prefetch(b, b.add(b.add(row, ahead), offset))
+
+
+def _plain_sums(b: Any, kind: int, w: _Rows, x: _Rows, count: Value, sums: _Sums, rest: _Sums) -> None:
+    """Sums over plain numbers: whole cache lines of weights, then those that are left one by one."""
+    size = 4 if kind == F32 else 2
+    step = _LINE // size
+    with cgutils.for_range(b, b.sdiv(count, _I64(step)), intp=_I64) as loop:
+        start = b.mul(loop.index, _I64(step))
+        _fetch_ahead(b, w, b.mul(loop.index, _I64(_LINE)))
+        for part in range(0, step, LANES):
+            index = b.add(start, _I64(part))
+            read = [_vector(b, F32, token, index) for token in x.each]
+            for r, row in enumerate(w.each):
+                weights = _vector(b, kind, row, index)
+                for t, numbers in enumerate(read):
+                    sums.add(r, t, weights, numbers)
+    whole = b.mul(b.sdiv(count, _I64(step)), _I64(step))
+    with cgutils.for_range(b, b.sub(count, whole), intp=_I64) as loop:
+        index = b.add(whole, loop.index)
+        single = [_number(b, F32, token, index) for token in x.each]
+        for r, row in enumerate(w.each):
+            weight = _number(b, kind, row, index)
+            for t, number in enumerate(single):
+                rest.add(r, t, weight, number)
+
+
+def _coded(
+    b: Any, kind: int, row: Value, block: Value, size: Value, part: Value
+) -> list[tuple[Value, Value]]:
+    """32 numbers of a block as two vectors, each with its place in the block."""
+    if kind in (INT8, INT8_F32):
+        first = b.mul(part, _I64(2 * LANES))
+        both = []
+        for place in (first, b.add(first, _I64(LANES))):
+            address = b.add(b.add(row, b.mul(block, size)), place)
+            codes = b.sext(_load(b, address, ir.VectorType(_I8, LANES)), _WIDE)
+            both.append((b.sitofp(codes, _VECTOR), place))
+        return both
+    half = b.lshr(size, _I64(1))
+    place = b.mul(part, _I64(LANES))
+    raw = b.zext(_load(b, b.add(b.add(row, b.mul(block, half)), place), ir.VectorType(_I8, LANES)), _WIDE)
+    low, high = b.and_(raw, _constant(_WIDE, 15)), b.lshr(raw, _constant(_WIDE, 4))
+    signed = [b.sitofp(b.sub(codes, _constant(_WIDE, 8)), _VECTOR) for codes in (low, high)]
+    return [(signed[0], place), (signed[1], b.add(half, place))]
+
+
+def _coded_sums(
+    b: Any, kind: int, w: _Rows, scales: _Rows, size: Value, x: _Rows, count: Value, sums: _Sums
+) -> None:
+    """Sums over blocks of codes: of each block a sum of its own, which its scale then multiplies."""
+    part_sums = _Sums(b, len(w.each), len(x.each))
+    code_bytes = size if kind in (INT8, INT8_F32) else b.lshr(size, _I64(1))
+    with cgutils.for_range(b, b.sdiv(count, size), intp=_I64) as blocks:
+        block = blocks.index
+        part_sums.clear()
+        _fetch_ahead(b, w, b.mul(block, code_bytes))
+        with cgutils.for_range(b, b.sdiv(size, _I64(2 * LANES)), intp=_I64) as parts:
+            for r, row in enumerate(w.each):
+                for codes, place in _coded(b, kind, row, block, size, parts.index):
+                    index = b.add(b.mul(block, size), place)
+                    for t, token in enumerate(x.each):
+                        part_sums.add(r, t, codes, _vector(b, F32, token, index))
+        for r, row in enumerate(scales.each):
+            scale = _splat(b, _number(b, F32 if kind in (INT8_F32, INT4_F32) else BF16, row, block))
+            for t in range(len(x.each)):
+                sums.add(r, t, part_sums.get(r, t), scale)
+
+
+def _emit_dot(kind: int, rows: int, tokens: int) -> Callable[..., Any]:
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        w, w_stride, scales, scale_stride, size, x, x_stride, count, y, y_stride, factor, add = args[3:]
+        sums = _Sums(b, rows, tokens)
+        rest = _Sums(b, rows, tokens, _FLOAT)
+        of_w, of_x = _Rows(b, w, w_stride, rows), _Rows(b, x, x_stride, tokens)
+        if kind in (F32, BF16):
+            _plain_sums(b, kind, of_w, of_x, count, sums, rest)
+        else:
+            _coded_sums(b, kind, of_w, _Rows(b, scales, scale_stride, rows), size, of_x, count, sums)
+        adds = b.icmp_signed("!=", add, _I64(0))
+        for t, out in enumerate(_Rows(b, y, y_stride, tokens).each):
+            for r in range(rows):
+                place = b.inttoptr(_at(b, out, _I64(r), 4), _FLOAT.as_pointer())
+                total = b.fadd(_sum(b, sums.get(r, t)), rest.get(r, t))
+                before = b.select(adds, b.load(place), _FLOAT(0.0))
+                b.store(_fma(b, total, factor, before), place)
+        return context.get_dummy_value()
+
+    return generate
+
+
+@intrinsic(prefer_literal=True)
+def dot(
+    typing: Any, kind: Any, rows: Any, tokens: Any,
+    w: Any, w_stride: Any, scales: Any, scale_stride: Any, size: Any, x: Any, x_stride: Any, count: Any,
+    y: Any, y_stride: Any, factor: Any, add: Any,
+) -> Any:  # fmt: skip
+    """`y[t, r] = factor * sum_k w[r, k] x[t, k]`, plus what is there where `add`.
+
+    `kind`, `rows` and `tokens` are literals: R rows of weights of that kind against T rows of float32.
+    `size`: numbers of a block, a multiple of 32 that divides `count`. y is float32, `y_stride` bytes per t.
+    """
+    literals = [kind.literal_value, rows.literal_value, tokens.literal_value]
+    signature = types.void(kind, rows, tokens, *([types.int64] * 10), types.float32, types.int64)
+    return signature, _emit_dot(*literals)
+
+
+def _emit_weighted_sum(kind: int, tokens: int) -> Callable[..., Any]:
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        a, a_stride, v, v_stride, count, width, y, y_stride = args[2:]
+        of_a, of_y = _Rows(b, a, a_stride, tokens), _Rows(b, y, y_stride, tokens)
+        sums, single = _Sums(b, 1, tokens), _Sums(b, 1, tokens, _FLOAT)
+        vectors = b.sdiv(width, _I64(LANES))
+        with cgutils.for_range(b, vectors, intp=_I64) as columns:
+            column = b.mul(columns.index, _I64(LANES))
+            sums.clear()
+            with cgutils.for_range(b, count, intp=_I64) as loop:
+                numbers = _vector(b, kind, b.add(v, b.mul(loop.index, v_stride)), column)
+                for t, row in enumerate(of_a.each):
+                    sums.add(0, t, _splat(b, _number(b, F32, row, loop.index)), numbers)
+            for t, out in enumerate(of_y.each):
+                store = b.store(sums.get(0, t), b.inttoptr(_at(b, out, column, 4), _VECTOR.as_pointer()))
+                store.align = 4
+        whole = b.mul(vectors, _I64(LANES))
+        with cgutils.for_range(b, b.sub(width, whole), intp=_I64) as columns:
+            column = b.add(whole, columns.index)
+            single.clear()
+            with cgutils.for_range(b, count, intp=_I64) as loop:
+                number = _number(b, kind, b.add(v, b.mul(loop.index, v_stride)), column)
+                for t, row in enumerate(of_a.each):
+                    single.add(0, t, _number(b, F32, row, loop.index), number)
+            for t, out in enumerate(of_y.each):
+                b.store(single.get(0, t), b.inttoptr(_at(b, out, column, 4), _FLOAT.as_pointer()))
+        return context.get_dummy_value()
+
+    return generate
+
+
+@intrinsic(prefer_literal=True)
+def weighted_sum(
+    typing: Any, kind: Any, tokens: Any,
+    a: Any, a_stride: Any, v: Any, v_stride: Any, count: Any, width: Any, y: Any, y_stride: Any,
+) -> Any:  # fmt: skip
+    """`y[t, j] = sum_p a[t, p] v[p, j]` over `count` rows of plain numbers of `kind`, `width` columns.
+
+    `kind` and `tokens` are literals; a and y are float32.
+    """
+    signature = types.void(kind, tokens, *([types.int64] * 8))
+    return signature, _emit_weighted_sum(kind.literal_value, tokens.literal_value)
