@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from coterie.native.compiled import fast, inline
 from coterie.native.layout import CAPACITY, KEPT, POSITIONS, SCORES, THREADS, TOKENS
 from coterie.native.primitives import (
-    FAST,
-    INLINE,
     as_bfloat16,
     exponential,
     floats,
@@ -27,7 +25,7 @@ from coterie.native.rows import fields, real
 from coterie.native.vectors import BF16, F32, dot, weighted_sum
 
 
-@njit(**INLINE)
+@inline
 def _kept(context, layer, t):
     """(keys, values, rows) of one sequence in the `layer`-th layer that keeps any."""
     c = ints(context, 16)
@@ -35,7 +33,7 @@ def _kept(context, layer, t):
     return entry[0], entry[1], entry[2]
 
 
-@njit(**FAST)
+@fast
 def _store(x, out, kind, width):
     """A row of float32 numbers into a cache."""
     numbers = floats(x, width)
@@ -61,7 +59,7 @@ def append(context, op):
         t = take(op)
 
 
-@njit(**INLINE)
+@inline
 def _scores(kind, q, q_stride, heads, keys, step, count, width, out, out_stride, factor, add):
     """`out[h, s] (+)= factor q[h] keys[s]`."""
     s = 0
@@ -83,7 +81,7 @@ def _scores(kind, q, q_stride, heads, keys, step, count, width, out, out_stride,
         s += 1
 
 
-@njit(**INLINE)
+@inline
 def _mix(kind, shares, stride, heads, values, step, count, width, out, out_stride):
     """`out[h] = sum_s shares[h, s] values[s]`."""
     h = 0
@@ -97,7 +95,27 @@ def _mix(kind, shares, stride, heads, values, step, count, width, out, out_strid
         h += 1
 
 
-@njit(**FAST)
+@fast
+def _scores_f32(q, q_stride, heads, keys, step, count, width, out, out_stride, factor, add):
+    _scores(F32, q, q_stride, heads, keys, step, count, width, out, out_stride, factor, add)
+
+
+@fast
+def _mix_f32(shares, stride, heads, values, step, count, width, out, out_stride):
+    _mix(F32, shares, stride, heads, values, step, count, width, out, out_stride)
+
+
+@fast
+def _scores_bf16(q, q_stride, heads, keys, step, count, width, out, out_stride, factor, add):
+    _scores(BF16, q, q_stride, heads, keys, step, count, width, out, out_stride, factor, add)
+
+
+@fast
+def _mix_bf16(shares, stride, heads, values, step, count, width, out, out_stride):
+    _mix(BF16, shares, stride, heads, values, step, count, width, out, out_stride)
+
+
+@fast
 def _softmax(scores, count, cap, sink, has_sink):
     """Scores to shares, in place. A sink joins the sum and has no share."""
     if cap > np.float32(0):
@@ -118,7 +136,7 @@ def _softmax(scores, count, cap, sink, has_sink):
         scores[s] *= inverse
 
 
-@njit(**INLINE)
+@inline
 def _first_seen(count, mask, window, last):
     """The first kept row that a query at position `last` sees. mask: 0 causal, 1 sliding, 2 chunked."""
     if mask == 1:
@@ -128,12 +146,11 @@ def _first_seen(count, mask, window, last):
     return 0
 
 
-@njit(**INLINE)
-def _attend(kind, context, op):
+@inline
+def _attend(score, mix, size, context, op):
     """layer, q, stride, H, G, D, out, stride, scale, cap (0: none), mask, window, sinks (0: none), kind."""
     f, c = fields(op), ints(context, 16)
     num_tokens, capacity, heads, groups, width = c[TOKENS], c[CAPACITY], f[3], f[4], f[5]
-    size = 4 if kind == F32 else 2
     share, step = heads // groups, groups * width * size
     item = take(op)
     while item < num_tokens * groups:
@@ -143,24 +160,24 @@ def _attend(kind, context, op):
         at = low * step + group * width * size
         seen, head = count - low, group * share
         scores = c[SCORES] + (t * heads + head) * capacity * 4
-        _scores(kind, f[1] + t * f[2] + head * width * 4, width * 4, share, keys + at, step, seen, width,
+        score(f[1] + t * f[2] + head * width * 4, width * 4, share, keys + at, step, seen, width,
                 scores, capacity * 4, real(op, 8), 0)  # fmt: skip
         for h in range(share):
             sink = number(f[12], head + h, f[13]) if f[12] != 0 else np.float32(0)
             _softmax(floats(scores + h * capacity * 4, seen), seen, real(op, 9), sink, f[12] != 0)
-        _mix(kind, scores, capacity * 4, share, values + at, step, seen, width,
+        mix(scores, capacity * 4, share, values + at, step, seen, width,
              f[6] + t * f[7] + head * width * 4, width * 4)  # fmt: skip
         item = take(op)
 
 
 def attend_f32(context, op):
     """Attention over float32 keys and values."""
-    _attend(F32, context, op)
+    _attend(_scores_f32, _mix_f32, 4, context, op)
 
 
 def attend_bf16(context, op):
     """Attention over bfloat16 keys and values."""
-    _attend(BF16, context, op)
+    _attend(_scores_bf16, _mix_bf16, 2, context, op)
 
 
 def absorb(context, op):
@@ -183,12 +200,11 @@ def absorb(context, op):
         item = take(op)
 
 
-@njit(**INLINE)
-def _attend_latent(kind, context, op):
+@inline
+def _attend_latent(score, mix, size, context, op):
     """layer, q for the latent (T, H, C), rotated q, stride, step of a head, H, C, R, out (T, H, C), scale."""
     f, c = fields(op), ints(context, 16)
     num_tokens, capacity, heads, latent, rotated = c[TOKENS], c[CAPACITY], f[5], f[6], f[7]
-    size = 4 if kind == F32 else 2
     # Few heads at a time: they share the reading of the latents, and threads share the heads.
     share = max(1, min(4, heads // c[THREADS]))
     groups = (heads + share - 1) // share
@@ -199,26 +215,26 @@ def _attend_latent(kind, context, op):
         latents, keys, count = _kept(context, f[0], t)
         scores = c[SCORES] + (t * heads + head) * capacity * 4
         q = f[1] + (t * heads + head) * latent * 4
-        _scores(kind, q, latent * 4, num, latents, latent * size, count, latent, scores, capacity * 4,
+        score(q, latent * 4, num, latents, latent * size, count, latent, scores, capacity * 4,
                 real(op, 9), 0)  # fmt: skip
-        _scores(kind, f[2] + t * f[3] + head * f[4], f[4], num, keys, rotated * size, count, rotated, scores,
+        score(f[2] + t * f[3] + head * f[4], f[4], num, keys, rotated * size, count, rotated, scores,
                 capacity * 4, real(op, 9), 1)  # fmt: skip
         for h in range(num):
             row = floats(scores + h * capacity * 4, count)
             _softmax(row, count, np.float32(0), np.float32(0), False)
-        _mix(kind, scores, capacity * 4, num, latents, latent * size, count, latent,
+        mix(scores, capacity * 4, num, latents, latent * size, count, latent,
              f[8] + (t * heads + head) * latent * 4, latent * 4)  # fmt: skip
         item = take(op)
 
 
 def attend_latent_f32(context, op):
     """Latent attention over a float32 cache."""
-    _attend_latent(F32, context, op)
+    _attend_latent(_scores_f32, _mix_f32, 4, context, op)
 
 
 def attend_latent_bf16(context, op):
     """Latent attention over a bfloat16 cache."""
-    _attend_latent(BF16, context, op)
+    _attend_latent(_scores_bf16, _mix_bf16, 2, context, op)
 
 
 def expand(context, op):

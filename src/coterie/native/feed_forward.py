@@ -60,7 +60,7 @@ def _activated(
 ) -> None:
     program.add(
         rows.activate, gate.address, up.address, gate.stride, y.width, y.address, y.stride, kind, alpha,
-        bound, count,
+        bound, count, serial=False,
     )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def mixture(program: Program, layer: MoE, x: Rows, y: Rows, factor: float, add: 
     given = _experts(program, layer.experts, sorted_rows, order, config.expert_width)
     program.add(
         routing.combine, given.address, given.stride, given.width, top_k, places, 0 if on_input else weights,
-        y.address, y.stride, float(factor), int(add),
+        y.address, y.stride, float(factor), int(add), serial=False,
     )  # fmt: skip
     if layer.shared is not None:
         gate = None

@@ -101,7 +101,7 @@ def product(
     program.kinds.add(weight.kind)
     program.add(
         _PRODUCTS[weight.kind][0], x.address, x.stride, weight.inputs, *weight.fields, y.address, y.stride,
-        float(factor), int(add), *bias, barrier=barrier,
+        float(factor), int(add), *bias, serial=False, barrier=barrier,
     )  # fmt: skip
 
 
@@ -233,5 +233,5 @@ def _experts(
     program.add(
         _PRODUCTS[weight.kind][1], x.address, x.stride, weight.inputs, *weight.fields, y.address, y.stride,
         float(factor), int(add), *bias, weight.expert_stride, weight.expert_scale_stride, step,
-        order.starts, order.active, order.num_active, table,
+        order.starts, order.active, order.num_active, table, serial=False,
     )  # fmt: skip

@@ -7,7 +7,7 @@ named where its kernel is.
 from __future__ import annotations
 
 # An operation's row.
-KERNEL, BARRIER, COUNTER, FIRST = 0, 1, 2, 8
+KERNEL, BARRIER, COUNTER, SERIAL, FIRST = 0, 1, 2, 3, 8
 FIELDS = 40  # 320 bytes: five cache lines, so that no two counters share one
 
 # The context.
@@ -17,6 +17,7 @@ FIELDS = 40  # 320 bytes: five cache lines, so that no two counters share one
     OPS,  # address of the table of operations
     NUM_OPS,
     WAIT,  # address of GOMP_barrier
+    WHO,  # address of omp_get_thread_num
     IDS,  # (T,) int64
     POSITIONS,  # (T,) int64
     LONG,  # (T,) int64, 1 for a sequence beyond `ModelConfig.rope_switch`
@@ -25,5 +26,5 @@ FIELDS = 40  # 320 bytes: five cache lines, so that no two counters share one
     CAPACITY,  # kept rows that SCORES has room for
     HIDDEN,  # (T, D) float32: the last norm's result
     LOGITS,  # (T, V) float32
-) = range(13)
+) = range(14)
 CONTEXT = 16

@@ -6,25 +6,23 @@ A kernel per kind of weight, so that only those in use are compiled. Legend: T r
 
 from __future__ import annotations
 
-from numba import njit
-
+from coterie.native.compiled import fast, inline
 from coterie.native.layout import THREADS, TOKENS
-from coterie.native.primitives import FAST, INLINE, floats, ints, number, take
+from coterie.native.primitives import floats, ints, number, take
 from coterie.native.rows import fields, real
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32, dot
 
 _ROWS = 4  # rows of a matrix that are read together
 
 
-@njit(**INLINE)
+@inline
 def _block(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, factor, add):
     """Four rows of weights against all rows of x, up to four at a time."""
     t = 0
     while num_rows - t >= 4:
-        dot(kind, 2, 4, w, w_stride, s, s_stride, size, x + t * x_stride, x_stride, count,
-            y + t * y_stride, y_stride, factor, add)  # fmt: skip
-        dot(kind, 2, 4, w + 2 * w_stride, w_stride, s + 2 * s_stride, s_stride, size, x + t * x_stride,
-            x_stride, count, y + t * y_stride + 8, y_stride, factor, add)  # fmt: skip
+        for o in range(0, _ROWS, 2):
+            dot(kind, 2, 4, w + o * w_stride, w_stride, s + o * s_stride, s_stride, size, x + t * x_stride,
+                x_stride, count, y + t * y_stride + 4 * o, y_stride, factor, add)  # fmt: skip
         t += 4
     while num_rows - t >= 2:
         dot(kind, 4, 2, w, w_stride, s, s_stride, size, x + t * x_stride, x_stride, count,
@@ -36,7 +34,7 @@ def _block(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride
         t += 1
 
 
-@njit(**INLINE)
+@inline
 def _outputs(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
              factor, add):  # fmt: skip
     """Outputs [low, high) of all rows."""
@@ -52,7 +50,55 @@ def _outputs(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stri
         o += 1
 
 
-@njit(**FAST)
+@fast
+def _outputs_f32(
+    w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
+):
+    _outputs(F32, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+             factor, add)  # fmt: skip
+
+
+@fast
+def _outputs_bf16(
+    w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
+):
+    _outputs(BF16, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+             factor, add)  # fmt: skip
+
+
+@fast
+def _outputs_int8(
+    w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
+):
+    _outputs(INT8, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+             factor, add)  # fmt: skip
+
+
+@fast
+def _outputs_int8_f32(
+    w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
+):
+    _outputs(INT8_F32, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+             factor, add)  # fmt: skip
+
+
+@fast
+def _outputs_int4(
+    w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
+):
+    _outputs(INT4, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+             factor, add)  # fmt: skip
+
+
+@fast
+def _outputs_int4_f32(
+    w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
+):
+    _outputs(INT4_F32, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+             factor, add)  # fmt: skip
+
+
+@fast
 def _fill(bias, bias_kind, y, y_stride, num_rows, low, high):
     for t in range(num_rows):
         row = floats(y + t * y_stride, high)
@@ -60,7 +106,7 @@ def _fill(bias, bias_kind, y, y_stride, num_rows, low, high):
             row[o] = number(bias, o, bias_kind)
 
 
-@njit(**INLINE)
+@inline
 def piece_size(num_outputs, threads):
     """Outputs that a thread takes at a time: a multiple of _ROWS."""
     if threads == 1:
@@ -68,8 +114,8 @@ def piece_size(num_outputs, threads):
     return max(8, (num_outputs // (threads * 6) + 3) // _ROWS * _ROWS)
 
 
-@njit(**INLINE)
-def _product(kind, context, op):
+@inline
+def _product(outputs, context, op):
     """x, stride, I, weight, stride of a row, scales, stride, numbers of a block, O, y, stride, factor, add,
     bias (0: none), its kind.
     """
@@ -82,43 +128,43 @@ def _product(kind, context, op):
         if bias != 0:
             _fill(bias, f[14], f[9], f[10], c[TOKENS], low, high)
             add = 1
-        _outputs(kind, f[3], f[4], f[5], f[6], f[7], f[0], f[1], f[2], f[9], f[10], c[TOKENS], low, high,
+        outputs(f[3], f[4], f[5], f[6], f[7], f[0], f[1], f[2], f[9], f[10], c[TOKENS], low, high,
                  factor, add)  # fmt: skip
         low = take(op) * piece
 
 
 def product_f32(context, op):
     """`y = x W^T` with float32 weights."""
-    _product(F32, context, op)
+    _product(_outputs_f32, context, op)
 
 
 def product_bf16(context, op):
     """The same with bfloat16 weights."""
-    _product(BF16, context, op)
+    _product(_outputs_bf16, context, op)
 
 
 def product_int8(context, op):
     """The same with blocks of 8 bits."""
-    _product(INT8, context, op)
+    _product(_outputs_int8, context, op)
 
 
 def product_int8_f32(context, op):
     """The same with float32 scales."""
-    _product(INT8_F32, context, op)
+    _product(_outputs_int8_f32, context, op)
 
 
 def product_int4(context, op):
     """The same with blocks of 4 bits."""
-    _product(INT4, context, op)
+    _product(_outputs_int4, context, op)
 
 
 def product_int4_f32(context, op):
     """The same with float32 scales."""
-    _product(INT4_F32, context, op)
+    _product(_outputs_int4_f32, context, op)
 
 
-@njit(**INLINE)
-def _expert_product(kind, context, op):
+@inline
+def _expert_product(outputs, context, op):
     """As `_product`, with x and y sorted by expert, and from 15 on: stride of an expert's weights, of its
     scales, of its bias, then addresses of E + 1 starts of experts' rows, of the experts that have any, and of
     their number; a table by expert (0: all) of places among the weights (-1: none).
@@ -139,36 +185,36 @@ def _expert_product(kind, context, op):
             _fill(bias + expert * f[17], f[14], y, f[10], num_rows, low, high)
             add = 1
         if place >= 0:
-            _outputs(kind, f[3] + place * f[15], f[4], f[5] + place * f[16], f[6], f[7], x, f[1], f[2], y,
+            outputs(f[3] + place * f[15], f[4], f[5] + place * f[16], f[6], f[7], x, f[1], f[2], y,
                      f[10], num_rows, low, high, factor, add)  # fmt: skip
         item = take(op)
 
 
 def experts_f32(context, op):
     """Each row by its expert's float32 matrix."""
-    _expert_product(F32, context, op)
+    _expert_product(_outputs_f32, context, op)
 
 
 def experts_bf16(context, op):
     """The same with bfloat16 weights."""
-    _expert_product(BF16, context, op)
+    _expert_product(_outputs_bf16, context, op)
 
 
 def experts_int8(context, op):
     """The same with blocks of 8 bits."""
-    _expert_product(INT8, context, op)
+    _expert_product(_outputs_int8, context, op)
 
 
 def experts_int8_f32(context, op):
     """The same with float32 scales."""
-    _expert_product(INT8_F32, context, op)
+    _expert_product(_outputs_int8_f32, context, op)
 
 
 def experts_int4(context, op):
     """The same with blocks of 4 bits."""
-    _expert_product(INT4, context, op)
+    _expert_product(_outputs_int4, context, op)
 
 
 def experts_int4_f32(context, op):
     """The same with float32 scales."""
-    _expert_product(INT4_F32, context, op)
+    _expert_product(_outputs_int4_f32, context, op)

@@ -118,7 +118,7 @@ def attend(program: Program, shared: Shared, layer: Attention, index: int, x: Ro
     program.add(
         kernel, place, q.address, q.stride, heads, groups, width, out.address, out.stride,
         float(config.softmax_scale), float(config.score_cap or 0.0), _MASKS[config.mask], config.window or 0,
-        *sinks,
+        *sinks, serial=False,
     )  # fmt: skip
     if gate is not None:
         each = 1 if config.gate == "full" else width
@@ -193,17 +193,19 @@ def attend_latent(program: Program, shared: Shared, layer: LatentAttention, inde
     read, seen = program.rows(heads * latent), program.rows(heads * latent)
     value, step = config.value_dim, 4 * config.head_dim
     program.add(
-        attention.absorb, q.address, q.stride, heads, step, nope, weight, kind, latent, value, read.address
-    )
+        attention.absorb, q.address, q.stride, heads, step, nope, weight, kind, latent, value, read.address,
+        serial=False,
+    )  # fmt: skip
     kernel = attention.attend_latent_bf16 if shared.kind else attention.attend_latent_f32
     program.add(
         kernel, place, read.address, of_q.address, q.stride, step, heads, latent, rotated, seen.address,
-        float(layer.scale),
+        float(layer.scale), serial=False,
     )  # fmt: skip
     out = program.rows(heads * value)
     program.add(
-        attention.expand, seen.address, heads, nope, weight, kind, latent, value, out.address, out.stride
-    )
+        attention.expand, seen.address, heads, nope, weight, kind, latent, value, out.address, out.stride,
+        serial=False,
+    )  # fmt: skip
     return out
 
 

@@ -5,6 +5,7 @@ Legend: T tokens, one of each sequence; D width, V vocabulary, H query heads.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,7 @@ from coterie.native.layers import NAMES, copy, linear, matrix, product
 from coterie.native.mixers import Shared, mixer, norm
 from coterie.native.program import CannotPlan, Program, Rows, check_known
 from coterie.native.runner import run, thread_functions
+from coterie.native.threads import StepThreads
 from coterie.nn.block import Block
 from coterie.nn.linear import Linear
 from coterie.nn.lora import LoRALinear
@@ -105,7 +107,9 @@ class Plan:
         ]
         self._table = program.table()
         self._capacity = 0
+        self.threads = StepThreads()
         self._make_context()
+        self._model, self._weights = model, _addresses(model)
 
     def _embed(self, model: Transformer, h: Rows) -> None:
         config, program = model.config, self._program
@@ -192,7 +196,7 @@ class Plan:
         }
         functions = thread_functions()
         if functions is not None:
-            fields[layout.WAIT] = functions[1]
+            fields[layout.WAIT], fields[layout.WHO] = functions[1:]
         for index, value in fields.items():
             self._context[index] = value
 
@@ -207,8 +211,8 @@ class Plan:
         return ", ".join(dict.fromkeys(NAMES[kind] for kind in sorted(self.kinds)))
 
     def is_current(self) -> bool:
-        """Whether the model's weights are where the plan reads them."""
-        return self._program.is_current()
+        """Whether the model's weights are where the plan reads them, and copies of them still right."""
+        return self._program.copies_are_current() and _addresses(self._model) == self._weights
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int], caches: Sequence[KeptSequence]) -> Stepped:
@@ -229,8 +233,11 @@ class Plan:
             self._kept[: 3 * len(entries)] = torch.tensor(entries).flatten()
             self._make_room(max(count for _, _, count in entries))
         self._context[layout.TOKENS] = num_tokens
-        self._context[layout.THREADS] = torch.get_num_threads() if thread_functions() else 1
+        threads = self.threads.choose(num_tokens)
+        self._context[layout.THREADS] = threads
+        begun = time.monotonic()
         run(self._context.data_ptr())
+        self.threads.note(threads, num_tokens, time.monotonic() - begun)
         for cache in caches:
             cache.advance(1)
         return Stepped(self._hidden_TD[:num_tokens].clone(), self._logits_TV[:num_tokens].clone())
@@ -246,3 +253,7 @@ class Plan:
     def routing(self, num_tokens: int) -> dict[int, Routing]:
         """The choices of the last step by layer."""
         return {layer: choices.of(num_tokens) for layer, choices in self._choices.items()}
+
+
+def _addresses(model: Transformer) -> list[int]:
+    return [tensor.data_ptr() for tensor in (*model.parameters(), *model.buffers())]

@@ -13,22 +13,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 
+from coterie.native.compiled import fast, inline
 from coterie.native.layout import COUNTER
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
-# Sums may be taken in any order, which is then the same at every call: nothing here depends on the number of
-# rows or threads.
-FAST: dict[str, Any] = {
-    "nogil": True,
-    "cache": True,
-    "boundscheck": False,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
-INLINE: dict[str, Any] = {**FAST, "inline": "always"}
 
 
 @intrinsic
@@ -99,6 +90,16 @@ def call_barrier(typing: Any, function: Any) -> Any:
 
 
 @intrinsic
+def call_number(typing: Any, function: Any) -> Any:
+    """`int function()` through its address, as int64."""
+
+    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
+        return b.sext(_called(b, args[0], _I32, []), _I64)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
 def call_parallel(typing: Any, function: Any, body: Any, data: Any, threads: Any) -> Any:
     """libgomp's `GOMP_parallel(body, data, threads, 0)` through its address."""
 
@@ -110,37 +111,37 @@ def call_parallel(typing: Any, function: Any, body: Any, data: Any, threads: Any
     return types.void(types.int64, types.int64, types.int64, types.int64), generate
 
 
-@njit(**INLINE)
+@inline
 def ints(address, count):  # type: ignore[no-untyped-def]
     """`count` int64 at an address."""
     return carray(pointer(address), count, dtype=np.int64)
 
 
-@njit(**INLINE)
+@inline
 def floats(address, count):  # type: ignore[no-untyped-def]
     """`count` float32 at an address."""
     return carray(pointer(address), count, dtype=np.float32)
 
 
-@njit(**INLINE)
+@inline
 def doubles(address, count):  # type: ignore[no-untyped-def]
     """`count` float64 at an address."""
     return carray(pointer(address), count, dtype=np.float64)
 
 
-@njit(**INLINE)
+@inline
 def shorts(address, count):  # type: ignore[no-untyped-def]
     """`count` uint16 at an address: bfloat16 numbers."""
     return carray(pointer(address), count, dtype=np.uint16)
 
 
-@njit(**INLINE)
+@inline
 def take(op):  # type: ignore[no-untyped-def]
     """The number of the next piece of an operation's work that no thread has taken."""
     return fetch_add(op + 8 * COUNTER)
 
 
-@njit(**INLINE)
+@inline
 def number(address, index, kind):  # type: ignore[no-untyped-def]
     """Plain number `index` at an address: float32 (kind 0) or bfloat16 (1)."""
     if kind == 0:
@@ -148,14 +149,14 @@ def number(address, index, kind):  # type: ignore[no-untyped-def]
     return unbits(np.int32(shorts(address, index + 1)[index]) << np.int32(16))
 
 
-@njit(**INLINE)
+@inline
 def as_bfloat16(x):  # type: ignore[no-untyped-def]
     """A float32 rounded to bfloat16, as uint16."""
     raw = bits(x)
     return np.uint16((raw + np.int32(0x7FFF) + ((raw >> np.int32(16)) & np.int32(1))) >> np.int32(16))
 
 
-@njit(**FAST)
+@fast
 def exponential(x):  # type: ignore[no-untyped-def]
     """exp of a float32 in a form that LLVM turns into vectors; relative error about 1e-7 (Cephes' expf)."""
     x = max(min(x, np.float32(88.0)), np.float32(-87.0))

@@ -8,12 +8,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from coterie.config.base import Settings
-from coterie.native.layout import BARRIER, FIELDS, FIRST, KERNEL
+from coterie.native.layout import BARRIER, FIELDS, FIRST, KERNEL, SERIAL
 from coterie.native.runner import Kernel, address
 
 PLAIN = {torch.float32: 0, torch.bfloat16: 1}  # kinds of numbers that kernels read one by one
@@ -54,14 +55,16 @@ class Program:
         self.most = most
         self.ops: list[list[int]] = []
         self.kept: list[Tensor] = []
-        self.sources: list[tuple[Tensor, int]] = []
         self.copies: list[tuple[Tensor, int]] = []
         self.kinds: set[int] = set()
 
-    def add(self, kernel: Kernel, *fields: int | float, barrier: bool = True) -> None:
-        """One operation. Without `barrier` the next one may begin before this one is finished."""
+    def add(self, kernel: Kernel, *fields: int | float, serial: bool = True, barrier: bool = True) -> None:
+        """One operation. `serial`: one thread does it, which costs less than waiting for others.
+
+        Without `barrier` the next one may begin before this one is finished.
+        """
         row = [0] * FIELDS
-        row[KERNEL], row[BARRIER] = address(kernel), int(barrier)
+        row[KERNEL], row[SERIAL], row[BARRIER] = address(kernel), int(serial), int(barrier)
         for index, field in enumerate(fields):
             whole = field if isinstance(field, int) else struct.unpack("<q", struct.pack("<d", field))[0]
             row[FIRST + index] = int(whole)
@@ -74,7 +77,7 @@ class Program:
 
     def of(self, tensor: Tensor) -> int:
         """The address of a tensor of the model, read in place."""
-        self.sources.append((tensor, tensor.data_ptr()))
+        self.kept.append(tensor)
         return tensor.data_ptr()
 
     def copied_from(self, *tensors: Tensor) -> None:
@@ -100,14 +103,15 @@ class Program:
         return self.of(tensor), PLAIN[tensor.dtype]
 
     def table(self) -> Tensor:
-        """The operations as (N, FIELDS) int64."""
+        """The operations as (N, FIELDS) int64. Threads wait only where another one reads what they wrote."""
+        for row, following in pairwise(self.ops):
+            if row[SERIAL] and following[SERIAL]:
+                row[BARRIER] = 0
         return torch.tensor(self.ops, dtype=torch.int64)
 
-    def is_current(self) -> bool:
-        """Whether every tensor is still where it was, and what was copied unchanged."""
-        return all(tensor.data_ptr() == at for tensor, at in self.sources) and all(
-            version(tensor) == then for tensor, then in self.copies
-        )
+    def copies_are_current(self) -> bool:
+        """Whether what was copied is as it was then."""
+        return all(version(tensor) == then for tensor, then in self.copies)
 
 
 def version(tensor: Tensor) -> int:

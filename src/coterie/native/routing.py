@@ -7,17 +7,17 @@ Legend: T tokens, E experts, K chosen per token, N groups, R = T K routed rows, 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from coterie.native.compiled import fast
 from coterie.native.layout import THREADS, TOKENS
 from coterie.native.matrices import piece_size
-from coterie.native.primitives import FAST, exponential, floats, ints, number, take
+from coterie.native.primitives import exponential, floats, ints, number, take
 from coterie.native.rows import fields, real
 
 _LOWEST = np.float32(-3e38)
 
 
-@njit(**FAST)
+@fast
 def _softmax(x, y, count):
     top = x[0]
     for j in range(1, count):
@@ -30,13 +30,13 @@ def _softmax(x, y, count):
         y[j] /= total
 
 
-@njit(**FAST)
+@fast
 def _sigmoid(x, y, count):
     for j in range(count):
         y[j] = np.float32(1) / (np.float32(1) + exponential(-x[j]))
 
 
-@njit(**FAST)
+@fast
 def _drop_groups(selection, num_experts, num_groups, top_groups, by_two, fill, group):
     """Fill the selection scores of all but the best groups."""
     size = num_experts // num_groups
@@ -61,7 +61,7 @@ def _drop_groups(selection, num_experts, num_groups, top_groups, by_two, fill, g
                 selection[e] = fill
 
 
-@njit(**FAST)
+@fast
 def _choose(selection, basis, ids, weights, num_experts, top_k):
     for j in range(top_k):
         best = 0

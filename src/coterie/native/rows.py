@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from coterie.native.compiled import fast, inline
 from coterie.native.layout import FIRST, IDS, LONG, POSITIONS, TOKENS
 from coterie.native.primitives import (
-    FAST,
-    INLINE,
     doubles,
     exponential,
     floats,
@@ -24,13 +22,13 @@ from coterie.native.primitives import (
 )
 
 
-@njit(**INLINE)
+@inline
 def fields(op):
     """The operation's own fields."""
     return ints(op + 8 * FIRST, 32)
 
 
-@njit(**INLINE)
+@inline
 def real(op, index):
     """Field `index` of the operation's own, a float."""
     return np.float32(doubles(op + 8 * FIRST, 32)[index])
@@ -50,7 +48,7 @@ def embed(context, op):
         t = take(op)
 
 
-@njit(**FAST)
+@fast
 def _norm_row(x, weight, kind, plus_one, y, width, eps):
     total = np.float32(0)
     for j in range(width):
@@ -202,7 +200,7 @@ def gate_rows(context, op):
         t = take(op)
 
 
-@njit(**FAST)
+@fast
 def _tanh(x):
     """tanh by the exponential, of a float32."""
     e = exponential(np.float32(-2) * abs(x))
@@ -224,7 +222,7 @@ def cap(context, op):
 SILU, GELU, CLAMPED, RELU2 = range(4)
 
 
-@njit(**FAST)
+@fast
 def activate_row(gate, up, y, width, activation, alpha, bound):
     """The hidden row of one token from its gate and up rows; for CLAMPED they alternate in `gate`."""
     if activation == SILU:

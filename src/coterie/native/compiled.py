@@ -1,0 +1,70 @@
+"""How functions are compiled, and where numba keeps what it compiled.
+
+numba finds compiled code again by the file of a function alone. Here kernels also depend on other files: on
+the tables' layout and on the emitted products. So each state of this package has its own folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import cfunc, njit, types
+
+_settings: Any = numba.config
+# Sums may be taken in any order, which is then the same at every call: nothing here depends on the number of
+# rows or threads.
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@functools.cache
+def folder() -> Path:
+    """Of this state of the package, in NUMBA_CACHE_DIR or else in coterie's part of the user's cache."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = os.environ.get("NUMBA_CACHE_DIR") or home / "coterie"
+    return Path(base) / f"native-{digest.hexdigest()[:16]}"
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """numba looks for its folder when a function is declared."""
+    before = _settings.CACHE_DIR
+    _settings.CACHE_DIR = str(folder())
+    try:
+        yield
+    finally:
+        _settings.CACHE_DIR = before
+
+
+def _declared(function: Callable[..., Any], **options: Any) -> Any:
+    with _kept():
+        return njit(
+            nogil=True, cache=True, boundscheck=False, error_model="numpy", fastmath=_FAST, **options
+        )(function)
+
+
+def fast(function: Callable[..., Any]) -> Any:
+    """Compile a function that kernels call."""
+    return _declared(function)
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """The same for one that becomes a part of its callers, so that literals stay literals in it."""
+    return _declared(function, inline="always")
+
+
+@functools.cache
+def c_function(function: Callable[..., Any], num_arguments: int) -> Any:
+    """A C function of that many int64 without result. It is kept, because nothing else holds its code."""
+    with _kept():
+        kind = types.void(*([types.int64] * num_arguments))
+        return cfunc(kind, cache=True, fastmath=_FAST)(function)
