@@ -87,4 +87,6 @@ def test_what_weights_are_held_in_and_the_memory_of_it(model: Path) -> None:
     with pytest.raises(ConfigError, match="more than --memory"):
         served("none", memory=plain.num_bytes - 1)
     with TestClient(create_app(Host.of(rounded)), base_url="http://localhost") as client:
-        assert client.get("/health").json() == {"status": "ok", "weights": [rounded.held]}
+        health = client.get("/health").json()
+        assert health == {"status": "ok", "weights": [rounded.held], "kernels": [rounded.kernels]}
+        assert rounded.kernels.startswith("torch: the model is small")

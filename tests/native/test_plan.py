@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from coterie.config.model import ModelConfig, RouterConfig
+from coterie.config.feed_forward import FeedForwardConfig, MoEConfig, RouterConfig
+from coterie.config.model import AttentionConfig, BlockConfig, ModelConfig
 from coterie.families.registry import config_from_hf
 from coterie.infer.cache import SequenceCache
 from coterie.native.plan import Plan
@@ -26,13 +27,15 @@ STEPS, SEQUENCES = 24, 3  # beyond every window and chunk of the small configs
 # What the native step does not know yet, with a part of the refusal.
 WITHOUT = {
     "gemma4_text": "an input for each layer",
-    "gemma4_text_moe": "expert_norms",
     "qwen3_next": "GatedDeltaNet",
     "qwen3_5_text": "GatedDeltaNet",
     "qwen3_5_moe_text": "GatedDeltaNet",
     "lfm2": "ShortConv",
     "lfm2_moe": "ShortConv",
     "granitemoehybrid": "Mamba2",
+    "nemotron_h": "Mamba2",
+    "nemotron_h_moe": "Mamba2",
+    "nemotron_h_latent": "Mamba2",
     "granitemoehybrid_dense": "Mamba2",
 }
 
@@ -113,6 +116,24 @@ def test_every_family(name: str) -> None:
         return
     assert name not in WITHOUT
     equal(ours, by_module(model))
+
+
+def test_blocks_of_one_part_and_experts_without_gates_in_a_latent_space() -> None:
+    experts = MoEConfig(
+        expert_width=24,
+        router=RouterConfig(num_experts=5, top_k=2, score="sigmoid", select_bias=True, renormalize=True),
+        shared_width=16, activation="relu2", gated=False, latent_width=20,
+    )  # fmt: skip
+    dense = FeedForwardConfig(width=40, activation="relu2", gated=False, bias=True)
+    attention = AttentionConfig(num_heads=4, num_kv_heads=2, head_dim=12)
+    blocks = (
+        BlockConfig(attention=attention, ffn=None),
+        BlockConfig(attention=None, ffn=experts),
+        BlockConfig(attention=None, ffn=dense),
+        BlockConfig(attention=attention, ffn=experts),
+    )
+    model = made(ModelConfig(family="test", vocab_size=VOCAB, width=36, blocks=blocks, max_positions=64))
+    equal(by_plan(model), by_module(model))
 
 
 def widened(model: Transformer) -> Transformer:

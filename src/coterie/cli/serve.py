@@ -28,7 +28,7 @@ SECTIONS = {
     ),
     LOAD: (
         *("slots", "max_queue", "prefill_chunk", "max_stall", "request_timeout", "drain"),
-        *("prefix_cache_mb", "deterministic"),
+        *("prefix_cache_mb", "deterministic", "kernels"),
     ),
     PAGE: ("page", "feedback", "log_requests"),
     STATE: ("store", "state_dir", "store_mb", "store_days", "files_mb", "allow_tuning"),
@@ -127,6 +127,7 @@ def _run(served: Sequence[Wanted], form: Loading, memory: int | None, settings: 
             else ""
         )
         print(f"{url} serves {first.name}: {size}{others}{key}{kept}", file=sys.stderr, flush=True)
+        print(f"kernels: {first.kernels}", file=sys.stderr, flush=True)
 
     return serve_until_stopped(host, announce)
 

@@ -58,7 +58,9 @@ class Service:
             max_stall=s.max_stall,
             deterministic=s.deterministic,
             prefix_bytes=s.prefix_cache_mb * 2**20,
+            kernels=s.kernels,
         )
+        self.kernels = self.engine.kernels_used  # compiled now rather than at the first request
         queue = 4 * s.slots if s.max_queue is None else s.max_queue
         positions = model.config.max_positions
         self.thread = EngineThread(self.engine, queue, max_queued_tokens=max(1, queue) * positions)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from coterie.config import Settings
+from coterie.config.kernels import Kernels
 from coterie.hosting.keys import KeySettings
 
 
@@ -52,7 +53,12 @@ class ServeSettings(Settings):
     request_timeout: float = Field(600.0, gt=0, description="Seconds that a request may take in all.")
     drain: float = Field(30.0, ge=0, description="Seconds that replies may go on after SIGTERM.")
     prefix_cache_mb: int = Field(256, ge=0, description="Memory (MiB) for starts of prompts read before.")
-    deterministic: bool = Field(False, description="Same seed, same bytes, whatever else runs (slower).")
+    deterministic: bool = Field(
+        False, description="Same seed, same bytes, whatever else runs (slower without native kernels)."
+    )
+    kernels: Kernels = Field(
+        "auto", description="What replies are computed on: the native step, torch, or auto (what is faster)."
+    )
     strict: bool = Field(
         False, description="Refuse (400) fields that have no effect, which are named otherwise."
     )

@@ -11,28 +11,23 @@ import torch
 from torch import Tensor
 
 from coterie.native import routing, rows
-from coterie.native.layers import Sorted, experts, linear
+from coterie.native.layers import Sorted, copy, experts, linear, norm
 from coterie.native.program import CannotPlan, Program, Rows, check_known
-from coterie.nn.dispatch import LOCAL
+from coterie.nn.dispatch import LocalDispatcher
 from coterie.nn.experts import ClampedExperts, Experts, RoutedExperts
 from coterie.nn.lora import LoRARouter
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.router import Router, Routing
 
-_ACTIVATIONS = {"silu": rows.SILU, "gelu_tanh": rows.GELU}
+_ACTIVATIONS = {"silu": rows.SILU, "gelu_tanh": rows.GELU, "relu2": rows.RELU2}
 _KNOWN_MOE = {
-    "kind",
-    "expert_width",
-    "router",
-    "shared_width",
-    "activation",
-    "shared_gate",
-    "clamped",
-    "balance",
-}
+    "kind", "expert_width", "router", "shared_width", "activation", "shared_gate", "clamped", "balance",
+    "gated", "latent_width", "expert_norms",
+}  # fmt: skip
 _KNOWN_ROUTER = {
     "num_experts", "top_k", "score", "score_after_topk", "renormalize", "renormalize_eps", "renormalize_min",
     "scale", "bias", "select_bias", "num_groups", "top_groups", "group_score", "group_fill", "apply_to",
+    "input_norm_eps", "expert_scale",
 }  # fmt: skip
 
 
@@ -56,11 +51,17 @@ def _activation(name: str) -> int:
 
 
 def _activated(
-    program: Program, gate: Rows, up: Rows, y: Rows, kind: int, alpha: float, bound: float, count: int = 0
+    program: Program,
+    first: Rows,
+    up: Rows | None,
+    y: Rows,
+    kind: int,
+    limits: tuple[float, float] = (0.0, 0.0),
+    count: int = 0,
 ) -> None:
     program.add(
-        rows.activate, gate.address, up.address, gate.stride, y.width, y.address, y.stride, kind, alpha,
-        bound, count, serial=False,
+        rows.activate, first.address, 0 if up is None else up.address, first.stride, y.width, y.address,
+        y.stride, kind, *limits, count, serial=False,
     )  # fmt: skip
 
 
@@ -70,12 +71,16 @@ def dense(
     """`y (+)= factor * layer(x)`, or with `gate` (T, 1) its sigmoid times that."""
     if type(layer) is not FeedForward:
         raise CannotPlan(f"a feed-forward of kind {type(layer).__name__}")
-    width = layer.gate.out_features
+    width = layer.up.out_features
     both, hidden = program.rows(2 * width), program.rows(width)
-    first, second = both.part(0, width), both.part(width, width)
-    linear(program, layer.gate, x, first, barrier=False)
-    linear(program, layer.up, x, second)
-    _activated(program, first, second, hidden, _activation(layer.activation), 0.0, 0.0)
+    up, kind = both.part(width, width), _activation(layer.activation)
+    if layer.gate is None:
+        linear(program, layer.up, x, up)
+        _activated(program, up, None, hidden, kind)
+    else:
+        linear(program, layer.gate, x, both.part(0, width), barrier=False)
+        linear(program, layer.up, x, up)
+        _activated(program, both.part(0, width), up, hidden, kind)
     if gate is not None:
         if layer.down.bias is not None:
             raise CannotPlan("a gated feed-forward with a bias")
@@ -85,15 +90,58 @@ def dense(
     linear(program, layer.down, hidden, y, factor, add)
 
 
-def mixture(program: Program, layer: MoE, x: Rows, y: Rows, factor: float, add: bool) -> Choices:
-    """`y (+)= factor * layer(x)`."""
+def mixture(program: Program, layer: MoE, x: Rows, h: Rows, y: Rows, factor: float, add: bool) -> Choices:
+    """`y (+)= factor * layer(x)`; `h`: the stream that x is the norm of."""
     config = layer.config
     check_known(config, "experts", _KNOWN_MOE)
     if type(layer) is not MoE or type(layer.experts) not in (Experts, ClampedExperts):
         raise CannotPlan(f"experts of kind {type(layer.experts).__name__}")
-    if layer.experts.dispatcher is not LOCAL:
+    if type(layer.experts.dispatcher) is not LocalDispatcher:
         raise CannotPlan("experts in several processes")
-    choices = _routed(program, layer.router, x)
+    read = x
+    if layer.expert_norm is not None:
+        read = program.rows(h.width)
+        norm(program, layer.expert_norm, h, read)
+    choices = _routed(program, layer.router, x if layer.expert_norm is None else h)
+    if layer.latent_in is not None:
+        full, read = read, program.rows(layer.latent_in.out_features)
+        linear(program, layer.latent_in, full, read)
+    plain = layer.latent_out is None and layer.expert_post_norm is None
+    given = y if plain else program.rows(read.width)
+    _combined(program, layer, choices, read, given, *((factor, add) if plain else (1.0, False)))
+    if not plain:
+        if layer.latent_out is not None:
+            narrow, given = given, program.rows(y.width)
+            linear(program, layer.latent_out, narrow, given)
+        if layer.expert_post_norm is not None:
+            norm(program, layer.expert_post_norm, given, given)
+        copy(program, given, y, factor, add)
+    if layer.shared is not None:
+        _shared(program, layer, x, y, factor)
+    return choices
+
+
+def _shared(program: Program, layer: MoE, x: Rows, y: Rows, factor: float) -> None:
+    """Add what the always-on expert gives."""
+    assert layer.shared is not None
+    gate = None
+    if layer.shared_gate is not None:
+        gate = program.rows(1)
+        linear(program, layer.shared_gate, x, gate)
+    if layer.shared_post_norm is None:
+        dense(program, layer.shared, x, y, factor, True, gate)
+        return
+    given = program.rows(y.width)
+    dense(program, layer.shared, x, given, 1.0, False, gate)
+    norm(program, layer.shared_post_norm, given, given)
+    copy(program, given, y, factor, True)
+
+
+def _combined(
+    program: Program, layer: MoE, choices: Choices, x: Rows, y: Rows, factor: float, add: bool
+) -> None:
+    """`y (+)= factor * sum_k w_k expert_k(x)`."""
+    config = layer.config
     top_k = config.router.top_k
     places = program.whole(program.most, top_k)
     order = _sorted(program, choices, config.router.num_experts, top_k, places)
@@ -109,25 +157,19 @@ def mixture(program: Program, layer: MoE, x: Rows, y: Rows, factor: float, add: 
         routing.combine, given.address, given.stride, given.width, top_k, places, 0 if on_input else weights,
         y.address, y.stride, float(factor), int(add), serial=False,
     )  # fmt: skip
-    if layer.shared is not None:
-        gate = None
-        if layer.shared_gate is not None:
-            gate = program.rows(1)
-            linear(program, layer.shared_gate, x, gate)
-        dense(program, layer.shared, x, y, factor, True, gate)
-    return choices
 
 
 def _experts(program: Program, layer: RoutedExperts, x: Rows, order: Sorted, width: int) -> Rows:
-    both, hidden = program.rows(2 * width, order.most), program.rows(width, order.most)
-    experts(program, layer.gate_up, x, both, order)
-    first, second = both.part(0, width), both.part(width, width)
+    first = program.rows(layer.first.out_features, order.most)
+    hidden = program.rows(width, order.most)
+    experts(program, layer.first, x, first, order)
     if isinstance(layer, ClampedExperts):
-        kind, alpha, bound = rows.CLAMPED, float(layer.config.alpha), float(layer.config.limit)
+        limits = float(layer.config.alpha), float(layer.config.limit)
+        _activated(program, first, None, hidden, rows.CLAMPED, limits, order.count)
     else:
         assert isinstance(layer, Experts)
-        kind, alpha, bound = _activation(layer.activation), 0.0, 0.0
-    _activated(program, first, second, hidden, kind, alpha, bound, order.count)
+        up = first.part(width, width) if layer.first_name == "gate_up" else None
+        _activated(program, first, up, hidden, _activation(layer.activation), count=order.count)
     given = program.rows(x.width, order.most)
     experts(program, layer.down, hidden, given, order)
     return given
@@ -154,8 +196,18 @@ def _routed(program: Program, router: Router, x: Rows) -> Choices:
     if type(router) not in (Router, LoRARouter):
         raise CannotPlan(f"a router of kind {type(router).__name__}")
     most, num_experts, top_k = program.most, config.num_experts, config.top_k
-    logits = program.rows(num_experts)
-    linear(program, router, x, logits)
+    logits, factor = program.rows(num_experts), 1.0
+    if config.input_norm_eps is not None:
+        if router.bias is not None or router.input_scale is None:
+            raise CannotPlan("a router with a normed input and a bias")
+        read, (scale, kind) = program.rows(x.width), program.vector(router.input_scale)
+        program.add(
+            rows.norm, x.address, x.stride, 1, x.width, scale, kind, 0.0, float(config.input_norm_eps),
+            read.address, read.stride,
+        )  # fmt: skip
+        x, factor = read, x.width**-0.5
+    linear(program, router, x, logits, factor)
+    each = (0, 0) if router.expert_scale is None else program.vector(router.expert_scale)
     choices = Choices(
         torch.zeros(most, top_k, dtype=torch.int64), torch.zeros(most, top_k), torch.zeros(most, num_experts)
     )
@@ -169,5 +221,6 @@ def _routed(program: Program, router: Router, x: Rows) -> Choices:
         0.0 if config.group_fill == "zero" else float("-inf"), int(config.renormalize),
         float(config.renormalize_eps), float(config.renormalize_min), float(config.scale),
         choices.ids.data_ptr(), choices.weights.data_ptr(), program.floats(most, config.num_groups),
+        *each,
     )  # fmt: skip
     return choices

@@ -15,6 +15,7 @@ from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.linear import Linear
 from coterie.nn.lora import LoRAExpertLinear, LoRALinear, LoRARouter
+from coterie.nn.norm import RMSNorm
 from coterie.nn.quantised_layers import QuantisedExpertLinear, QuantisedLinear
 from coterie.nn.quantised_tensor import QuantisedTensor
 from coterie.nn.router import Router
@@ -166,6 +167,16 @@ def _scale_rows(program: Program, layer: Linear | Router, y: Rows) -> None:
 def copy(program: Program, x: Rows, y: Rows, factor: float = 1.0, add: bool = False) -> None:
     """`y (+)= factor * x`."""
     program.add(rows.copy, x.address, x.stride, x.width, y.address, y.stride, float(factor), int(add))
+
+
+def norm(program: Program, layer: RMSNorm | None, x: Rows, y: Rows, parts: int = 1, eps: float = 0.0) -> None:
+    """`y = layer(x)` on each of `parts` equal parts of a row; without a layer, an RMS of `eps` alone."""
+    address, kind = (0, 0) if layer is None else program.vector(layer.weight)
+    plus_one = float(layer is not None and layer.plus_one)
+    program.add(
+        rows.norm, x.address, x.stride, parts, x.width // parts, address, kind, plus_one,
+        float(eps if layer is None else layer.eps), y.address, y.stride,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

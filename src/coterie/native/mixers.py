@@ -11,11 +11,10 @@ import torch
 
 from coterie.config.positions import RopeConfig, TemperatureConfig
 from coterie.native import attention, rows
-from coterie.native.layers import linear
+from coterie.native.layers import linear, norm
 from coterie.native.program import PLAIN, CannotPlan, Program, Rows, check_known
 from coterie.nn.attention import Attention
 from coterie.nn.mla import LatentAttention
-from coterie.nn.norm import RMSNorm
 from coterie.nn.quantised_layers import quantised_of
 from coterie.nn.rope import inverse_frequencies, rotation_gain
 
@@ -57,16 +56,6 @@ class Shared:
     def place(self, layer: int) -> int:
         """The place of an earlier layer."""
         return next(place for place, (index, *_) in enumerate(self.kept) if index == layer)
-
-
-def norm(program: Program, layer: RMSNorm | None, x: Rows, y: Rows, parts: int = 1, eps: float = 0.0) -> None:
-    """`y = layer(x)` on each of `parts` equal parts of a row; without a layer, an RMS of `eps` alone."""
-    address, kind = (0, 0) if layer is None else program.vector(layer.weight)
-    plus_one = float(layer is not None and layer.plus_one)
-    program.add(
-        rows.norm, x.address, x.stride, parts, x.width // parts, address, kind, plus_one,
-        float(eps if layer is None else layer.eps), y.address, y.stride,
-    )  # fmt: skip
 
 
 def turned(

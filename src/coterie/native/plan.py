@@ -16,8 +16,8 @@ from torch import Tensor
 from coterie.config.model import BlockConfig
 from coterie.native import layout, rows
 from coterie.native.feed_forward import Choices, dense, mixture
-from coterie.native.layers import NAMES, copy, linear, matrix, product
-from coterie.native.mixers import Shared, mixer, norm
+from coterie.native.layers import NAMES, copy, linear, matrix, norm, product
+from coterie.native.mixers import Shared, mixer
 from coterie.native.program import CannotPlan, Program, Rows, check_known
 from coterie.native.runner import run, thread_functions
 from coterie.native.threads import StepThreads
@@ -123,23 +123,25 @@ class Plan:
         if block.per_layer is not None:
             raise CannotPlan("blocks with an input for each layer")
         check_known(config, "a block", _KNOWN_BLOCK)
-        program, factor = self._program, block.residual_scale
+        program = self._program
         x, y = program.rows(h.width), program.rows(h.width)
-        post = block.attention_post_norm
-        read = h if block.attention_norm is None else x
-        if block.attention_norm is not None:
-            norm(program, block.attention_norm, h, x)
-        seen, last = mixer(program, self._shared, block.attention, index, read)
-        assert isinstance(last, Linear)
-        if post is None:
-            linear(program, last, seen, h, factor, True)
-        else:
-            linear(program, last, seen, y)
-            norm(program, post, y, y)
-            copy(program, y, h, factor, True)
-        if block.ffn_norm is not None:
-            norm(program, block.ffn_norm, h, x)
-        self._feed_forward(block, index, h if block.ffn_norm is None else x, y, h)
+        if block.attention is not None:
+            if block.attention_norm is not None:
+                norm(program, block.attention_norm, h, x)
+            read = h if block.attention_norm is None else x
+            seen, last = mixer(program, self._shared, block.attention, index, read)
+            assert isinstance(last, Linear)
+            post, factor = block.attention_post_norm, block.residual_scale
+            if post is None:
+                linear(program, last, seen, h, factor, True)
+            else:
+                linear(program, last, seen, y)
+                norm(program, post, y, y)
+                copy(program, y, h, factor, True)
+        if block.ffn is not None:
+            if block.ffn_norm is not None:
+                norm(program, block.ffn_norm, h, x)
+            self._feed_forward(block, index, h if block.ffn_norm is None else x, y, h)
         if block.output_scale is not None:
             copy(program, h, h, float(block.output_scale))
             program.copied_from(block.output_scale)
@@ -150,7 +152,7 @@ class Plan:
         apart = post is not None or x is h
         to, factor, add = (y, 1.0, False) if apart else (h, block.residual_scale, True)
         if isinstance(block.ffn, MoE):
-            self._choices[index] = mixture(program, block.ffn, x, to, factor, add)
+            self._choices[index] = mixture(program, block.ffn, x, h, to, factor, add)
         else:
             assert isinstance(block.ffn, FeedForward)
             dense(program, block.ffn, x, to, factor, add)

@@ -76,7 +76,8 @@ def _choose(selection, basis, ids, weights, num_experts, top_k):
 def route(context, op):
     """logits, scores, selection (T, E each), E, K, 1 for softmax, 1 to score after the choice, selection bias
     and its kind, groups, top groups, 1 for the sum of two, fill, 1 to renormalise, its eps, its least, scale,
-    ids (T, K) int64, weights (T, K), group scores (T, N): `nn.router.Router.route`.
+    ids (T, K) int64, weights (T, K), group scores (T, N), factors of experts (0: none) and
+    their kind: `nn.router.Router.route`.
     """
     f, num_tokens = fields(op), ints(context, 16)[TOKENS]
     num_experts, top_k = f[3], f[4]
@@ -111,6 +112,8 @@ def route(context, op):
                 weights[j] /= total
         for j in range(top_k):
             weights[j] *= real(op, 16)
+            if f[20] != 0:
+                weights[j] *= number(f[20], ids[j], f[21])
         t = take(op)
 
 

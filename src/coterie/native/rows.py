@@ -218,41 +218,52 @@ def cap(context, op):
         t = take(op)
 
 
-# How `activate` makes a hidden row; `RELU2` has no gate.
-SILU, GELU, CLAMPED, RELU2 = range(4)
+# How `activate` makes a hidden row. A clamped one has gate and up in turns.
+SILU, GELU, RELU2, CLAMPED = range(4)
 
 
 @fast
-def activate_row(gate, up, y, width, activation, alpha, bound):
-    """The hidden row of one token from its gate and up rows; for CLAMPED they alternate in `gate`."""
+def _activated(x, y, width, activation):
+    """`y = activation(x)`."""
     if activation == SILU:
         for j in range(width):
-            y[j] = gate[j] / (np.float32(1) + exponential(-gate[j])) * up[j]
+            y[j] = x[j] / (np.float32(1) + exponential(-x[j]))
     elif activation == GELU:
         for j in range(width):
-            x = gate[j]
-            inner = np.float32(0.7978845608028654) * (x + np.float32(0.044715) * x * x * x)
-            y[j] = np.float32(0.5) * x * (np.float32(1) + _tanh(inner)) * up[j]
-    elif activation == CLAMPED:
-        for j in range(width):
-            g, u = min(gate[2 * j], bound), max(-bound, min(bound, gate[2 * j + 1]))
-            y[j] = (u + np.float32(1)) * g / (np.float32(1) + exponential(-alpha * g))
+            a = x[j]
+            inner = np.float32(0.7978845608028654) * (a + np.float32(0.044715) * a * a * a)
+            y[j] = np.float32(0.5) * a * (np.float32(1) + _tanh(inner))
     else:
         for j in range(width):
-            positive = max(gate[j], np.float32(0))
+            positive = max(x[j], np.float32(0))
             y[j] = positive * positive
 
 
-def activate(context, op):
-    """gate, up, stride of both, F, out, stride of out, activation, alpha, bound, address of the row count.
+@fast
+def _clamped(both, y, width, alpha, bound):
+    """`y = (up + 1) * gate * sigmoid(alpha * gate)`, gate and up clamped."""
+    for j in range(width):
+        gate, up = min(both[2 * j], bound), max(-bound, min(bound, both[2 * j + 1]))
+        y[j] = (up + np.float32(1)) * gate / (np.float32(1) + exponential(-alpha * gate))
 
-    The count is that of the context's tokens where its address is 0.
+
+def activate(context, op):
+    """first, up (0: none), stride of both, F, out, stride, activation, alpha, bound, address of a count.
+
+    `out = activation(first) * up`. The count is of rows; with 0 it is that of the context's tokens.
     """
     f = fields(op)
     num_rows = ints(context, 16)[TOKENS] if f[9] == 0 else ints(f[9], 1)[0]
     width = f[3]
     t = take(op)
     while t < num_rows:
-        gate, up = floats(f[0] + t * f[2], 2 * width), floats(f[1] + t * f[2], width)
-        activate_row(gate, up, floats(f[4] + t * f[5], width), width, f[6], real(op, 7), real(op, 8))
+        first, y = floats(f[0] + t * f[2], 2 * width), floats(f[4] + t * f[5], width)
+        if f[6] == CLAMPED:
+            _clamped(first, y, width, real(op, 7), real(op, 8))
+        else:
+            _activated(first, y, width, f[6])
+            if f[1] != 0:
+                up = floats(f[1] + t * f[2], width)
+                for j in range(width):
+                    y[j] *= up[j]
         t = take(op)

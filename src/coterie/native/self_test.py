@@ -9,7 +9,7 @@ import torch
 
 from coterie.native import layout
 from coterie.native.layers import matrix, product
-from coterie.native.program import Program
+from coterie.native.program import Program, Rows
 from coterie.native.runner import run
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8
 from coterie.nn.quantised_tensor import QuantisedTensor
@@ -40,8 +40,9 @@ def _check(kind: int) -> None:
         if kind not in (INT8, INT4):
             held.scales = held.scales.float()
         exact, weights = held.dequantise().double(), matrix(program, held)
-    read, written = program.rows(_INPUTS), program.rows(_OUTPUTS)
-    program.kept[0].copy_(x)
+    y = torch.zeros(_ROWS, _OUTPUTS)
+    read = Rows(program.own(x), 4 * _INPUTS, _INPUTS)
+    written = Rows(program.own(y), 4 * _OUTPUTS, _OUTPUTS)
     product(program, weights, read, written)
     table = program.table()
     context = torch.zeros(layout.CONTEXT, dtype=torch.int64)
@@ -50,7 +51,7 @@ def _check(kind: int) -> None:
     ):  # fmt: skip
         context[index] = value
     run(context.data_ptr())
-    error = (program.kept[1].double() - x.double() @ exact.T).abs()
+    error = (y.double() - x.double() @ exact.T).abs()
     bound = _TOLERANCE * (x.double().abs() @ exact.abs().T)
     if not bool((error <= bound).all()):
         raise RuntimeError(f"a product of kind {kind} is wrong by {float(error.max()):.2g}")
