@@ -15,7 +15,7 @@ from coterie.infer.engine import Engine
 from coterie.native import choice
 from coterie.native.choice import describe, plan_for
 from coterie.native.compiled import folder
-from coterie.native.plan import Plan
+from coterie.native.plan import NativePlan
 from tests.infer.models import tiny_model
 
 
@@ -33,11 +33,11 @@ def test_each_reason_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_takes_the_native_step_for_larger_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "SMALL", 1000)
     plan = plan_for(tiny_model("dense"))
-    assert isinstance(plan, Plan) and describe(plan) == "native (f32)"
+    assert isinstance(plan, NativePlan) and describe(plan) == "native (f32)"
 
 
 def test_native_without_a_plan_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--kernels native: the native step does not know .*; use auto or"):
+    with pytest.raises(ConfigError, match=r"--kernels native: the native step does not know .*; use auto or"):
         Engine(tiny_model("delta"), kernels="native")
 
 
@@ -70,7 +70,7 @@ def run(program: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         capture_output=True, text=True, timeout=300, check=True,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(path for path in sys.path if path), **environment},
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(filter(None, sys.path)), **environment},
     )  # fmt: skip
     return done.stdout.strip()
 
@@ -110,9 +110,10 @@ def test_an_older_processor_gives_the_same_tokens_and_a_second_start_is_quick(tm
     where = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_CPU_NAME": "x86-64-v3", "HOME": str(tmp_path)}
     kind, first = run(AGAIN, **where).split()
     _, second = run(AGAIN, **where).split()
-    assert kind == "Plan" and float(second) < float(first) / 3
+    assert kind == "NativePlan" and float(second) < float(first) / 3
     program = """
         import pytest, sys
-        sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "tests/native/test_plan.py", "-k", "kind or threads"]))
+        chosen = ["tests/native/test_plan.py", "-k", "kind or threads"]
+        sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *chosen]))
     """
     assert "failed" not in run(program, **where)

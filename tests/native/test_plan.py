@@ -13,7 +13,7 @@ from coterie.config.feed_forward import FeedForwardConfig, MoEConfig, RouterConf
 from coterie.config.model import AttentionConfig, BlockConfig, ModelConfig
 from coterie.families.registry import config_from_hf
 from coterie.infer.cache import SequenceCache
-from coterie.native.plan import Plan
+from coterie.native.plan import NativePlan
 from coterie.native.program import CannotPlan, check_known
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.forward_context import ForwardContext
@@ -86,7 +86,7 @@ def by_plan(
     model: Transformer, num: int = SEQUENCES, rows: list[int] | None = None, threads: int = 1
 ) -> Answers:
     """`rows`: only these sequences, with a plan of their own."""
-    plan = Plan(model)
+    plan = NativePlan(model)
     plan.threads.choose = lambda num_tokens: threads  # type: ignore[method-assign]
     caches, tokens = prompts(model, num)
     rows = rows or list(range(num))
@@ -215,7 +215,7 @@ def test_a_bfloat16_cache_is_read_as_it_is(name: str) -> None:
 
 
 def test_a_step_of_too_many_sequences_is_refused() -> None:
-    plan = Plan(made(family("llama")))
+    plan = NativePlan(made(family("llama")))
     caches = [SequenceCache(family("llama")) for _ in range(plan.most + 1)]
     with pytest.raises(AssertionError, match="a few sequences"):
         plan.step([1] * len(caches), caches)
@@ -223,7 +223,7 @@ def test_a_step_of_too_many_sequences_is_refused() -> None:
 
 def test_a_plan_notices_other_weights() -> None:
     model = made(family("llama"))
-    plan = Plan(model)
+    plan = NativePlan(model)
     assert plan.is_current()
     with torch.no_grad():
         model.norm.weight.mul_(2)
@@ -235,7 +235,7 @@ def test_a_plan_notices_other_weights() -> None:
 
 def test_a_copy_that_is_out_of_date_is_noticed() -> None:
     model = held_as("int4", "deepseek_v3")
-    plan = Plan(model)
+    plan = NativePlan(model)
     latent = model.blocks[0].attention.kv_b
     latent.quantised.scales.mul_(2)
     assert not plan.is_current()

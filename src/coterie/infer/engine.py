@@ -51,16 +51,13 @@ class Engine:
     so that long prompts do not hold up running replies. Without a tokenizer, events carry no text.
 
     `deterministic`: a seeded reply is the same to the last bit whatever else is running. Products over more
-    rows may round differently, so each sequence goes through the model alone, in chunks that start at fixed
-    positions; this gives up what batching gains. Without it, other requests change a reply by rounding alone.
+    rows may round differently, so each sequence goes through the module alone, in chunks that start at fixed
+    positions; they share native steps. Without it, other requests change a reply by rounding alone.
 
     `prefix_bytes`: how many bytes of keys and values of finished sequences to keep for prompts that begin the
     same way (0: none).
 
-    `kernels`: what decoding steps run on. A native step gives a sequence the same bits whatever its company,
-    so that deterministic replies share it.
-
-    `max_stall`: seconds that a step should take at most while replies are running (`Pace`); then the chunks
+    `kernels`: what decoding steps run on. `max_stall`: seconds that a step should take at most while replies are running (`Pace`); then the chunks
     of prompts, and so the rounding, depend on time. None, and always when `deterministic`: whole chunks.
     """
 

@@ -22,7 +22,7 @@ from coterie.nn.recording import Recorder
 from coterie.nn.steering import make_steers
 
 if TYPE_CHECKING:
-    from coterie.native.plan import Plan
+    from coterie.native.plan import NativePlan
 
 Feeding = list[tuple[Request, int]]  # requests and how many of their tokens to feed
 
@@ -42,7 +42,7 @@ class Group:
 
     variant: Variant
     feeding: Feeding
-    plan: Plan | None = None
+    plan: NativePlan | None = None
 
 
 def grouped(feeding: Feeding, deterministic: bool = False) -> list[Group]:

@@ -10,7 +10,7 @@ from coterie.native.choice import describe, plan_for
 from coterie.nn.transformer import Transformer
 
 if TYPE_CHECKING:
-    from coterie.native.plan import Plan
+    from coterie.native.plan import NativePlan
 
 
 class Variant:
@@ -26,12 +26,12 @@ class Variant:
         self.routers = model.routers()
         self.rope_switch = model.config.rope_switch
         self._kernels = kernels
-        self._plan: Plan | str | None = None
+        self._plan: NativePlan | str | None = None
         if kernels == "native" and isinstance(self.plan, str):
             raise ConfigError(f"--kernels native: {self.plan}; use auto or torch")
 
     @property
-    def plan(self) -> Plan | str:
+    def plan(self) -> NativePlan | str:
         """The native plan, made when first asked for, or why there is none."""
         if self._plan is None:
             self._plan = plan_for(self.model, self._kernels)

@@ -47,7 +47,7 @@ def _store(x, out, kind, width):
             rounded[j] = as_bfloat16(numbers[j])
 
 
-def append(context, op):
+def append(context: int, op: int) -> None:
     """layer, k, stride, width of keys, v, stride, width of values, kind of the cache: the new token's row."""
     f, num_tokens = fields(op), ints(context, 16)[TOKENS]
     size = 4 if f[7] == 0 else 2
@@ -170,17 +170,17 @@ def _attend(score, mix, size, context, op):
         item = take(op)
 
 
-def attend_f32(context, op):
+def attend_f32(context: int, op: int) -> None:
     """Attention over float32 keys and values."""
     _attend(_scores_f32, _mix_f32, 4, context, op)
 
 
-def attend_bf16(context, op):
+def attend_bf16(context: int, op: int) -> None:
     """Attention over bfloat16 keys and values."""
     _attend(_scores_bf16, _mix_bf16, 2, context, op)
 
 
-def absorb(context, op):
+def absorb(context: int, op: int) -> None:
     """q, stride, H, bytes from head to head, N, W (H, N + V, C) and its kind 0 or 1, C, V, out (T, H, C).
 
     Queries for the latent: `out[h] = sum_n q[h, n] W[h, n]`.
@@ -227,17 +227,17 @@ def _attend_latent(score, mix, size, context, op):
         item = take(op)
 
 
-def attend_latent_f32(context, op):
+def attend_latent_f32(context: int, op: int) -> None:
     """Latent attention over a float32 cache."""
     _attend_latent(_scores_f32, _mix_f32, 4, context, op)
 
 
-def attend_latent_bf16(context, op):
+def attend_latent_bf16(context: int, op: int) -> None:
     """Latent attention over a bfloat16 cache."""
     _attend_latent(_scores_bf16, _mix_bf16, 2, context, op)
 
 
-def expand(context, op):
+def expand(context: int, op: int) -> None:
     """x (T, H, C), H, N, W (H, N + V, C) and its kind 0 or 1, C, V, out, stride: `out[h] = W[h, N:] x[h]`."""
     f, num_tokens = fields(op), ints(context, 16)[TOKENS]
     heads, nope, weight, kind, latent, value = f[1], f[2], f[3], f[4], f[5], f[6]

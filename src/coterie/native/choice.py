@@ -11,15 +11,15 @@ from coterie.config.kernels import Kernels
 from coterie.nn.transformer import Transformer
 
 if TYPE_CHECKING:
-    from coterie.native.plan import Plan
+    from coterie.native.plan import NativePlan
 
 _log = logging.getLogger(__name__)
 # Below this, a step is so short that reading the kernels from numba's cache takes longer than most replies.
 SMALL = 4_000_000
-_SLOW = 5.0  # seconds of planning after which people are told where they went
+_SLOW = 5.0  # seconds of planning after which a line says where they went
 
 
-def plan_for(model: Transformer, kernels: Kernels = "auto") -> Plan | str:
+def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
     """The native plan of a model, or in one line why it has none.
 
     `auto` leaves small models to PyTorch, `native` does not, `torch` leaves all to it. The kernels are
@@ -37,13 +37,13 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> Plan | str:
         return "NUMBA_DISABLE_JIT is set"
     begun = time.monotonic()
     try:
-        from coterie.native.plan import Plan
+        from coterie.native.plan import NativePlan
         from coterie.native.program import CannotPlan
         from coterie.native.self_test import check_products
     except Exception as error:  # a missing or broken numba
         return f"numba cannot be imported ({_line(error)})"
     try:
-        plan = Plan(model)
+        plan = NativePlan(model)
         check_products(plan.kinds)
     except CannotPlan as error:
         return f"the native step does not know {error}"
@@ -55,7 +55,7 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> Plan | str:
     return plan
 
 
-def describe(plan: Plan | str) -> str:
+def describe(plan: NativePlan | str) -> str:
     """One line for people."""
     return f"torch: {plan}" if isinstance(plan, str) else f"native ({plan.stored})"
 

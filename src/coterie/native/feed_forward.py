@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coterie.native import routing, rows
 from coterie.native.layers import Sorted, copy, experts, linear, norm
-from coterie.native.program import CannotPlan, Program, Rows, check_known
+from coterie.native.program import CannotPlan, StepProgram, Rows, check_known
 from coterie.nn.dispatch import LocalDispatcher
 from coterie.nn.experts import ClampedExperts, Experts, RoutedExperts
 from coterie.nn.lora import LoRARouter
@@ -51,7 +51,7 @@ def _activation(name: str) -> int:
 
 
 def _activated(
-    program: Program,
+    program: StepProgram,
     first: Rows,
     up: Rows | None,
     y: Rows,
@@ -66,7 +66,7 @@ def _activated(
 
 
 def dense(
-    program: Program, layer: FeedForward, x: Rows, y: Rows, factor: float, add: bool, gate: Rows | None = None
+    program: StepProgram, layer: FeedForward, x: Rows, y: Rows, factor: float, add: bool, gate: Rows | None = None
 ) -> None:
     """`y (+)= factor * layer(x)`, or with `gate` (T, 1) its sigmoid times that."""
     if type(layer) is not FeedForward:
@@ -90,7 +90,7 @@ def dense(
     linear(program, layer.down, hidden, y, factor, add)
 
 
-def mixture(program: Program, layer: MoE, x: Rows, h: Rows, y: Rows, factor: float, add: bool) -> Choices:
+def mixture(program: StepProgram, layer: MoE, x: Rows, h: Rows, y: Rows, factor: float, add: bool) -> Choices:
     """`y (+)= factor * layer(x)`; `h`: the stream that x is the norm of."""
     config = layer.config
     check_known(config, "experts", _KNOWN_MOE)
@@ -121,7 +121,7 @@ def mixture(program: Program, layer: MoE, x: Rows, h: Rows, y: Rows, factor: flo
     return choices
 
 
-def _shared(program: Program, layer: MoE, x: Rows, y: Rows, factor: float) -> None:
+def _shared(program: StepProgram, layer: MoE, x: Rows, y: Rows, factor: float) -> None:
     """Add what the always-on expert gives."""
     assert layer.shared is not None
     gate = None
@@ -138,7 +138,7 @@ def _shared(program: Program, layer: MoE, x: Rows, y: Rows, factor: float) -> No
 
 
 def _combined(
-    program: Program, layer: MoE, choices: Choices, x: Rows, y: Rows, factor: float, add: bool
+    program: StepProgram, layer: MoE, choices: Choices, x: Rows, y: Rows, factor: float, add: bool
 ) -> None:
     """`y (+)= factor * sum_k w_k expert_k(x)`."""
     config = layer.config
@@ -159,7 +159,7 @@ def _combined(
     )  # fmt: skip
 
 
-def _experts(program: Program, layer: RoutedExperts, x: Rows, order: Sorted, width: int) -> Rows:
+def _experts(program: StepProgram, layer: RoutedExperts, x: Rows, order: Sorted, width: int) -> Rows:
     first = program.rows(layer.first.out_features, order.most)
     hidden = program.rows(width, order.most)
     experts(program, layer.first, x, first, order)
@@ -175,7 +175,7 @@ def _experts(program: Program, layer: RoutedExperts, x: Rows, order: Sorted, wid
     return given
 
 
-def _sorted(program: Program, choices: Choices, num_experts: int, top_k: int, places: int) -> Sorted:
+def _sorted(program: StepProgram, choices: Choices, num_experts: int, top_k: int, places: int) -> Sorted:
     order = Sorted(
         starts=program.whole(num_experts + 1),
         active=program.whole(num_experts),
@@ -190,7 +190,7 @@ def _sorted(program: Program, choices: Choices, num_experts: int, top_k: int, pl
     return order
 
 
-def _routed(program: Program, router: Router, x: Rows) -> Choices:
+def _routed(program: StepProgram, router: Router, x: Rows) -> Choices:
     config = router.config
     check_known(config, "router", _KNOWN_ROUTER)
     if type(router) not in (Router, LoRARouter):

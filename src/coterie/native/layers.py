@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie.native import matrices, rows
-from coterie.native.program import CannotPlan, Program, Rows
+from coterie.native.program import CannotPlan, StepProgram, Rows
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
@@ -32,7 +32,7 @@ NAMES = {F32: "f32", BF16: "bf16", INT8: "int8", INT8_F32: "int8", INT4: "int4",
 
 
 @dataclass(frozen=True)
-class Matrix:
+class StoredWeight:
     """A weight `(*, O, I)` where it lies: addresses and byte strides of its rows, scales and experts."""
 
     kind: int
@@ -52,7 +52,7 @@ class Matrix:
         return self.at, self.stride, self.scales, self.scale_stride, self.block, self.outputs
 
 
-def matrix(program: Program, weight: Tensor | QuantisedTensor) -> Matrix:
+def matrix(program: StepProgram, weight: Tensor | QuantisedTensor) -> StoredWeight:
     """A weight of the model, read in place."""
     if isinstance(weight, QuantisedTensor):
         return _coded(program, weight)
@@ -62,10 +62,10 @@ def matrix(program: Program, weight: Tensor | QuantisedTensor) -> Matrix:
     size = weight.element_size()
     expert = weight.stride(0) * size if weight.dim() == 3 else 0
     at, stride = program.of(weight), weight.stride(-2) * size
-    return Matrix(kinds[weight.dtype], weight.shape[-2], weight.shape[-1], at, stride, expert_stride=expert)
+    return StoredWeight(kinds[weight.dtype], weight.shape[-2], weight.shape[-1], at, stride, expert_stride=expert)
 
 
-def _coded(program: Program, weight: QuantisedTensor) -> Matrix:
+def _coded(program: StepProgram, weight: QuantisedTensor) -> StoredWeight:
     block, inputs = weight.block, weight.shape[-1]
     if block % 32 or inputs % block:
         raise CannotPlan(
@@ -82,15 +82,15 @@ def _coded(program: Program, weight: QuantisedTensor) -> Matrix:
         scales_at = program.own(scales)
     size, row = scales.element_size(), codes.stride(-3) * codes.element_size()
     experts = len(weight.shape) == 3
-    return Matrix(
+    return StoredWeight(
         kind, weight.shape[-2], inputs, program.of(codes), row, scales_at, scales.stride(-2) * size, block,
         codes.stride(0) * codes.element_size() if experts else 0, scales.stride(0) * size if experts else 0,
     )  # fmt: skip
 
 
 def product(
-    program: Program,
-    weight: Matrix,
+    program: StepProgram,
+    weight: StoredWeight,
     x: Rows,
     y: Rows,
     factor: float = 1.0,
@@ -107,7 +107,7 @@ def product(
 
 
 def linear(
-    program: Program,
+    program: StepProgram,
     layer: Linear | Router,
     x: Rows,
     y: Rows,
@@ -134,7 +134,7 @@ def linear(
 
 
 def _unbiased(
-    program: Program,
+    program: StepProgram,
     layer: Linear | Router,
     x: Rows,
     y: Rows,
@@ -155,7 +155,7 @@ def _unbiased(
     product(program, matrix(program, layer.lora_B), thin, y, factor * layer.scale, True)
 
 
-def _scale_rows(program: Program, layer: Linear | Router, y: Rows) -> None:
+def _scale_rows(program: StepProgram, layer: Linear | Router, y: Rows) -> None:
     assert isinstance(layer, LoRALinear | LoRARouter)
     factors = layer.row_factors()
     assert factors is not None and layer.lora_magnitude is not None
@@ -164,12 +164,12 @@ def _scale_rows(program: Program, layer: Linear | Router, y: Rows) -> None:
     program.add(rows.scale_columns, y.address, y.stride, y.width, at)
 
 
-def copy(program: Program, x: Rows, y: Rows, factor: float = 1.0, add: bool = False) -> None:
+def copy(program: StepProgram, x: Rows, y: Rows, factor: float = 1.0, add: bool = False) -> None:
     """`y (+)= factor * x`."""
     program.add(rows.copy, x.address, x.stride, x.width, y.address, y.stride, float(factor), int(add))
 
 
-def norm(program: Program, layer: RMSNorm | None, x: Rows, y: Rows, parts: int = 1, eps: float = 0.0) -> None:
+def norm(program: StepProgram, layer: RMSNorm | None, x: Rows, y: Rows, parts: int = 1, eps: float = 0.0) -> None:
     """`y = layer(x)` on each of `parts` equal parts of a row; without a layer, an RMS of `eps` alone."""
     address, kind = (0, 0) if layer is None else program.vector(layer.weight)
     plus_one = float(layer is not None and layer.plus_one)
@@ -190,7 +190,7 @@ class Sorted:
     most: int
 
 
-def experts(program: Program, layer: ExpertLinear, x: Rows, y: Rows, order: Sorted) -> None:
+def experts(program: StepProgram, layer: ExpertLinear, x: Rows, y: Rows, order: Sorted) -> None:
     """`y = layer(x)` on rows sorted by expert."""
     if type(layer) not in (ExpertLinear, QuantisedExpertLinear, LoRAExpertLinear, SubsetExpertLinear):
         raise CannotPlan(f"experts of kind {type(layer).__name__}")
@@ -220,17 +220,17 @@ def experts(program: Program, layer: ExpertLinear, x: Rows, y: Rows, order: Sort
         _experts(program, matrix(program, layer.lora_B), thin, y, order, layer.scale, True, own)
 
 
-def _slots(program: Program, layer: LoRAExpertLinear | SubsetExpertLinear) -> int:
+def _slots(program: StepProgram, layer: LoRAExpertLinear | SubsetExpertLinear) -> int:
     return _places(program, [layer.slots.get(e, -1) for e in range(layer.num_experts)])
 
 
-def _places(program: Program, places: Sequence[int]) -> int:
+def _places(program: StepProgram, places: Sequence[int]) -> int:
     return program.own(torch.tensor(places, dtype=torch.int64))
 
 
 def _experts(
-    program: Program,
-    weight: Matrix,
+    program: StepProgram,
+    weight: StoredWeight,
     x: Rows,
     y: Rows,
     order: Sorted,

@@ -12,7 +12,7 @@ import torch
 from coterie.config.positions import RopeConfig, TemperatureConfig
 from coterie.native import attention, rows
 from coterie.native.layers import linear, norm
-from coterie.native.program import PLAIN, CannotPlan, Program, Rows, check_known
+from coterie.native.program import PLAIN, CannotPlan, StepProgram, Rows, check_known
 from coterie.nn.attention import Attention
 from coterie.nn.mla import LatentAttention
 from coterie.nn.quantised_layers import quantised_of
@@ -59,7 +59,7 @@ class Shared:
 
 
 def turned(
-    program: Program, shared: Shared, rope: RopeConfig, x: Rows, heads: int, step: int, width: int
+    program: StepProgram, shared: Shared, rope: RopeConfig, x: Rows, heads: int, step: int, width: int
 ) -> None:
     """Rotate the first numbers of each head, `step` numbers from head to head, `width` of a head."""
     if (rope, width) not in shared.angles:
@@ -74,7 +74,7 @@ def turned(
     program.add(rows.rotate, x.address, x.stride, heads, 4 * step, pairs, out, neighbours)
 
 
-def heated(program: Program, config: TemperatureConfig | None, x: Rows) -> None:
+def heated(program: StepProgram, config: TemperatureConfig | None, x: Rows) -> None:
     """Queries times the factor of their positions."""
     if config is not None:
         check_known(config, "temperature", {"floor_scale", "scale", "offset"})
@@ -83,7 +83,7 @@ def heated(program: Program, config: TemperatureConfig | None, x: Rows) -> None:
         )
 
 
-def attend(program: Program, shared: Shared, layer: Attention, index: int, x: Rows) -> Rows:
+def attend(program: StepProgram, shared: Shared, layer: Attention, index: int, x: Rows) -> Rows:
     """The result of a layer before its last projection."""
     config = layer.config
     check_known(config, "attention", _KNOWN)
@@ -115,7 +115,7 @@ def attend(program: Program, shared: Shared, layer: Attention, index: int, x: Ro
     return out
 
 
-def _append(program: Program, shared: Shared, layer: Attention, place: int, x: Rows) -> None:
+def _append(program: StepProgram, shared: Shared, layer: Attention, place: int, x: Rows) -> None:
     """The new token's keys and values, into the cache."""
     config = layer.config
     groups = config.num_kv_heads
@@ -136,7 +136,7 @@ def _append(program: Program, shared: Shared, layer: Attention, place: int, x: R
     )
 
 
-def _placed(program: Program, shared: Shared, layer: Attention, x: Rows, heads: int, name: str) -> None:
+def _placed(program: StepProgram, shared: Shared, layer: Attention, x: Rows, heads: int, name: str) -> None:
     """Queries or keys normed and rotated, in place."""
     config = layer.config
     kind = config.qk_norm
@@ -153,7 +153,7 @@ def _placed(program: Program, shared: Shared, layer: Attention, x: Rows, heads: 
         norm(program, own, x, x, heads, layer.norm_eps)
 
 
-def attend_latent(program: Program, shared: Shared, layer: LatentAttention, index: int, x: Rows) -> Rows:
+def attend_latent(program: StepProgram, shared: Shared, layer: LatentAttention, index: int, x: Rows) -> Rows:
     """The result of latent attention before its last projection, in the absorbed form."""
     config = layer.config
     check_known(config, "latent attention", _KNOWN_LATENT)
@@ -198,7 +198,7 @@ def attend_latent(program: Program, shared: Shared, layer: LatentAttention, inde
     return out
 
 
-def _up_projection(program: Program, layer: LatentAttention) -> tuple[int, int]:
+def _up_projection(program: StepProgram, layer: LatentAttention) -> tuple[int, int]:
     """Address and kind of the (H, N + V, C) matrix; a plain one is read in place."""
     own = layer.kv_b
     if own.bias is not None:
@@ -213,7 +213,7 @@ def _up_projection(program: Program, layer: LatentAttention) -> tuple[int, int]:
 
 
 def mixer(
-    program: Program, shared: Shared, layer: torch.nn.Module, index: int, x: Rows
+    program: StepProgram, shared: Shared, layer: torch.nn.Module, index: int, x: Rows
 ) -> tuple[Rows, torch.nn.Module]:
     """What a block's mixer gives before its last projection, and that projection."""
     if type(layer) is Attention:

@@ -18,7 +18,7 @@ from coterie.native import layout, rows
 from coterie.native.feed_forward import Choices, dense, mixture
 from coterie.native.layers import NAMES, copy, linear, matrix, norm, product
 from coterie.native.mixers import Shared, mixer
-from coterie.native.program import CannotPlan, Program, Rows, check_known
+from coterie.native.program import CannotPlan, StepProgram, Rows, check_known
 from coterie.native.runner import run, thread_functions
 from coterie.native.threads import StepThreads
 from coterie.nn.block import Block
@@ -74,7 +74,7 @@ class Stepped:
     logits: Tensor
 
 
-class Plan:
+class NativePlan:
     """The native form of one model. It reads the model's weights where they are.
 
     A plan serves one thread at a time.
@@ -87,7 +87,7 @@ class Plan:
         self.most, self.width, self.vocab_size = most, config.width, config.vocab_size
         self._shared = Shared(model.compute_dtype)
         self._choices: dict[int, Choices] = {}
-        program = Program(most)
+        program = StepProgram(most)
         self._program = program
         h = program.rows(config.width)
         self._embed(model, h)

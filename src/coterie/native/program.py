@@ -44,7 +44,7 @@ class Rows:
         return Rows(self.address + 4 * start, self.stride, width)
 
 
-class Program:
+class StepProgram:
     """Operations in order. It owns every tensor whose address they hold.
 
     `most`: tokens of a step at most. `copies`: (a tensor that was copied, its version then), by which a plan

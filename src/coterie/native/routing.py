@@ -73,11 +73,13 @@ def _choose(selection, basis, ids, weights, num_experts, top_k):
         selection[best] = -np.float32(np.inf)
 
 
-def route(context, op):
-    """logits, scores, selection (T, E each), E, K, 1 for softmax, 1 to score after the choice, selection bias
+def route(context: int, op: int) -> None:
+    """The choice of experts, as `nn.router.Router.route` makes it.
+
+    logits, scores, selection (T, E each), E, K, 1 for softmax, 1 to score after the choice, selection bias
     and its kind, groups, top groups, 1 for the sum of two, fill, 1 to renormalise, its eps, its least, scale,
     ids (T, K) int64, weights (T, K), group scores (T, N), factors of experts (0: none) and
-    their kind: `nn.router.Router.route`.
+    their kind.
     """
     f, num_tokens = fields(op), ints(context, 16)[TOKENS]
     num_experts, top_k = f[3], f[4]
@@ -117,7 +119,7 @@ def route(context, op):
         t = take(op)
 
 
-def sort(context, op):
+def sort(context: int, op: int) -> None:
     """ids, E, K, starts (E + 1), active (E), address of their number, places (T, K), number of rows.
 
     `places[t, k]` is the row of that choice among those sorted by expert.
@@ -148,7 +150,7 @@ def sort(context, op):
     ints(f[7], 1)[0] = num_rows
 
 
-def gather(context, op):
+def gather(context: int, op: int) -> None:
     """x, stride, D, K, places (T, K), out (R, D), stride, weights (T, K; 0: none): rows sorted by expert."""
     f = fields(op)
     width, top_k = f[2], f[3]
@@ -163,7 +165,7 @@ def gather(context, op):
         r = take(op)
 
 
-def combine(context, op):
+def combine(context: int, op: int) -> None:
     """rows (R, D), stride, D, K, places, weights (0: all 1), out, stride, factor, 1 to add."""
     f, c = fields(op), ints(context, 16)
     width, top_k, factor = f[2], f[3], real(op, 8)

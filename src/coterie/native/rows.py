@@ -34,7 +34,7 @@ def real(op, index):
     return np.float32(doubles(op + 8 * FIRST, 32)[index])
 
 
-def embed(context, op):
+def embed(context: int, op: int) -> None:
     """table, kind, D, out, stride of out; factor: `out[t] = factor * table[ids[t]]`."""
     f, num_tokens = fields(op), ints(context, 16)[TOKENS]
     table, kind, width, out, stride, factor = f[0], f[1], f[2], f[3], f[4], real(op, 5)
@@ -66,7 +66,7 @@ def _norm_row(x, weight, kind, plus_one, y, width, eps):
             y[j] = x[j] * scale * (number(weight, j, 1) + plus_one)
 
 
-def norm(context, op):
+def norm(context: int, op: int) -> None:
     """x, stride, parts per token, D of a part, weight (0: none), kind, plus one, eps, out, stride of out.
 
     RMSNorm of each part of each token's row; `x` and `out` may be the same.
@@ -83,7 +83,7 @@ def norm(context, op):
         t = take(op)
 
 
-def angles(context, op):
+def angles(context: int, op: int) -> None:
     """frequencies, long frequencies (0: none), pairs, gain, out (T, 2, pairs): cos and sin of each token."""
     f, num_tokens = fields(op), ints(context, 16)[TOKENS]
     pairs, gain = f[2], real(op, 3)
@@ -100,7 +100,7 @@ def angles(context, op):
         t = take(op)
 
 
-def rotate(context, op):
+def rotate(context: int, op: int) -> None:
     """x, stride, heads, bytes from head to head, pairs, cos and sin (T, 2, pairs), 1 for neighbouring pairs.
 
     Rotates the first 2 * pairs numbers of each head.
@@ -120,7 +120,7 @@ def rotate(context, op):
         t = take(op)
 
 
-def heat(context, op):
+def heat(context: int, op: int) -> None:
     """x, stride, D, positions of one step, offset, scale: `TemperatureConfig`."""
     f, num_tokens = fields(op), ints(context, 16)[TOKENS]
     positions = ints(ints(context, 16)[POSITIONS], num_tokens)
@@ -134,7 +134,7 @@ def heat(context, op):
         t = take(op)
 
 
-def limit(context, op):
+def limit(context: int, op: int) -> None:
     """x, stride, D, bound: every number between -bound and bound."""
     f, num_tokens, bound = fields(op), ints(context, 16)[TOKENS], real(op, 3)
     t = take(op)
@@ -145,7 +145,7 @@ def limit(context, op):
         t = take(op)
 
 
-def copy(context, op):
+def copy(context: int, op: int) -> None:
     """x, stride, D, out, stride of out, factor, 1 to add: `out[t] (+)= factor * x[t]`."""
     f, num_tokens, factor = fields(op), ints(context, 16)[TOKENS], real(op, 5)
     t = take(op)
@@ -160,7 +160,7 @@ def copy(context, op):
         t = take(op)
 
 
-def scale_columns(context, op):
+def scale_columns(context: int, op: int) -> None:
     """x, stride, D, factors (D,): DoRA's factor of each output."""
     f, num_tokens = fields(op), ints(context, 16)[TOKENS]
     t = take(op)
@@ -171,7 +171,7 @@ def scale_columns(context, op):
         t = take(op)
 
 
-def shift_columns(context, op):
+def shift_columns(context: int, op: int) -> None:
     """x, stride, D, bias (D,), its kind: `x += bias`."""
     f, num_tokens = fields(op), ints(context, 16)[TOKENS]
     t = take(op)
@@ -182,7 +182,7 @@ def shift_columns(context, op):
         t = take(op)
 
 
-def gate_rows(context, op):
+def gate_rows(context: int, op: int) -> None:
     """x, stride, D, gate, stride of gate, numbers that share a gate: `x *= sigmoid(gate)`."""
     f, num_tokens = fields(op), ints(context, 16)[TOKENS]
     x, stride, width, gate, gate_stride, shared = f[0], f[1], f[2], f[3], f[4], f[5]
@@ -207,7 +207,7 @@ def _tanh(x):
     return math.copysign((np.float32(1) - e) / (np.float32(1) + e), x)
 
 
-def cap(context, op):
+def cap(context: int, op: int) -> None:
     """x, stride, D, cap: `cap * tanh(x / cap)`."""
     f, num_tokens, bound = fields(op), ints(context, 16)[TOKENS], real(op, 3)
     t = take(op)
@@ -247,7 +247,7 @@ def _clamped(both, y, width, alpha, bound):
         y[j] = (up + np.float32(1)) * gate / (np.float32(1) + exponential(-alpha * gate))
 
 
-def activate(context, op):
+def activate(context: int, op: int) -> None:
     """first, up (0: none), stride of both, F, out, stride, activation, alpha, bound, address of a count.
 
     `out = activation(first) * up`. The count is of rows; with 0 it is that of the context's tokens.

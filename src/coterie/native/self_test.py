@@ -9,7 +9,7 @@ import torch
 
 from coterie.native import layout
 from coterie.native.layers import matrix, product
-from coterie.native.program import Program, Rows
+from coterie.native.program import StepProgram, Rows
 from coterie.native.runner import run
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8
 from coterie.nn.quantised_tensor import QuantisedTensor
@@ -30,7 +30,7 @@ def _check(kind: int) -> None:
     generator = torch.Generator().manual_seed(kind)
     weight = torch.randn(_OUTPUTS, _INPUTS, generator=generator)
     x = torch.randn(_ROWS, _INPUTS, generator=generator)
-    program = Program(_ROWS)
+    program = StepProgram(_ROWS)
     if kind in (F32, BF16):
         plain = weight.to(torch.float32 if kind == F32 else torch.bfloat16)
         exact, weights = plain.double(), matrix(program, plain)

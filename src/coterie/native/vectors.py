@@ -110,7 +110,7 @@ class _Sums:
                 self.b.store(self.zero, slot)
 
 
-class _Rows:
+class _RowAddresses:
     """The addresses of R rows or T tokens of a matrix."""
 
     def __init__(self, b: Any, address: Value, stride: Value, count: int) -> None:
@@ -118,14 +118,14 @@ class _Rows:
         self.each = [b.add(address, b.mul(stride, _I64(row))) for row in range(count)]
 
 
-def _fetch_ahead(b: Any, rows: _Rows, offset: Value) -> None:
+def _fetch_ahead(b: Any, rows: _RowAddresses, offset: Value) -> None:
     """Ask for the rows that the next call reads."""
     ahead = b.mul(rows.stride, _I64(len(rows.each)))
     for row in rows.each:
         _prefetch(b, b.add(b.add(row, ahead), offset))
 
 
-def _plain_sums(b: Any, kind: int, w: _Rows, x: _Rows, count: Value, sums: _Sums, rest: _Sums) -> None:
+def _plain_sums(b: Any, kind: int, w: _RowAddresses, x: _RowAddresses, count: Value, sums: _Sums, rest: _Sums) -> None:
     """Sums over plain numbers: whole cache lines of weights, then those that are left one by one."""
     size = 4 if kind == F32 else 2
     step = _LINE // size
@@ -170,9 +170,9 @@ def _coded(
 
 
 def _coded_sums(
-    b: Any, kind: int, w: _Rows, scales: _Rows, size: Value, x: _Rows, count: Value, sums: _Sums
+    b: Any, kind: int, w: _RowAddresses, scales: _RowAddresses, size: Value, x: _RowAddresses, count: Value, sums: _Sums
 ) -> None:
-    """Sums over blocks of codes: of each block a sum of its own, which its scale then multiplies."""
+    """Sums over blocks of codes: one for each block, which its scale then multiplies."""
     part_sums = _Sums(b, len(w.each), len(x.each))
     code_bytes = size if kind in (INT8, INT8_F32) else b.lshr(size, _I64(1))
     with cgutils.for_range(b, b.sdiv(count, size), intp=_I64) as blocks:
@@ -196,13 +196,13 @@ def _emit_dot(kind: int, rows: int, tokens: int) -> Callable[..., Any]:
         w, w_stride, scales, scale_stride, size, x, x_stride, count, y, y_stride, factor, add = args[3:]
         sums = _Sums(b, rows, tokens)
         rest = _Sums(b, rows, tokens, _FLOAT)
-        of_w, of_x = _Rows(b, w, w_stride, rows), _Rows(b, x, x_stride, tokens)
+        of_w, of_x = _RowAddresses(b, w, w_stride, rows), _RowAddresses(b, x, x_stride, tokens)
         if kind in (F32, BF16):
             _plain_sums(b, kind, of_w, of_x, count, sums, rest)
         else:
-            _coded_sums(b, kind, of_w, _Rows(b, scales, scale_stride, rows), size, of_x, count, sums)
+            _coded_sums(b, kind, of_w, _RowAddresses(b, scales, scale_stride, rows), size, of_x, count, sums)
         adds = b.icmp_signed("!=", add, _I64(0))
-        for t, out in enumerate(_Rows(b, y, y_stride, tokens).each):
+        for t, out in enumerate(_RowAddresses(b, y, y_stride, tokens).each):
             for r in range(rows):
                 place = b.inttoptr(_at(b, out, _I64(r), 4), _FLOAT.as_pointer())
                 total = b.fadd(_sum(b, sums.get(r, t)), rest.get(r, t))
@@ -232,7 +232,7 @@ def dot(
 def _emit_weighted_sum(kind: int, tokens: int) -> Callable[..., Any]:
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         a, a_stride, v, v_stride, count, width, y, y_stride = args[2:]
-        of_a, of_y = _Rows(b, a, a_stride, tokens), _Rows(b, y, y_stride, tokens)
+        of_a, of_y = _RowAddresses(b, a, a_stride, tokens), _RowAddresses(b, y, y_stride, tokens)
         sums, single = _Sums(b, 1, tokens), _Sums(b, 1, tokens, _FLOAT)
         vectors = b.sdiv(width, _I64(LANES))
         with cgutils.for_range(b, vectors, intp=_I64) as columns:
