@@ -57,8 +57,9 @@ class Engine:
     `prefix_bytes`: how many bytes of keys and values of finished sequences to keep for prompts that begin the
     same way (0: none).
 
-    `kernels`: what decoding steps run on. `max_stall`: seconds that a step should take at most while replies are running (`Pace`); then the chunks
-    of prompts, and so the rounding, depend on time. None, and always when `deterministic`: whole chunks.
+    `kernels`: what decoding steps run on. `max_stall`: seconds that a step should take at most while replies
+    are running (`Pace`); then the chunks of prompts, and so the rounding, depend on time. None, and always
+    when `deterministic`: whole chunks.
     """
 
     def __init__(

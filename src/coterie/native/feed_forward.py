@@ -12,7 +12,7 @@ from torch import Tensor
 
 from coterie.native import routing, rows
 from coterie.native.layers import Sorted, copy, experts, linear, norm
-from coterie.native.program import CannotPlan, StepProgram, Rows, check_known
+from coterie.native.program import CannotPlan, Rows, StepProgram, check_known
 from coterie.nn.dispatch import LocalDispatcher
 from coterie.nn.experts import ClampedExperts, Experts, RoutedExperts
 from coterie.nn.lora import LoRARouter
@@ -66,7 +66,13 @@ def _activated(
 
 
 def dense(
-    program: StepProgram, layer: FeedForward, x: Rows, y: Rows, factor: float, add: bool, gate: Rows | None = None
+    program: StepProgram,
+    layer: FeedForward,
+    x: Rows,
+    y: Rows,
+    factor: float,
+    add: bool,
+    gate: Rows | None = None,
 ) -> None:
     """`y (+)= factor * layer(x)`, or with `gate` (T, 1) its sigmoid times that."""
     if type(layer) is not FeedForward:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie.native import matrices, rows
-from coterie.native.program import CannotPlan, StepProgram, Rows
+from coterie.native.program import CannotPlan, Rows, StepProgram
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
@@ -62,7 +62,9 @@ def matrix(program: StepProgram, weight: Tensor | QuantisedTensor) -> StoredWeig
     size = weight.element_size()
     expert = weight.stride(0) * size if weight.dim() == 3 else 0
     at, stride = program.of(weight), weight.stride(-2) * size
-    return StoredWeight(kinds[weight.dtype], weight.shape[-2], weight.shape[-1], at, stride, expert_stride=expert)
+    return StoredWeight(
+        kinds[weight.dtype], weight.shape[-2], weight.shape[-1], at, stride, expert_stride=expert
+    )
 
 
 def _coded(program: StepProgram, weight: QuantisedTensor) -> StoredWeight:
@@ -169,7 +171,9 @@ def copy(program: StepProgram, x: Rows, y: Rows, factor: float = 1.0, add: bool 
     program.add(rows.copy, x.address, x.stride, x.width, y.address, y.stride, float(factor), int(add))
 
 
-def norm(program: StepProgram, layer: RMSNorm | None, x: Rows, y: Rows, parts: int = 1, eps: float = 0.0) -> None:
+def norm(
+    program: StepProgram, layer: RMSNorm | None, x: Rows, y: Rows, parts: int = 1, eps: float = 0.0
+) -> None:
     """`y = layer(x)` on each of `parts` equal parts of a row; without a layer, an RMS of `eps` alone."""
     address, kind = (0, 0) if layer is None else program.vector(layer.weight)
     plus_one = float(layer is not None and layer.plus_one)

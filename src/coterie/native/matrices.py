@@ -6,6 +6,8 @@ A kernel per kind of weight, so that only those in use are compiled. Legend: T r
 
 from __future__ import annotations
 
+from typing import Any
+
 from coterie.native.compiled import fast, inline
 from coterie.native.layout import THREADS, TOKENS
 from coterie.native.primitives import floats, ints, number, take
@@ -107,7 +109,7 @@ def _fill(bias, bias_kind, y, y_stride, num_rows, low, high):
 
 
 @inline
-def piece_size(num_outputs, threads):
+def piece_size(num_outputs: Any, threads: Any) -> Any:
     """Outputs that a thread takes at a time: a multiple of _ROWS."""
     if threads == 1:
         return num_outputs

@@ -12,7 +12,7 @@ import torch
 from coterie.config.positions import RopeConfig, TemperatureConfig
 from coterie.native import attention, rows
 from coterie.native.layers import linear, norm
-from coterie.native.program import PLAIN, CannotPlan, StepProgram, Rows, check_known
+from coterie.native.program import PLAIN, CannotPlan, Rows, StepProgram, check_known
 from coterie.nn.attention import Attention
 from coterie.nn.mla import LatentAttention
 from coterie.nn.quantised_layers import quantised_of

@@ -18,7 +18,7 @@ from coterie.native import layout, rows
 from coterie.native.feed_forward import Choices, dense, mixture
 from coterie.native.layers import NAMES, copy, linear, matrix, norm, product
 from coterie.native.mixers import Shared, mixer
-from coterie.native.program import CannotPlan, StepProgram, Rows, check_known
+from coterie.native.program import CannotPlan, Rows, StepProgram, check_known
 from coterie.native.runner import run, thread_functions
 from coterie.native.threads import StepThreads
 from coterie.nn.block import Block

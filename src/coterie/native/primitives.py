@@ -112,37 +112,37 @@ def call_parallel(typing: Any, function: Any, body: Any, data: Any, threads: Any
 
 
 @inline
-def ints(address, count):  # type: ignore[no-untyped-def]
+def ints(address: Any, count: Any) -> Any:
     """`count` int64 at an address."""
     return carray(pointer(address), count, dtype=np.int64)
 
 
 @inline
-def floats(address, count):  # type: ignore[no-untyped-def]
+def floats(address: Any, count: Any) -> Any:
     """`count` float32 at an address."""
     return carray(pointer(address), count, dtype=np.float32)
 
 
 @inline
-def doubles(address, count):  # type: ignore[no-untyped-def]
+def doubles(address: Any, count: Any) -> Any:
     """`count` float64 at an address."""
     return carray(pointer(address), count, dtype=np.float64)
 
 
 @inline
-def shorts(address, count):  # type: ignore[no-untyped-def]
+def shorts(address: Any, count: Any) -> Any:
     """`count` uint16 at an address: bfloat16 numbers."""
     return carray(pointer(address), count, dtype=np.uint16)
 
 
 @inline
-def take(op):  # type: ignore[no-untyped-def]
+def take(op: Any) -> Any:
     """The number of the next piece of an operation's work that no thread has taken."""
     return fetch_add(op + 8 * COUNTER)
 
 
 @inline
-def number(address, index, kind):  # type: ignore[no-untyped-def]
+def number(address: Any, index: Any, kind: Any) -> Any:
     """Plain number `index` at an address: float32 (kind 0) or bfloat16 (1)."""
     if kind == 0:
         return floats(address, index + 1)[index]
@@ -150,14 +150,14 @@ def number(address, index, kind):  # type: ignore[no-untyped-def]
 
 
 @inline
-def as_bfloat16(x):  # type: ignore[no-untyped-def]
+def as_bfloat16(x: Any) -> Any:
     """A float32 rounded to bfloat16, as uint16."""
     raw = bits(x)
     return np.uint16((raw + np.int32(0x7FFF) + ((raw >> np.int32(16)) & np.int32(1))) >> np.int32(16))
 
 
 @fast
-def exponential(x):  # type: ignore[no-untyped-def]
+def exponential(x: Any) -> Any:
     """exp of a float32 in a form that LLVM turns into vectors; relative error about 1e-7 (Cephes' expf)."""
     x = max(min(x, np.float32(88.0)), np.float32(-87.0))
     n = np.float32(math.floor(x * np.float32(1.44269504) + np.float32(0.5)))

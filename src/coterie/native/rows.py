@@ -7,6 +7,7 @@ Legend: T tokens, D width of a row. A kernel's fields are named before it, in th
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +24,13 @@ from coterie.native.primitives import (
 
 
 @inline
-def fields(op):
+def fields(op: Any) -> Any:
     """The operation's own fields."""
     return ints(op + 8 * FIRST, 32)
 
 
 @inline
-def real(op, index):
+def real(op: Any, index: Any) -> Any:
     """Field `index` of the operation's own, a float."""
     return np.float32(doubles(op + 8 * FIRST, 32)[index])
 

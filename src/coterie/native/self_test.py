@@ -9,7 +9,7 @@ import torch
 
 from coterie.native import layout
 from coterie.native.layers import matrix, product
-from coterie.native.program import StepProgram, Rows
+from coterie.native.program import Rows, StepProgram
 from coterie.native.runner import run
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8
 from coterie.nn.quantised_tensor import QuantisedTensor

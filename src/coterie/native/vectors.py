@@ -125,7 +125,9 @@ def _fetch_ahead(b: Any, rows: _RowAddresses, offset: Value) -> None:
         _prefetch(b, b.add(b.add(row, ahead), offset))
 
 
-def _plain_sums(b: Any, kind: int, w: _RowAddresses, x: _RowAddresses, count: Value, sums: _Sums, rest: _Sums) -> None:
+def _plain_sums(
+    b: Any, kind: int, w: _RowAddresses, x: _RowAddresses, count: Value, sums: _Sums, rest: _Sums
+) -> None:
     """Sums over plain numbers: whole cache lines of weights, then those that are left one by one."""
     size = 4 if kind == F32 else 2
     step = _LINE // size
@@ -170,7 +172,14 @@ def _coded(
 
 
 def _coded_sums(
-    b: Any, kind: int, w: _RowAddresses, scales: _RowAddresses, size: Value, x: _RowAddresses, count: Value, sums: _Sums
+    b: Any,
+    kind: int,
+    w: _RowAddresses,
+    scales: _RowAddresses,
+    size: Value,
+    x: _RowAddresses,
+    count: Value,
+    sums: _Sums,
 ) -> None:
     """Sums over blocks of codes: one for each block, which its scale then multiplies."""
     part_sums = _Sums(b, len(w.each), len(x.each))
