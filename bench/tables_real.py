@@ -48,9 +48,8 @@ def real_model(record: dict[str, Any]) -> str:
             "## A published model through everything",
             "SmolLM2-135M-Instruct, from its GGUF file (Q4_1) through every command and back to GGUF. Times "
             "are of the processor and of whole commands with the start of Python; memory is the peak of the "
-            "process. Steps without a peak ran inside the test. Each figure in the last column is one that "
-            "the test checks. "
-            f"{record['threads']} threads; the machine also did other work (load average "
+            "process. Steps without a peak ran inside the test. The last column is what the test measured. "
+            f"Threads: {record['threads']}; the machine also did other work (load average "
             f"{environment['load_average']:.1f}). Machine: {environment['processor']}. "
             f"Command: `python bench/{environment['command']}`.",
             table(["step", "time", "peak memory", "found"], rows),
