@@ -84,7 +84,7 @@ def _row(chosen: Family) -> tuple[str, ...]:
         "routed" if routed else "dense",
         _codes(filter(None, [routed_form(chosen.model_type)])),
         _codes(dense_forms(chosen.model_type)),
-        _code(target.name) if target is not None else "",
+        _codes(one.name for one in (target, target and target.routed) if one is not None),
     )
 
 

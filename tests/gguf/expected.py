@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 import gguf
-from tests.gguf.expected_hybrids import expected_mixed_layer, turned
+from tests.gguf.expected_hybrids import expected_mixed_layer, expected_nemotron, turned
 from tests.gguf.hybrids import HYBRIDS
 from tests.gguf.models import KINDS
 
@@ -192,6 +192,8 @@ def expected(directory: Path, kind: str, config: dict[str, Any]) -> Arrays:
     """Every tensor of the GGUF file from the names and shapes of transformers, written down by hand."""
     state = {name: tensor.numpy() for name, tensor in load_file(directory / "model.safetensors").items()}
     arch = KINDS[kind][2]
+    if arch.startswith("nemotron"):
+        return expected_nemotron(state, config)
     last = {
         "model.norm.weight": "output_norm.weight",
         "model.embedding_norm.weight": "token_embd_norm.weight",

@@ -25,15 +25,14 @@ def _short_conv(state: Arrays, disk: str, out: str) -> Arrays:
     }
 
 
-def _mamba(state: Arrays, disk: str, out: str, config: dict[str, Any]) -> Arrays:
-    mamba = f"{disk}.mamba"
+def _mamba(state: Arrays, mamba: str, out: str, groups: int) -> Arrays:
     names = {"in_proj.weight": "ssm_in.weight", "out_proj.weight": "ssm_out.weight"}
     names |= {"conv1d.bias": "ssm_conv1d.bias", "dt_bias": "ssm_dt.bias"}
     return _renamed(state, mamba, out, names) | {
         f"{out}.ssm_conv1d.weight": state[f"{mamba}.conv1d.weight"][:, 0],
         f"{out}.ssm_a": -np.exp(state[f"{mamba}.A_log"].astype(np.float64)).astype(np.float32)[:, None],
         f"{out}.ssm_d": state[f"{mamba}.D"][:, None],
-        f"{out}.ssm_norm.weight": state[f"{mamba}.norm.weight"].reshape(config["mamba_n_groups"], -1),
+        f"{out}.ssm_norm.weight": state[f"{mamba}.norm.weight"].reshape(groups, -1),
     }
 
 
@@ -118,9 +117,38 @@ def expected_mixed_layer(
     if f"{disk}.conv.conv.weight" in state:
         wanted |= _short_conv(state, disk, out)
     elif f"{disk}.mamba.A_log" in state:
-        wanted |= _mamba(state, disk, out, config)
+        wanted |= _mamba(state, f"{disk}.mamba", out, config["mamba_n_groups"])
     elif f"{disk}.linear_attn.A_log" in state:
         wanted |= _delta(state, disk, out, config)
+    return wanted
+
+
+_ALONE = {f"{part}_proj.weight": f"attn_{part}.weight" for part in "qkv"} | {
+    "o_proj.weight": "attn_output.weight",
+    "gate.weight": "ffn_gate_inp.weight",
+    "gate.e_score_correction_bias": "exp_probs_b.bias",
+    "fc1_latent_proj.weight": "ffn_latent_down.weight",
+    "fc2_latent_proj.weight": "ffn_latent_up.weight",
+    **{f"{part}_proj.{kind}": f"ffn_{part}.{kind}" for part in ("up", "down") for kind in ("weight", "bias")},
+    **{f"shared_experts.{part}_proj.weight": f"ffn_{part}_shexp.weight" for part in ("up", "down")},
+}
+
+
+def expected_nemotron(state: Arrays, config: dict[str, Any]) -> Arrays:
+    """The file of a model whose layers are one part each."""
+    names = {"embeddings": "token_embd", "norm_f": "output_norm"}
+    wanted = {f"{theirs}.weight": state[f"backbone.{ours}.weight"] for ours, theirs in names.items()}
+    wanted["output.weight"] = state["lm_head.weight"]
+    for layer in range(len(config["layers_block_type"])):
+        disk, out = f"backbone.layers.{layer}", f"blk.{layer}"
+        wanted[f"{out}.attn_norm.weight"] = state[f"{disk}.norm.weight"]
+        wanted |= _renamed(state, f"{disk}.mixer", out, _ALONE)
+        if f"{disk}.mixer.A_log" in state:
+            wanted |= _mamba(state, f"{disk}.mixer", out, config["n_groups"])
+        for part in ("up", "down"):
+            experts = [f"{disk}.mixer.experts.{e}.{part}_proj.weight" for e in range(8)]
+            if experts[0] in state:
+                wanted[f"{out}.ffn_{part}_exps.weight"] = np.stack([state[name] for name in experts])
     return wanted
 
 

@@ -33,4 +33,21 @@ HYBRIDS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"layer_types": ["attention"] * 4, "intermediate_size": 20},
         "granite",
     ),
+    "nemotron_h": ("nemotron_h", {"use_bias": False, "time_step_min": 1e-6}, "nemotron_h"),
+    "nemotron_h_moe": (
+        "nemotron_h_moe",
+        {"hybrid_override_pattern": "ME*E", "time_step_min": 0.001},
+        "nemotron_h_moe",
+    ),
+    "nemotron_h_latent": (
+        "nemotron_h_latent",
+        {
+            "use_conv_bias": True,
+            "time_step_min": 0.001,
+            "norm_topk_prob": False,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+        "nemotron_h_moe",
+    ),
 }

@@ -93,7 +93,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "ernie4_5": ("ernie4_5", {"use_bias": False, "intermediate_size": 32}, "ernie4_5"),
     "ernie4_5_moe": ("ernie4_5_moe", {}, "ernie4_5-moe"),
     "ernie4_5_moe_no_shared": ("ernie4_5_moe", {"moe_num_shared_experts": 0, "head_dim": 12}, "ernie4_5-moe"),
-    "dots1": ("dots1", {"num_key_value_heads": 4}, "dots1"),
+    "dots1": ("dots1", {"num_key_value_heads": 4, "n_group": 3, "topk_group": 2}, "dots1"),
     "glm4_moe_lite": (
         "glm4_moe_lite",
         {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "rms_norm_eps": 1e-6},

@@ -45,6 +45,34 @@ from tests.gguf.models import write
         ),
         ("granite_hybrid", {"rope.scaling.finetuned": False, "ssm.group_count": 2, "ssm.inner_size": 64}),
         ("granite_hybrid_dense", {"rope.scaling.finetuned": True, "feed_forward_length": 20}),
+        (
+            "nemotron_h",
+            {
+                "feed_forward_length": [0, 40, 0, 40],
+                "attention.head_count_kv": [0, 0, 2, 0],
+                "attention.layer_norm_epsilon": 1e-4,
+                "attention.layer_norm_rms_epsilon": 1e-4,
+                "ssm.inner_size": 48,
+                "ssm.time_step_rank": 8,
+                "ssm.time_step_min": 1e-6,
+                "expert_count": None,
+            },
+        ),
+        (
+            "nemotron_h_moe",
+            {
+                "feed_forward_length": [0, 12, 0, 12],
+                "expert_feed_forward_length": 12,
+                "expert_shared_feed_forward_length": 20,
+                "expert_group_count": 4,
+                "expert_group_used_count": 2,
+                "expert_weights_scale": 1.7,
+                "expert_weights_norm": True,
+                "moe_latent_size": None,
+                "ssm.time_step_min": None,  # that of the published models
+            },
+        ),
+        ("nemotron_h_latent", {"moe_latent_size": 14, "expert_weights_norm": False, "ssm.group_count": 1}),
     ],
 )
 def test_the_keys(kind: str, wanted: dict[str, Any], tmp_path: Path) -> None:
@@ -75,12 +103,25 @@ _GRID = {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0
         ("granite_hybrid", {"mamba_conv_bias": False}, "has a bias on Mamba's convolution"),
         ("granite_hybrid", {"time_step_limit": [0.3, 0.9]}, "does not limit Mamba's time steps"),
         ("granite_hybrid", {"mamba_expand": 3}, "has Mamba layers twice as wide as the model"),
+        ("nemotron_h", {"hybrid_override_pattern": "-*-*"}, "needs a layer that keeps a state"),
+        ("nemotron_h", {"use_bias": True}, "has no biases on Mamba's projections"),
+        ("nemotron_h", {"use_conv_bias": False}, "has a bias on Mamba's convolution"),
+        ("nemotron_h", {"mlp_hidden_act": "silu"}, "has no gate in the feed-forward and squares its ReLU"),
+        ("nemotron_h_moe", {"mlp_hidden_act": "silu"}, "has no gate in the feed-forward and squares its"),
+        ("nemotron_h_moe", {"hybrid_override_pattern": "ME*-"}, "has experts in every layer"),
     ],
 )
 def test_what_llama_cpp_cannot_run(kind: str, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     config = Checkpoint.open(write(kind, tmp_path / "m", **changes)).config
     with pytest.raises(ConfigError, match=re.escape(message)):
         describe(config)
+
+
+def test_time_steps_without_a_limit_are_told(tmp_path: Path) -> None:
+    found = describe(Checkpoint.open(write("nemotron_h_moe", tmp_path / "m")).config).differences
+    assert found == (
+        "llama.cpp takes Mamba's time steps as they are, the model none below 0.001 (time_step_min)",
+    )
 
 
 def test_the_rounding_of_lengths_is_told(tmp_path: Path) -> None:

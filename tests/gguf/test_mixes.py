@@ -28,6 +28,8 @@ _MIXED = [
     "lfm2_moe",
     "qwen3_5",
     "granite_hybrid",
+    "nemotron_h",
+    "nemotron_h_moe",
 ]
 DENSE, EIGHT = MixFacts(32, 0, 4, False), MixFacts(32, 8, 4, True)
 
@@ -64,6 +66,12 @@ def test_values_are_counted_apart_from_layers_without() -> None:
     assert mixed_type("blk.11.attn_v.weight", 512, "q3_k_m", facts)[0] == "Q5_K"
     assert mixed_type("blk.17.attn_v.weight", 512, "q3_k_m", facts)[0] == "Q4_K"
     assert mixed_type("blk.17.ffn_down.weight", 512, "q3_k_m", facts)[0] == "Q4_K"
+
+
+def test_feed_forwards_are_counted_apart_from_layers_without() -> None:
+    facts = MixFacts(32, 0, 4, False, fed=(1, 10, 17))
+    assert mixed_type("blk.10.ffn_down.weight", 512, "q4_k_m", facts)[0] == "Q6_K"
+    assert mixed_type("blk.10.ffn_down.weight", 512, "q4_k_m", DENSE)[0] == "Q4_K"
 
 
 def test_rows_that_fill_no_block() -> None:

@@ -60,3 +60,13 @@ def test_half_of_an_expert_is_read_without_the_other(tmp_path: Path, monkeypatch
     monkeypatch.setattr(StoredTensors, "read", lambda self, name: read.append(name) or real(self, name))
     next(source.experts("blocks.1.ffn.experts.gate_up.weight", slice(32, None)))
     assert read == ["model.layers.1.mlp.experts.0.up_proj.weight"]
+
+
+def test_layers_that_predict_further_tokens_are_left_out_by_name(tmp_path: Path) -> None:
+    directory = write("nemotron_h", tmp_path / "m")
+    state = load_file(directory / "model.safetensors")
+    state["mtp.layers.0.norm.weight"] = torch.ones(32)
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    source = ParameterSource(Checkpoint.open(directory))
+    assert source.left_out == ["mtp.* (layers that predict further tokens)"]
+    assert not any(name.startswith("mtp.") for name in source.shapes)

@@ -16,6 +16,7 @@ from coterie.config import (
     FeedForwardConfig,
     MLAConfig,
     ModelConfig,
+    MoEConfig,
     RopeScaling,
 )
 from coterie.gguf.mixed_layers import mixed_keys, mixer_differences, unfit_mixer
@@ -194,20 +195,24 @@ def _feed_forward(config: ModelConfig, target: Target) -> Keys:
     """Keys of the feed-forwards that are derived from the config."""
     dense = [block.ffn.width for block in config.blocks if isinstance(block.ffn, FeedForwardConfig)]
     moe = config.first_moe
+    widths = _lone_widths(config, target) if target.lone_parts else None
     if moe is None:
-        return {"feed_forward_length": dense[0]}
+        return {"feed_forward_length": widths or dense[0]}
     if target.renormalize not in (None, moe.router.renormalize):
         done = "always" if target.renormalize else "never"
         raise _refuse(target, f"{done} divides the chosen experts' weights by their sum (norm_topk_prob)")
     if target.layers == "routed" and dense:
-        raise _refuse(target, "has experts in every layer (mlp_only_layers, decoder_sparse_step)")
+        raise _refuse(target, "has experts in every layer (mlp_only_layers, decoder_sparse_step, mlp)")
     if moe.clamped is not None and (moe.clamped.alpha, moe.clamped.limit) != (1.702, 7.0):
         raise _refuse(target, "has swiglu_alpha 1.702 and swiglu_limit 7 built in")
     if len({one.router.top_k for _, one in config.moe_layers()}) > 1:
         raise _refuse(target, "chooses the same number of experts in every layer (moe_topk)")
     if target.selects and (moe.router.scale, moe.router.select_bias) != (1, True):
         raise _refuse(target, "selects by a bias and scales no weights (use_expert_bias, scale)")
-    keys: Keys = {"feed_forward_length": dense[0] if dense else moe.expert_width}
+    router = moe.router
+    if router.top_groups != router.num_groups and router.group_score != "top2sum":
+        raise _refuse(target, "ranks groups of experts by their two best, not by the best one (topk_method)")
+    keys: Keys = {"feed_forward_length": widths or (dense[0] if dense else moe.expert_width)}
     if target.layers == "leading":
         keys |= _leading(config, target, len(dense))
     elif target.layers == "stepped":
@@ -215,13 +220,24 @@ def _feed_forward(config: ModelConfig, target: Target) -> Keys:
     if target.shared_width_key and moe.shared_width:
         keys["expert_shared_feed_forward_length"] = moe.shared_width
     if target.shared:
-        router = moe.router
         keys["expert_shared_count"] = (moe.shared_width or 0) // moe.expert_width
-        if router.top_groups != router.num_groups and router.group_score != "top2sum":
-            raise _refuse(
-                target, "ranks groups of experts by their two best, not by the best one (topk_method)"
-            )
     return keys
+
+
+def _lone_widths(config: ModelConfig, target: Target) -> list[int]:
+    """The width of the feed-forward of each layer that is one, 0 for the others."""
+    widths = []
+    for block in config.blocks:
+        ffn = block.ffn
+        if ffn is None:
+            widths.append(0)
+            continue
+        if ffn.gated or ffn.activation != "relu2":
+            raise _refuse(target, "has no gate in the feed-forward and squares its ReLU (mlp_hidden_act)")
+        if isinstance(ffn, MoEConfig) and not ffn.shared_width:
+            raise _refuse(target, "always has a shared expert (moe_shared_expert_intermediate_size)")
+        widths.append(ffn.width if isinstance(ffn, FeedForwardConfig) else ffn.expert_width)
+    return widths
 
 
 def _moe_step(config: ModelConfig, target: Target) -> int:

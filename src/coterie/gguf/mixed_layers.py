@@ -15,13 +15,13 @@ Keys = dict[str, Any]
 
 def unfit_mixer(config: ModelConfig, target: Target) -> str | None:
     """What the architecture does otherwise than this model's layers with a state; None: nothing."""
-    for block in config.blocks:
-        mixer = block.attention
-        if not isinstance(mixer, STATE_MIXERS):
-            continue
+    mixers = [block.attention for block in config.blocks if isinstance(block.attention, STATE_MIXERS)]
+    if target.mixed is not None and not mixers:
+        return "needs a layer that keeps a state (layer_types, hybrid_override_pattern)"
+    for mixer in mixers:
         if target.mixed is None or mixer.kind != target.mixed.kind:
             return f"has no layer of this kind: {mixer.words}"
-        found = _unfit(mixer, config.width)
+        found = _unfit(mixer, target.mixed, config.width)
         if found is not None:
             return found
     if target.mixed is not None and target.mixed.sections and not _covers(_sections(config), config):
@@ -43,6 +43,9 @@ def mixed_keys(config: ModelConfig, mixed: MixedLayers) -> Keys:
             keys["full_attention_interval"] = every
         else:
             keys["attention.recurrent_layers"] = [not one for one in attends]
+    mamba = _mamba(config)
+    if mamba is not None and mixed.usual_step not in (None, mamba.step_low):
+        keys["ssm.time_step_min"] = mamba.step_low  # of our own: llama.cpp does not read it
     if mixed.rope_switch:
         keys["rope.scaling.finetuned"] = attention.rope is not None
     if mixed.sections:
@@ -52,6 +55,12 @@ def mixed_keys(config: ModelConfig, mixed: MixedLayers) -> Keys:
 
 def mixer_differences(config: ModelConfig) -> tuple[str, ...]:
     """What llama.cpp computes differently in these layers."""
+    mamba = _mamba(config)
+    if mamba is not None and mamba.step_low > 0:
+        return (
+            f"llama.cpp takes Mamba's time steps as they are, the model none below {mamba.step_low:g} "
+            "(time_step_min)",
+        )
     if not any(isinstance(block.attention, DeltaNetConfig) for block in config.blocks):
         return ()
     return (
@@ -60,7 +69,12 @@ def mixer_differences(config: ModelConfig) -> tuple[str, ...]:
     )
 
 
-def _unfit(mixer: StateMixer, width: int) -> str | None:
+def _mamba(config: ModelConfig) -> Mamba2Config | None:
+    mixers = (block.attention for block in config.blocks)
+    return next((one for one in mixers if isinstance(one, Mamba2Config)), None)
+
+
+def _unfit(mixer: StateMixer, mixed: MixedLayers, width: int) -> str | None:
     if isinstance(mixer, ShortConvConfig):
         return "has no biases in its convolutions (conv_bias)" if mixer.bias else None
     if isinstance(mixer, DeltaNetConfig):
@@ -69,12 +83,12 @@ def _unfit(mixer: StateMixer, width: int) -> str | None:
         return "has one width for keys and values of the delta rule (linear_value_head_dim)"
     assert isinstance(mixer, Mamba2Config)
     if mixer.bias:
-        return "has no biases on Mamba's projections (mamba_proj_bias)"
+        return "has no biases on Mamba's projections (mamba_proj_bias, use_bias)"
     if not mixer.conv_bias:
-        return "has a bias on Mamba's convolution (mamba_conv_bias)"
-    if (mixer.step_low, mixer.step_high) != (0, None):
+        return "has a bias on Mamba's convolution (mamba_conv_bias, use_conv_bias)"
+    if mixer.step_high is not None or (mixer.step_low and mixed.usual_step is None):
         return "does not limit Mamba's time steps (time_step_limit)"
-    if mixer.output_width != 2 * width:
+    if not mixed.any_width and mixer.output_width != 2 * width:
         return "has Mamba layers twice as wide as the model (mamba_expand)"
     return None
 

@@ -34,7 +34,8 @@ class MixFacts:
     """What the rules ask of a model.
 
     `sharing`: query heads for each head of keys and values. `valued`: the layers with a matrix of values,
-    which are counted apart from the others; empty: all.
+    which are counted apart from the others; empty: all. `fed`: of a model without experts, the layers with a
+    feed-forward, whose place is counted among them; empty: it is the layer's.
     """
 
     layers: int
@@ -42,6 +43,7 @@ class MixFacts:
     sharing: int
     tied: bool
     valued: tuple[int, ...] = ()
+    fed: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, config: ModelConfig, tied: bool) -> MixFacts:
@@ -57,9 +59,10 @@ class MixFacts:
         valued = tuple(
             index
             for index, block in enumerate(config.blocks)
-            if not isinstance(block.attention, ShortConvConfig | Mamba2Config)
+            if block.attention is not None and not isinstance(block.attention, ShortConvConfig | Mamba2Config)
         )
-        return cls(config.num_layers, max(experts, default=0), max(shared, default=1), tied, valued)
+        fed = tuple(index for index, block in enumerate(config.blocks) if block.ffn and not experts)
+        return cls(config.num_layers, max(experts, default=0), max(shared, default=1), tied, valued, fed)
 
 
 def mixed_type(name: str, length: int, quant: str, facts: MixFacts) -> tuple[str, str]:
@@ -85,7 +88,8 @@ def _wanted(name: str, quant: str, facts: MixFacts) -> str:
     found: str | None = None
     if values or matrix.startswith("ffn_down"):
         counted = values and bool(facts.valued)
-        place = facts.valued.index(layer) if counted else layer
+        among = facts.valued if values else facts.fed
+        place = among.index(layer) if among else layer
         found = _favoured(place, len(facts.valued) if counted else facts.layers, quant, facts, values)
     elif matrix == "attn_output" and facts.experts == 8:
         found = "Q5_K" if quant in ("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m") else None

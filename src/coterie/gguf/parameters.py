@@ -14,7 +14,7 @@ from torch import Tensor
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.fill import as_stored, place_tensors
 from coterie.config import ModelConfig
-from coterie.families import Slot, unwrapped
+from coterie.families import Slot, family, unwrapped
 from coterie.families.mapping import whole
 from coterie.llamacpp.layout import STORED_BUFFERS
 from coterie.nn.transformer import Transformer
@@ -51,8 +51,15 @@ class ParameterSource:
         unused = [name for name in placement.carried if ".layers." in name and ".self_attn." in name]
         if unused:
             self.left_out.append(f"{min(unused)} and others (projections that no layer uses)")
-        prefixes = dict.fromkeys(name.partition(".")[0] for name in placement.carried if name not in unused)
-        self.left_out += [f"{prefix}.* (image encoder)" for prefix in prefixes]
+        further = family(whole.family).predicts(whole)
+        words = {
+            name.partition(".")[0]: "layers that predict further tokens"
+            if name.startswith(further)
+            else "image encoder"
+            for name in placement.carried
+            if name not in unused
+        }
+        self.left_out += [f"{prefix}.* ({what})" for prefix, what in words.items()]
 
     def read(self, name: str) -> Tensor:
         """A whole parameter, for all but the weights of experts."""

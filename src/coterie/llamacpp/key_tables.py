@@ -179,6 +179,8 @@ GRANITE_KEYS = (
     ),
     Key("attention.scale", "attention.softmax_scale"),
 )
+NEMOTRON_KEYS = (Key("attention.layer_norm_epsilon", "model.norm_eps"),)  # llama.cpp asks for both names
+LATENT_EXPERT_KEYS = (*SCORED_KEYS, Key("moe_latent_size", "moe.latent_width"))
 TEMPERATURE = Key("attention.temperature_scale", "temperature.scale")
 ORIGINAL = "rope.scaling.original_context_length"
 GROUP_KEYS = _keys("router", expert_group_count="num_groups", expert_group_used_count="top_groups")

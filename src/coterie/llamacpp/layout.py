@@ -48,6 +48,8 @@ _PLAIN = {
     "ffn.expert_post_norm.weight": "post_ffw_norm_2.weight",
     "ffn.shared_post_norm.weight": "post_ffw_norm_1.weight",
     "ffn.experts.down.bias": "ffn_down_exps.bias",
+    "ffn.latent_in.weight": "ffn_latent_down.weight",
+    "ffn.latent_out.weight": "ffn_latent_up.weight",
     "per_layer.gate.weight": "inp_gate.weight",
     "per_layer.projection.weight": "proj.weight",
     "per_layer.norm.weight": "post_norm.weight",
@@ -174,8 +176,8 @@ def _block(
         rows = [slice(0, None, 2), slice(1, None, 2)] if alternate else [slice(0, half), slice(half, None)]
         pairs = zip(("gate", "up"), rows, strict=True)
         return [_experts(shapes, name, f"{prefix}ffn_{side}_exps.{kind}", chosen) for side, chosen in pairs]
-    if part == "ffn.experts.down.weight":
-        return [_experts(shapes, name, f"{prefix}ffn_down_exps.weight", slice(None))]
+    if part in ("ffn.experts.up.weight", "ffn.experts.down.weight"):
+        return [_experts(shapes, name, f"{prefix}ffn_{stem.rpartition('.')[2]}_exps.weight", slice(None))]
     return []
 
 

@@ -43,7 +43,9 @@ class MixedLayers:
 
     `counted`: the number of key heads is stated layer by layer, 0 where a state is kept; otherwise every n-th
     layer attends, n in a key. `rope_switch`: a key says whether there are positions. `sections`: states which
-    angles are those of time, height and width.
+    angles are those of time, height and width. `any_width`: Mamba-2 may be of another width than twice the
+    model's. `usual_step`: the lower limit of Mamba-2's time steps in published models. llama.cpp applies
+    none, and its converters write none (None: no model of the architecture has one).
 
     Tensors. `gated`: the matrix of the queries holds their gate, head by head. `tiled`: value heads of the
     delta rule stand copy by copy, each with all key heads; otherwise the copies of a key head stand together.
@@ -54,6 +56,8 @@ class MixedLayers:
     counted: bool = False
     rope_switch: bool = False
     sections: bool = False
+    any_width: bool = False
+    usual_step: float | None = None
     gated: bool = False
     tiled: bool = False
     pair: bool = False

@@ -17,9 +17,11 @@ from coterie.llamacpp.key_tables import (
     GRANITE_KEYS,
     GROUP_KEYS,
     GROUPED_KEYS,
+    LATENT_EXPERT_KEYS,
     LATENT_KEYS,
     MIXER_KEYS,
     MODEL_KEYS,
+    NEMOTRON_KEYS,
     ORIGINAL,
     ROUTED_KEYS,
     SCALING_KEYS,
@@ -71,8 +73,12 @@ class Target:
     `shared_width_key`: states the width of the shared experts together.
     `routed_keys`: keys of models with experts beyond `ROUTED_KEYS`.
 
+    `lone_parts`: each layer is a mixer or a feed-forward alone, and the widths of feed-forwards are stated
+    layer by layer, 0 for none; they have no gate and square their ReLU.
+
     `mixed`: has layers that keep a state. `stateless`: what a model without such a layer is there instead,
-    dense and with experts. `head`: needs the output matrix even where that is the embedding.
+    dense and with experts. `routed`: what a model with experts is there instead. `head`: needs the output
+    matrix even where that is the embedding.
     `norm_before_ffn`, `last_norm`: its names of the second norm of a layer, and of the norm before the head.
     `fused`: matrices of a layer that it has as one tensor.
 
@@ -118,8 +124,10 @@ class Target:
     norm_before_ffn: str = "ffn_norm"
     fused: tuple[str, ...] = ()
     last_norm: str = "output_norm"
+    lone_parts: bool = False
     mixed: MixedLayers | None = None
     stateless: tuple[Target, Target] | None = field(default=None, repr=False)
+    routed: Target | None = field(default=None, repr=False)
 
     @property
     def attention_keys(self) -> tuple[Key, ...]:
@@ -171,6 +179,18 @@ _GEMMA4 = Target(
     pieces="gemma4",
     # Its experts stand next to a feed-forward that has the names of a dense layer's.
     names={f"ffn.shared.{part}.weight": f"ffn_{part}.weight" for part in ("gate", "up", "down")},
+)
+_NEMOTRON = Target(
+    "nemotron_h",
+    no_rope_every=1,
+    biases="any",
+    layers="routed",
+    shared_width_key=True,
+    extra_keys=NEMOTRON_KEYS,
+    routed_keys=LATENT_EXPERT_KEYS,
+    norm_before_ffn="attn_norm",
+    lone_parts=True,
+    mixed=MixedLayers("mamba2", counted=True, any_width=True, usual_step=0.001),
 )
 TARGETS = {
     "llama": _LLAMA,
@@ -235,6 +255,7 @@ TARGETS = {
     "lfm2_moe": replace(
         _LFM2, name="lfm2moe", layers="leading", renormalize=True, selects=True, routed_keys=SIGMOID_KEYS
     ),
+    "nemotron_h": replace(_NEMOTRON, routed=replace(_NEMOTRON, name="nemotron_h_moe")),
     "qwen3_5_text": _QWEN35,
     "qwen3_5_moe_text": _QWEN35_MOE,
     "qwen3_next": replace(
@@ -289,6 +310,8 @@ TARGETS = {
 def target_of(config: ModelConfig) -> Target:
     """The architecture of a model. Errors: `KeyError` for a family without one."""
     target = TARGETS[config.family]
+    if target.routed is not None and config.is_moe:
+        return target.routed
     if target.stateless is None or len(config.attentions) < config.num_layers:
         return target
     return target.stateless[1 if config.is_moe else 0]
@@ -301,7 +324,7 @@ def keys_of(target: Target, config: ModelConfig) -> tuple[Key, ...]:
     keys += target.extra_keys + (MIXER_KEYS[parts.mixer.kind] if parts.mixer is not None else ())
     if parts.router is not None:
         keys += ROUTED_KEYS + target.routed_keys
-        if target.latent and parts.router.top_groups != parts.router.num_groups:
+        if parts.router.top_groups != parts.router.num_groups:
             keys += GROUP_KEYS  # equal: no group is ever left out, and llama.cpp needs no groups
     kind = parts.scaling.kind if parts.scaling is not None else None
     keys += SCALING_KEYS if kind in ("linear", "yarn") else ()  # the others are tensors of factors

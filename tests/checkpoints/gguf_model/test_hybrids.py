@@ -10,6 +10,7 @@ import pytest
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import AttentionConfig, CoterieError
+from coterie.config.mixers import Mamba2Config
 from tests.checkpoints.gguf_model.conftest import Exported
 from tests.gguf.rewritten import rewrite
 
@@ -36,6 +37,24 @@ def test_positions_are_switched_off_by_a_key(exported: Exported, tmp_path: Path)
     assert on.rope is not None and none.rope is None
 
 
+def test_files_of_other_converters_state_less(exported: Exported, tmp_path: Path) -> None:
+    """Time steps are then limited as in the published models, weights as llama.cpp takes them."""
+    names = (
+        "expert_weights_norm",
+        "expert_weights_scale",
+        "expert_feed_forward_length",
+        "expert_gating_func",
+    )
+    names += ("expert_group_count", "expert_group_used_count", "attention.layer_norm_epsilon")
+    keys: dict[str, Any] = {f"nemotron_h_moe.{name}": None for name in names}
+    keys |= {"nemotron_h_moe.rope.scaling.finetuned": False, "nemotron_h_moe.rope.dimension_count": None}
+    config = Checkpoint.open(rewrite(exported("nemotron_h_moe")[1], tmp_path / "m.gguf", keys)).config
+    mixer, moe = config.blocks[0].attention, config.first_moe
+    assert isinstance(mixer, Mamba2Config) and mixer.step_low == 0.001 and config.norm_eps == 1e-4
+    assert moe is not None and (moe.expert_width, moe.router.renormalize, moe.router.scale) == (12, False, 1)
+    assert (moe.router.num_groups, moe.router.top_groups) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("kind", "keys", "message"),
     [
@@ -57,6 +76,29 @@ def test_positions_are_switched_off_by_a_key(exported: Exported, tmp_path: Path)
             {"granitehybrid.ssm.state_size": 7},
             "'blk.0.ssm_conv1d.weight' has shape (88",
         ),
+        ("nemotron_h", {"nemotron_h.feed_forward_length": [0, 40, 0, 41]}, "one number for all dense layers"),
+        (
+            "nemotron_h",
+            {"nemotron_h.feed_forward_length": [0, 40]},
+            "'nemotron_h.feed_forward_length' is [0,",
+        ),
+        ("nemotron_h", {"nemotron_h.attention.head_count_kv": 0}, "one number for all layers with attention"),
+        ("nemotron_h", {"nemotron_h.attention.head_count_kv": [0, 0, 3, 0]}, "num_kv_heads"),
+        ("nemotron_h", {"nemotron_h.attention.layer_norm_epsilon": 0.5}, "which must be equal in this"),
+        ("nemotron_h", {"nemotron_h.ssm.inner_size": 49}, "inner_size' is 49; a multiple of 8 heads can be"),
+        (
+            "nemotron_h",
+            {"nemotron_h.ssm.time_step_min": -1.0, "nemotron_h.rope.dimension_count": 4},
+            "step_low",
+        ),
+        (
+            "nemotron_h_moe",
+            {"nemotron_h_moe.expert_gating_func": 1},
+            "expert_gating_func' is 1; 2 can be read",
+        ),
+        ("nemotron_h_moe", {"nemotron_h_moe.expert_shared_count": 2}, "expert_shared_count' is 2; 1 can be"),
+        ("nemotron_h_moe", {"nemotron_h_moe.expert_group_used_count": None}, "expert_group_used_count'"),
+        ("nemotron_h_latent", {"nemotron_h_moe.moe_latent_size": 15}, "'blk.0.ffn_"),
     ],
 )
 def test_what_cannot_be_read(

@@ -79,6 +79,13 @@ MISTAKES: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("granite_hybrid", "ssm_in.weight", lambda rows: np.roll(rows, 64, axis=0)),
     ("granite_hybrid", "ssm_norm.weight", lambda norm: norm.reshape(-1, 2).T.reshape(2, -1)),
     ("granite_hybrid", "ssm_d", lambda skip: skip * 0),
+    ("nemotron_h", "ssm_in.weight", lambda rows: np.roll(rows, 48, axis=0)),
+    ("nemotron_h", "ssm_norm.weight", lambda norm: norm.reshape(-1, 2).T.reshape(2, -1)),
+    ("nemotron_h", "ffn_up.bias", lambda bias: bias * 0),
+    ("nemotron_h_moe", "ffn_up_exps.weight", lambda experts: np.roll(experts, 1, axis=0)),
+    ("nemotron_h_moe", "exp_probs_b.bias", lambda bias: -bias),
+    ("nemotron_h_latent", "ffn_latent_down.weight", lambda rows: rows[::-1]),
+    ("nemotron_h_latent", "ffn_latent_up.weight", lambda rows: rows[:, ::-1]),
 ]
 
 

@@ -77,19 +77,17 @@ def routed(file: GgufKeys, family: str, names: Mapping[str, str] | None = None) 
     found = file.stated(keys, used)
     if "router.score" not in used:
         file.expect("expert_gating_func", 1)  # softmax
-    file.count("feed_forward_length", None)
+    file.get("feed_forward_length", None)
     width = used["moe.expert_width"]
     both = next((shape for name, shape in file.shapes.items() if f".{EXPERTS}." in name), None)
-    first = next((name for name in file.shapes if name.endswith("ffn_gate_exps.weight")), "")
-    rows = file.shape(first or "blk.0.ffn_gate_exps.weight")[1] if both is None else both[1] // 2
+    first = next((name for name in file.shapes if name.endswith("ffn_up_exps.weight")), "")
+    rows = file.shape(first or "blk.0.ffn_up_exps.weight")[1] if both is None else both[1] // 2
     return {width: rows} | found
 
 
 def selecting(file: GgufKeys, family: str, names: Mapping[str, str] | None = None) -> Hf:
     """DeepSeek-V3's router and shared experts behind the first, dense layers, without latent attention."""
     own = {"router.num_experts": "n_routed_experts", "router.score": "scoring_func"}
-    for name in ("expert_group_count", "expert_group_used_count"):
-        file.expect(name, 1)
     data = grouped(file, family, names) | {"norm_topk_prob": True} | dense_width(file)
     return (
         data
@@ -98,4 +96,13 @@ def selecting(file: GgufKeys, family: str, names: Mapping[str, str] | None = Non
             "first_k_dense_replace": file.count("leading_dense_block_count", 0),
             "n_shared_experts": file.count("expert_shared_count"),
         }
+        | expert_groups(file)
     )
+
+
+def expert_groups(file: GgufKeys) -> Hf:
+    """Groups of experts, of which the best are chosen from; one where the file states none."""
+    groups = file.count("expert_group_count", 0) or 1
+    if groups == 1:
+        file.expect("expert_group_used_count", 0, 1)
+    return {"n_group": groups, "topk_group": file.count("expert_group_used_count") if groups > 1 else 1}
