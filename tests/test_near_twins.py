@@ -138,11 +138,6 @@ EXPLAINED: dict[frozenset[str], str] = {
             "the way there and the way back, over the same parameters with opposite steps",
         ),
         (
-            "cli/chat.py::chat",
-            "cli/chat.py::run",
-            "a conversation and a single answer: what they share is the call of `connect` and of `Sampling`",
-        ),
-        (
             "report/plots.py::slice_scores",
             "report/plots.py::slice_differences",
             "two drawings over the same rows, whose shared parts (`axes`, `_rows`, `_dot`, `inline`) are "

@@ -50,7 +50,7 @@ def test_the_same_command_again_changes_nothing(
         ("optimizer.lr=0.1", "unknown key 'optimizer' (did you mean 'optimiser'?)"),
         ("optimiser.learning=0.1", "unknown key 'optimiser.learning'"),
         ("model.hiden_size=8", "unknown key 'hiden_size' (did you mean 'hidden_size'?)"),
-        ("model.model_type=qwen4", "did you mean 'qwen3'?"),
+        ("model.model_type=qwenn3", "did you mean 'qwen3'?"),
         ("data.row_length=256", "longer than the model's max_position_embeddings 128"),
         ("model.vocab_size=100", "the tokenizer has 300 tokens and the model's vocab_size is 100"),
         ("data.sources=[/no/such/place]", "/no/such/place: no such file or directory"),

@@ -40,7 +40,7 @@ def test_one_https_connection_answers_again_and_again() -> None:
             )
             for _ in range(4):
                 connection.request("GET", "/health")
-                assert connection.getresponse().read() == b'{"status":"ok"}'
+                assert connection.getresponse().read().startswith(b'{"status":"ok"')
             connection.close()
 
 

@@ -144,6 +144,7 @@ class Service:
         files = self.model.manifest.get("files") or self.model.manifest.get("sha256")
         weight = self.model.model.embed.weight
         parts: list[Any] = [__version__, str(weight.dtype), self.model.config.to_dict(), files]
+        parts.append(self.kernels.partition(":")[0])  # replies on others differ by rounding
         if quantised := quantised_parts(self.model.model):
             parts.append(self.model.held)
         if files is None:

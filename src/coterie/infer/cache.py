@@ -64,6 +64,9 @@ class LayerCache:
         new ones.
         """
         low, high = self._extended(keys, values)
+        assert self._keys.dtype == keys.dtype and self._keys.shape[1:] == keys.shape[1:], (
+            "rows of another form"
+        )
         row, value_row = keys[0].nbytes, values[0].nbytes
         return self._keys.data_ptr() + low * row, self._values.data_ptr() + low * value_row, high - low
 

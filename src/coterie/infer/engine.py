@@ -102,7 +102,7 @@ class Engine:
         `adapters.apply.apply_shared` makes such a model on the same weights.
         """
         self.remove_variant(name)
-        self._variants[name] = Variant(model, self._next_serial, self.kernels)
+        self._variants[name] = Variant(model, self._next_serial, self.kernels, self._variants[""].has_plan)
         self._next_serial += 1
 
     def variant(self, name: str) -> Transformer:

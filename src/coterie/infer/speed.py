@@ -61,6 +61,7 @@ def measure_decode(
 
     def read() -> Engine:
         engine = Engine(model, max_batch=batch, prefill_chunk=batch * max(1, len(prompt_ids)))
+        assert engine.kernels_used  # what the first decoding step would compile, compiled now
         for _ in range(batch):
             engine.add(prompt_ids, params)
         engine.step()

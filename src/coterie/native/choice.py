@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from typing import TYPE_CHECKING
+
+import torch
 
 from coterie.config.kernels import Kernels
 from coterie.nn.transformer import Transformer
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # Below this, a step is so short that reading the kernels from numba's cache takes longer than most replies.
 SMALL = 4_000_000
-_SLOW = 5.0  # seconds of planning after which a line says where they went
 
 
 def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
@@ -33,15 +33,22 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
     size = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if kernels == "auto" and size < SMALL:
         return f"the model is small ({size:,} numbers)"
+    if model.training and any(getattr(module, "dropout", 0.0) for module in model.modules()):
+        return "the model is in training, with dropout"
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT is set"
-    begun = time.monotonic()
     try:
+        from coterie.native.compiled import folder
         from coterie.native.plan import NativePlan
         from coterie.native.program import CannotPlan
+        from coterie.native.runner import thread_functions
         from coterie.native.self_test import check_products
     except Exception as error:  # a missing or broken numba
         return f"numba cannot be imported ({_line(error)})"
+    if kernels == "auto" and torch.get_num_threads() > 1 and thread_functions() is None:
+        return "torch's threads cannot be shared here (it has no libgomp); OMP_NUM_THREADS=1 allows it"
+    if not any(folder().glob("*/*.nbi")):
+        _log.warning("native kernels: compiling, 10 to 30 seconds, once on this machine")
     try:
         plan = NativePlan(model)
         check_products(plan.kinds)
@@ -49,9 +56,6 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
         return f"the native step does not know {error}"
     except Exception as error:  # whatever a compiler may raise
         return f"the kernels cannot be compiled here ({_line(error)})"
-    spent = time.monotonic() - begun
-    if spent > _SLOW:
-        _log.warning("native kernels: compiled in %.0f s; the next start finds them in numba's cache", spent)
     return plan
 
 

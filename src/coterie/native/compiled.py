@@ -6,9 +6,13 @@ the tables' layout and on the emitted products. So each state of this package ha
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import os
+import shutil
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +22,7 @@ import numba
 from numba import cfunc, njit, types
 
 _settings: Any = numba.config
+_LOCK = threading.RLock()
 # Sums may be taken in any order, which is then the same at every call: nothing here depends on the number of
 # rows or threads.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -25,24 +30,37 @@ _FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 @functools.cache
 def folder() -> Path:
-    """Of this state of the package, in NUMBA_CACHE_DIR or else in coterie's part of the user's cache."""
+    """Of this state of the package, in NUMBA_CACHE_DIR or else in coterie's part of the user's cache.
+
+    Where neither can be written, a temporary one of this process.
+    """
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    base = os.environ.get("NUMBA_CACHE_DIR") or home / "coterie"
-    return Path(base) / f"native-{digest.hexdigest()[:16]}"
+    own = f"native-{digest.hexdigest()[:16]}"
+    try:
+        given = os.environ.get("NUMBA_CACHE_DIR")
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        path = (Path(given) if given else Path(home) / "coterie") / own
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError:  # numba would fall back to a folder that does not tell one state from another
+        path = Path(tempfile.mkdtemp(prefix=own))
+        atexit.register(shutil.rmtree, path, ignore_errors=True)
+        return path
 
 
 @contextmanager
 def _kept() -> Iterator[None]:
     """numba looks for its folder when a function is declared."""
-    before = _settings.CACHE_DIR
-    _settings.CACHE_DIR = str(folder())
-    try:
-        yield
-    finally:
-        _settings.CACHE_DIR = before
+    with _LOCK:
+        before = _settings.CACHE_DIR
+        _settings.CACHE_DIR = str(folder())
+        try:
+            yield
+        finally:
+            _settings.CACHE_DIR = before
 
 
 def _declared(function: Callable[..., Any], **options: Any) -> Any:
@@ -67,4 +85,4 @@ def c_function(function: Callable[..., Any], num_arguments: int) -> Any:
     """A C function of that many int64 without result. It is kept, because nothing else holds its code."""
     with _kept():
         kind = types.void(*([types.int64] * num_arguments))
-        return cfunc(kind, cache=True, fastmath=_FAST)(function)
+        return cfunc(kind, cache=True, error_model="numpy", fastmath=_FAST)(function)

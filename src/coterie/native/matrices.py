@@ -14,24 +14,25 @@ from coterie.native.primitives import floats, ints, number, take
 from coterie.native.rows import fields, real
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32, dot
 
-_ROWS = 4  # rows of a matrix that are read together
+_ROWS = 8  # rows of a matrix that are read together
 
 
 @inline
 def _block(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, factor, add):
-    """Four rows of weights against all rows of x, up to four at a time."""
+    """Eight rows of weights against all rows of x, up to four at a time."""
     t = 0
     while num_rows - t >= 4:
-        for o in range(0, _ROWS, 2):
-            dot(kind, 2, 4, w + o * w_stride, w_stride, s + o * s_stride, s_stride, size, x + t * x_stride,
+        for o in range(0, _ROWS, 4):
+            dot(kind, 4, 4, w + o * w_stride, w_stride, s + o * s_stride, s_stride, size, x + t * x_stride,
                 x_stride, count, y + t * y_stride + 4 * o, y_stride, factor, add)  # fmt: skip
         t += 4
     while num_rows - t >= 2:
-        dot(kind, 4, 2, w, w_stride, s, s_stride, size, x + t * x_stride, x_stride, count,
-            y + t * y_stride, y_stride, factor, add)  # fmt: skip
+        for o in range(0, _ROWS, 4):
+            dot(kind, 4, 2, w + o * w_stride, w_stride, s + o * s_stride, s_stride, size, x + t * x_stride,
+                x_stride, count, y + t * y_stride + 4 * o, y_stride, factor, add)  # fmt: skip
         t += 2
     while num_rows - t >= 1:
-        dot(kind, 4, 1, w, w_stride, s, s_stride, size, x + t * x_stride, x_stride, count,
+        dot(kind, 8, 1, w, w_stride, s, s_stride, size, x + t * x_stride, x_stride, count,
             y + t * y_stride, y_stride, factor, add)  # fmt: skip
         t += 1
 
@@ -113,7 +114,7 @@ def piece_size(num_outputs: Any, threads: Any) -> Any:
     """Outputs that a thread takes at a time: a multiple of _ROWS."""
     if threads == 1:
         return num_outputs
-    return max(8, (num_outputs // (threads * 6) + 3) // _ROWS * _ROWS)
+    return max(8, (num_outputs // (threads * 6) + _ROWS - 1) // _ROWS * _ROWS)
 
 
 @inline

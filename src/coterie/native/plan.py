@@ -83,7 +83,8 @@ class NativePlan:
     def __init__(self, model: Transformer, most: int = MOST_TOKENS) -> None:
         config = model.config
         check_known(config, "a model", _KNOWN_MODEL)
-        model.check_head()
+        if not model.has_head:
+            raise CannotPlan("a model without a head")
         self.most, self.width, self.vocab_size = most, config.width, config.vocab_size
         self._shared = Shared(model.compute_dtype)
         self._choices: dict[int, Choices] = {}
@@ -106,7 +107,7 @@ class NativePlan:
             for layer, keys, values in self._shared.kept
         ]
         self._table = program.table()
-        self._capacity = 0
+        self._scores = torch.empty(0, self._heads, 0)
         self.threads = StepThreads()
         self._make_context()
         self._model, self._weights = model, _addresses(model)
@@ -181,7 +182,9 @@ class NativePlan:
                 raise CannotPlan(f"a head of kind {type(model.head).__name__}")
             linear(program, model.head, self._hidden, logits)
         if config.logit_cap is not None:
-            program.add(rows.cap, logits.address, logits.stride, logits.width, float(config.logit_cap))
+            program.add(
+                rows.cap, logits.address, logits.stride, logits.width, float(config.logit_cap), serial=False
+            )
 
     def _make_context(self) -> None:
         most = self.most
@@ -233,7 +236,7 @@ class NativePlan:
             entries += [cache.layer(layer).extend(keys, values) for cache in caches]
         if entries:
             self._kept[: 3 * len(entries)] = torch.tensor(entries).flatten()
-            self._make_room(max(count for _, _, count in entries))
+            self._make_room(num_tokens, max(count for _, _, count in entries))
         self._context[layout.TOKENS] = num_tokens
         threads = self.threads.choose(num_tokens)
         self._context[layout.THREADS] = threads
@@ -244,13 +247,14 @@ class NativePlan:
             cache.advance(1)
         return Stepped(self._hidden_TD[:num_tokens].clone(), self._logits_TV[:num_tokens].clone())
 
-    def _make_room(self, count: int) -> None:
-        """Room for the scores of `count` keys."""
-        if count > self._capacity:
-            self._capacity = max(_FIRST_CAPACITY, 2 * count)
-            self._scores = torch.empty(self.most, self._heads, self._capacity)
-            self._context[layout.SCORES] = self._scores.data_ptr()
-            self._context[layout.CAPACITY] = self._capacity
+    def _make_room(self, num_tokens: int, count: int) -> None:
+        """Room for the scores of `count` keys of each sequence."""
+        tokens, _, capacity = self._scores.shape
+        if num_tokens > tokens or count > capacity:
+            wanted = max(capacity, _FIRST_CAPACITY, 2 * count) if count > capacity else capacity
+            self._scores = torch.empty(max(num_tokens, tokens), self._heads, wanted)
+        self._context[layout.SCORES] = self._scores.data_ptr()
+        self._context[layout.CAPACITY] = self._scores.shape[2]
 
     def routing(self, num_tokens: int) -> dict[int, Routing]:
         """The choices of the last step by layer."""

@@ -22,6 +22,8 @@ from coterie.native.primitives import (
     take,
 )
 
+_PIECE = 4096  # numbers of a long row that a thread takes at a time
+
 
 @inline
 def fields(op: Any) -> Any:
@@ -209,14 +211,17 @@ def _tanh(x):
 
 
 def cap(context: int, op: int) -> None:
-    """x, stride, D, cap: `cap * tanh(x / cap)`."""
+    """x, stride, D, cap: `cap * tanh(x / cap)`, a piece of a row at a time."""
     f, num_tokens, bound = fields(op), ints(context, 16)[TOKENS], real(op, 3)
-    t = take(op)
-    while t < num_tokens:
-        x = floats(f[0] + t * f[1], f[2])
-        for j in range(f[2]):
-            x[j] = bound * np.float32(math.tanh(x[j] / bound))
-        t = take(op)
+    width = f[2]
+    pieces = (width + _PIECE - 1) // _PIECE
+    item = take(op)
+    while item < num_tokens * pieces:
+        x = floats(f[0] + item // pieces * f[1], width)
+        low = item % pieces * _PIECE
+        for j in range(low, min(low + _PIECE, width)):
+            x[j] = bound * _tanh(x[j] / bound)
+        item = take(op)
 
 
 # How `activate` makes a hidden row. A clamped one has gate and up in turns.

@@ -64,7 +64,8 @@ def thread_functions() -> tuple[int, ...] | None:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return None
-    for path in dict.fromkeys(line.split()[-1] for line in lines if "libgomp" in line):
+    paths = dict.fromkeys(line.split(maxsplit=5)[-1].strip() for line in lines if "libgomp" in line)
+    for path in sorted(paths, key=lambda path: "/torch/" not in path):  # other packages may bring another
         try:
             library = ctypes.CDLL(path)
             found = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in _NAMES]

@@ -49,16 +49,37 @@ def _fma(b: Any, x: Value, y: Value, z: Value) -> Value:
     )
 
 
-def _splat(b: Any, scalar: Value) -> Value:
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
+def _splat(b: Any, scalar: Value, count: int = LANES) -> Value:
+    undefined = ir.Constant(ir.VectorType(_FLOAT, count), ir.Undefined)
     one = b.insert_element(undefined, scalar, _I32(0))
-    return b.shuffle_vector(one, undefined, _constant(_WIDE, 0))
+    return b.shuffle_vector(one, undefined, _lanes([0] * count))
 
 
-def _sum(b: Any, vector: Value) -> Value:
-    kind = ir.FunctionType(_FLOAT, [_FLOAT, _VECTOR])
-    add = cgutils.get_or_insert_function(b.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
-    return b.call(add, [_FLOAT(0.0), vector], fastmath=("reassoc",))
+def _folded(b: Any, vectors: list[Value]) -> Value:
+    """The sums of 1, 2, 4, 8 or 16 vectors as one vector of so many numbers.
+
+    Each is the same tree whatever the others: of lanes 8 apart, then 4, 2 and 1 apart.
+    """
+    lanes = LANES  # that each sum still has
+    while lanes > 1:
+        half = lanes // 2
+        pairs = [vectors[at : at + 2] for at in range(0, len(vectors), 2)]
+        vectors = []
+        for pair in pairs:
+            starts = range(0, LANES * len(pair) if len(pair) == 2 else pair[0].type.count, lanes)
+            parts = [
+                b.shuffle_vector(
+                    pair[0], pair[-1], _lanes([start + shift + j for start in starts for j in range(half)])
+                )
+                for shift in (0, half)
+            ]
+            vectors.append(b.fadd(*parts))
+        lanes = half
+    return vectors[0]
+
+
+def _lanes(chosen: list[int]) -> Value:
+    return ir.Constant(ir.VectorType(_I32, len(chosen)), chosen)
 
 
 def _prefetch(b: Any, address: Value) -> None:
@@ -125,9 +146,7 @@ def _fetch_ahead(b: Any, rows: _RowAddresses, offset: Value) -> None:
         _prefetch(b, b.add(b.add(row, ahead), offset))
 
 
-def _plain_sums(
-    b: Any, kind: int, w: _RowAddresses, x: _RowAddresses, count: Value, sums: _Sums, rest: _Sums
-) -> None:
+def _plain_sums(b: Any, kind: int, w: _RowAddresses, x: _RowAddresses, count: Value, sums: _Sums) -> None:
     """Sums over plain numbers: whole cache lines of weights, then those that are left one by one."""
     size = 4 if kind == F32 else 2
     step = _LINE // size
@@ -144,11 +163,11 @@ def _plain_sums(
     whole = b.mul(b.sdiv(count, _I64(step)), _I64(step))
     with cgutils.for_range(b, b.sub(count, whole), intp=_I64) as loop:
         index = b.add(whole, loop.index)
-        single = [_number(b, F32, token, index) for token in x.each]
+        read = [_splat(b, _number(b, F32, token, index)) for token in x.each]
         for r, row in enumerate(w.each):
-            weight = _number(b, kind, row, index)
-            for t, number in enumerate(single):
-                rest.add(r, t, weight, number)
+            only_one = b.insert_element(_constant(_VECTOR, 0.0), _number(b, kind, row, index), _I32(0))
+            for t, numbers in enumerate(read):
+                sums.add(r, t, only_one, numbers)
 
 
 def _coded(
@@ -204,19 +223,20 @@ def _emit_dot(kind: int, rows: int, tokens: int) -> Callable[..., Any]:
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         w, w_stride, scales, scale_stride, size, x, x_stride, count, y, y_stride, factor, add = args[3:]
         sums = _Sums(b, rows, tokens)
-        rest = _Sums(b, rows, tokens, _FLOAT)
         of_w, of_x = _RowAddresses(b, w, w_stride, rows), _RowAddresses(b, x, x_stride, tokens)
         if kind in (F32, BF16):
-            _plain_sums(b, kind, of_w, of_x, count, sums, rest)
+            _plain_sums(b, kind, of_w, of_x, count, sums)
         else:
             _coded_sums(b, kind, of_w, _RowAddresses(b, scales, scale_stride, rows), size, of_x, count, sums)
+        several = ir.VectorType(_FLOAT, rows)
+        factors = _splat(b, factor, rows)
         adds = b.icmp_signed("!=", add, _I64(0))
         for t, out in enumerate(_RowAddresses(b, y, y_stride, tokens).each):
-            for r in range(rows):
-                place = b.inttoptr(_at(b, out, _I64(r), 4), _FLOAT.as_pointer())
-                total = b.fadd(_sum(b, sums.get(r, t)), rest.get(r, t))
-                before = b.select(adds, b.load(place), _FLOAT(0.0))
-                b.store(_fma(b, total, factor, before), place)
+            total = _folded(b, [sums.get(r, t) for r in range(rows)])
+            before = b.select(adds, _load(b, out, several), _constant(several, 0.0))
+            result = b.fadd(b.fmul(total, factors), before)
+            store = b.store(result, b.inttoptr(out, several.as_pointer()))
+            store.align = 4
         return context.get_dummy_value()
 
     return generate
