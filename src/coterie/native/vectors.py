@@ -56,7 +56,7 @@ def _splat(b: Any, scalar: Value, count: int = LANES) -> Value:
 
 
 def _folded(b: Any, vectors: list[Value]) -> Value:
-    """The sums of 1, 2, 4, 8 or 16 vectors as one vector of so many numbers.
+    """The sums of 1, 2, 4, 8 or 16 vectors as one vector with a number for each.
 
     Each is the same tree whatever the others: of lanes 8 apart, then 4, 2 and 1 apart.
     """
