@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import AttentionConfig, CoterieError
 from coterie.config.mixers import Mamba2Config
 from tests.checkpoints.gguf_model.conftest import Exported
-from tests.gguf.rewritten import rewrite
+from tests.gguf.rewritten import Arrays, rewrite
 
 
 def _attending(path: Path) -> list[int]:
@@ -53,6 +54,21 @@ def test_files_of_other_converters_state_less(exported: Exported, tmp_path: Path
     assert isinstance(mixer, Mamba2Config) and mixer.step_low == 0.001 and config.norm_eps == 1e-4
     assert moe is not None and (moe.expert_width, moe.router.renormalize, moe.router.scale) == (12, False, 1)
     assert (moe.router.num_groups, moe.router.top_groups) == (1, 1)
+
+
+def test_layers_that_predict_further_tokens_are_left_out(exported: Exported, tmp_path: Path) -> None:
+    """The last layer of such files holds attention and experts, and the lists by layer count it."""
+    keys: dict[str, Any] = {"nemotron_h_moe.block_count": 5, "nemotron_h_moe.nextn_predict_layers": 1}
+    keys["nemotron_h_moe.attention.head_count_kv"] = [0, 0, 2, 0, 2]
+    keys["nemotron_h_moe.feed_forward_length"] = [0, 12, 0, 12, 12]
+    _, plain = exported("nemotron_h_moe")
+
+    def extend(tensors: Arrays) -> None:
+        tensors["blk.4.nextn.enorm.weight"] = np.ones(32, np.float32)
+
+    further = Checkpoint.open(rewrite(plain, tmp_path / "m.gguf", keys, change=extend))
+    assert further.config == Checkpoint.open(plain).config
+    assert further.load().model is not None
 
 
 @pytest.mark.parametrize(
