@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from markup import table
+from tables_decode import decoding
 from tables_gguf import gguf_blocks, gguf_load, int4_load, load_time
 from tables_mixers import mixers
 from tables_operations import operations
@@ -337,6 +338,7 @@ def render() -> str:
         ("quickstart.json", quickstart),
         ("train_step.json", train_step),
         ("forward.json", forward),
+        ("decode.json", decoding),
         ("mixers.json", mixers),
         ("load.json", load_time),
         ("load_gguf.json", gguf_load),
