@@ -86,6 +86,20 @@ def expected_latent(state: Arrays, disk: str, out: str, half: bool, config: dict
     return wanted
 
 
+def expected_indexer(state: Arrays, disk: str, out: str) -> Arrays:
+    names = {
+        "wq_b.weight": "attn_q_b.weight",
+        "wk.weight": "attn_k.weight",
+        "k_norm.weight": "k_norm.weight",
+        "k_norm.bias": "k_norm.bias",
+        "weights_proj.weight": "proj.weight",
+    }
+    own = f"{disk}.self_attn.indexer"
+    return {
+        f"{out}.indexer.{names[name[len(own) + 1 :]]}": state[name] for name in state if name.startswith(own)
+    }
+
+
 def expected_ffn(state: Arrays, disk: str, out: str) -> Arrays:
     wanted: Arrays = {}
     places = {
@@ -223,7 +237,9 @@ def expected(directory: Path, kind: str, config: dict[str, Any]) -> Arrays:
         if arch == "glm4":
             wanted[f"{out}.post_attention_norm.weight"] = state[f"{disk}.post_self_attn_layernorm.weight"]
             wanted[f"{out}.post_ffw_norm.weight"] = state[f"{disk}.post_mlp_layernorm.weight"]
-        if arch in ("deepseek2", "mistral4"):
+        if arch in ("deepseek32", "glm-dsa"):
+            wanted |= expected_indexer(state, disk, out)
+        if arch in ("deepseek2", "mistral4", "deepseek32", "glm-dsa"):
             wanted |= expected_latent(state, disk, out, kind == "deepseek_v3_half", config)
         else:
             wanted |= expected_attention(state, disk, out, arch, config)

@@ -154,6 +154,18 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
         | {"q_lora_rank": None, "n_group": 1, "topk_group": 1},
         "mistral4",
     ),
+    "deepseek_v32": (
+        "deepseek_v32",
+        {"rope_parameters": YARN | _PUBLISHED_GAINS, "rms_norm_eps": 1e-6, "index_head_dim": 64}
+        | {"index_topk": 256},
+        "deepseek32",
+    ),
+    "glm_moe_dsa": (
+        "glm_moe_dsa",
+        {"rms_norm_eps": 1e-6, "index_head_dim": 64, "mlp_layer_types": ["dense"] + ["sparse"] * 3}
+        | {"index_topk": 256, "max_position_embeddings": 900},
+        "glm-dsa",
+    ),
     "olmo2": ("olmo2", {"attention_bias": False, "rope_parameters": YARN}, "olmo2"),
     "olmo3": (
         "olmo3",

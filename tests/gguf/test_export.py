@@ -157,6 +157,21 @@ def test_the_keys_of_a_deepseek_v3(tmp_path: Path) -> None:
     assert "deepseek2.rope.scaling.attn_factor" not in found
 
 
+def test_the_keys_and_the_context_of_a_glm_moe_dsa(tmp_path: Path) -> None:
+    directory = write("glm_moe_dsa", tmp_path / "m")
+    receipt, reader = export(directory)
+    found = keys(reader)
+    wanted = {"head_count": 2, "key_length": 64, "top_k": 256, "types": [True, False, True, False]}
+    assert {key: found[f"glm-dsa.attention.indexer.{key}"] for key in wanted} == wanted
+    assert found["glm-dsa.context_length"] == 900 and not receipt.left_out
+    assert found["glm-dsa.attention.q_lora_rank"] == 12
+    name = "model.layers.2.self_attn.indexer.k_norm.bias"
+    state = load_file(directory / "model.safetensors")
+    save_file({one: tensor for one, tensor in state.items() if one != name}, directory / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"'{name}' is missing, the sizes of the indexer"):
+        export_gguf(directory, tmp_path / "x.gguf", "f32")
+
+
 def test_the_keys_of_a_gpt_oss(tmp_path: Path) -> None:
     found = keys(export(write("gpt_oss", tmp_path / "a"))[1])
     assert (
@@ -218,6 +233,8 @@ REFUSED = [
     ("olmo3", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 9.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 8.0}}}, "has one rope_theta"),
     ("hunyuan_v1_moe", {"moe_topk": [3, 2, 3, 3]}, "the same number of experts in every layer"),
+    ("glm_moe_dsa", {"rope_parameters": YARN}, "has no yarn scaling of its positions"),
+    ("glm_moe_dsa", {"rms_norm_eps": 1e-5}, "the latents need 1e-06"),
     ("gemma2", {"attn_logit_softcapping": None}, "cannot do without attn_logit_softcapping: it takes 50"),
     ("gemma4_keys_as_values", {"attention_bias": True}, "has no biases in the attention"),
 ]  # fmt: skip

@@ -43,6 +43,7 @@ def test_what_is_read_is_what_is_loaded(tmp_path: Path, kind: str) -> None:
     model = load_model(directory).model
     wanted = dict(model.named_parameters())
     wanted |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(STORED_BUFFERS)}
+    wanted |= {name: tensor for name, tensor in model.carried.items() if ".indexer." in name}
     assert source.shapes == {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     for name, tensor in wanted.items():
         if tensor.dim() < 3:

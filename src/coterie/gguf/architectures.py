@@ -20,6 +20,7 @@ from coterie.config import (
     RopeScaling,
 )
 from coterie.gguf.mixed_layers import mixed_keys, mixer_differences, unfit_mixer
+from coterie.llamacpp.indexer import FULL, SHARED, TYPES, indexer_types
 from coterie.llamacpp.key_tables import YARN_KEYS, Parts
 from coterie.llamacpp.kinds import keys_by_kind, lacking
 from coterie.llamacpp.targets import TARGETS, ChunkedAttention, Target, keys_of, target_of
@@ -182,13 +183,23 @@ def _latent(config: ModelConfig, target: Target, first: MLAConfig) -> Keys:
     """Keys of latent attention that are derived from the config."""
     if first.latent_eps != config.norm_eps:
         raise _refuse(target, f"norms everything with rms_norm_eps, the latents need {first.latent_eps:g}")
+    keys: Keys = {"attention.head_count_kv": 1}  # all heads share the latent
+    keys["attention.key_length"] = first.kv_rank + first.rope_dim
+    if target.indexer is not None:
+        return keys | {"attention.q_lora_rank": first.q_rank} | _indexer(config, target)
     # llama.cpp recognises models without q_lora_rank by their size alone.
     lite = config.num_layers in (26, 27) or (config.num_layers == 48 and config.vocab_size == 128256)
     if lite and first.q_rank is not None:
         raise _refuse(target, f"takes {config.num_layers} layers for a model without q_lora_rank")
-    keys: Keys = {"attention.head_count_kv": 1}  # all heads share the latent
-    keys["attention.key_length"] = first.kv_rank + first.rope_dim
     return keys if lite else keys | {"attention.q_lora_rank": first.q_rank or 0}
+
+
+def _indexer(config: ModelConfig, target: Target) -> Keys:
+    """Which layers have an indexer, where the architecture has a key for it."""
+    types = indexer_types(config, f"a {config.family} model")
+    if target.indexer == "all" and SHARED in types:
+        raise _refuse(target, "has an indexer in every layer (indexer_types)")
+    return {TYPES: [one == FULL for one in types]} if target.indexer == "some" else {}
 
 
 def _feed_forward(config: ModelConfig, target: Target) -> Keys:
@@ -270,7 +281,7 @@ def _scaling(parts: Parts, target: Target) -> tuple[Keys, tuple[str, ...]]:
         return {}, ()
     if scaling.kind == "longrope" and target.longrope:
         return _longrope(scaling)
-    if scaling.kind != "yarn":
+    if scaling.kind != "yarn" or (target.latent and not target.yarn_multiplier):
         raise _refuse(target, f"has no {scaling.kind} scaling of its positions (rope_type)")
     if (scaling.beta_fast, scaling.beta_slow) != (32, 1) or scaling.factor <= 1:
         raise _refuse(

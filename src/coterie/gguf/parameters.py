@@ -7,16 +7,19 @@ needs no second table of names. E experts.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.fill import as_stored, place_tensors
-from coterie.config import ModelConfig
+from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family, unwrapped
 from coterie.families.mapping import whole
+from coterie.llamacpp.indexer import indexer_shapes
 from coterie.llamacpp.layout import STORED_BUFFERS
+from coterie.llamacpp.targets import TARGETS
 from coterie.nn.transformer import Transformer
 
 
@@ -24,9 +27,9 @@ class ParameterSource:
     """The parameters of an opened checkpoint; each is read from disk whenever it is asked for.
 
     `config`: of the text model, without layers for multi-token prediction, which llama.cpp does not run.
-    `shapes`: every parameter and selection bias by our name. `left_out`: prefixes of tensor names that are on
-    disk but not part of the decoder. Errors: `CheckpointError` for missing, unexpected and wrongly shaped
-    tensors, before any is read.
+    `shapes`: every parameter and selection bias by our name, and an indexer's tensors by theirs on disk.
+    `left_out`: prefixes of tensor names that are on disk but not part of the decoder. Errors:
+    `CheckpointError` for missing, unexpected and wrongly shaped tensors, before any is read.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -40,15 +43,20 @@ class ParameterSource:
         own: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
         own |= {name: buffer for name, buffer in model.named_buffers() if name.endswith(STORED_BUFFERS)}
         self._parameters = {name: tensor for name, tensor in own.items() if not name.startswith("mtp.")}
+        indexer = self._indexer(checkpoint.path)
+        self._parameters |= indexer
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._parameters.items()}
         self._slots: dict[str, list[Slot]] = {name: [] for name in self._parameters}
-        for slot in placement.slots:
+        for slot in (*placement.slots, *(Slot(name, name) for name in indexer)):
             if slot.name in self._slots:
                 self._slots[slot.name].append(slot)
         self.left_out: list[str] = []
         if whole.num_mtp_layers:
             self.left_out.append(f"model.layers.{whole.num_layers}.* (layers that predict further tokens)")
-        unused = [name for name in placement.carried if ".layers." in name and ".self_attn." in name]
+        last = range(whole.num_layers, whole.num_layers + whole.num_mtp_layers)
+        named = (*indexer, *(f"model.layers.{layer}." for layer in last))  # in the file, or named above
+        carried = [name for name in placement.carried if not name.startswith(named)]
+        unused = [name for name in carried if ".layers." in name and ".self_attn." in name]
         if unused:
             self.left_out.append(f"{min(unused)} and others (projections that no layer uses)")
         further = family(whole.family).predicts(whole)
@@ -56,10 +64,25 @@ class ParameterSource:
             name.partition(".")[0]: "layers that predict further tokens"
             if name.startswith(further)
             else "image encoder"
-            for name in placement.carried
+            for name in carried
             if name not in unused
         }
         self.left_out += [f"{prefix}.* ({what})" for prefix, what in words.items()]
+
+    def _indexer(self, where: Path) -> dict[str, Tensor]:
+        """The tensors of an indexer, without values, by their names on disk: carried, and in the file."""
+        target = TARGETS.get(self.config.family)
+        if target is None or target.indexer is None:
+            return {}
+        shapes = indexer_shapes(self.config, where)
+        for name, shape in shapes.items():
+            if name not in self._stored or self._stored.shape(name) != shape:
+                found = self._stored.shape(name) if name in self._stored else "missing"
+                raise CheckpointError(
+                    f"{where}: '{name}' is {found}, the sizes of the indexer in config.json ask for {shape}; "
+                    "llama.cpp cannot run the model without it"
+                )
+        return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
     def read(self, name: str) -> Tensor:
         """A whole parameter, for all but the weights of experts."""

@@ -48,7 +48,7 @@ def put_back(model: Transformer, checkpoint: Checkpoint, file: Path) -> None:
     stored = GgufTensors.open(file)
     target = target_of(source.config)
     _check_keys(stored.keys, file, target, source)
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    own = dict(model.named_parameters()) | dict(model.named_buffers()) | model.carried
     filled: set[str] = set()
     for slot in gguf_slots(source.config, target, source.shapes, frozenset(stored)):
         if slot.stored == "output.weight" and slot.name in filled:

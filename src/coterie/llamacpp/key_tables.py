@@ -76,6 +76,10 @@ class Parts:
     def value(self, place: str) -> Any:
         """The value at `part.field`."""
         part, _, name = place.partition(".")
+        if part == "extra":  # kept for the round trip
+            return self.model.extra.get(name)
+        if place == "model.max_positions":  # fewer than were stated, where an indexer would choose among more
+            return self.model.extra.get("max_position_embeddings", self.model.max_positions)
         if place == "rope.rotated":  # None: whole heads
             return self.rope.rotated or self.attention.head_dim
         if place == "model.logit_divisor":
@@ -183,6 +187,12 @@ NEMOTRON_KEYS = (Key("attention.layer_norm_epsilon", "model.norm_eps"),)  # llam
 LATENT_EXPERT_KEYS = (*SCORED_KEYS, Key("moe_latent_size", "moe.latent_width"))
 TEMPERATURE = Key("attention.temperature_scale", "temperature.scale")
 ORIGINAL = "rope.scaling.original_context_length"
+INDEXER_KEYS = _keys(
+    "extra",
+    attention__indexer__head_count="index_n_heads",
+    attention__indexer__key_length="index_head_dim",
+    attention__indexer__top_k="index_topk",
+)
 GROUP_KEYS = _keys("router", expert_group_count="num_groups", expert_group_used_count="top_groups")
 SCALING_KEYS = _keys("scaling", rope__scaling__type="kind", rope__scaling__factor="factor")
 YARN_KEYS = (Key(ORIGINAL, "scaling.original_max_positions"),)

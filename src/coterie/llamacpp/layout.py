@@ -17,6 +17,7 @@ from coterie.config import AttentionConfig, CheckpointError, MLAConfig, ModelCon
 from coterie.config.mixers import STATE_MIXERS
 from coterie.families.mapping import View, whole
 from coterie.llamacpp.fused import fused
+from coterie.llamacpp.indexer import indexer_slots
 from coterie.llamacpp.key_tables import LONG_FACTORS, ROPE_FACTORS, SHORT_FACTORS, Parts
 from coterie.llamacpp.kinds import rotation_factors
 from coterie.llamacpp.mixers import gated_query, mixer_slots
@@ -81,9 +82,10 @@ def gguf_slots(
 ) -> list[GgufSlot]:
     """Every tensor of the file that holds a parameter, in the file's order.
 
-    `shapes`: of the parameters and selection biases, by our names. `present`: the tensors of a file that is
-    read, where several forms mean the same. A tied embedding has a second slot as the
-    head where the architecture wants one. Errors: `CheckpointError` for a parameter without a place there.
+    `shapes`: of the parameters and selection biases, by our names, and of an indexer's tensors, by theirs on
+    disk. `present`: the tensors of a file that is read, where several forms mean the same. A tied embedding
+    has a second slot as the head where the architecture wants one. Errors: `CheckpointError` for a parameter
+    without a place there.
     """
     embedding = _whole(shapes, "embed.weight", "token_embd.weight")
     slots = [embedding, _whole(shapes, "norm.weight", f"{target.last_norm}.weight")]
@@ -97,6 +99,7 @@ def gguf_slots(
         if name.startswith("blocks."):
             _, index, part = name.split(".", 2)
             slots += _block(config, target, shapes, name, int(index), part, present)
+    slots += indexer_slots(shapes) if target.indexer else []
     slots = fused(slots, target.fused, present, shapes)
     if config.norm_plus_one:
         inside = {  # norms of mixers with a state are applied as they are

@@ -17,6 +17,7 @@ from coterie.llamacpp.key_tables import (
     GRANITE_KEYS,
     GROUP_KEYS,
     GROUPED_KEYS,
+    INDEXER_KEYS,
     LATENT_EXPERT_KEYS,
     LATENT_KEYS,
     MIXER_KEYS,
@@ -60,7 +61,8 @@ class Target:
     that, and multiplies the softmax scale by the whole gain (`_yarn_gains`). `yarn_truncate`: whether YaRN's
     ramp is rounded in its published models, which a file cannot say. `equal_heads`: needs as many key heads
     as query heads. `full_width`: its heads fill the model's width. `latent`: has latent attention, and groups
-    of experts. `sliding`: has sliding windows, every n-th layer being full. `scale_sliding`: scales the
+    of experts. `indexer`: which layers have one that chooses keys: `some`, as a key says layer by layer, or
+    `all`. `sliding`: has sliding windows, every n-th layer being full. `scale_sliding`: scales the
     positions of sliding layers too. `states_window`: has a key for the window of all layers, 0 for none, and
     ignores it.
     `chunked`: the chunked attention it builds in. `no_rope_every`: each layer of this number has no
@@ -113,6 +115,7 @@ class Target:
     shared: bool = False
     selects: bool = False
     latent: bool = False
+    indexer: Literal["all", "some"] | None = None
     shared_width_key: bool = False
     step_key: bool = False
     routed_keys: tuple[Key, ...] = field(default=EXPERT_WIDTH_KEYS, repr=False)
@@ -170,6 +173,7 @@ _DEEPSEEK = Target(
     latent=True,
     routed_keys=SCORED_KEYS,
 )
+_INDEXED = replace(_DEEPSEEK, name="deepseek32", indexer="all", extra_keys=INDEXER_KEYS)
 _GEMMA4 = Target(
     "gemma4",
     by_kind=True,
@@ -288,6 +292,8 @@ TARGETS = {
     "olmoe": Target("olmoe", equal_heads=True, renormalize=False, routed_keys=(), head=True),
     "deepseek_v2": _DEEPSEEK,
     "deepseek_v3": _DEEPSEEK,
+    "deepseek_v32": _INDEXED,
+    "glm_moe_dsa": replace(_INDEXED, name="glm-dsa", indexer="some", yarn_multiplier=0.0),
     "glm4_moe_lite": _DEEPSEEK,
     "kimi_k2": _DEEPSEEK,
     "gpt_oss": Target(

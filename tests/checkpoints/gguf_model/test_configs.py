@@ -100,6 +100,32 @@ def test_every_architecture_that_is_written_is_read() -> None:
             {"olmo2.rope.freq_base_swa": 7.0},
             "'olmo2.rope.freq_base_swa' is 7.0; 10000.0 can be read",
         ),
+        (
+            "glm_moe_dsa",
+            {"glm-dsa.attention.indexer.top_k": None},
+            "has no key 'glm-dsa.attention.indexer.top_k'",
+        ),
+        (
+            "glm_moe_dsa",
+            {"glm-dsa.attention.indexer.types": [1, 2, 0, 1]},
+            "is [1, 2, 0, 1]; true or false for",
+        ),
+        (
+            "glm_moe_dsa",
+            {"glm-dsa.attention.indexer.kpool": 4},
+            "indexer.kpool' is 4, which is not read here",
+        ),
+        (
+            "glm_moe_dsa",
+            {"glm-dsa.rope.scaling.type": "yarn"},
+            "rope.scaling.type' is yarn; none can be read",
+        ),
+        ("glm_moe_dsa", {"glm-dsa.expert_gating_func": 1}, "expert_gating_func' is 1; 2 can be read here"),
+        (
+            "deepseek_v32",
+            {"deepseek32.attention.indexer.types": [1, 1, 1, 1]},
+            "types' is [1, 1, 1, 1], which",
+        ),
         ("hunyuan_v1_moe", {"hunyuan-moe.expert_shared_count": 2}, "expert_shared_count' is 2; 1 can be"),
     ],
 )
@@ -165,3 +191,34 @@ def test_groups_of_experts_are_asked_for(exported: Exported, tmp_path: Path) -> 
     file = rewrite(exported("deepseek_v3")[1], tmp_path / "m.gguf", keys)
     with pytest.raises(CoterieError, match=r"--set deepseek2\.expert_group_count=8"):
         _ = Checkpoint.open(file).config
+
+
+def test_which_layers_have_an_indexer(exported: Exported, tmp_path: Path) -> None:
+    """Files may lack the key, and may hold an indexer in every layer: GLM-5.2's do both."""
+
+    def everywhere(tensors: dict[str, Any]) -> None:
+        tensors |= {
+            name.replace(before, after): tensor
+            for before, after in (("blk.0.", "blk.1."), ("blk.2.", "blk.3."))
+            for name, tensor in tensors.items()
+            if name.startswith(f"{before}indexer.")
+        }
+
+    directory, file = exported("glm_moe_dsa")
+    extra = Checkpoint.open(directory).config.extra
+    kept = {"index_n_heads": 2, "index_head_dim": 64, "index_topk": 256, "max_position_embeddings": 900}
+    kinds, silent = ["full", "shared", "full", "shared"], {"glm-dsa.attention.indexer.types": None}
+    for keys, wanted in (
+        ({}, kinds),
+        (silent, ["full"] * 4),
+        (silent | {"glm-dsa.context_length": 1 << 20}, ["full", "full", "full", "shared"]),
+    ):
+        found = Checkpoint.open(rewrite(file, tmp_path / "m.gguf", keys, everywhere))
+        assert found.config.extra["indexer_types"] == wanted and found.config.max_positions == 256
+        carried = {name.split(".")[2] for name in found.load().model.carried}
+        assert carried == {str(layer) for layer, kind in enumerate(wanted) if kind == "full"}
+        spare = [str(layer) for layer, kind in enumerate(wanted) if kind == "shared"]
+        notes = [line for line in found.notes if "indexers" in line]
+        assert len(notes) == bool(spare) and all(f"({', '.join(spare)})" in line for line in notes)
+    stated = Checkpoint.open(file).config.extra
+    assert {name: extra[name] for name in kept} == kept == {name: stated[name] for name in kept}

@@ -53,7 +53,9 @@ def rewritten(header: GgufHeader, keys: dict[str, Any], content: bytes) -> bytes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["llama", "qwen3_moe", "deepseek_v3", "phi3_long", "olmo3", "mistral4"])
+@pytest.mark.parametrize(
+    "kind", ["llama", "qwen3_moe", "deepseek_v3", "phi3_long", "olmo3", "mistral4", "glm_moe_dsa"]
+)
 def test_every_key_with_every_value(kind: str, tmp_path: Path) -> None:
     export_gguf(write(kind, tmp_path / "m"), tmp_path / "m.gguf", "q8_0")
     header, content = read_header(tmp_path / "m.gguf"), (tmp_path / "m.gguf").read_bytes()

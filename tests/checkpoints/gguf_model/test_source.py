@@ -47,7 +47,7 @@ def test_what_was_written_is_read(kind: str, exported: Exported) -> None:
 @pytest.mark.parametrize(
     "kind",
     "llama_tied_bias qwen3_moe deepseek_v3 gpt_oss llama4_scout phi3_long glm4 granitemoeshared mistral4 "
-    "hunyuan_v1_moe".split(),
+    "hunyuan_v1_moe glm_moe_dsa".split(),
 )
 def test_tensors_one_by_one_and_in_parts(kind: str, exported: Exported) -> None:
     """Under the names and shapes of the directory, whole, in part, and into memory of another type."""
@@ -100,6 +100,42 @@ def test_tensors_that_do_not_belong_together(
         Checkpoint.open(file).load()
 
 
+def _also(name: str, like: str) -> Any:
+    return lambda tensors: tensors.update({name: tensors[like]})
+
+
+@pytest.mark.parametrize(
+    ("keys", "change", "message"),
+    [
+        ({}, _without("blk.2.indexer.k_norm.bias"), "missing, the first is 'blk.2.indexer.k_norm.bias'"),
+        (
+            {},
+            _cut("blk.0.indexer.proj.weight"),
+            "'blk.0.indexer.proj.weight' has shape (1, 32), its keys ask",
+        ),
+        (
+            {"glm-dsa.attention.indexer.types": None},
+            None,
+            "10 tensor(s) missing, the first is 'blk.1.indexer.",
+        ),
+        (
+            {},
+            _also("blk.1.indexer.z.weight", "blk.0.indexer.proj.weight"),
+            "unexpected tensor 'blk.1.indexer.",
+        ),
+        ({"glm-dsa.attention.indexer.types": [0, 0, 1, 0]}, None, "the first layer must have an indexer"),
+        ({"glm-dsa.attention.indexer.key_length": 32}, None, "its keys ask for (64, 12)"),
+    ],
+)
+def test_an_indexer_fits_its_keys(
+    keys: dict[str, Any], change: Any, message: str, exported: Exported, tmp_path: Path
+) -> None:
+    file = rewrite(exported("glm_moe_dsa")[1], tmp_path / "m.gguf", keys, change)
+    with pytest.raises(CheckpointError, match=re.escape(message)) as error:
+        Checkpoint.open(file).load()
+    assert "\n" not in str(error.value) and str(file) in str(error.value)
+
+
 def test_layers_that_predict_further_tokens_are_left_out(exported: Exported, tmp_path: Path) -> None:
     """`block_count` counts them; their tensors come after those of the decoder."""
 
@@ -139,6 +175,9 @@ def _zero_biases(tensors: dict[str, Any]) -> None:
         ("ministral3_gains", {"mistral3.rope.scaling.yarn_log_multiplier": None}, None),
         ("mistral4", {"mistral4.attention.temperature_scale": 0.0}, None),
         ("mistral4", {"mistral4.rope.scaling.yarn_log_multiplier": None}, None),
+        ("glm_moe_dsa", {"glm-dsa.expert_weights_norm": None}, None),
+        ("glm_moe_dsa", {"glm-dsa.expert_weights_scale": None}, None),
+        ("deepseek_v32", {"deepseek32.rope.scaling.yarn_log_multiplier": None}, None),
         ("phi3_long", {"phi3.rope.scaling.attn_factor": None}, None),
         ("phi3_long", {"phi3.rope.scaling.original_context_length": 128}, None),
         ("glm4", {"glm4.rope.dimension_count": 12}, None),

@@ -12,7 +12,7 @@ from coterie.checkpoints.gguf_model import hybrids, variants
 from coterie.checkpoints.gguf_model.decoder import PARTIAL, Hf, dense_width, grouped, routed, selecting
 from coterie.checkpoints.gguf_model.gemma4 import read_gemma4
 from coterie.checkpoints.gguf_model.keys import GgufKeys
-from coterie.checkpoints.gguf_model.latent import read_deepseek, read_mistral4
+from coterie.checkpoints.gguf_model.latent import read_deepseek, read_indexed, read_mistral4
 from coterie.config import CheckpointError, suggest
 from coterie.llamacpp.targets import TARGETS
 
@@ -210,6 +210,8 @@ _READERS: dict[str, Callable[[GgufKeys], Hf]] = {
     "llama4": _llama4,
     "deepseek2": read_deepseek,
     "mistral4": read_mistral4,
+    "deepseek32": read_indexed("deepseek_v32"),
+    "glm-dsa": read_indexed("glm_moe_dsa"),
     **variants.READERS,
     **hybrids.READERS,
 }

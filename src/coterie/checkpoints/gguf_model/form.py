@@ -16,6 +16,7 @@ from coterie.checkpoints.gguf_model.source import GgufSource, layer_of
 from coterie.checkpoints.gguf_model.tokenizer import TokenKeys, read_tokenizer, stop_ids
 from coterie.config import ModelConfig
 from coterie.config.files import write_json
+from coterie.llamacpp.indexer import SHARED
 from coterie.llamacpp.slot import EXACT
 from coterie.text.tokenizer import Tokenizer
 
@@ -71,6 +72,13 @@ class GgufModel:
         """What was chosen where the file is silent, one line each."""
         further = {name.split(".")[1] for name in self.stored if layer_of(name) >= self._stated.layers}
         lines = [f"left out: blk.{index}, which predicts further tokens" for index in sorted(further)]
+        kinds = enumerate(self.raw_config.get("indexer_types") or ())
+        shared = [f"blk.{layer}.indexer." for layer, kind in kinds if kind == SHARED]
+        spare = sorted(
+            {name.split(".")[1] for name in self.stored if name.startswith(tuple(shared))}, key=int
+        )
+        if spare:
+            lines.append(f"left out: indexers of layers that share the keys of another ({', '.join(spare)})")
         _ = self.tokenizer  # takes notes while it is read
         return (*lines, *self._tokens.notes)
 

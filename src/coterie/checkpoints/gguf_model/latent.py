@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from coterie.checkpoints.gguf_model.decoder import NAMES, Hf, common, routed
 from coterie.checkpoints.gguf_model.keys import GgufKeys
 from coterie.checkpoints.gguf_model.rope import rope_parameters
 from coterie.config import CheckpointError
 from coterie.llamacpp.fused import KV_B
-from coterie.llamacpp.key_tables import GROUP_KEYS, LATENT_KEYS, Key
+from coterie.llamacpp.indexer import FULL, SHARED, TYPES
+from coterie.llamacpp.key_tables import GROUP_KEYS, INDEXER_KEYS, LATENT_KEYS, Key
 from coterie.llamacpp.targets import TARGETS
 
 _GATING = tuple(key for key in TARGETS["deepseek_v3"].routed_keys if key.place == "router.score")
@@ -17,6 +20,7 @@ _OLD_KEYS = (
     Key("attention.key_length", "attention.head_dim"),
     Key("attention.value_length", "attention.value_dim"),
 )
+_GLM52_CONTEXT = 1 << 20  # shorter ones are GLM-5 and 5.1, whose layers share no keys
 _LATENT_NAMES = {
     "attention.num_heads": "num_attention_heads",
     "attention.kv_rank": "kv_lora_rank",
@@ -59,6 +63,38 @@ def read_mistral4(file: GgufKeys) -> Hf:
         "rope_interleave": True,
         "rope_parameters": data["rope_parameters"] | own,
     }
+
+
+def read_indexed(family: str) -> Callable[[GgufKeys], Hf]:
+    """DeepSeek-V3's decoder with an indexer, of which config.json states the sizes and the layers."""
+    target = TARGETS[family]
+
+    def read(file: GgufKeys) -> Hf:
+        if not target.yarn_multiplier:
+            file.expect("rope.scaling.type", "none")
+        data: Hf = {"norm_topk_prob": False, "routed_scaling_factor": 1.0} | _decoder(file, family)
+        file.count("attention.q_lora_rank")
+        if data.get("scoring_func", "sigmoid") != "sigmoid":
+            raise file.unusable("expert_gating_func", 1, "2")
+        data |= {key.place.removeprefix("extra."): file.count(key.name) for key in INDEXER_KEYS}
+        if target.indexer == "some":
+            data["indexer_types"] = _indexer_types(file)
+        return data | _v3_groups(file, data)
+
+    return read
+
+
+def _indexer_types(file: GgufKeys) -> list[str]:
+    """Which layers have an indexer: as a key says, else as llama.cpp takes it.
+
+    Files of GLM-5.2 and 5.3 have no key, and hold the tensors of an indexer in every layer.
+    """
+    long = file.count("context_length") >= _GLM52_CONTEXT
+    usual = [not long or layer < 2 or layer % 4 == 2 for layer in range(file.layers)]
+    stated = file.per_layer(TYPES, file.layers, usual)
+    if any(one not in (0, 1) for one in stated):
+        raise file.unusable(TYPES, stated, "true or false for each layer")
+    return [FULL if one else SHARED for one in stated]
 
 
 def _mistral_large(file: GgufKeys) -> Hf:

@@ -19,6 +19,7 @@ from coterie.checkpoints.quantised.encoded import Grid
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family
 from coterie.families.mapping import Held
+from coterie.llamacpp.indexer import indexer_shapes, unused_indexers
 from coterie.llamacpp.key_tables import FACTOR_TENSORS
 from coterie.llamacpp.kinds import unused_projections
 from coterie.llamacpp.layout import STORED_BUFFERS, gguf_slots
@@ -44,15 +45,19 @@ class GgufSource:
         self._parameters |= {
             name: buffer for name, buffer in model.named_buffers() if name.endswith(STORED_BUFFERS)
         }
-        shapes = {name: tuple(tensor.shape) for name, tensor in self._parameters.items()}
         target = target_of(config)
+        indexer = indexer_shapes(config, where) if target.indexer else {}
+        self._parameters |= {name: torch.empty(shape, device="meta") for name, shape in indexer.items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in self._parameters.items()}
         self._unused = unused_projections(config)
+        if target.indexer:
+            self._unused |= unused_indexers(config, where)
         self._parts: dict[str, list[GgufSlot]] = {}
         for part in gguf_slots(config, target, shapes, frozenset(stored)):
             self._parts.setdefault(part.name, []).append(part)
         self._check(target.name)
         self._slots: dict[str, list[Slot]] = {}
-        for slot in family(config.family).slots(config):
+        for slot in (*family(config.family).slots(config), *(Slot(name, name) for name in indexer)):
             self._slots.setdefault(slot.disk, []).append(slot)
         order = {name: place for place, name in enumerate(stored)}
         self._names = sorted(self._slots, key=lambda disk: order[self._first(disk)])
