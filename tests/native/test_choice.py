@@ -83,12 +83,14 @@ BLOCKED = """
     from tests.infer.models import tiny_model
     choice.SMALL = 0
     engine = Engine(tiny_model("moe"))
+    print(choice.readiness())
     print(engine.kernels_used, "|", len(engine.generate([[1, 2]])[0].ids) > 0)
 """
 
 
 def test_without_numba_everything_runs_on_torch() -> None:
-    said = run(BLOCKED)
+    ready, said = run(BLOCKED).splitlines()
+    assert ready.startswith("not usable (") and ready.endswith("PyTorch is used")
     assert said.startswith("torch: numba cannot be imported (") and said.endswith("| True")
 
 

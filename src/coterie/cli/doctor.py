@@ -33,8 +33,10 @@ def doctor(
 
 def _machine(as_json: bool) -> None:
     from coterie.machine.facts import machine_report
+    from coterie.native.choice import readiness
 
     facts, problems = machine_report()
+    facts["native kernels"] = readiness()
     verdict = [f"problem: {problem}" for problem in problems] or ["no problems found"]
     lines = [f"{name:<20}{value}" for name, value in facts.items()] + verdict
     answer(facts | {"problems": problems}, as_json, lines)

@@ -59,6 +59,18 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
     return plan
 
 
+def readiness() -> str:
+    """`ready`, or in one line why no model can have a native plan on this machine."""
+    try:
+        from coterie.native.self_test import check_products
+        from coterie.native.vectors import F32
+
+        check_products([F32])
+    except Exception as error:
+        return f"not usable ({_line(error)}); PyTorch is used"
+    return "ready"
+
+
 def describe(plan: NativePlan | str) -> str:
     """One line for people."""
     return f"torch: {plan}" if isinstance(plan, str) else f"native ({plan.stored})"
