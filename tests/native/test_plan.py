@@ -178,7 +178,9 @@ def held_as(kind: str, name: str = "qwen3_moe") -> Transformer:
     return model.eval().requires_grad_(False)
 
 
-KINDS = ("f32", "bf16", "int8", "int4", "int8_f32", "int4_f32")
+# Those with float32 scales differ from the others in how a scale is read.
+_SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("int8_f32", "int4_f32")]
+KINDS = ["f32", "bf16", "int8", "int4", *_SLOW]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -75,7 +75,7 @@ def test_the_same_three_commands_tune_merge_and_talk(
     assert_model_close(whole.config, whole.logits(ids), apart.logits(ids), len(ids), passes=MERGED)
 
 
-@pytest.mark.parametrize("family", ["llama", "olmoe"])
+@pytest.mark.parametrize("family", [pytest.param("llama", marks=pytest.mark.slow), "olmoe"])
 def test_a_tiny_model_learns_a_small_set_of_conversations(family: str, tmp_path: Path) -> None:
     data = conversations(tmp_path / "data.jsonl", copies=1)
     model = base(tmp_path, family, calm=True)
