@@ -67,17 +67,17 @@ def _scores(kind, q, q_stride, heads, keys, step, count, width, out, out_stride,
         at, y = keys + s * step, out + 4 * s
         h = 0
         while heads - h >= 2:
-            dot(kind, 4, 2, at, step, 0, 0, 1, q + h * q_stride, q_stride, width, y + h * out_stride,
-                out_stride, factor, add)  # fmt: skip
+            dot(kind, 4, 2, at, step, 4 * step, 0, 0, 1, q + h * q_stride, q_stride, width,
+                y + h * out_stride, out_stride, 4, factor, add)  # fmt: skip
             h += 2
         if h < heads:
-            dot(kind, 4, 1, at, step, 0, 0, 1, q + h * q_stride, q_stride, width, y + h * out_stride,
-                out_stride, factor, add)  # fmt: skip
+            dot(kind, 4, 1, at, step, 4 * step, 0, 0, 1, q + h * q_stride, q_stride, width,
+                y + h * out_stride, out_stride, 4, factor, add)  # fmt: skip
         s += 4
     while s < count:
         for h in range(heads):
-            dot(kind, 1, 1, keys + s * step, step, 0, 0, 1, q + h * q_stride, q_stride, width,
-                out + h * out_stride + 4 * s, out_stride, factor, add)  # fmt: skip
+            dot(kind, 1, 1, keys + s * step, step, step, 0, 0, 1, q + h * q_stride, q_stride, width,
+                out + h * out_stride + 4 * s, out_stride, 4, factor, add)  # fmt: skip
         s += 1
 
 
@@ -252,7 +252,7 @@ def expand(context: int, op: int) -> None:
         for v in range(value):
             at = rows + v * latent * size
             if kind == 0:
-                dot(F32, 1, 1, at, 0, 0, 0, 1, x, 0, latent, out + 4 * v, 0, one, 0)
+                dot(F32, 1, 1, at, 0, 0, 0, 0, 1, x, 0, latent, out + 4 * v, 0, 4, one, 0)
             else:
-                dot(BF16, 1, 1, at, 0, 0, 0, 1, x, 0, latent, out + 4 * v, 0, one, 0)
+                dot(BF16, 1, 1, at, 0, 0, 0, 0, 1, x, 0, latent, out + 4 * v, 0, 4, one, 0)
         item = take(op)

@@ -139,20 +139,21 @@ class _RowAddresses:
         self.each = [b.add(address, b.mul(stride, _I64(row))) for row in range(count)]
 
 
-def _fetch_ahead(b: Any, rows: _RowAddresses, offset: Value) -> None:
-    """Ask for the rows that the next call reads."""
-    ahead = b.mul(rows.stride, _I64(len(rows.each)))
+def _fetch_ahead(b: Any, rows: _RowAddresses, following: Value, offset: Value) -> None:
+    """Ask for the rows that the next call reads, `following` bytes on."""
     for row in rows.each:
-        _prefetch(b, b.add(b.add(row, ahead), offset))
+        _prefetch(b, b.add(b.add(row, following), offset))
 
 
-def _plain_sums(b: Any, kind: int, w: _RowAddresses, x: _RowAddresses, count: Value, sums: _Sums) -> None:
+def _plain_sums(
+    b: Any, kind: int, w: _RowAddresses, following: Value, x: _RowAddresses, count: Value, sums: _Sums
+) -> None:
     """Sums over plain numbers: whole cache lines of weights, then those that are left one by one."""
     size = 4 if kind == F32 else 2
     step = _LINE // size
     with cgutils.for_range(b, b.sdiv(count, _I64(step)), intp=_I64) as loop:
         start = b.mul(loop.index, _I64(step))
-        _fetch_ahead(b, w, b.mul(loop.index, _I64(_LINE)))
+        _fetch_ahead(b, w, following, b.mul(loop.index, _I64(_LINE)))
         for part in range(0, step, LANES):
             index = b.add(start, _I64(part))
             read = [_vector(b, F32, token, index) for token in x.each]
@@ -194,6 +195,7 @@ def _coded_sums(
     b: Any,
     kind: int,
     w: _RowAddresses,
+    following: Value,
     scales: _RowAddresses,
     size: Value,
     x: _RowAddresses,
@@ -206,7 +208,7 @@ def _coded_sums(
     with cgutils.for_range(b, b.sdiv(count, size), intp=_I64) as blocks:
         block = blocks.index
         part_sums.clear()
-        _fetch_ahead(b, w, b.mul(block, code_bytes))
+        _fetch_ahead(b, w, following, b.mul(block, code_bytes))
         with cgutils.for_range(b, b.sdiv(size, _I64(2 * LANES)), intp=_I64) as parts:
             for r, row in enumerate(w.each):
                 for codes, place in _coded(b, kind, row, block, size, parts.index):
@@ -221,22 +223,24 @@ def _coded_sums(
 
 def _emit_dot(kind: int, rows: int, tokens: int) -> Callable[..., Any]:
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        w, w_stride, scales, scale_stride, size, x, x_stride, count, y, y_stride, factor, add = args[3:]
+        w, w_stride, following, scales, scale_stride, size, x, x_stride, count, y, y_stride, step = args[3:-2]
+        factor, add = args[-2:]
         sums = _Sums(b, rows, tokens)
         of_w, of_x = _RowAddresses(b, w, w_stride, rows), _RowAddresses(b, x, x_stride, tokens)
         if kind in (F32, BF16):
-            _plain_sums(b, kind, of_w, of_x, count, sums)
+            _plain_sums(b, kind, of_w, following, of_x, count, sums)
         else:
-            _coded_sums(b, kind, of_w, _RowAddresses(b, scales, scale_stride, rows), size, of_x, count, sums)
-        several = ir.VectorType(_FLOAT, rows)
+            of_scales = _RowAddresses(b, scales, scale_stride, rows)
+            _coded_sums(b, kind, of_w, following, of_scales, size, of_x, count, sums)
         factors = _splat(b, factor, rows)
         adds = b.icmp_signed("!=", add, _I64(0))
         for t, out in enumerate(_RowAddresses(b, y, y_stride, tokens).each):
             total = _folded(b, [sums.get(r, t) for r in range(rows)])
-            before = b.select(adds, _load(b, out, several), _constant(several, 0.0))
-            result = b.fadd(b.fmul(total, factors), before)
-            store = b.store(result, b.inttoptr(out, several.as_pointer()))
-            store.align = 4
+            total = b.fmul(total, factors)
+            for r in range(rows):
+                place = b.inttoptr(b.add(out, b.mul(step, _I64(r))), _FLOAT.as_pointer())
+                before = b.select(adds, b.load(place), _FLOAT(0.0))
+                b.store(b.fadd(b.extract_element(total, _I32(r)), before), place)
         return context.get_dummy_value()
 
     return generate
@@ -245,16 +249,17 @@ def _emit_dot(kind: int, rows: int, tokens: int) -> Callable[..., Any]:
 @intrinsic(prefer_literal=True)
 def dot(
     typing: Any, kind: Any, rows: Any, tokens: Any,
-    w: Any, w_stride: Any, scales: Any, scale_stride: Any, size: Any, x: Any, x_stride: Any, count: Any,
-    y: Any, y_stride: Any, factor: Any, add: Any,
+    w: Any, w_stride: Any, following: Any, scales: Any, scale_stride: Any, size: Any, x: Any, x_stride: Any,
+    count: Any, y: Any, y_stride: Any, step: Any, factor: Any, add: Any,
 ) -> Any:  # fmt: skip
     """`y[t, r] = factor * sum_k w[r, k] x[t, k]`, plus what is there where `add`.
 
     `kind`, `rows` and `tokens` are literals: R rows of weights of that kind against T rows of float32.
-    `size`: numbers of a block, a multiple of 32 that divides `count`. y is float32, `y_stride` bytes per t.
+    `following`: bytes from a row to the one that the next call reads in its place. `size`: numbers of a
+    block, a multiple of 32 that divides `count`. y is float32, `y_stride` bytes per t and `step` per r.
     """
     literals = [kind.literal_value, rows.literal_value, tokens.literal_value]
-    signature = types.void(kind, rows, tokens, *([types.int64] * 10), types.float32, types.int64)
+    signature = types.void(kind, rows, tokens, *([types.int64] * 12), types.float32, types.int64)
     return signature, _emit_dot(*literals)
 
 
