@@ -207,8 +207,8 @@ def main() -> None:
                             {"model": name, "kind": kind, "threads": threads, "sequences": sequences} | found
                         )
                         print(json.dumps(rows[-1]), flush=True)
-    record = {"environment": environment(), "rounds": given.rounds, "rows": rows}
-    write_json(RESULTS / "decode.json", record)
+                        record = {"environment": environment(), "rounds": given.rounds, "rows": rows}
+                        write_json(RESULTS / "decode.json", record)
 
 
 if __name__ == "__main__":
