@@ -30,6 +30,7 @@ def decoding(record: dict[str, Any]) -> str:
         "random. Processor time "
         f"with one thread, time on the clock with several; medians of {record['rounds']} rounds in turns, "
         "ratios within a round. The machine also did other work (load average "
-        f"{environment['load_average']:.1f}). Command: `python bench/{environment['command']}`.\n\n"
+        f"{environment['load_average']:.1f}). Command: `python bench/{environment['command']}`"
+        f"{', stopped before its end' if record.get('stopped_early') else ''}.\n\n"
         + table(["model", "weights", "threads", "sequences", "native", *_OTHERS, "spread"], rows)
     )
