@@ -45,8 +45,8 @@ def _outputs(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stri
              factor, add):  # fmt: skip
     """Outputs [low, high) of all rows.
 
-    The eight rows that are read together lie an eighth of the range apart: eight streams keep the memory busy,
-    where one would leave it waiting.
+    The eight rows that are read together lie an eighth of the range apart: eight streams keep the memory
+    busy, where one would leave it waiting.
     """
     apart = (high - low) // _ROWS
     for i in range(apart):
