@@ -127,7 +127,10 @@ def test_models_with_a_state_take_every_operation(name: str) -> None:
         made, num = result.in_memory(), moe(model, 3).config.router.num_experts
         assert len(moe(made, 3).router.weight) == {"fewer": 3, "merged": 3, "more": 7}.get(kind, num)
         assert all(torch.equal(made.state_dict()[key], tensor) for key, tensor in before.items()), kind
-        assert torch.equal(logits(made), logits(model)) or kind not in ("same", same_with_more), kind
+        if kind == "same":
+            assert torch.equal(logits(made), logits(model))
+        if kind == same_with_more:  # a router of another width may add up in another order
+            assert_close(logits(made), logits(model), *model_sums(model.config, len(lengths[1])))
         config_to_hf(made.config)
     if name == "qwen3_next":
         with pytest.raises(ConfigError, match="no dense qwen3_next checkpoint can carry"):
