@@ -92,8 +92,7 @@ def by_plan(
     rows = rows or list(range(num))
     logits, chosen = [], []
     for ids in tokens:
-        step = plan.step(ids[rows].tolist(), [caches[row] for row in rows])
-        logits.append(step.logits)
+        logits.append(plan.step(ids[rows].tolist(), [caches[row] for row in rows]))
         chosen.append({layer: routing.ids_TK for layer, routing in plan.routing(len(rows)).items()})
     return Answers(torch.stack(logits), chosen)
 

@@ -109,7 +109,7 @@ def _stepped(group: Group, recorder: Recorder | None) -> Rows:
     """One token of each through the native step."""
     requests = [request for request, _ in group.feeding]
     assert group.plan is not None
-    stepped = group.plan.step(
+    logits_TV = group.plan.step(
         [request.tokens[request.cache.length] for request in requests],
         [request.cache for request in requests],
     )
@@ -118,7 +118,7 @@ def _stepped(group: Group, recorder: Recorder | None) -> Rows:
     drawn = [row for row, request in enumerate(requests) if request.cache.length == len(request.tokens)]
     if not drawn:
         return [], None
-    logits = stepped.logits if len(drawn) == len(requests) else stepped.logits[drawn]
+    logits = logits_TV if len(drawn) == len(requests) else logits_TV[drawn]
     return [(requests[row], row) for row in drawn], logits
 
 

@@ -24,7 +24,5 @@ FIELDS = 40  # 320 bytes: five cache lines, so that no two counters share one
     KEPT,  # (layers that keep keys, T, 3) int64: address of the keys, of the values, rows with the new one
     SCORES,  # (T, H, CAPACITY) float32, of the layer at work
     CAPACITY,  # kept rows that SCORES has room for
-    HIDDEN,  # (T, D) float32: the last norm's result
-    LOGITS,  # (T, V) float32
-) = range(14)
+) = range(12)
 CONTEXT = 16

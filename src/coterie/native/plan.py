@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -66,14 +65,6 @@ class KeptSequence(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Stepped:
-    """The result of a step, float32: `hidden` (T, D) after the last norm, `logits` (T, V)."""
-
-    hidden: Tensor
-    logits: Tensor
-
-
 class NativePlan:
     """The native form of one model. It reads the model's weights where they are.
 
@@ -85,7 +76,7 @@ class NativePlan:
         check_known(config, "a model", _KNOWN_MODEL)
         if not model.has_head:
             raise CannotPlan("a model without a head")
-        self.most, self.width, self.vocab_size = most, config.width, config.vocab_size
+        self.most = most
         self._shared = Shared(model.compute_dtype)
         self._choices: dict[int, Choices] = {}
         program = StepProgram(most)
@@ -96,11 +87,11 @@ class NativePlan:
             if type(block) is not Block:
                 raise CannotPlan(f"blocks of kind {type(block).__name__}")
             self._block(block, config.blocks[index], index, h)
-        self._hidden_TD, self._hidden = self._output(config.width)
-        norm(program, model.norm, h, self._hidden)
+        last = program.rows(config.width)
+        norm(program, model.norm, h, last)
         if config.logit_scale != 1.0:
-            copy(program, self._hidden, self._hidden, config.logit_scale)
-        self._head(model)
+            copy(program, last, last, config.logit_scale)
+        self._logits_TV = self._head(model, last)
         self._heads = max((attention.num_heads for attention in config.attentions), default=1)
         self._templates = [
             (layer, self._template(model, keys), self._template(model, values))
@@ -162,29 +153,27 @@ class NativePlan:
                 norm(program, post, y, y)
             copy(program, y, h, block.residual_scale, True)
 
-    def _output(self, width: int) -> tuple[Tensor, Rows]:
-        """A buffer that the caller of a step sees."""
-        tensor = torch.zeros(self.most, width)
-        return tensor, Rows(self._program.own(tensor), 4 * width, width)
-
     @staticmethod
     def _template(model: Transformer, shape: tuple[int, ...]) -> Tensor:
         """A row of a cache."""
         return torch.empty(1, *shape, dtype=model.compute_dtype)
 
-    def _head(self, model: Transformer) -> None:
+    def _head(self, model: Transformer, h: Rows) -> Tensor:
+        """The buffer (T, V) that the scores of the last norm's result are written to."""
         config, program = model.config, self._program
-        self._logits_TV, logits = self._output(config.vocab_size)
+        logits_TV = torch.zeros(self.most, config.vocab_size)
+        logits = Rows(program.own(logits_TV), 4 * config.vocab_size, config.vocab_size)
         if model.head is None:
-            product(program, matrix(program, model.embed.weight), self._hidden, logits)
+            product(program, matrix(program, model.embed.weight), h, logits)
         else:
             if type(model.head) not in (Linear, QuantisedLinear, LoRALinear):
                 raise CannotPlan(f"a head of kind {type(model.head).__name__}")
-            linear(program, model.head, self._hidden, logits)
+            linear(program, model.head, h, logits)
         if config.logit_cap is not None:
             program.add(
                 rows.cap, logits.address, logits.stride, logits.width, float(config.logit_cap), serial=False
             )
+        return logits_TV
 
     def _make_context(self) -> None:
         most = self.most
@@ -220,11 +209,10 @@ class NativePlan:
         return self._program.copies_are_current() and _addresses(self._model) == self._weights
 
     @torch.inference_mode()
-    def step(self, ids: Sequence[int], caches: Sequence[KeptSequence]) -> Stepped:
-        """Feed one token to each of at most `most` sequences; their caches take it in.
+    def step(self, ids: Sequence[int], caches: Sequence[KeptSequence]) -> Tensor:
+        """Scores (T, V), float32, after one token of each of at most `most` sequences.
 
-        The logits and hidden states are copies. An interrupted step leaves the caches as an interrupted
-        forward pass does.
+        Their caches take the token in. An interrupted step leaves them as an interrupted forward pass does.
         """
         num_tokens = len(ids)
         assert 0 < num_tokens == len(caches) <= self.most, "a step takes one token of each of a few sequences"
@@ -245,7 +233,7 @@ class NativePlan:
         self.threads.note(threads, num_tokens, time.monotonic() - begun)
         for cache in caches:
             cache.advance(1)
-        return Stepped(self._hidden_TD[:num_tokens].clone(), self._logits_TV[:num_tokens].clone())
+        return self._logits_TV[:num_tokens].clone()
 
     def _make_room(self, num_tokens: int, count: int) -> None:
         """Room for the scores of `count` keys of each sequence."""
