@@ -88,5 +88,6 @@ def test_what_weights_are_held_in_and_the_memory_of_it(model: Path) -> None:
         served("none", memory=plain.num_bytes - 1)
     with TestClient(create_app(Host.of(rounded)), base_url="http://localhost") as client:
         health = client.get("/health").json()
-        assert health == {"status": "ok", "weights": [rounded.held], "kernels": [rounded.kernels]}
+        said = {"weights": [rounded.held], "dtypes": [rounded.dtype], "kernels": [rounded.kernels]}
+        assert health == {"status": "ok"} | said and rounded.dtype == "float32 (asked for)"
         assert rounded.kernels.startswith("torch: the model is small")

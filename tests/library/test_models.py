@@ -10,6 +10,7 @@ import torch
 
 from coterie.adapters.attach import attach
 from coterie.adapters.files import save_adapter
+from coterie.checkpoints import running_dtype
 from coterie.checkpoints.directory import load_model, save_model
 from coterie.config import AdapterConfig
 from coterie.library.models import ModelEntry, examine
@@ -55,12 +56,15 @@ def test_a_whole_model(folder: Path, monkeypatch: pytest.MonkeyPatch):
     assert json.loads(json.dumps(found.to_dict()))["load"] == {"possible": True, "words": ""}
 
 
-def test_memory_decides(folder: Path):
+def test_memory_decides(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(running_dtype, "choose_dtype", lambda requested, device: torch.float32)
     config = make(vocab_size=320).config
     wide = PROCESS_BYTES + memory(config, "inference", 4).total
     narrow = PROCESS_BYTES + memory(config, "inference", 2).total
     assert entry(folder, wide).load.words == ""
     assert entry(folder, wide - 1).load.words == "--dtype bfloat16"
+    monkeypatch.setattr(running_dtype, "choose_dtype", lambda requested, device: torch.bfloat16)
+    assert entry(folder, wide - 1).load.words == entry(folder, narrow).load.words == ""
     found = entry(folder, narrow - 1)
     assert not (found.load.possible or found.tune.possible or found.serve.possible)
     assert found.load.words.startswith("needs 450 MB as bfloat16, and there are ")

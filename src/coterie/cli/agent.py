@@ -33,7 +33,7 @@ def agent(
     model: Target,
     settings: AgentSettings,
     task: Annotated[str | None, typer.Argument(help="What is to be done.")] = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     quant: Weights = None,
     template: Template = None,
     api_key_file: KeyFile = None,
@@ -83,7 +83,7 @@ def _report(outcome: Outcome, path: Path | None, as_json: bool) -> None:
     note(f"{outcome.status}: {figures}{where}")
 
 
-def mcp(model: Model, dtype: Dtype = "float32", quant: Weights = None, template: Template = None) -> None:
+def mcp(model: Model, dtype: Dtype = "auto", quant: Weights = None, template: Template = None) -> None:
     """Offer a model as an MCP server on standard input and output: tools chat, score and route_explain."""
     from coterie.serve.mcp import require_mcp, run
 

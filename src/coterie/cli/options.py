@@ -65,7 +65,14 @@ Adapter = Annotated[
         help="An adapter or expert patch to apply: a directory or a hub id.", rich_help_panel=CONNECTION
     ),
 ]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.", rich_help_panel=CONNECTION)]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16 or float16. auto: bfloat16 for models stored in 16 bits or less where "
+        "the processor is fast in it, else float32.",
+        rich_help_panel=CONNECTION,
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

@@ -86,7 +86,7 @@ def serve(
             rich_help_panel=ACCESS,
         ),
     ] = None,
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     quant: Weights = None,
     template: Template = None,
     print_config: PrintConfig = None,
@@ -127,6 +127,7 @@ def _run(served: Sequence[Wanted], form: Loading, memory: int | None, settings: 
             else ""
         )
         print(f"{url} serves {first.name}: {size}{others}{key}{kept}", file=sys.stderr, flush=True)
+        print(f"dtype: {first.dtype}", file=sys.stderr, flush=True)
         print(f"kernels: {first.kernels}", file=sys.stderr, flush=True)
 
     return serve_until_stopped(host, announce)

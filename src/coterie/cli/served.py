@@ -120,18 +120,20 @@ def known(one: Wanted) -> tuple[ModelCard, Checkpoint]:
 
 def _offer(one: Wanted, settings: ServeSettings, metrics: Metrics, form: Loading) -> Offer:
     from coterie.adapters.apply import find_variant
-    from coterie.checkpoints.tensor_writer import as_dtype
+    from coterie.checkpoints.running_dtype import running_dtype
     from coterie.config import Precision
     from coterie.hosting.host import Offer
+    from coterie.machine.device import choose_device
     from coterie.plan.counts import count_parameters
 
     card, checkpoint = known(one)
     precision = Precision.parse(form.quant)
+    dtype = running_dtype(form.dtype, checkpoint, choose_device(), precision).dtype
     in_codes = checkpoint.quantisation is not None or checkpoint.gguf is not None
     if precision.named or (precision.stored and in_codes):
-        weights = checkpoint.held_bytes(form.dtype, precision)
+        weights = checkpoint.held_bytes(dtype, precision)
     else:
-        weights = count_parameters(checkpoint.config).total * as_dtype(form.dtype).itemsize
+        weights = count_parameters(checkpoint.config).total * dtype.itemsize
     load = partial(_load, one, settings, metrics, form)
     found = {name: find_variant(path) for name, path in one.adapters.items()}
     return Offer(card, weights + settings.prefix_cache_mb * 2**20, load, found)

@@ -67,7 +67,7 @@ class Service:
         self.profiles: dict[str, RouterControl] = {}
         if model.model.routers():
             self.engine.count_experts()
-        self.held = model.held
+        self.held, self.dtype = model.held, str(model.dtype)
         self.fingerprints = {"": self._fingerprint()}  # adapter -> `system_fingerprint`
 
     @property

@@ -24,6 +24,7 @@ from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.commit import travelling
 from coterie.checkpoints.directory import save_model
 from coterie.checkpoints.quantise import held_forms, quantised_parts
+from coterie.checkpoints.running_dtype import AUTO, RunningDtype, running_dtype
 from coterie.config import ConfigError, CoterieError, ModelConfig, Precision, suggest
 from coterie.infer.defaults import sampling_defaults
 from coterie.infer.engine import Engine
@@ -51,7 +52,7 @@ class LanguageModel:
     `start_ids`: the tokens put before a text prompt; None means those that the tokenizer itself puts before a
     text. `stop_ids`: the tokens that end a reply by default; None means the tokenizer's. `sampling`: settings
     of replies where a call says nothing. `checkpoint`: what it was read from. `manifest`: `coterie.json` of
-    the directory it came from (default: the checkpoint's).
+    the directory it came from (default: the checkpoint's). `dtype`: what it runs in, and why.
 
     Keyword settings of `generate`, `stream` and `chat` are the fields of `SamplingParams`: `max_tokens`,
     `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `min_tokens`,
@@ -68,6 +69,7 @@ class LanguageModel:
         sampling: SamplingParams | None = None,
         manifest: Mapping[str, Any] | None = None,
         checkpoint: Checkpoint | None = None,
+        dtype: RunningDtype | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -79,6 +81,7 @@ class LanguageModel:
         self.stop_ids = tuple(sorted(stop_ids))
         self.sampling = sampling or SamplingParams()
         self.checkpoint = checkpoint
+        self.dtype = dtype or RunningDtype(model.compute_dtype, "as the model was given")
         if manifest is None and checkpoint is not None:
             manifest = checkpoint.manifest
         self.manifest = dict(manifest or {})
@@ -248,7 +251,7 @@ class LanguageModel:
 
 def load(
     path: str | Path,
-    dtype: str = "float32",
+    dtype: str = AUTO,
     device: str = "auto",
     check: bool = False,
     adapter: str | Path | None = None,
@@ -257,6 +260,8 @@ def load(
 ) -> LanguageModel:
     """Read a checkpoint directory or a hub id. `device` auto: the GPU if there is one.
 
+    `dtype`: "float32", "bfloat16" or "float16"; "auto" is bfloat16 for models that are stored in 16 bits, or
+    kept in codes, where the processor is fast in it, else float32 (`running_dtype`).
     `check`: run the stored probes. `adapter`: LoRA factors (ours or PEFT's) or an expert patch to apply, a
     directory or a hub id; given as `path`, such a directory loads the base that it names and is applied to
     it. A reply ends with the tokenizer's stop tokens and those of generation_config.json, whose sampling
@@ -278,7 +283,11 @@ def load(
         raise ConfigError(
             f"{path}: in other forms ({precision}) the weights answer unlike the probes; check without quant"
         )
-    loaded = checkpoint.load(dtype, choose_device(device), check=check, precision=precision)
+    place = choose_device(device)
+    chosen = running_dtype(dtype, checkpoint, place, precision)
+    if not chosen.expected:
+        _log.info("%s: runs in %s", checkpoint.path, chosen)
+    loaded = checkpoint.load(chosen.dtype, place, check=check, precision=precision)
     if adapter is not None:
         apply_in_place(loaded.model, adapter, checkpoint, check=check)
     if given is not None:
@@ -292,6 +301,7 @@ def load(
         stop_ids=checkpoint.stops,
         sampling=sampling_defaults(checkpoint.generation_config, checkpoint.tokens.stop_strings, where),
         checkpoint=checkpoint,
+        dtype=chosen,
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from coterie.adapters.apply import base_of, is_variant
 from coterie.adapters.trainable import held_dtype
 from coterie.checkpoints.checkpoint import Checkpoint
-from coterie.config import CheckpointError, CoterieError, ModelConfig
+from coterie.checkpoints.running_dtype import AUTO, running_dtype
+from coterie.config import CheckpointError, CoterieError, ModelConfig, Precision
 from coterie.config.methods import tuning_method
 from coterie.families import family, quantisation_of
 from coterie.library.places import FoundModel
@@ -88,23 +89,27 @@ def _model(place: FoundModel, checkpoint: Checkpoint, limit: int) -> ModelEntry:
         if missing is not None:
             raise CheckpointError(f"the weights lack the tensor '{missing}'; fetch them again")
         kept = checkpoint.kept_dtype
+        runs_in = running_dtype(AUTO, checkpoint, choose_device(), Precision()).dtype.itemsize
         tokenizer = checkpoint.tokenizer
     except CoterieError as error:
         return _entry(place, config, config.family, "", *[Use(False, _short(error, place.path))] * 3)
-    load = _load(config, kept.itemsize, limit)
+    load = _load(config, runs_in, limit)
     if tokenizer is None:
         without = Use(False, "has no tokenizer.json")
         return _entry(place, config, config.family, stored, load, without, without)
     held = held_dtype(tuning_method("lora"), kept).itemsize
-    serve = _load(config, kept.itemsize, limit, min(_CONTEXT, config.max_positions))
+    serve = _load(config, runs_in, limit, min(_CONTEXT, config.max_positions))
     if serve.possible and tokenizer.chat_template is None:
         serve = Use(True, ", ".join(filter(None, (serve.words, "no chat template"))))
     return _entry(place, config, config.family, stored, load, _tune(config, held, limit), serve)
 
 
-def _load(config: ModelConfig, kept: int, limit: int, context: int = 0) -> Use:
-    """Whether weights, and the cache of one conversation of `context` tokens, fit in the memory."""
-    for itemsize, words in ((4, ""), (2, "--dtype bfloat16")):
+def _load(config: ModelConfig, runs_in: int, limit: int, context: int = 0) -> Use:
+    """Whether weights, and the cache of one conversation of `context` tokens, fit in the memory.
+
+    `runs_in`: bytes of a number in the type that it runs in by default.
+    """
+    for itemsize, words in ((runs_in, ""), (2, "--dtype bfloat16")):
         needed = PROCESS_BYTES + memory(config, "inference", itemsize, context).total
         if needed <= limit:
             return Use(True, words)

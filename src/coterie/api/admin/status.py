@@ -64,13 +64,14 @@ def _entry(place: HostedModel, name: str) -> dict[str, Any]:
 async def health(request: Request) -> Response:
     """200 while the process lives, with what weights are held in and steps run on. Never touches the engine.
 
-    It needs no key, so it names no model: `weights` and `kernels` have one entry for each that is loaded, in
-    their order.
+    It needs no key, so it names no model: `weights`, `dtypes` and `kernels` have one entry for each that is
+    loaded, in their order.
     """
     host: Host = request.app.state.host
     weights = [service.held for service in host.services]
     kernels = [service.kernels for service in host.services]
-    return JsonAnswer({"status": "ok", "weights": weights, "kernels": kernels})
+    dtypes = [service.dtype for service in host.services]
+    return JsonAnswer({"status": "ok", "weights": weights, "dtypes": dtypes, "kernels": kernels})
 
 
 async def ready(request: Request) -> Response:
