@@ -13,6 +13,6 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     call("doctor", "--json")
     facts = json.loads(capsys.readouterr().out)
     assert facts["threads"] >= 1 and facts["memory"].endswith(" GB") and facts["problems"] == []
-    assert facts["native kernels"] == "ready"
+    assert facts["native kernels"] == "ready" and facts["products"]["many_rows"]
     call("doctor")
     assert "no problems found" in capsys.readouterr().out

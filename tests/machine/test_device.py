@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from coterie.config import ConfigError
-from coterie.machine import device, system
+from coterie.config import ConfigError, system
+from coterie.machine import device
 from coterie.machine.device import choose_device, choose_dtype
 
 

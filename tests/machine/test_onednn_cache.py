@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from coterie.nn.kernels.choose import HAS_ONEDNN
+from coterie.nn.kernels.probes import HAS_ONEDNN
 
 LIMIT_MB = 8
 PROGRAM = """

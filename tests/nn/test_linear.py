@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coterie.nn.kernels.choose import HAS_ONEDNN, dense
+from coterie.nn.kernels.choose import dense
 from coterie.nn.kernels.dense import product
+from coterie.nn.kernels.probes import HAS_ONEDNN
 from coterie.nn.linear import Linear, linear
 from tests.arithmetic import assert_close, tolerance
 

@@ -11,6 +11,7 @@ import torch
 
 from coterie.checkpoints.commit import step_path, verify_directory
 from coterie.config import CheckpointError, TrainingError
+from coterie.nn.kernels import measured
 from coterie.train import Callback, SaveCheckpoint, resume
 from tests.train.support import load_model, make_trainer, write_model
 
@@ -156,6 +157,28 @@ def test_another_thread_count_is_said(tmp_path, caplog):
     finally:
         torch.set_num_threads(threads)
     assert f"threads {threads}, now {threads + 1}" in caplog.records[-1].getMessage()
+
+
+def test_products_of_the_run_are_taken_again_on_the_same_machine_only(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv(measured.VARIABLE, "torch")
+    measured.forget()
+    saving_trainer(tmp_path, 2).run()
+
+    def products():
+        trainer = make_trainer()
+        resume(trainer, tmp_path, load_model(trainer.model))
+        return measured.in_use()
+
+    monkeypatch.delenv(measured.VARIABLE)
+    measured.forget()
+    assert set(products().values()) == {"torch"} and not caplog.records
+    monkeypatch.setenv(measured.VARIABLE, "onednn,blocks")
+    assert "torch" not in set(products().values())
+    assert f"other products than {measured.VARIABLE} chooses now" in caplog.records[-1].getMessage()
+    monkeypatch.setattr(measured, "machine", lambda: "a quite different one")
+    measured.forget()
+    assert products() is None
+    assert "on another machine" in caplog.records[-1].getMessage()
 
 
 def test_keeping_none_is_refused(tmp_path):

@@ -34,12 +34,15 @@ def doctor(
 def _machine(as_json: bool) -> None:
     from coterie.machine.facts import machine_report
     from coterie.native.choice import readiness
+    from coterie.nn.kernels.measured import described
 
     facts, problems = machine_report()
     facts["native kernels"] = readiness()
     verdict = [f"problem: {problem}" for problem in problems] or ["no problems found"]
-    lines = [f"{name:<20}{value}" for name, value in facts.items()] + verdict
-    answer(facts | {"problems": problems}, as_json, lines)
+    products = described()
+    lines = [f"{name:<20}{value}" for name, value in facts.items()]
+    lines += [f"{'products':<20}{work.replace('_', ' ')}: {way}" for work, way in products.items()]
+    answer(facts | {"products": products, "problems": problems}, as_json, lines + verdict)
     if problems:
         sys.exit(1)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from coterie.config.errors import ConfigError
-from coterie.machine.system import processor_facts
+from coterie.config.system import processor_facts
 
 _FAST_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 

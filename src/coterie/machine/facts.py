@@ -11,8 +11,8 @@ import shutil
 import psutil
 import torch
 
+from coterie.config.system import processor_facts
 from coterie.machine.device import choose_device, choose_dtype
-from coterie.machine.system import processor_facts
 
 
 def machine_words() -> str:

@@ -6,13 +6,10 @@ import resource
 import sys
 from pathlib import Path
 
-_CPUINFO, _STATUS = Path("/proc/cpuinfo"), Path("/proc/self/status")
+from coterie.config.system import first_values
+
+_STATUS = Path("/proc/self/status")
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
-
-
-def processor_facts() -> dict[str, str]:
-    """What Linux reports of the first processor (`model name`, `flags`, ...); empty on other systems."""
-    return _first_values(_CPUINFO)
 
 
 def peak_memory_bytes() -> int:
@@ -20,7 +17,7 @@ def peak_memory_bytes() -> int:
 
     Reads Linux's `VmHWM`; `ru_maxrss` would also count what the process was before it became this program.
     """
-    peak = _first_values(_STATUS).get("VmHWM")
+    peak = first_values(_STATUS).get("VmHWM")
     if peak is not None:
         return 1024 * int(peak.split()[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -36,14 +33,3 @@ def memory_bytes() -> int:
     except (OSError, UnicodeDecodeError):
         limit = ""
     return min(whole, int(limit)) if limit.isdigit() else whole
-
-
-def _first_values(path: Path) -> dict[str, str]:
-    """`name: value` lines of a kernel file, the first of each name; empty where the file does not exist."""
-    found: dict[str, str] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, colon, value = line.partition(":")
-            if colon:
-                found.setdefault(name.strip(), value.strip())
-    return found

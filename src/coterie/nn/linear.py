@@ -1,7 +1,7 @@
 """The one dense linear layer.
 
-Its product (`kernels.dense`) is one `torch.library` operator, so that autograd and `torch.compile` see a
-single opaque node.
+Its product (`kernels.dense`) is a `torch.library` operator, so that autograd and `torch.compile` see a single
+opaque node.
 
 T tokens, I input features, O output features.
 """
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coterie.nn.kernels import choose
-from coterie.nn.kernels.dense import product
+from coterie.nn.kernels.dense import product, weight_gradient
 
 
 @torch.library.custom_op("coterie::linear", mutates_args=())
@@ -28,6 +28,16 @@ def _(x_TI: Tensor, weight_OI: Tensor) -> Tensor:
     return x_TI.new_empty(x_TI.shape[0], weight_OI.shape[0])
 
 
+@torch.library.custom_op("coterie::weight_gradient", mutates_args=())
+def _weight_gradient(grad_TO: Tensor, x_TI: Tensor) -> Tensor:
+    return weight_gradient(grad_TO, x_TI)
+
+
+@_weight_gradient.register_fake
+def _(grad_TO: Tensor, x_TI: Tensor) -> Tensor:
+    return x_TI.new_empty(grad_TO.shape[1], x_TI.shape[1])
+
+
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
@@ -35,13 +45,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> N
 def _backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, Tensor | None]:
     x_TI, weight_OI = ctx.saved_tensors
     grad_x_TI = _linear(grad_TO, weight_OI.t()) if ctx.needs_input_grad[0] else None
-    grad_weight_OI = None
-    if ctx.needs_input_grad[1]:
-        # Of the two forms of the same product oneDNN is faster with the smaller side as its rows.
-        if x_TI.shape[1] <= grad_TO.shape[1]:
-            grad_weight_OI = _linear(x_TI.t(), grad_TO.t()).t().contiguous()
-        else:
-            grad_weight_OI = _linear(grad_TO.t(), x_TI.t())
+    grad_weight_OI = _weight_gradient(grad_TO, x_TI) if ctx.needs_input_grad[1] else None
     return grad_x_TI, grad_weight_OI
 
 
@@ -51,12 +55,16 @@ _linear.register_autograd(_backward, setup_context=_setup_context)
 def linear(x_TI: Tensor, weight_OI: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` as `(T, O)`, in `x_TI`'s dtype."""
     weight_OI = weight_OI.to(x_TI.dtype)
-    traced = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    kind = choose.dense(x_TI, weight_OI, traced)
-    if kind == "torch":
+    if torch.compiler.is_compiling():  # the operator chooses when it runs: nothing is measured in a trace
+        plainly, opaque = not choose.has_ways(x_TI, weight_OI), True
+    elif torch.is_grad_enabled():
+        plainly, opaque = choose.trains_plainly(x_TI, weight_OI), True
+    else:
+        plainly, opaque = choose.dense(x_TI, weight_OI) == "torch", False
+    if plainly:
         return F.linear(x_TI, weight_OI, None if bias is None else bias.to(x_TI.dtype))
     # Outside autograd the bare product saves the way through PyTorch's dispatcher, about 15 us.
-    y_TO = _linear(x_TI, weight_OI) if traced else product(x_TI, weight_OI)
+    y_TO = _linear(x_TI, weight_OI) if opaque else product(x_TI, weight_OI)
     return y_TO if bias is None else y_TO + bias
 
 

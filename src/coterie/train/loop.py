@@ -22,6 +22,7 @@ from coterie.checkpoints.train_state import TrainState
 from coterie.config.errors import CheckpointError, TrainingError
 from coterie.data.rows import Row
 from coterie.machine.processes import Processes
+from coterie.nn.kernels import measured
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.mtp import shifted_targets
 from coterie.nn.transformer import Transformer
@@ -174,6 +175,8 @@ class Trainer:
             "seed": self.seed,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
+            "machine": measured.machine(),
+            "products": dict(measured.in_use() or {}),
         }
         states = {type(one).__name__: one.state_dict() for one in self._stateful()}
         return TrainState(progress, tensors, {name: state for name, state in states.items() if state})

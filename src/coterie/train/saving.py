@@ -20,6 +20,7 @@ from coterie.checkpoints.commit import (
 from coterie.checkpoints.train_state import read_train_state, state_bytes, write_train_state
 from coterie.config.errors import CheckpointError, TrainingError
 from coterie.config.temporaries import remove_dead, remove_tree
+from coterie.nn.kernels import measured
 from coterie.train.callbacks import Callback
 from coterie.train.loop import Trainer
 from coterie.train.running import RunningTraining
@@ -117,8 +118,8 @@ def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) 
     """Set `trainer` to the newest checkpoint of `run_dir` that verifies.
 
     Returns its path, or None for a fresh start. `load_model(directory)` loads the weights into the trainer's
-    model. Resuming is bit-exact on CPU at the same thread count and PyTorch version; a warning says when they
-    differ. Newer checkpoints that do not verify are removed: the run writes those steps again.
+    model. Resuming is bit-exact on the same CPU at the same thread count and PyTorch version; a warning says
+    when they differ. Newer checkpoints that do not verify are removed: the run writes those steps again.
     Errors: `CheckpointError` when there are checkpoints and none verifies.
     """
     run_dir = Path(run_dir)
@@ -134,6 +135,7 @@ def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) 
         return None
     state = read_train_state(path)
     _check_progress(path, state.progress)
+    _take_products(path, state.progress)
     load_model(path)
     try:
         trainer.load_state(state)
@@ -150,6 +152,23 @@ def resume(trainer: Trainer, run_dir: Path, load_model: Callable[[Path], None]) 
                 path, name, state.progress[name], now,
             )  # fmt: skip
     return path
+
+
+def _take_products(path: Path, progress: Mapping[str, Any]) -> None:
+    """Compute products as the run did before, whatever this machine's cache says now.
+
+    On another machine its own choices hold, because results differ there in any case.
+    """
+    before, products = progress.get("machine"), progress.get("products")
+    if not isinstance(before, str) or not isinstance(products, Mapping) or not products:
+        return  # an earlier version wrote it, or no product of the run had a choice
+    if before != measured.machine():
+        change = f"on another machine ({before})"
+    elif not measured.hold(products):
+        change = f"with other products than {measured.VARIABLE} chooses now"
+    else:
+        return
+    _log.warning("%s was trained %s: results may differ in the last digits", path, change)
 
 
 def _check_progress(path: Path, progress: Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from coterie.nn.kernels import choose
-from coterie.nn.kernels.choose import HAS_ONEDNN, dense, row_multiple
+from coterie.nn.kernels.choose import dense, row_multiple
+from coterie.nn.kernels.probes import HAS_ONEDNN
 from coterie.nn.kernels.weights import ExpertWeights
 from coterie.nn.linear import linear
 from coterie.nn.quantised_tensor import QuantisedTensor
@@ -32,7 +33,7 @@ def test_only_large_float32_products_on_cpu_use_onednn(rows, dtype, device, expe
         torch.empty(rows, 32, dtype=dtype, device=device),
         torch.empty(48, 32, dtype=dtype, device=device),
     )
-    assert (dense(x, weight, traced=True) == "onednn") is expected
+    assert (dense(x, weight) == "onednn") is expected
     assert linear(x, weight).shape == (rows, 48)
 
 

@@ -7,20 +7,18 @@ T tokens, I input features, O output features, R routed rows sorted by expert, E
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coterie.nn.kernels.measured import fastest
 from coterie.nn.kernels.weights import ExpertWeights
 
-# Read once: torch.compile does not trace through the question.
-HAS_ONEDNN = torch.backends.mkldnn.is_available()
-# For a few rows oneDNN pays from this size of the weight on: 1.3 times faster for one row, up to twice for
-# several.
-_LARGE = 1 << 18
-# A product of few rows is up to twice as fast turned round, while all rows together are short.
+# Classes of products: from this many rows on there are many; few rows have ways from this size of the weight.
+_MANY, _LARGE = 16, 1 << 18
+# A product of few rows can pay turned round, while all rows together are short.
 _SHORT, _NOT_TINY = 3072, 1 << 15
 # Routed rows from which the adapted mixture in one function is faster than the composed one.
 _MANY_ROWS = 256
@@ -37,28 +35,51 @@ Mixture = Literal["adapted", "composed"]
 Layer = Literal["swiglu", "composed"]
 
 
-def dense(x_TI: Tensor, weight_OI: Tensor, traced: bool = False) -> Dense:
-    """How `x @ weight.T` is computed. `traced`: within an operator that autograd or the compiler sees.
+def dense(x_TI: Tensor, weight_OI: Tensor, into: bool = False) -> Dense:
+    """How `x @ weight.T` is computed: for float32 on CPU the way that `measured` found for its class.
 
-    `turned` (`(weight @ x.T).T`): few float32 rows on CPU and not a tiny weight. `onednn`: other float32 on
-    CPU that is not tiny, where PyTorch's own product (MKL) takes a slow path on AMD processors.
+    `into`: the result is written into memory that is there already. `turned` is `(weight @ x.T).T`, for few
+    rows and not a tiny weight.
     """
-    if (
-        x_TI.dtype != torch.float32
-        or weight_OI.dtype != torch.float32
-        or x_TI.device.type != "cpu"
-        or x_TI.numel() == 0
-    ):
+    if not has_ways(x_TI, weight_OI):
         return "torch"
-    rows, size = x_TI.shape[0], weight_OI.numel()
-    if (
-        not traced
-        and max(2, rows) * x_TI.shape[1] <= _SHORT
-        and size >= _NOT_TINY
-        and weight_OI.is_contiguous()
-    ):
-        return "turned"
-    return "onednn" if HAS_ONEDNN and (rows >= 16 or size >= _LARGE) else "torch"
+    rows, inputs = x_TI.shape
+    size, whole = weight_OI.numel(), weight_OI.is_contiguous()
+    if max(2, rows) * inputs <= _SHORT and size >= _NOT_TINY and whole:
+        way = fastest("row" if rows == 1 else "short_rows")
+    elif rows < _MANY:
+        way = "torch" if size < _LARGE else fastest("long_row" if rows == 1 else "long_rows")
+    elif into:
+        way = fastest("expert_rows")
+    else:
+        way = fastest("many_rows" if whole else "input_gradient")
+    return cast(Dense, way)
+
+
+def weight_gradient(x_TI: Tensor, grad_TO: Tensor) -> Dense:
+    """How `grad.T @ x` is computed."""
+    if not has_ways(x_TI, grad_TO) or x_TI.shape[0] < _MANY:
+        return "torch"
+    return cast(Dense, fastest(_gradient_class(x_TI.shape[1], grad_TO.shape[1])))
+
+
+def has_ways(x_TI: Tensor, weight_OI: Tensor) -> bool:
+    """Whether there is more than one way for a product: float32 on CPU, not empty."""
+    both = x_TI.dtype == torch.float32 and weight_OI.dtype == torch.float32
+    return both and x_TI.device.type == "cpu" and x_TI.numel() > 0
+
+
+def trains_plainly(x_TI: Tensor, weight_OI: Tensor) -> bool:
+    """Whether PyTorch's own product is taken for a layer that may be trained, and for its gradients."""
+    if not has_ways(x_TI, weight_OI) or x_TI.shape[0] < _MANY:
+        return True
+    works = ("many_rows", "input_gradient", _gradient_class(x_TI.shape[1], weight_OI.shape[0]))
+    return all(fastest(work) == "torch" for work in works)
+
+
+def _gradient_class(inputs: int, outputs: int) -> str:
+    wide = max(inputs, outputs) >= 2 * min(inputs, outputs)
+    return "wide_weight_gradient" if wide else "square_weight_gradient"
 
 
 def grouped(x_RI: Tensor, weights: ExpertWeights) -> Grouped:
@@ -121,14 +142,16 @@ def row_multiple(num_rows: int, num_experts: int, device: torch.device) -> int:
 
 
 def attends_by_blocks(q_BLHD: Tensor) -> bool:
-    """Whether plain products of blocks are faster than PyTorch's kernel: on CPU, and by far in bfloat16.
+    """Whether attention is plain products of blocks: where `measured` found these faster than PyTorch.
 
     The price in bfloat16: scores are rounded before the softmax, as in every `eager` attention.
     """
-    long = q_BLHD.shape[1] >= _LONG_SEGMENT
-    return q_BLHD.device.type == "cpu" and (
-        q_BLHD.dtype == torch.bfloat16 or (q_BLHD.dtype == torch.float32 and long)
-    )
+    if q_BLHD.device.type != "cpu":
+        return False
+    if q_BLHD.dtype == torch.bfloat16:
+        return fastest("attention_bfloat16") == "blocks"
+    long = q_BLHD.dtype == torch.float32 and q_BLHD.shape[1] >= _LONG_SEGMENT
+    return long and fastest("attention_float32") == "blocks"
 
 
 def logprob_chunk(device: torch.device, vocab_size: int) -> int:
