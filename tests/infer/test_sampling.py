@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from coterie.config import ConfigError
+from coterie.infer.penalties import TokenCounts
 from coterie.infer.sampling import SamplingParams, sample, score, uniform
 from tests.arithmetic import approx, tolerance
+from tests.infer import row_by_row
 
 
 def slow_distribution(logits: list[float], params: SamplingParams, history: list[int]) -> list[float]:
@@ -186,6 +188,56 @@ def test_a_draw_does_not_depend_on_neighbours_or_order(
     assert together.ids == [alone[r].ids[0] for r in some]
     assert together.logprobs == [alone[r].logprobs[0] for r in some]
     assert together.top == [alone[r].top[0] for r in some]
+
+
+SETTINGS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.3, 0.8, 1.0, 1.7]) | st.floats(1e-5, 50.0),
+    top_k=st.sampled_from([0, 1, 5, 40]) | st.integers(0, 700),
+    top_p=st.sampled_from([0.5, 0.9, 1.0]) | st.floats(0.01, 1.0),
+    min_p=st.sampled_from([0.0, 0.05]) | st.floats(0.0, 1.0),
+    repetition_penalty=st.sampled_from([1.0, 1.1]) | st.floats(0.5, 3.0),
+    seed=st.integers(0, 2**64 - 1),
+    presence_penalty=st.sampled_from([0.0, 0.4]) | st.floats(-2.0, 2.0),
+    frequency_penalty=st.sampled_from([0.0, 0.3]) | st.floats(-2.0, 2.0),
+    logit_bias=st.sampled_from([(), ((1, 3.0), (4, -100.0))]),
+)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_mixed_rows_are_drawn_as_each_by_its_definition(data: st.DataObject) -> None:
+    """Over several steps, with counts that grow; compiled or not, the tokens are the same to the last one."""
+    vocabulary = data.draw(st.sampled_from([7, 60, 600]))
+    params = data.draw(st.lists(SETTINGS, min_size=1, max_size=9))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    spread = data.draw(st.sampled_from([0.2, 1.0, 5.0]))
+    ties = data.draw(st.booleans())
+    prompts = [torch.randint(vocabulary, (5 + row,), generator=generator).tolist() for row in range(9)]
+    histories = [list(prompt) for prompt in prompts[: len(params)]]
+    kept = [TokenCounts(len(history)) for history in histories]
+    for step in range(3):
+        logits = torch.randn(len(params), vocabulary, generator=generator) * spread
+        if ties:
+            logits = (logits * 4).round() / 4
+        masks = [
+            torch.rand(vocabulary, generator=generator) < 0.7 if row % 4 == 3 else None
+            for row in range(len(params))
+        ]
+        for mask in masks:
+            if mask is not None:
+                mask[step] = True
+        steps = [step] * len(params)
+        expected = [
+            row_by_row.drawn(logits[row], params[row], step, histories[row], masks[row])
+            for row in range(len(params))
+        ]
+        for compiled in (False, True):
+            for counts in (None, kept):
+                found = sample(logits, params, steps, histories, masks, counts, compiled)
+                assert found.ids == expected
+        for history, token in zip(histories, expected, strict=True):
+            history.append(token)
 
 
 def test_extreme_settings_stay_finite() -> None:

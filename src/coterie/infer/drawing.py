@@ -55,5 +55,7 @@ def _draw(fed: Fed, rows: list[int], allowed: list[Tensor | Exception | None]) -
         [request.num_drawn for request in requests],
         [request.tokens for request in requests],
         [mask for row in rows if not isinstance(mask := allowed[row], Exception)],
+        [request.counts for request in requests],
+        compiled=any(request.variant.has_plan for request in requests),
     )
     return list(zip(sampled.ids, sampled.logprobs, sampled.top, strict=True))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from coterie.config import CoterieError
 from coterie.infer.cache import SequenceCache
+from coterie.infer.penalties import TokenCounts
 from coterie.infer.reply import ReplyText
 from coterie.infer.sampling import SamplingParams, score
 from coterie.infer.variant import Variant
@@ -135,6 +136,7 @@ class Request:
     __slots__ = (
         "cache",
         "cached",
+        "counts",
         "id",
         "limit",
         "num_prompt",
@@ -168,6 +170,7 @@ class Request:
         self.options = options
         self.variant = variant
         self.cached = 0
+        self.counts = TokenCounts(len(prompt)) if params.changes_scores else None
         self.prompt = PromptScores() if options.prompt_logprobs is not None else None
         self.cache: SequenceCache
 

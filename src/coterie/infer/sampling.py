@@ -3,8 +3,8 @@
 Legend: B sequences, V vocabulary, N candidates left after the first cut (best first where sorted).
 
 A sequence's n-th token depends only on its logits, its settings and (seed, n), never on other sequences or on
-the order of the batch: the random number is a hash of (seed, n), and rows with equal filters are processed
-together by row-wise operations.
+the order of the batch: the random number is a hash of (seed, n), and rows are processed together by row-wise
+operations.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import hashlib
 import math
 import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from coterie.config import ConfigError
+from coterie.infer.penalties import Penalised, TokenCounts, bias, penalise
 
 # Candidates looked at before top-p falls back to sorting the whole vocabulary.
 _TOP_P_CANDIDATES = 256
@@ -127,84 +129,34 @@ def sample(
     steps: Sequence[int],
     histories: Sequence[Sequence[int]] | None = None,
     allowed: Sequence[Tensor | None] | None = None,
+    counts: Sequence[TokenCounts | None] | None = None,
+    compiled: bool = False,
 ) -> Sampled:
     """Draw one token per row.
 
     `logits_BV` float32; `params[i]` has a seed (see `with_seed`) unless greedy; `steps[i]` counts the tokens
     row i has drawn so far; `histories[i]`, its prompt and reply so far, is read only under a penalty.
-    `allowed[i]`: bool (V,), the only tokens row i may draw.
+    `allowed[i]`: bool (V,), the only tokens row i may draw. `counts[i]`: what earlier steps of this sequence
+    counted; without it the history is counted anew. `compiled`: `native/draws.py` finds the same tokens
+    faster; it needs numba and scores on the CPU.
 
     Log-probabilities are those of the model: log-softmax of the raw logits, before any penalty, temperature
     or filter.
     Errors: `ConfigError` when the logits are not finite, or a penalty comes without histories.
     """
     logprobs_BV = logits_BV.log_softmax(-1)
-    scores_BV = _changed(logits_BV, params, steps, histories, allowed or [None] * len(params))
-    groups: dict[tuple[float, int, float, float], list[int]] = {}
-    for row, p in enumerate(params):
-        key = (0.0, 0, 1.0, 0.0) if p.greedy else (p.temperature, p.top_k, p.top_p, p.min_p)
-        groups.setdefault(key, []).append(row)
-    ids_B = torch.empty(len(params), dtype=torch.int64, device=logits_BV.device)
-    for (temperature, top_k, top_p, min_p), rows in groups.items():
-        whole = len(rows) == len(params)
-        scores_bV = scores_BV if whole else scores_BV[rows]
-        if temperature == 0:
-            drawn_b = scores_bV.argmax(-1)
-        else:
-            draws = [uniform(_seed_of(params[row]), steps[row]) for row in rows]
-            u_b = torch.tensor(draws, dtype=torch.float64, device=logits_BV.device)
-            drawn_b = draw(scores_bV, u_b, temperature, top_k, top_p, min_p)
-        if whole:
-            ids_B = drawn_b
-        else:
-            ids_B[rows] = drawn_b
+    scores_BV = _changed(logits_BV, params, steps, histories, allowed, counts)
+    if all(p.greedy for p in params):
+        ids = _likeliest(scores_BV)
+    else:
+        ids = _drawn(scores_BV, params, steps, compiled)
+    ids_B = torch.tensor(ids, device=logits_BV.device)
     chosen = logprobs_BV.gather(1, ids_B[:, None])[:, 0].tolist()
     if any(math.isnan(value) for value in chosen):
         raise ConfigError(
             "sampling: the model's logits are not finite; its weights are damaged or overflow this dtype"
         )
-    return Sampled(ids_B.tolist(), chosen, _top(logprobs_BV, [p.logprobs for p in params]))
-
-
-def draw(
-    scores_BV: Tensor, u_B: Tensor, temperature: float, top_k: int, top_p: float, min_p: float
-) -> Tensor:
-    """Token ids (B,) by inverse cumulative distribution of the filtered scores at `u_B` (float64 in [0, 1)).
-
-    Ties at the edge of top-k are broken by `torch.topk`, so exactly k stay.
-    """
-    # Shifting by the maximum before dividing keeps tiny temperatures finite.
-    scaled_BV = (scores_BV - scores_BV.amax(-1, keepdim=True)).double() / temperature
-    vocabulary = scores_BV.shape[1]
-    if 0 < top_k < vocabulary:
-        scaled_BN, ids_BN = scaled_BV.topk(top_k, dim=-1)
-        return _pick(scaled_BN.softmax(-1), ids_BN, u_B, top_p, min_p)
-    probs_BV = scaled_BV.softmax(-1)
-    if top_p == 1:
-        return _pick(probs_BV, None, u_B, top_p, min_p)
-    # A few candidates nearly always hold top_p; only the rows where they do not are sorted whole. Each row
-    # decides for itself, so that the order of equal probabilities cannot depend on its neighbours.
-    probs_BN, ids_BN = probs_BV.topk(min(_TOP_P_CANDIDATES, vocabulary), dim=-1)
-    drawn_B = _pick(probs_BN, ids_BN, u_B, top_p, min_p)
-    short_B = probs_BN.sum(-1) < top_p
-    if probs_BN.shape[1] < vocabulary and bool(short_B.any()):
-        drawn_B[short_B] = _pick(*probs_BV[short_B].sort(dim=-1, descending=True), u_B[short_B], top_p, min_p)
-    return drawn_B
-
-
-def _pick(probs_BN: Tensor, ids_BN: Tensor | None, u_B: Tensor, top_p: float, min_p: float) -> Tensor:
-    """Apply top-p (candidates best first) and min-p, then draw. `ids_BN` None: candidate n is token n."""
-    if top_p < 1:
-        before_BN = probs_BN.cumsum(-1) - probs_BN
-        probs_BN = probs_BN.masked_fill(before_BN >= top_p, 0.0)
-    if min_p > 0:
-        probs_BN = probs_BN.masked_fill(probs_BN < min_p * probs_BN.amax(-1, keepdim=True), 0.0)
-    cumulative_BN = probs_BN.cumsum(-1)
-    target_B1 = u_B[:, None] * cumulative_BN[:, -1:]
-    # The first entry whose cumulative share exceeds the target, hence never one of share 0. The clamp covers
-    # shares that are not finite, which `sample` reports.
-    index_B1 = torch.searchsorted(cumulative_BN, target_B1, right=True).clamp_(max=cumulative_BN.shape[1] - 1)
-    return (index_B1 if ids_BN is None else ids_BN.gather(1, index_B1))[:, 0]
+    return Sampled(ids, chosen, _top(logprobs_BV, [p.logprobs for p in params]))
 
 
 def _changed(
@@ -212,44 +164,132 @@ def _changed(
     params: Sequence[SamplingParams],
     steps: Sequence[int],
     histories: Sequence[Sequence[int]] | None,
-    allowed: Sequence[Tensor | None],
+    allowed: Sequence[Tensor | None] | None,
+    counts: Sequence[TokenCounts | None] | None,
 ) -> Tensor:
-    """The scores after each row's penalties, bias and allowed tokens; the logits unchanged if none apply."""
-    rows = [row for row, p in enumerate(params) if p.changes_scores or allowed[row] is not None]
-    if not rows:
+    """The scores after each row's penalties, bias and allowed tokens; the logits themselves if none apply."""
+    rows = [(row, p) for row, p in enumerate(params) if p.changes_scores]
+    masked = [(row, mask) for row, mask in enumerate(allowed or ()) if mask is not None]
+    if not rows and not masked:
         return logits_BV
-    if histories is None and any(p.changes_scores for p in params):
-        raise ConfigError("sampling: a penalty needs the tokens so far; pass histories")
-    scores_BV = logits_BV.clone()
-    for row in rows:
-        if histories is not None and params[row].changes_scores:
-            _penalise(scores_BV[row], params[row], histories[row], steps[row])
-        mask_V = allowed[row]
-        if mask_V is not None:
-            scores_BV[row].masked_fill_(~mask_V.to(scores_BV.device), float("-inf"))
+    scores_BV = logits_BV.clone(memory_format=torch.contiguous_format)
+    counted = []
+    for row, p in rows:
+        if histories is None:
+            raise ConfigError("sampling: a penalty needs the tokens so far; pass histories")
+        if p.repetition_penalty != 1 or p.presence_penalty or p.frequency_penalty:
+            kept = None if counts is None else counts[row]
+            kept = kept or TokenCounts(len(histories[row]) - steps[row])
+            penalties = p.repetition_penalty, p.presence_penalty, p.frequency_penalty
+            counted.append(Penalised(row, *penalties, *kept.of(histories[row])))
+    if counted:
+        penalise(scores_BV, counted)
+    for row, p in rows:
+        if p.logit_bias:
+            ids, values = bias(p.logit_bias, scores_BV.device)
+            scores_BV[row, ids] += values
+    for row, mask in masked:
+        scores_BV[row].masked_fill_(~mask.to(scores_BV.device), float("-inf"))
     return scores_BV
 
 
-def _penalise(scores_V: Tensor, p: SamplingParams, history: Sequence[int], step: int) -> None:
-    """Change the scores in place: repetition penalty, the penalties on the reply's own tokens, the bias.
+def _likeliest(scores_BV: Tensor) -> list[int]:
+    """The first of the best tokens of each row."""
+    if scores_BV.device.type != "cpu":
+        return [int(i) for i in scores_BV.argmax(-1).tolist()]
+    return [int(i) for i in scores_BV.numpy().argmax(-1)]  # 10 times as fast as PyTorch's here
 
-    A seen token's score is divided by the repetition penalty if positive, else multiplied by it. The reply's
-    own tokens are the last `step` of the history.
+
+def _drawn(
+    scores_BV: Tensor, params: Sequence[SamplingParams], steps: Sequence[int], compiled: bool
+) -> list[int]:
+    ids: dict[int, int] = {}
+    greedy = [row for row, p in enumerate(params) if p.greedy]
+    if greedy:
+        ids.update(zip(greedy, _likeliest(scores_BV[greedy]), strict=True))
+    left = [row for row, p in enumerate(params) if not p.greedy]
+    draws = {row: uniform(_seed_of(params[row]), steps[row]) for row in left}
+    if compiled:
+        ids.update(_drawn_at_once(scores_BV, params, draws))
+        left = [row for row in left if row not in ids]
+    groups: dict[tuple[int, bool], list[int]] = {}
+    for row in left:
+        top_k = params[row].top_k if params[row].top_k < scores_BV.shape[1] else 0
+        groups.setdefault((top_k, params[row].top_p < 1), []).append(row)
+    for (top_k, _), rows in groups.items():
+        scores_bV = scores_BV if len(rows) == len(params) else scores_BV[rows]
+        columns = [
+            (draws[row], params[row].temperature, params[row].top_p, params[row].min_p) for row in rows
+        ]
+        u_b, *filters = torch.tensor(columns, dtype=torch.float64, device=scores_BV.device).unbind(1)
+        ids.update(zip(rows, draw(scores_bV, u_b, top_k, *filters).tolist(), strict=True))
+    return [ids[row] for row in range(len(params))]
+
+
+def _drawn_at_once(
+    scores_BV: Tensor, params: Sequence[SamplingParams], draws: Mapping[int, float]
+) -> dict[int, int]:
+    """The tokens of those rows where rounding cannot decide between two."""
+    from coterie.native import draws as native
+
+    rows = list(draws)
+    scores_bV = scores_BV if len(rows) == len(params) else scores_BV[rows]
+    settings = np.empty((len(rows), native.COLUMNS))
+    settings[:, native.MOST] = scores_bV.amax(-1).numpy()
+    for settings_C, row in zip(settings, rows, strict=True):
+        p = params[row]
+        settings_C[native.INVERSE_TEMPERATURE] = 1 / p.temperature
+        settings_C[native.TOP_K] = p.top_k or scores_BV.shape[1]
+        settings_C[native.TOP_P] = p.top_p
+        settings_C[native.MIN_P] = p.min_p
+        settings_C[native.UNIFORM] = draws[row]
+    found = native.draw(scores_bV.contiguous().numpy(), settings).tolist()
+    return {row: token for row, token in zip(rows, found, strict=True) if token != native.UNSURE}
+
+
+def draw(
+    scores_BV: Tensor, u_B: Tensor, top_k: int, temperature_B: Tensor, top_p_B: Tensor, min_p_B: Tensor
+) -> Tensor:
+    """Token ids (B,) by inverse cumulative distribution of the filtered scores at `u_B` (in [0, 1)).
+
+    All settings float64; `top_p_B` is 1 for all rows or none, unless `top_k` cuts. Ties at the edge of top-k
+    are broken by `torch.topk`, so exactly k stay.
     """
-    device = scores_V.device
-    if p.repetition_penalty != 1:
-        seen = torch.tensor(history, dtype=torch.int64, device=device)
-        values = scores_V[seen]
-        scores_V[seen] = torch.where(values > 0, values / p.repetition_penalty, values * p.repetition_penalty)
-    if step and (p.presence_penalty or p.frequency_penalty):
-        drawn = torch.tensor(history[len(history) - step :], dtype=torch.int64, device=device)
-        ids, counts = drawn.unique(return_counts=True)
-        scores_V[ids] -= p.presence_penalty + p.frequency_penalty * counts.to(scores_V.dtype)
-    if p.logit_bias:
-        ids = torch.tensor([token for token, _ in p.logit_bias], dtype=torch.int64, device=device)
-        scores_V[ids] += torch.tensor(
-            [value for _, value in p.logit_bias], dtype=scores_V.dtype, device=device
-        )
+    # Shifting by the maximum before dividing keeps tiny temperatures finite.
+    scaled_BV = (scores_BV - scores_BV.amax(-1, keepdim=True)).double() / temperature_B[:, None]
+    vocabulary = scores_BV.shape[1]
+    if 0 < top_k < vocabulary:
+        scaled_BN, ids_BN = scaled_BV.topk(top_k, dim=-1)
+        return _pick(scaled_BN.softmax(-1), ids_BN, u_B, top_p_B, min_p_B)
+    probs_BV = scaled_BV.softmax(-1)
+    if bool((top_p_B == 1).all()):
+        return _pick(probs_BV, None, u_B, top_p_B, min_p_B)
+    # A few candidates nearly always hold top_p; only the rows where they do not are sorted whole. Each row
+    # decides for itself, so that the order of equal probabilities cannot depend on its neighbours.
+    probs_BN, ids_BN = probs_BV.topk(min(_TOP_P_CANDIDATES, vocabulary), dim=-1)
+    drawn_B = _pick(probs_BN, ids_BN, u_B, top_p_B, min_p_B)
+    short_B = probs_BN.sum(-1) < top_p_B
+    if probs_BN.shape[1] < vocabulary and bool(short_B.any()):
+        sorted_bV, ids_bV = probs_BV[short_B].sort(dim=-1, descending=True)
+        drawn_B[short_B] = _pick(sorted_bV, ids_bV, u_B[short_B], top_p_B[short_B], min_p_B[short_B])
+    return drawn_B
+
+
+def _pick(probs_BN: Tensor, ids_BN: Tensor | None, u_B: Tensor, top_p_B: Tensor, min_p_B: Tensor) -> Tensor:
+    """Apply top-p (candidates best first) and min-p, then draw. `ids_BN` None: candidate n is token n."""
+    cut_B = top_p_B < 1
+    if bool(cut_B.any()):
+        before_BN = probs_BN.cumsum(-1) - probs_BN
+        probs_BN = probs_BN.masked_fill((before_BN >= top_p_B[:, None]) & cut_B[:, None], 0.0)
+    if bool((min_p_B > 0).any()):
+        floor_B1 = min_p_B[:, None] * probs_BN.amax(-1, keepdim=True)
+        probs_BN = probs_BN.masked_fill(probs_BN < floor_B1, 0.0)
+    cumulative_BN = probs_BN.cumsum(-1)
+    target_B1 = u_B[:, None] * cumulative_BN[:, -1:]
+    # The first entry whose cumulative share exceeds the target, hence never one of share 0. The clamp covers
+    # shares that are not finite, which `sample` reports.
+    index_B1 = torch.searchsorted(cumulative_BN, target_B1, right=True).clamp_(max=cumulative_BN.shape[1] - 1)
+    return (index_B1 if ids_BN is None else ids_BN.gather(1, index_B1))[:, 0]
 
 
 def score(

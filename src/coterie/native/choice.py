@@ -43,7 +43,7 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
         from coterie.native.plan import NativePlan
         from coterie.native.program import CannotPlan
         from coterie.native.runner import thread_functions
-        from coterie.native.self_test import check_products
+        from coterie.native.self_test import check_draws, check_products
     except Exception as error:  # a missing or broken numba
         return f"numba cannot be imported ({_line(error)})"
     if kernels == "auto" and torch.get_num_threads() > 1 and thread_functions() is None:
@@ -53,6 +53,7 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
     try:
         plan = NativePlan(model)
         check_products(plan.kinds)
+        check_draws()
     except CannotPlan as error:
         return f"the native step does not know {error}"
     except Exception as error:  # whatever a compiler may raise

@@ -1,13 +1,14 @@
-"""A check of the compiled products on this machine, before a plan is used."""
+"""A check of the compiled products and draws on this machine, before a plan is used."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 
-from coterie.native import layout
+from coterie.native import draws, layout
 from coterie.native.layers import matrix, product
 from coterie.native.program import Rows, StepProgram
 from coterie.native.runner import run
@@ -55,3 +56,13 @@ def _check(kind: int) -> None:
     bound = _TOLERANCE * (x.double().abs() @ exact.abs().T)
     if not bool((error <= bound).all()):
         raise RuntimeError(f"a product of kind {kind} is wrong by {float(error.max()):.2g}")
+
+
+@functools.cache
+def check_draws() -> None:
+    """Errors: `RuntimeError` where a token that is drawn is not the one of its share."""
+    scores = np.log(np.array([[1, 8, 2, 4]], np.float32)).repeat(2, 0)
+    settings = np.array([[scores.max(), 1.0, top_k, 1.0, 0.1, 0.8] for top_k in (4, 3)])
+    found = draws.draw(scores, settings).tolist()
+    if found != [3, 3]:
+        raise RuntimeError(f"tokens 3 and 3 are drawn as {found}")
