@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from coterie.adapters.attach import attach
-from coterie.config import AdapterConfig, BlockConfig, ConfigError, RopeConfig, RopeScaling
+from coterie.config import AdapterConfig, BlockConfig, RopeConfig, RopeScaling
+from coterie.config.selection import ExpertSelection
 from coterie.infer.engine import Engine, Reply
 from coterie.infer.request import RequestOptions
 from coterie.infer.sampling import SamplingParams
@@ -34,7 +35,7 @@ def same(ours: list[Reply], theirs: list[Reply]) -> None:
         assert one.logprobs == pytest.approx(other.logprobs, abs=2e-4)
 
 
-@pytest.mark.parametrize("kind", ["dense", "moe", "sliding", "chunked"])
+@pytest.mark.parametrize("kind", ["dense", "moe", "sliding", "chunked", "short_conv", "delta", "parts"])
 def test_the_same_replies(kind: str) -> None:
     """Prompts of one token and of many, more sequences than one step takes, prompts read beside replies."""
     native, plain = both(tiny_model(kind), prefill_chunk=16, max_batch=32)
@@ -42,8 +43,9 @@ def test_the_same_replies(kind: str) -> None:
     same(native.generate(prompts, GREEDY), plain.generate(prompts, GREEDY))
 
 
-def test_prefixes_are_reused_and_chosen_experts_are_reported() -> None:
-    model = tiny_model("moe")
+@pytest.mark.parametrize("kind", ["moe", "delta"])
+def test_prefixes_are_reused_and_chosen_experts_are_reported(kind: str) -> None:
+    model = tiny_model(kind)
     native, plain = both(model, prefix_bytes=1 << 20)
     first = prompts_of([40])[0]
     replies = []
@@ -100,11 +102,12 @@ def test_steered_and_scored_requests_run_beside_native_ones() -> None:
     assert found[0] == found[1]
 
 
-def adapted(model: Transformer, **settings: object) -> Transformer:
+def adapted(model: Transformer, experts: ExpertSelection | None = None, **settings: object) -> Transformer:
     """The model with an adapter whose factors are not zero."""
     other = copy.deepcopy(model)
     groups = ("attention", "shared", "experts", "router", "head")
-    attach(other, AdapterConfig.from_dict({"rank": 3, "train": dict.fromkeys(groups, "lora")} | settings))
+    whole = {"rank": 3, "train": dict.fromkeys(groups, "lora")} | settings
+    attach(other, AdapterConfig.from_dict(whole), experts)
     generator = torch.Generator().manual_seed(3)
     for name, parameter in other.named_parameters():
         if "lora_" in name:
@@ -143,20 +146,29 @@ def test_adapters_and_patches_share_a_step_with_their_base() -> None:
     assert len({tuple(tokens) for tokens in replies[0]}) == 4
 
 
-def test_dora_on_plain_layers_runs_natively_and_on_experts_not() -> None:
-    model = tiny_model([BlockConfig(attention=CAUSAL, ffn=DENSE)] * 2)
-    dense = copy.deepcopy(model)
-    attach(
-        dense,
-        AdapterConfig.from_dict({"rank": 2, "dora": True, "train": {"attention": "lora", "dense": "lora"}}),
-    )
-    for name, parameter in dense.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data + 0.1 * torch.rand(parameter.shape)
-    native, plain = both(dense.eval().requires_grad_(False))
-    same(native.generate(prompts_of([5]), GREEDY), plain.generate(prompts_of([5]), GREEDY))
-    with pytest.raises(ConfigError, match="--kernels native: the native step does not know DoRA on experts"):
-        Engine(adapted(tiny_model("moe"), dora=True), kernels="native")
+def test_dora_runs_natively() -> None:
+    """On plain layers, on experts and on some of them, with a bias and without."""
+    model = tiny_model([BlockConfig(attention=CAUSAL, ffn=DENSE), BlockConfig(attention=CAUSAL, ffn=MOE)])
+    for experts in (None, ExpertSelection(experts={1: (1, 4)})):
+        adapted_model = adapted(model, experts, dora=True)
+        for name in ("gate_up", "down"):
+            layer = getattr(adapted_model.blocks[1].ffn.experts, name)
+            if experts is not None:
+                noise = torch.randn(layer.weight.shape[:2], generator=torch.Generator().manual_seed(1))
+                layer.bias = torch.nn.Parameter(noise, requires_grad=False)
+        native, plain = both(adapted_model)
+        same(native.generate(prompts_of([5, 1]), GREEDY), plain.generate(prompts_of([5, 1]), GREEDY))
+
+
+@pytest.mark.parametrize("kind", ["short_conv", "delta", "mamba2"])
+def test_factors_on_layers_with_a_state(kind: str) -> None:
+    model = tiny_model(kind)
+    groups = {"train": {"attention": "lora"}}
+    native, plain = both(adapted(model, **groups))
+    prompts = prompts_of([5, 1, 9])
+    ours = native.generate(prompts, GREEDY)
+    same(ours, plain.generate(prompts, GREEDY))
+    assert [reply.ids for reply in ours] != [reply.ids for reply in Engine(model).generate(prompts, GREEDY)]
 
 
 def test_a_sequence_that_grows_long_is_read_again() -> None:

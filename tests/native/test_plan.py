@@ -24,20 +24,9 @@ from coterie.nn.transformer import Transformer
 from tests.families.hf import _BASE, CONFIGS, VOCAB, randomise
 
 STEPS, SEQUENCES = 24, 3  # beyond every window and chunk of the small configs
-# What the native step does not know yet, with a part of the refusal.
-WITHOUT = {
-    "gemma4_text": "an input for each layer",
-    "qwen3_next": "GatedDeltaNet",
-    "qwen3_5_text": "GatedDeltaNet",
-    "qwen3_5_moe_text": "GatedDeltaNet",
-    "lfm2": "ShortConv",
-    "lfm2_moe": "ShortConv",
-    "granitemoehybrid": "Mamba2",
-    "nemotron_h": "Mamba2",
-    "nemotron_h_moe": "Mamba2",
-    "nemotron_h_latent": "Mamba2",
-    "granitemoehybrid_dense": "Mamba2",
-}
+# The gated delta rule carries a rounding from token to token: weights that differ by half of their last bit
+# change the module's own scores by 7e-5 here.
+CARRYING = {"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"}
 
 
 def made(config: ModelConfig, dtype: torch.dtype = torch.float32, seed: int = 0) -> Transformer:
@@ -108,13 +97,7 @@ def equal(ours: Answers, theirs: Answers, tolerance: float = 2e-5) -> None:
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "phi3_longrope"])
 def test_every_family(name: str) -> None:
     model = made(family(name))
-    try:
-        ours = by_plan(model)
-    except CannotPlan as refusal:
-        assert name in WITHOUT and WITHOUT[name] in str(refusal), refusal
-        return
-    assert name not in WITHOUT
-    equal(ours, by_module(model))
+    equal(by_plan(model), by_module(model), 2e-4 if name in CARRYING else 2e-5)
 
 
 def test_blocks_of_one_part_and_experts_without_gates_in_a_latent_space() -> None:

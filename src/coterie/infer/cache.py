@@ -5,6 +5,8 @@ Legend: T new tokens, S kept positions (old and new), G key/value heads, D head 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -176,6 +178,10 @@ class SequenceCache:
     def state(self, index: int) -> StateCache:
         """The state of block `index`."""
         return self._states[index]
+
+    def turn_state(self, index: int, like: Sequence[Tensor]) -> list[int]:
+        """The addresses of the state of block `index`, to be turned in place (`StateCache.turn`)."""
+        return self._states[index].turn(like, self.length in self._snapshots)
 
     @property
     def _layers(self) -> list[LayerCache | StateCache]:

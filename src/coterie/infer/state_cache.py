@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from coterie.config import CoterieError
@@ -24,10 +25,12 @@ class SequenceLength:
 
 
 class StateCache:
-    """The states of one layer by the number of tokens before them. No state is ever written to again.
+    """The states of one layer by the number of tokens before them.
 
     A pass reads the state at the sequence's length and hands in the next one; `settle` takes it over once the
     pass has been through all layers. Until then, and after a pass that was interrupted, the old state counts.
+    Such a pass writes to no state. A native step turns the state into the next one in place (`turn`), which
+    saves a copy; where it is interrupted, the state is lost, and the sequence cannot go on.
     """
 
     def __init__(self, seen: SequenceLength) -> None:
@@ -44,6 +47,10 @@ class StateCache:
     def read(self) -> tuple[Tensor, ...] | None:
         """The state after all counted tokens; None before the first."""
         self._next = None  # of a pass that was interrupted
+        if self._seen.length and not self.can_go_back(self._seen.length):
+            raise CoterieError(
+                f"cache: a step was interrupted after {self._seen.length} tokens; run the prompt again"
+            )
         return self._states[self._seen.length] if self._seen.length else None
 
     def write(self, state: tuple[Tensor, ...]) -> None:
@@ -51,6 +58,25 @@ class StateCache:
         self._next = tuple(
             part if part.untyped_storage().nbytes() == part.nbytes else part.clone() for part in state
         )
+
+    def turn(self, like: Sequence[Tensor], keep: bool) -> list[int]:
+        """The addresses of the state, which the caller turns into that after one more token.
+
+        Zeros of the shapes and dtypes of `like` before the first token. `keep`: the state is needed as it is
+        too, so a copy is turned.
+        """
+        state = self.read()
+        if state is None:
+            self._next = tuple(torch.zeros_like(part) for part in like)
+        else:
+            assert [part.shape for part in state] == [part.shape for part in like], "states of another form"
+            self._next = tuple(
+                part.clone(memory_format=torch.contiguous_format) if keep else part.contiguous()
+                for part in state
+            )
+            if not keep:
+                del self._states[self._seen.length]
+        return [part.data_ptr() for part in self._next]
 
     def settle(self, keep: Collection[int]) -> None:
         """Take over the state of a pass whose tokens are counted now; of the others `keep` these lengths."""

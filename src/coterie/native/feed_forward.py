@@ -1,6 +1,7 @@
-"""Feed-forwards as operations: dense ones and mixtures of experts.
+"""Feed-forwards as operations: dense ones, mixtures of experts, and inputs for each layer.
 
-Legend: T tokens, D width, F inner width, E experts, K chosen per token, R = T K routed rows.
+Legend: T tokens, D width, F inner width, E experts, K chosen per token, R = T K routed rows, N layers, P
+width of a layer's own input.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from coterie.nn.dispatch import LocalDispatcher
 from coterie.nn.experts import ClampedExperts, Experts, RoutedExperts
 from coterie.nn.lora import LoRARouter
 from coterie.nn.moe import FeedForward, MoE
+from coterie.nn.per_layer import PerLayerGate, PerLayerInputs
 from coterie.nn.router import Router, Routing
 
 _ACTIVATIONS = {"silu": rows.SILU, "gelu_tanh": rows.GELU, "relu2": rows.RELU2}
@@ -230,3 +232,31 @@ def _routed(program: StepProgram, router: Router, x: Rows) -> Choices:
         *each,
     )  # fmt: skip
     return choices
+
+
+def layer_inputs(program: StepProgram, layer: PerLayerInputs, h: Rows, dtype: torch.dtype) -> Rows:
+    """(T, N P): what each token brings to every layer, from its id and its embedding `h`.
+
+    `dtype`: of the module's activations, to which a factor is rounded.
+    """
+    width = layer.num_layers * layer.per_layer_width
+    known, seen = program.rows(width), program.rows(width)
+    scale = float(torch.tensor(layer.per_layer_width**0.5, dtype=dtype))
+    program.add(rows.embed, *program.vector(layer.embed.weight), width, known.address, known.stride, scale)
+    linear(program, layer.projection, h, seen, layer.width**-0.5)
+    norm(program, layer.norm, seen, seen, layer.num_layers)
+    copy(program, seen, seen, 2.0**-0.5)
+    copy(program, known, seen, 2.0**-0.5, True)
+    return seen
+
+
+def add_layer_input(program: StepProgram, layer: PerLayerGate, given: Rows, h: Rows) -> None:
+    """`h += norm(projection(activation(gate h) * given))`."""
+    # The kernel wants the gate and what it multiplies in rows of the same distance.
+    gate = Rows(program.floats(program.most, given.stride // 4), given.stride, given.width)
+    hidden, y = program.rows(given.width), program.rows(h.width)
+    linear(program, layer.gate, h, gate)
+    _activated(program, gate, given, hidden, _activation(layer.activation))
+    linear(program, layer.projection, hidden, y)
+    norm(program, layer.norm, y, y)
+    copy(program, y, h, 1.0, True)

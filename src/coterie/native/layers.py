@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coterie.native import matrices, rows
+from coterie.native import matrices, routing, rows
 from coterie.native.program import CannotPlan, Rows, StepProgram
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32
 from coterie.nn.chosen_experts import SubsetExpertLinear
@@ -208,20 +208,40 @@ def experts(program: StepProgram, layer: ExpertLinear, x: Rows, y: Rows, order: 
             whole = layer.bias.detach().index_copy(0, layer.chosen_S, layer.subset_bias.detach())
             program.own(whole)
         bias, bias_stride = program.vector(whole), whole.stride(0) * whole.element_size()
-    adapted = isinstance(layer, LoRAExpertLinear)
     if isinstance(layer, SubsetExpertLinear):
         others = [-1 if e in layer.slots else e for e in range(layer.num_experts)]
         _experts(program, weight, x, y, order, table=_places(program, others), bias=bias, step=bias_stride)
         slices, own = matrix(program, layer.subset_weight), _slots(program, layer)
         _experts(program, slices, x, y, order, table=own, add=layer.bias is not None)
         return
-    _experts(program, weight, x, y, order, bias=bias, step=bias_stride)
-    if adapted:
-        if layer.lora_magnitude is not None:
-            raise CannotPlan("DoRA on experts")
-        thin, own = program.rows(layer.rank, order.most), _slots(program, layer)
-        _experts(program, matrix(program, layer.lora_A), x, thin, order, table=own)
-        _experts(program, matrix(program, layer.lora_B), thin, y, order, layer.scale, True, own)
+    if isinstance(layer, LoRAExpertLinear):
+        _adapted_experts(program, layer, weight, x, y, order, bias, bias_stride)
+    else:
+        _experts(program, weight, x, y, order, bias=bias, step=bias_stride)
+
+
+def _adapted_experts(
+    program: StepProgram,
+    layer: LoRAExpertLinear,
+    weight: StoredWeight,
+    x: Rows,
+    y: Rows,
+    order: Sorted,
+    bias: tuple[int, int],
+    step: int,
+) -> None:
+    gains = layer.gains()
+    _experts(program, weight, x, y, order, bias=(0, 0) if gains is not None else bias, step=step)
+    thin, own = program.rows(layer.rank, order.most), _slots(program, layer)
+    _experts(program, matrix(program, layer.lora_A), x, thin, order, table=own)
+    _experts(program, matrix(program, layer.lora_B), thin, y, order, layer.scale, True, own)
+    if gains is not None:
+        assert layer.lora_magnitude is not None
+        program.copied_from(layer.lora_A, layer.lora_B, layer.lora_magnitude)
+        program.add(
+            routing.scale_experts, y.address, y.stride, y.width, order.starts, order.active, order.num_active,
+            program.own(gains.detach().float().contiguous()), *bias, step,
+        )  # fmt: skip
 
 
 def _slots(program: StepProgram, layer: LoRAExpertLinear | SubsetExpertLinear) -> int:

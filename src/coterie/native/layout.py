@@ -24,5 +24,6 @@ FIELDS = 40  # 320 bytes: five cache lines, so that no two counters share one
     KEPT,  # (layers that keep keys, T, 3) int64: address of the keys, of the values, rows with the new one
     SCORES,  # (T, H, CAPACITY) float32, of the layer at work
     CAPACITY,  # kept rows that SCORES has room for
-) = range(12)
+    STATES,  # (layers with a state, T, 2) int64: address of the convolution's tail, of the matrices
+) = range(13)
 CONTEXT = 16

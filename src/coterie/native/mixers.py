@@ -34,12 +34,14 @@ _KNOWN_LATENT = {
 class Shared:
     """What the layers of a model share: tables of angles, and which layer's keys are in which place.
 
-    `kept`: (layer, shapes of a row of keys and of values) in the order of the context's table.
+    `kept`: (layer, shapes of a row of keys and of values) in the order of the context's table. `states`:
+    (layer, shapes of the parts of its state), in the order of theirs.
     """
 
     cache_dtype: torch.dtype
     angles: dict[tuple[RopeConfig, int], tuple[int, int]] = field(default_factory=dict)
     kept: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    states: list[tuple[int, tuple[tuple[int, ...], ...]]] = field(default_factory=list)
 
     @property
     def kind(self) -> int:
@@ -52,6 +54,11 @@ class Shared:
         """The place of a layer that keeps keys and values of these shapes."""
         self.kept.append((layer, keys, values))
         return len(self.kept) - 1
+
+    def keep_state(self, layer: int, *parts: tuple[int, ...]) -> int:
+        """The place of a layer that keeps a state of these shapes: the tail, and perhaps the matrices."""
+        self.states.append((layer, parts))
+        return len(self.states) - 1
 
     def place(self, layer: int) -> int:
         """The place of an earlier layer."""
@@ -210,14 +217,3 @@ def _up_projection(program: StepProgram, layer: LatentAttention) -> tuple[int, i
         program.copied_from(quantised.codes, quantised.scales)
     program.copied_from(*own.parameters())
     return program.own(own.effective_weight().detach().float().contiguous()), 0
-
-
-def mixer(
-    program: StepProgram, shared: Shared, layer: torch.nn.Module, index: int, x: Rows
-) -> tuple[Rows, torch.nn.Module]:
-    """What a block's mixer gives before its last projection, and that projection."""
-    if type(layer) is Attention:
-        return attend(program, shared, layer, index, x), layer.o
-    if type(layer) is LatentAttention:
-        return attend_latent(program, shared, layer, index, x), layer.o
-    raise CannotPlan(f"layers of kind {type(layer).__name__}")

@@ -6,7 +6,7 @@ Legend: T tokens, one of each sequence; D width, V vocabulary, H query heads.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -14,18 +14,24 @@ from torch import Tensor
 
 from coterie.config.model import BlockConfig
 from coterie.native import layout, rows
-from coterie.native.feed_forward import Choices, dense, mixture
+from coterie.native.feed_forward import Choices, add_layer_input, dense, layer_inputs, mixture
 from coterie.native.layers import NAMES, copy, linear, matrix, norm, product
-from coterie.native.mixers import Shared, mixer
+from coterie.native.mixers import Shared, attend, attend_latent
 from coterie.native.program import CannotPlan, Rows, StepProgram, check_known
 from coterie.native.runner import run, thread_functions
+from coterie.native.state_mixers import gated_delta, mamba2, short_conv
 from coterie.native.threads import StepThreads
+from coterie.nn.attention import Attention
 from coterie.nn.block import Block
+from coterie.nn.gated_delta import GatedDeltaNet
 from coterie.nn.linear import Linear
 from coterie.nn.lora import LoRALinear
+from coterie.nn.mamba2 import Mamba2
+from coterie.nn.mla import LatentAttention
 from coterie.nn.moe import FeedForward, MoE
 from coterie.nn.quantised_layers import QuantisedLinear
 from coterie.nn.router import Routing
+from coterie.nn.short_conv import ShortConv
 from coterie.nn.transformer import Transformer
 
 MOST_TOKENS = 16
@@ -34,7 +40,15 @@ _KNOWN_MODEL = {
     "final_norm_plus_one", "embed_scale", "embed_norm", "residual_scale", "logit_scale", "logit_cap",
     "tie_embeddings", "init_std", "num_mtp_layers", "extra",
 }  # fmt: skip
-_KNOWN_BLOCK = {"attention", "ffn", "norms", "post_norm_eps", "output_scale"}
+_KNOWN_BLOCK = {"attention", "ffn", "norms", "post_norm_eps", "output_scale", "per_layer_width"}
+# What a mixer gives before its last projection.
+_MIXERS: dict[type, Callable[..., Rows]] = {
+    Attention: attend,
+    LatentAttention: attend_latent,
+    ShortConv: short_conv,
+    GatedDeltaNet: gated_delta,
+    Mamba2: mamba2,
+}
 _FIRST_CAPACITY = 256
 
 
@@ -60,6 +74,10 @@ class KeptSequence(Protocol):
         """The keys and values of a layer."""
         ...
 
+    def turn_state(self, index: int, like: Sequence[Tensor]) -> list[int]:
+        """The addresses of a layer's state, which the step turns into the next one in place."""
+        ...
+
     def advance(self, num_tokens: int) -> None:
         """Count new tokens."""
         ...
@@ -83,6 +101,9 @@ class NativePlan:
         self._program = program
         h = program.rows(config.width)
         self._embed(model, h)
+        self._inputs: Rows | None = None
+        if model.per_layer is not None:
+            self._inputs = layer_inputs(program, model.per_layer, h, model.compute_dtype)
         for index, block in enumerate(model.blocks):
             if type(block) is not Block:
                 raise CannotPlan(f"blocks of kind {type(block).__name__}")
@@ -96,6 +117,9 @@ class NativePlan:
         self._templates = [
             (layer, self._template(model, keys), self._template(model, values))
             for layer, keys, values in self._shared.kept
+        ]
+        self._state_templates = [
+            (layer, [torch.empty(shape) for shape in parts]) for layer, parts in self._shared.states
         ]
         self._table = program.table()
         self._scores = torch.empty(0, self._heads, 0)
@@ -112,8 +136,6 @@ class NativePlan:
             norm(program, None, h, h, eps=config.norm_eps)
 
     def _block(self, block: Block, config: BlockConfig, index: int, h: Rows) -> None:
-        if block.per_layer is not None:
-            raise CannotPlan("blocks with an input for each layer")
         check_known(config, "a block", _KNOWN_BLOCK)
         program = self._program
         x, y = program.rows(h.width), program.rows(h.width)
@@ -121,9 +143,11 @@ class NativePlan:
             if block.attention_norm is not None:
                 norm(program, block.attention_norm, h, x)
             read = h if block.attention_norm is None else x
-            seen, last = mixer(program, self._shared, block.attention, index, read)
+            if type(block.attention) not in _MIXERS:
+                raise CannotPlan(f"layers of kind {type(block.attention).__name__}")
+            seen = _MIXERS[type(block.attention)](program, self._shared, block.attention, index, read)
+            last, post, factor = block.attention.o, block.attention_post_norm, block.residual_scale
             assert isinstance(last, Linear)
-            post, factor = block.attention_post_norm, block.residual_scale
             if post is None:
                 linear(program, last, seen, h, factor, True)
             else:
@@ -134,6 +158,9 @@ class NativePlan:
             if block.ffn_norm is not None:
                 norm(program, block.ffn_norm, h, x)
             self._feed_forward(block, index, h if block.ffn_norm is None else x, y, h)
+        if block.per_layer is not None and self._inputs is not None:
+            width = block.per_layer.gate.out_features
+            add_layer_input(program, block.per_layer, self._inputs.part(index * width, width), h)
         if block.output_scale is not None:
             copy(program, h, h, float(block.output_scale))
             program.copied_from(block.output_scale)
@@ -179,6 +206,7 @@ class NativePlan:
         most = self.most
         self._ids, self._positions, self._long = (torch.zeros(most, dtype=torch.int64) for _ in range(3))
         self._kept = torch.zeros(max(1, len(self._templates)) * most * 3, dtype=torch.int64)
+        self._states = torch.zeros(max(1, len(self._state_templates)) * most * 2, dtype=torch.int64)
         self._context = torch.zeros(layout.CONTEXT, dtype=torch.int64)
         fields = {
             layout.OPS: self._table.data_ptr(),
@@ -187,6 +215,7 @@ class NativePlan:
             layout.POSITIONS: self._positions.data_ptr(),
             layout.LONG: self._long.data_ptr(),
             layout.KEPT: self._kept.data_ptr(),
+            layout.STATES: self._states.data_ptr(),
         }
         functions = thread_functions()
         if functions is not None:
@@ -219,6 +248,11 @@ class NativePlan:
         self._ids[:num_tokens] = torch.tensor(ids)
         self._positions[:num_tokens] = torch.tensor([cache.length for cache in caches])
         self._long[:num_tokens] = torch.tensor([int(cache.long) for cache in caches])
+        states: list[int] = []
+        for layer, parts in self._state_templates:
+            for cache in caches:
+                states += (*cache.turn_state(layer, parts), 0)[:2]
+        self._states[: len(states)] = torch.tensor(states, dtype=torch.int64)
         entries: list[tuple[int, int, int]] = []
         for layer, keys, values in self._templates:
             entries += [cache.layer(layer).extend(keys, values) for cache in caches]

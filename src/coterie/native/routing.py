@@ -165,6 +165,26 @@ def gather(context: int, op: int) -> None:
         r = take(op)
 
 
+def scale_experts(context: int, op: int) -> None:
+    """y, stride, O, starts, experts that have rows, their number, factors (E, O), bias (0: none), its kind.
+
+    `y = factors[e] * y + bias[e]` on the rows of each expert, for DoRA. After these: bytes from one
+    expert's bias to the next.
+    """
+    f = fields(op)
+    width, starts, active = f[2], ints(f[3], 1 << 20), ints(f[4], 1 << 20)
+    num_active = ints(f[5], 1)[0]
+    item = take(op)
+    while item < num_active:
+        expert = active[item]
+        factors, bias = floats(f[6] + expert * width * 4, width), f[7] + expert * f[9]
+        for r in range(starts[expert], starts[expert + 1]):
+            y = floats(f[0] + r * f[1], width)
+            for j in range(width):
+                y[j] = y[j] * factors[j] + (number(bias, j, f[8]) if f[7] != 0 else np.float32(0))
+        item = take(op)
+
+
 def combine(context: int, op: int) -> None:
     """rows (R, D), stride, D, K, places, weights (0: all 1), out, stride, factor, 1 to add."""
     f, c = fields(op), ints(context, 16)

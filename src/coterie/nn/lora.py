@@ -247,11 +247,6 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
 
     def weights(self, dtype: torch.dtype) -> ExpertWeights:
         """The frozen weight, the factors, and DoRA's gain."""
-        gain_EO, factors_SO = None, self.row_factors()
-        if factors_SO is not None:
-            ones_EO = torch.ones(self.num_experts, self.out_features, device=factors_SO.device)
-            index = torch.tensor(self.chosen, device=factors_SO.device)
-            gain_EO = ones_EO.index_copy(0, index, factors_SO)
         return ExpertWeights(
             self.weight.to(dtype) if self.quantised is None else self.quantised,
             self.bias,
@@ -260,8 +255,17 @@ class LoRAExpertLinear(LowRank, ExpertLinear):
             b_SOr=self.lora_B.to(dtype),
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
-            gain_EO=gain_EO,
+            gain_EO=self.gains(),
         )
+
+    def gains(self) -> Tensor | None:
+        """(E, O): the factor of DoRA on each output of each expert, 1 for others; None without DoRA."""
+        factors_SO = self.row_factors()
+        if factors_SO is None:
+            return None
+        ones_EO = torch.ones(self.num_experts, self.out_features, device=factors_SO.device)
+        index = torch.tensor(self.chosen, device=factors_SO.device)
+        return ones_EO.index_copy(0, index, factors_SO)
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
