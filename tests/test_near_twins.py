@@ -19,7 +19,7 @@ _FORMATS = (
 _FAMILY = re.compile(
     r"families/\w+\.py::_?(read|write|slots|moe_slots)\w*|checkpoints/gguf_model/(configs|hybrids|latent|variants)\.py::\w+"
 )
-_KERNEL = re.compile(r"native/(rows|matrices|attention|routing)\.py::\w+")
+_KERNEL = re.compile(r"native/(rows|matrices|attention|routing|recurrent|odd_blocks)\.py::\w+")
 # Two functions, as `path::name` below src/coterie -> why they stay apart.
 EXPLAINED: dict[frozenset[str], str] = {
     frozenset(pair): reason
@@ -31,9 +31,9 @@ EXPLAINED: dict[frozenset[str], str] = {
             "share Exchange",
         ),
         (
-            "native/layers.py::_unbiased",
-            "native/layers.py::experts",
-            "a matrix and its factors as operations, of all rows and of rows by expert, whose fields differ",
+            "native/state_mixers.py::gated_delta",
+            "native/state_mixers.py::mamba2",
+            "two rules for a state as operations: the same frame, other projections and fields",
         ),
         (
             "recipes/quickstart/from_model.py::pair_from",

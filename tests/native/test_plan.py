@@ -144,7 +144,7 @@ def roomy(name: str) -> ModelConfig:
     return config_from_hf(copy.deepcopy(_BASE | CONFIGS[name] | sizes))
 
 
-def held_as(kind: str, name: str = "qwen3_moe") -> Transformer:
+def held_as(kind: str, name: str = "qwen3_moe", block: int = 32) -> Transformer:
     """A model whose weights are of a kind, with float32 keys and values."""
     model = made(roomy(name))
     if kind == "bf16":
@@ -153,7 +153,7 @@ def held_as(kind: str, name: str = "qwen3_moe") -> Transformer:
         for module_name, module in list(model.named_modules()):
             if type(module) in (Linear, ExpertLinear) and module is not model.head:
                 parent, _, own = module_name.rpartition(".")
-                coded = quantise_layer(module, 8 if "int8" in kind else 4, 32)
+                coded = quantise_layer(module, 8 if "int8" in kind else 4, block)
                 if kind.endswith("f32"):
                     coded.quantised.scales = coded.quantised.scales.float() * 1.01
                 setattr(model.get_submodule(parent), own, coded)
@@ -179,6 +179,21 @@ def test_together_equals_alone_and_threads_change_nothing(kind: str) -> None:
     for row in (0, 3, 6):
         assert torch.equal(by_plan(model, 7, [row]).logits[:, 0], whole[:, row])
     assert torch.equal(by_plan(model, 7, threads=2).logits, whole)
+
+
+_ODD = [
+    pytest.param(kind, block, marks=pytest.mark.slow)
+    for kind, block in (("int8_f32", 12), ("int8", 18), ("int4_f32", 34))
+]
+
+
+@pytest.mark.parametrize(("kind", "block"), [("int4", 20), *_ODD])
+def test_blocks_of_any_size(kind: str, block: int) -> None:
+    """Blocks that 32 does not divide, and rows that end in the middle of one."""
+    model = held_as(kind, block=block)
+    whole = by_plan(model, 4)
+    equal(whole, by_module(widened(model), 4))
+    assert torch.equal(by_plan(model, 4, [2], threads=2).logits[:, 0], whole.logits[:, 2])
 
 
 def test_latent_attention_with_bfloat16_weights_and_a_quantised_projection() -> None:

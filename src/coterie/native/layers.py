@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coterie.native import matrices, routing, rows
+from coterie.native import matrices, odd_blocks, routing, rows
+from coterie.native.odd_blocks import ODD_INT4, ODD_INT4_F32, ODD_INT8, ODD_INT8_F32
 from coterie.native.program import CannotPlan, Rows, StepProgram
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32
 from coterie.nn.chosen_experts import SubsetExpertLinear
@@ -27,8 +28,22 @@ _PRODUCTS = {
     INT8_F32: (matrices.product_int8_f32, matrices.experts_int8_f32),
     INT4: (matrices.product_int4, matrices.experts_int4),
     INT4_F32: (matrices.product_int4_f32, matrices.experts_int4_f32),
+    ODD_INT8: (odd_blocks.product_int8, odd_blocks.experts_int8),
+    ODD_INT8_F32: (odd_blocks.product_int8_f32, odd_blocks.experts_int8_f32),
+    ODD_INT4: (odd_blocks.product_int4, odd_blocks.experts_int4),
+    ODD_INT4_F32: (odd_blocks.product_int4_f32, odd_blocks.experts_int4_f32),
 }
-NAMES = {F32: "f32", BF16: "bf16", INT8: "int8", INT8_F32: "int8", INT4: "int4", INT4_F32: "int4"}
+NAMES = {
+    F32: "f32", BF16: "bf16", INT8: "int8", INT8_F32: "int8", INT4: "int4", INT4_F32: "int4",
+    ODD_INT8: "int8 in odd blocks", ODD_INT8_F32: "int8 in odd blocks", ODD_INT4: "int4 in odd blocks",
+    ODD_INT4_F32: "int4 in odd blocks",
+}  # fmt: skip
+# By bits, whether scales are bfloat16, and whether blocks are odd: 32 does not divide them, or they the row.
+CODED = {
+    (8, True, False): INT8, (8, False, False): INT8_F32, (4, True, False): INT4, (4, False, False): INT4_F32,
+    (8, True, True): ODD_INT8, (8, False, True): ODD_INT8_F32, (4, True, True): ODD_INT4,
+    (4, False, True): ODD_INT4_F32,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,16 +84,13 @@ def matrix(program: StepProgram, weight: Tensor | QuantisedTensor) -> StoredWeig
 
 def _coded(program: StepProgram, weight: QuantisedTensor) -> StoredWeight:
     block, inputs = weight.block, weight.shape[-1]
-    if block % 32 or inputs % block:
-        raise CannotPlan(
-            f"rows of {inputs} numbers in blocks of {block} (a multiple of 32 that divides them)"
-        )
+    odd = block % 32 != 0 or inputs % block != 0
     codes, scales = weight.codes, weight.scales
     if scales.dtype == torch.bfloat16:
-        kind = INT8 if weight.bits == 8 else INT4
+        kind = CODED[weight.bits, True, odd]
         scales_at = program.of(scales)
     else:
-        kind = INT8_F32 if weight.bits == 8 else INT4_F32
+        kind = CODED[weight.bits, False, odd]
         program.copied_from(scales)
         scales = scales.float().contiguous()
         scales_at = program.own(scales)

@@ -125,7 +125,7 @@ def piece_size(num_outputs: Any, threads: Any) -> Any:
 
 
 @inline
-def _product(outputs, context, op):
+def product_with(outputs, context, op):
     """All rows by one matrix.
 
     x, stride, I, weight, stride of a row, scales, stride, numbers of a block, O, y, stride, factor, add, bias
@@ -147,39 +147,39 @@ def _product(outputs, context, op):
 
 def product_f32(context: int, op: int) -> None:
     """`y = x W^T` with float32 weights."""
-    _product(_outputs_f32, context, op)
+    product_with(_outputs_f32, context, op)
 
 
 def product_bf16(context: int, op: int) -> None:
     """The same with bfloat16 weights."""
-    _product(_outputs_bf16, context, op)
+    product_with(_outputs_bf16, context, op)
 
 
 def product_int8(context: int, op: int) -> None:
     """The same with blocks of 8 bits."""
-    _product(_outputs_int8, context, op)
+    product_with(_outputs_int8, context, op)
 
 
 def product_int8_f32(context: int, op: int) -> None:
     """The same with float32 scales."""
-    _product(_outputs_int8_f32, context, op)
+    product_with(_outputs_int8_f32, context, op)
 
 
 def product_int4(context: int, op: int) -> None:
     """The same with blocks of 4 bits."""
-    _product(_outputs_int4, context, op)
+    product_with(_outputs_int4, context, op)
 
 
 def product_int4_f32(context: int, op: int) -> None:
     """The same with float32 scales."""
-    _product(_outputs_int4_f32, context, op)
+    product_with(_outputs_int4_f32, context, op)
 
 
 @inline
-def _expert_product(outputs, context, op):
+def expert_product_with(outputs, context, op):
     """Each row by the matrix of its expert.
 
-    As `_product`, with x and y sorted by expert, and from 15 on: stride of an expert's weights, of its
+    As `product_with`, with x and y sorted by expert, and from 15 on: stride of an expert's weights, of its
     scales, of its bias, then addresses of E + 1 starts of experts' rows, of the experts that have any, and of
     their number; a table by expert (0: all) of places among the weights (-1: none).
     """
@@ -206,29 +206,29 @@ def _expert_product(outputs, context, op):
 
 def experts_f32(context: int, op: int) -> None:
     """Each row by its expert's float32 matrix."""
-    _expert_product(_outputs_f32, context, op)
+    expert_product_with(_outputs_f32, context, op)
 
 
 def experts_bf16(context: int, op: int) -> None:
     """The same with bfloat16 weights."""
-    _expert_product(_outputs_bf16, context, op)
+    expert_product_with(_outputs_bf16, context, op)
 
 
 def experts_int8(context: int, op: int) -> None:
     """The same with blocks of 8 bits."""
-    _expert_product(_outputs_int8, context, op)
+    expert_product_with(_outputs_int8, context, op)
 
 
 def experts_int8_f32(context: int, op: int) -> None:
     """The same with float32 scales."""
-    _expert_product(_outputs_int8_f32, context, op)
+    expert_product_with(_outputs_int8_f32, context, op)
 
 
 def experts_int4(context: int, op: int) -> None:
     """The same with blocks of 4 bits."""
-    _expert_product(_outputs_int4, context, op)
+    expert_product_with(_outputs_int4, context, op)
 
 
 def experts_int4_f32(context: int, op: int) -> None:
     """The same with float32 scales."""
-    _expert_product(_outputs_int4_f32, context, op)
+    expert_product_with(_outputs_int4_f32, context, op)

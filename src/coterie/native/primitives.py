@@ -136,6 +136,12 @@ def shorts(address: Any, count: Any) -> Any:
 
 
 @inline
+def codes_at(address: Any, count: Any) -> Any:
+    """`count` int8 at an address."""
+    return carray(pointer(address), count, dtype=np.int8)
+
+
+@inline
 def take(op: Any) -> Any:
     """The number of the next piece of an operation's work that no thread has taken."""
     return fetch_add(op + 8 * COUNTER)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from coterie.native import draws, layout
-from coterie.native.layers import matrix, product
+from coterie.native.layers import CODED, matrix, product
 from coterie.native.program import Rows, StepProgram
 from coterie.native.runner import run
-from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8
+from coterie.native.vectors import BF16, F32
 from coterie.nn.quantised_tensor import QuantisedTensor
 
 _OUTPUTS, _INPUTS, _ROWS = 67, 128, 7
@@ -36,9 +36,10 @@ def _check(kind: int) -> None:
         plain = weight.to(torch.float32 if kind == F32 else torch.bfloat16)
         exact, weights = plain.double(), matrix(program, plain)
     else:
-        held = QuantisedTensor((_OUTPUTS, _INPUTS), 4 if kind in (INT4, INT4_F32) else 8, 64)
+        bits, rounded, odd = next(form for form, own in CODED.items() if own == kind)
+        held = QuantisedTensor((_OUTPUTS, _INPUTS), bits, 48 if odd else 64)
         held.store(weight)
-        if kind not in (INT8, INT4):
+        if not rounded:
             held.scales = held.scales.float()
         exact, weights = held.dequantise().double(), matrix(program, held)
     y = torch.zeros(_ROWS, _OUTPUTS)
