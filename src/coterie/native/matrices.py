@@ -125,7 +125,7 @@ def piece_size(num_outputs: Any, threads: Any) -> Any:
 
 
 @inline
-def product_with(outputs, context, op):
+def product_with(outputs: Any, context: Any, op: Any) -> None:
     """All rows by one matrix.
 
     x, stride, I, weight, stride of a row, scales, stride, numbers of a block, O, y, stride, factor, add, bias
@@ -176,7 +176,7 @@ def product_int4_f32(context: int, op: int) -> None:
 
 
 @inline
-def expert_product_with(outputs, context, op):
+def expert_product_with(outputs: Any, context: Any, op: Any) -> None:
     """Each row by the matrix of its expert.
 
     As `product_with`, with x and y sorted by expert, and from 15 on: stride of an expert's weights, of its
