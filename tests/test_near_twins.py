@@ -31,6 +31,11 @@ EXPLAINED: dict[frozenset[str], str] = {
             "share Exchange",
         ),
         (
+            "sandbox/caller.py::_Interpreter.__init__",
+            "sandbox/outside.py::Sandbox._start",
+            "the arguments of a confined process that stays and of one that runs one program",
+        ),
+        (
             "native/state_mixers.py::gated_delta",
             "native/state_mixers.py::mamba2",
             "two rules for a state as operations: the same frame, other projections and fields",

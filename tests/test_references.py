@@ -14,6 +14,7 @@ NAME = re.compile(r"(?<![\w/*{}<>-])((?:[\w.-]+/)*[\w-]+\.(?:md|py))\b")
 # Names of files that are written while something runs, or that belong to others.
 ELSEWHERE = {
     "indexed_dataset.py": "Megatron-LM's reader, whose file format data/shards.py describes",
+    "my_task.py": "the file of a user's own task",
     "os.py": "the standard library's source, which the primer quotes",
     "program.py": "the program that the sandbox writes and runs",
     "source.py": "the program that the sandbox writes and runs",

@@ -112,6 +112,16 @@ VERBS = {
         },
         section=LOOK,
     ),
+    "task": Verb(
+        "Tasks with checkable answers: list, show, check, write rows.",
+        inner={
+            "list": Verb("The built-in tasks.", "task:tasks"),
+            "show": Verb("Problems with their worked replies.", "task:show"),
+            "check": Verb("Try a task's checker before anything is trained on it.", "task:check"),
+            "rows": Verb("Rows for tuning, or text for pretraining.", "task:rows"),
+        },
+        section=LOOK,
+    ),
     "plan": Verb(
         "What something will cost, from config.json alone.",
         inner={"tune": Verb("Memory and time of tuning, and what makes it fit.", "plan:tune")},

@@ -178,10 +178,16 @@ def _draw_compare(rng: Rng, level: int) -> Exercise:
 
 
 def _draw_chain(rng: Rng, level: int) -> Exercise:
-    numbers = [_number(rng, rng.between(1, min(level, 2))) for _ in range(rng.between(3, 4))]
+    return never_negative(
+        rng, [_number(rng, rng.between(1, min(level, 2))) for _ in range(rng.between(3, 4))]
+    )
+
+
+def never_negative(rng: Rng, numbers: list[int]) -> Exercise:
+    """A chain of the numbers with random signs."""
     signs, total = "", numbers[0]
     for number in numbers[1:]:
-        # Never below zero: one difficulty at a time.
+        # One difficulty at a time.
         sign = "-" if number <= total and rng.chance(0.5) else "+"
         total = total + number if sign == "+" else total - number
         signs += sign

@@ -19,8 +19,10 @@ import os
 import platform
 import resource
 import runpy
+import select
 import struct
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -295,6 +297,30 @@ def filter_calls() -> bool:
     return bool(libc.prctl(22, 2, filled, 0, 0) == 0)  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
+def collect(
+    pipes: list[int], end: float, longest: int, uncounted: set[int] | None = None
+) -> tuple[dict[int, bytes], str | None]:
+    """The bytes from each pipe until all are closed, and which limit was reached first, if any.
+
+    `time`: `end`, of `time.monotonic`; `output`: more than `longest` bytes from all pipes but `uncounted`.
+    Used on the other side of the pipes.
+    """
+    got = dict.fromkeys(pipes, b"")
+    open_ones = list(pipes)
+    while open_ones:
+        ready, _, _ = select.select(open_ones, [], [], max(0.0, end - time.monotonic()))
+        if not ready:
+            return got, "time"
+        for pipe in ready:
+            piece = os.read(pipe, 65536)
+            if not piece:
+                open_ones.remove(pipe)
+            got[pipe] += piece
+        if sum(len(data) for pipe, data in got.items() if pipe not in (uncounted or ())) > longest:
+            return got, "output"
+    return got, None
+
+
 def run(path: str) -> None:
     """Run a file as `__main__`; a traceback shows only the frames of that file."""
     try:
@@ -307,6 +333,37 @@ def run(path: str) -> None:
         sys.exit(1)
 
 
+def remember_folders() -> None:
+    """Let Python list the folders of modules, which Landlock will not allow; an import lists them again."""
+    importlib.util.find_spec("no_module_of_this_name")
+
+
+def confine(settings: dict[str, Any], writable: bool) -> list[str]:
+    """Set limits, restrict files and calls, drop privileges: for good. Returns the layers that hold."""
+    layers = []
+    limit_resources(settings["seconds"], settings["memory"], settings["disk"])
+    readable = readable_paths(settings["libraries"], settings["modules"], settings["others"])
+    if restrict_files(readable, settings["work"], writable):
+        layers.append("landlock")
+    drop_privileges()
+    if filter_calls():
+        layers.append("seccomp")
+    return layers
+
+
+def is_safe(layers: list[str]) -> bool:
+    """Whether the layers without which no program runs hold."""
+    return "seccomp" in layers and bool({"landlock", "bwrap"} & set(layers))
+
+
+def enter(settings: dict[str, Any]) -> list[str]:
+    """Enter a root of this program's own, unless bubblewrap made one. Returns the layers that hold."""
+    if "bwrap" in settings["layers"]:
+        return ["bwrap", "tmpfs"]
+    shown = [*settings["libraries"], *settings["modules"], *settings["others"], "/dev/null", "/dev/urandom"]
+    return enter_namespaces(settings["work"], settings["disk"], shown)
+
+
 def main() -> None:
     """Confine this process, report the layers, run the program. `outside.py` sends the settings."""
     settings = json.loads(sys.argv[1])
@@ -315,32 +372,20 @@ def main() -> None:
     libc.prctl(1, 9, 0, 0, 0)  # die with the parent
     with open(settings["program"], "rb") as file:
         program = file.read()
-    layers = list(settings["layers"])
-    libraries, modules, others = settings["libraries"], settings["modules"], settings["others"]
-    # An import lists the folders of modules, which Landlock will not allow; what was listed is remembered.
-    importlib.util.find_spec("no_module_of_this_name")
-    if "bwrap" in layers:
-        layers.append("tmpfs")
-    else:
-        shown = [*libraries, *modules, *others, "/dev/null", "/dev/urandom"]
-        layers += enter_namespaces(work, settings["disk"], shown)
+    remember_folders()
+    layers = enter(settings)
     writable = "tmpfs" in layers
+    target = settings["program"]
     if writable:
         os.chdir(work)
-        with open(os.path.join(work, "program.py"), "wb") as file:
+        target = os.path.join(work, "program.py")
+        with open(target, "wb") as file:
             file.write(program)
-    limit_resources(settings["seconds"], settings["memory"], settings["disk"])
     sys.argv = [""]
-    target = os.path.join(work, "program.py") if writable else settings["program"]
-    if restrict_files(readable_paths(libraries, modules, others), work, writable):
-        layers.append("landlock")
-    drop_privileges()
-    if filter_calls():
-        layers.append("seccomp")
-    safe = "seccomp" in layers and bool({"landlock", "bwrap"} & set(layers))
-    os.write(status, json.dumps({"layers": layers, "safe": safe}).encode() + b"\n")
+    layers += confine(settings, writable)
+    os.write(status, json.dumps({"layers": layers, "safe": is_safe(layers)}).encode() + b"\n")
     os.close(status)
-    if safe:
+    if is_safe(layers):
         run(target)
 
 

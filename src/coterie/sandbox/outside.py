@@ -17,17 +17,19 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from coterie.config.errors import CoterieError
-from coterie.sandbox.inside import ALLOWED, AUDIT_ARCH, INSTALLED, PARTLY
+from coterie.sandbox.inside import ALLOWED, AUDIT_ARCH, INSTALLED, PARTLY, collect
 
 INSIDE = Path(__file__).with_name("inside.py")
 # Folders of shared libraries, and other files of the system that programs read.
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 OTHERS = ("/usr/lib/locale", "/usr/share/zoneinfo", "/etc/ld.so.cache")
+_SETUP_SECONDS = 20.0
 Ending = Literal["done", "failed", "time", "output"]
 
 
@@ -114,11 +116,12 @@ class Sandbox:
             source.write_text(program, encoding="utf-8", errors="surrogatepass")
             work.mkdir()
             reading, writing = os.pipe()
-            started = time.monotonic()
             try:
                 process = self._start(source, work, writing, seconds)
             finally:
                 os.close(writing)
+            select.select([reading], [], [], _SETUP_SECONDS)  # confining itself is not the program's time
+            started = time.monotonic()
             try:
                 streams, ending = self._collect(process, reading, started + seconds)
             finally:
@@ -139,25 +142,9 @@ class Sandbox:
             return Finished(ending, process.returncode, texts[0], texts[1], time.monotonic() - started)
 
     def _start(self, source: Path, work: Path, status: int, seconds: float) -> subprocess.Popen[bytes]:
-        modules = sorted({str(Path(sysconfig.get_path(kind)).resolve()) for kind in ("stdlib", "platstdlib")})
-        libraries = [*LIBRARIES, str(Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib").resolve())]
-        others = [*OTHERS, str(source.resolve())]
-        python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-        prefix, layers = _bubblewrap([*libraries, *modules, *others], modules, python, work, self.limits.disk)
-        settings = {
-            "program": str(source),
-            "work": str(work),
-            "status": status,
-            "libraries": libraries,
-            "modules": modules,
-            "others": others,
-            "layers": layers,
-            "seconds": int(seconds) + 2,
-            "memory": self.limits.memory,
-            "disk": self.limits.disk,
-        }
+        command, settings = sandbox_command(INSIDE, work, self.limits, seconds, [str(source.resolve())])
         return subprocess.Popen(
-            [*prefix, python, "-I", "-S", "-B", str(INSIDE), json.dumps(settings)],
+            [*command, json.dumps({**settings, "program": str(source), "status": status})],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -175,19 +162,12 @@ class Sandbox:
         `end`: a time of `time.monotonic`.
         """
         assert process.stdout is not None and process.stderr is not None
-        got = {status: b"", process.stdout.fileno(): b"", process.stderr.fileno(): b""}
-        open_ones = list(got)
-        while open_ones:
-            ready, _, _ = select.select(open_ones, [], [], max(0.0, end - time.monotonic()))
-            if not ready:
-                return got, "time"
-            for descriptor in ready:
-                piece = os.read(descriptor, 65536)
-                if not piece:
-                    open_ones.remove(descriptor)
-                got[descriptor] += piece
-            if sum(map(len, got.values())) - len(got[status]) > self.limits.output:
-                return {key: value[: self.limits.output] for key, value in got.items()}, "output"
+        pipes = [status, process.stdout.fileno(), process.stderr.fileno()]
+        got, ending = collect(pipes, end, self.limits.output, {status})
+        if ending == "output":
+            return {pipe: data[: self.limits.output] for pipe, data in got.items()}, "output"
+        if ending == "time":
+            return got, "time"
         try:
             process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -207,18 +187,44 @@ class Sandbox:
             raise SandboxError(f"sandbox: this machine lacks {missing}; programs are not run")
 
 
+def sandbox_command(
+    inside: Path, work: Path, limits: Limits, seconds: float, readable: Sequence[str] = ()
+) -> tuple[list[str], dict[str, Any]]:
+    """The command that starts `inside` (its settings, as JSON, come last), and the settings that both share.
+
+    `readable`: files that the program may read besides Python's own.
+    """
+    modules = sorted({str(Path(sysconfig.get_path(kind)).resolve()) for kind in ("stdlib", "platstdlib")})
+    libraries = [*LIBRARIES, str(Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib").resolve())]
+    others = [*OTHERS, *readable]
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    shown = [*libraries, *modules, *others]
+    prefix, layers = _bubblewrap(shown, modules, [python, str(inside), str(INSIDE)], work, limits.disk)
+    settings = {
+        "work": str(work),
+        "libraries": libraries,
+        "modules": modules,
+        "others": others,
+        "layers": layers,
+        "seconds": int(seconds) + 2,
+        "memory": limits.memory,
+        "disk": limits.disk,
+    }
+    return [*prefix, python, "-I", "-S", "-B", str(inside)], settings
+
+
 def _bubblewrap(
-    readable: list[str], modules: list[str], python: str, work: Path, disk: int
+    readable: list[str], modules: list[str], started: list[str], work: Path, disk: int
 ) -> tuple[list[str], list[str]]:
     """A command to put before Python, and its layer; both empty unless bubblewrap has to replace Landlock.
 
-    Python can read `readable`, except packages installed among `modules`, and write to `work` alone, which
-    holds `disk` bytes.
+    The program can read `readable` and `started`, except packages installed among `modules`, and write to
+    `work` alone, which holds `disk` bytes.
     """
     program = shutil.which("bwrap")
     if program is None or _landlock_version() >= 1:
         return [], []
-    binds = [part for path in [*readable, python, str(INSIDE)] for part in ("--ro-bind-try", path, path)]
+    binds = [part for path in [*readable, *started] for part in ("--ro-bind-try", path, path)]
     binds += [part for path in ("/dev/null", "/dev/urandom") for part in ("--dev-bind", path, path)]
     installed = {Path(folder, name).resolve() for folder in modules for name in INSTALLED}
     installed |= {path.resolve() for folder in LIBRARIES for path in Path(folder).glob("python*/*-packages")}

@@ -48,6 +48,15 @@ class Tool(ABC):
         """Release what the tool holds."""
 
 
+def call_tool(tool: Tool, arguments: Mapping[str, Any], seconds: float = 10.0) -> str:
+    """The result of a call as the model sees it: a text, which begins with `error:` when the call failed."""
+    try:
+        tool.check(arguments)
+        return tool.call(arguments, seconds)
+    except (CoterieError, OSError) as error:
+        return f"error: {error}"
+
+
 def _described(spec: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
     described = spec["function"]
     return described["name"], described["description"], described["parameters"]
