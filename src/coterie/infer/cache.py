@@ -33,6 +33,8 @@ class LayerCache:
         self._seen = seen
         self._keys = torch.empty(0)
         self._values = self._keys
+        self._written = self._keys  # the buffer of keys that `_addresses` are of
+        self._addresses = 0, 0, 0, 0  # of keys and values, with the bytes of a row of each
         self._low = 0
         self._high = 0
         self._end = 0  # position after the last kept one
@@ -66,11 +68,16 @@ class LayerCache:
         new ones.
         """
         low, high = self._extended(keys, values)
-        assert self._keys.dtype == keys.dtype and self._keys.shape[1:] == keys.shape[1:], (
-            "rows of another form"
-        )
-        row, value_row = keys[0].nbytes, values[0].nbytes
-        return self._keys.data_ptr() + low * row, self._values.data_ptr() + low * value_row, high - low
+        if self._written is not self._keys:
+            assert self._keys.dtype == keys.dtype and self._keys.shape[1:] == keys.shape[1:], (
+                "rows of another form"
+            )
+            self._addresses = (
+                self._keys.data_ptr(), self._values.data_ptr(), keys[0].nbytes, values[0].nbytes
+            )  # fmt: skip
+            self._written = self._keys
+        at, values_at, row, value_row = self._addresses
+        return at + low * row, values_at + low * value_row, high - low
 
     def _extended(self, k_TGD: Tensor, v_TGD: Tensor) -> tuple[int, int]:
         """Count the new tokens' rows as kept; the slice of all kept ones."""

@@ -2,7 +2,7 @@
 
 Legend: T tokens (one of each sequence), S kept rows, G key/value heads, H query heads, D head width.
 """
-# mypy: disable-error-code="no-untyped-def,call-arg"
+# mypy: disable-error-code="no-untyped-def,call-arg,var-annotated"
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from coterie.native.attention_vectors import KEYS, key_scores, largest, weighted_sum
 from coterie.native.compiled import fast, inline
 from coterie.native.layout import CAPACITY, KEPT, POSITIONS, SCORES, THREADS, TOKENS
 from coterie.native.primitives import (
@@ -22,7 +23,7 @@ from coterie.native.primitives import (
     take,
 )
 from coterie.native.rows import fields, real
-from coterie.native.vectors import BF16, F32, dot, weighted_sum
+from coterie.native.vectors import BF16, F32, dot
 
 
 @inline
@@ -60,25 +61,29 @@ def append(context: int, op: int) -> None:
 
 
 @inline
+def _few_scores(kind, heads, q, q_stride, keys, step, count, width, out, out_stride, factor, add):
+    """`out[h, s] (+)= factor q[h] keys[s]` for 1 to 4 heads, a literal."""
+    key_scores(kind, KEYS, heads, q, q_stride, keys, step, count, width, out, out_stride, factor, add)
+    done = count // KEYS * KEYS
+    key_scores(kind, 1, heads, q, q_stride, keys + done * step, step, count - done, width, out + 4 * done,
+               out_stride, factor, add)  # fmt: skip
+
+
+@inline
 def _scores(kind, q, q_stride, heads, keys, step, count, width, out, out_stride, factor, add):
-    """`out[h, s] (+)= factor q[h] keys[s]`."""
-    s = 0
-    while s + 4 <= count:
-        at, y = keys + s * step, out + 4 * s
-        h = 0
-        while heads - h >= 2:
-            dot(kind, 4, 2, at, step, 4 * step, 0, 0, 1, q + h * q_stride, q_stride, width,
-                y + h * out_stride, out_stride, 4, factor, add)  # fmt: skip
-            h += 2
-        if h < heads:
-            dot(kind, 4, 1, at, step, 4 * step, 0, 0, 1, q + h * q_stride, q_stride, width,
-                y + h * out_stride, out_stride, 4, factor, add)  # fmt: skip
-        s += 4
-    while s < count:
-        for h in range(heads):
-            dot(kind, 1, 1, keys + s * step, step, step, 0, 0, 1, q + h * q_stride, q_stride, width,
-                out + h * out_stride + 4 * s, out_stride, 4, factor, add)  # fmt: skip
-        s += 1
+    """The same for any number of heads."""
+    h = 0
+    while heads - h >= 4:
+        _few_scores(kind, 4, q + h * q_stride, q_stride, keys, step, count, width, out + h * out_stride,
+                    out_stride, factor, add)  # fmt: skip
+        h += 4
+    q, out = q + h * q_stride, out + h * out_stride
+    if heads - h == 3:
+        _few_scores(kind, 3, q, q_stride, keys, step, count, width, out, out_stride, factor, add)
+    elif heads - h == 2:
+        _few_scores(kind, 2, q, q_stride, keys, step, count, width, out, out_stride, factor, add)
+    elif heads - h == 1:
+        _few_scores(kind, 1, q, q_stride, keys, step, count, width, out, out_stride, factor, add)
 
 
 @inline
@@ -89,10 +94,13 @@ def _mix(kind, shares, stride, heads, values, step, count, width, out, out_strid
         weighted_sum(kind, 4, shares + h * stride, stride, values, step, count, width, out + h * out_stride,
                      out_stride)  # fmt: skip
         h += 4
-    while h < heads:
-        weighted_sum(kind, 1, shares + h * stride, stride, values, step, count, width, out + h * out_stride,
-                     out_stride)  # fmt: skip
-        h += 1
+    shares, out = shares + h * stride, out + h * out_stride
+    if heads - h == 3:
+        weighted_sum(kind, 3, shares, stride, values, step, count, width, out, out_stride)
+    elif heads - h == 2:
+        weighted_sum(kind, 2, shares, stride, values, step, count, width, out, out_stride)
+    elif heads - h == 1:
+        weighted_sum(kind, 1, shares, stride, values, step, count, width, out, out_stride)
 
 
 @fast
@@ -116,14 +124,15 @@ def _mix_bf16(shares, stride, heads, values, step, count, width, out, out_stride
 
 
 @fast
-def _softmax(scores, count, cap, sink, has_sink):
+def _softmax(at, count, cap, sink, has_sink):
     """Scores to shares, in place. A sink joins the sum and has no share."""
+    scores = floats(at, count)
     if cap > np.float32(0):
         for s in range(count):
             scores[s] = cap * np.float32(math.tanh(scores[s] / cap))
-    top = sink if has_sink else np.float32(-3e38)
-    for s in range(count):
-        top = max(top, scores[s])
+    top = largest(at, count)
+    if has_sink:
+        top = max(top, sink)
     total = np.float32(0)
     for s in range(count):
         share = exponential(scores[s] - top)
@@ -164,7 +173,7 @@ def _attend(score, mix, size, context, op):
                 scores, capacity * 4, real(op, 8), 0)  # fmt: skip
         for h in range(share):
             sink = number(f[12], head + h, f[13]) if f[12] != 0 else np.float32(0)
-            _softmax(floats(scores + h * capacity * 4, seen), seen, real(op, 9), sink, f[12] != 0)
+            _softmax(scores + h * capacity * 4, seen, real(op, 9), sink, f[12] != 0)
         mix(scores, capacity * 4, share, values + at, step, seen, width,
              f[6] + t * f[7] + head * width * 4, width * 4)  # fmt: skip
         item = take(op)
@@ -220,8 +229,7 @@ def _attend_latent(score, mix, size, context, op):
         score(f[2] + t * f[3] + head * f[4], f[4], num, keys, rotated * size, count, rotated, scores,
                 capacity * 4, real(op, 9), 1)  # fmt: skip
         for h in range(num):
-            row = floats(scores + h * capacity * 4, count)
-            _softmax(row, count, np.float32(0), np.float32(0), False)
+            _softmax(scores + h * capacity * 4, count, np.float32(0), np.float32(0), False)
         mix(scores, capacity * 4, num, latents, latent * size, count, latent,
              f[8] + (t * heads + head) * latent * 4, latent * 4)  # fmt: skip
         item = take(op)

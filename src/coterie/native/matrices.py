@@ -45,14 +45,17 @@ def _outputs(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stri
              factor, add):  # fmt: skip
     """Outputs [low, high) of all rows.
 
-    The eight rows that are read together lie an eighth of the range apart: eight streams keep the memory
-    busy, where one would leave it waiting.
+    For few rows the eight rows of weights that are read together lie an eighth of the range apart: eight
+    streams keep the memory busy, where one would leave it waiting. Many rows wait for the processor, and
+    neighbouring outputs share the cache lines that they are written to.
     """
     apart = (high - low) // _ROWS
+    gap, following = (apart, 1) if num_rows < 4 else (1, _ROWS)
     for i in range(apart):
-        o = low + i
-        _block(kind, w + o * w_stride, apart * w_stride, w_stride, s + o * s_stride, apart * s_stride, size,
-               x, x_stride, count, y + 4 * o, y_stride, 4 * apart, num_rows, factor, add)  # fmt: skip
+        o = low + i * following
+        _block(kind, w + o * w_stride, gap * w_stride, following * w_stride, s + o * s_stride,
+               gap * s_stride, size, x, x_stride, count, y + 4 * o, y_stride, 4 * gap, num_rows, factor,
+               add)  # fmt: skip
     for o in range(low + apart * _ROWS, high):
         for t in range(num_rows):
             dot(kind, 1, 1, w + o * w_stride, w_stride, w_stride, s + o * s_stride, s_stride, size,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from coterie.native.program import CannotPlan, Rows, StepProgram, check_known
 from coterie.native.runner import run, thread_functions
 from coterie.native.state_mixers import gated_delta, mamba2, short_conv
 from coterie.native.threads import StepThreads
+from coterie.native.vectors import LANES
 from coterie.nn.attention import Attention
 from coterie.nn.block import Block
 from coterie.nn.gated_delta import GatedDeltaNet
@@ -188,8 +190,10 @@ class NativePlan:
     def _head(self, model: Transformer, h: Rows) -> Tensor:
         """The buffer (T, V) that the scores of the last norm's result are written to."""
         config, program = model.config, self._program
-        logits_TV = torch.zeros(self.most, config.vocab_size)
-        logits = Rows(program.own(logits_TV), 4 * config.vocab_size, config.vocab_size)
+        # An odd number of cache lines from row to row: powers of two would share few places in the caches.
+        padded = LANES * (-(-config.vocab_size // LANES) | 1)
+        logits_TV = torch.zeros(self.most, padded)[:, : config.vocab_size]
+        logits = Rows(program.own(logits_TV), 4 * padded, config.vocab_size)
         if model.head is None:
             product(program, matrix(program, model.embed.weight), h, logits)
         else:
@@ -204,18 +208,18 @@ class NativePlan:
 
     def _make_context(self) -> None:
         most = self.most
-        self._ids, self._positions, self._long = (torch.zeros(most, dtype=torch.int64) for _ in range(3))
-        self._kept = torch.zeros(max(1, len(self._templates)) * most * 3, dtype=torch.int64)
-        self._states = torch.zeros(max(1, len(self._state_templates)) * most * 2, dtype=torch.int64)
-        self._context = torch.zeros(layout.CONTEXT, dtype=torch.int64)
+        self._ids, self._positions, self._long = (np.zeros(most, np.int64) for _ in range(3))
+        self._kept = np.zeros((max(1, len(self._templates)) * most, 3), np.int64)
+        self._states = np.zeros(max(1, len(self._state_templates)) * most * 2, np.int64)
+        self._context = np.zeros(layout.CONTEXT, np.int64)
         fields = {
             layout.OPS: self._table.data_ptr(),
             layout.NUM_OPS: self._table.shape[0],
-            layout.IDS: self._ids.data_ptr(),
-            layout.POSITIONS: self._positions.data_ptr(),
-            layout.LONG: self._long.data_ptr(),
-            layout.KEPT: self._kept.data_ptr(),
-            layout.STATES: self._states.data_ptr(),
+            layout.IDS: self._ids.ctypes.data,
+            layout.POSITIONS: self._positions.ctypes.data,
+            layout.LONG: self._long.ctypes.data,
+            layout.KEPT: self._kept.ctypes.data,
+            layout.STATES: self._states.ctypes.data,
         }
         functions = thread_functions()
         if functions is not None:
@@ -245,25 +249,26 @@ class NativePlan:
         """
         num_tokens = len(ids)
         assert 0 < num_tokens == len(caches) <= self.most, "a step takes one token of each of a few sequences"
-        self._ids[:num_tokens] = torch.tensor(ids)
-        self._positions[:num_tokens] = torch.tensor([cache.length for cache in caches])
-        self._long[:num_tokens] = torch.tensor([int(cache.long) for cache in caches])
+        # Numbers go through numpy: torch's indexing costs ten times as much.
+        self._ids[:num_tokens] = ids
+        self._positions[:num_tokens] = [cache.length for cache in caches]
+        self._long[:num_tokens] = [cache.long for cache in caches]
         states: list[int] = []
         for layer, parts in self._state_templates:
             for cache in caches:
                 states += (*cache.turn_state(layer, parts), 0)[:2]
-        self._states[: len(states)] = torch.tensor(states, dtype=torch.int64)
+        self._states[: len(states)] = states
         entries: list[tuple[int, int, int]] = []
         for layer, keys, values in self._templates:
             entries += [cache.layer(layer).extend(keys, values) for cache in caches]
         if entries:
-            self._kept[: 3 * len(entries)] = torch.tensor(entries).flatten()
+            self._kept[: len(entries)] = entries
             self._make_room(num_tokens, max(count for _, _, count in entries))
         self._context[layout.TOKENS] = num_tokens
         threads = self.threads.choose(num_tokens)
         self._context[layout.THREADS] = threads
         begun = time.monotonic()
-        run(self._context.data_ptr())
+        run(self._context.ctypes.data)
         self.threads.note(threads, num_tokens, time.monotonic() - begun)
         for cache in caches:
             cache.advance(1)
@@ -275,8 +280,8 @@ class NativePlan:
         if num_tokens > tokens or count > capacity:
             wanted = max(capacity, _FIRST_CAPACITY, 2 * count) if count > capacity else capacity
             self._scores = torch.empty(max(num_tokens, tokens), self._heads, wanted)
-        self._context[layout.SCORES] = self._scores.data_ptr()
-        self._context[layout.CAPACITY] = self._scores.shape[2]
+            self._context[layout.SCORES] = self._scores.data_ptr()
+            self._context[layout.CAPACITY] = self._scores.shape[2]
 
     def routing(self, num_tokens: int) -> dict[int, Routing]:
         """The choices of the last step by layer."""

@@ -19,11 +19,12 @@ from numba.extending import intrinsic
 # (`nn.quantised_tensor`).
 F32, BF16, INT8, INT8_F32, INT4, INT4_F32 = range(6)
 LANES = 16  # numbers of one vector
+LINE = 64  # bytes of a cache line
+SIZES = {F32: 4, BF16: 2}  # bytes of a plain number
 
-_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_I8, _I16, _I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOAT = ir.FloatType()
 _VECTOR, _WIDE = ir.VectorType(_FLOAT, LANES), ir.VectorType(_I32, LANES)
-_LINE = 64  # bytes of a cache line
 
 Value = Any  # llvmlite's values have no useful types
 
@@ -32,14 +33,16 @@ def _constant(kind: Any, value: float) -> Value:
     return ir.Constant(kind, [value] * kind.count)
 
 
-def _load(b: Any, address: Value, kind: Any) -> Value:
+def load(b: Any, address: Value, kind: Any) -> Value:
+    """A vector or number of a kind, wherever it begins."""
     value = b.load(b.inttoptr(address, kind.as_pointer()))
     value.align = 1
     return value
 
 
-def _at(b: Any, address: Value, index: Value, size: int) -> Value:
-    return b.add(address, b.mul(index, _I64(size)))
+def at(b: Any, address: Value, index: Value, size: int) -> Value:
+    """The address of number `index`."""
+    return b.add(address, b.mul(index, I64(size)))
 
 
 def _fma(b: Any, x: Value, y: Value, z: Value) -> Value:
@@ -49,13 +52,14 @@ def _fma(b: Any, x: Value, y: Value, z: Value) -> Value:
     )
 
 
-def _splat(b: Any, scalar: Value, count: int = LANES) -> Value:
+def splat(b: Any, scalar: Value, count: int = LANES) -> Value:
+    """A vector of the same number."""
     undefined = ir.Constant(ir.VectorType(_FLOAT, count), ir.Undefined)
     one = b.insert_element(undefined, scalar, _I32(0))
     return b.shuffle_vector(one, undefined, _lanes([0] * count))
 
 
-def _folded(b: Any, vectors: list[Value]) -> Value:
+def folded(b: Any, vectors: list[Value]) -> Value:
     """The sums of 1, 2, 4, 8 or 16 vectors as one vector with a number for each.
 
     Each is the same tree whatever the others: of lanes 8 apart, then 4, 2 and 1 apart.
@@ -82,7 +86,8 @@ def _lanes(chosen: list[int]) -> Value:
     return ir.Constant(ir.VectorType(_I32, len(chosen)), chosen)
 
 
-def _prefetch(b: Any, address: Value) -> None:
+def prefetch(b: Any, address: Value) -> None:
+    """Ask for the cache line of an address."""
     kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
     fetch = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
     b.call(fetch, [b.inttoptr(address, _I8.as_pointer()), _I32(0), _I32(3), _I32(1)])
@@ -95,21 +100,21 @@ def _widen(b: Any, raw: Value) -> Value:
     return b.bitcast(b.shl(b.zext(raw, wide), shift), _VECTOR if vector else _FLOAT)
 
 
-def _vector(b: Any, kind: int, address: Value, index: Value) -> Value:
+def vector(b: Any, kind: int, address: Value, index: Value) -> Value:
     """16 plain numbers from `index` on."""
     if kind == F32:
-        return _load(b, _at(b, address, index, 4), _VECTOR)
-    return _widen(b, _load(b, _at(b, address, index, 2), ir.VectorType(_I16, LANES)))
+        return load(b, at(b, address, index, 4), _VECTOR)
+    return _widen(b, load(b, at(b, address, index, 2), ir.VectorType(_I16, LANES)))
 
 
-def _number(b: Any, kind: int, address: Value, index: Value) -> Value:
+def number(b: Any, kind: int, address: Value, index: Value) -> Value:
     """The plain number at `index`."""
     if kind == F32:
-        return _load(b, _at(b, address, index, 4), _FLOAT)
-    return _widen(b, _load(b, _at(b, address, index, 2), _I16))
+        return load(b, at(b, address, index, 4), _FLOAT)
+    return _widen(b, load(b, at(b, address, index, 2), _I16))
 
 
-class _Sums:
+class Sums:
     """One running sum for each of R rows and T tokens."""
 
     def __init__(self, b: Any, rows: int, tokens: int, kind: Any = _VECTOR) -> None:
@@ -119,54 +124,57 @@ class _Sums:
         self.zero = zero
 
     def add(self, row: int, token: int, x: Value, y: Value) -> None:
+        """Add `x * y`."""
         slot = self.slots[row][token]
         self.b.store(_fma(self.b, x, y, self.b.load(slot)), slot)
 
     def get(self, row: int, token: int) -> Value:
+        """A sum as it stands."""
         return self.b.load(self.slots[row][token])
 
     def clear(self) -> None:
+        """Begin anew."""
         for slots in self.slots:
             for slot in slots:
                 self.b.store(self.zero, slot)
 
 
-class _RowAddresses:
+class RowAddresses:
     """The addresses of R rows or T tokens of a matrix."""
 
     def __init__(self, b: Any, address: Value, stride: Value, count: int) -> None:
         self.stride = stride
-        self.each = [b.add(address, b.mul(stride, _I64(row))) for row in range(count)]
+        self.each = [b.add(address, b.mul(stride, I64(row))) for row in range(count)]
 
 
-def _fetch_ahead(b: Any, rows: _RowAddresses, following: Value, offset: Value) -> None:
+def _fetch_ahead(b: Any, rows: RowAddresses, following: Value, offset: Value) -> None:
     """Ask for the rows that the next call reads, `following` bytes on."""
     for row in rows.each:
-        _prefetch(b, b.add(b.add(row, following), offset))
+        prefetch(b, b.add(b.add(row, following), offset))
 
 
 def _plain_sums(
-    b: Any, kind: int, w: _RowAddresses, following: Value, x: _RowAddresses, count: Value, sums: _Sums
+    b: Any, kind: int, w: RowAddresses, following: Value, x: RowAddresses, count: Value, sums: Sums
 ) -> None:
     """Sums over plain numbers: whole cache lines of weights, then those that are left one by one."""
     size = 4 if kind == F32 else 2
-    step = _LINE // size
-    with cgutils.for_range(b, b.sdiv(count, _I64(step)), intp=_I64) as loop:
-        start = b.mul(loop.index, _I64(step))
-        _fetch_ahead(b, w, following, b.mul(loop.index, _I64(_LINE)))
+    step = LINE // size
+    with cgutils.for_range(b, b.sdiv(count, I64(step)), intp=I64) as loop:
+        start = b.mul(loop.index, I64(step))
+        _fetch_ahead(b, w, following, b.mul(loop.index, I64(LINE)))
         for part in range(0, step, LANES):
-            index = b.add(start, _I64(part))
-            read = [_vector(b, F32, token, index) for token in x.each]
+            index = b.add(start, I64(part))
+            read = [vector(b, F32, token, index) for token in x.each]
             for r, row in enumerate(w.each):
-                weights = _vector(b, kind, row, index)
+                weights = vector(b, kind, row, index)
                 for t, numbers in enumerate(read):
                     sums.add(r, t, weights, numbers)
-    whole = b.mul(b.sdiv(count, _I64(step)), _I64(step))
-    with cgutils.for_range(b, b.sub(count, whole), intp=_I64) as loop:
+    whole = b.mul(b.sdiv(count, I64(step)), I64(step))
+    with cgutils.for_range(b, b.sub(count, whole), intp=I64) as loop:
         index = b.add(whole, loop.index)
-        read = [_splat(b, _number(b, F32, token, index)) for token in x.each]
+        read = [splat(b, number(b, F32, token, index)) for token in x.each]
         for r, row in enumerate(w.each):
-            only_one = b.insert_element(_constant(_VECTOR, 0.0), _number(b, kind, row, index), _I32(0))
+            only_one = b.insert_element(_constant(_VECTOR, 0.0), number(b, kind, row, index), _I32(0))
             for t, numbers in enumerate(read):
                 sums.add(r, t, only_one, numbers)
 
@@ -176,16 +184,16 @@ def _coded(
 ) -> list[tuple[Value, Value]]:
     """32 numbers of a block as two vectors, each with its place in the block."""
     if kind in (INT8, INT8_F32):
-        first = b.mul(part, _I64(2 * LANES))
+        first = b.mul(part, I64(2 * LANES))
         both = []
-        for place in (first, b.add(first, _I64(LANES))):
+        for place in (first, b.add(first, I64(LANES))):
             address = b.add(b.add(row, b.mul(block, size)), place)
-            codes = b.sext(_load(b, address, ir.VectorType(_I8, LANES)), _WIDE)
+            codes = b.sext(load(b, address, ir.VectorType(_I8, LANES)), _WIDE)
             both.append((b.sitofp(codes, _VECTOR), place))
         return both
-    half = b.lshr(size, _I64(1))
-    place = b.mul(part, _I64(LANES))
-    raw = b.zext(_load(b, b.add(b.add(row, b.mul(block, half)), place), ir.VectorType(_I8, LANES)), _WIDE)
+    half = b.lshr(size, I64(1))
+    place = b.mul(part, I64(LANES))
+    raw = b.zext(load(b, b.add(b.add(row, b.mul(block, half)), place), ir.VectorType(_I8, LANES)), _WIDE)
     low, high = b.and_(raw, _constant(_WIDE, 15)), b.lshr(raw, _constant(_WIDE, 4))
     signed = [b.sitofp(b.sub(codes, _constant(_WIDE, 8)), _VECTOR) for codes in (low, high)]
     return [(signed[0], place), (signed[1], b.add(half, place))]
@@ -194,29 +202,29 @@ def _coded(
 def _coded_sums(
     b: Any,
     kind: int,
-    w: _RowAddresses,
+    w: RowAddresses,
     following: Value,
-    scales: _RowAddresses,
+    scales: RowAddresses,
     size: Value,
-    x: _RowAddresses,
+    x: RowAddresses,
     count: Value,
-    sums: _Sums,
+    sums: Sums,
 ) -> None:
     """Sums over blocks of codes: one for each block, which its scale then multiplies."""
-    part_sums = _Sums(b, len(w.each), len(x.each))
-    code_bytes = size if kind in (INT8, INT8_F32) else b.lshr(size, _I64(1))
-    with cgutils.for_range(b, b.sdiv(count, size), intp=_I64) as blocks:
+    part_sums = Sums(b, len(w.each), len(x.each))
+    code_bytes = size if kind in (INT8, INT8_F32) else b.lshr(size, I64(1))
+    with cgutils.for_range(b, b.sdiv(count, size), intp=I64) as blocks:
         block = blocks.index
         part_sums.clear()
         _fetch_ahead(b, w, following, b.mul(block, code_bytes))
-        with cgutils.for_range(b, b.sdiv(size, _I64(2 * LANES)), intp=_I64) as parts:
+        with cgutils.for_range(b, b.sdiv(size, I64(2 * LANES)), intp=I64) as parts:
             for r, row in enumerate(w.each):
                 for codes, place in _coded(b, kind, row, block, size, parts.index):
                     index = b.add(b.mul(block, size), place)
                     for t, token in enumerate(x.each):
-                        part_sums.add(r, t, codes, _vector(b, F32, token, index))
+                        part_sums.add(r, t, codes, vector(b, F32, token, index))
         for r, row in enumerate(scales.each):
-            scale = _splat(b, _number(b, F32 if kind in (INT8_F32, INT4_F32) else BF16, row, block))
+            scale = splat(b, number(b, F32 if kind in (INT8_F32, INT4_F32) else BF16, row, block))
             for t in range(len(x.each)):
                 sums.add(r, t, part_sums.get(r, t), scale)
 
@@ -225,22 +233,26 @@ def _emit_dot(kind: int, rows: int, tokens: int) -> Callable[..., Any]:
     def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
         w, w_stride, following, scales, scale_stride, size, x, x_stride, count, y, y_stride, step = args[3:-2]
         factor, add = args[-2:]
-        sums = _Sums(b, rows, tokens)
-        of_w, of_x = _RowAddresses(b, w, w_stride, rows), _RowAddresses(b, x, x_stride, tokens)
+        sums = Sums(b, rows, tokens)
+        of_w, of_x = RowAddresses(b, w, w_stride, rows), RowAddresses(b, x, x_stride, tokens)
         if kind in (F32, BF16):
             _plain_sums(b, kind, of_w, following, of_x, count, sums)
         else:
-            of_scales = _RowAddresses(b, scales, scale_stride, rows)
+            of_scales = RowAddresses(b, scales, scale_stride, rows)
             _coded_sums(b, kind, of_w, following, of_scales, size, of_x, count, sums)
-        factors = _splat(b, factor, rows)
-        adds = b.icmp_signed("!=", add, _I64(0))
-        for t, out in enumerate(_RowAddresses(b, y, y_stride, tokens).each):
-            total = _folded(b, [sums.get(r, t) for r in range(rows)])
-            total = b.fmul(total, factors)
-            for r in range(rows):
-                place = b.inttoptr(b.add(out, b.mul(step, _I64(r))), _FLOAT.as_pointer())
-                before = b.select(adds, b.load(place), _FLOAT(0.0))
-                b.store(b.fadd(b.extract_element(total, _I32(r)), before), place)
+        factors = splat(b, factor, rows)
+        adds = b.icmp_signed("!=", add, I64(0))
+        outs = RowAddresses(b, y, y_stride, tokens).each
+        totals = [b.fmul(folded(b, [sums.get(r, t) for r in range(rows)]), factors) for t in range(tokens)]
+        # What is there is only read where it counts: it may be far away.
+        with b.if_else(adds) as branches:
+            for branch, reads in zip(branches, (True, False), strict=True):
+                with branch:
+                    for out, total in zip(outs, totals, strict=True):
+                        for r in range(rows):
+                            place = b.inttoptr(b.add(out, b.mul(step, I64(r))), _FLOAT.as_pointer())
+                            one = b.extract_element(total, _I32(r))
+                            b.store(b.fadd(one, b.load(place)) if reads else one, place)
         return context.get_dummy_value()
 
     return generate
@@ -261,47 +273,3 @@ def dot(
     literals = [kind.literal_value, rows.literal_value, tokens.literal_value]
     signature = types.void(kind, rows, tokens, *([types.int64] * 12), types.float32, types.int64)
     return signature, _emit_dot(*literals)
-
-
-def _emit_weighted_sum(kind: int, tokens: int) -> Callable[..., Any]:
-    def generate(context: Any, b: Any, signature: Any, args: Any) -> Any:
-        a, a_stride, v, v_stride, count, width, y, y_stride = args[2:]
-        of_a, of_y = _RowAddresses(b, a, a_stride, tokens), _RowAddresses(b, y, y_stride, tokens)
-        sums, single = _Sums(b, 1, tokens), _Sums(b, 1, tokens, _FLOAT)
-        vectors = b.sdiv(width, _I64(LANES))
-        with cgutils.for_range(b, vectors, intp=_I64) as columns:
-            column = b.mul(columns.index, _I64(LANES))
-            sums.clear()
-            with cgutils.for_range(b, count, intp=_I64) as loop:
-                numbers = _vector(b, kind, b.add(v, b.mul(loop.index, v_stride)), column)
-                for t, row in enumerate(of_a.each):
-                    sums.add(0, t, _splat(b, _number(b, F32, row, loop.index)), numbers)
-            for t, out in enumerate(of_y.each):
-                store = b.store(sums.get(0, t), b.inttoptr(_at(b, out, column, 4), _VECTOR.as_pointer()))
-                store.align = 4
-        whole = b.mul(vectors, _I64(LANES))
-        with cgutils.for_range(b, b.sub(width, whole), intp=_I64) as columns:
-            column = b.add(whole, columns.index)
-            single.clear()
-            with cgutils.for_range(b, count, intp=_I64) as loop:
-                number = _number(b, kind, b.add(v, b.mul(loop.index, v_stride)), column)
-                for t, row in enumerate(of_a.each):
-                    single.add(0, t, _number(b, F32, row, loop.index), number)
-            for t, out in enumerate(of_y.each):
-                b.store(single.get(0, t), b.inttoptr(_at(b, out, column, 4), _FLOAT.as_pointer()))
-        return context.get_dummy_value()
-
-    return generate
-
-
-@intrinsic(prefer_literal=True)
-def weighted_sum(
-    typing: Any, kind: Any, tokens: Any,
-    a: Any, a_stride: Any, v: Any, v_stride: Any, count: Any, width: Any, y: Any, y_stride: Any,
-) -> Any:  # fmt: skip
-    """`y[t, j] = sum_p a[t, p] v[p, j]` over `count` rows of plain numbers of `kind`, `width` columns.
-
-    `kind` and `tokens` are literals; a and y are float32.
-    """
-    signature = types.void(kind, tokens, *([types.int64] * 8))
-    return signature, _emit_weighted_sum(kind.literal_value, tokens.literal_value)
