@@ -1,5 +1,6 @@
 # make demo: set up .venv and compare a mixture of experts with its dense twin. make test: set up and test.
-# MINUTES=N scales the demo, ARGS="..." passes options on, PYTHON=python3.12 chooses the interpreter.
+# MINUTES=N scales the demo, ARGS="..." passes options on, PYTHON=python3.12 chooses the interpreter, WORKERS=N the
+# processes of `make test`.
 # PIP_TORCH is what pip installs as torch: another version, "torch==2.13.0 --index-url URL" for another build
 # (https://download.pytorch.org/whl/cpu is the small one for Linux without a GPU), or empty to use the interpreter's own.
 
@@ -7,6 +8,7 @@ PYTHON ?= python3
 PIP_TORCH ?= torch==2.13.0
 MINUTES ?=
 ARGS ?=
+WORKERS ?= 2
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
@@ -15,6 +17,10 @@ NUMERIC := $(addprefix tests/,nn families surgery proof adapters infer)
 LOWER_ISA := $(shell grep -qs avx512f /proc/cpuinfo \
 	&& echo ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	|| echo ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2)
+# Processes with one thread each: two threads of one process mostly wait for each other in tests this small.
+# A file stays in one process, which shares its fixtures. The other targets have one process with torch's own
+# threads, as WORKERS=0 has.
+PARALLEL := $(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 GPU_BENCHES := $(wildcard bench/gpu_*.py)
 BENCHES := bench/train_step.py bench/forward.py bench/load.py
 
@@ -24,7 +30,7 @@ demo: .venv/installed
 	$(BIN)/coterie quickstart $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -m "not slow and not gpu and not net" $(ARGS)
+	$(PARALLEL) -m "not slow and not gpu and not net" $(ARGS)
 
 # The numeric tests once more with the instruction set below this processor's: sums run in another order there.
 test-isa: .venv/installed-test

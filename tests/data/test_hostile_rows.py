@@ -24,8 +24,8 @@ def test_many_damaged_rows_end_in_named_problems(tmp_path: Path) -> None:
 
 
 FILES = [
-    ("a.jsonl", gzip.compress(b'{"text": "x"}'), "is compressed"),
-    ("a.json", gzip.compress(b"[]"), "is compressed"),
+    ("a.jsonl", gzip.compress(b'{"text": "x"}', mtime=0), "is compressed"),
+    ("a.json", gzip.compress(b"[]", mtime=0), "is compressed"),
     ("b.jsonl", '{"text": "x"}'.encode("utf-16"), "is in UTF-16"),
     ("c.jsonl", '{"text": "x"}'.encode("utf-16-le"), "holds binary data"),
     ("d.jsonl", b"PAR1xx", "name it .parquet"),
