@@ -21,8 +21,15 @@ from tests.adapters.test_attach import randomise_factors
 from tests.families.hf import _BASE, CONFIGS, randomise
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "compute"),
+    [
+        ("float32", torch.bfloat16),
+        ("bfloat16", torch.float32),
+        pytest.param("float32", torch.float32, marks=pytest.mark.slow),
+        pytest.param("bfloat16", torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
 def test_an_adapter_of_a_gguf_base_merges(dtype: str, compute: torch.dtype, tmp_path: Path) -> None:
     tokenizer = Tokenizer.train(["some words to learn"] * 4, 300)
     sizes = {"vocab_size": tokenizer.vocab_size, "hidden_size": 64, "intermediate_size": 96, "head_dim": 16}

@@ -89,10 +89,30 @@ def loaded_by_peft(base: Path, adapter: Path) -> Any:
         return PeftModel.from_pretrained(theirs(base), str(adapter))
 
 
-@pytest.mark.parametrize(
-    "train", [{"router": "lora", "head": "lora"}, {"norm": "full", "embedding": "full"}], ids=str
-)
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "nemotron_h_moe"])
+TRAINED: list[dict[str, Any]] = [{"router": "lora", "head": "lora"}, {"norm": "full", "embedding": "full"}]
+# One family of each form of what PEFT adapts: experts apart, fused and with biases, joined matrices, latents,
+# a router of another name or with parameters of its own, layers with a state. The others differ in names,
+# which test_peft_names.py checks for every family and `test_we_load_pefts` in the other direction.
+FORMS = {
+    "qwen3_moe",
+    "mixtral",
+    "deepseek_v3",
+    "gpt_oss",
+    "llama4_scout",
+    "granitemoeshared",
+    "phi3",
+    "qwen3_next",
+}
+FORMS |= {"gemma4_text_moe", "minimax_m2"}
+OURS = [
+    pytest.param(name, train, marks=[] if name in forms else [pytest.mark.slow])
+    for train, forms in zip(TRAINED, (FORMS, {"llama_tied_bias", "olmo3", "gemma4_text_moe"}), strict=True)
+    for name in FAMILIES
+    if name != "nemotron_h_moe"
+]
+
+
+@pytest.mark.parametrize(("name", "train"), OURS, ids=str)
 def test_peft_loads_ours(name: str, train: dict[str, Any], tmp_path: Path) -> None:
     base = saved_base(name, tmp_path)
     model = load_model(base).model

@@ -97,7 +97,7 @@ POLICIES: list[Any] = [
     ("deepseek_v3", {"router": "bias"}),
     pytest.param("deepseek_v3", {"router": "bias", "train": FROZEN}, marks=pytest.mark.slow),
     pytest.param("deepseek_v3", {"router": "lora"}, marks=pytest.mark.slow),
-    ("deepseek_v3", {"router": "full", "method": "dora"}),
+    pytest.param("deepseek_v3", {"router": "full", "method": "dora"}, marks=pytest.mark.slow),
     ("deepseek_v3", {"method": "router"}),
     pytest.param("deepseek_v3", {"method": "full", "router": "bias"}, marks=pytest.mark.slow),
     ("gpt_oss", {"router": "bias", "method": "qlora"}),
