@@ -125,11 +125,12 @@ def test_what_nobody_waits_for_any_longer_is_not_loaded() -> None:
 
 def test_who_waits_for_a_model_is_told_when_the_server_ends() -> None:
     host, loads = hosted("ab", room=1.5)
+    host.settings = SETTINGS.model_copy(update={"drain": 30})
     with ServerThread(host) as server, ThreadPoolExecutor(2) as pool, held(server):
         waiting = pool.submit(ask, server.url, "b")
         eventually(lambda: host.places[1].loading)
         pool.submit(server.stop)
-        assert waiting.result(1.5) == (503, "draining")  # at once, not after the time to drain
+        assert waiting.result(15) == (503, "draining")  # at once, not after the time to drain
     assert loads == ["a"]
 
 

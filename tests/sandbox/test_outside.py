@@ -123,6 +123,13 @@ def test_time_and_output_end_a_program(box: Sandbox) -> None:
     assert time.monotonic() - started < 8
 
 
+def test_a_sandbox_that_is_not_ready_in_time_says_so() -> None:
+    with pytest.raises(
+        SandboxError, match=r"set up: it took longer than 0.001 s; try again when the machine"
+    ):
+        Sandbox(Limits(seconds=0.001)).run("pass")
+
+
 def test_nothing_of_ours_is_inherited(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COTERIE_API_KEY", "secret")
     with open(__file__) as held:

@@ -128,7 +128,10 @@ class Sandbox:
                 process.kill()
                 process.wait()
                 os.close(reading)
-            self._check_status(streams[reading], streams[process.stderr.fileno()])  # type: ignore[union-attr]
+            errors = streams[process.stderr.fileno()]  # type: ignore[union-attr]
+            if ending == "time" and not streams[reading]:
+                errors = b"it took longer than %g s; try again when the machine is less busy" % seconds
+            self._check_status(streams[reading], errors)
             texts = [
                 streams[pipe.fileno()].decode("utf-8", "replace")
                 for pipe in (process.stdout, process.stderr)
