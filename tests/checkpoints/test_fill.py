@@ -67,6 +67,7 @@ class InMemory:
     """A source that reads no files."""
 
     quantised = False
+    bytes_read = 0
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
@@ -95,6 +96,8 @@ class InMemory:
 
     def read_into(self, name: str, target: Tensor, part: Callable[[Tensor], Tensor] | None = None) -> None:
         target.copy_(self.tensors[name] if part is None else part(self.tensors[name]))
+
+    def expect(self, name: str, part: Callable[[Tensor], Tensor]) -> None: ...
 
     def grid(self, name: str) -> Grid | None:
         return None

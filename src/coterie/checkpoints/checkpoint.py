@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from coterie.checkpoints.commit import MANIFEST, read_manifest, travelling, verify_files
+from coterie.checkpoints.expert_files import expert_bytes, expert_memory, leave_on_disk
 from coterie.checkpoints.fill import (
-    Placement,
+    Skeleton,
     as_stored,
     fill_model,
     place_tensors,
@@ -32,6 +33,7 @@ from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.checkpoints.tensor_writer import as_dtype
 from coterie.checkpoints.token_facts import TokenFacts, gather_tokens
 from coterie.config import CheckpointError, DataError, ModelConfig, Precision
+from coterie.config.expert_place import ExpertPlace
 from coterie.config.files import present
 from coterie.families import config_from_hf, family, float32_parameters
 from coterie.families.contradictions import contradictions
@@ -255,6 +257,7 @@ class Checkpoint:
         compute_dtype: torch.dtype | None = None,
         check: bool = False,
         precision: Precision | None = None,
+        experts: ExpertPlace | None = None,
     ) -> Loaded:
         """Build the model and fill it, one tensor in memory at a time in addition to the model.
 
@@ -262,7 +265,7 @@ class Checkpoint:
         otherwise. `check`: run the recorded probes, and fail unless the model answers as recorded.
         `precision`: what each class of weights is held in, so that the wide model is never in memory: as
         their stored codes where these fit, otherwise rounded as they are read; a message says so. None: all
-        as `dtype`, stored codes widened.
+        as `dtype`, stored codes widened. `experts`: where routed experts are (None: in memory).
         Errors: `CheckpointError` naming missing, unexpected or wrongly shaped tensors, pickle files, a
         tokenizer that is too large, and weights that differ from the manifest in length or samples (`verify`
         checks hashes).
@@ -271,6 +274,10 @@ class Checkpoint:
             _log.warning("%s: %s", self.path, line)
         made = self.skeleton(as_dtype(dtype), compute_dtype, precision)
         model, placement = made.model, made.placement
+        room = None if experts is None else expert_memory(made, experts, self.path)
+        if room is not None:
+            source = Checkpoint(self.path, self.name, self.gguf).tensors  # nothing else reads from it
+            placement = leave_on_disk(made, source, room, device)
         require_memory(model, made.dtype, device, self.path, made.types)
         materialise(model, made.dtype, device, made.types)
         rounding = MatrixRounding()
@@ -281,10 +288,14 @@ class Checkpoint:
             self.check_probes(model)
         return Loaded(model, self, placement.ignored, rounding)
 
-    def held_bytes(self, dtype: str | torch.dtype, precision: Precision) -> int:
-        """Bytes of the weights as `load` would hold them; only headers are read. Errors: as `load`."""
+    def held_bytes(
+        self, dtype: str | torch.dtype, precision: Precision, experts: ExpertPlace | None = None
+    ) -> int:
+        """Bytes of memory for weights as `load` would hold them; only headers are read. Errors: as `load`."""
         made = self.skeleton(as_dtype(dtype), None, precision)
-        return weight_bytes(made.model, made.dtype, made.types)
+        room = None if experts is None else expert_memory(made, experts, self.path)
+        whole = weight_bytes(made.model, made.dtype, made.types)
+        return whole if room is None else whole - expert_bytes(made) + room
 
     def skeleton(
         self, dtype: torch.dtype, compute_dtype: torch.dtype | None, precision: Precision | None
@@ -343,16 +354,6 @@ class Checkpoint:
                 f"{self.path}: config.json has {config.num_layers:,} layers, the weights {stored:,} tensors; "
                 "they do not belong together"
             )
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """A model on the meta device. `dtype`: of its parameters, but for those that `types` names."""
-
-    model: Transformer
-    placement: Placement
-    dtype: torch.dtype
-    types: dict[str, torch.dtype]
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,16 @@ class Placement:
     ignored: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Skeleton:
+    """A model on the meta device. `dtype`: of its parameters, but for those that `types` names."""
+
+    model: Transformer
+    placement: Placement
+    dtype: torch.dtype
+    types: dict[str, torch.dtype]
+
+
 def place_tensors(
     source: TensorSource, model: Transformer, where: Path, held: Mapping[str, Held] | None = None
 ) -> Placement:

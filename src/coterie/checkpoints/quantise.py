@@ -22,6 +22,7 @@ from coterie.nn.linear import Linear, TokenEmbedding
 from coterie.nn.parameter_groups import module_groups
 from coterie.nn.quantised_layers import QuantisedExpertLinear, QuantisedLinear, quantise_layer
 from coterie.nn.quantised_tensor import QuantisedTensor
+from coterie.nn.stored_experts import StoredExpertLinear
 from coterie.nn.transformer import Transformer
 
 _SAMPLE = 64  # rows of a matrix; each is rounded by itself
@@ -239,6 +240,8 @@ def held_forms(model: Transformer) -> dict[str, str]:
         if isinstance(layer, QuantisedLinear | QuantisedExpertLinear):
             codes = layer.quantised
             form = f"int{codes.bits} in blocks of {codes.block}"
+        elif isinstance(layer, StoredExpertLinear):
+            form = layer.form.words(_NAMES)
         elif isinstance(layer, Linear | ExpertLinear | TokenEmbedding):
             form = _NAMES.get(layer.weight.dtype, str(layer.weight.dtype))
         else:

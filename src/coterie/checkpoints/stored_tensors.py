@@ -15,7 +15,9 @@ from coterie.checkpoints.quantised.encoded import EncodedTensor, FormFacts, Grid
 from coterie.checkpoints.quantised.methods import collect_tensors
 from coterie.checkpoints.quantised.settings import QuantSettings
 from coterie.checkpoints.tensor_reader import Entries, FileBytes, Plain, read_header
+from coterie.checkpoints.tensor_source import within_expert
 from coterie.config import CheckpointError
+from coterie.families.mapping import extent
 
 Tensors = dict[str, Plain | EncodedTensor]
 
@@ -56,6 +58,11 @@ class StoredTensors:
     def quantised(self) -> bool:
         """Whether any tensor is stored in a narrower form than it is used."""
         return any(isinstance(tensor, EncodedTensor) for tensor in self._tensors.values())
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from files so far."""
+        return self._files.bytes_read
 
     @property
     def bytes_by_type(self) -> dict[str, int]:
@@ -111,7 +118,11 @@ class StoredTensors:
         if isinstance(tensor, Plain):
             self._copy_into(tensor, target, part)
         elif part is not None:
-            target.copy_(part(tensor.read(self._files)))
+            one = within_expert(tensor.shape, part)
+            if one is None:
+                target.copy_(part(tensor.read(self._files)))
+            else:
+                target.copy_(one[1](tensor.expert(one[0]).read(self._files)))
         elif len(tensor.shape) == 3:  # expert by expert, so that no layer is in memory twice
             for expert in range(tensor.shape[0]):
                 target[expert].copy_(tensor.expert(expert).read(self._files))
@@ -122,8 +133,12 @@ class StoredTensors:
         start, shape, dtype, place = 0, tensor.shape, tensor.dtype, (tensor.file, tensor.entry)
         if part is not None:
             view = part(torch.empty(shape, dtype=dtype, device="meta"))
-            if view.is_contiguous():  # one range of bytes, so nothing else is read
-                start, shape, part = int(view.storage_offset()) * dtype.itemsize, tuple(view.shape), None
+            first, last = extent(view)  # one range of bytes, so nothing else is read
+            start = first * dtype.itemsize
+            if view.is_contiguous():
+                shape, part = tuple(view.shape), None
+            else:
+                shape, part = (last + 1 - first,), lambda flat: flat.as_strided(view.shape, view.stride(), 0)
         if part is None and target.dtype == dtype and target.is_contiguous() and target.device.type == "cpu":
             self._files.fill(tensor.name, place, target, start)
             return
@@ -131,6 +146,19 @@ class StoredTensors:
         self._files.fill(tensor.name, place, buffer, start)
         stored = buffer.view(dtype).view(shape)
         target.copy_(stored if part is None else part(stored))
+
+    def expect(self, name: str, part: Callable[[Tensor], Tensor]) -> None:
+        """Have the system read the part's bytes ahead; see `TensorSource.expect`."""
+        tensor = self._tensors[name]
+        if isinstance(tensor, EncodedTensor):
+            one = within_expert(tensor.shape, part)
+            places = (tensor if one is None else tensor.expert(one[0])).places.values()
+            for file, entry in places:
+                self._files.expect(file, entry.start, entry.end - entry.start)
+            return
+        first, last = extent(part(torch.empty(tensor.shape, device="meta")))
+        size = tensor.dtype.itemsize
+        self._files.expect(tensor.file, tensor.entry.start + first * size, (last + 1 - first) * size)
 
     def read_part(self, name: str, index: int) -> Tensor:
         """`read(name)[index]`; of a quantised tensor of all experts, only this part is unpacked."""

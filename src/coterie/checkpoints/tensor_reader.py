@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -178,11 +180,15 @@ class Plain:
 
 
 class FileBytes:
-    """Reads tensors from their places; the last file stays open, and one buffer is used again."""
+    """Reads tensors from their places; the last file stays open, and one buffer is used again.
+
+    `bytes_read`: of all tensors so far.
+    """
 
     def __init__(self) -> None:
         self._open: tuple[Path, io.FileIO] | None = None
         self._scratch = torch.empty(0, dtype=torch.uint8)
+        self.bytes_read = 0
 
     def tensor(self, name: str, place: Place) -> Tensor:
         """The tensor as it is stored, in new memory. `name`: for messages."""
@@ -210,9 +216,7 @@ class FileBytes:
         array: Any = target.detach().reshape(-1).view(torch.uint8).numpy()
         memory = memoryview(array)
         try:
-            if self._open is None or self._open[0] != file:
-                self._open = (file, open(file, "rb", buffering=0))  # noqa: SIM115 (closed with the last reference)
-            handle = self._open[1]
+            handle = self._handle(file)
             handle.seek(start)
             at = 0
             while at < len(memory):
@@ -220,8 +224,20 @@ class FileBytes:
                 if not count:
                     raise CheckpointError(f"{file}: '{name}' ends early; fetch the file again")
                 at += count
+            self.bytes_read += at
         except OSError as error:
             raise CheckpointError(f"{file}: '{name}' cannot be read ({error.strerror})") from None
+
+    def expect(self, file: Path, start: int, size: int) -> None:
+        """Have the system read these bytes ahead, where it can."""
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # what cannot be read says so when it is
+                os.posix_fadvise(self._handle(file).fileno(), start, size, os.POSIX_FADV_WILLNEED)
+
+    def _handle(self, file: Path) -> io.FileIO:
+        if self._open is None or self._open[0] != file:
+            self._open = (file, open(file, "rb", buffering=0))  # noqa: SIM115 (closed with the last reference)
+        return self._open[1]
 
     def release(self) -> None:
         """Close the open file and free the buffer; both come back when they are needed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +11,23 @@ import torch
 from torch import Tensor
 
 from coterie.checkpoints.quantised.encoded import Grid
+from coterie.families.mapping import extent
+
+
+def within_expert(
+    shape: tuple[int, ...], part: Callable[[Tensor], Tensor]
+) -> tuple[int, Callable[[Tensor], Tensor]] | None:
+    """The expert in which the view `part` of a tensor (E, *, *) lies, and the same view of its matrix.
+
+    None where the view takes in several, or the tensor holds no experts.
+    """
+    if len(shape) != 3:
+        return None
+    view = part(torch.empty(shape, device="meta"))
+    (first, last), size = extent(view), math.prod(shape[1:])
+    if first // size != last // size:
+        return None
+    return first // size, lambda matrix: matrix.as_strided(view.shape, view.stride(), first % size)
 
 
 class TensorSource(Protocol):
@@ -25,6 +43,11 @@ class TensorSource(Protocol):
     @property
     def quantised(self) -> bool:
         """Whether any tensor is stored in a narrower form than `read` returns."""
+        ...
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from files so far."""
         ...
 
     def file(self, name: str) -> Path:
@@ -52,6 +75,10 @@ class TensorSource(Protocol):
 
         `part`: copy only this view of the tensor; a contiguous one is read without the rest.
         """
+        ...
+
+    def expect(self, name: str, part: Callable[[Tensor], Tensor]) -> None:
+        """Say that the view `part` of a tensor will be read soon; a source may begin to read, or not."""
         ...
 
     def grid(self, name: str) -> Grid | None:

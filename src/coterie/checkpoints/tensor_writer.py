@@ -22,6 +22,7 @@ from coterie.config import CheckpointError, ConfigError
 from coterie.data.progress import Ticker
 from coterie.families import Slot, config_to_hf, family
 from coterie.nn.chosen_experts import SubsetExpertLinear
+from coterie.nn.stored_experts import refuse
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 
@@ -55,7 +56,7 @@ def write_model_files(
     its name (default: the model's), asked in the order of the slots; `model` may be on the meta device then.
     `written`: called with the name and content of every tensor on disk.
     Errors: `CheckpointError` for a model with an adapter, chosen experts or quantised weights; `ConfigError`
-    for an embedding model without a head.
+    for an embedding model without a head, and for experts on disk.
     """
     if model.adapter is not None:
         raise CheckpointError(
@@ -65,6 +66,8 @@ def write_model_files(
         raise CheckpointError(
             f"{directory.name}: chosen experts are in training; save the patch, or merge it first"
         )
+    if model.store is not None:
+        refuse("saving")
     if is_quantised(model):
         raise CheckpointError(
             f"{directory.name}: the weights are quantised in memory; load the base again to save it"

@@ -6,6 +6,7 @@ copies from disk into the view, saving copies out of it, so import and export ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,6 +74,12 @@ class Slot:
         """The part of the tensor on disk that is this slot's: a view of `stored`."""
         return stored if self.within is None else self.within.view(stored)
 
+    def experts(self, shape: tuple[int, ...]) -> range:
+        """The experts that the slot holds numbers of; `shape`: the parameter's, experts first."""
+        size, view = math.prod(shape[1:]), self.view(torch.empty(shape, device="meta"))
+        first, last = extent(view)
+        return range(first // size, last // size + 1)
+
     def block(self, local: Tensor, held: Held) -> tuple[Tensor, tuple[slice, ...]] | None:
         """Where this slot meets the block of the parameter that a process holds.
 
@@ -103,6 +110,12 @@ class Slot:
         for position, dim in enumerate(walked):
             target = target.unsqueeze(position) if dim is None else target
         return target, tuple(index)
+
+
+def extent(view: Tensor) -> tuple[int, int]:
+    """The places of the first and of the last number of a view in its storage."""
+    first = int(view.storage_offset())
+    return first, first + sum((size - 1) * step for size, step in zip(view.shape, view.stride(), strict=True))
 
 
 def _box(view: Tensor, shape: tuple[int, ...]) -> tuple[list[int], list[int | None]]:

@@ -26,6 +26,7 @@ from coterie.checkpoints.directory import save_model
 from coterie.checkpoints.quantise import held_forms, quantised_parts
 from coterie.checkpoints.running_dtype import AUTO, RunningDtype, running_dtype
 from coterie.config import ConfigError, CoterieError, ModelConfig, Precision, suggest
+from coterie.config.expert_place import ExpertPlace
 from coterie.infer.defaults import sampling_defaults
 from coterie.infer.engine import Engine
 from coterie.infer.request import Reply, check_prompt
@@ -107,7 +108,8 @@ class LanguageModel:
         codes = quantised_parts(self.model)
         if self.config.tie_embeddings:
             codes.pop("head.weight", None)
-        return plain + sum(math.prod(part.shape) for part in codes.values())
+        stored = 0 if self.model.store is None else self.model.store.num_numbers
+        return plain + stored + sum(math.prod(part.shape) for part in codes.values())
 
     @property
     def held(self) -> dict[str, str]:
@@ -257,6 +259,7 @@ def load(
     adapter: str | Path | None = None,
     template: str | None = None,
     quant: str | Precision | None = None,
+    experts: str | ExpertPlace = "memory",
 ) -> LanguageModel:
     """Read a checkpoint directory or a hub id. `device` auto: the GPU if there is one.
 
@@ -269,6 +272,8 @@ def load(
     shipped one.
     `quant`: what the weights of each class are held in, as `Precision.parse` reads it: "int4",
     "experts=int4,attention=bf16", "stored" (as the files hold them); None: all as `dtype`.
+    `experts`: where routed experts are: "memory", "disk" (read when they are chosen; for use, not for
+    training) or "auto" (memory where all weights fit).
     Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an adapter or patch made for
     other weights; `ConfigError` for the device.
     """
@@ -287,19 +292,20 @@ def load(
     chosen = running_dtype(dtype, checkpoint, place, precision)
     if not chosen.expected:
         _log.info("%s: runs in %s", checkpoint.path, chosen)
-    loaded = checkpoint.load(chosen.dtype, place, check=check, precision=precision)
+    where = ExpertPlace.parse(experts) if isinstance(experts, str) else experts
+    loaded = checkpoint.load(chosen.dtype, place, None, check, precision, where)
     if adapter is not None:
         apply_in_place(loaded.model, adapter, checkpoint, check=check)
     if given is not None:
         if loaded.tokenizer is None:
             raise ConfigError(f"{path}: has no tokenizer, so it cannot use the chat template '{template}'")
         loaded.tokenizer.templates = given
-    where = str(checkpoint.path / "generation_config.json")
+    settings = str(checkpoint.path / "generation_config.json")
     return LanguageModel(
         loaded.model,
         loaded.tokenizer,
         stop_ids=checkpoint.stops,
-        sampling=sampling_defaults(checkpoint.generation_config, checkpoint.tokens.stop_strings, where),
+        sampling=sampling_defaults(checkpoint.generation_config, checkpoint.tokens.stop_strings, settings),
         checkpoint=checkpoint,
         dtype=chosen,
     )

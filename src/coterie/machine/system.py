@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from coterie.config.system import first_values
 
 _STATUS = Path("/proc/self/status")
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
+_GROUPS, _MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def peak_memory_bytes() -> int:
@@ -27,9 +29,33 @@ def memory_bytes() -> int:
     """Memory that a process here can ever have: memory and swap of the machine, or the container's limit."""
     import psutil
 
-    whole = int(psutil.virtual_memory().total + psutil.swap_memory().total)
+    limits = [int(psutil.virtual_memory().total + psutil.swap_memory().total)]
+    for file in (_LIMIT, *_own_limits()):
+        try:
+            limit = file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        limits += [int(limit)] if limit.isdigit() and int(limit) else []
+    return min(limits)
+
+
+def _own_limits() -> Iterator[Path]:
+    """The files with the limits of this process's own control groups, of either version."""
     try:
-        limit = _LIMIT.read_text(encoding="ascii").strip()
+        lines = _GROUPS.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        limit = ""
-    return min(whole, int(limit)) if limit.isdigit() else whole
+        return
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0":
+            yield _MOUNT / path.lstrip("/") / "memory.max"
+        elif "memory" in controllers.split(","):
+            yield _MOUNT / "memory" / path.lstrip("/") / "memory.limit_in_bytes"
+
+
+def weight_memory() -> int:
+    """Memory that a model's weights may take here: what a process can have without swap, less a tenth."""
+    import psutil
+
+    return min(memory_bytes(), int(psutil.virtual_memory().total)) * 9 // 10

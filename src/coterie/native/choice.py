@@ -32,6 +32,7 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
     if device != "cpu":
         return f"the model is on {device}"
     size = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    size += 0 if model.store is None else model.store.num_numbers
     if kernels == "auto" and size < SMALL:
         return f"the model is small ({size:,} numbers)"
     if model.training and any(getattr(module, "dropout", 0.0) for module in model.modules()):

@@ -14,6 +14,7 @@ from torch import Tensor
 from coterie.native import routing, rows
 from coterie.native.layers import Sorted, copy, experts, linear, norm
 from coterie.native.program import CannotPlan, Rows, StepProgram, check_known
+from coterie.native.stored_experts import fetch
 from coterie.nn.dispatch import LocalDispatcher
 from coterie.nn.experts import ClampedExperts, Experts, RoutedExperts
 from coterie.nn.lora import LoRARouter
@@ -153,6 +154,7 @@ def _combined(
     top_k = config.router.top_k
     places = program.whole(program.most, top_k)
     order = _sorted(program, choices, config.router.num_experts, top_k, places)
+    fetch(program, layer.experts, order, top_k)
     on_input = config.router.apply_to == "input"
     weights = choices.weights.data_ptr()
     sorted_rows = program.rows(x.width, order.most)

@@ -20,6 +20,7 @@ from coterie.nn.norm import RMSNorm
 from coterie.nn.quantised_layers import QuantisedExpertLinear, QuantisedLinear
 from coterie.nn.quantised_tensor import QuantisedTensor
 from coterie.nn.router import Router
+from coterie.nn.stored_experts import StoredExpertLinear
 
 _PRODUCTS = {
     F32: (matrices.product_f32, matrices.experts_f32),
@@ -33,6 +34,7 @@ _PRODUCTS = {
     ODD_INT4: (odd_blocks.product_int4, odd_blocks.experts_int4),
     ODD_INT4_F32: (odd_blocks.product_int4_f32, odd_blocks.experts_int4_f32),
 }
+_EXPERTS = (ExpertLinear, QuantisedExpertLinear, LoRAExpertLinear, SubsetExpertLinear, StoredExpertLinear)
 NAMES = {
     F32: "f32", BF16: "bf16", INT8: "int8", INT8_F32: "int8", INT4: "int4", INT4_F32: "int4",
     ODD_INT8: "int8 in odd blocks", ODD_INT8_F32: "int8 in odd blocks", ODD_INT4: "int4 in odd blocks",
@@ -91,7 +93,8 @@ def _coded(program: StepProgram, weight: QuantisedTensor) -> StoredWeight:
         scales_at = program.of(scales)
     else:
         kind = CODED[weight.bits, False, odd]
-        program.copied_from(scales)
+        if scales.dtype != torch.float32:
+            program.copied_from(scales)
         scales = scales.float().contiguous()
         scales_at = program.own(scales)
     size, row = scales.element_size(), codes.stride(-3) * codes.element_size()
@@ -208,10 +211,15 @@ class Sorted:
 
 def experts(program: StepProgram, layer: ExpertLinear, x: Rows, y: Rows, order: Sorted) -> None:
     """`y = layer(x)` on rows sorted by expert."""
-    if type(layer) not in (ExpertLinear, QuantisedExpertLinear, LoRAExpertLinear, SubsetExpertLinear):
+    if type(layer) not in _EXPERTS:
         raise CannotPlan(f"experts of kind {type(layer).__name__}")
-    quantised = getattr(layer, "quantised", None)
-    weight = matrix(program, layer.weight if quantised is None else quantised)
+    table = 0
+    if isinstance(layer, StoredExpertLinear):
+        stored, places = layer.places
+        weight, table = matrix(program, stored), program.of(places)
+    else:
+        quantised = getattr(layer, "quantised", None)
+        weight = matrix(program, layer.weight if quantised is None else quantised)
     bias, bias_stride = (0, 0), 0
     if layer.bias is not None:
         whole: Tensor = layer.bias
@@ -229,7 +237,7 @@ def experts(program: StepProgram, layer: ExpertLinear, x: Rows, y: Rows, order: 
     if isinstance(layer, LoRAExpertLinear):
         _adapted_experts(program, layer, weight, x, y, order, bias, bias_stride)
     else:
-        _experts(program, weight, x, y, order, bias=bias, step=bias_stride)
+        _experts(program, weight, x, y, order, table=table, bias=bias, step=bias_stride)
 
 
 def _adapted_experts(

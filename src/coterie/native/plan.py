@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -268,7 +269,8 @@ class NativePlan:
         threads = self.threads.choose(num_tokens)
         self._context[layout.THREADS] = threads
         begun = time.monotonic()
-        run(self._context.ctypes.data)
+        with self._model.store or nullcontext():
+            run(self._context.ctypes.data)
         self.threads.note(threads, num_tokens, time.monotonic() - begun)
         for cache in caches:
             cache.advance(1)

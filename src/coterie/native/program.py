@@ -5,10 +5,12 @@ Legend: T tokens, D width of a row.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +57,7 @@ class StepProgram:
         self.most = most
         self.ops: list[list[int]] = []
         self.kept: list[Tensor] = []
+        self.callbacks: list[Any] = []
         self.copies: list[tuple[Tensor, int]] = []
         self.kinds: set[int] = set()
 
@@ -79,6 +82,11 @@ class StepProgram:
         """The address of a tensor of the model, read in place."""
         self.kept.append(tensor)
         return tensor.data_ptr()
+
+    def calls(self, function: Any) -> int:
+        """The address of a ctypes callback, which the program keeps."""
+        self.callbacks.append(function)
+        return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
 
     def copied_from(self, *tensors: Tensor) -> None:
         """Note that the program holds numbers made from these tensors."""

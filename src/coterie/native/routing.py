@@ -2,7 +2,7 @@
 
 Legend: T tokens, E experts, K chosen per token, N groups, R = T K routed rows, D width.
 """
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def,call-arg"
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from coterie.native.compiled import fast
 from coterie.native.layout import THREADS, TOKENS
 from coterie.native.matrices import piece_size
-from coterie.native.primitives import exponential, floats, ints, number, take
+from coterie.native.primitives import call_kernel, doubles, exponential, floats, ints, number, take
 from coterie.native.rows import fields, real
 
 _LOWEST = np.float32(-3e38)
@@ -148,6 +148,29 @@ def sort(context: int, op: int) -> None:
     starts[0] = 0
     ints(f[5], 1)[0] = num_active
     ints(f[7], 1)[0] = num_rows
+
+
+def fetch(context: int, op: int) -> None:
+    """Count the uses of a layer's experts, and have those read that are not in memory.
+
+    active experts, their number, starts of their rows, table of places (E), uses (E) float64, what a use
+    counts (1) float64, its growth, figures (2), a function of the first two fields.
+    """
+    f = fields(op)
+    num_active = ints(f[1], 1)[0]
+    active, starts, table = ints(f[0], 1 << 20), ints(f[2], 1 << 20), ints(f[3], 1 << 20)
+    uses, weight, figures = doubles(f[4], 1 << 20), doubles(f[5], 1), ints(f[7], 2)
+    weight[0] *= real(op, 6)
+    missing = 0
+    for i in range(num_active):
+        expert = active[i]
+        uses[expert] += weight[0] * (starts[expert + 1] - starts[expert])
+        if table[expert] < 0:
+            missing += 1
+    figures[0] += num_active
+    figures[1] += missing
+    if missing > 0:
+        call_kernel(f[8], f[0], num_active)
 
 
 def gather(context: int, op: int) -> None:

@@ -6,6 +6,8 @@ D the width that experts read and write, F expert width.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -51,12 +53,20 @@ class ExpertLinear(nn.Module):
         return f"{self.num_experts} experts, in_features={self.in_features}, out_features={self.out_features}"
 
 
+class ExpertsOnDisk(Protocol):
+    """Where the weights of a layer's experts come from that are not in memory; `nn.stored_experts`."""
+
+    def on_rows(self, experts: RoutedExperts, x_RD: Tensor, counts: Counts) -> Tensor:
+        """(R, D) for rows sorted by expert."""
+        ...
+
+
 class RoutedExperts(nn.Module):
     """E feed-forwards `down(activate(first(x)))`; subclasses define `activate`.
 
     The first matrix is `gate_up` (E, 2F, D), or `up` (E, F, D) for experts without a gate. `mix` is the one
     place where a mixture's products are chosen. The dispatcher is a plain attribute, so that experts spread
-    over processes bring their own.
+    over processes bring their own. `on_disk`: what reads weights that are in files (None: all in memory).
     """
 
     is_swiglu: bool = False  # whether `activate` is `silu(gate) * up` with the gate rows first
@@ -76,6 +86,7 @@ class RoutedExperts(nn.Module):
         setattr(self, self.first_name, ExpertLinear(num_experts, width, rows, bias=bias))
         self.down = ExpertLinear(num_experts, expert_width, width, bias=bias)
         self.dispatcher = dispatcher
+        self.on_disk: ExpertsOnDisk | None = None
 
     @property
     def first(self) -> ExpertLinear:
@@ -90,21 +101,26 @@ class RoutedExperts(nn.Module):
     def mix(self, x_TD: Tensor, routing: Routing, weigh_input: bool = False) -> Tensor:
         """(T, D): `sum_k w_k expert_k(x)`, or with `weigh_input` `sum_k expert_k(w_k x)` (Llama 4)."""
         weights_TK = routing.weights_TK.to(x_TD.dtype)
-        first, down = self.first.weights(x_TD.dtype), self.down.weights(x_TD.dtype)
         plan = self.dispatcher.plan(routing.ids_TK, self.first.num_experts)
+        if self.on_disk is not None:
+            x_RD = self.dispatcher.dispatch(x_TD, weights_TK if weigh_input else None, plan)
+            y_RD = self.on_disk.on_rows(self, x_RD, plan.counts)
+            return self.dispatcher.combine(y_RD, None if weigh_input else weights_TK, plan)
+        first, down = self.first.weights(x_TD.dtype), self.down.weights(x_TD.dtype)
         if not weigh_input:
             kind = choose.mixture(x_TD, routing.ids_TK.numel(), self.is_swiglu, first, down)
             if kind == "adapted":
                 return adapted_mixture(x_TD, weights_TK, first, down, self.dispatcher, plan)
         x_RD = self.dispatcher.dispatch(x_TD, weights_TK if weigh_input else None, plan)
-        y_RD = self._on_rows(x_RD, first, down, plan.counts)
+        y_RD = self.on_rows(x_RD, first, down, plan.counts)
         return self.dispatcher.combine(y_RD, None if weigh_input else weights_TK, plan)
 
     def forward(self, x_RD: Tensor, counts: Counts) -> Tensor:
         """`(R, D)` for rows that are already sorted by expert."""
-        return self._on_rows(x_RD, self.first.weights(x_RD.dtype), self.down.weights(x_RD.dtype), counts)
+        return self.on_rows(x_RD, self.first.weights(x_RD.dtype), self.down.weights(x_RD.dtype), counts)
 
-    def _on_rows(self, x_RD: Tensor, first: ExpertWeights, down: ExpertWeights, counts: Counts) -> Tensor:
+    def on_rows(self, x_RD: Tensor, first: ExpertWeights, down: ExpertWeights, counts: Counts) -> Tensor:
+        """The same with these weights."""
         if choose.expert_layer(x_RD, self.is_swiglu, first, down) == "swiglu":
             assert isinstance(first.matrix, Tensor) and isinstance(down.matrix, Tensor)
             return swiglu_experts(x_RD, first.matrix, down.matrix, counts)

@@ -56,6 +56,15 @@ class QuantisedTensor(nn.Module):
         """Bytes of codes and scales."""
         return self.codes.nbytes + self.scales.nbytes
 
+    def part(self, index: int) -> QuantisedTensor:
+        """Expert `index` of a tensor (E, O, I) as (1, O, I), which shares its memory."""
+        part = QuantisedTensor.__new__(QuantisedTensor)
+        nn.Module.__init__(part)
+        part.shape, part.bits, part.kept, part.block = (1, *self.shape[1:]), self.bits, self.kept, self.block
+        part.register_buffer("codes", self.codes[index : index + 1])
+        part.register_buffer("scales", self.scales[index : index + 1])
+        return part
+
     @torch.no_grad()
     def store(self, weight: Tensor, view: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
         """Round `weight` into the part of this tensor that `view` takes of its leading dimensions."""

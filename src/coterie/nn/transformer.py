@@ -30,6 +30,7 @@ from coterie.nn.quantised_layers import quantised_of
 from coterie.nn.recompute import recomputed
 from coterie.nn.recurrent import RecurrentMixer
 from coterie.nn.router import Router
+from coterie.nn.stored_experts import ExpertStore
 
 
 class Transformer(nn.Module):
@@ -39,7 +40,7 @@ class Transformer(nn.Module):
     disk. `adapter`: the attached factors (`adapters.attach`); None for a plain model. `untied`: the adapter
     gave the head, which was the embedding, a separate matrix. `has_head`: False for an embedding model,
     which gives hidden states only. `recompute`: blocks keep their input alone for the backward pass and run
-    again in it.
+    again in it. `store`: reads routed experts that are in files (None: all weights are in memory).
     """
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
@@ -64,6 +65,7 @@ class Transformer(nn.Module):
         self.untied = False
         self.has_head = True
         self.recompute = False
+        self.store: ExpertStore | None = None
 
     def check_head(self) -> None:
         """Refuse an embedding model. Errors: `ConfigError`."""

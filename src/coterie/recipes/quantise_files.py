@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.checkpoints.checkpoint import Checkpoint, Skeleton
+from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.fill import Skeleton
 from coterie.checkpoints.quantise import (
     MatrixRounding,
     of_rows,

@@ -64,6 +64,14 @@ class GgufTensors:
         """Whether any tensor is stored in blocks."""
         return any(place.type.block > 1 for _, place in self._where.values())
 
+    def expect(self, name: str, part: Callable[[Tensor], Tensor]) -> None:
+        """Nothing is read ahead."""
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read from the files so far."""
+        return self._files.bytes_read
+
     @property
     def bytes_by_type(self) -> dict[str, int]:
         """Bytes on disk by type, as ggml names it."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from coterie.checkpoints.gguf_file.tensors import GgufTensors
 from coterie.checkpoints.quantised.encoded import Grid
+from coterie.checkpoints.tensor_source import within_expert
 from coterie.config import CheckpointError, ModelConfig
 from coterie.families import Slot, family
 from coterie.families.mapping import Held
@@ -94,6 +95,11 @@ class GgufSource:
         return self._stored.quantised
 
     @property
+    def bytes_read(self) -> int:
+        """Bytes read from the file so far."""
+        return self._stored.bytes_read
+
+    @property
     def bytes_by_type(self) -> dict[str, int]:
         """Bytes in the file by type, as llama.cpp names it."""
         return self._stored.bytes_by_type
@@ -140,8 +146,12 @@ class GgufSource:
         if part is None:
             for slot in self._slots[name]:
                 self._fill(slot, slot.part(target))
-        else:
-            target.copy_(part(self.read(name)))
+            return
+        one = within_expert(self.shape(name), part)
+        target.copy_(part(self.read(name)) if one is None else one[1](self.read_part(name, one[0])))
+
+    def expect(self, name: str, part: Callable[[Tensor], Tensor]) -> None:
+        """Nothing: blocks are unpacked one expert at a time."""
 
     def grid(self, name: str) -> Grid | None:
         """The grid that holds a tensor's numbers exactly; see `TensorSource.grid`."""
