@@ -19,13 +19,14 @@ from common import RESULTS, environment, write_json
 
 KEPT = (
     "path total_parameters active_parameters tokens bits_per_byte lr step_ms tokens_per_second "
-    "prefill_tokens_per_second decode_tokens_per_second train_seconds flops checkpoint_bytes probes"
+    "prefill_tokens_per_second decode_tokens_per_second decode_kernels train_seconds flops "
+    "checkpoint_bytes probes"
 ).split()
 
 
 def figures(results: dict[str, Any]) -> dict[str, Any]:
     """The figures of one `results.json`, without curves, samples and routing."""
-    kept = {name: {key: results[name][key] for key in KEPT} for name in ("moe", "dense")}
+    kept = {name: {key: results[name].get(key) for key in KEPT} for name in ("moe", "dense")}
     names = ("seed", "minutes", "machine", "difference", "equal_time", "total_seconds", "data")
     return {name: results[name] for name in names} | kept
 

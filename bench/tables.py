@@ -60,6 +60,7 @@ def quickstart(record: dict[str, Any]) -> str:
         "Held-out bits per byte of the quickstart's two models after equal tokens (lower is better; 95 % "
         f"interval over documents). MoE and dense have {active}, {total}. 'At equal time' compares both at "
         "the last moment before the learning rate decays. "
+        f"Generation runs on {first['moe'].get('decode_kernels') or 'torch'}. "
         f"Machine: {first['machine']}. Command: `python bench/{record['environment']['command']}`.\n\n"
         + table(head.split(", "), rows)
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from coterie.config import ConfigError
+from coterie.config.kernels import Kernels
 from coterie.infer.engine import Engine
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.transformer import Transformer
@@ -20,13 +21,14 @@ class DecodeSpeed:
     """Medians over repeats of decoding.
 
     `tokens_per_second`: of all sequences together. `ms_per_token`: of one step. `spread`: (slowest - fastest)
-    / median. `cache_bytes`: of all key/value caches at the end.
+    / median. `cache_bytes`: of all key/value caches at the end. `kernels`: what the steps ran on, in words.
     """
 
     tokens_per_second: float
     ms_per_token: float
     spread: float
     cache_bytes: int
+    kernels: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,12 @@ class PrefillSpeed:
 
 
 def measure_decode(
-    model: Transformer, prompt_ids: Sequence[int], num_tokens: int = 64, batch: int = 1, repeats: int = 3
+    model: Transformer,
+    prompt_ids: Sequence[int],
+    num_tokens: int = 64,
+    batch: int = 1,
+    repeats: int = 3,
+    kernels: Kernels = "auto",
 ) -> DecodeSpeed:
     """Greedy decoding after the prompt has been read, `batch` copies of it at once.
 
@@ -60,7 +67,8 @@ def measure_decode(
     params = SamplingParams(temperature=0, max_tokens=num_tokens + 2, stop_ids=())
 
     def read() -> Engine:
-        engine = Engine(model, max_batch=batch, prefill_chunk=batch * max(1, len(prompt_ids)))
+        chunk = batch * max(1, len(prompt_ids))
+        engine = Engine(model, max_batch=batch, prefill_chunk=chunk, kernels=kernels)
         assert engine.kernels_used  # what the first decoding step would compile, compiled now
         for _ in range(batch):
             engine.add(prompt_ids, params)
@@ -72,7 +80,8 @@ def measure_decode(
             engine.step()
 
     median, spread, engine = _timed(model, read, decode, repeats)
-    return DecodeSpeed(batch * num_tokens / median, 1000 * median / num_tokens, spread, engine.cache_bytes)
+    step = 1000 * median / num_tokens
+    return DecodeSpeed(batch * num_tokens / median, step, spread, engine.cache_bytes, engine.kernels_used)
 
 
 def measure_prefill(model: Transformer, prompt_ids: Sequence[int], repeats: int = 3) -> PrefillSpeed:

@@ -97,12 +97,13 @@ def _cards(results: QuickstartResults) -> list[dict[str, str]]:
         cards.append({"title": title, "moe": f"{same.moe:.3f}", "dense": f"{same.dense:.3f}", "note": note})
     ratio = moe.decode_tokens_per_second / dense.decode_tokens_per_second
     memory = moe.peak_memory_bytes / dense.peak_memory_bytes
+    kernels = f"; kernels: {moe.decode_kernels}" if moe.decode_kernels else ""
     cards.append(
         {
             "title": "Generation, tokens per second",
             "moe": words.count(moe.decode_tokens_per_second),
             "dense": words.count(dense.decode_tokens_per_second),
-            "note": f"the MoE generates at {ratio:.2f} times the speed",
+            "note": f"the MoE generates at {ratio:.2f} times the speed{kernels}",
         }
     )
     cards.append(

@@ -39,7 +39,7 @@ class ModelResults(Settings):
     """One trained model.
 
     `active_parameters` counts neither embedding nor head. `step_ms`: the median step. `curve`: over the
-    training. `probes`: share of exact answers by test.
+    training. `decode_kernels`: what generation ran on. `probes`: share of exact answers by test.
     """
 
     path: str
@@ -53,6 +53,7 @@ class ModelResults(Settings):
     tokens_per_second: float
     prefill_tokens_per_second: float
     decode_tokens_per_second: float
+    decode_kernels: str = ""
     peak_memory_bytes: int
     train_seconds: float
     flops: float

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from coterie.config.kernels import Kernels
 from coterie.data.build import Prepared
 from coterie.evaluate.bits import DocumentScore, score_documents
 from coterie.evaluate.exact_match import exact_match
@@ -15,6 +16,7 @@ from coterie.evaluate.routing.shares import routing_shares
 from coterie.evaluate.stats import difference_intervals, score_intervals
 from coterie.infer.model import LanguageModel, load
 from coterie.infer.speed import measure_decode, measure_prefill
+from coterie.native.choice import plan_for
 from coterie.plan.counts import count_parameters
 from coterie.recipes.quickstart.lr_sweep import Sweep
 from coterie.recipes.quickstart.questions import Questions
@@ -56,8 +58,13 @@ def compare(
             model.model, documents, prepared.tokenizer.document_start[0], prepared.row_length
         )
     _log.info("measuring speed, routing and samples")
+    # On the same kernels, or the ratio would be theirs. `auto` leaves models as small as these to PyTorch.
+    plans = [plan_for(model.model, "native") for model in models.values()]
+    kernels: Kernels = "torch" if any(isinstance(plan, str) for plan in plans) else "native"
     results = {
-        name: _results(model, runs[name] / "model", metrics[name], sweeps[name], scores[name], questions)
+        name: _results(
+            model, runs[name] / "model", metrics[name], sweeps[name], scores[name], questions, kernels
+        )
         for name, model in models.items()
     }
     return Comparison(
@@ -77,6 +84,7 @@ def _results(
     sweep: Sweep,
     scores: Sequence[DocumentScore],
     questions: Questions,
+    kernels: Kernels,
 ) -> ModelResults:
     """Everything about one twin; its training is read from the metrics stream."""
     steps = [r for r in records if r["kind"] == "train"]
@@ -86,6 +94,7 @@ def _results(
     counts = count_parameters(model.config)
     # Speed is measured on the beginning of the longest document.
     ids = max(questions.documents, key=lambda d: len(d.ids)).ids[:SPEED_PROMPT].tolist()
+    decoding = measure_decode(model.model, ids, SPEED_TOKENS, kernels=kernels)
     return ModelResults(
         path=str(path),
         total_parameters=counts.total,
@@ -97,7 +106,8 @@ def _results(
         step_ms=1000 * step_seconds,
         tokens_per_second=step_tokens / step_seconds,
         prefill_tokens_per_second=measure_prefill(model.model, ids).tokens_per_second,
-        decode_tokens_per_second=measure_decode(model.model, ids, SPEED_TOKENS).tokens_per_second,
+        decode_tokens_per_second=decoding.tokens_per_second,
+        decode_kernels=decoding.kernels,
         peak_memory_bytes=max(r["peak_memory_bytes"] for r in records if r["kind"] == "end"),
         train_seconds=last["seconds"],
         flops=last["flops"],
