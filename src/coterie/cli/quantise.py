@@ -21,9 +21,9 @@ def quantise(
         str,
         typer.Option(
             help="int8, int4, or by class, such as experts=int4,attention=int8,head=int8; block=128 is how "
-            "many numbers share a scale (default: 64).",
+            "many numbers share a scale (64 where it is not given).",
         ),
-    ] = "int4",
+    ] = "int4,attention=int8,block=32",
     data: Annotated[
         list[str] | None, typer.Option(help="Text to measure perplexity on [default: primer].")
     ] = None,
@@ -31,6 +31,13 @@ def quantise(
         bool,
         typer.Option(help="Measure the model before and after (needs memory for the model as it is stored)."),
     ] = True,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text whose activations decide how weights are rounded; primer is the built-in corpus. More "
+            "exact; needs memory for the model as it is stored [default: none, each weight by itself].",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a model in 8 or 4 bits for coterie, transformers and vLLM, with its losses measured.
@@ -41,7 +48,8 @@ def quantise(
     from coterie.config import Precision
     from coterie.recipes.quantise import quantise_checkpoint
 
-    receipt = quantise_checkpoint(model, out, Precision.parse(quant), tuple(data or ("primer",)), outputs)
+    texts, calibration = tuple(data or ("primer",)), tuple(calibrate or ())
+    receipt = quantise_checkpoint(model, out, Precision.parse(quant), texts, outputs, calibration)
     answer(receipt.to_dict(), as_json, _lines(receipt))
 
 
@@ -59,6 +67,12 @@ def _lines(receipt: QuantisationReceipt) -> Iterator[str]:
         f"rounded           {receipt.rounding['matrices']:,} matrices, by "
         f"{receipt.rounding['relative_rms']:.2%} (root mean square)"
     )
+    if receipt.calibration is not None:
+        made, data = receipt.calibration, ", ".join(receipt.calibration["data"])
+        yield (
+            f"calibrated        {made['matrices']:,} matrices on {made['tokens']:,} tokens of {data}; "
+            f"{made['unseen']:,} of them met none"
+        )
     if receipt.function is None or receipt.perplexity is None:
         yield "answers           not compared, as asked"
     else:

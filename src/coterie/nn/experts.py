@@ -6,6 +6,7 @@ D the width that experts read and write, F expert width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -67,6 +68,8 @@ class RoutedExperts(nn.Module):
     The first matrix is `gate_up` (E, 2F, D), or `up` (E, F, D) for experts without a gate. `mix` is the one
     place where a mixture's products are chosen. The dispatcher is a plain attribute, so that experts spread
     over processes bring their own. `on_disk`: what reads weights that are in files (None: all in memory).
+    `observer`: called with what both matrices of each expert are multiplied with, (R, D) and (R, F), and the
+    rows per expert.
     """
 
     is_swiglu: bool = False  # whether `activate` is `silu(gate) * up` with the gate rows first
@@ -87,6 +90,7 @@ class RoutedExperts(nn.Module):
         self.down = ExpertLinear(num_experts, expert_width, width, bias=bias)
         self.dispatcher = dispatcher
         self.on_disk: ExpertsOnDisk | None = None
+        self.observer: Callable[[Tensor, Tensor, Counts], None] | None = None
 
     @property
     def first(self) -> ExpertLinear:
@@ -121,10 +125,12 @@ class RoutedExperts(nn.Module):
 
     def on_rows(self, x_RD: Tensor, first: ExpertWeights, down: ExpertWeights, counts: Counts) -> Tensor:
         """The same with these weights."""
-        if choose.expert_layer(x_RD, self.is_swiglu, first, down) == "swiglu":
+        if self.observer is None and choose.expert_layer(x_RD, self.is_swiglu, first, down) == "swiglu":
             assert isinstance(first.matrix, Tensor) and isinstance(down.matrix, Tensor)
             return swiglu_experts(x_RD, first.matrix, down.matrix, counts)
         hidden_RF = self.activate(expert_product(x_RD, first, counts))
+        if self.observer is not None:
+            self.observer(x_RD, hidden_RF, counts)
         return expert_product(hidden_RF, down, counts)
 
 

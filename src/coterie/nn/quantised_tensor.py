@@ -93,7 +93,7 @@ class QuantisedTensor(nn.Module):
     def _round(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         blocks = self._blocks(weight.float())
         largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1)
-        scales = _away_from_zero(largest.abs() / 127 if self.bits == 8 else largest / -8)
+        scales = away_from_zero(largest.abs() / 127 if self.bits == 8 else largest / -8)
         inverse = torch.where(scales == 0, 0.0, 1.0 / scales.float())
         codes = (blocks * inverse[..., None]).round_()
         return self._packed(codes.clamp_(-127, 127) if self.bits == 8 else codes.clamp_(-8, 7)), scales
@@ -124,7 +124,7 @@ class QuantisedTensor(nn.Module):
         return f"{tuple(self.shape)}, {self.bits} bits in blocks of {self.block}"
 
 
-def _away_from_zero(scales: Tensor) -> Tensor:
+def away_from_zero(scales: Tensor) -> Tensor:
     """bfloat16, never smaller than given: a block's largest number keeps its code."""
     rounded = scales.to(torch.bfloat16)
     short = rounded.float().abs() < scales.abs()

@@ -29,10 +29,12 @@ from coterie.config.files import write_json
 from coterie.nn.transformer import Transformer
 from coterie.proof.records import ProbeRecord, save_probes
 from coterie.recipes.measure import Measure
+from coterie.recipes.quantise_calibrated import calibrate
 from coterie.recipes.quantise_files import FilesToWrite, plan_files
 from coterie.surgery.receipt import BeforeAfter, FunctionChange
 
 _log = logging.getLogger("coterie")
+_PIECE = 512  # tokens of a text that are read at once for calibration
 
 
 @dataclass
@@ -43,7 +45,8 @@ class QuantisationReceipt:
     disk. `rounding`: how many matrices are in codes and by how much that changed their numbers (root mean
     square, relative), over samples. `function`: how far the answers to the probes are from the original's
     (`kl` over the likeliest 20 tokens and one bucket for all others). `perplexity` of `perplexity_tokens`
-    tokens of `perplexity_data`. Both are None where they were not measured.
+    tokens of `perplexity_data`. Both are None where they were not measured. `calibration`: the texts, their
+    tokens, how many matrices they decided the codes of, and how many of these no token reached.
     """
 
     source: str
@@ -60,6 +63,7 @@ class QuantisationReceipt:
     perplexity: BeforeAfter[float | None] | None = None
     perplexity_data: list[str] = field(default_factory=list)
     perplexity_tokens: int = 0
+    calibration: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -72,11 +76,14 @@ def quantise_checkpoint(
     precision: Precision,
     data: Sequence[str] = ("primer",),
     outputs: bool = True,
+    calibration: Sequence[str] = (),
 ) -> QuantisationReceipt:
     """Write the model of `source` in the forms of `precision` to the new directory `out`.
 
     `data`: texts to measure perplexity on. `outputs`: measure it, and the answers to the probes, before and
-    after, which needs memory for the model as it is stored. The layout is that of compressed-tensors.
+    after, which needs memory for the model as it is stored. `calibration`: texts whose activations decide
+    how the matrices are rounded (`calibrate`); none: each number is rounded by itself. The layout is that of
+    compressed-tensors.
     Errors: `ConfigError` for what cannot be written so, `CheckpointError` for a source that is quantised
     already and for a result that does not read back as it was made; `out` does not exist then.
     """
@@ -95,6 +102,9 @@ def quantise_checkpoint(
         _log.info("measuring the original")
         measured = _Measured.of(checkpoint, data)
     receipt = _opened(checkpoint, out, precision, planned)
+
+    if calibration:
+        _calibrate(checkpoint, planned, receipt, calibration)
 
     def write(folder: Path) -> None:
         _write(folder, checkpoint, planned, receipt)
@@ -132,6 +142,27 @@ def _opened(
         copied=copied,
         left_out=[*left_out, *planned.left_out],
     )
+
+
+def _calibrate(
+    checkpoint: Checkpoint, planned: FilesToWrite, receipt: QuantisationReceipt, data: Sequence[str]
+) -> None:
+    """Make the codes of all blocks ready for writing. Errors: `ConfigError` without a tokenizer or text."""
+    model = checkpoint.load_as_stored().model
+    texts = Measure.of(data, model.config, checkpoint.tokenizer).analysed
+    length = min(_PIECE, model.config.max_positions)
+    pieces = [text[at : at + length] for text in texts for at in range(0, len(text), length)]
+    if not pieces:
+        raise ConfigError(f"--calibrate {', '.join(data)}: gives this model no tokens; name another text")
+    _log.info("calibrating on %s tokens", f"{sum(map(len, pieces)):,}")
+    made = calibrate(model, planned.targets, planned.slots, checkpoint.tensors, pieces, planned.rounding)
+    planned.ready.update(made.parts)
+    receipt.calibration = {
+        "data": list(data),
+        "tokens": sum(map(len, pieces)),
+        "matrices": made.matrices,
+        "unseen": made.unseen,
+    }
 
 
 def _write(folder: Path, checkpoint: Checkpoint, planned: FilesToWrite, receipt: QuantisationReceipt) -> None:

@@ -42,7 +42,9 @@ class FilesToWrite:
 
     `description`: the `quantization_config`. `rounding`: counts what becomes of the matrices as they are
     made. `left_out`: tensors that repeat or follow from others. `one_dense_form`: whether all that is not a
-    routed expert has the same bits.
+    routed expert has the same bits. `targets`: our names of what is in codes; `slots`: where each lies on
+    disk. `ready`: words and scales of tensors on disk that are made otherwise than by rounding each number
+    alone; they may be added until the tensor is written.
     """
 
     pieces: list[TensorToWrite]
@@ -50,6 +52,9 @@ class FilesToWrite:
     rounding: MatrixRounding
     left_out: tuple[str, ...]
     one_dense_form: bool
+    targets: dict[str, QuantisedTensor]
+    slots: tuple[Slot, ...]
+    ready: dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -61,6 +66,7 @@ class _Coded:
     bits: int
     block: int
     rounding: MatrixRounding
+    ready: dict[str, tuple[Tensor, Tensor]]
     made: dict[str, Tensor] = field(default_factory=dict)
 
     def pieces(self, stem: str) -> list[TensorToWrite]:
@@ -75,6 +81,8 @@ class _Coded:
         ]
 
     def _take(self, part: str) -> Tensor:
+        if self.name in self.ready:
+            self.made = dict(zip(("packed", "scale"), self.ready.pop(self.name), strict=True))
         if part not in self.made:
             codes = QuantisedTensor(self.source.shape(self.name), self.bits, self.block)
             read_quantised(self.source, Slot(self.name, self.name), codes, self.rounding)
@@ -89,7 +97,7 @@ def plan_files(checkpoint: Checkpoint, precision: Precision) -> FilesToWrite:
     experts that are one tensor on disk, a head that is the embedding; `CheckpointError` as for loading.
     """
     made = checkpoint.skeleton(checkpoint.stored_dtype, None, precision)
-    source, rounding = checkpoint.tensors, MatrixRounding()
+    source, rounding, ready = checkpoint.tensors, MatrixRounding(), dict[str, tuple[Tensor, Tensor]]()
     _check_head(made, precision)
     _check_experts(made.placement.slots, source)
     by_disk: dict[str, list[Slot]] = {}
@@ -114,7 +122,7 @@ def plan_files(checkpoint: Checkpoint, precision: Precision) -> FilesToWrite:
                 plain += [stem] if by_disk[name][0].name != "embed.weight" else []
             continue
         _check_blocks(name, source.shape(name)[1], precision.block)
-        pieces += _Coded(source, name, bits, precision.block, rounding).pieces(stem)
+        pieces += _Coded(source, name, bits, precision.block, rounding, ready).pieces(stem)
         coded[stem] = bits
     if not coded:
         raise ConfigError(f"quantise: {precision} puts no weight in codes; name int8 or int4")
@@ -124,7 +132,16 @@ def plan_files(checkpoint: Checkpoint, precision: Precision) -> FilesToWrite:
         coded, ignored, chosen.carries(made.model.config), chosen.memory_names, precision
     )
     dense = {bits for stem, bits in coded.items() if not _EXPERT.search(stem)}
-    return FilesToWrite(pieces, description, rounding, made.placement.ignored, len(dense) < 2)
+    return FilesToWrite(
+        pieces,
+        description,
+        rounding,
+        made.placement.ignored,
+        len(dense) < 2,
+        parts,
+        (*made.placement.slots, *made.placement.copies),
+        ready,
+    )
 
 
 def _plain(source: TensorSource, name: str, dtype: torch.dtype) -> Tensor:
