@@ -7,18 +7,20 @@ Only this thread touches the engine. Other threads read counts that are single a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
+from coterie.hosting.errands import Errand
 from coterie.hosting.errors import ApiError, draining, engine_dead, too_slow
 from coterie.hosting.keys import owner
 from coterie.infer.engine import Engine
@@ -62,9 +64,9 @@ class Call:
         self.num_read = 0  # prompt tokens, as `EngineThread.progress` last reported them
         self.ids: dict[int, int] = {}  # engine's request -> index of the job
         self._owner = owner
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._dropped: set[int] = set()
-        self._queue: asyncio.Queue[CallEvents | Exception] = asyncio.Queue()
+        self.queue: asyncio.Queue[CallEvents | Exception] = asyncio.Queue()
 
     async def batches(self, deadline: float) -> AsyncGenerator[CallEvents, None]:
         """The events as they come.
@@ -74,23 +76,22 @@ class Call:
         """
         open_jobs = set(range(len(self.jobs)))
         self._owner.listen(self)
+        alarm = None
+        if deadline < math.inf:
+            alarm = self.loop.call_at(deadline, self.queue.put_nowait, too_slow())
         try:
             while open_jobs := open_jobs - self._dropped:
-                left = deadline - time.monotonic()
-                if left <= 0:
+                if time.monotonic() >= deadline:
                     raise too_slow()
-                try:
-                    # Not asyncio.wait_for: in Python 3.11 it loses a cancellation that meets an item.
-                    async with asyncio.timeout(None if left == math.inf else left):
-                        got = await self._queue.get()
-                except TimeoutError:
-                    raise too_slow() from None
+                got = await self.queue.get()
                 if isinstance(got, Exception):
                     raise got
                 got = [(index, event) for index, event in got if index in open_jobs]
                 open_jobs -= {index for index, event in got if event.finish_reason is not None}
                 yield got
         finally:
+            if alarm is not None:
+                alarm.cancel()
             self._owner.listening.discard(self)
             self.cancel()
 
@@ -107,54 +108,22 @@ class Call:
 
     def push(self, item: CallEvents | Exception) -> None:
         """Set what `batches` yields or raises next. Callable from any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
-        except RuntimeError:  # the loop is closed: nobody waits any longer
-            pass
+        _hand_out({self: item})
 
 
-class Errand(Generic[T]):
-    """A function to run on the engine's thread between two steps, and a future for its result."""
+def _hand_out(items: Mapping[Call, CallEvents | Exception]) -> None:
+    """Give each call its item. An event loop is woken once for all of its calls. Callable from any thread."""
 
-    def __init__(self, function: Callable[[], T]) -> None:
-        self._function = function
-        self._loop = asyncio.get_running_loop()
-        self._result: asyncio.Future[T] = self._loop.create_future()
+    def put(own: list[tuple[Call, CallEvents | Exception]]) -> None:
+        for call, item in own:
+            call.queue.put_nowait(item)
 
-    async def result(self, deadline: float) -> T:
-        """Wait for the function's result.
-
-        Errors: any exception of the function; `ApiError` when `deadline` (monotonic) has passed or the thread
-        has ended.
-        """
-        try:
-            await asyncio.wait({self._result}, timeout=deadline - time.monotonic())
-            if not self._result.done():
-                raise too_slow()
-            return self._result.result()
-        finally:
-            self._result.cancel()
-
-    def do(self) -> None:
-        """Run the function, unless nobody waits any longer. Called on the engine's thread."""
-        if self._result.done():
-            return
-        try:
-            value = self._function()
-        except Exception as error:
-            self.push(error)
-        else:
-            self._settle(lambda: self._result.set_result(value))
-
-    def push(self, error: Exception) -> None:
-        """Make `result` raise this error. Callable from any thread."""
-        self._settle(lambda: self._result.set_exception(error))
-
-    def _settle(self, settle: Callable[[], None]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(lambda: None if self._result.done() else settle())
-        except RuntimeError:  # the loop is closed: nobody waits any longer
-            pass
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Call, CallEvents | Exception]]] = {}
+    for call, item in items.items():
+        by_loop.setdefault(call.loop, []).append((call, item))
+    for loop, own in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any longer
+            loop.call_soon_threadsafe(put, own)
 
 
 class EngineThread:
@@ -385,8 +354,7 @@ class EngineThread:
                 seconds = end - self._started.pop(event.request)
                 self.seconds_per_request += 0.1 * (seconds - self.seconds_per_request)
                 call.unfinished -= 1
-        for call, batch in batches.items():
-            call.push(batch)
+        _hand_out(batches)
 
     def progress(self, call: Call) -> tuple[int, int]:
         """(prompt tokens read, prompt tokens) of a call's running sequences, for keep-alive comments."""

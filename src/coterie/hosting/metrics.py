@@ -30,6 +30,8 @@ def labelled(name: str, labels: Mapping[str, str]) -> str:
 
 
 def _text_of(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
     escaped = {key: value.replace("\\", r"\\").replace('"', r"\"") for key, value in labels.items()}
     return ",".join(f'{key}="{value}"' for key, value in sorted(escaped.items()))
 

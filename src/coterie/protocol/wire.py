@@ -22,11 +22,12 @@ _CHECK_EVERY = 0.5  # seconds between checks, while waiting for a body, whether 
 SEND_IDLE = 60.0  # seconds to wait for a client that reads nothing
 log = logging.getLogger("coterie.serve")
 DONE = b"data: [DONE]\n\n"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def encode(data: Any) -> bytes:
     """Compact JSON in UTF-8."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(data).encode()
 
 
 class JsonAnswer(Response):
@@ -170,7 +171,7 @@ class EventStream(Response):
         async def put(body: bytes, more: bool = True) -> None:
             nonlocal last
             message = {"type": "http.response.body", "body": body, "more_body": more}
-            async with sending, asyncio.timeout(SEND_IDLE):
+            async with sending:  # the server itself hangs up on who reads nothing
                 await send(message)
             last = time.monotonic()
 
@@ -188,8 +189,8 @@ class EventStream(Response):
             async for chunk in self._events:
                 begun = True
                 await put(chunk)
-        except (TimeoutError, OSError):
-            return  # the client reads nothing or has gone
+        except OSError:
+            return  # the client has gone
         except Exception as error:
             await put(self._failed(explain(error)))
         finally:

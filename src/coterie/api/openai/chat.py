@@ -46,15 +46,16 @@ async def _stream(
     begun: set[int] = set()
     async with aclosing(replies.steps()) as batches:
         async for steps in batches:
+            written = b""  # of a whole step, so that it is one write
             for step in steps:
                 first = step.index not in begun
                 begun.add(step.index)
                 for choice in _chunks(step, first, with_ids, replies.talk):
                     more = replies.usage.so_far(options) | (last if choice["finish_reason"] else {})
-                    yield chunk([choice], **more)
-    if options.include_usage:
-        yield chunk([], usage=replies.usage.to_dict())
-    yield DONE
+                    written += chunk([choice], **more)
+            if written:
+                yield written
+    yield (chunk([], usage=replies.usage.to_dict()) if options.include_usage else b"") + DONE
 
 
 def _chunks(step: ChoiceStep, first: bool, with_ids: bool, talk: Conversation) -> list[dict[str, Any]]:

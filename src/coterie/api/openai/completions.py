@@ -243,20 +243,27 @@ class Completions:
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events."""
         options = self.body.stream_options or StreamOptions()
-        async with aclosing(self._choices()) as choices:
-            async for choice in choices:
-                more = self.usage.so_far(options) | (self.last if choice["finish_reason"] else {})
-                yield b"data: " + encode({**self.head, "choices": [choice], **more}) + b"\n\n"
-        if options.include_usage:
-            yield b"data: " + encode({**self.head, "choices": [], "usage": self.usage.to_dict()}) + b"\n\n"
-        yield DONE
+
+        def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
+            return b"data: " + encode({**self.head, "choices": choices, **more}) + b"\n\n"
+
+        async with aclosing(self._choices()) as batches:
+            async for choices in batches:
+                written = b""  # of a whole step, so that it is one write
+                for choice in choices:
+                    more = self.usage.so_far(options) | (self.last if choice["finish_reason"] else {})
+                    written += chunk([choice], **more)
+                if written:
+                    yield written
+        yield (chunk([], usage=self.usage.to_dict()) if options.include_usage else b"") + DONE
 
     async def whole(self) -> dict[str, Any]:
         """The plain answer."""
         merged: list[dict[str, Any]] = [{} for _ in self.texts]
-        async with aclosing(self._choices()) as choices:
-            async for choice in choices:
-                _merge(merged[choice["index"]], choice)
+        async with aclosing(self._choices()) as batches:
+            async for choices in batches:
+                for choice in choices:
+                    _merge(merged[choice["index"]], choice)
         for choice, text in zip(merged, self.texts, strict=True):
             if self.body.return_token_ids:
                 choice["token_ids"] = [event.token for event in text.events]
@@ -273,14 +280,12 @@ class Completions:
         scores, most = first.events[0].prompt or PromptScores(), self.body.prompt_logprobs or 0
         return prompt_logprobs(self.service.model.tokenizer, text.job.prompt, scores, most)
 
-    async def _choices(self) -> AsyncGenerator[dict[str, Any], None]:
-        """Choices with what each token added."""
+    async def _choices(self) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Choices with what each token added, those of one step together."""
         async with aclosing(counted_events(self.service, self.call, self.usage)) as batches:
             async for events in batches:
-                for index, event in events:
-                    choice = self._choice(index, event)
-                    if choice is not None:
-                        yield choice
+                choices = [self._choice(index, event) for index, event in events]
+                yield [choice for choice in choices if choice is not None]
 
     def _choice(self, index: int, event: TokenEvent) -> dict[str, Any] | None:
         """One token's entry of `choices`, or None when it adds nothing to show."""
