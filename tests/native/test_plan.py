@@ -118,6 +118,31 @@ def test_blocks_of_one_part_and_experts_without_gates_in_a_latent_space() -> Non
     equal(by_plan(model), by_module(model))
 
 
+@torch.inference_mode()
+def in_runs(model: Transformer, counts: list[list[int]]) -> Tensor:
+    """Logits as `by_plan`: `counts[step][row]` tokens of a sequence at once, then three taken back."""
+    plan = NativePlan(model)
+    caches, tokens = prompts(model, SEQUENCES)
+    done, logits = [0] * SEQUENCES, torch.full((STEPS, SEQUENCES, VOCAB), float("nan"))
+    for each in counts:
+        rows = [(done[row] + i, row) for row, count in enumerate(each) for i in range(count)]
+        found = plan.step([int(tokens[at]) for at in rows], [caches[row] for _, row in rows])
+        for at, result in zip(rows, found, strict=True):
+            logits[at] = result
+        done = [before + count for before, count in zip(done, each, strict=True)]
+        plan.step([3, 1, 2], [caches[0]] * 3)  # a draft that was wrong
+        caches[0].truncate(caches[0].length - 3)
+    return logits
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "gpt_oss", "llama4_scout", "gemma2"])
+def test_several_tokens_of_one_sequence_are_what_single_steps_give(name: str) -> None:
+    model = made(family(name))
+    counts = [[1, 1, 1], [5, 1, 0], [3, 2, 7], [8, 1, 1], [7, 3, 6], [0, 8, 8], [0, 8, 1]]
+    assert [sum(of) for of in zip(*counts, strict=True)] == [STEPS] * SEQUENCES
+    assert torch.equal(in_runs(model, counts), by_plan(model).logits)
+
+
 def widened(model: Transformer) -> Transformer:
     """The same model in float32: bfloat16 and quantised weights keep their numbers."""
     plain = copy.deepcopy(model)
@@ -216,7 +241,7 @@ def test_a_bfloat16_cache_is_read_as_it_is(name: str) -> None:
 def test_a_step_of_too_many_sequences_is_refused() -> None:
     plan = NativePlan(made(family("llama")))
     caches = [SequenceCache(family("llama")) for _ in range(plan.most + 1)]
-    with pytest.raises(AssertionError, match="a few sequences"):
+    with pytest.raises(AssertionError, match="a few tokens"):
         plan.step([1] * len(caches), caches)
 
 

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from coterie.config import ConfigError, CoterieError
 from coterie.config.kernels import Kernels
+from coterie.config.speculate import Speculate
 from coterie.infer.drawing import Drawn, draw_next
 from coterie.infer.forward import Feeding, feed, grouped
 from coterie.infer.pace import Pace
 from coterie.infer.prefix import BLOCK as MIN_SHARED
-from coterie.infer.prefix import PrefixCache, usable
+from coterie.infer.prefix import PrefixCache
 from coterie.infer.reply import ReplyText
 from coterie.infer.request import (
     FinishReason,
@@ -33,7 +34,9 @@ from coterie.infer.request import (
     check_prompt,
     in_front,
 )
+from coterie.infer.reuse import reuse
 from coterie.infer.sampling import SamplingParams
+from coterie.infer.speculation import Speculation
 from coterie.infer.variant import Variant
 from coterie.nn.steering import check_control
 from coterie.nn.transformer import Transformer
@@ -59,7 +62,7 @@ class Engine:
 
     `kernels`: what decoding steps run on. `max_stall`: seconds that a step should take at most while replies
     are running (`Pace`); then the chunks of prompts, and so the rounding, depend on time. None, and always
-    when `deterministic`: whole chunks.
+    when `deterministic`: whole chunks. `speculate`: what drafts of replies are made from (`Speculation`).
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Engine:
         prefix_bytes: int = 0,
         max_stall: float | None = None,
         kernels: Kernels = "auto",
+        speculate: Speculate = "off",
     ) -> None:
         if max_batch < 1 or prefill_chunk < 1:
             given = f"max_batch {max_batch} and prefill_chunk {prefill_chunk}"
@@ -85,6 +89,7 @@ class Engine:
         self._pace = None if deterministic or max_stall is None else Pace(max_stall)
         self.expert_counts: dict[int, Tensor] | None = None
         self.kernels = kernels
+        self.speculation = Speculation(model, speculate, deterministic)
         self._variants = {"": Variant(model, 0, kernels)}
         self._next_serial = 1
         self._waiting: deque[Request] = deque()
@@ -189,7 +194,10 @@ class Engine:
         check_control(options.control, variant.routers)
         text = ReplyText(self.tokenizer, params)
         stops = frozenset(stop_ids)
-        request = Request(self._next_id, prompt, params.with_seed(), limit, stops, text, options, variant)
+        drafts = self.speculation.begin(options)
+        request = Request(
+            self._next_id, prompt, params.with_seed(), limit, stops, text, options, variant, drafts
+        )
         self._next_id += 1
         self._waiting.append(request)
         return request.id
@@ -299,7 +307,8 @@ class Engine:
         for request in active:
             request.turn_long()
             if self.prefixes.max_bytes and request.num_drawn == 0:
-                self._reuse(request)
+                multiple = self.prefill_chunk if self.deterministic else 1
+                reuse(request, self._running, self.prefixes, multiple, self.deterministic)
             pending = len(request.tokens) - request.cache.length
             if pending > 1:
                 if self.deterministic:  # whole chunks from fixed positions, or nothing
@@ -312,44 +321,10 @@ class Engine:
                 plan.append((request, pending))
         return plan
 
-    @torch.inference_mode()
-    def _reuse(self, request: Request) -> None:
-        """Replace a request's cache by a copy of another sequence's, where that covers more of its prompt.
-
-        The other sequence may be finished or running. This is tried before every step until the prompt is
-        read, because a prompt that begins the same way may be in progress. The last prompt token is always
-        read, because the reply's first token is drawn from it; a prompt whose tokens are scored is read
-        whole. When deterministic, only whole chunks of prompts are shared: reading them again would give the
-        same bytes.
-        """
-        most = request.num_prompt - 1
-        done = request.cache.length
-        if request.prompt is not None or most - done < MIN_SHARED:
-            return
-        multiple = self.prefill_chunk if self.deterministic else 1
-        best, source = done + MIN_SHARED - 1, None
-        for other in self._running:
-            if (
-                other is not request
-                and other.cache.length > best
-                and other.tokens[best] == request.tokens[best]
-            ):
-                whole = other.tokens[: other.num_prompt] if self.deterministic else other.tokens
-                length = usable(other.salt, whole, other.cache, request.salt, request.tokens, most, multiple)
-                if length > best:
-                    best, source = length, other
-        kept = self.prefixes.find(request.salt, request.tokens, most, multiple)
-        if kept is not None and kept.length > best:
-            request.cache = kept
-        elif source is not None:
-            request.cache = source.cache.fork(best)
-        else:
-            return
-        request.cached = request.cache.length
-
     def _leave(self, request: Request) -> None:
         """Remove a finished request; keep its keys and values for later prompts."""
         self._running.remove(request)
+        request.settle()
         if not self.prefixes.max_bytes:
             return
         tokens = request.tokens
@@ -361,11 +336,14 @@ class Engine:
         self.prefixes.keep(request.salt, tokens, request.cache)
 
     def _forward(self, plan: Feeding) -> list[TokenEvent]:
-        fed = feed(grouped(plan, self.deterministic), self.expert_counts)
-        if fed is None:
-            return []
-        drawn = zip(fed.requests, draw_next(fed), fed.routings, strict=True)
-        return [self._taken(*row) for row in drawn]
+        plan = self.speculation.drafted(plan)
+        result = feed(grouped(plan, self.deterministic), self.expert_counts)
+        events: list[TokenEvent] = []
+        for fed in result.draws():
+            drawn = zip(fed.requests, draw_next(fed), fed.routings, strict=True)
+            events += [self._taken(*row) for row in drawn]
+        self.speculation.note(plan, result.seconds)
+        return events
 
     def _taken(self, request: Request, drawn: Drawn | Exception, routing: TokenRouting | None) -> TokenEvent:
         """Add a drawn token to its reply. What fails here ends this request alone."""
@@ -374,6 +352,7 @@ class Engine:
                 raise drawn
             return self._take(request, *drawn, routing)
         except Exception as error:
+            request.draft.clear()
             self.cancel(request.id)
             return TokenEvent(request.id, -1, 0.0, (), "", "stop", failure=error)
 
@@ -383,6 +362,7 @@ class Engine:
         """Add a drawn token to its reply; a finished request leaves the engine."""
         first = request.num_drawn == 0
         request.tokens.append(token)
+        predicted = request.drafts is not None and request.drafts.follow(token)
         if request.options.filter is not None:
             request.options.filter.accept(token)
         text, by_string = ("", False) if token in request.stop_ids else request.text.push(token)
@@ -394,7 +374,7 @@ class Engine:
         if finish is not None:
             self._leave(request)
             text += request.text.finish()
-        scores = request.prompt if first else None
+        cached, scores = (request.cached, request.prompt) if first else (0, None)
         return TokenEvent(
-            request.id, token, logprob, top, text, finish, request.cached if first else 0, scores, routing
+            request.id, token, logprob, top, text, finish, cached, scores, routing, predicted=predicted
         )

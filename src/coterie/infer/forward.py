@@ -1,14 +1,15 @@
 """One step of the engine: requests and token counts in, logits and routing out.
 
-A request with one token to feed takes the native step where its model has one; the others, and all of models
-without, go through the module packed together.
+A request with one token to feed (and its draft) takes the native step where its model has one; the others,
+and all of models without, go through the module packed together.
 
-Legend: T packed tokens, B requests whose next token is drawn, D width, V vocabulary.
+Legend: T packed tokens, B requests whose next token is drawn, R rows to draw from, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,87 @@ Feeding = list[tuple[Request, int]]  # requests and how many of their tokens to 
 
 @dataclass(frozen=True)
 class Fed:
-    """The result of a pass: the requests whose tokens are all fed, what to draw from, and their routing."""
+    """What one token of each of some requests is drawn from: their logits and their routing."""
 
     requests: list[Request]
     logits_BV: Tensor
     routings: list[TokenRouting | None]
+
+
+@dataclass
+class DrawRows:
+    """The rows of a pass that a request's tokens are drawn from: the first, and one for each drafted token.
+
+    `row`: of the group, `at`: among the logits. `recorder`: what their group chose. `right`: how many turned
+    out to follow tokens of the reply.
+    """
+
+    request: Request
+    row: int
+    count: int
+    recorder: Recorder | None
+    at: int = 0
+    right: int = 0
+
+    def routing(self, depth: int) -> TokenRouting | None:
+        """Of one of the rows, if the request asked for it."""
+        if self.recorder is None or not self.request.options.routing:
+            return None
+        return TokenRouting(self.recorder.chosen(self.row + depth))
+
+
+class Pass:
+    """The result of one pass: the rows of the requests whose tokens are all fed, with their logits.
+
+    `seconds`: how long it took.
+    """
+
+    def __init__(self, expert_counts: dict[int, Tensor] | None) -> None:
+        self._expert_counts = expert_counts
+        self._rows: list[DrawRows] = []
+        self._num_rows = 0
+        self.seconds = 0.0
+        self._logits: list[Tensor] = []
+
+    def add(self, rows: list[DrawRows], logits_RV: Tensor | None, recorder: Recorder | None) -> None:
+        """The rows of one group, and everything that it chose."""
+        if recorder is not None and self._expert_counts is not None:
+            drafted = [one.row + depth for one in rows for depth in range(1, one.count)]
+            _count(recorder, self._expert_counts, drafted)
+        if logits_RV is None:
+            return
+        for one in rows:
+            one.at = self._num_rows
+            self._num_rows += one.count
+        self._rows += rows
+        self._logits.append(logits_RV)
+
+    def draws(self) -> Iterator[Fed]:
+        """What to draw from, once for each request; again for those whose token was the next of their draft.
+
+        The caller adds the tokens to their requests before it goes on. At the end the requests' caches hold
+        the tokens of their replies alone.
+        """
+        if not self._rows:
+            return
+        logits_RV = torch.cat(self._logits) if len(self._logits) > 1 else self._logits[0]
+        open_rows, depth = self._rows, 0
+        while open_rows:
+            at = [rows.at + depth for rows in open_rows]
+            whole = len(at) == logits_RV.shape[0]
+            routings = [rows.routing(depth) for rows in open_rows]
+            yield Fed([rows.request for rows in open_rows], logits_RV if whole else logits_RV[at], routings)
+            open_rows = [rows for rows in open_rows if rows.request.follows_draft()]
+            depth += 1
+            for rows in open_rows:
+                rows.right = depth
+        for rows in self._rows:
+            if rows.count > 1:
+                rows.request.settle()
+            if rows.right and rows.recorder is not None and self._expert_counts is not None:
+                _count(
+                    rows.recorder, self._expert_counts, only=slice(rows.row + 1, rows.row + rows.right + 1)
+                )
 
 
 @dataclass(frozen=True)
@@ -54,88 +131,98 @@ def grouped(feeding: Feeding, deterministic: bool = False) -> list[Group]:
     native: dict[Variant, Feeding] = {}
     packed: dict[Variant, Feeding] = {}
     for entry in feeding:
-        of = native if _steps_alone(*entry) else packed
+        of = native if steps_alone(*entry) else packed
         of.setdefault(entry[0].variant, []).append(entry)
     groups = []
     for variant, entries in native.items():
         plan = variant.plan
         assert not isinstance(plan, str)
-        for start in range(0, len(entries), plan.most):
-            groups.append(Group(variant, entries[start : start + plan.most], plan))
+        groups += [Group(variant, part, plan) for part in _parts(entries, plan.most)]
     for variant, entries in packed.items():
         parts = [[entry] for entry in entries] if deterministic else [entries]
         groups += [Group(variant, part) for part in parts]
     return groups
 
 
-def _steps_alone(request: Request, count: int) -> bool:
-    """Whether the native step takes the request: one token, routed as trained, that is not scored."""
-    plain = count == 1 and not request.options.control and not request.scored
+def _parts(entries: Feeding, most: int) -> Iterator[Feeding]:
+    """The entries in order, in parts of at most `most` tokens."""
+    part: Feeding = []
+    size = 0
+    for entry in entries:
+        if size + entry[1] > most:
+            yield part
+            part, size = [], 0
+        part.append(entry)
+        size += entry[1]
+    yield part
+
+
+def steps_alone(request: Request, count: int) -> bool:
+    """Whether the native step takes the request: one token and a draft, routed as trained, not scored."""
+    plain = count == 1 + len(request.draft) and not request.options.control and not request.scored
     return plain and not isinstance(request.variant.plan, str)
 
 
 @torch.inference_mode()
-def feed(groups: Sequence[Group], expert_counts: dict[int, Tensor] | None = None) -> Fed | None:
+def feed(groups: Sequence[Group], expert_counts: dict[int, Tensor] | None = None) -> Pass:
     """Feed each group of requests; caches and prompt scores are updated.
 
-    `expert_counts`: layer -> (E,) int64, to which the chosen experts are added. Returns None when every
-    request still has tokens to feed.
+    `expert_counts`: layer -> (E,) int64, to which the experts are added that the prompts and replies chose.
     """
-    requests: list[Request] = []
-    parts: list[Tensor] = []
-    routings: list[TokenRouting | None] = []
+    result, begun = Pass(expert_counts), time.monotonic()
     for group in groups:
         wanted = expert_counts is not None or any(request.options.routing for request, _ in group.feeding)
         recorder = Recorder() if wanted and group.variant.routers else None
-        rows, logits = (_stepped if group.plan is not None else _packed)(group, recorder)
-        if recorder is not None and expert_counts is not None:
-            _count(recorder, expert_counts)
-        for request, row in rows:
-            routed = recorder is not None and request.options.routing
-            requests.append(request)
-            routings.append(TokenRouting(recorder.chosen(row)) if recorder and routed else None)
-        if logits is not None:
-            parts.append(logits)
-    if not requests:
-        return None
-    return Fed(requests, torch.cat(parts) if len(parts) > 1 else parts[0], routings)
+        result.add(*(_stepped if group.plan is not None else _packed)(group, recorder), recorder)
+    result.seconds = time.monotonic() - begun
+    return result
 
 
-# The requests whose tokens are all fed, with their row among the group's, and what to draw from (B, V).
-Rows = tuple[list[tuple[Request, int]], Tensor | None]
+# The rows to draw from of the requests whose tokens are all fed, and their logits (R, V).
+Drawable = tuple[list[DrawRows], Tensor | None]
 
 
-def _stepped(group: Group, recorder: Recorder | None) -> Rows:
-    """One token of each through the native step."""
-    requests = [request for request, _ in group.feeding]
+def _stepped(group: Group, recorder: Recorder | None) -> Drawable:
+    """One token of each, and its draft, through the native step."""
     assert group.plan is not None
-    logits_TV = group.plan.step(
-        [request.tokens[request.cache.length] for request in requests],
-        [request.cache for request in requests],
-    )
+    ids: list[int] = []
+    caches = []
+    for request, count in group.feeding:
+        ids += request.upcoming(count)
+        caches += [request.cache] * count
+    logits_TV = group.plan.step(ids, caches)
     if recorder is not None:
-        recorder.routing.update(group.plan.routing(len(requests)))
-    drawn = [row for row, request in enumerate(requests) if request.cache.length == len(request.tokens)]
-    if not drawn:
-        return [], None
-    logits = logits_TV if len(drawn) == len(requests) else logits_TV[drawn]
-    return [(requests[row], row) for row in drawn], logits
+        recorder.routing.update(group.plan.routing(len(ids)))
+    rows = _drawable(group.feeding, recorder)
+    return rows, _chosen(logits_TV, rows) if rows else None
 
 
-def _packed(group: Group, recorder: Recorder | None) -> Rows:
+def _packed(group: Group, recorder: Recorder | None) -> Drawable:
     """All tokens through the module; prompts that are scored are scored."""
     h_TD = _hidden(group.variant, group.feeding, recorder)
-    rows, start = [], 0
+    start = 0
     for request, count in group.feeding:
-        end = request.cache.length
-        request.score_prompt(h_TD[start : start + count], end - count)
+        request.score_prompt(h_TD[start : start + count], request.cache.length - count)
         start += count
-        if end == len(request.tokens):
-            rows.append((request, start - 1))
-    if not rows:
-        return [], None
-    whole = len(rows) == h_TD.shape[0]  # the usual step: one token of each, no copy needed
-    return rows, group.variant.model.logits(h_TD if whole else h_TD[[row for _, row in rows]])
+    rows = _drawable(group.feeding, recorder)
+    return rows, group.variant.model.logits(_chosen(h_TD, rows)) if rows else None
+
+
+def _drawable(feeding: Feeding, recorder: Recorder | None) -> list[DrawRows]:
+    """The rows of requests whose tokens are all fed, in order."""
+    rows, end = [], 0
+    for request, count in feeding:
+        end += count
+        drafted = len(request.draft)
+        if request.cache.length == len(request.tokens) + drafted:
+            rows.append(DrawRows(request, end - 1 - drafted, 1 + drafted, recorder))
+    return rows
+
+
+def _chosen(each_T: Tensor, rows: list[DrawRows]) -> Tensor:
+    """The part of a pass's result that rows belong to; the usual step needs all of it, and no copy."""
+    wanted = [one.row + depth for one in rows for depth in range(one.count)]
+    return each_T if len(wanted) == each_T.shape[0] else each_T[wanted]
 
 
 def _hidden(variant: Variant, group: Feeding, recorder: Recorder | None) -> Tensor:
@@ -143,8 +230,8 @@ def _hidden(variant: Variant, group: Feeding, recorder: Recorder | None) -> Tens
     device = variant.model.embed.weight.device
     ids: list[int] = []
     starts = [request.cache.length for request, _ in group]
-    for (request, count), start in zip(group, starts, strict=True):
-        ids += request.tokens[start : start + count]
+    for request, count in group:
+        ids += request.upcoming(count)
     controls = [(request.options.control, count) for request, count in group]
     context = ForwardContext.packed(
         [count for _, count in group],
@@ -159,7 +246,16 @@ def _hidden(variant: Variant, group: Feeding, recorder: Recorder | None) -> Tens
     return h_TD
 
 
-def _count(recorder: Recorder, expert_counts: dict[int, Tensor]) -> None:
+def _count(
+    recorder: Recorder,
+    counts: dict[int, Tensor],
+    without: Sequence[int] = (),
+    only: slice = slice(None),
+) -> None:
+    """Add the experts that tokens of a pass chose: those of `only`, but for some."""
     for layer, routing in recorder.routing.items():
-        chosen = routing.ids_TK[routing.weights_TK != 0]
-        expert_counts[layer] += torch.bincount(chosen, minlength=len(expert_counts[layer])).cpu()
+        used_TK = routing.weights_TK != 0
+        if without:
+            used_TK[without] = False
+        chosen = routing.ids_TK[only][used_TK[only]]
+        counts[layer] += torch.bincount(chosen, minlength=len(counts[layer])).cpu()

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from coterie.config import CoterieError
+from coterie.config.speculate import Speculate
 from coterie.infer.cache import SequenceCache
+from coterie.infer.drafts import Drafts
 from coterie.infer.penalties import TokenCounts
 from coterie.infer.reply import ReplyText
 from coterie.infer.sampling import SamplingParams, score
@@ -70,7 +72,8 @@ class TokenEvent:
     `text`: the text that this token made certain; it may be empty, or end before the token's own text.
     `logprob`: the model's own, before any penalty, temperature or filter. `finish_reason` is set on the last
     event only; `failure` is why the reply could not go on. `cached` (prompt tokens that were not read again)
-    and `prompt` (if requested) come with the first event.
+    and `prompt` (if requested) come with the first event. `predicted`: it was the next token of the client's
+    prediction.
     """
 
     request: int
@@ -83,6 +86,7 @@ class TokenEvent:
     prompt: PromptScores | None = None
     routing: TokenRouting | None = None
     failure: Exception | None = None
+    predicted: bool = False
 
 
 @dataclass(slots=True)
@@ -118,7 +122,8 @@ class RequestOptions:
     `filter`: a grammar for the reply. `control`: which experts its tokens may use. `routing`: report the
     experts used. `priority`: the waiting request with the lowest number starts first; from `LOWEST` on it
     rests while any other runs, and takes no place from them. `salt`: requests with equal salts share prompts
-    in the prefix cache. `variant`: which of the engine's models answers.
+    in the prefix cache. `variant`: which of the engine's models answers. `speculate`: what drafts are made
+    from (None: as the engine's). `prediction`: tokens that the client expects as the reply.
     """
 
     prompt_logprobs: int | None = None
@@ -128,15 +133,22 @@ class RequestOptions:
     priority: int = 0
     salt: str = ""
     variant: str = ""
+    speculate: Speculate | None = None
+    prediction: tuple[int, ...] = ()
 
 
 class Request:
-    """A sequence in the engine. `tokens`: prompt and reply; those from `cache.length` on are not yet fed."""
+    """A sequence in the engine. `tokens`: prompt and reply; those from `cache.length` on are not yet fed.
+
+    `draft`: tokens that may come next, fed in the same pass; `drafts` makes them (`infer.speculation`).
+    """
 
     __slots__ = (
         "cache",
         "cached",
         "counts",
+        "draft",
+        "drafts",
         "id",
         "limit",
         "num_prompt",
@@ -159,6 +171,7 @@ class Request:
         text: ReplyText,
         options: RequestOptions,
         variant: Variant,
+        drafts: Drafts | None = None,
     ) -> None:
         self.id = id
         self.tokens = prompt
@@ -171,6 +184,8 @@ class Request:
         self.variant = variant
         self.cached = 0
         self.counts = TokenCounts(len(prompt)) if params.changes_scores else None
+        self.draft: list[int] = []
+        self.drafts = drafts
         self.prompt = PromptScores() if options.prompt_logprobs is not None else None
         self.cache: SequenceCache
 
@@ -193,6 +208,25 @@ class Request:
     def num_drawn(self) -> int:
         """Tokens of the reply so far."""
         return len(self.tokens) - self.num_prompt
+
+    def upcoming(self, count: int) -> list[int]:
+        """The next `count` tokens to feed: its own, then those of its draft."""
+        own = self.tokens[self.cache.length : self.cache.length + count]
+        return own + self.draft[: count - len(own)]
+
+    def follows_draft(self) -> bool:
+        """Whether the token just drawn was the next of its draft; another one ends the draft."""
+        if self.draft and self.draft[0] == self.tokens[-1]:
+            del self.draft[0]
+            return True
+        self.draft.clear()
+        return False
+
+    def settle(self) -> None:
+        """Forget the draft, and what the cache keeps of tokens that the reply does not have."""
+        self.draft.clear()
+        if self.cache.length >= len(self.tokens):
+            self.cache.truncate(len(self.tokens) - 1)
 
     def allowed(self, vocab_size: int) -> Tensor | None:
         """bool (V,): what its filter allows, without stop tokens while the reply is too short; None: all."""

@@ -1,6 +1,6 @@
 """A model's decoding step as one native call: made once, run for every token.
 
-Legend: T tokens, one of each sequence; D width, V vocabulary, H query heads.
+Legend: T tokens, one or several of each sequence; D width, V vocabulary, H query heads.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -59,7 +60,7 @@ class KeptRows(Protocol):
     """The keys and values of one layer of one sequence, written in place."""
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[int, int, int]:
-        """Make room for one row like these: addresses of keys and values, rows with the new one."""
+        """Make room for rows like these: addresses of keys and values, rows with the new ones."""
         ...
 
 
@@ -183,10 +184,10 @@ class NativePlan:
                 norm(program, post, y, y)
             copy(program, y, h, block.residual_scale, True)
 
-    @staticmethod
-    def _template(model: Transformer, shape: tuple[int, ...]) -> Tensor:
-        """A row of a cache."""
-        return torch.empty(1, *shape, dtype=model.compute_dtype)
+    def _template(self, model: Transformer, shape: tuple[int, ...]) -> list[Tensor]:
+        """One, two ... new rows of a cache, without memory."""
+        row = torch.empty(1, *shape, dtype=model.compute_dtype)
+        return [row.expand(count, *shape) for count in range(1, self.most + 1)]
 
     def _head(self, model: Transformer, h: Rows) -> Tensor:
         """The buffer (T, V) that the scores of the last norm's result are written to."""
@@ -244,15 +245,18 @@ class NativePlan:
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int], caches: Sequence[KeptSequence]) -> Tensor:
-        """Scores (T, V), float32, after one token of each of at most `most` sequences.
+        """Scores (T, V), float32, after each of at most `most` tokens, `ids[i]` of the sequence `caches[i]`.
 
-        Their caches take the token in. An interrupted step leaves them as an interrupted forward pass does.
+        Several tokens of one sequence follow each other, in order. Their caches take the tokens in. An
+        interrupted step leaves them as an interrupted forward pass does.
         """
         num_tokens = len(ids)
-        assert 0 < num_tokens == len(caches) <= self.most, "a step takes one token of each of a few sequences"
+        assert 0 < num_tokens == len(caches) <= self.most, "a step takes a few tokens, each of a sequence"
+        runs = [(cache, len(list(same))) for cache, same in groupby(caches)]
+        assert not self._state_templates or len(runs) == num_tokens, "a state takes one token of a sequence"
         # Numbers go through numpy: torch's indexing costs ten times as much.
         self._ids[:num_tokens] = ids
-        self._positions[:num_tokens] = [cache.length for cache in caches]
+        self._positions[:num_tokens] = [cache.length + each for cache, count in runs for each in range(count)]
         self._long[:num_tokens] = [cache.long for cache in caches]
         states: list[int] = []
         for layer, parts in self._state_templates:
@@ -261,7 +265,9 @@ class NativePlan:
         self._states[: len(states)] = states
         entries: list[tuple[int, int, int]] = []
         for layer, keys, values in self._templates:
-            entries += [cache.layer(layer).extend(keys, values) for cache in caches]
+            for cache, count in runs:
+                at, values_at, kept = cache.layer(layer).extend(keys[count - 1], values[count - 1])
+                entries += [(at, values_at, kept - later) for later in range(count - 1, -1, -1)]
         if entries:
             self._kept[: len(entries)] = entries
             self._make_room(num_tokens, max(count for _, _, count in entries))
@@ -272,8 +278,8 @@ class NativePlan:
         with self._model.store or nullcontext():
             run(self._context.ctypes.data)
         self.threads.note(threads, num_tokens, time.monotonic() - begun)
-        for cache in caches:
-            cache.advance(1)
+        for cache, count in runs:
+            cache.advance(count)
         return self._logits_TV[:num_tokens].clone()
 
     def _make_room(self, num_tokens: int, count: int) -> None:
