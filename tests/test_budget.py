@@ -109,6 +109,12 @@ def duplicated(paths: list[Path], run: int = DUPLICATE_RUN) -> tuple[dict[tuple[
     return {place: texts[place] for place in sorted(repeated)}, len(texts)
 
 
+@pytest.fixture(scope="module")
+def trees() -> dict[Path, ast.Module]:
+    """The syntax of every source file."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sources("src")}
+
+
 def test_exceptions_are_needed_and_reasoned():
     for name, reason in (EXCEPTIONS | EVALUATES | EXECUTES).items():
         assert (ROOT / name.split("::")[0]).exists(), f"{name} is gone: delete its exception"
@@ -124,10 +130,10 @@ def test_file_sizes():
     assert not {name: n for name, n in long.items() if name not in EXCEPTIONS}, f"at most {FILE_LINES} lines"
 
 
-def test_function_sizes():
+def test_function_sizes(trees):
     long = {}
     for path in sources("src", "tests", "bench"):
-        for name, node in functions(ast.parse(path.read_text(encoding="utf-8"))):
+        for name, node in functions(trees.get(path) or ast.parse(path.read_text(encoding="utf-8"))):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > FUNCTION_LINES and name_of(path, name) not in EXCEPTIONS:
                 long[name_of(path, name)] = lines
@@ -142,18 +148,17 @@ def test_package_sizes():
     assert not large, f"at most {PACKAGE_SHARE:.0%} of {sum(lines.values())} lines"
 
 
-def test_public_functions_are_annotated():
+def test_public_functions_are_annotated(trees):
     wrong = {
         name_of(path, name): missing
-        for path in sources("src")
-        for name, node in public_functions(ast.parse(path.read_text(encoding="utf-8")))
+        for path, tree in trees.items()
+        for name, node in public_functions(tree)
         if (missing := missing_annotations(node)) and name_of(path, name) not in EXCEPTIONS
     }
     assert not wrong
 
 
-def test_docstrings():
-    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sources("src")}
+def test_docstrings(trees):
     documented = documented_methods(list(trees.values()))
     wrong = [name_of(path) for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)]
     for path, tree in trees.items():
@@ -166,10 +171,10 @@ def test_docstrings():
     assert not wrong, "\n".join(wrong)
 
 
-def test_a_class_name_has_one_meaning():
+def test_a_class_name_has_one_meaning(trees):
     places = defaultdict(list)
-    for path in sources("src"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for path, tree in trees.items():
+        for node in tree.body:
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(name_of(path))
     shared = {name: found for name, found in places.items() if len(found) > 1}

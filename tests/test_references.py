@@ -7,6 +7,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,8 +26,13 @@ def documents() -> list[Path]:
     return [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
-def prose(source: str) -> Iterator[str]:
+@cache
+def prose(path: Path) -> list[str]:
     """Docstrings and comments of a Python file."""
+    return [*_prose(path.read_text(encoding="utf-8"))]
+
+
+def _prose(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield ast.get_docstring(node) or ""
@@ -52,7 +58,7 @@ def known_paths() -> set[str]:
 def test_named_files_exist():
     known = known_paths()
     texts = {path: [path.read_text(encoding="utf-8")] for path in documents()}
-    texts |= {path: list(prose(path.read_text(encoding="utf-8"))) for path in (ROOT / "src").rglob("*.py")}
+    texts |= {path: prose(path) for path in (ROOT / "src").rglob("*.py")}
     wrong = [
         f"{path.relative_to(ROOT)}: {name}"
         for path, parts in texts.items()
@@ -67,7 +73,7 @@ def test_no_appendix_or_section_of_an_unnamed_document():
     """`section 2.2` needs a paper or a page next to it on the line or the one before."""
     wrong = []
     for path in (ROOT / "src").rglob("*.py"):
-        for part in prose(path.read_text(encoding="utf-8")):
+        for part in prose(path):
             for found in re.finditer(r"\b(?:[Aa]ppendix [A-Z]\b|[Ss]ections? \d)", part):
                 around = part[max(0, found.start() - 160) : found.end() + 160]
                 if not re.search(r"arXiv|\.md|RFC|\d{4}", around):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coterie.config.errors import DataError
-from coterie.text import Message, render
+from coterie.text import Message, render, template_sandbox
 
 HOSTILE = {
     "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
@@ -75,13 +75,19 @@ HOSTILE = {
 }  # fmt: skip
 
 
+# These work until the limit; a tenth of it shows as well that a step of theirs takes no longer than it counts.
+UNTIL_THE_LIMIT = {"filtered loop", "many long lists", "lazy filters", "join", "recursive macro"}
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_templates_stop_soon_with_one_line(name):
+def test_hostile_templates_stop_soon_with_one_line(name, monkeypatch):
+    share = 0.1 if name in UNTIL_THE_LIMIT else 1.0
+    monkeypatch.setattr(template_sandbox, "MAX_WORK", int(share * template_sandbox.MAX_WORK))
     started = time.process_time()
     with pytest.raises(DataError, match=r"^chat template: ") as caught:
         render([Message("user", "Hello")], HOSTILE[name])
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
-    assert time.process_time() - started < 12
+    assert time.process_time() - started < 12 * share
 
 
 def test_the_limits_hold_in_any_thread():
