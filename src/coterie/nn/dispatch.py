@@ -68,7 +68,7 @@ class Dispatcher(Protocol):
 class LocalPlan:
     """Where each routed row came from and where it went (tensors are int64).
 
-    `counts`: rows per expert. On CPU each busy expert gets zero rows up to a round number
+    `counts`: rows per expert. Each busy expert gets zero rows up to a round number
     (`choose.row_multiple`). `slot_R`: the flat (token, choice) index of each row; `token_R = slot_R // K`.
     `row_TK`: the row of each (token, choice). `padding_N`: rows that belong to no token (None: there are
     none); their slot reads 0.

@@ -1,5 +1,7 @@
 """The only caller of `scaled_dot_product_attention`: packed segments without a mask, kept keys with one.
 
+On CUDA packed segments of 16 bits are one kernel, padded nowhere (`varlen`).
+
 Segments of similar length are padded at their end into one `(B, H, L, D)` batch: a causal query never sees
 later keys, so padding needs no mask. Equal segments need no gather, only views.
 
@@ -10,6 +12,7 @@ padded length, P padded tokens of all buckets, W window.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -20,6 +23,7 @@ from torch.autograd.function import once_differentiable
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.kernels import choose
 from coterie.nn.kernels.causal_blocks import causal_blocks
+from coterie.nn.kernels.cuda import varlen
 
 Mask = Literal["causal", "sliding", "chunked"]
 
@@ -43,6 +47,10 @@ def attend(
     `sliding`: a query sees the last `window` positions, itself included. `chunked`: positions with the same
     `position // window`. Query head h reads key head `h // (H // G)`.
     """
+    if mask != "chunked" and choose.attends_packed(q_THD, k_TGD, v_TGD):
+        starts_B1 = _starts(context, q_THD.device)
+        seen = window if mask == "sliding" else None
+        return varlen(q_THD, k_TGD, v_TGD, starts_B1, max(context.lengths), seen, scale)
     plan = _plan(context, mask, window, q_THD.device)
     causal_THD = _causal(q_THD, k_TGD, v_TGD, plan, scale)
     if plan.band is None:
@@ -127,6 +135,16 @@ class _Plan:
     buckets: tuple[tuple[int, int], ...]
     move: _Move | None
     band: _Band | None
+
+
+def _starts(context: ForwardContext, device: torch.device) -> Tensor:
+    """Where each segment starts, and the end of the last (int32)."""
+    key = ("starts", str(device))
+    if key not in context.memo:
+        starts = [0, *accumulate(context.lengths)]
+        context.memo[key] = torch.tensor(starts, dtype=torch.int32, device=device)
+    starts_B1: Tensor = context.memo[key]
+    return starts_B1
 
 
 def _plan(context: ForwardContext, mask: Mask, window: int | None, device: torch.device) -> _Plan:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from coterie.nn.kernels.cuda import GROUP_ROWS, is_right
 from coterie.nn.kernels.measured import fastest
 from coterie.nn.kernels.weights import ExpertWeights
 
@@ -26,6 +26,8 @@ _MANY_ROWS = 256
 _FEW_ROWS = 64
 # float32 segments shorter than this are faster in PyTorch's own attention kernel.
 _LONG_SEGMENT = 192
+# Flash attention's limit.
+_WIDEST_HEAD = 256
 # float32 scores of one chunk: on CPU they stay in cache, on CUDA a product must be large to be fast.
 _CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 
@@ -96,9 +98,9 @@ def grouped(x_RI: Tensor, weights: ExpertWeights) -> Grouped:
     matrix = weights.matrix
     if not isinstance(matrix, Tensor) or x_RI.device.type != "cuda" or x_RI.dtype != torch.bfloat16:
         return "loop"
-    # grouped_mm wants rows of whole 16 bytes, and came with torch 2.10.
-    whole = all(size % 8 == 0 for size in matrix.shape[1:])
-    return "grouped_mm" if whole and hasattr(F, "grouped_mm") else "loop"
+    # It wants rows of whole 16 bytes.
+    whole = x_RI.shape[0] > 0 and all(size % 8 == 0 for size in matrix.shape[1:])
+    return "grouped_mm" if whole and is_right("grouped_mm", x_RI.device) else "loop"
 
 
 def expert_layer(x_RI: Tensor, swiglu: bool, gate_up: ExpertWeights, down: ExpertWeights) -> Layer:
@@ -133,12 +135,24 @@ def row_multiple(num_rows: int, num_experts: int, device: torch.device) -> int:
 
     oneDNN compiles a kernel (about a millisecond) for every new number of rows, and a new routing has new
     numbers at every step: 64 experts in bf16 ran 2.5 times slower than with multiples of 32. At most an
-    eighth is wasted on average.
+    eighth is wasted on average. On CUDA `grouped_mm` would else move the rows.
     """
+    if device.type == "cuda":
+        return GROUP_ROWS
     mean = num_rows / num_experts
     if device.type != "cpu" or mean < 12:  # products of fewer rows are not compiled
         return 1
     return 4 if mean < 64 else 16 if mean < 256 else 32 if mean < 1024 else 64
+
+
+def attends_packed(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> bool:
+    """Whether packed segments are one kernel on CUDA, which reads heads of one width in 16 bits."""
+    width = q_THD.shape[2]
+    halves = q_THD.dtype in (torch.bfloat16, torch.float16)
+    if q_THD.device.type != "cuda" or not halves or q_THD.shape[0] == 0:
+        return False
+    same = k_TGD.shape[2] == v_TGD.shape[2] == width and width % 8 == 0 and width <= _WIDEST_HEAD
+    return same and is_right("varlen", q_THD.device)
 
 
 def attends_by_blocks(q_BLHD: Tensor) -> bool:
