@@ -21,7 +21,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 INTRODUCTION = """# Results
 
 `python bench/tables.py` draws every figure on this page from a record in `bench/results`. The machines are
-shared and differ. Compare the ratios, each measured within one run, rather than absolute times.
+shared and differ. Compare the ratios, each measured within one run, rather than absolute times. They are
+of CPUs: no figure of a GPU is recorded yet (`make bench-gpu` would).
 """
 
 
