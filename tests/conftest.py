@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 # Set before any Hugging Face library is imported: a test that needs the network is marked `net` and clears it
@@ -28,6 +29,12 @@ def pytest_collection_finish() -> None:
     """Leave what the imports have made, which stays, out of every later search for garbage."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test of a GPU is skipped where there is none."""
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device")
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,6 +159,39 @@ def test_the_cpu_takes_none_of_them() -> None:
     q = torch.zeros(4, 2, 8, dtype=torch.bfloat16)
     assert not choose.attends_packed(q, q, q)
     assert choose.grouped(q[:, 0], ExpertWeights(torch.zeros(2, 8, 8, dtype=torch.bfloat16))) == "loop"
+
+
+BENCH = Path(__file__).parents[3] / "bench"
+IN_LITTLE = """
+import torch, gpu_step
+from shapes import models, shape
+gpu_step.SEQUENCES, gpu_step.LENGTH, gpu_step.VOCABULARY = 2, 32, 128
+gpu_step.PROMPT, gpu_step.NEW, gpu_step.BATCHES = 16, 4, (1, 2)
+gpu_step.SHAPE = shape(width=32, layers=2, heads=4, head_dim=8, vocabulary=128)
+gpu_step.MODELS = {name: models(columns=64)[name] for name in gpu_step.MODELS}
+records = []
+record = gpu_step.measured(torch.device("cpu"), 2, 1e9, records.append)
+assert not record["left_out"] and len(records) == len(record["parts"]) == 4
+steps = record["parts"]["training"]["steps"]
+assert len(steps) == 6 and steps["dense"]["over_dense"] == 1.0 and steps["qwen3_moe, plain"]["ms"] > 0
+assert len(record["parts"]["generation, mixtral"]) == 6
+assert gpu_step.measured(torch.device("cpu"), 1, -1.0, records.append)["left_out"] == list(record["parts"])
+"""
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_in_little_and_refuses_a_machine_without_a_device() -> None:
+    environment = os.environ | {"PYTHONPATH": ":".join([str(BENCH), *filter(None, sys.path)])}
+    environment["OMP_NUM_THREADS"] = "1"
+    subprocess.run([sys.executable, "-c", IN_LITTLE], check=True, env=environment, timeout=300)
+    command = [sys.executable, str(BENCH / "gpu_step.py")]
+    hidden = environment | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, check=False, env=hidden, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and done.stdout == ""
+    assert (
+        done.stderr.startswith("bench/gpu_step.py: PyTorch sees no CUDA device")
+        and done.stderr.count("\n") == 1
+    )
 
 
 @pytest.mark.gpu
