@@ -14,6 +14,7 @@ from tables_decode import decoding
 from tables_gguf import gguf_blocks, gguf_load, int4_load, load_time
 from tables_mixers import mixers
 from tables_operations import operations
+from tables_quantised import quantised
 from tables_real import real_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -347,6 +348,7 @@ def render() -> str:
         ("load_int4.json", int4_load),
         ("gguf_blocks.json", gguf_blocks),
         ("bf16_agreement.json", bf16_agreement),
+        ("quantised.json", quantised),
         ("tune.json", tune),
         ("qlora_memory.json", qlora),
         ("subset.json", subset),
