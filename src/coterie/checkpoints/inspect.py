@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from coterie.checkpoints.checkpoint import Checkpoint
+from coterie.checkpoints.foreseen_kernels import foreseen_kernels
 from coterie.checkpoints.quantised.encoded import FormFacts
 from coterie.checkpoints.stored_tensors import StoredTensors
 from coterie.config import CheckpointError, CoterieError, ModelConfig
@@ -123,10 +124,14 @@ class DirectoryFacts:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All facts about a directory, a hub id or a published name; one of the last two is None."""
+    """All facts about a directory, a hub id or a published name; one of the last two is None.
+
+    `kernels`: what decoding would run on here.
+    """
 
     name: str
     model: ModelDescription
+    kernels: str
     published: Published | None = None
     directory: DirectoryFacts | None = None
 
@@ -147,7 +152,7 @@ class Inspection:
         if self.directory is not None:
             facts["directory"] = str(self.directory.path)
             facts["hub"] = None if self.directory.origin is None else asdict(self.directory.origin)
-        facts |= self.model.to_dict() | {"oddities": self.oddities}
+        facts |= self.model.to_dict() | {"oddities": self.oddities, "kernels": self.kernels}
         if self.directory is not None:
             tokenizer = self.directory.tokenizer
             facts["quantised"] = self.directory.quantised
@@ -168,7 +173,8 @@ def inspect_model(name: str) -> Inspection:
     """
     published = _published(name)
     if published is not None:
-        return Inspection(published.name, describe(_config(published)), published=published)
+        config = _config(published)
+        return Inspection(published.name, describe(config), foreseen_kernels(config), published)
     checkpoint = Checkpoint.open(name, weights=False)
     config = checkpoint.config
     directory = DirectoryFacts(
@@ -186,7 +192,8 @@ def inspect_model(name: str) -> Inspection:
         _notes(checkpoint),
         _gguf(checkpoint),
     )
-    return Inspection(name, describe(config), directory=directory)
+    kernels = foreseen_kernels(config, checkpoint)
+    return Inspection(name, describe(config), kernels, directory=directory)
 
 
 def _published(name: str) -> Published | None:

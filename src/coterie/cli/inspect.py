@@ -57,6 +57,7 @@ def _lines(found: Inspection) -> list[str]:
     sizes = ", ".join(f"{_size(size)} at {length:,}" for length, size in model.kv_bytes.items())
     result.append(f"cache        {model.kv_bytes_per_token:,} bytes per token in bfloat16{growth}; {sizes}")
     result += [f"memory       {_size(size)} {phase}" for phase, size in model.memory_bytes.items()]
+    result.append(f"decoding     {found.kernels}")
     if found.directory is not None:
         result += _directory_lines(found.directory)
     return result + [f"unlike most  {line}" for line in found.oddities]

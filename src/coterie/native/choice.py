@@ -26,29 +26,16 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
     `auto` leaves small models to PyTorch, `native` does not, `torch` leaves all to it. The kernels are
     compiled at the first call on a machine and come from numba's cache later.
     """
-    if kernels == "torch":
-        return "PyTorch's products were asked for"
-    device = model.embed.weight.device.type
-    if device != "cpu":
-        return f"the model is on {device}"
-    size = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
-    size += 0 if model.store is None else model.store.num_numbers
-    if kernels == "auto" and size < SMALL:
-        return f"the model is small ({size:,} numbers)"
-    if model.training and any(getattr(module, "dropout", 0.0) for module in model.modules()):
-        return "the model is in training, with dropout"
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        return "NUMBA_DISABLE_JIT is set"
+    reason = _unsuited(model, kernels, model.embed.weight.device.type)
+    if reason is not None:
+        return reason
     try:
         from coterie.native.compiled import folder
         from coterie.native.plan import NativePlan
         from coterie.native.program import CannotPlan
-        from coterie.native.runner import thread_functions
         from coterie.native.self_test import check_draws, check_products
     except Exception as error:  # a missing or broken numba
         return f"numba cannot be imported ({_line(error)})"
-    if kernels == "auto" and torch.get_num_threads() > 1 and thread_functions() is None:
-        return "torch's threads cannot be shared here (it has no libgomp); OMP_NUM_THREADS=1 allows it"
     if not any(folder().glob("*/*.nbi")):
         _log.warning("native kernels: compiling, 10 to 30 seconds, once on this machine")
     try:
@@ -60,6 +47,47 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
     except Exception as error:  # whatever a compiler may raise
         return f"the kernels cannot be compiled here ({_line(error)})"
     return plan
+
+
+def foreseen(model: Transformer, device: str = "cpu") -> str:
+    """What `describe` would say of a model that is on the meta device, once it is on `device`.
+
+    Nothing is compiled.
+    """
+    reason = _unsuited(model, "auto", device)
+    if reason is not None:
+        return describe(reason)
+    try:
+        lowering, program = (import_module(f"coterie.native.{name}") for name in ("lowering", "program"))
+    except Exception as error:
+        return describe(f"numba cannot be imported ({_line(error)})")
+    try:
+        return f"native ({lowering.Lowering(model, 1, compiles=False).stored})"
+    except program.CannotPlan as error:
+        return describe(f"the native step does not know {error}")
+
+
+def _unsuited(model: Transformer, kernels: Kernels, device: str) -> str | None:
+    """Why a model is not planned, before its layers are looked at; None where nothing speaks against it."""
+    if kernels == "torch":
+        return "PyTorch's products were asked for"
+    if device != "cpu":
+        return f"the model is on {device}"
+    size = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    size += 0 if model.store is None else model.store.num_numbers
+    if kernels == "auto" and size < SMALL:
+        return f"the model is small ({size:,} numbers)"
+    if model.training and any(getattr(module, "dropout", 0.0) for module in model.modules()):
+        return "the model is in training, with dropout"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "NUMBA_DISABLE_JIT is set"
+    try:
+        threads = import_module("coterie.native.runner").thread_functions()
+    except Exception as error:  # a missing or broken numba
+        return f"numba cannot be imported ({_line(error)})"
+    if kernels == "auto" and torch.get_num_threads() > 1 and threads is None:
+        return "torch's threads cannot be shared here (it has no libgomp); OMP_NUM_THREADS=1 allows it"
+    return None
 
 
 def readiness() -> str:

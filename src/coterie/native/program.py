@@ -50,11 +50,11 @@ class StepProgram:
     """Operations in order. It owns every tensor whose address they hold.
 
     `most`: tokens of a step at most. `copies`: (a tensor that was copied, its version then), by which a plan
-    notices that a copy is out of date. `kinds`: of the weights of products.
+    notices that a copy is out of date. `kinds`: of the weights of products. `compiles`: as `Lowering`.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, compiles: bool = True) -> None:
+        self.most, self.compiles = most, compiles
         self.ops: list[list[int]] = []
         self.kept: list[Tensor] = []
         self.callbacks: list[Any] = []
@@ -67,7 +67,8 @@ class StepProgram:
         Without `barrier` the next one may begin before this one is finished.
         """
         row = [0] * FIELDS
-        row[KERNEL], row[SERIAL], row[BARRIER] = address(kernel), int(serial), int(barrier)
+        row[KERNEL] = address(kernel) if self.compiles else 0
+        row[SERIAL], row[BARRIER] = int(serial), int(barrier)
         for index, field in enumerate(fields):
             whole = field if isinstance(field, int) else struct.unpack("<q", struct.pack("<d", field))[0]
             row[FIRST + index] = int(whole)

@@ -30,7 +30,8 @@ def materialise(
         for name, buffer in list(part.named_buffers(recurse=False)):
             setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
         if isinstance(part, Router) and part.select_bias is not None:
-            part.select_bias.data = torch.zeros_like(part.select_bias, dtype=torch.float32)
+            bias = part.select_bias
+            part.select_bias.data = torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
     for part in module.modules():
         if isinstance(part, Router):
             part.balance.reset()
