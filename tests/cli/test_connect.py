@@ -32,9 +32,13 @@ def test_the_settings_of_the_directory_come_first(
     assert (found.temperature, found.top_p) == (temperature, top_p)
 
 
-def test_a_server_chooses_its_own_forms() -> None:
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"quant": "int8"}, "what it holds weights in"), ({"kernels": "torch"}, "what it computes on")],
+)
+def test_a_server_chooses_its_own_forms(given: dict[str, str], words: str) -> None:
     with (
-        pytest.raises(ConfigError, match="http://x: a server chooses what it holds weights in"),
-        connect("http://x", "float32", None, None, quant="int8"),
+        pytest.raises(ConfigError, match=f"http://x: a server chooses {words}; leave out --"),
+        connect("http://x", "float32", None, None, **given),
     ):
         pass

@@ -148,6 +148,19 @@ def test_loading_what_cannot_be_loaded(model: LanguageModel, tmp_path: Path) -> 
         coterie.load(tmp_path / "m", dtype="float13")
 
 
+def test_the_choice_of_kernels(model: LanguageModel, tmp_path: Path) -> None:
+    coterie.save(model, tmp_path / "m")
+    settings = {"max_tokens": 6, "temperature": 0.0, "stop_ids": ()}
+    replies = []
+    for kernels in ("native", "torch"):
+        loaded = coterie.load(tmp_path / "m", kernels=kernels, device="cpu")
+        assert loaded._engine().kernels_used.startswith(kernels)
+        replies.append(loaded.generate("once", **settings).ids)
+    assert replies[0] == replies[1]
+    with pytest.raises(ConfigError, match="kernels 'fast' is not known; use one of auto, native, torch"):
+        coterie.load(tmp_path / "missing", kernels="fast")
+
+
 def test_without_a_tokenizer_ids_still_work(model: LanguageModel, tmp_path: Path) -> None:
     coterie.save(LanguageModel(model.model), tmp_path / "bare")
     bare = coterie.load(tmp_path / "bare")

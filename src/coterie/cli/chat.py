@@ -13,6 +13,7 @@ from coterie.cli.connect import connect, recommended
 from coterie.cli.options import (
     REPLY,
     Adapter,
+    Computed,
     Dtype,
     Json,
     KeyFile,
@@ -67,6 +68,7 @@ def generate(
     seed: Seed = None,
     dtype: Dtype = "auto",
     quant: Weights = None,
+    kernels: Computed = None,
     as_json: Json = False,
 ) -> None:
     """Continue a text."""
@@ -76,7 +78,7 @@ def generate(
     given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     given |= {"repetition_penalty": repetition_penalty, "stop": tuple(stop) if stop else None}
     text = _text_of(prompt)
-    loaded = load(model, dtype=dtype, quant=quant or "stored")
+    loaded = load(model, dtype=dtype, quant=quant or "stored", kernels=kernels or "auto")
     own = recommended(loaded)
     params = replace(own, **{name: value for name, value in given.items() if value is not None})
     params = replace(params, max_tokens=max_tokens, seed=seed)
@@ -99,6 +101,7 @@ def chat(
     seed: Seed = None,
     dtype: Dtype = "auto",
     quant: Weights = None,
+    kernels: Computed = None,
     adapter: Adapter = None,
     template: Template = None,
     api_key_file: KeyFile = None,
@@ -109,7 +112,7 @@ def chat(
     from coterie.agents.terminal import Terminal
     from coterie.text.printable import printable
 
-    with connect(model, dtype, api_key_file, served, template, quant, adapter) as speaker:
+    with connect(model, dtype, api_key_file, served, template, quant, adapter, kernels) as speaker:
         interactive = sys.stdin.isatty()
         if interactive:
             print(
@@ -133,6 +136,7 @@ def run(
     seed: Seed = None,
     dtype: Dtype = "auto",
     quant: Weights = None,
+    kernels: Computed = None,
     template: Template = None,
     api_key_file: KeyFile = None,
     served: Served = None,
@@ -151,7 +155,7 @@ def run(
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", _text_of(prompt)))
     sampling = Sampling(temperature, top_p, max_tokens, seed)
-    with connect(model, dtype, api_key_file, served, template, quant) as speaker:
+    with connect(model, dtype, api_key_file, served, template, quant, kernels=kernels) as speaker:
         on_piece = None if as_json else _show
         turn = speaker.say(messages, sampling=sampling, schema=schema, on_piece=on_piece)
     if not as_json:

@@ -24,6 +24,7 @@ def connect(
     template: str | None = None,
     quant: str | None = None,
     adapter: str | None = None,
+    kernels: str | None = None,
 ) -> Iterator[RemoteSpeaker]:
     """A server at an address, or a checkpoint (directory or hub id) answered in this process.
 
@@ -43,6 +44,8 @@ def connect(
             raise ConfigError(f"{target}: a server has its own adapters; leave out --adapter, take --served")
         if quant is not None:
             raise ConfigError(f"{target}: a server chooses what it holds weights in; leave out --quant")
+        if kernels is not None:
+            raise ConfigError(f"{target}: a server chooses what it computes on; leave out --kernels")
         with address(target, key_file) as endpoint:
             yield RemoteSpeaker(endpoint, served)
         return
@@ -53,7 +56,8 @@ def connect(
     from coterie.infer.model import load
     from coterie.serve.inprocess import endpoint as in_process
 
-    model = load(target, dtype=dtype, adapter=adapter, template=template, quant=quant or "stored")
+    held, computed = quant or "stored", kernels or "auto"
+    model = load(target, dtype=dtype, adapter=adapter, template=template, quant=held, kernels=computed)
     model.sampling = recommended(model)
     # A day: nobody else waits for this model, and a slow machine may take long.
     with contextlib.closing(in_process(model, label=target, request_timeout=86400.0)) as local:

@@ -82,6 +82,14 @@ Weights = Annotated[
         rich_help_panel=CONNECTION,
     ),
 ]
+Computed = Annotated[
+    str | None,
+    typer.Option(
+        "--kernels",
+        help="What replies are computed on: native, torch, or auto (what is faster; the default).",
+        rich_help_panel=CONNECTION,
+    ),
+]
 Target = Annotated[
     str, typer.Argument(help="A directory, GGUF file, hub id (owner/name) or a server's http address.")
 ]

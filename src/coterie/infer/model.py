@@ -27,6 +27,7 @@ from coterie.checkpoints.quantise import held_forms, quantised_parts
 from coterie.checkpoints.running_dtype import AUTO, RunningDtype, running_dtype
 from coterie.config import ConfigError, CoterieError, ModelConfig, Precision, suggest
 from coterie.config.expert_place import ExpertPlace
+from coterie.config.kernels import check_kernels
 from coterie.infer.defaults import sampling_defaults
 from coterie.infer.engine import Engine
 from coterie.infer.request import Reply, check_prompt
@@ -53,7 +54,8 @@ class LanguageModel:
     `start_ids`: the tokens put before a text prompt; None means those that the tokenizer itself puts before a
     text. `stop_ids`: the tokens that end a reply by default; None means the tokenizer's. `sampling`: settings
     of replies where a call says nothing. `checkpoint`: what it was read from. `manifest`: `coterie.json` of
-    the directory it came from (default: the checkpoint's). `dtype`: what it runs in, and why.
+    the directory it came from (default: the checkpoint's). `dtype`: what it runs in, and why. `kernels`: what
+    decoding runs on: "native", "torch" or "auto", which is what is faster.
 
     Keyword settings of `generate`, `stream` and `chat` are the fields of `SamplingParams`: `max_tokens`,
     `temperature`, `top_k`, `top_p`, `min_p`, `repetition_penalty`, `seed`, `stop`, `stop_ids`, `min_tokens`,
@@ -71,8 +73,10 @@ class LanguageModel:
         manifest: Mapping[str, Any] | None = None,
         checkpoint: Checkpoint | None = None,
         dtype: RunningDtype | None = None,
+        kernels: str = "auto",
     ) -> None:
         self.model = model
+        self.kernels = check_kernels(kernels)
         self.tokenizer = tokenizer
         if start_ids is None:
             start_ids = tokenizer.start_ids if tokenizer is not None else ()
@@ -175,16 +179,12 @@ class LanguageModel:
             raise CoterieError("prompts: give a list of prompts; for a single text use generate")
         its_params = self._params(params, settings)
         ids = [self._prompt_ids(prompt) for prompt in prompts]
-        # A new engine for each call: one that keeps prefixes would make equal calls differ by rounding, and
-        # would have to notice when the weights change. `serve.inprocess` is for conversations.
-        return Engine(self.model, self.tokenizer, max_batch=max_batch).generate(ids, its_params)
+        return self._engine(max_batch).generate(ids, its_params)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any) -> Iterator[str]:
         """The same reply as `generate` in pieces of text, as they become certain. Errors: as `generate`."""
         self._needs_tokenizer("a stream of text")
-        events = Engine(self.model, self.tokenizer).stream(
-            self._prompt_ids(prompt), self._params(params, settings)
-        )
+        events = self._engine().stream(self._prompt_ids(prompt), self._params(params, settings))
         return (event.text for event in events if event.text)
 
     def chat(
@@ -207,6 +207,14 @@ class LanguageModel:
         ]
         tokenizer = self._needs_tokenizer("a conversation")
         return conversation_ids(tokenizer, turns, add_generation_prompt=True, tools=tools)
+
+    def _engine(self, max_batch: int = 32) -> Engine:
+        """A new one for each call.
+
+        One that keeps prefixes would make equal calls differ by rounding, and would have to notice when the
+        weights change. `serve.inprocess` is for conversations.
+        """
+        return Engine(self.model, self.tokenizer, max_batch=max_batch, kernels=self.kernels)
 
     def _hidden(self, ids: Ids, recorder: Recorder | None = None) -> tuple[Tensor, Tensor]:
         """Hidden states (T, D) of one sequence, and its ids as a tensor on the model's device."""
@@ -260,6 +268,7 @@ def load(
     template: str | None = None,
     quant: str | Precision | None = None,
     experts: str | ExpertPlace = "memory",
+    kernels: str = "auto",
 ) -> LanguageModel:
     """Read a checkpoint directory or a hub id. `device` auto: the GPU if there is one.
 
@@ -273,10 +282,12 @@ def load(
     `quant`: what the weights of each class are held in, as `Precision.parse` reads it: "int4",
     "experts=int4,attention=bf16", "stored" (as the files hold them); None: all as `dtype`.
     `experts`: where routed experts are: "memory", "disk" (read when they are chosen; for use, not for
-    training) or "auto" (memory where all weights fit).
+    training) or "auto" (memory where all weights fit). `kernels`: what decoding runs on: "native", "torch",
+    or "auto", which is what is faster.
     Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an adapter or patch made for
-    other weights; `ConfigError` for the device.
+    other weights; `ConfigError` for the device and for unknown kernels.
     """
+    check_kernels(kernels)
     if adapter is None and is_variant(path):
         path, adapter = base_of(path), path
     if adapter is not None:
@@ -308,6 +319,7 @@ def load(
         sampling=sampling_defaults(checkpoint.generation_config, checkpoint.tokens.stop_strings, settings),
         checkpoint=checkpoint,
         dtype=chosen,
+        kernels=kernels,
     )
 
 

@@ -284,5 +284,5 @@ def _async_transport(host: Host) -> Any:
 
 
 def _host(model: LanguageModel, name: str, settings: dict[str, Any], where: str) -> Host:
-    quiet = {"page": False, "log_requests": "off", "store": False}
+    quiet = {"page": False, "log_requests": "off", "store": False, "kernels": model.kernels}
     return Host.of(Service(model, name, ServeSettings.from_dict(quiet | settings, where=where)))
