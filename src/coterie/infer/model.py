@@ -311,16 +311,20 @@ def load(
         if loaded.tokenizer is None:
             raise ConfigError(f"{path}: has no tokenizer, so it cannot use the chat template '{template}'")
         loaded.tokenizer.templates = given
-    settings = str(checkpoint.path / "generation_config.json")
     return LanguageModel(
         loaded.model,
         loaded.tokenizer,
         stop_ids=checkpoint.stops,
-        sampling=sampling_defaults(checkpoint.generation_config, checkpoint.tokens.stop_strings, settings),
+        sampling=_sampling(checkpoint),
         checkpoint=checkpoint,
         dtype=chosen,
         kernels=kernels,
     )
+
+
+def _sampling(checkpoint: Checkpoint) -> SamplingParams:
+    where = str(checkpoint.path / "generation_config.json")
+    return sampling_defaults(checkpoint.generation_config, checkpoint.tokens.stop_strings, where)
 
 
 def save(model: LanguageModel, path: str | Path, dtype: str | None = None, probes: bool = False) -> None:
