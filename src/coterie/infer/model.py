@@ -282,8 +282,7 @@ def load(
     `quant`: what the weights of each class are held in, as `Precision.parse` reads it: "int4",
     "experts=int4,attention=bf16", "stored" (as the files hold them); None: all as `dtype`.
     `experts`: where routed experts are: "memory", "disk" (read when they are chosen; for use, not for
-    training) or "auto" (memory where all weights fit). `kernels`: what decoding runs on: "native", "torch",
-    or "auto", which is what is faster.
+    training) or "auto" (memory where all weights fit). `kernels`: of decoding: "native", "torch" or "auto".
     Errors: `CheckpointError` for a directory that is not a whole checkpoint, or an adapter or patch made for
     other weights; `ConfigError` for the device and for unknown kernels.
     """
