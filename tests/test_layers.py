@@ -20,6 +20,7 @@ LAYERS = {
     "plan": 1,
     "remote": 1,
     "results": 1,
+    "jit": 1,
     "sandbox": 2,
     "primer": 2,
     "report": 2,

@@ -19,7 +19,9 @@ _FORMATS = (
 _FAMILY = re.compile(
     r"families/\w+\.py::_?(read|write|slots|moe_slots)\w*|checkpoints/gguf_model/(configs|hybrids|latent|variants)\.py::\w+"
 )
-_KERNEL = re.compile(r"native/(rows|matrices|attention|routing|recurrent|odd_blocks)\.py::\w+")
+_KERNEL = re.compile(
+    r"(native/(rows|matrices|attention|routing|recurrent|odd_blocks)|nn/passes/\w+)\.py::\w+"
+)
 # Two functions, as `path::name` below src/coterie -> why they stay apart.
 EXPLAINED: dict[frozenset[str], str] = {
     frozenset(pair): reason
@@ -95,12 +97,6 @@ EXPLAINED: dict[frozenset[str], str] = {
             _AUTOGRAD,
         ),
         ("nn/kernels/grouped.py::_Loop.forward", "nn/kernels/grouped.py::_Loop.backward", _AUTOGRAD),
-        (
-            "nn/kernels/adapted.py::_AdaptedMixture.forward",
-            "nn/kernels/swiglu.py::_Experts.forward",
-            "the plain kernel decides the speed of training; with one loop for both it would test for "
-            "factors at every expert",
-        ),
         (
             "primer/stories.py::hiding",
             "primer/stories.py::travelling",

@@ -14,7 +14,6 @@ from coterie.config import ConfigError
 from coterie.infer.engine import Engine
 from coterie.native import choice
 from coterie.native.choice import describe, plan_for
-from coterie.native.compiled import folder
 from coterie.native.plan import NativePlan
 from tests.infer.models import tiny_model
 
@@ -52,19 +51,6 @@ def test_a_wrong_product_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "a product of kind 0 is wrong" in str(plan_for(tiny_model("dense"), "native"))
     finally:
         self_test._check.cache_clear()
-
-
-def test_the_cache_belongs_to_this_state_of_the_sources(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """numba alone would find code that was compiled for another layout of the tables."""
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    folder.cache_clear()
-    try:
-        assert folder().parent == tmp_path and folder().name.startswith("native-")
-    finally:
-        monkeypatch.undo()
-        folder.cache_clear()
 
 
 def run(program: str, **environment: str) -> str:

@@ -10,18 +10,11 @@ import math
 
 import numpy as np
 
+from coterie.jit.compiled import fast, inline
+from coterie.jit.primitives import as_bfloat16, exponential, floats, ints, shorts
 from coterie.native.attention_vectors import KEYS, key_scores, largest, weighted_sum
-from coterie.native.compiled import fast, inline
 from coterie.native.layout import CAPACITY, KEPT, POSITIONS, SCORES, THREADS, TOKENS
-from coterie.native.primitives import (
-    as_bfloat16,
-    exponential,
-    floats,
-    ints,
-    number,
-    shorts,
-    take,
-)
+from coterie.native.primitives import number, take
 from coterie.native.rows import fields, real
 from coterie.native.vectors import BF16, F32, dot
 

@@ -30,13 +30,13 @@ def plan_for(model: Transformer, kernels: Kernels = "auto") -> NativePlan | str:
     if reason is not None:
         return reason
     try:
-        from coterie.native.compiled import folder
+        from coterie.jit.compiled import folder
         from coterie.native.plan import NativePlan
         from coterie.native.program import CannotPlan
         from coterie.native.self_test import check_draws, check_products
     except Exception as error:  # a missing or broken numba
         return f"numba cannot be imported ({_line(error)})"
-    if not any(folder().glob("*/*.nbi")):
+    if not any(folder("coterie.native").glob("*/*.nbi")):
         _log.warning("native kernels: compiling, 10 to 30 seconds, once on this machine")
     try:
         plan = NativePlan(model)

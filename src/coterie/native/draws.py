@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from coterie.native.compiled import fast
+from coterie.jit.compiled import fast
 
 # Columns of the settings of a row; a top_k of V or more keeps all tokens.
 MOST, INVERSE_TEMPERATURE, TOP_K, TOP_P, MIN_P, UNIFORM, COLUMNS = range(7)

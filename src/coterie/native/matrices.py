@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from coterie.native.compiled import fast, inline
+from coterie.jit.compiled import fast, inline
+from coterie.jit.primitives import floats, ints
 from coterie.native.layout import THREADS, TOKENS
-from coterie.native.primitives import floats, ints, number, take
+from coterie.native.primitives import number, take
 from coterie.native.rows import fields, real
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32, dot
 

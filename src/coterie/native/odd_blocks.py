@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from coterie.native.compiled import fast, inline
+from coterie.jit.compiled import fast, inline
+from coterie.jit.primitives import codes_at, floats
 from coterie.native.matrices import expert_product_with, product_with
-from coterie.native.primitives import codes_at, floats, number
+from coterie.native.primitives import number
 
 # How numbers are stored, beyond the kinds of `vectors`: bits of a code, and the type of scales.
 ODD_INT8, ODD_INT8_F32, ODD_INT4, ODD_INT4_F32 = range(6, 10)

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie.jit.openmp import thread_functions
 from coterie.native import layout
 from coterie.native.lowering import Lowering
-from coterie.native.runner import run, thread_functions
+from coterie.native.runner import run
 from coterie.native.threads import StepThreads
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer

@@ -14,9 +14,10 @@ import math
 
 import numpy as np
 
-from coterie.native.compiled import fast, inline
+from coterie.jit.compiled import fast, inline
+from coterie.jit.primitives import exponential, floats, ints
 from coterie.native.layout import STATES, TOKENS
-from coterie.native.primitives import exponential, floats, ints, number, take
+from coterie.native.primitives import number, take
 from coterie.native.rows import fields, real
 
 # Channels that a thread convolves at a time, whatever their number: a channel's place in a vector must not

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from coterie.native.compiled import fast
+from coterie.jit.compiled import fast
+from coterie.jit.primitives import doubles, exponential, floats, ints
 from coterie.native.layout import THREADS, TOKENS
 from coterie.native.matrices import piece_size
-from coterie.native.primitives import call_kernel, doubles, exponential, floats, ints, number, take
+from coterie.native.primitives import call_kernel, number, take
 from coterie.native.rows import fields, real
 
 _LOWEST = np.float32(-3e38)

@@ -11,16 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from coterie.native.compiled import fast, inline
+from coterie.jit.compiled import fast, inline
+from coterie.jit.primitives import doubles, exponential, floats, ints
 from coterie.native.layout import FIRST, IDS, LONG, POSITIONS, TOKENS
-from coterie.native.primitives import (
-    doubles,
-    exponential,
-    floats,
-    ints,
-    number,
-    take,
-)
+from coterie.native.primitives import number, take
 
 _PIECE = 4096  # numbers of a long row that a thread takes at a time
 

@@ -4,18 +4,16 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from coterie.native.compiled import c_function, fast
+from coterie.jit.compiled import c_function, fast
+from coterie.jit.openmp import thread_functions
+from coterie.jit.primitives import call_number, ints
 from coterie.native.layout import BARRIER, COUNTER, FIELDS, KERNEL, NUM_OPS, OPS, SERIAL, THREADS, WAIT, WHO
-from coterie.native.primitives import call_barrier, call_kernel, call_number, call_parallel, ints
+from coterie.native.primitives import call_barrier, call_kernel, call_parallel
 
 Kernel = Callable[[Any, Any], None]
-_NAMES = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num")
 _ROW = 8 * FIELDS
 
 
@@ -52,28 +50,6 @@ def _run(context, parallel, region):  # type: ignore[no-untyped-def]
         call_parallel(parallel, region, context, c[THREADS])
     else:
         _operations(context)
-
-
-@functools.cache
-def thread_functions() -> tuple[int, ...] | None:
-    """Addresses of libgomp's functions for a region, a barrier and a thread's number, in torch's own copy.
-
-    None where torch has another OpenMP.
-    """
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
-    paths = dict.fromkeys(line.split(maxsplit=5)[-1].strip() for line in lines if "libgomp" in line)
-    for path in sorted(paths, key=lambda path: "/torch/" not in path):  # other packages may bring another
-        try:
-            library = ctypes.CDLL(path)
-            found = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in _NAMES]
-        except (OSError, AttributeError):
-            continue
-        if all(found):
-            return tuple(found)
-    return None
 
 
 def run(context: int) -> None:

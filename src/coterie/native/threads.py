@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from coterie.native.runner import thread_functions
+from coterie.jit.openmp import thread_functions
 
 _TRIED = 3  # steps of each number of threads before one is preferred
 _AGAIN = 32  # steps until the other one is tried again

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from coterie.nn.autograd import GradFunction
-from coterie.nn.kernels import choose
+from coterie.nn.kernels import choose, one_pass
 from coterie.nn.kernels.weights import Counts
 
 
@@ -188,6 +188,16 @@ def _weight_gradient(a_RD: Tensor, b_RD: Tensor, weights_TK: Tensor, plan: Local
     return LOCAL.per_choice((a_RD * b_RD).sum(1), plan).to(weights_TK.dtype)
 
 
+def _weighted_rows(
+    grad_TD: Tensor, y_RD: Tensor, weights_TK: Tensor, plan: LocalPlan
+) -> tuple[Tensor, Tensor]:
+    """The gradients of y and of the weights from that of `sum_k w_k y_k`."""
+    rows_RD, dots_R = one_pass.weighted_rows(grad_TD, y_RD, weights_TK, plan.token_R, plan.slot_R)
+    if plan.padding_N is not None:
+        rows_RD.index_fill_(0, plan.padding_N, 0)
+    return rows_RD, LOCAL.per_choice(dots_R, plan).to(weights_TK.dtype)
+
+
 class _Dispatch(GradFunction):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weights_TK: Tensor | None, plan: LocalPlan) -> Tensor:
@@ -218,6 +228,8 @@ class _Combine(GradFunction):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y_RD, weights_TK = ctx.saved_tensors
+        if ctx.needs_input_grad[1] and choose.one_pass(y_RD, weights_TK, grads[0]):
+            return *_weighted_rows(grads[0], y_RD, weights_TK, ctx.plan), None
         rows_RD = _gather(grads[0], ctx.plan)
         grad_weights_TK = None
         if ctx.needs_input_grad[1]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from coterie.config.model import ModelConfig
 from coterie.nn.autograd import GradFunction
+from coterie.nn.kernels import choose, one_pass
 
 
 class _RMSNormFunction(GradFunction):
@@ -21,6 +22,13 @@ class _RMSNormFunction(GradFunction):
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_D: Tensor, eps: float, late: bool) -> Tensor:
+        passes = choose.one_pass(x_TD) and x_TD.is_contiguous()
+        ctx.passes = passes
+        if passes:
+            factor_D = weight_D.float() if late else weight_D.to(x_TD.dtype).float()
+            y_TD, scale_T1 = one_pass.norm(x_TD, factor_D, eps, late)
+            ctx.save_for_backward(x_TD, weight_D, scale_T1)
+            return y_TD
         x32_TD = x_TD.float()
         scale_T1 = torch.rsqrt(x32_TD.square().mean(-1, keepdim=True).add_(eps))
         ctx.save_for_backward(x_TD, weight_D, scale_T1)
@@ -32,6 +40,11 @@ class _RMSNormFunction(GradFunction):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad_TD,) = grads
         x_TD, weight_D, scale_T1 = ctx.saved_tensors
+        if ctx.passes and not torch.is_grad_enabled():
+            grad_x_TD, grad_weight_D = one_pass.norm_gradient(
+                x_TD, weight_D.float(), scale_T1, grad_TD.contiguous()
+            )
+            return grad_x_TD, grad_weight_D.to(weight_D.dtype), None, None
         normed_TD = x_TD.float() * scale_T1
         grad32_TD = grad_TD.float()
         grad_weight_D = (grad32_TD * normed_TD).flatten(0, -2).sum(0).to(weight_D.dtype)

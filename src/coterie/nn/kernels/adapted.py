@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from coterie.nn.autograd import GradFunction
 from coterie.nn.dispatch import Dispatcher, DispatchPlan
+from coterie.nn.kernels import choose
 from coterie.nn.kernels.dense import product
-from coterie.nn.kernels.swiglu import gate_up_gradient
+from coterie.nn.kernels.swiglu import gate_up_gradient, hidden_of
 from coterie.nn.kernels.weights import ExpertWeights, matrix_of, segments
 from coterie.nn.quantised_tensor import QuantisedTensor
 
@@ -106,13 +106,14 @@ class _AdaptedMixture(GradFunction):
         gate_up, down = frozen
         x_RD = dispatcher.gather(x_TD, plan)
         gate_up_RO = x_RD.new_empty(x_RD.shape[0], gate_up_b.shape[1])
+        passes = choose.one_pass(gate_up_RO)
         for expert, rows in segments(plan.counts):
             x_ND, gate_up_NO = x_RD[rows], gate_up_RO[rows]
             gate_up.forward(x_ND, expert, gate_up_a, gate_up_b, gate_up_NO)
-            gate_NF, up_NF = gate_up_NO.chunk(2, dim=1)
-            down.forward(F.silu(gate_NF).mul_(up_NF), expert, down_a, down_b, x_ND)  # x's rows are done with
+            hidden_NF = hidden_of(gate_up_NO, passes)
+            down.forward(hidden_NF, expert, down_a, down_b, x_ND)  # x's rows are done with
         ctx.save_for_backward(x_TD, weights_TK, gate_up_RO, gate_up_a, gate_up_b, down_a, down_b)
-        ctx.frozen, ctx.dispatcher, ctx.plan = frozen, dispatcher, plan
+        ctx.frozen, ctx.dispatcher, ctx.plan, ctx.passes = frozen, dispatcher, plan, passes
         return dispatcher.gather_sum(x_RD, weights_TK, plan)
 
     @staticmethod
@@ -126,9 +127,7 @@ class _AdaptedMixture(GradFunction):
         factors = [torch.zeros_like(factor) for factor in (gate_up_a, gate_up_b, down_a, down_b)]
         for expert, rows in segments(plan.counts):
             grad_ND, weights_N1 = grad_RD[rows], weights_R1[rows]
-            gate_NF, up_NF = gate_up_RO[rows].chunk(2, dim=1)
-            silu_NF = F.silu(gate_NF)
-            hidden_NF = silu_NF * up_NF
+            hidden_NF = hidden_of(gate_up_RO[rows], ctx.passes)
             grad_hidden_NF, inner_Nr = down.backward(grad_ND, expert, down_a, down_b)
             torch.sum(grad_hidden_NF * hidden_NF, 1, out=dots_R[rows])
             grad_hidden_NF.mul_(weights_N1)
@@ -136,7 +135,7 @@ class _AdaptedMixture(GradFunction):
                 inner_Nr.mul_(weights_N1)
                 grad_ND.mul_(weights_N1)
                 down.factor_gradients(hidden_NF, grad_ND, inner_Nr, expert, down_a, (factors[2], factors[3]))
-            grad_gate_up_NO = gate_up_gradient(gate_up_RO[rows], silu_NF, grad_hidden_NF)
+            grad_gate_up_NO, _ = gate_up_gradient(gate_up_RO[rows], grad_hidden_NF, ctx.passes)
             grad_x_ND, inner_Nr = gate_up.backward(grad_gate_up_NO, expert, gate_up_a, gate_up_b)
             if inner_Nr is not None:
                 into = (factors[0], factors[1])

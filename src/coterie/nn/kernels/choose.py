@@ -14,6 +14,7 @@ from torch import Tensor
 
 from coterie.nn.kernels.cuda import GROUP_ROWS, is_right
 from coterie.nn.kernels.measured import fastest
+from coterie.nn.kernels.one_pass import DTYPES, ready
 from coterie.nn.kernels.weights import ExpertWeights
 
 # Classes of products: from this many rows on there are many; few rows have ways from this size of the weight.
@@ -24,6 +25,8 @@ _SHORT, _NOT_TINY = 3072, 1 << 15
 _MANY_ROWS = 256
 # Rows up to which Python sorts them by expert faster than a dozen small tensor operations do.
 _FEW_ROWS = 64
+# Numbers from which a pass pays: importing numba takes longer than all work on smaller models.
+_WORTH_PASSES = 1 << 16
 # float32 segments shorter than this are faster in PyTorch's own attention kernel.
 _LONG_SEGMENT = 192
 # Flash attention's limit.
@@ -118,6 +121,20 @@ def mixture(
     """
     fused = swiglu and x_TD.device.type == "cpu" and num_rows >= _MANY_ROWS
     return "adapted" if fused and gate_up.is_adapted_only and down.is_adapted_only else "composed"
+
+
+def one_pass(*tensors: Tensor) -> bool:
+    """Whether compiled passes are taken over these rows: of one type, on CPU, plain, the first not small.
+
+    They read each number once where PyTorch's operations write every step between: 2 to 7 times as fast.
+    """
+    first = tensors[0]
+    if first.dtype not in DTYPES or first.device.type != "cpu" or first.numel() < _WORTH_PASSES:
+        return False
+    if torch.compiler.is_compiling() or not ready():
+        return False
+    kinds = (Tensor, torch.nn.Parameter)
+    return all(x.dtype == first.dtype and type(x) in kinds and x.stride(-1) == 1 for x in tensors)
 
 
 def tiles_swiglu(gate_TF: Tensor) -> bool:

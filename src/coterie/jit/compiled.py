@@ -1,7 +1,8 @@
 """How functions are compiled, and where numba keeps what it compiled.
 
-numba finds compiled code again by the file of a function alone. Here kernels also depend on other files: on
-the tables' layout and on the emitted products. So each state of this package has its own folder.
+numba finds compiled code again by the file of a function alone. Here kernels also depend on other files of
+their package (on a table's layout, on emitted products) and of this one. So each state of a package has its
+own folder.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba import cfunc, njit, types
+
+from coterie.config.system import user_cache
 
 _settings: Any = numba.config
 _LOCK = threading.RLock()
@@ -29,34 +33,36 @@ _FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 
 @functools.cache
-def folder() -> Path:
-    """Of this state of the package, in NUMBA_CACHE_DIR or else in coterie's part of the user's cache.
+def folder(package: str) -> Path:
+    """Of this state of a package, in NUMBA_CACHE_DIR or else in coterie's part of the user's cache.
 
     Where neither can be written, a temporary one of this process.
     """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    own = f"native-{digest.hexdigest()[:16]}"
+    own = find_spec(package)
+    assert own is not None and own.origin is not None
+    for part in (Path(__file__).parent, Path(own.origin).parent):
+        for path in sorted(part.glob("*.py")):
+            digest.update(path.read_bytes())
+    name = f"{package.rpartition('.')[2]}-{digest.hexdigest()[:16]}"
     try:
         given = os.environ.get("NUMBA_CACHE_DIR")
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        path = (Path(given) if given else Path(home) / "coterie") / own
+        path = (Path(given) if given else user_cache()) / name
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError:  # numba would fall back to a folder that does not tell one state from another
-        path = Path(tempfile.mkdtemp(prefix=own))
+        path = Path(tempfile.mkdtemp(prefix=name))
         atexit.register(shutil.rmtree, path, ignore_errors=True)
         return path
 
 
 @contextmanager
-def _kept() -> Iterator[None]:
+def _kept(function: Callable[..., Any]) -> Iterator[None]:
     """numba looks for its folder when a function is declared."""
     with _LOCK:
         before = _settings.CACHE_DIR
-        _settings.CACHE_DIR = str(folder())
+        _settings.CACHE_DIR = str(folder(function.__module__.rpartition(".")[0]))
         try:
             yield
         finally:
@@ -64,7 +70,7 @@ def _kept() -> Iterator[None]:
 
 
 def _declared(function: Callable[..., Any], **options: Any) -> Any:
-    with _kept():
+    with _kept(function):
         return njit(
             nogil=True, cache=True, boundscheck=False, error_model="numpy", fastmath=_FAST, **options
         )(function)
@@ -83,6 +89,6 @@ def inline(function: Callable[..., Any]) -> Any:
 @functools.cache
 def c_function(function: Callable[..., Any], num_arguments: int) -> Any:
     """A C function of that many int64 without result. It is kept, because nothing else holds its code."""
-    with _kept():
+    with _kept(function):
         kind = types.void(*([types.int64] * num_arguments))
         return cfunc(kind, cache=True, error_model="numpy", fastmath=_FAST)(function)

@@ -1,0 +1,1 @@
+"""How functions become machine code with numba, and what such functions are written with."""
