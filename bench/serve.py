@@ -1,12 +1,13 @@
 """Our server against `transformers serve` and llama.cpp's: throughput, first token, time per token.
 
-    python bench/serve.py [--transformers PYTHON] [--llama-server PROGRAM] [--tokens 32] [--prompt 200]
-    [--rounds 2]
+    python bench/serve.py [--transformers PYTHON] [--llama-server PROGRAM] [--kind f32|bf16|int8|int4]
+    [--tokens 32] [--prompt 200] [--rounds 2] [--clients 1 4 16] [--different]
 
 All serve one checkpoint, in one run. `--transformers`: an interpreter with `transformers[serving]`.
-`--llama-server`: llama.cpp's program, which gets the checkpoint as GGUF in fp32. A server without its option
-is not measured. Clients and server share the
-machine; each server has one thread for its arithmetic.
+`--llama-server`: llama.cpp's program, or bench/llama_server.py where the wheel xllamacpp is installed. It
+gets the checkpoint as GGUF of the same kind (Q8_0 and Q4_0 for 8 and 4 bits). A server without its option is
+not measured. `--different`: only prompts that share nothing, and no comparison of protocols. Clients and
+server share the machine; each server has one thread for its arithmetic.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from server import ServerProcess, coterie_server, make_checkpoint, request, stre
 
 WORDS = "fox river stone garden window letter number yellow morning winter table paper little old".split()
 WORDS += ["quick", "bright"]
+GGUF = {"f32": "f32", "bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}
 
 
 def prompts(count: int, words: int, shared: bool, seed: int) -> list[str]:
@@ -85,15 +87,17 @@ def theirs(python: str, path: Path, port: int, batching: bool) -> ServerProcess:
     return ServerProcess(command, f"http://localhost:{port}")
 
 
-def llama(program: str, path: Path, port: int, slots: int) -> ServerProcess:
+def llama(program: str, path: Path, port: int, slots: int, kind: str) -> ServerProcess:
     """llama.cpp's server with a slot for every client; its prompt cache is on, as it comes."""
     from coterie.gguf.export import export_gguf
 
     file = path.with_suffix(".gguf")
-    export_gguf(path, file, "f32")
-    command = [program, "-m", str(file), "--port", str(port), "--jinja", "--no-webui", "--threads", "1"]
-    command += ["--threads-batch", "1", "--parallel", str(slots), "--ctx-size", str(1024 * slots)]
-    return ServerProcess(command, f"http://localhost:{port}")
+    export_gguf(path, file, GGUF[kind])
+    python = program.endswith(".py")
+    command = [*([sys.executable] if python else []), program, "-m", str(file), "--port", str(port)]
+    command += ["--threads", "1", "--parallel", str(slots), "--ctx-size", str(1024 * slots)]
+    command += [] if python else ["--jinja", "--no-webui", "--threads-batch", "1"]
+    return ServerProcess(command, f"http://127.0.0.1:{port}")
 
 
 def run(server: ServerProcess, model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -104,11 +108,13 @@ def run(server: ServerProcess, model: str, options: argparse.Namespace) -> list[
             server.url,
             {"model": model, "messages": [{"role": "user", "content": "warm up"}], "max_tokens": 4},
         )
-        for shared in (False, True):
+        for shared in (False,) if options.different else (False, True):
             for clients in options.clients:
                 row = measure(server.url, model, clients, shared, options)
                 print(f"  {clients:3} clients, shared={shared}: {row['tokens_per_second']:.1f} tokens/s, "
-                      f"first {row['first_token_seconds']['p50']:.3f} s", flush=True)  # fmt: skip
+                      f"first {row['first_token_seconds']['p50']:.3f} s, "
+                      f"gap {row['gap_seconds']['p50']:.4f} / {row['gap_seconds']['p99']:.4f} s",
+                      flush=True)  # fmt: skip
                 rows.append(row)
     finally:
         server.stop()
@@ -125,8 +131,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--port", type=int, default=18731)
+    parser.add_argument("--kind", choices=sorted(GGUF), default="f32")
+    parser.add_argument("--different", action="store_true")
     options = parser.parse_args()
-    settings = {name: getattr(options, name) for name in ("tokens", "prompt", "rounds", "clients")}
+    settings = {name: getattr(options, name) for name in ("kind", "tokens", "prompt", "rounds", "clients")}
     record: dict[str, Any] = {"environment": environment(), "settings": settings, "servers": {}}
     for given, word in ((options.transformers, "PYTHON"), (options.llama_server, "PROGRAM")):
         if given:
@@ -135,10 +143,13 @@ def main() -> None:
         path = Path(folder) / "model"
         record["parameters"] = make_checkpoint(path)
         print("coterie serve", flush=True)
-        server = coterie_server(path)
+        quant = ["--quant", options.kind] if options.kind in ("int8", "int4") else []
+        dtype = ["--dtype", "float32" if options.kind == "f32" else "bfloat16"]
+        server = coterie_server(path, *dtype, *quant, "--slots", str(max(options.clients)), "--no-store")
         record["prompt_tokens"] = _prompt_tokens(server.url, options)
         record["servers"]["coterie"] = run(server, "bench", options)
-        record["protocols"] = _protocols(path, Path(folder) / "state", options)
+        if not options.different:
+            record["protocols"] = _protocols(path, Path(folder) / "state", options)
         for name, start in others(path, options).items():
             print(name, flush=True)
             try:
@@ -160,7 +171,9 @@ def others(path: Path, options: argparse.Namespace) -> dict[str, Callable[[], Se
             python, path, options.port + 1, batching=True
         )
     if program := options.llama_server:
-        found["llama.cpp"] = lambda: llama(program, path, options.port + 2, max(options.clients))
+        found["llama.cpp"] = lambda: llama(
+            program, path, options.port + 2, max(options.clients), options.kind
+        )
     return found
 
 

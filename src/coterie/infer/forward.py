@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -254,8 +255,10 @@ def _count(
 ) -> None:
     """Add the experts that tokens of a pass chose: those of `only`, but for some."""
     for layer, routing in recorder.routing.items():
-        used_TK = routing.weights_TK != 0
+        # In numpy, because PyTorch's operations on so few numbers would take as long as the layers.
+        used_TK = routing.weights_TK.cpu().float().numpy() != 0
         if without:
             used_TK[without] = False
-        chosen = routing.ids_TK[only][used_TK[only]]
-        counts[layer] += torch.bincount(chosen, minlength=len(counts[layer])).cpu()
+        chosen = routing.ids_TK.cpu().numpy()[only][used_TK[only]]
+        of_layer = counts[layer].numpy()
+        of_layer += np.bincount(chosen, minlength=len(of_layer))
