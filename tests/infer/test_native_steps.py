@@ -16,7 +16,7 @@ from coterie.infer.sampling import SamplingParams
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.steering import LayerControl, RouterControl
 from coterie.nn.transformer import Transformer
-from tests.infer.models import CAUSAL, DENSE, MOE, tiny_model
+from tests.infer.models import CAUSAL, DENSE, KINDS, MOE, tiny_model
 from tests.infer.test_engine import prompts_of
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24, stop_ids=(), logprobs=2)
@@ -41,6 +41,14 @@ def test_the_same_replies(kind: str) -> None:
     native, plain = both(tiny_model(kind), prefill_chunk=16, max_batch=32)
     prompts = prompts_of([1, 2, 30, 17, *range(1, 21)], seed=2)
     same(native.generate(prompts, GREEDY), plain.generate(prompts, GREEDY))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_sixty_four_greedy_tokens(kind: str) -> None:
+    native, plain = both(tiny_model(kind))
+    greedy = SamplingParams(temperature=0, max_tokens=64, stop_ids=())
+    same(native.generate(prompts_of([4]), greedy), plain.generate(prompts_of([4]), greedy))
 
 
 @pytest.mark.parametrize("kind", ["moe", "delta"])

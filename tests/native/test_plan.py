@@ -206,6 +206,18 @@ def test_together_equals_alone_and_threads_change_nothing(kind: str) -> None:
     assert torch.equal(by_plan(model, 7, threads=2).logits, whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize(
+    "name", ["qwen3_next", "granitemoehybrid", "lfm2_moe", "gemma4_text", "nemotron_h_latent"]
+)
+def test_layers_with_a_state_and_inputs_of_every_kind(name: str, kind: str) -> None:
+    model = held_as(kind, name)
+    whole = by_plan(model)
+    equal(whole, by_module(widened(model)), 2e-4 if name in CARRYING else 2e-5)
+    assert torch.equal(by_plan(model, SEQUENCES, [1], threads=2).logits[:, 0], whole.logits[:, 1])
+
+
 _ODD = [
     pytest.param(kind, block, marks=pytest.mark.slow)
     for kind, block in (("int8_f32", 12), ("int8", 18), ("int4_f32", 34))
