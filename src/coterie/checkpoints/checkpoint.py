@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from coterie.checkpoints.commit import MANIFEST, read_manifest, travelling, verify_files
-from coterie.checkpoints.expert_files import expert_bytes, expert_memory, leave_on_disk
+from coterie.checkpoints.expert_files import expert_bytes, expert_memory, leave_on_disk, read_busiest
 from coterie.checkpoints.fill import (
     Skeleton,
     as_stored,
@@ -274,16 +274,22 @@ class Checkpoint:
             _log.warning("%s: %s", self.path, line)
         made = self.skeleton(as_dtype(dtype), compute_dtype, precision)
         model, placement = made.model, made.placement
-        room = None if experts is None else expert_memory(made, experts, self.path)
+        room = None if experts is None else expert_memory(made, experts, self.path, device)
         if room is not None:
             source = Checkpoint(self.path, self.name, self.gguf).tensors  # nothing else reads from it
-            placement = leave_on_disk(made, source, room, device)
+            placement = leave_on_disk(made, source, room)
         require_memory(model, made.dtype, device, self.path, made.types)
         materialise(model, made.dtype, device, made.types)
         rounding = MatrixRounding()
         fill_model(self.tensors, model, self.path, placement=placement, rounding=rounding)
         round_head(model)
         self._tell(model, rounding, made.dtype)
+        if model.store is not None and experts is not None:
+            _log.log(
+                logging.WARNING if experts.where == "auto" else logging.INFO, "%s: %s", self.path, model.store
+            )
+            if experts.uses is not None:
+                read_busiest(model.store, experts.uses)
         if check:
             self.check_probes(model)
         return Loaded(model, self, placement.ignored, rounding)

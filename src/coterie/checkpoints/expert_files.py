@@ -112,13 +112,19 @@ def expert_layers(model: Transformer) -> Iterator[tuple[int, str, RoutedExperts]
             yield index, f"blocks.{index}.ffn.experts", block.ffn.experts
 
 
-def expert_memory(made: Skeleton, place: ExpertPlace, where: Path) -> int | None:
+def expert_memory(
+    made: Skeleton, place: ExpertPlace, where: Path, device: str | torch.device = "cpu"
+) -> int | None:
     """Bytes of memory that experts on disk get; None where all of them belong in memory.
 
-    Errors: `ConfigError` for `disk` and a model without experts, `CheckpointError` where nothing fits.
+    Errors: `ConfigError` for `disk` and a model without experts, or on another device than the CPU;
+    `CheckpointError` where nothing fits.
     """
-    if place.where == "memory":
+    elsewhere = torch.device(device).type != "cpu"
+    if place.where == "memory" or (elsewhere and place.where == "auto"):
         return None
+    if elsewhere:
+        raise ConfigError("experts: those on disk are read for the CPU; take --experts memory or the CPU")
     whole = expert_bytes(made)
     if not whole:
         if place.where == "disk":
@@ -148,15 +154,11 @@ def expert_bytes(made: Skeleton) -> int:
     return sum(form.nbytes * count for form, count in _forms(made).values())
 
 
-def leave_on_disk(
-    made: Skeleton, source: TensorSource, room: int, device: str | torch.device = "cpu"
-) -> Placement:
+def leave_on_disk(made: Skeleton, source: TensorSource, room: int) -> Placement:
     """Give a model a store with `room` bytes for experts; the placement of all else.
 
-    `source`: the store's own, which nothing else reads from. Errors: `ConfigError` for another device.
+    `source`: the store's own, which nothing else reads from.
     """
-    if torch.device(device).type != "cpu":
-        raise ConfigError("experts: those on disk are read for the CPU; take --experts memory or the CPU")
     forms, slots = _forms(made), made.placement.slots
     own = [slot for slot in slots if slot.name in forms]
     shapes = {name: (count, *form.shape) for name, (form, count) in forms.items()}
@@ -166,12 +168,14 @@ def leave_on_disk(
     return replace(made.placement, slots=tuple(slot for slot in slots if slot.name not in forms))
 
 
-def describe(store: ExpertStore) -> str:
-    """One line for people: what lies where."""
-    return (
-        f"experts on disk: {store.whole / 1e9:.2f} GB; memory for {store.num_places:,} of "
-        f"{store.num_experts:,} ({store.nbytes / 1e9:.2f} GB)"
-    )
+def read_busiest(store: ExpertStore, uses: Mapping[int, Sequence[int]]) -> None:
+    """Read the experts that a profile counted most. Errors: `ConfigError` for another model's profile."""
+    sizes = {index: layer.num_experts for index, layer in store.layers.items()}
+    if {index: len(counts) for index, counts in uses.items()} != sizes:
+        raise ConfigError(
+            "experts: the profile is of a model with other layers or experts; make one of this model"
+        )
+    store.expect_uses(uses)
 
 
 def _forms(made: Skeleton) -> dict[str, tuple[MatrixForm, int]]:

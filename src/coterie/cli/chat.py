@@ -15,6 +15,9 @@ from coterie.cli.options import (
     Adapter,
     Computed,
     Dtype,
+    ExpertMemory,
+    ExpertProfile,
+    Experts,
     Json,
     KeyFile,
     Longest,
@@ -28,6 +31,7 @@ from coterie.cli.options import (
     Template,
     TopP,
     Weights,
+    expert_place,
 )
 from coterie.cli.output import answer
 
@@ -69,6 +73,9 @@ def generate(
     dtype: Dtype = "auto",
     quant: Weights = None,
     kernels: Computed = None,
+    experts: Experts = "auto",
+    expert_memory: ExpertMemory = None,
+    expert_profile: ExpertProfile = None,
     as_json: Json = False,
 ) -> None:
     """Continue a text."""
@@ -78,7 +85,9 @@ def generate(
     given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     given |= {"repetition_penalty": repetition_penalty, "stop": tuple(stop) if stop else None}
     text = _text_of(prompt)
-    loaded = load(model, dtype=dtype, quant=quant or "stored", kernels=kernels or "auto")
+    place = expert_place(experts, expert_memory, expert_profile)
+    held, computed = quant or "stored", kernels or "auto"
+    loaded = load(model, dtype=dtype, quant=held, kernels=computed, experts=place)
     own = recommended(loaded)
     params = replace(own, **{name: value for name, value in given.items() if value is not None})
     params = replace(params, max_tokens=max_tokens, seed=seed)
@@ -102,6 +111,9 @@ def chat(
     dtype: Dtype = "auto",
     quant: Weights = None,
     kernels: Computed = None,
+    experts: Experts = "auto",
+    expert_memory: ExpertMemory = None,
+    expert_profile: ExpertProfile = None,
     adapter: Adapter = None,
     template: Template = None,
     api_key_file: KeyFile = None,
@@ -112,7 +124,8 @@ def chat(
     from coterie.agents.terminal import Terminal
     from coterie.text.printable import printable
 
-    with connect(model, dtype, api_key_file, served, template, quant, adapter, kernels) as speaker:
+    place = expert_place(experts, expert_memory, expert_profile)
+    with connect(model, dtype, api_key_file, served, template, quant, adapter, kernels, place) as speaker:
         interactive = sys.stdin.isatty()
         if interactive:
             print(
@@ -137,6 +150,9 @@ def run(
     dtype: Dtype = "auto",
     quant: Weights = None,
     kernels: Computed = None,
+    experts: Experts = "auto",
+    expert_memory: ExpertMemory = None,
+    expert_profile: ExpertProfile = None,
     template: Template = None,
     api_key_file: KeyFile = None,
     served: Served = None,
@@ -155,7 +171,8 @@ def run(
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", _text_of(prompt)))
     sampling = Sampling(temperature, top_p, max_tokens, seed)
-    with connect(model, dtype, api_key_file, served, template, quant, kernels=kernels) as speaker:
+    place = expert_place(experts, expert_memory, expert_profile)
+    with connect(model, dtype, api_key_file, served, template, quant, None, kernels, place) as speaker:
         on_piece = None if as_json else _show
         turn = speaker.say(messages, sampling=sampling, schema=schema, on_piece=on_piece)
     if not as_json:

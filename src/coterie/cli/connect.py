@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from coterie.agents.speaker import RemoteSpeaker
+    from coterie.config.expert_place import ExpertPlace
     from coterie.infer.model import LanguageModel
     from coterie.infer.sampling import SamplingParams
     from coterie.remote.client import Endpoint
@@ -25,6 +26,7 @@ def connect(
     quant: str | None = None,
     adapter: str | None = None,
     kernels: str | None = None,
+    experts: ExpertPlace | None = None,
 ) -> Iterator[RemoteSpeaker]:
     """A server at an address, or a checkpoint (directory or hub id) answered in this process.
 
@@ -35,6 +37,7 @@ def connect(
     """
     from coterie.agents.speaker import RemoteSpeaker
     from coterie.config import ConfigError
+    from coterie.config.expert_place import ExpertPlace
     from coterie.remote.client import is_url
 
     if is_url(target):
@@ -46,6 +49,8 @@ def connect(
             raise ConfigError(f"{target}: a server chooses what it holds weights in; leave out --quant")
         if kernels is not None:
             raise ConfigError(f"{target}: a server chooses what it computes on; leave out --kernels")
+        if experts is not None and experts != ExpertPlace("auto"):
+            raise ConfigError(f"{target}: a server chooses where its experts are; leave out --experts")
         with address(target, key_file) as endpoint:
             yield RemoteSpeaker(endpoint, served)
         return
@@ -56,8 +61,10 @@ def connect(
     from coterie.infer.model import load
     from coterie.serve.inprocess import endpoint as in_process
 
-    held, computed = quant or "stored", kernels or "auto"
-    model = load(target, dtype=dtype, adapter=adapter, template=template, quant=held, kernels=computed)
+    held, computed, place = quant or "stored", kernels or "auto", experts or ExpertPlace("auto")
+    model = load(
+        target, dtype, adapter=adapter, template=template, quant=held, kernels=computed, experts=place
+    )
     model.sampling = recommended(model)
     # A day: nobody else waits for this model, and a slow machine may take long.
     with contextlib.closing(in_process(model, label=target, request_timeout=86400.0)) as local:

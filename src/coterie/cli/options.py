@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from coterie.config.expert_place import ExpertPlace
 
 # Sections of --help (see cli/help.py).
 REPLY = "Reply"
@@ -90,6 +93,28 @@ Computed = Annotated[
         rich_help_panel=CONNECTION,
     ),
 ]
+Experts = Annotated[
+    str,
+    typer.Option(
+        help="Where routed experts are: memory, disk (read when they are chosen), or auto (disk where the "
+        "weights do not fit into memory).",
+        rich_help_panel=CONNECTION,
+    ),
+]
+ExpertMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for experts that are on disk, such as 4GB (default: what the rest leaves).",
+        rich_help_panel=CONNECTION,
+    ),
+]
+ExpertProfile = Annotated[
+    str | None,
+    typer.Option(
+        help="A file of `coterie profile`: the busiest experts are read at the start.",
+        rich_help_panel=CONNECTION,
+    ),
+]
 Target = Annotated[
     str, typer.Argument(help="A directory, GGUF file, hub id (owner/name) or a server's http address.")
 ]
@@ -135,3 +160,21 @@ def parse_bytes(text: str, option: str) -> int:
     if size == 0:
         raise ConfigError(f"{option} {text}: give a size such as 24GB or 800MB")
     return size
+
+
+def expert_place(
+    experts: str, room: str | None, profile: str | None, memory: int | None = None
+) -> ExpertPlace:
+    """What --experts, --expert-memory and --expert-profile say; `memory`: bytes for the whole model.
+
+    Errors: `ConfigError` for another word or size, and for a file that is no profile.
+    """
+    from coterie.config.expert_place import ExpertPlace
+
+    uses = None
+    if profile is not None:
+        from coterie.evaluate.routing.profile import Profile
+
+        uses = Profile.from_file(profile).counts
+    limit = None if room is None else parse_bytes(room, "--expert-memory")
+    return ExpertPlace.parse(experts, limit, memory, uses)

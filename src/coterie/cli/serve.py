@@ -12,7 +12,16 @@ import typer
 from pydantic import SecretStr
 
 from coterie.cli.messages import show_messages
-from coterie.cli.options import Dtype, Template, Weights, parse_bytes
+from coterie.cli.options import (
+    Dtype,
+    ExpertMemory,
+    ExpertProfile,
+    Experts,
+    Template,
+    Weights,
+    expert_place,
+    parse_bytes,
+)
 from coterie.cli.print_config import PrintConfig
 from coterie.cli.print_config import print_config as show_config
 from coterie.cli.served import Loading, Wanted, host_of, wanted_models
@@ -88,6 +97,9 @@ def serve(
     ] = None,
     dtype: Dtype = "auto",
     quant: Weights = None,
+    experts: Experts = "auto",
+    expert_memory: ExpertMemory = None,
+    expert_profile: ExpertProfile = None,
     template: Template = None,
     print_config: PrintConfig = None,
 ) -> None:
@@ -101,7 +113,11 @@ def serve(
     if template is not None and len(served) > 1:
         raise ConfigError("serve: --template goes with one model")
     limit = None if memory is None else parse_bytes(memory, "--memory")
-    sys.exit(_run(served, Loading(dtype, template, quant or "stored"), limit, wanted))
+    if expert_profile is not None and len(served) > 1:
+        raise ConfigError("serve: --expert-profile goes with one model")
+    weights = None if limit is None else max(1, limit - wanted.prefix_cache_mb * 2**20)
+    place = expert_place(experts, expert_memory, expert_profile, weights)
+    sys.exit(_run(served, Loading(dtype, template, quant or "stored", place), limit, wanted))
 
 
 def _run(served: Sequence[Wanted], form: Loading, memory: int | None, settings: ServeSettings) -> int:
@@ -129,6 +145,8 @@ def _run(served: Sequence[Wanted], form: Loading, memory: int | None, settings: 
         print(f"{url} serves {first.name}: {size}{others}{key}{kept}", file=sys.stderr, flush=True)
         print(f"dtype: {first.dtype}", file=sys.stderr, flush=True)
         print(f"kernels: {first.kernels}", file=sys.stderr, flush=True)
+        if first.model.model.store is not None:
+            print(first.model.model.store, file=sys.stderr, flush=True)
 
     return serve_until_stopped(host, announce)
 

@@ -13,6 +13,7 @@ from coterie.config import ConfigError
 
 if TYPE_CHECKING:
     from coterie.checkpoints.checkpoint import Checkpoint
+    from coterie.config.expert_place import ExpertPlace
     from coterie.hosting.cards import ModelCard
     from coterie.hosting.host import Host, Offer
     from coterie.hosting.metrics import Metrics
@@ -33,11 +34,12 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Loading:
-    """How models are loaded: type, what weights are held in (`Precision.parse`), and chat template."""
+    """How models are loaded: type, what weights are held in (`Precision.parse`), chat template, experts."""
 
     dtype: str
     template: str | None = None
     quant: str = "stored"
+    experts: ExpertPlace | None = None
 
 
 def wanted_models(
@@ -124,16 +126,20 @@ def _offer(one: Wanted, settings: ServeSettings, metrics: Metrics, form: Loading
     from coterie.config import Precision
     from coterie.hosting.host import Offer
     from coterie.machine.device import choose_device
+    from coterie.machine.system import weight_memory
     from coterie.plan.counts import count_parameters
 
     card, checkpoint = known(one)
     precision = Precision.parse(form.quant)
     dtype = running_dtype(form.dtype, checkpoint, choose_device(), precision).dtype
     in_codes = checkpoint.quantisation is not None or checkpoint.gguf is not None
-    if precision.named or (precision.stored and in_codes):
-        weights = checkpoint.held_bytes(dtype, precision)
-    else:
-        weights = count_parameters(checkpoint.config).total * dtype.itemsize
+    experts = form.experts if card.moe else None
+    weights = count_parameters(checkpoint.config).total * dtype.itemsize
+    limited = experts is not None and (
+        experts.where == "disk" or weights > (experts.memory or weight_memory())
+    )
+    if limited or precision.named or (precision.stored and in_codes):
+        weights = checkpoint.held_bytes(dtype, precision, experts)
     load = partial(_load, one, settings, metrics, form)
     found = {name: find_variant(path) for name, path in one.adapters.items()}
     return Offer(card, weights + settings.prefix_cache_mb * 2**20, load, found)
@@ -144,7 +150,8 @@ def _load(one: Wanted, settings: ServeSettings, metrics: Metrics, form: Loading)
     from coterie.infer.model import load
     from coterie.protocol.moe import read_profile
 
-    model = load(one.path, dtype=form.dtype, template=form.template, quant=form.quant)
+    place = form.experts or "memory"
+    model = load(one.path, dtype=form.dtype, template=form.template, quant=form.quant, experts=place)
     service = Service(model, one.name, settings, tuple(one.aliases), metrics)
     for name, file in one.profiles.items():
         service.profiles[name] = read_profile(service, file)

@@ -89,9 +89,9 @@ class Service:
     def num_bytes(self) -> int:
         """Memory of the weights and of the prefix cache when it is full."""
         tensors = (*self.model.model.parameters(), *self.model.model.buffers())
-        return (
-            sum(one.numel() * one.element_size() for one in tensors) + self.settings.prefix_cache_mb * 2**20
-        )
+        store = self.model.model.store
+        weights = sum(one.numel() * one.element_size() for one in tensors)
+        return weights + (0 if store is None else store.nbytes) + self.settings.prefix_cache_mb * 2**20
 
     @property
     def tokenizer(self) -> Tokenizer:

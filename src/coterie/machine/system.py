@@ -59,3 +59,9 @@ def weight_memory() -> int:
     import psutil
 
     return min(memory_bytes(), int(psutil.virtual_memory().total)) * 9 // 10
+
+
+def page_faults() -> dict[str, int]:
+    """Page faults of this process so far: those that waited for a disk, and the others."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {"major": usage.ru_majflt, "minor": usage.ru_minflt}

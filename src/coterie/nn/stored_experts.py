@@ -268,6 +268,28 @@ class ExpertStore:
         """Experts that are in memory now."""
         return sum(int((pool.owners >= 0).sum()) for pool in self.pools)
 
+    def __str__(self) -> str:
+        """What lies where, for people."""
+        return (
+            f"experts on disk: memory for {self.num_places:,} of {self.num_experts:,} "
+            f"({self.nbytes / 1e9:.2f} of {self.whole / 1e9:.2f} GB)"
+        )
+
+    def facts(self) -> dict[str, int]:
+        """Figures since the start. `uses`: how often an expert was needed; `reads`: how often from disk."""
+        uses, reads = self.figures.tolist()
+        return {
+            "experts": self.num_experts,
+            "places": self.num_places,
+            "kept": self.num_kept,
+            "bytes_in_memory": self.nbytes,
+            "bytes_on_disk": self.whole,
+            "uses": uses,
+            "hits": uses - reads,
+            "reads": reads,
+            "bytes_read": self.bytes_read,
+        }
+
     def expect_uses(self, counts: Mapping[int, Sequence[float]]) -> None:
         """Count these uses by layer as the past, and read the experts that had most until memory is full."""
         order: list[tuple[float, int, int]] = []

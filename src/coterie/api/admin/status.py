@@ -11,6 +11,7 @@ from coterie.hosting.errors import ApiError, draining, engine_dead
 from coterie.hosting.host import Host, HostedModel
 from coterie.hosting.metrics import labelled
 from coterie.hosting.service import Service
+from coterie.machine.system import page_faults
 from coterie.nn.load import load_statistics
 from coterie.protocol.received import queried
 from coterie.protocol.wire import JsonAnswer
@@ -113,7 +114,10 @@ def _gauges(service: Service) -> dict[str, float]:
 
 
 async def moe_stats(request: Request) -> Response:
-    """`GET /v1/moe/stats`: how often each expert was chosen since the start, prompts included."""
+    """`GET /v1/moe/stats`: how often each expert was chosen since the start, prompts included.
+
+    `on_disk`: for experts that are read from files, what that took.
+    """
     service = await queried(request)
     counts = service.engine.expert_counts or {}
     layers = []
@@ -124,4 +128,8 @@ async def moe_stats(request: Request) -> Response:
             {"layer": layer, "counts": numbers, "imbalance": load.overload, "entropy": load.entropy}
         )
     top_k = [router.config.top_k for _, router in service.model.model.routers()]
-    return JsonAnswer({"object": "moe.stats", "model": service.name, "top_k": top_k, "layers": layers})
+    answer: dict[str, Any] = {"object": "moe.stats", "model": service.name, "top_k": top_k, "layers": layers}
+    store = service.model.model.store
+    if store is not None:
+        answer["on_disk"] = store.facts() | {"page_faults": page_faults()}
+    return JsonAnswer(answer)
