@@ -13,6 +13,7 @@ from markup import table
 from tables_decode import decoding
 from tables_gguf import gguf_blocks, gguf_load, int4_load, load_time
 from tables_mixers import mixers
+from tables_offload import offload
 from tables_operations import operations
 from tables_quantised import quantised
 from tables_real import real_model
@@ -342,6 +343,7 @@ def render() -> str:
         ("train_step.json", train_step),
         ("forward.json", forward),
         ("decode.json", decoding),
+        ("offload.json", offload),
         ("mixers.json", mixers),
         ("load.json", load_time),
         ("load_gguf.json", gguf_load),

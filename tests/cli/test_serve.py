@@ -9,10 +9,12 @@ from starlette.testclient import TestClient
 
 from coterie.cli.served import Loading, host_of, wanted_models
 from coterie.config import ConfigError
+from coterie.config.expert_place import ExpertPlace
 from coterie.hosting.host import Host
 from coterie.hosting.service import Service
 from coterie.hosting.settings import ServeSettings
 from coterie.infer.model import LanguageModel, save
+from coterie.infer.sampling import SamplingParams
 from coterie.serve.app import create_app
 from tests.api.admin.test_adapters import base_model
 from tests.cli.support import fails
@@ -91,3 +93,20 @@ def test_what_weights_are_held_in_and_the_memory_of_it(model: Path) -> None:
         said = {"weights": [rounded.held], "dtypes": [rounded.dtype], "kernels": [rounded.kernels]}
         assert health == {"status": "ok"} | said and rounded.dtype == "float32 (asked for)"
         assert rounded.kernels.startswith("torch: the model is small")
+
+
+def test_experts_on_disk_and_what_reading_them_takes(model: Path) -> None:
+    wanted = wanted_models([str(model)], None, [], [], [])
+    plain = host_of(wanted, ServeSettings(), Loading("float32"), None).default
+    place = ExpertPlace("auto", memory=plain.num_bytes - ServeSettings().prefix_cache_mb * 2**20 - 1)
+    service = host_of(wanted, ServeSettings(), Loading("float32", experts=place), plain.num_bytes - 1).default
+    assert service.num_bytes < plain.num_bytes and service.model.num_parameters == plain.model.num_parameters
+    params = SamplingParams(max_tokens=6, temperature=0, stop_ids=())
+    assert service.model.generate([1, 2, 3], params).ids == plain.model.generate([1, 2, 3], params).ids
+    with TestClient(create_app(Host.of(service)), base_url="http://localhost") as client:
+        facts = client.get("/v1/moe/stats").json()["on_disk"]
+    assert facts["hits"] + facts["reads"] == facts["uses"] > 0 and facts["bytes_read"] > 0
+    assert facts["bytes_in_memory"] < facts["bytes_on_disk"] and facts["page_faults"].keys() == {
+        "major",
+        "minor",
+    }

@@ -50,6 +50,11 @@ class ExpertFiles:
             if file not in self._states:
                 self._states[file] = _state(file)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold experts."""
+        return tuple(self._states)
+
     def read(self, name: str, expert: int, target: Tensor | QuantisedTensor) -> int:
         """Fill `target` (1, O, I), rounding what is not held as it is stored; the bytes that were read."""
         source, slots = self._source, self._slots[name][expert]
@@ -159,13 +164,22 @@ def leave_on_disk(made: Skeleton, source: TensorSource, room: int) -> Placement:
 
     `source`: the store's own, which nothing else reads from.
     """
-    forms, slots = _forms(made), made.placement.slots
-    own = [slot for slot in slots if slot.name in forms]
-    shapes = {name: (count, *form.shape) for name, (form, count) in forms.items()}
-    reader = ExpertFiles(source, own, shapes)
+    reader, forms = expert_reader(made, source)
     store = put_on_disk(expert_layers(made.model), lambda name, _: forms[name][0], reader, room)
     made.model.store = store
-    return replace(made.placement, slots=tuple(slot for slot in slots if slot.name not in forms))
+    return replace(
+        made.placement, slots=tuple(slot for slot in made.placement.slots if slot.name not in forms)
+    )
+
+
+def expert_reader(
+    made: Skeleton, source: TensorSource
+) -> tuple[ExpertFiles, dict[str, tuple[MatrixForm, int]]]:
+    """What reads experts from `source`; and of each of their weights, by name, the form and the number."""
+    forms = _forms(made)
+    own = [slot for slot in made.placement.slots if slot.name in forms]
+    shapes = {name: (count, *form.shape) for name, (form, count) in forms.items()}
+    return ExpertFiles(source, own, shapes), forms
 
 
 def read_busiest(store: ExpertStore, uses: Mapping[int, Sequence[int]]) -> None:

@@ -124,7 +124,10 @@ VERBS = {
     ),
     "plan": Verb(
         "What something will cost, from config.json alone.",
-        inner={"tune": Verb("Memory and time of tuning, and what makes it fit.", "plan:tune")},
+        inner={
+            "tune": Verb("Memory and time of tuning, and what makes it fit.", "plan:tune"),
+            "serve": Verb("What of a model fits into memory, and how fast it answers.", "plan_serve:serve"),
+        },
         section=LOOK,
     ),
     "schema": Verb("JSON schema of a YAML file of settings, for editors.", "schema:schema", section=LOOK),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,14 +110,19 @@ def serve(
         show_config(print_config, served, wanted)
         return
     _check_access(wanted)
-    if template is not None and len(served) > 1:
-        raise ConfigError("serve: --template goes with one model")
     limit = None if memory is None else parse_bytes(memory, "--memory")
-    if expert_profile is not None and len(served) > 1:
-        raise ConfigError("serve: --expert-profile goes with one model")
-    weights = None if limit is None else max(1, limit - wanted.prefix_cache_mb * 2**20)
+    if len(served) > 1:
+        _check_single({"--template": template, "--expert-profile": expert_profile})
+    weights = limit and max(1, limit - wanted.prefix_cache_mb * 2**20)
     place = expert_place(experts, expert_memory, expert_profile, weights)
     sys.exit(_run(served, Loading(dtype, template, quant or "stored", place), limit, wanted))
+
+
+def _check_single(given: Mapping[str, str | None]) -> None:
+    """Errors: `ConfigError` for an option that goes with one model."""
+    for option, value in given.items():
+        if value is not None:
+            raise ConfigError(f"serve: {option} goes with one model")
 
 
 def _run(served: Sequence[Wanted], form: Loading, memory: int | None, settings: ServeSettings) -> int:
