@@ -129,6 +129,11 @@ EXPLAINED: dict[frozenset[str], str] = {
             "one yields the events of a reply as they come, one gathers many replies; both drop what is left",
         ),
         (
+            "cli/chat.py::chat",
+            "cli/chat.py::run",
+            "two verbs with nearly the same options, which typer reads from the signatures",
+        ),
+        (
             "cli/train.py::train",
             "cli/tune.py::tune",
             "two commands: what they share is reading the settings and reporting the result",

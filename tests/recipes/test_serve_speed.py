@@ -17,9 +17,9 @@ def test_layers_count_as_often_as_they_come(tmp_path: Path, monkeypatch: pytest.
     kinds = len(set(config.blocks))
     measured: list[int] = []
 
-    def time(_config, block, number, *_) -> float:
-        measured.append(number)
-        return 5.0 + 2.0 * number
+    def time(_config, blocks, *_) -> float:
+        measured.append(len(blocks))
+        return 5.0 + 2.0 * len(blocks)
 
     monkeypatch.setattr(serve_speed, "_time", time)
     assert serve_speed.step_seconds(config, torch.float32, Precision()) == 5.0 + 2.0 * config.num_layers

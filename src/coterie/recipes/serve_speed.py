@@ -6,7 +6,6 @@ import os
 import random
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -21,6 +20,7 @@ from coterie.infer.engine import Engine
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.materialise import materialise
 from coterie.nn.transformer import Transformer
+from coterie.recipes.step_time import by_layers
 
 _LAYER = 300_000_000  # bytes of a measured layer's experts at most, but for those of two tokens
 _FLUSHED = 96 << 20  # bytes written between steps, so that no weight stays in the processor's cache
@@ -38,14 +38,13 @@ def step_seconds(
     For every kind of layer, a model of one and a model of two such layers are timed. Their difference is the
     layer's time; the rest (embedding, head, drawing) counts once.
     """
-    kinds, total, rest = Counter(config.blocks), 0.0, []
-    for block, count in kinds.items():
-        small = _fewer_experts(block, config.width, dtype.itemsize)
-        one, two = (_time(config, small, number, dtype, precision, clock) for number in (1, 2))
-        layer = max(two - one, 0.0)
-        total += count * layer
-        rest.append(max(one - layer, 0.0))
-    return total + median(rest)
+    size = dtype.itemsize
+    return by_layers(
+        config,
+        lambda block, number: _time(
+            config, (_fewer_experts(block, config.width, size),) * number, dtype, precision, clock
+        ),
+    )
 
 
 def _fewer_experts(block: BlockConfig, width: int, size: int) -> BlockConfig:
@@ -64,15 +63,13 @@ def _fewer_experts(block: BlockConfig, width: int, size: int) -> BlockConfig:
 @torch.inference_mode()
 def _time(
     config: ModelConfig,
-    block: BlockConfig,
-    number: int,
+    blocks: tuple[BlockConfig, ...],
     dtype: torch.dtype,
     precision: Precision,
     clock: Callable[[], float],
 ) -> float:
-    """Median seconds of a step of a model of `number` such layers, with cold caches."""
-    small = config.model_copy(update={"blocks": (block,) * number, "num_mtp_layers": 0})
-    model = _made(small, dtype, precision)
+    """Median seconds of a step of a model of these layers, with cold caches."""
+    model = _made(config.model_copy(update={"blocks": blocks, "num_mtp_layers": 0}), dtype, precision)
     try:
         engine = Engine(model, kernels="native")
     except ConfigError:

@@ -32,15 +32,23 @@ def step_seconds(
     layer's time; the rest (embedding, head, loss) counts once. Takes about `budget` seconds in all, and at
     least four steps of each model. `clock`: seconds.
     """
-    kinds = Counter(config.blocks)
-    share = budget / (2 * len(kinds))
+    share = budget / (2 * len(set(config.blocks)))
+
+    def timed(block: BlockConfig, number: int) -> float:
+        return _time(config, block, number, settings, share, clock)
+
+    return by_layers(config, timed) * settings.accumulate
+
+
+def by_layers(config: ModelConfig, timed: Callable[[BlockConfig, int], float]) -> float:
+    """The time of the whole model, where `timed` measures one of `number` such layers."""
     total, rest = 0.0, []
-    for block, count in kinds.items():
-        one, two = (_time(config, block, number, settings, share, clock) for number in (1, 2))
+    for block, count in Counter(config.blocks).items():
+        one, two = timed(block, 1), timed(block, 2)
         layer = max(two - one, 0.0)
         total += count * layer
         rest.append(max(one - layer, 0.0))
-    return (total + median(rest)) * settings.accumulate
+    return total + median(rest)
 
 
 def _time(
