@@ -24,7 +24,7 @@ import torch
 
 from common import RESULTS, environment, write_json
 from coterie.checkpoints.checkpoint import Checkpoint, Loaded
-from coterie.config import Precision
+from coterie.config import ConfigError, Precision
 from coterie.data.heldout import HeldoutDocument, read_domains, retention_documents
 from coterie.evaluate.bits import bits_per_byte, score_documents
 from coterie.evaluate.exact_match import exact_match
@@ -33,6 +33,7 @@ from coterie.nn.packed import forward_packed
 from coterie.nn.transformer import Transformer
 from coterie.primer import qa_probes
 from coterie.recipes.quantise import quantise_checkpoint
+from coterie.recipes.quantise_files import plan_files
 
 ROOT = Path(__file__).parents[1]
 # Name -> what the weights are held in, and whether their rounding is calibrated on the built-in corpus. Codes
@@ -132,18 +133,32 @@ def compare(model: str, path: Path, tokens: int) -> dict[str, Any]:
                 loaded = held(source, Precision.parse(f"{table},head={table},embedding={table}"))
                 size = sum(p.nbytes for p in loaded.model.parameters())
             else:
-                precision = Precision.parse(f"{table},embedding=bf16")
+                precision = fitting(source, f"{table},embedding=bf16")
                 calibration = ("primer",) if calibrated else ()
                 receipt = quantise_checkpoint(path, out, precision, outputs=False, calibration=calibration)
                 seconds, size = time.process_time() - start, receipt.bytes.after
                 loaded = held(Checkpoint.open(out), precision)
             found = measured(loaded, published, exact, tokens)
             exact = found.pop("exact", exact)
-            rows[name] = found | {"quant": table, "bytes": size, "quantise_seconds": seconds}
+            rows[name] = found | {"quant": str(precision), "bytes": size, "quantise_seconds": seconds}
             print(f"{model} {name}: {json.dumps(rows[name])}", flush=True)
             del loaded, found
             gc.collect()
     return {"parameters": sum(p.numel() for p in held(source, Precision()).model.parameters()), "forms": rows}
+
+
+def fitting(source: Checkpoint, table: str) -> Precision:
+    """The table with the largest blocks, up to its own, that fill the rows of every matrix."""
+    wanted = Precision.parse(table)
+    for block in (wanted.block, 32, 16, 8):
+        found = wanted.model_copy(update={"block": min(block, wanted.block)})
+        try:
+            plan_files(source, found)
+        except ConfigError as error:
+            print(f"{error}", flush=True)
+        else:
+            return found
+    raise ConfigError(f"{source.path}: no blocks fill its rows")
 
 
 def quickstart(folder: Path, minutes: float) -> Path:

@@ -13,6 +13,12 @@ NAMES = {
 }
 
 
+def _form(name: str, quant: str) -> str:
+    """The form, with the size of blocks where the rows of a matrix take no larger ones."""
+    small = [size for size in ("block=8", "block=16") if f",{size}," in f",{quant},"]
+    return f"{name.partition(', blocks')[0]}, {small[0].replace('block=', 'blocks of ')}" if small else name
+
+
 def quantised(record: dict[str, Any]) -> str:
     """A table for each model, one row per form."""
     environment = record["environment"]
@@ -32,7 +38,7 @@ def quantised(record: dict[str, Any]) -> str:
     for model, found in record["models"].items():
         rows = [
             [
-                name,
+                _form(name, one["quant"]),
                 f"{one['bytes'] / 1e6:.1f} MB",
                 f"{one['bits_per_byte']:.4f}",
                 f"{one['kl']:.4f}" if "kl" in one else "",
