@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -11,14 +12,15 @@ import torch
 import coterie
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.checkpoints.directory import save_model
-from coterie.config import CoterieError, Precision
+from coterie.checkpoints.quantised.encoded import unpacked
+from coterie.config import ConfigError, CoterieError, Precision
 from coterie.families import config_from_hf
 from coterie.nn.linear import Linear
 from coterie.nn.packed import forward_packed
 from coterie.nn.rounding import nearest_codes, searched_scales
 from coterie.nn.transformer import Transformer
 from coterie.recipes.quantise import quantise_checkpoint
-from coterie.recipes.quantise_calibrated import _Watch
+from coterie.recipes.quantise_calibrated import _Watch, calibrate
 from coterie.recipes.quantise_files import plan_files
 from coterie.text.tokenizer import Tokenizer
 from tests.cli.support import call
@@ -58,6 +60,32 @@ def test_codes_lie_where_their_numbers_are(
         change = (after[name] - weight).square().mean().sqrt() / weight.square().mean().sqrt()
         assert change < (0.25 if weight.dim() > 1 else 1e-6), name
     coterie.load(out, check=True, dtype="float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_every_matrix_of_every_family_is_reached(tmp_path: Path, family: str) -> None:
+    model = Transformer(config_from_hf(_BASE | CONFIGS[family]))
+    randomise(model, 0)
+    save_model(tmp_path / "m", model)
+    checkpoint, planned = Checkpoint.open(tmp_path / "m"), None
+    for block in (8, 4, 2):
+        with contextlib.suppress(ConfigError):
+            planned = planned or plan_files(checkpoint, Precision.parse(f"int4,attention=int8,block={block}"))
+    if planned is None:
+        pytest.skip("its experts are one tensor on disk")
+    length, vocabulary = min(40, model.config.max_positions), model.config.vocab_size
+    text = [[(7 * i + first) % vocabulary for i in range(length)] for first in range(6)]
+    loaded = checkpoint.load("float32").model
+    made = calibrate(loaded, planned.targets, planned.slots, checkpoint.tensors, text, planned.rounding)
+    held = {slot.disk: slot.name for slot in planned.slots if slot.name in planned.targets}
+    assert made.parts.keys() >= {disk for disk, name in held.items() if name.startswith("blocks.")}
+    for disk, (words, scales) in made.parts.items():
+        weight, bits = checkpoint.tensors.read(disk).float(), planned.targets[held[disk]].bits
+        codes = unpacked(words, bits, weight.shape[1]).float() - 2 ** (bits - 1)
+        wide = (codes.unflatten(-1, (scales.shape[-1], -1)) * scales.float()[..., None]).flatten(-2)
+        change = (wide - weight).square().mean().sqrt() / weight.square().mean().sqrt()
+        assert change < (0.4 if bits == 4 else 0.05), disk
 
 
 def test_the_answers_are_closer_to_the_originals(tmp_path: Path) -> None:
