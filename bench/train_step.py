@@ -28,6 +28,7 @@ from common import RESULTS, environment, median, median_ratio, timed, write_json
 from coterie.families.registry import config_from_hf, family
 from coterie.machine.glibc import keep_freed_memory
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.kernels import measured
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from shapes import models, shape
@@ -183,6 +184,7 @@ def main() -> None:
     for dtype in options.dtype:
         for count in threads:
             run = measure(options.only, getattr(torch, dtype), count, repeats)
+            run["products"] = dict(measured.choices())
             record["runs"][f"{dtype}, {count} thread{'s' if count > 1 else ''}"] = run
             print(f"== {dtype}, {count} thread(s), ratios by {run['clock_of_ratios']} time")
             for name, step in run["steps"].items():
