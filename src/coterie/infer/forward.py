@@ -1,7 +1,7 @@
 """One step of the engine: requests and token counts in, logits and routing out.
 
-A request with one token to feed (and its draft) takes the native step where its model has one; the others,
-and all of models without, go through the module packed together.
+A request with one token to feed (and its draft), or a few of its prompt, takes the native step where its
+model has one; the others, and all of models without, go through the module packed together.
 
 Legend: T packed tokens, B requests whose next token is drawn, R rows to draw from, D width, V vocabulary.
 """
@@ -26,6 +26,7 @@ from coterie.nn.steering import make_steers
 if TYPE_CHECKING:
     from coterie.native.plan import NativePlan
 
+_FEW = 16  # tokens of a prompt that the native step takes at once
 Feeding = list[tuple[Request, int]]  # requests and how many of their tokens to feed
 
 
@@ -159,8 +160,13 @@ def _parts(entries: Feeding, most: int) -> Iterator[Feeding]:
 
 
 def steps_alone(request: Request, count: int) -> bool:
-    """Whether the native step takes the request: one token and a draft, routed as trained, not scored."""
-    plain = count == 1 + len(request.draft) and not request.options.control and not request.scored
+    """Whether the native step takes the request: a few tokens, routed as trained, not scored.
+
+    They are one token and its draft, or the last of a prompt: the step reads these 1.2 to 8 times as fast as
+    the module, but has one token of a sequence only where layers have a state.
+    """
+    few = count <= _FEW and not request.variant.model.config.has_states
+    plain = (few or count == 1 + len(request.draft)) and not request.options.control and not request.scored
     return plain and not isinstance(request.variant.plan, str)
 
 
