@@ -2,10 +2,12 @@
 
 Every contender is a process of its own with the same random weights, and decodes eight tokens after a prompt
 of 160 when it is its turn; the turns alternate. Figures are processor seconds of one step, ratios are taken
-within a round. llama.cpp (llama-cpp-python, where it is installed) runs one sequence of the exported file:
-its int8 and int4 are Q8_0 and Q4_0.
+within a round. `native` and `torch` are the engine with greedy sampling; `step` is the native step alone, as
+llama.cpp's figure is (llama-cpp-python, where it is installed): it runs one sequence of the exported file.
+Its int8 and int4 are Q8_0 and Q4_0, whose head is Q8_0: so is ours then.
 
-    python bench/decode.py [--models small,mixture] [--kinds f32,bf16,int8,int4] [--sequences 1,4,16]
+    python bench/decode.py [--models small,mixture,olmoe,smollm2] [--kinds f32,bf16,int8,int4]
+        [--sequences 1,4,16] [--contenders native,step,torch,transformers,llama.cpp]
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from typing import Any
 from common import RESULTS, environment, median, median_ratio, write_json
 
 PROMPT, TURN = 160, 8
-# Shapes: the quickstart's size, a mixture of 610 M numbers, and SmolLM2-135M.
+# Shapes: the quickstart's size, a mixture of 610 M numbers, one of 3.56 B of which 0.64 B are active in
+# OLMoE's shape (15 GB of memory in bfloat16 for two contenders), and SmolLM2-135M.
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {
         "model_type": "qwen3_moe", "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6,
@@ -35,6 +38,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "model_type": "qwen3_moe", "hidden_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 16,
         "num_key_value_heads": 4, "head_dim": 64, "num_experts": 64, "num_experts_per_tok": 8,
         "moe_intermediate_size": 512, "vocab_size": 32000,
+    },
+    "olmoe": {
+        "model_type": "qwen3_moe", "hidden_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 16,
+        "num_key_value_heads": 16, "head_dim": 128, "num_experts": 64, "num_experts_per_tok": 8,
+        "moe_intermediate_size": 1024, "vocab_size": 50304, "tie_word_embeddings": False,
     },
     "smollm2": {
         "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
@@ -47,6 +55,7 @@ COMMON = {
     "intermediate_size": 512,
 }  # fmt: skip
 GGUF = {"f32": "f32", "bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}
+QUANT = {"int8": "int8,head=int8", "int4": "int4,head=int8"}
 
 
 def write_model(name: str, folder: Path) -> None:
@@ -58,27 +67,55 @@ def write_model(name: str, folder: Path) -> None:
     from coterie.nn.transformer import Transformer
     from coterie.text.tokenizer import Tokenizer
 
-    model = Transformer(config_from_hf(COMMON | SHAPES[name]))
+    model = Transformer(config_from_hf(COMMON | SHAPES[name]), torch.bfloat16)
     model.initialise(1)
-    model.to(torch.bfloat16).float()
     text = "A fox counts 1234 steps; she won't stop.\n"
     save_model(folder, model, Tokenizer.train([text * 20], 300), dtype="bfloat16")
+
+
+def loaded(folder: str, kind: str) -> Any:
+    """Our model."""
+    from coterie.infer.model import load
+
+    return load(folder, "float32" if kind == "f32" else "bfloat16", "cpu", quant=QUANT.get(kind)).model
 
 
 def ours(folder: str, kind: str, sequences: int, kernels: str) -> Any:
     """Eight steps of the engine for each call."""
     from coterie.infer.engine import Engine
-    from coterie.infer.model import load
     from coterie.infer.sampling import SamplingParams
 
-    quant = {"int8": "int8", "int4": "int4"}.get(kind)
-    model = load(folder, "float32" if kind == "f32" else "bfloat16", "cpu", quant=quant).model
+    model = loaded(folder, kind)
     engine = Engine(model, max_batch=sequences, prefill_chunk=PROMPT * sequences, kernels=kernels)  # type: ignore[arg-type]
     params = SamplingParams(temperature=0, max_tokens=3000, stop_ids=())
     for row in range(sequences):
         engine.add([(7 * token + row) % 300 for token in range(PROMPT)], params)
     engine.step()
     return lambda: [engine.step() for _ in range(TURN)]
+
+
+def step_alone(folder: str, kind: str, sequences: int) -> Any:
+    """Eight native steps without the engine."""
+    import torch
+
+    from coterie.infer.cache import SequenceCache
+    from coterie.native.plan import NativePlan
+    from coterie.nn.forward_context import ForwardContext
+
+    model = loaded(folder, kind)
+    plan, caches = NativePlan(model), [SequenceCache(model.config) for _ in range(sequences)]
+    with torch.inference_mode():
+        for row, cache in enumerate(caches):
+            ids = torch.tensor([(7 * token + row) % 300 for token in range(PROMPT)])
+            model(ids, ForwardContext.packed([PROMPT]), caches=[cache])
+    following = [5 + row for row in range(sequences)]
+
+    def turn() -> None:
+        nonlocal following
+        for _ in range(TURN):
+            following = plan.step(following, caches).argmax(-1).tolist()
+
+    return turn
 
 
 def transformers(folder: str, kind: str, sequences: int) -> Any:
@@ -119,6 +156,8 @@ def child(contender: str, folder: str, kind: str, sequences: int, threads: int) 
     torch.set_num_threads(threads)
     if contender in ("native", "torch"):
         turn = ours(folder, kind, sequences, contender)
+    elif contender == "step":
+        turn = step_alone(folder, kind, sequences)
     elif contender == "transformers":
         turn = transformers(folder, kind, sequences)
     else:
@@ -131,13 +170,20 @@ def child(contender: str, folder: str, kind: str, sequences: int, threads: int) 
         print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu]), flush=True)
 
 
-def measured(folder: Path, kind: str, sequences: int, threads: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds of a step by contender, and the ratios to the native step."""
-    names = ["native", "torch"]
+def contenders(asked: str, kind: str, sequences: int) -> list[str]:
+    """Those that can take part; `native` always does."""
+    able = ["native", "step", "torch"]
     if kind in ("f32", "bf16"):
-        names.append("transformers")
+        able.append("transformers")
     if sequences == 1 and importlib.util.find_spec("llama_cpp") is not None:
-        names.append("llama.cpp")
+        able.append("llama.cpp")
+    return [name for name in able if name == "native" or name in asked.split(",")]
+
+
+def measured(
+    folder: Path, kind: str, sequences: int, threads: int, rounds: int, names: list[str]
+) -> dict[str, Any]:
+    """Milliseconds of a step by contender, and the ratios to the native step."""
     environ = os.environ | {"OMP_NUM_THREADS": str(threads)}
     running = {}
     for name in names:
@@ -146,7 +192,8 @@ def measured(folder: Path, kind: str, sequences: int, threads: int, rounds: int)
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        if answer(running[name]) != "ready":
+    for name, process in running.items():
+        if answer(process) != "ready":
             raise SystemExit(f"decode: {name} with {kind} does not run")
     walls: dict[str, list[float]] = {name: [] for name in names}
     cpus: dict[str, list[float]] = {name: [] for name in names}
@@ -189,6 +236,7 @@ def main() -> None:
     parser.add_argument("--kinds", default="f32,bf16,int8,int4")
     parser.add_argument("--sequences", default="1,4,16")
     parser.add_argument("--threads", default="1")
+    parser.add_argument("--contenders", default="native,step,torch,transformers,llama.cpp")
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
@@ -196,13 +244,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_model(name, Path(folder) / "m")
             for kind in given.kinds.split(","):
-                if importlib.util.find_spec("llama_cpp") is not None:
+                if "llama.cpp" in contenders(given.contenders, kind, 1):
                     from coterie.gguf.export import export_gguf
 
                     export_gguf(Path(folder) / "m", Path(folder) / "m" / f"{GGUF[kind]}.gguf", GGUF[kind])
                 for threads in map(int, given.threads.split(",")):
                     for sequences in map(int, given.sequences.split(",")):
-                        found = measured(Path(folder) / "m", kind, sequences, threads, given.rounds)
+                        names = contenders(given.contenders, kind, sequences)
+                        found = measured(Path(folder) / "m", kind, sequences, threads, given.rounds, names)
                         rows.append(
                             {"model": name, "kind": kind, "threads": threads, "sequences": sequences} | found
                         )

@@ -43,6 +43,11 @@ EXPLAINED: dict[frozenset[str], str] = {
             "two rules for a state as operations: the same frame, other projections and fields",
         ),
         (
+            "native/attention_vectors.py::_row_scores",
+            "native/dots.py::_plain_sums",
+            "sums over short rows of keys, and over whole cache lines of weights, asking for the next rows",
+        ),
+        (
             "recipes/quickstart/from_model.py::pair_from",
             "recipes/quickstart/twins.py::twin_config",
             "the values of the same settings for two kinds of pairs; what is equal is `settings`",

@@ -13,10 +13,11 @@ import numpy as np
 from coterie.jit.compiled import fast, inline
 from coterie.jit.primitives import as_bfloat16, exponential, floats, ints, shorts
 from coterie.native.attention_vectors import KEYS, key_scores, largest, weighted_sum
+from coterie.native.dots import dot
 from coterie.native.layout import CAPACITY, KEPT, POSITIONS, SCORES, THREADS, TOKENS
 from coterie.native.primitives import number, take
 from coterie.native.rows import fields, real
-from coterie.native.vectors import BF16, F32, dot
+from coterie.native.vectors import BF16, F32
 
 
 @inline

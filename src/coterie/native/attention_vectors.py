@@ -23,6 +23,7 @@ from coterie.native.vectors import (
     RowAddresses,
     Sums,
     Value,
+    add_left,
     at,
     folded,
     load,
@@ -55,15 +56,7 @@ def _row_scores(b: Any, kind: int, keys: RowAddresses, q: RowAddresses, width: V
             numbers = vector(b, kind, row, index)
             for h, query in enumerate(read):
                 sums.add(s, h, numbers, query)
-    whole = b.mul(vectors, I64(LANES))
-    with cgutils.for_range(b, b.sub(width, whole), intp=I64) as loop:
-        index = b.add(whole, loop.index)
-        read = [splat(b, number(b, F32, head, index)) for head in q.each]
-        for s, row in enumerate(keys.each):
-            zeros = ir.Constant(ir.VectorType(_FLOAT, LANES), [0.0] * LANES)
-            only_one = b.insert_element(zeros, number(b, kind, row, index), ir.IntType(32)(0))
-            for h, query in enumerate(read):
-                sums.add(s, h, only_one, query)
+    add_left(b, kind, keys, q, b.mul(vectors, I64(LANES)), width, sums)
 
 
 def _emit_scores(kind: int, rows: int, heads: int) -> Callable[..., Any]:

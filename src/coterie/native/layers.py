@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coterie.native import matrices, odd_blocks, routing, rows
+from coterie.native import digit_products, digits, matrices, odd_blocks, routing, rows
 from coterie.native.odd_blocks import ODD_INT4, ODD_INT4_F32, ODD_INT8, ODD_INT8_F32
-from coterie.native.program import CannotPlan, Rows, StepProgram
+from coterie.native.program import CannotPlan, Made, Rows, StepProgram
 from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32
 from coterie.nn.chosen_experts import SubsetExpertLinear
 from coterie.nn.experts import ExpertLinear
@@ -29,6 +29,10 @@ _PRODUCTS = {
     INT8_F32: (matrices.product_int8_f32, matrices.experts_int8_f32),
     INT4: (matrices.product_int4, matrices.experts_int4),
     INT4_F32: (matrices.product_int4_f32, matrices.experts_int4_f32),
+    digits.INT8_DIGITS: (digit_products.product_int8, digit_products.experts_int8),
+    digits.INT8_F32_DIGITS: (digit_products.product_int8_f32, digit_products.experts_int8_f32),
+    digits.INT4_DIGITS: (digit_products.product_int4, digit_products.experts_int4),
+    digits.INT4_F32_DIGITS: (digit_products.product_int4_f32, digit_products.experts_int4_f32),
     ODD_INT8: (odd_blocks.product_int8, odd_blocks.experts_int8),
     ODD_INT8_F32: (odd_blocks.product_int8_f32, odd_blocks.experts_int8_f32),
     ODD_INT4: (odd_blocks.product_int4, odd_blocks.experts_int4),
@@ -37,14 +41,18 @@ _PRODUCTS = {
 _EXPERTS = (ExpertLinear, QuantisedExpertLinear, LoRAExpertLinear, SubsetExpertLinear, StoredExpertLinear)
 NAMES = {
     F32: "f32", BF16: "bf16", INT8: "int8", INT8_F32: "int8", INT4: "int4", INT4_F32: "int4",
+    digits.INT8_DIGITS: "int8", digits.INT8_F32_DIGITS: "int8", digits.INT4_DIGITS: "int4",
+    digits.INT4_F32_DIGITS: "int4",
     ODD_INT8: "int8 in odd blocks", ODD_INT8_F32: "int8 in odd blocks", ODD_INT4: "int4 in odd blocks",
     ODD_INT4_F32: "int4 in odd blocks",
 }  # fmt: skip
-# By bits, whether scales are bfloat16, and whether blocks are odd: 32 does not divide them, or they the row.
+# Kinds by bits, whether scales are bfloat16, and numbers of a block: 0 for blocks that 32 does not divide or
+# that do not divide the row.
 CODED = {
-    (8, True, False): INT8, (8, False, False): INT8_F32, (4, True, False): INT4, (4, False, False): INT4_F32,
-    (8, True, True): ODD_INT8, (8, False, True): ODD_INT8_F32, (4, True, True): ODD_INT4,
-    (4, False, True): ODD_INT4_F32,
+    (8, True, 32): INT8, (8, False, 32): INT8_F32, (4, True, 32): INT4, (4, False, 32): INT4_F32,
+    (8, True, 0): ODD_INT8, (8, False, 0): ODD_INT8_F32, (4, True, 0): ODD_INT4, (4, False, 0): ODD_INT4_F32,
+    (8, True, digits.UNIT): digits.INT8_DIGITS, (8, False, digits.UNIT): digits.INT8_F32_DIGITS,
+    (4, True, digits.UNIT): digits.INT4_DIGITS, (4, False, digits.UNIT): digits.INT4_F32_DIGITS,
 }  # fmt: skip
 
 
@@ -86,13 +94,15 @@ def matrix(program: StepProgram, weight: Tensor | QuantisedTensor) -> StoredWeig
 
 def _coded(program: StepProgram, weight: QuantisedTensor) -> StoredWeight:
     block, inputs = weight.block, weight.shape[-1]
-    odd = block % 32 != 0 or inputs % block != 0
+    form = 0 if block % 32 != 0 or inputs % block != 0 else 32
+    if form and block % digits.UNIT == 0 and digits.supported():
+        form = digits.UNIT
     codes, scales = weight.codes, weight.scales
     if scales.dtype == torch.bfloat16:
-        kind = CODED[weight.bits, True, odd]
+        kind = CODED[weight.bits, True, form]
         scales_at = program.of(scales)
     else:
-        kind = CODED[weight.bits, False, odd]
+        kind = CODED[weight.bits, False, form]
         if scales.dtype != torch.float32:
             program.copied_from(scales)
         scales = scales.float().contiguous()
@@ -103,6 +113,36 @@ def _coded(program: StepProgram, weight: QuantisedTensor) -> StoredWeight:
         kind, weight.shape[-2], inputs, program.of(codes), row, scales_at, scales.stride(-2) * size, block,
         codes.stride(0) * codes.element_size() if experts else 0, scales.stride(0) * size if experts else 0,
     )  # fmt: skip
+
+
+def _read_by(program: StepProgram, weight: StoredWeight, x: Rows, order: Sorted | None = None) -> Rows:
+    """What a weight's product reads: x, or its digits."""
+    program.kinds.add(weight.kind)
+    if weight.kind not in digits.DIGIT_KINDS:
+        return x
+    return _digits(program, x, digits.DIGIT_KINDS[weight.kind][0], weight.block, order)
+
+
+def _digits(program: StepProgram, x: Rows, bits: int, block: int, order: Sorted | None) -> Rows:
+    """The digits of x: those of the operation before where it read the same."""
+    form = x, bits, block
+    if program.digits is not None and program.digits[0] == form:
+        return program.digits[1]
+    count, most = (0, program.most) if order is None else (order.count, order.most)
+    stride = x.width // digits.UNIT * digits.UNIT_BYTES
+    made = Rows(program.own(torch.zeros(most, stride, dtype=torch.uint8)), stride, x.width)
+    program.add(
+        digit_products.digits, x.address, x.stride, x.width, bits, block, made.address, stride, count,
+        serial=order is None,
+    )  # fmt: skip
+    program.digits = form, made
+    return made
+
+
+def _keep_digits(program: StepProgram, made: Made | None, y: Rows) -> None:
+    """A product changes nothing but y, so that what was made before it still holds."""
+    if made is not None and made[0][0].address != y.address:
+        program.digits = made
 
 
 def product(
@@ -116,11 +156,13 @@ def product(
     barrier: bool = True,
 ) -> None:
     """`y (+)= factor * x W^T`, or `bias + factor * x W^T`."""
-    program.kinds.add(weight.kind)
+    read = _read_by(program, weight, x)
+    made = program.digits
     program.add(
-        _PRODUCTS[weight.kind][0], x.address, x.stride, weight.inputs, *weight.fields, y.address, y.stride,
-        float(factor), int(add), *bias, serial=False, barrier=barrier,
+        _PRODUCTS[weight.kind][0], read.address, read.stride, weight.inputs, *weight.fields, y.address,
+        y.stride, float(factor), int(add), *bias, serial=False, barrier=barrier,
     )  # fmt: skip
+    _keep_digits(program, made, y)
 
 
 def linear(
@@ -284,9 +326,11 @@ def _experts(
     bias: tuple[int, int] = (0, 0),
     step: int = 0,
 ) -> None:
-    program.kinds.add(weight.kind)
+    read = _read_by(program, weight, x, order)
+    made = program.digits
     program.add(
-        _PRODUCTS[weight.kind][1], x.address, x.stride, weight.inputs, *weight.fields, y.address, y.stride,
-        float(factor), int(add), *bias, weight.expert_stride, weight.expert_scale_stride, step,
+        _PRODUCTS[weight.kind][1], read.address, read.stride, weight.inputs, *weight.fields, y.address,
+        y.stride, float(factor), int(add), *bias, weight.expert_stride, weight.expert_scale_stride, step,
         order.starts, order.active, order.num_active, table, serial=False,
     )  # fmt: skip
+    _keep_digits(program, made, y)

@@ -10,10 +10,11 @@ from typing import Any
 
 from coterie.jit.compiled import fast, inline
 from coterie.jit.primitives import floats, ints
+from coterie.native.dots import dot
 from coterie.native.layout import THREADS, TOKENS
 from coterie.native.primitives import number, take
 from coterie.native.rows import fields, real
-from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32, dot
+from coterie.native.vectors import BF16, F32, INT4, INT4_F32, INT8, INT8_F32
 
 _ROWS = 8  # rows of a matrix that are read together
 
@@ -42,8 +43,10 @@ def _block(kind, w, w_stride, following, s, s_stride, size, x, x_stride, count, 
 
 
 @inline
-def _outputs(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
-             factor, add):  # fmt: skip
+def outputs_of(
+    kind: Any, w: Any, w_stride: Any, s: Any, s_stride: Any, size: Any, x: Any, x_stride: Any,
+    count: Any, y: Any, y_stride: Any, num_rows: Any, low: Any, high: Any, factor: Any, add: Any,
+) -> None:  # fmt: skip
     """Outputs [low, high) of all rows.
 
     For few rows the eight rows of weights that are read together lie an eighth of the range apart: eight
@@ -68,48 +71,48 @@ def _outputs(kind, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stri
 def _outputs_f32(
     w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
 ):
-    _outputs(F32, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
-             factor, add)  # fmt: skip
+    outputs_of(F32, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+               factor, add)  # fmt: skip
 
 
 @fast
 def _outputs_bf16(
     w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
 ):
-    _outputs(BF16, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
-             factor, add)  # fmt: skip
+    outputs_of(BF16, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+               factor, add)  # fmt: skip
 
 
 @fast
 def _outputs_int8(
     w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
 ):
-    _outputs(INT8, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
-             factor, add)  # fmt: skip
+    outputs_of(INT8, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+               factor, add)  # fmt: skip
 
 
 @fast
 def _outputs_int8_f32(
     w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
 ):
-    _outputs(INT8_F32, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
-             factor, add)  # fmt: skip
+    outputs_of(INT8_F32, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+               factor, add)  # fmt: skip
 
 
 @fast
 def _outputs_int4(
     w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
 ):
-    _outputs(INT4, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
-             factor, add)  # fmt: skip
+    outputs_of(INT4, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+               factor, add)  # fmt: skip
 
 
 @fast
 def _outputs_int4_f32(
     w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high, factor, add
 ):
-    _outputs(INT4_F32, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
-             factor, add)  # fmt: skip
+    outputs_of(INT4_F32, w, w_stride, s, s_stride, size, x, x_stride, count, y, y_stride, num_rows, low, high,
+               factor, add)  # fmt: skip
 
 
 @fast

@@ -46,11 +46,16 @@ class Rows:
         return Rows(self.address + 4 * start, self.stride, width)
 
 
+# Rows, bits of a code and numbers of a block, and the digits that were made of those rows for such codes.
+Made = tuple[tuple[Rows, int, int], Rows]
+
+
 class StepProgram:
     """Operations in order. It owns every tensor whose address they hold.
 
     `most`: tokens of a step at most. `copies`: (a tensor that was copied, its version then), by which a plan
-    notices that a copy is out of date. `kinds`: of the weights of products. `compiles`: as `Lowering`.
+    notices that a copy is out of date. `kinds`: of products. `digits`: the last ones, while they hold.
+    `compiles`: as `Lowering`.
     """
 
     def __init__(self, most: int, compiles: bool = True) -> None:
@@ -60,6 +65,7 @@ class StepProgram:
         self.callbacks: list[Any] = []
         self.copies: list[tuple[Tensor, int]] = []
         self.kinds: set[int] = set()
+        self.digits: Made | None = None
 
     def add(self, kernel: Kernel, *fields: int | float, serial: bool = True, barrier: bool = True) -> None:
         """One operation. `serial`: one thread does it, which costs less than waiting for others.
@@ -73,6 +79,7 @@ class StepProgram:
             whole = field if isinstance(field, int) else struct.unpack("<q", struct.pack("<d", field))[0]
             row[FIRST + index] = int(whole)
         self.ops.append(row)
+        self.digits = None
 
     def own(self, tensor: Tensor) -> int:
         """The address of a tensor that the program made, and keeps."""

@@ -36,8 +36,8 @@ def _check(kind: int) -> None:
         plain = weight.to(torch.float32 if kind == F32 else torch.bfloat16)
         exact, weights = plain.double(), matrix(program, plain)
     else:
-        bits, rounded, odd = next(form for form, own in CODED.items() if own == kind)
-        held = QuantisedTensor((_OUTPUTS, _INPUTS), bits, 48 if odd else 64)
+        bits, rounded, block = next(form for form, own in CODED.items() if own == kind)
+        held = QuantisedTensor((_OUTPUTS, _INPUTS), bits, block or 48)
         held.store(weight)
         if not rounded:
             held.scales = held.scales.float()
@@ -49,7 +49,8 @@ def _check(kind: int) -> None:
     table = program.table()
     context = torch.zeros(layout.CONTEXT, dtype=torch.int64)
     for index, value in (
-        (layout.TOKENS, _ROWS), (layout.THREADS, 1), (layout.OPS, table.data_ptr()), (layout.NUM_OPS, 1),
+        (layout.TOKENS, _ROWS), (layout.THREADS, 1), (layout.OPS, table.data_ptr()),
+        (layout.NUM_OPS, len(table)),
     ):  # fmt: skip
         context[index] = value
     run(context.data_ptr())
