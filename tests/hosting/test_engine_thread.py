@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from coterie.hosting.engine_thread import Job
+from coterie.hosting.engine_thread import Call, Job, hand_out
 from coterie.hosting.errors import ApiError
 from coterie.infer.sampling import SamplingParams
 from coterie.protocol import conversation, wire
@@ -331,3 +331,17 @@ def test_a_body_that_is_not_whole_when_the_server_ends_is_refused():
     received = read_all(connection)
     assert b"503 Service Unavailable" in received and b'"code":"draining"' in received
     assert time.monotonic() - begun < 15, "long before the time to drain is up"
+
+
+def test_an_event_loop_is_woken_once_for_all_of_its_calls():
+    async def woken() -> int:
+        loop, times = asyncio.get_running_loop(), []
+        call_soon = loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *work: times.append(work) or call_soon(*work)
+        calls = [Call(None, []) for _ in range(3)]
+        hand_out({call: [(number, None)] for number, call in enumerate(calls)})
+        await asyncio.sleep(0)
+        assert [call.queue.get_nowait() for call in calls] == [[(number, None)] for number in range(3)]
+        return len(times)
+
+    assert asyncio.run(woken()) == 1

@@ -108,10 +108,10 @@ class Call:
 
     def push(self, item: CallEvents | Exception) -> None:
         """Set what `batches` yields or raises next. Callable from any thread."""
-        _hand_out({self: item})
+        hand_out({self: item})
 
 
-def _hand_out(items: Mapping[Call, CallEvents | Exception]) -> None:
+def hand_out(items: Mapping[Call, CallEvents | Exception]) -> None:
     """Give each call its item. An event loop is woken once for all of its calls. Callable from any thread."""
 
     def put(own: list[tuple[Call, CallEvents | Exception]]) -> None:
@@ -354,7 +354,7 @@ class EngineThread:
                 seconds = end - self._started.pop(event.request)
                 self.seconds_per_request += 0.1 * (seconds - self.seconds_per_request)
                 call.unfinished -= 1
-        _hand_out(batches)
+        hand_out(batches)
 
     def progress(self, call: Call) -> tuple[int, int]:
         """(prompt tokens read, prompt tokens) of a call's running sequences, for keep-alive comments."""

@@ -9,11 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from coterie.protocol.chunks import chunks
 from coterie.protocol.conversation import Conversation, prepare
 from coterie.protocol.received import receive, respond
 from coterie.protocol.replies import ChoiceStep, Replies, call_object, part_object, prompt_logprobs
 from coterie.protocol.requests import ChatRequest, StreamOptions
-from coterie.protocol.wire import DONE, encode
 
 
 async def chat_completions(request: Request) -> Response:
@@ -29,33 +29,28 @@ async def chat_completions(request: Request) -> Response:
         request,
         received,
         replies.call,
-        lambda: _stream(replies, head, options, with_ids, received.last(talk.ignored)),
+        lambda: chunks(
+            {**head, "object": "chat.completion.chunk"},
+            _added(replies, with_ids),
+            replies.usage,
+            options,
+            received.last(talk.ignored),
+        ),
         lambda: _whole(replies, head, with_ids),
         talk.ignored,
     )
 
 
-async def _stream(
-    replies: Replies, head: dict[str, Any], options: StreamOptions, with_ids: bool, last: dict[str, Any]
-) -> AsyncGenerator[bytes, None]:
-    head = {**head, "object": "chat.completion.chunk"}
-
-    def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return b"data: " + encode({**head, "choices": choices, **more}) + b"\n\n"
-
+async def _added(replies: Replies, with_ids: bool) -> AsyncGenerator[list[dict[str, Any]], None]:
+    """The `choices` entries of a stream, those of one step together."""
     begun: set[int] = set()
     async with aclosing(replies.steps()) as batches:
         async for steps in batches:
-            written = b""  # of a whole step, so that it is one write
+            choices = []
             for step in steps:
-                first = step.index not in begun
+                choices += _chunks(step, step.index not in begun, with_ids, replies.talk)
                 begun.add(step.index)
-                for choice in _chunks(step, first, with_ids, replies.talk):
-                    more = replies.usage.so_far(options) | (last if choice["finish_reason"] else {})
-                    written += chunk([choice], **more)
-            if written:
-                yield written
-    yield (chunk([], usage=replies.usage.to_dict()) if options.include_usage else b"") + DONE
+            yield choices
 
 
 def _chunks(step: ChoiceStep, first: bool, with_ids: bool, talk: Conversation) -> list[dict[str, Any]]:

@@ -15,13 +15,13 @@ from coterie.hosting.engine_thread import Call, Job
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
 from coterie.infer.request import PromptScores, TokenEvent, TopLogprobs, check_prompt
+from coterie.protocol.chunks import chunks
 from coterie.protocol.moe import options_of, routing_of
 from coterie.protocol.received import receive, respond
 from coterie.protocol.replies import Usage, check_grammar, counted_events, finite, prompt_logprobs
 from coterie.protocol.requests import CompletionRequest, StreamOptions, choose_tokens
 from coterie.protocol.structured import check_end, structure_of
 from coterie.protocol.vectors import encode_text, read_as_letters
-from coterie.protocol.wire import DONE, encode
 from coterie.text.infilling import InfillForm, infill_form
 from coterie.text.tokenizer import Tokenizer
 
@@ -240,22 +240,10 @@ class Completions:
         distinct = self.texts[:: self.body.n or 1]
         self.usage = Usage(sum(len(text.job.prompt) for text in distinct))
 
-    async def stream(self) -> AsyncGenerator[bytes, None]:
+    def stream(self) -> AsyncGenerator[bytes, None]:
         """Server-sent events."""
         options = self.body.stream_options or StreamOptions()
-
-        def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
-            return b"data: " + encode({**self.head, "choices": choices, **more}) + b"\n\n"
-
-        async with aclosing(self._choices()) as batches:
-            async for choices in batches:
-                written = b""  # of a whole step, so that it is one write
-                for choice in choices:
-                    more = self.usage.so_far(options) | (self.last if choice["finish_reason"] else {})
-                    written += chunk([choice], **more)
-                if written:
-                    yield written
-        yield (chunk([], usage=self.usage.to_dict()) if options.include_usage else b"") + DONE
+        return chunks(self.head, self._choices(), self.usage, options, self.last)
 
     async def whole(self) -> dict[str, Any]:
         """The plain answer."""
