@@ -42,6 +42,7 @@ LAYERS = {
     "verify": 8,
     "library": 8,
     "evaluate": 9,
+    "reinforce": 9,
     "recipes": 10,
     "hosting": 10,
     "agents": 10,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,8 +17,8 @@ from coterie.adapters.patch import attach_subset, is_patch
 from coterie.checkpoints.checkpoint import Checkpoint
 from coterie.config import AdapterConfig, BalanceConfig, ConfigError, ExpertSelection, ModelConfig
 from coterie.config.effects import Facts
+from coterie.config.method_run import MethodRun
 from coterie.config.methods import ResultKind, TuningMethod, tuning_method
-from coterie.config.tune import TuneConfig
 from coterie.nn.moe import MoE
 from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer
@@ -57,12 +57,15 @@ class Tuned:
         return ranks
 
 
+Run = TypeVar("Run", bound=MethodRun)
+
+
 def held_dtype(method: TuningMethod, kept: torch.dtype) -> torch.dtype:
     """The type in which `method` holds the weights of a base that is kept as `kept`."""
     return torch.float32 if method.float32 else kept
 
 
-def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) -> Tuned:
+def prepare_model(config: MethodRun, dtype: torch.dtype, device: torch.device) -> Tuned:
     """Load the model and make exactly what `config` says trainable.
 
     Where `config.model` is an adapter, `config` is what `continued` returned.
@@ -103,7 +106,7 @@ def prepare_model(config: TuneConfig, dtype: torch.dtype, device: torch.device) 
     return Tuned(model, loaded.tokenizer, checkpoint.path, origin, method.result, treatments, asked)
 
 
-def continued(config: TuneConfig) -> TuneConfig:
+def continued(config: Run) -> Run:
     """The settings of a run that trains an adapter further: the adapter's own; others are as they are.
 
     Errors: `ConfigError` for a given setting that says something else than the adapter, whose factors it
@@ -147,7 +150,7 @@ def continued(config: TuneConfig) -> TuneConfig:
 
 
 def _attach_further(
-    config: TuneConfig, model: Transformer, further: AdapterFiles, base: Checkpoint
+    config: MethodRun, model: Transformer, further: AdapterFiles, base: Checkpoint
 ) -> dict[str, str]:
     """Put the adapter into its base, trainable; the treatment of each group."""
     apply_in_place(model, further, base)
@@ -222,7 +225,7 @@ def _warn_of_coarse_steps(model: Transformer) -> None:
         )
 
 
-def _check_groups(config: TuneConfig, model: Transformer) -> None:
+def _check_groups(config: MethodRun, model: Transformer) -> None:
     """Refuse a group that the model lacks; a method's defaults apply where they can."""
     groups = set(parameter_groups(model).values())
     for group, how in config.train.items():
@@ -233,7 +236,7 @@ def _check_groups(config: TuneConfig, model: Transformer) -> None:
             )
 
 
-def _check_intent(config: TuneConfig, model: ModelConfig) -> None:
+def _check_intent(config: MethodRun, model: ModelConfig) -> None:
     """Refuse a given setting that the model cannot follow, before its weights are read."""
     if not model.is_moe:
         for name, given in (("experts", config.experts), ("router", config.router)):
@@ -260,7 +263,7 @@ def _send_gradients_to_all_experts(model: Transformer) -> None:
             block.ffn.dense_gradient = True
 
 
-def _set_balance(config: TuneConfig, model: Transformer, treatment: str) -> None:
+def _set_balance(config: MethodRun, model: Transformer, treatment: str) -> None:
     """Set the balance losses as asked. The selection bias moves only where the result stores it."""
     for layer, router in model.routers():
         own = router.balance.config

@@ -31,6 +31,11 @@ VERBS = {
     "tune": Verb(
         "Tune a model on your examples, experts included; proves the result.", "tune:tune", section=TRAIN
     ),
+    "reinforce": Verb(
+        "Learn from rewards: a model improves on a task that a program checks.",
+        "reinforce:reinforce",
+        section=TRAIN,
+    ),
     "report": Verb("Draw a quickstart's report again from its records.", "quickstart:report", section=TRAIN),
     "pull": Verb(
         "Fetch a model from the hub; resumes, pins revisions, checks hashes.", "pull:pull", section=USE

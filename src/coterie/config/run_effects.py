@@ -58,7 +58,7 @@ def _objective(*names: str) -> Effect:
 
 
 _LOW_RANK = Effect(_factors, "low-rank factors (method lora, qlora or dora)")
-TUNE_EFFECTS: Effects = {
+METHOD_EFFECTS: Effects = {
     "rank": _LOW_RANK,
     "alpha": _LOW_RANK,
     "dropout": _LOW_RANK,
@@ -69,6 +69,9 @@ TUNE_EFFECTS: Effects = {
     "router": Effect(_groups, "a method that trains groups (esft trains the chosen experts alone)"),
     "balance": _MOE,
     "balance_prompts": _MOE,
+} | dict(SHARED_EFFECTS)
+
+TUNE_EFFECTS: Effects = {
     "guard": Effect(
         lambda settings, facts: facts.moe is not False or settings.guard == "off",
         "a mixture of experts (this model is dense and routes nothing)",
@@ -80,7 +83,7 @@ TUNE_EFFECTS: Effects = {
     "max_forgetting": Effect(
         lambda settings, _: settings.retention != "none", "a 'retention' text to measure it on"
     ),
-} | dict(SHARED_EFFECTS)
+} | dict(METHOD_EFFECTS)
 
 TRAIN_EFFECTS: Effects = {
     "data.vocab_size": Effect(

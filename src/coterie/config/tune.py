@@ -7,12 +7,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from coterie.config.adapter import ADAPTED_GROUPS, AdapterConfig, RankRule, Treatment
-from coterie.config.base import Settings, apply_overrides, suggest
+from coterie.config.base import Settings, apply_overrides
 from coterie.config.effects import Effects
 from coterie.config.errors import ConfigError
-from coterie.config.methods import METHODS, tuning_method
-from coterie.config.run import OptimiserConfig, RunSettings, ScheduleConfig
+from coterie.config.method_run import MethodRun
 from coterie.config.run_effects import TUNE_EFFECTS, rounding_contradiction
 from coterie.config.target_modules import with_own_names
 
@@ -91,65 +89,30 @@ SHORT = {
 ControlTokens = Literal["refuse", "text", "ids"]
 
 
-class TuneOptimiser(OptimiserConfig):
-    """The optimiser of a tuning run. `lr` None: chosen by method, model size and objective."""
-
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = Field(0.0, ge=0)
-
-
-class TuneSchedule(ScheduleConfig):
-    """The schedule of a tuning run."""
-
-    kind: Literal["wsd", "cosine", "constant"] = "cosine"
-    warmup_fraction: float = Field(0.05, ge=0, le=1)
-    final_ratio: float = Field(0.1, ge=0, le=1)
-
-
-class TuneConfig(RunSettings):
+class TuneConfig(MethodRun):
     """One tuning run. Names that other tools use (`ALIASES`) are understood.
 
-    `model`: a checkpoint directory, a hub id, or an adapter's directory (whose factors are then trained
-    further). `data`: sources of examples; with `objective` "auto" their kind chooses the objective.
-    `objective`: a name of `train.objectives.OBJECTIVES`, or `auto`. `train`: the treatment of each group that
-    is trained; groups that are not named are frozen (none named: `method` says it). `experts`: a file of
-    chosen experts (of `coterie select`), the only ones that are trained. `router`: policy for routers
-    (freeze, full, lora, bias: only their biases, or dense-grad: in full, learning also from the experts that
-    were not chosen); None leaves it to `method` and `train`.
-    `balance`: the balance losses as the model declares them (arch), none, or a coefficient.
-    `balance_prompts`: whether tokens that are not learnt count in the statistics.
+    `data`: sources of examples; with `objective` "auto" their kind chooses the objective. `objective`: a name
+    of `train.objectives.OBJECTIVES`, or `auto`.
 
     Budget: `steps`, else `epochs` over the data. `row_length` None: what the longest example needs, at most
-    the model's positions. `batch_rows` None: about 4096 tokens a step, fewer for few examples. `optimiser`
-    and `schedule` are those of `TrainConfig` with defaults for tuning. `lr`, `weight_decay` and `warmup` (a
-    fraction of the steps) are short names of three of their fields.
+    the model's positions. `batch_rows` None: about 4096 tokens a step, fewer for few examples. `lr`,
+    `weight_decay` and `warmup` (a fraction of the steps) are short names of fields of `optimiser` and
+    `schedule`.
 
     `eval`: share of the examples held out (by content), or a file. `guard`: the reaction to routing that goes
     astray. `on_bad`: whether unusable examples stop the run. `control_tokens`: what the name of a special
     token in a plain text or a completion is: the token itself, as the tokenizer reads it (ids; a template may
     have rendered the text), letters (text), or a fault of the example (refuse).
-    `template`: another chat template, a file or the name of a shipped one; the result carries it.
     """
 
     other_names: ClassVar[Mapping[str, str]] = ALIASES
     refused_names: ClassVar[Mapping[str, str]] = REFUSED
     effects: ClassVar[Effects] = TUNE_EFFECTS
 
-    model: str
     data: list[str] = Field(min_length=1)
     out: str = "runs/tune"
-    method: str = Field("lora", json_schema_extra={"enum": list(METHODS)})
     objective: str = "auto"
-    train: dict[str, Treatment] = Field(default_factory=dict)
-    rank: int = Field(16, gt=0)
-    alpha: float | None = Field(None, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    rank_rule: RankRule = "per-expert"
-    bits: Literal[4, 8] = 4
-    experts: str | None = None
-    router: Literal["freeze", "full", "lora", "bias", "dense-grad"] | None = None
-    balance: Literal["arch", "none"] | float = "arch"
-    balance_prompts: bool = True
     beta: float = Field(0.1, gt=0)
     orpo_weight: float = Field(0.1, gt=0)
     epochs: float = Field(3.0, gt=0)
@@ -157,13 +120,10 @@ class TuneConfig(RunSettings):
     row_length: int | None = Field(None, gt=1)
     batch_rows: int | None = Field(None, gt=0)
     packing: bool = True
-    optimiser: TuneOptimiser = TuneOptimiser()
-    schedule: TuneSchedule = TuneSchedule()
     eval: float | str = 0.05
     guard: Literal["off", "warn", "stop", "rollback"] = "warn"
     on_bad: Literal["stop", "skip"] = "stop"
     control_tokens: ControlTokens = "ids"
-    template: str | None = None
     eval_every: int = Field(0, ge=0)
 
     @model_validator(mode="before")
@@ -185,54 +145,7 @@ class TuneConfig(RunSettings):
     def _check(self) -> Self:
         if isinstance(self.eval, float) and not 0 <= self.eval < 1:
             raise ValueError(f"eval {self.eval} must be at least 0 and below 1, or a file")
-        if isinstance(self.balance, float) and self.balance < 0:
-            raise ValueError(f"balance {self.balance} must not be negative")
-        if tuning_method(self.method).wraps == "chosen experts" and self.experts is None:
-            raise ValueError(
-                f"method {self.method} trains chosen experts; give their file (of coterie select) as "
-                "'experts'"
-            )
-        if self.router is not None and "router" in self.train:
-            raise ValueError("'router' and 'train.router' both say what happens to routers; keep one")
-        self.treatments()
         return self
-
-    def treatments(self) -> dict[str, Treatment]:
-        """The treatment of each group: what `train` says, all other groups frozen; else the method's default.
-
-        `router` sets that group in either case.
-
-        Errors: `ConfigError` for a group that does not exist.
-        """
-        method: dict[str, Treatment] = {
-            str(group): how for group, how in tuning_method(self.method).treatments().items()
-        }
-        adapted: dict[str, Treatment] = dict.fromkeys(method, "freeze") if self.train else method
-        if self.router is not None:
-            adapted["router"] = "full" if self.router == "dense-grad" else self.router
-        unknown = [group for group in self.train if group not in ADAPTED_GROUPS]
-        if unknown:
-            hint = suggest(unknown[0], ADAPTED_GROUPS)
-            raise ConfigError(
-                f"train: unknown group '{unknown[0]}'{hint}; groups: {', '.join(ADAPTED_GROUPS)}"
-            )
-        return adapted | self.train
-
-    def adapter(self) -> AdapterConfig:
-        """The adapter of this run. Errors: `ConfigError`."""
-        method = tuning_method(self.method)
-        quantised = "none" if not method.quantised else "int4" if self.bits == 4 else "int8"
-        settings = {
-            "rank": self.rank,
-            "alpha": 2.0 * self.rank if self.alpha is None else self.alpha,
-            "dropout": self.dropout,
-            "dora": method.dora,
-            "rank_rule": self.rank_rule,
-            "train": self.treatments(),
-            "quant": quantised,
-            "seed": self.seed,
-        }
-        return AdapterConfig.from_dict(settings, "train")
 
 
 def parse_train(text: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Streams that number things within a row, from 0 up; -1 is a token that belongs to none. A batch goes on
 # counting across its rows, so that a number names one thing of the whole batch.
-NUMBERING = frozenset({"pair"})
+NUMBERING = frozenset({"pair", "sample"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,15 @@ from coterie.tasks.problem import TaskFamily, TaskProblem
 
 
 def _steps(digits: list[int], modulus: int) -> tuple[str, int]:
-    """`digit:sum` for every digit, and the last sum, all modulo `modulus`."""
+    """The sum after every digit, and the last one, all modulo `modulus`.
+
+    One digit of the steps stands for one of the problem, so that a model finds each at the same distance.
+    """
     total, shown = 0, []
     for digit in digits:
         total = (total + digit) % modulus
-        shown.append(f"{digit}:{total}")
-    return " ".join(shown), total
+        shown.append(str(total))
+    return "".join(shown), total
 
 
 class Parity(TaskFamily):
@@ -49,5 +52,5 @@ class RunningSum(TaskFamily):
         """The ten answers are equally likely."""
         digits = [rng.between(0, 9) for _ in range(level + 3)]
         steps, last = _steps(digits, 10)
-        text = " ".join(map(str, digits))
-        return TaskProblem(self.name, level, f"Last digit of the sum of {text}?", str(last), steps)
+        text = "".join(map(str, digits))
+        return TaskProblem(self.name, level, f"Last digit of the digit sum of {text}?", str(last), steps)

@@ -6,6 +6,7 @@ from coterie.config import ConfigError, suggest
 from coterie.config.methods import rate_for_size, tuning_method
 from coterie.train.distil import Distillation
 from coterie.train.objective import CrossEntropy, Objective
+from coterie.train.policy_gradient import PolicyGradient
 from coterie.train.preference import DPO, IPO, KTO, ORPO, NormalisedDPO
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -17,6 +18,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "orpo": ORPO,
     "kto": KTO,
     "distil": Distillation,
+    "reinforce": PolicyGradient,
 }
 
 

@@ -1,0 +1,92 @@
+"""`coterie reinforce`: learn from rewards that a program gives."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coterie.cli.options import Json, Model
+from coterie.cli.output import answer
+
+if TYPE_CHECKING:
+    from coterie.recipes.reinforce import ReinforceResult
+
+
+def reinforce(
+    model: Model,
+    task: Annotated[
+        str, typer.Option(help="A built-in task, gym:NAME, or a .py or .jsonl file of your own.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Further settings, such as policy.clip=ppo lr=1e-4 updates=2.")
+    ] = None,
+    levels: Annotated[str | None, typer.Option(help="Levels, such as 3 or 0-4 [default: 0 to 9].")] = None,
+    out: Annotated[str | None, typer.Option("--out", "-o", help="Directory of the run.")] = None,
+    method: Annotated[str | None, typer.Option(help="lora, qlora, dora, full, esft or router.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
+    prompts: Annotated[int | None, typer.Option(help="Problems of a step.", min=1)] = None,
+    group: Annotated[int | None, typer.Option(help="Replies to each problem.", min=2)] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest reply, in tokens.", min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate (default: by method and size).")] = None,
+    instruction: Annotated[bool, typer.Option(help="Say in a system message how to answer.")] = False,
+    gate: Annotated[bool, typer.Option(help="Refuse to start without a signal to learn from.")] = True,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same run.", min=0)] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model on a task by the rewards of its own replies; the same command resumes.
+
+    The task's checker is tried first, then whether the model gets a signal from it. Every reply is kept.
+    """
+    from coterie.config.base import apply_overrides
+    from coterie.config.reinforce import ReinforceConfig
+    from coterie.recipes.reinforce import run_reinforce
+
+    given: dict[str, Any] = {
+        "model": model,
+        "task": task,
+        "levels": levels,
+        "out": out,
+        "method": method,
+        "steps": steps,
+        "prompts": prompts,
+        "group": group,
+        "max_tokens": max_tokens,
+        "lr": lr,
+        "instruction": instruction or None,
+        "gate": None if gate else False,
+        "seed": seed,
+    }
+    settings = apply_overrides(
+        {key: value for key, value in given.items() if value is not None}, overrides or []
+    )
+    config = ReinforceConfig.from_dict(settings, "reinforce")
+    result = run_reinforce(config, f"run {shlex.join(['coterie', *sys.argv[1:]])} again")
+    facts = {
+        "path": None if result.path is None else str(result.path),
+        "kind": result.kind,
+        "reason": result.reason,
+        "steps": result.steps,
+        "record": None if result.record is None else result.record.to_dict(),
+    }
+    answer(facts, as_json, _lines(result))
+
+
+def _lines(result: ReinforceResult) -> Iterator[str]:
+    record = result.record
+    if record is None or result.path is None:
+        yield f"stopped ({result.reason}) after {result.steps} steps"
+        return
+    for name, change in (("held out", record.change), ("one level above", record.beyond)):
+        if change is not None:
+            before, after = change.before, change.after
+            yield (
+                f"{name:16} {before.value:.1%} -> {after.value:.1%} right of {after.problems} problems "
+                f"({after.low:.1%} to {after.high:.1%}; {change.gained} gained, {change.lost} lost, "
+                f"p = {change.p:.2g})"
+            )
+    yield f"tokens a reply   {record.mean_tokens[0]:.0f} -> {record.mean_tokens[1]:.0f}"
+    yield f"{result.kind:16} {result.path}"

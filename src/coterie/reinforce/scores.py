@@ -1,0 +1,60 @@
+"""Held-out accuracy before and after, with what may be concluded from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from coterie.config import Settings
+
+
+class Accuracy(Settings):
+    """A share of right replies with its 95 % interval (Wilson's), of `problems` problems."""
+
+    value: float
+    low: float
+    high: float
+    problems: int
+
+
+class AccuracyChange(Settings):
+    """Accuracy of two models on the same problems. `p`: exact McNemar test, two-sided.
+
+    `gained`: problems that only the second answers rightly; `lost`: only the first.
+    """
+
+    before: Accuracy
+    after: Accuracy
+    gained: int
+    lost: int
+    p: float
+
+
+def accuracy(right: Sequence[bool]) -> Accuracy:
+    """Wilson's interval (1927) for a share."""
+    count, z = len(right), 1.959964
+    share = sum(right) / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Accuracy(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half), problems=count)
+
+
+def accuracy_change(before: Sequence[bool], after: Sequence[bool]) -> AccuracyChange:
+    """The change on the same problems, paired."""
+    gained = sum(b < a for b, a in zip(before, after, strict=True))
+    lost = sum(b > a for b, a in zip(before, after, strict=True))
+    return AccuracyChange(
+        before=accuracy(before), after=accuracy(after), gained=gained, lost=lost, p=mcnemar(gained, lost)
+    )
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Probability of a split at least as uneven by chance: two-sided, exact (binomial)."""
+    count = gained + lost
+    logs = [
+        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        for k in range(min(gained, lost) + 1)
+    ]
+    largest = max(logs)
+    tail = math.fsum(math.exp(log - largest) for log in logs)
+    return min(1.0, 2 * math.exp(largest + math.log(tail) - count * math.log(2)))

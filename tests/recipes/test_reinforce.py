@@ -1,0 +1,197 @@
+"""Reinforcement end to end on tiny models: it learns what is rewarded, resumes exactly, and refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from coterie.checkpoints.directory import load_model
+from coterie.config import ConfigError, CoterieError
+from coterie.config.errors import TrainingError
+from coterie.config.reinforce import ReinforceConfig
+from coterie.recipes import reinforce as recipe
+from coterie.recipes.reinforce import ReinforceResult, reinforce
+from coterie.reinforce.mismatch import measure_mismatch
+from coterie.reinforce.rollouts import Rollout, RolloutGroup, Sampler
+from coterie.reinforce.source import RolloutSource
+from coterie.tasks import load_task
+from tests.recipes.tuned import base
+
+# Earns a point for a reply that begins with a small letter.
+TASK = """
+def tasks():
+    for number in range(200):
+        yield {"prompt": f"Say {number}.", "answer": "a", "reply": "a"}
+
+
+def reward(task, reply):
+    return float(reply[:1].islower())
+"""
+SMALL: dict[str, Any] = {
+    "steps": 8, "prompts": 8, "group": 4, "max_tokens": 3, "eval_problems": 12, "eval_every": 0,
+    "save_every": 0, "method": "full", "lr": 1e-2, "threads": 1, "levels": "0",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gate of a few problems."""
+    monkeypatch.setattr(recipe, "_GATE_PROBLEMS", 12)
+    monkeypatch.setattr(recipe, "_GATE_GROUP", 4)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the task and tiny models."""
+    folder = tmp_path_factory.mktemp("reinforce")
+    (folder / "small.py").write_text(TASK)
+    return folder
+
+
+def run(place: Path, name: str, family: str = "qwen3_moe", **settings: Any) -> ReinforceResult:
+    """One run below `place`."""
+    model = base(place, family, calm=True)
+    return reinforce(str(model), str(place / "small.py"), out=str(place / name), **(SMALL | settings))
+
+
+def rollouts_of(place: Path, name: str) -> list[list[dict[str, Any]]]:
+    """The kept replies of each step."""
+    found = sorted((place / name / "rollouts").glob("*.jsonl.gz"))
+    return [[json.loads(line) for line in gzip.open(path, "rt")] for path in found]
+
+
+def rewards(place: Path, name: str) -> list[float]:
+    """The mean reward of each step."""
+    lines = (place / name / "metrics.jsonl").read_text().splitlines()
+    return [record["reward"] for record in map(json.loads, lines) if record["kind"] == "rollout"]
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "lr"),
+    [("qwen3_moe", "full", 3e-2), pytest.param("llama", "lora", 1e-1, marks=pytest.mark.slow)],
+)
+def test_what_is_rewarded_becomes_likelier(place: Path, family: str, method: str, lr: float) -> None:
+    name = f"{family}-{method}"
+    more = {"rank": 4} if method == "lora" else {}
+    result = run(place, name, family, method=method, lr=lr, **more)
+    first, *_, last = rewards(place, name)
+    assert last > first + 0.3, rewards(place, name)
+    assert result.path is not None and result.record is not None and result.record.proof is not None
+    assert result.record.change.after.problems == result.record.change.before.problems == 12
+    kept = rollouts_of(place, name)
+    assert len(kept) == SMALL["steps"] and all(len(step) >= 32 for step in kept)
+    assert {"prompt", "content", "reward", "ids", "logprobs", "learnt"} <= kept[0][0].keys()
+    written = json.loads((place / name / "reinforce.json").read_text())
+    assert written["task"] == "small" and written["readiness"]["problems"] == 12
+    records = [json.loads(line) for line in (place / name / "metrics.jsonl").read_text().splitlines()]
+    assert all(r["mismatch"] < 1e-4 for r in records if r["kind"] == "rollout")
+    flips = [r["routing_flips"] for r in records if r["kind"] == "rollout" and "routing_flips" in r]
+    assert (len(flips) == SMALL["steps"] and not any(flips)) if family == "qwen3_moe" else not flips
+
+
+def test_a_reward_turned_round_makes_it_rarer(place: Path) -> None:
+    text = TASK.replace("float(reply[:1].islower())", "1.0 - float(reply[:1].islower())")
+    (place / "turned.py").write_text(text)
+    model = base(place, "llama", calm=True)
+    task = str(place / "turned.py")
+    with pytest.raises(CoterieError, match="its check fails"):
+        reinforce(str(model), task, out=str(place / "refused"), **SMALL)
+    assert not (place / "refused" / "model").exists()
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(place, "whole", steps=2, save_every=1)
+    step = RolloutSource._step
+
+    def dies(self: RolloutSource, trainer: Any) -> Any:
+        if trainer.step_count == 1:
+            raise KeyboardInterrupt
+        return step(self, trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RolloutSource, "_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(place, "halves", steps=2, save_every=1)
+    again = run(place, "halves", steps=2, save_every=1)
+    assert whole.path is not None and again.path is not None
+    first, second = (load_model(result.path, "float32").model.state_dict() for result in (whole, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert rewards(place, "whole") == rewards(place, "halves")
+    assert [[r["ids"] for r in s] for s in rollouts_of(place, "whole")] == [
+        [r["ids"] for r in s] for s in rollouts_of(place, "halves")
+    ]
+
+
+def test_replies_do_not_depend_on_their_company(place: Path) -> None:
+    loaded = load_model(base(place, "qwen3_moe", calm=True), "float32")
+    assert loaded.tokenizer is not None
+    sampler = Sampler(loaded.model, loaded.tokenizer, load_task(str(place / "small.py")), 4)
+    problems = [sampler.family.problem(0, index) for index in range(3)]
+    together = sampler.groups(problems, 4, (0, 7))
+    alone = sampler.groups(problems[:1], 2, (0, 7), routing_of=1)
+    assert [r.ids for r in alone[0].rollouts] == [r.ids for r in together[0].rollouts[:2]]
+    assert alone[0].rollouts[0].routing and not together[0].rollouts[0].routing
+    found = measure_mismatch(loaded.model, [alone[0].rollouts[0]])
+    assert found.largest < 1e-4 and found.flips == 0.0
+    wrong = alone[0].rollouts[0]
+    shifted = Rollout(**{**vars(wrong), "logprobs": tuple(value + 0.5 for value in wrong.logprobs)})
+    assert measure_mismatch(loaded.model, [shifted]).largest == pytest.approx(0.5, abs=1e-3)
+
+
+def test_without_a_signal_nothing_starts(place: Path) -> None:
+    (place / "never.py").write_text(
+        TASK.replace("reply[:1].islower()", 'reply == "a" * 40').replace('"reply": "a"', '"reply": "a" * 40')
+    )
+    model = base(place, "llama", calm=True)
+    with pytest.raises(TrainingError, match=r"task never: only 0.0% of replies are right.*gate=false"):
+        reinforce(str(model), str(place / "never.py"), out=str(place / "never"), **SMALL)
+    with pytest.raises(TrainingError, match=r"step 1: only 0 of 32 groups have replies of different rewards"):
+        reinforce(str(model), str(place / "never.py"), out=str(place / "never2"), gate=False, **SMALL)
+
+
+def test_a_checker_that_begins_to_fail_ends_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = Sampler._judged
+
+    def failing(self: Sampler, problems: Any, prompts: Any, size: int, *rest: Any) -> list[RolloutGroup]:
+        groups = judged(self, problems, prompts, size, *rest)
+        if size == SMALL["group"]:
+            groups[0] = RolloutGroup(groups[0].problem, (), size, "small.py: reward raised ZeroDivisionError")
+        return groups
+
+    monkeypatch.setattr(Sampler, "_judged", failing)
+    with pytest.raises(
+        TrainingError, match=r"the checker failed on \d+ of \d+ replies: small.py: reward raised"
+    ):
+        run(place, "failing", "llama")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"updates": 2}, "more than one update needs a bound"),
+        ({"prompts": 2}, "least_groups 4 is more than prompts 2"),
+        ({"updates": 3, "policy": {"clip": "ppo"}}, "prompts 32 cannot be shared by 3 updates"),
+        ({"policy": {"kl": "k3"}}, "'policy.kl' needs a policy.kl_weight above 0"),
+        ({"policy": {"clip_low": 0.1}}, "'policy.clip_low' needs policy.clip=ppo"),
+        ({"max_forgetting": 0.1}, "'max_forgetting' needs a tuning run"),
+        ({"polcy": {}}, "polcy"),
+    ],
+)
+def test_settings_that_cannot_be_followed(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ReinforceConfig.from_dict({"model": "m", "task": "parity"} | settings, "reinforce")
+
+
+def test_what_does_not_fit(place: Path) -> None:
+    with pytest.raises(ConfigError, match="and max_tokens 250 are more than the 256 positions of the model"):
+        run(place, "long", "llama", max_tokens=250)
+    with pytest.raises(ConfigError, match="tasks with tools cannot be trained by rewards yet"):
+        reinforce(
+            str(base(place, "llama", calm=True)), "tool-chains", out=str(place / "tools"), method="full"
+        )
+    assert recipe.REPORT == "reinforce.json"
