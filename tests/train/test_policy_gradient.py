@@ -140,7 +140,7 @@ def test_the_mean_gradient_is_that_of_the_expected_reward() -> None:
     found = torch.zeros_like(theta)
     for (a, b), reward in rewards.items():
         chosen = torch.stack([logp[0, 0], logp[0, a], logp[1, b]])
-        old = [float(logp[0, a]), float(logp[1, b])]
+        old = [float(logp[0, a].detach()), float(logp[1, b].detach())]
         batch = collate([row(2, reward - mean, old)])
         loss = loss_of([batch], [chosen]) * L_MAX
         (gradient,) = torch.autograd.grad(loss, theta, retain_graph=True)

@@ -205,7 +205,7 @@ def test_packing_padding_and_accumulation_change_nothing(name: str) -> None:
 
 def test_reference_is_what_the_model_says_of_each_segment_alone() -> None:
     model = tiny_model(5)
-    rows = with_reference(model, [row_of([0, 1], padding=3), row_of([2])], "cpu")
+    rows = with_reference(model, [row_of([0, 1], padding=3), row_of([2])])
     for row, numbers in zip(rows, ([0, 1], [2]), strict=True):
         first = 0
         for ids in (ids for number in numbers for ids in pair(number).tokens):
@@ -221,7 +221,7 @@ def test_reference_is_what_the_model_says_of_each_segment_alone() -> None:
 
 def test_at_the_reference_dpo_is_log_two_and_learning_prefers_the_chosen() -> None:
     model, keep = tiny_model(1), Keep()
-    rows = with_reference(model, [row_of([n]) for n in range(PAIRS)], "cpu")
+    rows = with_reference(model, [row_of([n]) for n in range(PAIRS)])
     rows = [replace(row, streams={**row.streams, "margin": row.streams["margin"] * 0}) for row in rows]
     trainer = Trainer(
         model,

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def reinforce(
     model: Model,
-    task: Annotated[
-        str, typer.Option(help="A built-in task, gym:NAME, or a .py or .jsonl file of your own.")
-    ],
+    task: Annotated[str, typer.Option(help="A built-in task, gym:NAME, or a .py or .jsonl file of yours.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Further settings, such as policy.clip=ppo lr=1e-4 updates=2.")
     ] = None,
@@ -37,7 +35,7 @@ def reinforce(
     seed: Annotated[int | None, typer.Option(help="Same seed, same run.", min=0)] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a model on a task by the rewards of its own replies; the same command resumes.
+    """Train a model on a task by rewards of what it writes; the same command resumes.
 
     The task's checker is tried first, then whether the model gets a signal from it. Every reply is kept.
     """

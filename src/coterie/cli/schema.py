@@ -25,8 +25,9 @@ def schema(
 
     Name the schema in the first line of the YAML file: # yaml-language-server: $schema=train.schema.json
     """
+    from coterie.config.method_run import SHORT
     from coterie.config.run import TrainConfig
-    from coterie.config.tune import SHORT, TuneConfig
+    from coterie.config.tune import TuneConfig
 
     settings = TrainConfig if kind is SettingsFile.train else TuneConfig
     found = settings.model_json_schema()

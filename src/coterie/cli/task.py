@@ -15,9 +15,7 @@ from coterie.cli.output import answer
 if TYPE_CHECKING:
     from coterie.tasks.check import TaskReport
 
-TaskName = Annotated[
-    str, typer.Argument(help="A built-in task, gym:NAME, or a .py or .jsonl file of your own.")
-]
+TaskName = Annotated[str, typer.Argument(help="A built-in task, gym:NAME, or a .py or .jsonl file of yours.")]
 Levels = Annotated[
     str | None, typer.Option(help="Levels, such as 3 or 0-4 [default: all that are trained on].")
 ]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from coterie.config.adapter import ADAPTED_GROUPS, AdapterConfig, RankRule, Treatment
-from coterie.config.base import suggest
+from coterie.config.base import Settings, suggest
 from coterie.config.errors import ConfigError
 from coterie.config.methods import METHODS, tuning_method
 from coterie.config.run import OptimiserConfig, RunSettings, ScheduleConfig
+
+# Short names of settings that the optimiser and the schedule hold.
+SHORT = {
+    "lr": ("optimiser", "lr"),
+    "weight_decay": ("optimiser", "weight_decay"),
+    "warmup": ("schedule", "warmup_fraction"),
+}
 
 
 class TuneOptimiser(OptimiserConfig):
@@ -108,3 +115,16 @@ class MethodRun(RunSettings):
             "seed": self.seed,
         }
         return AdapterConfig.from_dict(settings, "train")
+
+
+def hold_short_names(settings: dict[str, Any]) -> None:
+    """Put each short name into the settings that hold it. Errors: `ValueError` for two different values."""
+    for short, (holder, key) in SHORT.items():
+        if short not in settings:
+            continue
+        held = settings.get(holder) or {}
+        held = held.model_dump(exclude_unset=True) if isinstance(held, Settings) else dict(held)
+        value = settings.pop(short)
+        if key in held and held[key] != value:
+            raise ValueError(f"'{short}' and '{holder}.{key}' say different things; keep one")
+        settings[holder] = held | {key: value}

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from coterie.config.base import Settings
 from coterie.config.effects import Effect, Effects
-from coterie.config.method_run import MethodRun, TuneSchedule
+from coterie.config.method_run import MethodRun, TuneSchedule, hold_short_names
 from coterie.config.run_effects import METHOD_EFFECTS
 
 Advantage = Literal["mean", "group_std", "batch_std", "rloo", "maxrl"]
@@ -86,10 +86,7 @@ class ReinforceConfig(MethodRun):
         if not isinstance(data, Mapping):
             return data
         result = dict(data)
-        if "lr" in result:
-            held = result.get("optimiser") or {}
-            held = held.model_dump(exclude_unset=True) if isinstance(held, Settings) else dict(held)
-            result["optimiser"] = held | {"lr": result.pop("lr")}
+        hold_short_names(result)
         return result
 
     @model_validator(mode="after")

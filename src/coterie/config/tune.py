@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from coterie.config.base import Settings, apply_overrides
+from coterie.config.base import apply_overrides
 from coterie.config.effects import Effects
 from coterie.config.errors import ConfigError
-from coterie.config.method_run import MethodRun
+from coterie.config.method_run import SHORT, MethodRun, hold_short_names
 from coterie.config.run_effects import TUNE_EFFECTS, rounding_contradiction
 from coterie.config.target_modules import with_own_names
 
@@ -77,14 +77,6 @@ REFUSED = {
     "optim": "write optimiser.name",
     "resume_from_checkpoint": "the same command goes on with a stopped run in the same 'out'",
 }
-# Short names of settings that the optimiser and the schedule hold.
-SHORT = {
-    "lr": ("optimiser", "lr"),
-    "weight_decay": ("optimiser", "weight_decay"),
-    "warmup": ("schedule", "warmup_fraction"),
-}
-
-
 # What the name of a special token in a plain text or a completion is: a fault, letters, or the token.
 ControlTokens = Literal["refuse", "text", "ids"]
 
@@ -172,15 +164,7 @@ def canonical(data: Mapping[str, Any]) -> dict[str, Any]:
         if name in result:
             raise ValueError(f"'{key}' and another key both set '{name}'; keep one")
         result[name] = value
-    for short, (holder, key) in SHORT.items():
-        if short not in result:
-            continue
-        held = result.get(holder) or {}
-        held = held.model_dump(exclude_unset=True) if isinstance(held, Settings) else dict(held)
-        value = result.pop(short)
-        if key in held and held[key] != value:
-            raise ValueError(f"'{short}' and '{holder}.{key}' say different things; keep one")
-        result[holder] = held | {key: value}
+    hold_short_names(result)
     return with_own_names(result)
 
 

@@ -66,7 +66,7 @@ def build_run(config: TuneConfig, processes: Processes) -> TuneRun:
     optimiser = config.optimiser.resolved(default_lr(config.method, data.objective, numbers))
     if "reference_logp" in objective.streams:
         _log.info("reference: log-probabilities of %d rows", len(data.rows))
-        rows, held_out = (with_reference(model, some, device) for some in (data.rows, data.held_out))
+        rows, held_out = (with_reference(model, some) for some in (data.rows, data.held_out))
         data = replace(data, rows=rows, held_out=held_out)
     trainer = build_trainer(
         model,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
+import numpy as np
 
-from coterie.nn.logprobs import token_logprobs
 from coterie.nn.recording import Recorder
 from coterie.nn.transformer import Transformer
 from coterie.reinforce.rollouts import Rollout
-from coterie.train.batch import collate
+from coterie.train.row_logprobs import row_logprobs
 
 
 @dataclass(frozen=True)
@@ -25,26 +24,16 @@ class Mismatch:
     flips: float | None
 
 
-@torch.no_grad()
 def measure_mismatch(model: Transformer, rollouts: Sequence[Rollout]) -> Mismatch:
     """Read the replies as the trainer does, and compare with what the sampler recorded."""
-    training = model.training
-    model.eval()
-    try:
-        largest, changed, counted = 0.0, 0, 0
-        for rollout in rollouts:
-            batch = collate([rollout.row(0.0)], model.embed.weight.device)
-            recorder = Recorder()
-            h_TD = model(batch.ids_T, replace(batch.context, recorder=recorder))
-            logp_T = token_logprobs(h_TD, model.head_weight, batch.targets_T, cap=model.logit_cap)
-            difference_T = (logp_T - batch.streams["old_logp"]).abs() * (batch.weights_T > 0)
-            largest = max(largest, float(difference_T.max()))
-            first = len(rollout.prompt_ids) - 1
-            for at, routing in enumerate(rollout.routing):
-                now = {layer: set(experts) for layer, experts, _ in recorder.chosen(first + at)}
-                for layer, experts, _ in routing.layers:
-                    counted += 1
-                    changed += now[layer] != set(experts)
-    finally:
-        model.train(training)
+    largest, changed, counted = 0.0, 0, 0
+    for rollout in rollouts:
+        recorder = Recorder()
+        read = row_logprobs(model, rollout.row(0.0), recorder).cpu().numpy()
+        first = len(rollout.prompt_ids) - 1
+        largest = max(largest, float(np.abs(read[first:] - np.asarray(rollout.logprobs)).max()))
+        for at, routing in enumerate(rollout.routing):
+            now = {layer: set(experts) for layer, experts, _ in recorder.chosen(first + at)}
+            counted += len(routing.layers)
+            changed += sum(now[layer] != set(experts) for layer, experts, _ in routing.layers)
     return Mismatch(largest, changed / counted if counted else None)

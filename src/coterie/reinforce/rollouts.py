@@ -49,7 +49,7 @@ class Rollout:
     reward: float
     routing: tuple[TokenRouting, ...] = ()
 
-    def row(self, advantage: float, reference: Sequence[float] | None = None) -> Row:
+    def row(self, advantage: float) -> Row:
         """One row to learn from: the streams of `train.policy_gradient.PolicyGradient`."""
         whole = np.asarray((*self.prompt_ids, *self.ids), dtype=np.int32)
         count = len(whole) - 1
@@ -62,8 +62,6 @@ class Rollout:
             "advantage": np.full(count, advantage, dtype=np.float32),
             "old_logp": old,
         }
-        if reference is not None:
-            streams["reference_logp"] = np.asarray(reference, dtype=np.float32)
         return Row(whole[:-1], whole[1:], learnt, (count,), streams=streams)
 
 

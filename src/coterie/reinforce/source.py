@@ -17,20 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from coterie.config.errors import TrainingError
 from coterie.config.reinforce import ReinforceConfig
 from coterie.data.rows import Row
-from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
 from coterie.primer.base import Rng
 from coterie.reinforce.mismatch import Mismatch, measure_mismatch
 from coterie.reinforce.rollouts import Rollout, RolloutGroup, Sampler
 from coterie.tasks.problem import TaskProblem
-from coterie.train.batch import collate
 from coterie.train.callbacks import Callback
 from coterie.train.policy_gradient import advantages
+from coterie.train.preference import with_reference
 from coterie.train.running import RunningTraining
 
 _log = logging.getLogger("coterie")
@@ -93,7 +90,9 @@ class RolloutSource(Callback):
             for group, its in zip(groups, found, strict=True)
             for rollout, advantage in zip(group.rollouts, its, strict=True)
         ]
-        rows = [rollout.row(advantage, self._reference(rollout)) for rollout, advantage in pairs]
+        rows = [rollout.row(advantage) for rollout, advantage in pairs]
+        if self.reference is not None:
+            rows = with_reference(self.reference, rows)
         pieces = config.updates * config.accumulate
         for piece in range(pieces):
             yield rows[piece * len(rows) // pieces : (piece + 1) * len(rows) // pieces]
@@ -150,18 +149,6 @@ class RolloutSource(Callback):
                 share = sum(group.num_right / len(group.rollouts) for group in here) / len(here)
                 before = self.share_right.get(level, share)
                 self.share_right[level] = _MEMORY * before + (1 - _MEMORY) * share
-
-    @torch.no_grad()
-    def _reference(self, rollout: Rollout) -> list[float] | None:
-        """Log-probabilities of every target under the model that the run began with."""
-        if self.reference is None:
-            return None
-        batch = collate([rollout.row(0.0)], self.reference.embed.weight.device)
-        h_TD = self.reference(batch.ids_T, batch.context)
-        logp_T = token_logprobs(
-            h_TD, self.reference.head_weight, batch.targets_T, cap=self.reference.logit_cap
-        )
-        return [float(value) for value in logp_T]
 
     def _keep(self, step: int, groups: Sequence[RolloutGroup]) -> None:
         """Write every reply of a step; a repeated step writes the same file again."""

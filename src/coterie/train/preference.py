@@ -19,10 +19,10 @@ from coterie.config.tune import TuneConfig
 from coterie.data.rows import Row
 from coterie.data.tuning_rows import ExampleKind
 from coterie.machine.processes import Processes
-from coterie.nn.logprobs import token_logprobs
 from coterie.nn.transformer import Transformer
-from coterie.train.batch import Batch, collate
+from coterie.train.batch import Batch
 from coterie.train.objective import Metrics, Objective
+from coterie.train.row_logprobs import row_logprobs
 
 
 @dataclass(frozen=True)
@@ -215,18 +215,13 @@ class KTO(PairObjective):
 
 
 @torch.no_grad()
-def with_reference(model: Transformer, rows: Sequence[Row], device: torch.device | str) -> list[Row]:
+def with_reference(model: Transformer, rows: Sequence[Row]) -> list[Row]:
     """The rows with the stream `reference_logp`: (S,) float32 under `model` as it is, adapter included."""
-    training = model.training
-    model.eval()
-    result = []
-    for row in rows:
-        batch = collate([row], device)
-        h_TD = model(batch.ids_T, batch.context)
-        logp_T = token_logprobs(h_TD, model.head_weight, batch.targets_T, cap=model.logit_cap)
-        result.append(replace(row, streams={**row.streams, "reference_logp": logp_T.cpu().numpy()}))
-    model.train(training)
-    return result
+    scored = (row_logprobs(model, row).cpu().numpy() for row in rows)
+    return [
+        replace(row, streams={**row.streams, "reference_logp": logp_S})
+        for row, logp_S in zip(rows, scored, strict=True)
+    ]
 
 
 def right_preferences(logp_T: Tensor, batch: Batch) -> tuple[int, int]:
