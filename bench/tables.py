@@ -17,6 +17,7 @@ from tables_offload import offload
 from tables_operations import operations
 from tables_quantised import quantised
 from tables_real import real_model
+from tables_speculate import drafts
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -344,6 +345,7 @@ def render() -> str:
         ("forward.json", forward),
         ("decode.json", decoding),
         ("offload.json", offload),
+        ("speculate.json", drafts),
         ("mixers.json", mixers),
         ("load.json", load_time),
         ("load_gguf.json", gguf_load),

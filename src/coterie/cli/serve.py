@@ -37,7 +37,7 @@ SECTIONS = {
     ),
     LOAD: (
         *("slots", "max_queue", "prefill_chunk", "max_stall", "request_timeout", "drain"),
-        *("prefix_cache_mb", "deterministic", "kernels"),
+        *("prefix_cache_mb", "deterministic", "kernels", "speculate"),
     ),
     PAGE: ("page", "feedback", "log_requests"),
     STATE: ("store", "state_dir", "store_mb", "store_days", "files_mb", "allow_tuning"),
@@ -149,7 +149,9 @@ def _run(served: Sequence[Wanted], form: Loading, memory: int | None, settings: 
         )
         print(f"{url} serves {first.name}: {size}{others}{key}{kept}", file=sys.stderr, flush=True)
         print(f"dtype: {first.dtype}", file=sys.stderr, flush=True)
-        print(f"kernels: {first.kernels}", file=sys.stderr, flush=True)
+        print(
+            f"kernels: {first.kernels}; speculation: {first.engine.speculation}", file=sys.stderr, flush=True
+        )
         if first.model.model.store is not None:
             print(first.model.model.store, file=sys.stderr, flush=True)
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-# `lookup`: what followed the same tokens earlier in prompt and reply. `mtp`: the model's layers for
-# multi-token prediction. `auto`: drafts where they change no bit and pay. `off`: none.
-Speculate = Literal["off", "auto", "lookup", "mtp"]
+# `lookup`: what followed the same tokens earlier in prompt and reply. `auto`: the same where it changes no
+# bit of a reply. `off`: none.
+Speculate = Literal["off", "auto", "lookup"]

@@ -59,6 +59,7 @@ class Service:
             deterministic=s.deterministic,
             prefix_bytes=s.prefix_cache_mb * 2**20,
             kernels=s.kernels,
+            speculate=s.speculate,
         )
         self.kernels = self.engine.kernels_used  # compiled now rather than at the first request
         queue = 4 * s.slots if s.max_queue is None else s.max_queue

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from coterie.config import Settings
 from coterie.config.kernels import Kernels
+from coterie.config.speculate import Speculate
 from coterie.hosting.keys import KeySettings
 
 
@@ -58,6 +59,9 @@ class ServeSettings(Settings):
     )
     kernels: Kernels = Field(
         "auto", description="What replies are computed on: the native step, torch, or auto (what is faster)."
+    )
+    speculate: Speculate = Field(
+        "auto", description="Drafts of replies, verified several tokens a step: auto where it changes no bit."
     )
     strict: bool = Field(
         False, description="Refuse (400) fields that have no effect, which are named otherwise."

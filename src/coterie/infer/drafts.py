@@ -53,5 +53,5 @@ class Drafts:
             if drafted != drawn:
                 break
             right += 1
-        self.proposal = []
-        return min(right, self.fed)
+        right, self.proposal, self.fed = min(right, self.fed), [], 0
+        return right

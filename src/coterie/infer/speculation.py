@@ -78,7 +78,7 @@ class Speculation:
         self.mode = mode
         self.num_drafted = 0
         self.num_accepted = 0
-        self._model = model
+        self._cannot = cannot(model)
         self._deterministic = deterministic
         self._costs: dict[tuple[Variant, bool], StepCost] = {}
         self._noted: tuple[StepCost, int] | None = None
@@ -86,13 +86,11 @@ class Speculation:
 
     def check(self, mode: Speculate, where: str) -> None:
         """Errors: `ConfigError` for a mode that the model cannot have."""
-        why_not = cannot(self._model)
-        if why_not is not None and mode not in ("off", "auto"):
-            raise ConfigError(f"{where} {mode}: {why_not}; use auto or off")
+        if self._cannot is not None and mode not in ("off", "auto"):
+            raise ConfigError(f"{where} {mode}: {self._cannot}; use auto or off")
 
     def __str__(self) -> str:
-        why_not = cannot(self._model)
-        return self.mode if self.mode == "off" or why_not is None else f"off ({why_not})"
+        return self.mode if self.mode == "off" or self._cannot is None else f"off ({self._cannot})"
 
     def begin(self, options: RequestOptions) -> Drafts | None:
         """What a new request's drafts are made from; None where there will be none.
@@ -108,6 +106,8 @@ class Speculation:
     def drafted(self, feeding: Feeding) -> Feeding:
         """The same step with drafts."""
         self._noted = None
+        if self._cannot is not None or all(request.drafts is None for request, _ in feeding):
+            return feeding
         variant = feeding[0][0].variant
         native = steps_alone(*feeding[0])
         for request, count in feeding:
@@ -116,7 +116,7 @@ class Speculation:
                 return feeding
         cost = self._costs.setdefault((variant, native), StepCost())
         most = variant.plan.most if native and not isinstance(variant.plan, str) else _MOST_ROWS
-        if cannot(self._model) is None and len(feeding) < most:
+        if len(feeding) < most:
             drafting = [one for one, _ in feeding if self._propose(one, native, most - len(feeding))]
             lengthen(drafting, cost, len(feeding), most)
         feeding = [(request, 1 + len(request.draft)) for request, _ in feeding]

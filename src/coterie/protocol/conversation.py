@@ -112,7 +112,7 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     params = body.sampling(service.model, limit, num_logprobs or 0)
     # Stop strings end the content, which only the parser of the reply knows; stop ids end any part of it.
     stops, params = params.stop, replace(params, stop=())
-    options = options_of(service, body, variant)
+    options = replace(options_of(service, body, variant), prediction=_expected(service, body))
     opened = _ends_in_reasoning(service, form, prompt)
     kept = demand.filter(service.grammars, opened)
     check_end(body, kept)
@@ -142,6 +142,11 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
         customs=demand.customs,
         new_id=facts.new_id,
     )
+
+
+def _expected(service: Service, body: ChatRequest) -> tuple[int, ...]:
+    """The tokens of the client's prediction."""
+    return () if body.prediction is None else tuple(service.tokenizer.encode(body.prediction.text))
 
 
 def _ends_in_reasoning(service: Service, form: ReplyFormat, prompt: list[int]) -> bool:

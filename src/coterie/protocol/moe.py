@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config import ConfigError
+from coterie.config.speculate import Speculate
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
 from coterie.infer.request import RequestOptions, TokenEvent
@@ -34,7 +35,17 @@ def options_of(service: Service, body: Generation, variant: str) -> RequestOptio
         priority=body.priority or 0,
         salt=body.cache_salt or "",
         variant=variant,
+        speculate=_speculated(service, body.speculate),
     )
+
+
+def _speculated(service: Service, mode: Speculate | None) -> Speculate | None:
+    """What drafts are made from. Errors: `ApiError` 400 for what the model cannot have."""
+    try:
+        service.engine.speculation.check(mode or "off", "/speculate:")
+    except ConfigError as error:
+        raise invalid(str(error), "/speculate") from None
+    return mode
 
 
 def control_of(service: Service, moe: MoeOptions) -> RouterControl:

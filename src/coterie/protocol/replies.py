@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -42,21 +43,30 @@ class ChoiceStep:
 
 @dataclass
 class Usage:
-    """Token counts of one request."""
+    """Token counts of one request.
+
+    `predicted`: tokens of the client's predictions (None: it sent none); `accepted`: those in the reply.
+    """
 
     prompt: int
     cached: int = 0
     completion: int = 0
     reasoning: int = 0
+    predicted: int | None = None
+    accepted: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The `usage` object of chat and completions."""
+        details = {"reasoning_tokens": self.reasoning}
+        if self.predicted is not None:
+            details["accepted_prediction_tokens"] = self.accepted
+            details["rejected_prediction_tokens"] = max(0, self.predicted - self.accepted)
         return {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,
             "prompt_tokens_details": {"cached_tokens": self.cached},
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+            "completion_tokens_details": details,
         }
 
     def so_far(self, options: StreamOptions) -> dict[str, Any]:
@@ -84,11 +94,13 @@ class Timer:
             self._metrics.add("coterie_prompt_tokens_total", usage.prompt - usage.cached, cached="false")
             self._metrics.add("coterie_prompt_tokens_total", usage.cached, cached="true")
             spend("prompt", usage.prompt)
-        self._metrics.observe(name, now - self._last)
+        tokens = max(Counter(index for index, _ in events).values()) if len(events) > 1 else 1
+        self._metrics.observe(name, (now - self._last) / tokens, tokens)
         self._last = now
         self._metrics.add("coterie_generation_tokens_total", len(events))
         spend("completion", len(events))
         usage.completion += len(events)
+        usage.accepted += sum(event.predicted for _, event in events)
 
     def leave(self, num_read: int) -> None:
         """Count for the key what was read of a prompt whose first token was never awaited."""
@@ -127,19 +139,29 @@ class Replies:
     prompt_scores: PromptScores | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.usage = Usage(len(self.talk.prompt))
+        predicted = sum(len(job.options.prediction) for job in self.talk.jobs) or None
+        self.usage = Usage(len(self.talk.prompt), predicted=predicted)
         self._parsers = [self.talk.parser() for _ in self.talk.jobs]
         self._called = [Called(self.talk) for _ in self.talk.jobs]
         self._drawn = [0 for _ in self.talk.jobs]
+        self._ended: set[int] = set()
 
     async def steps(self) -> AsyncGenerator[list[ChoiceStep], None]:
         """The steps as they come."""
         async with aclosing(counted_events(self.service, self.call, self.usage)) as batches:
             async for events in batches:
-                steps = [self._step(index, event) for index, event in events]
+                steps = [self._step(index, event) for index, event in events if self._counts(index, event)]
                 for step in steps:
                     await self._check(step)
                 yield steps
+
+    def _counts(self, index: int, event: TokenEvent) -> bool:
+        """Whether a choice goes on: one step may draw tokens beyond the end that its text has reached."""
+        if index not in self._ended:
+            return True
+        self.usage.completion -= 1
+        self.usage.accepted -= event.predicted
+        return False
 
     async def _check(self, step: ChoiceStep) -> None:
         """Say in the last step of a whole reply what became of a schema that no grammar enforced."""
@@ -166,6 +188,7 @@ class Replies:
             self.call.drop(index)
             finish = "stop"
         if finish is not None:
+            self._ended.add(index)
             delta.add(called.kept(parser.flush(cut=finish == "length" or called.enough)))
             finish = "stop" if parser.stopped else finish
         if finish == "stop" and called.any:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from coterie.config.speculate import Speculate
 from coterie.hosting.errors import invalid, too_long
 from coterie.infer.model import LanguageModel
 from coterie.infer.sampling import SamplingParams
@@ -103,6 +104,7 @@ class Generation(Body):
     priority: Annotated[Whole, Field(ge=-1000, le=1000)] | None = None
     return_token_ids: bool | None = None
     moe: MoeOptions | None = None
+    speculate: Speculate | None = None
     response_format: ResponseFormat | None = None
     min_tokens: Annotated[Whole, Field(ge=0, le=MAX_TOKENS)] | None = None
     ignore_eos: bool | None = None
@@ -184,6 +186,21 @@ class ChatMessage(Body):
     tool_call_id: Name | None = None
 
 
+class PredictedContent(Body):
+    """`prediction`: a text that the reply is expected to repeat for the most part."""
+
+    place = "/v1/chat/completions prediction"
+    type: Literal["content"]
+    content: Text | list[ContentPart]
+
+    @property
+    def text(self) -> str:
+        """The whole of it."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
 class ThinkingSwitch(Body):
     """`thinking`, as GLM, Kimi and DeepSeek have it."""
 
@@ -223,6 +240,7 @@ class ChatRequest(Generation):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     modalities: list[Literal["text"]] | None = None
+    prediction: PredictedContent | None = None
 
 
 class CompletionRequest(Generation):

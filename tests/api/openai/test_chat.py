@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from coterie.infer.speculation import StepCost
 from tests.hosting.constraints.test_grammar import ADD, NO_REASONING
-from tests.serve.support import ASK
+from tests.serve.support import ASK, call
 
 TOOL = {"type": "function", "function": {**ADD, "strict": True}}
 FORCED: dict[str, Any] = {
@@ -64,3 +65,31 @@ def test_log_probabilities_are_those_of_all_tokens_and_the_end(client, server):
         assert (
             ids[-1] == stop and entries[-1].token == server.service.tokenizer.token_bytes([stop])[0].decode()
         )
+
+
+def test_a_predicted_reply_is_drafted_and_counted(client, server, monkeypatch):
+    """The whole reply, which an end of its content cuts although a draft goes on."""
+    monkeypatch.setattr(StepCost, "of", lambda self, num_rows: 1.0)
+    asked = {"model": "tiny", "messages": ASK, "seed": 3, "max_tokens": 30, "logit_bias": NO_REASONING}
+    plain = client.chat.completions.create(**asked, extra_body={"speculate": "off"})
+    content = plain.choices[0].message.content
+    before = server.service.engine.speculation.num_accepted
+    drafted = client.chat.completions.create(
+        **asked, prediction={"type": "content", "content": content}, extra_body={"speculate": "lookup"}
+    )
+    assert drafted.choices[0].message.content == content
+    assert server.service.engine.speculation.num_accepted > before
+    details = drafted.usage.completion_tokens_details
+    predicted = len(server.service.tokenizer.encode(content))
+    assert details.accepted_prediction_tokens > 0
+    assert details.accepted_prediction_tokens + details.rejected_prediction_tokens == predicted
+    stop = content[len(content) // 2 :][:2]
+    for prediction in (None, {"type": "content", "content": [{"type": "text", "text": content}]}):
+        cut = client.chat.completions.create(
+            **asked, stop=stop, extra_body={"prediction": prediction, "speculate": "lookup"}
+        )
+        assert cut.choices[0].message.content == content[: content.index(stop)]
+        if prediction is None:
+            tokens = cut.usage.completion_tokens
+    assert cut.usage.completion_tokens == tokens
+    assert "coterie_accepted_draft_tokens" in call(server.url, "GET", "/metrics")[2]

@@ -110,6 +110,8 @@ def _gauges(service: Service) -> dict[str, float]:
         "coterie_kv_bytes": float(engine.cache_bytes),
         "coterie_prefix_cache_bytes": float(engine.prefixes.num_bytes),
         "coterie_step_seconds": thread.step_seconds,
+        "coterie_drafted_tokens": float(engine.speculation.num_drafted),
+        "coterie_accepted_draft_tokens": float(engine.speculation.num_accepted),
     }
 
 

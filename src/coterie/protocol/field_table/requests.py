@@ -141,7 +141,6 @@ _CHAT = Extra(
     refused={
         "audio": "audio output",
         "web_search_options": "web search",
-        "prediction": "predicted output",
         "functions": "the old 'functions' (send 'tools')",
         "chat_template": "a template in a request",
         "documents": "a list of documents (put them into a message)",
