@@ -18,15 +18,16 @@ _FIRST = {2: 0.3, 4: 0.6, 8: 0.8}
 class Drafts:
     """What the drafts of one sequence are made from, and how often they were right.
 
-    `right`: the share of drafted tokens that were drawn, by the kind of draft. `proposal`: the newest draft,
-    of which `fed` tokens were fed; `since`: tokens of the sequence then. A draft that was not fed shows what
-    one is worth too.
+    `right`: the share of drafted tokens that were drawn, by the kind of draft; `seen`: how many there were.
+    `proposal`: the newest draft, of which `fed` tokens were fed; `since`: tokens of the sequence then. A
+    draft that was not fed shows what one is worth too.
     """
 
     mode: Speculate
     prediction: Prediction | None = None
     lookup: Lookup = field(default_factory=Lookup)
     right: dict[int, float] = field(default_factory=_FIRST.copy)
+    seen: dict[int, int] = field(default_factory=lambda: dict.fromkeys(_FIRST, 0))
     proposal: list[int] = field(default_factory=list)
     kind: int = 0
     since: int = 0
@@ -49,7 +50,9 @@ class Drafts:
         """Compare the draft with what was drawn; how many tokens of those fed were right."""
         right = 0
         for drafted, drawn in zip(self.proposal, tokens[self.since :], strict=False):
-            self.right[self.kind] += _WEIGHT * ((drafted == drawn) - self.right[self.kind])
+            self.seen[self.kind] += 1
+            weight = max(_WEIGHT, 1 / (2 + self.seen[self.kind]))  # the first guess soon gives way
+            self.right[self.kind] += weight * ((drafted == drawn) - self.right[self.kind])
             if drafted != drawn:
                 break
             right += 1
