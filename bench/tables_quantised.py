@@ -29,7 +29,7 @@ def quantised(record: dict[str, Any]) -> str:
         f"the same best token are against float32 at {record['positions']:,} positions. Right answers: "
         "completions with one right word (SmolLM2), the corpus's own questions (the pair). Calibrated: "
         "`--calibrate primer`. int4 is in blocks of 32 where nothing is said, int8 of 64; the embedding "
-        "beside codes is bfloat16. "
+        "of a quantised model is bfloat16. "
         "SmolLM2 comes from a file in 4 bits (Q4_1), so its float32 numbers lie on a grid already. Time is "
         f"of the processor (load average {environment['load_average']:.1f}). Machine: "
         f"{environment['processor']}. Command: `python bench/{environment['command']}`. "
