@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,14 @@ IDS = list(range(5, 40))
 def same_tensors(a: LanguageModel, b: LanguageModel) -> bool:
     own, other = a.model.state_dict(), b.model.state_dict()
     return own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+
+
+def numbers(record: dict[str, Any], name: str = "") -> dict[str, float]:
+    """Every number of a nested record by its path."""
+    found: dict[str, float] = {}
+    for key, value in record.items():
+        found |= numbers(value, f"{name}.{key}") if isinstance(value, dict) else {f"{name}.{key}": value}
+    return found
 
 
 # DeepSeek's routers have a bias for selection, and layers with shared experts beside dense ones.
@@ -50,7 +59,10 @@ def test_from_profile_to_patch_and_back(
     routed = [
         json.loads(run("routing", model, tuned, "--data", task, "--json")) for tuned in (patch, "applied")
     ]
-    assert routed[0]["drift"] == routed[1]["drift"] and routed[0]["drift"]["layers"]
+    # The two hold the same experts in layers of different forms, whose products round differently.
+    drifts = [numbers(one["drift"]) for one in routed]
+    assert drifts[0] == pytest.approx(drifts[1], abs=1e-6)
+    assert any("weight_distance" in key for key in drifts[0])
     assert "DIFFERENT" in run("verify", model, patch, code=1)
     untouched, applied, on_base, by_itself = (
         coterie.load(model),

@@ -28,7 +28,8 @@ def foreseen_kernels(config: ModelConfig, checkpoint: Checkpoint | None = None) 
     try:
         if checkpoint is not None:
             dtype = running_dtype(AUTO, checkpoint, device, precision).dtype
-            hold_as(model, precision, checkpoint.tensors, family(config.family).slots(config))
+            slots = (slot for slot in family(config.family).slots(config) if slot.disk in checkpoint.tensors)
+            hold_as(model, precision, checkpoint.tensors, slots)
             types = types_of(model, precision) | types
     except CoterieError:  # no weights, or damaged ones, which `inspect` names elsewhere
         pass

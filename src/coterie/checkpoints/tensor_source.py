@@ -27,7 +27,9 @@ def within_expert(
     (first, last), size = extent(view), math.prod(shape[1:])
     if first // size != last // size:
         return None
-    return first // size, lambda matrix: matrix.as_strided(view.shape, view.stride(), first % size)
+    return first // size, lambda matrix: matrix.contiguous().as_strided(
+        view.shape, view.stride(), first % size
+    )
 
 
 class TensorSource(Protocol):

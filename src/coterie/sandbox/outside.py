@@ -130,7 +130,9 @@ class Sandbox:
                 os.close(reading)
             errors = streams[process.stderr.fileno()]  # type: ignore[union-attr]
             if ending == "time" and not streams[reading]:
-                errors = b"it took longer than %g s; try again when the machine is less busy" % seconds
+                errors = b"it took longer than %g s; try again when the machine is less busy" % (
+                    _SETUP_SECONDS + seconds
+                )
             self._check_status(streams[reading], errors)
             texts = [
                 streams[pipe.fileno()].decode("utf-8", "replace")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections import Counter
 from fractions import Fraction
 
@@ -24,7 +25,9 @@ def value_of(expression: str, numbers: list[int]) -> Fraction | None:
     if not _ALLOWED.fullmatch(expression) or "//" in expression or "**" in expression:
         return None
     try:
-        tree = ast.parse(expression.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a model writes is no program of ours
+            tree = ast.parse(expression.strip(), mode="eval").body
         used: list[int] = []
         value = _walk(tree, used)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
