@@ -1,4 +1,4 @@
-"""A native step with experts in files equals one with all of them in memory, to the last bit."""
+"""A native step with experts in files chooses the tokens of one with all of them in memory."""
 
 from pathlib import Path
 
