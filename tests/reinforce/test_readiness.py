@@ -55,7 +55,13 @@ def test_without_a_signal_it_says_why(groups: list[RolloutGroup], reason: str) -
 def test_thinking_that_does_not_help_is_named() -> None:
     harmful = [group((True, 3), (False, 60), (False, 3), (False, 60))] * 10
     warning = readiness(harmful).warning()
-    assert warning is not None and "long replies are right less often (0%) than short ones (50%)" in warning
+    assert (
+        warning is not None and "long replies are right no more often (0%) than short ones (50%)" in warning
+    )
+    # One reply in four takes the long way, so that the mean is near the short one.
+    rare = [group((True, 7), (False, 7), (True, 7), (False, 22))] * 12
+    warning = readiness(rare).warning()
+    assert warning is not None and "no more often (0%) than short ones (67%)" in warning
     assert readiness([group((False, 3), (True, 60), (False, 3), (False, 60))] * 10).warning() is None
     assert readiness([group((True, 9), (False, 9))] * 10).warning() is None  # all of one length
 

@@ -10,18 +10,18 @@ from collections.abc import Sequence
 
 from coterie.config import Settings
 from coterie.config.errors import TrainingError
-from coterie.reinforce.rollouts import RolloutGroup
+from coterie.reinforce.rollouts import Rollout, RolloutGroup
 
 LOWEST, HIGHEST, LEAST_INFORMATIVE = 0.02, 0.95, 0.2
-_SHORT = 0.5  # a reply of fewer tokens than this share of the mean is a direct answer
+_APART = 1.5  # longer replies must have this many times the tokens of shorter ones to be another way
 
 
 class Readiness(Settings):
     """What the model does with the task before it is trained on it.
 
     `mean`: share of right replies. `any_of_group`: of problems with at least one. `informative`: of groups
-    whose replies earn different rewards. `long_right`, `short_right`: share of right ones among the longer
-    and the shorter replies (None: there are hardly any).
+    whose replies earn different rewards. `long_right`, `short_right`: share of right ones among replies of at
+    least the mean length and among shorter ones (None: too few of either, or of much the same length).
     """
 
     problems: int
@@ -64,10 +64,10 @@ class Readiness(Settings):
 
     def warning(self) -> str | None:
         """What rewards would probably unlearn; None where nothing is to be feared."""
-        if self.long_right is None or self.short_right is None or self.long_right >= self.short_right:
+        if self.long_right is None or self.short_right is None or self.long_right > self.short_right:
             return None
         return (
-            f"long replies are right less often ({self.long_right:.0%}) than short ones "
+            f"long replies are right no more often ({self.long_right:.0%}) than short ones "
             f"({self.short_right:.0%}): rewards will probably shorten the reasoning; tune on worked replies "
             "first"
         )
@@ -78,19 +78,27 @@ def readiness(groups: Sequence[RolloutGroup]) -> Readiness:
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
         raise TrainingError(f"task: its checker failed on every reply: {groups[0].why_failed}")
-    lengths = [len(rollout.ids) for rollout in rollouts]
-    mean = sum(lengths) / len(lengths)
-    longer = [r.verdict.right for r in rollouts if len(r.ids) >= mean]
-    shorter = [r.verdict.right for r in rollouts if len(r.ids) < _SHORT * mean]
-    enough = min(len(longer), len(shorter)) >= 10
+    mean = _tokens(rollouts)
+    longer = [rollout for rollout in rollouts if len(rollout.ids) >= mean]
+    shorter = [rollout for rollout in rollouts if len(rollout.ids) < mean]
+    two_ways = min(len(longer), len(shorter)) >= 10 and _tokens(longer) >= _APART * _tokens(shorter)
     return Readiness(
         problems=len(groups),
         group=max(len(group.rollouts) for group in groups),
-        mean=sum(r.verdict.right for r in rollouts) / len(rollouts),
+        mean=_share_right(rollouts),
         any_of_group=sum(group.num_right > 0 for group in groups) / len(groups),
         informative=sum(group.informative for group in groups) / len(groups),
         truncated=sum(r.truncated for r in rollouts) / len(rollouts),
         mean_tokens=mean,
-        long_right=sum(longer) / len(longer) if enough else None,
-        short_right=sum(shorter) / len(shorter) if enough else None,
+        long_right=_share_right(longer) if two_ways else None,
+        short_right=_share_right(shorter) if two_ways else None,
     )
+
+
+def _share_right(rollouts: Sequence[Rollout]) -> float:
+    return sum(rollout.verdict.right for rollout in rollouts) / len(rollouts)
+
+
+def _tokens(rollouts: Sequence[Rollout]) -> float:
+    """The mean length."""
+    return sum(len(rollout.ids) for rollout in rollouts) / len(rollouts)

@@ -19,7 +19,7 @@ from coterie.tasks.problem import SPLITS, TaskError, TaskFamily, TaskProblem, Ta
 
 COUNT = 200
 WORST = 0.05  # the mean reward that an attack may earn
-SLOW_SECONDS = 0.005  # the median of one verdict, of checkers that run in this process
+SLOW_SECONDS = 0.005  # of one verdict on average, by checkers that run in this process
 _LONG = 1_000_000
 
 Attack = Callable[[TaskFamily, TaskProblem, TaskProblem], str]

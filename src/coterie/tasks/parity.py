@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from coterie.primer.base import Rng
 from coterie.tasks.problem import TaskFamily, TaskProblem
 
@@ -18,39 +20,43 @@ def _steps(digits: list[int], modulus: int) -> tuple[str, int]:
     return "".join(shown), total
 
 
-class Parity(TaskFamily):
-    """Whether a row of bits has an odd number of ones; level n has n + 5 bits.
+class _Sums(TaskFamily):
+    """A row of digits and the last of its sums modulo `modulus`; level n has n + `shortest` digits.
 
-    Without working through it a model is right half of the time, which makes it the smallest task on which
-    reinforcement must discover reasoning (arXiv 2510.11495).
+    All answers are equally likely. Without working through it a model is right by chance alone.
+    """
+
+    modulus: ClassVar[int]
+    shortest: ClassVar[int]
+    asks: ClassVar[str]
+    worked_share = 0.25
+
+    def draw(self, rng: Rng, level: int) -> TaskProblem:
+        """A random row."""
+        digits = [rng.between(0, self.modulus - 1) for _ in range(level + self.shortest)]
+        steps, last = _steps(digits, self.modulus)
+        prompt = self.asks.format("".join(map(str, digits)))
+        return TaskProblem(self.name, level, prompt, str(last), steps)
+
+    def candidates(self, problem: TaskProblem) -> list[str]:
+        """All answers."""
+        return [str(number) for number in range(self.modulus)]
+
+
+class Parity(_Sums):
+    """Whether a row of bits has an odd number of ones: the smallest task on which reasoning must be found.
+
+    Source: arXiv 2510.11495.
     """
 
     name = "parity"
     says = "whether a row of 5 to 15 bits holds an odd number of ones (1) or not (0)"
-    worked_share = 0.25
-
-    def draw(self, rng: Rng, level: int) -> TaskProblem:
-        """Both answers are equally likely."""
-        bits = [rng.between(0, 1) for _ in range(level + 5)]
-        steps, parity = _steps(bits, 2)
-        text = "".join(map(str, bits))
-        return TaskProblem(self.name, level, f"Parity of {text}?", str(parity), steps)
-
-    def candidates(self, problem: TaskProblem) -> list[str]:
-        """Both."""
-        return ["0", "1"]
+    modulus, shortest, asks = 2, 5, "Parity of {}?"
 
 
-class RunningSum(TaskFamily):
-    """The last digit of a sum of digits; level n has n + 3 of them."""
+class RunningSum(_Sums):
+    """The last digit of a sum of digits."""
 
     name = "running-sum"
     says = "the last digit of the sum of 3 to 13 digits"
-    worked_share = 0.25
-
-    def draw(self, rng: Rng, level: int) -> TaskProblem:
-        """The ten answers are equally likely."""
-        digits = [rng.between(0, 9) for _ in range(level + 3)]
-        steps, last = _steps(digits, 10)
-        text = "".join(map(str, digits))
-        return TaskProblem(self.name, level, f"Last digit of the digit sum of {text}?", str(last), steps)
+    modulus, shortest, asks = 10, 3, "Last digit of the digit sum of {}?"

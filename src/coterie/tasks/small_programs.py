@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +36,9 @@ _TAKES = {"list": "a list of whole numbers", "str": "a string"}
 
 @functools.cache
 def _caller() -> Caller:
-    return Caller()
+    caller = Caller()
+    atexit.register(caller.close)  # the folders of its interpreters go with it
+    return caller
 
 
 def _value(rng: Rng, kind: str, items: int) -> Any:
