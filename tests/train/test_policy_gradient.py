@@ -164,5 +164,5 @@ def test_k2_as_a_loss_has_the_gradient_of_the_reverse_kl() -> None:
 
 
 def test_tuning_has_no_use_for_it() -> None:
-    with pytest.raises(ConfigError, match="use coterie reinforce"):
+    with pytest.raises(ConfigError, match="use coterie train reinforce"):
         objective_class("reinforce").build(None)  # type: ignore[arg-type]

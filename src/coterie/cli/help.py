@@ -23,12 +23,14 @@ class Verb:
     """Where a verb is and how the overview describes it.
 
     `place`: `module:function` below `coterie.cli`. `inner`: of a group of verbs, the verbs in it by name.
+    `default`: the verb of a group that is meant where the first word names none of them.
     """
 
     short: str
     place: str = ""
     inner: Mapping[str, Verb] | None = None
     section: str = COMMANDS
+    default: str | None = None
 
 
 class GroupedCommand(TyperCommand):
@@ -46,6 +48,13 @@ class LazyGroup(TyperGroup):
     """
 
     verbs: ClassVar[Mapping[str, Verb]] = {}
+    default: ClassVar[str | None] = None
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """As typer's, with the name of the default verb put before words that begin with no verb."""
+        if self.default is not None and args and args[0] not in {*self.verbs, *ctx.help_option_names}:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of the verbs, in the order of the table."""
@@ -71,9 +80,11 @@ class LazyGroup(TyperGroup):
         _write_sections(formatter, rows, COMMANDS)
 
 
-def group(verbs: Mapping[str, Verb], help_text: str, **settings: Any) -> typer.Typer:
+def group(
+    verbs: Mapping[str, Verb], help_text: str, default: str | None = None, **settings: Any
+) -> typer.Typer:
     """A typer application of these verbs."""
-    cls = type("VerbGroup", (LazyGroup,), {"verbs": verbs})
+    cls = type("VerbGroup", (LazyGroup,), {"verbs": verbs, "default": default})
     application = typer.Typer(
         cls=cls,
         help=help_text,
@@ -88,7 +99,7 @@ def group(verbs: Mapping[str, Verb], help_text: str, **settings: Any) -> typer.T
 
 def _build(name: str, verb: Verb) -> Any:
     if verb.inner is not None:
-        application = group(verb.inner, verb.short, add_completion=False)
+        application = group(verb.inner, verb.short, verb.default, add_completion=False)
         application.callback()(lambda: None)  # without one, typer makes no group
     else:
         module, _, function = verb.place.partition(":")

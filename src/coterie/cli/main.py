@@ -27,14 +27,22 @@ VERBS = {
         "quickstart:quickstart",
         section=TRAIN,
     ),
-    "train": Verb("Train a model, dense or mixture of experts; resumable.", "train:train", section=TRAIN),
+    "train": Verb(
+        "Train a model: from text (coterie train FILE.yaml), or by rewards.",
+        inner={
+            "pretrain": Verb(
+                "Train a model, dense or mixture of experts; resumable. The default.", "train:train"
+            ),
+            "reinforce": Verb(
+                "Learn from rewards: a model improves on a task that a program checks.",
+                "reinforce:reinforce",
+            ),
+        },
+        default="pretrain",
+        section=TRAIN,
+    ),
     "tune": Verb(
         "Tune a model on your examples, experts included; proves the result.", "tune:tune", section=TRAIN
-    ),
-    "reinforce": Verb(
-        "Learn from rewards: a model improves on a task that a program checks.",
-        "reinforce:reinforce",
-        section=TRAIN,
     ),
     "report": Verb("Draw a quickstart's report again from its records.", "quickstart:report", section=TRAIN),
     "pull": Verb(

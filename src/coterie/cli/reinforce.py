@@ -1,4 +1,4 @@
-"""`coterie reinforce`: learn from rewards that a program gives."""
+"""`coterie train reinforce`: learn from rewards that a program gives."""
 
 from __future__ import annotations
 

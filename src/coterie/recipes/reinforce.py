@@ -305,7 +305,7 @@ def _mean_tokens(groups: Sequence[RolloutGroup]) -> float:
 
 
 def reinforce(model: str, task: str, **settings: Any) -> ReinforceResult:
-    """Do what `coterie reinforce` does, from Python. `settings`: further fields of `ReinforceConfig`.
+    """Do what `coterie train reinforce` does, from Python. `settings`: further fields of `ReinforceConfig`.
 
     Errors: `CoterieError` subclasses, one line each.
     """

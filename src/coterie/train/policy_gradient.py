@@ -72,7 +72,7 @@ class PolicyGradient(Objective):
 
     @classmethod
     def build(cls, settings: TuneConfig) -> Self:
-        raise ConfigError("objective reinforce needs replies to learn from; use coterie reinforce")
+        raise ConfigError("objective reinforce needs replies to learn from; use coterie train reinforce")
 
     def weight(self, batch: Batch) -> float:
         """What this micro-batch adds to the divisor."""
