@@ -15,6 +15,7 @@ from coterie.config import ConfigError, CoterieError
 from coterie.config.errors import TrainingError
 from coterie.config.reinforce import ReinforceConfig
 from coterie.recipes import reinforce as recipe
+from coterie.recipes import reinforce_parts
 from coterie.recipes.reinforce import ReinforceResult, reinforce
 from coterie.reinforce.mismatch import measure_mismatch
 from coterie.reinforce.rollouts import Rollout, RolloutGroup, Sampler
@@ -41,8 +42,8 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def small_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gate of a few problems."""
-    monkeypatch.setattr(recipe, "_GATE_PROBLEMS", 12)
-    monkeypatch.setattr(recipe, "_GATE_GROUP", 4)
+    monkeypatch.setattr(reinforce_parts, "_GATE_PROBLEMS", 12)
+    monkeypatch.setattr(reinforce_parts, "_GATE_GROUP", 4)
 
 
 @pytest.fixture(scope="module")

@@ -2,86 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from coterie.adapters.trainable import Tuned, continued, prepare_model
-from coterie.adapters.tuned import load_result, prove, read_trainable, save_result, write_trainable
-from coterie.checkpoints.fingerprint import weights_fingerprint
-from coterie.config import Settings
-from coterie.config.effects import Facts, effective
-from coterie.config.errors import TrainingError
+from coterie.adapters.tuned import load_result, prove, save_result
 from coterie.config.files import write_text
 from coterie.config.reinforce import ReinforceConfig
-from coterie.machine.device import choose_device, choose_dtype
-from coterie.machine.facts import versions
-from coterie.machine.processes import Processes
 from coterie.proof.records import probe
-from coterie.recipes.run import Run, check_same, execute, open_run
-from coterie.reinforce.readiness import Readiness, readiness
-from coterie.reinforce.rollouts import RolloutGroup, Sampler
-from coterie.reinforce.scores import AccuracyChange, accuracy, accuracy_change
-from coterie.reinforce.source import RolloutSource
-from coterie.results.tuning import TuningProof
+from coterie.recipes.reinforce_parts import ReinforceParts
+from coterie.recipes.run import check_same, execute, open_run
+from coterie.results.reinforce import ReinforceRecord
 from coterie.tasks import load_task
 from coterie.tasks.check import require_passed
 from coterie.tasks.levels import read_levels
-from coterie.tasks.problem import EXTRA, TaskFamily, TaskProblem
-from coterie.train.callbacks import STOPPED, Evaluate
-from coterie.train.loop import Trainer
-from coterie.train.objectives import default_lr
-from coterie.train.optim import build_optimiser
-from coterie.train.policy_gradient import PolicyGradient
-from coterie.train.running import RunningTraining
-from coterie.train.schedule import multiplier
+from coterie.train.callbacks import STOPPED
 
-_log = logging.getLogger("coterie")
 REPORT = "reinforce.json"
-_GATE_PROBLEMS, _GATE_GROUP = 64, 8
-_SAMPLES = 8
-
-
-class ReplySample(Settings):
-    """One held-out problem with the reply before and after."""
-
-    prompt: str
-    answer: str
-    before: str
-    after: str
-    before_right: bool
-    after_right: bool
-
-
-class ReinforceRecord(Settings):
-    """What a reinforcement run was and did.
-
-    `change`: held-out accuracy (split `test`, greedy). `beyond`: at the level above those trained on.
-    `mean_tokens`: of the replies to `test`, before and after.
-    """
-
-    config: dict[str, Any]
-    task: str
-    task_version: int
-    readiness: Readiness
-    change: AccuracyChange
-    beyond: AccuracyChange | None = None
-    mean_tokens: tuple[float, float]
-    samples: list[ReplySample]
-    ended: str
-    steps: int
-    tokens_sampled: int
-    tokens_trained: int
-    seconds: float
-    proof: TuningProof | None = None
-    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -107,7 +45,7 @@ def run_reinforce(config: ReinforceConfig, resume_hint: str = "the same command"
     levels = read_levels(config.levels, family.levels)
     require_passed(family)
     with open_run(config) as processes:
-        parts = _Parts.build(config, family, levels, processes)
+        parts = ReinforceParts.build(config, family, levels, processes)
         check_same(config, parts.stated, parts.inputs)
         first = probe(parts.tuned.model, parts.tuned.tokenizer)
         ready = parts.ready()
@@ -127,181 +65,6 @@ def run_reinforce(config: ReinforceConfig, resume_hint: str = "the same command"
             write_text(Path(config.out, REPORT), json.dumps(record.to_dict(), indent=1) + "\n")
         processes.wait()
         return ReinforceResult(path, parts.tuned.kind, reason, trainer.step_count, record)
-
-
-@dataclass
-class _Parts:
-    """The parts of one run."""
-
-    config: ReinforceConfig
-    family: TaskFamily
-    levels: Sequence[int]
-    tuned: Tuned
-    sampler: Sampler
-    source: RolloutSource
-    trainer: Trainer
-    stated: dict[str, Any]
-    inputs: dict[str, str]
-    watched: list[TaskProblem]
-    held_out: list[TaskProblem]
-    beyond: list[TaskProblem]
-
-    @classmethod
-    def build(
-        cls, config: ReinforceConfig, family: TaskFamily, levels: Sequence[int], processes: Processes
-    ) -> _Parts:
-        """Load the model and put the run together. Errors: `CoterieError` subclasses."""
-        if processes.world > 1:
-            raise TrainingError("reinforcement runs in one process; start it without torchrun")
-        config = continued(config)
-        device = choose_device(config.device)
-        tuned = prepare_model(config, choose_dtype(config.dtype, device), device)
-        model = tuned.model.to(device)
-        config.check_facts(Facts(moe=model.config.is_moe))
-        sampler = Sampler(
-            model, tuned.tokenizer, family, config.max_tokens, config.instruction, config.reward_weights
-        )
-        reference = copy.deepcopy(model).eval() if config.policy.kl_weight > 0 else None
-        source = RolloutSource(config, sampler, levels, Path(config.out, "rollouts"), reference)
-        numbers = sum(parameter.numel() for parameter in model.parameters())
-        optimiser = config.optimiser.resolved(default_lr(config.method, "reinforce", numbers))
-        assert optimiser.lr is not None
-        trainer = Trainer(
-            model,
-            source.batches,
-            PolicyGradient(config.policy, config.max_tokens),
-            build_optimiser(model, optimiser),
-            lambda step: multiplier(step, config.steps, config.schedule),
-            steps=config.steps,
-            lr=optimiser.lr,
-            seed=config.seed,
-            accumulate=config.accumulate,
-            clip_norm=config.clip_norm,
-            balance_prompts=config.balance_prompts,
-            device=device,
-            processes=processes,
-        )
-        model.recompute = config.recompute
-        made = {
-            "optimiser": config.optimiser.model_copy(update={"lr": optimiser.lr}),
-            "dtype": str(model.compute_dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-        }
-        stated = effective(config.model_copy(update=made), config.effects, Facts(moe=model.config.is_moe))
-        count = config.eval_problems
-        return cls(
-            config,
-            family,
-            levels,
-            tuned,
-            sampler,
-            source,
-            trainer,
-            stated,
-            _inputs(tuned, family),
-            list(family.problems(levels, count, "val", config.seed, fewer=True)),
-            list(family.problems(levels, count, "test", config.seed, fewer=True)),
-            list(family.problems([EXTRA], count, "test", config.seed)) if EXTRA in family.levels else [],
-        )
-
-    def ready(self) -> Readiness:
-        """What the model does with the task now. Errors: `TrainingError` where there is nothing to learn."""
-        problems = [
-            self.family.problem(self.levels[at % len(self.levels)], at, "train", self.config.seed + 1)
-            for at in range(_GATE_PROBLEMS)
-        ]
-        found = readiness(self.sampler.groups(problems, _GATE_GROUP, (self.config.seed, -1)))
-        _log.info("%s", found.words())
-        reason, warning = found.reason_against(), found.warning()
-        if reason is not None and self.config.gate:
-            raise TrainingError(f"task {self.family.name}: {reason} (gate=false trains nevertheless)")
-        for line in filter(None, (reason, warning)):
-            _log.warning("task %s: %s", self.family.name, line)
-        return found
-
-    def answers(self) -> tuple[list[RolloutGroup], list[RolloutGroup]]:
-        """Greedy replies to the held-out problems, and to those above the levels that are trained on."""
-        return self.sampler.greedy(self.held_out), self.sampler.greedy(self.beyond)
-
-    def shell(self) -> Run:
-        """What the run shell needs."""
-        model = self.tuned.model
-
-        def evaluate(_: RunningTraining) -> dict[str, float]:
-            groups = self.sampler.greedy(self.watched)
-            found = accuracy([group.num_right > 0 for group in groups])
-            _log.info(
-                "held out: %.1f %% right (%.1f to %.1f)",
-                *(100 * v for v in (found.value, found.low, found.high)),
-            )
-            return {"val_right": found.value, "val_low": found.low, "val_high": found.high}
-
-        return Run(
-            self.trainer,
-            write=lambda directory: write_trainable(directory, model),
-            read=lambda directory: read_trainable(directory, model),
-            callbacks=[self.source, Evaluate(self.config.eval_every, evaluate)],
-            inputs=self.inputs,
-            stated=self.stated,
-        )
-
-    def record(
-        self,
-        ready: Readiness,
-        before: tuple[list[RolloutGroup], list[RolloutGroup]],
-        after: tuple[list[RolloutGroup], list[RolloutGroup]],
-        reason: str,
-    ) -> ReinforceRecord:
-        """What the run did, without its proof."""
-        right = [[[group.num_right > 0 for group in groups] for groups in pair] for pair in (before, after)]
-        samples = [
-            ReplySample(
-                prompt=then.problem.prompt,
-                answer=then.problem.answer,
-                before=_shown(then),
-                after=_shown(now),
-                before_right=then.num_right > 0,
-                after_right=now.num_right > 0,
-            )
-            for then, now in zip(before[0][:_SAMPLES], after[0][:_SAMPLES], strict=True)
-        ]
-        return ReinforceRecord(
-            config=self.stated,
-            task=self.family.name,
-            task_version=self.family.version,
-            readiness=ready,
-            change=accuracy_change(right[0][0], right[1][0]),
-            beyond=accuracy_change(right[0][1], right[1][1]) if self.beyond else None,
-            mean_tokens=(_mean_tokens(before[0]), _mean_tokens(after[0])),
-            samples=samples,
-            ended=reason,
-            steps=self.trainer.step_count,
-            tokens_sampled=self.source.tokens_sampled,
-            tokens_trained=self.trainer.tokens,
-            seconds=self.trainer.seconds,
-            versions=versions(),
-        )
-
-
-def _inputs(tuned: Tuned, family: TaskFamily) -> dict[str, str]:
-    return {
-        "tokenizer": tuned.tokenizer.sha256,
-        "chat template": hashlib.sha256((tuned.tokenizer.chat_template or "").encode()).hexdigest(),
-        "base (the weights of the model)": weights_fingerprint(tuned.base),
-        f"task {family.name}": str(family.version),
-    }
-
-
-def _shown(group: RolloutGroup) -> str:
-    rollout = group.rollouts[0] if group.rollouts else None
-    if rollout is None:
-        return f"(the checker failed: {group.why_failed})"
-    return f"<think>{rollout.reasoning}</think>\n{rollout.content}" if rollout.reasoning else rollout.content
-
-
-def _mean_tokens(groups: Sequence[RolloutGroup]) -> float:
-    lengths = [len(rollout.ids) for group in groups for rollout in group.rollouts]
-    return sum(lengths) / max(1, len(lengths))
 
 
 def reinforce(model: str, task: str, **settings: Any) -> ReinforceResult:

@@ -1,4 +1,4 @@
-"""Estimates with their uncertainty. Every interval is a 95 % interval over documents."""
+"""Estimates with their uncertainty. Every interval is a 95 % interval, most of them over documents."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ class Few(Settings):
     documents: int
 
 
-class Interval(Settings):
-    """An estimate, the ends of its 95 % interval, and the number of documents behind it (None: not known)."""
+class Estimate(Settings):
+    """An estimate and the ends of its 95 % interval."""
 
     value: float
     low: float
     high: float
-    documents: int | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.low <= self.value <= self.high:
             raise ValueError(f"value {self.value} is outside its interval {self.low} .. {self.high}")
         return self
+
+
+class Interval(Estimate):
+    """An estimate with its interval, and the number of documents behind it (None: not known)."""
+
+    documents: int | None = None
 
 
 class Score(Interval):

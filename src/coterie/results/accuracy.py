@@ -1,4 +1,4 @@
-"""Held-out accuracy before and after, with what may be concluded from it."""
+"""Shares of right replies, before and after, with what may be concluded from them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import math
 from collections.abc import Sequence
 
 from coterie.config import Settings
+from coterie.results.intervals import Estimate
 
 
-class Accuracy(Settings):
+class Accuracy(Estimate):
     """A share of right replies with its 95 % interval (Wilson's), of `problems` problems."""
 
-    value: float
-    low: float
-    high: float
     problems: int
 
 
@@ -36,7 +34,8 @@ def accuracy(right: Sequence[bool]) -> Accuracy:
     share = sum(right) / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Accuracy(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half), problems=count)
+    low, high = max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
+    return Accuracy(value=share, low=low, high=high, problems=count)
 
 
 def accuracy_change(before: Sequence[bool], after: Sequence[bool]) -> AccuracyChange:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.reinforce.scores import accuracy, accuracy_change, mcnemar
+from coterie.results.accuracy import accuracy, accuracy_change, mcnemar
 
 
 @pytest.mark.parametrize(("right", "count"), [(8, 10), (0, 10), (10, 10), (500, 1000), (1, 7)])
