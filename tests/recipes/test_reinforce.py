@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from coterie.recipes import reinforce as recipe
 from coterie.recipes import reinforce_parts
 from coterie.recipes.reinforce import ReinforceResult, reinforce
 from coterie.reinforce.mismatch import measure_mismatch
-from coterie.reinforce.rollouts import Rollout, RolloutGroup, Sampler
+from coterie.reinforce.rollouts import RolloutGroup, Sampler
 from coterie.reinforce.source import RolloutSource
 from coterie.tasks import load_task
 from tests.recipes.tuned import base
@@ -140,7 +141,9 @@ def test_replies_do_not_depend_on_their_company(place: Path) -> None:
     found = measure_mismatch(loaded.model, [alone[0].rollouts[0]])
     assert found.largest < 1e-4 and found.flips == 0.0
     wrong = alone[0].rollouts[0]
-    shifted = Rollout(**{**vars(wrong), "logprobs": tuple(value + 0.5 for value in wrong.logprobs)})
+    prompt, reply = wrong.segments
+    moved = replace(reply, logprobs=tuple(value + 0.5 for value in reply.logprobs))
+    shifted = replace(wrong, segments=(prompt, moved))
     assert measure_mismatch(loaded.model, [shifted]).largest == pytest.approx(0.5, abs=1e-3)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from coterie.config.errors import TrainingError
 from coterie.reinforce.readiness import readiness
-from coterie.reinforce.rollouts import Rollout, RolloutGroup
+from coterie.reinforce.rollouts import Rollout, RolloutGroup, Segment
 from coterie.tasks.problem import TaskProblem, TaskVerdict
 
 PROBLEM = TaskProblem("x", 0, "Question?", "1")
@@ -18,9 +18,7 @@ def group(*replies: tuple[bool, int]) -> RolloutGroup:
         PROBLEM,
         tuple(
             Rollout(
-                (1,),
-                (2,) * length,
-                (-0.1,) * length,
+                (Segment((1,)), Segment((2,) * length, (-0.1,) * length)),
                 "",
                 "",
                 False,

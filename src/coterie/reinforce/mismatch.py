@@ -30,10 +30,10 @@ def measure_mismatch(model: Transformer, rollouts: Sequence[Rollout]) -> Mismatc
     for rollout in rollouts:
         recorder = Recorder()
         read = row_logprobs(model, rollout.row(0.0), recorder).cpu().numpy()
-        first = len(rollout.prompt_ids) - 1
-        largest = max(largest, float(np.abs(read[first:] - np.asarray(rollout.logprobs)).max()))
-        for at, routing in enumerate(rollout.routing):
-            now = {layer: set(experts) for layer, experts, _ in recorder.chosen(first + at)}
+        largest = max(largest, float(np.abs(read[rollout.places] - np.asarray(rollout.logprobs)).max()))
+        # No `strict`: routing is recorded of all sampled tokens or of none.
+        for place, routing in zip(rollout.places.tolist(), rollout.routing, strict=False):
+            now = {layer: set(experts) for layer, experts, _ in recorder.chosen(place)}
             counted += len(routing.layers)
             changed += sum(now[layer] != set(experts) for layer, experts, _ in routing.layers)
     return Mismatch(largest, changed / counted if counted else None)

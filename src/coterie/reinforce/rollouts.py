@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,35 +28,88 @@ from coterie.text.replies import parse_reply
 from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 MAX_BATCH = 256  # sequences in one pass
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """One sampled reply. `ids` and `logprobs` are of the reply alone, the token that ended it included.
+class Segment:
+    """Tokens of a rollout from one side: given (a prompt, results of tools) or sampled (what is learnt).
 
-    `logprobs`: under the distribution that it was sampled from. `truncated`: it did not end by itself.
-    `routing`: the experts of each token, where they were asked for.
+    `logprobs`: of each sampled token, under the distribution that it was sampled from; () for given ones.
+    `routing`: the experts at the position that each sampled token was drawn from, where they were asked for.
     """
 
-    prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    logprobs: tuple[float, ...] = ()
+    routing: tuple[TokenRouting, ...] = ()
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the model wrote it."""
+        return bool(self.logprobs)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One whole conversation from the prompt to the last reply, as tokens.
+
+    `segments`: given and sampled ones in turn; the first is the prompt. `reasoning` and `content`: those of
+    the last reply. `truncated`: it did not end by itself.
+    """
+
+    segments: tuple[Segment, ...]
     reasoning: str
     content: str
     truncated: bool
     verdict: TaskVerdict
     reward: float
-    routing: tuple[TokenRouting, ...] = ()
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """What stands before the first sampled token."""
+        return self.segments[0].ids
+
+    @cached_property
+    def whole(self) -> tuple[int, ...]:
+        """All tokens in order."""
+        return tuple(token for segment in self.segments for token in segment.ids)
+
+    @cached_property
+    def ids(self) -> tuple[int, ...]:
+        """The sampled tokens, those that ended a reply included."""
+        return tuple(token for segment in self.segments if segment.sampled for token in segment.ids)
+
+    @cached_property
+    def logprobs(self) -> tuple[float, ...]:
+        """One for each of `ids`."""
+        return tuple(value for segment in self.segments for value in segment.logprobs)
+
+    @cached_property
+    def routing(self) -> tuple[TokenRouting, ...]:
+        """One for each of `ids` (or none at all), at the position of the row that `places` tells."""
+        return tuple(one for segment in self.segments for one in segment.routing)
+
+    @cached_property
+    def places(self) -> npt.NDArray[np.int64]:
+        """Where in the row each of `ids` is the target: the position that it was drawn from."""
+        first, found = 0, []
+        for segment in self.segments:
+            if segment.sampled:
+                found.append(np.arange(first, first + len(segment.ids), dtype=np.int64) - 1)
+            first += len(segment.ids)
+        return np.concatenate(found)
 
     def row(self, advantage: float) -> Row:
         """One row to learn from: the streams of `train.policy_gradient.PolicyGradient`."""
-        whole = np.asarray((*self.prompt_ids, *self.ids), dtype=np.int32)
+        whole = np.asarray(self.whole, dtype=np.int32)
         count = len(whole) - 1
         learnt = np.zeros(count, dtype=np.float32)
-        learnt[len(self.prompt_ids) - 1 :] = 1.0
+        learnt[self.places] = 1.0
         old = np.zeros(count, dtype=np.float32)
-        old[len(self.prompt_ids) - 1 :] = self.logprobs
+        old[self.places] = self.logprobs
         streams: dict[str, Any] = {
             "sample": np.zeros(count, dtype=np.int64),
             "advantage": np.full(count, advantage, dtype=np.float32),
@@ -203,15 +256,15 @@ class Sampler:
                     continue
                 found.append(
                     Rollout(
-                        tuple(prompts[at]),
-                        tuple(reply.ids),
-                        tuple(reply.logprobs),
+                        (
+                            Segment(tuple(prompts[at])),
+                            Segment(tuple(reply.ids), tuple(reply.logprobs), tuple(routings.get(number, ()))),
+                        ),
                         said[number].reasoning or "",
                         said[number].text,
                         reply.finish_reason != "stop",
                         verdict,
                         verdict.reward(self.reward_weights),
-                        tuple(routings.get(number, ())),
                     )
                 )
             groups.append(RolloutGroup(problem, tuple(found), len(failed), failed[0] if failed else ""))
