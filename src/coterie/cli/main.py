@@ -44,6 +44,7 @@ VERBS = {
     "tune": Verb(
         "Tune a model on your examples, experts included; proves the result.", "tune:tune", section=TRAIN
     ),
+    "pool": Verb("Find the problems of a task that a model solves sometimes.", "pool:pool", section=TRAIN),
     "report": Verb("Draw a quickstart's report again from its records.", "quickstart:report", section=TRAIN),
     "pull": Verb(
         "Fetch a model from the hub; resumes, pins revisions, checks hashes.", "pull:pull", section=USE

@@ -23,6 +23,9 @@ def reinforce(
         list[str] | None, typer.Argument(help="Further settings, such as policy.clip=ppo lr=1e-4 updates=2.")
     ] = None,
     levels: Annotated[str | None, typer.Option(help="Levels, such as 3 or 0-4 [default: 0 to 9].")] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="Train on the problems of this file of coterie pool.")
+    ] = None,
     out: Annotated[str | None, typer.Option("--out", "-o", help="Directory of the run.")] = None,
     method: Annotated[str | None, typer.Option(help="lora, qlora, dora, full, esft or router.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.", min=1)] = None,
@@ -47,6 +50,7 @@ def reinforce(
         "model": model,
         "task": task,
         "levels": levels,
+        "pool": pool,
         "out": out,
         "method": method,
         "steps": steps,

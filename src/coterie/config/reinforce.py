@@ -53,7 +53,8 @@ class ReinforceConfig(MethodRun):
 
     `instruction`: a system message says how to answer. `eval_problems` of the split `val` are answered
     greedily every `eval_every` steps, and as many of `test` before and after. `reward_weights`: of the parts
-    of a reward that has several. `gate`: whether the run refuses to start without a signal to learn from.
+    of a reward that has several. `pool`: a file of `coterie pool`, whose problems are the only ones that are
+    trained on; it says the levels. `gate`: whether the run refuses to start without a signal to learn from.
     """
 
     effects: ClassVar[Effects] = REINFORCE_EFFECTS
@@ -61,6 +62,7 @@ class ReinforceConfig(MethodRun):
 
     task: str
     levels: str | None = None
+    pool: str | None = None
     out: str = "runs/reinforce"
     steps: int = Field(100, gt=0)
     prompts: int = Field(32, gt=0)
@@ -91,6 +93,8 @@ class ReinforceConfig(MethodRun):
 
     @model_validator(mode="after")
     def _check_counts(self) -> Self:
+        if self.pool is not None and self.levels is not None:
+            raise ValueError("the pool says which levels are trained on; leave 'levels' out")
         if self.least_groups > self.prompts:
             raise ValueError(f"least_groups {self.least_groups} is more than prompts {self.prompts}")
         if self.prompts % (self.updates * self.accumulate):

@@ -13,6 +13,7 @@ from coterie.config.reinforce import ReinforceConfig
 from coterie.proof.records import probe
 from coterie.recipes.reinforce_parts import ReinforceParts
 from coterie.recipes.run import check_same, execute, open_run
+from coterie.reinforce.pool import read_pool
 from coterie.results.reinforce import ReinforceRecord
 from coterie.tasks import load_task
 from coterie.tasks.check import require_passed
@@ -42,10 +43,12 @@ def run_reinforce(config: ReinforceConfig, resume_hint: str = "the same command"
     gets no signal from it (`gate`).
     """
     family = load_task(config.task)
-    levels = read_levels(config.levels, family.levels)
+    pool = None if config.pool is None else read_pool(config.pool, family)
+    levels = read_levels(config.levels, family.levels) if pool is None else list(pool.by_level)
     require_passed(family)
     with open_run(config) as processes:
         parts = ReinforceParts.build(config, family, levels, processes)
+        parts.source.pool = pool
         check_same(config, parts.stated, parts.inputs)
         first = probe(parts.tuned.model, parts.tuned.tokenizer)
         ready = parts.ready()

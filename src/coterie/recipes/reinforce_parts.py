@@ -17,6 +17,7 @@ from coterie.adapters.tuned import read_trainable, write_trainable
 from coterie.checkpoints.fingerprint import weights_fingerprint
 from coterie.config.effects import Facts, effective
 from coterie.config.errors import TrainingError
+from coterie.config.files import file_sha256
 from coterie.config.reinforce import ReinforceConfig
 from coterie.machine.device import choose_device, choose_dtype
 from coterie.machine.facts import versions
@@ -110,7 +111,7 @@ class ReinforceParts:
             source,
             trainer,
             stated,
-            _inputs(tuned, family),
+            _inputs(tuned, family) | _pool_input(config),
             list(family.problems(levels, count, "val", config.seed, fewer=True)),
             list(family.problems(levels, count, "test", config.seed, fewer=True)),
             list(family.problems([EXTRA], count, "test", config.seed)) if EXTRA in family.levels else [],
@@ -118,9 +119,9 @@ class ReinforceParts:
 
     def ready(self) -> Readiness:
         """What the model does with the task now. Errors: `TrainingError` where there is nothing to learn."""
+        seed = self.config.seed + 1
         problems = [
-            self.family.problem(self.levels[at % len(self.levels)], at, "train", self.config.seed + 1)
-            for at in range(_GATE_PROBLEMS)
+            self.source.problem(self.levels[at % len(self.levels)], at, seed) for at in range(_GATE_PROBLEMS)
         ]
         found = readiness(self.sampler.groups(problems, _GATE_GROUP, (self.config.seed, -1)))
         _log.info("%s", found.words())
@@ -202,6 +203,10 @@ def _inputs(tuned: Tuned, family: TaskFamily) -> dict[str, str]:
         "base (the weights of the model)": weights_fingerprint(tuned.base),
         f"task {family.name}": str(family.version),
     }
+
+
+def _pool_input(config: ReinforceConfig) -> dict[str, str]:
+    return {} if config.pool is None else {"pool of problems": file_sha256(Path(config.pool))}
 
 
 def _shown(group: RolloutGroup) -> str:

@@ -184,20 +184,29 @@ class Sampler:
         return ids
 
     def groups(
-        self, problems: Sequence[TaskProblem], size: int, key: tuple[int, ...], routing_of: int = 0
+        self,
+        problems: Sequence[TaskProblem],
+        size: int,
+        key: tuple[int, ...],
+        routing_of: int = 0,
+        temperature: float = 1.0,
+        first: int = 0,
     ) -> list[RolloutGroup]:
-        """`size` replies to each problem at temperature 1, without any filter.
+        """`size` replies to each problem, without any filter.
 
-        `key`: where in the run they belong; it seeds them. `routing_of`: of how many groups the
-        first reply has its experts kept.
+        `key`: where in the run they belong; it seeds them, with the number of the problem from `first` on.
+        `routing_of`: of how many groups the first reply has its experts kept. `temperature`: with another one
+        than 1 it is not the policy that is trained.
         """
         prompts = [self.prompt_ids(problem) for problem in problems]
         wanted = [
             (
                 ids,
-                SamplingParams(temperature=1.0, max_tokens=self.max_tokens, seed=sampling_seed(*key, at, n)),
+                SamplingParams(
+                    temperature=temperature, max_tokens=self.max_tokens, seed=sampling_seed(*key, at, n)
+                ),
             )
-            for at, ids in enumerate(prompts)
+            for at, ids in enumerate(prompts, first)
             for n in range(size)
         ]
         keep = {at * size for at in range(routing_of)}

@@ -23,6 +23,7 @@ from coterie.data.rows import Row
 from coterie.nn.transformer import Transformer
 from coterie.primer.base import Rng
 from coterie.reinforce.mismatch import Mismatch, measure_mismatch
+from coterie.reinforce.pool import ProblemPool
 from coterie.reinforce.rollouts import Rollout, RolloutGroup, Sampler
 from coterie.tasks.problem import TaskProblem
 from coterie.train.callbacks import Callback
@@ -42,7 +43,7 @@ class RolloutSource(Callback):
     """Samples `config.prompts` groups for each step, and replaces those that teach nothing.
 
     `reference`: the model of the start, where a KL to it is asked for. `folder`: where every reply is kept,
-    one compressed JSONL file a step.
+    one compressed JSONL file a step. `pool`: the problems to choose from (default: all of the levels).
     """
 
     config: ReinforceConfig
@@ -50,6 +51,7 @@ class RolloutSource(Callback):
     levels: Sequence[int]
     folder: Path
     reference: Transformer | None = None
+    pool: ProblemPool | None = None
     share_right: dict[int, float] = field(default_factory=dict)
     tokens_sampled: int = 0
 
@@ -109,7 +111,9 @@ class RolloutSource(Callback):
             kept += [group for group in sampled if group.informative]
             if len(kept) >= config.prompts:
                 break
-        _require_judged(asked)
+        failed = sum(group.num_failed for group in asked)
+        why = next((group.why_failed for group in asked if group.num_failed), "")
+        require_judged(failed, failed + sum(len(group.rollouts) for group in asked), why)
         if len(kept) < config.least_groups:
             right = sum(group.num_right for group in asked) / max(1, sum(len(g.rollouts) for g in asked))
             raise TrainingError(
@@ -127,8 +131,14 @@ class RolloutSource(Callback):
         for at in range(count):
             level = self._drawn(rng, weights)
             index = (number * (self.config.refills + 1) + turn) * self.config.prompts + at
-            problems.append(self.sampler.family.problem(level, index, "train", self.config.seed))
+            problems.append(self.problem(level, index, self.config.seed))
         return problems
+
+    def problem(self, level: int, index: int, seed: int) -> TaskProblem:
+        """A training problem, of the pool where there is one."""
+        if self.pool is not None:
+            return self.pool.problem(level, index, seed)
+        return self.sampler.family.problem(level, index, "train", seed)
 
     def _weight(self, level: int) -> float:
         share = self.share_right.get(level, 0.5)
@@ -181,12 +191,9 @@ def _kept(group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
     }
 
 
-def _require_judged(groups: Sequence[RolloutGroup]) -> None:
+def require_judged(failed: int, total: int, why: str) -> None:
     """Errors: `TrainingError` when the checker failed on more than a few replies: those are no rewards."""
-    failed = sum(group.num_failed for group in groups)
-    total = failed + sum(len(group.rollouts) for group in groups)
     if failed > _MOST_FAILED * total:
-        why = next(group.why_failed for group in groups if group.num_failed)
         raise TrainingError(f"the checker failed on {failed} of {total} replies: {why}")
 
 

@@ -165,6 +165,12 @@ class TaskFamily(ABC):
 
         Errors: as `problem`; `TaskError` for too few.
         """
+        return (drawn for _, drawn in self.numbered(levels, count, split, seed, fewer))
+
+    def numbered(
+        self, levels: Sequence[int], count: int, split: Split = "train", seed: int = 0, fewer: bool = False
+    ) -> Iterator[tuple[int, TaskProblem]]:
+        """What `problems` gives, each with the index that `problem` takes. Errors: as `problems`."""
         seen: set[str] = set()
         index = 0
         while len(seen) < count:
@@ -172,7 +178,7 @@ class TaskFamily(ABC):
             index += 1
             if drawn.id not in seen:
                 seen.add(drawn.id)
-                yield drawn
+                yield index - 1, drawn
             elif index > 100 * count + 1000 and fewer:
                 return
             elif index > 100 * count + 1000:
