@@ -29,6 +29,7 @@ LAYERS = {
     "machine": 3,
     "hub": 3,
     "tasks": 3,
+    "reasoning": 4,
     "families": 4,
     "native": 4,
     "llamacpp": 5,
@@ -54,7 +55,7 @@ LAYERS = {
 }
 # Inside `api` the same rule holds: a room imports only from rooms below it and from itself.
 API_ROOMS = {"openai": 1, "anthropic": 1, "admin": 1, "jobs": 1, "ollama": 1}
-LIGHT = [name for name, layer in LAYERS.items() if layer <= 2 or name in ("data", "tasks")]
+LIGHT = [name for name, layer in LAYERS.items() if layer <= 2 or name in ("data", "tasks", "reasoning")]
 HEAVY = {"torch", "transformers"}
 
 

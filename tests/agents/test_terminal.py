@@ -46,6 +46,7 @@ def test_commands(
         "second",
         "/retry",
         "/temp 0.25",
+        "/effort low",
         "//usr is a folder",
         "/undo",
         f"/save {saved}",
@@ -61,6 +62,7 @@ def test_commands(
     ]
     assert script.seen[2] == script.seen[1], "a retry asks the same again"
     assert script.seen[3][-1].text == "/usr is a folder" and script.sampling[3].temperature == 0.25
+    assert (script.sampling[2].effort, script.sampling[3].effort) == (None, "low")
     assert json.loads(saved.read_text())["messages"][0] == {"role": "system", "content": "be brief"}
     assert "5 tokens, first after 0.10 s, 10.0 tokens/s" in capsys.readouterr().err
     again = Terminal(script, None, Sampling(), interactive=True, colour=False)
@@ -70,7 +72,18 @@ def test_commands(
 
 @pytest.mark.parametrize(
     "line",
-    ["/temp hot", "/temp -1", "/temp inf", "/save", "/load", "/load /nowhere", "/undo", "/retry", "/dance"],
+    [
+        "/effort hot",
+        "/temp hot",
+        "/temp -1",
+        "/temp inf",
+        "/save",
+        "/load",
+        "/load /nowhere",
+        "/undo",
+        "/retry",
+        "/dance",
+    ],
 )
 def test_a_mistake_is_told_and_changes_nothing(
     line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -53,6 +53,24 @@ def test_a_server_that_ignores_the_schema_is_caught(
         assert said in fails(capsys, "run", server.url, "hi", "--json-schema", str(tmp_path / "s.json"))
 
 
+def test_how_much_to_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is sent as the API's fields, and a server's word that it changes nothing is passed on."""
+    details = {"completion_tokens_details": {"reasoning_tokens": 1}}
+    usage = chunk(usage={"prompt_tokens": 5, "completion_tokens": 2, **details})
+    events = [chunk({"content": "x"}), chunk({}, "stop", x_coterie_ignored=["reasoning_effort"]), usage]
+    with FakeServer(lambda path, body: events) as server:
+        call("run", server.url, "hi", "--effort", "low", "--json")
+        said = capsys.readouterr()
+        facts = json.loads(said.out)
+        assert facts["reasoning_tokens"] == 1 and facts["ignored"] == ["reasoning_effort"]
+        assert "--effort has no effect on this model" in said.err
+        call("run", server.url, "hi", "--think-budget", "9")
+    sent = [body for _, body, _ in server.seen]
+    assert sent[0]["reasoning_effort"] == "low" and sent[1]["thinking_token_budget"] == 9
+    assert "thinking_token_budget" not in sent[0] and "reasoning_effort" not in sent[1]
+    assert "choose one of none, minimal" in fails(capsys, "run", server.url, "hi", "--effort", "hot")
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is the server running" in fails(capsys, "chat", "http://127.0.0.1:9")
     assert "goes with a server's address" in fails(capsys, "run", str(tmp_path), "x", "--served", "y")

@@ -259,7 +259,7 @@ STRICT: list[tuple[str, dict[str, Any], str | None]] = [
     (CHAT, {"messages": [{**ASK[0], "colour": 1}]}, "/messages/0/colour"),
     (CHAT, {"messages": [{"role": "assistant", "content": "x", "parsed": {"a": 1}}]}, "/messages/0/parsed"),
     (CHAT, {"messages": ASK, "chat_template_kwargs": {"loud": True}}, "/chat_template_kwargs/loud"),
-    (CHAT, {"messages": ASK, "reasoning_effort": "low"}, "/reasoning_effort"),
+    (CHAT, {"messages": ASK, "reasoning_effort": "low", "enable_thinking": False}, "/reasoning_effort"),
     ("/v1/responses", {"input": [{"role": "user", "content": "x", "colour": 1}]}, "/input/0/colour"),
     ("/v1/responses", {"input": "x", "tools": [{"type": "web_search"}]}, "/tools/0"),
     ("/v1/responses", {"input": "x", "include": ["file_search_call.results"]},

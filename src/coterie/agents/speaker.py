@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from coterie.config.errors import ConfigError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
+from coterie.reasoning.effort import EFFORTS
 from coterie.remote.client import Endpoint, EndpointError
 from coterie.text.chat import Message, ToolCall
 from coterie.text.printable import joined
@@ -20,12 +22,22 @@ OnPiece = Callable[[Kind, str], None]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a reply is sampled; None leaves a value to the server (`max_tokens` None: what fits)."""
+    """How a reply is sampled; None leaves a value to the server (`max_tokens` None: what fits).
+
+    `effort` and `think_budget` (tokens): how much the model may reason. Errors: `ConfigError` for an unknown
+    effort.
+    """
 
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    effort: str | None = None
+    think_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.effort is not None and self.effort not in EFFORTS:
+            raise ConfigError(f"effort: unknown value '{self.effort}'; choose one of {', '.join(EFFORTS)}")
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,8 @@ class Turn:
     """One reply. Token counts are None if the server does not report them.
 
     `first_seconds`: until the first piece; `seconds`: in all. `broken`: place of a tool call -> its arguments
-    as they came, if they are not a JSON object (the call in `message` then has none).
+    as they came, if they are not a JSON object (the call in `message` then has none). `ignored`: fields of
+    the request without effect, where the server names them.
     """
 
     message: Message
@@ -43,6 +56,8 @@ class Turn:
     first_seconds: float
     seconds: float
     broken: Mapping[int, str] = field(default_factory=dict)
+    reasoning_tokens: int | None = None
+    ignored: tuple[str, ...] = ()
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -121,12 +136,15 @@ class StreamedReply:
         self._held: dict[Kind, str] = {}
         self._calls: dict[int, dict[str, str]] = {}
         self._usage: Mapping[str, Any] = {}
+        self._ignored: list[str] = []
 
     def feed(self, event: Any) -> None:
         """Take in one chunk. Errors: `EndpointError` for an event that is not a chunk."""
         if not isinstance(event, Mapping) or not isinstance(event.get("choices"), list):
             raise EndpointError(f"a chunk of the stream has no list of choices: {json.dumps(event)[:200]}")
         self._usage = _object(event.get("usage")) or self._usage
+        names = event.get("x_coterie_ignored")
+        self._ignored += [str(name) for name in names] if isinstance(names, list) else []
         for choice in map(_object, event["choices"]):
             delta = _object(choice.get("delta"))
             # Servers use one of two names for reasoning; one that sends both sends the same text twice.
@@ -154,10 +172,19 @@ class StreamedReply:
         text, reasoning = "".join(self._texts["text"]), "".join(self._texts["reasoning"])
         message = Message("assistant", text, reasoning or None, tuple(calls))
         found = [self._usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+        found.append(_object(self._usage.get("completion_tokens_details")).get("reasoning_tokens"))
         counts = [count if isinstance(count, int) and count >= 0 else None for count in found]
         seconds = time.perf_counter() - self._started
         return Turn(
-            message, self.finish_reason or "stop", counts[0], counts[1], self.first_seconds, seconds, broken
+            message,
+            self.finish_reason or "stop",
+            counts[0],
+            counts[1],
+            self.first_seconds,
+            seconds,
+            broken,
+            counts[2],
+            tuple(self._ignored),
         )
 
     def _piece(self, kind: Kind, text: Any) -> None:
@@ -195,6 +222,14 @@ class StreamedReply:
         self.first_seconds = self.first_seconds or time.perf_counter() - self._started
 
 
+def note_ignored(turn: Turn) -> None:
+    """Say on standard error which of our settings changed nothing, once the reply has come."""
+    options = {"reasoning_effort": "--effort", "thinking_token_budget": "--think-budget"}
+    for name in (name for name in options if name in turn.ignored):
+        why = "its chat template knows no reasoning"
+        print(f"coterie: {options[name]} has no effect on this model: {why}", file=sys.stderr)
+
+
 def _object(value: Any) -> Mapping[str, Any]:
     """The value if it is a JSON object, else an empty one: servers leave fields out or send null."""
     return value if isinstance(value, Mapping) else {}
@@ -226,6 +261,7 @@ def wire_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _set(sampling: Sampling) -> dict[str, Any]:
-    fields = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    fields: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     fields |= {"max_tokens": sampling.max_tokens, "seed": sampling.seed}
+    fields |= {"reasoning_effort": sampling.effort, "thinking_token_budget": sampling.think_budget}
     return {name: value for name, value in fields.items() if value is not None}

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from coterie.agents.speaker import Kind, Sampling, Speaker, Turn
+from coterie.agents.speaker import Kind, Sampling, Speaker, Turn, note_ignored
 from coterie.agents.transcript import read_conversation, write_row
 from coterie.config.errors import CoterieError
+from coterie.reasoning.effort import EFFORTS
 from coterie.text.chat import Message
 from coterie.text.printable import printable, shown
 
 HELP = """/system [TEXT]  set the system message; without text, show it
 /temp [NUMBER]  set the temperature: 0 always takes the most likely token
+/effort [WORD]  how much to reason: none, minimal, low, medium, high, xhigh or max
 /save FILE      write the conversation as one line of JSON: tuning data as it is
 /load FILE      continue a saved conversation
 /retry          another answer to your last message
@@ -52,6 +54,7 @@ class Terminal:
         self._commands: dict[str, Callable[[str], None]] = {
             "system": self._system,
             "temp": self._temp,
+            "effort": self._effort,
             "save": self._save,
             "load": self._load,
             "retry": self._retry,
@@ -131,6 +134,7 @@ class Terminal:
             _note("\n(stopped)")
             return
         print()
+        note_ignored(turn)
         self.messages = [*messages, turn.message]
         for call in turn.message.tool_calls:
             arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
@@ -158,6 +162,14 @@ class Terminal:
         if not 0 <= value < float("inf"):
             raise CoterieError(f"/temp {text}: give a number, 0 or more")
         self.sampling = replace(self.sampling, temperature=value)
+
+    def _effort(self, text: str) -> None:
+        if not text:
+            _note(self.sampling.effort or "as the model does")
+            return
+        if text not in EFFORTS:
+            raise CoterieError(f"/effort {text}: choose one of {', '.join(EFFORTS)}")
+        self.sampling = replace(self.sampling, effort=text, think_budget=None)
 
     def _save(self, text: str) -> None:
         if not text:
@@ -189,6 +201,7 @@ def _speed(turn: Turn) -> str:
     parts = [
         f"{turn.completion_tokens} tokens" if turn.completion_tokens is not None else "tokens not reported"
     ]
+    parts += [f"{turn.reasoning_tokens} of them reasoning"] if turn.reasoning_tokens else []
     parts += [f"first after {turn.first_seconds:.2f} s"]
     parts += [f"{speed:.1f} tokens/s"] if speed is not None else []
     parts += ["cut off by the longest reply allowed"] if turn.finish_reason == "length" else []

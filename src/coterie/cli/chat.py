@@ -15,6 +15,7 @@ from coterie.cli.options import (
     Adapter,
     Computed,
     Dtype,
+    Effort,
     ExpertMemory,
     ExpertProfile,
     Experts,
@@ -22,13 +23,16 @@ from coterie.cli.options import (
     KeyFile,
     Longest,
     MaxTokens,
+    MinP,
     Model,
+    Repetition,
     Seed,
     Served,
     System,
     Target,
     Temperature,
     Template,
+    ThinkBudget,
     TopP,
     Weights,
     expert_place,
@@ -52,24 +56,15 @@ def generate(
             rich_help_panel=REPLY,
         ),
     ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(
-            help="Drop tokens below this share of the best one's probability. [default: the model's]",
-            rich_help_panel=REPLY,
-        ),
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None,
-        typer.Option(
-            help="Above 1 makes repeated tokens less likely. [default: the model's]", rich_help_panel=REPLY
-        ),
-    ] = None,
+    min_p: MinP = None,
+    repetition_penalty: Repetition = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this string (repeatable).", rich_help_panel=REPLY)
     ] = None,
     max_tokens: MaxTokens = 128,
     seed: Seed = None,
+    effort: Effort = None,
+    think_budget: ThinkBudget = None,
     dtype: Dtype = "auto",
     quant: Weights = None,
     kernels: Computed = None,
@@ -84,19 +79,20 @@ def generate(
 
     given: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p}
     given |= {"repetition_penalty": repetition_penalty, "stop": tuple(stop) if stop else None}
+    given |= {"max_tokens": max_tokens, "seed": seed}
     text = _text_of(prompt)
     place = expert_place(experts, expert_memory, expert_profile)
-    held, computed = quant or "stored", kernels or "auto"
-    loaded = load(model, dtype=dtype, quant=held, kernels=computed, experts=place)
-    own = recommended(loaded)
-    params = replace(own, **{name: value for name, value in given.items() if value is not None})
-    params = replace(params, max_tokens=max_tokens, seed=seed)
+    loaded = load(model, dtype, quant=quant or "stored", kernels=kernels or "auto", experts=place)
+    params = replace(
+        recommended(loaded), **{name: value for name, value in given.items() if value is not None}
+    )
+    wish = {"effort": effort, "think_budget": think_budget}
     if as_json:
-        reply = loaded.generate(text, params)
+        reply = loaded.generate(text, params, **wish)
         facts = {"text": reply.text, "ids": list(reply.ids), "logprobs": list(reply.logprobs)}
         answer(facts | {"finish_reason": reply.finish_reason}, True, ())
         return
-    for piece in loaded.stream(text, params):
+    for piece in loaded.stream(text, params, **wish):
         print(shown(piece), end="", flush=True)
     print()
 
@@ -108,6 +104,8 @@ def chat(
     top_p: TopP = None,
     max_tokens: Longest = None,
     seed: Seed = None,
+    effort: Effort = None,
+    think_budget: ThinkBudget = None,
     dtype: Dtype = "auto",
     quant: Weights = None,
     kernels: Computed = None,
@@ -125,6 +123,7 @@ def chat(
     from coterie.text.printable import printable
 
     place = expert_place(experts, expert_memory, expert_profile)
+    sampling = Sampling(temperature, top_p, max_tokens, seed, effort, think_budget)
     with connect(model, dtype, api_key_file, served, template, quant, adapter, kernels, place) as speaker:
         interactive = sys.stdin.isatty()
         if interactive:
@@ -132,7 +131,7 @@ def chat(
                 f"{printable(speaker.name)}. /help lists the commands; an empty line or Ctrl-D ends.",
                 file=sys.stderr,
             )
-        Terminal(speaker, system, Sampling(temperature, top_p, max_tokens, seed), interactive).run()
+        Terminal(speaker, system, sampling, interactive).run()
 
 
 def run(
@@ -147,6 +146,8 @@ def run(
     top_p: TopP = None,
     max_tokens: Longest = None,
     seed: Seed = None,
+    effort: Effort = None,
+    think_budget: ThinkBudget = None,
     dtype: Dtype = "auto",
     quant: Weights = None,
     kernels: Computed = None,
@@ -162,7 +163,7 @@ def run(
 
     With --json-schema, the answer is checked against the schema.
     """
-    from coterie.agents.speaker import Sampling
+    from coterie.agents.speaker import Sampling, note_ignored
     from coterie.config import CoterieError
     from coterie.sandbox.schemas import check_text, read_schema
     from coterie.text.chat import Message
@@ -170,13 +171,14 @@ def run(
     schema = read_schema(Path(json_schema)) if json_schema else None
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", _text_of(prompt)))
-    sampling = Sampling(temperature, top_p, max_tokens, seed)
+    sampling = Sampling(temperature, top_p, max_tokens, seed, effort, think_budget)
     place = expert_place(experts, expert_memory, expert_profile)
     with connect(model, dtype, api_key_file, served, template, quant, None, kernels, place) as speaker:
         on_piece = None if as_json else _show
         turn = speaker.say(messages, sampling=sampling, schema=schema, on_piece=on_piece)
     if not as_json:
         print()
+    note_ignored(turn)
     if schema is not None:
         if turn.finish_reason == "length":
             more = "raise --max-tokens" if max_tokens else "it filled the model's context"

@@ -54,6 +54,36 @@ Longest = Annotated[
         "--max-tokens", help="Longest reply, in tokens (default: what fits).", min=1, rich_help_panel=REPLY
     ),
 ]
+MinP = Annotated[
+    float | None,
+    typer.Option(
+        help="Drop tokens below this share of the best one's probability. [default: the model's]",
+        rich_help_panel=REPLY,
+    ),
+]
+Repetition = Annotated[
+    float | None,
+    typer.Option(
+        help="Above 1 makes repeated tokens less likely. [default: the model's]", rich_help_panel=REPLY
+    ),
+]
+Effort = Annotated[
+    str | None,
+    typer.Option(
+        "--effort",
+        help="How much to reason: none, minimal, low, medium, high, xhigh or max (default: the model's own).",
+        rich_help_panel=REPLY,
+    ),
+]
+ThinkBudget = Annotated[
+    int | None,
+    typer.Option(
+        "--think-budget",
+        help="Most tokens of reasoning; then the model must answer.",
+        min=0,
+        rich_help_panel=REPLY,
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same reply.", rich_help_panel=REPLY)]
 System = Annotated[str | None, typer.Option(help="System message.", rich_help_panel=REPLY)]
 # `tests/cli/test_options.py` compares these names with the shipped files.

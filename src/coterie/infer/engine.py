@@ -249,8 +249,9 @@ class Engine:
         self,
         prompts: Sequence[Iterable[int]],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        options: Sequence[RequestOptions | None] | None = None,
     ) -> list[Reply]:
-        """Whole replies, in the order of the prompts. `params`: one for all, or one each.
+        """Whole replies, in the order of the prompts. `params`: one for all, or one each; `options`: each.
 
         Equal prompts with the same seed give equal replies; for different ones pass different seeds, or none.
         """
@@ -262,8 +263,10 @@ class Engine:
         self._check_idle()
         replies: dict[int, Reply] = {}
         try:
-            for prompt, its_params in zip(prompts, each, strict=True):
-                replies[self.add(prompt, its_params)] = Reply()
+            for prompt, its_params, its_options in zip(
+                prompts, each, options or [None] * len(prompts), strict=True
+            ):
+                replies[self.add(prompt, its_params, its_options)] = Reply()
             while self.busy:
                 for event in self.step():
                     replies[event.request].add(event)
@@ -272,14 +275,19 @@ class Engine:
                 self.cancel(request_id)
         return list(replies.values())
 
-    def stream(self, prompt_ids: Iterable[int], params: SamplingParams | None = None) -> Iterator[TokenEvent]:
+    def stream(
+        self,
+        prompt_ids: Iterable[int],
+        params: SamplingParams | None = None,
+        options: RequestOptions | None = None,
+    ) -> Iterator[TokenEvent]:
         """The events of one reply as they come. Closing the iterator drops the request.
 
         The prompt is checked immediately, not at the first token.
         Errors: as `add`.
         """
         self._check_idle()
-        return self._events(self.add(prompt_ids, params))
+        return self._events(self.add(prompt_ids, params, options))
 
     def _events(self, request_id: int) -> Iterator[TokenEvent]:
         try:

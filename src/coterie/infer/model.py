@@ -30,8 +30,9 @@ from coterie.config.expert_place import ExpertPlace
 from coterie.config.kernels import check_kernels
 from coterie.infer.defaults import sampling_defaults
 from coterie.infer.engine import Engine
-from coterie.infer.request import Reply, check_prompt
+from coterie.infer.request import Reply, RequestOptions, check_prompt
 from coterie.infer.sampling import SamplingParams
+from coterie.infer.thinking import ThinkingWish
 from coterie.machine.device import choose_device
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
@@ -159,6 +160,8 @@ class LanguageModel:
     def generate(self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any) -> Reply:
         """One reply to a text, to token ids or to a conversation (messages in the OpenAI form).
 
+        Further settings, of all replies: `effort` (none to max) or `think_budget` (tokens) says how much the
+        model may reason; the answer still follows.
         Errors: `CoterieError`, one line, for a prompt or a setting that cannot be used.
         """
         return self.generate_many([prompt], params, **settings)[0]
@@ -177,14 +180,19 @@ class LanguageModel:
         """
         if isinstance(prompts, str):
             raise CoterieError("prompts: give a list of prompts; for a single text use generate")
+        wish = ThinkingWish.taken_from(settings)
         its_params = self._params(params, settings)
-        ids = [self._prompt_ids(prompt) for prompt in prompts]
-        return self._engine(max_batch).generate(ids, its_params)
+        asked = [self._asked(prompt, wish, its_params) for prompt in prompts]
+        ids, options = [one[0] for one in asked], [one[1] for one in asked]
+        return self._engine(max_batch).generate(ids, its_params, options)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any) -> Iterator[str]:
         """The same reply as `generate` in pieces of text, as they become certain. Errors: as `generate`."""
         self._needs_tokenizer("a stream of text")
-        events = self._engine().stream(self._prompt_ids(prompt), self._params(params, settings))
+        wish = ThinkingWish.taken_from(settings)
+        its_params = self._params(params, settings)
+        ids, options = self._asked(prompt, wish, its_params)
+        events = self._engine().stream(ids, its_params, options)
         return (event.text for event in events if event.text)
 
     def chat(
@@ -198,15 +206,23 @@ class LanguageModel:
 
         `coterie.text.replies.parse_reply(reply.text)` separates reasoning and tool calls from the text.
         """
-        return self.generate(self.render(messages, tools), params, **settings)
+        wish = ThinkingWish.taken_from(settings)
+        its_params = self._params(params, settings)
+        ids, options = self._asked(messages, wish, its_params, tools)
+        return self._engine().generate([ids], its_params, [options])[0]
 
-    def render(self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
-        """Token ids of a conversation, up to where the assistant begins to write."""
+    def render(
+        self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None, **variables: Any
+    ) -> list[int]:
+        """Token ids of a conversation, up to where the assistant begins to write.
+
+        `variables`: what else the chat template reads.
+        """
         turns = [
             message if isinstance(message, Message) else Message.from_dict(message) for message in messages
         ]
         tokenizer = self._needs_tokenizer("a conversation")
-        return conversation_ids(tokenizer, turns, add_generation_prompt=True, tools=tools)
+        return conversation_ids(tokenizer, turns, None, True, tools, variables)
 
     def _engine(self, max_batch: int = 32) -> Engine:
         """A new one for each call.
@@ -224,23 +240,40 @@ class LanguageModel:
         context = ForwardContext.packed([len(given)], device=self.device, recorder=recorder)
         return self.model(ids_T, context), ids_T
 
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            named = self._needs_tokenizer("a text prompt").special_names_in(prompt)
-            if named:
-                _log.warning(
-                    "prompt: %s in it is read as letters, not as a token; give messages (`coterie chat`, "
-                    "model.chat) or token ids where a template is meant",
-                    ", ".join(named[:5]),
-                )
-            return self.encode(prompt)
-        if isinstance(prompt, Tensor) or all(isinstance(item, int) for item in prompt):
-            return _id_list(prompt)  # type: ignore[arg-type]
-        if all(isinstance(item, Message | Mapping) for item in prompt):
-            return self.render(prompt)  # type: ignore[arg-type]
-        raise CoterieError(
-            "prompt: give a text, a list of token ids, or a list of messages (role and content)"
-        )
+    def _asked(
+        self,
+        prompt: Prompt,
+        wish: ThinkingWish,
+        params: SamplingParams,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> tuple[list[int], RequestOptions | None]:
+        """A prompt's ids, and the bound on the reasoning of one reply."""
+        variables = {}
+        if wish:
+            variables = wish.variables(self._needs_tokenizer("a bound on reasoning"), bool(tools))
+        plain = isinstance(prompt, str | Tensor) or all(isinstance(item, int) for item in prompt)
+        if not plain and not all(isinstance(item, Message | Mapping) for item in prompt):
+            raise CoterieError(
+                "prompt: give a text, a list of token ids, or a list of messages (role and content)"
+            )
+        ids = self._plain_ids(prompt) if plain else self.render(prompt, tools, **variables)  # type: ignore[arg-type]
+        if not wish or self.tokenizer is None:
+            return ids, None
+        longest = max(1, min(params.max_tokens, self.config.max_positions - len(ids)))
+        bound = wish.bound(self.tokenizer, self.config.vocab_size, ids, longest, not plain)
+        return ids, RequestOptions(filter=bound)
+
+    def _plain_ids(self, prompt: str | Ids) -> list[int]:
+        if not isinstance(prompt, str):
+            return _id_list(prompt)
+        named = self._needs_tokenizer("a text prompt").special_names_in(prompt)
+        if named:
+            _log.warning(
+                "prompt: %s in it is read as letters, not as a token; give messages (`coterie chat`, "
+                "model.chat) or token ids where a template is meant",
+                ", ".join(named[:5]),
+            )
+        return self.encode(prompt)
 
     def _params(self, params: SamplingParams | None, settings: Mapping[str, Any]) -> SamplingParams:
         known = [field.name for field in fields(SamplingParams)]

@@ -10,17 +10,17 @@ from coterie.config import CoterieError
 from coterie.config.errors import DataError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
 from coterie.hosting.constraints.grammar import GrammarFilter
-from coterie.hosting.constraints.thinking import ThinkingBudget
 from coterie.hosting.engine_thread import Job
 from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
 from coterie.infer.request import TokenFilter
+from coterie.infer.thinking import ThinkingBudget, opens_reasoning
 from coterie.protocol.demands import Demand, SchemaCheck, names_of, shown_tools
 from coterie.protocol.fields import Ignored
 from coterie.protocol.moe import options_of
 from coterie.protocol.requests import ChatMessage, ChatRequest, choose_tokens
 from coterie.protocol.structured import check_end
-from coterie.protocol.thinking_fields import settled
+from coterie.protocol.thinking_fields import settled, thinking_bound
 from coterie.protocol.tool_bodies import CustomCallItem, ToolCallItem
 from coterie.text.chat import Message, conversation_ids
 from coterie.text.messages import long_id
@@ -84,20 +84,16 @@ class Conversation:
 
 def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     """Render, check and count; the jobs go to `variant`. Errors: `ApiError` 400; nothing is queued then."""
-    if body.top_logprobs is not None and not body.logprobs:
-        raise invalid("/top_logprobs: needs 'logprobs': true", "/top_logprobs")
-    if body.continue_final_message and body.add_generation_prompt:
-        raise invalid(
-            "/continue_final_message: cannot go with add_generation_prompt", "/continue_final_message"
-        )
+    _check(body)
     strict = service.settings.strict
     demand = Demand.of(body, strict)
     tools = shown_tools(body)
     hide = demand.mode == "none"
     shown = [] if hide else tools
     facts = template_facts(service, bool(shown))
-    form = format_of(service.tokenizer.template_for(bool(shown)))
-    body, unmet = settled(body, facts, any(form.thinking))
+    template = service.tokenizer.template_for(bool(shown))
+    form = format_of(template)
+    body, unmet = settled(body, template, facts, form)
     variables, unread = _template_settings(facts, body)
     messages = [_message(message, index, unread) for index, message in enumerate(body.messages)]
     lost = [_LOST[kind] for kind in facts.lost(messages, shown)]
@@ -107,20 +103,19 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     asked = body.max_completion_tokens or body.max_tokens
     prompt = body.cut(prompt, asked or service.model.reply_limit, service.max_length)
     limit = choose_tokens(asked, len(prompt), service.max_length, service.model.reply_limit)
-    if body.max_tokens == 0:
-        raise invalid("/max_tokens: a reply has at least one token", "/max_tokens")
     params = body.sampling(service.model, limit, num_logprobs or 0)
     # Stop strings end the content, which only the parser of the reply knows; stop ids end any part of it.
     stops, params = params.stop, replace(params, stop=())
     options = replace(options_of(service, body, variant), prediction=_expected(service, body))
-    opened = _ends_in_reasoning(service, form, prompt)
+    opened = opens_reasoning(service.tokenizer, form, prompt)
+    budget = thinking_bound(body, limit)
     kept = demand.filter(service.grammars, opened)
     check_end(body, kept)
     ignored += reported(names_of(kept.unenforced if kept is not None else ()), strict)
     jobs = []
     for index in range(body.n or 1):
         seed = None if params.seed is None else (params.seed + index) % 2**64
-        filtered = replace(options, filter=_bounded(service, body, form, opened, kept))
+        filtered = replace(options, filter=_bounded(service, budget, form, opened, kept))
         if index == 0:  # the choices have one prompt
             filtered = replace(filtered, prompt_logprobs=body.prompt_logprobs)
         jobs.append(Job(prompt, replace(params, seed=seed), filtered))
@@ -144,28 +139,32 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     )
 
 
+def _check(body: ChatRequest) -> None:
+    """Refuse fields that cannot go together, whatever the model. Errors: `ApiError` 400."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("/top_logprobs: needs 'logprobs': true", "/top_logprobs")
+    if body.continue_final_message and body.add_generation_prompt:
+        raise invalid(
+            "/continue_final_message: cannot go with add_generation_prompt", "/continue_final_message"
+        )
+    if body.max_tokens == 0:
+        raise invalid("/max_tokens: a reply has at least one token", "/max_tokens")
+
+
 def _expected(service: Service, body: ChatRequest) -> tuple[int, ...]:
     """The tokens of the client's prediction."""
     return () if body.prediction is None else tuple(service.tokenizer.encode(body.prediction.text))
 
 
-def _ends_in_reasoning(service: Service, form: ReplyFormat, prompt: list[int]) -> bool:
-    """Whether the template opened a reasoning block for the reply."""
-    tail = service.tokenizer.decode(prompt[-16:]).rstrip()
-    return any(
-        tail.endswith(mark) for region in form.regions if region.kind == "reasoning" for mark in region.open
-    )
-
-
 def _bounded(
-    service: Service, body: ChatRequest, form: ReplyFormat, opened: bool, kept: GrammarFilter | None
+    service: Service, budget: int | None, form: ReplyFormat, opened: bool, kept: GrammarFilter | None
 ) -> TokenFilter | None:
-    """The filter of one reply: its grammar, and the bound on its reasoning if the request sets one."""
+    """The filter of one reply: its grammar, and the bound on its reasoning if there is one."""
     kept = None if kept is None else kept.fresh()
-    if body.thinking_token_budget is None:
+    if budget is None:
         return kept
     vocab_size = service.model.config.vocab_size
-    return ThinkingBudget(body.thinking_token_budget, form, service.tokenizer, vocab_size, opened, kept)
+    return ThinkingBudget(budget, form, service.tokenizer, vocab_size, opened, kept)
 
 
 def template_facts(service: Service, tools: bool) -> TemplateFacts:
@@ -187,14 +186,7 @@ def _template_settings(facts: TemplateFacts, body: ChatRequest) -> tuple[dict[st
             raise invalid(f"{pointer}: is part of the conversation, not an argument", pointer)
         unread.add("chat_template_kwargs", name)
         del given[name]
-    if body.reasoning_effort is None:
-        return given, unread
-    if body.reasoning_effort == "none" and "enable_thinking" in facts.reads:
-        return {"enable_thinking": False, **given}, unread
-    if "reasoning_effort" not in facts.reads:
-        unread.add("", "reasoning_effort")
-        return given, unread
-    return {"reasoning_effort": body.reasoning_effort, **given}, unread
+    return given, unread
 
 
 def reported(names: Sequence[str], strict: bool) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from coterie.infer.model import LanguageModel
 from coterie.infer.sampling import SamplingParams
 from coterie.protocol.body import MAX_TOKENS, Body, Ids, Name, Probability, Text, Whole
 from coterie.protocol.tool_bodies import MAX_TOOLS, AnyCall, AnyTool, Choice
+from coterie.reasoning.effort import Effort
 
 MAX_CHOICES = 128
 MAX_STOPS = 64
@@ -24,7 +25,6 @@ Stop = Annotated[str, Field(min_length=1, max_length=1024)]
 Form = Annotated[str, Field(min_length=1, max_length=2**16)]
 Choices = Annotated[list[Text], Field(min_length=1, max_length=1024)]
 Keep = Annotated[Whole, Field(ge=-1, le=MAX_TOKENS)]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 

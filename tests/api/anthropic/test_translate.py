@@ -74,7 +74,7 @@ def test_settings(served):
             "moe": {"routing": "full"}, "output_config": {"effort": "max"}}  # fmt: skip
     chat = translation(served, **body).chat
     assert (chat.temperature, chat.top_p, chat.top_k, chat.stop, chat.seed) == (0.5, 0.9, 5, ["a", "b"], 3)
-    assert chat.moe.routing == "full" and chat.reasoning_effort == "xhigh"
+    assert chat.moe.routing == "full" and chat.reasoning_effort == "max"
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def thinks(thinking: dict[str, Any], template: str | None = None) -> tuple[Any, 
         model = LanguageModel(model.model, own)
     served = service(model)
     found = translation(served, thinking=thinking)
-    can_think = any(format_of(served.tokenizer.template_for(False)).thinking)
-    chat, named = settled(found.chat, template_facts(served, False), can_think)
+    shown = served.tokenizer.template_for(False)
+    chat, named = settled(found.chat, shown, template_facts(served, False), format_of(shown))
     return chat.chat_template_kwargs, chat.thinking_token_budget, [*found.ignored, *named]
 
 

@@ -137,7 +137,7 @@ class Translation:
             raise invalid("/output_format: goes with output_config.format; send one", "/output_format")
         form = form or body.output_format
         return {
-            "reasoning_effort": "xhigh" if effort == "max" else effort,
+            "reasoning_effort": effort,
             "response_format": None
             if form is None
             else {

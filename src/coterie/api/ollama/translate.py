@@ -11,8 +11,8 @@ from coterie.hosting.errors import ApiError, invalid
 from coterie.hosting.service import Service
 from coterie.protocol.conversation import template_facts
 from coterie.protocol.requests import ChatRequest
-from coterie.protocol.thinking_fields import SWITCHES
 from coterie.protocol.translation import chat_request, in_terms_of, rewriting
+from coterie.reasoning.effort import can_reason
 from coterie.text.reply_formats import format_of
 
 # Fields of the chat API, and their places in a request of Ollama's form.
@@ -129,13 +129,9 @@ def _thinking(service: Service, body: OllamaReply, tools: bool) -> dict[str, Any
         return {}
     if body.think is False:
         return {"enable_thinking": False}
-    reads = template_facts(service, tools).reads
-    opens = any(format_of(service.tokenizer.template_for(tools)).thinking)
-    fields: dict[str, Any] = {"enable_thinking": True} if opens or reads & {*SWITCHES} else {}
-    if not fields and "reasoning_effort" not in reads:
+    template = service.tokenizer.template_for(tools)
+    if not can_reason(template, template_facts(service, tools), format_of(template)):
         raise ApiError(
             400, f'/think: "{body.model}" does not support thinking', "unsupported_parameter", "/think"
         )
-    if isinstance(body.think, str):
-        fields["reasoning_effort"] = "xhigh" if body.think == "max" else body.think
-    return fields
+    return {"reasoning_effort": body.think} if isinstance(body.think, str) else {"enable_thinking": True}
