@@ -19,7 +19,7 @@ from coterie.config.pool import PoolConfig
 from coterie.config.reinforce import ReinforceConfig
 from coterie.recipes.pool import make_pool
 from coterie.recipes.reinforce import reinforce
-from coterie.reinforce.pool import PoolHeader, pass_at_k, read_pool
+from coterie.reinforce.pool import PoolHeader, read_pool
 from coterie.reinforce.survey import REPLIES, Survey
 from coterie.tasks import load_task
 from tests.recipes.tuned import base
@@ -59,13 +59,6 @@ def pooled(place: Path, name: str, **more: Any) -> PoolHeader:
 def replies(place: Path, name: str) -> bytes:
     """What was sampled for a pool."""
     return (place / name).with_suffix(".replies").joinpath(REPLIES).read_bytes()
-
-
-def test_pass_at_k_by_hand() -> None:
-    # Of 4 replies, 0, 1 and 4 are right: two of them hold a right one in 0, 3 of 6 and all pairs.
-    assert pass_at_k([0, 1, 4], 4, 2) == pytest.approx((0 + 1 / 2 + 1) / 3)
-    assert pass_at_k([0, 1, 4], 4, 1) == pytest.approx((0 + 1 / 4 + 1) / 3)
-    assert pass_at_k([0, 1, 4], 4, 4) == pytest.approx(2 / 3)
 
 
 def test_problems_of_medium_difficulty_stay(place: Path) -> None:

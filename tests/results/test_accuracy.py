@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from fractions import Fraction
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.results.accuracy import accuracy, accuracy_change, mcnemar
+from coterie.results.accuracy import accuracy, accuracy_change, mcnemar, pass_at_k
 
 
 @pytest.mark.parametrize(("right", "count"), [(8, 10), (0, 10), (10, 10), (500, 1000), (1, 7)])
@@ -49,3 +50,17 @@ def test_intervals_cover_as_often_as_they_say() -> None:
         found = accuracy([draw.random() < 0.3 for _ in range(60)])
         inside += found.low <= 0.3 <= found.high
     assert inside / 400 > 0.95 - 3 * math.sqrt(0.95 * 0.05 / 400)
+
+
+def test_pass_at_k_by_hand() -> None:
+    assert pass_at_k([0, 1, 4], 4, 2) == pytest.approx((0 + 1 / 2 + 1) / 3)
+    assert pass_at_k([0, 1, 4], 4, 1) == pytest.approx((0 + 1 / 4 + 1) / 3)
+    assert pass_at_k([0, 1, 4], 4, 4) == pytest.approx(2 / 3)
+
+
+@given(st.integers(1, 9), st.data())
+def test_pass_at_k_is_the_mean_over_all_choices_of_k_replies(replies: int, data: st.DataObject) -> None:
+    right, k = data.draw(st.integers(0, replies)), data.draw(st.integers(1, replies))
+    tries = [at < right for at in range(replies)]
+    chosen = [any(choice) for choice in itertools.combinations(tries, k)]
+    assert pass_at_k([right], replies, k) == pytest.approx(sum(chosen) / len(chosen))

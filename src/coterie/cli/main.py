@@ -45,7 +45,9 @@ VERBS = {
         "Tune a model on your examples, experts included; proves the result.", "tune:tune", section=TRAIN
     ),
     "pool": Verb("Find the problems of a task that a model solves sometimes.", "pool:pool", section=TRAIN),
-    "report": Verb("Draw a quickstart's report again from its records.", "quickstart:report", section=TRAIN),
+    "report": Verb(
+        "Draw a run's report again, or compare reinforcement runs.", "report:report", section=TRAIN
+    ),
     "pull": Verb(
         "Fetch a model from the hub; resumes, pins revisions, checks hashes.", "pull:pull", section=USE
     ),

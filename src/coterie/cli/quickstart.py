@@ -49,15 +49,3 @@ def _next_steps(results: QuickstartResults, page: Path) -> Iterator[str]:
     if results.tuned is not None:
         yield f"and after tuning:               coterie chat {results.tuned.path}"
     yield f"or let it continue a text:      coterie generate {results.moe.path} 'Once upon a time'"
-
-
-def report(
-    run_dir: Annotated[str, typer.Argument(help="A quickstart's directory.")] = "runs/quickstart",
-    as_json: Json = False,
-) -> None:
-    """Draw a quickstart's report again from its records."""
-    from coterie.recipes.quickstart.run import redraw
-    from coterie.report.text import summary
-
-    results, path = redraw(Path(run_dir))
-    answer(results.to_dict(), as_json, [f"{summary(results)}\n\nreport: {path}"])

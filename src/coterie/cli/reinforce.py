@@ -72,15 +72,18 @@ def reinforce(
         "kind": result.kind,
         "reason": result.reason,
         "steps": result.steps,
+        "page": None if result.page is None else str(result.page),
         "record": None if result.record is None else result.record.to_dict(),
     }
-    answer(facts, as_json, _lines(result))
+    answer(facts, as_json, _lines(result, config.out))
 
 
-def _lines(result: ReinforceResult) -> Iterator[str]:
+def _lines(result: ReinforceResult, out: str) -> Iterator[str]:
+    from coterie.report.reinforce_words import pass_at_words
+
     record = result.record
     if record is None or result.path is None:
-        yield f"stopped ({result.reason}) after {result.steps} steps"
+        yield f"stopped ({result.reason}) after {result.steps} steps; coterie report {out} draws them"
         return
     for name, change in (("held out", record.change), ("one level above", record.beyond)):
         if change is not None:
@@ -90,5 +93,8 @@ def _lines(result: ReinforceResult) -> Iterator[str]:
                 f"({after.low:.1%} to {after.high:.1%}; {change.gained} gained, {change.lost} lost, "
                 f"p = {change.p:.2g})"
             )
+    if record.pass_at is not None:
+        yield pass_at_words(record.pass_at)
     yield f"tokens a reply   {record.mean_tokens[0]:.0f} -> {record.mean_tokens[1]:.0f}"
     yield f"{result.kind:16} {result.path}"
+    yield f"report           {result.page}"

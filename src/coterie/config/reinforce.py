@@ -19,6 +19,7 @@ REINFORCE_EFFECTS: Effects = {
     "policy.clip_low": Effect(lambda s, _: s.policy.clip in ("ppo", "dual"), "policy.clip=ppo", True),
     "policy.clip_high": Effect(lambda s, _: s.policy.clip != "none", "a policy.clip other than none", True),
     "policy.kl": Effect(lambda s, _: s.policy.kl_weight > 0, "a policy.kl_weight above 0", True),
+    "pass_at.samples": Effect(lambda s, _: s.pass_at.problems > 0, "pass_at.problems above 0", True),
     "max_forgetting": Effect(lambda s, _: False, "a tuning run"),
     "retention": Effect(lambda s, _: False, "a tuning run", True),
 } | dict(METHOD_EFFECTS)
@@ -43,6 +44,13 @@ class PolicySettings(Settings):
     kl_weight: float = Field(0.0, ge=0)
 
 
+class PassAtSettings(Settings):
+    """Before and after a run, `samples` replies to each of `problems` held-out problems (0: not measured)."""
+
+    problems: int = Field(32, ge=0)
+    samples: int = Field(16, gt=1)
+
+
 class ReinforceConfig(MethodRun):
     """One reinforcement run.
 
@@ -52,9 +60,10 @@ class ReinforceConfig(MethodRun):
     needs `least_groups` groups with a signal at least. `steps` counts optimiser steps.
 
     `instruction`: a system message says how to answer. `eval_problems` of the split `val` are answered
-    greedily every `eval_every` steps, and as many of `test` before and after. `reward_weights`: of the parts
-    of a reward that has several. `pool`: a file of `coterie pool`, whose problems are the only ones that are
-    trained on; it says the levels. `gate`: whether the run refuses to start without a signal to learn from.
+    greedily every `eval_every` steps, and as many of `test` before and after, the first of them also by
+    sampling (`pass_at`). `reward_weights`: of the parts of a reward that has several. `pool`: a file of
+    `coterie pool`, whose problems are the only ones that are trained on; it says the levels. `gate`: whether
+    the run refuses to start without a signal to learn from.
     """
 
     effects: ClassVar[Effects] = REINFORCE_EFFECTS
@@ -76,6 +85,7 @@ class ReinforceConfig(MethodRun):
     instruction: bool = False
     eval_problems: int = Field(200, gt=0)
     eval_every: int = Field(20, ge=0)
+    pass_at: PassAtSettings = PassAtSettings()
     save_every: int = Field(20, ge=0)
     gate: bool = True
     balance: Literal["arch", "none"] | float = "none"

@@ -27,6 +27,16 @@ def _ratio_interval(bits: np.ndarray, num_bytes: np.ndarray, seed: int) -> Inter
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value), documents=n)
 
 
+def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:
+    """The mean of one value per document with its interval over documents.
+
+    Errors: `DataError` without a value.
+    """
+    if not values:
+        raise DataError("there is nothing to average")
+    return _ratio_interval(np.asarray(values, dtype=float), np.ones(len(values)), seed)
+
+
 def score_intervals(scores: Sequence[DocumentScore], seed: int = 0) -> Score:
     """Bits per byte with its interval, over all documents and per slice.
 

@@ -13,12 +13,12 @@ from coterie.reinforce.pool import (
     PooledProblem,
     PoolHeader,
     PoolLevel,
-    pass_at_k,
     words_of_none,
     write_pool,
 )
 from coterie.reinforce.sampling import load_sampler
 from coterie.reinforce.survey import Survey, Surveyed
+from coterie.results.accuracy import pass_at_k
 from coterie.tasks import load_task
 from coterie.tasks.check import require_passed
 from coterie.tasks.levels import read_levels

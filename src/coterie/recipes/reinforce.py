@@ -8,37 +8,40 @@ from pathlib import Path
 from typing import Any
 
 from coterie.adapters.tuned import load_result, prove, save_result
-from coterie.config.files import write_text
+from coterie.config.files import write_json
 from coterie.config.reinforce import ReinforceConfig
 from coterie.proof.records import probe
 from coterie.recipes.reinforce_parts import ReinforceParts
+from coterie.recipes.reinforce_report import PAGE, RECORD, START, draw_run, is_reinforce_run, read_start
 from coterie.recipes.run import check_same, execute, open_run
 from coterie.reinforce.pool import read_pool
-from coterie.results.reinforce import ReinforceRecord
+from coterie.results.reinforce import ReinforceRecord, ReinforceStart
 from coterie.tasks import load_task
 from coterie.tasks.check import require_passed
 from coterie.tasks.levels import read_levels
 from coterie.train.callbacks import STOPPED
 
-REPORT = "reinforce.json"
-
 
 @dataclass(frozen=True)
 class ReinforceResult:
-    """How a run ended. `path`: the adapter or model; `record`: what it did (None for a stopped run)."""
+    """How a run ended. `path`: the adapter or model; `record`: what it did; `page`: its report.
+
+    A stopped run has none of the three yet.
+    """
 
     path: Path | None
     kind: str
     reason: str
     steps: int
     record: ReinforceRecord | None = None
+    page: Path | None = None
 
 
 def run_reinforce(config: ReinforceConfig, resume_hint: str = "the same command") -> ReinforceResult:
     """Run the reinforcement that `config` describes, or resume it.
 
     Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints`, every reply in `rollouts`,
-    `reinforce.json`, and the result as `adapter` or `model`.
+    `start.json`, `reinforce.json`, `report.html`, and the result as `adapter` or `model`.
     Errors: `CoterieError` subclasses, one line each: also for a task whose check fails, and for a model that
     gets no signal from it (`gate`).
     """
@@ -51,23 +54,40 @@ def run_reinforce(config: ReinforceConfig, resume_hint: str = "the same command"
         parts.source.pool = pool
         check_same(config, parts.stated, parts.inputs)
         first = probe(parts.tuned.model, parts.tuned.tokenizer)
-        ready = parts.ready()
-        before = parts.answers()
+        start = _start(parts)
         trainer = parts.trainer
         reason = execute(config, parts.shell(), resume_hint)
         if reason in STOPPED:
             return ReinforceResult(None, parts.tuned.kind, reason, trainer.step_count)
-        after = parts.answers()
-        record = parts.record(ready, before, after, reason)
+        record = parts.record(start, parts.measured(), reason)
         path = Path(config.out) / parts.tuned.kind
         if processes.is_main:
             save_result(parts.tuned, path, {"metrics": {"steps": trainer.step_count}})
             again = probe(load_result(parts.tuned, path), parts.tuned.tokenizer)
             proof = prove(first, probe(parts.tuned.model, parts.tuned.tokenizer), again, path)
             record = record.model_copy(update={"proof": proof})
-            write_text(Path(config.out, REPORT), json.dumps(record.to_dict(), indent=1) + "\n")
+            write_json(Path(config.out, RECORD), record.to_dict())
+            draw_run(config.out)
         processes.wait()
-        return ReinforceResult(path, parts.tuned.kind, reason, trainer.step_count, record)
+        return ReinforceResult(
+            path, parts.tuned.kind, reason, trainer.step_count, record, Path(config.out, PAGE)
+        )
+
+
+def _start(parts: ReinforceParts) -> ReinforceStart:
+    """What was known before the first step: measured, or what a stopped run had measured.
+
+    Errors: `TrainingError` where there is nothing to learn; `ConfigError` for a damaged file.
+    """
+    out = parts.config.out
+    if is_reinforce_run(out):
+        known = read_start(out)
+        # Settings that are free to change may decide what is measured, so all must be the same.
+        if known.config == json.loads(json.dumps(parts.stated)):
+            return known
+    start = parts.start()
+    write_json(Path(out, START), start.to_dict())
+    return start
 
 
 def reinforce(model: str, task: str, **settings: Any) -> ReinforceResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,24 @@ from coterie.config.reinforce import ReinforceConfig
 from coterie.machine.device import choose_device, choose_dtype
 from coterie.machine.facts import versions
 from coterie.machine.processes import Processes
+from coterie.plan.counts import count_parameters
+from coterie.recipes.reinforce_measure import measure, pass_at_change
 from coterie.recipes.run import Run
 from coterie.reinforce.readiness import readiness
-from coterie.reinforce.rollouts import RolloutGroup, Sampler
+from coterie.reinforce.rollouts import Sampler
 from coterie.reinforce.source import RolloutSource
-from coterie.results.accuracy import accuracy, accuracy_change
-from coterie.results.reinforce import Readiness, ReinforceRecord, ReplySample
+from coterie.results.accuracy import Accuracy, AccuracyChange, accuracy, accuracy_change
+from coterie.results.reinforce import (
+    HeldOutReply,
+    Measured,
+    PolicySize,
+    Readiness,
+    ReinforceRecord,
+    ReinforceStart,
+    choose_samples,
+)
 from coterie.tasks.problem import EXTRA, TaskFamily, TaskProblem
-from coterie.train.callbacks import Evaluate
+from coterie.train.callbacks import Evaluate, read_records
 from coterie.train.loop import Trainer
 from coterie.train.objectives import default_lr
 from coterie.train.optim import build_optimiser
@@ -39,7 +50,6 @@ from coterie.train.schedule import multiplier
 
 _log = logging.getLogger("coterie")
 _GATE_PROBLEMS, _GATE_GROUP = 64, 8
-_SAMPLES = 8
 
 
 @dataclass
@@ -132,17 +142,44 @@ class ReinforceParts:
             _log.warning("task %s: %s", self.family.name, line)
         return found
 
-    def answers(self) -> tuple[list[RolloutGroup], list[RolloutGroup]]:
-        """Greedy replies to the held-out problems, and to those above the levels that are trained on."""
-        return self.sampler.greedy(self.held_out), self.sampler.greedy(self.beyond)
+    def measured(self) -> Measured:
+        """What the model does now on problems that it is not trained on."""
+        config = self.config
+        return measure(self.sampler, self.held_out, self.beyond, config.pass_at, config.seed)
+
+    def watch(self) -> Accuracy:
+        """Accuracy now on the problems that are answered again and again."""
+        return accuracy([group.num_right > 0 for group in self.sampler.greedy(self.watched)])
+
+    def start(self) -> ReinforceStart:
+        """What is known before the first step, as `start.json` holds it.
+
+        Errors: `TrainingError` where there is nothing to learn.
+        """
+        model = self.tuned.model
+        counts = count_parameters(model.config)
+        return ReinforceStart(
+            config=self.stated,
+            task=self.family.name,
+            task_version=self.family.version,
+            size=PolicySize(
+                moe=model.config.is_moe,
+                parameters=counts.total,
+                active=counts.active_core,
+                trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            ),
+            readiness=self.ready(),
+            watched=self.watch(),
+            measured=self.measured(),
+            versions=versions(),
+        )
 
     def shell(self) -> Run:
         """What the run shell needs."""
         model = self.tuned.model
 
         def evaluate(_: RunningTraining) -> dict[str, float]:
-            groups = self.sampler.greedy(self.watched)
-            found = accuracy([group.num_right > 0 for group in groups])
+            found = self.watch()
             _log.info(
                 "held out: %.1f %% right (%.1f to %.1f)",
                 *(100 * v for v in (found.value, found.low, found.high)),
@@ -158,40 +195,38 @@ class ReinforceParts:
             stated=self.stated,
         )
 
-    def record(
-        self,
-        ready: Readiness,
-        before: tuple[list[RolloutGroup], list[RolloutGroup]],
-        after: tuple[list[RolloutGroup], list[RolloutGroup]],
-        reason: str,
-    ) -> ReinforceRecord:
+    def record(self, start: ReinforceStart, after: Measured, reason: str) -> ReinforceRecord:
         """What the run did, without its proof."""
-        right = [[[group.num_right > 0 for group in groups] for groups in pair] for pair in (before, after)]
-        samples = [
-            ReplySample(
-                prompt=then.problem.prompt,
-                answer=then.problem.answer,
-                before=_shown(then),
-                after=_shown(now),
-                before_right=then.num_right > 0,
-                after_right=now.num_right > 0,
-            )
-            for then, now in zip(before[0][:_SAMPLES], after[0][:_SAMPLES], strict=True)
+        before, trainer = start.measured, self.trainer
+        rollouts = [
+            record
+            for record in read_records(Path(self.config.out, "metrics.jsonl"))
+            if record["kind"] == "rollout"
         ]
         return ReinforceRecord(
-            config=self.stated,
-            task=self.family.name,
-            task_version=self.family.version,
-            readiness=ready,
-            change=accuracy_change(right[0][0], right[1][0]),
-            beyond=accuracy_change(right[0][1], right[1][1]) if self.beyond else None,
-            mean_tokens=(_mean_tokens(before[0]), _mean_tokens(after[0])),
-            samples=samples,
+            **{
+                name: getattr(start, name) for name in ("config", "task", "task_version", "size", "readiness")
+            },
+            change=_change(before.held_out, after.held_out),
+            beyond=_change(before.beyond, after.beyond) if self.beyond else None,
+            pass_at=pass_at_change(before.pass_at, after.pass_at),
+            mean_tokens=(before.mean_tokens, after.mean_tokens),
+            answered={
+                then.problem: (then.right, now.right)
+                for then, now in zip(before.held_out, after.held_out, strict=True)
+            },
+            samples=choose_samples(before, after),
+            experts={
+                layer: (before.experts[layer], after.experts[layer])
+                for layer in sorted(before.experts.keys() & after.experts.keys())
+            },
             ended=reason,
-            steps=self.trainer.step_count,
+            steps=trainer.step_count,
             tokens_sampled=self.source.tokens_sampled,
-            tokens_trained=self.trainer.tokens,
-            seconds=self.trainer.seconds,
+            tokens_trained=trainer.tokens,
+            sampling_flops=math.fsum(record["sampling_flops"] for record in rollouts),
+            training_flops=math.fsum(record["training_flops"] for record in rollouts),
+            seconds=trainer.seconds,
             versions=versions(),
         )
 
@@ -209,13 +244,5 @@ def _pool_input(config: ReinforceConfig) -> dict[str, str]:
     return {} if config.pool is None else {"pool of problems": file_sha256(Path(config.pool))}
 
 
-def _shown(group: RolloutGroup) -> str:
-    rollout = group.rollouts[0] if group.rollouts else None
-    if rollout is None:
-        return f"(the checker failed: {group.why_failed})"
-    return f"<think>{rollout.reasoning}</think>\n{rollout.content}" if rollout.reasoning else rollout.content
-
-
-def _mean_tokens(groups: Sequence[RolloutGroup]) -> float:
-    lengths = [len(rollout.ids) for group in groups for rollout in group.rollouts]
-    return sum(lengths) / max(1, len(lengths))
+def _change(before: Sequence[HeldOutReply], after: Sequence[HeldOutReply]) -> AccuracyChange:
+    return accuracy_change([reply.right for reply in before], [reply.right for reply in after])

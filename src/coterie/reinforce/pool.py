@@ -7,7 +7,6 @@ again. Groups of replies to problems that are never or nearly always solved teac
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,15 +90,6 @@ class ProblemPool:
         here = self.by_level[level]
         turn, place = divmod(index, len(here))
         return Rng("pool", seed, level, turn).shuffled(here)[place]
-
-
-def pass_at_k(counts: Sequence[int], replies: int, k: int) -> float:
-    """Mean probability that one of k `replies` is right. `counts`: how many are, of each problem.
-
-    Unbiased: 1 - C(n - c, k) / C(n, k) (arXiv 2107.03374).
-    """
-    all_ways = math.comb(replies, k)
-    return math.fsum(1 - math.comb(replies - right, k) / all_ways for right in counts) / len(counts)
 
 
 def write_pool(path: str | Path, header: PoolHeader, problems: Sequence[PooledProblem]) -> None:

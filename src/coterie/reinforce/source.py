@@ -22,6 +22,7 @@ from coterie.config.reinforce import ReinforceConfig
 from coterie.data.rows import Row
 from coterie.nn.transformer import Transformer
 from coterie.primer.base import Rng
+from coterie.reinforce.compute import step_flops
 from coterie.reinforce.mismatch import Mismatch, measure_mismatch
 from coterie.reinforce.pool import ProblemPool
 from coterie.reinforce.rollouts import Rollout, RolloutGroup, Sampler
@@ -85,8 +86,12 @@ class RolloutSource(Callback):
         mismatch = measure_mismatch(self.sampler.model, first)
         self._note_levels(asked)
         self.tokens_sampled += sum(len(rollout.ids) for group in asked for rollout in group.rollouts)
-        self._keep(number + 1, asked)
-        trainer.publish(_record(number + 1, groups, asked, mismatch, time.perf_counter() - begun))
+        self._keep(number + 1, asked, {id(g): its for g, its in zip(groups, found, strict=True)})
+        record = _record(number + 1, groups, asked, mismatch, time.perf_counter() - begun)
+        sampling, training = step_flops(
+            self.sampler.model.config, _lengths(asked), _lengths(groups), self.reference is not None
+        )
+        trainer.publish(record | {"sampling_flops": sampling, "training_flops": training})
         pairs = [
             (rollout, advantage)
             for group, its in zip(groups, found, strict=True)
@@ -160,19 +165,28 @@ class RolloutSource(Callback):
                 before = self.share_right.get(level, share)
                 self.share_right[level] = _MEMORY * before + (1 - _MEMORY) * share
 
-    def _keep(self, step: int, groups: Sequence[RolloutGroup]) -> None:
-        """Write every reply of a step; a repeated step writes the same file again."""
+    def _keep(self, step: int, groups: Sequence[RolloutGroup], found: Mapping[int, Sequence[float]]) -> None:
+        """Write every reply of a step; a repeated step writes the same file again.
+
+        `found`: the advantages of each group that is learnt from, by its `id`.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:06d}.jsonl.gz"
         temporary = path.with_suffix(".tmp")
         with gzip.open(temporary, "wt", encoding="utf-8") as file:
             for group in groups:
-                for rollout in group.rollouts:
-                    file.write(json.dumps(_kept(group, rollout), ensure_ascii=True) + "\n")
+                its = found.get(id(group), [None] * len(group.rollouts))
+                for rollout, advantage in zip(group.rollouts, its, strict=True):
+                    file.write(json.dumps(_kept(group, rollout, advantage), ensure_ascii=True) + "\n")
         temporary.replace(path)
 
 
-def _kept(group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
+def _lengths(groups: Sequence[RolloutGroup]) -> Iterator[int]:
+    """Of each row: the last token is read by nobody."""
+    return (len(rollout.whole) - 1 for group in groups for rollout in group.rollouts)
+
+
+def _kept(group: RolloutGroup, rollout: Rollout, advantage: float | None) -> dict[str, Any]:
     problem = group.problem
     return {
         "problem": problem.id,
@@ -185,7 +199,9 @@ def _kept(group: RolloutGroup, rollout: Rollout) -> dict[str, Any]:
         "parts": dict(rollout.verdict.parts),
         "why": rollout.verdict.why,
         "truncated": rollout.truncated,
-        "learnt": group.informative,
+        "right": rollout.verdict.right,
+        "learnt": advantage is not None,
+        "advantage": advantage,
         "ids": rollout.ids,
         "logprobs": [round(value, 5) for value in rollout.logprobs],
     }

@@ -37,7 +37,7 @@ def curves(results: QuickstartResults, metrics: Mapping[str, Records], x: Axis) 
     _end_labels(ax, {name: (getattr(m.curve[-1], x), m.curve[-1].bits_per_byte) for name, m in both.items()})
     _limits(ax, [m.curve for m in both.values()])
     labels = {"tokens": "training tokens", "seconds": "training time", "flops": "training FLOPs"}
-    _format_x(ax, duration if x == "seconds" else count)
+    format_x(ax, duration if x == "seconds" else count)
     ax.set(xlabel=labels[x], title=f"Held-out bits per byte against {labels[x].removeprefix('training ')}")
     ax.set_xlim(left=0, right=max(getattr(m.curve[-1], x) for m in both.values()) * 1.22)
     ends = ", ".join(f"{LABELS[name]} {m.curve[-1].bits_per_byte:.3f}" for name, m in both.items())
@@ -148,7 +148,7 @@ def load(metrics: Records, key: Literal["dead_experts", "worst_overload"]) -> st
     else:
         ax.set_ylim(top=max(1.0, 1.1 * max(y for _, y in points)))
         ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    _format_x(ax, count)
+    format_x(ax, count)
     title = (
         "Load of the busiest expert over the mean" if even else "Dead experts (no token of a step chose them)"
     )
@@ -183,7 +183,8 @@ def _columns(points: Iterable[tuple[float, float]]) -> tuple[list[float], list[f
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def _format_x(ax: Axes, form: Any) -> None:
+def format_x(ax: Axes, form: Any) -> None:
+    """Four places on the horizontal axis, written by `form`."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     ax.xaxis.set_major_locator(MaxNLocator(4))

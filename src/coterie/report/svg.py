@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -77,6 +77,23 @@ def axes(width: float, height: float) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def smoothed(
+    ax: Axes,
+    points: Sequence[tuple[float, float]],
+    colour: str,
+    faint: bool = True,
+    line: Any = "-",
+    label: str | None = None,
+) -> None:
+    """Plot the running mean over a twentieth of the points, and with `faint` the points themselves."""
+    steps, values = zip(*points, strict=True)
+    span = max(1, len(values) // 20)
+    parts = [values[max(0, at + 1 - span) : at + 1] for at in range(len(values))]
+    if faint:
+        ax.plot(steps, values, color=SOFT, linewidth=0.8, alpha=0.6)
+    ax.plot(steps, [sum(part) / len(part) for part in parts], color=colour, linestyle=line, label=label)
 
 
 def inline(figure: Figure, name: str, alt: str) -> str:

@@ -12,6 +12,11 @@ def render_template(name: str, **values: Any) -> str:
     from markupsafe import Markup
 
     here = resources.files("coterie.report")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((here / name).read_text(encoding="utf-8"))
-    return template.render(css=Markup((here / "page.css").read_text(encoding="utf-8")), **values)
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda file: (here / file).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    css = Markup((here / "page.css").read_text(encoding="utf-8"))
+    return environment.get_template(name).render(css=css, **values)

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from coterie.config.files import write_text
-from coterie.report.svg import INK, MOE, SOFT, axes, inline, styled
+from coterie.report.svg import INK, MOE, axes, inline, smoothed, styled
 from coterie.report.templates import render_template
 from coterie.report.words import duration, size
 from coterie.results.intervals import FEWEST, Few, Interval, Score
@@ -43,7 +43,7 @@ def render_tuning(record: TuningRecord, title: str, losses: Sequence[tuple[int, 
         skipped=record.skipped,
         samples=record.samples,
         facts=[*_facts(record)],
-        settings=[*_dotted(record.config)],
+        settings=[*dotted(record.config)],
     )
 
 
@@ -58,11 +58,11 @@ def _facts(record: TuningRecord) -> Iterator[tuple[str, str]]:
     yield from record.versions.items()
 
 
-def _dotted(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+def dotted(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
     """(dotted name, value) of each setting."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            yield from _dotted(value, f"{before}{name}.")
+            yield from dotted(value, f"{before}{name}.")
         else:
             yield before + name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
@@ -100,11 +100,7 @@ def tuning_lines(record: TuningRecord) -> list[str]:
 def loss_curve(losses: Sequence[tuple[int, float]]) -> str:
     """The loss of each step, and its running mean over a twentieth of the steps."""
     figure, ax = axes(6.4, 3.0)
-    steps, values = zip(*losses, strict=True)
-    span = max(1, len(values) // 20)
-    parts = [values[max(0, at + 1 - span) : at + 1] for at in range(len(values))]
-    ax.plot(steps, values, color=SOFT, linewidth=0.8, alpha=0.6)
-    ax.plot(steps, [sum(part) / len(part) for part in parts], color=MOE)
+    smoothed(ax, losses, MOE)
     ax.axhline(0, color=INK, linewidth=0.6)
     ax.set(xlabel="step", title="Loss")
     return inline(figure, "loss", "Loss by step.")

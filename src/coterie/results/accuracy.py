@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from coterie.config import Settings
-from coterie.results.intervals import Estimate
+from coterie.results.intervals import Estimate, Interval
 
 
 class Accuracy(Estimate):
@@ -26,6 +27,40 @@ class AccuracyChange(Settings):
     gained: int
     lost: int
     p: float
+
+
+class PassAt(Settings):
+    """How many of `samples` replies to each of `problems` are right.
+
+    `curve[k - 1]`: pass@k, the probability that one of k replies is right, with its interval over problems.
+    """
+
+    problems: list[str]
+    samples: int
+    right: list[int]
+    curve: list[Interval]
+
+
+class PassAtChange(Settings):
+    """pass@k of two models on the same problems. `change[k - 1]`: of pass@k, paired by problem."""
+
+    before: PassAt
+    after: PassAt
+    change: list[Interval]
+
+    @property
+    def finding(self) -> Literal["new", "sharper", "narrower", "worse", "none"]:
+        """What the intervals show.
+
+        `new`: problems are solved that were not in all the tries before; `narrower`: fewer are. `sharper`: of
+        the same problems the first try is right more often; `worse`: less often. `none`: nothing.
+        """
+        first, last = self.change[0], self.change[-1]
+        if last.low > 0 or last.high < 0:
+            return "new" if last.low > 0 else "narrower"
+        if first.low > 0 or first.high < 0:
+            return "sharper" if first.low > 0 else "worse"
+        return "none"
 
 
 def accuracy(right: Sequence[bool]) -> Accuracy:
@@ -57,3 +92,12 @@ def mcnemar(gained: int, lost: int) -> float:
     largest = max(logs)
     tail = math.fsum(math.exp(log - largest) for log in logs)
     return min(1.0, 2 * math.exp(largest + math.log(tail) - count * math.log(2)))
+
+
+def pass_at_k(counts: Sequence[int], replies: int, k: int) -> float:
+    """Mean probability that one of k of the `replies` is right. `counts`: how many are, of each problem.
+
+    Unbiased: 1 - C(n - c, k) / C(n, k) (arXiv 2107.03374).
+    """
+    all_ways = math.comb(replies, k)
+    return math.fsum(1 - math.comb(replies - right, k) / all_ways for right in counts) / len(counts)
