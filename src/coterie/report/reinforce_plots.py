@@ -85,6 +85,8 @@ def trend(points: Sequence[tuple[float, float]], name: str, title: str, kind: st
     smoothed(ax, [(x, scale * y) for x, y in points], MOE)
     if kind == "log":
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+        ax.yaxis.set_minor_formatter(lambda value, _: "")
     elif kind == "share":
         ax.set_ylim(-3, 103)
     elif min(y for _, y in points) >= 0:
@@ -97,7 +99,7 @@ def trend(points: Sequence[tuple[float, float]], name: str, title: str, kind: st
 @styled
 def trends(lines: Mapping[str, Sequence[tuple[float, float]]], name: str, title: str) -> str:
     """Several shares by step, in percent, as running means."""
-    figure, ax = axes(5.6, 3.3)
+    figure, ax = axes(3.9, 2.6)
     for number, (label, points) in enumerate(lines.items()):
         drawn = [(x, 100 * y) for x, y in points]
         smoothed(ax, drawn, _COLOURS[number % 4], faint=False, line=_LINES[number // 4 % 4], label=label)

@@ -74,8 +74,8 @@ def pass_at_words(found: PassAtChange) -> str:
     said = {
         "new": f"Something new: it solves problems that {tries} tries did not solve before",
         "narrower": f"It lost breadth: {tries} tries solve fewer problems than before",
-        "sharper": f"Sharper, nothing new shown: the first try is right more often, {tries} tries as often",
-        "worse": f"The first try is right less often, {tries} tries as often as before",
+        "sharper": f"Sharper: the first try is right more often; that {tries} tries solve more is not shown",
+        "worse": f"The first try is right less often; that {tries} tries solve fewer is not shown",
         "none": f"Neither the first try nor {tries} tries show a change",
     }[found.finding]
     ceiling = (
