@@ -7,7 +7,13 @@ from typing import Any
 from coterie.report.reinforce_page import DrawnRun
 from coterie.report.rollouts import keep_rollouts
 from coterie.results.accuracy import accuracy, accuracy_change
-from coterie.results.reinforce import HeldOutReply, Measured, ReinforceRecord, ReinforceStart, choose_samples
+from coterie.results.reinforce import (
+    HeldOutMeasured,
+    HeldOutReply,
+    ReinforceRecord,
+    ReinforceStart,
+    choose_samples,
+)
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \u2028 {{ title }} <!--"
 RIGHT_BEFORE, RIGHT_AFTER = (4, 12), (11, 2)  # of 12 problems: the first ones are right, but for `lost`
@@ -33,9 +39,9 @@ def reply(problem: int, right: bool, content: str) -> HeldOutReply:
     )  # fmt: skip
 
 
-def measured(right: list[bool], content: str) -> Measured:
+def measured(right: list[bool], content: str) -> HeldOutMeasured:
     """A measurement with one reply for each of `right`."""
-    return Measured(held_out=[reply(at, one, content) for at, one in enumerate(right)], beyond=[])
+    return HeldOutMeasured(held_out=[reply(at, one, content) for at, one in enumerate(right)], beyond=[])
 
 
 def metrics(steps: int, cost: float = 100.0) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from coterie.config.reinforce import PassAtSettings
 from coterie.evaluate.stats import mean_interval
 from coterie.reinforce.rollouts import RolloutGroup, Sampler
 from coterie.results.accuracy import PassAt, PassAtChange, pass_at_k
-from coterie.results.reinforce import HeldOutReply, Measured
+from coterie.results.reinforce import HeldOutMeasured, HeldOutReply
 from coterie.tasks.problem import TaskProblem
 
 _DRAWS = -2  # the place of these samples in a run: before every step, and apart from those of the gate
@@ -21,7 +21,7 @@ def measure(
     beyond: Sequence[TaskProblem],
     pass_at: PassAtSettings,
     seed: int,
-) -> Measured:
+) -> HeldOutMeasured:
     """The most likely reply to each problem, and several sampled ones to the first of `held_out`."""
     sampled: list[RolloutGroup] = []
     if pass_at.problems:
@@ -29,7 +29,7 @@ def measure(
         moe = sampler.model.config.is_moe
         sampled = sampler.groups(asked, pass_at.samples, (seed, _DRAWS), len(asked) if moe else 0)
     judged = [group for group in sampled if not group.num_failed]
-    return Measured(
+    return HeldOutMeasured(
         held_out=[_reply(group) for group in sampler.greedy(held_out)],
         beyond=[_reply(group) for group in sampler.greedy(beyond)],
         pass_at=_pass_at(judged, pass_at.samples) if judged else None,

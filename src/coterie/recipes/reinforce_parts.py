@@ -31,8 +31,8 @@ from coterie.reinforce.rollouts import Sampler
 from coterie.reinforce.source import RolloutSource
 from coterie.results.accuracy import Accuracy, AccuracyChange, accuracy, accuracy_change
 from coterie.results.reinforce import (
+    HeldOutMeasured,
     HeldOutReply,
-    Measured,
     PolicySize,
     Readiness,
     ReinforceRecord,
@@ -142,7 +142,7 @@ class ReinforceParts:
             _log.warning("task %s: %s", self.family.name, line)
         return found
 
-    def measured(self) -> Measured:
+    def measured(self) -> HeldOutMeasured:
         """What the model does now on problems that it is not trained on."""
         config = self.config
         return measure(self.sampler, self.held_out, self.beyond, config.pass_at, config.seed)
@@ -195,7 +195,7 @@ class ReinforceParts:
             stated=self.stated,
         )
 
-    def record(self, start: ReinforceStart, after: Measured, reason: str) -> ReinforceRecord:
+    def record(self, start: ReinforceStart, after: HeldOutMeasured, reason: str) -> ReinforceRecord:
         """What the run did, without its proof."""
         before, trainer = start.measured, self.trainer
         rollouts = [

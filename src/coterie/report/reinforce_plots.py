@@ -10,6 +10,7 @@ from coterie.report.plots import Records, format_x
 from coterie.report.svg import DENSE, GRID, INK, MOE, PAPER, SOFT, axes, inline, smoothed, styled
 from coterie.report.words import count
 from coterie.results.accuracy import Accuracy, PassAtChange
+from coterie.results.intervals import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
 @dataclass(frozen=True)
 class AccuracyPoint:
-    """Held-out accuracy after so many steps, sampled tokens and operations."""
+    """Held-out accuracy after a number of steps, sampled tokens and operations."""
 
     steps: int
     tokens: float
@@ -61,11 +62,7 @@ def accuracy_curves(
     for number, (name, points) in enumerate(runs.items()):
         colour, line = _COLOURS[number % 4], _LINES[number // 4 % 4]
         x = [getattr(point, against) for point in points]
-        low, high = ([100 * getattr(point.found, end) for point in points] for end in ("low", "high"))
-        ax.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
-        values = [100 * point.found.value for point in points]
-        ax.plot(x, values, color=colour, linestyle=line, marker="o", markersize=3.6, markeredgecolor=PAPER,
-                label=name)  # fmt: skip
+        _banded(ax, x, [point.found for point in points], colour, line, name)
     if against != "steps":
         format_x(ax, count)
     ax.set(xlabel=AXIS_WORDS[against], ylim=(-3, 103), title="Right replies to held-out problems, %")
@@ -105,8 +102,7 @@ def trends(lines: Mapping[str, Sequence[tuple[float, float]]], name: str, title:
         smoothed(ax, drawn, _COLOURS[number % 4], faint=False, line=_LINES[number // 4 % 4], label=label)
     ax.set(xlabel="step", ylim=(-3, 103), title=f"{title}, %")
     _legend(ax, len(lines))
-    ends = "; ".join(f"{label} {100 * points[-1][1]:.1f} %" for label, points in lines.items())
-    return inline(figure, name, f"{title} by step; at the end: {ends}.")
+    return inline(figure, name, f"{title} by step: {', '.join(lines)}.")
 
 
 @styled
@@ -114,11 +110,7 @@ def pass_at_curves(found: PassAtChange) -> str:
     """pass@k before and after, with 95 % bands over problems."""
     figure, ax = axes(5.6, 3.3)
     for label, curve, colour in (("before", found.before.curve, SOFT), ("after", found.after.curve, MOE)):
-        k = range(1, len(curve) + 1)
-        low, high = ([100 * getattr(one, end) for one in curve] for end in ("low", "high"))
-        ax.fill_between(k, low, high, color=colour, alpha=0.16, linewidth=0)
-        ax.plot(k, [100 * one.value for one in curve], color=colour, marker="o", markersize=3.6,
-                markeredgecolor=PAPER, label=label)  # fmt: skip
+        _banded(ax, range(1, len(curve) + 1), curve, colour, "-", label)
     ax.set_xscale("log", base=2)
     ticks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= len(found.before.curve)]
     ax.set_xticks(ticks, [str(k) for k in ticks])
@@ -149,6 +141,16 @@ def expert_loads(layer: int, before: Sequence[int], after: Sequence[int]) -> str
     return inline(
         figure, f"experts-{layer}", f"Layer {layer}: share of choices of each expert before and after."
     )
+
+
+def _banded(
+    ax: Axes, x: Sequence[float], values: Sequence[Estimate], colour: str, line: Any, label: str
+) -> None:
+    """A line through estimates, in percent, with its 95 % band."""
+    low, middle, high = ([100 * getattr(one, part) for one in values] for part in ("low", "value", "high"))
+    ax.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
+    style: dict[str, Any] = {"marker": "o", "markersize": 3.6, "markeredgecolor": PAPER}
+    ax.plot(x, middle, color=colour, linestyle=line, label=label, **style)
 
 
 def _legend(ax: Axes, entries: int) -> None:

@@ -86,7 +86,7 @@ class HeldOutReply(Settings):
     why: str
 
 
-class Measured(Settings):
+class HeldOutMeasured(Settings):
     """What a model does on problems that it is not trained on.
 
     `held_out`: at the levels that are trained on; `beyond`: one level above. `pass_at`: from sampled replies.
@@ -139,7 +139,7 @@ class ReinforceStart(Settings):
     size: PolicySize
     readiness: Readiness
     watched: Accuracy
-    measured: Measured
+    measured: HeldOutMeasured
     versions: dict[str, str]
 
 
@@ -177,7 +177,7 @@ class ReinforceRecord(Settings):
     versions: dict[str, str]
 
 
-def choose_samples(before: Measured, after: Measured, most: int = 36) -> list[ReplySample]:
+def choose_samples(before: HeldOutMeasured, after: HeldOutMeasured, most: int = 36) -> list[ReplySample]:
     """At most `most` problems: gained ones, lost ones, those that stayed right and wrong, a quarter of each.
 
     What one kind lacks the others take. The order is that of the kinds, and of the problems in each.
