@@ -37,6 +37,7 @@ VERBS = {
                 "Learn from rewards: a model improves on a task that a program checks.",
                 "reinforce:reinforce",
             ),
+            "reject": Verb("Tune a model on its own replies that are right.", "reject:reject"),
         },
         default="pretrain",
         section=TRAIN,

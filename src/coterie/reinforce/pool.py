@@ -6,6 +6,7 @@ again. Groups of replies to problems that are never or nearly always solved teac
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,10 +73,20 @@ class PooledProblem(Settings):
 
 @dataclass(frozen=True)
 class ProblemPool:
-    """A pool with its problems made again, in the order of the file."""
+    """A pool with its problems made again, in the order of the file, each with its index."""
 
     header: PoolHeader
-    problems: tuple[TaskProblem, ...]
+    numbered: tuple[tuple[int, TaskProblem], ...]
+
+    @property
+    def problems(self) -> list[TaskProblem]:
+        """The problems alone."""
+        return [problem for _, problem in self.numbered]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of which problems it holds."""
+        return hashlib.sha256(" ".join(problem.id for problem in self.problems).encode()).hexdigest()
 
     @cached_property
     def by_level(self) -> dict[int, tuple[TaskProblem, ...]]:
@@ -123,7 +134,7 @@ def read_pool(path: str | Path, family: TaskFamily) -> ProblemPool:
         problem = family.problem(one.level, one.index, "train", header.seed)
         if problem.id != one.id:
             raise ConfigError(f"{path}:{number}: the task now has another problem in its place; {_AGAIN}")
-        problems.append(problem)
+        problems.append((one.index, problem))
     if not problems:
         raise ConfigError(f"{path}: holds no problems: {words_of_none(header)}")
     return ProblemPool(header, tuple(problems))

@@ -25,6 +25,7 @@ from coterie.config import Settings
 from coterie.config.errors import ConfigError
 from coterie.config.files import file_sha256, present, read_json, write_json
 from coterie.config.json_text import JsonError, parse_json_object
+from coterie.reinforce.pool import ProblemPool
 from coterie.reinforce.rollouts import RolloutGroup, Sampler
 from coterie.reinforce.source import require_judged
 from coterie.tasks.problem import EXTRA, TaskFamily, TaskProblem
@@ -36,7 +37,10 @@ _SECONDS = 10.0  # between lines about progress
 
 
 class SurveySettings(Settings):
-    """What decides the replies of a survey; `model` is the fingerprint of its weights."""
+    """What decides the replies of a survey.
+
+    `model`: the fingerprint of its weights. `pool`: of the problems, where they are those of a pool.
+    """
 
     model: str
     template: str
@@ -49,6 +53,7 @@ class SurveySettings(Settings):
     max_tokens: int
     instruction: bool
     dtype: str
+    pool: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Surveyed:
 
 @dataclass
 class Survey:
-    """`settings.replies` replies to each of up to `problems` training problems, in `folder`.
+    """`settings.replies` replies to each of `problems` (index and problem), in `folder`.
 
     Errors: `ConfigError` for a folder that holds another survey; `TrainingError` for one that another
     process writes to, and when the checker fails on more than a few replies.
@@ -95,7 +100,7 @@ class Survey:
     sampler: Sampler
     settings: SurveySettings
     folder: Path
-    problems: int
+    problems: Sequence[tuple[int, TaskProblem]]
 
     @classmethod
     def of(
@@ -109,8 +114,13 @@ class Survey:
         levels: Sequence[int],
         seed: int,
         temperature: float = 1.0,
+        pool: ProblemPool | None = None,
     ) -> Survey:
-        """The survey of the model that `sampler` holds and `model` names."""
+        """A survey of the model that `sampler` holds and `model` names.
+
+        `problems`: how many at most, those of `pool` where there is one, else different ones of `levels`.
+        Errors: `ConfigError` for the level that is held out.
+        """
         family = sampler.family
         settings = SurveySettings(
             model=model_fingerprint(model),
@@ -124,16 +134,15 @@ class Survey:
             max_tokens=sampler.max_tokens,
             instruction=sampler.instruction,
             dtype=str(sampler.model.compute_dtype).removeprefix("torch."),
+            pool="" if pool is None else pool.fingerprint,
         )
-        return cls(sampler, settings, folder, problems)
+        if pool is None:
+            return cls(sampler, settings, folder, training_problems(family, levels, problems, seed))
+        return cls(sampler, settings, folder, pool.numbered[:problems])
 
-    def run(self, problems: Sequence[tuple[int, TaskProblem]] | None = None) -> list[Surveyed]:
-        """All problems with their replies, from disk or sampled now.
-
-        `problems`: index and problem of each; by default those of the levels in turn.
-        """
-        asked = training_problems(self.sampler.family, self.settings, self.problems)
-        asked = asked if problems is None else list(problems)
+    def run(self) -> list[Surveyed]:
+        """All problems with their replies, from disk or sampled now."""
+        asked = self.problems
         with RunLock(self.folder):
             self._claim()
             found = self._read(asked)
@@ -224,14 +233,14 @@ class Survey:
 
 
 def training_problems(
-    family: TaskFamily, settings: SurveySettings, count: int
+    family: TaskFamily, levels: Sequence[int], count: int, seed: int
 ) -> list[tuple[int, TaskProblem]]:
     """Up to `count` training problems with their indices. Errors: `ConfigError` for the held-out level."""
-    if EXTRA in settings.levels:
+    if EXTRA in levels:
         raise ConfigError(
             f"task {family.name}: level {EXTRA} is held out from training; choose levels up to {EXTRA - 1}"
         )
-    return list(family.numbered(settings.levels, count, "train", settings.seed, fewer=True))
+    return list(family.numbered(levels, count, "train", seed, fewer=True))
 
 
 def _of_group(index: int, group: RolloutGroup) -> Surveyed:

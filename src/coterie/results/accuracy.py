@@ -28,6 +28,14 @@ class AccuracyChange(Settings):
     lost: int
     p: float
 
+    def words(self) -> str:
+        """One line for people."""
+        before, after = self.before, self.after
+        return (
+            f"{before.value:.1%} -> {after.value:.1%} right of {after.problems} problems ({after.low:.1%} to "
+            f"{after.high:.1%}; {self.gained} gained, {self.lost} lost, p = {self.p:.2g})"
+        )
+
 
 class PassAt(Settings):
     """How many of `samples` replies to each of `problems` are right.
