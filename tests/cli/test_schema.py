@@ -33,6 +33,15 @@ def test_the_shipped_configs_are_valid(capsys: pytest.CaptureFixture[str]) -> No
         jsonschema.validate({"optimizer": {}}, found)
 
 
+def test_distillations_take_short_forms(capsys: pytest.CaptureFixture[str]) -> None:
+    found = schema("distill", capsys)
+    jsonschema.validate({"student": "m", "teacher": "t", "data": "primer", "targets": {"k": 8}}, found)
+    jsonschema.validate({"student": {"from": "m", "layers": 3}, "examples": ["x.jsonl"]}, found)
+    for wrong in ({"teacher": 3}, {"targets": {"kind": "some"}}, {"weighting": {"most": 2}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, found)
+
+
 def test_tuning_takes_the_names_of_other_tools(capsys: pytest.CaptureFixture[str]) -> None:
     found = schema("tune", capsys)
     jsonschema.validate({"base_model": "m", "data": "x.jsonl", "method": "lora", "lora_r": 8}, found)

@@ -28,7 +28,7 @@ VERBS = {
         section=TRAIN,
     ),
     "train": Verb(
-        "Train a model: from text (coterie train FILE.yaml), or by rewards.",
+        "Train a model: from text (coterie train FILE.yaml), by rewards, or from a teacher.",
         inner={
             "pretrain": Verb(
                 "Train a model, dense or mixture of experts; resumable. The default.", "train:train"
@@ -38,6 +38,9 @@ VERBS = {
                 "reinforce:reinforce",
             ),
             "reject": Verb("Tune a model on its own replies that are right.", "reject:reject"),
+            "distill": Verb(
+                "Learn from a teacher, next to a control that learns without.", "distill:distill"
+            ),
         },
         default="pretrain",
         section=TRAIN,

@@ -14,22 +14,30 @@ class SettingsFile(StrEnum):
 
     train = "train"
     tune = "tune"
+    distill = "distill"
 
 
 def schema(
     kind: Annotated[
-        SettingsFile, typer.Argument(help="train (`coterie train`) or tune (`coterie tune --config`).")
+        SettingsFile, typer.Argument(help="train (`coterie train`), tune or distill (their `--config`).")
     ],
 ) -> None:
     """Print the JSON schema of a YAML file of settings, so that an editor can complete and check it.
 
     Name the schema in the first line of the YAML file: # yaml-language-server: $schema=train.schema.json
     """
+    from coterie.config import Settings
+    from coterie.config.distill import DistillConfig
     from coterie.config.method_run import SHORT
     from coterie.config.run import TrainConfig
     from coterie.config.tune import TuneConfig
 
-    settings = TrainConfig if kind is SettingsFile.train else TuneConfig
+    kinds: dict[SettingsFile, type[Settings]] = {
+        SettingsFile.train: TrainConfig,
+        SettingsFile.tune: TuneConfig,
+        SettingsFile.distill: DistillConfig,
+    }
+    settings = kinds[kind]
     found = settings.model_json_schema()
     found["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     found.pop("required", None)  # what the file leaves out may come from the command line
@@ -43,6 +51,10 @@ def schema(
         for short, (holder, key) in SHORT.items():
             held = found["$defs"][properties[holder]["$ref"].removeprefix("#/$defs/")]
             properties[short] = held["properties"][key] | {"description": f"Short for '{holder}.{key}'."}
+    elif kind is SettingsFile.distill:
+        for name in ("data", "examples"):
+            properties[name]["anyOf"] += [{"type": "string"}]
+        properties["student"] = {"anyOf": [{"type": "string"}, properties["student"]]}
     for other, ours in settings.other_names.items():
         # Names of other tools are valid settings: without these the editor would mark them as unknown.
         properties[other] = properties[ours] | {"description": f"Another name for '{ours}'."}

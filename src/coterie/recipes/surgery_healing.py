@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from coterie.config import ConfigError
+from coterie.config.distill import WeightSettings
 from coterie.config.run import OptimiserConfig, ScheduleConfig
 from coterie.data.rows import MemoryStream, PackedRows
 from coterie.nn.parameter_groups import parameter_groups
@@ -18,7 +19,7 @@ from coterie.recipes.run import build_trainer
 from coterie.surgery.receipt import HealingRecord
 from coterie.train.callbacks import Callback
 from coterie.train.distil import Distillation
-from coterie.train.objective import CrossEntropy
+from coterie.train.objective import CrossEntropy, Objective
 from coterie.train.running import Record, RunningTraining
 
 Part = Literal["all", "router", "ffn"]
@@ -79,7 +80,10 @@ def heal(
         raise ConfigError(f"healing: the model has no {healing.part} to train; choose another --train")
     schedule = ScheduleConfig(kind="cosine", warmup_fraction=0.05, final_ratio=0.1)
     losses = _Losses()
-    objective = CrossEntropy() if teacher is None else Distillation(model, teacher, healing.distil)
+    objective: Objective = CrossEntropy()
+    if teacher is not None:
+        share = WeightSettings(kind="const", most=healing.distil)
+        objective = Distillation(teacher, model.logit_cap, share)
     trainer = build_trainer(
         model,
         rows,

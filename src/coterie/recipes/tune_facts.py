@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from coterie.config.effects import Facts, effective
 from coterie.config.files import file_sha256
 from coterie.config.run import OptimiserConfig
 from coterie.config.tune import TuneConfig
-from coterie.data.rows import Row
+from coterie.data.teacher_targets import rows_digest
 from coterie.data.tuning_rows import TuneData
 from coterie.nn.parameter_groups import parameter_groups
 
@@ -63,16 +62,5 @@ def run_inputs(config: TuneConfig, tuned: Tuned, data: TuneData) -> dict[str, st
         found["adapter to train further"] = file_sha256(Path(config.model).expanduser() / WEIGHTS)
     if config.experts is not None:
         found["selection of experts"] = file_sha256(Path(config.experts))
-    found["set of examples (the data)"] = _digest(data.rows)
-    return found | {"set of held-out examples": _digest(data.held_out)}
-
-
-def _digest(rows: Iterable[Row]) -> str:
-    """SHA-256 over all that training reads of the rows; the reference's answers follow from the model."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(repr(row.lengths).encode())
-        streams = {name: values for name, values in row.streams.items() if name != "reference_logp"}
-        for values in (row.ids, row.targets, row.weights, *(streams[name] for name in sorted(streams))):
-            digest.update(values.tobytes())
-    return digest.hexdigest()
+    found["set of examples (the data)"] = rows_digest(data.rows)
+    return found | {"set of held-out examples": rows_digest(data.held_out)}

@@ -1,78 +1,173 @@
 """Learning from another model: the divergence of the student's next-token distribution from the teacher's.
 
-T tokens, D width, V vocabulary.
+The teacher answers at every step, or its answers were kept before (`data.teacher_targets`) and come as
+streams of the rows. T tokens, D width, V vocabulary, C tokens of one chunk, K kept or drawn tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from coterie.config.errors import ConfigError
+from coterie.config.distill import TargetKind, WeightSettings
+from coterie.config.errors import ConfigError, TrainingError
 from coterie.config.tune import TuneConfig
+from coterie.data.teacher_targets import OWN, STREAMS
+from coterie.machine.processes import Processes
 from coterie.nn.logprobs import capped
 from coterie.nn.transformer import Transformer
 from coterie.train.batch import Batch
 from coterie.train.objective import Metrics, Objective
 
-_ROWS = 256
+CHUNK = 256
+WHOLE = WeightSettings(kind="const", most=1.0)
 
 
 class Distillation(Objective):
-    """`(1 - share)` of the cross-entropy and `share` of KL(teacher || student), with a frozen teacher.
+    """`(1 - share_t) CE_t + share_t temperature^2 KL(teacher || student)_t`, summed over the tokens.
 
-    Logits exist for a few hundred tokens at a time, so memory does not grow with T times V.
-    Errors: `ConfigError` for different vocabularies.
+    `weighting` says what `share_t` is; no gradient flows through it. `teacher`: a frozen model that answers
+    here, or the kind of its kept answers, which the rows carry. `cap`: of the student's scores
+    (`Transformer.logit_cap`). `steps`: of the whole run.
+
+    Logits exist for a few hundred tokens at a time, so memory does not grow with T times V. Where the
+    vocabularies differ in size (rows without a token), the teacher's distribution is over the smaller one.
+    Source of the weighting's idea, without a formula: Llama 4's codistillation. Buckets and samples:
+    arXiv 2503.16870.
     """
 
-    def __init__(self, student: Transformer, teacher: Transformer, share: float = 1.0) -> None:
-        if student.config.vocab_size != teacher.config.vocab_size:
-            raise ConfigError(
-                "distil: student and teacher have different vocabularies; they need the same tokenizer"
-            )
-        self.teacher = teacher.eval()
-        self.caps = student.logit_cap, teacher.logit_cap
-        self.share = share
+    def __init__(
+        self,
+        teacher: Transformer | TargetKind,
+        cap: float | None = None,
+        weighting: WeightSettings = WHOLE,
+        temperature: float = 1.0,
+        steps: int = 1,
+    ) -> None:
+        self.teacher = teacher.eval() if isinstance(teacher, Transformer) else teacher
+        self.cap = cap
+        self.weighting, self.temperature, self.steps = weighting, temperature, steps
+        self.done = 0
+        self._streams = () if isinstance(teacher, Transformer) else STREAMS[teacher]
 
     @classmethod
     def build(cls, settings: TuneConfig) -> Self:
-        raise ConfigError("objective distil needs a teacher, which tuning does not have; choose another")
+        raise ConfigError("objective distil needs a teacher; use coterie train distill")
+
+    def require(self, batch: Batch) -> None:
+        for name in self._streams:
+            if name not in batch.streams:
+                raise TrainingError(
+                    f"objective distil needs the stream '{name}', which the rows lack; take a cache's rows"
+                )
 
     def derive(self, h_TD: Tensor, head_VD: Tensor, batch: Batch) -> Mapping[str, Tensor]:
-        """The stream `divergence` (T,): KL(teacher || student) in nats."""
-        teacher = self.teacher
+        """The streams `divergence` (T,), KL(teacher || student) in nats, and `teacher_own` (T,)."""
+        if isinstance(self.teacher, Transformer):
+            return self._asked(self.teacher, h_TD, head_VD, batch)
+        kept = [batch.streams[name] for name in self._streams if name != OWN]
+        divergence_T = self._chunked(KEPT[self.teacher], h_TD, head_VD, kept)
+        return {"divergence": divergence_T, OWN: batch.streams[OWN].float()}
+
+    def _asked(
+        self, teacher: Transformer, h_TD: Tensor, head_VD: Tensor, batch: Batch
+    ) -> Mapping[str, Tensor]:
         with torch.no_grad():
             # The teacher's routers keep no statistics.
             taught_TD = teacher(batch.ids_T, replace(batch.context, balance_tokens=None))
-        parts = [
-            checkpoint(_divergence, h, head_VD, taught, teacher.head_weight, *self.caps, use_reentrant=False)
-            for h, taught in zip(h_TD.split(_ROWS), taught_TD.split(_ROWS), strict=True)
-        ]
-        return {"divergence": torch.cat(parts)}
+
+        def divergence(scores_CV: Tensor, taught_CD: Tensor, targets_C: Tensor) -> Tensor:
+            with torch.no_grad():
+                taught_CV = teacher_scores(teacher, taught_CD, scores_CV.shape[1])
+                own_C = taught_CV.log_softmax(-1).gather(1, targets_C[:, None])[:, 0]
+                taught_CV = (taught_CV / self.temperature).log_softmax(-1)
+            return torch.stack([full_divergence(scores_CV, taught_CV), own_C], 1)
+
+        both_T2 = self._chunked(divergence, h_TD, head_VD, [taught_TD, batch.targets_T])
+        return {"divergence": both_T2[:, 0], OWN: both_T2[:, 1].detach()}
+
+    def _chunked(self, divergence: Any, h_TD: Tensor, head_VD: Tensor, kept: Sequence[Tensor]) -> Tensor:
+        """`divergence(scores_CV, *kept)` of a chunk of tokens at a time, computed again for the gradient."""
+
+        def one(h_CD: Tensor, weight_VD: Tensor, *own: Tensor) -> Tensor:
+            scores_CV = capped((h_CD @ weight_VD.to(h_CD.dtype).t()).float(), self.cap)
+            return divergence(scores_CV / self.temperature, *own)  # type: ignore[no-any-return]
+
+        chunks = zip(h_TD.split(CHUNK), *(one.split(CHUNK) for one in kept), strict=True)
+        return torch.cat([checkpoint(one, h, head_VD, *own, use_reentrant=False) for h, *own in chunks])
+
+    def share(self, logp_T: Tensor, own_T: Tensor) -> Tensor:
+        """(T,): the teacher's share of each token's loss, without a gradient."""
+        share_T = torch.full_like(logp_T, self.weighting.at(self.done / self.steps))
+        if self.weighting.kind == "gated":
+            share_T *= torch.sigmoid((own_T - logp_T.detach()) / self.weighting.kappa)
+        return share_T
 
     def __call__(self, logp_T: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        """The metric is `distil_kl`, in nats per token."""
-        divergence = (batch.streams["divergence"] * batch.weights_T).sum()
-        loss = -(logp_T * batch.weights_T).sum() * (1 - self.share) + self.share * divergence
-        return loss, {"distil_kl": divergence}
+        """Metrics are means over the learnt tokens.
+
+        `cross_entropy` and `distil_kl` in nats; `distil_share`: the teacher's share of the loss;
+        `teacher_better`: where the teacher finds the token likelier than the student does.
+        """
+        divergence_T, own_T, weights_T = batch.streams["divergence"], batch.streams[OWN], batch.weights_T
+        share_T = self.share(logp_T, own_T)
+        loss_T = share_T * self.temperature**2 * divergence_T - (1 - share_T) * logp_T
+        return (loss_T * weights_T).sum(), {
+            "cross_entropy": -(logp_T * weights_T).sum(),
+            "distil_kl": (divergence_T * weights_T).sum(),
+            "distil_share": (share_T * weights_T).sum(),
+            "teacher_better": ((own_T > logp_T) * weights_T).sum(),
+        }
+
+    def after_step(self, processes: Processes) -> None:
+        self.done += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done = int(state["done"])
 
 
-def _divergence(
-    h_TD: Tensor,
-    head_VD: Tensor,
-    taught_TD: Tensor,
-    taught_head_VD: Tensor,
-    cap: float | None,
-    taught_cap: float | None,
-) -> Tensor:
-    """(T,): KL(teacher || student) over the whole vocabulary, float32."""
-    with torch.no_grad():
-        taught_TV = capped((taught_TD @ taught_head_VD.to(taught_TD.dtype).t()).float(), taught_cap)
-        taught_TV = taught_TV.log_softmax(-1)
-    student_TV = capped((h_TD @ head_VD.to(h_TD.dtype).t()).float(), cap).log_softmax(-1)
-    return (taught_TV.exp() * (taught_TV - student_TV)).sum(-1)
+def teacher_scores(teacher: Transformer, h_CD: Tensor, vocab_size: int) -> Tensor:
+    """(C, V) float32: the teacher's scores over the tokens that the student has too."""
+    head_VD = teacher.head_weight[:vocab_size]
+    return capped((h_CD @ head_VD.to(h_CD.dtype).t()).float(), teacher.logit_cap)
+
+
+def full_divergence(scores_CV: Tensor, taught_CV: Tensor) -> Tensor:
+    """(C,): KL over the whole vocabulary. `taught_CV`: log-probabilities, of the first tokens at least."""
+    student_CV = scores_CV.log_softmax(-1)[:, : taught_CV.shape[1]]
+    taught_CV = taught_CV.float()
+    return (taught_CV.exp() * (taught_CV - student_CV)).sum(-1)
+
+
+def bucketed_divergence(scores_CV: Tensor, ids_CK: Tensor, taught_CK: Tensor, tail_C: Tensor) -> Tensor:
+    """(C,): KL over K single tokens and one bucket of all others; a lower bound of the whole one.
+
+    `taught_CK`: log-probabilities of `ids_CK`; `tail_C`: log of the mass of all others. Nothing is
+    renormalised, so the student learns how much mass the kept tokens have.
+    """
+    ids_CK, taught_CK, tail_C = ids_CK.long(), taught_CK.float(), tail_C.float()
+    rest_C = scores_CV.scatter(1, ids_CK, -torch.inf).logsumexp(-1)
+    total_C = scores_CV.logsumexp(-1)
+    kept_CK = scores_CV.gather(1, ids_CK) - total_C[:, None]
+    inside_C = (taught_CK.exp() * (taught_CK - kept_CK)).sum(-1)
+    return inside_C + tail_C.exp() * (tail_C - (rest_C - total_C))
+
+
+def drawn_divergence(scores_CV: Tensor, ids_CK: Tensor, entropy_C: Tensor) -> Tensor:
+    """(C,): an unbiased estimate of KL from K draws of the teacher. `entropy_C`: the teacher's, in nats."""
+    return -scores_CV.log_softmax(-1).gather(1, ids_CK.long()).mean(-1) - entropy_C.float()
+
+
+KEPT: dict[TargetKind, Any] = {
+    "full": full_divergence,
+    "topk": bucketed_divergence,
+    "sampled": drawn_divergence,
+}
