@@ -139,11 +139,6 @@ EXPLAINED: dict[frozenset[str], str] = {
             "two verbs with nearly the same options, which typer reads from the signatures",
         ),
         (
-            "cli/train.py::train",
-            "cli/tune.py::tune",
-            "two commands: what they share is reading the settings and reporting the result",
-        ),
-        (
             "adapters/attach.py::drop_adapter",
             "adapters/attach.py::put_adapter",
             "the way there and the way back, over the same parameters with opposite steps",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coterie.cli.options import Json
-from coterie.cli.output import answer
+from coterie.cli.output import answer_run
 
 if TYPE_CHECKING:
     from coterie.config.distill import DistillConfig
@@ -90,16 +90,13 @@ def distill(
     A control learns from the same rows without the teacher, and the verdict compares the two.
     """
     from coterie.recipes.distill import run_distill
-    from coterie.train.callbacks import STOPPED
 
     options: dict[str, Any] = {"teacher": teacher, "out": out, "mode": mode, "cache": cache, "steps": steps}
     options |= {"control": control, "examples": examples or None}
     options |= {"student": student, "student.layers": student_layers, "targets.kind": targets}
     options |= {"data.sources": data or None}
     result = run_distill(_settings(config, options, overrides or []), shlex.join(["coterie", *sys.argv[1:]]))
-    answer(result.to_dict(), as_json, _lines(result))
-    if result.reason in STOPPED:
-        sys.exit(STOPPED[result.reason])
+    answer_run(result, as_json, _lines(result))
 
 
 def _settings(file: str | None, options: Mapping[str, Any], overrides: list[str]) -> DistillConfig:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 
 def answer(
@@ -23,6 +24,26 @@ def answer(
     else:
         for line in lines:
             print(shown(line))
+
+
+class Ended(Protocol):
+    """How a run ended. `reason`: why."""
+
+    @property
+    def reason(self) -> str: ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        ...
+
+
+def answer_run(result: Ended, as_json: bool, lines: Iterable[str]) -> None:
+    """`answer` for a run; the program ends with the signal's status where a signal stopped it."""
+    from coterie.train.callbacks import STOPPED
+
+    answer(result.to_dict(), as_json, lines)
+    if result.reason in STOPPED:
+        sys.exit(STOPPED[result.reason])
 
 
 def note(line: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coterie.cli.options import Json
-from coterie.cli.output import answer
+from coterie.cli.output import answer_run
 
 if TYPE_CHECKING:
     from coterie.recipes.pretrain import TrainResult
@@ -25,14 +24,11 @@ def train(
     """Train a model, dense or mixture of experts. The same command resumes a stopped run."""
     from coterie.config.run import TrainConfig
     from coterie.recipes.pretrain import pretrain
-    from coterie.train.callbacks import STOPPED
 
     changes = overrides or []
     settings = TrainConfig.from_yaml(config, changes)
     result = pretrain(settings, resume_hint=" ".join(["coterie train", config, *changes]))
-    answer(result.to_dict(), as_json, _trained(result))
-    if result.reason in STOPPED:
-        sys.exit(STOPPED[result.reason])
+    answer_run(result, as_json, _trained(result))
 
 
 def _trained(result: TrainResult) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coterie.cli.options import TEMPLATES, Json
-from coterie.cli.output import answer
+from coterie.cli.output import answer_run
 
 if TYPE_CHECKING:
     from coterie.config.tune import TuneConfig
@@ -103,7 +103,6 @@ def tune(
     """
     from coterie.config.tune import parse_train
     from coterie.recipes.tune import run_tune
-    from coterie.train.callbacks import STOPPED
 
     given: dict[str, Any] = {
         "model": model,
@@ -118,9 +117,7 @@ def tune(
     given |= {"eval": None if evaluation is None else _share(evaluation)}
     chosen = _settings(data, {key: value for key, value in given.items() if value is not None}, config)
     result = run_tune(chosen, shlex.join(["coterie", *sys.argv[1:]]), dry_run)
-    answer(result.to_dict(), as_json, [str(result.path)] if result.path is not None else [])
-    if result.reason in STOPPED:
-        sys.exit(STOPPED[result.reason])
+    answer_run(result, as_json, [str(result.path)] if result.path is not None else [])
 
 
 def _settings(arguments: list[str], given: Mapping[str, Any], file: str | None) -> TuneConfig:
