@@ -17,6 +17,8 @@ from coterie.config.errors import TrainingError
 from coterie.config.reinforce import ReinforceConfig
 from coterie.recipes import reinforce_parts
 from coterie.recipes.reinforce import ReinforceResult, reinforce
+from coterie.recipes.reinforce_parts import ReinforceParts
+from coterie.recipes.reinforce_report import draw_run, read_run
 from coterie.reinforce.mismatch import measure_mismatch
 from coterie.reinforce.rollouts import RolloutGroup, Sampler
 from coterie.reinforce.source import RolloutSource
@@ -87,9 +89,19 @@ def test_what_is_rewarded_becomes_likelier(place: Path, family: str, method: str
     assert result.record.change.after.problems == result.record.change.before.problems == 12
     kept = rollouts_of(place, name)
     assert len(kept) == SMALL["steps"] and all(len(step) >= 32 for step in kept)
-    assert {"prompt", "content", "reward", "ids", "logprobs", "learnt"} <= kept[0][0].keys()
+    assert {"prompt", "content", "reward", "ids", "logprobs", "learnt", "advantage"} <= kept[0][0].keys()
+    of_group = [reply for reply in kept[0] if reply["problem"] == kept[0][0]["problem"]]
+    assert all(reply["learnt"] == (reply["advantage"] is not None) for reply in of_group)
+    if of_group[0]["learnt"]:
+        assert sum(reply["advantage"] for reply in of_group) == pytest.approx(0, abs=1e-6)
     written = json.loads((place / name / "reinforce.json").read_text())
     assert written["task"] == "small" and written["readiness"]["problems"] == 12
+    assert written["pass_at"]["before"]["samples"] == 3 and len(written["pass_at"]["change"]) == 3
+    assert len(written["answered"]) == len(written["samples"]) == 12
+    assert bool(written["experts"]) == (family == "qwen3_moe")
+    page = result.page.read_text() if result.page is not None else ""
+    assert f"{name}: learning small from rewards" in page and f"of {SMALL['steps']} steps were kept" in page
+    assert written["training_flops"] > 0 and written["sampling_flops"] > 0
     records = [json.loads(line) for line in (place / name / "metrics.jsonl").read_text().splitlines()]
     assert all(r["mismatch"] < 1e-4 for r in records if r["kind"] == "rollout")
     flips = [r["routing_flips"] for r in records if r["kind"] == "rollout" and "routing_flips" in r]
@@ -119,7 +131,12 @@ def test_a_stopped_run_goes_on_to_the_same_weights(place: Path, monkeypatch: pyt
         patch.setattr(RolloutSource, "_step", dies)
         with pytest.raises(KeyboardInterrupt):
             run(place, "halves", steps=2, save_every=1)
-    again = run(place, "halves", steps=2, save_every=1)
+    drawn = read_run(place / "halves")
+    assert drawn.record is None and drawn.steps == 1 and drawn.kept.steps == 1
+    assert "The run has not ended: 1 of 2 steps" in draw_run(place / "halves").read_text()
+    with monkeypatch.context() as patch:  # what was measured before the first step is not measured again
+        patch.setattr(ReinforceParts, "start", None)
+        again = run(place, "halves", steps=2, save_every=1)
     assert whole.path is not None and again.path is not None
     first, second = (load_model(result.path, "float32").model.state_dict() for result in (whole, again))
     assert all(torch.equal(first[name], second[name]) for name in first)

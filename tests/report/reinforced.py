@@ -78,7 +78,8 @@ def run(
         "mean_tokens": 5.0, "long_right": None, "short_right": None,
     }  # fmt: skip
     start = ReinforceStart.from_dict({
-        "config": {"model": "m", "steps": 4, "policy": {"clip": "none"}}, "task": "toy", "task_version": 3,
+        "config": {"model": "m", "steps": 4, "policy": {"clip": "none"}}, "inputs": {},
+        "task": "toy", "task_version": 3,
         "size": {"moe": True, "parameters": 5000, "active": 2000, "trainable": 5000}, "readiness": readiness,
         "watched": accuracy([False] * 12).to_dict(), "measured": first.to_dict(), "versions": {"torch": "2"},
     })  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+import time
 
 import pytest
 
@@ -89,3 +91,16 @@ def test_each_fault_is_found(family: type[Parity], fault: str) -> None:
     assert any(fault in line for line in report.faults), report.faults
     with pytest.raises(TaskError, match=r"its check fails: .*see: coterie task check"):
         require_passed(family(), 60)
+
+
+def test_a_slow_checker_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Parity):
+        def judge(self, problem: TaskProblem, reply: str) -> TaskVerdict:
+            time.sleep(0.006)
+            return super().judge(problem, reply)
+
+    assert any("verdicts are fast" in fault for fault in check_task(Slow(), 5).faults)
+    # A machine that does other work holds up some verdicts, which is no fault of the checker.
+    clock, held = time.perf_counter, itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + 0.1 * (next(held) // 7))
+    assert check_task(Parity(), 60).passed

@@ -83,7 +83,7 @@ def _start(parts: ReinforceParts) -> ReinforceStart:
     if is_reinforce_run(out):
         known = read_start(out)
         # Settings that are free to change may decide what is measured, so all must be the same.
-        if known.config == json.loads(json.dumps(parts.stated)):
+        if known.config == json.loads(json.dumps(parts.stated)) and known.inputs == parts.inputs:
             return known
     start = parts.start()
     write_json(Path(out, START), start.to_dict())

@@ -160,6 +160,7 @@ class ReinforceParts:
         counts = count_parameters(model.config)
         return ReinforceStart(
             config=self.stated,
+            inputs=self.inputs,
             task=self.family.name,
             task_version=self.family.version,
             size=PolicySize(

@@ -130,10 +130,12 @@ class ReplySample(Settings):
 class ReinforceStart(Settings):
     """What was known before the first step: the content of `start.json`.
 
-    `watched`: accuracy on the problems (split `val`) that are answered again and again.
+    `inputs`: what the run reads, in words -> a hash of its content. `watched`: accuracy on the problems
+    (split `val`) that are answered again and again.
     """
 
     config: dict[str, Any]
+    inputs: dict[str, str]
     task: str
     task_version: int
     size: PolicySize
