@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coterie.nn import quantised_layers
 from coterie.nn.experts import ExpertLinear
 from coterie.nn.kernels.grouped import grouped_linear, per_row
 from coterie.nn.linear import Linear, linear
@@ -47,6 +48,19 @@ def test_every_number_is_within_a_step_of_its_block(bits, block, inputs, scale, 
             assert bool(
                 ((part - found).abs()[near] <= (largest / 8 * 0.51 + 1e-12).expand_as(part)[near]).all()
             )
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_large_matrix_is_multiplied_in_parts(monkeypatch, bits):
+    monkeypatch.setattr(quantised_layers, "_WIDENED", 1 << 12)
+    torch.manual_seed(0)
+    weight, x = rounded(torch.randn(450, 96), bits, 32), torch.randn(5, 96)
+    parts = []
+    rows = QuantisedTensor.rows
+    monkeypatch.setattr(QuantisedTensor, "rows", lambda *given: parts.append(given[1:]) or rows(*given))
+    y = quantised_layers.quantised_linear(x, weight)
+    assert parts == [(start, min(start + 64, 450)) for start in range(0, 450, 64)]
+    assert_close(y, x.double() @ weight.dequantise().double().T, terms=96, dtype=torch.float32)
 
 
 def test_hand_computed():

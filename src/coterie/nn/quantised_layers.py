@@ -20,6 +20,9 @@ from coterie.nn.kernels.weights import ExpertWeights
 from coterie.nn.linear import Linear
 from coterie.nn.quantised_tensor import QuantisedTensor
 
+# Numbers of a large matrix that are widened together, in whole blocks of rows.
+_WIDENED, _ROWS = 1 << 20, 64
+
 
 class _QuantisedLinear(GradFunction):
     """`x W^T` with a quantised weight."""
@@ -27,7 +30,7 @@ class _QuantisedLinear(GradFunction):
     @staticmethod
     def forward(ctx: Any, x_TI: Tensor, weight: QuantisedTensor) -> Tensor:
         ctx.weight = weight
-        return product(x_TI, weight.dequantise(dtype=x_TI.dtype))
+        return _forward(x_TI, weight)
 
     @staticmethod
     @once_differentiable
@@ -35,6 +38,19 @@ class _QuantisedLinear(GradFunction):
         if not ctx.needs_input_grad[0]:
             return None, None
         return product(grads[0], ctx.weight.dequantise(dtype=grads[0].dtype).t()), None
+
+
+def _forward(x_TI: Tensor, weight: QuantisedTensor) -> Tensor:
+    """`x W^T`, some rows of W at a time: fresh memory for a large matrix costs more than its product."""
+    num_outputs, num_inputs = weight.shape
+    rows = max(_ROWS, _WIDENED // num_inputs // _ROWS * _ROWS)
+    if num_outputs <= 2 * rows:
+        return product(x_TI, weight.dequantise(dtype=x_TI.dtype))
+    y_TO = x_TI.new_empty(x_TI.shape[0], num_outputs)
+    for start in range(0, num_outputs, rows):
+        part = weight.rows(start, min(start + rows, num_outputs))
+        product(x_TI, part.dequantise(dtype=x_TI.dtype), out=y_TO[:, start : start + rows])
+    return y_TO
 
 
 def quantised_linear(x_TI: Tensor, weight: QuantisedTensor) -> Tensor:

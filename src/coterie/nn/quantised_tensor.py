@@ -8,10 +8,13 @@ block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from coterie.nn.kernels import one_pass
 
 BITS = {"int8": 8, "int4": 4}
 
@@ -58,11 +61,16 @@ class QuantisedTensor(nn.Module):
 
     def part(self, index: int) -> QuantisedTensor:
         """Expert `index` of a tensor (E, O, I) as (1, O, I), which shares its memory."""
+        return self.rows(index, index + 1)
+
+    def rows(self, start: int, stop: int) -> QuantisedTensor:
+        """Experts or rows from `start` to `stop` (exclusive), which share this tensor's memory."""
         part = QuantisedTensor.__new__(QuantisedTensor)
         nn.Module.__init__(part)
-        part.shape, part.bits, part.kept, part.block = (1, *self.shape[1:]), self.bits, self.kept, self.block
-        part.register_buffer("codes", self.codes[index : index + 1])
-        part.register_buffer("scales", self.scales[index : index + 1])
+        part.shape, part.bits = (stop - start, *self.shape[1:]), self.bits
+        part.kept, part.block = self.kept, self.block
+        part.register_buffer("codes", self.codes[start:stop])
+        part.register_buffer("scales", self.scales[start:stop])
         return part
 
     @torch.no_grad()
@@ -103,6 +111,11 @@ class QuantisedTensor(nn.Module):
         codes, scales = (
             (self.codes, self.scales) if index is None else (self.codes[index], self.scales[index])
         )
+        shape = self.shape if index is None else self.shape[1:]
+        if one_pass.widens(codes, scales, math.prod(shape), dtype):
+            numbers = torch.empty(shape, dtype=dtype)
+            one_pass.widen(codes, scales, self.bits, self.block, numbers)
+            return numbers
         if self.bits == 8:
             blocks = codes.to(dtype).mul_(scales[..., None])
         else:

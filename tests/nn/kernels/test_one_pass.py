@@ -13,6 +13,7 @@ from coterie.nn.dispatch import LOCAL
 from coterie.nn.kernels import choose, one_pass
 from coterie.nn.kernels.swiglu import swiglu, swiglu_experts
 from coterie.nn.norm import RMSNorm
+from coterie.nn.quantised_tensor import QuantisedTensor
 from tests.arithmetic import assert_close
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -51,6 +52,25 @@ def test_swiglu(dtype, threads):
         assert_close(ours, right, terms=8, dtype=dtype)
     with torch.no_grad():
         assert torch.equal(swiglu(gate, up), found[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("inputs", "block"), [(256, 64), (256, 32), (192, 48), (200, 64), (129, 64)])
+@pytest.mark.parametrize("scales", [torch.bfloat16, torch.float32])
+def test_widened_codes_have_the_bits_of_the_definition(
+    monkeypatch, dtype, bits, inputs, block, scales, threads
+):
+    torch.manual_seed(0)
+    weight = QuantisedTensor((2, 401, inputs), bits, block)
+    weight.store(torch.randn(2, 401, inputs))
+    weight.scales = (weight.scales.float() * torch.linspace(0.5, 1.5, weight.scales.shape[-1])).to(scales)
+    found = [weight.dequantise(dtype=dtype), weight.dequantise(1, dtype)]
+    assert one_pass.widens(weight.codes, weight.scales, 2 * 401 * inputs, dtype)
+    monkeypatch.setattr(one_pass, "widens", lambda *given: False)
+    for ours, right in zip(found, (weight.dequantise(dtype=dtype), weight.dequantise(1, dtype)), strict=True):
+        assert ours.shape == right.shape
+        assert torch.equal(ours, right)
 
 
 def test_extreme_numbers_stay_what_they_are():
