@@ -22,7 +22,8 @@ _IMPORTED = [
     *("pytest", "coterie.recipes.train", "coterie.serve.server"),
     # Where the functions are that begin here.
     *("tests.checkpoints.test_commit", "tests.cli.test_train", "tests.hosting.test_state_store"),
-    *("tests.machine.test_processes", "tests.serve.test_server", "tests.train.test_equivalence"),
+    *("tests.machine.test_processes", "tests.recipes.test_codistil", "tests.serve.test_server"),
+    "tests.train.test_equivalence",
 ]
 
 

@@ -27,6 +27,16 @@ EXPLAINED: dict[frozenset[str], str] = {
     frozenset(pair): reason
     for *pair, reason in (
         (
+            "recipes/method_trainer.py::method_trainer",
+            "recipes/reinforce_parts.py::ReinforceParts.build",
+            "reinforcement builds that trainer among its other parts; it is older than the function",
+        ),
+        (
+            "recipes/method_trainer.py::method_shell",
+            "recipes/reinforce_parts.py::ReinforceParts.shell",
+            "the run shell of reinforcement, which is older than the function",
+        ),
+        (
             "serve/inprocess.py::_sync_transport",
             "serve/inprocess.py::_async_transport",
             "the blocking and the asynchronous half of httpx's interface, whose base classes differ; they "

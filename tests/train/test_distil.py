@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from coterie.config.distill import TargetKind, WeightSettings
+from coterie.config.distill import TargetKind
 from coterie.config.errors import TrainingError
+from coterie.config.weighting import WeightSettings
 from coterie.data.teacher_targets import LEAST_LOG, OWN, TargetHeader
 from coterie.machine.processes import Processes
 from coterie.nn.logprobs import token_logprobs

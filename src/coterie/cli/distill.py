@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,9 +14,9 @@ from coterie.cli.output import answer_run
 
 if TYPE_CHECKING:
     from coterie.config.distill import DistillConfig
-    from coterie.recipes.distill import DistillResult
 
 WHO, WHAT, HOW = "Student and teacher", "What is learnt from", "How it is learnt"
+OWN = "On the student's own replies"
 Student = Annotated[
     str | None,
     typer.Option(
@@ -65,6 +65,17 @@ Control = Annotated[
         rich_help_panel=HOW,
     ),
 ]
+OnPolicy = Annotated[
+    bool,
+    typer.Option("--on-policy", help="Learn from what the student itself writes.", rich_help_panel=OWN),
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        help="The task whose problems are the prompts (default: what --examples ask).",
+        rich_help_panel=OWN,
+    ),
+]
 
 
 def distill(
@@ -82,6 +93,8 @@ def distill(
     cache: Cache = None,
     steps: Budget = None,
     control: Control = None,
+    on_policy: OnPolicy = False,
+    task: Task = None,
     config: Annotated[str | None, typer.Option(help="A YAML file of settings; options override it.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -89,14 +102,28 @@ def distill(
 
     A control learns from the same rows without the teacher, and the verdict compares the two.
     """
-    from coterie.recipes.distill import run_distill
+    from coterie.cli.on_policy import on_policy_settings
+    from coterie.config import ConfigError
+    from coterie.recipes.distill import DistillResult, run_distill
+    from coterie.recipes.on_policy import OnPolicyResult, run_on_policy
 
-    options: dict[str, Any] = {"teacher": teacher, "out": out, "mode": mode, "cache": cache, "steps": steps}
+    hint = shlex.join(["coterie", *sys.argv[1:]])
+    options: dict[str, Any] = {"teacher": teacher, "out": out, "steps": steps}
     options |= {"control": control, "examples": examples or None}
-    options |= {"student": student, "student.layers": student_layers, "targets.kind": targets}
-    options |= {"data.sources": data or None}
-    result = run_distill(_settings(config, options, overrides or []), shlex.join(["coterie", *sys.argv[1:]]))
-    answer_run(result, as_json, _lines(result))
+    result: DistillResult | OnPolicyResult
+    if on_policy:
+        others = {"--student-layers": student_layers, "--data": data, "--mode": mode, "--cache": cache}
+        options |= {"student": student, "task": task}
+        asked = on_policy_settings(config, options, others | {"--targets": targets}, overrides or [])
+        result = run_on_policy(asked, hint)
+    else:
+        if task is not None:
+            raise ConfigError("--task gives prompts to reply to, which needs --on-policy")
+        options |= {"mode": mode, "cache": cache}
+        options |= {"student": student, "student.layers": student_layers, "targets.kind": targets}
+        options |= {"data.sources": data or None}
+        result = run_distill(_settings(config, options, overrides or []), hint)
+    answer_run(result, as_json, result.lines())
 
 
 def _settings(file: str | None, options: Mapping[str, Any], overrides: list[str]) -> DistillConfig:
@@ -115,12 +142,3 @@ def _settings(file: str | None, options: Mapping[str, Any], overrides: list[str]
             settings[holder] = dict(settings.get(holder) or {})
         (settings[holder] if holder else settings)[inner] = value
     return DistillConfig.from_dict(apply_overrides(settings, overrides), file or "distill")
-
-
-def _lines(result: DistillResult) -> Iterator[str]:
-    record = result.record
-    if record is None:
-        yield f"stopped ({result.reason}) after {result.steps} steps"
-        return
-    yield from record.lines()
-    yield f"the student is in {record.path}"

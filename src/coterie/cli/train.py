@@ -38,5 +38,7 @@ def _trained(result: TrainResult) -> Iterator[str]:
         yield (
             f"the model is in {result.model}; to try it: coterie generate {result.model} 'Once upon a time'"
         )
+        if result.students is not None:
+            yield from result.students.lines()
         if result.report is not None:
             yield from (f"warning: {line}" for line in result.report.warnings)

@@ -13,28 +13,9 @@ from coterie.config.effects import Effect, Effects
 from coterie.config.errors import ConfigError
 from coterie.config.run import CONTINUED_WARMUP, OptimiserConfig, RunSettings, ScheduleConfig
 from coterie.config.run_effects import SHARED_EFFECTS
+from coterie.config.weighting import WeightSettings
 
 TargetKind = Literal["full", "topk", "sampled"]
-
-
-class WeightSettings(Settings):
-    """The teacher's share of the loss of a token.
-
-    The loss is `(1 - share) CE + share * temperature^2 * KL(teacher || student)`. `most`: the largest share.
-    `const`: always that. `linear`: it grows to that over the first `ramp` of the steps. `gated`: it is also
-    multiplied by `sigmoid((CE of the student - CE of the teacher) / kappa)`, so that the teacher counts where
-    it knows the token better than the student does, and little where it is wrong. `kappa` is in nats.
-    """
-
-    kind: Literal["const", "linear", "gated"] = "gated"
-    most: float = Field(0.9, gt=0, le=1)
-    ramp: float = Field(0.1, ge=0, le=1)
-    kappa: float = Field(0.5, gt=0)
-
-    def at(self, progress: float) -> float:
-        """The largest share at `progress` (0 to 1) of the run."""
-        ramped = self.kind == "const" or progress >= self.ramp
-        return self.most if ramped else self.most * progress / self.ramp
 
 
 class TargetSettings(Settings):

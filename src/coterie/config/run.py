@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from coterie.config.base import Settings
+from coterie.config.codistil import CodistilConfig
 from coterie.config.data import DataConfig
 from coterie.config.effects import Effects, Facts, effective, first_void
 from coterie.config.errors import ConfigError
@@ -145,7 +146,8 @@ class TrainConfig(RunSettings):
     The budget is `tokens` or `steps`. One optimiser step sees `batch_rows * accumulate` rows. `balance`
     replaces fields of the model's `BalanceConfig`. `data_dir`: where prepared data is kept (default: `data`
     in `out`). `mtp_weight`: weight of the loss of layers for multi-token prediction
-    (`num_nextn_predict_layers` of deepseek_v3; DeepSeek used 0.3, later 0.1).
+    (`num_nextn_predict_layers` of deepseek_v3; DeepSeek used 0.3, later 0.1). `codistil`: students that are
+    trained together with the model and learn from its predictions.
     """
 
     free_to_change: ClassVar[frozenset[str]] = RunSettings.free_to_change | {"data_dir"}
@@ -162,6 +164,7 @@ class TrainConfig(RunSettings):
     mtp_weight: float = Field(0.0, ge=0)
     out: str = "runs/train"
     data_dir: str | None = None
+    codistil: CodistilConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -180,18 +183,21 @@ class TrainConfig(RunSettings):
     def _check(self) -> Self:
         if (self.tokens is None) == (self.steps is None):
             raise ValueError("give the budget as 'tokens' or as 'steps', and not both")
-        if ("from" in self.model) == ("model_type" in self.model):
-            raise ValueError(
-                "'model' needs either 'model_type' (with config.json keys) or 'from' (a checkpoint)"
-            )
+        _check_model("model", self.model)
         BalanceConfig.from_dict(self.balance, "balance")
         if "from" not in self.model and self.max_forgetting is not None:
             raise ValueError("max_forgetting is for 'model.from': a fresh model has nothing to forget")
-        if "from" in self.model and len(self.model) > 1:
-            raise ValueError(
-                "'model.from' takes its settings from the checkpoint; remove the other model keys"
-            )
+        for name, student in self.codistil.students.items() if self.codistil else ():
+            _check_model(f"codistil.students.{name}.model", student.model)
+            self.optimiser_of(name)
         return self
+
+    def optimiser_of(self, student: str) -> OptimiserConfig:
+        """The optimiser of a student: the run's, with what the student has otherwise."""
+        assert self.codistil is not None
+        given = self.codistil.students[student].optimiser
+        where = f"codistil.students.{student}.optimiser"
+        return OptimiserConfig.from_dict(self.optimiser.to_dict() | given, where)
 
     def num_steps(self, row_tokens: int) -> int:
         """Optimiser steps of the budget, for rows of `row_tokens` tokens (at least one)."""
@@ -199,3 +205,15 @@ class TrainConfig(RunSettings):
             return self.steps
         assert self.tokens is not None
         return max(1, round(self.tokens / (row_tokens * self.batch_rows * self.accumulate)))
+
+
+def _check_model(where: str, model: dict[str, Any]) -> None:
+    """Errors: `ValueError` for keys that are neither a model's nor a checkpoint's."""
+    if ("from" in model) == ("model_type" in model):
+        raise ValueError(
+            f"'{where}' needs either 'model_type' (with config.json keys) or 'from' (a checkpoint)"
+        )
+    if "from" in model and len(model) > 1:
+        raise ValueError(
+            f"'{where}.from' takes its settings from the checkpoint; remove the other model keys"
+        )

@@ -92,6 +92,16 @@ TRAIN_EFFECTS: Effects = {
     ),
     "data.near_threshold": Effect(lambda settings, _: settings.data.dedup_near, "data.dedup_near=true"),
     "balance": _MOE,
+    "codistil.weighting.ramp": Effect(
+        lambda settings, _: settings.codistil is None or settings.codistil.weighting.kind != "const",
+        "a codistil.weighting.kind other than const",
+        True,
+    ),
+    "codistil.weighting.kappa": Effect(
+        lambda settings, _: settings.codistil is None or settings.codistil.weighting.kind == "gated",
+        "codistil.weighting.kind=gated",
+        True,
+    ),
 } | dict(SHARED_EFFECTS)
 
 

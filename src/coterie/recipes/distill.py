@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,6 +62,14 @@ class DistillResult:
             "path": str(self.path) if self.path else None,
             "record": self.record.to_dict() if self.record else None,
         }
+
+    def lines(self) -> Iterator[str]:
+        """What happened, in words."""
+        if self.record is None:
+            yield f"stopped ({self.reason}) after {self.steps} steps"
+            return
+        yield from self.record.lines()
+        yield f"the student is in {self.record.path}"
 
 
 def distill(student: str, teacher: str, data: str | Sequence[str], **settings: Any) -> DistillResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from coterie.config.run import TrainConfig
 from coterie.data.build import Prepared, prepare
 from coterie.machine.system import peak_memory_bytes
 from coterie.nn.transformer import Transformer
+from coterie.recipes.codistil import Students
 from coterie.recipes.continued import Continued, evaluation_interval
 from coterie.recipes.heldout import EVAL_TOKENS, evaluation_documents, heldout_bits
 from coterie.recipes.pretrainer import pretrainer, stated_training
 from coterie.recipes.run import Run, execute, open_run
+from coterie.results.codistil import CodistilRecord
 from coterie.results.tuning import TuningRecord
 from coterie.train.callbacks import Callback, Evaluate, read_records
 from coterie.train.loop import Trainer
@@ -34,7 +36,8 @@ class TrainResult:
     """How a run ended.
 
     `model`: the trained model's directory (None for a run that was stopped early). `report`: what
-    `report.json` holds, for a finished run that started from a given model.
+    `report.json` holds, for a finished run that started from a given model. `students`: what `codistil.json`
+    holds, for a finished run with students.
     """
 
     model: Path | None
@@ -44,19 +47,22 @@ class TrainResult:
     reason: str
     bits_per_byte: float | None
     report: TuningRecord | None = None
+    students: CodistilRecord | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        report = {} if self.report is None else {"report": self.report.to_dict()}
-        return plain | {"model": str(self.model) if self.model else None} | report
+        records = {"report": self.report, "students": self.students}
+        plain |= {name: record and record.to_dict() for name, record in records.items()}
+        return plain | {"model": str(self.model) if self.model else None}
 
 
 def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> TrainResult:
     """Run the training that `config` describes, or resume it.
 
     Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints/step-NNNNNN` and, when finished,
-    `model`, a Hugging Face directory. A run from a given model also writes `report.json` and `report.html`.
+    `model`, a Hugging Face directory. A run from a given model also writes `report.json` and `report.html`,
+    and one with students `students` and `codistil.json`.
     Errors: `CoterieError` subclasses, one line each.
     """
     with open_run(config) as processes:
@@ -65,34 +71,44 @@ def pretrain(config: TrainConfig, resume_hint: str = "the same command") -> Trai
         trainer = pretrainer(config, prepared, processes)
         model = trainer.model
         assert isinstance(model, Transformer)
+        students = Students.build(config, prepared, trainer)
         continued = Continued(config, prepared, trainer, model) if "from" in config.model else None
         documents = continued.choosing if continued else evaluation_documents(prepared, EVAL_TOKENS)
 
         def read(checkpoint: Path) -> None:
             _check_same_text(checkpoint, prepared)
             load_state_into(model, checkpoint)
+            students.read(checkpoint)
+
+        def write(checkpoint: Path) -> None:
+            write_model_files(checkpoint, model, prepared.tokenizer)
+            students.write(checkpoint)
 
         def measure(_: RunningTraining) -> dict[str, float]:
-            return {"heldout_bits_per_byte": heldout_bits(model, prepared, documents)}
+            found = {"heldout_bits_per_byte": heldout_bits(model, prepared, documents)}
+            return found | students.measure(documents)
 
+        stated = stated_training(config, trainer, model)
         run = Run(
             trainer,
-            write=lambda path: write_model_files(path, model, prepared.tokenizer),
+            write=write,
             read=read,
-            callbacks=_watchers(config, trainer, measure, continued),
+            callbacks=[students.lockstep, *_watchers(config, trainer, measure, continued)],
             about=lambda _: {"data": prepared.directory.name},
             inputs=_inputs(config),
-            stated=stated_training(config, trainer, model),
+            stated=stated,
         )
         reason = execute(config, run, resume_hint)
-        return _finish(config, prepared, trainer, model, continued, reason)
+        result = _finish(config, prepared, trainer, model, continued, reason)
+        return replace(result, students=students.finish(stated) if result.model else None)
 
 
 def _inputs(config: TrainConfig) -> dict[str, str]:
     """What a resumed run must find unchanged besides its text, in words -> a hash of its content."""
-    if "from" not in config.model:
-        return {}
-    return {"base (the weights of the model)": weights_fingerprint(locate(config.model["from"]))}
+    given = {"base (the weights of the model)": config.model.get("from")}
+    for name, student in config.codistil.students.items() if config.codistil else ():
+        given[f"start of the student {name}"] = student.model.get("from")
+    return {what: weights_fingerprint(locate(path)) for what, path in given.items() if path is not None}
 
 
 def _data_settings(config: TrainConfig) -> DataConfig:

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from coterie.config import ConfigError
-from coterie.config.distill import WeightSettings
 from coterie.config.run import OptimiserConfig, ScheduleConfig
+from coterie.config.weighting import WeightSettings
 from coterie.data.rows import MemoryStream, PackedRows
 from coterie.nn.parameter_groups import parameter_groups
 from coterie.nn.transformer import Transformer

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from coterie.adapters.tuned import read_trainable, write_trainable
 from coterie.config.tune import TuneConfig
 from coterie.data.heldout import retention_documents
 from coterie.evaluate.tuning import measure
 from coterie.machine.processes import Processes
-from coterie.recipes.run import Run, check_same, execute, open_run
+from coterie.recipes.method_trainer import method_shell
+from coterie.recipes.run import check_same, execute, open_run
 from coterie.recipes.tune_cost import TuneCost, tuning_cost
 from coterie.recipes.tune_finish import finish
 from coterie.recipes.tune_run import TuneRun, build_run, log_plan, watchers
@@ -81,14 +81,7 @@ def run_tune(config: TuneConfig, resume_hint: str = "the same command", dry_run:
         documents = retention_documents(config.retention, tuned.tokenizer, run.data.num_measured_tokens)
         before = measure(tuned, run.data, documents)
         plan = log_plan(run)
-        shell = Run(
-            trainer,
-            write=lambda directory: write_trainable(directory, tuned.model),
-            read=lambda directory: read_trainable(directory, tuned.model),
-            callbacks=watchers(run, before.probes),
-            inputs=run.inputs,
-            stated=run.stated,
-        )
+        shell = method_shell(trainer, tuned, watchers(run, before.probes), run.inputs, run.stated)
         reason = execute(config, shell, resume_hint)
         place = (trainer.step_count, trainer.tokens, trainer.seconds)
         if reason in STOPPED:

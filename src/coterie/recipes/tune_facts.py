@@ -50,14 +50,19 @@ def stated_settings(
     return effective(config.model_copy(update=made), config.effects, facts)
 
 
-def run_inputs(config: TuneConfig, tuned: Tuned, data: TuneData) -> dict[str, str]:
-    """What the run reads, in words -> a hash of its content; an earlier one may explain later ones."""
+def base_inputs(tuned: Tuned) -> dict[str, str]:
+    """What a given model brings to a run, in words -> a hash of its content."""
     tokenizer = tuned.tokenizer
-    found = {
+    return {
         "tokenizer": tokenizer.sha256,
         "chat template": hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest(),
         "base (the weights of the model)": weights_fingerprint(tuned.base),
     }
+
+
+def run_inputs(config: TuneConfig, tuned: Tuned, data: TuneData) -> dict[str, str]:
+    """What the run reads, in words -> a hash of its content; an earlier one may explain later ones."""
+    found = base_inputs(tuned)
     if is_adapter(config.model):
         found["adapter to train further"] = file_sha256(Path(config.model).expanduser() / WEIGHTS)
     if config.experts is not None:

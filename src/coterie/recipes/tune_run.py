@@ -17,6 +17,7 @@ from coterie.machine.device import choose_device, choose_dtype
 from coterie.machine.processes import Processes
 from coterie.proof.difference import difference
 from coterie.proof.records import ProbeRecord, probe
+from coterie.recipes.method_trainer import step_options
 from coterie.recipes.run import build_trainer
 from coterie.recipes.tune_facts import run_inputs, stated_settings
 from coterie.results.tuning import GroupPlan
@@ -76,13 +77,10 @@ def build_run(config: TuneConfig, processes: Processes) -> TuneRun:
         config.schedule,
         steps=data.steps,
         batch_rows=data.batch_rows,
-        seed=config.seed,
         processes=processes,
-        accumulate=config.accumulate,
-        clip_norm=config.clip_norm,
         recompute=config.recompute,
-        balance_prompts=config.balance_prompts,
         device=device,
+        **step_options(config),
     )
     stated = stated_settings(config, tuned, data, optimiser)
     inputs = run_inputs(config, tuned, data)

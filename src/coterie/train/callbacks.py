@@ -2,7 +2,8 @@
 
 `metrics.jsonl` holds one JSON object per line, in order of `step`. A `kind: train` line has `TRAIN_FIELDS`,
 for MoE models also `MOE_FIELDS`, and the objective's own metrics. A `kind: eval` line has step, tokens,
-seconds, flops and what the evaluation function returned. A `kind: end` line closes each process's share of
+seconds, flops and what the evaluation function returned. A `kind: student/NAME` line has the train fields
+of a model that is trained together with the run's. A `kind: end` line closes each process's share of
 the run: reason, step, tokens, seconds, peak_memory_bytes.
 """
 
@@ -27,6 +28,8 @@ from coterie.train.running import Record, RunningTraining
 
 _log = logging.getLogger("coterie")
 
+STUDENT = "student/"
+"""Begins the kind of a train record of a model that steps together with the run's (`train.lockstep`)."""
 TRAIN_FIELDS = {
     "kind": "train",
     "step": "optimiser steps done",
@@ -104,7 +107,8 @@ class JsonlLog(Callback):
     def on_record(self, trainer: RunningTraining, record: Record) -> None:
         if not trainer.processes.is_main:
             return
-        if record["kind"] == "train" and record["step"] % self.every and record["step"] != trainer.steps:
+        frequent = record["kind"] == "train" or record["kind"].startswith(STUDENT)
+        if frequent and record["step"] % self.every and record["step"] != trainer.steps:
             return
         try:
             with open(self.path, "a", encoding="utf-8") as file:

@@ -6,6 +6,7 @@ streams of the rows. T tokens, D width, V vocabulary, C tokens of one chunk, K k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from coterie.config.distill import TargetKind, WeightSettings
+from coterie.config.distill import TargetKind
 from coterie.config.errors import ConfigError, TrainingError
 from coterie.config.tune import TuneConfig
+from coterie.config.weighting import WeightSettings
 from coterie.data.teacher_targets import OWN, STREAMS
 from coterie.machine.processes import Processes
 from coterie.nn.logprobs import capped
@@ -33,7 +35,8 @@ class Distillation(Objective):
 
     `weighting` says what `share_t` is; no gradient flows through it. `teacher`: a frozen model that answers
     here, or the kind of its kept answers, which the rows carry. `cap`: of the student's scores
-    (`Transformer.logit_cap`). `steps`: of the whole run.
+    (`Transformer.logit_cap`). `steps`: of the whole run. `beta`: above 0 the divergence is another one
+    (`mixed_divergence`), for a teacher that answers here.
 
     Logits exist for a few hundred tokens at a time, so memory does not grow with T times V. Where the
     vocabularies differ in size (rows without a token), the teacher's distribution is over the smaller one.
@@ -48,10 +51,11 @@ class Distillation(Objective):
         weighting: WeightSettings = WHOLE,
         temperature: float = 1.0,
         steps: int = 1,
+        beta: float = 0.0,
     ) -> None:
         self.teacher = teacher.eval() if isinstance(teacher, Transformer) else teacher
         self.cap = cap
-        self.weighting, self.temperature, self.steps = weighting, temperature, steps
+        self.weighting, self.temperature, self.steps, self.beta = weighting, temperature, steps, beta
         self.done = 0
         self._streams = () if isinstance(teacher, Transformer) else STREAMS[teacher]
 
@@ -74,19 +78,23 @@ class Distillation(Objective):
         divergence_T = self._chunked(KEPT[self.teacher], h_TD, head_VD, kept)
         return {"divergence": divergence_T, OWN: batch.streams[OWN].float()}
 
+    @torch.no_grad()
+    def hidden(self, teacher: Transformer, batch: Batch) -> Tensor:
+        """(T, D): what the teacher makes of a micro-batch. Its routers keep no statistics."""
+        taught_TD: Tensor = teacher(batch.ids_T, replace(batch.context, balance_tokens=None))
+        return taught_TD
+
     def _asked(
         self, teacher: Transformer, h_TD: Tensor, head_VD: Tensor, batch: Batch
     ) -> Mapping[str, Tensor]:
-        with torch.no_grad():
-            # The teacher's routers keep no statistics.
-            taught_TD = teacher(batch.ids_T, replace(batch.context, balance_tokens=None))
+        taught_TD = self.hidden(teacher, batch)
 
         def divergence(scores_CV: Tensor, taught_CD: Tensor, targets_C: Tensor) -> Tensor:
             with torch.no_grad():
                 taught_CV = teacher_scores(teacher, taught_CD, scores_CV.shape[1])
                 own_C = taught_CV.log_softmax(-1).gather(1, targets_C[:, None])[:, 0]
                 taught_CV = (taught_CV / self.temperature).log_softmax(-1)
-            return torch.stack([full_divergence(scores_CV, taught_CV), own_C], 1)
+            return torch.stack([mixed_divergence(scores_CV, taught_CV, self.beta), own_C], 1)
 
         both_T2 = self._chunked(divergence, h_TD, head_VD, [taught_TD, batch.targets_T])
         return {"divergence": both_T2[:, 0], OWN: both_T2[:, 1].detach()}
@@ -145,6 +153,24 @@ def full_divergence(scores_CV: Tensor, taught_CV: Tensor) -> Tensor:
     student_CV = scores_CV.log_softmax(-1)[:, : taught_CV.shape[1]]
     taught_CV = taught_CV.float()
     return (taught_CV.exp() * (taught_CV - student_CV)).sum(-1)
+
+
+def mixed_divergence(scores_CV: Tensor, taught_CV: Tensor, beta: float) -> Tensor:
+    """(C,): the generalised Jensen-Shannon divergence of GKD (arXiv 2306.13649) over the shared vocabulary.
+
+    With m = beta teacher + (1 - beta) student it is beta KL(teacher || m) + (1 - beta) KL(student || m), and
+    at its ends what it tends to, over beta or 1 - beta: KL(teacher || student) at 0, KL(student || teacher)
+    at 1.
+    """
+    if beta == 0:
+        return full_divergence(scores_CV, taught_CV)
+    student_CV, taught_CV = scores_CV[:, : taught_CV.shape[1]].log_softmax(-1), taught_CV.float()
+    if beta == 1:
+        return (student_CV.exp() * (student_CV - taught_CV)).sum(-1)
+    mixture_CV = torch.logaddexp(taught_CV + math.log(beta), student_CV + math.log1p(-beta))
+    ahead_C = (taught_CV.exp() * (taught_CV - mixture_CV)).sum(-1)
+    behind_C = (student_CV.exp() * (student_CV - mixture_CV)).sum(-1)
+    return beta * ahead_C + (1 - beta) * behind_C
 
 
 def bucketed_divergence(scores_CV: Tensor, ids_CK: Tensor, taught_CK: Tensor, tail_C: Tensor) -> Tensor:
