@@ -14,7 +14,7 @@ from coterie.report.reinforce_plots import AXIS_WORDS, AccuracyPoint, accuracy_c
 from coterie.report.reinforce_words import SURE, p_words, percent, range_words
 from coterie.report.templates import render_template
 from coterie.report.words import count
-from coterie.results.accuracy import accuracy_change
+from coterie.results.accuracy import AccuracyChange, accuracy_change
 
 _PAIRS = 6  # runs whose every pair is compared; of more, each with the first
 
@@ -121,9 +121,11 @@ def _row(name: str, run: DrawnRun) -> dict[str, str]:
         "operations": count(sum(run.flops)),
         "before": percent(start.watched.value),
         "after": f"{percent(last.found.value)} ({range_words(last.found)})",
-        "test": "not ended"
-        if change is None
-        else f"{percent(change.before.value)} → {percent(change.after.value)}",
-        "range": "" if change is None else range_words(change.after),
+        "test": "not ended" if change is None else _test_words(change),
         "pairs": "" if change is None else f"+{change.gained} −{change.lost}, {p_words(change.p)}",
     }
+
+
+def _test_words(change: AccuracyChange) -> str:
+    """`16.7 % → 80 % (62.7 to 90.5 %)`."""
+    return f"{percent(change.before.value)} → {percent(change.after.value)} ({range_words(change.after)})"
