@@ -59,6 +59,30 @@ def test_fewer_and_more_experts_per_token(form):
         assert_close(steered[rows], dense(*alone[:2])[rows], terms=D, depth=2)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_fixed_experts_are_taken_with_the_weights_of_live_scores(form):
+    router, x = make(**form), torch.randn(T, D, requires_grad=True)
+    plain = router(x)
+    fixed_TK = plain.ids_TK.clone()
+    fixed_TK[::2] = -1
+    same = router(x, steer=Steer(None, torch.full((T,), 2), 2, fixed_TK))
+    assert torch.equal(plain.ids_TK, same.ids_TK) and torch.equal(plain.weights_TK, same.weights_TK)
+    others_TK = (plain.ids_TK + 1) % E
+    found = router(x, steer=Steer(None, torch.full((T,), 2), 2, others_TK))
+    assert torch.equal(found.ids_TK, others_TK)
+    # What the scores alone say of these experts, chosen here by a bias that weights do not see.
+    chosen_TE = torch.full((T, E), -1e9).scatter(1, others_TK, 0.0)
+    scores_TE = router.logits(x) if router.config.score_after_topk else plain.scores_TE
+    raw_TE = scores_TE + chosen_TE if router.config.score_after_topk else scores_TE * (chosen_TE == 0)
+    if router.config.score_after_topk:
+        raw_TE = raw_TE.softmax(-1) if router.config.score == "softmax" else raw_TE.sigmoid()
+    if router.config.renormalize:
+        raw_TE = raw_TE / raw_TE.sum(-1, keepdim=True)
+    assert_close(dense(*found[:2]), raw_TE * router.config.scale, terms=D, depth=2)
+    found.weights_TK[:, 0].sum().backward()
+    assert router.weight.grad is not None and router.weight.grad.abs().sum() > 0
+
+
 def test_tokens_of_one_batch_are_steered_apart():
     model = tiny_model("moe")
     ids = torch.randint(0, 61, (20,))

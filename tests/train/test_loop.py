@@ -1,7 +1,9 @@
 """The loop's arithmetic against hand-made steps, and what stops it."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 from coterie.config import CheckpointError, DataError, TrainingError
 from coterie.data.rows import Row
 from coterie.train import Callback, SaveCheckpoint, collate
+from coterie.train.running import NoMoreSteps
 from tests.arithmetic import approx, tolerance
 from tests.train.support import (
     BATCH_TOKENS,
@@ -35,6 +38,29 @@ def test_collate_concatenates_and_marks_padding():
     assert (batch.num_valid, batch.num_rows) == (17, 2)
     assert batch.weight == float(rows[0].weights.sum() + rows[1].weights.sum())
     assert collate([rows[1]]).context.valid_T is None
+
+
+def test_collate_makes_steers_of_recorded_experts():
+    ids = np.arange(3, dtype=np.int32)
+    rows = [
+        Row(ids, ids, np.ones(3, np.float32), (3,), streams={"experts.1": np.full((3, 2), at, np.int16)})
+        for at in (-1, 4)
+    ]
+    (steer,) = collate(rows).context.steers.values()
+    assert steer.add_TE is None and steer.most == 2 and steer.top_k_T.tolist() == [2] * 6
+    assert steer.fixed_TK.tolist() == [[-1, -1]] * 3 + [[4, 4]] * 3 and [*collate(rows).context.steers] == [1]
+
+
+def test_a_reader_may_end_the_run_between_steps():
+    trainer = make_trainer()
+    whole = trainer.batches
+
+    def two_steps(start):
+        yield from itertools.islice(whole(start), 2 * trainer.accumulate)
+        raise NoMoreSteps("learnt")
+
+    trainer.batches = two_steps
+    assert trainer.run() == "learnt" and trainer.step_count == 2
 
 
 def test_collate_refuses_what_does_not_fit():

@@ -14,10 +14,12 @@ from coterie.config.run_effects import METHOD_EFFECTS
 
 Advantage = Literal["mean", "group_std", "batch_std", "rloo", "maxrl"]
 Clip = Literal["none", "ppo", "dual", "cispo"]
+Replay = Literal["none", "sampler", "trainer"]
 
 REINFORCE_EFFECTS: Effects = {
     "policy.clip_low": Effect(lambda s, _: s.policy.clip in ("ppo", "dual"), "policy.clip=ppo", True),
     "policy.clip_high": Effect(lambda s, _: s.policy.clip != "none", "a policy.clip other than none", True),
+    "policy.replay": Effect(lambda _, facts: facts.moe is not False, "a mixture of experts", True),
     "policy.kl": Effect(lambda s, _: s.policy.kl_weight > 0, "a policy.kl_weight above 0", True),
     "pass_at.samples": Effect(lambda s, _: s.pass_at.problems > 0, "pass_at.problems above 0", True),
     "max_forgetting": Effect(lambda s, _: False, "a tuning run"),
@@ -31,7 +33,9 @@ class PolicySettings(Settings):
     `advantage`: how rewards of a group become advantages. `ratio`: of single tokens or of whole replies.
     `clip`: what bounds a step away from the policy that sampled. `aggregate`: what the sum over tokens is
     divided by: replies times `max_tokens` (const), sampled tokens (token_mean), or each reply by its own
-    length (seq_mean). Formulas and sources: `train.policy_gradient`.
+    length (seq_mean). `replay`: whether training takes the experts that were chosen while sampling (sampler)
+    or by the weights before the first update (trainer), or chooses anew (none). Formulas and sources:
+    `train.policy_gradient`, `reinforce.replay`.
     """
 
     advantage: Advantage = "mean"
@@ -42,6 +46,7 @@ class PolicySettings(Settings):
     aggregate: Literal["const", "token_mean", "seq_mean"] = "const"
     kl: Literal["k1", "k2", "k3"] = "k2"
     kl_weight: float = Field(0.0, ge=0)
+    replay: Replay = "none"
 
 
 class PassAtSettings(Settings):
@@ -57,17 +62,20 @@ class ReinforceConfig(MethodRun):
     Each step takes `prompts` problems of `task` at `levels`, samples `group` replies of at most `max_tokens`
     tokens to each at temperature 1, and learns from their rewards with `updates` optimiser steps. Groups
     whose replies all earn the same teach nothing and are replaced, up to `refills` times a step; a step
-    needs `least_groups` groups with a signal at least. `steps` counts optimiser steps.
+    needs `least_groups` groups with a signal at least, and the learning rate is lowered by the root of the
+    share that `prompts` has of them. `steps` counts optimiser steps.
 
     `instruction`: a system message says how to answer. `eval_problems` of the split `val` are answered
     greedily every `eval_every` steps, and as many of `test` before and after, the first of them also by
     sampling (`pass_at`). `reward_weights`: of the parts of a reward that has several. `pool`: a file of
     `coterie pool`, whose problems are the only ones that are trained on; it says the levels. `gate`: whether
-    the run refuses to start without a signal to learn from.
+    the run refuses to start without a signal to learn from. `guard`: whether a run that collapses
+    (`reinforce.collapse`) ends with the weights of its best evaluation (stop), is warned of (warn), or goes
+    on (off).
     """
 
     effects: ClassVar[Effects] = REINFORCE_EFFECTS
-    free_to_change: ClassVar[frozenset[str]] = MethodRun.free_to_change | {"gate"}
+    free_to_change: ClassVar[frozenset[str]] = MethodRun.free_to_change | {"gate", "guard"}
 
     task: str
     levels: str | None = None
@@ -88,6 +96,7 @@ class ReinforceConfig(MethodRun):
     pass_at: PassAtSettings = PassAtSettings()
     save_every: int = Field(20, ge=0)
     gate: bool = True
+    guard: Literal["stop", "warn", "off"] = "stop"
     balance: Literal["arch", "none"] | float = "none"
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     schedule: TuneSchedule = TuneSchedule(kind="constant")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Streams that number things within a row, from 0 up; -1 is a token that belongs to none. A batch goes on
 # counting across its rows, so that a number names one thing of the whole batch.
 NUMBERING = frozenset({"pair", "sample"})
+# Streams "experts.LAYER", (S, K): the experts that each position goes to in that layer; -1: it chooses.
+EXPERTS = "experts."
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,9 @@ class Row:
     `streams`: what an objective reads besides, by name, each (S,) or (S, ...). Preference data has `pair`
     (number of the preference, -1 on padding), `side` (1 chosen, -1 rejected) and `margin`; labelled data has
     `pair` and `label` (1 wanted, -1 unwanted, 0 on the continuation of another prompt that it is compared
-    with). `reference_logp` is the log-probability of each target under the reference model.
+    with). `reference_logp` is the log-probability of each target under the reference model. Replies that were
+    sampled have `sample`, `advantage` and `old_logp` (`train.policy_gradient`), and with a replay of their
+    routing `experts.LAYER`.
     """
 
     ids: npt.NDArray[np.int32]

@@ -33,12 +33,15 @@ class Steer(NamedTuple):
     """How single tokens differ from the trained routing.
 
     `add_TE` is added to the logits; -inf there: never chosen. `top_k_T`: experts per token, the rest of
-    `most` chosen ones get weight 0.
+    `most` chosen ones get weight 0. `fixed_TK` int64: the experts that a token goes to whatever its scores
+    say (a row of -1: it chooses), as routing replay needs (R3, arXiv 2510.11370); the weights are still made
+    of the scores, so that the router learns.
     """
 
     add_TE: Tensor | None
     top_k_T: Tensor
     most: int
+    fixed_TK: Tensor | None = None
 
 
 class _AttachLoss(torch.autograd.Function):
@@ -219,6 +222,8 @@ class Router(nn.Module):
         if never_TE is not None:
             selection_TE = selection_TE.masked_fill(never_TE, float("-inf"))
         ids_TK = self._keep_groups(selection_TE).topk(top_k, dim=-1).indices
+        if steer is not None and steer.fixed_TK is not None:
+            ids_TK = torch.where(steer.fixed_TK < 0, ids_TK, steer.fixed_TK)
         weights_TK = basis_TE.gather(-1, ids_TK)
         off_TK = None if steer is None else _off(steer, never_TE, ids_TK)
         if off_TK is not None:

@@ -59,7 +59,8 @@ def run_reinforce(config: ReinforceConfig, resume_hint: str = "the same command"
         reason = execute(config, parts.shell(), resume_hint)
         if reason in STOPPED:
             return ReinforceResult(None, parts.tuned.kind, reason, trainer.step_count)
-        record = parts.record(start, parts.measured(), reason)
+        warnings = parts.settle(reason)
+        record = parts.record(start, parts.measured(), reason, warnings)
         path = Path(config.out) / parts.tuned.kind
         if processes.is_main:
             save_result(parts.tuned, path, {"metrics": {"steps": trainer.step_count}})

@@ -20,12 +20,15 @@ from coterie.config.effects import Facts, effective
 from coterie.config.errors import TrainingError
 from coterie.config.files import file_sha256
 from coterie.config.reinforce import ReinforceConfig
+from coterie.config.temporaries import remove_tree
 from coterie.machine.device import choose_device, choose_dtype
 from coterie.machine.facts import versions
 from coterie.machine.processes import Processes
+from coterie.nn.transformer import Transformer
 from coterie.plan.counts import count_parameters
 from coterie.recipes.reinforce_measure import measure, pass_at_change
 from coterie.recipes.run import Run
+from coterie.reinforce.collapse import COLLAPSED, CollapseGuard
 from coterie.reinforce.readiness import readiness
 from coterie.reinforce.rollouts import Sampler
 from coterie.reinforce.source import RolloutSource
@@ -41,6 +44,7 @@ from coterie.results.reinforce import (
 )
 from coterie.tasks.problem import EXTRA, TaskFamily, TaskProblem
 from coterie.train.callbacks import Evaluate, read_records
+from coterie.train.keep_best import KeepBest
 from coterie.train.loop import Trainer
 from coterie.train.objectives import default_lr
 from coterie.train.optim import build_optimiser
@@ -50,6 +54,7 @@ from coterie.train.schedule import multiplier
 
 _log = logging.getLogger("coterie")
 _GATE_PROBLEMS, _GATE_GROUP = 64, 8
+_WRONG = "val_wrong"  # the share by which the best evaluation is found
 
 
 @dataclass
@@ -68,6 +73,8 @@ class ReinforceParts:
     watched: list[TaskProblem]
     held_out: list[TaskProblem]
     beyond: list[TaskProblem]
+    best: KeepBest
+    guards: list[CollapseGuard]
 
     @classmethod
     def build(
@@ -85,16 +92,17 @@ class ReinforceParts:
             model, tuned.tokenizer, family, config.max_tokens, config.instruction, config.reward_weights
         )
         reference = copy.deepcopy(model).eval() if config.policy.kl_weight > 0 else None
-        source = RolloutSource(config, sampler, levels, Path(config.out, "rollouts"), reference)
+        objective = PolicyGradient(config.policy, config.max_tokens)
+        source = RolloutSource(config, sampler, levels, Path(config.out, "rollouts"), reference, objective)
         numbers = sum(parameter.numel() for parameter in model.parameters())
         optimiser = config.optimiser.resolved(default_lr(config.method, "reinforce", numbers))
         assert optimiser.lr is not None
         trainer = Trainer(
             model,
             source.batches,
-            PolicyGradient(config.policy, config.max_tokens),
+            objective,
             build_optimiser(model, optimiser),
-            lambda step: multiplier(step, config.steps, config.schedule),
+            lambda step: multiplier(step, config.steps, config.schedule) * source.strength,
             steps=config.steps,
             lr=optimiser.lr,
             seed=config.seed,
@@ -125,6 +133,7 @@ class ReinforceParts:
             list(family.problems(levels, count, "val", config.seed, fewer=True)),
             list(family.problems(levels, count, "test", config.seed, fewer=True)),
             list(family.problems([EXTRA], count, "test", config.seed)) if EXTRA in family.levels else [],
+            *_watchers(config, model),
         )
 
     def ready(self) -> Readiness:
@@ -185,18 +194,34 @@ class ReinforceParts:
                 "held out: %.1f %% right (%.1f to %.1f)",
                 *(100 * v for v in (found.value, found.low, found.high)),
             )
-            return {"val_right": found.value, "val_low": found.low, "val_high": found.high}
+            share, low, high = found.value, found.low, found.high
+            return {"val_right": share, "val_low": low, "val_high": high, _WRONG: 1 - share}
 
         return Run(
             self.trainer,
             write=lambda directory: write_trainable(directory, model),
             read=lambda directory: read_trainable(directory, model),
-            callbacks=[self.source, Evaluate(self.config.eval_every, evaluate)],
+            callbacks=[self.source, *self.guards, Evaluate(self.config.eval_every, evaluate), self.best],
             inputs=self.inputs,
             stated=self.stated,
         )
 
-    def record(self, start: ReinforceStart, after: HeldOutMeasured, reason: str) -> ReinforceRecord:
+    def settle(self, reason: str) -> list[str]:
+        """After a collapse, take the weights of the best evaluation; returns what to warn of."""
+        warnings = [line for guard in self.guards for line in guard.alarms[:1]]
+        if reason == COLLAPSED:
+            last = self.trainer.step_count
+            step = self.best.restore(self.trainer)
+            why = "the best held-out accuracy" if step < last else "no evaluation before it was better"
+            warnings.append(f"the run collapsed; its result has the weights of step {step}: {why}")
+            _log.warning("%s", warnings[-1])
+        elif self.trainer.processes.is_main and self.best.directory.is_dir():
+            remove_tree(self.best.directory)
+        return warnings
+
+    def record(
+        self, start: ReinforceStart, after: HeldOutMeasured, reason: str, warnings: list[str]
+    ) -> ReinforceRecord:
         """What the run did, without its proof."""
         before, trainer = start.measured, self.trainer
         rollouts = [
@@ -222,6 +247,7 @@ class ReinforceParts:
                 for layer in sorted(before.experts.keys() & after.experts.keys())
             },
             ended=reason,
+            warnings=warnings,
             steps=trainer.step_count,
             tokens_sampled=self.source.tokens_sampled,
             tokens_trained=trainer.tokens,
@@ -230,6 +256,18 @@ class ReinforceParts:
             seconds=trainer.seconds,
             versions=versions(),
         )
+
+
+def _watchers(config: ReinforceConfig, model: Transformer) -> tuple[KeepBest, list[CollapseGuard]]:
+    best = KeepBest(
+        Path(config.out, "best"),
+        _WRONG,
+        lambda directory: write_trainable(directory, model),
+        lambda directory: read_trainable(directory, model),
+    )
+    if config.guard == "off":
+        return best, []
+    return best, [CollapseGuard(config.guard, model.compute_dtype == torch.float32)]
 
 
 def _inputs(tuned: Tuned, family: TaskFamily) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coterie.data.rows import Row
 from coterie.nn.recording import Recorder
 from coterie.nn.transformer import Transformer
 from coterie.reinforce.rollouts import Rollout
@@ -24,16 +25,16 @@ class Mismatch:
     flips: float | None
 
 
-def measure_mismatch(model: Transformer, rollouts: Sequence[Rollout]) -> Mismatch:
-    """Read the replies as the trainer does, and compare with what the sampler recorded."""
+def measure_mismatch(model: Transformer, replies: Sequence[tuple[Rollout, Row]]) -> Mismatch:
+    """Read rows as the trainer does, and compare with what the sampler recorded in their rollouts."""
     largest, changed, counted = 0.0, 0, 0
-    for rollout in rollouts:
+    for rollout, row in replies:
         recorder = Recorder()
-        read = row_logprobs(model, rollout.row(0.0), recorder).cpu().numpy()
-        largest = max(largest, float(np.abs(read[rollout.places] - np.asarray(rollout.logprobs)).max()))
-        # No `strict`: routing is recorded of all sampled tokens or of none.
-        for place, routing in zip(rollout.places.tolist(), rollout.routing, strict=False):
-            now = {layer: set(experts) for layer, experts, _ in recorder.chosen(place)}
+        read = row_logprobs(model, row, recorder).cpu().numpy()
+        places = rollout.places
+        largest = max(largest, float(np.abs(read[places] - np.asarray(rollout.logprobs)).max()))
+        for place, routing in zip(places, rollout.routing, strict=False):
+            now = {layer: set(experts) for layer, experts, _ in recorder.chosen(int(place))}
             counted += len(routing.layers)
             changed += sum(now[layer] != set(experts) for layer, experts, _ in routing.layers)
     return Mismatch(largest, changed / counted if counted else None)

@@ -191,12 +191,13 @@ class Sampler:
         routing_of: int = 0,
         temperature: float = 1.0,
         first: int = 0,
+        routing: bool = False,
     ) -> list[RolloutGroup]:
         """`size` replies to each problem, without any filter.
 
         `key`: where in the run they belong; it seeds them, with the number of the problem from `first` on.
-        `routing_of`: of how many groups the first reply has its experts kept. `temperature`: with another one
-        than 1 it is not the policy that is trained.
+        `routing_of`: of how many groups the first reply has its experts kept; with `routing` all replies
+        have. `temperature`: with another one than 1 it is not the policy that is trained.
         """
         prompts = [self.prompt_ids(problem) for problem in problems]
         wanted = [
@@ -209,7 +210,7 @@ class Sampler:
             for at, ids in enumerate(prompts, first)
             for n in range(size)
         ]
-        keep = {at * size for at in range(routing_of)}
+        keep = set(range(len(wanted))) if routing else {at * size for at in range(routing_of)}
         replies, routings = self._run(wanted, keep)
         return self._judged(problems, prompts, size, replies, routings)
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from coterie.config.errors import DataError
-from coterie.data.rows import NUMBERING, Row
+from coterie.data.rows import EXPERTS, NUMBERING, Row
 from coterie.nn.forward_context import ForwardContext
+from coterie.nn.router import Steer
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,8 @@ class Batch:
 def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_prompts: bool = True) -> Batch:
     """Concatenate rows; `context.valid_T` is False on padding, and None when there is no padding.
 
-    `balance_prompts` False: routers count only the positions that are learnt.
+    `balance_prompts` False: routers count only the positions that are learnt. Streams of experts become the
+    context's steers.
     Errors: `DataError` for no rows, rows with different streams, or a row whose segments or streams do not
     have its length.
     """
@@ -60,7 +62,9 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_pro
     context = ForwardContext.packed(lengths, valid_T=valid_T, device=device)
     if not balance_prompts:
         context = replace(context, counted_T=torch.from_numpy(weights_T > 0).to(device))
-    streams, counts = _join_streams(rows)
+    joined, counts = _join_streams(rows)
+    streams = {name: torch.from_numpy(values).to(device) for name, values in joined.items()}
+    context = replace(context, steers=_steers(streams))
     return Batch(
         ids_T=_to_tensor([row.ids for row in rows], device),
         targets_T=_to_tensor([row.targets for row in rows], device),
@@ -70,9 +74,20 @@ def collate(rows: Sequence[Row], device: torch.device | str = "cpu", balance_pro
         num_valid=num_tokens - num_padding,
         num_rows=len(rows),
         num_counted=num_tokens - num_padding if balance_prompts else int((weights_T > 0).sum()),
-        streams={name: torch.from_numpy(values).to(device) for name, values in streams.items()},
+        streams=streams,
         counts=counts,
     )
+
+
+def _steers(streams: Mapping[str, Tensor]) -> dict[int, Steer]:
+    """By layer, the experts that each token goes to."""
+    steers = {}
+    for name, ids_TK in streams.items():
+        if name.startswith(EXPERTS):
+            most = ids_TK.shape[1]
+            top_k_T = torch.full((len(ids_TK),), most, device=ids_TK.device)
+            steers[int(name.removeprefix(EXPERTS))] = Steer(None, top_k_T, most, ids_TK.long())
+    return steers
 
 
 def _check(rows: Sequence[Row]) -> None:

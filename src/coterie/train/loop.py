@@ -30,14 +30,15 @@ from coterie.train.batch import Batch, collate
 from coterie.train.callbacks import Callback
 from coterie.train.objective import Objective
 from coterie.train.optim import Optimiser
-from coterie.train.running import Record
+from coterie.train.running import NoMoreSteps, Record
 
 _log = logging.getLogger("coterie")
 
 Batches = Callable[[int], Iterator[list[Row]]]
 """Maps a sample number to the rows of each micro-batch from there on (`data.order.read_batches`).
 
-A resumed run calls it again, so one integer is the run's place in its data.
+A resumed run calls it again, so one integer is the run's place in its data. It may end the run between two
+steps by `train.running.NoMoreSteps`.
 """
 
 
@@ -121,7 +122,11 @@ class Trainer:
             for callback in self.callbacks:
                 callback.on_start(self)
             while self.step_count < self.steps and self.stop_reason is None:
-                self.publish(self.step())
+                try:
+                    self.publish(self.step())
+                except NoMoreSteps as ended:
+                    self.stop(str(ended))
+                    break
                 for callback in self.callbacks:
                     callback.after_step(self)
                 # Time limits and signals reach processes at different moments; all end after the same step.

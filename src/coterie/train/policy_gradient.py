@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from coterie.config.reinforce import Advantage, PolicySettings
 from coterie.config.tune import TuneConfig
 from coterie.train.batch import Batch
 from coterie.train.objective import Metrics, Objective
+
+if TYPE_CHECKING:
+    from coterie.machine.processes import Processes
 
 _TINY = 1e-6
 
@@ -59,6 +62,9 @@ class PolicyGradient(Objective):
     `reference_logp` of each token. The loop divides by the weight of the whole step: N `max_tokens`
     (`const`), sampled tokens (`token_mean`) or N (`seq_mean`). So neither micro-batches, packing nor
     the number of processes change a step.
+
+    `effective_share`: of the last step, how much its tokens count as samples of the policy after the updates
+    so far: (sum r)^2 / (n sum r^2) over n sampled tokens; 1 when all ratios are alike.
     """
 
     streams: ClassVar[tuple[str, ...]] = ("sample", "advantage", "old_logp")
@@ -67,6 +73,8 @@ class PolicyGradient(Objective):
     def __init__(self, settings: PolicySettings, max_tokens: int) -> None:
         self.settings = settings
         self.max_tokens = max_tokens
+        self.effective_share = 1.0
+        self._ratios: list[Tensor] = []
         if settings.kl_weight > 0:
             self.streams = (*type(self).streams, "reference_logp")  # type: ignore[misc]
 
@@ -90,6 +98,8 @@ class PolicyGradient(Objective):
         log_ratio_T = torch.where(mask_T, logp_T - old_T, 0.0)
         if settings.ratio == "sequence":
             log_ratio_T = _by_sequence(log_ratio_T, logp_T, batch, mask_T)
+        ratio_T = log_ratio_T.detach().exp()[mask_T].double()
+        self._ratios.append(torch.stack([ratio_T.sum(), ratio_T.square().sum(), mask_T.sum().double()]))
         surrogate_T, clipped_T = surrogate(settings, log_ratio_T, advantage_T, logp_T)
         loss = -(weight_T * surrogate_T).sum()
         metrics = {
@@ -101,6 +111,14 @@ class PolicyGradient(Objective):
             loss = loss + settings.kl_weight * (weight_T * divergence(settings.kl, d_T)).sum()
             metrics["kl"] = (weight_T * divergence("k3", d_T.detach())).sum()
         return loss, metrics
+
+    def after_step(self, processes: Processes) -> None:
+        """Work out the effective share of the step's tokens."""
+        sums = torch.stack(self._ratios).sum(0)
+        self._ratios.clear()
+        processes.sum_in_place([sums])
+        total, squares, count = sums.tolist()
+        self.effective_share = total * total / (count * squares) if squares else 0.0
 
     def _token_weights(self, batch: Batch, mask_T: Tensor) -> Tensor:
         """(T,): 1 for each sampled token, or with `seq_mean` 1 over the tokens of its reply."""

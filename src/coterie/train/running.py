@@ -14,6 +14,10 @@ Record = dict[str, Any]
 """One set of measurements: a line of `metrics.jsonl` (fields: `train.callbacks`)."""
 
 
+class NoMoreSteps(Exception):
+    """Raised by a reader of batches to end the run after the last step, with the reason in its words."""
+
+
 class RunningTraining(Protocol):
     """What callbacks may read of a `Trainer` and ask of it.
 
