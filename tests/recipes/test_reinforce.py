@@ -210,13 +210,10 @@ def test_a_collapse_ends_with_the_weights_of_the_best_evaluation(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collapse, "alarm", lambda seen, _: "it fell" if len(seen["entropy"]) == 4 else None)
-    shares = iter([0.9, 0.5, 0.4, 0.3])
+    rights = iter([1, 11, *[4] * 9])  # of 12: before the run, then after each step
     monkeypatch.setattr(
-        reinforce_parts,
-        "accuracy",
-        lambda right: found.model_copy(update={"value": next(shares)}),
+        reinforce_parts, "accuracy", lambda _: accuracy([at < n for n in [next(rights)] for at in range(12)])
     )
-    found = accuracy([True] * 12)
     settings: dict[str, Any] = {"save_every": 1, "eval_every": 1}
     result = run(place, "collapse", **settings)
     assert (result.reason, result.steps) == ("collapse", 4)
