@@ -71,6 +71,22 @@ def test_how_much_to_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert "choose one of none, minimal" in fails(capsys, "run", server.url, "hi", "--effort", "hot")
 
 
+def test_votes_and_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coterie.save(chat_model(PLAIN), tmp_path / "model")
+    asked = ["run", str(tmp_path / "model"), "the quick", "--seed", "1", "--max-tokens", "5"]
+    call(*asked, "--votes", "3", "--vote-rule", "text", "--process")
+    said = capsys.readouterr().out
+    assert "votes  share  answer" in said and "of 3 replies" in said and "tokens  log-prob  step" in said
+    call(*asked, "--votes", "3", "--vote-rule", "text", "--process", "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["votes"]["of"] == 3 and 3 <= facts["completion_tokens"] <= 15
+    assert 1 <= sum(step["tokens"] for step in facts["process"]["steps"]) <= 5
+    assert "choose one of auto, answer" in fails(capsys, *asked, "--votes", "3", "--vote-rule", "best")
+    assert "temperature 0 all replies are the same" in fails(
+        capsys, *asked, "--votes", "3", "--temperature", "0"
+    )
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is the server running" in fails(capsys, "chat", "http://127.0.0.1:9")
     assert "goes with a server's address" in fails(capsys, "run", str(tmp_path), "x", "--served", "y")

@@ -105,6 +105,21 @@ def ask(page: Any, text: str) -> None:
     page.wait_for_selector(f".turn.assistant >> {button('Regenerate')}")
 
 
+def test_votes_and_steps_of_a_reply(page: Any) -> None:
+    page.click("#showSide")
+    page.fill("#votes", "3")
+    page.check("#steps")
+    page.select_option("#effort", "low")
+    page.click("#hideSide")
+    ask(page, "Hello")
+    page.wait_for_selector(".votes table")
+    assert "of 3 replies" in page.inner_text(".votes p") and page.locator("progress").count() >= 1
+    steps = page.locator("summary", has_text="Steps, ")
+    assert not page.locator(".steps").is_visible()
+    steps.click()
+    assert "log-probability" in page.inner_text(".steps")
+
+
 def test_a_conversation_with_branches_experts_and_a_judgement(page: Any, server: ServerThread) -> None:
     ask(page, "Hello")
     assert page.locator(".turn").count() == 2
@@ -116,7 +131,7 @@ def test_a_conversation_with_branches_experts_and_a_judgement(page: Any, server:
     page.click(button("Regenerate"))
     page.wait_for_selector("text=2/2")
     page.wait_for_selector(button("Regenerate"))
-    page.click('button[aria-label="Version before"]')
+    page.click('button[aria-label="Previous version"]')
     page.wait_for_selector("text=1/2")
     page.click(button("Good"))
     page.wait_for_selector('button[aria-label="Good reply"][aria-pressed="true"]')

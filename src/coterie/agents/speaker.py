@@ -12,9 +12,10 @@ from typing import Any, Literal, Protocol
 from coterie.config.errors import ConfigError
 from coterie.config.json_text import JsonError, JsonLimits, parse_json_object
 from coterie.reasoning.effort import EFFORTS
+from coterie.reasoning.votes import VOTE_RULES
 from coterie.remote.client import Endpoint, EndpointError
 from coterie.text.chat import Message, ToolCall
-from coterie.text.printable import joined
+from coterie.text.printable import joined, shown
 
 Kind = Literal["text", "reasoning"]
 OnPiece = Callable[[Kind, str], None]
@@ -24,8 +25,9 @@ OnPiece = Callable[[Kind, str], None]
 class Sampling:
     """How a reply is sampled; None leaves a value to the server (`max_tokens` None: what fits).
 
-    `effort` and `think_budget` (tokens): how much the model may reason. Errors: `ConfigError` for an unknown
-    effort.
+    `effort` and `think_budget` (tokens): how much the model may reason. `votes`: sampled replies that elect
+    one of them, by `vote_rule`. `process`: also tell the steps of the reply.
+    Errors: `ConfigError` for an unknown effort or rule.
     """
 
     temperature: float | None = None
@@ -34,10 +36,16 @@ class Sampling:
     seed: int | None = None
     effort: str | None = None
     think_budget: int | None = None
+    votes: int | None = None
+    vote_rule: str | None = None
+    process: bool | None = None
 
     def __post_init__(self) -> None:
         if self.effort is not None and self.effort not in EFFORTS:
             raise ConfigError(f"effort: unknown value '{self.effort}'; choose one of {', '.join(EFFORTS)}")
+        if self.vote_rule is not None and self.vote_rule not in VOTE_RULES:
+            known = ", ".join(VOTE_RULES)
+            raise ConfigError(f"vote rule: unknown value '{self.vote_rule}'; choose one of {known}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,8 @@ class Turn:
 
     `first_seconds`: until the first piece; `seconds`: in all. `broken`: place of a tool call -> its arguments
     as they came, if they are not a JSON object (the call in `message` then has none). `ignored`: fields of
-    the request without effect, where the server names them.
+    the request without effect, where the server names them. `votes` and `process`: as the server of this
+    library gives them (docs/reason.md).
     """
 
     message: Message
@@ -58,6 +67,8 @@ class Turn:
     broken: Mapping[int, str] = field(default_factory=dict)
     reasoning_tokens: int | None = None
     ignored: tuple[str, ...] = ()
+    votes: Mapping[str, Any] | None = None
+    process: Mapping[str, Any] | None = None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -137,6 +148,8 @@ class StreamedReply:
         self._calls: dict[int, dict[str, str]] = {}
         self._usage: Mapping[str, Any] = {}
         self._ignored: list[str] = []
+        self._votes: Mapping[str, Any] | None = None
+        self._process: Mapping[str, Any] | None = None
 
     def feed(self, event: Any) -> None:
         """Take in one chunk. Errors: `EndpointError` for an event that is not a chunk."""
@@ -153,6 +166,9 @@ class StreamedReply:
             calls = delta.get("tool_calls")
             for call in calls if isinstance(calls, list) else ():
                 self._call(_object(call))
+            votes = _object(choice.get("votes"))
+            self._votes = votes if "table" in votes else self._votes
+            self._process = _object(choice.get("process")) or self._process
             reason = choice.get("finish_reason")
             self.finish_reason = reason if isinstance(reason, str) else self.finish_reason
 
@@ -185,6 +201,8 @@ class StreamedReply:
             broken,
             counts[2],
             tuple(self._ignored),
+            self._votes,
+            self._process,
         )
 
     def _piece(self, kind: Kind, text: Any) -> None:
@@ -230,6 +248,28 @@ def note_ignored(turn: Turn) -> None:
         print(f"coterie: {options[name]} has no effect on this model: {why}", file=sys.stderr)
 
 
+def turn_lines(turn: Turn) -> list[str]:
+    """The votes and the process of a reply for people; nothing where it has none."""
+    lines = []
+    if turn.votes is not None:
+        lines += ["", f"{'votes':>5}  {'share':>5}  answer"]
+        for row in turn.votes["table"]:
+            lines.append(f"{row['count']:5}  {row['share']:5.0%}  {shown(str(row['answer']))[:100]}")
+        if turn.votes["unanswered"]:
+            lines.append(f"{turn.votes['unanswered']:5}         (no answer)")
+        lines.append(shown(str(turn.votes["says"])))
+    if turn.process is not None:
+        lines += ["", "tokens  log-prob  step"]
+        for step in turn.process["steps"]:
+            words = shown(" ".join(str(step["text"]).split()))
+            part = "" if step["part"] == "content" else f"[{step['part']}] "
+            lines.append(f"{step['tokens']:6}  {step['mean_logprob']:8.2f}  {part}{words}")
+            for check in step["checks"]:
+                verdict = "right" if check["right"] else f"WRONG, the left side is {check['value']}"
+                lines.append(f"{'':18}{shown(check['text'])}: {verdict}")
+    return lines
+
+
 def _object(value: Any) -> Mapping[str, Any]:
     """The value if it is a JSON object, else an empty one: servers leave fields out or send null."""
     return value if isinstance(value, Mapping) else {}
@@ -264,4 +304,5 @@ def _set(sampling: Sampling) -> dict[str, Any]:
     fields: dict[str, Any] = {"temperature": sampling.temperature, "top_p": sampling.top_p}
     fields |= {"max_tokens": sampling.max_tokens, "seed": sampling.seed}
     fields |= {"reasoning_effort": sampling.effort, "thinking_token_budget": sampling.think_budget}
+    fields |= {"votes": sampling.votes, "vote_rule": sampling.vote_rule, "process": sampling.process}
     return {name: value for name, value in fields.items() if value is not None}

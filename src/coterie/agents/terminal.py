@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from coterie.agents.speaker import Kind, Sampling, Speaker, Turn, note_ignored
+from coterie.agents.speaker import Kind, Sampling, Speaker, Turn, note_ignored, turn_lines
 from coterie.agents.transcript import read_conversation, write_row
 from coterie.config.errors import CoterieError
 from coterie.reasoning.effort import EFFORTS
@@ -135,6 +135,8 @@ class Terminal:
             return
         print()
         note_ignored(turn)
+        for line in turn_lines(turn) if self.interactive else ():
+            _note(f"{self._dim}{line}{self._plain}")
         self.messages = [*messages, turn.message]
         for call in turn.message.tool_calls:
             arguments = json.dumps(dict(call.arguments), ensure_ascii=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ from coterie.cli.options import (
     MaxTokens,
     MinP,
     Model,
+    Process,
     Repetition,
     Seed,
     Served,
@@ -34,13 +36,15 @@ from coterie.cli.options import (
     Template,
     ThinkBudget,
     TopP,
+    VoteRuleName,
+    Votes,
     Weights,
     expert_place,
 )
 from coterie.cli.output import answer
 
 if TYPE_CHECKING:
-    from coterie.agents.speaker import Kind
+    from coterie.agents.speaker import Kind, Turn
 
 
 def generate(
@@ -106,6 +110,8 @@ def chat(
     seed: Seed = None,
     effort: Effort = None,
     think_budget: ThinkBudget = None,
+    votes: Votes = None,
+    vote_rule: VoteRuleName = None,
     dtype: Dtype = "auto",
     quant: Weights = None,
     kernels: Computed = None,
@@ -123,7 +129,7 @@ def chat(
     from coterie.text.printable import printable
 
     place = expert_place(experts, expert_memory, expert_profile)
-    sampling = Sampling(temperature, top_p, max_tokens, seed, effort, think_budget)
+    sampling = Sampling(temperature, top_p, max_tokens, seed, effort, think_budget, votes, vote_rule)
     with connect(model, dtype, api_key_file, served, template, quant, adapter, kernels, place) as speaker:
         interactive = sys.stdin.isatty()
         if interactive:
@@ -148,6 +154,9 @@ def run(
     seed: Seed = None,
     effort: Effort = None,
     think_budget: ThinkBudget = None,
+    votes: Votes = None,
+    vote_rule: VoteRuleName = None,
+    process: Process = False,
     dtype: Dtype = "auto",
     quant: Weights = None,
     kernels: Computed = None,
@@ -163,30 +172,39 @@ def run(
 
     With --json-schema, the answer is checked against the schema.
     """
-    from coterie.agents.speaker import Sampling, note_ignored
-    from coterie.config import CoterieError
-    from coterie.sandbox.schemas import check_text, read_schema
+    from coterie.agents.speaker import Sampling, note_ignored, turn_lines
+    from coterie.sandbox.schemas import read_schema
     from coterie.text.chat import Message
 
     schema = read_schema(Path(json_schema)) if json_schema else None
     messages = [Message("system", system)] if system else []
     messages.append(Message("user", _text_of(prompt)))
-    sampling = Sampling(temperature, top_p, max_tokens, seed, effort, think_budget)
+    sampling = Sampling(
+        temperature, top_p, max_tokens, seed, effort, think_budget, votes, vote_rule, process or None
+    )
     place = expert_place(experts, expert_memory, expert_profile)
     with connect(model, dtype, api_key_file, served, template, quant, None, kernels, place) as speaker:
         on_piece = None if as_json else _show
         turn = speaker.say(messages, sampling=sampling, schema=schema, on_piece=on_piece)
     if not as_json:
-        print()
+        print("", *turn_lines(turn), sep="\n")
     note_ignored(turn)
     if schema is not None:
-        if turn.finish_reason == "length":
-            more = "raise --max-tokens" if max_tokens else "it filled the model's context"
-            raise CoterieError(f"the reply was cut off inside the JSON: {more}")
-        check_text(turn.message.text, schema)
+        _check(turn, schema, max_tokens)
     if as_json:
         facts = {key: value for key, value in asdict(turn).items() if key not in ("message", "broken")}
         answer({"message": turn.message.to_dict()} | facts, True, (), ensure_ascii=False)
+
+
+def _check(turn: Turn, schema: Mapping[str, Any], max_tokens: int | None) -> None:
+    """Check a reply against the schema. Errors: `CoterieError`."""
+    from coterie.config import CoterieError
+    from coterie.sandbox.schemas import check_text
+
+    if turn.finish_reason == "length":
+        more = "raise --max-tokens" if max_tokens else "it filled the model's context"
+        raise CoterieError(f"the reply was cut off inside the JSON: {more}")
+    check_text(turn.message.text, schema)
 
 
 def _show(kind: Kind, piece: str) -> None:

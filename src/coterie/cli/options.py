@@ -54,6 +54,32 @@ Longest = Annotated[
         "--max-tokens", help="Longest reply, in tokens (default: what fits).", min=1, rich_help_panel=REPLY
     ),
 ]
+Votes = Annotated[
+    int | None,
+    typer.Option(
+        help="Sample this many replies, show the likeliest one with the answer of most, and the table.",
+        min=2,
+        max=64,
+        rich_help_panel=REPLY,
+    ),
+]
+VoteRuleName = Annotated[
+    str | None,
+    typer.Option(
+        "--vote-rule",
+        help="What counts as the answer of a reply: answer (its line 'Answer: ...'), boxed, number (the last "
+        "one), text (all of it), or auto (the first of these that is there; the default).",
+        rich_help_panel=REPLY,
+    ),
+]
+Process = Annotated[
+    bool,
+    typer.Option(
+        "--process",
+        help="Print the steps of the reply with tokens, log-probabilities and checked sums.",
+        rich_help_panel=REPLY,
+    ),
+]
 MinP = Annotated[
     float | None,
     typer.Option(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from coterie.config.feed_forward import MoEConfig
 from coterie.config.model import ModelConfig
+from coterie.reasoning.effort import can_reason
+from coterie.text.reply_formats import format_of
 from coterie.text.template_facts import facts_of
 from coterie.text.tokenizer import Tokenizer
 
@@ -58,7 +60,8 @@ def card_of(
         max_length=config.max_positions,
         chat=template is not None,
         tools=facts is not None and facts.tools,
-        # Some templates let a model think and never show it again.
-        reasoning=facts is not None and (facts.reasoning or "<think>" in str(template)),
+        reasoning=facts is not None
+        and template is not None
+        and can_reason(template, facts, format_of(template)),
         moe=any(isinstance(block.ffn, MoEConfig) for block in config.blocks),
     )

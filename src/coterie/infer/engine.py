@@ -34,7 +34,7 @@ from coterie.infer.request import (
     check_prompt,
     in_front,
 )
-from coterie.infer.reuse import reuse
+from coterie.infer.reuse import is_read_by_another, reuse
 from coterie.infer.sampling import SamplingParams
 from coterie.infer.speculation import Speculation
 from coterie.infer.variant import Variant
@@ -307,7 +307,7 @@ class Engine:
 
     def _plan(self) -> Feeding:
         """How many tokens to feed each request: one per running reply; prompts first come, first served."""
-        plan = []
+        plan: Feeding = []
         budget = self.prefill_chunk
         active = in_front(self._running) or self._running
         if self._pace is not None and any(request.num_drawn for request in active):
@@ -317,6 +317,8 @@ class Engine:
             if self.prefixes.max_bytes and request.num_drawn == 0:
                 multiple = self.prefill_chunk if self.deterministic else 1
                 reuse(request, self._running, self.prefixes, multiple, self.deterministic)
+                if not self.deterministic and is_read_by_another(request, [one for one, _ in plan]):
+                    continue
             pending = len(request.tokens) - request.cache.length
             if pending > 1:
                 if self.deterministic:  # whole chunks from fixed positions, or nothing

@@ -30,15 +30,18 @@ from coterie.config.expert_place import ExpertPlace
 from coterie.config.kernels import check_kernels
 from coterie.infer.defaults import sampling_defaults
 from coterie.infer.engine import Engine
-from coterie.infer.request import Reply, RequestOptions, check_prompt
+from coterie.infer.request import Reply, RequestOptions, check_prompt, id_list
 from coterie.infer.sampling import SamplingParams
 from coterie.infer.thinking import ThinkingWish
+from coterie.infer.voting import VoteResult, elect, process_of
 from coterie.machine.device import choose_device
 from coterie.nn.forward_context import ForwardContext
 from coterie.nn.logprobs import token_logprobs
 from coterie.nn.recording import Recorder
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
+from coterie.reasoning.steps import ReplyProcess
+from coterie.reasoning.votes import MOST_VOTES, VoteRule
 from coterie.text.chat import Message, conversation_ids
 from coterie.text.template_sources import ChatTemplates, template_from
 from coterie.text.tokenizer import Tokenizer
@@ -211,6 +214,29 @@ class LanguageModel:
         ids, options = self._asked(messages, wish, its_params, tools)
         return self._engine().generate([ids], its_params, [options])[0]
 
+    def vote(
+        self,
+        prompt: Prompt,
+        votes: int = 5,
+        rule: VoteRule = "auto",
+        params: SamplingParams | None = None,
+        **settings: Any,
+    ) -> VoteResult:
+        """The answer that most of several sampled replies give, and the likeliest reply with it.
+
+        `rule` finds answers (`reasoning.votes`). Errors: as `generate`; `ConfigError` at temperature 0.
+        """
+        wish = ThinkingWish.taken_from(settings)
+        its_params = self._params(params, settings)
+        asked = [self._asked(prompt, wish, its_params) for _ in range(votes)]
+        # The replies share the keys and values of their prompt while they run; nothing is kept after that.
+        engine = Engine(self.model, self.tokenizer, MOST_VOTES, prefix_bytes=1, kernels=self.kernels)
+        return elect(engine, self._needs_tokenizer("a vote"), asked, its_params, rule)
+
+    def process(self, reply: Reply) -> ReplyProcess:
+        """The steps of a reply with their tokens, log-probabilities and checked sums."""
+        return process_of(reply, self._needs_tokenizer("the steps of a reply"), self.stop_ids)
+
     def render(
         self, messages: Messages, tools: Sequence[Mapping[str, Any]] | None = None, **variables: Any
     ) -> list[int]:
@@ -234,7 +260,7 @@ class LanguageModel:
 
     def _hidden(self, ids: Ids, recorder: Recorder | None = None) -> tuple[Tensor, Tensor]:
         """Hidden states (T, D) of one sequence, and its ids as a tensor on the model's device."""
-        given = _id_list(ids)
+        given = id_list(ids)
         check_prompt(given, self.config.vocab_size, self.config.max_positions)
         ids_T = torch.tensor(given, device=self.device)
         context = ForwardContext.packed([len(given)], device=self.device, recorder=recorder)
@@ -265,7 +291,7 @@ class LanguageModel:
 
     def _plain_ids(self, prompt: str | Ids) -> list[int]:
         if not isinstance(prompt, str):
-            return _id_list(prompt)
+            return id_list(prompt)
         named = self._needs_tokenizer("a text prompt").special_names_in(prompt)
         if named:
             _log.warning(
@@ -372,18 +398,3 @@ def save(model: LanguageModel, path: str | Path, dtype: str | None = None, probe
     if model.stop_ids:
         generation["eos_token_id"] = list(model.stop_ids)
     save_model(path, model.model, model.tokenizer, dtype, kept, generation, probes)
-
-
-def _id_list(ids: Ids) -> list[int]:
-    if isinstance(ids, Tensor):
-        if ids.dim() != 1 or ids.is_floating_point():
-            shape = tuple(ids.shape)
-            raise CoterieError(
-                f"prompt: token ids must be one row of whole numbers, got {ids.dtype} of shape {shape}"
-            )
-        return [int(i) for i in ids.tolist()]
-    if isinstance(ids, str) or not all(hasattr(i, "__index__") for i in ids):
-        raise CoterieError(
-            "prompt: give token ids (whole numbers); model.encode(text) makes them from a text"
-        )
-    return [int(i) for i in ids]

@@ -280,6 +280,22 @@ def check_prompt(ids: Sequence[int], vocab_size: int, most: int, why: str = "") 
         )
 
 
+def id_list(ids: Sequence[int] | Tensor) -> list[int]:
+    """Token ids as a list. Errors: `CoterieError`, one line, for anything else."""
+    if isinstance(ids, Tensor):
+        if ids.dim() != 1 or ids.is_floating_point():
+            shape = tuple(ids.shape)
+            raise CoterieError(
+                f"prompt: token ids must be one row of whole numbers, got {ids.dtype} of shape {shape}"
+            )
+        return [int(i) for i in ids.tolist()]
+    if isinstance(ids, str) or not all(hasattr(i, "__index__") for i in ids):
+        raise CoterieError(
+            "prompt: give token ids (whole numbers); model.encode(text) makes them from a text"
+        )
+    return [int(i) for i in ids]
+
+
 def in_front(requests: Sequence[Request]) -> list[Request]:
     """Those that do not stand behind all others."""
     return [request for request in requests if not request.behind]

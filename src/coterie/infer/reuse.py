@@ -41,3 +41,13 @@ def reuse(
     else:
         return
     request.cached = request.cache.length
+
+
+def is_read_by_another(request: Request, reading: Iterable[Request]) -> bool:
+    """Whether its whole prompt is being read for another request, whose keys and values it can copy next."""
+    if request.prompt is not None or request.num_prompt <= BLOCK or request.cache.length:
+        return False
+    return any(
+        not other.num_drawn and other.tokens == request.tokens and other.salt == request.salt
+        for other in reading
+    )

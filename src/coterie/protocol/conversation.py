@@ -22,6 +22,7 @@ from coterie.protocol.requests import ChatMessage, ChatRequest, choose_tokens
 from coterie.protocol.structured import check_end
 from coterie.protocol.thinking_fields import settled, thinking_bound
 from coterie.protocol.tool_bodies import CustomCallItem, ToolCallItem
+from coterie.reasoning.votes import VoteRule
 from coterie.text.chat import Message, conversation_ids
 from coterie.text.messages import long_id
 from coterie.text.rendering import GIVEN
@@ -49,7 +50,8 @@ class Conversation:
     before it repeats a call word for word, because a model that must call may never stop by itself.
     `stops`: texts that end the reply's content, and stay in it with `include_stop`. `ignored`: fields without
     effect on this model. `check`: of finished replies, for what a grammar does not enforce. `customs`: names
-    of custom tools. `new_id`: makes the ids of calls, as the template takes them.
+    of custom tools. `new_id`: makes the ids of calls, as the template takes them. `vote`: the replies elect
+    one of them by this rule. `process`: each reply comes with its steps.
     """
 
     prompt: list[int]
@@ -68,6 +70,8 @@ class Conversation:
     check: SchemaCheck | None = None
     customs: frozenset[str] = frozenset()
     new_id: Callable[[], str] = long_id
+    vote: VoteRule | None = None
+    process: bool = False
 
     def parser(self) -> ReplyParser:
         """A parser for one reply."""
@@ -112,8 +116,10 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
     kept = demand.filter(service.grammars, opened)
     check_end(body, kept)
     ignored += reported(names_of(kept.unenforced if kept is not None else ()), strict)
+    if body.votes and params.temperature == 0:
+        raise invalid("/votes: at temperature 0 all replies are the same; set a temperature", "/votes")
     jobs = []
-    for index in range(body.n or 1):
+    for index in range(body.votes or body.n or 1):
         seed = None if params.seed is None else (params.seed + index) % 2**64
         filtered = replace(options, filter=_bounded(service, budget, form, opened, kept))
         if index == 0:  # the choices have one prompt
@@ -136,6 +142,8 @@ def prepare(service: Service, body: ChatRequest, variant: str) -> Conversation:
         check=demand.check(kept),
         customs=demand.customs,
         new_id=facts.new_id,
+        vote=(body.vote_rule or "auto") if body.votes else None,
+        process=bool(body.process),
     )
 
 
@@ -147,6 +155,11 @@ def _check(body: ChatRequest) -> None:
         raise invalid(
             "/continue_final_message: cannot go with add_generation_prompt", "/continue_final_message"
         )
+    for name in ("n", "tools") if body.votes else ():
+        if getattr(body, name) not in (None, 1, []):
+            raise invalid(f"/votes: cannot go with '{name}'", "/votes")
+    if body.vote_rule is not None and body.votes is None:
+        raise invalid("/vote_rule: needs 'votes'", "/vote_rule")
     if body.max_tokens == 0:
         raise invalid("/max_tokens: a reply has at least one token", "/max_tokens")
 

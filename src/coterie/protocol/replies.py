@@ -18,6 +18,7 @@ from coterie.protocol.conversation import Conversation
 from coterie.protocol.customs import CustomCalls
 from coterie.protocol.moe import routing_of
 from coterie.protocol.requests import StreamOptions
+from coterie.reasoning.steps import ProcessReader, step_parts
 from coterie.text.replies import CallPart, Delta, NumberedCall
 from coterie.text.tokenizer import Tokenizer
 
@@ -26,8 +27,8 @@ from coterie.text.tokenizer import Tokenizer
 class ChoiceStep:
     """What one token added to one choice. `written`: its text, which `delta` may have only later, or never.
 
-    `finish` is set on the last step only; so are `stop`, the stop string that ended the content, and `schema`
-    (see `demands.SchemaCheck.of`).
+    `finish` is set on the last step only; so are `stop`, the stop string that ended the content, `schema`
+    (see `demands.SchemaCheck.of`) and `process`. `votes`: of an election (`protocol.elections`).
     """
 
     index: int
@@ -39,6 +40,9 @@ class ChoiceStep:
     moe: dict[str, Any] | None = None
     stop: str | None = None
     schema: str | None = None
+    logprob: float = 0.0
+    process: dict[str, Any] | None = None
+    votes: dict[str, Any] | None = None
 
 
 @dataclass
@@ -144,6 +148,7 @@ class Replies:
         self._parsers = [self.talk.parser() for _ in self.talk.jobs]
         self._called = [Called(self.talk) for _ in self.talk.jobs]
         self._drawn = [0 for _ in self.talk.jobs]
+        self._readers = [ProcessReader() for _ in self.talk.jobs]
         self._ended: set[int] = set()
 
     async def steps(self) -> AsyncGenerator[list[ChoiceStep], None]:
@@ -197,7 +202,18 @@ class Replies:
         if self.talk.num_logprobs is not None:
             entries = [logprob_entry(self.service.tokenizer, event)]
         routing = routing_of(self.talk.routing, [event])
-        return ChoiceStep(index, delta, event.token, entries, event.text, finish, routing, parser.stop_string)
+        step = ChoiceStep(index, delta, event.token, entries, event.text, finish, routing, parser.stop_string)
+        step.logprob = event.logprob
+        if self.talk.process:
+            self._read(step, called.any)
+        return step
+
+    def _read(self, step: ChoiceStep, inside: bool) -> None:
+        """Add a token to the process of its reply, which comes with the last one."""
+        reader = self._readers[step.index]
+        reader.add(step.logprob, step_parts(step.delta, inside))
+        if step.finish is not None:
+            step.process = reader.process().to_dict()
 
 
 class Called:

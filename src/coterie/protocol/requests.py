@@ -14,6 +14,7 @@ from coterie.infer.sampling import SamplingParams
 from coterie.protocol.body import MAX_TOKENS, Body, Ids, Name, Probability, Text, Whole
 from coterie.protocol.tool_bodies import MAX_TOOLS, AnyCall, AnyTool, Choice
 from coterie.reasoning.effort import Effort
+from coterie.reasoning.votes import MOST_VOTES, VoteRule
 
 MAX_CHOICES = 128
 MAX_STOPS = 64
@@ -241,6 +242,9 @@ class ChatRequest(Generation):
     continue_final_message: bool | None = None
     modalities: list[Literal["text"]] | None = None
     prediction: PredictedContent | None = None
+    votes: Annotated[Whole, Field(ge=2, le=MOST_VOTES)] | None = None
+    vote_rule: VoteRule | None = None
+    process: bool | None = None
 
 
 class CompletionRequest(Generation):

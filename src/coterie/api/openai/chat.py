@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from coterie.protocol.chunks import chunks
 from coterie.protocol.conversation import Conversation, prepare
+from coterie.protocol.elections import PROGRESS, elected
 from coterie.protocol.received import receive, respond
 from coterie.protocol.replies import ChoiceStep, Replies, call_object, part_object, prompt_logprobs
 from coterie.protocol.requests import ChatRequest, StreamOptions
@@ -41,13 +42,23 @@ async def chat_completions(request: Request) -> Response:
     )
 
 
+def _steps(replies: Replies) -> AsyncGenerator[list[ChoiceStep], None]:
+    """The steps of all choices, or of the one that they elect."""
+    rule = replies.talk.vote
+    return replies.steps() if rule is None else elected(replies, rule)
+
+
 async def _added(replies: Replies, with_ids: bool) -> AsyncGenerator[list[dict[str, Any]], None]:
     """The `choices` entries of a stream, those of one step together."""
     begun: set[int] = set()
-    async with aclosing(replies.steps()) as batches:
+    async with aclosing(_steps(replies)) as batches:
         async for steps in batches:
             choices = []
             for step in steps:
+                if step.token == PROGRESS:
+                    empty = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": None}
+                    choices.append({**empty, "votes": step.votes})
+                    continue
                 choices += _chunks(step, step.index not in begun, with_ids, replies.talk)
                 begun.add(step.index)
             yield choices
@@ -81,15 +92,21 @@ def _chunks(step: ChoiceStep, first: bool, with_ids: bool, talk: Conversation) -
         choices.append(choice)
     if step.finish is not None:
         end = {"index": step.index, "delta": {}, "logprobs": None, "finish_reason": step.finish}
-        choices.append(end if step.schema is None else {**end, "x_coterie_schema": step.schema})
+        choices.append({**end, **_ending(step)})
     return choices
 
 
+def _ending(step: ChoiceStep) -> dict[str, Any]:
+    """What the last step of a choice says besides."""
+    said = {"x_coterie_schema": step.schema, "process": step.process, "votes": step.votes}
+    return {name: value for name, value in said.items() if value is not None}
+
+
 async def _whole(replies: Replies, head: dict[str, Any], with_ids: bool) -> dict[str, Any]:
-    whole: list[list[ChoiceStep]] = [[] for _ in replies.talk.jobs]
-    async with aclosing(replies.steps()) as batches:
+    whole: list[list[ChoiceStep]] = [[] for _ in range(1 if replies.talk.vote else len(replies.talk.jobs))]
+    async with aclosing(_steps(replies)) as batches:
         async for steps in batches:
-            for step in steps:
+            for step in (step for step in steps if step.token != PROGRESS):
                 whole[step.index].append(step)
     choices = [_choice(steps, with_ids, replies.talk) for steps in whole]
     answer = {**head, "object": "chat.completion", "choices": choices, "usage": replies.usage.to_dict()}
@@ -123,8 +140,7 @@ def _choice(steps: list[ChoiceStep], with_ids: bool, talk: Conversation) -> dict
         "logprobs": logprobs,
         "finish_reason": steps[-1].finish,
     }
-    if steps[-1].schema is not None:
-        choice["x_coterie_schema"] = steps[-1].schema
+    choice |= _ending(steps[-1])
     routed = [step.moe for step in steps if step.moe is not None]
     if routed:
         choice["moe"] = {**routed[0], "tokens": [token for moe in routed for token in moe["tokens"]]}

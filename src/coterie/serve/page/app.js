@@ -1,5 +1,6 @@
 import { ApiError, get, post, setKey, stream } from "./api.js";
 import { element, markdown } from "./markdown.js";
+import { processView, reasoningView, votesView } from "./reasoning.js";
 import { difference, heatmap, tokenView } from "./routing.js";
 import { Tree, wire } from "./tree.js";
 
@@ -28,6 +29,7 @@ async function loadModels() {
     if (models.length > 1 && $("other").value === $("model").value) $("other").value = models.find((m) => m.id !== $("model").value).id;
     sparse = (await get("/v1/moe/stats")).layers.length > 0;
     $("routing").closest("label").hidden = !sparse;
+    $("effort").closest("label").hidden = !models.some((entry) => entry.capabilities && entry.capabilities.reasoning);
     notice("");
   } catch (error) { fail(error); }
 }
@@ -36,6 +38,10 @@ function settings(model, seedShift = 0) {
   const body = { model, stream: true, stream_options: { include_usage: true }, temperature: Number($("temperature").value),
     top_p: Number($("topP").value), max_tokens: Math.max(1, Number($("maxTokens").value) || 256) };
   if ($("seed").value !== "") body.seed = Number($("seed").value) + seedShift;
+  if ($("effort").value && !$("effort").closest("label").hidden) body.reasoning_effort = $("effort").value;
+  if ($("steps").checked) body.process = true;
+  const votes = mode === "chat" ? Math.min(64, Number($("votes").value) || 1) : 1;
+  if (votes > 1) body.votes = votes;
   if (sparse && $("routing").value !== "off") body.moe = { routing: $("routing").value };
   return body;
 }
@@ -49,7 +55,7 @@ function conversation(nodes) {
 async function answer(node, messages, model, signal, changed, seedShift = 0) {
   const begun = performance.now();
   let first = null;
-  Object.assign(node, { model, waiting: true, content: "", reasoning: "", calls: [], pieces: [], layers: [] });
+  Object.assign(node, { model, waiting: true, content: "", reasoning: "", votes: null, process: null, calls: [], pieces: [], layers: [] });
   try {
     for await (const event of stream("/v1/chat/completions", { ...settings(model, seedShift), messages }, signal)) {
       if (event.usage) node.usage = event.usage;
@@ -69,6 +75,8 @@ async function answer(node, messages, model, signal, changed, seedShift = 0) {
         node.layers = choice.moe.layers;
         choice.moe.tokens.forEach((token, i) => node.pieces.push({ text: i ? "" : text, experts: token.experts, weights: token.weights }));
       }
+      if (choice.votes) node.votes = choice.votes;
+      if (choice.process) node.process = choice.process;
       if (choice.finish_reason) node.finish = choice.finish_reason;
       changed();
     }
@@ -128,7 +136,7 @@ function about(node) {
   const parts = [];
   if (node.model && !node.hideName) parts.push(node.model);
   if (node.usage) parts.push(`${node.usage.completion_tokens} tokens`);
-  if (node.speed) parts.push(`${node.speed.toFixed(1)} tokens/s`);
+  if (node.speed && !node.votes) parts.push(`${node.speed.toFixed(1)} tokens/s`);
   if (node.usage && node.usage.prompt_tokens_details && node.usage.prompt_tokens_details.cached_tokens) parts.push(`${node.usage.prompt_tokens_details.cached_tokens} prompt tokens cached`);
   if (node.finish === "length") parts.push("stopped at the length limit");
   if (node.stopped) parts.push(node.stopped);
@@ -137,11 +145,8 @@ function about(node) {
 
 function said(node) {
   const whole = document.createDocumentFragment();
-  if (node.reasoning) {
-    const count = node.usage && node.usage.completion_tokens_details ? node.usage.completion_tokens_details.reasoning_tokens : null;
-    const title = `Reasoning${count ? `, ${count} tokens` : ""}${node.thought ? `, ${(node.thought / 1000).toFixed(1)} s` : ""}`;
-    whole.append(element("details", { open: Boolean(node.waiting && !node.content) }, element("summary", {}, title), element("div", { class: "thought" }, node.reasoning)));
-  }
+  const views = (...found) => whole.append(...found.filter(Boolean));
+  views(reasoningView(node));
   const text = element("div", { class: "said" });
   if (node.showExperts && node.pieces.length) {
     text.append(tokenView(node.pieces, node.layers), heatmap(node.pieces, node.layers));
@@ -151,6 +156,7 @@ function said(node) {
   for (const call of node.calls || []) {
     if (call) whole.append(element("div", { class: "call" }, "Calls ", element("strong", {}, call.function.name), element("pre", {}, element("code", {}, call.function.arguments))));
   }
+  views(votesView(node), processView(node));
   return whole;
 }
 
