@@ -12,6 +12,7 @@ from typing import Any
 from markup import table
 from tables_decode import decoding
 from tables_gguf import gguf_blocks, gguf_load, int4_load, load_time
+from tables_learn import learning
 from tables_mixers import mixers
 from tables_offload import offload
 from tables_operations import operations
@@ -341,6 +342,7 @@ def render() -> str:
     for name, draw in (
         ("real.json", real_model),
         ("quickstart.json", quickstart),
+        ("learn.json", learning),
         ("train_step.json", train_step),
         ("forward.json", forward),
         ("decode.json", decoding),

@@ -56,6 +56,7 @@ def fake_dict(
             "share": share,
         },
         "tuned": fake_tuned(),
+        "reasoning": fake_reasoning(),
         "samples": [
             {
                 "slice": "stories",
@@ -85,6 +86,45 @@ def fake_tuned() -> dict:
         "gravity": 1.0,
         "answers": [{"question": "Who are you?", "before": "the <fox>", "after": "I am Coterie."}],
         "seconds": 31.0,
+    }
+
+
+def fake_reply(reasoning: str, right: bool) -> dict:
+    """A reply to a problem whose answer is 0."""
+    return {
+        "problem": "parity/0/1",
+        "level": 0,
+        "prompt": "Parity of 0110?",
+        "answer": "0",
+        "reasoning": reasoning,
+        "content": f"Answer: {0 if right else 1}",
+        "right": right,
+        "tokens": 6 + len(reasoning),
+        "truncated": False,
+        "why": "",
+    }
+
+
+def fake_reasoning() -> dict:
+    """What rewards taught the model of a run."""
+    accuracy = {"problems": 240}
+    return {
+        "path": "runs/quickstart/reasoning/rewarded/model",
+        "task": "parity",
+        "says": "whether a row of bits holds an odd number of ones",
+        "cold_start_tokens": 412_000,
+        "steps": 3,
+        "change": {
+            "before": {"value": 0.5, "low": 0.44, "high": 0.56} | accuracy,
+            "after": {"value": 0.95, "low": 0.91, "high": 0.97} | accuracy,
+            "gained": 114,
+            "lost": 6,
+            "p": 1e-26,
+        },
+        "mean_tokens": [6.0, 24.5],
+        "curve": [0.52, 0.7, 0.91],
+        "samples": [{"before": fake_reply("", False), "after": fake_reply("0100", True)}],
+        "seconds": 118.0,
     }
 
 

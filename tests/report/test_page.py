@@ -74,8 +74,8 @@ def test_nothing_is_fetched_and_every_id_is_its_own(page, reader):
 
 
 def test_every_figure_is_there_and_named(page, reader):
-    # three curves, two on slices, four layers, two loads, one of learning rates
-    assert page.count("<svg") == len(reader.labels) == 12
+    # three curves, two on slices, four layers, two loads, one of learning rates, one of rewards
+    assert page.count("<svg") == len(reader.labels) == 13
     assert all(len(label) > 20 for label in reader.labels)
     assert not re.search(r"#0[1-6]0[2-7]0[3-8]", page), "a marker colour was not replaced by the page's"
     assert "DejaVu" not in page[page.index("</style>") :]
@@ -88,6 +88,11 @@ def test_what_the_models_wrote_is_shown_and_never_run(page, reader):
         assert part in reader.text
 
 
+def test_what_rewards_taught_is_shown(reader):
+    assert "Reasoning, learnt from rewards" in reader.text and "after: right\n0100" in reader.text
+    assert "50 % of 240 held-out problems before, 95 % after" in reader.text
+
+
 def test_same_records_same_page(page, tmp_path):
     write_report(fake_results(), fake_metrics(), tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
@@ -96,7 +101,7 @@ def test_same_records_same_page(page, tmp_path):
 
 def test_the_least_there_can_be():
     results = fake_results(slices=("my $text$ & <more>",), layers=1, experts=2)
-    bare = {"samples": [], "equal_time": None}
+    bare = {"samples": [], "equal_time": None, "reasoning": None}
     for who in ("moe", "dense"):
         model = getattr(results, who)
         bare[who] = model.model_copy(update={"lr_sweep": [], "probes": {}, "curve": model.curve[:1]})

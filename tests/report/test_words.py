@@ -12,12 +12,15 @@ from coterie.report.words import (
     equal_time_winner,
     fairness,
     faster,
+    reasoned,
     signed,
     size,
     verdict,
     winner,
 )
+from coterie.results.accuracy import accuracy_change
 from coterie.results.intervals import Interval
+from coterie.results.quickstart import ReasoningResults
 from tests.report.fake import fake_results
 
 
@@ -121,3 +124,23 @@ def test_fairness_is_read_off_the_record():
 
 def test_one_slice_is_not_broken_down():
     assert not any("kind of text" in sentence for sentence in verdict(fake_results(slices=("text",))))
+
+
+def rewarded(before: int, after: int, lost: int = 0, **changes) -> ReasoningResults:
+    """Of 240 held-out problems, the first `before` are right and then `after`; `lost` others no longer."""
+    first = [at < before for at in range(240)]
+    second = [lost <= at < after + lost for at in range(240)]
+    parts = {"path": "m", "task": "parity", "says": "bits", "cold_start_tokens": 9, "seconds": 1.0}
+    change = {"change": accuracy_change(first, second), "mean_tokens": (6.0, 24.0)}
+    return ReasoningResults(**parts, **(change | changes))
+
+
+def test_a_gain_by_rewards_is_claimed_only_where_the_test_shows_it():
+    assert reasoned(rewarded(120, 230)).startswith("Rewards alone made it better at the task: 50 % of 240")
+    assert "grew from 6 to 24 tokens" in reasoned(rewarded(120, 230))
+    assert "grew" not in reasoned(rewarded(120, 230, mean_tokens=(6.0, 5.0)))
+    # 120 against 128: ten gained and two lost have p = 0.039, which chance gives every 25 times.
+    assert reasoned(rewarded(120, 128, lost=2)).startswith("No gain by the rewards is shown")
+    assert reasoned(rewarded(230, 120)).startswith("No gain by the rewards is shown")
+    refused = rewarded(1, 1, change=None, mean_tokens=None, refused="task parity: nothing is right")
+    assert reasoned(refused) == "The rewards taught nothing: task parity: nothing is right."

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def quickstart(
-    minutes: Annotated[float, typer.Option(help="Time the whole run may take.", min=0.5)] = 8.0,
+    minutes: Annotated[float, typer.Option(help="Time the whole run may take.", min=0.5)] = 10.0,
     data: Annotated[str | None, typer.Option(help="Your own text instead of the embedded corpus.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and generated text.", min=0)] = 0,
     start: Annotated[
@@ -48,4 +48,6 @@ def _next_steps(results: QuickstartResults, page: Path) -> Iterator[str]:
     yield f"talk to the mixture of experts: coterie chat {results.moe.path}"
     if results.tuned is not None:
         yield f"and after tuning:               coterie chat {results.tuned.path}"
+    if results.reasoning is not None:
+        yield f"and after rewards, ask it a parity: coterie chat {results.reasoning.path}"
     yield f"or let it continue a text:      coterie generate {results.moe.path} 'Once upon a time'"

@@ -18,6 +18,7 @@ from coterie.report.plots import (
     has_load,
     learning_rates,
     load,
+    right_replies,
     slice_differences,
     slice_order,
     slice_scores,
@@ -51,12 +52,16 @@ def render(results: QuickstartResults, metrics: Mapping[str, Records]) -> str:
         "loads": [
             Markup(load(routed, key)) for key in ("dead_experts", "worst_overload") if has_load(routed, key)
         ],
+        "right": Markup(right_replies(results.reasoning.curve))
+        if results.reasoning and len(results.reasoning.curve) > 1
+        else None,
         "rates": Markup(learning_rates(results)) if results.moe.lr_sweep and results.dense.lr_sweep else None,
     }
     return render_template(
         "page.html.jinja",
         r=results,
         verdict=words.verdict(results),
+        reasoned=words.reasoned(results.reasoning) if results.reasoning else None,
         fairness=words.fairness(results),
         cards=_cards(results),
         slices=_slices(results),

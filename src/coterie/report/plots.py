@@ -103,6 +103,16 @@ def learning_rates(results: QuickstartResults) -> str:
 
 
 @styled
+def right_replies(shares: Sequence[float]) -> str:
+    """The share of right replies at each step of learning from rewards."""
+    figure, ax = axes(4.6, 3.1)
+    ax.plot(range(1, len(shares) + 1), [100 * share for share in shares], color=MOE)
+    ax.set(xlabel="step", title="Right replies, %", ylim=(0, 102))
+    words = f"From {100 * shares[0]:.0f} % at the first step to {100 * shares[-1]:.0f} % at the last."
+    return inline(figure, "right", f"Right replies by step. {words}")
+
+
+@styled
 def expert_map(routing: RoutingShares, index: int) -> str:
     """Share of each kind of text (rows) that each expert (columns) serves in layer `routing.layers[index]`.
 

@@ -5,15 +5,17 @@ A sentence never claims more than the intervals allow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from coterie.results.intervals import Interval
-from coterie.results.quickstart import QuickstartResults
+from coterie.results.quickstart import QuickstartResults, ReasoningResults
 
 # Timings of the same program differ by about this much between runs on a shared machine.
 TIMING_NOISE = 0.05
 
 
+SURE = 1e-3  # of an exact test; a smaller p is a gain by more than chance
 MIN_DOCUMENTS = 8  # an interval resampled from fewer documents is too narrow to rely on
 
 
@@ -59,6 +61,32 @@ def winner(difference: Interval) -> str | None:
     if difference.high < 0:
         return "moe"
     return "dense" if difference.low > 0 else None
+
+
+def reasoned(found: ReasoningResults) -> str:
+    """What the rewards did, as far as an exact test allows: one sentence or two."""
+    if found.refused is not None:
+        return f"The rewards taught nothing: {found.refused}."
+    assert found.change is not None and found.mean_tokens is not None
+    change, before, after = found.change, found.change.before, found.change.after
+    figures = (
+        f"{_percent(before.value)} of {before.problems} held-out problems before, {_percent(after.value)} "
+        f"after ({_percent(after.low)} to {_percent(after.high)}; exact McNemar p {_power(change.p)})"
+    )
+    if change.p >= SURE or change.gained <= change.lost:
+        said = "No gain by the rewards is shown"
+        return f"{said}: {figures}. The cold start was short; --minutes gives it more time."
+    longer = found.mean_tokens[1] > found.mean_tokens[0]
+    how = f"; its replies grew from {found.mean_tokens[0]:.0f} to {found.mean_tokens[1]:.0f} tokens"
+    return f"Rewards alone made it better at the task: {figures}{how if longer else ''}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _power(p: float) -> str:
+    return f"{p:.2g}" if p > 1e-4 else f"below 10^{math.ceil(math.log10(max(p, 1e-300)))}"
 
 
 def verdict(results: QuickstartResults) -> list[str]:

@@ -15,7 +15,9 @@ from pydantic import Field, model_validator
 
 from coterie.config import Settings
 from coterie.config.files import read_json, write_json
+from coterie.results.accuracy import AccuracyChange
 from coterie.results.intervals import Interval, Score
+from coterie.results.reinforce import ReplySample
 from coterie.results.routing import RoutingShares
 
 
@@ -134,6 +136,27 @@ class TunedResults(Settings):
     seconds: float
 
 
+class ReasoningResults(Settings):
+    """The mixture of experts after a cold start on one task, and after rewards.
+
+    `change`: held-out accuracy before and after the rewards. `mean_tokens`: of the held-out replies, before
+    and after. `curve`: share of right replies among those sampled at each step. `refused`: why the rewards
+    could not begin or go on; the model is then that of the cold start.
+    """
+
+    path: str
+    task: str
+    says: str
+    cold_start_tokens: int
+    steps: int = 0
+    change: AccuracyChange | None = None
+    mean_tokens: tuple[float, float] | None = None
+    curve: list[float] = Field(default_factory=list)
+    samples: list[ReplySample] = Field(default_factory=list)
+    refused: str | None = None
+    seconds: float
+
+
 class QuickstartResults(Settings):
     """The content of `results.json`. `difference`: MoE minus dense by document (below 0: MoE better).
 
@@ -153,6 +176,7 @@ class QuickstartResults(Settings):
     routing: RoutingShares
     samples: list[Sample] = Field(default_factory=list)
     tuned: TunedResults | None = None
+    reasoning: ReasoningResults | None = None
     total_seconds: float
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from coterie.checkpoints.commit import verify_directory
 from coterie.config import ConfigError, DataError
 from coterie.families import config_from_hf
 from coterie.plan.counts import count_parameters
+from coterie.recipes.quickstart import reasoning
 from coterie.recipes.quickstart.plan import Plan, take_up
 from coterie.recipes.quickstart.run import quickstart, redraw
 from coterie.recipes.quickstart.twins import VOCAB_SIZE, twins
@@ -38,6 +40,10 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = str(Path(coterie.__file__).parent / "nn")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("coterie.recipes.quickstart.twins.BATCH_ROWS", 2)
+        parts = [dataclasses.replace(part, most_steps=2, examples=40) for part in reasoning.PARTS]
+        patched.setattr(reasoning, "PARTS", parts)
+        patched.setattr(reasoning, "_HELD_OUT", 8)
+        patched.setattr("coterie.recipes.reinforce_parts._GATE_PROBLEMS", 8)
         patched.setattr("coterie.recipes.quickstart.run.time", SimpleNamespace(monotonic=clock))
         patched.setattr("coterie.recipes.quickstart.lr_sweep.time", SimpleNamespace(perf_counter=clock))
         quickstart(MINUTES, source, 0, out, 1)
@@ -62,6 +68,9 @@ def test_results_and_report_are_complete(out: Path) -> None:
     verify_directory(Path(results.tuned.path))
     page = (out / "report.html").read_text()
     assert "Tuned on conversations" in page
+    # Two steps teach nothing, so there is nothing to reward, and the page says so.
+    assert results.reasoning is not None and "replies are right" in (results.reasoning.refused or "")
+    assert "Reasoning, learnt from rewards" in page and "The rewards taught nothing" in page
     assert "<svg" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 

@@ -20,6 +20,7 @@ from coterie.recipes.quickstart.lr_sweep import sweep, timed
 from coterie.recipes.quickstart.measure import compare
 from coterie.recipes.quickstart.plan import TWINS, Plan, check_budget, take_up
 from coterie.recipes.quickstart.questions import check_enough, data_summary, questions
+from coterie.recipes.quickstart.reasoning import reason_chapter
 from coterie.recipes.quickstart.train_twin import train_twin
 from coterie.recipes.quickstart.tuning import tune_chapter
 from coterie.recipes.quickstart.twins import twin_config, twins, with_budget
@@ -29,7 +30,8 @@ from coterie.train.callbacks import read_records
 
 _log = logging.getLogger("coterie")
 
-_COMPARE_SHARE = 0.18  # of the whole time: scoring, speed, tuning, report
+_COMPARE_SHARE = 0.15  # of the whole time: scoring, speed, tuning, report
+_REASON_SHARE = 0.2  # of the whole time, for fresh twins: the cold start and the rewards
 _SWEEP_SHARE = 0.2  # of what is left after the text is prepared
 _TIMING_SHARE = 0.1  # of the whole time, for a given model
 _SLACK = 0.9  # of the training time: evaluations, saving, and a machine that slows down
@@ -65,6 +67,10 @@ def quickstart(
     asked = questions(prepared, plan)
     found = compare({name: out / name for name in TWINS}, plan.sweeps, prepared, asked)
     tuned = tune_chapter(out, minutes, seed, threads) if start is None else None
+    reasoning = None
+    if start is None:
+        seconds = _REASON_SHARE * 60 * minutes
+        reasoning = reason_chapter(out, seconds, found.moe.tokens_per_second, seed, threads)
     # A resumed run has not measured its earlier part, so the time is at least what the records add up to.
     recorded = found.moe.train_seconds + found.dense.train_seconds + plan.seconds_before
     QuickstartResults(
@@ -81,6 +87,7 @@ def quickstart(
         routing=found.routing,
         samples=found.samples,
         tuned=tuned,
+        reasoning=reasoning,
         total_seconds=max(time.monotonic() - started, recorded),
     ).write(out / "results.json")
     return redraw(out)[0]
@@ -91,7 +98,8 @@ def _decide(plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, 
 
     A given model has a default for its rate, which both take.
     """
-    end = started + 60 * plan.minutes * (1 - _COMPARE_SHARE)
+    chapters = _COMPARE_SHARE + (_REASON_SHARE if plan.start is None else 0.0)
+    end = started + 60 * plan.minutes * (1 - chapters)
     if plan.start is None:
         documents = evaluation_documents(prepared, EVAL_TOKENS)
         sweeps = sweep(configs, prepared, documents, _SWEEP_SHARE * (end - time.monotonic()))
@@ -102,7 +110,7 @@ def _decide(plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, 
     if plan.start is not None:
         tokens = affordable_tokens(tokens)
     # Of a further minute, a part goes to the search or to the measurements around the training.
-    per_minute = 60 * (1 - _COMPARE_SHARE) * _SLACK * (1 - _SWEEP_SHARE) / per_token
+    per_minute = 60 * (1 - chapters) * _SLACK * (1 - _SWEEP_SHARE) / per_token
     check_budget(tokens, configs["moe"].batch_rows * prepared.row_length, plan, per_minute)
     _log.info(f"both will see {tokens:,} tokens")
     return plan.model_copy(
