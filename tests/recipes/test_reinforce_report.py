@@ -56,6 +56,8 @@ def test_the_command_compares_runs(
     said = capsys.readouterr().out
     assert f"Not ended yet: {other}." in said and f"report: {page}" in said
     assert str(one) in page.read_text()
+    assert called(monkeypatch, str(tmp_path)) == 2
+    assert "holds neither the results of a quickstart nor a reinforcement run" in capsys.readouterr().err
     assert called(monkeypatch, str(one), str(other)) == 2
     assert "give --out PAGE.html" in capsys.readouterr().err
 

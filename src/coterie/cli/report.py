@@ -43,8 +43,13 @@ def report(
 
 
 def _quickstart(run_dir: str, as_json: bool) -> None:
+    from coterie.config.errors import ConfigError
     from coterie.recipes.quickstart.run import redraw
     from coterie.report.text import summary
 
+    if not Path(run_dir, "results.json").is_file():
+        raise ConfigError(
+            f"{run_dir}: holds neither the results of a quickstart nor a reinforcement run that has begun"
+        )
     results, path = redraw(Path(run_dir))
     answer(results.to_dict(), as_json, [f"{summary(results)}\n\nreport: {path}"])

@@ -55,7 +55,7 @@ def accuracy_curves(
     runs: Mapping[str, Sequence[AccuracyPoint]], against: Against, sampled: Records = ()
 ) -> str:
     """Held-out accuracy of one or several runs with 95 % bands. `sampled`: rollout records, drawn faintly."""
-    figure, ax = axes(5.6, 3.3)
+    figure, ax = axes(4.6, 3.0)
     faint = [(record["step"], 100 * record["right"]) for record in sampled]
     if len(faint) > 1:
         ax.plot(*zip(*faint, strict=True), color=SOFT, linewidth=0.8, alpha=0.6, label="sampled in training")
