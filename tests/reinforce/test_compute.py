@@ -17,4 +17,4 @@ def test_sequences_add_up(family: str) -> None:
     assert forward_flops(config, [5, 9, 5]) == pytest.approx(2 * one + two)
     assert forward_flops(config, []) == 0
     assert step_flops(config, [5, 9], [9]) == pytest.approx((one + two, 3 * two))
-    assert step_flops(config, [5, 9], [9], reference=True) == pytest.approx((one + two, 4 * two))
+    assert step_flops(config, [5, 9], [9], reads=1) == pytest.approx((one + two, 4 * two))

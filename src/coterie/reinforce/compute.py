@@ -20,10 +20,10 @@ def forward_flops(config: ModelConfig, lengths: Iterable[int]) -> float:
 
 
 def step_flops(
-    config: ModelConfig, sampled: Iterable[int], learnt: Iterable[int], reference: bool = False
+    config: ModelConfig, sampled: Iterable[int], learnt: Iterable[int], reads: int = 0
 ) -> tuple[float, float]:
     """(sampling, training) of sequences of these lengths, prompts included.
 
-    `reference`: whether the model of the start reads the learnt ones too.
+    `reads`: how often the learnt ones are read besides, by the model of the start or for their routing.
     """
-    return forward_flops(config, sampled), (4 if reference else 3) * forward_flops(config, learnt)
+    return forward_flops(config, sampled), (3 + reads) * forward_flops(config, learnt)

@@ -121,8 +121,9 @@ class RolloutSource(Callback):
         self.tokens_sampled += sum(len(rollout.ids) for group in asked for rollout in group.rollouts)
         self._keep(number + 1, asked, {id(g): its for g, its in zip(groups, found, strict=True)})
         record = _record(number + 1, groups, asked, mismatch, time.perf_counter() - begun)
+        reads = (self.reference is not None) + (config.policy.replay == "trainer")
         record["sampling_flops"], record["training_flops"] = step_flops(
-            self.sampler.model.config, _lengths(asked), _lengths(groups), self.reference is not None
+            self.sampler.model.config, _lengths(asked), _lengths(groups), reads
         )
         record["level_reward"] = math.fsum(self.mean_reward.values()) / len(self.mean_reward)
         if self.objective is not None:
