@@ -92,6 +92,12 @@ def test_a_run_with_its_control_and_record(teacher: str, tmp_path: Path) -> None
     # the same start and the same rows: before the first update both have the same cross-entropy
     assert found["."][0]["cross_entropy"] == pytest.approx(found["control"][0]["loss"], rel=1e-5)
     assert found["."][0]["distil_share"] == 0  # the ramp begins
+    page = (tmp_path / "report.html").read_text()
+    assert (
+        "by cross-entropy alone at equal tokens" in page
+        and "<svg" in page
+        and "http" not in page.split("<svg")[0]
+    )
     assert load_model(tmp_path / "model", check=True).model.config.is_moe
 
 

@@ -32,7 +32,9 @@ Layers = Annotated[
 ]
 Teacher = Annotated[
     str | None,
-    typer.Option(help="A directory, GGUF file or hub id, with the student's tokenizer.", rich_help_panel=WHO),
+    typer.Option(
+        help="A directory, GGUF file, hub id or server, with the student's tokenizer.", rich_help_panel=WHO
+    ),
 ]
 Data = Annotated[
     list[str] | None,

@@ -31,10 +31,12 @@ from coterie.machine.facts import versions
 from coterie.machine.processes import Processes
 from coterie.nn.transformer import Transformer
 from coterie.recipes.distill_data import Lessons, lessons
+from coterie.recipes.distill_open import open_teacher
 from coterie.recipes.distill_student import build_student
-from coterie.recipes.distill_teacher import LocalTeacher, own_tokenizer, require_same_ids
+from coterie.recipes.distill_teacher import Teacher, own_tokenizer, require_same_ids
 from coterie.recipes.pretrainer import FRESH_RATE
 from coterie.recipes.run import Run, build_trainer, check_same, execute, open_run
+from coterie.report.distill_page import write_distill_page
 from coterie.results.distill import DistillRecord, LearntPart, TargetFacts
 from coterie.train.callbacks import STOPPED, Evaluate, read_records
 from coterie.train.distil import Distillation
@@ -43,7 +45,7 @@ from coterie.train.objective import CrossEntropy, Objective
 from coterie.train.running import RunningTraining
 
 _log = logging.getLogger("coterie")
-REPORT = "distill.json"
+REPORT, PAGE = "distill.json", "report.html"
 _TEACHERS = ("teacher", "teacher_model", "mode", "weighting", "temperature", "targets", "cache", "control")
 
 
@@ -85,7 +87,8 @@ def run_distill(config: DistillConfig, resume_hint: str = "the same command") ->
     """Run the distillation that `config` describes, or resume it.
 
     Writes `config.out`: `config.yaml`, `metrics.jsonl`, `checkpoints`, `targets` (unless `cache` is another
-    directory), `control` (the run without the teacher), `distill.json`, and the student as `model`.
+    directory), `control` (the run without the teacher), `distill.json`, `report.html`, and the student as
+    `model`.
     Errors: `CoterieError` subclasses, one line each.
     """
     with open_run(config) as processes:
@@ -93,7 +96,7 @@ def run_distill(config: DistillConfig, resume_hint: str = "the same command") ->
             raise TrainingError("distillation runs in one process; start it without torchrun")
         device = choose_device(config.device)
         _check_student(config)
-        teacher = LocalTeacher.load(config.teacher, config.dtype, device)
+        teacher = open_teacher(config, device)
         run = _Distilling.build(config, teacher, device, processes)
         check_same(config, run.stated, run.inputs)
         run.prepare(teacher)
@@ -140,7 +143,7 @@ class _Distilling:
 
     @classmethod
     def build(
-        cls, config: DistillConfig, teacher: LocalTeacher, device: torch.device, processes: Processes
+        cls, config: DistillConfig, teacher: Teacher, device: torch.device, processes: Processes
     ) -> _Distilling:
         """Read the data and look at the student. Errors: `CoterieError` subclasses."""
         tokenizer = teacher.tokenizer
@@ -178,10 +181,11 @@ class _Distilling:
             student.logit_cap,
         )
 
-    def prepare(self, teacher: LocalTeacher) -> None:
+    def prepare(self, teacher: Teacher) -> None:
         """Measure the teacher, and in mode offline ask it about every row that the run will read."""
         config = self.config
-        self.teacher_score = bits_per_byte(self.lessons.judged(teacher.model))
+        if teacher.model is not None:
+            self.teacher_score = bits_per_byte(self.lessons.judged(teacher.model))
         _log.info(
             "distill %s from %s: %s; %d steps of %d rows of %d",
             *(student_words(config), config.teacher, self.lessons.about),
@@ -208,10 +212,11 @@ class _Distilling:
             seconds=time.perf_counter() - began,
         )
 
-    def objective(self, teacher: LocalTeacher) -> Objective:
+    def objective(self, teacher: Teacher) -> Objective:
         """What the student minimises."""
         config = self.config
-        source = teacher.model if config.mode == "online" else config.targets.kind
+        source = config.targets.kind if config.mode == "offline" else teacher.model
+        assert source is not None  # a server teaches offline alone
         return Distillation(source, self.cap, config.weighting, config.temperature, self.steps)
 
     def train(self, objective: Objective | None, resume_hint: str) -> _Arm:
@@ -285,6 +290,10 @@ class _Distilling:
         )
         _save_student(config, path, student.model, self.lessons, record)
         write_json(out / REPORT, record.to_dict())
+        curves = {"distilled": _curve(out, "cross_entropy")}
+        if control is not None:
+            curves["control"] = _curve(out / "control", "loss")
+        write_distill_page(record, out / PAGE, curves)
         return DistillResult(path, student.reason, trainer.step_count, record)
 
 
@@ -294,6 +303,12 @@ def student_words(config: DistillConfig) -> str:
         return f"a fresh {config.student['model_type']}"
     layers = config.student.get("layers")
     return f"{config.student['from']}{'' if layers is None else f' ({layers} of its layers)'}"
+
+
+def _curve(out: Path, name: str) -> list[tuple[int, float]]:
+    """(step, metric) of a run's steps."""
+    records = read_records(out / "metrics.jsonl")
+    return [(record["step"], record[name]) for record in records if record["kind"] == "train"]
 
 
 def _save_student(
@@ -314,7 +329,7 @@ def _check_student(config: DistillConfig) -> None:
         own_tokenizer(Checkpoint.open(config.student["from"]))
 
 
-def _compare(config: DistillConfig, teacher: LocalTeacher) -> None:
+def _compare(config: DistillConfig, teacher: Teacher) -> None:
     """Refuse a teacher of another tokenizer than the student's."""
     if "from" not in config.student:
         return
@@ -326,7 +341,7 @@ def _compare(config: DistillConfig, teacher: LocalTeacher) -> None:
         )
 
 
-def _inputs(config: DistillConfig, teacher: LocalTeacher, found: Lessons) -> dict[str, str]:
+def _inputs(config: DistillConfig, teacher: Teacher, found: Lessons) -> dict[str, str]:
     inputs = {
         "tokenizer": found.tokenizer.sha256,
         "teacher": teacher.identity,
@@ -338,7 +353,7 @@ def _inputs(config: DistillConfig, teacher: LocalTeacher, found: Lessons) -> dic
     return inputs
 
 
-def _header(config: DistillConfig, teacher: LocalTeacher, found: Lessons) -> TargetHeader:
+def _header(config: DistillConfig, teacher: Teacher, found: Lessons) -> TargetHeader:
     """The header of the run's targets. Errors: `ConfigError` for as many kept tokens as there are."""
     kept, vocab_size = config.targets, found.tokenizer.vocab_size
     widths = {"full": vocab_size, "topk": kept.k, "sampled": kept.draws}

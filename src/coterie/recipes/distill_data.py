@@ -60,7 +60,7 @@ def lessons(config: DistillConfig, tokenizer: Tokenizer, home: Path, max_positio
 
 
 def _text(data: DataConfig, config: DistillConfig, home: Path) -> Lessons:
-    if data.tokenizer is not None:
+    if data.tokenizer is not None and Path(data.tokenizer) != home:
         raise ConfigError("data.tokenizer: text is read with the models' own tokenizer; leave it out")
     prepared = prepare(
         data.model_copy(update={"tokenizer": str(home)}), config.data_dir or Path(config.out) / "data"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -17,6 +18,32 @@ from coterie.data.teacher_targets import Answers, TargetHeader
 from coterie.nn.transformer import Transformer
 from coterie.text.tokenizer import Tokenizer
 from coterie.train.teacher import answers
+
+
+class Teacher(Protocol):
+    """Whoever answers. `model`: None for a server. `path`: where the tokenizer is, or the GGUF file."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model(self) -> Transformer | None: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def max_positions(self) -> int: ...
+
+    def ask(self, header: TargetHeader, rows: Sequence[tuple[int, Row]]) -> Iterable[Answers]:
+        """The answers to numbered rows, in their order."""
+        ...
 
 
 @dataclass(frozen=True)

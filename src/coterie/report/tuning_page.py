@@ -37,7 +37,7 @@ def render_tuning(record: TuningRecord, title: str, losses: Sequence[tuple[int, 
         data=record.data,
         lines=tuning_lines(record),
         curve=Markup(loss_curve(losses)) if len(losses) > 1 else None,
-        changes=[row for text, found in _measured(record) for row in _changes(text, found)],
+        changes=[row for text, found in _measured(record) for row in change_rows(text, found)],
         plan=record.plan,
         reach={entry.group: entry for entry in record.coverage},
         skipped=record.skipped,
@@ -113,8 +113,8 @@ def _moved(found: TuningChange) -> str:
     return f"{moved.value:+.3f}, 95% {moved.low:+.3f} to {moved.high:+.3f}: {found.verdict}"
 
 
-def _changes(text: str, found: TuningChange) -> list[dict[str, Any]]:
-    """One row for all texts, and one for each kind of text if there are several."""
+def change_rows(text: str, found: TuningChange) -> list[dict[str, Any]]:
+    """The rows of a table: one row for all texts, and one for each kind of text if there are several."""
     whole = found.change
     slices = whole.per_slice if isinstance(whole, Score) and len(whole.per_slice) > 1 else {}
     moved: dict[str, Interval | Few] = {text: whole} | {
