@@ -49,6 +49,14 @@ VERBS = {
         "Tune a model on your examples, experts included; proves the result.", "tune:tune", section=TRAIN
     ),
     "pool": Verb("Find the problems of a task that a model solves sometimes.", "pool:pool", section=TRAIN),
+    "pipeline": Verb(
+        "Several recipes one after the other, from one file.",
+        inner={
+            "run": Verb("Run the stages of a file; done ones are skipped.", "pipeline:run"),
+            "r1": Verb("Climb DeepSeek-R1's ladder from a model and a task.", "pipeline:r1"),
+        },
+        section=TRAIN,
+    ),
     "report": Verb(
         "Draw a run's report again, or compare reinforcement runs.", "report:report", section=TRAIN
     ),

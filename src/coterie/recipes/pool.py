@@ -88,6 +88,7 @@ def pool_of(
         high=config.high,
         tried=len(found),
         pooled=len(pooled),
+        tokens=sum(len(reply.ids) for one in found for reply in one.replies),
         levels=list(_levels(found, pooled)),
         pass_at={k: pass_at_k(counts, config.replies, k) for k in _powers(config.replies)},
         shares=[how_many[right] for right in range(config.replies + 1)],

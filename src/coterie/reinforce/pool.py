@@ -39,6 +39,7 @@ class PoolHeader(Settings):
 
     `fingerprint`: of the weights of `model`. `pass_at`: k -> share of the tried problems with at least one
     right reply of k (unbiased). `shares`: how many of the tried problems have this number of right replies.
+    `tokens`: of all replies.
     """
 
     format: int = FORMAT
@@ -56,6 +57,7 @@ class PoolHeader(Settings):
     high: float
     tried: int
     pooled: int
+    tokens: int
     levels: list[PoolLevel]
     pass_at: dict[int, float]
     shares: list[int]
