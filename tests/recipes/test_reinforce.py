@@ -258,8 +258,8 @@ def test_without_a_signal_nothing_starts(place: Path) -> None:
 def test_a_checker_that_begins_to_fail_ends_the_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged = Sampler._judged
 
-    def failing(self: Sampler, problems: Any, prompts: Any, size: int, *rest: Any) -> list[RolloutGroup]:
-        groups = judged(self, problems, prompts, size, *rest)
+    def failing(self: Sampler, problems: Any, size: int, *rest: Any) -> list[RolloutGroup]:
+        groups = judged(self, problems, size, *rest)
         if size == SMALL["group"]:
             groups[0] = RolloutGroup(groups[0].problem, (), size, "small.py: reward raised ZeroDivisionError")
         return groups
@@ -291,7 +291,7 @@ def test_settings_that_cannot_be_followed(settings: dict[str, Any], message: str
 def test_what_does_not_fit(place: Path) -> None:
     with pytest.raises(ConfigError, match="and max_tokens 250 are more than the 256 positions of the model"):
         run(place, "long", "llama", max_tokens=250)
-    with pytest.raises(ConfigError, match="tasks with tools cannot be trained by rewards yet"):
+    with pytest.raises(ConfigError, match="task tool-chains: a prompt of 763 tokens and max_tokens 128"):
         reinforce(
             str(base(place, "llama", calm=True)), "tool-chains", out=str(place / "tools"), method="full"
         )

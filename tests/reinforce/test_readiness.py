@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from coterie.config.errors import TrainingError
+from coterie.reinforce.plays import Segment
 from coterie.reinforce.readiness import readiness
-from coterie.reinforce.rollouts import Rollout, RolloutGroup, Segment
+from coterie.reinforce.rollouts import Rollout, RolloutGroup
 from coterie.tasks.problem import TaskProblem, TaskVerdict
 
 PROBLEM = TaskProblem("x", 0, "Question?", "1")

@@ -8,7 +8,8 @@ import torch
 
 from coterie.config.reinforce import PolicySettings
 from coterie.infer.request import TokenRouting
-from coterie.reinforce.rollouts import Rollout, Segment
+from coterie.reinforce.plays import Segment
+from coterie.reinforce.rollouts import Rollout
 from coterie.tasks.problem import TaskVerdict
 from coterie.train.batch import collate
 from coterie.train.policy_gradient import PolicyGradient

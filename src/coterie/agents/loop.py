@@ -18,7 +18,7 @@ from coterie.agents.transcript import read_conversation, write_row
 from coterie.config.errors import CoterieError, DataError
 from coterie.sandbox.tools import Tool, ToolError
 from coterie.text.chat import Message, ToolCall
-from coterie.text.printable import joined
+from coterie.text.printable import capped, joined
 
 Status = Literal[
     "done", "empty", "steps", "tokens", "seconds", "cut", "loop", "interrupted", "failed", "running"
@@ -213,9 +213,9 @@ class Agent:
             if tool.writes and not self.approve(tool, call.arguments):
                 raise ToolError("the user did not allow this call")
             seconds = min(self.budget.tool_seconds, max(self._left(), 0.1))
-            return _capped(joined(tool.call(call.arguments, seconds)), self.budget.result)
+            return capped(joined(tool.call(call.arguments, seconds)), self.budget.result)
         except (CoterieError, OSError) as error:
-            return _capped(joined(f"error: {error}"), self.budget.result)
+            return capped(joined(f"error: {error}"), self.budget.result)
 
     def _add(self, message: Message) -> None:
         self.messages.append(message)
@@ -264,10 +264,3 @@ def resume(path: Path, tools: Sequence[Tool], task: str | None) -> list[Message]
     if task is not None and open_calls:
         raise DataError(f"{path}: calls in it wait for their results; resume it without a task first")
     return [*messages, Message("user", task)] if task is not None else list(messages)
-
-
-def _capped(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
-    half = most // 2
-    return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"

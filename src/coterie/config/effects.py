@@ -18,11 +18,13 @@ from pydantic import BaseModel
 class Facts:
     """What a run knows besides its settings; None: not known yet.
 
-    `moe`: whether the model is a mixture of experts. `objective`: the one that is trained.
+    `moe`: whether the model is a mixture of experts. `objective`: the one that is trained. `tools`: whether
+    the task has tools.
     """
 
     moe: bool | None = None
     objective: str | None = None
+    tools: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ REINFORCE_EFFECTS: Effects = {
     "policy.replay": Effect(lambda _, facts: facts.moe is not False, "a mixture of experts", True),
     "policy.kl": Effect(lambda s, _: s.policy.kl_weight > 0, "a policy.kl_weight above 0", True),
     "pass_at.samples": Effect(lambda s, _: s.pass_at.problems > 0, "pass_at.problems above 0", True),
+    "max_turns": Effect(lambda _, facts: facts.tools is not False, "a task with tools", True),
+    "max_context": Effect(lambda _, facts: facts.tools is not False, "a task with tools"),
     "max_forgetting": Effect(lambda s, _: False, "a tuning run"),
     "retention": Effect(lambda s, _: False, "a tuning run", True),
 } | dict(METHOD_EFFECTS)
@@ -65,6 +67,9 @@ class ReinforceConfig(MethodRun):
     needs `least_groups` groups with a signal at least, and the learning rate is lowered by the root of the
     share that `prompts` has of them. `steps` counts optimiser steps.
 
+    In tasks with tools `max_tokens` are those that the model writes in a whole conversation. It has at most
+    `max_turns` replies and, results of tools included, `max_context` tokens (default: the model's positions).
+
     `instruction`: a system message says how to answer. `eval_problems` of the split `val` are answered
     greedily every `eval_every` steps, and as many of `test` before and after, the first of them also by
     sampling (`pass_at`). `reward_weights`: of the parts of a reward that has several. `pool`: a file of
@@ -85,6 +90,8 @@ class ReinforceConfig(MethodRun):
     prompts: int = Field(32, gt=0)
     group: int = Field(8, gt=1)
     max_tokens: int = Field(128, gt=0)
+    max_turns: int = Field(16, gt=0)
+    max_context: int | None = Field(None, gt=0)
     updates: int = Field(1, gt=0)
     refills: int = Field(3, ge=0)
     least_groups: int = Field(4, gt=0)

@@ -80,10 +80,7 @@ class ThinkingWish:
 
 def opens_reasoning(tokenizer: Tokenizer, form: ReplyFormat, prompt: Sequence[int]) -> bool:
     """Whether a prompt ends inside reasoning, because its template opened a block for the reply."""
-    tail = tokenizer.decode(list(prompt[-16:])).rstrip()
-    return any(
-        tail.endswith(mark) for region in form.regions if region.kind == "reasoning" for mark in region.open
-    )
+    return form.opened_by(tokenizer.decode(list(prompt[-16:])))
 
 
 class ThinkingBudget:

@@ -88,13 +88,16 @@ def _experts(sampler: Sampler, groups: Sequence[RolloutGroup]) -> dict[int, list
 
 def _reply(group: RolloutGroup) -> HeldOutReply:
     problem, rollout = group.problem, group.rollouts[0] if group.rollouts else None
+    reasoning, content = ("", "") if rollout is None else (rollout.reasoning, rollout.content)
+    if rollout is not None and rollout.num_replies > 1:
+        reasoning, content = "", rollout.transcript
     return HeldOutReply(
         problem=problem.id,
         level=problem.level,
         prompt=problem.prompt,
         answer=problem.answer,
-        reasoning="" if rollout is None else rollout.reasoning,
-        content="" if rollout is None else rollout.content,
+        reasoning=reasoning,
+        content=content,
         right=group.num_right > 0,
         tokens=0 if rollout is None else len(rollout.ids),
         truncated=rollout is not None and rollout.truncated,

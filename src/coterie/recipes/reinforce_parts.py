@@ -87,10 +87,18 @@ class ReinforceParts:
         device = choose_device(config.device)
         tuned = prepare_model(config, choose_dtype(config.dtype, device), device)
         model = tuned.model.to(device)
-        config.check_facts(Facts(moe=model.config.is_moe))
         sampler = Sampler(
-            model, tuned.tokenizer, family, config.max_tokens, config.instruction, config.reward_weights
+            model,
+            tuned.tokenizer,
+            family,
+            config.max_tokens,
+            config.instruction,
+            config.reward_weights,
+            config.max_turns,
+            config.max_context,
         )
+        facts = Facts(moe=model.config.is_moe, tools=sampler.has_tools)
+        config.check_facts(facts)
         reference = copy.deepcopy(model).eval() if config.policy.kl_weight > 0 else None
         objective = PolicyGradient(config.policy, config.max_tokens)
         source = RolloutSource(config, sampler, levels, Path(config.out, "rollouts"), reference, objective)
@@ -118,7 +126,7 @@ class ReinforceParts:
             "dtype": str(model.compute_dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
         }
-        stated = effective(config.model_copy(update=made), config.effects, Facts(moe=model.config.is_moe))
+        stated = effective(config.model_copy(update=made), config.effects, facts)
         count = config.eval_problems
         return cls(
             config,

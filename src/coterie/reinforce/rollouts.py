@@ -1,14 +1,17 @@
 """Rollouts: replies to problems, sampled by the engine from the weights that are trained, with their rewards.
 
-Token ids are the only truth: what was sampled is what is learnt from, and no text is ever tokenised again.
+Token ids are the only truth: what was sampled is what is learnt from, and no text of the model is ever
+tokenised again. A reply that calls tools is followed by given tokens (`reinforce.plays`) and a further reply.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,36 +23,21 @@ from coterie.infer.engine import Engine
 from coterie.infer.request import Reply, RequestOptions, TokenRouting
 from coterie.infer.sampling import SamplingParams
 from coterie.nn.transformer import Transformer
+from coterie.reinforce.plays import Play, PlayLimits, Segment
 from coterie.tasks.problem import TaskFamily, TaskProblem, TaskVerdict
 from coterie.tasks.rows import INSTRUCTION
 from coterie.text.chat import conversation_ids
 from coterie.text.messages import Message
-from coterie.text.replies import parse_reply
 from coterie.text.reply_formats import format_of
 from coterie.text.tokenizer import Tokenizer
+from coterie.text.tool_turns import ToolTurns
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 MAX_BATCH = 256  # sequences in one pass
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Tokens of a rollout from one side: given (a prompt, results of tools) or sampled (what is learnt).
-
-    `logprobs`: of each sampled token, under the distribution that it was sampled from; () for given ones.
-    `routing`: the experts at the position that each sampled token was drawn from, where they were asked for.
-    """
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...] = ()
-    routing: tuple[TokenRouting, ...] = ()
-
-    @property
-    def sampled(self) -> bool:
-        """Whether the model wrote it."""
-        return bool(self.logprobs)
+KEPT_BYTES = 2**30  # of keys and values between two replies of a conversation
+TOOL_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -57,7 +45,8 @@ class Rollout:
     """One whole conversation from the prompt to the last reply, as tokens.
 
     `segments`: given and sampled ones in turn; the first is the prompt. `reasoning` and `content`: those of
-    the last reply. `truncated`: it did not end by itself.
+    the last reply. `truncated`: it did not end by itself. `messages`: what was said after the prompt, replies
+    and results of tools.
     """
 
     segments: tuple[Segment, ...]
@@ -66,6 +55,7 @@ class Rollout:
     truncated: bool
     verdict: TaskVerdict
     reward: float
+    messages: tuple[Message, ...] = ()
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -101,6 +91,16 @@ class Rollout:
                 found.append(np.arange(first, first + len(segment.ids), dtype=np.int64) - 1)
             first += len(segment.ids)
         return np.concatenate(found)
+
+    @property
+    def transcript(self) -> str:
+        """What was said after the prompt, for people."""
+        return "\n".join(line for message in self.messages for line in _lines(message))
+
+    @property
+    def num_replies(self) -> int:
+        """How many times the model wrote."""
+        return sum(segment.sampled for segment in self.segments)
 
     def row(self, advantage: float) -> Row:
         """One row to learn from: the streams of `train.policy_gradient.PolicyGradient`."""
@@ -143,6 +143,19 @@ class RolloutGroup:
         return sum(rollout.verdict.right for rollout in self.rollouts)
 
 
+def _lines(message: Message) -> Iterator[str]:
+    """One turn for people: reasoning, words, calls; or the result of one."""
+    if message.role == "tool":
+        yield f"{message.name} gave: {message.text}"
+        return
+    if message.reasoning:
+        yield f"<think>{message.reasoning}</think>"
+    if message.text or not message.tool_calls:
+        yield message.text
+    for call in message.tool_calls:
+        yield f"call {call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})"
+
+
 def sampling_seed(*key: int) -> int:
     """The seed of one reply: a hash of its place in the run, so replies do not depend on their company."""
     packed = struct.pack(f"<{len(key)}q", *key)
@@ -151,9 +164,12 @@ def sampling_seed(*key: int) -> int:
 
 @dataclass
 class Sampler:
-    """Samples replies from `model` as it is now, and has them judged.
+    """Samples conversations from `model` as it is now, and has their last replies judged.
 
-    Errors: `ConfigError` for a task with tools, and a prompt that leaves no room for a reply.
+    `max_tokens`: sampled ones in a conversation. In tasks with tools it has `max_turns` replies at most, and
+    `max_context` tokens, results of tools included (None: the positions of the model).
+    Errors: `ConfigError` for a prompt that leaves no room for a reply; `DataError` for tools that the chat
+    template cannot show as they are generated (`text.tool_turns`).
     """
 
     model: Transformer
@@ -162,24 +178,31 @@ class Sampler:
     max_tokens: int
     instruction: bool = False
     reward_weights: Mapping[str, float] = field(default_factory=dict)
+    max_turns: int = 16
+    max_context: int | None = None
 
     def __post_init__(self) -> None:
-        if self.family.tools(self.family.problem(self.family.levels[0], 0)):
-            raise ConfigError(f"task {self.family.name}: tasks with tools cannot be trained by rewards yet")
-        self._form = format_of(self.tokenizer.chat_template)
-        self._engine = Engine(self.model, self.tokenizer, max_batch=MAX_BATCH)
+        first = self.family.problem(self.family.levels[0], 0)
+        tools = self._described(first)
+        self._form = format_of(self.tokenizer.template_for(bool(tools)))
+        self._turns = ToolTurns(self.tokenizer, self._head(first), tools) if tools else None
+        # Later replies begin with what earlier ones kept.
+        kept = KEPT_BYTES if tools else 0
+        self._engine = Engine(self.model, self.tokenizer, max_batch=MAX_BATCH, prefix_bytes=kept)
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the task has tools."""
+        return self._turns is not None
 
     def prompt_ids(self, problem: TaskProblem) -> list[int]:
         """The conversation up to where the model begins to write."""
-        system = [Message("system", INSTRUCTION)] if self.instruction else []
-        messages = [*system, Message("user", problem.prompt)]
-        ids = conversation_ids(self.tokenizer, messages, add_generation_prompt=True)
-        room = self.model.config.max_positions - len(ids)
-        if room < self.max_tokens:
+        tools = self._described(problem) or None
+        ids = conversation_ids(self.tokenizer, self._head(problem), add_generation_prompt=True, tools=tools)
+        if self._limits.context - len(ids) < self.max_tokens:
             raise ConfigError(
                 f"task {self.family.name}: a prompt of {len(ids)} tokens and max_tokens {self.max_tokens} "
-                f"are more than the {self.model.config.max_positions} positions of the model; lower "
-                "max_tokens or the levels"
+                f"are more than {self._context_words}; lower max_tokens or the levels"
             )
         return ids
 
@@ -193,89 +216,130 @@ class Sampler:
         first: int = 0,
         routing: bool = False,
     ) -> list[RolloutGroup]:
-        """`size` replies to each problem, without any filter.
+        """`size` conversations about each problem, without any filter.
 
         `key`: where in the run they belong; it seeds them, with the number of the problem from `first` on.
-        `routing_of`: of how many groups the first reply has its experts kept; with `routing` all replies
-        have. `temperature`: with another one than 1 it is not the policy that is trained.
+        `routing_of`: of how many groups the first one has its experts kept; with `routing` all have.
+        `temperature`: with another one than 1 it is not the policy that is trained.
         """
-        prompts = [self.prompt_ids(problem) for problem in problems]
-        wanted = [
-            (
-                ids,
-                SamplingParams(
-                    temperature=temperature, max_tokens=self.max_tokens, seed=sampling_seed(*key, at, n)
-                ),
-            )
-            for at, ids in enumerate(prompts, first)
-            for n in range(size)
-        ]
-        keep = set(range(len(wanted))) if routing else {at * size for at in range(routing_of)}
-        replies, routings = self._run(wanted, keep)
-        return self._judged(problems, prompts, size, replies, routings)
+
+        def params(number: int, play: Play) -> SamplingParams:
+            at, n = divmod(number, size)
+            later = (play.num_replies,) if play.num_replies else ()
+            seed = sampling_seed(*key, first + at, n, *later)
+            return SamplingParams(temperature=temperature, max_tokens=play.room, seed=seed)
+
+        plays = self._begun(problems, size)
+        keep = set(range(len(plays))) if routing else {at * size for at in range(routing_of)}
+        self._play(plays, params, keep)
+        return self._judged(problems, size, plays)
 
     def greedy(self, problems: Sequence[TaskProblem]) -> list[RolloutGroup]:
-        """The most likely reply to each problem."""
-        prompts = [self.prompt_ids(problem) for problem in problems]
-        params = SamplingParams(temperature=0.0, max_tokens=self.max_tokens)
-        replies, routings = self._run([(ids, params) for ids in prompts], set())
-        return self._judged(problems, prompts, 1, replies, routings)
+        """The most likely conversation about each problem."""
+        plays = self._begun(problems, 1)
+        self._play(plays, lambda _, play: SamplingParams(temperature=0.0, max_tokens=play.room), set())
+        return self._judged(problems, 1, plays)
 
-    def _run(
-        self, wanted: Sequence[tuple[list[int], SamplingParams]], keep: set[int]
-    ) -> tuple[list[Reply], dict[int, list[TokenRouting]]]:
-        """All replies, in order, and the routing of those in `keep`."""
+    def _head(self, problem: TaskProblem) -> list[Message]:
+        system = [Message("system", INSTRUCTION)] if self.instruction else []
+        return [*system, Message("user", problem.prompt)]
+
+    def _described(self, problem: TaskProblem) -> list[dict[str, Any]]:
+        """What the model is told of the problem's tools."""
+        tools = self.family.tools(problem)
+        for tool in tools:
+            tool.close()
+        return [tool.spec() for tool in tools]
+
+    @property
+    def _limits(self) -> PlayLimits:
+        positions = self.model.config.max_positions
+        return PlayLimits(self.max_tokens, self.max_turns, min(positions, self.max_context or positions))
+
+    @property
+    def _context_words(self) -> str:
+        limit, positions = self._limits.context, self.model.config.max_positions
+        return f"the {positions} positions of the model" if limit == positions else f"max_context {limit}"
+
+    def _begun(self, problems: Sequence[TaskProblem], size: int) -> list[Play]:
+        """`size` conversations about each problem, with tools made for each."""
+        limits, plays = self._limits, []
+        for problem in problems:
+            ids = self.prompt_ids(problem)
+            plays += [
+                Play(ids, limits, self._form, self.family.tools(problem), self._turns) for _ in range(size)
+            ]
+        return plays
+
+    def _play(
+        self, plays: Sequence[Play], params: Callable[[int, Play], SamplingParams], keep: set[int]
+    ) -> None:
+        """Take all conversations to their ends, turn by turn; those in `keep` with routing.
+
+        All replies of a turn are generated together, and then all of their calls made together, so that what
+        is sampled does not depend on how long tools take.
+        """
         training = self.model.training
         self.model.eval()
+        try:
+            with ThreadPoolExecutor(TOOL_THREADS) as pool:
+                while open_plays := [pair for pair in enumerate(plays) if pair[1].ended is None]:
+                    self._turn([(play, params(n, play), n in keep) for n, play in open_plays])
+                    called = [play for _, play in open_plays if play.ended is None]
+                    list(pool.map(Play.call, called))
+                    for play in called:
+                        play.go_on()
+        finally:
+            self._engine.prefixes.drop()  # the weights change before the next replies
+            self.model.train(training)
+
+    def _turn(self, wanted: Sequence[tuple[Play, SamplingParams, bool]]) -> None:
+        """One reply for each."""
         numbers: dict[int, int] = {}
         replies = [Reply() for _ in wanted]
-        routings: dict[int, list[TokenRouting]] = {}
+        routings: list[list[TokenRouting]] = [[] for _ in wanted]
         try:
-            for number, (ids, params) in enumerate(wanted):
-                numbers[self._engine.add(ids, params, RequestOptions(routing=number in keep))] = number
+            for number, (play, params, keep) in enumerate(wanted):
+                numbers[self._engine.add(play.ids, params, RequestOptions(routing=keep))] = number
             while self._engine.busy:
                 for event in self._engine.step():
                     number = numbers[event.request]
                     replies[number].add(event)
                     if event.routing is not None:
-                        routings.setdefault(number, []).append(event.routing)
+                        routings[number].append(event.routing)
         finally:
             for request in numbers:
                 self._engine.cancel(request)
-            self.model.train(training)
-        return replies, routings
+        for (play, _, _), reply, routing in zip(wanted, replies, routings, strict=True):
+            play.add(reply, routing)
 
     def _judged(
-        self,
-        problems: Sequence[TaskProblem],
-        prompts: Sequence[list[int]],
-        size: int,
-        replies: Sequence[Reply],
-        routings: Mapping[int, list[TokenRouting]],
+        self, problems: Sequence[TaskProblem], size: int, plays: Sequence[Play]
     ) -> list[RolloutGroup]:
-        said = [parse_reply(reply.text, self._form) for reply in replies]
         asked = [problem for problem in problems for _ in range(size)]
-        verdicts = self.family.judge_all(asked, [message.text for message in said])
+        verdicts = self.family.judge_all(asked, [play.final for play in plays])
         groups = []
         for at, problem in enumerate(problems):
             found, failed = [], []
             for number in range(at * size, (at + 1) * size):
-                verdict, reply = verdicts[number], replies[number]
-                if verdict.failed:
-                    failed.append(verdict.why)
-                    continue
-                found.append(
-                    Rollout(
-                        (
-                            Segment(tuple(prompts[at])),
-                            Segment(tuple(reply.ids), tuple(reply.logprobs), tuple(routings.get(number, ()))),
-                        ),
-                        said[number].reasoning or "",
-                        said[number].text,
-                        reply.finish_reason != "stop",
-                        verdict,
-                        verdict.reward(self.reward_weights),
-                    )
-                )
+                verdict, play = verdicts[number], plays[number]
+                if verdict.failed or play.ended == "tool":
+                    failed.append(play.why or verdict.why)
+                else:
+                    found.append(self._rollout(play, verdict))
             groups.append(RolloutGroup(problem, tuple(found), len(failed), failed[0] if failed else ""))
         return groups
+
+    def _rollout(self, play: Play, verdict: TaskVerdict) -> Rollout:
+        last = next(message for message in reversed(play.messages) if message.role == "assistant")
+        if self.has_tools and play.ended != "answer":
+            verdict = replace(verdict, why=f"{play.why or f'out of {play.ended}'}; {verdict.why}")
+        return Rollout(
+            tuple(play.segments),
+            last.reasoning or "",
+            last.text,
+            play.ended != "answer",
+            verdict,
+            verdict.reward(self.reward_weights),
+            tuple(play.messages),
+        )

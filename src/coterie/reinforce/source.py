@@ -241,6 +241,10 @@ def _lengths(groups: Sequence[RolloutGroup]) -> Iterator[int]:
 
 def _kept(group: RolloutGroup, rollout: Rollout, advantage: float | None) -> dict[str, Any]:
     problem = group.problem
+    several = {
+        "turns": [message.to_dict() for message in rollout.messages],
+        "segments": [[segment.sampled, segment.ids] for segment in rollout.segments[1:]],
+    }
     return {
         "problem": problem.id,
         "level": problem.level,
@@ -257,6 +261,7 @@ def _kept(group: RolloutGroup, rollout: Rollout, advantage: float | None) -> dic
         "advantage": advantage,
         "ids": rollout.ids,
         "logprobs": [round(value, 5) for value in rollout.logprobs],
+        **(several if rollout.num_replies > 1 else {}),
     }
 
 

@@ -8,7 +8,7 @@ Learning renders it once more to find what the assistant wrote (`text.reply_plac
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -57,7 +57,7 @@ def conversation_ids(
     `template=None` is the tokenizer's own; `variables`: more names for it. Control tokens that users and
     tools wrote stay text. Errors: `DataError` for no template, or one that refuses the conversation.
     """
-    page = _Page(tokenizer, messages, template, tools, variables)
+    page = ChatPage(tokenizer, messages, template, tools, variables)
     return page.encode(page.show(add_generation_prompt)).ids
 
 
@@ -109,7 +109,7 @@ def render_ids(
     Errors: those of `conversation_ids`; `DataError` for a template that leaves out a reply, or reasoning,
     that is to be learnt.
     """
-    page = _Page(tokenizer, messages, template, tools, variables)
+    page = ChatPage(tokenizer, messages, template, tools, variables)
     shown = page.show(add_generation_prompt)
     encoded = page.encode(shown)
     mask = [False] * len(encoded.ids)
@@ -130,12 +130,15 @@ def typed_control_tokens(
     tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[str]:
     """Control tokens in the words of users and tools, which stay text. Errors: `DataError`, no template."""
-    page = _Page(tokenizer, messages, template, tools, None)
+    page = ChatPage(tokenizer, messages, template, tools, None)
     return typed_names(page.talk, page.control)
 
 
-class _Page:
-    """A conversation with the tokenizer and template that show it."""
+class ChatPage:
+    """A conversation with the tokenizer and template that show it.
+
+    Errors: `DataError` for no template, and wherever the template refuses the conversation.
+    """
 
     def __init__(
         self,
@@ -191,6 +194,28 @@ class _Page:
         around = surroundings(self._template, variables, names)
         found = [(place, number[mark]) for place, mark in places]
         return ReplyFinder(shown.text, found, around, stops, names).spans(messages)
+
+    def last_reply(self, shown: Shown) -> Span:
+        """Where the last reply is in the rendered text, end of turn included. Errors: `DataError`."""
+        span = next((span for _, span in reversed(list(self.replies(shown)))), None)
+        if span is None:
+            raise DataError("chat template: it rewrites replies, so it cannot be told where one ends")
+        return span
+
+    def after_last_reply(self) -> list[int]:
+        """The tokens that follow the last reply, up to where the next one begins.
+
+        Errors: `DataError` for a template that ends a reply with no token that stops the model.
+        """
+        plain, asked = self.show(False), self.show(True)
+        _, end = self.last_reply(plain)
+        if not asked.text.startswith(plain.text):
+            raise DataError("chat template: it shows a conversation differently where a reply is asked for")
+        encoded = self.encode(asked)
+        first = bisect_left(encoded.offsets, end, key=lambda place: place[0])
+        if not first or encoded.ids[first - 1] not in self._tokenizer.stop_ids:
+            raise DataError("chat template: it ends replies that call tools with no token that stops a reply")
+        return encoded.ids[first:]
 
     def _render(self, messages: Sequence[Message], prompt: bool) -> str:
         variables = {**self._tokenizer.named_tokens, **(self._safe.variables or {})}

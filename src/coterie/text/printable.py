@@ -25,3 +25,11 @@ def shown(text: str) -> str:
 def joined(text: str) -> str:
     """A text whose halves of surrogate pairs (from JSON) are joined, or U+FFFD where one is alone."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def capped(text: str, most: int) -> str:
+    """A text of more than `most` characters without its middle, and how much of it is missing."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"

@@ -72,6 +72,11 @@ class ReplyFormat:
         """The region of reasoning, if the family has one."""
         return next((region for region in self.regions if region.kind == "reasoning"), None)
 
+    def opened_by(self, prompt: str) -> bool:
+        """Whether a prompt that ends with this text has begun the reasoning of the reply."""
+        region = self.reasoning
+        return region is not None and prompt.rstrip().endswith(region.open)
+
     @property
     def thinking(self) -> tuple[str, str]:
         """The texts before and after reasoning."""
