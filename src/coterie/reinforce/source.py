@@ -241,8 +241,10 @@ def _lengths(groups: Sequence[RolloutGroup]) -> Iterator[int]:
 
 def _kept(group: RolloutGroup, rollout: Rollout, advantage: float | None) -> dict[str, Any]:
     problem = group.problem
+    messages = rollout.messages
+    before = messages if not messages or messages[-1].tool_calls else messages[:-1]
     several = {
-        "turns": [message.to_dict() for message in rollout.messages],
+        "turns": [message.to_dict() for message in before],
         "segments": [[segment.sampled, segment.ids] for segment in rollout.segments[1:]],
     }
     return {

@@ -74,7 +74,7 @@
 
   function turnElements(turn) {
     const calls = (turn.tool_calls || []).map((call) => JSON.stringify(call)).join("\n");
-    const text = [turn.reasoning, turn.content, calls].filter(Boolean).join("\n");
+    const text = [turn.reasoning_content, turn.content, calls].filter(Boolean).join("\n");
     return [element("b", turn.role || "turn"), element("pre", text || JSON.stringify(turn))];
   }
 

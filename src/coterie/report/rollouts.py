@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BUDGET = 8_000_000  # characters of packed replies in a page
-_LEFT_OUT = frozenset({"ids", "logprobs", "problem", "level", "prompt", "answer"})
+_LEFT_OUT = frozenset({"ids", "logprobs", "segments", "problem", "level", "prompt", "answer"})
 
 Points = list[tuple[float, float]]
 
