@@ -23,6 +23,7 @@ from coterie.text.tokenizer import Tokenizer
 
 _TAIL = 16  # tokens of a prompt in which its last mark is
 _STAND_IN = "f"
+_MOST_KNOWN = 1024  # results whose tokens are kept: conversations about one problem meet the same ones
 
 
 class ToolTurns:
@@ -61,6 +62,8 @@ class ToolTurns:
         """
         key = tuple((result.name or "", result.tool_call_id or "", result.text) for result in results)
         if key not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
             calls = [ToolCall(_STAND_IN, {}, result.tool_call_id) for result in results]
             talk = [*self._head, Message("assistant", "", None, calls), *results]
             self._known[key] = tuple(self._page(talk).after_last_reply())
