@@ -187,6 +187,7 @@ def test_a_tool_that_does_not_work_is_no_reward() -> None:
     calls = sampler("chatml", writes("chatml", *RIGHT), Broken())
     group = calls.groups([PROBLEM], 2, (0,))[0]
     assert group.rollouts == () and group.num_failed == 2
+    assert len(calls.prompts) == 2  # no further reply was asked for
     assert group.why_failed.startswith("a tool did not work: SandboxError: sandbox: this machine lacks")
     answers: RolloutGroup = sampler("chatml", script, Broken()).groups([PROBLEM], 2, (0,))[0]
     assert answers.num_failed == 0 and answers.rewards == [0.0, 0.0]

@@ -121,10 +121,13 @@ class Play:
                 result_message(numbered.call, tool_result(self._tools, numbered)) for numbered in self._calls
             ]
         except Exception as error:  # whatever a task's tool raises is no result, and nothing to be paid for
-            self._end("tool", f"a tool did not work: {type(error).__name__}: {error}")
+            what = " ".join(str(error).split())
+            self._end("tool", f"a tool did not work: {type(error).__name__}: {what}")
 
     def go_on(self) -> None:
         """Append what follows the last reply: the results, and where the next reply begins."""
+        if self.ended is not None:  # a tool did not work
+            return
         assert self._turns is not None, "only tools have results"
         try:
             given = self._turns.after(self._results)
