@@ -245,7 +245,7 @@ class Sampler:
         return [*system, Message("user", problem.prompt)]
 
     def _described(self, problem: TaskProblem) -> list[dict[str, Any]]:
-        """What the model is told of the problem's tools."""
+        """How the tools of a problem are described to the model."""
         tools = self.family.tools(problem)
         for tool in tools:
             tool.close()
