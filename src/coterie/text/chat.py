@@ -199,7 +199,7 @@ class ChatPage:
         """Where the last reply is in the rendered text, end of turn included. Errors: `DataError`."""
         span = next((span for _, span in reversed(list(self.replies(shown)))), None)
         if span is None:
-            raise DataError("chat template: it rewrites replies, so it cannot be told where one ends")
+            raise DataError("chat template: it rewrites replies, so where one ends is not known")
         return span
 
     def after_last_reply(self) -> list[int]:
