@@ -38,8 +38,8 @@ def same(ours: list[Reply], theirs: list[Reply]) -> None:
 @pytest.mark.parametrize("kind", ["dense", "moe", "sliding", "chunked", "short_conv", "delta", "parts"])
 def test_the_same_replies(kind: str) -> None:
     """Prompts of one token and of many, more sequences than one step takes, prompts read beside replies."""
-    native, plain = both(tiny_model(kind), prefill_chunk=16, max_batch=32)
-    prompts = prompts_of([1, 2, 30, 17, *range(1, 21)], seed=2)
+    native, plain = both(tiny_model(kind), prefill_chunk=16, max_batch=40)
+    prompts = prompts_of([1, 2, 30, 17, *range(1, 33)], seed=2)
     same(native.generate(prompts, GREEDY), plain.generate(prompts, GREEDY))
 
 

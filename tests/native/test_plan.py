@@ -250,6 +250,23 @@ def test_a_bfloat16_cache_is_read_as_it_is(name: str) -> None:
     assert (ours - exact).abs().mean() < (theirs.float() - exact).abs().mean()
 
 
+@pytest.mark.parametrize("kind", ["f32", "int4"])
+@torch.inference_mode()
+def test_scores_of_some_tokens_are_those_of_all(kind: str) -> None:
+    """A piece of a prompt: scores after none of its tokens, some, and all, and other tokens meanwhile."""
+    model = held_as(kind)
+    ids = torch.randint(VOCAB, (30,), generator=torch.Generator().manual_seed(3)).tolist()
+    found = []
+    for wanted in (None, [7, 29], []):
+        plan, cache, other = NativePlan(model), SequenceCache(model.config), SequenceCache(model.config)
+        logits = plan.step(ids, [cache] * 30, wanted)
+        found.append((logits, plan.step([5], [cache]), plan.step([4, 6], [other, cache], [1])))
+    whole = found[0]
+    for (logits, one, two), rows in zip(found[1:], ([7, 29], []), strict=True):
+        assert torch.equal(logits, whole[0][rows])
+        assert torch.equal(one, whole[1]) and torch.equal(two, whole[2])
+
+
 def test_a_step_of_too_many_sequences_is_refused() -> None:
     plan = NativePlan(made(family("llama")))
     caches = [SequenceCache(family("llama")) for _ in range(plan.most + 1)]

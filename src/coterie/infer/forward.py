@@ -26,7 +26,6 @@ from coterie.nn.steering import make_steers
 if TYPE_CHECKING:
     from coterie.native.plan import NativePlan
 
-_FEW = 16  # tokens of a prompt that the native step takes at once
 Feeding = list[tuple[Request, int]]  # requests and how many of their tokens to feed
 
 
@@ -162,12 +161,13 @@ def _parts(entries: Feeding, most: int) -> Iterator[Feeding]:
 def steps_alone(request: Request, count: int) -> bool:
     """Whether the native step takes the request: a few tokens, routed as trained, not scored.
 
-    They are one token and its draft, or the last of a prompt: the step reads these 1.2 to 8 times as fast as
+    They are one token and its draft, or a few of a prompt: the step reads these 1.1 to 8 times as fast as
     the module, but has one token of a sequence only where layers have a state.
     """
-    few = count <= _FEW and not request.variant.model.config.has_states
-    plain = (few or count == 1 + len(request.draft)) and not request.options.control and not request.scored
-    return plain and not isinstance(request.variant.plan, str)
+    if request.options.control or request.scored or isinstance(request.variant.plan, str):
+        return False
+    few = count <= request.variant.plan.most and not request.variant.model.config.has_states
+    return few or count == 1 + len(request.draft)
 
 
 @torch.inference_mode()
@@ -197,39 +197,44 @@ def _stepped(group: Group, recorder: Recorder | None) -> Drawable:
     for request, count in group.feeding:
         ids += request.upcoming(count)
         caches += [request.cache] * count
-    logits_TV = group.plan.step(ids, caches)
+    rows = _drawable(group.feeding, recorder)
+    logits_RV = group.plan.step(ids, caches, _wanted(rows))
     if recorder is not None:
         recorder.routing.update(group.plan.routing(len(ids)))
-    rows = _drawable(group.feeding, recorder)
-    return rows, _chosen(logits_TV, rows) if rows else None
+    return rows, logits_RV if rows else None
 
 
 def _packed(group: Group, recorder: Recorder | None) -> Drawable:
     """All tokens through the module; prompts that are scored are scored."""
+    rows = _drawable(group.feeding, recorder)
     h_TD = _hidden(group.variant, group.feeding, recorder)
     start = 0
     for request, count in group.feeding:
         request.score_prompt(h_TD[start : start + count], request.cache.length - count)
         start += count
-    rows = _drawable(group.feeding, recorder)
     return rows, group.variant.model.logits(_chosen(h_TD, rows)) if rows else None
 
 
 def _drawable(feeding: Feeding, recorder: Recorder | None) -> list[DrawRows]:
-    """The rows of requests whose tokens are all fed, in order."""
+    """The rows of requests whose tokens will all be fed, in order."""
     rows, end = [], 0
     for request, count in feeding:
         end += count
         drafted = len(request.draft)
-        if request.cache.length == len(request.tokens) + drafted:
+        if request.cache.length + count == len(request.tokens) + drafted:
             rows.append(DrawRows(request, end - 1 - drafted, 1 + drafted, recorder))
     return rows
 
 
-def _chosen(each_T: Tensor, rows: list[DrawRows]) -> Tensor:
-    """The part of a pass's result that rows belong to; the usual step needs all of it, and no copy."""
-    wanted = [one.row + depth for one in rows for depth in range(one.count)]
-    return each_T if len(wanted) == each_T.shape[0] else each_T[wanted]
+def _wanted(rows: list[DrawRows]) -> list[int]:
+    """The numbers of the rows to draw from."""
+    return [one.row + depth for one in rows for depth in range(one.count)]
+
+
+def _chosen(h_TD: Tensor, rows: list[DrawRows]) -> Tensor:
+    """The part of a pass's result that rows belong to, without a copy where it is all."""
+    wanted = _wanted(rows)
+    return h_TD if len(wanted) == h_TD.shape[0] else h_TD[wanted]
 
 
 def _hidden(variant: Variant, group: Feeding, recorder: Recorder | None) -> Tensor:

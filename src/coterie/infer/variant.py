@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from coterie.config import ConfigError
 from coterie.config.kernels import Kernels
 from coterie.native.choice import describe, plan_for
+from coterie.nn.kernels import one_pass
 from coterie.nn.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Variant:
         """Make the plan now."""
         if self._plan is None:
             self._plan = plan_for(self.model, self._kernels)
+            if self.has_plan and self._kernels == "auto":
+                one_pass.ready()  # what prompts run on: else the first long one would wait for a compiler
 
     def refresh(self) -> None:
         """Forget a plan that reads weights which the model no longer has."""

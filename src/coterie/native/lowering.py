@@ -49,7 +49,8 @@ _MIXERS: dict[type, Callable[..., Rows]] = {
 class Lowering:
     """The operations of one step of a model, and their buffers.
 
-    `most`: tokens of a step at most. Without `compiles` no kernel is compiled, and the table cannot be run:
+    `most`: tokens of a step at most. `h_TD`: the stream, which operations from `head` on only read and make
+    scores of. Without `compiles` no kernel is compiled, and the table cannot be run:
     this tells what would run, also for a model on the meta device.
     Errors: `CannotPlan`.
     """
@@ -63,7 +64,8 @@ class Lowering:
         self.choices: dict[int, Choices] = {}
         program = StepProgram(most, compiles)
         self.program = program
-        h = program.rows(config.width)
+        self.h_TD = torch.zeros(most, config.width)
+        h = Rows(program.own(self.h_TD), 4 * config.width, config.width)
         self._embed(model, h)
         self._inputs: Rows | None = None
         if model.per_layer is not None:
@@ -72,6 +74,7 @@ class Lowering:
             if type(block) is not Block:
                 raise CannotPlan(f"blocks of kind {type(block).__name__}")
             self._block(block, config.blocks[index], index, h)
+        self.head = program.cut()
         last = program.rows(config.width)
         norm(program, model.norm, h, last)
         if config.logit_scale != 1.0:

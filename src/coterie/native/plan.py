@@ -23,7 +23,9 @@ from coterie.native.threads import StepThreads
 from coterie.nn.router import Routing
 from coterie.nn.transformer import Transformer
 
-MOST_TOKENS = 16
+# More go through the module faster: with this many, a step reads nearly all experts of a mixture once.
+MOST_TOKENS = 32
+_MOST_ON_DISK = 16  # tokens whose experts must have places in memory together
 _FIRST_CAPACITY = 256
 
 
@@ -65,7 +67,7 @@ class NativePlan:
     """
 
     def __init__(self, model: Transformer, most: int = MOST_TOKENS) -> None:
-        self.most = most
+        self.most = most = most if model.store is None else min(most, _MOST_ON_DISK)
         lowered = Lowering(model, most)
         self._lowered, self._program, self._shared = lowered, lowered.program, lowered.shared
         self._logits_TV = lowered.logits_TV
@@ -95,8 +97,6 @@ class NativePlan:
         self._states = np.zeros(max(1, len(self._state_templates)) * most * 2, np.int64)
         self._context = np.zeros(layout.CONTEXT, np.int64)
         fields = {
-            layout.OPS: self._table.data_ptr(),
-            layout.NUM_OPS: self._table.shape[0],
             layout.IDS: self._ids.ctypes.data,
             layout.POSITIONS: self._positions.ctypes.data,
             layout.LONG: self._long.ctypes.data,
@@ -124,11 +124,13 @@ class NativePlan:
         return self._program.copies_are_current() and _addresses(self._model) == self._weights
 
     @torch.inference_mode()
-    def step(self, ids: Sequence[int], caches: Sequence[KeptSequence]) -> Tensor:
+    def step(
+        self, ids: Sequence[int], caches: Sequence[KeptSequence], wanted: Sequence[int] | None = None
+    ) -> Tensor:
         """Scores (T, V), float32, after each of at most `most` tokens, `ids[i]` of the sequence `caches[i]`.
 
-        Several tokens of one sequence follow each other, in order. Their caches take the tokens in. An
-        interrupted step leaves them as an interrupted forward pass does.
+        `wanted`: after these tokens only (W, V). Several tokens of one sequence follow each other, in order.
+        Their caches take the tokens in. An interrupted step leaves them as an interrupted forward pass does.
         """
         num_tokens = len(ids)
         assert 0 < num_tokens == len(caches) <= self.most, "a step takes a few tokens, each of a sequence"
@@ -155,12 +157,23 @@ class NativePlan:
         threads = self.threads.choose(num_tokens)
         self._context[layout.THREADS] = threads
         begun = time.monotonic()
+        some = wanted is not None and len(wanted) < num_tokens
         with self._model.store or nullcontext():
-            run(self._context.ctypes.data)
+            self._run(0, self._lowered.head if some else len(self._table))
+        if some and wanted:
+            self._context[layout.TOKENS] = len(wanted)
+            self._lowered.h_TD[: len(wanted)] = self._lowered.h_TD[list(wanted)]
+            self._run(self._lowered.head, len(self._table))
         self.threads.note(threads, num_tokens, time.monotonic() - begun)
         for cache, count in runs:
             cache.advance(count)
-        return self._logits_TV[:num_tokens].clone()
+        return self._logits_TV[: num_tokens if wanted is None else len(wanted)].clone()
+
+    def _run(self, first: int, last: int) -> None:
+        """Operations from `first` to `last` (exclusive)."""
+        self._context[layout.OPS] = self._table.data_ptr() + first * self._table.stride(0) * 8
+        self._context[layout.NUM_OPS] = last - first
+        run(self._context.ctypes.data)
 
     def _make_room(self, num_tokens: int, count: int) -> None:
         """Room for the scores of `count` keys of each sequence."""

@@ -81,6 +81,11 @@ class StepProgram:
         self.ops.append(row)
         self.digits = None
 
+    def cut(self) -> int:
+        """The number of the next operation, at which a run of the table may begin."""
+        self.digits = None
+        return len(self.ops)
+
     def own(self, tensor: Tensor) -> int:
         """The address of a tensor that the program made, and keeps."""
         self.kept.append(tensor)
