@@ -27,7 +27,7 @@ def learning(record: dict[str, Any]) -> str:
         cells = [_after(run[arm]) if arm in run else "not run" for arm in ARMS]
         rows.append([_NAMES[arch], seed, f"{100 * run['start']['accuracy']:.1f} %", *cells])
     passed = {arm: [run[arm]["passed"] for run in runs.values() if arm in run] for arm in ARMS}
-    largest = max(run["reward"]["change"]["p"] for run in runs.values())
+    largest = max(run["reward"]["change"]["p"] for run in runs.values() if run["reward"]["passed"])
     verdict = "; ".join(f"{words} {sum(passed[arm])} of {len(passed[arm])}" for arm, words in ARMS.items())
     environment = record["environment"]
     words = (
@@ -35,12 +35,12 @@ def learning(record: dict[str, Any]) -> str:
         "problem through and rarely do, and after reinforcement with true and altered rewards. 'Tuned "
         "further' took as many operations on the start's conversations as 'true rewards', sampling included. "
         "An arm passes with exact McNemar p < 0.001 and 15 points gained; this was fixed before the runs. "
-        f"Passed: {verdict}. The largest p of true rewards is {largest:.0e}. Machine: "
+        f"Passed: {verdict}. The largest p of those that passed is {largest:.0e}. Machine: "
         f"{environment['processor']}, one thread, shared. Command: `python bench/{environment['command']}`."
     )
     question = (
         "Does the mixture reason more cheaply? Operations (10^9, sampling included; mean of the seeds and "
-        f"range) of the start, of the rewards until {_REACHED:.0%} of the replies sampled in a step were "
+        f"range of those that passed) of the start, of the rewards until {_REACHED:.0%} of the replies sampled in a step were "
         "right, and of all steps. Both models use equally many numbers per token."
     )
     head = ["model", "parameters", "active", "start", f"rewards until {_REACHED:.0%}", "all rewards"]
@@ -54,7 +54,7 @@ def _after(arm: dict[str, Any]) -> str:
 
 
 def _costs(arch: str, runs: dict[str, Any]) -> list[str]:
-    here = [run for name, run in runs.items() if name.startswith(arch)]
+    here = [run for name, run in runs.items() if name.startswith(arch) and run["reward"]["passed"]]
     steps = [run["reward"]["steps"] for run in here]
     reached = [next((s["operations"] for s in found if s["right"] >= _REACHED), None) for found in steps]
     first = here[0]["start"]

@@ -31,7 +31,8 @@ from coterie.train.callbacks import read_records
 _log = logging.getLogger("coterie")
 
 _COMPARE_SHARE = 0.15  # of the whole time: scoring, speed, tuning, report
-_REASON_SHARE = 0.2  # of the whole time, for fresh twins: the cold start and the rewards
+_REASON_SHARE = 0.2  # of ten minutes or more, for fresh twins: the cold start and the rewards
+_WHOLE_MINUTES = 10.0  # a shorter run gives them a smaller share, because the comparison needs its time
 _SWEEP_SHARE = 0.2  # of what is left after the text is prepared
 _TIMING_SHARE = 0.1  # of the whole time, for a given model
 _SLACK = 0.9  # of the training time: evaluations, saving, and a machine that slows down
@@ -69,7 +70,7 @@ def quickstart(
     tuned = tune_chapter(out, minutes, seed, threads) if start is None else None
     reasoning = None
     if start is None:
-        seconds = _REASON_SHARE * 60 * minutes
+        seconds = _reason_share(plan) * 60 * minutes
         reasoning = reason_chapter(out, seconds, found.moe.tokens_per_second, seed, threads)
     # A resumed run has not measured its earlier part, so the time is at least what the records add up to.
     recorded = found.moe.train_seconds + found.dense.train_seconds + plan.seconds_before
@@ -98,7 +99,7 @@ def _decide(plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, 
 
     A given model has a default for its rate, which both take.
     """
-    chapters = _COMPARE_SHARE + (_REASON_SHARE if plan.start is None else 0.0)
+    chapters = _COMPARE_SHARE + _reason_share(plan)
     end = started + 60 * plan.minutes * (1 - chapters)
     if plan.start is None:
         documents = evaluation_documents(prepared, EVAL_TOKENS)
@@ -116,6 +117,11 @@ def _decide(plan: Plan, configs: Mapping[str, TrainConfig], prepared: Prepared, 
     return plan.model_copy(
         update={"sweeps": sweeps, "tokens": tokens, "seconds_before": time.monotonic() - started}
     )
+
+
+def _reason_share(plan: Plan) -> float:
+    """The part of the whole time for the chapter on reasoning, which a given model does not have."""
+    return 0.0 if plan.start is not None else _REASON_SHARE * min(1.0, plan.minutes / _WHOLE_MINUTES)
 
 
 def redraw(out: Path) -> tuple[QuickstartResults, Path]:
