@@ -40,8 +40,8 @@ def learning(record: dict[str, Any]) -> str:
     )
     question = (
         "Does the mixture reason more cheaply? Operations (10^9, sampling included; mean of the seeds and "
-        f"range of those that passed) of the start, of the rewards until {_REACHED:.0%} of the replies sampled in a step were "
-        "right, and of all steps. Both models use equally many numbers per token."
+        f"range of those that passed) of the start, of the rewards until {_REACHED:.0%} of replies sampled "
+        "in a step were right, and of all steps. Both models use equally many numbers per token."
     )
     head = ["model", "parameters", "active", "start", f"rewards until {_REACHED:.0%}", "all rewards"]
     costs = [_costs(arch, runs) for arch in _NAMES if any(name.startswith(arch) for name in runs)]
