@@ -78,7 +78,7 @@ def test_nothing_sampled_is_tokenised_again(template: str) -> None:
         "error: the price list is busy; call again", PRICES[1]
     ]  # fmt: skip
     assert found.reward == 1.0 and not found.truncated and found.content == RIGHT[-1]
-    mismatch = measure_mismatch(forced.model, [found])
+    mismatch = measure_mismatch(forced.model, [(found, found.row(0.0))])
     assert mismatch.largest < 1e-4 and mismatch.flips == 0.0
     assert len(found.routing) == len(found.ids) == len(found.places)
     # Each reply but the first begins with what the ones before it kept, up to a block.
@@ -91,7 +91,7 @@ def test_nothing_sampled_is_tokenised_again(template: str) -> None:
 @pytest.mark.parametrize("kind", ["mamba2", pytest.param("sliding", marks=pytest.mark.slow)])
 def test_the_trainer_reads_what_was_sampled_in_every_kind_of_layer(kind: str) -> None:
     found = one(forced := sampler("chatml", writes("chatml", *RIGHT), kind=kind))
-    assert found.reward == 1.0 and measure_mismatch(forced.model, [found]).largest < 1e-4
+    assert found.reward == 1.0 and measure_mismatch(forced.model, [(found, found.row(0.0))]).largest < 1e-4
 
 
 def test_masks_and_rows_by_hand() -> None:
@@ -147,7 +147,7 @@ def test_what_runs_out_earns_nothing(settings: dict[str, Any], ended: str) -> No
     assert found.truncated and found.reward == 0.0 and found.verdict.why.startswith(ended)
     assert found.segments[-1].sampled and len(found.ids) <= forced.max_tokens
     assert len(found.whole) <= (forced.max_context or 4096)
-    assert measure_mismatch(forced.model, [found]).largest < 1e-4
+    assert measure_mismatch(forced.model, [(found, found.row(0.0))]).largest < 1e-4
 
 
 def test_a_reply_that_still_calls_is_no_answer() -> None:
