@@ -1,12 +1,13 @@
 """Reinforcement: rollouts and training of one step, against GRPOTrainer of trl on transformers.
 
-The same models (float32, random weights, so that nearly every reply has `TOKENS` tokens), prompts, number of
-replies and reward, which is the share of small letters in a reply: cheap, and different for nearly all. Both
-sample at temperature 1 without filters and take one AdamW step on all replies by Dr. GRPO's loss without a KL.
-The mixture has 8 experts of which a token uses 2; the dense twin has as many active columns.
+The same models, prompts, number of replies and reward, which is the share of small letters in a reply: cheap,
+and different for nearly all. Both sample at temperature 1 without filters, in float32, and take one AdamW step
+on all replies by Dr. GRPO's loss without a KL. The mixture has 8 experts of which a token uses 2; the dense twin
+has as many active columns. `fresh` weights are random, so that nearly every reply has `TOKENS` tokens; `tuned`
+ones saw worked and short replies, so that lengths differ as they do in a run.
 
-Each contender runs in a separate process, one after the other in every round; the first step of a process is not
-counted. Tokens are sampled ones, each of which is trained on once. trl must be installed, with datasets.
+Each contender runs in a separate process, one after the other in every round; the first step of a process is
+not counted. Tokens are sampled ones, each of which is trained on once. trl must be installed, with datasets.
 
     python bench/rl.py [--quick] [--only NAME ...] [--rounds N] [--steps N] [--threads N]
 """
@@ -35,8 +36,10 @@ from coterie.machine.processes import Processes
 from coterie.nn.transformer import Transformer
 from coterie.primer.base import Rng
 from coterie.recipes.reinforce_parts import ReinforceParts
+from coterie.recipes.tune import tune
 from coterie.tasks import load_task
 from coterie.tasks.problem import TaskFamily, TaskProblem, TaskVerdict
+from coterie.tasks.rows import conversations
 from coterie.text.tokenizer import Tokenizer
 from shapes import shape
 
@@ -54,7 +57,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "router_aux_loss_coef": 0.0,
     },
 }
-CONTENDERS = [f"{model}/{name}" for model in MODELS for name in ("coterie", "trl")]
+CASES = [f"{model}-{state}" for model in MODELS for state in ("fresh", "tuned")]
+CONTENDERS = [f"{case}/{name}" for case in CASES for name in ("coterie", "trl")]
 
 
 def share_of_small_letters(reply: str) -> float:
@@ -79,14 +83,23 @@ class SmallLetters(TaskFamily):
 
 
 def prepare(folder: Path) -> None:
-    """A model of each shape with one tokenizer."""
+    """A model of each shape with one tokenizer, fresh and tuned."""
     family = load_task("parity")
     texts = [family.problem(9, at).prompt + family.worked(family.problem(9, at)) for at in range(2000)]
     tokenizer = Tokenizer.train([*texts, "The quick brown fox jumps over the lazy dog. " * 50], VOCABULARY)
     for name, settings in MODELS.items():
         model = Transformer(config_from_hf(SHAPE | settings | {"vocab_size": tokenizer.vocab_size}))
         model.initialise(seed=0)
-        save_model(folder / name, model, tokenizer)
+        save_model(folder / f"{name}-fresh", model, tokenizer)
+        rows = folder / "rows.jsonl"
+        with rows.open("w", encoding="utf-8") as file:
+            for row in conversations(family, [9], 4000, worked_share=0.5):
+                file.write(json.dumps(row) + "\n")
+        tune(
+            str(folder / f"{name}-fresh"), str(rows), out=str(folder / f"{name}-run"), method="full", steps=120,
+            lr=1e-3, row_length=512, batch_rows=8, retention="none", eval=0.0,
+        )  # fmt: skip
+        (folder / f"{name}-run" / "model").rename(folder / f"{name}-tuned")
 
 
 def run_coterie(model: Path, steps: int, out: Path) -> tuple[list[float], list[float]]:
@@ -94,7 +107,7 @@ def run_coterie(model: Path, steps: int, out: Path) -> tuple[list[float], list[f
     given = {
         "model": str(model), "task": "parity", "levels": "9", "out": str(out), "method": "full",
         "steps": steps, "prompts": PROMPTS, "group": GROUP, "max_tokens": TOKENS, "eval_problems": 4,
-        "lr": RATE, "refills": 0, "pass_at": {"problems": 0},
+        "lr": RATE, "refills": 0, "least_groups": 1, "pass_at": {"problems": 0},
     }  # fmt: skip
     config = ReinforceConfig.from_dict(given, "bench")
     parts = ReinforceParts.build(config, SmallLetters(), [9], Processes())
@@ -157,10 +170,10 @@ def run_trl(model: Path, steps: int, out: Path) -> tuple[list[float], list[float
 
 def measure(contender: str, folder: Path, steps: int) -> dict[str, Any]:
     """One process: its steps without the first."""
-    model, name = contender.split("/")
+    case, name = contender.split("/")
     with tempfile.TemporaryDirectory() as out:
         run = run_coterie if name == "coterie" else run_trl
-        seconds, tokens = run(folder / model, steps + 1, Path(out))
+        seconds, tokens = run(folder / case, steps + 1, Path(out))
     kept = list(zip(seconds, tokens, strict=False))[1 : steps + 1]
     return {"seconds": [second for second, _ in kept], "tokens": [token for _, token in kept]}
 
@@ -218,19 +231,19 @@ def main() -> None:
     }
     rows = [
         {
-            "model": model,
-            "tokens_per_second": {name: median(speeds[f"{model}/{name}"]) for name in ("coterie", "trl")},
-            "ratio": median_ratio(speeds[f"{model}/coterie"], speeds[f"{model}/trl"]),
+            "case": case,
+            "tokens_per_second": {name: median(speeds[f"{case}/{name}"]) for name in ("coterie", "trl")},
+            "ratio": median_ratio(speeds[f"{case}/coterie"], speeds[f"{case}/trl"]),
             "tokens_per_step": {
-                name: median([token for one in found[f"{model}/{name}"] for token in one["tokens"]])
+                name: median([token for one in found[f"{case}/{name}"] for token in one["tokens"]])
                 for name in ("coterie", "trl")
             },
         }
-        for model in MODELS
-        if f"{model}/coterie" in speeds and f"{model}/trl" in speeds
+        for case in CASES
+        if f"{case}/coterie" in speeds and f"{case}/trl" in speeds
     ]
     for row in rows:
-        print(f"{row['model']}: {row['ratio']:.1f} times trl")
+        print(f"{row['case']}: {row['ratio']:.1f} times trl")
     if not given.quick:
         import trl
 
